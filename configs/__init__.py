@@ -1,0 +1,1 @@
+"""Recipes: each file defines `get_config(arg="")`; `arg` names a preset that shrinks or changes the recipe."""

@@ -1,0 +1,100 @@
+"""The fields that every config has, with their defaults: recipes change values, and no other field is known.
+
+An entry with a "name" names a function of the library and its arguments, e.g. {"name": "cosine", "s": 0.008};
+experiments/resolve.py lists the names.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from experiments.config import ConfigError, unknown
+
+
+def defaults() -> ConfigDict:
+    """The config that every recipe starts from."""
+    return ConfigDict({
+        "seed": 0,  # of the parameters, the order of the data, and every draw in training
+        "init_from": {
+            "path": "",  # start from the EMA weights of this run or checkpoint; "" starts from random ones
+            "pattern": ".*",  # regular expression: the leaves to take, e.g. "blocks"
+        },
+        "data": {
+            "name": "digits",  # as TFDS names it
+            "dir": "",  # where the prepared dataset lies; "" is TFDS's own default
+            "split": "train",
+            "augment": (),  # e.g. ({"name": "flip"}, {"name": "crop", "padding": 4})
+            "threads": 2,  # that read and decode
+            "shape": placeholder(tuple),  # of one example, (H, W, C); None: as the dataset says
+        },
+        "schedule": {"name": "rectified_flow"},
+        "parameterization": {"name": "velocity"},  # for flow_matching: velocity; its clock is what the network is told
+        "objective": {
+            "name": "flow_matching",
+            "density": {"name": "uniform_density"},
+            "condition_dropout": 0.1,  # share of examples trained on the null class; guidance needs it
+        },
+        "model": {"name": "dit", "num_classes": 0},  # 0 classes: unconditional
+        "optimizer": {"name": "adamw", "learning_rate": 1e-4},
+        "ema": {"decay": 0.9999, "warmup": True},
+        "train": {
+            "steps": 1000,
+            "batch_size": 128,  # of the whole job
+            "accumulate": 1,  # micro-batches whose gradients are summed before an update
+            "log_every": 50,
+            "dtype": "float32",  # of the network's computations; parameters and losses stay float32
+        },
+        "checkpoint": {"every": 1000, "keep": 2},
+        "mesh": {"data": -1},  # devices over which the batch is split; -1: all
+        "sample": {
+            "sampler": {"name": "heun"},
+            "grid": {"name": "uniform"},
+            "shift": 1.0,  # towards the noise, for large images: 1 is none
+            "steps": 50,
+            "guidance": {
+                "scale": 1.0,  # 1 is none
+                "interval": placeholder(tuple),  # (t_low, t_high) outside of which the scale is 1; None: everywhere
+            },
+            "number": 1000,
+            "batch_size": 250,
+            "seed": 0,
+        },
+        "evaluate": {
+            "every": 0,  # training steps between evaluations in the loop; 0: none
+            "number": 1000,
+            "split": "test",  # that samples are compared with
+            "features": ("pixels",),
+        },
+    })
+
+
+def preset(config: ConfigDict, arg: str, presets: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
+    """Applies the preset that a command names after the colon, as in `configs/cifar10_dit.py:tiny`.
+
+    Args:
+      config: the recipe, changed in place.
+      arg: a preset's name, or "" for the recipe itself.
+      presets: for each name the dotted fields that it changes, e.g. {"tiny": {"train.steps": 20}}. A mapping as value
+        replaces the whole entry.
+
+    Returns:
+      The config.
+
+    Raises:
+      ConfigError: where no preset has that name.
+    """
+    if not arg:
+        return config
+    if arg not in presets:
+        raise unknown("the config's argument (after the colon)", arg, presets, "preset")
+    for field, value in presets[arg].items():
+        *parents, name = field.split(".")
+        entry = config
+        for parent in parents:
+            if parent not in entry:
+                raise ConfigError(f"preset {arg!r} changes {field}, but the config has no {parent!r}")
+            entry = entry[parent]
+        entry[name] = ConfigDict(value) if isinstance(value, Mapping) else value
+    return config

@@ -1,0 +1,177 @@
+"""Which datasets there are, where they lie on disk, and whether their folders are safe to open."""
+
+import contextlib
+import difflib
+import io
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from diffusion.data.digits import Digits
+
+# Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line.
+BUNDLED = {"digits": Digits}
+
+# The features that a dataset of images may have. TFDS imports the module of any other class that a folder names.
+FEATURES = (
+    tfds.features.BBoxFeature,
+    tfds.features.ClassLabel,
+    tfds.features.FeaturesDict,
+    tfds.features.Image,
+    tfds.features.LabeledImage,
+    tfds.features.Scalar,
+    tfds.features.Sequence,
+    tfds.features.Tensor,
+    tfds.features.Text,
+)
+
+_NAME = re.compile(r"(?P<dataset>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+
+
+def find(name: str, data_dir: str = "") -> Path:
+    """Finds the folder of a prepared dataset, and prepares a bundled one on first use; it never downloads.
+
+    Args:
+      name: TFDS name, `dataset[/config][:version]`; the highest version if none is named.
+      data_dir: folder of prepared datasets; "" for the default: TFDS_DATA_DIR or else ~/tensorflow_datasets, and for
+        the bundled datasets DIFFUSION_CACHE/tfds or else ~/.cache/diffusion/tfds.
+
+    Returns:
+      The folder that holds dataset_info.json, features.json and the records.
+
+    Raises:
+      ValueError: the name is not of that form.
+      FileNotFoundError: it is not there; says where it was looked for, what is there, and how to prepare it.
+      OSError: a bundled dataset cannot be written.
+    """
+    parts = _NAME.fullmatch(name)
+    if not parts:
+        raise ValueError(f"dataset name {name!r} is not of the form dataset[/config][:1.2.3], such as 'cifar10'.")
+    if name in BUNDLED:
+        return _prepared(name, Path(data_dir).expanduser() if data_dir else _cache() / "tfds")
+    if data_dir:
+        root, origin = Path(data_dir).expanduser(), "data_dir"
+    elif os.environ.get("TFDS_DATA_DIR"):
+        root, origin = Path(os.environ["TFDS_DATA_DIR"]).expanduser(), "TFDS_DATA_DIR"
+    else:
+        root, origin = Path("~/tensorflow_datasets").expanduser(), "TFDS's default; set data_dir or TFDS_DATA_DIR"
+    parent = root / parts["dataset"] / (parts["config"] or "")
+    versions = [path for path in _folders(parent) if parts["version"] in (None, path.name)]
+    if not versions:
+        raise FileNotFoundError(_not_found(name, root, origin))
+    return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
+
+
+def available(root: Path) -> list[str]:
+    """Lists the prepared datasets in a folder.
+
+    Args:
+      root: folder of prepared datasets; it need not exist.
+
+    Returns:
+      Sorted names, `dataset[/config]:version`.
+    """
+    names = []
+    for pattern in ("*", "*/*"):
+        parents = sorted(path for path in root.glob(pattern) if path.is_dir())
+        names += [f"{parent.relative_to(root)}:{folder.name}" for parent in parents for folder in _folders(parent)]
+    return sorted(names)
+
+
+def check_features(folder: Path) -> None:
+    """Refuses a dataset folder whose features.json names a class that is not in `FEATURES`.
+
+    `tfds.builder_from_directory` imports whatever module that file names, so a folder from elsewhere could run any
+    code that is installed. This reads it as plain JSON first; nothing is imported.
+
+    Args:
+      folder: folder of a prepared dataset.
+
+    Raises:
+      ValueError: the file is not JSON of TFDS's present form, or names another class.
+    """
+    path = folder / "features.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); prepare the dataset again.") from error
+    # Older forms, and text that is parsed again later, would hide names from this search.
+    if not isinstance(content, dict) or "type" in content or _values(content, "jsonFeature", "json_feature"):
+        raise ValueError(f"{path} is not in the form that TFDS 4.3 and later write; prepare the dataset again.")
+    allowed = {f"{feature.__module__}.{feature.__qualname__}" for feature in FEATURES}
+    for found in _values(content, "pythonClassName", "python_class_name"):
+        if isinstance(found, str) and found not in allowed:
+            raise ValueError(
+                f"{path} names the feature class {found!r}, whose module would be imported to open the dataset. "
+                f"Only TFDS's own are opened: {', '.join(sorted(feature.__name__ for feature in FEATURES))}."
+            )
+
+
+def _values(content: Any, *keys: str) -> list[Any]:
+    """Returns the values of these keys anywhere in nested JSON."""
+    if isinstance(content, list):
+        return [value for item in content for value in _values(item, *keys)]
+    if not isinstance(content, dict):
+        return []
+    here = [content[key] for key in keys if key in content]
+    return here + [value for item in content.values() for value in _values(item, *keys)]
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Returns the folders of the versions of a dataset."""
+    folders = [path.parent for path in parent.glob("*/features.json")]
+    return [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
+
+
+def _cache() -> Path:
+    """Returns the folder for what the library makes itself."""
+    return Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser()
+
+
+def _prepared(name: str, root: Path) -> Path:
+    """Returns the folder of a bundled dataset, made whole or not at all, by however many processes start at once."""
+    version = str(BUNDLED[name].VERSION)
+    folder = root / name / version
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as scratch:
+            builder = BUNDLED[name](data_dir=scratch, file_format="array_record")
+            # TFDS's progress bars are for datasets that take longer than a second.
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                builder.download_and_prepare()
+            made = Path(scratch) / name / version
+            try:
+                made.rename(folder)
+            except OSError:  # the folder is not empty: another process was first, with the same content
+                if not folder.is_dir():
+                    raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot prepare the bundled dataset {name!r} in {root} ({error.strerror}); leave data_dir empty to use "
+            f"{_cache() / 'tfds'} (DIFFUSION_CACHE moves it), or name a folder that can be written",
+        ) from error
+    return folder
+
+
+def _not_found(name: str, root: Path, origin: str) -> str:
+    """Says that a dataset is not there, and what to do."""
+    there = available(root)
+    names = sorted({entry.split(":")[0] for entry in there} | set(BUNDLED))
+    near = difflib.get_close_matches(name.split(":")[0], names, n=1)
+    found = f"it holds {', '.join(there)}" if there else "it holds no dataset" if root.is_dir() else "no such folder"
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"dataset {name!r} is not in {root} ({origin}): {found}; bundled: {', '.join(BUNDLED)}.{hint} "
+        "Nothing is downloaded here. Prepare it once, where TensorFlow is installed too, with "
+        f'`python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir={str(root)!r}, '
+        "file_format='array_record').download_and_prepare()\"`, "
+        "or name the folder that has it (data_dir, or TFDS_DATA_DIR)."
+    )

@@ -1,0 +1,201 @@
+"""Batches from a source of records, through Grain: which examples come when, and for which process.
+
+The examples of a run are numbered 0, 1, 2, ... without end: example i is record `permutation(size, seed, e)[r]` with
+e, r = divmod(i, size), augmented by draws that depend on (seed, i) alone. Batches and processes only cut this one
+sequence into pieces, so a position in it is a single number that holds for any batch size and number of processes.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from diffusion.data.sources import DataSpec
+from diffusion.data.transforms import Augmentation
+
+Batch = dict[str, np.ndarray]
+
+# What the random words of a seed are used for: each use has a stream of its own.
+_ORDER, _AUGMENTATION = 0, 1
+
+
+class Source(Protocol):
+    """Random access to records {"image": uint8 [H, W, C], "label": int}; without classes there is no "label".
+
+    A source that is faster at many rows at once has `__getitems__(rows)` too, as TFDS's own have.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+
+
+def batches(
+    source: Source,
+    spec: DataSpec,
+    *,
+    seed: int,
+    batch_size: int,
+    start: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    augment: Sequence[Augmentation] = (),
+    shuffle: bool = True,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """Returns the endless training batches from example `start` on, this process's share of each.
+
+    With b = batch_size / process_count, process p reads rows p b to (p + 1) b of every global batch: the shares of all
+    processes, one after another, are the batch of a single one. Every epoch is a new permutation of all records, and a
+    batch may span two of them.
+
+    Args:
+      source: the records.
+      spec: what the records are, from `sources.open_source`.
+      seed: in 0..2^64 - 1.
+      batch_size: examples in a global batch.
+      start: global index of the first example, >= 0: 0 for a new run, examples seen so far for one that goes on.
+      process_index: this process, in 0..process_count - 1.
+      process_count: processes that share each batch; divides batch_size.
+      augment: functions (rng, image) -> image, applied in this order, each with an rng of its own.
+      shuffle: False keeps the order of the source in every epoch.
+      threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+
+    Returns:
+      Iterator of {"image": uint8 [b, H, W, C], "label": int32 [b] (zeros where the dataset has no classes),
+      "index": int64 [b] (global example index)}. Its `close()` stops the threads.
+
+    Raises:
+      ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
+    """
+    share = _share(batch_size, process_index, process_count)
+    _check(source, spec, seed, start, threads)
+    size = len(source)
+    first = start + process_index * share
+
+    def read(step: int) -> Batch:
+        index = first + step * batch_size + np.arange(share, dtype=np.int64)
+        rows = index % size
+        if shuffle:
+            for epoch in np.unique(index // size).tolist():
+                now = index // size == epoch
+                rows[now] = permutation(size, seed, epoch)[rows[now]]
+        images, labels = _records(source, spec, rows)
+        for position, function in enumerate(augment):
+            images = [function(_rng(seed, i, position), image) for i, image in zip(index.tolist(), images)]
+        return {"image": _stack(images, spec), "label": labels, "index": index}
+
+    return _iterate(sys.maxsize, read, threads)
+
+
+def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) -> Iterator[Batch]:
+    """Returns every record once, in the order of the source, unaugmented; the last batch may be smaller.
+
+    Args:
+      source: the records.
+      spec: what the records are, from `sources.open_source`.
+      batch_size: records in a batch.
+      threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+
+    Returns:
+      Iterator of batches as in `batches`; "index" is the row in the source.
+
+    Raises:
+      ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
+    """
+    _share(batch_size, 0, 1)
+    _check(source, spec, 0, 0, threads)
+    size = len(source)
+
+    def read(step: int) -> Batch:
+        rows = np.arange(step * batch_size, min((step + 1) * batch_size, size), dtype=np.int64)
+        images, labels = _records(source, spec, rows)
+        return {"image": _stack(images, spec), "label": labels, "index": rows}
+
+    return _iterate(-(-size // batch_size), read, threads)
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the order in which an epoch visits the records.
+
+    It sorts random words rather than ask NumPy for a permutation: a bit generator's words are the same in every version
+    of NumPy, so the order of a run is too. Seeds and epochs have separate streams (were they added, epoch 1 of seed 0
+    would be epoch 0 of seed 1).
+
+    Args:
+      size: number of records, >= 1.
+      seed: in 0..2^64 - 1.
+      epoch: >= 0.
+
+    Returns:
+      Permutation of 0..size - 1, int64 [size].
+    """
+    return np.argsort(_words(seed, _ORDER, epoch).random_raw(size), kind="stable")
+
+
+def _words(seed: int, use: int, number: int, part: int = 0) -> np.random.Philox:
+    """Returns a stream of random words of its own for each (seed, use, number, part); Salmon et al. (2011)."""
+    # A stream counts up in the lowest word, so streams that differ in a higher one never meet.
+    return np.random.Philox(key=np.array([seed, use], np.uint64), counter=np.array([0, number, part, 0], np.uint64))
+
+
+def _rng(seed: int, index: int, position: int) -> np.random.Generator:
+    """Returns the generator for the augmentation at `position` of the example `index`."""
+    return np.random.Generator(_words(seed, _AUGMENTATION, index, position))
+
+
+def _records(source: Source, spec: DataSpec, rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Reads records: a list of images and their labels int32 (0 where there are no classes)."""
+    rows = rows.tolist()
+    records = source.__getitems__(rows) if hasattr(source, "__getitems__") else [source[row] for row in rows]
+    if spec.num_classes:
+        labels = np.array([record["label"] for record in records], np.int32)
+    else:
+        labels = np.zeros(len(records), np.int32)
+    return [record["image"] for record in records], labels
+
+
+def _stack(images: list[np.ndarray], spec: DataSpec) -> np.ndarray:
+    """Stacks images, all of which must be uint8 of the dataset's shape, also after augmentation."""
+    for image in images:
+        if image.shape != spec.shape or image.dtype != np.uint8:
+            raise ValueError(
+                f"{spec.name} ({spec.split}): an image is {image.dtype} {image.shape}, expected uint8 {spec.shape}: "
+                "sources and augmentations must keep the type and shape of the dataset's images."
+            )
+    return np.stack(images)
+
+
+def _share(batch_size: int, process_index: int, process_count: int) -> int:
+    """Returns how many examples of a global batch this process reads."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index must be in 0..process_count - 1 = {process_count - 1}, got {process_index}.")
+    if batch_size % process_count:
+        below = batch_size - batch_size % process_count
+        raise ValueError(
+            f"batch_size {batch_size} does not divide over {process_count} processes; "
+            f"take {below or process_count} or {below + process_count}."
+        )
+    return batch_size // process_count
+
+
+def _check(source: Source, spec: DataSpec, seed: int, start: int, threads: int) -> None:
+    """Refuses arguments out of range."""
+    if not len(source):
+        raise ValueError(f"{spec.name} ({spec.split}) is empty: there is nothing to read.")
+    for name, value, end in (("seed", seed, 2**64), ("start", start, 2**63), ("threads", threads, 1025)):
+        if not 0 <= value < end:
+            raise ValueError(f"{name} must be in 0..{end - 1}, got {value}.")
+
+
+def _iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Iterator[Batch]:
+    """Runs `read` over 0..steps - 1 in order, in threads that work ahead by twice their number of batches."""
+    # Grain's elements are whole batches: its cost per element would be most of the work if each were a small image.
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(grain.MapDataset.range(steps).map(read).to_iter_dataset(options))

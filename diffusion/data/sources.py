@@ -1,0 +1,175 @@
+"""Random access to the records of a dataset, by its TFDS name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from diffusion.data import catalog
+from diffusion.data.transforms import decode
+
+MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory
+
+
+class DataSpec(NamedTuple):
+    """What the records of one split of a dataset are."""
+
+    name: str  # as it was asked for: "digits", "cifar10", "imagenet_resized/64x64"
+    split: str  # "train", "test", or a part of one such as "train[:90%]"
+    shape: tuple[int, int, int]  # of an image: height, width, channels
+    num_classes: int  # 0 where the dataset has no classes
+    size: int  # number of records
+    version: str = ""  # of the dataset, "1.0.0"
+
+
+def describe(name: str, split: str, data_dir: str = "") -> DataSpec:
+    """Returns what a split holds without reading its records (a bundled dataset is prepared if it is not there yet).
+
+    Args:
+      name: TFDS name, `name[/config][:version]`.
+      split: split name, or a part of it in TFDS's notation.
+      data_dir: folder of prepared datasets; "" for the default: TFDS_DATA_DIR or ~/tensorflow_datasets, and for the
+        bundled datasets DIFFUSION_CACHE/tfds, by default ~/.cache/diffusion/tfds.
+
+    Returns:
+      The `DataSpec`.
+
+    Raises:
+      FileNotFoundError: the dataset or one of its files is not there; nothing is ever downloaded.
+      ValueError: the split is not in the dataset, the dataset is not one of images, or its folder is not safe to open.
+    """
+    return _spec(_builder(name, data_dir), name, split)
+
+
+def open_source(name: str, split: str, data_dir: str = "") -> tuple["Records", DataSpec]:
+    """Opens a split for random access.
+
+    Args:
+      name, split, data_dir: as in `describe`.
+
+    Returns:
+      The records, {"image": uint8 [H, W, C], "label": int in 0..num_classes - 1} each ("label" only where the dataset
+      has classes), and the `DataSpec`.
+
+    Raises:
+      FileNotFoundError, ValueError: as in `describe`.
+    """
+    builder = _builder(name, data_dir)
+    spec = _spec(builder, name, split)
+    for path in builder.info.splits[split].filepaths:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{name} ({split}): {path} is missing; prepare the dataset again.")
+    # Images stay encoded: other image features are not needed, and "image" is decoded where its errors can be named.
+    features = builder.info.features.items()
+    skip = {key: tfds.decode.SkipDecoding() for key, feature in features if isinstance(feature, tfds.features.Image)}
+    return Records(builder.as_data_source(split, decoders=skip), spec), spec
+
+
+class Records:
+    """The decoded records of a split; those of a small dataset stay in memory once they have been read."""
+
+    def __init__(self, encoded: Any, spec: DataSpec):
+        """Wraps a TFDS data source whose images are left encoded."""
+        self._encoded = encoded
+        self._spec = spec
+        self._keep = spec.size * int(np.prod(spec.shape)) <= MEMORY_LIMIT
+        self._kept: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return self._spec.size
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record; see `__getitems__`."""
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the records of many rows, which is three times as fast as one after another.
+
+        Args:
+          rows: each in 0..len - 1.
+
+        Returns:
+          For each {"image": uint8 [H, W, C], read-only, "label": int}, "label" only where the dataset has classes.
+
+        Raises:
+          IndexError: no such row.
+          ValueError: a record cannot be read, or does not fit the dataset's description.
+        """
+        for row in rows:
+            if not 0 <= row < len(self):
+                raise IndexError(f"{self._spec.name} ({self._spec.split}): row {row} is not in 0..{len(self) - 1}.")
+        new = [row for row in rows if row not in self._kept]
+        read = {row: self._decode(row, record) for row, record in zip(new, self._read(new))}
+        if self._keep:
+            self._kept.update(read)
+        return [read[row] if row in read else self._kept[row] for row in rows]
+
+    def _read(self, rows: list[int]) -> list[dict[str, Any]]:
+        """Reads encoded records, and finds out which one it is if one cannot be read."""
+        try:
+            return self._encoded.__getitems__(rows)
+        except Exception as error:  # what a damaged file raises depends on where in it the damage is
+            if len(rows) == 1:
+                raise self._damaged(rows[0], error) from error
+            return [self._read([row])[0] for row in rows]
+
+    def _decode(self, row: int, encoded: dict[str, Any]) -> dict[str, Any]:
+        """Decodes a record, and checks it against the description."""
+        try:
+            image = decode(encoded["image"], self._spec.shape[-1])
+        except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
+            raise self._damaged(row, error) from error
+        if image.shape != self._spec.shape:
+            raise self._damaged(row, f"its image is {image.shape}, expected {self._spec.shape}")
+        image.flags.writeable = False  # it may be handed out again
+        if not self._spec.num_classes:
+            return {"image": image}
+        label = int(encoded["label"])
+        if not 0 <= label < self._spec.num_classes:
+            raise self._damaged(row, f"its label is {label}, expected 0..{self._spec.num_classes - 1}")
+        return {"image": image, "label": label}
+
+    def _damaged(self, row: int, reason: Any) -> ValueError:
+        """Returns the error for a record that cannot be used."""
+        return ValueError(
+            f"{self._spec.name} ({self._spec.split}): record {row} cannot be used: {reason}. "
+            "The dataset on disk is damaged or not what its description says; prepare it again."
+        )
+
+
+def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str) -> DataSpec:
+    """Checks that a dataset has what the pipeline needs, and describes it."""
+    info = builder.info
+    try:
+        size = info.splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{name} has no split {split!r}; its splits are {', '.join(sorted(info.splits))}.") from error
+    features = dict(info.features.items())
+    feature = features.get("image")
+    have = ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
+    if not isinstance(feature, tfds.features.Image):
+        raise ValueError(f"{name} has no image feature named 'image'; it has {have}.")
+    shape = feature.shape
+    if None in shape or len(shape) != 3 or shape[-1] not in (1, 3, 4) or feature.np_dtype != np.uint8:
+        raise ValueError(
+            f"{name}: its images are {np.dtype(feature.np_dtype)} {shape} (None: it varies), which cannot be batched; "
+            "prepare it as uint8 images of one size, (H, W, 1), (H, W, 3) or (H, W, 4)."
+        )
+    label = features.get("label")
+    num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
+    return DataSpec(name, split, tuple(shape), num_classes or 0, size, str(info.version))
+
+
+def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """Opens the folder of a prepared dataset."""
+    folder = catalog.find(name, data_dir)
+    catalog.check_features(folder)
+    builder = tfds.builder_from_directory(folder)
+    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{name} in {folder} is stored as {builder.info.file_format.value}, which has no random access; write it "
+            "again with file_format='array_record' (python -m tensorflow_datasets.scripts.convert_format --help)."
+        )
+    return builder

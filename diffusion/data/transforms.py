@@ -1,0 +1,117 @@
+"""What happens to one image between the disk and the network: decoding, augmentation, and the change of range."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+Augmentation = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def decode(data: bytes, channels: int) -> np.ndarray:
+    """Decodes a PNG, JPEG or any other image that Pillow reads.
+
+    Args:
+      data: the encoded image.
+      channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity); an image of another kind is converted.
+
+    Returns:
+      uint8 [H, W, channels].
+
+    Raises:
+      OSError: the bytes are no complete image.
+    """
+    image = Image.open(io.BytesIO(data))
+    if image.mode != _MODES[channels]:
+        image = image.convert(_MODES[channels])
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def to_model(image):
+    """Maps pixels to the range that networks see: x = image / 127.5 - 1.
+
+    Args:
+      image: uint8, any shape, NumPy or JAX (on the host, on a device or traced).
+
+    Returns:
+      float32 in [-1, 1], the same shape and kind of array.
+
+    Raises:
+      TypeError: the image is not uint8, so that its range is unknown.
+    """
+    if image.dtype != np.uint8:
+        raise TypeError(f"to_model takes uint8 pixels in 0..255, got {image.dtype}: convert to uint8 first.")
+    return image.astype(np.float32) / 127.5 - 1
+
+
+def to_uint8(x):
+    """Maps model outputs back to pixels: floor(clip(127.5 x + 128, 0, 255)), the inverse of `to_model`.
+
+    It rounds to the nearest pixel value, as the code of ADM (Dhariwal & Nichol 2021), DiT and EDM does.
+
+    Args:
+      x: floating, any shape, NumPy or JAX; values outside [-1, 1] are clipped.
+
+    Returns:
+      uint8, the same shape and kind of array.
+    """
+    # The cast drops the fraction, which is the floor of a number that is not negative.
+    return (x.astype(np.float32) * 127.5 + 128).clip(0, 255).astype(np.uint8)
+
+
+def flip() -> Augmentation:
+    """Mirrors an image left to right, one time in two.
+
+    Returns:
+      Function (rng, image [H, W, C]) -> image [H, W, C].
+    """
+
+    def apply(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+        return image[:, ::-1] if rng.random() < 0.5 else image
+
+    return apply
+
+
+def crop(padding: int = 4) -> Augmentation:
+    """Shifts an image by up to `padding` pixels each way: a random window of its own size, cut from the padded image.
+
+    The padding is the image's reflection, without its edge pixels. He et al. (2016, Section 4.2) pad with zeros, which
+    serves a classifier; a generative model would learn to draw the black bars.
+
+    Args:
+      padding: pixels added on every side, from 1 to the image's side - 1.
+
+    Returns:
+      Function (rng, image [H, W, C]) -> image [H, W, C].
+
+    Raises:
+      ValueError: `padding` is not positive, or (when applied) too wide for the image.
+    """
+    if padding < 1:
+        raise ValueError(f"crop: padding must be at least 1 pixel, got {padding}; leave crop out for none.")
+
+    def apply(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+        height, width, _ = image.shape
+        if padding >= min(height, width):
+            raise ValueError(
+                f"crop: padding {padding} is too wide to reflect a {height}x{width} image; "
+                f"it must be in 1..{min(height, width) - 1}."
+            )
+        down, right = rng.integers(-padding, padding, size=2, endpoint=True)
+        rows = _reflect(np.arange(height) + down, height)
+        columns = _reflect(np.arange(width) + right, width)
+        return image[rows[:, None], columns]
+
+    return apply
+
+
+def _reflect(position: np.ndarray, size: int) -> np.ndarray:
+    """Folds positions in -size + 1..2 size - 2 back into 0..size - 1: ... 2 1 0 1 2 ... size - 1, size - 2 ..."""
+    return size - 1 - np.abs(size - 1 - np.abs(position))
+
+
+# The names that a config may use; a new augmentation is a factory like these and a line here.
+AUGMENTATIONS = {"flip": flip, "crop": crop}

@@ -1,0 +1,143 @@
+"""Frechet distance between two sets of features, from moments that are gathered batch by batch in float64."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Moments(NamedTuple):
+    """Count, mean and sum of outer products of deviations: all that a Gaussian fit needs.
+
+    Attributes:
+        count: number of rows seen.
+        mean: float64 [D], their mean.
+        m2: float64 [D, D], sum over rows of (row - mean)(row - mean)^T.
+    """
+
+    count: int
+    mean: np.ndarray
+    m2: np.ndarray
+
+
+def init(dim: int) -> Moments:
+    """Moments of no rows at all.
+
+    Args:
+        dim: number of features D, at least 1.
+
+    Returns:
+        Moments with count 0.
+
+    Raises:
+        ValueError: if dim is not positive.
+    """
+    if dim < 1:
+        raise ValueError(f"moments need at least one feature, got dim = {dim}")
+    return Moments(0, np.zeros(dim), np.zeros((dim, dim)))
+
+
+def update(moments: Moments, features: np.ndarray) -> Moments:
+    """Moments of the rows seen so far and of one more batch.
+
+    Args:
+        moments: moments so far, of D features.
+        features: [B, D], any real dtype; any B, so that the last partial batch counts like the others.
+
+    Returns:
+        Moments of count + B rows.
+
+    Raises:
+        ValueError: if the shape is not [B, D] or a feature is not finite.
+    """
+    features = np.asarray(features, np.float64)
+    dim = moments.mean.shape[0]
+    if features.ndim != 2 or features.shape[1] != dim:
+        raise ValueError(f"features must have shape [B, {dim}], got {list(features.shape)}")
+    if not np.isfinite(features).all():
+        row = int(np.argmin(np.isfinite(features).all(axis=1)))
+        raise ValueError(f"features must be finite, but row {row} of this batch holds NaN or infinity")
+    if len(features) == 0:
+        return moments
+    mean = features.mean(axis=0)
+    deviations = features - mean
+    return merge(moments, Moments(len(features), mean, deviations.T @ deviations))
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Moments of the union of two sets of rows, without the cancellation of E[x^2] - E[x]^2.
+
+    With delta = mean_b - mean_a and n = n_a + n_b:
+    mean = mean_a + delta n_b / n and m2 = m2_a + m2_b + delta delta^T n_a n_b / n
+    (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances",
+    eq. 2.1).
+
+    Args:
+        a: moments of the first set.
+        b: moments of the second set, of as many features.
+
+    Returns:
+        Moments of both together; the order of merging changes them by rounding only.
+
+    Raises:
+        ValueError: if the numbers of features differ.
+    """
+    _require_same_dim(a, b)
+    if a.count == 0 or b.count == 0:
+        return b if a.count == 0 else a
+    count = a.count + b.count
+    delta = b.mean - a.mean
+    mean = a.mean + delta * (b.count / count)
+    m2 = a.m2 + b.m2 + np.outer(delta, delta) * (a.count * b.count / count)
+    return Moments(count, mean, m2)
+
+
+def covariance(moments: Moments) -> np.ndarray:
+    """Unbiased covariance, m2 / (count - 1).
+
+    Args:
+        moments: moments of at least two rows.
+
+    Returns:
+        float64 [D, D], symmetric.
+
+    Raises:
+        ValueError: if there are fewer than two rows.
+    """
+    if moments.count < 2:
+        raise ValueError(f"a covariance needs at least 2 rows, got {moments.count}")
+    cov = moments.m2 / (moments.count - 1)
+    return (cov + cov.T) / 2
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """Squared Frechet (2-Wasserstein) distance between the two Gaussian fits.
+
+    d^2 = |mu_a - mu_b|^2 + Tr(S_a) + Tr(S_b) - 2 Tr((S_a^1/2 S_b S_a^1/2)^1/2)
+    (Dowson and Landau 1982, eq. 4; as a score of generators, Heusel et al. 2017, eq. 6, there as Tr((S_a S_b)^1/2),
+    which has the same eigenvalues). The matrix under the root is symmetric and positive semi-definite, so its
+    eigenvalues come from `eigh` and a rank-deficient covariance is no special case; general matrix roots
+    (`scipy.linalg.sqrtm`) fail there. Eigenvalues below zero are rounding and count as zero.
+
+    Args:
+        a: moments of the first set, at least two rows.
+        b: moments of the second set, at least two rows.
+
+    Returns:
+        The distance, at least 0, in squared units of the features.
+
+    Raises:
+        ValueError: if the numbers of features differ or a set has fewer than two rows.
+    """
+    _require_same_dim(a, b)
+    cov_a, cov_b = covariance(a), covariance(b)
+    values, vectors = np.linalg.eigh(cov_a)
+    root_a = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    product = root_a @ cov_b @ root_a
+    overlap = np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None)).sum()
+    shift = a.mean - b.mean
+    return float(max(0.0, shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * overlap))
+
+
+def _require_same_dim(a: Moments, b: Moments) -> None:
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"moments of different features: {a.mean.shape[0]} against {b.mean.shape[0]} dimensions")

@@ -1,0 +1,100 @@
+"""Nearest neighbours in the training set, so that copying would show."""
+
+import numpy as np
+
+# Centred bytes lie in [-128, 127], so that their products are integers of at most 2^14: 1,024 of them add up to at most
+# 2^24, and every partial sum is exact in float32, in whatever order a matrix product takes it.
+_EXACT_DIMS = 1024
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+def nearest(queries: np.ndarray, references: np.ndarray, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """Exact Euclidean distance of every query image to its nearest reference image.
+
+    |q - r|^2 = |q|^2 + |r|^2 - 2 q.r, over bytes centred at 128, where no term is rounded: the inner products are
+    float32 matrix products over at most 1,024 dimensions at a time and are added in float64. Exact copies therefore
+    have distance 0, not almost 0.
+
+    Args:
+        queries: uint8 [N, ...], images.
+        references: uint8 [M, ...], images of the same shape, M >= 1.
+        block: number of queries and of references in one matrix product; bounds the memory, not the result.
+
+    Returns:
+        (distances float64 [N] in units of the full pixel range: images read as [0, 1]; indices int64 [N]).
+
+    Raises:
+        TypeError: if the images are not uint8.
+        ValueError: if shapes differ or there is no reference.
+    """
+    for name, images in (("queries", queries), ("references", references)):
+        if images.dtype != np.uint8:
+            raise TypeError(f"{name} must be uint8 images, got {images.dtype}")
+    if queries.shape[1:] != references.shape[1:]:
+        raise ValueError(f"image shapes differ: {list(queries.shape[1:])} against {list(references.shape[1:])}")
+    if len(references) == 0:
+        raise ValueError("there is no reference image to be near to")
+    best = np.full(len(queries), np.inf)
+    index = np.zeros(len(queries), np.int64)
+    for start in range(0, len(references), block):
+        reference = _centred(references[start : start + block])
+        for first in range(0, len(queries), block):
+            query = _centred(queries[first : first + block])
+            squared = _squared_distances(query, reference)
+            closest = squared.argmin(axis=1)
+            value = squared[np.arange(len(query)), closest]
+            rows = slice(first, first + len(query))
+            nearer = value < best[rows]
+            best[rows] = np.where(nearer, value, best[rows])
+            index[rows] = np.where(nearer, closest + start, index[rows])
+    return np.sqrt(best) / 255, index
+
+
+def _centred(images):
+    return images.reshape(len(images), -1).astype(np.float32) - 128
+
+
+def _squared_distances(a, b):
+    squared = np.square(a, dtype=np.float64).sum(1)[:, None] + np.square(b, dtype=np.float64).sum(1)[None, :]
+    for start in range(0, a.shape[1], _EXACT_DIMS):
+        columns = slice(start, start + _EXACT_DIMS)
+        squared -= 2.0 * (a[:, columns] @ b[:, columns].T)
+    return squared
+
+
+def copying(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> dict:
+    """Compares how near samples lie to the training set with how near held-out images lie to it.
+
+    A model that draws from the data's distribution is as far from its training images as new data is: about 1 % of its
+    samples fall below the held-out images' first percentile. A model that copies puts many more there.
+
+    Args:
+        samples: uint8 [N, ...], generated images.
+        held_out: uint8 [H, ...], real images that the model was not trained on.
+        train: uint8 [M, ...], the training images.
+
+    Returns:
+        {"samples": {...}, "held_out": {...}} with quantiles of the distance by their probability ("0.5" is the median;
+        unit: full pixel range), "exact_duplicates" (distance 0) and "count" of each; and
+        "share_below_held_out_percentile": {"1": share, "5": share}, shares of samples in [0, 1].
+
+    Raises:
+        TypeError: if images are not uint8.
+        ValueError: if shapes differ or a set is empty.
+    """
+    if len(samples) == 0 or len(held_out) == 0:
+        raise ValueError(f"need samples and held-out images, got {len(samples)} and {len(held_out)}")
+    distances = {"samples": nearest(samples, train)[0], "held_out": nearest(held_out, train)[0]}
+    result = {
+        name: {
+            "count": len(values),
+            "quantiles": {f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES},
+            "exact_duplicates": int((values == 0).sum()),
+        }
+        for name, values in distances.items()
+    }
+    result["share_below_held_out_percentile"] = {
+        f"{percent}": float((distances["samples"] < np.quantile(distances["held_out"], percent / 100)).mean())
+        for percent in (1, 5)
+    }
+    return result

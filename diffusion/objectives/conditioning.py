@@ -1,0 +1,52 @@
+"""Dropping the condition of some examples, so that one network learns both terms of classifier-free guidance."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.objectives.inputs import Objective, split
+from diffusion.schedules import left_broadcast
+
+
+def drop_condition(keys: Array, condition: Any, null: Any, rate: float) -> Any:
+    """Replaces each example's condition by the null condition with probability `rate`.
+
+    Args:
+      keys: `[B]` random keys, used for nothing else.
+      condition: pytree of arrays `[B, ...]`.
+      null: pytree of the same structure with arrays `[...]`: the null condition of one example.
+      rate: in [0, 1].
+
+    Returns:
+      A condition of the same structure, shapes and dtypes.
+    """
+    drop = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys) < rate
+    return jax.tree.map(
+        lambda c, n: jnp.where(left_broadcast(drop, c), jnp.asarray(n, c.dtype), c), condition, null
+    )
+
+
+def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Objective:
+    """An objective that trains on the null condition for a share `rate` of the examples.
+
+    Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1.
+
+    Args:
+      objective: the objective to wrap.
+      null: the null condition of one example; for class labels the integer num_classes.
+      rate: share of examples, in [0, 1); 0.1 is usual.
+
+    Raises:
+      ValueError: if rate is not in [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"condition dropout: rate = {rate} must be in [0, 1); 0.1 is usual")
+
+    def dropped(networks, schedule, keys, batch, step):
+        drop_keys, keys = split(keys, 2)
+        condition = drop_condition(drop_keys, batch["condition"], null, rate)
+        return objective(networks, schedule, keys, {**batch, "condition": condition}, step)
+
+    return dropped

@@ -1,0 +1,96 @@
+"""Improved DDPM's hybrid objective, for networks that also predict the variance of each step."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+
+from diffusion.objectives.inputs import Objective, draw_noise, draw_times, mean_square, split
+from diffusion.parameterizations import Parameterization, Prediction, evaluate, learned_variance
+from diffusion.samplers.posterior import posterior_mean, posterior_variance, transition_variance
+from diffusion.schedules import left_broadcast
+from diffusion.timesteps import Density
+
+
+def hybrid(parameterization: Parameterization, density: Density, T: int = 1000, vlb_weight: float = 1.0) -> Objective:
+    """The simple loss on the first half of the channels plus the variational bound's term on the second.
+
+        loss = mean |output - target|^2 + vlb_weight L_t
+        L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for s = t - 1/T > 0,    -log p(x_0 | x_1) at the first step,
+
+    in bits per dimension, with the mean's gradient stopped in L_t. Nichol and Dhariwal 2021, eq. 16 (lambda =
+    vlb_weight / T there); the weight 1 without 1/T is that of the code that DiT trains with, where L_t is one term of
+    the T. The decoder term discretises a Gaussian over the 256 levels of data in [-1, 1]; Ho et al. 2020, eq. 13.
+
+    Args:
+      parameterization: what the first C of the network's 2 C channels predict.
+      density: distribution of t over the times (i + 1) / T.
+      T: number of steps of the discrete process.
+      vlb_weight: weight of the bound's term, >= 0.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "mse" and "vlb", each `[B]`.
+    """
+    both = learned_variance(parameterization)
+
+    def objective(networks, schedule, keys, batch, step):
+        time_keys, noise_keys = split(keys, 2)
+        x_0 = batch["x"]
+        t, importance = draw_times(density, time_keys, batch)
+        eps = draw_noise(noise_keys, x_0)
+        x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
+        output, t = evaluate(networks["model"], schedule, both, x_t, t, batch.get("condition"))
+        prediction = both.to_prediction(schedule, t, x_t, output)
+        mean_output = jnp.split(output, 2, axis=-1)[0]
+        mse = mean_square(mean_output - parameterization.target(schedule, t, x_0, eps))
+        frozen = Prediction(*jax.lax.stop_gradient(prediction[:2]), prediction.variance)
+        vlb = bound_term(schedule, t, x_0, x_t, frozen, T)
+        return importance * (mse + vlb_weight * vlb), {"t": t, "mse": mse, "vlb": vlb}
+
+    return objective
+
+
+def bound_term(schedule, t, x_0, x_t, prediction: Prediction, T: int):
+    """`[B]` the term of the variational bound for the step from t to t - 1/T, in bits per dimension.
+
+    Args:
+      schedule: a discrete process of T steps.
+      t: `[B]` times (i + 1) / T.
+      x_0: `[B, ...]` clean data, in [-1, 1] and on 256 levels for the first step's term to mean a likelihood.
+      x_t: `[B, ...]` noised data.
+      prediction: the network's, with its variance fraction.
+      T: number of steps.
+    """
+    s = jnp.maximum(jnp.round(t * T) - 1, 0) / T
+    first = s == 0
+    # The true posterior of the first step has no width; the authors' code takes the second step's instead.
+    smallest = jnp.where(first, posterior_variance(schedule, 2 / T, 1 / T), posterior_variance(schedule, t, s))
+    low = left_broadcast(jnp.log(smallest), x_t)
+    high = left_broadcast(jnp.log(transition_variance(schedule, t, s)), x_t)
+    log_var = low + prediction.variance * (high - low)
+    mean = posterior_mean(schedule, t, s, x_t, prediction.x0)
+    true_mean = posterior_mean(schedule, t, s, x_t, x_0)
+    kl = 0.5 * (log_var - low - 1 + jnp.exp(low - log_var) + (true_mean - mean) ** 2 * jnp.exp(-log_var))
+    nll = -discretized_gaussian_log_likelihood(x_0, mean, 0.5 * log_var)
+    return jnp.mean(jnp.where(left_broadcast(first, x_t), nll, kl), axis=tuple(range(1, x_0.ndim))) / math.log(2)
+
+
+def discretized_gaussian_log_likelihood(x, mean, log_std):
+    """Log-probability of x on the 256 levels of [-1, 1] under N(mean, e^(2 log_std)), in nats. Ho et al. 2020, eq. 13.
+
+    Args:
+      x: values in [-1, 1], at -1 + 2 k / 255.
+      mean: of the same shape.
+      log_std: of the same shape.
+    """
+    inv_std = jnp.exp(-log_std)
+    # By symmetry the level is seen from the side of its far tail, where the difference of tails is exact.
+    distance = jnp.abs(x - mean)
+    log_near = log_ndtr((1 / 255 - distance) * inv_std)
+    log_far = log_ndtr((-1 / 255 - distance) * inv_std)
+    inside = log_near + jnp.log(-jnp.expm1(jnp.minimum(log_far - log_near, -1e-6)))
+    # An outermost level also holds the tail beyond it.
+    highest = log_ndtr((mean - x + 1 / 255) * inv_std)
+    lowest = log_ndtr((x + 1 / 255 - mean) * inv_std)
+    return jnp.where(x > 0.999, highest, jnp.where(x < -0.999, lowest, inside))

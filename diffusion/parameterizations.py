@@ -1,0 +1,361 @@
+"""What a network's output means, and how it becomes `Prediction(x0, eps)`: the one boundary between the two.
+
+Each parameterization is a tuple of functions of (schedule, t). Samplers, guidance, likelihood and editing see only
+predictions, in which alpha(t) x0 + sigma(t) eps = x_t holds.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.schedules import NoiseSchedule, left_broadcast
+
+Network = Callable[[Array, Array, Any], Array]
+Clock = Callable[[NoiseSchedule, ArrayLike], Array]
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says of x_t.
+
+    Attributes:
+      x0: `[B, ...]` estimate of E[x_0 | x_t].
+      eps: `[B, ...]` estimate of E[eps | x_t]; alpha(t) x0 + sigma(t) eps = x_t.
+      variance: `[B, ...]` in [0, 1], or None: where between the smallest and the largest posterior variance, on a
+        logarithmic scale, a network with learned variance puts it (Nichol and Dhariwal 2021, eq. 15).
+    """
+
+    x0: Array
+    eps: Array
+    variance: Array | None = None
+
+
+Denoiser = Callable[[Array, ArrayLike], Prediction]
+
+
+class Parameterization(NamedTuple):
+    """How to feed a network at time t and how to read its output.
+
+    Attributes:
+      name: as in the tables of names.
+      input_scale: (schedule, t) -> c_in, by which x_t is multiplied before the network sees it.
+      clock: (schedule, t) -> the time that the network is told.
+      to_prediction: (schedule, t, x_t, output) -> `Prediction`.
+      target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.
+      defined: (schedule, t) -> Bool, whether `to_prediction` divides by nothing that vanishes at t.
+      needs: what `defined` asks for, in words.
+    """
+
+    name: str
+    input_scale: Callable[[NoiseSchedule, ArrayLike], Array]
+    clock: Clock
+    to_prediction: Callable[[NoiseSchedule, ArrayLike, Array, Array], Prediction]
+    target: Callable[[NoiseSchedule, ArrayLike, Array, Array], Array]
+    defined: Callable[[NoiseSchedule, ArrayLike], Array]
+    needs: str
+
+
+def denoiser(
+    network: Network, schedule: NoiseSchedule, parameterization: Parameterization, condition: Any = None
+) -> Denoiser:
+    """Turns a network into a function (x_t, t) -> `Prediction`.
+
+        output = network(c_in(t) x_t, clock(t), condition)
+
+    Args:
+      network: (x `[B, ...]`, clock `[B]` or `[B, F]`, condition) -> output, any callable.
+      schedule: the process.
+      parameterization: what the output means.
+      condition: passed to the network as it is; a pytree with leading axis B, or None.
+
+    Returns:
+      denoise(x_t, t), where t has a shape that is a prefix of x_t's; predictions are at least float32.
+
+    Raises:
+      ValueError: if the parameterization is not defined at schedule.t_max, where sampling starts.
+    """
+    check(parameterization, schedule, schedule.t_max)
+
+    def denoise(x_t: Array, t: ArrayLike) -> Prediction:
+        return predict(network, schedule, parameterization, x_t, t, condition)
+
+    return denoise
+
+
+def predict(
+    network: Network,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    x_t: Array,
+    t: ArrayLike,
+    condition: Any = None,
+) -> Prediction:
+    """One evaluation of a network as a `Prediction`, without the checks of `denoiser`; the arguments are the same."""
+    output, t = evaluate(network, schedule, parameterization, x_t, t, condition)
+    return parameterization.to_prediction(schedule, t, x_t, output)
+
+
+def evaluate(
+    network: Network,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    x_t: Array,
+    t: ArrayLike,
+    condition: Any = None,
+) -> tuple[Array, Array]:
+    """The raw output of a network at (x_t, t), in float32 or wider, and t with at least the batch axis `[B]`."""
+    t = jnp.asarray(t)
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    if t.ndim == 0 and x_t.ndim > 0:
+        t = jnp.broadcast_to(t, x_t.shape[:1])
+    c_in = left_broadcast(parameterization.input_scale(schedule, t), x_t)
+    output = network(c_in * x_t, parameterization.clock(schedule, t), condition)
+    return output.astype(jnp.promote_types(output.dtype, jnp.float32)), t
+
+
+def check(parameterization: Parameterization, schedule: NoiseSchedule, times: ArrayLike) -> None:
+    """Refuses times at which a network of this parameterization cannot be read.
+
+    Args:
+      parameterization: the parameterization.
+      schedule: the process.
+      times: concrete times of any shape, each one at which the network is to be evaluated.
+
+    Raises:
+      ValueError: naming the first time at which it is not defined, and what it needs.
+    """
+    times = np.atleast_1d(np.asarray(times, np.float64))
+    defined = np.asarray(parameterization.defined(schedule, jnp.asarray(times)))
+    told = np.isfinite(parameterization.clock(schedule, jnp.asarray(times)))
+    if not told.all():
+        raise ValueError(f"{parameterization.name} prediction: the network's clock is not finite at "
+                         f"t = {times[~told][0]:g} of this schedule; ln(sigma / alpha) needs sigma > 0 and alpha > 0. "
+                         "Use the clock time() or a schedule that does not reach this end.")
+    if not defined.all():
+        t = times[~defined][0]
+        raise ValueError(
+            f"{parameterization.name} prediction is not defined at t = {t:g} of this schedule: it needs "
+            f"{parameterization.needs}, and alpha({t:g}) = {float(schedule.alpha(t)):g}, "
+            f"sigma({t:g}) = {float(schedule.sigma(t)):g}. Use v, velocity or edm there, which divide by neither, "
+            "or a schedule that does not reach this end."
+        )
+
+
+def time() -> Clock:
+    """The network is told t itself."""
+    return lambda schedule, t: jnp.asarray(t)
+
+
+def steps(T: int = 1000) -> Clock:
+    """The network is told the index T t - 1 of a discrete process of T steps, 0 .. T - 1 (Ho et al. 2020)."""
+    return lambda schedule, t: T * jnp.asarray(t) - 1
+
+
+def log_sigma() -> Clock:
+    """The network is told ln(sigma / alpha) / 4 (Karras et al. 2022, table 1, c_noise)."""
+    return lambda schedule, t: -schedule.log_snr(t) / 8
+
+
+def reversed_time() -> Clock:
+    """The network is told 1 - t, for networks trained with their data at time 1 (Ma et al. 2024, SiT's code)."""
+    return lambda schedule, t: 1 - jnp.asarray(t)
+
+
+def epsilon(clock: Clock | None = None) -> Parameterization:
+    """The network predicts the noise: x0 = (x_t - sigma eps) / alpha. Ho et al. 2020, eq. 11.
+
+    Args:
+      clock: the network's time; `time()` if None, as in every parameterization but EDM's.
+    """
+
+    def to_prediction(schedule, t, x_t, output):
+        alpha, sigma = _coefficients(schedule, t, x_t)
+        return Prediction((x_t - sigma * output) / alpha, output)
+
+    return Parameterization(
+        "epsilon", _unscaled, clock or time(), to_prediction,
+        target=lambda schedule, t, x0, eps: eps,
+        defined=lambda schedule, t: schedule.alpha(t) > 0,
+        needs="alpha(t) > 0, because x0 = (x_t - sigma eps) / alpha",
+    )
+
+
+def x0(clock: Clock | None = None) -> Parameterization:
+    """The network predicts the data: eps = (x_t - alpha x0) / sigma. Salimans and Ho 2022, section 4.
+
+    Args:
+      clock: the network's time.
+    """
+
+    def to_prediction(schedule, t, x_t, output):
+        alpha, sigma = _coefficients(schedule, t, x_t)
+        return Prediction(output, (x_t - alpha * output) / sigma)
+
+    return Parameterization(
+        "x0", _unscaled, clock or time(), to_prediction,
+        target=lambda schedule, t, x0, eps: x0,
+        defined=lambda schedule, t: schedule.sigma(t) > 0,
+        needs="sigma(t) > 0, because eps = (x_t - alpha x0) / sigma",
+    )
+
+
+def v(clock: Clock | None = None) -> Parameterization:
+    """The network predicts v = alpha eps - sigma x0, and neither end is divided by.
+
+        x0 = (alpha x_t - sigma v) / (alpha^2 + sigma^2),    eps = (sigma x_t + alpha v) / (alpha^2 + sigma^2)
+
+    Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", appendix D, with
+    alpha^2 + sigma^2 = 1 there.
+
+    Args:
+      clock: the network's time.
+    """
+
+    def to_prediction(schedule, t, x_t, output):
+        alpha, sigma = _coefficients(schedule, t, x_t)
+        norm = alpha**2 + sigma**2
+        return Prediction((alpha * x_t - sigma * output) / norm, (sigma * x_t + alpha * output) / norm)
+
+    def target(schedule, t, x0, eps):
+        alpha, sigma = _coefficients(schedule, t, x0)
+        return alpha * eps - sigma * x0
+
+    return Parameterization("v", _unscaled, clock or time(), to_prediction, target, _always, "nothing")
+
+
+def score(clock: Clock | None = None) -> Parameterization:
+    """The network predicts the score of q(x_t): eps = -sigma score, x0 = (x_t + sigma^2 score) / alpha.
+
+    The score is -E[eps | x_t] / sigma only where eps was drawn independently of x_0. Song et al. 2021, eq. 7.
+
+    Args:
+      clock: the network's time.
+    """
+
+    def to_prediction(schedule, t, x_t, output):
+        alpha, sigma = _coefficients(schedule, t, x_t)
+        return Prediction((x_t + sigma**2 * output) / alpha, -sigma * output)
+
+    def target(schedule, t, x0, eps):
+        return -eps / left_broadcast(schedule.sigma(t), eps)
+
+    return Parameterization(
+        "score", _unscaled, clock or time(), to_prediction, target,
+        defined=lambda schedule, t: (schedule.alpha(t) > 0) & (schedule.sigma(t) > 0),
+        needs="alpha(t) > 0 and sigma(t) > 0, because x0 = (x_t + sigma^2 score) / alpha and score = -eps / sigma",
+    )
+
+
+def velocity(clock: Clock | None = None) -> Parameterization:
+    """The network predicts the flow's velocity u = alpha' x0 + sigma' eps, with derivatives in t.
+
+        x0 = (sigma' x_t - sigma u) / w,    eps = (alpha u - alpha' x_t) / w,    w = alpha sigma' - sigma alpha'
+
+    For the rectified flow u = eps - x0 and w = 1 at every t. Lipman et al. 2023, "Flow Matching for Generative
+    Modeling", eq. 23; Ma et al. 2024, "SiT".
+
+    Args:
+      clock: the network's time.
+    """
+
+    def to_prediction(schedule, t, x_t, output):
+        alpha, sigma = _coefficients(schedule, t, x_t)
+        alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
+        w = alpha * sigma_dot - sigma * alpha_dot
+        return Prediction((sigma_dot * x_t - sigma * output) / w, (alpha * output - alpha_dot * x_t) / w)
+
+    def target(schedule, t, x0, eps):
+        alpha_dot, sigma_dot = derivatives(schedule, t, x0)
+        return alpha_dot * x0 + sigma_dot * eps
+
+    def defined(schedule, t):
+        alpha_dot, sigma_dot = derivatives(schedule, t, jnp.asarray(t))
+        return jnp.isfinite(alpha_dot) & jnp.isfinite(sigma_dot)
+
+    return Parameterization(
+        "velocity", _unscaled, clock or time(), to_prediction, target, defined,
+        needs="finite derivatives of alpha and sigma at t",
+    )
+
+
+def edm(sigma_data: float = 0.5, clock: Clock | None = None) -> Parameterization:
+    """EDM's preconditioning, for any schedule: with y = x_t / alpha and s = sigma / alpha,
+
+        x0 = c_skip(s) y + c_out(s) F(c_in(s) y, c_noise(s)),
+        c_skip = sigma_data^2 / (s^2 + sigma_data^2),    c_out = s sigma_data / sqrt(s^2 + sigma_data^2),
+        c_in = 1 / sqrt(s^2 + sigma_data^2),             c_noise = ln(s) / 4.
+
+    Written out in alpha and sigma nothing divides by either. Karras et al. 2022, eq. 7 and table 1.
+
+    Args:
+      sigma_data: standard deviation of the data, > 0.
+      clock: the network's time; `log_sigma()` if None, as published.
+
+    Raises:
+      ValueError: if sigma_data is not positive.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"edm preconditioning: sigma_data = {sigma_data} must be positive (0.5 in the paper)")
+
+    def variance(alpha, sigma):
+        return alpha**2 * sigma_data**2 + sigma**2
+
+    def input_scale(schedule, t):
+        return 1 / jnp.sqrt(variance(schedule.alpha(t), schedule.sigma(t)))
+
+    def to_prediction(schedule, t, x_t, output):
+        alpha, sigma = _coefficients(schedule, t, x_t)
+        var = variance(alpha, sigma)
+        scaled = sigma_data * output / jnp.sqrt(var)
+        return Prediction(alpha * sigma_data**2 / var * x_t + sigma * scaled, sigma / var * x_t - alpha * scaled)
+
+    def target(schedule, t, x0, eps):
+        alpha, sigma = _coefficients(schedule, t, x0)
+        return (sigma * x0 - alpha * sigma_data**2 * eps) / (sigma_data * jnp.sqrt(variance(alpha, sigma)))
+
+    return Parameterization("edm", input_scale, clock or log_sigma(), to_prediction, target, _always, "nothing")
+
+
+def learned_variance(parameterization: Parameterization) -> Parameterization:
+    """A network with twice the channels: the first half as in `parameterization`, the second the variance.
+
+    The second half o in [-1, 1] gives the fraction (o + 1) / 2 of `Prediction.variance`. `target` stays that of the
+    first half. Nichol and Dhariwal 2021, eq. 15, in the scaling of the authors' code; DiT's "learned sigma".
+
+    Args:
+      parameterization: the meaning of the first C of 2 C channels.
+    """
+
+    def to_prediction(schedule, t, x_t, output):
+        if output.shape[-1] != 2 * x_t.shape[-1]:
+            raise ValueError(f"learned variance needs 2 C = {2 * x_t.shape[-1]} output channels for inputs of shape "
+                             f"{x_t.shape}; the network returned shape {output.shape}")
+        mean, fraction = jnp.split(output, 2, axis=-1)
+        prediction = parameterization.to_prediction(schedule, t, x_t, mean)
+        return prediction._replace(variance=(fraction + 1) / 2)
+
+    return parameterization._replace(to_prediction=to_prediction)
+
+
+def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:
+    """d alpha / dt and d sigma / dt, shaped to multiply x example by example."""
+    t = jnp.asarray(t)
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    one = jnp.ones_like(t)
+    return tuple(left_broadcast(jax.jvp(f, (t,), (one,))[1], x) for f in (schedule.alpha, schedule.sigma))
+
+
+def _coefficients(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:
+    return left_broadcast(schedule.alpha(t), x), left_broadcast(schedule.sigma(t), x)
+
+
+def _unscaled(schedule: NoiseSchedule, t: ArrayLike) -> Array:
+    return jnp.ones_like(schedule.alpha(t))
+
+
+def _always(schedule: NoiseSchedule, t: ArrayLike) -> Array:
+    return jnp.ones(jnp.shape(t), bool)

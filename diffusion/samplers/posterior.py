@@ -1,0 +1,40 @@
+"""The Gaussian transitions between two times s < t of a process, in terms of its log-SNR.
+
+q(x_t | x_s) and q(x_s | x_t, x_0) as in Kingma et al. 2021, "Variational Diffusion Models", section 3.1 and appendix A;
+exact at both ends (alpha_t = 0, s = 0), because 1 - SNR_t / SNR_s is computed from the difference of log-SNRs.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.schedules import NoiseSchedule, left_broadcast
+
+
+def transition_variance(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike) -> Array:
+    """Variance of q(x_t | x_s): sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 = sigma_t^2 (1 - SNR_t / SNR_s)."""
+    return schedule.sigma(t) ** 2 * _lost(schedule, t, s)
+
+
+def posterior_variance(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike) -> Array:
+    """Variance of q(x_s | x_t, x_0): sigma_s^2 (1 - SNR_t / SNR_s)."""
+    return schedule.sigma(s) ** 2 * _lost(schedule, t, s)
+
+
+def posterior_mean(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, x_0: Array) -> Array:
+    """Mean of q(x_s | x_t, x_0): (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x_t + alpha_s (1 - SNR_t / SNR_s) x_0."""
+    alpha_s = schedule.alpha(s)
+    of_x_t = schedule.alpha(t) / alpha_s * (schedule.sigma(s) / schedule.sigma(t)) ** 2
+    of_x_0 = alpha_s * _lost(schedule, t, s)
+    return left_broadcast(of_x_t, x_t) * x_t + left_broadcast(of_x_0, x_t) * x_0
+
+
+def forward(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, noise: Array) -> Array:
+    """A sample of q(x_s | x_t) for s > t: alpha_s / alpha_t x_t + sqrt(variance) noise."""
+    std = jnp.sqrt(transition_variance(schedule, s, t))
+    return left_broadcast(schedule.alpha(s) / schedule.alpha(t), x_t) * x_t + left_broadcast(std, x_t) * noise
+
+
+def _lost(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike) -> Array:
+    """1 - SNR_t / SNR_s, the share of the signal that is lost from s to t."""
+    return -jnp.expm1(schedule.log_snr(t) - schedule.log_snr(s))

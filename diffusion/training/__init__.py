@@ -1,0 +1,1 @@
+"""Training: one state, one pure step, and what keeps a run alive: shardings, checkpoints, compilation cache."""

@@ -1,0 +1,331 @@
+"""Checkpoints: WORKDIR/checkpoints/<step>, atomic, asynchronous, verified.
+
+A checkpoint has four Orbax items, so that sampling needs no optimizer: ``params``, ``ema``, ``training`` (the rest
+of the state) and ``about`` (JSON: the step, the data position, shape, type and checksum of every leaf).
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from diffusion.training.checksums import checksums
+from diffusion.training.sharding import leaf_name
+from diffusion.training.state import HEALTHY, TrainState
+
+FORMAT = 1  # raised when a change makes older readers wrong
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message says which, why, and what to do."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """The files of a checkpoint are incomplete or altered."""
+
+
+class MismatchedCheckpoint(CheckpointError):
+    """A checkpoint is sound but belongs to another architecture, optimizer or version."""
+
+
+def loud(message: str) -> None:
+    """Prints a warning that is not overlooked, on standard error."""
+    print(f"\n{'!' * 100}\nWARNING: {message}\n{'!' * 100}\n", file=sys.stderr, flush=True)
+
+
+def folder(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Returns WORKDIR/checkpoints."""
+    return pathlib.Path(workdir).absolute() / "checkpoints"
+
+
+def steps(workdir: str | pathlib.Path) -> list[int]:
+    """Returns the steps that have a checkpoint, ascending; only finished ones have a bare number for a name."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(int(path.name) for path in folder(workdir).iterdir() if path.name.isdigit())
+    return []
+
+
+def latest(workdir: str | pathlib.Path) -> int | None:
+    """Returns the largest step that has a checkpoint, or None."""
+    return max(steps(workdir), default=None)
+
+
+def _items(state: Any) -> dict[str, Any]:
+    """The state as the Orbax items of a checkpoint."""
+    rest = {"step": state.step, "opt_state": state.opt_state, "density": state.density, "failed_at": state.failed_at}
+    return {"params": state.params, "ema": state.ema, "training": rest}
+
+
+def _state(items: dict[str, Any]) -> TrainState:
+    return TrainState(params=items["params"], ema=items["ema"], **items["training"])
+
+
+def _leaves(tree: Any) -> dict[str, dict]:
+    """Shape and type of every leaf, by path."""
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return {leaf_name(path): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in named}
+
+
+def _digest(about: dict) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+class Checkpoints:
+    """The writing side of a run's checkpoints. Every process of a run opens one; process 0 keeps the folder."""
+
+    def __init__(self, workdir: str | pathlib.Path, keep: int = 3, keep_every: int = 0):
+        """Opens WORKDIR/checkpoints, and removes what an interrupted save left there.
+
+        Args:
+          workdir: the run folder.
+          keep: number of latest checkpoints to keep, >= 1.
+          keep_every: keep, besides, those whose step is a multiple of this; 0 for none.
+
+        Raises:
+          ValueError: if ``keep`` < 1.
+          CheckpointError: if the folder cannot be written.
+        """
+        if keep < 1:
+            raise ValueError(f"checkpoint.keep = {keep}: must be >= 1, or a run could not resume.")
+        self.workdir, self.keep, self.keep_every = pathlib.Path(workdir).absolute(), keep, keep_every
+        path = folder(workdir)
+        if jax.process_index() == 0:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                for unfinished in path.glob("*orbax-checkpoint-tmp*"):
+                    shutil.rmtree(unfinished)
+            except OSError as error:
+                raise CheckpointError(f"Cannot write checkpoints in {path}: {error}.") from error
+        _barrier("checkpoints opened")
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._writing = None  # the step that is being written
+
+    def save(self, state: TrainState, about: dict | None = None) -> None:
+        """Starts to write a checkpoint of the state's step; returns once the state may be donated.
+
+        Args:
+          state: the state to save; one that is saved already is not written again.
+          about: JSON-able facts to keep with it, for example {"examples": 1280, "config_hash": "..."}.
+
+        Raises:
+          CheckpointError: if the state is flagged as failed, or this or the last save cannot be written (then the
+            older checkpoints stay as they are).
+        """
+        step, failed_at = int(state.step), int(state.failed_at)
+        if failed_at != HEALTHY:
+            raise CheckpointError(f"The state failed in step {failed_at} (a non-finite loss or gradient): not saved.")
+        self.wait()
+        if step in steps(self.workdir):
+            return
+        items = _items(state)
+        sums = checksums(items)
+        described = {name: {**leaf, "checksum": sums[name]} for name, leaf in _leaves(items).items()}
+        about = {"format": FORMAT, "step": step, **(about or {}), "leaves": described}
+        about = {"about": about, "sha256": _digest(about)}
+        saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        self._writing = step
+        with self._explained():
+            args = ocp.args.Composite(**saved, about=ocp.args.JsonSave(about))
+            self._writer.save(folder(self.workdir) / str(step), args=args)
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk, then removes the checkpoints that the policy does not keep.
+
+        Raises:
+          CheckpointError: if that save could not be written.
+        """
+        with self._explained():
+            self._writer.wait_until_finished()
+        if self._writing is None or jax.process_index() > 0:
+            return
+        self._writing = None
+        for step in steps(self.workdir)[: -self.keep]:
+            if not (self.keep_every and step % self.keep_every == 0):
+                shutil.rmtree(folder(self.workdir) / str(step), ignore_errors=True)
+
+    def close(self) -> None:
+        """Waits for the last save and ends the writer."""
+        try:
+            self.wait()
+        finally:
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _explained(self):
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many types here
+            step, self._writing = self._writing, None
+            path = folder(self.workdir) / str(step)
+            for unfinished in path.parent.glob(f"{step}*orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            kept = steps(self.workdir)
+            intact = f"Older checkpoints are intact: {', '.join(map(str, kept))}." if kept else "There is no older one."
+            raise CheckpointError(
+                f"Could not write the checkpoint {path}: {_first_line(error)}. {intact} "
+                "Check that the disk has room and the folder can be written, then run the same command again."
+            ) from error
+
+
+def read_about(workdir: str | pathlib.Path, step: int) -> dict:
+    """Returns what a checkpoint says about itself: step, examples, leaves and the facts given to ``save``.
+
+    Raises:
+      DamagedCheckpoint: if that part is missing or altered.
+      MismatchedCheckpoint: if a newer version of this library wrote it.
+    """
+    path = folder(workdir) / str(step)
+    try:
+        written = json.loads((path / "about" / "metadata").read_text())
+        about, digest = written["about"], written["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} cannot be read: {_first_line(error)}.") from error
+    if _digest(about) != digest or about["step"] != step:
+        raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step is not its own.")
+    if about["format"] > FORMAT:
+        raise MismatchedCheckpoint(f"{path} has format {about['format']}; this version reads up to {FORMAT}: update.")
+    return about
+
+
+def _read(workdir: str | pathlib.Path, step: int, about: dict, target: dict[str, Any]) -> dict[str, Any]:
+    """Reads items into the shapes, types and shardings of ``target`` and verifies every leaf."""
+    path = folder(workdir) / str(step)
+    args = {name: ocp.args.StandardRestore(tree) for name, tree in target.items()}
+    with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
+        try:
+            restored = dict(reader.restore(path, args=ocp.args.Composite(**args)).items())
+        except Exception as error:  # Orbax and TensorStore raise many types here
+            raise DamagedCheckpoint(f"The checkpoint {path} cannot be read: {_first_line(error)}.") from error
+    for name, found in checksums(restored).items():
+        if found != about["leaves"][name]["checksum"]:
+            raise DamagedCheckpoint(f"The checkpoint {path} is damaged: the values of leaf {name!r} were altered.")
+    return restored
+
+
+def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple[TrainState, dict]:
+    """Returns the state saved at a step, verified, and what its checkpoint says about itself.
+
+    Args:
+      workdir: the run folder.
+      step: which checkpoint.
+      target: a TrainState of arrays, or of jax.ShapeDtypeStruct with shardings: what to restore into. The mesh and
+        the shardings may differ from those that saved it.
+
+    Returns:
+      (state, about).
+
+    Raises:
+      MismatchedCheckpoint: if shapes, types or names differ; the message names the first leaf that does.
+      DamagedCheckpoint: if files are missing, cut short or altered; the message names the file or the leaf.
+    """
+    about = read_about(workdir, step)
+    target = _items(target)
+    wanted, found = _leaves(target), about["leaves"]
+    for name in [*wanted, *(name for name in found if name not in wanted)]:
+        saved, ours = _describe(found.get(name)), _describe(wanted.get(name))
+        if saved != ours:
+            raise MismatchedCheckpoint(
+                f"The checkpoint {folder(workdir) / str(step)} does not fit this config: the first leaf that differs "
+                f"is {name!r}: {saved} in the checkpoint, {ours} in the config's state. Use the config that made it, "
+                "another --workdir, or config.init_from to take over the leaves that fit."
+            )
+    return _state(_read(workdir, step, about, target)), about
+
+
+def _describe(leaf: dict | None) -> str:
+    return "absent" if leaf is None else f"{leaf['dtype']} {tuple(leaf['shape'])}"
+
+
+def restore_latest(
+    workdir: str | pathlib.Path, target: TrainState, warn: Callable[[str], None] = loud
+) -> tuple[TrainState, dict] | None:
+    """Returns the latest checkpoint that is sound, or None if there has been none.
+
+    A damaged one is renamed to <step>.damaged and the one before it is taken, with a loud line.
+
+    Args:
+      workdir: the run folder.
+      target: see ``restore``.
+      warn: takes the loud line.
+
+    Raises:
+      MismatchedCheckpoint: if the latest belongs to another architecture (an older one would as well).
+      DamagedCheckpoint: if there are checkpoints and none is sound.
+    """
+    found = steps(workdir)
+    for step in reversed(found):
+        try:
+            return restore(workdir, step, target)
+        except DamagedCheckpoint as error:
+            older = [other for other in found if other < step]
+            if not older:
+                raise DamagedCheckpoint(
+                    f"{error} No sound checkpoint is left in {folder(workdir)}: start again in another --workdir."
+                ) from error
+            warn(f"{error} FALLING BACK to step {max(older)}; the damaged one is kept as {step}.damaged.")
+            _barrier(f"checkpoint {step} is damaged")
+            if jax.process_index() == 0:
+                path = folder(workdir) / str(step)
+                shutil.rmtree(path.with_name(f"{step}.damaged"), ignore_errors=True)
+                path.rename(path.with_name(f"{step}.damaged"))
+            _barrier(f"checkpoint {step} was set aside")
+    return None
+
+
+def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any, int]:
+    step = latest(workdir) if step is None else step
+    if step not in steps(workdir):
+        have = ", ".join(map(str, steps(workdir))) or "none"
+        wanted = "any step" if step is None else f"step {step}"
+        raise CheckpointError(f"There is no checkpoint of {wanted} in {folder(workdir)} (there are: {have}).")
+    about = read_about(workdir, step)
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target: dict = {}
+    for name, leaf in about["leaves"].items():
+        first, *inner, last = name.split("/")
+        if first == item:
+            node = target
+            for key in inner:
+                node = node.setdefault(key, {})
+            node[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=where)
+    return _read(workdir, step, about, {item: target})[item], step
+
+
+def load_ema(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, int]:
+    """Returns the moving average of the parameters alone, for sampling: no optimizer or model is needed.
+
+    Args:
+      workdir: the run folder.
+      step: which checkpoint; the latest by default.
+
+    Returns:
+      (parameters as nested dicts of float32 arrays on the first device, the step).
+
+    Raises:
+      CheckpointError: if there is no such checkpoint, or it is damaged.
+    """
+    return _load("ema", workdir, step)
+
+
+def load_params(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, int]:
+    """Returns the raw parameters alone; as ``load_ema`` otherwise."""
+    return _load("params", workdir, step)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(".: ")

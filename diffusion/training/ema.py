@@ -1,0 +1,72 @@
+"""Exponential moving average of parameters."""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class ExponentialMovingAverage(NamedTuple):
+    """A named pair of pure functions, as an optimizer is in optax.
+
+    Attributes:
+      init: params -> average; a float32 copy of the parameters (never zeros, so no debiasing is needed).
+      update: (average, params, step) -> average, where ``step`` counts the updates made before this one.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, jax.Array], Any]
+
+
+def _wide(leaf):
+    """float32 or wider: in bfloat16 an update of (1 - decay) times a difference is rounded away."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def rate(step: jax.Array, decay: float, warmup: bool) -> jax.Array:
+    """Returns the decay in use at a step: ``min(decay, (1 + step) / (10 + step))`` with warm-up, else ``decay``.
+
+    Args:
+      step: int []; updates made before this one, >= 0.
+      decay: in [0, 1).
+      warmup: whether the average forgets its start: at step k it then looks back over about k / 9 steps at most.
+
+    Returns:
+      float32 [].
+    """
+    step = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else jnp.full([], decay, jnp.float32)
+
+
+def exponential_moving_average(decay: float = 0.9999, warmup: bool = True) -> ExponentialMovingAverage:
+    """Returns the moving average ``a <- d a + (1 - d) params``, with d = ``rate(step, decay, warmup)``.
+
+    Args:
+      decay: in [0, 1). The average looks back over about 1 / (1 - decay) steps.
+      warmup: shorten that at the start of a run (see ``rate``).
+
+    Returns:
+      ExponentialMovingAverage; its state is float32 whatever the type of the parameters. Leaves that are not
+      floating point are copied.
+
+    Raises:
+      ValueError: if ``decay`` is outside [0, 1).
+    """
+    if not 0.0 <= decay < 1.0:
+        raise ValueError(f"ema.decay = {decay}: must be in [0, 1), for example 0.9999 (0 follows the parameters).")
+
+    def init(params):
+        # A copy, never the same buffer: the train step donates both.
+        return jax.tree.map(lambda leaf: jnp.array(_wide(leaf), copy=True), params)
+
+    def update(average, params, step):
+        fresh = 1.0 - rate(step, decay, warmup)
+
+        def leaf(a, p):
+            p = _wide(p)
+            return a + fresh.astype(a.dtype) * (p - a) if jnp.issubdtype(a.dtype, jnp.floating) else p
+
+        return jax.tree.map(leaf, average, params)
+
+    return ExponentialMovingAverage(init, update)

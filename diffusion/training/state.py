@@ -1,0 +1,53 @@
+"""Everything that a training run carries from one step to the next, as one pytree."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+HEALTHY = -1  # failed_at while every loss and gradient has been finite
+
+
+class TrainState(NamedTuple):
+    """The whole state of a run: what is saved, restored, sharded and donated as one.
+
+    Steps are counted from 0: step k turns the state with ``step == k`` into the one with ``step == k + 1``.
+
+    Attributes:
+      step: int32 []; the number of updates made so far, which is the number of the next step.
+      params: pytree of the network's parameters.
+      opt_state: pytree of the optimizer's state.
+      ema: pytree of the shape of ``params``, float32; the exponential moving average of the parameters.
+      density: pytree; the state of the density of training times (empty if it does not adapt).
+      failed_at: int32 []; -1 while healthy, else the first step whose loss or gradient was not finite. A failed
+        state is frozen: the step leaves it as it is.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+    density: Any
+    failed_at: jax.Array
+
+
+def create(params: Any, optimizer: Any, ema: Any, density: Any = None) -> TrainState:
+    """Returns the state of a run before its first step.
+
+    Args:
+      params: pytree of parameters.
+      optimizer: an optax transformation (``init``, ``update``).
+      ema: an ``ema.ExponentialMovingAverage`` (``init``, ``update``).
+      density: a ``timesteps.Density`` whose state is carried, or None where there is none to carry.
+
+    Returns:
+      TrainState with step 0; the moving average starts as a copy of ``params``.
+    """
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=ema.init(params),
+        density=() if density is None else density.init(),
+        failed_at=jnp.full([], HEALTHY, jnp.int32),
+    )

@@ -1,0 +1,191 @@
+"""The train step: one pure function, the same on one device and on a mesh."""
+
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffusion.training.ema import ExponentialMovingAverage
+from diffusion.training.state import HEALTHY, TrainState
+
+BINS = 10  # equal bins of t in [0, 1] for the curve of the loss by t
+
+
+def example_keys(key: jax.Array, step: jax.Array, number: int) -> jax.Array:
+    """Returns one key for each example: ``fold_in(fold_in(key, step), position in the global batch)``.
+
+    So draws depend on the run's seed, the step and the example alone, never on devices, processes or micro-batches.
+
+    Args:
+      key: the run's key.
+      step: int [].
+      number: size B of the global batch.
+
+    Returns:
+      keys [B].
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), jnp.arange(number))
+
+
+def prepare(batch: dict) -> dict:
+    """Returns the batch as objectives take it, from the batch as it comes from the host.
+
+    Args:
+      batch: {"image": uint8 [B, H, W, C], "label": int [B] (optional), "index": int [B]}; or, for data of any other
+        kind, {"x": float [B, ...], "condition": pytree (optional), "index": int [B]}, which is passed on.
+
+    Returns:
+      {"x": float32 [B, ...], images in [-1, 1]; "condition": labels or None; "index": int [B]}.
+    """
+    if "image" not in batch:
+        return {"condition": None, **batch}
+    from diffusion.data.transforms import to_model
+
+    return {"x": to_model(batch["image"]), "condition": batch.get("label"), "index": batch["index"]}
+
+
+def split(tree: Any, number: int, shards: int) -> Any:
+    """Returns ``number`` micro-batches: leaves [B, ...] -> [number, B / number, ...].
+
+    Each takes an equal run of rows from every one of the ``shards`` parts that lie on different devices, so that no
+    row moves between devices.
+    """
+
+    def leaf(x):
+        rows, rest = x.shape[0], x.shape[1:]
+        x = x.reshape(shards, number, rows // (shards * number), *rest)
+        return x.swapaxes(0, 1).reshape(number, rows // number, *rest)
+
+    return jax.tree.map(leaf, tree)
+
+
+def join(tree: Any, shards: int) -> Any:
+    """Returns the rows in the order they had before ``split``: leaves [number, B / number, ...] -> [B, ...]."""
+
+    def leaf(x):
+        number, rows, rest = x.shape[0], x.shape[1], x.shape[2:]
+        x = x.reshape(number, shards, rows // shards, *rest)
+        return x.swapaxes(0, 1).reshape(number * rows, *rest)
+
+    return jax.tree.map(leaf, tree)
+
+
+def loss_by_t(t: jax.Array, losses: jax.Array) -> dict[str, jax.Array]:
+    """Returns the sum and the count of losses in ten equal bins of t in [0, 1].
+
+    Args:
+      t: float [B] or [B, F] (then the first noise level stands for the example).
+      losses: float [B].
+
+    Returns:
+      {"sum": float32 [10], "count": int32 [10]}.
+    """
+    t = t.reshape(t.shape[0], -1)[:, 0]
+    member = jax.nn.one_hot(jnp.clip(jnp.floor(t * BINS), 0, BINS - 1).astype(jnp.int32), BINS)  # [B, 10]
+    # where, not a product: a bin without a bad example stays finite.
+    total = jnp.where(member > 0, losses[:, None], 0.0).sum(0)
+    return {"sum": total.astype(jnp.float32), "count": member.sum(0).astype(jnp.int32)}
+
+
+def make_train_step(
+    objective: Callable,
+    apply: Callable[..., jax.Array],
+    schedule: Any,
+    optimizer: Any,
+    ema: ExponentialMovingAverage,
+    density: Any = None,
+    accumulate: int = 1,
+    shards: int = 1,
+) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
+    """Returns the pure function ``(state, batch, key) -> (state, metrics)`` of one update.
+
+    The loss is the mean of the objective's per-example losses; its gradient goes through the optimizer; the moving
+    average follows the new parameters. If the loss or the gradient's norm is not finite, nothing of the state
+    changes but ``failed_at``, which records the step, and every later call returns the state as it is.
+
+    Put it under ``jax.jit(step, donate_argnums=0)``.
+
+    Args:
+      objective: (networks, schedule, keys [B], batch, step) -> (losses [B], metrics with "t").
+      apply: (params, x_t, clock, condition) -> output; the network.
+      schedule: NoiseSchedule.
+      optimizer: an optax transformation; one with ``learning_rate`` (see ``optimizers``) has it among the metrics.
+      ema: see ``ema.exponential_moving_average``.
+      density: the density of training times that the objective samples; None where its state is not carried.
+      accumulate: number of micro-batches whose gradients are summed before the update; equal to the large batch up
+        to the order of the sum, with its very draws.
+      shards: number of devices that the batch is split over.
+
+    Returns:
+      step: (TrainState, batch of the host (see ``prepare``), key) -> (TrainState, metrics): "loss", "grad_norm"
+      (before clipping), "learning_rate", "loss_by_t" {"sum": [10], "count": [10]}, "failed_at", and the mean of
+      every other per-example metric of the objective.
+
+    Raises:
+      ValueError: while tracing, if the batch does not divide by ``accumulate * shards``.
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate = {accumulate}: must be >= 1.")
+
+    def summed_loss(params, keys, batch, step, examples):
+        networks = {"model": lambda *inputs: apply(params, *inputs)}
+        losses, metrics = objective(networks, schedule, keys, batch, step)
+        # Each micro-batch divides by the number of examples in the whole batch: their sum is the mean.
+        return losses.sum() / examples, (losses, dict(metrics))
+
+    gradient = jax.value_and_grad(summed_loss, has_aux=True)
+
+    def loss_and_gradient(state, batch, key):
+        examples = batch["index"].shape[0]
+        if examples % (accumulate * shards):
+            raise ValueError(
+                f"train.batch_size = {examples} does not divide into accumulate = {accumulate} micro-batches on "
+                f"{shards} devices: make it a multiple of {accumulate * shards}."
+            )
+        keys = example_keys(key, state.step, examples)
+        batch = prepare(batch)
+        shared = {} if density is None else {"density": state.density}  # the same for every example: never split
+        if accumulate == 1:
+            (loss, seen), grads = gradient(state.params, keys, batch | shared, state.step, examples)
+            return loss, grads, seen
+
+        def micro(carry, part):
+            part_keys, part_batch = part
+            (loss, seen), grads = gradient(state.params, part_keys, part_batch | shared, state.step, examples)
+            return jax.tree.map(jnp.add, carry, (loss, grads)), seen
+
+        zero = (jnp.zeros([], jnp.float32), jax.tree.map(jnp.zeros_like, state.params))
+        (loss, grads), seen = jax.lax.scan(micro, zero, split((keys, batch), accumulate, shards))
+        return loss, grads, join(seen, shards)
+
+    def step(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
+        loss, grads, (losses, details) = loss_and_gradient(state, batch, key)
+        t = details.pop("t")
+        grad_norm = optax.global_norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        healthy = state.failed_at == HEALTHY
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updated = TrainState(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            ema=ema.update(state.ema, params, state.step),
+            density=state.density if density is None else density.update(state.density, t, losses),
+            failed_at=state.failed_at,
+        )
+        frozen = state._replace(failed_at=jnp.where(healthy, state.step, state.failed_at))
+        state_after = jax.tree.map(lambda new, old: jnp.where(healthy & finite, new, old), updated, frozen)
+        metrics = {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "loss_by_t": loss_by_t(t, losses),
+            "failed_at": state_after.failed_at,
+            **{name: values.mean() for name, values in details.items()},
+        }
+        if hasattr(optimizer, "learning_rate"):
+            metrics["learning_rate"] = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
+        return state_after, metrics
+
+    return step

@@ -1,0 +1,81 @@
+"""A run that starts from the parameters of another run or of a file."""
+
+import pathlib
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.training import checkpoints
+from diffusion.training.sharding import leaf_name
+
+
+def read(path: str | pathlib.Path) -> dict[str, Any]:
+    """Returns parameters by name ("blocks/mlp/kernel"), from a file or a run folder.
+
+    Args:
+      path: a .safetensors file, a run folder (the moving average of its latest checkpoint), or one checkpoint of it
+        (WORKDIR/checkpoints/<step>).
+
+    Raises:
+      FileNotFoundError: if there is nothing at ``path``.
+      CheckpointError: if a folder has no sound checkpoint.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    if not path.exists():
+        raise FileNotFoundError(f"init_from = {str(path)!r}: there is no such run folder, checkpoint or file.")
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ValueError(f"init_from = {str(path)!r}: a file must be a .safetensors file.")
+        from safetensors.flax import load_file
+
+        return {name.replace(".", "/"): leaf for name, leaf in load_file(path).items()}
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        params, _ = checkpoints.load_ema(path.parent.parent, int(path.name))
+    else:
+        params, _ = checkpoints.load_ema(path)
+    return {leaf_name(key): leaf for key, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tuple[Any, list[str], list[str]]:
+    """Returns the parameters with those leaves taken from ``source`` that have the pattern, the name and the shape.
+
+    Args:
+      params: pytree of arrays (freshly initialised); keeps its types and shardings.
+      source: arrays by name; see ``read``.
+      pattern: regular expression, searched in the leaf's name ("blocks/mlp/kernel"); "^(?!.*final)" leaves out.
+
+    Returns:
+      (params, taken, skipped): the names that were taken, and for each one that was not, on either side, a line
+      that says why.
+
+    Raises:
+      ValueError: if not one leaf could be taken, or ``pattern`` is not a regular expression.
+    """
+    try:
+        fits = re.compile(pattern).search
+    except re.error as error:
+        raise ValueError(f"init_from.pattern = {pattern!r} is not a regular expression: {error}.") from error
+    taken, skipped = [], []
+
+    def leaf(path, ours):
+        name = leaf_name(path)
+        theirs = source.get(name)
+        if not fits(name):
+            skipped.append(f"{name}: the pattern {pattern!r} leaves it out")
+        elif theirs is None:
+            skipped.append(f"{name}: not in the source")
+        elif theirs.shape != ours.shape:
+            skipped.append(f"{name}: {tuple(theirs.shape)} in the source, {tuple(ours.shape)} here")
+        else:
+            taken.append(name)
+            return jax.device_put(jnp.asarray(theirs, ours.dtype), ours.sharding)
+        return ours
+
+    result = jax.tree_util.tree_map_with_path(leaf, params)
+    ours = {leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    skipped += [f"{name}: only in the source" for name in source if name not in ours]
+    if not taken:
+        raise ValueError(f"init_from took not one leaf; the first reasons: {'; '.join(skipped[:3])}.")
+    return result, taken, skipped

@@ -1,0 +1,1 @@
+"""What one runs: train, sample, evaluate. The library under diffusion/ knows nothing of it."""

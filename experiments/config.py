@@ -1,0 +1,252 @@
+"""Configs as data: to JSON and back, a hash, the fields that differ, and the flag that reads them.
+
+A config is an `ml_collections.ConfigDict` of numbers, strings, booleans, None, sequences and mappings, so that it is
+written to and read from JSON without executing anything.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, FieldReference, config_flags
+
+flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module
+
+MISSING = "(absent)"
+
+
+class ConfigError(ValueError):
+    """A mistake in a config: the message names the field, its value and what is valid."""
+
+
+class Difference(NamedTuple):
+    """One dotted field in which two configs differ; `MISSING` stands for a field that one of them lacks."""
+
+    field: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.old!r} -> {self.new!r}"
+
+
+def unknown(path: str, name: Any, valid: Iterable[str], kind: str = "name") -> ConfigError:
+    """The error for a name that is none of the valid ones, with the nearest of them first.
+
+    Args:
+      path: where it stands, e.g. `config.train`.
+      name: the name that is not known.
+      valid: the names that are.
+      kind: what the name names, e.g. "field" or "sampler".
+
+    Returns:
+      A `ConfigError` to raise.
+    """
+    valid = sorted(valid)
+    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return ConfigError(f"{path}: unknown {kind} {name!r}.{hint} Valid: {', '.join(valid) or '(none)'}.")
+
+
+def plain(value: Any, path: str = "config") -> Any:
+    """A config as plain dicts, tuples and scalars, so that two configs of the same content compare equal.
+
+    Args:
+      value: a ConfigDict, mapping, sequence or scalar (numpy scalars and arrays become numbers and tuples).
+      path: where it stands, for the error.
+
+    Returns:
+      Nested dicts with sorted keys, tuples, and str, bool, int, float or None.
+
+    Raises:
+      ConfigError: where a value has no exact form in JSON (a function, an infinity ...).
+    """
+    if isinstance(value, FieldReference):
+        value = value.get()
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"{path}: the key {key!r} is a {type(key).__name__}. Valid: strings.")
+        return {key: plain(value[key], f"{path}.{key}") for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return tuple(plain(item, f"{path}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, float) and not np.isfinite(value):
+        raise ConfigError(f"{path} = {value!r} is not a finite number. Valid: finite numbers.")
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}. Valid: numbers, strings, booleans, None, "
+                      "sequences and mappings of them; name a function instead of passing it.")
+
+
+def to_json(config: ConfigDict | Mapping) -> str:
+    """A config as JSON text with sorted keys.
+
+    Args:
+      config: a ConfigDict or mapping.
+
+    Returns:
+      Text that `from_json` turns back into an equal config.
+
+    Raises:
+      ConfigError: where a value has no exact form in JSON.
+    """
+    return json.dumps(plain(config), indent=2, allow_nan=False)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `to_json` wrote; nothing is executed, and sequences come back as tuples.
+
+    Args:
+      text: JSON text of one object.
+
+    Returns:
+      A ConfigDict.
+
+    Raises:
+      ConfigError: where the text is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"config.json is not JSON ({error}). It is written by experiments.train; restore it from "
+                          "there or start the run again.") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")
+    return ConfigDict(plain(value))
+
+
+def digest(config: ConfigDict | Mapping) -> str:
+    """A hash of a config's content that is the same on every machine and for every order of keys.
+
+    Args:
+      config: a ConfigDict or mapping.
+
+    Returns:
+      12 hexadecimal digits; equal for two configs exactly where `differences` finds none.
+    """
+    return hashlib.sha256(_canonical(plain(config)).encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any) -> str:
+    """One text for each value: 1.0 is written as 1 (a flag may have made one of the other), True stays apart."""
+    def spell(value):
+        if isinstance(value, dict):
+            return {key: spell(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return [spell(item) for item in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+    return json.dumps(spell(value))
+
+
+def differences(old: ConfigDict | Mapping, new: ConfigDict | Mapping) -> list[Difference]:
+    """The dotted fields in which two configs differ, sorted.
+
+    Args:
+      old: a ConfigDict or mapping.
+      new: another.
+
+    Returns:
+      A list of `Difference(field, old, new)`, e.g. `("train.steps", 2000, 4000)`; sequences are compared whole.
+    """
+    old, new = _flat(plain(old)), _flat(plain(new))
+    text = lambda values, field: _canonical(values[field]) if field in values else None
+    return [Difference(field, old.get(field, MISSING), new.get(field, MISSING))
+            for field in sorted(old.keys() | new.keys()) if text(old, field) != text(new, field)]
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict of dotted names; an empty dict stays, so that its absence shows."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def load(file: str) -> ConfigDict:
+    """The config of a Python file with `get_config(arg)`.
+
+    Args:
+      file: path, with an optional preset after a colon: `configs/cifar10_dit.py:tiny`.
+
+    Returns:
+      The ConfigDict that the file returns.
+
+    Raises:
+      ConfigError: where there is no such file or it defines no `get_config`.
+    """
+    path, _, preset = file.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"there is no config file {path!r}. Recipes lie in configs/, e.g. configs/digits.py.")
+    spec = importlib.util.spec_from_file_location("loaded_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{path!r} defines no get_config(arg=\"\"), which has to return the config.")
+    return module.get_config(preset)
+
+
+def flag(default: str | None = None) -> flags.FlagHolder:
+    """Defines `--config=FILE[:PRESET]` with `--config.a.b=value` for any value of it.
+
+    Unknown fields are accepted here and refused by `resolve.validate`, which knows what each name takes: that lets
+    `--config.schedule.name=cosine --config.schedule.s=0.01` add an argument, and words the error for all of them.
+
+    Args:
+      default: the file to read where the flag is absent.
+
+    Returns:
+      The flag's holder; `.value` is the ConfigDict after parsing.
+    """
+    return config_flags.DEFINE_config_file(
+        "config", default, "config file and preset, e.g. configs/digits.py or configs/cifar10_dit.py:tiny; "
+        "change a value by --config.train.steps=100", lock_config=False, accept_new_attributes=True)
+
+
+def run(main: Callable) -> None:
+    """`absl.app.run`, where a mistake in the config ends the command with one sentence and exit status 2.
+
+    Args:
+      main: function of the remaining arguments.
+    """
+    app.run(_in_one_sentence(main), flags_parser=_in_one_sentence(_parse))
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; ml_collections' own errors become ours."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:  # wraps what get_config raised, with its traceback: show our own sentence alone
+        cause = error
+        while cause is not None and not isinstance(cause, ConfigError):
+            cause = cause.__cause__ or cause.__context__
+        last = str(cause or error).strip().splitlines()
+        raise ConfigError(last[-1].removeprefix("ConfigError: ") if last else str(error)) from error
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(f"a --config.FIELD does not exist: {error}. To add a nested entry, set it whole, e.g. "
+                          """--config.objective.coupling='{"name": "optimal_transport"}'.""") from error
+    except OSError as error:
+        raise ConfigError(f"the config file cannot be read: {error}") from error
+
+
+def _in_one_sentence(function: Callable) -> Callable:
+    def wrapped(argv):
+        try:
+            return function(argv)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+    return wrapped

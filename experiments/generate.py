@@ -1,0 +1,96 @@
+"""Samples from a trained network, as a config describes them: the same function in training's loop and in `sample`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion import guidance, parameterizations, samplers
+from diffusion.data.transforms import to_uint8
+from experiments import resolve
+
+SEEDS = 1_000_000  # samples that one config.sample.seed stands for
+
+
+class Generator(NamedTuple):
+    """Compiled functions of (params, labels, seeds).
+
+    Attributes:
+      images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, H, W, C]`, for any N, in batches of the
+        config's size. Image i depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
+      trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
+        [-1, 1] of the network's world.
+      nfe: network evaluations for each sample; one that guidance evaluates twice counts once.
+    """
+
+    images: Callable[..., np.ndarray]
+    trajectory: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    nfe: int
+
+
+def balanced_labels(number: int, num_classes: int) -> np.ndarray:
+    """int32 `[number]` labels 0, 1, .., num_classes - 1, 0, 1, ..: every class as often as any other, up to one."""
+    return (np.arange(number) % max(num_classes, 1)).astype(np.int32)
+
+
+def seeds(config: Mapping, number: int) -> np.ndarray:
+    """uint32 `[number]` seeds, one a sample; those of different config.sample.seed have none in common."""
+    return (config["sample"]["seed"] * SEEDS + np.arange(number)).astype(np.uint32)
+
+
+def generator(config: Mapping, shape: tuple[int, ...]) -> Generator:
+    """Resolves sampler, plan and guidance once, and compiles them at the first call.
+
+    Args:
+      config: the run's config.
+      shape: (H, W, C) of one image.
+
+    Returns:
+      A `Generator`.
+
+    Raises:
+      ConfigError: if the parts do not fit.
+    """
+    schedule, parameterization = resolve.schedule(config), resolve.parameterization(config)
+    sampler, plan, settings = resolve.sampler(config), resolve.plan(config), resolve.guidance(config)
+    model = resolve.model(config, shape)
+    batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
+
+    def denoiser(params: Any, labels: Array) -> parameterizations.Denoiser:
+        network = lambda x, clock, condition: model.apply(params, x, clock, condition)
+        if config["model"].get("num_classes", 0) == 0:
+            return parameterizations.denoiser(network, schedule, parameterization)
+        if settings.scale == 1:
+            return parameterizations.denoiser(network, schedule, parameterization, labels)
+        conditions = (labels, resolve.null_condition(config, labels.shape[0]))
+        branches = guidance.together(network, schedule, parameterization, conditions)
+        return guidance.classifier_free(branches, settings.scale, settings.interval)
+
+    def walk(params, labels, seeds, trajectory):
+        keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
+        x = samplers.prior(schedule, keys[0], shape)
+        return samplers.sample(
+            sampler, denoiser(params, labels), schedule, x, plan, keys[1], trajectory=trajectory
+        )
+
+    finish = jax.jit(lambda params, labels, seeds: to_uint8(walk(params, labels, seeds, False)))
+    watch = jax.jit(lambda params, labels, seeds: walk(params, labels, seeds, True)[1])
+
+    def images(params, labels, seeds, progress=lambda done: None):
+        made = []
+        for first in range(0, len(labels), batch_size):
+            rows = slice(first, first + batch_size)
+            count = len(labels[rows])
+            fill = lambda a: np.resize(a[rows], batch_size)  # a short last batch is filled up, and cut below
+            made.append(np.asarray(finish(params, fill(labels), fill(seeds)))[:count])
+            progress(first + count)
+        return np.concatenate(made)
+
+    def trajectory(params, labels, seeds):
+        way = watch(params, jnp.asarray(labels), jnp.asarray(seeds))
+        return np.asarray(way.x), np.asarray(way.x0)
+
+    return Generator(images, trajectory, sampler.nfe(len(plan.t)))

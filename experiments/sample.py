@@ -1,0 +1,103 @@
+"""Samples from a trained run, with the pictures that show them.
+
+    python -m experiments.sample --workdir=runs/digits
+    python -m experiments.sample --workdir=runs/digits --config.sample.steps=8 --config.sample.guidance.scale=2.0
+    python -m experiments.sample --workdir=runs/digits --labels=3,8 --out=runs/digits/threes_and_eights
+
+Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
+labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out.
+"""
+
+import json
+import os
+import pathlib
+import time
+
+import jax
+import numpy as np
+from absl import flags
+
+from diffusion.training import checkpoints
+from experiments import config as configs
+from experiments import figures, generate, progress, resolve, workdir
+
+CONFIG = configs.saved_flag()
+WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
+OUT = flags.DEFINE_string("out", None, "where to write; the run folder by default")
+STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
+WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"], "which weights: the moving average, or the raw ones")
+LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
+SHOWN = 10  # samples of each class in samples.png
+
+
+def main(argv: list[str]) -> None:
+    """Loads the weights, samples, and writes; each file appears whole or not at all."""
+    config = CONFIG.value
+    resolve.validate(config)
+    out = pathlib.Path(OUT.value or WORKDIR.value)
+    out.mkdir(parents=True, exist_ok=True)
+    shape = workdir.example_shape(config)
+    load = checkpoints.load_ema if WEIGHTS.value == "ema" else checkpoints.load_params
+    params, step = load(WORKDIR.value, STEP.value)
+
+    number = config.sample.number
+    labels = requested_labels(LABELS.value, number, config.model.get("num_classes", 0))
+    seeds = generate.seeds(config, number)
+    make = generate.generator(config, shape)
+    began = time.perf_counter()
+    with progress.bar("sampling", number, "images") as advance:
+        images = make.images(params, labels, seeds, progress=advance)
+    seconds = time.perf_counter() - began
+
+    save_arrays(out / "samples.npz", images=images, labels=labels, seeds=seeds)
+    record = {
+        "checkpoint": {"step": step, "weights": WEIGHTS.value},
+        "sample": configs.plain(config.sample),
+        "nfe": make.nfe,
+        "config": configs.digest(config),
+        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        "device": jax.devices()[0].device_kind,
+        "command": workdir.command("experiments.sample"),
+    }
+    workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
+
+    figures.sample_grid(*one_row_a_class(images, labels), out / "samples.png")
+    first = np.unique(labels, return_index=True)[1][:SHOWN]
+    x, x0 = make.trajectory(params, labels[first], seeds[first])
+    plan = resolve.plan(config)
+    figures.trajectory(x, x0, np.append(plan.t, plan.s[-1]), labels[first], out / "trajectory.png")
+    print(f"{number} images in {seconds:.1f} s ({number / seconds:.1f} a second, {make.nfe} network evaluations each) "
+          f"from step {step}: {out / 'samples.npz'}, {out / 'samples.png'}, {out / 'trajectory.png'}")
+
+
+def requested_labels(requested: list[str] | None, number: int, num_classes: int) -> np.ndarray:
+    """int32 `[number]` labels: the requested classes in turn, or all of them.
+
+    Raises:
+      ConfigError: if one is not a class of the model.
+    """
+    if requested is None:
+        return generate.balanced_labels(number, num_classes)
+    for label in requested:
+        if not label.isdigit() or int(label) >= num_classes:
+            valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"
+            raise configs.ConfigError(f"--labels: {label!r} is not a class of this model. Valid: {valid}.")
+    return np.resize(np.array(requested, np.int32), number)
+
+
+def one_row_a_class(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first few samples of each class, class by class."""
+    chosen = np.concatenate([np.flatnonzero(labels == label)[:SHOWN] for label in np.unique(labels)])
+    return images[chosen], labels[chosen]
+
+
+def save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes an .npz beside its place and moves it there."""
+    unfinished = path.with_name(path.name + ".tmp")
+    with open(unfinished, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(unfinished, path)
+
+
+if __name__ == "__main__":
+    configs.run(main)

@@ -1,0 +1,233 @@
+"""The local launcher: what each process is told, what is shown, and that none outlives a failure."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from launch import local
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def command(tmp_path, script: str, *options: str) -> list[str]:
+    file = tmp_path / "script.py"
+    file.write_text(textwrap.dedent(script))
+    return [sys.executable, "-m", "launch.local", *options, "--", "python", str(file)]
+
+
+def launch(tmp_path, script: str, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(tmp_path, script, *options), cwd=ROOT, env=os.environ | environment,
+                          capture_output=True, text=True, timeout=60)
+
+
+def start(tmp_path, script: str, *options: str) -> subprocess.Popen:
+    return subprocess.Popen(command(tmp_path, script, *options), cwd=ROOT, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def exists(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not yet reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return not state.startswith("Z") and state != ""
+
+
+def test_each_process_is_told_its_place(tmp_path):
+    done = launch(tmp_path, """
+        import json, os
+        print(json.dumps({k: os.environ.get(k) for k in
+              ("DIFFUSION_COORDINATOR", "DIFFUSION_PROCESS_COUNT", "DIFFUSION_PROCESS_INDEX", "XLA_FLAGS")}))
+        """, "--processes=3", "--devices-per-process=4",
+        XLA_FLAGS="--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=8")
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(re.sub(r"^\[\d\] ", "", line)) for line in sorted(done.stdout.splitlines())]
+    assert [line[:3] for line in sorted(done.stdout.splitlines())] == ["[0]", "[1]", "[2]"]
+    assert [t["DIFFUSION_PROCESS_INDEX"] for t in told] == ["0", "1", "2"]
+    assert {t["DIFFUSION_PROCESS_COUNT"] for t in told} == {"3"}
+    assert len({t["DIFFUSION_COORDINATOR"] for t in told}) == 1
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", told[0]["DIFFUSION_COORDINATOR"])
+    assert {t["XLA_FLAGS"] for t in told} == {
+        "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=4"}
+
+
+def test_output_keeps_its_stream_and_its_lines(tmp_path):
+    done = launch(tmp_path, """
+        import os, sys
+        i = os.environ["DIFFUSION_PROCESS_INDEX"]
+        for n in range(200):
+            print(f"line {n} of {i}")
+        print(f"warning of {i}", file=sys.stderr)
+        """)
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == sorted(f"[{i}] line {n} of {i}" for i in "01" for n in range(200))
+    assert sorted(done.stderr.splitlines()) == ["[0] warning of 0", "[1] warning of 1"]
+
+
+def test_a_failure_ends_the_others_and_is_shown(tmp_path):
+    began = time.monotonic()
+    done = launch(tmp_path, """
+        import os, time
+        if os.environ["DIFFUSION_PROCESS_INDEX"] == "1":
+            raise SystemExit("the real reason") if not os.environ.get("STATUS") else SystemExit(7)
+        print("pid", os.getpid(), flush=True)
+        time.sleep(60)
+        """, STATUS="7")
+    assert done.returncode == 7
+    assert time.monotonic() - began < 20
+    assert "process 1 failed with exit status 7" in done.stderr
+    for line in done.stdout.splitlines():
+        assert not exists(int(line.split()[-1]))
+
+
+def test_the_error_of_the_first_to_fail_comes_last(tmp_path):
+    done = launch(tmp_path, """
+        import os, signal, sys, time
+        if os.environ["DIFFUSION_PROCESS_INDEX"] == "0":
+            time.sleep(0.5)
+            raise ValueError("the real reason")
+        def end(*_):
+            print("\\n".join(["a consequence"] * 100), file=sys.stderr)
+            sys.exit(3)
+        signal.signal(signal.SIGTERM, end)
+        time.sleep(60)
+        """)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "[0] ValueError: the real reason"
+    assert done.stderr.count("[1] a consequence") == 100
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path):
+    began = time.monotonic()
+    done = launch(tmp_path, """
+        import os, signal, sys, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.environ["DIFFUSION_PROCESS_INDEX"] == "0":
+            time.sleep(0.5)
+            sys.exit(5)
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+        """, "--grace=0.5")
+    assert done.returncode == 5
+    assert time.monotonic() - began < 20
+    assert "killed: process 1" in done.stderr
+    assert not exists(int(done.stdout.split()[-1]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_passed_on_and_processes_may_finish(tmp_path, number):
+    running = start(tmp_path, """
+        import signal, sys, time
+        def save(got, frame):
+            time.sleep(0.3)  # longer than the launcher's own reaction
+            print("saved on", got, flush=True)
+            sys.exit(0)
+        for n in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(n, save)
+        print("ready", flush=True)
+        time.sleep(60)
+        """)
+    assert sorted([running.stdout.readline(), running.stdout.readline()]) == ["[0] ready\n", "[1] ready\n"]
+    running.send_signal(number)
+    output, _ = running.communicate(timeout=20)
+    assert sorted(output.splitlines()) == [f"[0] saved on {number:d}", f"[1] saved on {number:d}"]
+    assert running.returncode == 0
+
+
+def test_a_second_signal_kills(tmp_path):
+    running = start(tmp_path, """
+        import signal, time
+        signal.signal(signal.SIGINT, lambda *_: print("no", flush=True))
+        print("ready", flush=True)
+        while True:
+            time.sleep(1)
+        """)
+    assert {running.stdout.readline(), running.stdout.readline()} == {"[0] ready\n", "[1] ready\n"}
+    running.send_signal(signal.SIGINT)
+    assert {running.stdout.readline(), running.stdout.readline()} == {"[0] no\n", "[1] no\n"}
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=20) == 128 + signal.SIGKILL
+    running.communicate()
+
+
+def test_a_missing_program_is_named(tmp_path, capfd):
+    assert local.main(["--", "no-such-program-of-ours", "x"]) == 127
+    assert "no-such-program-of-ours" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("argv, words", [
+    ([], "there is no command"), (["--processes=2", "--"], "there is no command"),
+    (["--processes=0", "--", "true"], "--processes=0"), (["--devices-per-process=0", "--", "true"], "at least 1"),
+    (["--grace=-1", "--", "true"], "--grace"), (["--process=2", "--wrong", "--", "true"], "--wrong"),
+    (["python", "-m", "experiments.train"], "python"),
+])
+def test_bad_arguments(argv, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        local.parse(argv)
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_commands_own_options_stay_its_own():
+    options, command = local.parse(["--processes=3", "--", "python", "x.py", "--processes=9", "--", "--dry-run"])
+    assert options.processes == 3 and not options.dry_run
+    assert command == ["python", "x.py", "--processes=9", "--", "--dry-run"]
+
+
+def test_dry_run_prints_what_would_run(capsys):
+    assert local.main(["--dry-run", "--processes=2", "--", "prog", "a b"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(line.endswith("prog 'a b'") for line in lines)
+    assert "DIFFUSION_PROCESS_INDEX=1" in lines[1]
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as end:
+        local.parse(["--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.rstrip().endswith("--workdir=runs/two")
+
+
+JOIN = """
+import os
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+index = int(os.environ["DIFFUSION_PROCESS_INDEX"])
+jax.distributed.initialize(os.environ["DIFFUSION_COORDINATOR"], int(os.environ["DIFFUSION_PROCESS_COUNT"]), index)
+"""
+
+
+def test_two_real_processes_of_jax_distributed(tmp_path):
+    done = launch(tmp_path, JOIN + """
+gathered = multihost_utils.process_allgather(jnp.asarray([10.0 + index]))
+print("got", jax.process_count(), jax.local_device_count(), jax.device_count(), gathered.ravel().tolist())
+""", "--processes=2", "--devices-per-process=2", JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    assert sorted(line for line in done.stdout.splitlines() if "got" in line) == [
+        "[0] got 2 2 4 [10.0, 11.0]", "[1] got 2 2 4 [10.0, 11.0]"]
+
+
+def test_a_job_whose_member_fails_does_not_hang(tmp_path):
+    began = time.monotonic()
+    done = launch(tmp_path, JOIN + """
+multihost_utils.process_allgather(jnp.asarray([1.0]))
+if index == 1:
+    print("the real reason", file=__import__("sys").stderr)
+    os._exit(9)
+multihost_utils.process_allgather(jnp.asarray([2.0]))
+""", "--processes=2", "--grace=1", JAX_PLATFORMS="cpu")
+    assert done.returncode == 9
+    assert "the real reason" in done.stderr.splitlines()[-1] or "process 1, the first to fail" in done.stderr
+    assert time.monotonic() - began < 30

@@ -1,0 +1,174 @@
+"""Exact solutions of the diffusion process for Gaussian and Gaussian-mixture data, written from the definitions.
+
+Everything follows from one line: x_t = alpha x_0 + sigma eps with eps ~ N(0, I) independent of x_0. The oracle knows
+nothing of the library: it takes the numbers alpha and sigma, so that a test fails where the library's conversions,
+steps or losses are wrong. Data is a mixture sum_k w_k N(mu_k, S_k) in D dimensions; a Gaussian is a mixture of one.
+All is jax.numpy so that a sampler can be jitted around it; under x64 it is float64 throughout.
+
+Notation: C_k = alpha^2 S_k + sigma^2 I is the covariance of component k at time t, m_k = alpha mu_k its mean.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.integrate
+from jax import Array
+from jax.scipy.special import logsumexp
+
+
+class Mixture(NamedTuple):
+    """sum_k weights[k] N(means[k], axes[k] diag(variances[k]) axes[k]^T), by the eigenvectors of each covariance.
+
+    Attributes:
+      weights: `[K]`, summing to one.
+      means: `[K, D]`.
+      axes: `[K, D, D]` orthonormal eigenvectors, in columns.
+      variances: `[K, D]` eigenvalues, >= 0.
+    """
+
+    weights: np.ndarray | Array
+    means: np.ndarray | Array
+    axes: np.ndarray | Array
+    variances: np.ndarray | Array
+
+
+def mixture(weights, means, covariances) -> Mixture:
+    """A mixture from full covariances `[K, D, D]`."""
+    variances, axes = np.linalg.eigh(np.asarray(covariances, np.float64))
+    return Mixture(np.asarray(weights, np.float64), np.asarray(means, np.float64), axes, np.maximum(variances, 0.0))
+
+
+def gaussian(mean, covariance) -> Mixture:
+    """N(mean, covariance)."""
+    return mixture([1.0], [mean], [covariance])
+
+
+def covariance(data: Mixture, k: int = 0) -> np.ndarray:
+    """S_k, `[D, D]`."""
+    return np.asarray((data.axes[k] * data.variances[k]) @ data.axes[k].T)
+
+
+def _left(coefficient, rank: int):
+    """alpha or sigma of shape `[]` or `[B]`, as `[...]` that broadcasts against an array whose first axis is B."""
+    coefficient = jnp.asarray(coefficient)
+    return coefficient.reshape(coefficient.shape + (1,) * (rank - coefficient.ndim)) if coefficient.ndim else coefficient
+
+
+def _whitened(data: Mixture, alpha, sigma, x):
+    """alpha, sigma and C's eigenvalues as `[B, K, D]`, and axes_k^T (x - alpha mu_k) as `[B, K, D]`."""
+    alpha, sigma = _left(alpha, 3), _left(sigma, 3)
+    difference = x[:, None, :] - alpha * data.means
+    rotated = jnp.einsum("kij,bki->bkj", data.axes, difference)
+    return alpha, sigma, alpha**2 * data.variances + sigma**2, rotated
+
+
+def log_density(data: Mixture, alpha, sigma, x) -> Array:
+    """log p_t(x), `[B]`, of x_t = alpha x_0 + sigma eps at x `[B, D]`."""
+    return logsumexp(_joint(data, alpha, sigma, x), axis=1)
+
+
+def _joint(data: Mixture, alpha, sigma, x) -> Array:
+    _, _, variance, rotated = _whitened(data, alpha, sigma, x)
+    quadratic = (rotated**2 / variance + jnp.log(2 * jnp.pi * variance)).sum(-1)
+    return jnp.log(jnp.asarray(data.weights)) - quadratic / 2
+
+
+def _responsibilities(data: Mixture, alpha, sigma, x) -> Array:
+    joint = _joint(data, alpha, sigma, x)
+    return jnp.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+
+
+def _mean_over_components(data: Mixture, alpha, sigma, x, values) -> Array:
+    """sum_k p(k | x) axes_k values[b, k]."""
+    return jnp.einsum("bk,kij,bkj->bi", _responsibilities(data, alpha, sigma, x), data.axes, values)
+
+
+def score(data: Mixture, alpha, sigma, x) -> Array:
+    """grad log p_t(x) = -sum_k p(k | x) C_k^{-1} (x - alpha mu_k), `[B, D]`."""
+    _, _, variance, rotated = _whitened(data, alpha, sigma, x)
+    return -_mean_over_components(data, alpha, sigma, x, rotated / variance)
+
+
+def mean_eps(data: Mixture, alpha, sigma, x) -> Array:
+    """E[eps | x_t = x]: eps and x_t are jointly Gaussian given k, with Cov(eps, x_t) = sigma I."""
+    _, s, variance, rotated = _whitened(data, alpha, sigma, x)
+    return _mean_over_components(data, alpha, sigma, x, s * rotated / variance)
+
+
+def mean_x0(data: Mixture, alpha, sigma, x) -> Array:
+    """E[x_0 | x_t = x] = sum_k p(k | x) (mu_k + alpha S_k C_k^{-1} (x - alpha mu_k)): no division by alpha."""
+    a, _, variance, rotated = _whitened(data, alpha, sigma, x)
+    centred = _mean_over_components(data, alpha, sigma, x, a * data.variances * rotated / variance)
+    return centred + _responsibilities(data, alpha, sigma, x) @ jnp.asarray(data.means)
+
+
+def posterior_covariance(data: Mixture, alpha: float, sigma: float) -> np.ndarray:
+    """Cov(x_0 | x_t) of one Gaussian, the same at every x_t: S - alpha^2 S C^{-1} S, `[D, D]`."""
+    values = data.variances[0] * sigma**2 / (alpha**2 * data.variances[0] + sigma**2)
+    return np.asarray((data.axes[0] * values) @ data.axes[0].T)
+
+
+def marginal(data: Mixture, alpha: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """The mean `[D]` and covariance `[D, D]` of x_t for one Gaussian."""
+    return alpha * data.means[0], alpha**2 * covariance(data) + sigma**2 * np.eye(data.means.shape[1])
+
+
+def flow(data: Mixture, start: tuple[float, float], end: tuple[float, float], x) -> Array:
+    """The probability-flow solution of one Gaussian from (alpha, sigma) = start to end, x `[B, D]`.
+
+    x_s = alpha_s mu + C_s^{1/2} C_t^{-1/2} (x_t - alpha_t mu): along an eigenvector with variance c(t) the flow is
+    dy/dt = (c'/2c) y, because f y - g^2/2 (-y / c) = (2 f c + g^2) y / 2c and c' = 2 f c + g^2.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = start, end
+    variances = data.variances[0]
+    ratio = jnp.sqrt((alpha_s**2 * variances + sigma_s**2) / (alpha_t**2 * variances + sigma_t**2))
+    rotated = (x - alpha_t * data.means[0]) @ data.axes[0]
+    return alpha_s * data.means[0] + (rotated * ratio) @ data.axes[0].T
+
+
+def flow_by_integration(data: Mixture, start: tuple[float, float], end: tuple[float, float], x) -> np.ndarray:
+    """The probability-flow solution of any mixture, by an order-8 integrator at relative tolerance 1e-12.
+
+    In y = x / alpha and r = sigma / alpha every process is dy/dr = E[eps | y], whatever its schedule; the integral is
+    taken in log r. Neither start nor end may have alpha = 0 or sigma = 0.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = start, end
+    x = np.asarray(x, np.float64)
+
+    def right_hand_side(log_ratio, y):
+        ratio = np.exp(log_ratio)
+        return ratio * np.asarray(mean_eps(data, 1.0, ratio, jnp.asarray(y.reshape(x.shape)))).ravel()
+
+    span = (np.log(sigma_t / alpha_t), np.log(sigma_s / alpha_s))
+    solution = scipy.integrate.solve_ivp(
+        right_hand_side, span, (x / alpha_t).ravel(), method="DOP853", rtol=1e-12, atol=1e-13
+    )
+    if not solution.success:
+        raise RuntimeError(solution.message)
+    return alpha_s * solution.y[:, -1].reshape(x.shape)
+
+
+def ancestral(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float, float]:
+    """q(x_s | x_t, x_0) = N(a x_t + b x_0, c) for s < t, by conditioning the joint Gaussian of (x_s, x_t) given x_0.
+
+    Given x_0: Var(x_s) = sigma_s^2, Var(x_t) = sigma_t^2, Cov(x_s, x_t) = (alpha_t / alpha_s) sigma_s^2.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = start, end
+    cross = alpha_t / alpha_s * sigma_s**2
+    a = cross / sigma_t**2
+    return a, alpha_s - a * alpha_t, sigma_s**2 - cross**2 / sigma_t**2
+
+
+def three_gaussians() -> Mixture:
+    """Three unequal, tilted components in two dimensions: nothing about it is symmetric."""
+    return mixture(
+        [0.5, 0.3, 0.2],
+        [[0.8, -0.3], [-0.7, 0.6], [0.1, 1.1]],
+        [[[0.30, 0.10], [0.10, 0.15]], [[0.12, -0.05], [-0.05, 0.25]], [[0.2, 0.0], [0.0, 0.1]]],
+    )
+
+
+def tilted_gaussian() -> Mixture:
+    """One Gaussian with very different variances along tilted axes, and a mean away from zero."""
+    return gaussian([0.7, -0.4], [[0.9, 0.35], [0.35, 0.25]])

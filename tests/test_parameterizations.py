@@ -1,0 +1,342 @@
+"""Conformance of every parameterization on every schedule: a new one is one line in PARAMETERIZATIONS."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import parameterizations, schedules
+from diffusion.parameterizations import Prediction
+from tests import oracles
+
+PARAMETERIZATIONS = {
+    "epsilon": parameterizations.epsilon,
+    "x0": parameterizations.x0,
+    "v": parameterizations.v,
+    "score": parameterizations.score,
+    "velocity": parameterizations.velocity,
+    "edm": parameterizations.edm,
+}
+SCHEDULES = {
+    "linear_beta": schedules.linear_beta(),
+    "cosine": schedules.cosine(),
+    "rectified_flow": schedules.rectified_flow(),
+    "variance_exploding": schedules.variance_exploding(),
+    "edm": schedules.edm(),
+}
+every_parameterization = pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
+every_schedule = pytest.mark.parametrize("schedule_name", list(SCHEDULES))
+TIMES = np.array([0, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.3, 0.5, 0.777, 0.9, 0.99, 0.999, 1 - 1e-5, 1], np.float32)
+ROUNDING = 2.0**-24
+
+
+def _pair(shape, seed=0):
+    x0, eps = np.random.default_rng(seed).standard_normal((2, *shape)).astype(np.float32)
+    return jnp.asarray(x0), jnp.asarray(eps)
+
+
+def _noised(schedule, t, x0, eps):
+    alpha, sigma = schedules.left_broadcast(schedule.alpha(t), x0), schedules.left_broadcast(schedule.sigma(t), x0)
+    return alpha * x0 + sigma * eps
+
+
+def _times_where_defined(schedule, *chosen):
+    t = jnp.asarray(TIMES)
+    defined = np.ones(t.shape, bool)
+    for parameterization in chosen:
+        defined &= np.asarray(parameterization.defined(schedule, t))
+    return t[defined]
+
+
+# The published targets, written as functions of (alpha, sigma, alpha', sigma', x0, eps) in float64.
+def _edm_target(a, s, a_dot, s_dot, x0, eps, sigma_data=0.5):
+    """Karras et al. 2022, eq. 8: (x0 - c_skip y) / c_out, with y = x_t / alpha of noise level sigma / alpha."""
+    level = s / a
+    c_skip = sigma_data**2 / (level**2 + sigma_data**2)
+    c_out = level * sigma_data / np.sqrt(level**2 + sigma_data**2)
+    return (x0 - c_skip * (x0 + level * eps)) / c_out
+
+
+TARGETS = {
+    "epsilon": lambda a, s, a_dot, s_dot, x0, eps: eps,
+    "x0": lambda a, s, a_dot, s_dot, x0, eps: x0,
+    "v": lambda a, s, a_dot, s_dot, x0, eps: a * eps - s * x0,
+    "score": lambda a, s, a_dot, s_dot, x0, eps: -eps / s,
+    "velocity": lambda a, s, a_dot, s_dot, x0, eps: a_dot * x0 + s_dot * eps,
+    "edm": _edm_target,
+}
+
+
+@every_parameterization
+@every_schedule
+def test_target_is_the_published_one(name, schedule_name, x64):
+    schedule, h = SCHEDULES[schedule_name], 1e-6
+    t = np.array([0.1003, 0.5004, 0.9002])  # away from the kinks of the discrete process
+    x0, eps = (np.asarray(a, np.float64) for a in _pair((3, 2)))
+    alpha, sigma = np.asarray(schedule.alpha(t))[:, None], np.asarray(schedule.sigma(t))[:, None]
+    rates = [np.asarray((f(t + h) - f(t - h)) / (2 * h))[:, None] for f in (schedule.alpha, schedule.sigma)]
+    target = PARAMETERIZATIONS[name]().target(schedule, jnp.asarray(t), jnp.asarray(x0), jnp.asarray(eps))
+    np.testing.assert_allclose(target, TARGETS[name](alpha, sigma, *rates, x0, eps), rtol=1e-6, atol=1e-8)
+
+
+@every_parameterization
+@every_schedule
+def test_target_read_back_is_the_pair(name, schedule_name):
+    """output -> (x0, eps) undoes (x0, eps) -> target, within the stated bound, at every t where it is defined."""
+    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()
+    _assert_cycle(schedule, p, p)
+
+
+@pytest.mark.parametrize("first", list(PARAMETERIZATIONS))
+@pytest.mark.parametrize("second", list(PARAMETERIZATIONS))
+@every_schedule
+def test_conversions_cycle(first, second, schedule_name):
+    """One network's output, converted into another's and read back: the same pair."""
+    _assert_cycle(SCHEDULES[schedule_name], PARAMETERIZATIONS[first](), PARAMETERIZATIONS[second]())
+
+
+def _assert_cycle(schedule, first, second, constant=16):
+    t = _times_where_defined(schedule, first, second)
+    assert t.size >= 10
+    x0, eps = _pair((t.size, 5))
+    x_t = _noised(schedule, t, x0, eps)
+    prediction = first.to_prediction(schedule, t, x_t, first.target(schedule, t, x0, eps))
+    prediction = second.to_prediction(schedule, t, x_t, second.target(schedule, t, *prediction[:2]))
+    assert prediction.x0.dtype == prediction.eps.dtype == jnp.float32
+    alpha, sigma = (np.asarray(f(t), np.float64) for f in (schedule.alpha, schedule.sigma))
+    with np.errstate(divide="ignore"):
+        bound = constant * ROUNDING * np.maximum(1, np.maximum(alpha / sigma, sigma / alpha))
+    for value, expected in zip(prediction, (x0, eps), strict=False):
+        assert (np.abs(np.asarray(value) - np.asarray(expected)).max(1) <= bound).all()
+    rebuilt = np.asarray(_noised(schedule, t, *prediction[:2]))
+    size = np.maximum(np.abs(x_t).max(1), 1)
+    assert (np.abs(rebuilt - np.asarray(x_t)).max(1) <= constant * ROUNDING * size).all()
+
+
+@every_parameterization
+@every_schedule
+def test_any_output_gives_a_consistent_prediction(name, schedule_name):
+    """alpha x0 + sigma eps = x_t holds for whatever the network says, not only for a perfect one."""
+    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()
+    t = _times_where_defined(schedule, p)
+    x_t, output = _pair((t.size, 5), seed=1)
+    prediction = p.to_prediction(schedule, t, x_t, output)
+    rebuilt = np.asarray(_noised(schedule, t, *prediction[:2]))
+    alpha, sigma = (np.asarray(schedules.left_broadcast(f(t), x_t)) for f in (schedule.alpha, schedule.sigma))
+    size = np.maximum(1, np.maximum(np.abs(alpha * prediction.x0), np.abs(sigma * prediction.eps)))
+    assert (np.abs(rebuilt - np.asarray(x_t)) <= 16 * ROUNDING * size).all()
+
+
+@every_parameterization
+@every_schedule
+def test_defined_says_where_values_are_finite(name, schedule_name):
+    """Where `defined` says yes, nothing is infinite; where it says no, something is."""
+    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()
+    t = jnp.asarray(TIMES)
+    x0, eps = _pair((t.size, 2))
+    defined = np.asarray(p.defined(schedule, t))
+    target = p.target(schedule, t, x0, eps)
+    prediction = p.to_prediction(schedule, t, _noised(schedule, t, x0, eps), target)
+    finite = np.isfinite(target).all(1) & np.isfinite(prediction.x0).all(1) & np.isfinite(prediction.eps).all(1)
+    np.testing.assert_array_equal(defined, finite, err_msg=str(TIMES[defined != finite]))
+
+
+@pytest.mark.parametrize("name", ["epsilon", "score"])
+@pytest.mark.parametrize("schedule_name", ["rectified_flow", "cosine"])
+def test_dividing_by_alpha_is_refused_where_alpha_vanishes(name, schedule_name):
+    with pytest.raises(ValueError, match=rf"{name}.*t = 1.*alpha"):
+        parameterizations.denoiser(lambda x, t, c: x, SCHEDULES[schedule_name], PARAMETERIZATIONS[name]())
+
+
+@pytest.mark.parametrize("name", ["x0", "v", "velocity"])
+@every_schedule
+def test_the_others_are_accepted_on_every_schedule(name, schedule_name):
+    parameterizations.denoiser(lambda x, t, c: x, SCHEDULES[schedule_name], PARAMETERIZATIONS[name]())
+
+
+@every_parameterization
+@every_schedule
+def test_a_denoiser_that_was_accepted_is_finite_at_both_ends(name, schedule_name):
+    """With a network that uses its clock: an infinite clock, not only an infinite coefficient, is a fault."""
+    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()
+    network = lambda x, clock, condition: jnp.tanh(x) + jnp.cos(clock)[:, None]
+    try:
+        denoise = parameterizations.denoiser(network, schedule, p)
+    except ValueError:
+        pytest.skip(f"{name} is refused on {schedule_name}, which another test asks for")
+    smallest = max(schedule.t_min, 1e-5)
+    x, _ = _pair((2, 3))
+    prediction = denoise(x, jnp.array([smallest, schedule.t_max], jnp.float32))
+    assert np.isfinite(prediction.x0).all()
+    assert np.isfinite(prediction.eps).all()
+
+
+def test_check_names_the_first_bad_time():
+    schedule = schedules.rectified_flow()
+    parameterizations.check(parameterizations.x0(), schedule, np.array([1.0, 0.5, 0.1]))
+    with pytest.raises(ValueError, match="t = 0 .*sigma"):
+        parameterizations.check(parameterizations.x0(), schedule, np.array([1.0, 0.5, 0.0]))
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.1, 1.0, 80.0])
+@pytest.mark.parametrize("sigma_data", [0.5, 1.3])
+def test_edm_preconditioning_is_table_1(sigma, sigma_data, x64):
+    """c_skip, c_out, c_in, c_noise of Karras et al. 2022, each read off from what the parameterization does."""
+    schedule, p = schedules.edm(), parameterizations.edm(sigma_data=sigma_data)
+    t = jnp.asarray([sigma / 80.0])
+    one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    total = sigma**2 + sigma_data**2
+    np.testing.assert_allclose(p.to_prediction(schedule, t, one, zero).x0, sigma_data**2 / total)
+    np.testing.assert_allclose(p.to_prediction(schedule, t, zero, one).x0, sigma * sigma_data / np.sqrt(total))
+    np.testing.assert_allclose(p.input_scale(schedule, t), 1 / np.sqrt(total))
+    np.testing.assert_allclose(p.clock(schedule, t), np.log(sigma) / 4)
+
+
+def test_edm_preconditioning_sees_only_the_noise_level(x64):
+    """On another schedule: the network's input, its clock and the estimate are those of x_t / alpha at sigma / alpha."""
+    p, reference, schedule = parameterizations.edm(), schedules.edm(), schedules.cosine()
+    t = jnp.asarray([0.2, 0.6])
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    level = sigma / alpha / 80.0  # the time of EDM's schedule at this noise level
+    x, output = (jnp.asarray(a, jnp.float64) for a in _pair((2, 3)))
+    scaled = x / alpha[:, None]
+    ours, theirs = p.to_prediction(schedule, t, x, output), p.to_prediction(reference, level, scaled, output)
+    np.testing.assert_allclose(ours.x0, theirs.x0, rtol=1e-10)
+    np.testing.assert_allclose(ours.eps, theirs.eps, rtol=1e-10)
+    np.testing.assert_allclose(p.clock(schedule, t), p.clock(reference, level), rtol=1e-10)
+    np.testing.assert_allclose(
+        p.input_scale(schedule, t)[:, None] * x, p.input_scale(reference, level)[:, None] * scaled, rtol=1e-10
+    )
+
+
+def test_edm_network_sees_unit_variance(x64):
+    """c_in normalises data of standard deviation sigma_data, on any schedule."""
+    for schedule in SCHEDULES.values():
+        t = jnp.asarray([0.1, 0.5, 1.0])
+        variance = schedule.alpha(t) ** 2 * 0.5**2 + schedule.sigma(t) ** 2
+        scale = parameterizations.edm(sigma_data=0.5).input_scale(schedule, t)
+        np.testing.assert_allclose(scale**2 * variance, 1, rtol=1e-12)
+
+
+CLOCKS = {
+    "time": (parameterizations.time, lambda t, alpha, sigma: t),
+    "steps": (parameterizations.steps, lambda t, alpha, sigma: 1000 * t - 1),
+    "log_sigma": (parameterizations.log_sigma, lambda t, alpha, sigma: np.log(sigma / alpha) / 4),
+    "reversed_time": (parameterizations.reversed_time, lambda t, alpha, sigma: 1 - t),
+}
+
+
+@pytest.mark.parametrize("clock", list(CLOCKS))
+@every_parameterization
+def test_network_is_fed_its_scale_its_clock_and_its_condition(name, clock):
+    make, expected = CLOCKS[clock]
+    schedule, seen = schedules.linear_beta(), []
+    p = PARAMETERIZATIONS[name](clock=make())
+
+    def network(x, time, condition):
+        seen.append((x, time, condition))
+        return jnp.zeros_like(x)
+
+    x, _ = _pair((3, 4))
+    t, labels = jnp.array([0.003, 0.5, 1.0]), jnp.arange(3)
+    parameterizations.denoiser(network, schedule, p, condition=labels)(x, t)
+    (fed, time, condition), = seen
+    alpha, sigma = np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
+    scale = 1 / np.sqrt(0.25 * alpha**2 + sigma**2) if name == "edm" else np.ones(3)
+    np.testing.assert_allclose(fed, scale[:, None] * np.asarray(x), rtol=1e-6)
+    np.testing.assert_allclose(time, expected(np.asarray(t), alpha, sigma), rtol=1e-5, atol=1e-6)
+    assert condition is labels
+
+
+def test_the_clock_of_steps_counts_from_zero():
+    t = (np.arange(1, 1001) / 1000).astype(np.float32)
+    clock = parameterizations.steps()(schedules.linear_beta(), t)
+    np.testing.assert_allclose(clock, np.arange(1000), atol=1e-4)
+
+
+@every_parameterization
+def test_a_scalar_time_is_told_to_every_example(name):
+    """The network always gets one clock an example, float32 even from a bfloat16 time."""
+    schedule, seen = schedules.linear_beta(), []
+    network = lambda x, time, condition: (seen.append(time), jnp.zeros_like(x))[1]
+    denoise = parameterizations.denoiser(network, schedule, PARAMETERIZATIONS[name]())
+    x, _ = _pair((3, 4))
+    alone = denoise(x, 0.5)
+    each = denoise(x, jnp.full(3, 0.5))
+    assert seen[0].shape == seen[1].shape == (3,)
+    np.testing.assert_array_equal(alone.x0, each.x0)
+    denoise(x, jnp.bfloat16(0.5))
+    assert seen[2].dtype == jnp.float32
+
+
+@every_parameterization
+@pytest.mark.parametrize("shape, t_shape", [((3,), (3,)), ((3, 2, 2, 1), (3,)), ((3, 4, 2), (3, 4)), ((2, 3, 1, 1, 2), ())])
+def test_any_rank(name, shape, t_shape):
+    """Each element is treated alike, whatever the rank of x, with a time an example or a time a frame."""
+    schedule, p = schedules.linear_beta(), PARAMETERIZATIONS[name]()
+    t = jnp.asarray(np.linspace(0.2, 0.9, int(np.prod(t_shape)), dtype=np.float32).reshape(t_shape))
+    x, output = _pair(shape)
+    prediction = p.to_prediction(schedule, t, x, output)
+    repeated = jnp.broadcast_to(schedules.left_broadcast(t, x), shape).ravel()
+    flat = p.to_prediction(schedule, repeated, x.ravel(), output.ravel())
+    np.testing.assert_allclose(prediction.x0.ravel(), flat.x0, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(prediction.eps.ravel(), flat.eps, rtol=1e-5, atol=1e-6)
+
+
+@every_parameterization
+def test_half_precision_networks_give_float32_predictions(name):
+    network = lambda x, time, condition: x.astype(jnp.bfloat16)
+    denoise = parameterizations.denoiser(network, schedules.linear_beta(), PARAMETERIZATIONS[name]())
+    prediction = denoise(_pair((2, 3))[0], jnp.array([0.3, 0.6]))
+    assert prediction.x0.dtype == prediction.eps.dtype == jnp.float32
+
+
+@every_parameterization
+@pytest.mark.parametrize("schedule_name", ["linear_beta", "edm"])
+def test_exact_network_gives_the_exact_denoiser(name, schedule_name, x64):
+    """On Gaussian data, the expected target is what the network should say; read back it is the oracle's denoiser."""
+    schedule, data = SCHEDULES[schedule_name], oracles.tilted_gaussian()
+    p = PARAMETERIZATIONS[name]()
+    t = jnp.asarray([0.1, 0.5, 0.9])
+    x = jnp.asarray(_pair((3, 2))[0], jnp.float64)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    x0, eps = oracles.mean_x0(data, alpha, sigma, x), oracles.mean_eps(data, alpha, sigma, x)
+    network = lambda scaled, clock, condition: p.target(schedule, t, x0, eps)  # targets are linear in the pair
+    prediction = parameterizations.denoiser(network, schedule, p)(x, t)
+    np.testing.assert_allclose(prediction.x0, x0, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(prediction.eps, eps, rtol=1e-9, atol=1e-10)
+    if name == "score":
+        output = p.target(schedule, t, x0, eps)
+        np.testing.assert_allclose(output, oracles.score(data, alpha, sigma, x), rtol=1e-9)
+
+
+@every_parameterization
+def test_learned_variance_splits_the_channels(name):
+    schedule, inner = schedules.linear_beta(), PARAMETERIZATIONS[name]()
+    p = parameterizations.learned_variance(inner)
+    x, output = _pair((2, 4, 4, 3))
+    t, fraction = jnp.array([0.2, 0.9]), jnp.linspace(-1, 1, x.size).reshape(x.shape)
+    prediction = p.to_prediction(schedule, t, x, jnp.concatenate([output, fraction], axis=-1))
+    plain = inner.to_prediction(schedule, t, x, output)
+    np.testing.assert_array_equal(prediction.x0, plain.x0)
+    np.testing.assert_array_equal(prediction.eps, plain.eps)
+    np.testing.assert_allclose(prediction.variance, (fraction + 1) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(p.input_scale(schedule, t), inner.input_scale(schedule, t))
+    np.testing.assert_array_equal(p.clock(schedule, t), inner.clock(schedule, t))
+
+
+def test_learned_variance_refuses_a_network_without_it():
+    p = parameterizations.learned_variance(parameterizations.epsilon())
+    with pytest.raises(ValueError, match="channels"):
+        p.to_prediction(schedules.linear_beta(), 0.5, jnp.ones((2, 3)), jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("sigma_data", [0.0, -1.0, float("nan")])
+def test_edm_refuses_a_bad_sigma_data(sigma_data):
+    with pytest.raises(ValueError, match="sigma_data"):
+        parameterizations.edm(sigma_data=sigma_data)
+
+
+def test_predictions_are_pytrees_without_a_variance():
+    leaves = jax.tree.leaves(Prediction(jnp.ones(2), jnp.ones(2)))
+    assert len(leaves) == 2

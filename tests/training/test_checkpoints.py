@@ -1,0 +1,293 @@
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.training import checkpoints
+from diffusion.training.checkpoints import Checkpoints, CheckpointError, DamagedCheckpoint, MismatchedCheckpoint
+from diffusion.training.checksums import checksums
+from tests.training import toys
+
+KEY = jax.random.key(3)
+
+
+def host(tree):
+    return jax.tree.map(lambda x: np.array(x), tree)
+
+
+def train(state, first, last):
+    for k in range(first, last):
+        state, _ = toys.make_step()(state, toys.batch(k), KEY)
+    return state
+
+
+def save_all(workdir, wanted, **options):
+    """Trains to each wanted step in turn and saves; returns the states on the host."""
+    state, at, seen = toys.make_state(), 0, {}
+    saver = Checkpoints(workdir, **{"keep": 10, **options})
+    for step in wanted:
+        state, at = train(state, at, step), step
+        seen[step] = host(state)
+        saver.save(state, {"examples": 16 * step})
+    saver.close()
+    return seen
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run folder with checkpoints of steps 2, 4 and 6, to be copied and not changed."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, save_all(workdir, (2, 4, 6))
+
+
+@pytest.fixture
+def run_folder(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "run")
+    return tmp_path / "run", saved[1]
+
+
+def values_file(workdir, step, item="params"):
+    """The largest file of an item's database: small arrays lie in it whole."""
+    return max((workdir / "checkpoints" / str(step) / item / "d").iterdir(), key=lambda path: path.stat().st_size)
+
+
+def test_saved_state_comes_back_bit_for_bit(saved):
+    workdir, states = saved
+    for step, expected in states.items():
+        state, about = checkpoints.restore(workdir, step, toys.make_state(seed=9))
+        assert toys.equal(state, expected)
+        assert about["step"] == step and about["examples"] == 16 * step
+
+
+def test_resumed_equals_uninterrupted(saved):
+    """Parameters, average and optimizer, bit for bit; the average is not reset to the parameters."""
+    workdir, states = saved
+    state, _ = checkpoints.restore(workdir, 4, toys.make_state(seed=9))
+    assert not toys.equal(state.ema, state.params)
+    assert toys.equal(train(state, 4, 6), states[6])
+
+
+def test_saving_does_not_see_later_steps(tmp_path):
+    """The state is donated to the next step while the writer still works."""
+    saver, state, seen = Checkpoints(tmp_path, keep=100), toys.make_state(), {}
+    for k in range(6):
+        state = train(state, k, k + 1)
+        seen[k + 1] = host(state)
+        saver.save(state)
+    saver.close()
+    for step, expected in seen.items():
+        assert toys.equal(checkpoints.restore(tmp_path, step, toys.make_state())[0], expected)
+
+
+def test_policy_keeps_the_last_and_the_milestones(tmp_path):
+    save_all(tmp_path, (1, 2, 3, 4, 5), keep=2, keep_every=2)
+    assert checkpoints.steps(tmp_path) == [2, 4, 5]
+
+
+def test_latest_is_the_largest_number(saved, tmp_path):
+    assert checkpoints.latest(saved[0]) == 6
+    for name in ("9", "10", "100.damaged", "200.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert checkpoints.latest(tmp_path) == 10  # not "9", which sorts last as text and is as new
+    assert checkpoints.latest(tmp_path / "nothing") is None
+
+
+def test_unfinished_save_is_cleared(tmp_path):
+    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir(parents=True)
+    Checkpoints(tmp_path).close()
+    assert os.listdir(tmp_path / "checkpoints") == []
+
+
+def test_saving_the_same_step_again_changes_nothing(run_folder):
+    workdir, states = run_folder
+    saver = Checkpoints(workdir, keep=10)
+    saver.save(jax.tree.map(jnp.asarray, states[4]), {"examples": -1})
+    saver.close()
+    assert checkpoints.read_about(workdir, 4)["examples"] == 64
+
+
+def test_flagged_state_is_never_saved(tmp_path):
+    saver = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match="failed in step 5"):
+        saver.save(toys.make_state()._replace(failed_at=jnp.asarray(5, jnp.int32)))
+    saver.close()
+    assert checkpoints.steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("item", ["params", "ema", "training", "about"])
+def test_truncated_file_is_named_and_the_step_before_is_taken(run_folder, item):
+    workdir, states = run_folder
+    if item == "about":
+        path = workdir / "checkpoints/6/about/metadata"
+    else:
+        path = values_file(workdir, 6, item)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints/6"):
+        checkpoints.restore(workdir, 6, toys.make_state())
+    lines = []
+    state, about = checkpoints.restore_latest(workdir, toys.make_state(), warn=lines.append)
+    assert toys.equal(state, states[4]) and about["step"] == 4
+    assert len(lines) == 1 and "FALLING BACK to step 4" in lines[0]
+    assert checkpoints.steps(workdir) == [2, 4]  # so that step 6 can be saved again
+    assert (workdir / "checkpoints/6.damaged").is_dir()
+
+
+def test_missing_file_is_an_error(run_folder):
+    workdir, _ = run_folder
+    shutil.rmtree(workdir / "checkpoints/6/ema")
+    with pytest.raises(DamagedCheckpoint, match="checkpoints/6"):
+        checkpoints.restore(workdir, 6, toys.make_state())
+
+
+def test_no_flipped_bit_passes(run_folder):
+    """Restored values are either refused or those that were saved."""
+    workdir, states = run_folder
+    path = values_file(workdir, 6)
+    sound = path.read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for bit in rng.choice(8 * len(sound), 20, replace=False):
+        damaged = bytearray(sound)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(damaged)
+        try:
+            params, _ = checkpoints.load_params(workdir, 6)
+        except DamagedCheckpoint:
+            refused += 1
+        else:
+            assert toys.equal(params, states[6].params)
+    assert refused > 0
+
+
+def test_altered_values_are_named_by_leaf(run_folder, monkeypatch):
+    """Where the files themselves are sound, the checksum speaks, and says which leaf."""
+    workdir, _ = run_folder
+    path = workdir / "checkpoints/6/about/metadata"
+    written = json.loads(path.read_text())
+    written["about"]["leaves"]["ema/out/kernel"]["checksum"] = "0" * 16
+    written["sha256"] = checkpoints._digest(written["about"])
+    path.write_text(json.dumps(written))
+    with pytest.raises(DamagedCheckpoint, match="'ema/out/kernel'"):
+        checkpoints.restore(workdir, 6, toys.make_state())
+
+
+@pytest.mark.parametrize("field", ["step", "examples"])
+def test_altered_position_is_found(run_folder, field):
+    workdir, _ = run_folder
+    path = workdir / "checkpoints/6/about/metadata"
+    written = json.loads(path.read_text())
+    written["about"][field] += 1
+    path.write_text(json.dumps(written))
+    with pytest.raises(DamagedCheckpoint, match="altered"):
+        checkpoints.restore(workdir, 6, toys.make_state())
+
+
+def test_renamed_step_is_found(run_folder):
+    workdir, _ = run_folder
+    (workdir / "checkpoints/6").rename(workdir / "checkpoints/8")
+    with pytest.raises(DamagedCheckpoint, match="checkpoints/8"):
+        checkpoints.restore(workdir, 8, toys.make_state())
+
+
+def test_newer_format_is_refused(run_folder, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FORMAT", 0)
+    with pytest.raises(MismatchedCheckpoint, match="update"):
+        checkpoints.restore_latest(run_folder[0], toys.make_state())
+
+
+def test_other_architecture_names_the_first_leaf_and_both_shapes(run_folder, monkeypatch):
+    workdir, _ = run_folder
+    state = toys.make_state()
+    wider = {**state.params, "hidden": {**state.params["hidden"], "kernel": jnp.zeros((3, 9))}}
+    with pytest.raises(MismatchedCheckpoint) as error:
+        checkpoints.restore_latest(workdir, state._replace(params=wider))
+    for words in ("params/hidden/kernel", "(3, 8)", "(3, 9)", "init_from"):
+        assert words in str(error.value)
+    assert checkpoints.steps(workdir) == [2, 4, 6]  # a mismatch damages nothing
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_missing_and_additional_leaves_are_named(run_folder, more):
+    state = toys.make_state()
+    params = dict(state.params)
+    if more:
+        params["extra"] = jnp.zeros(2)
+    else:
+        del params["out"]
+    name = "params/extra" if more else "params/out/kernel"
+    with pytest.raises(MismatchedCheckpoint, match=f"'{name}'.*absent"):
+        checkpoints.restore(run_folder[0], 6, state._replace(params=params))
+
+
+def test_nothing_sound_left_is_an_error(run_folder):
+    workdir, _ = run_folder
+    for step in (2, 4, 6):
+        shutil.rmtree(workdir / f"checkpoints/{step}/params")
+    with pytest.raises(DamagedCheckpoint, match="No sound checkpoint"):
+        checkpoints.restore_latest(workdir, toys.make_state(), warn=lambda line: None)
+
+
+def test_no_checkpoint_yet(tmp_path):
+    assert checkpoints.restore_latest(tmp_path, toys.make_state()) is None
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoints.load_ema(tmp_path)
+
+
+def test_sampling_reads_the_average_without_an_optimizer(saved):
+    workdir, states = saved
+    params, step = checkpoints.load_ema(workdir)
+    assert step == 6 and toys.equal(params, states[6].ema)
+    params, step = checkpoints.load_ema(workdir, step=2)
+    assert step == 2 and toys.equal(params, states[2].ema)
+    assert toys.equal(checkpoints.load_params(workdir)[0], states[6].params)
+    with pytest.raises(CheckpointError, match="there are: 2, 4, 6"):
+        checkpoints.load_ema(workdir, step=3)
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="Cannot write checkpoints"):
+        Checkpoints(tmp_path / "file")
+
+
+def test_failed_save_says_so_and_leaves_the_older_ones(run_folder, monkeypatch):
+    """A disk that fills up while the files are written: every write of values fails."""
+    workdir, states = run_folder
+    saver = Checkpoints(workdir, keep=1)
+    full = OSError(28, "No space left on device")
+
+    def refuse(*args, **kwargs):
+        raise full
+
+    monkeypatch.setattr(saver._writer, "save", refuse)
+    state = train(jax.tree.map(jnp.asarray, states[6]), 6, 7)
+    with pytest.raises(CheckpointError, match="No space left on device.*intact: 2, 4, 6"):
+        saver.save(state)
+    monkeypatch.undo()
+    assert toys.equal(checkpoints.restore_latest(workdir, toys.make_state())[0], states[6])
+    saver.save(state)  # the disk has room again
+    saver.close()
+    assert checkpoints.steps(workdir) == [7]
+
+
+def test_keep_out_of_range(tmp_path):
+    with pytest.raises(ValueError, match="keep = 0"):
+        Checkpoints(tmp_path, keep=0)
+
+
+def test_checksums_see_every_change():
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    reference = checksums({"a": jnp.asarray(x)})["a"]
+    seen = {reference}
+    for i in range(5):
+        for bit in (0, 13, 31):
+            changed = x.copy()
+            changed.view(np.uint32)[i, 2] ^= np.uint32(1 << bit)
+            seen.add(checksums({"a": jnp.asarray(changed)})["a"])
+    seen.add(checksums({"a": jnp.asarray(x[::-1].copy())})["a"])  # the same values elsewhere
+    assert len(seen) == 17
+    types = [jnp.asarray([1, 2], dtype) for dtype in ("bool", "int8", "bfloat16", "float16", "int32")]
+    assert all(len(word) == 16 for word in checksums([*types, jax.random.key(0)]).values())

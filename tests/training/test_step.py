@@ -1,0 +1,151 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training import toys
+
+KEY = jax.random.key(3)
+
+
+def run(step, state, first, last, size=16):
+    metrics = None
+    for k in range(first, last):
+        state, metrics = step(state, toys.batch(k, size), KEY)
+    return state, metrics
+
+
+@jax.custom_vjp
+def bad_slope(x, slope):
+    """x, with a derivative that is said to be `slope`."""
+    return x
+
+
+bad_slope.defvjp(lambda x, slope: (x, slope), lambda slope, g: (g * slope, jnp.zeros_like(slope)))
+
+
+def poisoned(at, where):
+    """The toy objective with a non-finite loss, or a non-finite gradient of a finite loss, from step `at` on."""
+
+    def objective(networks, schedule, keys, batch, step):
+        losses, metrics = toys.objective(networks, schedule, keys, batch, step)
+        if where == "loss":
+            return losses.at[3].add(jnp.where(step >= at, jnp.nan, 0.0)), metrics
+        return bad_slope(losses, jnp.where(step >= at, jnp.nan, 1.0)), metrics
+
+    return objective
+
+
+def test_loss_falls_and_step_counts():
+    state, first = run(toys.make_step(), toys.make_state(), 0, 1)
+    state, last = run(toys.make_step(), state, 1, 60)
+    assert int(state.step) == 60 and int(state.failed_at) == -1
+    assert float(last["loss"]) < 0.9 * float(first["loss"])
+
+
+def test_metrics_are_those_of_the_batch():
+    """Loss, gradient norm and the bins against numbers computed from the objective directly."""
+    state = toys.make_state()
+    keys = [jax.random.fold_in(jax.random.fold_in(KEY, 0), i) for i in range(16)]
+    keys = jnp.stack(keys)
+    batch = {**jax.tree.map(jnp.asarray, toys.batch(0)), "condition": None}
+
+    def mean(params):
+        network = {"model": lambda *inputs: toys.apply(params, *inputs)}
+        losses, metrics = toys.objective(network, None, keys, batch, 0)
+        return losses.mean(), (losses, metrics["t"])
+
+    (loss, (losses, t)), grads = jax.value_and_grad(mean, has_aux=True)(state.params)
+    norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
+    _, metrics = toys.make_step()(state, toys.batch(0), KEY)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    np.testing.assert_allclose(metrics["learning_rate"], 1e-2 / 3, rtol=1e-6)  # the first of three warm-up steps
+    bins = np.minimum((np.asarray(t) * 10).astype(int), 9)
+    np.testing.assert_array_equal(metrics["loss_by_t"]["count"], np.bincount(bins, minlength=10))
+    np.testing.assert_allclose(metrics["loss_by_t"]["sum"], np.bincount(bins, losses, minlength=10), rtol=1e-5)
+
+
+def test_draws_differ_from_step_to_step_and_from_example_to_example():
+    seen = []
+
+    def objective(networks, schedule, keys, batch, step):
+        losses, metrics = toys.objective(networks, schedule, keys, batch, step)
+        jax.debug.callback(lambda t: seen.append(np.asarray(t)), metrics["t"])
+        return losses, metrics
+
+    run(toys.make_step(objective), toys.make_state(), 0, 3)
+    jax.effects_barrier()
+    assert len(np.unique(np.concatenate(seen))) == 3 * 16
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_first_bad_step_freezes_everything(where):
+    at = 4
+    step = toys.make_step(poisoned(at, where))
+    good, _ = run(step, toys.make_state(), 0, at)
+    good = jax.tree.map(np.asarray, good)
+    state, metrics = run(step, jax.tree.map(jnp.asarray, good), at, at + 1)
+    assert int(state.failed_at) == at == int(metrics["failed_at"])
+    assert toys.equal(good, state._replace(failed_at=np.int32(-1)))
+    assert np.isfinite(float(metrics["loss"])) == (where == "gradient")
+    # Later steps change nothing, not even with a sound objective.
+    state, _ = run(toys.make_step(), state, at + 1, at + 4)
+    assert int(state.failed_at) == at
+    assert toys.equal(good, state._replace(failed_at=np.int32(-1)))
+
+
+@pytest.mark.parametrize(("accumulate", "shards"), [(2, 1), (4, 1), (2, 4), (4, 2)])
+def test_accumulation_equals_the_large_batch(accumulate, shards):
+    """Same draws, so the same numbers up to the order of the sum."""
+    large, metrics = run(toys.make_step(), toys.make_state(), 0, 5)
+    small, ours = run(toys.make_step(accumulate=accumulate, shards=shards), toys.make_state(), 0, 5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), large, small)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), metrics, ours)
+
+
+def test_accumulation_keeps_the_order_of_rows_for_the_density():
+    """An adaptive density sees times and losses in the order of the batch, however the batch was cut."""
+
+    class Recorder:
+        init = staticmethod(lambda: {"t": jnp.zeros(16), "losses": jnp.zeros(16)})
+        update = staticmethod(lambda state, t, losses: {"t": t, "losses": losses})
+
+    def states(**options):
+        state = toys.make_state()._replace(density=Recorder.init())
+        return run(toys.make_step(density=Recorder, **options), state, 0, 1)[0].density
+
+    np.testing.assert_allclose(states()["t"], states(accumulate=4, shards=2)["t"], rtol=0)
+    np.testing.assert_allclose(states()["losses"], states(accumulate=4, shards=2)["losses"], rtol=1e-5)
+
+
+def test_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="multiple of 3"):
+        toys.make_step(accumulate=3)(toys.make_state(), toys.batch(0), KEY)
+    with pytest.raises(ValueError, match="accumulate = 0"):
+        toys.make_step(accumulate=0)
+
+
+def test_images_are_scaled_on_the_device():
+    seen = []
+
+    def objective(networks, schedule, keys, batch, step):
+        jax.debug.callback(lambda *values: seen.extend(values), batch["x"], batch["condition"])
+        x = batch["x"].reshape(4, -1)[:, :2]
+        return toys.objective(networks, schedule, keys, {**batch, "x": x}, step)
+
+    image = np.array([0, 255, 51, 102], np.uint8).reshape(4, 1, 1, 1) * np.ones((1, 2, 1, 1), np.uint8)
+    batch = {"image": image, "label": np.arange(4, dtype=np.int32), "index": np.arange(4)}
+    toys.make_step(objective)(toys.make_state(), batch, KEY)
+    jax.effects_barrier()
+    x, condition = seen
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x[:, 0, 0, 0], [-1.0, 1.0, -0.6, -0.2], atol=1e-6)
+    np.testing.assert_array_equal(condition, np.arange(4))
+
+
+def test_one_compilation_serves_every_step():
+    step = toys.make_step()
+    before = step._cache_size()
+    run(step, toys.make_state(), 0, 4)
+    assert step._cache_size() <= max(before, 1)

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from diffusion.training.checkpoints import Checkpoints
+from diffusion.training.warm_start import read, warm_start
+from tests.training import toys
+
+
+@pytest.fixture(scope="module")
+def source_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("source")
+    state = toys.make_state(seed=5)
+    state = state._replace(ema=jax.tree.map(lambda x: x + 1.0, state.ema))
+    saver = Checkpoints(workdir)
+    saver.save(state)
+    saver.close()
+    return workdir, jax.tree.map(np.asarray, state.ema)
+
+
+def test_takes_the_average_of_another_run(source_run):
+    workdir, expected = source_run
+    for path in (workdir, workdir / "checkpoints" / "0"):
+        params, taken, skipped = warm_start(toys.make_state().params, read(path))
+        assert toys.equal(params, expected)
+        assert sorted(taken) == ["hidden/bias", "hidden/kernel", "out/kernel"] and skipped == []
+
+
+def test_names_each_leaf_that_is_skipped_and_why(source_run):
+    _, average = source_run
+    ours = {**toys.make_state().params, "out": {"kernel": jnp.zeros((9, 2))}, "new": jnp.ones(3)}
+    source = {"hidden/kernel": average["hidden"]["kernel"], "hidden/bias": average["hidden"]["bias"],
+              "out/kernel": average["out"]["kernel"], "old": np.zeros(1)}
+    params, taken, skipped = warm_start(ours, source, pattern="kernel|new")
+    assert taken == ["hidden/kernel"]
+    np.testing.assert_array_equal(params["hidden"]["kernel"], average["hidden"]["kernel"])
+    np.testing.assert_array_equal(params["hidden"]["bias"], ours["hidden"]["bias"])
+    reasons = dict(line.split(": ", 1) for line in skipped)
+    assert reasons.keys() == {"hidden/bias", "out/kernel", "new", "old"}
+    assert "pattern" in reasons["hidden/bias"]
+    assert reasons["out/kernel"] == "(8, 2) in the source, (9, 2) here"
+    assert reasons["new"] == "not in the source" and reasons["old"] == "only in the source"
+
+
+def test_reads_a_safetensors_file(tmp_path):
+    save_file({"out.kernel": np.full((8, 2), 7.0, np.float32)}, tmp_path / "p.safetensors")
+    params, taken, _ = warm_start(toys.make_state().params, read(tmp_path / "p.safetensors"))
+    assert taken == ["out/kernel"]
+    np.testing.assert_array_equal(params["out"]["kernel"], 7.0)
+
+
+def test_nothing_taken_is_an_error():
+    with pytest.raises(ValueError, match="not one leaf.*pattern 'nothing'"):
+        warm_start(toys.make_state().params, {"out/kernel": np.zeros((8, 2))}, "nothing")
+    with pytest.raises(ValueError, match="regular expression"):
+        warm_start({}, {}, "(")
+
+
+def test_paths_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such run folder"):
+        read(tmp_path / "nowhere")
+    (tmp_path / "weights.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="safetensors"):
+        read(tmp_path / "weights.pt")
