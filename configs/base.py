@@ -19,7 +19,7 @@ def defaults() -> ConfigDict:
         "seed": 0,  # of the parameters, the order of the data, and every draw in training
         "init_from": {
             "path": "",  # start from the EMA weights of this run or checkpoint; "" starts from random ones
-            "pattern": ".*",  # regular expression: the leaves to take, e.g. "blocks"
+            "include": ".*",  # regular expression: the leaves to take, e.g. "blocks"
         },
         "data": {
             "name": "digits",  # as TFDS names it
@@ -34,9 +34,9 @@ def defaults() -> ConfigDict:
         "objective": {
             "name": "flow_matching",
             "density": {"name": "uniform_density"},
-            "condition_dropout": 0.1,  # share of examples trained on the null class; guidance needs it
+            "condition_dropout": 0.0,  # share of examples trained on the null class; guidance needs e.g. 0.1
         },
-        "model": {"name": "dit", "num_classes": 0},  # 0 classes: unconditional
+        "model": {"name": "dit", "patch": 2, "width": 384, "depth": 12, "heads": 6, "num_classes": 0},  # unconditional
         "optimizer": {"name": "adamw", "learning_rate": 1e-4},
         "ema": {"decay": 0.9999, "warmup": True},
         "train": {
@@ -46,7 +46,11 @@ def defaults() -> ConfigDict:
             "log_every": 50,
             "dtype": "float32",  # of the network's computations; parameters and losses stay float32
         },
-        "checkpoint": {"every": 1000, "keep": 2},
+        "checkpoint": {
+            "every": 1000,  # steps
+            "keep": 2,  # the latest so many
+            "keep_every": 0,  # and for good those at multiples of this step; 0: none
+        },
         "mesh": {"data": -1},  # devices over which the batch is split; -1: all
         "sample": {
             "sampler": {"name": "heun"},

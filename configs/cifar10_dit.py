@@ -5,7 +5,7 @@
 DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record).
 Time and score: not measured yet.
 
-Presets: `cifar10_dit.py:tiny` (about a minute on two CPU cores; to see that everything works).
+Presets: `cifar10_dit.py:tiny` (under a minute on two CPU cores; to see that everything works).
 """
 
 from ml_collections import ConfigDict
@@ -45,7 +45,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.batch_size = 256
     config.train.log_every = 100
     config.train.dtype = "bfloat16"
-    config.checkpoint = {"every": 10_000, "keep": 3}
+    config.checkpoint.every = 10_000
+    config.checkpoint.keep = 3
     config.sample.sampler = {"name": "heun"}
     config.sample.steps = 50
     config.sample.guidance.scale = 1.5

@@ -15,7 +15,7 @@ PRESETS = {
     "tiny": {
         "model.width": 32, "model.depth": 2, "model.heads": 2,
         "train.steps": 40, "train.batch_size": 32, "train.log_every": 10, "objective.density.strata": 32,
-        "checkpoint.every": 20, "ema.decay": 0.9,
+        "optimizer.warmup": 10, "checkpoint.every": 20, "ema.decay": 0.9,
         "sample.steps": 4, "sample.number": 20, "sample.batch_size": 10, "evaluate.number": 20,
     },
 }
@@ -39,7 +39,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema = {"decay": 0.999, "warmup": True}
     config.train.steps = 2000
     config.train.batch_size = 128
-    config.checkpoint = {"every": 500, "keep": 2}
+    config.checkpoint.every = 500
+    config.checkpoint.keep = 2
     config.sample.sampler = {"name": "heun"}
     config.sample.steps = 20
     config.sample.guidance.scale = 1.25

@@ -129,8 +129,12 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
       ValueError: naming the first time at which it is not defined, and what it needs.
     """
     times = np.atleast_1d(np.asarray(times, np.float64))
-    defined = np.asarray(parameterization.defined(schedule, jnp.asarray(times)))
-    told = np.isfinite(parameterization.clock(schedule, jnp.asarray(times)))
+    with jax.ensure_compile_time_eval():  # so that a denoiser can be built under jit too
+        t = jnp.asarray(times)
+        defined, told = parameterization.defined(schedule, t), jnp.isfinite(parameterization.clock(schedule, t))
+    if isinstance(defined, jax.core.Tracer) or isinstance(told, jax.core.Tracer):
+        return  # the schedule itself is being differentiated or compiled, and has no values yet
+    defined, told = np.asarray(defined), np.asarray(told)
     if not told.all():
         raise ValueError(f"{parameterization.name} prediction: the network's clock is not finite at "
                          f"t = {times[~told][0]:g} of this schedule; ln(sigma / alpha) needs sigma > 0 and alpha > 0. "
@@ -139,8 +143,7 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
         t = times[~defined][0]
         raise ValueError(
             f"{parameterization.name} prediction is not defined at t = {t:g} of this schedule: it needs "
-            f"{parameterization.needs}, and alpha({t:g}) = {float(schedule.alpha(t)):g}, "
-            f"sigma({t:g}) = {float(schedule.sigma(t)):g}. Use v, velocity or edm there, which divide by neither, "
+            f"{parameterization.needs}. Use v, velocity or edm there, which divide by neither, "
             "or a schedule that does not reach this end."
         )
 

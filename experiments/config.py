@@ -4,6 +4,7 @@ A config is an `ml_collections.ConfigDict` of numbers, strings, booleans, None, 
 written to and read from JSON without executing anything.
 """
 
+import argparse
 import difflib
 import hashlib
 import importlib.util
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, FieldReference, config_flags
+from ml_collections.config_dict import placeholder
 
 flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module
 
@@ -189,8 +191,7 @@ def load(file: str) -> ConfigDict:
       ConfigError: where there is no such file or it defines no `get_config`.
     """
     path, _, preset = file.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise ConfigError(f"there is no config file {path!r}. Recipes lie in configs/, e.g. configs/digits.py.")
+    _check_is_file(path)
     spec = importlib.util.spec_from_file_location("loaded_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -199,21 +200,88 @@ def load(file: str) -> ConfigDict:
     return module.get_config(preset)
 
 
-def flag(default: str | None = None) -> flags.FlagHolder:
-    """Defines `--config=FILE[:PRESET]` with `--config.a.b=value` for any value of it.
+def flag() -> flags.FlagHolder:
+    """Defines `--config=FILE[:PRESET]` with `--config.a.b=value` for any value of it; the command starts by `run`.
 
     Unknown fields are accepted here and refused by `resolve.validate`, which knows what each name takes: that lets
     `--config.schedule.name=cosine --config.schedule.s=0.01` add an argument, and words the error for all of them.
 
-    Args:
-      default: the file to read where the flag is absent.
-
     Returns:
       The flag's holder; `.value` is the ConfigDict after parsing.
     """
+    _checks.append(_check_config_file)
     return config_flags.DEFINE_config_file(
-        "config", default, "config file and preset, e.g. configs/digits.py or configs/cifar10_dit.py:tiny; "
+        "config", None, "config file and preset, e.g. configs/digits.py or configs/cifar10_dit.py:tiny; "
         "change a value by --config.train.steps=100", lock_config=False, accept_new_attributes=True)
+
+
+class SavedFlag:
+    """What `saved_flag` returns; `.value` is the ConfigDict once `run` has parsed the flags."""
+
+    @property
+    def value(self) -> ConfigDict:
+        return flags.FLAGS["config"].value
+
+
+def saved_flag() -> SavedFlag:
+    """Declares that a command takes its config from the run in `--workdir`, changed by `--config.a.b=value`.
+
+    The command defines the flag `workdir` itself, and starts by `run`.
+    """
+    _checks.append(_define_saved_flag)
+    return SavedFlag()
+
+
+_checks: list[Callable[[list[str]], None]] = []  # what `run` does with the arguments before they are parsed
+
+
+def _named(argv: list[str], name: str) -> str | None:
+    """The value of a flag before any is parsed; None where it is absent."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", f"-{name}", dest="value")
+    return parser.parse_known_args(argv[1:])[0].value
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    return any(arg.lstrip("-") in ("help", "helpfull", "helpshort", "helpxml", "?") for arg in argv[1:])
+
+
+def _check_config_file(argv: list[str]) -> None:
+    file = _named(argv, "config")
+    if file is None and not _asks_for_help(argv):
+        raise ConfigError("--config is missing: the recipe to run, e.g. --config=configs/digits.py.")
+    if file is not None:
+        _check_is_file(file.partition(":")[0])
+
+
+def _check_is_file(path: str) -> None:
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"there is no config file {path!r}. Recipes lie in configs/, e.g. configs/digits.py.")
+
+
+def _define_saved_flag(argv: list[str]) -> None:
+    """Defines `--config.a.b` from the config of the run that the arguments name: only they say which fields it has."""
+    workdir = _named(argv, "workdir")
+    if workdir is None:
+        if _asks_for_help(argv):
+            return
+        raise ConfigError("--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.")
+    file = pathlib.Path(workdir) / "config.json"
+    if not file.is_file():
+        raise ConfigError(f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by python -m "
+                          f"experiments.train --config=configs/digits.py --workdir={workdir}.")
+    config_flags.DEFINE_config_dict("config", _settable(from_json(file.read_text())), sys_argv=argv,
+                                    lock_config=False, accept_new_attributes=True)
+
+
+def _settable(config: ConfigDict) -> ConfigDict:
+    """The config with None as a placeholder, for a flag could not replace a plain None."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            _settable(value)
+        elif value is None:
+            config[name] = placeholder(object)
+    return config
 
 
 def run(main: Callable) -> None:
@@ -226,20 +294,20 @@ def run(main: Callable) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; ml_collections' own errors become ours."""
+    """Parses the flags; absl's and ml_collections' errors become ours."""
     try:
+        for check in _checks:
+            check(argv)
         return flags.FLAGS(argv)
     except flags.Error as error:  # wraps what get_config raised, with its traceback: show our own sentence alone
         cause = error
         while cause is not None and not isinstance(cause, ConfigError):
             cause = cause.__cause__ or cause.__context__
         last = str(cause or error).strip().splitlines()
-        raise ConfigError(last[-1].removeprefix("ConfigError: ") if last else str(error)) from error
+        raise ConfigError(last[-1].rpartition("ConfigError: ")[2]) from error
     except (AttributeError, KeyError) as error:
         raise ConfigError(f"a --config.FIELD does not exist: {error}. To add a nested entry, set it whole, e.g. "
                           """--config.objective.coupling='{"name": "optimal_transport"}'.""") from error
-    except OSError as error:
-        raise ConfigError(f"the config file cannot be read: {error}") from error
 
 
 def _in_one_sentence(function: Callable) -> Callable:

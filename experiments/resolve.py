@@ -17,6 +17,7 @@ from jax import Array
 
 from diffusion import couplings, objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.data import transforms
+from diffusion.metrics import features
 from diffusion.models.dit import DiT
 from diffusion.training import optimizers
 from experiments import fields
@@ -44,6 +45,7 @@ GRIDS = {f.__name__: f for f in (
     timesteps.uniform, timesteps.uniform_log_snr, timesteps.karras, timesteps.leading, timesteps.trailing,
     timesteps.linspace)}
 AUGMENTATIONS = transforms.AUGMENTATIONS
+FEATURES = features.FEATURES
 
 HIDDEN = {"parent", "name"}  # arguments of Linen modules that are not ours to set
 
@@ -70,7 +72,8 @@ def call(table: Mapping[str, Callable], spec: Mapping, path: str, kind: str,
       path: where it stands, e.g. `config.schedule`.
       kind: what the table holds, e.g. "schedule".
       nested: for arguments that are entries themselves, the function (spec, path) that resolves them.
-      **supplied: arguments that do not come from the entry; those that the function does not take are left out.
+      **supplied: arguments that do not come from the entry; those that the function does not take are left out. The
+        entry may give those among `nested` instead.
 
     Returns:
       What the function returns.
@@ -89,7 +92,7 @@ def call(table: Mapping[str, Callable], spec: Mapping, path: str, kind: str,
     parameters = {argument: parameter for argument, parameter
                   in inspect.signature(table[name], eval_str=True).parameters.items() if argument not in HIDDEN}
     supplied = {argument: value for argument, value in supplied.items() if argument in parameters}
-    free = parameters.keys() - supplied.keys()
+    free = parameters.keys() - (supplied.keys() - nested.keys())
     arguments = {}
     for argument, value in spec.items():
         if argument not in free:
@@ -100,12 +103,12 @@ def call(table: Mapping[str, Callable], spec: Mapping, path: str, kind: str,
         else:
             _check_annotation(f"{path}.{argument}", value, parameters[argument].annotation)
             arguments[argument] = value
-    missing = [argument for argument in parameters if argument in free and argument not in arguments
+    missing = [argument for argument in parameters if argument in free and argument not in supplied | arguments
                and parameters[argument].default is inspect.Parameter.empty]
     if missing:
         raise ConfigError(f"{path}: {kind} {name!r} needs {', '.join(missing)}; e.g. --{path}.{missing[0]}=...")
     try:
-        return table[name](**arguments, **supplied)
+        return table[name](**supplied | arguments)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -168,7 +171,8 @@ def objective(config: Mapping) -> objectives.Objective:
         OBJECTIVES, spec, path, "objective",
         nested={"density": lambda s, p: _density(config, s, p),
                 "coupling": lambda s, p: call(COUPLINGS, s, p, "coupling"),
-                "weighting": lambda s, p: call(WEIGHTINGS, s, p, "weighting", parameterization=read)},
+                "weighting": lambda s, p: call(WEIGHTINGS, s, p, "weighting", {"parameterization": _parameterization},
+                                                parameterization=read)},
         parameterization=read, clock=clock(inner["clock"], f"{inner_path}.clock") if "clock" in inner else None)
     fields.check_type(f"{path}.condition_dropout", rate, float)
     if rate == 0:
@@ -191,19 +195,18 @@ def _check_pair(name: str, predicts: str) -> None:
                           "and neither without the other.")
 
 
-def model(config: Mapping, spec: Any) -> Any:
-    """The Linen module `config.model` for data of a given shape.
+def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
+    """The Linen module `config.model`, not initialised.
 
     Args:
       config: the config.
-      spec: anything with `shape`, the shape (H, W, C) of one example.
-
-    Returns:
-      The module, not initialised.
+      shape: (H, W, C) of one example, where the caller knows it: then the patch size is checked against it.
     """
+    if shape is not None:
+        _check_shape(config, tuple(shape))
     return call(MODELS, config["model"], "config.model", "model",
-                learned_variance=plain(config["parameterization"]).get("name") == "learned_variance",
-                dtype=jnp.dtype(config["train"]["dtype"]))
+                learn_sigma=plain(config["parameterization"]).get("name") == "learned_variance",
+                dtype=config["train"]["dtype"])
 
 
 def optimizer(config: Mapping) -> optimizers.Optimizer:
@@ -274,7 +277,7 @@ def validate(config: Mapping, spec: Any = None) -> None:
     """
     fields.check(config)
     process, read, times = schedule(config), parameterization(config), plan(config).t
-    objective(config), optimizer(config), augmentations(config), model(config)
+    objective(config), optimizer(config), augmentations(config), model(config), sampler(config)
     _check_training(config)
     _check_sampling(config)
     try:
@@ -284,6 +287,9 @@ def validate(config: Mapping, spec: Any = None) -> None:
     shape = config["data"]["shape"] if spec is None else spec.shape
     if shape is not None:
         _check_shape(config, tuple(shape))
+    for i, name in enumerate(config["evaluate"]["features"]):
+        if name not in FEATURES:
+            raise unknown(f"config.evaluate.features[{i}]", name, FEATURES, "features")
     if spec is not None:
         _check_dataset(config, spec)
 
@@ -343,3 +349,6 @@ def _check_dataset(config: Mapping, spec: Any) -> None:
     if classes not in (0, spec.num_classes):
         raise ConfigError(f"config.model.num_classes = {classes}, but {config['data']['name']} has {spec.num_classes} "
                           f"classes. Valid: {spec.num_classes}, or 0 for an unconditional model.")
+    if "classifier" in config["evaluate"]["features"] and not spec.num_classes:
+        raise ConfigError(f'config.evaluate.features has "classifier", but {config["data"]["name"]} has no classes to '
+                          f"train one on. Valid: {', '.join(sorted(FEATURES.keys() - {'classifier'}))}.")

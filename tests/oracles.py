@@ -10,6 +10,7 @@ Notation: C_k = alpha^2 S_k + sigma^2 I is the covariance of component k at time
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
@@ -57,6 +58,8 @@ def _left(coefficient, rank: int):
 
 def _whitened(data: Mixture, alpha, sigma, x):
     """alpha, sigma and C's eigenvalues as `[B, K, D]`, and axes_k^T (x - alpha mu_k) as `[B, K, D]`."""
+    # Converted here: JAX may remember a numpy constant in the precision in which it first saw it.
+    data = jax.tree.map(jnp.asarray, data)
     alpha, sigma = _left(alpha, 3), _left(sigma, 3)
     difference = x[:, None, :] - alpha * data.means
     rotated = jnp.einsum("kij,bki->bkj", data.axes, difference)
@@ -81,7 +84,7 @@ def _responsibilities(data: Mixture, alpha, sigma, x) -> Array:
 
 def _mean_over_components(data: Mixture, alpha, sigma, x, values) -> Array:
     """sum_k p(k | x) axes_k values[b, k]."""
-    return jnp.einsum("bk,kij,bkj->bi", _responsibilities(data, alpha, sigma, x), data.axes, values)
+    return jnp.einsum("bk,kij,bkj->bi", _responsibilities(data, alpha, sigma, x), jnp.asarray(data.axes), values)
 
 
 def score(data: Mixture, alpha, sigma, x) -> Array:
@@ -99,7 +102,7 @@ def mean_eps(data: Mixture, alpha, sigma, x) -> Array:
 def mean_x0(data: Mixture, alpha, sigma, x) -> Array:
     """E[x_0 | x_t = x] = sum_k p(k | x) (mu_k + alpha S_k C_k^{-1} (x - alpha mu_k)): no division by alpha."""
     a, _, variance, rotated = _whitened(data, alpha, sigma, x)
-    centred = _mean_over_components(data, alpha, sigma, x, a * data.variances * rotated / variance)
+    centred = _mean_over_components(data, alpha, sigma, x, a * jnp.asarray(data.variances) * rotated / variance)
     return centred + _responsibilities(data, alpha, sigma, x) @ jnp.asarray(data.means)
 
 
@@ -136,13 +139,15 @@ def flow_by_integration(data: Mixture, start: tuple[float, float], end: tuple[fl
     (alpha_t, sigma_t), (alpha_s, sigma_s) = start, end
     x = np.asarray(x, np.float64)
 
-    def right_hand_side(log_ratio, y):
-        ratio = np.exp(log_ratio)
-        return ratio * np.asarray(mean_eps(data, 1.0, ratio, jnp.asarray(y.reshape(x.shape)))).ravel()
+    @jax.jit
+    def slope(log_ratio, y):
+        ratio = jnp.exp(log_ratio)
+        return ratio * mean_eps(data, 1.0, ratio, y.reshape(x.shape)).ravel()
 
     span = (np.log(sigma_t / alpha_t), np.log(sigma_s / alpha_s))
     solution = scipy.integrate.solve_ivp(
-        right_hand_side, span, (x / alpha_t).ravel(), method="DOP853", rtol=1e-12, atol=1e-13
+        lambda log_ratio, y: np.asarray(slope(log_ratio, y)), span, (x / alpha_t).ravel(),
+        method="DOP853", rtol=1e-12, atol=1e-13,
     )
     if not solution.success:
         raise RuntimeError(solution.message)
@@ -160,6 +165,25 @@ def ancestral(start: tuple[float, float], end: tuple[float, float]) -> tuple[flo
     return a, alpha_s - a * alpha_t, sigma_s**2 - cross**2 / sigma_t**2
 
 
+def _edm_target(alpha, sigma, alpha_dot, sigma_dot, x0, eps, sigma_data=0.5):
+    """Karras et al. 2022, eq. 8: (x0 - c_skip y) / c_out, with y = x_t / alpha of noise level sigma / alpha."""
+    level = sigma / alpha
+    c_skip = sigma_data**2 / (level**2 + sigma_data**2)
+    c_out = level * sigma_data / np.sqrt(level**2 + sigma_data**2)
+    return (x0 - c_skip * (x0 + level * eps)) / c_out
+
+
+# What a perfect network of each parameterization returns, as published: (alpha, sigma, alpha', sigma', x0, eps) -> it.
+TARGETS = {
+    "epsilon": lambda alpha, sigma, alpha_dot, sigma_dot, x0, eps: eps,
+    "x0": lambda alpha, sigma, alpha_dot, sigma_dot, x0, eps: x0,
+    "v": lambda alpha, sigma, alpha_dot, sigma_dot, x0, eps: alpha * eps - sigma * x0,
+    "score": lambda alpha, sigma, alpha_dot, sigma_dot, x0, eps: -eps / sigma,
+    "velocity": lambda alpha, sigma, alpha_dot, sigma_dot, x0, eps: alpha_dot * x0 + sigma_dot * eps,
+    "edm": _edm_target,
+}
+
+
 def three_gaussians() -> Mixture:
     """Three unequal, tilted components in two dimensions: nothing about it is symmetric."""
     return mixture(
@@ -172,3 +196,10 @@ def three_gaussians() -> Mixture:
 def tilted_gaussian() -> Mixture:
     """One Gaussian with very different variances along tilted axes, and a mean away from zero."""
     return gaussian([0.7, -0.4], [[0.9, 0.35], [0.35, 0.25]])
+
+
+def padded(data: Mixture, components: int) -> Mixture:
+    """The same distribution with components of no weight added, so that mixtures share a shape and a compilation."""
+    more = components - len(data.weights)
+    repeat = lambda a: np.concatenate([a, np.repeat(a[:1], more, axis=0)])
+    return Mixture(np.concatenate([data.weights, np.zeros(more)]), *map(repeat, data[1:]))

@@ -48,25 +48,6 @@ def _times_where_defined(schedule, *chosen):
     return t[defined]
 
 
-# The published targets, written as functions of (alpha, sigma, alpha', sigma', x0, eps) in float64.
-def _edm_target(a, s, a_dot, s_dot, x0, eps, sigma_data=0.5):
-    """Karras et al. 2022, eq. 8: (x0 - c_skip y) / c_out, with y = x_t / alpha of noise level sigma / alpha."""
-    level = s / a
-    c_skip = sigma_data**2 / (level**2 + sigma_data**2)
-    c_out = level * sigma_data / np.sqrt(level**2 + sigma_data**2)
-    return (x0 - c_skip * (x0 + level * eps)) / c_out
-
-
-TARGETS = {
-    "epsilon": lambda a, s, a_dot, s_dot, x0, eps: eps,
-    "x0": lambda a, s, a_dot, s_dot, x0, eps: x0,
-    "v": lambda a, s, a_dot, s_dot, x0, eps: a * eps - s * x0,
-    "score": lambda a, s, a_dot, s_dot, x0, eps: -eps / s,
-    "velocity": lambda a, s, a_dot, s_dot, x0, eps: a_dot * x0 + s_dot * eps,
-    "edm": _edm_target,
-}
-
-
 @every_parameterization
 @every_schedule
 def test_target_is_the_published_one(name, schedule_name, x64):
@@ -76,7 +57,7 @@ def test_target_is_the_published_one(name, schedule_name, x64):
     alpha, sigma = np.asarray(schedule.alpha(t))[:, None], np.asarray(schedule.sigma(t))[:, None]
     rates = [np.asarray((f(t + h) - f(t - h)) / (2 * h))[:, None] for f in (schedule.alpha, schedule.sigma)]
     target = PARAMETERIZATIONS[name]().target(schedule, jnp.asarray(t), jnp.asarray(x0), jnp.asarray(eps))
-    np.testing.assert_allclose(target, TARGETS[name](alpha, sigma, *rates, x0, eps), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(target, oracles.TARGETS[name](alpha, sigma, *rates, x0, eps), rtol=1e-6, atol=1e-8)
 
 
 @every_parameterization

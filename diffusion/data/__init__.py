@@ -1,0 +1,8 @@
+"""TFDS datasets through Grain, without TensorFlow.
+
+- `digits`: the bundled dataset, a TFDS builder over scikit-learn's digits.
+- `catalog`: which datasets there are and where they lie; to bundle another, add its builder to `catalog.BUNDLED`.
+- `sources`: random access to the records of a dataset.
+- `transforms`: decoding, augmentation and the change of range of one image.
+- `pipeline`: the batches of a run, as a function of (seed, global example index).
+"""

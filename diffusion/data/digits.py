@@ -24,7 +24,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             description=(
-                "Handwritten digits 0-9 of 43 writers, 8x8 pixels of 17 grey values (0-16, here scaled to 0-255): the "
+                "Handwritten digits 0-9 of 13 writers, 8x8 pixels of 17 grey values (0-16, here scaled to 0-255): the "
                 "test part of Alpaydin & Kaynak's Optical Recognition of Handwritten Digits, as in scikit-learn."
             ),
             features=tfds.features.FeaturesDict(

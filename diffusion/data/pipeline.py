@@ -177,10 +177,9 @@ def _share(batch_size: int, process_index: int, process_count: int) -> int:
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index must be in 0..process_count - 1 = {process_count - 1}, got {process_index}.")
     if batch_size % process_count:
-        below = batch_size - batch_size % process_count
+        larger = batch_size + process_count - batch_size % process_count
         raise ValueError(
-            f"batch_size {batch_size} does not divide over {process_count} processes; "
-            f"take {below or process_count} or {below + process_count}."
+            f"batch_size {batch_size} does not divide over {process_count} processes; the next that does is {larger}."
         )
     return batch_size // process_count
 

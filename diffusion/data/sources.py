@@ -85,7 +85,7 @@ class Records:
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns the records of many rows, which is three times as fast as one after another.
+        """Returns the records of many rows; read together they take a third of the time of one after another.
 
         Args:
           rows: each in 0..len - 1.
@@ -146,7 +146,7 @@ def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str) -> DataSpec:
         size = info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         raise ValueError(f"{name} has no split {split!r}; its splits are {', '.join(sorted(info.splits))}.") from error
-    features = dict(info.features.items())
+    features = dict(sorted(info.features.items()))
     feature = features.get("image")
     have = ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
     if not isinstance(feature, tfds.features.Image):

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how far a statistic would move if other rows had been drawn."""
+"""Intervals: how far a statistic would move if other rows had been drawn (bootstrap), and Wilson's for a share."""
 
 from collections.abc import Callable
 
@@ -73,3 +73,28 @@ def percentile_interval(
         values = values - values.mean() + estimate
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval for a share, which stays sensible where every trial succeeds and a bootstrap would not move.
+
+    (p + z^2/2n +- z sqrt(p(1 - p)/n + z^2/4n^2)) / (1 + z^2/n)  (Wilson 1927).
+
+    Args:
+        successes: in 0..trials.
+        trials: n, at least 1.
+        z: normal quantile; the default gives 95 %.
+
+    Returns:
+        (low, high) in [0, 1].
+
+    Raises:
+        ValueError: if the counts are impossible.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"need 0 <= successes <= trials and trials >= 1, got {successes} of {trials}")
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    half = z * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    low, high = (centre - half) / (1 + z * z / trials), (centre + half) / (1 + z * z / trials)
+    return float(max(0.0, low)), float(min(1.0, high))

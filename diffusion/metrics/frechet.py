@@ -1,5 +1,6 @@
 """Frechet distance between two sets of features, from moments that are gathered batch by batch in float64."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -128,14 +129,34 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     Raises:
         ValueError: if the numbers of features differ or a set has fewer than two rows.
     """
-    _require_same_dim(a, b)
-    cov_a, cov_b = covariance(a), covariance(b)
-    values, vectors = np.linalg.eigh(cov_a)
-    root_a = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    product = root_a @ cov_b @ root_a
-    overlap = np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None)).sum()
-    shift = a.mean - b.mean
-    return float(max(0.0, shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * overlap))
+    return distance_to(a)(b)
+
+
+def distance_to(reference: Moments) -> Callable[[Moments], float]:
+    """`frechet_distance` to one reference, whose root is taken once for all the sets that are compared with it.
+
+    Args:
+        reference: moments of at least two rows.
+
+    Returns:
+        Function of the other set's moments.
+
+    Raises:
+        ValueError: as in `frechet_distance`.
+    """
+    cov = covariance(reference)
+    values, vectors = np.linalg.eigh(cov)
+    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+
+    def distance(other: Moments) -> float:
+        _require_same_dim(reference, other)
+        other_cov = covariance(other)
+        product = root @ other_cov @ root
+        overlap = np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None)).sum()
+        shift = reference.mean - other.mean
+        return float(max(0.0, shift @ shift + np.trace(cov) + np.trace(other_cov) - 2 * overlap))
+
+    return distance
 
 
 def _require_same_dim(a: Moments, b: Moments) -> None:

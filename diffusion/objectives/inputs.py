@@ -6,7 +6,8 @@
   schedule: the process.
   keys: `[B]` random keys, one an example.
   batch: mapping with "x" `[B, ...]` clean data in float32, "condition" (a pytree with leading axis B, or None),
-    "index" `[B]` the examples' global indices, and optionally "density", the state of an adaptive density of times.
+    optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them), and
+    "density", the state of an adaptive density of times.
   step: the training step, for objectives that follow a curriculum.
 
   losses: `[B]` float32, one an example; the training step takes their mean.
@@ -32,7 +33,8 @@ Objective = Callable[[Mapping[str, Network], NoiseSchedule, Array, Batch, ArrayL
 
 def draw_times(density: Density, keys: Array, batch: Batch) -> tuple[Array, Array]:
     """A time and its importance for each example of the batch: (t `[B]`, importance `[B]`)."""
-    return density.sample(batch.get("density", density.init()), keys, batch["index"])
+    index = batch.get("index", jnp.arange(keys.shape[0]))
+    return density.sample(batch.get("density", density.init()), keys, index)
 
 
 def draw_noise(keys: Array, x: Array) -> Array:

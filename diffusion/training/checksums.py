@@ -1,70 +1,97 @@
-"""Checksums of arrays, computed where the arrays lie.
+"""Checksums of arrays that do not depend on how the arrays are split over devices and processes.
 
 Orbax restores a file with a flipped bit without a word, so a checkpoint carries checksums of its own. They are sums
-of hashes of (position, value), so they depend on the values alone, not on how an array is split over devices.
+of hashes of (position, value): every process adds up those of its own shards, and no array is ever gathered.
 """
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from diffusion.training.sharding import leaf_name
 
+CHUNK = 2**18  # words hashed at a time: they stay in the processor's cache
 
-def _mix(x: jax.Array) -> jax.Array:
+
+def mix(x: np.ndarray) -> np.ndarray:
     """The finalizer of MurmurHash3 (Appleby, 2011): a bijection of uint32 in which every bit moves every other."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
 
 
-def _bits(x: jax.Array) -> jax.Array:
-    """The bits of an array as uint32, one word an element (two for 64-bit types, in a last dimension)."""
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
-    if x.dtype == jnp.bool_:
-        return x.astype(jnp.uint32)
-    word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize]
-    return jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
+def _words(values: np.ndarray) -> np.ndarray:
+    """The bits of an array as uint32: one word an element, two for 64-bit types."""
+    values = np.ascontiguousarray(np.atleast_1d(values))
+    size = values.dtype.itemsize
+    return values.view(np.uint32) if size >= 4 else values.view({1: np.uint8, 2: np.uint16}[size]).astype(np.uint32)
 
 
-def checksum(x: jax.Array) -> jax.Array:
-    """Returns two 32-bit checksums of an array.
+def checksum(values: np.ndarray, start: tuple[int, ...] = (), shape: tuple[int, ...] | None = None) -> int:
+    """Returns the checksum of an array, or of a part of one: the parts' add up to the whole's modulo 2^32.
 
-    With h the mixing function and i the position in row-major order, ``sum_i h(h(i + c) ^ bits_i)`` modulo 2^32, for
-    two constants c. h is a bijection, so a change of one element always changes both.
+        sum_i h(h(i + c) ^ bits_i)  mod 2^32
+
+    with i the row-major position in the whole array, h the bijection ``mix`` and c a constant: a change of a single
+    element, of any number of its bits, always changes the sum.
 
     Args:
-      x: an array of any shape and of a type of 1, 2, 4 or 8 bytes.
+      values: the part, of a type of 1, 2, 4 or 8 bytes.
+      start: index of its first element in the whole array; the origin by default.
+      shape: of the whole array; that of ``values`` by default.
 
     Returns:
-      uint32 [2].
+      An integer in [0, 2^32).
     """
-    bits = _bits(x)
-    position = jnp.zeros(bits.shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(bits.ndim)):
-        position += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= bits.shape[axis]
-    words = [_mix(_mix(position + jnp.uint32(c)) ^ bits).sum(dtype=jnp.uint32) for c in (0x9E3779B9, 0x7F4A7C15)]
-    return jnp.stack(words)
+    shape = values.shape if shape is None else shape
+    words = _words(values)
+    wide = words.size // max(values.size, 1)  # words an element
+    shape = (*shape[:-1], shape[-1] * wide) if shape else (wide,)
+    start = (*start[:-1], start[-1] * wide) if start else (0,) * len(shape)
+    strides = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
+    along = [
+        np.arange(first, first + length, dtype=np.uint64) * np.uint64(stride)
+        for first, length, stride in zip(start, words.shape, strides)
+    ]
+    inner = np.zeros(words.shape[1:], np.uint64)
+    for axis, positions in enumerate(along[1:]):
+        inner = inner + positions.reshape(-1, *[1] * (inner.ndim - axis - 1))
+    total, rows = 0, max(1, CHUNK // max(inner.size, 1))
+    for first in range(0, len(words), rows):
+        block = words[first : first + rows]
+        position = along[0][first : first + rows].reshape(-1, *[1] * inner.ndim) + inner
+        position = position.astype(np.uint32) + np.uint32(0x9E3779B9)  # both modulo 2^32
+        total += int(mix(mix(position) ^ block).sum(dtype=np.uint64))
+    return total % 2**32
 
 
-@jax.jit
-def _checksums(leaves: list) -> jax.Array:
-    return jnp.stack([checksum(leaf) for leaf in leaves])
+def _own_part(leaf: Any) -> int:
+    """The part of a leaf's checksum that lies on this process; of copies, one alone counts."""
+    if not isinstance(leaf, jax.Array):
+        return checksum(np.asarray(leaf)) if jax.process_index() == 0 else 0
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    total = 0
+    for shard in leaf.addressable_shards:
+        if shard.replica_id == 0:
+            start = tuple(part.start or 0 for part in shard.index)
+            total += checksum(np.asarray(shard.data), start, leaf.shape)
+    return total % 2**32
 
 
 def checksums(tree: Any) -> dict[str, str]:
-    """Returns the checksum of every leaf by its path, as 16 hexadecimal digits. Waits for the arrays.
+    """Returns the checksum of every leaf by its path, as 8 hexadecimal digits. Waits for the arrays.
 
     Args:
-      tree: pytree of jax.Array, sharded in any way.
+      tree: pytree of arrays, sharded in any way; in a run of several processes each must ask.
 
     Returns:
-      {"params/blocks/kernel": "0123456789abcdef", ...}.
+      {"params/blocks/kernel": "0123abcd", ...}.
     """
     named = jax.tree_util.tree_leaves_with_path(tree)
-    words = jax.device_get(_checksums([leaf for _, leaf in named])) if named else []
-    return {leaf_name(path): f"{int(a):08x}{int(b):08x}" for (path, _), (a, b) in zip(named, words)}
+    parts = np.array([_own_part(leaf) for _, leaf in named], np.uint32)
+    if jax.process_count() > 1:
+        parts = np.asarray(multihost_utils.process_allgather(parts)).sum(axis=0, dtype=np.uint32)
+    return {leaf_name(path): f"{int(part):08x}" for (path, _), part in zip(named, parts)}

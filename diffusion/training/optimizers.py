@@ -44,9 +44,12 @@ def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | No
         raise ValueError(f"warmup = {warmup}: must be a number of steps >= 0.")
     if decay not in ("constant", "cosine"):
         raise ValueError(f'decay = "{decay}": valid are "constant" and "cosine".')
-    if decay == "cosine" and (steps is None or steps <= warmup):
-        raise ValueError(f'decay = "cosine" needs steps > warmup; got steps = {steps}, warmup = {warmup}.')
-    after = optax.constant_schedule(peak) if decay == "constant" else optax.cosine_decay_schedule(peak, steps - warmup)
+    if decay == "cosine" and (steps is None or steps < 1):
+        raise ValueError(f'decay = "cosine" ends at 0 after `steps` steps: it needs steps >= 1, not {steps}.')
+    if decay == "constant":
+        after = optax.constant_schedule(peak)
+    else:  # a run that ends within its warm-up has no decay
+        after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1)), after], [warmup])

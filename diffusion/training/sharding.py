@@ -107,9 +107,22 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = REPL
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def create(init: Callable[..., Any], mesh: Mesh, rules: Sequence[tuple[str, tuple]], *args: Any) -> Any:
-    """Returns ``init(*args)`` computed where it will live, so that nothing is ever built unsharded."""
-    return jax.jit(init, out_shardings=shardings(jax.eval_shape(init, *args), mesh, rules))(*args)
+def abstract(init: Callable[..., Any], mesh: Mesh, rules: Sequence[tuple[str, tuple]], *args: Any) -> Any:
+    """Returns what ``init(*args)`` will be, as jax.ShapeDtypeStruct with shardings; computes nothing."""
+    shapes = jax.eval_shape(init, *args)
+    struct = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    return jax.tree.map(struct, shapes, shardings(shapes, mesh, rules))
+
+
+def create(init: Callable[..., Any], target: Any, *args: Any) -> Any:
+    """Returns ``init(*args)`` computed where it will live, so that nothing is ever built unsharded.
+
+    Args:
+      init: function of ``args``.
+      target: from ``abstract``.
+      *args: arguments of ``init``.
+    """
+    return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(*args)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:

@@ -1,6 +1,7 @@
 """The train step: one pure function, the same on one device and on a mesh."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from diffusion.training import checkpoints
 from diffusion.training.sharding import leaf_name
@@ -70,7 +70,7 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
             skipped.append(f"{name}: {tuple(theirs.shape)} in the source, {tuple(ours.shape)} here")
         else:
             taken.append(name)
-            return jax.device_put(jnp.asarray(theirs, ours.dtype), ours.sharding)
+            return jax.device_put(np.asarray(theirs).astype(ours.dtype), ours.sharding)
         return ours
 
     result = jax.tree_util.tree_map_with_path(leaf, params)

@@ -106,9 +106,10 @@ PROGRAM = '''
 
 Example: python -m command --config=x.py
 """
-from experiments import config as configs, resolve
+from experiments import config as configs
 CONFIG = configs.flag()
 def main(argv):
+    from experiments import resolve
     resolve.validate(CONFIG.value)
     print(configs.to_json(CONFIG.value))
 if __name__ == "__main__":
@@ -116,8 +117,8 @@ if __name__ == "__main__":
 '''
 
 
-def command(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
-    (tmp_path / "command.py").write_text(textwrap.dedent(PROGRAM))
+def command(tmp_path, *arguments: str, program: str = PROGRAM) -> subprocess.CompletedProcess:
+    (tmp_path / "command.py").write_text(textwrap.dedent(program))
     return subprocess.run([sys.executable, str(tmp_path / "command.py"), *arguments], cwd=ROOT, capture_output=True,
                           text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"})
 
@@ -160,3 +161,31 @@ def test_help_shows_the_flag_and_the_example(tmp_path):
     done = command(tmp_path, "--help")
     assert "Example: python -m command" in done.stdout
     assert "configs/cifar10_dit.py:tiny" in done.stdout
+
+
+SAVED = PROGRAM.replace("configs.flag()", "configs.saved_flag()").replace(
+    "def main", "from absl import flags\nflags.DEFINE_string('workdir', None, 'the run')\ndef main")
+
+
+def test_a_command_on_a_run_takes_its_config_with_changes(tmp_path):
+    config = configs.load(f"{ROOT}/configs/digits.py:tiny")
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    done = command(tmp_path, f"--workdir={tmp_path}", "--config.sample.guidance.interval=(0,1)",
+                   "--config.sample.steps=3", "--config.sample.sampler.name=ddim", "--config.sample.sampler.eta=0.5",
+                   program=SAVED)
+    assert done.returncode == 0, done.stderr
+    assert configs.differences(config, configs.from_json(done.stdout)) == [
+        ("sample.guidance.interval", None, (0, 1)), ("sample.sampler.eta", configs.MISSING, 0.5),
+        ("sample.sampler.name", "heun", "ddim"), ("sample.steps", config.sample.steps, 3)]
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--config.sample.steps=3"], ["--workdir"]), (["--workdir", "no/run"], ["no/run", "config.json"]),
+    (["--workdir=.", "--config.sample.steps=3"], ["config.json"]),
+])
+def test_a_command_on_no_run_says_so(tmp_path, arguments, words):
+    done = command(tmp_path, *arguments, program=SAVED)
+    assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert "Example" in command(tmp_path, "--help", program=SAVED).stdout

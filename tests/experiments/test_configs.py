@@ -11,10 +11,10 @@ import pytest
 
 from configs import base
 from experiments import config as configs
-from experiments import fields, resolve
+from experiments import resolve
 
 FOLDER = pathlib.Path(base.__file__).parent
-RECIPES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "base"))
+RECIPES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "base", "saved"))
 
 
 class Spec(NamedTuple):
@@ -87,7 +87,8 @@ def test_published_sizes_and_settings():
     # Peebles and Xie 2023, section 4: the diffusion of ADM, 1000 linear steps from 1e-4 to 0.02, 250 steps to sample.
     schedule = resolve.schedule(dit)
     assert float(schedule.alpha(1 / 1000)) ** 2 == pytest.approx(1 - 1e-4, rel=1e-6)
-    assert float(schedule.alpha(2 / 1000)) ** 2 == pytest.approx((1 - 1e-4) * (1 - 1e-4 - (0.02 - 1e-4) / 999), rel=1e-6)
+    second = 1e-4 + (0.02 - 1e-4) / 999
+    assert float(schedule.alpha(2 / 1000)) ** 2 == pytest.approx((1 - 1e-4) * (1 - second), rel=1e-6)
     plan = resolve.plan(dit)
     assert (len(plan.t), plan.t[0], plan.t[-1]) == (250, 1.0, 1 / 1000)
     clock = resolve.parameterization(dit).clock
@@ -121,6 +122,10 @@ def test_tiny_is_small(recipe):
     operations = 2 * weights * tokens * (3 * tiny.train.steps * tiny.train.batch_size + evaluations)
     assert operations < 2e12  # seconds of two cores at a slow 50 GFLOP/s; compilation is what remains
 
+
+
+def test_the_defaults_are_valid():
+    resolve.validate(base.defaults())
 
 
 def test_unknown_preset_lists_the_valid_ones():

@@ -1,0 +1,1 @@
+"""Timings, as ratios to a limit measured in the same run; never tests."""

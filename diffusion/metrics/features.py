@@ -1,0 +1,99 @@
+"""Feature extractors: functions from images, uint8 [B, H, W, C], to features [B, D].
+
+To add one: a factory below, and a line in FEATURES.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.metrics import classifier, frechet
+
+
+class Extractor(NamedTuple):
+    """A feature extractor, and what a report has to say of it.
+
+    Attributes:
+        extract: images uint8 [B, H, W, C] -> features [B, D], real, finite.
+        record: description ("features"), unit, and the sha256 of the weights where there are any.
+    """
+
+    extract: Callable[[np.ndarray], np.ndarray]
+    record: dict
+
+
+def pixels(images: np.ndarray, labels: np.ndarray) -> Extractor:
+    """The image itself, flattened, as numbers in [0, 1] (byte / 255); needs no training images.
+
+    Args:
+        images: not used; every factory takes the real training images.
+        labels: not used.
+
+    Returns:
+        The extractor, with D = H W C.
+    """
+    del images, labels
+    extract = lambda batch: batch.reshape(len(batch), -1).astype(np.float32) / 255
+    return Extractor(extract, {"features": "pixels, flattened", "unit": "[0, 1]", "sha256": None})
+
+
+def classifier_features(images: np.ndarray, labels: np.ndarray) -> Extractor:
+    """The last hidden layer of the small classifier, trained on (or found for) these real images.
+
+    Args:
+        images: uint8 [N, H, W, C], real training images.
+        labels: int [N].
+
+    Returns:
+        The extractor, with D = 64.
+
+    Raises:
+        TypeError, ValueError: as in `classifier.train`.
+    """
+    net = classifier.cached(images, labels)
+    record = {"features": "last hidden layer of the classifier", "unit": "its activations", "sha256": net.digest}
+    return Extractor(lambda batch: classifier.features(net, batch), record)
+
+
+FEATURES: dict[str, Callable[[np.ndarray, np.ndarray], Extractor]] = {
+    "pixels": pixels,
+    "classifier": classifier_features,
+}
+
+
+def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int = 500) -> frechet.Moments:
+    """Moments of the features of all images, gathered batch by batch; the last, smaller batch counts too.
+
+    Args:
+        extract: images -> features [B, D].
+        images: uint8 [N, H, W, C], N >= 1.
+        batch_size: images in one call.
+
+    Returns:
+        Moments of N rows.
+
+    Raises:
+        ValueError: if there is no image, or a feature is not finite.
+    """
+    if len(images) == 0:
+        raise ValueError("there is no image to take features of")
+    total = None
+    for start in range(0, len(images), batch_size):
+        features = extract(images[start : start + batch_size])
+        total = frechet.update(frechet.init(features.shape[1]) if total is None else total, features)
+    return total
+
+
+def rows(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int = 500) -> np.ndarray:
+    """Features of all images, where they have to be kept one by one.
+
+    Args:
+        extract: images -> features [B, D].
+        images: uint8 [N, H, W, C], N >= 1.
+        batch_size: images in one call.
+
+    Returns:
+        [N, D], of the extractor's dtype.
+    """
+    return np.concatenate([extract(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])

@@ -1,0 +1,108 @@
+"""Transformer layers conditioned by adaptive layer norm: what DiT is stacked from."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.attention import attention
+from diffusion.models.embeddings import rotate
+from diffusion.models.norms import NORMS
+
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros_init()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, [B, N, D] -> [B, N, D]; rotary positions and normalised q and k by choice."""
+
+    heads: int
+    qk_norm: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
+        head_size = x.shape[-1] // self.heads
+        qkv = nn.DenseGeneral((3, self.heads, head_size), dtype=self.dtype, kernel_init=xavier, name="qkv")(x)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        if self.qk_norm:  # Henry et al., 2020; Dehghani et al., 2023: keeps the scores bounded
+            q = nn.RMSNorm(dtype=self.dtype, name="query_norm")(q)
+            k = nn.RMSNorm(dtype=self.dtype, name="key_norm")(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        out = attention(q, k, v, self.attention)
+        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
+
+
+class Gelu(nn.Module):
+    """out(gelu(hidden(x))), with the tanh form of GELU, as the paper's code."""
+
+    ratio: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = int(self.ratio * x.shape[-1])
+        h = nn.Dense(hidden, dtype=self.dtype, kernel_init=xavier, name="hidden")(x)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(nn.gelu(h, approximate=True))
+
+
+class SwiGlu(nn.Module):
+    """out(silu(a) * b), [a, b] = hidden(x); two thirds of the hidden width, so that the size stays (Shazeer, 2020)."""
+
+    ratio: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = int(2 * self.ratio * x.shape[-1] / 3)
+        a, b = jnp.moveaxis(nn.DenseGeneral((2, hidden), dtype=self.dtype, kernel_init=xavier, name="hidden")(x), -2, 0)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(nn.silu(a) * b)
+
+
+MLPS = {"gelu": Gelu, "swiglu": SwiGlu}
+
+
+class Modulation(nn.Module):
+    """`count` vectors that a layer takes from the condition, [B, D] -> count x [B, 1, D]; all zero at the start."""
+
+    count: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, c: jax.Array) -> list[jax.Array]:
+        out = nn.DenseGeneral(
+            (self.count, c.shape[-1]), dtype=self.dtype, kernel_init=zeros, bias_init=zeros, name="dense"
+        )(c)
+        return [out[:, i, None] for i in range(self.count)]
+
+
+class Block(nn.Module):
+    """One adaLN-Zero layer: attention, then an MLP, each normalised, shifted and scaled, and gated by the condition.
+
+        x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
+
+    The gates start at zero, and the layer with them as the identity. Arguments of the call: tokens x [B, N, D], the
+    condition c [B, D] (time and class, after SiLU), rotary angles or None. Returns (x, None), as a scan wants it.
+
+    Reference: Peebles & Xie, 2023, figure 3.
+    """
+
+    heads: int
+    mlp_ratio: float
+    norm: str
+    mlp: str
+    qk_norm: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array, angles: jax.Array | None) -> tuple[jax.Array, None]:
+        norm = NORMS[self.norm]
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Modulation(6, self.dtype, name="modulation")(c)
+        mixed = Attention(self.heads, self.qk_norm, self.attention, self.dtype, name="attention")(
+            norm(x) * (1 + scale_a) + shift_a, angles
+        )
+        x = x + gate_a * mixed
+        mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
+        return x + gate_m * mlp(norm(x) * (1 + scale_m) + shift_m), None

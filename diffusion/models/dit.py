@@ -1,0 +1,267 @@
+"""DiT: a diffusion transformer over image patches, conditioned by adaptive layer norm (Peebles & Xie, 2023)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.attention import IMPLEMENTATIONS
+from diffusion.models.blocks import MLPS, Block, Modulation, xavier, zeros
+from diffusion.models.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
+from diffusion.models.names import look_up
+from diffusion.models.norms import NORMS
+
+REMAT = {  # what the backward pass finds kept from the forward pass, layer by layer; the rest is computed again
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+CHOICES = {
+    "norm": NORMS,
+    "mlp": MLPS,
+    "positions": ("sincos", "rope"),
+    "attention": ("auto", *IMPLEMENTATIONS),
+    "remat": REMAT,
+    "dtype": ("float32", "bfloat16"),
+}
+SIZES = {  # width, depth, heads: table 1 of the paper
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1152, 28, 16),
+}
+PRESETS = {
+    f"{size}/{patch}": {"patch": patch, "width": width, "depth": depth, "heads": heads}
+    for size, (width, depth, heads) in SIZES.items()
+    for patch in (2, 4, 8)
+}
+
+
+def patchify(x: jax.Array, patch: int) -> jax.Array:
+    """Cuts images [B, H, W, C] into tokens [B, H W / p^2, p p C], row by row; the values of a token in that order.
+
+    Raises:
+        ValueError: if the patch does not divide height and width.
+    """
+    batch, height, width, channels = x.shape
+    if height % patch or width % patch:
+        raise ValueError(f"patch={patch} does not divide height {height} and width {width}; choose a patch that does")
+    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
+
+
+def unpatchify(tokens: jax.Array, patch: int, height: int, width: int) -> jax.Array:
+    """Puts tokens [B, H W / p^2, p p C] back into images [B, H, W, C]: the inverse of `patchify`."""
+    x = tokens.reshape(tokens.shape[0], height // patch, width // patch, patch, patch, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(tokens.shape[0], height, width, -1)
+
+
+class DiT(nn.Module):
+    """The diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
+
+    Parameters are float32 whatever the compute type, and so is the output. Layers are scanned: the parameters of all
+    blocks are stacked along a first axis of length `depth`.
+
+    Attributes:
+        patch: side of a patch in pixels; it divides height and width.
+        width: features of a token; 4 divides it, and so does `heads`.
+        depth: number of blocks.
+        heads: attention heads.
+        num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
+        mlp_ratio: hidden features of the MLP over `width`.
+        learn_sigma: put out 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
+        norm: "layernorm" (the paper) or "rmsnorm".
+        mlp: "gelu" (the paper) or "swiglu".
+        positions: "sincos" (the paper: fixed, added to the tokens) or "rope" (rotary, in every attention).
+        qk_norm: RMS-normalise queries and keys, with a learned scale.
+        attention: implementation of attention, see `diffusion.models.attention`.
+        remat: what to compute again in the backward pass to save memory: "none", "full", or "dots" (all but matmuls).
+        unroll: blocks in one turn of the scan; more is faster on CPU and slower to compile.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023.
+    """
+
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    num_classes: int
+    mlp_ratio: float = 4.0
+    learn_sigma: bool = False
+    norm: str = "layernorm"
+    mlp: str = "gelu"
+    positions: str = "sincos"
+    qk_norm: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 1
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("patch", "width", "depth", "heads", "unroll", "mlp_ratio"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes={self.num_classes} must be 0 (unconditional) or the number of classes")
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if self.positions == "sincos" and self.width % 4:
+            raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides")
+        if self.positions == "rope" and self.width // self.heads % 4:
+            raise ValueError(f"width / heads = {self.width // self.heads}: axial rotary positions need 4 to divide it")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, condition: jax.Array | None = None) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: images [B, H, W, C].
+            t: the network's clock, [B] or [], float32 or wider.
+            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0.
+
+        Returns:
+            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+        """
+        self._check(x, t, condition)
+        batch, height, width, channels = x.shape
+        rows, columns = height // self.patch, width // self.patch
+
+        tokens = patchify(x, self.patch)
+        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(tokens)
+        angles = None
+        if self.positions == "sincos":
+            tokens = tokens + jnp.asarray(sincos_positions(rows, columns, self.width), tokens.dtype)
+        else:
+            angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
+
+        c = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
+        if self.num_classes:
+            c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(condition)
+        c = nn.silu(c)
+
+        policy = REMAT[self.remat]
+        block = nn.remat(Block, policy=policy, prevent_cse=False) if policy else Block
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+            unroll=min(self.unroll, self.depth),
+        )
+        tokens, _ = blocks(
+            self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
+        )(tokens, c, angles)
+
+        shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
+        tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
+        tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        return unpatchify(tokens, self.patch, height, width)
+
+    def _check(self, x, t, condition):
+        if x.ndim != 4:
+            raise ValueError(f"DiT takes images [B, H, W, C]; got an array of shape {x.shape}")
+        if t.shape not in ((), x.shape[:1]):
+            raise ValueError(f"DiT takes one time for each image, t [B] = {x.shape[:1]}; got shape {t.shape}")
+        if self.num_classes == 0 and condition is not None:
+            raise ValueError("num_classes=0 makes an unconditional network, but a condition was given; pass None")
+        if self.num_classes and condition is None:
+            raise ValueError(
+                f"num_classes={self.num_classes} makes a class-conditional network, but the condition is None; "
+                f"pass labels [B], with the null class {self.num_classes} where no class is meant"
+            )
+        if condition is not None and (
+            condition.shape != x.shape[:1] or not jnp.issubdtype(condition.dtype, jnp.integer)
+        ):
+            raise ValueError(
+                f"DiT takes one integer label for each image, [B] = {x.shape[:1]}; "
+                f"got shape {condition.shape}, dtype {condition.dtype}"
+            )
+
+
+def dit(
+    patch: int,
+    width: int,
+    depth: int,
+    heads: int,
+    num_classes: int,
+    mlp_ratio: float = 4.0,
+    learn_sigma: bool = False,
+    norm: str = "layernorm",
+    mlp: str = "gelu",
+    positions: str = "sincos",
+    qk_norm: bool = False,
+    attention: str = "auto",
+    remat: str = "none",
+    unroll: int = 1,
+    dtype: str = "float32",
+) -> DiT:
+    """Builds a DiT field by field; what the fields mean and what is refused stands at `DiT`."""
+    return DiT(**locals())
+
+
+def dit_preset(
+    size: str,
+    num_classes: int,
+    mlp_ratio: float = 4.0,
+    learn_sigma: bool = False,
+    norm: str = "layernorm",
+    mlp: str = "gelu",
+    positions: str = "sincos",
+    qk_norm: bool = False,
+    attention: str = "auto",
+    remat: str = "none",
+    unroll: int = 1,
+    dtype: str = "float32",
+) -> DiT:
+    """Builds a DiT of a published size.
+
+    Args:
+        size: "S/2" to "XL/8": S, B, L or XL of the paper's table 1, then the side of a patch (2, 4 or 8).
+        num_classes: number of classes, 0 for an unconditional network; the paper's networks have 1000.
+        learn_sigma: the paper's networks learn it.
+        mlp_ratio, norm, mlp, positions, qk_norm, attention, remat, unroll, dtype: as the fields of `DiT`.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: for an unknown size, and as `DiT`.
+
+    Reference: Peebles & Xie, 2023, table 1.
+    """
+    options = locals()
+    return DiT(**look_up(PRESETS, options.pop("size"), "size"), **options)
+
+
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """Refuses class labels that a DiT has no embedding for; for concrete labels, before anything is compiled.
+
+    Args:
+        labels: integers of any shape.
+        num_classes: number of classes of the network; label `num_classes` is the null class.
+
+    Raises:
+        ValueError: if a label lies outside 0 .. num_classes, or is no integer.
+    """
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"class labels are integers; got dtype {labels.dtype}")
+    outside = labels[(labels < 0) | (labels > num_classes)]
+    if outside.size:
+        raise ValueError(
+            f"class label {outside.flat[0]} is out of range: valid are 0 .. {num_classes - 1}, "
+            f"and {num_classes} for the null class"
+        )

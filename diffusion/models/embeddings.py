@@ -1,0 +1,154 @@
+"""Embeddings of what a transformer is told beside its tokens: the time, the class label, the place of a token."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def sinusoid(t: jax.Array, size: int = 256, max_period: float = 10_000.0) -> jax.Array:
+    """Sinusoidal features of the time, cosines first.
+
+        w_i = max_period^(-i / (size / 2)),   i = 0 .. size / 2 - 1
+        out = [cos(w t), sin(w t)]
+
+    Args:
+        t: the network's clock [B]; computed in float32 or wider (bfloat16 would round 999 to 1000).
+        size: number of features, even.
+        max_period: the longest period over 2 pi.
+
+    Returns:
+        [B, size], float32 or wider.
+
+    Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023, after Vaswani et al., 2017, sec. 3.5.
+    """
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(size // 2, dtype=t.dtype) / (size // 2))
+    angles = t[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """A two-layer network (SiLU between) on 256 sinusoidal features of the time: [B] -> [B, width].
+
+    Attributes:
+        width: features of the output.
+        dtype: compute type of the two layers; the sinusoid itself stays in float32.
+
+    Reference: Peebles & Xie, 2023.
+    """
+
+    width: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, t: jax.Array) -> jax.Array:
+        init = nn.initializers.normal(0.02)
+        hidden = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="hidden")(sinusoid(t))
+        return nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="out")(nn.silu(hidden))
+
+
+class LabelEmbedding(nn.Module):
+    """One learned vector for each class and one for "no class": int [B] -> [B, width].
+
+    Row `num_classes` is the null class, the one that label dropout and classifier-free guidance ask for.
+
+    Attributes:
+        num_classes: number of real classes; labels are 0 .. num_classes. Any other label gives NaN, never a wrong row.
+        width: features of the output.
+        dtype: type of the output.
+
+    Reference: Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022.
+    """
+
+    num_classes: int
+    width: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, labels: jax.Array) -> jax.Array:
+        table = self.param("embedding", nn.initializers.normal(0.02), (self.num_classes + 1, self.width), jnp.float32)
+        rows = table.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return rows.astype(self.dtype)
+
+
+def sincos_positions(height: int, width: int, size: int) -> np.ndarray:
+    """Fixed sin-cos embedding of the places of a height x width grid.
+
+        e(p) = [sin(p w), cos(p w)],   w_i = 10000^(-i / (size / 4)),   i = 0 .. size / 4 - 1
+        out[row * width + column] = [e(column), e(row)]
+
+    Args:
+        height, width: the grid, in tokens.
+        size: number of features; 4 divides it.
+
+    Returns:
+        [height * width, size], float32 (computed in float64).
+
+    Raises:
+        ValueError: if 4 does not divide `size`.
+
+    Reference: He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022, whose code DiT uses: column first.
+    """
+    if size % 4:
+        raise ValueError(f"2-D sin-cos positions need a width that 4 divides; got {size}")
+    row, column = _grid(height, width)
+    angles = np.stack([column, row], axis=1)[:, :, None] * _frequencies(size // 4)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).reshape(height * width, size).astype(np.float32)
+
+
+def rope_angles(height: int, width: int, head_size: int, theta: float = 10_000.0) -> np.ndarray:
+    """Angles of the axial rotary embedding: half of a head's features turn with the row, half with the column.
+
+        out[row * width + column] = [row w, column w],   w_i = theta^(-i / (head_size / 4)),   i < head_size / 4
+
+    Args:
+        height, width: the grid, in tokens.
+        head_size: features of a head; 4 divides it.
+        theta: base of the frequencies.
+
+    Returns:
+        [height * width, 2, head_size / 4] in radians, float32 (computed in float64).
+
+    Raises:
+        ValueError: if 4 does not divide `head_size`.
+
+    Reference: Su et al., "RoFormer", 2021, equation 15; axial as in Heo et al., "Rotary Position Embedding for Vision
+    Transformer", 2024, section 3.2.
+    """
+    if head_size % 4:
+        raise ValueError(f"axial rotary positions need a head width that 4 divides; got {head_size}")
+    places = np.stack(_grid(height, width), axis=1)
+    return (places[:, :, None] * _frequencies(head_size // 4, theta)).astype(np.float32)
+
+
+def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Turns pairs of features by the angles of their token, so that q . k sees differences of places alone.
+
+        [a', b'] = [a cos - b sin, a sin + b cos]
+
+    In each half (row, column) of the head the pair i is made of the features i and i + D / 4.
+
+    Args:
+        x: queries or keys [B, N, H, D].
+        angles: [N, 2, D / 4] from `rope_angles`.
+
+    Returns:
+        [B, N, H, D], of the dtype of x (turned in float32).
+    """
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    a, b = jnp.moveaxis(x.reshape(*x.shape[:-1], 2, 2, -1), -2, 0)
+    return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-2).reshape(x.shape).astype(x.dtype)
+
+
+def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the tokens, each [height * width], in row-major order."""
+    row, column = np.divmod(np.arange(height * width), width)
+    return row.astype(np.float64), column.astype(np.float64)
+
+
+def _frequencies(count: int, theta: float = 10_000.0) -> np.ndarray:
+    """theta^(-i / count) for i = 0 .. count - 1."""
+    return theta ** (-np.arange(count) / count)

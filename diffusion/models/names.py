@@ -1,0 +1,28 @@
+"""Names that stand for choices: one look-up, so that every misspelling gets the same answer."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+Choice = TypeVar("Choice")
+
+
+def look_up(table: Mapping[str, Choice], name: str, field: str) -> Choice:
+    """Returns the entry of `table` called `name`.
+
+    Args:
+        table: the choices by name.
+        name: the name asked for.
+        field: what is being chosen, for the error ("attention", "norm", ...).
+
+    Returns:
+        `table[name]`.
+
+    Raises:
+        ValueError: if `name` is not in the table; lists the valid names and the nearest one.
+    """
+    if name in table:
+        return table[name]
+    nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(f"{field}={name!r} is not known; valid: {', '.join(map(repr, table))}{hint}")

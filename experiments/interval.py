@@ -1,0 +1,66 @@
+"""Means of training metrics between two lines of metrics.jsonl.
+
+The sums are plain numbers that travel in the checkpoint, so that a run that is interrupted between two lines writes
+the same next line as one that is not.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+LATEST = ("learning_rate",)  # told as it was in the last step, not as a mean
+
+
+def empty() -> dict[str, Any]:
+    """Returns the sums over no step at all."""
+    return {"steps": 0}
+
+
+def add(sums: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the sums with one more step.
+
+    Args:
+      sums: from ``empty`` or ``add``; JSON-able.
+      metrics: of one step, on the host: numbers, and "loss_by_t" {"sum": [10], "count": [10]}.
+    """
+    result = {**sums, "steps": sums["steps"] + 1}
+    for name, value in metrics.items():
+        if name == "loss_by_t":
+            before = sums.get(name, {"sum": [0.0] * len(value["sum"]), "count": [0] * len(value["count"])})
+            result[name] = {
+                "sum": (np.array(before["sum"]) + np.asarray(value["sum"], np.float64)).tolist(),
+                "count": (np.array(before["count"]) + np.asarray(value["count"], np.int64)).tolist(),
+            }
+        elif name in LATEST:
+            result[name] = float(value)
+        else:
+            result[name] = sums.get(name, 0.0) + float(value)
+    return result
+
+
+def row(step: int, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the line of metrics.jsonl: the means since the line before, with eight digits.
+
+    Args:
+      step: updates made.
+      sums: over the steps since the last line.
+
+    Returns:
+      {"step", "loss", "grad_norm", "learning_rate", "loss_by_t": [10] (None for an empty bin), "count_by_t": [10], ...}.
+    """
+    result: dict[str, Any] = {"step": step}
+    for name, value in sorted(sums.items()):
+        if name == "loss_by_t":
+            pairs = list(zip(value["sum"], value["count"]))
+            result[name] = [_digits(total / count) if count else None for total, count in pairs]
+            result["count_by_t"] = value["count"]
+        elif name in LATEST:
+            result[name] = _digits(value)
+        elif name != "steps":
+            result[name] = _digits(value / sums["steps"])
+    return result
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.8g}")

@@ -1,0 +1,334 @@
+"""Trains a model as a config describes it; the same command goes on with a run that was stopped.
+
+    python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+    python -m experiments.train --config=configs/digits.py --workdir=runs/digits --config.train.steps=4000
+    python -m experiments.train --config=configs/cifar10_dit.py:tiny --workdir=runs/c10 --config.data.dir=DIR
+
+Ctrl-C (or SIGTERM) finishes the step, saves, and says how to go on; a second Ctrl-C ends at once. A run that goes on
+computes what it would have computed undisturbed, bit for bit.
+
+Exit status: 0 finished; 1 failed (a non-finite loss, a full disk, ...); 2 a mistake in the config; 130 stopped and
+saved after Ctrl-C, 143 after SIGTERM.
+"""
+
+import collections
+import contextlib
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from diffusion.data import pipeline, sources
+from diffusion.training import checkpoints, compilation_cache, ema, preemption, sharding, state, warm_start
+from diffusion.training.step import make_train_step
+from experiments import config as configs
+from experiments import generate, interval, progress, resolve, workdir
+from experiments.config import ConfigError
+from experiments.evaluate import evaluate_samples
+
+STEPS_AHEAD = 2  # whose metrics may still be on their way when the next step is dispatched
+
+
+def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command") -> int:
+    """Trains until config.train.steps, or until it is asked to stop.
+
+    Args:
+      config: the config, complete.
+      folder: the run folder, made if missing.
+      command: how a user goes on with the run, for messages.
+
+    Returns:
+      The exit status; see the module's docstring.
+
+    Raises:
+      ConfigError: for a mistake in the config, or a folder that holds another config's run.
+      WorkdirError: if the folder is in use or cannot be written.
+      CheckpointError: if a checkpoint cannot be written, none is sound, or the latest is of another architecture.
+    """
+    with contextlib.ExitStack() as stack:
+        # ==== Processes, and the config ====
+        sharding.initialize_distributed()
+        speaks = jax.process_index() == 0
+        resolve.validate(config)
+        compilation_cache.enable()
+        folder = pathlib.Path(folder)
+
+        # ==== Mesh ====
+        try:
+            mesh = sharding.make_mesh(config.mesh)
+            sharding.check_batch_size(config.train.batch_size, mesh, config.train.accumulate)
+        except ValueError as error:
+            raise ConfigError(f"config.mesh: {error}") from error
+
+        # ==== Data ====
+        try:
+            records, spec = sources.open_source(config.data.name, config.data.split, config.data.dir)
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError(f"config.data: {error}") from error
+        resolve.validate(config, spec)
+
+        # ==== Run folder ====
+        if speaks:  # process 0 keeps the folder; the others only read checkpoints there
+            stack.enter_context(workdir.lock(folder))
+            workdir.settle_config(folder, config)
+        metrics_file, timing_file = folder / "metrics.jsonl", folder / "timing.jsonl"
+
+        # ==== Model, objective, optimizer ====
+        model = resolve.model(config, spec.shape)
+        density, optimizer = resolve.density(config), resolve.optimizer(config)
+        average = ema.exponential_moving_average(config.ema.decay, config.ema.warmup)
+        conditional = config.model.get("num_classes", 0) > 0
+
+        # ==== State: shapes first ====
+        def init(seed):
+            init_key, _ = jax.random.split(jax.random.key(seed))
+            labels = jnp.zeros([1], jnp.int32) if conditional else None
+            params = model.init(init_key, jnp.zeros((1, *spec.shape)), jnp.zeros([1]), labels)
+            return state.create(params, optimizer, average, density)
+
+        seed = np.uint32(config.seed)
+        target = sharding.abstract(init, mesh, sharding.REPLICATED, seed)
+
+        # ==== Checkpoint, and where the run starts from: ====
+        # 1. the latest sound checkpoint of this run folder, else
+        # 2. the parameters of config.init_from, as far as they fit, else
+        # 3. random parameters.
+        saver = checkpoints.Checkpoints(folder, config.checkpoint.keep, config.checkpoint.keep_every)
+        stack.callback(saver.close)
+        restored = checkpoints.restore_latest(folder, target)
+        if restored:
+            train_state, about = restored
+        else:
+            train_state, about = sharding.create(init, target, seed), {"examples": 0, "interval": interval.empty()}
+            if config.init_from.path:
+                train_state = start_from(config.init_from, train_state, average, speaks)
+        step, sums, evaluated = int(train_state.step), about["interval"], about.get("evaluated", 0)
+        if speaks:
+            workdir.rewind(metrics_file, step)
+            workdir.rewind(timing_file, step)
+
+        # ==== Step ====
+        make = make_train_step(
+            resolve.objective(config), model.apply, resolve.schedule(config), optimizer, average, density,
+            accumulate=config.train.accumulate, shards=mesh.shape["data"],
+        )  # fmt: skip
+        state_shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        train_step = jax.jit(
+            lambda state, batch, seed: make(state, batch, jax.random.split(jax.random.key(seed))[1]),
+            donate_argnums=0,
+            in_shardings=(state_shardings, sharding.batch_sharding(mesh), everywhere),
+            out_shardings=(state_shardings, everywhere),
+        )
+
+        # ==== Hooks ====
+        events = stack.enter_context(event_writer(folder, step)) if speaks else None
+        evaluate = evaluation(config, spec) if config.evaluate.every and speaks else None
+        total = config.train.steps
+        display = progress.Display(total, step, config.train.batch_size, speaks)
+        pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
+
+        def absorb(ahead):
+            """Takes in the metrics of all but the last `ahead` steps; stops the run if one of them failed."""
+            nonlocal sums
+            while len(pending) > ahead:
+                at, metrics = pending.popleft()
+                metrics = jax.device_get(metrics)
+                failed_at = int(metrics.pop("failed_at"))
+                if failed_at != state.HEALTHY:
+                    raise RunFailed(failed_at)
+                sums = interval.add(sums, metrics)
+                if at % config.train.log_every == 0 or at == total:
+                    write(interval.row(at, sums))
+                    sums = interval.empty()
+
+        def write(row):
+            """One line of metrics: to metrics.jsonl, TensorBoard and the display; the clock's part to timing.jsonl."""
+            rate = display.report(row["step"], row["loss"])
+            if speaks:
+                workdir.append(metrics_file, row)
+                workdir.append(timing_file, {"step": row["step"], "time": time.time(), "steps_per_second": rate})
+                add_events(events, row, rate)
+
+        def evaluate_now():
+            """Samples from the moving average and compares them with real images; one line of metrics."""
+            nonlocal evaluated
+            evaluated = step
+            if evaluate:
+                began = time.perf_counter()
+                # Process 0 alone, with its own copy: it is replicated.
+                figures = evaluate(jax.tree.map(lambda leaf: leaf.addressable_data(0), train_state.ema))
+                workdir.append(metrics_file, {"step": step, "evaluate": figures})
+                add_events(events, {"step": step, **{f"evaluate/{name}": x for name, x in figures.items()}}, None)
+                told = [f"{name} {x:.4g}" for name, x in figures.items() if x is not None]
+                display.say(f"step {step}  {'  '.join(told)}")
+                display.pause(time.perf_counter() - began)
+
+        def save():
+            """Starts a checkpoint; the lines that it relies on are on the disk first."""
+            began = time.perf_counter()
+            workdir.sync(metrics_file)
+            about = {"examples": step * config.train.batch_size, "config_hash": configs.digest(config)}
+            saver.save(train_state, {**about, "interval": sums, "evaluated": evaluated})
+            display.pause(time.perf_counter() - began)
+
+        # ==== Loop ====
+        if step >= total:
+            display.say(f"{folder} is finished: step {step} of {total}. Next: python -m experiments.sample "
+                        f"--workdir={folder}, or train on with --config.train.steps={2 * total}.")  # fmt: skip
+            return 0
+        if restored:
+            display.say(f"going on with {folder} from step {step} of {total}")
+        data = pipeline.batches(
+            records, spec, seed=config.seed, batch_size=config.train.batch_size, start=about["examples"],
+            process_index=jax.process_index(), process_count=jax.process_count(),
+            augment=resolve.augmentations(config), threads=config.data.threads,
+        )  # fmt: skip
+        stack.callback(data.close)
+        stop, signal_number = stack.enter_context(preemption.StopRequest()), None
+        stack.enter_context(display)
+        started, ahead = step, 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
+
+        def due(every):
+            return every and step % every == 0 and step > 0
+
+        try:
+            if due(config.evaluate.every) and evaluated != step:  # stopped between the step and its evaluation
+                evaluate_now()
+            while step < total and signal_number is None:
+                batch = next(data)
+                if not conditional:
+                    del batch["label"]
+                train_state, metrics = train_step(train_state, sharding.to_devices(batch, mesh), seed)
+                step += 1
+                jax.tree.map(lambda leaf: leaf.copy_to_host_async(), metrics)
+                pending.append((step, metrics))
+                if step == started + 1:
+                    jax.block_until_ready(metrics)
+                    display.first_step()
+                absorb(ahead)
+                signal_number = stop.received(step)
+                if due(config.evaluate.every) and signal_number is None:
+                    absorb(0)
+                    evaluate_now()
+                if due(config.checkpoint.every) or step == total or signal_number is not None:
+                    absorb(0)
+                    save()
+            saver.wait()
+        except RunFailed as failure:
+            saver.wait()
+            display.say(failure_message(failure.step, folder))
+            return 1
+        if signal_number is not None and step < total:
+            display.say(f"stopped at step {step} of {total}, saved in {checkpoints.folder(folder) / str(step)}. "
+                        f"To go on:\n  {command}")  # fmt: skip
+            return 128 + signal_number
+        display.say(f"finished {total} steps: {folder}. Next: python -m experiments.sample --workdir={folder}")
+        return 0
+
+
+class RunFailed(Exception):
+    """The loss or the gradient of a step was not finite; the state is frozen as it was before that step."""
+
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
+
+
+def failure_message(step: int, folder: pathlib.Path) -> str:
+    """What a user is told when a step fails."""
+    good = checkpoints.latest(folder)
+    kept = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
+    start = "" if good is None else f" --config.init_from.path={checkpoints.folder(folder) / str(good)}"
+    return (
+        f"error: the loss or the gradient was not finite in step {step} (counted from 0). The state was frozen before "
+        f"that step and is not saved. {kept}\nThe same command fails the same way. Try a smaller "
+        f"--config.optimizer.learning_rate or --config.optimizer.clip=1.0 with a new --workdir{start}."
+    )
+
+
+def start_from(init_from: ConfigDict, train_state: state.TrainState, average, speaks: bool) -> state.TrainState:
+    """Takes over the parameters of config.init_from, into the moving average too, and names what it leaves."""
+    try:
+        source = warm_start.read(init_from.path)
+        params, taken, skipped = warm_start.warm_start(train_state.params, source, init_from.include)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"config.init_from: {error}") from error
+    if speaks:
+        print(f"init_from {init_from.path}: took {len(taken)} leaves, skipped {len(skipped)}")
+        print("".join(f"  skipped {line}\n" for line in skipped), end="", flush=True)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, train_state.ema)
+    return train_state._replace(params=params, ema=jax.jit(average.init, out_shardings=shardings)(params))
+
+
+@contextlib.contextmanager
+def event_writer(folder: pathlib.Path, step: int):
+    """TensorBoard's event file; what an interrupted run wrote beyond `step` is marked as void."""
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def add_events(writer, row: dict, rate: float | None) -> None:
+    """Adds the numbers of a line of metrics to TensorBoard."""
+    for name, value in {**row, "steps_per_second": rate}.items():
+        if isinstance(value, (int, float)) and name != "step":
+            writer.add_scalar(name, value, row["step"])
+
+
+def evaluation(config: ConfigDict, spec: sources.DataSpec) -> Callable[[Any], dict[str, float | None]]:
+    """What happens every config.evaluate.every steps: params -> {figure: number}.
+
+    Samples are compared with the dataset's validation split, so that choices made while training leave the test split
+    alone; a dataset that has none is read at config.evaluate.split.
+    """
+    split = "validation"
+    try:
+        sources.describe(config.data.name, split, config.data.dir)
+    except ValueError:
+        split = config.evaluate.split
+    make = generate.generator(config, spec.shape)
+    labels = generate.balanced_labels(config.evaluate.number, config.model.get("num_classes", 0))
+    seeds = generate.seeds(config, config.evaluate.number)
+
+    def evaluate(params):
+        figures = evaluate_samples(make.images(params, labels, seeds), labels, config, split)
+        return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}
+
+    return evaluate
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
+    if len(argv) > 1:
+        raise ConfigError(f"unexpected argument {argv[1]!r}: flags are written as --name=value.")
+    try:
+        status = run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("experiments.train"))
+    except (checkpoints.CheckpointError, workdir.WorkdirError, PermissionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("ended at once; the same command goes on from the last checkpoint", file=sys.stderr)
+        status = 128 + signal.SIGINT
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    configs.flag()
+    flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
+    flags.mark_flags_as_required(["config", "workdir"])
+    configs.run(main)

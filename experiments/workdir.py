@@ -1,0 +1,184 @@
+"""A run folder: one run at a time, of one config, with lines that are never torn.
+
+WORKDIR holds config.json, metrics.jsonl (what a run computed: the same bytes however often it was interrupted),
+timing.jsonl (what depends on the clock), checkpoints/<step>, and TensorBoard events.
+"""
+
+import contextlib
+import fcntl
+import fnmatch
+import json
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+
+from ml_collections import ConfigDict
+
+from diffusion.data import sources
+from diffusion.training import checkpoints
+from experiments import config as config_lib
+from experiments.config import ConfigError
+
+# Fields that a run may change when it goes on: they do not alter what its past steps computed.
+MAY_CHANGE = (
+    "train.steps", "train.log_every", "checkpoint.*", "evaluate.*", "sample.*", "mesh.*", "data.dir", "data.threads",
+)  # fmt: skip
+
+
+class WorkdirError(RuntimeError):
+    """A run folder cannot be used; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def lock(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Holds WORKDIR for this process; the kernel lets go of it however the process ends.
+
+    Raises:
+      WorkdirError: if another process holds it, or the folder cannot be written.
+    """
+    path = pathlib.Path(workdir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = open(path / ".lock", "a+")
+    except OSError as error:
+        raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another.") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            raise WorkdirError(
+                f"--workdir={workdir} is in use: process {handle.read().strip() or '(unknown)'} trains there. "
+                "Wait until it has ended, stop it, or choose another folder."
+            ) from error
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        yield
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that a reader, or a run that was killed, finds the old or the new content, never a part."""
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_config(workdir: str | pathlib.Path) -> ConfigDict:
+    """Returns the config of the run in a folder; nothing is executed.
+
+    Raises:
+      WorkdirError: if the folder holds no run.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        return config_lib.from_json(path.read_text())
+    except OSError as error:
+        raise WorkdirError(f"--workdir={workdir} holds no run: {path} cannot be read ({error.strerror}).") from error
+
+
+def example_shape(config: Mapping) -> tuple[int, ...]:
+    """Returns the shape (H, W, C) of one example: the config's own, or that of its dataset."""
+    shape = config["data"]["shape"]
+    if shape is None:
+        shape = sources.describe(config["data"]["name"], config["data"]["split"], config["data"]["dir"]).shape
+    return tuple(shape)
+
+
+def command(module: str) -> str:
+    """Returns the command line that this process was started by, for messages and records.
+
+    Args:
+      module: what was run, e.g. "experiments.train".
+    """
+    return f"python -m {module} {shlex.join(sys.argv[1:])}".strip()
+
+
+def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
+    """Writes config.json, or compares the config with the one of the run that is there.
+
+    Args:
+      workdir: the run folder, locked.
+      config: the resolved config.
+
+    Returns:
+      Whether the folder held a run of this config already.
+
+    Raises:
+      ConfigError: if it holds another config's run.
+      WorkdirError: if it cannot be written, or holds checkpoints without a config.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    there = path.exists()
+    if not there and checkpoints.steps(workdir):
+        raise WorkdirError(f"{workdir} holds checkpoints but no config.json: choose another --workdir.")
+    if there:
+        changed = config_lib.differences(read_config(workdir), config)
+        fixed = [change for change in changed if not _may_change(change.field)]
+        if fixed:
+            free = [change for change in changed if _may_change(change.field)]
+            raise ConfigError(
+                f"--workdir={workdir} holds a run of another config. These fields differ and may not change:\n"
+                + "".join(f"  {change}\n" for change in fixed)
+                + ("These differ and may change:\n" + "".join(f"  {change}\n" for change in free) if free else "")
+                + f"A run may change {', '.join(MAY_CHANGE)}. Set the others back to go on with it, or choose another "
+                f"--workdir (with --config.init_from.path={workdir} it starts from this run's weights)."
+            )
+        if not changed:
+            return True
+    try:
+        write_text(path, config_lib.to_json(config) + "\n")
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
+    return there
+
+
+def _may_change(field: str) -> bool:
+    return any(fnmatch.fnmatchcase(field, pattern) for pattern in MAY_CHANGE)
+
+
+def append(path: pathlib.Path, row: Mapping) -> None:
+    """Adds one line of JSON by a single write, so that a run that is killed leaves it whole or not at all."""
+    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise WorkdirError(f"{path}: a line could only be written in part: the disk is full.")
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        os.close(descriptor)
+
+
+def rewind(path: pathlib.Path, step: int) -> None:
+    """Drops the lines that a run wrote after the step at which it goes on, and a torn last one.
+
+    Args:
+      path: metrics.jsonl or timing.jsonl; may be missing.
+      step: the largest step whose lines stay.
+    """
+    if not path.exists():
+        return
+    text = path.read_text()
+    kept = []
+    for line in text.splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break  # torn by a crash of the machine; so nothing after it is of this run's making
+        if row["step"] <= step and line.endswith("\n"):
+            kept.append(line)
+    if "".join(kept) != text:
+        write_text(path, "".join(kept))
+
+
+def sync(path: pathlib.Path) -> None:
+    """Sees a file to the disk, before a checkpoint that relies on its lines is written."""
+    if path.exists():
+        with open(path) as file:
+            os.fsync(file.fileno())

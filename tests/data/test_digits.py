@@ -1,0 +1,160 @@
+"""The bundled digits: one fixed stratified split, complete and disjoint, prepared once by however many processes."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+
+from diffusion.data import catalog, digits, pipeline, sources
+
+ROOT = Path(__file__).parents[2]
+SPLITS = ("train", "validation", "test")
+
+READ = """
+import sys
+from diffusion.data import pipeline, sources
+for split in ("train", "validation", "test"):
+    source, spec = sources.open_source("digits", split)
+    print(split, sum(int(batch["image"].sum()) for batch in pipeline.epoch(source, spec, 100)))
+print("tensorflow", "tensorflow" in sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """What two processes print that need the dataset at the same moment, and the cache that they share."""
+    cache = tmp_path_factory.mktemp("cache")
+    environment = os.environ | {"DIFFUSION_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", READ]
+    both = [
+        subprocess.Popen(command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    return cache, [output.splitlines() for output, _ in outputs]
+
+
+@pytest.fixture(scope="module")
+def records(prepared):
+    """Every record of every split, read by the path that training takes."""
+    splits = {}
+    for split in SPLITS:
+        source, spec = sources.open_source("digits", split, str(prepared[0] / "tfds"))
+        batches = list(pipeline.epoch(source, spec, 100))
+        splits[split] = tuple(np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
+    return splits
+
+
+def counted(images, labels):
+    """How often each labelled image occurs."""
+    return Counter(zip((image.tobytes() for image in images), map(int, labels)))
+
+
+def test_two_processes_prepare_it_at_once_without_tensorflow(prepared):
+    cache, outputs = prepared
+    assert outputs[0] == outputs[1]
+    assert outputs[0][-1] == "tensorflow False"
+    assert [path.name for path in (cache / "tfds").iterdir()] == ["digits"]  # no scratch folder is left
+    assert [path.name for path in (cache / "tfds" / "digits").iterdir()] == ["1.0.0"]
+
+
+def test_every_digit_of_scikit_learn_is_in_one_split(records):
+    values, labels = sklearn.datasets.load_digits(return_X_y=True)
+    # round(255 v / 16) in whole numbers, halves up.
+    images = ((values.astype(int) * 255 * 2 + 16) // 32).astype(np.uint8)
+    assert sum((counted(*records[split]) for split in SPLITS), Counter()) == counted(images, labels)
+    assert sum(len(records[split][1]) for split in SPLITS) == 1797
+
+
+def test_no_digit_is_in_two_splits():
+    images, labels, splits = digits.digits()
+    parts = [set(counted(images[splits == split], labels[splits == split])) for split in SPLITS]
+    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+
+
+def test_split_is_stratified(records):
+    total = np.bincount(sklearn.datasets.load_digits().target)
+    for split, fraction in zip(SPLITS, (0.7, 0.1, 0.2)):
+        counts = np.bincount(records[split][1], minlength=10)
+        assert np.abs(counts - fraction * total).max() <= 1
+
+
+def test_split_never_changes():
+    """A frozen number, on purpose: figures on the test digits compare only as long as these are the same digits."""
+    _, _, splits = digits.digits()
+    assert hashlib.sha256(" ".join(splits).encode()).hexdigest().startswith("e63e3c99506cb01f")
+
+
+def test_records_on_disk_are_those_of_the_rule(records):
+    images, labels, splits = digits.digits()
+    for split in SPLITS:
+        assert counted(*records[split]) == counted(images[splits == split], labels[splits == split])
+
+
+def test_specs(prepared):
+    for split, size in zip(SPLITS, (1258, 180, 359)):
+        spec = sources.describe("digits", split, str(prepared[0] / "tfds"))
+        assert spec == sources.DataSpec("digits", split, (8, 8, 1), 10, size, "1.0.0")
+
+
+class Fake:
+    """A builder that writes one file, and may find on the way that another process was first, or fail."""
+
+    VERSION = "1.0.0"
+    winner = None
+    error = None
+
+    def __init__(self, data_dir, file_format):
+        assert file_format == "array_record"
+        self.folder = Path(data_dir) / "fake" / "1.0.0"
+
+    def download_and_prepare(self):
+        self.folder.mkdir(parents=True)
+        (self.folder / "mine").touch()
+        if self.winner:
+            self.winner.mkdir(parents=True)
+            (self.winner / "theirs").touch()
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setitem(catalog.BUNDLED, "fake", Fake)
+    return lambda **attributes: [monkeypatch.setattr(Fake, name, value) for name, value in attributes.items()]
+
+
+def test_the_first_of_two_processes_wins(fake, tmp_path):
+    fake(winner=tmp_path / "fake" / "1.0.0")
+    folder = catalog.find("fake", str(tmp_path))
+    assert [path.name for path in folder.iterdir()] == ["theirs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["fake"]
+
+
+def test_a_failure_leaves_nothing_behind(fake, tmp_path):
+    fake(error=OSError(28, "No space left on device"))
+    with pytest.raises(OSError, match=r"cannot prepare the bundled dataset 'fake' .*No space left on device") as caught:
+        catalog.find("fake", str(tmp_path))
+    assert caught.value.errno == 28
+    assert not list(tmp_path.glob("fake/*")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(fake, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"leave data_dir empty to use .*DIFFUSION_CACHE"):
+        catalog.find("fake", str(tmp_path / "file"))
+
+
+def test_the_cache_is_the_users_unless_told_otherwise(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("DIFFUSION_CACHE", raising=False)
+    assert catalog.find("fake") == tmp_path / ".cache/diffusion/tfds/fake/1.0.0"
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "other"))
+    assert catalog.find("fake") == tmp_path / "other/tfds/fake/1.0.0"

@@ -1,0 +1,236 @@
+"""Order, shuffle and augmentation are functions of (seed, global example index) alone."""
+
+import threading
+import time
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from diffusion.data import pipeline, transforms
+from diffusion.data.sources import DataSpec
+
+SIZE, SHAPE = 23, (6, 6, 1)
+SPEC = DataSpec("numbers", "train", SHAPE, 5, SIZE)
+AUGMENT = (transforms.flip(), transforms.crop(2))
+
+
+@pytest.fixture
+def source():
+    """23 random images; the first pixel holds the row, so that an unaugmented image names its record."""
+    images = np.random.default_rng(0).integers(0, 256, (SIZE, *SHAPE), dtype=np.uint8)
+    images[:, 0, 0, 0] = np.arange(SIZE)
+    return [{"image": image, "label": row % 5} for row, image in enumerate(images)]
+
+
+def take(source, count, **arguments):
+    """The first `count` batches, unless said otherwise of 4 examples with seed 7."""
+    arguments = {"seed": 7, "batch_size": 4} | arguments
+    iterator = pipeline.batches(source, SPEC, **arguments)
+    try:
+        return list(islice(iterator, count))
+    finally:
+        iterator.close()
+
+
+def concatenate(batches):
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def assert_equal(got, expected):
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        assert got[key].dtype == value.dtype
+        np.testing.assert_array_equal(got[key], value, err_msg=key)
+
+
+def rows(source, start, count, **arguments):
+    """The records that the examples start..start + count - 1 come from."""
+    batch = take(source, 1, start=start, batch_size=count, **arguments)[0]
+    return batch["image"][:, 0, 0, 0].tolist()
+
+
+def test_batches_have_the_promised_form(source):
+    batch = take(source, 1)[0]
+    assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
+        "image": ((4, 6, 6, 1), "uint8"),
+        "label": ((4,), "int32"),
+        "index": ((4,), "int64"),
+    }
+
+
+@pytest.mark.parametrize("augment", [(), AUGMENT], ids=["plain", "augmented"])
+@pytest.mark.parametrize("shuffle", [True, False], ids=["shuffled", "ordered"])
+@pytest.mark.parametrize("start", [0, 4 * 7, 61])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_shares_of_processes_make_up_the_global_batch(source, processes, start, shuffle, augment):
+    options = {"shuffle": shuffle, "augment": augment}
+    whole = take(source, start // 4 + 14, **options)
+    expected = concatenate(whole)
+    shares = [
+        take(source, 12, start=start, process_index=p, process_count=processes, **options) for p in range(processes)
+    ]
+    for step in range(12):
+        joined = concatenate([share[step] for share in shares])
+        at = slice(start + 4 * step, start + 4 * step + 4)
+        assert_equal(joined, {key: value[at] for key, value in expected.items()})
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 10, 60])
+def test_batches_only_cut_one_sequence(source, batch_size):
+    expected = concatenate(take(source, 15, augment=AUGMENT))
+    assert_equal(concatenate(take(source, 60 // batch_size, batch_size=batch_size, augment=AUGMENT)), expected)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 5])
+def test_threads_do_not_change_the_batches(source, threads):
+    expected = concatenate(take(source, 30, augment=AUGMENT, threads=2))
+    assert_equal(concatenate(take(source, 30, augment=AUGMENT, threads=threads)), expected)
+
+
+def test_labels_belong_to_their_images(source):
+    batch = concatenate(take(source, 20))
+    np.testing.assert_array_equal(batch["label"], batch["image"][:, 0, 0, 0] % 5)
+    np.testing.assert_array_equal(batch["index"], np.arange(80))
+
+
+def test_every_epoch_is_another_permutation(source):
+    epochs = [tuple(rows(source, epoch * SIZE, SIZE)) for epoch in range(6)]
+    assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
+    assert len({*epochs, tuple(range(SIZE))}) == 7
+
+
+def test_seeds_and_epochs_never_share_an_order(source):
+    orders = {tuple(rows(source, epoch * SIZE, SIZE, seed=seed)) for seed in range(5) for epoch in range(5)}
+    assert len(orders) == 25
+
+
+def test_permutations_are_uniform():
+    counts = Counter(tuple(pipeline.permutation(3, seed, epoch)) for seed in range(60) for epoch in range(20))
+    assert len(counts) == 6
+    assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 25  # 5 degrees of freedom: probability 1.4e-4
+
+
+def test_without_shuffle_the_order_is_the_sources(source):
+    assert rows(source, 40, 30, shuffle=False) == [i % SIZE for i in range(40, 70)]
+
+
+def test_augmentation_of_a_record_changes_from_epoch_to_epoch(source):
+    first, second = (
+        take(source, 1, start=epoch * SIZE, batch_size=SIZE, shuffle=False, augment=AUGMENT)[0]["image"]
+        for epoch in range(2)
+    )
+    changed = [not np.array_equal(a, b) for a, b in zip(first, second)]
+    assert sum(changed) > SIZE / 2
+
+
+def test_augmentation_depends_on_the_seed(source):
+    first, second = (take(source, 5, seed=seed, shuffle=False, augment=AUGMENT) for seed in range(2))
+    assert not np.array_equal(concatenate(first)["image"], concatenate(second)["image"])
+
+
+def test_each_augmentation_has_draws_of_its_own(source):
+    """What one augmentation draws depends neither on how much the one before it draws, nor repeats it."""
+    drawn = {"greedy": [], "modest": [], "first": [], "second": []}
+
+    def record(name, count):
+        def apply(rng, image):
+            drawn[name].append(tuple(rng.random(count)))
+            return image
+
+        return apply
+
+    take(source, 5, augment=(record("first", 1), record("modest", 1)), threads=0)
+    take(source, 5, augment=(record("greedy", 9), record("second", 1)), threads=0)
+    assert drawn["modest"] == drawn["second"]
+    assert not set(drawn["first"]) & set(drawn["modest"])
+    assert [draws[:1] for draws in drawn["greedy"]] == drawn["first"]
+    assert len(set(drawn["first"])) == 20
+
+
+def test_epoch_is_every_record_once_in_order(source):
+    batches = list(pipeline.epoch(source, SPEC, 5))
+    assert [len(batch["index"]) for batch in batches] == [5, 5, 5, 5, 3]
+    expected = {
+        "image": np.stack([record["image"] for record in source]),
+        "label": np.array([record["label"] for record in source], np.int32),
+        "index": np.arange(SIZE, dtype=np.int64),
+    }
+    assert_equal(concatenate(batches), expected)
+
+
+def test_a_dataset_without_classes_has_labels_of_zero(source):
+    unlabelled = [{"image": record["image"]} for record in source]
+    batch = next(pipeline.epoch(unlabelled, SPEC._replace(num_classes=0), SIZE))
+    assert batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(batch["label"], np.zeros(SIZE))
+
+
+def test_rows_are_read_together_where_the_source_can(source):
+    class Together(list):
+        calls = 0
+
+        def __getitems__(self, rows):
+            Together.calls += 1
+            return [self[row] for row in rows]
+
+    assert_equal(concatenate(take(Together(source), 3, threads=0)), concatenate(take(source, 3)))
+    assert Together.calls == 3
+
+
+def test_close_ends_the_threads(source):
+    def alive():
+        return {thread for thread in threading.enumerate() if thread.name.startswith("grain")}
+
+    before = alive()
+    iterator = pipeline.batches(source, SPEC, seed=0, batch_size=4, threads=3)
+    next(iterator)
+    ours = alive() - before
+    assert ours
+    iterator.close()
+    deadline = time.monotonic() + 10
+    while ours & alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not ours & alive()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 10, "process_count": 4}, "10 does not divide over 4 processes; the next that does is 12"),
+        ({"batch_size": 2, "process_count": 4}, "2 does not divide over 4 processes; the next that does is 4"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"process_index": 2, "process_count": 2}, "process_index must be in .*, got 2"),
+        ({"process_index": -1}, "process_index must be in .*, got -1"),
+        ({"seed": -1}, "seed must be in .*, got -1"),
+        ({"start": -4}, "start must be in .*, got -4"),
+        ({"threads": -1}, "threads must be in .*, got -1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_before_anything_is_read(source, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.batches(source, SPEC, **({"seed": 0, "batch_size": 4} | arguments))
+
+
+def test_an_empty_source_is_refused():
+    with pytest.raises(ValueError, match="is empty"):
+        pipeline.epoch([], SPEC, 4)
+
+
+def test_an_augmentation_that_changes_the_shape_is_named(source):
+    with pytest.raises(ValueError, match=r"uint8 \(3, 6, 1\), expected uint8 \(6, 6, 1\)"):
+        take(source, 1, augment=(lambda rng, image: image[:3],))
+
+
+def test_errors_of_the_source_reach_the_reader(source):
+    class Broken(list):
+        def __getitem__(self, row):
+            if row == 9:
+                raise ValueError("record 9 cannot be used")
+            return super().__getitem__(row)
+
+    iterator = pipeline.epoch(Broken(source), SPEC, 5)
+    assert next(iterator)["index"].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="record 9 cannot be used"):
+        next(iterator)

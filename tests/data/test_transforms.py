@@ -1,0 +1,122 @@
+"""Decoding, augmentation and the change of range of one image."""
+
+import io
+import math
+from collections import Counter
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion.data import transforms
+
+BYTES = np.arange(256, dtype=np.uint8)
+
+
+@pytest.fixture
+def image():
+    """A 5x7 image of 105 different values, so that every pixel can be recognised."""
+    return np.random.default_rng(0).permutation(256)[:105].astype(np.uint8).reshape(5, 7, 3)
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_round_trip_is_exact_for_every_value(array, wrap):
+    x = wrap(transforms.to_model)(array(BYTES))
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(wrap(transforms.to_uint8)(x), BYTES)
+
+
+def test_to_model_is_affine_onto_the_interval():
+    x = transforms.to_model(BYTES)
+    exact = [float(Fraction(v * 2, 255) - 1) for v in range(256)]
+    np.testing.assert_allclose(x, exact, atol=2**-23)
+    assert x[0] == -1 and x[-1] == 1
+    assert isinstance(x, np.ndarray)
+
+
+def test_to_uint8_is_the_floor_of_the_published_formula():
+    x = np.linspace(-1.3, 1.3, 2001, dtype=np.float32)
+    exact = [min(255, max(0, math.floor(Fraction(float(v)) * Fraction(255, 2) + 128))) for v in x]
+    got = transforms.to_uint8(x)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, exact)
+
+
+def test_to_model_refuses_other_types():
+    with pytest.raises(TypeError, match="float32"):
+        transforms.to_model(np.zeros((2, 2), np.float32))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_decode_returns_the_encoded_pixels(channels):
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, format="png")
+    got = transforms.decode(buffer.getvalue(), channels)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, pixels)
+
+
+def test_decode_converts_grey_to_colour_and_reads_jpeg():
+    grey = np.full((8, 8), 77, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, format="jpeg")
+    got = transforms.decode(buffer.getvalue(), 3)
+    assert got.shape == (8, 8, 3)
+    np.testing.assert_allclose(got.astype(int), 77, atol=1)
+
+
+def test_decode_refuses_a_truncated_image():
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, format="png")
+    with pytest.raises(OSError):
+        transforms.decode(buffer.getvalue()[:500], 3)
+
+
+def test_flip_mirrors_half_of_the_time(image):
+    function, mirrored = transforms.flip(), image[:, [6, 5, 4, 3, 2, 1, 0]]
+    flips = 0
+    for seed in range(400):
+        got = function(np.random.default_rng(seed), image)
+        flipped = np.array_equal(got, mirrored)
+        assert flipped or np.array_equal(got, image)
+        flips += flipped
+    assert abs(flips - 200) < 4 * math.sqrt(100)  # four standard deviations of Binomial(400, 1/2)
+
+
+def test_crop_draws_every_window_of_the_reflected_image_equally(image):
+    padding = 2
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
+    windows = {
+        padded[top : top + 5, left : left + 7].tobytes(): (top, left)
+        for top in range(2 * padding + 1)
+        for left in range(2 * padding + 1)
+    }
+    assert len(windows) == 25
+    function, draws = transforms.crop(padding), 2500
+    counts = Counter(windows[function(np.random.default_rng(seed), image).tobytes()] for seed in range(draws))
+    assert len(counts) == 25
+    chi2 = sum((count - draws / 25) ** 2 / (draws / 25) for count in counts.values())
+    assert chi2 < 60  # 24 degrees of freedom: exceeded with probability 6e-5
+
+
+def test_crop_refuses_a_padding_that_cannot_be_reflected(image):
+    with pytest.raises(ValueError, match=r"padding 5 .* 5x7 .* 1\.\.4"):
+        transforms.crop(5)(np.random.default_rng(0), image)
+    with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
+        transforms.crop(0)
+    widest = transforms.crop(4)(np.random.default_rng(0), image)
+    assert widest.shape == image.shape
+
+
+@pytest.mark.parametrize("name", sorted(transforms.AUGMENTATIONS))
+def test_augmentations_keep_shape_and_type_and_leave_the_input_alone(name, image):
+    before = image.copy()
+    for seed in range(20):
+        got = transforms.AUGMENTATIONS[name]()(np.random.default_rng(seed), image)
+        assert got.shape == image.shape and got.dtype == np.uint8
+    np.testing.assert_array_equal(image, before)

@@ -1,0 +1,236 @@
+"""The evaluation of a run folder: figures that order good and bad samples, the report, and what bad input gets."""
+
+import functools
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from configs import digits as recipe
+from diffusion.data.digits import digits
+from diffusion.metrics import classifier
+from experiments import config as configs
+from experiments import evaluate, report
+from experiments.workdir import WorkdirError
+
+QUICK = evaluate.Effort(draws=20, subsets=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """A cache of classifiers trained for a fifth of the steps, apart from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFUSION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(classifier, "train", functools.partial(classifier.train, steps=120))
+        patch.setattr(classifier, "_in_memory", {})
+        evaluate._read_split.cache_clear()
+        yield
+        evaluate._read_split.cache_clear()
+
+
+@pytest.fixture
+def config():
+    return recipe.get_config()
+
+
+def samples(split, per_class):
+    """Real digits in the samples' order of classes."""
+    images, labels, splits = digits()
+    order = np.random.default_rng(0).permutation(len(labels))
+    rows = [order[(splits[order] == split) & (labels[order] == label)][:per_class] for label in range(10)]
+    chosen = np.stack(rows, 1).ravel()
+    return images[chosen], labels[chosen]
+
+
+def noise(images, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, images.shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, config):
+    """A run folder with real training digits as its samples."""
+    images, labels = samples("train", 40)
+    write(tmp_path, config, images=images, labels=labels, seeds=np.arange(400))
+    return tmp_path
+
+
+def write(folder, config, **arrays):
+    (folder / "config.json").write_text(configs.to_json(config))
+    np.savez(folder / "samples.npz", **arrays)
+
+
+def test_real_digits_reach_the_floor_and_noise_does_not(config):
+    images, labels = samples("train", 40)
+    good = evaluate.measure(images, labels, config, "test", QUICK)
+    assert good["count"] == 359  # the whole test split
+    assert good["asked_class"]["share"] > 0.95 and good["asked_class"]["real"]["count"] == 359
+    for name in ("pixels", "classifier"):
+        figure = good["frechet"][name]
+        assert 0.7 < figure["ratio"] < 1.5
+        assert figure["ratio"] == pytest.approx(figure["distance"] / figure["floor"]["mean"])
+        assert figure["interval"][0] < figure["distance"] < figure["interval"][1]
+        assert figure["noise"] > 10 * figure["distance"]
+    assert good["neighbours"]["samples"]["exact_duplicates"] == 400  # copies show
+
+    bad = evaluate.measure(noise(images), labels, config, "test", QUICK)
+    assert bad["asked_class"]["share"] < 0.3
+    for name, figure in bad["frechet"].items():
+        assert figure["distance"] == pytest.approx(figure["noise"], rel=0.2), name
+    assert bad["neighbours"]["samples"]["exact_duplicates"] == 0
+
+
+def test_a_wrong_class_is_not_the_asked_one(config):
+    images, labels = samples("test", 10)
+    assert evaluate.measure(images, (labels + 1) % 10, config, "test", QUICK)["asked_class"]["share"] < 0.05
+
+
+def test_a_missing_mode_costs_distance(config):
+    """Samples that are one image a class: right classes, no variety."""
+    images, labels = samples("train", 40)
+    first = images[:10][labels]
+    figure = evaluate.measure(first, labels, config, "test", QUICK)["frechet"]["pixels"]
+    assert figure["ratio"] > 3
+
+
+def test_same_samples_same_figures(config):
+    images, labels = samples("validation", 10)
+    measure = lambda: report.plain(evaluate.measure(images, labels, config, "test", QUICK))
+    assert measure() == measure()
+
+
+def test_in_loop_figures_are_plain_numbers(config):
+    images, labels = samples("test", 6)
+    flat = evaluate.evaluate_samples(images, labels, config)
+    assert set(flat) == {
+        "asked_class", "fd_pixels", "fd_pixels_over_floor", "fd_classifier", "fd_classifier_over_floor",
+        "nearest_over_held_out",
+    }  # fmt: skip
+    assert json.loads(json.dumps(flat)) == flat and all(np.isfinite(value) for value in flat.values())
+    assert all(type(value) is float for value in flat.values())
+
+
+def test_an_unconditional_model_has_no_asked_class(config):
+    config.model.num_classes = 0
+    images, _ = samples("validation", 10)
+    flat = evaluate.evaluate_samples(images, np.zeros(len(images), int), config)
+    assert "asked_class" not in flat and flat["fd_pixels_over_floor"] < 3
+
+
+def test_balanced_order_takes_turns():
+    labels = np.array([2, 2, 0, 1, 2, 0, 1, 0])
+    order = evaluate.balanced_order(labels)
+    assert order.tolist() == [2, 3, 0, 5, 6, 1, 7, 4]
+
+
+def test_report(folder, config):
+    (folder / "samples.png").write_bytes(b"")
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    sampling = {"sample": configs.plain(config.sample), "nfe": 39, "checkpoint": {"step": 7, "weights": "ema"},
+                "config": "abc", "command": "python -m experiments.sample --workdir=x"}  # fmt: skip
+    (folder / "samples.json").write_text(json.dumps(sampling))
+    content = evaluate.run(config, folder, "python -m experiments.evaluate --workdir=x", QUICK)
+    assert json.loads((folder / "report.json").read_text()) == content
+    protocol = content["protocol"]
+    assert protocol["dataset"] | {"split": "test", "split_size": 359, "train_size": 1258} == protocol["dataset"]
+    assert protocol["config_hash"] == configs.digest(config) and protocol["sampling"] == sampling
+    assert protocol["distance"]["N"] == 359 and protocol["versions"]["jax"]
+    text = (folder / "report.md").read_text()
+    ratio = content["figures"]["frechet"]["pixels"]["ratio"]
+    for part in (
+        "(samples.png)", "(curves.png)", f"**{ratio:.2f}", "39 network evaluations", "ema of step 7", "scale 1.25",
+        "python -m experiments.sample --workdir=x", "python -m experiments.evaluate --workdir=x", "1,258", "359",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "(trajectory.png)" not in text  # which is not there
+    console = Console(file=io.StringIO(), width=100)
+    report.show(content, folder, console)
+    shown = console.file.getvalue()
+    assert f"{ratio:.2f}" in shown and "Look at:" in shown and "Try next:" in shown and "report.md" in shown
+    left = {path.name for path in folder.iterdir()}
+    assert not {name for name in left if name.endswith((".tmp", ".new"))}
+
+
+def test_without_samples_json_the_report_says_so(folder, config):
+    evaluate.run(config, folder, "command", QUICK)
+    assert "no samples.json" in (folder / "report.md").read_text()
+
+
+def test_missing_samples_name_the_command(folder):
+    (folder / "samples.npz").unlink()
+    with pytest.raises(WorkdirError, match=r"python -m experiments\.sample --workdir="):
+        evaluate.read_samples(folder)
+
+
+class Explosive:
+    """Unpickling this would run code."""
+
+    def __reduce__(self):
+        return (print, ("unpickled",))
+
+
+def test_samples_that_cannot_be_read(folder, config, capsys):
+    path = folder / "samples.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WorkdirError, match="cannot be read"):
+        evaluate.read_samples(folder)
+    path.write_bytes(b"")
+    with pytest.raises(WorkdirError, match="cannot be read"):
+        evaluate.read_samples(folder)
+    np.savez(path, images=np.array([Explosive()], object), labels=np.zeros(1, int))
+    with pytest.raises(WorkdirError, match="cannot be read"):
+        evaluate.read_samples(folder)
+    assert "unpickled" not in capsys.readouterr().out
+    images, labels = samples("validation", 2)
+    write(folder, config, images=images)
+    with pytest.raises(WorkdirError, match=r"lacks labels; it holds \['images'\]"):
+        evaluate.read_samples(folder)
+    write(folder, config, images=images, labels=labels / 2)
+    with pytest.raises(WorkdirError, match="float64, not integers"):
+        evaluate.read_samples(folder)
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (lambda x, y: (x / np.float32(255), y), "float32, not uint8"),
+        (lambda x, y: (x[:, :4], y), r"\[20, 4, 8, 1\], not \[N, 8, 8, 1\]"),
+        (lambda x, y: (x[..., 0], y), r"\[20, 8, 8\]"),
+        (lambda x, y: (x, y[:5]), r"20 images, but labels of shape \[5\]"),
+        (lambda x, y: (x[:1], y[:1]), "at least 2"),
+        (lambda x, y: (x, y + 1), r"labels \[10\].*0 to 9"),
+        (lambda x, y: (x, y - 1), r"labels \[-1\]"),
+        (lambda x, y: (x, y % 5), r"no sample of classes \[5, 6, 7, 8, 9\]"),
+    ],
+)
+def test_samples_that_do_not_fit(config, change, match):
+    images, labels = change(*samples("validation", 2))
+    with pytest.raises(WorkdirError, match=match):
+        evaluate.measure(images, labels, config, "test", QUICK)
+
+
+def test_names_that_are_not_known(config):
+    images, labels = samples("validation", 2)
+    config.evaluate.features = ("pixels", "clasifier")
+    with pytest.raises(configs.ConfigError, match="'classifier'"):
+        evaluate.measure(images, labels, config, "test", QUICK)
+    config.evaluate.features = ("pixels",)
+    with pytest.raises(configs.ConfigError, match="tset"):
+        evaluate.measure(images, labels, config, "tset", QUICK)
+
+
+def test_command_line(folder):
+    def call(*args):
+        command = [sys.executable, "-m", "experiments.evaluate", *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+    shown = call("--help")
+    assert "python -m experiments.evaluate --workdir=runs/digits" in shown.stdout
+    (folder / "samples.npz").unlink()
+    missing = call(f"--workdir={folder}")
+    assert missing.returncode == 1 and "python -m experiments.sample" in missing.stderr
+    assert "Traceback" not in missing.stderr

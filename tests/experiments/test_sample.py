@@ -1,0 +1,97 @@
+"""Sampling from a run folder: what is written, and that a sample depends on its own seed and label alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments import generate, resolve
+from experiments.config import ConfigError
+from experiments.sample import one_row_a_class, requested_labels
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = digits.get_config("tiny")
+    config.sample.steps = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def params(config):
+    params = resolve.model(config, SHAPE).init(
+        jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    )
+    # An untrained DiT answers 0 to everything: give every parameter a value that shows.
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return jax.tree.unflatten(
+        structure, [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+    )
+
+
+def images(config, params, labels, seeds, batch_size):
+    config = config.copy_and_resolve_references()
+    config.sample.batch_size = batch_size
+    return generate.generator(config, SHAPE).images(params, labels, seeds)
+
+
+def test_a_sample_depends_on_its_own_seed_and_label_alone(config, params):
+    labels, seeds = generate.balanced_labels(13, 10), generate.seeds(config, 13)
+    one_by_one = images(config, params, labels, seeds, 13)
+    assert one_by_one.shape == (13, *SHAPE) and one_by_one.dtype == np.uint8
+    assert np.ptp(one_by_one) > 50  # there is something to compare
+    order = np.random.default_rng(0).permutation(13)
+    in_batches = images(config, params, labels[order], seeds[order], 5)  # with a last batch of 3
+    # Equal up to the rounding of a float32 sum on the boundary between two pixel values.
+    assert np.abs(in_batches.astype(int) - one_by_one[order].astype(int)).max() <= 1
+    other = images(config, params, labels, seeds + 1, 13)
+    assert (other != one_by_one).mean() > 0.2
+
+
+def test_the_null_class_is_num_classes_and_guidance_uses_it(config, params):
+    labels, seeds = generate.balanced_labels(6, 10), generate.seeds(config, 6)
+    plain = config.copy_and_resolve_references()
+    plain.sample.guidance.scale = 0.0  # the null branch alone
+    unconditional = images(plain, params, labels, seeds, 6)
+    plain.sample.guidance.scale = 1.0
+    as_null = images(plain, params, np.full(6, 10, np.int32), seeds, 6)
+    assert np.abs(unconditional.astype(int) - as_null.astype(int)).max() <= 1
+
+
+def test_seeds_of_two_runs_have_none_in_common(config):
+    other = config.copy_and_resolve_references()
+    other.sample.seed = config.sample.seed + 1
+    first, second = generate.seeds(config, 50_000), generate.seeds(other, 50_000)
+    assert first.dtype == np.uint32 and len(np.unique(first)) == 50_000
+    assert not set(first.tolist()) & set(second.tolist())
+
+
+def test_labels_are_balanced_and_grouped_for_the_picture():
+    labels = generate.balanced_labels(1003, 10)
+    assert sorted(np.bincount(labels)) == [100] * 7 + [101] * 3
+    shown, rows = one_row_a_class(np.arange(1003), labels)
+    assert rows.tolist() == sorted(rows.tolist()) and len(shown) == 100
+    assert np.array_equal(labels[shown], rows)
+
+
+def test_a_label_out_of_range_is_refused():
+    assert requested_labels(["3", "8"], 5, 10).tolist() == [3, 8, 3, 8, 3]
+    for wrong in ("10", "-1", "three"):
+        with pytest.raises(ConfigError, match=r"0 \.\. 9"):
+            requested_labels([wrong], 5, 10)
+    with pytest.raises(ConfigError, match="no classes"):
+        requested_labels(["0"], 5, 0)
+
+
+def test_trajectory_starts_at_the_prior_and_ends_at_the_sample(config, params):
+    labels, seeds = generate.balanced_labels(10, 10), generate.seeds(config, 10)
+    make = generate.generator(config, SHAPE)
+    x, x0 = make.trajectory(params, labels, seeds)
+    assert x.shape == (3, 10, *SHAPE) and x0.shape == (2, 10, *SHAPE)
+    final = np.floor(np.clip(x[-1] * 127.5 + 128, 0, 255))
+    assert np.abs(final - make.images(params, labels, seeds).astype(int)).max() <= 1
+    assert 0.8 < x[0].std() < 1.2

@@ -1,0 +1,282 @@
+"""The train script on the bundled digits with a network of a few thousand parameters."""
+
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusion.training import checkpoints
+from experiments import train, workdir
+from experiments.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = {  # one compiled step serves most tests: what differs between them is not part of the program
+    "model.width": 16, "model.depth": 1, "model.heads": 2, "train.steps": 20, "train.batch_size": 8,
+    "train.log_every": 3, "checkpoint.every": 5, "checkpoint.keep": 3, "objective.density.strata": 8,
+    "optimizer.warmup": 4, "optimizer.decay": "constant", "ema.decay": 0.9, "data.threads": 1,
+    "sample.steps": 1, "sample.batch_size": 20,
+    "evaluate.number": 20,
+    "evaluate.features": ("pixels",),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """One compilation cache for this module's runs, and none afterwards."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    patch.undo()
+
+
+def tiny(**changes):
+    config = digits.get_config()
+    config.update_from_flattened_dict(TINY | changes)
+    return config
+
+
+def at_batch(monkeypatch, number, action):
+    """Does something when the batch of step `number` (counted from 0) is asked for."""
+    batches = train.pipeline.batches
+
+    def watched(*args, start, batch_size, **options):
+        inner = batches(*args, start=start, batch_size=batch_size, **options)
+        for step, batch in enumerate(inner, start // batch_size):
+            if step == number:
+                action()
+            yield batch
+
+    monkeypatch.setattr(train.pipeline, "batches", watched)
+
+
+def leaves(folder, step):
+    """Shape, type and checksum of every leaf of a checkpoint, read back and verified."""
+    checkpoints.load_ema(folder, step)
+    return checkpoints.read_about(folder, step)["leaves"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Twenty steps, undisturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    assert train.run(tiny(), folder) == 0
+    return folder
+
+
+def test_run_folder(straight):
+    assert checkpoints.steps(straight) == [10, 15, 20]
+    rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 18, 20]
+    assert rows[0].keys() >= {"loss", "grad_norm", "learning_rate", "loss_by_t", "count_by_t"}
+    assert sum(rows[0]["count_by_t"]) == 3 * 8 and sum(rows[-1]["count_by_t"]) == 2 * 8
+    timing = [json.loads(line) for line in (straight / "timing.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in timing] == [row["step"] for row in rows]
+    assert json.loads((straight / "config.json").read_text())["train"]["steps"] == 20
+    assert list(straight.glob("events.*"))
+    assert checkpoints.read_about(straight, 20)["examples"] == 160
+
+
+def test_interrupted_equals_undisturbed_bit_for_bit(straight, tmp_path, monkeypatch, capsys):
+    """Stopped by SIGTERM at step 8, by SIGINT at 11, and killed at 14: parameters, average, optimizer and metrics."""
+    for number, name in ((7, signal.SIGTERM), (10, signal.SIGINT)):
+        with monkeypatch.context() as patch:
+            at_batch(patch, number, lambda name=name: signal.raise_signal(name))
+            assert train.run(tiny(), tmp_path, "THE COMMAND") == 128 + name
+        assert checkpoints.latest(tmp_path) == number + 1
+        assert "To go on:\n  THE COMMAND" in capsys.readouterr().out
+
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        at_batch(patch, 18, kill)
+        with pytest.raises(Killed):
+            train.run(tiny(), tmp_path)
+    assert checkpoints.latest(tmp_path) == 15
+    assert "from step 11 of 20" in capsys.readouterr().out
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 99, "lo')  # the line that it was writing
+    assert train.run(tiny(), tmp_path) == 0
+    assert leaves(tmp_path, 20) == leaves(straight, 20)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+
+
+def test_average_is_not_the_parameters(straight):
+    """The comparison above would not see an average that is never made, or reset at each start."""
+    average, _ = checkpoints.load_ema(straight)
+    params, _ = checkpoints.load_params(straight)
+    assert any(np.any(np.asarray(a) != np.asarray(p)) for a, p in zip(*map(jax.tree.leaves, (average, params))))
+
+
+def test_finished_run_says_so_and_more_steps_go_on(tmp_path, capsys):
+    config = tiny(**{"train.steps": 4})
+    assert train.run(config, tmp_path) == 0
+    assert train.run(config, tmp_path) == 0
+    assert "is finished: step 4 of 4" in capsys.readouterr().out
+    assert train.run(tiny(**{"train.steps": 6}), tmp_path) == 0
+    assert checkpoints.latest(tmp_path) == 6
+    assert workdir.read_config(tmp_path).train.steps == 6
+
+
+def test_damaged_checkpoint_is_skipped_loudly(tmp_path, capsys):
+    config = tiny(**{"train.steps": 10})
+    assert train.run(config, tmp_path) == 0
+    (tmp_path / "checkpoints/10/about/metadata").write_text("{")
+    assert train.run(config, tmp_path) == 0
+    told = capsys.readouterr()
+    assert "FALLING BACK to step 5" in told.err and "from step 5 of 10" in told.out
+    assert checkpoints.steps(tmp_path) == [5, 10]
+
+
+def test_failure_stops_names_the_step_and_saves_nothing_bad(tmp_path, monkeypatch, capsys):
+    """Parameters beyond reason from step 5 on; once more, and it fails in the very same step."""
+    config = tiny(**{"train.log_every": 1})
+    with monkeypatch.context() as patch:
+        at_batch(patch, 4, lambda: signal.raise_signal(signal.SIGTERM))
+        assert train.run(config, tmp_path) == 143
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    restore = checkpoints.restore_latest
+
+    def restore_beyond_reason(*args):
+        state, about = restore(*args)
+        return state._replace(params=jax.tree.map(lambda leaf: leaf * 1e30, state.params)), about
+
+    monkeypatch.setattr(train.checkpoints, "restore_latest", restore_beyond_reason)
+    for _ in range(2):
+        assert train.run(config, tmp_path) == 1
+        told = capsys.readouterr().out
+        assert "not finite in step 5 " in told and "The last good checkpoint is step 5." in told
+        assert f"--config.init_from.path={tmp_path}/checkpoints/5" in told
+        assert checkpoints.steps(tmp_path) == [5]
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluation_in_the_loop(tmp_path, monkeypatch):
+    """Also where the run is stopped between a step and its evaluation."""
+    config = tiny(**{"train.steps": 6, "evaluate.every": 3})
+    assert train.run(config, tmp_path / "straight") == 0
+    rows = [json.loads(line) for line in (tmp_path / "straight/metrics.jsonl").read_text().splitlines()]
+    figures = {row["step"]: row["evaluate"] for row in rows if "evaluate" in row}
+    assert figures.keys() == {3, 6} and figures[3]["fd_pixels"] > 0
+    with monkeypatch.context() as patch:
+        at_batch(patch, 2, lambda: signal.raise_signal(signal.SIGTERM))
+        assert train.run(config, tmp_path / "stopped") == 143
+    assert train.run(config, tmp_path / "stopped") == 0
+    assert (tmp_path / "stopped/metrics.jsonl").read_bytes() == (tmp_path / "straight/metrics.jsonl").read_bytes()
+
+
+def test_starts_from_another_run(straight, tmp_path, capsys):
+    config = tiny(**{"train.steps": 1, "seed": 5})  # one step of warm-up moves nothing by more than 0.00026
+    config.init_from.path = str(straight)
+    config.init_from.include = "^(?!.*blocks)"
+    assert train.run(config, tmp_path) == 0
+    theirs, ours = checkpoints.load_ema(straight)[0], checkpoints.load_params(tmp_path)[0]
+    same = jax.tree_util.tree_map_with_path(
+        lambda path, a, b: ("blocks" in jax.tree_util.keystr(path), np.allclose(a, b, atol=3e-4)), theirs, ours
+    )
+    pairs = jax.tree.leaves(same, is_leaf=lambda x: isinstance(x, tuple))
+    assert all(equal for inside, equal in pairs if not inside)
+    assert not all(equal for inside, equal in pairs if inside)
+    told = capsys.readouterr().out
+    assert "skipped" in told and "blocks" in told
+
+
+def test_unconditional_with_accumulation(tmp_path):
+    config = tiny(**{"train.steps": 2, "train.accumulate": 2, "model.num_classes": 0,
+                     "objective.condition_dropout": 0.0, "sample.guidance.scale": 1.0})  # fmt: skip
+    assert train.run(config, tmp_path) == 0
+    assert checkpoints.latest(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mesh.data": 7, "train.batch_size": 7, "objective.density.strata": 7}, "config.mesh"),
+        ({"train.batch_size": 0}, "config.train.batch_size = 0"),
+        ({"data.name": "no_such_data"}, "config.data.*no_such_data"),
+        ({"data.split": "no_such_split"}, "config.data.*no_such_split"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_made(tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        train.run(tiny(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_config_in_the_folder(straight):
+    before = (straight / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="seed: 0 -> 1"):
+        train.run(tiny(seed=1), straight)
+    assert (straight / "config.json").read_bytes() == before and checkpoints.latest(straight) == 20
+
+
+def test_folder_in_use(tmp_path):
+    with workdir.lock(tmp_path), pytest.raises(workdir.WorkdirError, match="in use"):
+        train.run(tiny(), tmp_path)
+
+
+def command_line(*arguments, **options):
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-u", "-m", "experiments.train", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_ctrl_c_on_the_command_line(tmp_path):
+    """Ctrl-C saves, ends with 130, and prints a command that goes on."""
+    flags = [f"--config.{name}={value}" for name, value in TINY.items() if not isinstance(value, tuple)]
+    flags += ["--config.train.steps=99999", "--config.checkpoint.every=100000"]
+    first = command_line("--config=configs/digits.py", f"--workdir={tmp_path}/run", *flags)
+    for line in first.stdout:
+        if line.startswith("first step"):
+            break
+    first.send_signal(signal.SIGINT)
+    told, errors = first.communicate(timeout=60)
+    assert first.returncode == 130, errors
+    stopped = checkpoints.latest(tmp_path / "run")
+    assert f"stopped at step {stopped} of 99999" in told and stopped >= 1
+    words = shlex.split(told.split("To go on:\n")[1])
+    assert words[:3] == ["python", "-m", "experiments.train"]
+    second = command_line(*words[3:], f"--config.train.steps={stopped + 1}")
+    told, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
+    assert f"from step {stopped} of {stopped + 1}" in told
+    assert checkpoints.latest(tmp_path / "run") == stopped + 1
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(straight, tmp_path):
+    """Each reads its half of every batch; the losses agree with those of one process up to the order of sums."""
+    flags = [f"--config.{name}={value}" for name, value in TINY.items() if not isinstance(value, tuple)]
+    train_command = ["python", "-m", "experiments.train", "--config=configs/digits.py", f"--workdir={tmp_path}", *flags]
+    command = [sys.executable, "-m", "launch.local", "--processes=2", "--", *train_command]
+    done = subprocess.run([*command, "--config.evaluate.every=10"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            for folder in (straight, tmp_path)]  # fmt: skip
+    one, two = ([(row["step"], row["loss"]) for row in run if "loss" in row] for run in rows)
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    counts = [[row["count_by_t"] for row in run if "loss" in row] for run in rows]
+    assert counts[0] == counts[1]
+    assert [row["step"] for row in rows[1] if "evaluate" in row] == [10, 20]
+
+
+def test_help_shows_an_example():
+    helped = command_line("--help")
+    told, _ = helped.communicate(timeout=60)
+    assert "python -m experiments.train --config=configs/digits.py --workdir=runs/digits" in told
+    assert "--workdir" in told and "--config" in told and "143" in told

@@ -1,0 +1,102 @@
+"""Intervals hold what they promise: their share of repeated experiments."""
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from diffusion.metrics import bootstrap, frechet
+
+
+def test_replicates_resample_with_replacement():
+    seen = []
+
+    def statistic(rows):
+        seen.append(rows)
+        return float(len(seen))
+
+    values = bootstrap.replicates(statistic, 50, 30, np.random.default_rng(0))
+    assert values.tolist() == list(range(1, 31))
+    rows = np.array(seen)
+    assert rows.shape == (30, 50) and rows.min() == 0 and rows.max() == 49
+    distinct = np.mean([len(set(r)) for r in seen]) / 50
+    assert distinct == pytest.approx(1 - np.exp(-1), abs=0.03)  # a resample holds 63 % of the rows
+
+
+def test_strata_keep_their_sizes():
+    strata = np.array([0] * 5 + [1] * 20 + [7] * 3)
+    counts = []
+    statistic = lambda rows: counts.append(np.unique(strata[rows], return_counts=True)[1].tolist()) or 0.0
+    bootstrap.replicates(statistic, 28, 10, np.random.default_rng(0), strata)
+    assert counts == [[5, 20, 3]] * 10
+
+
+def test_same_generator_state_same_replicates():
+    data = np.random.default_rng(1).normal(size=40)
+    draw = lambda seed: bootstrap.replicates(lambda r: data[r].mean(), 40, 20, np.random.default_rng(seed))
+    assert (draw(3) == draw(3)).all()
+    assert (draw(3) != draw(4)).any()
+
+
+def test_interval_of_a_mean_covers_the_truth():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        data = rng.normal(size=60)
+        values = bootstrap.replicates(lambda rows, data=data: data[rows].mean(), 60, 200, rng)
+        low, high = bootstrap.percentile_interval(values)
+        covered += low <= 0 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+    low, high = bootstrap.percentile_interval(values, level=0.5)
+    assert np.mean((values >= low) & (values <= high)) == pytest.approx(0.5, abs=0.02)
+
+
+def test_recentring_repairs_the_bias_of_a_frechet_distance():
+    """The mean distance of fresh samples of N is covered with recentring, and missed without."""
+    rng = np.random.default_rng(0)
+    dim, count = 12, 60
+    moments = lambda rows: frechet.update(frechet.init(dim), rows)
+    reference = moments(rng.normal(size=(400, dim)))
+    fresh = lambda: rng.normal(size=(count, dim))
+    distance = lambda rows: frechet.frechet_distance(moments(rows), reference)
+    truth = np.mean([distance(fresh()) for _ in range(300)])
+    covered = {"recentred": 0, "plain": 0}
+    for _ in range(40):
+        rows = fresh()
+        values = bootstrap.replicates(lambda chosen, rows=rows: distance(rows[chosen]), count, 60, rng)
+        low, high = bootstrap.percentile_interval(values, estimate=distance(rows))
+        covered["recentred"] += low <= truth <= high
+        low, high = bootstrap.percentile_interval(values)
+        covered["plain"] += low <= truth <= high
+    assert covered["recentred"] >= 33
+    assert covered["plain"] <= 10
+
+
+@pytest.mark.parametrize("successes, trials", [(0, 20), (7, 20), (97, 100), (20, 20)])
+def test_wilson_ends_solve_the_score_equation(successes, trials):
+    """Its ends are the shares p at which |successes/n - p| = z sqrt(p (1 - p)/n)."""
+    share, z = successes / trials, 1.959964
+    low, high = bootstrap.wilson_interval(successes, trials)
+    score = lambda p: (share - p) ** 2 - z**2 * p * (1 - p) / trials
+    for end, inside, edge in ((low, share, 0.0), (high, share, 1.0)):
+        if successes in (0, trials) and edge == share:
+            assert end == pytest.approx(edge, abs=1e-12)
+        else:
+            eps = 1e-9 if edge == 0 else -1e-9
+            assert end == pytest.approx(optimize.brentq(score, edge + eps, inside - eps * (share in (0, 1))), abs=1e-6)
+
+
+def test_bad_input():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="at least 2 rows, got 1"):
+        bootstrap.replicates(lambda rows: 0.0, 1, 5, rng)
+    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+        bootstrap.replicates(lambda rows: 0.0, 5, 0, rng)
+    with pytest.raises(ValueError, match=r"shape \[5\], got \[4\]"):
+        bootstrap.replicates(lambda rows: 0.0, 5, 5, rng, np.zeros(4))
+    for level in (0, 1, 95):
+        with pytest.raises(ValueError, match="level"):
+            bootstrap.percentile_interval(np.arange(4), level=level)
+    with pytest.raises(ValueError, match="finite"):
+        bootstrap.percentile_interval(np.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match="3 of 2"):
+        bootstrap.wilson_interval(3, 2)

@@ -1,0 +1,130 @@
+"""The classifier: what it learns, that a seed fixes it, and the file that keeps it."""
+
+import numpy as np
+import pytest
+
+from diffusion.data.digits import digits
+from diffusion.metrics import classifier
+
+
+def real(split):
+    images, labels, splits = digits()
+    return images[splits == split], labels[splits == split]
+
+
+@pytest.fixture(scope="module")
+def bars():
+    """Two classes that a few steps tell apart: a bright upper or lower half, in colour, not square."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 64)
+    images = rng.integers(0, 80, (64, 6, 9, 3)).astype(np.uint8)
+    for image, label in zip(images, labels):
+        image[label * 3 : label * 3 + 3] += 150
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def small(bars):
+    return classifier.train(*bars, seed=0, steps=12)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Counts trainings, and makes them short."""
+    train, calls = classifier.train, []
+
+    def short(images, labels, seed=0):
+        calls.append(seed)
+        return train(images, labels, seed, steps=2)
+
+    monkeypatch.setattr(classifier, "train", short)
+    monkeypatch.setattr(classifier, "_in_memory", {})
+    return calls
+
+
+def test_learns_digits():
+    net = classifier.train(*real("train"), steps=120)
+    images, labels = real("test")
+    assert (classifier.predict(net, images) == labels).mean() > 0.95
+
+
+@pytest.mark.slow
+def test_recognises_98_percent_of_real_test_digits():
+    net = classifier.train(*real("train"))
+    images, labels = real("test")
+    assert (classifier.predict(net, images) == labels).mean() >= 0.975
+
+
+def test_other_shapes_and_uneven_batches(bars, small):
+    images, labels = bars
+    assert (classifier.predict(small, images) == labels).mean() > 0.9
+    features = classifier.features(small, images)
+    assert features.shape == (64, classifier.DIM) and features.dtype == np.float32 and np.isfinite(features).all()
+    assert classifier.features(small, images[:0]).shape == (0, classifier.DIM)
+    assert classifier.predict(small, images[:0]).shape == (0,)
+
+
+def test_no_image_is_dropped_beyond_a_chunk(bars, small):
+    images = np.resize(bars[0], (classifier._CHUNK + 1, *bars[0].shape[1:]))
+    features = classifier.features(small, images)
+    assert len(features) == len(images)
+    np.testing.assert_allclose(features[-1], classifier.features(small, images[-1:])[0], atol=1e-5)
+
+
+def test_a_seed_fixes_the_classifier(bars):
+    train = lambda seed: classifier.train(*bars, seed=seed, steps=3)
+    assert train(1).digest == train(1).digest != train(2).digest
+
+
+def test_kept_in_a_file_by_data_and_seed(bars, quick, tmp_path):
+    images, labels = bars
+    first = classifier.cached(images, labels, folder=tmp_path)
+    assert quick == [0] and [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
+    classifier._in_memory.clear()
+    again = classifier.cached(images, labels, folder=tmp_path)
+    assert quick == [0] and again.digest == first.digest
+    np.testing.assert_array_equal(classifier.features(again, images), classifier.features(first, images))
+    classifier.cached(images, labels, seed=5, folder=tmp_path)
+    changed = images.copy()
+    changed[0, 0, 0, 0] ^= 1
+    classifier.cached(changed, labels, folder=tmp_path)
+    classifier.cached(images, 1 - labels, folder=tmp_path)
+    assert quick == [0, 5, 0, 0] and len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_damaged_file_is_trained_over(bars, quick, tmp_path):
+    first = classifier.cached(*bars, folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    classifier._in_memory.clear()
+    with pytest.warns(UserWarning, match="training the classifier anew"):
+        again = classifier.cached(*bars, folder=tmp_path)
+    assert again.digest == first.digest and quick == [0, 0]
+    classifier._in_memory.clear()
+    classifier.cached(*bars, folder=tmp_path)
+    assert quick == [0, 0]
+
+
+def test_a_folder_that_cannot_be_written_is_no_failure(bars, quick, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="DIFFUSION_CACHE"):
+        classifier.cached(*bars, folder=tmp_path / "file")
+    classifier.cached(*bars, folder=tmp_path / "file")
+    assert quick == [0]  # one process trains once all the same
+
+
+def test_bad_input(bars, small):
+    images, labels = bars
+    with pytest.raises(TypeError, match="uint8 images, got float64"):
+        classifier.train(images / 255.0, labels)
+    with pytest.raises(ValueError, match=r"\[63\]"):
+        classifier.train(images, labels[1:])
+    with pytest.raises(ValueError, match=r"two classes, counted from 0, got \[0\]"):
+        classifier.train(images, np.zeros(64, int))
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        classifier.train(images, labels, steps=0)
+    with pytest.raises(TypeError, match="float32"):
+        classifier.predict(small, images.astype(np.float32))
+    for wrong in (images[..., :1], images.repeat(4, 1), images[0]):
+        with pytest.raises(ValueError, match="trained on"):
+            classifier.features(small, wrong)

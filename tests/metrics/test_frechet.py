@@ -1,0 +1,149 @@
+"""Frechet distance against closed forms, and moments against exact sums."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from diffusion.metrics import frechet
+
+
+def gaussian(mean, cov, count=101):
+    """Moments whose mean and unbiased covariance are exactly these."""
+    return frechet.Moments(count, np.asarray(mean, float), np.asarray(cov, float) * (count - 1))
+
+
+def gather(rows, sizes):
+    moments = frechet.init(rows.shape[1])
+    start = 0
+    for size in sizes:
+        moments = frechet.update(moments, rows[start : start + size])
+        start += size
+    assert start == len(rows)
+    return moments
+
+
+def spd(rng, dim):
+    root = rng.normal(size=(dim, dim))
+    return root @ root.T + dim * np.eye(dim)
+
+
+def test_equal_gaussians_are_at_distance_zero(rng):
+    moments = gaussian(rng.normal(size=8), spd(rng, 8))
+    assert 0 <= frechet.frechet_distance(moments, moments) < 1e-9
+
+
+def test_diagonal_covariances():
+    a = gaussian([1.0, -2.0, 0.5], np.diag([4.0, 9.0, 1.0]))
+    b = gaussian([0.0, 0.0, 0.5], np.diag([1.0, 16.0, 0.25]))
+    expected = (1 + 4 + 0) + (2 - 1) ** 2 + (3 - 4) ** 2 + (1 - 0.5) ** 2
+    assert frechet.frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_commuting_covariances(rng):
+    rotation, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    s, t = rng.uniform(0.1, 3, 6), rng.uniform(0.1, 3, 6)
+    a = gaussian(np.zeros(6), rotation @ np.diag(s**2) @ rotation.T)
+    b = gaussian(np.zeros(6), rotation @ np.diag(t**2) @ rotation.T)
+    assert frechet.frechet_distance(a, b) == pytest.approx(((s - t) ** 2).sum(), rel=1e-10)
+
+
+def test_rank_deficient_covariances(rng):
+    """Of two lines u u^T and v v^T it is |u|^2 + |v|^2 - 2 |u.v|; `sqrtm` is not defined there."""
+    u, v = rng.normal(size=(2, 5))
+    a, b = gaussian(np.zeros(5), np.outer(u, u)), gaussian(np.zeros(5), np.outer(v, v))
+    assert frechet.frechet_distance(a, b) == pytest.approx(u @ u + v @ v - 2 * abs(u @ v), rel=1e-6)
+    orthogonal = frechet.frechet_distance(gaussian([0, 0], np.diag([1, 0])), gaussian([0, 0], np.diag([0, 4])))
+    assert orthogonal == pytest.approx(5, abs=1e-7)
+    point, disc = gaussian([0, 0], np.zeros((2, 2))), gaussian([3, 4], np.eye(2))
+    assert frechet.frechet_distance(point, disc) == pytest.approx(25 + 2)
+
+
+def test_fewer_rows_than_features(rng):
+    rows = rng.normal(size=(10, 40))
+    moments = gather(rows, [10])
+    assert frechet.frechet_distance(moments, moments) < 1e-6
+    assert frechet.frechet_distance(moments, gather(rows + 2, [10])) == pytest.approx(40 * 4, rel=1e-7)
+
+
+def test_translation_adds_its_squared_length(rng):
+    a = gaussian(rng.normal(size=4), spd(rng, 4))
+    shift = rng.normal(size=4)
+    assert frechet.frechet_distance(a, a._replace(mean=a.mean + shift)) == pytest.approx(shift @ shift, rel=1e-9)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 17])
+def test_agrees_with_the_general_matrix_root(rng, dim):
+    s, t, shift = spd(rng, dim), spd(rng, dim), rng.normal(size=dim)
+    expected = shift @ shift + np.trace(s + t - 2 * scipy.linalg.sqrtm(s @ t).real)
+    a, b = gaussian(np.zeros(dim), s), gaussian(shift, t)
+    assert frechet.frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
+    assert frechet.frechet_distance(b, a) == pytest.approx(expected, rel=1e-8)
+
+
+def test_moments_count_every_row_of_unequal_batches(rng):
+    rows = rng.normal(size=(23, 5))
+    moments = gather(rows, [8, 8, 7])
+    assert moments.count == 23
+    np.testing.assert_allclose(moments.mean, rows.mean(0), atol=1e-14)
+    np.testing.assert_allclose(frechet.covariance(moments), np.cov(rows.T), atol=1e-13)
+    assert not np.allclose(frechet.covariance(gather(rows[:16], [8, 8])), np.cov(rows.T))
+    unchanged = frechet.update(moments, np.zeros((0, 5)))
+    assert unchanged.count == 23
+
+
+def test_merge_in_any_order(rng):
+    parts = [rng.normal(size=(n, 3)) * 5 + n for n in (1, 4, 9)]
+    a, b, c = (gather(part, [len(part)]) for part in parts)
+    whole = gather(np.concatenate(parts), [14])
+    empty = frechet.init(3)
+    merges = [
+        frechet.merge(frechet.merge(a, b), c), frechet.merge(a, frechet.merge(c, b)),
+        frechet.merge(empty, frechet.merge(c, frechet.merge(b, frechet.merge(a, empty)))),
+    ]  # fmt: skip
+    for merged in merges:
+        assert merged.count == 14
+        np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-13)
+        np.testing.assert_allclose(merged.m2, whole.m2, rtol=1e-11, atol=1e-11)
+
+
+def test_moments_keep_small_variance_on_a_large_mean(rng):
+    """E[x^2] - E[x]^2 would lose all digits here."""
+    rows = rng.integers(-8, 9, size=(60, 2)).astype(float)
+    moments = gather(rows + 2.0**40, [7] * 8 + [4])
+    np.testing.assert_allclose(frechet.covariance(moments), np.cov(rows.T), rtol=1e-3, atol=1e-2)
+
+
+def test_float32_features_are_summed_in_float64():
+    rows = np.full((3000, 1), 0.1, np.float32)
+    rows[::2] = 0.3
+    moments = gather(rows, [1000] * 3)
+    expected = (float(np.float32(0.1)) + float(np.float32(0.3))) / 2
+    assert moments.mean.dtype == moments.m2.dtype == np.float64
+    assert moments.mean[0] == pytest.approx(expected, rel=1e-14)
+
+
+def test_bad_input(rng):
+    moments = gather(rng.normal(size=(5, 3)), [5])
+    with pytest.raises(ValueError, match="dim = 0"):
+        frechet.init(0)
+    with pytest.raises(ValueError, match=r"\[B, 3\], got \[5, 4\]"):
+        frechet.update(moments, np.zeros((5, 4)))
+    with pytest.raises(ValueError, match=r"got \[3\]"):
+        frechet.update(moments, np.zeros(3))
+    for bad in (np.nan, np.inf):
+        features = np.zeros((4, 3))
+        features[2, 1] = bad
+        with pytest.raises(ValueError, match="row 2"):
+            frechet.update(moments, features)
+    other = gather(rng.normal(size=(5, 2)), [5])
+    with pytest.raises(ValueError, match="3 against 2"):
+        frechet.merge(moments, other)
+    with pytest.raises(ValueError, match="3 against 2"):
+        frechet.frechet_distance(moments, other)
+    with pytest.raises(ValueError, match="at least 2 rows, got 1"):
+        frechet.frechet_distance(moments, gather(np.zeros((1, 3)), [1]))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,147 @@
+"""Attention: every implementation against its definition in float64, in value, forward and reverse mode."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.models.attention import attention
+
+PORTABLE = ["matmul", "xla", "auto"]
+
+
+def definition(q, k, v):
+    """softmax(q k^T / sqrt(D)) v, query by query, in float64."""
+    out = np.zeros(q.shape)
+    for b, n, h in np.ndindex(q.shape[:3]):
+        weights = np.exp(k[b, :, h] @ q[b, n, h] / np.sqrt(q.shape[-1]))
+        out[b, n, h] = weights @ v[b, :, h] / weights.sum()
+    return out
+
+
+@pytest.fixture
+def arrays():
+    """q [2, 5, 3, 4]; k, v [2, 7, 3, 4]; a direction for each; a cotangent. All float64."""
+    rng = np.random.default_rng(0)
+    shapes = [(2, 5, 3, 4), (2, 7, 3, 4), (2, 7, 3, 4)]
+    return (
+        [2 * rng.normal(size=s) for s in shapes],
+        [rng.normal(size=s) for s in shapes],
+        rng.normal(size=shapes[0]),
+    )
+
+
+def single(arrays):
+    return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
+
+
+def derivative(primals, tangents, h=1e-5):
+    """Of the definition along the tangents, by central differences."""
+    ahead, behind = ([p + s * h * t for p, t in zip(primals, tangents)] for s in (1, -1))
+    return (definition(*ahead) - definition(*behind)) / (2 * h)
+
+
+@pytest.mark.parametrize("name", PORTABLE)
+def test_value(name, arrays):
+    primals, _, _ = arrays
+    out = attention(*single(primals), name)
+    np.testing.assert_allclose(out, definition(*primals), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", PORTABLE)
+def test_forward_mode(name, arrays):
+    primals, tangents, _ = arrays
+    _, out = jax.jvp(lambda *a: attention(*a, name), single(primals), single(tangents))
+    np.testing.assert_allclose(out, derivative(primals, tangents), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PORTABLE)
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_gradient(name, argument, arrays):
+    primals, _, cotangent = arrays
+    weighted = lambda *a: jnp.sum(attention(*a, name) * cotangent.astype(np.float32))
+    gradient = jax.grad(weighted, argument)(*single(primals))
+    expected = np.zeros(primals[argument].shape)
+    for place in np.ndindex(expected.shape[1:]):  # examples are independent, so that both take one direction at once
+        tangents = [np.zeros_like(p) for p in primals]
+        tangents[argument][(slice(None), *place)] = 1
+        expected[(slice(None), *place)] = (derivative(primals, tangents) * cotangent).sum((1, 2, 3))
+        if place[0] == 1:
+            break
+    np.testing.assert_allclose(gradient[:, 0], expected[:, 0], atol=2e-5)
+
+
+def test_second_order(arrays):
+    primals, tangents, _ = arrays
+    energy = lambda name: lambda *a: jnp.sum(attention(*a, name) ** 2)
+    product = lambda name: jax.jvp(jax.grad(energy(name)), single(primals), single(tangents))[1]
+    np.testing.assert_allclose(product("matmul"), product("xla"), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", PORTABLE)
+def test_bfloat16_keeps_a_float32_softmax(name):
+    # 1,024 equal scores: the probabilities are 2^-10 and must add up to one; summed in bfloat16 they stall at 1/4.
+    q = k = jnp.zeros((1, 1024, 1, 8), jnp.bfloat16)
+    out = attention(q, k, jnp.ones_like(q), name)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(np.float32), 1, atol=2**-7)
+
+
+@pytest.mark.parametrize("name", PORTABLE)
+def test_bfloat16_gradient(name, arrays):
+    primals, _, cotangent = arrays
+    loss = lambda *a: jnp.sum(attention(*a, name).astype(jnp.float32) * cotangent.astype(np.float32))
+    exact = jax.grad(loss, (0, 1, 2))(*single(primals))
+    rounded = jax.grad(loss, (0, 1, 2))(*(a.astype(jnp.bfloat16) for a in single(primals)))
+    for a, b in zip(exact, rounded):
+        assert b.dtype == jnp.bfloat16
+        assert jnp.linalg.norm(a - b.astype(jnp.float32)) < 0.02 * jnp.linalg.norm(a)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "head_size", "expected"),
+    [
+        ("cpu", "float32", 64, "matmul"),
+        ("cpu", "bfloat16", 64, "matmul"),
+        ("gpu", "bfloat16", 64, "cudnn"),
+        ("gpu", "float16", 128, "cudnn"),
+        ("gpu", "float32", 64, "xla"),
+        ("gpu", "bfloat16", 60, "xla"),
+        ("gpu", "bfloat16", 136, "xla"),
+        ("tpu", "bfloat16", 64, "xla"),
+    ],
+)
+def test_auto(monkeypatch, backend, dtype, head_size, expected):
+    module = importlib.import_module("diffusion.models.attention")
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(module, "IMPLEMENTATIONS", {n: lambda *_, n=n: n for n in module.IMPLEMENTATIONS})
+    x = jnp.zeros((1, 2, 1, head_size), dtype)
+    assert attention(x, x, x) == expected
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="the error is for machines without an NVIDIA GPU")
+def test_cudnn_elsewhere():
+    x = jnp.zeros((1, 2, 1, 8), jnp.bfloat16)
+    with pytest.raises(ValueError, match="NVIDIA GPUs alone.*'cpu'.*choose 'matmul', 'xla'"):
+        attention(x, x, x, "cudnn")
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+def test_cudnn(arrays):
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 64, 3, 64)), jnp.bfloat16) for _ in range(3))
+    loss = lambda name: lambda *a: jnp.sum(attention(*a, name).astype(jnp.float32) ** 2)
+    for a, b in zip(*(jax.grad(loss(name), (0, 1, 2))(q, k, v) for name in ("cudnn", "xla"))):
+        np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), atol=0.05)
+
+
+def test_bad_arguments():
+    x = jnp.zeros((1, 2, 1, 8))
+    with pytest.raises(ValueError, match=r"'matmull'.*valid: 'auto', 'matmul', 'xla', 'cudnn'.*mean 'matmul'"):
+        attention(x, x, x, "matmull")
+    with pytest.raises(ValueError, match=r"k \(1, 2, 2, 4\)"):
+        attention(x, x.reshape(1, 2, 2, 4), x)
+    with pytest.raises(ValueError, match="one dtype.*bfloat16"):
+        attention(x, x, x.astype(jnp.bfloat16))

@@ -1,0 +1,160 @@
+"""One loss, whatever the network predicts: every weighting under every parameterization, on actual errors."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import parameterizations, schedules, weightings
+
+PARAMETERIZATIONS = {
+    "epsilon": parameterizations.epsilon(),
+    "x0": parameterizations.x0(),
+    "v": parameterizations.v(),
+    "score": parameterizations.score(),
+    "velocity": parameterizations.velocity(),
+    "edm": parameterizations.edm(sigma_data=0.7),
+}
+WEIGHTINGS = {
+    **{f"constant({name})": weightings.constant(p) for name, p in PARAMETERIZATIONS.items()},
+    "truncated_snr": weightings.truncated_snr(),
+    "min_snr": weightings.min_snr(),
+    "edm": weightings.edm(),
+}
+SCHEDULES = {
+    "linear_beta": schedules.linear_beta(),
+    "cosine": schedules.cosine(),
+    "rectified_flow": schedules.rectified_flow(),
+    "edm": schedules.edm(),
+}
+every_schedule = pytest.mark.parametrize("schedule_name", list(SCHEDULES))
+T = np.array([0.01, 0.1, 0.3003, 0.6, 0.9, 0.99])
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def _snr(schedule):
+    return np.asarray(schedule.alpha(T)) ** 2 / np.asarray(schedule.sigma(T)) ** 2
+
+
+def _problem(schedule):
+    """A pair (x0, eps), its x_t, and a wrong guess of x0 with the eps that belongs to it."""
+    x0, eps, error = np.random.default_rng(0).standard_normal((3, T.size, 4))
+    alpha, sigma = np.asarray(schedule.alpha(T))[:, None], np.asarray(schedule.sigma(T))[:, None]
+    x_t = alpha * x0 + sigma * eps
+    guess = x0 + 0.1 * error
+    return jnp.asarray(x0), jnp.asarray(eps), jnp.asarray(x_t), jnp.asarray(guess), jnp.asarray((x_t - alpha * guess) / sigma)
+
+
+def _output_error(schedule, p):
+    """|output - target|^2 when the network's output stands for the wrong guess; targets are linear in the pair."""
+    x0, eps, _, guess, guess_eps = _problem(schedule)
+    t = jnp.asarray(T)
+    return np.square(p.target(schedule, t, guess, guess_eps) - p.target(schedule, t, x0, eps)).sum(1)
+
+
+@every_schedule
+@pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
+def test_error_scale_relates_the_two_errors(name, schedule_name):
+    """|x0_hat - x0|^2 = error_scale |output - target|^2, with x0_hat read from the output by the parameterization."""
+    schedule, p, t = SCHEDULES[schedule_name], PARAMETERIZATIONS[name], jnp.asarray(T)
+    x0, eps, x_t, _, _ = _problem(schedule)
+    target = p.target(schedule, t, x0, eps)
+    output = target + 0.1 * jnp.asarray(np.random.default_rng(1).standard_normal(target.shape))
+    x0_error = np.square(p.to_prediction(schedule, t, x_t, output).x0 - x0).sum(1)
+    scale = weightings.error_scale(schedule, t, p)
+    np.testing.assert_allclose(x0_error, scale * np.square(output - target).sum(1), rtol=1e-6)
+
+
+@every_schedule
+@pytest.mark.parametrize("weighting", list(WEIGHTINGS))
+def test_weighted_loss_is_the_same_under_every_parameterization(weighting, schedule_name):
+    schedule, t = SCHEDULES[schedule_name], jnp.asarray(T)
+    x0, _, _, guess, _ = _problem(schedule)
+    weight = np.asarray(WEIGHTINGS[weighting](schedule, t))
+    expected = weight * np.square(guess - x0).sum(1)
+    assert (weight > 0).all()
+    for p in PARAMETERIZATIONS.values():
+        loss = weight * weightings.error_scale(schedule, t, p) * _output_error(schedule, p)
+        np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+@every_schedule
+@pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
+def test_constant_weighs_the_networks_own_error_by_one(name, schedule_name):
+    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]
+    x0, _, _, guess, _ = _problem(schedule)
+    weight = weightings.constant(p)(schedule, jnp.asarray(T))
+    np.testing.assert_allclose(weight * np.square(guess - x0).sum(1), _output_error(schedule, p), rtol=1e-6)
+
+
+@every_schedule
+def test_min_snr_has_its_published_forms(schedule_name):
+    """min(SNR, gamma) on x0; divided by SNR on epsilon; divided by SNR + 1 on v (Hang et al. 2023, section 3.4)."""
+    schedule, gamma, t = SCHEDULES[schedule_name], 5.0, jnp.asarray(T)
+    snr = _snr(schedule)
+    weight = weightings.min_snr(gamma)(schedule, t)
+    on = lambda name: weight * weightings.error_scale(schedule, t, PARAMETERIZATIONS[name])
+    np.testing.assert_allclose(on("x0"), np.minimum(snr, gamma), rtol=1e-9)
+    np.testing.assert_allclose(on("epsilon"), np.minimum(snr, gamma) / snr, rtol=1e-9)
+    if schedule_name in ("linear_beta", "cosine"):  # v is published for variance-preserving processes
+        np.testing.assert_allclose(on("v"), np.minimum(snr, gamma) / (snr + 1), rtol=1e-9)
+
+
+@every_schedule
+def test_closed_forms(schedule_name):
+    schedule, t = SCHEDULES[schedule_name], jnp.asarray(T)
+    alpha, sigma = np.asarray(schedule.alpha(T)), np.asarray(schedule.sigma(T))
+    snr, level = alpha**2 / sigma**2, sigma / alpha
+    constant = lambda name: weightings.constant(PARAMETERIZATIONS[name])(schedule, t)
+    np.testing.assert_allclose(constant("x0"), 1, rtol=1e-9)
+    np.testing.assert_allclose(constant("epsilon"), snr, rtol=1e-9)
+    np.testing.assert_allclose(weightings.truncated_snr()(schedule, t), np.maximum(snr, 1), rtol=1e-9)
+    for sigma_data in (0.5, 1.3):
+        expected = (level**2 + sigma_data**2) / (level * sigma_data) ** 2  # Karras et al. 2022, table 1
+        np.testing.assert_allclose(weightings.edm(sigma_data)(schedule, t), expected, rtol=1e-9)
+    if schedule_name in ("linear_beta", "cosine"):
+        np.testing.assert_allclose(constant("v"), snr + 1, rtol=1e-9)  # Salimans and Ho 2022, section 4
+    if schedule_name == "rectified_flow":
+        np.testing.assert_allclose(constant("velocity"), 1 / sigma**2, rtol=1e-9)  # u = (x_t - x0) / t
+
+
+@every_schedule
+def test_edm_weight_makes_the_effective_weight_one(schedule_name):
+    """lambda(sigma) c_out(sigma)^2 = 1 (Karras et al. 2022, section 5)."""
+    schedule, t = SCHEDULES[schedule_name], jnp.asarray(T)
+    level = np.asarray(schedule.sigma(T)) / np.asarray(schedule.alpha(T))
+    for sigma_data in (0.5, 1.3):
+        c_out = level * sigma_data / np.sqrt(level**2 + sigma_data**2)
+        np.testing.assert_allclose(weightings.edm(sigma_data)(schedule, t) * c_out**2, 1, rtol=1e-9)
+        p = parameterizations.edm(sigma_data)
+        np.testing.assert_allclose(weightings.error_scale(schedule, t, p), c_out**2, rtol=1e-9)
+
+
+@every_schedule
+@pytest.mark.parametrize("weighting", list(WEIGHTINGS))
+@pytest.mark.parametrize("shape", [(), (2,), (3, 2)])
+def test_weights_have_the_shape_of_t(weighting, schedule_name, shape):
+    t = jnp.full(shape, 0.4)
+    schedule = SCHEDULES[schedule_name]
+    assert WEIGHTINGS[weighting](schedule, t).shape == shape
+    assert weightings.error_scale(schedule, t, PARAMETERIZATIONS["v"]).shape == shape
+
+
+@pytest.mark.parametrize("weighting", ["truncated_snr", "min_snr", "constant(v)", "constant(velocity)", "constant(x0)"])
+def test_loss_is_finite_where_the_snr_is_zero(weighting):
+    """At alpha = 0, min-SNR divided by the SNR is 0 / 0 in codes that weigh epsilon; on v it must be finite."""
+    schedule, t = schedules.cosine(), jnp.array([1.0])
+    scale = weightings.error_scale(schedule, t, PARAMETERIZATIONS["v"])
+    assert np.isfinite(WEIGHTINGS[weighting](schedule, t) * scale).all()
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: weightings.min_snr(0.0), "gamma"),
+        (lambda: weightings.min_snr(float("nan")), "gamma"),
+        (lambda: weightings.edm(-1.0), "sigma_data"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -1,0 +1,142 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from diffusion.training import checkpoints, sharding
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_mesh_of_all_devices():
+    mesh = sharding.make_mesh({"data": -1})
+    assert mesh.axis_names == ("data",) and mesh.size == len(jax.devices())
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [({"data": 3000}, "does not fit"), ({"dta": 1}, "'dta'"), ({"data": 0}, ">= 1"), ({"data": -2}, ">= 1")],
+)
+def test_mesh_that_cannot_be(axes, words):
+    with pytest.raises(ValueError, match=words):
+        sharding.make_mesh(axes)
+
+
+def test_first_rule_that_fits_decides():
+    mesh = sharding.make_mesh({"data": -1})
+    shapes = {"blocks": {"kernel": jnp.zeros((4, 4)), "bias": jnp.zeros(4)}, "head": {"kernel": jnp.zeros((4, 4))}}
+    rules = ((r"blocks/.*kernel", (None, "data")), (r"kernel", ("data",)), (".*", ()))
+    specs = jax.tree.map(lambda s: s.spec, sharding.shardings(shapes, mesh, rules))
+    assert specs["blocks"]["kernel"] == PartitionSpec(None, "data")
+    assert specs["head"]["kernel"] == PartitionSpec("data")
+    assert specs["blocks"]["bias"] == PartitionSpec()
+    with pytest.raises(ValueError, match="'head/kernel'"):
+        sharding.shardings(shapes, mesh, ((r"blocks", ()),))
+
+
+def test_index_beyond_31_bits_keeps_its_stratum():
+    mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
+    batch = sharding.to_devices({"index": np.array([5, 2**31 + 5, 3 * 2**31 + 7])}, mesh)
+    np.testing.assert_array_equal(batch["index"], [5, 5, 7])
+
+
+def test_environment_of_several_processes(monkeypatch):
+    for name in ("COORDINATOR", "PROCESS_COUNT", "PROCESS_INDEX"):
+        monkeypatch.delenv(f"DIFFUSION_{name}", raising=False)
+    assert sharding.initialize_distributed() is False
+    monkeypatch.setenv("DIFFUSION_PROCESS_COUNT", "2")
+    with pytest.raises(ValueError, match=r"not set: DIFFUSION_COORDINATOR, DIFFUSION_PROCESS_INDEX"):
+        sharding.initialize_distributed()
+    monkeypatch.setenv("DIFFUSION_COORDINATOR", "127.0.0.1:1")
+    monkeypatch.setenv("DIFFUSION_PROCESS_INDEX", "2")
+    with pytest.raises(ValueError, match="PROCESS_INDEX = 2"):
+        sharding.initialize_distributed()
+
+
+CHILD = """
+import json, sys
+import jax, jax.numpy as jnp, numpy as np
+from diffusion.training import checkpoints, sharding
+from diffusion.training.checksums import checksums
+from diffusion.training.step import make_train_step
+from tests.training import toys
+
+devices, workdir, accumulate = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+mesh = sharding.make_mesh({"data": -1})
+assert mesh.size == devices and sharding.one_step_in_flight(mesh) == (devices > 1)
+rules = ((r"hidden/kernel", (None, "data")), (".*", ())) if workdir else sharding.REPLICATED
+target = sharding.abstract(toys.make_state, mesh, rules, 0)
+state = sharding.create(toys.make_state, target, 0)
+for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(target)):
+    assert leaf.sharding == wanted.sharding
+if workdir and checkpoints.latest(workdir) is not None:
+    state, _ = checkpoints.restore_latest(workdir, target)
+
+def objective(networks, schedule, keys, batch, step):
+    losses, metrics = toys.objective(networks, schedule, keys, batch, step)
+    return losses, {"t": metrics["t"]}
+
+class Recorder:  # keeps every t that was drawn
+    init = staticmethod(lambda: jnp.zeros(16))
+    update = staticmethod(lambda state, t, losses: t)
+
+state = state._replace(density=jnp.zeros(16))
+where = jax.tree.map(lambda leaf: leaf.sharding, target)._replace(density=sharding.batch_sharding(mesh))
+step = jax.jit(
+    make_train_step(objective, toys.apply, None, toys.optimizer(), toys.ema(), Recorder, accumulate, mesh.size),
+    donate_argnums=0, out_shardings=(where, None))
+first, losses, draws = int(state.step), [], []
+for k in range(first, first + (5 if workdir else 10)):
+    state, metrics = step(state, sharding.to_devices(toys.batch(k), mesh), jax.random.key(3))
+    jax.block_until_ready(state)
+    losses.append(float(metrics["loss"]))
+    draws.append(np.asarray(state.density).tobytes().hex())
+state = state._replace(density=())
+if workdir:
+    saver = checkpoints.Checkpoints(workdir)
+    saver.save(state)
+    saver.close()
+print(json.dumps({"losses": losses, "draws": draws, "sums": checksums(state.params),
+                  "total": float(sum(jnp.abs(x).sum() for x in jax.tree.leaves(state.params)))}))
+"""
+
+
+def child(devices, workdir="", accumulate=1):
+    """Trains the toy for five steps in a process of its own with that many simulated devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", CHILD, str(devices), str(workdir), str(accumulate)]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_devices_accumulation_and_resharding_change_no_draw(tmp_path):
+    """Ten steps on one device, against five on four with split parameters and, from their checkpoint, five on two.
+
+    Every t is the very same; losses agree up to the order of sums; the checksums that four devices wrote hold on two.
+    """
+    one, four = child(1), child(4, tmp_path)
+    two = child(2, tmp_path, accumulate=2)
+    assert four["draws"] + two["draws"] == one["draws"]
+    np.testing.assert_allclose(four["losses"] + two["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_allclose(two["total"], one["total"], rtol=1e-5)
+    params, step = checkpoints.load_params(tmp_path)  # verifies the sums that two devices made, on one
+    assert step == 10
+    np.testing.assert_allclose(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(params)), two["total"], rtol=1e-6)
+
+
+def test_batch_must_divide():
+    mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
+    sharding.check_batch_size(6, mesh, 3)
+    with pytest.raises(ValueError, match=r"train.batch_size = 7 .* multiple of 3"):
+        sharding.check_batch_size(7, mesh, 3)
+    with pytest.raises(ValueError, match=r"train.batch_size = 0"):
+        sharding.check_batch_size(0, mesh)
