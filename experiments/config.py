@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
 from ml_collections.config_dict import placeholder
 
@@ -284,13 +284,14 @@ def _settable(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def run(main: Callable) -> None:
+def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
     """`absl.app.run`, where a mistake in the config ends the command with one sentence and exit status 2.
 
     Args:
       main: function of the remaining arguments.
+      failures: types of errors whose message is meant for the user: one sentence too, and exit status 1.
     """
-    app.run(_in_one_sentence(main), flags_parser=_in_one_sentence(_parse))
+    app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse, failures))
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -298,7 +299,12 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         for check in _checks:
             check(argv)
-        return flags.FLAGS(argv)
+        remaining = flags.FLAGS(argv)
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell of every file
+        if len(remaining) > 1:
+            raise ConfigError(f"unexpected argument {remaining[1]!r}: flags are written as --name=value.")
+        return remaining
     except flags.Error as error:  # wraps what get_config raised, with its traceback: show our own sentence alone
         cause = error
         while cause is not None and not isinstance(cause, ConfigError):
@@ -310,11 +316,11 @@ def _parse(argv: list[str]) -> list[str]:
                           """--config.objective.coupling='{"name": "optimal_transport"}'.""") from error
 
 
-def _in_one_sentence(function: Callable) -> Callable:
+def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) -> Callable:
     def wrapped(argv):
         try:
             return function(argv)
-        except ConfigError as error:
+        except (ConfigError, *failures) as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(2 if isinstance(error, ConfigError) else 1)
     return wrapped

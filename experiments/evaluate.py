@@ -1,18 +1,17 @@
-"""Measures the samples of a run against real images, and writes report.md and report.json into the run folder.
+"""Measures the samples of a run against real images, and writes report.md and report.json beside them.
 
     python -m experiments.evaluate --workdir=runs/digits
-    python -m experiments.evaluate --workdir=runs/digits --config.evaluate.split=validation
+    python -m experiments.evaluate --workdir=runs/digits --samples=runs/digits/guided --config.evaluate.split=validation
 
-Reads config.json and samples.npz (from experiments.sample). Measures the share of samples that a classifier of real
-images takes for the class that was asked for, the Frechet distance to the real images of config.evaluate.split in each
-feature space of config.evaluate.features, beside real images and beside noise, and nearest neighbours in the training
-set. Also draws curves.png from the metrics of the training.
+Reads config.json, and samples.npz (from experiments.sample, whose --out is our --samples). Measures the share of samples
+that a classifier of real images takes for the class that was asked for, the Frechet distance to the real images of
+config.evaluate.split in each feature space of config.evaluate.features, beside real images and beside noise, and nearest
+neighbours in the training set. Also draws curves.png from the metrics of the training.
 """
 
 import functools
 import hashlib
 import pathlib
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from experiments import figures, progress, report, workdir
 from experiments.workdir import WorkdirError
 
 SEED = 0  # of the subsets, the resamples and the noise, so that the same samples give the same report
+NEIGHBOURS = 2000  # images whose nearest training image is sought, at most: drawn at random where there are more
 SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
 
 
@@ -43,7 +43,8 @@ class Effort(NamedTuple):
     subsets: int
 
 
-FULL, WIDE, IN_LOOP = Effort(500, 20), Effort(20, 4), Effort(0, 4)  # WIDE: above 256 features, where each costs seconds
+FULL, IN_LOOP = Effort(500, 20), Effort(0, 4)
+AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))  # by the features D: a distance costs D^3
 
 
 class Split(NamedTuple):
@@ -104,6 +105,11 @@ def measure(
     for name in names:
         if name not in FEATURES:
             raise configs.unknown("config.evaluate.features", name, FEATURES, "feature")
+    if split == config["data"]["split"]:
+        raise configs.ConfigError(
+            f"config.evaluate.split = {split!r} is what the model was trained on, and the floor would compare images "
+            "with themselves. Valid: another split, e.g. 'test', or 'train[90%:]' after training on 'train[:90%]'."
+        )
     train, real = (_split(config, name) for name in (config["data"]["split"], split))
     classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0
     check_samples(images, labels, real.spec.shape, classes)
@@ -120,7 +126,9 @@ def measure(
         extractor = FEATURES[name](train.images, train.labels)
         distances[name] = distance(extractor, images, labels, train, real, count, bool(classes), effort)
         advance(done + 2)
-    copies = neighbours.copying(images, real.images, train.images)
+    rng = np.random.default_rng(SEED)
+    some = lambda of: of if len(of) <= NEIGHBOURS else of[rng.permutation(len(of))[:NEIGHBOURS]]
+    copies = neighbours.copying(some(images), some(real.images), train.images)
     advance(len(names) + 2)
     return {"asked_class": asked, "frechet": distances, "neighbours": copies, "count": count}
 
@@ -160,47 +168,48 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
       real: the reference; all of its images.
       count: N.
       balanced: whether samples and the floor's subsets hold every class alike.
-      effort: how many resamples and subsets; fewer where there are more than 256 features.
+      effort: how many resamples and subsets, at most; see AFFORDABLE.
 
     Returns:
-      {"distance", "interval" (or None), "floor": {"mean", "std", "unbalanced_mean"}, "noise", "ratio",
-      "ratio_interval", "all_samples": {"mean", "std", "ratio"}, ...}: distance of the first N, and the mean over
-      random subsets of N of all samples.
+      {"distance", "interval" (or None), "floor": {"mean", "std", "unbalanced_mean" (or None)}, "noise", "ratio",
+      "ratio_interval" (or None), "all_samples": {"mean", "std", "ratio"}, "dimensions", "extractor", "effort"}:
+      the distance of the first N, and under "all_samples" the mean over random subsets of N of all samples.
     """
     rng = np.random.default_rng(SEED)
     reference = _moments(rows(extractor.extract, real.images))
     distance_to_real = frechet.distance_to(reference)
     to_reference = lambda features: distance_to_real(_moments(features))
-    if len(reference.mean) > 256:
-        effort = Effort(min(effort.draws, WIDE.draws), min(effort.subsets, WIDE.subsets))
-    order = balanced_order if balanced else lambda wanted: np.arange(len(wanted))
+    most = next(most for dim, most in AFFORDABLE if len(reference.mean) <= dim)
+    effort = Effort(min(effort.draws, most.draws), min(effort.subsets, most.subsets))
+    as_they_are = lambda wanted: np.arange(len(wanted))
+    order = balanced_order if balanced else as_they_are
 
-    def subset(wanted, ordering):
-        shuffled = rng.permutation(len(wanted))
-        return shuffled[ordering(wanted[shuffled])[:count]]
+    def subsets(features, wanted, order):
+        values = []
+        for _ in range(effort.subsets):
+            shuffled = rng.permutation(len(wanted))
+            values.append(to_reference(features[shuffled[order(wanted[shuffled])[:count]]]))
+        return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
 
-    made = rows(extractor.extract, images)
+    made, real_made = rows(extractor.extract, images), rows(extractor.extract, train.images)
     first = order(labels)[:count]
-    chosen, strata = made[first], labels[first]
+    chosen = made[first]
     measured = to_reference(chosen)
-    real_made = rows(extractor.extract, train.images)
-    over = lambda features, wanted, ordering: np.array(
-        [to_reference(features[subset(wanted, ordering)]) for _ in range(effort.subsets)])  # fmt: skip
-    floor, every = over(real_made, train.labels, order), over(made, labels, order)
-    plain = over(real_made, train.labels, lambda wanted: np.arange(len(wanted)))
+    floor, every = subsets(real_made, train.labels, order), subsets(made, labels, order)
+    floor["unbalanced_mean"] = subsets(real_made, train.labels, as_they_are)["mean"] if balanced else None
     noise = rng.integers(0, 256, (count, *images.shape[1:]), dtype=np.uint8)
     interval = None
     if effort.draws:
         values = bootstrap.replicates(lambda chosen_rows: to_reference(chosen[chosen_rows]), count, effort.draws, rng,
-                                      strata if balanced else None)  # fmt: skip
+                                      labels[first] if balanced else None)  # fmt: skip
         interval = bootstrap.percentile_interval(values, estimate=measured)
     return {
         "distance": measured,
         "interval": interval,
-        "ratio": float(measured / floor.mean()),
-        "ratio_interval": None if interval is None else tuple(end / floor.mean() for end in interval),
-        "floor": {"mean": floor.mean(), "std": floor.std(ddof=1), "unbalanced_mean": plain.mean()},
-        "all_samples": {"mean": every.mean(), "std": every.std(ddof=1), "ratio": every.mean() / floor.mean()},
+        "ratio": measured / floor["mean"],
+        "ratio_interval": None if interval is None else tuple(end / floor["mean"] for end in interval),
+        "floor": floor,
+        "all_samples": every | {"ratio": every["mean"] / floor["mean"]},
         "noise": to_reference(rows(extractor.extract, noise)),
         "dimensions": len(reference.mean),
         "extractor": extractor.record,
@@ -301,11 +310,11 @@ def _moments(features: np.ndarray) -> frechet.Moments:
 
 
 def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effort = FULL) -> dict:
-    """Evaluates the samples of a run folder and writes curves.png, report.json and report.md.
+    """Evaluates the samples in a folder and writes report.json and report.md there (and curves.png, in a run folder).
 
     Args:
       config: the run's config.
-      folder: the run folder.
+      folder: the run folder, or another that experiments.sample wrote to (--out).
       command: how this was started, for the record.
       effort: how many resamples and subsets.
 
@@ -340,18 +349,13 @@ def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effor
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    if len(argv) > 1:
-        raise configs.ConfigError(f"unexpected argument {argv[1]!r}: flags are written as --name=value.")
-    try:
-        folder = flags.FLAGS.workdir
-        content = run(CONFIG.value, folder, workdir.command("experiments.evaluate"))
-        report.show(content, folder)
-    except (WorkdirError, FileNotFoundError, PermissionError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    folder = flags.FLAGS.samples or flags.FLAGS.workdir
+    content = run(CONFIG.value, folder, workdir.command("experiments.evaluate"))
+    report.show(content, folder)
 
 
 if __name__ == "__main__":
     CONFIG = configs.saved_flag()
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-    configs.run(main)
+    flags.DEFINE_string("samples", None, "folder of samples.npz, and of the report; the run folder by default")
+    configs.run(main, workdir.FAILURES)

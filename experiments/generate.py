@@ -82,11 +82,10 @@ def generator(config: Mapping, shape: tuple[int, ...]) -> Generator:
     def images(params, labels, seeds, progress=lambda done: None):
         made = []
         for first in range(0, len(labels), batch_size):
-            rows = slice(first, first + batch_size)
-            count = len(labels[rows])
-            fill = lambda a: np.resize(a[rows], batch_size)  # a short last batch is filled up, and cut below
-            made.append(np.asarray(finish(params, fill(labels), fill(seeds)))[:count])
-            progress(first + count)
+            rows = np.arange(first, min(first + batch_size, len(labels)))
+            filled = np.resize(rows, batch_size)  # a short last batch is filled up, and cut again
+            made.append(np.asarray(finish(params, labels[filled], seeds[filled]))[: len(rows)])
+            progress(first + len(rows))
         return np.concatenate(made)
 
     def trajectory(params, labels, seeds):

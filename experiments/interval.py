@@ -47,7 +47,8 @@ def row(step: int, sums: Mapping[str, Any]) -> dict[str, Any]:
       sums: over the steps since the last line.
 
     Returns:
-      {"step", "loss", "grad_norm", "learning_rate", "loss_by_t": [10] (None for an empty bin), "count_by_t": [10], ...}.
+      {"step", "loss", "grad_norm", "learning_rate", "loss_by_t": [10], "count_by_t": [10], ...}; the loss of a bin
+      that no example fell into is None.
     """
     result: dict[str, Any] = {"step": step}
     for name, value in sorted(sums.items()):

@@ -99,10 +99,10 @@ def table(content: dict) -> list[tuple[str, str, str, str]]:
     for name, figure in measured["frechet"].items():
         floor, every = figure["floor"], figure["all_samples"]
         interval = f" ({_range(figure['interval'])})" if figure["interval"] else ""
-        ratio = f" ({_range(figure['ratio_interval'])})" if figure["ratio_interval"] else ""
+        ratio = " ({:.2f} to {:.2f})".format(*figure["ratio_interval"]) if figure["ratio_interval"] else ""
         weights = figure["extractor"]["sha256"]
         lines.append((
-            f"Frechet distance, {name}",
+            f"Frechet distance ({name})",
             f"{figure['distance']:.3g}{interval}",
             f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {figure['noise']:.3g}",
             f"N = {distance['N']:,} against all {data['split_size']:,} {split} images; {figure['dimensions']} features"
@@ -150,16 +150,16 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     for picture, words in PICTURES.items():
         if (folder / picture).is_file():
             parts += [f"![{words}]({picture})", f"*{words}.*", ""]
-    balanced = any(figure["floor"] for figure in measured["frechet"].values()) and measured["asked_class"] is not None
+    unbalanced = {name: figure["floor"]["unbalanced_mean"] for name, figure in measured["frechet"].items()
+                  if figure["floor"]["unbalanced_mean"] is not None}  # fmt: skip
     parts += [
         "## How to read the figures",
         "",
         f"- **Distance**: squared Frechet distance between Gaussian fits, in float64 with unbiased covariances; "
         f"N = {distance['N']:,}: {distance['selection']}. Lower is better, and never 0: it depends on N.",
         "- **Floor**: the same distance for N real training images; mean and standard deviation over random subsets"
-        + (", with every class as often as any other, as the samples have them." if balanced else "."),
-        *(f"  Without that balance, {name}: {figure['floor']['unbalanced_mean']:.3g}."
-          for name, figure in measured["frechet"].items() if balanced),
+        + (", with every class as often as any other, as the samples have them. Without that balance it is higher: "
+           + ", ".join(f"{value:.3g} ({name})" for name, value in unbalanced.items()) if unbalanced else "") + ".",
         "- **Noise**: the same distance for N images of uniform random bytes.",
         "- **Intervals** (95 %) of distances are percentile bootstrap intervals over the samples, class by class, the "
         "real images held fixed, shifted by the bias of resampling with replacement. They do not hold the variation "

@@ -27,7 +27,6 @@ OUT = flags.DEFINE_string("out", None, "where to write; the run folder by defaul
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"], "which weights: the moving average, or the raw ones")
 LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
-SHOWN = 10  # samples of each class in samples.png
 
 
 def main(argv: list[str]) -> None:
@@ -61,8 +60,8 @@ def main(argv: list[str]) -> None:
     }
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
 
-    figures.sample_grid(*one_row_a_class(images, labels), out / "samples.png")
-    first = np.unique(labels, return_index=True)[1][:SHOWN]
+    figures.sample_grid(*figures.one_row_a_class(images, labels), out / "samples.png")
+    first = np.unique(labels, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, labels[first], seeds[first])
     plan = resolve.plan(config)
     figures.trajectory(x, x0, np.append(plan.t, plan.s[-1]), labels[first], out / "trajectory.png")
@@ -85,12 +84,6 @@ def requested_labels(requested: list[str] | None, number: int, num_classes: int)
     return np.resize(np.array(requested, np.int32), number)
 
 
-def one_row_a_class(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first few samples of each class, class by class."""
-    chosen = np.concatenate([np.flatnonzero(labels == label)[:SHOWN] for label in np.unique(labels)])
-    return images[chosen], labels[chosen]
-
-
 def save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes an .npz beside its place and moves it there."""
     unfinished = path.with_name(path.name + ".tmp")
@@ -100,4 +93,4 @@ def save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main)
+    configs.run(main, workdir.FAILURES)

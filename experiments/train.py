@@ -23,14 +23,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion.data import pipeline, sources
 from diffusion.training import checkpoints, compilation_cache, ema, preemption, sharding, state, warm_start
 from diffusion.training.step import make_train_step
 from experiments import config as configs
-from experiments import generate, interval, progress, resolve, workdir
+from experiments import figures, generate, interval, progress, resolve, workdir
 from experiments.config import ConfigError
 from experiments.evaluate import evaluate_samples
 
@@ -131,7 +131,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
 
         # ==== Hooks ====
         events = stack.enter_context(event_writer(folder, step)) if speaks else None
-        evaluate = evaluation(config, spec) if config.evaluate.every and speaks else None
+        evaluate = evaluation(config, spec, folder) if config.evaluate.every and speaks else None
         total = config.train.steps
         display = progress.Display(total, step, config.train.batch_size, speaks)
         pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
@@ -165,10 +165,10 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             if evaluate:
                 began = time.perf_counter()
                 # Process 0 alone, with its own copy: it is replicated.
-                figures = evaluate(jax.tree.map(lambda leaf: leaf.addressable_data(0), train_state.ema))
-                workdir.append(metrics_file, {"step": step, "evaluate": figures})
-                add_events(events, {"step": step, **{f"evaluate/{name}": x for name, x in figures.items()}}, None)
-                told = [f"{name} {x:.4g}" for name, x in figures.items() if x is not None]
+                found = evaluate(jax.tree.map(lambda leaf: leaf.addressable_data(0), train_state.ema), step)
+                workdir.append(metrics_file, {"step": step, "evaluate": found})
+                add_events(events, {"step": step, **{f"evaluate/{name}": x for name, x in found.items()}}, None)
+                told = [f"{name} {x:.4g}" for name, x in found.items() if x is not None]
                 display.say(f"step {step}  {'  '.join(told)}")
                 display.pause(time.perf_counter() - began)
 
@@ -288,8 +288,10 @@ def add_events(writer, row: dict, rate: float | None) -> None:
             writer.add_scalar(name, value, row["step"])
 
 
-def evaluation(config: ConfigDict, spec: sources.DataSpec) -> Callable[[Any], dict[str, float | None]]:
-    """What happens every config.evaluate.every steps: params -> {figure: number}.
+def evaluation(
+    config: ConfigDict, spec: sources.DataSpec, folder: pathlib.Path
+) -> Callable[[Any, int], dict[str, float | None]]:
+    """What happens every config.evaluate.every steps: (params, step) -> {figure: number}, and previews/<step>.png.
 
     Samples are compared with the dataset's validation split, so that choices made while training leave the test split
     alone; a dataset that has none is read at config.evaluate.split.
@@ -303,24 +305,20 @@ def evaluation(config: ConfigDict, spec: sources.DataSpec) -> Callable[[Any], di
     labels = generate.balanced_labels(config.evaluate.number, config.model.get("num_classes", 0))
     seeds = generate.seeds(config, config.evaluate.number)
 
-    def evaluate(params):
-        figures = evaluate_samples(make.images(params, labels, seeds), labels, config, split)
-        return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}
+    def evaluate(params, step):
+        images = make.images(params, labels, seeds)
+        (folder / "previews").mkdir(exist_ok=True)
+        figures.sample_grid(*figures.one_row_a_class(images, labels), folder / "previews" / f"{step}.png")
+        found = evaluate_samples(images, labels, config, split)
+        return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
 
     return evaluate
 
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
-    if len(argv) > 1:
-        raise ConfigError(f"unexpected argument {argv[1]!r}: flags are written as --name=value.")
     try:
         status = run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("experiments.train"))
-    except (checkpoints.CheckpointError, workdir.WorkdirError, PermissionError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 1
     except KeyboardInterrupt:
         print("ended at once; the same command goes on from the last checkpoint", file=sys.stderr)
         status = 128 + signal.SIGINT
@@ -331,4 +329,4 @@ if __name__ == "__main__":
     configs.flag()
     flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
     flags.mark_flags_as_required(["config", "workdir"])
-    configs.run(main)
+    configs.run(main, workdir.FAILURES)

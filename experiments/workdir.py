@@ -31,6 +31,9 @@ class WorkdirError(RuntimeError):
     """A run folder cannot be used; the message says why and what to do."""
 
 
+FAILURES = (WorkdirError, checkpoints.CheckpointError, FileNotFoundError, PermissionError)  # for configs.run
+
+
 @contextlib.contextmanager
 def lock(workdir: str | pathlib.Path) -> Iterator[None]:
     """Holds WORKDIR for this process; the kernel lets go of it however the process ends.

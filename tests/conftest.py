@@ -5,9 +5,9 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import jax  # noqa: E402  (after the environment is set)
-import pytest  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+import jax
+import pytest
+from hypothesis import HealthCheck, settings
 
 # Compilation makes the first example slow, and an example must not depend on the day it is run.
 settings.register_profile(
@@ -19,10 +19,6 @@ settings.register_profile(
 )
 settings.load_profile("diffusion")
 
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than a few seconds; left out of the fast suite")
-    config.addinivalue_line("markers", "real_data: reads the datasets that TFDS_DATA_DIR points to")
 
 
 @pytest.fixture

@@ -53,7 +53,9 @@ def covariance(data: Mixture, k: int = 0) -> np.ndarray:
 def _left(coefficient, rank: int):
     """alpha or sigma of shape `[]` or `[B]`, as `[...]` that broadcasts against an array whose first axis is B."""
     coefficient = jnp.asarray(coefficient)
-    return coefficient.reshape(coefficient.shape + (1,) * (rank - coefficient.ndim)) if coefficient.ndim else coefficient
+    if coefficient.ndim == 0:
+        return coefficient
+    return coefficient.reshape(coefficient.shape + (1,) * (rank - coefficient.ndim))
 
 
 def _whitened(data: Mixture, alpha, sigma, x):

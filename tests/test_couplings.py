@@ -8,7 +8,6 @@ import scipy.optimize
 
 from diffusion import couplings
 
-
 couple_by_two = jax.jit(couplings.optimal_transport(block=2))
 couple_by_eight = jax.jit(couplings.optimal_transport(block=8))  # compiled once for each shape
 
@@ -66,5 +65,5 @@ def test_a_block_needs_two_examples(block):
 
 
 def test_a_batch_that_is_not_whole_blocks_is_refused():
-    with pytest.raises(ValueError, match="10.*4|4.*10"):
+    with pytest.raises(ValueError, match=r"10.*4"):
         couplings.optimal_transport(block=4)(*_batch(10))

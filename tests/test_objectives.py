@@ -151,7 +151,7 @@ def test_exact_denoiser_is_the_optimum_everywhere(name, schedule_name, t, x64):
 
 
 @every_objective
-@pytest.mark.parametrize("shape", [(), (3,), (4, 4, 1), (2, 3, 1, 2)])
+@pytest.mark.parametrize("shape", [(), (2, 3, 1, 2)])
 def test_losses_are_per_example_float32_for_any_rank(name, shape):
     keys, x = jax.random.split(jax.random.key(0), 5), jnp.ones((5, *shape))
     objective = OBJECTIVES[name].make(timesteps.uniform_density(SCHEDULES["linear_beta"]))
@@ -251,9 +251,8 @@ def _draws(make, index=None, keys=None, rate=0.25):
     keys = jax.random.split(jax.random.key(5), MANY) if keys is None else keys
     index = jnp.arange(len(keys)) if index is None else index
     objective = objectives.with_condition_dropout(make(timesteps.uniform_density(schedule)), null=-1, rate=rate)
-    _, metrics = _run(
-        objective, _spy(seen), schedule, keys, jnp.zeros((len(keys), 2)), condition=jnp.zeros(len(keys), int), index=index
-    )
+    x, labels = jnp.zeros((len(keys), 2)), jnp.zeros(len(keys), int)
+    _, metrics = _run(objective, _spy(seen), schedule, keys, x, condition=labels, index=index)
     t = np.asarray(metrics["t"], np.float64)
     (x_t, _, condition), = seen
     return t, np.asarray(x_t, np.float64) / t[:, None], np.asarray(condition) == -1
@@ -317,74 +316,6 @@ def test_dropout_replaces_every_leaf_of_a_pytree():
     assert 60 < gone.sum() < 140
     np.testing.assert_array_equal(np.asarray(dropped["text"]) == 0, np.broadcast_to(gone[:, None, None], (200, 3, 2)))
     np.testing.assert_array_equal(np.asarray(dropped["label"])[~gone], np.arange(200)[~gone])
-
-
-# Improved DDPM's hybrid objective has a second term, whose value is checked by its definition.
-
-
-def _hybrid_terms(t, x0, output, fraction, T=1000):
-    """The metrics of the hybrid objective, with what the network saw."""
-    schedule, seen = schedules.linear_beta(), []
-    keys = jax.random.split(jax.random.key(3), len(x0))
-
-    def network(x, clock, condition):
-        seen.append(x)
-        return jnp.concatenate([output, 2 * fraction - 1], axis=-1)
-
-    objective = objectives.hybrid(parameterizations.epsilon(), at(t), T=T)
-    losses, metrics = _run(objective, network, schedule, keys, x0)
-    return losses, metrics, np.asarray(seen[0])
-
-
-def test_hybrid_bound_is_a_kl_divergence_between_gaussians(x64):
-    """KL(q(x_s | x_t, x_0) || N(mean, var)) in bits per dimension, both Gaussians from their definitions."""
-    schedule, t, s = schedules.linear_beta(), 0.5, 0.499
-    x0, output, fraction = np.random.default_rng(0).uniform(0, 1, (3, 4, 3))
-    losses, metrics, x_t = _hybrid_terms(t, jnp.asarray(x0), jnp.asarray(output), jnp.asarray(fraction))
-    level = lambda t: (float(schedule.alpha(t)), float(schedule.sigma(t)))
-    a, b, small = oracles.ancestral(level(t), level(s))
-    large = level(t)[1] ** 2 - (level(t)[0] / level(s)[0]) ** 2 * level(s)[1] ** 2
-    guess = (x_t - level(t)[1] * output) / level(t)[0]
-    variance = np.exp(fraction * np.log(large) + (1 - fraction) * np.log(small))  # Nichol and Dhariwal, eq. 15
-    gap = (a * x_t + b * x0) - (a * x_t + b * guess)
-    kl = 0.5 * (np.log(variance / small) - 1 + (small + gap**2) / variance)
-    np.testing.assert_allclose(metrics["vlb"], kl.mean(1) / np.log(2), rtol=1e-7)
-    eps = (x_t - level(t)[0] * x0) / level(t)[1]
-    np.testing.assert_allclose(metrics["mse"], np.square(eps - output).mean(1), rtol=1e-7)
-    np.testing.assert_allclose(losses, metrics["mse"] + metrics["vlb"], rtol=1e-9)
-
-
-def test_hybrid_first_term_is_a_probability_of_256_levels(x64):
-    """-log2 p(x_0 | x_1): the Gaussian's mass within half a level, the outermost levels open (Ho et al., eq. 13)."""
-    schedule, t = schedules.linear_beta(), 1 / 1000
-    k = np.array([[0, 3, 128], [255, 254, 77]])
-    x0 = -1 + 2 * k / 255
-    output, fraction = np.random.default_rng(0).uniform(0, 1, (2, 2, 3))
-    _, metrics, x_t = _hybrid_terms(t, jnp.asarray(x0), jnp.asarray(output), jnp.asarray(fraction))
-    level = lambda t: (float(schedule.alpha(t)), float(schedule.sigma(t)))
-    mean = (x_t - level(t)[1] * output) / level(t)[0]  # at s = 0 the posterior's mean is the estimate of x_0
-    large = level(t)[1] ** 2
-    small = oracles.ancestral(level(2 / 1000), level(1 / 1000))[2]  # the authors' code borrows the second step's
-    std = np.exp(0.5 * (fraction * np.log(large) + (1 - fraction) * np.log(small)))
-    upper = np.where(k == 255, np.inf, x0 + 1 / 255)
-    lower = np.where(k == 0, -np.inf, x0 - 1 / 255)
-    mass = scipy.stats.norm.cdf((upper - mean) / std) - scipy.stats.norm.cdf((lower - mean) / std)
-    np.testing.assert_allclose(metrics["vlb"], -np.log2(mass).mean(1), rtol=1e-5)
-
-
-def test_hybrid_bound_does_not_train_the_mean():
-    """Nichol and Dhariwal 2021, section 3.1: the bound's gradient reaches the variance alone."""
-    schedule, keys = schedules.linear_beta(), jax.random.split(jax.random.key(0), 4)
-    x0 = jnp.linspace(-1, 1, 12).reshape(4, 3)
-
-    def vlb(mean, fraction):
-        network = lambda x, clock, condition: jnp.concatenate([mean + 0 * x, fraction + 0 * x], axis=-1)
-        objective = objectives.hybrid(parameterizations.epsilon(), at(0.005))
-        return _run(objective, network, schedule, keys, x0)[1]["vlb"].sum()
-
-    to_mean, to_variance = jax.grad(vlb, argnums=(0, 1))(0.3, 0.1)
-    assert to_mean == 0
-    assert abs(to_variance) > 1e-2
 
 
 @pytest.mark.parametrize("t", [0.001, 0.002, 0.5, 1.0])

@@ -1,4 +1,4 @@
-"""Conformance of every parameterization on every schedule: a new one is one line in PARAMETERIZATIONS."""
+"""Conformance of every parameterization on every schedule: a new one is one line in `tests.conformance`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,24 +8,9 @@ import pytest
 from diffusion import parameterizations, schedules
 from diffusion.parameterizations import Prediction
 from tests import oracles
+from tests.conformance import PARAMETERIZATIONS, SCHEDULES, every_schedule
 
-PARAMETERIZATIONS = {
-    "epsilon": parameterizations.epsilon,
-    "x0": parameterizations.x0,
-    "v": parameterizations.v,
-    "score": parameterizations.score,
-    "velocity": parameterizations.velocity,
-    "edm": parameterizations.edm,
-}
-SCHEDULES = {
-    "linear_beta": schedules.linear_beta(),
-    "cosine": schedules.cosine(),
-    "rectified_flow": schedules.rectified_flow(),
-    "variance_exploding": schedules.variance_exploding(),
-    "edm": schedules.edm(),
-}
 every_parameterization = pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
-every_schedule = pytest.mark.parametrize("schedule_name", list(SCHEDULES))
 TIMES = np.array([0, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.3, 0.5, 0.777, 0.9, 0.99, 0.999, 1 - 1e-5, 1], np.float32)
 ROUNDING = 2.0**-24
 
@@ -60,19 +45,11 @@ def test_target_is_the_published_one(name, schedule_name, x64):
     np.testing.assert_allclose(target, oracles.TARGETS[name](alpha, sigma, *rates, x0, eps), rtol=1e-6, atol=1e-8)
 
 
-@every_parameterization
-@every_schedule
-def test_target_read_back_is_the_pair(name, schedule_name):
-    """output -> (x0, eps) undoes (x0, eps) -> target, within the stated bound, at every t where it is defined."""
-    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()
-    _assert_cycle(schedule, p, p)
-
-
 @pytest.mark.parametrize("first", list(PARAMETERIZATIONS))
 @pytest.mark.parametrize("second", list(PARAMETERIZATIONS))
 @every_schedule
 def test_conversions_cycle(first, second, schedule_name):
-    """One network's output, converted into another's and read back: the same pair."""
+    """(x0, eps) -> one network's output -> (x0, eps) -> another's -> (x0, eps), at every t where both are defined."""
     _assert_cycle(SCHEDULES[schedule_name], PARAMETERIZATIONS[first](), PARAMETERIZATIONS[second]())
 
 
@@ -155,7 +132,7 @@ def test_a_denoiser_that_was_accepted_is_finite_at_both_ends(name, schedule_name
 def test_check_names_the_first_bad_time():
     schedule = schedules.rectified_flow()
     parameterizations.check(parameterizations.x0(), schedule, np.array([1.0, 0.5, 0.1]))
-    with pytest.raises(ValueError, match="t = 0 .*sigma"):
+    with pytest.raises(ValueError, match=r"t = 0 .*sigma"):
         parameterizations.check(parameterizations.x0(), schedule, np.array([1.0, 0.5, 0.0]))
 
 
@@ -174,7 +151,7 @@ def test_edm_preconditioning_is_table_1(sigma, sigma_data, x64):
 
 
 def test_edm_preconditioning_sees_only_the_noise_level(x64):
-    """On another schedule: the network's input, its clock and the estimate are those of x_t / alpha at sigma / alpha."""
+    """On another schedule: the network's input, its clock and the estimate are those of x_t / alpha at its level."""
     p, reference, schedule = parameterizations.edm(), schedules.edm(), schedules.cosine()
     t = jnp.asarray([0.2, 0.6])
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -251,7 +228,7 @@ def test_a_scalar_time_is_told_to_every_example(name):
 
 
 @every_parameterization
-@pytest.mark.parametrize("shape, t_shape", [((3,), (3,)), ((3, 2, 2, 1), (3,)), ((3, 4, 2), (3, 4)), ((2, 3, 1, 1, 2), ())])
+@pytest.mark.parametrize("shape, t_shape", [((3,), (3,)), ((3, 4, 1, 2), (3, 4))])
 def test_any_rank(name, shape, t_shape):
     """Each element is treated alike, whatever the rank of x, with a time an example or a time a frame."""
     schedule, p = schedules.linear_beta(), PARAMETERIZATIONS[name]()

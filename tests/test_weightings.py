@@ -41,7 +41,7 @@ def _problem(schedule):
     alpha, sigma = np.asarray(schedule.alpha(T))[:, None], np.asarray(schedule.sigma(T))[:, None]
     x_t = alpha * x0 + sigma * eps
     guess = x0 + 0.1 * error
-    return jnp.asarray(x0), jnp.asarray(eps), jnp.asarray(x_t), jnp.asarray(guess), jnp.asarray((x_t - alpha * guess) / sigma)
+    return tuple(map(jnp.asarray, (x0, eps, x_t, guess, (x_t - alpha * guess) / sigma)))
 
 
 def _output_error(schedule, p):

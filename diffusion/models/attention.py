@@ -111,9 +111,9 @@ def _probabilities(q: jax.Array, k: jax.Array) -> jax.Array:
     return jax.nn.softmax(jnp.matmul(q, k.mT, preferred_element_type=_wide(q)))
 
 
-# The derivative is a tangent rule, not a cotangent rule (custom_vjp). It is linear in the tangents, and JAX transposes it
-# into the very matmuls that one writes by hand: reverse mode is as fast (measured: equal within the noise), and forward
-# mode works too.
+# The derivative is a tangent rule, not a cotangent rule (custom_vjp): it is linear in the tangents, and JAX transposes
+# it into the very matmuls that one writes by hand. Reverse mode is as fast (measured: equal within the noise), and
+# forward mode works too.
 @jax.custom_jvp
 def _heads_first(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Attention over q [B, H, N, D] and k, v [B, H, M, D]."""

@@ -221,6 +221,8 @@ def test_names_that_are_not_known(config):
     config.evaluate.features = ("pixels",)
     with pytest.raises(configs.ConfigError, match="tset"):
         evaluate.measure(images, labels, config, "tset", QUICK)
+    with pytest.raises(configs.ConfigError, match="trained on"):
+        evaluate.measure(images, labels, config, "train", QUICK)
 
 
 def test_command_line(folder):

@@ -15,7 +15,7 @@ def test_means_over_the_interval():
     for k in range(4):
         sums = interval.add(sums, metrics(k))
     row = interval.row(7, sums)
-    assert list(row)[0] == "step" and row["step"] == 7
+    assert next(iter(row)) == "step" and row["step"] == 7
     np.testing.assert_allclose(row["loss"], 1.6, rtol=1e-6)
     assert row["learning_rate"] == 0.125  # of the last step
     assert row["loss_by_t"] == [6 / 8, None] and row["count_by_t"] == [8, 0]

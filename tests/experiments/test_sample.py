@@ -8,7 +8,8 @@ import pytest
 from configs import digits
 from experiments import generate, resolve
 from experiments.config import ConfigError
-from experiments.sample import one_row_a_class, requested_labels
+from experiments.figures import one_row_a_class
+from experiments.sample import requested_labels
 
 SHAPE = (8, 8, 1)
 

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -196,6 +197,7 @@ def test_starts_from_another_run(straight, tmp_path, capsys):
     assert "skipped" in told and "blocks" in told
 
 
+@pytest.mark.slow
 def test_unconditional_with_accumulation(tmp_path):
     config = tiny(**{"train.steps": 2, "train.accumulate": 2, "model.num_classes": 0,
                      "objective.condition_dropout": 0.0, "sample.guidance.scale": 1.0})  # fmt: skip
@@ -259,12 +261,39 @@ def test_ctrl_c_on_the_command_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_killed_at_random_moments(tmp_path):
+    """SIGKILL, also while a checkpoint is written: what is left always goes on to the same bits."""
+    changes = {"train.steps": 120, "checkpoint.every": 2, "sample.batch_size": 20}
+    assert train.run(tiny(**changes), tmp_path / "straight") == 0
+    values = {name: value for name, value in (TINY | changes).items() if not isinstance(value, tuple)}
+    flags = [f"--config.{name}={value}" for name, value in values.items()]
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        run = command_line("--config=configs/digits.py", f"--workdir={tmp_path}/killed", *flags)
+        for line in run.stdout:
+            if line.startswith("first step"):
+                break
+        time.sleep(rng.uniform(0, 0.6))
+        run.kill()
+        run.communicate()
+    run = command_line("--config=configs/digits.py", f"--workdir={tmp_path}/killed", *flags)
+    told, errors = run.communicate(timeout=120)
+    assert run.returncode == 0, errors
+    assert "from step" in told or "is finished" in told
+    assert "FALLING BACK" not in errors  # a save that was cut off never looks like a checkpoint
+    assert leaves(tmp_path / "killed", 120) == leaves(tmp_path / "straight", 120)
+    same = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("killed", "straight")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.slow
 def test_two_processes_equal_one(straight, tmp_path):
     """Each reads its half of every batch; the losses agree with those of one process up to the order of sums."""
     flags = [f"--config.{name}={value}" for name, value in TINY.items() if not isinstance(value, tuple)]
     train_command = ["python", "-m", "experiments.train", "--config=configs/digits.py", f"--workdir={tmp_path}", *flags]
     command = [sys.executable, "-m", "launch.local", "--processes=2", "--", *train_command]
-    done = subprocess.run([*command, "--config.evaluate.every=10"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command += ["--config.evaluate.every=10"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             for folder in (straight, tmp_path)]  # fmt: skip

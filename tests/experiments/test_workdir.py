@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -134,3 +135,14 @@ def test_rewind_drops_later_and_torn_lines(tmp_path):
     path.write_text(first + '{"step": 5}')  # whole, but for its end of line: the next would stick to it
     workdir.rewind(path, 5)
     assert path.read_text() == first
+
+
+def test_command_can_be_pasted(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--workdir=a b", "--config.x=('flip',)"])
+    assert shlex.split(workdir.command("experiments.train"))[3:] == ["--workdir=a b", "--config.x=('flip',)"]
+
+
+def test_shape_of_an_example():
+    data = {"name": "digits", "split": "train", "dir": "", "shape": None}
+    assert workdir.example_shape({"data": data}) == (8, 8, 1)
+    assert workdir.example_shape({"data": {**data, "shape": [32, 32, 4]}}) == (32, 32, 4)

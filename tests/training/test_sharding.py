@@ -108,14 +108,19 @@ print(json.dumps({"losses": losses, "draws": draws, "sums": checksums(state.para
 """
 
 
-def child(devices, workdir="", accumulate=1):
-    """Trains the toy for five steps in a process of its own with that many simulated devices."""
+def start(devices, workdir="", accumulate=1):
+    """Trains the toy in a process of its own with that many simulated devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", CHILD, str(devices), str(workdir), str(accumulate)]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return subprocess.Popen(command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def result(process):
+    """What the process tells at its end."""
+    told, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(told.splitlines()[-1])
 
 
 def test_devices_accumulation_and_resharding_change_no_draw(tmp_path):
@@ -123,8 +128,8 @@ def test_devices_accumulation_and_resharding_change_no_draw(tmp_path):
 
     Every t is the very same; losses agree up to the order of sums; the checksums that four devices wrote hold on two.
     """
-    one, four = child(1), child(4, tmp_path)
-    two = child(2, tmp_path, accumulate=2)
+    one, four = map(result, (start(1), start(4, tmp_path)))
+    two = result(start(2, tmp_path, accumulate=2))
     assert four["draws"] + two["draws"] == one["draws"]
     np.testing.assert_allclose(four["losses"] + two["losses"], one["losses"], rtol=1e-5)
     np.testing.assert_allclose(two["total"], one["total"], rtol=1e-5)

@@ -1,0 +1,259 @@
+"""DiT against an independent numpy forward pass, the published sizes, and what its options must not change."""
+
+import inspect
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.models.dit import PRESETS, DiT, check_labels, dit, dit_preset, patchify, unpatchify
+from tests.models import dit_oracle
+
+SMALL = {"patch": 2, "width": 16, "depth": 2, "heads": 2, "num_classes": 3}
+
+
+def inputs(batch=2, shape=(4, 6, 1)):
+    """Images (not square), times and labels, the null class among them."""
+    x = jax.random.normal(jax.random.key(1), (batch, *shape))
+    return x, jnp.linspace(0.1, 0.9, batch), jnp.arange(3, 3 - batch, -1)
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(model, variables, x, t, labels):
+    """Jitted once for each set of fields, over all the tests."""
+    return model.apply(variables, x, t, labels)
+
+
+@partial(jax.jit, static_argnums=0)
+def gradient(model, variables):
+    """Of the mean square of the output in the parameters."""
+    return jax.grad(lambda v: jnp.mean(model.apply(v, *inputs()) ** 2))(variables)
+
+
+def build(**fields):
+    """A small DiT with parameters that are nowhere zero, as adaLN-Zero's would be at the start."""
+    model = DiT(**{**SMALL, **fields})
+    x, t, labels = inputs()
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, t, labels if model.num_classes else None)
+    rng = np.random.default_rng(0)
+    return model, jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), jnp.float32), shapes)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"norm": "rmsnorm", "mlp": "swiglu", "positions": "rope", "qk_norm": True, "learn_sigma": True},
+        {"num_classes": 0, "patch": 1, "mlp_ratio": 2.5},
+    ],
+)
+def test_forward_pass_is_the_papers(fields):
+    model, variables = build(**fields)
+    x, t, labels = inputs()
+    out = apply(model, variables, x, t, labels if model.num_classes else None)
+    assert out.dtype == jnp.float32
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    options = {k: fields[k] for k in ("norm", "mlp", "positions") if k in fields}
+    for i in range(2):
+        expected = dit_oracle.forward(
+            wide, np.asarray(x[i], np.float64), float(t[i]), int(labels[i]) if model.num_classes else None,
+            patch=model.patch, heads=model.heads, depth=model.depth, **options,
+        )  # fmt: skip
+        np.testing.assert_allclose(out[i], expected, atol=2e-4 * np.abs(expected).max())
+
+
+def test_output_is_zero_at_the_start():
+    model = DiT(**SMALL)
+    x, t, labels = inputs()
+    variables = jax.jit(model.init)(jax.random.key(0), x, t, labels)
+    np.testing.assert_array_equal(apply(model, variables, x, t, labels), 0)
+    # ... though the layers differ from each other and none but modulations, biases and the final layer is zero.
+    kernel = variables["params"]["blocks"]["attention"]["qkv"]["kernel"]
+    assert (kernel[0] != kernel[1]).all()
+    assert jnp.abs(kernel).max() <= np.sqrt(6 / (16 + 48))  # Glorot's bound for the 16 -> 48 matrix
+    assert jnp.abs(kernel).max() > 0.95 * np.sqrt(6 / (16 + 48))
+
+
+def published_parameters(width, depth, patch, channels=4, classes=1000):
+    """Parameters of the DiT of the paper, term by term; weights and biases of every linear layer."""
+    linear = lambda fan_in, fan_out: fan_in * fan_out + fan_out
+    block = (
+        linear(width, 3 * width)  # q, k, v
+        + linear(width, width)  # attention's output
+        + linear(width, 4 * width)
+        + linear(4 * width, width)  # the MLP
+        + linear(width, 6 * width)  # adaLN: shift, scale, gate, twice; its norms have no parameters
+    )
+    return (
+        linear(patch**2 * channels, width)  # the patch embedding
+        + linear(256, width) + linear(width, width)  # the timestep's MLP
+        + (classes + 1) * width  # labels and the null class
+        + depth * block
+        + linear(width, 2 * width)  # the final layer's adaLN
+        + linear(width, patch**2 * 2 * channels)  # epsilon and sigma
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "depth", "millions"),
+    [("S", 384, 12, (33, 33, 33)), ("B", 768, 12, (130, 130, 131)), ("L", 1024, 24, (458, 458, 459)),
+     ("XL", 1152, 28, (675, 675, 676))],
+)  # fmt: skip
+def test_published_sizes(size, width, depth, millions):
+    # The paper's table 4 counts what is trained: with the fixed positions that its code stores beside the weights,
+    # (32 / patch)^2 * width numbers, B/2 would round to 131 M. Ours are no parameters.
+    for patch, expected in zip((2, 4, 8), millions):
+        model = dit_preset(f"{size}/{patch}", num_classes=1000, learn_sigma=True)
+        x = jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32)
+        t, labels = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+        variables = jax.eval_shape(model.init, jax.random.key(0), x, t, labels)
+        assert jax.eval_shape(model.apply, variables, x, t, labels).shape == (1, 32, 32, 8)
+        leaves = jax.tree.leaves(variables)
+        assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+        count = sum(leaf.size for leaf in leaves)
+        assert count == published_parameters(width, depth, patch)
+        assert round(count / 1e6) == expected
+
+
+@pytest.mark.parametrize("attention", ["xla", "matmul"])
+def test_forward_mode(attention):
+    model, variables = build(attention=attention)
+    x, t, labels = inputs()
+    dx, dt = jax.random.normal(jax.random.key(2), x.shape), jnp.ones_like(t)
+    _, out = jax.jit(lambda: jax.jvp(lambda x, t: model.apply(variables, x, t, labels), (x, t), (dx, dt)))()
+
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    ends = [
+        dit_oracle.forward(
+            wide, np.asarray(x[0], np.float64) + h * np.asarray(dx[0], np.float64), float(t[0]) + h, int(labels[0]),
+            patch=model.patch, heads=model.heads, depth=model.depth,
+        )
+        for h in (1e-6, -1e-6)
+    ]  # fmt: skip
+    expected = (ends[0] - ends[1]) / 2e-6
+    np.testing.assert_allclose(out[0], expected, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("options", [{"remat": "full"}, {"remat": "dots"}, {"unroll": 99}])
+def test_remat_and_unrolling_change_nothing(options):
+    model, variables = build()
+    plain, other = gradient(model, variables), gradient(model.clone(**options), variables)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * jnp.abs(a).max())
+
+
+def test_remat_keeps_less():
+    x, t, labels = inputs()
+    kept = {}
+    for remat in ("none", "dots", "full"):
+        model, variables = build(remat=remat)
+        _, pullback = jax.eval_shape(lambda v, m=model: jax.vjp(lambda v: m.apply(v, x, t, labels), v), variables)
+        kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(pullback))
+    assert kept["full"] < kept["dots"] < kept["none"]
+
+
+def test_bfloat16_is_close_and_keeps_float32_outside():
+    model, variables = build()
+    x, t, labels = inputs()
+    half = model.clone(dtype="bfloat16")
+    shapes = jax.eval_shape(half.init, jax.random.key(0), x, t, labels)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    exact, rounded = apply(model, variables, x, t, labels), apply(half, variables, x, t, labels)
+    assert rounded.dtype == jnp.float32
+    error = jnp.linalg.norm(rounded - exact) / jnp.linalg.norm(exact)
+    assert 0 < error < 16 * 2**-8
+
+
+def test_bfloat16_sees_neighbouring_times():
+    # 998 and 999 are one number in bfloat16.
+    model, variables = build(dtype="bfloat16")
+    x, _, labels = inputs()
+    one, other = (apply(model, variables, x, jnp.full(2, t), labels) for t in (998.0, 999.0))
+    assert jnp.abs(one - other).max() > 1e-2
+
+
+def test_examples_do_not_see_each_other():
+    model, variables = build()
+    x, t, labels = inputs()
+    alone = apply(model, variables, x[:1], t[:1], labels[:1])
+    np.testing.assert_allclose(apply(model, variables, x, t, labels)[:1], alone, rtol=1e-4, atol=1e-5)
+    one_time = apply(model, variables, x, t[0], labels)  # a single time serves the whole batch
+    np.testing.assert_allclose(one_time[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_patches_are_cut_and_put_back():
+    x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    tokens = patchify(x, 2)
+    assert tokens.shape == (2, 6, 12)
+    np.testing.assert_array_equal(tokens[1, 4], x[1, 2:4, 2:4].ravel())  # the second row's second patch
+    np.testing.assert_array_equal(unpatchify(tokens, 2, 4, 6), x)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"heads": 3}, "heads=3 does not divide width=16"),
+        ({"depth": 0}, "depth=0 must be positive"),
+        ({"num_classes": -1}, "num_classes=-1"),
+        ({"width": 18}, "width=18.*4 divides"),
+        ({"width": 12, "positions": "rope"}, "width / heads = 6"),
+        ({"norm": "rmsnrom"}, "norm='rmsnrom'.*'layernorm', 'rmsnorm'.*mean 'rmsnorm'"),
+        ({"attention": "flash"}, "attention='flash'.*'auto', 'matmul', 'xla', 'cudnn'"),
+        ({"remat": "dot"}, "remat='dot'.*mean 'dots'"),
+        ({"dtype": "float16"}, "dtype='float16'.*'float32', 'bfloat16'"),
+    ],
+)
+def test_bad_fields_are_refused_where_they_are_written(fields, message):
+    with pytest.raises(ValueError, match=message):
+        dit(**{**SMALL, **fields})
+
+
+def test_bad_calls_are_refused():
+    model, variables = build()
+    x, t, labels = inputs()
+    for arguments, message in [
+        ((x[:, :3], t, labels), "patch=2 does not divide height 3 and width 6"),
+        ((x[0], t, labels), r"\[B, H, W, C\]; got an array of shape \(4, 6, 1\)"),
+        ((x, t[:1], labels), r"\(2,\); got shape \(1,\)"),
+        ((x, t, None), "num_classes=3.*condition is None.*null class 3"),
+        ((x, t, labels[:1]), r"one integer label.*\(2,\).*\(1,\)"),
+        ((x, t, t), "one integer label.*float32"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.apply(variables, *arguments)
+    model, variables = build(num_classes=0)
+    with pytest.raises(ValueError, match="unconditional network, but a condition was given"):
+        model.apply(variables, x, t, labels)
+
+
+def test_check_labels():
+    check_labels(np.array([0, 9, 10]), num_classes=10)
+    with pytest.raises(ValueError, match=r"label 11 is out of range: valid are 0 \.\. 9, and 10 for the null class"):
+        check_labels(np.array([[3], [11]]), num_classes=10)
+    with pytest.raises(ValueError, match="label -1"):
+        check_labels(np.array(-1), num_classes=10)
+    with pytest.raises(ValueError, match=r"integers; got dtype float64"):
+        check_labels(np.array([0.5]), num_classes=10)
+
+
+def test_presets():
+    assert len(PRESETS) == 12
+    model = dit_preset("B/4", num_classes=10, norm="rmsnorm", qk_norm=True)
+    assert (model.width, model.depth, model.heads, model.patch) == (768, 12, 12, 4)
+    assert (model.norm, model.qk_norm, model.num_classes) == ("rmsnorm", True, 10)
+    with pytest.raises(ValueError, match=r"size='XL/3'.*'S/2'.*mean 'XL/"):
+        dit_preset("XL/3", num_classes=10)
+
+
+def test_builders_have_the_fields_and_defaults_of_the_module():
+    fields = {f: p for f, p in inspect.signature(DiT).parameters.items() if f not in ("parent", "name")}
+    assert {f: p.default for f, p in inspect.signature(dit).parameters.items()} == {
+        f: p.default for f, p in fields.items()
+    }
+    preset = dict(inspect.signature(dit_preset).parameters)
+    del preset["size"]
+    assert {f: p.default for f, p in preset.items()} == {
+        f: p.default for f, p in fields.items() if f not in ("patch", "width", "depth", "heads")
+    }

@@ -1,0 +1,61 @@
+"""What importing the library brings with it, and whether every public function says what it is."""
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import diffusion
+
+# The only places that may know a neural network library, and those that may read or draw pictures.
+IMPURE = ("diffusion.models", "diffusion.training", "diffusion.data", "diffusion.metrics")
+
+
+def _names():
+    return [module.name for module in pkgutil.walk_packages(diffusion.__path__, "diffusion.")]
+
+
+MATHEMATICS = ["diffusion", *(name for name in _names() if not name.startswith(IMPURE))]
+
+
+def test_the_mathematics_imports_no_framework_and_no_plots():
+    """In a process of its own: the library takes callables, so nothing of Flax, TensorFlow or matplotlib is needed."""
+    forbidden = ("flax", "tensorflow", "matplotlib", "torch", "orbax", "grain", "tensorflow_datasets", "sklearn")
+    code = f"""
+import importlib, sys
+for name in {MATHEMATICS!r}:
+    importlib.import_module(name)
+found = sorted({{name.split('.')[0] for name in sys.modules}} & set({forbidden!r}))
+print(','.join(found))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
+
+
+def test_importing_the_library_does_not_start_jax():
+    """No array is made at import: a program may still choose its platform, and distributed JAX may still start."""
+    code = f"""
+import importlib
+for name in {MATHEMATICS!r}:
+    importlib.import_module(name)
+from jax._src import xla_bridge
+print(bool(xla_bridge._backends))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["diffusion", *_names()])
+def test_every_public_function_and_class_has_a_docstring(name):
+    module = importlib.import_module(name)
+    assert inspect.getdoc(module), f"{name} has no docstring"
+    own = lambda value: getattr(value, "__module__", None) == name
+    for attribute, value in vars(module).items():
+        if attribute.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)) or not own(value):
+            continue
+        assert value.__doc__, f"{name}.{attribute} has no docstring"
+        # What dataclasses and NamedTuples write by themselves is the list of fields, which says nothing.
+        assert not value.__doc__.startswith(f"{attribute}("), f"{name}.{attribute} has no docstring of its own"

@@ -1,0 +1,110 @@
+"""The noise that `sample` hands out, plans that add noise on the way, and the hook after each step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion import samplers, timesteps
+from diffusion.parameterizations import Prediction
+from diffusion.samplers import Sampler, State
+from tests.conformance import DATA, SCHEDULES, exact_denoiser, level, start
+
+
+def _recorder(draws):
+    """A sampler whose sample is the noise that it was given."""
+
+    def step(state, denoise, schedule, plan, i, noise):
+        return State(noise.sum(0), state.x0)
+
+    return Sampler(samplers.ddim().init, step, draws, lambda steps: 0)
+
+
+def test_noise_is_bitwise_a_function_of_the_key_and_the_step():
+    schedule, plan = SCHEDULES["cosine"], timesteps.plan(np.array([1.0, 0.7, 0.3, 0.0]))
+    keys, x = jax.random.split(jax.random.key(0), 6), jnp.zeros((6, 3))
+    draw = lambda keys, x: samplers.sample(_recorder(1), None, schedule, x, plan, keys, trajectory=True)[1].x[1:]
+    noise = draw(keys, x)
+    np.testing.assert_array_equal(draw(keys[2:4], x[2:4]), noise[:, 2:4])
+    order = np.array([5, 3, 0, 1, 4, 2])
+    np.testing.assert_array_equal(draw(keys[order], x), noise[:, order])
+    assert len(np.unique(np.asarray(noise))) == noise.size  # no step, sample or element repeats another
+
+
+def test_noise_is_standard_normal_and_independent_between_steps():
+    schedule, plan = SCHEDULES["cosine"], timesteps.plan(np.array([1.0, 0.5, 0.0]))
+    keys, x = jax.random.split(jax.random.key(0), 2000), jnp.zeros((2000, 2))
+    noise = samplers.sample(_recorder(1), None, schedule, x, plan, keys, trajectory=True)[1].x[1:]
+    assert scipy.stats.kstest(np.asarray(noise).ravel(), "norm").pvalue > 1e-3
+    correlation = np.corrcoef(np.asarray(noise).transpose(0, 2, 1).reshape(4, -1))
+    assert np.abs(correlation - np.eye(4)).max() < 4 / np.sqrt(2000)
+
+
+def _still():
+    """A sampler that stands still."""
+    return Sampler(samplers.ddim().init, lambda state, *_: state, 0, lambda steps: 0)
+
+
+@pytest.mark.parametrize("schedule_name", ["cosine", "edm"])
+def test_renoising_draws_the_forward_transition(schedule_name):
+    """q(x_s | x_t) = N(alpha_s / alpha_t x_t, sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2)."""
+    schedule, count = SCHEDULES[schedule_name], 4000
+    plan = timesteps.plan(np.array([0.5, 0.3, 0.7, 0.0]), np.array([False, True, False]))
+    keys, x = jax.random.split(jax.random.key(0), count), jnp.full((count, 1), 0.8)
+    _, trajectory = samplers.sample(_still(), None, schedule, x, plan, keys, trajectory=True)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = level(schedule, 0.3), level(schedule, 0.7)
+    std = np.sqrt(sigma_s**2 - (alpha_s / alpha_t * sigma_t) ** 2)
+    np.testing.assert_array_equal(trajectory.x[1], x)
+    noise = (np.asarray(trajectory.x[2]) - alpha_s / alpha_t * 0.8) / std
+    assert scipy.stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
+    np.testing.assert_array_equal(trajectory.x[3], trajectory.x[2])
+
+
+def test_renoising_forgets_the_history():
+    """After it a multistep method starts afresh: the rest is what it would be from there alone."""
+    schedule, renoise = SCHEDULES["cosine"], np.array([False, False, True, False, False, False])
+    grid = np.array([0.9, 0.6, 0.3, 0.7, 0.5, 0.2, 0.0])
+    x, keys = start(schedule)
+    denoise = exact_denoiser(DATA["mixture"], schedule)
+    walk = lambda x, plan: samplers.sample(samplers.dpmpp_2m(), denoise, schedule, x, plan, keys, trajectory=True)[1]
+    whole = walk(x, timesteps.plan(grid, renoise))
+    rest = walk(whole.x[3], timesteps.plan(grid[3:]))
+    np.testing.assert_allclose(whole.x[4:], rest.x[1:], rtol=1e-5, atol=1e-6)
+
+
+def test_renoising_costs_no_evaluation():
+    schedule, calls = SCHEDULES["cosine"], []
+
+    def denoise(x, t):
+        calls.append(1)
+        return Prediction(0.5 * x, 0.5 * x)
+
+    x, keys = start(schedule)
+    plan = timesteps.plan(np.array([0.9, 0.4, 0.7, 0.0]), np.array([False, True, False]))
+    with jax.disable_jit():
+        samplers.sample(samplers.ddim(), denoise, schedule, x, plan, keys)
+    assert len(calls) == 2
+
+
+def test_hook_sees_every_step_and_its_result_goes_on():
+    schedule, plan = SCHEDULES["cosine"], timesteps.plan(np.array([1.0, 0.6, 0.2, 0.0]))
+    x, keys = start(schedule)
+    hook = lambda x, s, i, keys: x.at[:, 0].set(s).at[:, 1].set(i)
+    denoise = exact_denoiser(DATA["gaussian"], schedule)
+    out, trajectory = samplers.sample(
+        samplers.dpmpp_2m(), denoise, schedule, x, plan, keys, trajectory=True, after_step=hook
+    )
+    np.testing.assert_allclose(trajectory.x[1:, :, 0], np.repeat([[0.6], [0.2], [0.0]], 4, axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(trajectory.x[1:, :, 1], np.repeat([[0], [1], [2]], 4, axis=1))
+    np.testing.assert_array_equal(out, trajectory.x[-1])
+
+
+def test_hook_has_keys_of_its_own():
+    """Its draws differ between steps and samples, and from those of the steps themselves."""
+    schedule, plan = SCHEDULES["cosine"], timesteps.plan(np.array([1.0, 0.6, 0.2, 0.0]))
+    x, keys = jnp.zeros((3, 2)), jax.random.split(jax.random.key(0), 3)
+    draw = jax.vmap(lambda key: jax.random.normal(key, (2,)))
+    hook = lambda x, s, i, keys: jnp.concatenate([x, draw(keys)], axis=1)[:, 1:3]
+    _, way = samplers.sample(_recorder(1), None, schedule, x, plan, keys, trajectory=True, after_step=hook)
+    assert len(np.unique(np.asarray(way.x[1:]))) == way.x[1:].size
