@@ -23,10 +23,10 @@ demo: setup
 	$(RUN) -m experiments.evaluate --workdir=$(DEMO)
 
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 test-all: setup
-	$(RUN) -m pytest -m ""
+	$(RUN) -m pytest -n 2 --dist loadfile -m ""
 
 bench: setup
 	$(RUN) -m benchmarks.train_step

@@ -95,10 +95,10 @@ def classifier_free(
             raise ValueError(f"classifier_free combines a condition and a null condition; got {len(predictions)} "
                              "branches")
         cond, uncond = predictions
-        extra = jnp.asarray(scale, x_t.dtype) - 1
+        extra = left_broadcast(jnp.asarray(scale, jnp.promote_types(x_t.dtype, jnp.float32)) - 1, x_t)
         if interval is not None:
-            extra = jnp.where((interval[0] <= t) & (t <= interval[1]), extra, 0)
-        extra = left_broadcast(extra, x_t)
+            inside = left_broadcast((interval[0] <= jnp.asarray(t)) & (jnp.asarray(t) <= interval[1]), x_t)
+            extra = jnp.where(inside, extra, 0)
         guide = lambda c, u: c + extra * (c - u)
         return Prediction(guide(cond.x0, uncond.x0), guide(cond.eps, uncond.eps), cond.variance)
 

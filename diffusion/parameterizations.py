@@ -277,11 +277,12 @@ def velocity(clock: Clock | None = None) -> Parameterization:
 
     def defined(schedule, t):
         alpha_dot, sigma_dot = derivatives(schedule, t, jnp.asarray(t))
-        return jnp.isfinite(alpha_dot) & jnp.isfinite(sigma_dot)
+        w = schedule.alpha(t) * sigma_dot - schedule.sigma(t) * alpha_dot
+        return jnp.isfinite(w) & (w != 0)
 
     return Parameterization(
         "velocity", _unscaled, clock or time(), to_prediction, target, defined,
-        needs="finite derivatives of alpha and sigma at t",
+        needs="alpha sigma' - sigma alpha' finite and not zero at t",
     )
 
 
@@ -341,7 +342,7 @@ def learned_variance(parameterization: Parameterization) -> Parameterization:
         prediction = parameterization.to_prediction(schedule, t, x_t, mean)
         return prediction._replace(variance=(fraction + 1) / 2)
 
-    return parameterization._replace(to_prediction=to_prediction)
+    return parameterization._replace(name="learned_variance", to_prediction=to_prediction)
 
 
 def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:

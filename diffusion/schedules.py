@@ -32,7 +32,8 @@ class NoiseSchedule(NamedTuple):
       t_min: smallest time at which a network is trained or evaluated; at t_min = 0 sigma is zero, and only the
         parameterizations that do not divide by it are defined there.
       t_max: largest such time; where alpha(t_max) = 0, epsilon and score prediction are not defined.
-      prior: (key, shape) -> one example of the distribution that sampling starts from, N(0, sigma(t_max)^2 I).
+      prior: (key, shape) -> one example of the distribution that sampling starts from: N(0, I) where the variance is
+        preserved, for data of mean 0 and variance 1, and N(0, sigma(t_max)^2 I) elsewhere.
 
     Every function takes float t of any shape (integers and half precision are promoted to float32) and returns the
     same shape, float32, or float64 where t is.
@@ -159,6 +160,8 @@ def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012, T: int =
       beta_end: last beta, in (0, 1).
       T: number of steps of the process, >= 1.
     """
+    if not (beta_start > 0 and beta_end > 0):
+        raise ValueError(f"scaled_linear: beta_start = {beta_start} and beta_end = {beta_end} must be in (0, 1)")
     roots = np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), _at_least_one_step(T), dtype=np.float64)
     return from_betas(roots**2)
 
@@ -315,5 +318,5 @@ def _at_least_one_step(T: int) -> int:
 
 
 def _check_noise_range(name: str, sigma_min: float, sigma_max: float) -> None:
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"{name} needs 0 < sigma_min < sigma_max; got {sigma_min} and {sigma_max}")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(f"{name} needs 0 < sigma_min < sigma_max < inf; got {sigma_min} and {sigma_max}")

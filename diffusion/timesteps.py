@@ -104,7 +104,10 @@ def logit_normal(
     _check_positive("logit_normal", "std", std)
     span = schedule.t_max - schedule.t_min
     return from_quantile(
-        lambda u: schedule.t_min + span * jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(u)), strata
+        # Far out in its tail the sigmoid rounds to 0 or 1, where a schedule may be singular.
+        lambda u: schedule.t_min
+        + span * jnp.clip(jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(u)), 2.0**-24, 1 - 2.0**-24),
+        strata,
     )
 
 
@@ -255,7 +258,7 @@ def trailing(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
 def linspace(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
     """`[steps + 1]` times at `steps` indices of a discrete process from T - 1 to 0, evenly and rounded, then 0.
 
-    Nichol and Dhariwal 2021, as tabulated by Lin et al. 2024, table 2.
+    Nichol and Dhariwal 2021, in the authors' code; Lin et al. 2024, table 2, round down where a half is met.
 
     Args:
       schedule: the discrete process.
@@ -276,12 +279,21 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
       schedule: the process.
       grid: `[N + 1]` times.
       factor: a > 0; above 1 for pictures larger than those that the schedule was made for.
+
+    Raises:
+      ValueError: if a time would leave the schedule's range, or two would coincide at its end.
     """
     _check_positive("shift", "factor", factor)
     grid = np.asarray(grid)
     if factor == 1:
         return grid
-    return np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
+    moved = np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
+    outside = ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))
+    if outside.any() or np.any(np.sign(np.diff(moved)) != np.sign(np.diff(grid))):
+        raise ValueError(f"shift: a factor of {factor:g} moves these times out of the schedule's range "
+                         f"[0, {schedule.t_max:g}], because its noise ends there; build the grid from another sigma_max instead (karras, "
+                         "uniform_log_snr), or shift a schedule that reaches alpha = 0")
+    return moved
 
 
 def _at_least_one(steps: int) -> int:

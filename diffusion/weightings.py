@@ -28,7 +28,13 @@ def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Paramet
 
     Returns:
       Array of t's shape.
+
+    Raises:
+      ValueError: for a parameterization with learned variance, which has two outputs.
     """
+    if parameterization.name == "learned_variance":
+        raise ValueError("a network with learned variance has two outputs and no single error: train it with "
+                         "objectives.hybrid, or give the parameterization of its first half here")
     t = jnp.asarray(t)
     one = jnp.ones_like(schedule.alpha(t))
     return parameterization.to_prediction(schedule, t, 0 * one, one).x0 ** 2

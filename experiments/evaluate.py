@@ -3,9 +3,9 @@
     python -m experiments.evaluate --workdir=runs/digits
     python -m experiments.evaluate --workdir=runs/digits --samples=runs/digits/guided --config.evaluate.split=validation
 
-Reads config.json, and samples.npz (from experiments.sample, whose --out is our --samples). Measures the share of samples
-that a classifier of real images takes for the class that was asked for, the Frechet distance to the real images of
-config.evaluate.split in each feature space of config.evaluate.features, beside real images and beside noise, and nearest
+Reads config.json, and samples.npz (from experiments.sample, whose --out is our --samples). Measures the share of
+samples that a classifier of real images takes for the class asked for, the Frechet distance to the real images of
+config.evaluate.split in each feature space of config.evaluate.features, beside real images and noise, and nearest
 neighbours in the training set. Also draws curves.png from the metrics of the training.
 """
 

@@ -70,7 +70,10 @@ def _moment_error(name, schedule_name, grid, longest=256):
 @pytest.mark.parametrize(
     "name, schedule_name",
     slow_but(
-        [("ddpm", "cosine"), ("ddpm", "edm"), ("ddpm(large)", "cosine"), ("ddpm(learned)", "edm"), ("ddim(0.5)", "cosine")],
+        [
+            ("ddpm", "cosine"), ("ddpm", "edm"), ("ddpm(large)", "cosine"), ("ddpm(learned)", "edm"),
+            ("ddim(0.5)", "cosine"),
+        ],
         [(name, schedule_name) for name in STOCHASTIC for schedule_name in ("cosine", "edm")],
     ),
 )
