@@ -290,9 +290,11 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     moved = np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
     outside = ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))
     if outside.any() or np.any(np.sign(np.diff(moved)) != np.sign(np.diff(grid))):
-        raise ValueError(f"shift: a factor of {factor:g} moves these times out of the schedule's range "
-                         f"[0, {schedule.t_max:g}], because its noise ends there; build the grid from another sigma_max instead (karras, "
-                         "uniform_log_snr), or shift a schedule that reaches alpha = 0")
+        raise ValueError(
+            f"shift: a factor of {factor:g} moves these times out of the schedule's range [0, {schedule.t_max:g}], "
+            "because its noise ends there; build the grid from another sigma_max instead (karras, uniform_log_snr), "
+            "or shift a schedule that reaches alpha = 0"
+        )
     return moved
 
 
