@@ -60,13 +60,16 @@ def matmul(size: int):
     return lambda: jax.block_until_ready(product(a)), 2 * size**3
 
 
-def train_step(model: DiT, shape: tuple[int, ...], batch_size: int):
+def train_step(model: DiT, shape: tuple[int, ...], batch_size: int, accumulate: int = 1):
     """(run, FLOPs) of one update by flow matching."""
     schedule = schedules.rectified_flow()
     density = timesteps.uniform_density(schedule)
     optimizer, average = optimizers.adamw(1e-4, steps=1000), ema.exponential_moving_average()
     step = jax.jit(
-        make_train_step(objectives.flow_matching(density), model.apply, schedule, optimizer, average), donate_argnums=0
+        make_train_step(
+            objectives.flow_matching(density), model.apply, schedule, optimizer, average, accumulate=accumulate
+        ),
+        donate_argnums=0,
     )
     params = model.init(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     carried = [state.create(params, optimizer, average)]

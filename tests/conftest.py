@@ -20,6 +20,11 @@ settings.register_profile(
 settings.load_profile("diffusion")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def fresh_caches():
+    """Empties JAX's caches before each file: a trace made in float32 can hold constants that one in float64 meets."""
+    jax.clear_caches()
+
 
 @pytest.fixture
 def x64():

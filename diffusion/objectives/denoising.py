@@ -1,8 +1,7 @@
 """The denoising objective: regress a network's output on its target at a random time."""
 
-from diffusion.objectives.inputs import Objective, draw_noise, draw_times, mean_square, split
+from diffusion.objectives.inputs import Objective, mean_square, noised
 from diffusion.parameterizations import Parameterization, evaluate
-from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 from diffusion.weightings import Weighting, error_scale
 
@@ -26,11 +25,7 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
     """
 
     def objective(networks, schedule, keys, batch, step):
-        time_keys, noise_keys = split(keys, 2)
-        x_0 = batch["x"]
-        t, importance = draw_times(density, time_keys, batch)
-        eps = draw_noise(noise_keys, x_0)
-        x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
+        x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         output, t = evaluate(networks["model"], schedule, parameterization, x_t, t, batch.get("condition"))
         error = mean_square(output - parameterization.target(schedule, t, x_0, eps))
         weight = weighting(schedule, t) * error_scale(schedule, t, parameterization)

@@ -1,9 +1,8 @@
 """Conditional flow matching, with any coupling of data and noise."""
 
-from diffusion.couplings import Coupling, independent
-from diffusion.objectives.inputs import Objective, draw_noise, draw_times, mean_square, split
+from diffusion.couplings import Coupling
+from diffusion.objectives.inputs import Objective, mean_square, noised
 from diffusion.parameterizations import Clock, evaluate, velocity
-from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 
 
@@ -24,15 +23,10 @@ def flow_matching(density: Density, coupling: Coupling | None = None, clock: Clo
     Returns:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
     """
-    coupling = coupling or independent()
     parameterization = velocity(clock)
 
     def objective(networks, schedule, keys, batch, step):
-        time_keys, noise_keys = split(keys, 2)
-        x_0 = batch["x"]
-        t, importance = draw_times(density, time_keys, batch)
-        eps = coupling(x_0, draw_noise(noise_keys, x_0))
-        x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
+        x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
         u, t = evaluate(networks["model"], schedule, parameterization, x_t, t, batch.get("condition"))
         return importance * mean_square(u - parameterization.target(schedule, t, x_0, eps)), {"t": t}
 

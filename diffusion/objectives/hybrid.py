@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
-from diffusion.objectives.inputs import Objective, draw_noise, draw_times, mean_square, split
+from diffusion.objectives.inputs import Objective, mean_square, noised
 from diffusion.parameterizations import Parameterization, Prediction, evaluate, learned_variance
 from diffusion.samplers.posterior import posterior_mean, posterior_variance, transition_variance
 from diffusion.schedules import left_broadcast
@@ -35,11 +35,7 @@ def hybrid(parameterization: Parameterization, density: Density, T: int = 1000, 
     both = learned_variance(parameterization)
 
     def objective(networks, schedule, keys, batch, step):
-        time_keys, noise_keys = split(keys, 2)
-        x_0 = batch["x"]
-        t, importance = draw_times(density, time_keys, batch)
-        eps = draw_noise(noise_keys, x_0)
-        x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
+        x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         output, t = evaluate(networks["model"], schedule, both, x_t, t, batch.get("condition"))
         prediction = both.to_prediction(schedule, t, x_t, output)
         mean_output = jnp.split(output, 2, axis=-1)[0]

@@ -15,15 +15,16 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.couplings import Coupling
 from diffusion.parameterizations import Network
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Density
 
 Batch = Mapping[str, Any]
@@ -31,15 +32,37 @@ Metrics = Mapping[str, Array]
 Objective = Callable[[Mapping[str, Network], NoiseSchedule, Array, Batch, ArrayLike], tuple[Array, Metrics]]
 
 
-def draw_times(density: Density, keys: Array, batch: Batch) -> tuple[Array, Array]:
-    """A time and its importance for each example of the batch: (t `[B]`, importance `[B]`)."""
+class Noised(NamedTuple):
+    """A batch at random times: x_t = alpha(t) x_0 + sigma(t) eps.
+
+    Attributes:
+      x_0: `[B, ...]` clean data.
+      eps: `[B, ...]` noise.
+      x_t: `[B, ...]` noised data.
+      t: `[B]` times.
+      importance: `[B]` weight that a loss at t gets, where the density stands in for another.
+    """
+
+    x_0: Array
+    eps: Array
+    x_t: Array
+    t: Array
+    importance: Array
+
+
+def noised(
+    schedule: NoiseSchedule, density: Density, keys: Array, batch: Batch, coupling: Coupling | None = None
+) -> Noised:
+    """Draws a time and a noise for each example, from two keys that are split from its own."""
+    time_keys, noise_keys = split(keys, 2)
+    x_0 = batch["x"]
     index = batch.get("index", jnp.arange(keys.shape[0]))
-    return density.sample(batch.get("density", density.init()), keys, index)
-
-
-def draw_noise(keys: Array, x: Array) -> Array:
-    """Standard normal noise of x's shape, each example's from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+    t, importance = density.sample(batch.get("density", density.init()), time_keys, index)
+    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:], x_0.dtype))(noise_keys)
+    if coupling is not None:
+        eps = coupling(x_0, eps)
+    x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
+    return Noised(x_0, eps, x_t, t, importance)
 
 
 def split(keys: Array, parts: int) -> Array:
