@@ -29,22 +29,25 @@ def get_config(arg: str = "") -> ConfigDict:
     config.parameterization = {"name": "velocity", "clock": {"name": "steps"}}
     config.objective = {
         "name": "flow_matching",
-        "density": {"name": "logit_normal", "mean": 0.0, "std": 1.0, "strata": 128},
+        "density": {"name": "logit_normal", "mean": 0.0, "std": 1.0, "strata": 64},
         "condition_dropout": 0.1,
     }
-    config.model = {"name": "dit", "patch": 2, "width": 128, "depth": 4, "heads": 4, "num_classes": 10}
+    config.model = {
+        "name": "dit", "patch": 2, "width": 128, "depth": 4, "heads": 4, "num_classes": 10,
+        "unroll": 4,  # a quarter faster on CPU than a scan of single blocks
+    }
     config.optimizer = {
-        "name": "adamw", "learning_rate": 1e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.01, "clip": 1.0,
+        "name": "adamw", "learning_rate": 1.5e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.01, "clip": 1.0,
     }
     config.ema = {"decay": 0.999, "warmup": True}
-    config.train.steps = 2000
-    config.train.batch_size = 128
-    config.checkpoint.every = 500
+    config.train.steps = 3600
+    config.train.batch_size = 64
+    config.checkpoint.every = 1200
     config.checkpoint.keep = 2
     config.sample.sampler = {"name": "heun"}
     config.sample.steps = 20
-    config.sample.guidance.scale = 1.25
-    config.sample.number = 1000
-    config.sample.batch_size = 250
+    config.sample.guidance.scale = 1.05  # least distance to train and validation images out of 1, 1.05, 1.1, 1.25
+    config.sample.number = 2000
+    config.sample.batch_size = 500
     config.evaluate = {"every": 0, "number": 1000, "split": "test", "features": ("pixels", "classifier")}
     return base.preset(config, arg, PRESETS)

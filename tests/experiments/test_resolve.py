@@ -106,7 +106,7 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
                          ["config.evaluate.features[1]", "'clasifier'", "'classifier'"]),
     "dropout without classes": ([("model.num_classes", 0)], ["config.model.num_classes = 0", "null class"]),
     "guidance without classes": ([("model.num_classes", 0), NO_DROPOUT], ["config.model.num_classes = 0"]),
-    "guidance without dropout": ([NO_DROPOUT], ["config.sample.guidance.scale = 1.25", "condition_dropout = 0"]),
+    "guidance without dropout": ([NO_DROPOUT], ["config.sample.guidance.scale = 1.05", "condition_dropout = 0"]),
     "patch": ([("model.patch", 3)], ["config.model.patch = 3", "(8, 8, 1)", "1, 2, 4, 8"]),
     "classes of the dataset": ([("model.num_classes", 9)], ["config.model.num_classes = 9", "10"]),
     "shape of the dataset": ([("data.shape", (8, 8, 3))], ["config.data.shape = (8, 8, 3)", "(8, 8, 1)"]),
