@@ -141,7 +141,7 @@ def test_report(folder, config):
     text = (folder / "report.md").read_text()
     ratio = content["figures"]["frechet"]["pixels"]["ratio"]
     for part in (
-        "(samples.png)", "(curves.png)", f"**{ratio:.2f}", "39 network evaluations", "ema of step 7", "scale 1.25",
+        "(samples.png)", "(curves.png)", f"**{ratio:.2f}", "39 network evaluations", "ema of step 7", "scale 1.05",
         "python -m experiments.sample --workdir=x", "python -m experiments.evaluate --workdir=x", "1,258", "359",
     ):  # fmt: skip
         assert part in text, part
