@@ -18,7 +18,7 @@ from jax import Array
 from diffusion import couplings, objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.data import transforms
 from diffusion.metrics import features
-from diffusion.models.dit import DiT
+from diffusion.models import MODELS
 from diffusion.training import optimizers
 from experiments import fields
 from experiments.config import ConfigError, plain, unknown
@@ -37,7 +37,6 @@ WEIGHTINGS = {f.__name__: f for f in (
     weightings.constant, weightings.truncated_snr, weightings.min_snr, weightings.edm)}
 COUPLINGS = {f.__name__: f for f in (couplings.independent, couplings.optimal_transport)}
 OBJECTIVES = {f.__name__: f for f in (objectives.denoising, objectives.flow_matching, objectives.hybrid)}
-MODELS = {"dit": DiT}
 OPTIMIZERS = optimizers.OPTIMIZERS
 SAMPLERS = {f.__name__: f for f in (
     samplers.ddpm, samplers.ddim, samplers.euler, samplers.heun, samplers.dpmpp_2m)}

@@ -109,7 +109,7 @@ def test_dividing_by_alpha_is_refused_where_alpha_vanishes(name, schedule_name):
 @pytest.mark.parametrize("name", ["x0", "v", "velocity"])
 @every_schedule
 def test_the_others_are_accepted_on_every_schedule(name, schedule_name):
-    parameterizations.denoiser(lambda x, t, c: x, SCHEDULES[schedule_name], PARAMETERIZATIONS[name]())
+    assert callable(parameterizations.denoiser(lambda x, t, c: x, SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()))
 
 
 @every_parameterization

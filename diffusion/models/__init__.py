@@ -3,6 +3,6 @@
 from diffusion.models import attention, dit, embeddings, flops
 from diffusion.models.dit import DiT, check_labels, dit_preset
 
-MODELS = {"dit": dit.dit, "dit_preset": dit_preset}
+MODELS = {"dit": DiT}
 
 __all__ = ["MODELS", "DiT", "attention", "check_labels", "dit", "dit_preset", "embeddings", "flops"]

@@ -1,5 +1,7 @@
 """DiT: a diffusion transformer over image patches, conditioned by adaptive layer norm (Peebles & Xie, 2023)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -191,48 +193,13 @@ class DiT(nn.Module):
             )
 
 
-def dit(
-    patch: int,
-    width: int,
-    depth: int,
-    heads: int,
-    num_classes: int,
-    mlp_ratio: float = 4.0,
-    learn_sigma: bool = False,
-    norm: str = "layernorm",
-    mlp: str = "gelu",
-    positions: str = "sincos",
-    qk_norm: bool = False,
-    attention: str = "auto",
-    remat: str = "none",
-    unroll: int = 1,
-    dtype: str = "float32",
-) -> DiT:
-    """Builds a DiT field by field; what the fields mean and what is refused stands at `DiT`."""
-    return DiT(**locals())
-
-
-def dit_preset(
-    size: str,
-    num_classes: int,
-    mlp_ratio: float = 4.0,
-    learn_sigma: bool = False,
-    norm: str = "layernorm",
-    mlp: str = "gelu",
-    positions: str = "sincos",
-    qk_norm: bool = False,
-    attention: str = "auto",
-    remat: str = "none",
-    unroll: int = 1,
-    dtype: str = "float32",
-) -> DiT:
+def dit_preset(size: str, num_classes: int, **options: Any) -> DiT:
     """Builds a DiT of a published size.
 
     Args:
         size: "S/2" to "XL/8": S, B, L or XL of the paper's table 1, then the side of a patch (2, 4 or 8).
         num_classes: number of classes, 0 for an unconditional network; the paper's networks have 1000.
-        learn_sigma: the paper's networks learn it.
-        mlp_ratio, norm, mlp, positions, qk_norm, attention, remat, unroll, dtype: as the fields of `DiT`.
+        **options: other fields of `DiT`; the paper's networks have learn_sigma=True.
 
     Returns:
         The module, without parameters.
@@ -242,8 +209,7 @@ def dit_preset(
 
     Reference: Peebles & Xie, 2023, table 1.
     """
-    options = locals()
-    return DiT(**look_up(PRESETS, options.pop("size"), "size"), **options)
+    return DiT(num_classes=num_classes, **look_up(PRESETS, size, "size"), **options)
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:

@@ -123,9 +123,8 @@ def test_tiny_is_small(recipe):
     assert operations < 2e12  # seconds of two cores at a slow 50 GFLOP/s; compilation is what remains
 
 
-
 def test_the_defaults_are_valid():
-    resolve.validate(base.defaults())
+    assert resolve.validate(base.defaults()) is None
 
 
 def test_unknown_preset_lists_the_valid_ones():

@@ -177,8 +177,8 @@ ACCEPTED = {
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_what_can_run_is_accepted(case):
     config = changed(*ACCEPTED[case])
-    resolve.validate(config)
-    resolve.validate(config, SPEC)
+    assert resolve.validate(config) is None
+    assert resolve.validate(config, SPEC) is None
 
 
 def test_a_classifier_needs_classes():

@@ -182,13 +182,13 @@ def test_evaluation_in_the_loop(tmp_path, monkeypatch):
 
 
 def test_starts_from_another_run(straight, tmp_path, capsys):
-    config = tiny(**{"train.steps": 1, "seed": 5})  # one step of warm-up moves nothing by more than 0.00026
+    config = tiny(**{"train.steps": 1, "seed": 5, "optimizer.learning_rate": 1e-6})  # the one step moves nothing far
     config.init_from.path = str(straight)
     config.init_from.include = "^(?!.*blocks)"
     assert train.run(config, tmp_path) == 0
     theirs, ours = checkpoints.load_ema(straight)[0], checkpoints.load_params(tmp_path)[0]
     same = jax.tree_util.tree_map_with_path(
-        lambda path, a, b: ("blocks" in jax.tree_util.keystr(path), np.allclose(a, b, atol=3e-4)), theirs, ours
+        lambda path, a, b: ("blocks" in jax.tree_util.keystr(path), np.allclose(a, b, atol=1e-5)), theirs, ours
     )
     pairs = jax.tree.leaves(same, is_leaf=lambda x: isinstance(x, tuple))
     assert all(equal for inside, equal in pairs if not inside)
