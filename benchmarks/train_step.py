@@ -12,7 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
@@ -28,9 +28,10 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "of the DiT-S/2")
 
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
-    demo = DiT(patch=2, width=128, depth=4, heads=4, num_classes=10)
+    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    demo = DiT(patch=2, width=128, depth=4, heads=4, num_classes=10, unroll=4)
     cases = {
-        "matrix product, 2048^3": matmul(2048),
+        "matrix products, 2048^3, ten": matmul(2048, 10),
         "digits DiT, 8x8x1, batch 128": train_step(demo, (8, 8, 1), 128),
         f"DiT-S/2, 32x32x4, batch {BATCH_SIZE.value}": train_step(
             dit_preset("S/2", num_classes=1000), (32, 32, 4), BATCH_SIZE.value
@@ -52,12 +53,12 @@ def main(argv: list[str]) -> None:
     Console().print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {ROUNDS.value} rounds", table)
 
 
-def matmul(size: int):
-    """(run, FLOPs) of a square float32 matrix product."""
-    a = jax.random.normal(jax.random.key(0), (size, size))
-    product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(a))
-    return lambda: jax.block_until_ready(product(a)), 2 * size**3
+def matmul(size: int, count: int):
+    """(run, FLOPs) of a chain of square float32 matrix products."""
+    a = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
+    chain = jax.jit(lambda a: jax.lax.fori_loop(0, count, lambda i, x: x @ a, a))
+    jax.block_until_ready(chain(a))
+    return lambda: jax.block_until_ready(chain(a)), 2 * size**3 * count
 
 
 def train_step(model: DiT, shape: tuple[int, ...], batch_size: int, accumulate: int = 1):
