@@ -258,7 +258,7 @@ def trailing(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
 def linspace(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
     """`[steps + 1]` times at `steps` indices of a discrete process from T - 1 to 0, evenly and rounded, then 0.
 
-    Nichol and Dhariwal 2021, in the authors' code; Lin et al. 2024, table 2, round down where a half is met.
+    Nichol and Dhariwal 2021; named so by Lin et al. 2024, table 2. Indices count from 0 when they are rounded.
 
     Args:
       schedule: the discrete process.
