@@ -174,6 +174,7 @@ def test_evaluation_in_the_loop(tmp_path, monkeypatch):
     rows = [json.loads(line) for line in (tmp_path / "straight/metrics.jsonl").read_text().splitlines()]
     figures = {row["step"]: row["evaluate"] for row in rows if "evaluate" in row}
     assert figures.keys() == {3, 6} and figures[3]["fd_pixels"] > 0
+    assert sorted(path.name for path in (tmp_path / "straight/previews").iterdir()) == ["3.png", "6.png"]
     with monkeypatch.context() as patch:
         at_batch(patch, 2, lambda: signal.raise_signal(signal.SIGTERM))
         assert train.run(config, tmp_path / "stopped") == 143
