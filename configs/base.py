@@ -51,7 +51,10 @@ def defaults() -> ConfigDict:
             "keep": 2,  # the latest so many
             "keep_every": 0,  # and for good those at multiples of this step; 0: none
         },
-        "mesh": {"data": -1},  # devices over which the batch is split; -1: all
+        "mesh": {
+            "data": -1,  # devices over which the batch alone is split; -1: the rest of them
+            "fsdp": 1,  # devices over which batch, parameters, optimizer and moving average are split
+        },
         "sample": {
             "sampler": {"name": "heun"},
             "grid": {"name": "uniform"},

@@ -294,12 +294,12 @@ def validate(config: Mapping, spec: Any = None) -> None:
 
 
 def _check_training(config: Mapping) -> None:
-    train, devices = config["train"], config["mesh"]["data"]
-    parts = train["accumulate"] * max(devices, 1)
+    train, devices = config["train"], math.prod(max(size, 1) for size in config["mesh"].values())
+    parts = train["accumulate"] * devices
     if train["batch_size"] % parts:
         raise ConfigError(f"config.train.batch_size = {train['batch_size']} does not divide into "
-                          f"{train['accumulate']} micro-batches (config.train.accumulate) on {max(devices, 1)} "
-                          f"devices (config.mesh.data). Valid: a multiple of {parts}.")
+                          f"{train['accumulate']} micro-batches (config.train.accumulate) on {devices} "
+                          f"devices (config.mesh). Valid: a multiple of {parts}.")
     coupling = config["objective"].get("coupling", {})
     if coupling.get("name") == "optimal_transport":
         block = coupling.get("block", inspect.signature(couplings.optimal_transport).parameters["block"].default)

@@ -95,7 +95,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             return state.create(params, optimizer, average, density)
 
         seed = np.uint32(config.seed)
-        target = sharding.abstract(init, mesh, sharding.REPLICATED, seed)
+        target = sharding.abstract(init, mesh, sharding.RULES, seed)
 
         # ==== Checkpoint, and where the run starts from: ====
         # 1. the latest sound checkpoint of this run folder, else
@@ -118,7 +118,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         # ==== Step ====
         make = make_train_step(
             resolve.objective(config), model.apply, resolve.schedule(config), optimizer, average, density,
-            accumulate=config.train.accumulate, shards=mesh.shape["data"],
+            accumulate=config.train.accumulate, shards=sharding.batch_shards(mesh),
         )  # fmt: skip
         state_shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
         everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -130,6 +130,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         )
 
         # ==== Hooks ====
+        gather = jax.jit(lambda tree: tree, out_shardings=everywhere)
         events = stack.enter_context(event_writer(folder, step)) if speaks else None
         evaluate = evaluation(config, spec, folder) if config.evaluate.every and speaks else None
         total = config.train.steps
@@ -162,10 +163,10 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             """Samples from the moving average and compares them with real images; one line of metrics."""
             nonlocal evaluated
             evaluated = step
+            whole = gather(train_state.ema)  # by all processes; process 0 alone then evaluates its copy
             if evaluate:
                 began = time.perf_counter()
-                # Process 0 alone, with its own copy: it is replicated.
-                found = evaluate(jax.tree.map(lambda leaf: leaf.addressable_data(0), train_state.ema), step)
+                found = evaluate(jax.tree.map(lambda leaf: leaf.addressable_data(0), whole), step)
                 workdir.append(metrics_file, {"step": step, "evaluate": found})
                 add_events(events, {"step": step, **{f"evaluate/{name}": x for name, x in found.items()}}, None)
                 told = [f"{name} {x:.4g}" for name, x in found.items() if x is not None]

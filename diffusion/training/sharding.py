@@ -1,7 +1,12 @@
 """Where arrays live: the mesh, rules from names to axes, and the way of a batch onto the devices.
 
 A rule is a pair (pattern, axes): the first pattern found in a leaf's path ("params/blocks/mlp/kernel") gives the
-mesh axes over which the leaf's dimensions are split, as in ``jax.sharding.PartitionSpec``; () replicates it.
+mesh axes over which the leaf's dimensions are split, as in ``jax.sharding.PartitionSpec``; () replicates it, and
+LARGEST splits the largest dimension that the axis ``fsdp`` divides.
+
+The batch is split over ``data`` and ``fsdp``, the state (parameters, optimizer, moving average) over ``fsdp`` alone:
+with fsdp = 1 every device holds all of the state, with data = 1 each holds a part (Rajbhandari et al. 2020, "ZeRO",
+stage 3).
 """
 
 import math
@@ -14,8 +19,11 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data",)  # the axes that a config may name
-REPLICATED = ((".*", ()),)  # the default rules: every device holds the whole state
+AXES = ("data", "fsdp")  # the axes that a config may name; both split the batch
+LARGEST = "largest"
+REPLICATED = ((".*", ()),)  # rules by which every device holds the whole state
+RULES = ((".*", LARGEST),)  # the default
+SMALLEST_SPLIT = 1024  # elements of a leaf that is worth a collective
 
 
 def initialize_distributed() -> bool:
@@ -97,14 +105,23 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = REPL
       ValueError: if no rule fits a leaf.
     """
 
-    def leaf(path, _):
+    def leaf(path, shape):
         name = leaf_name(path)
         for pattern, axes in rules:
             if re.search(pattern, name):
-                return NamedSharding(mesh, PartitionSpec(*axes))
+                return NamedSharding(mesh, _largest(shape.shape, mesh) if axes == LARGEST else PartitionSpec(*axes))
         raise ValueError(f"no sharding rule fits {name!r}: end the rules with ('.*', ()) to replicate the rest.")
 
     return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def _largest(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    parts = mesh.shape.get("fsdp", 1)
+    divisible = [size if size % parts == 0 else 0 for size in shape]
+    if parts == 1 or math.prod(shape) < SMALLEST_SPLIT or not any(divisible):
+        return PartitionSpec()
+    axis = divisible.index(max(divisible))
+    return PartitionSpec(*[None] * axis, "fsdp")
 
 
 def abstract(init: Callable[..., Any], mesh: Mesh, rules: Sequence[tuple[str, tuple]], *args: Any) -> Any:
@@ -127,7 +144,7 @@ def create(init: Callable[..., Any], target: Any, *args: Any) -> Any:
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises ValueError, before anything is compiled, if a global batch does not divide over devices and processes."""
-    shards = mesh.shape["data"]
+    shards = batch_shards(mesh)
     if batch_size < 1 or batch_size % (shards * accumulate):
         inside = f" and {accumulate} micro-batches" if accumulate > 1 else ""
         raise ValueError(
@@ -137,8 +154,13 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: its first dimension over the axis ``data``."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """Returns the sharding of a batch: its first dimension over all axes that the mesh has of ``AXES``."""
+    return NamedSharding(mesh, PartitionSpec(tuple(name for name in AXES if name in mesh.shape)))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Returns the number of devices that a batch is split over."""
+    return math.prod(mesh.shape[name] for name in AXES if name in mesh.shape)
 
 
 def to_devices(batch: Any, mesh: Mesh) -> Any:
@@ -146,7 +168,7 @@ def to_devices(batch: Any, mesh: Mesh) -> Any:
 
     Args:
       batch: pytree of host arrays [b, ...]: this process's rows, in the order of processes.
-      mesh: the mesh with the axis ``data``.
+      mesh: the mesh.
 
     Returns:
       pytree of jax.Array [B, ...]. 64-bit integers become int32, taken modulo 2^31 (the global example index of a

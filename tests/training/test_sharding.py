@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_mesh_of_all_devices():
     mesh = sharding.make_mesh({"data": -1})
-    assert mesh.axis_names == ("data",) and mesh.size == len(jax.devices())
+    assert mesh.axis_names == ("data", "fsdp") and mesh.size == len(jax.devices())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""The state split over devices from its birth: what each holds, and that nothing it computes changes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+BYTES = """
+import json, jax
+from configs import digits
+from diffusion.training import ema, sharding, state
+from experiments import resolve
+import jax.numpy as jnp
+
+config = digits.get_config()
+model, optimizer = resolve.model(config), resolve.optimizer(config)
+average = ema.exponential_moving_average()
+
+def init(seed):
+    params = model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    return state.create(params, optimizer, average)
+
+found = {}
+for parts in (1, 2, 4, 8):
+    mesh = sharding.make_mesh({"data": 1, "fsdp": parts}, jax.devices()[:parts])
+    live = sharding.create(init, sharding.abstract(init, mesh, sharding.RULES, 0), 0)
+    held = [0] * parts
+    for leaf in jax.tree.leaves(live):
+        for shard in leaf.addressable_shards:
+            held[shard.device.id] += shard.data.nbytes
+    found[parts] = max(held)
+print(json.dumps(found))
+"""
+TRAIN = """
+import sys
+from configs import digits
+from experiments import train
+config = digits.get_config("tiny")
+config.mesh.data, config.mesh.fsdp, config.train.steps = map(int, sys.argv[2:5])
+config.train.batch_size, config.optimizer.decay = 16, "constant"
+config.evaluate.every = int(sys.argv[5])
+sys.exit(train.run(config, sys.argv[1]))
+"""
+
+
+def run(program, devices, *arguments):
+    """What a process with that many simulated devices prints."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def rows(workdir):
+    """The lines of metrics.jsonl that tell of training steps."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "loss" in line]
+
+
+def test_each_device_holds_its_share_of_the_state():
+    held = {int(parts): size for parts, size in json.loads(run(BYTES, 8)).items()}
+    for parts in (2, 4, 8):
+        assert held[parts] <= 1.1 * held[1] / parts, (parts, held)
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(1, 4), pytest.param(2, 4, marks=pytest.mark.slow)])
+def test_split_state_trains_as_a_whole_one(tmp_path, data, fsdp):
+    """50 steps: the same draws exactly, the same losses up to the order of sums; and on, from a split checkpoint."""
+    run(TRAIN, 1, tmp_path / "one", 1, 1, 50, 0)
+    run(TRAIN, data * fsdp, tmp_path / "split", data, fsdp, 30, 20)
+    run(TRAIN, 1, tmp_path / "split", 1, 1, 50, 0)  # the mesh may change
+    one, split = rows(tmp_path / "one"), rows(tmp_path / "split")
+    assert [row["step"] for row in one] == [row["step"] for row in split] == [10, 20, 30, 40, 50]
+    for ours, theirs in zip(split, one):
+        assert ours["count_by_t"] == theirs["count_by_t"]
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
+        np.testing.assert_allclose(ours["grad_norm"], theirs["grad_norm"], rtol=1e-3)
+    assert (tmp_path / "split/previews/20.png").exists()  # evaluated from the gathered moving average
