@@ -30,7 +30,8 @@ def initialize_distributed() -> bool:
     """Joins this process to the others of its run, where the environment says that there are any.
 
     Reads DIFFUSION_COORDINATOR ("host:port"), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX, which launchers
-    set. Must come before the first use of a device.
+    set; a coordinator "auto", alone, leaves all three to JAX, which knows them on a TPU pod. Must come before the first
+    use of a device.
 
     Returns:
       Whether the run has several processes.
@@ -42,6 +43,9 @@ def initialize_distributed() -> bool:
     values = [os.environ.get(name) for name in names]
     if not any(values):
         return False
+    if values == ["auto", None, None]:
+        jax.distributed.initialize()
+        return jax.process_count() > 1
     if not all(values):
         missing = [name for name, value in zip(names, values) if not value]
         raise ValueError(f"A run of several processes needs {', '.join(names)}; not set: {', '.join(missing)}.")

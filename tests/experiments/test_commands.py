@@ -9,7 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMANDS = (
-    "experiments.train", "experiments.sample", "experiments.evaluate", "launch.local", "benchmarks.train_step",
+    "experiments.train", "experiments.sample", "experiments.evaluate", "launch.local", "launch.slurm", "launch.tpu",
+    "launch.kubernetes", "benchmarks.train_step",
 )  # fmt: skip
 
 

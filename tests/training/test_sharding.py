@@ -60,6 +60,16 @@ def test_environment_of_several_processes(monkeypatch):
         sharding.initialize_distributed()
 
 
+def test_a_tpu_pod_knows_its_processes(monkeypatch):
+    for name in ("PROCESS_COUNT", "PROCESS_INDEX"):
+        monkeypatch.delenv(f"DIFFUSION_{name}", raising=False)
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: asked.append((args, kwargs)))
+    monkeypatch.setenv("DIFFUSION_COORDINATOR", "auto")
+    assert sharding.initialize_distributed() is False  # of one process here
+    assert asked == [((), {})]
+
+
 CHILD = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np

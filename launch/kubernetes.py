@@ -1,0 +1,199 @@
+r"""Writes the JobSet manifest of a `jax.distributed` job for Kubernetes, as JSON, and creates it.
+
+Each pod gets the command unchanged and the three variables from which experiments.train joins the job: the coordinator
+is pod 0 by its name in the JobSet's headless service, DIFFUSION_PROCESS_INDEX the pod's index in its job. When a pod
+fails, JobSet restarts all; a preemption does not count towards the limit of restarts. No secret is written.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+EXAMPLE = """example:
+  python -m launch.kubernetes --name=xl2 --image=registry.example.com/diffusion:1 --pods=4 --gpus=8 \\
+    --volume=runs:/runs --secret-env=WANDB_API_KEY=wandb:key -- \\
+    python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/runs/xl2"""
+SECRET_NAME = re.compile("TOKEN|KEY|SECRET|PASSWORD")
+SECRET_OPTION = re.compile(r"(?i)(^|[._-])(api[_-]?key|(access|private)[_-]?key|token|secret|password)$")
+HARMLESS = re.compile(r"(?i)true|false|none|[0-9.]*")  # --config.model.class_token=True
+SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20}|gh[pousr]_[A-Za-z0-9]{20}|github_pat_|AKIA[0-9A-Z]{16}|AIza[\w-]{30}|"
+                          r"sk-[\w-]{20}|ya29\.)|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@]+:[^/\s@]+@")
+LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+PORT = 8476  # where pod 0 coordinates, in its own network
+WORKER = "worker"  # the one replicated job, whose pods are the processes
+SAVED = 143  # the exit status of experiments.train when it has saved after SIGTERM
+
+
+def _argument(pattern: str, words: str, repeat: bool = True):
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise argparse.ArgumentTypeError(f"{text!r}: must be {words}" if repeat else f"must be {words}")
+        return text
+    return check
+
+
+label = _argument(LABEL, "a DNS-1123 label: at most 63 small letters, digits and -, a letter or digit at both ends")
+job_name = _argument(f"(?=[a-z]){LABEL}", "a DNS-1123 label that starts with a letter: at most 63 small "
+                     "letters, digits and -, a letter or digit at its end")
+image = _argument(r"[\w][\w.:/@-]*", "the name of a container image")
+quantity = _argument(r"[0-9]+(\.[0-9]+)?(m|[kMGTP]i?)?", "a Kubernetes quantity, e.g. 16, 500m or 200Gi")
+selector = _argument(rf"({LABEL}(\.{LABEL})*/)?[A-Za-z0-9][\w.-]*=[A-Za-z0-9][\w.-]*", "KEY=VALUE of a node's label")
+volume = _argument(rf"{LABEL}:/[\w./-]*", "CLAIM:/PATH, the name of a PersistentVolumeClaim and where it shall appear")
+secret = _argument(rf"[A-Za-z_]\w*={LABEL}(\.{LABEL})*:[\w.-]+", "NAME=SECRET:KEY, where SECRET is a Secret of the "
+                   "cluster and KEY one of its keys; never the value itself", repeat=False)
+
+
+def natural(text: str) -> int:
+    """An argument that counts something: a whole number, 0 or more."""
+    return int(_argument("[0-9]{1,9}", "a whole number")(text))
+
+
+def positive(text: str) -> int:
+    """An argument that counts something: a whole number, 1 or more."""
+    return int(_argument("0*[1-9][0-9]{0,8}", "a whole number, 1 or more")(text))
+
+
+def variable(text: str) -> str:
+    """An argument NAME=VALUE for the environment, refused if it looks like a secret. Errors do not repeat the value."""
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise argparse.ArgumentTypeError("must be NAME=VALUE, a variable's name and its value")
+    if SECRET_NAME.search(name.upper()) or SECRET_VALUE.search(value):
+        raise argparse.ArgumentTypeError(f"{name} looks like a secret, which a manifest must not hold: put it into a "
+                                         f"Secret of the cluster and give --secret-env={name}=SECRET:KEY")
+    return text
+
+
+def secret_word(command: list[str]) -> int | None:
+    """The place, from 1, of the command's first word that looks like a secret, or None."""
+    for i, (word, following) in enumerate(zip(command, [*command[1:], "-"]), start=1):
+        option, equals, value = word.partition("=")
+        if not equals and word.startswith("-") and not following.startswith("-"):
+            value = following
+        if SECRET_VALUE.search(word) or (SECRET_OPTION.search(option) and not HARMLESS.fullmatch(value)):
+            return i
+    return None
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the launcher's own arguments (``argv`` up to `--`) from the command after it, a list of words."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.kubernetes", usage="%(prog)s [options] -- COMMAND ...", epilog=EXAMPLE,
+        description="Run COMMAND in every pod of a Kubernetes JobSet, as one jax.distributed job.",
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--name", type=job_name, required=True, metavar="NAME", help="name of the JobSet")
+    add("--image", type=image, required=True, metavar="IMAGE", help="container image that holds the library")
+    add("--pods", type=positive, default=1, metavar="N", help="number of pods, one process each (default: 1)")
+    add("--gpus", type=positive, metavar="G", help="nvidia.com/gpu of each pod")
+    add("--tpus", type=positive, metavar="T", help="google.com/tpu of each pod; needs --node-selector on GKE")
+    add("--cpu", type=quantity, metavar="C", help="CPU cores of each pod")
+    add("--memory", type=quantity, metavar="M", help="memory of each pod, e.g. 200Gi")
+    add("--namespace", type=label, metavar="NAME", help="default: kubectl's own")
+    add("--node-selector", type=selector, action="append", default=[], metavar="KEY=VALUE",
+        help="e.g. cloud.google.com/gke-tpu-topology=2x4; may be repeated")
+    add("--volume", type=volume, action="append", default=[], metavar="CLAIM:/PATH",
+        help="PersistentVolumeClaim to mount, such as the workdir's; may be repeated")
+    add("--env", type=variable, action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
+    add("--secret-env", type=secret, action="append", default=[], metavar="NAME=SECRET:KEY",
+        help="a variable whose value the cluster's Secret holds; may be repeated")
+    add("--max-restarts", type=natural, default=3, metavar="R", help="restarts after failures (default: 3)")
+    add("--grace", type=positive, default=120, metavar="SECONDS",
+        help="time between SIGTERM and SIGKILL, for the run to save (default: 120)")
+    add("--output", type=pathlib.Path, metavar="FILE", help="write the manifest here and create nothing")
+    add("--dry-run", action="store_true", help="print the manifest and do nothing")
+    cut = argv.index("--") if "--" in argv else len(argv)
+    options, command = parser.parse_args(argv[:cut]), argv[cut + 1:]
+    if not command:
+        parser.error(f"there is no command: write it after --\n{EXAMPLE}")
+    if place := secret_word(command):
+        parser.error(f"word {place} of the command looks like a secret, which a manifest must not hold: let the "
+                     "program read it from a variable, and give --secret-env=NAME=SECRET:KEY")
+    names = [text.partition("=")[0] for text in options.env + options.secret_env]
+    for name in names:
+        if names.count(name) > 1 or re.fullmatch("DIFFUSION_(COORDINATOR|PROCESS_.*)", name):
+            parser.error(f"variable {name}: given twice, or one that the launcher sets")
+    longest = len(f"{options.name}-{WORKER}-0-{options.pods - 1}-12345")  # Kubernetes ends a pod's name in 5 letters
+    if longest > 63:
+        parser.error(f"--name={options.name} is {longest - 63} letters too long: the pods' names must fit in 63")
+    if options.gpus and options.tpus:
+        parser.error("--gpus and --tpus: a pod has the one or the other")
+    return options, command
+
+
+def _literal(text: str) -> str:
+    return text.replace("$", "$$")  # Kubernetes reads $(NAME) as a variable, and $$ as a dollar
+
+
+def environment(options: argparse.Namespace) -> list[dict]:
+    """The variables of a container: the launcher's three, then the user's."""
+    index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
+    host = f"{options.name}-{WORKER}-0-0.{options.name}"  # pod 0, in the JobSet's headless service
+    plain = {"DIFFUSION_COORDINATOR": f"{host}:{PORT}", "DIFFUSION_PROCESS_COUNT": str(options.pods),
+             "PYTHONUNBUFFERED": "1"} | dict(text.split("=", 1) for text in options.env)
+    found = [{"name": name, "value": _literal(value)} for name, value in plain.items()]
+    found.append({"name": "DIFFUSION_PROCESS_INDEX", "valueFrom": index})
+    for text in options.secret_env:
+        name, _, where = text.partition("=")
+        key = dict(zip(("name", "key"), where.split(":")))
+        found.append({"name": name, "valueFrom": {"secretKeyRef": key}})
+    return found
+
+
+def manifest(options: argparse.Namespace, command: list[str]) -> dict:
+    """The JobSet that runs ``command``, from what ``parse`` returns, as the object that its JSON describes."""
+    values = {"nvidia.com/gpu": "gpus", "google.com/tpu": "tpus", "cpu": "cpu", "memory": "memory"}
+    amounts = {name: str(getattr(options, key)) for name, key in values.items() if getattr(options, key) is not None}
+    claims = [text.partition(":")[::2] for text in options.volume]
+    volumes = [{"name": f"v{i}", "persistentVolumeClaim": {"claimName": claim}} for i, (claim, _) in enumerate(claims)]
+    mounts = [{"name": f"v{i}", "mountPath": path} for i, (_, path) in enumerate(claims)]
+    if options.gpus:  # NCCL needs more shared memory than the 64 MiB that a container has
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    container = {"name": WORKER, "image": options.image, "command": [_literal(word) for word in command],
+                 "env": environment(options), "resources": {"requests": amounts, "limits": amounts},
+                 "volumeMounts": mounts}
+    pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": options.grace, "containers": [container],
+           "volumes": volumes, "nodeSelector": dict(text.split("=") for text in options.node_selector)}
+    preempted = [{"action": "FailJob", "onExitCodes": {"containerName": WORKER, "operator": "In", "values": [SAVED]}},
+                 {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
+    job = {"completionMode": "Indexed", "completions": options.pods, "parallelism": options.pods, "backoffLimit": 0,
+           "podFailurePolicy": {"rules": preempted}, "template": {"spec": pod}}
+    free = {"name": "preempted", "action": "RestartJobSetAndIgnoreMaxRestarts",
+            "onJobFailureReasons": ["PodFailurePolicy"]}
+    metadata = {"name": options.name} | ({"namespace": options.namespace} if options.namespace else {})
+    return {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": metadata, "spec": {
+        "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True, "subdomain": options.name},
+        "failurePolicy": {"maxRestarts": options.max_restarts, "rules": [free]},
+        "replicatedJobs": [{"name": WORKER, "replicas": 1, "template": {"spec": job}}]}}
+
+
+def main(argv: list[str]) -> int:
+    """Runs the launcher on arguments without the program's name; returns the exit status."""
+    options, command = parse(argv)
+    text = json.dumps(manifest(options, command), indent=2)
+    if options.dry_run:
+        print(text)
+        return 0
+    if options.output is not None:
+        try:
+            options.output.write_text(text + "\n")
+        except OSError as error:
+            print(f"launch.kubernetes: cannot write {options.output}: {error.strerror}", file=sys.stderr)
+            return 1
+        print(f"wrote {options.output}; create the job with: kubectl create -f {shlex.quote(str(options.output))}")
+        return 0
+    if shutil.which("kubectl") is None:
+        print("launch.kubernetes: there is no kubectl on PATH. Use --dry-run to see the manifest or --output=FILE to "
+              "write it.", file=sys.stderr)
+        return 127
+    return subprocess.run(["kubectl", "create", "-f", "-"], input=text, text=True).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
