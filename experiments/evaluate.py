@@ -21,7 +21,7 @@ from absl import flags
 
 from diffusion.data import sources
 from diffusion.metrics import bootstrap, classifier, frechet, neighbours
-from diffusion.metrics.features import FEATURES, rows
+from diffusion.metrics.features import FEATURES, moments, rows
 from experiments import config as configs
 from experiments import figures, progress, report, workdir
 from experiments.workdir import WorkdirError
@@ -176,7 +176,7 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
       the distance of the first N, and under "all_samples" the mean over random subsets of N of all samples.
     """
     rng = np.random.default_rng(SEED)
-    reference = _moments(rows(extractor.extract, real.images))
+    reference = moments(extractor.extract, real.images)
     distance_to_real = frechet.distance_to(reference)
     to_reference = lambda features: distance_to_real(_moments(features))
     most = next(most for dim, most in AFFORDABLE if len(reference.mean) <= dim)
@@ -210,7 +210,7 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
         "ratio_interval": None if interval is None else tuple(end / floor["mean"] for end in interval),
         "floor": floor,
         "all_samples": every | {"ratio": every["mean"] / floor["mean"]},
-        "noise": to_reference(rows(extractor.extract, noise)),
+        "noise": distance_to_real(moments(extractor.extract, noise)),
         "dimensions": len(reference.mean),
         "extractor": extractor.record,
         "effort": effort._asdict(),

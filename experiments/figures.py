@@ -9,6 +9,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from diffusion.data.transforms import to_uint8
+from experiments.workdir import whole
+
 DPI = 100  # of the figures' layout: with it, one unit below is one pixel of the picture
 TILE = 48  # least side of an image in the picture, in pixels; small images are enlarged by whole numbers
 GAP = 6
@@ -81,9 +84,9 @@ def trajectory(
     # Noise is wider than data (much wider where variance explodes): each time is shown on a scale that holds it.
     width = [max(1.0, 1.25 * float(x[i].std())) for i in chosen]
     noisy = np.stack([x[i] / scale for i, scale in zip(chosen, width)])
-    bright = _on_black(_bytes(x[-1]))
+    bright = _on_black(to_uint8(x[-1]))
     blocks = [
-        [[_tone(_bytes(a[j, b]), bright) for j in range(len(chosen))] for b in range(min(rows, x.shape[1]))]
+        [[_tone(to_uint8(a[j, b]), bright) for j in range(len(chosen))] for b in range(min(rows, x.shape[1]))]
         for a in (noisy, predicted[chosen])
     ]
     picture = _Picture(blocks, [str(label) for label in labels[:rows]], top=46)
@@ -193,13 +196,11 @@ class _Picture:
 
 
 def _save(figure, path):
-    """Writes beside the place and moves there, so that the file appears whole or not at all."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
     FigureCanvasAgg(figure)
-    figure.savefig(unfinished, format="png", dpi=DPI, metadata={"Software": None})
-    os.replace(unfinished, path)
+    with whole(path) as file:
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def _paper(images):
@@ -218,10 +219,6 @@ def _tone(image, bright):
         raise ValueError(f"an image of {image.shape[-1]} channels cannot be shown; pictures take 1 or 3")
     image = 255 - image if bright else image
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-
-
-def _bytes(x):
-    return np.floor(np.clip(x * 127.5 + 128, 0, 255)).astype(np.uint8)
 
 
 def _time(t, first):

@@ -9,7 +9,6 @@ labels, seeds), samples.json (how they were made), samples.png and trajectory.pn
 """
 
 import json
-import os
 import pathlib
 import time
 
@@ -48,7 +47,8 @@ def main(argv: list[str]) -> None:
         images = make.images(params, labels, seeds, progress=advance)
     seconds = time.perf_counter() - began
 
-    save_arrays(out / "samples.npz", images=images, labels=labels, seeds=seeds)
+    with workdir.whole(out / "samples.npz") as file:
+        np.savez_compressed(file, images=images, labels=labels, seeds=seeds)
     record = {
         "checkpoint": {"step": step, "weights": WEIGHTS.value},
         "sample": configs.plain(config.sample),
@@ -82,14 +82,6 @@ def requested_labels(requested: list[str] | None, number: int, num_classes: int)
             valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"
             raise configs.ConfigError(f"--labels: {label!r} is not a class of this model. Valid: {valid}.")
     return np.resize(np.array(requested, np.int32), number)
-
-
-def save_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Writes an .npz beside its place and moves it there."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with open(unfinished, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
+from typing import BinaryIO
 
 from ml_collections import ConfigDict
 
@@ -62,14 +63,21 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
         yield
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that a reader, or a run that was killed, finds the old or the new content, never a part."""
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Yields a file to write, so that a reader, or a run that was killed, finds the old or the new content, no part."""
     temporary = path.with_name(f".{path.name}.new")
-    with open(temporary, "w") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with whole(path) as file:
+        file.write(text.encode())
 
 
 def read_config(workdir: str | pathlib.Path) -> ConfigDict:

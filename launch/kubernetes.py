@@ -9,10 +9,9 @@ import argparse
 import json
 import pathlib
 import re
-import shlex
-import shutil
-import subprocess
 import sys
+
+from launch import command as launcher
 
 EXAMPLE = """example:
   python -m launch.kubernetes --name=xl2 --image=registry.example.com/diffusion:1 --pods=4 --gpus=8 \\
@@ -107,10 +106,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="time between SIGTERM and SIGKILL, for the run to save (default: 120)")
     add("--output", type=pathlib.Path, metavar="FILE", help="write the manifest here and create nothing")
     add("--dry-run", action="store_true", help="print the manifest and do nothing")
-    cut = argv.index("--") if "--" in argv else len(argv)
-    options, command = parser.parse_args(argv[:cut]), argv[cut + 1:]
-    if not command:
-        parser.error(f"there is no command: write it after --\n{EXAMPLE}")
+    options, command = launcher.parse(parser, argv)
     if place := secret_word(command):
         parser.error(f"word {place} of the command looks like a secret, which a manifest must not hold: let the "
                      "program read it from a variable, and give --secret-env=NAME=SECRET:KEY")
@@ -176,23 +172,10 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
 def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
-    text = json.dumps(manifest(options, command), indent=2)
-    if options.dry_run:
-        print(text)
-        return 0
-    if options.output is not None:
-        try:
-            options.output.write_text(text + "\n")
-        except OSError as error:
-            print(f"launch.kubernetes: cannot write {options.output}: {error.strerror}", file=sys.stderr)
-            return 1
-        print(f"wrote {options.output}; create the job with: kubectl create -f {shlex.quote(str(options.output))}")
-        return 0
-    if shutil.which("kubectl") is None:
-        print("launch.kubernetes: there is no kubectl on PATH. Use --dry-run to see the manifest or --output=FILE to "
-              "write it.", file=sys.stderr)
-        return 127
-    return subprocess.run(["kubectl", "create", "-f", "-"], input=text, text=True).returncode
+    text = json.dumps(manifest(options, command), indent=2) + "\n"
+    return launcher.hand_over(
+        "launch.kubernetes", text, options, ["kubectl", "create", "-f", "-"], "create the job with: kubectl create -f",
+        "Use --dry-run to see the manifest or --output=FILE to write it.")
 
 
 if __name__ == "__main__":

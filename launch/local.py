@@ -19,6 +19,8 @@ import threading
 import time
 from typing import NamedTuple
 
+from launch import command as launcher
+
 LINES_KEPT = 30  # of a process's errors, shown again when it fails: what the others say meanwhile would bury them
 EXAMPLE = """example:
   python -m launch.local --processes=2 -- \\
@@ -53,16 +55,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--grace", type=float, default=10.0, metavar="SECONDS",
                         help="time between SIGTERM and SIGKILL when a process has failed (default: 10)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
-    cut = argv.index("--") if "--" in argv else len(argv)
-    options, command = parser.parse_args(argv[:cut]), argv[cut + 1:]
+    options, command = launcher.parse(parser, argv)
     if options.processes < 1:
         parser.error(f"--processes={options.processes}: at least 1 process is needed")
     if options.devices_per_process is not None and options.devices_per_process < 1:
         parser.error(f"--devices-per-process={options.devices_per_process}: at least 1 device is needed")
     if options.grace < 0:
         parser.error(f"--grace={options.grace}: a time in seconds, 0 or more")
-    if not command:
-        parser.error(f"there is no command: write it after --\n{EXAMPLE}")
     return options, command
 
 

@@ -11,9 +11,9 @@ import argparse
 import pathlib
 import re
 import shlex
-import shutil
-import subprocess
 import sys
+
+from launch import command as launcher
 
 EXAMPLE = """example:
   python -m launch.slurm --nodes=2 --gpus-per-node=8 --partition=gpu --time=12:00:00 --cpus-per-task=32 -- \\
@@ -129,15 +129,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="any other option of sbatch, e.g. --sbatch=--mem=200G; may be repeated")
     add("--output", type=pathlib.Path, metavar="FILE", help="write the sbatch file here and do not submit it")
     add("--dry-run", action="store_true", help="print the sbatch file and do nothing")
-    cut = argv.index("--") if "--" in argv else len(argv)
-    options, command = parser.parse_args(argv[:cut]), argv[cut + 1:]
+    options, command = launcher.parse(parser, argv)
     if options.gpus_per_node is not None and options.gpus_per_node % options.tasks_per_node:
         parser.error(f"--gpus-per-node={options.gpus_per_node} does not divide over "
                      f"--tasks-per-node={options.tasks_per_node}")
     if options.time is not None and seconds(options.time) <= options.grace:
         parser.error(f"--time={options.time} is {seconds(options.time)} s, which --grace={options.grace} uses up")
-    if not command:
-        parser.error(f"there is no command: write it after --\n{EXAMPLE}")
     return options, command
 
 
@@ -172,23 +169,10 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
 def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
-    text = script(options, command)
-    if options.dry_run:
-        print(text, end="")
-        return 0
-    if options.output is not None:
-        try:
-            options.output.write_text(text)
-        except OSError as error:
-            print(f"launch.slurm: cannot write {options.output}: {error.strerror}", file=sys.stderr)
-            return 1
-        print(f"wrote {options.output}; submit it with: sbatch {shlex.quote(str(options.output))}")
-        return 0
-    if shutil.which("sbatch") is None:
-        print("launch.slurm: there is no sbatch on PATH. Run this on a login node of the cluster, or use --dry-run to "
-              "see the sbatch file or --output=FILE to write it.", file=sys.stderr)
-        return 127
-    return subprocess.run(["sbatch"], input=text, text=True).returncode
+    return launcher.hand_over(
+        "launch.slurm", script(options, command), options, ["sbatch"], "submit it with: sbatch",
+        "Run this on a login node of the cluster, or use --dry-run to see the sbatch file or --output=FILE to write "
+        "it.")
 
 
 if __name__ == "__main__":

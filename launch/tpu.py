@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 
+from launch import command as launcher
+
 EXAMPLE = """example:
   python -m launch.tpu --name=my-pod --zone=us-east5-a --directory=diffusion -- \\
     .venv/bin/python -m experiments.train --config=configs/imagenet256_dit.py --workdir=gs://bucket/runs/xl2"""
@@ -69,11 +71,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--gcloud", type=flag, action="append", default=[], metavar="FLAG",
         help="any other flag of gcloud, e.g. --gcloud=--internal-ip; may be repeated")
     add("--dry-run", action="store_true", help="print the command line and run nothing")
-    cut = argv.index("--") if "--" in argv else len(argv)
-    options, command = parser.parse_args(argv[:cut]), argv[cut + 1:]
-    if not command:
-        parser.error(f"there is no command: write it after --\n{EXAMPLE}")
-    return options, command
+    return launcher.parse(parser, argv)
 
 
 def remote(directory: str | None, command: list[str]) -> str:

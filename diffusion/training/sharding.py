@@ -21,7 +21,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")  # the axes that a config may name; both split the batch
 LARGEST = "largest"
-REPLICATED = ((".*", ()),)  # rules by which every device holds the whole state
 RULES = ((".*", LARGEST),)  # the default
 SMALLEST_SPLIT = 1024  # elements of a leaf that is worth a collective
 
@@ -94,7 +93,7 @@ def leaf_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = REPLICATED) -> Any:
+def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULES) -> Any:
     """Returns the sharding of every leaf, by the first rule whose pattern is found in the leaf's path.
 
     Args:

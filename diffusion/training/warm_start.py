@@ -56,7 +56,7 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
     try:
         fits = re.compile(pattern).search
     except re.error as error:
-        raise ValueError(f"init_from.pattern = {pattern!r} is not a regular expression: {error}.") from error
+        raise ValueError(f"init_from.include = {pattern!r} is not a regular expression: {error}.") from error
     taken, skipped = [], []
 
     def leaf(path, ours):

@@ -81,7 +81,7 @@ from tests.training import toys
 devices, workdir, accumulate = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 mesh = sharding.make_mesh({"data": -1})
 assert mesh.size == devices and sharding.one_step_in_flight(mesh) == (devices > 1)
-rules = ((r"hidden/kernel", (None, "data")), (".*", ())) if workdir else sharding.REPLICATED
+rules = ((r"hidden/kernel", (None, "data")), (".*", ())) if workdir else sharding.RULES
 target = sharding.abstract(toys.make_state, mesh, rules, 0)
 state = sharding.create(toys.make_state, target, 0)
 for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(target)):
