@@ -27,6 +27,7 @@ def defaults() -> ConfigDict:
             "split": "train",
             "augment": (),  # e.g. ({"name": "flip"}, {"name": "crop", "padding": 4})
             "threads": 2,  # that read and decode
+            "damaged": "stop",  # at a damaged record; or "skip": the next sound one takes its place, and it is counted
             "shape": placeholder(tuple),  # of one example, (H, W, C); None: as the dataset says
         },
         "schedule": {"name": "rectified_flow"},
@@ -54,6 +55,10 @@ def defaults() -> ConfigDict:
         "mesh": {
             "data": -1,  # devices over which the batch alone is split; -1: the rest of them
             "fsdp": 1,  # devices over which batch, parameters, optimizer and moving average are split
+            "sequence": 1,  # devices over which the tokens of an example are split; in attention, the heads
+            "tensor": 1,  # devices over which heads and hidden features are split, with their parameters
+            "split": "all",  # what fsdp splits: "all", or "optimizer": it and the moving average, not the parameters
+            "kind": "jit",  # or "pmap", for the axis data alone
         },
         "sample": {
             "sampler": {"name": "heun"},

@@ -8,6 +8,7 @@ not built yet, so that training stops with an error of the data.
 Time and score: not measured yet. The paper reports FID-50K 2.27 after 7M steps at guidance 1.5 (9.62 without guidance).
 
 Presets: `imagenet256_dit.py:400k` (the length of the paper's comparisons; it reports FID-50K 19.47 without guidance),
+`imagenet256_dit.py:7b` (the same recipe with 7.3e9 parameters over 64 devices; not of the paper, not trained),
 `imagenet256_dit.py:tiny` (the same recipe with a small network and few steps, for a laptop).
 """
 
@@ -21,7 +22,11 @@ TINY = {
     "checkpoint.every": 10, "ema.decay": 0.9,
     "sample.steps": 4, "sample.number": 4, "sample.batch_size": 4, "evaluate.every": 0, "evaluate.number": 4,
 }
-PRESETS = {"400k": {"train.steps": 400_000}, "tiny": TINY}
+PRESETS = {
+    "400k": {"train.steps": 400_000},
+    "7b": {"model.width": 4096, "model.depth": 24, "model.heads": 32, "model.remat": "full", "mesh.fsdp": 64},
+    "tiny": TINY,
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:

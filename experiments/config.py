@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import logging as python_logging
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,10 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
 from ml_collections.config_dict import placeholder
+
+from diffusion import limits
+from diffusion.training import preemption
+from experiments import places
 
 flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module
 
@@ -120,12 +125,15 @@ def from_json(text: str) -> ConfigDict:
     """
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config.json is not JSON ({error}). It is written by experiments.train; restore it from "
                           "there or start the run again.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")
-    return ConfigDict(plain(value))
+    try:
+        return ConfigDict(plain(value))
+    except (AttributeError, KeyError) as error:  # a field that would hide a method of ConfigDict's, as "__class__"
+        raise ConfigError(f"config.json holds a field that none may have: {error}.") from error
 
 
 def digest(config: ConfigDict | Mapping) -> str:
@@ -223,12 +231,15 @@ class SavedFlag:
         return flags.FLAGS["config"].value
 
 
-def saved_flag() -> SavedFlag:
+def saved_flag(unless: tuple[str, ...] = ()) -> SavedFlag:
     """Declares that a command takes its config from the run in `--workdir`, changed by `--config.a.b=value`.
 
     The command defines the flag `workdir` itself, and starts by `run`.
+
+    Args:
+      unless: flags with which it needs no `--workdir`, and then has no config.
     """
-    _checks.append(_define_saved_flag)
+    _checks.append(lambda argv: _define_saved_flag(argv, unless))
     return SavedFlag()
 
 
@@ -259,18 +270,23 @@ def _check_is_file(path: str) -> None:
         raise ConfigError(f"there is no config file {path!r}. Recipes lie in configs/, e.g. configs/digits.py.")
 
 
-def _define_saved_flag(argv: list[str]) -> None:
+def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
     """Defines `--config.a.b` from the config of the run that the arguments name: only they say which fields it has."""
     workdir = _named(argv, "workdir")
     if workdir is None:
-        if _asks_for_help(argv):
+        if _asks_for_help(argv) or any(_named(argv, name) is not None for name in unless):
             return
         raise ConfigError("--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.")
     file = pathlib.Path(workdir) / "config.json"
     if not file.is_file():
         raise ConfigError(f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by python -m "
                           f"experiments.train --config=configs/digits.py --workdir={workdir}.")
-    config_flags.DEFINE_config_dict("config", _settable(from_json(file.read_text())), sys_argv=argv,
+    try:
+        limits.no_links(file.parent)
+        saved = from_json(limits.read_text(file))
+    except (OSError, limits.Refused) as error:
+        raise ConfigError(f"--workdir={workdir}: {error}") from error
+    config_flags.DEFINE_config_dict("config", _settable(saved), sys_argv=argv,
                                     lock_config=False, accept_new_attributes=True)
 
 
@@ -291,17 +307,28 @@ def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
       main: function of the remaining arguments.
       failures: types of errors whose message is meant for the user: one sentence too, and exit status 1.
     """
+    sys.unraisablehook = _without_echoes
     app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse, failures))
+
+
+def _without_echoes(told: Any) -> None:
+    """When one file of a checkpoint fails, TensorStore prints this for each of the others."""
+    if str(told.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(told)
 
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; absl's and ml_collections' errors become ours."""
+    for arg in argv[1:]:
+        if why := places.objection(arg.partition("=")[2] if arg.startswith("-") else arg):
+            raise ConfigError(f"{arg} is {why}")
     try:
         for check in _checks:
             check(argv)
         remaining = flags.FLAGS(argv)
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell of every file
+            logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell of every file; their errors become ours
+            python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's too
         if len(remaining) > 1:
             raise ConfigError(f"unexpected argument {remaining[1]!r}: flags are written as --name=value.")
         return remaining
@@ -322,5 +349,5 @@ def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) 
             return function(argv)
         except (ConfigError, *failures) as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2 if isinstance(error, ConfigError) else 1)
+            preemption.leave(2 if isinstance(error, ConfigError) else 1)
     return wrapped

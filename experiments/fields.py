@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from configs import base
+from diffusion.training import parallel, sharding
+from experiments import places
 from experiments.config import ConfigError, plain, unknown
 
 # Entries that name a function: their fields are the function's arguments, which resolve.call checks.
@@ -32,14 +34,22 @@ def _pattern(value: str) -> bool:
     return True
 
 
+def _folder(value: str) -> bool:
+    return places.objection(value) is None
+
+
 AT_LEAST_ZERO = (lambda v: v >= 0, "at least 0")
 AT_LEAST_ONE = (lambda v: v >= 1, "at least 1")
+DEVICES = (lambda v: v == -1 or v >= 1, "a number of devices, at least 1, or -1 for the rest")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
+    "init_from.path": (_folder, "a folder or file of a local or shared file system; copy it there from its address"),
+    "data.dir": (_folder, "a folder of a local or shared file system; copy the data there from its address"),
     "init_from.include": (_pattern, "a regular expression"),
     "data.name": (bool, 'a dataset\'s name, e.g. "digits" or "cifar10"'),
     "data.split": (bool, 'a split\'s name, e.g. "train"'),
     "data.threads": (lambda v: 0 <= v <= 1024, "in [0, 1024]; 0 reads in the main thread"),
+    "data.damaged": (lambda v: v in ("stop", "skip"), '"stop" or "skip"'),
     "data.shape": (_shape, "sizes of at least 1, e.g. (32, 32, 4), or None"),
     "ema.decay": (lambda v: 0 <= v < 1, "in [0, 1); 0.9999 is usual, 0 follows the weights"),
     "train.steps": AT_LEAST_ONE,
@@ -50,8 +60,12 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "checkpoint.every": AT_LEAST_ONE,
     "checkpoint.keep": AT_LEAST_ONE,
     "checkpoint.keep_every": AT_LEAST_ZERO,
-    "mesh.data": (lambda v: v == -1 or v >= 1, "a number of devices, at least 1, or -1 for the rest"),
-    "mesh.fsdp": (lambda v: v == -1 or v >= 1, "a number of devices, at least 1, or -1 for the rest"),
+    "mesh.data": DEVICES,
+    "mesh.fsdp": DEVICES,
+    "mesh.sequence": DEVICES,
+    "mesh.tensor": DEVICES,
+    "mesh.split": (lambda v: v in sharding.WHOLE, '"all" or "optimizer"'),
+    "mesh.kind": (lambda v: v in parallel.KINDS, '"jit" or "pmap"'),
     "sample.shift": (lambda v: v > 0, "above 0; 1 shifts nothing"),
     "sample.steps": AT_LEAST_ONE,
     "sample.guidance.scale": (lambda v: v >= 0, "at least 0; 1 is no guidance"),

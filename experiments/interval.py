@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 LATEST = ("learning_rate",)  # told as it was in the last step, not as a mean
+TOTALS = ("skipped",)  # counted from the beginning of the run
 
 
-def empty() -> dict[str, Any]:
-    """Returns the sums over no step at all."""
-    return {"steps": 0}
+def empty(before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the sums over no step at all, with the totals of ``before``, the sums of the interval that ended."""
+    return {"steps": 0, **{name: value for name, value in (before or {}).items() if name in TOTALS}}
 
 
 def add(sums: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +35,8 @@ def add(sums: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
             }
         elif name in LATEST:
             result[name] = float(value)
+        elif name in TOTALS:
+            result[name] = sums.get(name, 0) + int(value)
         else:
             result[name] = sums.get(name, 0.0) + float(value)
     return result
@@ -48,7 +51,7 @@ def row(step: int, sums: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
       {"step", "loss", "grad_norm", "learning_rate", "loss_by_t": [10], "count_by_t": [10], ...}; the loss of a bin
-      that no example fell into is None.
+      that no example fell into is None. "skipped", where it is counted, is the number since the run began.
     """
     result: dict[str, Any] = {"step": step}
     for name, value in sorted(sums.items()):
@@ -58,6 +61,8 @@ def row(step: int, sums: Mapping[str, Any]) -> dict[str, Any]:
             result["count_by_t"] = value["count"]
         elif name in LATEST:
             result[name] = _digits(value)
+        elif name in TOTALS:
+            result[name] = value
         elif name != "steps":
             result[name] = _digits(value / sums["steps"])
     return result

@@ -63,12 +63,13 @@ class Display:
         """Leaves the time that something else took (sampling, saving) out of the rate."""
         self._paused += seconds
 
-    def report(self, step: int, loss: float) -> float | None:
+    def report(self, step: int, loss: float, skipped: int = 0) -> float | None:
         """Shows where the run is; call it with every line of metrics.
 
         Args:
           step: updates made.
           loss: mean of the last interval.
+          skipped: damaged records so far.
 
         Returns:
           Steps a second since the last report, or None if it cannot tell.
@@ -80,11 +81,11 @@ class Display:
             self.rate = rate if self.rate is None else FORGET * self.rate + (1 - FORGET) * rate
             self._reported, self._step, self._paused = now, step, 0.0
         if self.speaks:
-            self._show(step, loss, now)
+            self._show(step, loss, skipped, now)
         return rate
 
-    def _show(self, step: int, loss: float, now: float) -> None:
-        text = f"step {step}/{self.total}  loss {loss:.4f}"
+    def _show(self, step: int, loss: float, skipped: int, now: float) -> None:
+        text = f"step {step}/{self.total}  loss {loss:.4f}" + (f"  {skipped} records skipped" if skipped else "")
         if self.rate:
             left = (self.total - step) / self.rate
             text += f"  {self.rate:.3g} steps/s  {self.rate * self.batch_size:.4g} images/s  ETA {duration(left)}"

@@ -19,7 +19,7 @@ from diffusion import couplings, objectives, parameterizations, samplers, schedu
 from diffusion.data import transforms
 from diffusion.metrics import features
 from diffusion.models import MODELS
-from diffusion.training import optimizers
+from diffusion.training import optimizers, sharding
 from experiments import fields
 from experiments.config import ConfigError, plain, unknown
 
@@ -294,7 +294,7 @@ def validate(config: Mapping, spec: Any = None) -> None:
 
 
 def _check_training(config: Mapping) -> None:
-    train, devices = config["train"], math.prod(max(size, 1) for size in config["mesh"].values())
+    train, devices = config["train"], math.prod(max(config["mesh"][axis], 1) for axis in sharding.BATCH_AXES)
     parts = train["accumulate"] * devices
     if train["batch_size"] % parts:
         raise ConfigError(f"config.train.batch_size = {train['batch_size']} does not divide into "

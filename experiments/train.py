@@ -4,8 +4,8 @@
     python -m experiments.train --config=configs/digits.py --workdir=runs/digits --config.train.steps=4000
     python -m experiments.train --config=configs/cifar10_dit.py:tiny --workdir=runs/c10 --config.data.dir=DIR
 
-Ctrl-C (or SIGTERM) finishes the step, saves, and says how to go on; a second Ctrl-C ends at once. A run that goes on
-computes what it would have computed undisturbed, bit for bit.
+Ctrl-C or SIGTERM (also to one process of several) finishes the step, saves, and says how to go on; once more, it ends
+at once. A run that goes on computes what it would have computed undisturbed, bit for bit, wherever it was ended.
 
 Exit status: 0 finished; 1 failed (a non-finite loss, a full disk, ...); 2 a mistake in the config; 130 stopped and
 saved after Ctrl-C, 143 after SIGTERM.
@@ -14,25 +14,29 @@ saved after Ctrl-C, 143 after SIGTERM.
 import collections
 import contextlib
 import pathlib
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion.data import pipeline, sources
-from diffusion.training import checkpoints, compilation_cache, ema, preemption, sharding, state, warm_start
-from diffusion.training.step import make_train_step
+from diffusion.training import (
+    checkpoints,
+    compilation_cache,
+    preemption,
+    recompilation,
+    sharding,
+    state,
+    warm_start,
+)
 from experiments import config as configs
-from experiments import figures, generate, interval, progress, resolve, workdir
+from experiments import hooks, interval, memory, progress, reproduce, resolve, workdir
+from experiments import program as programs
 from experiments.config import ConfigError
-from experiments.evaluate import evaluate_samples
 
 STEPS_AHEAD = 2  # whose metrics may still be on their way when the next step is dispatched
 
@@ -62,9 +66,10 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         folder = pathlib.Path(folder)
 
         # ==== Mesh ====
+        batch_size = config.train.batch_size
         try:
-            mesh = sharding.make_mesh(config.mesh)
-            sharding.check_batch_size(config.train.batch_size, mesh, config.train.accumulate)
+            mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
+            sharding.check_batch_size(batch_size, mesh, config.train.accumulate)
         except ValueError as error:
             raise ConfigError(f"config.mesh: {error}") from error
 
@@ -81,21 +86,12 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             workdir.settle_config(folder, config)
         metrics_file, timing_file = folder / "metrics.jsonl", folder / "timing.jsonl"
 
-        # ==== Model, objective, optimizer ====
-        model = resolve.model(config, spec.shape)
-        density, optimizer = resolve.density(config), resolve.optimizer(config)
-        average = ema.exponential_moving_average(config.ema.decay, config.ema.warmup)
-        conditional = config.model.get("num_classes", 0) > 0
-
-        # ==== State: shapes first ====
-        def init(seed):
-            init_key, _ = jax.random.split(jax.random.key(seed))
-            labels = jnp.zeros([1], jnp.int32) if conditional else None
-            params = model.init(init_key, jnp.zeros((1, *spec.shape)), jnp.zeros([1]), labels)
-            return state.create(params, optimizer, average, density)
-
-        seed = np.uint32(config.seed)
-        target = sharding.abstract(init, mesh, sharding.RULES, seed)
+        # ==== Model, objective, optimizer; the state's shapes first ====
+        try:
+            program = programs.build(config, spec.shape, mesh)
+        except ValueError as error:
+            raise ConfigError(f"config.mesh: {error}") from error
+        target, seed = program.target, program.seed
 
         # ==== Checkpoint, and where the run starts from: ====
         # 1. the latest sound checkpoint of this run folder, else
@@ -107,34 +103,23 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         if restored:
             train_state, about = restored
         else:
-            train_state, about = sharding.create(init, target, seed), {"examples": 0, "interval": interval.empty()}
+            train_state = sharding.create(program.init, target, seed)
+            about = {"examples": 0, "interval": interval.empty()}
             if config.init_from.path:
-                train_state = start_from(config.init_from, train_state, average, speaks)
+                train_state = start_from(config.init_from, train_state, program.average, speaks)
         step, sums, evaluated = int(train_state.step), about["interval"], about.get("evaluated", 0)
         if speaks:
             workdir.rewind(metrics_file, step)
             workdir.rewind(timing_file, step)
 
-        # ==== Step ====
-        make = make_train_step(
-            resolve.objective(config), model.apply, resolve.schedule(config), optimizer, average, density,
-            accumulate=config.train.accumulate, shards=sharding.batch_shards(mesh),
-        )  # fmt: skip
-        state_shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        train_step = jax.jit(
-            lambda state, batch, seed: make(state, batch, jax.random.split(jax.random.key(seed))[1]),
-            donate_argnums=0,
-            in_shardings=(state_shardings, sharding.batch_sharding(mesh), everywhere),
-            out_shardings=(state_shardings, everywhere),
-        )
-
         # ==== Hooks ====
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         gather = jax.jit(lambda tree: tree, out_shardings=everywhere)
-        events = stack.enter_context(event_writer(folder, step)) if speaks else None
-        evaluate = evaluation(config, spec, folder) if config.evaluate.every and speaks else None
+        events = stack.enter_context(hooks.event_writer(folder, step)) if speaks else None
+        evaluate = hooks.evaluation(config, spec, folder) if config.evaluate.every and speaks else None
         total = config.train.steps
         display = progress.Display(total, step, config.train.batch_size, speaks)
+        watch = stack.enter_context(recompilation.Watch())
         pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
 
         def absorb(ahead):
@@ -149,15 +134,16 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                 sums = interval.add(sums, metrics)
                 if at % config.train.log_every == 0 or at == total:
                     write(interval.row(at, sums))
-                    sums = interval.empty()
+                    sums = interval.empty(sums)
 
         def write(row):
             """One line of metrics: to metrics.jsonl, TensorBoard and the display; the clock's part to timing.jsonl."""
-            rate = display.report(row["step"], row["loss"])
+            rate = display.report(row["step"], row["loss"], row.get("skipped", 0))
             if speaks:
                 workdir.append(metrics_file, row)
-                workdir.append(timing_file, {"step": row["step"], "time": time.time(), "steps_per_second": rate})
-                add_events(events, row, rate)
+                workdir.append(timing_file, {"step": row["step"], "time": time.time(), "steps_per_second": rate,
+                                              "recompilations": watch.count})
+                hooks.add_events(events, row, rate)
 
         def evaluate_now():
             """Samples from the moving average and compares them with real images; one line of metrics."""
@@ -166,11 +152,13 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             whole = gather(train_state.ema)  # by all processes; process 0 alone then evaluates its copy
             if evaluate:
                 began = time.perf_counter()
-                found = evaluate(jax.tree.map(lambda leaf: leaf.addressable_data(0), whole), step)
+                with watch.work("the evaluation", step):
+                    found = evaluate(jax.tree.map(lambda leaf: leaf.addressable_data(0), whole), step)
                 workdir.append(metrics_file, {"step": step, "evaluate": found})
-                add_events(events, {"step": step, **{f"evaluate/{name}": x for name, x in found.items()}}, None)
+                hooks.add_events(events, {"step": step, **{f"evaluate/{name}": x for name, x in found.items()}}, None)
                 told = [f"{name} {x:.4g}" for name, x in found.items() if x is not None]
                 display.say(f"step {step}  {'  '.join(told)}")
+                memory.release()
                 display.pause(time.perf_counter() - began)
 
         def save():
@@ -178,7 +166,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             began = time.perf_counter()
             workdir.sync(metrics_file)
             about = {"examples": step * config.train.batch_size, "config_hash": configs.digest(config)}
-            saver.save(train_state, {**about, "interval": sums, "evaluated": evaluated})
+            with watch.work("a save", step):
+                saver.save(train_state, {**about, "interval": sums, "evaluated": evaluated})
             display.pause(time.perf_counter() - began)
 
         # ==== Loop ====
@@ -189,9 +178,9 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         if restored:
             display.say(f"going on with {folder} from step {step} of {total}")
         data = pipeline.batches(
-            records, spec, seed=config.seed, batch_size=config.train.batch_size, start=about["examples"],
-            process_index=jax.process_index(), process_count=jax.process_count(),
-            augment=resolve.augmentations(config), threads=config.data.threads,
+            records, spec, seed=config.seed, batch_size=batch_size, start=about["examples"],
+            positions=sharding.positions(batch_size, mesh),
+            augment=resolve.augmentations(config), threads=config.data.threads, damaged=config.data.damaged,
         )  # fmt: skip
         stack.callback(data.close)
         stop, signal_number = stack.enter_context(preemption.StopRequest()), None
@@ -205,10 +194,18 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             if due(config.evaluate.every) and evaluated != step:  # stopped between the step and its evaluation
                 evaluate_now()
             while step < total and signal_number is None:
-                batch = next(data)
-                if not conditional:
+                try:
+                    batch = next(data)
+                except sources.DamagedRecord:  # whatever is done about the record, the run goes on from here
+                    if jax.process_count() == 1:
+                        absorb(0)
+                        save()
+                        saver.wait()
+                    raise
+                if not program.conditional:
                     del batch["label"]
-                train_state, metrics = train_step(train_state, sharding.to_devices(batch, mesh), seed)
+                with watch.work("a step", step):
+                    train_state, metrics = program.step(train_state, sharding.to_devices(batch, mesh, batch_size), seed)
                 step += 1
                 jax.tree.map(lambda leaf: leaf.copy_to_host_async(), metrics)
                 pending.append((step, metrics))
@@ -227,12 +224,16 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         except RunFailed as failure:
             saver.wait()
             display.say(failure_message(failure.step, folder))
+            place = reproduce.keep(folder, train_state, {"examples": failure.step * batch_size})
+            display.say(f"The state before that step is kept in {place}. To repeat the step and see what is not finite:"
+                        f"\n  python -m experiments.reproduce --workdir={shlex.quote(str(folder))}")  # fmt: skip
             return 1
         if signal_number is not None and step < total:
             display.say(f"stopped at step {step} of {total}, saved in {checkpoints.folder(folder) / str(step)}. "
                         f"To go on:\n  {command}")  # fmt: skip
             return 128 + signal_number
-        display.say(f"finished {total} steps: {folder}. Next: python -m experiments.sample --workdir={folder}")
+        skipped = f" ({sums['skipped']} damaged records skipped)" if sums.get("skipped") else ""
+        display.say(f"finished {total} steps{skipped}: {folder}. Next: python -m experiments.sample --workdir={folder}")
         return 0
 
 
@@ -251,7 +252,7 @@ def failure_message(step: int, folder: pathlib.Path) -> str:
     start = "" if good is None else f" --config.init_from.path={checkpoints.folder(folder) / str(good)}"
     return (
         f"error: the loss or the gradient was not finite in step {step} (counted from 0). The state was frozen before "
-        f"that step and is not saved. {kept}\nThe same command fails the same way. Try a smaller "
+        f"that step. {kept}\nThe same command fails the same way. Try a smaller "
         f"--config.optimizer.learning_rate or --config.optimizer.clip=1.0 with a new --workdir{start}."
     )
 
@@ -270,59 +271,19 @@ def start_from(init_from: ConfigDict, train_state: state.TrainState, average, sp
     return train_state._replace(params=params, ema=jax.jit(average.init, out_shardings=shardings)(params))
 
 
-@contextlib.contextmanager
-def event_writer(folder: pathlib.Path, step: int):
-    """TensorBoard's event file; what an interrupted run wrote beyond `step` is marked as void."""
-    from tensorboardX import SummaryWriter
-
-    writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-    try:
-        yield writer
-    finally:
-        writer.close()
-
-
-def add_events(writer, row: dict, rate: float | None) -> None:
-    """Adds the numbers of a line of metrics to TensorBoard."""
-    for name, value in {**row, "steps_per_second": rate}.items():
-        if isinstance(value, (int, float)) and name != "step":
-            writer.add_scalar(name, value, row["step"])
-
-
-def evaluation(
-    config: ConfigDict, spec: sources.DataSpec, folder: pathlib.Path
-) -> Callable[[Any, int], dict[str, float | None]]:
-    """What happens every config.evaluate.every steps: (params, step) -> {figure: number}, and previews/<step>.png.
-
-    Samples are compared with the dataset's validation split, so that choices made while training leave the test split
-    alone; a dataset that has none is read at config.evaluate.split.
-    """
-    split = "validation"
-    try:
-        sources.describe(config.data.name, split, config.data.dir)
-    except ValueError:
-        split = config.evaluate.split
-    make = generate.generator(config, spec.shape)
-    labels = generate.balanced_labels(config.evaluate.number, config.model.get("num_classes", 0))
-    seeds = generate.seeds(config, config.evaluate.number)
-
-    def evaluate(params, step):
-        images = make.images(params, labels, seeds)
-        (folder / "previews").mkdir(exist_ok=True)
-        figures.sample_grid(*figures.one_row_a_class(images, labels), folder / "previews" / f"{step}.png")
-        found = evaluate_samples(images, labels, config, split)
-        return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
-
-    return evaluate
-
-
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     try:
         status = run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("experiments.train"))
     except KeyboardInterrupt:
         print("ended at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        status = 128 + signal.SIGINT
+        preemption.leave(128 + signal.SIGINT)
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
+            raise
+        print(f"error: {str(error).splitlines()[0]}\nIf another process of this run has ended, its own output says "
+              "why. Start them all again: the run goes on from its last checkpoint.", file=sys.stderr)  # fmt: skip
+        preemption.leave(1)
     sys.exit(status)
 
 

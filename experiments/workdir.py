@@ -17,14 +17,17 @@ from typing import BinaryIO
 
 from ml_collections import ConfigDict
 
+from diffusion import limits
 from diffusion.data import sources
 from diffusion.training import checkpoints
 from experiments import config as config_lib
+from experiments import places
 from experiments.config import ConfigError
 
 # Fields that a run may change when it goes on: they do not alter what its past steps computed.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "checkpoint.*", "evaluate.*", "sample.*", "mesh.*", "data.dir", "data.threads",
+    "data.damaged",
 )  # fmt: skip
 
 
@@ -32,7 +35,9 @@ class WorkdirError(RuntimeError):
     """A run folder cannot be used; the message says why and what to do."""
 
 
-FAILURES = (WorkdirError, checkpoints.CheckpointError, FileNotFoundError, PermissionError)  # for configs.run
+FAILURES = (  # for configs.run
+    WorkdirError, checkpoints.CheckpointError, sources.DamagedRecord, FileNotFoundError, PermissionError,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -40,23 +45,40 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
     """Holds WORKDIR for this process; the kernel lets go of it however the process ends.
 
     Raises:
-      WorkdirError: if another process holds it, or the folder cannot be written.
+      WorkdirError: if another process holds it, it cannot be written, or its file system lacks what a run needs.
     """
     path = pathlib.Path(workdir)
+    if why := places.objection(workdir):
+        raise WorkdirError(f"--workdir={workdir} is {why}")
+    made = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        handle = open(path / ".lock", "a+")
+        limits.no_links(path)
+        handle = open(path / ".lock", "r+", opener=lambda name, how: os.open(name, how | os.O_CREAT, 0o644))
     except OSError as error:
         raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another.") from error
+    except limits.Refused as error:
+        raise WorkdirError(f"--workdir={workdir}: {error}") from error
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with places.trying("lock a file (flock)"):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            places.probe(path)
         except BlockingIOError as error:
-            handle.seek(0)
             raise WorkdirError(
                 f"--workdir={workdir} is in use: process {handle.read().strip() or '(unknown)'} trains there. "
                 "Wait until it has ended, stop it, or choose another folder."
             ) from error
+        except places.Lacking as error:
+            if made:
+                (path / ".lock").unlink()
+                path.rmdir()
+            raise WorkdirError(
+                f"--workdir={workdir} lies on a file system that cannot hold a run: {error}. {places.WHERE}; a bucket "
+                "that is mounted as a folder is none. Choose another folder."
+            ) from error
+        except OSError as error:
+            raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another.") from error
         handle.truncate(0)
         handle.write(f"{os.getpid()}\n")
         handle.flush()
@@ -88,9 +110,11 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
-        return config_lib.from_json(path.read_text())
+        return config_lib.from_json(limits.read_text(path))
     except OSError as error:
         raise WorkdirError(f"--workdir={workdir} holds no run: {path} cannot be read ({error.strerror}).") from error
+    except limits.Refused as error:
+        raise WorkdirError(f"--workdir={workdir}: {error}") from error
 
 
 def example_shape(config: Mapping) -> tuple[int, ...]:
@@ -175,17 +199,17 @@ def rewind(path: pathlib.Path, step: int) -> None:
     """
     if not path.exists():
         return
-    text = path.read_text()
+    lines = path.read_bytes().splitlines(keepends=True)
     kept = []
-    for line in text.splitlines(keepends=True):
+    for line in lines:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
             break  # torn by a crash of the machine; so nothing after it is of this run's making
-        if row["step"] <= step and line.endswith("\n"):
-            kept.append(line)
-    if "".join(kept) != text:
-        write_text(path, "".join(kept))
+    if kept != lines:
+        with whole(path) as file:
+            file.write(b"".join(kept))
 
 
 def sync(path: pathlib.Path) -> None:

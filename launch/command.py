@@ -1,10 +1,32 @@
 """What the launchers do alike: read their options and the command after `--`, and hand a text over to a tool."""
 
 import argparse
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+
+SECRET_OPTION = re.compile(r"(?i)(^|[._-])(api[_-]?key|(access|private)[_-]?key|token|secret|password)$")
+HARMLESS = re.compile(r"(?i)true|false|none|[0-9.]*")  # --config.model.class_token=True
+SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20}|gh[pousr]_[A-Za-z0-9]{20}|github_pat_|AKIA[0-9A-Z]{16}|AIza[\w-]{30}|"
+                          r"sk-[\w-]{20}|ya29\.)|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@]+:[^/\s@]+@")
+
+
+def refuse_secrets(parser: argparse.ArgumentParser, command: list[str], advice: str) -> None:
+    """Ends a launcher with an error if a word of the command looks like a secret; the error does not repeat it.
+
+    Args:
+      parser: of the launcher's options.
+      command: the words after `--`.
+      advice: what to do instead, after "looks like a secret, which".
+    """
+    for i, (word, following) in enumerate(zip(command, [*command[1:], "-"]), start=1):
+        option, equals, value = word.partition("=")
+        if not equals and word.startswith("-") and not following.startswith("-"):
+            value = following
+        if SECRET_VALUE.search(word) or (SECRET_OPTION.search(option) and not HARMLESS.fullmatch(value)):
+            parser.error(f"word {i} of the command looks like a secret, which {advice}")
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -2,7 +2,8 @@ r"""Writes the JobSet manifest of a `jax.distributed` job for Kubernetes, as JSO
 
 Each pod gets the command unchanged and the three variables from which experiments.train joins the job: the coordinator
 is pod 0 by its name in the JobSet's headless service, DIFFUSION_PROCESS_INDEX the pod's index in its job. When a pod
-fails, JobSet restarts all; a preemption does not count towards the limit of restarts. No secret is written.
+fails, JobSet restarts all; a preemption does not count towards the limit of restarts, and a mistake in the command or
+the config is not tried again (JobSet 0.10 or later). No secret is written.
 """
 
 import argparse
@@ -18,14 +19,11 @@ EXAMPLE = """example:
     --volume=runs:/runs --secret-env=WANDB_API_KEY=wandb:key -- \\
     python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/runs/xl2"""
 SECRET_NAME = re.compile("TOKEN|KEY|SECRET|PASSWORD")
-SECRET_OPTION = re.compile(r"(?i)(^|[._-])(api[_-]?key|(access|private)[_-]?key|token|secret|password)$")
-HARMLESS = re.compile(r"(?i)true|false|none|[0-9.]*")  # --config.model.class_token=True
-SECRET_VALUE = re.compile(r"\b(hf_[A-Za-z0-9]{20}|gh[pousr]_[A-Za-z0-9]{20}|github_pat_|AKIA[0-9A-Z]{16}|AIza[\w-]{30}|"
-                          r"sk-[\w-]{20}|ya29\.)|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@]+:[^/\s@]+@")
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 PORT = 8476  # where pod 0 coordinates, in its own network
 WORKER = "worker"  # the one replicated job, whose pods are the processes
 SAVED = 143  # the exit status of experiments.train when it has saved after SIGTERM
+MISTAKES = (2, 126, 127)  # a mistake in the config or the command line; a shell that cannot run it, or finds none
 
 
 def _argument(pattern: str, words: str, repeat: bool = True):
@@ -62,21 +60,10 @@ def variable(text: str) -> str:
     name, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise argparse.ArgumentTypeError("must be NAME=VALUE, a variable's name and its value")
-    if SECRET_NAME.search(name.upper()) or SECRET_VALUE.search(value):
+    if SECRET_NAME.search(name.upper()) or launcher.SECRET_VALUE.search(value):
         raise argparse.ArgumentTypeError(f"{name} looks like a secret, which a manifest must not hold: put it into a "
                                          f"Secret of the cluster and give --secret-env={name}=SECRET:KEY")
     return text
-
-
-def secret_word(command: list[str]) -> int | None:
-    """The place, from 1, of the command's first word that looks like a secret, or None."""
-    for i, (word, following) in enumerate(zip(command, [*command[1:], "-"]), start=1):
-        option, equals, value = word.partition("=")
-        if not equals and word.startswith("-") and not following.startswith("-"):
-            value = following
-        if SECRET_VALUE.search(word) or (SECRET_OPTION.search(option) and not HARMLESS.fullmatch(value)):
-            return i
-    return None
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -107,9 +94,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--output", type=pathlib.Path, metavar="FILE", help="write the manifest here and create nothing")
     add("--dry-run", action="store_true", help="print the manifest and do nothing")
     options, command = launcher.parse(parser, argv)
-    if place := secret_word(command):
-        parser.error(f"word {place} of the command looks like a secret, which a manifest must not hold: let the "
-                     "program read it from a variable, and give --secret-env=NAME=SECRET:KEY")
+    launcher.refuse_secrets(parser, command, "a manifest must not hold: let the program read it from a variable, and "
+                            "give --secret-env=NAME=SECRET:KEY")
     names = [text.partition("=")[0] for text in options.env + options.secret_env]
     for name in names:
         if names.count(name) > 1 or re.fullmatch("DIFFUSION_(COORDINATOR|PROCESS_.*)", name):
@@ -156,16 +142,19 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
                  "volumeMounts": mounts}
     pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": options.grace, "containers": [container],
            "volumes": volumes, "nodeSelector": dict(text.split("=") for text in options.node_selector)}
-    preempted = [{"action": "FailJob", "onExitCodes": {"containerName": WORKER, "operator": "In", "values": [SAVED]}},
-                 {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
+    exits = lambda *values: {"containerName": WORKER, "operator": "In", "values": list(values)}
+    ends = [{"action": "FailJob", "onExitCodes": exits(*MISTAKES)}, {"action": "FailJob", "onExitCodes": exits(SAVED)},
+            {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
     job = {"completionMode": "Indexed", "completions": options.pods, "parallelism": options.pods, "backoffLimit": 0,
-           "podFailurePolicy": {"rules": preempted}, "template": {"spec": pod}}
-    free = {"name": "preempted", "action": "RestartJobSetAndIgnoreMaxRestarts",
-            "onJobFailureReasons": ["PodFailurePolicy"]}
+           "podFailurePolicy": {"rules": ends}, "template": {"spec": pod}}
+    matched = {"onJobFailureReasons": ["PodFailurePolicy"]}  # which of the rules, only the message tells
+    mistake = {"name": "mistake", "action": "FailJobSet", **matched,
+               "onJobFailureMessagePatterns": ["matching FailJob rule at index 0$"]}
+    preempted = {"name": "preempted", "action": "RestartJobSetAndIgnoreMaxRestarts", **matched}
     metadata = {"name": options.name} | ({"namespace": options.namespace} if options.namespace else {})
     return {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": metadata, "spec": {
         "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True, "subdomain": options.name},
-        "failurePolicy": {"maxRestarts": options.max_restarts, "rules": [free]},
+        "failurePolicy": {"maxRestarts": options.max_restarts, "rules": [mistake, preempted]},
         "replicatedJobs": [{"name": WORKER, "replicas": 1, "template": {"spec": job}}]}}
 
 

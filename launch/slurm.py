@@ -4,7 +4,8 @@ Each task gets the command unchanged and the three variables from which experime
 DIFFUSION_COORDINATOR (the first host of the job, a port made of its id), DIFFUSION_PROCESS_COUNT and
 DIFFUSION_PROCESS_INDEX; with GPUs also JAX_LOCAL_DEVICE_IDS, without which JAX takes one GPU a process inside SLURM.
 SLURM sends the tasks SIGTERM before the time limit and on preemption; a run that then saves and exits with 143 is put
-back into the queue, unless it was cancelled, and its log goes on in the same file.
+back into the queue, unless it was cancelled, and its log goes on in the same file. Any other end (a mistake in the
+config, a non-finite loss) is final.
 """
 
 import argparse
@@ -44,8 +45,12 @@ srun {options} bash -c "$task" task "$coordinator" {command} || status=$?
 
 # {saved}: saved after SIGTERM, at the time limit or preempted. A job that was cancelled is no longer RUNNING.
 if [ "$status" = {saved} ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-  echo "saved; back into the queue: scontrol requeue $SLURM_JOB_ID"
-  scontrol requeue "$SLURM_JOB_ID"
+  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {turns} ]; then
+    echo "saved; back into the queue: scontrol requeue $SLURM_JOB_ID"
+    scontrol requeue "$SLURM_JOB_ID"
+  else
+    echo "saved, but this was turn $((SLURM_RESTART_COUNT + 1)), more than --max-requeues={turns} allows" >&2
+  fi
 fi
 exit "$status"
 """
@@ -123,6 +128,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--time", type=duration, metavar="TIME", help="time limit of one turn, e.g. 90 (minutes), 12:00:00 or 2-00")
     add("--grace", type=count, default=120, metavar="SECONDS",
         help="SIGTERM comes so long before the end, for the run to save (default: 120)")
+    add("--max-requeues", type=count, default=1000, metavar="N",
+        help="turns after the first, so that a run that never gets further ends at last (default: 1000)")
     add("--job-name", type=name, default="diffusion", metavar="NAME", help="default: diffusion")
     add("--log", type=log_pattern, default="slurm-%j.out", metavar="FILE", help="default: slurm-%%j.out, %%j = job id")
     add("--sbatch", type=directive, action="append", default=[], metavar="OPTION",
@@ -130,6 +137,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--output", type=pathlib.Path, metavar="FILE", help="write the sbatch file here and do not submit it")
     add("--dry-run", action="store_true", help="print the sbatch file and do nothing")
     options, command = launcher.parse(parser, argv)
+    launcher.refuse_secrets(parser, command, "a file must not hold, and other users see in the list of processes: let "
+                            "the program read it from a variable, which the tasks have too")
     if options.gpus_per_node is not None and options.gpus_per_node % options.tasks_per_node:
         parser.error(f"--gpus-per-node={options.gpus_per_node} does not divide over "
                      f"--tasks-per-node={options.tasks_per_node}")
@@ -163,7 +172,8 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
     srun += [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []  # srun does not inherit it
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in [*lines, "--requeue", *options.sbatch]),
-        devices=devices, options=" ".join(srun), command=shlex.join(command), saved=SAVED)
+        devices=devices, options=" ".join(srun), command=shlex.join(command), saved=SAVED,
+        turns=options.max_requeues)
 
 
 def main(argv: list[str]) -> int:

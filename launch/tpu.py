@@ -15,7 +15,7 @@ from launch import command as launcher
 
 EXAMPLE = """example:
   python -m launch.tpu --name=my-pod --zone=us-east5-a --directory=diffusion -- \\
-    .venv/bin/python -m experiments.train --config=configs/imagenet256_dit.py --workdir=gs://bucket/runs/xl2"""
+    .venv/bin/python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/mnt/filestore/runs/xl2"""
 OWN = re.compile(r"--(command|worker|zone|project|dry-run)([= ].*)?")  # flags of gcloud that this launcher writes
 
 
@@ -62,7 +62,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m launch.tpu", usage="%(prog)s [options] -- COMMAND ...", epilog=EXAMPLE, allow_abbrev=False,
         description="Run COMMAND on every host of a TPU pod. The library, and COMMAND's files, must be there already;\n"
-        "the workdir must be one that all hosts reach.", formatter_class=argparse.RawDescriptionHelpFormatter)
+        "the workdir must be on a file system that all hosts share, not in a bucket.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--name", type=pod, required=True, metavar="NAME", help="the TPU VM, or USER@NAME")
     add("--zone", type=zone, required=True, metavar="ZONE", help="its zone")

@@ -20,6 +20,11 @@ settings.register_profile(
 settings.load_profile("diffusion")
 
 
+def pytest_configure(config):
+    """A recompilation is a warning in use and a failure here. (In pyproject.toml the line would import jax first.)"""
+    config.addinivalue_line("filterwarnings", "error::diffusion.training.recompilation.RecompilationWarning")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def fresh_caches():
     """Empties JAX's caches before each file: a trace made in float32 can hold constants that one in float64 meets."""

@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import io
-import json
 import os
 import re
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from diffusion import limits
 from diffusion.data.digits import Digits
 
 # Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line.
@@ -30,7 +30,7 @@ FEATURES = (
     tfds.features.Text,
 )
 
-_NAME = re.compile(r"(?P<dataset>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+_NAME = re.compile(r"(?P<dataset>\w+)(/(?P<config>(?!\.)[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 
 def find(name: str, data_dir: str = "") -> Path:
@@ -83,23 +83,36 @@ def available(root: Path) -> list[str]:
     return sorted(names)
 
 
-def check_features(folder: Path) -> None:
-    """Refuses a dataset folder whose features.json names a class that is not in `FEATURES`.
+def check_folder(folder: Path) -> None:
+    """Refuses a dataset folder that would run code, or lead out of itself, when it is opened.
 
-    `tfds.builder_from_directory` imports whatever module that file names, so a folder from elsewhere could run any
-    code that is installed. This reads it as plain JSON first; nothing is imported.
+    `tfds.builder_from_directory` imports whatever module features.json names, so a folder from elsewhere could run any
+    code that is installed; names of features and templates of file names become paths. This reads both files as plain
+    JSON first; nothing is imported.
 
     Args:
       folder: folder of a prepared dataset.
 
     Raises:
-      ValueError: the file is not JSON of TFDS's present form, or names another class.
+      ValueError: a file is not JSON of TFDS's present form, names a class that is not in `FEATURES`, or a path.
+      FileNotFoundError: one of them is missing.
     """
-    path = folder / "features.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); prepare the dataset again.") from error
+    _check_features(folder / "features.json")
+    path = folder / "dataset_info.json"
+    content = limits.read_json(path)
+    _check_names(path, _values(content, "name", "filepathTemplate", "filepath_template", "fileFormat", "file_format"))
+
+
+def _check_names(path: Path, names: list[Any]) -> None:
+    """Refuses names, each of which becomes a part of a file's name, that would lead elsewhere."""
+    for name in names:
+        if "/" in str(name):
+            raise ValueError(f"{path} holds the name {name!r}, a path: the folder is damaged or hostile.")
+    limits.inside(str(path), map(str, names))
+
+
+def _check_features(path: Path) -> None:
+    content = limits.read_json(path)
     # Older forms, and text that is parsed again later, would hide names from this search.
     if not isinstance(content, dict) or "type" in content or _values(content, "jsonFeature", "json_feature"):
         raise ValueError(f"{path} is not in the form that TFDS 4.3 and later write; prepare the dataset again.")
@@ -110,6 +123,8 @@ def check_features(folder: Path) -> None:
                 f"{path} names the feature class {found!r}, whose module would be imported to open the dataset. "
                 f"Only TFDS's own are opened: {', '.join(sorted(feature.__name__ for feature in FEATURES))}."
             )
+    names = [name for features in _values(content, "features") if isinstance(features, dict) for name in features]
+    _check_names(path, names)
 
 
 def _values(content: Any, *keys: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Batches from a source of records, through Grain: which examples come when, and for which process.
+"""Batches from a source of records, through Grain: which examples come when, and to which process.
 
 The examples of a run are numbered 0, 1, 2, ... without end: example i is record `permutation(size, seed, e)[r]` with
 e, r = divmod(i, size), augmented by draws that depend on (seed, i) alone. Batches and processes only cut this one
@@ -7,16 +7,20 @@ sequence into pieces, so a position in it is a single number that holds for any 
 
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
-from diffusion.data.sources import DataSpec
+from diffusion.data.sources import DamagedRecord, DataSpec
 from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, np.ndarray]
+
+DAMAGED = ("stop", "skip")  # what to do about a damaged record
+SKIPS = 100  # damaged records in a row that are passed over: more are a lost file, not a flaw
 
 # What the random words of a seed are used for: each use has a stream of its own.
 _ORDER, _AUGMENTATION = 0, 1
@@ -40,17 +44,16 @@ def batches(
     seed: int,
     batch_size: int,
     start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    positions: Sequence[int] | None = None,
     augment: Sequence[Augmentation] = (),
     shuffle: bool = True,
     threads: int = 2,
+    damaged: str = "stop",
 ) -> Iterator[Batch]:
-    """Returns the endless training batches from example `start` on, this process's share of each.
+    """Returns the endless training batches from example `start` on, this process's rows of each.
 
-    With b = batch_size / process_count, process p reads rows p b to (p + 1) b of every global batch: the shares of all
-    processes, one after another, are the batch of a single one. Every epoch is a new permutation of all records, and a
-    batch may span two of them.
+    What a process reads at a position of the global batch is what any other would, so that processes may share the
+    rows as they like. Every epoch is a new permutation of all records, and a batch may span two of them.
 
     Args:
       source: the records.
@@ -58,35 +61,41 @@ def batches(
       seed: in 0..2^64 - 1.
       batch_size: examples in a global batch.
       start: global index of the first example, >= 0: 0 for a new run, examples seen so far for one that goes on.
-      process_index: this process, in 0..process_count - 1.
-      process_count: processes that share each batch; divides batch_size.
+      positions: of the rows [b] of every global batch that this process reads, each in 0..batch_size - 1; None: all.
       augment: functions (rng, image) -> image, applied in this order, each with an rng of its own.
       shuffle: False keeps the order of the source in every epoch.
       threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+      damaged: what to do about a record that the source calls damaged: "stop", or "skip": the next sound one in the
+        order of the source takes its place, under the same global example index and its draws.
 
     Returns:
       Iterator of {"image": uint8 [b, H, W, C], "label": int32 [b] (zeros where the dataset has no classes),
-      "index": int64 [b] (global example index)}. Its `close()` stops the threads.
+      "index": int64 [b] (global example index)}, and under "skip" {"skipped": int32 [b], 1 where another record took
+      the place of a damaged one}. Its `close()` stops the threads.
 
     Raises:
       ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
+      DamagedRecord: (from the iterator) a record is damaged; under "skip", so are the `SKIPS` after it, or all.
     """
-    share = _share(batch_size, process_index, process_count)
+    if damaged not in DAMAGED:
+        raise ValueError(f"damaged must be one of {', '.join(DAMAGED)}, got {damaged!r}.")
+    positions = _positions(batch_size, positions)
     _check(source, spec, seed, start, threads)
     size = len(source)
-    first = start + process_index * share
 
     def read(step: int) -> Batch:
-        index = first + step * batch_size + np.arange(share, dtype=np.int64)
+        index = start + step * batch_size + positions
         rows = index % size
         if shuffle:
             for epoch in np.unique(index // size).tolist():
                 now = index // size == epoch
                 rows[now] = permutation(size, seed, epoch)[rows[now]]
-        images, labels = _records(source, spec, rows)
+        records, skipped = _skipping(source, rows) if damaged == "skip" else (_fetch(source, rows), None)
+        images, labels = _columns(records, spec)
         for position, function in enumerate(augment):
             images = [function(_rng(seed, i, position), image) for i, image in zip(index.tolist(), images)]
-        return {"image": _stack(images, spec), "label": labels, "index": index}
+        batch = {"image": _stack(images, spec), "label": labels, "index": index}
+        return batch if skipped is None else batch | {"skipped": skipped}
 
     return _iterate(sys.maxsize, read, threads)
 
@@ -106,13 +115,13 @@ def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) 
     Raises:
       ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
     """
-    _share(batch_size, 0, 1)
+    _positions(batch_size, None)
     _check(source, spec, 0, 0, threads)
     size = len(source)
 
     def read(step: int) -> Batch:
         rows = np.arange(step * batch_size, min((step + 1) * batch_size, size), dtype=np.int64)
-        images, labels = _records(source, spec, rows)
+        images, labels = _columns(_fetch(source, rows), spec)
         return {"image": _stack(images, spec), "label": labels, "index": rows}
 
     return _iterate(-(-size // batch_size), read, threads)
@@ -148,10 +157,52 @@ def _rng(seed: int, index: int, position: int) -> np.random.Generator:
     return np.random.Generator(_words(seed, _AUGMENTATION, index, position))
 
 
-def _records(source: Source, spec: DataSpec, rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Reads records: a list of images and their labels int32 (0 where there are no classes)."""
+def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
+    """Reads records, with None in the place of those that are damaged, each of which is told once as a warning.
+
+    Args:
+      source: the records.
+      rows: each in 0..len(source) - 1.
+
+    Returns:
+      A list as long as `rows`.
+    """
+    try:
+        return _fetch(source, np.asarray(rows))
+    except DamagedRecord as error:
+        if len(rows) > 1:
+            return [sound(source, [row])[0] for row in rows]
+        warnings.warn(f"left out: {error}", stacklevel=1)  # from one place, so that Python tells each once
+        return [None]
+
+
+def _fetch(source: Source, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Reads records, all at once where the source can."""
     rows = rows.tolist()
-    records = source.__getitems__(rows) if hasattr(source, "__getitems__") else [source[row] for row in rows]
+    return source.__getitems__(rows) if hasattr(source, "__getitems__") else [source[row] for row in rows]
+
+
+def _skipping(source: Source, rows: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Reads records, the next sound one for each that is damaged; and int32 [b], 1 for each of those."""
+    records = sound(source, rows.tolist())
+    skipped = np.array([record is None for record in records], np.int32)
+    for i in np.flatnonzero(skipped).tolist():
+        records[i] = _next_sound(source, int(rows[i]))
+    return records, skipped
+
+
+def _next_sound(source: Source, row: int) -> dict[str, Any]:
+    """Returns the first record after `row`, in the order of the source, that is not damaged."""
+    for step in range(1, min(SKIPS + 1, len(source))):
+        (record,) = sound(source, [(row + step) % len(source)])
+        if record is not None:
+            return record
+    lost = f"the {min(SKIPS, len(source) - 1)} records after record {row} are damaged too"
+    raise DamagedRecord(f"{lost}, so that skipping would hide the loss of a whole file: prepare the dataset again.")
+
+
+def _columns(records: list[dict[str, Any]], spec: DataSpec) -> tuple[list[np.ndarray], np.ndarray]:
+    """Returns the images, a list, and their labels int32 (0 where there are no classes)."""
     if spec.num_classes:
         labels = np.array([record["label"] for record in records], np.int32)
     else:
@@ -170,18 +221,14 @@ def _stack(images: list[np.ndarray], spec: DataSpec) -> np.ndarray:
     return np.stack(images)
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> int:
-    """Returns how many examples of a global batch this process reads."""
+def _positions(batch_size: int, positions: Sequence[int] | None) -> np.ndarray:
+    """Returns the positions as int64 [b], checked."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index must be in 0..process_count - 1 = {process_count - 1}, got {process_index}.")
-    if batch_size % process_count:
-        larger = batch_size + process_count - batch_size % process_count
-        raise ValueError(
-            f"batch_size {batch_size} does not divide over {process_count} processes; the next that does is {larger}."
-        )
-    return batch_size // process_count
+    found = np.arange(batch_size, dtype=np.int64) if positions is None else np.asarray(positions, np.int64)
+    if outside := [x for x in found.tolist() if not 0 <= x < batch_size]:
+        raise ValueError(f"positions must be in 0..batch_size - 1 = {batch_size - 1}, got {outside[0]}.")
+    return found
 
 
 def _check(source: Source, spec: DataSpec, seed: int, start: int, threads: int) -> None:

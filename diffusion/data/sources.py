@@ -1,5 +1,6 @@
 """Random access to the records of a dataset, by its TFDS name."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,10 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from diffusion import limits
 from diffusion.data import catalog
 from diffusion.data.transforms import decode
 
+IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
 MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory
+
+
+class DamagedRecord(ValueError):
+    """A record cannot be read, or is not what its dataset's description says; the message says which and why."""
 
 
 class DataSpec(NamedTuple):
@@ -61,6 +68,11 @@ def open_source(name: str, split: str, data_dir: str = "") -> tuple["Records", D
     for path in builder.info.splits[split].filepaths:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} ({split}): {path} is missing; prepare the dataset again.")
+    held = sum(Path(path).stat().st_size for path in builder.info.splits[split].filepaths)
+    if spec.size > held:  # else the order of an epoch alone would fill the memory
+        raise ValueError(
+            f"{name} ({split}) declares {spec.size:,} records, but its files have {held:,} bytes; prepare it again."
+        )
     # Images stay encoded: other image features are not needed, and "image" is decoded where its errors can be named.
     features = builder.info.features.items()
     skip = {key: tfds.decode.SkipDecoding() for key, feature in features if isinstance(feature, tfds.features.Image)}
@@ -76,6 +88,7 @@ class Records:
         self._spec = spec
         self._keep = spec.size * int(np.prod(spec.shape)) <= MEMORY_LIMIT
         self._kept: dict[int, dict[str, Any]] = {}
+        self._damaged: dict[int, DamagedRecord] = {}
 
     def __len__(self) -> int:
         return self._spec.size
@@ -95,11 +108,13 @@ class Records:
 
         Raises:
           IndexError: no such row.
-          ValueError: a record cannot be read, or does not fit the dataset's description.
+          DamagedRecord: a record cannot be read, or does not fit the dataset's description.
         """
         for row in rows:
             if not 0 <= row < len(self):
                 raise IndexError(f"{self._spec.name} ({self._spec.split}): row {row} is not in 0..{len(self) - 1}.")
+            if row in self._damaged:  # not read anew in every epoch
+                raise self._damaged[row]
         new = [row for row in rows if row not in self._kept]
         read = {row: self._decode(row, record) for row, record in zip(new, self._read(new))}
         if self._keep:
@@ -112,31 +127,31 @@ class Records:
             return self._encoded.__getitems__(rows)
         except Exception as error:  # what a damaged file raises depends on where in it the damage is
             if len(rows) == 1:
-                raise self._damaged(rows[0], error) from error
+                raise self._unusable(rows[0], error) from error
             return [self._read([row])[0] for row in rows]
 
     def _decode(self, row: int, encoded: dict[str, Any]) -> dict[str, Any]:
         """Decodes a record, and checks it against the description."""
         try:
-            image = decode(encoded["image"], self._spec.shape[-1])
+            image = decode(encoded["image"], self._spec.shape)
         except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
-            raise self._damaged(row, error) from error
-        if image.shape != self._spec.shape:
-            raise self._damaged(row, f"its image is {image.shape}, expected {self._spec.shape}")
+            raise self._unusable(row, error) from error
         image.flags.writeable = False  # it may be handed out again
         if not self._spec.num_classes:
             return {"image": image}
         label = int(encoded["label"])
         if not 0 <= label < self._spec.num_classes:
-            raise self._damaged(row, f"its label is {label}, expected 0..{self._spec.num_classes - 1}")
+            raise self._unusable(row, f"its label is {label}, expected 0..{self._spec.num_classes - 1}")
         return {"image": image, "label": label}
 
-    def _damaged(self, row: int, reason: Any) -> ValueError:
-        """Returns the error for a record that cannot be used."""
-        return ValueError(
+    def _unusable(self, row: int, reason: Any) -> DamagedRecord:
+        """Returns the error for a record that cannot be used, and remembers it."""
+        self._damaged[row] = DamagedRecord(
             f"{self._spec.name} ({self._spec.split}): record {row} cannot be used: {reason}. "
-            "The dataset on disk is damaged or not what its description says; prepare it again."
+            "The dataset on disk is damaged or not what its description says: prepare it again, or leave such records "
+            "out by --config.data.damaged=skip."
         )
+        return self._damaged[row]
 
 
 def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str) -> DataSpec:
@@ -157,6 +172,11 @@ def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str) -> DataSpec:
             f"{name}: its images are {np.dtype(feature.np_dtype)} {shape} (None: it varies), which cannot be batched; "
             "prepare it as uint8 images of one size, (H, W, 1), (H, W, 3) or (H, W, 4)."
         )
+    if math.prod(shape) > IMAGE_LIMIT:
+        raise ValueError(
+            f"{name} declares images of {shape}, {limits.size(math.prod(shape))} each; at most "
+            f"{limits.size(IMAGE_LIMIT)} are read. Prepare it with smaller images."
+        )
     label = features.get("label")
     num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
     return DataSpec(name, split, tuple(shape), num_classes or 0, size, str(info.version))
@@ -165,7 +185,7 @@ def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str) -> DataSpec:
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     """Opens the folder of a prepared dataset."""
     folder = catalog.find(name, data_dir)
-    catalog.check_features(folder)
+    catalog.check_folder(folder)
     builder = tfds.builder_from_directory(folder)
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(

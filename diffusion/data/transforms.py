@@ -8,26 +8,33 @@ from PIL import Image
 
 Augmentation = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow reads others by running programs: EPS by Ghostscript
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def decode(data: bytes, channels: int) -> np.ndarray:
-    """Decodes a PNG, JPEG or any other image that Pillow reads.
+def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Decodes an image of one of `FORMATS`.
 
     Args:
       data: the encoded image.
-      channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity); an image of another kind is converted.
+      shape: (H, W, channels) that it must have, with 1 (grey), 3 (red, green, blue) or 4 (with opacity) channels; an
+        image of another kind is converted. The size is compared with the image's header before any pixel is decoded,
+        so that a small file cannot ask for a large memory.
 
     Returns:
       uint8 [H, W, channels].
 
     Raises:
       OSError: the bytes are no complete image.
+      ValueError: it has another size.
     """
-    image = Image.open(io.BytesIO(data))
+    height, width, channels = shape
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.size != (width, height):
+        raise ValueError(f"its image is {(image.height, image.width, channels)}, expected {tuple(shape)}")
     if image.mode != _MODES[channels]:
         image = image.convert(_MODES[channels])
-    return np.asarray(image).reshape(image.height, image.width, channels)
+    return np.asarray(image).reshape(shape)
 
 
 def to_model(image):

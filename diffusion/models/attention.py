@@ -49,7 +49,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "a
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"attention needs one dtype for q, k and v; got {q.dtype}, {k.dtype}, {v.dtype}")
     if implementation == "auto":
-        implementation = _choose(q)
+        implementation = choice(q)
     return look_up({"auto": None, **IMPLEMENTATIONS}, implementation, "attention")(q, k, v)
 
 
@@ -84,8 +84,12 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 IMPLEMENTATIONS = {"matmul": matmul, "xla": xla, "cudnn": cudnn}
 
 
-def _choose(q: jax.Array) -> str:
-    """Returns the implementation that "auto" stands for on this process's default backend."""
+def choice(q: jax.Array | jax.ShapeDtypeStruct) -> str:
+    """Returns the implementation that "auto" stands for on this process's default backend.
+
+    Args:
+        q: queries [B, N, H, D].
+    """
     backend = jax.default_backend()
     if backend == "cpu":
         return "matmul"

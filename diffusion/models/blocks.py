@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.models import layout
 from diffusion.models.attention import attention
 from diffusion.models.embeddings import rotate
 from diffusion.models.norms import NORMS
@@ -24,14 +25,18 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
         head_size = x.shape[-1] // self.heads
         qkv = nn.DenseGeneral((3, self.heads, head_size), dtype=self.dtype, kernel_init=xavier, name="qkv")(x)
+        qkv = layout.split(qkv, "batch", "tokens", None, "heads", None)
+        qkv = layout.split(qkv, "batch", None, None, "attended heads", None)  # softmax needs all tokens of a head
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         if self.qk_norm:  # Henry et al., 2020; Dehghani et al., 2023: keeps the scores bounded
             q = nn.RMSNorm(dtype=self.dtype, name="query_norm")(q)
             k = nn.RMSNorm(dtype=self.dtype, name="key_norm")(k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        out = attention(q, k, v, self.attention)
-        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
+        out = layout.split(attention(q, k, v, self.attention), "batch", None, "attended heads", None)
+        out = layout.split(out, "batch", "tokens", "heads", None)
+        out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
+        return layout.split(out, "batch", "tokens", None)
 
 
 class Gelu(nn.Module):
@@ -44,6 +49,7 @@ class Gelu(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = int(self.ratio * x.shape[-1])
         h = nn.Dense(hidden, dtype=self.dtype, kernel_init=xavier, name="hidden")(x)
+        h = layout.split(h, "batch", "tokens", "hidden")
         return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(nn.gelu(h, approximate=True))
 
 
@@ -56,7 +62,8 @@ class SwiGlu(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = int(2 * self.ratio * x.shape[-1] / 3)
-        a, b = jnp.moveaxis(nn.DenseGeneral((2, hidden), dtype=self.dtype, kernel_init=xavier, name="hidden")(x), -2, 0)
+        h = nn.DenseGeneral((2, hidden), dtype=self.dtype, kernel_init=xavier, name="hidden")(x)
+        a, b = jnp.moveaxis(layout.split(h, "batch", "tokens", None, "hidden"), -2, 0)
         return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(nn.silu(a) * b)
 
 
@@ -74,6 +81,8 @@ class Modulation(nn.Module):
         out = nn.DenseGeneral(
             (self.count, c.shape[-1]), dtype=self.dtype, kernel_init=zeros, bias_init=zeros, name="dense"
         )(c)
+        out = layout.split(out, "batch", None, "hidden")
+        out = layout.split(out, "batch", None, None)  # few numbers: every device wants all features of its tokens
         return [out[:, i, None] for i in range(self.count)]
 
 
@@ -105,4 +114,5 @@ class Block(nn.Module):
         )
         x = x + gate_a * mixed
         mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
-        return x + gate_m * mlp(norm(x) * (1 + scale_m) + shift_m), None
+        x = x + gate_m * mlp(norm(x) * (1 + scale_m) + shift_m)
+        return layout.split(x, "batch", "tokens", None), None

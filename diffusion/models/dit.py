@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.models import layout
 from diffusion.models.attention import IMPLEMENTATIONS
 from diffusion.models.blocks import MLPS, Block, Modulation, xavier, zeros
 from diffusion.models.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
@@ -150,6 +151,8 @@ class DiT(nn.Module):
         if self.num_classes:
             c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(condition)
         c = nn.silu(c)
+
+        tokens = layout.split(tokens, "batch", "tokens", None)
 
         policy = REMAT[self.remat]
         block = nn.remat(Block, policy=policy, prevent_cse=False) if policy else Block

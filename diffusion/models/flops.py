@@ -1,17 +1,18 @@
-"""Floating-point operations of a forward pass by formula: matrix products alone, a multiply-add counted as two."""
+"""Floating-point operations of a DiT by formula: matrix products alone, a multiply-add counted as two.
+
+With N tokens of D features, hidden width M and L layers, in multiply-adds for one image:
+
+    each layer  N D (3 D + D)  (q, k, v, out)  +  2 N^2 D  (attention)  +  N (2 D M)  (MLP)  +  6 D^2  (modulation)
+    the rest    N (p^2 C) D  +  256 D + D^2  (time)  +  2 D^2 + N D (p^2 C_out)
+
+A SwiGLU MLP has three matrices of 2 M / 3 instead of two of M.
+"""
 
 from diffusion.models.dit import DiT
 
 
 def flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
-    """Counts the operations of one forward pass of a DiT over one image.
-
-    With N tokens of D features, hidden width M and L layers, in multiply-adds:
-
-        each layer  N D (3 D + D)  (q, k, v, out)  +  2 N^2 D  (attention)  +  N (2 D M)  (MLP)  +  6 D^2  (modulation)
-        the rest    N (p^2 C) D  +  256 D + D^2  (time)  +  2 D^2 + N D (p^2 C_out)
-
-    A SwiGLU MLP has three matrices of 2 M / 3 instead of two of M. A train step costs three times as much.
+    """Counts the operations of one forward pass of a DiT over one image; the equation stands above.
 
     Args:
         model: the network.
@@ -22,14 +23,66 @@ def flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
 
     Reference: Peebles & Xie, 2023, table 4.
     """
-    height, width, channels = image_shape
-    n = (height // model.patch) * (width // model.patch)
-    d = model.width
-    pixels = model.patch**2 * channels
-    if model.mlp == "swiglu":
-        mlp = 3 * d * int(2 * model.mlp_ratio * d / 3)
-    else:
-        mlp = 2 * d * int(model.mlp_ratio * d)
-    layer = n * (4 * d * d + mlp) + 2 * n * n * d + 6 * d * d
+    n, d = tokens(model, image_shape), model.width
+    pixels = model.patch**2 * image_shape[2]
     ends = n * pixels * d + (256 * d + d * d) + 2 * d * d + n * d * pixels * (2 if model.learn_sigma else 1)
-    return 2 * (model.depth * layer + ends)
+    return 2 * (model.depth * (_dense(model, n) + _attention(model, n)) + ends)
+
+
+def train_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
+    """Counts the operations that training on one image takes: three times the forward pass.
+
+    The backward pass of a product Y = X W is two products of its size, dY W^T and X^T dY. This is what a model's
+    utilisation counts (Chowdhery et al., "PaLM", 2022, appendix B): not what rematerialisation computes again.
+
+    Args:
+        model: the network.
+        image_shape: height, width and channels of one image.
+
+    Returns:
+        Operations.
+    """
+    return 3 * flops(model, image_shape)
+
+
+def recomputed_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
+    """Counts what the backward pass computes once more for one image, by the model's ``remat``.
+
+    "full" computes every layer again, "dots" the two products of attention alone (they have batch dimensions, so that
+    its policy does not keep them), "none" nothing.
+
+    Args:
+        model: the network.
+        image_shape: height, width and channels of one image.
+
+    Returns:
+        Operations, beyond ``train_flops``.
+    """
+    n = tokens(model, image_shape)
+    again = {
+        "none": 0,
+        "dots": _attention(model, n),
+        "full": _dense(model, n) + _attention(model, n),
+    }
+    return 2 * model.depth * again[model.remat]
+
+
+def tokens(model: DiT, image_shape: tuple[int, int, int]) -> int:
+    """Returns the number N of tokens of one image."""
+    return (image_shape[0] // model.patch) * (image_shape[1] // model.patch)
+
+
+def hidden(model: DiT) -> int:
+    """Returns the hidden width M of the MLP; two thirds of it for a SwiGLU."""
+    return int((2 / 3 if model.mlp == "swiglu" else 1) * model.mlp_ratio * model.width)
+
+
+def _dense(model: DiT, n: int) -> int:
+    """Multiply-adds of a layer's products with parameters."""
+    d = model.width
+    return n * (4 * d * d + (3 if model.mlp == "swiglu" else 2) * d * hidden(model)) + 6 * d * d
+
+
+def _attention(model: DiT, n: int) -> int:
+    """Multiply-adds of the two products of attention: queries with keys, probabilities with values."""
+    return 2 * n * n * model.width

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,11 +19,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from diffusion import limits
+from diffusion.training import claims
 from diffusion.training.checksums import checksums
 from diffusion.training.sharding import leaf_name
 from diffusion.training.state import HEALTHY, TrainState
 
+STEP = re.compile("[0-9]{1,18}")  # the name of a finished checkpoint
 FORMAT = 1  # raised when a change makes older readers wrong
+PATIENCE = 10**9  # seconds for a save: Orbax's 600 are too few for a slow disk, and end when the clock is set forward
 
 
 class CheckpointError(RuntimeError):
@@ -50,7 +55,7 @@ def folder(workdir: str | pathlib.Path) -> pathlib.Path:
 def steps(workdir: str | pathlib.Path) -> list[int]:
     """Returns the steps that have a checkpoint, ascending; only finished ones have a bare number for a name."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(int(path.name) for path in folder(workdir).iterdir() if path.name.isdigit())
+        return sorted(int(path.name) for path in folder(workdir).iterdir() if STEP.fullmatch(path.name))
     return []
 
 
@@ -111,7 +116,7 @@ class Checkpoints:
             except OSError as error:
                 raise CheckpointError(f"Cannot write checkpoints in {path}: {error}.") from error
         _barrier("checkpoints opened")
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), timeout_secs=PATIENCE)
         self._writing = None  # the step that is being written
 
     def save(self, state: TrainState, about: dict | None = None) -> None:
@@ -155,7 +160,10 @@ class Checkpoints:
         self._writing = None
         for step in steps(self.workdir)[: -self.keep]:
             if not (self.keep_every and step % self.keep_every == 0):
-                shutil.rmtree(folder(self.workdir) / str(step), ignore_errors=True)
+                path = folder(self.workdir) / str(step)
+                removed = path.with_name(f"{step}.removed.orbax-checkpoint-tmp")  # no half of it has a bare number
+                path.rename(removed)
+                shutil.rmtree(removed, ignore_errors=True)
 
     def close(self) -> None:
         """Waits for the last save and ends the writer."""
@@ -190,20 +198,37 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
     """
     path = folder(workdir) / str(step)
     try:
-        written = json.loads((path / "about" / "metadata").read_text())
+        written = limits.read_json(path / "about" / "metadata")
         about, digest = written["about"], written["sha256"]
+        found, written_format = about["step"], int(about["format"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} cannot be read: {_first_line(error)}.") from error
-    if _digest(about) != digest or about["step"] != step:
+    if _digest(about) != digest or found != step:
         raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step is not its own.")
-    if about["format"] > FORMAT:
-        raise MismatchedCheckpoint(f"{path} has format {about['format']}; this version reads up to {FORMAT}: update.")
+    if written_format > FORMAT:
+        raise MismatchedCheckpoint(f"{path} has format {written_format}; this version reads up to {FORMAT}: update.")
+    with _refused():
+        claims.check_leaves(str(path / "about" / "metadata"), about.get("leaves"))
     return about
+
+
+@contextlib.contextmanager
+def _refused():
+    """A claim that is refused is damage, whoever did it."""
+    try:
+        yield
+    except limits.Refused as error:
+        raise DamagedCheckpoint(str(error)) from error
 
 
 def _read(workdir: str | pathlib.Path, step: int, about: dict, target: dict[str, Any]) -> dict[str, Any]:
     """Reads items into the shapes, types and shardings of ``target`` and verifies every leaf."""
     path = folder(workdir) / str(step)
+    with _refused():
+        claims.check_files(path)
+        declared = claims.check_leaves(str(path), about["leaves"])
+        for item in target:
+            claims.check_item(path / item, declared.get(item, 0))
     args = {name: ocp.args.StandardRestore(tree) for name, tree in target.items()}
     with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
         try:
@@ -293,6 +318,8 @@ def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any
         wanted = "any step" if step is None else f"step {step}"
         raise CheckpointError(f"There is no checkpoint of {wanted} in {folder(workdir)} (there are: {have}).")
     about = read_about(workdir, step)
+    with _refused():
+        limits.fits(f"{folder(workdir) / str(step) / item}", claims.check_leaves("", about["leaves"]).get(item, 0))
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target: dict = {}
     for name, leaf in about["leaves"].items():

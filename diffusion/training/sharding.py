@@ -1,12 +1,18 @@
 """Where arrays live: the mesh, rules from names to axes, and the way of a batch onto the devices.
 
-A rule is a pair (pattern, axes): the first pattern found in a leaf's path ("params/blocks/mlp/kernel") gives the
-mesh axes over which the leaf's dimensions are split, as in ``jax.sharding.PartitionSpec``; () replicates it, and
-LARGEST splits the largest dimension that the axis ``fsdp`` divides.
+| axis     | splits                                   | what it costs in a step                                    |
+|----------|------------------------------------------|------------------------------------------------------------|
+| data     | the batch                                | an all-reduce of the gradients                             |
+| fsdp     | the batch, and the state                 | all-gathers of parameters, a reduce-scatter of gradients   |
+| sequence | the tokens of an example (models.layout) | two all-to-alls an attention                               |
+| tensor   | heads, hidden features, their parameters | two all-reduces of the tokens a layer                      |
 
-The batch is split over ``data`` and ``fsdp``, the state (parameters, optimizer, moving average) over ``fsdp`` alone:
-with fsdp = 1 every device holds all of the state, with data = 1 each holds a part (Rajbhandari et al. 2020, "ZeRO",
-stage 3).
+With fsdp = 1 every device holds all of the state (parameters, optimizer, moving average), else a part (Rajbhandari et
+al. 2020, "ZeRO": stage 3; stage 1 where the parameters stay whole).
+
+A rule is a pair (pattern, axes): the first pattern found in a leaf's path ("params/blocks/mlp/hidden/kernel") gives the
+mesh axes over which the leaf's *last* dimensions are split, () those of none. Then fsdp splits the largest dimension
+that is still whole and that it divides.
 """
 
 import math
@@ -19,10 +25,22 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp")  # the axes that a config may name; both split the batch
-LARGEST = "largest"
-RULES = ((".*", LARGEST),)  # the default
+from diffusion.models import layout
+
+AXES = ("data", "fsdp", "sequence", "tensor")  # those that talk most are the nearest neighbours
+BATCH_AXES = layout.RULES["batch"]
+RULES = (
+    (r"attention/qkv/(kernel|bias)$", ("tensor", None)),  # heads
+    (r"attention/out/kernel$", ("tensor", None, None)),
+    (r"mlp/hidden/(kernel|bias)$", ("tensor",)),
+    (r"mlp/out/kernel$", ("tensor", None)),
+    (r"modulation/dense/(kernel|bias)$", ("tensor",)),  # a third of a DiT, though its outputs are few
+    (r".*", ()),
+)
+WHOLE = {"all": "(?!)", "optimizer": "^params/"}  # what fsdp splits: the leaves whose paths it leaves whole
 SMALLEST_SPLIT = 1024  # elements of a leaf that is worth a collective
+# Seconds until the others of a run stop when one process has died (or hangs), and that they wait for it at the end.
+TIMEOUTS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 30}
 
 
 def initialize_distributed() -> bool:
@@ -43,7 +61,7 @@ def initialize_distributed() -> bool:
     if not any(values):
         return False
     if values == ["auto", None, None]:
-        jax.distributed.initialize()
+        jax.distributed.initialize(**TIMEOUTS)
         return jax.process_count() > 1
     if not all(values):
         missing = [name for name, value in zip(names, values) if not value]
@@ -53,7 +71,7 @@ def initialize_distributed() -> bool:
         raise ValueError(f"DIFFUSION_PROCESS_INDEX = {index}: must be in [0, {count}).")
     if count == 1:
         return False
-    jax.distributed.initialize(values[0], num_processes=count, process_id=index)
+    jax.distributed.initialize(values[0], num_processes=count, process_id=index, **TIMEOUTS)
     return True
 
 
@@ -68,7 +86,8 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
       Mesh.
 
     Raises:
-      ValueError: if an axis is unknown or the sizes do not multiply to the number of devices.
+      ValueError: if an axis is unknown, the sizes do not multiply to the number of devices, or JAX finds no place for
+        them on the torus of a TPU (an axis is to be a product of its sides).
     """
     devices = jax.devices() if devices is None else list(devices)
     unknown = [name for name in axes if name not in AXES]
@@ -85,7 +104,10 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
             "-1 stands for the rest of the devices."
         )
     kinds = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
+    try:
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
+    except NotImplementedError as error:
+        raise ValueError(f"mesh {sizes} does not lie on the torus of these devices: {error}") from error
 
 
 def leaf_name(path: Sequence[Any]) -> str:
@@ -93,45 +115,54 @@ def leaf_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULES) -> Any:
+def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULES, whole: str = WHOLE["all"]) -> Any:
     """Returns the sharding of every leaf, by the first rule whose pattern is found in the leaf's path.
 
     Args:
       shapes: pytree of anything with a shape, for example from ``jax.eval_shape``.
       mesh: the mesh that the rules' axes belong to.
       rules: (pattern, axes) pairs.
+      whole: regular expression of the paths that fsdp does not split; see ``WHOLE``.
 
     Returns:
       pytree of NamedSharding.
 
     Raises:
-      ValueError: if no rule fits a leaf.
+      ValueError: if no rule fits a leaf, or a dimension does not divide over its axis.
     """
 
     def leaf(path, shape):
         name = leaf_name(path)
-        for pattern, axes in rules:
-            if re.search(pattern, name):
-                return NamedSharding(mesh, _largest(shape.shape, mesh) if axes == LARGEST else PartitionSpec(*axes))
-        raise ValueError(f"no sharding rule fits {name!r}: end the rules with ('.*', ()) to replicate the rest.")
+        axes = next((axes for pattern, axes in rules if re.search(pattern, name)), None)
+        if axes is None:
+            raise ValueError(f"no sharding rule fits {name!r}: end the rules with ('.*', ()).")
+        spec = [None] * (len(shape.shape) - len(axes)) + [axis if axis in mesh.shape else None for axis in axes]
+        for size, axis in zip(shape.shape, spec):
+            if axis and size % mesh.shape[axis]:
+                raise ValueError(f"{axis} = {mesh.shape[axis]} does not divide the {size} of {name} {shape.shape}: "
+                                 f"choose a divisor of {size}.")  # fmt: skip
+        if not re.search(whole, name):
+            _split_largest(spec, shape.shape, mesh)
+        return NamedSharding(mesh, PartitionSpec(*spec) if any(spec) else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def _largest(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _split_largest(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> None:
+    """Puts fsdp on the largest dimension that is whole in ``spec`` and that it divides, if any."""
     parts = mesh.shape.get("fsdp", 1)
-    divisible = [size if size % parts == 0 else 0 for size in shape]
-    if parts == 1 or math.prod(shape) < SMALLEST_SPLIT or not any(divisible):
-        return PartitionSpec()
-    axis = divisible.index(max(divisible))
-    return PartitionSpec(*[None] * axis, "fsdp")
+    sizes = [size if axis is None and size % parts == 0 else 0 for size, axis in zip(shape, spec)]
+    if parts > 1 and math.prod(shape) >= SMALLEST_SPLIT and any(sizes):
+        spec[sizes.index(max(sizes))] = "fsdp"
 
 
-def abstract(init: Callable[..., Any], mesh: Mesh, rules: Sequence[tuple[str, tuple]], *args: Any) -> Any:
+def abstract(
+    init: Callable[..., Any], mesh: Mesh, rules: Sequence[tuple[str, tuple]], *args: Any, whole: str = WHOLE["all"]
+) -> Any:
     """Returns what ``init(*args)`` will be, as jax.ShapeDtypeStruct with shardings; computes nothing."""
     shapes = jax.eval_shape(init, *args)
     struct = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-    return jax.tree.map(struct, shapes, shardings(shapes, mesh, rules))
+    return jax.tree.map(struct, shapes, shardings(shapes, mesh, rules, whole))
 
 
 def create(init: Callable[..., Any], target: Any, *args: Any) -> Any:
@@ -157,33 +188,41 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: its first dimension over all axes that the mesh has of ``AXES``."""
-    return NamedSharding(mesh, PartitionSpec(tuple(name for name in AXES if name in mesh.shape)))
+    """Returns the sharding of a batch: its first dimension over the ``BATCH_AXES`` that the mesh has."""
+    return NamedSharding(mesh, PartitionSpec(tuple(name for name in BATCH_AXES if name in mesh.shape)))
 
 
 def batch_shards(mesh: Mesh) -> int:
     """Returns the number of devices that a batch is split over."""
-    return math.prod(mesh.shape[name] for name in AXES if name in mesh.shape)
+    return math.prod(mesh.shape[name] for name in BATCH_AXES if name in mesh.shape)
 
 
-def to_devices(batch: Any, mesh: Mesh) -> Any:
-    """Returns the global batch as arrays over the mesh, each process giving its own rows.
+def positions(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Returns the positions in the global batch of the rows that this process's devices hold, ascending, int64 [b]."""
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for (rows,) in held]))
+
+
+def to_devices(batch: Any, mesh: Mesh, batch_size: int) -> Any:
+    """Returns the global batch as arrays over the mesh, each process giving the rows that its devices hold.
 
     Args:
-      batch: pytree of host arrays [b, ...]: this process's rows, in the order of processes.
+      batch: pytree of host arrays [b, ...]: the rows at this process's ``positions``.
       mesh: the mesh.
+      batch_size: size B of the global batch.
 
     Returns:
       pytree of jax.Array [B, ...]. 64-bit integers become int32, taken modulo 2^31 (the global example index of a
       run of more than two thousand million examples), which any power of two of strata survives.
     """
-    where = batch_sharding(mesh)
+    where, held = batch_sharding(mesh), positions(batch_size, mesh)
 
     def leaf(x):
         x = np.asarray(x)
         if x.dtype in (np.int64, np.uint64):
             x = (x % 2**31).astype(np.int32)
-        return jax.make_array_from_process_local_data(where, x)
+        rows = lambda index: x[np.searchsorted(held, np.arange(batch_size)[index[0]])]
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), where, rows)
 
     return jax.tree.map(leaf, batch)
 

@@ -13,7 +13,7 @@ from diffusion.training.state import HEALTHY, TrainState
 BINS = 10  # equal bins of t in [0, 1] for the curve of the loss by t
 
 
-def example_keys(key: jax.Array, step: jax.Array, number: int) -> jax.Array:
+def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Array:
     """Returns one key for each example: ``fold_in(fold_in(key, step), position in the global batch)``.
 
     So draws depend on the run's seed, the step and the example alone, never on devices, processes or micro-batches.
@@ -21,12 +21,12 @@ def example_keys(key: jax.Array, step: jax.Array, number: int) -> jax.Array:
     Args:
       key: the run's key.
       step: int [].
-      number: size B of the global batch.
+      position: int [B], of each example in the global batch.
 
     Returns:
       keys [B].
     """
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), jnp.arange(number))
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), position)
 
 
 def prepare(batch: dict) -> dict:
@@ -98,6 +98,7 @@ def make_train_step(
     density: Any = None,
     accumulate: int = 1,
     shards: int = 1,
+    axis: str | None = None,
 ) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
     """Returns the pure function ``(state, batch, key) -> (state, metrics)`` of one update.
 
@@ -117,11 +118,14 @@ def make_train_step(
       accumulate: number of micro-batches whose gradients are summed before the update; equal to the large batch up
         to the order of the sum, with its very draws.
       shards: number of devices that the batch is split over.
+      axis: under ``pmap``, the name of the axis over which the batch is split: each device then gets its own rows, and
+        sums of gradients are taken here; None under ``jit``, where every function sees the whole batch.
 
     Returns:
       step: (TrainState, batch of the host (see ``prepare``), key) -> (TrainState, metrics): "loss", "grad_norm"
       (before clipping), "learning_rate", "loss_by_t" {"sum": [10], "count": [10]}, "failed_at", and the mean of
-      every other per-example metric of the objective.
+      every other per-example metric of the objective; "skipped", the number of damaged records, where the batch
+      counts them.
 
     Raises:
       ValueError: while tracing, if the batch does not divide by ``accumulate * shards``.
@@ -138,13 +142,15 @@ def make_train_step(
     gradient = jax.value_and_grad(summed_loss, has_aux=True)
 
     def loss_and_gradient(state, batch, key):
-        examples = batch["index"].shape[0]
-        if examples % (accumulate * shards):
+        rows = batch["index"].shape[0]  # of all devices, but under pmap of one
+        if rows % (accumulate * shards):
             raise ValueError(
-                f"train.batch_size = {examples} does not divide into accumulate = {accumulate} micro-batches on "
+                f"train.batch_size = {rows} does not divide into accumulate = {accumulate} micro-batches on "
                 f"{shards} devices: make it a multiple of {accumulate * shards}."
             )
-        keys = example_keys(key, state.step, examples)
+        first = 0 if axis is None else jax.lax.axis_index(axis) * rows
+        examples = rows if axis is None else jax.lax.axis_size(axis) * rows
+        keys = example_keys(key, state.step, first + jnp.arange(rows))
         batch = prepare(batch)
         shared = {} if density is None else {"density": state.density}  # the same for every example: never split
         if accumulate == 1:
@@ -161,7 +167,11 @@ def make_train_step(
         return loss, grads, join(seen, shards)
 
     def step(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
-        loss, grads, (losses, details) = loss_and_gradient(state, batch, key)
+        loss, grads, seen = loss_and_gradient(state, batch, key)
+        if axis is not None:
+            loss, grads = jax.lax.psum((loss, grads), axis)
+            seen = jax.lax.all_gather(seen, axis, tiled=True)  # per example, in the order of the batch
+        losses, details = seen
         t = details.pop("t")
         grad_norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -185,6 +195,9 @@ def make_train_step(
             "failed_at": state_after.failed_at,
             **{name: values.mean() for name, values in details.items()},
         }
+        if "skipped" in batch:  # one for each record that another stands in for, see data.pipeline
+            skipped = batch["skipped"].sum()
+            metrics["skipped"] = skipped if axis is None else jax.lax.psum(skipped, axis)
         if hasattr(optimizer, "learning_rate"):
             metrics["learning_rate"] = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
         return state_after, metrics

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusion import limits
 from diffusion.training import checkpoints
 from diffusion.training.sharding import leaf_name
 
@@ -20,6 +21,7 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: if there is nothing at ``path``.
+      ValueError: if it is a file that is not in the safetensors format, or larger than this machine's memory.
       CheckpointError: if a folder has no sound checkpoint.
     """
     path = pathlib.Path(path).expanduser().absolute()
@@ -28,10 +30,15 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
     if path.is_file():
         if path.suffix != ".safetensors":
             raise ValueError(f"init_from = {str(path)!r}: a file must be a .safetensors file.")
+        from safetensors import SafetensorError
         from safetensors.flax import load_file
 
-        return {name.replace(".", "/"): leaf for name, leaf in load_file(path).items()}
-    if path.parent.name == "checkpoints" and path.name.isdigit():
+        limits.fits(str(path), path.stat().st_size)
+        try:
+            return {name.replace(".", "/"): leaf for name, leaf in load_file(path).items()}
+        except SafetensorError as error:
+            raise ValueError(f"init_from = {str(path)!r} is not a safetensors file: {error}.") from error
+    if path.parent.name == "checkpoints" and checkpoints.STEP.fullmatch(path.name):
         params, _ = checkpoints.load_ema(path.parent.parent, int(path.name))
     else:
         params, _ = checkpoints.load_ema(path)

@@ -69,7 +69,8 @@ def test_shares_of_processes_make_up_the_global_batch(source, processes, start, 
     whole = take(source, start // 4 + 14, **options)
     expected = concatenate(whole)
     shares = [
-        take(source, 12, start=start, process_index=p, process_count=processes, **options) for p in range(processes)
+        take(source, 12, start=start, positions=range(4)[p * 4 // processes : (p + 1) * 4 // processes], **options)
+        for p in range(processes)
     ]
     for step in range(12):
         joined = concatenate([share[step] for share in shares])
@@ -198,11 +199,9 @@ def test_close_ends_the_threads(source):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 10, "process_count": 4}, "10 does not divide over 4 processes; the next that does is 12"),
-        ({"batch_size": 2, "process_count": 4}, "2 does not divide over 4 processes; the next that does is 4"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"process_index": 2, "process_count": 2}, "process_index must be in .*, got 2"),
-        ({"process_index": -1}, "process_index must be in .*, got -1"),
+        ({"positions": [0, 4]}, "positions must be in .* = 3, got 4"),
+        ({"positions": [-1]}, "positions must be in .*, got -1"),
         ({"seed": -1}, "seed must be in .*, got -1"),
         ({"start": -4}, "start must be in .*, got -4"),
         ({"threads": -1}, "threads must be in .*, got -1"),

@@ -56,7 +56,7 @@ def test_decode_returns_the_encoded_pixels(channels):
     pixels = np.random.default_rng(1).integers(0, 256, (5, 7, channels), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, format="png")
-    got = transforms.decode(buffer.getvalue(), channels)
+    got = transforms.decode(buffer.getvalue(), (5, 7, channels))
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got, pixels)
 
@@ -65,7 +65,7 @@ def test_decode_converts_grey_to_colour_and_reads_jpeg():
     grey = np.full((8, 8), 77, np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, format="jpeg")
-    got = transforms.decode(buffer.getvalue(), 3)
+    got = transforms.decode(buffer.getvalue(), (8, 8, 3))
     assert got.shape == (8, 8, 3)
     np.testing.assert_allclose(got.astype(int), 77, atol=1)
 
@@ -74,7 +74,7 @@ def test_decode_refuses_a_truncated_image():
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(2).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, format="png")
     with pytest.raises(OSError):
-        transforms.decode(buffer.getvalue()[:500], 3)
+        transforms.decode(buffer.getvalue()[:500], (32, 32, 3))
 
 
 def test_flip_mirrors_half_of_the_time(image):

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -259,32 +258,6 @@ def test_ctrl_c_on_the_command_line(tmp_path):
     assert second.returncode == 0, errors
     assert f"from step {stopped} of {stopped + 1}" in told
     assert checkpoints.latest(tmp_path / "run") == stopped + 1
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments(tmp_path):
-    """SIGKILL, also while a checkpoint is written: what is left always goes on to the same bits."""
-    changes = {"train.steps": 120, "checkpoint.every": 2, "sample.batch_size": 20}
-    assert train.run(tiny(**changes), tmp_path / "straight") == 0
-    values = {name: value for name, value in (TINY | changes).items() if not isinstance(value, tuple)}
-    flags = [f"--config.{name}={value}" for name, value in values.items()]
-    rng = np.random.default_rng(0)
-    for _ in range(6):
-        run = command_line("--config=configs/digits.py", f"--workdir={tmp_path}/killed", *flags)
-        for line in run.stdout:
-            if line.startswith("first step"):
-                break
-        time.sleep(rng.uniform(0, 0.6))
-        run.kill()
-        run.communicate()
-    run = command_line("--config=configs/digits.py", f"--workdir={tmp_path}/killed", *flags)
-    told, errors = run.communicate(timeout=120)
-    assert run.returncode == 0, errors
-    assert "from step" in told or "is finished" in told
-    assert "FALLING BACK" not in errors  # a save that was cut off never looks like a checkpoint
-    assert leaves(tmp_path / "killed", 120) == leaves(tmp_path / "straight", 120)
-    same = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("killed", "straight")]
-    assert same[0] == same[1]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from launch import kubernetes
+from tests.launch import schema
 
 HARD = ["a b", "it's", '"quoted"', "$HOME $(HOME) $$(HOME) $$ `no`", "back\\slash\\n", "two\nlines", "", "*", "-x", "é"]
 BASE = ["--name=xl2", "--image=registry.example.com/diffusion:1"]
@@ -36,7 +37,7 @@ def check(jobset: dict) -> None:
     assert spec["network"]["enableDNSHostnames"] is True and NAME.fullmatch(spec["network"]["subdomain"])
     assert type(spec["failurePolicy"]["maxRestarts"]) is int and spec["failurePolicy"]["maxRestarts"] >= 0
     for rule in spec["failurePolicy"]["rules"]:
-        assert set(rule) == {"name", "action", "onJobFailureReasons"}
+        assert set(rule) - {"onJobFailureMessagePatterns"} == {"name", "action", "onJobFailureReasons"}
         assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
         assert rule["action"] in ("FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts")
         assert set(rule["onJobFailureReasons"]) <= {"BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy"}
@@ -55,7 +56,8 @@ def check(jobset: dict) -> None:
         assert rule["action"] == "FailJob" and len(rule) == 2
         if "onExitCodes" in rule:
             assert rule["onExitCodes"]["containerName"] == container["name"]
-            assert rule["onExitCodes"]["operator"] == "In" and rule["onExitCodes"]["values"] == [143]  # saved
+            values = rule["onExitCodes"]["values"]
+            assert rule["onExitCodes"]["operator"] == "In" and 0 not in values and values == sorted(set(values))
         else:
             assert rule["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert len({entry["name"] for entry in container["env"]}) == len(container["env"])
@@ -95,7 +97,24 @@ FULL = ["--pods=4", "--gpus=8", "--cpu=64", "--memory=900Gi", "--namespace=lab",
 
 @pytest.mark.parametrize("argv", [[], FULL, ["--tpus=4", "--pods=16", "--max-restarts=0"], ["--pods=1000"]])
 def test_structure(argv):
-    check(made(*argv, "--", "python", "-m", "experiments.train", *HARD))
+    jobset = made(*argv, "--", "python", "-m", "experiments.train", *HARD)
+    check(jobset)
+    assert schema.errors(jobset) == []
+
+
+@pytest.mark.parametrize("change, error", [
+    (lambda spec: spec.update(maxRestart=1), ".spec.maxRestart: no such field"),
+    (lambda spec: spec["failurePolicy"].update(maxRestarts="3"), "is no integer"),
+    (lambda spec: spec["failurePolicy"]["rules"][0].update(action="Restart"), "is none of"),
+    (lambda spec: spec["failurePolicy"]["rules"][0].update(name="a-b"), "does not fit"),
+    (lambda spec: spec["failurePolicy"]["rules"][0].pop("name"), "name is missing"),
+    (lambda spec: pod_of({"spec": spec})["containers"][0]["env"].append({"value": "x"}), "name is missing"),
+    (lambda spec: pod_of({"spec": spec}).update(terminationGracePeriodSeconds=True), "is no integer")])
+def test_the_schema_finds_mistakes(change, error):
+    jobset = made("--", "prog")
+    change(jobset["spec"])
+    (found,) = schema.errors(jobset)
+    assert error in found
 
 
 def test_each_pod_is_told_its_place_and_gets_the_command_unchanged():
@@ -115,14 +134,39 @@ def test_what_was_asked_is_in_the_manifest():
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "8", "cpu": "64", "memory": "900Gi"}
     assert pod["terminationGracePeriodSeconds"] == 300
     assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
-    (free,) = jobset["spec"]["failurePolicy"]["rules"]  # a preemption restarts all and does not count
-    assert (free["action"], free["onJobFailureReasons"]) == ("RestartJobSetAndIgnoreMaxRestarts", ["PodFailurePolicy"])
     claims = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "emptyDir" not in v}
     assert {m["mountPath"]: claims.get(m["name"]) for m in container["volumeMounts"]} == {
         "/runs": "runs", "/data": "data", "/dev/shm": None}
     secret = {"secretKeyRef": {"name": "wandb", "key": "api.key"}}
     assert {"name": "WANDB_API_KEY", "valueFrom": secret} in container["env"]
     assert pod_of(made("--tpus=4", "--", "prog"))["containers"][0]["resources"]["limits"] == {"google.com/tpu": "4"}
+
+
+def outcome(jobset: dict, exit_code: int | None) -> str:
+    """What JobSet does when a pod ends with an exit code, or is disrupted (None): the rules are tried in order.
+
+    A job that fails by one of its own rules has the reason PodFailurePolicy and the message that names the rule.
+    """
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+    for i, rule in enumerate(job["podFailurePolicy"]["rules"]):
+        codes = rule.get("onExitCodes", {}).get("values", [])
+        if exit_code in codes or (exit_code is None and "onPodConditions" in rule):
+            what = f"Container worker for pod lab/xl2-worker-0-0-abcde failed with exit code {exit_code}"
+            reason, message = "PodFailurePolicy", f"{what} matching FailJob rule at index {i}"
+            break
+    for rule in jobset["spec"]["failurePolicy"]["rules"]:
+        patterns = rule.get("onJobFailureMessagePatterns", [""])
+        if reason in rule["onJobFailureReasons"] and any(re.search(pattern, message) for pattern in patterns):
+            return rule["action"]
+    return "RestartJobSet"
+
+
+@pytest.mark.parametrize(("exit_code", "action"), [
+    (2, "FailJobSet"), (127, "FailJobSet"), (143, "RestartJobSetAndIgnoreMaxRestarts"),
+    (None, "RestartJobSetAndIgnoreMaxRestarts"), (1, "RestartJobSet"), (137, "RestartJobSet"), (139, "RestartJobSet")])
+def test_a_mistake_is_final_a_preemption_is_free_and_a_failure_counts(exit_code, action):
+    assert outcome(made("--", "prog"), exit_code) == action
 
 
 VALUE = "s3cr3t-value-of-ours"

@@ -49,13 +49,14 @@ def text_of(*argv: str) -> str:
     return slurm.script(*slurm.parse(list(argv)))
 
 
-def execute(tmp_path, *argv: str, nodes=1, tasks=1, state="RUNNING") -> subprocess.CompletedProcess:
+def execute(tmp_path, *argv: str, nodes=1, tasks=1, state="RUNNING", restarts=None) -> subprocess.CompletedProcess:
     path = put(tmp_path / "bin", srun=SRUN, scontrol=SCONTROL, squeue=f"#!/bin/bash\necho {state}\n")
     file = tmp_path / "job.sbatch"
     file.write_text(text_of(*argv))
     return subprocess.run(["bash", str(file)], capture_output=True, text=True, timeout=30, env={
         "PATH": path, "SLURM_JOB_ID": "1234567", "SLURM_JOB_NODELIST": "gpu[07-08]",
-        "FAKE_NODES": str(nodes), "FAKE_TASKS": str(tasks)})
+        "FAKE_NODES": str(nodes), "FAKE_TASKS": str(tasks)} | (
+            {} if restarts is None else {"SLURM_RESTART_COUNT": str(restarts)}))
 
 
 def told(done: subprocess.CompletedProcess) -> list:
@@ -96,6 +97,24 @@ def test_a_run_that_saved_is_requeued_and_no_other(tmp_path, status, state, requ
     done = execute(tmp_path, "--", "bash", "-c", f"exit {status}", state=state)
     assert done.returncode == status
     assert ("requeued 1234567" in done.stdout) == requeued
+
+
+@pytest.mark.parametrize("restarts, requeued", [(None, True), (0, True), (2, True), (3, False), (4, False)])
+def test_requeues_come_to_an_end(tmp_path, restarts, requeued):
+    done = execute(tmp_path, "--max-requeues=3", "--", "bash", "-c", "exit 143", restarts=restarts)
+    assert done.returncode == 143
+    assert ("requeued 1234567" in done.stdout) == requeued
+    assert ("--max-requeues=3 allows" in done.stderr) != requeued
+
+
+@pytest.mark.parametrize("words", [["x", "--api_key=s3cr3t"],
+                                   ["x", "--token", "s3cr3t"], ["env", "WANDB_API_KEY=s3cr3t"]])
+def test_a_secret_is_not_written_to_the_file(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        slurm.parse(["--", *words])
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert "looks like a secret" in err and "s3cr3t" not in err
 
 
 def test_a_command_that_is_missing_is_an_error(tmp_path):

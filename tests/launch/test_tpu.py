@@ -108,4 +108,4 @@ def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit) as end:
         tpu.parse(["--help"])
     assert end.value.code == 0
-    assert capsys.readouterr().out.rstrip().endswith("--workdir=gs://bucket/runs/xl2")
+    assert capsys.readouterr().out.rstrip().endswith("--workdir=/mnt/filestore/runs/xl2")

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from configs import imagenet256_dit
 from diffusion.models.dit import DiT, dit_preset
-from diffusion.models.flops import flops
+from diffusion.models.flops import flops, recomputed_flops, train_flops
+from diffusion.training import sharding
+from experiments import program, resolve
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,29 @@ def test_published_figures(size, giga_multiply_adds):
     # Table 4 of the paper: 32 x 32 x 4 latents, learned sigma.
     model = dit_preset(size, num_classes=1000, learn_sigma=True)
     assert flops(model, (32, 32, 4)) / 2e9 == pytest.approx(giga_multiply_adds, rel=2e-3, abs=0.01)
+
+
+def step_flops(**fields):
+    """XLA's count of a whole train step of 4 images, with optimizer and moving average; the formulas'; parameters."""
+    shape, images = (16, 16, 4), 4
+    config = imagenet256_dit.get_config()
+    config.model.update(width=256, depth=2, heads=4, unroll=2, attention="xla", **fields)
+    config.train.batch_size, config.train.dtype = images, "float32"
+    run = program.build(config, shape, sharding.make_mesh({"data": 1}, jax.devices()[:1]))
+    counted = run.step.lower(run.target, run.batch, run.seed).cost_analysis()["flops"]
+    model = resolve.model(config, shape)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.target.params))
+    return counted, images * train_flops(model, shape), images * recomputed_flops(model, shape), parameters
+
+
+def test_xla_counts_the_same_in_a_train_step(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # on CPU, means are matrix products too
+    counted, model, again, parameters = step_flops()
+    # What is not of matrix products: some 25 operations a parameter (AdamW, moving average, the gradient's norm), 2.7 %
+    # here, and elementwise functions of the activations.
+    assert again == 0
+    assert model < counted - 20 * parameters < 1.02 * model
+    swiglu, model, _, parameters = step_flops(mlp="swiglu", qk_norm=True, positions="rope")
+    assert model < swiglu - 20 * parameters < 1.02 * model
+    full, _, again, _ = step_flops(remat="full")
+    assert again < full - counted < 1.02 * again  # elementwise functions are computed again too

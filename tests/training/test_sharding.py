@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_mesh_of_all_devices():
     mesh = sharding.make_mesh({"data": -1})
-    assert mesh.axis_names == ("data", "fsdp") and mesh.size == len(jax.devices())
+    assert mesh.axis_names == ("data", "fsdp", "sequence", "tensor") and mesh.size == len(jax.devices())
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_first_rule_that_fits_decides():
     rules = ((r"blocks/.*kernel", (None, "data")), (r"kernel", ("data",)), (".*", ()))
     specs = jax.tree.map(lambda s: s.spec, sharding.shardings(shapes, mesh, rules))
     assert specs["blocks"]["kernel"] == PartitionSpec(None, "data")
-    assert specs["head"]["kernel"] == PartitionSpec("data")
+    assert specs["head"]["kernel"] == PartitionSpec(None, "data")  # axes stand for the last dimensions
     assert specs["blocks"]["bias"] == PartitionSpec()
     with pytest.raises(ValueError, match="'head/kernel'"):
         sharding.shardings(shapes, mesh, ((r"blocks", ()),))
@@ -43,7 +43,7 @@ def test_first_rule_that_fits_decides():
 
 def test_index_beyond_31_bits_keeps_its_stratum():
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    batch = sharding.to_devices({"index": np.array([5, 2**31 + 5, 3 * 2**31 + 7])}, mesh)
+    batch = sharding.to_devices({"index": np.array([5, 2**31 + 5, 3 * 2**31 + 7])}, mesh, 3)
     np.testing.assert_array_equal(batch["index"], [5, 5, 7])
 
 
@@ -67,7 +67,7 @@ def test_a_tpu_pod_knows_its_processes(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: asked.append((args, kwargs)))
     monkeypatch.setenv("DIFFUSION_COORDINATOR", "auto")
     assert sharding.initialize_distributed() is False  # of one process here
-    assert asked == [((), {})]
+    assert asked == [((), sharding.TIMEOUTS)]
 
 
 CHILD = """
@@ -104,7 +104,7 @@ step = jax.jit(
     donate_argnums=0, out_shardings=(where, None))
 first, losses, draws = int(state.step), [], []
 for k in range(first, first + (5 if workdir else 10)):
-    state, metrics = step(state, sharding.to_devices(toys.batch(k), mesh), jax.random.key(3))
+    state, metrics = step(state, sharding.to_devices(toys.batch(k), mesh, 16), jax.random.key(3))
     jax.block_until_ready(state)
     losses.append(float(metrics["loss"]))
     draws.append(np.asarray(state.density).tobytes().hex())

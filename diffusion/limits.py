@@ -1,0 +1,146 @@
+"""What a file from elsewhere may claim: sizes that this machine can hold, names that stay inside their folder.
+
+Checkpoints, datasets and samples are read without executing anything; what is left for a hostile one is to declare
+more than there is (a shape of 10^15, an archive that unpacks without end), or to lead elsewhere (a link, a name with
+".."). Each reader asks here before it allocates or opens. The limits are those of the machine, not of a usual model.
+"""
+
+import json
+import math
+import os
+import pathlib
+import stat
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+TEXT = 2**26  # bytes of a file of text, such as config.json: 64 MiB
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+class Refused(ValueError):
+    """A file claims what it must not; the message says what was declared, what is allowed, and how to go on."""
+
+
+def memory() -> int:
+    """Returns the bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def size(number: int) -> str:
+    """Returns a number of bytes in words, for example "1.5 GiB"."""
+    power = min((max(number, 1).bit_length() - 1) // 10, len(UNITS) - 1)
+    return f"{number / 1024**power:.4g} {UNITS[power]}"
+
+
+def array_bytes(what: str, shape: Sequence[Any], itemsize: int) -> int:
+    """Returns the bytes of an array of a declared shape.
+
+    Args:
+      what: declares it, for the message.
+      shape: as it was read.
+      itemsize: bytes of an element.
+
+    Raises:
+      Refused: if the shape is no sequence of whole numbers >= 0.
+    """
+    if not isinstance(shape, (list, tuple)) or any(type(side) is not int or side < 0 for side in shape):
+        raise Refused(f"{what} declares the shape {shape!r}, which is no sequence of whole numbers.")
+    return math.prod(shape) * itemsize
+
+
+def fits(what: str, declared: int) -> None:
+    """Refuses what cannot be held in the memory of this machine.
+
+    Args:
+      what: declares it, for the message.
+      declared: bytes.
+
+    Raises:
+      Refused: if they are more than there is.
+    """
+    if declared > memory():
+        raise Refused(f"{what} declares {size(declared)}, and this machine has {size(memory())} of memory. If that is "
+                      "its true size, read it on a larger machine; else the file is damaged or hostile.")  # fmt: skip
+
+
+def inside(what: str, names: Iterable[str]) -> None:
+    """Refuses names that would lead out of a folder when they are used as paths.
+
+    Args:
+      what: holds the names, for the message.
+      names: with "/" between parts.
+
+    Raises:
+      Refused: at the first that is absolute or empty, or has a part "." or "..", a backslash, or a NUL.
+    """
+    for name in names:
+        if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or "\0" in name:
+            raise Refused(f"{what} holds the name {name!r}, which leads out of its folder: it is damaged or hostile.")
+
+
+def plain_files(folder: pathlib.Path) -> None:
+    """Refuses a folder that holds, at any depth, anything but files and folders: links, pipes, devices.
+
+    Args:
+      folder: may itself be a link.
+
+    Raises:
+      Refused: at the first such entry.
+    """
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            kind = os.lstat(os.path.join(parent, name)).st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                word = "a link" if stat.S_ISLNK(kind) else "no file"
+                raise Refused(f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Copy what it stands "
+                              "for to its place (cp -rL copies links as files).")  # fmt: skip
+
+
+def no_links(folder: pathlib.Path) -> None:
+    """Refuses a run folder in which a file is a link, through which a write would change another file, or no file.
+
+    Args:
+      folder: the folder; folders in it may be links, so that checkpoints may lie on another disk.
+
+    Raises:
+      Refused: at the first such entry.
+      OSError: if the folder cannot be read.
+    """
+    for entry in os.scandir(folder):
+        if not entry.is_dir() and (entry.is_symlink() or not entry.is_file()):
+            word = "a link to a file" if entry.is_symlink() else "no file"
+            raise Refused(f"{entry.path} is {word}; in a run folder only folders may be links. Remove it.")
+
+
+def read_text(path: pathlib.Path) -> str:
+    """Reads a file of text of at most `TEXT` bytes.
+
+    Args:
+      path: of a file; a pipe or device would be read without end, and is refused.
+
+    Raises:
+      OSError: if it cannot be read.
+      Refused: if it is larger, is no file, or no text.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused(f"{path} is no file.")
+    if found.st_size > TEXT:
+        raise Refused(f"{path} has {size(found.st_size)}; at most {size(TEXT)} are read.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path} is no text: {error}.") from error
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a file of JSON, with the limits of `read_text`.
+
+    Raises:
+      OSError: if it cannot be read.
+      Refused: if it is larger, is no file, or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise Refused(f"{path} is not valid JSON: {error}.") from error

@@ -1,0 +1,76 @@
+"""How activations are split over a mesh, said by the models in names of dimensions that know no mesh.
+
+A model says ``layout.split(tokens, "batch", "tokens", None)``. Outside ``over`` that does nothing; inside, the array is
+split over the axes that RULES give to the names:
+
+| name             | axes             |                                                                          |
+|------------------|------------------|--------------------------------------------------------------------------|
+| "batch"          | data, fsdp       | every device has its own examples                                        |
+| "tokens"         | sequence         | outside attention, each token is worked on by itself                     |
+| "heads"          | tensor           | of the projections of attention, with their parameters                   |
+| "attended heads" | tensor, sequence | inside attention, each head with all tokens: "sequence" changes its side |
+| "hidden"         | tensor           | the inner features of an MLP, with their parameters                      |
+
+The axis tensor is that of Shoeybi et al. 2019, "Megatron-LM", section 3; sequence that of Jacobs et al. 2023,
+"DeepSpeed Ulysses": an all-to-all before attention and one after.
+"""
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+RULES = {
+    "batch": ("data", "fsdp"),
+    "tokens": ("sequence",),
+    "heads": ("tensor",),
+    "attended heads": ("tensor", "sequence"),
+    "hidden": ("tensor",),
+}
+_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+
+
+@contextlib.contextmanager
+def over(mesh: Mesh) -> Iterator[None]:
+    """Splits what models ``split`` over this mesh; to be entered inside the function that ``jit`` traces.
+
+    Args:
+        mesh: with any of the axes that RULES name; those it lacks split nothing.
+    """
+    token = _mesh.set(mesh)
+    try:
+        yield
+    finally:
+        _mesh.reset(token)
+
+
+def split(x: jax.Array, *names: str | None) -> jax.Array:
+    """Returns x, with its dimensions split over the mesh as their names say.
+
+    Args:
+        x: any array.
+        *names: for each dimension a name in RULES, or None where it stays whole.
+
+    Returns:
+        x, the same values.
+
+    Raises:
+        ValueError: where a dimension does not divide over its axes.
+    """
+    mesh = _mesh.get()
+    if mesh is None or mesh.size == 1:
+        return x
+    spec = []
+    for size, name in zip(x.shape, names, strict=True):
+        axes = tuple(axis for axis in RULES.get(name, ()) if mesh.shape.get(axis, 1) > 1)
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        if size % parts:
+            raise ValueError(
+                f"{size} {name} do not divide over {parts} devices ({' x '.join(f'mesh.{axis}' for axis in axes)}): "
+                f"choose mesh axes that multiply to a divisor of {size}"
+            )
+        spec.append(axes or None)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))

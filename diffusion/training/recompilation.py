@@ -1,0 +1,60 @@
+"""Counts compilations where there should be none: a step that compiles anew at each call is a hundred times slower.
+
+Work of one kind (a step, an evaluation, a save) may compile the first time that it is done. What is compiled later
+is a recompilation: a shape, a type or a sharding has changed, or a function is made anew at each call.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+from jax import monitoring
+
+# JAX tells of each program that it compiles or takes from the compilation cache; one that is in memory is not told.
+EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class RecompilationWarning(UserWarning):
+    """A program was compiled after the first time that its kind of work was done."""
+
+
+class Watch:
+    """Counts recompilations; use it in a ``with`` block."""
+
+    def __init__(self):
+        self.count = 0  # recompilations so far
+        self.compiled: list[str] = []  # names of all functions that were compiled, in their order
+        self._done: set[str] = set()
+
+    def __enter__(self) -> "Watch":
+        monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_) -> None:
+        monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, fun_name: str = "(unknown)", **_) -> None:
+        if event == EVENT:
+            self.compiled.append(fun_name)
+
+    @contextlib.contextmanager
+    def work(self, kind: str, step: int) -> Iterator[None]:
+        """Encloses work that compiles the first time and never again; warns with the functions' names if it does.
+
+        Args:
+          kind: what is done, for example "a step".
+          step: when, for the message.
+        """
+        before = len(self.compiled)
+        yield
+        found = self.compiled[before:]
+        if kind in self._done and found:
+            self.count += len(found)
+            warnings.warn(
+                f"step {step}: {kind} compiled {', '.join(found)} again ({self.count} recompilations so far). A shape, "
+                "type or sharding changed, or a function is made anew at each call; JAX_EXPLAIN_CACHE_MISSES=1 says "
+                "which.",
+                RecompilationWarning,
+                stacklevel=3,
+            )
+        self._done.add(kind)

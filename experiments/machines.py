@@ -1,0 +1,86 @@
+"""What the makers' data sheets say of a machine: peak rates, memory, and the links between its devices."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Machine(NamedTuple):
+    """One kind of device, as its data sheet describes it; rates are peaks that no program reaches.
+
+    Attributes:
+      platform: as JAX calls it, "gpu" or "tpu".
+      flops: dense bfloat16 operations a second.
+      memory: bytes of HBM.
+      bandwidth: of the HBM, bytes a second.
+      link: bytes a second that a device sends to its neighbours, one way, over all of its links.
+      neighbours: devices that these links join: 8 of a GPU node; 0 on a TPU, whose torus joins all of a slice.
+      network: bytes a second that a device sends beyond its neighbours, one way; 0 on a TPU.
+      torus: dimensions of the torus; 0 where there is none.
+      topology: what libtpu calls the kind; "" where there is none.
+    """
+
+    platform: str
+    flops: float
+    memory: float
+    bandwidth: float
+    link: float
+    neighbours: int = 0
+    network: float = 0.0
+    torus: int = 0
+    topology: str = ""
+
+
+MACHINES = {
+    # "NVIDIA H100 Tensor Core GPU" data sheet, SXM5: 1,979 TFLOP/s bfloat16 with sparsity, half of it dense; 80 GB,
+    # 3.35 TB/s; NVLink 900 GB/s both ways. "NVIDIA DGX H100" data sheet: 8 GPUs, 8 single-port ConnectX-7, 400 Gb/s.
+    "h100": Machine("gpu", 989.4e12, 80e9, 3.35e12, 450e9, neighbours=8, network=50e9),
+    # "NVIDIA H200 Tensor Core GPU" data sheet, SXM: as H100, with 141 GB and 4.8 TB/s; nodes as DGX H200.
+    "h200": Machine("gpu", 989.4e12, 141e9, 4.8e12, 450e9, neighbours=8, network=50e9),
+    # "TPU v5p", docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s bfloat16, 95 GiB, 2,765 GB/s, interconnect 1,200 GB/s
+    # both ways, 3D torus.
+    "v5p": Machine("tpu", 459e12, 95 * 2**30, 2.765e12, 600e9, torus=3, topology="v5p"),
+    # "TPU v6e", docs.cloud.google.com/tpu/docs/v6e: 918 TFLOP/s bfloat16, 32 GB, 1,600 GB/s, interconnect 800 GB/s both
+    # ways, 2D torus.
+    "v6e": Machine("tpu", 918e12, 32e9, 1.6e12, 400e9, torus=2, topology="v6e"),
+}
+
+
+def ring_bandwidth(machine: Machine, mesh: Mapping[str, int], axes: tuple[str, ...]) -> float:
+    """Returns the bytes a second that each device of a group can send, one way; an estimate.
+
+    Among the 8 GPUs of a node, NVLink. In a group over several nodes, its members in a node share the work of their
+    network cards. On a TPU, as many of the torus's dimensions as the group's share of the devices, by its logarithm.
+
+    Args:
+      machine: the machine.
+      mesh: size of each axis by name, the nearest neighbours last.
+      axes: the axes whose devices form a group.
+    """
+    names = list(mesh)
+    group = math.prod(mesh[axis] for axis in axes)
+    if machine.torus:
+        whole = math.log(max(math.prod(mesh.values()), 2))
+        dimensions = min(max(round(machine.torus * math.log(max(group, 2)) / whole), 1), machine.torus)
+        return machine.link * dimensions / machine.torus
+    stride = math.prod(mesh[name] for name in names[names.index(axes[-1]) + 1 :])
+    if group * stride <= machine.neighbours:
+        return machine.link
+    return min(machine.link, machine.network * max(machine.neighbours // stride, 1))
+
+
+def topology_name(machine: Machine, devices: int) -> str:
+    """Returns the squarest slice of a TPU with that many devices, e.g. "v5p:4x4x4", as libtpu names it.
+
+    Raises:
+      ValueError: if the machine is no TPU.
+    """
+    if not machine.topology:
+        raise ValueError("only TPUs have topologies to compile for: valid are v5p and v6e.")
+    sides, rest = [], devices
+    for left in range(machine.torus, 0, -1):
+        side = max(side for side in range(1, round(rest ** (1 / left)) + 1) if rest % side == 0)
+        sides.append(side)
+        rest //= side
+    sides.sort(key=lambda side: (side == 1, side))
+    return f"{machine.topology}:{'x'.join(map(str, sides))}"

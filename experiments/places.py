@@ -1,0 +1,86 @@
+"""Where runs and data may lie: on a local or shared file system, not in an object store, mounted or not."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # two letters or more: "C:/" is a disk
+UNKNOWN = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK, errno.EIO, errno.EPERM}
+WHERE = "Runs and data lie on a local or shared file system (a disk, NFS, Filestore, Lustre)"
+
+
+def objection(path: str | os.PathLike) -> str | None:
+    """Returns why a path is refused, where it is the address of an object store ("gs://bucket/run"), else None."""
+    scheme = ADDRESS.match(os.fspath(path))
+    if not scheme:
+        return None
+    return (
+        f"an address ({scheme[1]}:), not a folder. An object store has no append, no rename and no locks. {WHERE}: "
+        "name a folder there, and copy to or from the store by its own tool, e.g. `gcloud storage cp -r` or `aws s3 cp "
+        "--recursive`. A checkpoint is finished, and may be copied, once its folder's name is a bare number."
+    )
+
+
+class Lacking(RuntimeError):
+    """A folder's file system cannot do what a run needs; the message says which operation failed."""
+
+
+def probe(folder: pathlib.Path) -> None:
+    """Tries in a folder what a run does: append to a file, flush it to disk, replace it whole, rename a folder.
+
+    A bucket that is mounted as a folder (gcsfuse, s3fs, Mountpoint) lacks some of it, and would lose a checkpoint or
+    lines of metrics where a disk does not.
+
+    Args:
+      folder: that no other process probes now.
+
+    Raises:
+      Lacking: if one of them is not known there, or does not do what it should. Nothing is left behind.
+      OSError: if the disk is full, or the folder is not this user's to write.
+    """
+    place, moved = folder / ".probe", folder / ".probe-moved"
+    _remove(place, moved)
+    try:
+        place.mkdir()
+        lines, new = place / "lines", place / "new"
+        for line in ("1\n", "2\n"):
+            with trying("append to a file"), open(lines, "a") as file:
+                file.write(line)
+        _must(lines.read_text() == "1\n2\n", "append to a file")
+        with trying("flush a file to disk (fsync)"), open(new, "w") as file:
+            file.write("3\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with trying("replace a file by another (rename)"):
+            os.replace(new, lines)
+        _must(lines.read_text() == "3\n" and not new.exists(), "replace a file by another (rename)")
+        with trying("rename a folder"):
+            os.rename(place, moved)
+        _must((moved / "lines").exists() and not place.exists(), "rename a folder")
+    finally:
+        _remove(place, moved)
+
+
+@contextlib.contextmanager
+def trying(operation: str) -> Iterator[None]:
+    """Names the operation where the file system does not know it; a full disk and the like stay as they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in UNKNOWN:
+            raise Lacking(f"it cannot {operation}: {error.strerror}") from error
+        raise
+
+
+def _must(done: bool, operation: str) -> None:
+    if not done:
+        raise Lacking(f"it does not {operation}, though it says so")
+
+
+def _remove(*folders: pathlib.Path) -> None:
+    for path in folders:
+        shutil.rmtree(path, ignore_errors=True)

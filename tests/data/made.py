@@ -1,0 +1,37 @@
+"""Small datasets on disk, made of given examples: shared by the tests of data and of reliability."""
+
+import io
+
+import tensorflow_datasets as tfds
+from PIL import Image
+
+
+def png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def write(folder, features, examples, file_format="array_record", version="1.2.0"):
+    """Prepares a dataset "made" of these examples, in their order."""
+
+    class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name, VERSION, url_infos = "made", tfds.core.Version(version), None
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from enumerate(examples)
+
+    Made(data_dir=str(folder), file_format=file_format).download_and_prepare()
+    return str(folder)
+
+
+def image_feature(**options):
+    return tfds.features.Image(**({"shape": (4, 4, 3), "encoding_format": "png"} | options))

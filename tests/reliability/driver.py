@@ -1,0 +1,174 @@
+"""Runs commands in forked processes that can end themselves by SIGKILL at a named point: shared by this folder's tests.
+
+`Driver` starts a server that has imported the libraries but touched no device, and forks it for every command: a
+process then costs a second rather than four. The product knows nothing of this; points.py names the points.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = {  # a network of a few thousand parameters, saved every other step
+    "model.width": 16, "model.depth": 1, "model.heads": 2, "train.steps": 60, "train.batch_size": 8,
+    "train.log_every": 3, "checkpoint.every": 2, "checkpoint.keep": 3, "objective.density.strata": 8,
+    "optimizer.warmup": 4, "optimizer.decay": "constant", "ema.decay": 0.9, "data.threads": 1,
+    "sample.steps": 1, "sample.number": 20, "sample.batch_size": 20, "evaluate.number": 20,
+}  # fmt: skip
+
+
+class Result(NamedTuple):
+    """How a command ended: its status (-9: by SIGKILL), what it said, and the points that it passed or died at."""
+
+    status: int
+    out: str
+    err: str
+    points: list[tuple[str, str]]
+
+
+class Driver:
+    """Starts commands and waits for them; use it in a ``with`` block."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder, self.started = folder, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        cache = folder / "cache"
+        cache.mkdir(mode=0o700, exist_ok=True)
+        env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        command = [sys.executable, "-m", "tests.reliability.driver"]
+        self.server = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    def __enter__(self) -> "Driver":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.server.stdin.close()
+        self.server.wait(timeout=30)
+
+    def _ask(self, **job):
+        self.server.stdin.write(json.dumps(job) + "\n")
+        return json.loads(self.server.stdout.readline())
+
+    def start(self, *argv, kill: dict | None = None, record=False, env=None, cwd=ROOT, limit=None) -> tuple:
+        """Starts ``python -m argv...``; returns (process id, stem of the files of what it says).
+
+        Args:
+          argv: the module and its arguments.
+          kill: {"point": [name, when], "number": n, "seconds": s}: where to end it, s seconds after the n-th time;
+            with "does": "wait" it waits there instead, with "clock" its clock then jumps by so many seconds.
+          record: whether to note the points that are passed.
+          env: environment variables to add.
+          cwd: the folder to run in.
+          limit: bytes beyond which no file grows, as if the disk were full.
+        """
+        self.started += 1
+        stem = str(self.folder / f"command{self.started}")
+        for name in ("out", "err", "points"):
+            pathlib.Path(f"{stem}.{name}").touch()
+        job = {"argv": list(map(str, argv)), "kill": kill, "record": record, "limit": limit}
+        return self._ask(**job, env=env or {}, cwd=str(cwd), stem=stem), stem
+
+    def wait(self, started: tuple, timeout: float = 400) -> Result:
+        """Waits for a started command; one that takes longer than ``timeout`` seconds fails the test."""
+        pid, stem = started
+        status = self._ask(wait=pid, timeout=timeout)
+        out, err, points = (pathlib.Path(f"{stem}.{name}").read_text() for name in ("out", "err", "points"))
+        assert status is not None, f"still running after {timeout} s:\n{out}\n{err}"
+        return Result(status, out, err, [tuple(json.loads(line)) for line in points.splitlines()])
+
+    def run(self, *argv, **options) -> Result:
+        """Runs a command to its end."""
+        return self.wait(self.start(*argv, **options))
+
+    def train(self, workdir: pathlib.Path, changes: dict | None = None, **options) -> Result:
+        """Trains the digits at TINY sizes."""
+        return self.run(*train_command(workdir, changes), **options)
+
+
+def two_processes(port: int) -> list[dict[str, str]]:
+    """The environments of two processes of one run on this machine."""
+    names = ("DIFFUSION_COORDINATOR", "DIFFUSION_PROCESS_COUNT", "DIFFUSION_PROCESS_INDEX")
+    return [dict(zip(names, (f"127.0.0.1:{port}", "2", str(index)))) for index in (0, 1)]
+
+
+def until(condition, seconds: float = 300) -> None:
+    """Waits until something holds; a test fails if it never does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not so within {seconds} s"
+        time.sleep(0.02)
+
+
+def train_command(workdir: pathlib.Path, changes: dict | None = None) -> list[str]:
+    """The words after ``python -m`` that train the digits at TINY sizes."""
+    flags = [f"--config.{name}={value}" for name, value in (TINY | (changes or {})).items()]
+    return ["experiments.train", "--config=configs/digits.py", f"--workdir={workdir}", *flags]
+
+
+# ==== In the server ====
+
+
+def serve() -> None:
+    """Forks for every command that standard input names."""
+    import warnings
+
+    import tensorboardX  # noqa: F401
+
+    from experiments import figures, generate, interval, progress, resolve, workdir  # noqa: F401
+
+    warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")
+    warnings.filterwarnings("ignore", message=r".*use of fork\(\)")
+    for line in sys.stdin:
+        job = json.loads(line)
+        if "wait" in job:
+            answer = wait(job["wait"], job["timeout"])
+        else:
+            answer = os.fork()
+            if not answer:
+                return become(job)
+        print(json.dumps(answer), flush=True)
+
+
+def wait(pid: int, timeout: float) -> int | None:
+    """Returns the status of a child, or None, having killed it, if it does not end in time."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def become(job: dict) -> None:
+    """Turns this fork into the command."""
+    import runpy
+
+    from tests.reliability.points import Points
+
+    for number, name in ((0, None), (1, "out"), (2, "err")):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        os.dup2(os.open(f"{job['stem']}.{name}" if name else os.devnull, flags if name else os.O_RDONLY), number)
+    os.environ.update(job["env"])
+    os.chdir(job["cwd"])
+    if job["limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+    module, *arguments = job["argv"]
+    sys.argv = [module, *arguments]
+    workdir = next((word.partition("=")[2] for word in arguments if word.startswith("--workdir=")), None)
+    Points(f"{job['stem']}.points", workdir, job["kill"], job["record"]).watch()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    serve()

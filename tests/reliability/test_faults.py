@@ -1,0 +1,197 @@
+"""Faults, one by one: what the user sees, and what is kept."""
+
+import ast
+import contextlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion.training import checkpoints
+from experiments import workdir
+from tests.reliability.driver import ROOT, train_command, until
+
+YEAR = 365 * 24 * 3600
+
+
+@pytest.fixture(scope="module")
+def straight(driver, tmp_path_factory):
+    """Ten steps, undisturbed; to be copied."""
+    folder = tmp_path_factory.mktemp("straight")
+    assert driver.train(folder, {"train.steps": 10}).status == 0
+    return folder
+
+
+def one_sentence(result, *words):
+    """The command failed with status 1 and a line that holds the words; no traceback of ours."""
+    assert result.status == 1, result
+    assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
+    assert all(word in result.err for word in words), result.err
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """No file of this process grows beyond a size: the rest of a write is refused, as on a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_full_disk_during_a_save(driver, straight, tmp_path):
+    """The run ends with a sentence and its older checkpoints; with room again it ends in the same bits."""
+    folder = tmp_path / "run"
+    assert driver.train(folder, {"train.steps": 4}).status == 0
+    result = driver.train(folder, {"train.steps": 10}, limit=20_000)
+    one_sentence(result, "Could not write the checkpoint", "intact: 2, 4", "disk has room", "same command")
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["2", "4"]
+    assert driver.train(folder, {"train.steps": 10}).status == 0
+    assert checkpoints.read_about(folder, 10)["leaves"] == checkpoints.read_about(straight, 10)["leaves"]
+
+
+def test_full_disk_in_the_middle_of_a_line(tmp_path):
+    """The torn line is told at once, and gone when the run goes on."""
+    path = tmp_path / "metrics.jsonl"
+    workdir.append(path, {"step": 1, "loss": 0.5})
+    before = path.read_bytes()
+    with file_size_limit(len(before) + 10):
+        with pytest.raises(workdir.WorkdirError, match=r"written in part: the disk is full"):
+            workdir.append(path, {"step": 2, "loss": 0.25})
+        with pytest.raises(workdir.WorkdirError, match=r"metrics.jsonl cannot be written: File too large"):
+            workdir.append(path, {"step": 2, "loss": 0.25})
+    assert path.read_bytes()[:-10] == before
+    workdir.rewind(path, 2)
+    assert path.read_bytes() == before
+
+
+def test_full_disk_while_lines_are_dropped(tmp_path):
+    """Rewinding writes a new file and puts it in place of the old one: a full disk leaves the old one."""
+    path = tmp_path / "metrics.jsonl"
+    for step in (1, 2, 3):
+        workdir.append(path, {"step": step})
+    before = path.read_bytes()
+    with file_size_limit(5), pytest.raises(OSError):
+        workdir.rewind(path, 2)
+    assert path.read_bytes() == before
+
+
+def test_run_folder_removed_while_training(driver, tmp_path):
+    """The run stops at its next line or save, instead of computing what nobody will find."""
+    run = driver.start(*train_command(tmp_path / "run", {"train.steps": 10**6}))
+    until(lambda: checkpoints.latest(tmp_path / "run"))
+    while (tmp_path / "run").exists():
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    result = driver.wait(run, timeout=60)
+    one_sentence(result, str(tmp_path / "run"))
+    assert re.search(r"cannot be written|Could not write", result.err)
+
+
+def altered(folder, change):
+    """Changes what the last checkpoint says of itself, with a checksum that fits."""
+    path = folder / f"checkpoints/{checkpoints.latest(folder)}/about/metadata"
+    written = json.loads(path.read_text())
+    change(written["about"])
+    written["sha256"] = checkpoints._digest(written["about"])
+    path.write_text(json.dumps(written))
+
+
+def test_checkpoint_of_a_newer_version(driver, straight, tmp_path):
+    """It is sound, so nothing falls back: the user has to update."""
+    folder = shutil.copytree(straight, tmp_path / "run")
+    altered(folder, lambda about: about.update(format=checkpoints.FORMAT + 1))
+    before = sorted(os.listdir(folder / "checkpoints"))
+    result = driver.train(folder, {"train.steps": 12})
+    one_sentence(result, f"format {checkpoints.FORMAT + 1}", "update")
+    assert sorted(os.listdir(folder / "checkpoints")) == before
+
+
+@pytest.mark.parametrize("fault", ["truncated", *(pytest.param(fault, marks=pytest.mark.slow)
+                                                 for fault in ("a file is missing", "half copied"))])  # fmt: skip
+def test_a_checkpoint_that_is_not_whole(driver, straight, tmp_path, fault):
+    """The run falls back to the one before it, loudly, keeps the damaged one, and ends in the same bits."""
+    folder = shutil.copytree(straight, tmp_path / "run")
+    last = folder / "checkpoints/10"
+    if fault == "truncated":
+        path = max((last / "training").rglob("d/*"), key=lambda path: path.stat().st_size)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif fault == "a file is missing":
+        (last / "ema/manifest.ocdbt").unlink()
+    else:
+        shutil.rmtree(last / "params")
+        shutil.rmtree(last / "about")
+    result = driver.train(folder, {"train.steps": 10})
+    assert result.status == 0 and "from step 8 of 10" in result.out, result
+    assert re.search(r"WARNING: .*checkpoints/10.* FALLING BACK to step 8", result.err)
+    assert (folder / "checkpoints/10.damaged").is_dir() and checkpoints.latest(folder) == 10
+    assert checkpoints.read_about(folder, 10) == checkpoints.read_about(straight, 10)
+    assert (folder / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("jump", [-YEAR, pytest.param(YEAR, marks=pytest.mark.slow)])
+def test_a_clock_that_jumps(driver, straight, tmp_path, jump):
+    """By a year while training: only the times in timing.jsonl show it, as they should."""
+    kill = {"point": ["call records", "before"], "number": 7, "seconds": jump, "does": "clock"}
+    result = driver.train(tmp_path, {"train.steps": 10}, kill=kill)
+    assert result.status == 0 and result.points, result
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+    assert checkpoints.read_about(tmp_path, 10) == checkpoints.read_about(straight, 10)
+    timing = [json.loads(line) for line in (tmp_path / "timing.jsonl").read_text().splitlines()]
+    assert abs(timing[-1]["time"] - timing[0]["time"] - jump) < 3600
+    assert all(row["steps_per_second"] is None or 0 < row["steps_per_second"] < 10**4 for row in timing)
+    assert "-" not in "".join(re.findall(r"ETA (\S+)|after (\S+) s", result.out)[0])
+
+
+def test_the_clock_on_the_wall_is_read_for_the_record_alone():
+    """Durations come from a clock that never jumps; nothing that a run computes depends on either."""
+    readers = {}
+    for folder in ("diffusion", "experiments"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "datetime.now"):
+                    readers.setdefault(str(path.relative_to(ROOT)), []).append(ast.unparse(node))
+    assert readers == {"experiments/train.py": ["time.time"], "experiments/hooks.py": ["time.time"]}  # the records
+
+
+ROWS = st.lists(st.tuples(st.integers(0, 3), st.floats(-1e9, 1e9), st.text(max_size=5)), max_size=8)
+
+
+@given(rows=ROWS, cut=st.floats(0, 1), at=st.integers(-1, 20), again=st.booleans())
+def test_rewound_lines_are_the_undisturbed_prefix(tmp_path, rows, cut, at, again):
+    """Cut at any byte and rewound to any step: what remains are the whole lines up to that step, byte for byte."""
+    path, step, lines = tmp_path / "metrics.jsonl", 0, []
+    path.unlink(missing_ok=True)
+    for further, loss, text in rows:
+        step += further
+        workdir.append(path, {"step": step, "loss": loss, "text": text})
+        lines.append((step, path.read_bytes()[sum(len(line) for _, line in lines) :]))
+    whole = b"".join(line for _, line in lines)
+    end = round(cut * len(whole))
+    path.write_bytes(whole[:end])
+    expected, used = b"", 0
+    for step, line in lines:
+        used += len(line)
+        if used <= end and step <= at:
+            expected += line
+    for _ in range(1 + again):
+        workdir.rewind(path, at)
+        assert path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("rest", [b"\xff\xfe\x00", b"12\n", b"[]\n", b"null\n", b'{"loss": 1}\n', b"\n"])
+def test_rewinding_drops_what_is_no_line_of_a_run(tmp_path, rest):
+    path = tmp_path / "metrics.jsonl"
+    workdir.append(path, {"step": 1})
+    before = path.read_bytes()
+    path.write_bytes(before + rest)
+    workdir.rewind(path, 5)
+    assert path.read_bytes() == before

@@ -1,0 +1,149 @@
+"""Object stores as places of a run: addresses and mounted buckets are refused in words, and nothing is left behind."""
+
+import builtins
+import errno
+import fcntl
+import os
+import pathlib
+
+import pytest
+
+from configs import digits
+from experiments import fields, train, workdir
+from experiments.config import ConfigError
+from experiments.workdir import WorkdirError
+from tests.reliability.driver import train_command
+
+ADDRESSES = ["gs://bucket/run", "s3://bucket/run", "hdfs://host/run", "gs:/bucket/run", "file:///tmp/run"]
+
+
+class MountedStore:
+    """A bucket mounted as a folder: a store that puts, gets, lists and deletes whole objects, and what it lacks.
+
+    Objects lie as files under `root`; the operations of the operating system that have no counterpart in the store
+    fail below it, as they do under gcsfuse, s3fs and Mountpoint, or (`silently`) claim to have worked.
+    """
+
+    def __init__(self, root, monkeypatch, lacking, silently=False):
+        self.root, self.lacking, self.silently = root, lacking, silently
+        for module, name, check in (
+            (os, "rename", self.rename), (os, "replace", self.replace), (os, "fsync", self.fsync),
+            (fcntl, "flock", self.lock), (builtins, "open", self.open), (os, "open", self.open),
+        ):  # fmt: skip
+            real = getattr(module, name)
+            monkeypatch.setattr(module, name, lambda *args, real=real, check=check, **rest: check(real, *args, **rest))
+
+    def list(self):
+        """Names of the objects; a store knows no empty folders."""
+        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+
+    def within(self, path):
+        path = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)
+        return pathlib.Path(path).is_relative_to(self.root)
+
+    def fails(self, operation, number):
+        if operation != self.lacking:
+            return False
+        if not self.silently:
+            raise OSError(number, os.strerror(number))
+        return True
+
+    def rename(self, real, old, new, **options):
+        if not (self.within(old) and os.path.isdir(old) and self.fails("rename", errno.ENOTSUP)):
+            real(old, new, **options)
+
+    def replace(self, real, old, new, **options):
+        if not (self.within(old) and self.fails("replace", errno.ENOSYS)):
+            real(old, new, **options)
+
+    def fsync(self, real, file):
+        if not (self.within(file if isinstance(file, int) else file.fileno()) and self.fails("fsync", errno.EINVAL)):
+            real(file)
+
+    def lock(self, real, file, how):
+        if not (self.within(file.fileno()) and self.fails("lock", errno.ENOLCK)):
+            real(file, how)
+
+    def open(self, real, path, mode="r", *args, **options):
+        appends = bool(mode & os.O_APPEND) if isinstance(mode, int) else "a" in mode
+        if appends and not isinstance(path, int) and self.within(path) and self.fails("append", errno.ENOTSUP):
+            mode = mode & ~os.O_APPEND | os.O_TRUNC if isinstance(mode, int) else mode.replace("a", "w")
+        return real(path, mode, *args, **options)
+
+
+@pytest.mark.parametrize(("lacking", "words"), [
+    ("append", "cannot append to a file"), ("rename", "cannot rename a folder"),
+    ("lock", r"cannot lock a file \(flock\)"), ("replace", r"cannot replace a file by another"),
+    ("fsync", r"cannot flush a file to disk \(fsync\)"),
+])  # fmt: skip
+@pytest.mark.parametrize("new", [True, False])
+def test_a_mounted_bucket_is_refused_by_the_operation_that_it_lacks(tmp_path, monkeypatch, lacking, words, new):
+    """Before anything is compiled: the run's own function is called."""
+    if not new:
+        (tmp_path / "bucket").mkdir()
+        (tmp_path / "bucket/mine").write_text("kept")
+    store = MountedStore(tmp_path / "bucket", monkeypatch, lacking)
+    monkeypatch.setattr(train.sharding, "abstract", lambda *_: pytest.fail("the state was traced"))
+    folder = tmp_path / "bucket" / ("run" if new else "")
+    with pytest.raises(WorkdirError, match=words) as error:
+        train.run(digits.get_config("tiny"), folder)
+    assert "Filestore" in str(error.value) and "mounted as a folder" in str(error.value)
+    assert [name for name in store.list() if name != ".lock"] == ([] if new else ["mine"])
+    assert folder.exists() == (not new)
+
+
+@pytest.mark.parametrize("lacking", ["append", "rename", "replace"])
+def test_a_store_that_only_claims_to_is_refused_too(tmp_path, monkeypatch, lacking):
+    store = MountedStore(tmp_path, monkeypatch, lacking, silently=True)
+    with pytest.raises(WorkdirError, match="though it says so"), workdir.lock(tmp_path / "run"):
+        pass
+    assert store.list() == []
+
+
+def test_a_file_system_that_lacks_nothing_is_taken(tmp_path, monkeypatch):
+    store = MountedStore(tmp_path, monkeypatch, lacking=None)
+    with workdir.lock(tmp_path / "run"):
+        assert store.list() == ["run/.lock"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_full_or_closed_disk_is_not_taken_for_a_store(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+    with pytest.raises(WorkdirError, match=os.strerror(number)) as error, workdir.lock(tmp_path):
+        pass
+    assert "bucket" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_addresses_are_refused_before_anything_is_made(tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WorkdirError, match="no append, no rename and no locks"):
+        train.run(digits.get_config("tiny"), address)
+    for field in ("data.dir", "init_from.path"):
+        config = digits.get_config()
+        config.update_from_flattened_dict({field: address})
+        with pytest.raises(ConfigError, match=rf"config.{field} = '{address}'.*local or shared file system"):
+            fields.check(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_that_look_a_little_like_addresses_are_taken():
+    for path in ("runs/a:b", "C:/runs", "/data/x:/y", "", "runs"):
+        config = digits.get_config()
+        config.data.dir = path
+        fields.check(config)
+
+
+def test_addresses_on_the_command_line(driver, tmp_path):
+    """Every command, every path that it takes: one sentence, status 2, and no folder named "gs:"."""
+    run = f"--workdir={tmp_path / 'run'}"
+    for command in (
+        train_command("gs://bucket/run"), train_command(tmp_path / "run", {"data.dir": "s3://bucket/data"}),
+        ["experiments.train", "--config=configs/digits.py", "--workdir", "gs://bucket/run"],
+        ["experiments.sample", run, "--out=gs://bucket/out"], ["experiments.sample", "--workdir=gs://bucket/run"],
+        ["experiments.evaluate", "--workdir=hdfs://bucket/run"],
+    ):  # fmt: skip
+        result = driver.run(*command, cwd=tmp_path)
+        assert result.status == 2 and result.out == "", result
+        assert "no append, no rename and no locks" in result.err and "Traceback" not in result.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,117 @@
+"""One of two processes of a run dies or hangs: the other stops with an error within a minute; a restart goes on."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from diffusion.training import checkpoints
+from launch import local
+from tests.reliability.driver import ROOT, train_command, two_processes, until
+from tests.reliability.test_kills import values
+
+BOUND = 60.0  # seconds
+ENDLESS = {"train.steps": 10**6, "checkpoint.every": 20}
+
+
+def start_two(driver, workdir, changes, kills=(None, None)):
+    """Starts both processes by hand, as SLURM would: no launcher watches them."""
+    environments = two_processes(local.free_port())
+    return [driver.start(*train_command(workdir, changes), env=env, kill=kill)
+            for env, kill in zip(environments, kills)]  # fmt: skip
+
+
+def stopped(driver, run):
+    """Waits for the survivor; returns what it said, once it has ended by itself with an error and in time."""
+    began = time.monotonic()
+    result = driver.wait(run)
+    assert result.status not in (0, -signal.SIGKILL) and time.monotonic() - began < BOUND, result
+    assert re.search(r"another (process|task)|heartbeat|unhealthy|task died", result.err), result.err
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other(driver, tmp_path, victim):
+    """While they train; afterwards both start again, and end in the bits of a run that nothing disturbed."""
+    runs = start_two(driver, tmp_path / "run", ENDLESS)
+    until(lambda: checkpoints.latest(tmp_path / "run"))
+    os.kill(runs[victim][0], signal.SIGKILL)
+    result = stopped(driver, runs[1 - victim])
+    if victim == 1:
+        assert result.status == 1 and "the run goes on from its last checkpoint" in result.err
+        assert "Traceback" not in result.err
+    assert driver.wait(runs[victim]).status == -signal.SIGKILL
+    last = checkpoints.latest(tmp_path / "run")
+    for folder in ("run", "straight")[: 2 if victim == 1 else 1]:
+        runs = start_two(driver, tmp_path / folder, {"train.steps": last + 2})
+        results = [driver.wait(run) for run in runs]
+        assert [result.status for result in results] == [0, 0], results
+        assert (f"from step {last} of {last + 2}" in results[0].out) == (folder == "run")
+    if victim == 1:
+        assert values(tmp_path / "run", last + 2) == values(tmp_path / "straight", last + 2)
+        same = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "straight")]
+        assert same[0] == same[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_killed_while_saving_ends_the_other(driver, tmp_path, victim):
+    """The other waits for it at a barrier of the save, where only the heartbeat tells."""
+    kills = [None, None]
+    kills[victim] = {"point": ["data begun", "after"], "number": 3, "seconds": 0}
+    runs = start_two(driver, tmp_path, ENDLESS, kills)
+    assert driver.wait(runs[victim]).status == -signal.SIGKILL
+    stopped(driver, runs[1 - victim])
+    again = driver.train(tmp_path, {"train.steps": 30})  # alone: any number of processes may go on
+    assert again.status == 0 and "FALLING BACK" not in again.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_hangs_ends_the_other(driver, tmp_path, victim):
+    """As a machine that no longer answers: its heartbeat is missing, though its connections stay open."""
+    runs = start_two(driver, tmp_path, ENDLESS)
+    until(lambda: checkpoints.latest(tmp_path))
+    os.kill(runs[victim][0], signal.SIGSTOP)
+    try:
+        stopped(driver, runs[1 - victim])
+    finally:
+        os.kill(runs[victim][0], signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_the_launcher_with_its_words(driver, tmp_path):
+    """Process 0 finds the folder in use and leaves at once; JAX alone would have it wait for the other."""
+    alone = driver.start(*train_command(tmp_path, ENDLESS))
+    until(lambda: pathlib.Path(tmp_path, "checkpoints").exists())
+    module, *arguments = train_command(tmp_path, ENDLESS)
+    command = [sys.executable, "-m", "launch.local", "--processes=2", "--", "python", "-m", module, *arguments]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+                          timeout=200)  # fmt: skip
+    assert done.returncode == 1 and time.monotonic() - began < BOUND
+    assert "is in use" in done.stderr.splitlines()[-1]
+    os.kill(alone[0], signal.SIGKILL)
+    driver.wait(alone)
+
+
+@pytest.mark.slow
+def test_the_launcher_ends_the_others(tmp_path):
+    module, *arguments = train_command(tmp_path, ENDLESS)
+    command = [sys.executable, "-m", "launch.local", "--processes=2", "--", "python", "-m", module, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as launcher:  # fmt: skip
+        until(lambda: checkpoints.latest(tmp_path))
+        children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        began = time.monotonic()
+        _, errors = launcher.communicate(timeout=BOUND)
+        assert launcher.returncode == 137 or launcher.returncode == 1, errors
+        assert time.monotonic() - began < BOUND and "failed with exit status" in errors
+        assert not any(pathlib.Path(f"/proc/{child}").exists() for child in children)

@@ -1,0 +1,80 @@
+"""Being told to stop: by Ctrl-C, a scheduler or a machine that goes away; once, twice, and one of two processes."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import time
+
+import pytest
+
+from diffusion.training import checkpoints
+from experiments import train
+from launch import local
+from tests.reliability.driver import train_command, two_processes, until
+
+GRACE = 30.0  # seconds that every scheduler gives: Kubernetes by default, TPU and spot machines about as many
+ENDLESS = {"train.steps": 10**6, "checkpoint.every": 10**6}
+
+
+def said(started, words):
+    """Whether a started command has said something on its standard output."""
+    return lambda: re.search(words, pathlib.Path(f"{started[1]}.out").read_text())
+
+
+def lines(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_signal_saves_and_says_how_to_go_on(driver, tmp_path):
+    run = driver.start(*train_command(tmp_path, ENDLESS))
+    until(said(run, "first step"))
+    os.kill(run[0], signal.SIGTERM)
+    began = time.monotonic()
+    result = driver.wait(run)
+    assert result.status == 143 and result.err == "", result
+    assert time.monotonic() - began < GRACE
+    step = int(re.search(r"stopped at step (\d+) of", result.out)[1])
+    assert checkpoints.steps(tmp_path) == [step]
+    assert f"python -m experiments.train --config=configs/digits.py --workdir={tmp_path}" in result.out
+    again = driver.train(tmp_path, {"train.steps": step + 1})
+    assert again.status == 0 and f"from step {step} of {step + 1}" in again.out
+
+
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
+def test_a_second_signal_ends_at_once(driver, tmp_path, number):
+    """Here while a save hangs; what was saved before stays."""
+    hang = {"point": ["mkdir checkpoints/#.tmp", "before"], "number": 2, "seconds": 60, "does": "wait"}
+    run = driver.start(*train_command(tmp_path), kill=hang)
+    until(lambda: pathlib.Path(f"{run[1]}.points").read_text())
+    os.kill(run[0], number)
+    time.sleep(0.5)
+    began = time.monotonic()
+    os.kill(run[0], number)
+    result = driver.wait(run)
+    assert result.status == -number and time.monotonic() - began < 10, result
+    assert checkpoints.steps(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(driver, tmp_path, index):
+    """As a scheduler sends it to the machine that it takes away: the notice that JAX spreads to the others."""
+    environments = two_processes(local.free_port())
+    runs = [driver.start(*train_command(tmp_path, ENDLESS), env=env) for env in environments]
+    until(said(runs[0], "first step"))
+    os.kill(runs[index][0], signal.SIGTERM)
+    began = time.monotonic()
+    results = [driver.wait(run) for run in runs]
+    assert [result.status for result in results] == [143, 143], results
+    assert time.monotonic() - began < GRACE
+    step = int(re.search(r"stopped at step (\d+) of", results[0].out)[1])
+    assert checkpoints.steps(tmp_path) == [step] and max(lines(tmp_path), default=0) <= step
+    alone = driver.train(tmp_path, {"train.steps": step + 1})
+    assert alone.status == 0 and f"from step {step} of {step + 1}" in alone.out
+
+
+def test_the_statuses_are_documented():
+    documented = train.__doc__.partition("Exit status:")[2]
+    for status in (0, 1, 2, 130, 143):
+        assert re.search(rf"\b{status}\b", documented), status
