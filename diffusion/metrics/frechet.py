@@ -1,9 +1,12 @@
 """Frechet distance between two sets of features, from moments that are gathered batch by batch in float64."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import threadpoolctl
+from scipy.linalg import lapack
 
 
 class Moments(NamedTuple):
@@ -102,10 +105,12 @@ def covariance(moments: Moments) -> np.ndarray:
         float64 [D, D], symmetric.
 
     Raises:
-        ValueError: if there are fewer than two rows.
+        ValueError: if there are fewer than two rows, or a moment (of a file, say) is not finite.
     """
     if moments.count < 2:
         raise ValueError(f"a covariance needs at least 2 rows, got {moments.count}")
+    if not (np.isfinite(moments.mean).all() and np.isfinite(moments.m2).all()):
+        raise ValueError("moments must be finite, but these hold NaN or infinity; gather them again")
     cov = moments.m2 / (moments.count - 1)
     return (cov + cov.T) / 2
 
@@ -113,11 +118,12 @@ def covariance(moments: Moments) -> np.ndarray:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Frechet (2-Wasserstein) distance between the two Gaussian fits.
 
-    d^2 = |mu_a - mu_b|^2 + Tr(S_a) + Tr(S_b) - 2 Tr((S_a^1/2 S_b S_a^1/2)^1/2)
-    (Dowson and Landau 1982, eq. 4; as a score of generators, Heusel et al. 2017, eq. 6, there as Tr((S_a S_b)^1/2),
-    which has the same eigenvalues). The matrix under the root is symmetric and positive semi-definite, so its
-    eigenvalues come from `eigh` and a rank-deficient covariance is no special case; general matrix roots
-    (`scipy.linalg.sqrtm`) fail there. Eigenvalues below zero are rounding and count as zero.
+    d^2 = |mu_a - mu_b|^2 + Tr(S_a) + Tr(S_b) - 2 Tr((L^T S_b L)^1/2)    with S_a = L L^T
+    (Dowson and Landau 1982, eq. 4, with L = S_a^1/2; as a score of generators, Heusel et al. 2017, eq. 6, there as
+    Tr((S_a S_b)^1/2), which has the same eigenvalues with every such L). A Cholesky factor takes a fraction of the time
+    of S_a^1/2, and with pivoting it exists for every rank. The matrix under the root is symmetric and positive
+    semi-definite, so that only real eigenvalues are asked for and a rank-deficient covariance is no special case;
+    general matrix roots (`scipy.linalg.sqrtm`) fail there. Eigenvalues below zero are rounding and count as zero.
 
     Args:
         a: moments of the first set, at least two rows.
@@ -145,18 +151,37 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
         ValueError: as in `frechet_distance`.
     """
     cov = covariance(reference)
-    values, vectors = np.linalg.eigh(cov)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    with _one_thread():
+        order, factor = _cholesky(cov)
 
     def distance(other: Moments) -> float:
         _require_same_dim(reference, other)
         other_cov = covariance(other)
-        product = root @ other_cov @ root
-        overlap = np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None)).sum()
+        with _one_thread():
+            product, _ = lapack.dsygst(other_cov[order][:, order], factor, itype=2, lower=1)  # L^T S L, lower triangle
+            overlap = np.sqrt(np.clip(np.linalg.eigvalsh(product, UPLO="L"), 0, None)).sum()
         shift = reference.mean - other.mean
         return float(max(0.0, shift @ shift + np.trace(cov) + np.trace(other_cov) - 2 * overlap))
 
     return distance
+
+
+def _cholesky(cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An order of the features, and lower triangular L `[D, D]` with L L^T = cov in this order, whatever its rank."""
+    factor, order, rank, _ = lapack.dpstrf(cov, lower=1)  # stops where what is left is rounding
+    factor = np.tril(factor)
+    factor[:, rank:] = 0
+    return order - 1, factor
+
+
+def _one_thread():
+    """One BLAS thread: of 2,048 dimensions a second one saves little, and waits for seconds where cores are busy."""
+    return _libraries().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _libraries():
+    return threadpoolctl.ThreadpoolController()
 
 
 def _require_same_dim(a: Moments, b: Moments) -> None:

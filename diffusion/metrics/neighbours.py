@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from diffusion.metrics import pairwise
+
 # Centred bytes lie in [-128, 127], so that their products are integers of at most 2^14: 1,024 of them add up to at most
 # 2^24, and every partial sum is exact in float32, in whatever order a matrix product takes it.
 _EXACT_DIMS = 1024
@@ -34,20 +36,9 @@ def nearest(queries: np.ndarray, references: np.ndarray, block: int = 1024) -> t
         raise ValueError(f"image shapes differ: {list(queries.shape[1:])} against {list(references.shape[1:])}")
     if len(references) == 0:
         raise ValueError("there is no reference image to be near to")
-    best = np.full(len(queries), np.inf)
-    index = np.zeros(len(queries), np.int64)
-    for start in range(0, len(references), block):
-        reference = _centred(references[start : start + block])
-        for first in range(0, len(queries), block):
-            query = _centred(queries[first : first + block])
-            squared = _squared_distances(query, reference)
-            closest = squared.argmin(axis=1)
-            value = squared[np.arange(len(query)), closest]
-            rows = slice(first, first + len(query))
-            nearer = value < best[rows]
-            best[rows] = np.where(nearer, value, best[rows])
-            index[rows] = np.where(nearer, closest + start, index[rows])
-    return np.sqrt(best) / 255, index
+    squared = lambda query, reference: _squared_distances(_centred(query), _centred(reference))
+    distances, index = pairwise.nearest(queries, references, squared, block)
+    return np.sqrt(distances) / 255, index
 
 
 def _centred(images):

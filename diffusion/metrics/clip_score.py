@@ -1,0 +1,56 @@
+"""CLIP score: how well images fit their captions, from the embeddings of both.
+
+There are no weights here. An extractor is a function of one's own: images uint8 [B, H, W, C] -> embeddings [B, D], and
+one of captions -> [B, D]; `features.rows` gathers the first over all images. Say which network (ViT-B/32 in the paper,
+ViT-L/14 in most reports of text-to-image models) and which preprocessing beside the figure.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.metrics import pairwise
+
+
+class ClipScore(NamedTuple):
+    """A mean over pairs.
+
+    Attributes:
+        value: mean of weight max(cos, 0).
+        standard_error: of it over draws of the pairs.
+        samples: number of pairs N.
+    """
+
+    value: float
+    standard_error: float
+    samples: int
+
+
+def clip_score(images: np.ndarray, texts: np.ndarray, weight: float = 100.0) -> ClipScore:
+    """The mean of weight max(cos(image, text), 0) over pairs.
+
+    Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for Image Captioning", eq. 1, where the weight
+    is 2.5. Reports of generative models, and torchmetrics, use 100: that is the default, and clip_score(..., 2.5) is
+    the paper's. (torchmetrics cuts the mean at 0, not each pair.)
+
+    Args:
+        images: [N, D] image embeddings, of any length but zero.
+        texts: [N, D] text embeddings; row i is the caption of image i.
+        weight: of the cosine, > 0.
+
+    Returns:
+        Mean and its standard error (NaN for one pair).
+
+    Raises:
+        ValueError: if shapes do not fit, an embedding is not finite or zero, or weight is not positive.
+    """
+    if not weight > 0:
+        raise ValueError(f"weight must be positive, got {weight} (100, or 2.5 as in the paper)")
+    images, texts = pairwise.checked("images", images), pairwise.checked("texts", texts)
+    if images.shape != texts.shape:
+        raise ValueError(f"need one text embedding of the same space for each image, got {list(images.shape)} and "
+                         f"{list(texts.shape)}")  # fmt: skip
+    cosines = (pairwise.unit("images", images) * pairwise.unit("texts", texts)).sum(axis=1)
+    scores = weight * np.maximum(cosines, 0)
+    error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else float("nan")
+    return ClipScore(float(scores.mean()), error, len(scores))

@@ -1,0 +1,185 @@
+"""Pairs of rows of two sets of features, block by block: never all N^2 distances at once."""
+
+from collections.abc import Callable, Iterator
+
+import ml_dtypes
+import numpy as np
+
+BLOCK = 2048  # rows in one matrix product: 32 MiB of distances
+_ROUNDING = 1e-13  # of |a|^2 + |b|^2: what float64 leaves of a squared distance of zero
+
+
+def checked(name: str, features: np.ndarray, least: int = 1) -> np.ndarray:
+    """The features as an array [N, D], after the checks that every measure of them needs.
+
+    Args:
+        name: of the set, for the message.
+        features: [N, D], NumPy or JAX, any real dtype.
+        least: the least N.
+
+    Returns:
+        NumPy array [N, D], float64 where float32 does not hold the values of the dtype, else float32.
+
+    Raises:
+        ValueError: if the shape is not [N, D], a value is not a finite real number, or rows are too few.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or features.shape[1] == 0:
+        raise ValueError(f"{name} must have shape [N, D], got {list(features.shape)}")
+    if features.dtype.kind not in "fiub" and features.dtype != ml_dtypes.bfloat16:
+        raise ValueError(f"{name} must be real numbers, got {features.dtype}")
+    features = features.astype(np.result_type(features.dtype, np.float32), copy=False)
+    if len(features) < least:
+        raise ValueError(f"{name} must have at least {least} rows, got {len(features)}")
+    for rows in blocks(len(features), BLOCK):
+        finite = np.isfinite(features[rows]).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"{name} must be finite, but row {rows.start + int(np.argmin(finite))} holds NaN or "
+                             "infinity; remove such images, or look for what made them")  # fmt: skip
+    return features
+
+
+def same_dim(a: np.ndarray, b: np.ndarray) -> None:
+    """Refuses two sets of different features.
+
+    Args:
+        a: [N, D].
+        b: [M, D].
+
+    Raises:
+        ValueError: if the numbers of columns differ.
+    """
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"sets of different features: {a.shape[1]} against {b.shape[1]} dimensions")
+
+
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices that cover `count` rows, the last one shorter where it must be.
+
+    Args:
+        count: number of rows.
+        size: rows of a slice, at least 1.
+
+    Returns:
+        Iterator of slices.
+
+    Raises:
+        ValueError: if size is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"a block must have at least 1 row, got block = {size}")
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def unit(name: str, features: np.ndarray) -> np.ndarray:
+    """Rows divided by their Euclidean length, so that inner products are cosines.
+
+    Args:
+        name: of the set, for the message.
+        features: [N, D], already `checked`.
+
+    Returns:
+        float64 [N, D].
+
+    Raises:
+        ValueError: if a row is zero and has no direction.
+    """
+    features = np.asarray(features, np.float64)
+    largest = np.abs(features).max(axis=1, keepdims=True)  # so that no square overflows or vanishes
+    if (largest == 0).any():
+        raise ValueError(f"{name}: row {int(np.argmin(largest))} is zero and has no direction for a cosine")
+    scaled = features / largest
+    return scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+
+
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|a - b|^2 = |a|^2 + |b|^2 - 2 a.b in float64; what is below its rounding is zero, as for equal rows.
+
+    Args:
+        a: [A, D]; subtracting a common vector from a and b first keeps more digits.
+        b: [B, D].
+
+    Returns:
+        float64 [A, B], at least 0.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    size = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None, :]
+    squared = size - 2 * (a @ b.T)
+    squared[squared < _ROUNDING * size] = 0
+    return squared
+
+
+def nearest(
+    queries: np.ndarray,
+    references: np.ndarray,
+    squared: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    block: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest reference of every query; of several that are equally near, the first.
+
+    Args:
+        queries: [N, ...].
+        references: [M, ...], M >= 1.
+        squared: (block of queries [A, ...], block of references [B, ...]) -> squared distances float64 [A, B].
+        block: number of queries and of references in one call; bounds the memory.
+
+    Returns:
+        (squared distances float64 [N], indices int64 [N]).
+    """
+    best = np.full(len(queries), np.inf)
+    index = np.zeros(len(queries), np.int64)
+    for reference in blocks(len(references), block):
+        for rows in blocks(len(queries), block):
+            distances = squared(queries[rows], references[reference])
+            closest = distances.argmin(axis=1)
+            value = distances[np.arange(len(distances)), closest]
+            nearer = value < best[rows]
+            best[rows] = np.where(nearer, value, best[rows])
+            index[rows] = np.where(nearer, closest + reference.start, index[rows])
+    return best, index
+
+
+def smallest(
+    queries: np.ndarray, references: np.ndarray | None, count: int, block: int = BLOCK
+) -> np.ndarray:
+    """The squared distances from every query to its `count` nearest references.
+
+    Args:
+        queries: [N, D].
+        references: [M, D] with M >= count; None for the queries themselves, each but the one that is asked.
+        count: how many, at least 1.
+        block: rows in one matrix product; bounds the memory, not the result.
+
+    Returns:
+        float64 [N, count], ascending.
+
+    Raises:
+        ValueError: if there are fewer references than asked for.
+    """
+    others = len(queries) - 1 if references is None else len(references)
+    if not 1 <= count <= others:
+        raise ValueError(f"need 1 <= k <= {others}, the number of other rows, got k = {count}")
+    origin = centre(queries if references is None else references)
+    best = np.full((len(queries), count), np.inf)
+    for rows in blocks(len(queries), block):
+        query = queries[rows] - origin
+        for others in blocks(len(queries if references is None else references), block):
+            other = (queries if references is None else references)[others] - origin
+            distances = squared_distances(query, other)
+            if references is None and others == rows:
+                np.fill_diagonal(distances, np.inf)
+            together = np.concatenate([best[rows], distances], axis=1)
+            best[rows] = np.partition(together, count - 1, axis=1)[:, :count]
+    return np.sort(best, axis=1)
+
+
+def centre(features: np.ndarray) -> np.ndarray:
+    """The mean row, in float64: the common vector to subtract before `squared_distances`.
+
+    Args:
+        features: [N, D], N >= 1.
+
+    Returns:
+        float64 [D].
+    """
+    return np.mean(features, axis=0, dtype=np.float64)

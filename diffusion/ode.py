@@ -1,0 +1,147 @@
+"""Solvers of du/ds = f(s, u) for a batch whose examples do not know of each other.
+
+A solver holds the two times between which it goes; the caller says how a time becomes the variable s in which it
+integrates. The adaptive one chooses the steps of every example by that example's own error, so that a result does not
+depend on the batch: a general solver controls the error of the batch as a whole, or is mapped over examples, which a
+denoiser that carries the batch's condition does not allow.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.schedules import left_broadcast
+
+Flow = Callable[[Array, Any], Any]  # (s `[]` or `[B]`, state) -> slope; both are pytrees of arrays `[B, ...]`
+
+
+class Solver(NamedTuple):
+    """A way from one time to another.
+
+    Attributes:
+      start: first time.
+      end: last time.
+      solve: (flow, variable, state) -> (state at the end, evaluations of the flow), with variable: t -> s.
+    """
+
+    start: float
+    end: float
+    solve: Callable[[Flow, Callable[[Array], Array], Any], tuple[Any, ArrayLike]]
+
+
+def runge_kutta(grid: ArrayLike) -> Solver:
+    """The classical method of order 4 (Kutta 1901), four evaluations a step.
+
+    Args:
+      grid: `[N + 1]` increasing times.
+
+    Raises:
+      ValueError: if the times do not increase.
+    """
+    grid = np.asarray(grid, np.float64)
+    if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
+        raise ValueError(f"the grid must be at least two increasing times, data first; got {grid}")
+
+    def solve(flow, variable, state):
+        s = variable(jnp.asarray(grid, jax.tree.leaves(state)[0].dtype))
+
+        def step(state, ends):
+            s, h = ends[0], ends[1] - ends[0]
+            k1 = flow(s, state)
+            k2 = flow(s + h / 2, _moved(state, h / 2, [1], [k1]))
+            k3 = flow(s + h / 2, _moved(state, h / 2, [1], [k2]))
+            k4 = flow(s + h, _moved(state, h, [1], [k3]))
+            return _moved(state, h / 6, [1, 2, 2, 1], [k1, k2, k3, k4]), None
+
+        return jax.lax.scan(step, state, (s[:-1], s[1:]))[0], 4 * (grid.size - 1)
+
+    return Solver(float(grid[0]), float(grid[-1]), solve)
+
+
+# Dormand and Prince 1980, "A family of embedded Runge-Kutta formulae", table 2: order 5 with an error of order 4. The
+# last row of A is the step itself, so that its last evaluation is the first of the next step.
+_NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
+_A = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+_ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1e-5, most: int = 1000) -> Solver:
+    """Adaptive steps of order 5, chosen for each example by its own error; six evaluations a step, taken or refused.
+
+    A step is taken where the root mean square, over an array of the state, of error / (atol + rtol |u|) is at most 1
+    for every array; its length is then multiplied by 0.9 error^(-1/5), between 1/5 and 5 (Hairer, Norsett and Wanner
+    1993, "Solving Ordinary Differential Equations I", section II.4).
+
+    Args:
+      start: first time.
+      end: last time, > start.
+      rtol: relative tolerance, > 0; with atol 1e-5 in Song et al. 2021.
+      atol: absolute tolerance, > 0.
+      most: attempts before giving up; an example that has not arrived by then is NaN.
+
+    Raises:
+      ValueError: if end is not after start, or a tolerance is not positive.
+    """
+    if not start < end:
+        raise ValueError(f"the end must come after the start, got {start} to {end}")
+    if not (rtol > 0 and atol > 0 and most >= 1):
+        raise ValueError(f"need rtol > 0, atol > 0 and most >= 1, got {rtol}, {atol} and {most}")
+
+    def solve(flow, variable, state):
+        like = jax.tree.leaves(state)[0]
+        first, last = (variable(jnp.asarray(t, like.dtype)) for t in (start, end))
+
+        def attempt(carry):
+            s, h, state, slope, count = carry
+            final = h >= last - s
+            h = jnp.where(final, last - s, h)
+            slopes, new = [slope], state
+            for node, row in zip(_NODES, _A):
+                new = _moved(state, h, row, slopes)
+                slopes.append(flow(s + node * h, new))
+            error = _relative(_moved(jax.tree.map(jnp.zeros_like, state), h, _ERROR, slopes), state, new, rtol, atol)
+            taken = error <= 1
+            factor = jnp.clip(0.9 * error**-0.2, 0.2, 5.0)
+            moved = jnp.where(final, last, s + h)
+            pick = lambda new, old: jnp.where(left_broadcast(taken, old), new, old)
+            state, slope = jax.tree.map(pick, new, state), jax.tree.map(pick, slopes[-1], slope)
+            return pick(moved, s), h * jnp.where(moved > s, factor, 1), state, slope, count + 1
+
+        s = jnp.broadcast_to(first, like.shape[:1])
+        begin = (s, jnp.full_like(s, (last - first) / 100), state, flow(s, state), 0)
+        going = lambda carry: jnp.any(carry[0] < last) & (carry[-1] < most)
+        s, _, state, _, count = jax.lax.while_loop(going, attempt, begin)
+        arrived = lambda a: jnp.where(left_broadcast(s >= last, a), a, jnp.nan)
+        return jax.tree.map(arrived, state), 1 + 6 * count
+
+    return Solver(float(start), float(end), solve)
+
+
+def _moved(state, h, weights, slopes):
+    """state + h sum_i weights[i] slopes[i], with h of shape `[]` or `[B]`."""
+    total = lambda u, *k: u + left_broadcast(h, u) * sum(w * a for w, a in zip(weights, k) if w)
+    return jax.tree.map(total, state, *slopes)
+
+
+def _relative(error, old, new, rtol, atol) -> Array:
+    """`[B]` the largest root mean square of error / tolerance over the arrays; infinite where it is not a number."""
+
+    def size(e, a, b):
+        ratio = (e / (atol + rtol * jnp.maximum(jnp.abs(a), jnp.abs(b)))) ** 2
+        return jnp.sqrt(ratio.reshape(len(ratio), -1).mean(axis=1))
+
+    sizes = jnp.stack(jax.tree.leaves(jax.tree.map(size, error, old, new)))
+    largest = sizes.max(axis=0)
+    return jnp.where(jnp.isnan(largest), jnp.inf, largest)

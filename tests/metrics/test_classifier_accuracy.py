@@ -1,0 +1,51 @@
+"""Classifier accuracy score: good samples teach, wrong labels do not, and a missing mode shows in its class."""
+
+import numpy as np
+import pytest
+
+from diffusion.metrics import bootstrap, classifier
+from diffusion.metrics.classifier_accuracy import classifier_accuracy
+
+
+def bars(count, seed):
+    """Two classes that a few steps tell apart: a bright upper or lower half."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    images = rng.integers(0, 80, (count, 4, 4, 1)).astype(np.uint8)
+    for image, label in zip(images, labels):
+        image[label * 2 : label * 2 + 2] += 150
+    return images, labels
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A dozen steps teach as much as 600 here."""
+    train = classifier.train
+    monkeypatch.setattr(classifier, "train", lambda images, labels, seed=0: train(images, labels, seed, steps=12))
+    monkeypatch.setattr(classifier, "_in_memory", {})
+
+
+def test_samples_teach_what_their_labels_say(tmp_path):
+    samples, labels = bars(64, 0)
+    test_images, test_labels = bars(50, 1)
+    good = classifier_accuracy(samples, labels, test_images, test_labels, seed=3, folder=tmp_path)
+    assert good.value > 0.9
+    assert good.interval == bootstrap.wilson_interval(round(50 * good.value), 50)
+    assert (good.samples, good.test, good.seed) == (64, 50, 3) and len(good.digest) == 64
+    counts = np.bincount(test_labels)
+    assert sum(good.by_class[label] * counts[label] for label in (0, 1)) == pytest.approx(50 * good.value)
+    swapped = classifier_accuracy(samples, 1 - labels, test_images, test_labels, seed=3, folder=tmp_path)
+    assert swapped.value < 0.1  # it is the asked labels that are learnt, and the real ones that are tested
+    assert swapped.digest != good.digest
+
+
+def test_bad_input(tmp_path):
+    samples, labels = bars(20, 0)
+    with pytest.raises(ValueError, match=r"no sample was asked for the labels \[2\]"):
+        classifier_accuracy(samples, labels, samples, np.where(np.arange(20) == 4, 2, labels), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"\[20, 4, 4, 1\] and \[19\]"):
+        classifier_accuracy(samples, labels, samples, labels[1:], folder=tmp_path)
+    with pytest.raises(ValueError, match=r"\[0, 4, 4, 1\] and \[0\]"):
+        classifier_accuracy(samples, labels, samples[:0], labels[:0], folder=tmp_path)
+    with pytest.raises(TypeError, match="uint8"):
+        classifier_accuracy(samples / 255, labels, samples, labels, folder=tmp_path)

@@ -1,0 +1,77 @@
+"""The Inception Score of made-up logits, against closed forms and the definition."""
+
+import math
+
+import numpy as np
+import pytest
+
+from diffusion.metrics.inception_score import inception_score
+
+
+def by_definition(probabilities):
+    """exp of the mean Kullback-Leibler divergence, term by term."""
+    n, k = probabilities.shape
+    marginal = [sum(probabilities[:, c]) / n for c in range(k)]
+    terms = [p[c] * math.log(p[c] / marginal[c]) for p in probabilities for c in range(k) if p[c] > 0]
+    return math.exp(sum(terms) / n)
+
+
+@pytest.mark.parametrize("splits", [1, 10])
+def test_uniform_predictions_score_1_and_certain_balanced_ones_score_k(splits):
+    uniform = inception_score(np.full((50, 7), 3.0), splits)
+    assert uniform.value == pytest.approx(1) and uniform.standard_deviation == pytest.approx(0, abs=1e-12)
+    certain = inception_score(np.tile(1e4 * np.eye(5), (splits, 1)), splits, seed=None)
+    assert certain.value == pytest.approx(5) and certain.standard_deviation == pytest.approx(0, abs=1e-12)
+    assert (certain.splits, certain.samples) == (splits, 5 * splits)
+
+
+def test_certain_unbalanced_predictions_score_the_exponential_of_the_entropy():
+    logits = 1e4 * np.eye(3)[[0, 0, 0, 0, 1, 1, 2, 2]]
+    entropy = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
+    assert inception_score(logits, 1).value == pytest.approx(math.exp(entropy), rel=1e-12)
+    missing = 1e4 * np.eye(3)[[0, 0, 2, 2]]  # one class never predicted
+    assert inception_score(missing, 1).value == pytest.approx(2, rel=1e-12)
+
+
+def test_the_definition_in_uneven_splits(rng):
+    logits = rng.normal(size=(11, 4)) * 3
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = inception_score(logits, splits=3, seed=None)
+    scores = [by_definition(p[a:b]) for a, b in ((0, 3), (3, 7), (7, 11))]  # i N // splits, none dropped
+    assert found.value == pytest.approx(np.mean(scores), rel=1e-12)
+    assert found.standard_deviation == pytest.approx(np.std(scores), rel=1e-10)
+
+
+def test_large_logits_and_common_offsets_do_no_harm(rng):
+    logits = rng.normal(size=(40, 6))
+    plain = inception_score(logits, 2)
+    assert inception_score(logits + 1e6, 2).value == pytest.approx(plain.value, rel=1e-9)
+    assert 1 <= inception_score(1e30 * logits.astype(np.float32), 2).value <= 6
+
+
+def test_sorted_classes_need_the_shuffle():
+    logits = np.repeat(50 * np.eye(10), 40, axis=0)
+    assert inception_score(logits, 10, seed=None).value == pytest.approx(1)
+    shuffled = inception_score(logits, 10)
+    assert shuffled.value > 8
+    assert shuffled == inception_score(logits, 10, seed=0) != inception_score(logits, 10, seed=1)
+
+
+def test_bad_input(rng):
+    logits = rng.normal(size=(9, 4))
+    with pytest.raises(ValueError, match="logits must have at least 10 rows, got 9"):
+        inception_score(logits)
+    with pytest.raises(ValueError, match="splits must be at least 1, got 0"):
+        inception_score(logits, 0)
+    with pytest.raises(ValueError, match=r"\[N, D\], got \[9, 4, 1\]"):
+        inception_score(logits[..., None], 1)
+    with pytest.raises(ValueError, match="2 classes, got 1"):
+        inception_score(logits[:, :1], 1)
+    logits[4, 2] = np.nan
+    with pytest.raises(ValueError, match="row 4"):
+        inception_score(logits, 1)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,206 @@
+"""Log-likelihoods against the closed forms of Gaussians and mixtures, and bits per dimension by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import likelihood, ode, parameterizations, schedules
+from diffusion.parameterizations import Prediction
+from tests import oracles
+from tests.conformance import DATA, SCHEDULES, exact_denoiser, level, slow_but
+
+x64 = pytest.mark.usefixtures("x64")
+FLOW = SCHEDULES["rectified_flow"]
+
+
+def points(count=5, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(count, 2)))
+
+
+def exact_prior(data, schedule):
+    """The marginal of the data at t_max, so that nothing but the solve is in error."""
+    alpha, sigma = level(schedule, schedule.t_max)
+    return lambda x: oracles.log_density(data, alpha, sigma, x)
+
+
+def error(data, schedule, solver, x, divergence=None):
+    """The largest difference from the closed form; and the result."""
+    prior, expected = exact_prior(data, schedule), oracles.log_density(data, *level(schedule, solver.start), x)
+    solve = lambda x: likelihood.log_likelihood(
+        exact_denoiser(data, schedule), schedule, x, solver, divergence or likelihood.exact(), prior
+    )
+    found = jax.jit(solve)(x)
+    return float(jnp.abs(found.log_density - expected).max()), found
+
+
+@x64
+@pytest.mark.parametrize(
+    "kind, schedule_name",
+    slow_but([("mixture", "rectified_flow"), ("gaussian", "linear_beta")], [(k, s) for k in DATA for s in SCHEDULES]),
+)
+def test_closed_forms_from_t_min_to_t_max(kind, schedule_name):
+    """Both ends included: sigma = 0 at the data and alpha = 0 at the noise, where the schedule reaches them."""
+    schedule = SCHEDULES[schedule_name]
+    grid = likelihood.times(schedule, 64)
+    assert grid[0] == schedule.t_min and grid[-1] == schedule.t_max and len(grid) == 65
+    wrong, found = error(DATA[kind], schedule, ode.runge_kutta(grid), points())
+    assert wrong < 1e-5 and found.nfe == 4 * 64
+
+
+@x64
+@pytest.mark.slow
+def test_order_4():
+    """In the variable of integration, whatever the grid: halving the steps divides the error by 16."""
+    errors = [error(DATA["gaussian"], FLOW, ode.runge_kutta(likelihood.times(FLOW, n)), points())[0] for n in (12, 24)]
+    assert errors[0] / errors[1] > 12
+
+
+@x64
+def test_latent_is_the_flow_of_the_gaussian():
+    """Also the density where the variance is not preserved, and u is not x."""
+    schedule, x = SCHEDULES["edm"], points()
+    wrong, found = error(DATA["gaussian"], schedule, ode.runge_kutta(likelihood.times(schedule, 64)), x)
+    expected = oracles.flow(DATA["gaussian"], level(schedule, schedule.t_min), level(schedule, 1.0), x)
+    np.testing.assert_allclose(found.latent, expected, rtol=1e-6)
+    assert wrong < 1e-5
+
+
+@x64
+def test_adaptive_steps_give_the_closed_form_and_depend_on_their_example_alone():
+    data, solver = DATA["mixture"], ode.dormand_prince(0.0, 1.0, rtol=1e-8, atol=1e-8)
+    prior = exact_prior(data, FLOW)
+    solve = jax.jit(lambda x: likelihood.log_likelihood(
+        exact_denoiser(data, FLOW), FLOW, x, solver, likelihood.exact(), prior
+    ))
+    x = points(3)
+    found = solve(x)
+    np.testing.assert_allclose(found.log_density, oracles.log_density(data, 1.0, 0.0, x), atol=1e-5)
+    other = solve(x * jnp.array([[1.0], [1.0], [30.0]]))
+    np.testing.assert_array_equal(other.log_density[:2], found.log_density[:2])
+    assert other.log_density[2] != found.log_density[2] and other.nfe > found.nfe  # it takes more steps, alone
+
+
+@x64
+def test_hutchinson_with_a_probe_that_stays():
+    """Of a Gaussian, d theta integrates z^T J z to sum_i (q_i . z)^2 ln(c_i(T) / c_i(0)) / 2, by eigenvector q_i."""
+    data, x = DATA["gaussian"], points(4)
+    keys = jax.random.split(jax.random.key(0), 4)
+    solver = ode.runge_kutta(likelihood.times(FLOW, 64))
+    probes = likelihood.normal(keys, (2,), 3)
+    found = error(data, FLOW, solver, x, likelihood.hutchinson(probes))[1]
+    along = (jnp.einsum("kbi,ij->kbj", probes, data.axes[0]) ** 2).mean(0)
+    # From the variances S at the data to 1 at the noise, in u = x / sqrt(alpha^2 + sigma^2).
+    gained = along @ (jnp.log(1.0) - jnp.log(data.variances[0])) / 2
+    expected = exact_prior(data, FLOW)(oracles.flow(data, (1.0, 0.0), (0.0, 1.0), x)) + gained
+    np.testing.assert_allclose(found.log_density, expected, atol=1e-5)
+    signs = jnp.asarray([[1.0, 1], [1, -1]])  # their outer products average to the identity
+    both = likelihood.hutchinson(jnp.broadcast_to(signs[:, None], (2, 4, 2)))
+    assert error(data, FLOW, solver, x, both)[0] < 1e-5
+
+
+def test_divergences_of_a_linear_field_of_any_rank():
+    """The trace, index by index of the whole image: 'over a flattened range' must mean all of it."""
+    matrix = np.random.default_rng(0).normal(size=(12, 12)).astype(np.float32)
+    field = lambda u: (u.reshape(len(u), 12) @ matrix.T).reshape(u.shape) * jnp.arange(1.0, 4).reshape(3, 1, 1, 1)
+    u = jnp.ones((3, 2, 3, 2))
+    value, divergence = likelihood.exact()(field, u)
+    np.testing.assert_allclose(divergence, np.trace(matrix) * np.arange(1, 4), rtol=1e-5)
+    np.testing.assert_allclose(value, field(u))
+    keys = jax.random.split(jax.random.key(1), 3)
+    for draw in (likelihood.rademacher, likelihood.normal):
+        probes = draw(keys, (2, 3, 2), 5)
+        z = np.asarray(probes).reshape(5, 3, 12)
+        expected = np.einsum("kbi,ij,kbj->b", z, matrix, z) / 5 * np.arange(1, 4)
+        np.testing.assert_allclose(likelihood.hutchinson(probes)(field, u)[1], expected, rtol=1e-4)
+        np.testing.assert_array_equal(probes[:, 1:2], draw(keys[1:2], (2, 3, 2), 5))  # an example's own key
+        many = np.asarray(draw(keys, (2,), 4000))[:, 0]
+        np.testing.assert_allclose(many.T @ many / 4000, np.eye(2), atol=0.1)  # what makes the estimate unbiased
+    assert set(np.unique(likelihood.rademacher(keys, (2, 3, 2), 5))) == {-1, 1}
+
+
+def test_a_network_on_images_and_the_prior_of_the_schedule():
+    """For N(0, I) data the v of every variance-preserving process is 0, and the density is known at every D."""
+    told = []
+
+    def network(x, t, condition):
+        told.append((x.shape, t.shape, condition.shape))
+        return jnp.zeros_like(x)
+
+    schedule = schedules.cosine()
+    x = jax.random.normal(jax.random.key(0), (2, 4, 3, 1))
+    denoise = parameterizations.denoiser(network, schedule, parameterizations.v(), condition=jnp.arange(2))
+    solver = ode.runge_kutta(likelihood.times(schedule, 4))
+    found = likelihood.log_likelihood(denoise, schedule, x, solver, likelihood.exact())
+    expected = -0.5 * (np.asarray(x) ** 2).sum((1, 2, 3)) - 6 * np.log(2 * np.pi)
+    np.testing.assert_allclose(found.log_density, expected, rtol=1e-5)
+    assert found.latent.shape == x.shape and set(told) == {((2, 4, 3, 1), (2,), (2,))}
+
+
+@pytest.mark.parametrize("schedule_name", list(SCHEDULES))
+def test_prior_is_that_of_the_schedule(schedule_name):
+    schedule = SCHEDULES[schedule_name]
+    log_density = likelihood._log_prior(schedule)(jnp.zeros((1, 2)))[0]
+    drawn = schedule.prior(jax.random.key(0), (20000,)).std()
+    assert np.exp(-log_density) / (2 * np.pi) == pytest.approx(float(drawn) ** 2, rel=0.04)
+
+
+def test_small_images_in_float32():
+    """What float32 leaves of the same closed form, for examples of another rank."""
+    data, x = DATA["gaussian"], points().astype(jnp.float32)
+    flat, prior = exact_denoiser(data, FLOW), exact_prior(data, FLOW)
+
+    def denoise(image, t):
+        prediction = flat(image.reshape(-1, 2), t)
+        return Prediction(prediction.x0.reshape(image.shape), prediction.eps.reshape(image.shape))
+
+    solver = ode.runge_kutta(likelihood.times(FLOW, 32))
+    found = jax.jit(lambda images: likelihood.log_likelihood(
+        denoise, FLOW, images, solver, likelihood.exact(), lambda image: prior(image.reshape(-1, 2))
+    ))(x.reshape(-1, 1, 2, 1))
+    assert found.log_density.dtype == jnp.float32 and found.latent.shape == (5, 1, 2, 1)
+    np.testing.assert_allclose(found.log_density, oracles.log_density(data, 1.0, 0.0, x), atol=1e-3)
+
+
+def test_the_largest_noise_does_not_round_up_to_the_next_level(monkeypatch):
+    largest = np.float32(1 - 2**-24)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, largest))
+    images = jnp.arange(256, dtype=jnp.uint8)[None]
+    x = np.asarray(likelihood.dequantise(images, jax.random.split(jax.random.key(0), 1)), np.float64)
+    np.testing.assert_array_equal(np.floor((x + 1) * 128), images)
+
+
+def test_dequantised_bytes_stay_in_their_level():
+    images = jnp.arange(256, dtype=jnp.uint8).reshape(4, 8, 8, 1).repeat(50, axis=-1)
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = likelihood.dequantise(images, keys)
+    assert x.dtype == jnp.float32 and x.min() >= -1 and x.max() < 1
+    np.testing.assert_array_equal(np.floor((np.asarray(x, np.float64) + 1) * 128), images)
+    noise = (np.asarray(x, np.float64) + 1) * 128 - np.asarray(images)
+    assert noise.mean() == pytest.approx(0.5, abs=0.02) and noise.var() == pytest.approx(1 / 12, abs=0.01)
+    np.testing.assert_array_equal(x[2:3], likelihood.dequantise(images[2:3], keys[2:3]))
+    with pytest.raises(TypeError, match="uint8 images of 256 levels, got float32"):
+        likelihood.dequantise(x, keys)
+
+
+def test_bits_per_dim():
+    """A uniform density on [-1, 1]^D needs 8 bits for each of its 256 levels; half the range needs 7."""
+    dims = 12
+    assert likelihood.bits_per_dim(jnp.array([-dims * np.log(2.0)]), dims)[0] == pytest.approx(8, rel=1e-6)
+    assert likelihood.bits_per_dim(jnp.zeros(1), dims)[0] == pytest.approx(7)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="steps = 0"):
+        likelihood.times(FLOW, 0)
+    with pytest.raises(ValueError, match=r"t_start = 0.0 must be in \[0.001, 1\)"):
+        likelihood.times(SCHEDULES["linear_beta"], 4, t_start=0.0)
+    denoise, x = exact_denoiser(DATA["gaussian"], FLOW), points()
+    outside = lambda schedule: likelihood.log_likelihood(
+        denoise, schedule, x, ode.runge_kutta([0.0, 1.0]), likelihood.exact()
+    )
+    with pytest.raises(ValueError, match=r"\[0.001, 1\], where the schedule is defined; the solver goes from 0 to 1"):
+        outside(SCHEDULES["linear_beta"])
+    with pytest.raises(ValueError, match=r"probes must have shape \[K, 5, 2\], got \[1, 4, 2\]"):
+        solver = ode.runge_kutta([0.1, 0.9])
+        likelihood.log_likelihood(denoise, FLOW, x, solver, likelihood.hutchinson(jnp.ones((1, 4, 2))))
