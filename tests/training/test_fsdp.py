@@ -25,15 +25,20 @@ def init(seed):
     params = model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     return state.create(params, optimizer, average)
 
-found = {}
-for parts in (1, 2, 4, 8):
-    mesh = sharding.make_mesh({"data": 1, "fsdp": parts}, jax.devices()[:parts])
-    live = sharding.create(init, sharding.abstract(init, mesh, sharding.RULES, 0), 0)
-    held = [0] * parts
-    for leaf in jax.tree.leaves(live):
+def held(tree, parts):
+    # The bytes of the live arrays on the device that holds most.
+    of = [0] * parts
+    for leaf in jax.tree.leaves(tree):
         for shard in leaf.addressable_shards:
-            held[shard.device.id] += shard.data.nbytes
-    found[parts] = max(held)
+            of[shard.device.id] += shard.data.nbytes
+    return max(of)
+
+found = {}
+for split in sharding.WHOLE:
+    for parts in (1, 2, 4, 8):
+        mesh = sharding.make_mesh({"data": 1, "fsdp": parts}, jax.devices()[:parts])
+        live = sharding.create(init, sharding.abstract(init, mesh, sharding.RULES, 0, whole=sharding.WHOLE[split]), 0)
+        found[f"{split} {parts}"] = [held(live.params, parts), held(live._replace(params=None), parts)]
 print(json.dumps(found))
 """
 TRAIN = """
@@ -65,9 +70,11 @@ def rows(workdir):
 
 
 def test_each_device_holds_its_share_of_the_state():
-    held = {int(parts): size for parts, size in json.loads(run(BYTES, 8)).items()}
+    held = json.loads(run(BYTES, 8))
+    params, rest = held["all 1"]
     for parts in (2, 4, 8):
-        assert held[parts] <= 1.1 * held[1] / parts, (parts, held)
+        assert sum(held[f"all {parts}"]) <= 1.1 * (params + rest) / parts, held
+        assert held[f"optimizer {parts}"][0] == params and held[f"optimizer {parts}"][1] <= 1.1 * rest / parts, held
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(1, 4), pytest.param(2, 4, marks=pytest.mark.slow)])
