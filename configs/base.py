@@ -51,6 +51,7 @@ def defaults() -> ConfigDict:
             "every": 1000,  # steps
             "keep": 2,  # the latest so many
             "keep_every": 0,  # and for good those at multiples of this step; 0: none
+            "best": "",  # and that of the least figure so far of the evaluations in the loop, e.g. "fd_inception"
         },
         "mesh": {
             "data": -1,  # devices over which the batch alone is split; -1: the rest of them
@@ -78,6 +79,8 @@ def defaults() -> ConfigDict:
             "number": 1000,
             "split": "test",  # that samples are compared with
             "features": ("pixels",),
+            "inception": "",  # file of FID's Inception-v3, for the feature "inception"
+            "protocol": "adm",  # how images are prepared for it
         },
     })
 

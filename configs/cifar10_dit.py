@@ -52,5 +52,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.guidance.scale = 1.5
     config.sample.number = 50_000
     config.sample.batch_size = 500
-    config.evaluate = {"every": 50_000, "number": 10_000, "split": "test", "features": ("pixels",)}
+    config.evaluate.update({"every": 50_000, "number": 10_000, "split": "test", "features": ("pixels",)})
     return base.preset(config, arg, PRESETS)

@@ -50,5 +50,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.guidance.scale = 1.05  # least distance to train and validation images out of 1, 1.05, 1.1, 1.25
     config.sample.number = 2000
     config.sample.batch_size = 500
-    config.evaluate = {"every": 0, "number": 1000, "split": "test", "features": ("pixels", "classifier")}
+    config.evaluate.update({"every": 0, "number": 1000, "split": "test", "features": ("pixels", "classifier")})
     return base.preset(config, arg, PRESETS)

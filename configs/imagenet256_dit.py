@@ -63,5 +63,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.guidance.scale = 1.5
     config.sample.number = 50_000
     config.sample.batch_size = 256
-    config.evaluate = {"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)}
+    config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
     return base.preset(config, arg, PRESETS)

@@ -276,7 +276,8 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
     if workdir is None:
         if _asks_for_help(argv) or any(_named(argv, name) is not None for name in unless):
             return
-        raise ConfigError("--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.")
+        others = f" Without a run, name --{' or --'.join(unless)}." if unless else ""
+        raise ConfigError(f"--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.{others}")
     file = pathlib.Path(workdir) / "config.json"
     if not file.is_file():
         raise ConfigError(f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by python -m "

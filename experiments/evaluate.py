@@ -1,30 +1,39 @@
-"""Measures the samples of a run against real images, and writes report.md and report.json beside them.
+"""Measures the samples of a run, or any images, against real images.
 
     python -m experiments.evaluate --workdir=runs/digits
     python -m experiments.evaluate --workdir=runs/digits --samples=runs/digits/guided --config.evaluate.split=validation
+    python -m experiments.evaluate --samples=a.npz --reference=b.npz --protocol=pytorch-fid \\
+        --inception=inception.safetensors --out=result.json
+    python -m experiments.evaluate --verify=result.json
 
-Reads config.json, and samples.npz (from experiments.sample, whose --out is our --samples). Measures the share of
-samples that a classifier of real images takes for the class asked for, the Frechet distance to the real images of
-config.evaluate.split in each feature space of config.evaluate.features, beside real images and noise, and nearest
-neighbours in the training set. Also draws curves.png from the metrics of the training.
+With --workdir: reads config.json, and samples.npz (from experiments.sample, whose --out is our --samples). Measures
+the share of samples that a classifier of real images takes for the class asked for, the Frechet distance to the real
+images of config.evaluate.split in each feature space of config.evaluate.features, beside real images and noise, and
+nearest neighbours in the training set. Also draws curves.png from the metrics of the training, and writes report.md
+and report.json beside the samples; with --protocol and --inception also the Inception figures, in inception.json.
+
+Without: FID, KID, precision and recall and more (--metrics) of any images against any reference, under a published
+protocol, into a record (--out) that --verify measures again: exit status 1 where it finds another value. A --reference
+alone is computed and written as a statistics file (--out=FILE.safetensors). See docs/evaluation.md.
 """
 
 import functools
 import hashlib
 import pathlib
-import zipfile
+import sys
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from diffusion.data import sources
-from diffusion.metrics import bootstrap, classifier, frechet, neighbours
-from diffusion.metrics.features import FEATURES, moments, rows
+from diffusion.data import pipeline, sources
+from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, protocols, references
+from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, rows
+from diffusion.metrics.features import NAMES as FEATURE_NAMES
 from experiments import config as configs
-from experiments import figures, progress, report, workdir
-from experiments.workdir import WorkdirError
+from experiments import figures, progress, report, results, score, workdir
+from experiments.samples import check_samples, read_samples
 
 SEED = 0  # of the subsets, the resamples and the noise, so that the same samples give the same report
 NEIGHBOURS = 2000  # images whose nearest training image is sought, at most: drawn at random where there are more
@@ -103,8 +112,8 @@ def measure(
     """
     names = tuple(config["evaluate"]["features"])
     for name in names:
-        if name not in FEATURES:
-            raise configs.unknown("config.evaluate.features", name, FEATURES, "feature")
+        if name not in FEATURE_NAMES:
+            raise configs.unknown("config.evaluate.features", name, FEATURE_NAMES, "feature")
     if split == config["data"]["split"]:
         raise configs.ConfigError(
             f"config.evaluate.split = {split!r} is what the model was trained on, and the floor would compare images "
@@ -123,7 +132,7 @@ def measure(
     count = min(len(images), len(real.images), len(train.images))
     distances = {}
     for done, name in enumerate(names):
-        extractor = FEATURES[name](train.images, train.labels)
+        extractor = _extractor(config, name, train)
         distances[name] = distance(extractor, images, labels, train, real, count, bool(classes), effort)
         advance(done + 2)
     rng = np.random.default_rng(SEED)
@@ -176,7 +185,7 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
       the distance of the first N, and under "all_samples" the mean over random subsets of N of all samples.
     """
     rng = np.random.default_rng(SEED)
-    reference = moments(extractor.extract, real.images)
+    reference = _real_moments(extractor, real.images)
     distance_to_real = frechet.distance_to(reference)
     to_reference = lambda features: distance_to_real(_moments(features))
     most = next(most for dim, most in AFFORDABLE if len(reference.mean) <= dim)
@@ -191,7 +200,7 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
             values.append(to_reference(features[shuffled[order(wanted[shuffled])[:count]]]))
         return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
 
-    made, real_made = rows(extractor.extract, images), rows(extractor.extract, train.images)
+    made, real_made = rows(extractor.extract, images), _real_rows(extractor, train.images)
     first = order(labels)[:count]
     chosen = made[first]
     measured = to_reference(chosen)
@@ -226,83 +235,51 @@ def balanced_order(labels: np.ndarray) -> np.ndarray:
     return np.lexsort((labels, turn))
 
 
-def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads samples.npz; nothing in it is executed.
-
-    Args:
-      folder: the run folder.
-
-    Returns:
-      images uint8 `[N, H, W, C]` and labels int64 `[N]`.
-
-    Raises:
-      WorkdirError: if it is missing, damaged, or lacks an array; says which command makes it.
-    """
-    path = pathlib.Path(folder) / "samples.npz"
-    again = f"Make it by: python -m experiments.sample --workdir={folder}"
-    if not path.is_file():
-        raise WorkdirError(f"{path} is not there. {again}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = {"images", "labels"} - set(arrays.files)
-            if missing:
-                raise WorkdirError(f"{path} lacks {', '.join(sorted(missing))}; it holds {arrays.files}. {again}")
-            images, labels = arrays["images"], arrays["labels"]
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise WorkdirError(f"{path} cannot be read ({error}). {again}") from error
-    if labels.dtype.kind not in "iu":
-        raise WorkdirError(f"{path}: labels are {labels.dtype}, not integers. {again}")
-    return images, labels.astype(np.int64)
-
-
-def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int) -> None:
-    """Refuses samples that cannot be compared with a dataset.
-
-    Args:
-      images: to be uint8 `[N, *shape]`, N >= 2.
-      labels: to be int `[N]`; if the model has classes, all of them, in 0..classes - 1.
-      shape: of one image of the dataset.
-      classes: of the dataset, or 0 where the model has none.
-
-    Raises:
-      WorkdirError: says what was found and what is needed.
-    """
-    if images.dtype != np.uint8:
-        raise WorkdirError(f"samples: images are {images.dtype}, not uint8 (bytes 0..255)")
-    if images.ndim != 4 or images.shape[1:] != tuple(shape):
-        raise WorkdirError(f"samples: images have shape {list(images.shape)}, not [N, {', '.join(map(str, shape))}] "
-                           "as the dataset's")  # fmt: skip
-    if labels.shape != (len(images),):
-        raise WorkdirError(f"samples: {len(images)} images, but labels of shape {list(labels.shape)}")
-    if len(images) < 2:
-        raise WorkdirError(f"samples: there are {len(images)}; a distance needs at least 2. Raise config.sample.number")
-    if classes:
-        wrong = sorted(set(np.unique(labels).tolist()) - set(range(classes)))
-        if wrong:
-            raise WorkdirError(f"samples: labels {wrong[:5]} are no classes of the dataset; valid: 0 to {classes - 1}")
-        absent = sorted(set(range(min(classes, len(images)))) - set(np.unique(labels).tolist()))
-        if absent:
-            raise WorkdirError(f"samples: no sample of classes {absent[:10]}, so that a distance to a dataset that has "
-                               "them would mean nothing. Sample all classes: leave out --labels")  # fmt: skip
-
-
 def _split(config: Mapping, split: str) -> Split:
     data = config["data"]
     try:
-        return _read_split(data["name"], split, data["dir"])
+        return _read_split(data["name"], split, data["dir"], data["damaged"])
+    except sources.DamagedRecord:
+        raise  # no mistake in the config
     except ValueError as error:
         raise configs.ConfigError(f"config.data, config.evaluate.split: {error}") from error
 
 
 @functools.lru_cache(maxsize=4)
-def _read_split(name: str, split: str, data_dir: str) -> Split:
+def _read_split(name: str, split: str, data_dir: str, damaged: str) -> Split:
     records, spec = sources.open_source(name, split, data_dir)
     images = np.empty((spec.size, *spec.shape), np.uint8)
     labels = np.zeros(spec.size, np.int64)
+    found = 0
     for start in range(0, spec.size, 1000):
-        for i, record in enumerate(records.__getitems__(list(range(start, min(start + 1000, spec.size)))), start):
-            images[i], labels[i] = record["image"], record.get("label", 0)
-    return Split(images, labels, spec)
+        rows = range(start, min(start + 1000, spec.size))
+        for record in pipeline.sound(records, rows) if damaged == "skip" else records.__getitems__(rows):
+            if record is not None:
+                images[found], labels[found] = record["image"], record.get("label", 0)
+                found += 1
+    return Split(images[:found], labels[:found], spec)
+
+
+def _extractor(config: Mapping, name: str, train: Split) -> Extractor:
+    if name == "inception":
+        return inception_features(config["evaluate"]["inception"], config["evaluate"]["protocol"])
+    return FEATURES[name](train.images, train.labels)
+
+
+def _real_moments(extractor: Extractor, images: np.ndarray) -> frechet.Moments:
+    if not extractor.keep:
+        return moments(extractor.extract, images)
+    return _kept(extractor, images).statistics.moments["features"]
+
+
+def _real_rows(extractor: Extractor, images: np.ndarray) -> np.ndarray:
+    return _kept(extractor, images).rows["features"] if extractor.keep else rows(extractor.extract, images)
+
+
+def _kept(extractor: Extractor, images: np.ndarray) -> references.Gathered:
+    """Features of real images, which are the same at every evaluation."""
+    space = references.function_space(extractor)
+    return references.gather(image_sets.from_array(images), space, ("features",), references.cache_folder())
 
 
 def _moments(features: np.ndarray) -> frechet.Moments:
@@ -347,15 +324,82 @@ def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effor
     return content
 
 
+def inception_figures(content: dict, folder: pathlib.Path, request: score.Request, out: pathlib.Path) -> dict:
+    """Adds the Inception figures of the same samples to the report, and writes their record.
+
+    Args:
+        content: from `run`.
+        folder: of the report.
+        request: what to measure.
+        out: file of the record.
+
+    Returns:
+        The content with {"inception": {"figures", "warnings", "protocol": name, "record": file}}.
+    """
+    found = results.record(request, score.run(request))
+    results.write(out, found)
+    content["inception"] = {"figures": found["figures"], "warnings": found["warnings"], "protocol": request.protocol,
+                            "reference": request.reference, "record": str(out)}  # fmt: skip
+    report.write(content, folder)
+    return content
+
+
+def requested(**given) -> score.Request:
+    """The request of the command line, with some fields given."""
+    values = {name: getattr(flags.FLAGS, name) for name in score.Request._fields if name in flags.FLAGS}
+    values = {name: value for name, value in {**values, **given}.items() if value is not None}
+    if "metrics" in values:
+        values["metrics"] = tuple(values["metrics"])
+    return score.Request(**{"samples": "", "reference": ""} | values)
+
+
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    folder = flags.FLAGS.samples or flags.FLAGS.workdir
-    content = run(CONFIG.value, folder, workdir.command("experiments.evaluate"))
-    report.show(content, folder)
+    out = pathlib.Path(flags.FLAGS.out) if flags.FLAGS.out else None
+    if flags.FLAGS.verify:
+        differences = results.verify(pathlib.Path(flags.FLAGS.verify))
+        told = [f"differs: {line}" for line in differences] or [f"{flags.FLAGS.verify}: every figure is found again"]
+        print("\n".join(told))
+        sys.exit(bool(differences))
+    if flags.FLAGS.workdir:
+        folder = pathlib.Path(flags.FLAGS.samples or flags.FLAGS.workdir)
+        content = run(CONFIG.value, folder, workdir.command("experiments.evaluate"))
+        if flags.FLAGS.protocol or flags.FLAGS.inception:
+            data, protocol = CONFIG.value.data, protocols.PROTOCOLS.get(flags.FLAGS.protocol)
+            reference = flags.FLAGS.reference or f"{data.name}@{protocol.split if protocol else 'train'}"
+            request = requested(samples=str(folder / "samples.npz"), reference=reference,
+                                data_dir=flags.FLAGS.data_dir or data.dir)  # fmt: skip
+            content = inception_figures(content, folder, request, out or folder / "inception.json")
+        report.show(content, folder)
+        return
+    if out is None:
+        raise configs.ConfigError("--out is missing: where to write, e.g. --out=result.json (with --samples), or "
+                                  "--out=reference.safetensors (a --reference alone).")  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not flags.FLAGS.samples:
+        made = score.make_reference(requested(), out)
+        print(f"{out}: statistics of {made.count:,} images")
+        return
+    content = results.record(requested(), score.run(requested()))
+    results.write(out, content)
+    results.show(content)
+    print(f"{out}; measure it again by: python -m experiments.evaluate --verify={out}")
 
 
 if __name__ == "__main__":
-    CONFIG = configs.saved_flag()
+    CONFIG = configs.saved_flag(unless=("reference", "verify"))
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-    flags.DEFINE_string("samples", None, "folder of samples.npz, and of the report; the run folder by default")
-    configs.run(main, workdir.FAILURES)
+    flags.DEFINE_string("samples", None, "with --workdir: folder of samples.npz, and of the report, the run folder by "
+                        "default; else images: a .npz, a folder of pictures, an .array_record, or NAME@SPLIT")
+    flags.DEFINE_string("reference", None, "images likewise, or statistics: .safetensors, or .npz with mu and sigma; "
+                        "with --workdir by default the run's dataset at the protocol's split")  # fmt: skip
+    flags.DEFINE_string("protocol", None, f"how images are prepared: {', '.join(protocols.PROTOCOLS)}")
+    flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
+    flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
+    flags.DEFINE_string("features", None, f"space to compare in, without --workdir: {', '.join(score.FEATURES)}")
+    flags.DEFINE_list("metrics", None, f"figures, of {','.join(score.METRICS)}; {','.join(score.DEFAULT)} by default")
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
+    flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
+    flags.DEFINE_string("verify", None, "a record to measure again")
+    configs.run(main, (*workdir.FAILURES, *score.FAILURES, results.ResultError))

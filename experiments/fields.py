@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from configs import base
+from diffusion.metrics import protocols
 from diffusion.training import parallel, sharding
 from experiments import places
 from experiments.config import ConfigError, plain, unknown
@@ -76,6 +77,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluate.every": AT_LEAST_ZERO,
     "evaluate.number": AT_LEAST_ONE,
     "evaluate.features": (_texts, 'names of features, e.g. ("pixels",)'),
+    "evaluate.protocol": (lambda v: v in protocols.PROTOCOLS, f"one of {', '.join(protocols.PROTOCOLS)}"),
 }
 OPTIONAL = {"data.shape": tuple, "sample.guidance.interval": tuple}  # None by default, so the type is said here
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "True or False", tuple: "a sequence",

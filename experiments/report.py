@@ -44,7 +44,7 @@ def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
         "sampling": sampling,
         "config_hash": configs.digest(config),
         "git_commit": git_commit(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "device": jax.devices()[0].device_kind,
         "commands": {"sample": sampling.get("command"), "evaluate": command},
     }
@@ -137,6 +137,29 @@ def table(content: dict) -> list[tuple[str, str, str, str]]:
         f"{near['held_out']['exact_duplicates']} of the held-out images",
         f"the same bytes as one of the {data['train_size']:,} training images",
     ))
+    if found := content.get("inception"):
+        from_record = f"Inception, protocol {found['protocol']}, against {found['reference']}; {found['record']}"
+        lines += [(name, value, of, from_record) for name, value, of in figure_rows(found["figures"])]
+    return lines
+
+
+def figure_rows(figures: Mapping) -> list[tuple[str, str, str]]:
+    """Figures of `experiments.score` as text: (name, value with its error, of how many)."""
+    lines = []
+    for name, figure in figures.items():
+        if figure["value"] is None:
+            lines.append((name, "—", figure.get("why", "value not measured")))
+            continue
+        value = f"{figure['value']:.5g}"
+        if figure.get("standard_error") is not None:
+            value += f" ± {figure['standard_error']:.2g}"
+        elif figure.get("standard_deviation") is not None:
+            value += f" (sd {figure['standard_deviation']:.2g})"
+        elif figure.get("interval") is not None:
+            value += " ({:.3g} to {:.3g})".format(*figure["interval"])
+        against = f" against {figure['reference']:,}" if figure.get("reference") else ""
+        size = f", subsets of {figure['size']:,}" if "size" in figure else ""
+        lines.append((name, value, f"{figure['samples']:,} samples{against}{size}"))
     return lines
 
 
@@ -170,6 +193,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
             "- **Classifier features** come from a network that was trained on the training images. It is surer of "
             "those than of new images, which raises this floor: a ratio below 1 is possible there."
         )
+    parts += [f"- **Inception**: {text}" for text in content.get("inception", {}).get("warnings", ())]
     parts += ["", "## Protocol", "", "| | |", "|---|---|"]
     settings, point = sampling.get("sample") or {}, sampling.get("checkpoint") or {}
     guidance = settings.get("guidance") or {}
@@ -216,6 +240,8 @@ def show(content: dict, folder: str | pathlib.Path, console: Console | None = No
     console.print(shown)
     pictures = [name for name in PICTURES if (folder / name).is_file()]
     say = lambda text: console.print(text, markup=False, soft_wrap=True)
+    for text in content.get("inception", {}).get("warnings", ()):
+        say(f"note: {text}")
     say("Look at:")
     say(f"  {folder / 'report.md'}  (figures and how they were measured)")
     for name in pictures:
@@ -233,7 +259,8 @@ def show(content: dict, folder: str | pathlib.Path, console: Console | None = No
     say("  python -m experiments.train --help   (other recipes: configs/)")
 
 
-def _version(name):
+def version(name: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

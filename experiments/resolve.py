@@ -45,6 +45,7 @@ GRIDS = {f.__name__: f for f in (
     timesteps.linspace)}
 AUGMENTATIONS = transforms.AUGMENTATIONS
 FEATURES = features.FEATURES
+FEATURE_NAMES = features.NAMES
 
 HIDDEN = {"parent", "name"}  # arguments of Linen modules that are not ours to set
 
@@ -287,8 +288,9 @@ def validate(config: Mapping, spec: Any = None) -> None:
     if shape is not None:
         _check_shape(config, tuple(shape))
     for i, name in enumerate(config["evaluate"]["features"]):
-        if name not in FEATURES:
-            raise unknown(f"config.evaluate.features[{i}]", name, FEATURES, "features")
+        if name not in FEATURE_NAMES:
+            raise unknown(f"config.evaluate.features[{i}]", name, FEATURE_NAMES, "features")
+    _check_evaluation(config)
     if spec is not None:
         _check_dataset(config, spec)
 
@@ -330,6 +332,21 @@ def _check_sampling(config: Mapping) -> None:
         raise ConfigError(f"config.sample.sampler = {plain(solver)!r} adds noise by the score, which a network trained "
                           f"with config.objective.coupling.name = {coupling!r} does not know. Valid: a deterministic "
                           "sampler, e.g. euler, heun or dpmpp_2m.")
+
+
+def _check_evaluation(config: Mapping) -> None:
+    settings, best = config["evaluate"], config["checkpoint"]["best"]
+    if "inception" in settings["features"] and not pathlib.Path(settings["inception"]).expanduser().is_file():
+        raise ConfigError(f'config.evaluate.features has "inception", but config.evaluate.inception = '
+                          f"{settings['inception']!r} is no file. Valid: a file of FID's Inception-v3; "
+                          "docs/evaluation.md says where to get it.")
+    if best:
+        figures = [f"fd_{name}{suffix}" for name in settings["features"] for suffix in ("", "_over_floor")]
+        if best not in figures:
+            raise unknown("config.checkpoint.best", best, figures, "figure")
+        if settings["every"] == 0:
+            raise ConfigError(f"config.checkpoint.best = {best!r}, but config.evaluate.every = 0: nothing is evaluated "
+                              "in the loop. Valid: the steps between two evaluations, e.g. 1000.")
 
 
 def _check_shape(config: Mapping, shape: tuple[int, ...]) -> None:

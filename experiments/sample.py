@@ -6,6 +6,7 @@
 
 Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
 labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out.
+The same command goes on with samples that were interrupted.
 """
 
 import json
@@ -18,7 +19,7 @@ from absl import flags
 
 from diffusion.training import checkpoints
 from experiments import config as configs
-from experiments import figures, generate, progress, resolve, workdir
+from experiments import figures, generate, pieces, progress, resolve, workdir
 
 CONFIG = configs.saved_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
@@ -43,8 +44,11 @@ def main(argv: list[str]) -> None:
     seeds = generate.seeds(config, number)
     make = generate.generator(config, shape)
     began = time.perf_counter()
+    leaves = checkpoints.read_about(WORKDIR.value, step)["leaves"]
+    place = pieces.folder(out, pieces.key(config, leaves, WEIGHTS.value, labels, seeds))
+    batch_size = min(config.sample.batch_size, number)
     with progress.bar("sampling", number, "images") as advance:
-        images = make.images(params, labels, seeds, progress=advance)
+        images = pieces.images(make.images, params, labels, seeds, batch_size, place, advance)
     seconds = time.perf_counter() - began
 
     with workdir.whole(out / "samples.npz") as file:
@@ -59,6 +63,7 @@ def main(argv: list[str]) -> None:
         "command": workdir.command("experiments.sample"),
     }
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
+    pieces.clear(out)
 
     figures.sample_grid(*figures.one_row_a_class(images, labels), out / "samples.png")
     first = np.unique(labels, return_index=True)[1][:10]

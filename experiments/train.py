@@ -13,6 +13,7 @@ saved after Ctrl-C, 143 after SIGTERM.
 
 import collections
 import contextlib
+import math
 import pathlib
 import shlex
 import signal
@@ -21,6 +22,7 @@ import time
 
 import jax
 from absl import flags
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from diffusion.data import pipeline, sources
@@ -108,6 +110,11 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             if config.init_from.path:
                 train_state = start_from(config.init_from, train_state, program.average, speaks)
         step, sums, evaluated = int(train_state.step), about["interval"], about.get("evaluated", 0)
+        best = about.get("best") if config.checkpoint.best else None  # {"figure", "step", "value"}
+        if best and best["figure"] == config.checkpoint.best:
+            saver.best = best["step"]
+        else:
+            best = None
         if speaks:
             workdir.rewind(metrics_file, step)
             workdir.rewind(timing_file, step)
@@ -150,6 +157,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             nonlocal evaluated
             evaluated = step
             whole = gather(train_state.ema)  # by all processes; process 0 alone then evaluates its copy
+            found = {}
             if evaluate:
                 began = time.perf_counter()
                 with watch.work("the evaluation", step):
@@ -160,6 +168,18 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                 display.say(f"step {step}  {'  '.join(told)}")
                 memory.release()
                 display.pause(time.perf_counter() - began)
+            if config.checkpoint.best:
+                keep_best(found.get(config.checkpoint.best))
+
+        def keep_best(value):
+            """Saves now, and for good, if the figure is the least so far; process 0 knows it, and tells the others."""
+            nonlocal best
+            value = agreed(math.nan if value is None else value)
+            if math.isfinite(value) and (best is None or value < best["value"]):
+                best = {"figure": config.checkpoint.best, "step": step, "value": value}
+                save()
+                saver.best = step  # not before: until it is on the disk, the best so far stays
+                display.say(f"step {step}  the least {config.checkpoint.best} so far: its checkpoint is kept")
 
         def save():
             """Starts a checkpoint; the lines that it relies on are on the disk first."""
@@ -167,7 +187,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             workdir.sync(metrics_file)
             about = {"examples": step * config.train.batch_size, "config_hash": configs.digest(config)}
             with watch.work("a save", step):
-                saver.save(train_state, {**about, "interval": sums, "evaluated": evaluated})
+                saver.save(train_state, {**about, "interval": sums, "evaluated": evaluated, "best": best})
             display.pause(time.perf_counter() - began)
 
         # ==== Loop ====
@@ -235,6 +255,12 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         skipped = f" ({sums['skipped']} damaged records skipped)" if sums.get("skipped") else ""
         display.say(f"finished {total} steps{skipped}: {folder}. Next: python -m experiments.sample --workdir={folder}")
         return 0
+
+
+def agreed(value: float) -> float:
+    """Returns the number that process 0 has, in float32, to all processes."""
+    value = jax.numpy.float32(value)
+    return float(multihost_utils.broadcast_one_to_all(value) if jax.process_count() > 1 else value)
 
 
 class RunFailed(Exception):

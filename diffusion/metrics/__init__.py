@@ -1,1 +1,1 @@
-"""Measures of generated samples: Frechet distance, a digit classifier, nearest neighbours, bootstrap intervals."""
+"""Measures of generated samples, a file each; most are functions of features `[N, D]` in any space."""

@@ -3,12 +3,13 @@
 To add one: a factory below, and a line in FEATURES.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.metrics import classifier, frechet
+from diffusion.metrics import classifier, frechet, inception, protocols
 
 
 class Extractor(NamedTuple):
@@ -17,10 +18,12 @@ class Extractor(NamedTuple):
     Attributes:
         extract: images uint8 [B, H, W, C] -> features [B, D], real, finite.
         record: description ("features"), unit, and the sha256 of the weights where there are any.
+        keep: whether the features of real images are worth keeping on disk (`references.gather`).
     """
 
     extract: Callable[[np.ndarray], np.ndarray]
     record: dict
+    keep: bool = False
 
 
 def pixels(images: np.ndarray, labels: np.ndarray) -> Extractor:
@@ -56,10 +59,39 @@ def classifier_features(images: np.ndarray, labels: np.ndarray) -> Extractor:
     return Extractor(lambda batch: classifier.features(net, batch), record)
 
 
+@functools.lru_cache(maxsize=2)
+def inception_features(path: str, protocol: str) -> Extractor:
+    """The 2048 features of FID's Inception-v3, for a Frechet distance that is FID.
+
+    Args:
+        path: file of the network.
+        protocol: how images are prepared, a name of `protocols.PROTOCOLS`.
+
+    Returns:
+        The extractor, with D = 2048.
+
+    Raises:
+        WeightsError: if the file does not hold the network of the published figures.
+        ValueError: if there is no such protocol.
+    """
+    net, chosen = inception.load(path), protocols.get(protocol)
+    inception.require_known(net)
+    prepare = functools.partial(protocols.preprocess, chosen)
+    record = {
+        "features": "Inception-v3, 2048 averages of the last block",
+        "unit": "its activations",
+        "sha256": net.digest,
+        "resize": chosen.resize,
+        "scaling": chosen.scaling,
+    }
+    return Extractor(lambda batch: inception.extract(net.params, batch, prepare=prepare)["2048"], record, keep=True)
+
+
 FEATURES: dict[str, Callable[[np.ndarray, np.ndarray], Extractor]] = {
     "pixels": pixels,
     "classifier": classifier_features,
 }
+NAMES = (*FEATURES, "inception")  # that a config can name; the last needs a file
 
 
 def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int = 500) -> frechet.Moments:

@@ -151,13 +151,13 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
         ValueError: as in `frechet_distance`.
     """
     cov = covariance(reference)
-    with _one_thread():
-        order, factor = _cholesky(cov)
+    with one_thread():
+        order, factor = cholesky(cov)
 
     def distance(other: Moments) -> float:
         _require_same_dim(reference, other)
         other_cov = covariance(other)
-        with _one_thread():
+        with one_thread():
             product, _ = lapack.dsygst(other_cov[order][:, order], factor, itype=2, lower=1)  # L^T S L, lower triangle
             overlap = np.sqrt(np.clip(np.linalg.eigvalsh(product, UPLO="L"), 0, None)).sum()
         shift = reference.mean - other.mean
@@ -166,15 +166,22 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
     return distance
 
 
-def _cholesky(cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An order of the features, and lower triangular L `[D, D]` with L L^T = cov in this order, whatever its rank."""
+def cholesky(cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An order of the features, and L with L L^T = cov in this order, by Cholesky's method with pivoting.
+
+    Args:
+        cov: float64 [D, D], symmetric and positive semi-definite, of any rank.
+
+    Returns:
+        (order int [D], L float64 [D, D], lower triangular).
+    """
     factor, order, rank, _ = lapack.dpstrf(cov, lower=1)  # stops where what is left is rounding
     factor = np.tril(factor)
     factor[:, rank:] = 0
     return order - 1, factor
 
 
-def _one_thread():
+def one_thread():
     """One BLAS thread: of 2,048 dimensions a second one saves little, and waits for seconds where cores are busy."""
     return _libraries().limit(limits=1, user_api="blas")
 

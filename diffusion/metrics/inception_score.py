@@ -34,7 +34,8 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
     every split few classes and a low score: torch-fidelity shuffles too, with its own generator; the authors' code,
     TF-GAN and ADM's evaluator take the order as it comes (seed=None), the last in splits of 5,000. The score grows
     with the images in a split: say N and splits beside it (50,000 in 10 splits is usual). Which logits: the 2015-12-05
-    network has 1,008; torch-fidelity takes them without the bias of the last layer, the others with it.
+    network has 1,008; the authors' code, ADM and torch-fidelity take them without the bias of the last layer, TF-GAN
+    with it.
 
     Args:
         logits: [N, K], N >= splits, K >= 2.

@@ -107,6 +107,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"checkpoint.keep = {keep}: must be >= 1, or a run could not resume.")
         self.workdir, self.keep, self.keep_every = pathlib.Path(workdir).absolute(), keep, keep_every
+        self.best: int | None = None  # a step whose checkpoint is kept besides
         path = folder(workdir)
         if jax.process_index() == 0:
             try:
@@ -159,7 +160,7 @@ class Checkpoints:
             return
         self._writing = None
         for step in steps(self.workdir)[: -self.keep]:
-            if not (self.keep_every and step % self.keep_every == 0):
+            if step != self.best and not (self.keep_every and step % self.keep_every == 0):
                 path = folder(self.workdir) / str(step)
                 removed = path.with_name(f"{step}.removed.orbax-checkpoint-tmp")  # no half of it has a bare number
                 path.rename(removed)

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMANDS = (
     "experiments.train", "experiments.sample", "experiments.evaluate", "launch.local", "launch.slurm", "launch.tpu",
     "launch.kubernetes", "benchmarks.train_step",
-    "experiments.reproduce", "benchmarks.soak",
+    "experiments.reproduce", "benchmarks.soak", "benchmarks.protocols", "benchmarks.fid_by_n",
 )  # fmt: skip
 
 

@@ -102,6 +102,12 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     "init_from": ([("init_from.path", "/no/such/run")], ["config.init_from.path", "/no/such/run"]),
     "heads": ([("model.heads", 3)], ["config.model", "heads"]),
 
+    "best of no figure": ([("checkpoint.best", "fd_pixel"), ("evaluate.every", 10)],
+                          ["config.checkpoint.best", "'fd_pixel'", "'fd_pixels'"]),
+    "best of no evaluation": ([("checkpoint.best", "fd_pixels"), ("evaluate.every", 0),
+                               ("evaluate.features", ("pixels",))], ["config.checkpoint.best", "evaluate.every = 0"]),
+    "no Inception file": ([("evaluate.features", ("inception",))], ["config.evaluate.inception = ''", "no file"]),
+    "unknown protocol": ([("evaluate.protocol", "fid")], ["config.evaluate.protocol", "'fid'", "pytorch-fid"]),
     "unknown features": ([("evaluate.features", ("pixels", "clasifier"))],
                          ["config.evaluate.features[1]", "'clasifier'", "'classifier'"]),
     "dropout without classes": ([("model.num_classes", 0)], ["config.model.num_classes = 0", "null class"]),

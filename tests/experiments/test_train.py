@@ -181,6 +181,25 @@ def test_evaluation_in_the_loop(tmp_path, monkeypatch):
     assert (tmp_path / "stopped/metrics.jsonl").read_bytes() == (tmp_path / "straight/metrics.jsonl").read_bytes()
 
 
+def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, capsys):
+    """By the figures 5, 3, 4, 6 of steps 2, 4, 6, 8 that is step 4, also where the run is stopped after it."""
+    scripted = {2: 5.0, 4: 3.0, 6: 4.0, 8: 6.0}
+    monkeypatch.setattr(train.hooks, "evaluation", lambda *_: lambda params, step: {"fd_pixels": scripted[step]})
+    config = tiny(**{"train.steps": 8, "evaluate.every": 2, "checkpoint.every": 3, "checkpoint.keep": 1,
+                     "checkpoint.best": "fd_pixels"})  # fmt: skip
+    assert train.run(config, tmp_path / "straight") == 0
+    assert checkpoints.steps(tmp_path / "straight") == [4, 8]
+    with monkeypatch.context() as patch:
+        at_batch(patch, 6, lambda: signal.raise_signal(signal.SIGTERM))
+        assert train.run(config, tmp_path / "stopped") == 143
+    assert 4 in checkpoints.steps(tmp_path / "stopped")
+    assert train.run(config, tmp_path / "stopped") == 0
+    assert checkpoints.steps(tmp_path / "stopped") == [4, 8]
+    assert capsys.readouterr().out.count("the least fd_pixels so far") == 4  # steps 2 and 4, twice
+    about = checkpoints.read_about(tmp_path / "stopped", 8)
+    assert about["best"] == {"figure": "fd_pixels", "step": 4, "value": 3.0}
+
+
 def test_starts_from_another_run(straight, tmp_path, capsys):
     config = tiny(**{"train.steps": 1, "seed": 5, "optimizer.learning_rate": 1e-6})  # the one step moves nothing far
     config.init_from.path = str(straight)

@@ -88,6 +88,18 @@ def test_policy_keeps_the_last_and_the_milestones(tmp_path):
     assert checkpoints.steps(tmp_path) == [2, 4, 5]
 
 
+def test_the_best_is_kept_besides(tmp_path):
+    """From when it is named on; one that is no longer the best goes as any other."""
+    state, saver = toys.make_state(), Checkpoints(tmp_path, keep=1)
+    for step, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4)):
+        state = train(state, step - 1, step)
+        saver.save(state)
+        saver.best = best
+        saver.wait()
+        assert checkpoints.steps(tmp_path) == sorted({best, step})
+    saver.close()
+
+
 def test_latest_is_the_largest_number(saved, tmp_path):
     assert checkpoints.latest(saved[0]) == 6
     for name in ("9", "10", "100.damaged", "200.orbax-checkpoint-tmp"):

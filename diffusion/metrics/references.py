@@ -1,0 +1,313 @@
+"""Features of sets of images: their moments batch by batch, kept on disk, and going on where a killed process was.
+
+What is kept is named by a hash of the images, of how they are prepared and of the network's weights, so that it is
+found again only for the same.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion import limits, npz
+from diffusion.metrics import features, frechet, image_sets, inception, protocols, statistics
+from diffusion.metrics.image_sets import ImageSet, ImageSetError
+from diffusion.metrics.statistics import Statistics, StatisticsError
+
+CHUNK = 512  # images between two merges of moments: always alike, so that an interruption changes no bit
+SAVE_SECONDS = 15  # between two writes of what is done so far
+VERSIONS = ("jax", "numpy", "pillow")
+
+
+class Space(NamedTuple):
+    """A space of features to compare images in.
+
+    Attributes:
+        extract: uint8 [B, H, W, C] -> {tap: [B, D]} of these taps.
+        taps: their names.
+        main: the tap of the Frechet distance, KID, precision and recall.
+        rounding: of floating images to bytes, a name of `protocols.ROUNDINGS`.
+        identity: what must be the same on both sides: JSON-able.
+    """
+
+    extract: Callable[[np.ndarray], dict[str, np.ndarray]]
+    taps: tuple[str, ...]
+    main: str
+    rounding: str
+    identity: dict
+
+
+class Gathered(NamedTuple):
+    """The features of a set.
+
+    Attributes:
+        statistics: their moments, tap by tap.
+        rows: tap -> float32 [N, D] of those that were to be kept, possibly on disk.
+        seconds: that it took; 0 if it was found.
+        found: images whose features were on disk already.
+    """
+
+    statistics: Statistics
+    rows: dict[str, np.ndarray]
+    seconds: float
+    found: int
+
+
+class Reference(NamedTuple):
+    """What samples are compared with.
+
+    Attributes:
+        spec: as it was named.
+        statistics: where it is, or holds, a file of statistics.
+        images: where it has images; ADM's files have both.
+    """
+
+    spec: str
+    statistics: Statistics | None
+    images: ImageSet | None
+
+
+def inception_space(
+    net: inception.Inception, protocol: protocols.Protocol, taps: Sequence[str] = ("2048",)
+) -> Space:
+    """Inception features under a protocol.
+
+    Args:
+        net: the network.
+        protocol: resize, scaling, rounding.
+        taps: of `inception.TAPS`; "2048" among them.
+
+    Returns:
+        The space.
+    """
+    prepare = functools.partial(protocols.preprocess, protocol)
+    extract = lambda images: inception.extract(net.params, images, taps, prepare)
+    identity = {"weights": net.digest, "resize": protocol.resize, "scaling": protocol.scaling, "size": inception.SIZE}
+    return Space(extract, tuple(taps), "2048", protocol.rounding, identity)
+
+
+def function_space(extractor: features.Extractor, rounding: str = protocols.PROTOCOLS["edm"].rounding) -> Space:
+    """A space given as a function: pixels, or any network of your own, such as DINOv2 or CLIP.
+
+    Args:
+        extractor: the function and what a report has to say of it, the sha256 of its weights above all.
+        rounding: of floating images to bytes.
+
+    Returns:
+        The space, with one tap "features".
+    """
+    extract = lambda images: {"features": np.asarray(extractor.extract(images))}
+    return Space(extract, ("features",), "features", rounding, dict(extractor.record))
+
+
+def open_reference(spec: str, data_dir: str = "") -> Reference:
+    """Opens what samples are compared with.
+
+    Args:
+        spec: a statistics file (.safetensors of ours; .npz with mu and sigma, as ADM, EDM and pytorch-fid publish), or
+            images as `image_sets.open_set` takes them.
+        data_dir: folder of prepared datasets.
+
+    Returns:
+        The reference.
+
+    Raises:
+        StatisticsError, ImageSetError: if it is not there, is damaged, or holds neither.
+    """
+    path = pathlib.Path(spec)
+    if path.suffix == ".npz" and path.is_file():
+        try:
+            there = npz.headers(path)
+        except (OSError, limits.Refused) as error:
+            raise StatisticsError(str(error)) from error
+        has_images = any(name in there for name in image_sets.ARRAYS)
+        has_statistics = "mu" in there or not has_images
+        return Reference(spec, statistics.read(path) if has_statistics else None,
+                         image_sets.open_set(spec) if has_images else None)  # fmt: skip
+    if path.suffix in (".safetensors", ".pkl", ".pickle", ".pt", ".pth") and not path.is_dir():
+        return Reference(spec, statistics.read(path), None)
+    return Reference(spec, None, image_sets.open_set(spec, data_dir))
+
+
+def cache_folder() -> pathlib.Path:
+    """Where features are kept: DIFFUSION_CACHE or else ~/.cache/diffusion, there "features"."""
+    return pathlib.Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser() / "features"
+
+
+def gather(
+    images: ImageSet,
+    space: Space,
+    keep: Sequence[str] = (),
+    folder: pathlib.Path | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Gathered:
+    """Moments of the features of all images, and rows of those that are asked for one by one.
+
+    Without `keep` only the moments and one chunk of features are ever in memory.
+
+    Args:
+        images: the set, N >= 2.
+        space: the features.
+        keep: taps whose rows are wanted.
+        folder: where they are looked for and kept, and an interrupted gathering goes on; None for neither.
+        advance: told the number of images done.
+
+    Returns:
+        What was gathered; the same numbers, bit for bit, however often it was interrupted.
+
+    Raises:
+        ImageSetError: if an image cannot be measured.
+        OSError: if the folder cannot be written.
+    """
+    if images.count < 2:
+        raise ImageSetError(f"{images.record['images']} holds {images.count} images; a distance needs at least 2.")
+    began = time.perf_counter()
+    if folder is None:
+        return _go_on(images, space, keep, None, None, advance, began)
+    rounding = "" if images.record["dtype"] == "uint8" else space.rounding
+    named = json.dumps([images.fingerprint, images.count, space.identity, rounding, CHUNK], sort_keys=True)
+    key = hashlib.sha256(named.encode()).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder / f"{key}.lock"):
+        path = folder / f"{key}.safetensors"
+        before = _before(path, images, space, keep)
+        return _go_on(images, space, keep, path, before, advance, began)
+
+
+def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
+    """Gathers what is not yet in `before`; writes it to `path` every now and then, and at the end."""
+    done = before.count if before else 0
+    moments = dict(before.moments) if before else {}
+    rows_sha = dict(before.about["rows"]) if before else dict.fromkeys(keep, "")
+    images_sha = before.about["images"]["sha256"] if before else ""
+    in_memory = {tap: [] for tap in keep}
+    found, saved = done, time.perf_counter()
+
+    def state():
+        about = {"space": space.identity, "rows": rows_sha, "versions": versions(),
+                 "images": {**images.record, "fingerprint": images.fingerprint, "sha256": images_sha}}  # fmt: skip
+        return Statistics(moments, done, about)
+
+    with contextlib.ExitStack() as stack:
+        files = {}
+        if path is not None and done < images.count:
+            for tap in keep:
+                files[tap] = stack.enter_context(open(_rows_path(path, tap), "r+b" if done else "wb"))
+                files[tap].seek(0, os.SEEK_END)
+        advance(done)
+        while done < images.count:
+            stop = min(done + CHUNK, images.count)
+            chunk = _bytes(images, space, done, stop)
+            for image in chunk:
+                images_sha = hashlib.sha256(images_sha.encode() + image.tobytes()).hexdigest()
+            for tap, part in space.extract(chunk).items():
+                if part.shape[0] != len(chunk) or part.ndim != 2:
+                    raise ValueError(f"features of {len(chunk)} images must have shape [{len(chunk)}, D], got "
+                                     f"{list(part.shape)}")  # fmt: skip
+                moments[tap] = frechet.update(moments.get(tap) or frechet.init(part.shape[1]), part)
+                if tap in keep:
+                    part = np.ascontiguousarray(part, np.float32)
+                    rows_sha[tap] = hashlib.sha256(rows_sha[tap].encode() + part.tobytes()).hexdigest()
+                    files[tap].write(part.data) if path is not None else in_memory[tap].append(part)
+            done = stop
+            advance(done)
+            if path is not None and (done == images.count or time.perf_counter() - saved > SAVE_SECONDS):
+                for file in files.values():
+                    file.flush()
+                    os.fsync(file.fileno())
+                statistics.write(path, state())
+                saved = time.perf_counter()
+    if path is None:
+        rows = {tap: np.concatenate(parts) for tap, parts in in_memory.items()}
+    else:
+        rows = {tap: _mapped(path, tap, images.count, len(moments[tap].mean)) for tap in keep}
+    seconds = time.perf_counter() - began if found < images.count else 0.0
+    return Gathered(state(), rows, seconds, found)
+
+
+def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[str]) -> Statistics | None:
+    """What an earlier gathering left, if it is sound and has all that is asked for now."""
+    try:
+        found = statistics.read(path)
+        kept = found.about["rows"]
+        if found.about["space"] != space.identity or not set(keep) <= kept.keys() or found.count > images.count:
+            return None
+        for tap in keep:
+            size = found.count * len(found.moments[tap].mean) * 4
+            os.truncate(_rows_path(path, tap), max(size, 0))  # what was written after the moments were
+            if _rows_digest(path, tap, found) != kept[tap]:
+                return None
+    except (StatisticsError, OSError, KeyError, TypeError):
+        return None
+    if found.count == images.count:
+        return found if set(space.taps) <= found.moments.keys() else None
+    goes_on = found.moments.keys() == set(space.taps) and kept.keys() == set(keep)
+    return found if goes_on else None
+
+
+def _rows_digest(path: pathlib.Path, tap: str, found: Statistics) -> str:
+    rows, total = _mapped(path, tap, found.count, len(found.moments[tap].mean)), ""
+    for start in range(0, found.count, CHUNK):
+        total = hashlib.sha256(total.encode() + rows[start : start + CHUNK].tobytes()).hexdigest()
+    return total
+
+
+def _rows_path(path: pathlib.Path, tap: str) -> pathlib.Path:
+    return path.with_suffix(f".{tap}.float32")
+
+
+def _mapped(path: pathlib.Path, tap: str, count: int, dim: int) -> np.ndarray:
+    return np.memmap(_rows_path(path, tap), np.float32, "r", shape=(count, dim))
+
+
+def _bytes(images: ImageSet, space: Space, start: int, stop: int) -> np.ndarray:
+    """A chunk of the images as bytes, after the checks of what a number can mean."""
+    name = images.record["images"]
+    try:
+        chunk = images.read(start, stop)
+        if chunk.dtype.kind == "f" and np.isfinite(chunk).all():
+            _check_range(name, chunk, start)
+        chunk = protocols.to_bytes(space.rounding, chunk)
+    except (limits.Refused, TypeError) as error:
+        raise ImageSetError(f"{name}: {error}") from error
+    except ValueError as error:
+        if isinstance(error, ImageSetError):
+            raise
+        raise ImageSetError(f"{name}, from image {start}: {error}") from error
+    if start == 0 and images.record["dtype"] == "uint8" and chunk.max() <= 1:
+        raise ImageSetError(f"{name}: all bytes are 0 or 1. Floats in [0, 1] seem to have been cast without scaling; "
+                            "save round(255 y), or the floats in [-1, 1] themselves.")  # fmt: skip
+    return chunk
+
+
+def _check_range(name: str, chunk: np.ndarray, start: int) -> None:
+    low, high = float(chunk.min()), float(chunk.max())
+    if max(abs(low), abs(high)) > 4:
+        raise ImageSetError(f"{name}: floats from {low:g} to {high:g}. Valid: about [-1, 1], or uint8 in 0..255.")
+    if start == 0 and low >= 0:
+        raise ImageSetError(f"{name}: floats from {low:g} to {high:g}, which may be meant in [0, 1] or in [-1, 1]. "
+                            "Save uint8 in 0..255, or floats in [-1, 1].")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[None]:
+    """Holds a file's lock, so that two processes do not write the same features; the second finds them done."""
+    with open(path, "w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody else is waited for
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in VERSIONS}}

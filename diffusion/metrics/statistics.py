@@ -1,0 +1,182 @@
+"""Statistics of the features of a set of images, as a file: ours, and those that others publish.
+
+Ours is safetensors: TAP.mean and TAP.m2 in float64 of each tap of the network, and beside them, as JSON, how they were
+made. ADM's, EDM's and pytorch-fid's are .npz with mu and sigma, which do not say it. Pickles are not read.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from diffusion import limits, npz
+from diffusion.metrics import frechet
+from diffusion.metrics.inception_weights import digest
+
+FORMAT = 1  # raised when a change makes older readers wrong
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth")
+_FOREIGN = {"mu": "sigma", "mu_s": "sigma_s"}  # mean -> covariance in .npz files
+
+
+class StatisticsError(ValueError):
+    """Statistics cannot be used; the message says which, why, and what to do."""
+
+
+class Statistics(NamedTuple):
+    """Moments of features, and how they were made.
+
+    Attributes:
+        moments: tap -> Moments. Where a file does not tell the number of rows, count is 2 and m2 the covariance.
+        count: number of images, or None if the file does not tell it.
+        about: "space" (what the features are; None if the file does not say), "images" (which they are of), "rows"
+            (tap -> sha256 of kept rows), "versions"; of a foreign file "file" and "sha256".
+    """
+
+    moments: dict[str, frechet.Moments]
+    count: int | None
+    about: dict
+
+
+def write(path: pathlib.Path, statistics: Statistics) -> None:
+    """Writes a statistics file, whole or not at all.
+
+    Args:
+        path: of the file, .safetensors.
+        statistics: with a known count.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    tensors = {}
+    for tap, moments in statistics.moments.items():
+        tensors[f"{tap}.mean"] = np.asarray(moments.mean, np.float64)
+        tensors[f"{tap}.m2"] = np.asarray(moments.m2, np.float64)
+    about = {"format": FORMAT, "count": statistics.count, "taps": list(statistics.moments), **statistics.about}
+    about["sha256"] = _digest(about, tensors)
+    content = safetensors.numpy.save(tensors, metadata={"statistics": json.dumps(about, sort_keys=True)})
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _digest(about: dict, tensors: dict[str, np.ndarray]) -> str:
+    text = json.dumps({key: value for key, value in about.items() if key != "sha256"}, sort_keys=True)
+    return hashlib.sha256((text + digest(tensors)).encode()).hexdigest()
+
+
+def read(path: pathlib.Path | str) -> Statistics:
+    """Reads a statistics file, ours or another's; nothing in it is executed.
+
+    Args:
+        path: of a .safetensors of `write`, or a .npz with mu and sigma (and mu_s, sigma_s).
+
+    Returns:
+        The statistics; a foreign file's taps are named by their dimensions, and "spatial".
+
+    Raises:
+        StatisticsError: if there is no such file, it is damaged, or holds something else.
+    """
+    path = pathlib.Path(path)
+    if path.suffix in _PICKLES:
+        raise StatisticsError(f"{path} is a pickle, which runs code when it is opened, and is not read. If you trust "
+                              "it, save what it holds by np.savez(\"reference.npz\", mu=..., sigma=...).")  # fmt: skip
+    try:
+        found = _read_npz(path) if path.suffix == ".npz" else _read_own(path)
+    except (OSError, limits.Refused, safetensors.SafetensorError) as error:
+        raise StatisticsError(f"{path} cannot be read as statistics: {error}") from error
+    for tap, moments in found.moments.items():
+        _check(f"{path}, tap {tap}", moments)
+    return found
+
+
+def _read_own(path: pathlib.Path) -> Statistics:
+    limits.fits(str(path), path.stat().st_size)
+    with safetensors.safe_open(path, "np") as file:
+        text = (file.metadata() or {}).get("statistics")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        about = json.loads(text or "")
+        version, stated = about.pop("format"), about.pop("sha256")
+        count, taps = about.pop("count"), about.pop("taps")
+        if version > FORMAT:
+            raise StatisticsError(f"{path} has format {version}; this version reads up to {FORMAT}: update.")
+        if stated != _digest({"format": version, "count": count, "taps": taps, **about}, tensors):
+            raise StatisticsError(f"{path} is damaged: its checksum is not that of its content. Make it again.")
+        moments = {tap: frechet.Moments(count, tensors[f"{tap}.mean"], tensors[f"{tap}.m2"]) for tap in taps}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, StatisticsError):
+            raise
+        raise StatisticsError(f"{path} holds no statistics of features: they are made by python -m "
+                              "experiments.evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
+                              ) from error  # fmt: skip
+    return Statistics(moments, count, about)
+
+
+def _read_npz(path: pathlib.Path) -> Statistics:
+    arrays = npz.load(path, [name for pair in _FOREIGN.items() for name in pair])
+    if not {"mu", "sigma"} <= arrays.keys():
+        raise StatisticsError(f"{path} holds {', '.join(npz.headers(path)) or 'nothing'}; statistics are named mu and "
+                              "sigma.")  # fmt: skip
+    moments = {}
+    for mean, sigma in _FOREIGN.items():
+        if mean in arrays and sigma in arrays:
+            for name in (mean, sigma):
+                if arrays[name].dtype.kind != "f":
+                    raise StatisticsError(f"{path}: {name} is {arrays[name].dtype}, not floating.")
+            found = arrays[mean].astype(np.float64), arrays[sigma].astype(np.float64)
+            moments["spatial" if mean == "mu_s" else str(arrays[mean].size)] = frechet.Moments(2, *found)
+    with open(path, "rb") as file:
+        total = hashlib.file_digest(file, "sha256").hexdigest()
+    return Statistics(moments, None, {"space": None, "images": None, "file": str(path), "sha256": total})
+
+
+def _check(name: str, moments: frechet.Moments) -> None:
+    """Refuses what is no mean and covariance: then a distance would be a number all the same."""
+    mean, m2 = moments.mean, moments.m2
+    if mean.ndim != 1 or m2.shape != (len(mean), len(mean)):
+        raise StatisticsError(f"{name}: the mean has shape {list(mean.shape)} and the covariance {list(m2.shape)}.")
+    if not (np.isfinite(mean).all() and np.isfinite(m2).all()):
+        raise StatisticsError(f"{name} holds NaN or infinity. Make it again.")
+    scale = np.abs(m2).max(initial=0)
+    if np.abs(m2 - m2.T).max(initial=0) > 1e-4 * scale or m2.diagonal().min(initial=0) < -1e-6 * scale:
+        raise StatisticsError(f"{name}: its covariance is not symmetric with a diagonal of at least 0. It is damaged, "
+                              "or no covariance.")  # fmt: skip
+
+
+def differences(made: dict, asked: dict) -> list[str]:
+    """The fields in which two descriptions of features differ, in words.
+
+    Args:
+        made: "space" of statistics.
+        asked: that of the space to compare in.
+
+    Returns:
+        "field: old, not new" of each, sorted.
+    """
+    return [f"{field}: made with {made.get(field)!r}, asked for {asked.get(field)!r}"
+            for field in sorted(made.keys() | asked.keys()) if made.get(field) != asked.get(field)]  # fmt: skip
+
+
+def require_same(name: str, statistics: Statistics, space: dict) -> None:
+    """Refuses statistics of other features.
+
+    Args:
+        name: of the reference, for the message.
+        statistics: of it; a foreign file that does not say how it was made passes.
+        space: what the samples' features are.
+
+    Raises:
+        StatisticsError: names the fields that differ.
+    """
+    made = statistics.about.get("space")
+    if made is not None and (differ := differences(made, space)):
+        raise StatisticsError(f"{name} was made under another protocol, and a distance to it would mean nothing: "
+                              f"{'; '.join(differ)}. Choose that protocol, or make the reference again.")  # fmt: skip

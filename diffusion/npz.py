@@ -1,0 +1,130 @@
+"""Arrays out of .npz files from elsewhere: without pickle, no larger than they are, row by row where they are large."""
+
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion import limits
+
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class Header(NamedTuple):
+    """What an array of a file declares.
+
+    Attributes:
+        shape: of the array.
+        dtype: of its elements.
+        start: bytes before the first element.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+
+
+def headers(path: pathlib.Path | str) -> dict[str, Header]:
+    """The arrays in a file, by name; none of them is read.
+
+    Args:
+        path: of the .npz.
+
+    Returns:
+        name -> Header.
+
+    Raises:
+        Refused: if the file is damaged, holds objects, or an array declares another size than it has.
+        OSError: if it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy"): header(archive, name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise limits.Refused(f"{path} is no sound .npz file ({error}).") from error
+
+
+def header(archive: zipfile.ZipFile, name: str) -> Header:
+    """What an array declares, which must be what its entry in the file holds.
+
+    Args:
+        archive: the file.
+        name: of the array in it, e.g. "images.npy".
+
+    Returns:
+        The header.
+
+    Raises:
+        Refused: says what is declared and what there is.
+    """
+    what = f"{name} in {archive.filename}"
+    with archive.open(name) as file:  # NumPy would allocate what the header declares before it reads
+        try:
+            version = np.lib.format.read_magic(file)
+            if version not in _READERS:
+                raise limits.Refused(f"{what} is of NumPy's format {version}, not 1.0 or 2.0.")
+            shape, fortran, kind = _READERS[version](file)
+        except ValueError as error:
+            raise limits.Refused(f"{what} is no array: {error}") from error
+        if kind.hasobject:
+            raise limits.Refused(f"{what} holds Python objects. Object arrays are pickles, and are not read.")
+        if fortran and len(shape) > 1:
+            raise limits.Refused(f"{what} is stored column by column; save it by np.ascontiguousarray.")
+        declared = limits.array_bytes(what, shape, kind.itemsize)
+        held = archive.getinfo(name).file_size - file.tell()
+        if declared != held:
+            limits.fits(what, declared)
+            raise limits.Refused(f"{what} declares {limits.size(declared)}, but holds {limits.size(held)}.")
+        return Header(shape, kind, file.tell())
+
+
+def load(path: pathlib.Path | str, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Reads arrays whole.
+
+    Args:
+        path: of the .npz.
+        names: of the arrays wanted; those that are not there are left out.
+
+    Returns:
+        name -> array.
+
+    Raises:
+        Refused: as in `headers`, or if one is larger than this machine's memory.
+        OSError: if it cannot be read.
+    """
+    there = headers(path)
+    wanted = [name for name in names if name in there]
+    for name in wanted:
+        limits.fits(f"{name} in {path}", limits.array_bytes(name, there[name].shape, there[name].dtype.itemsize))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in wanted}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise limits.Refused(f"{path} cannot be read ({error}).") from error
+
+
+def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray]:
+    """A function that reads some rows of an array, so that it need not fit into memory; forwards it is fast.
+
+    Args:
+        path: of the .npz.
+        name: of the array.
+
+    Returns:
+        (start, stop) -> array [stop - start, ...]; raises Refused if the file is damaged there.
+    """
+    found = headers(path)[name]
+    row = int(np.prod(found.shape[1:])) * found.dtype.itemsize
+    file = zipfile.ZipFile(path).open(f"{name}.npy")
+
+    def read(start: int, stop: int) -> np.ndarray:
+        try:
+            file.seek(found.start + start * row)
+            data = file.read((stop - start) * row)
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise limits.Refused(f"{name} in {path} is damaged ({error}).") from error
+        return np.frombuffer(data, found.dtype).reshape(-1, *found.shape[1:])
+
+    return read

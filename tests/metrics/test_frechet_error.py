@@ -1,0 +1,41 @@
+"""The standard error against what it estimates: how distances scatter over fresh samples, and against a formula."""
+
+import numpy as np
+import pytest
+
+from diffusion.metrics import frechet, frechet_error
+
+
+def moments(rows):
+    return frechet.update(frechet.init(rows.shape[1]), rows)
+
+
+def test_it_is_the_scatter_over_fresh_draws():
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(6, 6)) / 2
+    reference = moments(rng.normal(size=(4000, 6)))
+    draws = [rng.normal(size=(800, 6)) @ mix + 0.3 for _ in range(400)]
+    scatter = np.std([frechet.frechet_distance(moments(rows), reference) for rows in draws], ddof=1)
+    errors = [frechet_error.standard_error(rows, reference) for rows in draws[:20]]
+    assert np.mean(errors) == pytest.approx(scatter, rel=0.12)  # the scatter itself is known to 3.5 %
+
+
+def test_one_dimension_by_hand():
+    """d = (m - mu)^2 + (s - r)^2; the influence is 2 (m - mu)(x - m) + (1 - r / s)((x - m)^2 - s^2)."""
+    x = np.random.default_rng(1).gamma(2.0, size=(500, 1))
+    reference = frechet.Moments(11, np.array([0.7]), np.array([[2.5]]))
+    m, s, r = x.mean(), x.std(ddof=1), 0.5
+    influence = 2 * (m - 0.7) * (x - m) + (1 - r / s) * (x - m) ** 2
+    expected = influence.std(ddof=1) / np.sqrt(500)
+    assert frechet_error.standard_error(x, reference) == pytest.approx(expected, rel=1e-9)
+
+
+def test_fewer_samples_than_features():
+    rng = np.random.default_rng(2)
+    reference = moments(rng.normal(size=(300, 40)))
+    assert np.isfinite(frechet_error.standard_error(rng.normal(size=(10, 40)), reference))
+
+
+def test_other_features_are_refused():
+    with pytest.raises(ValueError, match="3 against 2"):
+        frechet_error.standard_error(np.zeros((4, 3)), frechet.init(2))

@@ -1,0 +1,204 @@
+"""The network against one written in NumPy, against PyTorch's numbers for made-up weights, and, where the real weights
+are at hand (DIFFUSION_INCEPTION names the file), against PyTorch's numbers for them."""
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from diffusion.metrics import inception, inception_weights
+from tests.metrics import inception_oracle as oracle
+from tests.peers import pictures
+
+FIXTURE = safetensors.numpy.load_file(pathlib.Path(__file__).parents[1] / "fixtures/inception.safetensors")
+DIMS = {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits": 1008}
+SIZES = [(75, 75), (107, 139)]  # with one pixel after the last block, and with 2 x 3 of them
+
+
+def distance(ours, theirs):
+    """The largest relative L2 distance of an image's features."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return (np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)).max()
+
+
+def images(height, width, count=2):
+    return pictures.scaled(pictures.pictures(count, max(height, width)))[:, :height, :width]
+
+
+@pytest.fixture(scope="module")
+def made():
+    """pytorch-fid's state with made-up weights, and the oracle's taps at both sizes."""
+    state = {}
+    taps = {}
+    for i, (height, width) in enumerate(SIZES):
+        x = images(height, width).transpose(0, 3, 1, 2).astype(np.float64)
+        taps[height, width] = oracle.network(state, x, None if i else pictures.weight)
+    return state, taps
+
+
+@pytest.fixture(scope="module")
+def network(made, tmp_path_factory):
+    """The same weights, read by the product from a file with pytorch-fid's names."""
+    path = tmp_path_factory.mktemp("weights") / "made.safetensors"
+    safetensors.numpy.save_file(made[0], path)
+    return inception.load(path)
+
+
+@pytest.fixture(scope="module")
+def params(network):
+    return network.params
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_tap_equals_the_network_in_numpy(made, params, size):
+    found = inception.features(params, images(*size), inception.TAPS)
+    assert set(found) == set(inception.TAPS)
+    for tap, values in found.items():
+        assert distance(values, made[1][size][tap]) < 1e-5, tap
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_tap_equals_pytorch_fid_with_made_up_weights(params, size):
+    found = inception.features(params, images(*size), inception.TAPS)
+    for tap, values in found.items():
+        theirs = FIXTURE[f"made/{size[0]}x{size[1]}/{tap}"]
+        assert values.shape == theirs.shape and values.dtype == np.float32
+        assert distance(values, theirs) < 1e-5, tap
+
+
+def test_the_network_has_the_published_number_of_parameters(made):
+    """Keras counts 21,802,784 in its Inception-v3 without the top, whose batch norms have no scale either."""
+    state = {k: v for k, v in made[0].items() if not k.endswith("bn.weight") and not k.startswith("fc")}
+    assert sum(array.size for array in state.values()) == 21_802_784
+    ours = sum(np.prod(shape) + 3 * shape[0] for shape in inception_weights.CONVOLUTIONS.values())
+    assert ours == 21_802_784 and len(inception_weights.CONVOLUTIONS) == 94
+
+
+def test_shapes_at_the_published_size(params):
+    found = jax.eval_shape(lambda x: inception.features(params, x, inception.TAPS), jnp.zeros((3, 299, 299, 3)))
+    assert {tap: value.shape for tap, value in found.items()} == {
+        tap: (3, dim) for tap, dim in (DIMS | {"spatial": 17 * 17 * 7}).items()
+    }
+
+
+@pytest.mark.parametrize("size", [(35, 35), (8, 8), (3, 4)])
+def test_average_pool_leaves_the_padding_out(size):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    expected = oracle.pool(x.transpose(0, 3, 1, 2), np.mean, pad=1).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(inception._average_pool(x), expected, atol=1e-6)
+    np.testing.assert_allclose(inception._average_pool(np.ones_like(x)), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (3, 10)])
+def test_max_pool(size, stride):
+    x = -1 - np.random.default_rng(1).random((2, *size, 3)).astype(np.float32)  # zeros in the padding would win
+    expected = oracle.pool(x.transpose(0, 3, 1, 2), np.max, stride, pad=int(stride == 1)).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(inception._max_pool(x, stride), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [
+    ((1, 1), 1, True), ((3, 3), 1, True), ((5, 5), 1, True), ((1, 7), 1, True), ((7, 1), 1, True),
+    ((3, 3), 1, False), ((3, 3), 2, False),
+])  # fmt: skip
+def test_convolution(kernel, stride, pad):
+    random = np.random.default_rng(2)
+    for size in [(9, 9), (8, 11)]:
+        x = random.normal(size=(2, *size, 4))
+        weights = random.normal(size=(5, 4, *kernel))
+        bias = random.normal(size=5)
+        sides = tuple(k // 2 for k in kernel) if pad else (0, 0)
+        expected = oracle.convolution(x.transpose(0, 3, 1, 2), weights, stride, sides).transpose(0, 2, 3, 1) + bias
+        layer = {"a.kernel": weights.transpose(2, 3, 1, 0).astype(np.float32), "a.bias": bias.astype(np.float32)}
+        found = inception._conv(layer, "a", x.astype(np.float32), stride, pad)
+        np.testing.assert_allclose(found, np.maximum(expected, 0), atol=2e-5)
+
+
+def test_batches_are_filled_up_without_changing_a_feature(params):
+    x = images(75, 75, 5)
+    pairs = inception.extract(params, x, inception.TAPS, batch_size=2)
+    threes = inception.extract(params, x, inception.TAPS, batch_size=3)
+    for tap in inception.TAPS:
+        assert len(pairs[tap]) == 5 and distance(pairs[tap], threes[tap]) < 1e-6
+    last = inception.extract(params, x[[4, 0]], inception.TAPS, batch_size=2)
+    for tap in inception.TAPS:  # who stands beside an image, if anyone, does not matter at all
+        np.testing.assert_array_equal(last[tap][0], pairs[tap][4])
+
+
+def test_images_are_prepared_batch_by_batch(params):
+    seen = []
+
+    def prepare(batch):
+        seen.append(len(batch))
+        return pictures.scaled(batch)
+
+    found = inception.extract(params, pictures.pictures(5, 75), inception.TAPS, prepare=prepare, batch_size=2)
+    assert seen == [2, 2, 1]
+    expected = inception.extract(params, images(75, 75, 5), inception.TAPS, batch_size=2)
+    np.testing.assert_array_equal(found["2048"], expected["2048"])
+
+
+@pytest.mark.parametrize(("x", "error", "words"), [
+    (np.zeros((2, 74, 75, 3), np.float32), ValueError, "sides of 75"),
+    (np.zeros((2, 75, 75, 1), np.float32), ValueError, r"\[B, H, W, 3\]"),
+    (np.zeros((75, 75, 3), np.float32), ValueError, r"\[B, H, W, 3\]"),
+    (np.zeros((2, 75, 75, 3), np.uint8), TypeError, "float32 images in"),
+    (np.zeros((2, 75, 75, 3), np.float64), TypeError, "float32 images in"),
+    (np.full((2, 75, 75, 3), 255, np.float32), ValueError, r"in \[-1, 1\], got numbers from 255 to 255"),
+    (np.full((2, 75, 75, 3), np.nan, np.float32), ValueError, "got numbers from nan to nan"),
+    (np.full((2, 75, 75, 3), -np.inf, np.float32), ValueError, "got numbers from -inf"),
+    (np.zeros((0, 75, 75, 3), np.float32), ValueError, "no image"),
+])  # fmt: skip
+def test_what_is_no_image_is_refused(params, x, error, words):
+    with pytest.raises(error, match=words):
+        inception.extract(params, x)
+
+
+def test_another_tap_is_refused(params):
+    with pytest.raises(ValueError, match="taps are 64, 192, 768, 2048, spatial, logits; got 1024"):
+        inception.extract(params, images(75, 75), ("2048", "1024"))
+    with pytest.raises(ValueError, match="at least one tap"):
+        inception.extract(params, images(75, 75), ())
+
+
+def test_logits_where_there_are_none_are_refused(params):
+    without = {name: array for name, array in params.items() if name != "output.kernel"}
+    with pytest.raises(ValueError, match=r"no logits.*pt_inception-2015-12-05-6726825d.pth"):
+        inception.extract(without, images(75, 75), ("logits",))
+
+
+def test_made_up_weights_are_unknown_and_refused_by_those_who_need_the_real_ones(network):
+    about = inception.record(network)
+    assert about["network"] == "unknown weights" and about["sha256"] == network.digest and about["logits_sha256"]
+    with pytest.raises(inception.WeightsError, match=f"{network.digest}, which is not that of the published numbers"):
+        inception.require_known(network)
+
+
+# ==== The real weights ====
+
+
+@pytest.fixture(scope="module")
+def real():
+    path = os.environ.get("DIFFUSION_INCEPTION")
+    if not path:
+        pytest.skip("DIFFUSION_INCEPTION does not name the file of the real weights")
+    return inception.load(path)
+
+
+def test_the_real_weights_are_known(real):
+    inception.require_known(real)
+    assert inception.record(real)["network"] == "FID Inception-v3, 2015-12-05"
+
+
+def test_the_real_features_equal_those_of_pytorch(real):
+    theirs = {name[5:]: values for name, values in FIXTURE.items() if name.startswith("real/")}
+    taps = tuple(tap for tap in theirs if tap != "torchscript")
+    assert set(taps) == set(inception.TAPS) - {"logits"}
+    found = inception.extract(real.params, pictures.scaled(pictures.pictures(len(theirs["2048"]))), taps, batch_size=7)
+    for tap in taps:
+        assert distance(found[tap], theirs[tap]) < 1e-4, tap
+    assert distance(found["2048"], theirs["torchscript"]) < 1e-4

@@ -1,0 +1,226 @@
+"""Features gathered, kept, interrupted and gone on with; and the files of statistics, ours and others'."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from diffusion.metrics import features, frechet, image_sets, inception, protocols, references, statistics
+from diffusion.metrics.image_sets import ImageSetError
+from diffusion.metrics.statistics import StatisticsError
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (1300, 3, 4, 3), dtype=np.uint8)
+
+
+def space(name="a", calls=None, dies_after=None):
+    """Two taps of a random linear map; counts the images that it sees, and may die."""
+    weights = np.random.default_rng(1).normal(size=(36, 5)).astype(np.float32)
+    calls = [] if calls is None else calls
+
+    def extract(batch):
+        if dies_after is not None and sum(calls) >= dies_after:
+            raise KeyboardInterrupt
+        calls.append(len(batch))
+        rows = batch.reshape(len(batch), -1) / np.float32(255) @ weights
+        return {"main": rows, "small": rows[:, :2] ** 2}
+
+    identity = {"weights": name, "resize": "x"}
+    return references.Space(extract, ("main", "small"), "main", "clip(x * 127.5 + 128)", identity)
+
+
+def exact(images):
+    """Mean and sum of squares by their definition, in float64."""
+    rows = space().extract(images)["main"]
+    rows = rows.astype(np.float64)
+    return rows, rows.mean(axis=0), (rows - rows.mean(axis=0)).T @ (rows - rows.mean(axis=0))
+
+
+def same(a, b):
+    for tap in a.statistics.moments:
+        for x, y in zip(a.statistics.moments[tap], b.statistics.moments[tap]):
+            np.testing.assert_array_equal(x, y)
+    for tap in a.rows:
+        np.testing.assert_array_equal(a.rows[tap], b.rows[tap])
+
+
+def test_all_images_count(images):
+    """1,300 are two chunks and a part of one: none is dropped."""
+    found = references.gather(image_sets.from_array(images), space(), keep=("main",))
+    rows, mean, m2 = exact(images)
+    assert found.statistics.count == 1300 and found.statistics.moments["small"].count == 1300
+    np.testing.assert_allclose(found.rows["main"], rows, rtol=1e-6)
+    np.testing.assert_allclose(found.statistics.moments["main"].mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(found.statistics.moments["main"].m2, m2, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dies_after", [1, 512, 1024])
+def test_a_killed_gathering_goes_on_bit_for_bit(images, tmp_path, monkeypatch, dies_after):
+    monkeypatch.setattr(references, "SAVE_SECONDS", -1)
+    straight = references.gather(image_sets.from_array(images), space(), ("main",), tmp_path / "straight")
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        references.gather(image_sets.from_array(images), space(calls=calls, dies_after=dies_after), ("main",), tmp_path)
+    done, calls = sum(calls), []
+    found = references.gather(image_sets.from_array(images), space(calls=calls), ("main",), tmp_path)
+    assert done >= dies_after and done + sum(calls) == 1300 and found.found == done
+    same(straight, found)
+
+
+def test_rows_written_after_the_last_moments_are_dropped(images, tmp_path, monkeypatch):
+    """A process may die between the two files."""
+    monkeypatch.setattr(references, "SAVE_SECONDS", -1)
+    with pytest.raises(KeyboardInterrupt):
+        references.gather(image_sets.from_array(images), space(dies_after=512), ("main",), tmp_path)
+    (rows,) = tmp_path.glob("*.main.float32")
+    rows.write_bytes(rows.read_bytes() + b"\1" * 77)
+    found = references.gather(image_sets.from_array(images), space(), ("main",), tmp_path)
+    np.testing.assert_allclose(found.rows["main"], exact(images)[0], rtol=1e-6)
+
+
+def test_what_is_kept_is_found_only_for_the_same(images, tmp_path):
+    first = image_sets.from_array(images)
+    other = images.copy()
+    other[700, 0, 0, 0] ^= 1
+    calls = []
+    references.gather(first, space(calls=calls), (), tmp_path)
+    assert sum(calls) == 1300
+    references.gather(first, space(calls=calls), (), tmp_path)
+    assert sum(calls) == 1300  # found
+    references.gather(image_sets.from_array(other), space(calls=calls), (), tmp_path)
+    assert sum(calls) == 2600  # another image
+    references.gather(first, space("b", calls=calls), (), tmp_path)
+    assert sum(calls) == 3900  # other weights
+    found = references.gather(first, space(calls=calls), ("main",), tmp_path)
+    assert sum(calls) == 5200  # rows were not kept
+    references.gather(first, space(calls=calls), (), tmp_path)
+    assert sum(calls) == 5200 and found.found == 0
+
+
+@pytest.mark.parametrize("which", ["*.safetensors", "*.main.float32"])
+def test_damage_of_what_is_kept_is_seen(images, tmp_path, which):
+    calls = []
+    good = references.gather(image_sets.from_array(images), space(calls=calls), ("main",), tmp_path)
+    good = good._replace(rows={"main": np.array(good.rows["main"])})
+    (path,) = tmp_path.glob(which)
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 64
+    path.write_bytes(bytes(data))
+    again = references.gather(image_sets.from_array(images), space(calls=calls), ("main",), tmp_path)
+    assert sum(calls) == 2600
+    same(good, again)
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (lambda x: np.where(np.arange(len(x))[:, None, None, None] == 600, np.nan, x), "image 88 of this batch .* NaN"),
+        (lambda x: x * 100, "floats from -1"),
+        (lambda x: (x + 1) / 2, "may be meant in"),
+    ],
+)
+def test_floats_that_cannot_be_meant(images, change, match):
+    x = change(images.astype(np.float32) / 127.5 - 1)
+    with pytest.raises(ImageSetError, match=match):
+        references.gather(image_sets.from_array(x.astype(np.float32)), space())
+
+
+def test_floats_are_rounded_as_the_protocol_says(images):
+    x = images.astype(np.float32) / 127.5 - 1
+    found = references.gather(image_sets.from_array(x), space(), ("main",))
+    np.testing.assert_array_equal(found.rows["main"], space().extract(images)["main"])
+
+
+def test_bytes_that_were_floats_and_too_few_images(images):
+    with pytest.raises(ImageSetError, match="all bytes are 0 or 1"):
+        references.gather(image_sets.from_array((images > 99).astype(np.uint8)), space())
+    with pytest.raises(ImageSetError, match="at least 2"):
+        references.gather(image_sets.from_array(images[:1]), space())
+
+
+# ==== Files of statistics ====
+
+
+@pytest.fixture
+def made(images):
+    return references.gather(image_sets.from_array(images), space()).statistics
+
+
+def test_ours_round_trip(made, tmp_path):
+    statistics.write(tmp_path / "a.safetensors", made)
+    found = statistics.read(tmp_path / "a.safetensors")
+    assert found.count == 1300 and found.about == made.about
+    same(references.Gathered(made, {}, 0, 0), references.Gathered(found, {}, 0, 0))
+
+
+def test_another_protocol_or_network_is_refused_by_its_fields(made):
+    statistics.require_same("ref", made, space().identity)
+    with pytest.raises(StatisticsError, match=r"another protocol.*weights: made with 'a', asked for 'b'") as caught:
+        statistics.require_same("ref", made, space("b").identity)
+    assert "resize" not in str(caught.value)
+    net = inception.Inception({}, "0" * 64, False)
+    tf, torch = (references.inception_space(net, protocols.PROTOCOLS[name]).identity for name in ("adm", "pytorch-fid"))
+    assert len(statistics.differences(tf, torch)) == 2  # resize and scaling
+    assert not statistics.differences(tf, references.inception_space(net, protocols.PROTOCOLS["edm"]).identity)
+
+
+def test_every_flipped_bit_is_seen(made, tmp_path):
+    path = tmp_path / "a.safetensors"
+    statistics.write(path, made)
+    whole = path.read_bytes()
+    for place in np.linspace(0, len(whole) - 1, 60).astype(int):
+        data = bytearray(whole)
+        data[place] ^= 16
+        path.write_bytes(bytes(data))
+        with pytest.raises(StatisticsError):
+            statistics.read(path)
+
+
+def test_foreign_files(images, tmp_path):
+    rows, mean, m2 = exact(images)
+    sigma = m2 / 1299
+    np.savez(tmp_path / "fid.npz", mu=mean, sigma=sigma)
+    np.savez(tmp_path / "adm.npz", arr_0=images[:30], mu=mean.astype(np.float32), sigma=sigma, mu_s=mean, sigma_s=sigma)
+    plain = references.open_reference(str(tmp_path / "fid.npz"))
+    assert plain.images is None and plain.statistics.count is None and list(plain.statistics.moments) == ["5"]
+    adm = references.open_reference(str(tmp_path / "adm.npz"))
+    assert adm.images.count == 30 and list(adm.statistics.moments) == ["5", "spatial"]
+    other = frechet.update(frechet.init(5), rows[:900])
+    whole = frechet.update(frechet.init(5), rows)
+    expected = frechet.frechet_distance(other, whole)
+    assert frechet.frechet_distance(other, plain.statistics.moments["5"]) == pytest.approx(expected, rel=1e-9)
+    statistics.require_same("adm", adm.statistics, space().identity)  # does not say how it was made
+
+
+def test_files_that_are_no_statistics(images, tmp_path):
+    _, mean, m2 = exact(images)
+    bad = {
+        "nan": (mean, np.where(m2 > 0, np.nan, m2), "NaN"), "shape": (mean, m2[:3], "shape"),
+        "skew": (mean, m2 + np.triu(np.ones((5, 5))) * m2.max(), "not symmetric"),
+        "minus": (mean, -m2, "diagonal"), "ints": (mean.astype(int), m2, "not floating"),
+    }  # fmt: skip
+    for name, (mu, sigma, match) in bad.items():
+        np.savez(tmp_path / f"{name}.npz", mu=mu, sigma=sigma)
+        with pytest.raises(StatisticsError, match=match):
+            statistics.read(tmp_path / f"{name}.npz")
+    np.savez(tmp_path / "pickled.npz", mu=mean, sigma=np.array([{"a": 1}], dtype=object))
+    (tmp_path / "a.pkl").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
+    safetensors.numpy.save_file({"x": mean}, tmp_path / "x.safetensors")
+    text = json.dumps({"format": 99, "sha256": "", "count": 2, "taps": []})
+    safetensors.numpy.save_file({"x": mean}, tmp_path / "new.safetensors", {"statistics": text})
+    np.savez(tmp_path / "mu.npz", mu=mean)
+    for name, match in [("pickled.npz", "pickles"), ("a.pkl", "is a pickle"), ("x.safetensors", "no statistics"),
+                        ("new.safetensors", "format 99"), ("mu.npz", "holds mu"), ("no.npz", "is not there|cannot be"),
+                        ("no.safetensors", "cannot be read")]:  # fmt: skip
+        with pytest.raises((StatisticsError, ImageSetError), match=match):
+            references.open_reference(str(tmp_path / name))
+
+
+def test_a_function_is_a_space(images):
+    found = references.function_space(features.pixels(None, None))
+    rows = found.extract(images[:5])["features"]
+    np.testing.assert_array_equal(rows, images[:5].reshape(5, -1) / np.float32(255))
+    assert found.identity["unit"] == "[0, 1]"
