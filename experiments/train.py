@@ -147,6 +147,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             """One line of metrics: to metrics.jsonl, TensorBoard and the display; the clock's part to timing.jsonl."""
             rate = display.report(row["step"], row["loss"], row.get("skipped", 0))
             if speaks:
+                workdir.require_there(folder)
                 workdir.append(metrics_file, row)
                 workdir.append(timing_file, {"step": row["step"], "time": time.time(), "steps_per_second": rate,
                                               "recompilations": watch.count})

@@ -177,6 +177,16 @@ def _may_change(field: str) -> bool:
     return any(fnmatch.fnmatchcase(field, pattern) for pattern in MAY_CHANGE)
 
 
+def require_there(workdir: pathlib.Path) -> None:
+    """Refuses to go on in a run folder that was removed, of which a save in that moment may have made an empty twin.
+
+    Raises:
+      WorkdirError: if config.json is gone.
+    """
+    if not (workdir / "config.json").exists():
+        raise WorkdirError(f"{workdir} cannot be written: its config.json is gone, as if the folder had been removed.")
+
+
 def append(path: pathlib.Path, row: Mapping) -> None:
     """Adds one line of JSON by a single write, so that a run that is killed leaves it whole or not at all."""
     line = (json.dumps(row, allow_nan=False) + "\n").encode()

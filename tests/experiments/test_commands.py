@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMANDS = (
     "experiments.train", "experiments.sample", "experiments.evaluate", "launch.local", "launch.slurm", "launch.tpu",
     "launch.kubernetes", "benchmarks.train_step",
-    "experiments.reproduce", "benchmarks.soak", "benchmarks.protocols", "benchmarks.fid_by_n",
+    "experiments.plan", "experiments.reproduce", "benchmarks.soak", "benchmarks.inception", "benchmarks.protocols",
+    "benchmarks.fid_by_n",
 )  # fmt: skip
 
 

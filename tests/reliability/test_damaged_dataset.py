@@ -95,6 +95,7 @@ def test_stop_saves_the_state_and_the_same_run_goes_on_with_skip(flawed, tmp_pat
     assert [row["skipped"] for row in lines(tmp_path)[first:]] == skipped_by_definition()[first:]
 
 
+@pytest.mark.slow
 def test_stop_is_one_sentence_on_the_command_line(flawed, tmp_path):
     words = CHANGES | {"data.dir": flawed, "data.damaged": "stop"}
     flags = [f"--config.{name}={value}" for name, value in words.items() if not isinstance(value, tuple)]

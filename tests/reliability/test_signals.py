@@ -57,7 +57,8 @@ def test_a_second_signal_ends_at_once(driver, tmp_path, number):
     assert checkpoints.steps(tmp_path) == [2]
 
 
-@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
 def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(driver, tmp_path, index):
     """As a scheduler sends it to the machine that it takes away: the notice that JAX spreads to the others."""
     environments = two_processes(local.free_port())

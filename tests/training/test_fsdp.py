@@ -34,8 +34,8 @@ def held(tree, parts):
     return max(of)
 
 found = {}
-for split in sharding.WHOLE:
-    for parts in (1, 2, 4, 8):
+for split, sizes in {"all": (1, 2, 4, 8), "optimizer": (8,)}.items():
+    for parts in sizes:
         mesh = sharding.make_mesh({"data": 1, "fsdp": parts}, jax.devices()[:parts])
         live = sharding.create(init, sharding.abstract(init, mesh, sharding.RULES, 0, whole=sharding.WHOLE[split]), 0)
         found[f"{split} {parts}"] = [held(live.params, parts), held(live._replace(params=None), parts)]
@@ -74,10 +74,11 @@ def test_each_device_holds_its_share_of_the_state():
     params, rest = held["all 1"]
     for parts in (2, 4, 8):
         assert sum(held[f"all {parts}"]) <= 1.1 * (params + rest) / parts, held
-        assert held[f"optimizer {parts}"][0] == params and held[f"optimizer {parts}"][1] <= 1.1 * rest / parts, held
+    assert held["optimizer 8"][0] == params and held["optimizer 8"][1] <= 1.1 * rest / 8, held
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(1, 4), pytest.param(2, 4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "fsdp"), [(1, 4), (2, 4)])
 def test_split_state_trains_as_a_whole_one(tmp_path, data, fsdp):
     """50 steps: the same draws exactly, the same losses up to the order of sums; and on, from a split checkpoint."""
     run(TRAIN, 1, tmp_path / "one", 1, 1, 50, 0)

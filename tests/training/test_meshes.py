@@ -213,4 +213,4 @@ def test_each_axis_splits_the_work_and_what_it_promises():
         assert split["flops"] < 1.4 * one["flops"] / 8, axis  # with sequence, the conditioning is everyone's
     assert found["sequence"]["all-to-all"] == 2 * 2 * 2  # before and after attention, in two layers, and backwards
     assert found["sequence"]["all-gather"] == 0
-    assert found["tensor"]["state"] <= 1.5 * one["state"] / 8  # embeddings and norms are everyone's
+    assert found["tensor"]["state"] <= 1.6 * one["state"] / 8  # embeddings and norms are everyone's
