@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from configs import base
+from diffusion.data import pipeline
 from diffusion.metrics import protocols
 from diffusion.training import parallel, sharding
 from experiments import places
@@ -50,7 +51,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.name": (bool, 'a dataset\'s name, e.g. "digits" or "cifar10"'),
     "data.split": (bool, 'a split\'s name, e.g. "train"'),
     "data.threads": (lambda v: 0 <= v <= 1024, "in [0, 1024]; 0 reads in the main thread"),
-    "data.damaged": (lambda v: v in ("stop", "skip"), '"stop" or "skip"'),
+    "data.damaged": (lambda v: v in pipeline.DAMAGED, '"stop" or "skip"'),
     "data.shape": (_shape, "sizes of at least 1, e.g. (32, 32, 4), or None"),
     "ema.decay": (lambda v: 0 <= v < 1, "in [0, 1); 0.9999 is usual, 0 follows the weights"),
     "train.steps": AT_LEAST_ONE,

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffusion.data.transforms import to_uint8
-from experiments.workdir import whole
+from diffusion.files import whole
 
 DPI = 100  # of the figures' layout: with it, one unit below is one pixel of the picture
 TILE = 48  # least side of an image in the picture, in pixels; small images are enlarged by whole numbers

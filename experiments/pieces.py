@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.files import whole
 from experiments import config as configs
-from experiments.workdir import whole
 
 
 def key(config: Mapping, leaves: Mapping, weights: str, labels: np.ndarray, seeds: np.ndarray) -> str:

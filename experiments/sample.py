@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from diffusion import files
 from diffusion.training import checkpoints
 from experiments import config as configs
 from experiments import figures, generate, pieces, progress, resolve, workdir
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
         images = pieces.images(make.images, params, labels, seeds, batch_size, place, advance)
     seconds = time.perf_counter() - began
 
-    with workdir.whole(out / "samples.npz") as file:
+    with files.whole(out / "samples.npz") as file:
         np.savez_compressed(file, images=images, labels=labels, seeds=seeds)
     record = {
         "checkpoint": {"step": step, "weights": WEIGHTS.value},

@@ -125,7 +125,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         events = stack.enter_context(hooks.event_writer(folder, step)) if speaks else None
         evaluate = hooks.evaluation(config, spec, folder) if config.evaluate.every and speaks else None
         total = config.train.steps
-        display = progress.Display(total, step, config.train.batch_size, speaks)
+        display = progress.Display(total, step, batch_size, speaks)
         watch = stack.enter_context(recompilation.Watch())
         pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
 
@@ -186,7 +186,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             """Starts a checkpoint; the lines that it relies on are on the disk first."""
             began = time.perf_counter()
             workdir.sync(metrics_file)
-            about = {"examples": step * config.train.batch_size, "config_hash": configs.digest(config)}
+            about = {"examples": step * batch_size, "config_hash": configs.digest(config)}
             with watch.work("a save", step):
                 saver.save(train_state, {**about, "interval": sums, "evaluated": evaluated, "best": best})
             display.pause(time.perf_counter() - began)

@@ -13,12 +13,12 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
 
 from ml_collections import ConfigDict
 
 from diffusion import limits
 from diffusion.data import sources
+from diffusion.files import whole
 from diffusion.training import checkpoints
 from experiments import config as config_lib
 from experiments import places
@@ -83,17 +83,6 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
         handle.write(f"{os.getpid()}\n")
         handle.flush()
         yield
-
-
-@contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Yields a file to write, so that a reader, or a run that was killed, finds the old or the new content, no part."""
-    temporary = path.with_name(f".{path.name}.new")
-    with open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

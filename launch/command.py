@@ -29,6 +29,20 @@ def refuse_secrets(parser: argparse.ArgumentParser, command: list[str], advice: 
             parser.error(f"word {i} of the command looks like a secret, which {advice}")
 
 
+def parser(name: str, description: str, example: str, allow_abbrev: bool = False) -> argparse.ArgumentParser:
+    """Returns a launcher's parser, without its options.
+
+    Args:
+      name: of the module in ``launch``.
+      description: what it does.
+      example: shown at the end of its help.
+      allow_abbrev: whether its options may be cut short.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m launch.{name}", usage="%(prog)s [options] -- COMMAND ...", description=description,
+        epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=allow_abbrev)
+
+
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits a launcher's own arguments from the command after `--`; ends it with an error where there is none.
 

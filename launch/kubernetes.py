@@ -68,10 +68,8 @@ def variable(text: str) -> str:
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the launcher's own arguments (``argv`` up to `--`) from the command after it, a list of words."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.kubernetes", usage="%(prog)s [options] -- COMMAND ...", epilog=EXAMPLE,
-        description="Run COMMAND in every pod of a Kubernetes JobSet, as one jax.distributed job.",
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = launcher.parser(
+        "kubernetes", "Run COMMAND in every pod of a Kubernetes JobSet, as one jax.distributed job.", EXAMPLE)
     add = parser.add_argument
     add("--name", type=job_name, required=True, metavar="NAME", help="name of the JobSet")
     add("--image", type=image, required=True, metavar="IMAGE", help="container image that holds the library")

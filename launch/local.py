@@ -44,11 +44,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     Returns:
       The options and the command as a list of words.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.local", usage="%(prog)s [options] -- COMMAND ...", epilog=EXAMPLE,
-        description="Run COMMAND as several processes of one jax.distributed job on this machine. The word `python` "
-        "at its start means the interpreter that runs the launcher.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = launcher.parser(
+        "local", "Run COMMAND as several processes of one jax.distributed job on this machine. The word `python` "
+        "at its start means the interpreter that runs the launcher.", EXAMPLE, allow_abbrev=True)
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="number of processes (default: 2)")
     parser.add_argument("--devices-per-process", type=int, metavar="D",
                         help="simulate D CPU devices in each process (default: the devices that JAX finds)")

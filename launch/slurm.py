@@ -113,11 +113,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     Returns:
       The options and the command as a list of words.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.slurm", usage="%(prog)s [options] -- COMMAND ...", epilog=EXAMPLE, allow_abbrev=False,
-        description="Run COMMAND in every task of a SLURM job, as one jax.distributed job. The tasks have this\n"
-        "folder and this environment. At the time limit the run saves, and goes on in a new turn.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = launcher.parser(
+        "slurm", "Run COMMAND in every task of a SLURM job, as one jax.distributed job. The tasks have this\n"
+        "folder and this environment. At the time limit the run saves, and goes on in a new turn.", EXAMPLE)
     add = parser.add_argument
     add("--nodes", type=count, default=1, metavar="N", help="number of nodes (default: 1)")
     add("--tasks-per-node", type=count, default=1, metavar="T", help="processes on each node (default: 1)")

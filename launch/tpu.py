@@ -59,11 +59,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     Returns:
       The options and the command as a list of words.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.tpu", usage="%(prog)s [options] -- COMMAND ...", epilog=EXAMPLE, allow_abbrev=False,
-        description="Run COMMAND on every host of a TPU pod. The library, and COMMAND's files, must be there already;\n"
-        "the workdir must be on a file system that all hosts share, not in a bucket.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = launcher.parser(
+        "tpu", "Run COMMAND on every host of a TPU pod. The library, and COMMAND's files, must be there already;\n"
+        "the workdir must be on a file system that all hosts share, not in a bucket.", EXAMPLE)
     add = parser.add_argument
     add("--name", type=pod, required=True, metavar="NAME", help="the TPU VM, or USER@NAME")
     add("--zone", type=zone, required=True, metavar="ZONE", help="its zone")

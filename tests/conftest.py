@@ -36,3 +36,16 @@ def x64():
     """Runs a test with JAX in float64, and restores float32 after it."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def compilation_cache(tmp_path_factory):
+    """One compilation cache for this module's runs, and none afterwards."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    patch.undo()

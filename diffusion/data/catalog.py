@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from diffusion import limits
 from diffusion.data.digits import Digits
+from diffusion.files import cache
 
 # Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line.
 BUNDLED = {"digits": Digits}
@@ -53,7 +54,7 @@ def find(name: str, data_dir: str = "") -> Path:
     if not parts:
         raise ValueError(f"dataset name {name!r} is not of the form dataset[/config][:1.2.3], such as 'cifar10'.")
     if name in BUNDLED:
-        return _prepared(name, Path(data_dir).expanduser() if data_dir else _cache() / "tfds")
+        return _prepared(name, Path(data_dir).expanduser() if data_dir else cache("tfds"))
     if data_dir:
         root, origin = Path(data_dir).expanduser(), "data_dir"
     elif os.environ.get("TFDS_DATA_DIR"):
@@ -143,11 +144,6 @@ def _folders(parent: Path) -> list[Path]:
     return [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
 
 
-def _cache() -> Path:
-    """Returns the folder for what the library makes itself."""
-    return Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser()
-
-
 def _prepared(name: str, root: Path) -> Path:
     """Returns the folder of a bundled dataset, made whole or not at all, by however many processes start at once."""
     version = str(BUNDLED[name].VERSION)
@@ -171,7 +167,7 @@ def _prepared(name: str, root: Path) -> Path:
         raise OSError(
             error.errno,
             f"cannot prepare the bundled dataset {name!r} in {root} ({error.strerror}); leave data_dir empty to use "
-            f"{_cache() / 'tfds'} (DIFFUSION_CACHE moves it), or name a folder that can be written",
+            f"{cache('tfds')} (DIFFUSION_CACHE moves it), or name a folder that can be written",
         ) from error
     return folder
 

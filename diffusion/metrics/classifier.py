@@ -18,6 +18,8 @@ import safetensors.numpy
 from jax import Array
 from safetensors import SafetensorError
 
+from diffusion import files
+
 Params = dict[str, Array]
 
 DIM = 64  # features: as many as a digit has pixels
@@ -94,7 +96,7 @@ def cached(
     """
     _check(images, labels)
     if folder is None:
-        folder = pathlib.Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser() / "classifiers"
+        folder = files.cache("classifiers")
     path = pathlib.Path(folder) / f"{_key(images, labels, seed)}.safetensors"
     if path in _in_memory:
         return _in_memory[path]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion import limits, npz
+from diffusion import files, limits, npz
 from diffusion.metrics import features, frechet, image_sets, inception, protocols, statistics
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.statistics import Statistics, StatisticsError
@@ -141,7 +141,7 @@ def open_reference(spec: str, data_dir: str = "") -> Reference:
 
 def cache_folder() -> pathlib.Path:
     """Where features are kept: DIFFUSION_CACHE or else ~/.cache/diffusion, there "features"."""
-    return pathlib.Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser() / "features"
+    return files.cache("features")
 
 
 def gather(

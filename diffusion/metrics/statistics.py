@@ -6,7 +6,6 @@ made. ADM's, EDM's and pytorch-fid's are .npz with mu and sigma, which do not sa
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from diffusion import limits, npz
+from diffusion.files import whole
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
 
@@ -59,12 +59,8 @@ def write(path: pathlib.Path, statistics: Statistics) -> None:
     about = {"format": FORMAT, "count": statistics.count, "taps": list(statistics.moments), **statistics.about}
     about["sha256"] = _digest(about, tensors)
     content = safetensors.numpy.save(tensors, metadata={"statistics": json.dumps(about, sort_keys=True)})
-    temporary = path.with_name(f".{path.name}.new")
-    with open(temporary, "wb") as file:
+    with whole(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _digest(about: dict, tensors: dict[str, np.ndarray]) -> str:

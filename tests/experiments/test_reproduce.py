@@ -22,13 +22,7 @@ STEPS = {"train.steps": 6, "train.log_every": 1, "checkpoint.every": 3, "evaluat
 EXPLODES = {"optimizer.learning_rate": 1e30, "optimizer.warmup": 0}  # the first update leaves weights of 1e30
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """One compilation cache for this module's runs."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def tiny(**changes):

@@ -28,17 +28,7 @@ TINY = {  # one compiled step serves most tests: what differs between them is no
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """One compilation cache for this module's runs, and none afterwards."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def tiny(**changes):
