@@ -1,5 +1,6 @@
 """Samples from a trained network, as a config describes them: the same function in training's loop and in `sample`."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion import guidance, parameterizations, samplers
 from diffusion.data.transforms import to_uint8
+from diffusion.models import layout
+from diffusion.training import sharding
 from experiments import resolve
 
 SEEDS = 1_000_000  # samples that one config.sample.seed stands for
@@ -41,25 +45,20 @@ def seeds(config: Mapping, number: int) -> np.ndarray:
     return (config["sample"]["seed"] * SEEDS + np.arange(number)).astype(np.uint32)
 
 
-def generator(config: Mapping, shape: tuple[int, ...]) -> Generator:
-    """Resolves sampler, plan and guidance once, and compiles them at the first call.
+def denoiser(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], parameterizations.Denoiser]:
+    """The guided denoiser of a run, (params, labels `[B]`) -> Denoiser.
 
     Args:
       config: the run's config.
       shape: (H, W, C) of one image.
 
-    Returns:
-      A `Generator`.
-
     Raises:
       ConfigError: if the parts do not fit.
     """
     schedule, parameterization = resolve.schedule(config), resolve.parameterization(config)
-    sampler, plan, settings = resolve.sampler(config), resolve.plan(config), resolve.guidance(config)
-    model = resolve.model(config, shape)
-    batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
+    settings, model = resolve.guidance(config), resolve.model(config, shape)
 
-    def denoiser(params: Any, labels: Array) -> parameterizations.Denoiser:
+    def of(params: Any, labels: Array) -> parameterizations.Denoiser:
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
         if config["model"].get("num_classes", 0) == 0:
             return parameterizations.denoiser(network, schedule, parameterization)
@@ -69,22 +68,57 @@ def generator(config: Mapping, shape: tuple[int, ...]) -> Generator:
         branches = guidance.together(network, schedule, parameterization, conditions)
         return guidance.classifier_free(branches, settings.scale, settings.interval)
 
+    return of
+
+
+def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None) -> Generator:
+    """Resolves sampler, plan and guidance once, and compiles them at the first call.
+
+    Args:
+      config: the run's config.
+      shape: (H, W, C) of one image.
+      mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
+        then makes the same calls and gets the same images. None: the default device.
+
+    Returns:
+      A `Generator`.
+
+    Raises:
+      ConfigError: if the parts do not fit.
+    """
+    schedule, sampler, plan = resolve.schedule(config), resolve.sampler(config), resolve.plan(config)
+    denoise = denoiser(config, shape)
+    batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
+    if mesh is not None:
+        shards = sharding.batch_shards(mesh)
+        batch_size = -(-batch_size // shards) * shards
+        held = sharding.positions(batch_size, mesh)
+
     def walk(params, labels, seeds, trajectory):
         keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
         x = samplers.prior(schedule, keys[0], shape)
         return samplers.sample(
-            sampler, denoiser(params, labels), schedule, x, plan, keys[1], trajectory=trajectory
+            sampler, denoise(params, labels), schedule, x, plan, keys[1], trajectory=trajectory
         )
 
-    finish = jax.jit(lambda params, labels, seeds: to_uint8(walk(params, labels, seeds, False)))
+    def finish(params, labels, seeds):
+        with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
+            return to_uint8(walk(params, labels, seeds, False))
+
+    finish = jax.jit(finish, out_shardings=None if mesh is None else NamedSharding(mesh, PartitionSpec()))
     watch = jax.jit(lambda params, labels, seeds: walk(params, labels, seeds, True)[1])
+
+    def batch(rows):
+        """Those rows where the samples are made, from arrays that every process has whole."""
+        return rows if mesh is None else sharding.to_devices(tuple(a[held] for a in rows), mesh, batch_size)
 
     def images(params, labels, seeds, progress=lambda done: None):
         made = []
         for first in range(0, len(labels), batch_size):
             rows = np.arange(first, min(first + batch_size, len(labels)))
             filled = np.resize(rows, batch_size)  # a short last batch is filled up, and cut again
-            made.append(np.asarray(finish(params, labels[filled], seeds[filled]))[: len(rows)])
+            found = finish(params, *batch((labels[filled], seeds[filled])))
+            made.append(np.asarray(found.addressable_data(0))[: len(rows)])
             progress(first + len(rows))
         return np.concatenate(made)
 

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
@@ -41,9 +43,12 @@ def add_events(writer, row: dict, rate: float | None) -> None:
 
 
 def evaluation(
-    config: ConfigDict, spec: sources.DataSpec, folder: pathlib.Path
+    config: ConfigDict, spec: sources.DataSpec, folder: pathlib.Path, mesh: Mesh
 ) -> Callable[[Any, int], dict[str, float | None]]:
     """What happens every config.evaluate.every steps: (params, step) -> {figure: number}, and previews/<step>.png.
+
+    All processes call it: the samples are made on the mesh, from the parameters as they lie there. Process 0 alone
+    then compares them with real images; the others get no figures.
 
     Samples are compared with the dataset's validation split, so that choices made while training leave the test split
     alone; a dataset that has none is read at config.evaluate.split.
@@ -53,12 +58,14 @@ def evaluation(
         sources.describe(config.data.name, split, config.data.dir)
     except ValueError:
         split = config.evaluate.split
-    make = generate.generator(config, spec.shape)
+    make = generate.generator(config, spec.shape, mesh)
     labels = generate.balanced_labels(config.evaluate.number, config.model.get("num_classes", 0))
     seeds = generate.seeds(config, config.evaluate.number)
 
     def evaluate(params, step):
         images = make.images(params, labels, seeds)
+        if jax.process_index():
+            return {}
         (folder / "previews").mkdir(exist_ok=True)
         figures.sample_grid(*figures.one_row_a_class(images, labels), folder / "previews" / f"{step}.png")
         found = evaluate_samples(images, labels, config, split)

@@ -120,10 +120,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             workdir.rewind(timing_file, step)
 
         # ==== Hooks ====
-        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        gather = jax.jit(lambda tree: tree, out_shardings=everywhere)
         events = stack.enter_context(hooks.event_writer(folder, step)) if speaks else None
-        evaluate = hooks.evaluation(config, spec, folder) if config.evaluate.every and speaks else None
+        evaluate = hooks.evaluation(config, spec, folder, mesh) if config.evaluate.every else None
         total = config.train.steps
         display = progress.Display(total, step, batch_size, speaks)
         watch = stack.enter_context(recompilation.Watch())
@@ -157,18 +155,16 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             """Samples from the moving average and compares them with real images; one line of metrics."""
             nonlocal evaluated
             evaluated = step
-            whole = gather(train_state.ema)  # by all processes; process 0 alone then evaluates its copy
-            found = {}
-            if evaluate:
-                began = time.perf_counter()
-                with watch.work("the evaluation", step):
-                    found = evaluate(jax.tree.map(lambda leaf: leaf.addressable_data(0), whole), step)
+            began = time.perf_counter()
+            with watch.work("the evaluation", step):
+                found = evaluate(train_state.ema, step)
+            if speaks:
                 workdir.append(metrics_file, {"step": step, "evaluate": found})
                 hooks.add_events(events, {"step": step, **{f"evaluate/{name}": x for name, x in found.items()}}, None)
                 told = [f"{name} {x:.4g}" for name, x in found.items() if x is not None]
                 display.say(f"step {step}  {'  '.join(told)}")
-                memory.release()
-                display.pause(time.perf_counter() - began)
+            memory.release()
+            display.pause(time.perf_counter() - began)
             if config.checkpoint.best:
                 keep_best(found.get(config.checkpoint.best))
 

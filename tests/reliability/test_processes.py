@@ -1,5 +1,6 @@
 """One of two processes of a run dies or hangs: the other stops with an error within a minute; a restart goes on."""
 
+import json
 import os
 import pathlib
 import re
@@ -57,6 +58,26 @@ def test_a_killed_process_ends_the_other(driver, tmp_path, victim):
         assert values(tmp_path / "run", last + 2) == values(tmp_path / "straight", last + 2)
         same = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "straight")]
         assert same[0] == same[1]
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_on_their_mesh_and_keep_one_best_checkpoint(driver, tmp_path):
+    """As one process does: the same figures up to the order of sums, so the same best step, kept by both."""
+    changes = {"train.steps": 8, "evaluate.every": 2, "evaluate.features": "('pixels',)", "checkpoint.every": 3,
+               "checkpoint.keep": 1, "checkpoint.best": "fd_pixels", "sample.batch_size": 7}  # fmt: skip
+    runs = start_two(driver, tmp_path / "two", changes)
+    assert [driver.wait(run).status for run in runs] == [0, 0]
+    assert driver.train(tmp_path / "one", changes).status == 0
+    found = {}
+    for name in ("one", "two"):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        found[name] = {line["step"]: line["evaluate"]["fd_pixels"] for line in lines if "evaluate" in line}
+        best = min(found[name], key=found[name].get)
+        assert checkpoints.steps(tmp_path / name) == sorted({best, 8})
+        assert checkpoints.read_about(tmp_path / name, 8)["best"]["step"] == best
+        assert sorted(path.name for path in (tmp_path / name / "previews").iterdir()) == [f"{i}.png" for i in (2, 4, 6, 8)]
+    assert found["one"].keys() == {2, 4, 6, 8}
+    assert found["two"] == pytest.approx(found["one"], rel=1e-2)  # a byte may round to its neighbour
 
 
 @pytest.mark.slow
