@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data import sources
 from experiments import figures, generate
-from experiments.evaluate import evaluate_samples
+from experiments.measures import evaluate_samples
 
 
 @contextlib.contextmanager

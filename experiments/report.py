@@ -23,6 +23,15 @@ PICTURES = {
     "curves.png": "Training: the loss by step, and by t",
 }
 
+MODEL_FIGURES = {  # how they were measured, for the table; see experiments/model_figures.py
+    "cas": "classifier accuracy score: a classifier trained on samples alone, tested on real held-out images",
+    "cas_of_real_images": "the same, trained on as many real training images: the ceiling",
+    "data_copying": "C_T: below -3, samples lie nearer to the training images than held-out images do",
+    "authenticity": "share of samples farther from their nearest training image than that is from its own neighbour",
+    "authenticity_of_held_out": "the same share of real held-out images",
+    "bits_per_dim": "probability flow, Hutchinson's estimate, uniform dequantisation; protocol in report.json",
+}
+
 
 def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
     """What made the samples and this report.
@@ -137,6 +146,8 @@ def table(content: dict) -> list[tuple[str, str, str, str]]:
         f"{near['held_out']['exact_duplicates']} of the held-out images",
         f"the same bytes as one of the {data['train_size']:,} training images",
     ))
+    if found := content.get("model"):
+        lines += [(name, value, of, MODEL_FIGURES.get(name, "")) for name, value, of in figure_rows(found)]
     if found := content.get("inception"):
         from_record = f"Inception, protocol {found['protocol']}, against {found['reference']}; {found['record']}"
         lines += [(name, value, of, from_record) for name, value, of in figure_rows(found["figures"])]

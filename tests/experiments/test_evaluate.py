@@ -14,10 +14,11 @@ from configs import digits as recipe
 from diffusion.data.digits import digits
 from diffusion.metrics import classifier
 from experiments import config as configs
-from experiments import evaluate, report
+from experiments import evaluate, measures, report
+from experiments.samples import read_samples
 from experiments.workdir import WorkdirError
 
-QUICK = evaluate.Effort(draws=20, subsets=3)
+QUICK = measures.Effort(draws=20, subsets=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,9 +28,9 @@ def own_cache(tmp_path_factory):
         patch.setenv("DIFFUSION_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(classifier, "train", functools.partial(classifier.train, steps=120))
         patch.setattr(classifier, "_in_memory", {})
-        evaluate._read_split.cache_clear()
+        measures._read_split.cache_clear()
         yield
-        evaluate._read_split.cache_clear()
+        measures._read_split.cache_clear()
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def write(folder, config, **arrays):
 
 def test_real_digits_reach_the_floor_and_noise_does_not(config):
     images, labels = samples("train", 40)
-    good = evaluate.measure(images, labels, config, "test", QUICK)
+    good = measures.measure(images, labels, config, "test", QUICK)
     assert good["count"] == 359  # the whole test split
     assert good["asked_class"]["share"] > 0.95 and good["asked_class"]["real"]["count"] == 359
     for name in ("pixels", "classifier"):
@@ -76,7 +77,7 @@ def test_real_digits_reach_the_floor_and_noise_does_not(config):
         assert figure["noise"] > 10 * figure["distance"]
     assert good["neighbours"]["samples"]["exact_duplicates"] == 400  # copies show
 
-    bad = evaluate.measure(noise(images), labels, config, "test", QUICK)
+    bad = measures.measure(noise(images), labels, config, "test", QUICK)
     assert bad["asked_class"]["share"] < 0.3
     for name, figure in bad["frechet"].items():
         assert figure["distance"] == pytest.approx(figure["noise"], rel=0.2), name
@@ -85,26 +86,26 @@ def test_real_digits_reach_the_floor_and_noise_does_not(config):
 
 def test_a_wrong_class_is_not_the_asked_one(config):
     images, labels = samples("test", 10)
-    assert evaluate.measure(images, (labels + 1) % 10, config, "test", QUICK)["asked_class"]["share"] < 0.05
+    assert measures.measure(images, (labels + 1) % 10, config, "test", QUICK)["asked_class"]["share"] < 0.05
 
 
 def test_a_missing_mode_costs_distance(config):
     """Samples that are one image a class: right classes, no variety."""
     images, labels = samples("train", 40)
     first = images[:10][labels]
-    figure = evaluate.measure(first, labels, config, "test", QUICK)["frechet"]["pixels"]
+    figure = measures.measure(first, labels, config, "test", QUICK)["frechet"]["pixels"]
     assert figure["ratio"] > 3
 
 
 def test_same_samples_same_figures(config):
     images, labels = samples("validation", 10)
-    measure = lambda: report.plain(evaluate.measure(images, labels, config, "test", QUICK))
+    measure = lambda: report.plain(measures.measure(images, labels, config, "test", QUICK))
     assert measure() == measure()
 
 
 def test_in_loop_figures_are_plain_numbers(config):
     images, labels = samples("test", 6)
-    flat = evaluate.evaluate_samples(images, labels, config)
+    flat = measures.evaluate_samples(images, labels, config)
     assert set(flat) == {
         "asked_class", "fd_pixels", "fd_pixels_over_floor", "fd_classifier", "fd_classifier_over_floor",
         "nearest_over_held_out",
@@ -116,13 +117,13 @@ def test_in_loop_figures_are_plain_numbers(config):
 def test_an_unconditional_model_has_no_asked_class(config):
     config.model.num_classes = 0
     images, _ = samples("validation", 10)
-    flat = evaluate.evaluate_samples(images, np.zeros(len(images), int), config)
+    flat = measures.evaluate_samples(images, np.zeros(len(images), int), config)
     assert "asked_class" not in flat and flat["fd_pixels_over_floor"] < 3
 
 
 def test_balanced_order_takes_turns():
     labels = np.array([2, 2, 0, 1, 2, 0, 1, 0])
-    order = evaluate.balanced_order(labels)
+    order = measures.balanced_order(labels)
     assert order.tolist() == [2, 3, 0, 5, 6, 1, 7, 4]
 
 
@@ -162,7 +163,7 @@ def test_without_samples_json_the_report_says_so(folder, config):
 def test_missing_samples_name_the_command(folder):
     (folder / "samples.npz").unlink()
     with pytest.raises(WorkdirError, match=r"python -m experiments\.sample --workdir="):
-        evaluate.read_samples(folder)
+        read_samples(folder)
 
 
 class Explosive:
@@ -177,21 +178,21 @@ def test_samples_that_cannot_be_read(folder, config, capsys):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(WorkdirError, match="cannot be read"):
-        evaluate.read_samples(folder)
+        read_samples(folder)
     path.write_bytes(b"")
     with pytest.raises(WorkdirError, match="cannot be read"):
-        evaluate.read_samples(folder)
+        read_samples(folder)
     np.savez(path, images=np.array([Explosive()], object), labels=np.zeros(1, int))
     with pytest.raises(WorkdirError, match="cannot be read"):
-        evaluate.read_samples(folder)
+        read_samples(folder)
     assert "unpickled" not in capsys.readouterr().out
     images, labels = samples("validation", 2)
     write(folder, config, images=images)
     with pytest.raises(WorkdirError, match=r"lacks labels; it holds \['images'\]"):
-        evaluate.read_samples(folder)
+        read_samples(folder)
     write(folder, config, images=images, labels=labels / 2)
     with pytest.raises(WorkdirError, match="float64, not integers"):
-        evaluate.read_samples(folder)
+        read_samples(folder)
 
 
 @pytest.mark.parametrize(
@@ -210,19 +211,19 @@ def test_samples_that_cannot_be_read(folder, config, capsys):
 def test_samples_that_do_not_fit(config, change, match):
     images, labels = change(*samples("validation", 2))
     with pytest.raises(WorkdirError, match=match):
-        evaluate.measure(images, labels, config, "test", QUICK)
+        measures.measure(images, labels, config, "test", QUICK)
 
 
 def test_names_that_are_not_known(config):
     images, labels = samples("validation", 2)
     config.evaluate.features = ("pixels", "clasifier")
     with pytest.raises(configs.ConfigError, match="'classifier'"):
-        evaluate.measure(images, labels, config, "test", QUICK)
+        measures.measure(images, labels, config, "test", QUICK)
     config.evaluate.features = ("pixels",)
     with pytest.raises(configs.ConfigError, match="tset"):
-        evaluate.measure(images, labels, config, "tset", QUICK)
+        measures.measure(images, labels, config, "tset", QUICK)
     with pytest.raises(configs.ConfigError, match="trained on"):
-        evaluate.measure(images, labels, config, "train", QUICK)
+        measures.measure(images, labels, config, "train", QUICK)
 
 
 def test_command_line(folder):

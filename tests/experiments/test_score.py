@@ -26,7 +26,7 @@ from diffusion.metrics import (
 from diffusion.metrics.image_sets import ImageSetError
 from diffusion.metrics.inception_weights import WeightsError
 from diffusion.metrics.statistics import StatisticsError
-from experiments import evaluate, report, results, score
+from experiments import measures, report, results, score
 from experiments.config import ConfigError
 from experiments.workdir import WorkdirError
 
@@ -271,13 +271,13 @@ def test_inception_features_in_the_loop(tmp_path, monkeypatch):
         return batch.reshape(len(batch), -1)[:, 20:30].astype(np.float32)
 
     fake = features.Extractor(extract, {"features": "slow ones", "sha256": "0"}, keep=True)
-    monkeypatch.setattr(evaluate, "inception_features", lambda path, protocol: fake)
+    monkeypatch.setattr(measures, "inception_features", lambda path, protocol: fake)
     config = digits.get_config()
     config.evaluate.features, config.model.num_classes = ("inception",), 0
     images = np.random.default_rng(0).integers(0, 17, (50, 8, 8, 1), dtype=np.uint8) * 15
-    found = [evaluate.evaluate_samples(images, np.zeros(50, int), config, "test") for _ in range(2)]
+    found = [measures.evaluate_samples(images, np.zeros(50, int), config, "test") for _ in range(2)]
     assert found[0] == found[1] and found[0]["fd_inception"] > 0
-    train, real = (evaluate._split(config, name).images for name in ("train", "test"))
+    train, real = (measures.split_of(config, name).images for name in ("train", "test"))
     assert sum(calls) == len(train) + len(real) + 2 * (50 + 50)  # of the samples and of noise, every time
     x = images.reshape(50, -1)[:, 20:30]
     whole = frechet.update(frechet.init(10), real.reshape(len(real), -1)[:, 20:30])

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.training import checkpoints
-from experiments import evaluate, train
+from experiments import measures, train
 from tests.data.made import image_feature, png, write
 from tests.reliability.driver import TINY
 
@@ -104,12 +104,12 @@ def test_stop_is_one_sentence_on_the_command_line(flawed, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:left out")
 def test_evaluation_leaves_damaged_records_out(flawed):
-    evaluate._read_split.cache_clear()
-    split = evaluate._split(config(flawed), "train")
+    measures._read_split.cache_clear()
+    split = measures.split_of(config(flawed), "train")
     assert len(split.images) == SIZE - len(BAD)
     assert split.labels.tolist() == [k % 10 for k in range(SIZE) if k not in BAD]
     with pytest.raises(sources.DamagedRecord):
-        evaluate._split(config(flawed, **{"data.damaged": "stop"}), "train")
+        measures.split_of(config(flawed, **{"data.damaged": "stop"}), "train")
 
 
 @pytest.mark.slow

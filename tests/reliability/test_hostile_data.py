@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from diffusion import limits
 from diffusion.data import catalog, sources
 from diffusion.data.transforms import decode
-from experiments import evaluate
+from experiments.samples import read_samples
 from experiments.workdir import WorkdirError
 from tests.data.made import image_feature, png, write
 from tests.reliability.hostile import HUGE, Called, little_memory  # noqa: F401
@@ -216,13 +216,13 @@ def test_samples_that_declare_what_they_do_not_hold_are_refused(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     npz(tmp_path, images=images, labels=npy((2,), "<i8", bytes(16)))
     with pytest.raises(WorkdirError, match=words):
-        evaluate.read_samples(tmp_path)
+        read_samples(tmp_path)
     assert not (tmp_path / "executed").exists()
 
 
 def test_honest_samples_are_read(tmp_path):
     np.savez_compressed(tmp_path / "samples.npz", images=np.zeros((3, 8, 8, 1), np.uint8), labels=np.arange(3))
-    images, labels = evaluate.read_samples(tmp_path)
+    images, labels = read_samples(tmp_path)
     assert images.shape == (3, 8, 8, 1) and labels.tolist() == [0, 1, 2]
 
 
