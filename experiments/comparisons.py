@@ -12,6 +12,7 @@ from diffusion.metrics import (
     extrapolation,
     frechet,
     frechet_error,
+    inception,
     inception_score,
     kernel_distance,
     manifold,
@@ -106,6 +107,13 @@ def kid(pair: Pair) -> dict:
     return {"kid": kernel_distance.kid(samples, reference, size=SUBSET, seed=pair.seed)._asdict()}
 
 
+def cmmd(pair: Pair) -> dict:
+    """CLIP-MMD, for a space of CLIP's image embeddings: another space has another scale, and the kernel is fixed."""
+    if pair.space.main in inception.TAPS:
+        raise NotMeasured("it is defined in CLIP's embeddings; give them as a function, see docs/evaluation.md")
+    return {"cmmd": kernel_distance.cmmd(*_rows(pair, pair.space.main))._asdict()}
+
+
 def pr(pair: Pair) -> dict:
     """Precision and recall, k = 3, of equal numbers."""
     return _overlap(pair, ("precision", "recall"), "manifold_k")
@@ -143,8 +151,8 @@ def authenticity(pair: Pair) -> dict:
 
 
 METRICS: dict[str, Callable[[Pair], dict]] = {
-    "fid": fid, "sfid": sfid, "fid_infinity": fid_infinity, "kid": kid, "pr": pr, "dc": dc, "is": score,
+    "fid": fid, "sfid": sfid, "fid_infinity": fid_infinity, "kid": kid, "cmmd": cmmd, "pr": pr, "dc": dc, "is": score,
     "authenticity": authenticity,
 }  # fmt: skip
 TAPS = {"sfid": ("spatial",), "is": ("logits",)}  # besides the main one
-OF_ROWS = ("kid", "pr", "dc", "authenticity")  # what needs the rows of the reference
+OF_ROWS = ("kid", "cmmd", "pr", "dc", "authenticity")  # what needs the rows of the reference

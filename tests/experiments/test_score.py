@@ -68,6 +68,7 @@ def test_figures_are_those_of_the_features(files):
     assert figures["kid"]["value"] == pytest.approx(whole.value, rel=1e-6)
     for name in ("precision", "recall", "density", "coverage", "authenticity"):
         assert 0 <= figures[name]["value"] <= 2
+    assert figures["cmmd"]["value"] > 0
     for name, why in [("is", "no logits"), ("sfid", "no statistics of spatial"), ("fid_infinity", "start at 5000")]:
         assert figures[name]["value"] is None and "value not measured: " in figures[name]["why"]
         assert why in figures[name]["why"]
@@ -112,6 +113,21 @@ def named(tap):
     """Pixels as a tap of that name."""
     space = references.function_space(features.pixels(None, None))
     return space._replace(extract=lambda batch: {tap: space.extract(batch)["features"]}, taps=(tap,), main=tap)
+
+
+def test_clip_mmd_is_of_clip_features(files):
+    """In a space given as a function it is the published estimate; of Inception's features it is not taken.
+
+    Jayasumana et al. 2024: all pairs, k(x, y) = exp(-|x - y|^2 / (2 10^2)) of embeddings of length 1, times 1,000.
+    """
+    folder, a, b = files
+    sets = image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.npz")
+    found = score.measure(*sets, references.function_space(features.pixels(None, None)), ("cmmd",))["figures"]["cmmd"]
+    x, y = (flat(images).astype(np.float64) for images in (a, b))
+    x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
+    mean = lambda p, q: np.exp(-np.square(p[:, None] - q).sum(-1) / 200).mean()
+    assert found["value"] == pytest.approx(1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y)), rel=1e-6)
+    assert "CLIP's embeddings" in score.measure(*sets, named("2048"), ("cmmd",))["figures"]["cmmd"]["why"]
 
 
 def test_a_reference_of_its_own(files, capsys):
