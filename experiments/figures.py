@@ -50,12 +50,6 @@ def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike,
     picture.save(path)
 
 
-def one_row_a_class(images: np.ndarray, labels: np.ndarray, shown: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """The first `shown` images of each class and their labels, class by class."""
-    chosen = np.concatenate([np.flatnonzero(labels == label)[:shown] for label in np.unique(labels)])
-    return images[chosen], labels[chosen]
-
-
 def trajectory(
     x: np.ndarray, x0: np.ndarray, ts: np.ndarray, labels: np.ndarray, path: str | os.PathLike, rows: int = 5
 ) -> None:

@@ -67,7 +67,7 @@ def evaluation(
         if jax.process_index():
             return {}
         (folder / "previews").mkdir(exist_ok=True)
-        figures.sample_grid(*figures.one_row_a_class(images, labels), folder / "previews" / f"{step}.png")
+        figures.sample_grid(images, labels, folder / "previews" / f"{step}.png")
         found = evaluate_samples(images, labels, config, split)
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
 

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
     pieces.clear(out)
 
-    figures.sample_grid(*figures.one_row_a_class(images, labels), out / "samples.png")
+    figures.sample_grid(images, labels, out / "samples.png")
     first = np.unique(labels, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, labels[first], seeds[first])
     plan = resolve.plan(config)

@@ -115,12 +115,13 @@ def example_shape(config: Mapping) -> tuple[int, ...]:
 
 
 def command(module: str) -> str:
-    """Returns the command line that this process was started by, for messages and records.
+    """Returns the command line that this process was started by, its launcher included, for messages and records.
 
     Args:
       module: what was run, e.g. "experiments.train".
     """
-    return f"python -m {module} {shlex.join(sys.argv[1:])}".strip()
+    launcher = os.environ.get("DIFFUSION_LAUNCHER", "")
+    return f"{launcher} python -m {module} {shlex.join(sys.argv[1:])}".strip()
 
 
 def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:

@@ -2,7 +2,8 @@
 
 Each process gets the command unchanged and three environment variables, from which experiments.train joins the job:
 DIFFUSION_COORDINATOR (127.0.0.1:port), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX. Lines of output carry the
-index of their process. Ctrl-C and SIGTERM are passed on; when a process fails, the others are ended.
+index of their process. DIFFUSION_LAUNCHER holds the words before the command, for what a run says of how to go on.
+Ctrl-C and SIGTERM are passed on; when a process fails, the others are ended.
 """
 
 import argparse
@@ -201,10 +202,11 @@ def main(argv: list[str]) -> int:
     signals = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, frame: signals.put(got))
+    launcher = {"DIFFUSION_LAUNCHER": shlex.join(["python", "-m", "launch.local", *argv[:argv.index("--")], "--"])}
     processes = []
     try:
         for i, names in enumerate(added):
-            processes.append(start(command, i, names))
+            processes.append(start(command, i, names | launcher))
         return wait(processes, signals, options.grace)
     except OSError as error:
         _say(f"cannot run {command[0]!r}: {error.strerror}. Write the command after --, e.g. python -m "

@@ -12,7 +12,7 @@ COMMANDS = (
     "experiments.train", "experiments.sample", "experiments.evaluate", "launch.local", "launch.slurm", "launch.tpu",
     "launch.kubernetes", "benchmarks.train_step",
     "experiments.plan", "experiments.reproduce", "benchmarks.soak", "benchmarks.inception", "benchmarks.protocols",
-    "benchmarks.fid_by_n",
+    "benchmarks.fid_by_n", "experiments.catalogue",
 )  # fmt: skip
 
 

@@ -146,3 +146,11 @@ def test_shape_of_an_example():
     data = {"name": "digits", "split": "train", "dir": "", "shape": None}
     assert workdir.example_shape({"data": data}) == (8, 8, 1)
     assert workdir.example_shape({"data": {**data, "shape": [32, 32, 4]}}) == (32, 32, 4)
+
+
+def test_the_command_of_a_launched_process_has_its_launcher(monkeypatch):
+    monkeypatch.setattr(workdir.sys, "argv", ["train.py", "--workdir=a b"])
+    assert workdir.command("experiments.train") == "python -m experiments.train '--workdir=a b'"
+    monkeypatch.setenv("DIFFUSION_LAUNCHER", "python -m launch.local --processes=2 --")
+    launched = "python -m launch.local --processes=2 -- python -m experiments.train '--workdir=a b'"
+    assert workdir.command("experiments.train") == launched

@@ -61,6 +61,11 @@ def test_each_process_is_told_its_place(tmp_path):
         "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=4"}
 
 
+def test_a_process_is_told_how_it_was_launched(tmp_path):
+    done = launch(tmp_path, "import os; print(os.environ['DIFFUSION_LAUNCHER'])", "--processes=1", "--grace=7")
+    assert done.stdout.strip() == "[0] python -m launch.local --processes=1 --grace=7 --"
+
+
 def test_output_keeps_its_stream_and_its_lines(tmp_path):
     done = launch(tmp_path, """
         import os, sys
