@@ -67,11 +67,13 @@ def latest(workdir: str | pathlib.Path) -> int | None:
 def _items(state: Any) -> dict[str, Any]:
     """The state as the Orbax items of a checkpoint."""
     rest = {"step": state.step, "opt_state": state.opt_state, "density": state.density, "failed_at": state.failed_at}
-    return {"params": state.params, "ema": state.ema, "training": rest}
+    frozen = {"frozen": state.frozen} if state.frozen else {}
+    return {"params": state.params, "ema": state.ema, "training": rest, **frozen}
 
 
 def _state(items: dict[str, Any]) -> TrainState:
-    return TrainState(params=items["params"], ema=items["ema"], **items["training"])
+    frozen = items.get("frozen", ())
+    return TrainState(params=items["params"], ema=items["ema"], **items["training"], frozen=frozen)
 
 
 def _leaves(tree: Any) -> dict[str, dict]:

@@ -1,6 +1,8 @@
 """The train step: one pure function, the same on one device and on a mesh."""
 
-from collections.abc import Callable
+import functools
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -99,12 +101,16 @@ def make_train_step(
     accumulate: int = 1,
     shards: int = 1,
     axis: str | None = None,
+    frozen: Mapping[str, Callable[..., jax.Array]] = types.MappingProxyType({}),
 ) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
     """Returns the pure function ``(state, batch, key) -> (state, metrics)`` of one update.
 
     The loss is the mean of the objective's per-example losses; its gradient goes through the optimizer; the moving
     average follows the new parameters. If the loss or the gradient's norm is not finite, nothing of the state
     changes but ``failed_at``, which records the step, and every later call returns the state as it is.
+
+    The objective sees the networks "model", "target" (the moving average, as it is before the update) and those of
+    ``frozen``; gradients go to "model" alone.
 
     Put it under ``jax.jit(step, donate_argnums=0)``.
 
@@ -120,6 +126,7 @@ def make_train_step(
       shards: number of devices that the batch is split over.
       axis: under ``pmap``, the name of the axis over which the batch is split: each device then gets its own rows, and
         sums of gradients are taken here; None under ``jit``, where every function sees the whole batch.
+      frozen: {name: (params, x_t, clock, condition) -> output} of the networks whose parameters are ``state.frozen``.
 
     Returns:
       step: (TrainState, batch of the host (see ``prepare``), key) -> (TrainState, metrics): "loss", "grad_norm"
@@ -133,8 +140,8 @@ def make_train_step(
     if accumulate < 1:
         raise ValueError(f"accumulate = {accumulate}: must be >= 1.")
 
-    def summed_loss(params, keys, batch, step, examples):
-        networks = {"model": lambda *inputs: apply(params, *inputs)}
+    def summed_loss(params, others, keys, batch, step, examples):
+        networks = {**others, "model": functools.partial(apply, params)}
         losses, metrics = objective(networks, schedule, keys, batch, step)
         # Each micro-batch divides by the number of examples in the whole batch: their sum is the mean.
         return losses.sum() / examples, (losses, dict(metrics))
@@ -153,13 +160,15 @@ def make_train_step(
         keys = example_keys(key, state.step, first + jnp.arange(rows))
         batch = prepare(batch)
         shared = {} if density is None else {"density": state.density}  # the same for every example: never split
+        others = {name: functools.partial(frozen[name], state.frozen[name]) for name in frozen}
+        others["target"] = functools.partial(apply, state.ema)
         if accumulate == 1:
-            (loss, seen), grads = gradient(state.params, keys, batch | shared, state.step, examples)
+            (loss, seen), grads = gradient(state.params, others, keys, batch | shared, state.step, examples)
             return loss, grads, seen
 
         def micro(carry, part):
             part_keys, part_batch = part
-            (loss, seen), grads = gradient(state.params, part_keys, part_batch | shared, state.step, examples)
+            (loss, seen), grads = gradient(state.params, others, part_keys, part_batch | shared, state.step, examples)
             return jax.tree.map(jnp.add, carry, (loss, grads)), seen
 
         zero = (jnp.zeros([], jnp.float32), jax.tree.map(jnp.zeros_like, state.params))
@@ -185,9 +194,10 @@ def make_train_step(
             ema=ema.update(state.ema, params, state.step),
             density=state.density if density is None else density.update(state.density, t, losses),
             failed_at=state.failed_at,
+            frozen=state.frozen,
         )
-        frozen = state._replace(failed_at=jnp.where(healthy, state.step, state.failed_at))
-        state_after = jax.tree.map(lambda new, old: jnp.where(healthy & finite, new, old), updated, frozen)
+        stopped = state._replace(failed_at=jnp.where(healthy, state.step, state.failed_at))
+        state_after = jax.tree.map(lambda new, old: jnp.where(healthy & finite, new, old), updated, stopped)
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,

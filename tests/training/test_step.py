@@ -149,3 +149,37 @@ def test_one_compilation_serves_every_step():
     before = step._cache_size()
     run(step, toys.make_state(), 0, 4)
     assert step._cache_size() <= max(before, 1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_an_objective_sees_the_average_and_frozen_networks_and_trains_the_model_alone(accumulate):
+    """The loss |model - target - teacher|^2, its value and the update against numbers computed directly."""
+
+    def distil(networks, schedule, keys, batch, step):
+        seen = {name: networks[name](batch["x"], batch["x"][:, 0], None) for name in ("model", "target", "teacher")}
+        error = seen["model"] - seen["target"] - seen["teacher"]
+        return jnp.mean(error**2, axis=1), {"t": batch["x"][:, 0]}
+
+    teacher = toys.init(jax.random.key(7))
+    before = jax.tree.map(jnp.array, toys.make_state())._replace(frozen={"teacher": teacher})
+    before = before._replace(ema=jax.tree.map(lambda leaf: leaf + 0.1, before.ema))
+    x = jnp.asarray(toys.batch(0)["x"])
+    of = lambda params: toys.apply(params, x, x[:, 0], None)
+    loss = lambda params: jnp.mean((of(params) - of(before.ema) - of(teacher)) ** 2)
+    value, gradient = jax.value_and_grad(loss)(before.params)
+    update, _ = toys.optimizer().update(gradient, before.opt_state, before.params)
+    expected = jax.tree.map(jnp.add, before.params, update)
+    step = toys.make_step(distil, accumulate=accumulate, frozen=Frozen({"teacher": toys.apply}))
+    kept = jax.tree.map(np.array, before.frozen)
+    after, metrics = step(before, toys.batch(0), KEY)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert toys.equal(after.frozen, kept)
+
+
+class Frozen(dict):
+    """A mapping that `toys.make_step` can remember."""
+
+    def __hash__(self):
+        return hash(tuple(self))
