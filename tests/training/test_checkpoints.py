@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -61,6 +62,17 @@ def test_saved_state_comes_back_bit_for_bit(saved):
         state, about = checkpoints.restore(workdir, step, toys.make_state(seed=9))
         assert toys.equal(state, expected)
         assert about["step"] == step and about["examples"] == 16 * step
+
+
+def test_frozen_networks_are_saved_with_the_state(tmp_path):
+    """A run needs its teacher to go on, wherever the teacher's own files are by then."""
+    state = toys.make_state()._replace(frozen={"teacher": toys.init(jax.random.key(5))})
+    with contextlib.closing(Checkpoints(tmp_path)) as saver:
+        saver.save(state)
+    again, _ = checkpoints.restore(tmp_path, 0, jax.tree.map(jnp.zeros_like, state))
+    assert toys.equal(again, host(state))
+    with pytest.raises(MismatchedCheckpoint, match="'frozen/teacher"):
+        checkpoints.restore(tmp_path, 0, toys.make_state())
 
 
 def test_resumed_equals_uninterrupted(saved):
