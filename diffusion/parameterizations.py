@@ -107,9 +107,18 @@ def evaluate(
     t: ArrayLike,
     condition: Any = None,
 ) -> tuple[Array, Array]:
-    """The raw output of a network at (x_t, t), in float32 or wider, and t with at least the batch axis `[B]`."""
+    """The raw output of a network at (x_t, t), in float32 or wider, and t with at least the batch axis `[B]`.
+
+    Raises:
+      ValueError: outside of `jit`, if a time lies outside of [0, schedule.t_max].
+    """
     t = jnp.asarray(t)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    if not isinstance(t, jax.core.Tracer) and not isinstance(schedule.t_max, jax.core.Tracer):
+        outside = ~((t >= 0) & (t <= schedule.t_max * (1 + 1e-6)))  # NaN too
+        if outside.any():
+            raise ValueError(f"t = {float(t[outside].ravel()[0]):g} is outside of this schedule's times, "
+                             f"[0, {schedule.t_max:g}]; t = 0 is the data")
     if t.ndim == 0 and x_t.ndim > 0:
         t = jnp.broadcast_to(t, x_t.shape[:1])
     c_in = left_broadcast(parameterization.input_scale(schedule, t), x_t)

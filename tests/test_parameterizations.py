@@ -298,3 +298,14 @@ def test_edm_refuses_a_bad_sigma_data(sigma_data):
 def test_predictions_are_pytrees_without_a_variance():
     leaves = jax.tree.leaves(Prediction(jnp.ones(2), jnp.ones(2)))
     assert len(leaves) == 2
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.01, float("nan"), [0.5, 1.2], 700])
+def test_times_out_of_range_are_refused_in_eager_use(t):
+    """A step's index in the place of a time is the usual mistake; a compiled program has no values to look at."""
+    schedule, x = schedules.cosine(), jnp.ones((2, 3))
+    denoise = parameterizations.denoiser(lambda x, clock, condition: x, schedule, parameterizations.v())
+    with pytest.raises(ValueError, match=r"outside of this schedule's times, \[0, 1\]"):
+        denoise(x, t)
+    assert jax.jit(denoise)(x, jnp.asarray(t, jnp.float32)).x0.shape == x.shape
+    assert denoise(x, jnp.asarray([0.0, 1.0])).x0.shape == x.shape
