@@ -1,12 +1,14 @@
 # make demo    train, sample and evaluate on handwritten digits   make test      the fast tests
 # make setup   the environment alone                              make test-all  with the slow ones
 # make bench   timings                                            make lint      ruff
+# make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := runs/digits
+PEERS := .venv-peers
 
-.PHONY: setup demo test test-all bench lint lock clean
+.PHONY: setup demo test test-all test-peers fixtures bench lint lock clean
 setup: $(VENV)/.complete
 
 $(VENV)/.complete: requirements.txt pyproject.toml
@@ -28,6 +30,20 @@ test: setup
 test-all: setup
 	$(RUN) -m pytest -n 2 --dist loadfile -m ""
 
+# The values of other libraries that the tests compare with; tests/fixtures holds them, so that only a change needs this.
+$(PEERS)/.complete: tests/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
+	@touch $@
+
+fixtures: $(PEERS)/.complete
+	$(PEERS)/bin/python -m tests.peers.diffusers_reference tests/fixtures/diffusers.safetensors
+
+test-peers: setup $(PEERS)/.complete
+	mkdir -p runs/peers
+	$(PEERS)/bin/python -m tests.peers.diffusers_reference runs/peers/diffusers.safetensors
+	PEERS_FIXTURES=runs/peers $(RUN) -m pytest tests/peers
+
 bench: setup
 	$(RUN) -m benchmarks.train_step
 
@@ -40,4 +56,4 @@ lock:
 	  --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PEERS) runs

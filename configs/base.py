@@ -21,6 +21,10 @@ def defaults() -> ConfigDict:
             "path": "",  # start from the EMA weights of this run or checkpoint; "" starts from random ones
             "include": ".*",  # regular expression: the leaves to take, e.g. "blocks"
         },
+        "teacher": {  # of objectives that distil a run
+            "path": "",  # its folder; the moving average of its latest checkpoint is read when the run begins
+            "parameterization": {"name": "velocity"},  # what it predicts, as its own config says
+        },
         "data": {
             "name": "digits",  # as TFDS names it
             "dir": "",  # where the prepared dataset lies; "" is TFDS's own default
@@ -67,6 +71,7 @@ def defaults() -> ConfigDict:
             "shift": 1.0,  # towards the noise, for large images: 1 is none
             "steps": 50,
             "guidance": {
+                "name": "classifier_free",
                 "scale": 1.0,  # 1 is none
                 "interval": placeholder(tuple),  # (t_low, t_high) outside of which the scale is 1; None: everywhere
             },

@@ -1,8 +1,12 @@
 """Diffusion and flow matching in pure JAX: functions that are the published equations."""
 
 from diffusion import (
+    conversions,
     couplings,
+    editing,
+    flow_maps,
     guidance,
+    likelihood,
     objectives,
     parameterizations,
     samplers,
@@ -14,8 +18,12 @@ from diffusion import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "conversions",
     "couplings",
+    "editing",
+    "flow_maps",
     "guidance",
+    "likelihood",
     "objectives",
     "parameterizations",
     "samplers",

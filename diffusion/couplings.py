@@ -1,7 +1,12 @@
 """Couplings: which noise goes with which data.
 
-A coupling is a function (x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired. With any but `independent`, E[eps | x_t] is
-no longer -sigma times the score, so samplers that read a score do not apply to what is trained with it.
+A coupling is a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired, where the keys are for pairs that
+are drawn and used for nothing else. With any but `independent`, E[eps | x_t] is no longer -sigma times the score, so
+samplers that read a score do not apply to what is trained with it.
+
+Plans of transport are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
+depend on the number of devices or of micro-batches, as long as each holds whole blocks. Every x0 stays where it is,
+with its condition.
 """
 
 from collections.abc import Callable
@@ -11,20 +16,24 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-Coupling = Callable[[Array, Array], Array]
+Coupling = Callable[[Array, Array, Array], Array]
 
 
 def independent() -> Coupling:
-    """Each example keeps the noise that its own key drew."""
-    return lambda x0, eps: eps
+    """Each example keeps the noise that its own key drew.
+
+    Facts:
+      paper: Lipman et al. 2023, "Flow Matching for Generative Modeling"; Ho et al. 2020
+    """
+    return lambda keys, x0, eps: eps
 
 
 def optimal_transport(block: int = 64) -> Coupling:
-    """Exact minibatch optimal transport under squared Euclidean cost, within blocks of consecutive examples.
+    """Exact minibatch optimal transport: the pairing within a block that has the least total squared distance.
 
-    Solved by assignment in fixed blocks of the global batch, so that the pairs do not depend on the number of devices
-    or of micro-batches, as long as each holds whole blocks. Tong et al. 2024, "Improving and Generalizing Flow-Based
-    Generative Models with Minibatch Optimal Transport", section 3.2.3; Pooladian et al. 2023.
+    Facts:
+      paper: Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et al. 2024, "Improving and
+        Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", section 3.2.3
 
     Args:
       block: number of examples that are matched among themselves, >= 2; the cost grows as its cube.
@@ -32,21 +41,119 @@ def optimal_transport(block: int = 64) -> Coupling:
     Raises:
       ValueError: if block < 2, or, when called, if block does not divide the batch.
     """
-    if block < 2:
-        raise ValueError(f"optimal_transport: block = {block}; at least 2 examples can be matched")
 
-    def couple(x0, eps):
+    def match(keys, x, e):
+        # |x - e|^2 = |x|^2 + |e|^2 - 2 x.e, of which only the last term depends on the pairing.
+        cost = -2 * x.reshape(block, -1) @ e.reshape(block, -1).T
+        rows, columns = optax.assignment.hungarian_algorithm(cost)
+        return e[jnp.zeros(block, columns.dtype).at[rows].set(columns)]
+
+    return _in_blocks("optimal_transport", block, match)
+
+
+def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000) -> Coupling:
+    """Entropic minibatch optimal transport: each example draws its noise from its row of the plan.
+
+        eps_i = e_j with probability n pi_ij,    pi = argmin sum_ij pi_ij |x_i - e_j|^2 + reg KL(pi, 1 / n^2)
+
+    in blocks of n examples, with every row and column of pi summing to 1 / n. A noise may be drawn twice, or not at
+    all, as in the authors' code; that draws the x_i with replacement too, where here each x_i is used once. As reg
+    tends to 0 this is `optimal_transport`, as it grows `independent` pairs.
+
+    Facts:
+      paper: Cuturi 2013, "Sinkhorn Distances"; Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et
+        al. 2024, "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", section
+        3.2.3
+
+    Args:
+      reg: weight of the entropy, > 0, in units of squared distance (0.05 in the authors' code, for data in the
+        plane); in D dimensions distances are about D times larger.
+      block: number of examples that are matched among themselves, >= 2.
+      tolerance: relative error of the columns' sums at which the iteration stops.
+      iterations: number of iterations at which it stops at the latest; a small reg needs more, about in proportion
+        to the squared distances over reg.
+
+    Raises:
+      ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch.
+    """
+    if not reg > 0:
+        raise ValueError(f"sinkhorn: reg = {reg} must be positive; optimal_transport is its limit at 0")
+
+    def draw(keys, x, e):
+        log_plan = entropic_plan(x, e, reg, tolerance, iterations)
+        return e[jax.vmap(jax.random.categorical)(keys, log_plan)]
+
+    return _in_blocks("sinkhorn", block, draw)
+
+
+def schroedinger_bridge(
+    sigma: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000
+) -> Coupling:
+    """The ends of the Schroedinger bridge whose reference is a Brownian motion of variance sigma^2 t: `sinkhorn`
+    with reg = 2 sigma^2.
+
+        pi = argmin KL(pi, exp(-|x - e|^2 / (2 sigma^2)))
+
+    Facts:
+      paper: Tong et al. 2024, "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal
+        Transport", section 3.2.4
+
+    Args:
+      sigma: diffusion of the reference, > 0, in units of the data; that of the objective's bridge.
+      block: see `sinkhorn`.
+      tolerance: see `sinkhorn`.
+      iterations: see `sinkhorn`.
+
+    Raises:
+      ValueError: as `sinkhorn` does.
+    """
+    if not sigma > 0:
+        raise ValueError(f"schroedinger_bridge: sigma = {sigma} must be positive")
+    return sinkhorn(2 * sigma**2, block, tolerance, iterations)
+
+
+def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, iterations: int = 1000) -> Array:
+    """`[n, n]` logarithm of the plan of entropic transport between two sets of n points, by Sinkhorn's iteration.
+
+        log pi_ij = f_i + g_j - |x_i - e_j|^2 / reg,    f and g set in turn so that rows and columns sum to 1 / n
+
+    in logarithms, so that a small reg does not underflow. The rows are exact, the columns within `tolerance`.
+
+    Args:
+      x: `[n, ...]` points.
+      e: `[n, ...]` points.
+      reg: see `sinkhorn`.
+      tolerance: see `sinkhorn`.
+      iterations: see `sinkhorn`.
+    """
+    n = x.shape[0]
+    # The plan does not know where the two sets lie, and their differences keep their digits when it is not told.
+    x, e = (a.reshape(n, -1) - a.reshape(n, -1).mean(0) for a in (x, e))
+    scores = 2 * x @ e.T / reg
+    normalized = lambda scores, axis: scores - jax.nn.logsumexp(scores, axis, keepdims=True) - jnp.log(n)
+
+    def unfinished(carry):
+        log_plan, step = carry
+        columns = n * jnp.exp(jax.nn.logsumexp(log_plan, 0))
+        return (jnp.max(jnp.abs(columns - 1)) > tolerance) & (step < iterations)
+
+    def sweep(carry):
+        log_plan, step = carry
+        return normalized(normalized(log_plan, 0), 1), step + 1
+
+    return jax.lax.while_loop(unfinished, sweep, (normalized(scores, 1), 0))[0]
+
+
+def _in_blocks(name: str, block: int, pair: Callable[[Array, Array, Array], Array]) -> Coupling:
+    """The coupling that applies `pair` to every `block` consecutive examples."""
+    if block < 2:
+        raise ValueError(f"{name}: block = {block}; at least 2 examples can be matched")
+
+    def couple(keys, x0, eps):
         batch = x0.shape[0]
         if batch % block:
-            raise ValueError(f"optimal_transport: the batch of {batch} is not a whole number of blocks of {block}")
-
-        def match(x, e):
-            # |x - e|^2 = |x|^2 + |e|^2 - 2 x.e, of which only the last term depends on the pairing.
-            cost = -2 * x.reshape(block, -1) @ e.reshape(block, -1).T
-            rows, columns = optax.assignment.hungarian_algorithm(cost)
-            return e[jnp.zeros(block, columns.dtype).at[rows].set(columns)]
-
+            raise ValueError(f"{name}: the batch of {batch} is not a whole number of blocks of {block}")
         blocks = lambda a: a.reshape((batch // block, block) + a.shape[1:])
-        return jax.vmap(match)(blocks(x0), blocks(eps)).reshape(eps.shape)
+        return jax.vmap(pair)(blocks(keys), blocks(x0), blocks(eps)).reshape(eps.shape)
 
     return couple

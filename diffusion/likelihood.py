@@ -1,12 +1,7 @@
 """Log-likelihood of a diffusion or flow model through its probability flow, and bits per dimension of images.
 
-The flow dx/dt = alpha' x0(x, t) + sigma' eps(x, t) is integrated in the angle theta = atan2(sigma, alpha) instead of
-t: the scaled sample u = x / sqrt(alpha^2 + sigma^2) = cos(theta) x0 + sin(theta) eps obeys
-
-    du/dtheta = cos(theta) eps(x, t) - sin(theta) x0(x, t),
-
-in which no coefficient is infinite at either end (sigma' is, at t = 0, where sigma grows as sqrt(t)) and no derivative
-of the schedule appears, so that one solver serves every schedule at its full order.
+The flow dx/dt = alpha' x0(x, t) + sigma' eps(x, t) is integrated in the angle atan2(sigma, alpha) instead of t; see
+`polar`.
 """
 
 import math
@@ -19,9 +14,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.ode import Flow, Solver
+from diffusion import polar
+from diffusion.ode import Solver
 from diffusion.parameterizations import Denoiser
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule
 
 Field = Callable[[Array], Array]
 Divergence = Callable[[Field, Array], tuple[Array, Array]]
@@ -59,9 +55,9 @@ def times(schedule: NoiseSchedule, steps: int, t_start: float | None = None) -> 
     if not schedule.t_min <= t_start < schedule.t_max:
         raise ValueError(f"t_start = {t_start} must be in [{schedule.t_min:g}, {schedule.t_max:g}), where the schedule "
                          "is defined")
-    first, last = (float(_angle(schedule, jnp.asarray(t))) for t in (t_start, schedule.t_max))
+    first, last = (float(polar.angle(schedule, jnp.asarray(t))) for t in (t_start, schedule.t_max))
     angles = np.linspace(first ** (1 / 3), last ** (1 / 3), steps + 1) ** 3
-    grid = np.array(_time(schedule, jnp.asarray(angles)), np.float64)
+    grid = np.array(polar.time(schedule, jnp.asarray(angles)), np.float64)
     grid[0], grid[-1] = t_start, schedule.t_max
     return grid
 
@@ -101,9 +97,11 @@ def log_likelihood(
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     prior = log_prior if log_prior is not None else _log_prior(schedule)
-    first, last = (_radius(schedule, jnp.asarray(t, x.dtype)) for t in (solver.start, solver.end))
-    flow = _flow(denoise, schedule, divergence)
-    (u, gained), nfe = solver.solve(flow, lambda t: _angle(schedule, t), (x / first, jnp.zeros(x.shape[:1], x.dtype)))
+    first, last = (polar.radius(schedule, jnp.asarray(t, x.dtype)) for t in (solver.start, solver.end))
+    velocity = polar.velocity(denoise, schedule)
+    flow = lambda theta, state: divergence(lambda u: velocity(theta, u), state[0])
+    begin = (x / first, jnp.zeros(x.shape[:1], x.dtype))
+    (u, gained), nfe = solver.solve(flow, lambda t: polar.angle(schedule, t), begin)
     latent = u * last
     log_density = prior(latent) + gained + math.prod(x.shape[1:]) * (jnp.log(last) - jnp.log(first))
     return Likelihood(log_density, latent, nfe)
@@ -226,38 +224,5 @@ def bits_per_dim(log_density: Array, dims: int) -> Array:
 
 def _log_prior(schedule: NoiseSchedule) -> Callable[[Array], Array]:
     """The density of `schedule.prior`: N(0, I) where the variance is preserved, else N(0, sigma(t_max)^2 I)."""
-    radius, sigma = _radius(schedule, jnp.asarray(schedule.t_max)), schedule.sigma(schedule.t_max)
+    radius, sigma = polar.radius(schedule, jnp.asarray(schedule.t_max)), schedule.sigma(schedule.t_max)
     return normal_density(jnp.where(jnp.abs(radius - 1) < 1e-5, 1.0, sigma))
-
-
-def _flow(denoise: Denoiser, schedule: NoiseSchedule, divergence: Divergence) -> Flow:
-    """(theta, (u, .)) -> (du/dtheta, its divergence)."""
-
-    def flow(angle, state):
-        u = state[0]
-        angle = jnp.broadcast_to(angle, u.shape[:1])
-        t = _time(schedule, angle)
-        radius, cos, sin = (left_broadcast(a, u) for a in (_radius(schedule, t), jnp.cos(angle), jnp.sin(angle)))
-
-        def field(u):
-            prediction = denoise(radius * u, t)
-            return cos * prediction.eps - sin * prediction.x0
-
-        return divergence(field, u)
-
-    return flow
-
-
-def _angle(schedule: NoiseSchedule, t: Array) -> Array:
-    return jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
-
-
-def _radius(schedule: NoiseSchedule, t: Array) -> Array:
-    return jnp.hypot(schedule.alpha(t), schedule.sigma(t))
-
-
-def _time(schedule: NoiseSchedule, angle: Array) -> Array:
-    """The time at which atan2(sigma, alpha) is this angle, kept in the schedule's range against rounding."""
-    cos = jnp.maximum(jnp.cos(angle), 0)  # in float32, pi/2 lies beyond the right angle
-    log_snr = 2 * (jnp.log(cos) - jnp.log(jnp.sin(angle)))
-    return jnp.clip(schedule.inverse_log_snr(log_snr), schedule.t_min, schedule.t_max)

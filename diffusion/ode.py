@@ -102,31 +102,45 @@ def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1
     def solve(flow, variable, state):
         like = jax.tree.leaves(state)[0]
         first, last = (variable(jnp.asarray(t, like.dtype)) for t in (start, end))
-
-        def attempt(carry):
-            s, h, state, slope, count = carry
-            final = h >= last - s
-            h = jnp.where(final, last - s, h)
-            slopes, new = [slope], state
-            for node, row in zip(_NODES, _A):
-                new = _moved(state, h, row, slopes)
-                slopes.append(flow(s + node * h, new))
-            error = _relative(_moved(jax.tree.map(jnp.zeros_like, state), h, _ERROR, slopes), state, new, rtol, atol)
-            taken = error <= 1
-            factor = jnp.clip(0.9 * error**-0.2, 0.2, 5.0)
-            moved = jnp.where(final, last, s + h)
-            pick = lambda new, old: jnp.where(left_broadcast(taken, old), new, old)
-            state, slope = jax.tree.map(pick, new, state), jax.tree.map(pick, slopes[-1], slope)
-            return pick(moved, s), h * jnp.where(moved > s, factor, 1), state, slope, count + 1
-
-        s = jnp.broadcast_to(first, like.shape[:1])
-        begin = (s, jnp.full_like(s, (last - first) / 100), state, flow(s, state), 0)
-        going = lambda carry: jnp.any(carry[0] < last) & (carry[-1] < most)
-        s, _, state, _, count = jax.lax.while_loop(going, attempt, begin)
-        arrived = lambda a: jnp.where(left_broadcast(s >= last, a), a, jnp.nan)
-        return jax.tree.map(arrived, state), 1 + 6 * count
+        state, attempts = dormand_prince_between(flow, first, last, state, rtol, atol, most)
+        return state, 1 + 6 * attempts.max()
 
     return Solver(float(start), float(end), solve)
+
+
+def dormand_prince_between(
+    flow: Flow, first: ArrayLike, last: ArrayLike, state: Any, rtol: float, atol: float, most: int
+) -> tuple[Any, Array]:
+    """What `dormand_prince` does between two values of its variable, first < last.
+
+    Returns:
+      (state at the end, NaN for an example that has not arrived; attempts of each example `[B]`, six evaluations each
+      after the first one of all).
+    """
+    like = jax.tree.leaves(state)[0]
+
+    def attempt(carry):
+        s, h, state, slope, attempts = carry
+        final = h >= last - s
+        h = jnp.where(final, last - s, h)
+        slopes, new = [slope], state
+        for node, row in zip(_NODES, _A):
+            new = _moved(state, h, row, slopes)
+            slopes.append(flow(s + node * h, new))
+        error = _relative(_moved(jax.tree.map(jnp.zeros_like, state), h, _ERROR, slopes), state, new, rtol, atol)
+        taken = error <= 1
+        factor = jnp.clip(0.9 * error**-0.2, 0.2, 5.0)
+        moved = jnp.where(final, last, s + h)
+        pick = lambda new, old: jnp.where(left_broadcast(taken, old), new, old)
+        state, slope = jax.tree.map(pick, new, state), jax.tree.map(pick, slopes[-1], slope)
+        return pick(moved, s), h * jnp.where(moved > s, factor, 1), state, slope, attempts + (s < last)
+
+    s = jnp.broadcast_to(first, like.shape[:1])
+    begin = (s, jnp.full_like(s, (last - first) / 100), state, flow(s, state), jnp.zeros(s.shape, jnp.int32))
+    going = lambda carry: jnp.any(carry[0] < last) & (carry[-1].max() < most)
+    s, _, state, _, attempts = jax.lax.while_loop(going, attempt, begin)
+    arrived = lambda a: jnp.where(left_broadcast(s >= last, a), a, jnp.nan)
+    return jax.tree.map(arrived, state), attempts
 
 
 def _moved(state, h, weights, slopes):

@@ -2,10 +2,13 @@
 
 Multiplying by `error_scale` turns such a weight into the weight on the squared error of a network's own output, so
 that one weighting means the same loss under every parameterization (the mistake that min-SNR implementations make).
+A weight w on x0 is the weight w / SNR on epsilon, and w / (SNR + 1) on v where the variance is preserved.
 """
 
+import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -43,8 +46,11 @@ def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Paramet
 def constant(parameterization: Parameterization) -> Weighting:
     """Weight one on the squared error of `parameterization`'s own output.
 
-    The epsilon loss of Ho et al. 2020, eq. 14, is constant(epsilon()), whose weight on x0 is the SNR; the v loss of
-    Salimans and Ho 2022 is constant(v()), SNR + 1; flow matching is constant(velocity()).
+    DDPM's loss is constant(epsilon()), whose weight on x0 is the SNR; progressive distillation's is constant(v()),
+    SNR + 1; flow matching is constant(velocity()).
+
+    Facts:
+      paper: Ho et al. 2020, eq. 14; Salimans and Ho 2022, section 4; Lipman et al. 2023, eq. 9
 
     Args:
       parameterization: the space in which the weight is one.
@@ -52,15 +58,30 @@ def constant(parameterization: Parameterization) -> Weighting:
     return lambda schedule, t: 1 / error_scale(schedule, t, parameterization)
 
 
+def snr() -> Weighting:
+    """SNR: weight one on the squared error of epsilon. With `per_log_snr` it is twice the likelihood's weight.
+
+    Facts:
+      paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 14; Kingma et al. 2021, "Variational
+        Diffusion Models", eq. 17
+    """
+    return _snr
+
+
 def truncated_snr() -> Weighting:
-    """max(SNR, 1). Salimans and Ho 2022, section 4."""
+    """max(SNR, 1).
+
+    Facts:
+      paper: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", section 4
+    """
     return lambda schedule, t: jnp.maximum(_snr(schedule, t), 1)
 
 
 def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma): divided by SNR it is the weight for epsilon, by SNR + 1 for v.
 
-    Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4.
+    Facts:
+      paper: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4
 
     Args:
       gamma: > 0; 5 in the paper.
@@ -73,10 +94,86 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     return lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma)
 
 
+def soft_min_snr(gamma: float = 4.0) -> Weighting:
+    """SNR gamma / (SNR + gamma) = 1 / (s^2 + 1 / gamma) with s = sigma / alpha: min(SNR, gamma) without its corner.
+
+    Facts:
+      paper: Crowson et al. 2024, "Scalable High-Resolution Pixel-Space Image Synthesis with Hourglass Diffusion
+        Transformers", section 3.3
+
+    Args:
+      gamma: > 0; 4 in the paper, which is 1 / sigma_data^2 for EDM's sigma_data = 0.5, as in the authors' code.
+
+    Raises:
+      ValueError: if gamma is not positive.
+    """
+    if not gamma > 0:
+        raise ValueError(f"soft_min_snr: gamma = {gamma} must be positive (4 in the paper)")
+    return lambda schedule, t: 1 / (jnp.exp(-schedule.log_snr(t)) + 1 / gamma)
+
+
+def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
+    """SNR / (k + SNR)^gamma: the weight of epsilon's error is lowered where the SNR is high.
+
+    Facts:
+      paper: Choi et al. 2022, "Perception Prioritized Training of Diffusion Models"
+
+    Args:
+      k: > 0; 1 in the paper.
+      gamma: >= 0, 0 for no change; 1 or 0.5 in the paper.
+
+    Raises:
+      ValueError: if k <= 0 or gamma < 0.
+    """
+    if not (k > 0 and gamma >= 0):
+        raise ValueError(f"p2: k = {k} must be positive and gamma = {gamma} not negative (1 and 1 in the paper)")
+
+    def weight(schedule, t):
+        log_snr = schedule.log_snr(t)
+        return jnp.exp(log_snr - gamma * jnp.logaddexp(log_snr, math.log(k)))
+
+    return weight
+
+
+def sigmoid(bias: float = 2.0) -> Weighting:
+    """SNR sigmoid(bias - log-SNR) = e^bias sigmoid(log-SNR - bias): epsilon's error by a sigmoid of the log-SNR.
+
+    The papers state it for log-SNRs drawn evenly: with times drawn uniformly it is per_log_snr(sigmoid(bias)), the
+    loss of VDM++ and of simpler diffusion.
+
+    Facts:
+      paper: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation";
+        Hoogeboom et al. 2024, "Simpler Diffusion (SiD2)", who set the bias by the resolution
+
+    Args:
+      bias: log-SNR at which the weight of epsilon's error is a half; 2 in the first paper.
+    """
+    return lambda schedule, t: math.exp(bias) * jax.nn.sigmoid(schedule.log_snr(t) - bias)
+
+
+def per_log_snr(weighting: Weighting) -> Weighting:
+    """The weight for times drawn uniformly that is `weighting` for log-SNRs drawn evenly: w(t) (-d log-SNR / dt).
+
+        int w(t) (-d log-SNR / dt) |x0_hat - x0|^2 dt = int w |x0_hat - x0|^2 d log-SNR
+
+    so that the loss is the same under every schedule with these ends. With `snr` it is twice the diffusion loss of
+    the likelihood bound, in nats.
+
+    Facts:
+      paper: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation"
+
+    Args:
+      weighting: a weight on the squared error of x0.
+    """
+    # g^2 = -sigma^2 d log-SNR / dt.
+    return lambda schedule, t: weighting(schedule, t) * (schedule.diffusion(t) / schedule.sigma(t)) ** 2
+
+
 def edm(sigma_data: float = 0.5) -> Weighting:
     """(s^2 + sigma_data^2) / (s sigma_data)^2 with s = sigma / alpha, that is SNR + 1 / sigma_data^2.
 
-    Karras et al. 2022, table 1, lambda(sigma).
+    Facts:
+      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1, lambda
 
     Args:
       sigma_data: standard deviation of the data, > 0.

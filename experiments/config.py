@@ -211,7 +211,7 @@ def load(file: str) -> ConfigDict:
 def flag() -> flags.FlagHolder:
     """Defines `--config=FILE[:PRESET]` with `--config.a.b=value` for any value of it; the command starts by `run`.
 
-    Unknown fields are accepted here and refused by `resolve.validate`, which knows what each name takes: that lets
+    Unknown fields are accepted here and refused by `checks.validate`, which knows what each name takes: that lets
     `--config.schedule.name=cosine --config.schedule.s=0.01` add an argument, and words the error for all of them.
 
     Returns:

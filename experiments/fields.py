@@ -13,10 +13,14 @@ from experiments import places
 from experiments.config import ConfigError, plain, unknown
 
 # Entries that name a function: their fields are the function's arguments, which resolve.call checks.
-NAMED = {"schedule", "parameterization", "objective", "model", "optimizer", "sample.sampler", "sample.grid"}
+NAMED = {
+    "schedule", "parameterization", "objective", "model", "optimizer", "sample.sampler", "sample.grid",
+    "sample.guidance", "teacher.parameterization",
+}
 
 
-def _pair(value: Any) -> bool:
+def pair(value: Any) -> bool:
+    """Whether a sequence is two times, 0 <= low < high."""
     return len(value) == 2 and all(_is(float, v) for v in value) and 0 <= value[0] < value[1]
 
 
@@ -45,6 +49,7 @@ AT_LEAST_ONE = (lambda v: v >= 1, "at least 1")
 DEVICES = (lambda v: v == -1 or v >= 1, "a number of devices, at least 1, or -1 for the rest")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
+    "teacher.path": (_folder, "the folder of a run, on a local or shared file system"),
     "init_from.path": (_folder, "a folder or file of a local or shared file system; copy it there from its address"),
     "data.dir": (_folder, "a folder of a local or shared file system; copy the data there from its address"),
     "init_from.include": (_pattern, "a regular expression"),
@@ -70,8 +75,6 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mesh.kind": (lambda v: v in parallel.KINDS, '"jit" or "pmap"'),
     "sample.shift": (lambda v: v > 0, "above 0; 1 shifts nothing"),
     "sample.steps": AT_LEAST_ONE,
-    "sample.guidance.scale": (lambda v: v >= 0, "at least 0; 1 is no guidance"),
-    "sample.guidance.interval": (_pair, "two times (t_low, t_high) with 0 <= t_low < t_high, or None"),
     "sample.number": (lambda v: 1 <= v <= 10**6, "in [1, 10^6]"),  # a seed stands for 10^6 samples
     "sample.batch_size": AT_LEAST_ONE,
     "sample.seed": (lambda v: 0 <= v < 4000, "in [0, 4000)"),
@@ -80,7 +83,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluate.features": (_texts, 'names of features, e.g. ("pixels",)'),
     "evaluate.protocol": (lambda v: v in protocols.PROTOCOLS, f"one of {', '.join(protocols.PROTOCOLS)}"),
 }
-OPTIONAL = {"data.shape": tuple, "sample.guidance.interval": tuple}  # None by default, so the type is said here
+OPTIONAL = {"data.shape": tuple}  # None by default, so the type is said here
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "True or False", tuple: "a sequence",
          dict: "a mapping", type(None): "None"}
 

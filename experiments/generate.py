@@ -1,6 +1,7 @@
 """Samples from a trained network, as a config describes them: the same function in training's loop and in `sample`."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,11 +11,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from diffusion import guidance, parameterizations, samplers
+from diffusion import flow_maps, guidance, parameterizations, samplers
 from diffusion.data.transforms import to_uint8
 from diffusion.models import layout
 from diffusion.training import sharding
-from experiments import resolve
+from experiments import names, resolve
+from experiments.config import ConfigError
 
 SEEDS = 1_000_000  # samples that one config.sample.seed stands for
 
@@ -45,28 +47,51 @@ def seeds(config: Mapping, number: int) -> np.ndarray:
     return (config["sample"]["seed"] * SEEDS + np.arange(number)).astype(np.uint32)
 
 
-def denoiser(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], parameterizations.Denoiser]:
-    """The guided denoiser of a run, (params, labels `[B]`) -> Denoiser.
+def denoiser(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], Any]:
+    """The guided denoiser of a run, (params, labels `[B]`) -> what `samplers.sample` takes.
 
     Args:
       config: the run's config.
       shape: (H, W, C) of one image.
 
     Raises:
-      ConfigError: if the parts do not fit.
+      ConfigError: if the parts do not fit, or the run trains a flow map, which has no denoiser.
     """
+    objective = config["objective"]["name"]
+    if objective in names.FLOW_MAPS:
+        raise ConfigError(f"config.objective.name = {objective!r} trains a flow map, and a denoiser is asked for.")
     schedule, parameterization = resolve.schedule(config), resolve.parameterization(config)
-    settings, model = resolve.guidance(config), resolve.model(config, shape)
+    model, scale = resolve.model(config, shape), config["sample"]["guidance"]["scale"]
 
-    def of(params: Any, labels: Array) -> parameterizations.Denoiser:
+    def of(params: Any, labels: Array) -> Any:
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
         if config["model"].get("num_classes", 0) == 0:
             return parameterizations.denoiser(network, schedule, parameterization)
-        if settings.scale == 1:
+        if scale == 1:
             return parameterizations.denoiser(network, schedule, parameterization, labels)
         conditions = (labels, resolve.null_condition(config, labels.shape[0]))
-        branches = guidance.together(network, schedule, parameterization, conditions)
-        return guidance.classifier_free(branches, settings.scale, settings.interval)
+        return resolve.guidance(config, guidance.together(network, schedule, parameterization, conditions))
+
+    return of
+
+
+def flow_map(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], flow_maps.FlowMap]:
+    """The flow map of a run whose objective trains one, (params, labels `[B]`) -> (x_t, t, s) -> x_s.
+
+    Args:
+      config: the run's config.
+      shape: (H, W, C) of one image.
+    """
+    schedule, model = resolve.schedule(config), resolve.model(config, shape)
+    parameterization, make = resolve.parameterization(config), names.FLOW_MAPS[config["objective"]["name"]]
+    given = {"clock": parameterization.clock, "clocks": flow_maps.start_and_duration(parameterization.clock),
+             "parameterization": parameterization}  # fmt: skip
+    given = {name: given[name] for name in inspect.signature(make).parameters if name in given}
+
+    def of(params: Any, labels: Array) -> flow_maps.FlowMap:
+        network = lambda x, clock, condition: model.apply(params, x, clock, condition)
+        condition = labels if config["model"].get("num_classes", 0) else None
+        return make(network, schedule, condition=condition, **given)
 
     return of
 
@@ -87,7 +112,7 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
       ConfigError: if the parts do not fit.
     """
     schedule, sampler, plan = resolve.schedule(config), resolve.sampler(config), resolve.plan(config)
-    denoise = denoiser(config, shape)
+    network = (flow_map if sampler.of_flow_maps else denoiser)(config, shape)
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is not None:
         shards = sharding.batch_shards(mesh)
@@ -98,7 +123,7 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
         keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
         x = samplers.prior(schedule, keys[0], shape)
         return samplers.sample(
-            sampler, denoise(params, labels), schedule, x, plan, keys[1], trajectory=trajectory
+            sampler, network(params, labels), schedule, x, plan, keys[1], trajectory=trajectory
         )
 
     def finish(params, labels, seeds):

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from diffusion.models.dit import DiT
 from diffusion.training import sharding
-from experiments import ahead, estimate, plan_tables, resolve, workdir
+from experiments import ahead, checks, estimate, plan_tables, resolve, workdir
 from experiments import config as configs
 from experiments import program as programs
 from experiments.config import ConfigError
@@ -50,7 +50,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
       ConfigError: for a mistake in the config, or one that does not go with the number of devices.
       AheadError: where a step cannot be compiled here.
     """
-    resolve.validate(config)
+    checks.validate(config)
     shape = workdir.example_shape(config)
     work = work_of(config, shape, mesh_of(config, jax.devices()[:devices]))
     needed = estimate.operations(work)

@@ -54,12 +54,18 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     density, optimizer = resolve.density(config), resolve.optimizer(config)
     average = ema.exponential_moving_average(config.ema.decay, config.ema.warmup)
     conditional = config.model.get("num_classes", 0) > 0
+    teachers = {"teacher": model.clone(times=1)} if config.teacher.path else {}
 
     def init(seed):
         init_key, _ = jax.random.split(jax.random.key(seed))
         labels = jnp.zeros([1], jnp.int32) if conditional else None
-        params = model.init(init_key, jnp.zeros((1, *shape)), jnp.zeros([1]), labels)
-        return state.create(params, optimizer, average, density)
+
+        def born(network):
+            clock = jnp.zeros([1]) if network.times == 1 else (jnp.zeros([1]),) * network.times
+            return network.init(init_key, jnp.zeros((1, *shape)), clock, labels)
+
+        frozen = {name: born(network) for name, network in teachers.items()}
+        return state.create(born(model), optimizer, average, density, frozen)
 
     seed = np.uint32(config.seed)
     whole = sharding.WHOLE[config.mesh.split]
@@ -69,6 +75,7 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
         step = make_train_step(
             resolve.objective(config), model.apply, resolve.schedule(config), optimizer, average, density,
             accumulate=config.train.accumulate, **engine,
+            frozen={name: network.apply for name, network in teachers.items()},
         )  # fmt: skip
         return lambda state, batch, seed: step(state, batch, jax.random.split(jax.random.key(seed))[1])
 

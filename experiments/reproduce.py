@@ -28,9 +28,9 @@ from diffusion.data import pipeline, sources
 from diffusion.models import layout
 from diffusion.training import checkpoints, compilation_cache, sharding, state
 from diffusion.training.step import example_keys, join, prepare, split
+from experiments import checks, resolve, workdir
 from experiments import config as configs
 from experiments import program as programs
-from experiments import resolve, workdir
 from experiments.config import ConfigError
 
 SHOWN = 10  # examples, and leaves, at most
@@ -226,7 +226,7 @@ def _some(lines: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     sharding.initialize_distributed()
-    resolve.validate(CONFIG.value)
+    checks.validate(CONFIG.value)
     compilation_cache.enable()
     repeated = repeat(CONFIG.value, flags.FLAGS.workdir, flags.FLAGS.step)
     if jax.process_index() == 0:

@@ -19,8 +19,8 @@ from absl import flags
 
 from diffusion import files
 from diffusion.training import checkpoints
+from experiments import checks, figures, generate, pieces, progress, resolve, workdir
 from experiments import config as configs
-from experiments import figures, generate, pieces, progress, resolve, workdir
 
 CONFIG = configs.saved_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
@@ -33,7 +33,7 @@ LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8
 def main(argv: list[str]) -> None:
     """Loads the weights, samples, and writes; each file appears whole or not at all."""
     config = CONFIG.value
-    resolve.validate(config)
+    checks.validate(config)
     out = pathlib.Path(OUT.value or WORKDIR.value)
     out.mkdir(parents=True, exist_ok=True)
     shape = workdir.example_shape(config)

@@ -35,8 +35,8 @@ from diffusion.training import (
     state,
     warm_start,
 )
+from experiments import checks, hooks, interval, memory, progress, reproduce, resolve, workdir
 from experiments import config as configs
-from experiments import hooks, interval, memory, progress, reproduce, resolve, workdir
 from experiments import program as programs
 from experiments.config import ConfigError
 
@@ -63,7 +63,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         # ==== Processes, and the config ====
         sharding.initialize_distributed()
         speaks = jax.process_index() == 0
-        resolve.validate(config)
+        checks.validate(config)
         compilation_cache.enable()
         folder = pathlib.Path(folder)
 
@@ -80,7 +80,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             records, spec = sources.open_source(config.data.name, config.data.split, config.data.dir)
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(f"config.data: {error}") from error
-        resolve.validate(config, spec)
+        checks.validate(config, spec)
 
         # ==== Run folder ====
         if speaks:  # process 0 keeps the folder; the others only read checkpoints there
@@ -109,6 +109,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             about = {"examples": 0, "interval": interval.empty()}
             if config.init_from.path:
                 train_state = start_from(config.init_from, train_state, program.average, speaks)
+            if config.teacher.path:
+                train_state = taught_by(config, train_state)
         step, sums, evaluated = int(train_state.step), about["interval"], about.get("evaluated", 0)
         best = about.get("best") if config.checkpoint.best else None  # {"figure", "step", "value"}
         if best and best["figure"] == config.checkpoint.best:
@@ -292,6 +294,22 @@ def start_from(init_from: ConfigDict, train_state: state.TrainState, average, sp
         print("".join(f"  skipped {line}\n" for line in skipped), end="", flush=True)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, train_state.ema)
     return train_state._replace(params=params, ema=jax.jit(average.init, out_shardings=shardings)(params))
+
+
+def taught_by(config: ConfigDict, train_state: state.TrainState) -> state.TrainState:
+    """Takes the moving average of the run config.teacher.path as the teacher, which this run then keeps itself."""
+    path = pathlib.Path(config.teacher.path).expanduser()
+    theirs = configs.from_json((path / "config.json").read_text())
+    for ours, field in ((config.schedule, "schedule"), (config.teacher.parameterization, "parameterization"),
+                        (config.model, "model")):  # fmt: skip
+        if configs.plain(ours) != configs.plain(theirs[field]):
+            raise ConfigError(f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
+                              f"{configs.plain(theirs[field])}, and this run has {configs.plain(ours)} for it.")
+    teacher = train_state.frozen["teacher"]
+    params, _, skipped = warm_start.warm_start(teacher, warm_start.read(path))
+    if skipped:
+        raise ConfigError(f"config.teacher.path = {config.teacher.path!r} does not fit: {skipped[0]}.")
+    return train_state._replace(frozen={"teacher": params})
 
 
 def main(argv: list[str]) -> None:

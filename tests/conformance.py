@@ -20,6 +20,19 @@ SCHEDULES = {
     "variance_exploding": schedules.variance_exploding(),
     "edm": schedules.edm(),
 }
+# Every schedule, for tests that are not multiplied by the samplers, and for slow ones.
+ALL_SCHEDULES = {
+    **SCHEDULES,
+    "scaled_linear": schedules.scaled_linear(),
+    "variance_preserving": schedules.variance_preserving(),
+    "sub_vp": schedules.sub_vp(),
+    "trigonometric": schedules.trigonometric(),
+    "sigmoid": schedules.sigmoid(),
+    "shifted(cosine, 4)": schedules.shifted(schedules.cosine(), 4.0),
+    "from_log_snr": schedules.from_log_snr(np.linspace(12.0, -10.0, 23)),
+    "learned": schedules.learned(oracles.monotone_network()),
+    "zero_terminal_snr(scaled_linear)": schedules.zero_terminal_snr(schedules.scaled_linear()),
+}
 PARAMETERIZATIONS = {
     "epsilon": parameterizations.epsilon,
     "x0": parameterizations.x0,
@@ -28,6 +41,14 @@ PARAMETERIZATIONS = {
     "velocity": parameterizations.velocity,
     "edm": parameterizations.edm,
 }
+
+
+def error_of_the_gaussian(log_snr):
+    """The mean squared error of the exact denoiser of the Gaussian: its variances v are left with v / (1 + v SNR)."""
+    variances = jnp.asarray(DATA["gaussian"].variances[0], log_snr.dtype)
+    return jnp.mean(variances / (1 + variances * jnp.exp(log_snr)))
+
+
 SAMPLERS = {
     "ddpm": samplers.ddpm(),
     "ddpm(large)": samplers.ddpm("large"),
@@ -37,11 +58,46 @@ SAMPLERS = {
     "ddim(1)": samplers.ddim(1.0),
     "euler": samplers.euler(),
     "heun": samplers.heun(),
+    "midpoint": samplers.midpoint(),
+    "rk4": samplers.rk4(),
+    "dpm_2": samplers.dpm_2(),
+    "dpm_solver_2": samplers.dpm_solver_2(),
+    "dpm_solver_3": samplers.dpm_solver_3(),
+    "dpmpp_2s": samplers.dpmpp_2s(),
     "dpmpp_2m": samplers.dpmpp_2m(),
+    "dpmpp_3m": samplers.dpmpp_3m(),
+    "unipc(1)": samplers.unipc(1),
+    "unipc(1, bh1)": samplers.unipc(1, "bh1"),
+    "unipc": samplers.unipc(),
+    "unipc(2, bh1)": samplers.unipc(2, "bh1"),
+    "unipc(3)": samplers.unipc(3),
+    "deis": samplers.deis(),
+    "deis(4)": samplers.deis(4),
+    "lms": samplers.lms(),
+    "lms(2)": samplers.lms(2),
+    "plms": samplers.plms(),
+    "pndm": samplers.pndm(),
+    "ddpm(analytic)": samplers.ddpm("analytic", error=error_of_the_gaussian),
+    "euler_ancestral": samplers.euler_ancestral(),
+    "dpm_2_ancestral": samplers.dpm_2_ancestral(),
+    "edm": samplers.edm(),
+    "edm(churn)": samplers.edm(s_churn=10.0),
+    "dpmpp_sde": samplers.dpmpp_sde(),
+    "dpmpp_2m_sde": samplers.dpmpp_2m_sde(),
+    "dpmpp_2m_sde(heun)": samplers.dpmpp_2m_sde(solver="heun"),
+    "dpmpp_3m_sde": samplers.dpmpp_3m_sde(),
+    "euler_maruyama": samplers.euler_maruyama(),
+    "interpolant_sde": samplers.interpolant_sde(),
+    "reverse_diffusion": samplers.reverse_diffusion(),
+    "predictor_corrector": samplers.predictor_corrector(),
+    "predictor_corrector(sigma)": samplers.predictor_corrector(step_size="sigma"),
 }
 DETERMINISTIC = [name for name, sampler in SAMPLERS.items() if sampler.draws == 0]
 STOCHASTIC = [name for name, sampler in SAMPLERS.items() if sampler.draws > 0]
 DATA = {"gaussian": oracles.tilted_gaussian(), "mixture": oracles.three_gaussians()}
+
+# Small programs that run for milliseconds: most of a test's time is their compilation.
+QUICK = {"xla_backend_optimization_level": 0}
 
 every_schedule = pytest.mark.parametrize("schedule_name", list(SCHEDULES))
 every_sampler = pytest.mark.parametrize("name", list(SAMPLERS))
@@ -55,6 +111,17 @@ def slow_but(fast, cases):
 def level(schedule, t) -> tuple[float, float]:
     """alpha and sigma at t, as the oracles take them."""
     return float(schedule.alpha(t)), float(schedule.sigma(t))
+
+
+def any_schedule(which, among=SCHEDULES):
+    """The schedule of this index in SCHEDULES or another list, traced or not: one compilation serves them all."""
+
+    def choose(field):
+        functions = [getattr(schedule, field) for schedule in among.values()]
+        return lambda *t: jax.lax.switch(which, functions, *map(jnp.asarray, t))
+
+    fields = ("alpha", "sigma", "log_snr", "inverse_log_snr", "drift", "diffusion", "norm")
+    return SCHEDULES["edm"]._replace(**{field: choose(field) for field in fields})
 
 
 def exact_denoiser(data, schedule):

@@ -140,20 +140,21 @@ def flow_by_integration(data: Mixture, start: tuple[float, float], end: tuple[fl
     """
     (alpha_t, sigma_t), (alpha_s, sigma_s) = start, end
     x = np.asarray(x, np.float64)
-
-    @jax.jit
-    def slope(log_ratio, y):
-        ratio = jnp.exp(log_ratio)
-        return ratio * mean_eps(data, 1.0, ratio, y.reshape(x.shape)).ravel()
-
     span = (np.log(sigma_t / alpha_t), np.log(sigma_s / alpha_s))
     solution = scipy.integrate.solve_ivp(
-        lambda log_ratio, y: np.asarray(slope(log_ratio, y)), span, (x / alpha_t).ravel(),
-        method="DOP853", rtol=1e-12, atol=1e-13,
+        lambda log_ratio, y: np.asarray(_slope(data, log_ratio, y.reshape(x.shape))).ravel(), span,
+        (x / alpha_t).ravel(), method="DOP853", rtol=1e-12, atol=1e-13,
     )
     if not solution.success:
         raise RuntimeError(solution.message)
     return alpha_s * solution.y[:, -1].reshape(x.shape)
+
+
+@jax.jit
+def _slope(data: Mixture, log_ratio, y) -> Array:
+    """dy / d log r."""
+    ratio = jnp.exp(log_ratio)
+    return ratio * mean_eps(data, 1.0, ratio, y)
 
 
 def ancestral(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float, float]:
@@ -205,3 +206,11 @@ def padded(data: Mixture, components: int) -> Mixture:
     more = components - len(data.weights)
     repeat = lambda a: np.concatenate([a, np.repeat(a[:1], more, axis=0)])
     return Mixture(np.concatenate([data.weights, np.zeros(more)]), *map(repeat, data[1:]))
+
+
+def monotone_network() -> dict:
+    """Parameters of a learned schedule with a bend: a few hidden units, some weights and the range negative."""
+    return {
+        "log_snr_max": 11.0, "range": -15.0, "slope": -0.4, "inner": np.array([2.0, -5.0, 1.0]),
+        "bias": np.array([0.5, -1.0, 3.0]), "outer": np.array([1.0, 2.0, -0.7]),
+    }

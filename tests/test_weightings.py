@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.special
 
 from diffusion import parameterizations, schedules, weightings
 
@@ -19,6 +21,13 @@ WEIGHTINGS = {
     "truncated_snr": weightings.truncated_snr(),
     "min_snr": weightings.min_snr(),
     "edm": weightings.edm(),
+    "snr": weightings.snr(),
+    "soft_min_snr": weightings.soft_min_snr(),
+    "p2": weightings.p2(),
+    "p2(0.5, 2)": weightings.p2(0.5, 2.0),
+    "sigmoid": weightings.sigmoid(),
+    "sigmoid(-3)": weightings.sigmoid(-3.0),
+    "per_log_snr(sigmoid)": weightings.per_log_snr(weightings.sigmoid()),
 }
 SCHEDULES = {
     "linear_beta": schedules.linear_beta(),
@@ -118,6 +127,65 @@ def test_closed_forms(schedule_name):
 
 
 @every_schedule
+def test_published_forms_on_the_networks_own_error(schedule_name):
+    """Each weight as its paper states it, on epsilon, on EDM's output or on x0."""
+    schedule, t = SCHEDULES[schedule_name], jnp.asarray(T)
+    snr = _snr(schedule)
+    level_squared = 1 / snr
+
+    def on(name, weighting):
+        return weighting(schedule, t) * weightings.error_scale(schedule, t, PARAMETERIZATIONS[name])
+
+    np.testing.assert_allclose(on("epsilon", weightings.snr()), 1, rtol=1e-9)
+    for k, gamma in ((1.0, 1.0), (1.0, 0.5), (0.3, 2.0)):  # Choi et al. 2022: 1 / (k + SNR)^gamma on epsilon
+        np.testing.assert_allclose(on("epsilon", weightings.p2(k, gamma)), (k + snr) ** -gamma, rtol=1e-9)
+    for bias in (2.0, 0.0, -3.0):  # Kingma and Gao 2023: sigmoid(-log-SNR + bias) on epsilon
+        expected = scipy.special.expit(bias - np.log(snr))
+        np.testing.assert_allclose(on("epsilon", weightings.sigmoid(bias)), expected, rtol=1e-9)
+    # k-diffusion's code, on the output of EDM's network, with sigma_data = 0.7 and gamma = 1 / sigma_data^2.
+    expected = level_squared * 0.49 / (level_squared + 0.49) ** 2
+    np.testing.assert_allclose(on("edm", weightings.soft_min_snr(1 / 0.49)), expected, rtol=1e-9)
+    # Crowson et al. 2024: 1 / (sigma^2 + 1 / gamma) on x0; below min-SNR and above half of it.
+    soft, hard = weightings.soft_min_snr(5.0)(schedule, t), weightings.min_snr(5.0)(schedule, t)
+    np.testing.assert_allclose(soft, snr * 5 / (snr + 5), rtol=1e-9)
+    assert (soft <= hard).all()
+    assert (soft >= hard / 2).all()
+
+
+@pytest.mark.parametrize("name", ["min_snr", "soft_min_snr", "p2", "sigmoid", "truncated_snr"])
+def test_weight_on_v_is_not_the_weight_on_epsilon(name):
+    """The classic mistake divides by the SNR for v too; on v it is w / (SNR + 1), which is finite at alpha = 0."""
+    schedule, t = SCHEDULES["cosine"], jnp.asarray(T)
+    snr, weight = _snr(schedule), np.asarray(WEIGHTINGS[name](schedule, t))
+    on = lambda p: np.asarray(weight * weightings.error_scale(schedule, t, PARAMETERIZATIONS[p]))
+    np.testing.assert_allclose(on("v"), weight / (snr + 1), rtol=1e-9)
+    np.testing.assert_allclose(on("epsilon"), weight / snr, rtol=1e-9)
+
+
+@every_schedule
+def test_per_log_snr_does_not_depend_on_the_clock(schedule_name):
+    """int w(t) dt over [t_low, t_high] is the integral of the weight over the log-SNRs between."""
+    schedule = SCHEDULES[schedule_name]
+    t = np.linspace(0.2, 0.8, 6001)
+    log_snr = np.asarray(schedule.log_snr(t))
+    weight = weightings.per_log_snr(weightings.sigmoid(1.0))(schedule, jnp.asarray(t))
+    # e^b sigmoid(x - b) integrates to e^b log(1 + e^(x - b)).
+    antiderivative = lambda x: np.exp(1.0) * np.logaddexp(0, x - 1.0)
+    expected = antiderivative(log_snr[0]) - antiderivative(log_snr[-1])
+    np.testing.assert_allclose(scipy.integrate.trapezoid(weight, t), expected, rtol=1e-3)
+
+
+@every_schedule
+def test_per_log_snr_of_snr_is_the_rate_of_the_snr(schedule_name):
+    """-SNR'(t), the weight of Kingma et al. 2021, eq. 17 (with its factor 1/2 outside), by differences."""
+    schedule, h = SCHEDULES[schedule_name], 1e-6
+    t = T[1:-1] + 0.0003  # away from the kinks of the discrete process
+    snr = lambda t: np.exp(np.asarray(schedule.log_snr(t)))
+    weight = weightings.per_log_snr(weightings.snr())(schedule, jnp.asarray(t))
+    np.testing.assert_allclose(weight, -(snr(t + h) - snr(t - h)) / (2 * h), rtol=1e-5)
+
+
+@every_schedule
 def test_edm_weight_makes_the_effective_weight_one(schedule_name):
     """lambda(sigma) c_out(sigma)^2 = 1 (Karras et al. 2022, section 5)."""
     schedule, t = SCHEDULES[schedule_name], jnp.asarray(T)
@@ -139,7 +207,10 @@ def test_weights_have_the_shape_of_t(weighting, schedule_name, shape):
     assert weightings.error_scale(schedule, t, PARAMETERIZATIONS["v"]).shape == shape
 
 
-@pytest.mark.parametrize("weighting", ["truncated_snr", "min_snr", "constant(v)", "constant(velocity)", "constant(x0)"])
+@pytest.mark.parametrize("weighting", [
+    "truncated_snr", "min_snr", "constant(v)", "constant(velocity)", "constant(x0)", "snr", "soft_min_snr", "p2",
+    "sigmoid",
+])
 def test_loss_is_finite_where_the_snr_is_zero(weighting):
     """At alpha = 0, min-SNR divided by the SNR is 0 / 0 in codes that weigh epsilon; on v it must be finite."""
     schedule, t = schedules.cosine(), jnp.array([1.0])
@@ -153,6 +224,10 @@ def test_loss_is_finite_where_the_snr_is_zero(weighting):
         (lambda: weightings.min_snr(0.0), "gamma"),
         (lambda: weightings.min_snr(float("nan")), "gamma"),
         (lambda: weightings.edm(-1.0), "sigma_data"),
+        (lambda: weightings.soft_min_snr(0.0), "gamma"),
+        (lambda: weightings.p2(0.0), "k = 0.0"),
+        (lambda: weightings.p2(1.0, -1.0), "gamma = -1.0"),
+        (lambda: weightings.p2(1.0, float("nan")), "gamma = nan"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(make, words):

@@ -14,7 +14,10 @@ zeros = nn.initializers.zeros_init()
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [B, N, D] -> [B, N, D]; rotary positions and normalised q and k by choice."""
+    """Multi-head self-attention, [B, N, D] -> [B, N, D]; rotary positions and normalised q and k by choice.
+
+    Doors "identity" and "borrow" are `[B]`, see `diffusion.models.doors`.
+    """
 
     heads: int
     qk_norm: bool
@@ -22,7 +25,7 @@ class Attention(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, angles: jax.Array | None, doors: dict[str, jax.Array]) -> jax.Array:
         head_size = x.shape[-1] // self.heads
         qkv = nn.DenseGeneral((3, self.heads, head_size), dtype=self.dtype, kernel_init=xavier, name="qkv")(x)
         qkv = layout.split(qkv, "batch", "tokens", None, "heads", None)
@@ -33,7 +36,13 @@ class Attention(nn.Module):
             k = nn.RMSNorm(dtype=self.dtype, name="key_norm")(k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        out = layout.split(attention(q, k, v, self.attention), "batch", None, "attended heads", None)
+        if "borrow" in doors:  # the maps are softmax(q k^T)
+            rows = jnp.arange(x.shape[0]) + doors["borrow"]
+            q, k = (layout.split(jnp.take(a, rows, axis=0), "batch", None, "attended heads", None) for a in (q, k))
+        out = attention(q, k, v, self.attention)
+        if "identity" in doors:
+            out = jnp.where(doors["identity"][:, None, None, None], v, out)
+        out = layout.split(out, "batch", None, "attended heads", None)
         out = layout.split(out, "batch", "tokens", "heads", None)
         out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
         return layout.split(out, "batch", "tokens", None)
@@ -92,7 +101,8 @@ class Block(nn.Module):
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
 
     The gates start at zero, and the layer with them as the identity. Arguments of the call: tokens x [B, N, D], the
-    condition c [B, D] (time and class, after SiLU), rotary angles or None. Returns (x, None), as a scan wants it.
+    condition c [B, D] (time and class, after SiLU), rotary angles or None, this layer's doors, each [B]
+    (`diffusion.models.doors`). Returns (x, None), as a scan wants it.
 
     Reference: Peebles & Xie, 2023, figure 3.
     """
@@ -106,13 +116,17 @@ class Block(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, c: jax.Array, angles: jax.Array | None) -> tuple[jax.Array, None]:
-        norm = NORMS[self.norm]
+    def __call__(
+        self, x: jax.Array, c: jax.Array, angles: jax.Array | None, doors: dict[str, jax.Array]
+    ) -> tuple[jax.Array, None]:
+        norm, before = NORMS[self.norm], x
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Modulation(6, self.dtype, name="modulation")(c)
         mixed = Attention(self.heads, self.qk_norm, self.attention, self.dtype, name="attention")(
-            norm(x) * (1 + scale_a) + shift_a, angles
+            norm(x) * (1 + scale_a) + shift_a, angles, doors
         )
         x = x + gate_a * mixed
         mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
         x = x + gate_m * mlp(norm(x) * (1 + scale_m) + shift_m)
+        if "skip" in doors:
+            x = jnp.where(doors["skip"][:, None, None], before, x)
         return layout.split(x, "batch", "tokens", None), None

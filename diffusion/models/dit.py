@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models import layout
+from diffusion.models import doors, layout
 from diffusion.models.attention import IMPLEMENTATIONS
 from diffusion.models.blocks import MLPS, Block, Modulation, xavier, zeros
 from diffusion.models.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
@@ -81,6 +81,8 @@ class DiT(nn.Module):
         remat: what to compute again in the backward pass to save memory: "none", "full", or "dots" (all but matmuls).
         unroll: blocks in one turn of the scan; more is faster on CPU and slower to compile.
         dtype: compute type, "float32" or "bfloat16".
+        times: numbers that the network is told as its clock: 1, or 2 for a network of two times (MeanFlow, shortcut
+            models), each with an embedding of its own, which are added.
 
     Raises:
         ValueError: where it is built, for a field out of range or an unknown name.
@@ -103,9 +105,10 @@ class DiT(nn.Module):
     remat: str = "none"
     unroll: int = 1
     dtype: str = "float32"
+    times: int = 1
 
     def __post_init__(self):
-        for field in ("patch", "width", "depth", "heads", "unroll", "mlp_ratio"):
+        for field in ("patch", "width", "depth", "heads", "unroll", "mlp_ratio", "times"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be positive")
         if self.num_classes < 0:
@@ -121,13 +124,14 @@ class DiT(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, t: jax.Array | tuple, condition: jax.Array | dict | None = None) -> jax.Array:
         """One evaluation of the network.
 
         Args:
             x: images [B, H, W, C].
-            t: the network's clock, [B] or [], float32 or wider.
-            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0.
+            t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
+            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
+                "label", and of doors into the layers, see `diffusion.models.doors`.
 
         Returns:
             [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32.
@@ -135,7 +139,9 @@ class DiT(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
         """
-        self._check(x, t, condition)
+        label, opened = doors.parted(condition, x.shape[0], self.depth)
+        clocks = t if isinstance(t, tuple) else (t,)
+        self._check(x, clocks, label)
         batch, height, width, channels = x.shape
         rows, columns = height // self.patch, width // self.patch
 
@@ -147,9 +153,12 @@ class DiT(nn.Module):
         else:
             angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
 
-        c = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
+        c = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(clocks[0], (batch,)))
+        for i, clock in enumerate(clocks[1:], start=2):
+            embedding = TimestepEmbedding(self.width, self.dtype, name=f"timestep_embedding_{i}")
+            c = c + embedding(jnp.broadcast_to(clock, (batch,)))
         if self.num_classes:
-            c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(condition)
+            c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
         c = nn.silu(c)
 
         tokens = layout.split(tokens, "batch", "tokens", None)
@@ -160,13 +169,13 @@ class DiT(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=(nn.broadcast, nn.broadcast, 0),
             length=self.depth,
             unroll=min(self.unroll, self.depth),
         )
         tokens, _ = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
-        )(tokens, c, angles)
+        )(tokens, c, angles, opened)
 
         shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
         tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
@@ -175,11 +184,15 @@ class DiT(nn.Module):
         tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
         return unpatchify(tokens, self.patch, height, width)
 
-    def _check(self, x, t, condition):
+    def _check(self, x, clocks, condition):
         if x.ndim != 4:
             raise ValueError(f"DiT takes images [B, H, W, C]; got an array of shape {x.shape}")
-        if t.shape not in ((), x.shape[:1]):
-            raise ValueError(f"DiT takes one time for each image, t [B] = {x.shape[:1]}; got shape {t.shape}")
+        if len(clocks) != self.times:
+            raise ValueError(f"times={self.times}: this DiT is told {self.times} times, as a tuple if more than one; "
+                             f"got {len(clocks)}")
+        for t in clocks:
+            if t.shape not in ((), x.shape[:1]):
+                raise ValueError(f"DiT takes one time for each image, t [B] = {x.shape[:1]}; got shape {t.shape}")
         if self.num_classes == 0 and condition is not None:
             raise ValueError("num_classes=0 makes an unconditional network, but a condition was given; pass None")
         if self.num_classes and condition is None:

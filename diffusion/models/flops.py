@@ -3,7 +3,7 @@
 With N tokens of D features, hidden width M and L layers, in multiply-adds for one image:
 
     each layer  N D (3 D + D)  (q, k, v, out)  +  2 N^2 D  (attention)  +  N (2 D M)  (MLP)  +  6 D^2  (modulation)
-    the rest    N (p^2 C) D  +  256 D + D^2  (time)  +  2 D^2 + N D (p^2 C_out)
+    the rest    N (p^2 C) D  +  256 D + D^2  (each time)  +  2 D^2 + N D (p^2 C_out)
 
 A SwiGLU MLP has three matrices of 2 M / 3 instead of two of M.
 """
@@ -25,7 +25,8 @@ def flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
     """
     n, d = tokens(model, image_shape), model.width
     pixels = model.patch**2 * image_shape[2]
-    ends = n * pixels * d + (256 * d + d * d) + 2 * d * d + n * d * pixels * (2 if model.learn_sigma else 1)
+    outputs = pixels * (2 if model.learn_sigma else 1)
+    ends = n * pixels * d + model.times * (256 * d + d * d) + 2 * d * d + n * d * outputs
     return 2 * (model.depth * (_dense(model, n) + _attention(model, n)) + ends)
 
 

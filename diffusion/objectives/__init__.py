@@ -1,9 +1,32 @@
 """Training objectives: pure functions (networks, schedule, keys, batch, step) -> (losses `[B]`, metrics)."""
 
+from diffusion.objectives import interpolants, recipes
+from diffusion.objectives.adversarial import adversarial_discriminator, adversarial_generator
 from diffusion.objectives.conditioning import drop_condition, with_condition_dropout
+from diffusion.objectives.consistency import consistency_distillation, consistency_training, ct, ect, ict
+from diffusion.objectives.continuous_consistency import continuous_consistency
+from diffusion.objectives.contrastive_flow_matching import contrastive_flow_matching
 from diffusion.objectives.denoising import denoising
+from diffusion.objectives.distribution_matching import distribution_matching, fake_score, regression
+from diffusion.objectives.features import added, alignment, dispersive
 from diffusion.objectives.flow_matching import flow_matching
 from diffusion.objectives.hybrid import hybrid
 from diffusion.objectives.inputs import Objective
+from diffusion.objectives.latent_consistency import latent_consistency_distillation
+from diffusion.objectives.mean_flow import Guidance, improved_mean_flow, mean_flow
+from diffusion.objectives.progressive import progressive_distillation
+from diffusion.objectives.reflow import reflow, reflow_pairs
+from diffusion.objectives.shortcut import shortcut
+from diffusion.objectives.stochastic_interpolant import schroedinger_bridge, stochastic_interpolant
+from diffusion.objectives.uncertainty import uncertainty, with_uncertainty
+from diffusion.objectives.variational_bound import variational_bound
 
-__all__ = ["Objective", "denoising", "drop_condition", "flow_matching", "hybrid", "with_condition_dropout"]
+__all__ = [
+    "Guidance", "Objective", "added", "adversarial_discriminator", "adversarial_generator", "alignment",
+    "consistency_distillation", "consistency_training", "continuous_consistency", "contrastive_flow_matching", "ct",
+    "denoising", "dispersive", "distribution_matching", "drop_condition", "ect", "fake_score", "flow_matching",
+    "hybrid", "ict", "improved_mean_flow", "interpolants", "latent_consistency_distillation", "mean_flow",
+    "progressive_distillation", "recipes", "reflow", "reflow_pairs", "regression", "schroedinger_bridge",
+    "shortcut", "stochastic_interpolant", "uncertainty", "variational_bound", "with_condition_dropout",
+    "with_uncertainty",
+]

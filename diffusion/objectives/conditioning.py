@@ -31,7 +31,11 @@ def drop_condition(keys: Array, condition: Any, null: Any, rate: float) -> Any:
 def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Objective:
     """An objective that trains on the null condition for a share `rate` of the examples.
 
-    Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1.
+    Facts:
+      loss: that of the objective it wraps
+      networks: those of the objective it wraps
+      optimum: that of the objective it wraps, given the condition and given none
+      paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1
 
     Args:
       objective: the objective to wrap.

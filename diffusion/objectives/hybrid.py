@@ -19,9 +19,15 @@ def hybrid(parameterization: Parameterization, density: Density, T: int = 1000, 
         loss = mean |output - target|^2 + vlb_weight L_t
         L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for s = t - 1/T > 0,    -log p(x_0 | x_1) at the first step,
 
-    in bits per dimension, with the mean's gradient stopped in L_t. Nichol and Dhariwal 2021, eq. 16 (lambda =
-    vlb_weight / T there); the weight 1 without 1/T is that of the code that DiT trains with, where L_t is one term of
-    the T. The decoder term discretises a Gaussian over the 256 levels of data in [-1, 1]; Ho et al. 2020, eq. 13.
+    in bits per dimension, with the mean's gradient stopped in L_t. In the paper lambda is vlb_weight / T; the weight 1
+    without 1/T is that of the code that DiT trains with, where L_t is one term of the T. The decoder term discretises
+    a Gaussian over the 256 levels of data in [-1, 1]; Ho et al. 2020, eq. 13.
+
+    Facts:
+      loss: |output - target|^2 + vlb_weight L_t
+      networks: model, with 2 C channels
+      optimum: E[target | x_t], and the variance of q(x_s | x_t)
+      paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 16
 
     Args:
       parameterization: what the first C of the network's 2 C channels predict.

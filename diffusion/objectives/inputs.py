@@ -6,12 +6,16 @@
   schedule: the process.
   keys: `[B]` random keys, one an example.
   batch: mapping with "x" `[B, ...]` clean data in float32, "condition" (a pytree with leading axis B, or None),
-    optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them), and
-    "density", the state of an adaptive density of times.
+    optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them),
+    "noise" `[B, ...]`, what each example is paired with at t_max (drawn from N(0, I) if absent), and "density", the
+    state of an adaptive density of times.
   step: the training step, for objectives that follow a curriculum.
 
   losses: `[B]` float32, one an example; the training step takes their mean.
-  metrics: mapping from names to `[B]` arrays; "t" is always there.
+  metrics: mapping from names to `[B]` arrays; "t" is always there, `[B, F]` where each frame has a time of its own.
+
+Losses that compare examples do so within fixed blocks of consecutive ones, so that they do not depend on the number
+of devices or of micro-batches, as long as each holds whole blocks.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,8 +43,8 @@ class Noised(NamedTuple):
       x_0: `[B, ...]` clean data.
       eps: `[B, ...]` noise.
       x_t: `[B, ...]` noised data.
-      t: `[B]` times.
-      importance: `[B]` weight that a loss at t gets, where the density stands in for another.
+      t: `[B]` times, or `[B, F]`.
+      importance: weight that a loss at t gets, where the density stands in for another; of t's shape.
     """
 
     x_0: Array
@@ -55,14 +59,29 @@ def noised(
 ) -> Noised:
     """Draws a time and a noise for each example, from two keys that are split from its own."""
     time_keys, noise_keys = split(keys, 2)
-    x_0 = batch["x"]
-    index = batch.get("index", jnp.arange(keys.shape[0]))
-    t, importance = density.sample(batch.get("density", density.init()), time_keys, index)
-    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:], x_0.dtype))(noise_keys)
-    if coupling is not None:
-        eps = coupling(x_0, eps)
+    x_0, eps = pairs(noise_keys, batch, coupling)
+    t, importance = times(density, time_keys, batch)
     x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
     return Noised(x_0, eps, x_t, t, importance)
+
+
+def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[Array, Array]:
+    """The two ends of each path, `[B, ...]` each: data, and what the batch gives or the keys draw."""
+    noise_keys, pair_keys = (keys, None) if coupling is None else split(keys, 2)
+    x_0 = batch["x"]
+    x_1 = batch["noise"] if "noise" in batch else normal(noise_keys, x_0)
+    return x_0, x_1 if coupling is None else coupling(pair_keys, x_0, x_1)
+
+
+def times(density: Density, keys: Array, batch: Batch) -> tuple[Array, Array]:
+    """A time for each example (or frame), and its importance."""
+    index = batch.get("index", jnp.arange(keys.shape[0]))
+    return density.sample(batch.get("density", density.init()), keys, index)
+
+
+def normal(keys: Array, x: Array) -> Array:
+    """Standard normal noise of x's shape `[B, ...]`, each example's from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
 def split(keys: Array, parts: int) -> Array:
@@ -73,3 +92,19 @@ def split(keys: Array, parts: int) -> Array:
 def mean_square(error: Array) -> Array:
     """`[B]` mean of the squares over all axes but the first."""
     return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
+
+
+def weighted_mean_square(weight: Array, error: Array) -> Array:
+    """`[B]` mean of weight |error|^2 over all axes but the first, with one weight an example or one a frame."""
+    return jnp.mean(left_broadcast(weight, error) * jnp.square(error), axis=tuple(range(1, error.ndim)))
+
+
+def in_blocks(x: Array, block: int) -> Array:
+    """`[B / block, block, ...]`: examples in blocks of consecutive ones.
+
+    Raises:
+      ValueError: if block does not divide the batch.
+    """
+    if x.shape[0] % block:
+        raise ValueError(f"a batch (or micro-batch) of {x.shape[0]} is not a whole number of blocks of {block}")
+    return x.reshape((x.shape[0] // block, block) + x.shape[1:])

@@ -1,29 +1,53 @@
 """The samplers of DDPM and DDIM, for any schedule and any pair of times."""
 
-import jax.numpy as jnp
+from collections.abc import Callable
 
-from diffusion.samplers.posterior import posterior_mean, posterior_variance, transition_variance
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.samplers.ancestral import euler_ancestral
+from diffusion.samplers.posterior import (
+    check_eta,
+    posterior_mean,
+    posterior_variance,
+    posterior_weight,
+    transition_variance,
+)
 from diffusion.samplers.sample import Sampler, State, start
 
-VARIANCES = ("small", "large", "learned")
+VARIANCES = ("small", "large", "learned", "analytic")
 
 
-def ddpm(variance: str = "small") -> Sampler:
-    """Ancestral sampling: x_s ~ N(mean of q(x_s | x_t, x0_hat), variance I).
+def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None) -> Sampler:
+    """Ancestral sampling: x_s ~ N(mean of q(x_s | x_t, x0_hat), v I), with
 
-    Stochastic; one evaluation a step, NFE = steps. Exact for data at a single point with "small", and as the steps
-    shrink for any data with each. Ho et al. 2020, "Denoising Diffusion Probabilistic Models", algorithm 2, eq. 7.
+        small = Var q(x_s | x_t, x_0) (beta tilde),    large = Var q(x_t | x_s) (beta),
+        learned: v = small^(1 - f) large^f, f = `Prediction.variance`,
+        analytic: v = small + (alpha_s (1 - SNR_t / SNR_s))^2 error(log-SNR_t), the best for any data.
+
+    Facts:
+      kind: stochastic
+      order: weak 1; exact in any step for data at a single point with "small", for N(0, I) in a variance-preserving
+        process with "large", and for N(mu, c I) with "analytic"
+      nfe: steps
+      accepts: any schedule; "learned" needs a network with learned variance
+      paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", algorithm 2; Nichol and Dhariwal 2021, eq. 15,
+        for learned; Bao et al. 2022, "Analytic-DPM", theorem 1, for analytic
 
     Args:
-      variance: "small", that of the posterior q(x_s | x_t, x_0) (beta tilde); "large", that of q(x_t | x_s) (beta);
-        "learned", between the two in the logarithm by `Prediction.variance` (Nichol and Dhariwal 2021, eq. 15). The
-        step onto t = 0 adds no noise.
+      variance: "small", "large", "learned" or "analytic". The step onto t = 0 adds no noise.
+      error: for "analytic", log-SNR -> mean squared error of the denoiser there, per dimension, >= 0; see
+        `denoising_error`. The paper's statistic Gamma = E |score|^2 / D says the same: for a perfect denoiser
+        error = (sigma / alpha)^2 (1 - sigma^2 Gamma).
 
     Raises:
-      ValueError: if the variance's name is unknown.
+      ValueError: if the variance's name is unknown, or `error` is missing or has no use.
     """
     if variance not in VARIANCES:
         raise ValueError(f"ddpm: unknown variance {variance!r}; valid are {', '.join(VARIANCES)}")
+    if (variance == "analytic") != (error is not None):
+        raise ValueError(f"ddpm: variance={variance!r} and error={error!r}; 'analytic' needs an error as a function of "
+                         "the log-SNR, such as samplers.denoising_error(...), and no other variance has one")
 
     def step(state, denoise, schedule, plan, i, noise):
         t, s = plan.t[i], plan.s[i]
@@ -35,6 +59,8 @@ def ddpm(variance: str = "small") -> Sampler:
                 raise ValueError("ddpm(variance='learned') needs a network with learned variance: wrap its "
                                  "parameterization in learned_variance(...), or use variance='small'")
             std = small ** ((1 - prediction.variance) / 2) * large ** (prediction.variance / 2)
+        elif variance == "analytic":
+            std = jnp.sqrt(small + posterior_weight(schedule, t, s) ** 2 * error(schedule.log_snr(t)))
         else:
             std = jnp.sqrt(small if variance == "small" else large)
         x = mean + jnp.where(schedule.sigma(s) > 0, std, 0) * noise[0]
@@ -46,9 +72,12 @@ def ddpm(variance: str = "small") -> Sampler:
 def ddim(eta: float = 0.0) -> Sampler:
     """x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c z,    c^2 = eta^2 Var q(x_s | x_t, x_0).
 
-    One evaluation a step, NFE = steps. Deterministic at eta = 0, where it is Euler's method in sigma / alpha, order 1,
-    and inverts on a plan that goes up; at eta = 1 it is `ddpm`. Song et al. 2021, "Denoising Diffusion Implicit
-    Models", eq. 12 and 16.
+    Facts:
+      kind: deterministic at eta = 0, stochastic above
+      order: 1 in sigma / alpha at eta = 0, where it is Euler's method; weak 1 above, and at eta = 1 it is `ddpm`
+      nfe: steps
+      accepts: any schedule; plans that go up invert at eta = 0
+      paper: Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16
 
     Args:
       eta: in [0, 1].
@@ -56,16 +85,5 @@ def ddim(eta: float = 0.0) -> Sampler:
     Raises:
       ValueError: if eta is not in [0, 1].
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"ddim: eta = {eta} must be in [0, 1]; 0 is deterministic, 1 is ddpm")
-
-    def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
-        x0, eps = denoise(state.x, t)[:2]
-        if eta == 0:
-            return State(schedule.alpha(s) * x0 + schedule.sigma(s) * eps, x0)
-        c_squared = eta**2 * posterior_variance(schedule, t, s)
-        direction = jnp.sqrt(jnp.maximum(schedule.sigma(s) ** 2 - c_squared, 0))
-        return State(schedule.alpha(s) * x0 + direction * eps + jnp.sqrt(c_squared) * noise[0], x0)
-
-    return Sampler(start, step, draws=0 if eta == 0 else 1, nfe=lambda steps: steps)
+    check_eta("ddim", eta)
+    return euler_ancestral(eta)

@@ -1,42 +1,96 @@
-"""The DPM-Solver family: exponential integrators in the log-SNR."""
+"""DPM-Solver, single step: exponential integrators of eps in lambda = log(alpha / sigma)."""
 
-from typing import NamedTuple
-
+import jax
 import jax.numpy as jnp
-from jax import Array
 
-from diffusion.samplers.sample import Sampler
-
-
-class _History(NamedTuple):
-    x: Array
-    x0: Array
-    h: Array  # length of the last step in log(alpha / sigma); infinite before the first, which makes it first-order
+from diffusion.samplers.exponential import between, ddim_step, log_ratio, noise_gain
+from diffusion.samplers.sample import Sampler, State, start
 
 
-def dpmpp_2m() -> Sampler:
-    """DPM-Solver++(2M): with l = log(alpha / sigma), h_i = l(s_i) - l(t_i) and r = h_{i-1} / h_i,
+def dpm_solver_2() -> Sampler:
+    """DPM-Solver-2: with h = lambda_s - lambda_t and m the time where lambda is half way,
 
-        D = (1 + 1 / (2 r)) x0_i - 1 / (2 r) x0_{i-1},
-        x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) D.
+        u = (alpha_m / alpha_t) x_t - sigma_m (e^(h/2) - 1) eps(x_t, t),
+        x_s = (alpha_s / alpha_t) x_t - sigma_s (e^h - 1) eps(u, m).
 
-    Deterministic, multistep, order 2 in l; one evaluation a step, NFE = steps. The first step and the step onto
-    sigma(s) = 0 are of order 1 (the latter returns x0). Lu et al. 2022, "DPM-Solver++", algorithm 2.
+    Facts:
+      kind: deterministic, single step
+      order: 2 in log(alpha / sigma); the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
+      nfe: 2 steps - 1
+      accepts: any schedule; plans that go up invert
+      paper: Lu et al. 2022, "DPM-Solver", algorithm 1
     """
-
-    def init(x, schedule, plan):
-        return _History(x, jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype))
 
     def step(state, denoise, schedule, plan, i, noise):
         t, s = plan.t[i], plan.s[i]
-        x0 = denoise(state.x, t).x0
-        h = (schedule.log_snr(s) - schedule.log_snr(t)) / 2
-        multistep = jnp.isfinite(h) & jnp.isfinite(state.h)
-        half_ratio = jnp.where(multistep, h / jnp.where(multistep, 2 * state.h, 1), 0)  # 1 / (2 r)
-        d = x0 + half_ratio * (x0 - state.x0)
-        ratio = schedule.sigma(s) / schedule.sigma(t)
-        # alpha_s e^-h = alpha_t sigma_s / sigma_t, which stays finite at both ends.
-        x = ratio * state.x + (schedule.alpha(s) - schedule.alpha(t) * ratio) * d
-        return _History(x, x0, h)
+        first = denoise(state.x, t)
 
-    return Sampler(init, step, draws=0, nfe=lambda steps: steps)
+        def solve():
+            m = between(schedule, t, s, 1 / 2)
+            second = denoise(ddim_step(schedule, m, first), m)
+            x = ddim_step(schedule, s, first) - noise_gain(schedule, t, s) * (second.eps - first.eps)
+            return jnp.where(schedule.alpha(t) > 0, x, ddim_step(schedule, s, second))
+
+        return State(jax.lax.cond(schedule.sigma(s) > 0, solve, lambda: ddim_step(schedule, s, first)), first.x0)
+
+    return Sampler(start, step, draws=0, nfe=lambda steps: 2 * steps - 1)
+
+
+def dpm_2() -> Sampler:
+    """The midpoint method for dy / dr = eps, y = x / alpha, r = sigma / alpha, with the geometric middle of r.
+
+        y_s = y_t + (r_s - r_t) eps(y_t + (m - r_t) eps(y_t, r_t), m),    m = sqrt(r_t r_s)
+
+    The geometric middle of sigma / alpha is the arithmetic one of its logarithm: this is `dpm_solver_2` under the name
+    of Katherine Crowson's k-diffusion ("DPM2", sample_dpm_2 without churn), which writes it for alpha = 1.
+
+    Facts:
+      kind: deterministic, single step
+      order: 2 in log(alpha / sigma); the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
+      nfe: 2 steps - 1
+      accepts: any schedule; plans that go up invert
+      paper: Karras et al. 2022, "Elucidating the Design Space", algorithm 2, with the step of Lu et al. 2022
+    """
+    return dpm_solver_2()
+
+
+def dpm_solver_3() -> Sampler:
+    """DPM-Solver-3: with h = lambda_s - lambda_t, r_1 = 1/3, r_2 = 2/3 and t_k the time where lambda is r_k on its way,
+
+        u_1 = (alpha_1 / alpha_t) x_t - sigma_1 (e^(r_1 h) - 1) eps_t,            D_1 = eps(u_1, t_1) - eps_t,
+        u_2 = (alpha_2 / alpha_t) x_t - sigma_2 (e^(r_2 h) - 1) eps_t
+              - (r_2 / r_1) sigma_2 ((e^(r_2 h) - 1) / (r_2 h) - 1) D_1,          D_2 = eps(u_2, t_2) - eps_t,
+        x_s = (alpha_s / alpha_t) x_t - sigma_s (e^h - 1) eps_t - (1 / r_2) sigma_s ((e^h - 1) / h - 1) D_2.
+
+    Facts:
+      kind: deterministic, single step
+      order: 3 in log(alpha / sigma); the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
+      nfe: 3 steps - 2
+      accepts: any schedule; plans that go up invert
+      paper: Lu et al. 2022, "DPM-Solver", algorithm 2
+    """
+    r_1, r_2 = 1 / 3, 2 / 3
+
+    def step(state, denoise, schedule, plan, i, noise):
+        t, s = plan.t[i], plan.s[i]
+        first = denoise(state.x, t)
+
+        def solve():
+            h = log_ratio(schedule, s) - log_ratio(schedule, t)
+            regular = jnp.isfinite(h)
+            h = jnp.where(regular, h, 1)
+
+            def corrected(time, fraction, scale, other):
+                """DDIM's step to a time, corrected by the slope of eps; from alpha = 0, DDIM's from the other point."""
+                gain = noise_gain(schedule, t, time) / (fraction * h) - schedule.sigma(time)
+                x = ddim_step(schedule, time, first) - scale * gain * (other.eps - first.eps)
+                return jnp.where(regular, x, ddim_step(schedule, time, other))
+
+            t_1, t_2 = between(schedule, t, s, r_1), between(schedule, t, s, r_2)
+            second = denoise(ddim_step(schedule, t_1, first), t_1)
+            third = denoise(corrected(t_2, r_2, r_2 / r_1, second), t_2)
+            return corrected(s, 1, 1 / r_2, third)
+
+        return State(jax.lax.cond(schedule.sigma(s) > 0, solve, lambda: ddim_step(schedule, s, first)), first.x0)
+
+    return Sampler(start, step, draws=0, nfe=lambda steps: 3 * steps - 2)

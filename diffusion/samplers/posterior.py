@@ -21,18 +21,41 @@ def posterior_variance(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike) -> A
     return schedule.sigma(s) ** 2 * _lost(schedule, t, s)
 
 
+def posterior_weight(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike) -> Array:
+    """What x_0 weighs in the mean of q(x_s | x_t, x_0): alpha_s (1 - SNR_t / SNR_s)."""
+    return schedule.alpha(s) * _lost(schedule, t, s)
+
+
 def posterior_mean(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, x_0: Array) -> Array:
     """Mean of q(x_s | x_t, x_0): (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x_t + alpha_s (1 - SNR_t / SNR_s) x_0."""
-    alpha_s = schedule.alpha(s)
-    of_x_t = schedule.alpha(t) / alpha_s * (schedule.sigma(s) / schedule.sigma(t)) ** 2
-    of_x_0 = alpha_s * _lost(schedule, t, s)
-    return left_broadcast(of_x_t, x_t) * x_t + left_broadcast(of_x_0, x_t) * x_0
+    of_x_t = schedule.alpha(t) / schedule.alpha(s) * (schedule.sigma(s) / schedule.sigma(t)) ** 2
+    return left_broadcast(of_x_t, x_t) * x_t + left_broadcast(posterior_weight(schedule, t, s), x_t) * x_0
 
 
 def forward(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, noise: Array) -> Array:
     """A sample of q(x_s | x_t) for s > t: alpha_s / alpha_t x_t + sqrt(variance) noise."""
     std = jnp.sqrt(transition_variance(schedule, s, t))
     return left_broadcast(schedule.alpha(s) / schedule.alpha(t), x_t) * x_t + left_broadcast(std, x_t) * noise
+
+
+def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Array]:
+    """(down, up): how much of sigma_s a step of length h in log(alpha / sigma) keeps of the old noise, and what is new.
+
+        up^2 = eta^2 Var q(x_s | x_t, x_0) = eta^2 sigma_s^2 (1 - e^-2h),    down^2 = sigma_s^2 - up^2
+
+    Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16, written so that neither cancels.
+    """
+    if eta == 0:  # also for a step up from sigma = 0, where h is infinite
+        return sigma_s, jnp.zeros_like(sigma_s)
+    down = sigma_s * jnp.sqrt(1 - eta**2 + eta**2 * jnp.exp(-2 * h))
+    up = sigma_s * eta * jnp.sqrt(-jnp.expm1(-2 * h))
+    return down, up
+
+
+def check_eta(name: str, eta: float) -> None:
+    """Refuses a share of the posterior's noise that is not in [0, 1]."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"{name}: eta = {eta} must be in [0, 1]; 0 is deterministic, 1 has the posterior's noise")
 
 
 def _lost(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike) -> Array:

@@ -1,5 +1,6 @@
 """The one loop of every sampler: a scan over the steps of a plan."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
+from diffusion.guidance.memory import Memory, Unpaired, within_step
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers.posterior import forward
 from diffusion.schedules import NoiseSchedule
@@ -34,12 +37,17 @@ class Sampler(NamedTuple):
       step: (state, denoise, schedule, plan, i, noise) -> state, from plan.t[i] to plan.s[i].
       draws: number of noise arrays of x's shape that a step uses, `noise` `[draws, B, ...]`; 0 if deterministic.
       nfe: steps -> number of network evaluations of a plan of so many steps that ends at t = 0.
+      reads_both: whether a step puts x0 and eps as they are into x_s = alpha_s x0 + c eps + ..., so that it takes a
+        guidance that does not keep alpha x0 + sigma eps = x_t (`guidance.Unpaired`).
+      of_flow_maps: whether a step asks a `FlowMap` (x_t, t, s) -> x_s in the place of a denoiser.
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
     step: Callable[[Any, Denoiser, NoiseSchedule, Plan, Array, Array], Any]
     draws: int
     nfe: Callable[[int], int]
+    reads_both: bool = False
+    of_flow_maps: bool = False
 
 
 class Trajectory(NamedTuple):
@@ -72,7 +80,7 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
 
 def sample(
     sampler: Sampler,
-    denoise: Denoiser,
+    denoise: Denoiser | Memory | Unpaired,
     schedule: NoiseSchedule,
     x: Array,
     plan: Plan,
@@ -88,7 +96,8 @@ def sample(
 
     Args:
       sampler: for example `samplers.heun()`.
-      denoise: (x_t, t) -> Prediction.
+      denoise: (x_t, t) -> Prediction; or a guidance with memory, which is carried from step to step; or, for the
+        samplers of flow maps, a `FlowMap` (x_t, t, s) -> x_s.
       schedule: the process.
       x: `[B, ...]` sample at plan.t[0]; from `prior` for a plan that starts at t_max.
       plan: the steps.
@@ -101,45 +110,82 @@ def sample(
       x at plan.s[-1], `[B, ...]`; with `trajectory`, also a `Trajectory`.
 
     Raises:
-      ValueError: if keys do not match the batch, or a stochastic sampler is given steps that go up.
+      ValueError: if keys do not match the batch, a stochastic sampler is given steps that go up, or one that
+        does not read both fields an unpaired guidance, or one of flow maps a denoiser or the reverse.
     """
     if keys.shape != x.shape[:1]:
         raise ValueError(f"sampling needs one key for each of the {x.shape[0]} samples; got keys of shape "
                          f"{keys.shape}. Make them with jax.random.split(key, {x.shape[0]})")
+    check_kind(sampler, denoise)
     concrete = not isinstance(plan.renoise, jax.core.Tracer)
     renoises = not concrete or bool(np.any(plan.renoise))
     if concrete and not isinstance(plan.t, jax.core.Tracer) and sampler.draws:
-        if np.any((np.asarray(plan.s) > np.asarray(plan.t)) & ~np.asarray(plan.renoise)):
+        if np.any((np.asarray(plan.s) > np.asarray(plan.t))[~np.asarray(plan.renoise)]):
             raise ValueError("a stochastic sampler cannot invert: this plan has steps that go up without renoise; "
                              "use a deterministic sampler such as ddim()")
+    if isinstance(denoise, Unpaired):
+        if not sampler.reads_both:
+            raise ValueError("this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler "
+                             "that reads both x0 and eps: ddim()")
+        denoise = denoise.denoise
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
-    def advance(state, i):
-        step_keys, renoise_keys, hook_keys = jax.vmap(
-            lambda key: jax.random.split(jax.random.fold_in(key, i), 3), out_axes=1
-        )(keys)
+    begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
 
-        def solve(state):
-            return sampler.step(state, denoise, schedule, plan, i, _normal(step_keys, sampler.draws, x))
+    def advance(carry, i):
+        step_keys, renoise_keys, hook_keys = keys_of_step(keys, i)
 
-        def renoise(state):
-            noise = _normal(renoise_keys, 1, x)[0]
-            return sampler.init(forward(schedule, plan.t[i], plan.s[i], state.x, noise), schedule, plan)
+        def solve(state, memory):
+            guided, remembered = within_step(denoise, memory)
+            state = sampler.step(state, guided, schedule, plan, i, normal(step_keys, sampler.draws, x))
+            return state, remembered()
 
-        new = jax.lax.cond(plan.renoise[i], renoise, solve, state) if renoises else solve(state)
+        def renoise(state, memory):
+            noise = normal(renoise_keys, 1, x)[0]
+            noised = forward(schedule, plan.t[i], plan.s[i], state.x, noise)
+            return sampler.init(noised, schedule, plan), begin(noised)
+
+        state, memory = jax.lax.cond(plan.renoise[i], renoise, solve, *carry) if renoises else solve(*carry)
         if after_step is not None:
-            new = new._replace(x=after_step(new.x, plan.s[i], i, hook_keys))
-        return new, (new.x, new.x0) if trajectory else None
+            state = state._replace(x=after_step(state.x, plan.s[i], i, hook_keys))
+        return (state, memory), (state.x, state.x0) if trajectory else None
 
-    state = sampler.init(x, schedule, plan)
-    state, way = jax.lax.scan(advance, state, jnp.arange(plan.t.shape[0]))
+    carry = (sampler.init(x, schedule, plan), begin(x))
+    (state, _), way = jax.lax.scan(advance, carry, jnp.arange(plan.t.shape[0]))
     if not trajectory:
         return state.x
     return state.x, Trajectory(jnp.concatenate([x[None], way[0]]), way[1])
 
 
-def _normal(keys: Array, draws: int, x: Array) -> Array:
+def check_kind(sampler: Sampler, network: Callable) -> None:
+    """Refuses a denoiser for a sampler of flow maps, and the reverse, by the number of arguments that each takes."""
+    try:
+        signature = inspect.signature(network)
+    except (TypeError, ValueError):
+        return  # a callable that does not tell
+
+    def takes(count):
+        try:
+            signature.bind(*[None] * count)
+        except TypeError:
+            return False
+        return True
+
+    if sampler.of_flow_maps and takes(2) and not takes(3):
+        raise ValueError("this sampler takes a flow map (x_t, t, s) -> x_s, such as flow_maps.consistency(...), and "
+                         "got a denoiser (x_t, t) -> Prediction; sample it with ddim() or another sampler of denoisers")
+    if not sampler.of_flow_maps and takes(3) and not takes(2):
+        raise ValueError("this sampler takes a denoiser (x_t, t) -> Prediction and got a flow map (x_t, t, s) -> x_s; "
+                         "sample it with flow_map(), consistency() or tcd()")
+
+
+def keys_of_step(keys: Array, i: ArrayLike) -> Array:
+    """`[3, B]` keys of step i: for the sampler's own noise, for renoising, and for the hook."""
+    return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i), 3), out_axes=1)(keys)
+
+
+def normal(keys: Array, draws: int, x: Array) -> Array:
     """`[draws, B, ...]` standard normal noise, each sample's from its own key."""
     draw = lambda key: jax.random.normal(key, (draws, *x.shape[1:]), x.dtype)
     return jax.vmap(draw, out_axes=1)(keys)

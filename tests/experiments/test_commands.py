@@ -12,7 +12,8 @@ COMMANDS = (
     "experiments.train", "experiments.sample", "experiments.evaluate", "launch.local", "launch.slurm", "launch.tpu",
     "launch.kubernetes", "benchmarks.train_step",
     "experiments.plan", "experiments.reproduce", "benchmarks.soak", "benchmarks.inception", "benchmarks.protocols",
-    "benchmarks.fid_by_n", "experiments.catalogue",
+    "benchmarks.fid_by_n", "experiments.catalogue", "experiments.family_figures",
+    "benchmarks.few_steps", "benchmarks.samplers",
 )  # fmt: skip
 
 

@@ -109,8 +109,8 @@ Example: python -m command --config=x.py
 from experiments import config as configs
 CONFIG = configs.flag()
 def main(argv):
-    from experiments import resolve
-    resolve.validate(CONFIG.value)
+    from experiments import checks
+    checks.validate(CONFIG.value)
     print(configs.to_json(CONFIG.value))
 if __name__ == "__main__":
     configs.run(main)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from configs import base
+from experiments import checks, resolve
 from experiments import config as configs
-from experiments import resolve
 
 FOLDER = pathlib.Path(base.__file__).parent
 RECIPES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "base", "saved"))
@@ -49,8 +49,8 @@ def test_the_named_recipes_are_there():
 def test_every_recipe_resolves_end_to_end(recipe, preset):
     config = load(recipe, preset)
     spec = SPECS[config.data.name]
-    resolve.validate(config)
-    resolve.validate(config, spec)
+    checks.validate(config)
+    checks.validate(config, spec)
     assert configs.plain(configs.from_json(configs.to_json(config))) == configs.plain(config)
 
     batch, network = 2, resolve.model(config)
@@ -124,7 +124,7 @@ def test_tiny_is_small(recipe):
 
 
 def test_the_defaults_are_valid():
-    assert resolve.validate(base.defaults()) is None
+    assert checks.validate(base.defaults()) is None
 
 
 def test_unknown_preset_lists_the_valid_ones():

@@ -9,8 +9,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from diffusion import parameterizations, schedules, timesteps
-from experiments import resolve
+from diffusion import guidance, parameterizations, schedules, timesteps
+from diffusion.parameterizations import Prediction
+from experiments import checks, names, resolve
 from experiments.config import ConfigError, plain
 
 
@@ -149,7 +150,7 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
 def test_what_cannot_run_is_refused(case):
     changes, words = REFUSED[case]
     with pytest.raises(ConfigError) as error:
-        resolve.validate(changed(*changes), SPEC)
+        checks.validate(changed(*changes), SPEC)
     for word in words:
         assert word in str(error.value), str(error.value)
     assert "\n" not in str(error.value)
@@ -183,27 +184,27 @@ ACCEPTED = {
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_what_can_run_is_accepted(case):
     config = changed(*ACCEPTED[case])
-    assert resolve.validate(config) is None
-    assert resolve.validate(config, SPEC) is None
+    assert checks.validate(config) is None
+    assert checks.validate(config, SPEC) is None
 
 
 def test_a_classifier_needs_classes():
     config = changed(("model.num_classes", 0), NO_DROPOUT, NO_GUIDANCE)
     with pytest.raises(ConfigError, match=r"config\.evaluate\.features .* no classes"):
-        resolve.validate(config, Spec((8, 8, 1), 0))
+        checks.validate(config, Spec((8, 8, 1), 0))
 
 
 def test_a_missing_field_is_named():
     config = changed()
     del config.ema["decay"]
     with pytest.raises(ConfigError, match=r"config\.ema\.decay is missing"):
-        resolve.validate(config)
+        checks.validate(config)
 
 
 def test_every_table_holds_functions_of_their_own_names():
-    for table in (resolve.SCHEDULES, resolve.PARAMETERIZATIONS, resolve.CLOCKS, resolve.DENSITIES, resolve.WEIGHTINGS,
-                  resolve.COUPLINGS, resolve.OBJECTIVES, resolve.SAMPLERS, resolve.GRIDS, resolve.OPTIMIZERS,
-                  resolve.AUGMENTATIONS):
+    for table in (names.SCHEDULES, names.PARAMETERIZATIONS, names.CLOCKS, names.DENSITIES, names.WEIGHTINGS,
+                  names.COUPLINGS, names.OBJECTIVES, names.SAMPLERS, names.GRIDS, names.GUIDANCES, names.OPTIMIZERS,
+                  names.AUGMENTATIONS):
         assert table and all(function.__name__ == name for name, function in table.items())
 
 
@@ -292,10 +293,22 @@ def test_constant_weighting_defaults_to_what_the_network_predicts():
     assert not np.allclose(losses(), losses(parameterization={"name": "x0"}), rtol=0.1)
 
 
-def test_guidance_settings():
+def test_guidance_is_the_named_one():
+    """cond + (w - 1) (cond - uncond) within the interval, and x0 of CFG++ where that is named."""
+    branches = lambda x, t: (Prediction(2 * x, x), Prediction(x, 0 * x))
+    x = jnp.ones((2, 3))
     config = changed(("sample.guidance.scale", 2), ("sample.guidance.interval", (0, 0.5)))
-    assert resolve.guidance(config) == (2.0, (0.0, 0.5))
-    assert resolve.guidance(changed()).interval is None
+    denoise = resolve.guidance(config, branches)
+    np.testing.assert_array_equal(denoise(x, 0.3).x0, 3 * x)
+    np.testing.assert_array_equal(denoise(x, 0.7).x0, 2 * x)
+    config = changed(("sample.guidance", {"name": "classifier_free_plus_plus", "scale": 0.5}))
+    assert isinstance(resolve.guidance(config, branches), guidance.Unpaired)
+    for wrong, words in (({"name": "classifer_free", "scale": 2.0}, "'classifier_free'"),
+                         ({"name": "classifier_free", "scale": -1.0}, "at least 0"),
+                         ({"name": "classifier_free", "scale": 2.0, "interval": (0.5, 0.2)}, "t_low < t_high"),
+                         ({"name": "rescaled", "scale": 2.0, "rescalee": 0.1}, "'rescale'")):
+        with pytest.raises(ConfigError, match=words):
+            resolve.guidance(changed(("sample.guidance", wrong)), branches)
 
 
 def test_strata_spread_a_batch_evenly():

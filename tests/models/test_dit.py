@@ -246,3 +246,22 @@ def test_presets():
         dit_preset("XL/3", num_classes=10)
     with pytest.raises(TypeError, match="nrom"):
         dit_preset("B/4", num_classes=10, nrom="rmsnorm")
+
+
+def test_a_second_time_has_an_embedding_of_its_own():
+    """With the second's weights at zero it is the network of one time."""
+    one, variables = build()
+    two = DiT(**SMALL, times=2)
+    x, t, labels = inputs()
+    shapes = jax.eval_shape(two.init, jax.random.key(0), x, (t, t), labels)["params"]
+    second = jax.tree.map(lambda s: jnp.full(s.shape, 0.1), shapes["timestep_embedding_2"])
+    assert shapes.keys() - variables["params"].keys() == {"timestep_embedding_2"}
+    silent = {"params": {**variables["params"], "timestep_embedding_2": jax.tree.map(jnp.zeros_like, second)}}
+    np.testing.assert_array_equal(apply(two, silent, x, (t, 0.3 * t), labels), apply(one, variables, x, t, labels))
+    heard = {"params": {**variables["params"], "timestep_embedding_2": second}}
+    outputs = [apply(two, heard, x, (t, share * t), labels) for share in (0.3, 0.7)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="times=2"):
+        two.apply(silent, x, t, labels)
+    with pytest.raises(ValueError, match="times=1"):
+        one.apply(variables, x, (t, t), labels)

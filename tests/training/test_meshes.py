@@ -19,14 +19,14 @@ from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.training import sharding
 from diffusion.training.step import example_keys, prepare
-from experiments import program as programs, resolve
+from experiments import program as programs, checks, resolve
 
 sharding.initialize_distributed()
 config = digits.get_config("tiny")
 config.model.heads, config.train.batch_size, config.optimizer.decay = 4, 16, "constant"
 config.data.augment = ({"name": "crop", "padding": 1},)
 config.mesh.update(json.loads(sys.argv[1]))
-resolve.validate(config)
+checks.validate(config)
 mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
 records, spec = sources.open_source(config.data.name, config.data.split, config.data.dir)
 program = programs.build(config, spec.shape, mesh)

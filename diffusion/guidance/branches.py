@@ -1,8 +1,4 @@
-"""Guidance turns denoisers into a denoiser.
-
-`together` and `separately` evaluate the branches that a guidance combines; the guidance itself is a function of their
-predictions, so any of them combines with any way of evaluating.
-"""
+"""Branches: the predictions that a guidance combines, and ways to evaluate them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser, Network, Parameterization, Prediction, check, predict
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule
 
 Branches = Callable[[Array, ArrayLike], tuple[Prediction, ...]]
 
@@ -65,41 +61,9 @@ def separately(*denoisers: Denoiser) -> Branches:
     return lambda x_t, t: tuple(denoise(x_t, t) for denoise in denoisers)
 
 
-def classifier_free(
-    branches: Branches, scale: ArrayLike, interval: tuple[float, float] | None = None
-) -> Denoiser:
-    """Classifier-free guidance: cond + (w - 1) (cond - uncond), for x0 and eps alike.
-
-    w = 1 is the conditional denoiser exactly, w = 0 the second branch. With a negative condition in place of the null
-    one, the sample is pushed away from it. Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", eq. 6, whose w
-    is ours minus one; intervals: Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval".
-
-    Args:
-      branches: evaluates (condition, null or negative condition).
-      scale: w, a number or `[B]`, one a sample.
-      interval: (t_low, t_high), both included, outside which w = 1; None for all times.
-
-    Returns:
-      A denoiser. The variance, where the network predicts one, is the conditional branch's.
-
-    Raises:
-      ValueError: if the interval is empty; when called, if there are not two branches.
-    """
-    if interval is not None and not interval[0] <= interval[1]:
-        raise ValueError(f"guidance interval {interval} is empty; give (t_low, t_high) with t_low <= t_high, t = 0 "
-                         "being the data")
-
-    def denoise(x_t, t):
-        predictions = branches(x_t, t)
-        if len(predictions) != 2:
-            raise ValueError(f"classifier_free combines a condition and a null condition; got {len(predictions)} "
-                             "branches")
-        cond, uncond = predictions
-        extra = left_broadcast(jnp.asarray(scale, jnp.promote_types(x_t.dtype, jnp.float32)) - 1, x_t)
-        if interval is not None:
-            inside = left_broadcast((interval[0] <= jnp.asarray(t)) & (jnp.asarray(t) <= interval[1]), x_t)
-            extra = jnp.where(inside, extra, 0)
-        guide = lambda c, u: c + extra * (c - u)
-        return Prediction(guide(cond.x0, uncond.x0), guide(cond.eps, uncond.eps), cond.variance)
-
-    return denoise
+def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ...], order: str) -> tuple:
+    """The predictions of the branches, whose number must be one of `counts`; `order` says what they are."""
+    predictions = branches(x_t, t)
+    if len(predictions) not in counts:
+        raise ValueError(f"this guidance combines the branches {order}; got {len(predictions)} branches")
+    return predictions

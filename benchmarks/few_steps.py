@@ -1,0 +1,246 @@
+"""Error of every sampler on every grid by the number of network evaluations (NFE), against the exact flow.
+
+    python -m benchmarks.few_steps --out=docs/images/few_steps
+    python -m benchmarks.few_steps --schedules= --workdir=runs/digits --keep --out=docs/images/few_steps
+    python -m benchmarks.few_steps --schedules=edm --samplers=euler,heun --counts=4,8,16 --out=/tmp/few_steps
+
+On a mixture of three Gaussians in the plane, whose denoiser and flow are known (tests/oracles.py), in float64; and,
+with --workdir, on a run's own guided network, whose flow is Heun's method with 256 steps. The samplers are those of the
+conformance list, the grids all that `diffusion.timesteps` holds: a new one appears by itself. What refuses a schedule
+is left out, and said. The error is the root mean square distance from where the exact flow leads, over the data's
+standard deviation; Frechet distance is between the samples' and the data's mean and covariance, of stochastic samplers
+too.
+
+Prints a table for each schedule and whether the known ranking came out; writes OUT.md, OUT.json and OUT.png.
+"""
+
+import functools
+import inspect
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from absl import app, flags, logging
+from rich.console import Console
+
+from benchmarks import few_steps_report
+from diffusion import samplers, timesteps
+from diffusion.metrics import frechet, image_sets
+from diffusion.samplers import Sampler
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Plan
+from diffusion.training import checkpoints
+from experiments import catalogue, generate, resolve, workdir
+from tests import oracles
+from tests.conformance import SAMPLERS, SCHEDULES, exact_denoiser
+
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+NOISIEST, CLEANEST = 80.0, 0.002  # sigma / alpha where grids that ask for it start and end, if the schedule has it
+REFERENCE_STEPS = 256
+
+
+class Problem(NamedTuple):
+    """A flow to follow.
+
+    Attributes:
+      name: of the data.
+      schedule: the process.
+      weights: what `denoise` is given first, so that it is no constant of the program.
+      denoise: (weights, x_t, t) -> Prediction.
+      start: t -> x_t `[N, ...]`, the same noise at every t.
+      exact: t -> where the exact flow leads from there, `[N, ...]`.
+      moments: of the data, flat.
+      scale: standard deviation of the data.
+    """
+
+    name: str
+    schedule: NoiseSchedule
+    weights: Any
+    denoise: Callable
+    start: Callable[[float], np.ndarray]
+    exact: Callable[[float], np.ndarray]
+    moments: frechet.Moments
+    scale: float
+
+
+def mixture(schedule: NoiseSchedule, number: int) -> Problem:
+    """Three unequal, tilted Gaussians in the plane, from low-discrepancy noise."""
+    data = oracles.three_gaussians()
+    mean = data.weights @ data.means
+    second = sum(w * (oracles.covariance(data, k) + np.outer(m, m))
+                 for k, (w, m) in enumerate(zip(data.weights, data.means)))  # fmt: skip
+    covariance = second - np.outer(mean, mean)
+    eps = scipy.stats.norm.ppf(scipy.stats.qmc.Sobol(2, seed=0).random(number))
+
+    def start(t):
+        return float(schedule.alpha(t)) * mean + float(schedule.sigma(t)) * eps
+
+    @functools.cache
+    def exact(t):
+        x, (alpha, sigma) = start(t), (float(schedule.alpha(t)), float(schedule.sigma(t)))
+        if sigma > 1e4 * alpha:  # nothing is known of x_0 there, and the flow keeps eps
+            alpha, sigma = 1e-4, 1.0
+            x = alpha * mean + sigma * eps
+        arrived = oracles.flow_by_integration(data, (alpha, sigma), (1.0, 1e-5), x)
+        return np.asarray(oracles.mean_x0(data, 1.0, 1e-5, jnp.asarray(arrived)))
+
+    count = 10**6  # the moments are exact
+    return Problem("mixture", schedule, (), lambda _, x, t: exact_denoiser(data, schedule)(x, t), start, exact,
+                   frechet.Moments(count, mean, covariance * (count - 1)), np.sqrt(np.trace(covariance) / 2))
+
+
+def digits(folder: str, number: int) -> Problem:
+    """A run's network under its own guidance, one class after the other."""
+    config = workdir.read_config(folder)
+    schedule, shape = resolve.schedule(config), workdir.example_shape(config)
+    params, _ = checkpoints.load_ema(folder, None)
+    labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
+    denoise = generate.denoiser(config, shape)
+    real = image_sets.open_set(f"{config.data.name}@train", config.data.dir)
+    images = real.read(0, real.count).reshape(real.count, -1) / 127.5 - 1
+    eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, shape))(jax.random.split(jax.random.key(0), number)))
+    mean = images.mean(axis=0).reshape(shape)
+
+    def start(t):
+        return (float(schedule.alpha(t)) * mean + float(schedule.sigma(t)) * eps).astype(np.float32)
+
+    def guided(params, x, t):
+        return denoise(params, labels)(x, t)
+
+    jax.eval_shape(guided, params, eps, schedule.t_max)  # a config that does not fit says so here
+
+    @functools.cache
+    def exact(t):
+        problem = Problem("", schedule, params, guided, start, None, None, 0.0)
+        return follow(problem, samplers.heun())(t * np.linspace(1, 0, REFERENCE_STEPS + 1))
+
+    moments = frechet.update(frechet.init(images.shape[1]), images)
+    return Problem("digits", schedule, params, guided, start, exact, moments, float(images.std()))
+
+
+def follow(problem: Problem, sampler: Sampler) -> Callable[[np.ndarray], np.ndarray]:
+    """grid -> samples at its end; compiled once for each number of steps, whatever the grid."""
+
+    @jax.jit
+    def walk(weights, x, t, s, keys):
+        denoise = functools.partial(problem.denoise, weights)
+        return samplers.sample(sampler, denoise, problem.schedule, x, Plan(t, s, np.zeros(len(t), bool)), keys)
+
+    def along(grid):
+        x = jnp.asarray(problem.start(float(grid[0])))
+        t, s, _ = timesteps.plan(grid)
+        keys = jax.random.split(jax.random.key(1), len(x))
+        return np.asarray(walk(problem.weights, x, jnp.asarray(t, x.dtype), jnp.asarray(s, x.dtype), keys))
+
+    return along
+
+
+def grids(schedule: NoiseSchedule) -> dict[str, Callable[[int], np.ndarray]]:
+    """steps -> times, for every grid that needs to know no more than the range of sigma / alpha."""
+    ratio = lambda t: float(np.exp(-np.asarray(schedule.log_snr(np.float64(t)), np.float64) / 2))
+    known = {"schedule": schedule, "sigma_min": max(CLEANEST, ratio(schedule.t_min)),
+             "sigma_max": min(NOISIEST, ratio(schedule.t_max) * (1 - 1e-6))}  # fmt: skip
+    section = next(s for s in catalogue.PAGES["schedules"] if s.title.startswith("Grids"))
+    found = {}
+    for name, grid in catalogue.members(section).items():
+        parameters = inspect.signature(grid).parameters
+        needed = {key for key, value in parameters.items() if value.default is value.empty}
+        if needed <= known.keys() | {"steps"} and "steps" in parameters:
+            found[name] = functools.partial(grid, **{key: known[key] for key in known if key in parameters})
+    return found
+
+
+def counts(sampler: Sampler, wanted: list[int]) -> dict[int, int]:
+    """NFE -> steps, for the most steps that stay within each number of evaluations that is wanted."""
+    steps = [max((s for s in range(1, count + 1) if sampler.nfe(s) <= count), default=0) for count in wanted]
+    return {sampler.nfe(s): s for s in steps if s}
+
+
+def measure(problem: Problem, names: list[str], wanted: list[int], say: Callable) -> list[dict]:
+    """One row for each sampler, grid and number of evaluations."""
+    rows, refused, spacings = [], {}, grids(problem.schedule)
+    for name in names:
+        sampler = SAMPLERS[name]
+        walk = follow(problem, sampler)
+        for nfe, steps in counts(sampler, wanted).items():
+            for spacing, grid in spacings.items():
+                try:
+                    times = np.asarray(grid(steps=steps), np.float64)
+                    x = walk(times)
+                except (ValueError, TypeError) as error:
+                    refused[f"{name} on {spacing}"] = str(error).splitlines()[0]
+                    continue
+                rows.append({"sampler": name, "grid": spacing, "steps": steps, "nfe": nfe}
+                            | compared(problem, x, float(times[0]), sampler.draws))  # fmt: skip
+        say(f"{problem.name}: {name}")
+    for what, why in refused.items():
+        say(f"left out: {what}: {why}")
+    return rows
+
+
+def compared(problem: Problem, x: np.ndarray, t: float, draws: int) -> dict:
+    """Distances from the exact flow (of a deterministic sampler), and between moments."""
+    if not np.isfinite(x).all():
+        return {"error": None, "frechet": None}
+    found = frechet.update(frechet.init(x[0].size), x.reshape(len(x), -1))
+    error = float(np.sqrt(np.mean((x - problem.exact(t)) ** 2)) / problem.scale) if not draws else None
+    distance = frechet.frechet_distance(found, problem.moments)
+    return {"error": error and float(f"{error:.4g}"), "frechet": float(f"{distance:.4g}")}
+
+
+def floor(problem: Problem) -> float:
+    """The Frechet distance of the exact flow's own samples, which are finitely many, or those of an inexact network."""
+    return compared(problem, problem.exact(float(problem.schedule.t_max)), 0.0, draws=1)["frechet"]
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints and writes."""
+    asked = flags.FLAGS
+    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    console = Console()
+    say = lambda line: console.print(line, style="dim", highlight=False)
+    names = asked.samplers or list(SAMPLERS)
+    unknown = set(names) - SAMPLERS.keys() | set(asked.schedules) - SCHEDULES.keys()
+    if unknown:
+        raise app.UsageError(f"unknown: {', '.join(sorted(unknown))}. Samplers: {', '.join(SAMPLERS)}. "
+                             f"Schedules: {', '.join(SCHEDULES)}")  # fmt: skip
+    wanted = [int(count) for count in asked.counts]
+    out = pathlib.Path(asked.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    kept = json.loads(out.with_suffix(".json").read_text()) if asked.keep else {}
+    tables, floors = kept.get("tables", {}), kept.get("floors", {})
+    for schedule in asked.schedules:
+        with jax.enable_x64(True):
+            problem = mixture(SCHEDULES[schedule], asked.number)
+            title = f"mixture, {schedule}"
+            tables[title], floors[title] = measure(problem, names, wanted, say), floor(problem)
+    if asked.workdir:
+        problem = digits(asked.workdir, asked.images)
+        tables["digits"], floors["digits"] = measure(problem, names, wanted, say), floor(problem)
+    record = {"command": workdir.command("benchmarks.few_steps"), "jax": jax.__version__, "floors": floors,
+              "tables": tables}  # fmt: skip
+    out.with_suffix(".json").write_text(json.dumps(record).replace("}, {", "},\n{") + "\n")
+    out.with_suffix(".md").write_text(few_steps_report.markdown(tables, floors))
+    few_steps_report.draw(tables, out.with_suffix(".png"))
+    for title, rows in tables.items():
+        console.print(few_steps_report.rich_table(title, rows, wanted))
+        console.print(f"Frechet distance of the exact flow's own samples: {floors[title]:.2g}", highlight=False)
+    for line in few_steps_report.ranking(tables):
+        console.print(line)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("schedules", ["edm", "linear_beta", "rectified_flow"], "of the mixture, of the conformance list")
+    flags.DEFINE_list("samplers", [], "of the conformance list; all by default")
+    flags.DEFINE_list("counts", [str(count) for count in COUNTS], "most network evaluations")
+    flags.DEFINE_integer("number", 1024, "points of the mixture, a power of two")
+    flags.DEFINE_integer("images", 500, "samples of the network")
+    flags.DEFINE_string("workdir", None, "a run folder, e.g. runs/digits; the mixture alone without")
+    flags.DEFINE_bool("keep", False, "keep the tables of other data that OUT.json holds")
+    flags.DEFINE_string("out", "docs/images/few_steps", "where to write, without suffix")
+    app.run(main)

@@ -1,0 +1,50 @@
+"""A denoiser that was trained under one schedule, used under another."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.parameterizations import Denoiser, Prediction
+from diffusion.schedules import NoiseSchedule, left_broadcast
+
+
+def denoiser_under(denoise: Denoiser, trained: NoiseSchedule, sampled: NoiseSchedule) -> Denoiser:
+    """The denoiser of the process `sampled`, from a denoiser of the process `trained`.
+
+        denoise'(x_t, t) = denoise(alpha_trained(s) / alpha_sampled(t) x_t, s),
+        log-SNR_trained(s) = log-SNR_sampled(t)
+
+    Two processes differ in the clock and in the scale of x alone: at equal log-SNR they hold the same information,
+    and the estimates of x_0 and eps are the same. So a network trained on one is sampled on any other, without
+    training it again: a DDPM network along EDM's noise levels and straight lines, say. A discrete process is asked
+    at times between its steps. Where `trained` has no such log-SNR, beyond its t_min and t_max, it is asked at the
+    end, and of its answer the part is kept that x_t does not show: x_0 where x_t has more noise, eps where it has
+    less.
+
+    Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", section 4 and appendix C.
+
+    Args:
+      denoise: (x_t, t) -> `Prediction`, under `trained`.
+      trained: the schedule that the denoiser belongs to.
+      sampled: the schedule that a sampler walks along.
+
+    Returns:
+      denoise'(x_t, t), where t has a shape that is a prefix of x_t's.
+    """
+
+    def converted(x_t: Array, t: ArrayLike) -> Prediction:
+        log_snr = sampled.log_snr(t)
+        s = jnp.clip(trained.inverse_log_snr(log_snr), trained.t_min, trained.t_max)
+        alpha, sigma = (left_broadcast(f(t), x_t) for f in (sampled.alpha, sampled.sigma))
+        # Equal ratios of alpha and of sigma; their sum never vanishes.
+        scale = left_broadcast(trained.alpha(s) + trained.sigma(s), x_t) / (alpha + sigma)
+        x0, eps, variance = denoise(scale * x_t, s)
+        noisier = left_broadcast(log_snr < trained.log_snr(trained.t_max), x_t)
+        cleaner = left_broadcast(log_snr > trained.log_snr(trained.t_min), x_t)
+        return Prediction(
+            jnp.where(cleaner, (x_t - sigma * eps) / jnp.where(cleaner, alpha, 1), x0),
+            jnp.where(noisier, (x_t - alpha * x0) / jnp.where(noisier, sigma, 1), eps),
+            variance,
+        )
+
+    return converted

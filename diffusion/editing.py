@@ -1,0 +1,245 @@
+"""Editing with a trained denoiser: pieces that `samplers.sample` and `guidance` are combined with.
+
+| task                      | how                                                                           |
+|---------------------------|-------------------------------------------------------------------------------|
+| inpainting by replacement | sample(..., after_step=replacement(schedule, plan, known, mask))              |
+| RePaint                   | the same, along plan = repaint(grid, jump, resamplings), with samplers.ddpm() |
+| inpainting by DPS, PiGDM  | guidance.posterior_sampling or pseudoinverse, with measurements.masked(mask)  |
+| MCG                       | DPS and replacement together (Chung et al. 2022, "Manifold Constraints")      |
+| outpainting               | extended(images, pad), a denoiser by guidance.windows, and replacement        |
+| SDEdit                    | sdedit(...)                                                                   |
+| style transfer            | sdedit(...) with a denoiser conditioned on the style; t_0 is how much goes    |
+| latent interpolation      | ddim() along a plan that goes up, slerp of the ends, ddim() down again        |
+| prompt-to-prompt          | prompt_to_prompt(...); the layers have the door "borrow" (`models.doors`)     |
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import timesteps
+from diffusion.guidance.memory import Memory, Unpaired
+from diffusion.guidance.pairs import inner
+from diffusion.parameterizations import Denoiser, Network
+from diffusion.samplers.sample import Sampler, sample
+from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.timesteps import Plan
+
+
+def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) -> Array:
+    """A draw of q(x_t | x_0), alpha x_0 + sigma z, each example's from its own key.
+
+    Args:
+      schedule: the process.
+      t: `[]` or `[B]`.
+      images: x_0 `[B, ...]`.
+      keys: `[B]` random keys.
+    """
+    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
+    return left_broadcast(schedule.alpha(t), images) * images + left_broadcast(schedule.sigma(t), images) * noise
+
+
+def replacement(
+    schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array
+) -> Callable[[Array, Array, Array, Array], Array]:
+    """Inpainting: after each step the known values are those of a fresh draw of q(x_s | x_0).
+
+        x_s <- mask (alpha_s known + sigma_s z) + (1 - mask) x_s
+
+    The known part has its exact law at every s, and is exact at s = 0; the rest does not quite follow its conditional
+    law, since each step sees known values of another draw: that is what RePaint's resampling mends. Steps that renoise
+    are left alone, as in RePaint's algorithm 1.
+
+    Facts:
+      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix
+        I.2; Lugmayr et al. 2022, "RePaint", eq. 8
+
+    Args:
+      schedule: the process.
+      plan: the plan that is sampled along.
+      known: x_0 `[B, ...]`; any values where it is not known.
+      mask: Bool that broadcasts against it, True where it is.
+
+    Returns:
+      A hook for `samplers.sample(..., after_step=)`.
+    """
+    renoise = jnp.asarray(plan.renoise)
+
+    def after_step(x, s, i, keys):
+        drawn = noised(schedule, s, known.astype(x.dtype), keys)
+        return jnp.where(mask & ~renoise[i], drawn, x)
+
+    return after_step
+
+
+def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
+    """RePaint's walk: from every jump-th level it goes back up by `jump` levels, resamplings - 1 times.
+
+    As the resamplings grow, the values that are not known come to agree with those that are, and with short steps the
+    samples follow the exact conditional law. A way up is one step here, q(x_s | x_t) of the whole jump, where the
+    authors' code takes single ones: the law is the same. The plan has N + (resamplings - 1) (jump + 1) J steps, and
+    ddpm() evaluates the network in all but the (resamplings - 1) J that go up; J = ceil((N - jump) / jump).
+
+    Facts:
+      paper: Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", algorithm 1 and
+        appendix B, in the order of the authors' code
+
+    Args:
+      grid: `[N + 1]` decreasing times.
+      jump: length of a jump in levels, >= 1; 10 in the paper.
+      resamplings: how often each stretch is walked, >= 1; 10 in the paper.
+
+    Raises:
+      ValueError: if jump or resamplings is below 1.
+    """
+    if jump < 1 or resamplings < 1:
+        raise ValueError(f"repaint: jump = {jump} and resamplings = {resamplings} must be at least 1")
+    grid = np.asarray(grid)
+    last = grid.size - 2  # levels last .. 0 are noisy and -1 is the end of the grid, as the authors count
+    left = dict.fromkeys(range(0, last + 1 - jump, jump), resamplings - 1)
+    level, walk = last, [last]
+    while level >= 0:
+        if left.get(level, 0) > 0:
+            left[level] -= 1
+            level += jump
+        else:
+            level -= 1
+        walk.append(level)
+    return timesteps.plan(grid[last - np.array(walk)], renoise=np.diff(walk) > 0)
+
+
+def extended(images: Array, pad: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
+    """A larger canvas for outpainting, and the mask of what is known on it, for `replacement`.
+
+    Args:
+      images: `[B, H, W, C]`, or any rank.
+      pad: values before and after, for each axis that follows the batch, e.g. ((0, 0), (16, 16)) to widen images.
+
+    Returns:
+      (canvas, 0 where it is not known; Bool mask of the same shape).
+    """
+    widths = [(0, 0), *pad] + [(0, 0)] * (images.ndim - 1 - len(pad))
+    return jnp.pad(images, widths), jnp.pad(jnp.ones(images.shape, bool), widths)
+
+
+def sdedit(
+    sampler: Sampler,
+    denoise: Denoiser | Memory | Unpaired,
+    schedule: NoiseSchedule,
+    images: Array,
+    grid: ArrayLike,
+    t_0: float,
+    keys: Array,
+    **options: Any,
+) -> Array:
+    """SDEdit: noises an image to the time t_0 and samples from there.
+
+        x_{t_0} = alpha x + sigma z,    then the steps of the grid below t_0
+
+    The larger t_0, the freer the edit: at t_0 -> 0 the image comes back, at alpha(t_0) = 0 nothing of it is left.
+    Paintings and collages become pictures; with a conditional denoiser it transfers the style of the condition.
+
+    Facts:
+      paper: Meng et al. 2022, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
+        algorithm 1
+
+    Args:
+      sampler: any.
+      denoise: any denoiser, guided or not.
+      schedule: the process.
+      images: `[B, ...]` what is edited.
+      grid: `[N + 1]` decreasing times, of which those below t_0 are taken.
+      t_0: where to start; above the grid's last time and at most the schedule's t_max.
+      keys: `[B]` random keys.
+      **options: of `samplers.sample`.
+
+    Raises:
+      ValueError: if t_0 is out of range.
+    """
+    grid = np.asarray(grid)
+    if not grid[-1] < t_0 <= schedule.t_max:
+        raise ValueError(f"sdedit: t_0 = {t_0} must be above the grid's last time {grid[-1]:g} and at most "
+                         f"t_max = {schedule.t_max:g}")
+    plan = timesteps.plan(np.append(t_0, grid[grid < t_0]).astype(grid.dtype))
+    own, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
+    x = noised(schedule, t_0, images.astype(jnp.promote_types(images.dtype, jnp.float32)), own)
+    return sample(sampler, denoise, schedule, x, plan, rest, **options)
+
+
+def slerp(a: Array, b: Array, weight: ArrayLike) -> Array:
+    """Spherical interpolation: sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b.
+
+    theta is the angle between a and b. Between two of one norm, all have that norm, as typical noise has, where the
+    straight line would be too short. Parallel ones are interpolated linearly.
+
+    Facts:
+      paper: Shoemake 1985, "Animating Rotation with Quaternion Curves", section 3; for latents White 2016, "Sampling
+        Generative Networks", and Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 67
+
+    Args:
+      a: `[B, ...]` latents, such as x at t_max.
+      b: the same shape.
+      weight: w, a number or `[B]`; 0 is a, 1 is b.
+    """
+    unit = lambda v: v / jnp.sqrt(inner(v, v))
+    norm = lambda v: jnp.sqrt(inner(v, v))
+    theta = 2 * jnp.arctan2(norm(unit(a) - unit(b)), norm(unit(a) + unit(b)))  # exact for small angles too
+    w, wide = left_broadcast(jnp.asarray(weight, a.dtype), a), jnp.sin(theta) > 1e-6
+    part = lambda w: jnp.where(wide, jnp.sin(w * theta) / jnp.where(wide, jnp.sin(theta), 1), w)
+    return part(1 - w) * a + part(w) * b
+
+
+def borrowing(source: Array, target: Array, depth: int, layers: Sequence[int]) -> dict[str, Any]:
+    """The condition of a batch of 2 B in which each target attends with the maps of its source (`models.doors`).
+
+    Args:
+      source: `[B]` labels.
+      target: `[B]` labels.
+      depth: number of layers of the network.
+      layers: those in which maps are borrowed.
+    """
+    offset = np.repeat([0, -source.shape[0]], source.shape[0])
+    door = offset[:, None] * np.isin(np.arange(depth), list(layers))
+    return {"label": jnp.concatenate([source, target]), "borrow": jnp.asarray(door, jnp.int32)}
+
+
+def prompt_to_prompt(make: Callable[[Network], Callable], network: Network, until: float) -> Callable:
+    """Samples sources and their edits side by side; while t >= until, edits borrow the sources' attention maps.
+
+    The maps hold the layout, which the edit so keeps, while its values follow its own condition. Here self-attention is
+    replaced; of cross-attention in networks that have it, it would be the same door.
+
+        both = lambda label: borrowing(label[0], label[1], depth, layers)
+        make = lambda network: guidance.together(network, schedule, parameterization, (both(labels), both(nulls)))
+        denoise = guidance.classifier_free(prompt_to_prompt(make, network, until=0.6), scale=4.0)
+
+    with the same x for the source and its edit, x `[2 B, ...]`, the same keys, or a deterministic sampler.
+
+    Facts:
+      paper: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3.1 and algorithm
+        1; self-attention as in the authors' code
+
+    Args:
+      make: network -> denoiser or branches, with conditions by `borrowing`.
+      network: (x, clock, condition) -> output, with the door "borrow".
+      until: t below which every example has its own maps again.
+
+    Returns:
+      What `make` returns: (x_t, t) -> prediction or predictions.
+    """
+
+    def evaluate(x_t, t):
+        early = jnp.asarray(t) >= until
+
+        def at_t(x, clock, condition):
+            open_now = jnp.tile(early, x.shape[0] // early.size)[:, None]
+            return network(x, clock, {**condition, "borrow": jnp.where(open_now, condition["borrow"], 0)})
+
+        return make(at_t)(x_t, t)
+
+    return evaluate

@@ -1,0 +1,274 @@
+"""Networks that jump: a flow map (x_t, t, s) -> x_s carries a sample from time t to time s in one evaluation.
+
+The exact one is the solution of the probability flow dx / dt = alpha' E[x_0 | x_t] + sigma' E[eps | x_t]. A map is not
+a denoiser: the samplers of flow maps take maps, all others take denoisers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.parameterizations import (
+    Clock,
+    Denoiser,
+    Network,
+    Parameterization,
+    Prediction,
+    check,
+    log_sigma,
+    predict,
+    time,
+)
+from diffusion.schedules import NoiseSchedule, left_broadcast
+
+FlowMap = Callable[[Array, ArrayLike, ArrayLike], Array]
+Clocks = Callable[[NoiseSchedule, ArrayLike, ArrayLike], tuple[Array, Array]]
+
+
+def consistency(
+    network: Network, schedule: NoiseSchedule, parameterization: Parameterization, condition: Any = None
+) -> FlowMap:
+    """A consistency function f(x_t, t), the end of the flow from x_t, as a flow map.
+
+        x_s = alpha_s f + sigma_s (x_t - alpha_t f) / sigma_t
+
+    At s = 0 this is f itself, all that a consistency model is trained for; a time s between lies on the line through
+    it (TCD), which is exact only where the flow is straight.
+
+    Facts:
+      map: to s = 0 exact at the optimum of consistency objectives; to s > 0 along the line to f
+      network: one time
+      paper: Song et al. 2023, "Consistency Models", section 3; Zheng et al. 2024, "Trajectory Consistency
+        Distillation", eq. 21, for s > 0
+
+    Args:
+      network: (x `[B, ...]`, clock `[B]`, condition) -> output.
+      schedule: the process.
+      parameterization: how f is read from the output: its x0. `consistency_boundary()`, `latent_consistency()`, or
+        any that returns x_t where sigma = 0: `edm()` (TrigFlow's, and ECT's), `v()`, `velocity()`.
+      condition: passed to the network as it is.
+
+    Raises:
+      ValueError: if the parameterization is not defined at schedule.t_max.
+    """
+    check(parameterization, schedule, schedule.t_max)
+
+    def flow_map(x_t, t, s):
+        prediction = predict(network, schedule, parameterization, x_t, t, condition)
+        return _along_the_line(schedule, x_t, s, prediction)
+
+    return flow_map
+
+
+def from_denoiser(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
+    """One step of DDIM: x_s = alpha_s x0 + sigma_s eps.
+
+    Facts:
+      map: order 1 in sigma / alpha; exact as s approaches t, or for data at a point
+      network: one time
+      paper: Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12
+
+    Args:
+      denoise: (x_t, t) -> Prediction.
+      schedule: the process.
+    """
+    return lambda x_t, t, s: _along_the_line(schedule, x_t, s, denoise(x_t, t))
+
+
+def heun(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
+    """One step of Heun's method in r = sigma / alpha, for y = x / alpha with dy / dr = eps.
+
+        x_s = alpha_s x0_t + sigma_s eps_t + alpha_s (r_s - r_t) / 2 (eps_s - eps_t),    eps_s at DDIM's x_s
+
+    Facts:
+      map: order 2 in sigma / alpha; two evaluations
+      network: one time
+      paper: Karras et al. 2022, algorithm 1; the solver of Song et al. 2023, "Consistency Models", section 6
+
+    Args:
+      denoise: (x_t, t) -> Prediction, defined at s too.
+      schedule: the process; alpha(t) and alpha(s) must not vanish.
+    """
+
+    def flow_map(x_t, t, s):
+        prediction = denoise(x_t, t)
+        euler = _along_the_line(schedule, x_t, s, prediction)
+        r_t, r_s = (jnp.exp(-schedule.log_snr(at) / 2) for at in (t, s))
+        weight = left_broadcast(schedule.alpha(s) * (r_s - r_t) / 2, x_t)
+        return euler + weight * (denoise(euler, s).eps - prediction.eps)
+
+    return flow_map
+
+
+def mean_flow(
+    network: Network, schedule: NoiseSchedule, condition: Any = None, clocks: Clocks | None = None
+) -> FlowMap:
+    """A network u that predicts the mean velocity from s to t.
+
+        x_s = x_t - (t - s) u(x_t, t, s),    u = 1 / (t - s) integral_s^t dx / dtau dtau
+
+    Facts:
+      map: from any t to any s, exact at the optimum of `objectives.mean_flow`
+      network: two times
+      paper: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", eq. 3 and 12
+
+    Args:
+      network: (x `[B, ...]`, clocks ([B], [B]), condition) -> output.
+      schedule: the process that it was trained on; the rectified flow in the paper.
+      condition: passed to the network as it is.
+      clocks: what the network is told of t and s; `start_and_duration()` if None, as in the authors' code.
+    """
+    clocks = clocks or start_and_duration()
+
+    def flow_map(x_t, t, s):
+        t, s = (_one_each(at, x_t) for at in (t, s))
+        return x_t - left_broadcast(t - s, x_t) * mean_velocity(network, schedule, clocks, x_t, t, s, condition)
+
+    return flow_map
+
+
+def shortcut(
+    network: Network, schedule: NoiseSchedule, condition: Any = None, clock: Clock | None = None
+) -> FlowMap:
+    """A network that is told the time and the size d = t - s of the step: x_s = x_t - d u(x_t, t, d).
+
+    Facts:
+      map: the step sizes 1 / M, 2 / M, 4 / M .. 1 on which `objectives.shortcut` trains
+      network: two times (start and duration)
+      paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", eq. 3
+
+    Args:
+      network: (x `[B, ...]`, (clock `[B]`, duration `[B]`), condition) -> output.
+      schedule: the process that it was trained on; the rectified flow in the paper.
+      condition: passed to the network as it is.
+      clock: the network's time; `time()` if None.
+    """
+    return mean_flow(network, schedule, condition, start_and_duration(clock))
+
+
+def mean_velocity(
+    network: Network, schedule: NoiseSchedule, clocks: Clocks, x_t: Array, t: Array, s: Array, condition: Any = None
+) -> Array:
+    """The output of a network of two times at (x_t, t, s), in float32 or wider."""
+    output = network(x_t, clocks(schedule, t, s), condition)
+    return output.astype(jnp.promote_types(output.dtype, jnp.float32))
+
+
+def start_and_end(clock: Clock | None = None) -> Clocks:
+    """The network is told both times on its clock, (clock(t), clock(s))."""
+    clock = clock or time()
+    return lambda schedule, t, s: (clock(schedule, t), clock(schedule, s))
+
+
+def start_and_duration(clock: Clock | None = None) -> Clocks:
+    """The network is told the start and the time that passes on its clock, (clock(t), clock(t) - clock(s))."""
+    clock = clock or time()
+    return lambda schedule, t, s: (clock(schedule, t), clock(schedule, t) - clock(schedule, s))
+
+
+def consistency_boundary(
+    sigma_data: float = 0.5, sigma_min: float = 0.002, clock: Clock | None = None
+) -> Parameterization:
+    """The preconditioning of consistency models, which makes f(x, sigma_min) = x whatever the network: with y = x_t /
+    alpha and r = sigma / alpha,
+
+        f = c_skip(r) y + c_out(r) F(c_in(r) y, ln(r) / 4),
+        c_skip = sigma_data^2 / ((r - sigma_min)^2 + sigma_data^2),
+        c_out = sigma_data (r - sigma_min) / sqrt(r^2 + sigma_data^2),    c_in = 1 / sqrt(r^2 + sigma_data^2).
+
+    Written out in alpha and sigma nothing divides by alpha. At sigma_min = 0 it is `edm`, whose boundary is at r = 0.
+
+    Facts:
+      boundary: f(x, t) = x at sigma / alpha = sigma_min
+      paper: Song et al. 2023, "Consistency Models", appendix C
+
+    Args:
+      sigma_data: standard deviation of the data, > 0.
+      sigma_min: the smallest sigma / alpha at which the network is used, >= 0.
+      clock: the network's time; `log_sigma()` if None, as published.
+
+    Raises:
+      ValueError: if sigma_data is not positive or sigma_min is negative.
+    """
+    if not (sigma_data > 0 and sigma_min >= 0):
+        raise ValueError(f"consistency_boundary: sigma_data = {sigma_data} must be positive and sigma_min = "
+                         f"{sigma_min} not negative (0.5 and 0.002 in the paper)")
+
+    def coefficients(schedule, t, x):
+        alpha, sigma = left_broadcast(schedule.alpha(t), x), left_broadcast(schedule.sigma(t), x)
+        above = sigma - sigma_min * alpha  # alpha (r - sigma_min)
+        skip = alpha * sigma_data**2 / (above**2 + alpha**2 * sigma_data**2)
+        out = sigma_data * above / jnp.sqrt(alpha**2 * sigma_data**2 + sigma**2)
+        return alpha, sigma, above, skip, out
+
+    def input_scale(schedule, t):
+        return 1 / jnp.sqrt(schedule.alpha(t) ** 2 * sigma_data**2 + schedule.sigma(t) ** 2)
+
+    def to_prediction(schedule, t, x_t, output):
+        alpha, sigma, above, skip, out = coefficients(schedule, t, x_t)
+        x0 = skip * x_t + out * output
+        if sigma_min == 0:
+            scaled = sigma_data * output / jnp.sqrt(alpha**2 * sigma_data**2 + sigma**2)
+            return Prediction(x0, above / (above**2 + alpha**2 * sigma_data**2) * x_t - alpha * scaled)
+        return Prediction(x0, (x_t - alpha * x0) / sigma)
+
+    def target(schedule, t, x0, eps):
+        alpha, sigma, _, skip, out = coefficients(schedule, t, x0)
+        return (x0 - skip * (alpha * x0 + sigma * eps)) / out
+
+    def defined(schedule, t):
+        return jnp.asarray(schedule.sigma(t) >= 0.999 * sigma_min * schedule.alpha(t))
+
+    return Parameterization(
+        "consistency_boundary", input_scale, clock or log_sigma(), to_prediction, target, defined,
+        needs=f"sigma / alpha >= sigma_min = {sigma_min:g}, where its boundary lies",
+    )
+
+
+def latent_consistency(
+    parameterization: Parameterization, sigma_data: float = 0.5, scaling: float = 10.0, T: int = 1000
+) -> Parameterization:
+    """The boundary of latent consistency models around a pretrained parameterization: with n = scaling T t,
+
+        f = c_skip x_t + c_out x0,
+        c_skip = sigma_data^2 / (n^2 + sigma_data^2),    c_out = n / sqrt(n^2 + sigma_data^2)
+
+    so that a network for epsilon or v can be tuned as it is; f differs from its x0 at the first few of T steps alone.
+
+    Facts:
+      boundary: f(x, 0) = x
+      paper: Luo et al. 2023, "Latent Consistency Models", eq. 9 and appendix; scalings as in the authors' code
+
+    Args:
+      parameterization: what the network predicts, with alpha(t) > 0 where it needs that.
+      sigma_data: 0.5 in the paper.
+      scaling: how fast the boundary is left; 10 in the authors' code.
+      T: number of steps of the discrete process.
+    """
+
+    def to_prediction(schedule, t, x_t, output):
+        x0 = parameterization.to_prediction(schedule, t, x_t, output).x0
+        n = left_broadcast(scaling * T * jnp.asarray(t), x_t)
+        f = sigma_data**2 / (n**2 + sigma_data**2) * x_t + n / jnp.sqrt(n**2 + sigma_data**2) * x0
+        alpha, sigma = left_broadcast(schedule.alpha(t), x_t), left_broadcast(schedule.sigma(t), x_t)
+        return Prediction(f, (x_t - alpha * f) / sigma)
+
+    return parameterization._replace(name="latent_consistency", to_prediction=to_prediction)
+
+
+def _along_the_line(schedule, x_t, s, prediction: Prediction) -> Array:
+    """The x_s that has the noise and the data of a prediction at x_t."""
+    s = _one_each(s, x_t)
+    alpha, sigma = left_broadcast(schedule.alpha(s), x_t), left_broadcast(schedule.sigma(s), x_t)
+    # At s = 0 the estimate itself, even where eps is not defined because sigma(t) = 0.
+    return alpha * prediction.x0 + jnp.where(sigma > 0, sigma * prediction.eps, 0)
+
+
+def _one_each(t, x_t) -> Array:
+    """t with the batch axis of x_t, in float32 or wider."""
+    t = jnp.asarray(t)
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    return jnp.broadcast_to(t, x_t.shape[:1]) if t.ndim == 0 and x_t.ndim > 0 else t

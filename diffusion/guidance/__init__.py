@@ -1,0 +1,54 @@
+"""Guidance turns denoisers into a denoiser.
+
+`together` and `separately` evaluate the branches that a guidance combines; the guidance itself is a function of their
+predictions, so any of them combines with any way of evaluating. Negative conditioning is `classifier_free` with the
+negative condition as second branch, or `composed` with a negative weight beside the null one.
+"""
+
+from diffusion.guidance import measurements
+from diffusion.guidance.branches import Branches, separately, together
+from diffusion.guidance.classifier import classifier
+from diffusion.guidance.classifier_free import autoguidance, classifier_free
+from diffusion.guidance.composed import composed
+from diffusion.guidance.memory import Memory, Unpaired
+from diffusion.guidance.perturbed import perturbed_attention, skip_layer
+from diffusion.guidance.plus_plus import classifier_free_plus_plus
+from diffusion.guidance.projected import adaptive_projected
+from diffusion.guidance.reconstruction import (
+    gaussian_likelihood,
+    negative_distance,
+    posterior_sampling,
+    pseudoinverse,
+)
+from diffusion.guidance.rescaled import rescaled
+from diffusion.guidance.strength import Interval, Scale
+from diffusion.guidance.thresholding import dynamic_threshold
+from diffusion.guidance.windows import windows
+from diffusion.guidance.zero_star import zero_star
+
+__all__ = [
+    "Branches",
+    "Interval",
+    "Memory",
+    "Scale",
+    "Unpaired",
+    "adaptive_projected",
+    "autoguidance",
+    "classifier",
+    "classifier_free",
+    "classifier_free_plus_plus",
+    "composed",
+    "dynamic_threshold",
+    "gaussian_likelihood",
+    "measurements",
+    "negative_distance",
+    "perturbed_attention",
+    "posterior_sampling",
+    "pseudoinverse",
+    "rescaled",
+    "separately",
+    "skip_layer",
+    "together",
+    "windows",
+    "zero_star",
+]

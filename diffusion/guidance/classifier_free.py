@@ -1,0 +1,60 @@
+"""Extrapolation away from a second prediction: of no condition, of another condition, or of a worse network."""
+
+from diffusion.guidance.branches import Branches, evaluate, separately
+from diffusion.guidance.pairs import extrapolate
+from diffusion.guidance.strength import Interval, Scale, check_interval, strength
+from diffusion.parameterizations import Denoiser
+
+
+def classifier_free(branches: Branches, scale: Scale, interval: Interval = None) -> Denoiser:
+    """Classifier-free guidance: cond + (w - 1) (cond - uncond), for x0 and eps alike.
+
+    w = 0 is the second branch. With a negative condition in place of the null one (negative prompting), the sample is
+    pushed away from it. Where the two scores belong to densities p_c and p_u, the guided one is that of
+    p_c^w p_u^(1 - w).
+
+    Facts:
+      nfe: 2 branches a call
+      neutral: w = 1, the conditional denoiser exactly
+      paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", eq. 6, whose w is ours minus one; intervals:
+        Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval"; scales over t: Wang et al. 2024, "Analysis
+        of Classifier-Free Guidance Weight Schedulers"
+
+    Args:
+      branches: evaluates (condition, null or negative condition).
+      scale: w, a number, `[B]`, one a sample, or a function of t.
+      interval: (t_low, t_high), both included, outside which w = 1; None for all times.
+
+    Returns:
+      A denoiser. The variance, where the network predicts one, is the conditional branch's.
+
+    Raises:
+      ValueError: if the interval is empty; when called, if there are not two branches.
+    """
+    check_interval(interval)
+
+    def denoise(x_t, t):
+        cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
+        return extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
+
+    return denoise
+
+
+def autoguidance(denoise: Denoiser, worse: Denoiser, scale: Scale, interval: Interval = None) -> Denoiser:
+    """Autoguidance: good + (w - 1) (good - bad), where bad is a smaller or less trained network of the same task.
+
+    Facts:
+      nfe: 1 of each network a call
+      neutral: w = 1, the good network's denoiser exactly
+      paper: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", section 4
+
+    Args:
+      denoise: the network to be guided, with its condition.
+      worse: the worse network, with the same condition.
+      scale: w, a number, `[B]`, or a function of t.
+      interval: (t_low, t_high) outside which w = 1; None for all times.
+
+    Raises:
+      ValueError: if the interval is empty.
+    """
+    return classifier_free(separately(denoise, worse), scale, interval)

@@ -1,0 +1,52 @@
+"""Classifier-free guidance that keeps the contrast of the conditional prediction."""
+
+import jax.numpy as jnp
+
+from diffusion.guidance.branches import Branches, evaluate
+from diffusion.guidance.pairs import extrapolate, slide
+from diffusion.guidance.strength import Interval, Scale, check_interval, strength
+from diffusion.parameterizations import Denoiser
+from diffusion.schedules import NoiseSchedule, left_broadcast
+
+
+def rescaled(
+    branches: Branches, schedule: NoiseSchedule, scale: Scale, rescale: float = 0.7, interval: Interval = None
+) -> Denoiser:
+    """Classifier-free guidance whose output is drawn back to the standard deviation of the conditional one.
+
+        v_cfg = v_c + (w - 1) (v_c - v_u),    v = v_cfg (phi std(v_c) / std(v_cfg) + 1 - phi)
+
+    The standard deviation is that of one example's values. The paper scales the output of its network, v; so is v
+    scaled here, whatever the network puts out (scaling eps, as is often done with such networks, is another thing).
+
+    Facts:
+      nfe: 2 branches a call
+      neutral: w = 1, the conditional denoiser exactly; phi = 0 is classifier-free guidance exactly
+      paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.4 and
+        algorithm 2
+
+    Args:
+      branches: evaluates (condition, null or negative condition).
+      schedule: the process.
+      scale: w, a number, `[B]`, or a function of t.
+      rescale: phi in [0, 1].
+      interval: (t_low, t_high) outside which w = 1; None for all times.
+
+    Raises:
+      ValueError: if phi is not in [0, 1] or the interval is empty; when called, if there are not two branches.
+    """
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"rescaled: rescale = {rescale} must be in [0, 1]; 0 is classifier-free guidance")
+    check_interval(interval)
+
+    def denoise(x_t, t):
+        alpha, sigma = left_broadcast(schedule.alpha(t), x_t), left_broadcast(schedule.sigma(t), x_t)
+        v = lambda prediction: alpha * prediction.eps - sigma * prediction.x0
+        cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
+        guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
+        deviation = lambda a: jnp.std(a, axis=tuple(range(1, a.ndim)), keepdims=True)
+        wide = deviation(v(guided))
+        ratio = jnp.where(wide > 0, deviation(v(cond)) / jnp.where(wide > 0, wide, 1), 1)
+        return slide(guided, schedule, t, rescale * (ratio - 1) * v(guided) / (alpha**2 + sigma**2))
+
+    return denoise

@@ -1,0 +1,126 @@
+"""Adversarial diffusion distillation: a student of one or few steps between a teacher and a discriminator."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.objectives.few_step import frozen, mix, player, sum_square
+from diffusion.objectives.inputs import Objective, mean_square, noised, normal, split, times
+from diffusion.parameterizations import Parameterization, predict
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Density
+from diffusion.weightings import Weighting
+
+
+def adversarial_generator(
+    student: Parameterization,
+    teacher: Parameterization,
+    student_density: Density,
+    density: Density,
+    weight: float = 2.5,
+    weighting: Weighting | None = None,
+) -> Objective:
+    """The student's loss: fool the discriminator, and stay where the teacher would denoise to.
+
+        x = x0_student(alpha_s x_0 + sigma_s eps, s),    x_t = alpha_t x + sigma_t eps'
+        loss = -D(x) + weight c(t) mean |x - stop x0_teacher(stop x_t, t)|^2
+
+    Facts:
+      loss: -D(x) + weight c(t) mean |x - stop x0_teacher(x_t, t)|^2; with heads, D is the mean over them
+      networks: model (the student), teacher, discriminator, features (optional)
+      optimum: none of its own: a game with `adversarial_discriminator`
+      paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 1, 2 and 4
+
+    Args:
+      student: what the network "model" predicts.
+      teacher: what the network "teacher" predicts.
+      student_density: distribution of s: the few times at which the student is sampled, t_max among them.
+      density: distribution of t.
+      weight: lambda of the paper, 2.5 there.
+      weighting: (schedule, t) -> c; alpha(t) if None, the paper's "exponential weighting".
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" (the student's time), "adversarial" and
+      "distillation", each `[B]`.
+    """
+    weighting = weighting or (lambda schedule, t: schedule.alpha(t))
+
+    def objective(networks, schedule, keys, batch, step):
+        student_keys, time_keys, noise_keys = split(keys, 3)
+        condition = batch.get("condition")
+        x, s, importance = _student(networks, schedule, student, student_density, student_keys, batch)
+        fooled = -_logits(networks, x, condition)
+        t, _ = times(density, time_keys, {**batch, "density": density.init()})
+        x_t = mix(schedule, t, jax.lax.stop_gradient(x), normal(noise_keys, x))
+        judged = jax.lax.stop_gradient(predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition).x0)
+        distillation = weighting(schedule, t) * mean_square(x - judged)
+        losses = jnp.mean(fooled, axis=1) + weight * distillation
+        return importance * losses, {"t": s, "adversarial": jnp.mean(fooled, axis=1), "distillation": distillation}
+
+    return objective
+
+
+def adversarial_discriminator(student: Parameterization, student_density: Density, r1: float = 1e-5) -> Objective:
+    """The discriminator's hinge loss, with R1 on real data.
+
+        loss = max(0, 1 - D(x_0)) + max(0, 1 + D(stop x)) + r1 |grad D(x_0)|^2
+
+    The gradient is taken in the features where there are some (a frozen network "features", as DINO in the paper,
+    whose output "discriminator" reads), else in x_0.
+
+    Facts:
+      loss: max(0, 1 - D(x_0)) + max(0, 1 + D(x)) + r1 |grad D(x_0)|^2; with heads, the mean over them
+      networks: discriminator, model (the student), features (optional)
+      optimum: D in [-1, 1], by which of p(x_0) and p(x) is larger
+      paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 3; Mescheder et al. 2018 for R1
+
+    Args:
+      student: what the network "model" predicts.
+      student_density: distribution of the student's times.
+      r1: gamma of the paper, >= 0; 1e-5 there.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (mean logits), each `[B]`.
+
+    Raises:
+      ValueError: if r1 is negative.
+    """
+    if not r1 >= 0:
+        raise ValueError(f"adversarial_discriminator: r1 = {r1} must not be negative (1e-5 in the paper)")
+
+    def objective(networks, schedule, keys, batch, step):
+        condition = batch.get("condition")
+        x, s, importance = _student(networks, schedule, student, student_density, keys, batch)
+        features = _features(networks, batch["x"], condition)
+        # A head's logit of an example depends on that example alone, so that one pass differentiates them all.
+        judge = lambda features: _head(networks, features, batch["x"].shape[0], condition)
+        real, slope = jax.vjp(judge, features)
+        penalty = jax.vmap(lambda of_head: sum(map(sum_square, jax.tree.leaves(slope(of_head)[0]))))
+        heads = jnp.broadcast_to(jnp.eye(real.shape[1], dtype=real.dtype)[:, None], (real.shape[1], *real.shape))
+        fake = _logits(networks, jax.lax.stop_gradient(x), condition)
+        hinge = jnp.mean(jax.nn.relu(1 - real) + jax.nn.relu(1 + fake), axis=1)
+        metrics = {"t": s, "real": jnp.mean(real, axis=1), "fake": jnp.mean(fake, axis=1)}
+        return importance * (hinge + r1 * jnp.mean(penalty(heads), axis=0)), metrics
+
+    return objective
+
+
+def _student(networks, schedule: NoiseSchedule, student, density, keys, batch) -> tuple[Array, Array, Array]:
+    """The student's samples from noised data, their times and importance."""
+    _, _, x_s, s, importance = noised(schedule, density, keys, batch)
+    return predict(player(networks, "model"), schedule, student, x_s, s, batch.get("condition")).x0, s, importance
+
+
+def _features(networks, x, condition):
+    """What the discriminator reads of clean data: x itself if there is no network "features"."""
+    return networks["features"](x, jnp.zeros(x.shape[0]), condition) if "features" in networks else x
+
+
+def _logits(networks, x, condition) -> Array:
+    return _head(networks, _features(networks, x, condition), x.shape[0], condition)
+
+
+def _head(networks, features, size, condition) -> Array:
+    """`[B, heads]` logits in float32; the data is clean, and the clock 0."""
+    logits = player(networks, "discriminator")(features, jnp.zeros(size), condition)
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)).reshape(size, -1)

@@ -1,0 +1,206 @@
+"""Consistency training and distillation at two neighbouring times: f(x_t, t) = f(x_s, s) along the flow."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import flow_maps, weightings
+from diffusion.objectives.consistency_times import (
+    Pairs,
+    discretised,
+    doubling_curriculum,
+    ramp_density,
+    shrinking,
+    square_root_curriculum,
+)
+from diffusion.objectives.few_step import Distance, frozen, mix, player, pseudo_huber, squared
+from diffusion.objectives.inputs import Objective, noised
+from diffusion.parameterizations import Network, Parameterization, predict
+from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.timesteps import Density, log_normal
+
+PairWeighting = Callable[[NoiseSchedule, Array, Array], Array]
+Solver = Callable[..., flow_maps.FlowMap]
+
+
+def consistency_training(
+    parameterization: Parameterization,
+    density: Density,
+    pairs: Pairs,
+    distance: Distance | None = None,
+    weighting: PairWeighting | None = None,
+    target: str = "target",
+) -> Objective:
+    """Consistency training, without a teacher: both times see the same x_0 and eps.
+
+        loss = w(t, s) d(f(x_t, t), stop f_target(x_s, s)),    x_t = alpha_t x_0 + sigma_t eps, x_s likewise
+
+    `ct`, `ict` and `ect` are this with the published arguments.
+
+    Facts:
+      loss: w(t, s) d(f(x_t, t), f_target(x_s, s))
+      networks: model, and target (EMA of the model) unless target = model
+      optimum: the end of the probability flow from x_t, up to an error of order 1 in the gap t - s
+      paper: Song et al. 2023, "Consistency Models", algorithm 3
+
+    Args:
+      parameterization: how f is read from the output; see `flow_maps.consistency`.
+      density: distribution of t.
+      pairs: (schedule, t, step) -> (t, s).
+      distance: d of two batches -> `[B]`; the mean square if None.
+      weighting: (schedule, t, s) -> w; 1 if None.
+      target: the network at s, through which no gradient flows; "model" for no EMA.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
+    """
+    distance = distance or squared
+
+    def objective(networks, schedule, keys, batch, step):
+        x_0, eps, _, t, importance = noised(schedule, density, keys, batch)
+        t, s = pairs(schedule, t, step)
+        end = lambda network, x, t: _end(network, schedule, parameterization, x, t, batch.get("condition"))
+        f_s = end(frozen(networks, target), mix(schedule, s, x_0, eps), s)
+        f_t = end(player(networks, "model"), mix(schedule, t, x_0, eps), t)
+        weight = 1 if weighting is None else weighting(schedule, t, s)
+        return importance * weight * distance(f_t, jax.lax.stop_gradient(f_s)), {"t": t, "s": s}
+
+    return objective
+
+
+def consistency_distillation(
+    parameterization: Parameterization,
+    teacher: Parameterization,
+    density: Density,
+    pairs: Pairs,
+    distance: Distance | None = None,
+    weighting: PairWeighting | None = None,
+    solver: Solver = flow_maps.heun,
+) -> Objective:
+    """Consistency distillation: x_s is where one step of an ODE solver with the teacher leads from x_t.
+
+        loss = w(t, s) d(f(x_t, t), stop f_target(x_s, s)),    x_s = solver(teacher, x_t, t, s)
+
+    Facts:
+      loss: w(t, s) d(f(x_t, t), f_target(solver(x_t), s))
+      networks: model, target (EMA of the model), teacher
+      optimum: the end of the teacher's flow, up to the solver's error: order 2 in t - s over all with Heun, 1 with DDIM
+      paper: Song et al. 2023, "Consistency Models", algorithm 2
+
+    Args:
+      parameterization: how f is read from the output; see `flow_maps.consistency`.
+      teacher: what the network "teacher" predicts.
+      density: distribution of t.
+      pairs: (schedule, t, step) -> (t, s); `discretised` of a fixed number, 18 for Heun in the paper.
+      distance: d of two batches -> `[B]`; the mean square if None.
+      weighting: (schedule, t, s) -> w; 1 if None.
+      solver: (denoise, schedule) -> flow map: `flow_maps.heun` or `flow_maps.from_denoiser` (DDIM).
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
+    """
+    distance = distance or squared
+
+    def objective(networks, schedule, keys, batch, step):
+        x_0, eps, _, t, importance = noised(schedule, density, keys, batch)
+        condition = batch.get("condition")
+        t, s = pairs(schedule, t, step)
+        x_t = mix(schedule, t, x_0, eps)
+        denoise = lambda x, t: predict(frozen(networks, "teacher"), schedule, teacher, x, t, condition)
+        x_s = jax.lax.stop_gradient(solver(denoise, schedule)(x_t, t, s))
+        f_s = _end(frozen(networks, "target"), schedule, parameterization, x_s, s, condition)
+        f_t = _end(player(networks, "model"), schedule, parameterization, x_t, t, condition)
+        weight = 1 if weighting is None else weighting(schedule, t, s)
+        return importance * weight * distance(f_t, jax.lax.stop_gradient(f_s)), {"t": t, "s": s}
+
+    return objective
+
+
+def ct(schedule: NoiseSchedule, parameterization: Parameterization, total: int, strata: int | None = None) -> Objective:
+    """Consistency training as first published: N(k) times, all pairs alike, an EMA target.
+
+    The EMA rate that belongs to it is mu(k) = exp(2 ln(0.9) / N(k)) (the paper's s_0 = 2, mu_0 = 0.9).
+
+    Facts:
+      loss: mean |f(x_t, t) - f_target(x_s, s)|^2
+      networks: model, target (EMA of the model)
+      optimum: the end of the probability flow from x_t, up to an error of order 1 in the gap t - s
+      paper: Song et al. 2023, "Consistency Models", algorithm 3, with the squared distance instead of LPIPS
+
+    Args:
+      schedule: turns sigma / alpha in [0.002, 80] into t.
+      parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
+      total: number of training steps K.
+      strata: see `timesteps.from_quantile`.
+    """
+    pairs = discretised(square_root_curriculum(total))
+    return consistency_training(parameterization, ramp_density(schedule, strata=strata), pairs)
+
+
+def ict(
+    schedule: NoiseSchedule, parameterization: Parameterization, total: int, strata: int | None = None
+) -> Objective:
+    """Improved consistency training: no EMA, pseudo-Huber distance, log-normal times, 1 / gap weights, N(k) doubling.
+
+    Facts:
+      loss: (sqrt(|f(x_t, t) - stop f(x_s, s)|^2 + c^2) - c) / (r_t - r_s), r = sigma / alpha
+      networks: model
+      optimum: the end of the probability flow from x_t, up to the gap t - s and the bias of a robust distance, which is
+        small in many dimensions
+      paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", table 1
+
+    Args:
+      schedule: turns sigma / alpha in [0.002, 80] into t.
+      parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
+      total: number of training steps K.
+      strata: see `timesteps.from_quantile`.
+    """
+    return consistency_training(
+        parameterization, log_normal(schedule, -1.1, 2.0, strata), discretised(doubling_curriculum(total)),
+        pseudo_huber(), inverse_gap, target="model",
+    )
+
+
+def ect(
+    schedule: NoiseSchedule, parameterization: Parameterization, stage: int, q: float = 4.0, sigma_data: float = 0.5,
+    c: float = 0.0, strata: int | None = None,
+) -> Objective:
+    """Easy consistency tuning: from the denoising loss (s = 0) to ever closer times, starting from a diffusion model.
+
+    Facts:
+      loss: (SNR + 1 / sigma_data^2) (sqrt(|f(x_t, t) - stop f(x_s, s)|^2 + c^2) - c)
+      networks: model
+      optimum: the end of the probability flow from x_t, up to the gap t - s and the bias of a robust distance, which is
+        small in many dimensions
+      paper: Geng et al. 2024, "Consistency Models Made Easy", algorithm 1, with the weights of the authors' code
+
+    Args:
+      schedule: the process.
+      parameterization: see `consistency_training`; `edm()` in the paper, whose boundary is at s = 0.
+      stage: training steps of one stage.
+      q: see `shrinking`.
+      sigma_data: standard deviation of the data.
+      c: see `pseudo_huber`; 0 in the authors' code.
+      strata: see `timesteps.from_quantile`.
+    """
+    weight = weightings.edm(sigma_data)
+    return consistency_training(
+        parameterization, log_normal(schedule, -1.1, 2.0, strata), shrinking(stage, q), pseudo_huber(c),
+        lambda schedule, t, s: weight(schedule, t), target="model",
+    )
+
+
+def inverse_gap(schedule: NoiseSchedule, t: Array, s: Array) -> Array:
+    """1 / (r_t - r_s) with r = sigma / alpha. Song and Dhariwal 2023, section 3.4."""
+    r_t, r_s = (jnp.exp(-schedule.log_snr(at) / 2) for at in (t, s))
+    return 1 / (r_t - r_s)
+
+
+def _end(network: Network, schedule, parameterization, x, t, condition) -> Array:
+    """f(x, t), which is x itself at t = 0, where networks are not defined."""
+    inside = t > 0
+    within = jnp.where(inside, t, (schedule.t_min + schedule.t_max) / 2)
+    f = predict(network, schedule, parameterization, x, within, condition).x0
+    return jnp.where(left_broadcast(inside, x), f, x)

@@ -1,0 +1,140 @@
+"""Pairs of neighbouring times s < t for consistency objectives, and how they close up during training.
+
+    pairs(schedule, t, step) -> (t, s)
+
+takes a time from any density and the training step, and returns the pair that is trained on.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Density, from_quantile
+
+Pairs = Callable[[NoiseSchedule, Array, ArrayLike], tuple[Array, Array]]
+Curriculum = Callable[[ArrayLike], Array]
+
+
+def square_root_curriculum(total: int, first: int = 2, last: int = 150) -> Curriculum:
+    """N(k) = ceil(sqrt(k / K ((last + 1)^2 - first^2) + first^2) - 1) + 1 times at training step k of K.
+
+    Facts:
+      paper: Song et al. 2023, "Consistency Models", appendix C
+
+    Args:
+      total: K, number of training steps.
+      first: s_0; 2 in the paper.
+      last: s_1; 150 in the paper.
+    """
+
+    def curriculum(step):
+        done = jnp.clip(jnp.asarray(step, jnp.float32) / total, 0, 1)
+        intervals = jnp.ceil(jnp.sqrt(done * ((last + 1) ** 2 - first**2) + first**2) - 1)
+        return jnp.maximum(intervals, 1) + 1
+
+    return curriculum
+
+
+def doubling_curriculum(total: int, first: int = 10, last: int = 1280) -> Curriculum:
+    """N(k) = min(first 2^floor(k / K'), last) + 1 times, with K' = floor(K / (log2(last / first) + 1)).
+
+    Facts:
+      paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 11
+
+    Args:
+      total: K, number of training steps.
+      first: s_0; 10 in the paper.
+      last: s_1; 1280 in the paper.
+    """
+    stage = max(math.floor(total / (math.log2(last // first) + 1)), 1)
+    return lambda step: jnp.minimum(first * 2.0 ** jnp.floor(jnp.asarray(step, jnp.float32) / stage), last) + 1
+
+
+def discretised(
+    curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Pairs:
+    """The two of Karras's N(k) values of sigma / alpha that t lies between.
+
+    A density of t gives each pair the mass between its times: with `log_normal` the weights of iCT, with
+    `ramp_density` the same weight for all, as in CT.
+
+    Facts:
+      paper: Song et al. 2023, "Consistency Models", appendix C; Song and Dhariwal 2023, eq. 10
+
+    Args:
+      curriculum: step -> N, number of times; `lambda step: N` for a fixed number.
+      sigma_min: smallest sigma / alpha; the schedule's own if that is larger.
+      sigma_max: largest; the schedule's own if that is smaller.
+      rho: as `timesteps.karras`.
+    """
+
+    def pairs(schedule, t, step):
+        low, high = _ramp(schedule, sigma_min, sigma_max, rho)
+        intervals = jnp.asarray(curriculum(step), t.dtype) - 1
+        position = (jnp.exp(-schedule.log_snr(t) / (2 * rho)) - low) / (high - low) * intervals
+        i = jnp.clip(jnp.floor(position), 0, intervals - 1)
+        time = lambda i: schedule.inverse_log_snr(-2 * rho * jnp.log(low + i / intervals * (high - low)))
+        return time(i + 1), time(i)
+
+    return pairs
+
+
+def ramp_density(
+    schedule: NoiseSchedule, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0,
+    strata: int | None = None,
+) -> Density:
+    """(sigma / alpha)^(1/rho) uniform: every interval of `discretised` is equally likely.
+
+    Facts:
+      paper: Song et al. 2023, "Consistency Models", algorithm 3 (n uniform)
+
+    Args:
+      schedule: turns sigma / alpha into t.
+      sigma_min: as `discretised`.
+      sigma_max: as `discretised`.
+      rho: as `discretised`.
+      strata: see `timesteps.from_quantile`.
+    """
+    low, high = _ramp(schedule, sigma_min, sigma_max, rho)
+    return from_quantile(lambda u: schedule.inverse_log_snr(-2 * rho * jnp.log(low + u * (high - low))), strata)
+
+
+def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pairs:
+    """r_s = r_t (1 - n(r_t) / q^a), n(r) = 1 + k sigmoid(-b r), in r = sigma / alpha; a = 1 + floor(step / stage).
+
+    Where this is not positive, s = 0, the data itself: training starts as that of a diffusion model.
+
+    Facts:
+      paper: Geng et al. 2024, "Consistency Models Made Easy", eq. 16 and 18, with the values of the authors' code
+
+    Args:
+      stage: training steps of one stage.
+      q: factor by which a stage brings the times closer, > 1; 4 for ImageNet and 256 for CIFAR-10 in the paper.
+      k: how much wider the gap is near the data.
+      b: how soon that ends.
+
+    Raises:
+      ValueError: if stage < 1 or q <= 1.
+    """
+    if not (stage >= 1 and q > 1):
+        raise ValueError(f"shrinking: stage = {stage} must be at least one step and q = {q} above 1")
+
+    def pairs(schedule, t, step):
+        r = jnp.exp(-schedule.log_snr(t) / 2)
+        gap = (1 + k * jax.nn.sigmoid(-b * r)) / q ** (1 + jnp.asarray(step, t.dtype) // stage)
+        r_s = r * (1 - gap)
+        s = schedule.inverse_log_snr(-2 * jnp.log(jnp.where(r_s > 0, r_s, 1)))
+        return t, jnp.where(r_s > 0, s, 0)
+
+    return pairs
+
+
+def _ramp(schedule: NoiseSchedule, sigma_min: float, sigma_max: float, rho: float) -> tuple[Array, Array]:
+    """The ends of the range, to the power 1 / rho."""
+    least, largest = (jnp.exp(-schedule.log_snr(t) / 2) for t in (schedule.t_min, schedule.t_max))
+    return jnp.maximum(sigma_min, least) ** (1 / rho), jnp.minimum(sigma_max, largest) ** (1 / rho)

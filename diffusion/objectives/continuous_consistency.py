@@ -1,0 +1,91 @@
+"""Consistency training and distillation in continuous time (sCM), by the derivative of the network along the flow."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.objectives.few_step import derivative, frozen, player, sum_square
+from diffusion.objectives.inputs import Objective, noised
+from diffusion.parameterizations import Clock, Parameterization, edm, predict
+from diffusion.schedules import left_broadcast
+from diffusion.timesteps import Density
+
+
+def continuous_consistency(
+    density: Density,
+    sigma_data: float = 0.5,
+    warmup: int = 10_000,
+    c: float = 0.1,
+    clock: Clock | None = None,
+    teacher: Parameterization | None = None,
+    adaptive: bool = False,
+) -> Objective:
+    """sCM: df(x_t, t) / dt = 0 along the flow, in TrigFlow's angle a = atan(sigma / (alpha sigma_data)).
+
+        x = cos(a) x_0 + sin(a) z,    z = sigma_data eps,    f = cos(a) x - sin(a) sigma_data F(x / sigma_data, a)
+        x' = cos(a) z - sin(a) x_0  (sCT),   or by the teacher's x_0 and eps  (sCD)
+        g = -cos^2(a) (sigma_data F - x') - r cos(a) sin(a) (x + sigma_data dF/da),    r = min(1, step / warmup)
+        loss = e^w / D |F - stop(F + g / (|g| + c))|^2 - w
+
+    g is cos(a) df/da at r = 1. Any schedule is a TrigFlow by scaling x and renaming t, so that the network is one of
+    parameterization `edm(sigma_data, clock)`, whose output is -F, and is sampled as such.
+
+    Facts:
+      loss: e^w / D |F - stop(F + g / (|g| + c))|^2 - w
+      networks: model; teacher for distillation; uncertainty (clock [B] -> w [B]) if adaptive
+      optimum: the end of the probability flow from x_t, exactly if c is large or g symmetric given x_t; for
+        distillation the end of the teacher's flow, exactly
+      paper: Lu and Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", algorithm 1
+
+    Args:
+      density: distribution of t; `log_normal(schedule, -1.0, 1.4)` for CIFAR-10 in the paper.
+      sigma_data: standard deviation of the data, > 0.
+      warmup: steps over which the unstable part of the tangent fades in; 10 000 in the paper, 0 for none.
+      c: of the tangent's normalisation; 0.1 in the paper. Normalising biases sCT in few dimensions, where |g| varies.
+      clock: the network's time; `log_sigma()` if None. The paper tells the angle, which varies less at the ends.
+      teacher: what the network "teacher" predicts; None trains without one.
+      adaptive: whether to weight by a learned e^w (Karras et al. 2024, EDM2), else w = 0.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "tangent" (|g|), each `[B]`.
+
+    Raises:
+      ValueError: if warmup or c is negative; TypeError from the objective, if the network has no forward derivative.
+    """
+    if not (warmup >= 0 and c >= 0):
+        raise ValueError(f"continuous_consistency: warmup = {warmup} and c = {c} must not be negative")
+    parameterization = edm(sigma_data, clock)
+
+    def objective(networks, schedule, keys, batch, step):
+        x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
+        condition = batch.get("condition")
+        if teacher is not None:
+            predicted = predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition)
+            x_0_dot, eps_dot = jax.lax.stop_gradient(predicted[:2])
+        else:
+            x_0_dot, eps_dot = x_0, eps
+
+        angle = lambda t: jnp.arctan2(schedule.sigma(t), sigma_data * schedule.alpha(t))
+        a, a_dot = jax.jvp(angle, (t,), (jnp.ones_like(t),))
+        cos, sin = left_broadcast(jnp.cos(a), x_t), left_broadcast(jnp.sin(a), x_t)
+        x = cos * x_0 + sin * sigma_data * eps
+        x_dot = cos * sigma_data * eps_dot - sin * x_0_dot
+
+        def trigflow(x, t):
+            output = player(networks, "model")(x / sigma_data, parameterization.clock(schedule, t), condition)
+            return -output.astype(jnp.promote_types(output.dtype, jnp.float32))
+
+        # The factor cos sin inside keeps the derivative small at both ends, as in the paper's section 4.1.
+        speed = jnp.cos(a) * jnp.sin(a)
+        F, F_dot = derivative(trigflow, (x, t), (left_broadcast(speed, x) * x_dot, speed / a_dot))
+        fixed, F_dot = jax.lax.stop_gradient((F, F_dot))
+        r = 1.0 if warmup == 0 else jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / warmup)
+        g = -(cos**2) * (sigma_data * fixed - x_dot) - r * (cos * sin * x + sigma_data * F_dot)
+        norm = jnp.sqrt(sum_square(g))
+        g = g / left_broadcast(jnp.maximum(norm + c, jnp.finfo(norm.dtype).tiny), g)
+        losses = sum_square(F - fixed - g) / (x.size / x.shape[0])
+        if adaptive:
+            w = player(networks, "uncertainty")(parameterization.clock(schedule, t))
+            losses = jnp.exp(w) * losses - w
+        return importance * losses, {"t": t, "tangent": norm}
+
+    return objective

@@ -1,0 +1,148 @@
+"""Distribution matching distillation: a one-step generator whose samples a teacher cannot tell from its own.
+
+Three objectives: the generator's, that of the score of its samples ("fake"), and DMD's regression on a fixed set of
+the teacher's samples. DMD2 leaves the regression out and lets the fake score act more often: `alternating` with
+Player(fake, "fake", ...) at every step and Player(generator, "model", ..., every=5).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.objectives.denoising import denoising
+from diffusion.objectives.few_step import Distance, frozen, mix, player, squared
+from diffusion.objectives.inputs import Objective, mean_square, normal, split, times
+from diffusion.parameterizations import Network, Parameterization, predict
+from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.timesteps import Density
+from diffusion.weightings import Weighting
+
+
+def generate(
+    network: Network, schedule: NoiseSchedule, parameterization: Parameterization, noise: Array, condition=None
+) -> Array:
+    """One-step samples: the x0 that the generator reads in pure noise, x = x0(z, t_max).
+
+    Args:
+      network: the generator.
+      schedule: the process.
+      parameterization: what it predicts, defined at t_max.
+      noise: `[B, ...]` z from the schedule's prior.
+      condition: passed to the network as it is.
+    """
+    return predict(network, schedule, parameterization, noise, schedule.t_max, condition).x0
+
+
+def distribution_matching(
+    generator: Parameterization,
+    teacher: Parameterization,
+    fake: Parameterization,
+    density: Density,
+    normalise: bool = True,
+) -> Objective:
+    """The generator's step down the divergence of its samples' distribution from the teacher's.
+
+        x = G(z),    x_t = alpha_t x + sigma_t eps
+        loss = mean |x - stop(x - g)|^2 / 2,    g = (x0_fake(x_t) - x0_teacher(x_t)) / mean |x - x0_teacher(x_t)|
+
+    so that d loss / dx = g / D. Without the denominator, g = sigma^2 / alpha (score_fake - score_teacher), whose
+    expectation times dx / d theta is, up to the factor alpha^2 / sigma^2, the gradient of KL(p_fake,t || p_teacher,t).
+
+    Facts:
+      loss: mean |x - stop(x - g)|^2 / 2; its value is no divergence
+      networks: model (the generator), teacher, fake (the score of the generator's samples)
+      optimum: the teacher's distribution (with the exact fake score, the gradient is that of a KL divergence)
+      paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 7 and 8; factors as in
+        the authors' code, which leaves out alpha
+
+    Args:
+      generator: what the network "model" predicts, defined at t_max.
+      teacher: what the network "teacher" predicts.
+      fake: what the network "fake" predicts.
+      density: distribution of t, within [0.02, 0.98] of the range in the paper.
+      normalise: whether to divide by the distance of the sample to the teacher's estimate, as published.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
+    """
+
+    def objective(networks, schedule, keys, batch, step):
+        prior_keys, time_keys, noise_keys = split(keys, 3)
+        condition = batch.get("condition")
+        x = generate(player(networks, "model"), schedule, generator, _prior(schedule, prior_keys, batch), condition)
+        t, importance = times(density, time_keys, batch)
+        x_t = mix(schedule, t, jax.lax.stop_gradient(x), normal(noise_keys, x))
+        real_x0 = predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition).x0
+        fake_x0 = predict(frozen(networks, "fake"), schedule, fake, x_t, t, condition).x0
+        g = fake_x0 - real_x0
+        if normalise:
+            scale = jnp.mean(jnp.abs(x - real_x0), axis=tuple(range(1, x.ndim)))
+            g = g / left_broadcast(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny), g)
+        return importance * mean_square(x - jax.lax.stop_gradient(x - g)) / 2, {"t": t}
+
+    return objective
+
+
+def fake_score(
+    generator: Parameterization, fake: Parameterization, weighting: Weighting, density: Density
+) -> Objective:
+    """Denoising of the generator's own samples, by which "fake" learns their score.
+
+        x = stop G(z),    loss = w(t) |x0_fake(alpha_t x + sigma_t eps) - x|^2, in the scale of `denoising`
+
+    Facts:
+      loss: that of `denoising` on x = stop G(z)
+      networks: fake, model (the generator)
+      optimum: E[x | x_t] for samples x of the generator
+      paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 6
+
+    Args:
+      generator: what the network "model" predicts, defined at t_max.
+      fake: what the network "fake" predicts.
+      weighting: (schedule, t) -> weight on the squared error of x0; `edm(0.5)` in the authors' code for EDM.
+      density: distribution of t.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
+    """
+    denoise = denoising(fake, weighting, density)
+
+    def objective(networks, schedule, keys, batch, step):
+        prior_keys, denoise_keys = split(keys, 2)
+        z = _prior(schedule, prior_keys, batch)
+        x = generate(frozen(networks, "model"), schedule, generator, z, batch.get("condition"))
+        samples = {**batch, "x": jax.lax.stop_gradient(x)}
+        samples.pop("noise", None)  # what the batch's own x is paired with
+        return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, samples, step)
+
+    return objective
+
+
+def regression(generator: Parameterization, distance: Distance | None = None) -> Objective:
+    """DMD's regression on pairs of a start and the teacher's sample from it: loss = d(G(z), y).
+
+    Facts:
+      loss: d(G(z), y)
+      networks: model (the generator)
+      optimum: the teacher's deterministic sampler
+      paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 9, with LPIPS
+
+    Args:
+      generator: what the network "model" predicts, defined at t_max.
+      distance: d of two batches -> `[B]`; the mean square if None.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. The batch holds "start" (z, as
+      `samplers.prior` draws it) and "x" (y). Metrics: "t" `[B]`.
+    """
+    distance = distance or squared
+
+    def objective(networks, schedule, keys, batch, step):
+        x = generate(player(networks, "model"), schedule, generator, batch["start"], batch.get("condition"))
+        return distance(x, batch["x"]), {"t": jnp.full(x.shape[0], schedule.t_max)}
+
+    return objective
+
+
+def _prior(schedule: NoiseSchedule, keys: Array, batch) -> Array:
+    return jax.vmap(lambda key: schedule.prior(key, batch["x"].shape[1:]))(keys)

@@ -1,0 +1,84 @@
+"""What the objectives of few-step networks share: named networks, exact derivatives through them, distances."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.objectives.inputs import mean_square
+from diffusion.parameterizations import Network
+from diffusion.schedules import NoiseSchedule, left_broadcast
+
+Distance = Callable[[Array, Array], Array]
+
+
+def player(networks: Mapping[str, Network], name: str) -> Network:
+    """The network of that name.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if name not in networks:
+        raise ValueError(f"this objective needs a network named {name!r}; it was given {sorted(networks)}")
+    return networks[name]
+
+
+def frozen(networks: Mapping[str, Network], name: str) -> Network:
+    """The network of that name, through whose output no gradient reaches its parameters."""
+    network = player(networks, name)
+    return lambda x, clock, condition: jax.lax.stop_gradient(network(x, clock, condition))
+
+
+def mix(schedule: NoiseSchedule, t: ArrayLike, x_0: Array, eps: Array) -> Array:
+    """x_t = alpha(t) x_0 + sigma(t) eps."""
+    return left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
+
+
+def derivative(f: Callable[..., Array], primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """f and its derivative along the tangents, in one forward pass (`jax.jvp`).
+
+    Raises:
+      TypeError: in words, if something in f has no forward-mode derivative.
+    """
+    # Within a compilation JAX notices only later, and then speaks of a primitive "custom_lin" that has no rule.
+    program = jax.make_jaxpr(lambda primals, tangents: jax.jvp(f, primals, tangents))(primals, tangents)
+    if "custom_lin" in str(program):
+        raise TypeError(
+            "this objective differentiates the network along the flow (forward mode, jax.jvp), and something in the "
+            "network defines only a reverse-mode derivative, as fused attention does. Choose attention='matmul' or "
+            "'xla' (see diffusion.models.attention), and no custom_vjp elsewhere"
+        )
+    return jax.jvp(f, primals, tangents)
+
+
+def squared(a: Array, b: Array) -> Array:
+    """`[B]` mean square of the difference: the plain distance."""
+    return mean_square(a - b)
+
+
+def sum_square(error: Array) -> Array:
+    """`[B]` squared Euclidean norm of each example's error."""
+    return jnp.sum(jnp.square(error), axis=tuple(range(1, error.ndim)))
+
+
+def pseudo_huber(c: float | None = None) -> Distance:
+    """sqrt(|a - b|^2 + c^2) - c, between the squared and the plain Euclidean distance.
+
+    Facts:
+      paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 7
+
+    Args:
+      c: >= 0; 0.00054 sqrt(D) for data of D numbers if None, as in the paper; 0 gives the distance itself.
+    """
+    if c is not None and not c >= 0:
+        raise ValueError(f"pseudo_huber: c = {c} must not be negative; None for the paper's 0.00054 sqrt(D)")
+
+    def distance(a, b):
+        offset = 0.00054 * (a.size / a.shape[0]) ** 0.5 if c is None else c
+        squared = sum_square(a - b) + offset**2
+        # The root has no derivative at 0, where there is nothing to learn either.
+        return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0) - offset
+
+    return distance

@@ -1,0 +1,82 @@
+"""Latent consistency distillation: a consistency function of the guided flow, which is told the guidance scale."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion import flow_maps
+from diffusion.objectives.few_step import frozen, mix, player
+from diffusion.objectives.inputs import Objective, pairs, split
+from diffusion.parameterizations import Parameterization, Prediction, predict
+from diffusion.schedules import left_broadcast
+
+
+def latent_consistency_distillation(
+    parameterization: Parameterization,
+    teacher: Parameterization,
+    null: Any,
+    guidance: tuple[float, float] = (2.0, 14.0),
+    solver_steps: int = 50,
+    T: int = 1000,
+    c: float = 0.001,
+) -> Objective:
+    """Consistency distillation of the guided flow over skipped steps.
+
+        loss = mean (sqrt((f(x_t, t, w) - stop f_target(x_s, s, w))^2 + c^2) - c),    s = t - 1 / solver_steps,
+        x_s = one step of DDIM with (1 + w) teacher(x_t, t) - w teacher(x_t, t, null),    w ~ U(guidance)
+
+    The student's condition is the pair (condition, w `[B]`); the teacher's is the condition alone. w is the paper's
+    omega: classifier-free guidance of scale 1 + w.
+
+    Facts:
+      loss: Huber distance of f(x_t, t, w) to f_target(x_s, s, w), element by element
+      networks: model, target (EMA of the model), teacher
+      optimum: the end of the teacher's guided flow, up to the error of DDIM with solver_steps steps
+      paper: Luo et al. 2023, "Latent Consistency Models", algorithm 1, with the Huber distance of the authors' code
+
+    Args:
+      parameterization: how f is read from the student's output; `flow_maps.latent_consistency(...)` in the paper.
+      teacher: what the network "teacher" predicts.
+      null: the null condition of one example.
+      guidance: least and largest w; 2 and 14 in the paper.
+      solver_steps: T / k for the paper's skipping interval k = 20.
+      T: number of steps of the discrete process; no time lies below 1 / T.
+      c: of the Huber distance.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "s" and "guidance", each `[B]`.
+
+    Raises:
+      ValueError: if the range of w is empty, or solver_steps is not in [1, T]; when called, without a condition.
+    """
+    low, high = guidance
+    if not low <= high:
+        raise ValueError(f"latent consistency: guidance = {guidance} must be (least, largest) w")
+    if not 1 <= solver_steps <= T:
+        raise ValueError(f"latent consistency: solver_steps = {solver_steps} must be in [1, T = {T}]")
+
+    def objective(networks, schedule, keys, batch, step):
+        condition = batch.get("condition")
+        if condition is None:
+            raise ValueError("latent consistency distils guidance, and the batch has no condition")
+        time_keys, noise_keys, guidance_keys = split(keys, 3)
+        n = jax.vmap(lambda key: jax.random.randint(key, (), 1, solver_steps + 1))(time_keys)
+        t, s = n / solver_steps, jnp.maximum((n - 1) / solver_steps, 1 / T)
+        w = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(guidance_keys)
+        x_t = mix(schedule, t, *pairs(noise_keys, batch))
+        nothing = jax.tree.map(lambda a, b: jnp.broadcast_to(jnp.asarray(b, a.dtype), a.shape), condition, null)
+
+        def guided(x, t):
+            of = lambda c: predict(frozen(networks, "teacher"), schedule, teacher, x, t, c)
+            extra = left_broadcast(w, x)
+            return Prediction(*(a + extra * (a - b) for a, b in zip(of(condition)[:2], of(nothing)[:2], strict=True)))
+
+        x_s = jax.lax.stop_gradient(flow_maps.from_denoiser(guided, schedule)(x_t, t, s))
+        end = lambda network, x, t: predict(network, schedule, parameterization, x, t, (condition, w)).x0
+        f_s = jax.lax.stop_gradient(end(frozen(networks, "target"), x_s, s))
+        error = end(player(networks, "model"), x_t, t) - f_s
+        losses = jnp.mean(jnp.sqrt(jnp.square(error) + c**2) - c, axis=tuple(range(1, error.ndim)))
+        return losses, {"t": t, "s": s, "guidance": w}
+
+    return objective

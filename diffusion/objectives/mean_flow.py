@@ -1,0 +1,179 @@
+"""MeanFlow: the mean velocity between two times, by the identity that its derivative along the flow fulfils."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.flow_maps import Clocks, mean_velocity, start_and_duration
+from diffusion.objectives.conditioning import drop_condition
+from diffusion.objectives.few_step import derivative, mix, player, sum_square
+from diffusion.objectives.inputs import Objective, pairs, split, times
+from diffusion.parameterizations import velocity
+from diffusion.schedules import left_broadcast
+from diffusion.timesteps import Density
+
+
+class Guidance(NamedTuple):
+    """Classifier-free guidance that MeanFlow learns into the network, so that sampling costs one evaluation a step.
+
+    Attributes:
+      null: the null condition of one example; for class labels the integer num_classes.
+      omega: weight of the sample's own velocity.
+      kappa: weight of the network's own conditional velocity; the scale that results is omega / (1 - kappa).
+      dropout: share of examples that train on the null condition, without guidance.
+    """
+
+    null: Any
+    omega: float = 1.0
+    kappa: float = 0.5
+    dropout: float = 0.1
+
+
+def mean_flow(
+    density: Density,
+    equal: float = 0.75,
+    p: float = 1.0,
+    c: float = 0.01,
+    guidance: Guidance | None = None,
+    clocks: Clocks | None = None,
+) -> Objective:
+    """Regression on the MeanFlow identity u = v - (t - s) du/dt.
+
+        loss = |u(x_t, t, s) - stop(v - (t - s) du/dt)|^2 / stop(|..|^2 + c)^p,    v = alpha' x_0 + sigma' eps
+        du/dt = (v . grad_x + d/dt) u(x_t, t, s)
+
+    t and s are the larger and the smaller of two draws, or both the first for a share `equal` of the examples. With
+    guidance, v is replaced by omega v + kappa u(x_t, t, t) + (1 - omega - kappa) u(x_t, t, t, null). Published for
+    the rectified flow, the identity holds for any schedule with finite derivatives.
+
+    Facts:
+      loss: |u - stop(v - (t - s) du/dt)|^2 / stop(|..|^2 + c)^p
+      networks: model, of two times
+      optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v given x_t is symmetric
+      paper: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", algorithm 1 and eq. 19-22
+
+    Args:
+      density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the paper.
+      equal: share of examples with s = t, in [0, 1]; 0.75 in the paper.
+      p: power of the adaptive weight; 1 in the paper, 0 for the plain squared error. With p > 0 the loss is a robust
+        one, whose location need not be the mean: harmless for images, where all errors are about equally long, and
+        a large bias in few dimensions.
+      c: of the adaptive weight; 0.01 in the authors' code.
+      guidance: None for none; the condition of a share `guidance.dropout` is then dropped here.
+      clocks: what the network is told of t and s; `start_and_duration()` if None.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
+
+    Raises:
+      ValueError: if equal is not in [0, 1] or p < 0; TypeError from the objective, if the network has no forward
+        derivative.
+    """
+    _check(equal, p)
+    clocks = clocks or start_and_duration()
+
+    def objective(networks, schedule, keys, batch, step):
+        pair_keys, noise_keys, drop_keys = split(keys, 3)
+        t, s, importance = _two_times(density, equal, pair_keys, batch)
+        x_0, eps = pairs(noise_keys, batch)
+        x_t = mix(schedule, t, x_0, eps)
+        v = velocity().target(schedule, t, x_0, eps)
+        condition = batch.get("condition")
+        u = lambda x, t, s, condition: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, condition)
+        if guidance is not None:
+            v, condition = _guided(guidance, u, drop_keys, x_t, t, v, condition)
+        ones, zeros = jnp.ones_like(t), jnp.zeros_like(s)
+        u_t, du_dt = derivative(lambda x, t, s: u(x, t, s, condition), (x_t, t, s), (v, ones, zeros))
+        target = jax.lax.stop_gradient(v - left_broadcast(t - s, x_t) * du_dt)
+        return importance * _adaptive(sum_square(u_t - target), p, c), {"t": t, "s": s}
+
+    return objective
+
+
+def improved_mean_flow(
+    density: Density, equal: float = 0.5, p: float = 1.0, c: float = 0.01, clocks: Clocks | None = None
+) -> Objective:
+    """MeanFlow as a regression on v whose input is x_t alone: the derivative follows the network's own velocity.
+
+        V = u(x_t, t, s) + (t - s) stop(du/dt),    du/dt = (u(x_t, t, t) . grad_x + d/dt) u(x_t, t, s)
+        loss = |V - v|^2 / stop(|V - v|^2 + c)^p,    v = alpha' x_0 + sigma' eps
+
+    The tangent of the original, v itself, holds the noise of one pair; here it does not. This is the paper's variant
+    without further parameters, the velocity being u(x_t, t, t); its auxiliary velocity head and its conditioning on
+    guidance scale and interval are choices of backbone.
+
+    Facts:
+      loss: |u + (t - s) stop(du/dt) - v|^2 / stop(|..|^2 + c)^p
+      networks: model, of two times
+      optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v given x_t is symmetric
+      paper: Geng et al. 2025, "Improved Mean Flows: On the Challenges of Fastforward Generative Models", eq. 12
+
+    Args:
+      density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the authors' code.
+      equal: share of examples with s = t, in [0, 1]; 0.5 in the authors' code.
+      p: power of the adaptive weight; 1 in the authors' code, 0 for the plain squared error; see `mean_flow`.
+      c: of the adaptive weight.
+      clocks: what the network is told of t and s; `start_and_duration()` if None.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
+
+    Raises:
+      ValueError: if equal is not in [0, 1] or p < 0; TypeError from the objective, if the network has no forward
+        derivative.
+    """
+    _check(equal, p)
+    clocks = clocks or start_and_duration()
+
+    def objective(networks, schedule, keys, batch, step):
+        pair_keys, noise_keys = split(keys, 2)
+        t, s, importance = _two_times(density, equal, pair_keys, batch)
+        x_0, eps = pairs(noise_keys, batch)
+        x_t = mix(schedule, t, x_0, eps)
+        u = lambda x, t, s: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, batch.get("condition"))
+        own = jax.lax.stop_gradient(u(x_t, t, t))
+        u_t, du_dt = derivative(u, (x_t, t, s), (own, jnp.ones_like(t), jnp.zeros_like(s)))
+        V = u_t + left_broadcast(t - s, x_t) * jax.lax.stop_gradient(du_dt)
+        error = V - velocity().target(schedule, t, x_0, eps)
+        return importance * _adaptive(sum_square(error), p, c), {"t": t, "s": s}
+
+    return objective
+
+
+def _two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
+    """t >= s from two draws, equal for a share of the examples, and their importance; one key for each decision."""
+    first_keys, second_keys, equal_keys, stratum_keys = split(keys, 4)
+    first, weight = times(density, first_keys, batch)
+    # Under the same index a stratified density would draw both times from one stratum.
+    elsewhere = jax.vmap(lambda key: jax.random.randint(key, (), 0, 2**30))(stratum_keys)
+    second, other_weight = times(density, second_keys, {**batch, "index": elsewhere})
+    same = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(equal_keys) < equal
+    t, s = jnp.where(same, first, jnp.maximum(first, second)), jnp.where(same, first, jnp.minimum(first, second))
+    return t, s, jnp.where(same, weight, weight * other_weight)
+
+
+def _guided(guidance: Guidance, u, keys, x_t, t, v, condition):
+    """The guided velocity and the condition, of which a share is dropped together with the guidance."""
+    if condition is None:
+        raise ValueError("mean_flow: guidance needs a condition, and the batch has none")
+    null = jax.tree.map(lambda a, b: jnp.broadcast_to(jnp.asarray(b, a.dtype), a.shape), condition, guidance.null)
+    conditional, unconditional = u(x_t, t, t, condition), u(x_t, t, t, null)
+    rest = 1 - guidance.omega - guidance.kappa
+    guided = jax.lax.stop_gradient(guidance.omega * v + guidance.kappa * conditional + rest * unconditional)
+    drop = drop_condition(keys, jnp.zeros(t.shape, bool), True, guidance.dropout)
+    return (
+        jnp.where(left_broadcast(drop, v), v, guided),
+        jax.tree.map(lambda a, b: jnp.where(left_broadcast(drop, a), b, a), condition, null),
+    )
+
+
+def _adaptive(squared: Array, p: float, c: float) -> Array:
+    """|error|^2 / stop(|error|^2 + c)^p."""
+    return squared / jax.lax.stop_gradient(squared + c) ** p
+
+
+def _check(equal: float, p: float) -> None:
+    if not (0 <= equal <= 1 and p >= 0):
+        raise ValueError(f"mean flow: equal = {equal} is a share, in [0, 1], and p = {p} must not be negative")

@@ -1,0 +1,62 @@
+"""Progressive distillation: a student that does in one step of DDIM what its teacher does in two."""
+
+import jax
+
+from diffusion.flow_maps import from_denoiser
+from diffusion.objectives.few_step import frozen, mix, player
+from diffusion.objectives.inputs import Objective, mean_square, pairs, split
+from diffusion.parameterizations import Parameterization, predict
+from diffusion.schedules import left_broadcast
+from diffusion.weightings import Weighting, truncated_snr
+
+
+def progressive_distillation(
+    parameterization: Parameterization, teacher: Parameterization, N: int, weighting: Weighting | None = None
+) -> Objective:
+    """One halving of the number of sampling steps, from 2 N to N.
+
+        t = i / N,    x_s = two steps of DDIM of the teacher, from t to t - 1 / (2 N) and to s = t - 1 / N
+        x_target = (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)
+        loss = w(t) mean |x0(x_t, t) - x_target|^2
+
+    The student starts as the teacher, becomes the teacher of the next halving, and is sampled with `ddim()` on N
+    uniform steps.
+
+    Facts:
+      loss: w(t) mean |x0 - x_target|^2
+      networks: model, teacher
+      optimum: one DDIM step of the student is two of the teacher, exactly
+      paper: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", algorithm 2
+
+    Args:
+      parameterization: what the student predicts; defined at every t = i / N (v or x0 in the paper).
+      teacher: what the network "teacher" predicts.
+      N: number of the student's steps, >= 1, in units of t_max.
+      weighting: (schedule, t) -> weight on the squared error of x0; `truncated_snr()`, max(SNR, 1), if None.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
+
+    Raises:
+      ValueError: if N < 1.
+    """
+    if N < 1:
+        raise ValueError(f"progressive_distillation: N = {N}; a student takes at least one step")
+    weighting = weighting or truncated_snr()
+
+    def objective(networks, schedule, keys, batch, step):
+        time_keys, noise_keys = split(keys, 2)
+        condition = batch.get("condition")
+        i = jax.vmap(lambda key: jax.random.randint(key, (), 1, N + 1))(time_keys)
+        t, middle, s = (schedule.t_max * at / N for at in (i, i - 0.5, i - 1.0))
+        x_t = mix(schedule, t, *pairs(noise_keys, batch))
+        denoise = lambda x, t: predict(frozen(networks, "teacher"), schedule, teacher, x, t, condition)
+        ddim = from_denoiser(denoise, schedule)
+        x_s = ddim(ddim(x_t, t, middle), middle, s)
+        ratio = schedule.sigma(s) / schedule.sigma(t)
+        scale = schedule.alpha(s) - ratio * schedule.alpha(t)
+        x_target = jax.lax.stop_gradient((x_s - left_broadcast(ratio, x_t) * x_t) / left_broadcast(scale, x_t))
+        x0 = predict(player(networks, "model"), schedule, parameterization, x_t, t, condition).x0
+        return weighting(schedule, t) * mean_square(x0 - x_target), {"t": t}
+
+    return objective

@@ -1,0 +1,80 @@
+"""Reflow: flow matching on the pairs that a trained flow has made, whose paths are straighter."""
+
+from typing import Any
+
+import jax
+from jax import Array
+
+from diffusion import samplers
+from diffusion.objectives.flow_matching import flow_matching
+from diffusion.objectives.inputs import Objective, split
+from diffusion.parameterizations import Clock, Denoiser
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Density, Plan
+
+
+def reflow(density: Density, clock: Clock | None = None) -> Objective:
+    """Flow matching on the pairs ("x", "noise") of the batch, as `reflow_pairs` makes them.
+
+        loss = mean |u(x_t, t) - (alpha' x_0 + sigma' z)|^2,    x_0 = ODE(z),    t ~ density
+
+    Facts:
+      loss: |u - (alpha' x_0 + sigma' z)|^2 on given pairs
+      networks: model
+      optimum: E[alpha' x_0 + sigma' z | x_t]; loss 0 where the pairs' paths do not cross
+      paper: Liu et al. 2023, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        eq. 1 and algorithm 1
+
+    Args:
+      density: distribution of t.
+      clock: the time that the network "model" is told; t itself if None.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
+
+    Raises:
+      ValueError: when called, if the batch has no "noise".
+    """
+    matching = flow_matching(density, clock=clock)
+
+    def objective(networks, schedule, keys, batch, step):
+        if "noise" not in batch:
+            raise ValueError('reflow learns from pairs: the batch needs the "noise" that each "x" was made of; '
+                             "make such batches with objectives.reflow_pairs")
+        return matching(networks, schedule, keys, batch, step)
+
+    return objective
+
+
+def reflow_pairs(
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    plan: Plan,
+    keys: Array,
+    shape: tuple[int, ...],
+    sampler: samplers.Sampler | None = None,
+) -> dict[str, Any]:
+    """Pairs (x_0, z) with x_0 the end of a trained flow that starts at z.
+
+    Args:
+      denoise: the teacher, (x_t, t) -> Prediction.
+      schedule: its process.
+      plan: from t_max to 0.
+      keys: `[B]` random keys, one a pair.
+      shape: of one sample.
+      sampler: a deterministic one; Heun's method if None.
+
+    Returns:
+      {"x": `[B, *shape]`, "noise": `[B, *shape]`}, to be updated with conditions and indices where there are any.
+
+    Raises:
+      ValueError: if the sampler is stochastic, and a sample no function of its noise.
+    """
+    sampler = samplers.heun() if sampler is None else sampler
+    if sampler.draws:
+        raise ValueError("reflow_pairs needs a deterministic sampler, such as heun(): the pair of a sample is the "
+                         "noise that it was made of")
+    start_keys, keys = split(keys, 2)
+    noise = samplers.prior(schedule, start_keys, shape)
+    x = jax.lax.stop_gradient(samplers.sample(sampler, denoise, schedule, noise, plan, keys))
+    return {"x": x, "noise": noise}

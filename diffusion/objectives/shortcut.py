@@ -1,0 +1,70 @@
+"""Shortcut models: one network for every step size, each size taught by two steps of half of it."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.flow_maps import mean_velocity, start_and_duration
+from diffusion.objectives.few_step import frozen, mix, player
+from diffusion.objectives.inputs import Objective, mean_square, pairs, split
+from diffusion.parameterizations import Clock, velocity
+from diffusion.schedules import left_broadcast
+
+
+def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: Clock | None = None) -> Objective:
+    """Flow matching at the smallest step, self-consistency above it.
+
+        d = 1 / M:   loss = mean |u(x_t, t, d) - (alpha' x_0 + sigma' eps)|^2
+        d > 1 / M:   loss = mean |u(x_t, t, d) - stop(u_1 + u_2) / 2|^2,
+                     u_1 = u_target(x_t, t, d / 2),    u_2 = u_target(x_t - d / 2 u_1, t - d / 2, d / 2)
+
+    d is one of 2 / M, 4 / M .. 1, t a multiple of d (all in units of t_max), and each case has a fixed share of the
+    examples by chance, where the authors' code takes fixed rows of the batch.
+
+    Facts:
+      loss: mean |u - v|^2 or mean |u - stop(u_1 + u_2) / 2|^2
+      networks: model and target (EMA of the model), of two times
+      optimum: M Euler steps of the probability flow, joined in twos; the flow itself as M grows
+      paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 1; the authors' code tells 1 / M
+        where the paper writes d = 0
+
+    Args:
+      M: steps at the smallest step size, a power of two; 128 in the paper.
+      share: of examples with the second loss, in [0, 1]; 1/4 in the paper.
+      clip: largest absolute value of x and of the target; 4 in the authors' code, none here.
+      clock: the network's time; `time()` if None.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "duration", each `[B]`.
+
+    Raises:
+      ValueError: if M is not a power of two above 1, or share not in [0, 1].
+    """
+    levels = int(math.log2(M)) if M > 1 else 0
+    if levels < 1 or 2**levels != M:
+        raise ValueError(f"shortcut: M = {M} must be a power of two, at least 2 (128 in the paper)")
+    if not 0 <= share <= 1:
+        raise ValueError(f"shortcut: share = {share} must be in [0, 1] (1/4 in the paper)")
+    clocks = start_and_duration(clock)
+
+    def objective(networks, schedule, keys, batch, step):
+        noise_keys, case_keys, size_keys, time_keys = split(keys, 4)
+        x_0, eps = pairs(noise_keys, batch)
+        condition = batch.get("condition")
+        bootstrap = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(case_keys) < share
+        level = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels))(size_keys)
+        steps = jnp.where(bootstrap, 2**level, M)  # of size d from t_max to 0
+        d = schedule.t_max / steps
+        t = d * (1 + jax.vmap(lambda key, steps: jax.random.randint(key, (), 0, steps))(time_keys, steps))
+        x_t = mix(schedule, t, x_0, eps)
+        u = lambda network, x, t, s: mean_velocity(network, schedule, clocks, x, t, s, condition)
+        teacher, half = frozen(networks, "target"), left_broadcast(d / 2, x_t)
+        u_1 = u(teacher, x_t, t, t - d / 2)
+        u_2 = u(teacher, jnp.clip(x_t - half * u_1, -clip, clip), t - d / 2, t - d)
+        joined = jnp.clip((u_1 + u_2) / 2, -clip, clip)
+        v = velocity().target(schedule, t, x_0, eps)
+        target = jax.lax.stop_gradient(jnp.where(left_broadcast(bootstrap, v), joined, v))
+        return mean_square(u(player(networks, "model"), x_t, t, t - d) - target), {"t": t, "duration": d}
+
+    return objective

@@ -1,0 +1,113 @@
+"""Stochastic interpolants and Schroedinger bridges: velocity and noise of a path between any two distributions."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion import couplings
+from diffusion.couplings import Coupling
+from diffusion.objectives.inputs import Objective, normal, pairs, split, times, weighted_mean_square
+from diffusion.objectives.interpolants import Interpolant, brownian_bridge
+from diffusion.parameterizations import Clock, evaluate, velocity
+from diffusion.schedules import left_broadcast
+from diffusion.timesteps import Density
+
+TARGETS = {
+    "velocity": lambda mean_dot, gamma_dot, z: mean_dot + gamma_dot * z,
+    "mean_velocity": lambda mean_dot, gamma_dot, z: mean_dot,
+    "denoiser": lambda mean_dot, gamma_dot, z: z,
+}
+
+
+def stochastic_interpolant(
+    interpolant: Interpolant,
+    density: Density,
+    predicts: tuple[str, ...] = ("velocity", "denoiser"),
+    coupling: Coupling | None = None,
+    clock: Clock | None = None,
+) -> Objective:
+    """Regression on what moves x_t = I(t, x_0, x_1) + gamma(t) z.
+
+        velocity        b   = E[dI/dt + gamma' z | x_t]    of the flow dx = b dt
+        mean_velocity   v   = E[dI/dt | x_t],              b = v + gamma' eta
+        denoiser        eta = E[z | x_t],                  score = -eta / gamma
+
+        loss = sum over what is predicted of mean |output - target|^2
+
+    The flow's samples are those of the SDE dx = (b - e score) dt + sqrt(2 e) dw run from t = 1 to 0, for any e >= 0.
+    x_1 is the batch's "noise", which may be data of another kind, or N(0, I). Where gamma' is infinite at the ends
+    (Brownian bridges) the velocity's loss is not integrable: keep the density away from them, or learn mean_velocity.
+
+    Facts:
+      loss: sum of |b - (dI/dt + gamma' z)|^2, |v - dI/dt|^2 and |eta - z|^2, those that are asked for
+      networks: model, with C channels for each part
+      optimum: (b, v, eta), those that are asked for
+      paper: Albergo et al. 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions"
+
+    Args:
+      interpolant: I and gamma; see `objectives.interpolants`.
+      density: distribution of t in (0, 1).
+      predicts: names of what the channels of the network "model" are, in order.
+      coupling: (keys, x_0, x_1) -> x_1 re-paired; the pairs as given or drawn if None.
+      clock: the time that the network is told; t itself if None. The schedule plays no other part.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and each part's loss by its name, `[B]`.
+
+    Raises:
+      ValueError: if a name is unknown; when called, if the network has other than C channels for each part.
+    """
+    unknown = [name for name in predicts if name not in TARGETS]
+    if unknown or not predicts:
+        raise ValueError(f"stochastic_interpolant: predicts = {predicts}; give one or more of {', '.join(TARGETS)}")
+    outputs = velocity(clock)  # of any meaning: only its clock is read
+
+    def objective(networks, schedule, keys, batch, step):
+        time_keys, pair_keys, noise_keys = split(keys, 3)
+        x_0, x_1 = pairs(pair_keys, batch, coupling)
+        t, importance = times(density, time_keys, batch)
+        z, at = normal(noise_keys, x_0), left_broadcast(t, x_0)
+        mean, mean_dot = jax.jvp(lambda t: interpolant.mean(t, x_0, x_1), (at,), (jnp.ones_like(at),))
+        gamma, gamma_dot = jax.jvp(interpolant.gamma, (at,), (jnp.ones_like(at),))
+        output, t = evaluate(networks["model"], schedule, outputs, mean + gamma * z, t, batch.get("condition"))
+        if output.shape != (*x_0.shape[:-1], len(predicts) * x_0.shape[-1]):
+            raise ValueError(f"stochastic_interpolant: to predict {', '.join(predicts)} for data of shape {x_0.shape} "
+                             f"the network needs {len(predicts)} times its channels; it returned {output.shape}")
+        losses = {
+            name: weighted_mean_square(importance, part - TARGETS[name](mean_dot, gamma_dot, z))
+            for name, part in zip(predicts, jnp.split(output, len(predicts), axis=-1))
+        }
+        return sum(losses.values()), {"t": t, **losses}
+
+    return objective
+
+
+def schroedinger_bridge(
+    sigma: float, density: Density, coupling: Coupling | None = None, clock: Clock | None = None
+) -> Objective:
+    """The Schroedinger bridge between data and "noise": Brownian bridges between the pairs of an entropic plan.
+
+        loss = mean |b - (x_1 - x_0 + sigma (1 - 2 t) / (2 sqrt(t (1 - t))) z)|^2 + mean |eta - z|^2,
+        x_t  = (1 - t) x_0 + t x_1 + sigma sqrt(t (1 - t)) z,    (x_0, x_1) ~ coupling
+
+    With b and the score -eta / (sigma sqrt(t (1 - t))) the bridge is dx = (b - sigma^2 / 2 score) dt + sigma dw from
+    t = 1 to 0, and the flow dx = b dt has its marginals. The second term is the authors' weighted score loss. It is
+    the `stochastic_interpolant` of Brownian bridges; with pairs that the learned bridge itself has made as the batch's
+    "noise", it is one iteration of bridge matching (Shi et al. 2023, "Diffusion Schroedinger Bridge Matching").
+
+    Facts:
+      loss: |b - target|^2 + |eta - z|^2
+      networks: model, with 2 C channels
+      optimum: the bridge's velocity, and E[z | x_t] = -sigma sqrt(t (1 - t)) times its score
+      paper: Tong et al. 2024, "Simulation-Free Schroedinger Bridges via Score and Flow Matching"
+
+    Args:
+      sigma: the bridge's diffusion, > 0.
+      density: distribution of t in (0, 1), best kept away from the ends, where the target is infinite.
+      coupling: (keys, x_0, x_1) -> x_1 re-paired; `couplings.schroedinger_bridge(sigma)` if None.
+      clock: the time that the network "model" is told; t itself if None.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "velocity" and "denoiser", each `[B]`.
+    """
+    coupling = couplings.schroedinger_bridge(sigma) if coupling is None else coupling
+    return stochastic_interpolant(brownian_bridge(sigma), density, ("velocity", "denoiser"), coupling, clock)

@@ -1,0 +1,88 @@
+"""Learned uncertainty weighting: every noise level contributes alike, whatever the size of its loss."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.objectives.few_step import player
+from diffusion.objectives.inputs import Objective
+from diffusion.parameterizations import log_sigma
+
+
+class Uncertainty(NamedTuple):
+    """A network of the noise level alone, that predicts the logarithm of the loss there.
+
+    Attributes:
+      init: () -> parameters.
+      apply: (parameters, clock `[B]`) -> u `[B]`, of the clock ln(sigma / alpha) / 4.
+    """
+
+    init: Callable[[], Mapping[str, Array]]
+    apply: Callable[[Mapping[str, Array], Array], Array]
+
+
+def uncertainty(channels: int = 128, seed: int = 0) -> Uncertainty:
+    """EDM2's network u: one linear layer on random Fourier features of ln(sigma / alpha) / 4.
+
+        u = sum_i w_i sqrt(2) cos(f_i ln(sigma / alpha) / 4 + phi_i),    f_i ~ N(0, (2 pi)^2), phi_i ~ U(0, 2 pi)
+
+    The frequencies are fixed. The weights start at zero, u = 0, and are free in length; the authors' code normalises
+    them. Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", appendix B.
+
+    Args:
+      channels: number of features; 128 in the authors' code.
+      seed: of the frequencies; the same when a run is resumed.
+
+    Raises:
+      ValueError: if channels is below 1.
+    """
+    if channels < 1:
+        raise ValueError(f"uncertainty: channels = {channels} must be at least 1 (128 in the authors' code)")
+    generator = np.random.default_rng(seed)
+    frequencies = 2 * np.pi * generator.standard_normal(channels).astype(np.float32)
+    phases = 2 * np.pi * generator.random(channels).astype(np.float32)
+
+    def apply(params, clock):
+        features = math.sqrt(2) * jnp.cos(clock[..., None] * frequencies + phases)
+        return features @ params["weight"]
+
+    return Uncertainty(lambda: {"weight": jnp.zeros(channels, jnp.float32)}, apply)
+
+
+def with_uncertainty(objective: Objective) -> Objective:
+    """Divides each loss by what a second network expects it to be, and trains that network too.
+
+        loss' = loss / exp(u) + u,    u = uncertainty(ln(sigma / alpha) / 4)
+
+    The gradient of the first network is then that of the loss relative to its size at each noise level. The second
+    is `networks["uncertainty"]`, called as any network but with x_t and the condition None:
+    `lambda x_t, clock, condition: pair.apply(params, clock)` with the pair `uncertainty()`.
+
+    Facts:
+      loss: loss / exp(u) + u
+      networks: those of the objective, uncertainty
+      optimum: that of the objective, and u = ln E[loss | t], where the value is 1 + u
+      paper: Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", eq. 21; Kendall
+        et al. 2018
+
+    Args:
+      objective: the objective to wrap, with one time for each example.
+
+    Returns:
+      An objective with the metrics of the first, and "unweighted" `[B]`, its losses, and "uncertainty" `[B]`.
+    """
+
+    def weighted(networks: Mapping[str, Any], schedule, keys, batch, step):
+        network = player(networks, "uncertainty")
+        losses, metrics = objective(networks, schedule, keys, batch, step)
+        if metrics["t"].shape != losses.shape:
+            raise ValueError(f"with_uncertainty needs one time for each example; the objective's have the shape "
+                             f"{metrics['t'].shape} for losses of shape {losses.shape}")
+        u = network(None, log_sigma()(schedule, metrics["t"]), None)
+        return losses / jnp.exp(u) + u, {**metrics, "unweighted": losses, "uncertainty": u}
+
+    return weighted

@@ -1,0 +1,112 @@
+"""The variational bound on the log-likelihood in continuous time, for fixed schedules and for learned ones."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.objectives.inputs import Objective, noised, normal, split, weighted_mean_square
+from diffusion.parameterizations import Parameterization, evaluate
+from diffusion.schedules import left_broadcast
+from diffusion.timesteps import Density
+from diffusion.weightings import error_scale
+
+Decoder = Callable[[Array, Array, Array], Array]
+
+
+def variational_bound(
+    parameterization: Parameterization, density: Density, t_start: float | None = None, decoder: Decoder | None = None
+) -> Objective:
+    """An upper bound on -log p(x_0), in bits per dimension, as the sum of three terms.
+
+        prior           KL(q(x_{t_max} | x_0) || N(0, s^2 I))
+        reconstruction  -log p(x_0 | x_{t_start})
+        diffusion       -(t_max - t_start) / 2  SNR'(t) |x_0 - x0_hat(x_t, t)|^2,    t uniform in (t_start, t_max)
+
+    Every term is differentiable in the schedule: with one that is made of parameters inside the loss,
+    `variational_bound(...)(networks, learned(parameters), ...)`, its gradient is the bound's. Between fixed ends a
+    schedule changes the variance of the estimate alone, not its mean.
+
+    Facts:
+      loss: prior + reconstruction + diffusion, in bits per dimension
+      networks: model
+      optimum: E[target | x_t], with the schedule's ends where the sum of the other two terms is least
+      paper: Kingma et al. 2021, "Variational Diffusion Models", eq. 11 and 17
+
+    Args:
+      parameterization: what the network "model" predicts.
+      density: of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule._replace(t_min=t_start)) is, or
+        with an importance that makes up for another one.
+      t_start: first time, where sigma > 0; the schedule's t_min if None.
+      decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) entry by entry; `levels()` if None, for bytes.
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "prior", "reconstruction", "diffusion", `[B]`.
+
+    Raises:
+      ValueError: when called, if sigma vanishes at t_start.
+    """
+    decoder = decoder or levels()
+
+    def objective(networks, schedule, keys, batch, step):
+        start = schedule.t_min if t_start is None else t_start
+        if start <= 0:
+            raise ValueError(f"variational_bound: at t_start = {start:g} there is no noise, and x_0 has no finite "
+                             "density given x_{t_start}; give a t_start > 0, such as 1e-3")
+        diffusion_keys, decoder_keys = split(keys, 2)
+        x_0, eps, x_t, t, importance = noised(schedule, density, diffusion_keys, batch)
+        output, t = evaluate(networks["model"], schedule, parameterization, x_t, t, batch.get("condition"))
+        log_snr, slope = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
+        weight = -(schedule.t_max - start) / 2 * slope * jnp.exp(log_snr) * error_scale(schedule, t, parameterization)
+        error = output - parameterization.target(schedule, t, x_0, eps)
+
+        ratio = jnp.exp(-schedule.log_snr(jnp.full_like(t, start)) / 2)
+        decoded = decoder(x_0, normal(decoder_keys, x_0), left_broadcast(ratio, x_0))
+        terms = {
+            "prior": _mean(_prior(schedule, x_0)),
+            "reconstruction": -_mean(decoded),
+            "diffusion": weighted_mean_square(importance * weight, error),
+        }
+        terms = {name: term / math.log(2) for name, term in terms.items()}
+        return sum(terms.values()), {"t": t, **terms}
+
+    return objective
+
+
+def levels(count: int = 256) -> Decoder:
+    """The decoder of data on `count` levels of [-1, 1]: p(x_0 | x_t) proportional to q(x_t | x_0), entry by entry.
+
+    Kingma et al. 2021, as in the authors' code. The bound is then on the probability of the data, not on a
+    density. Data outside of [-1, 1] has a bound of NaN.
+
+    Args:
+      count: number of levels, -1 + 2 k / (count - 1).
+    """
+    half = (count - 1) / 2
+
+    def decoder(x_0, noise, ratio):
+        values = jnp.arange(count) / half - 1
+        y = (x_0 + ratio * noise)[..., None]
+        log_p = jax.nn.log_softmax(-jnp.square((y - values) / ratio[..., None]) / 2)
+        own = jnp.round((x_0 + 1) * half).astype(jnp.int32)
+        return jnp.take_along_axis(log_p, own[..., None], axis=-1)[..., 0]
+
+    return decoder
+
+
+def gaussian() -> Decoder:
+    """The decoder of continuous data: p(x_0 | x_t) = N(x_t / alpha, (sigma / alpha)^2 I)."""
+    return lambda x_0, noise, ratio: -jnp.square(noise) / 2 - jnp.log(ratio) - math.log(2 * math.pi) / 2
+
+
+def _prior(schedule, x_0):
+    """KL(q(x_T | x_0) || N(0, s^2)) entry by entry; s = 1 where the variance is preserved, sigma(T) elsewhere."""
+    alpha, sigma = schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max)
+    s = jnp.where(jnp.abs(jnp.hypot(alpha, sigma) - 1) < 1e-5, 1.0, sigma)
+    return (((alpha * x_0) ** 2 + sigma**2) / s**2 - 1) / 2 - jnp.log(sigma / s)
+
+
+def _mean(terms: Array) -> Array:
+    return jnp.mean(terms, axis=tuple(range(1, terms.ndim)))

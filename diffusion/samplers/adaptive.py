@@ -1,0 +1,89 @@
+"""A driver beside `sample` that chooses its own steps."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import ode, polar
+from diffusion.parameterizations import Denoiser
+from diffusion.schedules import NoiseSchedule
+
+
+class AdaptiveStats(NamedTuple):
+    """What an adaptive solve cost.
+
+    Attributes:
+      nfe: `[B]` network evaluations that each sample needed, those of refused steps included.
+      evaluations: `[]` calls of the network with the whole batch, which the slowest sample decides.
+    """
+
+    nfe: Array
+    evaluations: Array
+
+
+def adaptive(
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    x: Array,
+    rtol: ArrayLike = 1e-3,
+    atol: ArrayLike = 1e-3,
+    *,
+    t_start: float | None = None,
+    t_end: float | None = None,
+    most: int = 1000,
+) -> tuple[Array, AdaptiveStats]:
+    """Solves the probability flow with steps that each sample chooses by its own error, so that it depends on no other.
+
+        du/dtheta = cos(theta) eps(x, t) - sin(theta) x0(x, t),    theta = atan2(sigma, alpha),
+        u = x / sqrt(alpha^2 + sigma^2),
+
+    by Dormand and Prince's method (see `ode.dormand_prince` for the control of the steps).
+
+    Facts:
+      kind: deterministic, adaptive
+      order: 5 in atan2(sigma, alpha), both ends included
+      nfe: 1 + 6 attempts, by the tolerance; counted for each sample
+      accepts: any schedule; t_start < t_end inverts
+      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", section 4.3
+        (RK45, with rtol = atol = 1e-5), with the control of each sample by itself
+
+    Args:
+      denoise: (x_t, t) -> Prediction; called with t `[B]`.
+      schedule: the process.
+      x: `[B, ...]` samples at t_start.
+      rtol: relative tolerance of a step, > 0.
+      atol: absolute tolerance of a step on the scale of u, which has about the variance of the data, > 0.
+      t_start: where x is; schedule.t_max if None.
+      t_end: where to go; schedule.t_min if None. A network that cannot be read at sigma = 0 needs a little more: 1e-5
+        with a continuous schedule.
+      most: attempts before giving up; a sample that has not arrived by then is NaN.
+
+    Returns:
+      (x at t_end `[B, ...]`, `AdaptiveStats`).
+
+    Raises:
+      ValueError: if the times are outside the schedule or equal, or a tolerance is not positive.
+    """
+    t_start = schedule.t_max if t_start is None else t_start
+    t_end = schedule.t_min if t_end is None else t_end
+    for name, t in (("t_start", t_start), ("t_end", t_end)):
+        if not schedule.t_min <= t <= schedule.t_max:
+            raise ValueError(f"adaptive: {name} = {t} must be in [{schedule.t_min:g}, {schedule.t_max:g}], where the "
+                             "schedule is defined")
+    if t_start == t_end:
+        raise ValueError(f"adaptive: t_start and t_end are both {t_end}")
+    concrete = [tolerance for tolerance in (rtol, atol) if not isinstance(tolerance, jax.core.Tracer)]
+    if not (all(tolerance > 0 for tolerance in concrete) and most >= 1):
+        raise ValueError(f"adaptive: need rtol > 0, atol > 0 and most >= 1; got {rtol}, {atol} and {most}")
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    start, end = jnp.asarray(t_start, x.dtype), jnp.asarray(t_end, x.dtype)
+    velocity, sign = polar.velocity(denoise, schedule), 1 if t_end > t_start else -1
+    flow = lambda s, u: sign * velocity(sign * s, u)  # the solver's variable s = sign theta increases
+    first, last = sign * polar.angle(schedule, start), sign * polar.angle(schedule, end)
+    u = x / polar.radius(schedule, start)
+    u, attempts = ode.dormand_prince_between(flow, first, last, u, rtol, atol, most)
+    nfe = 1 + 6 * attempts
+    return u * polar.radius(schedule, end), AdaptiveStats(nfe, nfe.max())

@@ -1,0 +1,87 @@
+"""Ancestral samplers: a deterministic step to less noise than asked for, then fresh noise."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.samplers.exponential import between, ddim_step, log_ratio, noise_gain
+from diffusion.samplers.posterior import check_eta, split_noise
+from diffusion.samplers.sample import Sampler, State, start
+
+
+def euler_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
+    """x_s = alpha_s x0 + down eps + s_noise up z,    up^2 = eta^2 Var q(x_s | x_t, x_0),    down^2 = sigma_s^2 - up^2.
+
+    In sigma / alpha it is k-diffusion's step; it is `ddim(eta)` under another name, and `ddpm` at eta = 1. The
+    variants for flows in some user interfaces, which define eta through another time to go down to, are not this.
+
+    Facts:
+      kind: stochastic, single step; deterministic at eta = 0
+      order: weak 1
+      nfe: steps
+      accepts: any schedule; plans that go up invert at eta = 0
+      paper: none; k-diffusion's `sample_euler_ancestral`, as Song et al. 2021, "Denoising Diffusion Implicit Models"
+
+    Args:
+      eta: share of the posterior's noise, in [0, 1]; 0 is Euler's method in sigma / alpha.
+      s_noise: factor of the noise; other values than 1 leave the process.
+
+    Raises:
+      ValueError: if eta is not in [0, 1].
+    """
+    check_eta("euler_ancestral", eta)
+
+    def step(state, denoise, schedule, plan, i, noise):
+        t, s = plan.t[i], plan.s[i]
+        x0, eps = denoise(state.x, t)[:2]
+        h = log_ratio(schedule, s) - log_ratio(schedule, t)
+        down, up = split_noise(schedule.sigma(s), h, eta)
+        x = schedule.alpha(s) * x0 + down * eps
+        return State(x + s_noise * up * noise[0] if eta > 0 else x, x0)
+
+    return Sampler(start, step, draws=1 if eta > 0 else 0, nfe=lambda steps: steps, reads_both=True)
+
+
+def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
+    """Midpoint steps down to the noise level r_down, then fresh noise: with y = x / alpha and r = sigma / alpha,
+
+        r_down^2 + r_up^2 = r_s^2,    r_up^2 = eta^2 r_s^2 (1 - r_s^2 / r_t^2),    r_m = sqrt(r_t r_down),
+        y_m = y_t + (r_m - r_t) eps(y_t, r_t),
+        y_s = y_t + (r_down - r_t) eps(y_m, r_m) + s_noise r_up z.
+
+    From alpha(t) = 0, where r_t is infinite, it is the step of `euler_ancestral` with the estimates of the middle.
+
+    Facts:
+      kind: stochastic, single step; deterministic at eta = 0
+      order: weak 2; the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
+      nfe: 2 steps - 1
+      accepts: any schedule; plans that go up invert at eta = 0
+      paper: none; k-diffusion's `sample_dpm_2_ancestral`, after Karras et al. 2022 and DPM-Solver-2
+
+    Args:
+      eta: share of the posterior's noise, in [0, 1].
+      s_noise: factor of the noise; other values than 1 leave the process.
+
+    Raises:
+      ValueError: if eta is not in [0, 1].
+    """
+    check_eta("dpm_2_ancestral", eta)
+
+    def step(state, denoise, schedule, plan, i, noise):
+        t, s = plan.t[i], plan.s[i]
+        first = denoise(state.x, t)
+        h = log_ratio(schedule, s) - log_ratio(schedule, t)
+        down, up = split_noise(schedule.sigma(s), h, eta)
+        euler = lambda prediction: schedule.alpha(s) * prediction.x0 + down * prediction.eps
+
+        def midpoint():
+            to_down = h - jnp.log(1 - eta**2 + eta**2 * jnp.exp(-2 * h)) / 2  # log(r_t / r_down)
+            m = schedule.inverse_log_snr(schedule.log_snr(t) + to_down)
+            m = jnp.where(jnp.isfinite(to_down), m, between(schedule, t, s, 0.5))
+            second = denoise(ddim_step(schedule, m, first), m)
+            gain = noise_gain(schedule, t, s) + schedule.sigma(s) - down  # alpha_s (r_t - r_down)
+            return jnp.where(schedule.alpha(t) > 0, euler(first) - gain * (second.eps - first.eps), euler(second))
+
+        x = jax.lax.cond(schedule.sigma(s) > 0, midpoint, lambda: euler(first))
+        return State(x + s_noise * up * noise[0] if eta > 0 else x, first.x0)
+
+    return Sampler(start, step, draws=1 if eta > 0 else 0, nfe=lambda steps: 2 * steps - 1)

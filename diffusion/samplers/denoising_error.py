@@ -1,0 +1,52 @@
+"""The error of a denoiser as a function of the noise level: what the analytic variance of `ddpm` asks for."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.parameterizations import Denoiser
+from diffusion.schedules import NoiseSchedule
+
+
+def denoising_error(
+    denoise: Denoiser, schedule: NoiseSchedule, x_0: Array, times: ArrayLike, keys: Array
+) -> Callable[[Array], Array]:
+    """Estimates E |x_0 - x0_hat(alpha_t x_0 + sigma_t eps, t)|^2 / D at some times, for `ddpm("analytic")`.
+
+    For a perfect denoiser this is (sigma / alpha)^2 (1 - E |eps_hat|^2 / D), the statistic of Analytic-DPM; taken as
+    the error itself it also accounts for an imperfect one and is finite where alpha = 0.
+
+    Facts:
+      paper: Bao et al. 2022, "Analytic-DPM", section 3.1; Bao et al. 2022, "Estimating the Optimal Covariance with
+        Imperfect Mean", for the error in the place of the score's norm
+
+    Args:
+      denoise: (x_t, t) -> Prediction, for a batch of B.
+      schedule: the process.
+      x_0: `[B, ...]` clean samples, one batch for all times.
+      times: `[T]` times in (0, t_max] in any order; those at which a plan's steps start, or a grid that covers them.
+      keys: `[B]` random keys, one a sample.
+
+    Returns:
+      log-SNR -> error, linear between the estimates and constant beyond them. It serves any schedule, because the error
+      depends on the log-SNR alone.
+    """
+    times = jnp.sort(jnp.asarray(times, jnp.promote_types(x_0.dtype, jnp.float32)))[::-1]
+
+    def at(number_and_time):
+        number, t = number_and_time
+        draw = lambda key: jax.random.normal(jax.random.fold_in(key, number), x_0.shape[1:], x_0.dtype)
+        eps = jax.vmap(draw)(keys)
+        x0 = denoise(schedule.alpha(t) * x_0 + schedule.sigma(t) * eps, t).x0
+        return jnp.mean((x_0 - x0) ** 2)
+
+    levels, errors = _finite(schedule.log_snr(times)), jax.lax.map(at, (jnp.arange(times.size), times))
+    return lambda log_snr: jnp.interp(_finite(log_snr), levels, errors)
+
+
+def _finite(log_snr):
+    """Log-SNRs that can be interpolated; beyond e^60 there is nothing but noise or data."""
+    return jnp.clip(log_snr, -60, 60)

@@ -1,0 +1,88 @@
+"""Samplers of flow maps: networks x_s = F(x_t, t, s) that jump along the probability flow from one time to another.
+
+They take the map in the place of the denoiser. With the exact map each is exact in any number of steps: `flow_map`
+stays on its trajectory, the others keep every marginal.
+"""
+
+import jax.numpy as jnp
+
+from diffusion.samplers.posterior import transition_variance
+from diffusion.samplers.sample import Sampler, State, start
+
+
+def flow_map() -> Sampler:
+    """x_s = F(x_t, t, s): the jumps of the map and nothing else, in one step or a few.
+
+    The way's `x0` are the samples themselves, since a map to s makes no estimate of x_0.
+
+    Facts:
+      kind: deterministic, flow map
+      order: exact, where the map is
+      nfe: steps
+      accepts: flow maps, any schedule; plans that go up invert where the map does
+      paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 2; Geng et al. 2025, "Mean Flows for
+        One-step Generative Modeling", eq. 12
+    """
+
+    def step(state, flow_map, schedule, plan, i, noise):
+        x = flow_map(state.x, plan.t[i], plan.s[i])
+        return State(x, x)
+
+    return Sampler(start, step, draws=0, nfe=lambda steps: steps, of_flow_maps=True)
+
+
+def consistency() -> Sampler:
+    """Multistep consistency sampling: x0 = F(x_t, t, 0), then x_s = alpha_s x0 + sigma_s z.
+
+    In the literature of latent consistency models its name is LCM. The authors' data end at their smallest time and
+    the noise is of variance s^2 - t_min^2; here they end at 0.
+
+    Facts:
+      kind: stochastic, flow map
+      order: exact marginals, where the map is
+      nfe: steps
+      accepts: flow maps, any schedule
+      paper: Song et al. 2023, "Consistency Models", algorithm 1; Luo et al. 2023, "Latent Consistency Models",
+        multistep sampling
+    """
+
+    def step(state, flow_map, schedule, plan, i, noise):
+        t, s = plan.t[i], plan.s[i]
+        x0 = flow_map(state.x, t, jnp.zeros_like(s))
+        return State(schedule.alpha(s) * x0 + schedule.sigma(s) * noise[0], x0)
+
+    return Sampler(start, step, draws=1, nfe=lambda steps: steps, of_flow_maps=True)
+
+
+def tcd(gamma: float = 0.3) -> Sampler:
+    """Trajectory consistency: x_r = F(x_t, t, r) to r = (1 - gamma) s, then back up to s by x_s ~ q(x_s | x_r).
+
+    gamma = 0 is `flow_map`, gamma = 1 `consistency`. The way's `x0` are the x_r.
+
+    Facts:
+      kind: stochastic, deterministic at gamma = 0; flow map
+      order: exact marginals, where the map is
+      nfe: steps
+      accepts: flow maps, any schedule
+      paper: Zheng et al. 2024, "Trajectory Consistency Distillation", strategic stochastic sampling
+
+    Args:
+      gamma: share of stochasticity, in [0, 1]; 0.3 in the authors' code.
+
+    Raises:
+      ValueError: if gamma is not in [0, 1].
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"tcd: gamma = {gamma} must be in [0, 1]; 0 is flow_map, 1 is consistency")
+    if gamma == 0:
+        return flow_map()
+
+    def step(state, flow_map, schedule, plan, i, noise):
+        t, s = plan.t[i], plan.s[i]
+        r = (1 - gamma) * s
+        x_r = flow_map(state.x, t, r)
+        last = schedule.sigma(s) == 0
+        std = jnp.sqrt(transition_variance(schedule, jnp.where(last, t, s), r))
+        return State(schedule.alpha(s) / schedule.alpha(r) * x_r + jnp.where(last, 0, std) * noise[0], x_r)
+
+    return Sampler(start, step, draws=1, nfe=lambda steps: steps, of_flow_maps=True)

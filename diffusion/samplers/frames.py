@@ -1,0 +1,52 @@
+"""Sampling of sequences whose frames are at different times."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.samplers.sample import Sampler, State, start
+from diffusion.timesteps import Plan
+
+
+def per_frame(sampler: Sampler) -> Sampler:
+    """A sampler that takes every frame of x `[B, F, ...]` along times of its own.
+
+        x_s[f] = step of the sampler from t[f] to s[f] on the prediction for the whole sequence at times t
+
+    The denoiser is asked once a step, with times `[B, F]`. A frame with t[f] = s[f] rests. Plans have t and s of
+    shape `[N, F]`; see `timesteps.staggered`.
+
+    Facts:
+      kind: as the sampler's
+      order: as the sampler's where the frames do not depend on each other; those that wait are still noise
+      nfe: steps of the plan
+      accepts: as the sampler does
+      paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 2
+
+    Args:
+      sampler: of one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
+
+    Raises:
+      ValueError: if the sampler asks the network more than once a step; when called, if it has a history.
+    """
+    if sampler.nfe(3) != 3 or sampler.of_flow_maps:
+        raise ValueError("per_frame takes samplers of denoisers that ask the network once a step, such as ddim(); this "
+                         f"one needs {sampler.nfe(3)} evaluations for 3 steps")
+
+    def init(x, schedule, plan):
+        if not isinstance(sampler.init(x, schedule, plan), State):
+            raise ValueError("per_frame takes samplers without a history, such as ddim(), because a frame that rests "
+                             "makes no history")
+        return start(x, schedule, plan)
+
+    def step(state, denoise, schedule, plan, i, noise):
+        prediction = denoise(state.x, jnp.broadcast_to(plan.t[i], state.x.shape[:2]))
+
+        def advance(state, prediction, t, s, noise):
+            alone = Plan(t[None], s[None], jnp.zeros(1, bool))
+            new = sampler.step(state, lambda x, t: prediction, schedule, alone, 0, noise)
+            return jax.tree.map(lambda new, old: jnp.where(t == s, old, new), new, state)
+
+        over_frames = jax.vmap(advance, in_axes=(1, 1, 0, 0, 2), out_axes=1)
+        return over_frames(state, prediction, plan.t[i], plan.s[i], noise)
+
+    return Sampler(init, step, draws=sampler.draws, nfe=lambda steps: steps, reads_both=sampler.reads_both)

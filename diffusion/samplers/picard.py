@@ -1,0 +1,120 @@
+"""A driver beside `sample` that computes many steps of a walk at once and repeats them until they agree."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import polar
+from diffusion.parameterizations import Denoiser
+from diffusion.samplers.sample import Sampler, check_kind, keys_of_step, normal
+from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.timesteps import Plan
+
+
+class PicardStats(NamedTuple):
+    """What a parallel walk cost.
+
+    Attributes:
+      sweeps: `[]` rounds of evaluations one after the other, each of a whole window of steps at once; `sample` needs as
+        many rounds as there are steps.
+      steps: `[]` steps computed in all, sweeps * window.
+    """
+
+    sweeps: Array
+    steps: Array
+
+
+def picard(
+    sampler: Sampler,
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    *,
+    window: int | None = None,
+    tolerance: ArrayLike = 1e-3,
+) -> tuple[Array, PicardStats]:
+    """Walks x along a plan as `sample` does, with the same noise, but a window of steps at a time in parallel.
+
+    From a guess of all samples in the window, x_0 being final, one sweep takes every step at once and sums what they
+    changed,
+
+        x_{j+1} <- x_0 + sum_{i <= j} (step_i(x_i) - x_i),
+
+    while what else a sampler's state holds (the history of a multistep method) is that of the step before. Every sweep
+    makes at least one more sample final, so that N sweeps give the result of `sample` to rounding; the window moves on
+    over those that a sweep changes by no more than the tolerance. The batch moves together, at the pace of its slowest
+    sample: the others are then closer than asked, and depend on their company by less than the tolerance.
+
+    Facts:
+      kind: as the sampler, with the same noise
+      order: the sampler's, to the tolerance
+      nfe: sweeps * window times a step's
+      accepts: any sampler and plan without renoise; flow-map samplers too
+      paper: Shih et al. 2023, "Parallel Sampling of Diffusion Models" (ParaDiGMS), algorithm 1
+
+    Args:
+      sampler: of one evaluation a step or several; noise as for `sample`.
+      denoise: (x_t, t) -> Prediction, or a flow map for a sampler of those; mapped over the window by `jax.vmap`.
+      schedule: the process.
+      x: `[B, ...]` sample at plan.t[0].
+      plan: the steps, none of which renoises.
+      keys: `[B]` random keys, one a sample.
+      window: number of steps that are computed at once; all of them if None. The memory of so many evaluations.
+      tolerance: the largest change of a sample by a sweep, root mean square in units of sqrt(alpha^2 + sigma^2), at
+        which it counts as final, >= 0; 0 goes on until nothing changes, N sweeps at most.
+
+    Returns:
+      (x at plan.s[-1] `[B, ...]`, `PicardStats`).
+
+    Raises:
+      ValueError: if the plan renoises, the window is not in [1, N], or the tolerance is negative.
+    """
+    check_kind(sampler, denoise)
+    N = len(plan.t)
+    window = N if window is None else window
+    if not 1 <= window <= N:
+        raise ValueError(f"picard: window = {window} must be in [1, {N}], the number of steps of the plan")
+    if not isinstance(tolerance, jax.core.Tracer) and not tolerance >= 0:
+        raise ValueError(f"picard: tolerance = {tolerance} must not be negative")
+    if not isinstance(plan.renoise, jax.core.Tracer) and np.any(plan.renoise):
+        raise ValueError("picard: this plan adds noise on the way (renoise); only `sample` walks such plans")
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
+    radii = polar.radius(schedule, plan.s)
+
+    def step(state, i):
+        noise = normal(keys_of_step(keys, i)[0], sampler.draws, x)
+        return sampler.step(state, denoise, schedule, plan, i, noise)
+
+    def sweep(carry):
+        states, begin, sweeps = carry  # states[j] is the state before step j; those up to `begin` are final
+        begin = jnp.minimum(begin, N - window)
+        of_window = lambda shift: jax.tree.map(
+            lambda a: jax.lax.dynamic_slice_in_dim(a, begin + shift, window), states
+        )
+        before, guess = of_window(0), of_window(1)
+        after = jax.vmap(step)(before, begin + jnp.arange(window))
+        after = after._replace(x=before.x[0] + jnp.cumsum(after.x - before.x, axis=0))
+        change = (after.x - guess.x).reshape(*guess.x.shape[:2], -1)
+        change = jnp.sqrt(jnp.mean(change**2, axis=2)).max(axis=1, initial=0.0)
+        moving = ~(change <= tolerance * jax.lax.dynamic_slice_in_dim(radii, begin, window))
+        final = jnp.where(moving.any(), jnp.argmax(moving) + 1, window)
+        return jax.tree.map(lambda a, new: _put(a, new, begin + 1), states, after), begin + final, sweeps + 1
+
+    states = jax.tree.map(lambda a: jnp.broadcast_to(a, (N + 1, *jnp.shape(a))), sampler.init(x, schedule, plan))
+    going = lambda carry: carry[1] < N
+    states, _, sweeps = jax.lax.while_loop(going, sweep, (states, 0, 0))
+    return states.x[-1], PicardStats(sweeps, sweeps * window)
+
+
+def _put(states: Array, new: Array, at: Array) -> Array:
+    """`[N + 1, ...]` with `new` from index `at` on, and its last one as the guess of all that follow."""
+    states = jax.lax.dynamic_update_slice_in_dim(states, new, at, axis=0)
+    later = left_broadcast(jnp.arange(len(states)) >= at + len(new), states)
+    return jnp.where(later, new[-1], states)

@@ -1,0 +1,86 @@
+"""Restart: plans that go back up by fresh noise and down again, several times over the same interval."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Plan, plan
+
+
+class Restart(NamedTuple):
+    """Where to restart.
+
+    Attributes:
+      steps: solver steps from sigma_max back down, >= 1; the authors' N_Restart counts times, and is one more.
+      repeats: how often, >= 1 (K).
+      sigma_min: sigma / alpha from which noise is added; the nearest one on the main grid is taken.
+      sigma_max: sigma / alpha to which it is added.
+    """
+
+    steps: int
+    repeats: int
+    sigma_min: float
+    sigma_max: float
+
+
+def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Restart], rho: float = 7.0) -> Plan:
+    """The plan that walks down a grid and, at the time of each restart, goes `repeats` times up and down again:
+
+        x at sigma_max ~ q(x | x at sigma_min), then `steps` steps back, with sigma / alpha spaced as in `karras`.
+
+    For any sampler of the probability flow; `edm()` gives the published method. The steps up cost no evaluation: with
+    N steps that go down it takes `sampler.nfe(N)`, and more where a sampler's warm-up costs some.
+
+    Facts:
+      paper: Xu et al. 2023, "Restart Sampling for Improving Generative Processes", section 3, as in the authors' code
+
+    Args:
+      schedule: turns sigma / alpha into t.
+      grid: `[N + 1]` decreasing times of the main walk.
+      restarts: in any order; tuples (steps, repeats, sigma_min, sigma_max) serve as well.
+      rho: spacing of the steps within a restart.
+
+    Returns:
+      A `Plan`; its steps that add noise reset a sampler's history.
+
+    Raises:
+      ValueError: if a restart is not 0 < sigma_min < sigma_max within the schedule, has no steps or repeats, falls on
+        another's time, or the grid has no time between its ends.
+    """
+    grid = np.asarray(grid)
+    with jax.ensure_compile_time_eval():
+        ratios = np.asarray(np.exp(-np.asarray(schedule.log_snr(grid), np.float64) / 2))
+        highest = float(np.exp(-np.float64(schedule.log_snr(schedule.t_max)) / 2))
+    if grid.size < 3:
+        raise ValueError("restart_plan: the grid has no time between its ends to restart from; use two steps or more")
+    at = {}
+    for restart in (Restart(*values) for values in restarts):
+        if not 0 < restart.sigma_min < restart.sigma_max <= highest * (1 + 1e-5):
+            raise ValueError(f"restart_plan: {restart} needs 0 < sigma_min < sigma_max <= {highest:g}, the schedule's "
+                             "sigma / alpha at t_max")
+        if restart.steps < 1 or restart.repeats < 1:
+            raise ValueError(f"restart_plan: {restart} needs at least one step and one repeat")
+        j = 1 + int(np.argmin(np.abs(ratios[1:-1] - restart.sigma_min)))
+        if j in at or not ratios[j] < restart.sigma_max:
+            raise ValueError(f"restart_plan: {restart} falls on the grid's time with sigma / alpha = {ratios[j]:g}, "
+                             "which another restart has or which is not below its sigma_max; use a finer grid")
+        at[j] = restart
+
+    times, renoise = [grid[0]], []
+    for j, time in enumerate(grid[1:], start=1):
+        times.append(time)
+        renoise.append(False)
+        if j not in at:
+            continue
+        steps, repeats, _, sigma_max = at[j]
+        sigmas = np.linspace(sigma_max ** (1 / rho), ratios[j] ** (1 / rho), steps + 1) ** rho
+        with jax.ensure_compile_time_eval():
+            way = np.minimum(np.asarray(schedule.inverse_log_snr(-2 * np.log(sigmas))), schedule.t_max)
+        for _ in range(repeats):
+            times += [*way[:-1], time]
+            renoise += [True] + [False] * steps
+    return plan(np.asarray(times, grid.dtype), renoise)

@@ -1,0 +1,89 @@
+"""The reverse stochastic differential equation, with any amount of noise, by the method of Euler and Maruyama."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.parameterizations import derivatives
+from diffusion.samplers.posterior import posterior_mean, posterior_variance
+from diffusion.samplers.sample import Sampler, State, start
+from diffusion.schedules import NoiseSchedule
+
+Diffusion = Callable[[NoiseSchedule, ArrayLike], Array]
+
+DIFFUSIONS: dict[str, Diffusion] = {
+    "sigma": lambda schedule, t: 2 * schedule.sigma(t),
+    "constant": lambda schedule, t: 2 * jnp.ones_like(t),
+    "linear": lambda schedule, t: 2 * t,
+    "decreasing": lambda schedule, t: (1 - jnp.cos(jnp.pi * t)) ** 2 / 2,
+    "increasing-decreasing": lambda schedule, t: 2 * jnp.sin(jnp.pi * t) ** 2,
+    "sbdm": lambda schedule, t: schedule.diffusion(t) ** 2,
+}
+
+
+def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0) -> Sampler:
+    """Euler-Maruyama for dx = (v - w/2 score) dt + sqrt(w) dW, from noise to data, with any w(t) >= 0:
+
+        x_s = x_t - (t - s) (alpha' x0 + (sigma' + w / (2 sigma)) eps) + sqrt(w (t - s)) z.
+
+    Every w has the process's marginals; w = 0 is `euler`, and w = g^2 ("sbdm") is `euler_maruyama`. The step onto
+    sigma(s) = 0 returns the estimate of x_0 ("Tweedie" in SiT's code). Where w is infinite, which g^2 is at
+    alpha(t) = 0, the step draws q(x_s | x_t, x0) instead.
+
+    Facts:
+      kind: stochastic
+      order: weak 1
+      nfe: steps
+      accepts: any schedule
+      paper: Ma et al. 2024, "SiT", eq. 4; Albergo et al. 2023, "Stochastic Interpolants", for any w
+
+    Args:
+      w: (schedule, t) -> w(t); or its name in SiT's code, whose noise is sqrt(2 D) dW, so that w = 2 D: "sigma"
+        (2 sigma), "constant" (2), "linear" (2 t), "decreasing" ((1 - cos(pi t))^2 / 2), "increasing-decreasing"
+        (2 sin^2(pi t)), "sbdm" (g^2, the process's own).
+      scale: factor of w.
+
+    Raises:
+      ValueError: if the name is unknown or the scale negative.
+    """
+    if isinstance(w, str) and w not in DIFFUSIONS:
+        raise ValueError(f"interpolant_sde: unknown diffusion {w!r}; valid are {', '.join(DIFFUSIONS)}, or a function "
+                         "(schedule, t) -> w")
+    if not scale >= 0:
+        raise ValueError(f"interpolant_sde: scale = {scale} must not be negative")
+    diffusion = DIFFUSIONS[w] if isinstance(w, str) else w
+
+    def step(state, denoise, schedule, plan, i, noise):
+        t, s, x = plan.t[i], plan.s[i], state.x
+        x0, eps = denoise(x, t)[:2]
+        w_t = scale * diffusion(schedule, t)
+        finite = jnp.isfinite(w_t)
+        w_t = jnp.where(finite, w_t, 0)
+        alpha_dot, sigma_dot = derivatives(schedule, t, x)
+        drift = alpha_dot * x0 + (sigma_dot + w_t / (2 * schedule.sigma(t))) * eps
+        moved = x - (t - s) * drift + jnp.sqrt(w_t * (t - s)) * noise[0]
+        drawn = posterior_mean(schedule, t, s, x, x0) + jnp.sqrt(posterior_variance(schedule, t, s)) * noise[0]
+        arrived = jnp.where(finite, moved, drawn)
+        return State(jnp.where(schedule.sigma(s) > 0, arrived, schedule.alpha(s) * x0), x0)
+
+    return Sampler(start, step, draws=1, nfe=lambda steps: steps)
+
+
+def euler_maruyama() -> Sampler:
+    """Euler-Maruyama for the reverse equation dx = (f x - g^2 score) dt + g dW, from noise to data:
+
+        x_s = x_t - (t - s) (f x_t + g^2 eps / sigma) + g sqrt(t - s) z.
+
+    It is `interpolant_sde("sbdm")`, since f x - g^2 score = v - g^2/2 score. The step onto sigma(s) = 0 returns the
+    estimate of x_0; the step from alpha(t) = 0, where f and g are infinite, draws q(x_s | x_t, x0).
+
+    Facts:
+      kind: stochastic
+      order: weak 1
+      nfe: steps
+      accepts: any schedule
+      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 6
+    """
+    return interpolant_sde("sbdm")

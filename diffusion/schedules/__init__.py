@@ -1,0 +1,37 @@
+"""Noise schedules: x_t = alpha(t) x_0 + sigma(t) eps, with data at t = 0 and noise growing with t.
+
+A schedule is a `NoiseSchedule`, a tuple of elementwise functions of t. Everything else in the library reads the
+process through them alone. The end at t = 0 is the data, in every schedule: alpha(0) = 1, sigma(0) = 0 and
+log_snr(0) = +inf, so that a sampling plan can end at the clean sample whatever `t_min` is.
+"""
+
+from diffusion.schedules.cosine import cosine, sigmoid
+from diffusion.schedules.discrete import from_betas, linear_beta, scaled_linear
+from diffusion.schedules.flow import rectified_flow, trigonometric
+from diffusion.schedules.given import from_log_snr, init_learned, learned
+from diffusion.schedules.noise_schedule import NoiseSchedule, left_broadcast, preserves_variance
+from diffusion.schedules.transforms import shifted, zero_terminal_snr
+from diffusion.schedules.variance_exploding import edm, variance_exploding
+from diffusion.schedules.variance_preserving import sub_vp, variance_preserving
+
+__all__ = [
+    "NoiseSchedule",
+    "cosine",
+    "edm",
+    "from_betas",
+    "from_log_snr",
+    "init_learned",
+    "learned",
+    "left_broadcast",
+    "linear_beta",
+    "preserves_variance",
+    "rectified_flow",
+    "scaled_linear",
+    "shifted",
+    "sigmoid",
+    "sub_vp",
+    "trigonometric",
+    "variance_exploding",
+    "variance_preserving",
+    "zero_terminal_snr",
+]

@@ -1,0 +1,131 @@
+"""Variance-preserving schedules that are given by the shape of alpha: cosine and sigmoid."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
+
+
+def cosine(s: float = 0.008) -> NoiseSchedule:
+    """The cosine schedule in continuous time, for t in [0, 1].
+
+        alpha = cos(a(t)) / cos(a(0)),    a(t) = (pi / 2) (t + s) / (1 + s),    sigma^2 = 1 - alpha^2
+
+    The paper's clipping of beta at 0.999 belongs to its discrete process and is not applied. For larger pictures see
+    `shifted`.
+
+    Facts:
+      alpha: cos(a(t)) / cos(a(0)), a(t) = (pi / 2) (t + s) / (1 + s)
+      sigma: sqrt(1 - alpha^2)
+      end: alpha = 0, sigma = 1
+      paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17
+
+    Args:
+      s: offset that keeps the noise near t = 0 from vanishing too fast, > 0; 0.008 in the paper. With s = 0 it is
+        `trigonometric`.
+
+    Raises:
+      ValueError: if s is not positive.
+    """
+    if not s > 0:
+        raise ValueError(f"cosine schedule: s = {s} must be positive (0.008 in the paper)")
+    rate = math.pi / 2 / (1 + s)
+    a_0 = rate * s
+
+    # Each is written by a difference of angles, which stays exact at the end where it vanishes.
+    def alpha(t):
+        return jnp.sin(rate * (1 - as_float(t))) / math.cos(a_0)
+
+    def sigma(t):
+        d = rate * as_float(t)
+        return jnp.sqrt(jnp.sin(d) * jnp.sin(d + 2 * a_0)) / math.cos(a_0)
+
+    def log_snr(t):
+        return 2 * (jnp.log(alpha(t)) - jnp.log(sigma(t)))
+
+    def inverse_log_snr(log_snr):
+        log_snr = as_float(log_snr)
+        sin_squared = jax.nn.sigmoid(-log_snr) * math.cos(a_0) ** 2  # sigma^2 cos^2 a_0 = sin^2 a - sin^2 a_0
+        cos = jnp.sqrt(jax.nn.sigmoid(log_snr)) * math.cos(a_0)
+        a = jnp.arctan2(jnp.sqrt(sin_squared + math.sin(a_0) ** 2), cos)
+        # sin(a - a_0) sin(a + a_0) = sin^2 a - sin^2 a_0 gives the small angle without cancellation.
+        return jnp.arctan2(sin_squared / jnp.sin(a + a_0), jnp.cos(a - a_0)) / rate
+
+    def drift(t):
+        return -rate / jnp.tan(rate * (1 - as_float(t)))
+
+    return NoiseSchedule(
+        alpha, sigma, log_snr, inverse_log_snr,
+        drift=drift,
+        diffusion=lambda t: jnp.sqrt(-2 * drift(t)),
+        t_min=0.0,
+        t_max=1.0,
+        prior=normal(1.0),
+        norm=jnp.hypot,
+    )
+
+
+def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSchedule:
+    """A piece of the logistic curve, stretched to reach from 1 to 0, for t in [0, 1].
+
+        alpha^2 = (S(end) - S(start + t (end - start))) / (S(end) - S(start)),    S(x) = 1 / (1 + exp(-x / tau))
+
+    The clipping of alpha^2 at 1e-9 in the paper's code is not applied. alpha falls to zero as sqrt(1 - t), so that
+    its derivative is infinite at t = 1: velocities in t, and the samplers that integrate them (euler, heun, midpoint,
+    rk4), are defined for t < 1 only; start them a little later.
+
+    Facts:
+      alpha: sqrt((S(end) - S(start + t (end - start))) / (S(end) - S(start)))
+      sigma: sqrt(1 - alpha^2)
+      end: alpha = 0, sigma = 1
+      paper: Jabri et al. 2022, "Scalable Adaptive Computation for Iterative Generation", algorithm 3; Chen 2023, "On
+        the Importance of Noise Scheduling for Diffusion Models", algorithm 1
+
+    Args:
+      start: where the piece begins; -3 in the papers, or 0.
+      end: where it ends, > start; 3 in the papers.
+      tau: temperature, > 0: 1 here as in the code, 0.3 to 1.1 in the second paper.
+
+    Raises:
+      ValueError: if (end - start) / tau is not in (0, 80], beyond which float32 holds no values.
+    """
+    if not (tau > 0 and 0 < (end - start) / tau <= 80):
+        raise ValueError(f"sigmoid schedule: start = {start}, end = {end}, tau = {tau}; it needs tau > 0 and "
+                         "0 < (end - start) / tau <= 80 (-3, 3 and 1 in the paper)")
+    first, last, width = start / tau, end / tau, (end - start) / tau
+    # S(x) - S(y) = sinh((x - y) / 2 tau) / (2 cosh(x / 2 tau) cosh(y / 2 tau)): no difference of like numbers is left.
+    # alpha^2 and sigma^2 are two such differences, here without what they share, over their sum.
+    signal = lambda t: math.cosh(first / 2) * jnp.sinh(width / 2 * (1 - t))
+    noise = lambda t: math.cosh(last / 2) * jnp.sinh(width / 2 * t)
+
+    def alpha(t):
+        t = as_float(t)
+        return jnp.sqrt(signal(t) / (signal(t) + noise(t)))
+
+    def sigma(t):
+        t = as_float(t)
+        return jnp.sqrt(noise(t) / (signal(t) + noise(t)))
+
+    def log_snr(t):
+        t = as_float(t)
+        return jnp.log(signal(t)) - jnp.log(noise(t))
+
+    def inverse_log_snr(log_snr):
+        ratio = jnp.exp(as_float(log_snr)) * math.cosh(last / 2) / math.cosh(first / 2)  # of the two sinh
+        return jnp.log1p(2 * math.sinh(width / 2) / (ratio + math.exp(-width / 2))) / width
+
+    def drift(t):
+        t = as_float(t)
+        return -width / 4 * (1 / jnp.tanh(width / 2 * (1 - t)) + jnp.tanh((first + width * t) / 2))
+
+    return NoiseSchedule(
+        alpha, sigma, log_snr, inverse_log_snr,
+        drift=drift,
+        diffusion=lambda t: jnp.sqrt(-2 * drift(t)),
+        t_min=0.0,
+        t_max=1.0,
+        prior=normal(1.0),
+        norm=jnp.hypot,
+    )

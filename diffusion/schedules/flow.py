@@ -1,0 +1,65 @@
+"""Interpolations of flow matching: straight lines, and quarter circles."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
+
+
+def rectified_flow() -> NoiseSchedule:
+    """Straight lines between data and noise: alpha = 1 - t, sigma = t, for t in [0, 1].
+
+    Both papers write the time the other way round; eq. 20 of the second has sigma_min = 0 here.
+
+    Facts:
+      alpha: 1 - t
+      sigma: t
+      end: alpha = 0, sigma = 1
+      paper: Liu et al. 2023, "Flow Straight and Fast", eq. 1; Lipman et al. 2023, "Flow Matching for Generative
+        Modeling", eq. 20
+    """
+    return NoiseSchedule(
+        alpha=lambda t: 1 - as_float(t),
+        sigma=as_float,
+        log_snr=lambda t: 2 * (jnp.log1p(-as_float(t)) - jnp.log(as_float(t))),
+        inverse_log_snr=lambda log_snr: jax.nn.sigmoid(-as_float(log_snr) / 2),
+        drift=lambda t: -1 / (1 - as_float(t)),
+        diffusion=lambda t: jnp.sqrt(2 * as_float(t) / (1 - as_float(t))),
+        t_min=0.0,
+        t_max=1.0,
+        prior=normal(1.0),
+        norm=jnp.add,
+    )
+
+
+def trigonometric() -> NoiseSchedule:
+    """Quarter circles between data and noise: alpha = cos(pi t / 2), sigma = sin(pi t / 2), for t in [0, 1].
+
+    TrigFlow's time is pi t / 2, and its data is divided by sigma_data first; SiT calls it the generalized
+    variance-preserving interpolant, with the time the other way round.
+
+    Facts:
+      alpha: cos(pi t / 2)
+      sigma: sin(pi t / 2)
+      end: alpha = 0, sigma = 1
+      paper: Lu and Song 2025, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", section 3;
+        Ma et al. 2024, "SiT", section 2.3; Albergo and Vanden-Eijnden 2023
+    """
+    rate = math.pi / 2
+    alpha = lambda t: jnp.sin(rate * (1 - as_float(t)))  # exact at the end where it vanishes
+    sigma = lambda t: jnp.sin(rate * as_float(t))
+    drift = lambda t: -rate / jnp.tan(rate * (1 - as_float(t)))
+    return NoiseSchedule(
+        alpha,
+        sigma,
+        log_snr=lambda t: 2 * (jnp.log(alpha(t)) - jnp.log(sigma(t))),
+        inverse_log_snr=lambda log_snr: jnp.arctan(jnp.exp(-as_float(log_snr) / 2)) / rate,
+        drift=drift,
+        diffusion=lambda t: jnp.sqrt(-2 * drift(t)),
+        t_min=0.0,
+        t_max=1.0,
+        prior=normal(1.0),
+        norm=jnp.hypot,
+    )

@@ -1,0 +1,124 @@
+"""Schedules that are given by their log-SNR: as an array, or by a monotone network that is trained with the rest."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.schedules.noise_schedule import NoiseSchedule, variance_preserving_from
+
+# sigma jumps from 0 at t = 0, the data, to its first value just after it, as in `variance_exploding`.
+T_MIN = 1e-5
+
+
+def from_log_snr(log_snr: np.ndarray, times: np.ndarray | None = None) -> NoiseSchedule:
+    """A variance-preserving process whose log-SNR is given at some times and interpolated linearly between them.
+
+    Facts:
+      alpha: sqrt(sigmoid(log-SNR))
+      sigma: sqrt(sigmoid(-log-SNR))
+      end: as the array says, with a finite log-SNR
+      paper: Kingma et al. 2021, "Variational Diffusion Models": alpha^2 and sigma^2 are sigmoids of the log-SNR
+
+    Args:
+      log_snr: `[N + 1]` finite and strictly decreasing values.
+      times: `[N + 1]` strictly increasing times from 0 to 1 at which they hold; uniform if None.
+
+    Raises:
+      ValueError: if they are not.
+    """
+    values = np.asarray(log_snr, np.float64)
+    times = np.linspace(0, 1, values.size) if times is None else np.asarray(times, np.float64)
+    if values.ndim != 1 or values.size < 2 or not (np.isfinite(values).all() and np.all(np.diff(values) < 0)):
+        raise ValueError(f"from_log_snr: log_snr must be a vector of finite, strictly decreasing values; got {values}")
+    if times.shape != values.shape or times[0] != 0 or times[-1] != 1 or not np.all(np.diff(times) > 0):
+        raise ValueError(f"from_log_snr: times must be {values.size} strictly increasing numbers from 0 to 1, one for "
+                         f"each log-SNR; got {times}")
+
+    def interpolate(x, xs, ys):
+        return jnp.interp(x, jnp.asarray(xs, x.dtype), jnp.asarray(ys, x.dtype))
+
+    return variance_preserving_from(
+        lambda t: interpolate(t, times, values),
+        lambda value: interpolate(-value, -values, times),
+        T_MIN,
+    )
+
+
+def init_learned(
+    key: Array, log_snr_max: float = 13.3, log_snr_min: float = -5.0, features: int = 1024
+) -> Mapping[str, Array]:
+    """Parameters of a `learned` schedule: nearly a straight line in log-SNR between the two ends.
+
+    Args:
+      key: random key.
+      log_snr_max: log-SNR near t = 0; 13.3 in the paper's configs.
+      log_snr_min: log-SNR at t = 1, < log_snr_max; -5 in the paper's configs.
+      features: width of the hidden layer; 1024 in the paper.
+
+    Raises:
+      ValueError: if log_snr_min < log_snr_max does not hold.
+    """
+    if not log_snr_min < log_snr_max:
+        raise ValueError(f"init_learned: log_snr_min = {log_snr_min} must be below log_snr_max = {log_snr_max}")
+    inner, outer = 0.01 * jax.random.normal(key, (2, features), jnp.float32)
+    return {
+        "log_snr_max": jnp.float32(log_snr_max),
+        "range": jnp.float32(log_snr_max - log_snr_min),
+        "slope": jnp.float32(1.0),
+        "inner": inner,
+        "bias": jnp.zeros(features, jnp.float32),
+        "outer": outer,
+    }
+
+
+def learned(params: Mapping[str, Array]) -> NoiseSchedule:
+    """A variance-preserving process whose log-SNR is a monotone network of t, with learned ends.
+
+        log-SNR(t) = log_snr_max - range (h(t) - h(0)) / (h(1) - h(0)),
+        h(t) = |slope| t + mean(|outer| tanh(|inner| (2 t - 1) + bias))
+
+    The network is that of the authors' code, with the postprocessing of the paper's appendix H, which lets the ends
+    be learned (by the bound) apart from the shape between them (by the variance of its estimate). Build it inside
+    the loss, so that gradients reach `params`.
+
+    Facts:
+      alpha: sqrt(sigmoid(log-SNR)), log-SNR a monotone network
+      sigma: sqrt(sigmoid(-log-SNR))
+      end: log-SNR = log_snr_max - range, learned; -5 at first
+      paper: Kingma et al. 2021, "Variational Diffusion Models", section 4.1 and appendix H
+
+    Args:
+      params: see `init_learned`.
+    """
+
+    def shape(p, t):
+        hidden = jnp.tanh(jnp.abs(p["inner"]) * (2 * t[..., None] - 1) + p["bias"])
+        return jnp.abs(p["slope"]) * t + jnp.mean(jnp.abs(p["outer"]) * hidden, axis=-1)
+
+    def log_snr(t):
+        p = {name: jnp.asarray(value, t.dtype) for name, value in params.items()}
+        ends = shape(p, jnp.asarray([0.0, 1.0], t.dtype))
+        fraction = (shape(p, t) - ends[0]) / (ends[1] - ends[0])
+        return p["log_snr_max"] - jnp.abs(p["range"]) * fraction
+
+    def inverse_log_snr(value):
+        ends = log_snr(jnp.asarray([0.0, 1.0], value.dtype))
+        target = jnp.clip(value, ends[1], ends[0])
+
+        def halve(_, interval):
+            low, high = interval
+            middle = (low + high) / 2
+            above = log_snr(middle) > target
+            return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+        steps = jnp.finfo(value.dtype).nmant + 2
+        unit = (jnp.zeros_like(value), jnp.ones_like(value))
+        t = jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, halve, unit)[0])
+        # One Newton step takes the last digits, and carries the derivatives in the value and in the parameters.
+        reached, rate = jax.jvp(log_snr, (t,), (jnp.ones_like(t),))
+        return jnp.clip(t + (target - reached) / jax.lax.stop_gradient(rate), 0, 1)
+
+    return variance_preserving_from(log_snr, inverse_log_snr, T_MIN)

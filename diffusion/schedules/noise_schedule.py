@@ -1,0 +1,123 @@
+"""What a noise schedule is: the type that every factory of this package returns, and what they all need."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+class NoiseSchedule(NamedTuple):
+    """A Gaussian process x_t = alpha(t) x_0 + sigma(t) eps, and its stochastic differential equation.
+
+    The equation is dx = f(t) x dt + g(t) dw with f = d log alpha / dt and g^2 = d sigma^2 / dt - 2 f sigma^2
+    (Song et al. 2021, eq. 5; Kingma et al. 2021, "Variational Diffusion Models").
+
+    Attributes:
+      alpha: t -> signal coefficient in [0, 1].
+      sigma: t -> noise standard deviation, >= 0.
+      log_snr: t -> log(alpha^2 / sigma^2), decreasing from +inf at t = 0.
+      inverse_log_snr: log-SNR -> t.
+      drift: t -> f(t); infinite where alpha = 0.
+      diffusion: t -> g(t) >= 0.
+      t_min: smallest time at which a network is trained or evaluated; at t_min = 0 sigma is zero, and only the
+        parameterizations that do not divide by it are defined there.
+      t_max: largest such time; where alpha(t_max) = 0, epsilon and score prediction are not defined.
+      prior: (key, shape) -> one example of the distribution that sampling starts from: N(0, I) where the variance is
+        preserved, for data of mean 0 and variance 1, and N(0, sigma(t_max)^2 I) elsewhere.
+      norm: (a, b) -> the norm that is 1 along the process, norm(alpha(t), sigma(t)) = 1, with norm(c a, c b) =
+        c norm(a, b): `jnp.hypot` where the variance is preserved, a + b on straight lines, a where alpha = 1. It says
+        what kind of process this is, whatever its clock: (a, b) / norm(a, b) is its point with the ratio a / b.
+
+    Every function of t takes float t of any shape (integers and half precision are promoted to float32) and returns
+    the same shape, float32, or float64 where t is.
+    """
+
+    alpha: Callable[[ArrayLike], Array]
+    sigma: Callable[[ArrayLike], Array]
+    log_snr: Callable[[ArrayLike], Array]
+    inverse_log_snr: Callable[[ArrayLike], Array]
+    drift: Callable[[ArrayLike], Array]
+    diffusion: Callable[[ArrayLike], Array]
+    t_min: float
+    t_max: float
+    prior: Callable[[Array, tuple[int, ...]], Array]
+    norm: Callable[[Array, Array], Array]
+
+
+def left_broadcast(t: ArrayLike, x: Array) -> Array:
+    """Returns t with trailing axes of length one, so that it multiplies x example by example.
+
+    Args:
+      t: array whose shape is a prefix of x's: `[]`, `[B]`, `[B, F]`.
+      x: array of any rank, `[B, ...]`.
+
+    Raises:
+      ValueError: if t's shape is not a prefix of x's.
+    """
+    t = jnp.asarray(t)
+    if t.shape != x.shape[: t.ndim]:
+        raise ValueError(f"the shape of t, {t.shape}, is not a prefix of the shape of x, {x.shape}; "
+                         "pass one time for all ([]), one an example ([B]) or one a frame ([B, F])")
+    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def preserves_variance(schedule: NoiseSchedule) -> bool:
+    """Whether alpha^2 + sigma^2 = 1 at every t, by construction."""
+    return schedule.norm is jnp.hypot
+
+
+def variance_preserving_from(
+    log_snr: Callable[[Array], Array], inverse_log_snr: Callable[[Array], Array], t_min: float
+) -> NoiseSchedule:
+    """The variance-preserving process of a log-SNR that is given for t in (0, 1] and finite there.
+
+    alpha^2 = sigmoid(log-SNR), sigma^2 = sigmoid(-log-SNR) and g^2 = -sigma^2 d log-SNR / dt; at t = 0 sigma jumps
+    to 0, the data.
+
+    Args:
+      log_snr: decreasing, differentiable function of float t.
+      inverse_log_snr: its inverse, for log-SNRs down to log_snr(1); it may return anything for those above
+        log_snr(0).
+      t_min: as in `NoiseSchedule`, > 0.
+    """
+
+    def ended(t):
+        t = as_float(t)
+        return jnp.where(t > 0, log_snr(t), jnp.inf)
+
+    def inverse(value):
+        value = as_float(value)
+        finite = jnp.where(jnp.isposinf(value), 0, value)
+        return jnp.where(jnp.isposinf(value), 0, inverse_log_snr(finite))
+
+    def diffusion(t):
+        t = as_float(t)
+        rate = jax.jvp(log_snr, (t,), (jnp.ones_like(t),))[1]
+        return jnp.sqrt(jax.nn.sigmoid(-ended(t)) * -rate)
+
+    return NoiseSchedule(
+        alpha=lambda t: jnp.sqrt(jax.nn.sigmoid(ended(t))),
+        sigma=lambda t: jnp.sqrt(jax.nn.sigmoid(-ended(t))),
+        log_snr=ended,
+        inverse_log_snr=inverse,
+        drift=lambda t: -(diffusion(t) ** 2) / 2,
+        diffusion=diffusion,
+        t_min=t_min,
+        t_max=1.0,
+        prior=normal(1.0),
+        norm=jnp.hypot,
+    )
+
+
+def as_float(t: ArrayLike) -> Array:
+    """t in float32, or in float64 where it is that already."""
+    t = jnp.asarray(t)
+    return t.astype(jnp.promote_types(t.dtype, jnp.float32))
+
+
+def normal(scale: float) -> Callable[[Array, tuple[int, ...]], Array]:
+    """The prior N(0, scale^2 I)."""
+    return lambda key, shape: scale * jax.random.normal(key, shape, jnp.float32)

@@ -1,0 +1,135 @@
+"""Functions from schedule to schedule: a shift of the log-SNR, and zero signal at the end."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, preserves_variance
+
+
+def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
+    """The process of the same kind with `factor` times the noise at every t: for pictures of another resolution.
+
+        log-SNR'(t) = log-SNR(t) - 2 ln(factor),    (alpha', sigma') = (alpha, factor sigma) / norm(alpha, factor sigma)
+
+    With the cosine schedule this is simple diffusion's "shifted cosine", factor = d / 64 for pictures of d x d where
+    the schedule was made for 64 x 64. On the rectified flow it is SD3's shift of the time.
+
+    Facts:
+      alpha: alpha / norm(alpha, factor sigma)
+      sigma: factor sigma / norm(alpha, factor sigma)
+      end: alpha = 0 where the schedule has it; log-SNR lower by 2 ln(factor) elsewhere
+      paper: Hoogeboom et al. 2023, "simple diffusion", eq. 4; Esser et al. 2024, eq. 23
+
+    Args:
+      schedule: any schedule.
+      factor: > 0; above 1 for larger pictures.
+
+    Raises:
+      ValueError: if factor is not positive and finite.
+    """
+    if not 0 < factor < math.inf:
+        raise ValueError(f"shifted: factor = {factor} must be positive (d / 64 for pictures of d x d in the paper)")
+
+    def norm(t):
+        return schedule.norm(schedule.alpha(t), factor * schedule.sigma(t))
+
+    def sigma(t):
+        return factor * schedule.sigma(t) / norm(t)
+
+    def drift(t):
+        # d sigma / dt may be infinite at the data itself, where the norm does not depend on sigma.
+        t = jnp.maximum(as_float(t), 1e-30)
+        n, n_dot = jax.jvp(norm, (t,), (jnp.ones_like(t),))
+        return schedule.drift(t) - n_dot / n
+
+    def prior(key, shape):
+        scale = 1.0 if preserves_variance(schedule) else sigma(schedule.t_max) / schedule.sigma(schedule.t_max)
+        return scale * schedule.prior(key, shape)
+
+    return schedule._replace(
+        alpha=lambda t: schedule.alpha(t) / norm(t),
+        sigma=sigma,
+        log_snr=lambda t: schedule.log_snr(t) - 2 * math.log(factor),
+        inverse_log_snr=lambda log_snr: schedule.inverse_log_snr(as_float(log_snr) + 2 * math.log(factor)),
+        drift=drift,
+        diffusion=lambda t: factor * schedule.diffusion(t) / norm(t),
+        prior=prior,
+    )
+
+
+def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The process with alpha shifted and scaled so that nothing of the data is left at t_max.
+
+        alpha'(t) = alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max)),    sigma'^2 = 1 - alpha'^2
+
+    for t >= t_min; below t_min nothing changes. On a discrete process this is the paper's algorithm at its times,
+    where t_min is the first. Everything else (log-SNR, drift, weights) is that of the new process. Train with v or
+    another parameterization that is defined at alpha = 0, and sample on a grid that starts there (`trailing`).
+
+    Facts:
+      alpha: alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max))
+      sigma: sqrt(1 - alpha^2)
+      end: alpha = 0, sigma = 1
+      paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1
+
+    Args:
+      schedule: a schedule that preserves the variance, discrete or not.
+
+    Raises:
+      ValueError: if it does not preserve the variance: its noise would not end at one.
+    """
+    if not preserves_variance(schedule):
+        raise ValueError("zero_terminal_snr rescales alpha and takes sigma = sqrt(1 - alpha^2): it is defined for "
+                         "schedules that preserve the variance (linear_beta, scaled_linear, variance_preserving, ...)")
+
+    def constants(t):
+        """alpha(t_max), the scale k and the offset c of 1 - alpha' = k (1 - alpha) + c, in t's precision."""
+        first, last = (jnp.asarray(end, t.dtype) for end in (schedule.t_min, schedule.t_max))
+        alpha_first, alpha_last = schedule.alpha(first), schedule.alpha(last)
+        k = alpha_first / (alpha_first - alpha_last)
+        return alpha_last, k, -alpha_last * _complement(schedule, first) / (alpha_first - alpha_last)
+
+    def alpha(t):
+        t = as_float(t)
+        alpha_last, k, _ = constants(t)
+        rescaled = k * jnp.maximum(schedule.alpha(t) - alpha_last, 0)
+        return jnp.where(t < schedule.t_min, schedule.alpha(t), rescaled)
+
+    def sigma(t):
+        t = as_float(t)
+        _, k, c = constants(t)
+        squared = (k * _complement(schedule, t) + c) * (1 + alpha(t))
+        # Inside the root too, so that no derivative is taken of the root of a negative number.
+        return jnp.where(t < schedule.t_min, schedule.sigma(t), jnp.sqrt(jnp.where(t < schedule.t_min, 1, squared)))
+
+    def inverse_log_snr(log_snr):
+        log_snr = as_float(log_snr)
+        alpha_last, k, c = constants(log_snr)
+        alpha_new = jnp.sqrt(jax.nn.sigmoid(log_snr))
+        alpha_old = alpha_new / k + alpha_last
+        complement = (jax.nn.sigmoid(-log_snr) / (1 + alpha_new) - c) / k
+        before = 2 * jnp.log(alpha_old) - jnp.log(complement * (1 + alpha_old))
+        unchanged = log_snr > schedule.log_snr(jnp.asarray(schedule.t_min, log_snr.dtype))
+        return schedule.inverse_log_snr(jnp.where(unchanged, log_snr, before))
+
+    def drift(t):
+        t = as_float(t)
+        alpha_old, alpha_last = schedule.alpha(t), constants(t)[0]
+        scale = alpha_old / jnp.maximum(alpha_old - alpha_last, 0)
+        return schedule.drift(t) * jnp.where((t < schedule.t_min) | (alpha_last == 0), 1, scale)
+
+    return schedule._replace(
+        alpha=alpha,
+        sigma=sigma,
+        log_snr=lambda t: 2 * (jnp.log(alpha(t)) - jnp.log(sigma(t))),
+        inverse_log_snr=inverse_log_snr,
+        drift=drift,
+        diffusion=lambda t: jnp.sqrt(-2 * drift(t)),
+    )
+
+
+def _complement(schedule, t):
+    """1 - alpha(t) without cancellation, where the variance is preserved."""
+    return schedule.sigma(t) ** 2 / (1 + schedule.alpha(t))

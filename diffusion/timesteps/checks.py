@@ -1,0 +1,29 @@
+"""What grids and densities refuse, in words."""
+
+import math
+
+import jax
+
+from diffusion.schedules import NoiseSchedule
+
+
+def at_least_one(steps: int) -> int:
+    """`steps` as an int; refuses what is not a whole number of steps, at least one."""
+    if int(steps) != steps or steps < 1:
+        raise ValueError(f"steps = {steps}: a sampler takes a whole number of steps, at least 1")
+    return int(steps)
+
+
+def check_positive(function: str, name: str, value: float) -> None:
+    """Refuses an argument that is not positive, by the name of its function and its own."""
+    if not value > 0:
+        raise ValueError(f"{function}: {name} = {value} must be positive")
+
+
+def check_sigmas(schedule: NoiseSchedule, sigma_min: float, sigma_max: float) -> None:
+    """Refuses a range of sigma / alpha that is empty or leaves the schedule."""
+    with jax.ensure_compile_time_eval():
+        highest = math.exp(-float(schedule.log_snr(schedule.t_max)) / 2)
+    if not 0 < sigma_min < sigma_max <= highest * (1 + 1e-5):
+        raise ValueError(f"this grid needs 0 < sigma_min < sigma_max <= {highest:g}, the schedule's sigma / alpha at "
+                         f"t_max; got sigma_min = {sigma_min}, sigma_max = {sigma_max}")

@@ -1,0 +1,293 @@
+"""Densities: distributions of the times that a network is trained at."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+from jax import Array
+
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps.checks import check_positive
+
+
+class Density(NamedTuple):
+    """A distribution of training times.
+
+    Attributes:
+      init: () -> state; a pytree, empty unless the density adapts.
+      sample: (state, keys `[B]`, index `[B]`) -> (t `[B]`, importance `[B]`): a time for each example, from its own
+        key and its global index alone, and the weight that its loss gets where the density stands in for another.
+      update: (state, t `[B]`, losses `[B]`) -> state.
+    """
+
+    init: Callable[[], Any]
+    sample: Callable[[Any, Array, Array], tuple[Array, Array]]
+    update: Callable[[Any, Array, Array], Any]
+
+
+def from_quantile(quantile: Callable[[Array], Array], strata: int | None = None) -> Density:
+    """The density of quantile(u) for uniform u, optionally stratified.
+
+        u_i = ((index_i mod strata) + r_i) / strata,    r_i uniform in (0, 1)
+
+    Any `strata` consecutive examples then cover (0, 1) evenly, which lowers the variance of the loss as the common
+    offset of Kingma et al. 2021 does, while each example's time depends on nothing but its own key and index.
+
+    Facts:
+      range: that of the quantile function
+      paper: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1, low-discrepancy sampler, for the strata
+
+    Args:
+      quantile: increasing function of u in (0, 1) to t, elementwise.
+      strata: number of strata, usually the batch size; None draws u independently.
+
+    Raises:
+      ValueError: if strata is not positive.
+    """
+    if strata is not None and strata < 1:
+        raise ValueError(f"strata = {strata} must be at least 1 (usually the batch size), or None for none")
+
+    def sample(state, keys, index):
+        u = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
+        u = u + 2.0**-24  # the middle of the cells of 2^-23 that float32 draws have: neither 0 nor 1
+        if strata is not None:
+            u = (index % strata + u) / strata
+            u = jnp.minimum(u, 1 - 2.0**-24)
+        t = quantile(u)
+        return t, jnp.ones_like(t)
+
+    return Density(init=tuple, sample=sample, update=lambda state, t, losses: state)
+
+
+def uniform_density(schedule: NoiseSchedule, strata: int | None = None) -> Density:
+    """t uniform in (t_min, t_max).
+
+    Facts:
+      paper: Ho et al. 2020 and Song et al. 2021, in continuous time
+      range: (t_min, t_max)
+
+    Args:
+      schedule: gives the range.
+      strata: see `from_quantile`.
+    """
+    span = schedule.t_max - schedule.t_min
+    return from_quantile(lambda u: schedule.t_min + span * u, strata)
+
+
+def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None = None) -> Density:
+    """t = (i + 1) / T with i uniform in 0 .. T - 1, the times of a discrete process.
+
+    Facts:
+      paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", algorithm 1
+      range: 1 / T .. 1
+
+    Args:
+      schedule: the discrete process; its t_max must be 1.
+      T: number of its steps.
+      strata: see `from_quantile`.
+
+    Raises:
+      ValueError: if T < 1 or the schedule does not hold all these times.
+    """
+    if T < 1 or schedule.t_max < 1 or schedule.t_min > 1 / T * (1 + 1e-6):
+        raise ValueError(f"discrete_density: T = {T} needs T >= 1 and times 1 / T .. 1 within the schedule's "
+                         f"[{schedule.t_min:g}, {schedule.t_max:g}]")
+    return from_quantile(lambda u: (jnp.floor(u * T) + 1) / T, strata)
+
+
+def logit_normal(
+    schedule: NoiseSchedule, mean: float = 0.0, std: float = 1.0, strata: int | None = None
+) -> Density:
+    """logit((t - t_min) / (t_max - t_min)) ~ N(mean, std^2). A positive mean leans to the noise.
+
+    Facts:
+      paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 19
+      range: (t_min, t_max)
+
+    Args:
+      schedule: gives the range.
+      mean: location, on the scale of logits.
+      std: scale, > 0.
+      strata: see `from_quantile`.
+    """
+    check_positive("logit_normal", "std", std)
+    return _of_fraction(schedule, lambda u: jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(u)), strata)
+
+
+def mode(schedule: NoiseSchedule, scale: float = 1.29, strata: int | None = None) -> Density:
+    """Uniform times, pulled to the middle: (t - t_min) / (t_max - t_min) = u - scale (sin^2(pi u / 2) - u).
+
+    The paper's formula for 1 - u, so that t grows with u.
+
+    Facts:
+      paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 20
+      range: (t_min, t_max)
+
+    Args:
+      schedule: gives the range.
+      scale: in [-1, 2 / (pi - 2)], where the function of u is monotone: 0 is uniform, positive values favour the
+        middle and negative ones the ends; 1.29 in the paper's best setting.
+      strata: see `from_quantile`.
+
+    Raises:
+      ValueError: if scale is out of its range.
+    """
+    if not -1 <= scale <= 2 / (math.pi - 2):
+        raise ValueError(f"mode: scale = {scale} must be in [-1, 2 / (pi - 2)] = [-1, {2 / (math.pi - 2):.4g}]")
+    return _of_fraction(schedule, lambda u: u - scale * (jnp.sin(math.pi / 2 * u) ** 2 - u), strata)
+
+
+def cosmap(schedule: NoiseSchedule, strata: int | None = None) -> Density:
+    """The times at which the rectified flow has the log-SNRs that the cosine schedule has at uniform ones.
+
+        (t - t_min) / (t_max - t_min) = 1 - 1 / (tan(pi u / 2) + 1)
+
+    Facts:
+      paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 21
+      range: (t_min, t_max)
+
+    Args:
+      schedule: gives the range.
+      strata: see `from_quantile`.
+    """
+
+    def fraction(u):
+        sin, cos = jnp.sin(math.pi / 2 * u), jnp.cos(math.pi / 2 * u)
+        return sin / (sin + cos)
+
+    return _of_fraction(schedule, fraction, strata)
+
+
+def beta_density(schedule: NoiseSchedule, a: float, b: float, strata: int | None = None) -> Density:
+    """(t - t_min) / (t_max - t_min) ~ Beta(a, b): a > b leans to the noise.
+
+    Facts:
+      paper: Black et al. 2024, "pi_0: A Vision-Language-Action Flow Model", appendix B, with a = 1.5 on the side of
+        the noise and b = 1
+      range: (t_min, t_max)
+
+    Args:
+      schedule: gives the range.
+      a: exponent of t plus 1, > 0.
+      b: exponent of 1 - t plus 1, > 0.
+      strata: see `from_quantile`.
+
+    Raises:
+      ValueError: if a or b is not positive.
+    """
+    check_positive("beta_density", "a", a)
+    check_positive("beta_density", "b", b)
+
+    # The quantile function at 4001 points that crowd at both ends, of which each is exact; straight lines between them.
+    knots = np.unique(scipy.special.expit(np.linspace(-17, 17, 4001)).astype(np.float32))
+    quantiles = scipy.special.betaincinv(a, b, knots.astype(np.float64)).astype(np.float32)
+    return _of_fraction(schedule, lambda u: jnp.interp(u, knots, quantiles), strata)
+
+
+def log_normal(
+    schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, strata: int | None = None
+) -> Density:
+    """ln(sigma / alpha) ~ N(mean, std^2), truncated to the schedule's range.
+
+    Facts:
+      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1
+      range: [t_min, t_max]
+
+    Args:
+      schedule: gives the range and turns sigma / alpha into t.
+      mean: P_mean of the paper.
+      std: P_std of the paper, > 0.
+      strata: see `from_quantile`.
+    """
+    check_positive("log_normal", "std", std)
+    ends = np.array([schedule.t_min, schedule.t_max])
+    low, high = (-np.asarray(schedule.log_snr(ends), np.float64) / 2 - mean) / std
+    cdf_low, cdf_high = _normal_cdf(low), _normal_cdf(high)
+
+    def quantile(u):
+        z = jax.scipy.special.ndtri(cdf_low + (cdf_high - cdf_low) * u)
+        z = jnp.clip(z, max(low, -1e4), min(high, 1e4))
+        return jnp.clip(schedule.inverse_log_snr(-2 * (mean + std * z)), schedule.t_min, schedule.t_max)
+
+    return from_quantile(quantile, strata)
+
+
+def laplace(
+    schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, strata: int | None = None
+) -> Density:
+    """log-SNR ~ Laplace(mean, scale), truncated to the schedule's range.
+
+        p(log-SNR) = exp(-|log-SNR - mean| / scale) / (2 scale)
+
+    The paper states it as a noise schedule; drawing the log-SNR is the same.
+
+    Facts:
+      paper: Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", table 1
+      range: [t_min, t_max]
+
+    Args:
+      schedule: gives the range and turns the log-SNR into t.
+      mean: log-SNR of the peak; 0 in the paper.
+      scale: b of the paper, > 0; 0.5 there.
+      strata: see `from_quantile`.
+
+    Raises:
+      ValueError: if scale is not positive.
+    """
+    check_positive("laplace", "scale", scale)
+    high, low = np.asarray(schedule.log_snr(np.array([schedule.t_min, schedule.t_max])), np.float64)
+    tail = lambda z: 0.5 * math.exp(-z) if z > 0 else 1 - 0.5 * math.exp(z)  # P(log-SNR > mean + scale z)
+    above, below = tail((high - mean) / scale), tail((mean - low) / scale)
+
+    def quantile(u):
+        # The share of log-SNRs above the drawn one and below it, each small where it is small.
+        more, less = above + (1 - above - below) * u, below + (1 - above - below) * (1 - u)
+        z = jnp.where(more < 0.5, -jnp.log(2 * more), jnp.log(2 * less))
+        return jnp.clip(schedule.inverse_log_snr(mean + scale * z), schedule.t_min, schedule.t_max)
+
+    return from_quantile(quantile, strata)
+
+
+def per_frame(density: Density, frames: int) -> Density:
+    """A time for each frame of each example, all drawn from `density` independently: t `[B, F]`, importance `[B, F]`.
+
+    Frame f of example i has the index F i + f, so that strata cover the frames of consecutive examples. An adaptive
+    density is told the loss of an example for each of its frames.
+
+    Facts:
+      paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 1
+      range: that of the density
+
+    Args:
+      density: the density of one time.
+      frames: number of frames F, >= 1: the second axis of the data.
+
+    Raises:
+      ValueError: if frames is below 1.
+    """
+    if frames < 1:
+        raise ValueError(f"per_frame: frames = {frames} must be at least 1")
+
+    def sample(state, keys, index):
+        frame_keys = jax.vmap(lambda key: jax.random.split(key, frames))(keys).reshape(-1)
+        frame_index = (jnp.asarray(index)[:, None] * frames + jnp.arange(frames)).reshape(-1)
+        return tuple(a.reshape(-1, frames) for a in density.sample(state, frame_keys, frame_index))
+
+    def update(state, t, losses):
+        return density.update(state, t.reshape(-1), jnp.repeat(losses, frames))
+
+    return Density(density.init, sample, update)
+
+
+def _of_fraction(schedule: NoiseSchedule, fraction: Callable[[Array], Array], strata: int | None) -> Density:
+    """The density of t_min + (t_max - t_min) fraction(u), kept off the ends, where a schedule may be singular."""
+    span = schedule.t_max - schedule.t_min
+    return from_quantile(lambda u: schedule.t_min + span * jnp.clip(fraction(u), 2.0**-24, 1 - 2.0**-24), strata)
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2))

@@ -1,0 +1,69 @@
+"""Grids on the times (i + 1) / T of a discrete process."""
+
+import numpy as np
+
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps.checks import at_least_one
+
+
+def leading(schedule: NoiseSchedule, steps: int, T: int = 1000, offset: int = 0) -> np.ndarray:
+    """`[steps + 1]` times at the indices i (T // steps) + offset of a discrete process, from high to low, then 0.
+
+    It never reaches the last time of the process.
+
+    Facts:
+      paper: Song et al. 2021, "Denoising Diffusion Implicit Models", appendix D.2; Lin et al. 2024, table 2
+
+    Args:
+      schedule: the discrete process.
+      steps: number of solver steps, in [1, T].
+      T: number of steps of the process.
+      offset: added to every index (1 in Stable Diffusion).
+    """
+    _check_discrete(schedule, steps, T)
+    return _discrete(np.arange(steps)[::-1] * (T // steps) + offset, T)
+
+
+def trailing(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
+    """`[steps + 1]` times at the indices round(T - i T / steps) - 1 of a discrete process, then 0.
+
+    Facts:
+      paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", table 2
+
+    Args:
+      schedule: the discrete process.
+      steps: number of solver steps, in [1, T].
+      T: number of steps of the process.
+    """
+    _check_discrete(schedule, steps, T)
+    return _discrete(np.round(T - np.arange(steps) * T / steps).astype(int) - 1, T)
+
+
+def linspace(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
+    """`[steps + 1]` times at `steps` indices of a discrete process from T - 1 to 0, evenly and rounded, then 0.
+
+    Indices count from 0 when they are rounded.
+
+    Facts:
+      paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models"; Lin et al. 2024, table 2
+
+    Args:
+      schedule: the discrete process.
+      steps: number of solver steps, in [1, T].
+      T: number of steps of the process.
+    """
+    _check_discrete(schedule, steps, T)
+    return _discrete(np.round(np.linspace(T - 1, 0, steps)).astype(int), T)
+
+
+def _check_discrete(schedule: NoiseSchedule, steps: int, T: int) -> None:
+    if at_least_one(steps) > T:
+        raise ValueError(f"steps = {steps} is more than the T = {T} steps of the discrete process")
+    if schedule.t_max < 1:
+        raise ValueError(f"discrete grids start at t = 1, beyond this schedule's t_max = {schedule.t_max:g}")
+
+
+def _discrete(indices: np.ndarray, T: int) -> np.ndarray:
+    if indices.max() >= T:
+        raise ValueError(f"index {indices.max()} is beyond the last step, {T - 1}, of the process; lower the offset")
+    return np.append((indices + 1) / T, 0)

@@ -1,0 +1,176 @@
+"""Grids: where a sampler's steps begin and end, for any schedule; `steps + 1` decreasing times, the last of them 0."""
+
+import jax
+import numpy as np
+import scipy.special
+
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps.checks import at_least_one, check_positive, check_sigmas
+
+
+def uniform(schedule: NoiseSchedule, steps: int) -> np.ndarray:
+    """`[steps + 1]` times uniform in t, from t_max to 0.
+
+    Facts:
+      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix D.4
+
+    Args:
+      schedule: gives t_max.
+      steps: number of solver steps, >= 1.
+    """
+    return np.linspace(schedule.t_max, 0.0, at_least_one(steps) + 1)
+
+
+def polynomial(schedule: NoiseSchedule, steps: int, rho: float = 2.0) -> np.ndarray:
+    """`[steps + 1]` times t_i = t_max (1 - i / N)^rho, uniform in t^(1/rho).
+
+    Facts:
+      paper: Song et al. 2021, "Denoising Diffusion Implicit Models", appendix D.2, "quadratic" (rho = 2, rounded to a
+        discrete process); Lu et al. 2022, "DPM-Solver", appendix, "time_quadratic" of the authors' code
+
+    Args:
+      schedule: gives t_max.
+      steps: number of solver steps N, >= 1.
+      rho: > 0; 1 is uniform, larger values put more steps near the data.
+    """
+    check_positive("polynomial", "rho", rho)
+    return schedule.t_max * np.linspace(1.0, 0.0, at_least_one(steps) + 1) ** rho
+
+
+def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) -> np.ndarray:
+    """`[steps + 1]` times t_i = t_max Q(1 - i / N), with Q the quantile function of Beta(a, b).
+
+    Below one, a and b put more steps at both ends. As in ComfyUI the quantiles are of the time; diffusers takes them
+    of sigma instead, which is the same thing for a rectified flow.
+
+    Facts:
+      paper: Lee et al. 2024, "Beta Sampling is All You Need"
+
+    Args:
+      schedule: gives t_max.
+      steps: number of solver steps N, >= 1.
+      a: > 0; smaller values put more steps near the data.
+      b: > 0; smaller values put more steps near the noise.
+    """
+    check_positive("beta", "a", a)
+    check_positive("beta", "b", b)
+    return schedule.t_max * scipy.special.betaincinv(a, b, np.linspace(1.0, 0.0, at_least_one(steps) + 1))
+
+
+def sigmoid(
+    schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0
+) -> np.ndarray:
+    """`[steps + 1]` times along the sigmoid from `start` to `end`, more of them at both ends.
+
+        t_i = t_max (S(1 - i / N) - S(0)) / (S(1) - S(0)),    S(u) = sigmoid((start + u (end - start)) / tau)
+
+    Facts:
+      paper: Jabri et al. 2022, "Scalable Adaptive Computation for Iterative Generation"; Chen 2023, "On the Importance
+        of Noise Scheduling for Diffusion Models", algorithm 1: their function of time, as a spacing of the steps
+
+    Args:
+      schedule: gives t_max.
+      steps: number of solver steps N, >= 1.
+      start: argument at the data.
+      end: argument at the noise, > start.
+      tau: temperature, > 0; large ones are uniform.
+    """
+    if not start < end:
+        raise ValueError(f"sigmoid: start = {start} must be smaller than end = {end}")
+    check_positive("sigmoid", "tau", tau)
+    u = np.linspace(1.0, 0.0, at_least_one(steps) + 1)
+    low, high = scipy.special.expit(start / tau), scipy.special.expit(end / tau)
+    return schedule.t_max * (scipy.special.expit((start + u * (end - start)) / tau) - low) / (high - low)
+
+
+def uniform_log_snr(schedule: NoiseSchedule, steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """`[steps + 1]` times: `steps` values of sigma / alpha in geometric progression, then 0.
+
+    Facts:
+      paper: Lu et al. 2022, "DPM-Solver", section 3.3, with the last step to the clean sample
+
+    Args:
+      schedule: turns sigma / alpha into t.
+      steps: number of solver steps, >= 1.
+      sigma_min: smallest sigma / alpha before the end.
+      sigma_max: where to start; at most sigma / alpha at t_max.
+    """
+    return exponential(schedule, steps, sigma_min, sigma_max)
+
+
+def exponential(
+    schedule: NoiseSchedule, steps: int, sigma_min: float, sigma_max: float, rho: float = 1.0
+) -> np.ndarray:
+    """`[steps + 1]` times at which ln(sigma / alpha) is a polynomial of the step, then 0.
+
+        ln sigma_i = ln sigma_min + (1 - i / (N - 1))^rho ln(sigma_max / sigma_min),    sigma_N = 0
+
+    At rho = 1 it is `uniform_log_snr`.
+
+    Facts:
+      paper: none; k-diffusion's `get_sigmas_exponential`, and with rho `get_sigmas_polyexponential`
+
+    Args:
+      schedule: turns sigma / alpha into t.
+      steps: number of solver steps N, >= 1.
+      sigma_min: smallest sigma / alpha before the end.
+      sigma_max: where to start; at most sigma / alpha at t_max.
+      rho: > 0; larger values put more steps near the data.
+    """
+    check_sigmas(schedule, sigma_min, sigma_max)
+    check_positive("exponential", "rho", rho)
+    ramp = np.linspace(1.0, 0.0, at_least_one(steps)) ** rho
+    return ending_at_zero(schedule, np.exp(np.log(sigma_min) + ramp * np.log(sigma_max / sigma_min)))
+
+
+def karras(
+    schedule: NoiseSchedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> np.ndarray:
+    """`[steps + 1]` times at which sigma / alpha takes EDM's values, then 0.
+
+        sigma_i = (sigma_max^(1/rho) + i / (N - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho,    sigma_N = 0
+
+    Facts:
+      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", eq. 5
+
+    Args:
+      schedule: turns sigma / alpha into t.
+      steps: number of solver steps N, >= 1.
+      sigma_min: smallest sigma / alpha before the end.
+      sigma_max: where to start; at most sigma / alpha at t_max.
+      rho: > 0; larger values put more steps near the data.
+    """
+    check_sigmas(schedule, sigma_min, sigma_max)
+    check_positive("karras", "rho", rho)
+    roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), at_least_one(steps))
+    return ending_at_zero(schedule, roots**rho)
+
+
+def kl_optimal(
+    schedule: NoiseSchedule, steps: int, sigma_min: float, sigma_max: float, sigma_data: float = 1.0
+) -> np.ndarray:
+    """`[steps + 1]` times: `steps` values of sigma / alpha uniform in the angle arctan(sigma / sigma_data), then 0.
+
+    Without the last step it has the least bound on the Kullback-Leibler divergence for data N(0, sigma_data^2 I).
+
+    Facts:
+      paper: Sabour et al. 2024, "Align Your Steps", theorem 3.1
+
+    Args:
+      schedule: turns sigma / alpha into t.
+      steps: number of solver steps, >= 1.
+      sigma_min: smallest sigma / alpha before the end.
+      sigma_max: where to start; at most sigma / alpha at t_max.
+      sigma_data: standard deviation of the data, > 0.
+    """
+    check_sigmas(schedule, sigma_min, sigma_max)
+    check_positive("kl_optimal", "sigma_data", sigma_data)
+    angles = np.linspace(np.arctan(sigma_max / sigma_data), np.arctan(sigma_min / sigma_data), at_least_one(steps))
+    return ending_at_zero(schedule, sigma_data * np.tan(angles))
+
+
+def ending_at_zero(schedule: NoiseSchedule, sigmas: np.ndarray) -> np.ndarray:
+    """`[N + 1]` times at which sigma / alpha takes N decreasing values, then 0."""
+    with jax.ensure_compile_time_eval():  # so that a grid can be made inside a compiled function
+        times = np.asarray(schedule.inverse_log_snr(-2 * np.log(sigmas)))
+    return np.append(np.minimum(times, schedule.t_max), 0).astype(times.dtype)

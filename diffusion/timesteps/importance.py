@@ -1,0 +1,88 @@
+"""Adaptive importance sampling of training times by the losses that were seen there."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps.densities import Density
+
+
+def loss_second_moment(
+    schedule: NoiseSchedule,
+    bins: int = 1000,
+    discrete: bool = False,
+    history: int = 10,
+    uniform_prob: float = 0.001,
+) -> Density:
+    """Times in proportion to the root mean square of the last losses of their bin, with weights that undo it.
+
+        p_i = (1 - q) r_i / sum_j r_j + q / bins,    r_i^2 = mean of the last `history` squared losses of bin i
+        importance = 1 / (bins p_i)
+
+    so that the expected loss is that of uniform times, with less variance. Times are uniform until every bin has
+    seen `history` losses. The history is of losses without their importance, which `update` divides out.
+
+    Facts:
+      paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", section 3.3 and the authors'
+        code
+      range: (t_min, t_max), or 1 / bins .. 1 if discrete
+
+    Args:
+      schedule: gives the range.
+      bins: number of bins of t; if discrete, the number of steps of the process.
+      discrete: whether t is (i + 1) / bins, as in the paper, or uniform within bin i of (t_min, t_max).
+      history: losses that each bin remembers; 10 in the paper.
+      uniform_prob: q, the share of times that is drawn uniformly, in (0, 1]; 0.001 in the paper.
+
+    Returns:
+      A density whose state is {"losses": `[bins, history]`, "seen": `[bins]`}, the last losses of each bin and how many
+      it has seen.
+
+    Raises:
+      ValueError: if bins or history is below 1, uniform_prob is not in (0, 1], or the schedule does not hold the
+        times of the discrete process.
+    """
+    if bins < 1 or history < 1:
+        raise ValueError(f"loss_second_moment: bins = {bins} and history = {history} must be at least 1")
+    if not 0 < uniform_prob <= 1:
+        raise ValueError(f"loss_second_moment: uniform_prob = {uniform_prob} must be in (0, 1] (0.001 in the paper)")
+    if discrete and (schedule.t_max < 1 or schedule.t_min > 1 / bins * (1 + 1e-6)):
+        raise ValueError(f"loss_second_moment: a discrete process of {bins} steps has the times 1 / {bins} .. 1, which "
+                         f"leave the schedule's [{schedule.t_min:g}, {schedule.t_max:g}]")
+    span = schedule.t_max - schedule.t_min
+
+    def init():
+        return {"losses": jnp.zeros((bins, history), jnp.float32), "seen": jnp.zeros(bins, jnp.int32)}
+
+    def probabilities(state) -> Array:
+        root = jnp.sqrt(jnp.mean(jnp.square(state["losses"]), axis=-1))
+        adapted = (1 - uniform_prob) * root / jnp.maximum(root.sum(), 1e-30) + uniform_prob / bins
+        adapted = adapted / adapted.sum()  # where every loss was zero
+        return jnp.where(jnp.all(state["seen"] >= history), adapted, 1 / bins)
+
+    def sample(state, keys, index):
+        p = probabilities(state)
+        choice, within = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32), out_axes=1)(keys)
+        i = jnp.minimum(jnp.searchsorted(jnp.cumsum(p), choice, side="right"), bins - 1)
+        # Draws of float32 are cells of 2^-23, of which this is the middle: neither end of the bin.
+        inside = schedule.t_min + span * jnp.minimum((i + within + 2.0**-24) / bins, 1 - 2.0**-24)
+        return (i + 1) / bins if discrete else inside, 1 / (bins * p[i])
+
+    def update(state, t, losses):
+        position = t * bins - 1 if discrete else (t - schedule.t_min) / span * bins
+        i = jnp.clip((jnp.round if discrete else jnp.floor)(position).astype(jnp.int32), 0, bins - 1)
+        losses = losses * bins * probabilities(state)[i]
+        # The rank of each example among those of its bin; a bin keeps its last ones in a ring.
+        order = jnp.argsort(i, stable=True)
+        i, losses = i[order], losses[order]
+        rank = jnp.arange(i.size) - jnp.searchsorted(i, i)
+        count = jnp.zeros(bins, jnp.int32).at[i].add(1)
+        slot = (state["seen"][i] + rank) % history
+        kept = jnp.where(rank >= count[i] - history, i, bins)  # out of bounds, and dropped, if not
+        return {
+            "losses": state["losses"].at[kept, slot].set(losses, mode="drop"),
+            "seen": state["seen"] + count,
+        }
+
+    return Density(init, sample, update)

@@ -1,0 +1,56 @@
+"""Plans: the pairs of times that a sampler steps between."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+
+class Plan(NamedTuple):
+    """The steps of a sampler, as pairs of times.
+
+    Attributes:
+      t: `[N]` time at which step i starts.
+      s: `[N]` time at which it ends.
+      renoise: `[N]` Bool; where True, s > t and the step draws q(x_s | x_t) instead of asking the network.
+    """
+
+    t: Array
+    s: Array
+    renoise: Array
+
+
+def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
+    """The plan that walks along a grid of times.
+
+    Args:
+      grid: `[N + 1]` times, strictly decreasing for sampling or strictly increasing for inversion; with `renoise`,
+        in any order without repetition.
+      renoise: `[N]` Bool, the steps that add noise; they must go up. None for no such step.
+
+    Raises:
+      ValueError: if a time is repeated, not finite or negative, or the grid turns where it must not.
+    """
+    grid = np.asarray(grid)
+    if grid.ndim != 1 or grid.size < 2:
+        raise ValueError(f"a plan needs a vector of at least two times (one step); got shape {grid.shape}")
+    if not np.all(np.isfinite(grid)) or np.any(grid < 0):
+        raise ValueError(f"the times of a plan must be finite and not negative; got {grid}")
+    ups = np.diff(grid) > 0
+    if np.any(np.diff(grid) == 0):
+        i = int(np.argmax(np.diff(grid) == 0))
+        raise ValueError(f"step {i} of the plan goes nowhere: times {i} and {i + 1} are both {grid[i]:g}")
+    if renoise is None:
+        renoise = np.zeros(ups.shape, bool)
+        if ups.any() and not ups.all():
+            i = int(np.argmax(ups != ups[0]))
+            raise ValueError(f"the times of a plan must all decrease (sampling) or all increase (inversion); "
+                             f"{grid[i]:g} -> {grid[i + 1]:g} turns round. Mark steps that add noise with renoise=")
+    renoise = np.asarray(renoise, bool)
+    if renoise.shape != ups.shape:
+        raise ValueError(f"renoise has shape {renoise.shape}; a grid of {grid.size} times has {ups.size} steps")
+    if np.any(renoise & ~ups):
+        i = int(np.argmax(renoise & ~ups))
+        raise ValueError(f"step {i} adds noise but goes down, {grid[i]:g} -> {grid[i + 1]:g}")
+    return Plan(grid[:-1], grid[1:], renoise)

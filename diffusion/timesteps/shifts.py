@@ -1,0 +1,72 @@
+"""Shifts: a grid moved to noisier or cleaner times."""
+
+import math
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps.checks import check_positive
+
+
+def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray:
+    """Moves a grid to the times whose log-SNR is smaller by 2 ln(factor).
+
+    For the rectified flow this is t' = a t / (1 + (a - 1) t).
+
+    Facts:
+      paper: Esser et al. 2024, "Scaling Rectified Flow Transformers", eq. 23 (SD3: a = 3 at 1024^2 pixels); Hoogeboom
+        et al. 2023, "simple diffusion", eq. 4
+
+    Args:
+      schedule: the process.
+      grid: `[N + 1]` times.
+      factor: a > 0; above 1 for pictures larger than those that the schedule was made for.
+
+    Raises:
+      ValueError: if a time would leave the schedule's range, or two would coincide at its end.
+    """
+    check_positive("shift", "factor", factor)
+    grid = np.asarray(grid)
+    if factor == 1:
+        return grid
+    moved = np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
+    outside = ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))
+    if outside.any() or np.any(np.sign(np.diff(moved)) != np.sign(np.diff(grid))):
+        raise ValueError(
+            f"shift: a factor of {factor:g} moves these times out of the schedule's range [0, {schedule.t_max:g}], "
+            "because its noise ends there; build the grid from another sigma_max instead (karras, uniform_log_snr), "
+            "or shift a schedule that reaches alpha = 0"
+        )
+    return moved
+
+
+def flux_shift(
+    schedule: NoiseSchedule,
+    grid: ArrayLike,
+    tokens: int,
+    base: tuple[int, float] = (256, 0.5),
+    largest: tuple[int, float] = (4096, 1.15),
+) -> np.ndarray:
+    """Shifts a grid by a factor e^mu that grows with the number of tokens.
+
+        mu = mu_1 + (tokens - n_1) (mu_2 - mu_1) / (n_2 - n_1),    t' = e^mu / (e^mu + 1 / t - 1)
+
+    The formula of t' is the rectified flow's; elsewhere the log-SNR falls by 2 mu, which is the same thing.
+
+    Facts:
+      paper: none; the code of FLUX.1 (Black Forest Labs 2024), `get_schedule`
+
+    Args:
+      schedule: the process.
+      grid: `[N + 1]` times.
+      tokens: number of patches that the transformer sees, >= 1: height x width / 16^2 for FLUX.1.
+      base: (n_1, mu_1).
+      largest: (n_2, mu_2).
+
+    Raises:
+      ValueError: if tokens is not positive, or the shift leaves the schedule (see `shift`).
+    """
+    check_positive("flux_shift", "tokens", tokens)
+    (n_1, mu_1), (n_2, mu_2) = base, largest
+    return shift(schedule, grid, math.exp(mu_1 + (tokens - n_1) * (mu_2 - mu_1) / (n_2 - n_1)))

@@ -1,0 +1,150 @@
+"""Moving averages with power-function profiles, and averages of any such profile made after training.
+
+    average at step t = integral_0^t p_t(tau) params(tau) dtau,    p_t(tau) = (gamma + 1) tau^gamma / t^(gamma + 1)
+
+Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3 and appendix C. The
+width of p is a share sigma_rel of the training so far; gamma and sigma_rel stand for each other.
+
+    ema = tracked(power_function(0.05), power_function(0.10))            # in training; store its state now and then
+    weights = reconstruction_weights(steps, sigma_rels, step, 0.07)      # afterwards, one for each stored average
+    params = reconstruct(averages, weights)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from diffusion.training.ema import ExponentialMovingAverage, exponential_moving_average
+
+WIDEST = 12**-0.5  # the width of gamma = 0, the plain mean of all steps
+
+
+def gamma(sigma_rel: float) -> float:
+    """Returns the exponent of the profile whose standard deviation is a share sigma_rel of its length.
+
+        sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))
+
+    Karras et al. 2024, eq. 123 and algorithm 2.
+
+    Args:
+      sigma_rel: in (0, 12^-1/2]; 0.05 and 0.10 are tracked in the paper.
+
+    Raises:
+      ValueError: if it is not.
+    """
+    if not 0 < sigma_rel <= WIDEST * (1 + 1e-9):
+        raise ValueError(f"power_function: sigma_rel = {sigma_rel} must be in (0, {WIDEST:.4f}], for example 0.05 "
+                         f"({WIDEST:.4f} is the mean of all steps).")
+    inverse = sigma_rel**-2
+    return max(0.0, float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max()))
+
+
+def power_function(sigma_rel: float) -> ExponentialMovingAverage:
+    """Returns the average ``a <- b a + (1 - b) params`` with b = (1 - 1/t)^(gamma + 1) at the t-th update.
+
+    The weight of the parameters after update i is then exactly the integral of p_t from i - 1 to i,
+    (i^(gamma + 1) - (i - 1)^(gamma + 1)) / t^(gamma + 1). The first update forgets the initial parameters.
+    Karras et al. 2024, eq. 127.
+
+    Args:
+      sigma_rel: width of the profile as a share of the steps so far, in (0, 12^-1/2].
+
+    Returns:
+      ExponentialMovingAverage, to be used as ``ema.exponential_moving_average`` is.
+
+    Raises:
+      ValueError: if sigma_rel is out of range.
+    """
+    exponent = gamma(sigma_rel) + 1
+    plain = exponential_moving_average(0.0, warmup=False)  # for its types
+
+    def update(average, params, step):
+        t = jnp.asarray(step, jnp.float32) + 1
+        # 1 - (1 - 1/t)^exponent, whose digits are not lost at large t.
+        fresh = -jnp.expm1(exponent * jnp.log1p(-1 / t))
+        latest = plain.update(average, params, step)
+
+        def leaf(a, p):
+            return a + fresh.astype(a.dtype) * (p - a) if jnp.issubdtype(a.dtype, jnp.floating) else p
+
+        return jax.tree.map(leaf, average, latest)
+
+    return ExponentialMovingAverage(plain.init, update)
+
+
+def tracked(*averages: ExponentialMovingAverage) -> ExponentialMovingAverage:
+    """Returns several moving averages as one, whose state is the tuple of theirs."""
+
+    def update(states, params, step):
+        return tuple(average.update(state, params, step) for average, state in zip(averages, states, strict=True))
+
+    return ExponentialMovingAverage(lambda params: tuple(average.init(params) for average in averages), update)
+
+
+def reconstruction_weights(
+    steps: ArrayLike, sigma_rels: ArrayLike, step: float, sigma_rel: float
+) -> np.ndarray:
+    """Returns the weights of stored averages whose sum comes closest to another average.
+
+    The weights are those whose combined profile has the least squared distance to the wanted one, scaled to sum to
+    one as in the authors' code. Karras et al. 2024, algorithm 3.
+
+    Args:
+      steps: [K] updates made when each average was stored, >= 1.
+      sigma_rels: [K] or [], its width.
+      step: updates at which the wanted average ends; at most the largest of ``steps``.
+      sigma_rel: its width, not below the narrowest stored by much.
+
+    Returns:
+      float64 [K].
+
+    Raises:
+      ValueError: if a step is not positive, two averages are the same, or the wanted one ends after all of them.
+    """
+    steps, sigma_rels = np.broadcast_arrays(np.asarray(steps, np.float64), np.asarray(sigma_rels, np.float64))
+    if steps.ndim != 1 or np.any(steps < 1) or not step >= 1:
+        raise ValueError(f"reconstruction: steps = {steps} and step = {step} must count updates, >= 1.")
+    if step > steps.max():
+        raise ValueError(f"reconstruction: step = {step} is later than the last stored average, of step "
+                         f"{steps.max():g}.")
+    if len({*zip(steps, sigma_rels)}) < len(steps):
+        raise ValueError(f"reconstruction: an average is given twice among steps {steps}, sigma_rels {sigma_rels}.")
+    gammas = np.array([gamma(value) for value in sigma_rels])
+    stored = _inner(steps[:, None], gammas[:, None], steps, gammas)
+    wanted = _inner(steps, gammas, float(step), gamma(sigma_rel))
+    weights = np.linalg.solve(stored, wanted)
+    return weights / weights.sum()
+
+
+def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
+    """Returns the weighted sum of pytrees, added up in float64 on the host; other than floating leaves are the last's.
+
+    Args:
+      averages: K pytrees of one structure.
+      weights: [K], see ``reconstruction_weights``.
+    """
+    weights = np.asarray(weights, np.float64)
+    if len(averages) != len(weights):
+        raise ValueError(f"reconstruct: {len(averages)} averages and {len(weights)} weights.")
+
+    def leaf(*values):
+        last = np.asarray(values[-1])
+        if not jnp.issubdtype(last.dtype, jnp.floating):
+            return last
+        return sum(weight * np.asarray(value, np.float64) for weight, value in zip(weights, values)).astype(last.dtype)
+
+    return jax.tree.map(leaf, *averages)
+
+
+def _inner(t_a, gamma_a, t_b, gamma_b):
+    """The integral of p_a p_b from 0 to m, the earlier of their ends, with c = gamma + 1:
+
+        c_a c_b / (c_a + c_b - 1)  m^(c_a + c_b - 1) / (t_a^c_a t_b^c_b)
+    """
+    m = np.minimum(t_a, t_b)
+    ratios = (m / t_a) ** gamma_a * (m / t_b) ** gamma_b  # each in (0, 1]: nothing overflows
+    return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * ratios * m / (t_a * t_b)

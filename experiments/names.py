@@ -1,0 +1,96 @@
+"""The names that a config can use, and their functions. To add one: a line in a table.
+
+Arguments are those of the function, checked against its signature by `resolve.call`; what does not come from the entry
+(the schedule, what the network predicts, the steps of the run ...) is supplied there.
+"""
+
+from diffusion import (
+    couplings,
+    flow_maps,
+    guidance,
+    objectives,
+    parameterizations,
+    samplers,
+    schedules,
+    timesteps,
+    weightings,
+)
+from diffusion.data import transforms
+from diffusion.metrics import features
+from diffusion.models import MODELS
+from diffusion.training import optimizers
+
+
+def _table(*functions):
+    return {function.__name__: function for function in functions}
+
+
+SCHEDULES = _table(
+    schedules.rectified_flow, schedules.trigonometric, schedules.cosine, schedules.sigmoid, schedules.linear_beta,
+    schedules.scaled_linear, schedules.from_betas, schedules.from_log_snr, schedules.variance_preserving,
+    schedules.sub_vp, schedules.variance_exploding, schedules.edm, schedules.shifted, schedules.zero_terminal_snr,
+)
+PARAMETERIZATIONS = _table(
+    parameterizations.epsilon, parameterizations.x0, parameterizations.v, parameterizations.score,
+    parameterizations.velocity, parameterizations.edm, parameterizations.learned_variance,
+    flow_maps.consistency_boundary, flow_maps.latent_consistency,
+)
+CLOCKS = _table(
+    parameterizations.time, parameterizations.steps, parameterizations.log_sigma, parameterizations.reversed_time,
+)
+DENSITIES = _table(
+    timesteps.uniform_density, timesteps.discrete_density, timesteps.logit_normal, timesteps.log_normal,
+    timesteps.mode, timesteps.cosmap, timesteps.laplace, timesteps.beta_density, timesteps.loss_second_moment,
+)
+WEIGHTINGS = _table(
+    weightings.constant, weightings.snr, weightings.truncated_snr, weightings.min_snr, weightings.soft_min_snr,
+    weightings.p2, weightings.edm, weightings.sigmoid, weightings.per_log_snr,
+)
+COUPLINGS = _table(
+    couplings.independent, couplings.optimal_transport, couplings.sinkhorn, couplings.schroedinger_bridge,
+)
+OBJECTIVES = _table(
+    objectives.denoising, objectives.flow_matching, objectives.contrastive_flow_matching, objectives.hybrid,
+    objectives.mean_flow, objectives.improved_mean_flow, objectives.shortcut, objectives.ct, objectives.ict,
+    objectives.ect, objectives.continuous_consistency, objectives.progressive_distillation,
+)
+SAMPLERS = _table(
+    samplers.ddpm, samplers.ddim, samplers.euler, samplers.heun, samplers.midpoint, samplers.rk4, samplers.dpm_2,
+    samplers.dpm_solver_2, samplers.dpm_solver_3, samplers.dpmpp_2s, samplers.dpmpp_2m, samplers.dpmpp_3m,
+    samplers.unipc, samplers.deis, samplers.lms, samplers.plms, samplers.pndm, samplers.edm, samplers.euler_ancestral,
+    samplers.dpm_2_ancestral, samplers.dpmpp_sde, samplers.dpmpp_2m_sde, samplers.dpmpp_3m_sde,
+    samplers.euler_maruyama, samplers.reverse_diffusion, samplers.predictor_corrector, samplers.interpolant_sde,
+    samplers.consistency, samplers.tcd, samplers.flow_map,
+)
+GRIDS = _table(
+    timesteps.uniform, timesteps.polynomial, timesteps.beta, timesteps.sigmoid, timesteps.uniform_log_snr,
+    timesteps.exponential, timesteps.karras, timesteps.kl_optimal, timesteps.leading, timesteps.trailing,
+    timesteps.linspace, timesteps.align_your_steps,
+)
+GUIDANCES = _table(  # of two branches, the condition and the null one
+    guidance.classifier_free, guidance.rescaled, guidance.adaptive_projected, guidance.classifier_free_plus_plus,
+    guidance.zero_star,
+)
+OPTIMIZERS = optimizers.OPTIMIZERS
+AUGMENTATIONS = transforms.AUGMENTATIONS
+FEATURES = features.FEATURES
+FEATURE_NAMES = features.NAMES
+
+# How the network of an objective jumps from time to time; the other objectives train denoisers.
+FLOW_MAPS = {
+    "mean_flow": flow_maps.mean_flow,
+    "improved_mean_flow": flow_maps.mean_flow,
+    "shortcut": flow_maps.shortcut,
+    "ct": flow_maps.consistency,
+    "ict": flow_maps.consistency,
+    "ect": flow_maps.consistency,
+    "continuous_consistency": flow_maps.consistency,
+}
+TWO_TIMES = ("mean_flow", "improved_mean_flow", "shortcut")  # their networks are told two times
+VELOCITIES = ("flow_matching", "contrastive_flow_matching", *TWO_TIMES)  # their networks predict one
+TAUGHT = ("progressive_distillation",)  # they need config.teacher
+__all__ = [
+    "AUGMENTATIONS", "CLOCKS", "COUPLINGS", "DENSITIES", "FEATURES", "FEATURE_NAMES", "FLOW_MAPS", "GRIDS", "GUIDANCES",
+    "MODELS", "OBJECTIVES", "OPTIMIZERS", "PARAMETERIZATIONS", "SAMPLERS", "SCHEDULES", "TAUGHT", "TWO_TIMES",
+    "VELOCITIES", "WEIGHTINGS",
+]

@@ -1,0 +1,67 @@
+"""benchmarks.few_steps: what it counts, what it compares with, and that its verdicts can say no."""
+
+import numpy as np
+import pytest
+
+from benchmarks import few_steps, few_steps_report
+from diffusion import samplers
+from diffusion.metrics import frechet
+from tests.conformance import SCHEDULES
+
+
+def _rows(sampler, grid, errors):
+    return [{"sampler": sampler, "grid": grid, "steps": nfe, "nfe": nfe, "error": error, "frechet": error}
+            for nfe, error in errors.items()]
+
+
+def test_each_sampler_gets_the_most_steps_within_each_number_of_evaluations():
+    assert few_steps.counts(samplers.dpmpp_2m(), [1, 4, 8]) == {1: 1, 4: 4, 8: 8}
+    assert few_steps.counts(samplers.heun(), [1, 2, 4, 8]) == {1: 1, 3: 2, 7: 4}
+    assert few_steps.counts(samplers.rk4(), [2, 5, 8]) == {1: 1, 5: 2}
+
+
+def test_grids_start_within_the_schedule_and_end_at_the_data():
+    for name in ("edm", "rectified_flow"):
+        found = few_steps.grids(SCHEDULES[name])
+        assert {"uniform", "uniform_log_snr", "karras"} <= found.keys()
+        for grid in (found["uniform"], found["karras"]):
+            times = grid(steps=4)
+            assert times[0] <= SCHEDULES[name].t_max
+            assert times[-1] == 0
+
+
+@pytest.mark.parametrize("multistep, verdict", [(0.1, "yes, 3.0 to 3.0 times"), (0.4, "NOT dpmpp_2m")])
+def test_ranking_says_what_the_figures_say(multistep, verdict):
+    grid = few_steps_report.THEIR_GRID
+    figures = {"ddim": 0.3, "dpmpp_2m": multistep, "unipc(1)": 9.0}  # the last is not of order 2 or 3
+    rows = [row for name, error in figures.items() for row in _rows(name, grid, {8: error})]
+    told = few_steps_report.ranking({"mixture, cosine": rows})
+    assert len(told) == 2  # on that grid, and each on its best one
+    assert all(verdict in line for line in told)
+
+
+def test_ranking_of_grids_is_for_exploding_variance():
+    rows = [*_rows("euler", "karras", {16: 0.1}), *_rows("euler", "uniform", {16: 0.5})]
+    assert few_steps_report.ranking({"mixture, cosine": rows}) == []
+    assert few_steps_report.ranking({"mixture, edm": rows}) == [
+        "mixture, edm, NFE 16: Karras' grid ahead of the uniform one: yes, 5.0 to 5.0 times"
+    ]
+
+
+def test_a_sampler_is_shown_on_the_grid_that_is_best_for_it():
+    rows = [*_rows("heun", "karras", {7: 0.5, 15: 0.02}), *_rows("heun", "uniform", {7: 0.1, 15: 0.3})]
+    assert few_steps_report.lines(rows, [8, 16, 64]) == [["heun", "karras", "0.5", "0.02", "", "0.5", "0.02", ""]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["rectified_flow", "edm"])
+def test_a_fine_walk_ends_where_the_exact_flow_is_said_to_lead(schedule, x64):
+    """From t_max, alpha = 0 there in one case, by another method; and there the data's moments are found again."""
+    problem = few_steps.mixture(SCHEDULES[schedule], 512)
+    grid = few_steps.grids(problem.schedule)["uniform_log_snr" if schedule == "edm" else "uniform"](steps=400)
+    found = few_steps.compared(problem, few_steps.follow(problem, samplers.unipc(3))(grid), float(grid[0]), 0)
+    assert found["error"] < 2e-4
+    exact = problem.exact(float(grid[0]))
+    moments = frechet.update(frechet.init(2), exact)
+    assert frechet.frechet_distance(moments, problem.moments) < 2e-3
+    assert exact.dtype == np.float64

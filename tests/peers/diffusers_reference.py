@@ -1,0 +1,231 @@
+"""Trajectories of diffusers' schedulers on an analytic model, for the samplers of this library to be compared with.
+
+It runs in an environment of its own (tests/peers/requirements.txt), without this library:
+
+    python -m tests.peers.diffusers_reference tests/fixtures/diffusers.safetensors
+
+`make fixtures` does that; `make test-peers` writes the file anew and runs the comparison on it, test_diffusers.py. The
+tables of sigmas and alphas are made float64 before a walk, as the samples are, so that a formula is compared and not a
+rounding (EulerDiscreteScheduler casts its samples to float32 all the same). Two things are known to be different
+conventions, and are left out of the walks by their settings: the lowering of a solver's order over the last steps
+(`lower_order_final`), and the step onto sigma = 0 after it (`final_sigmas_type`).
+"""
+
+import inspect
+import json
+import pathlib
+import sys
+import warnings
+from typing import NamedTuple
+
+import diffusers
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from tests.peers.analytic import dummy, exact, ramp, starts
+
+TABLE = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+INTERIOR = {"lower_order_final": False, "final_sigmas_type": "sigma_min"}
+GEOMETRIC = {"use_exponential_sigmas": True, "final_sigmas_type": "sigma_min"}
+
+
+class Walk(NamedTuple):
+    """One scheduler with its settings.
+
+    Attributes:
+      scheduler: the class.
+      settings: of the class, on top of TABLE.
+      space: of its samples: "preserving" (alpha^2 + sigma^2 = 1), "exploding" (alpha = 1), "flow" (alpha = 1 - sigma).
+      calls: network evaluations of each step, the last entry repeated.
+      steps: asked for.
+      kept: how many of them are written, from the start.
+      step: arguments of `scheduler.step`.
+      solvers: the setting `solver_type` at each call of a step, where it is not one for all.
+    """
+
+    scheduler: str
+    settings: dict
+    space: str = "preserving"
+    calls: tuple[int, ...] = (1,)
+    steps: int = 10
+    kept: int | None = None
+    step: dict = {}  # noqa: RUF012
+    solvers: tuple[str, ...] = ()
+
+
+_leading = {"timestep_spacing": "leading", "set_alpha_to_one": True}
+_plus = {"algorithm_type": "dpmsolver++", **INTERIOR}
+WALKS = {
+    "ddim": Walk("DDIMScheduler", {**_leading, "clip_sample": False}),
+    "ddim, eta 0.5": Walk("DDIMScheduler", {**_leading, "clip_sample": False}, step={"eta": 0.5}),
+    "plms": Walk("PNDMScheduler", {**_leading, "skip_prk_steps": True}, calls=(2, 1)),
+    "pndm": Walk("PNDMScheduler", {**_leading, "skip_prk_steps": False}, calls=(4, 4, 4, 1)),
+    "euler": Walk("EulerDiscreteScheduler", {}, "exploding"),
+    "euler, Karras": Walk("EulerDiscreteScheduler", {"use_karras_sigmas": True}, "exploding"),
+    "heun": Walk("HeunDiscreteScheduler", {}, "exploding", calls=(2,)),
+    "dpm_2": Walk("KDPM2DiscreteScheduler", {}, "exploding", calls=(2,)),
+    "lms": Walk("LMSDiscreteScheduler", {}, "exploding"),
+    "dpmpp_2m": Walk("DPMSolverMultistepScheduler", {**_plus, "solver_order": 2}),
+    "dpmpp_2m, to zero": Walk("DPMSolverMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "zero"}),
+    "dpmpp_3m": Walk("DPMSolverMultistepScheduler", {**_plus, "solver_order": 3, "solver_type": "heun"}),
+    "dpmpp_2s": Walk("DPMSolverSinglestepScheduler", {**GEOMETRIC, "solver_order": 2}, calls=(2,), steps=12, kept=5),
+    "dpm_solver_2": Walk("DPMSolverSinglestepScheduler", {
+        **GEOMETRIC, "algorithm_type": "dpmsolver", "solver_order": 2}, calls=(2,), steps=12, kept=5),
+    "dpm_solver_3": Walk("DPMSolverSinglestepScheduler", {
+        **GEOMETRIC, "algorithm_type": "dpmsolver", "solver_order": 3}, calls=(3,), steps=15, kept=4,
+        solvers=("midpoint", "heun", "midpoint")),  # the paper's inner step is what is called "heun" here
+    **{f"deis {order}": Walk("DEISMultistepScheduler", {"solver_order": order, "lower_order_final": False})
+       for order in (2, 3)},
+    **{f"unipc {order}, {solver}": Walk("UniPCMultistepScheduler", {
+        **INTERIOR, "solver_order": order, "solver_type": solver})
+       for order in (1, 2, 3) for solver in ("bh1", "bh2")},
+    "flow, euler": Walk("FlowMatchEulerDiscreteScheduler", {}, "flow"),
+    "flow, euler, shift 3": Walk("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow"),
+    "flow, heun": Walk("FlowMatchHeunDiscreteScheduler", {}, "flow", calls=(2,)),
+    **{f"ddpm, {variance}": Walk("DDPMScheduler", {"variance_type": variance, "clip_sample": False})
+       for variance in ("fixed_small", "fixed_large", "learned_range")},
+    "euler_ancestral": Walk("EulerAncestralDiscreteScheduler", {}, "exploding"),
+    "dpm_2_ancestral": Walk("KDPM2AncestralDiscreteScheduler", {}, "exploding", calls=(2,)),
+    "dpmpp_2m_sde": Walk("DPMSolverMultistepScheduler", {
+        **INTERIOR, "algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
+}  # fmt: skip
+
+# The walks of diffusers' own tests (tests/schedulers of the repository), on their dummy model: only the settings are
+# here, the published sums are in test_diffusers.py.
+_long = {**TABLE, "num_train_timesteps": 1100}
+PUBLISHED = {
+    "ddim": Walk("DDIMScheduler", {"clip_sample": True}),
+    "euler": Walk("EulerDiscreteScheduler", _long, "exploding"),
+    "euler, Karras": Walk("EulerDiscreteScheduler", {**_long, "use_karras_sigmas": True}, "exploding"),
+    "heun": Walk("HeunDiscreteScheduler", _long, "exploding", calls=(2,)),
+    "dpm_2": Walk("KDPM2DiscreteScheduler", _long, "exploding", calls=(2,)),
+    "pndm": Walk("PNDMScheduler", {}, calls=(4, 4, 4, 1)),
+    "lms": Walk("LMSDiscreteScheduler", _long, "exploding"),
+    "lms, Karras": Walk("LMSDiscreteScheduler", {**_long, "use_karras_sigmas": True}, "exploding"),
+    "dpmpp_2m": Walk("DPMSolverMultistepScheduler", {"solver_order": 2, **INTERIOR}),
+    "unipc": Walk("UniPCMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "sigma_min"}),
+    "deis": Walk("DEISMultistepScheduler", {"solver_order": 2}),
+}  # fmt: skip
+
+
+def prepared(walk: Walk):
+    """The scheduler, with its steps set and its tables in float64."""
+    scheduler = getattr(diffusers, walk.scheduler)(**TABLE | walk.settings if walk.space != "flow" else walk.settings)
+    scheduler.set_timesteps(walk.steps)
+    scheduler.is_scale_input_called = True  # the model here takes the sample as it is
+    for table in ("sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "alphas_cumprod", "one",
+                  "final_alpha_cumprod"):  # fmt: skip
+        if isinstance(getattr(scheduler, table, None), torch.Tensor):
+            setattr(scheduler, table, getattr(scheduler, table).double())
+    return scheduler
+
+
+def level(scheduler, t) -> float:
+    """sigma / alpha at the coming call of the network; sigma itself for flows."""
+    if getattr(scheduler, "sigmas", None) is None:
+        alpha_squared = scheduler.alphas_cumprod[int(t)]
+        return float(torch.sqrt((1 - alpha_squared) / alpha_squared))
+    index = scheduler.step_index or 0
+    if hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order:
+        return float(scheduler.sigmas_interpol[index - hasattr(scheduler, "sigmas_up")])
+    return float(scheduler.sigmas[index])
+
+
+def ends_at(scheduler) -> float:
+    """sigma / alpha at the end of the last step."""
+    if getattr(scheduler, "sigmas", None) is not None:
+        return float(scheduler.sigmas[-1])
+    alpha_squared = getattr(scheduler, "final_alpha_cumprod", 1.0)
+    return float((1 - alpha_squared) / alpha_squared) ** 0.5
+
+
+def coefficients(space: str, level: float) -> tuple[float, float]:
+    """(alpha, sigma) of a level."""
+    if space == "flow":
+        return 1 - level, level
+    alpha = 1.0 if space == "exploding" else (1 + level**2) ** -0.5
+    return alpha, level * alpha
+
+
+def follow(walk: Walk) -> dict[str, np.ndarray]:
+    """x `[N + 1, B, D]` at the ends of the steps, level `[N + 1]`, and the noise `[N, B, D]` where there is some."""
+    scheduler = prepared(walk)
+    levels = [level(scheduler, scheduler.timesteps[0])]
+    x = torch.from_numpy(starts(*coefficients(walk.space, levels[0])))
+    arguments = dict(walk.step)
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        arguments["generator"] = torch.Generator().manual_seed(0)
+    ways, noises, times = [x.numpy()], [], list(scheduler.timesteps)
+    for i in range(walk.kept or walk.steps):
+        before = arguments["generator"].get_state() if "generator" in arguments else None
+        for call in range(walk.calls[min(i, len(walk.calls) - 1)]):
+            if not times:
+                break  # the step onto sigma = 0 is a single call
+            if walk.solvers:
+                scheduler.register_to_config(solver_type=walk.solvers[call])
+            t = times.pop(0)
+            alpha, sigma = coefficients(walk.space, level(scheduler, t))
+            x0, eps = exact(x.numpy(), alpha, sigma)
+            output = torch.from_numpy(eps - x0 if walk.space == "flow" else eps)
+            if walk.settings.get("variance_type") == "learned_range":
+                output = torch.cat([output, torch.full_like(output, -0.4)], dim=1)  # the fraction (1 - 0.4) / 2
+            x = scheduler.step(output, t, x, **arguments).prev_sample.double()
+        ways.append(x.numpy())
+        levels.append(level(scheduler, times[0]) if times else ends_at(scheduler))
+        if before is not None and not torch.equal(before, arguments["generator"].get_state()):
+            again = torch.Generator()
+            again.set_state(before)
+            noises.append(torch.randn(x.shape, generator=again, dtype=torch.float64).numpy())
+        else:
+            noises.append(np.zeros_like(ways[0]))
+    found = {"x": np.stack(ways), "level": np.array(levels)}
+    return found | ({"noise": np.stack(noises)} if np.any(noises) else {})
+
+
+def times_of(walk: Walk) -> dict[str, np.ndarray]:
+    """What the published walks need.
+
+    level `[N + 1]` where the steps start and end (a last step that goes nowhere left out), seen `[calls, 2]` the level
+    and the scheduler's time of each call of the network, first the factor of the initial sample, found the sum and mean
+    at the end.
+    """
+    scheduler = prepared(walk)
+    first, seen = float(scheduler.init_noise_sigma), []
+    x = torch.from_numpy(ramp()) * first
+    for t in scheduler.timesteps:
+        seen.append((level(scheduler, t), float(t)))
+        if walk.space == "exploding":
+            x = scheduler.scale_model_input(x, t)
+        x = scheduler.step(dummy(x, float(t)), t, x).prev_sample.double()
+    calls = [*walk.calls, *[walk.calls[-1]] * len(seen)]
+    starts = [sum(calls[:i]) for i in range(len(seen)) if sum(calls[:i]) < len(seen)]
+    levels = [*(seen[i][0] for i in starts), ends_at(scheduler)]
+    return {
+        "level": np.array(levels[:-1] if levels[-1] == levels[-2] else levels),
+        "seen": np.array(seen),
+        "first": np.array(first),
+        "found": np.array([x.abs().sum(), x.abs().mean()]),
+    }
+
+
+def main(path: str) -> None:
+    """Writes the file."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)  # of the algorithm "dpmsolver", which is wanted here
+    made = {f"{name}/{part}": value for name, walk in WALKS.items() for part, value in follow(walk).items()}
+    made |= {f"published/{name}/{part}": value
+             for name, walk in PUBLISHED.items() for part, value in times_of(walk).items()}
+    about = {name: {"scheduler": walk.scheduler, "settings": walk.settings, "space": walk.space, "steps": walk.steps}
+             for name, walk in WALKS.items()}
+    save_file({name: np.ascontiguousarray(value) for name, value in made.items()}, path, {
+        "diffusers": diffusers.__version__, "torch": torch.__version__, "numpy": np.__version__,
+        "command": f"python -m tests.peers.diffusers_reference {path}",
+        "walks": json.dumps(about, sort_keys=True),
+    })  # fmt: skip
+    pathlib.Path(path).chmod(0o644)
+    print(f"{len(WALKS)} walks and {len(PUBLISHED)} published ones of diffusers {diffusers.__version__} in {path}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

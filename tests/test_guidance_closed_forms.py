@@ -1,0 +1,283 @@
+"""Guidances against the closed forms that Gaussian data gives, and against their papers' formulas written in numpy."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import guidance, samplers, schedules, timesteps
+from diffusion.guidance import measurements
+from diffusion.parameterizations import Prediction
+from tests import oracles
+from tests.conformance import SCHEDULES, exact_denoiser, slow_but
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SCHEDULE = SCHEDULES["cosine"]
+COVARIANCE = np.array([[0.9, 0.35], [0.35, 0.25]])
+COND, NULL = oracles.gaussian([0.7, -0.4], COVARIANCE), oracles.gaussian([-0.2, 0.3], [[0.3, 0.1], [0.1, 0.6]])
+OTHER = oracles.gaussian([0.5, 0.5], [[0.5, -0.2], [-0.2, 0.4]])
+X = np.random.default_rng(0).standard_normal((3, 2))
+T = np.array([0.15, 0.5, 0.85])
+
+
+def _level(schedule=SCHEDULE, t=T):
+    """alpha and sigma as `[B, 1]`."""
+    return (np.asarray(f(jnp.asarray(t)))[:, None] for f in (schedule.alpha, schedule.sigma))
+
+
+def _branches(*data, schedule=SCHEDULE):
+    return guidance.separately(*(exact_denoiser(d, schedule) for d in data))
+
+
+def _call(denoise, x=X, t=T):
+    return denoise(jnp.asarray(x), jnp.asarray(t))
+
+
+def _assert_close(a, b, rtol=1e-9):
+    np.testing.assert_allclose(a.x0, b.x0, rtol=rtol, atol=1e-11)
+    np.testing.assert_allclose(a.eps, b.eps, rtol=rtol, atol=1e-11)
+
+
+def test_composed_conditions_multiply_their_densities():
+    """p_null^(1 - w_1 - w_2) p_1^w_1 p_2^w_2, by the oracle's scores; a weight may be negative."""
+    alpha, sigma = SCHEDULE.alpha(jnp.asarray(T)), SCHEDULE.sigma(jnp.asarray(T))
+    scores = [np.asarray(oracles.score(d, alpha, sigma, jnp.asarray(X))) for d in (COND, OTHER, NULL)]
+    for first, second in ((1.0, 1.0), (3.0, -1.5)):
+        guided = _call(guidance.composed(_branches(COND, OTHER, NULL), (first, second)))
+        expected = first * scores[0] + second * scores[1] + (1 - first - second) * scores[2]
+        np.testing.assert_allclose(guided.eps, -np.asarray(sigma)[:, None] * expected, rtol=1e-10)
+
+
+def test_one_composed_condition_is_classifier_free_guidance():
+    one = _call(guidance.composed(_branches(COND, NULL), (2.5,)))
+    _assert_close(one, _call(guidance.classifier_free(_branches(COND, NULL), 2.5)), 1e-12)
+
+
+def test_rescaling_follows_the_papers_algorithm():
+    """Lin et al. 2024, algorithm 2, of v, with torch's unbiased standard deviation, which makes no difference."""
+    alpha, sigma = _level()
+    v = lambda p: alpha * np.asarray(p.eps) - sigma * np.asarray(p.x0)
+    v_c, v_u = (v(_call(exact_denoiser(d, SCHEDULE))) for d in (COND, NULL))
+    v_cfg = v_u + 4.0 * (v_c - v_u)
+    for phi in (0.3, 1.0):
+        factor = v_c.std(1, ddof=1, keepdims=True) / v_cfg.std(1, ddof=1, keepdims=True)
+        guided = _call(guidance.rescaled(_branches(COND, NULL), SCHEDULE, 4.0, phi))
+        np.testing.assert_allclose(v(guided), v_cfg * (phi * factor + 1 - phi), rtol=1e-9)
+    plain = _call(guidance.classifier_free(_branches(COND, NULL), 4.0))
+    _assert_close(_call(guidance.rescaled(_branches(COND, NULL), SCHEDULE, 4.0, 0.0)), plain, 1e-14)
+
+
+def test_zero_star_follows_the_authors_code():
+    """On the rectified flow, whose velocity is eps - x0; the oracle's velocities, the code's lines in numpy."""
+    flow = schedules.rectified_flow()
+    u_c, u_u = (np.asarray(p.eps - p.x0) for p in (_call(exact_denoiser(d, flow)) for d in (COND, NULL)))
+    s = (u_c * u_u).sum(1, keepdims=True) / ((u_u**2).sum(1, keepdims=True) + 1e-8)
+    guided = _call(guidance.zero_star(_branches(COND, NULL, schedule=flow), flow, 3.0))
+    np.testing.assert_allclose(guided.eps - guided.x0, s * u_u + 3.0 * (u_c - s * u_u), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", slow_but([("euler",)], [("euler",), ("ddim",)]))
+def test_zero_init_stands_still_for_the_first_steps(name):
+    flow, plan = schedules.rectified_flow(), timesteps.plan(np.array([1.0, 0.8, 0.5, 0.0]))
+    denoise = guidance.zero_star(_branches(COND, NULL, schedule=flow), flow, 3.0, zero_above=float(plan.s[1]))
+    keys = jax.random.split(jax.random.key(0), 3)
+    _, way = samplers.sample(getattr(samplers, name)(), denoise, flow, jnp.asarray(X), plan, keys, trajectory=True)
+    np.testing.assert_allclose(way.x[1:3], np.stack([X, X]), rtol=1e-12)
+    assert np.abs(way.x[3] - X).min() > 1e-3
+
+
+def test_projection_removes_what_is_parallel_to_the_conditional_estimate():
+    """Sadat et al. 2024, algorithm 1: eta = 1 is classifier-free guidance, eta = 0 moves at right angles."""
+    cond, uncond = (np.asarray(_call(exact_denoiser(d, SCHEDULE)).x0) for d in (COND, NULL))
+    make = lambda **more: _call(guidance.adaptive_projected(_branches(COND, NULL), SCHEDULE, 4.0, momentum=0, **more))
+    _assert_close(make(eta=1.0), _call(guidance.classifier_free(_branches(COND, NULL), 4.0)))
+    moved = np.asarray(make(eta=0.0).x0) - cond
+    np.testing.assert_allclose((moved * cond).sum(1), 0, atol=1e-12)
+    across = np.stack([-cond[:, 1], cond[:, 0]], 1) / np.linalg.norm(cond, axis=1, keepdims=True)
+    np.testing.assert_allclose(moved, 3.0 * ((cond - uncond) * across).sum(1, keepdims=True) * across, rtol=1e-9)
+    limited = np.asarray(make(eta=1.0, norm_threshold=0.1).x0) - cond
+    assert (np.linalg.norm(cond - uncond, axis=1) > 0.1).all()
+    np.testing.assert_allclose(np.linalg.norm(limited, axis=1), 0.3, rtol=1e-9)
+
+
+def test_plus_plus_is_guidance_of_a_scale_that_the_step_gives():
+    """With alpha = 1: x_s = x_t - (t - s) eps_u - lambda t (eps_c - eps_u), guidance at w = lambda t / (t - s)."""
+    schedule, plan = schedules.variance_exploding(), timesteps.plan(np.array([0.8, 0.6, 0.5, 0.2]))
+    keys, x = jax.random.split(jax.random.key(0), 3), 5.0 * jnp.asarray(X)
+    run = lambda denoise: samplers.sample(samplers.ddim(), denoise, schedule, x, plan, keys)
+    levels = np.asarray(schedule.sigma(jnp.asarray([0.8, 0.6, 0.5, 0.2])))
+
+    def scale(t):
+        i = jnp.argmin(jnp.abs(plan.t - t))
+        return 0.6 * jnp.asarray(levels[:-1] / (levels[:-1] - levels[1:]))[i]
+
+    branches = _branches(COND, NULL, schedule=schedule)
+    plus = run(guidance.classifier_free_plus_plus(branches, 0.6))
+    np.testing.assert_allclose(plus, run(guidance.classifier_free(branches, scale)), rtol=1e-9)
+
+
+A = np.array([[1.0, -0.7]])
+
+
+def _posterior(data, A, y, std):
+    """The Gaussian p(x_0 | y) of y = A x_0 + std z, by conditioning."""
+    mean, S = np.asarray(data.means[0]), oracles.covariance(data)
+    gain = S @ A.T @ np.linalg.inv(A @ S @ A.T + std**2 * np.eye(len(A)))
+    return oracles.gaussian(mean + gain @ (y - A @ mean), S - gain @ A @ S)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES["cosine"], SCHEDULES["edm"]])
+def test_an_exact_classifier_gives_the_exact_posterior(schedule):
+    """log p(y | x_t) of Gaussian data is N(y; A E[x_0 | x_t], A Cov(x_0 | x_t) A^T + std^2)."""
+    y, std = np.array([0.4]), 0.3
+
+    along = (A @ COND.axes[0]).ravel() ** 2
+
+    def log_probability(x, t):
+        alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+        mu, axes, values = COND.means[0], COND.axes[0], COND.variances[0]
+        share = values / (alpha**2 * values + sigma**2)  # of S C^-1
+        mean = ((x - alpha * mu) @ axes * alpha * share @ axes.T + mu) @ A[0]
+        spread = (share * sigma**2 * along).sum(1)  # A Cov(x_0 | x_t) A^T
+        return -((y[0] - mean) ** 2) / (2 * (spread + std**2))
+
+    guided = _call(guidance.classifier(exact_denoiser(COND, schedule), schedule, log_probability))
+    exact = _call(exact_denoiser(_posterior(COND, A, y, std), schedule))
+    _assert_close(guided, exact, 1e-7)
+
+
+WHITE = oracles.gaussian([0.7, -0.4], 0.6**2 * np.eye(2))
+
+
+@pytest.mark.parametrize(
+    "name, schedule_name, std",
+    slow_but(
+        [("matrix", "cosine", 0.3), ("masked", "edm", 0.0)],
+        list(itertools.product(["matrix", "masked"], ["cosine", "edm"], [0.3, 0.0])),
+    ),
+)
+def test_pseudoinverse_guidance_is_exact_for_white_gaussians(name, schedule_name, std):
+    rows, measurement, y, given = {
+        "matrix": (A, measurements.matrix(A), np.array([0.4]), np.array([[0.4]])),
+        "masked": (np.eye(2)[:1], measurements.masked(jnp.array([True, False])), np.array([0.4]), np.array([[0.4, 9]])),
+    }[name]
+    schedule = SCHEDULES[schedule_name]
+    denoise = exact_denoiser(WHITE, schedule)
+    guided = _call(guidance.pseudoinverse(denoise, schedule, measurement, jnp.asarray(given), std, data_std=0.6))
+    exact = _call(exact_denoiser(_posterior(WHITE, rows, y, std), schedule))
+    _assert_close(guided, exact, 1e-7)
+
+
+def test_measurements_solve_their_own_systems():
+    """solve inverts A A^T + ratio I, with A written as a matrix by probing forward; pseudo-inverse at ratio 0."""
+    mask = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)) < 0.5)
+    redundant = np.array([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 1.0, 1.0]])
+    cases = [
+        (measurements.masked(mask), (4, 4, 1)), (measurements.pooled(2), (4, 4, 1)),
+        (measurements.matrix(redundant), (3,)),
+    ]
+    for measurement, shape in cases:
+        size = np.prod(shape)
+        matrix = np.asarray(measurement.forward(jnp.eye(size).reshape(size, *shape))).reshape(size, -1).T
+        y = matrix @ np.random.default_rng(1).standard_normal(size)
+        given = jnp.asarray(y).reshape(measurement.forward(jnp.zeros((1, *shape))).shape)
+        for ratio in (0.0, 0.7):
+            solved = np.asarray(measurement.solve(given, jnp.asarray(ratio))).ravel()
+            expected = np.linalg.pinv(matrix @ matrix.T + ratio * np.eye(len(y)), rcond=1e-10) @ y
+            np.testing.assert_allclose(solved, expected, atol=1e-12)
+        np.testing.assert_array_equal(measurement.solve(given, jnp.asarray(jnp.inf)), 0)
+
+
+def test_posterior_sampling_pulls_the_residual_through_the_denoiser():
+    """Of a Gaussian dx0 / dx_t = alpha S C^-1: grad log p = (that)^T A^T (y - A x0) / sigma_y^2, or over |y - A x0|."""
+    y, std, S = np.array([[0.4]]), 0.3, COVARIANCE
+    plain = _call(exact_denoiser(COND, SCHEDULE))
+    alpha, sigma = _level()
+    residual = y - np.asarray(plain.x0) @ A.T
+    jacobian = np.stack([a * S @ np.linalg.inv(a**2 * S + s**2 * np.eye(2)) for a, s in zip(alpha, sigma)])
+    direction = np.einsum("bij,bi->bj", jacobian, residual @ A)
+    for log_likelihood, gradient in (
+        (guidance.gaussian_likelihood(lambda x0: x0 @ A.T, jnp.asarray(y), std), direction / std**2),
+        (guidance.negative_distance(lambda x0: x0 @ A.T, jnp.asarray(y)), direction / np.abs(residual)),
+    ):
+        guided = _call(guidance.posterior_sampling(exact_denoiser(COND, SCHEDULE), SCHEDULE, log_likelihood, 0.5))
+        np.testing.assert_allclose(guided.eps, plain.eps - 0.5 * sigma * gradient, rtol=1e-8)
+        np.testing.assert_allclose(guided.x0, plain.x0 + 0.5 * sigma**2 / alpha * gradient, rtol=1e-8)
+
+
+def test_a_measurement_that_is_met_pulls_nowhere():
+    """The gradient of a distance at zero is taken as zero, not NaN."""
+    operator = lambda x0: x0[:, :1]
+    y = operator(_call(exact_denoiser(COND, SCHEDULE)).x0)
+    denoise = exact_denoiser(COND, SCHEDULE)
+    guided = guidance.posterior_sampling(denoise, SCHEDULE, guidance.negative_distance(operator, y))
+    _assert_close(_call(guided), _call(denoise), 1e-14)
+
+
+def test_dynamic_threshold_clips_and_scales_by_the_percentile():
+    """Saharia et al. 2022, by numpy: rows beyond 1 are clipped at their percentile and divided by it, others stay."""
+    rng = np.random.default_rng(0)
+    x, scales = rng.standard_normal((3, 50)), np.array([[0.3], [1.0], [4.0]])
+    estimate = np.clip(scales * rng.standard_normal((3, 50)), -12, [[1.0], [12], [12]])
+    estimate[0] = np.maximum(estimate[0], -1)
+    alpha, sigma = _level()
+    denoise = lambda x, t: Prediction(jnp.asarray(estimate), (x - alpha * estimate) / sigma)
+    guided = _call(guidance.dynamic_threshold(denoise, SCHEDULE, 0.9), x)
+    s = np.maximum(np.quantile(np.abs(estimate), 0.9, axis=1, keepdims=True), 1)
+    np.testing.assert_allclose(guided.x0, np.clip(estimate, -s, s) / s, rtol=1e-12)
+    np.testing.assert_allclose(guided.eps, (x - alpha * np.asarray(guided.x0)) / sigma, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(guided.x0[0], estimate[0])
+    np.testing.assert_array_equal(guided.eps[0], _call(denoise, x).eps[0])
+    assert np.abs(guided.x0).max() == 1 and s[2] > 1
+
+
+@pytest.mark.parametrize(
+    "shape, size, stride, count",
+    slow_but(
+        [((5, 7, 2), (3, 4), (2, 3), 4)],
+        [((5, 7, 2), (3, 4), (2, 3), 4), ((8, 8, 1), (4, 4), (4, 4), 4), ((7,), (3,), (1,), 5)],
+    ),
+)
+def test_windows_are_averaged_value_by_value(shape, size, stride, count):
+    """Against a loop: windows of which each says something else, the last of them at the edge."""
+    x = np.random.default_rng(0).standard_normal((2, *shape))
+    calls = []
+
+    def denoise(x, t):
+        calls.append(x.shape)
+        mean = x.mean(axis=tuple(range(1, x.ndim)), keepdims=True)
+        return Prediction(x + mean, x - 2 * mean, jnp.tanh(mean + 0 * x))
+
+    with jax.disable_jit():
+        guided = _call(guidance.windows(denoise, size, stride), x, np.full(2, 0.5))
+    windows_of = lambda whole, side, step: sorted({*range(0, whole - side + 1, step), whole - side})
+    axes = [windows_of(*sides) for sides in zip(shape, size, stride)]
+    total, number, sums = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
+    for start in np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(size)):
+        place = (slice(None), *(slice(a, a + side) for a, side in zip(start, size)))
+        mean = x[place].mean(axis=tuple(range(1, x.ndim)), keepdims=True)
+        total[place] += x[place] + mean
+        sums[place] += x[place] - 2 * mean
+        number[place] += 1
+    assert number.min() >= 1 and number.max() == (1 if stride == size else number.max())
+    np.testing.assert_allclose(guided.x0, total / number, rtol=1e-12)
+    np.testing.assert_allclose(guided.eps, sums / number, rtol=1e-12)
+    assert guided.variance.shape == x.shape
+    ran = np.prod([len(a) for a in axes])
+    assert ran == count
+    assert [shape[1:] for shape in calls[-count:]] == [(*size, *x.shape[1 + len(size) :])] * count
+
+
+def test_windows_of_a_denoiser_value_by_value_are_that_denoiser():
+    """The weights of the windows sum to one everywhere."""
+    x = np.random.default_rng(0).standard_normal((2, 6, 5, 1))
+    denoise = lambda x, t: Prediction(jnp.tanh(x), jnp.sin(x))
+    t = np.full(2, 0.5)
+    _assert_close(_call(guidance.windows(denoise, (4, 2), (3, 1)), x, t), _call(denoise, x, t), 1e-14)
+    with pytest.raises(ValueError, match="do not fit"):
+        guidance.windows(denoise, (7, 2), (3, 1))(x, 0.5)
+    with pytest.raises(ValueError, match="one time"):
+        guidance.windows(denoise, (4, 2), (3, 1))(x, np.full((2, 6), 0.5))

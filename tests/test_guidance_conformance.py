@@ -1,0 +1,294 @@
+"""Every guidance: neutral, bit by bit; x_t kept; finite at both ends; calls counted; example by example.
+
+A new guidance is one line in GUIDANCES, which says what it needs of the three exact denoisers that it is built from.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import guidance, parameterizations
+from diffusion.guidance import Memory, Unpaired
+from diffusion.parameterizations import Prediction
+from tests import oracles
+from tests.conformance import SCHEDULES, slow_but
+
+CONDITIONS = [
+    oracles.gaussian([0.7, -0.4], [[0.9, 0.35], [0.35, 0.25]]),
+    oracles.gaussian([-0.2, 0.3], [[0.6, -0.1], [-0.1, 0.5]]),
+    oracles.gaussian([0.1, 0.9], [[0.3, 0.0], [0.0, 0.8]]),
+]
+X = np.random.default_rng(0).standard_normal((3, 2))
+Y = np.random.default_rng(1).standard_normal((3, 2))
+
+
+class Case(NamedTuple):
+    """How a guidance is built, and what it promises.
+
+    Attributes:
+      make: (denoisers, schedule, strength, **more) -> guidance.
+      strong: a strength that changes something.
+      neutral: the strength that changes nothing; None if there is none.
+      base: the denoiser that it leaves then.
+      calls: of how many of the denoisers, from the first, it makes one call each.
+      interval: whether it takes an interval.
+    """
+
+    make: Callable
+    strong: float = 3.0
+    neutral: float | None = 1.0
+    base: int = 0
+    calls: int = 2
+    interval: bool = True
+
+
+def _each(d, count=2):
+    return guidance.separately(*d[:count])
+
+
+def _of_rows(d, s, strength, **more):
+    """A classifier that likes the first value of its example."""
+    return guidance.classifier(d[0], s, lambda x, t: jnp.tanh(x[:, 0] + x[:, -1]), strength, **more)
+
+
+GUIDANCES = {
+    "classifier_free": Case(lambda d, s, w, **more: guidance.classifier_free(_each(d), w, **more)),
+    "autoguidance": Case(lambda d, s, w, **more: guidance.autoguidance(d[0], d[1], w, **more)),
+    "composed": Case(lambda d, s, w: guidance.composed(_each(d, 3), (w, w)), 1.5, 0.0, base=2, calls=3, interval=False),
+    "rescaled": Case(lambda d, s, w, **more: guidance.rescaled(_each(d), s, w, 0.7, **more)),
+    "zero_star": Case(lambda d, s, w, **more: guidance.zero_star(_each(d), s, w, **more)),
+    "adaptive_projected": Case(
+        lambda d, s, w, **more: guidance.adaptive_projected(_each(d), s, w, 0.2, 0.5, 0.0, **more)
+    ),
+    "adaptive_projected(momentum)": Case(
+        lambda d, s, w, **more: guidance.adaptive_projected(_each(d), s, w, 0.2, 0.5, -0.5, **more)
+    ),
+    "classifier_free_plus_plus": Case(
+        lambda d, s, w, **more: guidance.classifier_free_plus_plus(_each(d), w, **more), 0.6, 0.0, base=1
+    ),
+    "perturbed_attention": Case(lambda d, s, w, **more: guidance.perturbed_attention(_each(d), w, **more), 2.0, 0.0),
+    "skip_layer": Case(lambda d, s, w, **more: guidance.skip_layer(_each(d), w, **more), 2.0, 0.0),
+    "skip_layer(classifier_free)": Case(
+        lambda d, s, w, **more: guidance.skip_layer(_each(d, 3), w, classifier_free=1.0, **more), 2.0, 0.0, calls=3
+    ),
+    "classifier": Case(_of_rows, 2.0, 0.0, calls=1),
+    "posterior_sampling": Case(
+        lambda d, s, w, **more: guidance.posterior_sampling(d[0], s, lambda x0: -jnp.sum(x0**2, -1), w, **more),
+        2.0, 0.0, calls=1,
+    ),
+    "pseudoinverse": Case(
+        lambda d, s, w: guidance.pseudoinverse(
+            d[0], s, guidance.measurements.masked(jnp.array([True, False])), jnp.ones(2), 0.1, scale=w
+        ),
+        0.5, 0.0, calls=1, interval=False,
+    ),
+    "dynamic_threshold": Case(
+        lambda d, s, w: guidance.dynamic_threshold(d[0], s, 0.9), neutral=None, calls=1, interval=False
+    ),
+    "windows": Case(lambda d, s, w: guidance.windows(d[0], (2,), (1,)), 0.0, 0.0, calls=1, interval=False),
+}
+every_guidance = pytest.mark.parametrize("name", list(GUIDANCES))
+with_interval = pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.interval])
+with_scale = pytest.mark.parametrize(
+    "name", [name for name, case in GUIDANCES.items() if name not in ("windows", "dynamic_threshold")]
+)
+
+
+def every_guidance_and_schedule(names=GUIDANCES):
+    """All pairs; on cosine and edm in the fast suite, whose other ends are alpha = 0 and sigma = 80."""
+    pairs = list(itertools.product(names, SCHEDULES))
+    fast = [pair for pair in pairs if pair[1] in ("cosine", "edm")]
+    return pytest.mark.parametrize("name, schedule_name", slow_but(fast, pairs))
+
+
+def _denoisers(schedule, calls=None):
+    """Exact denoisers of the three conditions, with a variance each; `calls` collects which is called."""
+
+    def of(k):
+        def denoise(x, t):
+            if calls is not None:
+                calls.append(k)
+            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            x0, eps = (mean(CONDITIONS[k], alpha, sigma, x) for mean in (oracles.mean_x0, oracles.mean_eps))
+            return Prediction(x0, eps, jnp.full_like(x, 0.2 + k / 10))
+
+        return denoise
+
+    return [of(k) for k in range(3)]
+
+
+def _call(guided, x, t):
+    """One evaluation; of a guidance with memory, the second of two, which remembers the first."""
+    if isinstance(guided, Memory):
+        return guided.apply(guided.apply(guided.init(x), x, t)[1], x, t)[0]
+    return (guided.denoise if isinstance(guided, Unpaired) else guided)(x, t)
+
+
+def _assert_equal(a, b):
+    for ours, theirs in zip(a, b, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@every_guidance_and_schedule([name for name, case in GUIDANCES.items() if case.neutral is not None])
+def test_neutral_is_the_unguided_denoiser_exactly(name, schedule_name):
+    case, schedule, x = GUIDANCES[name], SCHEDULES[schedule_name], jnp.asarray(X, jnp.float32)
+    denoisers = _denoisers(schedule)
+    t = jnp.array([0.1, 0.4, schedule.t_max])
+    _assert_equal(_call(case.make(denoisers, schedule, case.neutral), x, t), denoisers[case.base](x, t))
+
+
+@every_guidance_and_schedule()
+def test_the_prediction_still_adds_up_to_x(name, schedule_name):
+    """alpha x0 + sigma eps = x_t, but for CFG++, which is marked. And the guidance does something."""
+    case, schedule, x = GUIDANCES[name], SCHEDULES[schedule_name], jnp.asarray(X, jnp.float32)
+    denoisers, t = _denoisers(schedule), jnp.array([0.05, 0.4, 0.9])
+    guided = case.make(denoisers, schedule, case.strong)
+    x0, eps, variance = _call(guided, x, t)
+    base = denoisers[case.base](x, t)
+    total = schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * eps
+    if isinstance(guided, Unpaired):
+        assert np.abs(total - x).max() > 1e-3
+        np.testing.assert_array_equal(eps, base.eps)
+    else:
+        np.testing.assert_allclose(total, x, atol=2e-6 * (1 + np.abs(schedule.sigma(t)[:, None] * eps)).max())
+    np.testing.assert_array_equal(variance, base.variance)
+    if name not in ("windows", "dynamic_threshold"):
+        assert np.abs(x0 - base.x0).max() > 1e-3
+
+
+@every_guidance_and_schedule()
+def test_finite_at_both_ends(name, schedule_name):
+    """In float32, at t_max, where some alpha is 0, and close to the data."""
+    case, schedule, x = GUIDANCES[name], SCHEDULES[schedule_name], jnp.asarray(X, jnp.float32)
+    guided = case.make(_denoisers(schedule), schedule, case.strong)
+    t = jnp.array([schedule.t_max, schedule.t_max, max(schedule.t_min, 1e-3)])
+    scaled = x * jnp.sqrt(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)[:, None]
+    assert np.isfinite(np.concatenate(_call(guided, scaled, t))).all()
+
+
+@every_guidance
+def test_calls_are_counted(name):
+    """Counted while it runs: one call of each branch that it needs, no call twice."""
+    case, schedule, calls = GUIDANCES[name], SCHEDULES["cosine"], []
+    guided = case.make(_denoisers(schedule, calls), schedule, case.strong)
+    _call(guided, jnp.asarray(X, jnp.float32), jnp.full(3, 0.5))
+    twice = 2 if isinstance(guided, Memory) else 1  # _call evaluates those twice
+    assert calls == list(range(case.calls)) * twice
+
+
+@every_guidance
+def test_an_example_depends_on_itself_alone(name):
+    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
+    guided, t = case.make(_denoisers(schedule), schedule, case.strong), jnp.array([0.1, 0.5, 0.9])
+    whole, order = _call(guided, x, t), np.array([2, 0, 1])
+    for a, b, c in zip(whole, _call(guided, x.at[0].set(9.0), t), _call(guided, x[order], t[order]), strict=True):
+        np.testing.assert_array_equal(a[1:], b[1:])
+        np.testing.assert_allclose(a[order], c, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@every_guidance
+def test_one_time_for_all_and_a_batch_of_one(name):
+    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
+    guided = case.make(_denoisers(schedule), schedule, case.strong)
+    for a, b, alone in zip(
+        _call(guided, x, 0.4), _call(guided, x, jnp.full(3, 0.4)), _call(guided, x[1:2], 0.4), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a[1:2], alone, rtol=1e-5, atol=1e-6)
+
+
+@with_interval
+def test_outside_its_interval_it_is_neutral_exactly(name):
+    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
+    denoisers, t = _denoisers(schedule), jnp.array([0.1, 0.5, 0.9])
+    within = _call(case.make(denoisers, schedule, case.strong, interval=(0.25, 0.75)), x, t)
+    always, plain = _call(case.make(denoisers, schedule, case.strong), x, t), denoisers[case.base](x, t)
+    inside = np.array([False, True, False])[:, None]
+    for a, b, c in zip(within, always, plain, strict=True):
+        np.testing.assert_array_equal(a, np.where(inside, b, c))
+
+
+@with_interval
+@pytest.mark.parametrize("interval", [(0.7, 0.2), (float("nan"), 0.5)])
+def test_an_empty_interval_is_refused(name, interval):
+    with pytest.raises(ValueError, match="interval"):
+        GUIDANCES[name].make(_denoisers(SCHEDULES["cosine"]), SCHEDULES["cosine"], 2.0, interval=interval)
+
+
+@with_scale
+def test_a_scale_may_be_a_schedule_of_t_or_one_a_sample(name):
+    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
+    denoisers, t = _denoisers(schedule), jnp.array([0.1, 0.5, 0.9])
+    over_t = _call(case.make(denoisers, schedule, lambda t: case.strong * t), x, t)
+    _assert_equal(over_t, _call(case.make(denoisers, schedule, case.strong * t), x, t))
+    for a, b in zip(over_t, _call(case.make(denoisers, schedule, case.strong * 0.5), x, t), strict=True):
+        np.testing.assert_allclose(a[1], b[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.calls > 1])
+def test_half_of_the_channels_of_a_network_with_variance_is_guided(name):
+    """Two channels of four: guidance acts on both of x0 and eps, and never on the variance (a fault of DiT's code)."""
+    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
+    t = jnp.full(3, 0.5)
+    mean, learned = parameterizations.v(), parameterizations.learned_variance(parameterizations.v())
+    network = lambda k: lambda x, clock, _: jnp.tanh((k + 1) * x / 4)
+    doubled = lambda k: lambda x, clock, _: jnp.concatenate([network(k)(x, clock, _), jnp.sin(k + x)], axis=-1)
+    of = lambda make, p: [parameterizations.denoiser(make(k), schedule, p) for k in range(3)]
+    alone, both = (
+        _call(case.make(d, schedule, case.strong), x, t) for d in (of(network, mean), of(doubled, learned))
+    )
+    assert both.x0.shape == both.variance.shape == x.shape
+    np.testing.assert_array_equal(alone.x0, both.x0)
+    np.testing.assert_array_equal(alone.eps, both.eps)
+    np.testing.assert_array_equal(both.variance, (jnp.sin(case.base + x) + 1) / 2)
+
+
+@pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.calls > 1])
+def test_the_number_of_branches_is_checked(name, monkeypatch):
+    case, schedule = GUIDANCES[name], SCHEDULES["cosine"]
+    if name == "autoguidance":
+        return
+    wrong = _denoisers(schedule) + _denoisers(schedule)[:1]
+    monkeypatch.setattr(guidance, "separately", lambda *_: lambda x, t: tuple(d(x, t) for d in wrong))
+    with pytest.raises(ValueError, match=r"branches.*got 4"):
+        _call(case.make(wrong, schedule, case.strong), jnp.asarray(X, jnp.float32), jnp.full(3, 0.5))
+
+
+@pytest.mark.slow
+@every_guidance
+def test_compiled_and_differentiated(name, x64):
+    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X)
+    guided = case.make(_denoisers(schedule), schedule, case.strong)
+    direction = jnp.asarray(Y)
+    both = jax.jit(lambda x, t: jax.jvp(lambda x: _call(guided, x, t).x0, (x,), (direction,)))
+    value, slope = both(x, 0.4)
+    np.testing.assert_allclose(value, _call(guided, x, 0.4).x0, rtol=1e-10)
+    h = 1e-6
+    ends = [_call(guided, x + sign * h * direction, 0.4).x0 for sign in (1, -1)]
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * h), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda b, s: guidance.composed(b, ()), "scales is empty"),
+        (lambda b, s: guidance.rescaled(b, s, 2.0, 1.5), "rescale = 1.5"),
+        (lambda b, s: guidance.adaptive_projected(b, s, 2.0, norm_threshold=0.0), "norm_threshold = 0"),
+        (lambda b, s: guidance.adaptive_projected(b, s, 2.0, momentum=1.0), "momentum = 1"),
+        (lambda b, s: guidance.dynamic_threshold(b, s, 99.5), "percentile = 99.5"),
+        (lambda b, s: guidance.windows(b, (4, 4), (2,)), "stride"),
+        (lambda b, s: guidance.windows(b, (4,), (5,)), "in no window"),
+        (lambda b, s: guidance.gaussian_likelihood(lambda x: x, 0.0, 0.0), "noise_std = 0.0"),
+        (lambda b, s: guidance.pseudoinverse(b, s, None, 0.0, -1.0), "noise_std = -1.0"),
+        (lambda b, s: guidance.measurements.pooled(0), "factor = 0"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(make, words):
+    with pytest.raises(ValueError, match=words):
+        make(None, SCHEDULES["cosine"])

@@ -1,0 +1,121 @@
+"""Stochastic interpolants, Schroedinger bridges and reflow, from what their networks are given."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import couplings, objectives, samplers, schedules, timesteps
+from diffusion.objectives import interpolants
+from diffusion.parameterizations import Prediction
+from tests import oracles
+from tests.conformance import DATA
+
+SCHEDULE = schedules.rectified_flow()
+X0, X1 = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
+KEYS = jax.random.split(jax.random.key(0), 6)
+DENSITY = timesteps.uniform_density(SCHEDULE)
+
+# I, dI/dt, gamma, gamma' at t, written out.
+PATHS = {
+    "brownian_bridge": (
+        interpolants.brownian_bridge(0.5),
+        lambda t: ((1 - t) * X0 + t * X1, X1 - X0, 0.5 * np.sqrt(t - t**2), 0.25 * (1 - 2 * t) / np.sqrt(t - t**2)),
+    ),
+    "smooth_bridge": (
+        interpolants.smooth_bridge(),
+        lambda t: ((1 - t) * X0 + t * X1, X1 - X0, np.sin(np.pi * t) ** 2, np.pi * np.sin(2 * np.pi * t)),
+    ),
+    "encoding_decoding": (
+        interpolants.encoding_decoding(),
+        lambda t: (np.cos(np.pi * t) ** 2 * np.where(t < 0.5, X0, X1),
+                   -np.pi * np.sin(2 * np.pi * t) * np.where(t < 0.5, X0, X1),
+                   np.sin(np.pi * t) ** 2, np.pi * np.sin(2 * np.pi * t)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(PATHS))
+def test_interpolant_is_its_formula(name):
+    interpolant, path = PATHS[name]
+    seen, parts = [], ("denoiser", "velocity", "mean_velocity")
+    network = lambda x, t, c: seen.append((x, t)) or jnp.concatenate([0 * x, 0 * x, 0 * x], axis=-1)
+    objective = objectives.stochastic_interpolant(interpolant, DENSITY, parts)
+    losses, metrics = objective({"model": network}, SCHEDULE, KEYS, {"x": X0, "noise": X1}, 0)
+    t = np.asarray(metrics["t"])[:, None]
+    np.testing.assert_array_equal(seen[0][1], metrics["t"])
+    mean, mean_dot, gamma, gamma_dot = path(t)
+    z = (np.asarray(seen[0][0]) - mean) / gamma
+    expected = {"denoiser": z, "velocity": mean_dot + gamma_dot * z, "mean_velocity": mean_dot + 0 * z}
+    for part in parts:
+        np.testing.assert_allclose(metrics[part], np.square(expected[part]).mean(1), rtol=2e-3)
+    np.testing.assert_allclose(losses, sum(metrics[part] for part in parts), rtol=1e-6)
+
+
+def test_interpolants_begin_and_end_at_their_data():
+    for interpolant, _ in PATHS.values():
+        for t, x in ((0.0, X0), (1.0, X1)):
+            np.testing.assert_allclose(interpolant.mean(jnp.float32(t), X0, X1), x, atol=1e-6)
+            np.testing.assert_allclose(interpolant.gamma(jnp.float32(t)), 0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_schroedinger_bridge_pairs_by_the_entropic_plan():
+    """Unless it is told otherwise; the plan itself is proven with the couplings."""
+    keys, x = jax.random.split(jax.random.key(2), 64), jnp.asarray(np.random.default_rng(1).normal(size=(64, 2)))
+    network = lambda x, t, c: jnp.concatenate([x, x], axis=-1)
+
+    def losses(*coupling):
+        objective = objectives.schroedinger_bridge(0.3, DENSITY, *coupling)
+        return objective({"model": network}, SCHEDULE, keys, {"x": x.astype(jnp.float32)}, 0)[0]
+
+    np.testing.assert_array_equal(losses(), losses(couplings.schroedinger_bridge(0.3)))
+    assert np.abs(losses() - losses(couplings.independent())).max() > 0.1
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: objectives.stochastic_interpolant(interpolants.smooth_bridge(), DENSITY, ("velocity", "score")), "score"),
+    (lambda: objectives.stochastic_interpolant(interpolants.smooth_bridge(), DENSITY, ()), "one or more"),
+    (lambda: interpolants.brownian_bridge(0.0), "sigma = 0.0"),
+    (lambda: objectives.schroedinger_bridge(1.0, DENSITY, couplings.independent())(
+        {"model": lambda x, t, c: x}, SCHEDULE, KEYS, {"x": X0}, 0), "2 times its channels"),
+])  # fmt: skip
+def test_impossible_interpolants_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# Reflow.
+
+
+def _denoise(x, t):
+    alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    gaussian = DATA["gaussian"]
+    return Prediction(oracles.mean_x0(gaussian, alpha, sigma, x), oracles.mean_eps(gaussian, alpha, sigma, x))
+
+
+def test_reflow_pairs_are_ends_of_the_flow_and_their_loss_vanishes_at_the_straight_network():
+    """The Gaussian's flow is x_0 = m + S^(1/2) z: paths do not cross, and u = z - x_0 is a function of x_t."""
+    gaussian, plan = DATA["gaussian"], timesteps.plan(timesteps.uniform(SCHEDULE, 64))
+    batch = objectives.reflow_pairs(_denoise, SCHEDULE, plan, KEYS, (2,))
+    np.testing.assert_allclose(batch["x"], oracles.flow(gaussian, (0.0, 1.0), (1.0, 0.0), batch["noise"]), atol=2e-3)
+    root = jnp.asarray((gaussian.axes[0] * np.sqrt(gaussian.variances[0])) @ gaussian.axes[0].T)
+    exact = {"x": gaussian.means[0] + batch["noise"] @ root, "noise": batch["noise"]}
+
+    def straight(x, t, c):
+        inverse = jnp.linalg.inv((1 - t)[:, None, None] * root + t[:, None, None] * jnp.eye(2))
+        z = jnp.einsum("bij,bj->bi", inverse, x - (1 - t)[:, None] * gaussian.means[0])
+        return z - (gaussian.means[0] + z @ root)
+
+    losses, _ = objectives.reflow(DENSITY)({"model": straight}, SCHEDULE, KEYS, exact, 0)
+    np.testing.assert_allclose(losses, 0, atol=1e-8)
+    losses, _ = objectives.reflow(DENSITY)({"model": straight}, SCHEDULE, KEYS, {**exact, "noise": X0[:, :2]}, 0)
+    assert losses.min() > 1e-3
+
+
+def test_reflow_needs_pairs_and_pairs_need_a_deterministic_sampler():
+    with pytest.raises(ValueError, match='needs the "noise"'):
+        objectives.reflow(DENSITY)({"model": lambda x, t, c: x}, SCHEDULE, KEYS, {"x": X0}, 0)
+    with pytest.raises(ValueError, match="deterministic"):
+        plan = timesteps.plan(timesteps.uniform(SCHEDULE, 2))
+        objectives.reflow_pairs(_denoise, SCHEDULE, plan, KEYS, (2,), samplers.ddpm())

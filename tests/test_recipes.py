@@ -1,0 +1,97 @@
+"""Recipes against what their papers write: the loss at a network that says nothing, the times, and the clock."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion import objectives
+from diffusion.objectives.recipes import RECIPES
+from tests.conformance import slow_but
+
+MANY = 2048
+
+
+def _snr(a, s):
+    return a**2 / s**2
+
+
+def _x0_error(a, s, x0, eps):
+    """With v_hat = 0: x0_hat = alpha x_t, where the variance is preserved."""
+    return x0 - a * (a * x0 + s * eps)
+
+
+def _edm(a, s, x0, eps):
+    c_skip, c_out = 0.25 / (s**2 + 0.25), 0.5 * s / np.sqrt(s**2 + 0.25)
+    return (x0 - c_skip * (x0 + s * eps)) / c_out
+
+
+def _vdm_plus_plus(a, s, x0, eps):
+    """sigmoid(2 - log-SNR) (-d log-SNR / dt) |eps - eps_hat|^2, with v_hat = 0: eps_hat = sigma x_t.
+
+    On the cosine schedule alpha = cos(angle) / cos(a_0), so that -d log-SNR / dt = 2 rate tan(angle) / sigma^2.
+    """
+    rate = np.pi / 2 / 1.008
+    angle = np.arccos(a * np.cos(0.008 * rate))
+    return 2 * rate * np.tan(angle) / s**2 / (1 + _snr(a, s) * np.exp(-2)) * (eps - s * (a * x0 + s * eps)) ** 2
+
+
+# name: (loss for output 0 from (alpha, sigma, x_0, eps), clock from (t, sigma), p-value of the times)
+normal = scipy.stats.norm()
+on_grid = lambda t, sigma: scipy.stats.chisquare(np.bincount(np.round(t * 1000).astype(int) - 1, minlength=1000)).pvalue
+uniform = lambda t, sigma: scipy.stats.kstest(t, "uniform").pvalue
+steps, time = (lambda t, sigma: 1000 * t - 1), (lambda t, sigma: t)
+PUBLISHED = {
+    "ddpm": (lambda a, s, x0, eps: eps**2, steps, on_grid),
+    "latent_diffusion": (lambda a, s, x0, eps: eps**2, steps, on_grid),
+    "min_snr": (lambda a, s, x0, eps: np.minimum(_snr(a, s), 5) / _snr(a, s) * eps**2, steps, on_grid),
+    "v_prediction": (lambda a, s, x0, eps: np.maximum(_snr(a, s), 1) * _x0_error(a, s, x0, eps) ** 2, time, uniform),
+    "edm": (
+        lambda a, s, x0, eps: _edm(a, s, x0, eps) ** 2,
+        lambda t, sigma: np.log(sigma) / 4,
+        lambda t, sigma: scipy.stats.kstest((np.log(sigma) + 1.2) / 1.2, normal.cdf).pvalue,
+    ),
+    "vdm_plus_plus": (_vdm_plus_plus, time, uniform),
+    "rectified_flow": (lambda a, s, x0, eps: (eps - x0) ** 2, time, uniform),
+    "stable_diffusion_3": (
+        lambda a, s, x0, eps: (eps - x0) ** 2,
+        time,
+        lambda t, sigma: scipy.stats.kstest(np.log(t / (1 - t)), normal.cdf).pvalue,
+    ),
+}
+
+
+def test_every_recipe_is_compared():
+    assert set(PUBLISHED) == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", slow_but([("ddpm",), ("edm",), ("rectified_flow",)], [(name,) for name in RECIPES]))
+def test_recipe_is_the_published_method(name):
+    loss, clock, p_value = PUBLISHED[name]
+    recipe = RECIPES[name]()
+    objective = objectives.denoising(recipe.parameterization, recipe.weighting, recipe.density)
+    seen = []
+    keys, x0 = jax.random.split(jax.random.key(4), MANY), np.random.default_rng(0).uniform(-1, 1, (MANY, 2))
+    network = lambda x, clock, condition: seen.append((x, clock)) or 0 * x
+    losses, metrics = objective({"model": network}, recipe.schedule, keys, {"x": jnp.float32(x0)}, 0)
+    t = np.asarray(metrics["t"], np.float64)
+    alpha, sigma = (np.asarray(f(jnp.float32(t)), np.float64) for f in (recipe.schedule.alpha, recipe.schedule.sigma))
+    x_t = np.asarray(seen[0][0], np.float64)
+    if name == "edm":
+        x_t = x_t * np.sqrt(sigma**2 + 0.25)[:, None]
+    inside = (sigma > 0.03) & (alpha > 0.03)  # where eps can be read off in float32, and the weight is moderate
+    assert inside.mean() > 0.8
+    a, s = alpha[inside, None], sigma[inside, None]
+    eps = (x_t[inside] - a * x0[inside]) / s
+    np.testing.assert_allclose(losses[inside], loss(a, s, x0[inside], eps).mean(1), rtol=5e-3, atol=1e-3)
+    np.testing.assert_allclose(seen[0][1], clock(t, sigma), rtol=1e-3, atol=1e-3)
+    assert p_value(t, sigma) > 1e-3
+
+
+def test_strata_reach_the_density():
+    for make in RECIPES.values():
+        density = make(strata=64).density
+        keys = jax.random.split(jax.random.key(0), 64)
+        t, _ = density.sample(density.init(), keys, jnp.arange(64))
+        assert np.all(np.diff(np.asarray(t)) >= 0)  # one in each stratum, in their order

@@ -1,0 +1,56 @@
+"""Every sampler on every schedule that the fast conformance tests leave out: finite, from t_max to the data."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import timesteps
+from diffusion.parameterizations import Prediction
+from tests.conformance import ALL_SCHEDULES, QUICK, SAMPLERS, SCHEDULES, any_schedule, every_sampler, start
+
+# Samplers that integrate a velocity in t start where it is finite: alpha' is not at the end of this schedule.
+IN_TIME = {"euler", "heun", "midpoint", "rk4", "interpolant_sde"}
+LATEST = {"sigmoid": 0.999}
+OTHERS = {name: schedule for name, schedule in ALL_SCHEDULES.items() if name not in SCHEDULES}
+STEPS = 3
+
+
+def _round(schedule):
+    """The exact denoiser of N(0.4, 0.5^2 I)."""
+
+    def denoise(x, t):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        scaled = (x - alpha * 0.4) / (0.25 * alpha**2 + sigma**2)
+        return Prediction(0.4 + 0.25 * alpha * scaled, sigma * scaled, 0.3 + 0 * x)
+
+    return denoise
+
+
+@pytest.mark.slow
+@every_sampler
+def test_samplers_are_finite_on_the_other_schedules(name):
+    """Three steps over all times, two at the smallest, and one, which is the estimate of x_0."""
+    sampler = SAMPLERS[name]
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def walk(which, grid, steps, x, noise):
+        schedule = any_schedule(which, OTHERS)
+        plan = timesteps.Plan(grid[:-1], grid[1:], jnp.zeros(STEPS, bool))
+        step = lambda i, state: sampler.step(state, _round(schedule), schedule, plan, i, noise[i])
+        return jax.lax.fori_loop(0, steps, step, sampler.init(x, schedule, plan)).x
+
+    noise = np.random.default_rng(0).standard_normal((STEPS, sampler.draws, 4, 2)).astype(np.float32)
+    for which, (schedule_name, schedule) in enumerate(OTHERS.items()):
+        x, _ = start(schedule)
+        smallest = max(schedule.t_min, 1e-4)
+        latest = LATEST.get(schedule_name, 1.0) if name in IN_TIME else 1.0
+        for grid in ([latest, 2 / 3, 1 / 3, 0.0], [1.5 * smallest, smallest, 0.0], [latest, 0.0]):
+            padded = np.append(grid, [0.0] * (STEPS + 1 - len(grid))).astype(np.float32)
+            out = walk(which, padded, len(grid) - 1, x, noise)
+            assert np.isfinite(out).all(), (schedule_name, grid)
+            if len(grid) == 2:
+                expected = _round(schedule)(x, grid[0]).x0
+                np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5, err_msg=schedule_name)

@@ -1,0 +1,149 @@
+"""Several players in one step: equal to the plain step where there is one, and exact gradients where there are two."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffusion.training import ema as ema_lib
+from diffusion.training.alternating import Average, Player, alternating
+from tests.training import toys
+
+KEY = jax.random.key(3)
+BATCH = {"x": np.ones((4, 1), np.float32), "index": np.arange(4, dtype=np.int32)}
+
+
+@pytest.mark.parametrize("options", [{}, pytest.param({"accumulate": 2, "shards": 2}, marks=pytest.mark.slow)])
+def test_one_player_is_the_plain_train_step(options):
+    """Bit for bit: parameters, optimizer, average and metrics."""
+    players = {"flow": Player(toys.objective, "model", toys.optimizer())}
+    init, step = alternating(players, {"model": toys.apply}, None, {"ema": Average("model", toys.ema())}, **options)
+    plain, step = toys.make_state(), jax.jit(step)
+    state = init({"model": plain.params})
+    for k in range(4):
+        state, metrics = step(state, toys.batch(k), KEY)
+        plain, expected = toys.make_step(**options)(plain, toys.batch(k), KEY)
+    assert toys.equal(state.networks, {"model": plain.params, "ema": plain.ema})
+    assert toys.equal(state.opt_state["flow"], plain.opt_state)
+    assert int(state.step) == int(plain.step) == 4
+    assert toys.equal({f"flow/{name}": value for name, value in expected.items() if name != "failed_at"},
+                      {name: value for name, value in metrics.items() if name != "failed_at"})
+
+
+# A game with known gradients: the model a pays (a - b)^2 / 2 to come to b, and b pays (b - 2 a - 1)^2 / 2. Both read
+# the teacher c and the target, the average of a, which add constants to the metrics alone.
+
+
+def _apply(params, x, clock, condition):
+    return params * x
+
+
+def _pay(own, target):
+    def objective(networks, schedule, keys, batch, step):
+        outputs = {name: network(batch["x"], None, None)[:, 0] for name, network in networks.items()}
+        other = jax.lax.stop_gradient(target(outputs))
+        return (outputs[own] - other) ** 2 / 2, {"t": jnp.zeros(len(keys)), **outputs}
+
+    return objective
+
+
+def _game(**changes):
+    players = {
+        "critic": Player(_pay("b", lambda o: 2 * o["a"] + 1), "b", optax.sgd(0.1), **changes.get("critic", {})),
+        "generator": Player(_pay("a", lambda o: o["b"]), "a", optax.sgd(0.5), **changes.get("generator", {})),
+    }
+    averages = {"target": Average("a", ema_lib.exponential_moving_average(0.75, warmup=False))}
+    return alternating(players, dict.fromkeys("abc", _apply), None, averages)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_two_players_by_hand(every):
+    """In turn within a step, each on what the last one left; the average moves when its network does."""
+    init, step = _game(generator={"every": every})
+    a, b, average = 2.3, -1.0, 2.3
+    state, step = init({"a": jnp.float32(a), "b": jnp.float32(b), "c": jnp.float32(7.0)}), jax.jit(step)
+    for k in range(7):
+        state, metrics = step(state, BATCH, KEY)
+        seen = b
+        b -= 0.1 * (b - 2 * a - 1)
+        if k % every == 0:
+            np.testing.assert_allclose(metrics["generator/target"], average, rtol=1e-5)
+            np.testing.assert_allclose(metrics["generator/b"], b, rtol=1e-5)
+            np.testing.assert_allclose(metrics["generator/grad_norm"], abs(a - b), rtol=1e-4, atol=1e-6)
+            a -= 0.5 * (a - b)
+            average = 0.75 * average + 0.25 * a
+        else:
+            assert np.isnan(metrics["generator/loss"])
+        np.testing.assert_allclose(metrics["critic/b"], seen, rtol=1e-5)
+        np.testing.assert_allclose(metrics["critic/c"], 7.0)
+        found = [float(state.networks[name]) for name in ("a", "b", "target", "c")]
+        np.testing.assert_allclose(found, [a, b, average, 7.0], rtol=1e-5)
+    assert int(state.step) == 7 and int(state.failed_at) == -1
+
+
+def test_players_draw_different_keys_and_the_same_ones_again():
+    drawn = []
+
+    def objective(own):
+        def draw(networks, schedule, keys, batch, step):
+            noise = jax.vmap(lambda key: jax.random.normal(key, ()))(keys)
+            return networks[own](batch["x"], None, None)[:, 0] ** 2, {"t": 0 * noise, "noise": noise}
+
+        return draw
+
+    players = {name: Player(objective(own), own, optax.sgd(0.1)) for name, own in (("first", "a"), ("second", "b"))}
+    init, step = alternating(players, dict.fromkeys("ab", _apply), None)
+    step = jax.jit(step)
+    for _ in range(2):
+        state = init({"a": jnp.float32(1.0), "b": jnp.float32(2.0)})
+        for _ in range(3):
+            state, metrics = step(state, BATCH, KEY)
+            drawn += [float(metrics["first/noise"]), float(metrics["second/noise"])]
+    assert drawn[:6] == drawn[6:] and len(set(drawn[:6])) == 6
+
+
+@pytest.mark.parametrize("bad", ["critic", "generator"])
+def test_a_bad_loss_of_any_player_freezes_all_of_that_step(bad):
+    """The critic acts first: where the generator fails, the critic's update of that step is taken back."""
+    init, step = _game()
+    player = {"critic": "b", "generator": "a"}[bad]
+    step, good = jax.jit(step), init({"a": jnp.float32(2.0), "b": jnp.float32(-1.0), "c": jnp.float32(0.0)})
+    good, _ = step(good, BATCH, KEY)
+
+    def poisoned(networks, schedule, keys, batch, step):
+        losses, metrics = _pay(player, lambda o: 0.0)(networks, schedule, keys, batch, step)
+        return losses + jnp.where(step >= 1, jnp.nan, 0.0), metrics
+
+    players = {name: Player(poisoned if name == bad else _pay(own, lambda o: 1.0), own, optax.sgd(0.1))
+               for name, own in (("critic", "b"), ("generator", "a"))}
+    averages = {"target": Average("a", ema_lib.exponential_moving_average(0.75, warmup=False))}
+    sick = jax.jit(alternating(players, dict.fromkeys("abc", _apply), None, averages).step)
+    frozen, metrics = sick(good, BATCH, KEY)
+    assert int(frozen.failed_at) == 1 == int(metrics["failed_at"])
+    assert toys.equal(good, frozen._replace(failed_at=jnp.int32(-1)))
+    assert toys.equal(frozen, step(frozen, BATCH, KEY)[0])  # and stays as it is
+
+
+@pytest.mark.parametrize(
+    "players, apply, averages, message",
+    [
+        ({}, {}, {}, "at least one player"),
+        ({"p": ("a", 1), "q": ("a", 1)}, "ab", {}, "2 players"),
+        ({"p": ("z", 1)}, "ab", {}, "no function to apply 'z'"),
+        ({"p": ("a", 0)}, "ab", {}, "every 0 steps"),
+        ({"p": ("a", 1)}, "ab", {"b": "a"}, "leave it out of apply"),
+        ({"p": ("a", 1)}, "ab", {"t": "b"}, "no player trains"),
+    ],
+)
+def test_impossible_games_are_refused(players, apply, averages, message):
+    players = {name: Player(_pay(own, lambda o: 0.0), own, optax.sgd(0.1), every) for name, (own, every)
+               in players.items()}
+    averages = {name: Average(of, ema_lib.exponential_moving_average()) for name, of in averages.items()}
+    with pytest.raises(ValueError, match=message):
+        alternating(players, dict.fromkeys(apply, _apply), None, averages)
+
+
+def test_missing_and_unknown_networks_are_refused():
+    with pytest.raises(ValueError, match=r"needs the parameters of \['a', 'b', 'c'\]"):
+        _game().init({"a": jnp.float32(0.0)})
