@@ -17,21 +17,21 @@ def continuous_consistency(
     c: float = 0.1,
     clock: Clock | None = None,
     teacher: Parameterization | None = None,
-    adaptive: bool = False,
 ) -> Objective:
     """sCM: df(x_t, t) / dt = 0 along the flow, in TrigFlow's angle a = atan(sigma / (alpha sigma_data)).
 
         x = cos(a) x_0 + sin(a) z,    z = sigma_data eps,    f = cos(a) x - sin(a) sigma_data F(x / sigma_data, a)
         x' = cos(a) z - sin(a) x_0  (sCT),   or by the teacher's x_0 and eps  (sCD)
         g = -cos^2(a) (sigma_data F - x') - r cos(a) sin(a) (x + sigma_data dF/da),    r = min(1, step / warmup)
-        loss = e^w / D |F - stop(F + g / (|g| + c))|^2 - w
+        loss = |F - stop(F + g / (|g| + c))|^2 / D
 
     g is cos(a) df/da at r = 1. Any schedule is a TrigFlow by scaling x and renaming t, so that the network is one of
-    parameterization `edm(sigma_data, clock)`, whose output is -F, and is sampled as such.
+    parameterization `edm(sigma_data, clock)`, whose output is -F, and is sampled as such. The paper's adaptive
+    weighting e^w loss - w is `with_uncertainty` of this objective, with u = -w.
 
     Facts:
-      loss: e^w / D |F - stop(F + g / (|g| + c))|^2 - w
-      networks: model; teacher for distillation; uncertainty (clock [B] -> w [B]) if adaptive
+      loss: |F - stop(F + g / (|g| + c))|^2 / D
+      networks: model; teacher for distillation
       optimum: the end of the probability flow from x_t, exactly if c is large or g symmetric given x_t; for
         distillation the end of the teacher's flow, exactly
       paper: Lu and Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", algorithm 1
@@ -43,7 +43,6 @@ def continuous_consistency(
       c: of the tangent's normalisation; 0.1 in the paper. Normalising biases sCT in few dimensions, where |g| varies.
       clock: the network's time; `log_sigma()` if None. The paper tells the angle, which varies less at the ends.
       teacher: what the network "teacher" predicts; None trains without one.
-      adaptive: whether to weight by a learned e^w (Karras et al. 2024, EDM2), else w = 0.
 
     Returns:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "tangent" (|g|), each `[B]`.
@@ -83,9 +82,6 @@ def continuous_consistency(
         norm = jnp.sqrt(sum_square(g))
         g = g / left_broadcast(jnp.maximum(norm + c, jnp.finfo(norm.dtype).tiny), g)
         losses = sum_square(F - fixed - g) / (x.size / x.shape[0])
-        if adaptive:
-            w = player(networks, "uncertainty")(parameterization.clock(schedule, t))
-            losses = jnp.exp(w) * losses - w
         return importance * losses, {"t": t, "tangent": norm}
 
     return objective

@@ -2,10 +2,11 @@
 
 Where sigma is 0 at one end of a step, its slope in t may be infinite, and the step is DDIM's, alpha_s x0 + sigma_s eps:
 Euler's itself where the path is straight (rectified flow, EDM), and on its way down it leaves no noise where it is not.
-It asks the network once, at the step's start.
+So it is where the slope of alpha is infinite (`schedules.sigmoid` at t_max). It asks the network once, at the start.
 """
 
 import jax
+import jax.numpy as jnp
 
 from diffusion.parameterizations import Prediction, derivatives
 from diffusion.samplers.exponential import ddim_step
@@ -90,7 +91,8 @@ def _explicit(stages: tuple[tuple[float, ...], ...], weights: tuple[float, ...])
                 slopes.append(_velocity(schedule, time, x, denoise(x, time)))
             return moved(weights, slopes)
 
-        regular = (schedule.sigma(t) > 0) & (schedule.sigma(s) > 0)
+        slopes = derivatives(schedule, jnp.stack([t, s]), jnp.stack([t, s]))
+        regular = (schedule.sigma(t) > 0) & (schedule.sigma(s) > 0) & jnp.isfinite(jnp.stack(slopes)).all()
         x = jax.lax.cond(regular, solve, lambda: ddim_step(schedule, s, prediction))
         return State(x, prediction.x0)
 

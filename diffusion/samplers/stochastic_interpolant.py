@@ -30,7 +30,7 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0) -> Sampler
 
     Every w has the process's marginals; w = 0 is `euler`, and w = g^2 ("sbdm") is `euler_maruyama`. The step onto
     sigma(s) = 0 returns the estimate of x_0 ("Tweedie" in SiT's code). Where w is infinite, which g^2 is at
-    alpha(t) = 0, the step draws q(x_s | x_t, x0) instead.
+    alpha(t) = 0, or a slope of the process, the step draws q(x_s | x_t, x0) instead.
 
     Facts:
       kind: stochastic
@@ -59,9 +59,9 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0) -> Sampler
         t, s, x = plan.t[i], plan.s[i], state.x
         x0, eps = denoise(x, t)[:2]
         w_t = scale * diffusion(schedule, t)
-        finite = jnp.isfinite(w_t)
-        w_t = jnp.where(finite, w_t, 0)
-        alpha_dot, sigma_dot = derivatives(schedule, t, x)
+        alpha_dot, sigma_dot = (jnp.squeeze(rate) for rate in derivatives(schedule, t, t))
+        finite = jnp.isfinite(w_t) & jnp.isfinite(alpha_dot) & jnp.isfinite(sigma_dot)
+        w_t, alpha_dot, sigma_dot = (jnp.where(finite, a, 0) for a in (w_t, alpha_dot, sigma_dot))
         drift = alpha_dot * x0 + (sigma_dot + w_t / (2 * schedule.sigma(t))) * eps
         moved = x - (t - s) * drift + jnp.sqrt(w_t * (t - s)) * noise[0]
         drawn = posterior_mean(schedule, t, s, x, x0) + jnp.sqrt(posterior_variance(schedule, t, s)) * noise[0]
