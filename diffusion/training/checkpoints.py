@@ -72,8 +72,7 @@ def _items(state: Any) -> dict[str, Any]:
 
 
 def _state(items: dict[str, Any]) -> TrainState:
-    frozen = items.get("frozen", ())
-    return TrainState(params=items["params"], ema=items["ema"], **items["training"], frozen=frozen)
+    return TrainState(params=items["params"], ema=items["ema"], **items["training"], frozen=items.get("frozen"))
 
 
 def _leaves(tree: Any) -> dict[str, dict]:

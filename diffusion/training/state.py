@@ -21,7 +21,7 @@ class TrainState(NamedTuple):
       density: pytree; the state of the density of training times (empty if it does not adapt).
       failed_at: int32 []; -1 while healthy, else the first step whose loss or gradient was not finite. A failed
         state is frozen: the step leaves it as it is.
-      frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; empty where
+      frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; None where
         there are none.
     """
 
@@ -31,10 +31,10 @@ class TrainState(NamedTuple):
     ema: Any
     density: Any
     failed_at: jax.Array
-    frozen: Any = ()
+    frozen: Any = None
 
 
-def create(params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: Any = ()) -> TrainState:
+def create(params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: Any = None) -> TrainState:
     """Returns the state of a run before its first step.
 
     Args:
@@ -42,7 +42,7 @@ def create(params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: A
       optimizer: an optax transformation (``init``, ``update``).
       ema: an ``ema.ExponentialMovingAverage`` (``init``, ``update``).
       density: a ``timesteps.Density`` whose state is carried, or None where there is none to carry.
-      frozen: {name: parameters} of networks that are read alone.
+      frozen: {name: parameters} of networks that are read alone; None for none.
 
     Returns:
       TrainState with step 0; the moving average starts as a copy of ``params``.
@@ -54,5 +54,5 @@ def create(params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: A
         ema=ema.init(params),
         density=() if density is None else density.init(),
         failed_at=jnp.full([], HEALTHY, jnp.int32),
-        frozen=frozen,
+        frozen=frozen or None,
     )

@@ -37,6 +37,11 @@ def load(recipe: str, preset: str = ""):
     return configs.load(f"{FOLDER}/{recipe}.py:{preset}")
 
 
+def clock_of(network, batch: int):
+    """What a network of that many times is told."""
+    return jnp.zeros(batch) if network.times == 1 else (jnp.zeros(batch),) * network.times
+
+
 ALL = [(recipe, preset) for recipe in RECIPES for preset in ["", *presets(recipe)]]
 
 
@@ -55,7 +60,7 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
 
     batch, network = 2, resolve.model(config)
     x = jnp.zeros((batch, *spec.shape))
-    inputs = (x, jnp.zeros(batch), resolve.null_condition(config, batch))
+    inputs = (x, clock_of(network, batch), resolve.null_condition(config, batch))
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     objective, schedule = resolve.objective(config), resolve.schedule(config)
     density = resolve.density(config)
@@ -113,7 +118,7 @@ def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
 def test_tiny_is_small(recipe):
     tiny = load(recipe, "tiny")
     network, spec = resolve.model(tiny), SPECS[tiny.data.name]
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), jnp.zeros(1),
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1),
                             jnp.zeros(1, jnp.int32))
     weights = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     tokens = np.prod(spec.shape[:2]) / tiny.model.patch**2
