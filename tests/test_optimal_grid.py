@@ -60,6 +60,7 @@ def test_optimal_grid_beats_the_others_on_samples_that_it_has_not_seen(schedule_
         assert 2 * error(best) < errors["karras"]
 
 
+@pytest.mark.slow
 def test_optimal_grid_is_the_best_of_all_choices(x64):
     """Of nine times, by going through every choice of so many steps between them."""
     schedule, fine = SCHEDULES["rectified_flow"], np.linspace(1, 0, 9) ** 1.5

@@ -37,14 +37,11 @@ def real_digits():
     return train.images, train.labels
 
 
-def test_accuracy_of_real_images_is_its_own_ceiling_and_of_shuffled_labels_is_chance():
+def test_accuracy_of_shuffled_labels_is_chance_beside_the_ceiling_of_real_images():
     images, labels = real_digits()
-    found = model_figures.accuracy(subject(images, labels))
-    assert found["cas"]["value"] > 0.85 and found["cas"]["samples"] == len(images)
-    assert abs(found["cas"]["value"] - found["cas_of_real_images"]["value"]) < 0.05  # the same images in another order
-    shuffled = np.random.default_rng(0).permutation(labels)
-    found = model_figures.accuracy(subject(images, shuffled))
+    found = model_figures.accuracy(subject(images, np.random.default_rng(0).permutation(labels)))
     assert found["cas"]["value"] < 0.3 < 0.85 < found["cas_of_real_images"]["value"]
+    assert found["cas"]["samples"] == found["cas_of_real_images"]["samples"] == len(images)
     low, high = found["cas"]["interval"]
     assert low < found["cas"]["value"] < high
 

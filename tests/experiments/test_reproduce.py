@@ -93,7 +93,8 @@ def test_a_change_of_the_config_is_tried_on_the_step(exploded):
     assert repeated.step == 1 and not repeated.finite
 
 
-@pytest.mark.parametrize("changes", [{}, pytest.param({"train.accumulate": 2}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"train.accumulate": 2}])
 def test_a_healthy_step_has_the_loss_of_the_metrics_and_of_its_examples(healthy, tmp_path, changes):
     folder = healthy
     if changes:

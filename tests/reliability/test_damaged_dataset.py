@@ -61,6 +61,7 @@ def skipped_by_definition() -> list[int]:
     return np.cumsum([sum(row in BAD for row in rows[k : k + BATCH]) for k in range(0, len(rows), BATCH)]).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:left out")
 def test_skip_counts_in_every_line_and_survives_an_interruption(flawed, tmp_path, capsys, monkeypatch):
     assert train.run(config(flawed), tmp_path / "straight") == 0

@@ -166,7 +166,8 @@ def leaves(workdir, step):
 ONE, EIGHT, TWO_BY_FOUR = {"data": 1}, {"data": 8}, {"data": 2, "fsdp": 4}
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 4])
 def test_a_state_goes_through_any_mesh_unchanged(tmp_path, processes):
     """1 -> 8 -> 2x4 -> fsdp x tensor -> 1 devices; and one process -> four -> one."""
     if processes == 1:
@@ -206,6 +207,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_each_axis_splits_the_work_and_what_it_promises():
     found = json.loads(run(COMPILED, 1, 8))
     one = found.pop("one")

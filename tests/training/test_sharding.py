@@ -133,6 +133,7 @@ def result(process):
     return json.loads(told.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_devices_accumulation_and_resharding_change_no_draw(tmp_path):
     """Ten steps on one device, against five on four with split parameters and, from their checkpoint, five on two.
 
