@@ -140,11 +140,15 @@ def follow(problem: Problem, sampler: Sampler) -> Callable[[np.ndarray], np.ndar
     return along
 
 
+def noise(schedule: NoiseSchedule, t: float) -> float:
+    """sigma / alpha at a time."""
+    return float(np.exp(-np.asarray(schedule.log_snr(np.float64(t)), np.float64) / 2))
+
+
 def grids(schedule: NoiseSchedule) -> dict[str, Callable[[int], np.ndarray]]:
     """steps -> times, for every grid that needs to know no more than the range of sigma / alpha."""
-    ratio = lambda t: float(np.exp(-np.asarray(schedule.log_snr(np.float64(t)), np.float64) / 2))
-    known = {"schedule": schedule, "sigma_min": max(CLEANEST, ratio(schedule.t_min)),
-             "sigma_max": min(NOISIEST, ratio(schedule.t_max) * (1 - 1e-6))}  # fmt: skip
+    known = {"schedule": schedule, "sigma_min": max(CLEANEST, noise(schedule, schedule.t_min)),
+             "sigma_max": min(NOISIEST, noise(schedule, schedule.t_max) * (1 - 1e-6))}  # fmt: skip
     section = next(s for s in catalogue.PAGES["schedules"] if s.title.startswith("Grids"))
     found = {}
     for name, grid in catalogue.members(section).items():
@@ -163,7 +167,7 @@ def counts(sampler: Sampler, wanted: list[int]) -> dict[int, int]:
 
 def measure(problem: Problem, names: list[str], wanted: list[int], say: Callable) -> list[dict]:
     """One row for each sampler, grid and number of evaluations."""
-    rows, refused, spacings = [], {}, grids(problem.schedule)
+    rows, refused, spacings, t_max = [], {}, grids(problem.schedule), problem.schedule.t_max
     for name in names:
         sampler = SAMPLERS[name]
         walk = follow(problem, sampler)
@@ -171,6 +175,8 @@ def measure(problem: Problem, names: list[str], wanted: list[int], say: Callable
             for spacing, grid in spacings.items():
                 try:
                     times = np.asarray(grid(steps=steps), np.float64)
+                    if noise(problem.schedule, times[0]) < 0.5 * min(NOISIEST, noise(problem.schedule, t_max)):
+                        raise ValueError(f"it starts at t = {times[0]:g}, where part of the data is given away")
                     x = walk(times)
                 except (ValueError, TypeError) as error:
                     refused[f"{name} on {spacing}"] = str(error).splitlines()[0]
