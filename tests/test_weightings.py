@@ -7,6 +7,7 @@ import scipy.integrate
 import scipy.special
 
 from diffusion import parameterizations, schedules, weightings
+from tests.conformance import slow_but
 
 PARAMETERIZATIONS = {
     "epsilon": parameterizations.epsilon(),
@@ -197,7 +198,7 @@ def test_edm_weight_makes_the_effective_weight_one(schedule_name):
         np.testing.assert_allclose(weightings.error_scale(schedule, t, p), c_out**2, rtol=1e-9)
 
 
-@every_schedule
+@pytest.mark.parametrize("schedule_name", slow_but([("cosine",)], [(n,) for n in SCHEDULES]))
 @pytest.mark.parametrize("weighting", list(WEIGHTINGS))
 @pytest.mark.parametrize("shape", [(), (2,), (3, 2)])
 def test_weights_have_the_shape_of_t(weighting, schedule_name, shape):

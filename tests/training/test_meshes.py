@@ -72,7 +72,7 @@ LAYOUTS = {  # name: (processes, devices of each, config.mesh)
     "2 processes, tensor across both": (2, 2, {"tensor": 4}),
     "2 processes, pmap": (2, 2, {"kind": "pmap"}),
 }
-FAST = ("fsdp x sequence x tensor", "pmap")
+FAST = ("fsdp x sequence x tensor",)
 
 
 def run(program, processes, devices, *arguments):
