@@ -135,7 +135,9 @@ def test_forward_mode(attention):
     np.testing.assert_allclose(out[0], expected, atol=1e-3 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("options", [pytest.param({"remat": "full"}, marks=pytest.mark.slow), {"remat": "dots"}, {"unroll": 99}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({"remat": "full"}, marks=pytest.mark.slow), {"remat": "dots"}, {"unroll": 99}]
+)
 def test_remat_and_unrolling_change_nothing(options):
     model, variables = build()
     plain, other = gradient(model, variables), gradient(model.clone(**options), variables)
