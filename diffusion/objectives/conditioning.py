@@ -28,6 +28,11 @@ def drop_condition(keys: Array, condition: Any, null: Any, rate: float) -> Any:
     )
 
 
+def null_of(condition: Any, null: Any) -> Any:
+    """The null condition of one example for every example of `condition`, in its structure, shapes and dtypes."""
+    return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), condition, null)
+
+
 def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Objective:
     """An objective that trains on the null condition for a share `rate` of the examples.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion import flow_maps
+from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import Objective, pairs, split
 from diffusion.parameterizations import Parameterization, Prediction, predict
@@ -65,7 +66,7 @@ def latent_consistency_distillation(
         t, s = n / solver_steps, jnp.maximum((n - 1) / solver_steps, 1 / T)
         w = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(guidance_keys)
         x_t = mix(schedule, t, *pairs(noise_keys, batch))
-        nothing = jax.tree.map(lambda a, b: jnp.broadcast_to(jnp.asarray(b, a.dtype), a.shape), condition, null)
+        nothing = null_of(condition, null)
 
         def guided(x, t):
             of = lambda c: predict(frozen(networks, "teacher"), schedule, teacher, x, t, c)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.flow_maps import Clocks, mean_velocity, start_and_duration
-from diffusion.objectives.conditioning import drop_condition
+from diffusion.objectives.conditioning import drop_condition, null_of
 from diffusion.objectives.few_step import derivative, mix, player, sum_square
 from diffusion.objectives.inputs import Objective, pairs, split, times
 from diffusion.parameterizations import velocity
@@ -158,7 +158,7 @@ def _guided(guidance: Guidance, u, keys, x_t, t, v, condition):
     """The guided velocity and the condition, of which a share is dropped together with the guidance."""
     if condition is None:
         raise ValueError("mean_flow: guidance needs a condition, and the batch has none")
-    null = jax.tree.map(lambda a, b: jnp.broadcast_to(jnp.asarray(b, a.dtype), a.shape), condition, guidance.null)
+    null = null_of(condition, guidance.null)
     conditional, unconditional = u(x_t, t, t, condition), u(x_t, t, t, null)
     rest = 1 - guidance.omega - guidance.kappa
     guided = jax.lax.stop_gradient(guidance.omega * v + guidance.kappa * conditional + rest * unconditional)

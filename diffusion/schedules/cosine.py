@@ -73,8 +73,8 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
         alpha^2 = (S(end) - S(start + t (end - start))) / (S(end) - S(start)),    S(x) = 1 / (1 + exp(-x / tau))
 
     The clipping of alpha^2 at 1e-9 in the paper's code is not applied. alpha falls to zero as sqrt(1 - t), so that
-    its derivative is infinite at t = 1: velocities in t, and the samplers that integrate them (euler, heun, midpoint,
-    rk4), are defined for t < 1 only; start them a little later.
+    its derivative is infinite at t = 1: velocities in t are defined for t < 1 only, and the samplers that integrate
+    them (euler, heun, midpoint, rk4) take DDIM's step from there.
 
     Facts:
       alpha: sqrt((S(end) - S(start + t (end - start))) / (S(end) - S(start)))

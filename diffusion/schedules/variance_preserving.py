@@ -1,6 +1,7 @@
 """The stochastic differential equations of Song et al. with a linear beta(t): variance preserving and sub-VP."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,7 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseS
     Raises:
       ValueError: if 0 < beta_min <= beta_max < inf does not hold.
     """
-    _check_betas("variance_preserving", beta_min, beta_max)
-    integral = lambda t: _integral(beta_min, beta_max, as_float(t))
-    beta = lambda t: beta_min + (beta_max - beta_min) * as_float(t)
+    beta, integral = _linear_beta("variance_preserving", beta_min, beta_max)
     return NoiseSchedule(
         alpha=lambda t: jnp.exp(-integral(t) / 2),
         sigma=lambda t: jnp.sqrt(-jnp.expm1(-integral(t))),
@@ -69,9 +68,7 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
     Raises:
       ValueError: if 0 < beta_min <= beta_max < inf does not hold.
     """
-    _check_betas("sub_vp", beta_min, beta_max)
-    integral = lambda t: _integral(beta_min, beta_max, as_float(t))
-    beta = lambda t: beta_min + (beta_max - beta_min) * as_float(t)
+    beta, integral = _linear_beta("sub_vp", beta_min, beta_max)
 
     def inverse_log_snr(log_snr):
         ratio = jnp.exp(-as_float(log_snr) / 2)  # sigma / alpha = e^(B/2) - e^(-B/2) = 2 sinh(B / 2)
@@ -91,15 +88,19 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
     )
 
 
-def _integral(beta_min, beta_max, t):
-    return t * (beta_min + (beta_max - beta_min) / 2 * t)
+def _linear_beta(name: str, beta_min: float, beta_max: float) -> tuple[Callable, Callable]:
+    """t -> beta(t), and t -> its integral B(t)."""
+    if not 0 < beta_min <= beta_max < math.inf:
+        raise ValueError(f"{name} needs 0 < beta_min <= beta_max < inf; got {beta_min} and {beta_max}")
+    slope = beta_max - beta_min
+
+    def integral(t):
+        t = as_float(t)
+        return t * (beta_min + slope / 2 * t)
+
+    return lambda t: beta_min + slope * as_float(t), integral
 
 
 def _time(beta_min, beta_max, integral):
     # The root of a quadratic, in the form without cancellation; it is written for an infinite integral too.
     return 2 / (beta_min / integral + jnp.sqrt((beta_min / integral) ** 2 + 2 * (beta_max - beta_min) / integral))
-
-
-def _check_betas(name: str, beta_min: float, beta_max: float) -> None:
-    if not 0 < beta_min <= beta_max < math.inf:
-        raise ValueError(f"{name} needs 0 < beta_min <= beta_max < inf; got {beta_min} and {beta_max}")
