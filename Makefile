@@ -38,6 +38,7 @@ $(PEERS)/.complete: tests/peers/requirements.txt
 
 fixtures: $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.diffusers_reference tests/fixtures/diffusers.safetensors
+	$(PEERS)/bin/python -m tests.peers.cases tests/fixtures/models
 
 test-peers: setup $(PEERS)/.complete
 	mkdir -p runs/peers

@@ -20,10 +20,12 @@ import jax.numpy as jnp
 from diffusion.models.names import look_up
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "auto") -> jax.Array:
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "auto", bias: jax.Array | None = None
+) -> jax.Array:
     """Softmax attention of queries over keys, for each example and head on its own.
 
-        out[b, n, h] = sum_m softmax_m(q[b, n, h] . k[b, m, h] / sqrt(D)) v[b, m, h]
+        out[b, n, h] = sum_m softmax_m(q[b, n, h] . k[b, m, h] / sqrt(D) + bias[b, h, n, m]) v[b, m, h]
 
     The softmax is computed in float32 (or wider) whatever the dtype of the arguments.
 
@@ -32,6 +34,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "a
         k: keys [B, M, H, D], of the dtype of q.
         v: values [B, M, H, D], of the dtype of q.
         implementation: "auto" or a name in `IMPLEMENTATIONS`.
+        bias: added to the scores, [B or 1, H or 1, N or 1, M], floating point; -inf, or a number that is large beside
+            the scores, where a query must not see a key (see `mask_bias`). None adds nothing.
 
     Returns:
         [B, N, H, D], of the dtype of q.
@@ -50,26 +54,49 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "a
         raise ValueError(f"attention needs one dtype for q, k and v; got {q.dtype}, {k.dtype}, {v.dtype}")
     if implementation == "auto":
         implementation = choice(q)
-    return look_up({"auto": None, **IMPLEMENTATIONS}, implementation, "attention")(q, k, v)
+    scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    if bias is not None and (bias.ndim != 4 or any(a not in (1, b) for a, b in zip(bias.shape, scores))):
+        raise ValueError(f"attention's bias has a shape that broadcasts to [B, H, N, M] = {scores}; got {bias.shape}")
+    return look_up({"auto": None, **IMPLEMENTATIONS}, implementation, "attention")(q, k, v, bias)
 
 
-def xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def mask_bias(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """The bias that hides keys: 0 where the mask is True, else a number that no score outweighs.
+
+    A query that may see nothing sees all keys alike, and nothing is NaN.
+
+    Args:
+        mask: Bool [B, M] over keys, or [B or 1, N, M] over queries and keys.
+        dtype: of the bias.
+
+    Returns:
+        [B, 1, 1, M] or [B or 1, 1, N, M].
+    """
+    bias = jnp.where(mask, 0, jnp.finfo(dtype).min / 2).astype(dtype)
+    return bias[:, None, None] if mask.ndim == 2 else bias[:, None]
+
+
+def xla(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Attention as the einsum of its definition; arguments as `attention`."""
     scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=_wide(q)) / q.shape[-1] ** 0.5
+    scores = scores if bias is None else scores + bias
     return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores).astype(v.dtype), v)
 
 
-def matmul(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def matmul(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Attention as batched matmuls over [B, H, N, D] with a hand-written derivative; arguments as `attention`.
 
     On CPU the einsum over [B, N, H, D] walks memory with the stride of all heads; putting the heads first costs four
     transposes and gives each matmul contiguous operands.
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    return _heads_first(q, k, v).swapaxes(1, 2)
+    if bias is None:
+        return _heads_first(q, k, v).swapaxes(1, 2)
+    scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.mT, preferred_element_type=_wide(q)) + bias
+    return jnp.matmul(jax.nn.softmax(scores).astype(v.dtype), v).swapaxes(1, 2)
 
 
-def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Attention by cuDNN's fused kernel (NVIDIA GPUs; bfloat16 or float16; no jvp); arguments as `attention`."""
     if jax.default_backend() != "gpu":
         raise ValueError(
@@ -78,7 +105,8 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         )
     if reason := _cudnn_refuses(q):
         raise ValueError(f"attention='cudnn' {reason}; choose 'matmul', 'xla' or 'auto'")
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    bias = None if bias is None else bias.astype(q.dtype)
+    return jax.nn.dot_product_attention(q, k, v, bias, implementation="cudnn")
 
 
 IMPLEMENTATIONS = {"matmul": matmul, "xla": xla, "cudnn": cudnn}

@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.models.attention import attention
+from diffusion.models.attention import attention, mask_bias
 
 PORTABLE = ["matmul", "xla", "auto"]
 
 
-def definition(q, k, v):
-    """softmax(q k^T / sqrt(D)) v, query by query, in float64."""
+def definition(q, k, v, bias=None):
+    """softmax(q k^T / sqrt(D) + bias) v, query by query, in float64."""
     out = np.zeros(q.shape)
+    bias = np.zeros((q.shape[0], q.shape[2], q.shape[1], k.shape[1])) if bias is None else bias
     for b, n, h in np.ndindex(q.shape[:3]):
-        weights = np.exp(k[b, :, h] @ q[b, n, h] / np.sqrt(q.shape[-1]))
+        weights = np.exp(k[b, :, h] @ q[b, n, h] / np.sqrt(q.shape[-1]) + bias[b, h, n])
         out[b, n, h] = weights @ v[b, :, h] / weights.sum()
     return out
 
@@ -48,6 +49,30 @@ def test_value(name, arrays):
     primals, _, _ = arrays
     out = attention(*single(primals), name)
     np.testing.assert_allclose(out, definition(*primals), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", PORTABLE)
+def test_bias_and_its_gradient(name, arrays):
+    primals, _, cotangent = arrays
+    rng = np.random.default_rng(1)
+    bias, direction = rng.normal(size=(2, 2, 3, 5, 7))
+    value, gradient = jax.value_and_grad(
+        lambda b: jnp.sum(attention(*single(primals), name, b) * cotangent.astype(np.float32))
+    )(jnp.asarray(bias, jnp.float32))
+    exact = lambda step: np.sum(definition(*primals, bias + step * direction) * cotangent)
+    np.testing.assert_allclose(value, exact(0), rtol=1e-5)
+    np.testing.assert_allclose(np.sum(gradient * direction), (exact(1e-5) - exact(-1e-5)) / 2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", PORTABLE)
+def test_a_masked_key_is_not_there(name, arrays):
+    q, k, v = single(arrays[0])
+    mask = jnp.arange(7) < jnp.array([[3], [7]])
+    out = attention(q, k, v, name, mask_bias(mask))
+    np.testing.assert_allclose(out[:1], attention(q[:1], k[:1, :3], v[:1, :3], name), atol=1e-6)
+    np.testing.assert_allclose(out[1:], attention(q[1:], k[1:], v[1:], name), atol=1e-6)
+    nothing = attention(q, k, v, name, mask_bias(jnp.zeros((2, 7), bool)))
+    np.testing.assert_allclose(nothing, jnp.broadcast_to(v.mean(1, keepdims=True), q.shape), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PORTABLE)
@@ -149,3 +174,5 @@ def test_bad_arguments():
         attention(x, x.reshape(1, 2, 2, 4), x)
     with pytest.raises(ValueError, match=r"one dtype.*bfloat16"):
         attention(x, x, x.astype(jnp.bfloat16))
+    with pytest.raises(ValueError, match=r"broadcasts to .*\(1, 1, 2, 2\); got \(2, 2\)"):
+        attention(x, x, x, bias=jnp.zeros((2, 2)))

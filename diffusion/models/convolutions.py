@@ -1,0 +1,114 @@
+"""Convolutional layers that the U-Nets and autoencoders of the field share: channels last, as everything here."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import layout
+
+
+class GroupNorm(nn.Module):
+    """Centres and scales groups of channels over all pixels of an example, then scales and shifts each channel.
+
+        out = scale * (x - mean) / sqrt(var + epsilon) + bias
+
+    The statistics are float32 or wider whatever the compute type, and from the centred values: the mean of squares
+    less the square of the mean loses the digits that a checkpoint is compared in.
+
+    Attributes:
+        groups: number of groups, a divisor of the channels.
+        epsilon: as the checkpoint's family has it, 1e-5 or 1e-6.
+
+    Reference: Wu & He, "Group Normalization", 2018, equation 7.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        if channels % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide {channels} channels")
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        h = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        h = h.reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        h = h - h.mean((1, 3), keepdims=True)
+        h = h * jax.lax.rsqrt((h * h).mean((1, 3), keepdims=True) + self.epsilon)
+        return (h.reshape(x.shape) * scale + bias).astype(x.dtype)
+
+
+def conv(
+    features: int, size: int = 3, stride: int = 1, *, zero: bool = False, dtype: str = "float32", name: str
+) -> nn.Conv:
+    """A convolution that keeps the size of the image, or divides it by its stride: [B, H, W, C] -> [B, H/s, W/s, D].
+
+    Args:
+        features: D.
+        size: side of the kernel, odd; the image is padded with zeros by its half on all sides.
+        stride: s.
+        zero: start with a kernel of zeros.
+        dtype: compute type.
+        name: of its parameters.
+    """
+    start = nn.initializers.zeros_init() if zero else nn.initializers.lecun_normal()
+    padding = [(size // 2, size // 2)] * 2
+    return nn.Conv(features, (size, size), (stride, stride), padding, dtype=dtype, kernel_init=start, name=name)
+
+
+class ResnetBlock(nn.Module):
+    """x + conv(act(norm(h))), h = conv(act(norm(x))), told the time between: the block of DDPM's U-Net.
+
+    The embedding of the time is added to h, or, with `scale_shift`, scales and shifts its norm (ADM's adaptive group
+    norm): norm(h) (1 + scale) + shift.
+
+    Attributes:
+        features: channels of the output; the input goes through a convolution of one pixel where it has others.
+        groups: of the norms.
+        epsilon: of the norms.
+        scale_shift: see above.
+        dropout: rate before the second convolution, drawn from the rng collection "dropout" when `train`.
+        dtype: compute type.
+
+    Reference: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B; Dhariwal & Nichol, "Diffusion
+    Models Beat GANs", 2021, section 3.
+    """
+
+    features: int
+    groups: int = 32
+    epsilon: float = 1e-6
+    scale_shift: bool = False
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """Args:
+        x: [B, H, W, C].
+        embedding: of the time, [B, E], before its activation; None for a network without time.
+        train: draw dropout.
+        """
+        h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm_1")(x))
+        h = conv(self.features, dtype=self.dtype, name="conv_1")(h)
+        norm = GroupNorm(self.groups, self.epsilon, name="norm_2")
+        if embedding is None:
+            h = norm(h)
+        else:
+            width = self.features * (2 if self.scale_shift else 1)
+            told = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(embedding))[:, None, None]
+            if self.scale_shift:
+                scale, shift = jnp.split(told, 2, axis=-1)
+                h = norm(h) * (1 + scale) + shift
+            else:
+                h = norm(h + told)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = conv(self.features, dtype=self.dtype, zero=True, name="conv_2")(h)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, dtype=self.dtype, name="shortcut")(x)
+        return layout.split(x + h, "batch", None, None, None)
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Each pixel four times: [B, H, W, C] -> [B, 2H, 2W, C], the nearest neighbour."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)

@@ -1,0 +1,98 @@
+"""What is known of one architecture that others publish: their config, their names, and our module for it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from diffusion.models.interchange.rows import Row
+
+
+class Refusal(ValueError):
+    """A config asks for what our module does not have; the message names the field and what is had."""
+
+
+class Family(NamedTuple):
+    """One architecture, in both directions.
+
+    Attributes:
+      name: as the library that publishes it calls the class, e.g. "UNet2DConditionModel".
+      module: our class.
+      build: their config.json, as a mapping -> our module. Unknown or unsupported values are a `Refusal`.
+      describe: our module -> their config.json; the inverse of `build` up to fields at their defaults.
+      example: our module -> arguments of its call, as arrays or jax.ShapeDtypeStruct, small, to find its parameters.
+      tables: for each layout ("diffusers", "transformers", "original", ...) our module -> rows.
+      stem: of the weights' file in a folder.
+      library: that opens the folder: "diffusers" or "transformers".
+      ignored: regular expressions of whole names that files have and that carry nothing, such as position_ids.
+      computed: our module -> their tensors that are computed, not learned; checked when read, written when written.
+      published: configs of published checkpoints by name, so that a single file is recognised by its shapes.
+      prefixes: what stands before the names in single files that hold several networks, "model.diffusion_model.".
+    """
+
+    name: str
+    module: type[nn.Module]
+    build: Callable[[Mapping[str, Any]], nn.Module]
+    describe: Callable[[nn.Module], dict[str, Any]]
+    example: Callable[[nn.Module], tuple]
+    tables: Mapping[str, Callable[[nn.Module], list[Row]]]
+    stem: str = "diffusion_pytorch_model"
+    library: str = "diffusers"
+    ignored: tuple[str, ...] = ()
+    computed: Callable[[nn.Module], dict[str, np.ndarray]] | None = None
+    published: Mapping[str, Mapping[str, Any]] = {}
+    prefixes: tuple[str, ...] = ("",)
+
+
+# Fields of every config.json that say what the file is, beside those that begin with "_".
+ABOUT = ("architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
+
+
+class Fields:
+    """Their config, read field by field, so that what nobody asked for is noticed.
+
+    Every field is either taken, or known to be without effect on the network, or it is an error: a config that asks
+    for something that our module would silently leave out gives other pictures.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any], without_effect: tuple[str, ...] = ()):
+        """Args:
+        name: of the architecture, for messages.
+        config: their config.json.
+        without_effect: fields that do not change what the network computes, such as "sample_size".
+        """
+        self.name, self.config, self.read = name, config, {*ABOUT, *without_effect}
+
+    def take(self, field: str, default: Any = None) -> Any:
+        """The value, or their default where the config leaves it out. Lists become tuples."""
+        self.read.add(field)
+        value = self.config.get(field, default)
+        return _tuples(value)
+
+    def only(self, field: str, *valid: Any) -> Any:
+        """The value of a field of which our module knows few values; the first is their default.
+
+        Raises:
+          Refusal: for any other value.
+        """
+        value = self.take(field, valid[0])
+        if value not in valid:
+            raise Refusal(f"{self.name}: {field} = {value!r} is not supported; supported: "
+                          f"{', '.join(map(repr, valid))}.")
+        return value
+
+    def end(self) -> None:
+        """To be called when all is read.
+
+        Raises:
+          Refusal: for a field that was not read and is set to something.
+        """
+        for field, value in self.config.items():
+            if field.startswith("_") or field in self.read or value in (None, False):
+                continue
+            raise Refusal(f"{self.name}: the config sets {field} = {value!r}, which is not known here.")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value

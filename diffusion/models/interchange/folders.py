@@ -1,0 +1,284 @@
+"""Networks of other libraries from their folders and files, and ours written back as folders that they open.
+
+    module, params = interchange.load("stable-diffusion/unet")
+    output = module.apply({"params": params}, x_t, t, condition)
+    interchange.save("mine/unet", module, params)
+
+Nothing in a file is executed. Every tensor is accounted for: a missing, a superfluous or a misshapen one is an error.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import files, limits
+from diffusion.models.interchange import families, rows, tensor_files
+from diffusion.models.interchange.family import Family
+from diffusion.models.interchange.rows import Mismatch, Row
+from diffusion.models.interchange.tensor_files import Tensors
+from diffusion.models.names import look_up
+
+FLOATS = ("float32", "bfloat16", "float16")
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by path, "blocks/mlp/kernel"."""
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def shapes_of(family: Family, module: nn.Module) -> Any:
+    """Our parameters as a pytree of jax.ShapeDtypeStruct; computes nothing."""
+    arguments = jax.tree.map(_zeros, family.example(module))
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))["params"]
+
+
+def _zeros(x: Any) -> Any:
+    return jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
+
+
+def load(
+    path: str | pathlib.Path,
+    family: str = "",
+    *,
+    config: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    shardings: Callable[[Any], Any] | None = None,
+) -> tuple[nn.Module, Any]:
+    """Loads a network that another library saved.
+
+    Args:
+      path: a folder with config.json and safetensors, as `save_pretrained` writes it, or a single file of the original
+        repositories, which is recognised by its names and shapes.
+      family: the architecture, a name in `families.FAMILIES`; "" as the folder's config or the file's names say.
+      config: their config, in place of the folder's.
+      dtype: of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
+      shardings: (pytree of shapes) -> pytree of shardings, e.g. ``lambda shapes: sharding.shardings(shapes, mesh)``.
+        Each leaf is read and put where it belongs before the next is read. By default all is on the first device.
+
+    Returns:
+      (module, params): ``module.apply({"params": params}, ...)`` is the network.
+
+    Raises:
+      FileNotFoundError: if nothing is there.
+      Refusal: if the config asks for what is not supported.
+      Mismatch: if a tensor is missing, superfluous or misshapen, or nothing known has these names (the nearest known
+        architecture is named).
+      limits.Refused: for files that are damaged or hostile.
+    """
+    look_up(dict.fromkeys(FLOATS), dtype, "dtype")
+    found = find(path, family, config)
+    return found.module, read(found, dtype, shardings)
+
+
+class Found(NamedTuple):
+    """A network in a folder or file, recognised and not yet read.
+
+    Attributes:
+      family: its architecture.
+      module: ours, for its config.
+      layout: of its names, one of `layouts(family)`.
+      tensors: that belong to it.
+    """
+
+    family: Family
+    module: nn.Module
+    layout: str
+    tensors: Tensors
+
+
+def find(path: str | pathlib.Path, family: str = "", config: Mapping[str, Any] | None = None) -> Found:
+    """Finds out which network lies in a folder or file; arguments and errors as `load`."""
+    path = pathlib.Path(path).expanduser()
+    tensors = tensor_files.open_tensors(path)
+    if config is None and path.is_dir():
+        config = read_config(path)
+    if config is None:
+        return recognise(tensors, family)
+    known = families.find(family or family_of(config, path))
+    module = known.build(config)
+    tensors = tensors.without(known.ignored)
+    common = {layout: len(set(tensors.shapes) & {row.theirs for row in rows_of(known, module, layout)})
+              for layout in layouts(known)}  # fmt: skip
+    return Found(known, module, max(common, key=common.get), tensors)
+
+
+def layouts(family: Family) -> tuple[str, ...]:
+    """The names of the layouts that a family is read and written in; "ours" is the names of our own parameters."""
+    return (*family.tables, "ours")
+
+
+def rows_of(family: Family, module: nn.Module, layout: str) -> list[Row]:
+    """The table of a layout."""
+    if layout == "ours":
+        return [Row(path.replace("/", "."), path) for path in leaves_of(shapes_of(family, module))]
+    return look_up(family.tables, layout, "layout")(module)
+
+
+def computed_of(family: Family, module: nn.Module, layout: str) -> dict[str, np.ndarray]:
+    """Their tensors that are computed; ours have none."""
+    return family.computed(module) if family.computed and layout != "ours" else {}
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """The folder's config.json.
+
+    Raises:
+      FileNotFoundError: if it has none.
+      limits.Refused: if it is no JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; it says what the weights beside it are. Copy it from "
+                                "where the weights were published, or give the config.")  # fmt: skip
+    config = limits.read_json(path)
+    if not isinstance(config, dict):
+        raise limits.Refused(f"{path} holds {type(config).__name__}, not a table of fields.")
+    return config
+
+
+def family_of(config: Mapping[str, Any], path: pathlib.Path) -> str:
+    """The name of the architecture that a config.json says it is.
+
+    Raises:
+      Mismatch: if it says none.
+    """
+    name = config.get("_class_name") or (config.get("architectures") or [None])[0]
+    if not name:
+        raise Mismatch(f"{path}: its config.json names no architecture (_class_name or architectures); give the "
+                       f"family, one of {', '.join(families.FAMILIES)}.")
+    return str(name)
+
+
+def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Found:
+    """Finds the published network that a single file holds, by its names and shapes.
+
+    Args:
+      tensors: of the file.
+      name: of the family, if it is known.
+      prefix: before the names, if it is known; else any of the family's.
+
+    Raises:
+      Mismatch: if none fits; names the nearest and what differs.
+    """
+    nearest: tuple[int, str, Any, Any] | None = None
+    for family in [families.find(name)] if name else families.FAMILIES.values():
+        for before in family.prefixes if prefix is None else (prefix,):
+            mine = tensors.under(before).without(family.ignored)
+            for published, config in family.published.items() if mine.shapes else ():
+                module = family.build(config)
+                computed = family.computed(module) if family.computed else {}
+                for layout, table in family.tables.items():
+                    names = {row.theirs for row in table(module)} | set(computed)
+                    wrong = len(names ^ set(mine.shapes))  # names first: shapes take seconds for a large network
+                    if nearest is not None and wrong >= nearest[0]:
+                        continue
+                    expected = rows.their_shapes(table(module), leaves_of(shapes_of(family, module)))
+                    expected |= {n: array.shape for n, array in computed.items()}
+                    wrong += sum(expected[n] != mine.shapes.get(n, expected[n]) for n in expected)
+                    if not wrong:
+                        return Found(family, module, layout, mine)
+                    nearest = wrong, f"{family.name}, {published} ({layout} names)", expected, mine.shapes
+    if nearest is None:
+        raise Mismatch(f"{tensors.path}: no known architecture has tensors named like "
+                       f"{', '.join(sorted(tensors.shapes)[:3])}.")
+    rows.compare(*nearest[2:], f"{tensors.path} is no known network; the nearest is {nearest[1]}")
+    raise AssertionError("a difference was counted")
+
+
+def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] | None = None) -> Any:
+    """The parameters of a network, leaf by leaf.
+
+    Args:
+      found: the network and its tensors.
+      dtype: of the parameters.
+      shardings: see `load`.
+
+    Raises:
+      Mismatch: if a tensor is missing, superfluous or misshapen, or a computed one differs.
+    """
+    family, module, layout, tensors = found
+    target, table = shapes_of(family, module), rows_of(family, module, layout)
+    leaves = leaves_of(target)
+    rows.check_cover(table, leaves)
+    computed = computed_of(family, module, layout)
+    expected = rows.their_shapes(table, leaves) | {name: array.shape for name, array in computed.items()}
+    rows.compare(expected, tensors.shapes, f"{tensors.path} as {family.name}")
+    for name, array in computed.items():
+        if not np.allclose(tensors.read(name), array, atol=1e-3):
+            raise Mismatch(f"{tensors.path}: {name} is not the table that {family.name} computes.")
+    by_leaf: dict[str, list[Row]] = {}
+    for row in table:
+        by_leaf.setdefault(row.ours, []).append(row)
+    places = leaves_of(shardings(target)) if shardings else dict.fromkeys(leaves)
+
+    def leaf(path: str) -> jax.Array:
+        whole = np.empty(leaves[path].shape, dtype)
+        for row in by_leaf[path]:
+            theirs = tensors.read(row.theirs)
+            if row.rows is not None:
+                theirs = theirs[slice(*row.rows)]
+            whole[row.at] = row.layout.to_ours(theirs, rows.part_shape(whole.shape, row.at))
+        return jax.device_put(whole, places[path])
+
+    return jax.tree.unflatten(jax.tree.structure(target), [leaf(path) for path in leaves])
+
+
+def write(
+    family: Family, module: nn.Module, layout: str, params: Any, dtype: str = "float32"
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields their (name, array) pairs of our parameters; the inverse of `read`.
+
+    Args:
+      family: of the module.
+      module: ours.
+      layout: of their names.
+      params: ours.
+      dtype: of the arrays.
+    """
+    leaves, table = leaves_of(params), rows_of(family, module, layout)
+    rows.check_cover(table, leaves)
+    by_name: dict[str, list[Row]] = {}
+    for row in table:
+        by_name.setdefault(row.theirs, []).append(row)
+    for name, parts in by_name.items():
+        parts = sorted(parts, key=lambda row: row.rows or (0, 0))
+        arrays = [row.layout.to_theirs(np.asarray(leaves[row.ours][row.at])) for row in parts]
+        yield name, (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(dtype)
+    for name, array in computed_of(family, module, layout).items():
+        yield name, array.astype(dtype)
+
+
+def save(
+    folder: str | pathlib.Path, module: nn.Module, params: Any, *, layout: str = "", dtype: str = "float32"
+) -> None:
+    """Writes our network as a folder that the library it comes from opens with `from_pretrained`.
+
+    Args:
+      folder: is made; must not hold a network yet.
+      module: of a class that a family describes.
+      params: its parameters.
+      layout: of the names, one of `layouts(family)`; the family's first by default, which is its library's.
+      dtype: of the numbers.
+
+    Raises:
+      FileExistsError: if the folder holds a network.
+      ValueError: for a module that no family describes.
+    """
+    look_up(dict.fromkeys(FLOATS), dtype, "dtype")
+    family = families.of(module)
+    layout = look_up({name: name for name in layouts(family)}, layout or layouts(family)[0], "layout")
+    folder = pathlib.Path(folder).expanduser()
+    if (folder / "config.json").exists() or list(folder.glob(f"*{tensor_files.SUFFIX}")):
+        raise FileExistsError(f"{folder} holds a network already; choose another folder, or remove it first.")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensor_files.write_tensors(folder, family.stem, write(family, module, layout, params, dtype))
+    config = {"architectures": [family.name]} if family.library == "transformers" else {"_class_name": family.name}
+    with files.whole(folder / "config.json") as file:
+        file.write(json.dumps({**config, **family.describe(module)}, indent=2).encode() + b"\n")

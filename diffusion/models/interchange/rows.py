@@ -1,0 +1,168 @@
+"""How a tensor of another library's file becomes a part of a parameter of ours, and back: rows of one table a family.
+
+A family's table is a list of rows, written once and used in both directions:
+
+    Row("blocks.3.attn1.to_q.weight", "blocks/attention/qkv/kernel", DENSE, at=(3, slice(None), 0))
+
+says that their tensor, transposed, is layer 3, query, of our stacked and fused kernel [L, D, 3, heads, size].
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Layout(NamedTuple):
+    """The same numbers in two arrangements.
+
+    Attributes:
+      to_ours: (their array, shape of our part) -> our part.
+      to_theirs: our part -> their array; the inverse.
+    """
+
+    to_ours: Callable[[Any, tuple[int, ...]], Any]
+    to_theirs: Callable[[Any], Any]
+
+
+SAME = Layout(lambda a, shape: a, lambda a: a)
+# A bias or a scale: theirs is a vector, ours may be split into heads.
+VECTOR = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1))
+# A dense layer: theirs [out, in], ours [in, *out].
+DENSE = Layout(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(a.shape[0], -1).T)
+# A dense layer that takes several axes (the heads of attention): theirs [out, in], ours [*in, out].
+DENSE_OUT = Layout(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]).T)
+# A convolution: theirs [out, in, H, W], ours [H, W, in, out].
+CONV = Layout(lambda a, shape: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
+# A convolution of one pixel that is a dense layer of ours: theirs [out, in, 1, 1], ours [in, *out] or [*in, out].
+POINT = Layout(lambda a, shape: a[:, :, 0, 0].T.reshape(shape), lambda a: a.reshape(a.shape[0], -1).T[:, :, None, None])
+POINT_OUT = Layout(
+    lambda a, shape: a[:, :, 0, 0].T.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]).T[:, :, None, None]
+)
+
+
+def patches(side: int) -> Layout:
+    """The layout of a patch embedding: theirs a strided convolution [out, C, p, p], ours a dense layer [p p C, out].
+
+    Args:
+      side: p, of a patch in pixels; the values of our token lie row by row, channels last.
+    """
+    return Layout(
+        lambda a, shape: a.transpose(2, 3, 1, 0).reshape(shape),
+        lambda a: a.reshape(side, side, -1, a.shape[-1]).transpose(3, 2, 0, 1),
+    )
+
+
+class Row(NamedTuple):
+    """One line of a table: a tensor of theirs, or some rows of it, and the part of a leaf of ours that it is.
+
+    Attributes:
+      theirs: its name in the file.
+      ours: the leaf's path among our parameters, "blocks/mlp/hidden/kernel".
+      layout: how the one becomes the other.
+      at: index of the part in our leaf, such as ``(3, slice(None), 0)``; () is the whole.
+      rows: (start, stop) along the first axis of theirs, where several rows of a table share one tensor; None: all.
+    """
+
+    theirs: str
+    ours: str
+    layout: Layout = SAME
+    at: tuple = ()
+    rows: tuple[int, int] | None = None
+
+
+class Mismatch(ValueError):
+    """A file's tensors are not those that a table names; the message says which, and which shapes they should have."""
+
+
+def stacked(rows: Iterable[Row], layer: int) -> list[Row]:
+    """The same rows, for one layer of leaves whose first axis counts the layers of a scan.
+
+    Args:
+      rows: of the layer, as if it stood alone.
+      layer: its index along the first axis of our leaves.
+    """
+    return [row._replace(at=(layer, *row.at)) for row in rows]
+
+
+def within(rows: Iterable[Row], theirs: str = "", ours: str = "") -> list[Row]:
+    """The same rows with a prefix before their names, ours, or both.
+
+    Args:
+      rows: of a part of a network.
+      theirs: before each of their names, with its dot: "down_blocks.0.".
+      ours: before each of our paths, with its slash: "down_0/".
+    """
+    return [row._replace(theirs=theirs + row.theirs, ours=ours + row.ours) for row in rows]
+
+
+def check_cover(table: Sequence[Row], leaves: Mapping[str, Any]) -> None:
+    """Refuses a table that does not fill every leaf exactly once.
+
+    Args:
+      table: the rows.
+      leaves: our leaves by path, anything with a shape.
+
+    Raises:
+      ValueError: naming the leaf.
+    """
+    filled = {path: np.zeros(_outer(table, path, leaf.shape), np.int32) for path, leaf in leaves.items()}
+    for row in table:
+        if row.ours not in leaves:
+            raise ValueError(f"the table names {row.ours!r}, and the network has no such parameter")
+        filled[row.ours][row.at] += 1
+    for path, counts in filled.items():
+        if not (counts == 1).all():
+            raise ValueError(f"the table fills {path} {leaves[path].shape} {counts.min()} to {counts.max()} times")
+
+
+def _outer(table: Sequence[Row], path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The leaf's shape, cut after the last axis that a row indexes, so that counting costs no more than the index."""
+    return shape[: max((len(row.at) for row in table if row.ours == path), default=0)]
+
+
+def their_shapes(table: Sequence[Row], leaves: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape that each of their tensors must have, by name.
+
+    Args:
+      table: the rows.
+      leaves: our leaves by path, anything with a shape.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for row in table:
+        part = jax.ShapeDtypeStruct(part_shape(leaves[row.ours].shape, row.at), np.float32)
+        shape = jax.eval_shape(row.layout.to_theirs, part).shape
+        if row.rows is not None:
+            if shape[0] != row.rows[1] - row.rows[0]:
+                raise ValueError(f"rows {row.rows} of {row.theirs} are to be {shape[0]} rows")
+            shape = (max(row.rows[1], shapes.get(row.theirs, (0,))[0]), *shape[1:])
+        shapes[row.theirs] = shape
+    return shapes
+
+
+def part_shape(shape: tuple[int, ...], at: tuple) -> tuple[int, ...]:
+    """The shape of ``leaf[at]`` for a leaf of this shape."""
+    return np.broadcast_to(np.int8(0), shape)[at].shape
+
+
+def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Refuses a file with a missing, a superfluous or a misshapen tensor.
+
+    Args:
+      expected: shapes by name, from the table.
+      found: shapes by name, from the file.
+      what: the file and the architecture, for the message.
+
+    Raises:
+      Mismatch: naming the first few of each kind.
+    """
+    problems = [f"{name} {list(shape)} is missing" for name, shape in expected.items() if name not in found]
+    problems += [f"{name} {list(shape)} is superfluous" for name, shape in found.items() if name not in expected]
+    problems += [
+        f"{name} has shape {list(found[name])}, not {list(shape)}"
+        for name, shape in expected.items() if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    if problems:
+        more = f", and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise Mismatch(f"{what}: {'; '.join(problems[:6])}{more}.")

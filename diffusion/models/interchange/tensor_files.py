@@ -1,0 +1,166 @@
+"""Tensors by name in safetensors files: one file, or several with an index, as people download them.
+
+Nothing is read before it is asked for, and nothing in a file is executed.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save
+
+from diffusion import files, limits
+
+SUFFIX = ".safetensors"
+INDEX = ".safetensors.index.json"
+SHARD = 5 * 10**9  # bytes of a file that is written, after which the next begins
+
+
+class Tensors(NamedTuple):
+    """What a checkpoint holds, without its content.
+
+    Attributes:
+      path: of the file or folder, for messages.
+      places: the file of each tensor, by its name.
+      names: the tensor's name in that file, by its name here (they differ by a prefix).
+      shapes: by name.
+    """
+
+    path: pathlib.Path
+    places: Mapping[str, pathlib.Path]
+    names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor of that name, in the type in which it is stored (bfloat16 as ml_dtypes has it)."""
+        with safetensors.safe_open(self.places[name], framework="numpy") as file:
+            return file.get_tensor(self.names[name])
+
+    def under(self, prefix: str) -> "Tensors":
+        """Those whose names begin with the prefix, which is taken from them."""
+        mine = [name for name in self.places if name.startswith(prefix)]
+        short = lambda table: {name[len(prefix):]: table[name] for name in mine}
+        return Tensors(self.path, short(self.places), short(self.names), short(self.shapes))
+
+    def without(self, patterns: tuple[str, ...]) -> "Tensors":
+        """Those whose whole names fit none of the regular expressions."""
+        mine = [name for name in self.places if not any(re.fullmatch(pattern, name) for pattern in patterns)]
+        keep = lambda table: {name: table[name] for name in mine}
+        return Tensors(self.path, keep(self.places), keep(self.names), keep(self.shapes))
+
+
+def open_tensors(path: str | pathlib.Path) -> Tensors:
+    """Opens a .safetensors file, a .safetensors.index.json with its shards, or a folder that has one of them.
+
+    Of several in a folder (half-precision variants, `*.fp16.safetensors`), the index is taken before the file, and the
+    shortest name before the others.
+
+    Args:
+      path: of the file or folder.
+
+    Returns:
+      Names and shapes; no content is read.
+
+    Raises:
+      FileNotFoundError: if there is nothing, or nothing in safetensors format, naming what is there.
+      limits.Refused: for a file that is not in the format, or an index that leads elsewhere.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder.")
+    if path.is_dir():
+        found = sorted(path.glob(f"*{INDEX}"), key=lambda p: (len(p.name), p.name))
+        # Shards are found through their index alone.
+        found += sorted((p for p in path.glob(f"*{SUFFIX}") if not re.search(r"-\d+-of-\d+\.", p.name)),
+                        key=lambda p: (len(p.name), p.name))
+        if not found:
+            there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+            raise FileNotFoundError(
+                f"{path}: no {SUFFIX} file lies there, but {there}. Pickled weights (.bin, .ckpt, .pt) are not read; "
+                "most are published as safetensors too, and `safetensors.torch.save_file` writes them."
+            )
+        path = found[0]
+    shards = _shards(path) if path.name.endswith(INDEX) else {path: None}
+    places, names, shapes = {}, {}, {}
+    for shard, expected in shards.items():
+        for name, shape in _header(shard).items():
+            if name in places:
+                raise limits.Refused(f"{path}: {name} is in two shards, {places[name].name} and {shard.name}.")
+            places[name], names[name], shapes[name] = shard, name, shape
+        for name in expected or ():
+            if name not in places:
+                raise limits.Refused(f"{path}: its index says that {name} is in {shard.name}; it is not.")
+    return Tensors(path, places, names, shapes)
+
+
+def _shards(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
+    """The files of an index, each with the names that the index says it has."""
+    limits.fits(str(path), path.stat().st_size)
+    try:
+        weight_map = json.loads(path.read_text())["weight_map"]
+        shards: dict[pathlib.Path, list[str]] = {}
+        for name, file in weight_map.items():
+            if pathlib.PurePath(file).name != file:
+                raise limits.Refused(f"{path}: it leads to {file!r}, which is not beside it.")
+            shards.setdefault(path.parent / file, []).append(name)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise limits.Refused(f"{path} is not an index of safetensors files: {error!r}.") from error
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{path} names {len(shards)} files; missing: {', '.join(missing[:5])}.")
+    return shards
+
+
+def _header(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    if path.suffix != SUFFIX:
+        raise limits.Refused(f"{path}: weights are read from {SUFFIX} files alone.")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise limits.Refused(f"{path} is not a whole safetensors file: {error}.") from error
+
+
+def write_tensors(folder: pathlib.Path, stem: str, tensors: Iterator[tuple[str, np.ndarray]]) -> None:
+    """Writes tensors as one file, or, where they are more than SHARD bytes, as numbered ones with an index.
+
+    Each file appears whole, and the index last: a reader finds all or nothing.
+
+    Args:
+      folder: exists.
+      stem: of the file's name, "diffusion_pytorch_model".
+      tensors: (name, array) pairs, taken one by one, so that no more than one file's content is held.
+    """
+    shard: dict[str, np.ndarray] = {}
+    written: list[list[str]] = []
+    total = 0
+
+    def put_away(name: str) -> None:
+        with files.whole(folder / name) as file:
+            file.write(save(shard, metadata={"format": "pt"}))
+        written.append(list(shard))
+        shard.clear()
+
+    part = lambda i: f".{stem}-{i}.part"
+    for name, array in tensors:
+        array = np.ascontiguousarray(array)
+        if shard and sum(held.nbytes for held in shard.values()) + array.nbytes > SHARD:
+            put_away(part(len(written)))
+        shard[name] = array
+        total += array.nbytes
+    if not written:
+        put_away(stem + SUFFIX)
+        return
+    put_away(part(len(written)))
+    weight_map = {}
+    for i, names in enumerate(written):
+        final = f"{stem}-{i + 1:05d}-of-{len(written):05d}{SUFFIX}"
+        (folder / part(i)).rename(folder / final)
+        weight_map |= dict.fromkeys(names, final)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    with files.whole(folder / (stem + INDEX)) as file:
+        file.write(json.dumps(index, indent=2).encode())

@@ -1,0 +1,284 @@
+"""Discrete codes for continuous vectors: a learned codebook, and finite scalar quantization, which needs none.
+
+    quantized = quantize(z, codebook)                  # z [B, ..., D]: straight through, with its two losses
+    state = codebook_init(codes)                       # or without a gradient: the codebook follows its vectors
+    state = codebook_update(state, z, quantized.indices, decay=0.99)
+    state = restart_dead(state, z, key)
+    fsq = FiniteScalar((8, 5, 5, 5))                   # 1,000 codes of four numbers each
+    values, indices = fsq.quantize(z)
+
+Sums over a batch are sums over the whole of it under `jit`, however the batch is split over devices.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+class Quantized(NamedTuple):
+    """Vectors in the place of which a decoder sees their nearest codes.
+
+    Attributes:
+        values: [B, ..., D] the codes, exactly; their gradient goes to z as it is (straight through).
+        indices: int32 [B, ...], of the codes.
+        codebook: [B] mean |stop z - code|^2, which moves the codes; left out where the codebook is a moving average.
+        commitment: [B] mean |z - stop code|^2, which keeps the encoder near its codes; weight 0.25 in the papers.
+    """
+
+    values: Array
+    indices: Array
+    codebook: Array
+    commitment: Array
+
+
+def nearest(z: Array, codebook: Array) -> tuple[Array, Array]:
+    """The codes that are nearest to vectors, argmin_k |z - e_k|; of equally near ones the first.
+
+    Args:
+        z: [..., D] floating.
+        codebook: [K, D].
+
+    Returns:
+        (indices int32 [...], codes [..., D] in the codebook's type).
+
+    Raises:
+        ValueError: if the last axes differ, or the codebook is no matrix.
+    """
+    if codebook.ndim != 2 or z.shape[-1] != codebook.shape[-1]:
+        raise ValueError(f"z {z.shape} and codebook {codebook.shape} do not fit: expected z [..., D] and codebook [K, D]")
+    # |z|^2 is the same for all codes. Accelerators multiply in few bits by default, which picks other codes.
+    product = jnp.einsum("...d,kd->...k", z.astype(codebook.dtype), codebook, precision=jax.lax.Precision.HIGHEST)
+    indices = jnp.argmin(jnp.sum(jnp.square(codebook), axis=-1) - 2 * product, axis=-1).astype(jnp.int32)
+    return indices, codebook[indices]
+
+
+def straight_through(z: Array, values: Array) -> Array:
+    """The values, exactly, with the gradient of z."""
+    return jax.lax.stop_gradient(values) + (z - jax.lax.stop_gradient(z))
+
+
+def quantize(z: Array, codebook: Array) -> Quantized:
+    """Vector quantization with a straight-through gradient.
+
+        values = z + stop(e_k - z),   k = argmin_k |z - e_k|
+
+    Args:
+        z: [B, ..., D] outputs of an encoder.
+        codebook: [K, D].
+
+    Returns:
+        Quantized; the VQ-VAE's loss is codebook + 0.25 commitment.
+
+    Raises:
+        ValueError: as in `nearest`.
+
+    Reference: van den Oord, Vinyals & Kavukcuoglu, "Neural Discrete Representation Learning", 2017, equation 3.
+    """
+    indices, codes = nearest(z, codebook)
+    per_example = lambda error: jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
+    return Quantized(
+        straight_through(z, codes),
+        indices,
+        per_example(jax.lax.stop_gradient(z) - codes),
+        per_example(z - jax.lax.stop_gradient(codes)),
+    )
+
+
+class Codebook(NamedTuple):
+    """A codebook that follows the vectors assigned to it, as the state of its moving averages.
+
+    Attributes:
+        codes: [K, D] float32.
+        counts: [K] float32, moving average N_k of the number of vectors that a batch assigns to each code.
+        sums: [K, D] float32, moving average m_k of their sum.
+    """
+
+    codes: Array
+    counts: Array
+    sums: Array
+
+
+def codebook_init(codes: Array) -> Codebook:
+    """The state of a new codebook: each code counts as one vector that was assigned to it.
+
+    The count starts at one, not at zero: the sum starts at the code, and the two have to agree, or a code that no
+    batch assigns anything to would be blown up by the smoothing.
+
+    Args:
+        codes: [K, D].
+    """
+    codes = jnp.asarray(codes, jnp.float32)
+    return Codebook(codes, jnp.ones(codes.shape[0]), codes)
+
+
+def codebook_update(
+    codebook: Codebook, z: Array, indices: Array, decay: float = 0.99, epsilon: float = 1e-5
+) -> Codebook:
+    """Moves each code towards the mean of the vectors assigned to it, in place of a gradient on the codebook's loss.
+
+        N_k <- g N_k + (1 - g) n_k,   m_k <- g m_k + (1 - g) sum of the z assigned to k
+        e_k <- m_k / N'_k,            N'_k = (N_k + epsilon) / (N + K epsilon) N,   N = sum_k N_k
+
+    Args:
+        codebook: state.
+        z: [..., D] of a batch; no gradient goes through.
+        indices: int [...], as `nearest` gives.
+        decay: g, in [0, 1).
+        epsilon: of the Laplace smoothing N', >= 0.
+
+    Returns:
+        The next state.
+
+    Raises:
+        ValueError: for a decay out of range.
+
+    Reference: van den Oord et al. 2017, appendix A.1; the smoothing is that of the authors' code and of Razavi et al.,
+    "Generating Diverse High-Fidelity Images with VQ-VAE-2", 2019.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay = {decay} must be in [0, 1), for example 0.99")
+    size, width = codebook.codes.shape
+    rows = jax.lax.stop_gradient(z).astype(jnp.float32).reshape(-1, width)
+    assigned = indices.reshape(-1)
+    n = jnp.zeros(size).at[assigned].add(1.0)
+    total = jnp.zeros((size, width)).at[assigned].add(rows)
+    counts = decay * codebook.counts + (1 - decay) * n
+    sums = decay * codebook.sums + (1 - decay) * total
+    whole = jnp.sum(counts)
+    smoothed = (counts + epsilon) / (whole + size * epsilon) * whole
+    return Codebook(sums / smoothed[:, None], counts, sums)
+
+
+def restart_dead(codebook: Codebook, z: Array, key: Array, threshold: float = 1.0) -> tuple[Codebook, Array]:
+    """Puts a random vector of the batch in the place of each code that hardly any vector is assigned to.
+
+    A new code starts with the count `threshold`, so that it has a batch's time to find vectors of its own.
+
+    Args:
+        codebook: state, after `codebook_update`.
+        z: [..., D] of the batch; different codes get different vectors where there are at least K.
+        key: a new one for each step.
+        threshold: codes of a smaller count are dead. Counts are per batch, so that it scales with the batch.
+
+    Returns:
+        (the next state, int32 [] number of codes that were restarted).
+
+    Raises:
+        ValueError: for a threshold that is not positive, under which no code would ever be dead.
+
+    Reference: Dhariwal et al., "Jukebox: A Generative Model for Music", 2020, section 3.
+    """
+    if not threshold > 0:
+        raise ValueError(f"threshold = {threshold} must be positive: codes are dead below it")
+    size, width = codebook.codes.shape
+    rows = jax.lax.stop_gradient(z).astype(jnp.float32).reshape(-1, width)
+    drawn = jax.random.choice(key, rows, (size,), replace=len(rows) < size)
+    dead = codebook.counts < threshold
+    fresh = Codebook(drawn, jnp.full(size, threshold, jnp.float32), threshold * drawn)
+    choose = lambda new, old: jnp.where(dead.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
+    return jax.tree.map(choose, fresh, codebook), jnp.sum(dead, dtype=jnp.int32)
+
+
+def histogram(indices: Array, size: int) -> Array:
+    """How often each code is used: int [...] -> float32 [size]; counts of batches add up."""
+    return jnp.zeros(size).at[indices.reshape(-1)].add(1.0)
+
+
+def perplexity(counts: Array) -> Array:
+    """The number of codes that are used as if evenly: exp of the entropy of their frequencies, in 1..K.
+
+    Args:
+        counts: [K], not all zero, as `histogram` gives.
+    """
+    p = counts / jnp.sum(counts)
+    return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0)))
+
+
+def usage(counts: Array) -> Array:
+    """The share of codes that are used at all, in (0, 1]; `counts` as in `perplexity`."""
+    return jnp.mean(counts > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FiniteScalar:
+    """Finite scalar quantization: each of D numbers is rounded to one of a few levels; there is no codebook to learn.
+
+        h = tanh(z + shift) (L - 1) (1 - 0.001) / 2 - offset,   values = round(h) / floor(L / 2) in [-1, 1]
+
+    with offset 0 for odd L and 1/2 for even L, whose levels are -L/2 .. L/2 - 1, and shift = tan(offset / half) so that
+    z = 0 lies near the level 0, as in the paper's listing.
+
+    Attributes:
+        levels: L for each of the D numbers, >= 2 each; the codebook has their product of codes. The paper recommends
+            (8, 6, 5) for 240 codes, (8, 5, 5, 5) for 1,000, (7, 5, 5, 5, 5) for 4,375, (8, 8, 8, 5, 5, 5) for 64,000.
+
+    Raises:
+        ValueError: for no levels, or fewer than two of one number, or more codes than int32 counts.
+
+    Reference: Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple", 2023, section 3 and appendix A.
+    """
+
+    levels: tuple[int, ...]
+
+    def __post_init__(self):
+        if not self.levels or min(self.levels) < 2:
+            raise ValueError(f"levels = {self.levels} must be at least 2 for each number, for example (8, 5, 5, 5)")
+        if self.size > np.iinfo(np.int32).max:
+            raise ValueError(f"levels = {self.levels} make {self.size} codes, more than an int32 counts")
+
+    @property
+    def size(self) -> int:
+        """Number of codes."""
+        return math.prod(self.levels)
+
+    @property
+    def codebook(self) -> Array:
+        """All codes, float32 [size, D], in the order of their indices."""
+        return self.codes(jnp.arange(self.size, dtype=jnp.int32))
+
+    def bound(self, z: Array) -> Array:
+        """[..., D] any numbers -> [..., D] numbers that round to one of the levels."""
+        if z.shape[-1] != len(self.levels):
+            raise ValueError(f"z {z.shape} has {z.shape[-1]} numbers a vector, and there are levels for "
+                             f"{len(self.levels)}")
+        levels = np.asarray(self.levels)
+        half = (levels - 1) * (1 - 1e-3) / 2
+        offset = np.where(levels % 2, 0.0, 0.5)
+        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+        return jnp.tanh(z + np.tan(offset / half).astype(z.dtype)) * half.astype(z.dtype) - offset.astype(z.dtype)
+
+    def quantize(self, z: Array) -> tuple[Array, Array]:
+        """Rounds vectors to codes, with the gradient of `bound`.
+
+        Args:
+            z: [..., D].
+
+        Returns:
+            (values [..., D] in [-1, 1], indices int32 [...]).
+        """
+        h = self.bound(z)
+        values = straight_through(h, jnp.round(h)) / self._half
+        return values, self.indices(values)
+
+    def indices(self, codes: Array) -> Array:
+        """[..., D] codes in [-1, 1] -> int32 [...]; the first number changes fastest."""
+        digits = jnp.round(jax.lax.stop_gradient(codes) * self._half).astype(jnp.int32) + self._half
+        return jnp.sum(digits * self._basis, axis=-1, dtype=jnp.int32)
+
+    def codes(self, indices: Array) -> Array:
+        """int [...] in 0..size - 1 -> float32 [..., D]; the inverse of `indices`."""
+        digits = indices[..., None] // self._basis % np.asarray(self.levels, np.int32)
+        return (digits - self._half).astype(jnp.float32) / self._half
+
+    @property
+    def _half(self) -> np.ndarray:
+        return np.asarray(self.levels, np.int32) // 2
+
+    @property
+    def _basis(self) -> np.ndarray:
+        return np.cumprod([1, *self.levels[:-1]]).astype(np.int32)

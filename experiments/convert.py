@@ -1,0 +1,101 @@
+"""Converts networks between the files of other libraries and ours.
+
+    python -m experiments.convert --source=stable-diffusion/unet --out=unet_half --dtype=float16
+    python -m experiments.convert --source=v1-5-pruned.safetensors --out=sd15
+    python -m experiments.convert --source=DiT-XL-2.safetensors --out=dit --layout=diffusers
+    python -m experiments.convert --source=runs/imagenet --out=exported
+
+--source is a folder as diffusers and transformers save them (config.json beside safetensors, in one file or with an
+index), a single file of an original repository, which is recognised by the names and shapes of its tensors, or a run of
+ours, whose moving average is taken. --out is a folder that the library of that architecture opens with
+`from_pretrained`; a file that holds several networks becomes one folder for each. --layout names the tensors as the
+original repository does, or as our own parameters ("ours": a run's config.init_from.path can name that file).
+
+Every tensor of the source is accounted for; nothing in it is executed. See docs/models.md for what is known.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+from absl import flags
+
+from diffusion.models import interchange
+from diffusion.models.interchange import FAMILIES, folders
+from diffusion.training import checkpoints
+from experiments import config as configs
+from experiments import resolve, workdir
+
+SOURCE = flags.DEFINE_string("source", None, "folder, safetensors file or run folder to read", required=True)
+OUT = flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
+ARCHITECTURE = flags.DEFINE_string("architecture", "", "as docs/models.md lists them; by default as the source says")
+LAYOUT = flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
+DTYPE = flags.DEFINE_enum("dtype", "float32", folders.FLOATS, "of the numbers that are written")
+FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
+            *workdir.FAILURES)  # fmt: skip
+# What single files hold beside the networks: the schedule's tables, and what only training uses.
+NOT_NETWORKS = (
+    r"(alphas|betas|sqrt|log|posterior|logvar|lvlb).*", r"model_ema\..*", r"scale_factor", r"loss\..*",
+    r"cond_stage_model\.logit_scale", r"conditioner\.embedders\..*\.logit_scale",
+)
+
+
+def networks(path: pathlib.Path, architecture: str = "") -> Iterator[tuple[str, nn.Module, Any]]:
+    """Yields (folder's name, module, params) of every network in a source; the name is "" where it is the only one.
+
+    Args:
+      path: of the source.
+      architecture: one of FAMILIES, or "".
+
+    Raises:
+      Mismatch: for a file of which something is left over that no network has.
+    """
+    if (path / "checkpoints").is_dir():
+        config = workdir.read_config(path)
+        params, _ = checkpoints.load_ema(path)
+        yield "", resolve.model(config, workdir.example_shape(config)), params
+        return
+    try:
+        found = folders.find(path, architecture)
+        yield "", found.module, folders.read(found)
+    except interchange.Mismatch:
+        several = [] if path.is_dir() or architecture else list(_several(path))
+        if not several:
+            raise
+        for found in several:
+            yield found.family.name, found.module, folders.read(found)
+
+
+def _several(path: pathlib.Path) -> Iterator[folders.Found]:
+    """The networks of a single file that holds several, each under a prefix of its own."""
+    tensors = interchange.open_tensors(path)
+    left = {name for name in tensors.shapes if not any(re.fullmatch(pattern, name) for pattern in NOT_NETWORKS)}
+    for family in FAMILIES.values():
+        for prefix in filter(None, family.prefixes):
+            if not any(name.startswith(prefix) for name in left):
+                continue
+            try:
+                found = folders.recognise(tensors, family.name, prefix)
+            except interchange.Mismatch:
+                continue  # another architecture may have this prefix; what none takes is told below
+            left -= {name for name in left if name.startswith(prefix)}
+            yield found
+    if left:
+        raise interchange.Mismatch(f"{path}: {len(left)} tensors belong to no known network, such as "
+                                   f"{', '.join(sorted(left)[:5])}.")
+
+
+def main(argv: list[str]) -> None:
+    """Reads, and writes one folder a network; each file appears whole or not at all."""
+    out = pathlib.Path(OUT.value)
+    for name, module, params in networks(pathlib.Path(SOURCE.value), ARCHITECTURE.value):
+        folder = out / name if name else out
+        interchange.save(folder, module, params, layout=LAYOUT.value, dtype=DTYPE.value)
+        count = sum(leaf.size for leaf in folders.leaves_of(params).values())
+        print(f"{type(module).__name__}, {count:,} parameters: {folder}")
+
+
+if __name__ == "__main__":
+    configs.run(main, FAILURES)

@@ -1,0 +1,123 @@
+"""A network of another library, with made weights, and what it puts out: one fixture a case.
+
+It runs in the peers' environment (tests/peers/requirements.txt), without this library:
+
+    python -m tests.peers.cases tests/fixtures/models            # every case
+    python -m tests.peers.cases tests/fixtures/models unet_sd    # those whose names begin so
+
+`make fixtures` does that. A case file <name>.safetensors holds inputs ("in/...") and outputs ("out/..."), and in its
+metadata config.json as the library's own `save_pretrained` wrote it, the names and shapes that it saved, and the
+versions. The weights are those of made_weights.py, so that tests/models/interchange/folders.py makes the same folder
+again without the library. A listing <name>.txt.gz holds the names and shapes of a network at its published size.
+"""
+
+import gzip
+import importlib
+import json
+import pathlib
+import pkgutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from tests.peers import families
+from tests.peers.made_weights import made
+
+
+class Case(NamedTuple):
+    """One small network of a peer.
+
+    Attributes:
+      build: () -> torch module with `save_pretrained`.
+      inputs: arrays by name, as our network takes them (channels last where they are images).
+      run: (module, inputs as torch tensors) -> outputs by name, as our network gives them.
+    """
+
+    build: Callable[[], torch.nn.Module]
+    inputs: Mapping[str, np.ndarray]
+    run: Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+
+
+def first(x: torch.Tensor) -> torch.Tensor:
+    """Channels last to channels first."""
+    return x.movedim(-1, 1)
+
+
+def last(x: torch.Tensor) -> torch.Tensor:
+    """Channels first to channels last."""
+    return x.movedim(1, -1)
+
+
+def fill(module: torch.nn.Module) -> None:
+    """Gives a module its made weights, by the names of its state."""
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.from_numpy(made(name, tuple(tensor.shape))))
+
+
+def write(name: str, case: Case, folder: pathlib.Path) -> None:
+    """Writes the fixture of one case."""
+    module = case.build().eval()
+    fill(module)
+    with tempfile.TemporaryDirectory() as saved:
+        module.save_pretrained(saved, safe_serialization=True)
+        config = json.loads((pathlib.Path(saved) / "config.json").read_text())
+        shapes = {}
+        for path in sorted(pathlib.Path(saved).glob("*.safetensors")):
+            with safe_open(path, framework="numpy") as file:
+                for key in file.keys():
+                    shapes[key] = list(file.get_slice(key).get_shape())
+                    if not np.array_equal(file.get_tensor(key), made(key, tuple(shapes[key]))):
+                        raise ValueError(f"{name}: {key} was saved with other numbers than it was given")
+    with torch.no_grad():
+        outputs = case.run(module, {key: torch.from_numpy(np.array(value)) for key, value in case.inputs.items()})
+    arrays = {f"in/{key}": np.ascontiguousarray(value) for key, value in case.inputs.items()}
+    arrays |= {f"out/{key}": value.contiguous().numpy() for key, value in outputs.items()}
+    versions = {library.__name__: library.__version__ for library in (diffusers, transformers, torch)}
+    save_file(arrays, folder / f"{name}.safetensors", metadata={
+        "config": json.dumps(config), "shapes": json.dumps(shapes), "versions": json.dumps(versions),
+        "command": "python -m tests.peers.cases tests/fixtures/models",
+    })  # fmt: skip
+
+
+def write_listing(name: str, build: Callable[[], torch.nn.Module], folder: pathlib.Path) -> None:
+    """Writes names and shapes of a network at its full size, built without memory; the first line is its config."""
+    with torch.device("meta"):
+        module = build()
+    config = module.config if isinstance(module.config, Mapping) else module.config.to_dict()
+    lines = [json.dumps({**config, "_class_name": type(module).__name__}, default=str)]
+    shared = set(getattr(module, "_tied_weights_keys", None) or ())
+    lines += [f"{key} {list(value.shape)}" for key, value in module.state_dict().items() if key not in shared]
+    with gzip.GzipFile(folder / f"{name}.txt.gz", "wb", mtime=0) as file:
+        file.write("\n".join(lines).encode())
+
+
+def main(folder: str, prefix: str = "") -> None:
+    """Writes every case and every listing whose name begins with the prefix."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    place = pathlib.Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    for module in pkgutil.iter_modules(families.__path__, "tests.peers.families."):
+        family: Any = importlib.import_module(module.name)
+        for name, case in family.CASES.items():
+            if name.startswith(prefix):
+                print(name, flush=True)
+                write(name, case, place)
+        for name, build in family.LISTINGS.items():
+            if name.startswith(prefix):
+                print(name, flush=True)
+                write_listing(name, build, place)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
