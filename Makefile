@@ -39,6 +39,11 @@ $(PEERS)/.complete: tests/peers/requirements.txt
 fixtures: $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.diffusers_reference tests/fixtures/diffusers.safetensors
 	$(PEERS)/bin/python -m tests.peers.cases tests/fixtures/models
+	$(PEERS)/bin/python -m tests.peers.tokenizers_reference tests/fixtures/text
+	$(PEERS)/bin/python -m tests.peers.text_conditions_reference tests/fixtures/text
+	mkdir -p tests/fixtures/text_to_image
+	$(PEERS)/bin/python -m tests.peers.loras tests/fixtures/text_to_image/lora.safetensors
+	$(PEERS)/bin/python -m tests.peers.pipelines tests/fixtures/text_to_image
 
 test-peers: setup $(PEERS)/.complete
 	mkdir -p runs/peers

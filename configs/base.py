@@ -33,6 +33,10 @@ def defaults() -> ConfigDict:
             "threads": 2,  # that read and decode
             "damaged": "stop",  # at a damaged record; or "skip": the next sound one takes its place, and it is counted
             "shape": placeholder(tuple),  # of one example, (H, W, C); None: as the dataset says
+            "latents": {
+                "dir": "",  # a cache of the latents of name at split (experiments.encode), read in place of pictures
+                "autoencoder": "",  # the one that must have made them, and decodes samples; "": whichever it was
+            },
         },
         "schedule": {"name": "rectified_flow"},
         "parameterization": {"name": "velocity"},  # for flow_matching: velocity; its clock is what the network is told

@@ -1,10 +1,12 @@
 """SiT-XL/2 on latents of ImageNet 256x256, as published: Ma et al. 2024, "SiT: Exploring Flow and Diffusion-based
 Generative Models with Scalable Interpolant Transformers", section 3, linear interpolant and velocity prediction.
 
-    python -m experiments.train --config=configs/imagenet256_sit.py --workdir=runs/sit --config.data.dir=DIR
+    python -m experiments.encode --autoencoder=VAE --data=imagenet2012@train --size=256 --flip --out=latents/imagenet256
+    python -m experiments.train --config=configs/imagenet256_sit.py --workdir=runs/sit
 
-DIR is to hold the latents of the autoencoder, (32, 32, 4) each, under the name `imagenet256_latents`; reading them is
-not built yet, so that training stops with an error of the data.
+VAE is the folder of Stable Diffusion's autoencoder (the paper has sd-vae-ft-ema): each picture of ImageNet, cropped to
+256x256 as ADM's code does, gives a latent of (32, 32, 4). --config.data.latents.autoencoder=VAE makes sure that the
+latents are of that one, and decodes the samples.
 Time and score: not measured yet. The paper reports FID-50K 2.15 after 7M steps at guidance 1.5 by the ODE.
 
 Presets: `imagenet256_sit.py:400k` (the length of the paper's comparisons),
@@ -27,8 +29,9 @@ PRESETS = {"400k": {"train.steps": 400_000}, "tiny": TINY}
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     config = base.defaults()
-    config.data.name = "imagenet256_latents"
+    config.data.name = "imagenet2012"
     config.data.shape = (32, 32, 4)
+    config.data.latents.dir = "latents/imagenet256"
     config.data.threads = 16
     config.schedule = {"name": "rectified_flow"}
     # SiT counts time from noise to data, so that its networks are told 1 - t.

@@ -44,6 +44,7 @@ def validate(config: Mapping, spec: Any = None) -> None:
         if name not in names.FEATURE_NAMES:
             raise unknown(f"config.evaluate.features[{i}]", name, names.FEATURE_NAMES, "features")
     _check_evaluation(config)
+    _check_latents(config)
     if spec is not None:
         _check_dataset(config, spec)
 
@@ -128,6 +129,23 @@ def _check_evaluation(config: Mapping) -> None:
         if settings["every"] == 0:
             raise ConfigError(f"config.checkpoint.best = {best!r}, but config.evaluate.every = 0: nothing is evaluated "
                               "in the loop. Valid: the steps between two evaluations, e.g. 1000.")
+
+
+def _check_latents(config: Mapping) -> None:
+    data = config["data"]
+    if not data["latents"]["dir"]:
+        if data["latents"]["autoencoder"]:
+            raise ConfigError(f"config.data.latents.autoencoder = {data['latents']['autoencoder']!r}, but "
+                              "config.data.latents.dir = '': there are no latents that it could have made. Write them "
+                              "by python -m experiments.encode.")
+        return
+    if data["augment"]:
+        raise ConfigError(f"config.data.augment = {plain(data['augment'])!r} changes pictures, and "
+                          f"config.data.latents.dir = {data['latents']['dir']!r} holds latents. Valid: (); "
+                          "experiments.encode --flip keeps those of mirrored pictures.")
+    if config["evaluate"]["every"] and not data["latents"]["autoencoder"]:
+        raise ConfigError(f"config.evaluate.every = {config['evaluate']['every']}, but samples of latents are no "
+                          "pictures. Valid: 0, or config.data.latents.autoencoder = the folder of the autoencoder.")
 
 
 def _check_dataset(config: Mapping, spec: Any) -> None:

@@ -136,6 +136,24 @@ def from_json(text: str) -> ConfigDict:
         raise ConfigError(f"config.json holds a field that none may have: {error}.") from error
 
 
+def of_run(text: str) -> ConfigDict:
+    """The config of a run from its config.json; fields that came later than the run have values that change nothing.
+
+    Args:
+      text: JSON text of one object.
+
+    Returns:
+      A ConfigDict.
+
+    Raises:
+      ConfigError: as in `from_json`.
+    """
+    config = from_json(text)
+    if isinstance(config.get("data"), ConfigDict) and "latents" not in config.data:
+        config.data.latents = {"dir": "", "autoencoder": ""}
+    return config
+
+
 def digest(config: ConfigDict | Mapping) -> str:
     """A hash of a config's content that is the same on every machine and for every order of keys.
 
@@ -284,7 +302,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
                           f"experiments.train --config=configs/digits.py --workdir={workdir}.")
     try:
         limits.no_links(file.parent)
-        saved = from_json(limits.read_text(file))
+        saved = of_run(limits.read_text(file))
     except (OSError, limits.Refused) as error:
         raise ConfigError(f"--workdir={workdir}: {error}") from error
     config_flags.DEFINE_config_dict("config", _settable(saved), sys_argv=argv,

@@ -57,34 +57,32 @@ def networks(path: pathlib.Path, architecture: str = "") -> Iterator[tuple[str, 
         params, _ = checkpoints.load_ema(path)
         yield "", resolve.model(config, workdir.example_shape(config)), params
         return
-    try:
+    several = [] if path.is_dir() or architecture else _under_prefixes(path)
+    if not several:
         found = folders.find(path, architecture)
         yield "", found.module, folders.read(found)
-    except interchange.Mismatch:
-        several = [] if path.is_dir() or architecture else list(_several(path))
-        if not several:
-            raise
-        for found in several:
-            yield found.family.name, found.module, folders.read(found)
+    for found in several:
+        yield found.family.name, found.module, folders.read(found)
 
 
-def _several(path: pathlib.Path) -> Iterator[folders.Found]:
-    """The networks of a single file that holds several, each under a prefix of its own."""
+def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
+    """The networks of a single file that holds each under a prefix of its own; none for another file."""
     tensors = interchange.open_tensors(path)
     left = {name for name in tensors.shapes if not any(re.fullmatch(pattern, name) for pattern in NOT_NETWORKS)}
+    several = []
     for family in FAMILIES.values():
         for prefix in filter(None, family.prefixes):
             if not any(name.startswith(prefix) for name in left):
                 continue
             try:
-                found = folders.recognise(tensors, family.name, prefix)
+                several.append(folders.recognise(tensors, family.name, prefix))
             except interchange.Mismatch:
                 continue  # another architecture may have this prefix; what none takes is told below
             left -= {name for name in left if name.startswith(prefix)}
-            yield found
-    if left:
+    if several and left:
         raise interchange.Mismatch(f"{path}: {len(left)} tensors belong to no known network, such as "
                                    f"{', '.join(sorted(left)[:5])}.")
+    return several
 
 
 def main(argv: list[str]) -> None:

@@ -5,6 +5,8 @@
     python -m experiments.evaluate --workdir=runs/digits --metrics=cas,copying,bpd
     python -m experiments.evaluate --samples=a.npz --reference=b.npz --protocol=pytorch-fid \\
         --inception=inception.safetensors --out=result.json
+    python -m experiments.evaluate --autoencoder=sd-vae --reference=cifar10@test --protocol=adm \\
+        --inception=inception.safetensors --out=result.json
     python -m experiments.evaluate --verify=result.json
 
 With --workdir: reads config.json, and samples.npz (from experiments.sample, whose --out is our --samples). Measures
@@ -16,7 +18,8 @@ and report.json beside the samples; with --protocol and --inception also the Inc
 
 Without: FID, KID, precision and recall and more (--metrics) of any images against any reference, under a published
 protocol, into a record (--out) that --verify measures again: exit status 1 where it finds another value. A --reference
-alone is computed and written as a statistics file (--out=FILE.safetensors). See docs/evaluation.md.
+alone is computed and written as a statistics file (--out=FILE.safetensors). With --autoencoder: PSNR, SSIM and, with
+--inception, rFID of its reconstructions of the reference. See docs/evaluation.md.
 """
 
 import hashlib
@@ -27,8 +30,8 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from diffusion.metrics import protocols
+from experiments import autoencoders, figures, measures, model_figures, progress, report, results, score, workdir
 from experiments import config as configs
-from experiments import figures, measures, model_figures, progress, report, results, score, workdir
 from experiments.measures import FULL, Effort
 from experiments.samples import read_samples
 
@@ -139,6 +142,9 @@ def requested(**given) -> score.Request:
     """The request of the command line, with some fields given."""
     values = {name: getattr(flags.FLAGS, name) for name in score.Request._fields if name in flags.FLAGS}
     values = {name: value for name, value in {**values, **given}.items() if value is not None}
+    if values.get("autoencoder") and {"samples", "metrics"} & values.keys():
+        raise configs.ConfigError("--autoencoder is measured by psnr, ssim and rfid of its reconstructions of "
+                                  "--reference: leave out --samples and --metrics.")  # fmt: skip
     if "metrics" in values:
         values["metrics"] = tuple(values["metrics"])
     return score.Request(**{"samples": "", "reference": ""} | values)
@@ -170,7 +176,7 @@ def main(argv: list[str]) -> None:
         raise configs.ConfigError("--out is missing: where to write, e.g. --out=result.json (with --samples), or "
                                   "--out=reference.safetensors (a --reference alone).")  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
-    if not flags.FLAGS.samples:
+    if not (flags.FLAGS.samples or flags.FLAGS.autoencoder):
         made = score.make_reference(requested(), out)
         print(f"{out}: statistics of {made.count:,} images")
         return
@@ -187,6 +193,7 @@ if __name__ == "__main__":
                         "default; else images: a .npz, a folder of pictures, an .array_record, or NAME@SPLIT")
     flags.DEFINE_string("reference", None, "images likewise, or statistics: .safetensors, or .npz with mu and sigma; "
                         "with --workdir by default the run's dataset at the protocol's split")  # fmt: skip
+    flags.DEFINE_string("autoencoder", None, "folder or file of an autoencoder, to measure its reconstructions")
     flags.DEFINE_string("protocol", None, f"how images are prepared: {', '.join(protocols.PROTOCOLS)}")
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
     flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
@@ -197,4 +204,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
     flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
     flags.DEFINE_string("verify", None, "a record to measure again")
-    configs.run(main, (*workdir.FAILURES, *score.FAILURES, results.ResultError))
+    configs.run(main, (*workdir.FAILURES, *score.FAILURES, *autoencoders.FAILURES, results.ResultError))

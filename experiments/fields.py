@@ -52,6 +52,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "teacher.path": (_folder, "the folder of a run, on a local or shared file system"),
     "init_from.path": (_folder, "a folder or file of a local or shared file system; copy it there from its address"),
     "data.dir": (_folder, "a folder of a local or shared file system; copy the data there from its address"),
+    "data.latents.dir": (_folder, "a folder of a local or shared file system that experiments.encode wrote, or ''"),
+    "data.latents.autoencoder": (_folder, "a folder or file of a local or shared file system, or ''"),
     "init_from.include": (_pattern, "a regular expression"),
     "data.name": (bool, 'a dataset\'s name, e.g. "digits" or "cifar10"'),
     "data.split": (bool, 'a split\'s name, e.g. "train"'),

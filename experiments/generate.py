@@ -15,7 +15,7 @@ from diffusion import flow_maps, guidance, parameterizations, samplers
 from diffusion.data.transforms import to_uint8
 from diffusion.models import layout
 from diffusion.training import sharding
-from experiments import names, resolve
+from experiments import autoencoders, names, resolve
 from experiments.config import ConfigError
 
 SEEDS = 1_000_000  # samples that one config.sample.seed stands for
@@ -101,7 +101,7 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
 
     Args:
       config: the run's config.
-      shape: (H, W, C) of one image.
+      shape: of one example, (H, W, C); where that is a latent, the samples are decoded to pictures.
       mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
         then makes the same calls and gets the same images. None: the default device.
 
@@ -113,11 +113,13 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
     """
     schedule, sampler, plan = resolve.schedule(config), resolve.sampler(config), resolve.plan(config)
     network = (flow_map if sampler.of_flow_maps else denoiser)(config, shape)
+    decoder, decode = autoencoders.decoding(config)
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is not None:
         shards = sharding.batch_shards(mesh)
         batch_size = -(-batch_size // shards) * shards
         held = sharding.positions(batch_size, mesh)
+        decoder = jax.device_put(decoder, NamedSharding(mesh, PartitionSpec()))
 
     def walk(params, labels, seeds, trajectory):
         keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
@@ -126,12 +128,13 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
             sampler, network(params, labels), schedule, x, plan, keys[1], trajectory=trajectory
         )
 
-    def finish(params, labels, seeds):
+    def finish(params, decoder, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            return to_uint8(walk(params, labels, seeds, False))
+            return to_uint8(decode(decoder, walk(params, labels, seeds, False)))
 
     finish = jax.jit(finish, out_shardings=None if mesh is None else NamedSharding(mesh, PartitionSpec()))
     watch = jax.jit(lambda params, labels, seeds: walk(params, labels, seeds, True)[1])
+    show = jax.jit(lambda decoder, steps: jax.lax.map(lambda x: decode(decoder, x), steps))
 
     def batch(rows):
         """Those rows where the samples are made, from arrays that every process has whole."""
@@ -142,13 +145,13 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
         for first in range(0, len(labels), batch_size):
             rows = np.arange(first, min(first + batch_size, len(labels)))
             filled = np.resize(rows, batch_size)  # a short last batch is filled up, and cut again
-            found = finish(params, *batch((labels[filled], seeds[filled])))
+            found = finish(params, decoder, *batch((labels[filled], seeds[filled])))
             made.append(np.asarray(found.addressable_data(0))[: len(rows)])
             progress(first + len(rows))
         return np.concatenate(made)
 
     def trajectory(params, labels, seeds):
         way = watch(params, jnp.asarray(labels), jnp.asarray(seeds))
-        return np.asarray(way.x), np.asarray(way.x0)
+        return np.asarray(show(decoder, way.x)), np.asarray(show(decoder, way.x0))
 
     return Generator(images, trajectory, sampler.nfe(len(plan.t)))

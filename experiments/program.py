@@ -54,14 +54,16 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     density, optimizer = resolve.density(config), resolve.optimizer(config)
     average = ema.exponential_moving_average(config.ema.decay, config.ema.warmup)
     conditional = config.model.get("num_classes", 0) > 0
-    teachers = {"teacher": model.clone(times=1)} if config.teacher.path else {}
+    teacher = model.clone(times=1) if hasattr(model, "times") else model
+    teachers = {"teacher": teacher} if config.teacher.path else {}
 
     def init(seed):
         init_key, _ = jax.random.split(jax.random.key(seed))
         labels = jnp.zeros([1], jnp.int32) if conditional else None
 
         def born(network):
-            clock = jnp.zeros([1]) if network.times == 1 else (jnp.zeros([1]),) * network.times
+            times = getattr(network, "times", 1)
+            clock = jnp.zeros([1]) if times == 1 else (jnp.zeros([1]),) * times
             return network.init(init_key, jnp.zeros((1, *shape)), clock, labels)
 
         frozen = {name: born(network) for name, network in teachers.items()}
@@ -80,7 +82,8 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
         return lambda state, batch, seed: step(state, batch, jax.random.split(jax.random.key(seed))[1])
 
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
-    parts = {"image": (np.uint8, shape), "index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
+    example = {"x": (np.float32, shape)} if config.data.latents.dir else {"image": (np.uint8, shape)}
+    parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
     rows, where = config.train.batch_size, sharding.batch_sharding(mesh)
     batch = {name: jax.ShapeDtypeStruct((rows, *of), kind, sharding=where) for name, (kind, of) in parts.items()}
     if config.mesh.kind == "jit":  # what does not fit the mesh shows before anything is made

@@ -24,7 +24,7 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from diffusion.data import pipeline, sources
+from diffusion.data import pipeline
 from diffusion.models import layout
 from diffusion.training import checkpoints, compilation_cache, sharding, state
 from diffusion.training.step import example_keys, join, prepare, split
@@ -32,6 +32,7 @@ from experiments import checks, resolve, workdir
 from experiments import config as configs
 from experiments import program as programs
 from experiments.config import ConfigError
+from experiments.examples import open_examples
 
 SHOWN = 10  # examples, and leaves, at most
 SOURCES = str(pathlib.Path(__file__).parents[1] / "diffusion")
@@ -117,16 +118,16 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
         have = ", ".join(map(str, checkpoints.steps(workdir))) or "none"
         asked = "it holds no step that has failed" if step is None else f"it has no checkpoint of step {step}"
         raise checkpoints.CheckpointError(f"{workdir}: {asked}; --step takes one of its checkpoints: {have}.")
+    records, spec, augment = open_examples(config)
     try:
         mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
-        records, spec = sources.open_source(config.data.name, config.data.split, config.data.dir)
         program = programs.build(config, spec.shape, mesh)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"config.mesh, config.data: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"config.mesh: {error}") from error
     before, about = checkpoints.restore(place, step, program.target)
     data = pipeline.batches(
         records, spec, seed=config.seed, batch_size=config.train.batch_size, start=about["examples"],
-        positions=sharding.positions(config.train.batch_size, mesh), augment=resolve.augmentations(config), threads=0,
+        positions=sharding.positions(config.train.batch_size, mesh), augment=augment, threads=0,
         damaged=config.data.damaged,
     )  # fmt: skip
     batch = next(data)

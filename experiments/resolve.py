@@ -187,16 +187,39 @@ def _check_pair(name: str, predicts: str) -> None:
 def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
     """The Linen module `config.model`, not initialised.
 
+    The sizes of its images, the channels that it puts out and the times that it is told come from the rest of the
+    config, under the names that the network has for them.
+
     Args:
       config: the config.
       shape: (H, W, C) of one example, where the caller knows it: then the patch size is checked against it.
+
+    Raises:
+      ConfigError: also for a network that the objective or the parameterization cannot be used with.
     """
+    shape = shape or config["data"]["shape"]
     if shape is not None:
         check_shape(config, tuple(shape))
-    return call(names.MODELS, config["model"], "config.model", "model",
-                times=2 if config["objective"].get("name") in names.TWO_TIMES else 1,
-                learn_sigma=plain(config["parameterization"]).get("name") == "learned_variance",
-                dtype=config["train"]["dtype"])
+    name = plain(config["model"]).get("name")
+    network = names.MODELS.get(name)
+    # Before the data are known only the other fields are looked at, of images of some size.
+    size = tuple(shape or (64, 64, 3))
+    height, channels = size[0], size[-1]
+    two_times = config["objective"].get("name") in names.TWO_TIMES
+    if two_times and not takes(network, "times"):
+        raise ConfigError(f"config.model.name = {name!r} is told one time, and config.objective.name = "
+                          f"{config['objective']['name']!r} trains networks of two. Valid: dit.")
+    learned = plain(config["parameterization"]).get("name") == "learned_variance"
+    if learned and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
+        raise ConfigError(f"config.model.name = {name!r} puts out as many channels as it takes, and "
+                          'config.parameterization.name = "learned_variance" needs as many again. Valid: dit, unet.')
+    module = call(names.MODELS, config["model"], "config.model", "model",
+                  times=2 if two_times else 1, learn_sigma=learned, dtype=config["train"]["dtype"], shape=size,
+                  resolution=height, channels=channels, in_channels=channels,
+                  out_channels=channels * (2 if learned else 1))  # fmt: skip
+    if getattr(module, "dropout", 0):
+        raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
+    return module if shape is not None or name != "dit" else module.clone(shape=None)
 
 
 def optimizer(config: Mapping) -> optimizers.Optimizer:
@@ -269,9 +292,14 @@ def null_condition(config: Mapping, number: int) -> Array | None:
 
 
 def check_shape(config: Mapping, shape: tuple[int, ...]) -> None:
-    """Refuses a patch that does not divide the sides of the data."""
+    """Refuses a patch that does not divide the sides of the data, and a U-Net that halves them too often."""
     patch = config["model"].get("patch", 1)
     if any(side % patch for side in shape[:-1]):
         valid = [p for p in range(1, min(shape[:-1]) + 1) if all(side % p == 0 for side in shape[:-1])]
         raise ConfigError(f"config.model.patch = {patch} does not divide the sides of data of shape {shape}. Valid: "
                           f"{', '.join(map(str, valid))}.")
+    widths = config["model"].get("widths")
+    halvings = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # of another type: the call refuses it
+    if any(side % 2**halvings for side in shape[:-1]):
+        raise ConfigError(f"config.model.widths has {halvings + 1} levels, and data of shape {shape} cannot be halved "
+                          f"{halvings} times. Valid: fewer levels.")

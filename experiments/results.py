@@ -26,7 +26,7 @@ FORMAT = 1  # raised when a change makes older readers wrong
 TOLERANCES = {
     "fid": (1e-3, 1e-4), "sfid": (1e-3, 1e-4), "fid_infinity": (1e-2, 1e-3), "kid": (1e-6, 1e-3), "cmmd": (1e-4, 1e-3),
     "is": (1e-3, 1e-4), "precision": (2e-3, 0), "recall": (2e-3, 0), "density": (2e-3, 2e-3), "coverage": (2e-3, 0),
-    "authenticity": (2e-3, 0),
+    "authenticity": (2e-3, 0), "rfid": (1e-3, 1e-4), "psnr": (1e-2, 0), "ssim": (1e-4, 0),
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def record(request: Request, measured: Mapping[str, Any]) -> dict:
     Returns:
         JSON-able; "sha256" is of everything else in it.
     """
-    sampling = _sampling(request.samples)
+    sampling = _sampling(request.samples) if request.samples else None
     content = {
         "format": FORMAT,
         "figures": measured["figures"],
@@ -212,7 +212,7 @@ def show(content: Mapping, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     request, protocol = content["request"], content["protocol"]
     under = f", protocol {protocol['name']}" if protocol else f", {content['features']['features']}"
-    title = f"{request['samples']} against {request['reference']}{under}"
+    title = f"{request['samples'] or request['autoencoder']} against {request['reference']}{under}"
     shown = Table(title=title, title_justify="left")
     shown.add_column("")
     shown.add_column("± standard error", style="bold")

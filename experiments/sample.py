@@ -1,4 +1,4 @@
-"""Samples from a trained run, with the pictures that show them.
+"""Samples from a trained run, with the pictures that show them; or pictures of prompts by a published model.
 
     python -m experiments.sample --workdir=runs/digits
     python -m experiments.sample --workdir=runs/digits --config.sample.steps=8 --config.sample.guidance.scale=2.0
@@ -6,7 +6,9 @@
 
 Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
 labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out.
-The same command goes on with samples that were interrupted.
+The same command goes on with samples that were interrupted. `--model` and `--again` are in from_prompt.py:
+
+    python -m experiments.sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
 """
 
 import json
@@ -19,12 +21,12 @@ from absl import flags
 
 from diffusion import files
 from diffusion.training import checkpoints
-from experiments import checks, figures, generate, pieces, progress, resolve, workdir
+from experiments import checks, figures, from_prompt, generate, pieces, progress, resolve, workdir
 from experiments import config as configs
 
-CONFIG = configs.saved_flag()
+CONFIG = configs.saved_flag(unless=("model", "again"))
 WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-OUT = flags.DEFINE_string("out", None, "where to write; the run folder by default")
+OUT = flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"], "which weights: the moving average, or the raw ones")
 LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
@@ -32,6 +34,11 @@ LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8
 
 def main(argv: list[str]) -> None:
     """Loads the weights, samples, and writes; each file appears whole or not at all."""
+    if from_prompt.asked():
+        if WORKDIR.value:
+            raise configs.ConfigError("--workdir samples a run that was trained here; --model and --again a published "
+                                      "model. Name one of them.")
+        return from_prompt.main(OUT.value)
     config = CONFIG.value
     checks.validate(config)
     out = pathlib.Path(OUT.value or WORKDIR.value)

@@ -41,10 +41,11 @@ class Request(NamedTuple):
         metrics: names of METRICS.
         data_dir: folder of prepared datasets.
         seed: of subsets.
+        autoencoder: whose reconstructions of the reference are measured, in place of samples.
     """
 
-    samples: str
-    reference: str
+    samples: str = ""
+    reference: str = ""
     protocol: str = ""
     inception: str = ""
     inception_sha256: str = ""
@@ -52,6 +53,7 @@ class Request(NamedTuple):
     metrics: tuple[str, ...] = DEFAULT
     data_dir: str = ""
     seed: int = 0
+    autoencoder: str = ""
 
 
 def measure(
@@ -227,6 +229,10 @@ def run(request: Request, fresh: bool = False) -> dict:
     Raises:
         ConfigError, WeightsError, ImageSetError, StatisticsError: as in `space_of` and `measure`.
     """
+    if request.autoencoder:
+        from experiments import reconstructions  # which measures by `measure`
+
+        return reconstructions.run(request, fresh)
     for name in request.metrics:
         if name not in METRICS:
             raise configs.unknown("--metrics", name, METRICS, "metric")
@@ -274,6 +280,8 @@ def parse(fields: Mapping[str, Any]) -> Request:
     Raises:
         ValueError: naming the first field that is missing, unknown or of another type.
     """
+    if isinstance(fields, Mapping):
+        fields = {"autoencoder": "", **fields}  # records of earlier versions have none
     if not isinstance(fields, Mapping) or set(fields) != set(Request._fields):
         have = sorted(fields) if isinstance(fields, Mapping) else type(fields).__name__
         raise ValueError(f"its request has the fields {have}, not {sorted(Request._fields)}")

@@ -35,7 +35,7 @@ from diffusion.training import (
     state,
     warm_start,
 )
-from experiments import checks, hooks, interval, memory, progress, reproduce, resolve, workdir
+from experiments import checks, examples, hooks, interval, memory, progress, reproduce, workdir
 from experiments import config as configs
 from experiments import program as programs
 from experiments.config import ConfigError
@@ -76,10 +76,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             raise ConfigError(f"config.mesh: {error}") from error
 
         # ==== Data ====
-        try:
-            records, spec = sources.open_source(config.data.name, config.data.split, config.data.dir)
-        except (FileNotFoundError, ValueError) as error:
-            raise ConfigError(f"config.data: {error}") from error
+        records, spec, augment = examples.open_examples(config)
         checks.validate(config, spec)
 
         # ==== Run folder ====
@@ -199,7 +196,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         data = pipeline.batches(
             records, spec, seed=config.seed, batch_size=batch_size, start=about["examples"],
             positions=sharding.positions(batch_size, mesh),
-            augment=resolve.augmentations(config), threads=config.data.threads, damaged=config.data.damaged,
+            augment=augment, threads=config.data.threads, damaged=config.data.damaged,
         )  # fmt: skip
         stack.callback(data.close)
         stop, signal_number = stack.enter_context(preemption.StopRequest()), None

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from ml_collections import ConfigDict
 
 from diffusion import limits
-from diffusion.data import sources
+from diffusion.data import latents, sources
 from diffusion.files import whole
 from diffusion.training import checkpoints
 from experiments import config as config_lib
@@ -27,7 +27,7 @@ from experiments.config import ConfigError
 # Fields that a run may change when it goes on: they do not alter what its past steps computed.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "checkpoint.*", "evaluate.*", "sample.*", "mesh.*", "data.dir", "data.threads",
-    "data.damaged",
+    "data.damaged", "data.latents.*",
 )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
-        return config_lib.from_json(limits.read_text(path))
+        return config_lib.of_run(limits.read_text(path))
     except OSError as error:
         raise WorkdirError(f"--workdir={workdir} holds no run: {path} cannot be read ({error.strerror}).") from error
     except limits.Refused as error:
@@ -107,11 +107,13 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
 
 
 def example_shape(config: Mapping) -> tuple[int, ...]:
-    """Returns the shape (H, W, C) of one example: the config's own, or that of its dataset."""
-    shape = config["data"]["shape"]
-    if shape is None:
-        shape = sources.describe(config["data"]["name"], config["data"]["split"], config["data"]["dir"]).shape
-    return tuple(shape)
+    """Returns the shape (H, W, C) of one example: the config's own, or that of its dataset or cache of latents."""
+    data = config["data"]
+    if data["shape"] is not None:
+        return tuple(data["shape"])
+    if data["latents"]["dir"]:
+        return latents.describe(data["latents"]["dir"]).shape
+    return sources.describe(data["name"], data["split"], data["dir"]).shape
 
 
 def command(module: str) -> str:

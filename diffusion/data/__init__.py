@@ -5,4 +5,6 @@
 - `sources`: random access to the records of a dataset.
 - `transforms`: decoding, augmentation and the change of range of one image.
 - `pipeline`: the batches of a run, as a function of (seed, global example index).
+- `latents`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
+- `buckets`: batches of several sizes and aspect ratios in one run.
 """

@@ -23,11 +23,13 @@ DAMAGED = ("stop", "skip")  # what to do about a damaged record
 SKIPS = 100  # damaged records in a row that are passed over: more are a lost file, not a flaw
 
 # What the random words of a seed are used for: each use has a stream of its own.
-_ORDER, _AUGMENTATION = 0, 1
+_ORDER, _AUGMENTATION, BUCKETS = 0, 1, 2
 
 
 class Source(Protocol):
     """Random access to records {"image": uint8 [H, W, C], "label": int}; without classes there is no "label".
+
+    Data of any other kind, such as latents, stands under "x" in place of "image"; see `DataSpec.entry`.
 
     A source that is faster at many rows at once has `__getitems__(rows)` too, as TFDS's own have.
     """
@@ -69,7 +71,7 @@ def batches(
         order of the source takes its place, under the same global example index and its draws.
 
     Returns:
-      Iterator of {"image": uint8 [b, H, W, C], "label": int32 [b] (zeros where the dataset has no classes),
+      Iterator of {"image": uint8 [b, H, W, C] (or "x": [b, ...]), "label": int32 [b] (zeros without classes),
       "index": int64 [b] (global example index)}, and under "skip" {"skipped": int32 [b], 1 where another record took
       the place of a damaged one}. Its `close()` stops the threads.
 
@@ -79,7 +81,7 @@ def batches(
     """
     if damaged not in DAMAGED:
         raise ValueError(f"damaged must be one of {', '.join(DAMAGED)}, got {damaged!r}.")
-    positions = _positions(batch_size, positions)
+    positions = positions_of(batch_size, positions)
     _check(source, spec, seed, start, threads)
     size = len(source)
 
@@ -90,14 +92,14 @@ def batches(
             for epoch in np.unique(index // size).tolist():
                 now = index // size == epoch
                 rows[now] = permutation(size, seed, epoch)[rows[now]]
-        records, skipped = _skipping(source, rows) if damaged == "skip" else (_fetch(source, rows), None)
-        images, labels = _columns(records, spec)
+        records, skipped = _skipping(source, rows) if damaged == "skip" else (fetch(source, rows), None)
+        examples, labels = _columns(records, spec)
         for position, function in enumerate(augment):
-            images = [function(_rng(seed, i, position), image) for i, image in zip(index.tolist(), images)]
-        batch = {"image": _stack(images, spec), "label": labels, "index": index}
+            examples = [function(rng_of(seed, i, position), example) for i, example in zip(index.tolist(), examples)]
+        batch = {spec.entry: _stack(examples, spec), "label": labels, "index": index}
         return batch if skipped is None else batch | {"skipped": skipped}
 
-    return _iterate(sys.maxsize, read, threads)
+    return iterate(sys.maxsize, read, threads)
 
 
 def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) -> Iterator[Batch]:
@@ -115,16 +117,35 @@ def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) 
     Raises:
       ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
     """
-    _positions(batch_size, None)
-    _check(source, spec, 0, 0, threads)
+    positions_of(batch_size, None)
     size = len(source)
+    runs = [range(first, min(first + batch_size, size)) for first in range(0, size, batch_size)]
+    return rows(source, spec, runs, threads=threads)
+
+
+def rows(source: Source, spec: DataSpec, runs: Sequence[range], *, threads: int = 2) -> Iterator[Batch]:
+    """Returns the records of these runs of rows, a batch for each run, unaugmented.
+
+    Args:
+      source: the records.
+      spec: what the records are, from `sources.open_source`.
+      runs: rows of each batch.
+      threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+
+    Returns:
+      Iterator of batches as in `epoch`.
+
+    Raises:
+      ValueError: as in `epoch`.
+    """
+    _check(source, spec, 0, 0, threads)
 
     def read(step: int) -> Batch:
-        rows = np.arange(step * batch_size, min((step + 1) * batch_size, size), dtype=np.int64)
-        images, labels = _columns(_fetch(source, rows), spec)
-        return {"image": _stack(images, spec), "label": labels, "index": rows}
+        index = np.asarray(runs[step], np.int64)
+        examples, labels = _columns(fetch(source, index), spec)
+        return {spec.entry: _stack(examples, spec), "label": labels, "index": index}
 
-    return _iterate(-(-size // batch_size), read, threads)
+    return iterate(len(runs), read, threads)
 
 
 @functools.lru_cache(maxsize=4)
@@ -143,7 +164,12 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     Returns:
       Permutation of 0..size - 1, int64 [size].
     """
-    return np.argsort(_words(seed, _ORDER, epoch).random_raw(size), kind="stable")
+    return shuffled(size, seed, _ORDER, epoch)
+
+
+def shuffled(size: int, seed: int, use: int, epoch: int, part: int = 0) -> np.ndarray:
+    """Returns a permutation of 0..size - 1, int64 [size], of its own for each (seed, use, epoch, part)."""
+    return np.argsort(_words(seed, use, epoch, part).random_raw(size), kind="stable")
 
 
 def _words(seed: int, use: int, number: int, part: int = 0) -> np.random.Philox:
@@ -152,7 +178,7 @@ def _words(seed: int, use: int, number: int, part: int = 0) -> np.random.Philox:
     return np.random.Philox(key=np.array([seed, use], np.uint64), counter=np.array([0, number, part, 0], np.uint64))
 
 
-def _rng(seed: int, index: int, position: int) -> np.random.Generator:
+def rng_of(seed: int, index: int, position: int) -> np.random.Generator:
     """Returns the generator for the augmentation at `position` of the example `index`."""
     return np.random.Generator(_words(seed, _AUGMENTATION, index, position))
 
@@ -168,7 +194,7 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
       A list as long as `rows`.
     """
     try:
-        return _fetch(source, np.asarray(rows))
+        return fetch(source, np.asarray(rows))
     except DamagedRecord as error:
         if len(rows) > 1:
             return [sound(source, [row])[0] for row in rows]
@@ -176,7 +202,7 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
         return [None]
 
 
-def _fetch(source: Source, rows: np.ndarray) -> list[dict[str, Any]]:
+def fetch(source: Source, rows: np.ndarray) -> list[dict[str, Any]]:
     """Reads records, all at once where the source can."""
     rows = rows.tolist()
     return source.__getitems__(rows) if hasattr(source, "__getitems__") else [source[row] for row in rows]
@@ -202,26 +228,27 @@ def _next_sound(source: Source, row: int) -> dict[str, Any]:
 
 
 def _columns(records: list[dict[str, Any]], spec: DataSpec) -> tuple[list[np.ndarray], np.ndarray]:
-    """Returns the images, a list, and their labels int32 (0 where there are no classes)."""
+    """Returns the examples, a list, and their labels int32 (0 where there are no classes)."""
     if spec.num_classes:
         labels = np.array([record["label"] for record in records], np.int32)
     else:
         labels = np.zeros(len(records), np.int32)
-    return [record["image"] for record in records], labels
+    return [record[spec.entry] for record in records], labels
 
 
-def _stack(images: list[np.ndarray], spec: DataSpec) -> np.ndarray:
-    """Stacks images, all of which must be uint8 of the dataset's shape, also after augmentation."""
-    for image in images:
-        if image.shape != spec.shape or image.dtype != np.uint8:
+def _stack(examples: list[np.ndarray], spec: DataSpec) -> np.ndarray:
+    """Stacks examples, all of which must be of the dataset's type and shape, also after augmentation."""
+    for example in examples:
+        if example.shape != spec.shape or example.dtype != spec.dtype:
             raise ValueError(
-                f"{spec.name} ({spec.split}): an image is {image.dtype} {image.shape}, expected uint8 {spec.shape}: "
-                "sources and augmentations must keep the type and shape of the dataset's images."
+                f"{spec.name} ({spec.split}): an {'image' if spec.entry == 'image' else 'example'} is {example.dtype} "
+                f"{example.shape}, expected {spec.dtype} {spec.shape}: sources and augmentations must keep the type "
+                "and shape of the dataset's images."
             )
-    return np.stack(images)
+    return np.stack(examples)
 
 
-def _positions(batch_size: int, positions: Sequence[int] | None) -> np.ndarray:
+def positions_of(batch_size: int, positions: Sequence[int] | None) -> np.ndarray:
     """Returns the positions as int64 [b], checked."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -240,7 +267,7 @@ def _check(source: Source, spec: DataSpec, seed: int, start: int, threads: int) 
             raise ValueError(f"{name} must be in 0..{end - 1}, got {value}.")
 
 
-def _iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Iterator[Batch]:
+def iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Iterator[Batch]:
     """Runs `read` over 0..steps - 1 in order, in threads that work ahead by twice their number of batches."""
     # Grain's elements are whole batches: its cost per element would be most of the work if each were a small image.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from diffusion import limits
 from diffusion.data import catalog
-from diffusion.data.transforms import decode
+from diffusion.data.transforms import decode, decode_square
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
 MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory
@@ -29,6 +29,12 @@ class DataSpec(NamedTuple):
     num_classes: int  # 0 where the dataset has no classes
     size: int  # number of records
     version: str = ""  # of the dataset, "1.0.0"
+    dtype: str = "uint8"  # of an example; "float32" for latents
+
+    @property
+    def entry(self) -> str:
+        """The name of an example in a record and in a batch: "image" for bytes, else "x"."""
+        return "image" if self.dtype == "uint8" else "x"
 
 
 def describe(name: str, split: str, data_dir: str = "") -> DataSpec:
@@ -50,11 +56,13 @@ def describe(name: str, split: str, data_dir: str = "") -> DataSpec:
     return _spec(_builder(name, data_dir), name, split)
 
 
-def open_source(name: str, split: str, data_dir: str = "") -> tuple["Records", DataSpec]:
+def open_source(name: str, split: str, data_dir: str = "", side: int = 0) -> tuple["Records", DataSpec]:
     """Opens a split for random access.
 
     Args:
       name, split, data_dir: as in `describe`.
+      side: of the squares that images are made of any size, see `transforms.decode_square`; 0 for images that have one
+        size already.
 
     Returns:
       The records, {"image": uint8 [H, W, C], "label": int in 0..num_classes - 1} each ("label" only where the dataset
@@ -64,7 +72,7 @@ def open_source(name: str, split: str, data_dir: str = "") -> tuple["Records", D
       FileNotFoundError, ValueError: as in `describe`.
     """
     builder = _builder(name, data_dir)
-    spec = _spec(builder, name, split)
+    spec = _spec(builder, name, split, side)
     for path in builder.info.splits[split].filepaths:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} ({split}): {path} is missing; prepare the dataset again.")
@@ -76,16 +84,17 @@ def open_source(name: str, split: str, data_dir: str = "") -> tuple["Records", D
     # Images stay encoded: other image features are not needed, and "image" is decoded where its errors can be named.
     features = builder.info.features.items()
     skip = {key: tfds.decode.SkipDecoding() for key, feature in features if isinstance(feature, tfds.features.Image)}
-    return Records(builder.as_data_source(split, decoders=skip), spec), spec
+    return Records(builder.as_data_source(split, decoders=skip), spec, bool(side)), spec
 
 
 class Records:
     """The decoded records of a split; those of a small dataset stay in memory once they have been read."""
 
-    def __init__(self, encoded: Any, spec: DataSpec):
-        """Wraps a TFDS data source whose images are left encoded."""
+    def __init__(self, encoded: Any, spec: DataSpec, squares: bool = False):
+        """Wraps a TFDS data source whose images are left encoded; `squares` to make squares of them."""
         self._encoded = encoded
         self._spec = spec
+        self._squares = squares
         self._keep = spec.size * int(np.prod(spec.shape)) <= MEMORY_LIMIT
         self._kept: dict[int, dict[str, Any]] = {}
         self._damaged: dict[int, DamagedRecord] = {}
@@ -133,7 +142,10 @@ class Records:
     def _decode(self, row: int, encoded: dict[str, Any]) -> dict[str, Any]:
         """Decodes a record, and checks it against the description."""
         try:
-            image = decode(encoded["image"], self._spec.shape)
+            if self._squares:
+                image = decode_square(encoded["image"], self._spec.shape[0], self._spec.shape[2], IMAGE_LIMIT)
+            else:
+                image = decode(encoded["image"], self._spec.shape)
         except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
             raise self._unusable(row, error) from error
         image.flags.writeable = False  # it may be handed out again
@@ -154,7 +166,7 @@ class Records:
         return self._damaged[row]
 
 
-def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str) -> DataSpec:
+def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str, side: int = 0) -> DataSpec:
     """Checks that a dataset has what the pipeline needs, and describes it."""
     info = builder.info
     try:
@@ -166,11 +178,11 @@ def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str) -> DataSpec:
     have = ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
     if not isinstance(feature, tfds.features.Image):
         raise ValueError(f"{name} has no image feature named 'image'; it has {have}.")
-    shape = feature.shape
+    shape = (side, side, *feature.shape[2:]) if side else feature.shape
     if None in shape or len(shape) != 3 or shape[-1] not in (1, 3, 4) or feature.np_dtype != np.uint8:
         raise ValueError(
             f"{name}: its images are {np.dtype(feature.np_dtype)} {shape} (None: it varies), which cannot be batched; "
-            "prepare it as uint8 images of one size, (H, W, 1), (H, W, 3) or (H, W, 4)."
+            "prepare it as uint8 images of one size, (H, W, 1), (H, W, 3) or (H, W, 4), or give the side of squares."
         )
     if math.prod(shape) > IMAGE_LIMIT:
         raise ValueError(

@@ -37,6 +37,37 @@ def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(image).reshape(shape)
 
 
+def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarray:
+    """Decodes an image of any size, and makes it a square: its shorter side is resized to `side`, its middle kept.
+
+    It is halved by averaging while that leaves it large enough, then resized bicubically, as ADM's code and those after
+    it (DiT, SiT, EDM2) prepare ImageNet: Dhariwal & Nichol (2021).
+
+    Args:
+      data: the encoded image.
+      side: of the square.
+      channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity); an image of another kind is converted.
+      limit: bytes of a decoded image; compared with its header before any pixel is decoded.
+
+    Returns:
+      uint8 [side, side, channels].
+
+    Raises:
+      OSError: the bytes are no complete image.
+      ValueError: it is larger than the limit.
+    """
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height * channels > limit:
+        raise ValueError(f"its image is {image.height} x {image.width}, larger than {limit:,} bytes")
+    image = image.convert(_MODES[channels])
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side))).reshape(side, side, channels)
+
+
 def to_model(image):
     """Maps pixels to the range that networks see: x = image / 127.5 - 1.
 

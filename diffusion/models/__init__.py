@@ -1,8 +1,26 @@
 """Linen backbones. Each is a `Network` once applied: (x_t, t, condition) -> output."""
 
-from diffusion.models import attention, dit, doors, embeddings, flops
+from diffusion.models import attention, clip, dit, doors, embeddings, flops, t5
+from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.dit import DiT, check_labels, dit_preset
+from diffusion.models.edm2_unet import EDM2UNet
+from diffusion.models.flux import Flux
+from diffusion.models.mmdit import MMDiT
+from diffusion.models.song_unet import SongUNet
+from diffusion.models.u_vit import UViT
+from diffusion.models.unet import UNet
 
-MODELS = {"dit": DiT}
+MODELS = {
+    "conditional_unet": ConditionalUNet,
+    "dit": DiT,
+    "edm2_unet": EDM2UNet,
+    "flux": Flux,
+    "mmdit": MMDiT,
+    "song_unet": SongUNet,
+    "u_vit": UViT,
+    "unet": UNet,
+}
 
-__all__ = ["MODELS", "DiT", "attention", "check_labels", "dit", "dit_preset", "doors", "embeddings", "flops"]
+__all__ = [
+    "MODELS", "DiT", "attention", "check_labels", "clip", "dit", "dit_preset", "doors", "embeddings", "flops", "t5",
+]  # fmt: skip

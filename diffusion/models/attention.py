@@ -54,6 +54,8 @@ def attention(
         raise ValueError(f"attention needs one dtype for q, k and v; got {q.dtype}, {k.dtype}, {v.dtype}")
     if implementation == "auto":
         implementation = choice(q)
+        if implementation == "cudnn" and bias is not None and (q.shape[1] % 2 or k.shape[1] % 2):
+            implementation = "xla"  # the kernel does not differentiate a bias over odd lengths, such as CLIP's 77
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if bias is not None and (bias.ndim != 4 or any(a not in (1, b) for a, b in zip(bias.shape, scores))):
         raise ValueError(f"attention's bias has a shape that broadcasts to [B, H, N, M] = {scores}; got {bias.shape}")
@@ -105,7 +107,8 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = Non
         )
     if reason := _cudnn_refuses(q):
         raise ValueError(f"attention='cudnn' {reason}; choose 'matmul', 'xla' or 'auto'")
-    bias = None if bias is None else bias.astype(q.dtype)
+    if bias is not None:  # the kernel broadcasts examples and heads, but no queries
+        bias = jnp.broadcast_to(bias.astype(q.dtype), (*bias.shape[:2], q.shape[1], k.shape[1]))
     return jax.nn.dot_product_attention(q, k, v, bias, implementation="cudnn")
 
 

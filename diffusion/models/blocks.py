@@ -49,17 +49,19 @@ class Attention(nn.Module):
 
 
 class Gelu(nn.Module):
-    """out(gelu(hidden(x))), with the tanh form of GELU, as the paper's code."""
+    """out(gelu(hidden(x))), with the tanh form of GELU, as DiT's code, or its exact form."""
 
     ratio: float
     dtype: str
+    approximate: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = int(self.ratio * x.shape[-1])
         h = nn.Dense(hidden, dtype=self.dtype, kernel_init=xavier, name="hidden")(x)
         h = layout.split(h, "batch", "tokens", "hidden")
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(nn.gelu(h, approximate=True))
+        h = nn.gelu(h, approximate=self.approximate)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(h)
 
 
 class SwiGlu(nn.Module):

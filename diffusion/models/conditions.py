@@ -8,6 +8,7 @@
 | "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |
 | "size"         | [B, 6]         | original height and width, top and left of the crop, height and width asked for    |
 | "strength"     | [B]            | guidance strength that the network was distilled with                              |
+| "augment"      | [B, A]         | what an augmentation did to the example, as numbers (EDM); without it nothing      |
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, one for each place, in order        |
 | "extra"        | tuple of pairs | IP-Adapter's keys and values, [B, K, D] each, a pair for each cross-attention      |
 

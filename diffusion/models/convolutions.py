@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models import layout
+from diffusion.models.resampling import double, halve
 
 
 class GroupNorm(nn.Module):
@@ -18,22 +19,25 @@ class GroupNorm(nn.Module):
     Attributes:
         groups: number of groups, a divisor of the channels.
         epsilon: as the checkpoint's family has it, 1e-5 or 1e-6.
+        least: channels in a group; where they would be fewer, there are fewer groups.
 
     Reference: Wu & He, "Group Normalization", 2018, equation 7.
     """
 
     groups: int = 32
     epsilon: float = 1e-6
+    least: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        if channels % self.groups:
-            raise ValueError(f"{self.groups} groups do not divide {channels} channels")
+        groups = min(self.groups, channels // self.least)
+        if not groups or channels % groups:
+            raise ValueError(f"{groups} groups do not divide {channels} channels")
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
         h = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        h = h.reshape(x.shape[0], -1, self.groups, channels // self.groups)
+        h = h.reshape(x.shape[0], -1, groups, channels // groups)
         h = h - h.mean((1, 3), keepdims=True)
         h = h * jax.lax.rsqrt((h * h).mean((1, 3), keepdims=True) + self.epsilon)
         return (h.reshape(x.shape) * scale + bias).astype(x.dtype)
@@ -61,7 +65,7 @@ class ResnetBlock(nn.Module):
     """x + conv(act(norm(h))), h = conv(act(norm(x))), told the time between: the block of DDPM's U-Net.
 
     The embedding of the time is added to h, or, with `scale_shift`, scales and shifts its norm (ADM's adaptive group
-    norm): norm(h) (1 + scale) + shift.
+    norm): norm(h) (1 + scale) + shift. Where it resamples, both branches do, before their first convolution.
 
     Attributes:
         features: channels of the output; the input goes through a convolution of one pixel where it has others.
@@ -70,9 +74,14 @@ class ResnetBlock(nn.Module):
         scale_shift: see above.
         dropout: rate before the second convolution, drawn from the rng collection "dropout" when `train`.
         dtype: compute type.
+        resample: "keep", or "down" or "up" to halve or double the side.
+        taps: of the filter that resamples, see `diffusion.models.resampling`.
+        project: a convolution of one pixel on x also where the channels stay.
+        gain: factor of the sum; sqrt(1/2) keeps its variance (Song et al., 2021).
+        least: of the norms, see `GroupNorm`.
 
     Reference: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B; Dhariwal & Nichol, "Diffusion
-    Models Beat GANs", 2021, section 3.
+    Models Beat GANs", 2021, section 3; Song et al., "Score-Based Generative Modeling through SDEs", 2021, appendix H.
     """
 
     features: int
@@ -81,6 +90,11 @@ class ResnetBlock(nn.Module):
     scale_shift: bool = False
     dropout: float = 0.0
     dtype: str = "float32"
+    resample: str = "keep"
+    taps: tuple[int, ...] = (1, 1)
+    project: bool = False
+    gain: float = 1.0
+    least: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None = None, train: bool = False) -> jax.Array:
@@ -89,9 +103,12 @@ class ResnetBlock(nn.Module):
         embedding: of the time, [B, E], before its activation; None for a network without time.
         train: draw dropout.
         """
-        h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm_1")(x))
+        h = nn.silu(GroupNorm(self.groups, self.epsilon, self.least, name="norm_1")(x))
+        if self.resample != "keep":
+            side = {"down": halve, "up": double}[self.resample]
+            x, h = side(x, self.taps), side(h, self.taps)
         h = conv(self.features, dtype=self.dtype, name="conv_1")(h)
-        norm = GroupNorm(self.groups, self.epsilon, name="norm_2")
+        norm = GroupNorm(self.groups, self.epsilon, self.least, name="norm_2")
         if embedding is None:
             h = norm(h)
         else:
@@ -104,9 +121,10 @@ class ResnetBlock(nn.Module):
                 h = norm(h + told)
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
         h = conv(self.features, dtype=self.dtype, zero=True, name="conv_2")(h)
-        if x.shape[-1] != self.features:
+        if self.project or x.shape[-1] != self.features:
             x = conv(self.features, 1, dtype=self.dtype, name="shortcut")(x)
-        return layout.split(x + h, "batch", None, None, None)
+        h = x + h
+        return layout.split(h if self.gain == 1 else self.gain * h, "batch", None, None, None)
 
 
 def upsample(x: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ class CrossAttention(nn.Module):
         heads: number of heads.
         head_size: features of a head.
         bias: of the projections to queries, keys and values; the output has one always.
+        zero: start with an output of zeros.
         attention: implementation, see `diffusion.models.attention`.
         dtype: compute type.
     """
@@ -23,6 +24,7 @@ class CrossAttention(nn.Module):
     heads: int
     head_size: int
     bias: bool = False
+    zero: bool = False
     attention: str = "auto"
     dtype: str = "float32"
 
@@ -58,5 +60,6 @@ class CrossAttention(nn.Module):
             split = lambda a: a.reshape(*a.shape[:2], self.heads, self.head_size).astype(q.dtype)
             out = out + attention(q, split(extra[0]), split(extra[1]), self.attention)
         out = layout.split(out, "batch", "tokens", "heads", None)
-        out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
+        start = nn.initializers.zeros_init() if self.zero else xavier
+        out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=start, name="out")(out)
         return layout.split(out, "batch", "tokens", None)

@@ -83,6 +83,9 @@ class DiT(nn.Module):
         dtype: compute type, "float32" or "bfloat16".
         times: numbers that the network is told as its clock: 1, or 2 for a network of two times (MeanFlow, shortcut
             models), each with an embedding of its own, which are added.
+        frequency_shift: of the time's features, 0 (the paper) or 1, see `sinusoid`.
+        shape: (H, W, C) of the images that it is made for, which the files of other libraries say; it takes other H and
+            W too. None: that of the first images.
 
     Raises:
         ValueError: where it is built, for a field out of range or an unknown name.
@@ -106,6 +109,8 @@ class DiT(nn.Module):
     unroll: int = 1
     dtype: str = "float32"
     times: int = 1
+    frequency_shift: int = 0
+    shape: tuple[int, int, int] | None = None
 
     def __post_init__(self):
         for field in ("patch", "width", "depth", "heads", "unroll", "mlp_ratio", "times"):
@@ -115,6 +120,8 @@ class DiT(nn.Module):
             raise ValueError(f"num_classes={self.num_classes} must be 0 (unconditional) or the number of classes")
         for field, names in CHOICES.items():
             look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.frequency_shift not in (0, 1):
+            raise ValueError(f"frequency_shift={self.frequency_shift} must be 0 or 1")
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.positions == "sincos" and self.width % 4:
@@ -153,10 +160,13 @@ class DiT(nn.Module):
         else:
             angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
 
-        c = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(clocks[0], (batch,)))
-        for i, clock in enumerate(clocks[1:], start=2):
-            embedding = TimestepEmbedding(self.width, self.dtype, name=f"timestep_embedding_{i}")
-            c = c + embedding(jnp.broadcast_to(clock, (batch,)))
+        told = [
+            TimestepEmbedding(self.width, self.dtype, self.frequency_shift, name=f"timestep_embedding{number}")(
+                jnp.broadcast_to(clock, (batch,))
+            )
+            for number, clock in zip(("", *(f"_{i}" for i in range(2, self.times + 1))), clocks)
+        ]
+        c = sum(told[1:], told[0])
         if self.num_classes:
             c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
         c = nn.silu(c)
@@ -187,6 +197,8 @@ class DiT(nn.Module):
     def _check(self, x, clocks, condition):
         if x.ndim != 4:
             raise ValueError(f"DiT takes images [B, H, W, C]; got an array of shape {x.shape}")
+        if self.shape is not None and self.shape[-1] != x.shape[-1]:
+            raise ValueError(f"shape={self.shape}: this DiT takes images of that many channels; got {x.shape[-1]}")
         if len(clocks) != self.times:
             raise ValueError(f"times={self.times}: this DiT is told {self.times} times, as a tuple if more than one; "
                              f"got {len(clocks)}")

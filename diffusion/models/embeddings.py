@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def sinusoid(t: jax.Array, size: int = 256, max_period: float = 10_000.0) -> jax.Array:
+def sinusoid(t: jax.Array, size: int = 256, max_period: float = 10_000.0, shift: int = 0) -> jax.Array:
     """Sinusoidal features of the time, cosines first.
 
-        w_i = max_period^(-i / (size / 2)),   i = 0 .. size / 2 - 1
+        w_i = max_period^(-i / (size / 2 - shift)),   i = 0 .. size / 2 - 1
         out = [cos(w t), sin(w t)]
 
     Args:
         t: the network's clock [B]; computed in float32 or wider (bfloat16 would round 999 to 1000).
         size: number of features, even.
         max_period: the longest period over 2 pi.
+        shift: 1 where the last period is `max_period` itself, as Ho et al. (2020) have it and some libraries after
+            them; 0 where it is the next that would be, as in most networks since.
 
     Returns:
         [B, size], float32 or wider.
@@ -25,7 +27,7 @@ def sinusoid(t: jax.Array, size: int = 256, max_period: float = 10_000.0) -> jax
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023, after Vaswani et al., 2017, sec. 3.5.
     """
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
-    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(size // 2, dtype=t.dtype) / (size // 2))
+    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(size // 2, dtype=t.dtype) / (size // 2 - shift))
     angles = t[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -36,17 +38,19 @@ class TimestepEmbedding(nn.Module):
     Attributes:
         width: features of the output.
         dtype: compute type of the two layers; the sinusoid itself stays in float32.
+        shift: of the frequencies, see `sinusoid`.
 
     Reference: Peebles & Xie, 2023.
     """
 
     width: int
     dtype: str = "float32"
+    shift: int = 0
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
         init = nn.initializers.normal(0.02)
-        hidden = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="hidden")(sinusoid(t))
+        hidden = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="hidden")(sinusoid(t, shift=self.shift))
         return nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="out")(nn.silu(hidden))
 
 
@@ -74,7 +78,7 @@ class LabelEmbedding(nn.Module):
         return rows.astype(self.dtype)
 
 
-def sincos_positions(height: int, width: int, size: int) -> np.ndarray:
+def sincos_positions(height: int, width: int, size: int, span: float | None = None) -> np.ndarray:
     """Fixed sin-cos embedding of the places of a height x width grid.
 
         e(p) = [sin(p w), cos(p w)],   w_i = 10000^(-i / (size / 4)),   i = 0 .. size / 4 - 1
@@ -83,6 +87,8 @@ def sincos_positions(height: int, width: int, size: int) -> np.ndarray:
     Args:
         height, width: the grid, in tokens.
         size: number of features; 4 divides it.
+        span: what height and width are stretched or shrunk to, so that pictures of any size see the same places; None
+            leaves the places whole numbers.
 
     Returns:
         [height * width, size], float32 (computed in float64).
@@ -95,6 +101,8 @@ def sincos_positions(height: int, width: int, size: int) -> np.ndarray:
     if size % 4:
         raise ValueError(f"2-D sin-cos positions need a width that 4 divides; got {size}")
     row, column = _grid(height, width)
+    if span is not None:
+        row, column = row * span / height, column * span / width
     angles = np.stack([column, row], axis=1)[:, :, None] * _frequencies(size // 4)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).reshape(height * width, size).astype(np.float32)
 

@@ -50,7 +50,7 @@ def nearest(z: Array, codebook: Array) -> tuple[Array, Array]:
         ValueError: if the last axes differ, or the codebook is no matrix.
     """
     if codebook.ndim != 2 or z.shape[-1] != codebook.shape[-1]:
-        raise ValueError(f"z {z.shape} and codebook {codebook.shape} do not fit: expected z [..., D] and codebook [K, D]")
+        raise ValueError(f"z {z.shape} and codebook {codebook.shape} do not fit: expected [..., D] and [K, D]")
     # |z|^2 is the same for all codes. Accelerators multiply in few bits by default, which picks other codes.
     product = jnp.einsum("...d,kd->...k", z.astype(codebook.dtype), codebook, precision=jax.lax.Precision.HIGHEST)
     indices = jnp.argmin(jnp.sum(jnp.square(codebook), axis=-1) - 2 * product, axis=-1).astype(jnp.int32)

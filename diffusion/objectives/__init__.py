@@ -1,6 +1,6 @@
 """Training objectives: pure functions (networks, schedule, keys, batch, step) -> (losses `[B]`, metrics)."""
 
-from diffusion.objectives import interpolants, recipes
+from diffusion.objectives import autoencoding, image_text, interpolants, recipes
 from diffusion.objectives.adversarial import adversarial_discriminator, adversarial_generator
 from diffusion.objectives.conditioning import drop_condition, with_condition_dropout
 from diffusion.objectives.consistency import consistency_distillation, consistency_training, ct, ect, ict
@@ -22,11 +22,10 @@ from diffusion.objectives.uncertainty import uncertainty, with_uncertainty
 from diffusion.objectives.variational_bound import variational_bound
 
 __all__ = [
-    "Guidance", "Objective", "added", "adversarial_discriminator", "adversarial_generator", "alignment",
+    "Guidance", "Objective", "added", "adversarial_discriminator", "adversarial_generator", "alignment", "autoencoding",
     "consistency_distillation", "consistency_training", "continuous_consistency", "contrastive_flow_matching", "ct",
     "denoising", "dispersive", "distribution_matching", "drop_condition", "ect", "fake_score", "flow_matching",
-    "hybrid", "ict", "improved_mean_flow", "interpolants", "latent_consistency_distillation", "mean_flow",
-    "progressive_distillation", "recipes", "reflow", "reflow_pairs", "regression", "schroedinger_bridge",
-    "shortcut", "stochastic_interpolant", "uncertainty", "variational_bound", "with_condition_dropout",
-    "with_uncertainty",
+    "hybrid", "ict", "image_text", "improved_mean_flow", "interpolants", "latent_consistency_distillation", "mean_flow",
+    "progressive_distillation", "recipes", "reflow", "reflow_pairs", "regression", "schroedinger_bridge", "shortcut",
+    "stochastic_interpolant", "uncertainty", "variational_bound", "with_condition_dropout", "with_uncertainty",
 ]

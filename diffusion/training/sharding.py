@@ -30,7 +30,7 @@ from diffusion.models import layout
 AXES = ("data", "fsdp", "sequence", "tensor")  # those that talk most are the nearest neighbours
 BATCH_AXES = layout.RULES["batch"]
 RULES = (
-    (r"attention/qkv/(kernel|bias)$", ("tensor", None)),  # heads
+    (r"attention/(qkv|query|key|value)/(kernel|bias)$", ("tensor", None)),  # heads
     (r"attention/out/kernel$", ("tensor", None, None)),
     (r"mlp/hidden/(kernel|bias)$", ("tensor",)),
     (r"mlp/out/kernel$", ("tensor", None)),

@@ -36,16 +36,19 @@ def prepare(batch: dict) -> dict:
 
     Args:
       batch: {"image": uint8 [B, H, W, C], "label": int [B] (optional), "index": int [B]}; or, for data of any other
-        kind, {"x": float [B, ...], "condition": pytree (optional), "index": int [B]}, which is passed on.
+        kind, "x": float [B, ...] in place of the image, and "condition", a pytree, in place of the label. Other
+        entries ("noise") are passed on.
 
     Returns:
       {"x": float32 [B, ...], images in [-1, 1]; "condition": labels or None; "index": int [B]}.
     """
-    if "image" not in batch:
-        return {"condition": None, **batch}
-    from diffusion.data.transforms import to_model
+    told = {"condition": batch.get("label")}
+    told |= {name: leaf for name, leaf in batch.items() if name not in ("image", "label", "skipped")}
+    if "image" in batch:
+        from diffusion.data.transforms import to_model
 
-    return {"x": to_model(batch["image"]), "condition": batch.get("label"), "index": batch["index"]}
+        told["x"] = to_model(batch["image"])
+    return told
 
 
 def split(tree: Any, number: int, shards: int) -> Any:

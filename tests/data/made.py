@@ -12,11 +12,11 @@ def png(image):
     return buffer.getvalue()
 
 
-def write(folder, features, examples, file_format="array_record", version="1.2.0"):
+def write(folder, features, examples, file_format="array_record", version="1.2.0", called="made"):
     """Prepares a dataset "made" of these examples, in their order."""
 
     class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name, VERSION, url_infos = "made", tfds.core.Version(version), None
+        name, VERSION, url_infos = called, tfds.core.Version(version), None
 
         def _info(self):
             return tfds.core.DatasetInfo(

@@ -288,3 +288,13 @@ def test_cifar10_is_read_without_tensorflow():
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout == "(8, 32, 32, 3) False\n", done.stderr
+
+
+def test_images_of_several_sizes_are_read_as_squares(tmp_path):
+    pictures = [np.full((8 + k, 12, 3), 40 * k, np.uint8) for k in range(3)]
+    folder = write(tmp_path, {"image": image_feature(shape=(None, None, 3))}, [{"image": png(x)} for x in pictures])
+    with pytest.raises(ValueError, match="None: it varies"):
+        sources.open_source("made", "train", folder)
+    source, spec = sources.open_source("made", "train", folder, side=6)
+    assert spec.shape == (6, 6, 3)
+    np.testing.assert_array_equal([record["image"][0, 0, 0] for record in source.__getitems__([0, 1, 2])], [0, 40, 80])

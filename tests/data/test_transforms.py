@@ -120,3 +120,25 @@ def test_augmentations_keep_shape_and_type_and_leave_the_input_alone(name, image
         got = transforms.AUGMENTATIONS[name]()(np.random.default_rng(seed), image)
         assert got.shape == image.shape and got.dtype == np.uint8
     np.testing.assert_array_equal(image, before)
+
+
+def encoded(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def test_images_of_any_size_become_squares_of_their_middle():
+    columns = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None] * 4, (20, 60, 3))
+    square = transforms.decode_square(encoded(np.ascontiguousarray(columns)), 10, 3, 10**6)
+    assert square.shape == (10, 10, 3) and square.dtype == np.uint8
+    # Halved by means of two columns; then the middle ten of thirty.
+    np.testing.assert_array_equal(square[3, :, 1], 4 * (2 * np.arange(10, 20)) + 2)
+    np.testing.assert_array_equal(square, np.broadcast_to(square[:1], square.shape))
+    upright = transforms.decode_square(encoded(np.ascontiguousarray(columns.transpose(1, 0, 2))), 10, 3, 10**6)
+    np.testing.assert_array_equal(upright, square.transpose(1, 0, 2))
+    assert transforms.decode_square(encoded(columns[..., 0].copy()), 13, 1, 10**6).shape == (13, 13, 1)
+    exact = np.random.default_rng(0).integers(0, 256, (10, 10, 3), np.uint8)
+    np.testing.assert_array_equal(transforms.decode_square(encoded(exact), 10, 3, 10**6), exact)
+    with pytest.raises(ValueError, match="its image is 20 x 60, larger than 3,599 bytes"):
+        transforms.decode_square(encoded(np.ascontiguousarray(columns)), 10, 3, 3599)

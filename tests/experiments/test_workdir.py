@@ -143,7 +143,7 @@ def test_command_can_be_pasted(monkeypatch):
 
 
 def test_shape_of_an_example():
-    data = {"name": "digits", "split": "train", "dir": "", "shape": None}
+    data = {"name": "digits", "split": "train", "dir": "", "shape": None, "latents": {"dir": ""}}
     assert workdir.example_shape({"data": data}) == (8, 8, 1)
     assert workdir.example_shape({"data": {**data, "shape": [32, 32, 4]}}) == (32, 32, 4)
 

@@ -39,11 +39,15 @@ class Case(NamedTuple):
       build: () -> torch module with `save_pretrained`.
       inputs: arrays by name, as our network takes them (channels last where they are images).
       run: (module, inputs as torch tensors) -> outputs by name, as our network gives them.
+      same: for a tensor that must equal another, its name and the other's.
+      kept: names of the tensors that keep what the module computed for them, such as tables of positions.
     """
 
     build: Callable[[], torch.nn.Module]
     inputs: Mapping[str, np.ndarray]
     run: Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+    same: Mapping[str, str] = {}
+    kept: tuple[str, ...] = ()
 
 
 def first(x: torch.Tensor) -> torch.Tensor:
@@ -56,18 +60,19 @@ def last(x: torch.Tensor) -> torch.Tensor:
     return x.movedim(1, -1)
 
 
-def fill(module: torch.nn.Module) -> None:
-    """Gives a module its made weights, by the names of its state."""
+def fill(module: torch.nn.Module, same: Mapping[str, str] = {}, kept: tuple[str, ...] = ()) -> None:
+    """Gives a module its made weights, by the names of its state; `same` and `kept` as in `Case`."""
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
-            if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(made(name, tuple(tensor.shape))))
+            if tensor.is_floating_point() and name not in kept:
+                tensor.copy_(torch.from_numpy(made(same.get(name, name), tuple(tensor.shape))))
 
 
 def write(name: str, case: Case, folder: pathlib.Path) -> None:
     """Writes the fixture of one case."""
     module = case.build().eval()
-    fill(module)
+    fill(module, case.same, case.kept)
+    kept = {}
     with tempfile.TemporaryDirectory() as saved:
         module.save_pretrained(saved, safe_serialization=True)
         config = json.loads((pathlib.Path(saved) / "config.json").read_text())
@@ -76,15 +81,18 @@ def write(name: str, case: Case, folder: pathlib.Path) -> None:
             with safe_open(path, framework="numpy") as file:
                 for key in file.keys():
                     shapes[key] = list(file.get_slice(key).get_shape())
-                    if not np.array_equal(file.get_tensor(key), made(key, tuple(shapes[key]))):
+                    if key in case.kept:
+                        kept[f"kept/{key}"] = file.get_tensor(key)
+                    elif not np.array_equal(file.get_tensor(key), made(case.same.get(key, key), tuple(shapes[key]))):
                         raise ValueError(f"{name}: {key} was saved with other numbers than it was given")
     with torch.no_grad():
         outputs = case.run(module, {key: torch.from_numpy(np.array(value)) for key, value in case.inputs.items()})
     arrays = {f"in/{key}": np.ascontiguousarray(value) for key, value in case.inputs.items()}
     arrays |= {f"out/{key}": value.contiguous().numpy() for key, value in outputs.items()}
     versions = {library.__name__: library.__version__ for library in (diffusers, transformers, torch)}
-    save_file(arrays, folder / f"{name}.safetensors", metadata={
+    save_file(arrays | kept, folder / f"{name}.safetensors", metadata={
         "config": json.dumps(config), "shapes": json.dumps(shapes), "versions": json.dumps(versions),
+        "same": json.dumps(case.same),
         "command": "python -m tests.peers.cases tests/fixtures/models",
     })  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Weights made from their names, the same here and in a peer's environment, so that no fixture needs to hold them.
 
 Each number is an integer of Philox's stream, keyed by a hash of the tensor's name, as a fraction: the same on every
-machine and in every version of numpy. Matrices and kernels have the variance 1 / fan-in, scales of norms lie around
-one, all other vectors around zero.
+machine and in every version of numpy. Matrices and kernels have the variance 1 / fan-in, scales of norms and the
+variances of batch norms lie around one, all other vectors around zero.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ def made(name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarra
     uniform = _uniform(name, shape)
     if len(shape) >= 2:
         values = uniform * math.sqrt(3 / math.prod(shape[1:]))
-    elif name.endswith("weight"):
+    elif name.endswith(("weight", "running_var")):
         values = 1 + 0.2 * uniform
     else:
         values = 0.2 * uniform
-    return values.astype(np.float32).astype(dtype)
+    return np.asarray(values, np.float32).astype(dtype)  # an array also where it has no axis
 
 
 def drawn(name: str, *shape: int) -> np.ndarray:

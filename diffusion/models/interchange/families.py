@@ -2,10 +2,43 @@
 
 import flax.linen as nn
 
-from diffusion.models.interchange.family import Family
+from diffusion.models.interchange import (
+    adm_tables,
+    autoencoder_tables,
+    clip_tables,
+    conditional_unet_tables,
+    control_net_tables,
+    deep_compression_tables,
+    dit_tables,
+    edm2_tables,
+    edm_tables,
+    flux_tables,
+    mmdit_tables,
+    pixart_tables,
+    t5_tables,
+    u_vit_tables,
+    unet_2d_tables,
+)
+from diffusion.models.interchange.family import Family, Refusal
 from diffusion.models.names import look_up
 
-FAMILIES: dict[str, Family] = {family.name: family for family in ()}
+FAMILIES: dict[str, Family] = {family.name: family for family in (
+    *autoencoder_tables.FAMILIES,
+    *clip_tables.FAMILIES,
+    conditional_unet_tables.FAMILY,
+    control_net_tables.FAMILY,
+    deep_compression_tables.FAMILY,
+    *dit_tables.FAMILIES,
+    flux_tables.FAMILY,
+    mmdit_tables.FAMILY,
+    pixart_tables.FAMILY,
+    t5_tables.FAMILY,
+    u_vit_tables.FAMILY,
+    unet_2d_tables.FAMILY,
+    adm_tables.FAMILY,
+    *edm_tables.FAMILIES,
+    edm2_tables.FAMILY,
+)}
 
 
 def find(name: str) -> Family:
@@ -18,13 +51,20 @@ def find(name: str) -> Family:
 
 
 def of(module: nn.Module) -> Family:
-    """The family that describes a module.
+    """The first family that describes a module.
 
     Raises:
-      ValueError: if none does.
+      ValueError: if none has its class.
+      Refusal: if those of its class cannot express what it computes; that of the first.
     """
-    for family in FAMILIES.values():
-        if type(module) is family.module:
+    refusals = []
+    for family in (family for family in FAMILIES.values() if type(module) is family.module):
+        try:
+            family.describe(module)
             return family
+        except Refusal as refusal:
+            refusals.append(refusal)
+    if refusals:
+        raise refusals[0]
     known = ", ".join(sorted({family.module.__name__ for family in FAMILIES.values()}))
     raise ValueError(f"no family describes a {type(module).__name__}; those that can be written are {known}")

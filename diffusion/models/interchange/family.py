@@ -29,6 +29,8 @@ class Family(NamedTuple):
       computed: our module -> their tensors that are computed, not learned; checked when read, written when written.
       published: configs of published checkpoints by name, so that a single file is recognised by its shapes.
       prefixes: what stands before the names in single files that hold several networks, "model.diffusion_model.".
+      beside: where published configs differ in nothing that a file shows, such as the scale of latents: by their names,
+        a regular expression of the beginning of a name that only files with this one have.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Family(NamedTuple):
     computed: Callable[[nn.Module], dict[str, np.ndarray]] | None = None
     published: Mapping[str, Mapping[str, Any]] = {}
     prefixes: tuple[str, ...] = ("",)
+    beside: Mapping[str, str] = {}
 
 
 # Fields of every config.json that say what the file is, beside those that begin with "_".

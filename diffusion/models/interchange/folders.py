@@ -7,9 +7,11 @@
 Nothing in a file is executed. Every tensor is accounted for: a missing, a superfluous or a misshapen one is an error.
 """
 
+import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -35,7 +37,12 @@ def leaves_of(tree: Any) -> dict[str, Any]:
 
 def shapes_of(family: Family, module: nn.Module) -> Any:
     """Our parameters as a pytree of jax.ShapeDtypeStruct; computes nothing."""
-    arguments = jax.tree.map(_zeros, family.example(module))
+    return _shapes(family.example, module)
+
+
+@functools.lru_cache(64)  # a large network takes seconds to trace, and is traced to be found, and to be read
+def _shapes(example: Callable[[nn.Module], tuple], module: nn.Module) -> Any:
+    arguments = jax.tree.map(_zeros, example(module))
     return jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))["params"]
 
 
@@ -56,7 +63,8 @@ def load(
     Args:
       path: a folder with config.json and safetensors, as `save_pretrained` writes it, or a single file of the original
         repositories, which is recognised by its names and shapes.
-      family: the architecture, a name in `families.FAMILIES`; "" as the folder's config or the file's names say.
+      family: the architecture, a name in `families.FAMILIES`; "" as the folder's config or the file's names say. For a
+        single file also with the published network's name, "AutoencoderKL, FLUX.1", where its shapes do not tell.
       config: their config, in place of the folder's.
       dtype: of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
       shardings: (pytree of shapes) -> pytree of shardings, e.g. ``lambda shapes: sharding.shardings(shapes, mesh)``.
@@ -104,7 +112,7 @@ def find(path: str | pathlib.Path, family: str = "", config: Mapping[str, Any] |
     known = families.find(family or family_of(config, path))
     module = known.build(config)
     tensors = tensors.without(known.ignored)
-    common = {layout: len(set(tensors.shapes) & {row.theirs for row in rows_of(known, module, layout)})
+    common = {layout: len(set(tensors.shapes) & rows.names(rows_of(known, module, layout)))
               for layout in layouts(known)}  # fmt: skip
     return Found(known, module, max(common, key=common.get), tensors)
 
@@ -124,6 +132,12 @@ def rows_of(family: Family, module: nn.Module, layout: str) -> list[Row]:
 def computed_of(family: Family, module: nn.Module, layout: str) -> dict[str, np.ndarray]:
     """Their tensors that are computed; ours have none."""
     return family.computed(module) if family.computed and layout != "ours" else {}
+
+
+def expected_of(family: Family, module: nn.Module, layout: str, leaves: Mapping[str, Any]) -> dict[str, tuple]:
+    """The shapes of all tensors of a file, by name; `leaves` are ours."""
+    shapes = rows.their_shapes(rows_of(family, module, layout), leaves)
+    return shapes | {name: array.shape for name, array in computed_of(family, module, layout).items()}
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -161,35 +175,62 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
 
     Args:
       tensors: of the file.
-      name: of the family, if it is known.
+      name: of the family, if it is known, or "family, published network".
       prefix: before the names, if it is known; else any of the family's.
 
     Raises:
-      Mismatch: if none fits; names the nearest and what differs.
+      Mismatch: if none fits; names the nearest and what differs. If several fit that are not the same.
     """
-    nearest: tuple[int, str, Any, Any] | None = None
+    name, _, one = name.partition(", ")
+    if one:
+        look_up(families.find(name).published, one, f"{name}, published network")
+    candidates = []
     for family in [families.find(name)] if name else families.FAMILIES.values():
         for before in family.prefixes if prefix is None else (prefix,):
             mine = tensors.under(before).without(family.ignored)
             for published, config in family.published.items() if mine.shapes else ():
+                if one not in ("", published):
+                    continue
                 module = family.build(config)
-                computed = family.computed(module) if family.computed else {}
-                for layout, table in family.tables.items():
-                    names = {row.theirs for row in table(module)} | set(computed)
-                    wrong = len(names ^ set(mine.shapes))  # names first: shapes take seconds for a large network
-                    if nearest is not None and wrong >= nearest[0]:
-                        continue
-                    expected = rows.their_shapes(table(module), leaves_of(shapes_of(family, module)))
-                    expected |= {n: array.shape for n, array in computed.items()}
-                    wrong += sum(expected[n] != mine.shapes.get(n, expected[n]) for n in expected)
-                    if not wrong:
-                        return Found(family, module, layout, mine)
-                    nearest = wrong, f"{family.name}, {published} ({layout} names)", expected, mine.shapes
-    if nearest is None:
+                for layout in family.tables:
+                    names = rows.names(rows_of(family, module, layout)) | set(computed_of(family, module, layout))
+                    if common := len(names & set(mine.shapes)):
+                        share = common / len(names | set(mine.shapes))
+                        candidates.append((share, Found(family, module, layout, mine), published))
+    if not candidates:
         raise Mismatch(f"{tensors.path}: no known architecture has tensors named like "
                        f"{', '.join(sorted(tensors.shapes)[:3])}.")
-    rows.compare(*nearest[2:], f"{tensors.path} is no known network; the nearest is {nearest[1]}")
+    # Shapes take seconds for a large network: they are asked of those alone whose names are nearest.
+    share = max(share for share, *_ in candidates)
+    nearest, exact = None, []
+    for found, published in [(found, published) for s, found, published in candidates if s == share]:
+        leaves = leaves_of(shapes_of(found.family, found.module))
+        expected = expected_of(found.family, found.module, found.layout, leaves)
+        wrong = sum(found.tensors.shapes.get(name) != shape for name, shape in expected.items())
+        if not wrong and share == 1:
+            exact.append((published, found))
+        if nearest is None or wrong < nearest[0]:
+            what = f"{found.family.name}, {published} ({found.layout} names)"
+            nearest = wrong, expected, found.tensors.shapes, what
+    if exact:
+        return _told_apart(exact, tensors)
+    rows.compare(*nearest[1:3], f"{tensors.path} is no known network; the nearest is {nearest[3]}")
     raise AssertionError("a difference was counted")
+
+
+def _told_apart(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Found:
+    """That of several published networks of the same names and shapes which the rest of the file speaks for."""
+    (_, first), family = exact[0], exact[0][1].family
+    exact = [(published, found) for published, found in exact if found.family is family]
+    if not family.beside or all(found.module == first.module for _, found in exact):
+        return first
+    speaks = lambda published: any(re.match(family.beside.get(published, "$^"), name) for name in tensors.shapes)
+    likely = [found for published, found in exact if speaks(published)]
+    if len(likely) == 1:
+        return likely[0]
+    names = [f"{family.name}, {published}" for published, _ in exact]
+    raise Mismatch(f"{tensors.path} has the names and shapes of several networks that differ in their config: say "
+                   f"which architecture it is, {' or '.join(map(repr, names))}.")
 
 
 def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] | None = None) -> Any:
@@ -207,11 +248,10 @@ def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] |
     target, table = shapes_of(family, module), rows_of(family, module, layout)
     leaves = leaves_of(target)
     rows.check_cover(table, leaves)
-    computed = computed_of(family, module, layout)
-    expected = rows.their_shapes(table, leaves) | {name: array.shape for name, array in computed.items()}
-    rows.compare(expected, tensors.shapes, f"{tensors.path} as {family.name}")
-    for name, array in computed.items():
-        if not np.allclose(tensors.read(name), array, atol=1e-3):
+    rows.compare(expected_of(family, module, layout, leaves), tensors.shapes, f"{tensors.path} as {family.name}")
+    for name, array in computed_of(family, module, layout).items():
+        # A table of sines in half precision is off by 2^-9 at most.
+        if not np.allclose(tensors.read(name).astype(np.float32), array, atol=4e-3):
             raise Mismatch(f"{tensors.path}: {name} is not the table that {family.name} computes.")
     by_leaf: dict[str, list[Row]] = {}
     for row in table:
@@ -222,10 +262,15 @@ def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] |
         whole = np.empty(leaves[path].shape, dtype)
         for row in by_leaf[path]:
             theirs = tensors.read(row.theirs)
+            for copy in row.copies:
+                if not np.array_equal(tensors.read(copy), theirs, equal_nan=True):
+                    raise Mismatch(f"{tensors.path}: {copy} and {row.theirs} differ; {family.name} has one layer for "
+                                   "both here.")
             if row.rows is not None:
                 theirs = theirs[slice(*row.rows)]
             whole[row.at] = row.layout.to_ours(theirs, rows.part_shape(whole.shape, row.at))
-        return jax.device_put(whole, places[path])
+        # Waited for, so that the host never holds two.
+        return jax.block_until_ready(jax.device_put(whole, places[path]))
 
     return jax.tree.unflatten(jax.tree.structure(target), [leaf(path) for path in leaves])
 
@@ -249,14 +294,17 @@ def write(
         by_name.setdefault(row.theirs, []).append(row)
     for name, parts in by_name.items():
         parts = sorted(parts, key=lambda row: row.rows or (0, 0))
-        arrays = [row.layout.to_theirs(np.asarray(leaves[row.ours][row.at])) for row in parts]
-        yield name, (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(dtype)
+        arrays = [row.layout.to_theirs(np.asarray(leaves[row.ours])[row.at]) for row in parts]
+        array = (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(dtype)
+        for also in (name, *parts[0].copies):
+            yield also, array
     for name, array in computed_of(family, module, layout).items():
         yield name, array.astype(dtype)
 
 
 def save(
-    folder: str | pathlib.Path, module: nn.Module, params: Any, *, layout: str = "", dtype: str = "float32"
+    folder: str | pathlib.Path, module: nn.Module, params: Any, *, layout: str = "", dtype: str = "float32",
+    family: str = "",
 ) -> None:
     """Writes our network as a folder that the library it comes from opens with `from_pretrained`.
 
@@ -266,19 +314,21 @@ def save(
       params: its parameters.
       layout: of the names, one of `layouts(family)`; the family's first by default, which is its library's.
       dtype: of the numbers.
+      family: name of the architecture, where several describe the module; the first that does by default.
 
     Raises:
       FileExistsError: if the folder holds a network.
-      ValueError: for a module that no family describes.
+      ValueError: for a module that no family describes, or that this one does not.
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
-    family = families.of(module)
-    layout = look_up({name: name for name in layouts(family)}, layout or layouts(family)[0], "layout")
+    known = families.find(family) if family else families.of(module)
+    layout = look_up({name: name for name in layouts(known)}, layout or layouts(known)[0], "layout")
+    described = known.describe(module)
     folder = pathlib.Path(folder).expanduser()
     if (folder / "config.json").exists() or list(folder.glob(f"*{tensor_files.SUFFIX}")):
         raise FileExistsError(f"{folder} holds a network already; choose another folder, or remove it first.")
     folder.mkdir(parents=True, exist_ok=True)
-    tensor_files.write_tensors(folder, family.stem, write(family, module, layout, params, dtype))
-    config = {"architectures": [family.name]} if family.library == "transformers" else {"_class_name": family.name}
+    tensor_files.write_tensors(folder, known.stem, write(known, module, layout, params, dtype))
+    config = {"architectures": [known.name]} if known.library == "transformers" else {"_class_name": known.name}
     with files.whole(folder / "config.json") as file:
-        file.write(json.dumps({**config, **family.describe(module)}, indent=2).encode() + b"\n")
+        file.write(json.dumps({**config, **described}, indent=2).encode() + b"\n")

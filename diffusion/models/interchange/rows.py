@@ -63,6 +63,7 @@ class Row(NamedTuple):
       layout: how the one becomes the other.
       at: index of the part in our leaf, such as ``(3, slice(None), 0)``; () is the whole.
       rows: (start, stop) along the first axis of theirs, where several rows of a table share one tensor; None: all.
+      copies: names of further tensors of theirs that hold the same numbers: checked when read, written when written.
     """
 
     theirs: str
@@ -70,6 +71,7 @@ class Row(NamedTuple):
     layout: Layout = SAME
     at: tuple = ()
     rows: tuple[int, int] | None = None
+    copies: tuple[str, ...] = ()
 
 
 class Mismatch(ValueError):
@@ -94,7 +96,30 @@ def within(rows: Iterable[Row], theirs: str = "", ours: str = "") -> list[Row]:
       theirs: before each of their names, with its dot: "down_blocks.0.".
       ours: before each of our paths, with its slash: "down_0/".
     """
-    return [row._replace(theirs=theirs + row.theirs, ours=ours + row.ours) for row in rows]
+    longer = lambda names: tuple(theirs + name for name in names)
+    return [
+        row._replace(theirs=theirs + row.theirs, ours=ours + row.ours, copies=longer(row.copies)) for row in rows
+    ]
+
+
+def linear(theirs: str, ours: str, kernel: Layout = DENSE, at: tuple = (), bias: bool = True) -> list[Row]:
+    """The rows of a dense layer: "weight" to "kernel" and, if it has one, "bias" to "bias".
+
+    Args:
+      theirs: its name, "blocks.0.attn.proj".
+      ours: its path, "blocks/attention/out".
+      kernel: layout of the kernel, DENSE or DENSE_OUT.
+      at: index of the part in our kernel; the axis of inputs is not one of the bias, and is left out for it.
+      bias: whether it has one.
+    """
+    rows = [Row(f"{theirs}.weight", f"{ours}/kernel", kernel, at)]
+    outputs = tuple(index for index in at if index != slice(None))
+    return rows + [Row(f"{theirs}.bias", f"{ours}/bias", VECTOR, outputs)] * bias
+
+
+def names(table: Iterable[Row]) -> set[str]:
+    """The names of all their tensors in a table."""
+    return {name for row in table for name in (row.theirs, *row.copies)}
 
 
 def check_cover(table: Sequence[Row], leaves: Mapping[str, Any]) -> None:
@@ -137,7 +162,7 @@ def their_shapes(table: Sequence[Row], leaves: Mapping[str, Any]) -> dict[str, t
             if shape[0] != row.rows[1] - row.rows[0]:
                 raise ValueError(f"rows {row.rows} of {row.theirs} are to be {shape[0]} rows")
             shape = (max(row.rows[1], shapes.get(row.theirs, (0,))[0]), *shape[1:])
-        shapes[row.theirs] = shape
+        shapes |= dict.fromkeys((row.theirs, *row.copies), shape)
     return shapes
 
 

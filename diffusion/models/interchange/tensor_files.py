@@ -147,7 +147,7 @@ def write_tensors(folder: pathlib.Path, stem: str, tensors: Iterator[tuple[str, 
 
     part = lambda i: f".{stem}-{i}.part"
     for name, array in tensors:
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
         if shard and sum(held.nbytes for held in shard.values()) + array.nbytes > SHARD:
             put_away(part(len(written)))
         shard[name] = array

@@ -22,10 +22,13 @@ class Published(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
+    same: dict[str, str]
+    kept: dict[str, np.ndarray]
 
     def tensors(self, dtype: str = "float32") -> dict[str, np.ndarray]:
         """The made weights."""
-        return {name: made(name, shape, dtype) for name, shape in self.shapes.items()}
+        tensors = {name: made(self.same.get(name, name), shape, dtype) for name, shape in self.shapes.items()}
+        return tensors | {name: array.astype(dtype) for name, array in self.kept.items()}
 
     def folder(self, place: pathlib.Path, dtype: str = "float32") -> pathlib.Path:
         """The folder that `save_pretrained` wrote, with the made weights."""
@@ -43,7 +46,8 @@ def case(name: str) -> Published:
         arrays = {key: file.get_tensor(key) for key in file.keys()}
     part = lambda which: {key[len(which):]: value for key, value in arrays.items() if key.startswith(which)}
     shapes = {key: tuple(shape) for key, shape in json.loads(about["shapes"]).items()}
-    return Published(json.loads(about["config"]), shapes, part("in/"), part("out/"))
+    same = json.loads(about.get("same", "{}"))
+    return Published(json.loads(about["config"]), shapes, part("in/"), part("out/"), same, part("kept/"))
 
 
 def listing(name: str) -> tuple[dict, dict[str, tuple[int, ...]]]:

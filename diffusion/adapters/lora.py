@@ -1,0 +1,254 @@
+"""LoRA: an update of low rank for each chosen kernel, as functions on pytrees, for any network.
+
+    adapter = lora.init(key, params, rank=8, pattern="attention/(qkv|out)/kernel")
+    merged = lora.merge(params, adapter, scale=alpha / 8)
+    network = lora.adapted(apply, params, scale=alpha / 8)  # (adapter, x, t, condition) -> output, for training
+
+An adapter is nested like the parameters, with two factors {"down", "up"} where they have a kernel. A kernel's axes are
+read as layers of a scan (none or one), then inputs, then outputs:
+
+    kernel [*layers, *inputs, *outputs],    down [*layers, *inputs, r],    up [*layers, r, *outputs]
+
+so that dense layers [in, *out] and [*in, out], stacked layers and convolutions (inputs H, W, C) are one case; how many
+axes of each kind there are, the ranks of the three arrays tell. Factors may stand for a part of a kernel: their name is
+then "kernel[:, :, 0]", here the queries of a stacked qkv [L, in, 3, heads, size].
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+Scale = float | Array | Mapping[str, float]
+
+# Where the networks of `diffusion.models` have layers of a scan, and which of their kernels are [in, *out]; others are
+# [*in, out].
+LAYERS = r"(^|/)([a-z]+_)?(blocks|layers)/"
+FAN_OUT = r"(^|/)(qkv|query|key|value|hidden|dense|modulation)/kernel$"
+
+
+def init(
+    key: Array,
+    params: Any,
+    rank: int,
+    pattern: str,
+    *,
+    layers: str = LAYERS,
+    fan_out: str = FAN_OUT,
+) -> dict[str, Any]:
+    """An adapter that changes nothing yet: down uniform with variance 1 / (3 inputs), up zero.
+
+    Args:
+      key: random key; a place's draw depends on it and on the place alone.
+      params: the network's parameters, or their shapes.
+      rank: r, >= 1.
+      pattern: regular expression, searched in the paths of the leaves ("blocks/attention/qkv/kernel"); among those
+        that it finds, leaves with less than two axes (biases, scales) are left out.
+      layers: the leaves whose first axis counts the layers of a scan.
+      fan_out: the leaves with one axis of inputs and any number of outputs; the others have one of outputs.
+
+    Returns:
+      The adapter, float32. Its update is ``scale * down up`` with the ``scale`` of `merge`, alpha / r in the paper.
+
+    Raises:
+      ValueError: if the rank is below 1, or the pattern finds no kernel.
+
+    Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1; the start of down as
+    in its authors' code.
+    """
+    if rank < 1:
+        raise ValueError(f"lora: rank = {rank} must be at least 1")
+    found: dict[str, Any] = {}
+    for path, leaf in leaves_of(params).items():
+        stack = 1 if re.search(layers, path) else 0
+        if re.search(pattern, path) and len(leaf.shape) >= stack + 2:
+            inner = stack + 1 if re.search(fan_out, path) else len(leaf.shape) - 1
+            found[path] = (leaf.shape[:stack], leaf.shape[stack:inner], leaf.shape[inner:])
+    if not found:
+        kernels = [path for path, leaf in leaves_of(params).items() if len(leaf.shape) >= 2]
+        raise ValueError(f"lora: the pattern {pattern!r} finds no kernel; there are {', '.join(kernels[:8])} "
+                         f"({len(kernels)} in all)")
+
+    def factors(path, stack, inputs, outputs):
+        bound = 1 / np.sqrt(np.prod(inputs))
+        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        down = jax.random.uniform(own, (*stack, *inputs, rank), jnp.float32, -bound, bound)
+        return {"down": down, "up": jnp.zeros((*stack, rank, *outputs), jnp.float32)}
+
+    return nested({path: factors(path, *parts) for path, parts in found.items()})
+
+
+def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> Any:
+    """The parameters with the update of an adapter, or of several at once: W + sum_k scale_k down_k up_k.
+
+    Products and sums are float32 whatever the type of the parameters, and rounded to it once. Leaves without an update
+    are the same arrays. A pure function: under `jit`, in a gradient, on sharded parameters.
+
+    Args:
+      params: pytree of parameters.
+      adapter: from `init` or `lora_files.load`; or a sequence of such.
+      scale: alpha / r times the weight of the adapter; a number, or one for each place ("blocks/mlp/out/kernel");
+        for several adapters a sequence of such.
+
+    Raises:
+      ValueError: for factors that do not fit the parameters, or a scale without its adapter, naming it.
+    """
+    several = isinstance(adapter, Sequence)
+    adapters = adapter if several else [adapter]
+    scales = list(scale) if several and isinstance(scale, Sequence) else [scale] * len(adapters)
+    if len(scales) != len(adapters):
+        raise ValueError(f"lora.merge: {len(adapters)} adapters and {len(scales)} scales; give one for each")
+    updates: dict[str, list] = {}
+    for one, its_scale in zip(adapters, scales):
+        for place, factors in places_of(one).items():
+            path, at = parsed(place)
+            updates.setdefault(path, []).append((place, at, factors, _scale_at(its_scale, place)))
+    unknown = updates.keys() - leaves_of(params).keys()
+    if unknown:
+        raise ValueError(f"lora.merge: the network has no {', '.join(sorted(unknown)[:5])}; it has "
+                         f"{', '.join(list(leaves_of(params))[:5])}, ..")
+
+    def updated(path, leaf):
+        if path not in updates:
+            return leaf
+        total = jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+        for place, at, factors, its_scale in updates[path]:
+            total = total.at[at].add(its_scale * _product(place, factors, total[at].shape))
+        return total.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: updated(_name(path), leaf), params)
+
+
+def replaced(params: Any, adapter: Any) -> dict[str, Array]:
+    """The leaves, by path, in whose place `merge` puts others; what `unmerge` needs.
+
+    Args:
+      params: pytree of parameters, before they are merged.
+      adapter: as `merge` takes it.
+    """
+    adapters = adapter if isinstance(adapter, Sequence) else [adapter]
+    paths = {parsed(place)[0] for one in adapters for place in places_of(one)}
+    return {path: leaf for path, leaf in leaves_of(params).items() if path in paths}
+
+
+def unmerge(merged: Any, kept: Mapping[str, Array]) -> Any:
+    """The parameters as they were before `merge`, bit for bit.
+
+        kept = lora.replaced(params, adapter)    # may lie in the host's memory
+        lora.unmerge(lora.merge(params, adapter), kept)
+
+    W + D is rounded, and many W round to the same sum: no arithmetic on it finds W again, and subtracting D leaves
+    errors that grow with each change of adapters. So the leaves that were replaced are kept, and put back.
+
+    Args:
+      merged: from `merge`.
+      kept: from `replaced`.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: kept.get(_name(path), leaf), merged)
+
+
+def adapted(apply: Callable[..., Array], params: Any, scale: Scale = 1.0) -> Callable[..., Array]:
+    """The network as a function of the adapter, so that a train step changes the adapter alone.
+
+        def step(state, params, batch, key):  # state.params is the adapter
+            network = lora.adapted(apply, params, alpha / rank)
+            return make_train_step(objective, network, schedule, optimizer, ema)(state, batch, key)
+
+    Args:
+      apply: (params, x_t, clock, condition) -> output.
+      params: the parameters, which get no gradient.
+      scale: as in `merge`.
+
+    Returns:
+      (adapter, x_t, clock, condition) -> output.
+    """
+    return lambda adapter, *arguments: apply(merge(jax.lax.stop_gradient(params), adapter, scale), *arguments)
+
+
+def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
+    """The factors {"down", "up"} by the place that they stand for.
+
+    Raises:
+      ValueError: for a pytree that is no adapter.
+    """
+    places: dict[str, dict[str, Array]] = {}
+    for path, leaf in leaves_of(adapter).items():
+        place, _, part = path.rpartition("/")
+        places.setdefault(place, {})[part] = leaf
+    for place, factors in places.items():
+        if factors.keys() != {"down", "up"}:
+            raise ValueError(f"lora: {place} has {', '.join(map(repr, factors))}, not the factors 'down' and 'up'")
+    return places
+
+
+def nested(places: Mapping[str, Any]) -> dict[str, Any]:
+    """The adapter with these factors by place: the inverse of `places_of`."""
+    tree: dict[str, Any] = {}
+    for place, factors in places.items():
+        *outer, last = place.split("/")
+        node = tree
+        for name in outer:
+            node = node.setdefault(name, {})
+        node[last] = factors
+    return tree
+
+
+def parsed(place: str) -> tuple[str, tuple]:
+    """The leaf's path and the index of the part: "a/kernel[3, :, 0:8]" -> ("a/kernel", (3, slice(None), slice(0, 8))).
+
+    Raises:
+      ValueError: for an index that is not made of numbers and slices.
+    """
+    path, bracket, index = place.partition("[")
+    if not bracket:
+        return path, ()
+    parts = [re.fullmatch(r"(\d+)|(\d*):(\d*)", part.strip()) for part in index.removesuffix("]").split(",")]
+    if not all(parts):
+        raise ValueError(f"lora: the place {place!r} is not written like 'mlp/kernel[3, :, 0:8]'")
+    whole = lambda text: int(text) if text else None
+    return path, tuple(int(m[1]) if m[1] else slice(whole(m[2]), whole(m[3])) for m in parts)
+
+
+def written(path: str, at: tuple) -> str:
+    """The place of a part of a leaf: the inverse of `parsed`."""
+    text = lambda i: f"{'' if i.start is None else i.start}:{'' if i.stop is None else i.stop}"
+    parts = [text(i) if isinstance(i, slice) else str(i) for i in at]
+    return f"{path}[{', '.join(parts)}]" if parts else path
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by path, "blocks/mlp/kernel"."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: Sequence[Any]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _scale_at(scale: Scale, place: str) -> float | Array:
+    if not isinstance(scale, Mapping):
+        return scale
+    if place not in scale:
+        raise ValueError(f"lora.merge: there is no scale for {place}")
+    return scale[place]
+
+
+def _product(place: str, factors: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+    """down up as `shape`, float32 or wider."""
+    down, up = (jnp.asarray(factors[name]) for name in ("down", "up"))
+    layers = down.ndim + up.ndim - len(shape) - 2
+    inner = down.ndim - layers - 1
+    if layers not in (0, 1) or inner < 1 or down.shape[:-1] + up.shape[layers + 1 :] != shape or (
+        up.shape[: layers + 1] != (*shape[:layers], down.shape[-1])
+    ):
+        raise ValueError(f"lora: factors of shapes {down.shape} and {up.shape} do not fit {place}, {shape}: they are "
+                         "to be [*layers, *inputs, r] and [*layers, r, *outputs]")
+    wide = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    stack, rank = down.shape[:layers], down.shape[-1]
+    down, up = wide(down).reshape(*stack, -1, rank), wide(up).reshape(*stack, rank, -1)
+    return jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST).reshape(shape)

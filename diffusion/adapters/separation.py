@@ -1,0 +1,66 @@
+"""Which of another library's inputs and outputs the axes of our kernels are, found from the layout of a table's row.
+
+A layout moves the numbers of a matrix [out, in, ..] about. An update of low rank, B A, can follow it when every input
+of theirs goes to one place among our inputs, and every output to one among our outputs; which, two arrays of indices
+tell that are sent through the layout.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.models.interchange.rows import Layout
+
+
+class Separation(NamedTuple):
+    """How [out, in, ..] of theirs becomes [*inputs, *outputs] of ours.
+
+    Attributes:
+      inputs: shape of our axes of inputs.
+      outputs: shape of our axes of outputs.
+      source_inputs: int `[in]`, for each of our inputs, flat, the flat index of theirs.
+      source_outputs: int `[out]`, likewise.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    source_inputs: np.ndarray
+    source_outputs: np.ndarray
+
+    def to_ours(self, down: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Theirs, A [r, in, ..] and B [out, r, ..], as ours, down [*inputs, r] and up [r, *outputs]."""
+        rank = down.shape[0]
+        down = down.reshape(rank, -1)[:, self.source_inputs].T.reshape(*self.inputs, rank)
+        return down, up.reshape(-1, rank)[self.source_outputs].T.reshape(rank, *self.outputs)
+
+    def to_theirs(self, down: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ours as theirs, A [r, in] and B [out, r]; the inverse."""
+        rank = down.shape[-1]
+        a = np.empty((rank, self.source_inputs.size), down.dtype)
+        b = np.empty((self.source_outputs.size, rank), up.dtype)
+        a[:, self.source_inputs] = down.reshape(-1, rank).T
+        b[self.source_outputs] = up.reshape(rank, -1).T
+        return a, b
+
+
+@functools.lru_cache(maxsize=256)
+def separation(layout: Layout, theirs: tuple[int, ...], ours: tuple[int, ...]) -> Separation | None:
+    """What a layout does to inputs and outputs, or None where it does not keep them apart.
+
+    Args:
+      layout: of a row.
+      theirs: shape of their tensor, [out, in, ..].
+      ours: shape of our part.
+    """
+    outputs, inputs = theirs[0], math.prod(theirs[1:])
+    axes = next((n for n in range(1, len(ours)) if math.prod(ours[:n]) == inputs), None)
+    if len(theirs) < 2 or axes is None:
+        return None
+    sent = lambda indices: np.asarray(layout.to_ours(np.broadcast_to(indices, theirs), ours)).reshape(inputs, outputs)
+    from_inputs = sent(np.arange(inputs, dtype=np.int32).reshape(1, *theirs[1:]))
+    from_outputs = sent(np.arange(outputs, dtype=np.int32).reshape(-1, *[1] * (len(theirs) - 1)))
+    if (from_inputs != from_inputs[:, :1]).any() or (from_outputs != from_outputs[:1]).any():
+        return None
+    return Separation(ours[:axes], ours[axes:], from_inputs[:, 0].copy(), from_outputs[0].copy())

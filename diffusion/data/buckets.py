@@ -1,0 +1,251 @@
+"""Pictures of several sizes and aspect ratios in one run: every batch is of one size, a bucket.
+
+    sizes = buckets.within(1024 * 1024)                          # SDXL's
+    order = buckets.Order.of(buckets.nearest(pictures, sizes), len(sizes), batch_size=256, seed=0)
+    for batch in buckets.batches(source, order, sizes, start=step): ...
+
+Which pictures a step sees is a function of (seed, step) alone: a run goes on from its step, and processes share the
+rows of a batch as they like. Each bucket has an endless sequence of its pictures, one permutation after the other; what
+does not fill a batch at the end of an epoch begins the bucket's first one of the next, so that none is left out.
+"""
+
+import functools
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from diffusion.data import pipeline
+
+Size = tuple[int, int]  # height and width
+
+
+def within(
+    area: int, multiple: int = 64, least: int = 512, most: int = 2048, share: float = 0.9
+) -> tuple[Size, ...]:
+    """All sizes of nearly one area, as SDXL is trained on.
+
+    Args:
+        area: pixels that none exceeds, 1024 * 1024 for SDXL.
+        multiple: of which every side is one: 64, or the autoencoder's factor times the patch.
+        least: of a side.
+        most: of a side.
+        share: of the area that each fills at least. 0.9 gives the list of SDXL, and 1344 x 704, which that leaves out
+            though it has 704 x 1344.
+
+    Returns:
+        (height, width) pairs, from the highest to the widest.
+
+    Raises:
+        ValueError: if there is none.
+
+    Reference: Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", 2023,
+    section 2.3 and appendix I.
+    """
+    sides = range(-(-least // multiple) * multiple, most + 1, multiple)
+    return _sorted((h, w) for h, w in itertools.product(sides, sides) if share * area <= h * w <= area)
+
+
+def widest(area: int, multiple: int = 64, least: int = 256, most: int = 1024) -> tuple[Size, ...]:
+    """For each width the greatest height within an area, and likewise for each height; and the largest square.
+
+    Args:
+        area: pixels that none exceeds, 512 * 768 for NovelAI's.
+        multiple: of which every side is one.
+        least: of a side.
+        most: of a side.
+
+    Returns:
+        (height, width) pairs, from the highest to the widest.
+
+    Raises:
+        ValueError: if there is none.
+
+    Reference: NovelAI, "Improvements on Stable Diffusion", 2022, "Aspect Ratio Bucketing"; as kohya's scripts have it.
+    """
+    found = set()
+    square = int(area**0.5) // multiple * multiple
+    if square:
+        found.add((square, square))
+    for side in range(least, most + 1, multiple):
+        other = min(most, area // side // multiple * multiple)
+        if other >= least:
+            found |= {(side, other), (other, side)}
+    return _sorted(found)
+
+
+def _sorted(sizes) -> tuple[Size, ...]:
+    found = tuple(sorted(set(sizes), key=lambda size: (size[1] / size[0], size)))
+    if not found:
+        raise ValueError("no size fits: the area is too small for sides of that multiple between least and most")
+    return found
+
+
+def nearest(pictures: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
+    """The bucket of the nearest aspect ratio for each picture, by |log(ratio / ratio of the bucket)|.
+
+    Logarithms, so that twice as wide is as far as twice as high; of equally near ones, the larger.
+
+    Args:
+        pictures: int [N, 2], heights and widths, >= 1.
+        sizes: of the buckets.
+
+    Returns:
+        int64 [N], in 0..len(sizes) - 1.
+
+    Raises:
+        ValueError: for another shape, or sides that are not positive.
+    """
+    pictures, table = np.asarray(pictures), np.asarray(sizes)
+    if pictures.ndim != 2 or pictures.shape[1] != 2 or (pictures < 1).any():
+        raise ValueError(f"pictures are [N, 2] heights and widths of at least 1; got an array {pictures.shape}")
+    ratio = lambda size: np.log(size[:, 1] / size[:, 0])
+    by_area = np.argsort(-table.prod(1), kind="stable")
+    distance = np.abs(ratio(pictures)[:, None] - ratio(table[by_area]))
+    return by_area[np.argmin(np.round(distance, 12), axis=1)]
+
+
+class Order(NamedTuple):
+    """Which pictures each step of a run sees.
+
+    Attributes:
+        members: rows of the pictures of each bucket, int64 [n_k].
+        batch_size: B.
+        seed: in 0..2^64 - 1.
+    """
+
+    members: tuple[np.ndarray, ...]
+    batch_size: int
+    seed: int
+
+    @classmethod
+    def of(cls, assigned: np.ndarray, buckets: int, batch_size: int, seed: int) -> "Order":
+        """From the bucket of each picture.
+
+        Args:
+            assigned: int [N], as `nearest` gives.
+            buckets: their number.
+            batch_size: of the whole job.
+            seed: of the run.
+
+        Raises:
+            ValueError: for no pictures, or a batch size below 1.
+        """
+        if batch_size < 1 or not len(assigned):
+            raise ValueError(f"an order needs pictures and a batch size of at least 1; got {len(assigned)} pictures "
+                             f"and batch_size = {batch_size}")
+        return cls(tuple(np.flatnonzero(np.asarray(assigned) == k) for k in range(buckets)), batch_size, seed)
+
+    def batches_before(self, epoch: int) -> int:
+        """Number of batches of the epochs 0..epoch - 1: the sum over buckets of floor(epoch n_k / B)."""
+        return sum(epoch * len(rows) // self.batch_size for rows in self.members)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch of a step: the last that begins at or before it."""
+        low, high = 0, 1
+        while self.batches_before(high) <= step:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.batches_before(middle) <= step else (low, middle)
+        return low
+
+    def batch(self, step: int) -> tuple[int, np.ndarray]:
+        """What a step sees.
+
+        Args:
+            step: >= 0.
+
+        Returns:
+            (the bucket, rows int64 [B] of its pictures).
+        """
+        epoch = self.epoch_of(step)
+        place = step - self.batches_before(epoch)
+        before = [epoch * len(rows) // self.batch_size for rows in self.members]
+        after = [(epoch + 1) * len(rows) // self.batch_size for rows in self.members]
+        turns = np.repeat(np.arange(len(self.members)), np.subtract(after, before))
+        turns = turns[_shuffled(len(turns), self.seed, epoch, 0)]
+        bucket = int(turns[place])
+        number = before[bucket] + int((turns[:place] == bucket).sum())
+        rows = self.members[bucket]
+        positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+        found = np.empty(self.batch_size, np.int64)
+        for epoch in np.unique(positions // len(rows)).tolist():
+            now = positions // len(rows) == epoch
+            found[now] = rows[_shuffled(len(rows), self.seed, epoch, bucket + 1)[positions[now] % len(rows)]]
+        return bucket, found
+
+
+@functools.lru_cache(maxsize=256)
+def _shuffled(size: int, seed: int, epoch: int, part: int) -> np.ndarray:
+    """A permutation of its own for each bucket (part 1, 2, ...), and for the turns of the buckets (part 0)."""
+    return pipeline.shuffled(size, seed, pipeline.BUCKETS, epoch, part)
+
+
+def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes a picture until it just covers a bucket, and cuts the bucket's size out of it.
+
+    Args:
+        image: uint8 [H, W, C].
+        size: (h, w) of the bucket.
+        rng: draws where it is cut; None for the middle.
+
+    Returns:
+        (uint8 [h, w, C], float32 [6]: H and W, top and left of the cut in the resized picture, h and w), the latter as
+        the entry "size" of `diffusion.models.conditions`.
+
+    Reference: Podell et al. 2023, section 2.2 (conditioning on the size and on the cut), section 2.3 (buckets).
+    """
+    height, width = image.shape[:2]
+    scale = max(size[0] / height, size[1] / width)
+    covering = [max(round(side * scale), least) for side, least in zip((height, width), size)]
+    if covering != [height, width]:
+        channels = [Image.fromarray(image[..., c]).resize(covering[::-1], Image.Resampling.BICUBIC)
+                    for c in range(image.shape[2])]  # fmt: skip
+        image = np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    room = [covering[i] - size[i] for i in (0, 1)]
+    top, left = (each // 2 for each in room) if rng is None else (int(rng.integers(each + 1)) for each in room)
+    told = np.array([height, width, top, left, *size], np.float32)
+    return image[top : top + size[0], left : left + size[1]], told
+
+
+def batches(
+    source: pipeline.Source,
+    order: Order,
+    sizes: Sequence[Size],
+    *,
+    start: int = 0,
+    positions: Sequence[int] | None = None,
+    threads: int = 2,
+) -> Iterator[pipeline.Batch]:
+    """Returns the endless training batches from a step on, this process's rows of each.
+
+    Args:
+        source: records {"image": uint8 [H, W, C] of any size, "label": int} ("label" only where there are classes).
+        order: of the run.
+        sizes: of the buckets.
+        start: the first step.
+        positions: of the rows [b] of every batch that this process reads, each in 0..B - 1; None: all.
+        threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+
+    Returns:
+        Iterator of {"image": uint8 [b, h, w, C], "size": float32 [b, 6], "label": int32 [b], "index": int64 [b], the
+        global example index}; h and w are those of the batch's bucket.
+    """
+    mine = pipeline.positions_of(order.batch_size, positions)
+
+    def read(number: int) -> pipeline.Batch:
+        step = start + number
+        bucket, rows = order.batch(step)
+        index = step * order.batch_size + mine
+        records = pipeline.fetch(source, rows[mine])
+        fitted = [fit(record["image"], sizes[bucket], pipeline.rng_of(order.seed, i, 0))
+                  for i, record in zip(index.tolist(), records)]  # fmt: skip
+        images, told = (np.stack(parts) for parts in zip(*fitted))
+        labels = np.array([record.get("label", 0) for record in records], np.int32)
+        return {"image": images, "size": told, "label": labels, "index": index}
+
+    return pipeline.iterate(sys.maxsize, read, threads)

@@ -1,0 +1,143 @@
+"""Writes a cache of latents (`diffusion.data.latents`): resumable when it is killed, and never taken half-finished."""
+
+import fcntl
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from diffusion import limits
+from diffusion.data import pipeline
+from diffusion.data.latents import BEGUN, FORMAT, INDEX, LABEL, CacheError, Description, differences, parse
+from diffusion.data.sources import DataSpec
+from diffusion.files import whole
+
+SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
+
+
+def write(
+    folder: str | pathlib.Path,
+    source: pipeline.Source,
+    spec: DataSpec,
+    description: Description,
+    encode: Callable[[np.ndarray], np.ndarray],
+    *,
+    batch_size: int = 64,
+    threads: int = 2,
+    shard_records: int = 0,
+    begin: Callable[[int], Callable[[int], None]] = lambda records: lambda done: None,
+) -> None:
+    """Writes the latents of a split, or goes on with a writing that was interrupted; the files are the same either way.
+
+    Args:
+        folder: of the cache; made if missing.
+        source: the pictures.
+        spec: of the pictures, from `sources.open_source`.
+        description: of the cache.
+        encode: uint8 [batch_size, H, W, C] -> [batch_size, parts, h, w, D], for the views one after the other.
+        batch_size: pictures in one call; the last ones are filled up with repetitions.
+        threads: that read and decode pictures ahead.
+        shard_records: records of a file; 0 for files of about `SHARD` bytes.
+        begin: told how many records are to be written, returns a function that is told how many are.
+
+    Raises:
+        CacheError: if the folder holds, or was to hold, other latents: names what differs. If it is being written.
+        DamagedRecord: if a picture cannot be read.
+        ValueError: if latents are not finite in their type on disk, or have another shape.
+        OSError: if it cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    each = shard_records or max(1, SHARD // description.record_bytes)
+    with _alone(folder):
+        each, sizes = _settle(folder, description, each)
+        files = [folder / name for name in _names(spec.size, each)]
+        sound = lambda file: file.is_file() and sizes.get(file.name, file.stat().st_size) == file.stat().st_size
+        missing = [number for number, file in enumerate(files) if not sound(file)]
+        shard_of = lambda number: range(each * number, min(each * (number + 1), spec.size))
+        runs = [rows[i : i + batch_size] for rows in map(shard_of, missing) for i in range(0, len(rows), batch_size)]
+        advance, done, writer = begin(sum(map(len, runs))), 0, None
+        for batch in pipeline.rows(source, spec, runs, threads=threads):
+            number, last = int(batch["index"][0]) // each, int(batch["index"][-1]) + 1
+            part = folder / f".{files[number].name}.part"
+            writer = writer or ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+            for record in _records(batch, description, encode, batch_size):
+                writer.write(record)
+            if last % each == 0 or last == spec.size:
+                writer.close()
+                writer = None
+                _finish(part, files[number], len(shard_of(number)))
+            done += len(batch["index"])
+            advance(done)
+        _note(folder / INDEX, description, each, {path.name: path.stat().st_size for path in files})
+        (folder / BEGUN).unlink(missing_ok=True)
+
+
+def _records(batch: Mapping, description: Description, encode: Callable, batch_size: int) -> Iterator[bytes]:
+    """The records of a batch of pictures."""
+    images, rows = batch["image"], len(batch["index"])
+    images = images[np.arange(batch_size) % rows]  # one shape for all calls, so that one program serves them
+    views = [images if view == "plain" else images[:, :, ::-1] for view in description.views]
+    with np.errstate(over="ignore"):
+        found = np.stack([np.asarray(encode(view))[:rows] for view in views], 1).astype(description.dtype)
+    if found.shape[1:] != description.record:
+        raise ValueError(f"the encoder gives arrays {found.shape[1:]} for a picture, and the cache is described with "
+                         f"{description.record} (views, parts, height, width, channels)")
+    if not np.isfinite(found).all():
+        row = int(batch["index"][np.argmin(np.isfinite(found).reshape(rows, -1).all(1))])
+        raise ValueError(f"the latents of record {row} are not finite in {description.dtype}: encode in float32, and "
+                         "store float32")
+    for label, array in zip(batch["label"].astype(LABEL), found):
+        yield label.tobytes() + array.tobytes()
+
+
+def _finish(part: pathlib.Path, file: pathlib.Path, records: int) -> None:
+    """Gives a file that is whole its name, once it is on the disk."""
+    if ArrayRecordReader(str(part)).num_records() != records:  # the writer says nothing of a disk that is full
+        raise OSError(f"{part} could not be written whole: is the disk full? The same command goes on.")
+    with open(part, "rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, file)
+
+
+def _settle(folder: pathlib.Path, description: Description, each: int) -> tuple[int, dict[str, int]]:
+    """Notes what is being written, or compares it with what an earlier writing noted.
+
+    Returns:
+        (records of a file, bytes of each file that is known to be whole).
+    """
+    noted = next((folder / name for name in (INDEX, BEGUN) if (folder / name).is_file()), None)
+    if noted is None:
+        _note(folder / BEGUN, description, each, {})
+        return each, {}
+    found = limits.read_json(noted)
+    if differs := differences(parse(noted, found), description):
+        raise CacheError(f"{folder} holds other latents than are asked for: {'; '.join(differs)}. Choose another "
+                         "folder, or remove it.")
+    return found["shard_records"], found["files"]
+
+
+def _note(path: pathlib.Path, description: Description, each: int, sizes: Mapping[str, int]) -> None:
+    content = {"format": FORMAT, **description._asdict(), "shard_records": each, "files": sizes}
+    with whole(path) as file:
+        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CacheError(f"{folder} is being written by another process; wait until it has ended.") from error
+        yield
+
+
+def _names(size: int, each: int) -> list[str]:
+    number = math.ceil(size / each)
+    return [f"latents-{i:05}-of-{number:05}.array_record" for i in range(number)]

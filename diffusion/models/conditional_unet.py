@@ -1,0 +1,308 @@
+"""The cross-attention U-Net of Stable Diffusion 1, 2 and XL: residual blocks, and transformers that read the prompt.
+
+    x_t -- conv_in ------------------------------------------------- conv_out(silu(norm_out)) -- output
+              |            skips, one after each box                      |
+           level 0   n [ResnetBlock, SpatialTransformer] --> (n + 1) [ResnetBlock, SpatialTransformer]
+              | / 2                                                       | x 2
+           level 1   ...                                  -->            ...
+              | / 2                                                       | x 2
+           level L-1 ...                                  -->            ...
+              +------ middle: ResnetBlock, SpatialTransformer, ResnetBlock +
+
+    t (and size, pooled, strength) -> one embedding -> every ResnetBlock;   text -> every SpatialTransformer
+"""
+
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import conditions
+from diffusion.models.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.convolutions import GroupNorm, ResnetBlock, conv, upsample
+from diffusion.models.dit import REMAT
+from diffusion.models.embeddings import sinusoid
+from diffusion.models.names import look_up
+from diffusion.models.spatial_transformer import SpatialTransformer
+
+EPSILON = 1e-5  # of the norms of the residual blocks
+
+
+class ConditionalUNet(nn.Module):
+    """The U-Net of latent diffusion, told a prompt: `apply(variables, x, t, condition)` is a `Network`.
+
+    Parameters are float32 whatever the compute type, and so is the output. The transformers' blocks are scanned.
+
+    The condition is a dict (`diffusion.models.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
+    with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, and two doors for adapters by
+    choice: "residuals", as `residual_shapes` lists them, and "extra", a pair of keys and values [B, K, D] for each
+    cross-attention, with the widths D that `extra_widths` lists.
+
+    Attributes:
+        widths: channels of each level, the finest first.
+        depths: transformer blocks after each residual block of a level; 0 where it has no attention.
+        heads: attention heads of each level.
+        text_width: features of a token of the prompt.
+        layers: residual blocks of a level on the way down; one more on the way up.
+        middle: transformer blocks in the middle; 0 for a network that has no middle (BK-SDM's small ones).
+        in_channels: C of the input: 4, or 9 with a mask and a masked image beside (inpainting).
+        out_channels: of the output.
+        groups: of the group norms; it divides the widths.
+        linear: the transformers' projections are dense, see `SpatialTransformer`.
+        added_width: numbers that "pooled" and the sinusoids of "size" make together (XL: 1280 + 6 * 256); 0 for a
+            network that is not told them.
+        size_width: sinusoids of each number in "size".
+        strength_width: sinusoids of "strength", the scale of the guidance (1: none) that a distilled network imitates;
+            0 for a network that is not told it.
+        attention: implementation of attention, see `diffusion.models.attention`.
+        remat: what to compute again in the backward pass, of residual and transformer blocks alike: "none", "full", or
+            "dots" (all but matmuls).
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022; Podell et al.,
+    "SDXL", 2023, sections 2.1 and 2.2; Meng et al., "On Distillation of Guided Diffusion Models", 2023, section 3.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    text_width: int
+    layers: int = 2
+    middle: int = 1
+    in_channels: int = 4
+    out_channels: int = 4
+    groups: int = 32
+    linear: bool = False
+    added_width: int = 0
+    size_width: int = 256
+    strength_width: int = 0
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if not len(self.widths) == len(self.depths) == len(self.heads) > 0:
+            raise ValueError(f"widths={self.widths}, depths={self.depths} and heads={self.heads} say one number for "
+                             "each level")
+        for field in ("text_width", "layers", "in_channels", "out_channels", "groups", "size_width"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        if min(self.middle, self.added_width, self.strength_width, *self.depths) < 0:
+            raise ValueError("depths, middle, added_width and strength_width must be 0 (none) or positive")
+        for width, heads in zip(self.widths, self.heads):
+            if width % self.groups or width % heads:
+                raise ValueError(f"groups={self.groups} and heads={heads} must divide the width {width} of their level")
+        for field in ("size_width", "strength_width"):
+            if getattr(self, field) % 2:
+                raise ValueError(f"{field}={getattr(self, field)} must be even: half are sines, half cosines")
+        look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), self.attention, "attention")
+        look_up(REMAT, self.remat, "remat")
+        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, condition: dict) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
+            t: the network's clock, [B] or [], float32 or wider; 0 .. 999 for the published networks.
+            condition: see above.
+
+        Returns:
+            [B, H, W, out_channels], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a missing or unknown entry of the condition.
+        """
+        given = self.checked(x, t, condition)
+        layers = Layers(self, jnp.broadcast_to(t, x.shape[:1]), given)
+        h, skips = layers.down(x)
+        if given["residuals"]:
+            skips = [skip + more.astype(skip.dtype) for skip, more in zip(skips, given["residuals"])]
+        h = layers.middle(h)
+        if given["residuals"]:
+            h = h + given["residuals"][-1].astype(h.dtype)
+        h = layers.up(h, skips)
+        h = nn.silu(GroupNorm(self.groups, EPSILON, name="norm_out")(h))
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        return conv(self.out_channels, zero=True, dtype="float32", name="conv_out")(h.astype(jnp.float32))
+
+    def checked(self, x: jax.Array, t: jax.Array, condition: dict) -> dict:
+        """The entries of a condition, after a look at all shapes; arguments and errors as the call."""
+        required = ("text", *("pooled", "size") * (self.added_width > 0), *("strength",) * (self.strength_width > 0))
+        given = conditions.entries(condition, required, ("text_mask", "residuals", "extra"))
+        if x.ndim != 4 or x.shape[-1] != self.in_channels:
+            raise ValueError(f"this U-Net takes images [B, H, W, {self.in_channels}]; got shape {x.shape}")
+        factor = 2 ** (len(self.widths) - 1)
+        if x.shape[1] % factor or x.shape[2] % factor:
+            raise ValueError(f"height {x.shape[1]} and width {x.shape[2]} must be multiples of {factor}: the U-Net "
+                             f"halves them {len(self.widths) - 1} times")
+        if jnp.shape(t) not in ((), x.shape[:1]):
+            raise ValueError(f"one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+        batch, text = x.shape[0], given["text"].shape
+        if len(text) != 3 or text[0] != batch or text[2] != self.text_width:
+            raise ValueError(f"'text' is [B, M, E] = [{batch}, M, {self.text_width}]; got shape {text}")
+        if given["text_mask"] is not None and given["text_mask"].shape != text[:2]:
+            raise ValueError(f"'text_mask' is [B, M] = {text[:2]}; got shape {given['text_mask'].shape}")
+        if self.strength_width and given["strength"].shape != (batch,):
+            raise ValueError(f"'strength' is [B] = ({batch},); got shape {given['strength'].shape}")
+        if self.added_width:
+            pooled, size = given["pooled"].shape, given["size"].shape
+            if not (len(pooled) == len(size) == 2 and pooled[0] == size[0] == batch
+                    and pooled[1] + size[1] * self.size_width == self.added_width):
+                raise ValueError(
+                    f"'pooled' [B, P] and 'size' [B, n] have B = {batch} and P + {self.size_width} n = "
+                    f"{self.added_width}; got shapes {pooled} and {size}"
+                )
+        if given["residuals"]:
+            _same_shapes("residuals", given["residuals"], [(batch, *s) for s in residual_shapes(self, *x.shape[1:3])])
+        if given["extra"]:
+            tokens = given["extra"][0][0].shape[1:2]
+            pair = lambda width: ((batch, *tokens, width),) * 2
+            _same_shapes("extra", given["extra"], [pair(width) for width in extra_widths(self)])
+        return given
+
+
+class Layers:
+    """The three parts of a U-Net, made inside the module that is being called: a U-Net, or a ControlNet of its fields.
+
+    Attributes:
+        unet: whose fields say what the layers are.
+        given: the entries of the condition.
+        embedding: what the residual blocks are told, [B, 4 widths[0]].
+    """
+
+    def __init__(self, unet: ConditionalUNet, t: jax.Array, given: dict):
+        self.unet, self.given = unet, given
+        self.text = given["text"].astype(unet.dtype)
+        self.bias = None if given["text_mask"] is None else mask_bias(given["text_mask"])
+        self.extra = iter(given["extra"] or ())
+        self.embedding = self._embedding(t)
+
+    def down(self, x: jax.Array, hint: jax.Array | None = None) -> tuple[jax.Array, list[jax.Array]]:
+        """The way down, (its end, all skips); a hint [B, H, W, widths[0]] is added behind the first convolution."""
+        unet = self.unet
+        h = conv(unet.widths[0], dtype=unet.dtype, name="conv_in")(x)
+        h = h if hint is None else h + hint
+        skips = [h]
+        for i, width in enumerate(unet.widths):
+            for j in range(unet.layers):
+                h = self._resnet(h, i, f"down_{i}_resnet_{j}")
+                h = self._transformer(h, unet.depths[i], i, f"down_{i}_transformer_{j}")
+                skips.append(h)
+            if i < len(unet.widths) - 1:
+                h = conv(width, stride=2, dtype=unet.dtype, name=f"down_{i}_downsample")(h)
+                skips.append(h)
+        return h, skips
+
+    def middle(self, h: jax.Array) -> jax.Array:
+        """The middle, which a network may lack."""
+        if not self.unet.middle:
+            return h
+        last = len(self.unet.widths) - 1
+        h = self._resnet(h, last, "middle_resnet_0")
+        h = self._transformer(h, self.unet.middle, last, "middle_transformer")
+        return self._resnet(h, last, "middle_resnet_1")
+
+    def up(self, h: jax.Array, skips: list[jax.Array]) -> jax.Array:
+        """The way up, which takes the skips last first."""
+        unet, skips = self.unet, list(skips)
+        for i, width in reversed(list(enumerate(unet.widths))):
+            for j in range(unet.layers + 1):
+                h = self._resnet(jnp.concatenate([h, skips.pop()], axis=-1), i, f"up_{i}_resnet_{j}")
+                h = self._transformer(h, unet.depths[i], i, f"up_{i}_transformer_{j}")
+            if i:
+                h = conv(width, dtype=unet.dtype, name=f"up_{i}_upsample")(upsample(h))
+        return h
+
+    def _resnet(self, h: jax.Array, level: int, name: str) -> jax.Array:
+        unet, policy = self.unet, REMAT[self.unet.remat]
+        block = nn.remat(ResnetBlock, policy=policy) if policy else ResnetBlock
+        return block(unet.widths[level], unet.groups, EPSILON, dtype=unet.dtype, name=name)(h, self.embedding)
+
+    def _transformer(self, h: jax.Array, depth: int, level: int, name: str) -> jax.Array:
+        if not depth:
+            return h
+        unet, pairs = self.unet, None
+        if self.given["extra"]:
+            pairs = jax.tree.map(lambda *a: jnp.stack(a), *(next(self.extra) for _ in range(depth)))
+        module = SpatialTransformer(
+            depth, unet.heads[level], unet.groups, unet.linear, unet.attention, unet.remat, unet.dtype, name=name
+        )
+        return module(h, self.text, self.bias, pairs)
+
+    def _embedding(self, t: jax.Array) -> jax.Array:
+        unet, given = self.unet, self.given
+        dense = lambda width, name, bias=True: nn.Dense(width, bias, dtype=unet.dtype, name=name)
+
+        def two_layers(features: jax.Array, name: str) -> jax.Array:
+            h = nn.silu(dense(4 * unet.widths[0], f"{name}_hidden")(features))
+            return dense(4 * unet.widths[0], f"{name}_out")(h)
+
+        features = sinusoid(t, unet.widths[0])
+        if unet.strength_width:
+            strength = strength_features(given["strength"], unet.strength_width)
+            features = features + dense(unet.widths[0], "strength", bias=False)(strength)
+        out = two_layers(features, "time")
+        if unet.added_width:
+            size = sinusoid(given["size"].reshape(-1), unet.size_width).reshape(t.shape[0], -1)
+            out = out + two_layers(jnp.concatenate([given["pooled"].astype(size.dtype), size], axis=-1), "added")
+        return out
+
+
+def strength_features(strength: jax.Array, size: int) -> jax.Array:
+    """Sinusoids of 1000 (w - 1), w the scale of `guidance.classifier_free`: [B] -> [B, size], sines first.
+
+    Reference: Luo et al., "Latent Consistency Models", 2023, section 4.2, whose strength is one less than ours.
+    """
+    strength = strength.astype(jnp.promote_types(strength.dtype, jnp.float32))
+    return jnp.roll(sinusoid(1000 * (strength - 1), size, shift=1), size // 2, axis=-1)
+
+
+def residual_shapes(module: ConditionalUNet, height: int, width: int) -> tuple[tuple[int, int, int], ...]:
+    """Shapes [H, W, C] of what the door "residuals" takes: one for each skip, in order, then one for the middle.
+
+    Args:
+        module: the U-Net.
+        height, width: of its input.
+    """
+    shapes = [(height, width, module.widths[0])]
+    for i, channels in enumerate(module.widths):
+        shapes += [(height, width, channels)] * module.layers
+        if i < len(module.widths) - 1:
+            height, width = height // 2, width // 2
+            shapes.append((height, width, channels))
+    return (*shapes, shapes[-1])
+
+
+def extra_widths(module: ConditionalUNet) -> tuple[int, ...]:
+    """Features D of the pairs [B, K, D] that the door "extra" takes: a pair for each cross-attention.
+
+    They stand in the order of the network: down, middle, up; within a transformer block by block.
+
+    Args:
+        module: the U-Net.
+    """
+    levels = list(zip(module.widths, module.depths))
+
+    def way(levels: list, layers: int) -> Iterator[int]:
+        for width, depth in levels:
+            yield from [width] * depth * layers
+
+    middle = [module.widths[-1]] * module.middle
+    return (*way(levels, module.layers), *middle, *way(levels[::-1], module.layers + 1))
+
+
+def _same_shapes(name: str, given: tuple, expected: list) -> None:
+    if len(given) != len(expected):
+        raise ValueError(f"{name!r} has {len(expected)} places in this U-Net; got {len(given)}")
+    for i, (entry, shape) in enumerate(zip(given, expected)):
+        found = jax.tree.map(jnp.shape, entry)
+        found = tuple(found) if isinstance(found, list) else found
+        if found != shape:
+            raise ValueError(f"{name!r}: place {i} takes shape {shape}; got {found}")

@@ -1,0 +1,68 @@
+"""ControlNet: a copy of a U-Net's way down that reads a picture, and adds what it finds to the U-Net's skips.
+
+    hint -- convolutions, / 8 -- + -- the way down and the middle, as the U-Net's
+                                 |        |  one convolution of one pixel a skip, all zero at the start
+    x_t ------ conv_in ----------+        v
+                                      residuals -- the door "residuals" of the U-Net
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.conditional_unet import ConditionalUNet, Layers
+from diffusion.models.convolutions import conv
+
+
+class ControlNet(nn.Module):
+    """What a U-Net is to add to its skips, for a picture to follow: edges, depth, a pose.
+
+        residuals = control_net.apply(variables, x, t, condition, hint)
+        output = unet.apply(unet_variables, x, t, {**condition, "residuals": residuals})
+
+    A weaker control is residuals that are scaled, several are residuals that are summed. Parameters of the way down and
+    the middle are named as the U-Net's, from which training begins.
+
+    Attributes:
+        unet: the fields of the U-Net; it is not called, and has no parameters here.
+        hint_widths: channels of the convolutions that read the hint; each after the first halves it.
+        hint_channels: of the hint.
+
+    Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, sections 3.1 and 3.2.
+    """
+
+    unet: ConditionalUNet
+    hint_widths: tuple[int, ...] = (16, 32, 96, 256)
+    hint_channels: int = 3
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, condition: dict, hint: jax.Array) -> tuple[jax.Array, ...]:
+        """Args:
+            x: [B, H, W, in_channels], as the U-Net's.
+            t: its clock, [B] or [].
+            condition: its condition, without doors.
+            hint: [B, 8H, 8W, hint_channels] with the default widths, in [0, 1].
+
+        Returns:
+            One array for each skip and one for the middle, as `conditional_unet.residual_shapes` lists them, float32.
+
+        Raises:
+            ValueError: as the U-Net, and for a hint that does not fit.
+        """
+        given = self.unet.checked(x, t, condition)
+        factor = 2 ** (len(self.hint_widths) - 1)
+        expected = (x.shape[0], factor * x.shape[1], factor * x.shape[2], self.hint_channels)
+        if hint.shape != expected:
+            raise ValueError(f"the hint has {factor} times the height and width of x, {expected}; got {hint.shape}")
+        dtype, widths = self.unet.dtype, self.unet.widths
+        seen = nn.silu(conv(self.hint_widths[0], dtype=dtype, name="hint_in")(hint))
+        for i, (width, wider) in enumerate(zip(self.hint_widths, self.hint_widths[1:])):
+            seen = nn.silu(conv(width, dtype=dtype, name=f"hint_{i}_same")(seen))
+            seen = nn.silu(conv(wider, stride=2, dtype=dtype, name=f"hint_{i}_half")(seen))
+        seen = conv(widths[0], zero=True, dtype=dtype, name="hint_out")(seen)
+
+        layers = Layers(self.unet, jnp.broadcast_to(t, x.shape[:1]), given)
+        h, skips = layers.down(x, seen)
+        h = layers.middle(h)
+        out = lambda h, name: conv(h.shape[-1], 1, zero=True, dtype="float32", name=name)(h.astype(jnp.float32))
+        return (*(out(skip, f"residual_{i}") for i, skip in enumerate(skips)), out(h, "residual_middle"))

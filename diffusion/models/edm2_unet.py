@@ -1,0 +1,297 @@
+"""EDM2's U-Net: no norms with learned scales and no biases, every layer keeps the magnitude of its input.
+
+    [x_t, 1] -- conv_in ------------------------------------------------- gain conv_out -- output
+                  |            skips, one after each box                    |
+               level 0   n [encoder box]     -->   (n + 1) [mp_cat, decoder box]
+                  | / 2, box                                                | x 2, box
+               level 1   ...                 -->           ...
+                  | / 2, box                                                | x 2, box
+               level L-1 ...                 -->           ...
+                  +------ decoder box with attention, decoder box ----------+
+
+    encoder box: x = unit(skip(x));  y = conv(mp_silu((1 + gain emb) conv(mp_silu(x))));  mp_sum(x, y, 0.3)
+    decoder box: the same without unit, the branch y before skip(x);  then attention with unit q, k, v, mp_sum(.., 0.3)
+    mp_silu(mp_sum(dense(fourier(ln(sigma) / 4)), dense(class))) -> every box
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import layout, unet_inputs
+from diffusion.models.attention import IMPLEMENTATIONS, attention
+from diffusion.models.dit import REMAT
+from diffusion.models.magnitude import FORCED, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, unit
+from diffusion.models.names import look_up
+from diffusion.models.resampling import check_taps, double, halve
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+
+
+class EDM2Block(nn.Module):
+    """A box of EDM2's U-Net, see above.
+
+    Attributes:
+        features: channels of the output.
+        decoder: of the decoder; else of the encoder.
+        resample: "keep", or "down" or "up" to halve or double the side of the input.
+        heads: of the attention behind it; 0 for none.
+        taps: of the filter that resamples.
+        dropout: rate in the branch, drawn from the rng collection "dropout" when `train`.
+        residual_balance: share t of the branch in the sum.
+        attention_balance: share t of the attention.
+        clip: bound of the output's absolute value; None for none.
+        attention: implementation of attention.
+        dtype: compute type.
+
+    Reference: Karras et al., 2024, figure 21 and appendix B.
+    """
+
+    features: int
+    decoder: bool = False
+    resample: str = "keep"
+    heads: int = 0
+    taps: tuple[int, ...] = (1, 1)
+    dropout: float = 0.0
+    residual_balance: float = 0.3
+    attention_balance: float = 0.3
+    clip: float | None = 256.0
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
+        """[B, H, W, C] and the embedding [B, E] -> [B, H', W', features]."""
+        layer = lambda features, side, name: MPConv(features, side, self.dtype, name=name)
+        if self.resample != "keep":
+            x = {"down": halve, "up": double}[self.resample](x, self.taps)
+        skip = layer(self.features, 1, "skip") if x.shape[-1] != self.features else lambda x: x
+        if not self.decoder:
+            x = unit(skip(x), (-1,))
+        y = layer(self.features, 3, "conv_1")(mp_silu(x))
+        gain = self.param("embedding_gain", nn.initializers.zeros_init(), ())
+        c = layer(self.features, 0, "embedding")(embedding, gain) + 1
+        y = mp_silu(y * c[:, None, None].astype(y.dtype))
+        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = layer(self.features, 3, "conv_2")(y)
+        x = mp_sum(skip(x) if self.decoder else x, y, self.residual_balance)
+        if self.heads:
+            x = mp_sum(x, self._attend(x), self.attention_balance)
+        if self.clip is not None:
+            x = jnp.clip(x, -self.clip, self.clip)
+        return layout.split(x, "batch", None, None, None)
+
+    def _attend(self, x: jax.Array) -> jax.Array:
+        """Attention of all pixels, with queries, keys and values of magnitude 1: scores are cosines times sqrt(D)."""
+        batch, height, width, channels = x.shape
+        qkv = MPConv(3 * channels, 0, self.dtype, name="attention_qkv")(x.reshape(batch, -1, channels))
+        qkv = unit(qkv.reshape(batch, height * width, 3, self.heads, channels // self.heads), (-1,))
+        h = attention(*(qkv[:, :, i] for i in range(3)), self.attention)
+        return MPConv(channels, 0, self.dtype, name="attention_out")(h.reshape(batch, -1, channels)).reshape(x.shape)
+
+
+class EDM2UNet(nn.Module):
+    """EDM2's magnitude-preserving U-Net: `apply(variables, x, t, condition)` is a `Network`.
+
+    It is told ln(sigma) / 4, and its images have magnitude 1: `parameterizations.edm` sees to both. The output is 0 at
+    the start. After each update in training, `magnitude.forced` brings its weights back to magnitude 1; its loss is
+    weighed by `objectives.with_uncertainty`, and its average kept by `training.power_ema`. Parameters are float32
+    whatever the compute type, and so is the output.
+
+    Attributes:
+        resolution: side of the images (or latents) that it is for; attention is where the side would be one of
+            `attention_resolutions`, whatever the side in a call.
+        width: channels that those of the levels are multiples of.
+        multipliers: channels of each level over `width`, the finest first.
+        blocks: boxes of a level on the way down; one more on the way up.
+        attention_resolutions: sides with attention.
+        channels: of input and output.
+        num_classes: classes that it is told, see `diffusion.models.unet_inputs`; 0 for an unconditional network.
+        noise_multiplier: Fourier features of the clock over `width`; None: as many as the first level has channels.
+        embedding_multiplier: features of the embedding over `width`; None: as many as the widest level.
+        label_balance: share of the class in the embedding.
+        concat_balance: share of the skip in the decoder's input.
+        residual_balance, attention_balance: see `EDM2Block`.
+        head_size: channels of a head.
+        taps: of the filter that resamples, see `diffusion.models.resampling`.
+        dropout: rate in the boxes, drawn from the rng collection "dropout" when `train`.
+        clip: bound of the activations after each box; None for none.
+        attention: implementation of attention, see `diffusion.models.attention`.
+        remat: what of the boxes to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2024, config G.
+    """
+
+    resolution: int
+    width: int = 192
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: int = 3
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    channels: int = 3
+    num_classes: int = 0
+    noise_multiplier: int | None = None
+    embedding_multiplier: int | None = None
+    label_balance: float = 0.5
+    concat_balance: float = 0.5
+    residual_balance: float = 0.3
+    attention_balance: float = 0.3
+    head_size: int = 64
+    taps: tuple[int, ...] = (1, 1)
+    dropout: float = 0.0
+    clip: float | None = 256.0
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("multipliers", "attention_resolutions", "taps"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for field in ("resolution", "width", "blocks", "channels", "head_size"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        for field in ("noise_multiplier", "embedding_multiplier", "clip"):
+            if getattr(self, field) is not None and getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be None or positive")
+        for field in ("label_balance", "concat_balance", "residual_balance", "attention_balance"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field}={getattr(self, field)} must be in [0, 1]")
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.num_classes < 0 or not 0 <= self.dropout < 1:
+            raise ValueError(f"num_classes={self.num_classes} must be 0 (unconditional) or positive, and dropout="
+                             f"{self.dropout} in [0, 1)")
+        if not self.multipliers or min(self.multipliers) <= 0:
+            raise ValueError(f"multipliers={self.multipliers} must be positive, one for each level")
+        if self.resolution % 2 ** (len(self.multipliers) - 1):
+            raise ValueError(f"resolution={self.resolution} is not halved {len(self.multipliers) - 1} times")
+        for level, width in enumerate(self.widths):
+            if width % self.head_size and (self.attends(level) or level == len(self.widths) - 1):
+                raise ValueError(f"head_size={self.head_size} does not divide the {width} channels of level {level}")
+        check_taps(self.taps)
+        super().__post_init__()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.width * multiplier for multiplier in self.multipliers)
+
+    def attends(self, level: int) -> bool:
+        """Whether a level has attention."""
+        return self.resolution >> level in self.attention_resolutions
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: jax.Array | dict | None = None, train: bool = False
+    ) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: images of magnitude 1, [B, H, W, channels]; 2^(levels - 1) divides H and W.
+            t: ln(sigma) / 4, [B] or [], float32 or wider.
+            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
+                "label", and of "residuals" for the skips, in order, and the middle, see `diffusion.models.conditions`.
+            train: draw dropout.
+
+        Returns:
+            [B, H, W, channels], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+        """
+        given = unet_inputs.told(condition, x, t, channels=self.channels, halvings=len(self.widths) - 1,
+                                 num_classes=self.num_classes)  # fmt: skip
+        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), given["label"]).astype(self.dtype)
+        block_class = EDM2Block
+        if REMAT[self.remat]:
+            block_class = nn.remat(EDM2Block, policy=REMAT[self.remat], static_argnums=(3,))
+
+        def box(h: jax.Array, features: int, name: str, attend: bool = False, **side) -> jax.Array:
+            block = block_class(
+                features, heads=features // self.head_size if attend else 0, taps=self.taps, dropout=self.dropout,
+                residual_balance=self.residual_balance, attention_balance=self.attention_balance, clip=self.clip,
+                attention=self.attention, dtype=self.dtype, **side, name=name,
+            )  # fmt: skip
+            return block(h, embedding, train)
+
+        # The channel of ones stands for the biases that no layer has.
+        h = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+        h = MPConv(self.widths[0], 3, self.dtype, name="conv_in")(h)
+        skips = [h]
+        for i, features in enumerate(self.widths):
+            if i:
+                h = box(h, h.shape[-1], f"down_{i}_resample", resample="down")
+                skips.append(h)
+            for j in range(self.blocks):
+                h = box(h, features, f"down_{i}_block_{j}", self.attends(i))
+                skips.append(h)
+
+        h = box(h, self.widths[-1], "middle_block_0", True, decoder=True)
+        h = box(h, self.widths[-1], "middle_block_1", decoder=True)
+        skips, h = unet_inputs.with_residuals(skips, h, given["residuals"])
+
+        for i, features in reversed(list(enumerate(self.widths))):
+            if i < len(self.widths) - 1:
+                h = box(h, h.shape[-1], f"up_{i}_resample", decoder=True, resample="up")
+            for j in range(self.blocks + 1):
+                h = mp_cat(h, skips.pop(), self.concat_balance)
+                h = box(h, features, f"up_{i}_block_{j}", self.attends(i), decoder=True)
+        gain = self.param("gain", nn.initializers.zeros_init(), ())
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        return MPConv(self.channels, 3, "float32", name="conv_out")(h.astype(jnp.float32), gain)
+
+    def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
+        """What the boxes are told, [B, E], in float32."""
+        noise = self.widths[0] if self.noise_multiplier is None else self.width * self.noise_multiplier
+        width = max(self.widths) if self.embedding_multiplier is None else self.width * self.embedding_multiplier
+        h = MPConv(width, 0, name="noise")(MPFourier(noise, name="fourier")(t))
+        if self.num_classes:
+            # MPConv on sqrt(num_classes) times the class as a unit vector: a row of its weights.
+            table = ClassWeights(self.num_classes, width, name="class")()
+            h = mp_sum(h, unet_inputs.class_rows(table, label), self.label_balance)
+        return mp_silu(h)
+
+
+class ClassWeights(nn.Module):
+    """The normalised weights [num_classes, width] of an MPConv on unit vectors."""
+
+    num_classes: int
+    width: int
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return unit(self.param(FORCED, nn.initializers.normal(1.0), (self.num_classes, self.width)), (0,))
+
+
+WIDTHS = {"XXS": 64, "XS": 128, "S": 192, "M": 256, "L": 320, "XL": 384, "XXL": 448}  # table 6 of the paper
+PRESETS = {
+    f"{size}/{side}": {
+        "width": width, "resolution": 64, "channels": {"64": 3, "512": 4}[side], "num_classes": 1000,
+        "dropout": 0.1 if width >= 256 else 0.0,
+    }
+    for size, width in WIDTHS.items()
+    for side in ("64", "512")
+    if f"{size}/{side}" not in ("XXS/64", "XXL/64")  # which are not published
+}  # fmt: skip
+
+
+def edm2_preset(name: str, **options: Any) -> EDM2UNet:
+    """Builds a U-Net of a published size.
+
+    Args:
+        name: "XXS/512" to "XXL/512", on the latents of ImageNet at 512 x 512 (64 x 64 x 4), or "XS/64" to "XL/64", on
+            its pictures at 64 x 64.
+        **options: other fields of `EDM2UNet`.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: for an unknown name, and as `EDM2UNet`.
+    """
+    return EDM2UNet(**{**look_up(PRESETS, name, "name"), **options})

@@ -1,0 +1,174 @@
+"""Flux's transformer: layers of two streams, then layers of one, with rotary positions over three axes.
+
+                 text [B, M, E]        x [B, H, W, C]
+                      |                      |
+                    dense              patches of 2 x 2, dense
+                      |                      |
+    t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth
+    (strength)        |                      |
+         c            +------ [text, picture] ------+
+                                  |
+              --> [ single layer: attention beside an MLP ]           x singles
+                                  |  picture's tokens
+                   norm, shift, scale, dense, patches put back
+                                  |
+                           [B, H, W, C]
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models import layout
+from diffusion.models.attention import IMPLEMENTATIONS
+from diffusion.models.blocks import Modulation, xavier, zeros
+from diffusion.models.conditions import entries
+from diffusion.models.dit import REMAT, patchify, unpatchify
+from diffusion.models.joint_blocks import Conditioning, JointBlock, SingleBlock, modulated, scanned
+from diffusion.models.joint_conditions import check_extra, check_residuals, check_text, stacked_pairs
+from diffusion.models.names import look_up
+from diffusion.models.rotary import axis_angles
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+PATCH = 2
+
+
+class Flux(nn.Module):
+    """The transformer of FLUX.1: `apply(variables, x, t, condition)` is a `Network`.
+
+    Its clock is t in [0, 1] itself, and the strength is the guidance's itself, 3.5 or so: both are multiplied by 1000
+    inside. The place of a text token is (0, 0, 0), that of a patch (0, row, column).
+
+    Attributes:
+        channels: C of the input: 16 of the latents, and further ones for what is concatenated to them (fill, depth).
+        out_channels: C of the output, the velocity.
+        width: features of a token; `heads` divides it.
+        depth: number of joint layers.
+        singles: number of single layers.
+        heads: attention heads.
+        text_width: E, features of the text's tokens.
+        pooled_width: P, features of the pooled text.
+        axes: features of a head that turn with each of the three coordinates; they sum to width / heads.
+        strength: the network is told the guidance strength that it was distilled with (Flux-dev).
+        attention: implementation of attention, see `diffusion.models.attention`.
+        remat: what to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: the code of FLUX.1 (Black Forest Labs, 2024); Esser et al., 2024, for the joint layers.
+    """
+
+    channels: int = 16
+    out_channels: int = 16
+    width: int = 3072
+    depth: int = 19
+    singles: int = 38
+    heads: int = 24
+    text_width: int = 4096
+    pooled_width: int = 768
+    axes: tuple[int, int, int] = (16, 56, 56)
+    strength: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("channels", "out_channels", "width", "depth", "singles", "heads", "text_width", "pooled_width"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if len(self.axes) != 3 or sum(self.axes) != self.width // self.heads or any(size % 2 for size in self.axes):
+            raise ValueError(f"axes={self.axes} are three even numbers that sum to the width of a head, "
+                             f"{self.width // self.heads}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any]) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, H, W, C]; H and W even.
+            t: in [0, 1], [B] or [], float32 or wider.
+            condition: see `diffusion.models.conditions`:
+                "text": [B, M, text_width]. "pooled": [B, pooled_width].
+                "strength": [B], needed where the network is told it, refused elsewhere.
+                "residuals": a pair of tuples, for the joint and for the single layers, either of them empty or of K
+                arrays [B, N, width] over the N patches, row by row; the k-th is added to the picture's tokens after
+                each of the layers i with floor(i / ceil(L / K)) = k, of L layers of the kind.
+                "extra": tuple of `depth` pairs (keys, values) [B, K, width] for the joint layers, see `JointBlock`.
+
+        Returns:
+            [B, H, W, out_channels], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        required = ("text", "pooled", "strength") if self.strength else ("text", "pooled")
+        told = entries(condition, required, ("residuals", "extra"))
+        self._check(x, t, told)
+        _, height, width, _ = x.shape
+
+        image = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patchify(x, PATCH))
+        text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(told["text"])
+        strength = 1000 * told["strength"] if self.strength else None
+        t = jnp.asarray(t)
+        c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, told["pooled"], strength)
+        angles = jnp.asarray(axis_angles(self._places(text.shape[1], height, width), self.axes))
+
+        joint, single = told["residuals"] or ((), ())
+        opened: dict[str, Any] = {"residual": _spread(joint, self.depth)} if joint else {}
+        if told["extra"] is not None:
+            opened["extra"] = stacked_pairs(told["extra"])
+        streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
+        blocks = scanned(JointBlock, self.depth, self.remat)
+        blocks = blocks(self.heads, True, False, False, self.attention, self.dtype, name="blocks")
+        (image, text), _ = blocks(streams, c, angles, opened)
+
+        opened = {"residual": _spread(single, self.singles)} if single else {}
+        blocks = scanned(SingleBlock, self.singles, self.remat)
+        blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
+        tokens, _ = blocks(jnp.concatenate([text, image], axis=1), c, angles, opened)
+
+        tokens = modulated(tokens[:, text.shape[1] :], *Modulation(2, self.dtype, name="final_modulation")(c))
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        outputs = PATCH**2 * self.out_channels
+        tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        return unpatchify(tokens, PATCH, height, width)
+
+    def _places(self, words: int, height: int, width: int) -> np.ndarray:
+        """[M + N, 3]."""
+        rows, columns = np.indices((height // PATCH, width // PATCH)).reshape(2, -1)
+        patches = np.stack([np.zeros_like(rows), rows, columns], axis=1)
+        return np.concatenate([np.zeros((words, 3)), patches])
+
+    def _check(self, x: jax.Array, t: jax.Array, told: dict[str, Any]) -> None:
+        if x.ndim != 4 or x.shape[-1] != self.channels:
+            raise ValueError(f"this Flux takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
+        if jnp.shape(t) not in ((), x.shape[:1]):
+            raise ValueError(f"Flux takes one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+        check_text(x.shape[0], self.text_width, self.pooled_width, told)
+        if self.strength and told["strength"].shape != x.shape[:1]:
+            raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {told['strength'].shape}")
+        tokens = (x.shape[0], x.shape[1] * x.shape[2] // PATCH**2, self.width)
+        if told["residuals"] is not None and len(told["residuals"]) != 2:
+            raise ValueError("the condition's 'residuals' are a pair of tuples, for the joint and the single layers; "
+                             f"got {len(told['residuals'])}")
+        for given, depth in zip(told["residuals"] or (), (self.depth, self.singles)):
+            check_residuals(given or None, tokens, depth)
+        check_extra(told["extra"], x.shape[0], self.width, self.depth)
+
+
+def _spread(residuals: tuple[jax.Array, ...], depth: int) -> jax.Array:
+    """K arrays over `depth` layers, as evenly as Flux's ControlNets: [depth, B, N, D]."""
+    interval = math.ceil(depth / len(residuals))
+    return jnp.stack([residuals[i // interval] for i in range(depth)])

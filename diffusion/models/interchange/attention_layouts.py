@@ -1,0 +1,56 @@
+"""How others lay out attention whose queries, keys and values come from one layer; ours is [C, 3, heads, size]."""
+
+import numpy as np
+
+from diffusion.models.interchange.rows import Layout
+
+OURS = "ihd"  # which of q, k, v; the head; the feature of the head
+
+
+def fused(order: str, ones: int = 0) -> tuple[Layout, Layout]:
+    """Layouts of the kernel and the bias of such a layer.
+
+    Args:
+      order: of their rows from the outermost to the innermost: "ihd" as ours, "hid" where each head has its queries,
+        keys and values together, "hdi" where each feature of a head has.
+      ones: axes of length 1 behind theirs [3 C, C], for a convolution of one pixel.
+
+    Returns:
+      (kernel: theirs [3 C, C, 1, ...], ours [C, 3, heads, size]; bias: theirs [3 C], ours [3, heads, size]).
+    """
+    to_ours = tuple(order.index(axis) for axis in OURS)
+    to_theirs = tuple(OURS.index(axis) for axis in order)
+
+    def split(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(shape[OURS.index(axis) - 3] for axis in order)
+
+    kernel = Layout(
+        lambda a, shape: a.reshape(*split(shape), -1).transpose(3, *to_ours),
+        lambda a: a.transpose(*(axis + 1 for axis in to_theirs), 0).reshape(-1, a.shape[0], *(1,) * ones),
+    )
+    bias = Layout(
+        lambda a, shape: a.reshape(split(shape)).transpose(to_ours),
+        lambda a: a.transpose(to_theirs).reshape(-1),
+    )
+    return kernel, bias
+
+
+def interleaved(ones: int = 0) -> Layout:
+    """The layout of a kernel whose rows stand in the order "hdi", where ours is [C, 3 C] in the order "ihd".
+
+    Args:
+      ones: axes of length 1 behind theirs.
+    """
+    kernel, _ = fused("hdi", ones)
+    return Layout(
+        lambda a, shape: kernel.to_ours(a, (shape[0], 3, 1, shape[0])).reshape(shape),
+        lambda a: kernel.to_theirs(a.reshape(a.shape[0], 3, 1, -1)),
+    )
+
+
+def point_out(ones: int) -> Layout:
+    """The layout of the projection behind the heads: theirs [C, C, 1, ...], ours [heads, size, C] or [C, C]."""
+    return Layout(
+        lambda a, shape: np.reshape(a, a.shape[:2]).T.reshape(shape),
+        lambda a: a.reshape(-1, a.shape[-1]).T.reshape(a.shape[-1], -1, *(1,) * ones),
+    )

@@ -1,0 +1,285 @@
+"""AutoencoderKL and VQModel as diffusers (of today and before 0.14) and the original repositories name them."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from diffusion.models.autoencoder_kl import AutoencoderKL
+from diffusion.models.autoencoder_vq import VQModel
+from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, within
+
+Autoencoder = AutoencoderKL | VQModel
+
+
+class Names(NamedTuple):
+    """How a layout names the parts of the encoder and the decoder; {n} counts levels from the picture, {m} from below.
+
+    Attributes:
+      encoder: of a level: its blocks, its attentions, the convolution that halves.
+      decoder: of a level: its blocks, its attentions, the convolution that doubles.
+      middle: the first block, the attention, the second block.
+      norm_out: the last norm.
+      shortcut: of a block.
+      mixing: of an attention: norm, query, key, value, projection.
+      point: layout of the attention's kernels.
+    """
+
+    encoder: tuple[str, str, str]
+    decoder: tuple[str, str, str]
+    middle: tuple[str, str, str]
+    norm_out: str
+    shortcut: str
+    mixing: tuple[str, str, str, str, str]
+    point: Layout
+
+
+DIFFUSERS = Names(
+    encoder=("down_blocks.{n}.resnets", "down_blocks.{n}.attentions", "down_blocks.{n}.downsamplers.0.conv"),
+    decoder=("up_blocks.{m}.resnets", "up_blocks.{m}.attentions", "up_blocks.{m}.upsamplers.0.conv"),
+    middle=("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"),
+    norm_out="conv_norm_out", shortcut="conv_shortcut",
+    mixing=("group_norm", "to_q", "to_k", "to_v", "to_out.0"), point=DENSE,
+)  # fmt: skip
+EARLY_DIFFUSERS = DIFFUSERS._replace(mixing=("group_norm", "query", "key", "value", "proj_attn"))
+ORIGINAL = Names(
+    encoder=("down.{n}.block", "down.{n}.attn", "down.{n}.downsample.conv"),
+    decoder=("up.{n}.block", "up.{n}.attn", "up.{n}.upsample.conv"),
+    middle=("mid.block_1", "mid.attn_1", "mid.block_2"),
+    norm_out="norm_out", shortcut="nin_shortcut",
+    mixing=("norm", "q", "k", "v", "proj_out"), point=POINT,
+)  # fmt: skip
+
+
+def norm_rows(theirs: str, ours: str) -> list[Row]:
+    """A norm with scale and bias."""
+    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+
+
+def block_rows(names: Names, theirs: str, ours: str, shortcut: bool) -> list[Row]:
+    """A residual block."""
+    rows = []
+    for k in (1, 2):
+        rows += norm_rows(f"{theirs}.norm{k}", f"{ours}/norm_{k}")
+        rows += linear(f"{theirs}.conv{k}", f"{ours}/conv_{k}", CONV)
+    return rows + (linear(f"{theirs}.{names.shortcut}", f"{ours}/shortcut", CONV) if shortcut else [])
+
+
+def mixing_rows(names: Names, theirs: str, ours: str) -> list[Row]:
+    """Attention over pixels."""
+    norm, *dense = names.mixing
+    rows = norm_rows(f"{theirs}.{norm}", f"{ours}/norm")
+    for name, part in zip(dense, ("query", "key", "value", "project")):
+        rows += linear(f"{theirs}.{name}", f"{ours}/{part}", names.point)
+    return rows
+
+
+def side_rows(module: Autoencoder, names: Names, encoder: bool) -> list[Row]:
+    """The encoder or the decoder."""
+    levels = len(module.widths)
+    rows = [*linear("conv_in", "conv_in", CONV), *linear("conv_out", "conv_out", CONV),
+            *norm_rows(names.norm_out, "norm_out")]
+    for k in (0, 1):
+        rows += block_rows(names, names.middle[2 * k], f"middle/block_{k}", shortcut=False)
+    if module.middle_attention:
+        rows += mixing_rows(names, names.middle[1], "middle/mixing_0")
+    for i, width in enumerate(module.widths):
+        blocks, mixings, resize = (
+            name.format(n=i, m=levels - 1 - i) for name in (names.encoder if encoder else names.decoder)
+        )
+        before = module.widths[max(i - 1, 0) if encoder else min(i + 1, levels - 1)]
+        for j in range(module.layers if encoder else module.layers + 1):
+            rows += block_rows(names, f"{blocks}.{j}", f"level_{i}/block_{j}", shortcut=j == 0 and before != width)
+            if i in module.attention_levels:
+                rows += mixing_rows(names, f"{mixings}.{j}", f"level_{i}/mixing_{j}")
+        if encoder and i + 1 < levels:
+            rows += linear(resize, f"down_{i}", CONV)
+        if not encoder and i:
+            rows += linear(resize, f"up_{i}", CONV)
+    return rows
+
+
+def body_rows(module: Autoencoder, names: Names) -> list[Row]:
+    """The encoder and the decoder."""
+    return (within(side_rows(module, names, True), "encoder.", "encoder/")
+            + within(side_rows(module, names, False), "decoder.", "decoder/"))
+
+
+def kl_rows(module: AutoencoderKL, names: Names) -> list[Row]:
+    """The whole autoencoder."""
+    rows = body_rows(module, names)
+    if module.quantization_convs:
+        rows += linear("quant_conv", "moments_conv", CONV) + linear("post_quant_conv", "latents_conv", CONV)
+    return rows
+
+
+def vq_rows(module: VQModel, names: Names) -> list[Row]:
+    """The whole autoencoder."""
+    return [
+        *body_rows(module, names),
+        *linear("quant_conv", "before_codes", CONV),
+        *linear("post_quant_conv", "behind_codes", CONV),
+        Row("quantize.embedding.weight", "codebook", SAME),
+    ]
+
+
+def body_fields(fields: Fields) -> dict[str, Any]:
+    """Our fields of the encoder and the decoder, from their config."""
+    widths = fields.take("block_out_channels", (64,))
+    down = fields.take("down_block_types", ("DownEncoderBlock2D",))
+    up = fields.take("up_block_types", ("UpDecoderBlock2D",))
+    attends = tuple(kind == "AttnDownEncoderBlock2D" for kind in down)
+    types = tuple(f"{'Attn' if one else ''}{{}}Block2D" for one in attends)
+    if (len(down) != len(widths) or down != tuple(kind.format("DownEncoder") for kind in types)
+            or up != tuple(kind.format("UpDecoder") for kind in reversed(types))):
+        raise Refusal(f"{fields.name}: down_block_types = {down!r} and up_block_types = {up!r} are not supported for "
+                      f"{len(widths)} levels; supported are (Attn)DownEncoderBlock2D, one for each of "
+                      "block_out_channels, and (Attn)UpDecoderBlock2D in the reverse order.")
+    fields.only("act_fn", "silu")
+    channels = fields.take("in_channels", 3)
+    fields.only("out_channels", channels)
+    return {
+        "widths": widths, "layers": fields.take("layers_per_block", 1), "groups": fields.take("norm_num_groups", 32),
+        "picture_channels": channels, "attention_levels": tuple(i for i, one in enumerate(attends) if one),
+        "middle_attention": fields.take("mid_block_add_attention", True),
+        "input_range": tuple(map(float, fields.take("input_range", (-1.0, 1.0)))),
+    }  # fmt: skip
+
+
+def body_config(module: Autoencoder) -> dict[str, Any]:
+    """Their config of the encoder and the decoder; the inverse of `body_fields`."""
+    attends = ["Attn" if i in module.attention_levels else "" for i in range(len(module.widths))]
+    config = {
+        "in_channels": module.picture_channels, "out_channels": module.picture_channels, "act_fn": "silu",
+        "block_out_channels": list(module.widths), "layers_per_block": module.layers,
+        "norm_num_groups": module.groups, "latent_channels": module.latent_channels,
+        "down_block_types": [f"{kind}DownEncoderBlock2D" for kind in attends],
+        "up_block_types": [f"{kind}UpDecoderBlock2D" for kind in reversed(attends)],
+        "mid_block_add_attention": module.middle_attention,
+    }  # fmt: skip
+    # A field of ours: the library leaves it aside and says so.
+    return config if module.input_range == (-1, 1) else {**config, "input_range": list(module.input_range)}
+
+
+def build_kl(config: Mapping[str, Any]) -> AutoencoderKL:
+    """Their config.json -> our module."""
+    fields = Fields("AutoencoderKL", config, without_effect=("sample_size", "force_upcast"))
+    convs = fields.take("use_quant_conv", True)
+    if fields.take("use_post_quant_conv", True) != convs:
+        raise Refusal("AutoencoderKL: use_quant_conv and use_post_quant_conv differ; supported are both or none.")
+    scale, shift = fields.take("scaling_factor", 0.18215), fields.take("shift_factor") or 0.0
+    mean, deviation = fields.take("latents_mean"), fields.take("latents_std")
+    if (mean is None) != (deviation is None) or (mean is not None and shift):
+        raise Refusal("AutoencoderKL: latents_mean and latents_std come together, and without shift_factor.")
+    if mean is not None:
+        scale, shift = tuple(scale / one for one in deviation), mean
+    module = AutoencoderKL(**body_fields(fields), latent_channels=fields.take("latent_channels", 4),
+                           quantization_convs=convs, scale=scale, shift=shift)
+    fields.end()
+    return module
+
+
+def describe_kl(module: AutoencoderKL) -> dict[str, Any]:
+    """Our module -> their config.json."""
+    if isinstance(module.scale, tuple) or isinstance(module.shift, tuple):
+        each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+        scaling = {"scaling_factor": 1.0, "latents_mean": each(module.shift).tolist(),
+                   "latents_std": (1 / each(module.scale)).tolist()}
+    else:
+        scaling = {"scaling_factor": module.scale, "shift_factor": module.shift or None}
+    convs = {"use_quant_conv": module.quantization_convs, "use_post_quant_conv": module.quantization_convs}
+    return {**body_config(module), **scaling, **convs}
+
+
+def picture(module: Autoencoder) -> tuple[jax.ShapeDtypeStruct]:
+    """A small picture."""
+    return (jax.ShapeDtypeStruct((1, module.factor, module.factor, module.picture_channels), np.float32),)
+
+
+def build_vq(config: Mapping[str, Any]) -> VQModel:
+    """Their config.json -> our module."""
+    # lookup_from_codebook says what the library's decode takes; ours has look_up for it.
+    fields = Fields("VQModel", config, without_effect=("sample_size", "force_upcast", "lookup_from_codebook"))
+    fields.only("norm_type", "group")
+    latent = fields.take("latent_channels", 3)
+    module = VQModel(
+        fields.take("num_vq_embeddings", 256), **body_fields(fields), latent_channels=latent,
+        code_channels=fields.take("vq_embed_dim") or latent, scale=fields.take("scaling_factor", 0.18215),
+    )  # fmt: skip
+    fields.end()
+    return module
+
+
+def describe_vq(module: VQModel) -> dict[str, Any]:
+    """Our module -> their config.json."""
+    if module.finite_levels:
+        raise Refusal("VQModel: diffusers has no finite scalar quantization, and cannot open this network.")
+    if module.shift or isinstance(module.scale, tuple):
+        raise Refusal(f"VQModel: diffusers has one scaling_factor and no shift here; this network has "
+                      f"scale={module.scale}, shift={module.shift}.")
+    codes = {"num_vq_embeddings": module.codes, "vq_embed_dim": module.code_channels, "scaling_factor": module.scale}
+    return {**body_config(module), **codes}
+
+
+def tables(rows: Callable[[Any, Names], list[Row]]) -> dict[str, Callable[[Any], list[Row]]]:
+    """The layouts, by their names."""
+    names = {"diffusers": DIFFUSERS, "early diffusers": EARLY_DIFFUSERS, "original": ORIGINAL}
+    return {layout: partial(rows, names=one) for layout, one in names.items()}
+
+
+def sizes(levels: int, attention: tuple[int, ...] = (), widths: tuple[int, ...] = (128, 256, 512, 512)) -> dict:
+    """The published configs have these in common."""
+    kinds = tuple("Attn" if i in attention else "" for i in range(levels))
+    return {
+        "block_out_channels": widths[:levels], "layers_per_block": 2, "norm_num_groups": 32,
+        "down_block_types": tuple(f"{kind}DownEncoderBlock2D" for kind in kinds),
+        "up_block_types": tuple(f"{kind}UpDecoderBlock2D" for kind in reversed(kinds)),
+    }  # fmt: skip
+
+
+WITHOUT_CONVS = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+TRAINING = (r"loss\..*", r"model_ema\..*")  # what training an autoencoder left in the file
+KL = Family(
+    name="AutoencoderKL",
+    module=AutoencoderKL,
+    build=build_kl,
+    describe=describe_kl,
+    example=picture,
+    tables=tables(kl_rows),
+    ignored=TRAINING,
+    published={
+        "Stable Diffusion": {**sizes(4), "scaling_factor": 0.18215},
+        "Stable Diffusion XL": {**sizes(4), "scaling_factor": 0.13025},
+        "Stable Diffusion 3": {**sizes(4), **WITHOUT_CONVS, "scaling_factor": 1.5305, "shift_factor": 0.0609},
+        "FLUX.1": {**sizes(4), **WITHOUT_CONVS, "scaling_factor": 0.3611, "shift_factor": 0.1159},
+    },
+    prefixes=("", "first_stage_model.", "vae."),
+    # The scale of the latents is in no tensor: the network that was trained on them tells.
+    beside={
+        "Stable Diffusion": r"cond_stage_model\.",
+        "Stable Diffusion XL": r"conditioner\.",
+        "Stable Diffusion 3": r"model\.diffusion_model\.joint_blocks\.",
+        "FLUX.1": r"model\.diffusion_model\.double_blocks\.",
+    },
+)
+VQ = Family(
+    name="VQModel",
+    module=VQModel,
+    build=build_vq,
+    describe=describe_vq,
+    example=picture,
+    tables=tables(vq_rows),
+    ignored=TRAINING,
+    published={
+        "VQ-f4": {**sizes(3), "latent_channels": 3, "num_vq_embeddings": 8192, "scaling_factor": 1.0},
+        "VQ-f8": {**sizes(4, attention=(3,), widths=(128, 256, 256, 512)), "latent_channels": 4,
+                  "num_vq_embeddings": 16384, "scaling_factor": 1.0},
+        "VQ-f16": {**sizes(5, attention=(4,), widths=(128, 128, 256, 256, 512)), "latent_channels": 8,
+                   "num_vq_embeddings": 16384, "scaling_factor": 1.0},
+    },
+    prefixes=("", "first_stage_model."),
+)  # fmt: skip
+FAMILIES = (KL, VQ)

@@ -1,0 +1,307 @@
+"""CLIP's towers: transformers' classes, and OpenCLIP's names as the single files of SD 2 and SDXL have them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.clip import CLIP, CLIPText, CLIPTextProjection, CLIPVision, CLIPVisionProjection
+from diffusion.models.interchange.family import Family, Fields
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, patches, stacked, within
+from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
+
+
+def _norm(theirs: str, ours: str) -> list[Row]:
+    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+
+
+def _dense(theirs: str, ours: str) -> list[Row]:
+    return [Row(f"{theirs}.weight", f"{ours}/kernel", DENSE), Row(f"{theirs}.bias", f"{ours}/bias")]
+
+
+def _layer() -> list[Row]:
+    """A layer by transformers' names."""
+    table = _norm("layer_norm1", "norm_1") + _norm("layer_norm2", "norm_2")
+    for theirs, ours in (("q", "query"), ("k", "key"), ("v", "value")):
+        table += [Row(f"self_attn.{theirs}_proj.weight", f"attention/{ours}/kernel", DENSE),
+                  Row(f"self_attn.{theirs}_proj.bias", f"attention/{ours}/bias", VECTOR)]  # fmt: skip
+    table += [Row("self_attn.out_proj.weight", "attention/out/kernel", DENSE_OUT),
+              Row("self_attn.out_proj.bias", "attention/out/bias")]  # fmt: skip
+    return table + _dense("mlp.fc1", "mlp/hidden") + _dense("mlp.fc2", "mlp/out")
+
+
+def _original_layer(width: int) -> list[Row]:
+    """A layer by OpenAI's and OpenCLIP's names: queries, keys and values are rows of one matrix."""
+    table = _norm("ln_1", "norm_1") + _norm("ln_2", "norm_2")
+    for i, ours in enumerate(("query", "key", "value")):
+        rows = (i * width, (i + 1) * width)
+        table += [Row("attn.in_proj_weight", f"attention/{ours}/kernel", DENSE, rows=rows),
+                  Row("attn.in_proj_bias", f"attention/{ours}/bias", VECTOR, rows=rows)]  # fmt: skip
+    table += [Row("attn.out_proj.weight", "attention/out/kernel", DENSE_OUT),
+              Row("attn.out_proj.bias", "attention/out/bias")]  # fmt: skip
+    return table + _dense("mlp.c_fc", "mlp/hidden") + _dense("mlp.c_proj", "mlp/out")
+
+
+def _layers(layer: list[Row], depth: int, theirs: str) -> list[Row]:
+    return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{i}.", "encoder/layers/")]
+
+
+def text_rows(module: CLIPText) -> list[Row]:
+    """The text tower by transformers' names (since its version 5.6; before, "text_model." stands before them)."""
+    return [
+        Row("embeddings.token_embedding.weight", "tokens/embedding"),
+        Row("embeddings.position_embedding.weight", "positions"),
+        *_layers(_layer(), module.depth, "encoder.layers."),
+        *_norm("final_layer_norm", "final_norm"),
+    ]
+
+
+def original_text_rows(module: CLIPText) -> list[Row]:
+    """The text tower by OpenAI's and OpenCLIP's names."""
+    return [
+        Row("token_embedding.weight", "tokens/embedding"),
+        Row("positional_embedding", "positions"),
+        *_layers(_original_layer(module.width), module.depth, "transformer.resblocks."),
+        *_norm("ln_final", "final_norm"),
+    ]
+
+
+def vision_rows(module: CLIPVision) -> list[Row]:
+    """The image tower by transformers' names."""
+    return [
+        Row("embeddings.class_embedding", "class_token"),
+        Row("embeddings.patch_embedding.weight", "patch_embedding/kernel", patches(module.patch)),
+        Row("embeddings.position_embedding.weight", "positions"),
+        *_norm("pre_layrnorm", "first_norm"),  # their spelling
+        *_layers(_layer(), module.depth, "encoder.layers."),
+        *_norm("post_layernorm", "final_norm"),
+    ]
+
+
+def original_vision_rows(module: CLIPVision) -> list[Row]:
+    """The image tower by OpenAI's and OpenCLIP's names."""
+    return [
+        Row("class_embedding", "class_token"),
+        Row("conv1.weight", "patch_embedding/kernel", patches(module.patch)),
+        Row("positional_embedding", "positions"),
+        *_norm("ln_pre", "first_norm"),
+        *_layers(_original_layer(module.width), module.depth, "transformer.resblocks."),
+        *_norm("ln_post", "final_norm"),
+    ]
+
+
+def _text(name: str, config: Mapping[str, Any]) -> CLIPText:
+    fields = Fields(name, config, (*WITHOUT_EFFECT, "projection_dim"))
+    module = CLIPText(
+        vocabulary=fields.take("vocab_size", 49408),
+        width=fields.take("hidden_size", 512),
+        depth=fields.take("num_hidden_layers", 12),
+        heads=fields.take("num_attention_heads", 8),
+        hidden=fields.take("intermediate_size", 2048),
+        positions=fields.take("max_position_embeddings", 77),
+        activation=fields.only("hidden_act", "quick_gelu", "gelu"),
+        eos=fields.take("eos_token_id", 49407),
+        epsilon=fields.take("layer_norm_eps", 1e-5),
+    )
+    fields.end()
+    return module
+
+
+def _describe_text(module: CLIPText) -> dict[str, Any]:
+    return {
+        "model_type": "clip_text_model",
+        "vocab_size": module.vocabulary,
+        "hidden_size": module.width,
+        "num_hidden_layers": module.depth,
+        "num_attention_heads": module.heads,
+        "intermediate_size": module.hidden,
+        "max_position_embeddings": module.positions,
+        "hidden_act": module.activation,
+        "eos_token_id": module.eos,
+        "layer_norm_eps": module.epsilon,
+    }
+
+
+def _vision(name: str, config: Mapping[str, Any]) -> CLIPVision:
+    fields = Fields(name, config, (*WITHOUT_EFFECT, "projection_dim"))
+    fields.only("num_channels", 3)
+    module = CLIPVision(
+        size=fields.take("image_size", 224),
+        patch=fields.take("patch_size", 32),
+        width=fields.take("hidden_size", 768),
+        depth=fields.take("num_hidden_layers", 12),
+        heads=fields.take("num_attention_heads", 12),
+        hidden=fields.take("intermediate_size", 3072),
+        activation=fields.only("hidden_act", "quick_gelu", "gelu"),
+        epsilon=fields.take("layer_norm_eps", 1e-5),
+    )
+    fields.end()
+    return module
+
+
+def _describe_vision(module: CLIPVision) -> dict[str, Any]:
+    return {
+        "model_type": "clip_vision_model",
+        "num_channels": 3,
+        "image_size": module.size,
+        "patch_size": module.patch,
+        "hidden_size": module.width,
+        "num_hidden_layers": module.depth,
+        "num_attention_heads": module.heads,
+        "intermediate_size": module.hidden,
+        "hidden_act": module.activation,
+        "layer_norm_eps": module.epsilon,
+    }
+
+
+def _clip(config: Mapping[str, Any]) -> CLIP:
+    # Configs of old versions repeat the towers' under *_config_dict, and they win there.
+    fields = Fields("CLIPModel", config, WITHOUT_EFFECT)
+    part = lambda which: fields.take(f"{which}_config", {}) | (fields.take(f"{which}_config_dict") or {})
+    module = CLIP(
+        text=_text("CLIPModel's text_config", part("text")),
+        vision=_vision("CLIPModel's vision_config", part("vision")),
+        features=fields.take("projection_dim", 512),
+        scale=fields.take("logit_scale_init_value", 2.6592),
+    )
+    fields.end()
+    return module
+
+
+def _describe_clip(module: CLIP) -> dict[str, Any]:
+    return {
+        "model_type": "clip",
+        "text_config": {**_describe_text(module.text), "projection_dim": module.features},
+        "vision_config": {**_describe_vision(module.vision), "projection_dim": module.features},
+        "projection_dim": module.features,
+        "logit_scale_init_value": module.scale,
+    }
+
+
+def _ids(module: CLIPText) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, module.positions), jnp.int32)
+
+
+def _images(module: CLIPVision) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, module.size, module.size, 3), jnp.float32)
+
+
+LARGE = {  # the text tower of ViT-L/14 (OpenAI): SD 1, and the first of SDXL, SD 3 and Flux
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "hidden_act": "quick_gelu", "eos_token_id": 2, "projection_dim": 768,
+}  # fmt: skip
+HUGE = {  # of ViT-H/14 (OpenCLIP) without its last layer, which SD 2 does not use
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
+    "hidden_act": "gelu", "eos_token_id": 2, "projection_dim": 1024,
+}  # fmt: skip
+BIG_G = {  # of ViT-bigG/14 (OpenCLIP): the second of SDXL and SD 3
+    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+    "hidden_act": "gelu", "eos_token_id": 2, "projection_dim": 1280,
+}  # fmt: skip
+LARGE_VISION = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "image_size": 224, "patch_size": 14, "projection_dim": 768,
+}  # fmt: skip
+PREFIXES = {
+    "ldm": "cond_stage_model.transformer.",
+    "sgm": "conditioner.embedders.0.transformer.",
+    "sd3": "text_encoders.clip_l.transformer.",
+}
+POSITIONS = r"((text|vision)_model\.)?embeddings\.position_ids"
+
+TEXT = Family(
+    name="CLIPTextModel",
+    module=CLIPText,
+    build=lambda config: _text("CLIPTextModel", config),
+    describe=_describe_text,
+    example=lambda module: (_ids(module),),
+    tables={
+        # What every version of the library opens, and what is published; versions since 5.6 write the second.
+        "transformers": lambda module: within(text_rows(module), "text_model."),
+        "transformers 5": text_rows,
+        "original": original_text_rows,
+    },
+    stem="model",
+    library="transformers",
+    # The layer, and all that comes after it, that SD 2 has in its file and does not use.
+    ignored=(POSITIONS, r"transformer\.resblocks\.23\..*", "text_projection", "logit_scale"),
+    published={"ViT-L/14": LARGE, "ViT-H/14 of SD 2": HUGE},
+    prefixes=("", *PREFIXES.values(), "cond_stage_model.model."),
+)
+TEXT_PROJECTION = Family(
+    name="CLIPTextModelWithProjection",
+    module=CLIPTextProjection,
+    build=lambda config: CLIPTextProjection(
+        _text("CLIPTextModelWithProjection", config), config.get("projection_dim", 512)
+    ),
+    describe=lambda module: {**_describe_text(module.text), "projection_dim": module.features},
+    example=lambda module: (_ids(module.text),),
+    tables={
+        "transformers": lambda module: [
+            *within(text_rows(module.text), "text_model.", "text/"),
+            Row("text_projection.weight", "projection/kernel", DENSE),
+        ],
+        "original": lambda module: [
+            *within(original_text_rows(module.text), "", "text/"),
+            Row("text_projection", "projection/kernel"),
+        ],
+    },
+    stem="model",
+    library="transformers",
+    ignored=(POSITIONS, "logit_scale"),
+    published={"ViT-bigG/14": BIG_G, "ViT-L/14": LARGE},
+    prefixes=("", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.",
+              "text_encoders.clip_g.transformer."),
+)  # fmt: skip
+VISION_PROJECTION = Family(
+    name="CLIPVisionModelWithProjection",
+    module=CLIPVisionProjection,
+    build=lambda config: CLIPVisionProjection(
+        _vision("CLIPVisionModelWithProjection", config), config.get("projection_dim", 512)
+    ),
+    describe=lambda module: {**_describe_vision(module.vision), "projection_dim": module.features},
+    example=lambda module: (_images(module.vision),),
+    tables={
+        "transformers": lambda module: [
+            *within(vision_rows(module.vision), "vision_model.", "vision/"),
+            Row("visual_projection.weight", "projection/kernel", DENSE),
+        ],
+        "original": lambda module: [
+            *within(original_vision_rows(module.vision), "visual.", "vision/"),
+            Row("visual.proj", "projection/kernel"),
+        ],
+    },
+    stem="model",
+    library="transformers",
+    ignored=(POSITIONS,),
+    published={"ViT-L/14": LARGE_VISION},
+)
+BOTH = Family(
+    name="CLIPModel",
+    module=CLIP,
+    build=_clip,
+    describe=_describe_clip,
+    example=lambda module: (_ids(module.text), _images(module.vision)),
+    tables={
+        "transformers": lambda module: [
+            *within(text_rows(module.text), "text_model.", "text/"),
+            *within(vision_rows(module.vision), "vision_model.", "vision/"),
+            Row("text_projection.weight", "text_projection/kernel", DENSE),
+            Row("visual_projection.weight", "image_projection/kernel", DENSE),
+            Row("logit_scale", "logit_scale"),
+        ],
+        "original": lambda module: [
+            *within(original_text_rows(module.text), "", "text/"),
+            *within(original_vision_rows(module.vision), "visual.", "vision/"),
+            Row("text_projection", "text_projection/kernel"),
+            Row("visual.proj", "image_projection/kernel"),
+            Row("logit_scale", "logit_scale"),
+        ],
+    },
+    stem="model",
+    library="transformers",
+    ignored=(POSITIONS,),
+    published={"ViT-L/14": {"text_config": LARGE, "vision_config": LARGE_VISION, "projection_dim": 768}},
+)
+FAMILIES = (TEXT, TEXT_PROJECTION, VISION_PROJECTION, BOTH)

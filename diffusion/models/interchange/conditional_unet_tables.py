@@ -1,0 +1,289 @@
+"""Stable Diffusion's U-Nets (1.x, 2.x, XL), as diffusers names their parameters and as the original repositories do.
+
+The original names are those of latent diffusion's code (and of XL's, which added "label_emb"): `input_blocks`,
+`middle_block`, `output_blocks`, counted through all levels, where diffusers counts blocks level by level.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stacked, within
+
+ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
+RESNET = {  # ours: (diffusers', the original)
+    "norm_1": ("norm1", "in_layers.0"),
+    "conv_1": ("conv1", "in_layers.2"),
+    "time": ("time_emb_proj", "emb_layers.1"),
+    "norm_2": ("norm2", "out_layers.0"),
+    "conv_2": ("conv2", "out_layers.3"),
+    "shortcut": ("conv_shortcut", "skip_connection"),
+}
+ENDS = {
+    "time_hidden": ("time_embedding.linear_1", "time_embed.0"),
+    "time_out": ("time_embedding.linear_2", "time_embed.2"),
+    "strength": ("time_embedding.cond_proj", "time_embed.cond_proj"),  # no file with original names is known to have it
+    "added_hidden": ("add_embedding.linear_1", "label_emb.0.0"),
+    "added_out": ("add_embedding.linear_2", "label_emb.0.2"),
+    "conv_in": ("conv_in", "input_blocks.0.0"),
+    "norm_out": ("conv_norm_out", "out.0"),
+    "conv_out": ("conv_out", "out.2"),
+}
+LAYOUTS = ("diffusers", "original")
+
+
+class Place(NamedTuple):
+    """One module of the U-Net: what it is, and its path of ours, diffusers' name, the original name."""
+
+    kind: str
+    ours: str
+    theirs: tuple[str, str]
+    depth: int = 0  # of a transformer
+    shortcut: bool = False  # of a residual block: whether its width changes
+
+
+def places(module: ConditionalUNet) -> Iterator[Place]:
+    """The residual blocks, transformers and changes of size, in the order of the network."""
+    levels, layers, widths = len(module.widths), module.layers, module.widths
+    before, skips = widths[0], [widths[0]]
+    for i in range(levels):
+        first = 1 + i * (layers + 1)
+        for j in range(layers):
+            here = (f"down_blocks.{i}", f"input_blocks.{first + j}")
+            names = (f"{here[0]}.resnets.{j}", f"{here[1]}.0")
+            yield Place("resnet", f"down_{i}_resnet_{j}", names, shortcut=before != widths[i])
+            if module.depths[i]:
+                names = (f"{here[0]}.attentions.{j}", f"{here[1]}.1")
+                yield Place("transformer", f"down_{i}_transformer_{j}", names, module.depths[i])
+            before = widths[i]
+            skips.append(before)
+        if i < levels - 1:
+            names = (f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{first + layers}.0.op")
+            yield Place("conv", f"down_{i}_downsample", names)
+            skips.append(before)
+    if module.middle:
+        yield Place("resnet", "middle_resnet_0", ("mid_block.resnets.0", "middle_block.0"))
+        yield Place("transformer", "middle_transformer", ("mid_block.attentions.0", "middle_block.1"), module.middle)
+        yield Place("resnet", "middle_resnet_1", ("mid_block.resnets.1", "middle_block.2"))
+    for up, i in enumerate(reversed(range(levels))):
+        for j in range(layers + 1):
+            here = (f"up_blocks.{up}", f"output_blocks.{up * (layers + 1) + j}")
+            names = (f"{here[0]}.resnets.{j}", f"{here[1]}.0")
+            yield Place("resnet", f"up_{i}_resnet_{j}", names, shortcut=before + skips.pop() != widths[i])
+            if module.depths[i]:
+                names = (f"{here[0]}.attentions.{j}", f"{here[1]}.1")
+                yield Place("transformer", f"up_{i}_transformer_{j}", names, module.depths[i])
+            before = widths[i]
+        if i:
+            names = (f"up_blocks.{up}.upsamplers.0.conv", f"{here[1]}.{2 if module.depths[i] else 1}.conv")
+            yield Place("conv", f"up_{i}_upsample", names)
+
+
+def table(module: ConditionalUNet, layout: str) -> list[Row]:
+    """All rows of a U-Net.
+
+    Args:
+      module: ours.
+      layout: "diffusers" or "original".
+    """
+    which = LAYOUTS.index(layout)
+    absent = [name for name, there in (("strength", module.strength_width), ("added", module.added_width)) if not there]
+    rows = []
+    for ours, theirs in ENDS.items():
+        if ours.split("_")[0] not in absent:
+            rows += _layer(theirs[which], ours)
+    for place in places(module):
+        if place.kind == "conv":
+            rows += _layer(place.theirs[which], place.ours, conv=True)
+            continue
+        inside = _resnet(which, place.shortcut) if place.kind == "resnet" else _transformer(place.depth, module.linear)
+        rows += within(inside, f"{place.theirs[which]}.", f"{place.ours}/")
+    return rows
+
+
+def _layer(theirs: str, ours: str, conv: bool = False) -> list[Row]:
+    """A convolution, a norm or a dense layer, as our name says."""
+    if "norm" in ours:
+        return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+    if conv or ours.startswith(("conv", "shortcut")):
+        return linear(theirs, ours, CONV)
+    return linear(theirs, ours, bias=ours != "strength")
+
+
+def _resnet(which: int, shortcut: bool) -> list[Row]:
+    names = {ours: theirs[which] for ours, theirs in RESNET.items() if shortcut or ours != "shortcut"}
+    return [row for ours, theirs in names.items() for row in _layer(theirs, ours)]
+
+
+def _transformer(depth: int, dense: bool) -> list[Row]:
+    """A spatial transformer, which both layouts name alike."""
+    rows = _layer("norm", "norm") + _layer("proj_in", "in", not dense) + _layer("proj_out", "out", not dense)
+    for i in range(depth):
+        block = []
+        for n, attention in enumerate(("self_attention", "cross_attention"), start=1):
+            block += _layer(f"norm{n}", f"norm_{n}")
+            for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
+                block += linear(f"attn{n}.to_{letter}", f"{attention}/{name}", bias=False)
+            block += linear(f"attn{n}.to_out.0", f"{attention}/out", DENSE_OUT)
+        block += _layer("norm3", "norm_3") + linear("ff.net.0.proj", "mlp/hidden") + linear("ff.net.2", "mlp/out")
+        rows += within(stacked(block, i), f"transformer_blocks.{i}.", "blocks/")
+    return rows
+
+
+def build(config: Mapping[str, Any]) -> ConditionalUNet:
+    """Our module for a config.json of UNet2DConditionModel."""
+    fields = Fields("UNet2DConditionModel", config, without_effect=(
+        "sample_size", "addition_embed_type_num_heads",
+        "upcast_attention",  # to float32, which our softmax always is
+    ))  # fmt: skip
+    widths = fields.take("block_out_channels", (320, 640, 1280, 1280))
+    down = fields.take("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
+    up = fields.take("up_block_types", ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3))
+    unknown = [name for name in down if name not in ATTENDS]
+    if unknown:
+        raise Refusal(f"UNet2DConditionModel: down_block_types has {unknown[0]!r}; supported: {', '.join(ATTENDS)}.")
+    mirror = tuple(name.replace("Down", "Up") for name in reversed(down))
+    if up != mirror:
+        raise Refusal(f"UNet2DConditionModel: up_block_types = {up} are not the mirror of down_block_types, {mirror}.")
+    middle = fields.only("mid_block_type", "UNetMidBlock2DCrossAttn", None)
+    depths = _each(fields, "transformer_layers_per_block", 1, len(widths))
+    told = fields.only("addition_embed_type", None, "text_time")
+    for field, *valid in (
+        ("act_fn", "silu"), ("attention_type", "default"), ("center_input_sample", False), ("conv_in_kernel", 3),
+        ("conv_out_kernel", 3), ("downsample_padding", 1), ("dropout", 0.0), ("flip_sin_to_cos", True),
+        ("freq_shift", 0), ("mid_block_scale_factor", 1), ("norm_eps", 1e-5), ("only_cross_attention", False),
+        ("resnet_out_scale_factor", 1.0), ("resnet_time_scale_shift", "default"), ("time_embedding_type", "positional"),
+    ):  # fmt: skip
+        fields.only(field, *valid)
+    module = ConditionalUNet(
+        widths=widths,
+        depths=tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(depths, down)),
+        heads=_each(fields, "attention_head_dim", 8, len(widths)),  # a misnomer of theirs
+        text_width=_whole(fields, "cross_attention_dim", 1280),
+        layers=_whole(fields, "layers_per_block", 2),
+        middle=depths[-1] if middle else 0,
+        in_channels=fields.take("in_channels", 4),
+        out_channels=fields.take("out_channels", 4),
+        groups=_whole(fields, "norm_num_groups", 32),
+        linear=bool(fields.take("use_linear_projection", False)),
+        added_width=fields.take("projection_class_embeddings_input_dim") if told else 0,
+        size_width=fields.take("addition_time_embed_dim") if told else ConditionalUNet.size_width,
+        strength_width=fields.take("time_cond_proj_dim") or 0,
+    )
+    fields.end()
+    return module
+
+
+def _whole(fields: Fields, field: str, default: int) -> int:
+    """A field that must be one number for all levels."""
+    value = fields.take(field, default)
+    if not isinstance(value, int):
+        raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for all levels is.")
+    return value
+
+
+def _each(fields: Fields, field: str, default: int, levels: int) -> tuple[int, ...]:
+    """A field of one number for all levels, or one for each."""
+    value = fields.take(field, default)
+    value = (value,) * levels if isinstance(value, int) else value
+    if len(value) != levels or not all(isinstance(entry, int) for entry in value):
+        raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} "
+                      "levels is.")
+    return value
+
+
+def describe(module: ConditionalUNet) -> dict[str, Any]:
+    """Their config.json of our module.
+
+    Raises:
+      Refusal: for a middle that is deeper than the last level, of which theirs knows one depth.
+    """
+    if module.depths[-1] and module.middle not in (0, module.depths[-1]):
+        raise Refusal(f"UNet2DConditionModel has one depth for the last level and the middle; ours have "
+                      f"{module.depths[-1]} and {module.middle}.")
+    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in module.depths]
+    depths = [depth or 1 for depth in module.depths]
+    depths[-1] = module.middle or depths[-1]
+    real = {depth for depth in (*module.depths, module.middle) if depth}  # a level without has any number
+    return {
+        "in_channels": module.in_channels,
+        "out_channels": module.out_channels,
+        "block_out_channels": list(module.widths),
+        "down_block_types": down,
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if module.middle else None,
+        "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
+        "layers_per_block": module.layers,
+        "transformer_layers_per_block": depths if len(real) > 1 else max(real, default=1),
+        "attention_head_dim": list(module.heads) if len(set(module.heads)) > 1 else module.heads[0],
+        "cross_attention_dim": module.text_width,
+        "norm_num_groups": module.groups,
+        "use_linear_projection": module.linear,
+        "addition_embed_type": "text_time" if module.added_width else None,
+        "addition_time_embed_dim": module.size_width if module.added_width else None,
+        "projection_class_embeddings_input_dim": module.added_width or None,
+        "time_cond_proj_dim": module.strength_width or None,
+    }
+
+
+def example(module: ConditionalUNet) -> tuple:
+    """Arguments of a call."""
+    side = 2 ** (len(module.widths) - 1)
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    condition = {"text": array(1, 1, module.text_width)}
+    if module.strength_width:
+        condition["strength"] = array(1)
+    if module.added_width:
+        numbers = min(6, module.added_width // module.size_width)
+        pooled = module.added_width - numbers * module.size_width
+        condition |= {"pooled": array(1, pooled), "size": array(1, numbers)}
+    return array(1, side, side, module.in_channels), array(1), condition
+
+
+SD_1 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SD_2 = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
+SD_XL = {
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+SD_XL_REFINER = {
+    **SD_XL,
+    "block_out_channels": [384, 768, 1536, 1536],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": 4,
+    "attention_head_dim": [6, 12, 24, 24],
+    "cross_attention_dim": 1280,
+    "projection_class_embeddings_input_dim": 2560,
+}
+PUBLISHED = {
+    "Stable Diffusion 1.x": SD_1,
+    "Stable Diffusion 1.x inpainting": {**SD_1, "in_channels": 9},
+    "Stable Diffusion 2.x": SD_2,
+    "Stable Diffusion 2.x inpainting": {**SD_2, "in_channels": 9},
+    "Stable Diffusion XL": SD_XL,
+    "Stable Diffusion XL inpainting": {**SD_XL, "in_channels": 9},
+    "Stable Diffusion XL refiner": SD_XL_REFINER,
+}
+
+FAMILY = Family(
+    name="UNet2DConditionModel",
+    module=ConditionalUNet,
+    build=build,
+    describe=describe,
+    example=example,
+    tables={layout: (lambda module, layout=layout: table(module, layout)) for layout in LAYOUTS},
+    published=PUBLISHED,
+    prefixes=("model.diffusion_model.", ""),
+)

@@ -1,0 +1,79 @@
+"""ControlNets of Stable Diffusion 1.x, 2.x and XL, as diffusers names their parameters: a U-Net's, and a hint's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.conditional_unet import residual_shapes
+from diffusion.models.control_net import ControlNet
+from diffusion.models.interchange import conditional_unet_tables
+from diffusion.models.interchange.family import Family, Refusal
+from diffusion.models.interchange.rows import CONV, Row, linear
+
+UP = ("conv_out/", "norm_out/", "up_")  # what of a U-Net is no part of a ControlNet
+OWN = {  # their default of each field that a U-Net does not have
+    "conditioning_channels": 3,
+    "conditioning_embedding_out_channels": (16, 32, 96, 256),
+    "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+}
+
+
+def table(module: ControlNet) -> list[Row]:
+    """All rows of a ControlNet."""
+    rows = [row for row in conditional_unet_tables.table(module.unet, "diffusers") if not row.ours.startswith(UP)]
+    hint = "controlnet_cond_embedding"
+    rows += linear(f"{hint}.conv_in", "hint_in", CONV) + linear(f"{hint}.conv_out", "hint_out", CONV)
+    for i in range(len(module.hint_widths) - 1):
+        rows += linear(f"{hint}.blocks.{2 * i}", f"hint_{i}_same", CONV)
+        rows += linear(f"{hint}.blocks.{2 * i + 1}", f"hint_{i}_half", CONV)
+    skips = len(residual_shapes(module.unet, 1, 1)) - 1
+    for i in range(skips):
+        rows += linear(f"controlnet_down_blocks.{i}", f"residual_{i}", CONV)
+    return rows + linear("controlnet_mid_block", "residual_middle", CONV)
+
+
+def build(config: Mapping[str, Any]) -> ControlNet:
+    """Our module for a config.json of ControlNetModel."""
+    own = {field: config.get(field, default) for field, default in OWN.items()}
+    for field in ("controlnet_conditioning_channel_order", "global_pool_conditions"):
+        if own[field] != OWN[field]:
+            raise Refusal(f"ControlNetModel: {field} = {own[field]!r} is not supported; supported: {OWN[field]!r}.")
+    unet = {field: value for field, value in config.items() if field not in OWN}
+    down = unet.get("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
+    unet["up_block_types"] = [name.replace("Down", "Up") for name in reversed(down)]
+    return ControlNet(
+        conditional_unet_tables.build(unet),
+        tuple(own["conditioning_embedding_out_channels"]),
+        own["conditioning_channels"],
+    )
+
+
+def describe(module: ControlNet) -> dict[str, Any]:
+    """Their config.json of our module."""
+    unet = conditional_unet_tables.describe(module.unet)
+    if unet.pop("time_cond_proj_dim"):
+        raise Refusal("ControlNetModel is not told the strength of guidance; ours has strength_width = "
+                      f"{module.unet.strength_width}.")
+    del unet["up_block_types"], unet["out_channels"]
+    return {**unet, "conditioning_channels": module.hint_channels,
+            "conditioning_embedding_out_channels": list(module.hint_widths)}  # fmt: skip
+
+
+def example(module: ControlNet) -> tuple:
+    """Arguments of a call."""
+    x, t, condition = conditional_unet_tables.example(module.unet)
+    side = x.shape[1] * 2 ** (len(module.hint_widths) - 1)
+    return x, t, condition, jax.ShapeDtypeStruct((1, side, side, module.hint_channels), jnp.float32)
+
+
+FAMILY = Family(
+    name="ControlNetModel",
+    module=ControlNet,
+    build=build,
+    describe=describe,
+    example=example,
+    tables={"diffusers": table},
+)

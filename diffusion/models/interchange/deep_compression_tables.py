@@ -1,0 +1,220 @@
+"""AutoencoderDC as diffusers and the original repository (efficientvit) name it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.models.autoencoder_dc import AutoencoderDC, Levels
+from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.rows import CONV, DENSE, POINT, Layout, Row, linear, within
+
+Table = list[Row]
+
+
+def _norm(theirs: str, ours: str, kind: str = "rms_norm") -> Table:
+    rows = [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+    if kind == "batch_norm":
+        rows += [Row(f"{theirs}.running_mean", f"{ours}/mean"), Row(f"{theirs}.running_var", f"{ours}/var")]
+    return rows
+
+
+def _conv(theirs: str, ours: str, layout: Layout = CONV, bias: bool = True) -> Table:
+    return linear(theirs, ours, layout, bias=bias)
+
+
+def _diffusers_plain(norm: str) -> Table:
+    return _conv("conv1", "conv_1") + _conv("conv2", "conv_2", bias=False) + _norm("norm", "norm", norm)
+
+
+def _original_plain(norm: str) -> Table:
+    rows = _conv("conv1.conv", "conv_1") + _conv("conv2.conv", "conv_2", bias=False) + _norm("conv2.norm", "norm", norm)
+    return within(rows, "main.")
+
+
+def _diffusers_vit(channels: int, scales: int, norm: str, j: int) -> Table:
+    rows = []
+    for i, name in enumerate("qkv"):
+        at = (slice(None), slice(i * channels, (i + 1) * channels))
+        rows.append(Row(f"to_{name}.weight", "qkv/kernel", DENSE, at))
+    for i in range(scales):
+        rows += _conv(f"to_qkv_multiscale.{i}.proj_in", f"near_{i}", bias=False)
+        rows += _conv(f"to_qkv_multiscale.{i}.proj_out", f"mixed_{i}", bias=False)
+    rows += _conv("to_out", "project", DENSE, bias=False) + _norm("norm_out", "norm", norm)
+    gated = _conv("conv_inverted", "widen", POINT) + _conv("conv_depth", "near")
+    gated += _conv("conv_point", "project", POINT, bias=False) + _norm("norm", "norm")
+    return within(rows, "attn.", f"mixing_{j}/") + within(gated, "conv_out.", f"gated_{j}/")
+
+
+def _original_vit(channels: int, scales: int, norm: str, j: int) -> Table:
+    rows = _conv("qkv.conv", "qkv", POINT, bias=False)
+    for i in range(scales):
+        rows += _conv(f"aggreg.{i}.0", f"near_{i}", bias=False) + _conv(f"aggreg.{i}.1", f"mixed_{i}", bias=False)
+    rows += _conv("proj.conv", "project", POINT, bias=False) + _norm("proj.norm", "norm", norm)
+    gated = _conv("inverted_conv.conv", "widen", POINT) + _conv("depth_conv.conv", "near")
+    gated += _conv("point_conv.conv", "project", POINT, bias=False) + _norm("point_conv.norm", "norm")
+    return (within(rows, "context_module.main.", f"mixing_{j}/")
+            + within(gated, "local_module.main.", f"gated_{j}/"))
+
+
+def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
+    """The levels of one side, with what halves behind them or doubles before them."""
+    levels = module.encoder_levels if encoder else module.decoder_levels
+    place = "stages.{}.op_list.{}." if original else f"{'down' if encoder else 'up'}_blocks.{{}}.{{}}."
+    # A strided convolution stands alone in the original, the others within a module of their own.
+    inner = "main.conv.conv" if not encoder or module.shuffle_down else "main.conv"
+    rows = []
+    for i in range(levels.first, len(levels.widths)):
+        last = i + 1 == len(levels.widths)
+        doubles = not encoder and not last
+        for j in range(levels.layers[i]):
+            if levels.blocks[i] == "ResBlock":
+                block = within((_original_plain if original else _diffusers_plain)(levels.norms[i]), "", f"block_{j}/")
+            else:
+                vit = _original_vit if original else _diffusers_vit
+                block = vit(levels.widths[i], len(levels.scales[i]), levels.norms[i], j)
+            rows += within(block, place.format(i, j + doubles), f"level_{i}/")
+        if not last:
+            resize = _conv(inner if original else "conv", "conv")
+            rows += within(resize, place.format(i, levels.layers[i] if encoder else 0),
+                           f"{'down' if encoder else 'up'}_{i}/")  # fmt: skip
+    return rows
+
+
+def _ends(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
+    """The first and the last convolution of one side."""
+    levels = module.encoder_levels if encoder else module.decoder_levels
+    shuffled = module.shuffle_down if encoder else True  # the module of its own, see _levels
+    if original:
+        into, out, norm = ("project_in.conv", "project_out.{}op_list.0.conv", "") if encoder else (
+            "project_in.{}conv", "project_out.op_list.2.conv", "project_out.op_list.0")
+        main = "main." if (module.out_shortcut if encoder else module.in_shortcut) else ""
+        into, out = into.format(main), out.format(main)
+        inner = ".conv" if shuffled else ""
+    else:
+        into, out, norm, inner = "conv_in", "conv_out", "norm_out", ".conv"
+    # Where level 0 has no layers, the end at the picture's side halves or doubles.
+    if encoder:
+        first = _conv(into + inner, "in/conv") if levels.first else _conv(into, "conv_in")
+        return first + _conv(out, "conv_out")
+    last = _conv(out + inner, "out/conv") if levels.first else _conv(out, "conv_out")
+    return _conv(into, "conv_in") + _norm(norm, "norm_out") + last
+
+
+def _rows(original: bool) -> Callable[[AutoencoderDC], Table]:
+    def rows(module: AutoencoderDC) -> Table:
+        side = lambda encoder: _ends(module, encoder, original) + _levels(module, encoder, original)
+        return within(side(True), "encoder.", "encoder/") + within(side(False), "decoder.", "decoder/")
+
+    return rows
+
+
+def _per_level(value: Any, count: int) -> tuple:
+    return (value,) * count if isinstance(value, str) else value
+
+
+WIDTHS = (128, 256, 512, 512, 1024, 1024)
+SCALES = ((), (), (), (5,), (5,), (5,))
+
+
+def build(config: Mapping[str, Any]) -> AutoencoderDC:
+    """Their config.json -> our module."""
+    fields = Fields("AutoencoderDC", config)
+
+    def levels(side: str, layers: tuple[int, ...], norms: Any, activations: Any) -> Levels:
+        widths = fields.take(f"{side}_block_out_channels", WIDTHS)
+        per_level = lambda value: _per_level(value, len(widths))
+        blocks = per_level(fields.take(f"{side}_block_types", "ResBlock"))
+        scales = fields.take(f"{side}_qkv_multiscales", SCALES)
+        return Levels(widths, fields.take(f"{side}_layers_per_block", layers), blocks, scales, per_level(norms),
+                      per_level(activations))  # fmt: skip
+
+    module = AutoencoderDC(
+        encoder_levels=levels("encoder", (2, 2, 2, 3, 3, 3), "rms_norm", "silu"),
+        decoder_levels=levels("decoder", (3,) * 6, fields.take("decoder_norm_types", "rms_norm"),
+                              fields.take("decoder_act_fns", "silu")),
+        latent_channels=fields.take("latent_channels", 32),
+        picture_channels=fields.take("in_channels", 3),
+        head_size=fields.take("attention_head_dim", 32),
+        shuffle_down=fields.only("downsample_block_type", "pixel_unshuffle", "conv", "Conv") == "pixel_unshuffle",
+        shuffle_up=fields.only("upsample_block_type", "pixel_shuffle", "interpolate") == "pixel_shuffle",
+        out_shortcut=fields.take("encoder_out_shortcut", True),
+        in_shortcut=fields.take("decoder_in_shortcut", True),
+        last_activation=fields.take("decoder_conv_act_fn", "relu"),
+        scale=fields.take("scaling_factor", 1.0),
+        input_range=tuple(map(float, fields.take("input_range", (-1.0, 1.0)))),
+    )  # fmt: skip
+    fields.end()
+    return module
+
+
+def describe(module: AutoencoderDC) -> dict[str, Any]:
+    """Our module -> their config.json."""
+    if module.shift or isinstance(module.scale, tuple):
+        raise Refusal(f"AutoencoderDC: diffusers has one scaling_factor and no shift here; this network has "
+                      f"scale={module.scale}, shift={module.shift}.")
+    encoder = module.encoder_levels
+    if set(encoder.norms) != {"rms_norm"} or set(encoder.activations) != {"silu"}:
+        raise Refusal("AutoencoderDC: diffusers' encoder has rms_norm and silu at every level.")
+    config: dict[str, Any] = {}
+    for side, levels in (("encoder", encoder), ("decoder", module.decoder_levels)):
+        config |= {
+            f"{side}_block_out_channels": list(levels.widths), f"{side}_layers_per_block": list(levels.layers),
+            f"{side}_block_types": list(levels.blocks),
+            f"{side}_qkv_multiscales": [list(sides) for sides in levels.scales],
+        }  # fmt: skip
+    config |= {
+        "decoder_norm_types": list(module.decoder_levels.norms),
+        "decoder_act_fns": list(module.decoder_levels.activations),
+        "latent_channels": module.latent_channels, "in_channels": module.picture_channels,
+        "attention_head_dim": module.head_size,
+        "downsample_block_type": "pixel_unshuffle" if module.shuffle_down else "conv",
+        "upsample_block_type": "pixel_shuffle" if module.shuffle_up else "interpolate",
+        "encoder_out_shortcut": module.out_shortcut, "decoder_in_shortcut": module.in_shortcut,
+        "decoder_conv_act_fn": module.last_activation, "scaling_factor": module.scale,
+    }  # fmt: skip
+    return config if module.input_range == (-1, 1) else {**config, "input_range": list(module.input_range)}
+
+
+def picture(module: AutoencoderDC) -> tuple[jax.ShapeDtypeStruct]:
+    """A small picture."""
+    return (jax.ShapeDtypeStruct((1, module.factor, module.factor, module.picture_channels), np.float32),)
+
+
+def imagenet(levels: int, latent_channels: int) -> dict[str, Any]:
+    """The autoencoders of the paper, whose decoders begin with batch norms."""
+    widths = (*WIDTHS, 2048, 2048)[:levels]
+    wide = levels - 3
+    blocks = ("ResBlock",) * 3 + ("EfficientViTBlock",) * wide
+    return {
+        "latent_channels": latent_channels, "encoder_block_types": blocks, "decoder_block_types": blocks,
+        "encoder_block_out_channels": widths, "decoder_block_out_channels": widths,
+        "encoder_layers_per_block": (0, 4, 8) + (2,) * wide, "decoder_layers_per_block": (0, 5, 10) + (2,) * wide,
+        "encoder_qkv_multiscales": ((),) * levels, "decoder_qkv_multiscales": ((),) * levels,
+        "decoder_norm_types": ("batch_norm",) * 3 + ("rms_norm",) * wide,
+        "decoder_act_fns": ("relu",) * 3 + ("silu",) * wide,
+    }  # fmt: skip
+
+
+VIT = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+FAMILY = Family(
+    name="AutoencoderDC",
+    module=AutoencoderDC,
+    build=build,
+    describe=describe,
+    example=picture,
+    tables={"diffusers": _rows(original=False), "original": _rows(original=True)},
+    ignored=(r".*\.num_batches_tracked",),
+    published={
+        "dc-ae-f32c32-sana": {"encoder_block_types": VIT, "decoder_block_types": VIT, "downsample_block_type": "conv",
+                              "upsample_block_type": "interpolate", "scaling_factor": 0.41407},
+        "dc-ae-f32c32-in": {**imagenet(6, 32), "scaling_factor": 0.3189},
+        "dc-ae-f32c32-mix": {**imagenet(6, 32), "scaling_factor": 0.4552},
+        "dc-ae-f64c128-in": {**imagenet(7, 128), "scaling_factor": 0.2889},
+        "dc-ae-f64c128-mix": {**imagenet(7, 128), "scaling_factor": 0.4538},
+        "dc-ae-f128c512-in": {**imagenet(8, 512), "scaling_factor": 0.4883},
+        "dc-ae-f128c512-mix": {**imagenet(8, 512), "scaling_factor": 0.3620},
+    },
+    beside={name: "$^" for name in ("dc-ae-f32c32-in", "dc-ae-f64c128-in", "dc-ae-f128c512-in")},  # nothing tells
+)  # fmt: skip

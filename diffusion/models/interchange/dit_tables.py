@@ -1,0 +1,172 @@
+"""DiT and SiT: diffusers' DiTTransformer2DModel, and the networks of the papers' own repositories.
+
+They hold the same numbers under other names, and are told the time otherwise: diffusers' features have the frequencies
+10000^(-i / 127), where the papers' networks were trained with 10000^(-i / 128). What is loaded computes what the
+library computes that it was loaded from; `module.clone(frequency_shift=0)` turns the one network into the other.
+
+SiT's velocity is the first half of the channels that this network puts out; its other half is not trained.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.dit import DiT
+from diffusion.models.embeddings import sincos_positions
+from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.rows import DENSE_OUT, SAME, Row, linear, patches, stacked
+
+
+def _diffusers_rows(module: DiT) -> list[Row]:
+    # Every block has its own copy of what embeds the time and the class.
+    block = "transformer_blocks.{}.norm1.emb.".format
+    embeddings = [
+        *linear("timestep_embedder.linear_1", "timestep_embedding/hidden"),
+        *linear("timestep_embedder.linear_2", "timestep_embedding/out"),
+        Row("class_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
+    ]
+    table = [
+        row._replace(theirs=block(0) + row.theirs,
+                     copies=tuple(block(layer) + row.theirs for layer in range(1, module.depth)))
+        for row in embeddings
+    ]  # fmt: skip
+    for layer in range(module.depth):
+        before = f"transformer_blocks.{layer}"
+        table += stacked([
+            *linear(f"{before}.norm1.linear", "blocks/modulation/dense"),
+            *(row for i, name in enumerate("qkv")
+              for row in linear(f"{before}.attn1.to_{name}", "blocks/attention/qkv", at=(slice(None), i))),
+            *linear(f"{before}.attn1.to_out.0", "blocks/attention/out", DENSE_OUT),
+            *linear(f"{before}.ff.net.0.proj", "blocks/mlp/hidden"),
+            *linear(f"{before}.ff.net.2", "blocks/mlp/out"),
+        ], layer)  # fmt: skip
+    return [
+        *linear("pos_embed.proj", "patch_embedding", patches(module.patch)),
+        *table,
+        *linear("proj_out_1", "final_modulation/dense"),
+        *linear("proj_out_2", "final"),
+    ]
+
+
+def _original_rows(module: DiT) -> list[Row]:
+    table = [
+        *linear("x_embedder.proj", "patch_embedding", patches(module.patch)),
+        *linear("t_embedder.mlp.0", "timestep_embedding/hidden"),
+        *linear("t_embedder.mlp.2", "timestep_embedding/out"),
+        Row("y_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
+        *linear("final_layer.adaLN_modulation.1", "final_modulation/dense"),
+        *linear("final_layer.linear", "final"),
+    ]
+    for layer in range(module.depth):
+        before = f"blocks.{layer}"
+        table += stacked([
+            *linear(f"{before}.adaLN_modulation.1", "blocks/modulation/dense"),
+            *linear(f"{before}.attn.qkv", "blocks/attention/qkv"),
+            *linear(f"{before}.attn.proj", "blocks/attention/out", DENSE_OUT),
+            *linear(f"{before}.mlp.fc1", "blocks/mlp/hidden"),
+            *linear(f"{before}.mlp.fc2", "blocks/mlp/out"),
+        ], layer)  # fmt: skip
+    return table
+
+
+def _build_diffusers(config: Mapping[str, Any]) -> DiT:
+    # norm_eps is that of the second norm alone, and moves it by less than float32 sees.
+    fields = Fields("DiTTransformer2DModel", config, ("dropout", "norm_num_groups", "norm_eps", "upcast_attention"))
+    heads = fields.take("num_attention_heads", 16)
+    size, channels = fields.take("sample_size", 32), fields.take("in_channels", 4)
+    fields.only("activation_fn", "gelu-approximate")
+    fields.only("norm_type", "ada_norm_zero")
+    fields.only("norm_elementwise_affine", False)
+    fields.only("attention_bias", True)
+    module = DiT(
+        patch=fields.take("patch_size", 2), width=heads * fields.take("attention_head_dim", 72),
+        depth=fields.take("num_layers", 28), heads=heads, num_classes=fields.take("num_embeds_ada_norm", 1000),
+        learn_sigma=fields.only("out_channels", None, channels, 2 * channels) == 2 * channels,
+        frequency_shift=1, shape=(size, size, channels),
+    )  # fmt: skip
+    fields.end()
+    return module
+
+
+def _describe_diffusers(module: DiT) -> dict[str, Any]:
+    _refuse_others("DiTTransformer2DModel", module, mlp_ratio=4.0)
+    if module.frequency_shift != 1:
+        raise Refusal("DiTTransformer2DModel: diffusers tells a DiT the time by the frequencies 10000^(-i / 127), and "
+                      "would make other pictures of a network with frequency_shift = 0, which has 10000^(-i / 128). "
+                      "module.clone(frequency_shift=1) is the network that it would make of these weights.")
+    return {
+        "num_attention_heads": module.heads, "attention_head_dim": module.width // module.heads,
+        "in_channels": module.shape[-1], "out_channels": module.shape[-1] * (2 if module.learn_sigma else 1),
+        "num_layers": module.depth, "sample_size": module.shape[0], "patch_size": module.patch,
+        "num_embeds_ada_norm": module.num_classes,
+        "activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero", "norm_elementwise_affine": False,
+        "attention_bias": True,
+    }  # fmt: skip
+
+
+def _build_original(config: Mapping[str, Any]) -> DiT:
+    fields = Fields("DiT", config)
+    size = fields.take("input_size", 32)
+    if not fields.take("class_dropout_prob", 0.1) > 0:
+        raise Refusal("DiT: class_dropout_prob = 0 leaves out the null class, which this network has.")
+    module = DiT(
+        patch=fields.take("patch_size", 2), width=fields.take("hidden_size", 1152), depth=fields.take("depth", 28),
+        heads=fields.take("num_heads", 16), num_classes=fields.take("num_classes", 1000),
+        mlp_ratio=fields.take("mlp_ratio", 4.0), learn_sigma=fields.take("learn_sigma", True),
+        shape=(size, size, fields.take("in_channels", 4)),
+    )  # fmt: skip
+    fields.end()
+    return module
+
+
+def _describe_original(module: DiT) -> dict[str, Any]:
+    _refuse_others("DiT", module, frequency_shift=0)
+    return {
+        "input_size": module.shape[0], "patch_size": module.patch, "in_channels": module.shape[-1],
+        "hidden_size": module.width,
+        "depth": module.depth, "num_heads": module.heads, "mlp_ratio": module.mlp_ratio, "class_dropout_prob": 0.1,
+        "num_classes": module.num_classes, "learn_sigma": module.learn_sigma,
+    }  # fmt: skip
+
+
+def _refuse_others(name: str, module: DiT, **required: Any) -> None:
+    """Refuses a DiT with what the papers' networks do not have."""
+    required |= {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": False, "times": 1}
+    for field, value in required.items():
+        if getattr(module, field) != value:
+            raise Refusal(f"{name}: {field} = {getattr(module, field)!r} has no place in it; only {value!r} has.")
+    if not module.num_classes:
+        raise Refusal(f"{name}: num_classes = 0 has no place in it; it is told a class.")
+    if module.shape is None or module.shape[0] != module.shape[1]:
+        raise Refusal(f"{name}: shape = {module.shape}; it says the square images that it is made for, e.g. "
+                      "module.clone(shape=(32, 32, 4)).")
+
+
+def _example(module: DiT) -> tuple:
+    image = jax.ShapeDtypeStruct((1, module.patch, module.patch, module.shape[-1]), jnp.float32)
+    return image, jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+
+
+def _positions(module: DiT) -> dict[str, np.ndarray]:
+    side = module.shape[0] // module.patch
+    return {"pos_embed": sincos_positions(side, side, module.width)[None]}
+
+
+def _published(size: int) -> dict[str, Any]:
+    return {"input_size": size, "patch_size": 2, "in_channels": 4, "hidden_size": 1152, "depth": 28, "num_heads": 16}
+
+
+DIFFUSERS = Family(
+    "DiTTransformer2DModel", DiT, _build_diffusers, _describe_diffusers, _example, {"diffusers": _diffusers_rows},
+    published={f"DiT-XL/2, {8 * size} x {8 * size}": {"sample_size": size, "out_channels": 8} for size in (32, 64)},
+)  # fmt: skip
+ORIGINAL = Family(
+    "DiT", DiT, _build_original, _describe_original, _example, {"original": _original_rows}, library="",
+    computed=_positions,
+    published={"DiT-XL/2, 256 x 256": _published(32), "DiT-XL/2, 512 x 512": _published(64),
+               "SiT-XL/2, 256 x 256": _published(32)},
+)  # fmt: skip
+FAMILIES = (DIFFUSERS, ORIGINAL)

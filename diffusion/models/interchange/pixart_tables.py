@@ -1,0 +1,157 @@
+"""PixArt-alpha and PixArt-Sigma: diffusers' PixArtTransformer2DModel, and the names of the authors' repositories.
+
+A file of theirs does not say for which size of picture it was trained, and the places of its patches depend on it only
+at 256 pixels (interpolation_scale): a single file is read as one of 512 pixels and more, unless its config is given.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, patches, stacked
+from diffusion.models.pixart import PixArt
+
+
+def _embedding(theirs: tuple[str, str], ours: str) -> list[Row]:
+    return [*linear(theirs[0], f"{ours}/hidden"), *linear(theirs[1], f"{ours}/out")]
+
+
+def _diffusers_rows(module: PixArt) -> list[Row]:
+    embedder = lambda name: tuple(f"adaln_single.emb.{name}.linear_{i}" for i in (1, 2))
+    table = [
+        *linear("pos_embed.proj", "patch_embedding", patches(module.patch)),
+        *_embedding(embedder("timestep_embedder"), "timestep_embedding"),
+        *linear("adaln_single.linear", "modulation"),
+        *linear("caption_projection.linear_1", "text_hidden"),
+        *linear("caption_projection.linear_2", "text_out"),
+        Row("scale_shift_table", "final_table"),
+        *linear("proj_out", "final"),
+    ]
+    if module.sized:
+        table += _embedding(embedder("resolution_embedder"), "original_embedding")
+        table += _embedding(embedder("aspect_ratio_embedder"), "ratio_embedding")
+    for layer in range(module.depth):
+        before = f"transformer_blocks.{layer}"
+        table += stacked([
+            Row(f"{before}.scale_shift_table", "blocks/table"),
+            *(row for i, name in enumerate("qkv")
+              for row in linear(f"{before}.attn1.to_{name}", "blocks/attention/qkv", at=(slice(None), i))),
+            *linear(f"{before}.attn1.to_out.0", "blocks/attention/out", DENSE_OUT),
+            *(row for name in ("query", "key", "value")
+              for row in linear(f"{before}.attn2.to_{name[0]}", f"blocks/cross_attention/{name}")),
+            *linear(f"{before}.attn2.to_out.0", "blocks/cross_attention/out", DENSE_OUT),
+            *linear(f"{before}.ff.net.0.proj", "blocks/mlp/hidden"),
+            *linear(f"{before}.ff.net.2", "blocks/mlp/out"),
+        ], layer)  # fmt: skip
+    return table
+
+
+def _original_rows(module: PixArt) -> list[Row]:
+    embedder = lambda name: (f"{name}.mlp.0", f"{name}.mlp.2")
+    table = [
+        *linear("x_embedder.proj", "patch_embedding", patches(module.patch)),
+        *_embedding(embedder("t_embedder"), "timestep_embedding"),
+        *linear("t_block.1", "modulation"),
+        *linear("y_embedder.y_proj.fc1", "text_hidden"),
+        *linear("y_embedder.y_proj.fc2", "text_out"),
+        Row("final_layer.scale_shift_table", "final_table"),
+        *linear("final_layer.linear", "final"),
+    ]
+    if module.sized:
+        table += _embedding(embedder("csize_embedder"), "original_embedding")
+        table += _embedding(embedder("ar_embedder"), "ratio_embedding")
+    keys, values = (0, module.width), (module.width, 2 * module.width)
+    for layer in range(module.depth):
+        before = f"blocks.{layer}"
+        table += stacked([
+            Row(f"{before}.scale_shift_table", "blocks/table"),
+            *linear(f"{before}.attn.qkv", "blocks/attention/qkv"),
+            *linear(f"{before}.attn.proj", "blocks/attention/out", DENSE_OUT),
+            *linear(f"{before}.cross_attn.q_linear", "blocks/cross_attention/query"),
+            *(row._replace(rows=part) for name, part in (("key", keys), ("value", values))
+              for row in linear(f"{before}.cross_attn.kv_linear", f"blocks/cross_attention/{name}")),
+            *linear(f"{before}.cross_attn.proj", "blocks/cross_attention/out", DENSE_OUT),
+            *linear(f"{before}.mlp.fc1", "blocks/mlp/hidden"),
+            *linear(f"{before}.mlp.fc2", "blocks/mlp/out"),
+        ], layer)  # fmt: skip
+    return table
+
+
+def _build(config: Mapping[str, Any]) -> PixArt:
+    fields = Fields("PixArtTransformer2DModel", config, ("dropout", "norm_num_groups", "num_embeds_ada_norm",
+                                                         "upcast_attention"))  # fmt: skip
+    heads, channels, size = (
+        fields.take(*field) for field in (("num_attention_heads", 16), ("in_channels", 4), ("sample_size", 128))
+    )
+    width, patch = heads * fields.take("attention_head_dim", 72), fields.take("patch_size", 2)
+    fields.only("activation_fn", "gelu-approximate")
+    fields.only("norm_type", "ada_norm_single")
+    fields.only("norm_elementwise_affine", False)
+    fields.only("norm_eps", 1e-6)
+    fields.only("attention_bias", True)
+    fields.only("attention_type", "default")
+    if fields.take("cross_attention_dim", 1152) != width:
+        raise Refusal(f"PixArtTransformer2DModel: cross_attention_dim = {config.get('cross_attention_dim')} is not "
+                      f"supported; supported: the width, {width}.")
+    text_width, sized = fields.take("caption_channels"), fields.take("use_additional_conditions")
+    if text_width is None:
+        raise Refusal("PixArtTransformer2DModel: caption_channels = None is not supported; it is the text's width.")
+    scale = fields.take("interpolation_scale")
+    module = PixArt(
+        shape=(size, size, channels), patch=patch, width=width, depth=fields.take("num_layers", 28), heads=heads,
+        text_width=text_width,
+        learn_sigma=fields.only("out_channels", 2 * channels, channels, None) == 2 * channels,
+        sized=size == 128 if sized is None else sized,
+        span=size // patch / (max(size // 64, 1) if scale is None else scale),
+    )  # fmt: skip
+    fields.end()
+    return module
+
+
+def _describe(module: PixArt) -> dict[str, Any]:
+    size, other, channels = module.shape
+    if size != other:
+        raise Refusal(f"PixArtTransformer2DModel: shape = {module.shape} has no place in it; it is made for squares.")
+    if module.mlp_ratio != 4:
+        raise Refusal(f"PixArtTransformer2DModel: mlp_ratio = {module.mlp_ratio} has no place in it; only 4 has.")
+    scale = size // module.patch / module.span
+    return {
+        "num_attention_heads": module.heads, "attention_head_dim": module.width // module.heads,
+        "in_channels": channels, "out_channels": channels * (2 if module.learn_sigma else 1),
+        "num_layers": module.depth, "cross_attention_dim": module.width, "sample_size": size,
+        "patch_size": module.patch, "interpolation_scale": int(scale) if scale == int(scale) else scale,
+        "use_additional_conditions": module.sized, "caption_channels": module.text_width,
+        "activation_fn": "gelu-approximate", "norm_type": "ada_norm_single", "norm_elementwise_affine": False,
+        "norm_eps": 1e-6, "attention_bias": True, "num_embeds_ada_norm": 1000,
+    }  # fmt: skip
+
+
+def _example(module: PixArt) -> tuple:
+    struct = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    condition = {"text": struct(1, module.text_width)} | ({"size": struct(6)} if module.sized else {})
+    return struct(module.patch, module.patch, module.shape[-1]), struct(), condition
+
+
+def _published(size: int, scale: float, sized: bool) -> dict[str, Any]:
+    return {"sample_size": size, "interpolation_scale": scale, "use_additional_conditions": sized,
+            "caption_channels": 4096, "out_channels": 8}  # fmt: skip
+
+
+FAMILY = Family(
+    "PixArtTransformer2DModel", PixArt, _build, _describe, _example,
+    {"diffusers": _diffusers_rows, "original": _original_rows},
+    # Positions are computed, and the embedding of no text at all is T5's, which a pipeline computes.
+    ignored=(r"pos_embed", r"y_embedder\.y_embedding"),
+    published={
+        "PixArt-alpha, 512 x 512": _published(64, 1, False),
+        "PixArt-alpha, 1024 pixels": _published(128, 2, True),
+        "PixArt-alpha, 256 x 256": _published(32, 1, False),
+        "PixArt-Sigma, 256 x 256": _published(32, 0.5, False),
+        "PixArt-Sigma, 512 pixels": _published(64, 1, False),
+        "PixArt-Sigma, 1024 pixels": _published(128, 2, False),
+        "PixArt-Sigma, 2048 pixels": _published(256, 4, False),
+    },
+)  # fmt: skip

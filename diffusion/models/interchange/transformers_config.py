@@ -1,0 +1,16 @@
+"""Fields of a config.json of transformers that do not change what an encoder computes."""
+
+# Written into every config by some version of the library: how it is trained, and how text would be generated.
+WITHOUT_EFFECT = (
+    "architectures", "attention_dropout", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
+    "chunk_size_feed_forward", "classifier_dropout", "cross_attention_hidden_size", "decoder_start_token_id",
+    "diversity_penalty", "dropout", "dropout_rate", "dtype", "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty", "finetuning_task", "gradient_checkpointing", "id2label", "initializer_factor",
+    "initializer_range", "is_encoder_decoder", "label2id", "length_penalty", "max_length", "min_length", "model_type",
+    "n_positions", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_decoder_layers",
+    "num_return_sequences", "output_past", "pad_token_id", "prefix", "problem_type", "pruned_heads",
+    "remove_invalid_values", "repetition_penalty", "return_dict", "scale_decoder_outputs", "sep_token_id",
+    "suppress_tokens", "task_specific_params", "temperature", "tie_encoder_decoder", "tie_word_embeddings",
+    "tokenizer_class", "top_k", "top_p", "torch_dtype", "transformers_version", "typical_p", "use_bfloat16",
+    "use_cache",
+)  # fmt: skip

@@ -1,0 +1,95 @@
+"""The places of a U-Net's blocks, in the order of its computation, for the tables of its names."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.interchange.family import Refusal
+from diffusion.models.interchange.rows import CONV, Layout, Row, linear
+
+
+class Box(NamedTuple):
+    """A residual block in its place in a U-Net, with the attention behind it.
+
+    Attributes:
+      ours: its path among our parameters.
+      part: "down", "middle" or "up".
+      level: counted from the finest.
+      index: in its level; None for the one that changes the side.
+      shortcut: whether it has a convolution beside its branch.
+      attends: whether attention follows, at `ours` + "_attention".
+    """
+
+    ours: str
+    part: str
+    level: int
+    index: int | None
+    shortcut: bool
+    attends: bool
+
+
+def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool, ...]) -> Iterator[Box]:
+    """The boxes of a U-Net in the order of its computation, with the two of the middle.
+
+    Args:
+      widths: channels of each level.
+      first: channels of the first convolution.
+      blocks: of a level.
+      attends: whether the levels have attention, one for each.
+    """
+    channels, skips, last = first, [first], len(widths) - 1
+    for level, width in enumerate(widths):
+        for j in range(blocks):
+            yield Box(f"down_{level}_block_{j}", "down", level, j, channels != width, attends[level])
+            channels = width
+            skips.append(channels)
+        if level < last:
+            yield Box(f"down_{level}_resample", "down", level, None, False, False)
+            skips.append(channels)
+    for j in (0, 1):
+        yield Box(f"middle_block_{j}", "middle", last, j, False, j == 0)
+    for level in reversed(range(len(widths))):
+        for j in range(blocks + 1):
+            yield Box(f"up_{level}_block_{j}", "up", level, j, channels + skips.pop() != widths[level], attends[level])
+            channels = widths[level]
+        if level:
+            yield Box(f"up_{level}_resample", "up", level, None, False, False)
+
+
+def conv_rows(theirs: str, ours: str, layout: Layout = CONV) -> list[Row]:
+    """A convolution, or with another layout a dense layer that they have as a convolution of one pixel."""
+    return linear(theirs, ours, layout)
+
+
+def norm_rows(theirs: str, ours: str) -> list[Row]:
+    """A norm with scale and bias."""
+    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+
+
+def only(name: str, module: nn.Module, **valid: tuple) -> None:
+    """Refuses a module with a field that an architecture has no word for.
+
+    Args:
+      name: of the architecture.
+      module: ours.
+      **valid: the values of a field that have a place in it.
+
+    Raises:
+      Refusal: naming the field.
+    """
+    for field, values in valid.items():
+        if getattr(module, field) not in values:
+            raise Refusal(f"{name}: {field} = {getattr(module, field)!r} has no place in it; "
+                          f"{' and '.join(map(repr, values))} {'has' if len(values) == 1 else 'have'}.")
+
+
+def example(module: nn.Module) -> tuple:
+    """Arguments of a call of any of these U-Nets, as small as it takes."""
+    side = 2 ** (len(module.widths) - 1)
+    channels = getattr(module, "in_channels", None) or module.channels
+    image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32) if module.num_classes else None
+    return image, jax.ShapeDtypeStruct((1,), jnp.float32), label

@@ -1,0 +1,129 @@
+"""Between an autoencoder and a diffusion model: draws from its posterior, and the scale and shift of its latents.
+
+    moments = vae.apply({"params": params}, x, method="encode")
+    z = to_diffusion(draw(moments, keys), vae.scale, vae.shift)      # what a diffusion model is trained on
+    x = vae.apply({"params": params}, from_diffusion(z, vae.scale, vae.shift), method="decode")
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Factor = float | tuple[float, ...]  # one number, or one for each channel
+
+
+class Moments(NamedTuple):
+    """The Gaussian posterior q(z | x) of an autoencoder, with independent components.
+
+    Attributes:
+        mean: [B, h, w, D], float32.
+        log_variance: [B, h, w, D], float32.
+    """
+
+    mean: jax.Array
+    log_variance: jax.Array
+
+
+def draw(moments: Moments, keys: jax.Array) -> jax.Array:
+    """A latent from each posterior.
+
+        z = mean + exp(log_variance / 2) eps,    eps ~ N(0, 1)
+
+    Args:
+        moments: [B, h, w, D].
+        keys: typed keys [B], one per example, so that a latent does not depend on its batch.
+
+    Returns:
+        [B, h, w, D].
+
+    Reference: Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, section 2.4.
+    """
+    mean, log_variance = moments
+    if keys.shape != mean.shape[:1]:
+        raise ValueError(f"draw takes one key for each example, [B] = {mean.shape[:1]}; got keys of shape {keys.shape}")
+    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(keys)
+    return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def to_diffusion(z: jax.Array, scale: Factor, shift: Factor) -> jax.Array:
+    """Latents as a diffusion model sees them, of about zero mean and unit variance.
+
+        out = scale (z - shift)
+
+    Args:
+        z: of the autoencoder, [..., D].
+        scale: one number or D.
+        shift: one number or D.
+
+    Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, appendix G (scale);
+    Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024 (shift).
+    """
+    return (z - jnp.asarray(shift, z.dtype)) * jnp.asarray(scale, z.dtype)
+
+
+def from_diffusion(z: jax.Array, scale: Factor, shift: Factor) -> jax.Array:
+    """Latents as the autoencoder decodes them, z / scale + shift: the inverse of `to_diffusion`."""
+    return z / jnp.asarray(scale, z.dtype) + jnp.asarray(shift, z.dtype)
+
+
+class Scaling(NamedTuple):
+    """What `to_diffusion` takes: one number, or one for each channel."""
+
+    scale: Factor
+    shift: Factor
+
+
+def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scaling:
+    """The scale and shift after which a stream of latents has mean 0 and variance 1.
+
+        shift = mean(z),    scale = 1 / sqrt(mean((z - shift)^2))
+
+    The moments are merged batch by batch in float64, from centred values, and nothing but them is kept. For a stream
+    of images ``estimate(encode(x) for x in batches)``, then ``vae.clone(scale=..., shift=...)``.
+
+    Args:
+        latents: batches [B, h, w, D], of any sizes.
+        per_channel: one scale and one shift for each of the D channels (Karras et al., "Analyzing and Improving the
+            Training Dynamics of Diffusion Models", 2024, appendix B), not one for all.
+
+    Raises:
+        ValueError: for an empty stream, numbers that are not finite, or latents that do not vary.
+
+    Reference: Chan, Golub & LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979,
+    equations 2.1.
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for batch in latents:
+        values = np.asarray(batch, np.float64)
+        values = values.reshape(-1, values.shape[-1] if per_channel else 1)
+        if not len(values):
+            continue
+        size, average = len(values), values.mean(0)
+        difference = average - mean
+        squares = squares + ((values - average) ** 2).sum(0) + difference**2 * count * size / (count + size)
+        count += size
+        mean = mean + difference * size / count
+    if not count:
+        raise ValueError("the scale of latents is estimated from a stream of them; it was empty")
+    if not (np.isfinite(squares).all() and (squares > 0).all()):
+        raise ValueError(f"{count} latents with squared deviations {np.asarray(squares).tolist()} have no scale: "
+                         "they must be finite and vary")
+    scale = (squares / count) ** -0.5
+    if per_channel:
+        return Scaling(tuple(scale.tolist()), tuple(mean.tolist()))
+    return Scaling(scale.item(), mean.item())
+
+
+def to_range(x: jax.Array, ends: tuple[float, float]) -> jax.Array:
+    """Pictures in [-1, 1] as a network takes them whose pixels lie between these ends."""
+    low, high = ends
+    return x if (low, high) == (-1, 1) else (x + 1) * ((high - low) / 2) + low
+
+
+def from_range(x: jax.Array, ends: tuple[float, float]) -> jax.Array:
+    """Pictures between these ends in [-1, 1]: the inverse of `to_range`."""
+    low, high = ends
+    return x if (low, high) == (-1, 1) else (x - low) * (2 / (high - low)) - 1

@@ -1,0 +1,181 @@
+"""MM-DiT: the transformer of Stable Diffusion 3 and 3.5, in which picture and text are streams of their own.
+
+                 text [B, M, E]        x [B, H, W, C]
+                      |                      |
+                    dense            patches, dense, + positions
+                      |                      |
+    t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth - 1
+         c            |                      |                        (the first `dual` with a second attention
+                      +-- attended to only --|                         of the picture to itself)
+                                             |
+                       norm, shift, scale, dense, patches put back
+                                             |
+                                      [B, H, W, C]
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import doors, layout
+from diffusion.models.attention import IMPLEMENTATIONS
+from diffusion.models.blocks import Modulation, xavier, zeros
+from diffusion.models.conditions import entries
+from diffusion.models.dit import REMAT, patchify, unpatchify
+from diffusion.models.joint_blocks import Conditioning, JointBlock, modulated, scanned
+from diffusion.models.joint_conditions import check_extra, check_residuals, check_text, stacked_pairs
+from diffusion.models.names import look_up
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+
+
+class MMDiT(nn.Module):
+    """The multimodal diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
+
+    The table of positions is a leaf of the parameters, as in the published files, and is never trained: its gradient is
+    zero (an optimizer's weight decay should leave it out). Pictures of other sizes see its middle.
+
+    Attributes:
+        channels: C of the input.
+        out_channels: C of the output, the velocity.
+        patch: side of a patch in pixels of the latents.
+        width: features of a token; `heads` divides it.
+        depth: number of joint layers. In the last the text is only attended to.
+        heads: attention heads.
+        text_width: E, features of the text's tokens.
+        pooled_width: P, features of the pooled text.
+        positions: side of the table of positions, in tokens.
+        sample_size: side of the latents whose neighbouring tokens are one apart in the table as it starts.
+        dual: number of layers, from the first, in which the picture has a second attention to itself (SD3.5-medium).
+        qk_norm: RMS-normalise queries and keys, with a learned scale (SD3.5).
+        attention: implementation of attention, see `diffusion.models.attention`.
+        remat: what to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024.
+    """
+
+    channels: int = 16
+    out_channels: int = 16
+    patch: int = 2
+    width: int = 1536
+    depth: int = 24
+    heads: int = 24
+    text_width: int = 4096
+    pooled_width: int = 2048
+    positions: int = 192
+    sample_size: int = 128
+    dual: int = 0
+    qk_norm: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("channels", "out_channels", "patch", "width", "depth", "heads", "text_width", "pooled_width",
+                      "positions", "sample_size"):  # fmt: skip
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if self.width % 4:
+            raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides")
+        if not 0 <= self.dual < self.depth:
+            raise ValueError(f"dual={self.dual}: the layers with a second attention are some of the first "
+                             f"depth - 1 = {self.depth - 1}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any]) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, H, W, C].
+            t: the network's clock [B] or [], float32 or wider; the published networks are told 1000 t for t in [0, 1].
+            condition: see `diffusion.models.conditions`:
+                "text": [B, M, text_width]. "pooled": [B, pooled_width].
+                "skip": Bool [B, depth], layers to leave out for an example (`diffusion.models.doors`).
+                "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added
+                to the picture's tokens after each of the layers i with floor(i K / depth) = k, but not after the last.
+                "extra": tuple of `depth` pairs (keys, values) [B, K, width], see `JointBlock`.
+
+        Returns:
+            [B, H, W, out_channels], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        told = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra"))
+        self._check(x, t, told)
+        batch, height, width, _ = x.shape
+        rows, columns = height // self.patch, width // self.patch
+
+        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(
+            patchify(x, self.patch)
+        )
+        table = self.param("positions_table", self._table)
+        top, left = (self.positions - rows) // 2, (self.positions - columns) // 2
+        places = jax.lax.stop_gradient(table)[top : top + rows, left : left + columns]
+        tokens = tokens + places.reshape(rows * columns, self.width).astype(tokens.dtype)
+        text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(told["text"])
+        c = Conditioning(self.width, self.dtype, name="conditioning")(t, told["pooled"])
+
+        streams = layout.split(tokens, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
+        opened = self._doors(told, batch)
+        part = lambda start, stop: jax.tree.map(lambda door: door[start:stop], opened)
+        last = self.depth - 1
+        for name, start, stop, dual in (("dual_blocks", 0, self.dual, True), ("blocks", self.dual, last, False)):
+            if stop > start:
+                stack = scanned(JointBlock, stop - start, self.remat)
+                blocks = stack(self.heads, self.qk_norm, dual, False, self.attention, self.dtype, name=name)
+                streams, _ = blocks(streams, c, None, part(start, stop))
+        final = JointBlock(self.heads, self.qk_norm, False, True, self.attention, self.dtype, name="last_block")
+        (tokens, _), _ = final(streams, c, None, jax.tree.map(lambda door: door[last], opened))
+
+        tokens = modulated(tokens, *Modulation(2, self.dtype, name="final_modulation")(c))
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        outputs = self.patch**2 * self.out_channels
+        tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        return unpatchify(tokens, self.patch, height, width)
+
+    def _table(self, key: jax.Array) -> jax.Array:
+        """The table as diffusers makes it: e(p) = [sin(p w), cos(p w)], table[row, column] = [e(column), e(row)]."""
+        places = jnp.arange(self.positions) * (self.sample_size // self.patch / self.positions)
+        angles = places[:, None] * 10_000.0 ** (-jnp.arange(self.width // 4) / (self.width // 4))
+        e = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+        whole = (self.positions, *e.shape)
+        return jnp.concatenate([jnp.broadcast_to(e, whole), jnp.broadcast_to(e[:, None], whole)], axis=-1)
+
+    def _doors(self, told: dict[str, Any], batch: int) -> dict[str, Any]:
+        """What the layers are given, each with the layers as first axis."""
+        opened: dict[str, Any] = {}
+        if told["skip"] is not None:
+            opened |= doors.parted({"skip": told["skip"]}, batch, self.depth)[1]
+        if told["extra"] is not None:
+            opened["extra"] = stacked_pairs(told["extra"])
+        if told["residuals"] is not None:
+            given = told["residuals"]
+            spread = [given[i * len(given) // self.depth] for i in range(self.depth - 1)]
+            opened["residual"] = jnp.stack([*spread, jnp.zeros_like(given[0])])
+        return opened
+
+    def _check(self, x: jax.Array, t: jax.Array, told: dict[str, Any]) -> None:
+        if x.ndim != 4 or x.shape[-1] != self.channels:
+            raise ValueError(f"this MMDiT takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
+        if jnp.shape(t) not in ((), x.shape[:1]):
+            raise ValueError(f"MMDiT takes one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+        if max(x.shape[1:3]) // self.patch > self.positions:
+            raise ValueError(f"latents of {x.shape[1]} x {x.shape[2]} have more patches of {self.patch} on a side than "
+                             f"the table of positions={self.positions}")
+        check_text(x.shape[0], self.text_width, self.pooled_width, told)
+        tokens = (x.shape[0], x.shape[1] * x.shape[2] // self.patch**2, self.width)
+        check_residuals(told["residuals"], tokens, self.depth)
+        check_extra(told["extra"], x.shape[0], self.width, self.depth)

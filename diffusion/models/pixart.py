@@ -1,0 +1,229 @@
+"""PixArt: a diffusion transformer that reads a prompt by cross-attention, told the time once for all layers.
+
+    text [B, M, E] -- dense, gelu, dense      x [B, H, W, C]
+                              |                     |
+                              |             patches, dense, + positions
+                              |                     |
+    t (and the size) --+--> [ attention to itself, shifted, scaled and gated by table + c      ]
+        |              |    [ attention to the text                                            ]  x depth
+    dense: c [6, D] ---+    [ MLP, shifted, scaled and gated by table + c                      ]
+        |                                           |
+        +----- table + t: shift, scale ------ norm, dense, patches put back
+                                                    |
+                                               [B, H, W, 2 C]
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import doors, layout
+from diffusion.models.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.blocks import Attention, Gelu, xavier, zeros
+from diffusion.models.conditions import entries
+from diffusion.models.cross_attention import CrossAttention
+from diffusion.models.dit import REMAT, patchify, unpatchify
+from diffusion.models.embeddings import TimestepEmbedding, sincos_positions
+from diffusion.models.joint_conditions import check_extra, check_residuals, stacked_pairs
+from diffusion.models.names import look_up
+from diffusion.models.norms import layer_norm
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+small = nn.initializers.normal(0.02)
+
+
+def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Vectors of length one, as far as chance makes them so."""
+    return jax.random.normal(key, shape) / shape[-1] ** 0.5
+
+
+class PixArtBlock(nn.Module):
+    """Attention, attention to the text, MLP; the first and the last as in DiT's block, told by table + c.
+
+    Arguments of the call: tokens x [B, N, D]; c [B, 6, D], the same for all layers; the text [B, M, D]; what is added
+    to the scores of its tokens, or None; this layer's doors. Returns (x, None), as a scan wants it.
+    """
+
+    heads: int
+    mlp_ratio: float
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, opened: dict[str, Any]
+    ) -> tuple[jax.Array, None]:
+        before, width = x, x.shape[-1]
+        told = c + self.param("table", _table, (6, width)).astype(c.dtype)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (told[:, i, None] for i in range(6))
+        mixed = Attention(self.heads, False, self.attention, self.dtype, name="attention")(
+            layer_norm(x) * (1 + scale_a) + shift_a, None, opened
+        )
+        x = x + gate_a * mixed
+        x = x + CrossAttention(
+            self.heads, width // self.heads, True, True, self.attention, self.dtype, name="cross_attention"
+        )(x, text, bias, opened.get("extra"))
+        mlp = Gelu(self.mlp_ratio, self.dtype, name="mlp")
+        x = x + gate_m * mlp(layer_norm(x) * (1 + scale_m) + shift_m)
+        if "residual" in opened:
+            x = x + opened["residual"].astype(x.dtype)
+        if "skip" in opened:
+            x = jnp.where(opened["skip"][:, None, None], before, x)
+        return layout.split(x, "batch", "tokens", None), None
+
+
+class PixArt(nn.Module):
+    """The transformer of PixArt-alpha and PixArt-Sigma: `apply(variables, x, t, condition)` is a `Network`.
+
+    Attributes:
+        shape: (H, W, C) of the latents that it is made for; it takes other H and W too.
+        patch: side of a patch in pixels of the latents.
+        width: features of a token; 4, 3 with `sized`, and `heads` divide it.
+        depth: number of layers.
+        heads: attention heads.
+        text_width: E, features of the text's tokens.
+        mlp_ratio: hidden features of the MLP over `width`.
+        learn_sigma: put out 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
+        sized: is told the size of the picture (PixArt-alpha of 1024 pixels).
+        span: the places of the patches of a picture of any size go from 0 to this along each side.
+        attention: implementation of attention, see `diffusion.models.attention`.
+        remat: what to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Chen et al., "PixArt-alpha: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image
+    Synthesis", 2023; Chen et al., "PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image
+    Generation", 2024.
+    """
+
+    shape: tuple[int, int, int] = (64, 64, 4)
+    patch: int = 2
+    width: int = 1152
+    depth: int = 28
+    heads: int = 16
+    text_width: int = 4096
+    mlp_ratio: float = 4.0
+    learn_sigma: bool = True
+    sized: bool = False
+    span: float = 32.0
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("patch", "width", "depth", "heads", "text_width", "mlp_ratio", "span"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if self.width % 4 or (self.sized and self.width % 3):
+            raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides, sized=True one "
+                             "that 3 divides too")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any]) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, H, W, C].
+            t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
+            condition: see `diffusion.models.conditions`:
+                "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
+                "size": [B, 6], with `sized`: told are the original height and width, and the ratio height / width of
+                what is asked for.
+                "skip", "identity", "borrow": [B, depth], see `diffusion.models.doors`.
+                "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
+                "extra": tuple of `depth` pairs (keys, values) [B, K, width], see `CrossAttention`.
+
+        Returns:
+            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        size = ("size",) * self.sized
+        told = entries(condition, ("text", *size), ("text_mask", *doors.KINDS, "residuals", "extra"))
+        self._check(x, t, told)
+        batch, height, width, channels = x.shape
+        rows, columns = height // self.patch, width // self.patch
+        dense = lambda features, name, start=xavier: nn.Dense(
+            features, dtype=self.dtype, kernel_init=start, name=name
+        )
+
+        tokens = dense(self.width, "patch_embedding")(patchify(x, self.patch))
+        places = sincos_positions(rows, columns, self.width, self.span)
+        tokens = layout.split(tokens + jnp.asarray(places, tokens.dtype), "batch", "tokens", None)
+        text = dense(self.width, "text_hidden", small)(told["text"])
+        text = dense(self.width, "text_out", small)(nn.gelu(text, approximate=True))
+        bias = None if told["text_mask"] is None else mask_bias(told["text_mask"])
+
+        embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(
+            jnp.broadcast_to(t, (batch,))
+        )
+        if self.sized:
+            embedding = embedding + self._size(told["size"])
+        c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(
+            nn.silu(embedding)
+        )
+
+        policy = REMAT[self.remat]
+        block = nn.remat(PixArtBlock, policy=policy, prevent_cse=False) if policy else PixArtBlock
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
+            length=self.depth,
+        )
+        tokens, _ = blocks(self.heads, self.mlp_ratio, self.attention, self.dtype, name="blocks")(
+            tokens, c, text, bias, self._doors(told, batch)
+        )
+
+        final = embedding[:, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
+        tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
+        tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        return unpatchify(tokens, self.patch, height, width)
+
+    def _size(self, size: jax.Array) -> jax.Array:
+        """[B, 6] -> [B, width]: a third each for the original height, the width, and the ratio asked for."""
+        third = lambda name: TimestepEmbedding(self.width // 3, self.dtype, name=name)
+        original = third("original_embedding")(size[:, :2].reshape(-1)).reshape(size.shape[0], -1)
+        return jnp.concatenate([original, third("ratio_embedding")(size[:, 4] / size[:, 5])], axis=-1)
+
+    def _doors(self, told: dict[str, Any], batch: int) -> dict[str, Any]:
+        """What the layers are given, each with the layers as first axis."""
+        given = {name: told[name] for name in doors.KINDS if told[name] is not None}
+        opened: dict[str, Any] = doors.parted(given, batch, self.depth)[1]
+        if told["extra"] is not None:
+            opened["extra"] = stacked_pairs(told["extra"])
+        if told["residuals"] is not None:
+            missing = [jnp.zeros_like(told["residuals"][0])] * (self.depth - len(told["residuals"]))
+            opened["residual"] = jnp.stack([*told["residuals"], *missing])
+        return opened
+
+    def _check(self, x: jax.Array, t: jax.Array, told: dict[str, Any]) -> None:
+        if x.ndim != 4 or x.shape[-1] != self.shape[-1]:
+            raise ValueError(f"this PixArt takes latents [B, H, W, {self.shape[-1]}]; got an array of shape {x.shape}")
+        if jnp.shape(t) not in ((), x.shape[:1]):
+            raise ValueError(f"PixArt takes one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+        batch, text, mask, size = x.shape[0], told["text"].shape, told["text_mask"], told.get("size")
+        if len(text) != 3 or text[0] != batch or text[2] != self.text_width:
+            raise ValueError(f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {self.text_width}); "
+                             f"got {text}")
+        if mask is not None and (mask.shape != text[:2] or mask.dtype != jnp.bool_):
+            raise ValueError(f"the condition's 'text_mask' is Bool [B, M] = {text[:2]}; got {mask.dtype} {mask.shape}")
+        if size is not None and size.shape != (batch, 6):
+            raise ValueError(f"the condition's 'size' is [B, 6] = ({batch}, 6); got {size.shape}")
+        tokens = (batch, x.shape[1] * x.shape[2] // self.patch**2, self.width)
+        check_residuals(told["residuals"], tokens, self.depth)
+        check_extra(told["extra"], batch, self.width, self.depth)

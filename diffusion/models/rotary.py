@@ -1,0 +1,46 @@
+"""Rotary positions over any number of axes, in neighbouring pairs of features, as Flux has them.
+
+(DiT's `embeddings.rope_angles` and `rotate` are for two axes, with the pairs half a head apart.)
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def axis_angles(places: np.ndarray, sizes: Sequence[int], theta: float = 10_000.0) -> np.ndarray:
+    """Angles of the pairs of a head's features: the first pairs turn with the first coordinate, and so on.
+
+        out[n] = [places[n, 0] w_0, places[n, 1] w_1, ...],   w_a[i] = theta^(-2 i / sizes[a]),   i < sizes[a] / 2
+
+    Args:
+        places: coordinates of the tokens, [N, A].
+        sizes: features of a head that turn with each coordinate, A even numbers; their sum is the head's width D.
+        theta: base of the frequencies.
+
+    Returns:
+        [N, D / 2] in radians, float32 (computed in float64).
+
+    Reference: Su et al., "RoFormer", 2021, equation 15; the axes as in the code of FLUX.1 (Black Forest Labs, 2024).
+    """
+    turns = [np.outer(place, theta ** (-np.arange(0, size, 2) / size)) for place, size in zip(places.T, sizes)]
+    return np.concatenate(turns, axis=1).astype(np.float32)
+
+
+def turn(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Turns each pair of neighbouring features by the angle of its token.
+
+        [a', b'] = [a cos - b sin, a sin + b cos],   a, b = features 2 i and 2 i + 1
+
+    Args:
+        x: queries or keys [B, N, H, D].
+        angles: [N, D / 2] from `axis_angles`.
+
+    Returns:
+        [B, N, H, D], of the dtype of x (turned in float32).
+    """
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    a, b = x[..., 0::2], x[..., 1::2]
+    return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)

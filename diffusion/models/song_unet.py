@@ -1,0 +1,271 @@
+"""DDPM++ and NCSN++, the U-Nets of Song et al. (2021), with the choices that EDM leaves open.
+
+    x_t ---- conv_in ------------------------- conv(silu(norm)) -- output            (decoder "standard")
+      |         |           skips                    |
+      |      level 0   n [box]   -->   (n + 1) [box] (attention in the last alone)
+      |/2       | /2 box                             | x 2 box
+      +-(aux)- level 1   ...     -->     ...         +- conv(silu(norm)) - x 2 - + - output   ("skip", every level)
+      |/2       | /2 box                             | x 2 box
+      +-(aux)- level L-1 ...     -->     ...
+                +---- box with attention, box -------+
+
+    box = sqrt(1/2) (x + block(x)), then sqrt(1/2) (x + attention(x));   aux: encoder "skip" or "residual"
+    sines(clock) + class + augmentation -> dense, silu, dense, silu -> every box
+
+|                      | DDPM++     | NCSN++         | NCSN++ of Song et al., 256 x 256 |
+|----------------------|------------|----------------|----------------------------------|
+| clock                | positional | fourier        | fourier                          |
+| encoder              | standard   | residual       | skip                             |
+| decoder              | standard   | standard       | skip                             |
+| taps                 | (1, 1)     | (1, 3, 3, 1)   | (1, 3, 3, 1)                     |
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import unet_inputs
+from diffusion.models.attention import IMPLEMENTATIONS
+from diffusion.models.convolutions import GroupNorm, ResnetBlock, conv
+from diffusion.models.dit import REMAT
+from diffusion.models.embeddings import sinusoid
+from diffusion.models.image_attention import ImageAttention
+from diffusion.models.names import look_up
+from diffusion.models.resampling import check_taps, double, halve
+
+CHOICES = {
+    "clock": ("positional", "fourier"),
+    "encoder": ("standard", "skip", "residual"),
+    "decoder": ("standard", "skip"),
+    "attention": ("auto", *IMPLEMENTATIONS),
+    "remat": REMAT,
+    "dtype": ("float32", "bfloat16"),
+}
+HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
+NORM = {"groups": 32, "epsilon": 1e-6, "least": 4}
+
+
+class SongUNet(nn.Module):
+    """The U-Net of DDPM++ or NCSN++: `apply(variables, x, t, condition)` is a `Network`.
+
+    EDM's checkpoints are told ln(sigma) / 4 (`parameterizations.edm`). Parameters are float32 whatever the compute
+    type, and so is the output.
+
+    Attributes:
+        resolution: side of the pictures that it is for; attention is where the side would be one of
+            `attention_resolutions`, whatever the side in a call.
+        width: channels that all others are multiples of.
+        multipliers: channels of each level over `width`, the finest first.
+        blocks: residual blocks of a level on the way down; one more on the way up.
+        attention_resolutions: sides with attention.
+        num_classes: classes that it is told, see `diffusion.models.unet_inputs`; 0 for an unconditional network.
+        augmentations: numbers about the augmentation of an example (EDM: 9) that it is told; 0 for none.
+        in_channels, out_channels: of input and output.
+        clock: "positional" or "fourier" features of the time; the frequencies of the latter are drawn once, and kept.
+        clock_multiplier: number of these features over `width`.
+        encoder: "standard", or what is added of the image at each level: "skip" its filtered copy, "residual" a copy
+            that takes the sum along.
+        decoder: "standard", or "skip": every level adds to the output.
+        taps: of the filter that resamples, see `diffusion.models.resampling`.
+        dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
+        attention: implementation of attention, see `diffusion.models.attention`.
+        remat: what of the blocks to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2021, appendix
+    H; Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, appendix F.
+    """
+
+    resolution: int
+    width: int = 128
+    multipliers: tuple[int, ...] = (2, 2, 2)
+    blocks: int = 4
+    attention_resolutions: tuple[int, ...] = (16,)
+    num_classes: int = 0
+    augmentations: int = 0
+    in_channels: int = 3
+    out_channels: int = 3
+    clock: str = "positional"
+    clock_multiplier: int = 1
+    encoder: str = "standard"
+    decoder: str = "standard"
+    taps: tuple[int, ...] = (1, 1)
+    dropout: float = 0.0
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("multipliers", "attention_resolutions", "taps"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for field in ("resolution", "width", "blocks", "in_channels", "out_channels", "clock_multiplier"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        for field in ("num_classes", "augmentations"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be 0 (none) or positive")
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if not self.multipliers or min(self.multipliers) <= 0:
+            raise ValueError(f"multipliers={self.multipliers} must be positive, one for each level")
+        if self.resolution % 2 ** (len(self.multipliers) - 1):
+            raise ValueError(f"resolution={self.resolution} is not halved {len(self.multipliers) - 1} times")
+        if self.width % 4 or self.width * self.clock_multiplier < 4:
+            raise ValueError(f"width={self.width} must be a multiple of 4")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
+        check_taps(self.taps)
+        super().__post_init__()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.width * multiplier for multiplier in self.multipliers)
+
+    def attends(self, level: int) -> bool:
+        """Whether a level has attention."""
+        return self.resolution >> level in self.attention_resolutions
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: jax.Array | dict | None = None, train: bool = False
+    ) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: images [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
+            t: the network's clock, [B] or [], float32 or wider.
+            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
+                "label", of "augment" [B, augmentations] (without it, none was applied), and of "residuals" for the
+                skips, in order, and the middle, see `diffusion.models.conditions`.
+            train: draw dropout.
+
+        Returns:
+            [B, H, W, out_channels], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+        """
+        optional = ("augment",) if self.augmentations else ()
+        given = unet_inputs.told(condition, x, t, channels=self.in_channels, halvings=len(self.widths) - 1,
+                                 num_classes=self.num_classes, optional=optional)  # fmt: skip
+        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), given)
+        again = lambda module, *static: (nn.remat(module, policy=REMAT[self.remat], static_argnums=static)
+                                         if REMAT[self.remat] else module)  # fmt: skip
+        block_class, attention_class = again(ResnetBlock, 3), again(ImageAttention)
+
+        def box(h: jax.Array, features: int, name: str, resample: str = "keep", attend: bool = False) -> jax.Array:
+            block = block_class(
+                features, dropout=self.dropout, dtype=self.dtype, resample=resample, taps=self.taps,
+                project=resample != "keep", gain=HALF, **NORM, name=name,
+            )  # fmt: skip
+            h = block(h, embedding, train)
+            if not attend:
+                return h
+            return attention_class(gain=HALF, attention=self.attention, dtype=self.dtype, **NORM,
+                                   name=f"{name}_attention")(h)  # fmt: skip
+
+        h = conv(self.width, dtype=self.dtype, name="conv_in")(x)
+        skips, side = [h], x.astype(self.dtype)
+        for i, features in enumerate(self.widths):
+            if i:
+                h = box(h, h.shape[-1], f"down_{i}_resample", "down")
+                h, side = self._add_image(h, side, i)
+                skips.append(h)
+            for j in range(self.blocks):
+                h = box(h, features, f"down_{i}_block_{j}", attend=self.attends(i))
+                skips.append(h)
+
+        h = box(h, self.widths[-1], "middle_block_0", attend=True)
+        h = box(h, self.widths[-1], "middle_block_1")
+        skips, h = unet_inputs.with_residuals(skips, h, given["residuals"])
+
+        output = None
+        for i, features in reversed(list(enumerate(self.widths))):
+            if i < len(self.widths) - 1:
+                h = box(h, h.shape[-1], f"up_{i}_resample", "up")
+            for j in range(self.blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = box(h, features, f"up_{i}_block_{j}", attend=j == self.blocks and self.attends(i))
+            if self.decoder == "skip" or i == 0:
+                # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+                part = nn.silu(GroupNorm(**NORM, name=f"norm_out_{i}")(h)).astype(jnp.float32)
+                part = conv(self.out_channels, zero=True, dtype="float32", name=f"conv_out_{i}")(part)
+                output = part if output is None else part + double(output, self.taps)
+        return output
+
+    def _embedding(self, t: jax.Array, given: dict) -> jax.Array:
+        """What the blocks are told, [B, 4 width], before its last silu."""
+        size = self.width * self.clock_multiplier
+        if self.clock == "positional":
+            features = jnp.roll(sinusoid(t, size, shift=1), size // 2, axis=-1)  # sines first
+        else:
+            frequencies = self.param("frequencies", nn.initializers.normal(16.0), (size // 2,))
+            angles = t[:, None] * (2 * jnp.pi * jax.lax.stop_gradient(frequencies))
+            features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        if self.num_classes:
+            table = self.param("classes", nn.initializers.xavier_uniform(), (self.num_classes, size))
+            bias = self.param("classes_bias", nn.initializers.zeros_init(), (size,))
+            rows = unet_inputs.class_rows(table, given["label"])
+            features = features + math.sqrt(self.num_classes) * rows + bias
+        if self.augmentations:
+            told = given["augment"]
+            shape = (t.shape[0], self.augmentations)
+            if told is None:
+                told = jnp.zeros(shape)
+            if told.shape != shape:
+                raise ValueError(f"'augment' is [B, augmentations] = {shape}; got shape {told.shape}")
+            features = features + nn.Dense(size, use_bias=False, name="augment")(told)
+        h = nn.silu(nn.Dense(4 * self.width, dtype=self.dtype, name="time_hidden")(features))
+        return nn.Dense(4 * self.width, dtype=self.dtype, name="time_out")(h)
+
+    def _add_image(self, h: jax.Array, side: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
+        """Adds the image of this level's side to h; what the next level halves stands second."""
+        features, name = h.shape[-1], f"down_{level}_image"
+        if self.encoder == "skip":
+            side = halve(side, self.taps)
+            return h + conv(features, 1, dtype=self.dtype, name=name)(side), side
+        if self.encoder == "residual":
+            border = 1 + len(self.taps) // 2 - 1  # the filter finds the convolution's values there, not zeros
+            side = nn.Conv(features, (3, 3), padding=[(border, border)] * 2, dtype=self.dtype, name=name)(side)
+            h = HALF * (h + halve(side, self.taps, padded=False))
+            return h, h
+        return h, side
+
+
+DDPM_PP = {"clock": "positional"}
+NCSN_PP = {"clock": "fourier", "clock_multiplier": 2, "encoder": "residual", "taps": (1, 3, 3, 1)}
+PRESETS = {
+    "ddpmpp-cifar10": {**DDPM_PP, "resolution": 32, "augmentations": 9, "dropout": 0.13},
+    "ncsnpp-cifar10": {**NCSN_PP, "resolution": 32, "augmentations": 9, "dropout": 0.13},
+    "ddpmpp-64": {**DDPM_PP, "resolution": 64, "multipliers": (1, 2, 2, 2), "augmentations": 9, "dropout": 0.05},
+    "ncsnpp-64": {**NCSN_PP, "resolution": 64, "multipliers": (1, 2, 2, 2), "augmentations": 9, "dropout": 0.05},
+    "ncsnpp-256": {
+        **NCSN_PP, "resolution": 256, "multipliers": (1, 1, 2, 2, 2, 2, 2), "blocks": 2, "encoder": "skip",
+        "decoder": "skip",
+    },
+}  # fmt: skip
+
+
+def song_unet_preset(name: str, num_classes: int = 0, **options: Any) -> SongUNet:
+    """Builds a U-Net of a published size.
+
+    Args:
+        name: "ddpmpp-cifar10", "ncsnpp-cifar10", and, for FFHQ and AFHQ, "ddpmpp-64" and "ncsnpp-64" of Karras et al.
+            (2022); "ncsnpp-256" of Song et al. (2021).
+        num_classes: of a class-conditional network.
+        **options: other fields of `SongUNet`.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: for an unknown name, and as `SongUNet`.
+    """
+    return SongUNet(**{**look_up(PRESETS, name, "name"), "num_classes": num_classes, **options})

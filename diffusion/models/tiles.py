@@ -1,0 +1,153 @@
+"""Pictures larger than memory, tile by tile: overlapping tiles whose overlaps are blended linearly.
+
+    decode = tiled(partial(vae.apply, {"params": params}, method="decode"), tile=64, overlap=16, margin=4)
+    encode = tiled(partial(vae.apply, {"params": params}, method="encode"), tile=512, overlap=128, margin=32, step=8)
+
+The result is that of the whole picture where the function is local: where what an output depends on reaches no further
+than `margin`. Convolutions alone are local. Autoencoders with group norms or attention over all pixels are not: their
+tiles differ in the statistics, which shows as slow changes of colour from tile to tile, fainter for larger tiles, that
+the blending hides. A tile of the size that the autoencoder was trained on is a sound choice.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Cut(NamedTuple):
+    """One side of a picture cut into tiles.
+
+    Attributes:
+        size: of a tile.
+        starts: int [n], where each begins.
+    """
+
+    size: int
+    starts: np.ndarray
+
+
+def cut(side: int, tile: int, overlap: int, step: int) -> Cut:
+    """The fewest tiles that cover a side and overlap at least so much, spread evenly.
+
+    Args:
+        side: of the picture, a multiple of `step`.
+        tile: size of a tile; where the side is smaller, the side is the tile.
+        overlap: of neighbours, at least.
+        step: starts are multiples of it.
+    """
+    if side <= tile:
+        return Cut(side, np.zeros(1, np.int32))
+    count = -((overlap - side) // (tile - overlap))
+    # From the left as far as a tile may be, so that rounding down never leaves less than the overlap.
+    starts = np.arange(count) * (side - tile) // (count - 1) // step * step
+    starts[-1] = side - tile
+    return Cut(tile, starts.astype(np.int32))
+
+
+def weights(size: int, starts: np.ndarray, side: int, overlap: int, margin: int) -> np.ndarray:
+    """Of each tile at each of its pixels, along one side: ramps at the inner ends, whose sum over tiles is one.
+
+        0 up to the margin, then linear to 1 at overlap - margin; divided by the sum over the tiles that cover a pixel
+
+    Args:
+        size: of a tile.
+        starts: int [n].
+        side: of the picture.
+        overlap: of neighbours, at least.
+        margin: at each inner end that counts for nothing, less than half of the overlap.
+
+    Returns:
+        float32 [n, size].
+    """
+    rise = np.clip((np.arange(size) + 0.5 - margin) / max(overlap - 2 * margin, 1), 0, 1)
+    ramps = np.ones((len(starts), size))
+    ramps[1:] *= rise
+    ramps[:-1] *= rise[::-1]
+    total = np.zeros(side)
+    for start, ramp in zip(starts, ramps):
+        total[start:start + size] += ramp
+    return np.stack([ramp / total[start:start + size] for start, ramp in zip(starts, ramps)]).astype(np.float32)
+
+
+def tiled(
+    function: Callable[[jax.Array], Any], tile: int, overlap: int, margin: int = 0, step: int = 1
+) -> Callable[[jax.Array], Any]:
+    """A function on pictures, applied tile by tile: the memory that it takes is that of one tile.
+
+    All sizes are counted in pixels of the input: those of the latent for a decoder.
+
+    Args:
+        function: pictures [B, h, w, C] -> a pytree of pictures [B, r h, r w, ...], the same r for all sizes, such as
+            8 for a decoder and 1 / 8 for an encoder.
+        tile: side of a tile.
+        overlap: of neighbouring tiles, at least; less than half of the tile.
+        margin: at the inner edges of a tile that is thrown away, less than half of the overlap: as far as the padding
+            at a tile's edge reaches, if it is to be exact.
+        step: 1 / r for an encoder, its factor: tiles begin at multiples of it, and it divides all sizes.
+
+    Returns:
+        The function of whole pictures, of any sides that `step` divides. A picture that fits one tile is given to the
+        function as it is.
+
+    Raises:
+        ValueError: for sizes that do not fit, here or where it is called.
+    """
+    sizes = {"tile": tile, "overlap": overlap, "margin": margin}
+    if not 0 <= 2 * margin <= overlap or 2 * overlap > tile or tile <= 0 or (margin and 2 * margin == overlap):
+        raise ValueError(f"tile={tile}, overlap={overlap}, margin={margin}: an overlap is at most half of a tile, and "
+                         "a margin less than half of an overlap")
+    if step <= 0 or any(size % step for size in sizes.values()):
+        raise ValueError(f"step={step} does not divide each of {sizes}")
+
+    def whole(x: jax.Array) -> Any:
+        if x.ndim != 4 or any(side % step or not side for side in x.shape[1:3]):
+            raise ValueError(f"tiles are cut from pictures [B, H, W, C] whose sides step={step} divides; got {x.shape}")
+        sides = x.shape[1:3]
+        cuts = [cut(side, tile, overlap, step) for side in sides]
+        if all(len(one.starts) == 1 for one in cuts):
+            return function(x)
+        piece = jax.ShapeDtypeStruct((x.shape[0], cuts[0].size, cuts[1].size, x.shape[3]), x.dtype)
+        made = jax.eval_shape(function, piece)
+        ratio = _ratio(made, piece, step)
+
+        scaled = lambda size: size * ratio[0] // ratio[1]
+        ramps = [weights(scaled(one.size), scaled(one.starts), scaled(side), scaled(overlap), scaled(margin))
+                 for one, side in zip(cuts, sides)]  # fmt: skip
+        rows, columns = (jnp.asarray(ramp) for ramp in ramps)
+
+        def add(result: Any, place: jax.Array) -> tuple[Any, None]:
+            i, j = place
+            top, left = jnp.asarray(cuts[0].starts)[i], jnp.asarray(cuts[1].starts)[j]
+            outputs = function(jax.lax.dynamic_slice(x, (0, top, left, 0), piece.shape))
+            weight = rows[i][:, None, None] * columns[j][:, None]
+
+            def put(whole: jax.Array, part: jax.Array) -> jax.Array:
+                at = (0, scaled(top), scaled(left), 0)
+                before = jax.lax.dynamic_slice(whole, at, part.shape)
+                return jax.lax.dynamic_update_slice(whole, before + weight.astype(part.dtype) * part, at)
+
+            return jax.tree.map(put, result, outputs), None
+
+        empty = jax.tree.map(
+            lambda leaf: jnp.zeros((leaf.shape[0], scaled(sides[0]), scaled(sides[1]), leaf.shape[3]), leaf.dtype), made
+        )
+        places = np.stack(np.indices([len(one.starts) for one in cuts]).reshape(2, -1), -1)
+        return jax.lax.scan(add, empty, jnp.asarray(places))[0]
+
+    return whole
+
+
+def _ratio(made: Any, piece: jax.ShapeDtypeStruct, step: int) -> tuple[int, int]:
+    """(a, b): outputs have a / b times the sides of the input."""
+    height = piece.shape[1]
+    for leaf in jax.tree.leaves(made):
+        a = leaf.shape[1]
+        if leaf.ndim != 4 or leaf.shape[2] * height != a * piece.shape[2] or step * a % height:
+            raise ValueError(f"a tile {piece.shape} became {leaf.shape}: not a picture of sides that change by one "
+                             f"ratio, a multiple of 1 / step = 1 / {step}")
+        if a != jax.tree.leaves(made)[0].shape[1]:
+            raise ValueError("the outputs of a tile have different sides")
+    return a, height

@@ -1,0 +1,235 @@
+"""U-ViT: a transformer to which all is tokens (time, class or text, patches), with long skips as in a U-Net.
+
+    class or text   time        x [B, H, W, C]
+         |            |               |
+     embedding    sinusoid      patches, dense
+         +------------+---------------+------ + positions
+                                      |
+                          [ attention, MLP ] x depth / 2 ---- skips, the last first
+                                      |                                |
+                               attention, MLP                          |
+                                      |                                |
+               [ dense of tokens and skip, attention, MLP ] x depth / 2
+                                      |
+                    norm, dense, patches put back, convolution
+                                      |
+                               [B, H, W, C]
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import conditions, doors, layout
+from diffusion.models.attention import IMPLEMENTATIONS
+from diffusion.models.blocks import Gelu
+from diffusion.models.convolutions import conv
+from diffusion.models.cross_attention import CrossAttention
+from diffusion.models.dit import REMAT, patchify, unpatchify
+from diffusion.models.embeddings import LabelEmbedding, sinusoid
+from diffusion.models.names import look_up
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+small = nn.initializers.truncated_normal(0.02)
+SIZES = {  # width, depth, heads: table 1 of the paper; its depth counts the layer in the middle too
+    "S": (512, 12, 8),
+    "S, deep": (512, 16, 8),
+    "M": (768, 16, 12),
+    "L": (1024, 20, 16),
+    "H": (1152, 28, 16),
+}
+
+
+def _norm(dtype: str, name: str) -> nn.LayerNorm:
+    # From the centred values, not the difference of two means: a checkpoint is compared in the last digits.
+    return nn.LayerNorm(1e-5, dtype, use_fast_variance=False, name=name)
+
+
+class UViTBlock(nn.Module):
+    """x <- x + f(norm(x)), f = attention, then the MLP; before them, x <- dense([x, skip]) where there is a skip.
+
+    Arguments of the call: tokens x [B, T, D]; the skip [B, T, D] or None; this layer's doors. Returns (x, x), as a scan
+    wants it that keeps the tokens of every layer.
+    """
+
+    heads: int
+    mlp_ratio: float
+    qkv_bias: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, skip: jax.Array | None, opened: dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        width, before = x.shape[-1], x
+        if skip is not None:
+            both = jnp.concatenate([x, skip], axis=-1)
+            x = nn.Dense(width, dtype=self.dtype, kernel_init=small, name="skip")(both)
+        mixed = CrossAttention(
+            self.heads, width // self.heads, self.qkv_bias, attention=self.attention, dtype=self.dtype,
+            name="attention",
+        )  # fmt: skip
+        x = x + mixed(_norm(self.dtype, "norm_1")(x))
+        x = x + Gelu(self.mlp_ratio, self.dtype, False, name="mlp")(_norm(self.dtype, "norm_2")(x))
+        if "residual" in opened:
+            x = x + opened["residual"].astype(x.dtype)
+        if "skip" in opened:
+            x = jnp.where(opened["skip"][:, None, None], before, x)
+        x = layout.split(x, "batch", "tokens", None)
+        return x, x
+
+
+class UViT(nn.Module):
+    """The U-ViT: `apply(variables, x, t, condition)` is a `Network`. It takes images of one size.
+
+    Attributes:
+        shape: (H, W, C) of the images.
+        patch: side of a patch in pixels; it divides H and W.
+        width: features of a token; `heads` divides it.
+        depth: number of layers beside the one in the middle; even.
+        heads: attention heads.
+        num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
+        text_width: E, features of the text's tokens; 0 for a network without text.
+        text_tokens: M, how many of them there are.
+        mlp_ratio: hidden features of the MLP over `width`.
+        qkv_bias: of the projections to queries, keys and values.
+        time_mlp: two layers on the sinusoids of the time before they are a token.
+        last_conv: a convolution of 3 x 3 pixels on the output.
+        attention: implementation of attention, see `diffusion.models.attention`.
+        remat: what to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Bao et al., "All are Worth Words: A ViT Backbone for Diffusion Models", 2022.
+    """
+
+    shape: tuple[int, int, int]
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    num_classes: int = 0
+    text_width: int = 0
+    text_tokens: int = 77
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = False
+    time_mlp: bool = False
+    last_conv: bool = True
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("patch", "width", "depth", "heads", "text_tokens", "mlp_ratio"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if self.depth % 2:
+            raise ValueError(f"depth={self.depth} must be even: half of the layers keep what the others are given")
+        if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
+            raise ValueError(f"shape={self.shape}: (H, W, C) of images whose sides patch={self.patch} divides")
+        if self.num_classes < 0 or self.text_width < 0 or (self.num_classes and self.text_width):
+            raise ValueError(f"num_classes={self.num_classes}, text_width={self.text_width}: a class or a text or none")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, condition: jax.Array | dict | None = None) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: images [B, H, W, C].
+            t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
+            condition: None, labels int [B] in 0 .. num_classes, or a dict, see `diffusion.models.conditions`:
+                "label": int [B], or "text": [B, text_tokens, text_width], as the network has them.
+                "skip": Bool [B, depth + 1], see `diffusion.models.doors`.
+                "residuals": tuple of depth + 1 arrays [B, T, width], added to the tokens after each layer; T counts
+                the class or text, the time, and the patches, in this order but for the time before a text.
+
+        Returns:
+            [B, H, W, C], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        told = self._told(x, t, condition)
+        batch, height, width, channels = x.shape
+        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=small, name=name)
+
+        time = sinusoid(jnp.broadcast_to(t, (batch,)), self.width)[:, None].astype(self.dtype)
+        if self.time_mlp:
+            time = dense(self.width, "time_out")(nn.silu(dense(4 * self.width, "time_hidden")(time)))
+        tokens = [time, dense(self.width, "patch_embedding")(patchify(x, self.patch))]
+        if self.num_classes:
+            label = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(told["label"])
+            tokens.insert(0, label[:, None])
+        if self.text_width:
+            tokens.insert(1, dense(self.width, "text_embedding")(told["text"]))
+        tokens = jnp.concatenate(tokens, axis=1)
+        tokens = tokens + self.param("positions", small, tokens.shape[1:]).astype(tokens.dtype)
+        tokens = layout.split(tokens, "batch", "tokens", None)
+
+        opened, half = self._doors(told, tokens), self.depth // 2
+        part = lambda start, stop: jax.tree.map(lambda door: door[start:stop], opened)
+        fields = (self.heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype)
+        tokens, skips = self._stack(nn.broadcast)(*fields, name="in_blocks")(tokens, None, part(0, half))
+        middle = jax.tree.map(lambda door: door[half], opened)
+        tokens, _ = UViTBlock(*fields, name="middle_block")(tokens, None, middle)
+        tokens, _ = self._stack(0)(*fields, name="out_blocks")(tokens, skips[::-1], part(half + 1, None))
+
+        tokens = _norm(self.dtype, "norm")(tokens[:, -(height // self.patch) * (width // self.patch) :])
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        last = nn.Dense(self.patch**2 * channels, dtype=jnp.float32, kernel_init=small, name="final")
+        out = unpatchify(last(tokens), self.patch, height, width)
+        return conv(channels, name="final_conv")(out) if self.last_conv else out
+
+    def _stack(self, skips: Any) -> type[nn.Module]:
+        """Half of the layers as a scan; `skips`: the axis of the layers in the second argument."""
+        policy = REMAT[self.remat]
+        return nn.scan(
+            nn.remat(UViTBlock, policy=policy, prevent_cse=False) if policy else UViTBlock,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(skips, 0),
+            length=self.depth // 2,
+        )
+
+    def _doors(self, told: dict[str, Any], tokens: jax.Array) -> dict[str, jax.Array]:
+        """What the layers are given, each with the layers as first axis."""
+        layers, opened = self.depth + 1, {}
+        if told["skip"] is not None:
+            opened |= doors.parted({"skip": told["skip"]}, tokens.shape[0], layers)[1]
+        given = told["residuals"]
+        if given is not None:
+            if not isinstance(given, tuple) or len(given) != layers or {a.shape for a in given} != {tokens.shape}:
+                raise ValueError(f"the condition's 'residuals' are a tuple of depth + 1 = {layers} arrays of the "
+                                 f"tokens' shape {tokens.shape}")
+            opened["residual"] = jnp.stack(given)
+        return opened
+
+    def _told(self, x: jax.Array, t: jax.Array, condition: Any) -> dict[str, Any]:
+        """The entries of the condition, after a look at all shapes."""
+        if x.shape[1:] != tuple(self.shape):
+            raise ValueError(f"this U-ViT takes images [B, *shape] = [B, {', '.join(map(str, self.shape))}]; got an "
+                             f"array of shape {x.shape}")
+        if jnp.shape(t) not in ((), x.shape[:1]):
+            raise ValueError(f"U-ViT takes one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+        if self.num_classes and condition is not None and not isinstance(condition, dict):
+            condition = {"label": condition}
+        required = ("label",) * bool(self.num_classes) + ("text",) * bool(self.text_width)
+        told = conditions.entries(condition, required, ("skip", "residuals"))
+        label, text = told.get("label"), told.get("text")
+        if label is not None and (label.shape != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer)):
+            raise ValueError(f"U-ViT takes one integer label for each image, [B] = {x.shape[:1]}; got shape "
+                             f"{label.shape}, dtype {label.dtype}")
+        if text is not None and text.shape != (len(x), self.text_tokens, self.text_width):
+            raise ValueError(f"the condition's 'text' is [B, text_tokens, text_width] = "
+                             f"({len(x)}, {self.text_tokens}, {self.text_width}); got {text.shape}")
+        return told

@@ -1,0 +1,271 @@
+"""The U-Net of DDPM and that of ADM (guided diffusion): one network, with a few choices between them.
+
+    x_t -- conv_in ------------------------------------------------- conv_out(silu(norm_out)) -- output
+              |            skips, one after each box                      |
+           level 0   n [ResnetBlock, (ImageAttention)]   --> (n + 1) [ResnetBlock, (ImageAttention)]
+              | / 2                                                       | x 2
+           level 1   ...                                 -->             ...
+              | / 2                                                       | x 2
+           level L-1 ...                                 -->             ...
+              +------ middle: ResnetBlock, ImageAttention, ResnetBlock ---+
+
+    sinusoid(t) -> dense, silu, dense -> + class -> every ResnetBlock
+
+|                | DDPM                             | ADM                                         |
+|----------------|----------------------------------|---------------------------------------------|
+| the time is    | added                            | a scale and a shift after the norm          |
+| sides change   | in a convolution                 | in a ResnetBlock, by means and repetition   |
+| heads          | one                              | of 64 channels                              |
+| output         | C                                | 2 C, the last C for the variance            |
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import unet_inputs
+from diffusion.models.attention import IMPLEMENTATIONS
+from diffusion.models.convolutions import GroupNorm, ResnetBlock, conv, upsample
+from diffusion.models.dit import REMAT
+from diffusion.models.embeddings import sinusoid
+from diffusion.models.image_attention import ImageAttention
+from diffusion.models.names import look_up
+
+CHOICES = {
+    "resample": ("conv", "block"),
+    "padding": ("both", "end"),
+    "attention": ("auto", *IMPLEMENTATIONS),
+    "remat": REMAT,
+    "dtype": ("float32", "bfloat16"),
+}
+
+
+class UNet(nn.Module):
+    """The U-Net of DDPM or ADM: `apply(variables, x, t, condition)` is a `Network`.
+
+    Parameters are float32 whatever the compute type, and so is the output.
+
+    Attributes:
+        widths: channels of each level, the finest first.
+        blocks: residual blocks of a level on the way down; one more on the way up.
+        attention_levels: levels that have attention behind each of their blocks; the middle always has.
+        num_classes: classes that it is told, see `diffusion.models.unet_inputs`; 0 for an unconditional network.
+        in_channels: C of the input.
+        out_channels: of the output; 2 C for a learned variance (Nichol & Dhariwal, 2021).
+        heads: attention heads of every level; None where `head_size` says them.
+        head_size: channels of a head; None where `heads` says them.
+        scale_shift: the embedding scales and shifts the norm (ADM); else it is added (DDPM).
+        resample: "conv" or "block", what changes the side, see the table above.
+        padding: of the convolutions that halve: zeros on "both" sides, or at the "end" alone (DDPM's code).
+        features: sinusoids of the time, of which the embedding has four times as many; None: as many as widths[0].
+        frequency_shift: of the sinusoids, 0 or 1 (DDPM), see `embeddings.sinusoid`.
+        sines_first: order of the sinusoids; cosines first if False.
+        groups: of the norms; it divides the widths.
+        epsilon: of the norms.
+        dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
+        resolution: side of the pictures that it is for, where that is known; changes nothing in the network.
+        qkv_per_head: in files of ADM's layout the queries, keys and values of a head stand together (all of the
+            authors' but ImageNet 64); changes nothing in the network.
+        attention: implementation of attention, see `diffusion.models.attention`.
+        remat: what of the blocks to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B; Dhariwal & Nichol, "Diffusion
+    Models Beat GANs on Image Synthesis", 2021, section 3.
+    """
+
+    widths: tuple[int, ...]
+    blocks: int
+    attention_levels: tuple[int, ...] = ()
+    num_classes: int = 0
+    in_channels: int = 3
+    out_channels: int = 3
+    heads: int | None = 1
+    head_size: int | None = None
+    scale_shift: bool = False
+    resample: str = "conv"
+    padding: str = "both"
+    features: int | None = None
+    frequency_shift: int = 0
+    sines_first: bool = False
+    groups: int = 32
+    epsilon: float = 1e-5
+    dropout: float = 0.0
+    resolution: int | None = None
+    qkv_per_head: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("widths", "attention_levels"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for field in ("blocks", "in_channels", "out_channels", "groups", "epsilon"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes={self.num_classes} must be 0 (unconditional) or the number of classes")
+        if (self.heads is None) == (self.head_size is None):
+            raise ValueError(f"heads={self.heads} and head_size={self.head_size}: say one, and None for the other")
+        if not self.widths or any(width <= 0 or width % self.groups for width in self.widths):
+            raise ValueError(f"groups={self.groups} must divide every width of widths={self.widths}")
+        for level in {*self.attention_levels, len(self.widths) - 1}:
+            if not 0 <= level < len(self.widths):
+                raise ValueError(f"attention_levels={self.attention_levels}: level {level} is not there; valid are "
+                                 f"0 .. {len(self.widths) - 1}")
+            if self.widths[level] % (self.heads or self.head_size):
+                raise ValueError(f"{'heads' if self.heads else 'head_size'}={self.heads or self.head_size} does not "
+                                 f"divide the width {self.widths[level]} of level {level}")
+        if self.time_features % 2 or self.time_features < 4 or self.frequency_shift not in (0, 1):
+            raise ValueError(f"features={self.time_features} must be even and at least 4, and frequency_shift="
+                             f"{self.frequency_shift} 0 or 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
+        super().__post_init__()
+
+    @property
+    def time_features(self) -> int:
+        """Number of sinusoids of the time."""
+        return self.widths[0] if self.features is None else self.features
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: jax.Array | dict | None = None, train: bool = False
+    ) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: images [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
+            t: the network's clock, [B] or [], float32 or wider; 0 .. 999 for the published networks.
+            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
+                "label", and of "residuals" for the skips, in order, and the middle, see `diffusion.models.conditions`.
+            train: draw dropout.
+
+        Returns:
+            [B, H, W, out_channels], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+        """
+        given = unet_inputs.told(condition, x, t, channels=self.in_channels, halvings=len(self.widths) - 1,
+                                 num_classes=self.num_classes)  # fmt: skip
+        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), given["label"])
+        again = lambda module, *static: (nn.remat(module, policy=REMAT[self.remat], static_argnums=static)
+                                         if REMAT[self.remat] else module)  # fmt: skip
+        block_class, attention_class = again(ResnetBlock, 3), again(ImageAttention)
+
+        def block(h: jax.Array, level: int, name: str, resample: str = "keep") -> jax.Array:
+            return block_class(
+                self.widths[level], self.groups, self.epsilon, self.scale_shift, self.dropout, self.dtype, resample,
+                name=name,
+            )(h, embedding, train)  # fmt: skip
+
+        def attend(h: jax.Array, name: str) -> jax.Array:
+            return attention_class(
+                self.heads or h.shape[-1] // self.head_size, self.groups, self.epsilon, attention=self.attention,
+                dtype=self.dtype, name=name,
+            )(h)  # fmt: skip
+
+        def row(h: jax.Array, level: int, name: str) -> jax.Array:
+            h = block(h, level, name)
+            return attend(h, f"{name}_attention") if level in self.attention_levels else h
+
+        h = conv(self.widths[0], dtype=self.dtype, name="conv_in")(x)
+        skips = [h]
+        for i in range(len(self.widths)):
+            for j in range(self.blocks):
+                h = row(h, i, f"down_{i}_block_{j}")
+                skips.append(h)
+            if i < len(self.widths) - 1:
+                down = self._convolve_down if self.resample == "conv" else lambda *a: block(*a, "down")
+                h = down(h, i, f"down_{i}_resample")
+                skips.append(h)
+
+        last = len(self.widths) - 1
+        h = attend(block(h, last, "middle_block_0"), "middle_attention")
+        h = block(h, last, "middle_block_1")
+        skips, h = unet_inputs.with_residuals(skips, h, given["residuals"])
+
+        for i in reversed(range(len(self.widths))):
+            for j in range(self.blocks + 1):
+                h = row(jnp.concatenate([h, skips.pop()], axis=-1), i, f"up_{i}_block_{j}")
+            if i and self.resample == "conv":
+                h = conv(self.widths[i], dtype=self.dtype, name=f"up_{i}_resample")(upsample(h))
+            elif i:
+                h = block(h, i, f"up_{i}_resample", "up")
+
+        h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        return conv(self.out_channels, zero=True, dtype="float32", name="conv_out")(h.astype(jnp.float32))
+
+    def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
+        """What the blocks are told, [B, 4 features]."""
+        features, width = sinusoid(t, self.time_features, shift=self.frequency_shift), 4 * self.time_features
+        if self.sines_first:
+            features = jnp.roll(features, self.time_features // 2, axis=-1)
+        h = nn.silu(nn.Dense(width, dtype=self.dtype, name="time_hidden")(features))
+        h = nn.Dense(width, dtype=self.dtype, name="time_out")(h)
+        if self.num_classes:
+            init = nn.initializers.normal(1.0)
+            table = self.param("classes", init, (self.num_classes, width))
+            h = h + unet_inputs.class_rows(table, label).astype(h.dtype)
+        return h
+
+    def _convolve_down(self, h: jax.Array, level: int, name: str) -> jax.Array:
+        """A convolution of stride 2, with zeros where `padding` says."""
+        border = {"both": (1, 1), "end": (0, 1)}[self.padding]
+        return nn.Conv(self.widths[level], (3, 3), (2, 2), [border] * 2, dtype=self.dtype, name=name)(h)
+
+
+DDPM = {"padding": "end", "frequency_shift": 1, "sines_first": True, "epsilon": 1e-6}
+ADM = {"scale_shift": True, "resample": "block", "heads": None, "head_size": 64, "out_channels": 6}
+PRESETS = {
+    "ddpm-cifar10": {
+        **DDPM, "widths": (128, 256, 256, 256), "blocks": 2, "attention_levels": (1,), "dropout": 0.1,
+        "resolution": 32,
+    },
+    "ddpm-256": {  # LSUN and CelebA-HQ
+        **DDPM, "widths": (128, 128, 256, 256, 512, 512), "blocks": 2, "attention_levels": (4,), "resolution": 256,
+    },
+    "adm-64": {
+        **ADM, "widths": (192, 384, 576, 768), "blocks": 3, "attention_levels": (1, 2, 3), "dropout": 0.1,
+        "resolution": 64,
+    },
+    "adm-128": {
+        **ADM, "widths": (256, 256, 512, 768, 1024), "blocks": 2, "attention_levels": (2, 3, 4), "heads": 4,
+        "head_size": None, "resolution": 128,
+    },
+    "adm-256": {
+        **ADM, "widths": (256, 256, 512, 512, 1024, 1024), "blocks": 2, "attention_levels": (3, 4, 5),
+        "resolution": 256,
+    },
+    "adm-512": {
+        **ADM, "widths": (128, 256, 256, 512, 512, 1024, 1024), "blocks": 2, "attention_levels": (4, 5, 6),
+        "features": 256, "resolution": 512,
+    },
+}  # fmt: skip
+
+
+def unet_preset(name: str, num_classes: int = 0, **options: Any) -> UNet:
+    """Builds a U-Net of a published size.
+
+    Args:
+        name: "ddpm-cifar10" and "ddpm-256" of Ho et al. (2020); "adm-64" to "adm-512" of Dhariwal & Nichol (2021),
+            which put out a learned variance.
+        num_classes: of a class-conditional network; the ImageNet networks of the latter have 1000.
+        **options: other fields of `UNet`.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: for an unknown name, and as `UNet`.
+    """
+    return UNet(**{**look_up(PRESETS, name, "name"), "num_classes": num_classes, **options})

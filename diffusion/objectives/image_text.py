@@ -1,0 +1,68 @@
+"""Losses that put a picture and its caption at the same place, and all other pairs of the batch apart.
+
+Pure functions of two rows of embeddings: of `models.clip.CLIP`, or of any two networks. All of the global batch is
+contrasted: under `jit` on a mesh B is the global batch, and the compiler gathers the other side's embeddings.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def contrastive(images: Array, texts: Array, scale: Array | float) -> Array:
+    """CLIP's loss: each picture is to find its caption among those of the batch, and each caption its picture.
+
+        z_ij = scale x_i . y_j
+        loss_i = -1/2 (log softmax_j(z_ij)[j = i] + log softmax_j(z_ji)[j = i])
+
+    Args:
+        images: embeddings x [B, D], of length one.
+        texts: embeddings y [B, D] of their captions, of length one.
+        scale: [], > 0, learned: exp of a parameter that starts at ln(1 / 0.07); the paper cuts the scale at 100.
+
+    Returns:
+        losses [B], float32 or wider.
+
+    Raises:
+        ValueError: for shapes that do not belong together.
+
+    Reference: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, figure 3.
+    """
+    logits = scale * _products(images, texts)
+    to_texts, to_images = (jax.nn.logsumexp(logits, axis=axis) for axis in (1, 0))
+    return (to_texts + to_images) / 2 - jnp.diagonal(logits)
+
+
+def sigmoid(images: Array, texts: Array, scale: Array | float, bias: Array | float) -> Array:
+    """SigLIP's loss: each of the B^2 pairs is told apart on its own, whether it belongs together.
+
+        z_ij = scale x_i . y_j + bias
+        loss_i = -sum_j log sigmoid(z_ij if i = j else -z_ij)
+
+    Args:
+        images: embeddings x [B, D], of length one.
+        texts: embeddings y [B, D] of their captions, of length one.
+        scale: [], > 0, learned: exp of a parameter that starts at ln(10).
+        bias: [], learned, from -10: most pairs do not belong together.
+
+    Returns:
+        losses [B], float32 or wider; their mean is the paper's loss.
+
+    Raises:
+        ValueError: for shapes that do not belong together.
+
+    Reference: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023, algorithm 1.
+    """
+    logits = scale * _products(images, texts) + bias
+    signs = 2 * jnp.eye(len(logits), dtype=logits.dtype) - 1
+    return -jax.nn.log_sigmoid(signs * logits).sum(axis=1)
+
+
+def _products(images: Array, texts: Array) -> Array:
+    """x_i . y_j, [B, B]."""
+    if images.ndim != 2 or images.shape != texts.shape:
+        raise ValueError(f"embeddings of images and texts are [B, D] each, row by row; got {images.shape} and "
+                         f"{texts.shape}")  # fmt: skip
+    wide = jnp.promote_types(images.dtype, jnp.float32)
+    # At a scale of 100 the 8 bits that accelerators would give the products are 0.4 of a logit.
+    return jnp.matmul(images.astype(wide), texts.astype(wide).T, precision=jax.lax.Precision.HIGHEST)

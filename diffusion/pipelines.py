@@ -1,0 +1,205 @@
+"""Text-to-image models as diffusers publishes them: a denoiser, an autoencoder, text encoders and a scheduler.
+
+| model_index.json says     | denoiser                 | is told                                                |
+|---------------------------|--------------------------|--------------------------------------------------------|
+| StableDiffusionPipeline   | U-Net                    | CLIP's tokens                                          |
+| StableDiffusionXLPipeline | U-Net                    | the tokens of two CLIPs, a pooled vector, sizes        |
+| StableDiffusion3Pipeline  | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
+| FluxPipeline              | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
+| PixArtAlphaPipeline       | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
+| PixArtSigmaPipeline       | DiT with cross-attention | T5 (300 tokens)                                        |
+
+Each is one line in KINDS.
+"""
+
+import difflib
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from diffusion import limits, parameterizations, text
+from diffusion.models import interchange
+from diffusion.models.interchange import schedulers
+from diffusion.models.interchange.family import Refusal
+from diffusion.models.interchange.schedulers import Process
+from diffusion.text import Encoder, Tokenizer
+
+CONTENT = (".json", ".txt", ".model", ".safetensors")  # of a folder, what makes a difference
+HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
+
+
+class Reader(NamedTuple):
+    """How one text encoder is read.
+
+    Attributes:
+      suffix: of its folders, "text_encoder" + suffix and "tokenizer" + suffix.
+      how: of `text.Encoder.of`.
+      length: of its texts in tokens; 0: as its tokenizer says.
+      optional: whether a folder may lack it.
+    """
+
+    suffix: str = ""
+    how: Mapping[str, Any] = {}
+    length: int = 0
+    optional: bool = False
+
+
+class Kind(NamedTuple):
+    """One pipeline.
+
+    Attributes:
+      denoiser: name of its folder.
+      readers: of the text encoders, in the order that `condition` takes them.
+      condition: (prompts, *encoders, **how) -> condition.
+      multiple: denoiser -> the number that divides the sides of its latents.
+      unit_clock: whether the network of a flow is told t in [0, 1], not in [0, 1000].
+      zeros: whether it is told zeros where no negative prompt is given.
+    """
+
+    denoiser: str
+    readers: tuple[Reader, ...]
+    condition: Callable[..., dict[str, Any]]
+    multiple: Callable[[nn.Module], int]
+    unit_clock: bool = False
+    zeros: bool = False
+
+
+def _halvings(module: Any) -> int:
+    return 2 ** (len(module.widths) - 1)
+
+
+def _patch(module: Any) -> int:
+    return module.patch
+
+
+def _two(module: Any) -> int:
+    return 2  # Flux's patches
+
+
+def _sd_3(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, t5: Encoder | None, **how: Any) -> dict[str, Any]:
+    return text.stable_diffusion_3(prompts, clip, clip_g, t5, **how)
+
+
+SD = Kind("unet", (Reader(),), text.stable_diffusion, _halvings)
+XL = Kind("unet", (Reader(how=HIDDEN), Reader("_2", HIDDEN)), text.stable_diffusion_xl, _halvings, zeros=True)
+SD_3 = Kind("transformer", (Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)), _sd_3,
+            _patch)  # fmt: skip
+FLUX = Kind("transformer", (Reader(), Reader("_2", length=512)), text.flux, _two, unit_clock=True)
+PIXART_ALPHA = Kind("transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch)
+PIXART_SIGMA = Kind("transformer", (Reader(how={"masked": True}, length=300),), text.pixart, _patch)
+KINDS = {
+    "StableDiffusionPipeline": SD, "StableDiffusionImg2ImgPipeline": SD, "StableDiffusionInpaintPipeline": SD,
+    "StableDiffusionXLPipeline": XL, "StableDiffusionXLImg2ImgPipeline": XL, "StableDiffusionXLInpaintPipeline": XL,
+    "StableDiffusion3Pipeline": SD_3, "FluxPipeline": FLUX,
+    "PixArtAlphaPipeline": PIXART_ALPHA, "PixArtSigmaPipeline": PIXART_SIGMA,
+}  # fmt: skip
+
+
+class Parts(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+      name: of the pipeline's class.
+      kind: its line of KINDS.
+      modules: networks by their folders' names, "unet", "vae", "text_encoder", ..
+      params: their parameters, by the same names.
+      tokenizers: by the names of the encoders that they belong to.
+      process: of the scheduler.
+      side: of the latents that the denoiser was made for.
+      zeros: whether zeros are told where no negative prompt is given.
+    """
+
+    name: str
+    kind: Kind
+    modules: Mapping[str, nn.Module]
+    params: Mapping[str, Any]
+    tokenizers: Mapping[str, Tokenizer]
+    process: Process
+    side: int
+    zeros: bool
+
+
+def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "", **how: Any) -> Parts:
+    """Reads the folder of a pipeline.
+
+    Args:
+      folder: as diffusers' `save_pretrained` writes it, with model_index.json.
+      dtype: of the denoiser's and the encoders' parameters and computation, "float32" or "bfloat16". The autoencoder
+        stays float32.
+      prediction: what the denoiser is thought to predict, see `schedulers.read`; "" as the folder says.
+      **how: of `interchange.load`, for every network: shardings.
+
+    Raises:
+      FileNotFoundError: if a file is missing.
+      Refusal: for another pipeline (the nearest known is named), or a config that asks for what is not supported or
+        contradicts itself.
+      Mismatch: if weights do not fit their config.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    index = read_index(folder)
+    name = str(index.get("_class_name"))
+    kind = KINDS.get(name)
+    if kind is None:
+        nearest = difflib.get_close_matches(name, KINDS, n=1, cutoff=0)
+        raise Refusal(f"{folder} is a {name}, which is not known here; known are {', '.join(KINDS)}. The nearest is "
+                      f"{nearest[0]}.")
+    encoders = [reader for reader in kind.readers if _there(index, f"text_encoder{reader.suffix}", reader.optional)]
+    process = schedulers.read(limits.read_json(folder / "scheduler" / "scheduler_config.json"), prediction)
+    modules, params, tokenizers = {}, {}, {}
+    for part in (kind.denoiser, "vae", *(f"text_encoder{reader.suffix}" for reader in encoders)):
+        wanted = "float32" if part == "vae" else dtype
+        module, params[part] = interchange.load(folder / part, dtype=wanted, **how)
+        modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
+    for reader in encoders:
+        tokenizer = Tokenizer.open(folder / f"tokenizer{reader.suffix}", reader.length)
+        tokenizers[f"text_encoder{reader.suffix}"] = tokenizer
+    denoiser = modules[kind.denoiser]
+    if kind.unit_clock:
+        process = process._replace(parameterization=parameterizations.velocity())
+    if getattr(denoiser, "learn_sigma", False):
+        process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
+    config = limits.read_json(folder / kind.denoiser / "config.json")
+    side = config.get("sample_size") or 128
+    side = max(side) if isinstance(side, list) else side
+    zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
+    return Parts(name, kind, modules, params, tokenizers, process, int(side), zeros)
+
+
+def fingerprint(folder: str | pathlib.Path) -> str:
+    """sha256 of all configs, vocabularies and weights in the folder of a pipeline, with their names."""
+    folder, total = pathlib.Path(folder).expanduser(), hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in CONTENT):
+        with open(path, "rb") as file:
+            total.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def read_index(folder: pathlib.Path) -> dict[str, Any]:
+    """The folder's model_index.json.
+
+    Raises:
+      FileNotFoundError: if it has none; says what is there and what to do.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        single = folder.suffix == ".safetensors" and folder.is_file()
+        raise FileNotFoundError(
+            f"{folder} is a single file; experiments.convert makes folders of the networks in it." if single else
+            f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and a folder for "
+            "each of its networks, as diffusers' save_pretrained writes it."
+        )
+    index = limits.read_json(path)
+    if not isinstance(index, dict):
+        raise limits.Refused(f"{path} holds {type(index).__name__}, not a table of parts.")
+    return index
+
+
+def _there(index: Mapping[str, Any], part: str, optional: bool) -> bool:
+    given = index.get(part) or [None]
+    if given[0] is None and not optional:
+        raise Refusal(f"model_index.json has no {part}, which this pipeline reads: {json.dumps(dict(index))[:200]}")
+    return given[0] is not None

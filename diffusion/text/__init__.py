@@ -1,0 +1,16 @@
+"""Text as the condition of a network: tokens, their embeddings by any number of encoders, weighted and in windows.
+
+    clip = text.Encoder.of(text.Tokenizer.open("sd/tokenizer"), *interchange.load("sd/text_encoder"))
+    condition = text.stable_diffusion(["a cat", ""], clip)               # {"text": [2, 77, 768]}
+"""
+
+from diffusion.text.cache import cached, fingerprint
+from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, side_by_side
+from diffusion.text.recipes import flux, pixart, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from diffusion.text.tokenizer import Tokenizer, Tokens
+from diffusion.text.weighting import parse
+
+__all__ = [
+    "Embeddings", "Encoder", "Tokenizer", "Tokens", "cached", "encode", "fingerprint", "flux", "one_after_other",
+    "parse", "pixart", "side_by_side", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl",
+]  # fmt: skip

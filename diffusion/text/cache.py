@@ -1,0 +1,80 @@
+"""Embeddings on disk: a prompt that an encoder has read is not read again, in this run or another.
+
+    t5 = text.cached(t5, text.fingerprint(params))
+"""
+
+import hashlib
+import pathlib
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors.numpy import load_file, save
+
+from diffusion import files
+from diffusion.text.encoding import Encoder
+
+
+def fingerprint(params: Any, **how: Any) -> str:
+    """A hash of an encoder's weights and of how it is called: what its embeddings depend on beside the text.
+
+    Args:
+        params: its parameters.
+        **how: what else was given to `Encoder.of`, such as ``skip=1, norm=False``.
+    """
+    digest = hashlib.sha256(repr(sorted(how.items())).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        leaf = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8))
+    return digest.hexdigest()[:32]
+
+
+def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = None) -> Encoder:
+    """An encoder that keeps what it has read, one safetensors file for each row of token ids.
+
+    A file appears whole; one that is damaged is made anew. Several processes may share the folder.
+
+    Args:
+        encoder: whose network is called outside `jit`.
+        weights: from `fingerprint`: other weights have other files.
+        folder: of the files; by default "embeddings" in the library's cache (`diffusion.files.cache`).
+    """
+    place = pathlib.Path(folder or files.cache("embeddings")).expanduser() / weights
+
+    def network(ids: Any, mask: Any) -> tuple[jax.Array, jax.Array | None]:
+        ids, mask = np.asarray(ids, np.int32), np.asarray(mask, bool)
+        paths = [place / f"{_name(*row)}.safetensors" for row in zip(ids, mask)]
+        found = {path: _read(path) for path in paths}
+        missing = [i for i, path in enumerate(paths) if found[path] is None and path not in paths[:i]]
+        if missing:
+            tokens, pooled = encoder.network(ids[missing], mask[missing])
+            place.mkdir(parents=True, exist_ok=True)
+            for row, i in enumerate(missing):
+                made = {"tokens": np.asarray(tokens[row])}
+                made |= {} if pooled is None else {"pooled": np.asarray(pooled[row])}
+                mine = place / f"{uuid.uuid4().hex}.part"  # of this process alone
+                with files.whole(mine) as file:
+                    file.write(save(made))
+                mine.replace(paths[i])
+                found[paths[i]] = made
+        rows = [found[path] for path in paths]
+        stack = lambda name: jnp.stack([row[name] for row in rows])
+        return stack("tokens"), stack("pooled") if "pooled" in rows[0] else None
+
+    return encoder._replace(network=network)
+
+
+def _name(ids: np.ndarray, mask: np.ndarray) -> str:
+    return hashlib.sha256(ids.tobytes() + mask.tobytes()).hexdigest()[:32]
+
+
+def _read(path: pathlib.Path) -> Mapping[str, np.ndarray] | None:
+    try:
+        return load_file(path)
+    except (OSError, safetensors.SafetensorError):
+        return None

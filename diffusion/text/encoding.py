@@ -1,0 +1,144 @@
+"""Prompts as embeddings: what a text encoder makes of them, and how several encoders are put together."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.text import weighting
+from diffusion.text.tokenizer import Tokenizer, checked
+from diffusion.text.windows import all_windows, first_window
+
+EMPHASIS = ("none", "scale", "restore_mean", "from_empty")
+# (ids int32 [B, N], mask Bool [B, N]) -> (tokens [B, N, D], pooled [B, P] or None)
+Network = Callable[[Any, Any], tuple[jax.Array, jax.Array | None]]
+
+
+class Encoder(NamedTuple):
+    """A vocabulary and the network that reads it.
+
+    Attributes:
+        tokenizer: of the network's vocabulary.
+        network: (ids [B, N], mask [B, N]) -> (tokens [B, N, D], pooled [B, P] or None).
+    """
+
+    tokenizer: Tokenizer
+    network: Network
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, module: Any, params: Any, *, masked: bool = False, **how: Any) -> "Encoder":
+        """The encoder of a Linen module and its parameters, compiled.
+
+        Args:
+            tokenizer: of its vocabulary.
+            module: such as `models.clip.CLIPText` or `models.t5.T5Encoder`.
+            params: its parameters.
+            masked: whether its attention is told the mask: of the published text-to-image models PixArt's T5 alone is.
+            **how: further arguments of its call: ``skip=1, norm=False`` for CLIP as SDXL and SD 3 read it.
+        """
+        apply = jax.jit(lambda params, ids, mask: tuple(module.apply({"params": params}, ids, mask, **how)))
+        return cls(tokenizer, lambda ids, mask: apply(params, ids, mask if masked else None))
+
+
+class Embeddings(NamedTuple):
+    """Prompts as a network is told them.
+
+    Attributes:
+        tokens: [B, M, D].
+        mask: Bool [B, M], False where a prompt is padded.
+        pooled: [B, P], or None.
+    """
+
+    tokens: jax.Array
+    mask: np.ndarray
+    pooled: jax.Array | None
+
+
+def encode(
+    prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", windows: bool = False
+) -> Embeddings:
+    """The embeddings of prompts.
+
+    Args:
+        prompts: B texts, "" among them by choice. Negatives belong into the same call: they get as many windows.
+        encoder: to read them.
+        emphasis: what brackets do, see `weighting`:
+            "none": they are text.
+            "scale": a token's embedding is multiplied by its weight.
+            "restore_mean": and then all of its window by one number, so that their mean over tokens and features is
+                what it was (AUTOMATIC1111's way, over a batch there; "scale" is "No norm" there).
+            "from_empty": empty + weight (embedding - empty), with the embedding of an empty prompt at the same place
+                (ComfyUI's way, and compel's for weights above one).
+        windows: read a long prompt in several windows, which follow one another, [B, K N, D]; pooled is the first's.
+            Otherwise what has no place is cut, and a warning says which text.
+
+    Returns:
+        `Embeddings`, with M = N, or K N for the K windows of the longest prompt.
+
+    Raises:
+        ValueError: for an unknown emphasis, one text in place of a list, or no text.
+    """
+    if emphasis not in EMPHASIS:
+        raise ValueError(f"emphasis={emphasis!r} is not known; valid: {', '.join(map(repr, EMPHASIS))}")
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"prompts are a list of at least one text; got {prompts!r}")
+    tokenizer = encoder.tokenizer
+    found = []
+    for prompt in map(checked, prompts):
+        pieces = [(prompt, 1.0)] if emphasis == "none" else weighting.parse(prompt)
+        found.append((all_windows if windows else first_window)(pieces, tokenizer))
+        if cut := found[-1].cut:
+            warnings.warn(f"the prompt {prompt[:30]!r} is longer than the {tokenizer.length} tokens of its encoder; "
+                          f"left out: {cut!r}. Windows take all of it (windows=True)", stacklevel=2)  # fmt: skip
+    count = max(len(one.rows) for one in found)
+    rows = [row for one in found for row in one.rows + [[]] * (count - len(one.rows))]
+    ids, mask = tokenizer.framed([[token for token, _ in row] for row in rows])
+    tokens, pooled = encoder.network(ids, mask)
+    weights = np.ones(ids.shape, np.float32)
+    for i, row in enumerate(rows):
+        weights[i, len(tokenizer.start) : len(tokenizer.start) + len(row)] = [weight for _, weight in row]
+    if (weights != 1).any():
+        tokens = _emphasised(tokens, weights, emphasis, encoder)
+    by_prompt = lambda a: a.reshape(len(prompts), -1, *a.shape[2:])
+    pooled = None if pooled is None else pooled[::count]
+    return Embeddings(by_prompt(tokens), by_prompt(mask), pooled)
+
+
+def _emphasised(tokens: jax.Array, weights: np.ndarray, emphasis: str, encoder: Encoder) -> jax.Array:
+    """The tokens [W, N, D] of windows, weighted by [W, N] as `encode` says."""
+    if emphasis == "from_empty":
+        empty, _ = encoder.network(*encoder.tokenizer.framed([[]]))
+        return empty + weights[..., None] * (tokens - empty)
+    weighted = tokens * weights[..., None]
+    if emphasis == "scale":
+        return weighted
+    restored = weighted * (tokens.mean((1, 2)) / weighted.mean((1, 2)))[:, None, None]
+    return jnp.where((weights == 1).all(1)[:, None, None], tokens, restored)
+
+
+def side_by_side(*parts: Embeddings) -> Embeddings:
+    """Encoders that read the same tokens, their features one after the other: [B, M, D1 + D2 + ...].
+
+    Pooled is that of the last part.
+
+    Raises:
+        ValueError: if they have not the same number of prompts and tokens.
+    """
+    shapes = {part.tokens.shape[:2] for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(f"encoders side by side read as many tokens each; got [B, M] = {sorted(shapes)}")
+    return Embeddings(jnp.concatenate([part.tokens for part in parts], -1), parts[0].mask, parts[-1].pooled)
+
+
+def one_after_other(*parts: Embeddings) -> Embeddings:
+    """Encoders whose tokens follow one another, padded with zeros to the widest: [B, M1 + M2 + ..., max D].
+
+    Pooled is that of the first part.
+    """
+    width = max(part.tokens.shape[-1] for part in parts)
+    wide = [jnp.pad(part.tokens, ((0, 0), (0, 0), (0, width - part.tokens.shape[-1]))) for part in parts]
+    mask = np.concatenate([part.mask for part in parts], axis=1)
+    return Embeddings(jnp.concatenate(wide, axis=1), mask, parts[0].pooled)

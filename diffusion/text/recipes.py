@@ -1,0 +1,94 @@
+"""What the published text-to-image models are told of a prompt: entries of their condition (models.conditions).
+
+| model  | "text"                                                       | "pooled"            | "text_mask" |
+|--------|--------------------------------------------------------------|---------------------|-------------|
+| SD 1,2 | [B, 77, 768 or 1024] CLIP                                    |                     |             |
+| SDXL   | [B, 77, 2048] two CLIPs side by side                         | of the second       |             |
+| SD 3   | [B, 77 + 256, 4096] two CLIPs side by side, then T5          | of both, in a row   |             |
+| Flux   | [B, 512, 4096] T5                                            | of CLIP             |             |
+| PixArt | [B, 120 or 300, 4096] T5                                     |                     | T5's        |
+
+SDXL and SD 3 read CLIP's states before the last layer, without the final norm: ``Encoder.of(..., skip=1, norm=False)``.
+Prompts and negatives are encoded in one call, so that they have as many tokens; "" is a prompt as any other. (SDXL was
+published to be told zeros where no negative is given: ``jax.tree.map(jnp.zeros_like, condition)``.)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, side_by_side
+
+
+def stable_diffusion(prompts: Sequence[str], clip: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text"} of SD 1 and 2.
+
+    Args:
+        prompts: B texts.
+        clip: CLIP's text tower.
+        **how: further arguments of `encode`.
+    """
+    return {"text": encode(prompts, clip, **how).tokens}
+
+
+def stable_diffusion_xl(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text", "pooled"} of SDXL.
+
+    Args:
+        prompts: B texts.
+        clip: ViT-L's text tower, ``skip=1, norm=False``.
+        clip_g: ViT-bigG's with its projection, the same.
+        **how: further arguments of `encode`.
+    """
+    both = side_by_side(encode(prompts, clip, **how), encode(prompts, clip_g, **how))
+    return {"text": both.tokens, "pooled": both.pooled}
+
+
+def stable_diffusion_3(
+    prompts: Sequence[str], clip: Encoder, clip_g: Encoder, t5: Encoder | None = None, *,
+    width: int = 4096, length: int = 256, **how: Any,
+) -> dict[str, jax.Array]:  # fmt: skip
+    """{"text", "pooled"} of SD 3.
+
+    Args:
+        prompts: B texts.
+        clip: ViT-L's text tower with its projection, ``skip=1, norm=False``.
+        clip_g: ViT-bigG's, the same.
+        t5: T5's encoder with a tokenizer of `length`; None: the model is told zeros in its place, as it was trained to.
+        width, length: of T5's tokens where there is none.
+        **how: further arguments of `encode`.
+    """
+    first, second = encode(prompts, clip, **how), encode(prompts, clip_g, **how)
+    if t5 is None:
+        zeros = jnp.zeros((len(prompts), length, width))
+        third = Embeddings(zeros, jnp.ones(zeros.shape[:2], bool), None)
+    else:
+        third = encode(prompts, t5, **how)
+    tokens = one_after_other(side_by_side(first, second), third).tokens
+    return {"text": tokens, "pooled": jnp.concatenate([first.pooled, second.pooled], axis=-1)}
+
+
+def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text", "pooled"} of Flux.
+
+    Args:
+        prompts: B texts.
+        clip: ViT-L's text tower; of its long prompts the first window alone is read.
+        t5: T5's encoder with a tokenizer of 512 (dev) or 256 (schnell) tokens.
+        **how: further arguments of `encode`, for T5.
+    """
+    return {"text": encode(prompts, t5, **how).tokens, "pooled": encode(prompts, clip).pooled}
+
+
+def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of PixArt, which was trained on captions in lower case.
+
+    Args:
+        prompts: B texts.
+        t5: T5's encoder, ``masked=True``, with a tokenizer of 120 (alpha) or 300 (sigma) tokens.
+        **how: further arguments of `encode`.
+    """
+    found = encode([prompt.lower().strip() for prompt in prompts], t5, **how)
+    return {"text": found.tokens, "text_mask": found.mask}

@@ -1,0 +1,244 @@
+"""Text as token ids, by the vocabularies that encoders are published with.
+
+    tokenizer = text.Tokenizer.open("stable-diffusion/tokenizer")
+    ids, mask, cut = tokenizer(["a cat", ""])
+
+A folder holds `tokenizer.json`, or `vocab.json` and `merges.txt` (CLIP's byte-pair encoding), both read by the
+`tokenizers` library, or `spiece.model` (T5's), read by `sentencepiece`; and beside it, where it is published,
+`tokenizer_config.json`, which says the length and the padding. CLIP's own vocabulary is padded with the end of the text
+in SD 1 and in the first encoder of SDXL, and with "!", id 0, in SD 2 and in SDXL's second.
+"""
+
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import sentencepiece
+import tokenizers
+from tokenizers import normalizers, pre_tokenizers
+
+from diffusion import limits
+
+BOUNDLESS = 10**6  # a longer "model_max_length" is how configs say that there is none
+# How OpenAI's code cuts text into words, whose bytes are then merged.
+CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+CLIP_SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
+                "pad_token": "<|endoftext|>"}  # fmt: skip
+
+
+class Tokens(NamedTuple):
+    """Texts as an encoder takes them.
+
+    Attributes:
+        ids: int32 [B, N].
+        mask: Bool [B, N], True from the start to the end of the text, False where it is padded.
+        cut: for each text what of it had no place, "" where all had.
+    """
+
+    ids: np.ndarray
+    mask: np.ndarray
+    cut: tuple[str, ...]
+
+
+class Tokenizer(NamedTuple):
+    """A vocabulary, and how its encoder is given text: start, ids, end, padding.
+
+    Attributes:
+        split: text -> (ids, [for each id the text from there on]), without start and end; the texts are made when
+            they are asked for.
+        start: ids before a text.
+        end: ids after it.
+        pad: id after the end.
+        length: N.
+    """
+
+    split: Callable[[str], tuple[list[int], Callable[[int], str]]]
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+    pad: int
+    length: int
+
+    @classmethod
+    def open(cls, folder: str | pathlib.Path, length: int = 0) -> "Tokenizer":
+        """Reads a folder as it is published beside an encoder.
+
+        Args:
+            folder: see the module.
+            length: N of ids for each text; 0: what tokenizer_config.json says.
+
+        Raises:
+            FileNotFoundError: if no vocabulary is there.
+            ValueError: if no length is known, or it is too short for any text.
+            limits.Refused: for damaged files.
+        """
+        folder = pathlib.Path(folder).expanduser()
+        config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+        known = config.get("model_max_length") or 0
+        length = length or (known if known < BOUNDLESS else 0)
+        if length < 1:
+            raise ValueError(f"{folder}: its tokenizer_config.json says no length; give it, for example length=77 for "
+                             "CLIP, 256 or 512 for T5")
+        for name, build in BUILDS.items():
+            if (folder / name).is_file():
+                tokenizer = build(folder, config, int(length))
+                if tokenizer.room < 1:
+                    raise ValueError(f"length={length} leaves no room for text between its start and its end")
+                return tokenizer
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        raise FileNotFoundError(f"{folder}: no vocabulary ({', '.join(BUILDS)}) lies there, but {there or 'nothing'}.")
+
+    @property
+    def room(self) -> int:
+        """Ids of a text that fit between start and end."""
+        return self.length - len(self.start) - len(self.end)
+
+    def ids(self, text: str) -> list[int]:
+        """All ids of a text, without start and end."""
+        return self.split(checked(text))[0]
+
+    def framed(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [B, N], mask Bool [B, N]) of rows of at most `room` ids: start and end put on, and padded.
+
+        Raises:
+            ValueError: for a longer row.
+        """
+        if longest := max((len(row) for row in rows if len(row) > self.room), default=0):
+            raise ValueError(f"{longest} ids do not fit into the {self.room} places between start and end")
+        ids = np.full((len(rows), self.length), self.pad, np.int32)
+        mask = np.zeros(ids.shape, bool)
+        for i, row in enumerate(rows):
+            whole = (*self.start, *row, *self.end)
+            ids[i, : len(whole)], mask[i, : len(whole)] = whole, True
+        return ids, mask
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """The texts, each cut to what fits: "" is a text as any other.
+
+        Raises:
+            ValueError: for one text in place of a list, or a text that is no Unicode.
+        """
+        if isinstance(texts, str):
+            raise ValueError("a tokenizer takes a list of texts; got one text: put it into a list")
+        found = [self.split(checked(text)) for text in texts]
+        cut = tuple(rest(self.room) if len(ids) > self.room else "" for ids, rest in found)
+        return Tokens(*self.framed([ids[: self.room] for ids, _ in found]), cut)
+
+
+def checked(text: str) -> str:
+    """The text, refused where it is none.
+
+    Raises:
+        ValueError: for what is no str, or no Unicode.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"a text is a str; got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text {text[:40]!r} is no Unicode: {error.reason} at character {error.start}") from error
+    return text
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    found = limits.read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise limits.Refused(f"{path} holds {type(found).__name__}, not a table of fields.")
+    return found
+
+
+def _special(config: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str, str]:
+    """The special tokens by their part, "pad_token": configs have them as text or as a table with their content."""
+    given = {name: config[name] for name in CLIP_SPECIAL if config.get(name)}
+    return {**defaults, **{name: t["content"] if isinstance(t, Mapping) else t for name, t in given.items()}}
+
+
+def _from_library(
+    library: tokenizers.Tokenizer, config: Mapping[str, Any], length: int, defaults: Mapping[str, str],
+    path: pathlib.Path,
+) -> Tokenizer:  # fmt: skip
+    special = _special(config, defaults)
+    library.no_truncation()
+    library.no_padding()
+    # Where they stand in a text they are found whole: "!" too, where it is the padding.
+    library.add_special_tokens(sorted(set(special.values())))
+    vocabulary = {name: library.token_to_id(token) for name, token in special.items()}
+    if missing := [special[name] for name, number in vocabulary.items() if number is None]:
+        raise limits.Refused(f"{path}: the vocabulary has no {missing[0]!r}, which its config names.")
+
+    def split(text: str) -> tuple[list[int], Callable[[int], str]]:
+        found = library.encode(text, add_special_tokens=False)
+        return found.ids, lambda i: text[found.offsets[i][0]:]
+
+    bare, whole = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
+    at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    start, end = tuple(whole[:at]), tuple(whole[at + len(bare):])
+    pad = vocabulary.get("pad_token", end[-1] if end else 0)
+    return Tokenizer(split, start, end, pad, length)
+
+
+def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    try:
+        library = tokenizers.Tokenizer.from_str(limits.read_text(path))
+    except limits.Refused:
+        raise
+    except Exception as error:  # the library raises nothing more precise
+        raise limits.Refused(f"{path} is not a vocabulary of the tokenizers library: {error}.") from error
+    return _from_library(library, config, length, {}, path)
+
+
+def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
+    path = folder / "vocab.json"
+    vocabulary = _json(path)
+    lines = limits.read_text(folder / "merges.txt").split("\n")
+    # The first line is a remark; the published file ends after those that its vocabulary has.
+    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    special = _special(config, CLIP_SPECIAL)
+    try:
+        model = tokenizers.models.BPE(
+            vocabulary, merges, unk_token=special["unk_token"], continuing_subword_prefix="", end_of_word_suffix="</w>"
+        )
+    except Exception as error:
+        raise limits.Refused(f"{folder}: vocab.json and merges.txt do not belong together: {error}.") from error
+    library = tokenizers.Tokenizer(model)
+    library.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = "|".join(re.escape(special[part]) for part in ("bos_token", "eos_token")) + "|" + CLIP_WORDS
+    library.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(words), behavior="removed", invert=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ])
+    frame = [(special[part], vocabulary.get(special[part], -1)) for part in ("eos_token", "bos_token")]
+    if min(number for _, number in frame) < 0:
+        raise limits.Refused(f"{path}: the vocabulary has no {min(frame, key=lambda f: f[1])[0]!r}, the start or end.")
+    library.post_processor = tokenizers.processors.RobertaProcessing(*frame, False, False)
+    return _from_library(library, config, length, special, path)
+
+
+def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
+    path = folder / "spiece.model"
+    library = sentencepiece.SentencePieceProcessor()
+    try:
+        library.LoadFromSerializedProto(path.read_bytes())
+    except Exception as error:
+        raise limits.Refused(f"{path} is not a model of sentencepiece: {error}.") from error
+    size = library.get_piece_size()
+    # T5's sentinels come after the vocabulary, the last first.
+    sentinels = config.get("extra_ids", 100)
+    special = {f"<extra_id_{i}>": size + sentinels - 1 - i for i in range(sentinels)}
+    special |= {library.id_to_piece(i): i for i in (library.pad_id(), library.eos_id(), library.unk_id()) if i >= 0}
+    pattern = re.compile("(" + "|".join(map(re.escape, special)) + ")")
+
+    def split(text: str) -> tuple[list[int], Callable[[int], str]]:
+        parts = [[special[part]] if part in special else library.encode(part) for part in pattern.split(text)]
+        ids = [i for part in parts for i in part]
+        # The pieces have no places in the text, since it was normalised: they are put together again.
+        return ids, lambda n: library.decode([i for i in ids[n:] if i < size])
+
+    return Tokenizer(split, (), (library.eos_id(),), max(library.pad_id(), 0), length)
+
+
+BUILDS = {"tokenizer.json": _from_json, "vocab.json": _from_merges, "spiece.model": _from_sentencepiece}

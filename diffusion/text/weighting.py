@@ -1,0 +1,66 @@
+"""Prompts in which some words weigh more: brackets, as people write them.
+
+| written        | the weight of the word is multiplied by |
+|----------------|-----------------------------------------|
+| "(word)"       | 1.1                                     |
+| "[word]"       | 1 / 1.1                                 |
+| "(word:1.3)"   | 1.3                                     |
+| "\\(word\\)"     | 1: the brackets are text                |
+
+Brackets nest, and their factors multiply; one that is left open closes at the end of the prompt; one that closes
+nothing is text. The syntax, and what it does in these corners, is that of AUTOMATIC1111's "stable-diffusion-webui".
+"""
+
+import re
+
+ROUND, SQUARE = 1.1, 1 / 1.1
+PARTS = re.compile(
+    r"""\\(?P<literal>[\\()\[\]]?)                             # a backslash alone is no text; two are one
+    | :\s*(?P<weight>[+-]?(\d+\.?\d*|\.\d+))\s*(?P<end>\))     # ":1.3)"
+    | (?P<bracket>[()\[\]])
+    | (?P<text>[^\\()\[\]:]+ | :)""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def parse(prompt: str) -> list[tuple[str, float]]:
+    """The texts of a prompt and their weights, in order; neighbours of one weight are one text.
+
+        parse("a ((red) cat:1.5)") = [("a ", 1.0), ("red", 1.65), (" cat", 1.5)]
+
+    Args:
+        prompt: any text.
+
+    Returns:
+        At least one pair: [("", 1.0)] for an empty prompt.
+    """
+    pieces: list[list] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # where in the pieces each open bracket began
+
+    def multiply(start: int, factor: float) -> None:
+        for piece in pieces[start:]:
+            piece[1] *= factor
+
+    for part in PARTS.finditer(prompt):
+        bracket = part["bracket"]
+        if bracket in opened:
+            opened[bracket].append(len(pieces))
+        elif part["weight"] and opened["("]:
+            multiply(opened["("].pop(), float(part["weight"]))
+        elif bracket == ")" and opened["("]:
+            multiply(opened["("].pop(), ROUND)
+        elif bracket == "]" and opened["["]:
+            multiply(opened["["].pop(), SQUARE)
+        else:
+            pieces.append([part[0] if part["literal"] is None else part["literal"], 1.0])
+    for bracket, factor in (("(", ROUND), ("[", SQUARE)):
+        for start in opened[bracket]:
+            multiply(start, factor)
+
+    merged: list[tuple[str, float]] = []
+    for text, weight in pieces:
+        if merged and merged[-1][1] == weight:
+            merged[-1] = (merged[-1][0] + text, weight)
+        else:
+            merged.append((text, weight))
+    return merged or [("", 1.0)]

@@ -1,0 +1,73 @@
+"""Long prompts in windows: as many tokens as the encoder's context holds, each window encoded on its own.
+
+A window ends where it is full, or after its last comma if that is near the end, so that no phrase is torn; "BREAK" in
+the prompt ends one by hand. That is what AUTOMATIC1111's "stable-diffusion-webui" does.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from diffusion.text.tokenizer import Tokenizer
+
+BREAK = re.compile(r"\s*\bBREAK\b\s*")
+NEAR = 20  # tokens after a comma that go with it into the next window rather than be torn from what follows
+
+
+class Windows(NamedTuple):
+    """A prompt in parts.
+
+    Attributes:
+        rows: for each window its (id, weight) pairs, at most as many as a context has room for; at least one window.
+        cut: the text that has no place.
+    """
+
+    rows: list[list[tuple[int, float]]]
+    cut: str
+
+
+def first_window(pieces: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Windows:
+    """The beginning of a prompt, and what of it has no place.
+
+    Args:
+        pieces: texts and weights, see `weighting.parse`.
+        tokenizer: to read them.
+    """
+    row: list[tuple[int, float]] = []
+    for at, (text, weight) in enumerate(pieces):
+        ids, rest = tokenizer.split(text)
+        space = tokenizer.room - len(row)
+        row += [(token, weight) for token in ids[:space]]
+        if len(ids) > space:
+            return Windows([row], rest(space) + "".join(text for text, _ in pieces[at + 1 :]))
+    return Windows([row], "")
+
+
+def all_windows(pieces: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Windows:
+    """All of a prompt.
+
+    Args:
+        pieces: texts and weights, see `weighting.parse`.
+        tokenizer: to read them.
+    """
+    comma = tokenizer.ids(",")[-1]
+    rows: list[list[tuple[int, float]]] = []
+    row: list[tuple[int, float]] = []
+    for text, weight in pieces:
+        for part, phrase in enumerate(BREAK.split(text)):
+            if part:
+                rows.append(row)
+                row = []
+            for token in tokenizer.ids(phrase):
+                if len(row) == tokenizer.room:
+                    end = len(row) if token == comma else _end(row, comma)
+                    rows.append(row[:end])
+                    row = row[end:]
+                row.append((token, weight))
+    return Windows([*rows, row] if row or not rows else rows, "")
+
+
+def _end(row: Sequence[tuple[int, float]], comma: int) -> int:
+    """Where a full window ends: after its last comma, if that is near."""
+    after = max((i + 1 for i, (token, _) in enumerate(row) if token == comma), default=0)
+    return after if len(row) - after < NEAR and after else len(row)

@@ -1,0 +1,89 @@
+"""Autoencoders as the networks that `diffusion.objectives.autoencoding` trains: (params, x, keys, condition) -> Coded.
+
+    apply = {"model": coding.kl_network(vae), "critic": critic.apply, "features": lambda params, x, *_: vgg(params, x)}
+    init, step = alternating(players, apply, schedule=None)
+    state = init({"model": coding.parameters(params), "critic": ..., "features": ...})
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import latents, quantizers
+from diffusion.objectives.autoencoding import Coded, gaussian_kl
+
+LAST = ("decoder", "conv_out", "kernel")  # of the networks in `diffusion.models.encoder_decoder`
+
+
+def parameters(params: Any, log_variance: float = 0.0) -> dict[str, Any]:
+    """What is trained: an autoencoder's parameters, and the log-variance of its pixels.
+
+    Args:
+        params: of the autoencoder.
+        log_variance: where it starts.
+    """
+    return {"autoencoder": params, "log_variance": jnp.asarray(log_variance, jnp.float32)}
+
+
+def kl_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[..., Coded]:
+    """Encodes, draws from the posterior, and decodes.
+
+    Args:
+        module: an autoencoder whose `encode` gives `latents.Moments`.
+        last: path of the kernel of its last layer.
+
+    Returns:
+        (what `parameters` gives, x [B, H, W, C], keys [B], condition, which is not used) -> Coded.
+    """
+
+    def network(params, x, keys, condition=None):
+        given = params["autoencoder"]
+        moments = module.apply({"params": given}, x, method="encode")
+        z = latents.draw(moments, keys)
+        redo = lambda kernel: module.apply({"params": _with(given, last, kernel)}, z, method="decode")
+        kernel = _at(given, last)
+        return Coded(redo(kernel), {"kl": gaussian_kl(*moments)}, kernel, redo, params["log_variance"])
+
+    return network
+
+
+def vq_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[..., Coded]:
+    """Encodes, takes the nearest codes, and decodes; nothing is drawn.
+
+    Args:
+        module: an autoencoder with `encode`, and `decode(z, quantize=False)`; its codes are the parameter "codebook",
+            or finite levels, which have no losses.
+        last: path of the kernel of its last layer.
+
+    Returns:
+        (what `parameters` gives, x [B, H, W, C], keys and condition, which are not used) -> Coded.
+    """
+
+    def network(params, x, keys=None, condition=None):
+        given = params["autoencoder"]
+        z = module.apply({"params": given}, x, method="encode")
+        if "codebook" in given:
+            found = quantizers.quantize(z, given["codebook"])
+            values, penalties = found.values, {"codebook": found.codebook, "commitment": found.commitment}
+        else:
+            (values, _), penalties = module.apply({"params": given}, z, method="quantize"), {}
+        decode = lambda kernel: module.apply({"params": _with(given, last, kernel)}, values, quantize=False,
+                                             method="decode")  # fmt: skip
+        kernel = _at(given, last)
+        return Coded(decode(kernel), penalties, kernel, decode, params["log_variance"])
+
+    return network
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> jax.Array:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def _with(tree: Any, path: tuple[str, ...], leaf: jax.Array) -> Any:
+    """The tree with another leaf at a path."""
+    return leaf if not path else {**tree, path[0]: _with(tree[path[0]], path[1:], leaf)}

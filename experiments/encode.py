@@ -1,0 +1,120 @@
+"""Writes the latents of a dataset, which training then reads in place of its pictures.
+
+    python -m experiments.encode --autoencoder=sd-vae --data=cifar10@train --out=latents/cifar10
+    python -m experiments.encode --autoencoder=sd-vae --data=imagenet2012@train --size=256 --flip --out=latents/in256
+    python -m experiments.train --config=FILE --workdir=DIR --config.data.latents.dir=latents/in256
+
+The autoencoder is a folder as its library publishes it, or a single file; the dataset is named as TFDS names it, with
+its split. Each picture gives the mean and the log variance of its posterior, so that every epoch draws new latents of
+it; --mean keeps the means alone. --flip adds those of the mirrored pictures, from which training draws as often.
+The same command goes on with a writing that was interrupted; the result is the same.
+"""
+
+import contextlib
+
+from absl import flags
+
+from diffusion.data import latent_writer, latents, sources
+from experiments import autoencoders, progress
+from experiments import config as configs
+from experiments.config import ConfigError
+
+
+def description_of(
+    autoencoder: autoencoders.Autoencoder, spec: sources.DataSpec, mean: bool = False, flip: bool = False,
+    dtype: str = "float32",
+) -> latents.Description:
+    """What the cache of a dataset by an autoencoder holds.
+
+    Args:
+        autoencoder: the autoencoder.
+        spec: of the pictures.
+        mean: whether only means are kept.
+        flip: whether there are mirrored views.
+        dtype: of the numbers on disk.
+
+    Raises:
+        ConfigError: if it does not take such pictures.
+    """  # fmt: skip
+    kind, shape = autoencoders.latent(autoencoder, spec.shape)
+    module, number = autoencoder.module, lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
+    dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size,
+               "num_classes": spec.num_classes, "shape": list(spec.shape)}  # fmt: skip
+    return latents.Description(
+        dataset, autoencoder.record, tuple(shape), "mean" if mean else kind, latents.VIEWS if flip else ("plain",),
+        dtype, number(module.scale), number(getattr(module, "shift", 0.0)),
+    )  # fmt: skip
+
+
+def run(
+    autoencoder: autoencoders.Autoencoder, data: str, out: str, data_dir: str = "", mean: bool = False,
+    flip: bool = False, dtype: str = "float32", batch_size: int = 64, threads: int = 4, shard_records: int = 0,
+    size: int = 0,
+) -> latents.Description:
+    """Writes a cache, or goes on with it.
+
+    Args:
+        autoencoder: that encodes.
+        data: NAME@SPLIT.
+        out: folder of the cache.
+        data_dir: folder of prepared datasets.
+        mean, flip, dtype: as in `description_of`.
+        batch_size: pictures encoded at once.
+        threads: that read pictures.
+        shard_records: records of a file; 0 for files of about 256 MiB.
+        size: side of the squares that pictures of several sizes are made; 0 for pictures of one size.
+
+    Returns:
+        What the cache holds.
+
+    Raises:
+        ConfigError: if the dataset is not there or does not fit.
+        CacheError: if the folder holds other latents.
+    """  # fmt: skip
+    name, at, split = data.rpartition("@")
+    if not at:
+        raise ConfigError(f"--data={data} is no dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train.")
+    try:
+        source, spec = sources.open_source(name, split, data_dir, size)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"--data={data}: {error}") from error
+    description = description_of(autoencoder, spec, mean, flip, dtype)
+    encode = autoencoders.encoder(autoencoder)
+    parts = (lambda images: encode(images)[:, :1]) if mean else encode
+    with contextlib.ExitStack() as stack:
+
+        def begin(records):
+            if 0 < records < spec.size:
+                print(f"going on: {spec.size - records:,} of {spec.size:,} pictures are encoded already", flush=True)
+            return stack.enter_context(progress.bar("encoding", records, "pictures"))
+
+        latent_writer.write(out, source, spec, description, parts, batch_size=batch_size, threads=threads,
+                            shard_records=shard_records, begin=begin)  # fmt: skip
+    return description
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    given = flags.FLAGS
+    autoencoder = autoencoders.load(given.autoencoder)
+    found = run(autoencoder, given.data, given.out, given.data_dir or "", given.mean, given.flip, given.dtype,
+                given.batch_size, given.threads, size=given.size)  # fmt: skip
+    print(f"{given.out}: {found.kind} {found.shape} of {found.dataset['size']:,} pictures of {given.data}, "
+          f"{'x'.join(map(str, found.views))}, scale {found.scale}, shift {found.shift}. Train on them by "
+          f"--config.data.latents.dir={given.out}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("autoencoder", None, "folder or file of the autoencoder")
+    flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. cifar10@train")
+    flags.DEFINE_integer("size", 0, "make squares of this side of pictures of any size: the shorter side is resized "
+                         "and the middle cut out, as ADM's code does; 0 for pictures of one size", lower_bound=0)
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_string("out", None, "folder of the cache, made if missing")
+    flags.DEFINE_bool("mean", False, "keep the means alone: half the size, and the same latent in every epoch")
+    flags.DEFINE_bool("flip", False, "encode the mirrored pictures, too")
+    flags.DEFINE_enum("dtype", "float32", latents.DTYPES, "of the numbers on disk")
+    flags.DEFINE_integer("batch_size", 64, "pictures encoded at once", lower_bound=1)
+    flags.DEFINE_integer("threads", 4, "that read pictures", lower_bound=0)
+    flags.mark_flags_as_required(["autoencoder", "data", "out"])
+    configs.run(main, (*autoencoders.FAILURES, latents.CacheError, sources.DamagedRecord))

@@ -1,0 +1,184 @@
+"""LoRA on pytrees: the update of each kind of kernel, several at once, taken back, and trained alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import objectives, schedules, timesteps
+from diffusion.adapters import lora
+from diffusion.models.dit import DiT
+from diffusion.training.ema import exponential_moving_average
+from diffusion.training.optimizers import adamw
+from diffusion.training.state import create
+from diffusion.training.step import make_train_step
+
+RNG = np.random.default_rng(0)
+DIT = DiT(patch=2, width=16, depth=2, heads=2, num_classes=3)
+KERNELS = "(attention|mlp)/.*kernel"
+
+
+def random(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+@functools.cache
+def dit():
+    """Parameters of a small DiT, nowhere zero."""
+    shapes = jax.eval_shape(DIT.init, jax.random.key(0), jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), jnp.zeros(1, int))
+    return jax.tree.map(lambda s: jnp.asarray(0.2 * random(*s.shape)), shapes["params"])
+
+
+def filled(adapter):
+    """The adapter with an up that is not zero."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) + 0.1 * random(*leaf.shape), adapter)
+
+
+# path: (shape of the kernel, its product down up in the axes' letters)
+KINDS = {
+    "mlp/hidden/kernel": ((4, 6), "ir,ro->io"),
+    "attention/query/kernel": ((4, 2, 3), "ir,rhd->ihd"),
+    "attention/out/kernel": ((2, 3, 4), "hdr,ro->hdo"),
+    "blocks/attention/qkv/kernel": ((5, 4, 3, 2, 3), "lir,lrkhd->likhd"),
+    "blocks/attention/out/kernel": ((5, 2, 3, 4), "lhdr,lro->lhdo"),
+    "double_blocks/mlp/out/kernel": ((5, 6, 4), "lir,lro->lio"),
+    "conv_1/kernel": ((3, 3, 4, 6), "hwir,ro->hwio"),
+}
+
+
+FAST = ("blocks/attention/qkv/kernel", "conv_1/kernel")
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, marks=() if path in FAST else pytest.mark.slow) for path in KINDS])
+def test_the_update_of_every_kind_of_kernel_is_alpha_over_r_down_up(path):
+    shape, product = KINDS[path]
+    params = lora.nested({path: random(*shape), "conv_1/bias": random(6)})
+    adapter = lora.init(jax.random.key(0), params, rank=2, pattern=".")
+    assert lora.places_of(adapter).keys() == {path}  # no bias
+    unchanged = lora.merge(params, adapter, 3.0)
+    np.testing.assert_array_equal(lora.leaves_of(unchanged)[path], lora.leaves_of(params)[path])
+    adapter = filled(adapter)
+    down, up = (np.asarray(lora.places_of(adapter)[path][part], np.float64) for part in ("down", "up"))
+    merged = lora.leaves_of(lora.merge(params, adapter, scale=0.25))
+    expected = lora.leaves_of(params)[path] + 0.25 * np.einsum(product, down, up)
+    np.testing.assert_allclose(merged[path], expected, rtol=1e-6, atol=1e-6)
+    assert merged["conv_1/bias"] is lora.leaves_of(params)["conv_1/bias"]
+
+
+def test_at_the_start_down_has_the_variance_of_its_inputs_and_no_two_layers_share_a_draw():
+    params = {"blocks": {name: {"kernel": jnp.zeros((2, 300, 40))} for name in ("hidden", "out")}}
+    first, second = (f["down"] for f in lora.places_of(lora.init(jax.random.key(0), params, 16, "kernel")).values())
+    for down in (first, second):
+        assert down.std() == pytest.approx((1 / 3 / 300) ** 0.5, rel=0.03)
+        assert (down[0] != down[1]).all()
+    assert (first != second).all()
+
+
+def test_factors_of_a_part_change_that_part_alone():
+    params = {"blocks": {"qkv": {"kernel": random(3, 4, 3, 2, 2)}}}
+    place = lora.written("blocks/qkv/kernel", (1, slice(None), 2))
+    assert place == "blocks/qkv/kernel[1, :, 2]"
+    assert lora.parsed(place) == ("blocks/qkv/kernel", (1, slice(None), 2))
+    assert lora.parsed("a/kernel[:, 4:8]") == ("a/kernel", (slice(None), slice(4, 8)))
+    down, up = random(4, 2), random(2, 2, 2)
+    merged = lora.merge(params, lora.nested({place: {"down": down, "up": up}}))
+    expected = params["blocks"]["qkv"]["kernel"].copy()
+    expected[1, :, 2] += np.einsum("ir,rhd->ihd", down, up)
+    np.testing.assert_allclose(merged["blocks"]["qkv"]["kernel"], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_several_adapters_with_weights_are_the_sum_of_their_updates():
+    params = {"a": {"kernel": random(4, 6)}, "b": {"kernel": random(6, 4)}}
+    both = filled(lora.init(jax.random.key(0), params, 2, "kernel"))
+    one = filled(lora.init(jax.random.key(1), params, 3, "b/kernel"))
+    merged = lora.merge(params, [both, one], [{"a/kernel": 0.5, "b/kernel": 2.0}, -1.5])
+    np.testing.assert_allclose(merged["a"]["kernel"], params["a"]["kernel"]
+                               + 0.5 * both["a"]["kernel"]["down"] @ both["a"]["kernel"]["up"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(merged["b"]["kernel"], params["b"]["kernel"]
+                               + 2 * both["b"]["kernel"]["down"] @ both["b"]["kernel"]["up"]
+                               - 1.5 * one["b"]["kernel"]["down"] @ one["b"]["kernel"]["up"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_unmerge_gives_the_parameters_back_bit_for_bit(dtype):
+    params = {"norm": {"scale": random(6)}, "blocks": {"out": {"kernel": random(2, 4, 6), "bias": random(2, 6)}}}
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
+    params["blocks"]["out"]["kernel"][0, 0, 0] = -0.0
+    adapter = filled(lora.init(jax.random.key(0), params, 4, "out"))
+    kept = lora.replaced(params, adapter)
+    assert list(kept) == ["blocks/out/kernel"]
+    merged = lora.merge(params, adapter, 100.0)
+    changed = merged["blocks"]["out"]["kernel"]
+    assert changed.dtype == dtype and (np.asarray(changed) != params["blocks"]["out"]["kernel"]).all()
+    for path, leaf in lora.leaves_of(lora.unmerge(merged, kept)).items():
+        assert np.asarray(leaf).tobytes() == lora.leaves_of(params)[path].tobytes(), path
+
+
+def test_a_sum_of_low_precision_is_rounded_once():
+    """Two updates of 3/8 of the distance of bfloat16 numbers each: one by one they would both be lost."""
+    params = {"kernel": jnp.ones((1, 1), jnp.bfloat16)}
+    small = {"kernel": {"down": jnp.full((1, 1), 3 / 8 * 2.0**-7), "up": jnp.ones((1, 1))}}
+    assert lora.merge(params, small)["kernel"] == 1
+    assert lora.merge(params, [small, small])["kernel"] == 1 + 2.0**-7
+
+
+@pytest.mark.slow
+def test_training_the_adapter_alone_lowers_the_loss_and_leaves_the_network_as_it_was():
+    params, schedule = dit(), schedules.rectified_flow()
+    before = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]
+    adapter = lora.init(jax.random.key(0), params, 4, "attention|mlp|final/kernel")
+    objective = objectives.flow_matching(timesteps.uniform_density(schedule))
+    optimizer, ema = adamw(1e-2, weight_decay=0.1), exponential_moving_average(0.9)
+    apply = lambda p, *arguments: DIT.apply({"params": p}, *arguments)
+
+    @jax.jit
+    def step(state, base, batch, key):
+        network = lora.adapted(apply, base, scale=2.0)
+        return make_train_step(objective, network, schedule, optimizer, ema)(state, batch, key)
+
+    batch = {"x": jnp.ones((16, 4, 4, 1)), "condition": jnp.arange(16) % 3, "index": jnp.arange(16)}
+    state, losses = create(adapter, optimizer, ema), []
+    for _ in range(60):
+        state, metrics = step(state, params, batch, jax.random.key(0))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    assert [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)] == before
+    assert all((new != old).any() for new, old in zip(jax.tree.leaves(state.params), jax.tree.leaves(adapter)))
+    merged = lora.merge(params, state.params, 2.0)
+    inputs = batch["x"], jnp.full(16, 0.3), batch["condition"]
+    np.testing.assert_array_equal(apply(merged, *inputs), lora.adapted(apply, params, 2.0)(state.params, *inputs))
+
+
+def test_the_parameters_get_no_gradient_through_the_adapted_network():
+    apply = lambda p, x: x @ p["kernel"]
+    params = {"kernel": random(4, 4)}
+    adapter = filled(lora.init(jax.random.key(0), params, 2, "kernel"))
+    loss = lambda params, adapter: lora.adapted(apply, params)(adapter, random(3, 4)).sum()
+    of_params, of_adapter = jax.grad(loss, (0, 1))(params, adapter)
+    assert not of_params["kernel"].any()
+    assert of_adapter["kernel"]["down"].any() and of_adapter["kernel"]["up"].any()
+
+
+def test_what_does_not_fit_is_refused_by_name():
+    params = {"blocks": {"out": {"kernel": random(2, 4, 6), "bias": random(2, 6)}}}
+    with pytest.raises(ValueError, match="rank = 0"):
+        lora.init(jax.random.key(0), params, 0, "out")
+    with pytest.raises(ValueError, match=r"'attn' finds no kernel; there are blocks/out/bias, blocks/out/kernel"):
+        lora.init(jax.random.key(0), params, 2, "attn")
+    with pytest.raises(ValueError, match="finds no kernel"):
+        lora.init(jax.random.key(0), params, 2, "bias")
+    adapter = lora.init(jax.random.key(0), params, 2, "out")
+    with pytest.raises(ValueError, match="has no blocks/out/kernel; it has other"):
+        lora.merge({"other": random(2, 2)}, adapter)
+    with pytest.raises(ValueError, match=r"do not fit blocks/out/kernel, \(2, 5, 6\)"):
+        lora.merge({"blocks": {"out": {"kernel": random(2, 5, 6)}}}, adapter)
+    with pytest.raises(ValueError, match="no scale for blocks/out/kernel"):
+        lora.merge(params, adapter, {"blocks/out": 1.0})
+    with pytest.raises(ValueError, match="2 adapters and 1 scales"):
+        lora.merge(params, [adapter, adapter], [1.0])
+    with pytest.raises(ValueError, match="not the factors"):
+        lora.merge(params, {"blocks": {"out": {"kernel": {"down": random(2, 4, 2)}}}})
+    with pytest.raises(ValueError, match="is not written like"):
+        lora.parsed("kernel[a]")

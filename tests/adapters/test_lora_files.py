@@ -1,0 +1,234 @@
+"""LoRA files of kohya's and peft's layout: the same outputs as in diffusers with the file loaded, and back."""
+
+import functools
+import gzip
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diffusion.adapters import lora, lora_files
+from diffusion.adapters.lora_files import Lora
+from diffusion.adapters.separation import separation
+from diffusion.models import interchange
+from diffusion.models.dit import DiT
+from diffusion.models.interchange import folders, rows
+from diffusion.models.interchange.rows import Mismatch
+from tests.models.interchange import published, test_families
+from tests.peers.made_weights import made
+
+FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image" / "lora.safetensors"
+CLASSES = {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
+
+
+@functools.cache
+def fixture():
+    """(what the fixture says, inputs, outputs by kind and component)."""
+    arrays = load_file(FIXTURE)
+    about = json.loads(gzip.decompress(arrays.pop("about").tobytes()))
+    part = lambda which: {name[len(which):]: value for name, value in arrays.items() if name.startswith(which)}
+    return about, part("in/"), part("out/")
+
+
+@functools.cache
+def modules():
+    about, _, _ = fixture()
+    return {component: interchange.FAMILIES[name].build(about[f"{component.removesuffix('_encoder')}_config"])
+            for component, name in CLASSES.items()}  # fmt: skip
+
+
+def file(kind, place):
+    """The file that diffusers wrote."""
+    about, _, _ = fixture()
+    tensors = {name: made(name, tuple(shape)) for name, shape in about["peft"].items()}
+    if kind == "peft":
+        save_file(tensors, place, metadata=about["metadata"])
+    else:
+        tensors = {name: tensors[key] for name, key in about["kohya"].items()}
+        tensors |= {name: np.asarray(alpha, np.float32) for name, alpha in about["alphas"].items()}
+        save_file(tensors, place, metadata={"format": "pt"})
+    return place
+
+
+def params(component, folder):
+    """The network's own weights."""
+    about, _, _ = fixture()
+    shapes = about[f"{component}_shapes"]
+    folder.mkdir()
+    save_file({name: made(name, tuple(shape)) for name, shape in shapes.items()}, folder / "model.safetensors")
+    config = about[f"{component.removesuffix('_encoder')}_config"]
+    return interchange.load(folder, CLASSES[component], config=config)
+
+
+def call(component, module, params):
+    _, a, _ = fixture()
+    if component == "unet":
+        return jax.jit(module.apply)({"params": params}, a["x"], a["t"], {"text": a["text"]})
+    return jax.jit(module.apply)({"params": params}, a["ids"]).tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("component", CLASSES)
+def test_a_network_with_a_file_merged_is_diffusers_with_it_loaded(component, tmp_path):
+    _, _, outputs = fixture()
+    module, base = params(component, tmp_path / component)
+    load = lambda kind: lora_files.load(file(kind, tmp_path / f"{kind}.safetensors"), modules())
+    found = {kind: load(kind) for kind in lora_files.LAYOUTS}
+    networks = {"before": base} | {
+        kind: lora.merge(base, loras[component].adapter, loras[component].scale) for kind, loras in found.items()
+    }
+    for kind, network in networks.items():
+        expected = outputs[f"{kind}/{component}"]
+        np.testing.assert_allclose(call(component, module, network), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("layout", lora_files.LAYOUTS)
+def test_what_is_written_is_what_was_read(layout, tmp_path):
+    theirs = file(layout, tmp_path / "theirs.safetensors")
+    loras = lora_files.load(theirs, modules())
+    lora_files.save(tmp_path / "ours.safetensors", loras, modules(), layout)
+    written, read = load_file(tmp_path / "ours.safetensors"), load_file(theirs)
+    bare = lambda tensors: {name.replace("text_model.", "").replace("text_model_", "").replace("te1", "te"): value
+                            for name, value in tensors.items()}  # fmt: skip
+    written, read = bare(written), bare(read)
+    assert written.keys() == read.keys()
+    for name, array in read.items():
+        np.testing.assert_array_equal(written[name].reshape(array.shape), array, err_msg=name)
+    again = lora_files.load(tmp_path / "ours.safetensors", modules())
+    for component in loras:
+        assert again[component].scale == pytest.approx(loras[component].scale)
+        jax.tree.map(np.testing.assert_array_equal, again[component].adapter, loras[component].adapter)
+
+
+def test_layers_of_a_scan_are_stacked_and_alphas_are_told(tmp_path):
+    loras = lora_files.load(file("peft", tmp_path / "peft.safetensors"), modules())
+    places = lora.places_of(loras["unet"].adapter)
+    place = "down_0_transformer_0/blocks/self_attention/query/kernel"
+    assert places[place]["down"].shape == (2, 16, 3) and places[place]["up"].shape == (2, 3, 2, 8)
+    assert places["middle_resnet_0/conv_1/kernel"]["down"].shape == (3, 3, 32, 2)
+    scale = loras["unet"].scale
+    assert scale["middle_resnet_0/conv_1/kernel"] == 0.5 and scale[place] == 2.0
+    assert set(loras["text_encoder"].scale.values()) == {1.5}
+
+
+def test_layers_that_differ_in_rank_stay_apart_and_mean_the_same(tmp_path):
+    path = file("peft", tmp_path / "peft.safetensors")
+    tensors = load_file(path)
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.1.attn1.to_q"
+    tensors[f"{name}.lora_A.weight"] = np.concatenate([tensors[f"{name}.lora_A.weight"]] * 2)
+    tensors[f"{name}.lora_B.weight"] = np.concatenate([tensors[f"{name}.lora_B.weight"]] * 2, 1) / 2
+    save_file(tensors, path)
+    (tmp_path / "whole").mkdir()
+    save_file({key: value for key, value in tensors.items()}, path)
+    found = lora_files.load(path, modules())["unet"]
+    whole = "down_0_transformer_0/blocks/self_attention/query/kernel"
+    one, other = (lora.places_of(found.adapter)[f"{whole}[{i}]"] for i in (0, 1))
+    assert one["down"].shape == (16, 3) and other["down"].shape == (16, 6)
+    kernel = lora.nested({whole: np.zeros((2, 16, 2, 8), np.float32)})
+    kept = {place: factors for place, factors in lora.places_of(found.adapter).items() if place.startswith(whole)}
+    merged = jax.tree.leaves(lora.merge(kernel, lora.nested(kept), found.scale))[0]
+    np.testing.assert_allclose(merged[1].reshape(16, 16).T, tensors[f"{name}.lora_B.weight"]
+                               @ tensors[f"{name}.lora_A.weight"], atol=1e-5)  # fmt: skip
+
+
+def test_names_of_the_original_repositories_are_known(tmp_path):
+    """As kohya's programs write them for networks that they have in that layout."""
+    down, up = made("a", (2, 32)), made("b", (32, 2))
+    stem = "lora_unet_middle_block_1_transformer_blocks_1_attn2_to_out_0"
+    save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, tmp_path / "a.safetensors")
+    found = lora_files.load(tmp_path / "a.safetensors", {"unet": modules()["unet"]})["unet"]
+    assert found.scale == {"middle_transformer/blocks/cross_attention/out/kernel[1]": 1.0}
+    (factors,) = lora.places_of(found.adapter).values()
+    np.testing.assert_array_equal(factors["down"].reshape(32, 2), down.T)
+
+
+def test_one_file_of_a_fused_layer_reaches_its_parts_and_back(tmp_path):
+    """The original DiT has queries, keys and values in one layer, as ours has; diffusers' has three."""
+    module = DiT(patch=2, width=32, depth=2, heads=2, num_classes=3, frequency_shift=1, shape=(8, 8, 4))
+    factors = {"down": made("d", (2, 32, 4)), "up": made("u", (2, 4, 3, 2, 16))}
+    adapter = lora.nested({"blocks/attention/qkv/kernel": factors})
+    lora_files.save(tmp_path / "a.safetensors", {"transformer": Lora(adapter, 0.5)}, {"transformer": module})
+    tensors = load_file(tmp_path / "a.safetensors")
+    assert len(tensors) == 2 * 2 * 3
+    found = lora_files.load(tmp_path / "a.safetensors", {"transformer": module})["transformer"]
+    assert set(found.scale) == {f"blocks/attention/qkv/kernel[:, :, {i}]" for i in range(3)}
+    kernel = {"blocks": {"attention": {"qkv": {"kernel": np.zeros((2, 32, 3, 2, 16), np.float32)}}}}
+    one, other = (jax.tree.leaves(lora.merge(kernel, a, s))[0] for a, s in ((adapter, 0.5), found))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    original = {f"base_model.model.blocks.{i}.attn.qkv.lora_{part}.weight": made(f"{i}{part}", shape)
+                for i in range(2) for part, shape in (("A", (4, 32)), ("B", (96, 4)))}  # fmt: skip
+    (tmp_path / "peft").mkdir()
+    save_file(original, tmp_path / "peft" / "adapter_model.safetensors")
+    (tmp_path / "peft" / "adapter_config.json").write_text('{"lora_alpha": 6, "r": 4, "use_rslora": true}')
+    found = lora_files.load(tmp_path / "peft", {"transformer": module})["transformer"]
+    assert found.scale == {"blocks/attention/qkv/kernel": 3.0}
+    merged = np.asarray(jax.tree.leaves(lora.merge(kernel, *found))[0])
+    expected = 3 * np.stack([made(f"{i}B", (96, 4)) @ made(f"{i}A", (4, 32)) for i in range(2)])
+    np.testing.assert_allclose(merged.reshape(2, 32, 96).transpose(0, 2, 1), expected, atol=1e-5)
+
+
+def test_what_is_wrong_with_a_file_is_said_by_name(tmp_path):
+    path = file("peft", tmp_path / "peft.safetensors")
+    good = load_file(path)
+    layer = "unet.down_blocks.0.attentions.0.proj_in"
+
+    def refused(change, match, metadata=None):
+        save_file({**{k: v for k, v in good.items() if k not in change or change[k] is not None},
+                   **{k: v for k, v in change.items() if v is not None}}, path, metadata=metadata)  # fmt: skip
+        with pytest.raises(Mismatch, match=match):
+            lora_files.load(path, modules())
+
+    some = np.zeros((2, 2), np.float32)
+    refused({"unet.down_blocks.7.proj_in.lora_A.weight": some}, r"1 of its \d+ tensors .*down_blocks.7.proj_in.lora_A")
+    refused({"lora_unet_nothing.lora_down.weight": some}, "lora_unet_nothing")
+    refused({f"{layer}.lora_magnitude_vector": some}, "proj_in.lora_magnitude_vector")
+    refused({"text_encoder_2.encoder.layers.0.mlp.fc1.lora_A.weight": some}, "text_encoder_2")
+    refused({f"{layer}.lora_B.weight": None}, f"{layer[5:]} of unet has down alone")
+    refused({f"{layer}.lora_A.weight": made("x", (3, 17, 1, 1))}, r"\[3, 17, 1, 1\] and \[16, 3, 1, 1\] do not fit")
+    refused({f"{layer}.lora_B.weight": made("x", (16, 4, 1, 1))}, r"do not fit the weight \[16, 16, 1, 1\]")
+    metadata = lambda **fields: {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in fields.items()})}
+    refused({}, "sets use_dora", metadata(use_dora=True))
+    refused({}, "is no layer's name", metadata(lora_alpha=1, alpha_pattern={"(a+)+$": 2}))
+    save_file(good, path, metadata={"lora_adapter_metadata": "[" * 10_000})
+    with pytest.raises(ValueError, match="not valid JSON"):
+        lora_files.load(path, modules())
+
+
+def test_what_their_layers_cannot_say_is_not_written(tmp_path):
+    unet = {"unet": modules()["unet"]}
+    place = "conv_in/kernel[:, :, :, 0:4]"
+    adapter = lora.nested({place: {"down": made("d", (3, 3, 4, 2)), "up": made("u", (2, 4))}})
+    with pytest.raises(ValueError, match=r"conv_in/kernel.* is no layer of UNet2DConditionModel"):
+        lora_files.save(tmp_path / "a.safetensors", {"unet": Lora(adapter, 1.0)}, unet)
+    with pytest.raises(ValueError, match=r"layout='kohia' is not known.*'kohya'"):
+        lora_files.save(tmp_path / "a.safetensors", {}, unet, "kohia")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", test_families.CALLS)
+def test_kernels_are_read_as_the_tables_of_their_family_have_them(name, tmp_path):
+    """`lora.init` goes by names what axes are inputs; the layouts of the tables know it."""
+    config = published.case(name).config
+    family = interchange.FAMILIES[folders.family_of(config, tmp_path)]
+    module = family.build(config)
+    leaves = folders.leaves_of(folders.shapes_of(family, module))
+    adapter = lora.places_of(jax.eval_shape(lambda: lora.init(jax.random.key(0), lora.nested(leaves), 1, "kernel$")))
+    seen = 0
+    for table in family.tables.values():
+        table = [row for row in table(module) if row.ours.endswith("kernel")]
+        shapes = rows.their_shapes(table, leaves)
+        for row in table:
+            if row.rows is not None or len(shapes[row.theirs]) < 2 or not row.theirs.endswith(".weight"):
+                continue
+            part = rows.part_shape(leaves[row.ours].shape, row.at)
+            how = separation(row.layout, shapes[row.theirs], part)
+            assert how is not None, row
+            down = adapter[row.ours]["down"].shape
+            layers = len(down) + len(adapter[row.ours]["up"].shape) - len(leaves[row.ours].shape) - 2
+            assert np.prod(down[layers:-1]) == np.prod(how.inputs), (row, down)
+            assert layers == (bool(row.at) and isinstance(row.at[0], int)), row
+            seen += 1
+    assert seen

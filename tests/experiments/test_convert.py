@@ -1,0 +1,89 @@
+"""experiments.convert: folders, single files with several networks, runs, and what is left over."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diffusion.models import interchange
+from diffusion.models.interchange import FAMILIES, folders
+from experiments import convert
+from tests.models.interchange import published
+
+SMALL = {"UNet2DConditionModel": "conditional_unet_original_sd1", "AutoencoderKL": "autoencoder_kl_original"}
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """One small U-Net and one small autoencoder are published, and nothing else of their families."""
+    configs = {name: published.case(case).config for name, case in SMALL.items()}
+    for name, config in configs.items():
+        monkeypatch.setitem(FAMILIES, name, FAMILIES[name]._replace(published={"small": config}, beside={}))
+    return configs
+
+
+def whole_file(place, configs, extra=()):
+    """A single file as ldm's: both networks under their prefixes, with the schedule's tables beside them."""
+    tensors = {"betas": np.zeros(3, np.float32), **{name: np.zeros(2, np.float32) for name in extra}}
+    for name, prefix in (("UNet2DConditionModel", "model.diffusion_model."), ("AutoencoderKL", "first_stage_model.")):
+        family = FAMILIES[name]
+        module = family.build(configs[name])
+        params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), folders.shapes_of(family, module))
+        written = folders.write(family, module, "original", params)
+        tensors |= {prefix + key: np.ascontiguousarray(array) for key, array in written}
+    save_file(tensors, place)
+    return place
+
+
+@pytest.mark.slow
+def test_a_file_with_several_networks_becomes_one_folder_each(small_networks, tmp_path):
+    path = whole_file(tmp_path / "all.safetensors", small_networks)
+    found = {name: (module, params) for name, module, params in convert.networks(path)}
+    assert found.keys() == small_networks.keys()
+    for name, (module, params) in found.items():
+        assert module == FAMILIES[name].build(small_networks[name])
+        assert all((leaf == 0.5).all() for leaf in jax.tree.leaves(params))
+
+
+def test_what_no_network_takes_is_named(small_networks, tmp_path):
+    path = whole_file(tmp_path / "all.safetensors", small_networks, extra=("cond_stage_model.secret",))
+    with pytest.raises(interchange.Mismatch, match=r"1 tensors belong to no known network, such as cond_stage"):
+        list(convert.networks(path))
+
+
+@pytest.mark.slow
+def test_the_command_and_back(tmp_path):
+    """diffusers' names in half precision, then our own names: the numbers are those of the source, rounded once."""
+    source = published.case("dit").folder(tmp_path / "theirs")
+    command = lambda *flags: subprocess.run(
+        [sys.executable, "-m", "experiments.convert", *flags], capture_output=True, text=True, timeout=300
+    )
+    done = command(f"--source={source}", f"--out={tmp_path / 'half'}", "--dtype=float16")
+    assert done.returncode == 0, done.stderr
+    module, params = interchange.load(source)
+    half, rounded = interchange.load(tmp_path / "half")
+    assert half == module and "DiT" in done.stdout
+    equal(rounded, jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16).astype(np.float32), params))
+
+    again = command(f"--source={source}", f"--out={tmp_path / 'half'}")
+    assert again.returncode == 1 and "holds a network already" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_our_own_names(tmp_path):
+    """The layout that a run's config.init_from.path reads: names of our leaves."""
+    module, params = interchange.load(published.case("dit").folder(tmp_path / "theirs"))
+    interchange.save(tmp_path / "ours", module, params, layout="ours")
+    (file,) = (tmp_path / "ours").glob("*.safetensors")
+    assert load_file(file).keys() == {name.replace("/", ".") for name in folders.leaves_of(params)}
+    assert "_class_name" in json.loads((tmp_path / "ours" / "config.json").read_text())
+    again, read = interchange.load(tmp_path / "ours")
+    assert again == module
+    equal(read, params)

@@ -1,0 +1,190 @@
+"""The way from pictures to latents to a run on them, and back to pictures."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from configs import imagenet256_dit
+from diffusion.data import latents, sources
+from diffusion.data.transforms import to_model, to_uint8
+from diffusion.models import interchange
+from diffusion.models.autoencoder_kl import AutoencoderKL
+from diffusion.training import checkpoints
+from experiments import autoencoders, checks, encode, examples, generate, reproduce, train, workdir
+from experiments import config as configs
+from experiments.config import ConfigError
+from tests.data.made import image_feature, png, write
+
+ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+def made(folder, seed=0, levels=2, channels=1, **changes):
+    """A small autoencoder in a folder, as diffusers would save it."""
+    module = AutoencoderKL(widths=(8,) * levels, layers=1, groups=2, middle_attention=False, picture_channels=channels,
+                           **{"scale": 0.5, "shift": 0.25} | changes)
+    params = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 16, 16, channels)))["params"]
+    interchange.save(folder, module, params)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("vae") / "vae")
+
+
+def config_of(cache, **changes):
+    """The tiny preset on the latents of the digits."""
+    config = imagenet256_dit.get_config("tiny")
+    config.update_from_flattened_dict({
+        "data.name": "digits", "data.shape": (4, 4, 4), "data.latents.dir": str(cache), "data.threads": 1,
+        "model.num_classes": 10, "model.patch": 2, "model.depth": 1, "model.width": 16, "model.heads": 2,
+        "train.steps": 4, "train.log_every": 2, "checkpoint.every": 2, "evaluate.split": "validation",
+        "sample.steps": 2, "sample.number": 3, "sample.batch_size": 2, **changes,
+    })
+    return config
+
+
+@pytest.mark.slow
+def test_latents_are_the_encoders(vae, tmp_path):
+    autoencoder = autoencoders.load(vae)
+    found = encode.run(autoencoder, "digits@validation", tmp_path / "cache", batch_size=50, flip=True)
+    assert found == latents.describe(tmp_path / "cache")
+    assert (found.kind, found.shape, found.views, found.scale, found.shift) == (
+        "moments", (4, 4, 4), ("plain", "flipped"), 0.5, 0.25)
+    cache, _ = latents.open_cache(tmp_path / "cache")
+    pictures, _ = sources.open_source("digits", "validation")
+    rows = [0, 77, len(pictures) - 1]
+    for row, record in zip(rows, cache.__getitems__(rows)):
+        image = pictures[row]["image"]
+        assert record["label"] == pictures[row]["label"]
+        for view, of in zip(record["x"], (image, image[:, ::-1])):
+            expected = autoencoder.module.apply({"params": autoencoder.params}, to_model(of[None]), method="encode")
+            np.testing.assert_allclose(view, np.concatenate(expected), atol=1e-5)
+    encode.run(autoencoder, "digits@validation", tmp_path / "mean", batch_size=50, mean=True)
+    np.testing.assert_array_equal(latents.open_cache(tmp_path / "mean")[0][3]["x"], cache[3]["x"][:1, :1])
+
+
+@pytest.mark.slow
+def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae, tmp_path):
+    encode.run(autoencoders.load(vae), "digits@train", tmp_path / "cache")
+    config = config_of(tmp_path / "cache", **{"data.latents.autoencoder": vae})
+    assert train.run(config, tmp_path / "whole") == 0
+    stopped = config_of(tmp_path / "cache", **{"data.latents.autoencoder": vae, "train.steps": 2})
+    assert train.run(stopped, tmp_path / "resumed") == 0
+    assert train.run(config, tmp_path / "resumed") == 0
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "resumed/metrics.jsonl").read_bytes()
+    assert reproduce.repeat(config, tmp_path / "whole", 2).finite
+
+    params, _ = checkpoints.load_ema(tmp_path / "whole")
+    seeds, labels = generate.seeds(config, 3), np.zeros(3, np.int32)
+    images = generate.generator(config, (4, 4, 4)).images(params, labels, seeds)
+    assert images.shape == (3, 8, 8, 1) and images.dtype == np.uint8
+    # The same latents, decoded by hand.
+    plain = config.copy_and_resolve_references()
+    plain.data.latents.dir = plain.data.latents.autoencoder = ""
+    x, _ = generate.generator(plain, (4, 4, 4)).trajectory(params, labels, seeds)
+    autoencoder = autoencoders.load(vae)
+    expected = autoencoder.module.apply({"params": autoencoder.params}, x[-1] / 0.5 + 0.25, method="decode")
+    assert np.abs(images.astype(int) - np.asarray(to_uint8(expected)).astype(int)).max() <= 1
+    shown, _ = generate.generator(config, (4, 4, 4)).trajectory(params, labels, seeds)
+    np.testing.assert_allclose(shown[-1], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_imagenets_recipe_trains_from_the_latents_of_its_layout(tmp_path):
+    """Pictures of several sizes in 1000 classes, under the recipe's own name, and its tiny preset as it is."""
+    rng = np.random.default_rng(0)
+    features = {"image": image_feature(shape=(None, None, 3)), "label": tfds.features.ClassLabel(num_classes=1000)}
+    draw = lambda k: rng.integers(0, 256, (260 + 10 * k, 300, 3), np.uint8)
+    pictures = [{"image": png(draw(k)), "label": 90 * k} for k in range(11)]
+    data = write(tmp_path / "tfds", features, pictures, called="imagenet2012")
+    vae = made(tmp_path / "vae", levels=4, channels=3)
+    command = [sys.executable, "-m", "experiments.encode", f"--autoencoder={vae}", "--data=imagenet2012@train",
+               "--size=256", f"--data_dir={data}", f"--out={tmp_path}/latents", "--batch_size=4", "--flip"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "encoding 11/11 pictures  ETA 0s" in done.stdout and "moments (32, 32, 4) of 11 pictures" in done.stdout
+    config = imagenet256_dit.get_config("tiny")
+    config.data.latents.dir, config.data.latents.autoencoder = str(tmp_path / "latents"), vae
+    assert train.run(config, tmp_path / "run") == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == config.train.steps and rows[-1]["loss"] < rows[0]["loss"]
+    params, _ = checkpoints.load_ema(tmp_path / "run")
+    images = generate.generator(config, (32, 32, 4)).images(params, np.arange(4, dtype=np.int32), np.arange(4))
+    assert images.shape == (4, 256, 256, 3)
+
+
+def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
+    describe = lambda sha: {"family": "AutoencoderKL", "config": {"scaling_factor": 0.5}, "sha256": sha}
+    spec = sources.describe("digits", "validation")
+    about = {"name": "digits", "version": spec.version, "split": "validation", "size": 2, "num_classes": 10,
+             "shape": [8, 8, 1]}
+    told = latents.Description(about, describe("ab"), (4, 4, 4), "mean", ("plain",), "float32", 0.5, 0.0)
+    from diffusion.data import latent_writer
+
+    source = [{"image": np.zeros((8, 8, 1), np.uint8), "label": 0}] * 2
+    latent_writer.write(tmp_path, source, spec._replace(size=2), told, lambda x: np.zeros((len(x), 1, 4, 4, 4)),
+                        threads=0)
+    config = config_of(tmp_path)
+    with pytest.raises(ConfigError, match=r"dataset.split is 'validation' there, and 'train' is asked for"):
+        examples.open_examples(config)
+    config.data.split = "validation"
+    assert examples.open_examples(config).spec.shape == (4, 4, 4)
+    assert workdir.example_shape(config_of(tmp_path, **{"data.shape": None})) == (4, 4, 4)
+    config.data.latents.autoencoder = "vae"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autoencoders, "load", lambda path: autoencoders.Autoencoder(path, None, None, describe("cd")))
+        with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, and 'cd' is asked for"):
+            examples.open_examples(config)
+        with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, and 'cd' is asked for"):
+            autoencoders.decoding(config)
+
+
+def test_configs_that_mix_latents_and_pictures_are_refused(tmp_path):
+    for change, match in [
+        ({"data.augment": ({"name": "flip"},)}, "changes pictures, and config.data.latents.dir"),
+        ({"evaluate.every": 2}, "samples of latents are no pictures"),
+        ({"data.latents.dir": "", "data.latents.autoencoder": "vae"}, "no latents that it could have made"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            checks.validate(config_of(tmp_path, **change))
+    with pytest.raises(ConfigError, match=r"holds no cache of latents: there is none. It is made by"):
+        examples.open_examples(config_of(tmp_path))
+    with pytest.raises(ConfigError, match=r"this run makes latents. Name the autoencoder"):
+        generate.generator(config_of(tmp_path), (4, 4, 4))
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_the_encoder_is_refused(vae, tmp_path):
+    autoencoder = autoencoders.load(vae)
+    with pytest.raises(ConfigError, match="NAME@SPLIT"):
+        encode.run(autoencoder, "digits", tmp_path)
+    with pytest.raises(ConfigError, match="no split 'tset'"):
+        encode.run(autoencoder, "digits@tset", tmp_path)
+    large = autoencoders.load(made(tmp_path / "f16", levels=5))
+    with pytest.raises(ConfigError, match="the nearest size that it takes is 16 x 16"):
+        encode.run(large, "digits@train", tmp_path / "c")
+    with pytest.raises(ConfigError, match="takes pictures of 1 channels, and these have 3"):
+        autoencoders.channels(np.zeros((2, 8, 8, 3), np.uint8), autoencoder)
+    with pytest.raises(ConfigError, match="there is no such file or folder"):
+        autoencoders.load(tmp_path / "nowhere")
+    # The hash is of the weights and the fields, whatever file they lie in.
+    assert autoencoders.load(made(tmp_path / "same")).record == autoencoder.record
+    assert autoencoders.load(made(tmp_path / "other", seed=1)).record["sha256"] != autoencoder.record["sha256"]
+    assert autoencoders.load(made(tmp_path / "scaled", scale=0.4)).record["config"] != autoencoder.record["config"]
+
+
+def test_a_run_of_before_latents_is_still_read(tmp_path):
+    config = config_of("")
+    old = configs.plain(config)
+    del old["data"]["latents"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert configs.plain(workdir.read_config(tmp_path)) == configs.plain(config)
+    assert workdir.settle_config(tmp_path, config)

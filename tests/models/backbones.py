@@ -1,0 +1,141 @@
+"""The backbones that the conformance suite and the tests on several devices run over: one line each."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.models.dit import DiT
+from diffusion.models.edm2_unet import EDM2UNet
+from diffusion.models.flux import Flux
+from diffusion.models.mmdit import MMDiT
+from diffusion.models.pixart import PixArt
+from diffusion.models.song_unet import SongUNet
+from diffusion.models.u_vit import UViT
+from diffusion.models.unet import UNet
+
+CLASSES, TEXT, POOLED = 3, 12, 10
+
+
+class Backbone(NamedTuple):
+    """A tiny network.
+
+    Attributes:
+      module: the network, float32.
+      shape: (H, W, C) of its images.
+      condition: batch -> what it is told, as numpy arrays, no two examples alike.
+      doors: (batch, scale) -> entries for adapters; at scale 0 they change nothing.
+      untrained: regular expression of the parameters that have no gradient, or one of rounding alone: the bias of keys
+        moves all scores of a query alike.
+      tensor: devices that its heads are divided over in test_sharded_backbones.py; 1 for one that has but one.
+    """
+
+    module: nn.Module
+    shape: tuple[int, int, int]
+    condition: Callable[[int], Any]
+    doors: Callable[[int, float], dict] | None = None
+    untrained: str = "(?!)"
+    tensor: int = 2
+
+
+def drawn(*shape):
+    """Numbers of variance 1, the same for the same shape."""
+    return np.random.default_rng(len(shape) + sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def labels(batch):
+    return np.arange(batch, dtype=np.int32) % (CLASSES + 1)
+
+
+def words(*entries, length=5):
+    """batch -> a prompt, and further entries."""
+    made = {
+        "text_mask": lambda batch: np.arange(length) < 2 + np.arange(batch)[:, None] % length,
+        "pooled": lambda batch: drawn(batch, POOLED),
+        "size": lambda batch: np.float32([512, 480, 8, 0, 512, 256]) + 64 * np.arange(batch, dtype=np.float32)[:, None],
+        "strength": lambda batch: 3 + np.arange(batch, dtype=np.float32),
+    }
+    return lambda batch: {"text": drawn(batch, length, TEXT), **{name: made[name](batch) for name in entries}}
+
+
+def residuals(layers, *tokens):
+    """(batch, scale) -> residuals of that many layers, of tokens [B, *tokens]."""
+    return lambda batch, scale: {"residuals": (scale * drawn(batch, *tokens),) * layers}
+
+
+def pixart_doors(batch, scale):
+    pair = (drawn(batch, 3, 24), scale * drawn(batch, 3, 24))
+    return {**residuals(2, 16, 24)(batch, scale), "extra": (pair, pair)}
+
+
+TOKENS = {"patch": 2, "width": 24, "depth": 2, "heads": 2}
+BACKBONES = {
+    "dit": Backbone(DiT(**TOKENS, num_classes=CLASSES), (8, 8, 4), labels),
+    "dit, rotary": Backbone(
+        DiT(**TOKENS | {"heads": 6}, num_classes=0, norm="rmsnorm", mlp="swiglu", positions="rope", qk_norm=True),
+        (8, 8, 4), lambda batch: None,
+    ),
+    "pixart": Backbone(
+        PixArt((8, 8, 4), **TOKENS, text_width=TEXT, learn_sigma=False, sized=True), (8, 8, 4),
+        words("text_mask", "size"), pixart_doors, r"key/bias$",
+    ),
+    "u_vit, class": Backbone(
+        UViT((8, 8, 4), **TOKENS, num_classes=CLASSES, time_mlp=True), (8, 8, 4), labels, residuals(3, 18, 24),
+    ),
+    "u_vit, text": Backbone(UViT((8, 8, 4), **TOKENS, text_width=TEXT, text_tokens=5), (8, 8, 4), words()),
+    "mmdit": Backbone(
+        MMDiT(4, 4, **TOKENS | {"depth": 3}, text_width=TEXT, pooled_width=POOLED, positions=6, sample_size=8, dual=1,
+              qk_norm=True),
+        (8, 8, 4), words("pooled"),
+        untrained="positions_table|last_block/text/attention/query_norm",  # a fixed table; queries that none asks
+    ),
+    "flux": Backbone(
+        Flux(4, 4, 24, 2, 2, 2, TEXT, POOLED, (4, 4, 4), strength=True), (8, 8, 4), words("pooled", "strength"),
+    ),
+    "unet, ddpm": Backbone(
+        UNet((8, 16), 1, (1,), heads=2, groups=4, frequency_shift=1, padding="end"), (8, 8, 3), lambda batch: None,
+    ),
+    "unet, adm": Backbone(
+        UNet((8, 16), 1, (1,), num_classes=CLASSES, heads=None, head_size=8, groups=4, scale_shift=True,
+             resample="block"),
+        (8, 8, 3), labels,
+    ),
+    "ddpm++": Backbone(
+        SongUNet(8, 8, (1, 2), 1, (4,), num_classes=CLASSES, augmentations=2), (8, 8, 3),
+        lambda batch: {"label": labels(batch), "augment": drawn(batch, 2)}, tensor=1,
+    ),
+    "ncsn++": Backbone(
+        SongUNet(8, 8, (1, 2), 1, (4,), clock="fourier", encoder="residual", taps=(1, 3, 3, 1)), (8, 8, 3),
+        lambda batch: None, untrained="^frequencies", tensor=1,
+    ),
+    "edm2": Backbone(
+        EDM2UNet(8, 8, (1, 2), 1, (4,), num_classes=CLASSES, head_size=8), (8, 8, 3), labels, untrained="^fourier/",
+    ),
+    "conditional_unet": Backbone(
+        ConditionalUNet((8, 16), (1, 1), (2, 2), TEXT, layers=1, groups=4, linear=True, added_width=POOLED + 6 * 8,
+                        size_width=8),
+        (8, 8, 4), words("text_mask", "pooled", "size"),
+    ),
+}  # fmt: skip
+
+
+def inputs(backbone, batch=2):
+    """(x, t, condition)."""
+    return drawn(batch, *backbone.shape), np.linspace(0.3, 0.7, batch, dtype=np.float32), backbone.condition(batch)
+
+
+def parameters(backbone):
+    """Parameters that are nowhere zero, and move every layer's tokens about as much as they are long."""
+    shapes = jax.eval_shape(backbone.module.init, jax.random.key(0), *inputs(backbone))["params"]
+    rng = np.random.default_rng(0)
+
+    def leaf(path, shape):
+        noise = rng.normal(size=shape.shape)
+        scale = path[-1].key == "scale"
+        return jnp.asarray(1 + 0.2 * noise if scale else noise / max(np.prod(shape.shape[:-1]), 4) ** 0.5, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)

@@ -1,0 +1,305 @@
+"""Folders and files as people have them: what is read, and what is refused, of a family of two layers (toy.py)."""
+
+import json
+import os
+import re
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diffusion import limits
+from diffusion.models import interchange
+from diffusion.models.dit import DiT
+from diffusion.models.interchange import dit_tables, families, folders, tensor_files
+from tests.models.interchange import published, toy
+
+CONFIG = {"_class_name": "ToyModel", "_diffusers_version": "0.1", "width": 3, "act": "linear", "dropout": 0.1}
+FILE = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """The toy among a few families; all of them are asked in one test below."""
+    few = {family.name: family for family in (toy.FAMILY, *dit_tables.FAMILIES)}
+    monkeypatch.setattr(families, "FAMILIES", few)
+
+
+def folder(place, tensors=None, config=CONFIG):
+    """A folder as `save_pretrained` writes it."""
+    place.mkdir(exist_ok=True)
+    (place / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    save_file(toy.tensors() if tensors is None else tensors, place / FILE)
+    return place
+
+
+def check(params, dtype="float32"):
+    """The parameters are those of `toy.tensors`, each where it belongs."""
+    theirs = toy.tensors(dtype=dtype)
+    for i, name in enumerate("ab"):
+        np.testing.assert_array_equal(params[name]["kernel"], theirs[f"layers.{i}.weight"].T)
+        np.testing.assert_array_equal(params[name]["bias"], theirs[f"layers.{i}.bias"])
+
+
+def test_a_folder_is_read(tmp_path):
+    module, params = interchange.load(folder(tmp_path))
+    assert module == toy.Toy(3)
+    check(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_read_and_written(tmp_path, dtype):
+    stored = getattr(ml_dtypes, dtype, None) or dtype
+    _, params = interchange.load(folder(tmp_path / "half", toy.tensors(dtype=stored)))
+    check(params, stored)
+    assert params["a"]["kernel"].dtype == "float32"
+    module, params = interchange.load(tmp_path / "half", dtype=dtype)
+    check(params, stored)
+    assert params["a"]["kernel"].dtype == dtype
+    interchange.save(tmp_path / "again", module, params, dtype=dtype)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "again" / FILE).values()} == {np.dtype(stored)}
+    check(interchange.load(tmp_path / "again", dtype=dtype)[1], stored)
+
+
+def test_what_is_written_is_what_was_read(tmp_path):
+    module, params = interchange.load(folder(tmp_path / "theirs"))
+    interchange.save(tmp_path / "ours", module, params)
+    written = load_file(tmp_path / "ours" / FILE)
+    assert written.keys() == toy.tensors().keys()
+    for name, tensor in toy.tensors().items():
+        np.testing.assert_array_equal(written[name], tensor)
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert config == {"_class_name": "ToyModel", "width": 3, "act": "linear"}
+
+
+@pytest.mark.parametrize("layout", ["original", "ours"])
+def test_other_layouts(tmp_path, layout):
+    module, params = interchange.load(folder(tmp_path / "theirs"))
+    interchange.save(tmp_path / "written", module, params, layout=layout)
+    written, theirs = load_file(tmp_path / "written" / FILE), toy.tensors()
+    if layout == "ours":
+        assert written.keys() == {"a.kernel", "a.bias", "b.kernel", "b.bias"}
+    else:
+        both = np.concatenate([theirs["layers.0.weight"], theirs["layers.1.weight"]])
+        np.testing.assert_array_equal(written["both.weight"], both)
+        assert written.keys() == {"both.weight", "both.bias", "table"}
+    check(interchange.load(tmp_path / "written")[1])
+    with pytest.raises(ValueError, match=r"layout='origin' is not known.*'diffusers', 'original', 'ours'.*'original'"):
+        interchange.save(tmp_path / "other", module, params, layout="origin")
+    assert not (tmp_path / "other").exists()
+
+
+def shard(place, parts, weight_map=None):
+    """A folder with an index and numbered files, one for each of the dicts of tensors."""
+    place.mkdir(exist_ok=True)
+    (place / "config.json").write_text(json.dumps(CONFIG))
+    files = [f"diffusion_pytorch_model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
+    for file, part in zip(files, parts):
+        save_file(part, place / file)
+    index = {name: file for file, part in zip(files, parts) for name in part} | (weight_map or {})
+    index = {"metadata": {"total_size": 1}, "weight_map": index}
+    (place / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    return place
+
+
+def halves():
+    tensors = list(toy.tensors().items())
+    return [dict(tensors[:4]), dict(tensors[4:])]
+
+
+def test_shards_are_read_through_their_index(tmp_path):
+    check(interchange.load(shard(tmp_path, halves()))[1])
+
+
+def test_large_networks_are_written_in_shards(tmp_path, monkeypatch):
+    module, params = interchange.load(folder(tmp_path / "theirs"))
+    monkeypatch.setattr(tensor_files, "SHARD", 100)
+    interchange.save(tmp_path / "ours", module, params)
+    names = sorted(path.name for path in (tmp_path / "ours").glob("*.safetensors"))
+    assert len(names) > 1 and names[0].endswith(f"model-00001-of-{len(names):05d}.safetensors")
+    index = json.loads((tmp_path / "ours/diffusion_pytorch_model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == toy.tensors().keys()
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in toy.tensors().values())
+    check(interchange.load(tmp_path / "ours")[1])
+
+
+def test_broken_shards_are_refused(tmp_path):
+    first, second = halves()
+    place = shard(tmp_path / "missing", [first, second])
+    (place / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="names 2 files; missing: diffusion_pytorch_model-00002-of-00002"):
+        interchange.load(place)
+    twice = {**second, "layers.0.bias": first["layers.0.bias"]}
+    with pytest.raises(limits.Refused, match=r"layers\.0\.bias is in two shards, .*00001.*00002"):
+        interchange.load(shard(tmp_path / "twice", [first, twice]))
+    file = "diffusion_pytorch_model-00001-of-00002.safetensors"
+    with pytest.raises(limits.Refused, match=r"says that lost\.weight is in .*00001.*; it is not"):
+        interchange.load(shard(tmp_path / "lost", [first, second], {"lost.weight": file}))
+    with pytest.raises(limits.Refused, match=r"leads to '\.\./elsewhere\.safetensors'"):
+        interchange.load(shard(tmp_path / "outside", [first, second], {"x": "../elsewhere.safetensors"}))
+    (place / "diffusion_pytorch_model.safetensors.index.json").write_text("[]")
+    with pytest.raises(limits.Refused, match="is not an index of safetensors files"):
+        interchange.load(place)
+
+
+def test_missing_superfluous_and_misshapen_tensors_are_named(tmp_path):
+    tensors = toy.tensors()
+    bias = tensors.pop("layers.1.bias")
+    tensors["layers.2.bias"], tensors["layers.0.weight"] = bias, tensors["layers.0.weight"].T.copy()
+    with pytest.raises(interchange.Mismatch) as error:
+        interchange.load(folder(tmp_path, tensors))
+    for part in ("as ToyModel", "layers.1.bias [3] is missing", "layers.2.bias [3] is superfluous",
+                 "layers.0.weight has shape [4, 3], not [3, 4]"):  # fmt: skip
+        assert part in str(error.value)
+
+
+def test_many_differences_are_counted(tmp_path):
+    tensors = {**toy.tensors(), **{f"more.{i}": np.zeros(1, np.float32) for i in range(9)}}
+    with pytest.raises(interchange.Mismatch, match=r"more\.0 \[1\] is superfluous.*and 3 more"):
+        interchange.load(folder(tmp_path, tensors))
+
+
+def test_tensors_that_carry_nothing_are_left_out(tmp_path):
+    check(interchange.load(folder(tmp_path, {**toy.tensors(), "steps.count": np.zeros(1, np.float32)}))[1])
+
+
+def test_copies_and_computed_tensors_are_checked(tmp_path):
+    tensors = toy.tensors()
+    with pytest.raises(interchange.Mismatch, match=r"again\.bias and layers\.0\.bias differ"):
+        interchange.load(folder(tmp_path / "copy", {**tensors, "again.bias": tensors["again.bias"] + 1}))
+    with pytest.raises(interchange.Mismatch, match="table is not the table that ToyModel computes"):
+        interchange.load(folder(tmp_path / "table", {**tensors, "table": tensors["table"] + 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({**CONFIG, "act": "gelu"}, interchange.Refusal, "act = 'gelu' is not supported; supported: 'linear'"),
+        ({**CONFIG, "rope": True}, interchange.Refusal, "sets rope = True, which is not known"),
+        ({**CONFIG, "rope": False, "more": None}, None, ""),
+        ({**CONFIG, "_class_name": "ToyModle"}, ValueError, "'ToyModle' is not known; valid: .*mean 'ToyModel'"),
+        ({"width": 3}, interchange.Mismatch, "names no architecture"),
+        ([1], limits.Refused, "holds list"),
+        ("{", limits.Refused, "is not valid JSON"),
+    ],
+)
+def test_configs(tmp_path, config, error, message):
+    place = folder(tmp_path, config=config)
+    if error is None:
+        return check(interchange.load(place)[1])
+    with pytest.raises(error, match=message):
+        interchange.load(place)
+
+
+def test_a_config_may_be_given(tmp_path):
+    place = folder(tmp_path)
+    (place / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json: there is no such file; it says what the weights"):
+        interchange.load(place)
+    check(interchange.load(place, config=CONFIG)[1])
+    check(interchange.load(place, "ToyModel", config={"width": 3})[1])
+
+
+@pytest.mark.parametrize("prefix", ["", "model.toy."])
+def test_a_single_file_is_recognised_by_names_and_shapes(tmp_path, prefix):
+    tensors = {prefix + name: tensor for name, tensor in toy.tensors().items()}
+    others = {"first_stage_model.conv": np.zeros(1, np.float32)} if prefix else {}
+    save_file(tensors | others, tmp_path / "toy.safetensors")
+    module, params = interchange.load(tmp_path / "toy.safetensors")
+    assert module == toy.Toy(3)
+    check(params)
+
+
+def test_the_nearest_known_architecture_is_named(tmp_path):
+    tensors = toy.tensors(5)
+    tensors.pop("layers.1.bias")
+    save_file(tensors, tmp_path / "toy.safetensors")
+    with pytest.raises(interchange.Mismatch, match=(
+        r"is no known network; the nearest is ToyModel, the toy of five \(diffusers names\): "
+        r"layers\.1\.bias \[5\] is missing")):  # fmt: skip
+        interchange.load(tmp_path / "toy.safetensors")
+    save_file({"other.weight": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(interchange.Mismatch, match=r"no known architecture has tensors named like other\.weight"):
+        interchange.load(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"'Toymodel' is not known.*mean 'ToyModel'"):
+        interchange.load(tmp_path / "toy.safetensors", "Toymodel")
+
+
+def test_nothing_is_unpickled(tmp_path):
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "pickled" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04N.")
+    with pytest.raises(FileNotFoundError, match=r"but config\.json, diffusion_pytorch_model\.bin.*Pickled"):
+        interchange.load(tmp_path / "pickled")
+    (tmp_path / "one.ckpt").write_bytes(b"\x80\x04N.")
+    with pytest.raises(limits.Refused, match=r"one\.ckpt: weights are read from \.safetensors files alone"):
+        interchange.load(tmp_path / "one.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"nothing: there is no such file or folder"):
+        interchange.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "header"])
+def test_damaged_files_are_refused(tmp_path, damage):
+    file = folder(tmp_path) / FILE
+    content = file.read_bytes()
+    file.write_bytes({"truncated": content[:-4], "garbage": b"no tensors", "header": b"\xff" * 8 + content[8:]}[damage])
+    with pytest.raises(limits.Refused, match=f"{re.escape(FILE)} is not a whole safetensors file"):
+        interchange.load(tmp_path)
+
+
+def test_an_occupied_folder_is_left_alone(tmp_path):
+    module, params = interchange.load(folder(tmp_path))
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(FileExistsError, match="holds a network already"):
+        interchange.save(tmp_path, module, jax.tree.map(lambda leaf: 0 * leaf, params))
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_what_no_family_describes_is_not_written(tmp_path):
+    _, params = interchange.load(folder(tmp_path / "theirs"))
+    with pytest.raises(interchange.Refusal, match="trained = False has no place in it"):
+        interchange.save(tmp_path / "ours", toy.Toy(3, trained=False), params)
+    with pytest.raises(ValueError, match=r"no family describes a Dense; those that can be written are .*Toy"):
+        interchange.save(tmp_path / "ours", folders.nn.Dense(3), params)
+    with pytest.raises(ValueError, match="dtype='float64' is not known"):
+        interchange.save(tmp_path / "ours", toy.Toy(3), params, dtype="float64")
+    assert not (tmp_path / "ours").exists()
+
+
+def sparse(path, shapes):
+    """A safetensors file of float32 zeros that takes no room on the disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + end)
+
+
+@pytest.mark.slow
+def test_a_published_file_is_recognised_among_all_families(tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", interchange.FAMILIES)
+    _, shapes = published.listing("dit_original_xl_2")
+    shapes["pos_embed"] = (1, 1024, 1152)  # of 512 x 512 pixels
+    sparse(tmp_path / "dit.safetensors", shapes)
+    found = folders.find(tmp_path / "dit.safetensors")
+    assert (found.family.name, found.layout, found.module.shape) == ("DiT", "original", (64, 64, 4))
+    del shapes["blocks.7.attn.proj.bias"]
+    sparse(tmp_path / "dit.safetensors", shapes)
+    with pytest.raises(interchange.Mismatch, match=(
+        r"the nearest is DiT, DiT-XL/2, 512 x 512 \(original names\): blocks\.7\.attn\.proj\.bias \[1152\] is "
+        r"missing\.")):  # fmt: skip
+        folders.find(tmp_path / "dit.safetensors")
+
+
+def test_dit_for_which_library_depends_on_how_it_is_told_the_time():
+    paper = DiT(2, 32, 1, 2, 3, shape=(8, 8, 4))
+    assert families.of(paper).name == "DiT"
+    assert families.of(paper.clone(frequency_shift=1)).name == "DiTTransformer2DModel"
+    with pytest.raises(interchange.Refusal, match=r"positions = 'rope' has no place in it; only 'sincos' has"):
+        families.of(paper.clone(positions="rope"))

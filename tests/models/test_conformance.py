@@ -1,0 +1,190 @@
+"""What every backbone does: shapes, types, refusals, examples apart, gradients, guidance, an objective and a sampler.
+
+A new backbone is one line in backbones.py.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps
+from tests.models import backbones
+from tests.models.backbones import BACKBONES
+
+SCHEDULE = schedules.rectified_flow()
+every = pytest.mark.parametrize("name", BACKBONES)
+
+
+def slow_but(*fast):
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in BACKBONES]
+
+
+def tree(condition, change):
+    return jax.tree.map(change, condition)
+
+
+@functools.cache
+def made(name):
+    """(parameters, the compiled network) of a backbone, for all the tests."""
+    module = BACKBONES[name].module
+    return backbones.parameters(BACKBONES[name]), jax.jit(lambda p, x, t, c: module.apply({"params": p}, x, t, c))
+
+
+@pytest.fixture
+def at(name):
+    """(apply, x, t, condition, output) of two examples."""
+    params, network = made(name)
+    apply = functools.partial(network, params)
+    arguments = backbones.inputs(BACKBONES[name])
+    return apply, *arguments, apply(*arguments)
+
+
+@pytest.mark.parametrize("name", slow_but("dit", "pixart", "u_vit, class", "unet, adm"))
+def test_shapes_and_types(name):
+    """Outputs and parameters are float32 whatever the compute type."""
+    backbone = BACKBONES[name]
+    module = backbone.module.clone(dtype="bfloat16")
+    output, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), *backbones.inputs(backbone, 3))
+    assert output.shape == (3, *backbone.shape) and output.dtype == jnp.float32
+    assert variables.keys() == {"params"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@every
+def test_bad_calls_are_refused(name):
+    backbone = BACKBONES[name]
+    x, t, condition = backbones.inputs(backbone)
+    entries = {"label": condition} if isinstance(condition, np.ndarray) else dict(condition or {})
+    calls = [
+        ((x[0], t, condition), r"\(8, 8, \d\)"),
+        ((x[:, :7], t, condition), "7"),
+        ((x, t[:1], condition), r"\(1,\)"),
+        ((x, np.tile(t, (2, 1)), condition), r"\(2, 2\)"),
+        ((x, t, {**entries, "txet": x}), "'txet'"),
+        *(((x, t, {k: v for k, v in entries.items() if k != entry} or None), f"{entry}|num_classes=")
+          for entry in entries if entry not in ("text_mask", "augment")),
+        *(((x, t, {**entries, entry: entries[entry][:1]}), rf"{entry}|\(1,\)") for entry in entries),
+    ]  # fmt: skip
+    if not entries:
+        calls.append(((x, t, np.arange(2)), "num_classes=0|condition"))
+    for arguments, message in calls:
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(backbone.module.init, jax.random.key(0), *arguments)
+
+
+@every
+@pytest.mark.slow
+def test_outside_jit_and_with_one_time_it_is_the_same(name, at):
+    apply, x, t, condition, _ = at
+    module, (params, _) = BACKBONES[name].module, made(name)
+    jitted = apply(x, np.full_like(t, t[0]), condition)
+    np.testing.assert_allclose(module.apply({"params": params}, x, t[0], condition), jitted, rtol=1e-4, atol=1e-5)
+
+
+@every
+@pytest.mark.slow
+def test_examples_do_not_see_each_other(name, at):
+    """An example's output is the same bits whoever is beside it, and its neighbour's alone moves its neighbour's."""
+    apply, x, t, condition, output = at
+    assert np.abs(output).max() > 0.1 and np.isfinite(output).all()
+    swap = lambda a: a[::-1].copy()
+    other = apply(np.stack([x[0], -x[1]]), t, condition)
+    np.testing.assert_array_equal(other[0], output[0])
+    assert np.abs(other[1] - output[1]).max() > 1e-2
+    np.testing.assert_allclose(apply(swap(x), swap(t), tree(condition, swap))[::-1], output, rtol=1e-5, atol=1e-5)
+
+
+@every
+@pytest.mark.slow
+def test_time_and_every_entry_of_the_condition_are_heard(name, at):
+    apply, x, t, condition, output = at
+    assert np.abs(apply(x, t + 0.1, condition) - output).max() > 1e-4
+    leaves, structure = jax.tree.flatten(condition)
+    for i, leaf in enumerate(leaves):
+        changed = ~leaf if leaf.dtype == bool else leaf[::-1]
+        other = apply(x, t, jax.tree.unflatten(structure, [*leaves[:i], changed, *leaves[i + 1 :]]))
+        assert np.abs(other - output).max() > 1e-4, structure
+
+
+@every
+@pytest.mark.slow
+def test_bfloat16_is_close(name, at):
+    _, x, t, condition, output = at
+    module = BACKBONES[name].module.clone(dtype="bfloat16")
+    rounded = jax.jit(lambda p: module.apply({"params": p}, x, t, condition))(made(name)[0])
+    error = np.linalg.norm(rounded - output) / np.linalg.norm(output)
+    assert 0 < error < 0.1
+
+
+@every
+@pytest.mark.slow
+def test_an_objective_has_a_gradient_in_every_parameter(name):
+    backbone, (params, _) = BACKBONES[name], made(name)
+    x, _, condition = backbones.inputs(backbone)
+    objective = objectives.flow_matching(timesteps.uniform_density(SCHEDULE))
+    batch = {"x": x, "index": jnp.arange(len(x))} | ({} if condition is None else {"condition": condition})
+    keys = jax.random.split(jax.random.key(0), len(x))
+
+    def loss(params):
+        network = lambda *arguments: backbone.module.apply({"params": params}, *arguments)
+        return objective({"model": network}, SCHEDULE, keys, batch, 0)[0].mean()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    assert np.isfinite(value) and value > 0
+    sizes = {jax.tree_util.keystr(path, simple=True, separator="/"): float(np.abs(leaf).max())
+             for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}  # fmt: skip
+    assert np.isfinite(list(sizes.values())).all()
+    silent = [path for path, size in sizes.items() if not size > 1e-6 * max(sizes.values())]
+    assert [path for path in silent if not re.search(backbone.untrained, path)] == []
+
+
+@pytest.mark.parametrize("name", [name for name, backbone in BACKBONES.items() if backbone.condition(1) is not None])
+@pytest.mark.slow
+def test_guidance_runs_both_branches_in_one_call(name, at):
+    """The two branches of one example are the two examples of a batch."""
+    apply, x, t, condition, _ = at
+    velocity, rows = parameterizations.velocity(), [tree(condition, lambda a, i=i: a[i : i + 1]) for i in (0, 1)]
+    branches = guidance.together(apply, SCHEDULE, velocity, tuple(rows))
+    found = branches(x[:1], t[:1])
+    both = apply(np.stack([x[0], x[0]]), np.stack([t[0], t[0]]), condition)
+    for i, prediction in enumerate(found):
+        x0, eps = prediction.x0[0], prediction.eps[0]
+        np.testing.assert_allclose(eps - x0, both[i], rtol=1e-4, atol=1e-4 * np.abs(both).max())
+    assert np.abs(found[0].x0 - found[1].x0).max() > 1e-4
+
+
+@every
+@pytest.mark.slow
+def test_a_sampler_runs(name):
+    backbone, (params, _) = BACKBONES[name], made(name)
+    keys = jax.random.split(jax.random.key(1), (2, 2))
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 3))
+
+    @jax.jit
+    def run(params):
+        network = lambda *arguments: backbone.module.apply({"params": params}, *arguments)
+        denoise = parameterizations.denoiser(
+            network, SCHEDULE, parameterizations.velocity(), backbones.inputs(backbone)[2]
+        )
+        x = samplers.prior(SCHEDULE, keys[0], backbone.shape)
+        return x, samplers.sample(samplers.euler(), denoise, SCHEDULE, x, plan, keys[1])
+
+    start, found = run(params)
+    params, network = made(name)
+    for t, s in zip(plan.t, plan.s):  # the Euler steps of the same network, one after the other
+        start = start + (s - t) * network(params, start, jnp.full(2, t), backbones.inputs(backbone)[2])
+    np.testing.assert_allclose(found, start, rtol=1e-3, atol=1e-4 * np.abs(found).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, backbone in BACKBONES.items() if backbone.doors])
+def test_doors_that_add_nothing_change_nothing(name, at):
+    apply, x, t, condition, output = at
+    entries = {"label": condition} if isinstance(condition, np.ndarray) else condition
+    opened = lambda scale: apply(x, t, {**entries, **BACKBONES[name].doors(2, scale)})
+    np.testing.assert_allclose(opened(0.0), output, rtol=1e-5, atol=1e-5)
+    assert np.abs(opened(1.0) - output).max() > 1e-2

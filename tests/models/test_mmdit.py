@@ -1,0 +1,226 @@
+"""The transformers of SD3 and Flux in use: training, guidance, rematerialisation, positions, and what they refuse.
+
+(That they compute what the published ones do is tested with their checkpoints, in tests/models/interchange.)
+"""
+
+import itertools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps
+from diffusion.models import doors, rotary
+from diffusion.models.flux import Flux
+from diffusion.models.interchange import FAMILIES, Refusal, rows
+from diffusion.models.interchange.folders import leaves_of, recognise, shapes_of
+from diffusion.models.interchange.tensor_files import Tensors
+from diffusion.models.mmdit import MMDiT
+from tests.models.interchange import published
+
+SIZES = {"channels": 4, "out_channels": 4, "width": 32, "heads": 2, "text_width": 12, "pooled_width": 10}
+SD3 = MMDiT(**SIZES, depth=3, positions=6, sample_size=8, dual=1, qk_norm=True)
+FLUX = Flux(**SIZES, depth=2, singles=2, axes=(4, 6, 6), strength=True)
+NETWORKS = {"sd3": SD3, "flux": FLUX}
+SCHEDULE = schedules.rectified_flow()
+CLOCKS = {"sd3": lambda schedule, t: 1000 * t, "flux": parameterizations.time()}
+
+
+def told(model, key=0, batch=2):
+    """A condition of random embeddings."""
+    draw = lambda *shape: np.random.default_rng(key).normal(size=(batch, *shape)).astype(np.float32)
+    condition = {"text": draw(5, model.text_width), "pooled": draw(model.pooled_width)}
+    return condition | ({"strength": np.full(batch, 3.5, np.float32)} if getattr(model, "strength", False) else {})
+
+
+def inputs(model, batch=2):
+    x = np.random.default_rng(1).normal(size=(batch, 4, 8, model.channels)).astype(np.float32)
+    return x, np.linspace(0.2, 0.9, batch, dtype=np.float32), told(model, batch=batch)
+
+
+def parameters(model):
+    """Nowhere zero, as adaLN-Zero's would be at the start."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs(model))["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape) / np.sqrt(s.shape[0]), jnp.float32), shapes)
+
+
+def apply(model, params):
+    return jax.jit(lambda x, t, condition: model.apply({"params": params}, x, t, condition))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_learns_by_flow_matching_with_and_without_remat(name):
+    model, params = NETWORKS[name], parameters(NETWORKS[name])
+    x, _, condition = inputs(model)
+    objective = objectives.flow_matching(timesteps.logit_normal(SCHEDULE), clock=CLOCKS[name])
+    keys = jax.random.split(jax.random.key(2), 2)
+
+    def gradients(model):
+        def loss(params):
+            network = lambda *arguments: model.apply({"params": params}, *arguments)
+            batch = {"x": x, "condition": condition}
+            return objective({"model": network}, SCHEDULE, keys, batch, jnp.asarray(0))[0].mean()
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    plain, again = gradients(model), gradients(model.clone(remat="full"))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * jnp.abs(a).max())
+    # A table that is not trained, and queries of the text where nothing needs what they find.
+    silent = {"positions_table", "last_block/text/attention/query_norm/scale"} if name == "sd3" else set()
+    leaves = leaves_of(plain[1])
+    assert {path for path, leaf in leaves.items() if jnp.abs(leaf).max() == 0} == silent
+    assert all(jnp.isfinite(leaf).all() for leaf in leaves.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_guided_samples_are_those_of_separate_calls(name):
+    model, params = NETWORKS[name], parameters(NETWORKS[name])
+    x, _, condition = inputs(model)
+    network, velocity = apply(model, params), parameterizations.velocity(CLOCKS[name])
+    conditions = condition, told(model, key=1)
+    if name == "sd3":  # a layer left out of the second branch alone
+        conditions = tuple({**c, "skip": doors.mask(2, 3, layers)} for c, layers in zip(conditions, ((), (1,))))
+    grid = timesteps.shift(SCHEDULE, timesteps.uniform(SCHEDULE, steps=3), 3.0)
+    denoise = guidance.classifier_free(guidance.together(network, SCHEDULE, velocity, conditions), scale=4.0)
+    keys = jax.random.split(jax.random.key(2), 2)
+    found = jax.jit(lambda x: samplers.sample(samplers.euler(), denoise, SCHEDULE, x, timesteps.plan(grid), keys))(x)
+
+    expected = x
+    for t, s in itertools.pairwise(grid):
+        clock = jnp.full(2, CLOCKS[name](SCHEDULE, t), jnp.float32)
+        wanted, other = (network(expected, clock, c) for c in conditions)
+        assert jnp.abs(wanted - other).max() > 0.1
+        expected = expected + (s - t) * (other + 4.0 * (wanted - other))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * jnp.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_one_extra_token_is_a_residual_for_every_patch():
+    """A softmax over one key is one, whatever the query: its value is added everywhere."""
+    x, t, condition = inputs(SD3)
+    key, value = np.random.default_rng(3).normal(size=(2, 2, 1, SD3.width)).astype(np.float32)
+    network = apply(SD3, parameters(SD3))
+    extra = ((key, value), (key, value), (key, 0 * value))  # residuals are not added after the last layer
+    found = network(x, t, {**condition, "extra": extra})
+    expected = network(x, t, {**condition, "residuals": (value.repeat(8, axis=1),)})
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert jnp.abs(expected - network(x, t, condition)).max() > 0.01
+
+
+@pytest.mark.slow
+def test_remat_keeps_less():
+    for model in NETWORKS.values():
+        kept, arguments = {}, inputs(model)
+        params = jax.eval_shape(model.init, jax.random.key(0), *arguments)
+        for remat in ("none", "full"):
+            run = model.clone(remat=remat).apply
+            _, pullback = jax.eval_shape(lambda p, run=run, a=arguments: jax.vjp(lambda p: run(p, *a), p), params)
+            kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(pullback))
+        assert kept["full"] < 0.7 * kept["none"]
+
+
+@pytest.mark.slow
+def test_the_table_of_positions_starts_as_diffusers_makes_it():
+    case = published.case("mmdit_sd3")
+    module = FAMILIES["SD3Transformer2DModel"].build(case.config)
+    table = module._table(jax.random.key(0)).reshape(1, -1, module.width)
+    np.testing.assert_allclose(table, case.kept["pos_embed.pos_embed"], atol=2e-6)
+
+
+@pytest.mark.slow
+def test_rotary_positions_are_turns_in_the_complex_plane():
+    rng = np.random.default_rng(0)
+    places, sizes = rng.integers(0, 60, (7, 3)), (4, 6, 6)
+    x = rng.normal(size=(2, 7, 3, 16))
+    waves = [place[:, None] / 10_000 ** (2 * np.arange(size // 2) / size) for place, size in zip(places.T, sizes)]
+    expected = (x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * np.concatenate(waves, axis=1))[:, None]
+    found = np.asarray(rotary.turn(jnp.asarray(x, jnp.float32), rotary.axis_angles(places, sizes)))
+    np.testing.assert_allclose(found[..., ::2] + 1j * found[..., 1::2], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("sd3", {"heads": 3}, "heads=3 does not divide width=32"),
+        ("sd3", {"dual": 3}, "dual=3.*depth - 1 = 2"),
+        ("sd3", {"positions": 0}, "positions=0 must be positive"),
+        ("sd3", {"remat": "ful"}, "remat='ful'.*mean 'full'"),
+        ("flux", {"axes": (4, 6, 8)}, r"axes=\(4, 6, 8\).*width of a head, 16"),
+        ("flux", {"axes": (5, 5, 6)}, r"axes=\(5, 5, 6\) are three even"),
+        ("flux", {"singles": 0}, "singles=0 must be positive"),
+    ],
+)
+def test_bad_fields_are_refused_where_they_are_written(name, fields, message):
+    with pytest.raises(ValueError, match=message):
+        NETWORKS[name].clone(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("sd3", {"pooled": None}, "the condition has no 'pooled'"),
+        ("sd3", {"label": np.zeros(2, int)}, "'label', which this network does not know.*'skip'"),
+        ("sd3", {"text": np.zeros((2, 5, 11))}, r"'text' is \[B, M, text_width\] = \(2, M, 12\); got \(2, 5, 11\)"),
+        ("sd3", {"pooled": np.zeros((1, 10))}, r"'pooled' is .* \(2, 10\); got \(1, 10\)"),
+        ("sd3", {"skip": np.zeros((2, 4), bool)}, r"'skip' has shape \(2, 4\).*\(2, 3\)"),
+        ("sd3", {"residuals": (np.zeros((2, 7, 32)),)}, r"tokens \(2, 8, 32\); got \(2, 7, 32\)"),
+        ("sd3", {"residuals": ()}, "1 to 3 arrays; got 0"),
+        ("sd3", {"extra": ((np.zeros((2, 3, 32)),) * 2,)}, r"'extra' is a tuple of 3 pairs"),
+        ("sd3", {"extra": ((np.zeros((2, 3, 30)),) * 2,) * 3}, r"\(2, K, 32\); got \[\(2, 3, 30\)\]"),
+        ("sd3", {"x": np.zeros((2, 4, 8, 3))}, r"latents \[B, H, W, 4\]; got .* \(2, 4, 8, 3\)"),
+        ("sd3", {"x": np.zeros((2, 4, 14, 4))}, "4 x 14 have more patches of 2 on a side than .*positions=6"),
+        ("sd3", {"x": np.zeros((2, 4, 7, 4))}, "patch=2 does not divide height 4 and width 7"),
+        ("sd3", {"t": np.zeros(3)}, r"t \[B\] = \(2,\); got shape \(3,\)"),
+        ("flux", {"strength": None}, "the condition has no 'strength'"),
+        ("flux", {"strength": np.zeros((2, 1))}, r"'strength' is \[B\] = \(2,\); got \(2, 1\)"),
+        ("flux", {"skip": np.zeros((2, 2), bool)}, "'skip', which this network does not know"),
+        ("flux", {"residuals": (np.zeros((2, 8, 32)),)}, "a pair of tuples, .* got 1"),
+        ("flux", {"residuals": ((), (np.zeros((2, 8, 30)),))}, r"tokens \(2, 8, 32\); got \(2, 8, 30\)"),
+    ],
+)
+def test_bad_calls_are_refused(name, change, message):
+    model = NETWORKS[name]
+    x, t, condition = inputs(model)
+    condition |= {key: value for key, value in change.items() if key not in ("x", "t")}
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), change.get("x", x), change.get("t", t), condition)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("SD3Transformer2DModel", {"caption_projection_dim": 1152}, "caption_projection_dim = 1152 .* = 1536"),
+        ("SD3Transformer2DModel", {"dual_attention_layers": [1, 2]}, r"dual_attention_layers = \(1, 2\) is not supp"),
+        ("SD3Transformer2DModel", {"qk_norm": "layer_norm"}, "qk_norm = 'layer_norm' is not supported"),
+        ("SD3Transformer2DModel", {"force_zeros_for_pooled_projection": True}, "which is not known here"),
+        ("FluxTransformer2DModel", {"patch_size": 2}, "patch_size = 2 is not supported"),
+        ("FluxTransformer2DModel", {"rope_theta": 2000}, "rope_theta = 2000, which is not known here"),
+    ],
+)
+def test_configs_that_ask_for_more_are_refused(family, change, message):
+    known = FAMILIES[family]
+    with pytest.raises(Refusal, match=message):
+        known.build({**next(iter(known.published.values())), **change})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "name"), [(f, name) for f in ("SD3Transformer2DModel", "FluxTransformer2DModel")
+                         for name in FAMILIES[f].published]
+)  # fmt: skip
+def test_a_single_file_is_recognised_among_the_published(family, name):
+    """By names and shapes alone: fill and depth differ from Flux-dev in the channels of one tensor."""
+    known = FAMILIES[family]
+    module = known.build(known.published[name])
+    shapes = rows.their_shapes(known.tables["original"](module), leaves_of(shapes_of(known, module)))
+    shapes = {f"model.diffusion_model.{key}": shape for key, shape in shapes.items()}
+    whole = {**shapes, "first_stage_model.decoder.conv_in.weight": (512, 16, 3, 3)}
+    file = pathlib.Path("x.safetensors")
+    found = recognise(Tensors(file, dict.fromkeys(whole, file), {key: key for key in whole}, whole), family)
+    assert found.module == module and found.layout == "original" and len(found.tensors.shapes) == len(shapes)

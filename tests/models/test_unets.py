@@ -1,0 +1,231 @@
+"""The U-Nets without text in training and sampling, their doors, their published sizes, and what they refuse.
+
+What they compute is compared with other libraries in tests/models/interchange/test_families.py, and what they have in
+common with all other backbones is in tests/models/test_conformance.py.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
+from diffusion.models import magnitude
+from diffusion.models.edm2_unet import EDM2UNet, edm2_preset
+from diffusion.models.song_unet import SongUNet, song_unet_preset
+from diffusion.models.unet import UNet, unet_preset
+from diffusion.training import ema, optimizers, state, step
+
+SMALL = {"widths": (16, 32), "blocks": 1, "attention_levels": (1,), "groups": 8}
+NETWORKS = {
+    "ddpm": UNet(**SMALL, padding="end", frequency_shift=1, sines_first=True),
+    "adm": UNet(**SMALL, num_classes=3, scale_shift=True, resample="block", heads=None, head_size=8, out_channels=6),
+    "song": SongUNet(8, 16, (1, 2), 1, (4,), 3, 9, clock="fourier", encoder="residual", decoder="skip",
+                     taps=(1, 3, 3, 1)),
+    "edm2": EDM2UNet(8, 16, (1, 2), 1, (4,), num_classes=3, head_size=16),
+}  # fmt: skip
+FIXED = "frequencies|phases"  # drawn once and kept
+LABELS = jnp.array([2, 3])  # the null class is 3
+each = pytest.mark.parametrize("name", NETWORKS)
+
+
+def inputs(model):
+    """An image that is not square, two times, and labels for a network that is told any."""
+    x = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
+    return x, jnp.array([-0.9, 0.4]), LABELS if model.num_classes else None
+
+
+@functools.cache
+def build(name):
+    """A network with parameters that are nowhere zero, as some are at the start."""
+    model = NETWORKS[name]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs(model))["params"]
+    rng = np.random.default_rng(0)
+    fan_in = lambda shape: np.prod(shape[:-1]) if len(shape) > 1 else 4
+    draw = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(fan_in(leaf.shape)), leaf.dtype)
+    return model, jax.tree.map(draw, shapes)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="train")
+def apply(model, params, x, t, condition, **options):
+    return model.apply({"params": params}, x, t, condition, **options)
+
+
+def recipe(name):
+    """(schedule, what the network predicts, objective): EDM's for EDM's networks, DDPM's for the others."""
+    if name in ("song", "edm2"):
+        schedule, parameterization = schedules.edm(), parameterizations.edm()
+        return schedule, parameterization, objectives.denoising(
+            parameterization, weightings.edm(), timesteps.log_normal(schedule))  # fmt: skip
+    schedule, parameterization = schedules.linear_beta(), parameterizations.epsilon(parameterizations.steps(1000))
+    density = timesteps.discrete_density(schedule)
+    if name == "adm":
+        learned = parameterizations.learned_variance(parameterization)
+        return schedule, learned, objectives.hybrid(parameterization, density)
+    return schedule, parameterization, objectives.denoising(parameterization, weightings.snr(), density)
+
+
+@pytest.mark.slow
+@each
+def test_it_learns_and_samples(name):
+    model, params = build(name)
+    schedule, parameterization, objective = recipe(name)
+    network = lambda params, x, t, condition: model.apply({"params": params}, x, t, condition)
+    keys = jax.random.split(jax.random.key(2), 2)
+    x, _, labels = inputs(model)
+    condition = {"label": labels, "augment": 0.1 * jnp.ones((2, 9))} if name == "song" else labels
+    batch = {"x": jnp.tanh(x), "condition": condition, "index": jnp.arange(2)}
+
+    optimizer = optimizers.adamw(1e-3)
+    if name == "edm2":
+        optimizer = magnitude.forcing(optimizer)
+    average = ema.exponential_moving_average(0.9)
+    update = jax.jit(step.make_train_step(objective, network, schedule, optimizer, average))
+    trained = state.create(params, optimizer, average)
+    losses = []
+    for _ in range(30):
+        trained, metrics = update(trained, batch, jax.random.key(3))
+        losses.append(float(metrics["loss"]))
+        trained = trained._replace(step=jnp.zeros_like(trained.step))  # the same draws again
+    assert trained.failed_at == -1
+    assert losses[-1] < losses[0], losses
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.tree.map(jnp.subtract, trained.params, params)):
+        path = jax.tree_util.keystr(path)
+        assert (np.abs(leaf).max() > 0) != bool(re.search(FIXED, path)), path
+
+    denoise = parameterizations.denoiser(
+        functools.partial(network, trained.params), schedule, parameterization, condition=condition)
+    grid = timesteps.karras(schedule, 3) if name in ("song", "edm2") else timesteps.uniform(schedule, 3)
+    noise = jax.random.normal(jax.random.key(4), x.shape)
+    start = noise * schedule.sigma(schedule.t_max)
+    plan = timesteps.plan(grid)
+    samples = jax.jit(lambda x: samplers.sample(samplers.ddim(), denoise, schedule, x, plan, keys))(start)
+    assert samples.shape == x.shape
+    assert np.isfinite(samples).all()
+    assert np.abs(samples - start).max() > 0.1
+
+
+@pytest.mark.slow
+@each
+def test_remat_keeps_less(name):
+    """Traced alone: what the backward pass finds kept."""
+    model, params = build(name)
+    kept = {}
+    for remat in ("none", "dots", "full"):
+        other = model.clone(remat=remat)
+        call = lambda params, other=other: other.apply({"params": params}, *inputs(other))
+        _, pullback = jax.eval_shape(lambda params, call=call: jax.vjp(call, params), params)
+        kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(pullback))
+    assert kept["full"] < kept["dots"] < kept["none"]
+
+
+@pytest.mark.slow
+def test_remat_changes_nothing():
+    model, params = build("adm")
+    gradient = jax.jit(jax.grad(lambda params, model: jnp.mean(model.apply({"params": params}, *inputs(model)) ** 2)),
+                       static_argnums=1)  # fmt: skip
+    plain, again = gradient(params, model), gradient(params, model.clone(remat="full"))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * jnp.abs(a).max() + 1e-9)
+
+
+@pytest.mark.slow
+@each
+def test_residuals_dropout_and_the_null_class(name):
+    """Residuals are added to the skips and the middle; dropout is drawn in training alone; other labels give NaN."""
+    model, params = build(name)
+    model = model.clone(dropout=0.5)  # without train nothing is drawn, or the first call would ask for a key
+    x, t, labels = inputs(model)
+    # [conv_in, block, resample, block], middle
+    sides = [(8, 4, 16), (8, 4, 16), (4, 2, 16), (4, 2, 32), (4, 2, 32)]
+    zeros = [jnp.zeros((2, *side)) for side in sides]
+    told = lambda residuals, labels=labels: {"residuals": tuple(residuals)} | (
+        {} if labels is None else {"label": labels})  # fmt: skip
+    plain = apply(model, params, x, t, told(zeros))
+    for i, place in enumerate(zeros):
+        output = apply(model, params, x, t, told([*zeros[:i], place.at[0].set(1), *zeros[i + 1 :]]))
+        assert np.abs(output[0] - plain[0]).max() > 1e-3
+        np.testing.assert_allclose(output[1], plain[1], rtol=1e-4, atol=1e-5)
+    if labels is not None:
+        assert np.isnan(apply(model, params, x, t, told(zeros, jnp.array([-1, 4])))).all()
+    draw = lambda seed: apply(model, params, x, t, labels, train=True, rngs={"dropout": jax.random.key(seed)})
+    assert np.abs(draw(0) - draw(1)).max() > 0.01
+    np.testing.assert_array_equal(draw(0), draw(0))
+
+
+def parameters(model):
+    """Number of a network's parameters."""
+    side = 2 ** (len(model.widths) - 1)
+    x = jax.ShapeDtypeStruct((1, side, side, getattr(model, "in_channels", 0) or model.channels), jnp.float32)
+    t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, t, label if model.num_classes else None)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "millions"),
+    [
+        # Ho et al. 2020, appendix B
+        (unet_preset("ddpm-cifar10"), 35.7), (unet_preset("ddpm-256"), 114),
+        # Dhariwal & Nichol 2021, table 12
+        (unet_preset("adm-64", 1000), 296), (unet_preset("adm-128", 1000), 422), (unet_preset("adm-256", 1000), 554),
+        (unet_preset("adm-512", 1000), 559),
+        # Karras et al. 2022, table 7 (CIFAR-10 and FFHQ)
+        (song_unet_preset("ddpmpp-cifar10"), 56), (song_unet_preset("ncsnpp-cifar10"), 56),
+        (song_unet_preset("ddpmpp-64"), 62), (song_unet_preset("ncsnpp-64"), 63),
+        # Karras et al. 2024, table 2
+        (edm2_preset("XS/512"), 125), (edm2_preset("S/512"), 280), (edm2_preset("M/512"), 498),
+        (edm2_preset("L/512"), 778), (edm2_preset("XL/512"), 1119), (edm2_preset("XXL/512"), 1523),
+    ],
+)  # fmt: skip
+def test_published_sizes(model, millions):
+    assert parameters(model) / 1e6 == pytest.approx(millions, abs=0.5 if millions > 40 else 0.06)
+
+
+@pytest.mark.parametrize(
+    ("network", "fields", "message"),
+    [
+        (UNet, {"widths": (16, 20)}, "groups=8 must divide every width"),
+        (UNet, {"attention_levels": (2,)}, "level 2 is not there; valid are 0 .. 1"),
+        (UNet, {"head_size": 8}, "heads=1 and head_size=8: say one"),
+        (UNet, {"heads": 3}, "heads=3 does not divide the width 32 of level 1"),
+        (UNet, {"resample": "pool"}, "resample='pool' is not known; valid: 'conv', 'block'"),
+        (UNet, {"dropout": 1.0}, "dropout=1.0"),
+        (SongUNet, {"clock": "fourrier"}, "clock='fourrier'.*mean 'fourier'"),
+        (SongUNet, {"taps": (1, 2, 1)}, r"taps=\(1, 2, 1\).*even number"),
+        (SongUNet, {"resolution": 9}, "resolution=9 is not halved 1 times"),
+        (EDM2UNet, {"head_size": 24}, "head_size=24 does not divide the 32 channels of level 1"),
+        (EDM2UNet, {"concat_balance": 1.5}, "concat_balance=1.5"),
+        (EDM2UNet, {"resolution": 9}, "resolution=9 is not halved 1 times"),
+    ],
+)
+def test_bad_fields_are_refused_where_they_are_written(network, fields, message):
+    good = {UNet: SMALL, SongUNet: {"resolution": 8, "width": 16, "multipliers": (1, 2)},
+            EDM2UNet: {"resolution": 8, "width": 16, "multipliers": (1, 2), "head_size": 16,
+                       "attention_resolutions": (4,)}}[network]  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        network(**{**good, **fields})
+
+
+def test_residuals_that_do_not_fit_are_refused():
+    x, t, wide = jnp.zeros((2, 8, 4, 3)), jnp.zeros(2), jnp.zeros((2, 8, 4, 8))
+    for residuals, message in [
+        ((wide,), "'residuals' has 5 places in this U-Net, 4 skips"),
+        ((wide,) * 5, r"'residuals'\[0\] has the shape \(2, 8, 4, 16\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(NETWORKS["ddpm"].init, jax.random.key(0), x, t, {"residuals": residuals})
+
+
+def test_presets():
+    assert unet_preset("adm-512", 1000).widths == (128, 256, 256, 512, 512, 1024, 1024)
+    assert song_unet_preset("ncsnpp-64", dropout=0.25).dropout == 0.25
+    assert edm2_preset("XXL/512").width == 448
+    with pytest.raises(ValueError, match=r"name='adm-46' is not known.*mean 'adm-64'"):
+        unet_preset("adm-46")
+    with pytest.raises(ValueError, match="'XXS/64' is not known"):
+        edm2_preset("XXS/64")

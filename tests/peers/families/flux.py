@@ -1,0 +1,111 @@
+"""Flux's transformer of diffusers: small networks with each of its options, and the published size."""
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
+from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
+
+from tests.peers.cases import Case, first, last
+from tests.peers.made_weights import drawn
+from tests.peers.translated import Tensors, Translated, dense, under
+
+INPUTS = {
+    "x": drawn("flux x", 2, 8, 12, 4), "t": np.array([0.003, 0.7315], np.float32), "text": drawn("flux text", 2, 5, 24),
+    "pooled": drawn("flux pooled", 2, 20),
+}  # fmt: skip
+WIDTH, DEPTH = 32, 2
+
+
+def small(**options) -> FluxTransformer2DModel:
+    sizes = {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, **options}
+    return FluxTransformer2DModel(
+        attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=20,
+        axes_dims_rope=(4, 6, 6), **sizes,
+    )  # fmt: skip
+
+
+def call(module: FluxTransformer2DModel, a: dict[str, torch.Tensor], **doors) -> torch.Tensor:
+    """As diffusers' pipeline calls it."""
+    batch, height, width, channels = a["x"].shape
+    tokens = FluxPipeline._pack_latents(first(a["x"]), batch, channels, height, width)
+    places = FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", torch.float32)
+    out = module(
+        tokens, a["text"], a["pooled"], a["t"], places, torch.zeros(a["text"].shape[1], 3), a.get("strength"), **doors
+    ).sample
+    return last(FluxPipeline._unpack_latents(out, 8 * height, 8 * width, 8))
+
+
+class Part(torch.nn.Module):
+    """In the place of an adapter's projection: the i-th part of what it is given."""
+
+    def __init__(self, i: int):
+        super().__init__()
+        self.i = i
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[..., self.i * WIDTH : (self.i + 1) * WIDTH]
+
+
+def run(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {"output": call(module, a)}
+
+
+def run_doors(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Also with the residuals of a ControlNet, and with the keys and values of an IP-Adapter."""
+    plain = call(module, a)
+    controlled = call(module, a, controlnet_block_samples=[a["joint_0"], a["joint_1"]],
+                      controlnet_single_block_samples=[a["single_0"], a["single_1"]])
+    for i, block in enumerate(module.transformer_blocks):
+        adapter = FluxIPAdapterAttnProcessor(WIDTH, WIDTH)
+        adapter.to_k_ip, adapter.to_v_ip = (torch.nn.ModuleList([Part(2 * i + j)]) for j in (0, 1))
+        block.attn.set_processor(adapter)
+    adapted = call(module, a, joint_attention_kwargs={"ip_hidden_states": [a["extra"]]})
+    return {"output": plain, "controlled": controlled, "adapted": adapted}
+
+
+def convert(tensors: Tensors) -> Tensors:
+    """Diffusers' conversion, which knows the width 3072 alone: the rows that it splits are repeated to that width."""
+    times = 3072 // WIDTH
+    for name in [name for name in tensors if ".linear1." in name]:
+        tensors[name] = tensors[name].repeat_interleave(times, dim=0)
+    split = ("to_q.", "to_k.", "to_v.", "proj_mlp.")
+    converted = convert_flux_transformer_checkpoint_to_diffusers(tensors)
+    return {name: tensor[::times] if name.startswith("single") and any(part in name for part in split) else tensor
+            for name, tensor in converted.items()}  # fmt: skip
+
+
+def original() -> Translated:
+    """Under the names of black-forest-labs/flux, modules/layers.py; two channels are beside the latents."""
+    two = lambda inputs: dense(in_layer=(inputs, WIDTH), out_layer=(WIDTH, WIDTH))
+    norms = {"query_norm.scale": (16,), "key_norm.scale": (16,)}
+    shapes = {
+        **under("time_in", two(256)), **under("vector_in", two(20)), **under("guidance_in", two(256)),
+        **dense(txt_in=(24, WIDTH), img_in=(24, WIDTH), final_layer__linear=(WIDTH, 16),
+                final_layer__adaLN_modulation__1=(WIDTH, 2 * WIDTH)),
+    }  # fmt: skip
+    for i in range(2):
+        for stream in ("img", "txt"):
+            block = dense(mod__lin=(WIDTH, 6 * WIDTH), attn__qkv=(WIDTH, 3 * WIDTH), attn__proj=(WIDTH, WIDTH),
+                          mlp__0=(WIDTH, 4 * WIDTH), mlp__2=(4 * WIDTH, WIDTH)) | under("attn.norm", norms)
+            shapes |= {f"double_blocks.{i}.{stream}_{name}": shape for name, shape in block.items()}
+        block = dense(modulation__lin=(WIDTH, 3 * WIDTH), linear1=(WIDTH, 7 * WIDTH), linear2=(5 * WIDTH, WIDTH))
+        shapes |= under(f"single_blocks.{i}", block | under("norm", norms))
+    network = small(num_layers=2, num_single_layers=2, guidance_embeds=True, in_channels=24, out_channels=16)
+    return Translated(network, shapes, convert)
+
+
+RESIDUALS = {f"{kind}_{i}": drawn(f"flux {kind} {i}", 2, 24, WIDTH) for kind in ("joint", "single") for i in range(2)}
+CASES = {
+    "flux_schnell": Case(small, INPUTS, run),
+    "flux_dev": Case(
+        lambda: small(num_layers=DEPTH, num_single_layers=3, guidance_embeds=True),
+        {**INPUTS, **RESIDUALS, "strength": np.array([3.5, 1.25], np.float32),
+         "extra": drawn("flux extra", 2, 3, 2 * DEPTH * WIDTH)}, run_doors,
+    ),
+    "flux_original": Case(
+        original,
+        {**INPUTS, "x": drawn("flux wide x", 2, 4, 6, 6), "strength": np.array([3.5, 1.25], np.float32)}, run,
+    ),
+}  # fmt: skip
+LISTINGS = {"flux_full_dev": lambda: FluxTransformer2DModel(guidance_embeds=True)}

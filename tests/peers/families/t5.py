@@ -1,0 +1,39 @@
+"""T5's encoder, small, by transformers."""
+
+import numpy as np
+import transformers
+
+from tests.peers.cases import Case
+
+SMALL = {"vocab_size": 40, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 3}
+# Longer than the distance from which on all places are alike.
+IDS = (np.arange(2 * 40).reshape(2, 40) * 7 % 37 + 3).astype(np.int32)
+MASK = np.arange(40)[None] < np.array([[40], [11]])
+
+
+def run(model, inputs):
+    return {
+        "tokens": model(input_ids=inputs["ids"]).last_hidden_state,
+        "masked": model(input_ids=inputs["ids"], attention_mask=inputs["mask"]).last_hidden_state,
+    }
+
+
+def case(**fields):
+    build = lambda: transformers.T5EncoderModel(transformers.T5Config(**SMALL, **fields))
+    return Case(build, {"ids": IDS, "mask": MASK}, run, same={"encoder.embed_tokens.weight": "shared.weight"})
+
+
+CASES = {
+    "t5_gated": case(feed_forward_proj="gated-gelu", relative_attention_max_distance=20),
+    "t5_relu": case(feed_forward_proj="relu", relative_attention_num_buckets=8),
+}
+
+
+def listing(**fields):
+    return lambda: transformers.T5EncoderModel(transformers.T5Config(d_kv=64, feed_forward_proj="gated-gelu", **fields))
+
+
+LISTINGS = {
+    "t5_base": listing(d_model=768, d_ff=2048, num_layers=12, num_heads=12),
+    "t5_xxl": listing(d_model=4096, d_ff=10240, num_layers=24, num_heads=64),
+}

@@ -1,0 +1,144 @@
+"""A U-Net and a text encoder with LoRA, by diffusers and peft: one fixture for the files that people share.
+
+It runs in the peers' environment, without this library:
+
+    python -m tests.peers.loras tests/fixtures/text_to_image/lora.safetensors
+
+The networks and the factors have the weights of made_weights.py, so that the fixture holds names, shapes and outputs
+alone: of the file that diffusers' `save_lora_weights` writes, with peft's metadata, and of the file that diffusers'
+converter makes of it for kohya's programs. Both are loaded by diffusers again before the networks are called.
+"""
+
+import gzip
+import json
+import pathlib
+import sys
+import tempfile
+
+import diffusers
+import numpy as np
+import peft
+import torch
+import transformers
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import _collate_lora_metadata
+from diffusers.utils import convert_state_dict_to_kohya
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tests.peers.cases import fill, first, last
+from tests.peers.made_weights import drawn, made
+
+UNET = {
+    "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 24,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": 2, "norm_num_groups": 8, "transformer_layers_per_block": 2,
+}  # fmt: skip
+TEXT = {
+    "vocab_size": 60, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 9, "projection_dim": 24, "eos_token_id": 50,
+}  # fmt: skip
+# Attention, both layers of the MLP, convolutions of one pixel and of three, one layer of another rank and alpha.
+OF_UNET = {
+    "r": 3, "lora_alpha": 6, "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2",
+                                                "proj_in", "conv1", "time_emb_proj", "conv_shortcut"],
+    "rank_pattern": {"^mid_block.resnets.0.conv1": 2}, "alpha_pattern": {"^mid_block.resnets.0.conv1": 1},
+}  # fmt: skip
+OF_TEXT = {"r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "v_proj", "out_proj", "fc1"]}
+INPUTS = {
+    "x": drawn("lora x", 2, 8, 8, 4), "t": np.array([3.0, 731.0], np.float32), "text": drawn("lora text", 2, 5, 24),
+    "ids": np.array([[58, 3, 17, 2, 50, 59, 59, 0, 0], [58, 9, 30, 31, 32, 33, 59, 1, 50]], np.int32),
+}  # fmt: skip
+
+
+def networks():
+    """The two, with their made weights."""
+    unet = UNet2DConditionModel(**UNET).eval()
+    text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT)).eval()
+    for network in (unet, text):
+        fill(network)
+    return unet, text
+
+
+def outputs(unet, text) -> dict[str, torch.Tensor]:
+    """What both make of the inputs."""
+    a = {name: torch.from_numpy(value) for name, value in INPUTS.items()}
+    with torch.no_grad():
+        return {"unet": last(unet(first(a["x"]), a["t"], a["text"]).sample),
+                "text_encoder": text(input_ids=a["ids"].long()).last_hidden_state}  # fmt: skip
+
+
+def loaded(path: str) -> dict[str, torch.Tensor]:
+    """Outputs of the networks with a LoRA file loaded as diffusers' pipelines load it."""
+    unet, text = networks()
+    read = StableDiffusionPipeline.lora_state_dict
+    state, alphas, metadata = read(path, return_lora_metadata=True, unet_config=unet.config)
+    StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, metadata=metadata)
+    StableDiffusionPipeline.load_lora_into_text_encoder(state, alphas, text, metadata=metadata)
+    return outputs(unet, text)
+
+
+def main(path: str) -> None:
+    """Writes the fixture."""
+    torch.set_num_threads(1)
+    unet, text = networks()
+    before = outputs(unet, text)
+    for network, config in ((unet, OF_UNET), (text, OF_TEXT)):
+        network.add_adapter(LoraConfig(init_lora_weights=False, **config))
+    factors = {}
+    for component, network in (("unet", unet), ("text_encoder", text)):
+        state = get_peft_model_state_dict(network, adapter_name="default")
+        factors[component] = {name: torch.from_numpy(made(f"{component}.{name}", tuple(value.shape)))
+                              for name, value in state.items()}  # fmt: skip
+    about = {"unet_config": dict(unet.config), "text_config": text.config.to_dict()}
+    with tempfile.TemporaryDirectory() as folder:
+        StableDiffusionPipeline.save_lora_weights(
+            folder, unet_lora_layers=factors["unet"], text_encoder_lora_layers=factors["text_encoder"],
+            **_collate_lora_metadata({"unet": unet, "text_encoder": text}),
+        )  # fmt: skip
+        (saved,) = pathlib.Path(folder).glob("*.safetensors")
+        with safe_open(saved, framework="numpy") as file:
+            about["peft"] = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
+            about["metadata"] = file.metadata()
+            for name in file.keys():
+                np.testing.assert_array_equal(file.get_tensor(name), made(name, tuple(about["peft"][name])))
+        found = {"peft": loaded(str(saved))}
+        packed = {f"{component}.{name}": value for component in factors for name, value in factors[component].items()}
+        kohya = convert_state_dict_to_kohya(packed)
+        alphas = {}
+        for name in kohya:
+            if name.endswith(".alpha"):  # the converter says the rank: that alpha is not what was trained with
+                alphas[name] = float(len(kohya[name.replace(".alpha", ".lora_down.weight")]) * 0.75)
+                kohya[name] = torch.tensor(alphas[name])
+        same = {name: next(key for key, value in packed.items() if value is tensor)
+                for name, tensor in kohya.items() if name not in alphas}  # fmt: skip
+        path_of_kohya = pathlib.Path(folder) / "kohya.safetensors"
+        save_file({name: value.contiguous() for name, value in kohya.items()}, path_of_kohya)
+        found["kohya"] = loaded(str(path_of_kohya))
+    about |= {"kohya": same, "alphas": alphas}
+    shapes = lambda network: {name: list(value.shape) for name, value in network.state_dict().items()}
+    for component, network in zip(("unet", "text_encoder"), networks()):
+        about[f"{component}_shapes"] = {k: v for k, v in shapes(network).items() if not k.endswith("position_ids")}
+    arrays = {f"in/{name}": torch.from_numpy(value) for name, value in INPUTS.items()}
+    for kind, by_component in {"before": before, **found}.items():
+        for component, value in by_component.items():
+            change = (value - before[component]).abs().max() / before[component].abs().max()
+            print(kind, component, f"{float(change):.2f} of the largest output")
+            arrays[f"out/{kind}/{component}"] = value.contiguous()
+    versions = {library.__name__: library.__version__ for library in (diffusers, transformers, peft, torch)}
+    packed = gzip.compress(json.dumps(about, default=str).encode(), mtime=0)
+    arrays["about"] = torch.tensor(list(packed), dtype=torch.uint8)
+    command = f"python -m tests.peers.loras {path}"
+    save_file(arrays, path, metadata={"versions": json.dumps(versions), "command": command})
+    pathlib.Path(path).chmod(0o644)
+
+
+def opened(path: str, to: str) -> None:
+    """Writes what the networks put out with a LoRA file that this library wrote: `loras opened PATH TO`."""
+    torch.set_num_threads(1)
+    save_file({name: value.contiguous() for name, value in loaded(path).items()}, to)
+
+
+if __name__ == "__main__":
+    opened(*sys.argv[2:]) if sys.argv[1] == "opened" else main(*sys.argv[1:])

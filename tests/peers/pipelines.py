@@ -1,0 +1,283 @@
+"""Whole text-to-image pipelines of diffusers, tiny and with made weights: the folder that they save, what they draw.
+
+It runs in the peers' environment, without this library:
+
+    python -m tests.peers.pipelines tests/fixtures/text_to_image          # all of them
+    python -m tests.peers.pipelines tests/fixtures/text_to_image sd       # those whose names begin so
+
+A fixture holds the text files of the folder (configs, vocabulary), the names and shapes of the weights, which are those
+of made_weights.py, and for each sampler the latents after 30 steps with guidance 7.5 and a negative prompt. The initial
+noise and that of the ancestral steps are made from names. The last layer of a denoiser is made small, so that the walk
+follows the noise and not the rounding.
+"""
+
+import contextlib
+import gzip
+import json
+import pathlib
+import sys
+import tempfile
+from unittest import mock
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tests.peers.cases import last
+from tests.peers.made_weights import drawn, made
+from tests.text.vocabularies import folder_of
+
+PROMPTS, NEGATIVE = ["a cat", "the red car on a hill"], "bad"
+STEPS, GUIDANCE = 30, 7.5
+SMALL = 0.1  # factor of the last layer
+# As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
+SD_1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
+        "num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True,
+        "trained_betas": None}  # fmt: skip
+SD_XL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
+         "timestep_spacing": "leading", "use_karras_sigmas": False}  # fmt: skip
+SHIFTED = {"shift": 3.0}
+PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "final_sigmas_type": "zero"}
+UNET = {
+    "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": 2,
+}  # fmt: skip
+VAE = {
+    "block_out_channels": (8, 16), "down_block_types": ("DownEncoderBlock2D",) * 2, "layers_per_block": 1,
+    "up_block_types": ("UpDecoderBlock2D",) * 2, "norm_num_groups": 4, "latent_channels": 4,
+}  # fmt: skip
+CLIP = {"vocab_size": 60, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 12, "projection_dim": 24, "bos_token_id": 52, "eos_token_id": 53}  # fmt: skip
+
+
+def clip_tokenizer(folder: pathlib.Path):
+    """Letters, some of them merged."""
+    letters = [chr(ord("a") + i) for i in range(26)]
+    merges = [("c", "a"), ("ca", "t</w>"), ("t", "h")]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    words += ["".join(pair) for pair in merges]
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]))
+    return transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=12)
+
+
+def clip(projected: bool = False):
+    model = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
+    return model(transformers.CLIPTextConfig(**CLIP))
+
+
+def t5():
+    return transformers.T5EncoderModel(transformers.T5Config(
+        vocab_size=512, d_model=32, d_kv=8, d_ff=40, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"))
+
+
+def t5_tokenizer(folder: pathlib.Path):
+    return transformers.T5Tokenizer.from_pretrained(folder_of(folder, "t5"))
+
+
+def stable_diffusion(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """With the scheduler that SD 1.5 is published with."""
+    return diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(**VAE), tokenizer=clip_tokenizer(folder / "clip"),
+        text_encoder=clip(),
+        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, **UNET),
+        scheduler=diffusers.PNDMScheduler.from_config(SD_1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def stable_diffusion_xl(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    unet = diffusers.UNet2DConditionModel(
+        cross_attention_dim=48, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8, use_linear_projection=True, **UNET)
+    return diffusers.StableDiffusionXLPipeline(
+        vae=diffusers.AutoencoderKL(**VAE), tokenizer=clip_tokenizer(folder / "clip"),
+        tokenizer_2=clip_tokenizer(folder / "clip_2"), text_encoder=clip(), text_encoder_2=clip(True), unet=unet,
+        scheduler=diffusers.EulerDiscreteScheduler.from_config(SD_XL), add_watermarker=False,
+    )  # fmt: skip
+
+
+def stable_diffusion_3(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=8, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+        caption_projection_dim=32, joint_attention_dim=56, pooled_projection_dim=48, pos_embed_max_size=8)
+    return diffusers.StableDiffusion3Pipeline(
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE), tokenizer=clip_tokenizer(folder / "clip"),
+        tokenizer_2=clip_tokenizer(folder / "clip_2"), text_encoder=clip(True), text_encoder_2=clip(True),
+        text_encoder_3=None, tokenizer_3=None, transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED),
+    )  # fmt: skip
+
+
+def pixart_sigma(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=8, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+        cross_attention_dim=32, caption_channels=32, interpolation_scale=1, use_additional_conditions=False)
+    return diffusers.PixArtSigmaPipeline(
+        vae=diffusers.AutoencoderKL(**VAE), tokenizer=t5_tokenizer(folder / "t5"), text_encoder=t5(),
+        transformer=transformer, scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
+    )  # fmt: skip
+
+
+def flux(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=24, guidance_embeds=True, axes_dims_rope=(4, 6, 6))
+    return diffusers.FluxPipeline(
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE), tokenizer=clip_tokenizer(folder / "clip"),
+        tokenizer_2=t5_tokenizer(folder / "t5"), text_encoder=clip(), text_encoder_2=t5(), transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED | {"use_dynamic_shifting": True}),
+    )  # fmt: skip
+
+
+PIPELINES = {"sd": stable_diffusion, "xl": stable_diffusion_xl, "mmdit": stable_diffusion_3, "pixart": pixart_sigma,
+             "flux": flux}  # fmt: skip
+# Of each pipeline: the base of its scheduler's config, and a name for our sampler with the scheduler and its settings.
+LEADING, TRAILING = {"timestep_spacing": "leading"}, {"timestep_spacing": "trailing"}
+V, ZERO = {"prediction_type": "v_prediction"}, {"rescale_betas_zero_snr": True}
+WALKS = {
+    "sd": (SD_1, {
+        "plms": ("PNDMScheduler", {}),
+        "ddim": ("DDIMScheduler", {}),
+        "ddim to zero, v": ("DDIMScheduler", {"set_alpha_to_one": True, **V}),
+        "euler": ("EulerDiscreteScheduler", {}),
+        "euler, leading": ("EulerDiscreteScheduler", LEADING),
+        "euler, trailing, zero-terminal v": ("EulerDiscreteScheduler", TRAILING | V | ZERO),
+        "euler, karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+        "heun": ("HeunDiscreteScheduler", {}),
+        "dpm_2": ("KDPM2DiscreteScheduler", {}),
+        "lms": ("LMSDiscreteScheduler", {}),
+        "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+        "dpmpp_2m, trailing, sigma_min": ("DPMSolverMultistepScheduler", TRAILING | {"final_sigmas_type": "sigma_min"}),
+        "unipc": ("UniPCMultistepScheduler", {}),
+        "unipc, leading": ("UniPCMultistepScheduler", LEADING),
+    }),
+    "xl": (SD_XL, {"euler": ("EulerDiscreteScheduler", {})}),
+    "mmdit": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "pixart": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
+    "flux": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+}  # fmt: skip
+
+
+def fill(pipe) -> None:
+    """Gives every network its made weights, a tensor of two names that of the first."""
+    for component, module in pipe.components.items():
+        if isinstance(module, torch.nn.Module):
+            module.eval()
+            with torch.no_grad():
+                for name, tensor in module.named_parameters():
+                    tensor.copy_(torch.from_numpy(weight(component, name, tuple(tensor.shape))))
+
+
+def weight(component: str, name: str, shape: tuple[int, ...]):
+    """The made weights of a network; the last layer of a denoiser is small."""
+    small = component in ("unet", "transformer") and name.startswith(LAST)
+    return made(f"{component}.{name}", shape) * np.float32(SMALL if small else 1)
+
+
+LAST = ("conv_out.", "proj_out.")
+
+
+def saved(pipe, folder: pathlib.Path) -> dict:
+    """What `save_pretrained` writes: the text of the files, the shapes of tensors, and those that no name gives."""
+    pipe.save_pretrained(folder, safe_serialization=True)
+    about = {"files": {}, "shapes": {}, "kept": {}}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="numpy") as file:
+                about["shapes"][name] = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
+                for key, shape in about["shapes"][name].items():
+                    if not np.array_equal(file.get_tensor(key), weight(path.parent.name, key, tuple(shape))):
+                        about["kept"][f"{path.parent.name}/{key}"] = file.get_tensor(key)
+        elif path.is_file():
+            about["files"][name] = path.read_text()
+    return about
+
+
+@contextlib.contextmanager
+def made_noise(module):
+    """Each draw of the scheduler is made from its number."""
+    count = 0
+
+    def draw(shape, **_):
+        nonlocal count
+        count += 1
+        batch, channels, height, width = shape
+        return torch.from_numpy(drawn(f"step {count - 1}", batch, height, width, channels)).movedim(-1, 1)
+
+    with mock.patch.object(sys.modules[module.__module__], "randn_tensor", draw):
+        yield
+
+
+def write(name: str, folder: pathlib.Path) -> None:
+    """Writes one fixture."""
+    with tempfile.TemporaryDirectory() as place:
+        pipe = PIPELINES[name](pathlib.Path(place))
+        fill(pipe)
+        pipe.set_progress_bar_config(disable=True)
+        about = saved(pipe, pathlib.Path(place) / "saved")
+    arrays = {f"kept/{key}": torch.from_numpy(value) for key, value in about.pop("kept").items()}
+    print(name, "kept:", ", ".join(arrays) or "none")
+    channels = pipe.vae.config.latent_channels
+    x = torch.from_numpy(drawn("latents", 2, 8, 8, channels)).movedim(-1, 1)
+    about["walks"], (base, walks) = {}, WALKS[name]
+    for walk, (scheduler, settings) in walks.items():
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(base | settings)
+        about["walks"][walk] = {"_class_name": scheduler, **base, **settings}
+        patch = made_noise(pipe.scheduler) if "ancestral" in walk else contextlib.nullcontext()
+        with patch, torch.no_grad():
+            told = {"negative_prompt": [NEGATIVE] * 2}
+            latents = x.clone()
+            if name == "flux":  # has its guidance distilled in, and takes patches
+                told, latents = {}, pipe._pack_latents(latents, 2, channels, 8, 8)
+            if name == "pixart":
+                told |= {"clean_caption": False, "use_resolution_binning": False}
+            found = pipe(PROMPTS, num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=latents, height=16,
+                         width=16, output_type="latent", **told).images  # fmt: skip
+            if name == "flux":
+                found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
+            factor, shift = pipe.vae.config.scaling_factor, getattr(pipe.vae.config, "shift_factor", None) or 0
+            picture = pipe.vae.decode(found / factor + shift).sample
+        print(name, walk, f"latents up to {found.abs().max():.2f}, picture up to {picture.abs().max():.2f}")
+        arrays[f"latents/{walk}"] = last(found).contiguous()
+        if "picture" not in arrays:
+            arrays["picture"] = last(picture).contiguous()
+    arrays["about"] = torch.tensor(list(gzip.compress(json.dumps(about).encode(), mtime=0)), dtype=torch.uint8)
+    versions = {library.__name__: library.__version__ for library in (diffusers, transformers, torch)}
+    command = f"python -m tests.peers.pipelines {folder}"
+    path = folder / f"{name}.safetensors"
+    save_file(arrays, path, metadata={"versions": json.dumps(versions), "command": command})
+    path.chmod(0o644)
+
+
+def defaults(folder: pathlib.Path) -> None:
+    """Writes the config that each scheduler has by default, all fields of it."""
+    classes = ("DDIM", "DDPM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
+               "KDPM2AncestralDiscrete", "LMSDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep",
+               "UniPCMultistep", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete")  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        found = {}
+        for name in classes:
+            getattr(diffusers, f"{name}Scheduler")().save_pretrained(place)
+            found[name] = json.loads((pathlib.Path(place) / "scheduler_config.json").read_text())
+    (folder / "schedulers.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def main(folder: str, prefix: str = "") -> None:
+    """Writes those whose names begin with the prefix."""
+    torch.set_num_threads(1)
+    defaults(pathlib.Path(folder))
+    for name in PIPELINES:
+        if name.startswith(prefix):
+            write(name, pathlib.Path(folder))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

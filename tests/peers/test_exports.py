@@ -1,0 +1,78 @@
+"""What we export, opened by the library it is for: the same outputs. Live: under `make test-peers` alone.
+
+A new network is one line in EXPORTS; its case (tests/peers/families) says how the library calls it, and CALLS of
+tests/models/interchange/test_families.py how we do.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+
+from diffusion.models import interchange
+from diffusion.models.interchange import folders
+from tests.models.interchange import published
+from tests.models.interchange.test_families import CALLS
+
+ROOT = pathlib.Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-peers/bin/python"
+# the case, and the layout of the names where it is not the library's own
+EXPORTS = (
+    "autoencoder_kl_sd", "autoencoder_kl_sd,early diffusers", "autoencoder_kl_flux", "autoencoder_kl_attention",
+    "autoencoder_vq_small", "autoencoder_dc_sana", "autoencoder_dc_paper",
+    "clip_text", "clip_text,transformers 5", "clip_text_projection", "clip_vision", "clip_both", "t5_gated", "t5_relu",
+    "conditional_unet_sd1", "conditional_unet_sd2", "conditional_unet_xl", "conditional_unet_distilled",
+    "control_net",
+    "mmdit_sd3", "mmdit_sd35_medium", "flux_schnell", "flux_dev",
+    "dit", "dit_original", "pixart", "pixart_sized", "u_vit_class",
+    "unet_2d_ddpm", "unet_2d_heads", "unet_2d_adm", "unet_2d_ncsnpp",
+)  # fmt: skip
+live = pytest.mark.skipif(not os.environ.get("PEERS_FIXTURES"), reason="opened by the libraries in make test-peers")
+
+
+def export(name: str, place: pathlib.Path) -> None:
+    """Writes the network of a case, with numbers that no file of theirs has had, and its outputs beside."""
+    name, _, layout = name.partition(",")
+    case = published.case(name)
+    module, params = interchange.load(case.folder(place.with_name(place.name + " as read")))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf * rng.uniform(0.9, 1.1, leaf.shape).astype(leaf.dtype), params)
+    family = folders.family_of(case.config, place)
+    interchange.save(place, module, params, layout=layout, family=family)
+    network = lambda *arguments, **named: module.apply({"params": params}, *arguments, **named)
+    np.savez(f"{place}.npz", **jax.jit(lambda inputs: CALLS[name](network, inputs))(case.inputs))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with every export, and with what we and what the libraries put out."""
+    place = tmp_path_factory.mktemp("exports")
+    (place / "ours").mkdir()
+    for name in EXPORTS:
+        export(name, place / name)
+        (place / name).rename(place / "ours" / name)
+    subprocess.run([PYTHON, "-m", "tests.peers.opened", place / "ours"], cwd=ROOT, check=True)
+    return place
+
+
+@live
+@pytest.mark.parametrize("name", EXPORTS)
+def test_the_library_opens_what_we_write(place, name):
+    ours = np.load(place / f"{name}.npz")
+    with safetensors.safe_open(place / "ours" / f"{name}.safetensors", framework="numpy") as file:
+        told, theirs = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    config = json.loads((place / "ours" / name / "config.json").read_text())
+    ignored = interchange.FAMILIES[config.get("_class_name") or config["architectures"][0]].ignored
+    for kind, names in told.items():
+        counted = [one for one in json.loads(names) if not any(re.fullmatch(pattern, one) for pattern in ignored)]
+        assert not counted, f"{kind}: {counted}"
+    assert theirs.keys() == set(ours.files)
+    for key, expected in theirs.items():
+        assert np.abs(expected).max() > 0.05, "an output of zeros compares nothing"
+        np.testing.assert_allclose(ours[key], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max(), err_msg=key)

@@ -1,0 +1,138 @@
+"""Folders of pipelines: the config of a scheduler as a process and a plan, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion import parameterizations, pipelines
+from diffusion.models.interchange import schedulers
+from diffusion.models.interchange.family import Refusal
+from tests import made_pipelines
+
+SD_1 = {"_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "clip_sample": False}  # fmt: skip
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+
+
+def indices(walk):
+    return np.append(walk.plan.t, walk.plan.s[-1]) * 1000 - 1
+
+
+def test_the_published_scheduler_of_sd_is_its_process_its_sampler_and_its_steps():
+    process = schedulers.read(SD_1)
+    assert (process.prediction, process.sampler, process.T) == ("epsilon", "plms", 1000)
+    walk = schedulers.walk(process, "", 50)
+    # The times of the original repository, and an end at the first time of the process.
+    np.testing.assert_allclose(indices(walk), [*range(981, 0, -20), 0], atol=1e-9)
+    assert float(process.schedule.alpha(1.0)) ** 2 == pytest.approx(0.0047, abs=1e-4)  # as published for SD
+    assert float(process.parameterization.clock(process.schedule, np.float64(1.0))) == pytest.approx(999)
+
+
+@pytest.mark.parametrize("sampler, settings, first, last", [
+    ("ddim", {"set_alpha_to_one": True}, [981, 961], [1, -1]),
+    ("ddim", {"timestep_spacing": "trailing"}, [999, 979], [19, 0]),
+    ("ddim", {"steps_offset": 0}, [980, 960], [20, 0]),  # a step from the first time to itself is left out
+    pytest.param("euler", {}, [999, 999 * 48 / 49], [0, -1], marks=pytest.mark.slow),  # times between
+    ("dpmpp_2m", {}, [999, 979], [20, -1]),
+    ("dpmpp_2m", {"timestep_spacing": "leading"}, [951, 932], [20, -1]),
+    ("unipc", {"final_sigmas_type": "sigma_min"}, [999, 979], [20, 0]),
+])  # fmt: skip
+def test_a_solver_steps_where_the_scheduler_of_its_name_would(sampler, settings, first, last):
+    walk = schedulers.walk(schedulers.read(SD_1 | settings), sampler, 50)
+    found = indices(walk)
+    np.testing.assert_allclose(found[:2], first, atol=0.01)
+    np.testing.assert_allclose(found[-2:], last, atol=1e-6)
+
+
+def test_the_start_is_the_noise_of_the_process_where_x_over_alpha_is_walked():
+    process = schedulers.read(SD_1)
+    assert schedulers.walk(process, "euler", 50).start == pytest.approx(float(process.schedule.sigma(1.0)))
+    assert schedulers.walk(process, "dpmpp_2m", 50).start == 1
+    leading = schedulers.read(SD_1 | {"timestep_spacing": "leading"})
+    assert schedulers.walk(leading, "euler", 50).start == 1
+
+
+def test_a_flow_is_shifted_once_for_its_last_time_and_once_for_all():
+    """SD 3's published sigmas: 1 at first, 0.00893 before the end, for a shift of 3."""
+    process = schedulers.read(FLOW)
+    walk = schedulers.walk(process, "", 28)
+    assert process.sampler == "euler" and process.prediction == "flow_prediction"
+    assert walk.plan.t[0] == 1 and walk.plan.s[-1] == 0 and len(walk.plan.t) == 28
+    assert walk.plan.t[-1] == pytest.approx(0.00893, abs=1e-5)
+    assert float(process.parameterization.clock(process.schedule, np.float64(0.5))) == 500
+    dynamic = schedulers.read(FLOW | {"shift": 3.0, "use_dynamic_shifting": True, "max_shift": 1.15})
+    few, many = (schedulers.walk(dynamic, "", 4, tokens).plan.t[1] for tokens in (256, 4096))
+    assert few == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 1 / 3), abs=1e-6)
+    assert many == pytest.approx(np.exp(1.15) / (np.exp(1.15) + 1 / 3), abs=1e-6)
+
+
+@pytest.mark.parametrize("config, how, message", [
+    (SD_1, {"prediction": "v_prediction"}, "'v_prediction' contradicts the config .* says 'epsilon'"),
+    (SD_1 | {"prediction_type": "v_prediction"}, {"prediction": "epsilon"}, "contradicts"),
+    (SD_1 | {"prediction_type": "score"}, {}, "prediction_type = 'score' is not supported"),
+    (SD_1 | {"beta_schedule": "sigmoid"}, {}, "beta_schedule = 'sigmoid'"),
+    (SD_1 | {"trained_betas": [0.1, 0.2]}, {}, "2 trained_betas and num_train_timesteps = 1000 contradict"),
+    (SD_1 | {"thresholding": True}, {}, "thresholding = True"),
+    (SD_1 | {"something_new": 3}, {}, "sets something_new = 3"),
+    (FLOW, {"prediction": "epsilon"}, "contradicts"),
+    (FLOW | {"use_karras_sigmas": True}, {}, "use_karras_sigmas"),
+])  # fmt: skip
+def test_a_config_that_asks_for_what_is_not_had_or_contradicts_itself_is_refused(config, how, message):
+    with pytest.raises(Refusal, match=message):
+        schedulers.read(config, **how)
+
+
+def test_what_every_scheduler_says_by_default_is_known():
+    """All fields that diffusers writes, none of them set."""
+    configs = json.loads((made_pipelines.FIXTURES / "schedulers.json").read_text())
+    assert len(configs) == 15
+    own = {name: schedulers.read(config).sampler for name, config in configs.items()}
+    assert own["DDIM"] == "ddim" and own["UniPCMultistep"] == "unipc" and own["PNDM"] == "pndm"
+    assert own["DEISMultistep"] == "deis" and own["FlowMatchHeunDiscrete"] == "heun"
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'PNDMScheduler'"):
+        schedulers.read(SD_1 | {"_class_name": "PNDScheduler"})
+    with pytest.raises(ValueError, match="did you mean 'epsilon'"):
+        schedulers.read(SD_1, prediction="epsilo")
+    with pytest.raises(ValueError, match="did you mean 'unipc'"):
+        schedulers.walk(schedulers.read(SD_1), "unip", 30)
+
+
+@pytest.mark.slow
+def test_a_network_that_needs_all_of_alpha_is_not_told_where_there_is_none():
+    process = schedulers.read(SD_1 | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"})
+    with pytest.raises(ValueError, match=r"epsilon prediction is not defined at t = 1"):
+        parameterizations.check(process.parameterization, process.schedule, 1.0)
+
+
+def test_folders_that_are_no_known_pipeline_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json: there is no such file"):
+        pipelines.read(tmp_path)
+    (tmp_path / "one.safetensors").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"is a single file; experiments\.convert"):
+        pipelines.read(tmp_path / "one.safetensors")
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps({"_class_name": "StableDifusion3Pipeline"}))
+    with pytest.raises(Refusal, match=r"is a StableDifusion3Pipeline.* The nearest is StableDiffusion3Pipeline"):
+        pipelines.read(tmp_path)
+    index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "text_encoder": [None, None]}))
+    with pytest.raises(Refusal, match="has no text_encoder"):
+        pipelines.read(tmp_path)
+    index.write_text("[1]")
+    with pytest.raises(ValueError, match="holds list"):
+        pipelines.read(tmp_path)
+
+
+def test_the_fingerprint_is_of_names_and_content(tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("{}")
+    first = pipelines.fingerprint(tmp_path)
+    (tmp_path / "picture.png").write_bytes(b"1")  # nothing of the model
+    assert pipelines.fingerprint(tmp_path) == first
+    (tmp_path / "unet" / "config.json").write_text("{ }")
+    second = pipelines.fingerprint(tmp_path)
+    (tmp_path / "unet").rename(tmp_path / "vae")
+    assert len({first, second, pipelines.fingerprint(tmp_path)}) == 3

@@ -1,0 +1,239 @@
+"""From a prompt to a picture: the whole pipeline is diffusers', pictures are edited, and wrong settings are refused."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import tempfile
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import pipelines, samplers, text_to_image
+from diffusion.models import interchange
+from diffusion.models.interchange import folders, schedulers
+from tests import made_pipelines
+from tests.peers.made_weights import drawn
+
+PROMPTS = ["a cat", "the red car on a hill"]
+ABOUT, FOUND = made_pipelines.fixture("sd")
+# Of the largest number in the latents. The walks of fractional times differ a little: see `schedulers`.
+TOLERANCE = 1e-4
+
+
+class Compiled:
+    """A network, compiled once, that runs inside `jax.disable_jit`: the walks around it are not worth a compilation."""
+
+    def __init__(self, module):
+        self._module = module
+        self._call = jax.jit(lambda params, *rest: module.apply({"params": params}, *rest))
+
+    def apply(self, variables, x, clock, condition):
+        with jax.disable_jit(False):
+            return self._call(variables["params"], x, jnp.asarray(clock, jnp.float32), dict(condition))
+
+    def __getattr__(self, name):
+        return getattr(self._module, name)
+
+
+@functools.cache
+def loaded(name="sd"):
+    with tempfile.TemporaryDirectory() as place:
+        return text_to_image.load(made_pipelines.folder(name, pathlib.Path(place)))
+
+
+@functools.cache
+def compiled(name):
+    """(model, told, untold) whose denoiser is compiled for two pictures with guidance."""
+    model = loaded(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the second prompt is too long for CLIP, there and here
+        told, untold = text_to_image.conditions(model, PROMPTS, "bad", 7.5, 16, 16)
+    modules = {**model.modules, model.kind.denoiser: Compiled(model.denoiser)}
+    return dataclasses.replace(model, modules=modules), told, untold
+
+
+WALKS = [(name, walk) for name in ("sd", "xl", "mmdit", "pixart", "flux")
+         for walk in made_pipelines.fixture(name)[0]["walks"]]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, walk", WALKS)
+def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, walk):
+    about, found = made_pipelines.fixture(name)
+    model, told, untold = compiled(name)
+    process = schedulers.read(about["walks"][walk])
+    way = schedulers.walk(process, walk.partition(",")[0].partition(" ")[0], 30, tokens=16)
+    assert model.process.sampler == WALKS_OWN[name]
+    model = dataclasses.replace(model, process=process._replace(parameterization=_read_as(model, process)))
+    sampler, shape = way.sampler, (2, 8, 8, model.channels)
+    if "ancestral" in walk:  # with the noise that theirs was given
+        step = lambda state, denoise, schedule, plan, i, noise: way.sampler.step(
+            state, denoise, schedule, plan, i, jnp.asarray(drawn(f"step {i}", *shape))[None])
+        sampler = sampler._replace(step=step)
+    part, guided = model.kind.denoiser, not model.distilled
+    denoise = text_to_image.denoise(model, model.params[part], told, untold if guided else None, 7.5)
+    x = way.start * jnp.asarray(drawn("latents", *shape))
+    with jax.disable_jit():
+        ours = samplers.sample(sampler, denoise, process.schedule, x, way.plan, jax.random.split(jax.random.key(0), 2))
+    theirs = found[f"latents/{walk}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
+
+
+WALKS_OWN = {"sd": "plms", "xl": "euler", "mmdit": "euler", "pixart": "dpmpp_2m", "flux": "euler"}
+
+
+def _read_as(model, process):
+    """The clock and the channels of the model, with what the process of a walk predicts."""
+    if model.name == "StableDiffusionPipeline":
+        return process.parameterization
+    return model.process.parameterization
+
+
+@pytest.mark.slow
+def test_the_picture_is_what_the_autoencoder_there_makes_of_the_latents():
+    model = loaded()
+    vae = model.modules["vae"]
+    z = FOUND["latents/plms"]
+    found = jax.jit(lambda params, z: vae.apply({"params": params}, z, method="decode"))(
+        model.params["vae"], text_to_image.autoencoders.from_diffusion(z, vae.scale, vae.shift))  # fmt: skip
+    expected = FOUND["picture"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@functools.cache
+def picture():
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(0, 255, (4, 6, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # 16 x 24
+
+
+@pytest.mark.slow
+def test_a_picture_depends_on_its_own_prompt_and_seed_alone_and_settings_change_it():
+    model, same = loaded(), {"steps": 2, "negative": "bad", "sampler": "euler_ancestral"}
+    first = text_to_image.generate(model, "a cat", seeds=[3, 4, 5], **same)
+    assert first.shape == (3, 16, 16, 3) and first.dtype == np.uint8 and np.ptp(first) > 50
+    alone = text_to_image.generate(model, ["a cat"], seeds=5, **same)
+    np.testing.assert_array_equal(alone[0], first[2])
+    assert (first[0] != first[1]).mean() > 0.2
+    both = text_to_image.generate(model, ["a dog", "a cat"], seeds=5, batch_size=2, **same)
+    assert np.abs(both[1].astype(int) - alone[0]).max() <= 1  # up to the rounding of a sum
+    assert (both[0] != both[1]).mean() > 0.02
+    scaled = text_to_image.generate(model, "a cat", seeds=5, guidance=2.0, **same)
+    assert (scaled != alone).mean() > 0.02
+
+
+@pytest.mark.slow
+def test_pictures_are_changed_repainted_and_made_larger():
+    model, image = loaded(), picture()
+    same = {"steps": 10, "sampler": "ddim", "seeds": 1}
+    found = {s: text_to_image.generate(model, "a cat", image=image, strength=s, **same)[0] for s in (0.1, 1.0)}
+    coded = np.asarray(_through_the_autoencoder(model, image))
+    distance = {s: np.abs(other.astype(int) - coded).mean() for s, other in found.items()}
+    assert distance[0.1] < 0.5 * distance[1.0]  # the less strength, the nearer to what the autoencoder keeps
+
+    mask = np.zeros(image.shape[:2], bool)
+    mask[4:12, 8:] = True
+    repainted = text_to_image.generate(model, "a cat", image=image, mask=mask, **same)[0]
+    np.testing.assert_array_equal(repainted[~mask], image[~mask])
+    assert (repainted[mask] != image[mask]).mean() > 0.9
+    wide = text_to_image.generate(model, "a cat", image=image, margins=(0, 4, 8, 0), **same)[0]
+    assert wide.shape == (20, 32, 3)
+    np.testing.assert_array_equal(wide[:16, 8:], image)
+    assert (wide[16:] != np.pad(image, ((0, 4), (8, 0), (0, 0)), mode="edge")[16:]).mean() > 0.9
+
+
+def _through_the_autoencoder(model, image):
+    vae, params = model.modules["vae"], {"params": model.params["vae"]}
+    moments = vae.apply(params, text_to_image.to_model(image)[None], method="encode")
+    return text_to_image.to_uint8(vae.apply(params, moments.mean, method="decode"))[0]
+
+
+@pytest.mark.slow
+def test_a_lora_changes_the_pictures_and_leaves_the_model_as_it_was(tmp_path):
+    from diffusion.adapters import lora, lora_files
+    from diffusion.adapters.lora_files import Lora
+
+    model = loaded()
+    adapter = lora.init(jax.random.key(0), model.params["unet"], 2, "attention/.*kernel")
+    adapter = jax.tree.map(lambda leaf: leaf + 0.3, adapter)
+    lora_files.save(tmp_path / "a.safetensors", {"unet": Lora(adapter, 1.0)}, {"unet": model.modules["unet"]})
+    changed = text_to_image.with_loras(model, {tmp_path / "a.safetensors": 0.5})
+    draw = lambda model: text_to_image.generate(model, "a cat", steps=2, guidance=1.0)
+    before = draw(model)
+    assert (draw(changed) != before).mean() > 0.02
+    np.testing.assert_array_equal(draw(model), before)
+    np.testing.assert_array_equal(draw(text_to_image.with_loras(model, {tmp_path / "a.safetensors": 0.0})), before)
+
+
+class Reached(Exception):
+    """All settings were taken."""
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """`generate` of a model without parameters, up to where it would compute."""
+    files = ABOUT["files"]
+    config = lambda part: json.loads(files[f"{part}/config.json"])
+    build = lambda part: interchange.FAMILIES[folders.family_of(config(part), part)].build(config(part))
+    modules = {part: build(part) for part in ("unet", "vae")}
+    process = schedulers.read(json.loads(files["scheduler/scheduler_config.json"]))
+    model = text_to_image.TextToImage("StableDiffusionPipeline", pipelines.SD, modules, {}, {}, process, 16, False)
+
+    def reached(*_, **__):
+        raise Reached
+
+    monkeypatch.setattr(text_to_image, "conditions", reached)
+
+    def call(prompts="a cat", replaced=None, **settings):
+        with pytest.raises(Reached):
+            text_to_image.generate(replaced or model, prompts, **settings)
+
+    call.model = model
+    return call
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"sampler": "dpmp_2m"}, "sampler='dpmp_2m' is not known.*did you mean 'dpmpp_2m'"),
+    ({"height": 18}, r"height = 18: 4 must divide it \(the autoencoder's 2 times the denoiser's 2\); near it are"),
+    ({"width": 1}, "width = 1: 4 must divide it"),
+    ({"steps": 0}, r"steps = 0 must be in 1 \.\. 1000"),
+    ({"steps": 1001}, r"steps = 1001 must be in"),
+    ({"guidance": float("nan")}, "guidance = nan"),
+    ({"seeds": -1}, r"seeds are whole numbers in 0 \.\. 4294967295; got -1"),
+    ({"seeds": [1, 2, 3], "prompts": ["a", "b"]}, "2 prompts and 3 seeds"),
+    ({"prompts": []}, "0 prompts"),
+    ({"strength": 0.5}, "strength = 0.5.*give the image"),
+    ({"mask": np.ones((16, 16), bool)}, "a mask and margins belong to an image"),
+    ({"image": np.zeros((16, 16, 4), np.uint8)}, r"uint8 \[H, W, 3\]; got uint8 \[16, 16, 4\]"),
+    ({"image": np.zeros((16, 16, 3), np.uint16)}, "got uint16"),
+    ({"image": np.zeros((16, 18, 3), np.uint8)}, "width = 18: 4 must divide it"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "height": 32}, "height and width 32 x 0 are asked for"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.ones((8, 16), bool)}, r"\[16, 16\]; got bool \[8, 16\]"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.zeros((16, 16), bool)}, "the mask marks nothing"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 0.01}, "is less than one step; at least 0.0333 is"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, r"strength = 1.5 must be in \(0, 1\]"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "margins": (-4, 0, 0, 0)}, "must not be negative"),
+])  # fmt: skip
+def test_settings_that_do_not_fit_are_refused_before_anything_is_computed(settings, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        text_to_image.generate(settings.model, **{"prompts": "a cat", **wrong})
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"guidance": 1.0, "negative": "blurry"}, "'blurry' has no effect: guidance = 1 is none; it needs one above 1"),
+    ({"guidance": 0.5, "negative": "blurry"}, "has no effect"),
+    ({"prompts": ["a cat", "  "]}, "a prompt is empty"),
+    ({"prompts": ""}, "a prompt is empty"),
+])  # fmt: skip
+def test_what_has_no_effect_is_said(settings, given, message):
+    with pytest.warns(UserWarning, match=message):
+        settings(**given)
+
+
+def test_settings_that_fit_say_nothing(settings, recwarn):
+    settings(negative="blurry", sampler="unipc", height=20, width=32)
+    settings(image=picture(), strength=0.5, guidance=1.0)
+    assert not recwarn.list

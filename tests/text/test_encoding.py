@@ -1,0 +1,198 @@
+"""Prompts to embeddings with an encoder whose outputs are known: cut, windows, weights, several encoders, the cache.
+
+The encoder embeds a token by its id and its place alone, so that each number of a result can be told.
+"""
+
+import numpy as np
+import pytest
+
+from diffusion import text
+from diffusion.text import Embeddings, Encoder, Tokenizer
+from tests.text.vocabularies import folder_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("text") / "clip", "clip")
+
+
+@pytest.fixture
+def tokenizer(folder):
+    return Tokenizer.open(folder, length=12)  # ten tokens between start and end
+
+
+def embed(ids, mask=None):
+    """[id, place] + 1 as a token's embedding, the id at place 1 as the pooled one."""
+    places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+    return np.stack([ids + 1, places + 1], -1).astype(np.float32), ids[:, 1:2].astype(np.float32)
+
+
+@pytest.fixture
+def encoder(tokenizer):
+    return Encoder(tokenizer, embed)
+
+
+def rows(tokenizer, *prompts):
+    """The windows' ids as they should be, each from a text that fits."""
+    return np.stack([tokenizer([prompt]).ids[0] for prompt in prompts])
+
+
+def ids_of(found):
+    return np.asarray(found.tokens[..., 0]) - 1
+
+
+LONG = "a cat and a dog on a mat, in the rain under a tree"
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_what_is_cut_is_said(encoder, tokenizer):
+    whole = tokenizer.ids(LONG)
+    assert len(whole) > tokenizer.room
+    with pytest.warns(UserWarning) as said:
+        found = text.encode([LONG, "a cat", ""], encoder)
+    (warning,) = said
+    cut = tokenizer([LONG]).cut[0]
+    assert repr(cut) in str(warning.message)
+    assert LONG.endswith(cut) and tokenizer.ids(cut) == whole[tokenizer.room :]
+    assert [len(tokenizer.start), len(tokenizer.end)] == [1, 1]
+    np.testing.assert_array_equal(ids_of(found)[0], [*tokenizer.start, *whole[:10], *tokenizer.end])
+    np.testing.assert_array_equal(found.mask.sum(1), [12, 2 + len(tokenizer.ids("a cat")), 2])
+    np.testing.assert_array_equal(ids_of(found)[2, 1:], tokenizer.end * 11)  # "" is a prompt as any other
+
+
+def test_windows_take_all_of_a_prompt_and_end_after_a_comma(encoder, tokenizer):
+    assert len(tokenizer.ids("a cat and a dog on a mat,")) > 10 > len(tokenizer.ids("a cat on a mat,"))
+    prompt = "a cat on a mat, in the rain under a tree"
+    found = text.encode([prompt, ""], encoder, windows=True)
+    assert len(tokenizer.ids(prompt)) > 10
+    np.testing.assert_array_equal(
+        ids_of(found)[0], rows(tokenizer, "a cat on a mat,", "in the rain under a tree").reshape(-1)
+    )
+    np.testing.assert_array_equal(ids_of(found)[1], rows(tokenizer, "", "").reshape(-1))  # as many windows
+    assert found.mask.shape == (2, 24)
+    np.testing.assert_array_equal(found.pooled[:, 0], [tokenizer.ids("a")[0], tokenizer.end[0]])  # of the first window
+
+
+def test_a_window_without_a_comma_is_filled(encoder, tokenizer):
+    prompt = "a cat " * 11
+    tokens = tokenizer.ids(prompt)
+    found = text.encode([prompt], encoder, windows=True)
+    kept = ids_of(found)[0][found.mask[0]]
+    np.testing.assert_array_equal(kept[(kept != tokenizer.start[0]) & (kept != tokenizer.end[0])], tokens)
+    np.testing.assert_array_equal(found.mask[0].reshape(-1, 12)[:-1], True)
+
+
+def test_break_ends_a_window_also_inside_brackets(encoder, tokenizer):
+    found = text.encode(["a cat BREAK (a dog BREAK a mat)"], encoder, windows=True, emphasis="scale")
+    places = found.tokens[0, :, 1].reshape(3, 12)[:, 1:3]
+    np.testing.assert_allclose(places, [[2, 3], [2.2, 3.3], [2.2, 3.3]], rtol=1e-6)
+    plain = text.encode(["a cat BREAK a dog BREAK a mat"], encoder, windows=True)
+    np.testing.assert_array_equal(ids_of(plain)[0], rows(tokenizer, "a cat", "a dog", "a mat").reshape(-1))
+
+
+def test_weights_multiply_and_the_mean_is_restored(encoder, tokenizer):
+    count = len(tokenizer.ids("cat"))
+    before, _ = embed(tokenizer(["a cat", "a cat"]).ids)
+    weights = np.ones((1, 12, 1), np.float32)
+    weights[:, 2 : 2 + count] = 1.5
+    scaled = text.encode(["a (cat:1.5)", "a cat"], encoder, emphasis="scale").tokens
+    np.testing.assert_allclose(scaled[0], (before * weights)[0], rtol=1e-6)
+    restored = text.encode(["a (cat:1.5)", "a cat"], encoder, emphasis="restore_mean").tokens
+    np.testing.assert_allclose(restored.mean((1, 2)), before.mean((1, 2)), rtol=1e-6)
+    ratio = np.asarray(restored[0] / scaled[0])
+    np.testing.assert_allclose(ratio, np.full((12, 2), ratio[0, 0]), rtol=1e-6)
+    np.testing.assert_array_equal(restored[1], before[1])  # a prompt without weights is left alone
+
+
+def test_weights_go_from_the_empty_prompt(encoder, tokenizer):
+    full, empty = embed(tokenizer(["a cat", ""]).ids)[0]
+    for weight in (0.0, 0.5, 2.0):
+        found = text.encode([f"(a cat:{weight})"], encoder, emphasis="from_empty").tokens[0]
+        inside = slice(1, 1 + len(tokenizer.ids("a cat")))
+        np.testing.assert_allclose(found[inside], (empty + weight * (full - empty))[inside], rtol=1e-6)
+        np.testing.assert_array_equal(found[0], full[0])
+
+
+def test_without_emphasis_brackets_are_text(encoder, tokenizer):
+    prompt = "(a [cat]:1.5)"
+    np.testing.assert_array_equal(ids_of(text.encode([prompt], encoder))[0], tokenizer([prompt]).ids[0])
+
+
+def test_a_weighted_prompt_that_is_too_long_is_cut(encoder, tokenizer):
+    count = len(tokenizer.ids("a cat and"))
+    with pytest.warns(UserWarning, match="left out: ', in the rain'"):
+        found = text.encode(["(a cat and:1.5) a dog on a mat(, in the rain)"], encoder, emphasis="scale")
+    weights = np.array([1, *[1.5] * count, *[1] * (11 - count)], np.float32)
+    np.testing.assert_array_equal(found.tokens[0, :, 1], weights * np.arange(1, 13))
+
+
+def part(batch, tokens, width, pooled=None):
+    values = np.arange(1.0, 1 + batch * tokens * width, dtype=np.float32).reshape(batch, tokens, width)
+    return Embeddings(values, np.ones((batch, tokens), bool), np.full((batch, pooled), pooled) if pooled else None)
+
+
+def test_encoders_stand_side_by_side_and_one_after_other():
+    a, b, c = part(2, 3, 2, 5), part(2, 3, 4, 6), part(2, 7, 8)
+    both = text.side_by_side(a, b)
+    np.testing.assert_array_equal(both.tokens, np.concatenate([a.tokens, b.tokens], -1))
+    assert both.pooled.shape == (2, 6)
+    row = text.one_after_other(both, c)
+    assert row.tokens.shape == (2, 10, 8) and row.mask.shape == (2, 10)
+    np.testing.assert_array_equal(row.tokens[:, :3, :6], both.tokens)
+    np.testing.assert_array_equal(row.tokens[:, :3, 6:], 0)
+    np.testing.assert_array_equal(row.tokens[:, 3:], c.tokens)
+    with pytest.raises(ValueError, match="as many tokens"):
+        text.side_by_side(a, c)
+
+
+@pytest.mark.slow
+def test_sd3_without_t5_is_told_zeros(encoder):
+    told = text.stable_diffusion_3(["a cat"], encoder, encoder, width=6, length=5)
+    assert told["text"].shape == (1, 17, 6) and told["pooled"].shape == (1, 2)
+    np.testing.assert_array_equal(told["text"][:, 12:], 0)
+
+
+def test_what_was_read_once_is_not_read_again(encoder, tokenizer, tmp_path):
+    calls = []
+
+    def network(ids, mask):
+        calls.append(len(ids))
+        return embed(ids)
+
+    weights = text.fingerprint({"kernel": np.ones((2, 3), np.float32)})
+    lazy = text.cached(Encoder(tokenizer, network), weights, tmp_path)
+    prompts = ["a cat", "", "a cat", "a dog"]
+    expected = text.encode(prompts, encoder)
+    for _ in range(2):
+        found = text.encode(prompts, lazy)
+        np.testing.assert_array_equal(found.tokens, expected.tokens)
+        np.testing.assert_array_equal(found.pooled, expected.pooled)
+    assert calls == [3]  # each text once, in one call
+    (tmp_path / weights).joinpath(sorted(p.name for p in (tmp_path / weights).iterdir())[0]).write_bytes(b"damaged")
+    np.testing.assert_array_equal(text.encode(prompts, lazy).tokens, expected.tokens)
+    assert calls == [3, 1]
+    text.encode(["a cat"], text.cached(Encoder(tokenizer, network), text.fingerprint({"kernel": 2.0}), tmp_path))
+    assert calls == [3, 1, 1]  # other weights
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_fingerprint_knows_weights_names_shapes_and_the_call():
+    params = {"a": np.arange(6.0).reshape(2, 3), "b": np.ones(2)}
+    others = [{**params, "b": np.zeros(2)}, {"a": params["a"].reshape(3, 2), "b": params["b"]},
+              {"c": params["a"], "b": params["b"]}]  # fmt: skip
+    prints = [text.fingerprint(params), text.fingerprint(params, skip=1), *map(text.fingerprint, others)]
+    assert len(set(prints)) == 5 and text.fingerprint(dict(params)) == prints[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "how", "message"),
+    [
+        ("a cat", {}, "a list"),
+        ([], {}, "a list"),
+        (["a cat"], {"emphasis": "brackets"}, "'restore_mean'"),
+        ([3], {}, "int"),
+        (["half \ud83d"], {}, "no Unicode"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(encoder, prompts, how, message):
+    with pytest.raises(ValueError, match=message):
+        text.encode(prompts, encoder, **how)

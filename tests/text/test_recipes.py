@@ -1,0 +1,50 @@
+"""What the published models are told of prompts, beside diffusers' pipelines with the same made encoders."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import safetensors
+
+from diffusion import text
+from diffusion.models import interchange
+from diffusion.text import Encoder, Tokenizer
+from tests.models.interchange.published import Published
+from tests.text.vocabularies import FIXTURES, folder_of
+
+PROMPTS = ["a cat, sitting on the mat!", "", "long " * 90]
+BEFORE = {"skip": 1, "norm": False}
+RECIPES = {  # our call; of the encoders, their tokenizers and how they are read
+    "sd": (text.stable_diffusion, [("clip", "clip", {})]),
+    "sdxl": (text.stable_diffusion_xl, [("clip", "clip", BEFORE), ("clip_g", "clip, padded with !", BEFORE)]),
+    "sd3": (
+        text.stable_diffusion_3,
+        [("clip_l", "clip", BEFORE), ("clip_g", "clip, padded with !", BEFORE), ("t5", "t5", {})],
+    ),
+    "flux": (text.flux, [("clip", "clip", {}), ("t5", "t5", {})]),
+    "pixart": (text.pixart, [("t5", "t5", {"masked": True})]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_condition_is_that_of_the_published_pipeline(name, tmp_path):
+    with safetensors.safe_open(FIXTURES / "conditions.safetensors", framework="numpy") as file:
+        about = json.loads(file.metadata()["encoders"])
+        expected = {key.split("/")[1]: file.get_tensor(key) for key in file.keys() if key.startswith(f"{name}/")}
+    encoders = []
+    for which, kind, how in RECIPES[name][1]:
+        shapes = {key: tuple(shape) for key, shape in about[which]["shapes"].items()}
+        theirs = Published(about[which]["config"], shapes, inputs={}, outputs={}, same={}, kept={})
+        tokenizer = Tokenizer.open(folder_of(tmp_path / f"{which} tokenizer", kind))
+        encoders.append(Encoder.of(tokenizer, *interchange.load(theirs.folder(tmp_path / which)), **how))
+    prompts = [" A Cat" if name == "pixart" else PROMPTS[0], *PROMPTS[1:]]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        told = RECIPES[name][0](prompts, *encoders)
+    assert any("long long" in str(one.message) for one in said)
+    assert told.keys() == expected.keys()
+    for key, value in expected.items():
+        assert told[key].shape == value.shape
+        np.testing.assert_allclose(told[key], value, rtol=1e-4, atol=1e-4 * np.abs(value).max(), err_msg=key)

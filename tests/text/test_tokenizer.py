@@ -1,0 +1,85 @@
+"""Our tokenizers beside transformers' own on awkward texts, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion import limits
+from diffusion.text import Tokenizer
+from tests.text.vocabularies import FIXTURES, folder_of
+
+KINDS = [("clip", False), ("clip", True), ("clip, padded with !", False), ("t5", False)]
+
+
+def compare(kind, whole, place, fixtures=FIXTURES):
+    """Ids and masks of the awkward texts with those that transformers gave them."""
+    found = json.loads((fixtures / "ids.json").read_text())
+    tokenizer = Tokenizer.open(folder_of(place, kind, fixtures, whole=whole))
+    tokens = tokenizer(found["texts"])
+    for text, ours, theirs in zip(found["texts"], tokens.ids, found["ids"][kind]["ids"], strict=True):
+        assert list(ours) == theirs, repr(text)
+    np.testing.assert_array_equal(tokens.mask, np.array(found["ids"][kind]["mask"], bool))
+    assert tokens.ids.dtype == np.int32
+
+
+@pytest.mark.parametrize(("kind", "whole"), KINDS)
+def test_ids_are_those_of_transformers(kind, whole, tmp_path):
+    compare(kind, whole, tmp_path / "folder")
+
+
+def test_the_length_is_asked_for_where_no_config_says_it(tmp_path):
+    folder = folder_of(tmp_path / "folder", "t5")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 10**30}))
+    with pytest.raises(ValueError, match="length=77"):
+        Tokenizer.open(folder)
+    tokenizer = Tokenizer.open(folder, length=5)
+    assert tokenizer(["a cat"]).ids.shape == (1, 5)
+    with pytest.raises(ValueError, match="6 ids do not fit into the 4 places"):
+        tokenizer.framed([[3], [3] * 6])
+    with pytest.raises(ValueError, match="length=1 leaves no room"):
+        Tokenizer.open(folder, length=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content", "message"),
+    [
+        ("t5", "spiece.model", b"nothing", "not a model of sentencepiece"),
+        ("clip", "vocab.json", b"[1, 2]", "not a table"),
+        ("clip", "vocab.json", b'{"a": 0}', "do not belong together"),
+        ("clip", "merges.txt", b"zz qq\n", "do not belong together"),
+        ("clip", "tokenizer.json", b"{}", "not a vocabulary"),
+        ("clip", "tokenizer_config.json", b"{", "not valid JSON"),
+    ],
+)
+def test_damaged_files_are_refused(kind, name, content, message, tmp_path):
+    folder = folder_of(tmp_path / "folder", kind)
+    (folder / name).write_bytes(content)
+    with pytest.raises(limits.Refused, match=message):
+        Tokenizer.open(folder, length=8)
+
+
+def test_a_folder_without_a_vocabulary_says_what_it_has(tmp_path):
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(FileNotFoundError, match=r"vocab\.json.*model\.bin"):
+        Tokenizer.open(tmp_path, length=8)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        Tokenizer.open(tmp_path / "nowhere", length=8)
+    folder = folder_of(tmp_path / "folder", "clip")
+    (folder / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"merges\.txt"):
+        Tokenizer.open(folder)
+
+
+@pytest.mark.parametrize("kind", ["clip", "t5"])
+def test_what_is_cut_is_said(kind, tmp_path):
+    tokenizer = Tokenizer.open(folder_of(tmp_path / "folder", kind), length=8)
+    text = "a red cat sleeping on the mat, in the rain"
+    ids, mask, cut = tokenizer([text, "a cat"])
+    assert cut[1] == "" and cut[0] and text.endswith(cut[0].lstrip())
+    assert mask[0].all() and not mask[1].all()
+    kept = [i for i in ids[0] if i not in (*tokenizer.start, *tokenizer.end)]
+    assert kept == tokenizer.ids(text)[: tokenizer.room]
+    if kind == "clip":  # T5's vocabulary marks where a word begins, which a part of a word does not
+        assert kept + tokenizer.ids(cut[0]) == tokenizer.ids(text)
