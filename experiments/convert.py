@@ -2,7 +2,7 @@
 
     python -m experiments.convert --source=stable-diffusion/unet --out=unet_half --dtype=float16
     python -m experiments.convert --source=v1-5-pruned.safetensors --out=sd15
-    python -m experiments.convert --source=DiT-XL-2.safetensors --out=dit --layout=diffusers
+    python -m experiments.convert --source=flux1-dev.safetensors --out=flux --dtype=bfloat16
     python -m experiments.convert --source=runs/imagenet --out=exported
 
 --source is a folder as diffusers and transformers save them (config.json beside safetensors, in one file or with an

@@ -45,6 +45,7 @@ def test_a_solver_steps_where_the_scheduler_of_its_name_would(sampler, settings,
     np.testing.assert_allclose(found[-2:], last, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_start_is_the_noise_of_the_process_where_x_over_alpha_is_walked():
     process = schedulers.read(SD_1)
     assert schedulers.walk(process, "euler", 50).start == pytest.approx(float(process.schedule.sigma(1.0)))

@@ -14,6 +14,7 @@ repositories' layers (input_blocks_1_1_..) are known as well where the tables ha
 """
 
 import collections
+import functools
 import json
 import math
 import pathlib
@@ -160,7 +161,8 @@ class _Part(NamedTuple):
     scale: float
 
 
-def _layers(module: nn.Module, layouts: Sequence[str] = ()) -> dict[str, list[_Place]]:
+@functools.lru_cache(maxsize=16)
+def _layers(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[_Place]]:
     """The layers of a network that have a matrix, by their names; in these layouts, or in all that there are."""
     own = [family for family in families.FAMILIES.values() if type(module) is family.module]
     found: dict[str, list[_Place]] = {}
@@ -226,7 +228,7 @@ def _stacked(parts: Sequence[_Part]) -> Lora:
 def _their_layers(module: nn.Module, one: Lora) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """(A, B, alpha / r) of each of their layers that an adapter of ours changes."""
     family = families.of(module)
-    table = _layers(module, [next(iter(family.tables))])
+    table = _layers(module, (next(iter(family.tables)),))
     found: dict[str, tuple[np.ndarray, np.ndarray, float]] = {}
     for name, factors in lora.places_of(one.adapter).items():
         path, at = lora.parsed(name)

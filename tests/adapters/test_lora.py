@@ -48,7 +48,7 @@ KINDS = {
 }
 
 
-FAST = ("blocks/attention/qkv/kernel", "conv_1/kernel")
+FAST = ("blocks/attention/qkv/kernel",)
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, marks=() if path in FAST else pytest.mark.slow) for path in KINDS])
@@ -67,6 +67,7 @@ def test_the_update_of_every_kind_of_kernel_is_alpha_over_r_down_up(path):
     assert merged["conv_1/bias"] is lora.leaves_of(params)["conv_1/bias"]
 
 
+@pytest.mark.slow
 def test_at_the_start_down_has_the_variance_of_its_inputs_and_no_two_layers_share_a_draw():
     params = {"blocks": {name: {"kernel": jnp.zeros((2, 300, 40))} for name in ("hidden", "out")}}
     first, second = (f["down"] for f in lora.places_of(lora.init(jax.random.key(0), params, 16, "kernel")).values())
@@ -76,6 +77,7 @@ def test_at_the_start_down_has_the_variance_of_its_inputs_and_no_two_layers_shar
     assert (first != second).all()
 
 
+@pytest.mark.slow
 def test_factors_of_a_part_change_that_part_alone():
     params = {"blocks": {"qkv": {"kernel": random(3, 4, 3, 2, 2)}}}
     place = lora.written("blocks/qkv/kernel", (1, slice(None), 2))
@@ -101,7 +103,7 @@ def test_several_adapters_with_weights_are_the_sum_of_their_updates():
                                - 1.5 * one["b"]["kernel"]["down"] @ one["b"]["kernel"]["up"], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_unmerge_gives_the_parameters_back_bit_for_bit(dtype):
     params = {"norm": {"scale": random(6)}, "blocks": {"out": {"kernel": random(2, 4, 6), "bias": random(2, 6)}}}
     params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
@@ -151,6 +153,7 @@ def test_training_the_adapter_alone_lowers_the_loss_and_leaves_the_network_as_it
     np.testing.assert_array_equal(apply(merged, *inputs), lora.adapted(apply, params, 2.0)(state.params, *inputs))
 
 
+@pytest.mark.slow
 def test_the_parameters_get_no_gradient_through_the_adapted_network():
     apply = lambda p, x: x @ p["kernel"]
     params = {"kernel": random(4, 4)}

@@ -114,6 +114,7 @@ def test_layers_of_a_scan_are_stacked_and_alphas_are_told(tmp_path):
     assert set(loras["text_encoder"].scale.values()) == {1.5}
 
 
+@pytest.mark.slow
 def test_layers_that_differ_in_rank_stay_apart_and_mean_the_same(tmp_path):
     path = file("peft", tmp_path / "peft.safetensors")
     tensors = load_file(path)
@@ -145,6 +146,7 @@ def test_names_of_the_original_repositories_are_known(tmp_path):
     np.testing.assert_array_equal(factors["down"].reshape(32, 2), down.T)
 
 
+@pytest.mark.slow
 def test_one_file_of_a_fused_layer_reaches_its_parts_and_back(tmp_path):
     """The original DiT has queries, keys and values in one layer, as ours has; diffusers' has three."""
     module = DiT(patch=2, width=32, depth=2, heads=2, num_classes=3, frequency_shift=1, shape=(8, 8, 4))
