@@ -1,4 +1,4 @@
-"""The tables in docs/: one page a family, from the **Facts:** sections of the docstrings.
+"""The tables in docs/: one page a family, from the **Facts:** sections of the docstrings, and the models' diagrams.
 
     python -m experiments.catalogue
     python -m experiments.catalogue --check
@@ -13,8 +13,8 @@ import inspect
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from absl import app, flags
 
@@ -62,6 +62,15 @@ PAGES = {
                 summary=True),
         Section("Editing", "diffusion.editing", ("paper",), (), summary=True),
     ),
+}  # fmt: skip
+DIAGRAMS = {  # pages of diagrams: the first indented block of a module's docstring, by its heading
+    "models": {
+        "DiT, SiT": "dit", "PixArt": "pixart", "U-ViT": "u_vit", "Stable Diffusion 3": "mmdit", "Flux": "flux",
+        "Stable Diffusion 1, 2, XL": "conditional_unet", "ControlNet": "control_net", "DDPM, ADM": "unet",
+        "DDPM++, NCSN++": "song_unet", "EDM2": "edm2_unet", "KL autoencoder": "autoencoder_kl",
+        "VQ autoencoder": "autoencoder_vq", "Encoder and decoder of both": "encoder_decoder",
+        "Deep-compression autoencoder": "autoencoder_dc", "CLIP": "clip", "T5": "t5",
+    },
 }  # fmt: skip
 TITLES = {"nfe": "NFE", "end": "alpha and sigma at t_max"}
 
@@ -153,6 +162,19 @@ def table(section: Section) -> str:
     return "\n".join(lines)
 
 
+def diagram(module: str) -> str:
+    """The first indented block of a model's docstring, in Markdown.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    text = importlib.import_module(f"diffusion.models.{module}").__doc__ or ""
+    block = re.search(r"\n\n((?: {4}.*\n|\n(?= {4}))+)", text)
+    if block is None:
+        raise ValueError(f"diffusion.models.{module}: its docstring has no diagram, indented by four")
+    return "\n".join(["```", *(line[4:].rstrip() for line in block[1].rstrip().splitlines()), "```"])
+
+
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -170,10 +192,12 @@ def written(page: str, text: str) -> str:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"docs/{page}.md must hold the lines {BEGIN!r} and {END!r} once, in this order")
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    return "\n\n".join([before + BEGIN, *(table(section) for section in PAGES[page]), after])
+    made = [table(section) for section in PAGES.get(page, ())]
+    made += [f"### {title}\n\n{diagram(module)}" for title, module in DIAGRAMS.get(page, {}).items()]
+    return "\n\n".join([before + BEGIN, *made, after])
 
 
-def stale(pages: Mapping[str, Any] = PAGES, folder: pathlib.Path = DOCS) -> dict[str, str]:
+def stale(pages: Iterable[str] = (*PAGES, *DIAGRAMS), folder: pathlib.Path = DOCS) -> dict[str, str]:
     """The pages that differ from what they would be if written now, and what they would be."""
     texts = {page: (folder / f"{page}.md").read_text() for page in pages}
     made = {page: written(page, text) for page, text in texts.items()}

@@ -4,12 +4,16 @@
     python -m experiments.convert --source=v1-5-pruned.safetensors --out=sd15
     python -m experiments.convert --source=flux1-dev.safetensors --out=flux --dtype=bfloat16
     python -m experiments.convert --source=runs/imagenet --out=exported
+    python -m experiments.convert --source=style.safetensors --base=stable-diffusion --out=style.peft.safetensors
 
 --source is a folder as diffusers and transformers save them (config.json beside safetensors, in one file or with an
 index), a single file of an original repository, which is recognised by the names and shapes of its tensors, or a run of
 ours, whose moving average is taken. --out is a folder that the library of that architecture opens with
 `from_pretrained`; a file that holds several networks becomes one folder for each. --layout names the tensors as the
 original repository does, or as our own parameters ("ours": a run's config.init_from.path can name that file).
+
+With --base, the folder of the pipeline that it is for, --source is a LoRA file of kohya's or peft's layout, and --out a
+file of the layout "peft" (the default) or "kohya".
 
 Every tensor of the source is accounted for; nothing in it is executed. See docs/models.md for what is known.
 """
@@ -22,6 +26,7 @@ from typing import Any
 import flax.linen as nn
 from absl import flags
 
+from diffusion.adapters import lora_files
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders
 from diffusion.training import checkpoints
@@ -32,6 +37,7 @@ SOURCE = flags.DEFINE_string("source", None, "folder, safetensors file or run fo
 OUT = flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
 ARCHITECTURE = flags.DEFINE_string("architecture", "", "as docs/models.md lists them; by default as the source says")
 LAYOUT = flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
+BASE = flags.DEFINE_string("base", "", "the pipeline's folder that a LoRA file is for")
 DTYPE = flags.DEFINE_enum("dtype", "float32", folders.FLOATS, "of the numbers that are written")
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
             *workdir.FAILURES)  # fmt: skip
@@ -85,9 +91,40 @@ def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
     return several
 
 
+def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, layout: str = "") -> list[str]:
+    """Writes a LoRA file in another layout; returns the names of the networks that it changes.
+
+    Args:
+      source: of the LoRA file.
+      base: folder of the pipeline, of which the configs alone are read.
+      out: of the file to write; must not exist.
+      layout: "peft" or "kohya"; "" is "peft".
+
+    Raises:
+      FileExistsError: if `out` exists.
+      Mismatch: as `lora_files.load`.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
+    modules = {}
+    for path in sorted(base.glob("*/config.json")):
+        config = folders.read_config(path.parent)
+        if (name := config.get("_class_name") or (config.get("architectures") or [""])[0]) in FAMILIES:
+            modules[path.parent.name] = FAMILIES[name].build(config)
+    if not modules:
+        raise FileNotFoundError(f"{base}: no folder of a known network lies in it; --base is a pipeline's folder.")
+    loras = lora_files.load(source, modules)
+    lora_files.save(out, loras, modules, layout or "peft")
+    return list(loras)
+
+
 def main(argv: list[str]) -> None:
     """Reads, and writes one folder a network; each file appears whole or not at all."""
     out = pathlib.Path(OUT.value)
+    if BASE.value:
+        changed = convert_lora(pathlib.Path(SOURCE.value), pathlib.Path(BASE.value), out, LAYOUT.value)
+        print(f"LoRA of {', '.join(changed)}: {out}")
+        return
     for name, module, params in networks(pathlib.Path(SOURCE.value), ARCHITECTURE.value):
         folder = out / name if name else out
         interchange.save(folder, module, params, layout=LAYOUT.value, dtype=DTYPE.value)

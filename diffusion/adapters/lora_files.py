@@ -127,12 +127,15 @@ def save(
                             f"{name}.alpha": np.asarray(alphas[layer], np.float32)}  # fmt: skip
             else:
                 tensors |= {f"{component}.{shown}.lora_A.weight": down, f"{component}.{shown}.lora_B.weight": up}
+        # peft takes the end of a name, which CLIP's layers have with and without what may stand before it.
+        ranks, alphas = ({layer.removeprefix(lora_names.CLIP): value for layer, value in found.items()}
+                         for found in (ranks, alphas))  # fmt: skip
         rank, alpha = _usual(ranks), _usual(alphas)
-        config = {"r": rank, "lora_alpha": alpha, "target_modules": sorted(layers),
+        config = {"r": rank, "lora_alpha": alpha, "target_modules": sorted(ranks),
                   "rank_pattern": _others(ranks, rank), "alpha_pattern": _others(alphas, alpha)}  # fmt: skip
         about |= {f"{component}.{field}": value for field, value in config.items()}
     metadata = {"format": "pt"} | ({lora_names.METADATA: json.dumps(about)} if layout == "peft" else {})
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    tensors = {name: np.array(array, order="C") for name, array in tensors.items()}
     with files.whole(pathlib.Path(path).expanduser()) as file:
         file.write(serialized(tensors, metadata=metadata))
 
@@ -243,7 +246,10 @@ def _their_layers(module: nn.Module, one: Lora) -> dict[str, tuple[np.ndarray, n
                 if how is None or layer in found or place.row.rows is not None:
                     raise ValueError(f"{name} and others are one layer {layer} of {family.name}, with one A for all; "
                                      "that cannot be written.")  # fmt: skip
-                found[layer] = (*how.to_theirs(*selected), scale)
+                down, up = how.to_theirs(*selected)
+                # Of a convolution, B is one of one pixel.
+                pixel = [1] * (len(place.theirs) - 2)
+                found[layer] = down.reshape(-1, *place.theirs[1:]), up.reshape(*up.shape, *pixel), scale
         if not covered:
             raise ValueError(f"{name} is no layer of {family.name}, and cannot be written.")
     return found

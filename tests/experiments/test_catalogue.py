@@ -6,8 +6,9 @@ import inspect
 import pytest
 
 from diffusion import samplers
+from diffusion.models.interchange import FAMILIES
 from experiments import catalogue
-from experiments.catalogue import DOCS, PAGES, Section, facts, members, mistakes, summary, table, written
+from experiments.catalogue import DIAGRAMS, DOCS, PAGES, Section, facts, members, mistakes, summary, table, written
 
 SECTIONS = [pytest.param(section, id=section.title) for sections in PAGES.values() for section in sections]
 
@@ -18,7 +19,7 @@ def test_every_member_states_its_facts(section):
     assert not mistakes(section)
 
 
-@pytest.mark.parametrize("page", list(PAGES))
+@pytest.mark.parametrize("page", [*PAGES, *DIAGRAMS])
 def test_pages_are_up_to_date(page):
     assert page not in catalogue.stale([page]), "run python -m experiments.catalogue"
 
@@ -28,6 +29,11 @@ def test_pages_begin_with_advice_and_show_a_figure_that_is_there(page):
     text = (DOCS / f"{page}.md").read_text()
     assert text.index("## Which one should I use") < text.index(f"](images/{page}.png)") < text.index(catalogue.BEGIN)
     assert (DOCS / "images" / f"{page}.png").is_file()
+
+
+def test_every_architecture_that_is_read_stands_on_the_page_of_models():
+    text = (DOCS / "models.md").read_text()
+    assert [name for name in FAMILIES if f"`{name}`" not in text] == []
 
 
 def test_every_sampler_of_the_conformance_list_is_in_the_table():

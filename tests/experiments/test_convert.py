@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders
 from experiments import convert
+from tests.adapters import test_lora_files
 from tests.models.interchange import published
 
 SMALL = {"UNet2DConditionModel": "conditional_unet_original_sd1", "AutoencoderKL": "autoencoder_kl_original"}
@@ -87,3 +88,26 @@ def test_our_own_names(tmp_path):
     again, read = interchange.load(tmp_path / "ours")
     assert again == module
     equal(read, params)
+
+
+@pytest.mark.slow
+def test_a_lora_file_of_kohya_becomes_that_of_peft(tmp_path):
+    """Tensor for tensor diffusers' own file, but for a prefix that transformers dropped in version 5."""
+    about, _, _ = test_lora_files.fixture()
+    for component, name in test_lora_files.CLASSES.items():
+        (tmp_path / "base" / component).mkdir(parents=True)
+        config = about[f"{component.removesuffix('_encoder')}_config"]
+        about_it = {"_class_name": name} if component == "unet" else {"architectures": [name]}
+        (tmp_path / "base" / component / "config.json").write_text(json.dumps({**config, **about_it}))
+    kohya = test_lora_files.file("kohya", tmp_path / "kohya.safetensors")
+    theirs = load_file(test_lora_files.file("peft", tmp_path / "theirs.safetensors"))
+    changed = convert.convert_lora(kohya, tmp_path / "base", tmp_path / "peft.safetensors")
+    assert set(changed) == set(test_lora_files.CLASSES)
+    bare = lambda tensors: {name.replace("text_model.", ""): array for name, array in tensors.items()}
+    ours, theirs = bare(load_file(tmp_path / "peft.safetensors")), bare(theirs)
+    assert ours.keys() == theirs.keys()
+    equal(ours, theirs)
+    with pytest.raises(FileExistsError, match="exists already"):
+        convert.convert_lora(kohya, tmp_path / "base", tmp_path / "peft.safetensors")
+    with pytest.raises(FileNotFoundError, match="no folder of a known network"):
+        convert.convert_lora(kohya, tmp_path / "nothing", tmp_path / "other.safetensors")

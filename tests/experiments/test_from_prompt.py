@@ -35,8 +35,9 @@ def test_pictures_carry_their_settings_and_are_made_again_to_the_byte(tmp_path, 
     assert told.returncode == 0, told.stderr
     assert told.stdout.split() == ["made/42.png", "made/43.png"]
     about = pictures.settings_of(tmp_path / "made" / "43.png")
-    known = {"prompt": "a cat", "negative": "bad", "steps": 3, "guidance": 5.0, "seed": 43, "sampler": "euler_ancestral",
-             "strength": 0.7, "image": "cat.png", "device": jax.devices()[0].device_kind}  # fmt: skip
+    known = {"prompt": "a cat", "negative": "bad", "steps": 3, "guidance": 5.0, "seed": 43,
+             "sampler": "euler_ancestral", "strength": 0.7, "image": "cat.png",
+             "device": jax.devices()[0].device_kind}  # fmt: skip
     assert {key: about[key] for key in known} == known
     assert len(about["checkpoint"]) == len(about["files"]["cat.png"]) == 64 and "jax" in about["versions"]
 
