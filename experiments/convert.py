@@ -33,12 +33,6 @@ from diffusion.training import checkpoints
 from experiments import config as configs
 from experiments import resolve, workdir
 
-SOURCE = flags.DEFINE_string("source", None, "folder, safetensors file or run folder to read", required=True)
-OUT = flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
-ARCHITECTURE = flags.DEFINE_string("architecture", "", "as docs/models.md lists them; by default as the source says")
-LAYOUT = flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
-BASE = flags.DEFINE_string("base", "", "the pipeline's folder that a LoRA file is for")
-DTYPE = flags.DEFINE_enum("dtype", "float32", folders.FLOATS, "of the numbers that are written")
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
             *workdir.FAILURES)  # fmt: skip
 # What single files hold beside the networks: the schedule's tables, and what only training uses.
@@ -120,17 +114,24 @@ def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, la
 
 def main(argv: list[str]) -> None:
     """Reads, and writes one folder a network; each file appears whole or not at all."""
-    out = pathlib.Path(OUT.value)
-    if BASE.value:
-        changed = convert_lora(pathlib.Path(SOURCE.value), pathlib.Path(BASE.value), out, LAYOUT.value)
+    given = flags.FLAGS
+    source, out = pathlib.Path(given.source), pathlib.Path(given.out)
+    if given.base:
+        changed = convert_lora(source, pathlib.Path(given.base), out, given.layout)
         print(f"LoRA of {', '.join(changed)}: {out}")
         return
-    for name, module, params in networks(pathlib.Path(SOURCE.value), ARCHITECTURE.value):
+    for name, module, params in networks(source, given.architecture):
         folder = out / name if name else out
-        interchange.save(folder, module, params, layout=LAYOUT.value, dtype=DTYPE.value)
+        interchange.save(folder, module, params, layout=given.layout, dtype=given.dtype)
         count = sum(leaf.size for leaf in folders.leaves_of(params).values())
         print(f"{type(module).__name__}, {count:,} parameters: {folder}")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("source", None, "folder, safetensors file or run folder to read", required=True)
+    flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
+    flags.DEFINE_string("architecture", "", "as docs/models.md lists them; by default as the source says")
+    flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
+    flags.DEFINE_string("base", "", "the pipeline's folder that a LoRA file is for")
+    flags.DEFINE_enum("dtype", "float32", folders.FLOATS, "of the numbers that are written")
     configs.run(main, FAILURES)

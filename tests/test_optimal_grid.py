@@ -30,9 +30,8 @@ def _ddim_walk(schedule, x, grid, trajectory=False):
     return jnp.stack(way) if trajectory else way[-1]
 
 
-@pytest.mark.parametrize(
-    "schedule_name, gain", [("edm", (1.2, 1.05)), pytest.param("cosine", (1.02, 1.02), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("schedule_name, gain", [("edm", (1.2, 1.05)), ("cosine", (1.02, 1.02))])
+@pytest.mark.slow
 def test_optimal_grid_beats_the_others_on_samples_that_it_has_not_seen(schedule_name, gain, x64):
     """Five and ten steps of ddim against the exact flow; uniform times of the cosine schedule come closest."""
     schedule = SCHEDULES[schedule_name]

@@ -13,7 +13,7 @@ COMMANDS = (
     "launch.kubernetes", "benchmarks.train_step",
     "experiments.plan", "experiments.reproduce", "benchmarks.soak", "benchmarks.inception", "benchmarks.protocols",
     "benchmarks.fid_by_n", "experiments.catalogue", "experiments.family_figures",
-    "benchmarks.few_steps", "benchmarks.samplers",
+    "benchmarks.few_steps", "benchmarks.samplers", "experiments.convert", "experiments.encode",
 )  # fmt: skip
 
 

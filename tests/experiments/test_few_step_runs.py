@@ -22,7 +22,6 @@ OBJECTIVES = {  # the objective, and what its network predicts
         {"name": "edm"},
     ),
 }
-FAST = ("mean_flow",)
 
 
 def config_of(name):
@@ -36,7 +35,8 @@ def config_of(name):
     return config
 
 
-@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in OBJECTIVES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_flow_map_trains_and_samples_in_one_evaluation(name, tmp_path):
     config = config_of(name)
     checks.validate(config)

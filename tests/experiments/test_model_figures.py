@@ -37,6 +37,7 @@ def real_digits():
     return train.images, train.labels
 
 
+@pytest.mark.slow
 def test_accuracy_of_shuffled_labels_is_chance_beside_the_ceiling_of_real_images():
     images, labels = real_digits()
     found = model_figures.accuracy(subject(images, np.random.default_rng(0).permutation(labels)))

@@ -56,6 +56,7 @@ def exploded(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_printed_command_repeats_the_failure_and_names_it(tmp_path, exploded, capsys):
     assert train.run(tiny(**EXPLODES), exploded) == 1  # once more, the same
     told = capsys.readouterr().out

@@ -171,6 +171,7 @@ def test_evaluation_in_the_loop(tmp_path, monkeypatch):
     assert (tmp_path / "stopped/metrics.jsonl").read_bytes() == (tmp_path / "straight/metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, capsys):
     """By the figures 5, 3, 4, 6 of steps 2, 4, 6, 8 that is step 4, also where the run is stopped after it."""
     scripted = {2: 5.0, 4: 3.0, 6: 4.0, 8: 6.0}

@@ -136,7 +136,8 @@ def test_forward_mode(attention):
 
 
 @pytest.mark.parametrize(
-    "options", [pytest.param({"remat": "full"}, marks=pytest.mark.slow), {"remat": "dots"}, {"unroll": 99}]
+    "options",
+    [*(pytest.param({"remat": remat}, marks=pytest.mark.slow) for remat in ("full", "dots")), {"unroll": 99}],
 )
 def test_remat_and_unrolling_change_nothing(options):
     model, variables = build()

@@ -78,6 +78,7 @@ def test_skip_counts_in_every_line_and_survives_an_interruption(flawed, tmp_path
     assert whole == resumed
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:left out")
 def test_stop_saves_the_state_and_the_same_run_goes_on_with_skip(flawed, tmp_path):
     first = next(k for k, number in enumerate(skipped_by_definition()) if number)  # the step that meets one, from 0
