@@ -33,6 +33,11 @@ def defaults() -> ConfigDict:
             "threads": 2,  # that read and decode
             "damaged": "stop",  # at a damaged record; or "skip": the next sound one takes its place, and it is counted
             "shape": placeholder(tuple),  # of one example, (H, W, C); None: as the dataset says
+            "buckets": {  # pictures of several sizes: each batch is of one, nearest in aspect ratio to its pictures
+                "area": 0,  # pixels that no size exceeds and all nearly have, e.g. 1024 * 1024; 0: pictures of one size
+                "multiple": 64,  # of which every side is one
+                "widest": 4.0,  # the most that a side is of the other
+            },  # shape is then that of the samples, and one of the sizes
             "latents": {
                 "dir": "",  # a cache of the latents of name at split (experiments.encode), read in place of pictures
                 "autoencoder": "",  # the one that must have made them, and decodes samples; "": whichever it was

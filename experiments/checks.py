@@ -45,6 +45,7 @@ def validate(config: Mapping, spec: Any = None) -> None:
             raise unknown(f"config.evaluate.features[{i}]", name, names.FEATURE_NAMES, "features")
     _check_evaluation(config)
     _check_latents(config)
+    _check_buckets(config)
     if spec is not None:
         _check_dataset(config, spec)
 
@@ -146,6 +147,28 @@ def _check_latents(config: Mapping) -> None:
     if config["evaluate"]["every"] and not data["latents"]["autoencoder"]:
         raise ConfigError(f"config.evaluate.every = {config['evaluate']['every']}, but samples of latents are no "
                           "pictures. Valid: 0, or config.data.latents.autoencoder = the folder of the autoencoder.")
+
+
+def _check_buckets(config: Mapping) -> None:
+    sizes, data, name = resolve.sizes(config), config["data"], config["model"]["name"]
+    if not sizes:
+        return
+    on = f"config.data.buckets.area = {data['buckets']['area']}"
+    if data["latents"]["dir"]:
+        raise ConfigError(f"{on}, but config.data.latents.dir = {data['latents']['dir']!r} holds latents of one size. "
+                          "Valid: an area of 0, or pictures.")
+    if data["damaged"] == "skip":
+        raise ConfigError(f'{on}, but config.data.damaged = "skip": a damaged picture has no size. Valid: "stop".')
+    if name in names.ONE_SIZE:
+        raise ConfigError(f"{on}, but config.model.name = {name!r} learns the positions of one size. Valid: an area of "
+                          f"0, or one of {', '.join(sorted(names.MODELS.keys() - {*names.ONE_SIZE}))}.")
+    shape = data["shape"]
+    if shape is None or len(shape) != 3 or tuple(shape[:2]) not in sizes:
+        raise ConfigError(f"config.data.shape = {shape if shape is None else tuple(shape)}, but {on} needs the shape "
+                          "of the samples. Valid: (height, width, channels) of a size out of "
+                          f"{', '.join(f'{h} x {w}' for h, w in sizes)}.")
+    for size in sizes:  # patches and halvings
+        resolve.model(config, (*size, shape[-1]))
 
 
 def _check_dataset(config: Mapping, spec: Any) -> None:

@@ -151,6 +151,8 @@ def of_run(text: str) -> ConfigDict:
     config = from_json(text)
     if isinstance(config.get("data"), ConfigDict) and "latents" not in config.data:
         config.data.latents = {"dir": "", "autoencoder": ""}
+    if isinstance(config.get("data"), ConfigDict) and "buckets" not in config.data:
+        config.data.buckets = {"area": 0, "multiple": 64, "widest": 4.0}
     return config
 
 

@@ -1,26 +1,57 @@
-"""The examples that a run trains on: pictures of a dataset, or latents of them from a cache."""
+"""The examples that a run trains on: pictures of a dataset, of one size or several, or latents from a cache."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from diffusion.data import latents, pipeline, sources
+from diffusion.data import buckets, latents, pipeline, sources
 from diffusion.data.transforms import Augmentation
 from experiments import autoencoders, resolve
 from experiments.config import ConfigError
 
 
 class Examples(NamedTuple):
-    """What `pipeline.batches` takes.
+    """What batches are made of.
 
     Attributes:
         source: random access to the records.
         spec: what they are.
         augment: what is done to each, in order.
+        sizes: (height, width) of each bucket; none where all pictures are of one size.
+        bucket: int [N], that of each picture, in 0..len(sizes) - 1.
     """
 
     source: pipeline.Source
     spec: sources.DataSpec
     augment: tuple[Augmentation, ...]
+    sizes: tuple[buckets.Size, ...] = ()
+    bucket: Sequence[int] = ()
+
+    def batches(
+        self, config: Mapping, start: int, positions: Sequence[int], threads: int
+    ) -> Iterator[pipeline.Batch]:
+        """The batches of a run.
+
+        Args:
+            config: the run's.
+            start: global index of the first example, a multiple of the batch size.
+            positions: of the rows [b] of every global batch that this process reads.
+            threads: that read.
+
+        Returns:
+            Iterator as that of `pipeline.batches`; with buckets, the images [b, h, w, C] of a batch are of its bucket's
+            size. No network that a config names is told "size", so it is left out.
+        """
+        seed, batch_size = config["seed"], config["train"]["batch_size"]
+        if not self.sizes:
+            return pipeline.batches(
+                self.source, self.spec, seed=seed, batch_size=batch_size, start=start, positions=positions,
+                augment=self.augment, threads=threads, damaged=config["data"]["damaged"],
+            )  # fmt: skip
+        order = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
+        return buckets.batches(
+            self.source, order, self.sizes, start=start // batch_size, positions=positions, augment=self.augment,
+            told=False, threads=threads,
+        )  # fmt: skip
 
 
 def open_examples(config: Mapping) -> Examples:
@@ -33,13 +64,21 @@ def open_examples(config: Mapping) -> Examples:
     place = data["latents"]["dir"]
     try:
         if not place:
-            source, spec = sources.open_source(data["name"], data["split"], data["dir"])
-            return Examples(source, spec, resolve.augmentations(config))
+            sizes = resolve.sizes(config)
+            source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=varied(config))
+            bucket = buckets.nearest(buckets.measured(source, data["threads"]), sizes) if sizes else ()
+            return Examples(source, spec, resolve.augmentations(config), sizes, bucket)
         cache, spec = latents.open_cache(place)
         asked = data["latents"]["autoencoder"]
         autoencoder = autoencoders.load(asked).record if asked else None
         latents.require(cache.description, data["name"], data["split"], autoencoder, where=place)
+    except sources.DamagedRecord:
+        raise  # no mistake in the config
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data: {error}") from error
     return Examples(cache, spec, (cache.draw,))
 
+
+def varied(config: Mapping) -> tuple[int, ...]:
+    """(H, W) of the samples where the run's pictures are of several sizes; () where all are of one."""
+    return tuple(config["data"]["shape"][:2]) if config["data"]["buckets"]["area"] else ()

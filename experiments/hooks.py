@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
-from experiments import figures, generate
+from experiments import examples, figures, generate
 from experiments.measures import evaluate_samples
 
 
@@ -55,7 +55,7 @@ def evaluation(
     """
     split = "validation"
     try:
-        sources.describe(config.data.name, split, config.data.dir)
+        sources.describe(config.data.name, split, config.data.dir, examples.varied(config))
     except ValueError:
         split = config.evaluate.split
     make = generate.generator(config, spec.shape, mesh)

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.data import pipeline, sources
+from diffusion.data import buckets, pipeline, sources
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
 from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, rows
 from diffusion.metrics.features import NAMES as FEATURE_NAMES
 from experiments import config as configs
+from experiments.examples import varied
 from experiments.samples import check_samples
 
 SEED = 0  # of the subsets, the resamples and the noise, so that the same samples give the same report
@@ -220,7 +221,7 @@ def split_of(config: Mapping, split: str) -> Split:
     """
     data = config["data"]
     try:
-        return _read_split(data["name"], split, data["dir"], data["damaged"])
+        return _read_split(data["name"], split, data["dir"], data["damaged"], varied(config))
     except sources.DamagedRecord:
         raise  # no mistake in the config
     except ValueError as error:
@@ -228,8 +229,8 @@ def split_of(config: Mapping, split: str) -> Split:
 
 
 @functools.lru_cache(maxsize=4)
-def _read_split(name: str, split: str, data_dir: str, damaged: str) -> Split:
-    records, spec = sources.open_source(name, split, data_dir)
+def _read_split(name: str, split: str, data_dir: str, damaged: str, size: tuple[int, ...]) -> Split:
+    records, spec = sources.open_source(name, split, data_dir, varied=size)
     images = np.empty((spec.size, *spec.shape), np.uint8)
     labels = np.zeros(spec.size, np.int64)
     found = 0
@@ -237,7 +238,8 @@ def _read_split(name: str, split: str, data_dir: str, damaged: str) -> Split:
         rows = range(start, min(start + 1000, spec.size))
         for record in pipeline.sound(records, rows) if damaged == "skip" else records.__getitems__(rows):
             if record is not None:
-                images[found], labels[found] = record["image"], record.get("label", 0)
+                image = buckets.fit(record["image"], size)[0] if size else record["image"]  # the middle
+                images[found], labels[found] = image, record.get("label", 0)
                 found += 1
     return Split(images[:found], labels[:found], spec)
 

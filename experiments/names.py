@@ -88,9 +88,10 @@ FLOW_MAPS = {
 }
 TWO_TIMES = ("mean_flow", "improved_mean_flow", "shortcut")  # their networks are told two times
 VELOCITIES = ("flow_matching", "contrastive_flow_matching", *TWO_TIMES)  # their networks predict one
+ONE_SIZE = ("u_vit",)  # a position of its own is learned for each patch: these take pictures of one size
 TAUGHT = ("progressive_distillation",)  # they need config.teacher
 __all__ = [
     "AUGMENTATIONS", "CLOCKS", "COUPLINGS", "DENSITIES", "FEATURES", "FEATURE_NAMES", "FLOW_MAPS", "GRIDS", "GUIDANCES",
-    "MODELS", "OBJECTIVES", "OPTIMIZERS", "PARAMETERIZATIONS", "SAMPLERS", "SCHEDULES", "TAUGHT", "TWO_TIMES",
-    "VELOCITIES", "WEIGHTINGS",
+    "MODELS", "OBJECTIVES", "ONE_SIZE", "OPTIMIZERS", "PARAMETERIZATIONS", "SAMPLERS", "SCHEDULES", "TAUGHT",
+    "TWO_TIMES", "VELOCITIES", "WEIGHTINGS",
 ]

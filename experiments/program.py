@@ -87,5 +87,7 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     rows, where = config.train.batch_size, sharding.batch_sharding(mesh)
     batch = {name: jax.ShapeDtypeStruct((rows, *of), kind, sharding=where) for name, (kind, of) in parts.items()}
     if config.mesh.kind == "jit":  # what does not fit the mesh shows before anything is made
-        jax.eval_shape(step, target, batch, seed)
+        for size in resolve.sizes(config) or (None,):
+            image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
+            jax.eval_shape(step, target, batch | image, seed)
     return Program(seed, conditional, average, init, target, batch, step)

@@ -24,7 +24,6 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from diffusion.data import pipeline
 from diffusion.models import layout
 from diffusion.training import checkpoints, compilation_cache, sharding, state
 from diffusion.training.step import example_keys, join, prepare, split
@@ -118,19 +117,15 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
         have = ", ".join(map(str, checkpoints.steps(workdir))) or "none"
         asked = "it holds no step that has failed" if step is None else f"it has no checkpoint of step {step}"
         raise checkpoints.CheckpointError(f"{workdir}: {asked}; --step takes one of its checkpoints: {have}.")
-    records, spec, augment = open_examples(config)
+    given = open_examples(config)
+    spec = given.spec
     try:
         mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
         program = programs.build(config, spec.shape, mesh)
     except ValueError as error:
         raise ConfigError(f"config.mesh: {error}") from error
     before, about = checkpoints.restore(place, step, program.target)
-    data = pipeline.batches(
-        records, spec, seed=config.seed, batch_size=config.train.batch_size, start=about["examples"],
-        positions=sharding.positions(config.train.batch_size, mesh), augment=augment, threads=0,
-        damaged=config.data.damaged,
-    )  # fmt: skip
-    batch = next(data)
+    batch = next(given.batches(config, about["examples"], sharding.positions(config.train.batch_size, mesh), 0))
     if not program.conditional:
         del batch["label"]
     batch = sharding.to_devices(batch, mesh, config.train.batch_size)

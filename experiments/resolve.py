@@ -1,6 +1,7 @@
 """From names in a config to functions of the library, by the tables of `experiments.names`."""
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps, weightings
-from diffusion.data import transforms
+from diffusion.data import buckets, transforms
 from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.parameterizations import Denoiser
 from diffusion.training import optimizers
 from experiments import fields, names
 from experiments.config import ConfigError, plain, unknown
 
+MOST_MULTIPLES = 128  # that a side of a bucket is
 HIDDEN = {"parent", "name"}  # arguments of Linen modules that are not ours to set
 
 
@@ -231,6 +233,26 @@ def augmentations(config: Mapping) -> tuple[transforms.Augmentation, ...]:
     """The augmentations `config.data.augment`, in their order."""
     return tuple(call(names.AUGMENTATIONS, spec, f"config.data.augment[{i}]", "augmentation")
                  for i, spec in enumerate(config["data"]["augment"]))
+
+
+def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
+    """The heights and widths of `config.data.buckets`, from the highest to the widest; none where it is off.
+
+    Raises:
+      ConfigError: if no size fits.
+    """
+    asked = config["data"]["buckets"]
+    if not asked["area"]:
+        return ()
+    if asked["area"] * asked["widest"] > (MOST_MULTIPLES * asked["multiple"]) ** 2:
+        raise ConfigError(f"config.data.buckets = {plain(asked)!r} has too many sizes, for each of which a step is "
+                          f"compiled. Valid: a larger multiple, so that no side is more than {MOST_MULTIPLES} of it.")
+    least, most = (math.sqrt(asked["area"] * ratio) for ratio in (1 / asked["widest"], asked["widest"]))
+    try:
+        return buckets.within(asked["area"], asked["multiple"], math.ceil(least), math.floor(most))
+    except ValueError as error:
+        raise ConfigError(f"config.data.buckets = {plain(asked)!r}: {error}. Valid: e.g. an area of "
+                          f"{(4 * asked['multiple']) ** 2}.") from error
 
 
 def sampler(config: Mapping) -> samplers.Sampler:

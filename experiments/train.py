@@ -25,7 +25,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from diffusion.data import pipeline, sources
+from diffusion.data import sources
 from diffusion.training import (
     checkpoints,
     compilation_cache,
@@ -76,7 +76,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             raise ConfigError(f"config.mesh: {error}") from error
 
         # ==== Data ====
-        records, spec, augment = examples.open_examples(config)
+        given = examples.open_examples(config)
+        spec = given.spec
         checks.validate(config, spec)
 
         # ==== Run folder ====
@@ -193,14 +194,11 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             return 0
         if restored:
             display.say(f"going on with {folder} from step {step} of {total}")
-        data = pipeline.batches(
-            records, spec, seed=config.seed, batch_size=batch_size, start=about["examples"],
-            positions=sharding.positions(batch_size, mesh),
-            augment=augment, threads=config.data.threads, damaged=config.data.damaged,
-        )  # fmt: skip
+        data = given.batches(config, about["examples"], sharding.positions(batch_size, mesh), config.data.threads)
         stack.callback(data.close)
         stop, signal_number = stack.enter_context(preemption.StopRequest()), None
         stack.enter_context(display)
+        kinds: set[str] = set()  # of steps so far
         started, ahead = step, 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
 
         def due(every):
@@ -220,7 +218,13 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                     raise
                 if not program.conditional:
                     del batch["label"]
-                with watch.work("a step", step):
+                kind = "a step"
+                if given.sizes:  # the step is compiled once for each
+                    kind = "a step of {} x {} pictures".format(*batch["image"].shape[1:3])
+                    if kind not in kinds:
+                        kinds.add(kind)
+                        display.say(f"step {step}: {kind} is compiled ({len(kinds)} of {len(given.sizes)} sizes)")
+                with watch.work(kind, step):
                     train_state, metrics = program.step(train_state, sharding.to_devices(batch, mesh, batch_size), seed)
                 step += 1
                 jax.tree.map(lambda leaf: leaf.copy_to_host_async(), metrics)

@@ -13,12 +13,13 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from diffusion.data import pipeline
+from diffusion.data.transforms import Augmentation
 
 Size = tuple[int, int]  # height and width
 
@@ -106,6 +107,23 @@ def nearest(pictures: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
     by_area = np.argsort(-table.prod(1), kind="stable")
     distance = np.abs(ratio(pictures)[:, None] - ratio(table[by_area]))
     return by_area[np.argmin(np.round(distance, 12), axis=1)]
+
+
+def measured(source: Any, threads: int = 2, rows: int = 1024) -> np.ndarray:
+    """The heights and widths of all pictures of a source, in its order.
+
+    Every record is read once; only the header of its picture is decoded.
+
+    Args:
+        source: records with `sizes(rows) -> int64 [n, 2]`, as `sources.Records`.
+        threads: that read.
+        rows: read at a time.
+
+    Returns:
+        int64 [N, 2].
+    """
+    runs = [range(first, min(first + rows, len(source))) for first in range(0, len(source), rows)]
+    return np.concatenate(list(pipeline.iterate(len(runs), lambda step: source.sizes(runs[step]), threads)))
 
 
 class Order(NamedTuple):
@@ -219,6 +237,8 @@ def batches(
     *,
     start: int = 0,
     positions: Sequence[int] | None = None,
+    augment: Sequence[Augmentation] = (),
+    told: bool = True,
     threads: int = 2,
 ) -> Iterator[pipeline.Batch]:
     """Returns the endless training batches from a step on, this process's rows of each.
@@ -229,6 +249,8 @@ def batches(
         sizes: of the buckets.
         start: the first step.
         positions: of the rows [b] of every batch that this process reads, each in 0..B - 1; None: all.
+        augment: functions (rng, image) -> image of the same size, applied in this order to the pictures as they fit.
+        told: whether the batches have "size", for networks that are told it.
         threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
 
     Returns:
@@ -244,8 +266,12 @@ def batches(
         records = pipeline.fetch(source, rows[mine])
         fitted = [fit(record["image"], sizes[bucket], pipeline.rng_of(order.seed, i, 0))
                   for i, record in zip(index.tolist(), records)]  # fmt: skip
-        images, told = (np.stack(parts) for parts in zip(*fitted))
+        examples, sizes_told = [image for image, _ in fitted], np.stack([size for _, size in fitted])
+        for position, function in enumerate(augment, 1):
+            examples = [function(pipeline.rng_of(order.seed, i, position), image)
+                        for i, image in zip(index.tolist(), examples)]  # fmt: skip
+        images = np.stack(examples)
         labels = np.array([record.get("label", 0) for record in records], np.int32)
-        return {"image": images, "size": told, "label": labels, "index": index}
+        return {"image": images, "label": labels, "index": index} | ({"size": sizes_told} if told else {})
 
     return pipeline.iterate(sys.maxsize, read, threads)

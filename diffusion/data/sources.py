@@ -1,16 +1,19 @@
 """Random access to the records of a dataset, by its TFDS name."""
 
+import functools
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from diffusion import limits
 from diffusion.data import catalog
-from diffusion.data.transforms import decode, decode_square
+from diffusion.data.transforms import FORMATS, decode, decode_any, decode_square
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
 MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory
@@ -37,7 +40,7 @@ class DataSpec(NamedTuple):
         return "image" if self.dtype == "uint8" else "x"
 
 
-def describe(name: str, split: str, data_dir: str = "") -> DataSpec:
+def describe(name: str, split: str, data_dir: str = "", varied: tuple[int, ...] = ()) -> DataSpec:
     """Returns what a split holds without reading its records (a bundled dataset is prepared if it is not there yet).
 
     Args:
@@ -45,6 +48,7 @@ def describe(name: str, split: str, data_dir: str = "") -> DataSpec:
       split: split name, or a part of it in TFDS's notation.
       data_dir: folder of prepared datasets; "" for the default: TFDS_DATA_DIR or ~/tensorflow_datasets, and for the
         bundled datasets DIFFUSION_CACHE/tfds, by default ~/.cache/diffusion/tfds.
+      varied: as in `open_source`.
 
     Returns:
       The `DataSpec`.
@@ -53,16 +57,20 @@ def describe(name: str, split: str, data_dir: str = "") -> DataSpec:
       FileNotFoundError: the dataset or one of its files is not there; nothing is ever downloaded.
       ValueError: the split is not in the dataset, the dataset is not one of images, or its folder is not safe to open.
     """
-    return _spec(_builder(name, data_dir), name, split)
+    return _spec(_builder(name, data_dir), name, split, varied)
 
 
-def open_source(name: str, split: str, data_dir: str = "", side: int = 0) -> tuple["Records", DataSpec]:
+def open_source(
+    name: str, split: str, data_dir: str = "", side: int = 0, varied: tuple[int, ...] = ()
+) -> tuple["Records", DataSpec]:
     """Opens a split for random access.
 
     Args:
       name, split, data_dir: as in `describe`.
       side: of the squares that images are made of any size, see `transforms.decode_square`; 0 for images that have one
         size already.
+      varied: (H, W) that `spec.shape` is to have where the images stay as they are, each of its own size, for
+        `data.buckets` to fit them; () where all have one.
 
     Returns:
       The records, {"image": uint8 [H, W, C], "label": int in 0..num_classes - 1} each ("label" only where the dataset
@@ -72,7 +80,7 @@ def open_source(name: str, split: str, data_dir: str = "", side: int = 0) -> tup
       FileNotFoundError, ValueError: as in `describe`.
     """
     builder = _builder(name, data_dir)
-    spec = _spec(builder, name, split, side)
+    spec = _spec(builder, name, split, (side, side) if side else varied)
     for path in builder.info.splits[split].filepaths:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{name} ({split}): {path} is missing; prepare the dataset again.")
@@ -84,18 +92,24 @@ def open_source(name: str, split: str, data_dir: str = "", side: int = 0) -> tup
     # Images stay encoded: other image features are not needed, and "image" is decoded where its errors can be named.
     features = builder.info.features.items()
     skip = {key: tfds.decode.SkipDecoding() for key, feature in features if isinstance(feature, tfds.features.Image)}
-    return Records(builder.as_data_source(split, decoders=skip), spec, bool(side)), spec
+    if side:
+        read = functools.partial(decode_square, side=side, channels=spec.shape[2], limit=IMAGE_LIMIT)
+    elif varied:
+        read = functools.partial(decode_any, channels=spec.shape[2], limit=IMAGE_LIMIT)
+    else:
+        read = functools.partial(decode, shape=spec.shape)
+    return Records(builder.as_data_source(split, decoders=skip), spec, read, keep=not varied), spec
 
 
 class Records:
     """The decoded records of a split; those of a small dataset stay in memory once they have been read."""
 
-    def __init__(self, encoded: Any, spec: DataSpec, squares: bool = False):
-        """Wraps a TFDS data source whose images are left encoded; `squares` to make squares of them."""
+    def __init__(self, encoded: Any, spec: DataSpec, read: Callable[[bytes], np.ndarray], keep: bool = True):
+        """Wraps a TFDS data source whose images are left encoded, for `read` to decode."""
         self._encoded = encoded
         self._spec = spec
-        self._squares = squares
-        self._keep = spec.size * int(np.prod(spec.shape)) <= MEMORY_LIMIT
+        self._decode_image = read
+        self._keep = keep and spec.size * int(np.prod(spec.shape)) <= MEMORY_LIMIT
         self._kept: dict[int, dict[str, Any]] = {}
         self._damaged: dict[int, DamagedRecord] = {}
 
@@ -130,6 +144,21 @@ class Records:
             self._kept.update(read)
         return [read[row] if row in read else self._kept[row] for row in rows]
 
+    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+        """Returns the heights and widths of the images of many rows, int64 [n, 2], from their headers alone.
+
+        Raises:
+          DamagedRecord: a record cannot be read, or begins with no image.
+        """
+        found = []
+        for row, record in zip(rows, self._read(list(rows))):
+            try:
+                with Image.open(io.BytesIO(record["image"]), formats=FORMATS) as image:
+                    found.append((image.height, image.width))
+            except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
+                raise self._unusable(row, error) from error
+        return np.array(found, np.int64).reshape(-1, 2)
+
     def _read(self, rows: list[int]) -> list[dict[str, Any]]:
         """Reads encoded records, and finds out which one it is if one cannot be read."""
         try:
@@ -142,10 +171,7 @@ class Records:
     def _decode(self, row: int, encoded: dict[str, Any]) -> dict[str, Any]:
         """Decodes a record, and checks it against the description."""
         try:
-            if self._squares:
-                image = decode_square(encoded["image"], self._spec.shape[0], self._spec.shape[2], IMAGE_LIMIT)
-            else:
-                image = decode(encoded["image"], self._spec.shape)
+            image = self._decode_image(encoded["image"])
         except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
             raise self._unusable(row, error) from error
         image.flags.writeable = False  # it may be handed out again
@@ -166,11 +192,11 @@ class Records:
         return self._damaged[row]
 
 
-def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str, side: int = 0) -> DataSpec:
+def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str, size: tuple[int, ...] = ()) -> DataSpec:
     """Checks that a dataset has what the pipeline needs, and describes it."""
     info = builder.info
     try:
-        size = info.splits[split].num_examples
+        examples = info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         raise ValueError(f"{name} has no split {split!r}; its splits are {', '.join(sorted(info.splits))}.") from error
     features = dict(sorted(info.features.items()))
@@ -178,11 +204,12 @@ def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str, side: int = 
     have = ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
     if not isinstance(feature, tfds.features.Image):
         raise ValueError(f"{name} has no image feature named 'image'; it has {have}.")
-    shape = (side, side, *feature.shape[2:]) if side else feature.shape
+    shape = (*size, *feature.shape[2:]) if size else feature.shape
     if None in shape or len(shape) != 3 or shape[-1] not in (1, 3, 4) or feature.np_dtype != np.uint8:
         raise ValueError(
             f"{name}: its images are {np.dtype(feature.np_dtype)} {shape} (None: it varies), which cannot be batched; "
-            "prepare it as uint8 images of one size, (H, W, 1), (H, W, 3) or (H, W, 4), or give the side of squares."
+            "prepare it as uint8 images of one size, (H, W, 1), (H, W, 3) or (H, W, 4), give the side of squares, "
+            "or train with config.data.buckets."
         )
     if math.prod(shape) > IMAGE_LIMIT:
         raise ValueError(
@@ -191,7 +218,7 @@ def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str, side: int = 
         )
     label = features.get("label")
     num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
-    return DataSpec(name, split, tuple(shape), num_classes or 0, size, str(info.version))
+    return DataSpec(name, split, tuple(shape), num_classes or 0, examples, str(info.version))
 
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

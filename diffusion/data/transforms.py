@@ -37,6 +37,22 @@ def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(image).reshape(shape)
 
 
+def decode_any(data: bytes, channels: int, limit: int) -> np.ndarray:
+    """Decodes an image of any size, and leaves it as it is.
+
+    Args:
+      data, channels, limit: as in `decode_square`.
+
+    Returns:
+      uint8 [H, W, channels].
+
+    Raises:
+      OSError, ValueError: as in `decode_square`.
+    """
+    image = _opened(data, channels, limit)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
 def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarray:
     """Decodes an image of any size, and makes it a square: its shorter side is resized to `side`, its middle kept.
 
@@ -56,16 +72,21 @@ def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarr
       OSError: the bytes are no complete image.
       ValueError: it is larger than the limit.
     """
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    if image.width * image.height * channels > limit:
-        raise ValueError(f"its image is {image.height} x {image.width}, larger than {limit:,} bytes")
-    image = image.convert(_MODES[channels])
+    image = _opened(data, channels, limit)
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(image.crop((left, top, left + side, top + side))).reshape(side, side, channels)
+
+
+def _opened(data: bytes, channels: int, limit: int) -> Image.Image:
+    """Opens an image of any size; its header alone is read where it is too large."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height * channels > limit:
+        raise ValueError(f"its image is {image.height} x {image.width}, larger than {limit:,} bytes")
+    return image.convert(_MODES[channels])
 
 
 def to_model(image):

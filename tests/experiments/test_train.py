@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from configs import digits
+from diffusion.data import pipeline
 from diffusion.training import checkpoints
 from experiments import train, workdir
 from experiments.config import ConfigError
@@ -39,7 +40,7 @@ def tiny(**changes):
 
 def at_batch(monkeypatch, number, action):
     """Does something when the batch of step `number` (counted from 0) is asked for."""
-    batches = train.pipeline.batches
+    batches = pipeline.batches
 
     def watched(*args, start, batch_size, **options):
         inner = batches(*args, start=start, batch_size=batch_size, **options)
@@ -48,7 +49,7 @@ def at_batch(monkeypatch, number, action):
                 action()
             yield batch
 
-    monkeypatch.setattr(train.pipeline, "batches", watched)
+    monkeypatch.setattr(pipeline, "batches", watched)
 
 
 def leaves(folder, step):
