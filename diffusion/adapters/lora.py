@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.leaves import leaf_name, leaves_of
+
 Scale = float | Array | Mapping[str, float]
 
 # Where the networks of `diffusion.models` have layers of a scan, and which of their kernels are [in, *out]; others are
@@ -121,7 +123,7 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
             total = total.at[at].add(its_scale * _product(place, factors, total[at].shape))
         return total.astype(leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: updated(_name(path), leaf), params)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: updated(leaf_name(path), leaf), params)
 
 
 def replaced(params: Any, adapter: Any) -> dict[str, Array]:
@@ -149,7 +151,7 @@ def unmerge(merged: Any, kept: Mapping[str, Array]) -> Any:
       merged: from `merge`.
       kept: from `replaced`.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: kept.get(_name(path), leaf), merged)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: kept.get(leaf_name(path), leaf), merged)
 
 
 def adapted(apply: Callable[..., Array], params: Any, scale: Scale = 1.0) -> Callable[..., Array]:
@@ -219,15 +221,6 @@ def written(path: str, at: tuple) -> str:
     text = lambda i: f"{'' if i.start is None else i.start}:{'' if i.stop is None else i.stop}"
     parts = [text(i) if isinstance(i, slice) else str(i) for i in at]
     return f"{path}[{', '.join(parts)}]" if parts else path
-
-
-def leaves_of(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by path, "blocks/mlp/kernel"."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _name(path: Sequence[Any]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _scale_at(scale: Scale, place: str) -> float | Array:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from diffusion.models import layout
 from diffusion.models.attention import IMPLEMENTATIONS
 from diffusion.models.cross_attention import CrossAttention, xavier
-from diffusion.models.dit import REMAT
 from diffusion.models.names import look_up
+from diffusion.models.scan import REMAT, scanned
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's networks
@@ -81,15 +81,7 @@ class Layers(nn.Module):
     def __call__(self, x: jax.Array, bias: jax.Array | None, skip: int) -> tuple[jax.Array, jax.Array]:
         if not 0 <= skip < self.depth:
             raise ValueError(f"skip={skip}: of {self.depth} layers 0 .. {self.depth - 1} can be left out")
-        policy = REMAT[self.remat]
-        scanned = nn.scan(
-            nn.remat(Layer, policy=policy, prevent_cse=False) if policy else Layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
-            length=self.depth,
-        )
-        layers = scanned(
+        layers = scanned(Layer, self.depth, self.remat, (nn.broadcast, 0))(
             self.heads, self.hidden, self.activation, self.epsilon, self.attention, self.dtype, name="layers"
         )
         (x, kept), _ = layers((x, x), bias, jnp.arange(self.depth) == self.depth - 1 - skip)

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from diffusion.models import conditions
 from diffusion.models.attention import IMPLEMENTATIONS, mask_bias
 from diffusion.models.convolutions import GroupNorm, ResnetBlock, conv, upsample
-from diffusion.models.dit import REMAT
 from diffusion.models.embeddings import sinusoid
 from diffusion.models.names import look_up
+from diffusion.models.scan import REMAT
 from diffusion.models.spatial_transformer import SpatialTransformer
 
 EPSILON = 1e-5  # of the norms of the residual blocks

@@ -25,12 +25,8 @@ from diffusion.models.blocks import MLPS, Block, Modulation, xavier, zeros
 from diffusion.models.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
 from diffusion.models.names import look_up
 from diffusion.models.norms import NORMS
+from diffusion.models.scan import REMAT, scanned
 
-REMAT = {  # what the backward pass finds kept from the forward pass, layer by layer; the rest is computed again
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 CHOICES = {
     "norm": NORMS,
     "mlp": MLPS,
@@ -185,16 +181,7 @@ class DiT(nn.Module):
 
         tokens = layout.split(tokens, "batch", "tokens", None)
 
-        policy = REMAT[self.remat]
-        block = nn.remat(Block, policy=policy, prevent_cse=False) if policy else Block
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, 0),
-            length=self.depth,
-            unroll=min(self.unroll, self.depth),
-        )
+        blocks = scanned(Block, self.depth, self.remat, unroll=min(self.unroll, self.depth))
         tokens, _ = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
         )(tokens, c, angles, opened)

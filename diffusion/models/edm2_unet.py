@@ -22,10 +22,10 @@ import jax.numpy as jnp
 
 from diffusion.models import layout, unet_inputs
 from diffusion.models.attention import IMPLEMENTATIONS, attention
-from diffusion.models.dit import REMAT
 from diffusion.models.magnitude import FORCED, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, unit
 from diffusion.models.names import look_up
 from diffusion.models.resampling import check_taps, double, halve
+from diffusion.models.scan import REMAT
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 

@@ -28,11 +28,12 @@ from diffusion.models import layout
 from diffusion.models.attention import IMPLEMENTATIONS
 from diffusion.models.blocks import Modulation, xavier, zeros
 from diffusion.models.conditions import entries
-from diffusion.models.dit import REMAT, patchify, unpatchify
-from diffusion.models.joint_blocks import Conditioning, JointBlock, SingleBlock, modulated, scanned
+from diffusion.models.dit import patchify, unpatchify
+from diffusion.models.joint_blocks import Conditioning, JointBlock, SingleBlock, modulated
 from diffusion.models.joint_conditions import check_extra, check_residuals, check_text, stacked_pairs
 from diffusion.models.names import look_up
 from diffusion.models.rotary import axis_angles
+from diffusion.models.scan import REMAT, scanned
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from diffusion.models import layout
 from diffusion.models.attention import attention
 from diffusion.models.blocks import Gelu, Modulation, xavier
-from diffusion.models.dit import REMAT
 from diffusion.models.embeddings import TimestepEmbedding
 from diffusion.models.norms import layer_norm
 from diffusion.models.rotary import turn
@@ -224,24 +223,3 @@ class SingleBlock(nn.Module):
             text = x.shape[1] - doors["residual"].shape[1]
             x = x.at[:, text:].add(doors["residual"].astype(x.dtype))
         return layout.split(x, "batch", "tokens", None), None
-
-
-def scanned(block: type[nn.Module], length: int, remat: str) -> Any:
-    """The stack of `length` such layers, as a scan: the parameters of all are stacked along a first axis.
-
-    Args:
-        block: a layer called with (what it changes, c, angles, its doors).
-        length: number of layers.
-        remat: a name in `dit.REMAT`.
-
-    Returns:
-        A module class with the fields of `block`; the doors of the call have `length` as first axis.
-    """
-    policy = REMAT[remat]
-    return nn.scan(
-        nn.remat(block, policy=policy, prevent_cse=False) if policy else block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=(nn.broadcast, nn.broadcast, 0),
-        length=length,
-    )

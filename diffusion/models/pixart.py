@@ -25,11 +25,12 @@ from diffusion.models.attention import IMPLEMENTATIONS, mask_bias
 from diffusion.models.blocks import Attention, Gelu, xavier, zeros
 from diffusion.models.conditions import entries
 from diffusion.models.cross_attention import CrossAttention
-from diffusion.models.dit import REMAT, patchify, unpatchify
+from diffusion.models.dit import patchify, unpatchify
 from diffusion.models.embeddings import TimestepEmbedding, sincos_positions
 from diffusion.models.joint_conditions import check_extra, check_residuals, stacked_pairs
 from diffusion.models.names import look_up
 from diffusion.models.norms import layer_norm
+from diffusion.models.scan import REMAT, scanned
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 small = nn.initializers.normal(0.02)
@@ -174,15 +175,7 @@ class PixArt(nn.Module):
             nn.silu(embedding)
         )
 
-        policy = REMAT[self.remat]
-        block = nn.remat(PixArtBlock, policy=policy, prevent_cse=False) if policy else PixArtBlock
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
-            length=self.depth,
-        )
+        blocks = scanned(PixArtBlock, self.depth, self.remat, (nn.broadcast, nn.broadcast, nn.broadcast, 0))
         tokens, _ = blocks(self.heads, self.mlp_ratio, self.attention, self.dtype, name="blocks")(
             tokens, c, text, bias, self._doors(told, batch)
         )

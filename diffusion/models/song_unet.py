@@ -30,11 +30,11 @@ import jax.numpy as jnp
 from diffusion.models import unet_inputs
 from diffusion.models.attention import IMPLEMENTATIONS
 from diffusion.models.convolutions import GroupNorm, ResnetBlock, conv
-from diffusion.models.dit import REMAT
 from diffusion.models.embeddings import sinusoid
 from diffusion.models.image_attention import ImageAttention
 from diffusion.models.names import look_up
 from diffusion.models.resampling import check_taps, double, halve
+from diffusion.models.scan import REMAT
 
 CHOICES = {
     "clock": ("positional", "fourier"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from diffusion.models import layout
 from diffusion.models.convolutions import GroupNorm, conv
 from diffusion.models.cross_attention import CrossAttention, xavier
-from diffusion.models.dit import REMAT
+from diffusion.models.scan import scanned
 
 
 class GatedMlp(nn.Module):
@@ -102,15 +102,7 @@ class SpatialTransformer(nn.Module):
             return nn.Dense(channels, dtype=self.dtype, kernel_init=start, name=name)(h)
 
         h = projected(GroupNorm(self.groups, 1e-6, name="norm")(x), "in")
-        policy = REMAT[self.remat]
-        block = nn.remat(TransformerBlock, policy=policy, prevent_cse=False) if policy else TransformerBlock
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, 0),
-            length=self.depth,
-        )
+        blocks = scanned(TransformerBlock, self.depth, self.remat)
         tokens = layout.split(h.reshape(h.shape[0], -1, channels), "batch", "tokens", None)
         tokens, _ = blocks(self.heads, self.attention, self.dtype, name="blocks")(tokens, text, bias, extra)
         h = layout.split(tokens, "batch", None, None).reshape(x.shape)

@@ -17,9 +17,9 @@ import numpy as np
 from diffusion.models import layout
 from diffusion.models.attention import IMPLEMENTATIONS, attention, mask_bias
 from diffusion.models.clip import Encoded
-from diffusion.models.dit import REMAT
 from diffusion.models.names import look_up
 from diffusion.models.norms import rms_norm
+from diffusion.models.scan import REMAT, scanned
 
 MLPS = ("gated-gelu", "relu")  # of version 1.1, of the first version
 CHOICES = {"mlp": MLPS, "attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
@@ -192,13 +192,8 @@ class T5Encoder(nn.Module):
         bias = table[buckets(ids.shape[1], self.buckets, self.farthest)].transpose(2, 0, 1)[None]
         bias = bias if mask is None else bias + mask_bias(mask)
 
-        policy = REMAT[self.remat]
-        layers = nn.scan(
-            nn.remat(Layer, policy=policy, prevent_cse=False) if policy else Layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-        )(self.heads, self.head_size, self.hidden, self.mlp, self.attention, self.dtype, name="layers")
+        layers = scanned(Layer, self.depth, self.remat, nn.broadcast)(
+            self.heads, self.head_size, self.hidden, self.mlp, self.attention, self.dtype, name="layers"
+        )
         x, _ = layers(x, bias)
         return Encoded(RmsNorm("float32", name="final_norm")(x), None)

@@ -27,9 +27,10 @@ from diffusion.models.attention import IMPLEMENTATIONS
 from diffusion.models.blocks import Gelu
 from diffusion.models.convolutions import conv
 from diffusion.models.cross_attention import CrossAttention
-from diffusion.models.dit import REMAT, patchify, unpatchify
+from diffusion.models.dit import patchify, unpatchify
 from diffusion.models.embeddings import LabelEmbedding, sinusoid
 from diffusion.models.names import look_up
+from diffusion.models.scan import REMAT, scanned
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 small = nn.initializers.truncated_normal(0.02)
@@ -192,14 +193,7 @@ class UViT(nn.Module):
 
     def _stack(self, skips: Any) -> type[nn.Module]:
         """Half of the layers as a scan; `skips`: the axis of the layers in the second argument."""
-        policy = REMAT[self.remat]
-        return nn.scan(
-            nn.remat(UViTBlock, policy=policy, prevent_cse=False) if policy else UViTBlock,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(skips, 0),
-            length=self.depth // 2,
-        )
+        return scanned(UViTBlock, self.depth // 2, self.remat, (skips, 0))
 
     def _doors(self, told: dict[str, Any], tokens: jax.Array) -> dict[str, jax.Array]:
         """What the layers are given, each with the layers as first axis."""

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from diffusion.leaves import leaf_name
 from diffusion.models import layout
 
 AXES = ("data", "fsdp", "sequence", "tensor")  # those that talk most are the nearest neighbours
@@ -108,11 +109,6 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
         return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
     except NotImplementedError as error:
         raise ValueError(f"mesh {sizes} does not lie on the torus of these devices: {error}") from error
-
-
-def leaf_name(path: Sequence[Any]) -> str:
-    """Returns a leaf's path in a pytree as text, for example "params/blocks/mlp/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULES, whole: str = WHOLE["all"]) -> Any:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import files, limits
+from diffusion.leaves import leaves_of
 from diffusion.models.interchange import families, rows, tensor_files
 from diffusion.models.interchange.family import Family
 from diffusion.models.interchange.rows import Mismatch, Row
@@ -27,12 +28,6 @@ from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.names import look_up
 
 FLOATS = ("float32", "bfloat16", "float16")
-
-
-def leaves_of(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by path, "blocks/mlp/kernel"."""
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def shapes_of(family: Family, module: nn.Module) -> Any:

@@ -1,0 +1,16 @@
+"""The leaves of a pytree by name: the one spelling that checkpoints, shardings, tables and adapters share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+
+def leaf_name(path: Sequence[Any]) -> str:
+    """Returns a leaf's path in a pytree as text, for example "params/blocks/mlp/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by name."""
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

@@ -1,0 +1,39 @@
+"""Stacks of equal layers as one scan, compiled once whatever their number, and what their backward pass keeps."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+REMAT = {  # what the backward pass finds kept from the forward pass, layer by layer; the rest is computed again
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def scanned(
+    block: type[nn.Module], length: int, remat: str, in_axes: Any = (nn.broadcast, nn.broadcast, 0), unroll: int = 1
+) -> Any:
+    """The stack of `length` such layers, as a scan: the parameters of all are stacked along a first axis.
+
+    Args:
+        block: a layer, called with what it changes and further arguments; returns (what it changed, None or an output).
+        length: number of layers.
+        remat: a name in `REMAT`.
+        in_axes: of each further argument: `nn.broadcast` where all layers see the same, 0 where its first axis counts
+            the layers. By default (c, angles, the layer's doors).
+        unroll: layers in one turn of the scan.
+
+    Returns:
+        A module class with the fields of `block`.
+    """
+    policy = REMAT[remat]
+    return nn.scan(
+        nn.remat(block, policy=policy, prevent_cse=False) if policy else block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=in_axes,
+        length=length,
+        unroll=unroll,
+    )
