@@ -1,56 +1,57 @@
-"""The train step of two DiTs beside the machine's own limit, a large matrix product, interleaved in one run.
+"""The whole train step of two DiTs, beside PyTorch's and the machine's own limit, a large matrix product.
 
     python -m benchmarks.train_step
-    python -m benchmarks.train_step --rounds=3 --batch_size=8
+    python -m benchmarks.train_step --torch_python=.venv-peers/bin/python --out=runs/bench/train_step.json
 
-Prints, for each, the median time with its range, and the share of the limit's FLOP/s that the forward and backward
-pass reach (three times the forward pass's, by the formula of diffusion.models.flops).
+Flow matching, AdamW and the moving average, float32. Ours, PyTorch's (eager and under torch.compile, the same network,
+written plainly: benchmarks/peers/train_step.py) and the limit are measured in turn. FLOPs are those of the forward and
+backward pass, three times the forward pass's, by the formula of diffusion.models.flops.
 """
-
-import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import app, flags, logging
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import rows
 from diffusion import objectives, schedules, timesteps
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.models.flops import flops
 from diffusion.training import ema, optimizers, state
 from diffusion.training.step import make_train_step
 
-ROUNDS = flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "of the DiT-S/2")
+THREADS = 2  # of PyTorch: the cores
 
 
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
-    demo = DiT(patch=2, width=128, depth=4, heads=4, num_classes=10, unroll=4)
-    cases = {
-        "matrix products, 2048^3, ten": matmul(2048, 10),
-        "digits DiT, 8x8x1, batch 128": train_step(demo, (8, 8, 1), 128),
-        f"DiT-S/2, 32x32x4, batch {BATCH_SIZE.value}": train_step(
-            dit_preset("S/2", num_classes=1000), (32, 32, 4), BATCH_SIZE.value
-        ),
-    }
-    seconds = {name: [] for name in cases}
-    for _ in range(ROUNDS.value):
-        for name, (run, _) in cases.items():
-            began = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - began)
-    rates = {name: cases[name][1] / np.median(taken) / 1e9 for name, taken in seconds.items()}
-    limit = next(iter(rates.values()))
-    table = Table("what", "median ms", "range ms", "GFLOP/s", "of the limit")
-    for name, taken in seconds.items():
-        ms = 1e3 * np.array(taken)
-        table.add_row(name, f"{np.median(ms):.0f}", f"{ms.min():.0f} to {ms.max():.0f}", f"{rates[name]:.0f}",
-                      f"{rates[name] / limit:.0%}")
-    Console().print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {ROUNDS.value} rounds", table)
+    asked = flags.FLAGS
+    small = dit_preset("S/2", num_classes=1000)
+    demo = DiT(patch=2, width=128, depth=4, heads=4, num_classes=10)
+    limit, limit_work = matmul(2048, 3)
+    run, work = train_step(small, (32, 32, 4), asked.batch_size, asked.accumulate)
+    demo_run, demo_work = train_step(demo, (8, 8, 1), 64)
+    cases = {"limit": rows.seconds(limit), "ours": rows.seconds(run), "demo": rows.seconds(demo_run)}
+    peer = None
+    if asked.torch_python:
+        peer = rows.Peer(asked.torch_python, "benchmarks.peers.train_step", str(small.width), str(small.depth),
+                         str(small.heads), str(asked.batch_size), str(THREADS))  # fmt: skip
+        for form in ("compiled", "eager"):
+            cases[form] = lambda form=form: float(peer.ask(form))
+            cases[form]()  # compiles
+    seconds = rows.interleaved({name: rows.second(case) for name, case in cases.items()}, asked.rounds)
+    rate = lambda name, amount: tuple(amount / taken for taken in seconds[name])
+    images = [name for name in ("compiled", "eager") if name in seconds]
+    peak = rate("limit", limit_work / 1e9)
+    what = f"train step, DiT-S/2, 32x32x4, batch {asked.batch_size}"
+    made = [
+        rows.Row(what, "GFLOP/s", True, rate("ours", work / 1e9), limit=peak, note="limit: 2048^3 matrix product"),
+        rows.Row("train step, digits DiT, 8x8x1, batch 64", "GFLOP/s", True, rate("demo", demo_work / 1e9), limit=peak),
+    ]
+    for form in images:
+        made.append(rows.Row(what, "images/s", True, rate("ours", asked.batch_size), f"{peer.about} {form}",
+                             rate(form, asked.batch_size)))  # fmt: skip
+    rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {asked.rounds} rounds", asked.out)
 
 
 def matmul(size: int, count: int):
@@ -89,4 +90,9 @@ def train_step(model: DiT, shape: tuple[int, ...], batch_size: int, accumulate: 
 
 
 if __name__ == "__main__":
+    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
+    flags.DEFINE_integer("batch_size", 16, "of the DiT-S/2")
+    flags.DEFINE_integer("accumulate", 1, "micro-batches of the DiT-S/2")
+    flags.DEFINE_string("torch_python", None, "python of the environment of `make fixtures`; ours alone without")
+    flags.DEFINE_string("out", None, "file for the rows, as JSON")
     app.run(main)

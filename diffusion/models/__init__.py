@@ -22,5 +22,6 @@ MODELS = {
 }
 
 __all__ = [
-    "MODELS", "DiT", "attention", "check_labels", "clip", "dit", "dit_preset", "doors", "embeddings", "flops", "t5",
+    "MODELS", "ConditionalUNet", "DiT", "EDM2UNet", "Flux", "MMDiT", "SongUNet", "UNet", "UViT", "attention",
+    "check_labels", "clip", "dit", "dit_preset", "doors", "embeddings", "flops", "t5",
 ]  # fmt: skip

@@ -59,7 +59,7 @@ def attention(
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if bias is not None and (bias.ndim != 4 or any(a not in (1, b) for a, b in zip(bias.shape, scores))):
         raise ValueError(f"attention's bias has a shape that broadcasts to [B, H, N, M] = {scores}; got {bias.shape}")
-    return look_up({"auto": None, **IMPLEMENTATIONS}, implementation, "attention")(q, k, v, bias)
+    return look_up({"auto": xla, **IMPLEMENTATIONS}, implementation, "attention")(q, k, v, bias)
 
 
 def mask_bias(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -127,7 +127,7 @@ def choice(q: jax.Array | jax.ShapeDtypeStruct) -> str:
     return "cudnn" if backend == "gpu" and not _cudnn_refuses(q) else "xla"
 
 
-def _cudnn_refuses(q: jax.Array) -> str:
+def _cudnn_refuses(q: jax.Array | jax.ShapeDtypeStruct) -> str:
     """Returns why cuDNN cannot take arguments like q [B, N, H, D], or an empty string where it can."""
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"takes bfloat16 or float16, not {q.dtype}"

@@ -8,6 +8,7 @@ from diffusion.models import layout
 from diffusion.models.attention import attention
 from diffusion.models.embeddings import rotate
 from diffusion.models.norms import NORMS
+from diffusion.models.products import rows_first
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros_init()
@@ -27,10 +28,12 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, angles: jax.Array | None, doors: dict[str, jax.Array]) -> jax.Array:
         head_size = x.shape[-1] // self.heads
-        qkv = nn.DenseGeneral((3, self.heads, head_size), dtype=self.dtype, kernel_init=xavier, name="qkv")(x)
+        qkv = nn.DenseGeneral(
+            (3, self.heads, head_size), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="qkv"
+        )(x)
         qkv = layout.split(qkv, "batch", "tokens", None, "heads", None)
         qkv = layout.split(qkv, "batch", None, None, "attended heads", None)  # softmax needs all tokens of a head
-        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
         if self.qk_norm:  # Henry et al., 2020; Dehghani et al., 2023: keeps the scores bounded
             q = nn.RMSNorm(dtype=self.dtype, name="query_norm")(q)
             k = nn.RMSNorm(dtype=self.dtype, name="key_norm")(k)
@@ -44,7 +47,9 @@ class Attention(nn.Module):
             out = jnp.where(doors["identity"][:, None, None, None], v, out)
         out = layout.split(out, "batch", None, "attended heads", None)
         out = layout.split(out, "batch", "tokens", "heads", None)
-        out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
+        out = nn.DenseGeneral(
+            x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="out"
+        )(out)
         return layout.split(out, "batch", "tokens", None)
 
 
@@ -58,10 +63,10 @@ class Gelu(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = int(self.ratio * x.shape[-1])
-        h = nn.Dense(hidden, dtype=self.dtype, kernel_init=xavier, name="hidden")(x)
+        h = nn.Dense(hidden, dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="hidden")(x)
         h = layout.split(h, "batch", "tokens", "hidden")
         h = nn.gelu(h, approximate=self.approximate)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(h)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="out")(h)
 
 
 class SwiGlu(nn.Module):
@@ -73,9 +78,12 @@ class SwiGlu(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = int(2 * self.ratio * x.shape[-1] / 3)
-        h = nn.DenseGeneral((2, hidden), dtype=self.dtype, kernel_init=xavier, name="hidden")(x)
+        h = nn.DenseGeneral(
+            (2, hidden), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="hidden"
+        )(x)
         a, b = jnp.moveaxis(layout.split(h, "batch", "tokens", None, "hidden"), -2, 0)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(nn.silu(a) * b)
+        out = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="out")
+        return out(nn.silu(a) * b)
 
 
 MLPS = {"gelu": Gelu, "swiglu": SwiGlu}
@@ -90,8 +98,9 @@ class Modulation(nn.Module):
     @nn.compact
     def __call__(self, c: jax.Array) -> list[jax.Array]:
         out = nn.DenseGeneral(
-            (self.count, c.shape[-1]), dtype=self.dtype, kernel_init=zeros, bias_init=zeros, name="dense"
-        )(c)
+            (self.count, c.shape[-1]), dtype=self.dtype, kernel_init=zeros, bias_init=zeros, dot_general=rows_first,
+            name="dense",
+        )(c)  # fmt: skip
         out = layout.split(out, "batch", None, "hidden")
         out = layout.split(out, "batch", None, None)  # few numbers: every device wants all features of its tokens
         return [out[:, i, None] for i in range(self.count)]

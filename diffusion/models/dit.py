@@ -87,7 +87,7 @@ class DiT(nn.Module):
         qk_norm: RMS-normalise queries and keys, with a learned scale.
         attention: implementation of attention, see `diffusion.models.attention`.
         remat: what to compute again in the backward pass to save memory: "none", "full", or "dots" (all but matmuls).
-        unroll: blocks in one turn of the scan; more is faster on CPU and slower to compile.
+        unroll: blocks in one turn of the scan; 0: on CPU all of up to 12 (faster; compiles more slowly), elsewhere 1.
         dtype: compute type, "float32" or "bfloat16".
         times: numbers that the network is told as its clock: 1, or 2 for a network of two times (MeanFlow, shortcut
             models), each with an embedding of its own, which are added.
@@ -114,16 +114,18 @@ class DiT(nn.Module):
     qk_norm: bool = False
     attention: str = "auto"
     remat: str = "none"
-    unroll: int = 1
+    unroll: int = 0
     dtype: str = "float32"
     times: int = 1
     frequency_shift: int = 0
     shape: tuple[int, int, int] | None = None
 
     def __post_init__(self):
-        for field in ("patch", "width", "depth", "heads", "unroll", "mlp_ratio", "times"):
+        for field in ("patch", "width", "depth", "heads", "mlp_ratio", "times"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        if self.unroll < 0:
+            raise ValueError(f"unroll={self.unroll} must be 0 (chosen for the backend) or the blocks of one turn")
         if self.num_classes < 0:
             raise ValueError(f"num_classes={self.num_classes} must be 0 (unconditional) or the number of classes")
         for field, names in CHOICES.items():
@@ -181,7 +183,7 @@ class DiT(nn.Module):
 
         tokens = layout.split(tokens, "batch", "tokens", None)
 
-        blocks = scanned(Block, self.depth, self.remat, unroll=min(self.unroll, self.depth))
+        blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll)
         tokens, _ = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
         )(tokens, c, angles, opened)

@@ -88,7 +88,7 @@ class EDM2Block(nn.Module):
         batch, height, width, channels = x.shape
         qkv = MPConv(3 * channels, 0, self.dtype, name="attention_qkv")(x.reshape(batch, -1, channels))
         qkv = unit(qkv.reshape(batch, height * width, 3, self.heads, channels // self.heads), (-1,))
-        h = attention(*(qkv[:, :, i] for i in range(3)), self.attention)
+        h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.attention)
         return MPConv(channels, 0, self.dtype, name="attention_out")(h.reshape(batch, -1, channels)).reshape(x.shape)
 
 

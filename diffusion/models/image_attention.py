@@ -39,7 +39,7 @@ class ImageAttention(nn.Module):
         heads = (3, self.heads, channels // self.heads)
         qkv = nn.DenseGeneral(heads, dtype=self.dtype, name="qkv")(h)
         qkv = layout.split(qkv, "batch", None, None, "heads", None)
-        h = attention(*(qkv[:, :, i] for i in range(3)), self.attention)
+        h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.attention)
         h = layout.split(h, "batch", None, "heads", None)
         zeros = nn.initializers.zeros_init()
         h = nn.DenseGeneral(channels, axis=(-2, -1), dtype=self.dtype, kernel_init=zeros, name="out")(h)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 def stacked_pairs(pairs: tuple[tuple[jax.Array, jax.Array], ...]) -> tuple[jax.Array, jax.Array]:
     """L pairs of [B, K, D] -> two arrays [L, B, K, D]."""
-    return tuple(jnp.stack(each) for each in zip(*pairs, strict=True))
+    first, second = zip(*pairs, strict=True)
+    return jnp.stack(first), jnp.stack(second)
 
 
 def check_text(batch: int, text_width: int, pooled_width: int, told: dict[str, Any]) -> None:

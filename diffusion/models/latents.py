@@ -95,7 +95,7 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
     Reference: Chan, Golub & LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979,
     equations 2.1.
     """
-    count, mean, squares = 0, 0.0, 0.0
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for batch in latents:
         values = np.asarray(batch, np.float64)
         values = values.reshape(-1, values.shape[-1] if per_channel else 1)
@@ -113,8 +113,8 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
                          "they must be finite and vary")
     scale = (squares / count) ** -0.5
     if per_channel:
-        return Scaling(tuple(scale.tolist()), tuple(mean.tolist()))
-    return Scaling(scale.item(), mean.item())
+        return Scaling(tuple(map(float, scale)), tuple(map(float, mean)))
+    return Scaling(float(scale[0]), float(mean[0]))
 
 
 def to_range(x: jax.Array, ends: tuple[float, float]) -> jax.Array:

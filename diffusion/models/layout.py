@@ -47,6 +47,12 @@ def over(mesh: Mesh) -> Iterator[None]:
         _mesh.reset(token)
 
 
+def is_split() -> bool:
+    """Whether activations are split here, over the devices of a mesh."""
+    mesh = _mesh.get()
+    return mesh is not None and mesh.size > 1
+
+
 def split(x: jax.Array, *names: str | None) -> jax.Array:
     """Returns x, with its dimensions split over the mesh as their names say.
 
@@ -61,11 +67,11 @@ def split(x: jax.Array, *names: str | None) -> jax.Array:
         ValueError: where a dimension does not divide over its axes.
     """
     mesh = _mesh.get()
-    if mesh is None or mesh.size == 1:
+    if mesh is None or not is_split():
         return x
     spec = []
     for size, name in zip(x.shape, names, strict=True):
-        axes = tuple(axis for axis in RULES.get(name, ()) if mesh.shape.get(axis, 1) > 1)
+        axes = tuple(axis for axis in (RULES.get(name, ()) if name else ()) if mesh.shape.get(axis, 1) > 1)
         parts = math.prod(mesh.shape[axis] for axis in axes)
         if size % parts:
             raise ValueError(

@@ -82,7 +82,7 @@ class MPConv(nn.Module):
         x = x.astype(self.dtype)
         if not self.side:
             return x @ kernel
-        border = [(self.side // 2,) * 2] * 2
+        border = [(self.side // 2, self.side // 2)] * 2
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), border, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 

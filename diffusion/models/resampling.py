@@ -66,8 +66,8 @@ def _filter(taps: tuple[int, ...]) -> np.ndarray:
 def _convolve(x: jax.Array, kernel: np.ndarray, border: int, **how) -> jax.Array:
     """Each channel on its own."""
     channels = x.shape[-1]
-    kernel = jnp.broadcast_to(jnp.asarray(kernel, x.dtype)[:, :, None, None], (*kernel.shape, 1, channels))
+    each = jnp.broadcast_to(jnp.asarray(kernel, x.dtype)[:, :, None, None], (*kernel.shape, 1, channels))
     return jax.lax.conv_general_dilated(
-        x, kernel, how.pop("strides", (1, 1)), [(border, border)] * 2, feature_group_count=channels,
+        x, each, how.pop("strides", (1, 1)), [(border, border)] * 2, feature_group_count=channels,
         dimension_numbers=("NHWC", "HWIO", "NHWC"), **how,
     )  # fmt: skip

@@ -198,6 +198,7 @@ class SongUNet(nn.Module):
                 part = nn.silu(GroupNorm(**NORM, name=f"norm_out_{i}")(h)).astype(jnp.float32)
                 part = conv(self.out_channels, zero=True, dtype="float32", name=f"conv_out_{i}")(part)
                 output = part if output is None else part + double(output, self.taps)
+        assert output is not None  # there is at least one level
         return output
 
     def _embedding(self, t: jax.Array, given: dict) -> jax.Array:

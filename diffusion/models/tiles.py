@@ -134,7 +134,7 @@ def tiled(
         empty = jax.tree.map(
             lambda leaf: jnp.zeros((leaf.shape[0], scaled(sides[0]), scaled(sides[1]), leaf.shape[3]), leaf.dtype), made
         )
-        places = np.stack(np.indices([len(one.starts) for one in cuts]).reshape(2, -1), -1)
+        places = np.indices([len(one.starts) for one in cuts]).reshape(2, -1).T
         return jax.lax.scan(add, empty, jnp.asarray(places))[0]
 
     return whole

@@ -19,6 +19,7 @@
 | output         | C                                | 2 C, the last C for the variance            |
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -120,7 +121,7 @@ class UNet(nn.Module):
             if not 0 <= level < len(self.widths):
                 raise ValueError(f"attention_levels={self.attention_levels}: level {level} is not there; valid are "
                                  f"0 .. {len(self.widths) - 1}")
-            if self.widths[level] % (self.heads or self.head_size):
+            if self.widths[level] % (self.heads or self.head_size or 1):
                 raise ValueError(f"{'heads' if self.heads else 'head_size'}={self.heads or self.head_size} does not "
                                  f"divide the width {self.widths[level]} of level {level}")
         if self.time_features % 2 or self.time_features < 4 or self.frequency_shift not in (0, 1):
@@ -169,7 +170,7 @@ class UNet(nn.Module):
 
         def attend(h: jax.Array, name: str) -> jax.Array:
             return attention_class(
-                self.heads or h.shape[-1] // self.head_size, self.groups, self.epsilon, attention=self.attention,
+                self.heads or h.shape[-1] // (self.head_size or 1), self.groups, self.epsilon, attention=self.attention,
                 dtype=self.dtype, name=name,
             )(h)  # fmt: skip
 
@@ -184,7 +185,7 @@ class UNet(nn.Module):
                 h = row(h, i, f"down_{i}_block_{j}")
                 skips.append(h)
             if i < len(self.widths) - 1:
-                down = self._convolve_down if self.resample == "conv" else lambda *a: block(*a, "down")
+                down = self._convolve_down if self.resample == "conv" else functools.partial(block, resample="down")
                 h = down(h, i, f"down_{i}_resample")
                 skips.append(h)
 

@@ -55,16 +55,17 @@ def told(condition: Any, x: jax.Array, t: jax.Array, *, channels: int, halvings:
     return given
 
 
-def class_rows(table: jax.Array, labels: jax.Array) -> jax.Array:
+def class_rows(table: jax.Array, labels: jax.Array | None) -> jax.Array:
     """Rows of a table of classes, zero for the null class.
 
     Args:
         table: [num_classes, D].
-        labels: int [B] in 0 .. num_classes; any other gives NaN, never a wrong row.
+        labels: int [B] in 0 .. num_classes; any other gives NaN, never a wrong row. Not None, which `told` refuses.
 
     Returns:
         [B, D].
     """
+    assert labels is not None
     table = jnp.concatenate([table, jnp.zeros_like(table[:1])])
     return table.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 

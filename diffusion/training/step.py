@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from diffusion.training.ema import ExponentialMovingAverage
+from diffusion.training.gradient_norms import by_block
 from diffusion.training.state import HEALTHY, TrainState
 
 BINS = 10  # equal bins of t in [0, 1] for the curve of the loss by t
@@ -133,9 +134,9 @@ def make_train_step(
 
     Returns:
       step: (TrainState, batch of the host (see ``prepare``), key) -> (TrainState, metrics): "loss", "grad_norm"
-      (before clipping), "learning_rate", "loss_by_t" {"sum": [10], "count": [10]}, "failed_at", and the mean of
-      every other per-example metric of the objective; "skipped", the number of damaged records, where the batch
-      counts them.
+      (before clipping), "grad_norm_by_block" [K] (see ``gradient_norms``), "learning_rate", "loss_by_t" {"sum": [10],
+      "count": [10]}, "failed_at", and the mean of every other per-example metric of the objective; "skipped", the
+      number of damaged records, where the batch counts them.
 
     Raises:
       ValueError: while tracing, if the batch does not divide by ``accumulate * shards``.
@@ -204,6 +205,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
+            "grad_norm_by_block": by_block(grads),
             "loss_by_t": loss_by_t(t, losses),
             "failed_at": state_after.failed_at,
             **{name: values.mean() for name, values in details.items()},

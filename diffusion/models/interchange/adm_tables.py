@@ -24,7 +24,7 @@ def _rows(module: UNet) -> list[Row]:
     for box in boxes(module.widths, module.widths[0], module.blocks, attends):
         way, place = {"down": "input", "middle": "middle", "up": "output"}[box.part], 0
         if box.part == "middle":
-            theirs, place = "middle_block", 2 * box.index
+            theirs, place = "middle_block", 2 * (box.index or 0)
         else:
             if box.part == "up" and box.index is None:  # it stands behind the level's last block
                 place = 2 if attends[box.level] else 1

@@ -227,7 +227,7 @@ def describe_vq(module: VQModel) -> dict[str, Any]:
 def tables(rows: Callable[[Any, Names], list[Row]]) -> dict[str, Callable[[Any], list[Row]]]:
     """The layouts, by their names."""
     names = {"diffusers": DIFFUSERS, "early diffusers": EARLY_DIFFUSERS, "original": ORIGINAL}
-    return {layout: partial(rows, names=one) for layout, one in names.items()}
+    return {layout: partial(lambda names, module: rows(module, names), one) for layout, one in names.items()}
 
 
 def sizes(levels: int, attention: tuple[int, ...] = (), widths: tuple[int, ...] = (128, 256, 512, 512)) -> dict:

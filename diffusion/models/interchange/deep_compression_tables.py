@@ -130,6 +130,7 @@ def build(config: Mapping[str, Any]) -> AutoencoderDC:
         return Levels(widths, fields.take(f"{side}_layers_per_block", layers), blocks, scales, per_level(norms),
                       per_level(activations))  # fmt: skip
 
+    low, high = fields.take("input_range", (-1.0, 1.0))
     module = AutoencoderDC(
         encoder_levels=levels("encoder", (2, 2, 2, 3, 3, 3), "rms_norm", "silu"),
         decoder_levels=levels("decoder", (3,) * 6, fields.take("decoder_norm_types", "rms_norm"),
@@ -143,7 +144,7 @@ def build(config: Mapping[str, Any]) -> AutoencoderDC:
         in_shortcut=fields.take("decoder_in_shortcut", True),
         last_activation=fields.take("decoder_conv_act_fn", "relu"),
         scale=fields.take("scaling_factor", 1.0),
-        input_range=tuple(map(float, fields.take("input_range", (-1.0, 1.0)))),
+        input_range=(float(low), float(high)),
     )  # fmt: skip
     fields.end()
     return module

@@ -97,10 +97,11 @@ def _describe_diffusers(module: DiT) -> dict[str, Any]:
         raise Refusal("DiTTransformer2DModel: diffusers tells a DiT the time by the frequencies 10000^(-i / 127), and "
                       "would make other pictures of a network with frequency_shift = 0, which has 10000^(-i / 128). "
                       "module.clone(frequency_shift=1) is the network that it would make of these weights.")
+    side, _, channels = _shape(module)
     return {
         "num_attention_heads": module.heads, "attention_head_dim": module.width // module.heads,
-        "in_channels": module.shape[-1], "out_channels": module.shape[-1] * (2 if module.learn_sigma else 1),
-        "num_layers": module.depth, "sample_size": module.shape[0], "patch_size": module.patch,
+        "in_channels": channels, "out_channels": channels * (2 if module.learn_sigma else 1),
+        "num_layers": module.depth, "sample_size": side, "patch_size": module.patch,
         "num_embeds_ada_norm": module.num_classes,
         "activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero", "norm_elementwise_affine": False,
         "attention_bias": True,
@@ -124,8 +125,9 @@ def _build_original(config: Mapping[str, Any]) -> DiT:
 
 def _describe_original(module: DiT) -> dict[str, Any]:
     _refuse_others("DiT", module, frequency_shift=0)
+    side, _, channels = _shape(module)
     return {
-        "input_size": module.shape[0], "patch_size": module.patch, "in_channels": module.shape[-1],
+        "input_size": side, "patch_size": module.patch, "in_channels": channels,
         "hidden_size": module.width,
         "depth": module.depth, "num_heads": module.heads, "mlp_ratio": module.mlp_ratio, "class_dropout_prob": 0.1,
         "num_classes": module.num_classes, "learn_sigma": module.learn_sigma,
@@ -145,13 +147,19 @@ def _refuse_others(name: str, module: DiT, **required: Any) -> None:
                       "module.clone(shape=(32, 32, 4)).")
 
 
+def _shape(module: DiT) -> tuple[int, int, int]:
+    if module.shape is None:
+        raise Refusal("DiT: it does not say which images it is made for; use e.g. module.clone(shape=(32, 32, 4)).")
+    return module.shape
+
+
 def _example(module: DiT) -> tuple:
-    image = jax.ShapeDtypeStruct((1, module.patch, module.patch, module.shape[-1]), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, module.patch, module.patch, _shape(module)[-1]), jnp.float32)
     return image, jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
 
 
 def _positions(module: DiT) -> dict[str, np.ndarray]:
-    side = module.shape[0] // module.patch
+    side = _shape(module)[0] // module.patch
     return {"pos_embed": sincos_positions(side, side, module.width)[None]}
 
 

@@ -32,12 +32,14 @@ class Named(NamedTuple):
 
 def _named(module: SongUNet | UNet, first: int, attends: tuple[bool, ...]) -> Iterator[Named]:
     """The boxes of a network with their names; both authors' networks have the same."""
+    if (resolution := module.resolution) is None:
+        raise Refusal("this network's resolution is not stated, and the names say it; use module.clone(resolution=64)")
     for box in boxes(module.widths, first, module.blocks, attends):
         level = box.level
         if box.index is None:
             level += 1 if box.part == "down" else -1
         kind = {"middle": f"in{box.index}"}.get(box.part, f"block{box.index}") if box.index is not None else box.part
-        side = module.resolution >> level
+        side = resolution >> level
         yield Named(box._replace(level=level), f"{'enc' if box.part == 'down' else 'dec'}.{side}x{side}_{kind}")
 
 

@@ -109,7 +109,7 @@ def find(path: str | pathlib.Path, family: str = "", config: Mapping[str, Any] |
     tensors = tensors.without(known.ignored)
     common = {layout: len(set(tensors.shapes) & rows.names(rows_of(known, module, layout)))
               for layout in layouts(known)}  # fmt: skip
-    return Found(known, module, max(common, key=common.get), tensors)
+    return Found(known, module, max(common, key=lambda layout: common[layout]), tensors)
 
 
 def layouts(family: Family) -> tuple[str, ...]:
@@ -209,7 +209,9 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
             nearest = wrong, expected, found.tensors.shapes, what
     if exact:
         return _told_apart(exact, tensors)
-    rows.compare(*nearest[1:3], f"{tensors.path} is no known network; the nearest is {nearest[3]}")
+    if nearest:
+        _, expected, shapes, what = nearest
+        rows.compare(expected, shapes, f"{tensors.path} is no known network; the nearest is {what}")
     raise AssertionError("a difference was counted")
 
 

@@ -15,7 +15,7 @@ from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, patches, s
 from diffusion.models.pixart import PixArt
 
 
-def _embedding(theirs: tuple[str, str], ours: str) -> list[Row]:
+def _embedding(theirs: tuple[str, ...], ours: str) -> list[Row]:
     return [*linear(theirs[0], f"{ours}/hidden"), *linear(theirs[1], f"{ours}/out")]
 
 

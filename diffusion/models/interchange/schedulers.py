@@ -14,6 +14,8 @@ config is silent. What differs:
 - A step from the first time of the process to itself is left out.
 - Times between two of the process's are where its log alpha is linear, there sigma / alpha is: the network is told
   times that differ by less than 0.01 of a training step.
+- With Karras' steps DPM-Solver++ there tells the network whole times, here those that belong to its noise.
+- PNDM's Runge-Kutta steps there have whole half steps, (T // steps) // 2.
 - "euler", "heun" and their kin integrate in sigma / alpha, as everywhere in this field; `samplers.euler` is in t.
 """
 

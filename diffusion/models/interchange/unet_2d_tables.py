@@ -36,7 +36,7 @@ def attention_rows(theirs: str, ours: str) -> list[Row]:
     return rows
 
 
-def _rows(module: nn.Module) -> list[Row]:
+def _rows(module: SongUNet | UNet) -> list[Row]:
     return _song_rows(module) if isinstance(module, SongUNet) else _unet_rows(module)
 
 
@@ -201,7 +201,7 @@ def _skip_kinds(attends: tuple[bool, ...]) -> tuple[tuple[str, ...], tuple[str, 
     return tuple(kind("Down", one) for one in attends), tuple(kind("Up", one) for one in reversed(attends))
 
 
-def _describe(module: nn.Module) -> dict[str, Any]:
+def _describe(module: SongUNet | UNet) -> dict[str, Any]:
     return _describe_song(module) if isinstance(module, SongUNet) else _describe_unet(module)
 
 

@@ -1,0 +1,64 @@
+"""All timings on this machine, one after the other, and one table: what `make bench` runs.
+
+    python -m benchmarks.suite
+    python -m benchmarks.suite --only=train_step,sampling --out=runs/bench
+
+Each is a benchmark of its own (`python -m benchmarks.NAME --help`) in a process of its own, which leaves its rows in
+OUT/NAME.json. One that fails is named at the end, and the others go on. With the environment of `make fixtures` they
+measure PyTorch and diffusers beside ours.
+"""
+
+import pathlib
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+from rich.console import Console
+
+from benchmarks import rows
+
+PEERS = pathlib.Path(".venv-peers/bin/python")
+BENCHMARKS = {  # name: further words; those with PEER measure another library too
+    "train_step": ("PEER",),
+    "sampling": ("PEER",),
+    "samplers": ("--rounds=5", "--samplers=dpmpp_2m,ddpm"),
+    "loop": ("--rounds=3",),
+    "input_pipeline": ("--rounds=2",),
+    "start_up": (),
+    "growth": ("--rounds=2", "--figure={out}/growth.png"),
+}
+
+
+def main(argv: list[str]) -> None:
+    """Runs them, and prints one table."""
+    asked = flags.FLAGS
+    out = pathlib.Path(asked.out)
+    unknown = set(asked.only) - set(BENCHMARKS)
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise app.UsageError(f"--only={names}: no such benchmark; there are {', '.join(BENCHMARKS)}")
+    peer = (f"--torch_python={PEERS}",) if PEERS.exists() else ()
+    if not peer:
+        print("No environment with PyTorch and diffusers (`make fixtures` makes it): ours alone.")
+    failed = []
+    for name in asked.only or BENCHMARKS:
+        words = [word.format(out=out) for word in BENCHMARKS[name] if word != "PEER"]
+        words += peer if "PEER" in BENCHMARKS[name] else ()
+        began = time.perf_counter()
+        print(f"benchmarks.{name} {' '.join(words)}", flush=True)
+        (out / f"{name}.json").unlink(missing_ok=True)
+        ended = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", f"--out={out / name}.json", *words])
+        print(f"  {time.perf_counter() - began:.0f} s", flush=True)
+        if ended.returncode:
+            failed.append(name)
+    found = [row for name in BENCHMARKS if (file := out / f"{name}.json").exists() for row in rows.read(file)[1]]
+    Console(width=140).print(rows.table(found, "all"))
+    if failed:
+        sys.exit(f"These ended with an error, see above: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("only", [], "names of those to run; all by default")
+    flags.DEFINE_string("out", "runs/bench", "folder for the rows of each")
+    app.run(main)
