@@ -2,6 +2,7 @@
 
 from diffusion.objectives import autoencoding, image_text, interpolants, recipes
 from diffusion.objectives.adversarial import adversarial_discriminator, adversarial_generator
+from diffusion.objectives.augmented import with_augmentation
 from diffusion.objectives.conditioning import drop_condition, with_condition_dropout
 from diffusion.objectives.consistency import consistency_distillation, consistency_training, ct, ect, ict
 from diffusion.objectives.continuous_consistency import continuous_consistency
@@ -27,5 +28,6 @@ __all__ = [
     "denoising", "dispersive", "distribution_matching", "drop_condition", "ect", "fake_score", "flow_matching",
     "hybrid", "ict", "image_text", "improved_mean_flow", "interpolants", "latent_consistency_distillation", "mean_flow",
     "progressive_distillation", "recipes", "reflow", "reflow_pairs", "regression", "schroedinger_bridge", "shortcut",
-    "stochastic_interpolant", "uncertainty", "variational_bound", "with_condition_dropout", "with_uncertainty",
+    "stochastic_interpolant", "uncertainty", "variational_bound", "with_augmentation", "with_condition_dropout",
+    "with_uncertainty",
 ]

@@ -77,7 +77,7 @@ def perceptual_distance(
                          f"{'no' if weights is None else len(weights)} weights")
     # Added to the square, so that features of zero have a gradient.
     unit = lambda f: f * jax.lax.rsqrt(jnp.sum(jnp.square(f), axis=-1, keepdims=True) + 1e-20)
-    total = 0.0
+    total = jnp.asarray(0.0)
     for layer, (f, g) in enumerate(zip(features, others)):
         square = jnp.square(unit(f) - unit(g)) * (1.0 if weights is None else weights[layer])
         total += jnp.mean(jnp.sum(square, axis=-1), axis=tuple(range(1, f.ndim - 1)))

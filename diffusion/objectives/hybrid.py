@@ -70,6 +70,8 @@ def bound_term(schedule, t, x_0, x_t, prediction: Prediction, T: int):
     smallest = jnp.where(first, posterior_variance(schedule, 2 / T, 1 / T), posterior_variance(schedule, t, s))
     low = left_broadcast(jnp.log(smallest), x_t)
     high = left_broadcast(jnp.log(transition_variance(schedule, t, s)), x_t)
+    if prediction.variance is None:
+        raise ValueError("hybrid needs a learned variance: wrap the network's parameterization in learned_variance")
     log_var = low + prediction.variance * (high - low)
     mean = posterior_mean(schedule, t, s, x_t, prediction.x0)
     true_mean = posterior_mean(schedule, t, s, x_t, x_0)

@@ -67,7 +67,7 @@ def noised(
 
 def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[Array, Array]:
     """The two ends of each path, `[B, ...]` each: data, and what the batch gives or the keys draw."""
-    noise_keys, pair_keys = (keys, None) if coupling is None else split(keys, 2)
+    noise_keys, pair_keys = (keys, keys) if coupling is None else split(keys, 2)
     x_0 = batch["x"]
     x_1 = batch["noise"] if "noise" in batch else normal(noise_keys, x_0)
     return x_0, x_1 if coupling is None else coupling(pair_keys, x_0, x_1)

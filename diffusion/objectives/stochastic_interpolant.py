@@ -1,5 +1,7 @@
 """Stochastic interpolants and Schroedinger bridges: velocity and noise of a path between any two distributions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -76,7 +78,7 @@ def stochastic_interpolant(
             name: weighted_mean_square(importance, part - TARGETS[name](mean_dot, gamma_dot, z))
             for name, part in zip(predicts, jnp.split(output, len(predicts), axis=-1))
         }
-        return sum(losses.values()), {"t": t, **losses}
+        return functools.reduce(jnp.add, losses.values()), {"t": t, **losses}
 
     return objective
 

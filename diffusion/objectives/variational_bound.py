@@ -1,5 +1,6 @@
 """The variational bound on the log-likelihood in continuous time, for fixed schedules and for learned ones."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -70,7 +71,7 @@ def variational_bound(
             "diffusion": weighted_mean_square(importance * weight, error),
         }
         terms = {name: term / math.log(2) for name, term in terms.items()}
-        return sum(terms.values()), {"t": t, **terms}
+        return functools.reduce(jnp.add, terms.values()), {"t": t, **terms}
 
     return objective
 

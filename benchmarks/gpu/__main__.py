@@ -1,0 +1,83 @@
+"""Measures on a GPU, in stages that resume: correctness first, then every rate of docs/speed.md's GPU part.
+
+    python -m benchmarks.gpu --out=results --minutes=9
+    python -m benchmarks.gpu --out=results --minutes=9 --done=earlier  # goes on from earlier/results.json
+    python -m benchmarks.gpu --out=/tmp/rehearsal --minutes=9 --tiny     # all of it, on a CPU
+    python -m benchmarks.gpu --out=results --minutes=0                   # the table of what was measured
+
+Writes results.json and log.txt, after each stage anew. Exit status: 0 all done; 75 the same command goes on; 1 a stage
+failed, and why stands below the table. README.md beside this file says how a lent machine is given all of it.
+"""
+
+import importlib.util
+import math
+import pathlib
+import subprocess
+import sys
+
+from absl import app, flags
+from rich.console import Console
+
+from benchmarks import rows
+from benchmarks.gpu import plan
+from launch import stages
+
+OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
+DONE = flags.DEFINE_multi_string("done", [], "folder with the results.json of an earlier call; may be repeated")
+MINUTES = flags.DEFINE_float("minutes", 9.0, "that this call may take")
+ONLY = flags.DEFINE_list("stages", None, "names of stages; all of them by default")
+TINY = flags.DEFINE_bool("tiny", False, "sizes that a CPU measures in seconds, to rehearse")
+DATA = flags.DEFINE_string("data_dir", "", "folder of CIFAR-10 as TFDS prepares it, for the stage input_pipeline")
+TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "python of the environment with PyTorch")
+PIPELINE = ("grain", "tensorflow_datasets", "benchmarks.input_pipeline")  # what its stage needs
+
+
+def all_stages() -> list[stages.Stage]:
+    """Every stage, in order; that of the input pipeline only where Grain is installed."""
+    python = (sys.executable, "-m")
+    tiny = ("--tiny",) if TINY.value else ()
+    made = [
+        stages.Stage("environment", (*python, "benchmarks.gpu.environment"), 20, 60),
+        stages.Stage("correctness", (*python, "benchmarks.gpu.correctness", *tiny), 60, 240),
+    ]
+    for name, what in plan.measurements().items():
+        command = (*python, "benchmarks.gpu.measure", f"--stage={name}", f"--torch_python={TORCH_PYTHON.value}", *tiny)
+        made.append(stages.Stage(name, command, 10 if TINY.value else 0.7 * what.seconds, 3 * what.seconds))
+    missing = [name for name in PIPELINE if not importlib.util.find_spec(name)]
+    if missing:
+        print(f"input_pipeline: left out, no {' or '.join(missing)} there")
+        return made
+    return [*made, stages.Stage("input_pipeline", (*python, PIPELINE[-1], f"--data_dir={DATA.value}"), 60, 200)]
+
+
+def backend() -> str:
+    """What JAX computes on, asked in a process of its own, which gives the device's memory back."""
+    words = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1]
+
+
+def main(argv: list[str]) -> None:
+    """Runs what is left, and prints the table of all that was ever measured."""
+    stages.stoppable()
+    known = all_stages()
+    wanted = ONLY.value or [stage.name for stage in known]
+    unknown = set(wanted) - {stage.name for stage in known}
+    if unknown:
+        raise app.UsageError(f"--stages: {sorted(unknown)} is unknown. Valid: {[stage.name for stage in known]}")
+    chosen = [stage for stage in known if stage.name in wanted]
+    if MINUTES.value > 0 and not TINY.value and backend() != "gpu":
+        raise SystemExit("not measured: JAX finds no GPU here. --tiny rehearses all of it on a CPU.")
+    done = [pathlib.Path(folder) for folder in DONE.value]
+    results = stages.run(chosen, pathlib.Path(OUT.value), 60 * MINUTES.value, done)
+    written = [results.get(stage.name, {}).get("result", {}) for stage in known]
+    found = [rows.Row(**row) for result in written for row in result.get("rows", ())]
+    devices = dict.fromkeys(result["result"]["title"] for name, result in results.items()
+                            if name in plan.measurements() and "result" in result)  # fmt: skip
+    measured = [row for row in found if math.isfinite(sum(row.ours))]
+    Console(width=170).print(rows.table(measured, "; ".join(devices)))
+    print("".join(f"{row.what}: not measured, {row.note}\n" for row in found if row not in measured), end="")
+    sys.exit(stages.summary(chosen, results))
+
+
+if __name__ == "__main__":
+    app.run(main)

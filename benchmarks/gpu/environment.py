@@ -1,0 +1,64 @@
+"""What is there: the device, the versions, and what is missing; JSON as `benchmarks.rows` writes it.
+
+    python -m benchmarks.gpu.environment --out=environment.json
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from absl import app, flags
+
+OUT = flags.DEFINE_string("out", None, "file to write", required=True)
+NEEDED = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "rich", "absl-py", "safetensors")
+USED = ("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "orbax-checkpoint", "torch",
+        "grain", "array-record", "tensorflow-datasets", "ml-collections", "tensorboardX", "matplotlib", "pillow",
+        "scikit-learn")  # fmt: skip
+
+
+def main(argv: list[str]) -> None:
+    """Looks, and writes; ends with an error where the measurements cannot run."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    device = jax.devices()[0]
+    told = {
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in NEEDED + USED},
+        "device": device.device_kind,
+        "platform": device.platform,
+        "devices": jax.device_count(),
+        "memory": (device.memory_stats() or {}).get("bytes_limit"),
+        "cores": os.cpu_count(),
+        "nvidia_smi": nvidia_smi(),
+    }
+    missing = [name for name in NEEDED if told["versions"][name] is None]
+    if missing:
+        raise SystemExit(f"missing: {', '.join(missing)}")
+    print(json.dumps(told, indent=1))
+    pathlib.Path(OUT.value).write_text(json.dumps({"title": "environment", "rows": [], "environment": told}))
+
+
+def version(name: str) -> str | None:
+    """The version of an installed package, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def nvidia_smi() -> str | None:
+    """Name, driver, memory and clocks of the GPU, or None where there is none."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    query = "--query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit"
+    done = subprocess.run(["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True, check=False)
+    return (done.stdout or done.stderr).strip()
+
+
+if __name__ == "__main__":
+    app.run(main)

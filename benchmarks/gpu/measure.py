@@ -1,0 +1,42 @@
+"""Measures one stage of `plan`: all of its cases in turn, round after round; writes rows as `benchmarks.rows` does.
+
+    python -m benchmarks.gpu.measure --stage=attention --out=attention.json
+"""
+
+import math
+import sys
+
+from absl import app, flags
+
+from benchmarks import rows
+from benchmarks.gpu import plan
+from benchmarks.gpu.accounting import Worker, about, beside_base, beside_limit
+
+STAGE = flags.DEFINE_enum("stage", None, list(plan.measurements()), "what to measure", required=True)
+OUT = flags.DEFINE_string("out", None, "file of the rows, JSON", required=True)
+TINY = flags.DEFINE_bool("tiny", False, "sizes that a CPU measures in seconds, to rehearse")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "how often every case is measured in turn")
+TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "python of the environment with PyTorch")
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints the table and writes it."""
+    what = plan.measurements()[STAGE.value]
+    specs = {name: plan.tiny(spec) if TINY.value else spec for name, spec in what.cases.items()}
+    workers = {}
+    try:
+        for name, spec in specs.items():  # one after the other: a compiler that measures kernels wants the device alone
+            workers[name] = Worker(spec, TORCH_PYTHON.value)
+        found = rows.interleaved({name: worker.seconds for name, worker in workers.items()}, ROUNDS.value, rest=0.1)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    title = what.title + (" (tiny: a rehearsal, no result)" if TINY.value else "")
+    made = beside_limit(title, workers, found) if "ours" in workers else beside_base(title, workers, found)
+    if not any(math.isfinite(taken) for times in found.values() for taken in times):
+        raise SystemExit("; ".join(f"{name}: {worker.about.get('failed')}" for name, worker in workers.items()))
+    rows.report(made, about(workers), OUT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

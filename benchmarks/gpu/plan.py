@@ -1,0 +1,104 @@
+"""What each stage measures: its cases, each measured by a worker of its own, in turn, and the rows that come of it.
+
+Sizes are for a device of 80 GB or more; `tiny` ones rehearse all of it on a CPU.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+SHARED = {"attention": ["cudnn", "xla"]}  # the first that runs there
+XL = {"kind": "train", "model": "XL/2", "batch": 64, "count": 8, **SHARED}  # the base of what is varied
+B = {"kind": "train", "model": "B/2", "batch": 128, "count": 16, **SHARED}
+MATMUL = {"kind": "matmul", "size": 8192, "count": 300, "dtype": "bfloat16"}
+FLAGS = {  # accepted by jaxlib 0.10.2 and 0.11.2; XLA ends a process that is given one it does not know
+    "no_triton_gemm": "--xla_gpu_enable_triton_gemm=false",
+    "no_command_buffers": "--xla_gpu_enable_command_buffer=",
+    "latency_hiding": "--xla_gpu_enable_latency_hiding_scheduler=true",
+    "block_level_fusion": "--xla_gpu_experimental_enable_fusion_block_level_rewriter=true",
+    "double_buffering": "--xla_gpu_enable_while_loop_double_buffering=true",
+    "exhaustive_tiling": "--xla_gpu_exhaustive_tiling_search=true",
+    "none": "--xla_gpu_autotune_level=4",  # the default: what a flag that changes nothing seems to change
+}
+
+
+class Measurement(NamedTuple):
+    """What one stage measures.
+
+    Attributes:
+        title: of what, for its rows.
+        cases: {name: spec of a worker}. "ours" beside "torch" and "matmul", its peer and its limit; or "base" and its
+            variants, each of which becomes a row beside it.
+        seconds: about what it takes, most of it to compile.
+    """
+
+    title: str
+    cases: Mapping[str, dict[str, Any]]
+    seconds: float
+
+
+def _train(model: str, batch: int, count: int, seconds: float) -> Measurement:
+    ours = {"kind": "train", "model": model, "batch": batch, "count": count, **SHARED}
+    cases = {"matmul": MATMUL, "ours": ours, "torch": {**ours, "kind": "torch"}}
+    return Measurement(f"DiT-{model}, 256 tokens, bfloat16, batch {batch}, train step", cases, seconds)
+
+
+def _sample(steps: int) -> Measurement:
+    ours = {"kind": "sample", "model": "XL/2", "batch": 32, "steps": steps, **SHARED}
+    title = f"DiT-XL/2, {steps} Euler steps with guidance, batch 32, sampling"
+    return Measurement(title, {"matmul": MATMUL, "ours": ours}, 60)
+
+
+def _flag(name: str) -> Measurement:
+    base, flags = {**XL, "batch": 48}, FLAGS[name]
+    return Measurement(f"DiT-XL/2, batch 48, train step, XLA flag {name}",
+                       {"base": base, flags.lstrip("-"): {**base, "flags": flags}}, 100)  # fmt: skip
+
+
+def measurements() -> dict[str, Measurement]:
+    """All stages that workers measure, in the order of what matters most."""
+    jvp = {**B, "batch": 64, "attention": ["xla"]}
+    return {
+        "matmul": Measurement(
+            "matrix product, 8192^3",
+            {"base": MATMUL, "float32 by tf32": {**MATMUL, "dtype": "tf32", "count": 100}}, 25,
+        ),
+        "train_xl": _train("XL/2", 64, 8, 150),
+        "train_b": _train("B/2", 256, 16, 90),
+        "train_s": _train("S/2", 512, 20, 80),
+        "attention": Measurement(
+            "DiT-XL/2, batch 48, train step, attention",
+            {"base": {**XL, "batch": 48, "attention": ["cudnn"]}, "xla": {**XL, "batch": 48, "attention": ["xla"]}},
+            110,
+        ),
+        "remat": Measurement(
+            "DiT-XL/2, batch 48, train step, rematerialised",
+            {"base": {**XL, "batch": 48}, "dots": {**XL, "batch": 48, "remat": "dots"},
+             "full": {**XL, "batch": 48, "remat": "full"}}, 140,
+        ),
+        "sample_50": _sample(50),
+        "sample_250": _sample(250),
+        "fsdp": Measurement(
+            "DiT-B/2, batch 128, train step, FSDP", {"base": B, "on one device": {**B, "mesh": True}}, 80,
+        ),
+        "jvp": Measurement(
+            "DiT-B/2, batch 64, train step with forward mode",
+            {"base": jvp, "MeanFlow": {**jvp, "objective": "mean_flow"},
+             "sCM": {**jvp, "objective": "continuous_consistency"}}, 120,
+        ),
+        "unet": Measurement(
+            "DDPM++ on CIFAR-10, batch 512, train step",
+            {"matmul": MATMUL,
+             "ours": {"kind": "unet", "batch": 512, "count": 8, "width": 128, "blocks": 4, **SHARED}}, 170,
+        ),
+        "unroll": Measurement(
+            "DiT-B/2, batch 128, train step, layers in one turn of the scan",
+            {"base": B, "4": {**B, "unroll": 4}, "12": {**B, "unroll": 12}}, 130,
+        ),
+        **{f"flag_{name}": _flag(name) for name in FLAGS},
+    }  # fmt: skip
+
+
+def tiny(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same case in a size that a CPU measures in a second."""
+    small = {"size": 256, "model": "tiny", "batch": 4, "steps": 3, "count": 2, "width": 8, "blocks": 1}
+    return {name: small.get(name, value) for name, value in spec.items()} | {"shape": [8, 8, 4]}

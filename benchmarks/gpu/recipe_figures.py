@@ -1,0 +1,204 @@
+"""FIDs of a run's moving averages, made and measured in one process, each kept as soon as it is there."""
+
+import json
+import pathlib
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.leaves import leaf_name
+from diffusion.training import checkpoints, compilation_cache
+from experiments import averages, figures, generate, score, workdir
+
+MARGIN = 1.5  # times what a figure of as many samples took before: what must be left to begin another
+
+
+class Size(NamedTuple):
+    """How much of everything.
+
+    Attributes:
+        preset: of the config.
+        seconds: of training.
+        trial: steps to find the rate.
+        some, all: samples of a figure to choose by and of the curve, and of the published one.
+        widths: of the moving averages to choose from.
+        scales: of guidance to choose from.
+        points: of the curve.
+        reference: what the samples are compared with.
+    """
+
+    preset: str = ""
+    seconds: float = 960.0
+    trial: int = 400
+    some: int = 5_000
+    all: int = 50_000
+    widths: tuple[float, ...] = (0.05, 0.1, 0.15)
+    scales: tuple[float, ...] = (1.0, 1.2)
+    points: int = 6
+    reference: str = "cifar10@train"
+
+
+TINY = Size("tiny", 20.0, 20, 8, 16, (0.05, 0.1), (1.0, 1.5), 2, "cifar10@test[:16]")
+
+
+class Measured:
+    """The figures of a run so far, and how to make another.
+
+    Attributes:
+        found: {"figures": {name: {"fid", "samples", "step", "width", "scale", "seconds", ...}}, "best": name}.
+    """
+
+    def __init__(self, home: pathlib.Path, data_dir: str, inception: str):
+        """Opens HOME/run and what HOME/measured.json holds."""
+        compilation_cache.enable()
+        self._home, self._run = home, home / "run"
+        self._asked = {"protocol": "edm", "inception": inception, "data_dir": data_dir, "metrics": ("fid",)}
+        self._file = home / "measured.json"
+        self.config = workdir.read_config(self._run)
+        self.found = json.loads(self._file.read_text()) if self._file.is_file() else {"figures": {}}
+
+    def figure(self, name: str, number: int, step: int, width: float, scale: float = 1.0) -> float:
+        """The FID of so many samples, measured or remembered.
+
+        Args:
+            name: under which it is kept.
+            number: of samples; the first `number` of the seeds of config.sample.seed.
+            step: training step at which the average ends.
+            width: of the average, a share of the steps.
+            scale: of classifier-free guidance.
+        """
+        if name not in self.found["figures"]:
+            began = time.monotonic()
+            images, labels, nfe = self._samples(number, step, width, scale)
+            if number > 1000 or "picture" not in self.found:
+                figures.sample_grid(images, labels, self._home / "samples.png")
+                self.found["picture"] = name
+            file = self._home / "samples.npz"
+            np.savez(file, images=images, labels=labels)
+            result = score.run(score.Request(
+                samples=str(file), reference=str(self._home / "reference.safetensors"), **self._asked,
+            ))  # fmt: skip
+            self.found["figures"][name] = {
+                "fid": result["figures"]["fid"]["value"], "samples": number, "step": step, "width": width,
+                "scale": scale, "nfe": nfe, "seconds": time.monotonic() - began, "warnings": result["warnings"],
+            }  # fmt: skip
+            self._keep()
+        return self.found["figures"][name]["fid"]
+
+    def seconds_for(self, number: int) -> float:
+        """What a figure of so many samples takes, from those that were measured: linear between them."""
+        taken = sorted((each["samples"], each["seconds"]) for each in self.found["figures"].values())
+        if not taken:
+            return 0.0
+        most, seconds = taken[-1]
+        return MARGIN * seconds * max(1.0, number / most)
+
+    def choose(self, name: str) -> None:
+        """Remembers the best figure."""
+        self.found["best"] = name
+        self._keep()
+
+    def write_best(self, file: pathlib.Path) -> int:
+        """Writes the weights of the best figure as bfloat16, by their leaves' names; returns how many leaves."""
+        import jax
+        import ml_dtypes
+        from safetensors.flax import save_file
+
+        best = self.found["figures"][self.found["best"]]
+        params = averages.post_hoc(self._run, self.config.ema.sigma_rel, best["width"], best["step"]).params
+        named = jax.tree_util.tree_leaves_with_path(params)
+        leaves = {leaf_name(path).replace("/", "."): np.asarray(leaf, ml_dtypes.bfloat16) for path, leaf in named}
+        save_file({name: jax.numpy.asarray(leaf) for name, leaf in leaves.items()}, file)
+        return len(leaves)
+
+    def _samples(self, number: int, step: int, width: float, scale: float) -> tuple[np.ndarray, np.ndarray, int]:
+        params = averages.post_hoc(self._run, self.config.ema.sigma_rel, width, step).params
+        config = self.config.copy_and_resolve_references()
+        config.sample.number = max(number, config.sample.batch_size)  # one size of batch, compiled once
+        config.sample.guidance.scale = scale
+        make = generate.generator(config, workdir.example_shape(config))
+        labels = generate.balanced_labels(number, config.model.num_classes)
+        return make.images(params, labels, generate.seeds(config, number)), labels, make.nfe
+
+    def _keep(self) -> None:
+        whole = self._file.with_suffix(".part")
+        whole.write_text(json.dumps(self.found, indent=1))
+        whole.replace(self._file)
+
+
+def measure_all(measured: Measured, size: Size, stop: float) -> bool:
+    """Measures what is left, in the order of what matters; returns whether all of it is there.
+
+    Args:
+        measured: the figures so far.
+        size: how many samples of what.
+        stop: of the clock `time.monotonic`, when to have ended.
+    """
+    steps = checkpoints.steps(measured._run)
+    last = steps[-1]
+
+    def take(name: str, number: int, *what: float) -> float | None:
+        """The figure, or None where the time is too short."""
+        known = name in measured.found["figures"]
+        if not known and time.monotonic() + measured.seconds_for(number) > stop:
+            return None
+        return measured.figure(name, number, *what)
+
+    tried = {}
+    for width in size.widths:
+        tried[width] = take(f"width {width}", size.some, last, width)
+        if tried[width] is None:
+            return False
+    width = min(tried, key=tried.get)
+    guided = {}
+    for scale in size.scales:
+        name = f"width {width}" if scale == 1 else f"width {width}, guidance {scale}"
+        guided[scale] = take(name, size.some, last, width, scale)
+        if guided[scale] is None:
+            return False
+    scale = min(guided, key=guided.get)
+    if take("best", size.all, last, width, scale) is None:
+        return False
+    measured.choose("best")
+    for step in points(steps, size.points):
+        if take(f"step {step}", size.some, step, width, scale) is None:
+            return False
+    return True
+
+
+def points(steps: list[int], number: int) -> list[int]:
+    """So many of the kept steps, each about as many times the one before; not the last."""
+    wanted = np.geomspace(steps[0], steps[-1], number + 1)[:-1]
+    return sorted({min(steps[:-1] or steps, key=lambda step: abs(step - each)) for each in wanted})
+
+
+def draw(results: dict, path: pathlib.Path) -> None:
+    """Draws FID against the seconds of training, and marks the published one."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    found, rate = results["measure"]["result"], results["rate"]["result"]
+    names = found["figures"]
+    best = names["best"]
+    points = sorted((each["step"], each["fid"], each["samples"]) for name, each in names.items() if "step " in name)
+    chosen = next(each for name, each in names.items() if name != "best" and each["step"] == best["step"]
+                  and (each["width"], each["scale"]) == (best["width"], best["scale"]))  # fmt: skip
+    points.append((chosen["step"], chosen["fid"], chosen["samples"]))
+    minutes = lambda step: step / rate["steps_per_second"] / 60
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot([minutes(step) for step, _, _ in points], [fid for _, fid, _ in points], "o-", color="#1f5fa8",
+              label=f"FID of {points[0][2]:,} samples")  # fmt: skip
+    axes.plot([minutes(best["step"])], [best["fid"]], "D", color="#c2410c",
+              label=f"FID of {best['samples']:,} samples: {best['fid']:.2f}")  # fmt: skip
+    axes.set(xlabel="minutes of training", ylabel="FID, EDM protocol", yscale="log", xlim=(0, None),
+             title=f"CIFAR-10, average of width {best['width']}, guidance {best['scale']}, {best['nfe']} evaluations")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)

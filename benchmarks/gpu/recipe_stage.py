@@ -1,0 +1,140 @@
+"""One stage of `recipe`: the statistics of the data, the rate, a stretch of training, FIDs, a small checkpoint.
+
+    python -m benchmarks.gpu.recipe_stage train --home=HOME --data_dir=DIR --inception=FILE --out=train.json
+
+What they make lies in HOME, on the machine's own disk: reference.safetensors, rate/, run/ (a run folder like any
+other), measured.json, weights/. A stage that has no more time ends with status 75; what it has done is kept there.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks.gpu import recipe_figures
+from launch.stages import SECONDS, UNFINISHED
+
+HOME = flags.DEFINE_string("home", None, "folder of what the stages make", required=True)
+DATA = flags.DEFINE_string("data_dir", None, "folder of the prepared dataset", required=True)
+INCEPTION = flags.DEFINE_string("inception", None, "file of FID's Inception-v3", required=True)
+OUT = flags.DEFINE_string("out", None, "file of the result, JSON", required=True)
+TINY = flags.DEFINE_bool("tiny", False, "a rehearsal on a CPU, in minutes")
+CONFIG = "configs/cifar10_edm.py"
+KEPT = 30  # checkpoints kept of a run
+STOP = 25.0  # seconds in which training saves and ends
+SMALL = 15.0  # MB of each piece of the small checkpoint
+
+
+def train_words(workdir: pathlib.Path, steps: int, every: int) -> list[str]:
+    """The command of a run of so many steps."""
+    preset = f":{size().preset}" if size().preset else ""
+    return [sys.executable, "-m", "experiments.train", f"--config={CONFIG}{preset}", f"--workdir={workdir}",
+            f"--config.data.dir={DATA.value}", f"--config.train.steps={steps}", f"--config.checkpoint.every={every}",
+            f"--config.checkpoint.keep_every={every}"]  # fmt: skip
+
+
+def size() -> recipe_figures.Size:
+    """How much of everything, in this call."""
+    return recipe_figures.TINY if TINY.value else recipe_figures.Size()
+
+
+def home() -> pathlib.Path:
+    """The folder of what the stages make."""
+    return pathlib.Path(HOME.value)
+
+
+def reference() -> dict[str, Any]:
+    """The statistics of the training images, by the EDM protocol."""
+    from experiments import score
+
+    made = score.make_reference(request(reference=size().reference), home() / "reference.safetensors")
+    return {"images": made.count, "of": size().reference}
+
+
+def rate() -> dict[str, Any]:
+    """The steps a second of a short run, and how many steps the time for training holds; compiles the step, too."""
+    folder, trial = home() / "rate", size().trial
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(train_words(folder, trial, trial), check=True)
+    found = [json.loads(line)["steps_per_second"] for line in (folder / "timing.jsonl").read_text().splitlines()]
+    later = float(np.median(found[-2:]))  # once the images of the first epoch are decoded
+    steps = max(KEPT, int(later * size().seconds) // KEPT * KEPT)
+    (home() / "steps.json").write_text(json.dumps(steps))
+    shutil.rmtree(folder)
+    return {"steps_per_second": later, "images_per_second": later * batch_size(), "steps": steps}
+
+
+def train() -> dict[str, Any]:
+    """A stretch of training: until its end, or until the time is up."""
+    steps, began = json.loads((home() / "steps.json").read_text()), time.monotonic()
+    run = subprocess.Popen(train_words(home() / "run", steps, steps // KEPT))
+    try:
+        status = run.wait(max(float(os.environ[SECONDS]) - STOP, 1))
+    except subprocess.TimeoutExpired:
+        run.send_signal(signal.SIGTERM)
+        status = run.wait()
+    if status not in (0, 128 + signal.SIGTERM):
+        raise SystemExit(f"training ended with status {status}")
+    lines = [json.loads(line) for line in (home() / "run" / "timing.jsonl").read_text().splitlines()]
+    told = {"step": lines[-1]["step"], "of": steps, "seconds_of_this_stretch": time.monotonic() - began}
+    if status:
+        return told | {"finished": False}
+    (home() / "trained").touch()
+    losses = [json.loads(line) for line in (home() / "run" / "metrics.jsonl").read_text().splitlines()]
+    every = max(1, len(losses) // 100)
+    return told | {"finished": True, "loss": [[line["step"], line["loss"]] for line in losses[::every]]}
+
+
+def measure() -> dict[str, Any]:
+    """FIDs: to choose the average's width and the guidance, the published one, and those of the curve."""
+    measured = recipe_figures.Measured(home(), DATA.value, INCEPTION.value)
+    finished = recipe_figures.measure_all(measured, size(), stop=time.monotonic() + float(os.environ[SECONDS]))
+    return measured.found | {"finished": finished}
+
+
+def keep() -> dict[str, Any]:
+    """The best weights in bfloat16, in pieces that are small enough to come back, and the picture."""
+    from launch import carry
+
+    file = home() / "weights.safetensors"
+    leaves = recipe_figures.Measured(home(), DATA.value, INCEPTION.value).write_best(file)
+    pieces = carry.cut({"weights.safetensors": file}, home() / "weights", int(SMALL * carry.MEGABYTE))
+    return {"leaves": leaves, "bytes": file.stat().st_size, "pieces": len(pieces)}
+
+
+def request(**given):
+    """What is asked of `experiments.score`."""
+    from experiments import score
+
+    return score.Request(protocol="edm", inception=INCEPTION.value, data_dir=DATA.value, **given)
+
+
+def batch_size() -> int:
+    """Of the recipe."""
+    from experiments import config
+
+    return config.load(f"{CONFIG}:{size().preset}").train.batch_size
+
+
+STAGES = {"reference": reference, "rate": rate, "train": train, "measure": measure, "keep": keep}
+
+
+def main(argv: list[str]) -> None:
+    """Does the stage, writes its result, and says whether it is finished."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file
+    home().mkdir(parents=True, exist_ok=True)
+    result = STAGES[argv[1]]()
+    pathlib.Path(OUT.value).write_text(json.dumps(result))
+    sys.exit(0 if result.get("finished", True) else UNFINISHED)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,76 @@
+"""Measures one case in a process of its own, with its own XLA flags, as often as it is asked.
+
+    python -m benchmarks.gpu.worker '{"kind": "train", "model": "B/2", "batch": 128}'
+
+Its first line of output is JSON about the case ("failed" says why it cannot be measured); then each line of input is
+answered by one of JSON: {"seconds": of one turn}, and "peak": bytes of the device's memory at most so far.
+"""
+
+import json
+import os
+import sys
+import time
+
+
+def main(spec: dict) -> None:
+    """Answers until its input ends."""
+    if spec.get("flags"):  # before JAX is there
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {spec['flags']}"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share the device
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    talk = os.fdopen(os.dup(1), "w")  # whatever else prints goes to the log
+    os.dup2(2, 1)
+
+    def say(told: dict) -> None:
+        print(json.dumps(told), file=talk, flush=True)
+
+    import jax
+
+    from benchmarks.gpu import cases
+    from diffusion.training import compilation_cache
+
+    compilation_cache.enable()
+    device = jax.devices()[0]
+    about = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
+    try:
+        began = time.perf_counter()
+        case = first_that_runs(cases.KINDS[spec["kind"]], spec)
+        about |= {**case.about, "first_seconds": time.perf_counter() - began}
+    except Exception as error:  # out of memory, a kernel that is not there ...: the other cases go on
+        say({**about, "failed": reason(error)})
+        raise
+    say(about)
+    for _ in sys.stdin:
+        try:
+            began = time.perf_counter()
+            case.turn()
+            taken = (time.perf_counter() - began) / case.count
+        except Exception as error:
+            say({"failed": reason(error)})
+            raise
+        say({"seconds": taken, "peak": (device.memory_stats() or {}).get("peak_bytes_in_use", 0)})
+
+
+def first_that_runs(make, spec: dict):
+    """The case with the first of its implementations of attention that runs; says which, and why not another."""
+    choices, refused = spec.get("attention", ["auto"]), []
+    for attention in choices:
+        try:
+            case = make({**spec, "attention": attention})
+            case.turn()  # compiles; the second finds everything in its place
+            case.turn()
+        except Exception as error:
+            if attention == choices[-1]:
+                raise
+            refused.append(f"{attention}: {reason(error)}")
+            continue
+        return case._replace(about={**case.about, "attention": attention, "refused": refused})
+
+
+def reason(error: Exception) -> str:
+    """One line of what went wrong."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,190 @@
+"""How the step's time and memory grow with depth, width, tokens and batch, beside what the formulas expect.
+
+    python -m benchmarks.growth
+    python -m benchmarks.growth --figure=docs/images/growth.png --out=runs/growth.json
+    python -m benchmarks.growth --sweeps=batch --rounds=2
+
+From one DiT outwards, one quantity is changed at a time. The time is the least of the rounds, all of which measure
+every size in turn; the memory is what XLA reserves for the compiled step: arguments and temporaries. An exponent p is
+the slope of the least squares line through (log size, log cost): cost ~ size^p. Beside each stands the slope of the
+formula at the same sizes: time by the operations of `diffusion.models.flops`, memory by the estimate of
+`experiments.plan`. They are no pure powers (width D costs D and D^2, tokens N cost N and N^2), so a formula's slope
+depends on the sizes too.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks import rows
+from configs import base
+from diffusion.training import sharding
+from experiments import estimate, plan, program
+
+
+class Size(NamedTuple):
+    """What is trained: blocks, features, pixels of a side (in patches of 2), images of a step."""
+
+    depth: int = 4
+    width: int = 256
+    side: int = 16
+    batch: int = 8
+
+    @property
+    def tokens(self) -> int:
+        """Of one image."""
+        return (self.side // 2) ** 2
+
+
+class Cost(NamedTuple):
+    """Of one step: seconds, one a round, and bytes; and what the formulas say of them, in operations and bytes."""
+
+    seconds: tuple[float, ...]
+    bytes: float
+    operations: float
+    estimate: float
+
+
+SWEEPS = {
+    "depth": [Size(depth=depth) for depth in (2, 4, 8)],
+    "width": [Size(width=width) for width in (128, 256, 512)],
+    "tokens": [Size(side=side) for side in (8, 16, 32)],
+    "batch": [Size(batch=batch) for batch in (2, 4, 8, 16)],
+}
+HEAD, CHANNELS = 64, 4
+
+
+def main(argv: list[str]) -> None:
+    """Measures in turn, prints one table, and draws."""
+    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    asked = flags.FLAGS
+    sweeps = {name: SWEEPS[name] for name in asked.sweeps}
+    costs = measured(sorted({size for sizes in sweeps.values() for size in sizes}), asked.rounds)
+    told = [row for name, sizes in sweeps.items() for row in exponents(name, sizes, costs)]
+    if asked.figure:
+        draw(sweeps, costs, pathlib.Path(asked.figure))
+    rows.report(told, f"growth of a train step, jax {jax.__version__}, {jax.devices()[0].device_kind}", asked.out)
+
+
+def measured(sizes: list[Size], rounds: int) -> dict[Size, Cost]:
+    """What a step of each costs; all are compiled before the first is measured."""
+    made = {size: prepared(size) for size in sizes}
+    seconds = rows.interleaved({str(size): run for size, (run, *_) in made.items()}, rounds, rest=0.05)
+    return {size: Cost(seconds[str(size)], *formulas) for size, (_, *formulas) in made.items()}
+
+
+def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
+    """(seconds of a step, its bytes, its operations, the estimate of its bytes) for flow matching on random images."""
+    config = base.defaults()
+    config.model = {"name": "dit", "patch": 2, "width": size.width, "depth": size.depth, "heads": size.width // HEAD,
+                    "num_classes": 10}  # fmt: skip
+    config.train.batch_size = size.batch
+    shape, mesh = (size.side, size.side, CHANNELS), sharding.make_mesh({"data": 1})
+    work, made = plan.work_of(config, shape, mesh), program.build(config, shape, mesh)
+    step = made.step.lower(made.target, made.batch, made.seed).compile()
+    told = step.memory_analysis()
+    rng = np.random.default_rng(0)
+    # Small numbers in place of `made.init`, which would be compiled too.
+    random = lambda leaf: jax.device_put(rng.normal(0, 0.02, leaf.shape).astype(leaf.dtype), leaf.sharding)
+    zeros = lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+    state = jax.tree.map(zeros, made.target)
+    state = state._replace(params=jax.tree.map(random, made.target.params), failed_at=zeros(made.target.failed_at) - 1)
+    images = rng.integers(0, 256, (size.batch, *shape), dtype=np.uint8)
+    batch = {"image": images, "index": np.arange(size.batch), "label": np.arange(size.batch, dtype=np.int32) % 10}
+    carried, batch = [state], sharding.to_devices(batch, mesh, size.batch)
+
+    def run():
+        carried[0], metrics = step(carried[0], batch, made.seed)
+        jax.block_until_ready(carried[0])
+        return metrics
+
+    if not np.isfinite(run()["loss"]):
+        raise SystemExit(f"the loss of {size} is not finite: its time would mean nothing.")
+    expected = sum(estimate.memory_by_part(work, "cpu").values())
+    bytes_ = told.argument_size_in_bytes + told.temp_size_in_bytes
+    return functools.partial(least, run), bytes_, estimate.operations(work)["model"], expected
+
+
+def least(run: Callable[[], object]) -> float:
+    """The seconds of the faster of two."""
+    return min(rows.seconds(run)() for _ in range(2))
+
+
+def slope(x: list[float], y: list[float]) -> float:
+    """p of the least squares line log y = p log x + c."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def exponents(name: str, sizes: list[Size], costs: dict[Size, Cost]) -> list[rows.Row]:
+    """The exponents of time, one a round, and of memory, each beside the formula's."""
+    x, found = [getattr(size, name) for size in sizes], [costs[size] for size in sizes]
+    between = f"{name} {x[0]} to {x[-1]}"
+    rounds = range(len(found[0].seconds))
+    return [
+        rows.Row(f"exponent of the step's time, {between}", "", False,
+                 ours=tuple(slope(x, [cost.seconds[turn] for cost in found]) for turn in rounds),
+                 note=f"{best(x, found):.2f} by the least times; "
+                      f"expected {slope(x, [cost.operations for cost in found]):.2f} (operations)"),
+        rows.Row(f"exponent of the step's memory, {between}", "", False,
+                 ours=(slope(x, [cost.bytes for cost in found]),),
+                 note=f"expected {slope(x, [cost.estimate for cost in found]):.2f} (estimate of experiments.plan)"),
+    ]  # fmt: skip
+
+
+def best(x: list[float], found: list[Cost]) -> float:
+    """The exponent of the least times of all rounds."""
+    return slope(x, [min(cost.seconds) for cost in found])
+
+
+def draw(sweeps: dict[str, list[Size]], costs: dict[Size, Cost], path: pathlib.Path) -> None:
+    """Draws time and memory over each quantity, and the formulas' curves through the smallest model's neighbourhood."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(sweeps), figsize=(2.6 * len(sweeps), 4.6), sharey="row", sharex="col",
+                                layout="constrained", squeeze=False)  # fmt: skip
+    kinds = {
+        "ms a step": (lambda cost: 1e3 * min(cost.seconds), lambda cost: cost.operations, "operations"),
+        "MB": (lambda cost: cost.bytes / 1e6, lambda cost: cost.estimate / 1e6, "estimate"),
+    }
+    for column, (name, sizes) in enumerate(sweeps.items()):
+        x, found = [getattr(size, name) for size in sizes], [costs[size] for size in sizes]
+        for (unit, (ours, formula, called)), axis in zip(kinds.items(), axes[:, column]):
+            y, expected = [ours(cost) for cost in found], np.array([formula(cost) for cost in found])
+            if called == "operations":  # on the scale of milliseconds: by the rate that all sizes have in the middle
+                expected = expected * np.exp(np.mean(np.log(y) - np.log(expected)))
+            axis.loglog(x, expected, "--", color="0.55", linewidth=1.2, label=f"{called}: {slope(x, expected):.2f}")
+            axis.loglog(x, y, "o-", color="tab:blue", markersize=4, linewidth=1.2, label=f"measured: {slope(x, y):.2f}")
+            axis.legend(fontsize=7.5, title="exponent", title_fontsize=7.5, loc="upper left", frameon=False)
+            axis.set_xticks(x, [str(size) for size in x])
+            axis.minorticks_off()
+            axis.grid(alpha=0.25, linewidth=0.6)
+            if not column:
+                axis.set_ylabel(unit)
+        axes[-1, column].set_xlabel(name)
+    low, high = axes[0, 0].get_ylim()
+    axes[0, 0].set_ylim(low, 6 * high)  # room for the legends
+    low, high = axes[1, 0].get_ylim()
+    axes[1, 0].set_ylim(low, 6 * high)
+    middle = Size()
+    figure.suptitle(f"A train step of a DiT of depth {middle.depth}, width {middle.width}, {middle.tokens} tokens, "
+                    f"batch {middle.batch}; one quantity changed at a time", fontsize=9.5)  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_multi_enum("sweeps", list(SWEEPS), list(SWEEPS), "what is changed")
+    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
+    flags.DEFINE_string("figure", None, "where to draw, e.g. docs/images/growth.png; nowhere by default")
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
+    app.run(main)

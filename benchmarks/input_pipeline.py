@@ -1,0 +1,90 @@
+"""Images a second that training's own input pipeline gives, from CIFAR-10 as TFDS prepares it, with no model behind it.
+
+    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline --data_dir=/data/tfds --threads=8 --rounds=5
+    python -m benchmarks.input_pipeline --dataset=digits --images=1000
+
+The first epoch decodes every PNG; from the second on a dataset of up to 1 GiB is in memory. Both are measured, for each
+augmentation, round after round. Beside them, as the limit: copying the same bytes into batches, with nothing decoded,
+drawn or shuffled.
+"""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags, logging
+
+from benchmarks import rows
+from diffusion.data import pipeline, sources
+from diffusion.data.transforms import Augmentation, crop, flip
+
+BATCH = 128
+AUGMENTATIONS = {"none": (), "flip": (flip(),), "flip and crop": (flip(), crop(4))}
+
+
+def main(argv: list[str]) -> None:
+    """Measures in turn, and prints one table."""
+    logging.set_verbosity(logging.FATAL)
+    asked = flags.FLAGS
+    try:
+        sources.describe(asked.dataset, "train", asked.data_dir)
+    except FileNotFoundError as error:
+        print(f"left out: {error}")
+        return rows.report([], asked.dataset, asked.out)
+    steps = -(-asked.images // BATCH)
+    cases = {"limit": lambda: copied(asked.dataset, asked.data_dir, steps)}
+    for name, augment in AUGMENTATIONS.items():
+        for epoch in ("first", "later"):
+            cases[f"{name}, {epoch} epoch"] = lambda augment=augment, first=epoch == "first": read(
+                asked.dataset, asked.data_dir, augment, asked.threads, steps, first
+            )
+    found = rows.interleaved(cases, asked.rounds)
+    limit = found.pop("limit")
+    told = [rows.Row(f"{asked.dataset}, augmentation: {name}", "images/s", True, rates, limit=limit)
+            for name, rates in found.items()]  # fmt: skip
+    rows.report(told, f"batches of {BATCH}, {asked.threads} threads; limit: copying the bytes", asked.out)
+
+
+def read(name: str, folder: str, augment: Sequence[Augmentation], threads: int, steps: int, first: bool) -> float:
+    """Images a second of training's batches, from the start of an epoch.
+
+    Args:
+        name, folder: of the dataset.
+        augment: what is done to each image.
+        threads: that read.
+        steps: batches that are counted.
+        first: True where no image has been decoded before, False where all of them have.
+    """
+    source, spec = sources.open_source(name, "train", folder)
+    if not first:
+        for batch in pipeline.batches(source, spec, seed=0, batch_size=BATCH, threads=0):
+            if batch["index"][-1] >= (steps + 2 * threads) * BATCH:
+                break
+    data = pipeline.batches(source, spec, seed=0, batch_size=BATCH, augment=augment, threads=threads)
+    began = time.perf_counter()  # nothing is read ahead yet
+    for _ in range(steps):
+        next(data)
+    seconds = time.perf_counter() - began
+    data.close()
+    return steps * BATCH / seconds
+
+
+def copied(name: str, folder: str, steps: int) -> float:
+    """Images a second of copying arrays of that shape into batches, by one thread."""
+    spec = sources.describe(name, "train", folder)
+    images = list(np.zeros((BATCH, *spec.shape), np.uint8))
+    began = time.perf_counter()
+    for _ in range(steps):
+        np.stack(images)
+    return steps * BATCH / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("dataset", "cifar10", "as TFDS names it")
+    flags.DEFINE_string("data_dir", "", "where it lies; TFDS_DATA_DIR by default")
+    flags.DEFINE_integer("images", 10_000, "read at each measurement", 1)
+    flags.DEFINE_integer("threads", 2, "that read", 0)
+    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
+    app.run(main)

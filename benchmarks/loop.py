@@ -1,0 +1,157 @@
+"""The loop of experiments.train (data, metrics, checkpoints) beside its bare step, in turn in one process.
+
+    python -m benchmarks.loop
+    python -m benchmarks.loop --cases=digits --rounds=6 --out=runs/loop.json
+    python -m benchmarks.loop --data_dir=/data/tfds
+
+The real `train.run` works in a run folder of its own. Every few steps it is held where it asks for its next batch, and
+the same compiled step runs as often on one batch that stays on the device. Every other stretch of the loop holds a
+save: what that one takes longer, from the copy until the last file is on the disk, is spread over --every steps.
+DiT-S/2 reads CIFAR-10, as TFDS prepares it; where that is not there, it is left out.
+"""
+
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from benchmarks import rows
+from diffusion.data import pipeline, sources
+from diffusion.training import checkpoints, sharding
+from experiments import config as configs
+from experiments import program as programs
+from experiments import train
+
+CASES = {  # recipe, what is changed in it, and steps of a stretch
+    "digits": ("configs/digits.py", {}, 40),
+    "S/2": ("configs/cifar10_dit.py", {"train.batch_size": 16, "train.dtype": "float32", "data.threads": 2}, 2),
+}
+
+
+class Stretches(NamedTuple):
+    """Seconds of as many steps, one number a round.
+
+    Attributes:
+        steps: of each.
+        loop: of the loop, without a save.
+        saving: of the loop, with one save in the middle, until it is on the disk.
+        bare: of the step alone, twice a round: after each of the loop's.
+    """
+
+    steps: int
+    loop: list[float]
+    saving: list[float]
+    bare: list[float]
+
+
+def main(argv: list[str]) -> None:
+    """Measures each case, and prints one table."""
+    logging.set_verbosity(logging.FATAL)
+    asked, told = flags.FLAGS, []
+    for name in asked.cases:
+        file, changes, steps = CASES[name]
+        config = configs.load(file)
+        config.update_from_flattened_dict(changes | ({"data.dir": asked.data_dir} if name == "S/2" else {}))
+        try:
+            sources.describe(config.data.name, config.data.split, config.data.dir)
+        except FileNotFoundError as error:
+            print(f"{name} is left out: {error}")
+            continue
+        found = measured(config, asked.steps or steps, asked.rounds if name == "digits" else min(asked.rounds, 2))
+        told.append(row(f"loop of {file}, batch {config.train.batch_size}", found, asked.every))
+    rows.report(told, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", asked.out)
+
+
+def row(what: str, found: Stretches, every: int) -> rows.Row:
+    """The loop's milliseconds a step, with its share of a save, beside the bare step's as the limit."""
+    save = max(0.0, statistics.median(a - b for a, b in zip(found.saving, found.loop)))
+    pairs = list(zip(found.bare[::2], found.bare[1::2]))
+    return rows.Row(
+        what, "ms a step", False,
+        ours=tuple(1e3 * (seconds / found.steps + save / every) for seconds in found.loop),
+        limit=tuple(1e3 * sum(pair) / 2 / found.steps for pair in pairs),
+        note=f"limit: the bare step; a save costs {save:.2f} s, here once in {every} steps",
+    )  # fmt: skip
+
+
+def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
+    """Runs the loop of a config with stretches of the bare step in between.
+
+    Args:
+        config: the run's; its numbers of steps, its checkpoints and its evaluation are set here.
+        steps: of a stretch, at least 2.
+        rounds: of two stretches of the loop, the second with a save, each followed by one of the bare step.
+    """
+    # Stretches end between two multiples of `steps`, saves fall on every other multiple.
+    bounds = [steps + steps // 2 + turn * steps for turn in range(2 * rounds + 1)]
+    config.train.steps, config.checkpoint.every = bounds[-1] + 1, 2 * steps
+    config.evaluate.every, config.checkpoint.keep = 0, 1
+    found, build, batches, last = Stretches(steps, [], [], []), programs.build, pipeline.batches, {}
+
+    def building(*given):
+        program = build(*given)
+
+        def step(state, batch, seed):
+            state, last["metrics"] = program.step(state, batch, seed)
+            last["batch"] = last.get("batch", batch)
+            return state, last["metrics"]
+
+        last["bare"], last["state"], last["seed"] = program.step, None, program.seed
+        last["born"] = lambda: sharding.create(program.init, program.target, program.seed)
+        return program._replace(step=step)
+
+    def bare():
+        state = last["state"] if last["state"] is not None else last["born"]()
+        for _ in range(2):  # of the caches' own
+            state, metrics = last["bare"](state, last["batch"], last["seed"])
+        jax.block_until_ready(metrics)
+        began = time.perf_counter()
+        for _ in range(steps):
+            state, metrics = last["bare"](state, last["batch"], last["seed"])
+        jax.block_until_ready(metrics)
+        found.bare.append(time.perf_counter() - began)
+        last["state"] = state
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def watched(*args, **options):
+            with contextlib.closing(batches(*args, **options)) as inner:
+                for at, batch in enumerate(inner):  # `at` steps have been dispatched
+                    if at in bounds:
+                        hold(at)
+                    yield batch
+
+        def hold(at):
+            jax.block_until_ready(last["metrics"])
+            saved = at // (2 * steps) * 2 * steps  # the step of the latest save
+            while saved and checkpoints.latest(folder) != saved:
+                time.sleep(0.002)
+            if at > bounds[0]:
+                (found.saving if at - saved < steps else found.loop).append(time.perf_counter() - last["began"])
+                bare()
+            last["began"] = time.perf_counter()
+
+        with (
+            mock.patch.object(programs, "build", building),
+            mock.patch.object(pipeline, "batches", watched),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            train.run(config, folder)
+    return found
+
+
+if __name__ == "__main__":
+    flags.DEFINE_multi_enum("cases", list(CASES), list(CASES), "what to measure")
+    flags.DEFINE_integer("steps", None, "of a stretch; by default 40 of the digits, 2 of DiT-S/2", 2)
+    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn; of DiT-S/2 at most twice", 1)
+    flags.DEFINE_integer("every", 500, "steps over which a save is spread", 1)
+    flags.DEFINE_string("data_dir", "", "of CIFAR-10; TFDS_DATA_DIR by default")
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
+    app.run(main)

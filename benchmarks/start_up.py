@@ -1,0 +1,116 @@
+"""What comes before the first step: compilation of DiT-XL/2, scanned and unrolled, and a run's start with a cold and a
+warm cache.
+
+    python -m benchmarks.start_up
+    python -m benchmarks.start_up --depth=4 --rounds=2 --out=runs/start_up.json
+
+The train step of configs/imagenet256_dit.py, in float32, is traced and compiled without being run, each time in a
+process of its own: its blocks in one scan, or written out one after the other; with an empty compilation cache, and
+once more with the cache of the time before. Then `experiments.train` starts the digits recipe twice, in new run
+folders, with one cache: the seconds are those that it prints with its first step.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app, flags, logging
+
+from benchmarks import rows
+
+RECIPE, SHAPE, DEPTH = "configs/imagenet256_dit.py", (32, 32, 4), 28
+TOLD = re.compile(r"first step after ([0-9.]+) s")
+
+
+def main(argv: list[str]) -> None:
+    """Measures in turn, and prints one table."""
+    asked, found = flags.FLAGS, {}
+    for _ in range(asked.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            caches = {name: pathlib.Path(folder) / name for name in ("scanned", "unrolled", "digits")}
+            for name, unroll in (("scanned", 1), ("unrolled", asked.depth)):
+                found.setdefault(name, []).append(compiled(asked.depth, unroll, caches[name]))
+            found.setdefault("scanned again", []).append(compiled(asked.depth, 1, caches["scanned"]))
+            for name in ("digits", "digits again"):
+                run = pathlib.Path(folder) / name.replace(" ", "_")
+                found.setdefault(name, []).append(first_step("configs/digits.py", run, caches["digits"]))
+    model = f"{RECIPE}" if asked.depth == DEPTH else f"{RECIPE}, depth {asked.depth}"
+    rows.report(
+        [
+            rows.Row(f"compile the step of {model}, scanned", "s", False, tuple(found["scanned"]),
+                     peer="unrolled", theirs=tuple(found["unrolled"]), note="aim: 4 times"),
+            rows.Row(f"compile the step of {model}, scanned, warm cache", "s", False, tuple(found["scanned again"]),
+                     peer="cold cache", theirs=tuple(found["scanned"]), note="aim: 3 times"),
+            rows.Row("first step of configs/digits.py, warm cache", "s", False, tuple(found["digits again"]),
+                     peer="cold cache", theirs=tuple(found["digits"]), note="as the run prints it; aim: 3 times"),
+        ],
+        "from the start to the first step", asked.out,
+    )  # fmt: skip
+
+
+def compiled(depth: int, unroll: int, cache: pathlib.Path) -> float:
+    """Seconds that tracing and compiling the step takes in a new process.
+
+    Args:
+        depth: blocks of the network.
+        unroll: blocks in one turn of the scan; `depth` leaves no scan.
+        cache: folder of the compilation cache, made if missing.
+    """
+    words = ["--compile_only", f"--depth={depth}", f"--unroll={unroll}"]
+    return json.loads(output(["benchmarks.start_up", *words], cache).splitlines()[-1])
+
+
+def first_step(file: str, folder: pathlib.Path, cache: pathlib.Path) -> float:
+    """Seconds to the first step that a run of that recipe prints; it ends after two."""
+    steps = ["--config.train.steps=2", "--config.checkpoint.every=1000", "--config.optimizer.decay=constant"]
+    told = output(["experiments.train", f"--config={file}", f"--workdir={folder}", *steps], cache)
+    return float(TOLD.search(told).group(1))
+
+
+def output(words: list[str], cache: pathlib.Path) -> str:
+    """What a command of this project prints, with a compilation cache of its own; ends this program where it fails."""
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    done = subprocess.run([sys.executable, "-m", *words], env=environment, text=True, stdout=subprocess.PIPE)
+    if done.returncode:
+        raise SystemExit(f"python -m {' '.join(words)} ended with status {done.returncode}.")
+    return done.stdout
+
+
+def compile_only(depth: int, unroll: int) -> None:
+    """Traces and compiles the step, allocates nothing, and prints the seconds."""
+    from diffusion.training import compilation_cache, sharding
+    from experiments import config as configs
+    from experiments import program
+
+    config = configs.load(RECIPE)
+    config.update_from_flattened_dict({"train.dtype": "float32", "model.depth": depth})
+    config.model.unroll = unroll
+    compilation_cache.enable()
+    mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
+    began = time.perf_counter()
+    made = program.build(config, SHAPE, mesh)
+    made.step.lower(made.target, made.batch, made.seed).compile()
+    print(json.dumps(time.perf_counter() - began))
+
+
+def command(argv: list[str]) -> None:
+    """The benchmark, or one compilation of it in a process of its own."""
+    logging.set_verbosity(logging.FATAL)
+    if flags.FLAGS.compile_only:
+        compile_only(flags.FLAGS.depth, flags.FLAGS.unroll)
+    else:
+        main(argv)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("depth", DEPTH, "blocks of the network that is compiled", 1)
+    flags.DEFINE_integer("rounds", 1, "how often everything is measured in turn", 1)
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
+    flags.DEFINE_bool("compile_only", False, "one compilation, which the benchmark starts by itself")
+    flags.DEFINE_integer("unroll", 1, "of --compile_only: blocks in one turn of the scan", 1)
+    app.run(command)

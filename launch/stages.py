@@ -1,0 +1,158 @@
+"""Runs named stages in order, each a process with a time limit, and goes on where it was stopped.
+
+For a machine that is lent for minutes at a time: the results of all stages stand in one file, `results.json`, which is
+written anew, at once and whole, after each; a later call that finds it, in its own folder or in one that was carried
+back, leaves out what is done. A stage is told two things: `--out=FILE`, where it writes its result as JSON, and the
+environment variable STAGE_SECONDS, after which it is ended. One that has more to do than fits ends with status 75
+(UNFINISHED), and is the first of the next call.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+UNFINISHED = 75  # exit status of a stage that wants to go on in the next call
+SECONDS = "STAGE_SECONDS"  # the environment variable that tells a stage how long it may take
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+LINES = 15  # of what a failed stage said, kept in its result
+
+
+class Stage(NamedTuple):
+    """One part of the work.
+
+    Attributes:
+        name: under which its result stands.
+        command: words of its process; `--out=FILE` is added.
+        least: seconds that must be left for it to begin.
+        most: seconds after which it is ended.
+        makes: a file or folder that later stages read; where it is not there, as on another machine, what was done is
+            not done.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    least: float = 30.0
+    most: float = 540.0
+    makes: pathlib.Path | None = None
+
+
+def run(
+    stages: Sequence[Stage], out: pathlib.Path, seconds: float, done: Iterable[pathlib.Path] = ()
+) -> dict[str, dict[str, Any]]:
+    """Runs what is not done, in order, while time is left; what failed before comes last.
+
+    Args:
+        stages: in their order; each needs only what stands before it.
+        out: folder of results.json and log.txt.
+        seconds: that this call may take.
+        done: folders with the results.json of earlier calls, the latest last.
+
+    Returns:
+        {name: {"status": "done", "failed", "late" or "unfinished", "seconds": float, "at": UTC, "result": what it
+        wrote (where it is done), "said": the last lines that it printed (where it is not)}}.
+    """
+    ends = time.monotonic() + seconds
+    out.mkdir(parents=True, exist_ok=True)
+    results = gathered([*done, out])
+    keep(out, results)
+    waiting = [stage for stage in stages if not is_done(stage, results)]
+    waiting.sort(key=lambda stage: results.get(stage.name, {}).get("status") in ("failed", "late"))
+    for stage in waiting:
+        left = ends - time.monotonic() - GRACE
+        if left < stage.least:
+            print(f"{stage.name}: needs {stage.least:.0f} s, and {max(left, 0):.0f} are left", flush=True)
+            break
+        print(f"{stage.name}: begins, {left:.0f} s are left", flush=True)
+        results[stage.name] = carry_out(stage, out, min(stage.most, left))
+        keep(out, results)
+        print(f"{stage.name}: {results[stage.name]['status']} after {results[stage.name]['seconds']:.0f} s", flush=True)
+        if results[stage.name]["status"] == "unfinished":
+            break
+    return results
+
+
+def is_done(stage: Stage, results: dict[str, dict[str, Any]]) -> bool:
+    """Whether a stage has a result, and what it makes is there."""
+    there = stage.makes is None or stage.makes.exists()
+    return there and results.get(stage.name, {}).get("status") == "done"
+
+
+def carry_out(stage: Stage, out: pathlib.Path, limit: float) -> dict[str, Any]:
+    """Runs one stage, with all processes that it starts, for so many seconds at most; its result as in `run`."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch, open(out / "log.txt", "a+b") as log:
+        file, start = pathlib.Path(scratch) / "result.json", log.seek(0, os.SEEK_END)
+        process = subprocess.Popen(
+            [*stage.command, f"--out={file}"], stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, SECONDS: f"{limit:.0f}"},
+        )  # fmt: skip
+        try:
+            status = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            _end(process)
+        found = {"seconds": round(time.monotonic() - began, 1),
+                 "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}  # fmt: skip
+        if status == 0 and file.is_file():
+            return {"status": "done", **found, "result": json.loads(file.read_text())}
+        log.seek(start)
+        said = log.read().decode(errors="replace").splitlines()[-LINES:]
+        if status == 0:
+            said.append("It ended with status 0, and wrote no result.")
+        kind = {None: "late", UNFINISHED: "unfinished"}.get(status, "failed")
+        partial = {"result": json.loads(file.read_text())} if kind == "unfinished" and file.is_file() else {}
+        return {"status": kind, **found, **partial, "exit": status, "said": said}
+
+
+def gathered(folders: Iterable[pathlib.Path]) -> dict[str, dict[str, Any]]:
+    """The results in these folders, those of later folders in place of earlier ones that are not done."""
+    results = {}
+    for folder in folders:
+        file = pathlib.Path(folder) / "results.json"
+        for name, result in (json.loads(file.read_text())["stages"] if file.is_file() else {}).items():
+            if results.get(name, {}).get("status") != "done" or result["status"] == "done":
+                results[name] = result
+    return results
+
+
+def keep(out: pathlib.Path, results: dict[str, dict[str, Any]]) -> None:
+    """Writes results.json, at once and whole."""
+    whole = out / "results.part"
+    whole.write_text(json.dumps({"stages": results}, indent=1) + "\n")
+    whole.replace(out / "results.json")
+
+
+def summary(stages: Sequence[Stage], results: dict[str, dict[str, Any]]) -> int:
+    """Prints what is not done, and why; returns 0 if all is, UNFINISHED if a later call has something to do, else 1."""
+    begun = lambda stage: is_done(stage, results) or results.get(stage.name, {}).get("status", "done") != "done"
+    statuses = [results[stage.name] if begun(stage) else {"status": "not begun"} for stage in stages]
+    for stage, result in zip(stages, statuses):
+        if result["status"] != "done":
+            print(f"{stage.name}: {result['status']}")
+            print("".join(f"    {line}\n" for line in result.get("said", ())), end="")
+    kinds = {result["status"] for result in statuses}
+    return 0 if kinds <= {"done"} else UNFINISHED if kinds & {"not begun", "unfinished"} else 1
+
+
+def stoppable() -> None:
+    """Makes SIGTERM end this process as an exception does, so that the stage that runs is ended too."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a process that leads a session, and all processes of it."""
+    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
