@@ -11,6 +11,7 @@ import json
 import pathlib
 import re
 import sys
+from collections.abc import Callable
 
 from launch import command as launcher
 
@@ -22,6 +23,7 @@ SECRET_NAME = re.compile("TOKEN|KEY|SECRET|PASSWORD")
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 PORT = 8476  # where pod 0 coordinates, in its own network
 WORKER = "worker"  # the one replicated job, whose pods are the processes
+INDEX = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
 SAVED = 143  # the exit status of experiments.train when it has saved after SIGTERM
 MISTAKES = (2, 126, 127)  # a mistake in the config or the command line; a shell that cannot run it, or finds none
 
@@ -66,14 +68,8 @@ def variable(text: str) -> str:
     return text
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments (``argv`` up to `--`) from the command after it, a list of words."""
-    parser = launcher.parser(
-        "kubernetes", "Run COMMAND in every pod of a Kubernetes JobSet, as one jax.distributed job.", EXAMPLE)
-    add = parser.add_argument
-    add("--name", type=job_name, required=True, metavar="NAME", help="name of the JobSet")
-    add("--image", type=image, required=True, metavar="IMAGE", help="container image that holds the library")
-    add("--pods", type=positive, default=1, metavar="N", help="number of pods, one process each (default: 1)")
+def add_pod(add: Callable) -> None:
+    """Adds the options that say what a pod is; ``add`` is the parser's ``add_argument``."""
     add("--gpus", type=positive, metavar="G", help="nvidia.com/gpu of each pod")
     add("--tpus", type=positive, metavar="T", help="google.com/tpu of each pod; needs --node-selector on GKE")
     add("--cpu", type=quantity, metavar="C", help="CPU cores of each pod")
@@ -86,23 +82,39 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--env", type=variable, action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
     add("--secret-env", type=secret, action="append", default=[], metavar="NAME=SECRET:KEY",
         help="a variable whose value the cluster's Secret holds; may be repeated")
-    add("--max-restarts", type=natural, default=3, metavar="R", help="restarts after failures (default: 3)")
     add("--grace", type=positive, default=120, metavar="SECONDS",
         help="time between SIGTERM and SIGKILL, for the run to save (default: 120)")
     add("--output", type=pathlib.Path, metavar="FILE", help="write the manifest here and create nothing")
     add("--dry-run", action="store_true", help="print the manifest and do nothing")
-    options, command = launcher.parse(parser, argv)
+
+
+def check_pod(parser: argparse.ArgumentParser, options: argparse.Namespace, command: list[str]) -> None:
+    """Ends a launcher with an error for a secret, a variable that is given twice, or GPUs and TPUs in one pod."""
     launcher.refuse_secrets(parser, command, "a manifest must not hold: let the program read it from a variable, and "
                             "give --secret-env=NAME=SECRET:KEY")
     names = [text.partition("=")[0] for text in options.env + options.secret_env]
     for name in names:
         if names.count(name) > 1 or re.fullmatch("DIFFUSION_(COORDINATOR|PROCESS_.*)", name):
             parser.error(f"variable {name}: given twice, or one that the launcher sets")
+    if options.gpus and options.tpus:
+        parser.error("--gpus and --tpus: a pod has the one or the other")
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the launcher's own arguments (``argv`` up to `--`) from the command after it, a list of words."""
+    parser = launcher.parser(
+        "kubernetes", "Run COMMAND in every pod of a Kubernetes JobSet, as one jax.distributed job.", EXAMPLE)
+    add = parser.add_argument
+    add("--name", type=job_name, required=True, metavar="NAME", help="name of the JobSet")
+    add("--image", type=image, required=True, metavar="IMAGE", help="container image that holds the library")
+    add("--pods", type=positive, default=1, metavar="N", help="number of pods, one process each (default: 1)")
+    add_pod(add)
+    add("--max-restarts", type=natural, default=3, metavar="R", help="restarts after failures (default: 3)")
+    options, command = launcher.parse(parser, argv)
+    check_pod(parser, options, command)
     longest = len(f"{options.name}-{WORKER}-0-{options.pods - 1}-12345")  # Kubernetes ends a pod's name in 5 letters
     if longest > 63:
         parser.error(f"--name={options.name} is {longest - 63} letters too long: the pods' names must fit in 63")
-    if options.gpus and options.tpus:
-        parser.error("--gpus and --tpus: a pod has the one or the other")
     return options, command
 
 
@@ -112,21 +124,25 @@ def _literal(text: str) -> str:
 
 def environment(options: argparse.Namespace) -> list[dict]:
     """The variables of a container: the launcher's three, then the user's."""
-    index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
     host = f"{options.name}-{WORKER}-0-0.{options.name}"  # pod 0, in the JobSet's headless service
     plain = {"DIFFUSION_COORDINATOR": f"{host}:{PORT}", "DIFFUSION_PROCESS_COUNT": str(options.pods),
              "PYTHONUNBUFFERED": "1"} | dict(text.split("=", 1) for text in options.env)
+    return variables(plain, options.secret_env, {"name": "DIFFUSION_PROCESS_INDEX", "valueFrom": INDEX})
+
+
+def variables(plain: dict[str, str], secret_env: list[str], index: dict) -> list[dict]:
+    """The variables of a container: plain ones, the index of its pod, and those that a Secret holds."""
     found = [{"name": name, "value": _literal(value)} for name, value in plain.items()]
-    found.append({"name": "DIFFUSION_PROCESS_INDEX", "valueFrom": index})
-    for text in options.secret_env:
+    found.append(index)
+    for text in secret_env:
         name, _, where = text.partition("=")
         key = dict(zip(("name", "key"), where.split(":")))
         found.append({"name": name, "valueFrom": {"secretKeyRef": key}})
     return found
 
 
-def manifest(options: argparse.Namespace, command: list[str]) -> dict:
-    """The JobSet that runs ``command``, from what ``parse`` returns, as the object that its JSON describes."""
+def pod(options: argparse.Namespace, command: list[str], env: list[dict]) -> dict:
+    """The specification of a pod that runs ``command`` once, with these variables."""
     values = {"nvidia.com/gpu": "gpus", "google.com/tpu": "tpus", "cpu": "cpu", "memory": "memory"}
     amounts = {name: str(getattr(options, key)) for name, key in values.items() if getattr(options, key) is not None}
     claims = [text.partition(":")[::2] for text in options.volume]
@@ -136,15 +152,20 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     container = {"name": WORKER, "image": options.image, "command": [_literal(word) for word in command],
-                 "env": environment(options), "resources": {"requests": amounts, "limits": amounts},
+                 "env": env, "resources": {"requests": amounts, "limits": amounts},
                  "volumeMounts": mounts}
-    pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": options.grace, "containers": [container],
+    return {"restartPolicy": "Never", "terminationGracePeriodSeconds": options.grace, "containers": [container],
            "volumes": volumes, "nodeSelector": dict(text.split("=") for text in options.node_selector)}
+
+
+def manifest(options: argparse.Namespace, command: list[str]) -> dict:
+    """The JobSet that runs ``command``, from what ``parse`` returns, as the object that its JSON describes."""
+    template = pod(options, command, environment(options))
     exits = lambda *values: {"containerName": WORKER, "operator": "In", "values": list(values)}
     ends = [{"action": "FailJob", "onExitCodes": exits(*MISTAKES)}, {"action": "FailJob", "onExitCodes": exits(SAVED)},
             {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
     job = {"completionMode": "Indexed", "completions": options.pods, "parallelism": options.pods, "backoffLimit": 0,
-           "podFailurePolicy": {"rules": ends}, "template": {"spec": pod}}
+           "podFailurePolicy": {"rules": ends}, "template": {"spec": template}}
     matched = {"onJobFailureReasons": ["PodFailurePolicy"]}  # which of the rules, only the message tells
     mistake = {"name": "mistake", "action": "FailJobSet", **matched,
                "onJobFailureMessagePatterns": ["matching FailJob rule at index 0$"]}

@@ -13,6 +13,7 @@ import pathlib
 import re
 import shlex
 import sys
+from collections.abc import Callable
 
 from launch import command as launcher
 
@@ -26,6 +27,18 @@ OWN = re.compile(  # options of sbatch that this launcher writes, or that would 
 TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]{1,2}))?(?::([0-9]{1,2}))?")
 
 # Double braces are for str.format, which leaves single ones.
+TURNS = """
+# {saved}: saved after SIGTERM, at the time limit or preempted. A job that was cancelled is no longer RUNNING.
+if [ "$status" = {saved} ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {turns} ]; then
+    echo "saved; back into the queue: scontrol requeue $SLURM_JOB_ID"
+    scontrol requeue "$SLURM_JOB_ID"
+  else
+    echo "saved, but this was turn $((SLURM_RESTART_COUNT + 1)), more than --max-requeues={turns} allows" >&2
+  fi
+fi
+exit "$status"
+"""
 SCRIPT = """#!/bin/bash
 {directives}
 
@@ -42,18 +55,7 @@ shift
 
 status=0
 srun {options} bash -c "$task" task "$coordinator" {command} || status=$?
-
-# {saved}: saved after SIGTERM, at the time limit or preempted. A job that was cancelled is no longer RUNNING.
-if [ "$status" = {saved} ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {turns} ]; then
-    echo "saved; back into the queue: scontrol requeue $SLURM_JOB_ID"
-    scontrol requeue "$SLURM_JOB_ID"
-  else
-    echo "saved, but this was turn $((SLURM_RESTART_COUNT + 1)), more than --max-requeues={turns} allows" >&2
-  fi
-fi
-exit "$status"
-"""
+""" + TURNS
 
 
 def count(text: str) -> int:
@@ -104,6 +106,50 @@ def directive(text: str) -> str:
     return text
 
 
+def add_usual(add: Callable, log: str, words: str) -> None:
+    """Adds the options that every sbatch file of ours has.
+
+    Args:
+      add: the parser's ``add_argument``.
+      log: default of --log.
+      words: what stands in it for what, for the help.
+    """
+    add("--partition", type=name, metavar="NAME", help="partition, or several with commas between")
+    add("--account", type=name, metavar="NAME", help="account to charge")
+    add("--time", type=duration, metavar="TIME", help="time limit of one turn, e.g. 90 (minutes), 12:00:00 or 2-00")
+    add("--grace", type=count, default=120, metavar="SECONDS",
+        help="SIGTERM comes so long before the end, for the run to save (default: 120)")
+    add("--max-requeues", type=count, default=1000, metavar="N",
+        help="turns after the first, so that a run that never gets further ends at last (default: 1000)")
+    add("--job-name", type=name, default="diffusion", metavar="NAME", help="default: diffusion")
+    add("--log", type=log_pattern, default=log, metavar="FILE", help=f"default: {log.replace('%', '%%')}, {words}")
+    add("--sbatch", type=directive, action="append", default=[], metavar="OPTION",
+        help="any other option of sbatch, e.g. --sbatch=--mem=200G; may be repeated")
+    add("--output", type=pathlib.Path, metavar="FILE", help="write the sbatch file here and do not submit it")
+    add("--dry-run", action="store_true", help="print the sbatch file and do nothing")
+
+
+def check_usual(parser: argparse.ArgumentParser, options: argparse.Namespace, command: list[str]) -> None:
+    """Ends a launcher with an error for a secret in the command, or a time limit that the grace uses up."""
+    launcher.refuse_secrets(parser, command, "a file must not hold, and other users see in the list of processes: let "
+                            "the program read it from a variable, which the tasks have too")
+    if options.time is not None and seconds(options.time) <= options.grace:
+        parser.error(f"--time={options.time} is {seconds(options.time)} s, which --grace={options.grace} uses up")
+
+
+def directives(options: argparse.Namespace, **given: object) -> str:
+    """The lines that tell sbatch what a job needs.
+
+    Args:
+      options: with those of ``add_usual``.
+      **given: further options of sbatch, "_" for "-"; those that are None are left out.
+    """
+    usual = {"job_name": options.job_name, "partition": options.partition, "account": options.account,
+             "time": options.time, "output": options.log, "open_mode": "append", "signal": f"TERM@{options.grace}"}
+    lines = [f"--{key.replace('_', '-')}={value}" for key, value in (given | usual).items() if value is not None]
+    return "\n".join(f"#SBATCH {line}" for line in [*lines, "--requeue", *options.sbatch])
+
+
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the launcher's own arguments from the command after `--`.
 
@@ -121,27 +167,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--tasks-per-node", type=count, default=1, metavar="T", help="processes on each node (default: 1)")
     add("--gpus-per-node", type=count, metavar="G", help="GPUs on each node, dealt out to its tasks (default: none)")
     add("--cpus-per-task", type=count, metavar="C", help="CPU cores for each task")
-    add("--partition", type=name, metavar="NAME", help="partition, or several with commas between")
-    add("--account", type=name, metavar="NAME", help="account to charge")
-    add("--time", type=duration, metavar="TIME", help="time limit of one turn, e.g. 90 (minutes), 12:00:00 or 2-00")
-    add("--grace", type=count, default=120, metavar="SECONDS",
-        help="SIGTERM comes so long before the end, for the run to save (default: 120)")
-    add("--max-requeues", type=count, default=1000, metavar="N",
-        help="turns after the first, so that a run that never gets further ends at last (default: 1000)")
-    add("--job-name", type=name, default="diffusion", metavar="NAME", help="default: diffusion")
-    add("--log", type=log_pattern, default="slurm-%j.out", metavar="FILE", help="default: slurm-%%j.out, %%j = job id")
-    add("--sbatch", type=directive, action="append", default=[], metavar="OPTION",
-        help="any other option of sbatch, e.g. --sbatch=--mem=200G; may be repeated")
-    add("--output", type=pathlib.Path, metavar="FILE", help="write the sbatch file here and do not submit it")
-    add("--dry-run", action="store_true", help="print the sbatch file and do nothing")
+    add_usual(add, "slurm-%j.out", "%%j = job id")
     options, command = launcher.parse(parser, argv)
-    launcher.refuse_secrets(parser, command, "a file must not hold, and other users see in the list of processes: let "
-                            "the program read it from a variable, which the tasks have too")
+    check_usual(parser, options, command)
     if options.gpus_per_node is not None and options.gpus_per_node % options.tasks_per_node:
         parser.error(f"--gpus-per-node={options.gpus_per_node} does not divide over "
                      f"--tasks-per-node={options.tasks_per_node}")
-    if options.time is not None and seconds(options.time) <= options.grace:
-        parser.error(f"--time={options.time} is {seconds(options.time)} s, which --grace={options.grace} uses up")
     return options, command
 
 
@@ -155,11 +186,6 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
     Returns:
       A bash script whose comments tell sbatch what the job needs.
     """
-    given = {"--job-name": options.job_name, "--nodes": options.nodes, "--ntasks-per-node": options.tasks_per_node,
-             "--gpus-per-node": options.gpus_per_node, "--cpus-per-task": options.cpus_per_task,
-             "--partition": options.partition, "--account": options.account, "--time": options.time,
-             "--output": options.log, "--open-mode": "append", "--signal": f"TERM@{options.grace}"}
-    lines = [f"{key}={value}" for key, value in given.items() if value is not None]
     devices = ""
     if options.gpus_per_node is not None:
         each = options.gpus_per_node // options.tasks_per_node
@@ -169,7 +195,8 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
     srun += ["--label"] if options.nodes * options.tasks_per_node > 1 else []
     srun += [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []  # srun does not inherit it
     return SCRIPT.format(
-        directives="\n".join(f"#SBATCH {line}" for line in [*lines, "--requeue", *options.sbatch]),
+        directives=directives(options, nodes=options.nodes, ntasks_per_node=options.tasks_per_node,
+                              gpus_per_node=options.gpus_per_node, cpus_per_task=options.cpus_per_task),
         devices=devices, options=" ".join(srun), command=shlex.join(command), saved=SAVED,
         turns=options.max_requeues)
 

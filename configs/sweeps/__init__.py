@@ -1,0 +1,1 @@
+"""Sweeps, run by `python -m experiments.sweep --sweep=FILE`."""

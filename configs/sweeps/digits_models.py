@@ -1,0 +1,46 @@
+"""The models of `digits_samplers.py`: a teacher on handwritten digits and its students, three seeds each, 3 runs.
+
+    python -m experiments.sweep --sweep=configs/sweeps/digits_models.py --workdir=runs/digits_models --jobs=2
+
+A run trains a teacher (cosine schedule, v) in DIR/seed=S/teacher, then distils it by halves into students of 16, 8, 4,
+2 steps and 1 (Salimans and Ho 2022), each the teacher of the next: DIR/seed=S/student_N.
+
+Time: about 15 minutes on two CPU cores (a step of a teacher is 0.046 s of one core, one of a student, with the teacher
+evaluated twice, some 0.08; a run takes 7 minutes).
+Presets: `digits_models.py:tiny` (one seed, 20 steps of each, to see that everything works).
+"""
+
+from experiments.sweeps.combinators import each
+from experiments.sweeps.commands import train
+from experiments.sweeps.definition import Sweep
+
+STUDENTS = (16, 8, 4, 2, 1)  # their numbers of steps
+PREDICTS = '{"name": "v", "clock": {"name": "steps"}}'
+PROCESS = (
+    '--config.schedule={"name": "cosine"}', f"--config.parameterization={PREDICTS}",
+    '--config.sample.sampler={"name": "ddim"}', "--config.sample.guidance.scale=1.0", "--config.sample.number=400",
+)  # fmt: skip
+TIMES = '{"name": "uniform_density", "strata": %d}'
+TEACHER = f'{{"name": "denoising", "density": {TIMES}, "weighting": {{"name": "min_snr"}}}}'
+
+
+def get_sweep(arg: str = "") -> Sweep:
+    """The sweep, or a preset of it; see the module's docstring."""
+    tiny = arg == "tiny"
+    config = "configs/digits.py:tiny" if tiny else "configs/digits.py"
+    objective = TEACHER % (32 if tiny else 64)
+    steps, halving = (20, 20) if tiny else (2400, 600)
+    every = ("--config.checkpoint.every=10",) if tiny else ("--config.checkpoint.every=600",)
+    commands = [train(config, "{folder}/teacher", *PROCESS, *every, f"--config.train.steps={steps}",
+                      f"--config.objective={objective}")]  # fmt: skip
+    teacher = "{folder}/teacher"
+    for N in STUDENTS:
+        commands.append(train(
+            config, f"{{folder}}/student_{N}", *PROCESS, *every, f"--config.train.steps={halving}",
+            f'--config.objective={{"name": "progressive_distillation", "N": {N}}}',
+            f"--config.teacher.path={teacher}", f"--config.teacher.parameterization={PREDICTS}",
+            f"--config.init_from.path={teacher}", f"--config.sample.steps={N}",
+            "--config.optimizer.learning_rate=5e-4", "--config.optimizer.warmup=0",
+        ))  # fmt: skip
+        teacher = f"{{folder}}/student_{N}"
+    return Sweep(each("seed", range(1 if tiny else 3)), commands)

@@ -1,0 +1,43 @@
+"""Samplers by their steps on handwritten digits, down to one: 4 samplers of a teacher, and its students; 108 runs.
+
+    python -m experiments.sweep --sweep=configs/sweeps/digits_models.py --workdir=runs/digits_models --jobs=2
+    python -m experiments.sweep --sweep=configs/sweeps/digits_samplers.py --workdir=runs/samplers --jobs=2
+    python -m experiments.sweep --workdir=runs/samplers --table
+
+A run samples one of the models of `digits_models.py` (which comes first), from the same noise as all others, and
+evaluates the samples; nothing is trained. The ladder is 1000, 100, 50, 20, 8, 4, 2, 1 steps. Heun evaluates the network
+twice in a step, but for the last: it has half as many steps, so that all are compared at equal evaluations ("nfe").
+The students take the steps that they were distilled for. Seeds are those of the training.
+
+Time: about 25 minutes on two CPU cores (4,000 evaluations of one picture a second on one core, 400 pictures a run:
+100 s for 1,000 steps, and 12 s of start and evaluation each).
+Presets: `digits_samplers.py:tiny` (of the tiny models in runs/digits_models_tiny, to see that everything works).
+"""
+
+from configs.sweeps.digits_models import STUDENTS
+from experiments.sweeps.combinators import chain, each, product
+from experiments.sweeps.commands import evaluate, sample
+from experiments.sweeps.definition import Sweep
+
+LADDER = (1000, 100, 50, 20, 8, 4, 2, 1)
+ONE_A_STEP = ("ddpm", "ddim", "dpmpp_2m")  # evaluations of the network
+HEUN = (500, 50, 25, 10, 4, 2, 1)
+
+
+def get_sweep(arg: str = "") -> Sweep:
+    """The sweep, or a preset of it; see the module's docstring."""
+    tiny = arg == "tiny"
+    models = "runs/digits_models_tiny" if tiny else "runs/digits_models"
+    shorten = lambda ladder: ladder[-2:] if tiny else ladder
+    of_teacher = product(each("model", ("teacher",)), chain(
+        product(each("sample.sampler.name", ONE_A_STEP), each("sample.steps", shorten(LADDER))),
+        product(each("sample.sampler.name", ("heun",)), each("sample.steps", shorten(HEUN))),
+    ))  # fmt: skip
+    of_students = [{"model": f"student_{N}", "sample.sampler.name": "ddim", "sample.steps": N}
+                   for N in shorten(STUDENTS)]  # fmt: skip
+    runs = product(chain(of_teacher, of_students), each("seed", range(1 if tiny else 3)))
+    model = f"{models}/seed={{seed}}/{{model}}"
+    if tiny:  # one seed, of which no name tells
+        model = f"{models}/base/{{model}}"
+    return Sweep(runs, [sample("--out={folder}", "{overrides}", folder=model),
+                        evaluate("--samples={folder}", folder=model)])  # fmt: skip

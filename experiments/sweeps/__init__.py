@@ -1,0 +1,1 @@
+"""Sweeps: many runs by naming what varies, and their figures in one table."""

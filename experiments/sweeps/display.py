@@ -1,0 +1,138 @@
+"""What a sweep shows: on a terminal a bar and the last line of each run that runs, in a log a line for each event."""
+
+import pathlib
+import signal
+import sys
+import time
+from typing import NamedTuple
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.progress import duration
+from experiments.sweeps import state
+from experiments.sweeps.devices import Slot
+
+REFRESH = 0.5  # seconds
+
+
+class Shown(NamedTuple):
+    """A run that is running: when it began, its log and what it runs on."""
+
+    began: float
+    log: pathlib.Path
+    where: str
+
+
+class Display:
+    """Shows how a sweep gets on; use it in a ``with`` block."""
+
+    def __init__(self, counts: dict[str, int], jobs: int, console: Console | None = None):
+        """Starts the clock.
+
+        Args:
+          counts: how many runs have each status, of all in the sweep.
+          jobs: how many run at a time, for the time to go.
+          console: where to; standard output by default.
+        """
+        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.total, self.jobs = sum(counts.values()), jobs
+        self.done, self.failed = counts.get(state.DONE, 0), counts.get(state.FAILED, 0)
+        self.running: dict[str, Shown] = {}
+        self._begun, self._finished = time.monotonic(), 0
+        self._shown = 0.0
+        self._live = None
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bars where there are some."""
+        self.console.print(text, markup=False)
+
+    def begin(self, name: str, attempt: int, log: pathlib.Path, slot: Slot) -> None:
+        """Tells that a run was begun."""
+        gpus = slot.variables.get("CUDA_VISIBLE_DEVICES")
+        cores = ",".join(map(str, sorted(slot.cores)))
+        where = f"GPU {gpus}" if gpus else f"cores {cores}" if cores else ""
+        self.running[name] = Shown(time.monotonic(), log, where)
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        if not self._live:
+            self.say(f"begun   {name}{again}{f' ({where})' if where else ''}")
+
+    def end(self, name: str, status: str, seconds: float, reason: str, again: bool = False) -> None:
+        """Tells that a run ended.
+
+        Args:
+          name: of the run.
+          status: "done", "failed" or "stopped".
+          seconds: that all its commands took.
+          reason: of the failure.
+          again: whether it is tried again.
+        """
+        self.running.pop(name, None)
+        self._finished += 1
+        self.done += status == state.DONE
+        self.failed += status == state.FAILED and not again
+        told = f"{status:<7} {name}  {duration(seconds)}  ({self._counts()}{self._left()})"
+        if status == state.FAILED:
+            told += (", to be tried again" if again else "") + "".join(f"\n        {x}" for x in reason.splitlines())
+        self.say(told)
+
+    def elsewhere(self, name: str) -> None:
+        """Tells that another process holds a run."""
+        self.say(f"waiting {name}: a process that another sweep has started holds it")
+
+    def stopping(self, number: int, running: int, asked: int) -> None:
+        """Tells that a signal came and what it does."""
+        what = ("asked to save and stop; once more ends them at once" if asked == 1
+                else "ended at once; what they had saved stays" if asked == 2 else "killed")
+        self.say(f"{signal.Signals(number).name}: {running} running runs are {what}")
+
+    def show(self) -> None:
+        """Draws the bars anew, where there are some."""
+        if self._live and time.monotonic() - self._shown > REFRESH:
+            self._shown = time.monotonic()
+            self._live.update(self._drawn(), refresh=True)
+
+    def _counts(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.done} of {self.total} done{failed}"
+
+    def _left(self) -> str:
+        rest = self.total - self.done - self.failed
+        if not self._finished or not rest:
+            return ""
+        each = (time.monotonic() - self._begun) / self._finished  # as many at a time as there are
+        return f", ETA {duration(each * rest)}"
+
+    def _drawn(self) -> Group:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(ProgressBar(self.total, self.done + self.failed, width=32), self._counts() + self._left())
+        rows = Table.grid(padding=(0, 2))
+        for column in ("cyan", None, "dim"):
+            rows.add_column(style=column, no_wrap=True, overflow="ellipsis")
+        for name, shown in self.running.items():
+            rows.add_row(name, duration(time.monotonic() - shown.began), Text(_last_line(shown.log)))
+        return Group(bar, rows)
+
+
+def _last_line(log: pathlib.Path) -> str:
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 400))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,59 @@
+"""Pictures as parts of a page: small enough that hundreds of runs can be sent round as one file."""
+
+import base64
+import functools
+import io
+import pathlib
+from collections.abc import Sequence
+
+from PIL import Image
+
+ROOM = 16_000_000  # bytes for all pictures of a page
+LARGEST = 80_000  # bytes for one
+SIDES = (900, 640, 440, 320, 220, 150)  # pixels of the longer side, the first that fits
+QUALITY = 82
+
+
+def embedded(paths: Sequence[pathlib.Path]) -> dict[str, str | None]:
+    """The pictures as "data:" addresses.
+
+    One that fits into its share of the room goes as it is; a larger one as WebP, smaller if it must be.
+
+    Args:
+      paths: of PNG files.
+
+    Returns:
+      {path: address}; None for a file that is gone or that is no picture (a run may just be writing it).
+    """
+    share = min(LARGEST, ROOM // max(len(paths), 1))
+    return {str(path): _address(path, share) for path in paths}
+
+
+def _address(path: pathlib.Path, share: int) -> str | None:
+    try:
+        found = path.stat()
+        return _encoded(path, found.st_mtime_ns, found.st_size, share)
+    except OSError:  # PIL's "cannot identify image file" is one too
+        return None
+
+
+@functools.lru_cache(maxsize=4096)  # a report that follows a sweep meets the same files again and again
+def _encoded(path: pathlib.Path, changed: int, size: int, share: int) -> str:
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        kind = Image.MIME[image.format]
+        if len(content) > share:
+            content, kind = _smaller(image, share), "image/webp"
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _smaller(image: Image.Image, share: int) -> bytes:
+    image = image.convert("RGB")
+    for side in SIDES:
+        file, made = io.BytesIO(), image.copy()
+        made.thumbnail((side, side), Image.Resampling.LANCZOS)
+        made.save(file, "WEBP", quality=QUALITY, method=4)
+        if file.tell() <= share:
+            break
+    return file.getvalue()

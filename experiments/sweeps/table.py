@@ -1,0 +1,161 @@
+"""The table of a sweep, a line for each group of seeds or each run: for a terminal, as CSV and as Markdown."""
+
+import csv
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from experiments.config import unknown
+from experiments.sweeps import naming, state
+from experiments.sweeps.results import Figure, Results, over_seeds
+from experiments.workdir import write_text
+
+USUAL = ("asked_class", "fid", "nfe")  # shown where no figures are asked for, and every fd_ besides
+LEFT_OUT = ("over_floor",)  # of these
+WIDE = 200  # letters in a line of a log, where nothing is cut off
+
+
+class Table(NamedTuple):
+    """Lines of a table.
+
+    Attributes:
+      columns: of what varies.
+      figures: names of the figures.
+      rows: (text of what varies, "done of all", {figure: Figure}) for each line.
+      averaged: the fields that are averaged over.
+    """
+
+    columns: list[str]
+    figures: list[str]
+    rows: list[tuple[list[str], str, dict[str, Figure]]]
+    averaged: list[str]
+
+
+def table(results: Results, figures: Sequence[str] = ()) -> Table:
+    """The figures of a sweep, averaged over its seeds.
+
+    Args:
+      results: from `collect`.
+      figures: names, in the order of the columns; ("all",) for all that there are; none for the usual ones.
+
+    Returns:
+      Table.
+
+    Raises:
+      ConfigError: for a figure that no run has.
+    """
+    groups = over_seeds(results)
+    there = list(dict.fromkeys(name for group in groups for name in group.figures))
+    columns = naming.labels(results.fields)
+    rows = []
+    for group in groups:
+        values = [naming.text(group.overrides[field]) if field in group.overrides else "" for field in columns]
+        done = sum(run.status == state.DONE for run in group.runs)
+        rows.append((values, f"{done} of {len(group.runs)}", group.figures))
+    return Table(list(columns.values()), _chosen(there, figures), rows, results.seeds)
+
+
+def _chosen(there: Sequence[str], asked: Sequence[str]) -> list[str]:
+    if tuple(asked) == ("all",):
+        return list(there)
+    if asked:
+        for name in asked:
+            if there and name not in there:
+                raise unknown("--figures", name, there, "figure")
+        return list(asked)
+    distances = [name for name in there if name.startswith("fd_") and not name.endswith(LEFT_OUT)]
+    return [name for name in (*distances, *USUAL) if name in there] or list(there)
+
+
+def cell(figure: Figure | None) -> str:
+    """A figure for people: "1.23 ± 0.04" with the standard deviation over the runs, where there are several."""
+    if figure is None:
+        return "—"
+    spread = f" ± {figure.std:.2g}" if figure.std is not None else ""
+    return f"{figure.value:.4g}{spread}"
+
+
+def markdown(of: Table) -> str:
+    """The table as Markdown, with a line on how to read it."""
+    header = [*of.columns, "runs done", *of.figures]
+    lines = [header, ["---"] * len(header)]
+    lines += [[*values, done, *(cell(found.get(name)) for name in of.figures)] for values, done, found in of.rows]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\n{note(of)}\n"
+
+
+def note(of: Table) -> str:
+    """How the table is to be read."""
+    if not of.averaged:
+        return "Each line is one run."
+    alone = f"that differ in {', '.join(of.averaged)} alone"
+    return f"Mean ± standard deviation over the runs {alone}; those that are not done are left out."
+
+
+def averages_csv(of: Table) -> str:
+    """The table as CSV: of each figure its mean, standard deviation, 95 % interval of the mean, and number of runs."""
+    parts = ("", "_std", "_low", "_high", "_n")
+    lines = [[*of.columns, "runs_done", *(name + part for name in of.figures for part in parts)]]
+    for values, done, found in of.rows:
+        lines.append([*values, done])
+        for name in of.figures:
+            figure = found.get(name)
+            lines[-1] += ([""] * len(parts) if figure is None
+                          else [figure.value, figure.std, figure.low, figure.high, figure.n])  # fmt: skip
+    return _csv(lines)
+
+
+def runs_csv(results: Results) -> str:
+    """Every run of a sweep as CSV: name, status, what it sets, all its figures, seconds and command."""
+    fields = list(dict.fromkeys(field for run in results.runs for field in run.overrides))
+    figures = sorted({name for run in results.runs for name in run.figures})
+    lines = [["run", "status", "attempts", *fields, *figures, "seconds", "command"]]
+    for run in results.runs:
+        values = [run.overrides.get(field) for field in fields]
+        found = [run.figures[name].value if name in run.figures else None for name in figures]
+        seconds = round(run.seconds, 1)
+        lines.append([run.name, run.status, run.attempts, *map(_flat, values), *found, seconds, run.command])
+    return _csv(lines)
+
+
+def _flat(value):
+    return json.dumps(value) if isinstance(value, (dict, list, tuple)) else value
+
+
+def _csv(lines) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def write(results: Results, of: Table) -> list[pathlib.Path]:
+    """Writes table.csv, table.md and runs.csv into the sweep's folder, each whole or not at all.
+
+    Returns:
+      Their paths.
+    """
+    texts = {"table.md": markdown(of), "table.csv": averages_csv(of), "runs.csv": runs_csv(results)}
+    for name, text in texts.items():
+        write_text(results.directory / name, text)
+    return [results.directory / name for name in texts]
+
+
+def show(of: Table, title: str, console: Console | None = None) -> None:
+    """Prints the table."""
+    shown = RichTable(title=title, title_justify="left")
+    for column in of.columns:
+        shown.add_column(column)
+    shown.add_column("done", style="dim")
+    for name in of.figures:
+        shown.add_column(name, justify="right")
+    for values, done, found in of.rows:
+        shown.add_row(*values, done, *(cell(found.get(name)) for name in of.figures))
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console.print(shown)
+    console.print(note(of), markup=False)

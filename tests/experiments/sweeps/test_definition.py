@@ -1,0 +1,126 @@
+"""Sweep files: their runs, names and commands; every config is checked before anything starts."""
+
+import pathlib
+import shlex
+
+import pytest
+
+from experiments import config as configs
+from experiments.config import ConfigError
+from experiments.sweeps import definition, state
+from experiments.sweeps.combinators import each, product
+from experiments.sweeps.combinators import zip as together
+from experiments.sweeps.commands import evaluate, overrides_as_words, parsed, sample, train
+from experiments.sweeps.definition import Sweep
+
+TINY = "configs/digits.py:tiny"
+USUAL = (train(TINY), sample(), evaluate())
+DIR = pathlib.Path("runs/x")
+
+
+def record(runs, commands=USUAL, **rest):
+    return definition.record(Sweep(runs, commands, **rest), "sweeps/s.py:tiny", DIR)
+
+
+def test_runs_have_names_and_commands_of_their_own():
+    made = record(product(each("optimizer.learning_rate", (1e-3, 2e-3)), each("seed", (0, 1))))
+    assert (made.name, made.varies, made.seeds) == ("s_tiny", ["optimizer.learning_rate", "seed"], ["seed"])
+    assert [plan.name for plan in made.runs] == [
+        f"learning_rate={rate},seed={seed}" for rate in (0.001, 0.002) for seed in (0, 1)]
+    first, second, third = (shlex.join(words) for words in state.commands(DIR, made.runs[1]))
+    folder = "runs/x/learning_rate=0.001,seed=1"
+    assert first == (f"python -m experiments.train --config={TINY} --workdir={folder} "
+                     "--config.optimizer.learning_rate=0.001 --config.seed=1")
+    assert (second, third) == (f"python -m experiments.sample --workdir={folder}",
+                               f"python -m experiments.evaluate --workdir={folder}")
+
+
+@pytest.mark.parametrize("field, value", [
+    ("train.steps", 7), ("optimizer.learning_rate", 3), ("ema.warmup", False), ("data.shape", (8, 8, 1)),
+    ("evaluate.features", ("pixels", "classifier")), ("data.augment", ({"name": "flip"},)), ("init_from.include", "1"),
+    ("parameterization", {"name": "v", "clock": {"name": "steps", "T": 10}}),
+    ("objective.coupling", {"name": "sinkhorn"}),
+    ("schedule", {"name": "linear_beta", "beta_end": 0.02}), ("data.dir", "a b's \"c\"")])
+def test_a_value_comes_through_a_command_line_as_it_is(field, value):
+    words = overrides_as_words({field: value})
+    (word,) = shlex.split(shlex.join(words))
+    got = parsed(configs.load(TINY), [word])
+    for part in field.split("."):
+        got = got[part]
+    assert configs.plain({"value": got}) == configs.plain({"value": value})
+
+
+@pytest.mark.parametrize("runs, commands, words", [
+    ([{"train.stpes": 3}], USUAL, "Did you mean 'steps'"),
+    ([{"schedule.name": "cosin"}], USUAL, "Did you mean 'cosine'"),
+    ([{"train.steps": 5}, {"train.steps": 0}], USUAL, "run steps=0: config.train.steps = 0"),
+    ([{"train.steps": 40}, {}], USUAL, "runs steps=40 and base come to the same config"),
+    ([{"seed": 1}, {"seed": 1.0}], USUAL, "more than once"),
+    ([], USUAL, "0 runs"),
+    ([{"seed": 1}], (), "of 0 commands"),
+    ([{"sed": 1}], (sample("--out={folder}", folder="{folder}/a"),), "sed, which no command takes"),
+    ([{"seed": 1}], (train("configs/no_such.py"),), "no config file"),
+    ([{"seed": 1}], (sample("{overrides}", folder="runs/no-such-run"),), "there is no run in runs/no-such-run"),
+    ([{"seed": 1}], (("echo", "{seeds}"),), "Did you mean 'seed'"),
+    ([{"seed": 1}, {"x": 2}], (("echo", "{seed}", "{x}"),), "does not set x"),
+    ([{"a b": 1}], USUAL, "dotted field"),
+    ([{"data.shape": None}], USUAL, "cannot be given on a command line"),
+    ([{"seed": lambda: 0}], USUAL, "function"),
+    ([{"seed": 1}], (train(TINY), sample("--config.sample.steps=0")), "config.sample.steps = 0"),
+])
+def test_mistakes_are_found_before_anything_starts(runs, commands, words):
+    with pytest.raises(ConfigError) as error:
+        record(runs, commands)
+    assert words in str(error.value)
+
+
+def test_titles_stand_for_what_they_name():
+    kinds = [{"model.width": 32}, {"model.width": 64, "model.depth": 3}]
+    runs = product(together(each("kind", ("small", "big")), kinds), each("seed", (0, 1)))
+    made = record(runs, titles=("kind",))
+    assert [plan.name for plan in made.runs[1:3]] == ["kind=small,seed=1", "kind=big,seed=0"]
+    assert made.varies == ["kind", "seed"]
+    assert "--config.model.depth=3" in made.runs[2].commands[0]
+    assert not any("kind" in word for words in made.runs[2].commands for word in words if "folder" not in word)
+
+
+def test_a_command_may_train_what_a_later_one_learns_from():
+    student = train(TINY, "{folder}/student", "--config.init_from.path={folder}/teacher")
+    made = record(each("seed", (0, 1)), (train(TINY, "{folder}/teacher"), student, sample(folder="{folder}/student")))
+    assert state.commands(DIR, made.runs[0])[1][-1] == "--config.init_from.path=runs/x/seed=0/teacher"
+    with pytest.raises(ConfigError, match="no such run"):
+        record(each("seed", (0, 1)), (student,))
+
+
+def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(tmp_path):
+    one = record(each("seed", (0, 1)))
+    definition.settle(tmp_path, one)
+    assert definition.difference(state.read(tmp_path), one) == []
+    definition.settle(tmp_path, one)
+    other = record(product(each("seed", (0, 2)), [{"train.steps": 50}]))
+    base = {TINY: {**one.bases[TINY], "seed": 5}}
+    with pytest.raises(ConfigError) as error:
+        definition.settle(tmp_path, other._replace(bases=base))
+    for words in ("no longer a run: seed=1", "a new run: seed=2", "--config.train.steps=50", "seed: 0 -> 5"):
+        assert words in str(error.value)
+    assert state.read(tmp_path).runs[1].name == "seed=1"
+
+
+@pytest.mark.parametrize("text, words", [
+    (None, "no sweep file"), ("x = 1", "defines no get_sweep"),
+    ("def get_sweep(arg=''): return [{}]", "Valid: a Sweep")])
+def test_files_that_are_no_sweeps(tmp_path, text, words):
+    if text:
+        (tmp_path / "s.py").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        definition.load(str(tmp_path / "s.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file, runs", [("digits_weightings.py", 45), ("digits_weightings.py:tiny", 4),
+                                        ("digits_models.py", 3), ("cifar10_flow_or_diffusion.py", 9)])
+def test_the_sweeps_of_the_project_are_sound(file, runs):
+    file = f"configs/sweeps/{file}"
+    made = definition.record(definition.load(file), file, DIR)
+    assert len(made.runs) == runs
+    assert max(len(plan.name) for plan in made.runs) < 60

@@ -1,0 +1,139 @@
+"""The report of a sweep as a file: what it holds, when it is written anew. What it looks like: test_report_page.py."""
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.sweeps import report, report_pictures, state
+from experiments.sweeps.report_following import following
+from experiments.sweeps.results import collect
+from tests import commands, made_sweep
+
+
+def embedded(results, part="data"):
+    text = (results.directory / "report.html").read_text()
+    return json.loads(re.search(f'id="{part}">(.*?)</script>', text, re.DOTALL)[1])
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Two settings of three seeds, and a run with a hostile name."""
+    made = made_sweep.samplers(tmp_path, images=False)
+    hostile = made.runs[3]._replace(name="</script><script>alert(1)</script>", status="failed", reason="<b>&\u2028")
+    return made._replace(runs=[*made.runs[:3], hostile, *made.runs[4:6]])
+
+
+def test_page_holds_everything_and_asks_for_nothing(small):
+    report.write(small)
+    text = (small.directory / "report.html").read_text()
+    assert text.count("<script") == text.count("</script>") == 3 and "{{" not in text
+    assert set(re.findall(r"https?://[^\"'\s]+", text)) == {"http://www.w3.org/2000/svg"}  # a name, never fetched
+    assert "default-src 'none'" in text and not re.search(r"<link[^>]+href=\"(?!data:)|src=\"", text)
+    told = embedded(small)
+    assert told["runs"][3]["name"] == small.runs[3].name and told["runs"][3]["reason"] == "<b>&\u2028"
+    assert [run["command"] for run in told["runs"]] == [run.command for run in small.runs]
+    assert told["command"] == small.command and f"--workdir={small.directory}" in told["page_command"]
+
+
+def test_figures_are_those_of_the_runs(small):
+    report.write(small)
+    told = embedded(small)
+    assert told["fields"] == ["sampler", "steps"] and told["seeds"] == ["seed"]
+    assert [group["values"] for group in told["groups"]] == [["euler", "1"], ["euler", "2"]]
+    for group, runs in zip(told["groups"], (small.runs[:3], small.runs[4:6])):  # the failed run is left out
+        values = [run.figures["fd_pixels"].value for run in runs]
+        mean, low, high, n, std = group["figures"]["fd_pixels"]
+        np.testing.assert_allclose([mean, std], [np.mean(values), np.std(values, ddof=1)], rtol=1e-12)
+        assert n == len(values) and low < mean < high
+    steps, values = told["runs"][0]["curves"]["loss"]
+    np.testing.assert_allclose(list(zip(steps, values)), small.runs[0].curves["loss"], rtol=1e-4)
+    of = small.runs[0].figures
+    assert told["runs"][0]["figures"]["seconds/total"][0] == sum(of[f"seconds/{x}"].value for x in ("train", "sample"))
+
+
+@pytest.mark.parametrize(("name", "way"), [
+    ("fd_pixels_over_floor", "lower"), ("fid", "lower"), ("fidelity", None), ("asked_class", "higher"),
+    ("is", "higher"), ("loss", None), ("seconds/train", "lower"), ("nearest_over_held_out", None), ("nfe", None),
+])  # fmt: skip
+def test_which_way_is_better(name, way):
+    assert report.better(name) == way
+
+
+def test_written_anew_only_if_something_changed(small):
+    first = report.write(small)
+    page = small.directory / "report.html"
+    assert (small.directory / "news.js").read_text() == f'sweepNews("{first}");\n'
+    assert embedded(small)["version"] == first
+    page.write_text("kept")
+    assert report.write(small, first) == first and page.read_text() == "kept"
+    changed = small._replace(runs=[small.runs[0]._replace(status="running"), *small.runs[1:]])
+    second = report.write(changed, first)
+    assert second != first and embedded(small)["live"] and second in (small.directory / "news.js").read_text()
+
+
+def test_pictures_are_embedded_once_and_a_torn_one_is_left_out(small, tmp_path):
+    good, torn, gone = tmp_path / "good.png", tmp_path / "torn.png", tmp_path / "gone.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(good)
+    torn.write_bytes(good.read_bytes()[:40])
+    images = [{"samples": good, "trajectory": torn}, {"samples": gone}, {"samples": good}]
+    runs = [run._replace(images=some) for run, some in zip(small.runs, images)]
+    report.write(small._replace(runs=runs))
+    assert [run["images"] for run in embedded(small)["runs"]] == [{"samples": 0}, {}, {"samples": 0}]
+    (address,) = embedded(small, "pictures")
+    assert address.startswith("data:image/png;base64,")
+
+
+def test_large_pictures_shrink_into_their_share(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 250, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    monkeypatch.setattr(report_pictures, "LARGEST", 20_000)
+    (address,) = report_pictures.embedded([tmp_path / "noise.png"]).values()
+    assert address.startswith("data:image/webp;base64,") and 5_000 < len(address) < 20_000 * 4 / 3 + 40
+
+
+def sweep_of(folder, commands=1):
+    """A sweep's folder with two runs, of which nothing is known yet."""
+    plans = [state.Plan(f"width={width}", {"model.width": width}, [["python", "-m", "experiments.train"]] * commands)
+             for width in (8, 16)]  # fmt: skip
+    state.write(folder, state.Record("widths", "widths.py", ["model.width"], [], {}, plans))
+    for plan in plans:
+        (folder / plan.name).mkdir(parents=True)
+    return plans
+
+
+def test_command_writes_the_report_of_a_folder(tmp_path):
+    first, second = sweep_of(tmp_path)
+    state.tell(tmp_path / first.name, state.DONE, attempt=1, command=0, seconds=2.5)
+    (tmp_path / first.name / "metrics.jsonl").write_text('{"step": 5, "loss": 0.5}\n{"step": 10, "loss": 0.25}\n{"st')
+    state.tell(tmp_path / second.name, state.FAILED, attempt=1, command=0, seconds=1.0, reason="error: no space")
+    found = commands.run("-m", "experiments.sweep_report", f"--workdir={tmp_path}", "--watch=0.5")  # ends: nothing runs
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split(": ")[1] == "1 done, 1 failed\n"
+    runs = embedded(collect(tmp_path))["runs"]
+    assert runs[0]["curves"]["loss"] == [[5, 10], [0.5, 0.25]] and runs[0]["figures"]["loss"][0] == 0.25
+    assert runs[1]["reason"] == "error: no space"
+
+
+def test_report_follows_a_sweep_and_never_stops_it(tmp_path, capsys):
+    plan, _ = sweep_of(tmp_path)
+
+    def until(text):
+        ends = time.monotonic() + 20
+        while text not in ((tmp_path / "report.html").read_text() if (tmp_path / "report.html").exists() else ""):
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+
+    with following(tmp_path, every=0.05):
+        until('"status":"queued"')
+        state.tell(tmp_path / plan.name, state.FAILED, attempt=1, command=0, reason="first words")
+        until("first words")
+        (tmp_path / "sweep.json").rename(tmp_path / "away")
+        time.sleep(0.3)
+        (tmp_path / "away").rename(tmp_path / "sweep.json")
+        state.tell(tmp_path / plan.name, state.DONE, attempt=2, command=0, seconds=1.0)
+    assert embedded(collect(tmp_path))["runs"][0]["status"] == "done"  # written once more at the end
+    assert capsys.readouterr().err.count("could not be written") <= 1

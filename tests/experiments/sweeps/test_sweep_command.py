@@ -1,0 +1,141 @@
+"""The command itself, with stand-ins and with tiny trainings: signals, a sweep that is killed, tasks, and the table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.sweeps import devices
+
+pytestmark = pytest.mark.slow
+STUBS = """
+from experiments.sweeps.combinators import each
+from experiments.sweeps.definition import Sweep
+SCRIPT = ('test -e "$1/saved" && exit 0; trap "touch $1/saved; exit 143" TERM INT; touch "$1/up"; '
+          'while :; do sleep 0.05; done')
+def get_sweep(arg=""):
+    return Sweep(each("x", range(3)), [("sh", "-c", SCRIPT if not arg else arg, "{x}", "{folder}")])
+"""
+REAL = """
+from experiments.sweeps.combinators import each, product
+from experiments.sweeps.commands import evaluate, sample, train
+from experiments.sweeps.definition import Sweep
+def get_sweep(arg=""):
+    densities = [{"name": name, "strata": 32} for name in ("uniform_density", "logit_normal")]
+    runs = product(each("objective.density", densities), each("seed", (0, 1)),
+                   [{"train.steps": int(arg or 40)}])
+    return Sweep(runs, [train("configs/digits.py:tiny"), sample(), evaluate()])
+"""
+
+
+def started(*argv, **more):
+    return subprocess.Popen([sys.executable, "-m", "experiments.sweep", *map(str, argv)], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True, env=os.environ | more)
+
+
+def finished(*argv, **more):
+    process = started(*argv, **more)
+    return process, process.communicate(timeout=900)[0]
+
+
+def wait_for(condition):
+    until = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def stubs(tmp_path):
+    (tmp_path / "stubs.py").write_text(STUBS)
+    return f"--sweep={tmp_path / 'stubs.py'}"
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_the_runs_save_and_the_same_command_goes_on(tmp_path, stubs, number, status):
+    there, argv = tmp_path / "there", [stubs, f"--workdir={tmp_path / 'there'}", "--jobs=2"]
+    process = started(*argv)
+    wait_for(lambda: all((there / f"x={i}" / "up").exists() for i in (0, 1)))
+    process.send_signal(number)
+    told = process.communicate(timeout=60)[0]
+    assert process.returncode == status and "2 stopped" in told and "To go on:" in told
+    assert all((there / f"x={i}" / "saved").exists() for i in (0, 1)) and not (there / "x=2").exists()
+    (there / "x=2").mkdir()
+    (there / "x=2" / "saved").touch()
+    process, told = finished(*argv)
+    assert process.returncode == 0 and "3 done" in told
+
+
+def test_a_sweep_that_is_killed_loses_nothing(tmp_path, stubs):
+    there = tmp_path / "there"
+    argv = [stubs, f"--workdir={there}"]
+    process = started(*argv)
+    wait_for((there / "x=0" / "up").exists)
+    process.kill()
+    process.wait()
+    second = started(*argv)
+    wait_for((there / "x=1" / "up").exists)  # x=0 is held by what the first sweep had started
+    third, told = finished(*argv)
+    assert third.returncode == 1 and "is in use" in told
+    (there / "x=0" / "saved").touch()
+    orphan = int(subprocess.run(["pgrep", "-f", f"{there}/x=0"], capture_output=True, text=True).stdout.split()[0])
+    os.kill(orphan, signal.SIGTERM)
+    for i in (1, 2):
+        wait_for((there / f"x={i}" / "up").exists)
+        for pid in subprocess.run(["pgrep", "-f", f"{there}/x={i}"], capture_output=True, text=True).stdout.split():
+            os.kill(int(pid), signal.SIGTERM)
+    told = second.communicate(timeout=120)[0]
+    assert second.returncode == 1 and "waiting x=0" in told and "1 done, 2 stopped" in told
+    process, told = finished(*argv)
+    assert process.returncode == 0 and "3 done" in told
+
+
+def test_a_task_runs_one_run_and_has_its_exit_status(tmp_path, stubs):
+    there = tmp_path / "there"
+    script = 'test "$0" = 1 || exit 5'
+    argv = [f"{stubs}:{script}", f"--workdir={there}"]
+    assert finished(*argv, "--run=1")[0].returncode == 0
+    assert finished(*argv, "--run=x=2")[0].returncode == 5 and not (there / "x=0").exists()
+    process, told = finished(*argv)
+    assert process.returncode == 1 and "1 done, 2 failed" in told and "x=2" not in told  # that one had failed before
+    process, told = finished(*argv, "--retry=1")
+    assert process.returncode == 1 and told.count("attempt 2") == 2
+    assert finished(*argv, "--run=3")[0].returncode == 2
+
+
+def test_a_sweep_of_trainings_ends_in_a_table_and_resumes_bit_for_bit(tmp_path):
+    (tmp_path / "real.py").write_text(REAL)
+    there, sweep = tmp_path / "there", f"--sweep={tmp_path / 'real.py'}"
+    process, told = finished(sweep, f"--workdir={there}", "--dry-run")
+    assert process.returncode == 0 and "4 runs" in told and not there.exists(), told
+    names = [f"density={name}-strata-32,seed={seed}" for name in ("uniform_density", "logit_normal") for seed in (0, 1)]
+
+    process = started(sweep, f"--workdir={there}", "--jobs=2")
+    wait_for((there / names[0] / "checkpoints" / "20").exists)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=300)[0]
+    assert process.returncode == 130, told
+    process, told = finished(sweep, f"--workdir={there}", "--jobs=2")
+    assert process.returncode == 0 and "4 done" in told, told
+    alone = tmp_path / "alone"
+    words = json.loads((there / "sweep.json").read_text())["runs"][0]["commands"][0]
+    command = [sys.executable, *(word.replace("{folder}", str(alone)) for word in words[1:])]
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, devices.slots(2, [], sorted(cores))[0].cores)  # XLA sums in another order on more of them
+    try:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # undisturbed
+    finally:
+        os.sched_setaffinity(0, cores)
+    for file in ("config.json", "metrics.jsonl"):
+        assert (alone / file).read_bytes() == (there / names[0] / file).read_bytes()
+
+    process, told = finished(f"--workdir={there}", "--table", "--figures=fd_pixels,loss,nfe")
+    assert process.returncode == 0 and "2 of 2" in told
+    assert json.loads((there / names[3] / "report.json").read_text())["figures"]["frechet"]["pixels"]["distance"] > 0
+    assert len((there / "table.md").read_text().splitlines()) == 6
+    process, told = finished(f"--sweep={tmp_path / 'real.py'}:50", f"--workdir={there}")
+    assert process.returncode == 2 and "--config.train.steps=40 -> --config.train.steps=50" in told
