@@ -24,10 +24,14 @@ from diffusion import editing, guidance, parameterizations, picture_settings, pi
 from diffusion.adapters import lora, lora_files
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import latents as autoencoders
+from diffusion.models import tiles
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.schedulers import Process, Walk
 from diffusion.pipelines import Kind
+from diffusion.schedules import NoiseSchedule
 from diffusion.text import Encoder, Tokenizer
+
+VAE = ("encode", "decode")  # methods of an autoencoder
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,6 +149,7 @@ def generate(
     margins: tuple[int, int, int, int] = (0, 0, 0, 0),
     strength: float | None = None,
     batch_size: int = 1,
+    tile: int = 0,
     **how: Any,
 ) -> np.ndarray:
     """Pictures of prompts.
@@ -163,6 +168,8 @@ def generate(
       margins: pixels put on at the top, bottom, left and right of `image`, and painted.
       strength: in (0, 1], how much of the walk is walked, the freer the larger; 0.8, and 1 with a mask or margins.
       batch_size: pictures at once.
+      tile: side in pixels of the tiles in which the autoencoder sees a larger picture, so that its memory does not grow
+        with it, see `diffusion.models.tiles`; neighbours share a quarter. 0: the picture at once.
       **how: of `text.encode`: ``windows=True`` for prompts longer than the context, ``emphasis="scale"``.
 
     Returns:
@@ -178,15 +185,16 @@ def generate(
         strength = 0.8 if image is not None and mask is None else 1.0
     if image is None and strength != 1:
         raise ValueError(f"strength = {strength}: it says how much of an image is changed; give the image")
+    picture_settings.tile(model, tile)
     guided = picture_settings.guided(model, guidance, negative)
     first = picture_settings.first_step(steps, strength)
     tokens = (height // model.multiple) * (width // model.multiple)
     walk = schedulers.walk(model.process, sampler, steps, tokens)
     told, untold = conditions(model, prompts, negative, guidance, height, width, **how)
 
-    key = (sampler, steps, tokens, first, guided, height, width)
+    key = (sampler, steps, tokens, first, guided, height, width, tile)
     if key not in model._programs:
-        model._programs[key] = jax.jit(functools.partial(_pictures, model, walk, first, guided, (height, width)))
+        model._programs[key] = jax.jit(functools.partial(_pictures, model, walk, first, guided, (height, width), tile))
     start = None if image is None else jnp.asarray(to_model(image))[None]
     repaint = None if mask is None else jnp.asarray(mask)[None, :, :, None]
     params = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
@@ -198,7 +206,7 @@ def generate(
         found = model._programs[key](params, pick(told), pick(untold), guidance, keys, start, repaint)
         made.append(np.asarray(found)[: len(prompts) - begin])
     pictures = np.concatenate(made)
-    return pictures if mask is None else np.where(mask[..., None], pictures, image)
+    return pictures if mask is None or image is None else np.where(mask[..., None], pictures, image)
 
 
 def conditions(
@@ -245,7 +253,7 @@ def denoise(
       scale: of the guidance.
     """
 
-    def network(x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
+    def network(x: Array, clock: Array, condition: Mapping[str, Array]) -> Any:
         condition = dict(condition)
         if "beside" in condition:
             x = jnp.concatenate([x, condition.pop("beside")], axis=-1)
@@ -257,14 +265,24 @@ def denoise(
     return guidance.classifier_free(guidance.together(network, schedule, parameterization, (told, untold)), scale)
 
 
+def noised(schedule: NoiseSchedule, plan: timesteps.Plan, known: Array, noise: Array) -> Array:
+    """Latents of a picture with the noise of a plan's first time, where its walk begins: alpha known + sigma noise."""
+    t = plan.t[0]
+    return schedule.alpha(t) * known + schedule.sigma(t) * noise
+
+
 def _pictures(
-    model: TextToImage, walk: Walk, first: int, guided: bool, size: tuple[int, int],
+    model: TextToImage, walk: Walk, first: int, guided: bool, size: tuple[int, int], tile: int,
     params: Mapping[str, Any], told: dict, untold: dict, scale: Array, keys: Array, image: Array | None,
     mask: Array | None,
 ) -> Array:  # fmt: skip
     """uint8 [B, H, W, 3], from settings, and from arrays that a compiled program takes."""
     vae, factor = model.modules["vae"], model.modules["vae"].factor
-    apply = lambda x, method: vae.apply({"params": params["vae"]}, x, method=method)
+    encode, decode = (functools.partial(vae.apply, {"params": params["vae"]}, method=name) for name in VAE)
+    if tile:
+        few = tile // factor
+        decode = tiles.tiled(decode, few, few // 4)
+        encode = tiles.tiled(encode, tile, few // 4 * factor, step=factor)
     own, rest, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     shape = (size[0] // factor, size[1] // factor, model.channels)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(own)
@@ -272,15 +290,14 @@ def _pictures(
     schedule, x, hook = model.process.schedule, walk.start * noise, None
 
     def encoded(image: Array) -> Array:
-        moments = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), apply(image, "encode"))
+        moments = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), encode(image))
         return autoencoders.to_diffusion(autoencoders.draw(moments, encoding), vae.scale, vae.shift)
 
     if image is not None:
         known = encoded(image)
         if mask is None or first > 0:
-            t = plan.t[0]
-            x = schedule.alpha(t) * known + schedule.sigma(t) * noise
-    if mask is not None:
+            x = noised(schedule, plan, known, noise)
+    if mask is not None and image is not None:
         # A value of the latents is painted anew if one of its pixels is.
         whole = mask.reshape(1, shape[0], factor, shape[1], factor).any((2, 4))[..., None]
         if model.sees_mask:
@@ -291,4 +308,4 @@ def _pictures(
             hook = editing.replacement(schedule, plan, known, ~whole)
     denoiser = denoise(model, params[model.kind.denoiser], told, untold if guided else None, scale)
     x = samplers.sample(walk.sampler, denoiser, schedule, x, plan, rest, after_step=hook)
-    return to_uint8(apply(autoencoders.from_diffusion(x, vae.scale, vae.shift), "decode"))
+    return to_uint8(decode(autoencoders.from_diffusion(x, vae.scale, vae.shift)))

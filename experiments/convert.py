@@ -4,6 +4,7 @@
     python -m experiments.convert --source=v1-5-pruned.safetensors --out=sd15
     python -m experiments.convert --source=flux1-dev.safetensors --out=flux --dtype=bfloat16
     python -m experiments.convert --source=runs/imagenet --out=exported
+    python -m experiments.convert --source=finetuned.safetensors --base=stable-diffusion --out=finetuned
     python -m experiments.convert --source=style.safetensors --base=stable-diffusion --out=style.peft.safetensors
 
 --source is a folder as diffusers and transformers save them (config.json beside safetensors, in one file or with an
@@ -12,8 +13,10 @@ ours, whose moving average is taken. --out is a folder that the library of that 
 `from_pretrained`; a file that holds several networks becomes one folder for each. --layout names the tensors as the
 original repository does, or as our own parameters ("ours": a run's config.init_from.path can name that file).
 
-With --base, the folder of the pipeline that it is for, --source is a LoRA file of kohya's or peft's layout, and --out a
-file of the layout "peft" (the default) or "kohya".
+With --base, the folder of a pipeline of the same architecture, --out is the folder of a pipeline: the file's networks
+with the tokenizers, the scheduler and the rest of the base, which experiments.sample --model takes. Of a LoRA file, of
+kohya's or peft's layout, --base is the pipeline that it is for, and --out a file of the layout "peft" (the default) or
+"kohya".
 
 Every tensor of the source is accounted for; nothing in it is executed. See docs/models.md for what is known.
 """
@@ -28,10 +31,10 @@ from absl import flags
 
 from diffusion.adapters import lora_files
 from diffusion.models import interchange
-from diffusion.models.interchange import FAMILIES, folders
+from diffusion.models.interchange import FAMILIES, folders, stated
 from diffusion.training import checkpoints
+from experiments import assemble, resolve, workdir
 from experiments import config as configs
-from experiments import resolve, workdir
 
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
             *workdir.FAILURES)  # fmt: skip
@@ -39,6 +42,7 @@ FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileEx
 NOT_NETWORKS = (
     r"(alphas|betas|sqrt|log|posterior|logvar|lvlb).*", r"model_ema\..*", r"scale_factor", r"loss\..*",
     r"cond_stage_model\.logit_scale", r"conditioner\.embedders\..*\.logit_scale",
+    stated.MARKS,
 )
 
 
@@ -100,25 +104,28 @@ def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, la
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
-    modules = {}
-    for path in sorted(base.glob("*/config.json")):
-        config = folders.read_config(path.parent)
-        if (name := config.get("_class_name") or (config.get("architectures") or [""])[0]) in FAMILIES:
-            modules[path.parent.name] = FAMILIES[name].build(config)
-    if not modules:
-        raise FileNotFoundError(f"{base}: no folder of a known network lies in it; --base is a pipeline's folder.")
+    modules = {part: module for part, (_, module) in assemble.modules_of(base).items()}
     loras = lora_files.load(source, modules)
     lora_files.save(out, loras, modules, layout or "peft")
     return list(loras)
+
+
+def _is_lora(source: pathlib.Path) -> bool:
+    return source.is_file() and any("lora" in name for name in interchange.open_tensors(source).shapes)
 
 
 def main(argv: list[str]) -> None:
     """Reads, and writes one folder a network; each file appears whole or not at all."""
     given = flags.FLAGS
     source, out = pathlib.Path(given.source), pathlib.Path(given.out)
-    if given.base:
+    if given.base and _is_lora(source):
         changed = convert_lora(source, pathlib.Path(given.base), out, given.layout)
         print(f"LoRA of {', '.join(changed)}: {out}")
+        return
+    if given.base:
+        base = pathlib.Path(given.base)
+        parts = assemble.pipeline(source, networks(source, given.architecture), base, out, given.dtype)
+        print(f"{out}: {', '.join(parts)} of {source}, the rest of {base}")
         return
     for name, module, params in networks(source, given.architecture):
         folder = out / name if name else out
@@ -132,6 +139,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
     flags.DEFINE_string("architecture", "", "as docs/models.md lists them; by default as the source says")
     flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
-    flags.DEFINE_string("base", "", "the pipeline's folder that a LoRA file is for")
+    flags.DEFINE_string("base", "", "a pipeline's folder: what a LoRA file is for, or what a single file lacks")
     flags.DEFINE_enum("dtype", "float32", folders.FLOATS, "of the numbers that are written")
     configs.run(main, FAILURES)

@@ -42,12 +42,14 @@ STRENGTH = flags.DEFINE_float("strength", None, "in (0, 1]: how much of the imag
 LORA = flags.DEFINE_multi_string("lora", [], "a LoRA file and its weight, FILE:0.8; may be given several times")
 WINDOWS = flags.DEFINE_bool("windows", False, "read a prompt longer than the text encoder's context in several windows")
 BATCH = flags.DEFINE_integer("batch_size", 1, "pictures at once")
+TILE = flags.DEFINE_integer("tile", 0, "side in pixels of the autoencoder's tiles of a large picture; 0: none")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the denoiser and the text encoders")
 
 FORMAT = 1
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
 SETTINGS = ("model", "prompt", "negative", "steps", "guidance", "sampler", "height", "width", "image", "mask",
-            "margins", "strength", "loras", "windows", "dtype", "batch_size", "seeds")  # fmt: skip
+            "margins", "strength", "loras", "windows", "dtype", "batch_size", "seeds", "tile")  # fmt: skip
+ADDED = {"tile": 0}  # settings that older pictures do not carry
 RECORD = ("seed", "at", "checkpoint", "files", "device", "versions")
 TOLERANCE = 8  # of 255: what rounding does to a pixel on another kind of device
 
@@ -117,7 +119,7 @@ def from_flags() -> dict[str, Any]:
         "model": MODEL.value, "prompt": PROMPT.value, "negative": NEGATIVE.value, "steps": STEPS.value,
         "guidance": GUIDANCE.value, "sampler": SAMPLER.value, "height": HEIGHT.value, "width": WIDTH.value,
         "image": IMAGE.value, "mask": MASK.value, "margins": margins, "strength": STRENGTH.value, "loras": loras,
-        "windows": WINDOWS.value, "dtype": DTYPE.value, "batch_size": BATCH.value,
+        "windows": WINDOWS.value, "dtype": DTYPE.value, "batch_size": BATCH.value, "tile": TILE.value,
         "seeds": list(range(SEED.value, SEED.value + NUMBER.value)),
     }  # fmt: skip
 
@@ -141,7 +143,7 @@ def make(model: text_to_image.TextToImage, settings: Mapping[str, Any]) -> list[
         model, settings["prompt"], negative=settings["negative"], steps=settings["steps"],
         guidance=settings["guidance"], seeds=seeds, sampler=settings["sampler"], height=settings["height"],
         width=settings["width"], image=image, mask=mask, margins=tuple(settings["margins"]),
-        strength=settings["strength"], batch_size=size, windows=settings["windows"],
+        strength=settings["strength"], batch_size=size, windows=settings["windows"], tile=settings["tile"],
     )  # fmt: skip
     named = [settings["image"], settings["mask"], *settings["loras"]]
     fixed = {
@@ -165,9 +167,10 @@ def again(path: pathlib.Path, out: str | None) -> None:
       ValueError: if the file carries no settings, or the model or another file is not the one that it was made from.
     """
     about = pictures.settings_of(path)
-    if about.get("format") != FORMAT or any(field not in about for field in SETTINGS + RECORD):
+    carried = {**ADDED, **about}
+    if about.get("format") != FORMAT or any(field not in carried for field in SETTINGS + RECORD):
         raise ValueError(f"{path}: its settings are of another format than this program writes ({FORMAT})")
-    settings = {field: about[field] for field in SETTINGS}
+    settings = {field: carried[field] for field in SETTINGS}
     settings["model"] = MODEL.value or settings["model"]
     found = pipelines.fingerprint(settings["model"])
     if found != about["checkpoint"]:

@@ -9,13 +9,15 @@ import pytest
 from diffusion.data.digits import digits
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.metrics.reconstruction import psnr
+from diffusion.models import quantizers
 from diffusion.models.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoder_vq import VQModel
 from diffusion.models.patch_discriminator import PatchDiscriminator
 from diffusion.objectives import autoencoding
 from diffusion.objectives.autoencoding import Coded
 from diffusion.training import coding
-from diffusion.training.alternating import Player, alternating
+from diffusion.training.alternating import Alternating, AlternatingState, Player, alternating
+from diffusion.training.codebooks import following
 
 B = 3
 
@@ -200,18 +202,23 @@ def trained(network, params, objective, steps):
     players = {"autoencoder": Player(objective, "model", optax.adam(2e-3)),
                "critic": Player(autoencoding.patch_critic(start=steps // 2), "critic", optax.adam(1e-3))}
     judge = lambda params, *inputs: critic.apply({"params": params}, *inputs)
-    init, step = alternating(players, {"model": network, "critic": judge}, None)
-    state = init({"model": coding.parameters(params),
-                  "critic": critic.init(jax.random.key(1), jnp.zeros((1, 8, 8, 1)))["params"]})
-    step, train = jax.jit(step, donate_argnums=0), IMAGES[SPLITS == "train"]
+    networks = {"model": coding.parameters(params),
+                "critic": critic.init(jax.random.key(1), jnp.zeros((1, 8, 8, 1)))["params"]}  # fmt: skip
+    state, seen = run(alternating(players, {"model": network, "critic": judge}, None), networks, steps)
+    return state.networks["model"], seen
+
+
+def run(training, networks, steps):
+    """The state after so many steps on digits, and the metrics of each."""
+    step, train, state = jax.jit(training.step, donate_argnums=0), IMAGES[SPLITS == "train"], training.init(networks)
     rng, seen = np.random.default_rng(0), []
     for _ in range(steps):
         rows = rng.integers(0, len(train), 32)
         batch = {"image": train[rows], "index": np.arange(32)}
         state, metrics = step(state, batch, jax.random.key(2))
         seen.append(metrics)
-    assert int(state.failed_at) == -1
-    return state.networks["model"], seen
+    assert int(getattr(state, "training", state).failed_at) == -1
+    return state, seen
 
 
 def decibels(network, params):
@@ -239,3 +246,46 @@ def test_a_small_autoencoder_learns_the_digits(kind):
     assert 10 < baseline < 12 and reached > {"kl": 19, "vq": 15}[kind]
     weights = [float(m["autoencoder/adaptive_weight"]) for m in seen]
     assert 0 < min(weights) and max(weights) <= 1e4
+
+
+class Vectors:
+    """An autoencoder whose vectors are the pictures."""
+
+    codes = 3
+
+    def apply(self, variables, x, method):
+        return x
+
+
+def test_the_codes_follow_as_the_moving_averages_do_unless_the_training_failed():
+    init = lambda networks: AlternatingState(jnp.int32(0), networks, {}, {}, jnp.int32(-1))
+    rest = Alternating(init, lambda state, batch, key: (state._replace(step=state.step + 1), {"loss": 1.0}))
+    codes, x = jnp.array([[0.0, 0.0], [1.0, 1.0], [50.0, 50.0]]), drawn(B, 2, 2, 2)
+    networks = {"model": coding.parameters({"codebook": codes})}
+    codes_of = lambda state: np.asarray(state.training.networks["model"]["autoencoder"]["codebook"])
+    step = lambda training, state: training.step(state, {"x": x, "index": jnp.arange(B)}, jax.random.key(0))
+
+    slow = following(rest, Vectors(), 0.9, 1e-9)  # nothing is dead
+    state, expected = slow.init(networks), quantizers.codebook_init(codes)
+    for _ in range(3):
+        state, metrics = step(slow, state)
+        expected = quantizers.codebook_update(expected, x, quantizers.nearest(x, expected.codes)[0], 0.9)
+        np.testing.assert_allclose(codes_of(state), expected.codes, rtol=1e-6)
+    np.testing.assert_allclose(state.counts, expected.counts, rtol=1e-6)
+    assert int(state.training.step) == 3 and metrics["loss"] == 1.0 and int(metrics["codebook/restarted"]) == 0
+
+    quick = following(rest, Vectors(), 0.9, 1.0)
+    state, metrics = step(quick, quick.init(networks))
+    assert int(metrics["codebook/restarted"]) == 1
+    assert (codes_of(state)[2] == np.asarray(x).reshape(-1, 2)).all(1).any()  # one of the vectors
+    broken = state._replace(training=state.training._replace(failed_at=jnp.int32(7)))
+    after, _ = step(slow, broken)
+    np.testing.assert_array_equal(after.sums, broken.sums)
+    np.testing.assert_array_equal(codes_of(after), codes_of(broken))
+
+
+def test_what_cannot_follow_is_refused():
+    with pytest.raises(ValueError, match="AutoencoderKL has no codebook that could follow"):
+        following(None, AutoencoderKL())
+    with pytest.raises(ValueError, match="decay = 1"):
+        following(None, VQModel(), decay=1)

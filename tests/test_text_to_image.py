@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import pipelines, samplers, text_to_image
+from diffusion import picture_settings, pipelines, samplers, text_to_image, timesteps
 from diffusion.models import interchange
 from diffusion.models.interchange import folders, schedulers
 from tests import made_pipelines
@@ -56,7 +56,7 @@ def compiled(name):
     return dataclasses.replace(model, modules=modules), told, untold
 
 
-WALKS = [(name, walk) for name in ("sd", "xl", "mmdit", "pixart", "flux")
+WALKS = [(name, walk) for name in ("sd", "inpaint", "xl", "mmdit", "t5_mmdit", "pixart", "alpha", "flux")
          for walk in made_pipelines.fixture(name)[0]["walks"]]  # fmt: skip
 
 
@@ -66,15 +66,23 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, walk):
     about, found = made_pipelines.fixture(name)
     model, told, untold = compiled(name)
     process = schedulers.read(about["walks"][walk])
-    way = schedulers.walk(process, walk.partition(",")[0].partition(" ")[0], 30, tokens=16)
+    if walk == "dpmpp_2m, karras":  # the network is told whole times there, though its sigma is of one between
+        clock = process.parameterization.clock
+        whole = process.parameterization._replace(clock=lambda schedule, t: jnp.round(clock(schedule, t)))
+        process = process._replace(parameterization=whole)
+    way = schedulers.walk(process, walk.partition(",")[0].partition(" ")[0], about["steps"][walk], tokens=16)
     assert model.process.sampler == WALKS_OWN[name]
     model = dataclasses.replace(model, process=process._replace(parameterization=_read_as(model, process)))
     sampler, shape = way.sampler, (2, 8, 8, model.channels)
-    if "ancestral" in walk:  # with the noise that theirs was given
+    if sampler.draws:  # with the noise that theirs was given
         step = lambda state, denoise, schedule, plan, i, noise: way.sampler.step(
             state, denoise, schedule, plan, i, jnp.asarray(drawn(f"step {i}", *shape))[None])
         sampler = sampler._replace(step=step)
     part, guided = model.kind.denoiser, not model.distilled
+    if model.sees_mask:
+        right = np.broadcast_to(np.arange(8) >= 4, (2, 8, 8))[..., None].astype(np.float32)
+        beside = jnp.concatenate([right, np.repeat(drawn("masked", 1, 8, 8, 4), 2, axis=0)], axis=-1)
+        told, untold = told | {"beside": beside}, untold | {"beside": beside}
     denoise = text_to_image.denoise(model, model.params[part], told, untold if guided else None, 7.5)
     x = way.start * jnp.asarray(drawn("latents", *shape))
     with jax.disable_jit():
@@ -83,12 +91,41 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, walk):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
 
 
-WALKS_OWN = {"sd": "plms", "xl": "euler", "mmdit": "euler", "pixart": "dpmpp_2m", "flux": "euler"}
+@pytest.mark.slow
+@pytest.mark.parametrize("walk", ["ddim", "euler", "dpmpp_2m"])
+def test_a_picture_is_changed_as_diffusers_changes_it(walk):
+    """60 % of the walk, from the same latents and the same noise on them."""
+    model, told, untold = compiled("sd")
+    process = schedulers.read(ABOUT["walks"][walk])
+    model, way = dataclasses.replace(model, process=process), schedulers.walk(process, walk, 30)
+    plan = timesteps.Plan(*(part[picture_settings.first_step(30, 0.6):] for part in way.plan))
+    x = text_to_image.noised(process.schedule, plan, drawn("image", 2, 8, 8, 4), drawn("step 0", 2, 8, 8, 4))
+    denoise = text_to_image.denoise(model, model.params["unet"], told, untold, 7.5)
+    with jax.disable_jit():
+        ours = samplers.sample(way.sampler, denoise, process.schedule, x, plan, jax.random.split(jax.random.key(0), 2))
+    theirs = FOUND[f"edited/{walk}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+def test_pictures_of_bfloat16_are_near_those_of_float32():
+    with tempfile.TemporaryDirectory() as place:
+        half = text_to_image.load(made_pipelines.folder("sd", pathlib.Path(place)), dtype="bfloat16")
+    types = {part: {leaf.dtype.name for leaf in jax.tree.leaves(tree)} for part, tree in half.params.items()}
+    assert types == {"unet": {"bfloat16"}, "vae": {"float32"}, "text_encoder": {"bfloat16"}}
+    draw = lambda model, seed: text_to_image.generate(model, "a cat", negative="bad", sampler="dpmpp_2m", seeds=seed)
+    whole, other, found = draw(loaded(), 1), draw(loaded(), 2), draw(half, 1)
+    distance = lambda a, b: np.abs(a.astype(float) - b).mean()
+    assert 0 < distance(found, whole) < 0.1 * distance(other, whole)
+
+
+WALKS_OWN = {"sd": "plms", "inpaint": "plms", "xl": "euler", "mmdit": "euler", "t5_mmdit": "euler",
+             "pixart": "dpmpp_2m", "alpha": "dpmpp_2m", "flux": "euler"}  # fmt: skip
 
 
 def _read_as(model, process):
     """The clock and the channels of the model, with what the process of a walk predicts."""
-    if model.name == "StableDiffusionPipeline":
+    if model.name.startswith("StableDiffusionP"):
         return process.parameterization
     return model.process.parameterization
 
@@ -154,6 +191,36 @@ def _through_the_autoencoder(model, image, seed):
     return text_to_image.to_uint8(vae.apply(params, z, method="decode"))[0]
 
 
+class Pixels:
+    """An autoencoder of single pixels, twice as many a side, which keeps the sides that it was asked for."""
+
+    factor, latent_channels, scale, shift = 2, 4, 1.0, 0.0
+
+    def __init__(self):
+        self.seen = {"encode": set(), "decode": set()}
+
+    def apply(self, variables, x, method):
+        self.seen[method].add(x.shape[1:3])
+        if method == "decode":
+            return jnp.tanh(x[..., :3]).repeat(2, axis=1).repeat(2, axis=2)
+        mean = jnp.concatenate([x[:, ::2, ::2], x[:, 1::2, 1::2, :1]], axis=-1)
+        return text_to_image.autoencoders.Moments(mean, jnp.full_like(mean, -20.0))
+
+
+@pytest.mark.slow
+def test_a_large_picture_is_encoded_and_decoded_in_tiles():
+    """Of a function of single pixels the tiles make the whole; none is larger than asked for."""
+    image, found, seen = np.tile(picture(), (2, 2, 1)), {}, {}  # 32 x 48
+    for tile in (0, 16):
+        vae = Pixels()
+        model = dataclasses.replace(loaded(), modules={**loaded().modules, "vae": vae}, _programs={})
+        found[tile] = text_to_image.generate(model, "a cat", image=image, strength=0.5, steps=2, guidance=1, tile=tile)
+        seen[tile] = vae.seen
+    assert np.abs(found[16].astype(int) - found[0]).max() <= 1 and np.ptp(found[0]) > 50
+    assert seen[0] == {"encode": {(32, 48)}, "decode": {(16, 24)}}
+    assert seen[16] == {"encode": {(16, 16)}, "decode": {(8, 8)}}
+
+
 @pytest.mark.slow
 def test_a_lora_changes_the_pictures_and_leaves_the_model_as_it_was(tmp_path):
     from diffusion.adapters import lora, lora_files
@@ -209,6 +276,7 @@ def settings(monkeypatch):
     ({"seeds": [1, 2, 3], "prompts": ["a", "b"]}, "2 prompts and 3 seeds"),
     ({"prompts": []}, "0 prompts"),
     ({"strength": 0.5}, "strength = 0.5.*give the image"),
+    ({"tile": 15}, "tile = 15: the autoencoder's factor 2 must divide it, for example 14"),
     ({"mask": np.ones((16, 16), bool)}, "a mask and margins belong to an image"),
     ({"image": np.zeros((16, 16, 4), np.uint8)}, r"uint8 \[H, W, 3\]; got uint8 \[16, 16, 4\]"),
     ({"image": np.zeros((16, 16, 3), np.uint16)}, "got uint16"),

@@ -102,7 +102,7 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
     """
     several = isinstance(adapter, Sequence)
     adapters = adapter if several else [adapter]
-    scales = list(scale) if several and isinstance(scale, Sequence) else [scale] * len(adapters)
+    scales: list[Any] = list(scale) if several and isinstance(scale, Sequence) else [scale] * len(adapters)
     if len(scales) != len(adapters):
         raise ValueError(f"lora.merge: {len(adapters)} adapters and {len(scales)} scales; give one for each")
     updates: dict[str, list] = {}
@@ -210,10 +210,11 @@ def parsed(place: str) -> tuple[str, tuple]:
     if not bracket:
         return path, ()
     parts = [re.fullmatch(r"(\d+)|(\d*):(\d*)", part.strip()) for part in index.removesuffix("]").split(",")]
-    if not all(parts):
-        raise ValueError(f"lora: the place {place!r} is not written like 'mlp/kernel[3, :, 0:8]'")
     whole = lambda text: int(text) if text else None
-    return path, tuple(int(m[1]) if m[1] else slice(whole(m[2]), whole(m[3])) for m in parts)
+    found = tuple(int(m[1]) if m[1] else slice(whole(m[2]), whole(m[3])) for m in parts if m)
+    if len(found) < len(parts):
+        raise ValueError(f"lora: the place {place!r} is not written like 'mlp/kernel[3, :, 0:8]'")
+    return path, found
 
 
 def written(path: str, at: tuple) -> str:

@@ -9,15 +9,18 @@ rows of a batch as they like. Each bucket has an endless sequence of its picture
 does not fill a batch at the end of an epoch begins the bucket's first one of the next, so that none is left out.
 """
 
+import contextlib
 import functools
 import itertools
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from diffusion import files
 from diffusion.data import pipeline
 from diffusion.data.transforms import Augmentation
 
@@ -123,7 +126,34 @@ def measured(source: Any, threads: int = 2, rows: int = 1024) -> np.ndarray:
         int64 [N, 2].
     """
     runs = [range(first, min(first + rows, len(source))) for first in range(0, len(source), rows)]
-    return np.concatenate(list(pipeline.iterate(len(runs), lambda step: source.sizes(runs[step]), threads)))
+    read: Callable[[int], Any] = lambda step: source.sizes(runs[step])
+    return np.concatenate([np.asarray(sizes) for sizes in pipeline.iterate(len(runs), read, threads)])
+
+
+def measured_once(source: Any, threads: int = 2) -> np.ndarray:
+    """What `measured` finds, kept in DIFFUSION_CACHE for the next time, until a file of the source changes.
+
+    Args:
+        source: as in `measured`, with `stamp() -> str`, which changes with it.
+        threads: that read.
+
+    Returns:
+        int64 [N, 2].
+    """
+    path = files.cache("sizes") / f"{source.stamp()}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        found = np.load(path, allow_pickle=False)
+        if found.shape == (len(source), 2) and found.dtype == np.int64 and found.min() >= 1:
+            return found
+    found = measured(source, threads)
+    with contextlib.suppress(OSError):  # it is not lost, only found again the next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Each process writes a file of its own; the last one is as good as the first.
+        own = path.with_name(f"{os.getpid()}.{path.name}")
+        with files.whole(own) as file:
+            np.save(file, found)
+        os.replace(own, path)
+    return found
 
 
 class Order(NamedTuple):

@@ -163,7 +163,7 @@ class Latents:
 
     def _read(self, rows: list[int]) -> list[bytes]:
         try:
-            return self._files.__getitems__(rows)
+            return list(self._files.__getitems__(rows))
         except Exception as error:  # what a damaged file raises depends on where in it the damage is
             if len(rows) == 1:
                 raise self._unusable(rows[0], error) from error
@@ -249,10 +249,10 @@ def parse(path: pathlib.Path, content: Any) -> Description:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CacheError(f"{path} is no description of a cache of latents in format {FORMAT}; write the cache again.")
     try:
-        fields = {name: content[name] for name in Description._fields}
-        tuples = {"shape": tuple(fields["shape"]), "views": tuple(fields["views"])}
+        fields: dict[str, Any] = {name: content[name] for name in Description._fields}
+        tuples: dict[str, Any] = {"shape": tuple(fields["shape"]), "views": tuple(fields["views"])}
         tuples |= {name: tuple(fields[name]) for name in ("scale", "shift") if isinstance(fields[name], list)}
-        found = Description(**(fields | tuples))
+        found = Description(**{**fields, **tuples})
         numbers = [*np.ravel(found.scale), *np.ravel(found.shift)]
         sound = (
             len(found.shape) == 3 and found.kind in PARTS and found.dtype in DTYPES and found.record_bytes > 0

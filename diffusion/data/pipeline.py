@@ -81,12 +81,12 @@ def batches(
     """
     if damaged not in DAMAGED:
         raise ValueError(f"damaged must be one of {', '.join(DAMAGED)}, got {damaged!r}.")
-    positions = positions_of(batch_size, positions)
+    mine = positions_of(batch_size, positions)
     _check(source, spec, seed, start, threads)
     size = len(source)
 
     def read(step: int) -> Batch:
-        index = start + step * batch_size + positions
+        index = start + step * batch_size + mine
         rows = index % size
         if shuffle:
             for epoch in np.unique(index // size).tolist():
@@ -194,7 +194,7 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
       A list as long as `rows`.
     """
     try:
-        return fetch(source, np.asarray(rows))
+        return [*fetch(source, np.asarray(rows))]
     except DamagedRecord as error:
         if len(rows) > 1:
             return [sound(source, [row])[0] for row in rows]
@@ -204,17 +204,15 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
 
 def fetch(source: Source, rows: np.ndarray) -> list[dict[str, Any]]:
     """Reads records, all at once where the source can."""
-    rows = rows.tolist()
-    return source.__getitems__(rows) if hasattr(source, "__getitems__") else [source[row] for row in rows]
+    at_once = getattr(source, "__getitems__", None)
+    return at_once(rows.tolist()) if at_once else [source[row] for row in rows.tolist()]
 
 
 def _skipping(source: Source, rows: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Reads records, the next sound one for each that is damaged; and int32 [b], 1 for each of those."""
     records = sound(source, rows.tolist())
     skipped = np.array([record is None for record in records], np.int32)
-    for i in np.flatnonzero(skipped).tolist():
-        records[i] = _next_sound(source, int(rows[i]))
-    return records, skipped
+    return [_next_sound(source, int(row)) if record is None else record for record, row in zip(records, rows)], skipped
 
 
 def _next_sound(source: Source, row: int) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Random access to the records of a dataset, by its TFDS name."""
 
 import functools
+import hashlib
 import io
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -90,7 +92,7 @@ def open_source(
             f"{name} ({split}) declares {spec.size:,} records, but its files have {held:,} bytes; prepare it again."
         )
     # Images stay encoded: other image features are not needed, and "image" is decoded where its errors can be named.
-    features = builder.info.features.items()
+    features = cast(tfds.features.FeaturesDict, builder.info.features).items()
     skip = {key: tfds.decode.SkipDecoding() for key, feature in features if isinstance(feature, tfds.features.Image)}
     if side:
         read = functools.partial(decode_square, side=side, channels=spec.shape[2], limit=IMAGE_LIMIT)
@@ -98,7 +100,9 @@ def open_source(
         read = functools.partial(decode_any, channels=spec.shape[2], limit=IMAGE_LIMIT)
     else:
         read = functools.partial(decode, shape=spec.shape)
-    return Records(builder.as_data_source(split, decoders=skip), spec, read, keep=not varied), spec
+    # (TFDS's decorator hides the parameters.)
+    encoded = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
+    return Records(encoded, spec, read, keep=not varied), spec
 
 
 class Records:
@@ -143,6 +147,13 @@ class Records:
         if self._keep:
             self._kept.update(read)
         return [read[row] if row in read else self._kept[row] for row in rows]
+
+    def stamp(self) -> str:
+        """sha256 of what the split is and of its files' names, lengths and times of change; reads no record."""
+        paths = self._encoded.dataset_info.splits[self._spec.split].filepaths
+        about = [(Path(path).name, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
+        known = [self._spec.name, self._spec.version, self._spec.split, self._spec.size, about]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
         """Returns the heights and widths of the images of many rows, int64 [n, 2], from their headers alone.
@@ -199,26 +210,28 @@ def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str, size: tuple[
         examples = info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         raise ValueError(f"{name} has no split {split!r}; its splits are {', '.join(sorted(info.splits))}.") from error
-    features = dict(sorted(info.features.items()))
+    features = dict(sorted(cast(tfds.features.FeaturesDict, info.features).items()))
     feature = features.get("image")
     have = ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
     if not isinstance(feature, tfds.features.Image):
         raise ValueError(f"{name} has no image feature named 'image'; it has {have}.")
-    shape = (*size, *feature.shape[2:]) if size else feature.shape
-    if None in shape or len(shape) != 3 or shape[-1] not in (1, 3, 4) or feature.np_dtype != np.uint8:
+    stored, dtype = cast(tuple[int | None, ...], feature.shape), np.dtype(cast(Any, feature.np_dtype))
+    shape = (*size, *stored[2:]) if size else stored
+    if None in shape or len(shape) != 3 or shape[-1] not in (1, 3, 4) or dtype != np.uint8:
         raise ValueError(
-            f"{name}: its images are {np.dtype(feature.np_dtype)} {shape} (None: it varies), which cannot be batched; "
+            f"{name}: its images are {dtype} {shape} (None: it varies), which cannot be batched; "
             "prepare it as uint8 images of one size, (H, W, 1), (H, W, 3) or (H, W, 4), give the side of squares, "
             "or train with config.data.buckets."
         )
-    if math.prod(shape) > IMAGE_LIMIT:
+    sides = cast(tuple[int, int, int], tuple(shape))
+    if math.prod(sides) > IMAGE_LIMIT:
         raise ValueError(
-            f"{name} declares images of {shape}, {limits.size(math.prod(shape))} each; at most "
+            f"{name} declares images of {shape}, {limits.size(math.prod(sides))} each; at most "
             f"{limits.size(IMAGE_LIMIT)} are read. Prepare it with smaller images."
         )
     label = features.get("label")
     num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
-    return DataSpec(name, split, tuple(shape), num_classes or 0, examples, str(info.version))
+    return DataSpec(name, split, sides, num_classes or 0, examples, str(info.version))
 
 
 def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
@@ -227,8 +240,9 @@ def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     catalog.check_folder(folder)
     builder = tfds.builder_from_directory(folder)
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        stored = getattr(builder.info.file_format, "value", None)
         raise ValueError(
-            f"{name} in {folder} is stored as {builder.info.file_format.value}, which has no random access; write it "
+            f"{name} in {folder} is stored as {stored}, which has no random access; write it "
             "again with file_format='array_record' (python -m tensorflow_datasets.scripts.convert_format --help)."
         )
     return builder

@@ -162,7 +162,7 @@ def crop(padding: int = 4) -> Augmentation:
         down, right = rng.integers(-padding, padding, size=2, endpoint=True)
         rows = _reflect(np.arange(height) + down, height)
         columns = _reflect(np.arange(width) + right, width)
-        return image[rows[:, None], columns]
+        return image.take(rows, 0).take(columns, 1)  # half the time of image[rows[:, None], columns]
 
     return apply
 

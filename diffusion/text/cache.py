@@ -30,7 +30,7 @@ def fingerprint(params: Any, **how: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         leaf = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8))
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()[:32]
 
 
@@ -62,7 +62,7 @@ def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = N
                     file.write(save(made))
                 mine.replace(paths[i])
                 found[paths[i]] = made
-        rows = [found[path] for path in paths]
+        rows = [row for path in paths if (row := found[path]) is not None]
         stack = lambda name: jnp.stack([row[name] for row in rows])
         return stack("tokens"), stack("pooled") if "pooled" in rows[0] else None
 

@@ -53,7 +53,7 @@ class Embeddings(NamedTuple):
     """
 
     tokens: jax.Array
-    mask: np.ndarray
+    mask: np.ndarray | jax.Array
     pooled: jax.Array | None
 
 

@@ -43,7 +43,7 @@ def stable_diffusion_xl(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, 
         **how: further arguments of `encode`.
     """
     both = side_by_side(encode(prompts, clip, **how), encode(prompts, clip_g, **how))
-    return {"text": both.tokens, "pooled": both.pooled}
+    return {"text": both.tokens, "pooled": _pooled(both)}
 
 
 def stable_diffusion_3(
@@ -67,7 +67,7 @@ def stable_diffusion_3(
     else:
         third = encode(prompts, t5, **how)
     tokens = one_after_other(side_by_side(first, second), third).tokens
-    return {"text": tokens, "pooled": jnp.concatenate([first.pooled, second.pooled], axis=-1)}
+    return {"text": tokens, "pooled": jnp.concatenate([_pooled(first), _pooled(second)], axis=-1)}
 
 
 def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict[str, jax.Array]:
@@ -79,7 +79,7 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
         t5: T5's encoder with a tokenizer of 512 (dev) or 256 (schnell) tokens.
         **how: further arguments of `encode`, for T5.
     """
-    return {"text": encode(prompts, t5, **how).tokens, "pooled": encode(prompts, clip).pooled}
+    return {"text": encode(prompts, t5, **how).tokens, "pooled": _pooled(encode(prompts, clip))}
 
 
 def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
@@ -92,3 +92,9 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
     """
     found = encode([prompt.lower().strip() for prompt in prompts], t5, **how)
     return {"text": found.tokens, "text_mask": found.mask}
+
+
+def _pooled(embeddings: Embeddings) -> jax.Array:
+    if embeddings.pooled is None:
+        raise ValueError("this encoder gives no pooled embedding: CLIP's text tower is asked for here, not T5")
+    return embeddings.pooled

@@ -163,8 +163,9 @@ def _from_library(
     library.no_padding()
     # Where they stand in a text they are found whole: "!" too, where it is the padding.
     library.add_special_tokens(sorted(set(special.values())))
-    vocabulary = {name: library.token_to_id(token) for name, token in special.items()}
-    if missing := [special[name] for name, number in vocabulary.items() if number is None]:
+    numbers = {name: library.token_to_id(token) for name, token in special.items()}
+    vocabulary = {name: number for name, number in numbers.items() if number is not None}
+    if missing := [token for name, token in special.items() if name not in vocabulary]:
         raise limits.Refused(f"{path}: the vocabulary has no {missing[0]!r}, which its config names.")
 
     def split(text: str) -> tuple[list[int], Callable[[int], str]]:

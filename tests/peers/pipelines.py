@@ -7,11 +7,10 @@ It runs in the peers' environment, without this library:
 
 A fixture holds the text files of the folder (configs, vocabulary), the names and shapes of the weights, which are those
 of made_weights.py, and for each sampler the latents after 30 steps with guidance 7.5 and a negative prompt. The initial
-noise and that of the ancestral steps are made from names. The last layer of a denoiser is made small, so that the walk
+noise and that of the stochastic steps are made from names. The last layer of a denoiser is made small, so that the walk
 follows the noise and not the rounding.
 """
 
-import contextlib
 import gzip
 import json
 import pathlib
@@ -32,6 +31,7 @@ from tests.text.vocabularies import folder_of
 
 PROMPTS, NEGATIVE = ["a cat", "the red car on a hill"], "bad"
 STEPS, GUIDANCE = 30, 7.5
+STEPS_OF = {"pndm": 25}  # its half steps there are whole numbers of the process's: of 40, not of 33
 SMALL = 0.1  # factor of the last layer
 # As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
 SD_1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
@@ -71,9 +71,9 @@ def clip(projected: bool = False):
     return model(transformers.CLIPTextConfig(**CLIP))
 
 
-def t5():
+def t5(width: int = 32):
     return transformers.T5EncoderModel(transformers.T5Config(
-        vocab_size=512, d_model=32, d_kv=8, d_ff=40, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"))
+        vocab_size=512, d_model=width, d_kv=8, d_ff=40, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"))
 
 
 def t5_tokenizer(folder: pathlib.Path):
@@ -91,6 +91,16 @@ def stable_diffusion(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )  # fmt: skip
 
 
+def stable_diffusion_inpaint(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """Trained to paint: of nine channels, the latents, the mask and the latents of what is not masked."""
+    return diffusers.StableDiffusionInpaintPipeline(
+        vae=diffusers.AutoencoderKL(**VAE), tokenizer=clip_tokenizer(folder / "clip"), text_encoder=clip(),
+        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, in_channels=9, **UNET),
+        scheduler=diffusers.PNDMScheduler.from_config(SD_1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
 def stable_diffusion_xl(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     unet = diffusers.UNet2DConditionModel(
         cross_attention_dim=48, addition_embed_type="text_time", addition_time_embed_dim=8,
@@ -102,15 +112,31 @@ def stable_diffusion_xl(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )  # fmt: skip
 
 
-def stable_diffusion_3(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+def stable_diffusion_3(folder: pathlib.Path, with_t5: bool = False) -> diffusers.DiffusionPipeline:
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=8, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
         caption_projection_dim=32, joint_attention_dim=56, pooled_projection_dim=48, pos_embed_max_size=8)
     return diffusers.StableDiffusion3Pipeline(
         vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE), tokenizer=clip_tokenizer(folder / "clip"),
         tokenizer_2=clip_tokenizer(folder / "clip_2"), text_encoder=clip(True), text_encoder_2=clip(True),
-        text_encoder_3=None, tokenizer_3=None, transformer=transformer,
+        text_encoder_3=t5(56) if with_t5 else None, tokenizer_3=t5_tokenizer(folder / "t5") if with_t5 else None,
+        transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED),
+    )  # fmt: skip
+
+
+def stable_diffusion_3_t5(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return stable_diffusion_3(folder, with_t5=True)
+
+
+def pixart_alpha(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """Of 1024 pixels, which is told the size of the picture."""
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=128, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=12, num_attention_heads=4,
+        cross_attention_dim=48, caption_channels=32, use_additional_conditions=True)
+    return diffusers.PixArtAlphaPipeline(
+        vae=diffusers.AutoencoderKL(**VAE), tokenizer=t5_tokenizer(folder / "t5"), text_encoder=t5(),
+        transformer=transformer, scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
     )  # fmt: skip
 
 
@@ -135,34 +161,56 @@ def flux(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )  # fmt: skip
 
 
-PIPELINES = {"sd": stable_diffusion, "xl": stable_diffusion_xl, "mmdit": stable_diffusion_3, "pixart": pixart_sigma,
-             "flux": flux}  # fmt: skip
+PIPELINES = {"sd": stable_diffusion, "inpaint": stable_diffusion_inpaint, "xl": stable_diffusion_xl,
+             "mmdit": stable_diffusion_3, "t5_mmdit": stable_diffusion_3_t5, "pixart": pixart_sigma,
+             "alpha": pixart_alpha, "flux": flux}  # fmt: skip
 # Of each pipeline: the base of its scheduler's config, and a name for our sampler with the scheduler and its settings.
+KARRAS = {"use_karras_sigmas": True}
 LEADING, TRAILING = {"timestep_spacing": "leading"}, {"timestep_spacing": "trailing"}
+SDE = {"algorithm_type": "sde-dpmsolver++"}
 V, ZERO = {"prediction_type": "v_prediction"}, {"rescale_betas_zero_snr": True}
 WALKS = {
     "sd": (SD_1, {
         "plms": ("PNDMScheduler", {}),
+        "pndm": ("PNDMScheduler", {"skip_prk_steps": False}),
+        "ddpm": ("DDPMScheduler", {}),
         "ddim": ("DDIMScheduler", {}),
         "ddim to zero, v": ("DDIMScheduler", {"set_alpha_to_one": True, **V}),
         "euler": ("EulerDiscreteScheduler", {}),
         "euler, leading": ("EulerDiscreteScheduler", LEADING),
         "euler, trailing, zero-terminal v": ("EulerDiscreteScheduler", TRAILING | V | ZERO),
-        "euler, karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        "euler, karras": ("EulerDiscreteScheduler", KARRAS),
         "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
         "heun": ("HeunDiscreteScheduler", {}),
         "dpm_2": ("KDPM2DiscreteScheduler", {}),
+        "dpm_2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
         "lms": ("LMSDiscreteScheduler", {}),
         "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+        "dpmpp_2m, karras": ("DPMSolverMultistepScheduler", KARRAS),
+        "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", SDE),
         "dpmpp_2m, trailing, sigma_min": ("DPMSolverMultistepScheduler", TRAILING | {"final_sigmas_type": "sigma_min"}),
         "unipc": ("UniPCMultistepScheduler", {}),
         "unipc, leading": ("UniPCMultistepScheduler", LEADING),
     }),
-    "xl": (SD_XL, {"euler": ("EulerDiscreteScheduler", {})}),
-    "mmdit": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "inpaint": (SD_1, {"plms": ("PNDMScheduler", {}), "dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
+    "xl": (SD_XL, {
+        "euler": ("EulerDiscreteScheduler", {}),
+        "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+        "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+        "unipc": ("UniPCMultistepScheduler", {}),
+    }),
+    "mmdit": (SHIFTED, {
+        "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+        "heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    }),
+    "t5_mmdit": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "pixart": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
+    "alpha": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "flux": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
 }  # fmt: skip
+
+
+EDITED, STRENGTH = ("ddim", "euler", "dpmpp_2m"), 0.6  # walks of "sd" that start from a picture, and how late
 
 
 def fill(pipe) -> None:
@@ -201,9 +249,8 @@ def saved(pipe, folder: pathlib.Path) -> dict:
     return about
 
 
-@contextlib.contextmanager
-def made_noise(module):
-    """Each draw of the scheduler is made from its number."""
+def made_noise(scheduler):
+    """Each draw of the scheduler is made from its number; one that draws nothing is left as it is."""
     count = 0
 
     def draw(shape, **_):
@@ -212,8 +259,12 @@ def made_noise(module):
         batch, channels, height, width = shape
         return torch.from_numpy(drawn(f"step {count - 1}", batch, height, width, channels)).movedim(-1, 1)
 
-    with mock.patch.object(sys.modules[module.__module__], "randn_tensor", draw):
-        yield
+    return mock.patch.object(sys.modules[scheduler.__module__], "randn_tensor", draw, create=True)
+
+
+def mask() -> torch.Tensor:
+    """One where it is painted: the right half of a picture."""
+    return (torch.arange(16) >= 8).float().expand(1, 1, 16, 16)
 
 
 def write(name: str, folder: pathlib.Path) -> None:
@@ -227,19 +278,22 @@ def write(name: str, folder: pathlib.Path) -> None:
     print(name, "kept:", ", ".join(arrays) or "none")
     channels = pipe.vae.config.latent_channels
     x = torch.from_numpy(drawn("latents", 2, 8, 8, channels)).movedim(-1, 1)
-    about["walks"], (base, walks) = {}, WALKS[name]
+    about["walks"], about["steps"], (base, walks) = {}, {}, WALKS[name]
     for walk, (scheduler, settings) in walks.items():
         pipe.scheduler = getattr(diffusers, scheduler).from_config(base | settings)
         about["walks"][walk] = {"_class_name": scheduler, **base, **settings}
-        patch = made_noise(pipe.scheduler) if "ancestral" in walk else contextlib.nullcontext()
-        with patch, torch.no_grad():
+        steps = about["steps"][walk] = STEPS_OF.get(walk, STEPS)
+        with made_noise(pipe.scheduler), torch.no_grad():
             told = {"negative_prompt": [NEGATIVE] * 2}
             latents = x.clone()
             if name == "flux":  # has its guidance distilled in, and takes patches
                 told, latents = {}, pipe._pack_latents(latents, 2, channels, 8, 8)
-            if name == "pixart":
+            if name == "inpaint":
+                told |= {"image": torch.zeros(1, 3, 16, 16), "mask_image": mask(), "strength": 1.0,
+                         "masked_image_latents": torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1)}
+            if name in ("pixart", "alpha"):
                 told |= {"clean_caption": False, "use_resolution_binning": False}
-            found = pipe(PROMPTS, num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=latents, height=16,
+            found = pipe(PROMPTS, num_inference_steps=steps, guidance_scale=GUIDANCE, latents=latents, height=16,
                          width=16, output_type="latent", **told).images  # fmt: skip
             if name == "flux":
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
@@ -249,6 +303,16 @@ def write(name: str, folder: pathlib.Path) -> None:
         arrays[f"latents/{walk}"] = last(found).contiguous()
         if "picture" not in arrays:
             arrays["picture"] = last(picture).contiguous()
+    if name == "sd":
+        edit = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        edit.set_progress_bar_config(disable=True)
+        image = torch.from_numpy(drawn("image", 2, 8, 8, channels)).movedim(-1, 1)  # its latents
+        for walk in EDITED:
+            edit.scheduler = getattr(diffusers, walks[walk][0]).from_config(base | walks[walk][1])
+            with made_noise(edit), torch.no_grad():
+                found = edit(PROMPTS, image=image, strength=STRENGTH, num_inference_steps=STEPS, output_type="latent",
+                             guidance_scale=GUIDANCE, negative_prompt=[NEGATIVE] * 2).images  # fmt: skip
+            arrays[f"edited/{walk}"] = last(found).contiguous()
     arrays["about"] = torch.tensor(list(gzip.compress(json.dumps(about).encode(), mtime=0)), dtype=torch.uint8)
     versions = {library.__name__: library.__version__ for library in (diffusers, transformers, torch)}
     command = f"python -m tests.peers.pipelines {folder}"

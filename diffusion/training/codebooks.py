@@ -1,0 +1,89 @@
+"""A codebook that follows its vectors while the rest of an autoencoder is trained by `training.alternating`.
+
+    players = {"autoencoder": Player(vq_autoencoder(codebook=0.0), "model", adam), "critic": ...}
+    init, step = following(alternating(players, {"model": coding.vq_network(vq), ...}, None), vq)
+    state = init({"model": coding.parameters(params), "critic": ...})     # .training, .counts, .sums
+    state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
+"""
+
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models import quantizers
+from diffusion.training.alternating import Alternating, AlternatingState
+from diffusion.training.state import HEALTHY
+from diffusion.training.step import prepare
+
+
+class FollowingState(NamedTuple):
+    """The whole state of a run, as one pytree.
+
+    Attributes:
+      training: of the players; the codes are among its parameters.
+      counts: [K] of `quantizers.Codebook`.
+      sums: [K, D] likewise.
+    """
+
+    training: AlternatingState
+    counts: jax.Array
+    sums: jax.Array
+
+
+def following(
+    training: Alternating, module: nn.Module, decay: float = 0.99, threshold: float = 1.0, network: str = "model"
+) -> Alternating:
+    """The same training, after each step of which the codes follow their vectors and dead codes are restarted.
+
+    The vectors are those of the step's batch under the new encoder, one more forward pass of it; of the whole batch
+    under `jit`, however it is split over devices, but not under `pmap`. Give the codebook's loss the weight 0: the
+    codes are moved by `quantizers.codebook_update` and `quantizers.restart_dead` alone.
+
+    Args:
+      training: from `alternating`, with a network of `coding.vq_network` and `coding.parameters`.
+      module: that autoencoder; it has a codebook.
+      decay: of the moving averages, in [0, 1).
+      threshold: codes to which a batch assigns fewer vectors than this, on the average, are restarted at one of its
+        vectors.
+      network: name of the autoencoder.
+
+    Returns:
+      (init, step) on `FollowingState`. Metrics beside those of the training: "codebook/restarted", and
+      "codebook/perplexity" of the batch's codes.
+
+    Raises:
+      ValueError: for an autoencoder without a codebook, or a decay or threshold out of range.
+    """
+    if not getattr(module, "codes", 0):
+        raise ValueError(f"following: {type(module).__name__} has no codebook that could follow; finite levels and "
+                         "Gaussian latents have none.")
+    if not 0 <= decay < 1 or not threshold > 0:
+        raise ValueError(f"following: decay = {decay} must be in [0, 1), threshold = {threshold} above 0.")
+
+    def init(networks: Any) -> FollowingState:
+        begun = quantizers.codebook_init(networks[network]["autoencoder"]["codebook"])
+        # The sums begin as the codes: a copy, so that a step may overwrite both.
+        return FollowingState(training.init(networks), begun.counts, jnp.array(begun.sums, copy=True))
+
+    def step(state: FollowingState, batch: Any, key: jax.Array) -> tuple[FollowingState, dict]:
+        after, metrics = training.step(state.training, batch, key)
+        player = after.networks[network]
+        given, before = player["autoencoder"], state.training.networks[network]["autoencoder"]["codebook"]
+        codebook = quantizers.Codebook(before.astype(jnp.float32), state.counts, state.sums)
+        z = cast(jax.Array, module.apply({"params": given}, prepare(batch)["x"], method="encode"))
+        indices, _ = quantizers.nearest(z, codebook.codes)
+        moved = quantizers.codebook_update(codebook, z, indices, decay)
+        # Neither a step nor a player folds in this number.
+        drawn = jax.random.fold_in(jax.random.fold_in(key, 2**31), state.training.step)
+        moved, restarted = quantizers.restart_dead(moved, z, drawn, threshold)
+        healthy = after.failed_at == HEALTHY
+        codebook = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), moved, codebook)
+        codes = codebook.codes.astype(given["codebook"].dtype)
+        networks = {**after.networks, network: {**player, "autoencoder": {**given, "codebook": codes}}}
+        used = quantizers.perplexity(quantizers.histogram(indices, len(codes)))
+        metrics = {**metrics, "codebook/restarted": restarted, "codebook/perplexity": used}
+        return FollowingState(after._replace(networks=networks), codebook.counts, codebook.sums), metrics
+
+    return Alternating(init, step)
