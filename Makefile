@@ -1,6 +1,6 @@
 # make demo    train, sample and evaluate on handwritten digits   make test      the fast tests
 # make setup   the environment alone                              make test-all  with the slow ones
-# make bench   timings                                            make lint      ruff
+# make bench   timings                                            make lint      ruff   make types   pyright
 # make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 DEMO := runs/digits
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-all test-peers fixtures bench lint lock clean
+.PHONY: setup demo test test-all test-peers fixtures bench lint types lock clean
 setup: $(VENV)/.complete
 
 $(VENV)/.complete: requirements.txt pyproject.toml
@@ -51,10 +51,13 @@ test-peers: setup $(PEERS)/.complete
 	PEERS_FIXTURES=runs/peers $(RUN) -m pytest tests/peers
 
 bench: setup
-	$(RUN) -m benchmarks.train_step
+	$(RUN) -m benchmarks.suite
 
 lint: setup
 	$(RUN) -m ruff check .
+
+types: setup
+	$(RUN) -m pyright --pythonpath $(RUN)
 
 # Writes the locked versions of every supported Python, with their hashes and no index.
 lock:

@@ -52,7 +52,11 @@ def defaults() -> ConfigDict:
         },
         "model": {"name": "dit", "patch": 2, "width": 384, "depth": 12, "heads": 6, "num_classes": 0},  # unconditional
         "optimizer": {"name": "adamw", "learning_rate": 1e-4},
-        "ema": {"decay": 0.9999, "warmup": True},
+        "ema": {
+            "decay": 0.9999,
+            "warmup": True,  # shortens it at the start of a run
+            "sigma_rel": 0.0,  # in place of both: width of a power function, as a share of the run; 0.05 is EDM2's
+        },
         "train": {
             "steps": 1000,
             "batch_size": 128,  # of the whole job

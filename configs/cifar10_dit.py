@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer = {
         "name": "adamw", "learning_rate": 2e-4, "warmup": 5000, "decay": "constant", "weight_decay": 0.0, "clip": 1.0,
     }
-    config.ema = {"decay": 0.9999, "warmup": True}
+    config.ema.update({"decay": 0.9999, "warmup": True})
     config.train.steps = 400_000
     config.train.batch_size = 256
     config.train.log_every = 100

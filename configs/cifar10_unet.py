@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "num_classes": 10,
     }
     config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "warmup": 19_500, "weight_decay": 0.0, "clip": 1.0}
-    config.ema = {"decay": 0.9993, "warmup": True}  # halved in 500 thousand images
+    config.ema.update({"decay": 0.9993, "warmup": True})  # halved in 500 thousand images
     config.train.steps = 390_000  # 200 million images
     config.train.batch_size = 512
     config.train.log_every = 100

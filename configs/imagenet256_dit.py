@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer = {
         "name": "adamw", "learning_rate": 1e-4, "warmup": 0, "decay": "constant", "weight_decay": 0.0,
     }
-    config.ema = {"decay": 0.9999, "warmup": False}
+    config.ema.update({"decay": 0.9999, "warmup": False})
     config.train.steps = 7_000_000
     config.train.batch_size = 256
     config.train.log_every = 100

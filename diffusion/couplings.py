@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 Coupling = Callable[[Array, Array, Array], Array]
@@ -41,6 +40,8 @@ def optimal_transport(block: int = 64) -> Coupling:
     Raises:
       ValueError: if block < 2, or, when called, if block does not divide the batch.
     """
+
+    import optax  # here, for nothing else of the mathematics needs it
 
     def match(keys, x, e):
         # |x - e|^2 = |x|^2 + |e|^2 - 2 x.e, of which only the last term depends on the pairing.

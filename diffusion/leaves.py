@@ -1,12 +1,11 @@
 """The leaves of a pytree by name: the one spelling that checkpoints, shardings, tables and adapters share."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 
-def leaf_name(path: Sequence[Any]) -> str:
+def leaf_name(path: tuple[Any, ...]) -> str:
     """Returns a leaf's path in a pytree as text, for example "params/blocks/mlp/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 

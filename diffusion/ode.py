@@ -109,7 +109,7 @@ def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1
 
 
 def dormand_prince_between(
-    flow: Flow, first: ArrayLike, last: ArrayLike, state: Any, rtol: float, atol: float, most: int
+    flow: Flow, first: Array, last: Array, state: Any, rtol: ArrayLike, atol: ArrayLike, most: int
 ) -> tuple[Any, Array]:
     """What `dormand_prince` does between two values of its variable, first < last.
 

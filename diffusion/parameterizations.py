@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
-Network = Callable[[Array, Array, Any], Array]
+# (x, clock or clocks, condition) -> an array, with features or further heads beside it where an objective asks for them
+Network = Callable[[Any, Any, Any], Any]
 Clock = Callable[[NoiseSchedule, ArrayLike], Array]
 
 
@@ -114,7 +116,7 @@ def evaluate(
     """
     t = jnp.asarray(t)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
-    if not isinstance(t, jax.core.Tracer) and not isinstance(schedule.t_max, jax.core.Tracer):
+    if not isinstance(t, Tracer) and not isinstance(schedule.t_max, Tracer):
         outside = ~((t >= 0) & (t <= schedule.t_max * (1 + 1e-6)))  # NaN too
         if outside.any():
             raise ValueError(f"t = {float(t[outside].ravel()[0]):g} is outside of this schedule's times, "
@@ -141,7 +143,7 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
     with jax.ensure_compile_time_eval():  # so that a denoiser can be built under jit too
         t = jnp.asarray(times)
         defined, told = parameterization.defined(schedule, t), jnp.isfinite(parameterization.clock(schedule, t))
-    if isinstance(defined, jax.core.Tracer) or isinstance(told, jax.core.Tracer):
+    if isinstance(defined, Tracer) or isinstance(told, Tracer):
         return  # the schedule itself is being differentiated or compiled, and has no values yet
     defined, told = np.asarray(defined), np.asarray(told)
     if not told.all():
@@ -359,7 +361,8 @@ def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array,
     t = jnp.asarray(t)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     one = jnp.ones_like(t)
-    return tuple(left_broadcast(jax.jvp(f, (t,), (one,))[1], x) for f in (schedule.alpha, schedule.sigma))
+    rate = lambda f: left_broadcast(jax.jvp(f, (t,), (one,))[1], x)
+    return rate(schedule.alpha), rate(schedule.sigma)
 
 
 def _coefficients(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:

@@ -100,3 +100,15 @@ def size(model: Any, height: int, width: int, image: np.ndarray | None) -> tuple
     if model.sees_mask and image is None:
         raise ValueError("this model was trained to paint what is masked: give an image and a mask")
     return height, width
+
+
+def tile(model: Any, side: int) -> None:
+    """Checks the side of the autoencoder's tiles.
+
+    Raises:
+      ValueError: if it is no multiple of the autoencoder's factor.
+    """
+    factor = model.modules["vae"].factor
+    if side % factor or side < 0:
+        raise ValueError(f"tile = {side}: the autoencoder's factor {factor} must divide it, for example "
+                         f"{max(side // factor, 1) * factor}; 0 is no tiles")

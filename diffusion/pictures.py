@@ -33,7 +33,7 @@ def read(path: str | pathlib.Path) -> np.ndarray:
         return np.repeat(_eight_bits(path, np.asarray(picture))[..., None], 3, axis=-1)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
-        if picture.getextrema()[-1][0] < 255:
+        if np.asarray(picture)[..., 3].min() < 255:
             warnings.warn(f"{path} has transparent parts: laid on white", stacklevel=2)
             white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture)

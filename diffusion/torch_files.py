@@ -14,7 +14,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -183,7 +183,8 @@ def _run(file: BinaryIO) -> Any:
         del stack[start:]
         return items
 
-    for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        value = cast(Any, argument)
         if count > OPCODES:
             raise limits.Refused(f"its pickle takes more than {OPCODES} steps.")
         match opcode.name:
@@ -284,7 +285,7 @@ def _made(function: _Name, arguments: tuple[Any, ...]) -> Any:
         numbers = (offset, *_only(tuple, shape), *_only(tuple, strides))
         if len(shape) != len(strides) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in numbers):
             raise TypeError("it describes a tensor by what are no whole numbers")
-        return Tensor(*_only(_Storage, storage), offset, shape, strides)
+        return Tensor(**_only(_Storage, storage)._asdict(), offset=offset, shape=shape, strides=strides)
     if function.name == "OrderedDict" and not arguments:
         return {}
     if function.module == "torch.jit._pickle" or function.name == "_rebuild_parameter":

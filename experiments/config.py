@@ -153,6 +153,8 @@ def of_run(text: str) -> ConfigDict:
         config.data.latents = {"dir": "", "autoencoder": ""}
     if isinstance(config.get("data"), ConfigDict) and "buckets" not in config.data:
         config.data.buckets = {"area": 0, "multiple": 64, "widest": 4.0}
+    if isinstance(config.get("ema"), ConfigDict) and "sigma_rel" not in config.ema:
+        config.ema.sigma_rel = 0.0
     return config
 
 
@@ -307,15 +309,15 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
         saved = of_run(limits.read_text(file))
     except (OSError, limits.Refused) as error:
         raise ConfigError(f"--workdir={workdir}: {error}") from error
-    config_flags.DEFINE_config_dict("config", _settable(saved), sys_argv=argv,
+    config_flags.DEFINE_config_dict("config", settable(saved), sys_argv=argv,
                                     lock_config=False, accept_new_attributes=True)
 
 
-def _settable(config: ConfigDict) -> ConfigDict:
+def settable(config: ConfigDict) -> ConfigDict:
     """The config with None as a placeholder, for a flag could not replace a plain None."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
-            _settable(value)
+            settable(value)
         elif value is None:
             config[name] = placeholder(object)
     return config

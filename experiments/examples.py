@@ -66,7 +66,7 @@ def open_examples(config: Mapping) -> Examples:
         if not place:
             sizes = resolve.sizes(config)
             source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=varied(config))
-            bucket = buckets.nearest(buckets.measured(source, data["threads"]), sizes) if sizes else ()
+            bucket = buckets.nearest(buckets.measured_once(source, data["threads"]), sizes) if sizes else ()
             return Examples(source, spec, resolve.augmentations(config), sizes, bucket)
         cache, spec = latents.open_cache(place)
         asked = data["latents"]["autoencoder"]

@@ -9,6 +9,7 @@ from configs import base
 from diffusion.data import pipeline
 from diffusion.metrics import protocols
 from diffusion.training import parallel, sharding
+from diffusion.training.power_ema import WIDEST
 from experiments import places
 from experiments.config import ConfigError, plain, unknown
 
@@ -63,6 +64,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.buckets.multiple": AT_LEAST_ONE,
     "data.buckets.widest": (lambda v: 1 <= v <= 64, "in [1, 64]"),
     "data.shape": (_shape, "sizes of at least 1, e.g. (32, 32, 4), or None"),
+    "ema.sigma_rel": (lambda v: 0 <= v <= WIDEST, f"in [0, {WIDEST:.4f}]; 0.05 is EDM2's, 0 takes ema.decay"),
     "ema.decay": (lambda v: 0 <= v < 1, "in [0, 1); 0.9999 is usual, 0 follows the weights"),
     "train.steps": AT_LEAST_ONE,
     "train.batch_size": AT_LEAST_ONE,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -132,9 +131,10 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
             return to_uint8(decode(decoder, walk(params, labels, seeds, False)))
 
-    finish = jax.jit(finish, out_shardings=None if mesh is None else NamedSharding(mesh, PartitionSpec()))
-    watch = jax.jit(lambda params, labels, seeds: walk(params, labels, seeds, True)[1])
-    show = jax.jit(lambda decoder, steps: jax.lax.map(lambda x: decode(decoder, x), steps))
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    finish = jax.jit(finish, out_shardings=everywhere)
+    watch = jax.jit(lambda params, labels, seeds: walk(params, labels, seeds, True)[1], out_shardings=everywhere)
+    show = jax.jit(lambda decoder, steps: jax.lax.map(lambda x: decode(decoder, x), steps), out_shardings=everywhere)
 
     def batch(rows):
         """Those rows where the samples are made, from arrays that every process has whole."""
@@ -151,7 +151,7 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
         return np.concatenate(made)
 
     def trajectory(params, labels, seeds):
-        way = watch(params, jnp.asarray(labels), jnp.asarray(seeds))
+        way = watch(params, labels, seeds)
         return np.asarray(show(decoder, way.x)), np.asarray(show(decoder, way.x0))
 
     return Generator(images, trajectory, sampler.nfe(len(plan.t)))

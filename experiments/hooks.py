@@ -1,8 +1,6 @@
-"""What a run does beside its steps: TensorBoard's events, and the evaluation in the loop."""
+"""What a run does beside its steps: the evaluation in the loop, with pictures of what it made."""
 
-import contextlib
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,40 +10,26 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
-from experiments import examples, figures, generate
+from experiments import examples, figures, generate, resolve
 from experiments.measures import evaluate_samples
 
-
-@contextlib.contextmanager
-def event_writer(folder: pathlib.Path, step: int):
-    """TensorBoard's event file; what an interrupted run wrote beyond `step` is marked as void."""
-    from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter's thread hangs when the clock is set back
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-    writer = EventsWriter(str(folder / "events"))
-    try:
-        if step:
-            writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
-        yield writer
-    finally:
-        writer.close()
+FOLLOWED = 5  # samples, of different classes, whose way from noise to image is shown
 
 
-def add_events(writer, row: dict, rate: float | None) -> None:
-    """Adds the numbers of a line of metrics to TensorBoard."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.summary import scalar
+def previews(folder: pathlib.Path, step: int) -> dict[str, pathlib.Path]:
+    """The pictures that the evaluation of a step has left: "samples", and "trajectory", the way of some of them."""
+    return {name: path for name, path in _places(folder, step).items() if path.exists()}
 
-    for name, value in {**row, "steps_per_second": rate}.items():
-        if isinstance(value, (int, float)) and name != "step":
-            writer.write_event(Event(summary=scalar(name, value), step=row["step"], wall_time=time.time()))
-    writer.flush()
+
+def _places(folder, step):
+    place = folder / "previews"
+    return {"samples": place / f"{step}.png", "trajectory": place / "trajectories" / f"{step}.png"}
 
 
 def evaluation(
     config: ConfigDict, spec: sources.DataSpec, folder: pathlib.Path, mesh: Mesh
 ) -> Callable[[Any, int], dict[str, float | None]]:
-    """What happens every config.evaluate.every steps: (params, step) -> {figure: number}, and previews/<step>.png.
+    """What happens every config.evaluate.every steps: (params, step) -> {figure: number}, and pictures, see `previews`.
 
     All processes call it: the samples are made on the mesh, from the parameters as they lie there. Process 0 alone
     then compares them with real images; the others get no figures.
@@ -61,13 +45,18 @@ def evaluation(
     make = generate.generator(config, spec.shape, mesh)
     labels = generate.balanced_labels(config.evaluate.number, config.model.get("num_classes", 0))
     seeds = generate.seeds(config, config.evaluate.number)
+    shown = np.unique(labels, return_index=True)[1][:FOLLOWED]
+    plan = resolve.plan(config)
+    times = np.append(plan.t, plan.s[-1])
 
     def evaluate(params, step):
         images = make.images(params, labels, seeds)
+        x, x0 = make.trajectory(params, labels[shown], seeds[shown])
         if jax.process_index():
             return {}
-        (folder / "previews").mkdir(exist_ok=True)
-        figures.sample_grid(images, labels, folder / "previews" / f"{step}.png")
+        paths = _places(folder, step)
+        figures.sample_grid(images, labels, paths["samples"])
+        figures.trajectory(x, x0, times, labels[shown], paths["trajectory"])
         found = evaluate_samples(images, labels, config, split)
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
 

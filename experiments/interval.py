@@ -4,7 +4,7 @@ The sums are plain numbers that travel in the checkpoint, so that a run that is 
 the same next line as one that is not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ def add(sums: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
       sums: from ``empty`` or ``add``; JSON-able.
-      metrics: of one step, on the host: numbers, and "loss_by_t" {"sum": [10], "count": [10]}.
+      metrics: of one step, on the host: numbers, "loss_by_t" {"sum": [10], "count": [10]}, and "grad_norm_by_block"
+        [K].
     """
     result = {**sums, "steps": sums["steps"] + 1}
     for name, value in metrics.items():
@@ -33,6 +34,8 @@ def add(sums: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
                 "sum": (np.array(before["sum"]) + np.asarray(value["sum"], np.float64)).tolist(),
                 "count": (np.array(before["count"]) + np.asarray(value["count"], np.int64)).tolist(),
             }
+        elif name == "grad_norm_by_block":
+            result[name] = (np.array(sums.get(name, 0.0)) + np.asarray(value, np.float64)).tolist()
         elif name in LATEST:
             result[name] = float(value)
         elif name in TOTALS:
@@ -42,16 +45,18 @@ def add(sums: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def row(step: int, sums: Mapping[str, Any]) -> dict[str, Any]:
+def row(step: int, sums: Mapping[str, Any], blocks: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the line of metrics.jsonl: the means since the line before, with eight digits.
 
     Args:
       step: updates made.
       sums: over the steps since the last line.
+      blocks: [K] names of the network's blocks, see `gradient_norms.names`; without them their norms are left out.
 
     Returns:
-      {"step", "loss", "grad_norm", "learning_rate", "loss_by_t": [10], "count_by_t": [10], ...}; the loss of a bin
-      that no example fell into is None. "skipped", where it is counted, is the number since the run began.
+      {"step", "loss", "grad_norm", "grad_norm_by_block": {block: norm}, "learning_rate", "loss_by_t": [10],
+      "count_by_t": [10], ...}; the loss of a bin that no example fell into is None. "skipped", where it is counted, is
+      the number since the run began.
     """
     result: dict[str, Any] = {"step": step}
     for name, value in sorted(sums.items()):
@@ -59,6 +64,9 @@ def row(step: int, sums: Mapping[str, Any]) -> dict[str, Any]:
             pairs = list(zip(value["sum"], value["count"]))
             result[name] = [_digits(total / count) if count else None for total, count in pairs]
             result["count_by_t"] = value["count"]
+        elif name == "grad_norm_by_block":
+            if blocks:
+                result[name] = {block: _digits(norm / sums["steps"]) for block, norm in zip(blocks, value, strict=True)}
         elif name in LATEST:
             result[name] = _digits(value)
         elif name in TOTALS:

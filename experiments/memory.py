@@ -1,7 +1,30 @@
-"""Gives the memory that is no longer used back to the system."""
+"""The memory that a run holds: how much it is, and how to give back what is no longer used."""
 
 import ctypes
 import gc
+import os
+import pathlib
+import resource
+import sys
+
+import jax
+
+
+def used() -> tuple[int, int | None]:
+    """Returns the bytes in use, and how many there are or None where that is not known.
+
+    Of the accelerator that this process holds, where it tells them: the fullest one. Else of the process in the
+    system's memory; where the system tells no current value (macOS), the most that it was.
+    """
+    told = [device.memory_stats() for device in jax.local_devices()]
+    full = [(found["bytes_in_use"], found.get("bytes_limit")) for found in told if found and "bytes_in_use" in found]
+    if full:
+        return max(full, key=lambda pair: pair[0])
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE"), None
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024), None
 
 
 def release() -> None:

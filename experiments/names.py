@@ -15,7 +15,7 @@ from diffusion import (
     timesteps,
     weightings,
 )
-from diffusion.data import transforms
+from diffusion.data import augmentation, transforms
 from diffusion.metrics import features
 from diffusion.models import MODELS
 from diffusion.training import optimizers
@@ -73,6 +73,7 @@ GUIDANCES = _table(  # of two branches, the condition and the null one
 )
 OPTIMIZERS = optimizers.OPTIMIZERS
 AUGMENTATIONS = transforms.AUGMENTATIONS
+TOLD_AUGMENTATIONS = _table(augmentation.edm_augmentation)  # the network is told of them
 FEATURES = features.FEATURES
 FEATURE_NAMES = features.NAMES
 
@@ -88,10 +89,12 @@ FLOW_MAPS = {
 }
 TWO_TIMES = ("mean_flow", "improved_mean_flow", "shortcut")  # their networks are told two times
 VELOCITIES = ("flow_matching", "contrastive_flow_matching", *TWO_TIMES)  # their networks predict one
+# They differentiate the network in forward mode (jax.jvp), which cuDNN's attention does not have.
+FORWARD_MODE = ("mean_flow", "improved_mean_flow", "continuous_consistency")
 ONE_SIZE = ("u_vit",)  # a position of its own is learned for each patch: these take pictures of one size
 TAUGHT = ("progressive_distillation",)  # they need config.teacher
 __all__ = [
-    "AUGMENTATIONS", "CLOCKS", "COUPLINGS", "DENSITIES", "FEATURES", "FEATURE_NAMES", "FLOW_MAPS", "GRIDS", "GUIDANCES",
-    "MODELS", "OBJECTIVES", "ONE_SIZE", "OPTIMIZERS", "PARAMETERIZATIONS", "SAMPLERS", "SCHEDULES", "TAUGHT",
-    "TWO_TIMES", "VELOCITIES", "WEIGHTINGS",
+    "AUGMENTATIONS", "CLOCKS", "COUPLINGS", "DENSITIES", "FEATURES", "FEATURE_NAMES", "FLOW_MAPS", "FORWARD_MODE",
+    "GRIDS", "GUIDANCES", "MODELS", "OBJECTIVES", "ONE_SIZE", "OPTIMIZERS", "PARAMETERIZATIONS", "SAMPLERS",
+    "SCHEDULES", "TAUGHT", "TOLD_AUGMENTATIONS", "TWO_TIMES", "VELOCITIES", "WEIGHTINGS",
 ]

@@ -52,7 +52,7 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     """
     model = resolve.model(config, shape)
     density, optimizer = resolve.density(config), resolve.optimizer(config)
-    average = ema.exponential_moving_average(config.ema.decay, config.ema.warmup)
+    average = resolve.average(config)
     conditional = config.model.get("num_classes", 0) > 0
     teacher = model.clone(times=1) if hasattr(model, "times") else model
     teachers = {"teacher": teacher} if config.teacher.path else {}

@@ -1,21 +1,31 @@
-"""What a run shows while it works: a bar on a terminal, plain lines in a log; only process 0 speaks."""
+"""What a run shows while it works: a bar on a terminal, in a log now and then a line of name=value.
+
+Only process 0 speaks.
+"""
 
 import contextlib
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-SECONDS_BETWEEN_LINES = 5.0  # in a log, where every line stays
+from experiments import memory
+
+SECONDS_BETWEEN_LINES = (5.0, 60.0)  # in a log, where every line stays: at first, and of a job that takes hours
+GROWTH = 0.02  # of the time since the start, between two lines
 FORGET = 0.7  # of the rate at each report: the rate shown is a moving average
 
 
 class Display:
     """Shows step, rate, loss and time to go; use it in a ``with`` block."""
 
-    def __init__(self, total: int, start: int, batch_size: int, speaks: bool = True, console: Console | None = None):
+    def __init__(
+        self, total: int, start: int, batch_size: int, speaks: bool = True, console: Console | None = None,
+        begun: float | None = None,
+    ):  # fmt: skip
         """Starts the clock.
 
         Args:
@@ -24,13 +34,15 @@ class Display:
           batch_size: images in a step, for the rate.
           speaks: whether this process shows anything.
           console: where to; standard output by default.
+          begun: what time.perf_counter() said when the run began, for the time to its first step; now by default.
         """
         self.total, self.batch_size, self.speaks = total, batch_size, speaks
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.rate = None  # steps a second
-        self._begun = self._reported = time.perf_counter()
+        self._reported = time.perf_counter()
+        self._begun = self._reported if begun is None else begun
         self._first = self._step = start
-        self._line = -SECONDS_BETWEEN_LINES
+        self._line = -math.inf
         self._paused = 0.0
         self._bar = None
         if speaks and self.console.is_terminal:
@@ -85,20 +97,22 @@ class Display:
         return rate
 
     def _show(self, step: int, loss: float, skipped: int, now: float) -> None:
-        text = f"step {step}/{self.total}  loss {loss:.4f}" + (f"  {skipped} records skipped" if skipped else "")
-        if self.rate:
-            left = (self.total - step) / self.rate
-            text += f"  {self.rate:.3g} steps/s  {self.rate * self.batch_size:.4g} images/s  ETA {duration(left)}"
+        rate, left = self.rate, (self.total - step) / self.rate if self.rate else None
         if self._bar:
-            self._bar.update(self._task, completed=step, description=text)
-        elif now - self._line >= SECONDS_BETWEEN_LINES or step == self.total:
+            text = f"step {step}/{self.total}  loss {loss:.4f}" + (f"  {skipped} records skipped" if skipped else "")
+            if rate:
+                text += f"  {rate:.3g} steps/s  {rate * self.batch_size:.4g} images/s  ETA {duration(left)}"
+            self._bar.update(self._task, completed=step, description=f"{text}  {held()}")
+        elif due(now - self._begun, now - self._line) or step == self.total:
             self._line = now
-            self.say(text)
+            told = {"step": step, "total": self.total, "loss": loss, "skipped": skipped or None}
+            rates = {"steps_per_second": rate, "images_per_second": rate and rate * self.batch_size}
+            self.say(line(told | rates | {"eta_seconds": left}))
 
 
 @contextlib.contextmanager
 def bar(description: str, total: int, unit: str, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """Shows the progress of a single job: a bar on a terminal, a line every few seconds in a log.
+    """Shows the progress of a single job: a bar on a terminal, now and then a line in a log.
 
     Args:
       description: what is done, e.g. "sampling".
@@ -110,23 +124,45 @@ def bar(description: str, total: int, unit: str, console: Console | None = None)
       advance(done): tells how much is done.
     """
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    begun = time.perf_counter()
+    rate = lambda done: done / max(time.perf_counter() - begun, 1e-9)
     if console.is_terminal:
-        text = TextColumn(f"{{task.description}} {{task.completed}}/{{task.total}} {unit}")
-        with Progress(SpinnerColumn(), BarColumn(bar_width=24), text, TimeRemainingColumn(), console=console) as shown:
-            task = shown.add_task(description, total=total)
-            yield lambda done: shown.update(task, completed=done)
+        text = TextColumn(f"{{task.description}} {{task.completed}}/{{task.total}} {unit}  {{task.fields[rate]}}")
+        columns = (SpinnerColumn(), BarColumn(bar_width=24), text, TimeRemainingColumn())
+        with Progress(*columns, console=console) as shown:
+            task = shown.add_task(description, total=total, rate="")
+            yield lambda done: shown.update(task, completed=done, rate=f"{rate(done):.3g} {unit}/s  {held()}")
         return
-    begun = line = time.perf_counter()
+    last = begun
 
     def advance(done: int) -> None:
-        nonlocal line
+        nonlocal last
         now = time.perf_counter()
-        if now - line >= SECONDS_BETWEEN_LINES or done >= total:
-            line = now
-            left = duration((now - begun) * (total - done) / max(done, 1))
-            console.print(f"{description} {done}/{total} {unit}  ETA {left}", markup=False)
+        if due(now - begun, now - last) or done >= total:
+            last = now
+            left = (total - done) / rate(done) if done else None
+            told = {"done": done, "total": total, "unit": unit, "per_second": rate(done), "eta_seconds": left}
+            console.print(f"{description} {line(told)}", markup=False)
 
     yield advance
+
+
+def due(elapsed: float, since: float) -> bool:
+    """Whether a log gets another line, `elapsed` seconds after the start and `since` seconds after the last line."""
+    shortest, longest = SECONDS_BETWEEN_LINES
+    return since >= min(max(shortest, GROWTH * elapsed), longest)
+
+
+def line(told: Mapping[str, float | str | None]) -> str:
+    """A line for a log that people and programs read: "step=30 total=100 loss=0.25 memory_gb=1.2"; None is left out."""
+    known = {name: x for name, x in told.items() if x is not None} | {"memory_gb": memory.used()[0] / 1e9}
+    return " ".join(f"{name}={x:.4g}" if isinstance(x, float) else f"{name}={x}" for name, x in known.items())
+
+
+def held() -> str:
+    """The memory in use as people say it, with what there is where that is known: "1.2 GB", "70.1 of 139.8 GB"."""
+    used, limit = memory.used()
+    return f"{used / 1e9:.1f}{f' of {limit / 1e9:.1f}' if limit else ''} GB"
 
 
 def duration(seconds: float) -> str:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps, weightings
-from diffusion.data import buckets, transforms
+from diffusion.data import augmentation, buckets, transforms
 from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.parameterizations import Denoiser
-from diffusion.training import optimizers
+from diffusion.training import ema, optimizers, power_ema
 from experiments import fields, names
 from experiments.config import ConfigError, plain, unknown
 
@@ -123,7 +123,7 @@ def _density(config: Mapping, spec: Mapping | None, path: str) -> timesteps.Dens
 
 
 def objective(config: Mapping) -> objectives.Objective:
-    """The training objective `config.objective`, with condition dropout if it asks for any.
+    """The training objective `config.objective`, with augmentation and condition dropout if it asks for any.
 
     What the network predicts and the clock that it is told come from `config.parameterization`, so that sampling
     reads the network as it was trained.
@@ -133,7 +133,7 @@ def objective(config: Mapping) -> objectives.Objective:
     """
     spec = plain(config["objective"])
     path = "config.objective"
-    rate = spec.pop("condition_dropout", 0.0)
+    rate, augment = spec.pop("condition_dropout", 0.0), spec.pop("augment", None)
     predicts = plain(config["parameterization"])
     _check_pair(spec.get("name"), predicts.get("name"))
     inner = predicts.get("parameterization", predicts)  # of the first half of the channels, if variance is learned
@@ -149,6 +149,10 @@ def objective(config: Mapping) -> objectives.Objective:
                                                "guidance", null=null_class(config))},
         schedule=schedule(config), parameterization=read, teacher=teacher_parameterization(config), clock=told,
         clocks=flow_maps.start_and_duration(told), total=config["train"]["steps"])
+    if augment is not None:
+        result = objectives.with_augmentation(
+            result, call(names.TOLD_AUGMENTATIONS, augment, f"{path}.augment", "augmentation")
+        )
     fields.check_type(f"{path}.condition_dropout", rate, float)
     if rate == 0:
         return result
@@ -215,18 +219,33 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
     if learned and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
         raise ConfigError(f"config.model.name = {name!r} puts out as many channels as it takes, and "
                           'config.parameterization.name = "learned_variance" needs as many again. Valid: dit, unet.')
-    module = call(names.MODELS, config["model"], "config.model", "model",
+    told = {"augmentations": augmentation.NUMBERS} if config["objective"].get("augment") is not None else {}
+    if told and not takes(network, "augmentations"):
+        raise ConfigError(f"config.model.name = {name!r} is told nothing of an augmentation, and "
+                          "config.objective.augment tells it. Valid: song_unet; or config.data.augment, of which no "
+                          "network is told.")
+    module = call(names.MODELS, config["model"], "config.model", "model", **told,
                   times=2 if two_times else 1, learn_sigma=learned, dtype=config["train"]["dtype"], shape=size,
                   resolution=height, channels=channels, in_channels=channels,
                   out_channels=channels * (2 if learned else 1))  # fmt: skip
     if getattr(module, "dropout", 0):
         raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
+    if config["objective"].get("name") in names.FORWARD_MODE and getattr(module, "attention", None) == "auto":
+        module = module.clone(attention="matmul")  # what "auto" is on a CPU; on a GPU it could be cuDNN's
     return module if shape is not None or name != "dit" else module.clone(shape=None)
 
 
 def optimizer(config: Mapping) -> optimizers.Optimizer:
     """The optimizer `config.optimizer`, for a run of `config.train.steps`."""
     return call(names.OPTIMIZERS, config["optimizer"], "config.optimizer", "optimizer", steps=config["train"]["steps"])
+
+
+def average(config: Mapping) -> ema.ExponentialMovingAverage:
+    """The moving average `config.ema`: a power function of width `sigma_rel`, or an exponential where that is 0."""
+    settings = config["ema"]
+    if settings["sigma_rel"]:
+        return power_ema.power_function(settings["sigma_rel"])
+    return ema.exponential_moving_average(settings["decay"], settings["warmup"])
 
 
 def augmentations(config: Mapping) -> tuple[transforms.Augmentation, ...]:

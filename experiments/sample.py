@@ -21,7 +21,7 @@ from absl import flags
 
 from diffusion import files
 from diffusion.training import checkpoints
-from experiments import checks, figures, from_prompt, generate, pieces, progress, resolve, workdir
+from experiments import averages, checks, figures, from_prompt, generate, pieces, progress, resolve, workdir
 from experiments import config as configs
 
 CONFIG = configs.saved_flag(unless=("model", "again"))
@@ -29,6 +29,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits
 OUT = flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"], "which weights: the moving average, or the raw ones")
+AVERAGE = flags.DEFINE_float("average", None, "width, as a share of the run, of a moving average made now from those "
+                             "of all kept checkpoints; for a run with config.ema.sigma_rel")  # fmt: skip
 LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
 
 
@@ -44,8 +46,12 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(OUT.value or WORKDIR.value)
     out.mkdir(parents=True, exist_ok=True)
     shape = workdir.example_shape(config)
-    load = checkpoints.load_ema if WEIGHTS.value == "ema" else checkpoints.load_params
-    params, step = load(WORKDIR.value, STEP.value)
+    about = {"weights": WEIGHTS.value}
+    if AVERAGE.value is not None:
+        params, step, about = averages.post_hoc(WORKDIR.value, config.ema.sigma_rel, AVERAGE.value, STEP.value)
+    else:
+        load = checkpoints.load_ema if WEIGHTS.value == "ema" else checkpoints.load_params
+        params, step = load(WORKDIR.value, STEP.value)
 
     number = config.sample.number
     labels = requested_labels(LABELS.value, number, config.model.get("num_classes", 0))
@@ -53,7 +59,7 @@ def main(argv: list[str]) -> None:
     make = generate.generator(config, shape)
     began = time.perf_counter()
     leaves = checkpoints.read_about(WORKDIR.value, step)["leaves"]
-    place = pieces.folder(out, pieces.key(config, leaves, WEIGHTS.value, labels, seeds))
+    place = pieces.folder(out, pieces.key(config, leaves, json.dumps(about), labels, seeds))
     batch_size = min(config.sample.batch_size, number)
     with progress.bar("sampling", number, "images") as advance:
         images = pieces.images(make.images, params, labels, seeds, batch_size, place, advance)
@@ -62,7 +68,7 @@ def main(argv: list[str]) -> None:
     with files.whole(out / "samples.npz") as file:
         np.savez_compressed(file, images=images, labels=labels, seeds=seeds)
     record = {
-        "checkpoint": {"step": step, "weights": WEIGHTS.value},
+        "checkpoint": {"step": step, **about},
         "sample": configs.plain(config.sample),
         "nfe": make.nfe,
         "config": configs.digest(config),

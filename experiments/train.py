@@ -21,6 +21,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -29,13 +30,14 @@ from diffusion.data import sources
 from diffusion.training import (
     checkpoints,
     compilation_cache,
+    gradient_norms,
     preemption,
     recompilation,
     sharding,
     state,
     warm_start,
 )
-from experiments import checks, examples, hooks, interval, memory, progress, reproduce, workdir
+from experiments import checks, examples, hooks, interval, memory, progress, reproduce, tracking, workdir
 from experiments import config as configs
 from experiments import program as programs
 from experiments.config import ConfigError
@@ -43,13 +45,14 @@ from experiments.config import ConfigError
 STEPS_AHEAD = 2  # whose metrics may still be on their way when the next step is dispatched
 
 
-def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command") -> int:
+def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command", project: str = "") -> int:
     """Trains until config.train.steps, or until it is asked to stop.
 
     Args:
       config: the config, complete.
       folder: the run folder, made if missing.
       command: how a user goes on with the run, for messages.
+      project: of Weights & Biases, to log to beside TensorBoard's events; "" is none.
 
     Returns:
       The exit status; see the module's docstring.
@@ -61,9 +64,11 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
     """
     with contextlib.ExitStack() as stack:
         # ==== Processes, and the config ====
+        begun = time.perf_counter()
         sharding.initialize_distributed()
         speaks = jax.process_index() == 0
         checks.validate(config)
+        tracking.check(project)
         compilation_cache.enable()
         folder = pathlib.Path(folder)
 
@@ -91,7 +96,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             program = programs.build(config, spec.shape, mesh)
         except ValueError as error:
             raise ConfigError(f"config.mesh: {error}") from error
-        target, seed = program.target, program.seed
+        target, seed, blocks = program.target, program.seed, gradient_norms.names(program.target.params)
 
         # ==== Checkpoint, and where the run starts from: ====
         # 1. the latest sound checkpoint of this run folder, else
@@ -120,10 +125,10 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             workdir.rewind(timing_file, step)
 
         # ==== Hooks ====
-        events = stack.enter_context(hooks.event_writer(folder, step)) if speaks else None
+        tracker = stack.enter_context(tracking.tracker(folder, step, config, project)) if speaks else None
         evaluate = hooks.evaluation(config, spec, folder, mesh) if config.evaluate.every else None
         total = config.train.steps
-        display = progress.Display(total, step, batch_size, speaks)
+        display = progress.Display(total, step, batch_size, speaks, begun=begun)
         watch = stack.enter_context(recompilation.Watch())
         pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
 
@@ -132,24 +137,25 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             nonlocal sums
             while len(pending) > ahead:
                 at, metrics = pending.popleft()
-                metrics = jax.device_get(metrics)
+                metrics = jax.tree.map(np.asarray, metrics)  # on the host already, or as soon as the step is done
                 failed_at = int(metrics.pop("failed_at"))
                 if failed_at != state.HEALTHY:
                     raise RunFailed(failed_at)
                 sums = interval.add(sums, metrics)
                 if at % config.train.log_every == 0 or at == total:
-                    write(interval.row(at, sums))
+                    write(interval.row(at, sums, blocks))
                     sums = interval.empty(sums)
 
         def write(row):
-            """One line of metrics: to metrics.jsonl, TensorBoard and the display; the clock's part to timing.jsonl."""
+            """One line of metrics: to metrics.jsonl, the tracker and the display; the clock's part to timing.jsonl."""
             rate = display.report(row["step"], row["loss"], row.get("skipped", 0))
             if speaks:
                 workdir.require_there(folder)
                 workdir.append(metrics_file, row)
-                workdir.append(timing_file, {"step": row["step"], "time": time.time(), "steps_per_second": rate,
-                                              "recompilations": watch.count})
-                hooks.add_events(events, row, rate)
+                clock = {"steps_per_second": rate, "memory": memory.used()[0]}
+                workdir.append(timing_file, {"step": row["step"], "time": time.time(), **clock,
+                                             "recompilations": watch.count})  # fmt: skip
+                tracker.numbers(row["step"], tracking.flat(row | clock))
 
         def evaluate_now():
             """Samples from the moving average and compares them with real images; one line of metrics."""
@@ -160,7 +166,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                 found = evaluate(train_state.ema, step)
             if speaks:
                 workdir.append(metrics_file, {"step": step, "evaluate": found})
-                hooks.add_events(events, {"step": step, **{f"evaluate/{name}": x for name, x in found.items()}}, None)
+                tracker.numbers(step, tracking.flat({"evaluate": found}))
+                tracker.pictures(step, hooks.previews(folder, step))
                 told = [f"{name} {x:.4g}" for name, x in found.items() if x is not None]
                 display.say(f"step {step}  {'  '.join(told)}")
             memory.release()
@@ -316,7 +323,7 @@ def taught_by(config: ConfigDict, train_state: state.TrainState) -> state.TrainS
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     try:
-        status = run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("experiments.train"))
+        status = run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("experiments.train"), flags.FLAGS.wandb)
     except KeyboardInterrupt:
         print("ended at once; the same command goes on from the last checkpoint", file=sys.stderr)
         preemption.leave(128 + signal.SIGINT)
@@ -332,5 +339,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     configs.flag()
     flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
+    flags.DEFINE_string("wandb", "", "project of Weights & Biases to log to as well; WANDB_MODE=offline stays local")
     flags.mark_flags_as_required(["config", "workdir"])
     configs.run(main, workdir.FAILURES)

@@ -92,6 +92,32 @@ SAMPLERS = {
     "predictor_corrector": samplers.predictor_corrector(),
     "predictor_corrector(sigma)": samplers.predictor_corrector(step_size="sigma"),
 }
+# What is published of each: evaluations in one step, and in a plan of n steps that ends at t = 0. They are 1 and n for
+# a name that is not here.
+_TWO_STAGES = (2, lambda n: 2 * n - 1)
+EVALUATIONS = {
+    "heun": _TWO_STAGES,
+    "midpoint": _TWO_STAGES,
+    "rk4": (4, lambda n: 4 * n - 3),
+    "dpm_2": _TWO_STAGES,
+    "dpm_solver_2": _TWO_STAGES,
+    "dpm_solver_3": (3, lambda n: 3 * n - 2),
+    "dpmpp_2s": _TWO_STAGES,
+    "plms": (2, lambda n: n + 1 if n > 1 else 1),
+    "pndm": (4, lambda n: {1: 1, 2: 5, 3: 9}.get(n, n + 9)),
+    "dpm_2_ancestral": _TWO_STAGES,
+    "edm": _TWO_STAGES,
+    "edm(churn)": _TWO_STAGES,
+    "dpmpp_sde": _TWO_STAGES,
+    "predictor_corrector": _TWO_STAGES,
+    "predictor_corrector(sigma)": _TWO_STAGES,
+}
+
+
+def published(name):
+    return EVALUATIONS.get(name, (1, lambda n: n))
+
+
 DETERMINISTIC = [name for name, sampler in SAMPLERS.items() if sampler.draws == 0]
 STOCHASTIC = [name for name, sampler in SAMPLERS.items() if sampler.draws > 0]
 DATA = {"gaussian": oracles.tilted_gaussian(), "mixture": oracles.three_gaussians()}

@@ -1,5 +1,6 @@
 """Settings that every test shares: the CPU, float32 unless a test asks for float64, and reproducible hypothesis."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -18,11 +19,26 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("diffusion")
+FAST = "not slow"  # the tests that pyproject.toml selects by default
 
 
 def pytest_configure(config):
-    """A recompilation is a warning in use and a failure here. (In pyproject.toml the line would import jax first.)"""
+    """A recompilation is a warning in use and a failure here. (In pyproject.toml the line would import jax first.)
+
+    The fast tests spend most of their time in XLA's compiler, on programs that then run for milliseconds: they are
+    compiled without its optimizations. With the slow ones (make test-all) every program is compiled as in use.
+    """
     config.addinivalue_line("filterwarnings", "error::diffusion.training.recompilation.RecompilationWarning")
+    if config.option.markexpr == FAST:
+        jax.config.update("jax_disable_most_optimizations", True)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session):
+    """What collection has built stays until the end: the garbage collector need not walk over it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,3 +65,12 @@ def compilation_cache(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     patch.undo()
+
+
+@pytest.fixture
+def as_in_use():
+    """Compiles the test's programs with XLA's optimizations: for two programs that then are the same to the bit."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -10,45 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
 from diffusion import parameterizations, samplers, timesteps
 from diffusion.parameterizations import Prediction
 from tests.conformance import (
-    DATA,
     DETERMINISTIC,
     PARAMETERIZATIONS,
     QUICK,
     SAMPLERS,
     SCHEDULES,
-    STOCHASTIC,
     any_schedule,
-    every_sampler,
-    exact_denoiser,
+    published,
     slow_but,
     start,
 )
 
-# What is published of each: evaluations in one step, and in a plan of n steps that ends at t = 0. They are 1 and n for
-# a name that is not here.
-_TWO_STAGES = (2, lambda n: 2 * n - 1)
-EVALUATIONS = {
-    "heun": _TWO_STAGES,
-    "midpoint": _TWO_STAGES,
-    "rk4": (4, lambda n: 4 * n - 3),
-    "dpm_2": _TWO_STAGES,
-    "dpm_solver_2": _TWO_STAGES,
-    "dpm_solver_3": (3, lambda n: 3 * n - 2),
-    "dpmpp_2s": _TWO_STAGES,
-    "plms": (2, lambda n: n + 1 if n > 1 else 1),
-    "pndm": (4, lambda n: {1: 1, 2: 5, 3: 9}.get(n, n + 9)),
-    "dpm_2_ancestral": _TWO_STAGES,
-    "edm": _TWO_STAGES,
-    "edm(churn)": _TWO_STAGES,
-    "dpmpp_sde": _TWO_STAGES,
-    "predictor_corrector": _TWO_STAGES,
-    "predictor_corrector(sigma)": _TWO_STAGES,
-}
 # Those that differ from another by a number or a weight: slow.
 VARIANTS = {
     "ddpm(large)", "ddpm(analytic)", "ddim(0.5)", "dpm_2", "unipc(1, bh1)", "unipc(2, bh1)", "deis(4)", "lms(2)",
@@ -59,10 +35,6 @@ every_name = pytest.mark.parametrize(
 )
 # Those that ask the network at a point of their own before they ask it at (x_t, t), if they do at all.
 LOOK_ELSEWHERE = {"edm(churn)"}
-
-
-def published(name):
-    return EVALUATIONS.get(name, (1, lambda n: n))
 
 
 # A few steps, at both ends of every schedule, in float32.
@@ -323,92 +295,3 @@ def test_gradient_through_a_learned_variance_is_finite():
         return samplers.sample(samplers.ddpm("learned"), denoise, schedule, x, plan, keys).sum()
 
     assert np.isfinite(jax.jit(jax.grad(loss))(0.5))
-
-
-def _count(jaxpr, primitive):
-    """How often a primitive stands in a program, inner programs included."""
-    total = 0
-    for equation in jaxpr.eqns:
-        total += equation.primitive.name == primitive
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                total += _count(inner, primitive)
-    return total
-
-
-@every_sampler
-def test_program_holds_a_constant_number_of_networks(name):
-    """At most one more than the stages of a step, in forty steps; the tangent stands for the network.
-
-    The same trace shows that pictures keep their shape and half precision is promoted.
-    """
-    plan, keys = timesteps.plan(timesteps.uniform(SCHEDULES["edm"], 40)), jax.random.split(jax.random.key(0), 2)
-    denoise = lambda x, t: Prediction(jnp.tan(x), x, 0.5 + 0 * x)
-    run = lambda x, keys: samplers.sample(SAMPLERS[name], denoise, SCHEDULES["edm"], x, plan, keys)
-    program = jax.make_jaxpr(run)(jnp.ones((2, 3, 1, 2), jnp.bfloat16), keys)
-    assert 1 <= _count(program.jaxpr, "tan") <= published(name)[0] + 1
-    assert program.out_avals[0].shape == (2, 3, 1, 2)
-    assert program.out_avals[0].dtype == jnp.float32
-
-
-@pytest.mark.parametrize("name", ["ddpm", "heun", "dpmpp_2m", "unipc", "plms"])
-def test_single_numbers_are_samples_too(name):
-    keys, plan = jax.random.split(jax.random.key(0), 2), timesteps.plan(timesteps.uniform(SCHEDULES["cosine"], 2))
-    run = lambda x: samplers.sample(SAMPLERS[name], _round(SCHEDULES["cosine"]), SCHEDULES["cosine"], x, plan, keys)
-    assert jax.eval_shape(run, jnp.ones(2)).shape == (2,)
-
-
-# Bad input.
-
-
-@pytest.mark.parametrize(
-    "make, words",
-    [
-        (lambda: samplers.ddpm("medium"), "medium"),
-        (lambda: samplers.ddim(-0.1), "eta"),
-        (lambda: samplers.ddim(1.5), "eta"),
-        (lambda: samplers.ddim(float("nan")), "eta"),
-        (lambda: samplers.lms(0), "order = 0"),
-        (lambda: samplers.deis(5), "order = 5"),
-        (lambda: samplers.unipc(4), "order = 4"),
-        (lambda: samplers.unipc(2, "bh3"), "bh3"),
-    ],
-)
-def test_bad_arguments_are_refused_by_name(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
-
-
-@pytest.mark.parametrize("name", STOCHASTIC)
-def test_stochastic_samplers_do_not_invert(name):
-    schedule = SCHEDULES["cosine"]
-    x, keys = start(schedule)
-    denoise, plan = exact_denoiser(DATA["gaussian"], schedule), timesteps.plan(np.array([0.1, 0.5]))
-    with pytest.raises(ValueError, match="invert"):
-        samplers.sample(SAMPLERS[name], denoise, schedule, x, plan, keys)
-
-
-def test_learned_variance_must_be_learned():
-    schedule = SCHEDULES["cosine"]
-    x, keys = start(schedule)
-    denoise = lambda x, t: Prediction(x, x)
-    with pytest.raises(ValueError, match="learned"):
-        samplers.sample(samplers.ddpm("learned"), denoise, schedule, x, timesteps.plan(np.array([1.0, 0.0])), keys)
-
-
-def test_one_key_a_sample():
-    schedule = SCHEDULES["cosine"]
-    x, keys = start(schedule)
-    plan = timesteps.plan(np.array([1.0, 0.0]))
-    for wrong in (keys[:3], keys[0]):
-        with pytest.raises(ValueError, match="key"):
-            samplers.sample(samplers.ddim(), exact_denoiser(DATA["gaussian"], schedule), schedule, x, plan, wrong)
-
-
-def test_prior_draws_each_example_from_its_own_key():
-    schedule, keys = SCHEDULES["edm"], jax.random.split(jax.random.key(0), 500)
-    x = samplers.prior(schedule, keys, (4, 4, 1))
-    assert x.shape == (500, 4, 4, 1)
-    np.testing.assert_array_equal(samplers.prior(schedule, keys[7:9], (4, 4, 1)), x[7:9])
-    assert scipy.stats.kstest(np.asarray(x).ravel() / 80.0, "norm").pvalue > 1e-3

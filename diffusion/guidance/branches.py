@@ -46,8 +46,8 @@ def together(
             t = jnp.broadcast_to(t, x_t.shape[:1])
         repeat = lambda a: jnp.concatenate([a] * K)
         prediction = predict(network, schedule, parameterization, repeat(x_t), repeat(t), condition)
-        parts = jax.tree.map(lambda a: jnp.split(a, K), prediction, is_leaf=lambda a: isinstance(a, Array))
-        return tuple(Prediction(*(None if p is None else p[k] for p in parts)) for k in range(K))
+        parts = [None if a is None else jnp.split(a, K) for a in prediction]
+        return tuple(Prediction._make(None if p is None else p[k] for p in parts) for k in range(K))
 
     return branches
 

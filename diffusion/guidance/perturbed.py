@@ -65,7 +65,7 @@ def _away(branches, scale, classifier_free, interval):
         if classifier_free is None:
             counts, order = (2,), "(condition, perturbed), or three with a scale for classifier_free"
         cond, *null, worse = evaluate(branches, x_t, t, counts, order)
-        strengths = [strength(classifier_free, 1, None, t, x_t) for _ in null]
+        strengths = [] if classifier_free is None else [strength(classifier_free, 1, None, t, x_t) for _ in null]
         return extrapolate(cond, [*null, worse], [*strengths, strength(scale, 0, interval, t, x_t)])
 
     return denoise

@@ -68,9 +68,9 @@ def train(images: np.ndarray, labels: np.ndarray, seed: int = 0, steps: int = ST
     params = _init(jax.random.fold_in(key, 0), images.shape[1:], int(labels.max()) + 1)
     state = _optimizer(steps).init(params)
     stream = jax.random.fold_in(key, 1)
-    images, labels = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
+    x, y = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
     for step in range(steps):  # from Python: XLA's CPU convolutions are many times slower inside a scan
-        params, state = _update(params, state, images, labels, jax.random.fold_in(stream, step), steps)
+        params, state = _update(params, state, x, y, jax.random.fold_in(stream, step), steps)
     return _classifier(jax.tree.map(np.asarray, params))
 
 
@@ -111,7 +111,8 @@ def cached(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:  # whole or not at all
             unfinished = pathlib.Path(scratch) / path.name
-            unfinished.write_bytes(safetensors.numpy.save(classifier.params))
+            arrays = {name: np.asarray(leaf) for name, leaf in classifier.params.items()}
+            unfinished.write_bytes(safetensors.numpy.save(arrays))
             os.replace(unfinished, path)
     except OSError as error:
         warnings.warn(f"the classifier cannot be kept in {path.parent} ({error}); set DIFFUSION_CACHE", stacklevel=2)

@@ -110,10 +110,11 @@ def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, bat
     """
     if len(images) == 0:
         raise ValueError("there is no image to take features of")
-    total = None
-    for start in range(0, len(images), batch_size):
-        features = extract(images[start : start + batch_size])
-        total = frechet.update(frechet.init(features.shape[1]) if total is None else total, features)
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    first = extract(batches[0])
+    total = frechet.update(frechet.init(first.shape[1]), first)
+    for batch in batches[1:]:
+        total = frechet.update(total, extract(batch))
     return total
 
 

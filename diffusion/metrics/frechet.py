@@ -1,5 +1,6 @@
 """Frechet distance between two sets of features, from moments that are gathered batch by batch in float64."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import threadpoolctl
 from scipy.linalg import lapack
+
+SMALL_PRODUCT = 10**8  # multiply-adds that one thread does sooner than several find together
 
 
 class Moments(NamedTuple):
@@ -64,7 +67,9 @@ def update(moments: Moments, features: np.ndarray) -> Moments:
         return moments
     mean = features.mean(axis=0)
     deviations = features - mean
-    return merge(moments, Moments(len(features), mean, deviations.T @ deviations))
+    with one_thread() if deviations.size * dim < SMALL_PRODUCT else contextlib.nullcontext():
+        product = deviations.T @ deviations
+    return merge(moments, Moments(len(features), mean, product))
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -158,7 +163,8 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
         _require_same_dim(reference, other)
         other_cov = covariance(other)
         with one_thread():
-            product, _ = lapack.dsygst(other_cov[order][:, order], factor, itype=2, lower=1)  # L^T S L, lower triangle
+            # L^T S L, lower triangle (a function that the stubs leave out, as the next one)
+            product, _ = lapack.dsygst(other_cov[order][:, order], factor, itype=2, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
             overlap = np.sqrt(np.clip(np.linalg.eigvalsh(product, UPLO="L"), 0, None)).sum()
         shift = reference.mean - other.mean
         return float(max(0.0, shift @ shift + np.trace(cov) + np.trace(other_cov) - 2 * overlap))
@@ -175,7 +181,8 @@ def cholesky(cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (order int [D], L float64 [D, D], lower triangular).
     """
-    factor, order, rank, _ = lapack.dpstrf(cov, lower=1)  # stops where what is left is rounding
+    # It stops where what is left is rounding.
+    factor, order, rank, _ = lapack.dpstrf(cov, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
     factor = np.tril(factor)
     factor[:, rank:] = 0
     return order - 1, factor

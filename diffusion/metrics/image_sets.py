@@ -123,7 +123,8 @@ def _npz(spec: str, path: pathlib.Path) -> ImageSet:
         raise ImageSetError(f"{spec} holds {', '.join(there) or 'nothing'}, and no images named {', '.join(ARRAYS)}.")
     found = there[named[0]]
     _check(f"{named[0]} in {spec}", found.shape, found.dtype)
-    return ImageSet(found.shape[0], found.shape[1:], npz.rows(path, named[0]), _file_digest(path),
+    count, height, width, channels = found.shape
+    return ImageSet(count, (height, width, channels), npz.rows(path, named[0]), _file_digest(path),
                     _record(spec, "npz", found.dtype))  # fmt: skip
 
 

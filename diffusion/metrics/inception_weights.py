@@ -187,7 +187,7 @@ def digest(tensors: dict[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         total.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
-        total.update(array)
+        total.update(array.data)
     return total.hexdigest()
 
 

@@ -153,8 +153,8 @@ def kid(
     rng = np.random.default_rng(seed)
     values = np.empty(subsets)
     for i in range(subsets):
-        drawn = [rows[rng.choice(len(rows), size, replace=False)] for rows in (x, y)]
-        values[i] = mmd2(cubic, *drawn).value
+        some_x, some_y = (rows[rng.choice(len(rows), size, replace=False)] for rows in (x, y))
+        values[i] = mmd2(cubic, some_x, some_y).value
     deviation = float(values.std(ddof=1))
     return SubsetMean(float(values.mean()), deviation, deviation / subsets**0.5, subsets, size, len(x), len(y))
 

@@ -182,4 +182,4 @@ def centre(features: np.ndarray) -> np.ndarray:
     Returns:
         float64 [D].
     """
-    return np.mean(features, axis=0, dtype=np.float64)
+    return np.asarray(np.mean(features, axis=0, dtype=np.float64))

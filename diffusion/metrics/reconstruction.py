@@ -3,6 +3,8 @@
 Both take bytes, as pictures are stored and published figures are of: a model's floats are rounded first.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +79,8 @@ def _windows(x: Array) -> Array:
     weights = jnp.asarray(weights / weights.sum(), x.dtype)
     for axis in (2, 3):  # the Gaussian of two dimensions is a product
         size = x.shape[axis] - WINDOW + 1
-        x = sum(weights[i] * jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(WINDOW))
+        shifted = [weights[i] * jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(WINDOW)]
+        x = functools.reduce(jnp.add, shifted)
     return x
 
 

@@ -240,10 +240,11 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
     try:
         found = statistics.read(path)
         kept = found.about["rows"]
-        if found.about["space"] != space.identity or not set(keep) <= kept.keys() or found.count > images.count:
+        count = found.count or 0
+        if found.about["space"] != space.identity or not set(keep) <= kept.keys() or not 0 < count <= images.count:
             return None
         for tap in keep:
-            size = found.count * len(found.moments[tap].mean) * 4
+            size = count * len(found.moments[tap].mean) * 4
             os.truncate(_rows_path(path, tap), max(size, 0))  # what was written after the moments were
             if _rows_digest(path, tap, found) != kept[tap]:
                 return None
@@ -256,8 +257,8 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
 
 
 def _rows_digest(path: pathlib.Path, tap: str, found: Statistics) -> str:
-    rows, total = _mapped(path, tap, found.count, len(found.moments[tap].mean)), ""
-    for start in range(0, found.count, CHUNK):
+    rows, total = _mapped(path, tap, found.count or 0, len(found.moments[tap].mean)), ""
+    for start in range(0, len(rows), CHUNK):
         total = hashlib.sha256(total.encode() + rows[start : start + CHUNK].tobytes()).hexdigest()
     return total
 

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion import ode, polar
@@ -75,8 +76,8 @@ def adaptive(
                              "schedule is defined")
     if t_start == t_end:
         raise ValueError(f"adaptive: t_start and t_end are both {t_end}")
-    concrete = [tolerance for tolerance in (rtol, atol) if not isinstance(tolerance, jax.core.Tracer)]
-    if not (all(tolerance > 0 for tolerance in concrete) and most >= 1):
+    concrete = [tolerance for tolerance in (rtol, atol) if not isinstance(tolerance, Tracer)]
+    if not (all(np.all(np.asarray(tolerance) > 0) for tolerance in concrete) and most >= 1):
         raise ValueError(f"adaptive: need rtol > 0, atol > 0 and most >= 1; got {rtol}, {atol} and {most}")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     start, end = jnp.asarray(t_start, x.dtype), jnp.asarray(t_end, x.dtype)

@@ -59,7 +59,7 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
                 raise ValueError("ddpm(variance='learned') needs a network with learned variance: wrap its "
                                  "parameterization in learned_variance(...), or use variance='small'")
             std = small ** ((1 - prediction.variance) / 2) * large ** (prediction.variance / 2)
-        elif variance == "analytic":
+        elif error is not None:  # "analytic"
             std = jnp.sqrt(small + posterior_weight(schedule, t, s) ** 2 * error(schedule.log_snr(t)))
         else:
             std = jnp.sqrt(small if variance == "small" else large)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser
@@ -40,7 +41,7 @@ def ddim_inversion(iterations: int = 1) -> Sampler:
         raise ValueError(f"ddim_inversion: iterations = {iterations} must be at least 1")
 
     def init(x, schedule, plan):
-        if not isinstance(plan.s, jax.core.Tracer):
+        if not isinstance(plan.s, Tracer):
             if not np.all(np.asarray(plan.s) > np.asarray(plan.t)):
                 raise ValueError("ddim_inversion goes from data to noise: it needs a plan that goes up, such as "
                                  "timesteps.plan(grid[::-1])")
@@ -182,7 +183,7 @@ def bdia(
 
 
 def _check_alpha(name: str, schedule: NoiseSchedule, times: ArrayLike) -> None:
-    if isinstance(times, jax.core.Tracer):
+    if isinstance(times, Tracer):
         return
     with jax.ensure_compile_time_eval():
         vanishes = np.asarray(schedule.alpha(jnp.asarray(times)) <= 0)

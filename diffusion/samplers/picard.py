@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion import polar
@@ -80,9 +81,9 @@ def picard(
     window = N if window is None else window
     if not 1 <= window <= N:
         raise ValueError(f"picard: window = {window} must be in [1, {N}], the number of steps of the plan")
-    if not isinstance(tolerance, jax.core.Tracer) and not tolerance >= 0:
+    if not isinstance(tolerance, Tracer) and not np.all(np.asarray(tolerance) >= 0):
         raise ValueError(f"picard: tolerance = {tolerance} must not be negative")
-    if not isinstance(plan.renoise, jax.core.Tracer) and np.any(plan.renoise):
+    if not isinstance(plan.renoise, Tracer) and np.any(plan.renoise):
         raise ValueError("picard: this plan adds noise on the way (renoise); only `sample` walks such plans")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
@@ -109,7 +110,7 @@ def picard(
 
     states = jax.tree.map(lambda a: jnp.broadcast_to(a, (N + 1, *jnp.shape(a))), sampler.init(x, schedule, plan))
     going = lambda carry: carry[1] < N
-    states, _, sweeps = jax.lax.while_loop(going, sweep, (states, 0, 0))
+    states, _, sweeps = jax.lax.while_loop(going, sweep, (states, jnp.asarray(0), jnp.asarray(0)))
     return states.x[-1], PicardStats(sweeps, sweeps * window)
 
 

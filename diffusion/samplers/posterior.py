@@ -46,7 +46,8 @@ def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Ar
     Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16, written so that neither cancels.
     """
     if eta == 0:  # also for a step up from sigma = 0, where h is infinite
-        return sigma_s, jnp.zeros_like(sigma_s)
+        return jnp.asarray(sigma_s), jnp.zeros_like(sigma_s)
+    sigma_s, h = jnp.asarray(sigma_s), jnp.asarray(h)
     down = sigma_s * jnp.sqrt(1 - eta**2 + eta**2 * jnp.exp(-2 * h))
     up = sigma_s * eta * jnp.sqrt(-jnp.expm1(-2 * h))
     return down, up

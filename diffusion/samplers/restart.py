@@ -83,4 +83,4 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
         for _ in range(repeats):
             times += [*way[:-1], time]
             renoise += [True] + [False] * steps
-    return plan(np.asarray(times, grid.dtype), renoise)
+    return plan(np.asarray(times, grid.dtype), np.asarray(renoise))

@@ -2,12 +2,13 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.guidance.memory import Memory, Unpaired, within_step
@@ -43,7 +44,7 @@ class Sampler(NamedTuple):
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
-    step: Callable[[Any, Denoiser, NoiseSchedule, Plan, Array, Array], Any]
+    step: Callable[[Any, Denoiser, NoiseSchedule, Plan, ArrayLike, Array], Any]
     draws: int
     nfe: Callable[[int], int]
     reads_both: bool = False
@@ -78,6 +79,30 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
     return jax.vmap(lambda key: schedule.prior(key, shape))(keys)
 
 
+AfterStep = Callable[[Array, Array, Array, Array], Array]
+
+
+@overload
+def sample(
+    sampler: Sampler, denoise: Denoiser | Memory | Unpaired, schedule: NoiseSchedule, x: Array, plan: Plan, keys: Array,
+    *, trajectory: Literal[False] = False, after_step: AfterStep | None = None,
+) -> Array: ...  # fmt: skip
+
+
+@overload
+def sample(
+    sampler: Sampler, denoise: Denoiser | Memory | Unpaired, schedule: NoiseSchedule, x: Array, plan: Plan, keys: Array,
+    *, trajectory: Literal[True], after_step: AfterStep | None = None,
+) -> tuple[Array, Trajectory]: ...  # fmt: skip
+
+
+@overload
+def sample(
+    sampler: Sampler, denoise: Denoiser | Memory | Unpaired, schedule: NoiseSchedule, x: Array, plan: Plan, keys: Array,
+    *, trajectory: bool, after_step: AfterStep | None = None,
+) -> Array | tuple[Array, Trajectory]: ...  # fmt: skip
+
+
 def sample(
     sampler: Sampler,
     denoise: Denoiser | Memory | Unpaired,
@@ -87,7 +112,7 @@ def sample(
     keys: Array,
     *,
     trajectory: bool = False,
-    after_step: Callable[[Array, Array, Array, Array], Array] | None = None,
+    after_step: AfterStep | None = None,
 ) -> Array | tuple[Array, Trajectory]:
     """Walks x along a plan.
 
@@ -117,9 +142,9 @@ def sample(
         raise ValueError(f"sampling needs one key for each of the {x.shape[0]} samples; got keys of shape "
                          f"{keys.shape}. Make them with jax.random.split(key, {x.shape[0]})")
     check_kind(sampler, denoise)
-    concrete = not isinstance(plan.renoise, jax.core.Tracer)
+    concrete = not isinstance(plan.renoise, Tracer)
     renoises = not concrete or bool(np.any(plan.renoise))
-    if concrete and not isinstance(plan.t, jax.core.Tracer) and sampler.draws:
+    if concrete and not isinstance(plan.t, Tracer) and sampler.draws:
         if np.any((np.asarray(plan.s) > np.asarray(plan.t))[~np.asarray(plan.renoise)]):
             raise ValueError("a stochastic sampler cannot invert: this plan has steps that go up without renoise; "
                              "use a deterministic sampler such as ddim()")
@@ -129,7 +154,8 @@ def sample(
                              "that reads both x0 and eps: ddim()")
         denoise = denoise.denoise
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
+    times = jnp.asarray(plan.s, x.dtype)
+    plan = Plan(jnp.asarray(plan.t, x.dtype), times, jnp.asarray(plan.renoise))
 
     begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
 
@@ -148,12 +174,12 @@ def sample(
 
         state, memory = jax.lax.cond(plan.renoise[i], renoise, solve, *carry) if renoises else solve(*carry)
         if after_step is not None:
-            state = state._replace(x=after_step(state.x, plan.s[i], i, hook_keys))
+            state = state._replace(x=after_step(state.x, times[i], i, hook_keys))
         return (state, memory), (state.x, state.x0) if trajectory else None
 
     carry = (sampler.init(x, schedule, plan), begin(x))
     (state, _), way = jax.lax.scan(advance, carry, jnp.arange(plan.t.shape[0]))
-    if not trajectory:
+    if way is None:
         return state.x
     return state.x, Trajectory(jnp.concatenate([x[None], way[0]]), way[1])
 

@@ -16,9 +16,9 @@ Diffusion = Callable[[NoiseSchedule, ArrayLike], Array]
 DIFFUSIONS: dict[str, Diffusion] = {
     "sigma": lambda schedule, t: 2 * schedule.sigma(t),
     "constant": lambda schedule, t: 2 * jnp.ones_like(t),
-    "linear": lambda schedule, t: 2 * t,
-    "decreasing": lambda schedule, t: (1 - jnp.cos(jnp.pi * t)) ** 2 / 2,
-    "increasing-decreasing": lambda schedule, t: 2 * jnp.sin(jnp.pi * t) ** 2,
+    "linear": lambda schedule, t: 2 * jnp.asarray(t),
+    "decreasing": lambda schedule, t: (1 - jnp.cos(jnp.pi * jnp.asarray(t))) ** 2 / 2,
+    "increasing-decreasing": lambda schedule, t: 2 * jnp.sin(jnp.pi * jnp.asarray(t)) ** 2,
     "sbdm": lambda schedule, t: schedule.diffusion(t) ** 2,
 }
 

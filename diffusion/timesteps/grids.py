@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-import scipy.special
 
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps.checks import at_least_one, check_positive, check_sigmas
@@ -54,6 +53,8 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
     """
     check_positive("beta", "a", a)
     check_positive("beta", "b", b)
+    import scipy.special  # here, for it would take a third of the library's import
+
     return schedule.t_max * scipy.special.betaincinv(a, b, np.linspace(1.0, 0.0, at_least_one(steps) + 1))
 
 
@@ -79,8 +80,12 @@ def sigmoid(
         raise ValueError(f"sigmoid: start = {start} must be smaller than end = {end}")
     check_positive("sigmoid", "tau", tau)
     u = np.linspace(1.0, 0.0, at_least_one(steps) + 1)
-    low, high = scipy.special.expit(start / tau), scipy.special.expit(end / tau)
-    return schedule.t_max * (scipy.special.expit((start + u * (end - start)) / tau) - low) / (high - low)
+    low, high = _logistic(start / tau), _logistic(end / tau)
+    return schedule.t_max * (_logistic((start + u * (end - start)) / tau) - low) / (high - low)
+
+
+def _logistic(x: float | np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0.0, -x))  # keeps its digits at both ends
 
 
 def uniform_log_snr(schedule: NoiseSchedule, steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:

@@ -16,9 +16,9 @@ class Plan(NamedTuple):
       renoise: `[N]` Bool; where True, s > t and the step draws q(x_s | x_t) instead of asking the network.
     """
 
-    t: Array
-    s: Array
-    renoise: Array
+    t: Array | np.ndarray
+    s: Array | np.ndarray
+    renoise: Array | np.ndarray
 
 
 def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:

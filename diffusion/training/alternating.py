@@ -79,8 +79,8 @@ class Alternating(NamedTuple):
       step: (AlternatingState, batch, key) -> (AlternatingState, metrics).
     """
 
-    init: Callable[[Mapping[str, Any]], AlternatingState]
-    step: Callable[[AlternatingState, dict, jax.Array], tuple[AlternatingState, dict]]
+    init: Callable[[Mapping[str, Any]], Any]  # the state of one that wraps another holds more
+    step: Callable[[Any, dict, jax.Array], tuple[Any, dict]]
 
 
 def alternating(

@@ -260,8 +260,8 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
       DamagedCheckpoint: if files are missing, cut short or altered; the message names the file or the leaf.
     """
     about = read_about(workdir, step)
-    target = _items(target)
-    wanted, found = _leaves(target), about["leaves"]
+    items = _items(target)
+    wanted, found = _leaves(items), about["leaves"]
     for name in [*wanted, *(name for name in found if name not in wanted)]:
         saved, ours = _describe(found.get(name)), _describe(wanted.get(name))
         if saved != ours:
@@ -270,7 +270,7 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
                 f"is {name!r}: {saved} in the checkpoint, {ours} in the config's state. Use the config that made it, "
                 "another --workdir, or config.init_from to take over the leaves that fit."
             )
-    return _state(_read(workdir, step, about, target)), about
+    return _state(_read(workdir, step, about, items)), about
 
 
 def _describe(leaf: dict | None) -> str:

@@ -41,9 +41,9 @@ def kl_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[...,
 
     def network(params, x, keys, condition=None):
         given = params["autoencoder"]
-        moments = module.apply({"params": given}, x, method="encode")
+        moments = _call(module, given, "encode", x)
         z = latents.draw(moments, keys)
-        redo = lambda kernel: module.apply({"params": _with(given, last, kernel)}, z, method="decode")
+        redo = lambda kernel: _call(module, _with(given, last, kernel), "decode", z)
         kernel = _at(given, last)
         return Coded(redo(kernel), {"kl": gaussian_kl(*moments)}, kernel, redo, params["log_variance"])
 
@@ -64,18 +64,21 @@ def vq_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[...,
 
     def network(params, x, keys=None, condition=None):
         given = params["autoencoder"]
-        z = module.apply({"params": given}, x, method="encode")
+        z = _call(module, given, "encode", x)
         if "codebook" in given:
             found = quantizers.quantize(z, given["codebook"])
             values, penalties = found.values, {"codebook": found.codebook, "commitment": found.commitment}
         else:
-            (values, _), penalties = module.apply({"params": given}, z, method="quantize"), {}
-        decode = lambda kernel: module.apply({"params": _with(given, last, kernel)}, values, quantize=False,
-                                             method="decode")  # fmt: skip
+            (values, _), penalties = _call(module, given, "quantize", z), {}
+        decode = lambda kernel: _call(module, _with(given, last, kernel), "decode", values, quantize=False)
         kernel = _at(given, last)
         return Coded(decode(kernel), penalties, kernel, decode, params["log_variance"])
 
     return network
+
+
+def _call(module: nn.Module, params: Any, method: str, *inputs: Any, **how: Any) -> Any:
+    return module.apply({"params": params}, *inputs, method=method, **how)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> jax.Array:

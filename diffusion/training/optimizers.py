@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 
@@ -18,10 +17,10 @@ class Optimizer(NamedTuple):
 
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
-    learning_rate: Callable[[jax.Array], jax.Array]
+    learning_rate: optax.Schedule
 
 
-def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | None) -> Callable[[jax.Array], jax.Array]:
+def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | None) -> optax.Schedule:
     """Returns the learning rate by step: linear from 0 during ``warmup`` steps, then constant or half a cosine to 0.
 
     Step k of the warm-up uses ``peak (k + 1) / warmup``, so that no step is spent at rate 0.
@@ -46,7 +45,7 @@ def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | No
         raise ValueError(f'decay = "{decay}": valid are "constant" and "cosine".')
     if decay == "cosine" and (steps is None or steps < 1):
         raise ValueError(f'decay = "cosine" ends at 0 after `steps` steps: it needs steps >= 1, not {steps}.')
-    if decay == "constant":
+    if decay == "constant" or steps is None:
         after = optax.constant_schedule(peak)
     else:  # a run that ends within its warm-up has no decay
         after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))

@@ -10,6 +10,7 @@ width of p is a share sigma_rel of the training so far; gamma and sigma_rel stan
     params = reconstruct(averages, weights)
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,7 +136,8 @@ def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
         last = np.asarray(values[-1])
         if not jnp.issubdtype(last.dtype, jnp.floating):
             return last
-        return sum(weight * np.asarray(value, np.float64) for weight, value in zip(weights, values)).astype(last.dtype)
+        parts = [weight * np.asarray(value, np.float64) for weight, value in zip(weights, values)]
+        return functools.reduce(np.add, parts).astype(last.dtype)
 
     return jax.tree.map(leaf, *averages)
 

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import types
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -21,7 +21,7 @@ class StopRequest:
 
     def __init__(self):
         self._signal = None
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         # jax.distributed listens to SIGTERM itself: a handler of ours would take it away.

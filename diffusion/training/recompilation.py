@@ -33,9 +33,9 @@ class Watch:
     def __exit__(self, *_) -> None:
         monitoring.unregister_event_duration_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, fun_name: str = "(unknown)", **_) -> None:
+    def _listen(self, event: str, duration_secs: float, **about: str | int) -> None:
         if event == EVENT:
-            self.compiled.append(fun_name)
+            self.compiled.append(str(about.get("fun_name", "(unknown)")))
 
     @contextlib.contextmanager
     def work(self, kind: str, step: int) -> Iterator[None]:

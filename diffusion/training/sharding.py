@@ -41,7 +41,7 @@ RULES = (
 WHOLE = {"all": "(?!)", "optimizer": "^params/"}  # what fsdp splits: the leaves whose paths it leaves whole
 SMALLEST_SPLIT = 1024  # elements of a leaf that is worth a collective
 # Seconds until the others of a run stop when one process has died (or hangs), and that they wait for it at the end.
-TIMEOUTS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 30}
+TIMEOUTS: dict[str, Any] = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 30}
 
 
 def initialize_distributed() -> bool:
@@ -58,10 +58,10 @@ def initialize_distributed() -> bool:
       ValueError: if only some of the variables are set, or the index is out of range.
     """
     names = ("DIFFUSION_COORDINATOR", "DIFFUSION_PROCESS_COUNT", "DIFFUSION_PROCESS_INDEX")
-    values = [os.environ.get(name) for name in names]
+    values = [os.environ.get(name, "") for name in names]
     if not any(values):
         return False
-    if values == ["auto", None, None]:
+    if values == ["auto", "", ""]:
         jax.distributed.initialize(**TIMEOUTS)
         return jax.process_count() > 1
     if not all(values):
@@ -76,7 +76,7 @@ def initialize_distributed() -> bool:
     return True
 
 
-def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the mesh of the named axes over all devices.
 
     Args:
@@ -132,7 +132,8 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULE
         axes = next((axes for pattern, axes in rules if re.search(pattern, name)), None)
         if axes is None:
             raise ValueError(f"no sharding rule fits {name!r}: end the rules with ('.*', ()).")
-        spec = [None] * (len(shape.shape) - len(axes)) + [axis if axis in mesh.shape else None for axis in axes]
+        spec: list[str | None] = [None] * (len(shape.shape) - len(axes))
+        spec += [axis if axis in mesh.shape else None for axis in axes]
         for size, axis in zip(shape.shape, spec):
             if axis and size % mesh.shape[axis]:
                 raise ValueError(f"{axis} = {mesh.shape[axis]} does not divide the {size} of {name} {shape.shape}: "
@@ -196,7 +197,7 @@ def batch_shards(mesh: Mesh) -> int:
 def positions(batch_size: int, mesh: Mesh) -> np.ndarray:
     """Returns the positions in the global batch of the rows that this process's devices hold, ascending, int64 [b]."""
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[rows] for (rows,) in held]))
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for (rows,) in filter(None, held)]))
 
 
 def to_devices(batch: Any, mesh: Mesh, batch_size: int) -> Any:

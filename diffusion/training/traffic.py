@@ -52,7 +52,7 @@ def sent(kind: str, size: float, devices: int) -> float:
 
 
 def collectives(
-    params: Any, average: Any, mesh: Mesh, model: DiT, image_shape: tuple[int, ...], rows: int, accumulate: int
+    params: Any, average: Any, mesh: Mesh, model: DiT, image_shape: tuple[int, int, int], rows: int, accumulate: int
 ) -> list[Collective]:
     """Returns the collectives of a train step.
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests import commands
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMANDS = (
     "experiments.train", "experiments.sample", "experiments.evaluate", "launch.local", "launch.slurm", "launch.tpu",
@@ -14,15 +16,13 @@ COMMANDS = (
     "experiments.plan", "experiments.reproduce", "benchmarks.soak", "benchmarks.inception", "benchmarks.protocols",
     "benchmarks.fid_by_n", "experiments.catalogue", "experiments.family_figures",
     "benchmarks.few_steps", "benchmarks.samplers", "experiments.convert", "experiments.encode",
+    "experiments.sweep_report",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_holds_an_example(command):
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    found = subprocess.run(
-        [sys.executable, "-m", command, "--help"], capture_output=True, text=True, cwd=ROOT, env=environment
-    )
+    found = commands.run("-m", command, "--help")
     assert f"python -m {command} " in found.stdout, found.stderr
 
 

@@ -43,7 +43,7 @@ def clock_of(network, batch: int):
     return jnp.zeros(batch) if times == 1 else (jnp.zeros(batch),) * times
 
 
-SLOW = ("cifar10_unet",)  # a U-Net is written out, layer by layer, and takes seconds to trace
+SLOW = ("cifar10_unet", "cifar10_edm")  # a U-Net is written out, layer by layer, and takes seconds to trace
 ALL = [(recipe, preset) for recipe in RECIPES for preset in ["", *presets(recipe)]]
 
 

@@ -110,7 +110,8 @@ def test_imagenets_recipe_trains_from_the_latents_of_its_layout(tmp_path):
     command = [sys.executable, "-m", "experiments.encode", f"--autoencoder={vae}", "--data=imagenet2012@train",
                "--size=256", f"--data_dir={data}", f"--out={tmp_path}/latents", "--batch_size=4", "--flip"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "encoding 11/11 pictures  ETA 0s" in done.stdout and "moments (32, 32, 4) of 11 pictures" in done.stdout
+    assert "encoding done=11 total=11 unit=pictures" in done.stdout
+    assert "moments (32, 32, 4) of 11 pictures" in done.stdout
     config = imagenet256_dit.get_config("tiny")
     config.data.latents.dir, config.data.latents.autoencoder = str(tmp_path / "latents"), vae
     assert train.run(config, tmp_path / "run") == 0

@@ -3,8 +3,6 @@
 import functools
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from experiments import config as configs
 from experiments import evaluate, measures, report
 from experiments.samples import read_samples
 from experiments.workdir import WorkdirError
+from tests import commands
 
 QUICK = measures.Effort(draws=20, subsets=3)
 
@@ -228,8 +227,7 @@ def test_names_that_are_not_known(config):
 
 def test_command_line(folder):
     def call(*args):
-        command = [sys.executable, "-m", "experiments.evaluate", *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=100)
+        return commands.run("-m", "experiments.evaluate", *args)
 
     shown = call("--help")
     assert "python -m experiments.evaluate --workdir=runs/digits" in shown.stdout

@@ -7,18 +7,21 @@ from experiments import interval
 
 def metrics(k):
     by_t = {"sum": np.array([1.0 * k, 0.0], np.float32), "count": np.array([2, 0], np.int32)}
-    return {"loss": np.float32(k + 0.1), "learning_rate": np.float32(0.5**k), "loss_by_t": by_t}
+    blocks = np.array([k, 3.0], np.float32)
+    return {"loss": np.float32(k + 0.1), "learning_rate": np.float32(0.5**k), "loss_by_t": by_t,
+            "grad_norm_by_block": blocks}  # fmt: skip
 
 
 def test_means_over_the_interval():
     sums = interval.empty()
     for k in range(4):
         sums = interval.add(sums, metrics(k))
-    row = interval.row(7, sums)
+    row = interval.row(7, sums, ["blocks/0", "final"])
     assert next(iter(row)) == "step" and row["step"] == 7
     np.testing.assert_allclose(row["loss"], 1.6, rtol=1e-6)
     assert row["learning_rate"] == 0.125  # of the last step
     assert row["loss_by_t"] == [6 / 8, None] and row["count_by_t"] == [8, 0]
+    assert row["grad_norm_by_block"] == {"blocks/0": 1.5, "final": 3.0}
     json.dumps(row, allow_nan=False)
 
 
@@ -28,4 +31,5 @@ def test_sums_survive_json_bit_for_bit():
     for k in range(6):
         straight = interval.add(straight, metrics(k / 3))
         stopped = json.loads(json.dumps(interval.add(stopped, metrics(k / 3))))
-    assert json.dumps(interval.row(6, straight)) == json.dumps(interval.row(6, stopped))
+    lines = [json.dumps(interval.row(6, sums, ["blocks/0", "final"])) for sums in (straight, stopped)]
+    assert lines[0] == lines[1]

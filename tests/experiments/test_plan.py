@@ -17,6 +17,7 @@ from configs import digits, imagenet256_dit
 from diffusion.models.dit import DiT
 from experiments import ahead, estimate, plan, program, workdir
 from experiments.machines import MACHINES, ring_bandwidth, topology_name
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 LATENTS = (32, 32, 4)
@@ -165,9 +166,8 @@ def test_remedies():
     assert "more devices" in plan.change(config, LATENTS, run, machine._replace(memory=1e8))
 
 
-def run(*arguments, python=sys.executable, timeout=300):
-    command = [python, "-m", "experiments.plan", *arguments]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=timeout)
+def run(*arguments, timeout=300):
+    return commands.run("-m", "experiments.plan", *arguments, timeout=timeout)
 
 
 def test_command(tmp_path):
@@ -231,7 +231,8 @@ def test_a_step_that_xla_finds_no_room_for():
 def compile_tiny(python, out):
     tiny = ["--config=configs/imagenet256_dit.py:tiny", "--devices=8", "--config.mesh.fsdp=8", "--machine=v5p"]
     wide = ["--config.model.width=1024", "--config.model.patch=2", "--config.train.batch_size=64"]
-    done = run(*tiny, *wide, "--compile", f"--out={out}", python=python, timeout=900)
+    command = [python, "-m", "experiments.plan", *tiny, *wide, "--compile", f"--out={out}"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())["machines"]["v5p"]
     said, parts = found["compiled"], found["memory"]

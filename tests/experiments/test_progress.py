@@ -1,15 +1,17 @@
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import progress
+from experiments import memory, progress
 
 
 def display(monkeypatch, start=0, speaks=True, terminal=False):
     """A display with a clock of our own, and what it wrote."""
     clock, out = [0.0], io.StringIO()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(progress.memory, "used", lambda: (1_234_000_000, 4_000_000_000))
     console = Console(file=out, force_terminal=terminal, width=200, highlight=False)
     return progress.Display(100, start, 8, speaks, console), clock, out
 
@@ -27,8 +29,23 @@ def test_log_lines(monkeypatch):
         shown.report(100, 0.1)
     first, second, last = out.getvalue().splitlines()
     assert first == "first step after 3.0 s (compilation included)"
-    assert second == "step 30/100  loss 0.2500  2 steps/s  16 images/s  ETA 35s"
-    assert last.startswith("step 100/100  loss 0.1000")
+    assert second == ("step=30 total=100 loss=0.25 steps_per_second=2 images_per_second=16 eta_seconds=35 "
+                      "memory_gb=1.234")  # fmt: skip
+    assert last.startswith("step=100 total=100 loss=0.1 ")
+
+
+def test_first_step_counts_from_where_the_run_began(monkeypatch):
+    _, clock, out = display(monkeypatch)
+    clock[0] = 5.0
+    shown = progress.Display(100, 0, 8, console=Console(file=out), begun=2.0)
+    assert shown.first_step() == 3.0
+
+
+def test_lines_grow_rare_in_a_long_run():
+    """One in five seconds at first, one in a minute after an hour: some 100 in the first hour, 1,440 a day."""
+    assert [progress.due(10, since) for since in (4, 5)] == [False, True]
+    assert [progress.due(1000, since) for since in (19, 20)] == [False, True]
+    assert [progress.due(1e6, since) for since in (59, 60)] == [False, True]
 
 
 def test_pauses_do_not_count(monkeypatch):
@@ -57,7 +74,7 @@ def test_terminal_shows_a_bar(monkeypatch):
         clock[0] = 2.0
         shown.report(50, 0.5)
         shown._bar.refresh()
-    assert "step 50/100" in out.getvalue() and "49 steps/s" in out.getvalue()
+    assert "step 50/100" in out.getvalue() and "49 steps/s" in out.getvalue() and "1.2 of 4.0 GB" in out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -71,10 +88,28 @@ def test_durations(seconds, text):
 def test_bar_of_a_single_job(monkeypatch):
     clock, out = [0.0], io.StringIO()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(progress.memory, "used", lambda: (5e8, None))
     with progress.bar("sampling", 10, "images", Console(file=out, width=200)) as advance:
         clock[0] = 1.0
         advance(2)  # too soon for a line
         clock[0] = 6.0
         advance(5)
         advance(10)
-    assert out.getvalue().splitlines() == ["sampling 5/10 images  ETA 6s", "sampling 10/10 images  ETA 0s"]
+    assert out.getvalue().splitlines() == [
+        "sampling done=5 total=10 unit=images per_second=0.8333 eta_seconds=6 memory_gb=0.5",
+        "sampling done=10 total=10 unit=images per_second=1.667 eta_seconds=0 memory_gb=0.5",
+    ]
+
+
+def test_bar_of_a_single_job_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(progress.memory, "used", lambda: (5e8, None))
+    out = io.StringIO()
+    with progress.bar("sampling", 10, "images", Console(file=out, width=200, force_terminal=True)) as advance:
+        advance(5)
+    assert "sampling 5/10 images" in out.getvalue() and "images/s  0.5 GB" in out.getvalue()
+
+
+def test_memory_in_use_grows_with_what_is_held():
+    before, _ = memory.used()
+    held = np.ones(50_000_000)
+    assert 300e6 < memory.used()[0] - before < 600e6, held.nbytes

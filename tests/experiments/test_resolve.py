@@ -328,3 +328,11 @@ def test_parameterizations_nest():
     np.testing.assert_allclose(prediction.x0, expected.x0)
     np.testing.assert_allclose(prediction.variance, 1.0)
     assert isinstance(resolve.plan(changed()), timesteps.Plan)
+
+
+def test_forward_mode_never_meets_fused_attention():
+    assert resolve.model(changed(), (8, 8, 1)).attention == "auto"
+    mean_flow = ("objective", {"name": "mean_flow", "density": {"name": "uniform_density"}})
+    assert resolve.model(changed(mean_flow), (8, 8, 1)).attention == "matmul"
+    asked = changed(mean_flow, ("model.attention", "xla"))
+    assert resolve.model(asked, (8, 8, 1)).attention == "xla"

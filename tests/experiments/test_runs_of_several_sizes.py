@@ -1,6 +1,8 @@
 """Runs on pictures of several sizes: what each batch is, that a run goes on bit for bit, on any devices; refusals."""
 
 import json
+import os
+import pathlib
 import signal
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import base, digits
-from diffusion.data import buckets
+from diffusion.data import buckets, sources
 from diffusion.training import checkpoints
 from experiments import checks, examples, generate, reproduce, train
 from experiments.config import ConfigError, of_run, plain
@@ -76,6 +78,27 @@ def test_batches_are_of_one_size_and_every_picture_comes_once_an_epoch(pictures)
                 np.testing.assert_array_equal(leaf, batches[step][name][list(rows)])
 
 
+def test_headers_are_read_once_until_a_file_changes(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    config, read = config_of(pictures), []
+    sizes = sources.Records.sizes
+    monkeypatch.setattr(sources.Records, "sizes", lambda self, rows: read.extend(rows) or sizes(self, rows))
+    first = examples.open_examples(config)
+    assert sorted(read) == list(range(NUMBER))
+    read.clear()
+    np.testing.assert_array_equal(examples.open_examples(config).bucket, first.bucket)
+    assert not read
+    (kept,) = (tmp_path / "sizes").iterdir()
+    for spoil in (lambda: kept.write_bytes(kept.read_bytes()[:-8]),
+                  lambda: [os.utime(path) for path in pathlib.Path(pictures).rglob("*array_record*")]):
+        spoil()
+        np.testing.assert_array_equal(examples.open_examples(config).bucket, first.bucket)
+        assert sorted(read) == list(range(NUMBER))
+        read.clear()
+    monkeypatch.setenv("DIFFUSION_CACHE", f"{kept}/file")  # nowhere to write
+    np.testing.assert_array_equal(examples.open_examples(config).bucket, first.bucket)
+
+
 REFUSED = {
     "unknown": ({"data.buckets": {"areas": 64}}, r"config\.data\.buckets.*'areas'.*'area'"),
     "area": ({"data.buckets.area": -1}, r"config\.data\.buckets\.area = -1"),
@@ -86,6 +109,7 @@ REFUSED = {
     "patch": ({"model.patch": 8}, r"config\.model\.patch = 8.*\(16, 4, 3\)"),
     "u_vit": ({"model": {"name": "u_vit", "patch": 4, "width": 16, "depth": 2, "heads": 2, "num_classes": 2}},
               r"'u_vit' learns the positions of one size.*dit"),
+    "devices": ({"mesh.data": 3}, r"config\.train\.batch_size = 4 does not divide into .* on 3 devices"),
     "latents": ({"data.latents.dir": "/cache", "data.augment": ()}, r"latents of one size"),
     "skip": ({"data.damaged": "skip"}, r"config\.data\.damaged = \"skip\""),
 }  # fmt: skip

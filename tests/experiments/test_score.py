@@ -3,8 +3,6 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -29,6 +27,7 @@ from diffusion.metrics.statistics import StatisticsError
 from experiments import measures, report, results, score
 from experiments.config import ConfigError
 from experiments.workdir import WorkdirError
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -305,9 +304,8 @@ def test_inception_features_in_the_loop(tmp_path, monkeypatch):
 
 
 def command(*arguments, cache):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "DIFFUSION_CACHE": str(cache)}
-    return subprocess.run([sys.executable, "-m", "experiments.evaluate", *arguments], capture_output=True, text=True,
-                          cwd=ROOT, env=environment, timeout=600)  # fmt: skip
+    environment = os.environ | {"DIFFUSION_CACHE": str(cache)}
+    return commands.run("-m", "experiments.evaluate", *arguments, env=environment, timeout=600)
 
 
 def test_the_command_measures_and_verifies(files):

@@ -17,6 +17,7 @@ from diffusion.data import pipeline
 from diffusion.training import checkpoints
 from experiments import train, workdir
 from experiments.config import ConfigError
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {  # one compiled step serves most tests: what differs between them is not part of the program
@@ -164,7 +165,8 @@ def test_evaluation_in_the_loop(tmp_path, monkeypatch):
     rows = [json.loads(line) for line in (tmp_path / "straight/metrics.jsonl").read_text().splitlines()]
     figures = {row["step"]: row["evaluate"] for row in rows if "evaluate" in row}
     assert figures.keys() == {3, 6} and figures[3]["fd_pixels"] > 0
-    assert sorted(path.name for path in (tmp_path / "straight/previews").iterdir()) == ["3.png", "6.png"]
+    for pattern in ("previews/*.png", "previews/trajectories/*.png"):
+        assert sorted(path.name for path in (tmp_path / "straight").glob(pattern)) == ["3.png", "6.png"]
     with monkeypatch.context() as patch:
         at_batch(patch, 2, lambda: signal.raise_signal(signal.SIGTERM))
         assert train.run(config, tmp_path / "stopped") == 143
@@ -290,7 +292,6 @@ def test_two_processes_equal_one(straight, tmp_path):
 
 
 def test_help_shows_an_example():
-    helped = command_line("--help")
-    told, _ = helped.communicate(timeout=60)
+    told = commands.run("-m", "experiments.train", "--help").stdout
     assert "python -m experiments.train --config=configs/digits.py --workdir=runs/digits" in told
     assert "--workdir" in told and "--config" in told and "143" in told

@@ -7,7 +7,6 @@ import pathlib
 import pickle
 import shutil
 import struct
-import subprocess
 import sys
 
 import jax
@@ -19,6 +18,7 @@ from diffusion.training import checkpoints, ema, optimizers, state, warm_start
 from experiments import config as configs
 from experiments import workdir
 from experiments.workdir import WorkdirError
+from tests import commands
 from tests.reliability.hostile import HUGE, Called, little_memory  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -26,9 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def command(module, *words):
     """Runs a command; returns its exit status and the lines that it wrote to standard error."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-m", module, *map(str, words)], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = commands.run("-m", module, *map(str, words))
     return done.returncode, done.stderr
 
 

@@ -15,7 +15,7 @@ BATCH = {"x": np.ones((4, 1), np.float32), "index": np.arange(4, dtype=np.int32)
 
 
 @pytest.mark.parametrize("options", [{}, pytest.param({"accumulate": 2, "shards": 2}, marks=pytest.mark.slow)])
-def test_one_player_is_the_plain_train_step(options):
+def test_one_player_is_the_plain_train_step(options, as_in_use):
     """Bit for bit: parameters, optimizer, average and metrics."""
     players = {"flow": Player(toys.objective, "model", toys.optimizer())}
     init, step = alternating(players, {"model": toys.apply}, None, {"ema": Average("model", toys.ema())}, **options)

@@ -1,0 +1,179 @@
+"""The objectives of few-step networks, and exact networks for Gaussian data: a new objective is one line in MEMBERS."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import flow_maps, objectives, parameterizations, schedules, timesteps, weightings
+from tests import oracles
+
+FLOW, EDM, COSINE = schedules.rectified_flow(), schedules.edm(), schedules.cosine()
+DATA = oracles.tilted_gaussian()
+V = parameterizations.v()
+
+
+def near(gap):
+    """Pairs of times with s = (1 - gap) t."""
+    return lambda schedule, t, step: (t, (1 - gap) * t)
+
+
+class Member(NamedTuple):
+    """An objective, the network that it trains, and those through which it stops the gradient."""
+
+    make: Callable[[], objectives.Objective]
+    frozen: tuple[str, ...] = ()
+    trained: str = "model"
+    others: tuple[str, ...] = ()
+    schedule: schedules.NoiseSchedule = FLOW
+
+
+UNIFORM = timesteps.uniform_density(FLOW)
+MEMBERS = {
+    "consistency_training": Member(lambda: objectives.consistency_training(V, UNIFORM, near(0.2)), ("target",)),
+    "ct": Member(lambda: objectives.ct(EDM, flow_maps.consistency_boundary(), 100), ("target",), schedule=EDM),
+    "ict": Member(lambda: objectives.ict(EDM, flow_maps.consistency_boundary(), 100), schedule=EDM),
+    "ect": Member(lambda: objectives.ect(EDM, parameterizations.edm(), 50), schedule=EDM),
+    "consistency_distillation": Member(
+        lambda: objectives.consistency_distillation(V, V, UNIFORM, near(0.2)), ("target", "teacher")
+    ),
+    "continuous_consistency": Member(
+        lambda: objectives.continuous_consistency(UNIFORM, clock=parameterizations.time(), warmup=5)
+    ),
+    "continuous_consistency(teacher)": Member(
+        lambda: objectives.continuous_consistency(UNIFORM, clock=parameterizations.time(), teacher=V), ("teacher",)
+    ),
+    "shortcut": Member(lambda: objectives.shortcut(16, share=0.5), ("target",)),
+    "mean_flow": Member(lambda: objectives.mean_flow(UNIFORM, equal=0.5)),
+    "mean_flow(guided)": Member(lambda: objectives.mean_flow(UNIFORM, guidance=objectives.Guidance(3, 1.5, 0.5))),
+    "improved_mean_flow": Member(lambda: objectives.improved_mean_flow(UNIFORM)),
+    "progressive_distillation": Member(lambda: objectives.progressive_distillation(V, V, 4), ("teacher",)),
+    "distribution_matching": Member(
+        lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")
+    ),
+    "fake_score": Member(
+        lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
+    ),
+    "regression": Member(lambda: objectives.regression(V)),
+    "adversarial_generator": Member(
+        lambda: objectives.adversarial_generator(V, V, UNIFORM, UNIFORM), ("teacher",), others=("discriminator",)
+    ),
+    "adversarial_discriminator": Member(
+        lambda: objectives.adversarial_discriminator(V, UNIFORM, r1=0.1), ("model",), trained="discriminator"
+    ),
+    "latent_consistency_distillation": Member(
+        lambda: objectives.latent_consistency_distillation(V, V, null=3), ("target", "teacher")
+    ),
+}
+every_member = pytest.mark.parametrize("name", list(MEMBERS))
+
+
+def network(parameters, x, clock, condition):
+    """Any smooth network of one or two times."""
+    told = sum(jax.tree.leaves(clock)) + (0 if condition is None else sum(map(jnp.float32, jax.tree.leaves(condition))))
+    told = jnp.reshape(told, told.shape + (1,) * (x.ndim - 1))
+    return jnp.tanh(parameters[0] * x + parameters[1] * jnp.sin(told) + parameters[2])
+
+
+def networks(member, parameters, dtype=jnp.float32):
+    """Every network of the objective, with parameters of its own: {name: (x, clock, condition) -> output}."""
+
+    def of(name):
+        if name == "discriminator":
+            return lambda *inputs: network(parameters[name], *inputs).reshape(len(inputs[0]), -1).mean(1).astype(dtype)
+        return lambda *inputs: network(parameters[name], *inputs).astype(dtype)
+
+    return {name: of(name) for name in names(member)}
+
+
+def names(member):
+    return (member.trained, *member.frozen, *member.others)
+
+
+def parameters_of(member):
+    return {name: jnp.array([0.5, 0.3, 0.1]) * (1 + i) for i, name in enumerate(names(member))}
+
+
+def batch_of(size, shape=(3,)):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((size, *shape)), jnp.float32)
+    return {"x": x, "condition": jnp.arange(size) % 3, "start": x[::-1], "index": jnp.arange(size)}
+
+
+OBJECTIVES = {name: member.make() for name, member in MEMBERS.items()}
+
+
+def run(name, batch, parameters=None, step=3, dtype=jnp.float32, keys=None, players=None):
+    member = MEMBERS[name]
+    keys = jax.random.split(jax.random.key(0), len(batch["x"])) if keys is None else keys
+    if players is None:
+        players = networks(member, parameters or parameters_of(member), dtype)
+    return OBJECTIVES[name](players, member.schedule, keys, batch, step)
+
+
+def coefficients(schedule, t):
+    """alpha and sigma `[B, 1]`."""
+    return schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+
+
+def exact_end(schedule, t, x):
+    """The end of the probability flow of DATA from x at times t `[B]`."""
+    of_one = lambda alpha, sigma, x: oracles.flow(DATA, (alpha, sigma), (1.0, 0.0), x[None])[0]
+    return jax.vmap(of_one)(schedule.alpha(t), schedule.sigma(t), x)
+
+
+def as_v(schedule, x_0):
+    """The network of parameterization v whose x0 is x_0(t, x): v = (alpha x - (alpha^2 + sigma^2) x0) / sigma."""
+
+    def network(x, t, condition):
+        alpha, sigma = coefficients(schedule, t)
+        return (alpha * x - (alpha**2 + sigma**2) * x_0(t, x)) / sigma
+
+    return network
+
+
+def exact_denoiser(schedule, data=DATA):
+    return as_v(schedule, lambda t, x: oracles.mean_x0(data, schedule.alpha(t), schedule.sigma(t), x))
+
+
+def exact_trigflow(schedule, sigma_data):
+    """-F of TrigFlow, f = cos(a) x - sin(a) sigma_data F, for a network that is told t."""
+
+    def network(x, t, condition):
+        a = jnp.arctan2(schedule.sigma(t), sigma_data * schedule.alpha(t))
+        flow = lambda a, x: oracles.flow(DATA, (jnp.cos(a), sigma_data * jnp.sin(a)), (1.0, 0.0), x[None])[0]
+        f = jax.vmap(flow)(a, sigma_data * x)
+        return (f - jnp.cos(a)[:, None] * sigma_data * x) / (jnp.sin(a)[:, None] * sigma_data)
+
+    return network
+
+
+def exact_mean_velocity(x, clocks, condition):
+    """(x_t - x_s) / (t - s) of the rectified flow, without dividing by t - s.
+
+    Along an eigenvector with variance c(t) = (1 - t)^2 l + t^2 it is (sqrt c_t - sqrt c_s) / (t - s) y / sqrt c_t, and
+    (c_t - c_s) / (t - s) = (t + s - 2) l + t + s; the mean moves with speed -mu.
+    """
+    t, s = clocks[0][:, None], (clocks[0] - clocks[1])[:, None]
+    variances, axes, mean = (jnp.asarray(a[0]) for a in (DATA.variances, DATA.axes, DATA.means))
+    c_t, c_s = ((1 - at) ** 2 * variances + at**2 for at in (t, s))
+    slope = ((t + s - 2) * variances + t + s) / (jnp.sqrt(c_t) + jnp.sqrt(c_s)) / jnp.sqrt(c_t)
+    return (((x - (1 - t) * mean) @ axes) * slope) @ axes.T - mean
+
+
+PAIRS = 12
+
+
+def twice(a):
+    return np.repeat(np.asarray(a), 2, axis=0)
+
+
+def keys_and_data(size=2 * PAIRS, seed=5):
+    rng = np.random.default_rng(seed)
+    return jax.random.split(jax.random.key(seed), size), {"x": jnp.asarray(rng.standard_normal((size, 2)))}
+
+
+def exact_x0(schedule, t, x):
+    return oracles.mean_x0(DATA, schedule.alpha(t), schedule.sigma(t), x)

@@ -1,0 +1,190 @@
+"""What `pip install` brings: requirements by extra, public names, types, and a wheel that works on its own."""
+
+import ast
+import importlib
+import inspect
+import os
+import pathlib
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+
+import pytest
+
+import diffusion
+
+ROOT = pathlib.Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+FOUND = list(pkgutil.walk_packages(diffusion.__path__, "diffusion."))
+MODULES, PACKAGES = [found.name for found in FOUND], ["diffusion", *(found.name for found in FOUND if found.ispkg)]
+# Where the library reads datasets and writes runs: these need the extras "eval" or "train".
+OF_RUNS = ("diffusion.data.", "diffusion.training.checkpoints", "diffusion.training.claims",
+           "diffusion.metrics.image_sets", "diffusion.metrics.references", "diffusion.metrics.protocols")  # fmt: skip
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint", "absl": "absl-py",
+                 "tensorflow_datasets": "tensorflow-datasets", "ml_collections": "ml-collections",
+                 "tensorstore": "orbax-checkpoint"}  # fmt: skip
+
+
+def required(*extras):
+    """The names of the distributions that an installation with these extras asks for."""
+    lines = list(PROJECT["dependencies"])
+    for extra in extras:
+        for line in PROJECT["optional-dependencies"][extra]:
+            inner = re.fullmatch(r"diffusion\[(.*)\]", line)
+            lines += required(*inner[1].split(",")) if inner else [line]
+    return {re.match(r"[\w-]+", line)[0] for line in lines}
+
+
+def imported(path):
+    """The distributions that a file imports from, those of the standard library and our own aside."""
+    tops = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            tops |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            tops.add(node.module.partition(".")[0])
+    tops -= {*sys.stdlib_module_names, "diffusion", "experiments", "configs", "launch", "tests"}
+    return {DISTRIBUTIONS.get(top, top) for top in tops}
+
+
+@pytest.mark.parametrize("name", ["diffusion", *MODULES])
+def test_every_module_imports_what_its_installation_has(name):
+    path = ROOT / name.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    assert imported(path) <= required(*["train"] * name.startswith(OF_RUNS))
+
+
+def test_experiments_import_what_the_extras_have():
+    for path in (ROOT / "experiments").rglob("*.py"):
+        assert imported(path) - {"wandb", "libtpu"} <= required("train"), path
+
+
+def test_the_lock_holds_every_requirement():
+    locked = {re.match(r"[\w.-]+", line)[0].replace("_", "-") for line in (ROOT / "requirements.txt").read_text()
+              .splitlines() if re.match(r"\w", line)}  # fmt: skip
+    assert {name.replace("_", "-").lower() for name in required("dev")} <= {name.lower() for name in locked}
+
+
+def test_the_import_is_light():
+    """What would double its time is imported where it is used; a timing depends on the machine, this does not."""
+    slow = {"scipy", "optax", "flax", "PIL", "safetensors", "tokenizers", "sentencepiece", *DISTRIBUTIONS}
+    code = "import sys, diffusion; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not slow & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_public_names_are_listed_once_exist_and_say_what_they_are(name):
+    package = importlib.import_module(name)
+    listed = getattr(package, "__all__", [])
+    assert len(listed) == len(set(listed))
+    for public in listed:
+        value = getattr(package, public)
+        documented = value.__doc__ or not (inspect.isfunction(value) or inspect.isclass(value))
+        assert documented, f"{name}.{public} has no docstring"
+    # What is imported by name to be used from here is listed.
+    tree = ast.parse(pathlib.Path(package.__file__).read_text())
+    brought = {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom)
+               and node.module.startswith("diffusion") for alias in node.names}  # fmt: skip
+    assert brought <= set(listed), f"{name}: {sorted(brought - set(listed))} are not in __all__"
+
+
+def test_the_version_is_that_of_the_package_and_has_its_entry_in_the_changelog():
+    assert diffusion.__version__ == PROJECT["version"]
+    assert f"## {diffusion.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.slow
+def test_pyright_finds_nothing():
+    done = subprocess.run([sys.executable, "-m", "pyright", "--pythonpath", sys.executable], cwd=ROOT,
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The Python of a new environment that holds our wheel, and beside it nothing but the requirements of the base.
+
+    The distributions come from the environment of the tests, as links, for a test must not need a network: those of
+    the base, and what they require in turn, and no others.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy, for a build leaves files behind, and takes what an earlier one left
+    shutil.copytree(ROOT / "diffusion", source / "diffusion", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    subprocess.run(build, check=True, capture_output=True, text=True)
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
+    python = folder / "env/bin/python"
+    site = next((folder / "env/lib").glob("python*/site-packages"))
+    for name in closure(required()):
+        link(name, site)
+    install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True, text=True)
+    return wheel, python
+
+
+def closure(names):
+    """These distributions and all that they require here."""
+    found, open_ = set(), list(names)
+    while open_:
+        name = re.sub(r"[-_.]+", "-", open_.pop()).lower()
+        if name in found:
+            continue
+        try:
+            requires = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # of another platform
+            continue
+        found.add(name)
+        open_ += [re.match(r"[\w.-]+", line)[0] for line in requires if "extra ==" not in line]
+    return found
+
+
+def link(name, site):
+    """Links a distribution's folders and files into the packages of another environment."""
+    distribution = metadata.distribution(name)
+    for top in {pathlib.PurePath(file).parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+        if not (site / top).exists():
+            (site / top).symlink_to(distribution.locate_file(top))
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_library_alone(installed):
+    names = zipfile.ZipFile(installed[0]).namelist()
+    assert "diffusion/py.typed" in names
+    assert {name.partition("/")[0] for name in names} == {"diffusion", f"diffusion-{diffusion.__version__}.dist-info"}
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "diffusion").rglob("*.py")}
+    assert files <= set(names)
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_runs_the_readmes_example_and_imports_all_but_what_is_of_runs(installed, tmp_path):
+    _, python = installed
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    few = example.replace("2000", "20")  # it learns its distribution in a test of its own
+    assert few != example
+    names = [name for name in MODULES if not name.startswith(OF_RUNS)]
+    code = f"""{few}
+import importlib, sys
+import diffusion
+assert {str(ROOT)!r} not in diffusion.__file__, diffusion.__file__
+for name in {names!r}:
+    importlib.import_module(name)
+for name in ("grain", "tensorflow_datasets", "ml_collections", "matplotlib", "sklearn"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        continue
+    raise AssertionError(name + " is here")
+print(x_0.shape)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "(1000, 2)\n", done.stderr[-3000:]
