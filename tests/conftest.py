@@ -70,7 +70,7 @@ def compilation_cache(tmp_path_factory):
 @pytest.fixture
 def as_in_use():
     """Compiles the test's programs with XLA's optimizations: for two programs that then are the same to the bit."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -69,7 +69,7 @@ def test_renoising_starts_the_memory_afresh():
     hook = lambda x, s, i, keys: x + 1.0
     way = _sample(samplers.ddim(), _diary(), timesteps.plan(GRID, RENOISE), trajectory=True, after_step=hook)[1]
     np.testing.assert_array_equal(way.x0[1], way.x[0])
-    np.testing.assert_allclose(way.x0[3], 2 * (way.x[3] - 1.0), rtol=1e-6, atol=1e-6)  # the memory is made before the hook
+    np.testing.assert_allclose(way.x0[3], 2 * (way.x[3] - 1.0), rtol=1e-6, atol=1e-6)  # made before the hook
     np.testing.assert_array_equal(way.x0[4], way.x[3])
 
 
