@@ -248,6 +248,28 @@ def test_a_small_autoencoder_learns_the_digits(kind):
     assert 0 < min(weights) and max(weights) <= 1e4
 
 
+@pytest.mark.slow
+def test_a_moving_codebook_brings_its_dead_codes_back_while_it_is_trained():
+    """All codes but two begin far from every vector, where no gradient would ever find them."""
+    module = VQModel(codes=64, latent_channels=4, code_channels=4, widths=(8, 16), layers=1, groups=4,
+                     middle_attention=False, picture_channels=1)  # fmt: skip
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    params["codebook"] = params["codebook"].at[2:].add(1e3)
+    network, test = coding.vq_network(module), to_model(IMAGES[SPLITS == "test"])
+    player = Player(autoencoding.vq_autoencoder(codebook=0.0), "model", optax.adam(2e-3))
+    training = alternating({"autoencoder": player}, {"model": network}, None)
+    wrapped = following(training, module, 0.9, 1.0)  # codes below one vector of a batch's 512 begin anew
+    state, seen = run(wrapped, {"model": coding.parameters(params)}, 240)
+    found = state.training.networks["model"]
+    z = module.apply({"params": found["autoencoder"]}, test, method="encode")
+    indices, codes = quantizers.nearest(z, found["autoencoder"]["codebook"])
+    assert float(seen[0]["codebook/perplexity"]) < 2.001 and int(seen[0]["codebook/restarted"]) > 40
+    assert float(seen[-1]["codebook/perplexity"]) > 10 and len(np.unique(indices)) >= 32
+    # What is trained are the moving averages' codes: the vectors lie at them, not at where the codes began.
+    assert float(jnp.mean(jnp.square(z - codes))) < 0.2 * float(jnp.var(z))
+    assert decibels(network, found) > 15
+
+
 class Vectors:
     """An autoencoder whose vectors are the pictures."""
 
