@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
 
 def measured(names: list[str], steps: int, batch_size: int, width: int, depth: int, rounds: int) -> list[rows.Row]:
     """A row for each sampler."""
-    model = DiT(patch=2, width=width, depth=depth, heads=width // 64 or 1, num_classes=CLASSES, unroll=depth)
+    model = DiT(patch=2, width=width, depth=depth, heads=width // 64 or 1, num_classes=CLASSES)
     x, labels = jax.random.normal(jax.random.key(0), (batch_size, *SHAPE)), jnp.arange(batch_size) % CLASSES
     params = model.init(jax.random.key(1), x[:1], jnp.zeros(1), labels[:1])
     plan = timesteps.plan(timesteps.uniform(schedules.linear_beta(), steps))

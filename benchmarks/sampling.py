@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "dit": Case("DiT-S/2, 32x32x4, guidance", dit_preset("S/2", 1000, unroll=12, frequency_shift=1, shape=(32, 32, 4)),
+    "dit": Case("DiT-S/2, 32x32x4, guidance", dit_preset("S/2", 1000, frequency_shift=1, shape=(32, 32, 4)),
                 (32, 32, 4), (20, 50)),
     "unet": Case("DDPM's U-Net, 32x32x3", unet_preset("ddpm-cifar10", dropout=0.0), (32, 32, 3), (20,)),
 }  # fmt: skip

@@ -4,7 +4,7 @@
     python -m benchmarks.train_step --torch_python=.venv-peers/bin/python --out=runs/bench/train_step.json
 
 Flow matching, AdamW and the moving average, float32. Ours, PyTorch's (eager and under torch.compile, the same network,
-written plainly: benchmarks/peers/train_step.py) and the limit are measured in turn. FLOPs are those of the forward and
+written plainly: benchmarks/peers/dit.py) and the limit are measured in turn. FLOPs are those of the forward and
 backward pass, three times the forward pass's, by the formula of diffusion.models.flops.
 """
 
@@ -54,9 +54,9 @@ def main(argv: list[str]) -> None:
     rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {asked.rounds} rounds", asked.out)
 
 
-def matmul(size: int, count: int):
-    """(run, FLOPs) of a chain of square float32 matrix products."""
-    a = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
+def matmul(size: int, count: int, dtype: str = "float32"):
+    """(run, FLOPs) of a chain of square matrix products."""
+    a = (jax.random.normal(jax.random.key(0), (size, size)) / size**0.5).astype(dtype)
     chain = jax.jit(lambda a: jax.lax.fori_loop(0, count, lambda i, x: x @ a, a))
     jax.block_until_ready(chain(a))
     return lambda: jax.block_until_ready(chain(a)), 2 * size**3 * count

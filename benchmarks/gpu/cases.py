@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import train_step
 from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.models.flops import flops
@@ -38,9 +39,8 @@ def matmul(spec: dict) -> Case:
     """A chain of square matrix products. Spec: "size", "count", "dtype" ("tf32" is float32 at JAX's default)."""
     size, count = spec["size"], spec["count"]
     dtype = {"tf32": "float32"}.get(spec["dtype"], spec["dtype"])
-    a = (jax.random.normal(jax.random.key(0), (size, size)) / size**0.5).astype(dtype)
-    chain = jax.jit(lambda a: jax.lax.fori_loop(0, count, lambda i, x: x @ a, a))
-    return Case(lambda: jax.block_until_ready(chain(a)), count, {"flops": 2 * size**3})
+    turn, operations = train_step.matmul(size, count, dtype)
+    return Case(turn, count, {"flops": operations // count})
 
 
 def dit(spec: dict, **options: Any) -> DiT:

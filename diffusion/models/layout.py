@@ -49,8 +49,13 @@ def over(mesh: Mesh) -> Iterator[None]:
 
 def is_split() -> bool:
     """Whether activations are split here, over the devices of a mesh."""
+    return _devices() is not None
+
+
+def _devices() -> Mesh | None:
+    """The mesh that activations are split over; None outside `over`, and where it has one device."""
     mesh = _mesh.get()
-    return mesh is not None and mesh.size > 1
+    return mesh if mesh is not None and mesh.size > 1 else None
 
 
 def split(x: jax.Array, *names: str | None) -> jax.Array:
@@ -66,8 +71,8 @@ def split(x: jax.Array, *names: str | None) -> jax.Array:
     Raises:
         ValueError: where a dimension does not divide over its axes.
     """
-    mesh = _mesh.get()
-    if mesh is None or not is_split():
+    mesh = _devices()
+    if mesh is None:
         return x
     spec = []
     for size, name in zip(x.shape, names, strict=True):

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
 from launch import stages
+from tests.reliability.driver import until
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -106,8 +106,8 @@ def test_a_driver_that_is_killed_goes_on(tmp_path, number):
         """)
     driver = subprocess.Popen([sys.executable, "-c", script, "60"])
     file = tmp_path / "out" / "results.json"
-    until(lambda: file.is_file() and "a" in json.loads(file.read_text())["stages"])
-    until(lambda: (tmp_path / "pid").read_text() and alive(int((tmp_path / "pid").read_text())))
+    until(lambda: file.is_file() and "a" in json.loads(file.read_text())["stages"], 30)
+    until(lambda: (tmp_path / "pid").read_text() and alive(int((tmp_path / "pid").read_text())), 30)
     driver.send_signal(number)
     assert driver.wait(30) == (143 if number == signal.SIGTERM else -number)
     child = int((tmp_path / "pid").read_text())
@@ -127,10 +127,3 @@ def alive(pid: int) -> bool:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def until(holds, seconds: float = 30.0) -> None:
-    ends = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < ends
-        time.sleep(0.02)

@@ -16,6 +16,7 @@ from rich.console import Console
 from experiments.sweeps import runner, state
 from experiments.sweeps.devices import Slot
 from experiments.sweeps.display import Display
+from tests.reliability.driver import until
 
 ANY = Slot({}, frozenset())
 
@@ -32,13 +33,6 @@ def go(folder, plans, jobs=1, tries=1, signals=None, slots=None):
                        signals or queue.SimpleQueue())
     now = {p.name: state.status(folder / p.name, len(p.commands)).status for p in plans}
     return ended, now, console.export_text()
-
-
-def wait_for(condition):
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -108,7 +102,7 @@ def test_a_signal_lets_all_running_runs_save_and_the_next_time_goes_on(tmp_path)
     plans, signals = [plan("a", RESUMES), plan("b", RESUMES), plan("c", "true")], queue.SimpleQueue()
 
     def interrupt():
-        wait_for(lambda: all((tmp_path / name / "up").exists() for name in "ab"))
+        until(lambda: all((tmp_path / name / "up").exists() for name in "ab"), 60)
         signals.put(signal.SIGINT)
 
     with later(interrupt):
@@ -123,7 +117,7 @@ def test_second_and_third_signals_end_what_does_not_listen(tmp_path):
     deaf = plan("a", 'trap "touch $1/heard" TERM; touch "$1/up"; while :; do sleep 0.05; done')
 
     def interrupt():
-        wait_for(lambda: (tmp_path / "a" / "up").exists())
+        until(lambda: (tmp_path / "a" / "up").exists(), 60)
         for _ in range(3):
             signals.put(signal.SIGINT)
             time.sleep(0.15)
@@ -148,7 +142,7 @@ def test_a_killed_sweeps_runs_go_on_and_are_waited_for(tmp_path, monkeypatch):
     assert state.status(tmp_path / "a", 1).status == "running"
 
     def finish():
-        wait_for(lambda: state.status(tmp_path / "b", 1).status == "done")  # the others go first
+        until(lambda: state.status(tmp_path / "b", 1).status == "done", 60)  # the others go first
         assert not (tmp_path / "a" / "n").exists() and len(state.events(tmp_path / "a")) == 1
         (tmp_path / "a" / "go").touch()
 

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from experiments.sweeps import devices
+from tests.reliability.driver import until
 
 pytestmark = pytest.mark.slow
 STUBS = """
@@ -42,13 +42,6 @@ def finished(*argv, **more):
     return process, process.communicate(timeout=900)[0]
 
 
-def wait_for(condition):
-    until = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def stubs(tmp_path):
     (tmp_path / "stubs.py").write_text(STUBS)
@@ -59,7 +52,7 @@ def stubs(tmp_path):
 def test_a_signal_lets_the_runs_save_and_the_same_command_goes_on(tmp_path, stubs, number, status):
     there, argv = tmp_path / "there", [stubs, f"--workdir={tmp_path / 'there'}", "--jobs=2"]
     process = started(*argv)
-    wait_for(lambda: all((there / f"x={i}" / "up").exists() for i in (0, 1)))
+    until(lambda: all((there / f"x={i}" / "up").exists() for i in (0, 1)))
     process.send_signal(number)
     told = process.communicate(timeout=60)[0]
     assert process.returncode == status and "2 stopped" in told and "To go on:" in told
@@ -74,18 +67,18 @@ def test_a_sweep_that_is_killed_loses_nothing(tmp_path, stubs):
     there = tmp_path / "there"
     argv = [stubs, f"--workdir={there}"]
     process = started(*argv)
-    wait_for((there / "x=0" / "up").exists)
+    until((there / "x=0" / "up").exists)
     process.kill()
     process.wait()
     second = started(*argv)
-    wait_for((there / "x=1" / "up").exists)  # x=0 is held by what the first sweep had started
+    until((there / "x=1" / "up").exists)  # x=0 is held by what the first sweep had started
     third, told = finished(*argv)
     assert third.returncode == 1 and "is in use" in told
     (there / "x=0" / "saved").touch()
     orphan = int(subprocess.run(["pgrep", "-f", f"{there}/x=0"], capture_output=True, text=True).stdout.split()[0])
     os.kill(orphan, signal.SIGTERM)
     for i in (1, 2):
-        wait_for((there / f"x={i}" / "up").exists)
+        until((there / f"x={i}" / "up").exists)
         for pid in subprocess.run(["pgrep", "-f", f"{there}/x={i}"], capture_output=True, text=True).stdout.split():
             os.kill(int(pid), signal.SIGTERM)
     told = second.communicate(timeout=120)[0]
@@ -115,7 +108,7 @@ def test_a_sweep_of_trainings_ends_in_a_table_and_resumes_bit_for_bit(tmp_path):
     names = [f"density={name}-strata-32,seed={seed}" for name in ("uniform_density", "logit_normal") for seed in (0, 1)]
 
     process = started(sweep, f"--workdir={there}", "--jobs=2")
-    wait_for((there / names[0] / "checkpoints" / "20").exists)
+    until((there / names[0] / "checkpoints" / "20").exists)
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=300)[0]
     assert process.returncode == 130, told
