@@ -95,7 +95,8 @@ def tensorboard(folder: pathlib.Path, step: int) -> Iterator[Tracker]:
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.proto.summary_pb2 import Summary
 
-    writer = EventsWriter(str(folder / "events"))
+    # The name says the second alone: a number tells two starts within one apart, and keeps them in order for readers.
+    writer = EventsWriter(str(folder / "events"), f".{len(list(folder.glob('events.*'))):05}")
 
     def write(step, values):
         writer.write_event(Event(summary=Summary(value=values), step=step, wall_time=time.time()))

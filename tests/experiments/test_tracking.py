@@ -27,9 +27,8 @@ def picture(tmp_path):
     return path
 
 
-def events(folder):
-    """The events of a folder's only file: records of a length, its checksum, the event, its checksum."""
-    (path,) = folder.glob("events*")
+def events(path):
+    """The events of a file: records of a length, its checksum, the event, its checksum."""
     content, found = path.read_bytes(), []
     while content:
         size = int.from_bytes(content[:8], "little")
@@ -49,12 +48,24 @@ def test_events_hold_numbers_and_pictures(tmp_path, picture):
     with tracking.tracker(tmp_path, 40, {}) as told:
         told.numbers(50, NUMBERS)
         told.pictures(50, {"samples": picture})
-    _, begun, numbers, pictures = events(tmp_path)
+    _, begun, numbers, pictures = events(*tmp_path.glob("events*"))
     assert begun.step == 41 and begun.session_log.status == SessionLog.START  # what lies beyond is void
     assert numbers.step == 50 and {value.tag: value.simple_value for value in numbers.summary.value} == NUMBERS
     (shown,) = pictures.summary.value
     assert shown.tag == "samples" and (shown.image.width, shown.image.height) == (4, 4)
     assert shown.image.encoded_image_string == picture.read_bytes()
+
+
+def test_starts_in_the_same_second_have_files_of_their_own(tmp_path, monkeypatch):
+    """A run that fails at once and is started again: the second leaves the first's events as they are."""
+    from tensorboardX import event_file_writer
+
+    monkeypatch.setattr(event_file_writer.time, "time", lambda: 1_700_000_000.5)
+    for start in range(11):
+        with tracking.tracker(tmp_path, start, {}) as told:
+            told.numbers(start + 1, {"loss": float(start)})
+    found = [events(path)[-1] for path in sorted(tmp_path.glob("events*"))]  # TensorBoard reads them in this order
+    assert [(event.step, event.summary.value[0].simple_value) for event in found] == [(i + 1, i) for i in range(11)]
 
 
 class Stub(types.ModuleType):
