@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 Coupling = Callable[[Array, Array, Array], Array]
+"""(keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired."""
 
 
 def independent() -> Coupling:

@@ -25,7 +25,9 @@ from diffusion.parameterizations import (
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 FlowMap = Callable[[Array, ArrayLike, ArrayLike], Array]
+"""(x_t, t, s) -> x_s."""
 Clocks = Callable[[NoiseSchedule, ArrayLike, ArrayLike], tuple[Array, Array]]
+"""(schedule, t, s) -> the two times that a network is told."""
 
 
 def consistency(

@@ -20,7 +20,9 @@ from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
 
 Field = Callable[[Array], Array]
+"""x `[B, ...]` -> slope of the same shape."""
 Divergence = Callable[[Field, Array], tuple[Array, Array]]
+"""(field, x) -> (field at x, its divergence `[B]`)."""
 
 
 class Likelihood(NamedTuple):

@@ -17,7 +17,8 @@ from jax.typing import ArrayLike
 
 from diffusion.schedules import left_broadcast
 
-Flow = Callable[[Array, Any], Any]  # (s `[]` or `[B]`, state) -> slope; both are pytrees of arrays `[B, ...]`
+Flow = Callable[[Array, Any], Any]
+"""(s `[]` or `[B]`, state) -> slope; both are pytrees of arrays `[B, ...]`."""
 
 
 class Solver(NamedTuple):

@@ -17,6 +17,7 @@ from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule
 
 Weighting = Callable[[NoiseSchedule, ArrayLike], Array]
+"""(schedule, t) -> weight of the squared error of x0."""
 
 
 def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Parameterization) -> Array:

@@ -27,6 +27,7 @@ from jax import Array
 from diffusion.leaves import leaf_name, leaves_of
 
 Scale = float | Array | Mapping[str, float]
+"""By how much adapters count: one number, an array, or one for each place by its name."""
 
 # Where the networks of `diffusion.models` have layers of a scan, and which of their kernels are [in, *out]; others are
 # [*in, out].

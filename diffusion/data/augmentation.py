@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 Augmentation = Callable[[Array, Array], tuple[Array, Array]]
+"""(key, image) -> (image, what the network is told of the change)."""
 
 NUMBERS = 9  # that the network is told
 SYM6 = (  # low-pass filter of the symlet with six vanishing moments (Daubechies, "Ten Lectures on Wavelets", 1992)

@@ -24,7 +24,8 @@ from diffusion import files
 from diffusion.data import pipeline
 from diffusion.data.transforms import Augmentation
 
-Size = tuple[int, int]  # height and width
+Size = tuple[int, int]
+"""Height and width."""
 
 
 def within(

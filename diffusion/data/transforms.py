@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 Augmentation = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+"""(random generator, image) -> image."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow reads others by running programs: EPS by Ghostscript
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}

@@ -12,6 +12,7 @@ from diffusion.parameterizations import Denoiser, Network, Parameterization, Pre
 from diffusion.schedules import NoiseSchedule
 
 Branches = Callable[[Array, ArrayLike], tuple[Prediction, ...]]
+"""(x_t, t) -> the predictions that a guidance combines."""
 
 
 def together(

@@ -9,7 +9,9 @@ from jax.typing import ArrayLike
 from diffusion.schedules import left_broadcast
 
 Scale = ArrayLike | Callable[[Array], ArrayLike]
+"""The strength of a guidance: a number, one for each sample `[B]`, or a function of t."""
 Interval = tuple[float, float] | None
+"""(t_low, t_high), the times at which a guidance acts; None for all."""
 
 
 def check_interval(interval: Interval) -> None:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from diffusion import files
 
 Params = dict[str, Array]
+"""Arrays by their names."""
 
 DIM = 64  # features: as many as a digit has pixels
 STEPS = 600

@@ -23,6 +23,7 @@ from diffusion.metrics import inception_weights
 from diffusion.metrics.inception_weights import WeightsError
 
 Params = dict[str, Array]
+"""Arrays by their names."""
 
 TAPS = ("64", "192", "768", "2048", "spatial", "logits")
 SIZE = 299  # of the images that the published numbers are made with

@@ -31,8 +31,8 @@ HOW_TO_GET = (
     "read as it is, and so is a copy in safetensors."
 )
 
-# Each block: (name in the TensorFlow graph, name in pytorch-fid, channels in (0: the block's own), out, kernel).
 Rows = tuple[tuple[str, str, int, int, tuple[int, int]], ...]
+"""Convolutions: name in TensorFlow's graph, name in pytorch-fid, channels in (0: the block's own), out, kernel."""
 
 
 def _towers(*towers: tuple[str, str, tuple[tuple[int, tuple[int, int]], ...]]) -> Rows:

@@ -8,6 +8,7 @@ import numpy as np
 from diffusion.metrics import pairwise
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(x float64 `[A, D]`, y float64 `[B, D]`) -> float64 `[A, B]`, symmetric."""
 
 
 class Discrepancy(NamedTuple):

@@ -20,6 +20,7 @@ MODELS = {
     "u_vit": UViT,
     "unet": UNet,
 }
+"""The backbones by the names that a config has for them."""
 
 __all__ = [
     "MODELS", "ConditionalUNet", "DiT", "EDM2UNet", "Flux", "MMDiT", "SongUNet", "UNet", "UViT", "attention",

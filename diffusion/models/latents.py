@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Factor = float | tuple[float, ...]  # one number, or one for each channel
+Factor = float | tuple[float, ...]
+"""One number, or one for each channel."""
 
 
 class Moments(NamedTuple):

@@ -22,7 +22,9 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Density, log_normal
 
 PairWeighting = Callable[[NoiseSchedule, Array, Array], Array]
+"""(schedule, t, s) -> weight of the pair."""
 Solver = Callable[..., flow_maps.FlowMap]
+"""(denoise, schedule) -> the flow map that follows it."""
 
 
 def consistency_training(

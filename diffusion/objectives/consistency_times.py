@@ -17,7 +17,9 @@ from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density, from_quantile
 
 Pairs = Callable[[NoiseSchedule, Array, ArrayLike], tuple[Array, Array]]
+"""(schedule, t, step) -> (t, s), the pair of times that is trained on."""
 Curriculum = Callable[[ArrayLike], Array]
+"""Training step -> number of times."""
 
 
 def square_root_curriculum(total: int, first: int = 2, last: int = 150) -> Curriculum:

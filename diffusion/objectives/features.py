@@ -15,6 +15,7 @@ from diffusion.objectives.inputs import Batch, Objective, in_blocks
 from diffusion.parameterizations import Network
 
 Term = Callable[[Any, Mapping[str, Network], Batch], Array]
+"""(features, networks, batch) -> losses `[B]`."""
 
 
 def added(objective: Objective, term: Term, weight: float) -> Objective:

@@ -12,6 +12,7 @@ from diffusion.parameterizations import Network
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 Distance = Callable[[Array, Array], Array]
+"""(x `[B, ...]`, y `[B, ...]`) -> distances `[B]`."""
 
 
 def player(networks: Mapping[str, Network], name: str) -> Network:

@@ -32,8 +32,11 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Density
 
 Batch = Mapping[str, Any]
+"""Arrays `[B, ...]` by their names: "x", and what else the objective reads."""
 Metrics = Mapping[str, Array]
+"""Arrays `[B]` by their names; "t" is always there."""
 Objective = Callable[[Mapping[str, Network], NoiseSchedule, Array, Batch, ArrayLike], tuple[Array, Metrics]]
+"""(networks by name, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics)."""
 
 
 class Noised(NamedTuple):

@@ -15,6 +15,7 @@ from diffusion.timesteps import Density
 from diffusion.weightings import error_scale
 
 Decoder = Callable[[Array, Array, Array], Array]
+"""(x_0, noise, sigma / alpha) -> log p(x_0 | x_t) entry by entry."""
 
 
 def variational_bound(

@@ -12,6 +12,7 @@ from diffusion.samplers.sample import Sampler, State, start
 from diffusion.schedules import NoiseSchedule
 
 Diffusion = Callable[[NoiseSchedule, ArrayLike], Array]
+"""(schedule, t) -> the strength w(t) of the noise."""
 
 DIFFUSIONS: dict[str, Diffusion] = {
     "sigma": lambda schedule, t: 2 * schedule.sigma(t),

@@ -13,8 +13,8 @@ from diffusion.text.tokenizer import Tokenizer, checked
 from diffusion.text.windows import all_windows, first_window
 
 EMPHASIS = ("none", "scale", "restore_mean", "from_empty")
-# (ids int32 [B, N], mask Bool [B, N]) -> (tokens [B, N, D], pooled [B, P] or None)
 Network = Callable[[Any, Any], tuple[jax.Array, jax.Array | None]]
+"""(ids int32 `[B, N]`, mask Bool `[B, N]`) -> (tokens `[B, N, D]`, pooled `[B, P]` or None)."""
 
 
 class Encoder(NamedTuple):

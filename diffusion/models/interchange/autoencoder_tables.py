@@ -13,6 +13,7 @@ from diffusion.models.interchange.family import Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, within
 
 Autoencoder = AutoencoderKL | VQModel
+"""The networks that these tables describe."""
 
 
 class Names(NamedTuple):

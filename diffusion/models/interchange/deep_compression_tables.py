@@ -11,6 +11,7 @@ from diffusion.models.interchange.family import Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, Layout, Row, linear, within
 
 Table = list[Row]
+"""Rows of a table of names."""
 
 
 def _norm(theirs: str, ours: str, kind: str = "rms_norm") -> Table:

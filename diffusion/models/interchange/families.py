@@ -39,6 +39,7 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (
     *edm_tables.FAMILIES,
     edm2_tables.FAMILY,
 )}
+"""The kinds of networks whose checkpoints are read and written, by their names."""
 
 
 def find(name: str) -> Family:
