@@ -16,9 +16,10 @@ from jax.typing import ArrayLike
 
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
-# (x, clock or clocks, condition) -> an array, with features or further heads beside it where an objective asks for them
 Network = Callable[[Any, Any, Any], Any]
+"""(x, clock or clocks, condition) -> an array, with features or heads beside it where an objective asks for them."""
 Clock = Callable[[NoiseSchedule, ArrayLike], Array]
+"""(schedule, t) -> the time that a network is told."""
 
 
 class Prediction(NamedTuple):
@@ -37,6 +38,7 @@ class Prediction(NamedTuple):
 
 
 Denoiser = Callable[[Array, ArrayLike], Prediction]
+"""(x_t, t) -> `Prediction`."""
 
 
 class Parameterization(NamedTuple):
@@ -159,9 +161,9 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
         )
 
 
-def time() -> Clock:
-    """The network is told t itself."""
-    return lambda schedule, t: jnp.asarray(t)
+def time(scale: float = 1.0) -> Clock:
+    """The network is told scale t: t itself, or 1000 t by the transformers of flows (Esser et al. 2024)."""
+    return lambda schedule, t: scale * jnp.asarray(t) if scale != 1 else jnp.asarray(t)
 
 
 def steps(T: int = 1000) -> Clock:

@@ -7,7 +7,7 @@
 | StableDiffusion3Pipeline  | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
 | FluxPipeline              | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
 | PixArtAlphaPipeline       | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
-| PixArtSigmaPipeline       | DiT with cross-attention | T5 (300 tokens)                                        |
+| PixArtSigmaPipeline       | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
 
 Each is one line in KINDS.
 """
@@ -38,7 +38,7 @@ class Reader(NamedTuple):
     Attributes:
       suffix: of its folders, "text_encoder" + suffix and "tokenizer" + suffix.
       how: of `text.Encoder.of`.
-      length: of its texts in tokens; 0: as its tokenizer says.
+      length: of its texts in tokens, or all that its encoder has positions for; 0: as its tokenizer says.
       optional: whether a folder may lack it.
     """
 
@@ -155,8 +155,9 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
         module, params[part] = interchange.load(folder / part, dtype=wanted, **how)
         modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
     for reader in encoders:
-        tokenizer = Tokenizer.open(folder / f"tokenizer{reader.suffix}", reader.length)
-        tokenizers[f"text_encoder{reader.suffix}"] = tokenizer
+        name_of = f"text_encoder{reader.suffix}"
+        longest = getattr(modules[name_of], "positions", reader.length)  # T5 has no end of its own
+        tokenizers[name_of] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
     denoiser = modules[kind.denoiser]
     if kind.unit_clock:
         process = process._replace(parameterization=parameterizations.velocity())

@@ -18,6 +18,7 @@ from diffusion.data.sources import DamagedRecord, DataSpec
 from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, np.ndarray]
+"""Arrays `[b, ...]` by their names."""
 
 DAMAGED = ("stop", "skip")  # what to do about a damaged record
 SKIPS = 100  # damaged records in a row that are passed over: more are a lost file, not a flaw
@@ -72,8 +73,8 @@ def batches(
 
     Returns:
       Iterator of {"image": uint8 [b, H, W, C] (or "x": [b, ...]), "label": int32 [b] (zeros without classes),
-      "index": int64 [b] (global example index)}, and under "skip" {"skipped": int32 [b], 1 where another record took
-      the place of a damaged one}. Its `close()` stops the threads.
+      "index": int64 [b] (global example index)}, with {"condition": {entry: [b, ...]}} where the records have one, and
+      under "skip" {"skipped": int32 [b], 1 where another record took the place of a damaged one}. Its `close()` stops the threads.
 
     Raises:
       ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
@@ -96,7 +97,7 @@ def batches(
         examples, labels = _columns(records, spec)
         for position, function in enumerate(augment):
             examples = [function(rng_of(seed, i, position), example) for i, example in zip(index.tolist(), examples)]
-        batch = {spec.entry: _stack(examples, spec), "label": labels, "index": index}
+        batch = {spec.entry: _stack(examples, spec), "label": labels, "index": index, **_conditions(records)}
         return batch if skipped is None else batch | {"skipped": skipped}
 
     return iterate(sys.maxsize, read, threads)
@@ -232,6 +233,12 @@ def _columns(records: list[dict[str, Any]], spec: DataSpec) -> tuple[list[np.nda
     else:
         labels = np.zeros(len(records), np.int32)
     return [record[spec.entry] for record in records], labels
+
+
+def _conditions(records: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns {"condition": {entry: [b, ...]}} of records that have one, see `data.captions`, else nothing."""
+    told = [record["condition"] for record in records if "condition" in record]
+    return {"condition": {name: np.stack([one[name] for one in told]) for name in told[0]}} if told else {}
 
 
 def _stack(examples: list[np.ndarray], spec: DataSpec) -> np.ndarray:

@@ -1,12 +1,19 @@
 """Losses that put a picture and its caption at the same place, and all other pairs of the batch apart.
 
-Pure functions of two rows of embeddings: of `models.clip.CLIP`, or of any two networks. All of the global batch is
-contrasted: under `jit` on a mesh B is the global batch, and the compiler gathers the other side's embeddings.
+Two pure functions of two rows of embeddings: of `models.clip.CLIP`, or of any two networks. All of the global batch is
+contrasted: under `jit` on a mesh B is the global batch, and the compiler gathers the other side's embeddings. And an
+objective for the train step: networks["model"](x, clock, condition) -> (texts [B, D], images [B, D], scale []) for
+pictures x in [-1, 1] and the tokens of their captions, the condition.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from diffusion.objectives.few_step import player
+from diffusion.objectives.inputs import Objective
+
+MOST_SCALE = 100.0  # Radford et al., 2021, section 2.5
 
 
 def contrastive(images: Array, texts: Array, scale: Array | float) -> Array:
@@ -56,6 +63,31 @@ def sigmoid(images: Array, texts: Array, scale: Array | float, bias: Array | flo
     logits = scale * _products(images, texts) + bias
     signs = 2 * jnp.eye(len(logits), dtype=logits.dtype) - 1
     return -jax.nn.log_sigmoid(signs * logits).sum(axis=1)
+
+
+def contrastive_pretraining() -> Objective:
+    """CLIP's training: `contrastive`, with the scale cut at 100.
+
+    Facts:
+      loss: -1/2 (log softmax over texts + log softmax over images) at the pairs that belong together
+      networks: model (both towers), told the captions' tokens
+      optimum: scale x . y = log p(x, y) / (p(x) p(y)) up to a constant, for B to infinity
+      paper: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
+
+    Returns:
+      An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), and "found", whether a
+      picture's own caption is the nearest of the batch's (or of no more distance than the nearest), each `[B]`.
+    """
+
+    def objective(networks, schedule, keys, batch, step):
+        x = batch["x"]
+        texts, images, scale = player(networks, "model")(x, jnp.zeros(x.shape[0]), batch["condition"])
+        losses = contrastive(images, texts, jnp.minimum(scale, MOST_SCALE))
+        cosines = _products(images, texts)
+        found = (jnp.diagonal(cosines) >= cosines.max(axis=1)).astype(jnp.float32)
+        return losses, {"t": jnp.zeros(x.shape[0]), "found": found}
+
+    return objective
 
 
 def _products(images: Array, texts: Array) -> Array:

@@ -140,7 +140,7 @@ def read(config: Mapping[str, Any], prediction: str = "") -> Process:
     fields = Fields(name or "scheduler", config, WITHOUT_EFFECT)
     fields.only("thresholding", False)
     T = fields.take("num_train_timesteps", 1000)
-    if name in FLOWS:
+    if name in FLOWS or config.get("use_flow_sigmas"):
         process = _flow(fields, T)
     else:
         process = _tabulated(fields, name, T)
@@ -187,15 +187,37 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
 
 
 def _flow(fields: Fields, T: int) -> Process:
+    if fields.take("use_flow_sigmas", False):
+        return _tabulated_flow(fields, T)
     told = {"shift": float(fields.take("shift", 1.0)), "dynamic": bool(fields.take("use_dynamic_shifting", False)),
             "base": (fields.take("base_image_seq_len", 256), fields.take("base_shift", 0.5)),
             "largest": (fields.take("max_image_seq_len", 4096), fields.take("max_shift", 1.15))}  # fmt: skip
     fields.only("shift_terminal", None)
     for other in ("karras", "exponential", "beta"):
         fields.only(f"use_{other}_sigmas", False)
-    clock = lambda schedule, t: T * parameterizations.time()(schedule, t)
     sampler = "heun" if "Heun" in fields.name else "euler"
-    return Process(schedules.rectified_flow(), parameterizations.velocity(clock), "flow_prediction", sampler, T, told)
+    return _flow_process(sampler, T, told)
+
+
+def _tabulated_flow(fields: Fields, T: int) -> Process:
+    """A flow by a scheduler that was made for tables of betas, which it then does not use."""
+    for field in ("beta_schedule", "beta_start", "beta_end", "trained_betas", "timestep_spacing", "steps_offset",
+                  "variance_type"):  # fmt: skip
+        fields.take(field)
+    fields.only("_class_name", "DPMSolverMultistepScheduler")
+    fields.only("prediction_type", "flow_prediction")
+    fields.only("algorithm_type", "dpmsolver++")
+    fields.only("final_sigmas_type", "zero")
+    for other in ("rescale_betas_zero_snr", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
+                  "use_dynamic_shifting", "use_lu_lambdas"):  # fmt: skip
+        fields.only(other, False)
+    told = {"shift": float(fields.take("flow_shift", 1.0)), "dynamic": False, "first": 1 - 1 / T}
+    return _flow_process("dpmpp_2m", T, told)
+
+
+def _flow_process(sampler: str, T: int, told: dict[str, Any]) -> Process:
+    parameterization = parameterizations.velocity(parameterizations.time(T))
+    return Process(schedules.rectified_flow(), parameterization, "flow_prediction", sampler, T, told)
 
 
 def walk(process: Process, sampler: str, steps: int, tokens: int = 0) -> Walk:
@@ -266,5 +288,7 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
         grid = np.append(np.linspace(1.0, 1 / steps, steps), 0.0)
         return timesteps.flux_shift(process.schedule, grid, tokens, fields["base"], fields["largest"])
     moved = lambda t: shift * t / (1 + (shift - 1) * t)
+    if "first" in fields:
+        return moved(fields["first"] * np.linspace(1.0, 0.0, steps + 1))
     # Its smallest time is shifted when it is built, and with all the others again: so the published pictures are made.
     return np.append(moved(np.linspace(1.0, moved(1 / process.T), steps)), 0.0)

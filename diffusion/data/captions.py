@@ -1,0 +1,176 @@
+"""Captions as conditions of training: a table with a row for each distinct caption, and which of them each record has.
+
+    FOLDER/captions.json           of which pictures, by which text encoder
+    FOLDER/captions.safetensors    the rows: an array [U, ...] for each entry of the condition; and "row" int32 [N]
+
+The first row is that of the empty caption, which stands for no condition (classifier-free guidance). A text encoder is
+run once for each distinct caption of a dataset, and not in training.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+from safetensors.numpy import load_file, save
+
+from diffusion import limits
+from diffusion.data import pipeline
+from diffusion.data.latents import CacheError
+from diffusion.data.sources import DataSpec
+from diffusion.files import whole
+
+FORMAT = 1
+INDEX, ARRAYS = "captions.json", "captions.safetensors"
+ROW = "row"
+
+Entries = dict[str, np.ndarray]
+
+
+class Table(NamedTuple):
+    """The conditions of a dataset.
+
+    Attributes:
+        entries: {name: [U, ...]}, as networks are told them; row 0 is that of the empty caption.
+        row: int32 [N], which row each record is told.
+    """
+
+    entries: Entries
+    row: np.ndarray
+
+    @property
+    def null(self) -> Entries:
+        """What stands for no condition, {name: [...]}."""
+        return {name: rows[0] for name, rows in self.entries.items()}
+
+
+class Told:
+    """A source whose records have a "condition" too, {name: [...]}."""
+
+    def __init__(self, source: pipeline.Source, table: Table):
+        """Raises CacheError if the table is of another number of records."""
+        if len(source) != len(table.row):
+            raise CacheError(f"there are {len(source):,} records and the captions of {len(table.row):,}")
+        self._source, self._table = source, table
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record."""
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns many records; errors as the source's."""
+        found = pipeline.fetch(self._source, np.asarray(rows))
+        entries = self._table.entries
+        return [record | {"condition": {name: entries[name][k] for name in entries}}
+                for record, k in zip(found, self._table.row[np.asarray(rows)])]  # fmt: skip
+
+
+def table(texts: Sequence[str], read: Callable[[list[str]], Mapping[str, Any]], batch_size: int = 256) -> Table:
+    """The table of captions.
+
+    Args:
+        texts: of each record.
+        read: texts -> {name: [B, ...]}, what a network is told of them.
+        batch_size: texts that are read at once.
+    """
+    distinct = list(dict.fromkeys(["", *texts]))
+    number = {text: i for i, text in enumerate(distinct)}
+    parts = []
+    for first in range(0, len(distinct), batch_size):
+        few = distinct[first : first + batch_size]
+        filled = few + [""] * (min(batch_size, len(distinct)) - len(few))  # one shape, one compilation
+        parts.append({name: np.asarray(rows)[: len(few)] for name, rows in read(filled).items()})
+    entries = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Table(entries, np.array([number[text] for text in texts], np.int32))
+
+
+def describe(spec: DataSpec, encoder: str) -> dict[str, Any]:
+    """What a folder of captions is of: the dataset, and the fingerprint of the encoder that read them."""
+    dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size}
+    return {"format": FORMAT, "dataset": dataset, "encoder": encoder}
+
+
+def write(folder: str | pathlib.Path, found: Table, description: Mapping[str, Any]) -> None:
+    """Writes a table as a folder; the note last, so that no part is taken for the whole."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
+    with whole(folder / ARRAYS) as file:
+        file.write(save({**{f"entries/{name}": np.ascontiguousarray(rows) for name, rows in found.entries.items()},
+                         ROW: found.row}))  # fmt: skip
+    with whole(folder / INDEX) as file:
+        file.write((json.dumps(description, indent=2) + "\n").encode())
+
+
+def description_of(folder: str | pathlib.Path) -> dict[str, Any]:
+    """The note of a folder.
+
+    Raises:
+        FileNotFoundError: if it holds no captions.
+        CacheError, limits.Refused: if the note is damaged.
+    """
+    path = pathlib.Path(folder) / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no captions. They are written by: python -m experiments.encode_text "
+                                f"--text_encoder=FOLDER --tokenizer=FOLDER --data=NAME@SPLIT --out={folder}")
+    found = limits.read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("dataset"), dict):
+        raise CacheError(f"{path} is no description of captions in format {FORMAT}; write them again.")
+    return found
+
+
+def read(folder: str | pathlib.Path) -> Table:
+    """The table of a folder.
+
+    Raises:
+        FileNotFoundError, CacheError, limits.Refused: as `description_of`, or for damaged arrays.
+    """
+    path = pathlib.Path(folder) / ARRAYS
+    description_of(folder)
+    try:
+        arrays = load_file(path)
+        row = arrays.pop(ROW)
+    except (OSError, KeyError, safetensors.SafetensorError) as error:
+        raise CacheError(f"{path} is damaged ({error}); write the captions again.") from error
+    entries = {name.removeprefix("entries/"): rows for name, rows in arrays.items()}
+    if not entries or row.dtype != np.int32 or not all(0 <= row.min() and row.max() < len(a) for a in entries.values()):
+        raise CacheError(f"{path} is damaged: its rows do not belong together; write the captions again.")
+    return Table(entries, row)
+
+
+def null(folder: str | pathlib.Path) -> Entries:
+    """What stands for no condition, without reading the other rows; errors as `read`."""
+    path = pathlib.Path(folder) / ARRAYS
+    description_of(folder)
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            names = [name for name in file.keys() if name != ROW]  # noqa: SIM118, it is no mapping
+            return {name.removeprefix("entries/"): file.get_slice(name)[:1][0] for name in names}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CacheError(f"{path} is damaged ({error}); write the captions again.") from error
+
+
+def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> None:
+    """Refuses captions of other pictures than a run asks for.
+
+    Args:
+        folder: of the captions.
+        name, split: of the dataset, as in `latents.require`.
+        size: records of it.
+
+    Raises:
+        CacheError: naming what differs.
+        FileNotFoundError: as `description_of`.
+    """
+    about, (bare, _, version) = description_of(folder)["dataset"], name.partition(":")
+    wanted = {"name": bare, "split": split, "size": size} | ({"version": version} if version else {})
+    found = {**about, "name": str(about.get("name")).partition(":")[0]}
+    if differs := [f"{key} is {found.get(key)!r} there, and {value!r} is asked for"
+                   for key, value in wanted.items() if found.get(key) != value]:  # fmt: skip
+        raise CacheError(f"{folder} holds other captions: {'; '.join(differs)}. Write them by experiments.encode_text "
+                         "into another folder.")
