@@ -13,10 +13,11 @@ import tensorflow_datasets as tfds
 
 from diffusion import limits
 from diffusion.data.digits import Digits
+from diffusion.data.shapes import Shapes
 from diffusion.files import cache
 
 # Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line.
-BUNDLED = {"digits": Digits}
+BUNDLED = {"digits": Digits, "shapes": Shapes}
 
 # The features that a dataset of images may have. TFDS imports the module of any other class that a folder names.
 FEATURES = (

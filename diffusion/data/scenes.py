@@ -1,0 +1,202 @@
+"""Scenes of a few coloured shapes: what one is, how it is told in words, and how one is drawn by lot.
+
+    "a small red circle in the top left corner"      "three blue stars, neon"
+    "a green heart left of a pink cross"             'the word "cat" in purple'
+
+A caption may leave an attribute out ("a circle", "a red shape"); the picture then has any. Eight of the 64 pairs of a
+colour and a shape are withheld from training: one for each colour and one for each shape, so that every single word is
+trained with.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "moon")
+SIZES = ("small", "medium", "large")
+POSITIONS = {
+    "top left": "in the top left corner", "top": "at the top", "top right": "in the top right corner",
+    "left": "on the left", "middle": "in the middle", "right": "on the right",
+    "bottom left": "in the bottom left corner", "bottom": "at the bottom", "bottom right": "in the bottom right corner",
+}  # fmt: skip
+NUMBERS = ("a", "two", "three", "four", "five")
+RELATIONS = ("left of", "right of", "above", "below")
+STYLES = ("plain", "outlined", "neon")  # "plain" is never said
+WORDS = ("cat", "dog", "sun", "sky", "sea", "ice", "tea", "map", "key", "box", "car", "bus", "hat", "cup", "pen", "egg",
+         "bee", "fox", "owl", "cow", "ant", "jam", "oak", "zoo", "tree", "fish", "bird", "lamp", "rain", "snow", "wind",
+         "fire", "gold", "king", "love", "milk", "rose", "ship", "wolf", "yarn")  # fmt: skip
+
+WITHHELD = frozenset(zip(COLOURS, (SHAPES[3:] + SHAPES[:3])))  # ("red", "diamond"), ("orange", "star"), ..
+WITHHELD_WORDS = frozenset({"bus", "owl", "snow", "lamp", "hat", "key", "rain", "tea"})
+
+KINDS = {"one": 0.5, "several": 0.18, "pair": 0.26, "word": 0.06}  # and how often each is drawn
+STYLE_SHARES = (0.8, 0.1, 0.1)
+SAID = {"colour": 0.92, "shape": 0.92, "size": 0.6, "position": 0.7, "relation": 0.75}  # how often a caption says it
+NONE = "none"  # the value of an attribute that a kind of scene does not have
+
+
+class Scene(NamedTuple):
+    """What a picture shows; `NONE` for what its kind does not have.
+
+    Attributes:
+      kind: in `KINDS`.
+      style: in `STYLES`.
+      colour, shape: of the object, of all objects alike, or of the first of two.
+      size, position: of one object.
+      count: number of objects, 1..5; 0 of a word.
+      relation: of the first object to the second.
+      second_colour, second_shape: of the second object.
+      word: that is written.
+    """
+
+    kind: str
+    style: str
+    colour: str
+    shape: str = NONE
+    size: str = NONE
+    position: str = NONE
+    count: int = 1
+    relation: str = NONE
+    second_colour: str = NONE
+    second_shape: str = NONE
+    word: str = NONE
+
+
+ATTRIBUTES = {
+    "kind": tuple(KINDS), "style": STYLES, "colour": COLOURS, "shape": (*SHAPES, NONE), "size": (*SIZES, NONE),
+    "position": (*POSITIONS, NONE), "count": (0, 1, 2, 3, 4, 5), "relation": (*RELATIONS, NONE),
+    "second_colour": (*COLOURS, NONE), "second_shape": (*SHAPES, NONE), "word": (*WORDS, NONE),
+}  # fmt: skip
+
+
+class Lot:
+    """Draws of one picture: the words of a Philox generator are the same in every version of NumPy."""
+
+    def __init__(self, seed: int, stream: int, number: int):
+        """The draws of picture `number` of a stream, of its own for each (seed, stream, number), all in 0..2^63."""
+        counter = np.array([0, number, 0, 0], np.uint64)
+        self._words = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=counter)
+
+    def between(self, low: float, high: float) -> float:
+        """A number drawn uniformly from [low, high)."""
+        return low + (high - low) * (int(self._words.random_raw()) >> 11) * 2.0**-53
+
+    def pick(self, options, shares=None):
+        """One of the options: each alike, or with these shares, which sum to 1."""
+        point = self.between(0, 1)
+        if shares is None:
+            return options[int(point * len(options))]
+        return options[min(int(np.searchsorted(np.cumsum(shares), point, side="right")), len(options) - 1)]
+
+
+def withheld(scene: Scene) -> bool:
+    """Whether a scene has an object, or a word, that no training picture has."""
+    pairs = {(scene.colour, scene.shape), (scene.second_colour, scene.second_shape)}
+    return bool(pairs & WITHHELD) or scene.word in WITHHELD_WORDS
+
+
+def draw(lot: Lot, of_withheld: bool = False) -> Scene:
+    """Draws a scene; kinds, colours, shapes and so on are balanced.
+
+    Args:
+      lot: the draws.
+      of_withheld: whether the scene is to be a withheld one, else it is not.
+    """
+    while True:
+        scene = _any(lot)
+        if withheld(scene) == of_withheld:
+            return scene
+
+
+def _any(lot: Lot) -> Scene:
+    kind = lot.pick(tuple(KINDS), tuple(KINDS.values()))
+    style, colour, shape = lot.pick(STYLES, STYLE_SHARES), lot.pick(COLOURS), lot.pick(SHAPES)
+    if kind == "one":
+        return Scene(kind, style, colour, shape, lot.pick(SIZES), lot.pick(tuple(POSITIONS)))
+    if kind == "several":
+        return Scene(kind, style, colour, shape, count=lot.pick((2, 3, 4, 5)))
+    if kind == "word":
+        return Scene(kind, "plain", colour, count=0, word=lot.pick(WORDS))
+    others = [one for one in COLOURS if one != colour], [one for one in SHAPES if one != shape]
+    return Scene(kind, style, colour, shape, count=2, relation=lot.pick(RELATIONS),
+                 second_colour=lot.pick(others[0]), second_shape=lot.pick(others[1]))  # fmt: skip
+
+
+def caption(scene: Scene, lot: Lot) -> str:
+    """A scene in words, some of its attributes left out by lot; never both its colour and its shape."""
+    says = {name: lot.between(0, 1) < share for name, share in SAID.items()}
+    if scene.kind == "word":
+        return f'the word "{scene.word}"' + (f" in {scene.colour}" if says["colour"] else "")
+    told = scene._replace(
+        colour=scene.colour if says["colour"] or scene.kind == "pair" else NONE,
+        shape=scene.shape if says["shape"] or not says["colour"] or scene.kind == "pair" else NONE,
+        size=scene.size if says["size"] else NONE, position=scene.position if says["position"] else NONE,
+        relation=scene.relation if says["relation"] else NONE,
+    )  # fmt: skip
+    return phrase(told)
+
+
+def phrase(told: Scene) -> str:
+    """The caption that says exactly these attributes, `NONE` those that it leaves out: the inverse of `asked`.
+
+    Args:
+      told: with `colour` or `shape` or both; its style "plain" is not said.
+    """
+    if told.kind == "word":
+        return f'the word "{told.word}"' + (f" in {told.colour}" if told.colour != NONE else "")
+    said = lambda *words: " ".join(word for word in words if word != NONE)
+    first = said(NUMBERS[told.count - 1] if told.kind == "several" else "a", told.size, told.colour,
+                 ("shape" if told.shape == NONE else told.shape) + "s" * (told.kind == "several"))  # fmt: skip
+    if told.kind == "pair":
+        between = "and" if told.relation == NONE else told.relation
+        first = f"{first} {between} {said('a', told.second_colour, told.second_shape)}"
+    elif told.position != NONE:
+        first = f"{first} {POSITIONS[told.position]}"
+    first = first.replace("a orange", "an orange").replace("crosss", "crosses")
+    return first if told.style == "plain" else f"{first}, {told.style}"
+
+
+def asked(text: str) -> Scene:
+    """What a caption of this form asks for: the scene, with `NONE` for all that it leaves open.
+
+    A pair without relation is of kind "pair" with relation `NONE`: either object may be anywhere. A caption that names
+    no style asks for "plain".
+
+    Raises:
+      ValueError: for another text; names the word that is not known, or the form.
+    """
+    told, comma, style = text.strip().partition(", ")
+    style = style if comma else "plain"
+    if told.startswith("the word "):
+        word, _, colour = told.removeprefix("the word ").partition(" in ")
+        return Scene("word", style, _known(text, colour or NONE, (*COLOURS, NONE)), count=0, word=word.strip('"'))
+    _known(text, style, STYLES)
+    relation = next((one for one in (*RELATIONS, "and") if f" {one} a" in told), "")
+    if relation:
+        one, other = (_object(text, part.split(), False) for part in told.split(f" {relation} ", 1))
+        return Scene("pair", style, one["colour"], one["shape"], count=2, second_colour=other["colour"],
+                     second_shape=other["shape"], relation=NONE if relation == "and" else relation)  # fmt: skip
+    position = next((name for name, words in POSITIONS.items() if told.endswith(f" {words}")), NONE)
+    rest = told.removesuffix(f" {POSITIONS[position]}") if position != NONE else told
+    number = _known(text, rest.split()[0].replace("an", "a") if rest.split() else "", NUMBERS)
+    count = NUMBERS.index(number) + 1
+    kind = "one" if count == 1 else "several"
+    return Scene(kind, style, **_object(text, rest.split(), count > 1), position=position, count=count)
+
+
+def _object(text: str, words: list[str], plural: bool) -> dict[str, str]:
+    """Colour, shape and size of an object that is told as a number, a size, a colour and a shape."""
+    found = {"colour": NONE, "shape": NONE, "size": NONE}
+    shape = words[-1].replace("crosses", "cross" + "s" * plural) if words else ""
+    shape = shape.removesuffix("s") if plural else shape
+    found["shape"] = NONE if shape == "shape" else _known(text, shape, SHAPES)
+    for word in words[1:-1]:
+        found["size" if word in SIZES else "colour"] = _known(text, word, (*SIZES, *COLOURS))
+    return found
+
+
+def _known(text: str, word: str, valid: tuple[str, ...]) -> str:
+    if word not in valid:
+        raise ValueError(f"{text!r} is not a caption of `shapes`: {word!r} is not one of {', '.join(valid)}.")
+    return word
