@@ -183,6 +183,16 @@ def test_uniform_grid_is_uniform(steps):
     np.testing.assert_allclose(grid, 1 - np.arange(steps + 1) / steps, atol=1e-12)
 
 
+def test_uniform_grid_with_a_last_step_of_its_own():
+    """SiT's stochastic sampler: 249 equal steps from 1 to 0.04, and one onto the data."""
+    grid = timesteps.uniform(schedules.rectified_flow(), 250, last=0.04)
+    assert (len(grid), grid[0], grid[-1]) == (251, 1, 0)
+    np.testing.assert_allclose(-np.diff(grid), [*[0.96 / 249] * 249, 0.04], atol=1e-12)
+    np.testing.assert_array_equal(timesteps.uniform(schedules.rectified_flow(), 1, last=0.04), [1, 0])
+    with pytest.raises(ValueError, match=r"last = 1.0 must be in \(0, 1\)"):
+        timesteps.uniform(schedules.rectified_flow(), 4, last=1.0)
+
+
 @pytest.mark.parametrize("schedule_name", ["edm", "cosine"])
 @given(
     steps=st.sampled_from(STEPS), rho=st.floats(1.0, 20.0), sigma_min=st.floats(0.01, 0.1), sigma_max=st.floats(1, 80)

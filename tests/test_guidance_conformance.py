@@ -249,6 +249,21 @@ def test_half_of_the_channels_of_a_network_with_variance_is_guided(name):
     np.testing.assert_array_equal(both.variance, (jnp.sin(case.base + x) + 1) / 2)
 
 
+def test_leading_channels_alone_are_guided_where_that_is_asked_for():
+    """As the code of DiT and SiT does: the rest is the conditional branch's."""
+    schedule, x, t = SCHEDULES["cosine"], jnp.asarray(X, jnp.float32), jnp.full(3, 0.5)
+    cond, uncond = _denoisers(schedule)[:2]
+    branches, count = guidance.separately(cond, uncond), x.shape[-1] - 1
+    alone, guided = cond(x, t), guidance.classifier_free(branches, 3.0)(x, t)
+    some = guidance.classifier_free(branches, 3.0, channels=count)(x, t)
+    for found, of_all, given in zip(some[:2], guided[:2], alone[:2], strict=True):
+        np.testing.assert_array_equal(found[..., :count], of_all[..., :count])
+        np.testing.assert_array_equal(found[..., count:], given[..., count:])
+        assert not np.allclose(of_all[..., count:], given[..., count:])
+    with pytest.raises(ValueError, match="channels = 0"):
+        guidance.classifier_free(branches, 3.0, channels=0)
+
+
 @pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.calls > 1])
 def test_the_number_of_branches_is_checked(name, monkeypatch):
     case, schedule = GUIDANCES[name], SCHEDULES["cosine"]

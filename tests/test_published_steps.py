@@ -249,6 +249,17 @@ def test_interpolant_step_is_that_of_sit(name):
         np.testing.assert_allclose(ours, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("last", ["mean", "tweedie"])
+def test_last_step_of_interpolant_is_that_of_sit(last):
+    """Mean: x + (v + D score) dt, without noise. Tweedie: x / alpha + sigma^2 / alpha score."""
+    schedule, x, z, t = SCHEDULES["rectified_flow"], _draw(3, 2), _draw(1, 3, 2, seed=1), 0.04
+    x0, eps = (np.asarray(f(DATA["mixture"], 1 - t, t, x)) for f in (oracles.mean_x0, oracles.mean_eps))
+    score = _score(schedule, t, x)
+    expected = {"mean": x + t * (x0 - eps + t * score), "tweedie": x / (1 - t) + t**2 / (1 - t) * score}[last]
+    ours = _one_step(samplers.interpolant_sde("sigma", last=last), schedule, t, 0.0, x, z)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
+
+
 def test_reverse_diffusion_is_that_of_both_processes():
     """Song et al. 2021, algorithms 2 and 3: VE with sigma_i^2 - sigma_{i-1}^2, VP with beta_i, at its own times."""
     x, z = _draw(3, 2), _draw(1, 3, 2, seed=1)
@@ -301,6 +312,7 @@ def test_corrector_is_algorithm_4_sample_by_sample(schedule_name):
         (lambda: samplers.edm(1.0, 2.0, 1.0), "empty"),
         (lambda: samplers.interpolant_sde("sqrt"), "sbdm"),
         (lambda: samplers.interpolant_sde(scale=-1.0), "scale"),
+        (lambda: samplers.interpolant_sde(last="euler"), "tweedie"),
         (lambda: samplers.predictor_corrector(snr=0.0), "snr"),
         (lambda: samplers.predictor_corrector(corrections=0), "corrections"),
         (lambda: samplers.predictor_corrector(step_size="batch"), "norms"),

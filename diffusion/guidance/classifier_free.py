@@ -1,12 +1,16 @@
 """Extrapolation away from a second prediction: of no condition, of another condition, or of a worse network."""
 
+import jax.numpy as jnp
+
 from diffusion.guidance.branches import Branches, evaluate, separately
 from diffusion.guidance.pairs import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
 
 
-def classifier_free(branches: Branches, scale: Scale, interval: Interval = None) -> Denoiser:
+def classifier_free(
+    branches: Branches, scale: Scale, interval: Interval = None, channels: int | None = None
+) -> Denoiser:
     """Classifier-free guidance: cond + (w - 1) (cond - uncond), for x0 and eps alike.
 
     w = 0 is the second branch. With a negative condition in place of the null one (negative prompting), the sample is
@@ -24,18 +28,26 @@ def classifier_free(branches: Branches, scale: Scale, interval: Interval = None)
       branches: evaluates (condition, null or negative condition).
       scale: w, a number, `[B]`, one a sample, or a function of t.
       interval: (t_low, t_high), both included, outside which w = 1; None for all times.
+      channels: how many of the leading channels are guided, >= 1; None for all. The code of DiT and SiT guides 3 of
+        the 4 channels of its latents, and so do the figures of their papers.
 
     Returns:
       A denoiser. The variance, where the network predicts one, is the conditional branch's.
 
     Raises:
-      ValueError: if the interval is empty; when called, if there are not two branches.
+      ValueError: if the interval is empty, or no channel is guided; when called, if there are not two branches.
     """
     check_interval(interval)
+    if channels is not None and channels < 1:
+        raise ValueError(f"classifier_free: channels = {channels} must be at least 1, or None for all")
 
     def denoise(x_t, t):
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
-        return extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
+        guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
+        if channels is None:
+            return guided
+        given = jnp.arange(x_t.shape[-1]) < channels
+        return guided._replace(x0=jnp.where(given, guided.x0, cond.x0), eps=jnp.where(given, guided.eps, cond.eps))
 
     return denoise
 

@@ -24,14 +24,14 @@ DIFFUSIONS: dict[str, Diffusion] = {
 }
 
 
-def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0) -> Sampler:
+def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str = "tweedie") -> Sampler:
     """Euler-Maruyama for dx = (v - w/2 score) dt + sqrt(w) dW, from noise to data, with any w(t) >= 0:
 
         x_s = x_t - (t - s) (alpha' x0 + (sigma' + w / (2 sigma)) eps) + sqrt(w (t - s)) z.
 
     Every w has the process's marginals; w = 0 is `euler`, and w = g^2 ("sbdm") is `euler_maruyama`. The step onto
-    sigma(s) = 0 returns the estimate of x_0 ("Tweedie" in SiT's code). Where w is infinite, which g^2 is at
-    alpha(t) = 0, or a slope of the process, the step draws q(x_s | x_t, x0) instead.
+    sigma(s) = 0 draws no noise. Where w is infinite, which g^2 is at alpha(t) = 0, or a slope of the process, the step
+    draws q(x_s | x_t, x0) instead.
 
     Facts:
       kind: stochastic
@@ -45,15 +45,19 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0) -> Sampler
         (2 sigma), "constant" (2), "linear" (2 t), "decreasing" ((1 - cos(pi t))^2 / 2), "increasing-decreasing"
         (2 sin^2(pi t)), "sbdm" (g^2, the process's own).
       scale: factor of w.
+      last: the step onto sigma(s) = 0, by its name in SiT's code: "tweedie" returns the estimate of x_0, "mean" the
+        step's mean, as SiT's published figures do.
 
     Raises:
-      ValueError: if the name is unknown or the scale negative.
+      ValueError: if a name is unknown or the scale negative.
     """
     if isinstance(w, str) and w not in DIFFUSIONS:
         raise ValueError(f"interpolant_sde: unknown diffusion {w!r}; valid are {', '.join(DIFFUSIONS)}, or a function "
                          "(schedule, t) -> w")
     if not scale >= 0:
         raise ValueError(f"interpolant_sde: scale = {scale} must not be negative")
+    if last not in ("tweedie", "mean"):
+        raise ValueError(f"interpolant_sde: last = {last!r}; valid are 'tweedie' and 'mean'")
     diffusion = DIFFUSIONS[w] if isinstance(w, str) else w
 
     def step(state, denoise, schedule, plan, i, noise):
@@ -64,10 +68,12 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0) -> Sampler
         finite = jnp.isfinite(w_t) & jnp.isfinite(alpha_dot) & jnp.isfinite(sigma_dot)
         w_t, alpha_dot, sigma_dot = (jnp.where(finite, a, 0) for a in (w_t, alpha_dot, sigma_dot))
         drift = alpha_dot * x0 + (sigma_dot + w_t / (2 * schedule.sigma(t))) * eps
-        moved = x - (t - s) * drift + jnp.sqrt(w_t * (t - s)) * noise[0]
+        mean = x - (t - s) * drift
+        moved = mean + jnp.sqrt(w_t * (t - s)) * noise[0]
         drawn = posterior_mean(schedule, t, s, x, x0) + jnp.sqrt(posterior_variance(schedule, t, s)) * noise[0]
         arrived = jnp.where(finite, moved, drawn)
-        return State(jnp.where(schedule.sigma(s) > 0, arrived, schedule.alpha(s) * x0), x0)
+        clean = jnp.where(finite, mean, schedule.alpha(s) * x0) if last == "mean" else schedule.alpha(s) * x0
+        return State(jnp.where(schedule.sigma(s) > 0, arrived, clean), x0)
 
     return Sampler(start, step, draws=1, nfe=lambda steps: steps)
 

@@ -7,7 +7,7 @@ from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps.checks import at_least_one, check_positive, check_sigmas
 
 
-def uniform(schedule: NoiseSchedule, steps: int) -> np.ndarray:
+def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> np.ndarray:
     """`[steps + 1]` times uniform in t, from t_max to 0.
 
     Facts:
@@ -16,8 +16,17 @@ def uniform(schedule: NoiseSchedule, steps: int) -> np.ndarray:
     Args:
       schedule: gives t_max.
       steps: number of solver steps, >= 1.
+      last: length of the last step, in (0, t_max), the others being alike; None: as long as they are. SiT's stochastic
+        sampler has 0.04.
+
+    Raises:
+      ValueError: if the last step is out of range.
     """
-    return np.linspace(schedule.t_max, 0.0, at_least_one(steps) + 1)
+    if last is None or at_least_one(steps) == 1:
+        return np.linspace(schedule.t_max, 0.0, at_least_one(steps) + 1)
+    if not 0 < last < schedule.t_max:
+        raise ValueError(f"uniform: last = {last} must be in (0, {schedule.t_max:g}), the length of the last step")
+    return np.append(np.linspace(schedule.t_max, last, steps), 0.0)
 
 
 def polynomial(schedule: NoiseSchedule, steps: int, rho: float = 2.0) -> np.ndarray:
