@@ -2,16 +2,35 @@
 Transformers", section 4.
 
     python -m experiments.encode --autoencoder=VAE --data=imagenet2012@train --size=256 --flip --out=latents/imagenet256
-    python -m experiments.train --config=configs/imagenet256_dit.py --workdir=runs/dit
+    python -m experiments.train --config=configs/imagenet256_dit.py --workdir=runs/dit \\
+        --config.data.latents.autoencoder=VAE
+    python -m experiments.sample --workdir=runs/dit
+    python -m experiments.evaluate --samples=runs/dit/samples.npz --reference=imagenet2012@train --size=256 \\
+        --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/dit/fid.json
 
-VAE is the folder of Stable Diffusion's autoencoder (the paper has sd-vae-ft-ema): each picture of ImageNet, cropped to
-256x256 as ADM's code does, gives a latent of (32, 32, 4). --config.data.latents.autoencoder=VAE makes sure that the
-latents are of that one, and decodes the samples.
-Time and score: not measured yet. The paper reports FID-50K 2.27 after 7M steps at guidance 1.5 (9.62 without guidance).
+Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), VAE, the folder of Stable
+Diffusion's autoencoder (the paper has sd-vae-ft-ema), and INCEPTION, the file of FID's network (docs/evaluation.md).
+Each picture, cropped to 256x256 as ADM's code does, gives a latent of (32, 32, 4); 84 GB with the mirrored ones. On
+several machines `launch` starts training and sampling: docs/scale.md. The statistics of the reference are computed once
+and kept; ADM's own file VIRTUAL_imagenet256_labeled.npz is a --reference, too. The whole chain runs on a dataset of
+ImageNet's layout in tests/experiments/test_imagenet_chain.py.
 
-Presets: `imagenet256_dit.py:400k` (the length of the paper's comparisons; it reports FID-50K 19.47 without guidance),
+Score: FID-50K under ADM's protocol, 250 steps of DDPM; not measured here yet. Published are, of DiT-XL/2:
+
+| steps of 256 | guidance | FID | source |
+| --- | --- | --- | --- |
+| 7M | 1.5 | 2.27 | Peebles and Xie 2023, table 2 (DiT-XL/2-G) |
+| 7M | none | 9.62 | the same table |
+| 400k (`:400k`) | none | 19.5 | the same paper, table 4 (19.47); Ma et al. 2024, "SiT", table 1 |
+| 400k, DiT-B/2 (`:b2`) | none | 43.5 | the same tables (43.47) |
+
+Time: not measured. 7M steps of 256 are 1.8e9 examples; `python -m experiments.plan --config=configs/imagenet256_dit.py
+--devices=64` estimates a step. The paper's code guides the first three channels of a latent's four (its issue 41), and
+so does this recipe; --config.sample.guidance.channels=4 guides all.
+
+Presets: `imagenet256_dit.py:400k` and `imagenet256_dit.py:b2` (the rows above, without guidance),
 `imagenet256_dit.py:7b` (the same recipe with 7.3e9 parameters over 64 devices; not of the paper, not trained),
-`imagenet256_dit.py:tiny` (the same recipe with a small network and few steps, for a laptop).
+`imagenet256_dit.py:tiny` (the same recipe with a small network and few steps, for a laptop's cores).
 """
 
 from ml_collections import ConfigDict
@@ -24,8 +43,10 @@ TINY = {
     "checkpoint.every": 10, "ema.decay": 0.9,
     "sample.steps": 4, "sample.number": 4, "sample.batch_size": 4, "evaluate.every": 0, "evaluate.number": 4,
 }
+B2 = {"model.width": 768, "model.depth": 12, "model.heads": 12, "train.steps": 400_000, "sample.guidance.scale": 1.0}
 PRESETS = {
-    "400k": {"train.steps": 400_000},
+    "400k": {"train.steps": 400_000, "sample.guidance.scale": 1.0},
+    "b2": B2,
     "7b": {"model.width": 4096, "model.depth": 24, "model.heads": 32, "model.remat": "full", "mesh.fsdp": 64},
     "tiny": TINY,
 }
@@ -63,7 +84,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.sampler = {"name": "ddpm", "variance": "learned"}
     config.sample.grid = {"name": "linspace", "T": 1000}
     config.sample.steps = 250
-    config.sample.guidance.scale = 1.5
+    config.sample.guidance.update({"scale": 1.5, "channels": 3})
     config.sample.number = 50_000
     config.sample.batch_size = 256
     config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})

@@ -2,15 +2,34 @@
 Generative Models with Scalable Interpolant Transformers", section 3, linear interpolant and velocity prediction.
 
     python -m experiments.encode --autoencoder=VAE --data=imagenet2012@train --size=256 --flip --out=latents/imagenet256
-    python -m experiments.train --config=configs/imagenet256_sit.py --workdir=runs/sit
+    python -m experiments.train --config=configs/imagenet256_sit.py --workdir=runs/sit \\
+        --config.data.latents.autoencoder=VAE
+    python -m experiments.sample --workdir=runs/sit
+    python -m experiments.evaluate --samples=runs/sit/samples.npz --reference=imagenet2012@train --size=256 \\
+        --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/sit/fid.json
 
-VAE is the folder of Stable Diffusion's autoencoder (the paper has sd-vae-ft-ema): each picture of ImageNet, cropped to
-256x256 as ADM's code does, gives a latent of (32, 32, 4). --config.data.latents.autoencoder=VAE makes sure that the
-latents are of that one, and decodes the samples.
-Time and score: not measured yet. The paper reports FID-50K 2.15 after 7M steps at guidance 1.5 by the ODE.
+Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), VAE, the folder of Stable
+Diffusion's autoencoder (the paper has sd-vae-ft-ema), and INCEPTION, the file of FID's network (docs/evaluation.md).
+Each picture, cropped to 256x256 as ADM's code does, gives a latent of (32, 32, 4); 84 GB with the mirrored ones. On
+several machines `launch` starts training and sampling: docs/scale.md. The statistics of the reference are computed once
+and kept; ADM's own file VIRTUAL_imagenet256_labeled.npz is a --reference, too. The whole chain runs on a dataset of
+ImageNet's layout in tests/experiments/test_imagenet_chain.py.
 
-Presets: `imagenet256_sit.py:400k` (the length of the paper's comparisons),
-`imagenet256_sit.py:tiny` (the same recipe with a small network and few steps, for a laptop).
+Score: FID-50K under ADM's protocol, 250 evaluations of the network; not measured here yet. Published are:
+
+| network, steps of 256 | guidance | sampler | FID | source |
+| --- | --- | --- | --- | --- |
+| SiT-XL/2, 7M | 1.5 | SDE, w = sigma, last step 0.04 | 2.06 | Ma et al. 2024, abstract and table 1 |
+| SiT-XL/2, 7M | 1.5 | ODE, Heun (`:ode`) | 2.15 | the same paper, its comparison on ImageNet 256x256 |
+| SiT-XL/2, 400k (`:400k`) | none | SDE | 17.2 | the same paper, table 1; Yu et al. 2024, "REPA", table 2 |
+| SiT-B/2, 400k (`:b2`) | none | SDE | 33.0 | the same tables |
+
+Time: not measured. 7M steps of 256 are 1.8e9 examples; `python -m experiments.plan --config=configs/imagenet256_sit.py
+--devices=64` estimates a step. The paper's code guides the first three channels of a latent's four, as DiT's does, and
+so does this recipe; --config.sample.guidance.channels=4 guides all.
+
+Presets: `imagenet256_sit.py:400k`, `imagenet256_sit.py:b2` and `imagenet256_sit.py:ode` (the rows above),
+`imagenet256_sit.py:tiny` (the same recipe with a small network and few steps, for a laptop's cores).
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +42,13 @@ TINY = {
     "checkpoint.every": 10, "ema.decay": 0.9,
     "sample.steps": 4, "sample.number": 4, "sample.batch_size": 4, "evaluate.every": 0, "evaluate.number": 4,
 }
-PRESETS = {"400k": {"train.steps": 400_000}, "tiny": TINY}
+B2 = {"model.width": 768, "model.depth": 12, "model.heads": 12, "train.steps": 400_000, "sample.guidance.scale": 1.0}
+PRESETS = {
+    "400k": {"train.steps": 400_000, "sample.guidance.scale": 1.0},
+    "b2": B2,
+    "ode": {"sample.sampler": {"name": "heun"}, "sample.grid": {"name": "uniform"}, "sample.steps": 125},  # 249 calls
+    "tiny": TINY,
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -52,9 +77,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.dtype = "bfloat16"
     config.checkpoint.every = 50_000
     config.checkpoint.keep = 3
-    config.sample.sampler = {"name": "heun"}
-    config.sample.steps = 125  # 249 evaluations of the network; the paper counts 250
-    config.sample.guidance.scale = 1.5
+    config.sample.sampler = {"name": "interpolant_sde", "w": "sigma", "last": "mean"}
+    config.sample.grid = {"name": "uniform", "last": 0.04}
+    config.sample.steps = 250
+    config.sample.guidance.update({"scale": 1.5, "channels": 3})
     config.sample.number = 50_000
     config.sample.batch_size = 256
     config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})

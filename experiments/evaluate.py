@@ -201,6 +201,8 @@ if __name__ == "__main__":
     flags.DEFINE_list("metrics", None, f"figures, of {','.join(score.METRICS)}; {','.join(score.DEFAULT)} by default; "
                       f"with --workdir also {','.join(model_figures.FIGURES)}, in the report")  # fmt: skip
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_integer("size", None, "make squares of this side of a dataset's pictures of any size, as ADM's code "
+                         "does; 0, for pictures of one size, by default", lower_bound=0)  # fmt: skip
     flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
     flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
     flags.DEFINE_string("verify", None, "a record to measure again")

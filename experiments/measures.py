@@ -225,7 +225,11 @@ def split_of(config: Mapping, split: str) -> Split:
     except sources.DamagedRecord:
         raise  # no mistake in the config
     except ValueError as error:
-        raise configs.ConfigError(f"config.data, config.evaluate.split: {error}") from error
+        how = ""
+        if data["latents"]["dir"]:
+            how = (f" The samples of a run on latents are measured by --samples=RUN/samples.npz --reference="
+                   f"{data['name']}@{data['split']} --size=SIDE --protocol=adm, without --workdir.")  # fmt: skip
+        raise configs.ConfigError(f"config.data, config.evaluate.split: {error}{how}") from error
 
 
 @functools.lru_cache(maxsize=4)

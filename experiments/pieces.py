@@ -39,9 +39,9 @@ def folder(out: pathlib.Path, name: str) -> pathlib.Path:
 
 def images(
     make: Callable[..., np.ndarray], params: Any, labels: np.ndarray, seeds: np.ndarray, batch_size: int,
-    place: pathlib.Path, advance: Callable[[int], None],
+    place: pathlib.Path, advance: Callable[[int], None], share: tuple[int, int] = (0, 1),
 ) -> np.ndarray:  # fmt: skip
-    """Makes the samples that are not yet there, and returns all of them.
+    """Makes the samples that are not yet there, and returns all of them, or those of a process's share.
 
     Args:
       make: `generate.Generator.images`.
@@ -51,13 +51,14 @@ def images(
       batch_size: images in a batch, as `make` takes them.
       place: from `folder`; made if missing.
       advance: told the number of images done.
+      share: (p, P): every P-th batch from the p-th on; (0, 1) is all.
 
     Returns:
-      uint8 [N, H, W, C].
+      uint8 [N, H, W, C], or the rows of the share, at least one.
     """
     place.mkdir(exist_ok=True)
     made = []
-    for first in range(0, len(labels), batch_size):
+    for first in list(range(0, len(labels), batch_size))[share[0] :: share[1]] or [0]:
         rows = slice(first, min(first + batch_size, len(labels)))
         batch, file = None, place / f"{first:08}.npy"
         with contextlib.suppress(OSError, ValueError, EOFError):  # what cannot be read is made again

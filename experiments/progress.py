@@ -111,7 +111,9 @@ class Display:
 
 
 @contextlib.contextmanager
-def bar(description: str, total: int, unit: str, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+def bar(
+    description: str, total: int, unit: str, console: Console | None = None, speaks: bool = True
+) -> Iterator[Callable[[int], None]]:
     """Shows the progress of a single job: a bar on a terminal, now and then a line in a log.
 
     Args:
@@ -119,10 +121,14 @@ def bar(description: str, total: int, unit: str, console: Console | None = None)
       total: how much of it there is.
       unit: of the total, e.g. "images".
       console: where to; standard output by default.
+      speaks: whether this process shows anything.
 
     Yields:
       advance(done): tells how much is done.
     """
+    if not speaks:
+        yield lambda done: None
+        return
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     begun = time.perf_counter()
     rate = lambda done: done / max(time.perf_counter() - begun, 1e-9)

@@ -94,7 +94,7 @@ def run(request: score.Request, fresh: bool = False) -> dict:
     """
     began = time.perf_counter()
     autoencoder = autoencoders.load(request.autoencoder)
-    reference = references.open_reference(request.reference, request.data_dir)
+    reference = references.open_reference(request.reference, request.data_dir, request.size)
     if reference.images is None:
         raise ImageSetError(f"{request.reference} holds statistics alone; an autoencoder needs the pictures.")
     measures_distance = bool(request.inception) or request.features == "pixels"

@@ -6,7 +6,9 @@
 
 Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
 labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out.
-The same command goes on with samples that were interrupted. `--model` and `--again` are in from_prompt.py:
+Each device of a process makes a part of every batch, and each of several processes (launch/) a share of the batches, in
+a folder that all see. The same command goes on with samples that were interrupted. `--model` and `--again` are in
+from_prompt.py:
 
     python -m experiments.sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
 """
@@ -18,9 +20,11 @@ import time
 import jax
 import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion import files
-from diffusion.training import checkpoints
+from diffusion.training import checkpoints, sharding
 from experiments import averages, checks, figures, from_prompt, generate, pieces, progress, resolve, workdir
 from experiments import config as configs
 
@@ -42,6 +46,7 @@ def main(argv: list[str]) -> None:
                                       "model. Name one of them.")
         return from_prompt.main(OUT.value)
     config = CONFIG.value
+    sharding.initialize_distributed()
     checks.validate(config)
     out = pathlib.Path(OUT.value or WORKDIR.value)
     out.mkdir(parents=True, exist_ok=True)
@@ -56,13 +61,23 @@ def main(argv: list[str]) -> None:
     number = config.sample.number
     labels = requested_labels(LABELS.value, number, config.model.get("num_classes", 0))
     seeds = generate.seeds(config, number)
-    make = generate.generator(config, shape)
+    devices = jax.local_devices()
+    mesh = sharding.make_mesh({"data": -1}, devices) if len(devices) > 1 else None
+    if mesh is not None:
+        params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    make = generate.generator(config, shape, mesh)
     began = time.perf_counter()
     leaves = checkpoints.read_about(WORKDIR.value, step)["leaves"]
     place = pieces.folder(out, pieces.key(config, leaves, json.dumps(about), labels, seeds))
     batch_size = min(config.sample.batch_size, number)
-    with progress.bar("sampling", number, "images") as advance:
-        images = pieces.images(make.images, params, labels, seeds, batch_size, place, advance)
+    index, count = jax.process_index(), jax.process_count()
+    with progress.bar("sampling", number, "images", speaks=index == 0) as advance:
+        images = pieces.images(make.images, params, labels, seeds, batch_size, place, advance, (index, count))
+    if count > 1:
+        multihost_utils.sync_global_devices("samples made")
+        if index > 0:
+            return
+        images = pieces.images(make.images, params, labels, seeds, batch_size, place, lambda done: None)
     seconds = time.perf_counter() - began
 
     with files.whole(out / "samples.npz") as file:

@@ -42,6 +42,7 @@ class Request(NamedTuple):
         data_dir: folder of prepared datasets.
         seed: of subsets.
         autoencoder: whose reconstructions of the reference are measured, in place of samples.
+        size: side of the squares that a dataset's images of any size are made; 0 for images of one size.
     """
 
     samples: str = ""
@@ -54,6 +55,7 @@ class Request(NamedTuple):
     data_dir: str = ""
     seed: int = 0
     autoencoder: str = ""
+    size: int = 0
 
 
 def measure(
@@ -237,8 +239,8 @@ def run(request: Request, fresh: bool = False) -> dict:
         if name not in METRICS:
             raise configs.unknown("--metrics", name, METRICS, "metric")
     space, about = space_of(request)
-    reference = references.open_reference(request.reference, request.data_dir)
-    samples = image_sets.open_set(request.samples, request.data_dir)
+    reference = references.open_reference(request.reference, request.data_dir, request.size)
+    samples = image_sets.open_set(request.samples, request.data_dir, request.size)
     splits = about["protocol"]["score_splits"] if about["protocol"] else "ten, shuffled"
     found = measure(samples, reference, space, request.metrics, request.seed, splits, references.cache_folder(), fresh)
     if about["weights"] and about["weights"]["sha256"] not in KNOWN:
@@ -262,7 +264,7 @@ def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics
     if out.suffix != ".safetensors":
         raise configs.ConfigError(f"--out={out}: statistics are written as .safetensors. (To measure, name --samples.)")
     space, _ = space_of(request)
-    images = image_sets.open_set(request.reference, request.data_dir)
+    images = image_sets.open_set(request.reference, request.data_dir, request.size)
     found = _gather("the reference", images, space, (), references.cache_folder())
     statistics.write(out, found.statistics)
     return found.statistics
@@ -281,12 +283,12 @@ def parse(fields: Mapping[str, Any]) -> Request:
         ValueError: naming the first field that is missing, unknown or of another type.
     """
     if isinstance(fields, Mapping):
-        fields = {"autoencoder": "", **fields}  # records of earlier versions have none
+        fields = {"autoencoder": "", "size": 0, **fields}  # records of earlier versions have none
     if not isinstance(fields, Mapping) or set(fields) != set(Request._fields):
         have = sorted(fields) if isinstance(fields, Mapping) else type(fields).__name__
         raise ValueError(f"its request has the fields {have}, not {sorted(Request._fields)}")
     for name, value in fields.items():
-        kind = {"metrics": (list, tuple), "seed": int}.get(name, str)
+        kind = {"metrics": (list, tuple), "seed": int, "size": int}.get(name, str)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"its request.{name} is {value!r}, of the wrong type")
     if not all(isinstance(name, str) for name in fields["metrics"]):

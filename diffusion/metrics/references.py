@@ -110,13 +110,14 @@ def function_space(extractor: features.Extractor, rounding: str = protocols.PROT
     return Space(extract, ("features",), "features", rounding, dict(extractor.record))
 
 
-def open_reference(spec: str, data_dir: str = "") -> Reference:
+def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
     """Opens what samples are compared with.
 
     Args:
         spec: a statistics file (.safetensors of ours; .npz with mu and sigma, as ADM, EDM and pytorch-fid publish), or
             images as `image_sets.open_set` takes them.
         data_dir: folder of prepared datasets.
+        side: as in `image_sets.open_set`.
 
     Returns:
         The reference.
@@ -136,7 +137,7 @@ def open_reference(spec: str, data_dir: str = "") -> Reference:
                          image_sets.open_set(spec) if has_images else None)  # fmt: skip
     if path.suffix in (".safetensors", ".pkl", ".pickle", ".pt", ".pth") and not path.is_dir():
         return Reference(spec, statistics.read(path), None)
-    return Reference(spec, None, image_sets.open_set(spec, data_dir))
+    return Reference(spec, None, image_sets.open_set(spec, data_dir, side))
 
 
 def cache_folder() -> pathlib.Path:

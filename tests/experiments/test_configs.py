@@ -92,7 +92,7 @@ def test_published_sizes_and_settings():
         assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == pytest.approx(published, rel=0.002)
         assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 0)
         assert (config.train.batch_size, config.ema.decay, config.objective.condition_dropout) == (256, 0.9999, 0.1)
-        assert config.sample.guidance.scale == 1.5
+        assert (config.sample.guidance.scale, config.sample.guidance.channels) == (1.5, 3)
     # Peebles and Xie 2023, section 4: the diffusion of ADM, 1000 linear steps from 1e-4 to 0.02, 250 steps to sample.
     schedule = resolve.schedule(dit)
     assert float(schedule.alpha(1 / 1000)) ** 2 == pytest.approx(1 - 1e-4, rel=1e-6)
@@ -105,7 +105,20 @@ def test_published_sizes_and_settings():
     # Ma et al. 2024: data at time 1, noise at time 0, and 250 evaluations to sample.
     clock = resolve.parameterization(sit).clock
     np.testing.assert_allclose(clock(resolve.schedule(sit), jnp.asarray([0.0, 1.0])), [1, 0])
-    assert resolve.sampler(sit).nfe(sit.sample.steps) in (249, 250)
+    assert resolve.sampler(sit).nfe(sit.sample.steps) == 250
+    plan = resolve.plan(sit)  # 249 equal steps, and the last of its length 0.04
+    assert (len(plan.t), plan.t[0], plan.t[-1], plan.s[-1]) == (250, 1.0, 0.04, 0.0)
+    ode = load("imagenet256_sit", "ode")
+    assert resolve.sampler(ode).nfe(ode.sample.steps) == 249
+    # Peebles and Xie 2023, table 1: the base size; what is compared after 400k steps is not guided.
+    for recipe in ("imagenet256_dit", "imagenet256_sit"):
+        base_size = load(recipe, "b2")
+        shapes = jax.eval_shape(resolve.model(base_size).init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)),
+                                jnp.zeros(1), jnp.zeros(1, jnp.int32))
+        assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == pytest.approx(130e6, rel=0.01)
+        for preset in ("b2", "400k"):
+            config = load(recipe, preset)
+            assert (config.train.steps, config.sample.guidance.scale) == (400_000, 1.0)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
