@@ -70,7 +70,7 @@ def _objects(scene: Scene, lot: Lot) -> list[tuple[str, str, float, float, float
 
 def _apart(count: int, radius: float, lot: Lot) -> list[tuple[float, float]]:
     """Places of objects that do not touch each other."""
-    edge, least = radius + 2, 2 * radius + 3
+    edge, least = 1.1 * radius + 1, 2.4 * radius + 1.5  # the widest shapes reach 1.2 radii
     while True:
         places: list[tuple[float, float]] = []
         for _ in range(40):
@@ -89,8 +89,7 @@ def _paint(
     reach = 2 * radius + 8  # what lies farther off does not change
     left, right, top, bottom = (int(np.clip(a + end, 0, SIDE)) for a in centre for end in (-reach, reach))
     canvas = canvas[top:bottom, left:right]
-    y, x = np.mgrid[top:bottom, left:right] + 0.5
-    x, y = x - centre[0], y - centre[1]
+    x, y = np.arange(left, right) + 0.5 - centre[0], np.arange(top, bottom)[:, None] + 0.5 - centre[1]
     turned = math.cos(tilt) * x + math.sin(tilt) * y, math.cos(tilt) * y - math.sin(tilt) * x
     distance = DISTANCES[shape](*turned, radius)
     if style != "plain":
@@ -140,6 +139,7 @@ def _cross(x, y, radius):
 
 
 def _moon(x, y, radius):
+    x = x - 0.28 * radius  # so that it stands in the middle of its place
     return np.maximum(np.hypot(x, y) - 1.02 * radius, 0.82 * radius - np.hypot(x - 0.52 * radius, y + 0.2 * radius))
 
 

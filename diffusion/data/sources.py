@@ -127,7 +127,7 @@ def column(name: str, split: str, feature: str, data_dir: str = "") -> list[Any]
     for first in range(0, spec.size, 1000):
         some = encoded.__getitems__(range(first, min(first + 1000, spec.size)))
         values += [record[feature] for record in some]
-    return [value.decode() if isinstance(value, bytes) else value.item() for value in values]
+    return [value.decode() if isinstance(value, bytes) else np.asarray(value).item() for value in values]
 
 
 class Records:
