@@ -68,7 +68,26 @@ def test_a_flow_is_shifted_once_for_its_last_time_and_once_for_all():
     assert many == pytest.approx(np.exp(1.15) / (np.exp(1.15) + 1 / 3), abs=1e-6)
 
 
+DPM_FLOW = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True, "beta_schedule": "linear", "variance_type": None}  # fmt: skip
+
+
+@pytest.mark.parametrize("shift, sigmas", [  # of diffusers 0.42 with 4 steps
+    (1.0, [0.9990000128746033, 0.7492499947547913, 0.49950000643730164, 0.24975000321865082, 0.0]),
+    (3.0, [0.9996664524078369, 0.8996397852897644, 0.7496247887611389, 0.4996665418148041, 0.0]),
+])  # fmt: skip
+def test_a_flow_by_dpm_solver_steps_where_its_scheduler_would(shift, sigmas):
+    process = schedulers.read(DPM_FLOW | {"flow_shift": shift})
+    assert (process.prediction, process.sampler) == ("flow_prediction", "dpmpp_2m")
+    walk = schedulers.walk(process, "", 4)
+    np.testing.assert_allclose([*walk.plan.t, walk.plan.s[-1]], sigmas, atol=1e-7)
+    assert walk.start == 1
+    assert float(process.parameterization.clock(process.schedule, np.float64(0.5))) == 500
+
+
 @pytest.mark.parametrize("config, how, message", [
+    (DPM_FLOW | {"prediction_type": "epsilon"}, {}, "prediction_type = 'epsilon' is not supported"),
+    (DPM_FLOW | {"use_karras_sigmas": True}, {}, "use_karras_sigmas = True"),
     (SD_1, {"prediction": "v_prediction"}, "'v_prediction' contradicts the config .* says 'epsilon'"),
     (SD_1 | {"prediction_type": "v_prediction"}, {"prediction": "epsilon"}, "contradicts"),
     (SD_1 | {"prediction_type": "score"}, {}, "prediction_type = 'score' is not supported"),

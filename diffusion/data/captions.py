@@ -17,10 +17,11 @@ import safetensors
 from safetensors.numpy import load_file, save
 
 from diffusion import limits
-from diffusion.data import pipeline
+from diffusion.data import pipeline, sources
 from diffusion.data.latents import CacheError
 from diffusion.data.sources import DataSpec
 from diffusion.files import whole
+from diffusion.text import Tokenizer
 
 FORMAT = 1
 INDEX, ARRAYS = "captions.json", "captions.safetensors"
@@ -70,6 +71,24 @@ class Told:
                 for record, k in zip(found, self._table.row[np.asarray(rows)])]  # fmt: skip
 
 
+def texts_of(name: str, split: str, data_dir: str = "") -> list[str]:
+    """The captions of a split, in the order of its records.
+
+    Args:
+        name, split, data_dir: of the dataset, as in `sources.describe`.
+
+    Raises:
+        FileNotFoundError: as `sources.describe`.
+        ValueError: for a dataset without captions, or with empty ones: names their records.
+    """
+    found = [text.strip() for text in sources.column(name, split, "caption", data_dir)]
+    if empty := [row for row, text in enumerate(found) if not text]:
+        told = ", ".join(map(str, empty[:20])) + (", .." if len(empty) > 20 else "")
+        raise ValueError(f"{name} ({split}): {len(empty)} of {len(found)} captions are empty, those of the records "
+                         f"{told} (counted from 0). Give each picture a caption, or leave it out.")
+    return found
+
+
 def table(texts: Sequence[str], read: Callable[[list[str]], Mapping[str, Any]], batch_size: int = 256) -> Table:
     """The table of captions.
 
@@ -87,6 +106,25 @@ def table(texts: Sequence[str], read: Callable[[list[str]], Mapping[str, Any]], 
         parts.append({name: np.asarray(rows)[: len(few)] for name, rows in read(filled).items()})
     entries = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Table(entries, np.array([number[text] for text in texts], np.int32))
+
+
+def tokens(found: Sequence[str], tokenizer: str | pathlib.Path) -> Table:
+    """The table of captions as the tokens of a vocabulary: {"ids": int32 [U, M], "mask": Bool [U, M]}.
+
+    Args:
+        found: the captions of each record.
+        tokenizer: folder of the vocabulary, see `text.Tokenizer`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `text.Tokenizer.open`.
+    """
+    vocabulary = Tokenizer.open(tokenizer)
+
+    def read(few: list[str]) -> Mapping[str, Any]:
+        read_as = vocabulary(few)
+        return {"ids": read_as.ids, "mask": read_as.mask}
+
+    return table(found, read)
 
 
 def describe(spec: DataSpec, encoder: str) -> dict[str, Any]:
@@ -149,7 +187,7 @@ def null(folder: str | pathlib.Path) -> Entries:
     description_of(folder)
     try:
         with safetensors.safe_open(path, "np") as file:
-            names = [name for name in file.keys() if name != ROW]  # noqa: SIM118, it is no mapping
+            names = [name for name in file.keys() if name != ROW]
             return {name.removeprefix("entries/"): file.get_slice(name)[:1][0] for name in names}
     except (OSError, safetensors.SafetensorError) as error:
         raise CacheError(f"{path} is damaged ({error}); write the captions again.") from error

@@ -3,8 +3,8 @@
     byte_pairs.write("run/tokenizer", byte_pairs.learn(captions, 1024), length=24)
     tokenizer = text.Tokenizer.open("run/tokenizer")
 
-The order of the ids is CLIP's: 256 bytes, 256 bytes that end a word, the merges as they were learned, start, end. So the
-end of a text is its largest id, which is how CLIP's text tower finds it, and no text is unknown.
+The order of the ids is CLIP's: 256 bytes, 256 bytes that end a word, the merges as they were learned, start, end. So
+the end of a text is its largest id, which is how CLIP's text tower finds it, and no text is unknown.
 """
 
 import json
@@ -44,8 +44,8 @@ def learn(captions: Iterable[str], size: int) -> BytePairs:
     Raises:
         ValueError: for a size out of range, or no caption.
 
-    Reference: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016, algorithm 1; Radford
-    et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, their code.
+    Reference: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016, algorithm 1;
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, their code.
     """
     captions = [checked(caption) for caption in captions]
     if size < LEAST:

@@ -1,0 +1,97 @@
+"""Text to image on the bundled pictures of coloured shapes: the run of `make demo-text`.
+
+    python -m experiments.text_demo --config=configs/text/shapes.py --workdir=runs/text
+    python -m experiments.sample --model=runs/text/model --prompt="a small red circle above a blue square" -n 4
+
+Three trainings, each a run of its own in the folder: a text encoder that learns which caption belongs to which picture
+(CLIP's contrastive loss), an autoencoder from 64x64 pixels to 16x16 latents of 4 channels, and a transformer on these
+latents that reads the captions by cross-attention (PixArt's), trained by flow matching.
+
+Time and score: docs/text_demo.md.
+
+Presets: `shapes.py:tiny` (minutes; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+TINY = {
+    "vocabulary.size": 600, "vocabulary.length": 48, "encoder.model.text.positions": 48, "measured": 64,
+    "encoder.model.features": 16, "encoder.model.text.width": 16, "encoder.model.text.depth": 1,
+    "encoder.model.text.heads": 2, "encoder.model.text.hidden": 32, "encoder.model.text.vocabulary": 600,
+    "encoder.model.vision.width": 16, "encoder.model.vision.depth": 1, "encoder.model.vision.heads": 2,
+    "encoder.model.vision.hidden": 32, "encoder.model.vision.patch": 16,
+    "autoencoder.model.widths": (4, 4, 8), "autoencoder.model.groups": 4,
+    "denoiser.model.width": 16, "denoiser.model.depth": 2, "denoiser.model.heads": 2, "denoiser.model.text_width": 16,
+    **{f"{stage}.{field}": value for stage in ("encoder", "autoencoder", "denoiser") for field, value in {
+        "train.steps": 4, "train.batch_size": 8, "train.log_every": 2, "checkpoint.every": 2, "optimizer.warmup": 2,
+        "ema.decay": 0.5}.items()},
+    "denoiser.objective.density.strata": 8,
+}  # fmt: skip
+PRESETS = {"tiny": TINY}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe, or a preset of it; see the module's docstring."""
+    config = ConfigDict({
+        "data": {"name": "shapes", "dir": "", "split": "train"},  # of all three trainings
+        "vocabulary": {"size": 1024, "length": 20},  # ids at most; ids of a text
+        "measured": 2000,  # training pictures by which the latents are given mean 0 and variance 1
+        "encoder": encoder(),
+        "autoencoder": autoencoder(),
+        "denoiser": denoiser(),
+    })
+    return base.preset(config, arg, PRESETS)
+
+
+def encoder() -> ConfigDict:
+    """CLIP: two towers."""
+    config = base.defaults()
+    config.objective = {"name": "contrastive_pretraining"}
+    config.model = {
+        "name": "clip", "features": 128,
+        "text": {"vocabulary": 1024, "positions": 20, "width": 128, "depth": 3, "heads": 4, "hidden": 512},
+        "vision": {"patch": 8, "width": 128, "depth": 3, "heads": 4, "hidden": 512},
+    }  # fmt: skip
+    config.optimizer = {
+        "name": "adamw", "learning_rate": 1e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.05, "clip": 1.0,
+    }  # fmt: skip
+    return _lengths(config, steps=1_500, batch_size=128)
+
+
+def autoencoder() -> ConfigDict:
+    """Latent diffusion's KL autoencoder, small, by its pixels' error alone."""
+    config = base.defaults()
+    config.objective = {"name": "kl_autoencoder", "pixels": "l1", "kl": 1e-6}
+    config.model = {
+        "name": "autoencoder_kl", "widths": (16, 32, 64), "layers": 1, "latent_channels": 4, "groups": 8,
+        "middle_attention": False,
+    }  # fmt: skip
+    config.optimizer = {
+        "name": "adamw", "learning_rate": 2e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.0, "clip": 1e4,
+    }  # fmt: skip
+    return _lengths(config, steps=2_000, batch_size=32)
+
+
+def denoiser() -> ConfigDict:
+    """PixArt's transformer, small, as a flow."""
+    config = base.defaults()
+    config.parameterization = {"name": "velocity", "clock": {"name": "time", "scale": 1000.0}}
+    config.objective = {
+        "name": "flow_matching",
+        "density": {"name": "logit_normal", "mean": 0.0, "std": 1.0, "strata": 64},
+        "condition_dropout": 0.1,
+    }
+    config.model = {"name": "pixart", "patch": 2, "width": 192, "depth": 6, "heads": 6, "text_width": 128, "span": 8.0}
+    config.optimizer = {
+        "name": "adamw", "learning_rate": 1e-3, "warmup": 200, "decay": "cosine", "weight_decay": 0.01, "clip": 1.0,
+    }  # fmt: skip
+    return _lengths(config, steps=6_000, batch_size=64)
+
+
+def _lengths(config: ConfigDict, steps: int, batch_size: int) -> ConfigDict:
+    config.train.steps, config.train.batch_size, config.train.log_every = steps, batch_size, 50
+    config.checkpoint.every = 200
+    config.ema.update({"decay": 0.999, "warmup": True})
+    return config

@@ -1,0 +1,151 @@
+"""Trains a text-to-image model from captioned pictures: text encoder, autoencoder, denoiser, and one folder of all.
+
+    python -m experiments.text_demo --config=configs/text/shapes.py --workdir=runs/text
+    python -m experiments.text_demo --config=configs/text/shapes.py:tiny --workdir=runs/text_tiny
+    python -m experiments.sample --model=runs/text/model --prompt="a small red circle above a blue square"
+
+    WORKDIR/tokenizer                         byte pairs of the captions' words
+    WORKDIR/encoder, autoencoder, denoiser    runs of experiments.train, with their checkpoints, metrics and curves
+    WORKDIR/text_encoder, vae                 of the first two, as other programs read them
+    WORKDIR/captions, latents                 what these make of the pictures and captions, for the third
+    WORKDIR/model                             the model, with model_index.json
+
+The same command goes on where it was stopped. Each stage can be run by itself: it is a command that the stage's first
+line names. Any field of a stage's config is changed by --config.denoiser.train.steps=12000 and the like.
+
+Exit status: as experiments.train.
+"""
+
+import pathlib
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from diffusion.data import captions, latents
+from diffusion.training import checkpoints
+from experiments import autoencoders, checks, encode, encode_text, text_model, train, workdir
+from experiments import config as configs
+from experiments.config import ConfigError, unknown
+
+STAGES = ("encoder", "autoencoder", "denoiser")
+FIELDS = (*STAGES, "data", "vocabulary", "measured")
+
+
+def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command") -> int:
+    """Runs all stages that are not finished.
+
+    Args:
+      config: of `configs/text/shapes.py` and its like.
+      folder: of all that is made.
+      command: how a user goes on, for messages.
+
+    Returns:
+      The exit status of the training that ended first, or 0.
+
+    Raises:
+      ConfigError: for a mistake in the config, or an autoencoder that has trained on since its latents were used.
+      Others as `train.run`, `encode.run` and `encode_text.run`.
+    """
+    check(config)
+    folder = pathlib.Path(folder)
+    stage = settled(config, folder)
+    checks.validate(stage["autoencoder"])
+    data, place, here = f"{config.data.name}@{config.data.split}", config.data.dir, shlex.quote(str(folder))
+    began = time.monotonic()
+
+    def say(number: int, what: str) -> None:
+        print(f"== {number} of 5, after {(time.monotonic() - began) / 60:.1f} min: {what}", flush=True)
+
+    say(1, f"a vocabulary of the captions of {data} -> {here}/tokenizer")
+    tokenizer = folder / "tokenizer"
+    if not tokenizer.is_dir():
+        encode_text.vocabulary(data, tokenizer, config.vocabulary.size, config.vocabulary.length, place)
+    say(2, f"the text encoder, experiments.train -> {here}/encoder")
+    if status := train.run(stage["encoder"], folder / "encoder", command):
+        return status
+    say(3, f"the autoencoder, experiments.train -> {here}/autoencoder")
+    if status := train.run(stage["autoencoder"], folder / "autoencoder", command):
+        return status
+    say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
+    _encode(config, folder, data, place)
+    say(5, f"the denoiser, experiments.train -> {here}/denoiser")
+    if status := train.run(stage["denoiser"], folder / "denoiser", command):
+        return status
+    text_model.pipeline(folder / "denoiser", folder / "model", text_encoder=folder / "text_encoder",
+                        tokenizer=tokenizer, vae=folder / "vae")  # fmt: skip
+    print(f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: python -m "
+          f'experiments.sample --model={here}/model --prompt="..."', flush=True)  # fmt: skip
+    return 0
+
+
+def settled(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
+    """The config of each training, told where its data lie."""
+    stage = {name: config[name].copy_and_resolve_references() for name in STAGES}
+    for each in stage.values():
+        each.data.update({field: config.data[field] for field in ("name", "dir", "split")})
+    stage["encoder"].data.text.tokenizer = str(folder / "tokenizer")
+    stage["denoiser"].data.text.dir = str(folder / "captions")
+    stage["denoiser"].data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
+    return stage
+
+
+def check(config: Mapping) -> None:
+    """Refuses fields that the command does not know, and numbers out of range.
+
+    Raises:
+      ConfigError: naming the first such field.
+    """
+    for name in config:
+        if name not in FIELDS:
+            raise unknown("config", name, FIELDS, "field")
+    for name in FIELDS:
+        if name not in config:
+            raise ConfigError(f"config.{name} is missing. Start from configs/text/shapes.py.")
+    if config["measured"] < 1:
+        raise ConfigError(f"config.measured = {config['measured']}. Valid: at least 1 picture.")
+    widths = config["encoder"]["model"]["text"]["width"], config["denoiser"]["model"]["text_width"]
+    if widths[0] != widths[1]:
+        raise ConfigError(f"config.denoiser.model.text_width = {widths[1]}, and config.encoder.model.text.width = "
+                          f"{widths[0]}: the denoiser reads what the text encoder writes. Valid: the same number.")
+
+
+def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> None:
+    """Exports the encoders of text and pictures, and runs them once on all records, where that is not done yet."""
+    trained = {name: checkpoints.latest(folder / name) for name in STAGES}
+    for name, out, made in (("encoder", "text_encoder", "captions"), ("autoencoder", "vae", "latents")):
+        note = folder / out / "step.txt"
+        if note.is_file() and note.read_text() == str(trained[name]):
+            continue
+        if trained["denoiser"] is not None:
+            raise ConfigError(f"{folder / name} has been trained on to step {trained[name]}, but {folder / 'denoiser'} "
+                              "learned what it made before. Choose another --workdir, or remove that folder.")
+        shutil.rmtree(folder / made, ignore_errors=True)
+        if name == "encoder":
+            text_model.text_encoder(folder / name, folder / out)
+        else:
+            found = text_model.autoencoder(folder / name, folder / out, config.measured)
+            told = "; ".join(f"{title} {', '.join(f'{x:.3g}' for x in each)}" for title, each in zip(
+                ("scale", "shift"), found))  # fmt: skip
+            print(f"latents by channel, before they are standardised: {told}", flush=True)
+        workdir.write_text(note, str(trained[name]))
+    if not (folder / "captions" / captions.INDEX).is_file():
+        encode_text.run(folder / "text_encoder", folder / "tokenizer", data, folder / "captions", place)
+    if not (folder / "latents" / latents.INDEX).is_file():
+        encode.run(autoencoders.load(folder / "vae"), data, str(folder / "latents"), place)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    sys.exit(run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("experiments.text_demo")))
+
+
+if __name__ == "__main__":
+    configs.flag()
+    flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/text")
+    flags.mark_flags_as_required(["config", "workdir"])
+    configs.run(main, (*workdir.FAILURES, *autoencoders.FAILURES, captions.CacheError, latents.CacheError))

@@ -1,0 +1,91 @@
+"""Captions as conditions: which row each record is told, on disk and in batches, and what is refused."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from diffusion.data import captions, pipeline, sources
+from diffusion.data.latents import CacheError
+from tests.data.made import image_feature, png, write
+
+TEXTS = ["a cat", "a dog", "a cat", "a fox", "a dog", "a dog"]
+SPEC = sources.DataSpec("made", "train", (4, 4, 3), 0, len(TEXTS), "1.2.0")
+
+
+def table():
+    """What is told of a text here: its letters' sum, and its length."""
+    letters = lambda few: {"text": np.array([[sum(map(ord, text))] for text in few], np.float32),
+                           "text_mask": np.array([[len(text) > 0] for text in few])}  # fmt: skip
+    return captions.table(TEXTS, letters, batch_size=3)
+
+
+class Source:
+    def __len__(self):
+        return len(TEXTS)
+
+    def __getitem__(self, row):
+        return {"image": np.full((4, 4, 3), row, np.uint8)}
+
+
+def test_each_distinct_caption_is_read_once_and_the_empty_one_is_the_first():
+    seen = []
+    found = captions.table(TEXTS, lambda few: seen.extend(few) or {"n": np.array([len(text) for text in few])}, 2)
+    assert seen[:4] == ["", "a cat", "a dog", "a fox"] and not any(seen[4:])
+    assert found.row.tolist() == [1, 2, 1, 3, 2, 2]
+    assert found.null["n"] == 0 and found.entries["n"].tolist() == [0, 5, 5, 5]
+
+
+def test_batches_bring_each_picture_its_own_caption():
+    told = captions.Told(Source(), table())
+    batch = next(pipeline.batches(told, SPEC, seed=3, batch_size=6, threads=0))
+    rows = batch["image"][:, 0, 0, 0]
+    assert sorted(rows) == list(range(6))
+    expected = [sum(map(ord, TEXTS[row])) for row in rows]
+    np.testing.assert_array_equal(batch["condition"]["text"][:, 0], expected)
+    assert batch["condition"]["text_mask"].shape == (6, 1)
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    captions.write(tmp_path, table(), captions.describe(SPEC, "e5"))
+    found = captions.read(tmp_path)
+    for name, rows in table().entries.items():
+        np.testing.assert_array_equal(found.entries[name], rows)
+        np.testing.assert_array_equal(captions.null(tmp_path)[name], rows[0])
+    np.testing.assert_array_equal(found.row, table().row)
+    captions.require(tmp_path, "made", "train", 6)
+    captions.require(tmp_path, "made:1.2.0", "train", 6)
+
+
+@pytest.mark.parametrize("asked, message", [
+    (("other", "train", 6), "name is 'made' there, and 'other'"),
+    (("made", "test", 6), "split is 'train' there"),
+    (("made", "train", 7), "size is 6 there, and 7"),
+    (("made:2.0.0", "train", 6), "version is '1.2.0' there"),
+])  # fmt: skip
+def test_captions_of_other_pictures_are_refused(asked, message, tmp_path):
+    captions.write(tmp_path, table(), captions.describe(SPEC, "e5"))
+    with pytest.raises(CacheError, match=message):
+        captions.require(tmp_path, *asked)
+
+
+def test_damaged_and_missing_folders_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no captions.*experiments\.encode_text"):
+        captions.read(tmp_path)
+    captions.write(tmp_path, table(), captions.describe(SPEC, "e5"))
+    whole = (tmp_path / captions.ARRAYS).read_bytes()
+    (tmp_path / captions.ARRAYS).write_bytes(whole[:40])
+    for read in (captions.read, captions.null):
+        with pytest.raises(CacheError, match="is damaged"):
+            read(tmp_path)
+    with pytest.raises(CacheError, match="there are 2 records and the captions of 6"):
+        captions.Told([1, 2], table())
+
+
+def test_empty_captions_are_refused_and_all_named(tmp_path):
+    features = {"image": image_feature(), "caption": tfds.features.Text()}
+    examples = [{"image": png(np.zeros((4, 4, 3), np.uint8)), "caption": text} for text in ("a", "", "b", " ")]
+    place = write(tmp_path, features, examples)
+    with pytest.raises(ValueError, match=r"made \(train\): 2 of 4 captions are empty, those of the records 1, 3 "):
+        captions.texts_of("made", "train", place)
+    place = write(tmp_path / "fine", features, [{**example, "caption": " a cat "} for example in examples])
+    assert captions.texts_of("made", "train", place) == ["a cat"] * 4
