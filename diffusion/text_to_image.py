@@ -3,6 +3,7 @@
     from diffusion import text_to_image
     model = text_to_image.load("stable-diffusion-v1-5")
     pictures = text_to_image.generate(model, ["a cat on a mat"] * 4, negative="blurry", seeds=range(4))
+    for frame in text_to_image.watch(model, "a cat on a mat"): show(frame.pictures)
 
 A picture depends on its own prompt, seed and settings alone. Pictures are edited by `image` and `strength`, repainted
 in part by `mask`, and made larger by `margins`.
@@ -11,8 +12,8 @@ in part by `mask`, and made larger by `margins`.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import editing, guidance, parameterizations, picture_settings, pipelines, samplers, timesteps
+from diffusion import (
+    editing,
+    guidance,
+    parameterizations,
+    peak_memory,
+    picture_settings,
+    pipelines,
+    samplers,
+    timesteps,
+)
 from diffusion.adapters import lora, lora_files
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import latents as autoencoders
@@ -176,37 +186,77 @@ def generate(
       uint8 [N, H, W, 3].
 
     Raises:
-      ValueError: for settings that do not fit, before anything is computed.
+      ValueError: for settings that do not fit, before anything is computed; `limits.Refused` for pictures that do not
+        fit into memory, with what they would need.
     """
-    prompts, seeds = picture_settings.rows(prompts, seeds)
-    image, mask = picture_settings.canvas(image, mask, margins)
-    height, width = picture_settings.size(model, height, width, image)
-    if strength is None:
-        strength = 0.8 if image is not None and mask is None else 1.0
-    if image is None and strength != 1:
-        raise ValueError(f"strength = {strength}: it says how much of an image is changed; give the image")
-    picture_settings.tile(model, tile)
-    guided = picture_settings.guided(model, guidance, negative)
-    first = picture_settings.first_step(steps, strength)
-    tokens = (height // model.multiple) * (width // model.multiple)
-    walk = schedulers.walk(model.process, sampler, steps, tokens)
-    told, untold = conditions(model, prompts, negative, guidance, height, width, **how)
-
-    key = (sampler, steps, tokens, first, guided, height, width, tile)
-    if key not in model._programs:
-        model._programs[key] = jax.jit(functools.partial(_pictures, model, walk, first, guided, (height, width), tile))
-    start = None if image is None else jnp.asarray(to_model(image))[None]
-    repaint = None if mask is None else jnp.asarray(mask)[None, :, :, None]
+    asked = _asked(
+        model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, tile
+    )
+    told, untold = _told(model, asked, negative, guidance, batch_size, how)
+    program = _program(model, asked.course, "pictures", _compiled(_pictures))
     params = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
-    made = []
-    for begin in range(0, len(prompts), batch_size):
-        rows = np.resize(np.arange(begin, min(begin + batch_size, len(prompts))), batch_size)
+    made, number = [], len(asked.prompts)
+    for begin in range(0, number, batch_size):
+        rows = np.resize(np.arange(begin, min(begin + batch_size, number)), batch_size)
         pick = lambda tree, rows=rows: jax.tree.map(lambda leaf: leaf[rows], tree)
-        keys = jax.vmap(jax.random.key)(jnp.asarray(np.asarray(seeds)[rows], jnp.uint32))
-        found = model._programs[key](params, pick(told), pick(untold), guidance, keys, start, repaint)
-        made.append(np.asarray(found)[: len(prompts) - begin])
-    pictures = np.concatenate(made)
-    return pictures if mask is None or image is None else np.where(mask[..., None], pictures, image)
+        keys = _keys(np.asarray(asked.seeds)[rows])
+        found = program(params, pick(told), pick(untold), guidance, keys, *asked.canvas)
+        made.append(np.asarray(found)[: number - begin])
+    return asked.kept(np.concatenate(made))
+
+
+class Frame(NamedTuple):
+    """What is seen of a walk after one of its steps.
+
+    Attributes:
+      step: how many steps are walked.
+      steps: of the whole walk.
+      t: where it is, plan.s.
+      pictures: uint8 [N, H, W, 3], the prediction of x_0; after the last step what `generate` returns.
+    """
+
+    step: int
+    steps: int
+    t: float
+    pictures: np.ndarray
+
+
+def watch(
+    model: TextToImage, prompts: str | Sequence[str], *, negative: str | None = None, steps: int = 30,
+    guidance: float = 7.5, seeds: int | Sequence[int] = 0, sampler: str = "", height: int = 0, width: int = 0,
+    image: np.ndarray | None = None, mask: np.ndarray | None = None, margins: tuple[int, int, int, int] = (0, 0, 0, 0),
+    strength: float | None = None, tile: int = 0, **how: Any,
+) -> Iterator[Frame]:  # fmt: skip
+    """The pictures of `generate`, all of them at once, seen after each step; each step runs when it is asked for.
+
+    Its steps are compiled one by one (`samplers.stepwise`), so that it ends where the iterator is closed. The pictures
+    are those of `generate` with as large a batch, up to the rounding of another program.
+
+    Args:
+      model: from `load`.
+      prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, tile, **how: as
+        `generate` takes them.
+
+    Returns:
+      An iterator; what `generate` refuses is refused before it is returned.
+    """
+    asked = _asked(
+        model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, tile
+    )
+    return _frames(model, asked, *_told(model, asked, negative, guidance, len(asked.seeds), how), guidance)
+
+
+def _frames(model: TextToImage, asked: "_Asked", told: dict, untold: dict, scale: float) -> Iterator[Frame]:
+    begin = _program(model, asked.course, "begin", _compiled(_begin))
+    run = _program(model, asked.course, "steps", _stepwise)
+    decoded = _program(model, asked.course, "decoded", _compiled(_decoded))
+    params, vae = model.params[model.kind.denoiser], model.params["vae"]
+    x, rest, known, whole, beside = begin(vae, _keys(asked.seeds), *asked.canvas)
+    s = np.asarray(asked.course.plan.s)
+    states = run(x, len(s), params, told | beside, untold | beside, jnp.float32(scale), rest, known, whole)
+    for i, state in enumerate(states):
+        pictures = np.asarray(decoded(vae, state.x0 if i + 1 < len(s) else state.x))
+        yield Frame(i + 1, len(s), float(s[i]), asked.kept(pictures))
 
 
 def conditions(
@@ -271,41 +321,208 @@ def noised(schedule: NoiseSchedule, plan: timesteps.Plan, known: Array, noise: A
     return schedule.alpha(t) * known + schedule.sigma(t) * noise
 
 
-def _pictures(
-    model: TextToImage, walk: Walk, first: int, guided: bool, size: tuple[int, int], tile: int,
-    params: Mapping[str, Any], told: dict, untold: dict, scale: Array, keys: Array, image: Array | None,
-    mask: Array | None,
-) -> Array:  # fmt: skip
-    """uint8 [B, H, W, 3], from settings, and from arrays that a compiled program takes."""
+class _Course(NamedTuple):
+    """What programs are compiled for, beside the shapes of arrays.
+
+    Attributes:
+      size: (height, width) of the pictures.
+      walk: the sampler and the whole plan.
+      first: the step at which the walk begins.
+      guided: whether two branches are evaluated.
+      tile: side of the autoencoder's tiles, or 0.
+      key: equal for equal ones.
+    """
+
+    size: tuple[int, int]
+    walk: Walk
+    first: int
+    guided: bool
+    tile: int
+    key: tuple
+
+    @property
+    def plan(self) -> timesteps.Plan:
+        """The steps that are walked."""
+        return timesteps.Plan(*(part[self.first :] for part in self.walk.plan))
+
+
+class _Asked(NamedTuple):
+    """What pictures are made of, checked.
+
+    Attributes:
+      prompts, seeds: N of each.
+      image: uint8 [H, W, 3] with its margins, or None.
+      mask: Bool [H, W], what is painted, or None.
+      course: all else.
+    """
+
+    prompts: list[str]
+    seeds: list[int]
+    image: np.ndarray | None
+    mask: np.ndarray | None
+    course: _Course
+
+    @property
+    def canvas(self) -> tuple[Array | None, Array | None]:
+        """The image and the mask as the programs take them."""
+        start = None if self.image is None else jnp.asarray(to_model(self.image))[None]
+        return start, None if self.mask is None else jnp.asarray(self.mask)[None, :, :, None]
+
+    def kept(self, pictures: np.ndarray) -> np.ndarray:
+        """The pictures with the image where it is not painted."""
+        if self.mask is None or self.image is None:
+            return pictures
+        return np.where(self.mask[..., None], pictures, self.image)
+
+
+def _asked(
+    model: TextToImage, prompts: str | Sequence[str], negative: str | None, steps: int, scale: float,
+    seeds: int | Sequence[int], sampler: str, height: int, width: int, image: np.ndarray | None,
+    mask: np.ndarray | None, margins: tuple[int, int, int, int], strength: float | None, tile: int,
+) -> _Asked:  # fmt: skip
+    prompts, seeds = picture_settings.rows(prompts, seeds)
+    image, mask = picture_settings.canvas(image, mask, margins)
+    size = picture_settings.size(model, height, width, image)
+    if strength is None:
+        strength = 0.8 if image is not None and mask is None else 1.0
+    if image is None and strength != 1:
+        raise ValueError(f"strength = {strength}: it says how much of an image is changed; give the image")
+    picture_settings.tile(model, tile)
+    guided = picture_settings.guided(model, scale, negative)
+    first = picture_settings.first_step(steps, strength)
+    walk = schedulers.walk(model.process, sampler, steps, (size[0] // model.multiple) * (size[1] // model.multiple))
+    course = _Course(size, walk, first, guided, tile, (sampler, steps, first, guided, size, tile))
+    return _Asked(prompts, seeds, image, mask, course)
+
+
+def _told(
+    model: TextToImage, asked: _Asked, negative: str | None, scale: float, batch: int, how: Mapping[str, Any]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What the denoiser is told; the shapes are then known, and `batch` pictures at once have to fit into memory."""
+    course = asked.course
+    told, untold = conditions(model, asked.prompts, negative, scale, *course.size, **how)
+    _program(model, course, ("memory", batch), lambda *_: _check_memory(model, course, batch, told, untold))
+    return told, untold
+
+
+def _check_memory(model: TextToImage, course: _Course, batch: int, told: dict, untold: dict) -> bool:
+    """Refuses what the decoder or a call of the denoiser cannot hold beside the weights; or returns True.
+
+    The decoder comes first: a denoiser makes a table of positions, as large as the pictures, where it is traced.
+    """
+    what = f"{batch} {'pictures' if batch > 1 else 'picture'} of {course.size[0]} x {course.size[1]} (height x width)"
+    instead = f"ask for fewer at once or smaller ones{'' if course.tile else ', or for tiles of the autoencoder'}"
+
+    def check(params: Any, program: Callable, *arguments: Any) -> None:
+        peak = peak_memory.peak(jax.make_jaxpr(program)(params, *arguments).jaxpr)
+        others = peak_memory.held(model.params) - peak_memory.held(params)
+        peak_memory.check(what, others + peak, instead)
+
+    x = _latents(model, course, batch)
+    check(model.params["vae"], functools.partial(_decoded, model, course), x)
+    if model.sees_mask:  # what it is told comes with the picture
+        return True
+    guided = lambda params, x, told, untold: denoise(model, params, told, untold, 2.0)(x, 0.5)
+    rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
+    check(model.params[model.kind.denoiser], guided, x, rows(told), rows(untold) if course.guided else None)
+    return True
+
+
+def _latents(model: TextToImage, course: _Course, batch: int) -> jax.ShapeDtypeStruct:
+    height, width = (side // model.modules["vae"].factor for side in course.size)
+    return jax.ShapeDtypeStruct((batch, height, width, model.channels), jnp.float32)
+
+
+def _program(model: TextToImage, course: _Course, name: Any, make: Callable[[TextToImage, _Course], Any]) -> Any:
+    """What `make` made of a model for the same course, now or before."""
+    key = (name, *course.key)
+    if key not in model._programs:
+        model._programs[key] = make(model, course)
+    return model._programs[key]
+
+
+def _compiled(function: Callable) -> Callable[[TextToImage, _Course], Any]:
+    return lambda model, course: jax.jit(functools.partial(function, model, course))
+
+
+def _stepwise(model: TextToImage, course: _Course) -> Callable:
+    def walk(*arguments):
+        denoiser, rest, hook = _guided(model, course, *arguments)
+        return samplers.loop(course.walk.sampler, denoiser, model.process.schedule, course.plan, rest, hook)
+
+    return samplers.stepwise(walk)
+
+
+def _keys(seeds: Sequence[int] | np.ndarray) -> Array:
+    return jax.vmap(jax.random.key)(jnp.asarray(np.asarray(seeds), jnp.uint32))
+
+
+def _autoencoder(model: TextToImage, params: Any, tile: int) -> tuple[Callable, Callable]:
+    """(encode, decode), in tiles where they are asked for."""
     vae, factor = model.modules["vae"], model.modules["vae"].factor
-    encode, decode = (functools.partial(vae.apply, {"params": params["vae"]}, method=name) for name in VAE)
+    encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in VAE)
     if tile:
         few = tile // factor
         decode = tiles.tiled(decode, few, few // 4)
         encode = tiles.tiled(encode, tile, few // 4 * factor, step=factor)
+    return encode, decode
+
+
+def _begin(
+    model: TextToImage, course: _Course, vae_params: Any, keys: Array, image: Array | None, mask: Array | None
+) -> tuple[Array, Array, Array | None, Array | None, dict[str, Array]]:
+    """(x at the first time, keys of the walk, latents that are kept, where they are not, what the denoiser is told)."""
+    vae, factor = model.modules["vae"], model.modules["vae"].factor
+    encode, _ = _autoencoder(model, vae_params, course.tile)
     own, rest, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
-    shape = (size[0] // factor, size[1] // factor, model.channels)
+    shape = (course.size[0] // factor, course.size[1] // factor, model.channels)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(own)
-    plan = timesteps.Plan(*(part[first:] for part in walk.plan))
-    schedule, x, hook = model.process.schedule, walk.start * noise, None
 
     def encoded(image: Array) -> Array:
         moments = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), encode(image))
         return autoencoders.to_diffusion(autoencoders.draw(moments, encoding), vae.scale, vae.shift)
 
-    if image is not None:
-        known = encoded(image)
-        if mask is None or first > 0:
-            x = noised(schedule, plan, known, noise)
-    if mask is not None and image is not None:
-        # A value of the latents is painted anew if one of its pixels is.
-        whole = mask.reshape(1, shape[0], factor, shape[1], factor).any((2, 4))[..., None]
-        if model.sees_mask:
-            wide = jnp.repeat(whole.astype(x.dtype), keys.size, axis=0)
-            beside = {"beside": jnp.concatenate([wide, encoded(jnp.where(mask, 0, image))], axis=-1)}
-            told, untold = told | beside, untold | beside
-        else:
-            hook = editing.replacement(schedule, plan, known, ~whole)
-    denoiser = denoise(model, params[model.kind.denoiser], told, untold if guided else None, scale)
-    x = samplers.sample(walk.sampler, denoiser, schedule, x, plan, rest, after_step=hook)
+    x = course.walk.start * noise
+    if image is None:
+        return x, rest, None, None, {}
+    known = encoded(image)
+    if mask is None or course.first > 0:
+        x = noised(model.process.schedule, course.plan, known, noise)
+    if mask is None:
+        return x, rest, None, None, {}
+    # A value of the latents is painted anew if one of its pixels is.
+    whole = mask.reshape(1, shape[0], factor, shape[1], factor).any((2, 4))[..., None]
+    if model.sees_mask:
+        wide = jnp.repeat(whole.astype(x.dtype), keys.size, axis=0)
+        return x, rest, None, None, {"beside": jnp.concatenate([wide, encoded(jnp.where(mask, 0, image))], axis=-1)}
+    return x, rest, known, whole, {}
+
+
+def _guided(
+    model: TextToImage, course: _Course, params: Any, told: dict, untold: dict, scale: Array, rest: Array,
+    known: Array | None, whole: Array | None,
+) -> tuple[parameterizations.Denoiser, Array, Callable | None]:  # fmt: skip
+    """(denoiser, keys, the hook that puts back what is known of the latents) of a walk."""
+    denoiser = denoise(model, params, told, untold if course.guided else None, scale)
+    if known is None or whole is None:
+        return denoiser, rest, None
+    return denoiser, rest, editing.replacement(model.process.schedule, course.plan, known, ~whole)
+
+
+def _decoded(model: TextToImage, course: _Course, vae_params: Any, x: Array) -> Array:
+    """uint8 [B, H, W, 3] of latents."""
+    vae, (_, decode) = model.modules["vae"], _autoencoder(model, vae_params, course.tile)
     return to_uint8(decode(autoencoders.from_diffusion(x, vae.scale, vae.shift)))
+
+
+def _pictures(
+    model: TextToImage, course: _Course, params: Mapping[str, Any], told: dict, untold: dict, scale: Array, keys: Array,
+    image: Array | None, mask: Array | None,
+) -> Array:  # fmt: skip
+    """uint8 [B, H, W, 3]: the whole walk as one program."""
+    x, rest, known, whole, beside = _begin(model, course, params["vae"], keys, image, mask)
+    own = params[model.kind.denoiser]
+    denoiser, rest, hook = _guided(model, course, own, told | beside, untold | beside, scale, rest, known, whole)
+    schedule, plan = model.process.schedule, course.plan
+    x = samplers.sample(course.walk.sampler, denoiser, schedule, x, plan, rest, after_step=hook)
+    return _decoded(model, course, params["vae"], x)

@@ -2,9 +2,10 @@
 
     python -m experiments.sample --model=FOLDER --prompt="a cat" --negative=blurry --steps=30 --guidance=7.5 -n 4
     python -m experiments.sample --model=FOLDER --prompt="a dog" --image=cat.png --strength=0.6 --mask=head.png
+    python -m experiments.sample --workdir=runs/text --prompt="a red circle"
     python -m experiments.sample --again=pictures/42.png
 
-Writes OUT/<seed>.png. Each file carries all that it was made from: settings, checksums of the model and of what was
+--workdir is a folder of experiments.text_demo. Writes OUT/<seed>.png. Each file carries all that it was made from: settings, checksums of the model and of what was
 edited, versions, and the kind of the device. `--again` makes it anew from that: the same bytes on the same kind of
 device with the same versions, elsewhere from the same draws, with pixels that differ by rounding.
 """
@@ -22,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from diffusion import pictures, pipelines, text_to_image
+from experiments import workdir
 from experiments.config import ConfigError
 
 MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a folder with model_index.json")
@@ -56,22 +58,32 @@ TOLERANCE = 8  # of 255: what rounding does to a pixel on another kind of device
 
 def asked() -> bool:
     """Whether the command line asks for this way to sample."""
-    return MODEL.value is not None or AGAIN.value is not None
+    return any(flag.value is not None for flag in (MODEL, AGAIN, PROMPT))
 
 
-def main(out: str | None) -> None:
+def main(out: str | None, work: str | None = None) -> None:
     """Makes the pictures that the flags ask for.
 
     Args:
       out: the folder to write to; "pictures", or that of the picture that is made again, by default.
+      work: the folder of experiments.text_demo whose model is taken, in place of --model.
+
+    Raises:
+      ConfigError: for a mistake in the flags.
     """
+    if work is not None and (MODEL.value is not None or AGAIN.value is not None):
+        raise ConfigError("--workdir samples what was trained here; --model and --again a published model. Name one of "
+                          "them.")
     with warnings.catch_warnings(), _in_words():
         warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", flush=True)
         warnings.simplefilter("always", UserWarning)
         if AGAIN.value is not None:
             again(pathlib.Path(AGAIN.value), out)
         else:
-            settings = from_flags()
+            if work is None and MODEL.value is None:
+                raise ConfigError("--prompt is for a text-to-image model: name its folder by --model, or by --workdir "
+                                  "that of experiments.text_demo.")
+            settings = from_flags() | ({} if work is None else {"model": str(workdir.text_model(work))})
             model = load(settings)
             folder = pathlib.Path(out or "pictures")
             folder.mkdir(parents=True, exist_ok=True)
@@ -102,13 +114,6 @@ def from_flags() -> dict[str, Any]:
         raise ConfigError("--prompt is missing: what the pictures are of. (--prompt= is a prompt too, the empty one.)")
     if NUMBER.value < 1 or BATCH.value < 1:
         raise ConfigError("-n and --batch_size must be at least 1.")
-    loras = {}
-    for text in LORA.value:
-        path, colon, weight = text.rpartition(":")
-        try:
-            loras[path if colon else text] = float(weight) if colon else 1.0
-        except ValueError:
-            raise ConfigError(f"--lora={text}: write FILE:WEIGHT, such as style.safetensors:0.8.") from None
     try:
         margins = [int(side) for side in MARGINS.value] or [0, 0, 0, 0]
     except ValueError:
@@ -118,10 +123,26 @@ def from_flags() -> dict[str, Any]:
     return {
         "model": MODEL.value, "prompt": PROMPT.value, "negative": NEGATIVE.value, "steps": STEPS.value,
         "guidance": GUIDANCE.value, "sampler": SAMPLER.value, "height": HEIGHT.value, "width": WIDTH.value,
-        "image": IMAGE.value, "mask": MASK.value, "margins": margins, "strength": STRENGTH.value, "loras": loras,
+        "image": IMAGE.value, "mask": MASK.value, "margins": margins, "strength": STRENGTH.value, "loras": loras(),
         "windows": WINDOWS.value, "dtype": DTYPE.value, "batch_size": BATCH.value, "tile": TILE.value,
         "seeds": list(range(SEED.value, SEED.value + NUMBER.value)),
     }  # fmt: skip
+
+
+def loras() -> dict[str, float]:
+    """LoRA files and their weights, as --lora says them.
+
+    Raises:
+      ConfigError: for one that is not written as it should be.
+    """
+    found = {}
+    for text in LORA.value:
+        path, colon, weight = text.rpartition(":")
+        try:
+            found[path if colon else text] = float(weight) if colon else 1.0
+        except ValueError:
+            raise ConfigError(f"--lora={text}: write FILE:WEIGHT, such as style.safetensors:0.8.") from None
+    return found
 
 
 def load(settings: Mapping[str, Any]) -> text_to_image.TextToImage:

@@ -17,15 +17,15 @@ from diffusion.samplers.picard import PicardStats, picard
 from diffusion.samplers.pndm import plms, pndm
 from diffusion.samplers.restart import Restart, restart_plan
 from diffusion.samplers.runge_kutta import euler, heun, midpoint, rk4
-from diffusion.samplers.sample import Sampler, State, Trajectory, prior, sample
+from diffusion.samplers.sample import Loop, Sampler, State, Trajectory, loop, prior, sample, stepwise
 from diffusion.samplers.stochastic_interpolant import euler_maruyama, interpolant_sde
 from diffusion.samplers.unipc import unipc
 
 __all__ = [
-    "AdaptiveStats", "PicardStats", "Restart", "Sampler", "State", "Trajectory", "adaptive", "bdia", "consistency",
-    "ddim", "ddim_inversion", "ddpm", "deis", "denoising_error", "dpm_2", "dpm_2_ancestral", "dpm_solver_2",
-    "dpm_solver_3", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2s", "dpmpp_3m", "dpmpp_3m_sde", "dpmpp_sde", "edict", "edm",
-    "euler", "euler_ancestral", "euler_maruyama", "flow_map", "heun", "interpolant_sde", "lms", "midpoint", "per_frame",
-    "picard", "plms", "pndm", "predictor_corrector", "prior", "restart_plan", "reverse_diffusion", "rk4", "sample",
-    "tcd", "unipc",
+    "AdaptiveStats", "Loop", "PicardStats", "Restart", "Sampler", "State", "Trajectory", "adaptive", "bdia",
+    "consistency", "ddim", "ddim_inversion", "ddpm", "deis", "denoising_error", "dpm_2", "dpm_2_ancestral",
+    "dpm_solver_2", "dpm_solver_3", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2s", "dpmpp_3m", "dpmpp_3m_sde", "dpmpp_sde",
+    "edict", "edm", "euler", "euler_ancestral", "euler_maruyama", "flow_map", "heun", "interpolant_sde", "lms",
+    "loop", "midpoint", "per_frame", "picard", "plms", "pndm", "predictor_corrector", "prior", "restart_plan",
+    "reverse_diffusion", "rk4", "sample", "stepwise", "tcd", "unipc",
 ]

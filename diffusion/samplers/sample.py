@@ -1,7 +1,7 @@
-"""The one loop of every sampler: a scan over the steps of a plan."""
+"""The one loop of every sampler: a scan over the steps of a plan, or the same steps one by one."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, overload
 
 import jax
@@ -80,6 +80,68 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
 
 
 AfterStep = Callable[[Array, Array, Array, Array], Array]
+"""(x, s, i, keys `[B]`) -> x, what is done to the sample after each step."""
+
+
+class Loop(NamedTuple):
+    """A walk as the pieces that `sample` scans and `stepwise` runs one by one.
+
+    Attributes:
+      init: x `[B, ...]` at plan.t[0] -> carry, a pair (state, memory of the guidance).
+      step: (carry, i) -> carry, from plan.t[i] to plan.s[i].
+    """
+
+    init: Callable[[Array], tuple[Any, Any]]
+    step: Callable[[tuple[Any, Any], ArrayLike], tuple[Any, Any]]
+
+
+def loop(
+    sampler: Sampler, denoise: Denoiser | Memory | Unpaired, schedule: NoiseSchedule, plan: Plan, keys: Array,
+    after_step: AfterStep | None = None,
+) -> Loop:  # fmt: skip
+    """The pieces of a walk; arguments and errors are those of `sample`."""
+    check_kind(sampler, denoise)
+    concrete = not isinstance(plan.renoise, Tracer)
+    renoises = not concrete or bool(np.any(plan.renoise))
+    if concrete and not isinstance(plan.t, Tracer) and sampler.draws:
+        if np.any((np.asarray(plan.s) > np.asarray(plan.t))[~np.asarray(plan.renoise)]):
+            raise ValueError("a stochastic sampler cannot invert: this plan has steps that go up without renoise; "
+                             "use a deterministic sampler such as ddim()")
+    if isinstance(denoise, Unpaired):
+        if not sampler.reads_both:
+            raise ValueError("this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler "
+                             "that reads both x0 and eps: ddim()")
+        denoise = denoise.denoise
+    begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
+    typed = lambda x: Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
+
+    def init(x):
+        if keys.shape != x.shape[:1]:
+            raise ValueError(f"sampling needs one key for each of the {x.shape[0]} samples; got keys of shape "
+                             f"{keys.shape}. Make them with jax.random.split(key, {x.shape[0]})")
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return sampler.init(x, schedule, typed(x)), begin(x)
+
+    def step(carry, i):
+        x, plan = carry[0].x, typed(carry[0].x)
+        step_keys, renoise_keys, hook_keys = keys_of_step(keys, i)
+
+        def solve(state, memory):
+            guided, remembered = within_step(denoise, memory)
+            state = sampler.step(state, guided, schedule, plan, i, normal(step_keys, sampler.draws, x))
+            return state, remembered()
+
+        def renoise(state, memory):
+            noise = normal(renoise_keys, 1, x)[0]
+            noised = forward(schedule, plan.t[i], plan.s[i], state.x, noise)
+            return sampler.init(noised, schedule, plan), begin(noised)
+
+        state, memory = jax.lax.cond(plan.renoise[i], renoise, solve, *carry) if renoises else solve(*carry)
+        if after_step is not None:
+            state = state._replace(x=after_step(state.x, plan.s[i], i, hook_keys))
+        return state, memory
+
+    return Loop(init, step)
 
 
 @overload
@@ -138,50 +200,45 @@ def sample(
       ValueError: if keys do not match the batch, a stochastic sampler is given steps that go up, or one that
         does not read both fields an unpaired guidance, or one of flow maps a denoiser or the reverse.
     """
-    if keys.shape != x.shape[:1]:
-        raise ValueError(f"sampling needs one key for each of the {x.shape[0]} samples; got keys of shape "
-                         f"{keys.shape}. Make them with jax.random.split(key, {x.shape[0]})")
-    check_kind(sampler, denoise)
-    concrete = not isinstance(plan.renoise, Tracer)
-    renoises = not concrete or bool(np.any(plan.renoise))
-    if concrete and not isinstance(plan.t, Tracer) and sampler.draws:
-        if np.any((np.asarray(plan.s) > np.asarray(plan.t))[~np.asarray(plan.renoise)]):
-            raise ValueError("a stochastic sampler cannot invert: this plan has steps that go up without renoise; "
-                             "use a deterministic sampler such as ddim()")
-    if isinstance(denoise, Unpaired):
-        if not sampler.reads_both:
-            raise ValueError("this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler "
-                             "that reads both x0 and eps: ddim()")
-        denoise = denoise.denoise
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    times = jnp.asarray(plan.s, x.dtype)
-    plan = Plan(jnp.asarray(plan.t, x.dtype), times, jnp.asarray(plan.renoise))
-
-    begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
+    walk = loop(sampler, denoise, schedule, plan, keys, after_step)
 
     def advance(carry, i):
-        step_keys, renoise_keys, hook_keys = keys_of_step(keys, i)
-
-        def solve(state, memory):
-            guided, remembered = within_step(denoise, memory)
-            state = sampler.step(state, guided, schedule, plan, i, normal(step_keys, sampler.draws, x))
-            return state, remembered()
-
-        def renoise(state, memory):
-            noise = normal(renoise_keys, 1, x)[0]
-            noised = forward(schedule, plan.t[i], plan.s[i], state.x, noise)
-            return sampler.init(noised, schedule, plan), begin(noised)
-
-        state, memory = jax.lax.cond(plan.renoise[i], renoise, solve, *carry) if renoises else solve(*carry)
-        if after_step is not None:
-            state = state._replace(x=after_step(state.x, times[i], i, hook_keys))
+        state, memory = walk.step(carry, i)
         return (state, memory), (state.x, state.x0) if trajectory else None
 
-    carry = (sampler.init(x, schedule, plan), begin(x))
-    (state, _), way = jax.lax.scan(advance, carry, jnp.arange(plan.t.shape[0]))
+    begin = walk.init(x)
+    (state, _), way = jax.lax.scan(advance, begin, jnp.arange(plan.t.shape[0]))
     if way is None:
         return state.x
-    return state.x, Trajectory(jnp.concatenate([x[None], way[0]]), way[1])
+    return state.x, Trajectory(jnp.concatenate([begin[0].x[None], way[0]]), way[1])
+
+
+def stepwise(walk: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
+    """A walk whose steps are compiled one by one, so that it can be watched and stopped.
+
+    Nothing is computed but what is asked for: a generator that is closed ends the walk. Its samples are those of
+    `sample` up to the rounding of another program.
+
+        run = samplers.stepwise(lambda params, keys: samplers.loop(sampler, denoiser(params), schedule, plan, keys))
+        for state in run(x, 20, params, keys): show(state.x0)
+
+    Args:
+      walk: (*arguments) -> what `loop` returns; the arguments are pytrees of arrays.
+
+    Returns:
+      (x, steps, *arguments) -> the state after each of the steps. The programs are compiled once for each shape of x
+      and the arguments.
+    """
+    begin = jax.jit(lambda x, *arguments: walk(*arguments).init(x))
+    advance = jax.jit(lambda carry, i, *arguments: walk(*arguments).step(carry, i))
+
+    def run(x: Array, steps: int, *arguments: Any) -> Iterator[State]:
+        carry = begin(x, *arguments)
+        for i in range(steps):
+            carry = advance(carry, i, *arguments)
+            yield carry[0]
+
+    return run
 
 
 def check_kind(sampler: Sampler, network: Callable) -> None:
