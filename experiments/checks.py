@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion import parameterizations
 from diffusion.guidance import Unpaired
+from diffusion.metrics import features
 from diffusion.training import sharding
 from experiments import fields, names, resolve
 from experiments.config import ConfigError, plain, unknown
@@ -41,8 +42,8 @@ def validate(config: Mapping, spec: Any = None) -> None:
     if shape is not None:
         resolve.check_shape(config, tuple(shape))
     for i, name in enumerate(config["evaluate"]["features"]):
-        if name not in names.FEATURE_NAMES:
-            raise unknown(f"config.evaluate.features[{i}]", name, names.FEATURE_NAMES, "features")
+        if name not in features.names():
+            raise unknown(f"config.evaluate.features[{i}]", name, features.names(), "features")
     _check_evaluation(config)
     _check_latents(config)
     _check_buckets(config)

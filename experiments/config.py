@@ -6,12 +6,14 @@ written to and read from JSON without executing anything.
 
 import argparse
 import difflib
+import functools
 import hashlib
 import importlib.util
 import json
 import logging as python_logging
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -230,6 +232,35 @@ def load(file: str) -> ConfigDict:
     return module.get_config(preset)
 
 
+@functools.cache
+def extend(file: str) -> None:
+    """Runs a Python file of the user's own, which adds functions to the tables of `experiments.names`, once.
+
+    Args:
+      file: its path, as the flag --extend names it.
+
+    Raises:
+      ConfigError: where there is no such file, or it fails: with its line and the error.
+    """
+    if not file.endswith(".py") or not pathlib.Path(file).is_file():
+        raise ConfigError(f"--extend={file}: there is no such Python file. Valid: one that calls names.add, as "
+                          "docs/extend.md shows.")
+    name = f"extension_{pathlib.Path(file).stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)  # where classes look for their annotations
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError(f"--extend={file}, line {line}: {kind}{error}") from error
+
+
+def _define_extend() -> None:
+    flags.DEFINE_list("extend", [], "your own Python files, whose functions the config then can name; docs/extend.md")
+
+
 def flag() -> flags.FlagHolder:
     """Defines `--config=FILE[:PRESET]` with `--config.a.b=value` for any value of it; the command starts by `run`.
 
@@ -239,6 +270,7 @@ def flag() -> flags.FlagHolder:
     Returns:
       The flag's holder; `.value` is the ConfigDict after parsing.
     """
+    _define_extend()
     _checks.append(_check_config_file)
     return config_flags.DEFINE_config_file(
         "config", None, "config file and preset, e.g. configs/digits.py or configs/cifar10_dit.py:tiny; "
@@ -261,6 +293,7 @@ def saved_flag(unless: tuple[str, ...] = ()) -> SavedFlag:
     Args:
       unless: flags with which it needs no `--workdir`, and then has no config.
     """
+    _define_extend()
     _checks.append(lambda argv: _define_saved_flag(argv, unless))
     return SavedFlag()
 
@@ -349,6 +382,8 @@ def _parse(argv: list[str]) -> list[str]:
         for check in _checks:
             check(argv)
         remaining = flags.FLAGS(argv)
+        for file in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
+            extend(file)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell of every file; their errors become ours
             python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's too

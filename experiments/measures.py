@@ -9,7 +9,7 @@ import numpy as np
 from diffusion.data import buckets, pipeline, sources
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
 from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, rows
-from diffusion.metrics.features import NAMES as FEATURE_NAMES
+from diffusion.metrics.features import names as feature_names
 from experiments import config as configs
 from experiments.examples import varied
 from experiments.samples import check_samples
@@ -90,8 +90,8 @@ def measure(
     """
     names = tuple(config["evaluate"]["features"])
     for name in names:
-        if name not in FEATURE_NAMES:
-            raise configs.unknown("config.evaluate.features", name, FEATURE_NAMES, "feature")
+        if name not in feature_names():
+            raise configs.unknown("config.evaluate.features", name, feature_names(), "feature")
     if split == config["data"]["split"]:
         raise configs.ConfigError(
             f"config.evaluate.split = {split!r} is what the model was trained on, and the floor would compare images "

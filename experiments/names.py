@@ -4,6 +4,8 @@ Arguments are those of the function, checked against its signature by `resolve.c
 (the schedule, what the network predicts, the steps of the run ...) is supplied there.
 """
 
+from collections.abc import Callable
+
 from diffusion import (
     couplings,
     flow_maps,
@@ -19,10 +21,31 @@ from diffusion.data import augmentation, transforms
 from diffusion.metrics import features
 from diffusion.models import MODELS
 from diffusion.training import optimizers
+from experiments.config import ConfigError
 
 
 def _table(*functions):
     return {function.__name__: function for function in functions}
+
+
+def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
+    """Adds a function to a table, so that configs can name it: what a file that --extend names does (docs/extend.md).
+
+    Args:
+      table: e.g. SAMPLERS.
+      function: of the kind that the table holds.
+      name: that configs have for it; its own if "".
+
+    Raises:
+      ConfigError: if it is no function, or the table has another of that name.
+    """
+    if not callable(function):
+        raise ConfigError(f"names.add was given {function!r}. Valid: a function, or a class, that returns one of the "
+                          "table's kind; not what it returns.")
+    name = name or function.__name__
+    if name in table:
+        raise ConfigError(f"names.add: there is a {name!r} already. Valid: another name, which its third argument sets.")
+    table[name] = function
 
 
 SCHEDULES = _table(
@@ -75,7 +98,6 @@ OPTIMIZERS = optimizers.OPTIMIZERS
 AUGMENTATIONS = transforms.AUGMENTATIONS
 TOLD_AUGMENTATIONS = _table(augmentation.edm_augmentation)  # the network is told of them
 FEATURES = features.FEATURES
-FEATURE_NAMES = features.NAMES
 
 # How the network of an objective jumps from time to time; the other objectives train denoisers.
 FLOW_MAPS = {
@@ -94,7 +116,7 @@ FORWARD_MODE = ("mean_flow", "improved_mean_flow", "continuous_consistency")
 ONE_SIZE = ("u_vit",)  # a position of its own is learned for each patch: these take pictures of one size
 TAUGHT = ("progressive_distillation",)  # they need config.teacher
 __all__ = [
-    "AUGMENTATIONS", "CLOCKS", "COUPLINGS", "DENSITIES", "FEATURES", "FEATURE_NAMES", "FLOW_MAPS", "FORWARD_MODE",
+    "AUGMENTATIONS", "CLOCKS", "COUPLINGS", "DENSITIES", "FEATURES", "FLOW_MAPS", "FORWARD_MODE",
     "GRIDS", "GUIDANCES", "MODELS", "OBJECTIVES", "ONE_SIZE", "OPTIMIZERS", "PARAMETERIZATIONS", "SAMPLERS",
     "SCHEDULES", "TAUGHT", "TOLD_AUGMENTATIONS", "TWO_TIMES", "VELOCITIES", "WEIGHTINGS",
 ]

@@ -48,7 +48,8 @@ def call(table: Mapping[str, Callable], spec: Mapping, path: str, kind: str,
                           f"{', '.join(sorted(table))}.")
     name = spec.pop("name")
     if name not in table:
-        raise unknown(f"{path}.name", name, table, kind)
+        raise ConfigError(f"{unknown(f'{path}.name', name, table, kind)} One of your own: --extend=FILE, see "
+                          "docs/extend.md.")
     parameters = {argument: parameter for argument, parameter
                   in inspect.signature(table[name], eval_str=True).parameters.items() if argument not in HIDDEN}
     supplied = {argument: value for argument, value in supplied.items() if argument in parameters}

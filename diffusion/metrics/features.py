@@ -91,7 +91,11 @@ FEATURES: dict[str, Callable[[np.ndarray, np.ndarray], Extractor]] = {
     "pixels": pixels,
     "classifier": classifier_features,
 }
-NAMES = (*FEATURES, "inception")  # that a config can name; the last needs a file
+
+
+def names() -> tuple[str, ...]:
+    """The spaces that a config can name; "inception" needs a file."""
+    return (*FEATURES, "inception")
 
 
 def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int = 500) -> frechet.Moments:

@@ -96,6 +96,8 @@ def settings(
     for words in commands:
         if not any(word.startswith("experiments.") for word in words):
             continue
+        for file in filter(None, (_value(words, "extend") or "").split(",")):
+            configs.extend(file)
         base, folder = _value(words, "config"), _value(words, "workdir")
         if base is None and folder is None:
             continue

@@ -1,0 +1,290 @@
+"""The examples of docs/extend.md: each runs as it stands, by the name that it has there, and keeps what it promises."""
+
+import json
+import os
+import pathlib
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import digits
+from diffusion import parameterizations, schedules, timesteps
+from diffusion.data import catalog
+from diffusion.metrics import features
+from experiments import config as configs
+from experiments import examples, model_figures, names, resolve
+from experiments.config import ConfigError, plain
+from tests import commands, conformance, schedule_cases, test_guidance_conformance, test_sampler_orders
+from tests import test_schedules as schedule_suite
+from tests.models import backbones
+from tests.models import test_conformance as backbone_suite
+
+PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
+KINDS = ("schedule", "objective", "sampler", "guidance", "backbone", "dataset", "metric")
+TABLES = (
+    names.SCHEDULES, names.OBJECTIVES, names.SAMPLERS, names.GUIDANCES, names.MODELS, names.FEATURES, catalog.BUNDLED,
+    model_figures.FIGURES,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """All pieces of the page, as a user's file."""
+    path = tmp_path_factory.mktemp("extend") / "my_ideas.py"
+    path.write_text("\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)))
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ideas(file):
+    """The module of that file; afterwards the tables are again what they were."""
+    before = [dict(table) for table in TABLES]
+    configs.extend(str(file))
+    yield sys.modules["extension_my_ideas"]
+    for table, old in zip(TABLES, before):
+        table.clear()
+        table.update(old)
+
+
+def changed(**entries):
+    """The tiny digits recipe with other entries."""
+    return ConfigDict(plain(digits.get_config("tiny")) | entries)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_has_a_paragraph_and_an_example_of_about_ten_lines(kind):
+    section = re.search(rf"^## An? {kind}\n(.*?)(?=^## )", PAGE, re.DOTALL | re.MULTILINE)[1]
+    assert len(section.split("```")[0].split()) > 30
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    assert 7 <= sum(bool(line.strip()) for line in code.splitlines()) <= 20
+
+
+@pytest.fixture
+def power(ideas, monkeypatch):
+    """The schedule beside its definition, as the suite takes it."""
+    case = schedule_cases.Case(ideas.power, lambda t: ((1 - t**2) ** 2, t**4), 0.0, (0.0, 1.0))
+    monkeypatch.setitem(schedule_suite.SCHEDULES, "power", case)
+    return {"power": resolve.schedule(changed(schedule={"name": "power", "p": 2.0}))}
+
+
+def test_the_schedule_is_its_definition(power):
+    schedule_suite.test_coefficients_equal_the_definition(power, "power", np.float32, 2e-5)
+
+
+@pytest.mark.slow
+def test_the_schedule_passes_the_suite_of_schedules(power):
+    schedule_suite.test_float32_is_finite_near_both_ends(power, "power")
+    schedule_suite.test_low_precision_times_are_promoted(power, "power")
+    schedule_suite.test_any_shape_of_t(power, "power")
+    with jax.enable_x64(True):
+        for test in (schedule_suite.test_ends, schedule_suite.test_drift_and_diffusion_are_the_derivatives,
+                     schedule_suite.test_norm_is_one_along_the_process):  # fmt: skip
+            test(power, "power", None)
+        schedule_suite.test_inverse_returns_t(power, "power", np.float64, 1e-9)
+
+
+def test_the_objective_is_least_at_the_mean_of_what_has_one_x_t(ideas):
+    """Pairs (x_0, eps) and their mirror images about the mean given x_t have one x_t, so that by symmetry the mean is
+    the best output; and the loss there is that of the formula, by hand."""
+    schedule, t, c = schedules.rectified_flow(), 0.25, 0.5
+    density = timesteps.Density(tuple, lambda state, keys, i: (jnp.full(len(keys), t), jnp.ones(len(keys))), None)
+    objective = ideas.huber(density, parameterizations.velocity(), c=c)
+    d = np.array([[0.3, -0.2], [-0.3, 0.2], [0.1, 0.7], [-0.1, -0.7]], np.float32)
+    x_t, mean = np.float32([0.5, -1.0]), np.float32([0.2, 0.4])  # mean is that of x_0 given x_t
+    x_0 = mean + d
+    eps = (x_t - (1 - t) * x_0) / t
+    best = (x_t - mean) / t  # E[eps - x_0 | x_t], since eps - x_0 = (x_t - x_0) / t
+
+    batch, keys = {"x": jnp.asarray(x_0), "noise": jnp.asarray(eps)}, jax.random.split(jax.random.key(0), 4)
+
+    @jax.jit
+    def slope_and_losses(bias):
+        def total(bias):
+            model = lambda x, clock, condition: jnp.broadcast_to(best + bias, x.shape)
+            losses = objective({"model": model}, schedule, keys, batch, 0)[0]
+            return losses.sum(), losses
+
+        return jax.grad(total, has_aux=True)(bias)
+
+    slope, losses = slope_and_losses(jnp.zeros(2))
+    np.testing.assert_allclose(losses, np.sqrt((d**2).mean(axis=1) / t**2 + c**2) - c, rtol=1e-5)  # the error is d / t
+    np.testing.assert_allclose(slope, 0, atol=1e-5)
+    assert (slope_and_losses(jnp.full(2, 0.1))[0] > 0.05).all()
+
+
+def test_the_sampler_quarters_its_error_with_half_the_step(ideas):
+    """On the Gaussian of variance v, whose flow is x_s / x_t = std(s) / std(t), std^2 = alpha^2 v + sigma^2."""
+    v, line = 0.3, schedules.rectified_flow()
+    variance = lambda t: (1 - t) ** 2 * v + t**2
+    denoise = lambda x, t: parameterizations.Prediction((1 - t) * v / variance(t) * x, t / variance(t) * x)
+    sampler, errors = ideas.ralston(), []
+    for steps in (8, 16):
+        plan = timesteps.plan(np.linspace(0.9, 0.1, steps + 1))
+        state = sampler.init(jnp.ones((1, 1)), line, plan)
+        for i in range(steps):
+            state = sampler.step(state, denoise, line, plan, i, None)
+        errors.append(abs(float(state.x[0, 0]) - (variance(0.1) / variance(0.9)) ** 0.5))
+    assert 3.5 < errors[0] / errors[1] < 4.5
+
+
+@pytest.mark.slow
+def test_the_sampler_reaches_its_order(ideas, monkeypatch, x64):
+    monkeypatch.setitem(conformance.SAMPLERS, "ralston", ideas.ralston())
+    monkeypatch.setitem(test_sampler_orders.SOLVERS, "ralston", test_sampler_orders.Solver(2, "t"))
+    test_sampler_orders.test_interior_order_is_the_published_one("ralston", "cosine", "gaussian")
+
+
+@pytest.mark.slow
+def test_the_guidance_passes_the_suite_of_guidance(ideas, monkeypatch):
+    suite = test_guidance_conformance
+    case = suite.Case(lambda d, s, w: ideas.capped(suite._each(d), w), interval=False)
+    monkeypatch.setitem(suite.GUIDANCES, "capped", case)
+    suite.test_neutral_is_the_unguided_denoiser_exactly("capped", "cosine")
+    suite.test_the_prediction_still_adds_up_to_x("capped", "cosine")
+    suite.test_finite_at_both_ends("capped", "rectified_flow")
+    suite.test_calls_are_counted("capped")
+    suite.test_an_example_depends_on_itself_alone("capped")
+
+
+def test_the_guidance_moves_no_farther_than_it_says(ideas):
+    pair = [parameterizations.Prediction(jnp.array([[x, 0.0]]), jnp.zeros((1, 2))) for x in (2.0, 1.0)]
+    moved = [float(ideas.capped(lambda x, t: pair, w, most=0.5)(None, None).x0[0, 0]) for w in (1.0, 1.5, 2.0, 9.0)]
+    np.testing.assert_allclose(moved, [2.0, 2.5, 3.0, 3.0])  # half of a length of 2
+
+
+def test_the_backbone_is_told_time_and_class(ideas):
+    module = resolve.model(changed(model={"name": "conv_net", "width": 16, "depth": 1, "num_classes": 10}))
+    assert isinstance(module, ideas.ConvNet) and module.width == 16
+    backbone = backbones.Backbone(module, (8, 8, 1), lambda batch: np.arange(batch, dtype=np.int32))
+    params = {"params": backbones.parameters(backbone)}
+    x, t, label = backbones.inputs(backbone)
+    apply = jax.jit(module.apply)
+    output = apply(params, x, t, label)
+    assert output.shape == x.shape and np.abs(output).max() > 0.1
+    for others in ((x, t + 0.1, label), (x, t, label[::-1]), (x, t, np.full(2, 10, np.int32))):
+        assert np.abs(apply(params, *others) - output).max() > 1e-4
+    np.testing.assert_array_equal(apply(params, np.stack([x[0], -x[1]]), t, label)[0], output[0])
+
+
+@pytest.mark.slow
+def test_the_backbone_passes_the_suite_of_backbones(ideas, monkeypatch):
+    module = ideas.ConvNet(16, 2, backbones.CLASSES)
+    backbone = backbones.Backbone(module, (8, 8, 3), backbones.labels)
+    monkeypatch.setitem(backbone_suite.BACKBONES, "conv_net", backbone)
+    params, network = backbone_suite.made("conv_net")
+    apply, inputs = lambda *arguments: network(params, *arguments), backbones.inputs(backbone)
+    at = (apply, *inputs, apply(*inputs))
+    backbone_suite.test_outside_jit_and_with_one_time_it_is_the_same("conv_net", at)
+    backbone_suite.test_examples_do_not_see_each_other("conv_net", at)
+    backbone_suite.test_time_and_every_entry_of_the_condition_are_heard("conv_net", at)
+    backbone_suite.test_an_objective_has_a_gradient_in_every_parameter("conv_net")
+    backbone_suite.test_guidance_runs_both_branches_in_one_call("conv_net", at)
+    backbone_suite.test_a_sampler_runs("conv_net")
+
+
+def test_the_dataset_is_read_by_the_pipeline(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    config = changed()
+    config.data.update({"name": "rings", "threads": 0})
+    found = examples.open_examples(config)
+    assert (found.spec.shape, found.spec.num_classes, found.spec.size) == ((8, 8, 1), 3, 300)
+    batches = found.batches(config, 0, range(32), 0)
+    batch = next(batches)
+    batches.close()
+    assert batch["image"].shape == (32, 8, 8, 1)
+    images, radius = np.asarray(batch["image"][..., 0], float), 1 + np.asarray(batch["label"])
+    x, y = np.mgrid[:8, :8] - 3.5
+    weighed = (np.hypot(x, y) * images).sum(axis=(1, 2)) / images.sum(axis=(1, 2))  # the mean radius of the bright ones
+    assert set(radius) == {1, 2, 3}
+    np.testing.assert_array_equal(1 + np.digitize(weighed, (1.75, 2.65)), radius)
+
+
+def test_the_figure_is_the_mean_with_its_error(ideas):
+    images = np.stack([np.full((2, 2, 1), value, np.uint8) for value in (0, 51, 102)])  # 0, 0.2, 0.4
+    of = model_figures.Subject({}, pathlib.Path(), images, None, None, type("Split", (), {"images": images[:2]}))
+    found = model_figures.FIGURES["brightness"](of)
+    assert found["brightness"] == pytest.approx({"value": 0.2, "standard_error": 0.2 / 3**0.5, "samples": 3})
+    assert found["brightness_of_held_out"]["value"] == pytest.approx(0.1)
+
+
+def test_the_space_of_features_can_be_named(ideas):
+    assert "rows" in features.names()
+    extractor = names.FEATURES["rows"](None, None)
+    image = np.zeros((1, 4, 2, 1), np.uint8)
+    image[0, 1] = 255
+    np.testing.assert_allclose(features.rows(extractor.extract, image), [[0, 1, 0, 0]])
+
+
+def test_their_arguments_are_checked_like_any_other():
+    with pytest.raises(ConfigError, match=r"config\.schedule: unknown argument of power 'q'.* Valid: p\."):
+        resolve.schedule(changed(schedule={"name": "power", "q": 2.0}))
+    with pytest.raises(ConfigError, match=r"config\.schedule\.p = 'two'"):
+        resolve.schedule(changed(schedule={"name": "power", "p": "two"}))
+
+
+def test_an_unknown_name_says_how_to_add_one():
+    with pytest.raises(ConfigError, match=r"unknown schedule 'pover'\. Did you mean 'power'\?.* --extend=FILE"):
+        resolve.schedule(changed(schedule={"name": "pover"}))
+
+
+def test_a_name_that_is_taken_or_no_function_is_refused(ideas):
+    with pytest.raises(ConfigError, match="'heun' already"):
+        names.add(names.SAMPLERS, ideas.ralston, "heun")
+    with pytest.raises(ConfigError, match="Valid: a function"):
+        names.add(names.SAMPLERS, ideas.ralston())
+    assert "ralston" in names.SAMPLERS and names.SAMPLERS["heun"] is not ideas.ralston
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("x = 1\ny = = 2\n", "line 2: SyntaxError"),
+        ("import no_such_module\n", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("from experiments import names\n\nnames.add(names.SAMPLERS, len, 'ddim')\n", "line 3: names.add: there is a"),
+        (None, "no such Python file"),
+    ],
+)
+def test_a_file_that_fails_is_told_in_a_sentence(tmp_path, text, words):
+    path = tmp_path / "mine.py"
+    if text:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        configs.extend(str(path))
+    assert str(error.value).startswith(f"--extend={path}") and words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_run_of_all_of_them_from_training_to_its_figures(file, tmp_path):
+    """And without --extend the run's own config brings no code with it. `checks.validate` takes every name."""
+    base = pathlib.Path(__file__).parent.parent / "configs" / "digits.py"
+    mine = [f"--extend={file}"]
+    entries = {
+        "schedule": {"name": "power", "p": 1.5}, "objective": {
+            "name": "huber", "density": {"name": "uniform_density"}, "condition_dropout": 0.1},
+        "model": {"name": "conv_net", "width": 16, "depth": 1, "num_classes": 3}, "data.name": "rings",
+        "sample.sampler": {"name": "ralston"}, "sample.guidance": {"name": "capped", "scale": 1.5},
+        "evaluate.features": ("pixels", "rows"),
+    }  # fmt: skip
+    words = [f"--config.{field}={value}" for field, value in entries.items()]
+
+
+    env = {**os.environ, "DIFFUSION_CACHE": str(tmp_path / "cache")}
+    run = lambda name, *more: commands.run("-m", f"experiments.{name}", f"--workdir={tmp_path / 'run'}", *more, env=env)
+    done = run("train", f"--config={base}:tiny", *words, *mine)
+    assert done.returncode == 0, done.stderr
+    refused = run("sample")
+    assert refused.returncode == 2 and "--extend=FILE" in refused.stderr and "Traceback" not in refused.stderr
+    for name, more in (("sample", ()), ("evaluate", ("--metrics=brightness",))):
+        done = run(name, *mine, *more)
+        assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    images = np.load(tmp_path / "run" / "samples.npz")["images"]
+    assert report["model"]["brightness"]["value"] == pytest.approx(images.mean() / 255)
+    assert report["figures"]["frechet"]["rows"]["dimensions"] == 8
+    assert "brightness" in (tmp_path / "run" / "report.md").read_text()
