@@ -157,6 +157,18 @@ def phrase(told: Scene) -> str:
     return first if told.style == "plain" else f"{first}, {told.style}"
 
 
+def completed(told: Scene, lot: Lot) -> Scene:
+    """A scene that shows what a caption asks for, and the rest by lot: what `asked` leaves open, filled in."""
+    open_to = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "position": tuple(POSITIONS)}
+    if told.kind == "several":
+        open_to = {"colour": COLOURS, "shape": SHAPES}
+    elif told.kind == "word":
+        open_to = {"colour": COLOURS}
+    elif told.kind == "pair":
+        open_to = {"relation": RELATIONS}
+    return told._replace(**{name: lot.pick(values) for name, values in open_to.items() if getattr(told, name) == NONE})
+
+
 def asked(text: str) -> Scene:
     """What a caption of this form asks for: the scene, with `NONE` for all that it leaves open.
 

@@ -73,13 +73,17 @@ def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarr
       OSError: the bytes are no complete image.
       ValueError: it is larger than the limit.
     """
-    image = _opened(data, channels, limit)
+    return np.asarray(square(_opened(data, channels, limit), side)).reshape(side, side, channels)
+
+
+def square(image: Image.Image, side: int) -> Image.Image:
+    """Makes an image a square as `decode_square` does: the shorter side is resized to `side`, the middle kept."""
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side))).reshape(side, side, channels)
+    return image.crop((left, top, left + side, top + side))
 
 
 def _opened(data: bytes, channels: int, limit: int) -> Image.Image:

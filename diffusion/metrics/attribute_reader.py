@@ -1,0 +1,205 @@
+"""A small convolutional network that reads the attributes of a picture, one class of each: the judge of prompts.
+
+It is trained on real pictures and their attributes alone, and never told what a picture was asked to show. Its last
+hidden layer serves as features. It is written with jax.lax alone, as `classifier` is.
+"""
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors
+from jax import Array
+from safetensors.numpy import load_file, save
+
+from diffusion import files
+
+WIDTHS = (24, 32, 48, 64)  # channels at sides 32, 16, 8 and 8 of a picture 64 x 64
+DIM = 128  # features
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 1e-2
+CHUNK = 250  # pictures in one call of the compiled forward pass
+
+
+class Reader(NamedTuple):
+    """A trained reader.
+
+    Attributes:
+        params: name -> float32 array.
+        classes: number of classes of each attribute.
+        digest: sha256 of the parameters.
+    """
+
+    params: dict[str, Array]
+    classes: dict[str, int]
+    digest: str
+
+
+def train(
+    images: np.ndarray, labels: Mapping[str, np.ndarray], *, steps: int = 3000, batch_size: int = 64, seed: int = 0,
+    tell: Callable[[int, float], None] = lambda step, loss: None,
+) -> Reader:  # fmt: skip
+    """Trains by AdamW with a cosine decay, on the mean cross entropy of the attributes.
+
+    Pictures are made paler or darker, blurred and noised by lot, so that what a decoder leaves behind does not matter.
+
+    Args:
+        images: uint8 [N, H, W, 3], H and W multiples of 8.
+        labels: for each attribute int [N] in 0..K-1.
+        steps: number of updates.
+        batch_size: pictures in an update.
+        seed: of the initial weights, batches and changes.
+        tell: called after every step with its number and the loss.
+
+    Raises:
+        TypeError: if the pictures are not uint8.
+        ValueError: if shapes do not fit.
+    """
+    _check(images)
+    if any(np.shape(column) != (len(images),) for column in labels.values()) or not labels:
+        shapes = {name: list(np.shape(column)) for name, column in labels.items()}
+        raise ValueError(f"each attribute has a label for each of the {len(images)} pictures; got {shapes}")
+    classes = {name: int(np.max(column)) + 1 for name, column in labels.items()}
+    key = jax.random.key(seed)
+    params = _init(jax.random.fold_in(key, 0), images.shape[1:], classes)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(LEARNING_RATE, steps), weight_decay=WEIGHT_DECAY)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def update(params, state, key, x, y):
+        loss, gradient = jax.value_and_grad(_loss)(params, _changed(key, x), y)
+        change, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, change), state, loss
+
+    rng = np.random.default_rng(seed)
+    for step in range(steps):  # from Python: XLA's CPU convolutions are many times slower inside a scan
+        rows = rng.integers(0, len(images), batch_size)
+        some = {name: np.asarray(column)[rows] for name, column in labels.items()}
+        params, state, loss = update(params, state, jax.random.fold_in(key, step + 1), images[rows], some)
+        tell(step + 1, loss)
+    return _reader(jax.tree.map(np.asarray, params), classes)
+
+
+def read(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The most probable class of each attribute, int64 [N] each.
+
+    Args:
+        reader: from `train`.
+        images: uint8 [N, H, W, 3], of the size that it was trained on.
+
+    Raises:
+        TypeError, ValueError: if the images have another type or shape.
+    """
+    hidden = features(reader, images)
+    params = jax.tree.map(np.asarray, reader.params)
+    return {name: (hidden @ params[f"{name}/out"] + params[f"{name}/bias"]).argmax(1) for name in reader.classes}
+
+
+def features(reader: Reader, images: np.ndarray) -> np.ndarray:
+    """The last hidden layer, float32 [N, DIM]; arguments as those of `read`."""
+    _check(images)
+    expected = jax.eval_shape(lambda: _init(jax.random.key(0), images.shape[1:], reader.classes))
+    if expected["hidden"].shape != reader.params["hidden"].shape:
+        raise ValueError(f"pictures {list(images.shape[1:])} are not of the size that the reader was trained on")
+    parts = [np.zeros((0, DIM), np.float32)]
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK]
+        filled = np.concatenate([chunk, np.zeros((CHUNK - len(chunk), *chunk.shape[1:]), np.uint8)])
+        parts.append(np.asarray(_compiled(reader.params, filled))[: len(chunk)])
+    return np.concatenate(parts)
+
+
+def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = None) -> Reader:
+    """The reader of a file, or one that is made now and kept there.
+
+    Args:
+        name: of the file, which says all that the reader depends on.
+        made: trains it.
+        folder: of the file; "readers" in the library's cache by default.
+    """
+    path = (folder or files.cache("readers")) / f"{name}.safetensors"
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            classes = {key: int(value) for key, value in (file.metadata() or {}).items()}
+        return _reader(load_file(path), classes)
+    except (OSError, ValueError, safetensors.SafetensorError):
+        reader = made()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as file:
+        arrays = {key: np.asarray(leaf) for key, leaf in reader.params.items()}
+        file.write(save(arrays, {key: str(value) for key, value in reader.classes.items()}))
+    return reader
+
+
+def _init(key: Array, shape: tuple[int, ...], classes: Mapping[str, int]) -> dict[str, Array]:
+    """He-normal weights."""
+    height, width, channels = shape
+    params = {}
+    for i, size in enumerate(WIDTHS):
+        params[f"conv{i}"] = _he(jax.random.fold_in(key, i), (3, 3, channels, size))
+        params[f"bias{i}"] = jnp.zeros(size)
+        channels = size
+    params["hidden"] = _he(jax.random.fold_in(key, 100), (height // 8 * (width // 8) * channels, DIM))
+    params["hidden_bias"] = jnp.zeros(DIM)
+    for i, (name, number) in enumerate(sorted(classes.items())):
+        params[f"{name}/out"] = 0.1 * _he(jax.random.fold_in(key, 200 + i), (DIM, number))
+        params[f"{name}/bias"] = jnp.zeros(number)
+    return params
+
+
+def _he(key: Array, shape: tuple[int, ...]) -> Array:
+    return jax.random.normal(key, shape) * np.sqrt(2 / np.prod(shape[:-1]))
+
+
+def _hidden(params: Mapping[str, Array], images: Array) -> Array:
+    x = images.astype(jnp.float32) / 127.5 - 1
+    for i, stride in enumerate((2, 2, 2, 1)):
+        x = jax.lax.conv_general_dilated(
+            x, params[f"conv{i}"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = jax.nn.gelu(x + params[f"bias{i}"])
+    return jax.nn.gelu(x.reshape(len(x), -1) @ params["hidden"] + params["hidden_bias"])
+
+
+_compiled = jax.jit(_hidden)
+
+
+def _loss(params: Mapping[str, Array], images: Array, labels: Mapping[str, Array]) -> Array:
+    hidden = _hidden(params, images)
+    losses = [
+        optax.softmax_cross_entropy_with_integer_labels(hidden @ params[f"{name}/out"] + params[f"{name}/bias"], y)
+        for name, y in labels.items()
+    ]
+    return jnp.mean(jnp.stack(losses))
+
+
+def _changed(key: Array, images: Array) -> Array:
+    """Pictures in 0..255, of other contrast, blurred and noised by lot, each in its own measure."""
+    x = images.astype(jnp.float32)
+    blur, bright, contrast, strength, noise = jax.random.split(key, 5)
+    draw = functools.partial(jax.random.uniform, shape=(len(x), 1, 1, 1))
+    near = (jnp.roll(x, 1, 1) + jnp.roll(x, -1, 1) + jnp.roll(x, 1, 2) + jnp.roll(x, -1, 2)) / 4
+    x = x + draw(blur, minval=0.0, maxval=0.5) * (near - x)
+    x = 128 + (x - 128) * draw(contrast, minval=0.9, maxval=1.1) + draw(bright, minval=-8.0, maxval=8.0)
+    return x + draw(strength, minval=0.0, maxval=8.0) * jax.random.normal(noise, x.shape)
+
+
+def _check(images: np.ndarray) -> None:
+    if images.dtype != np.uint8:
+        raise TypeError(f"the reader takes uint8 pictures, got {images.dtype}")
+    if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] % 8 or images.shape[2] % 8:
+        raise ValueError(f"need pictures [N, H, W, 3] with sides that 8 divides, got {list(images.shape)}")
+
+
+def _reader(params: dict[str, Any], classes: dict[str, int]) -> Reader:
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        digest.update(f"{name} {params[name].shape} {params[name].dtype}".encode())
+        digest.update(np.ascontiguousarray(params[name]).tobytes())
+    return Reader(params, classes, digest.hexdigest())
