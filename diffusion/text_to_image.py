@@ -118,7 +118,7 @@ def load(
       **how: of `interchange.load`, such as shardings.
 
     Raises:
-      As `pipelines.read` and `lora_files.load`.
+      FileNotFoundError, Refusal, Mismatch: as `pipelines.read` and `lora_files.load`.
     """
     parts = pipelines.read(folder, dtype=dtype, prediction=prediction, **how)
     side = parts.side * parts.modules["vae"].factor
