@@ -16,7 +16,7 @@ from benchmarks import rows
 from diffusion import objectives, schedules, timesteps
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.models.flops import flops
-from diffusion.training import ema, optimizers, state
+from diffusion.training import ema, micro_batches, optimizers, sharding, state
 from diffusion.training.step import make_train_step
 
 THREADS = 2  # of PyTorch: the cores
@@ -29,8 +29,9 @@ def main(argv: list[str]) -> None:
     small = dit_preset("S/2", num_classes=1000)
     demo = DiT(patch=2, width=128, depth=4, heads=4, num_classes=10)
     limit, limit_work = matmul(2048, 3)
-    run, work = train_step(small, (32, 32, 4), asked.batch_size, asked.accumulate)
-    demo_run, demo_work = train_step(demo, (8, 8, 1), 64)
+    parts = asked.accumulate or chosen(asked.batch_size)
+    run, work = train_step(small, (32, 32, 4), asked.batch_size, parts)
+    demo_run, demo_work = train_step(demo, (8, 8, 1), 64, chosen(64))
     cases = {"limit": rows.seconds(limit), "ours": rows.seconds(run), "demo": rows.seconds(demo_run)}
     peer = None
     if asked.torch_python:
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
     rate = lambda name, amount: tuple(amount / taken for taken in seconds[name])
     images = [name for name in ("compiled", "eager") if name in seconds]
     peak = rate("limit", limit_work / 1e9)
-    what = f"train step, DiT-S/2, 32x32x4, batch {asked.batch_size}"
+    what = f"train step, DiT-S/2, 32x32x4, batch {asked.batch_size} in {parts} micro-batches"
     made = [
         rows.Row(what, "GFLOP/s", True, rate("ours", work / 1e9), limit=peak, note="limit: 2048^3 matrix product"),
         rows.Row("train step, digits DiT, 8x8x1, batch 64", "GFLOP/s", True, rate("demo", demo_work / 1e9), limit=peak),
@@ -52,6 +53,11 @@ def main(argv: list[str]) -> None:
         made.append(rows.Row(what, "images/s", True, rate("ours", asked.batch_size), f"{peer.about} {form}",
                              rate(form, asked.batch_size)))  # fmt: skip
     rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {asked.rounds} rounds", asked.out)
+
+
+def chosen(batch_size: int) -> int:
+    """The micro-batches that a run on one device here takes."""
+    return micro_batches.number(batch_size, sharding.make_mesh({"data": 1}, jax.devices()[:1]))
 
 
 def matmul(size: int, count: int, dtype: str = "float32"):
@@ -92,7 +98,7 @@ def train_step(model: DiT, shape: tuple[int, ...], batch_size: int, accumulate: 
 if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
     flags.DEFINE_integer("batch_size", 16, "of the DiT-S/2")
-    flags.DEFINE_integer("accumulate", 1, "micro-batches of the DiT-S/2")
+    flags.DEFINE_integer("accumulate", 0, "micro-batches of the DiT-S/2; 0: as a run chooses them")
     flags.DEFINE_string("torch_python", None, "python of the environment of `make fixtures`; ours alone without")
     flags.DEFINE_string("out", None, "file for the rows, as JSON")
     app.run(main)

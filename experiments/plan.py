@@ -87,7 +87,7 @@ def mesh_of(config: ConfigDict, devices: list[Any]) -> Mesh:
     """Returns config.mesh over these devices."""
     try:
         mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES}, devices)
-        sharding.check_batch_size(config.train.batch_size, mesh, config.train.accumulate)
+        sharding.check_batch_size(config.train.batch_size, mesh, config.train.accumulate or 1)
     except ValueError as error:
         raise ConfigError(f"config.mesh: {error}") from error
     return mesh
@@ -99,7 +99,7 @@ def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
     if not isinstance(model, DiT):
         raise ConfigError(f"config.model.name = {config.model.name!r}: plans are made for \"dit\" alone.")
     target = build(config, shape, mesh).target
-    return Work(model, shape, target, mesh, config.train.batch_size, config.train.accumulate)
+    return Work(model, shape, target, mesh, config.train.batch_size, config.train.accumulate or 1)
 
 
 def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> programs.Program:
@@ -130,7 +130,7 @@ def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Mach
         if mesh not in on_mesh:
             on_mesh[mesh] = work_of(changed, shape, mesh_of(changed, list(work.mesh.devices.flat)))
         model = resolve.model(changed, shape)
-        found = on_mesh[mesh]._replace(model=model, accumulate=changed.train.accumulate)
+        found = on_mesh[mesh]._replace(model=model, accumulate=changed.train.accumulate or 1)
         parts = estimate.memory_by_part(found, machine.platform)
         if estimate.fits(parts, machine):
             told = " ".join(f"--config.{field}={new}" for field, _, new in configs.differences(config, changed))
