@@ -28,6 +28,7 @@ INDEX, ARRAYS = "captions.json", "captions.safetensors"
 ROW = "row"
 
 Entries = dict[str, np.ndarray]
+"""What a network is told, arrays by the names of its condition's entries."""
 
 
 class Table(NamedTuple):

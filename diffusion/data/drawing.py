@@ -23,7 +23,8 @@ RADII_OF_MANY = {2: (8.0, 10.0), 3: (7.0, 8.5), 4: (6.5, 8.0), 5: (6.0, 7.5)}
 THIRDS = (18.5, 32.0, 45.5)
 STROKE, GLOW = 2.2, 2.5  # pixels: the width of an outline, the reach of neon
 
-Distance = Callable[[np.ndarray, np.ndarray, float], np.ndarray]  # (x right, y down, radius) -> pixels to the edge
+Distance = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+"""(x right, y down, radius) -> pixels to the edge."""
 
 
 def draw(scene: Scene, lot: Lot) -> np.ndarray:
