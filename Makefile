@@ -1,6 +1,7 @@
 # make demo    train, sample and evaluate on handwritten digits   make test      the fast tests
 # make setup   the environment alone                              make test-all  with the slow ones
 # make bench   timings                                            make lint      ruff   make types   pyright
+# make site    these pages and every public name, into site/index.html
 # make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ RUN := $(VENV)/bin/python
 DEMO := runs/digits
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-all test-peers fixtures bench lint types lock clean
+.PHONY: setup demo test test-all test-peers fixtures bench lint types site lock clean
 setup: $(VENV)/.complete
 
 $(VENV)/.complete: requirements.txt pyproject.toml
@@ -59,10 +60,14 @@ lint: setup
 types: setup
 	$(RUN) -m pyright --pythonpath $(RUN)
 
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
+	@echo "open site/index.html"
+
 # Writes the locked versions of every supported Python, with their hashes and no index.
 lock:
 	uv pip compile --quiet --universal --generate-hashes --extra dev --python-version 3.11 --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf $(VENV) $(PEERS) runs
+	rm -rf $(VENV) $(PEERS) runs site
