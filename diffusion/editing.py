@@ -165,7 +165,8 @@ def sdedit(
     if not grid[-1] < t_0 <= schedule.t_max:
         raise ValueError(f"sdedit: t_0 = {t_0} must be above the grid's last time {grid[-1]:g} and at most "
                          f"t_max = {schedule.t_max:g}")
-    plan = timesteps.plan(np.append(t_0, grid[grid < t_0]).astype(grid.dtype))
+    below = grid[grid.astype(np.float32) < np.float32(t_0)]  # a time that is t_0 but for rounding would be no step
+    plan = timesteps.plan(np.append(t_0, below).astype(grid.dtype))
     own, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
     x = noised(schedule, t_0, images.astype(jnp.promote_types(images.dtype, jnp.float32)), own)
     return sample(sampler, denoise, schedule, x, plan, rest, **options)

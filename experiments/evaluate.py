@@ -170,7 +170,7 @@ def main(argv: list[str]) -> None:
             request = requested(samples=str(folder / "samples.npz"), reference=reference, metrics=names or None,
                                 data_dir=flags.FLAGS.data_dir or data.dir)  # fmt: skip
             content = inception_figures(content, folder, request, out or folder / "inception.json")
-        report.show(content, folder)
+        report.show(content, folder, run=flags.FLAGS.workdir)
         return
     if out is None:
         raise configs.ConfigError("--out is missing: where to write, e.g. --out=result.json (with --samples), or "

@@ -44,7 +44,7 @@ def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike,
     else:
         rows = [np.flatnonzero(labels == label)[:columns] for label in classes]
         names = [str(label) for label in classes]
-    shown = _paper(images)
+    shown = paper(images)
     mosaic = [[shown[i] for i in row] for row in rows]
     picture = _Picture([mosaic], names, top=0)
     picture.save(path)
@@ -78,17 +78,48 @@ def trajectory(
     # Noise is wider than data (much wider where variance explodes): each time is shown on a scale that holds it.
     width = [max(1.0, 1.25 * float(x[i].std())) for i in chosen]
     noisy = np.stack([x[i] / scale for i, scale in zip(chosen, width)])
-    bright = _on_black(to_uint8(x[-1]))
-    blocks = [
-        [[_tone(to_uint8(a[j, b]), bright) for j in range(len(chosen))] for b in range(min(rows, x.shape[1]))]
-        for a in (noisy, predicted[chosen])
-    ]
-    picture = _Picture(blocks, [str(label) for label in labels[:rows]], top=46)
-    for block, title in enumerate(("sample $x_t$", "prediction of $x_0$")):
-        picture.text(picture.left(block, 0), 16, title, size=12, align="left")
-        for column, index in enumerate(chosen):
-            picture.text(picture.left(block, column) + picture.width / 2, 36, _time(ts[index], column == 0), size=9)
+    blocks = [np.swapaxes(paper(to_uint8(a[:, :rows]), to_uint8(x[-1])), 0, 1) for a in (noisy, predicted[chosen])]
+    times = [_time(ts[index], column == 0) for column, index in enumerate(chosen)]
+    titles = ("sample $x_t$", "prediction of $x_0$")
+    mosaic(blocks, [str(label) for label in labels[:rows]], (times, times), path, titles)
+
+
+def mosaic(
+    blocks: Sequence, names: Sequence[str], columns: Sequence[Sequence[str]], path: str | os.PathLike,
+    titles: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Draws blocks of images side by side, with a name beside each row and one above each column.
+
+    Args:
+      blocks: each uint8 `[R, C, H, W, 3]`, from `paper`; R, H and W alike.
+      names: of the R rows; "" for one without.
+      columns: for each block the texts above its C columns.
+      path: the PNG to write.
+      titles: for each block, above it.
+    """
+    picture = _Picture(blocks, names, top=46 if titles else 28 if any(map(any, columns)) else 0)
+    for block, texts in enumerate(columns):
+        if titles:
+            picture.text(picture.left(block, 0), 16, titles[block], size=12, align="left")
+        for column, text in enumerate(texts):
+            place = picture.left(block, column) + picture.width / 2
+            picture.text(place, picture.top - 10, text, size=9)
     picture.save(path)
+
+
+def paper(images: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+    """uint8 `[..., H, W, 3]`, as images are shown: grey ones on black ground (digits) become dark ink on white paper.
+
+    Args:
+      images: uint8 `[..., H, W, C]`, C = 1 or 3.
+      like: images `[..., H, W, C]` whose ground is that of all; the images themselves by default.
+    """
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(f"an image of {images.shape[-1]} channels cannot be shown; pictures take 1 or 3")
+    like = images if like is None else like
+    border = np.concatenate([edge.ravel() for edge in (like[..., 0, :, :], like[..., -1, :, :], like[..., :, 0, :])])
+    images = 255 - images if images.shape[-1] == 1 and np.median(border) < 64 else images
+    return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
 def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
@@ -140,7 +171,7 @@ def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
         axes.set_axisbelow(True)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 class _Picture:
@@ -150,7 +181,8 @@ class _Picture:
         image = blocks[0][0][0]
         self.factor = max(1, -(-TILE // max(image.shape[:2])))
         self.height, self.width = image.shape[0] * self.factor, image.shape[1] * self.factor
-        self.names = 26 if any(names) else 0
+        longest = max(map(len, names), default=0)
+        self.names = 0 if not longest else 26 if longest <= 2 else 14 + 7 * longest
         self.top = max(top, MARGIN)
         self.columns = max(len(row) for block in blocks for row in block)
         rows = max(len(block) for block in blocks)
@@ -165,7 +197,11 @@ class _Picture:
                     self.canvas[y - 1 : y + self.height + 1, x - 1 : x + self.width + 1] = FRAME
                     self.canvas[y : y + self.height, x : x + self.width] = enlarged
         for r, name in enumerate(names):
-            self.text(MARGIN + self.names / 2 - 4, self._row(r) + self.height / 2, name, size=12)
+            x, y = MARGIN + self.names, self._row(r) + self.height / 2
+            if longest <= 2:
+                self.text(x - self.names / 2 - 4, y, name, size=12)
+            else:
+                self.text(x - 10, y, name, size=9, align="right")
 
     def left(self, block: int, column: int) -> int:
         """The left side of a column of images."""
@@ -186,33 +222,16 @@ class _Picture:
         figure.figimage(self.canvas, 0, 0, origin="upper")
         for x, y, text, size, align in self.texts:
             figure.text(x / width, 1 - y / height, text, fontsize=size, ha=align, va="center", color=INK)
-        _save(figure, path)
+        save(figure, path)
 
 
-def _save(figure, path):
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a figure as a PNG, whole or not at all, the same bytes whenever it is drawn."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     with whole(path) as file:
         figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-
-
-def _paper(images):
-    """uint8 `[N, H, W, 3]`; grey images on black ground (digits) become dark ink on white paper."""
-    bright = _on_black(images)
-    return [_tone(image, bright) for image in images]
-
-
-def _on_black(images):
-    border = np.concatenate([images[:, 0].ravel(), images[:, -1].ravel(), images[:, :, 0].ravel()])
-    return images.shape[-1] == 1 and np.median(border) < 64
-
-
-def _tone(image, bright):
-    if image.shape[-1] not in (1, 3):
-        raise ValueError(f"an image of {image.shape[-1]} channels cannot be shown; pictures take 1 or 3")
-    image = 255 - image if bright else image
-    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 def _time(t, first):

@@ -10,7 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column
 
 from experiments import memory
 
@@ -46,8 +54,8 @@ class Display:
         self._paused = 0.0
         self._bar = None
         if speaks and self.console.is_terminal:
-            columns = (SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=self.console, transient=True)
+            columns = _columns("{task.description}")
+            self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
             self._task = self._bar.add_task("starting (the first step compiles)", total=total, completed=start)
 
     def __enter__(self) -> "Display":
@@ -132,12 +140,17 @@ def bar(
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     begun = time.perf_counter()
     rate = lambda done: done / max(time.perf_counter() - begun, 1e-9)
+    left = lambda done: (total - done) / rate(done) if done else None
     if console.is_terminal:
-        text = TextColumn(f"{{task.description}} {{task.completed}}/{{task.total}} {unit}  {{task.fields[rate]}}")
-        columns = (SpinnerColumn(), BarColumn(bar_width=24), text, TimeRemainingColumn())
-        with Progress(*columns, console=console) as shown:
-            task = shown.add_task(description, total=total, rate="")
-            yield lambda done: shown.update(task, completed=done, rate=f"{rate(done):.3g} {unit}/s  {held()}")
+        text = f"{{task.description}} {{task.completed}}/{{task.total}} {unit}{{task.fields[told]}}"
+        with Progress(*_columns(text), console=console, expand=True) as shown:
+            task = shown.add_task(description, total=total, told="")
+
+            def show(done: int) -> None:
+                eta = f"  ETA {duration(left(done))}" if 0 < done < total else ""
+                shown.update(task, completed=done, told=f"  {rate(done):.3g} {unit}/s{eta}  {held()}")
+
+            yield show
         return
     last = begun
 
@@ -146,11 +159,16 @@ def bar(
         now = time.perf_counter()
         if due(now - begun, now - last) or done >= total:
             last = now
-            left = (total - done) / rate(done) if done else None
-            told = {"done": done, "total": total, "unit": unit, "per_second": rate(done), "eta_seconds": left}
+            told = {"done": done, "total": total, "unit": unit, "per_second": rate(done), "eta_seconds": left(done)}
             console.print(f"{description} {line(told)}", markup=False)
 
     yield advance
+
+
+def _columns(text: str) -> tuple[ProgressColumn, ...]:
+    """The words, whole where there is room for them, and the time since the start; the bar has the rest of the line."""
+    words = TextColumn(text, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    return SpinnerColumn(), words, BarColumn(bar_width=None, table_column=Column(ratio=1)), TimeElapsedColumn()
 
 
 def due(elapsed: float, since: float) -> bool:

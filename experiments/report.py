@@ -231,16 +231,20 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     return "\n".join(parts)
 
 
-def show(content: dict, folder: str | pathlib.Path, console: Console | None = None) -> None:
+def show(
+    content: dict, folder: str | pathlib.Path, console: Console | None = None, run: str | pathlib.Path = ""
+) -> None:
     """Prints the figures, where to look, and what to try next.
 
     Args:
       content: as in `write`.
-      folder: the run folder.
+      folder: of the report.
       console: where to; standard output by default.
+      run: the run folder, where it is another.
     """
     console = console or Console(highlight=False)
     folder = pathlib.Path(folder)
+    run = pathlib.Path(run or folder)
     data = content["protocol"]["dataset"]
     shown = Table(title=f"{folder}: {data['name']}, samples against real images", title_justify="left")
     shown.add_column("")
@@ -262,11 +266,11 @@ def show(content: dict, folder: str | pathlib.Path, console: Console | None = No
     steps = settings.get("steps")
     if measured_classes := content["figures"]["asked_class"]:
         some = ",".join(list(measured_classes["by_class"])[3:9:5])
-        say(f"  python -m experiments.sample --workdir={folder} --labels={some} --config.sample.guidance.scale=3 "
-            f"--out={folder / 'guided'}")  # fmt: skip
+        say(f"  python -m experiments.sample --workdir={run} --labels={some} --config.sample.guidance.scale=3 "
+            f"--out={run / 'guided'}")  # fmt: skip
     if steps:
-        say(f"  python -m experiments.sample --workdir={folder} --config.sample.steps={max(1, steps // 4)} "
-            f"--out={folder / 'fast'}   (fewer steps)")  # fmt: skip
+        say(f"  python -m experiments.sample --workdir={run} --config.sample.steps={max(1, steps // 4)} "
+            f"--out={run / 'fast'}   (fewer steps)")  # fmt: skip
     say("  python -m experiments.train --help   (other recipes: configs/)")
 
 

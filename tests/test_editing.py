@@ -131,6 +131,15 @@ def test_sdedit_forgets_the_image_at_one_end_and_returns_it_at_the_other(name):
             edit(images[0], t_0)
 
 
+def test_sdedit_takes_a_time_of_the_grid_that_is_t_0_but_for_rounding_as_no_step():
+    """A step of no length has no second-order term: 1 - 0.8 is 0.2 less one rounding, and gave NaN."""
+    images, keys = jnp.ones((2, 2)), jax.random.split(jax.random.key(0), 2)
+    edit = lambda grid: editing.sdedit(samplers.dpmpp_2m(), exact_denoiser(DATA, SCHEDULE), SCHEDULE, images,
+                                       np.array(grid), 0.2, keys)  # fmt: skip
+    assert 1 - 0.8 < 0.2
+    np.testing.assert_array_equal(edit([1.0, 1 - 0.8, 0.1, 0.05]), edit([1.0, 0.2, 0.1, 0.05]))
+
+
 @pytest.mark.slow
 def test_sdedit_follows_the_flow_from_the_noised_image():
     """The mean over the noise of a Gaussian's flow is the flow of alpha x, which is affine."""

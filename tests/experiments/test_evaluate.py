@@ -147,8 +147,9 @@ def test_report(folder, config):
         assert part in text, part
     assert "(trajectory.png)" not in text  # which is not there
     console = Console(file=io.StringIO(), width=100)
-    report.show(content, folder, console)
+    report.show(content, folder, console, run="runs/of")
     shown = console.file.getvalue()
+    assert "experiments.sample --workdir=runs/of --config.sample.steps" in shown  # and not the samples' folder
     assert f"{ratio:.2f}" in shown and "Look at:" in shown and "Try next:" in shown and "report.md" in shown
     left = {path.name for path in folder.iterdir()}
     assert not {name for name in left if name.endswith((".tmp", ".new"))}

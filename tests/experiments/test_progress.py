@@ -102,11 +102,21 @@ def test_bar_of_a_single_job(monkeypatch):
 
 
 def test_bar_of_a_single_job_on_a_terminal(monkeypatch):
+    """Rate, time to go and memory after the first report, in a line that a narrow terminal holds."""
+    clock, out = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(progress.memory, "used", lambda: (5e8, None))
+    with progress.bar("sampling", 10, "images", Console(file=out, width=80, force_terminal=True)) as advance:
+        clock[0] = 90.0
+        advance(4)
+    assert "sampling 4/10 images  0.0444 images/s  ETA 2m15s  0.5 GB" in out.getvalue()
+
+
+def test_other_processes_show_no_bar():
     out = io.StringIO()
-    with progress.bar("sampling", 10, "images", Console(file=out, width=200, force_terminal=True)) as advance:
-        advance(5)
-    assert "sampling 5/10 images" in out.getvalue() and "images/s  0.5 GB" in out.getvalue()
+    with progress.bar("sampling", 10, "images", Console(file=out), speaks=False) as advance:
+        advance(10)
+    assert out.getvalue() == ""
 
 
 def test_memory_in_use_grows_with_what_is_held():

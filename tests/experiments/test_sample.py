@@ -1,16 +1,22 @@
 """Sampling from a run folder: what is written, and that a sample depends on its own seed and label alone."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import digits
-from experiments import generate, resolve
+from experiments import generate, resolve, train
 from experiments.config import ConfigError
 from experiments.sample import requested_labels
 
 SHAPE = (8, 8, 1)
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +97,28 @@ def test_trajectory_starts_at_the_prior_and_ends_at_the_sample(config, params):
     final = np.floor(np.clip(x[-1] * 127.5 + 128, 0, 255))
     assert np.abs(final - make.images(params, labels, seeds).astype(int)).max() <= 1
     assert 0.8 < x[0].std() < 1.2
+
+
+@pytest.mark.slow
+def test_processes_and_devices_share_the_batches_and_make_the_same_images(tmp_path):
+    """Two processes of two devices each, against one of one: batches of 4, the last of them short."""
+    config = digits.get_config("tiny")
+    config.train.steps = config.checkpoint.every = 2
+    assert train.run(config, tmp_path / "run") == 0
+    sample = ["-m", "experiments.sample", f"--workdir={tmp_path}/run", "--config.sample.number=18",
+              "--config.sample.batch_size=4"]  # fmt: skip
+    many = [sys.executable, "-m", "launch.local", "--processes=2", "--", sys.executable, *sample]
+    two_devices = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    found = {}
+    for name, command, env in (("one", [sys.executable, *sample], None), ("many", many, two_devices)):
+        out = tmp_path / name
+        command = [*command, f"--out={out}"]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("18 images in") == 1  # one of them speaks
+        assert sorted(path.name for path in out.iterdir()) == ["samples.json", "samples.npz", "samples.png",
+                                                               "trajectory.png"]  # fmt: skip
+        found[name] = np.load(out / "samples.npz")
+    np.testing.assert_array_equal(found["one"]["seeds"], found["many"]["seeds"])
+    assert np.ptp(found["one"]["images"]) > 50
+    assert np.abs(found["one"]["images"].astype(int) - found["many"]["images"].astype(int)).max() <= 1

@@ -1,0 +1,93 @@
+"""A trained run as the library's functions take it: for editing, for experiments in a notebook.
+
+    run = trained.load("runs/digits")
+    images, labels = run.real("test", 10)
+    edited = editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images, run.grid, 0.6, run.noise(10)[1])
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
+
+from diffusion import samplers
+from diffusion.data.transforms import to_model
+from diffusion.schedules import NoiseSchedule
+from diffusion.training import checkpoints
+from experiments import checks, generate, measures, resolve, workdir
+from experiments.config import ConfigError
+
+
+class Trained(NamedTuple):
+    """What a run has learned, and how its config samples it.
+
+    Attributes:
+        config: of the run, with what `load` was told to change.
+        params: of the moving average.
+        schedule: its process.
+        sampler: of config.sample.
+        grid: `[steps + 1]` decreasing times, of config.sample.
+        shape: (H, W, C) of one example.
+    """
+
+    config: ConfigDict
+    params: Any
+    schedule: NoiseSchedule
+    sampler: samplers.Sampler
+    grid: np.ndarray
+    shape: tuple[int, ...]
+
+    def denoise(self, labels: ArrayLike) -> Any:
+        """The denoiser of these classes, int `[B]`, guided as config.sample.guidance says."""
+        return generate.denoiser(self.config, self.shape)(self.params, jnp.asarray(labels, jnp.int32))
+
+    def noise(self, number: int) -> tuple[Array, Array]:
+        """What `samplers.sample` starts from, of as many seeds as experiments.sample has them: (x `[B, ...]`, keys)."""
+        seeds = generate.seeds(self.config, number)
+        first, rest = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
+        return samplers.prior(self.schedule, first, self.shape), rest
+
+    def real(self, split: str, number: int) -> tuple[Array, np.ndarray]:
+        """The first real images of a split, the classes in turn: (float32 `[B, H, W, C]` in [-1, 1], int `[B]`).
+
+        Raises:
+            ConfigError: for a run on latents, whose network takes no images, or a split that is not there.
+        """
+        if self.config.data.latents.dir:
+            raise ConfigError(f"the run is on latents ({self.config.data.latents.dir}), and its network takes no "
+                              "images: encode them by `experiments.autoencoders`.")  # fmt: skip
+        found = measures.split_of(self.config, split)
+        rows = measures.balanced_order(found.labels)[:number]
+        return to_model(jnp.asarray(found.images[rows])), found.labels[rows]
+
+
+def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:
+    """Loads the moving average of a run.
+
+    Args:
+        folder: the run folder.
+        changes: dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}.
+        step: of the checkpoint; None for the latest.
+
+    Raises:
+        ConfigError: if a field is not known, or the run trains a flow map.
+        WorkdirError, CheckpointError: if there is no run, or no checkpoint.
+    """
+    config = workdir.read_config(folder)
+    try:
+        config.update_from_flattened_dict(changes or {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"the changes {dict(changes or {})} do not fit the config of {folder}: {error}") from error
+    checks.validate(config)
+    shape = workdir.example_shape(config)
+    generate.denoiser(config, shape)  # refuses a flow map
+    plan = resolve.plan(config)
+    params, _ = checkpoints.load_ema(folder, step)
+    grid = np.append(plan.t, plan.s[-1])
+    return Trained(config, params, resolve.schedule(config), resolve.sampler(config), grid, shape)
