@@ -1,5 +1,6 @@
 # make demo    train, sample and evaluate on handwritten digits   make test      the fast tests
 # make setup   the environment alone                              make test-all  with the slow ones
+# make demo-text   a text-to-image model, trained from nothing: three quarters of an hour
 # make bench   timings                                            make lint      ruff   make types   pyright
 # make site    these pages and every public name, into site/index.html
 # make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
@@ -7,9 +8,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := runs/digits
+TEXT := runs/text
 PEERS := .venv-peers
 
-.PHONY: setup demo test test-all test-peers fixtures bench lint types site lock clean
+.PHONY: setup demo demo-text test test-all test-peers fixtures bench lint types site lock clean
 setup: $(VENV)/.complete
 
 $(VENV)/.complete: requirements.txt pyproject.toml
@@ -24,6 +26,11 @@ demo: setup
 	$(RUN) -m experiments.train --config=configs/digits.py --workdir=$(DEMO)
 	$(RUN) -m experiments.sample --workdir=$(DEMO)
 	$(RUN) -m experiments.evaluate --workdir=$(DEMO)
+
+demo-text: setup
+	$(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT)
+	$(RUN) -m experiments.sample --workdir=$(TEXT) --prompt="a small red circle above a blue square" -n 4 --out=$(TEXT)
+	$(RUN) -m experiments.text_report --model=$(TEXT)/model --out=$(TEXT)/report
 
 test: setup
 	$(RUN) -m pytest -n 2 --dist loadfile

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from diffusion.data import buckets, latents, pipeline, sources
+from diffusion.data import buckets, captions, latents, pipeline, sources
 from diffusion.data.transforms import Augmentation
-from experiments import autoencoders, resolve
+from experiments import autoencoders, names, resolve
 from experiments.config import ConfigError
 
 
@@ -67,16 +67,30 @@ def open_examples(config: Mapping) -> Examples:
             sizes = resolve.sizes(config)
             source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=varied(config))
             bucket = buckets.nearest(buckets.measured_once(source, data["threads"]), sizes) if sizes else ()
-            return Examples(source, spec, resolve.augmentations(config), sizes, bucket)
+            return Examples(_told(config, source), spec, resolve.augmentations(config), sizes, bucket)
         cache, spec = latents.open_cache(place)
         asked = data["latents"]["autoencoder"]
         autoencoder = autoencoders.load(asked).record if asked else None
         latents.require(cache.description, data["name"], data["split"], autoencoder, where=place)
+        return Examples(_told(config, cache), spec, (cache.draw,))
     except sources.DamagedRecord:
         raise  # no mistake in the config
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data: {error}") from error
-    return Examples(cache, spec, (cache.draw,))
+
+
+def _told(config: Mapping, source: pipeline.Source) -> pipeline.Source:
+    """The source, with what a network that is told text is told of each record's caption."""
+    field, entries = names.TOLD_TEXT.get(config["model"]["name"], ("", ()))
+    if not field:
+        return source
+    data, place = config["data"], config["data"]["text"][field]
+    if field == "dir":
+        captions.require(place, data["name"], data["split"], len(source))
+        table = captions.read(place)
+    else:
+        table = captions.tokens(captions.texts_of(data["name"], data["split"], data["dir"]), place)
+    return captions.Told(source, table._replace(entries={name: table.entries[name] for name in entries}))
 
 
 def varied(config: Mapping) -> tuple[int, ...]:

@@ -5,9 +5,10 @@
     python -m experiments.sample --workdir=runs/text --prompt="a red circle"
     python -m experiments.sample --again=pictures/42.png
 
---workdir is a folder of experiments.text_demo. Writes OUT/<seed>.png. Each file carries all that it was made from: settings, checksums of the model and of what was
-edited, versions, and the kind of the device. `--again` makes it anew from that: the same bytes on the same kind of
-device with the same versions, elsewhere from the same draws, with pixels that differ by rounding.
+--workdir is a folder of experiments.text_demo. Writes OUT/<seed>.png. Each file carries all that it was made from:
+settings, checksums of the model and of what was edited, versions, and the kind of the device. `--again` makes it anew
+from that: the same bytes on the same kind of device with the same versions, elsewhere from the same draws, with pixels
+that differ by rounding.
 """
 
 import contextlib

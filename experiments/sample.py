@@ -28,7 +28,7 @@ from diffusion.training import checkpoints, sharding
 from experiments import averages, checks, figures, from_prompt, generate, pieces, progress, resolve, workdir
 from experiments import config as configs
 
-CONFIG = configs.saved_flag(unless=("model", "again"))
+CONFIG = configs.saved_flag(unless=("model", "again", "prompt"))
 WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
 OUT = flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
@@ -41,10 +41,7 @@ LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8
 def main(argv: list[str]) -> None:
     """Loads the weights, samples, and writes; each file appears whole or not at all."""
     if from_prompt.asked():
-        if WORKDIR.value:
-            raise configs.ConfigError("--workdir samples a run that was trained here; --model and --again a published "
-                                      "model. Name one of them.")
-        return from_prompt.main(OUT.value)
+        return from_prompt.main(OUT.value, WORKDIR.value)
     config = CONFIG.value
     sharding.initialize_distributed()
     checks.validate(config)

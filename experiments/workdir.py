@@ -27,7 +27,7 @@ from experiments.config import ConfigError
 # Fields that a run may change when it goes on: they do not alter what its past steps computed.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "checkpoint.*", "evaluate.*", "sample.*", "mesh.*", "data.dir", "data.threads",
-    "data.damaged", "data.latents.*",
+    "data.damaged", "data.latents.*", "data.text.*",
 )  # fmt: skip
 
 
@@ -114,6 +114,22 @@ def example_shape(config: Mapping) -> tuple[int, ...]:
     if data["latents"]["dir"]:
         return latents.describe(data["latents"]["dir"]).shape
     return sources.describe(data["name"], data["split"], data["dir"]).shape
+
+
+def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the text-to-image model that experiments.text_demo has put together in a folder.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    folder = pathlib.Path(workdir) / "model"
+    if not (folder / "model_index.json").is_file():
+        what = ("holds a run of experiments.train, which samples classes: leave out --prompt" if
+                (folder.parent / "config.json").is_file() else
+                "is put together at the end of: python -m experiments.text_demo --config=configs/text/shapes.py "
+                f"--workdir={workdir}" if folder.parent.is_dir() else "is no folder")  # fmt: skip
+        raise ConfigError(f"--workdir={workdir} holds no text-to-image model (model/model_index.json); it {what}.")
+    return folder
 
 
 def command(module: str) -> str:

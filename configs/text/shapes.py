@@ -57,7 +57,7 @@ def encoder() -> ConfigDict:
     config.optimizer = {
         "name": "adamw", "learning_rate": 1e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.05, "clip": 1.0,
     }  # fmt: skip
-    return _lengths(config, steps=1_500, batch_size=128)
+    return _lengths(config, steps=1_200, batch_size=128)
 
 
 def autoencoder() -> ConfigDict:
@@ -71,7 +71,7 @@ def autoencoder() -> ConfigDict:
     config.optimizer = {
         "name": "adamw", "learning_rate": 2e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.0, "clip": 1e4,
     }  # fmt: skip
-    return _lengths(config, steps=2_000, batch_size=32)
+    return _lengths(config, steps=1_600, batch_size=32)
 
 
 def denoiser() -> ConfigDict:
@@ -87,7 +87,7 @@ def denoiser() -> ConfigDict:
     config.optimizer = {
         "name": "adamw", "learning_rate": 1e-3, "warmup": 200, "decay": "cosine", "weight_decay": 0.01, "clip": 1.0,
     }  # fmt: skip
-    return _lengths(config, steps=6_000, batch_size=64)
+    return _lengths(config, steps=5_000, batch_size=64)
 
 
 def _lengths(config: ConfigDict, steps: int, batch_size: int) -> ConfigDict:

@@ -74,20 +74,21 @@ class Tokenizer(NamedTuple):
             limits.Refused: for damaged files.
         """
         folder = pathlib.Path(folder).expanduser()
+        found = next((build for name, build in BUILDS.items() if (folder / name).is_file()), None)
+        if found is None:
+            there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+            raise FileNotFoundError(f"{folder}: no vocabulary ({', '.join(BUILDS)}) lies there, but "
+                                    f"{there or 'nothing'}.")
         config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
         known = config.get("model_max_length") or 0
         length = length or (known if known < BOUNDLESS else 0)
         if length < 1:
             raise ValueError(f"{folder}: its tokenizer_config.json says no length; give it, for example length=77 for "
                              "CLIP, 256 or 512 for T5")
-        for name, build in BUILDS.items():
-            if (folder / name).is_file():
-                tokenizer = build(folder, config, int(length))
-                if tokenizer.room < 1:
-                    raise ValueError(f"length={length} leaves no room for text between its start and its end")
-                return tokenizer
-        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-        raise FileNotFoundError(f"{folder}: no vocabulary ({', '.join(BUILDS)}) lies there, but {there or 'nothing'}.")
+        tokenizer = found(folder, config, int(length))
+        if tokenizer.room < 1:
+            raise ValueError(f"length={length} leaves no room for text between its start and its end")
+        return tokenizer
 
     @property
     def room(self) -> int:
