@@ -258,7 +258,8 @@ def extend(file: str) -> None:
 
 
 def _define_extend() -> None:
-    flags.DEFINE_list("extend", [], "your own Python files, whose functions the config then can name; docs/extend.md")
+    if "extend" not in flags.FLAGS:  # another command's module may have been imported
+        flags.DEFINE_list("extend", [], "Python files of your own, whose functions configs can name: docs/extend.md")
 
 
 def flag() -> flags.FlagHolder:
