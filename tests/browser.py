@@ -57,6 +57,15 @@ class Page:
         text = re.sub(r"<(\w+)>", lambda found: KEYS[found[1]], text)
         self._ask("POST", f"/element/{self.element(css)}/value", text=text)
 
+    def drag(self, css: str, *points: tuple[float, float]) -> None:
+        """Draws with the mouse over an element, through points in parts of its width and height."""
+        box = self.run("const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'}); "
+                       "const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]", css)  # fmt: skip
+        at = [{"x": box[0] + x * box[2], "y": box[1] + y * box[3], "button": "left"} for x, y in points]
+        moved = [("mouseMoved", point) for point in at]
+        for kind, point in [("mousePressed", at[0]), *moved, ("mouseReleased", at[-1])]:
+            self._tell("Input.dispatchMouseEvent", type=kind, buttons=1, clickCount=1, **point)
+
     def texts(self, css: str) -> list[str]:
         """The visible text of all elements that a selector finds."""
         return self.run("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText.trim())", css)

@@ -1,0 +1,103 @@
+"""From a prompt to a picture beside diffusers' pipelines with torch.compile: text encoder, denoiser, autoencoder.
+
+    make fixtures; python -m benchmarks.text_to_image --torch_python=.venv-peers/bin/python
+    python -m benchmarks.text_to_image --torch_python=.venv-peers/bin/python --kinds=transformer --rounds=5
+
+The peer makes a small pipeline of 256 x 256 pixels, saves it as diffusers does, and both read that folder, start from
+the same noise and walk the same DPM-Solver++(2M) grid; they have to end in the same picture before anything is timed. A
+time is that of the whole call, from the prompt's text to bytes. The limit is the time that all matrix products and
+convolutions would take at the rate of a product of 2048^3 of the same round.
+"""
+
+import functools
+import os
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from absl import app, flags, logging
+
+from benchmarks import rows, sampling
+from diffusion import text_to_image
+
+WHAT = {"transformer": "PixArt's transformer, 8 x 256", "unet": "Stable Diffusion's U-Net, 64-128-256"}
+PROMPT, NEGATIVE, SCALE, SEED = "the red car on a hill", "bad", 4.5, 0
+AGREEMENT = 5  # of 255, between any two pixels: what float32 does in twenty steps and a decoder of drawn weights
+
+
+def main(argv: list[str]) -> None:
+    """Measures each kind, and prints one table."""
+    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    asked, told = flags.FLAGS, []
+    for kind in asked.kinds:
+        told += measured(kind, asked.steps, asked.rounds, asked.torch_python)
+    rows.report(told, f"text to image, jax {jax.__version__}, {os.cpu_count()} cores", asked.out)
+
+
+def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows.Row]:
+    """A row beside torch.compile, and one beside PyTorch as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        peer = rows.Peer(torch_python, "benchmarks.peers.text_to_image", folder, kind, str(os.cpu_count()))
+        model = text_to_image.load(folder)
+        start(model, pathlib.Path(folder))
+        ours = functools.partial(
+            text_to_image.generate, model, PROMPT, negative=NEGATIVE, steps=steps, guidance=SCALE, seeds=SEED,
+            sampler="dpmpp_2m",
+        )  # fmt: skip
+        check(kind, ours(), peer, steps, pathlib.Path(folder))
+        square = jnp.ones((sampling.SIDE, sampling.SIDE))
+        product = jax.jit(jnp.matmul)
+        square_once = lambda: jax.block_until_ready(product(square, square))
+        timed = {"ours": rows.seconds(ours), "product": rows.seconds(square_once)}
+        timed |= {how: lambda how=how: float(peer.ask(f"{how} {steps}")) for how in ("compiled", "eager")}
+        for run in timed.values():
+            run()
+        found = rows.interleaved(timed, rounds)
+        peer.close()
+        least = operations(model, steps) / (2 * sampling.SIDE**3)
+    limit = tuple(least * seconds for seconds in found["product"])
+    return [rows.Row(f"{WHAT[kind]}, from a prompt to 256x256 pixels, {steps} steps", "s", False, found["ours"],
+                     f"{peer.about}, {how}", found[how], limit) for how in ("compiled", "eager")]  # fmt: skip
+
+
+def start(model: text_to_image.TextToImage, folder: pathlib.Path) -> None:
+    """Writes the noise that `generate` starts from, and what both are told."""
+    own = jax.random.split(jax.random.key(SEED), 3)[0]
+    side = model.side // model.modules["vae"].factor
+    noise = np.asarray(jax.random.normal(own, (side, side, model.channels)))
+    latents = np.ascontiguousarray(np.moveaxis(noise, -1, 0))[None]
+    told = {"prompt": PROMPT, "negative": NEGATIVE, "scale": str(SCALE)}
+    safetensors.numpy.save_file({"latents": latents}, folder / "start.safetensors", metadata=told)
+
+
+def check(kind: str, mine: np.ndarray, peer: rows.Peer, steps: int, folder: pathlib.Path) -> None:
+    """Both programs make the same picture, or there is nothing to compare."""
+    peer.ask(f"write {folder / 'pictures.safetensors'} {steps}")
+    theirs = safetensors.numpy.load_file(folder / "pictures.safetensors")["pictures"]
+    away = np.abs(mine.astype(float) - 255 * np.moveaxis(theirs, 1, -1)).max()
+    if not away <= AGREEMENT or np.ptp(mine) < 50:
+        raise SystemExit(f"{kind}: the pictures of both programs differ by {away:.1f} of 255")
+    print(f"{kind}: the pictures of both programs agree to {away:.1f} of 255")
+
+
+def operations(model: text_to_image.TextToImage, steps: int) -> int:
+    """FLOPs of the matrix products and convolutions of the walk and the decoder."""
+    told, untold = text_to_image.conditions(model, [PROMPT], NEGATIVE, SCALE, model.side, model.side)
+    side = model.side // model.modules["vae"].factor
+    x = jnp.zeros((1, side, side, model.channels))
+    call = lambda params, x: text_to_image.denoise(model, params, told, untold, SCALE)(x, 0.5)
+    decode = lambda params, z: model.modules["vae"].apply({"params": params}, z, method="decode")
+    once = sampling.operations(call, model.params[model.kind.denoiser], x)
+    return steps * once + sampling.operations(decode, model.params["vae"], x)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("kinds", list(WHAT), f"of {', '.join(WHAT)}")
+    flags.DEFINE_integer("steps", 20, "of the sampler")
+    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn")
+    flags.DEFINE_string("torch_python", None, "python of the environment with diffusers", required=True)
+    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
+    app.run(main)

@@ -1,0 +1,72 @@
+"""Opens a page to try a model on, on this machine alone unless --host says otherwise.
+
+    make playground-env
+    .venv-playground/bin/python -m experiments.playground --model=stable-diffusion-v1-5
+    .venv-playground/bin/python -m experiments.playground --workdir=runs/digits
+
+A text-to-image model is a folder with model_index.json; of a trained run the class takes the prompt's place. Pictures
+are written to --out, each with the settings that it was made with. See docs/playground.md.
+"""
+
+import pathlib
+
+from absl import flags
+
+from diffusion import limits
+from diffusion.models import interchange
+from diffusion.training import compilation_cache
+from experiments import config as configs
+from experiments import from_prompt, workdir
+from experiments.config import ConfigError
+from experiments.playground.asked import Source
+from experiments.playground.published import Published
+from experiments.playground.trained import Trained
+
+WORKDIR = flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
+OUT = flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
+HOST = flags.DEFINE_string("host", "127.0.0.1", "who may come: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
+PORT = flags.DEFINE_integer("port", 7860, "of the page's address")
+FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)
+
+
+def main(argv: list[str]) -> None:
+    """Loads the model, and serves until it is interrupted."""
+    if bool(from_prompt.MODEL.value) == bool(WORKDIR.value):
+        raise ConfigError("name one: --model=FOLDER, a text-to-image model, or --workdir=RUN, a trained run.")
+    try:
+        from experiments.playground import page
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed here. `make playground-env` makes the page's environment; "
+                          "start the page with .venv-playground/bin/python.") from error  # fmt: skip
+    compilation_cache.enable()
+    source = opened(from_prompt.MODEL.value, WORKDIR.value)
+    out = pathlib.Path(OUT.value or "playground")
+    built = page.build(source, out)
+    address = f"http://{HOST.value}:{PORT.value}"
+    print(f"{source.name}: open {address} (pictures go to {out}/; Ctrl-C ends it)", flush=True)
+    try:
+        built.launch(
+            server_name=HOST.value, server_port=PORT.value, share=False, quiet=True, allowed_paths=[str(out.resolve())],
+            theme=page.theme(), css=page.css(), footer_links=[], enable_monitoring=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise ConfigError(f"--port={PORT.value}: {error}") from error
+
+
+def opened(model: str | None, run: str | None) -> Source:
+    """What the flags name: a text-to-image model, one that experiments.text_demo left in its folder, or a trained run.
+
+    Raises:
+      ConfigError, FAILURES: for a folder that makes no pictures.
+    """
+    made = pathlib.Path(run or "") / "model"
+    if model or (made / "model_index.json").is_file():
+        try:
+            return Published(model or str(made), from_prompt.DTYPE.value, from_prompt.loras())
+        except (ValueError, FileNotFoundError) as error:
+            raise ConfigError(str(error)) from error
+    return Trained.load(run)
+
+
+if __name__ == "__main__":
+    configs.run(main, FAILURES)

@@ -1,0 +1,250 @@
+"""What a visitor of the page asks for, and what the file of a picture carries of it."""
+
+import base64
+import binascii
+import dataclasses
+import hashlib
+import importlib.metadata
+import io
+import pathlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from PIL import Image
+
+from diffusion import files, pictures
+from diffusion.text_to_image import Frame
+from experiments import from_prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The parameters of the page and of its API.
+
+    Attributes:
+      prompt: what the pictures are of, of a text-to-image model.
+      negative: what they are pushed away from; "" for nothing.
+      label: the class, of a trained run; -1 for a run without classes.
+      steps: of the sampler.
+      guidance: scale of the guidance; 1 is none.
+      seed: of the first picture; each further one has the next.
+      sampler: by name.
+      height, width: in pixels; 0 of the image, or what the model was made for.
+      batch: how many pictures.
+      image: file of a picture to start from, or "".
+      mask: file of a picture of the same size, white where the image is painted anew, or "".
+      margins: pixels put on at the top, bottom, left and right of the image, and painted.
+      strength: in (0, 1], how much of the image is changed; 0 for the usual.
+    """
+
+    prompt: str = ""
+    negative: str = ""
+    label: int = -1
+    steps: int = 30
+    guidance: float = 7.5
+    seed: int = 0
+    sampler: str = ""
+    height: int = 0
+    width: int = 0
+    batch: int = 1
+    image: str = ""
+    mask: str = ""
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)
+    strength: float = 0.0
+
+    @property
+    def seeds(self) -> list[int]:
+        """One a picture."""
+        return list(range(self.seed, self.seed + self.batch))
+
+    def canvas(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """(image uint8 [H, W, 3] or None, mask Bool [H, W] or None).
+
+        Raises:
+          ValueError: if a file is no sound picture, the mask has another size, or there is a mask alone.
+        """
+        if not self.image:
+            if self.mask or any(self.margins):
+                raise ValueError("a mask and margins belong to a picture to start from; give the picture")
+            return None, None
+        image = pictures.read(self.image)
+        return image, pictures.read_mask(self.mask, image.shape[:2]) if self.mask else None
+
+
+def checked(given: Mapping[str, Any]) -> Asked:
+    """The parameters as a page or a program sends them; JSON has one type of numbers.
+
+    Raises:
+      ValueError: for one of another kind, or no picture at all.
+    """
+    found = {}
+    for field in dataclasses.fields(Asked):
+        value = found[field.name] = given.get(field.name, field.default)
+        if field.name == "margins":
+            if not isinstance(value, (list, tuple)) or len(value) != 4:
+                raise ValueError(f"margins = {value!r}: four whole numbers are needed, top, bottom, left and right")
+            found[field.name] = tuple(_whole("margins", value, side) for side in value)
+        elif field.type is int:
+            found[field.name] = _whole(field.name, value, value)
+        elif field.type is float:
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise ValueError(f"{field.name} = {value!r}: a number is needed")
+            found[field.name] = float(value)
+        elif not isinstance(value, str):
+            raise ValueError(f"{field.name} = {value!r}: a text is needed")
+    if found["batch"] < 1:
+        raise ValueError(f"batch = {found['batch']}: at least 1 picture is made")
+    return Asked(**found)
+
+
+def _whole(name: str, value: Any, number: Any) -> int:
+    if not isinstance(number, (int, float)) or isinstance(number, bool) or number % 1:
+        raise ValueError(f"{name} = {value!r}: a whole number is needed")
+    return int(number)
+
+
+class Source(Protocol):
+    """What makes the pictures of a page.
+
+    Attributes:
+      name: as the page is headed.
+      usual: what is asked for where a visitor says nothing.
+      prompts: whether it is told a prompt.
+      classes: how many it has; 0 for none.
+      samplers: names.
+      free: whether it makes pictures of other sizes than its own.
+    """
+
+    name: str
+    usual: Asked
+    prompts: bool
+    classes: int
+    samplers: tuple[str, ...]
+    free: bool
+
+    def watch(self, asked: Asked) -> Iterator[Frame]:
+        """What is seen of the walk, step by step; refuses (ValueError) before it returns."""
+        ...
+
+    def carried(self, asked: Asked) -> dict[str, Any]:
+        """What the files of the pictures carry beside their seed."""
+        ...
+
+
+class Made(NamedTuple):
+    """What became of what was asked, until now.
+
+    Attributes:
+      frame: what is seen.
+      notes: what the model says of the request.
+      paths: files of the pictures, once they are done.
+    """
+
+    frame: Frame
+    notes: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+
+
+def make(source: Source, asked: Asked, out: pathlib.Path) -> Iterator[Made]:
+    """Makes pictures, step by step, and at the end writes them to a folder with all that they were made from.
+
+    Args:
+      source: what makes them.
+      asked: the parameters.
+      out: the folder.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        frames = source.watch(asked)
+    notes = tuple(str(warning.message) for warning in told if warning.category is UserWarning)
+    for frame in frames:
+        if frame.step < frame.steps:
+            yield Made(frame, notes)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for at, (seed, picture) in enumerate(zip(asked.seeds, frame.pictures)):
+        about = {**source.carried(asked), "seed": seed, "seeds": asked.seeds, "at": at}
+        paths.append(from_prompt.free(out, str(seed)))
+        pictures.write(paths[-1], coloured(picture), about)
+    yield Made(frame, notes, tuple(map(str, paths)))
+
+
+def coloured(picture: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] of a picture of 1 or 3 channels."""
+    return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture
+
+
+def common(asked: Asked) -> dict[str, Any]:
+    """What the pictures of every model carry."""
+    named = [path for path in (asked.image, asked.mask) if path]
+    return {
+        "negative": asked.negative or None, "steps": asked.steps, "guidance": asked.guidance, "height": asked.height,
+        "width": asked.width, "image": asked.image or None, "mask": asked.mask or None,
+        "margins": list(asked.margins), "strength": asked.strength or None, "batch_size": asked.batch,
+        "files": {path: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in named},
+        "versions": {name: importlib.metadata.version(name) for name in from_prompt.LIBRARIES},
+        "device": jax.devices()[0].device_kind,
+    }  # fmt: skip
+
+
+def of_file(path: str | pathlib.Path, usual: Asked, inputs: pathlib.Path) -> Asked:
+    """The parameters that a picture was made with.
+
+    Args:
+      path: of a file that this page, or `experiments.sample --model`, wrote.
+      usual: for parameters that it does not carry.
+      inputs: the folder of the pictures that were started from; others are not read.
+
+    Raises:
+      ValueError: if it carries none.
+    """
+    about = pictures.settings_of(path)
+    kept = lambda name: name if name and pathlib.Path(name).resolve().is_relative_to(inputs.resolve()) else ""
+    known = {name: about[name] for name in ("prompt", "label", "steps", "guidance", "sampler", "height", "width")
+             if about.get(name) is not None}  # fmt: skip
+    seeds = about.get("seeds") or [about.get("seed", 0)]
+    edited = kept(about.get("image"))
+    return checked(dataclasses.asdict(usual) | known | {
+        "negative": about.get("negative") or "", "seed": seeds[0], "batch": len(seeds), "image": edited,
+        "mask": kept(about.get("mask")) if edited else "",
+        "strength": (about.get("strength") or 0.0) if edited else 0.0,
+        "margins": tuple(about.get("margins") or (0, 0, 0, 0)) if edited else (0, 0, 0, 0),
+    })  # fmt: skip
+
+
+def keep(content: str | bytes, inputs: pathlib.Path) -> str:
+    """Writes a picture that a visitor gave to the folder of such pictures, by its checksum; returns its path.
+
+    Args:
+      content: of a file, or the same as a data URL; "" for none, which gives "".
+      inputs: the folder.
+
+    Raises:
+      ValueError: if it is no sound picture.
+    """
+    if not content:
+        return ""
+    if isinstance(content, str):
+        try:
+            content = base64.b64decode(content.partition(",")[2], validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"the picture did not arrive whole: {error}") from error
+    with tempfile.NamedTemporaryFile(suffix=".picture") as file:
+        file.write(content)
+        file.flush()
+        try:
+            picture = pictures.read(file.name)
+        except ValueError as error:
+            raise ValueError(str(error).replace(file.name, "the file that was given")) from error
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "PNG")
+    inputs.mkdir(parents=True, exist_ok=True)
+    path = inputs / f"{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}-{picture.shape[1]}x{picture.shape[0]}.png"
+    if not path.exists():
+        with files.whole(path) as file:
+            file.write(encoded.getvalue())
+    return str(path)

@@ -1,0 +1,200 @@
+"""A trained run on the page: the class takes the prompt's place."""
+
+import functools
+import inspect
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from diffusion import editing, peak_memory, picture_settings, samplers, text_to_image, timesteps
+from diffusion.data.transforms import to_model, to_uint8
+from diffusion.text_to_image import Frame
+from diffusion.training import checkpoints
+from experiments import autoencoders, checks, generate, names, resolve, workdir
+from experiments.config import ConfigError
+from experiments.playground.asked import Asked, common
+
+
+class Trained:
+    """A network that was trained here, as a `Source`.
+
+    Args:
+      folder: of the run.
+      config: its config.
+      params: the parameters.
+      step: the training step that they are of.
+      shape: (H, W, C) of one example.
+    """
+
+    prompts, free = False, False
+
+    def __init__(self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, int, int]):
+        self.config, self.params, self.step, self.shape = config, params, step, shape
+        self._decoder, self._decode = autoencoders.decoding(config)
+        self.name, self._folder = pathlib.Path(folder).resolve().name, folder
+        self.classes = config.model.get("num_classes", 0)
+        mine, sample = resolve.sampler(config), config.sample
+        self.samplers = tuple(name for name, make in sorted(names.SAMPLERS.items())
+                              if name == sample.sampler.name or _fits(make, mine.of_flow_maps))  # fmt: skip
+        x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        self.size = x0.shape[1:3]
+        self.usual = Asked(label=0 if self.classes else -1, steps=sample.steps, guidance=float(sample.guidance.scale),
+                           sampler=sample.sampler.name, height=self.size[0], width=self.size[1])  # fmt: skip
+        self._programs = {}
+
+    @classmethod
+    def load(cls, folder: str) -> "Trained":
+        """The moving average of the latest checkpoint of a run.
+
+        Raises:
+          ConfigError: if the run makes no pictures, or is told text; others as `workdir` and `checkpoints`.
+        """
+        config = workdir.read_config(folder)
+        refuse_other_kinds(config, folder)
+        checks.validate(config)
+        params, step = checkpoints.load_ema(folder)
+        return cls(folder, config, params, step, workdir.example_shape(config))
+
+    def watch(self, asked: Asked) -> Iterator[Frame]:
+        if self.classes and not 0 <= asked.label < self.classes:
+            raise ValueError(f"label = {asked.label} is no class of this model: 0 .. {self.classes - 1} are")
+        if asked.prompt or asked.negative:
+            raise ValueError(f"{self.name} is told {'a class' if self.classes else 'nothing'}, and no prompt: it has "
+                             "no text model. Leave the prompts out, or start the page with a text-to-image model.")
+        picture_settings.rows("a picture", asked.seeds)
+        image, mask = self._canvas(asked)
+        config = self._configured(asked)
+        plan = resolve.plan(config)
+        strength = asked.strength or (0.8 if image is not None and mask is None else 1.0)
+        if image is None and strength != 1:
+            raise ValueError(f"strength = {strength}: it says how much of an image is changed; give the image")
+        first = picture_settings.first_step(len(plan.t), strength)
+        plan = timesteps.Plan(*(part[first:] for part in plan))
+        begin, run, finish = self._compiled(asked, config, plan, image is not None and (mask is None or first > 0))
+        labels = jnp.full(asked.batch, max(asked.label, 0), jnp.int32)
+        known = None if image is None else jnp.asarray(to_model(image))[None]
+        painted = None if mask is None else jnp.asarray(mask)[None, :, :, None]
+        return self._frames(begin, run, finish, plan, labels, asked.seeds, known, painted, image)
+
+    def carried(self, asked: Asked) -> dict[str, Any]:
+        return {"workdir": str(self._folder), "step": self.step, "label": asked.label, "sampler": asked.sampler,
+                **common(asked)}  # fmt: skip
+
+    def _canvas(self, asked: Asked) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The image in as many channels as the run's, and the mask."""
+        image, mask = picture_settings.canvas(*asked.canvas(), asked.margins)
+        for side, own in zip((asked.height, asked.width), self.size):
+            if side not in (0, own):
+                raise ValueError(f"{asked.height} x {asked.width} pixels are asked for, and {self.name} makes pictures "
+                                 f"of {self.size[0]} x {self.size[1]} alone")
+        if image is None:
+            return None, None
+        if self._decoder != ():
+            raise ValueError(f"{self.name} was trained on latents: its pictures are made, not changed, here. A folder "
+                             "with model_index.json (--model) changes pictures.")
+        if image.shape[:2] != self.size:
+            raise ValueError(f"the picture has {image.shape[0]} x {image.shape[1]} pixels with its margins, and "
+                             f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it")
+        if self.shape[-1] == 1:
+            image = np.round(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
+        return image, mask
+
+    def _configured(self, asked: Asked) -> ConfigDict:
+        """The run's config with what is asked for in its place.
+
+        Raises:
+          ConfigError: if it does not fit, before anything is computed.
+        """
+        config = self.config.copy_and_resolve_references()
+        config.sample.steps, config.sample.guidance.scale = asked.steps, asked.guidance
+        if asked.sampler and asked.sampler != config.sample.sampler.name:
+            if asked.sampler not in self.samplers:
+                valid = ", ".join(self.samplers)
+                raise ConfigError(f"sampler = {asked.sampler!r} is none for this run. Valid: {valid}.")
+            config.sample.sampler = {"name": asked.sampler}
+        checks.validate(config)
+        return config
+
+    def _compiled(self, asked: Asked, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple:
+        """(begin, run, finish) for settings; what they need of memory is checked when they are new."""
+        key = (asked.sampler, asked.steps, asked.guidance, len(plan.t), noised)
+        if (key, asked.batch) not in self._programs:
+            programs = self._programs.get(key) or self._made(config, plan, noised)
+            self._check_memory(asked, config, plan)
+            self._programs |= {key: programs, (key, asked.batch): programs}
+        return self._programs[key]
+
+    def _made(self, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
+        schedule, sampler = resolve.schedule(config), resolve.sampler(config)
+        network = (generate.flow_map if sampler.of_flow_maps else generate.denoiser)(config, self.shape)
+
+        def begin(seeds: Array, known: Array | None) -> tuple[Array, Array]:
+            keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
+            x = samplers.prior(schedule, keys[0], self.shape)
+            if noised and known is not None:
+                noise = jax.vmap(lambda key: jax.random.normal(key, self.shape))(keys[0])
+                x = text_to_image.noised(schedule, plan, known, noise)
+            return x, keys[1]
+
+        def walk(params: Any, labels: Array, keys: Array, known: Array | None, painted: Array | None) -> samplers.Loop:
+            hook = None if painted is None else editing.replacement(schedule, plan, known, ~painted)
+            return samplers.loop(sampler, network(params, labels), schedule, plan, keys, hook)
+
+        finish = jax.jit(lambda decoder, x: to_uint8(self._decode(decoder, x)))
+        return jax.jit(begin), samplers.stepwise(walk), finish
+
+    def _check_memory(self, asked: Asked, config: ConfigDict, plan: timesteps.Plan) -> None:
+        schedule, sampler = resolve.schedule(config), resolve.sampler(config)
+        network = (generate.flow_map if sampler.of_flow_maps else generate.denoiser)(config, self.shape)
+
+        def all_of_it(params, decoder, labels, keys, x):
+            x = samplers.sample(sampler, network(params, labels), schedule, x, plan, keys)
+            return self._decode(decoder, x)
+
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), asked.batch))
+        shaped = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+        labels = jax.ShapeDtypeStruct((asked.batch,), jnp.int32)
+        program = jax.make_jaxpr(all_of_it)(
+            self.params, self._decoder, labels, keys, shaped((asked.batch, *self.shape))
+        )
+        what = f"{asked.batch} pictures of {self.size[0]} x {self.size[1]}"
+        peak_memory.check(what, peak_memory.peak(program.jaxpr), "ask for fewer at once")
+
+    def _frames(
+        self, begin: Callable, run: Callable, finish: Callable, plan: timesteps.Plan, labels: Array, seeds: list[int],
+        known: Array | None, painted: Array | None, image: np.ndarray | None,
+    ) -> Iterator[Frame]:  # fmt: skip
+        x, keys = begin(jnp.asarray(np.array(seeds, np.uint32)), known)
+        s = np.asarray(plan.s)
+        for i, state in enumerate(run(x, len(s), self.params, labels, keys, known, painted)):
+            made = np.asarray(finish(self._decoder, state.x0 if i + 1 < len(s) else state.x))
+            if painted is not None and image is not None:
+                made = np.where(np.asarray(painted), made, image)
+            yield Frame(i + 1, len(s), float(s[i]), made)
+
+
+def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
+    """Refuses runs that make no pictures, or are told text that nothing in the folder reads.
+
+    Raises:
+      ConfigError: says what to do instead.
+    """
+    name = config.model.name
+    if name in names.TRAINED_BY:
+        raise ConfigError(f"--workdir={folder} trains {name}, which makes no pictures. Name the run of a denoiser, or "
+                          "a text-to-image model by --model=FOLDER.")
+    if name in names.TOLD_TEXT:
+        raise ConfigError(f"--workdir={folder} holds no text model: it trains a denoiser that is told text. Name the "
+                          "folder with its text encoder, autoencoder and model_index.json by --model=FOLDER.")
+
+
+def _fits(make: Callable, of_flow_maps: bool) -> bool:
+    """Whether a sampler can be made without arguments, for the same kind of network."""
+    needed = [p for p in inspect.signature(make).parameters.values() if p.default is inspect.Parameter.empty]
+    return not needed and make().of_flow_maps == of_flow_maps
