@@ -272,10 +272,9 @@ def test_a_run_of_all_of_them_from_training_to_its_figures(file, tmp_path):
         "evaluate.features": ("pixels", "rows"),
     }  # fmt: skip
     words = [f"--config.{field}={value}" for field, value in entries.items()]
-
-
     env = {**os.environ, "DIFFUSION_CACHE": str(tmp_path / "cache")}
-    run = lambda name, *more: commands.run("-m", f"experiments.{name}", f"--workdir={tmp_path / 'run'}", *more, env=env)
+    folder = f"--workdir={tmp_path / 'run'}"
+    run = lambda name, *more: commands.run("-m", f"experiments.{name}", folder, *more, env=env, timeout=600)
     done = run("train", f"--config={base}:tiny", *words, *mine)
     assert done.returncode == 0, done.stderr
     refused = run("sample")

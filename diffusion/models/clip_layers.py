@@ -26,7 +26,7 @@ CHOICES = {
 
 
 class Mlp(nn.Module):
-    """out(act(hidden(x)))."""
+    """A network of two layers, out(act(hidden(x)))."""
 
     hidden: int
     activation: str
