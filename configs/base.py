@@ -24,6 +24,17 @@ def defaults() -> ConfigDict:
         "teacher": {  # of objectives that distil a run
             "path": "",  # its folder; the moving average of its latest checkpoint is read when the run begins
             "parameterization": {"name": "velocity"},  # what it predicts, as its own config says
+            "scale": 1.0,  # of the classifier-free guidance with which it teaches, which its student then has built in
+            "pairs": {  # of noise and the sample that it makes of it, for objectives that learn from them (reflow)
+                "number": 0,  # made when the run begins, and kept in its folder
+                "sampler": {"name": "heun"},  # a deterministic one
+                "steps": 20,
+            },
+        },
+        "rival": {  # a second network that trains in turn with the model, from the teacher's weights: of two players
+            "objective": {"name": ""},  # fake_score beside distribution_matching, adversarial_discriminator beside ...
+            "optimizer": {"name": "adamw", "learning_rate": 1e-4},
+            "updates": 1,  # of it for one of the model, which acts at every so many-th step
         },
         "data": {
             "name": "digits",  # as TFDS names it
@@ -41,6 +52,10 @@ def defaults() -> ConfigDict:
             "latents": {
                 "dir": "",  # a cache of the latents of name at split (experiments.encode), read in place of pictures
                 "autoencoder": "",  # the one that must have made them, and decodes samples; "": whichever it was
+            },
+            "text": {  # the captions of name at split, for networks that are told text
+                "tokenizer": "",  # a vocabulary (experiments.encode_text): a text encoder is told the captions' tokens
+                "dir": "",  # what a text encoder made of the captions (experiments.encode_text), for a denoiser
             },
         },
         "schedule": {"name": "rectified_flow"},
@@ -60,7 +75,7 @@ def defaults() -> ConfigDict:
         "train": {
             "steps": 1000,
             "batch_size": 128,  # of the whole job
-            "accumulate": 1,  # micro-batches whose gradients are summed before an update
+            "accumulate": 0,  # micro-batches whose gradients are summed before an update; 0: as is fastest here
             "log_every": 50,
             "dtype": "float32",  # of the network's computations; parameters and losses stay float32
         },

@@ -1,6 +1,5 @@
 """What the parts of a config must fit: with each other, with the data, with the files that they name."""
 
-import inspect
 import math
 import pathlib
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ def validate(config: Mapping, spec: Any = None) -> None:
     resolve.objective(config), resolve.optimizer(config), resolve.augmentations(config), resolve.model(config)
     _check_training(config)
     _check_teacher(config)
+    _check_rival(config)
     _check_sampling(config)
     try:
         parameterizations.check(read, process, np.append(times, process.t_max))
@@ -45,6 +45,7 @@ def validate(config: Mapping, spec: Any = None) -> None:
         if name not in features.names():
             raise unknown(f"config.evaluate.features[{i}]", name, features.names(), "features")
     _check_evaluation(config)
+    _check_text(config)
     _check_latents(config)
     _check_buckets(config)
     if spec is not None:
@@ -53,21 +54,16 @@ def validate(config: Mapping, spec: Any = None) -> None:
 
 def _check_training(config: Mapping) -> None:
     train, devices = config["train"], math.prod(max(config["mesh"][axis], 1) for axis in sharding.BATCH_AXES)
-    parts = train["accumulate"] * devices
+    parts = max(train["accumulate"], 1) * devices
     if train["batch_size"] % parts:
         raise ConfigError(f"config.train.batch_size = {train['batch_size']} does not divide into "
                           f"{train['accumulate']} micro-batches (config.train.accumulate) on {devices} "
                           f"devices (config.mesh). Valid: a multiple of {parts}.")
-    spec = config["objective"]
-    rows = train["batch_size"] // train["accumulate"]
-    for entry, function, path in ((spec, names.OBJECTIVES[spec["name"]], "config.objective"),
-                                  (spec.get("coupling", {}), names.COUPLINGS.get(spec.get("coupling", {}).get("name")),
-                                   "config.objective.coupling")):
-        if function is not None and "block" in inspect.signature(function).parameters:
-            block = entry.get("block", inspect.signature(function).parameters["block"].default)
-            if rows % block:
-                raise ConfigError(f"{path}.block = {block} does not divide the {rows} examples of a micro-batch. "
-                                  f"Valid: a divisor, e.g. {math.gcd(rows, block)}.")
+    rows = train["batch_size"] // max(train["accumulate"], 1)
+    for path, block in resolve.blocks(config).items():
+        if rows % block:
+            raise ConfigError(f"{path}.block = {block} does not divide the {rows} examples of a micro-batch. "
+                              f"Valid: a divisor, e.g. {math.gcd(rows, block)}.")
     source = pathlib.Path(config["init_from"]["path"]).expanduser()
     if config["init_from"]["path"] and not source.exists():
         raise ConfigError(f"config.init_from.path = {str(source)!r}: there is no such run folder, checkpoint or file.")
@@ -78,11 +74,61 @@ def _check_teacher(config: Mapping) -> None:
     if name in names.TAUGHT and not path:
         raise ConfigError(f"config.objective.name = {name!r} learns from a teacher: --config.teacher.path=RUN, the "
                           "folder of a run whose moving average is to be distilled.")
-    if path and not resolve.takes(names.OBJECTIVES[name], "teacher"):
+    if path and name not in names.TAUGHT and not resolve.takes(names.OBJECTIVES[name], "teacher"):
         raise ConfigError(f"config.teacher.path = {path!r}, but config.objective.name = {name!r} has no use for a "
                           f"teacher. Valid: \"\" here; a run to start from is config.init_from.path.")
     if path and not pathlib.Path(path).expanduser().is_dir():
         raise ConfigError(f"config.teacher.path = {path!r}: there is no such run folder.")
+    scale, pairs = config["teacher"]["scale"], config["teacher"]["pairs"]["number"]
+    if scale != 1:
+        if not path or name in names.TOLD_STRENGTH:
+            raise ConfigError(f"config.teacher.scale = {scale}, but config.objective.name = {name!r} "
+                              f"{'guides its teacher itself' if path else 'has no teacher'}. Valid: 1.")
+        if config["teacher"]["parameterization"]["name"] == "learned_variance":
+            raise ConfigError(f"config.teacher.scale = {scale} guides what the teacher puts out, of which a learned "
+                              "variance is a part. Valid: 1.")
+    if (scale != 1 or name in names.TOLD_STRENGTH) and resolve.null(config) is None:
+        resolve.null_class(config)  # says why there is no guidance without a condition
+    if (name in names.PAIRED) != (pairs > 0):
+        raise ConfigError(f"config.teacher.pairs.number = {pairs}, but config.objective.name = {name!r} "
+                          + ("learns from pairs. Valid: e.g. 10000." if pairs == 0 else "learns from none. Valid: 0."))
+    resolve.pair_sampler(config)
+    if pairs and (config["data"]["augment"] or resolve.sizes(config)):
+        raise ConfigError(f"config.teacher.pairs.number = {pairs}: pairs are neither augmented nor of several sizes. "
+                          "Valid: config.data.augment = () and config.data.buckets.area = 0.")
+    _check_stages(config)
+
+
+def _check_stages(config: Mapping) -> None:
+    stage, steps = resolve.stage(config), config["train"]["steps"]
+    if stage is None:
+        return
+    N = config["objective"]["N"]
+    most = stage * N.bit_length()  # N, N / 2, .. 1
+    if steps > most:
+        raise ConfigError(f"config.train.steps = {steps}, but config.objective halves N = {N} to 1 in stages of "
+                          f"{stage} steps, which are {most}. Valid: at most that.")
+    if config["ema"]["sigma_rel"]:
+        raise ConfigError(f"config.ema.sigma_rel = {config['ema']['sigma_rel']} averages a run as a whole, and "
+                          f"config.objective.stage = {stage} begins anew with each stage. Valid: 0.")
+
+
+def _check_rival(config: Mapping) -> None:
+    name, rival, updates = config["objective"]["name"], config["rival"]["objective"], config["rival"]["updates"]
+    wanted = names.SECOND.get(name, ("", ""))[0]
+    if rival.get("name") != wanted:
+        valid = f'{{"name": "{wanted}", ...}}, which it plays with' if wanted else '{"name": ""}: it has one player'
+        raise ConfigError(f"config.rival.objective.name = {rival.get('name')!r}, but config.objective.name = {name!r}. "
+                          f"Valid: {valid}.")
+    if not wanted:
+        if updates != 1:
+            raise ConfigError(f"config.rival.updates = {updates}, but config.objective.name = {name!r} has no rival. "
+                              "Valid: 1.")
+        return
+    resolve.rival(config), resolve.rival_optimizer(config)
+    if config["train"]["log_every"] % updates:
+        raise ConfigError(f"config.train.log_every = {config['train']['log_every']}, but the model acts at every "
+                          f"{updates}-th step alone (config.rival.updates). Valid: a multiple of {updates}.")
 
 
 def _check_sampling(config: Mapping) -> None:
@@ -94,13 +140,19 @@ def _check_sampling(config: Mapping) -> None:
                  else "trains a denoiser, which samplers of flow maps do not take. Valid: e.g. heun or dpmpp_2m")
         raise ConfigError(f"config.sample.sampler.name = {config['sample']['sampler']['name']!r}, but "
                           f"config.objective.name = {name!r} {words}.")
-    if walks.of_flow_maps and scale != 1:
+    imitated = name in names.TOLD_STRENGTH
+    if imitated:  # its w is the scale less one
+        low, high = (1 + w for w in config["objective"].get("guidance", (2.0, 14.0)))
+        if not low <= scale <= high:
+            raise ConfigError(f"config.sample.guidance.scale = {scale}, but config.objective.guidance trains the "
+                              f"network for scales of {low:g} to {high:g}. Valid: one of them.")
+    elif walks.of_flow_maps and scale != 1:
         raise ConfigError(f"config.sample.guidance.scale = {scale}, but a flow map is guided while it is trained, not "
                           "when it is sampled. Valid: 1.")
     if isinstance(guided, Unpaired) and scale != 1 and not walks.reads_both:
         raise ConfigError(f"config.sample.guidance.name = {config['sample']['guidance']['name']!r} needs a sampler "
                           'that reads x0 and eps as they are. Valid: {"name": "ddim"}.')
-    if scale != 1:
+    if scale != 1 and not imitated:
         resolve.null_class(config)
         if config["objective"].get("condition_dropout", 0.0) == 0:
             raise ConfigError(f"config.sample.guidance.scale = {scale}, but config.objective.condition_dropout = 0: "
@@ -148,6 +200,36 @@ def _check_latents(config: Mapping) -> None:
     if config["evaluate"]["every"] and not data["latents"]["autoencoder"]:
         raise ConfigError(f"config.evaluate.every = {config['evaluate']['every']}, but samples of latents are no "
                           "pictures. Valid: 0, or config.data.latents.autoencoder = the folder of the autoencoder.")
+
+
+def _check_text(config: Mapping) -> None:
+    name, objective, text = config["model"]["name"], config["objective"]["name"], config["data"]["text"]
+    mine = names.TRAINED_BY.get(name)
+    if mine not in (None, objective) or (mine is None and objective in names.TRAINED_BY.values()):
+        pairs = ", ".join(f"{network} with {own}" for network, own in names.TRAINED_BY.items())
+        raise ConfigError(f"config.objective.name = {objective!r} does not train config.model.name = {name!r}. Valid: "
+                          f"{pairs}; the other objectives with the other networks.")
+    field, _ = names.TOLD_TEXT.get(name, ("", ()))
+    for other in text:
+        if text[other] and other != field:
+            raise ConfigError(f"config.data.text.{other} = {text[other]!r}, which config.model.name = {name!r} is not "
+                              f"told. Valid: '' here{f', and config.data.text.{field}' if field else ''}.")
+    if (field or mine) and config["evaluate"]["every"]:
+        raise ConfigError(f"config.evaluate.every = {config['evaluate']['every']}, but config.model.name = {name!r} "
+                          "makes no samples of classes that the loop could evaluate. Valid: 0.")
+    if field and config["data"]["buckets"]["area"]:
+        raise ConfigError(f"config.data.buckets.area = {config['data']['buckets']['area']}, but config.model.name = "
+                          f"{name!r} is told text, which comes with pictures of one size. Valid: 0.")
+    told = resolve.null(config)
+    if field == "dir" and told["text"].shape[-1] != config["model"]["text_width"]:
+        raise ConfigError(f"config.model.text_width = {config['model']['text_width']}, but the captions in "
+                          f"{text['dir']} have {told['text'].shape[-1]} features. Valid: that.")
+    if field == "tokenizer":
+        tower, ids, length = config["model"]["text"], int(told["ids"].max()) + 1, len(told["ids"])
+        if tower["vocabulary"] < ids or tower["positions"] < length:
+            raise ConfigError(f"config.model.text has vocabulary = {tower['vocabulary']} and positions = "
+                              f"{tower['positions']}, but {text['tokenizer']} has {ids} ids and texts of {length}. "
+                              "Valid: at least these.")
 
 
 def _check_buckets(config: Mapping) -> None:

@@ -155,8 +155,13 @@ def of_run(text: str) -> ConfigDict:
         config.data.latents = {"dir": "", "autoencoder": ""}
     if isinstance(config.get("data"), ConfigDict) and "buckets" not in config.data:
         config.data.buckets = {"area": 0, "multiple": 64, "widest": 4.0}
+    if isinstance(config.get("data"), ConfigDict) and "text" not in config.data:
+        config.data.text = {"tokenizer": "", "dir": ""}
     if isinstance(config.get("ema"), ConfigDict) and "sigma_rel" not in config.ema:
         config.ema.sigma_rel = 0.0
+    if isinstance(config.get("teacher"), ConfigDict) and "pairs" not in config.teacher:
+        config.teacher.update({"scale": 1.0, "pairs": {"number": 0, "sampler": {"name": "heun"}, "steps": 20}})
+        config.rival = {"objective": {"name": ""}, "optimizer": {"name": "adamw", "learning_rate": 1e-4}, "updates": 1}
     return config
 
 
@@ -292,7 +297,7 @@ def saved_flag(unless: tuple[str, ...] = ()) -> SavedFlag:
     The command defines the flag `workdir` itself, and starts by `run`.
 
     Args:
-      unless: flags with which it needs no `--workdir`, and then has no config.
+      unless: flags with which it has no config, whether a `--workdir` is named or not.
     """
     _define_extend()
     _checks.append(lambda argv: _define_saved_flag(argv, unless))
@@ -329,8 +334,10 @@ def _check_is_file(path: str) -> None:
 def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
     """Defines `--config.a.b` from the config of the run that the arguments name: only they say which fields it has."""
     workdir = _named(argv, "workdir")
+    if any(_named(argv, name) is not None for name in unless):
+        return
     if workdir is None:
-        if _asks_for_help(argv) or any(_named(argv, name) is not None for name in unless):
+        if _asks_for_help(argv):
             return
         others = f" Without a run, name --{' or --'.join(unless)}." if unless else ""
         raise ConfigError(f"--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.{others}")

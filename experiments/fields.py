@@ -16,7 +16,7 @@ from experiments.config import ConfigError, plain, unknown
 # Entries that name a function: their fields are the function's arguments, which resolve.call checks.
 NAMED = {
     "schedule", "parameterization", "objective", "model", "optimizer", "sample.sampler", "sample.grid",
-    "sample.guidance", "teacher.parameterization",
+    "sample.guidance", "teacher.parameterization", "teacher.pairs.sampler", "rival.objective", "rival.optimizer",
 }
 
 
@@ -51,10 +51,16 @@ DEVICES = (lambda v: v == -1 or v >= 1, "a number of devices, at least 1, or -1 
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
     "teacher.path": (_folder, "the folder of a run, on a local or shared file system"),
+    "teacher.scale": (lambda v: v >= 0, "at least 0; 1 is no guidance"),
+    "teacher.pairs.number": (lambda v: 0 <= v <= 10**8, "in [0, 10^8]; 0 for none"),
+    "teacher.pairs.steps": AT_LEAST_ONE,
+    "rival.updates": AT_LEAST_ONE,
     "init_from.path": (_folder, "a folder or file of a local or shared file system; copy it there from its address"),
     "data.dir": (_folder, "a folder of a local or shared file system; copy the data there from its address"),
     "data.latents.dir": (_folder, "a folder of a local or shared file system that experiments.encode wrote, or ''"),
     "data.latents.autoencoder": (_folder, "a folder or file of a local or shared file system, or ''"),
+    "data.text.tokenizer": (_folder, "a folder of a local or shared file system that holds a vocabulary, or ''"),
+    "data.text.dir": (_folder, "a folder of a local or shared file system that experiments.encode_text wrote, or ''"),
     "init_from.include": (_pattern, "a regular expression"),
     "data.name": (bool, 'a dataset\'s name, e.g. "digits" or "cifar10"'),
     "data.split": (bool, 'a split\'s name, e.g. "train"'),
@@ -68,7 +74,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ema.decay": (lambda v: 0 <= v < 1, "in [0, 1); 0.9999 is usual, 0 follows the weights"),
     "train.steps": AT_LEAST_ONE,
     "train.batch_size": AT_LEAST_ONE,
-    "train.accumulate": AT_LEAST_ONE,
+    "train.accumulate": AT_LEAST_ZERO,
     "train.log_every": AT_LEAST_ONE,
     "train.dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
     "checkpoint.every": AT_LEAST_ONE,

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion import flow_maps, guidance, parameterizations, samplers
 from diffusion.data.transforms import to_uint8
-from diffusion.models import layout
+from diffusion.models import conditions, layout
 from diffusion.training import sharding
 from experiments import autoencoders, names, resolve
 from experiments.config import ConfigError
@@ -90,9 +91,17 @@ def flow_map(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], 
     def of(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
         condition = labels if config["model"].get("num_classes", 0) else None
+        if config["objective"]["name"] in names.TOLD_STRENGTH:
+            strength = jnp.full(labels.shape, config["sample"]["guidance"]["scale"], jnp.float32)
+            condition = conditions.with_strength(condition, strength)
         return make(network, schedule, condition=condition, **given)
 
     return of
+
+
+def sampled(config: Mapping) -> bool:
+    """Whether a run makes samples of its classes, or of none: not a text encoder's, an autoencoder's, or of prompts."""
+    return config["model"]["name"] not in (*names.TRAINED_BY, *names.TOLD_TEXT)
 
 
 def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None) -> Generator:
@@ -110,6 +119,10 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
     Raises:
       ConfigError: if the parts do not fit.
     """
+    if not sampled(config):
+        raise ConfigError(f"config.model.name = {config['model']['name']!r} makes no samples of classes. Pictures of "
+                          "prompts are made by the model that experiments.text_demo puts together: python -m "
+                          "experiments.sample --model=FOLDER --prompt=...")
     schedule, sampler, plan = resolve.schedule(config), resolve.sampler(config), resolve.plan(config)
     network = (flow_map if sampler.of_flow_maps else denoiser)(config, shape)
     decoder, decode = autoencoders.decoding(config)

@@ -24,21 +24,29 @@ def add(sums: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     Args:
       sums: from ``empty`` or ``add``; JSON-able.
       metrics: of one step, on the host: numbers, "loss_by_t" {"sum": [10], "count": [10]}, and "grad_norm_by_block"
-        [K].
+        [K]. Those of a second player are named "player/loss" and so on; a player whose loss is NaN rested in that step,
+        and none of its metrics counts.
     """
     result = {**sums, "steps": sums["steps"] + 1}
+    rested = {_player(name) for name, value in metrics.items() if _kind(name) == "loss" and np.isnan(value)}
+    if rested:
+        before = sums.get("rested", {})
+        result["rested"] = {**before, **{player: before.get(player, 0) + 1 for player in rested}}
     for name, value in metrics.items():
-        if name == "loss_by_t":
+        kind = _kind(name)
+        if _player(name) in rested and kind not in TOTALS:
+            continue
+        if kind == "loss_by_t":
             before = sums.get(name, {"sum": [0.0] * len(value["sum"]), "count": [0] * len(value["count"])})
             result[name] = {
                 "sum": (np.array(before["sum"]) + np.asarray(value["sum"], np.float64)).tolist(),
                 "count": (np.array(before["count"]) + np.asarray(value["count"], np.int64)).tolist(),
             }
-        elif name == "grad_norm_by_block":
+        elif kind == "grad_norm_by_block":
             result[name] = (np.array(sums.get(name, 0.0)) + np.asarray(value, np.float64)).tolist()
-        elif name in LATEST:
+        elif kind in LATEST:
             result[name] = float(value)
-        elif name in TOTALS:
+        elif kind in TOTALS:
             result[name] = sums.get(name, 0) + int(value)
         else:
             result[name] = sums.get(name, 0.0) + float(value)
@@ -56,24 +64,34 @@ def row(step: int, sums: Mapping[str, Any], blocks: Sequence[str] = ()) -> dict[
     Returns:
       {"step", "loss", "grad_norm", "grad_norm_by_block": {block: norm}, "learning_rate", "loss_by_t": [10],
       "count_by_t": [10], ...}; the loss of a bin that no example fell into is None. "skipped", where it is counted, is
-      the number since the run began.
+      the number since the run began. Means are over the steps in which a player acted.
     """
     result: dict[str, Any] = {"step": step}
     for name, value in sorted(sums.items()):
-        if name == "loss_by_t":
+        kind, acted = _kind(name), sums["steps"] - sums.get("rested", {}).get(_player(name), 0)
+        if kind == "loss_by_t":
             pairs = list(zip(value["sum"], value["count"]))
             result[name] = [_digits(total / count) if count else None for total, count in pairs]
-            result["count_by_t"] = value["count"]
-        elif name == "grad_norm_by_block":
+            result[name.replace("loss_by_t", "count_by_t")] = value["count"]
+        elif kind == "grad_norm_by_block":
             if blocks:
-                result[name] = {block: _digits(norm / sums["steps"]) for block, norm in zip(blocks, value, strict=True)}
-        elif name in LATEST:
+                result[name] = {block: _digits(norm / acted) for block, norm in zip(blocks, value, strict=True)}
+        elif kind in LATEST:
             result[name] = _digits(value)
-        elif name in TOTALS:
+        elif kind in TOTALS:
             result[name] = value
-        elif name != "steps":
-            result[name] = _digits(value / sums["steps"])
+        elif name not in ("steps", "rested"):
+            result[name] = _digits(value / acted)
     return result
+
+
+def _player(name: str) -> str:
+    """The second player that a metric is of; "" for the model."""
+    return name.rpartition("/")[0]
+
+
+def _kind(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _digits(value: float) -> float:

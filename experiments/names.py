@@ -19,9 +19,15 @@ from diffusion import (
 )
 from diffusion.data import augmentation, transforms
 from diffusion.metrics import features
-from diffusion.models import MODELS
+from diffusion.models import MODELS as BACKBONES
+from diffusion.models.autoencoder_kl import AutoencoderKL
+from diffusion.models.clip import CLIP, CLIPText, CLIPVision
+from diffusion.models.pixart import PixArt
 from diffusion.training import optimizers
 from experiments.config import ConfigError
+
+MODELS = {**BACKBONES, "autoencoder_kl": AutoencoderKL, "clip": CLIP, "pixart": PixArt}
+TOWERS = {"text": CLIPText, "vision": CLIPVision}  # of "clip"
 
 
 def _table(*functions):
@@ -75,8 +81,12 @@ COUPLINGS = _table(
 OBJECTIVES = _table(
     objectives.denoising, objectives.flow_matching, objectives.contrastive_flow_matching, objectives.hybrid,
     objectives.mean_flow, objectives.improved_mean_flow, objectives.shortcut, objectives.ct, objectives.ict,
-    objectives.ect, objectives.continuous_consistency, objectives.progressive_distillation,
+    objectives.ect, objectives.continuous_consistency, objectives.progressive_distillation, objectives.cd,
+    objectives.autoencoding.kl_autoencoder, objectives.image_text.contrastive_pretraining,
+    objectives.latent_consistency_distillation, objectives.distribution_matching, objectives.adversarial_generator,
+    objectives.reflow,
 )
+RIVALS = _table(objectives.fake_score, objectives.adversarial_discriminator)  # objectives of the second player
 SAMPLERS = _table(
     samplers.ddpm, samplers.ddim, samplers.euler, samplers.heun, samplers.midpoint, samplers.rk4, samplers.dpm_2,
     samplers.dpm_solver_2, samplers.dpm_solver_3, samplers.dpmpp_2s, samplers.dpmpp_2m, samplers.dpmpp_3m,
@@ -108,15 +118,36 @@ FLOW_MAPS = {
     "ict": flow_maps.consistency,
     "ect": flow_maps.consistency,
     "continuous_consistency": flow_maps.consistency,
+    "cd": flow_maps.consistency,
+    "latent_consistency_distillation": flow_maps.consistency,
+    "distribution_matching": flow_maps.consistency,
+    "adversarial_generator": flow_maps.consistency,
 }
 TWO_TIMES = ("mean_flow", "improved_mean_flow", "shortcut")  # their networks are told two times
-VELOCITIES = ("flow_matching", "contrastive_flow_matching", *TWO_TIMES)  # their networks predict one
+VELOCITIES = ("flow_matching", "contrastive_flow_matching", "reflow", *TWO_TIMES)  # their networks predict one
 # They differentiate the network in forward mode (jax.jvp), which cuDNN's attention does not have.
 FORWARD_MODE = ("mean_flow", "improved_mean_flow", "continuous_consistency")
 ONE_SIZE = ("u_vit",)  # a position of its own is learned for each patch: these take pictures of one size
-TAUGHT = ("progressive_distillation",)  # they need config.teacher
+TAUGHT = (  # they need config.teacher
+    "progressive_distillation", "cd", "latent_consistency_distillation", "distribution_matching",
+    "adversarial_generator", "reflow",
+)  # fmt: skip
+PAIRED = ("reflow",)  # of these, those that learn from config.teacher.pairs
+ONE_STEP = ("distribution_matching",)  # what they train makes samples in one step, and in no more
+TOLD_STRENGTH = ("latent_consistency_distillation",)  # their networks are told the scale of the guidance
+# The objective of the second player that belongs to each, and the network that it trains.
+SECOND = {
+    "distribution_matching": ("fake_score", "fake"),
+    "adversarial_generator": ("adversarial_discriminator", "discriminator"),
+}
+# The networks that are no backbones, and the objective that trains each.
+TRAINED_BY = {"autoencoder_kl": "kl_autoencoder", "clip": "contrastive_pretraining"}
+# The networks that are told text, the field of config.data.text that it comes from, and the entries of their condition.
+TOLD_TEXT = {"clip": ("tokenizer", ("ids", "mask")), "pixart": ("dir", ("text", "text_mask"))}
 __all__ = [
     "AUGMENTATIONS", "CLOCKS", "COUPLINGS", "DENSITIES", "FEATURES", "FLOW_MAPS", "FORWARD_MODE",
-    "GRIDS", "GUIDANCES", "MODELS", "OBJECTIVES", "ONE_SIZE", "OPTIMIZERS", "PARAMETERIZATIONS", "SAMPLERS",
-    "SCHEDULES", "TAUGHT", "TOLD_AUGMENTATIONS", "TWO_TIMES", "VELOCITIES", "WEIGHTINGS",
+    "GRIDS", "GUIDANCES", "MODELS", "OBJECTIVES", "ONE_SIZE", "ONE_STEP", "OPTIMIZERS", "PAIRED", "PARAMETERIZATIONS",
+    "RIVALS",
+    "SAMPLERS", "SCHEDULES", "SECOND", "TAUGHT", "TOLD_AUGMENTATIONS", "TOLD_STRENGTH", "TOLD_TEXT",
+    "TOWERS", "TRAINED_BY", "TWO_TIMES", "VELOCITIES", "WEIGHTINGS",
 ]

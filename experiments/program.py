@@ -1,5 +1,6 @@
 """What a run computes, from its config: the birth of its state and one step, the same for a run and for its plan."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,9 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffusion.models import conditions
 from diffusion.training import ema, parallel, sharding, state
+from diffusion.training.alternating import Average, Player, alternating, as_train_step
+from diffusion.training.stages import staged
 from diffusion.training.step import make_train_step
-from experiments import resolve
+from experiments import players, resolve
+from experiments.networks import network_of
 
 
 class Program(NamedTuple):
@@ -21,18 +26,23 @@ class Program(NamedTuple):
       seed: of the parameters and of every draw, uint32.
       conditional: whether the network takes labels.
       average: the exponential moving average.
+      networks: TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a rival.
       init: seed -> TrainState; not jitted, see ``sharding.create``.
       target: what ``init(seed)`` will be: TrainState of jax.ShapeDtypeStruct with shardings.
-      batch: what a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings.
+      batch: what a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings; the entry
+        "condition", of networks that are told text, is a dict of them itself.
+      micro_batches: into how many parts a step cuts its batch.
       step: (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state.
     """
 
     seed: np.uint32
     conditional: bool
     average: ema.ExponentialMovingAverage
+    networks: Callable[[state.TrainState], dict[str, Callable]]
     init: Callable[[Any], state.TrainState]
     target: state.TrainState
-    batch: dict[str, jax.ShapeDtypeStruct]
+    batch: dict[str, Any]
+    micro_batches: int
     step: Any
 
 
@@ -50,44 +60,71 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     Raises:
       ValueError: if the model does not divide over the mesh.
     """
-    model = resolve.model(config, shape)
+    cast = players.of(config, shape)
     density, optimizer = resolve.density(config), resolve.optimizer(config)
     average = resolve.average(config)
     conditional = config.model.get("num_classes", 0) > 0
-    teacher = model.clone(times=1) if hasattr(model, "times") else model
-    teachers = {"teacher": teacher} if config.teacher.path else {}
+    null = resolve.null(config)
+    second = resolve.rival_optimizer(config) if cast.rival else None
+    stage = resolve.stage(config)
+    number = resolve.micro_batches(config, mesh)
 
     def init(seed):
         init_key, _ = jax.random.split(jax.random.key(seed))
-        labels = jnp.zeros([1], jnp.int32) if conditional else None
+        nothing = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], null)
 
         def born(network):
             times = getattr(network, "times", 1)
             clock = jnp.zeros([1]) if times == 1 else (jnp.zeros([1]),) * times
-            return network.init(init_key, jnp.zeros((1, *shape)), clock, labels)
+            told = getattr(network, "strength", False)
+            condition = conditions.with_strength(nothing, jnp.ones([1])) if told else nothing
+            return network_of(network).init(init_key, jnp.zeros((1, *shape)), clock, condition)
 
-        frozen = {name: born(network) for name, network in teachers.items()}
-        return state.create(born(model), optimizer, average, density, frozen)
+        frozen = {name: born(cast.modules[name]) for name in cast.frozen}
+        rivals = {cast.rival: (born(cast.modules[cast.rival]), second)} if cast.rival else {}
+        return state.create(born(cast.modules["model"]), optimizer, average, density, frozen, rivals)
+
+    def networks(state):
+        params = {"model": state.params, "target": state.ema, **(state.frozen or {})}
+        params |= {name: rival.params for name, rival in (state.rivals or {}).items()}
+        return {name: functools.partial(cast.apply["model" if name == "target" else name], params[name])
+                for name in params}  # fmt: skip
 
     seed = np.uint32(config.seed)
     whole = sharding.WHOLE[config.mesh.split]
     target = sharding.abstract(init, mesh, sharding.RULES, seed, whole=whole)
 
     def make(**engine):
-        step = make_train_step(
-            resolve.objective(config), model.apply, resolve.schedule(config), optimizer, average, density,
-            accumulate=config.train.accumulate, **engine,
-            frozen={name: network.apply for name, network in teachers.items()},
-        )  # fmt: skip
+        objective, schedule = resolve.objective(config), resolve.schedule(config)
+        engine["accumulate"] = number
+        if cast.rival:
+            turns = {
+                cast.rival: Player(resolve.rival(config), cast.rival, second),
+                "model": Player(objective, "model", optimizer, config.rival.updates, density),
+            }
+            averages = {"target": Average("model", average)}
+            step = as_train_step(alternating(turns, cast.apply, schedule, averages, **engine).step)
+        else:
+            frozen = {name: cast.apply[name] for name in cast.frozen}
+            step = make_train_step(
+                objective, cast.apply["model"], schedule, optimizer, average, density, frozen=frozen, **engine
+            )
+        if stage:
+            step = staged(step, stage, optimizer, average)
         return lambda state, batch, seed: step(state, batch, jax.random.split(jax.random.key(seed))[1])
 
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
     example = {"x": (np.float32, shape)} if config.data.latents.dir else {"image": (np.uint8, shape)}
+    if config.teacher.pairs.number:
+        example = {name: (np.float32, shape) for name in ("x", "noise")}
     parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
     rows, where = config.train.batch_size, sharding.batch_sharding(mesh)
-    batch = {name: jax.ShapeDtypeStruct((rows, *of), kind, sharding=where) for name, (kind, of) in parts.items()}
+    entry = lambda of, kind: jax.ShapeDtypeStruct((rows, *of), kind, sharding=where)
+    batch: dict[str, Any] = {name: entry(of, kind) for name, (kind, of) in parts.items()}
+    if null is not None and not conditional:
+        batch["condition"] = jax.tree.map(lambda leaf: entry(np.shape(leaf), leaf.dtype), null)
     if config.mesh.kind == "jit":  # what does not fit the mesh shows before anything is made
         for size in resolve.sizes(config) or (None,):
             image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
-    return Program(seed, conditional, average, init, target, batch, step)
+    return Program(seed, conditional, average, networks, init, target, batch, number, step)

@@ -83,12 +83,12 @@ class Display:
         """Leaves the time that something else took (sampling, saving) out of the rate."""
         self._paused += seconds
 
-    def report(self, step: int, loss: float, skipped: int = 0) -> float | None:
+    def report(self, step: int, loss: float | None, skipped: int = 0) -> float | None:
         """Shows where the run is; call it with every line of metrics.
 
         Args:
           step: updates made.
-          loss: mean of the last interval.
+          loss: mean of the last interval; None if the model rested in it, see config.rival.updates.
           skipped: damaged records so far.
 
         Returns:
@@ -104,10 +104,11 @@ class Display:
             self._show(step, loss, skipped, now)
         return rate
 
-    def _show(self, step: int, loss: float, skipped: int, now: float) -> None:
+    def _show(self, step: int, loss: float | None, skipped: int, now: float) -> None:
         rate, left = self.rate, (self.total - step) / self.rate if self.rate else None
         if self._bar:
-            text = f"step {step}/{self.total}  loss {loss:.4f}" + (f"  {skipped} records skipped" if skipped else "")
+            text = f"step {step}/{self.total}" + ("" if loss is None else f"  loss {loss:.4f}")
+            text += f"  {skipped} records skipped" if skipped else ""
             if rate:
                 text += f"  {rate:.3g} steps/s  {rate * self.batch_size:.4g} images/s  ETA {duration(left)}"
             self._bar.update(self._task, completed=step, description=f"{text}  {held()}")
@@ -177,15 +178,25 @@ def due(elapsed: float, since: float) -> bool:
     return since >= min(max(shortest, GROWTH * elapsed), longest)
 
 
-def line(told: Mapping[str, float | str | None]) -> str:
-    """A line for a log that people and programs read: "step=30 total=100 loss=0.25 memory_gb=1.2"; None is left out."""
-    known = {name: x for name, x in told.items() if x is not None} | {"memory_gb": memory.used()[0] / 1e9}
+def line(told: Mapping[str, float | str | None], used: int | None = None) -> str:
+    """A line for a log that people and programs read: "step=30 total=100 loss=0.25 memory_gb=1.2"; None is left out.
+
+    Args:
+      told: numbers and words by name.
+      used: bytes of memory; what this process has in use by default.
+    """
+    bytes_used = memory.used()[0] if used is None else used
+    known = {name: x for name, x in told.items() if x is not None} | {"memory_gb": bytes_used / 1e9}
     return " ".join(f"{name}={x:.4g}" if isinstance(x, float) else f"{name}={x}" for name, x in known.items())
 
 
-def held() -> str:
-    """The memory in use as people say it, with what there is where that is known: "1.2 GB", "70.1 of 139.8 GB"."""
-    used, limit = memory.used()
+def held(of: tuple[int, int | None] | None = None) -> str:
+    """The memory in use as people say it, with what there is where that is known: "1.2 GB", "70.1 of 139.8 GB".
+
+    Args:
+      of: (bytes in use, bytes there are or None); those of this process by default.
+    """
+    used, limit = of or memory.used()
     return f"{used / 1e9:.1f}{f' of {limit / 1e9:.1f}' if limit else ''} GB"
 
 

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from diffusion.models import layout
 from diffusion.training import checkpoints, compilation_cache, sharding, state
 from diffusion.training.step import example_keys, join, prepare, split
-from experiments import checks, resolve, workdir
+from experiments import checks, pairs, resolve, workdir
 from experiments import config as configs
 from experiments import program as programs
 from experiments.config import ConfigError
@@ -124,6 +124,8 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
         program = programs.build(config, spec.shape, mesh)
     except ValueError as error:
         raise ConfigError(f"config.mesh: {error}") from error
+    if config.teacher.pairs.number:
+        given = pairs.paired(config, workdir, given, mesh)
     before, about = checkpoints.restore(place, step, program.target)
     batch = next(given.batches(config, about["examples"], sharding.positions(config.train.batch_size, mesh), 0))
     if not program.conditional:
@@ -137,12 +139,11 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
 
 def examine(config, shape, program, mesh, before: state.TrainState, batch: dict, trace: bool) -> Findings:
     """Computes the losses of single examples and the leaves of the gradient; ``trace`` also finds the origins."""
-    model, objective = resolve.model(config, shape), resolve.objective(config)
-    schedule, density = resolve.schedule(config), resolve.density(config)
-    examples, shards, number = config.train.batch_size, sharding.batch_shards(mesh), config.train.accumulate
+    objective, schedule, density = resolve.objective(config), resolve.schedule(config), resolve.density(config)
+    examples, shards, number = config.train.batch_size, sharding.batch_shards(mesh), program.micro_batches
 
-    def loss(params, keys, part, step):
-        networks = {"model": lambda *inputs: model.apply(params, *inputs)}
+    def loss(params, before, keys, part, step):
+        networks = program.networks(before._replace(params=params))
         with layout.over(mesh):
             losses, details = objective(networks, schedule, keys, part, step)
         return losses.sum() / examples, (losses, details["t"])
@@ -157,7 +158,9 @@ def examine(config, shape, program, mesh, before: state.TrainState, batch: dict,
         for i in range(number):
             key, row = jax.tree.map(lambda x, i=i: x[i], (keys, rows))
             shared = {} if density is None else {"density": before.density}
-            (_, each), more = jax.value_and_grad(loss, has_aux=True)(before.params, key, row | shared, before.step)
+            (_, each), more = jax.value_and_grad(loss, has_aux=True)(
+                before.params, before, key, row | shared, before.step
+            )
             gradient = more if gradient is None else jax.tree.map(jnp.add, gradient, more)
             seen.append(each)
         losses, t = join(jax.tree.map(lambda *x: jnp.stack(x), *seen), shards)

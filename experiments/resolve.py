@@ -7,14 +7,18 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax.sharding import Mesh
 
 from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.data import augmentation, buckets, transforms
+from diffusion.data import captions as texts
 from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.parameterizations import Denoiser
 from diffusion.training import ema, optimizers, power_ema
+from diffusion.training import micro_batches as rule
 from experiments import fields, names
 from experiments.config import ConfigError, plain, unknown
 
@@ -107,16 +111,37 @@ def _parameterization(spec: Mapping, path: str) -> parameterizations.Parameteriz
 
 
 def density(config: Mapping) -> timesteps.Density | None:
-    """The density of training times, `config.objective.density`; None for an objective that has its own times."""
+    """The density of the model's training times, `config.objective.density`; None for an objective of its own times."""
     spec = config["objective"]
-    if "density" not in spec and not takes(names.OBJECTIVES.get(spec.get("name")), "density"):
+    student = takes(names.OBJECTIVES.get(spec.get("name"), density), "student_density")
+    field = "student_density" if student else "density"
+    if field not in spec and not takes(names.OBJECTIVES.get(spec.get("name")), field):
         return None
-    return _density(config, spec.get("density"), "config.objective.density")
+    return _density(config, spec.get(field), f"config.objective.{field}")
 
 
 def takes(function: Callable | None, argument: str) -> bool:
     """Whether a function has an argument of that name; None, of an unknown name, has any."""
     return function is None or argument in inspect.signature(function).parameters
+
+
+def blocks(config: Mapping) -> dict[str, int]:
+    """{path: block} of the objective and its coupling, where examples meet others of the same block of the batch."""
+    spec, found = config["objective"], {}
+    for entry, table, path in ((spec, names.OBJECTIVES, "config.objective"),
+                               (spec.get("coupling", {}), names.COUPLINGS, "config.objective.coupling")):
+        function = table.get(entry.get("name"))
+        if function is not None and takes(function, "block"):
+            found[path] = entry.get("block", inspect.signature(function).parameters["block"].default)
+    return found
+
+
+def micro_batches(config: Mapping, mesh: Mesh) -> int:
+    """Into how many micro-batches a step cuts its batch on a mesh: `config.train.accumulate`, or the rule if it is 0."""
+    asked = config["train"]["accumulate"]
+    if asked or config["objective"]["name"] in names.TRAINED_BY.values():  # these compare all examples of the batch
+        return asked or 1
+    return rule.number(config["train"]["batch_size"], mesh, math.lcm(*blocks(config).values()))
 
 
 def _density(config: Mapping, spec: Mapping | None, path: str) -> timesteps.Density:
@@ -132,24 +157,42 @@ def objective(config: Mapping) -> objectives.Objective:
     Raises:
       ConfigError: also where the objective cannot train a network of that parameterization.
     """
-    spec = plain(config["objective"])
-    path = "config.objective"
+    return _objective(config, config["objective"], "config.objective", names.OBJECTIVES)
+
+
+def rival(config: Mapping) -> objectives.Objective:
+    """The objective of the second player, `config.rival.objective`.
+
+    Raises:
+      ConfigError: as `objective`.
+    """
+    return _objective(config, config["rival"]["objective"], "config.rival.objective", names.RIVALS)
+
+
+def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
+    spec = plain(spec, path)
     rate, augment = spec.pop("condition_dropout", 0.0), spec.pop("augment", None)
     predicts = plain(config["parameterization"])
-    _check_pair(spec.get("name"), predicts.get("name"))
-    inner = predicts.get("parameterization", predicts)  # of the first half of the channels, if variance is learned
-    inner_path = "config.parameterization" + (".parameterization" if "parameterization" in predicts else "")
+    if table is names.OBJECTIVES:
+        _check_pair(spec.get("name"), predicts.get("name"))
+    learned = predicts.get("name") == "learned_variance"  # then of the first half of the channels
+    inner = predicts.get("parameterization", predicts) if learned else predicts
+    inner_path = "config.parameterization" + (".parameterization" if inner is not predicts else "")
     read = _parameterization(inner, inner_path)
     told = clock(inner["clock"], f"{inner_path}.clock") if "clock" in inner else None
+    taught = teacher_parameterization(config)
     result = call(
-        names.OBJECTIVES, spec, path, "objective",
+        table, spec, path, "objective",
         nested={"density": lambda s, p: _density(config, s, p),
+                "student_density": lambda s, p: _density(config, s, p),
                 "coupling": lambda s, p: call(names.COUPLINGS, s, p, "coupling"),
                 "weighting": lambda s, p: _weighting(s, p, read),
-                "guidance": lambda s, p: call({"Guidance": objectives.Guidance}, {"name": "Guidance", **s}, p,
-                                               "guidance", null=null_class(config))},
-        schedule=schedule(config), parameterization=read, teacher=teacher_parameterization(config), clock=told,
-        clocks=flow_maps.start_and_duration(told), total=config["train"]["steps"])
+                **({"guidance": lambda s, p: call({"Guidance": objectives.Guidance}, {"name": "Guidance", **s}, p,
+                                                  "guidance", null=null_class(config))}
+                   if spec.get("name") in names.TWO_TIMES else {})},
+        schedule=schedule(config), parameterization=read, generator=read, student=read, teacher=taught, fake=taught,
+        null=null(config), clock=told, clocks=flow_maps.start_and_duration(told),
+        total=config["train"]["steps"])
     if augment is not None:
         result = objectives.with_augmentation(
             result, call(names.TOLD_AUGMENTATIONS, augment, f"{path}.augment", "augmentation")
@@ -158,7 +201,8 @@ def objective(config: Mapping) -> objectives.Objective:
     if rate == 0:
         return result
     try:
-        return objectives.with_condition_dropout(result, null_class(config), rate)
+        nothing = null(config)
+        return objectives.with_condition_dropout(result, null_class(config) if nothing is None else nothing, rate)
     except ValueError as error:
         raise ConfigError(f"{path}.condition_dropout: {error}") from error
 
@@ -220,14 +264,22 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
     if learned and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
         raise ConfigError(f"config.model.name = {name!r} puts out as many channels as it takes, and "
                           'config.parameterization.name = "learned_variance" needs as many again. Valid: dit, unet.')
+    imitates = config["objective"].get("name") in names.TOLD_STRENGTH
+    if imitates and not takes(network, "strength"):
+        raise ConfigError(f"config.model.name = {name!r} is told no strength of guidance, and config.objective.name = "
+                          f"{config['objective']['name']!r} trains networks that are. Valid: dit.")
     told = {"augmentations": augmentation.NUMBERS} if config["objective"].get("augment") is not None else {}
     if told and not takes(network, "augmentations"):
         raise ConfigError(f"config.model.name = {name!r} is told nothing of an augmentation, and "
                           "config.objective.augment tells it. Valid: song_unet; or config.data.augment, of which no "
                           "network is told.")
+    tower = lambda s, p: call(names.TOWERS, {"name": p.rpartition(".")[2], **s}, p, "tower",
+                              size=height, dtype=config["train"]["dtype"])  # fmt: skip
     module = call(names.MODELS, config["model"], "config.model", "model", **told,
-                  times=2 if two_times else 1, learn_sigma=learned, dtype=config["train"]["dtype"], shape=size,
-                  resolution=height, channels=channels, in_channels=channels,
+                  nested=dict.fromkeys(names.TOWERS, tower) if name == "clip" else {},
+                  times=2 if two_times else 1, strength=imitates, learn_sigma=learned,
+                  dtype=config["train"]["dtype"], shape=size,
+                  resolution=height, channels=channels, in_channels=channels, picture_channels=channels,
                   out_channels=channels * (2 if learned else 1))  # fmt: skip
     if getattr(module, "dropout", 0):
         raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
@@ -237,8 +289,28 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
 
 
 def optimizer(config: Mapping) -> optimizers.Optimizer:
-    """The optimizer `config.optimizer`, for a run of `config.train.steps`."""
-    return call(names.OPTIMIZERS, config["optimizer"], "config.optimizer", "optimizer", steps=config["train"]["steps"])
+    """The optimizer `config.optimizer`, for the updates of the model in `config.train.steps`.
+
+    Where the objective has stages it starts anew with each; a model with a rival is updated at some steps alone.
+    """
+    total, every, length = config["train"]["steps"], config["rival"]["updates"], stage(config)
+    updates = length or math.ceil(total / every)
+    made = call(names.OPTIMIZERS, config["optimizer"], "config.optimizer", "optimizer", steps=updates)
+    if length is None and every == 1:
+        return made
+    return made._replace(learning_rate=lambda step: made.learning_rate(step % length if length else step // every))
+
+
+def rival_optimizer(config: Mapping) -> optimizers.Optimizer:
+    """The optimizer of the second player, `config.rival.optimizer`, for a run of `config.train.steps`."""
+    spec, path = config["rival"]["optimizer"], "config.rival.optimizer"
+    return call(names.OPTIMIZERS, spec, path, "optimizer", steps=config["train"]["steps"])
+
+
+def stage(config: Mapping) -> int | None:
+    """The training steps after which the student becomes the teacher, where the objective has such stages."""
+    spec = config["objective"]
+    return spec.get("stage") if spec.get("name") == "progressive_distillation" else None
 
 
 def average(config: Mapping) -> ema.ExponentialMovingAverage:
@@ -284,6 +356,20 @@ def _sampler(spec: Mapping, path: str) -> samplers.Sampler:
     return call(names.SAMPLERS, spec, path, "sampler", nested={"predictor": _sampler})
 
 
+def pair_sampler(config: Mapping) -> samplers.Sampler:
+    """The sampler by which the teacher makes pairs, `config.teacher.pairs.sampler`.
+
+    Raises:
+      ConfigError: also if it draws noise: then a sample is no function of the noise that it started from.
+    """
+    spec, path = config["teacher"]["pairs"]["sampler"], "config.teacher.pairs.sampler"
+    made = _sampler(spec, path)
+    if made.draws or made.of_flow_maps:
+        raise ConfigError(f"{path} = {plain(spec)!r} makes no pairs: a sample has to follow from the noise that it "
+                          "started from. Valid: a deterministic sampler of denoisers, e.g. heun or dpmpp_2m.")
+    return made
+
+
 def plan(config: Mapping) -> timesteps.Plan:
     """The steps of sampling: `config.sample.grid` with `config.sample.steps` steps, moved by `config.sample.shift`."""
     process, settings = schedule(config), config["sample"]
@@ -326,11 +412,31 @@ def null_class(config: Mapping) -> int:
     return classes
 
 
-def null_condition(config: Mapping, number: int) -> Array | None:
-    """The condition of `number` samples without a class: int32 `[number]`, or None if the model has no classes."""
-    if config["model"].get("num_classes", 0) < 1:
-        return None
-    return jnp.full((number,), null_class(config), jnp.int32)
+def null(config: Mapping) -> Any:
+    """What one example is told where it is told nothing: a label, entries of the empty caption, or None.
+
+    Returns:
+      int32 `[]`, num_classes; {name: `[...]`} for a network that is told text; None for one that is told nothing.
+
+    Raises:
+      ConfigError: if config.data.text names no vocabulary, or no captions.
+    """
+    if config["model"].get("name") in names.TOLD_TEXT:
+        field, _ = names.TOLD_TEXT[config["model"]["name"]]
+        place = config["data"]["text"][field]
+        if not place:
+            raise ConfigError(f"config.data.text.{field} = '', but config.model.name = {config['model']['name']!r} is "
+                              "told text. Valid: a folder that experiments.encode_text wrote.")
+        try:
+            return texts.null(place) if field == "dir" else texts.tokens([""], place).null
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError(f"config.data.text.{field} = {place!r}: {error}") from error
+    return np.int32(null_class(config)) if config["model"].get("num_classes", 0) else None
+
+
+def null_condition(config: Mapping, number: int) -> Any:
+    """`null` for each of `number` samples: a pytree of arrays `[number, ...]`, or None."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (number, *np.shape(leaf))), null(config))
 
 
 def check_shape(config: Mapping, shape: tuple[int, ...]) -> None:

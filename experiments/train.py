@@ -37,7 +37,19 @@ from diffusion.training import (
     state,
     warm_start,
 )
-from experiments import checks, examples, hooks, interval, memory, progress, reproduce, tracking, workdir
+from experiments import (
+    checks,
+    examples,
+    generate,
+    hooks,
+    interval,
+    memory,
+    pairs,
+    progress,
+    reproduce,
+    tracking,
+    workdir,
+)
 from experiments import config as configs
 from experiments import program as programs
 from experiments.config import ConfigError
@@ -76,7 +88,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         batch_size = config.train.batch_size
         try:
             mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
-            sharding.check_batch_size(batch_size, mesh, config.train.accumulate)
+            sharding.check_batch_size(batch_size, mesh, config.train.accumulate or 1)
         except ValueError as error:
             raise ConfigError(f"config.mesh: {error}") from error
 
@@ -148,7 +160,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
 
         def write(row):
             """One line of metrics: to metrics.jsonl, the tracker and the display; the clock's part to timing.jsonl."""
-            rate = display.report(row["step"], row["loss"], row.get("skipped", 0))
+            rate = display.report(row["step"], row.get("loss"), row.get("skipped", 0))
             if speaks:
                 workdir.require_there(folder)
                 workdir.append(metrics_file, row)
@@ -196,11 +208,17 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
 
         # ==== Loop ====
         if step >= total:
-            display.say(f"{folder} is finished: step {step} of {total}. Next: python -m experiments.sample "
-                        f"--workdir={folder}, or train on with --config.train.steps={2 * total}.")  # fmt: skip
+            after = f"python -m experiments.sample --workdir={folder}, or " if generate.sampled(config) else ""
+            display.say(f"{folder} is finished: step {step} of {total}. Next: {after}train on with "
+                        f"--config.train.steps={2 * total}.")  # fmt: skip
             return 0
         if restored:
             display.say(f"going on with {folder} from step {step} of {total}")
+        if program.micro_batches > 1:
+            display.say(f"each step in {program.micro_batches} micro-batches of "
+                        f"{batch_size // program.micro_batches} (config.train.accumulate)")  # fmt: skip
+        if config.teacher.pairs.number:
+            given = pairs.paired(config, folder, given, mesh)
         data = given.batches(config, about["examples"], sharding.positions(batch_size, mesh), config.data.threads)
         stack.callback(data.close)
         stop, signal_number = stack.enter_context(preemption.StopRequest()), None
@@ -260,7 +278,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                         f"To go on:\n  {command}")  # fmt: skip
             return 128 + signal_number
         skipped = f" ({sums['skipped']} damaged records skipped)" if sums.get("skipped") else ""
-        display.say(f"finished {total} steps{skipped}: {folder}. Next: python -m experiments.sample --workdir={folder}")
+        after = f". Next: python -m experiments.sample --workdir={folder}" if generate.sampled(config) else ""
+        display.say(f"finished {total} steps{skipped}: {folder}{after}")
         return 0
 
 
@@ -305,7 +324,10 @@ def start_from(init_from: ConfigDict, train_state: state.TrainState, average, sp
 
 
 def taught_by(config: ConfigDict, train_state: state.TrainState) -> state.TrainState:
-    """Takes the moving average of the run config.teacher.path as the teacher, which this run then keeps itself."""
+    """Takes the moving average of the run config.teacher.path as the teacher, which this run then keeps itself.
+
+    A rival starts from the same weights.
+    """
     path = pathlib.Path(config.teacher.path).expanduser()
     theirs = configs.from_json((path / "config.json").read_text())
     for ours, field in ((config.schedule, "schedule"), (config.teacher.parameterization, "parameterization"),
@@ -313,11 +335,17 @@ def taught_by(config: ConfigDict, train_state: state.TrainState) -> state.TrainS
         if configs.plain(ours) != configs.plain(theirs[field]):
             raise ConfigError(f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
                               f"{configs.plain(theirs[field])}, and this run has {configs.plain(ours)} for it.")
-    teacher = train_state.frozen["teacher"]
-    params, _, skipped = warm_start.warm_start(teacher, warm_start.read(path))
-    if skipped:
-        raise ConfigError(f"config.teacher.path = {config.teacher.path!r} does not fit: {skipped[0]}.")
-    return train_state._replace(frozen={"teacher": params})
+    source = warm_start.read(path)
+
+    def taken(params):
+        params, _, skipped = warm_start.warm_start(params, source)
+        if skipped:
+            raise ConfigError(f"config.teacher.path = {config.teacher.path!r} does not fit: {skipped[0]}.")
+        return params
+
+    frozen = {name: taken(params) for name, params in (train_state.frozen or {}).items()}
+    rivals = {name: rival._replace(params=taken(rival.params)) for name, rival in (train_state.rivals or {}).items()}
+    return train_state._replace(frozen=frozen or None, rivals=rivals or None)
 
 
 def main(argv: list[str]) -> None:

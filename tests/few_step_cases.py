@@ -40,6 +40,10 @@ MEMBERS = {
     "consistency_distillation": Member(
         lambda: objectives.consistency_distillation(V, V, UNIFORM, near(0.2)), ("target", "teacher")
     ),
+    "cd": Member(
+        lambda: objectives.cd(EDM, flow_maps.consistency_boundary(), parameterizations.edm(), 18),
+        ("target", "teacher"), schedule=EDM,
+    ),
     "continuous_consistency": Member(
         lambda: objectives.continuous_consistency(UNIFORM, clock=parameterizations.time(), warmup=5)
     ),

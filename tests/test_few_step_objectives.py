@@ -14,6 +14,7 @@ from tests.few_step_cases import (
     MEMBERS,
     OBJECTIVES,
     UNIFORM,
+    V,
     batch_of,
     every_member,
     keys_and_data,
@@ -155,6 +156,18 @@ def test_the_two_times_of_mean_flow_are_independent_draws_even_when_stratified()
     assert scipy.stats.kstest(ratio, "uniform").pvalue > 1e-3
     assert scipy.stats.kstest(t**2, "uniform").pvalue > 1e-3
     assert abs(scipy.stats.spearmanr(ratio, t).statistic) < 4.5 / np.sqrt(len(t))
+
+
+@pytest.mark.slow
+def test_progressive_distillation_in_stages_is_that_of_the_stages_number_of_steps():
+    """8, 4, 2 and 1 steps in stages of five: at step 12 the third, whose losses are those of N = 2."""
+    keys, batch = jax.random.split(jax.random.key(0), 6), batch_of(6)
+    players = networks(MEMBERS["progressive_distillation"], parameters_of(MEMBERS["progressive_distillation"]))
+    found, wanted = (
+        objectives.progressive_distillation(V, V, N, stage=stage)(players, FLOW, keys, batch, 12)[0]
+        for N, stage in ((8, 5), (2, None))
+    )
+    np.testing.assert_array_equal(found, wanted)
 
 
 # Derivatives along the flow.

@@ -20,6 +20,12 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def with_strength(condition: Any, strength: Any) -> dict[str, Any]:
+    """A condition with the guidance strength beside what it holds: class labels [B] alone stand under "label"."""
+    given = condition if isinstance(condition, Mapping) else {"label": condition}
+    return {**given, "strength": strength}
+
+
 def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """The entries of a condition, those that are not given as None.
 

@@ -12,6 +12,7 @@
                                  [B, H, W, C or 2 C]
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -91,6 +92,8 @@ class DiT(nn.Module):
         dtype: compute type, "float32" or "bfloat16".
         times: numbers that the network is told as its clock: 1, or 2 for a network of two times (MeanFlow, shortcut
             models), each with an embedding of its own, which are added.
+        strength: the network is told, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
+            imitates, see `objectives.latent_consistency_distillation`.
         frequency_shift: of the time's features, 0 (the paper) or 1, see `sinusoid`.
         shape: (H, W, C) of the images that it is made for, which the files of other libraries say; it takes other H and
             W too. None: that of the first images.
@@ -117,6 +120,7 @@ class DiT(nn.Module):
     unroll: int = 0
     dtype: str = "float32"
     times: int = 1
+    strength: bool = False
     frequency_shift: int = 0
     shape: tuple[int, int, int] | None = None
 
@@ -148,7 +152,7 @@ class DiT(nn.Module):
             x: images [B, H, W, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", and of doors into the layers, see `diffusion.models.doors`.
+                "label", of doors into the layers, see `diffusion.models.doors`, and of "strength", if it is told one.
 
         Returns:
             [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32.
@@ -156,6 +160,9 @@ class DiT(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
         """
+        strength = None
+        if self.strength:
+            condition, strength = self._without_strength(condition, x.shape[0])
         label, opened = doors.parted(condition, x.shape[0], self.depth)
         clocks = t if isinstance(t, tuple) else (t,)
         self._check(x, clocks, label)
@@ -177,6 +184,8 @@ class DiT(nn.Module):
             for number, clock in zip(("", *(f"_{i}" for i in range(2, self.times + 1))), clocks)
         ]
         c = sum(told[1:], told[0])
+        if strength is not None:
+            c = c + TimestepEmbedding(self.width, self.dtype, name="strength_embedding")(1000 * (strength - 1))
         if self.num_classes:
             c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
         c = nn.silu(c)
@@ -194,6 +203,16 @@ class DiT(nn.Module):
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
         tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
         return unpatchify(tokens, self.patch, height, width)
+
+    def _without_strength(self, condition, batch):
+        """The condition without its strength, and the strength."""
+        if not isinstance(condition, Mapping) or "strength" not in condition:
+            raise ValueError('this DiT is told the strength of the guidance: its condition is a dict with "label" and '
+                             '"strength" [B]')
+        rest = {name: leaf for name, leaf in condition.items() if name != "strength"}
+        if condition["strength"].shape != (batch,):
+            raise ValueError(f"the condition's 'strength' is [B] = ({batch},); got {condition['strength'].shape}")
+        return rest, condition["strength"]
 
     def _check(self, x, clocks, condition):
         if x.ndim != 4:

@@ -4,7 +4,7 @@ from diffusion.objectives import autoencoding, image_text, interpolants, recipes
 from diffusion.objectives.adversarial import adversarial_discriminator, adversarial_generator
 from diffusion.objectives.augmented import with_augmentation
 from diffusion.objectives.conditioning import drop_condition, with_condition_dropout
-from diffusion.objectives.consistency import consistency_distillation, consistency_training, ct, ect, ict
+from diffusion.objectives.consistency import cd, consistency_distillation, consistency_training, ct, ect, ict
 from diffusion.objectives.continuous_consistency import continuous_consistency
 from diffusion.objectives.contrastive_flow_matching import contrastive_flow_matching
 from diffusion.objectives.denoising import denoising
@@ -24,7 +24,8 @@ from diffusion.objectives.variational_bound import variational_bound
 
 __all__ = [
     "Guidance", "Objective", "added", "adversarial_discriminator", "adversarial_generator", "alignment", "autoencoding",
-    "consistency_distillation", "consistency_training", "continuous_consistency", "contrastive_flow_matching", "ct",
+    "cd", "consistency_distillation", "consistency_training", "continuous_consistency", "contrastive_flow_matching",
+    "ct",
     "denoising", "dispersive", "distribution_matching", "drop_condition", "ect", "fake_score", "flow_matching",
     "hybrid", "ict", "image_text", "improved_mean_flow", "interpolants", "latent_consistency_distillation", "mean_flow",
     "progressive_distillation", "recipes", "reflow", "reflow_pairs", "regression", "schroedinger_bridge", "shortcut",

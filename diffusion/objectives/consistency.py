@@ -165,6 +165,34 @@ def ict(
     )
 
 
+def cd(
+    schedule: NoiseSchedule, parameterization: Parameterization, teacher: Parameterization, N: int = 18,
+    strata: int | None = None,
+) -> Objective:
+    """Consistency distillation as first published: one Heun step of the teacher between two of N times.
+
+    Facts:
+      loss: mean |f(x_t, t) - f_target(heun(x_t), s)|^2
+      networks: model, target (EMA of the model), teacher
+      optimum: the end of the teacher's flow, up to the solver's error of order 2 in the gap t - s
+      paper: Song et al. 2023, "Consistency Models", algorithm 2, with the squared distance instead of LPIPS
+
+    Args:
+      schedule: turns sigma / alpha in [0.002, 80] into t.
+      parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
+      teacher: what the network "teacher" predicts.
+      N: number of times, >= 2; 18 in the paper.
+      strata: see `timesteps.from_quantile`.
+
+    Raises:
+      ValueError: if N < 2.
+    """
+    if N < 2:
+        raise ValueError(f"cd: N = {N}; a pair of times needs at least 2 (18 in the paper)")
+    pairs, density = discretised(lambda step: N), ramp_density(schedule, strata=strata)
+    return consistency_distillation(parameterization, teacher, density, pairs)
+
+
 def ect(
     schedule: NoiseSchedule, parameterization: Parameterization, stage: int, q: float = 4.0, sigma_data: float = 0.5,
     c: float = 0.0, strata: int | None = None,

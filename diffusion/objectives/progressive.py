@@ -1,6 +1,7 @@
 """Progressive distillation: a student that does in one step of DDIM what its teacher does in two."""
 
 import jax
+import jax.numpy as jnp
 
 from diffusion.flow_maps import from_denoiser
 from diffusion.objectives.few_step import frozen, mix, player
@@ -11,16 +12,20 @@ from diffusion.weightings import Weighting, truncated_snr
 
 
 def progressive_distillation(
-    parameterization: Parameterization, teacher: Parameterization, N: int, weighting: Weighting | None = None
+    parameterization: Parameterization,
+    teacher: Parameterization,
+    N: int,
+    weighting: Weighting | None = None,
+    stage: int | None = None,
 ) -> Objective:
-    """One halving of the number of sampling steps, from 2 N to N.
+    """One halving of the number of sampling steps, from 2 N to N; with `stage`, one after the other down to 1.
 
         t = i / N,    x_s = two steps of DDIM of the teacher, from t to t - 1 / (2 N) and to s = t - 1 / N
         x_target = (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)
         loss = w(t) mean |x0(x_t, t) - x_target|^2
 
-    The student starts as the teacher, becomes the teacher of the next halving, and is sampled with `ddim()` on N
-    uniform steps.
+    The student starts as the teacher, becomes the teacher of the next halving (`diffusion.training.stages`), and is
+    sampled with `ddim()` on N uniform steps.
 
     Facts:
       loss: w(t) mean |x0 - x_target|^2
@@ -31,24 +36,29 @@ def progressive_distillation(
     Args:
       parameterization: what the student predicts; defined at every t = i / N (v or x0 in the paper).
       teacher: what the network "teacher" predicts.
-      N: number of the student's steps, >= 1, in units of t_max.
+      N: number of the student's steps, >= 1, in units of t_max; of the first halving.
       weighting: (schedule, t) -> weight on the squared error of x0; `truncated_snr()`, max(SNR, 1), if None.
+      stage: training steps after which N halves; N is then a power of 2. None: it stays.
 
     Returns:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-      ValueError: if N < 1.
+      ValueError: if N < 1, or does not halve down to 1 where it is to.
     """
     if N < 1:
         raise ValueError(f"progressive_distillation: N = {N}; a student takes at least one step")
+    if stage is not None and (stage < 1 or N & (N - 1)):
+        raise ValueError(f"progressive_distillation: N = {N} halved after every stage = {stage} steps; N must be a "
+                         "power of 2, such as 8, and a stage at least one step")
     weighting = weighting or truncated_snr()
 
     def objective(networks, schedule, keys, batch, step):
         time_keys, noise_keys = split(keys, 2)
         condition = batch.get("condition")
-        i = jax.vmap(lambda key: jax.random.randint(key, (), 1, N + 1))(time_keys)
-        t, middle, s = (schedule.t_max * at / N for at in (i, i - 0.5, i - 1.0))
+        steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
+        i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys)
+        t, middle, s = (schedule.t_max * at / steps for at in (i, i - 0.5, i - 1.0))
         x_t = mix(schedule, t, *pairs(noise_keys, batch))
         denoise = lambda x, t: predict(frozen(networks, "teacher"), schedule, teacher, x, t, condition)
         ddim = from_denoiser(denoise, schedule)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.training.ema import ExponentialMovingAverage
-from diffusion.training.state import HEALTHY, TrainState
+from diffusion.training.state import HEALTHY, Rival, TrainState
 from diffusion.training.step import make_train_step
 
 NOTHING = ExponentialMovingAverage(lambda params: (), lambda average, params, step: ())
@@ -186,6 +186,43 @@ def alternating(
         return state, {**metrics, "failed_at": state.failed_at}
 
     return Alternating(init, step)
+
+
+def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callable:
+    """Returns the step of `alternating` as one of `TrainState`, so that a run of several players is a run like any.
+
+    The network "model" is the run's own: its player has that name, "target" is its average, and its metrics bear their
+    plain names ("loss"). Each player but that one has the name of the network that it trains, which is a rival.
+
+    Args:
+      step: of `alternating`.
+
+    Returns:
+      (TrainState, batch, key) -> (TrainState, metrics).
+    """
+
+    def on_train_state(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
+        rivals = state.rivals
+        networks = {"model": state.params, "target": state.ema, **(state.frozen or {})}
+        networks |= {name: rival.params for name, rival in rivals.items()}
+        opt_state = {"model": state.opt_state} | {name: rival.opt_state for name, rival in rivals.items()}
+        density = {"model": state.density} | dict.fromkeys(rivals, ())
+        after, metrics = step(AlternatingState(state.step, networks, opt_state, density, state.failed_at), batch, key)
+        counted = [metrics.pop(name) for name in list(metrics) if name.endswith("/skipped")]  # of one batch
+        if counted:
+            metrics["skipped"] = jnp.max(jnp.stack(counted))  # who rested has counted none
+        return TrainState(
+            step=after.step,
+            params=after.networks["model"],
+            opt_state=after.opt_state["model"],
+            ema=after.networks["target"],
+            density=after.density["model"],
+            failed_at=after.failed_at,
+            frozen=state.frozen,
+            rivals={name: Rival(after.networks[name], after.opt_state[name]) for name in rivals},
+        ), {name.removeprefix("model/"): value for name, value in metrics.items()}
+
+    return on_train_state
 
 
 def _absent(metric: jax.ShapeDtypeStruct) -> jax.Array:

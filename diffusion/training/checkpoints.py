@@ -67,12 +67,13 @@ def latest(workdir: str | pathlib.Path) -> int | None:
 def _items(state: Any) -> dict[str, Any]:
     """The state as the Orbax items of a checkpoint."""
     rest = {"step": state.step, "opt_state": state.opt_state, "density": state.density, "failed_at": state.failed_at}
-    frozen = {"frozen": state.frozen} if state.frozen else {}
-    return {"params": state.params, "ema": state.ema, "training": rest, **frozen}
+    others = {name: item for name, item in (("frozen", state.frozen), ("rivals", state.rivals)) if item}
+    return {"params": state.params, "ema": state.ema, "training": rest, **others}
 
 
 def _state(items: dict[str, Any]) -> TrainState:
-    return TrainState(params=items["params"], ema=items["ema"], **items["training"], frozen=items.get("frozen"))
+    others = {name: items.get(name) for name in ("frozen", "rivals")}
+    return TrainState(params=items["params"], ema=items["ema"], **items["training"], **others)
 
 
 def _leaves(tree: Any) -> dict[str, dict]:

@@ -8,6 +8,18 @@ import jax.numpy as jnp
 HEALTHY = -1  # failed_at while every loss and gradient has been finite
 
 
+class Rival(NamedTuple):
+    """A network that is trained in turn with the run's own, such as a discriminator.
+
+    Attributes:
+      params: pytree of its parameters.
+      opt_state: pytree of its optimizer's state.
+    """
+
+    params: Any
+    opt_state: Any
+
+
 class TrainState(NamedTuple):
     """The whole state of a run: what is saved, restored, sharded and donated as one.
 
@@ -23,6 +35,7 @@ class TrainState(NamedTuple):
         state is frozen: the step leaves it as it is.
       frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; None where
         there are none.
+      rivals: {name: Rival} of the other networks that train; None where there are none.
     """
 
     step: jax.Array
@@ -32,9 +45,12 @@ class TrainState(NamedTuple):
     density: Any
     failed_at: jax.Array
     frozen: Any = None
+    rivals: Any = None
 
 
-def create(params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: Any = None) -> TrainState:
+def create(
+    params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: Any = None, rivals: Any = None
+) -> TrainState:
     """Returns the state of a run before its first step.
 
     Args:
@@ -43,6 +59,7 @@ def create(params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: A
       ema: an ``ema.ExponentialMovingAverage`` (``init``, ``update``).
       density: a ``timesteps.Density`` whose state is carried, or None where there is none to carry.
       frozen: {name: parameters} of networks that are read alone; None for none.
+      rivals: {name: (parameters, optimizer)} of networks that train beside it; None for none.
 
     Returns:
       TrainState with step 0; the moving average starts as a copy of ``params``.
@@ -55,4 +72,5 @@ def create(params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: A
         density=() if density is None else density.init(),
         failed_at=jnp.full([], HEALTHY, jnp.int32),
         frozen=frozen or None,
+        rivals={name: Rival(theirs, own.init(theirs)) for name, (theirs, own) in (rivals or {}).items()} or None,
     )

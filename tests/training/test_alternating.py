@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from diffusion.training import ema as ema_lib
-from diffusion.training.alternating import Average, Player, alternating
+from diffusion.training import state as state_lib
+from diffusion.training.alternating import Average, Player, alternating, as_train_step
 from tests.training import toys
 
 KEY = jax.random.key(3)
@@ -80,6 +81,30 @@ def test_two_players_by_hand(every):
         found = [float(state.networks[name]) for name in ("a", "b", "target", "c")]
         np.testing.assert_allclose(found, [a, b, average, 7.0], rtol=1e-5)
     assert int(state.step) == 7 and int(state.failed_at) == -1
+
+
+@pytest.mark.slow
+def test_a_run_of_two_players_is_that_game(as_in_use):
+    """On a TrainState: the same numbers bit for bit, the model's metrics under their plain names."""
+    a, b, c = (jnp.float32(value) for value in (2.3, -1.0, 7.0))
+    rename = lambda game: {{"a": "model", "b": "critic", "c": "teacher"}[name]: value for name, value in game.items()}
+    players = {
+        "critic": Player(_pay("critic", lambda o: 2 * o["model"] + 1), "critic", optax.sgd(0.1)),
+        "model": Player(_pay("model", lambda o: o["critic"]), "model", optax.sgd(0.5), every=3),
+    }
+    ema = ema_lib.exponential_moving_average(0.75, warmup=False)
+    init, step = alternating(players, dict.fromkeys(("model", "critic", "teacher"), _apply), None,
+                             {"target": Average("model", ema)})  # fmt: skip
+    game = init(rename({"a": a, "b": b, "c": c}))
+    run = state_lib.create(a, optax.sgd(0.5), ema, None, {"teacher": c}, {"critic": (b, optax.sgd(0.1))})
+    step, on_run = jax.jit(step), jax.jit(as_train_step(step))
+    for _ in range(5):
+        game, wanted = step(game, BATCH, KEY)
+        run, found = on_run(run, BATCH, KEY)
+    networks = {"model": run.params, "target": run.ema, "critic": run.rivals["critic"].params, **run.frozen}
+    assert toys.equal(networks, game.networks) and int(run.step) == 5
+    assert toys.equal(found, {name.removeprefix("model/"): value for name, value in wanted.items()})
+    assert "loss" in found and "critic/loss" in found
 
 
 def test_players_draw_different_keys_and_the_same_ones_again():

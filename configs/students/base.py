@@ -1,0 +1,55 @@
+"""What all students start from: their teacher's config, its weights, and its guidance."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from configs import base
+from experiments import config as configs
+from experiments.config import ConfigError
+
+DEFAULT = "runs/digits"  # the run of `make demo`
+TINY = {
+    "train.steps": 20, "train.batch_size": 32, "train.log_every": 10, "optimizer.warmup": 5, "checkpoint.every": 10,
+    "sample.number": 20, "sample.batch_size": 10, "evaluate.number": 20,
+}  # fmt: skip
+
+
+def student(arg: str) -> ConfigDict:
+    """The config of a student before its objective is chosen.
+
+    Args:
+      arg: the teacher's run folder, runs/digits by default, and a preset after a comma.
+
+    Returns:
+      The teacher's config with: the teacher, guided as it samples itself; a start from its weights; an optimizer and
+      an average for short trainings; samples by multistep consistency sampling in four steps, of no further guidance.
+
+    Raises:
+      ConfigError: if there is no run in that folder.
+    """
+    folder = arg.partition(",")[0] or DEFAULT
+    try:
+        config = configs.of_run((pathlib.Path(folder).expanduser() / "config.json").read_text())
+    except OSError as error:
+        raise ConfigError(f"{folder!r} holds no run to learn from ({error.strerror}). Valid: the folder of a trained "
+                          f"run, after the colon, e.g. configs/students/turbo.py:{DEFAULT}.") from error  # fmt: skip
+    config.init_from.update({"path": folder, "include": ".*"})
+    scale = config.sample.guidance.scale
+    config.teacher.update({"path": folder, "parameterization": config.parameterization.to_dict(), "scale": scale})
+    config.optimizer = {
+        "name": "adamw", "learning_rate": 5e-4, "warmup": 50, "decay": "cosine", "weight_decay": 0.0, "clip": 1.0,
+    }  # fmt: skip
+    config.ema.update({"decay": 0.99, "warmup": True, "sigma_rel": 0.0})
+    config.checkpoint.update({"every": 500, "keep": 2, "keep_every": 0, "best": ""})
+    config.sample.sampler = {"name": "consistency"}
+    config.sample.grid = {"name": "uniform"}
+    config.sample.steps = 4
+    config.sample.guidance = {"name": "classifier_free", "scale": 1.0, "interval": None}
+    config.evaluate.every = 0
+    return config
+
+
+def preset(config: ConfigDict, arg: str, tiny: dict) -> ConfigDict:
+    """Applies the preset after the comma, of which there is one, "tiny": TINY and what a recipe changes with it."""
+    return base.preset(config, arg.partition(",")[2], {"tiny": TINY | tiny})

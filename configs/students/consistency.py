@@ -1,0 +1,22 @@
+"""Consistency distillation (Song et al. 2023): a network that jumps to the end of the teacher's flow from any time.
+
+    python -m experiments.train --config=configs/students/consistency.py:runs/digits --workdir=runs/consistency
+    python -m experiments.sample --workdir=runs/consistency --config.sample.steps=2
+
+Between two of 18 times lies one step of Heun's method with the teacher. Where the teacher's prediction is x_t itself at
+t = 0 (velocity, v), the student's boundary is right as it is.
+
+Presets: `consistency.py:runs/digits,tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from configs.students import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe for a teacher's folder; see the module's docstring."""
+    config = base.student(arg)
+    config.objective = {"name": "cd", "N": 18}
+    config.train.steps = 800
+    return base.preset(config, arg, {})

@@ -1,0 +1,34 @@
+"""Distribution matching distillation (DMD; Yin et al. 2024): a generator of one step, by the scores of two networks.
+
+    python -m experiments.train --config=configs/students/dmd.py:runs/digits --workdir=runs/dmd
+    python -m experiments.sample --workdir=runs/dmd
+
+A second network follows the generator's own distribution; as in DMD2 it is updated five times for one update of the
+generator, and takes the place of the regression on the teacher's samples.
+
+Presets: `dmd.py:runs/digits,tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from configs.students import base
+
+TIMES = {"name": "uniform_density", "strata": 32}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe for a teacher's folder; see the module's docstring."""
+    config = base.student(arg)
+    config.objective = {"name": "distribution_matching", "density": TIMES}
+    config.rival = {
+        "objective": {
+            "name": "fake_score", "density": TIMES,
+            "weighting": {"name": "constant", "parameterization": config.teacher.parameterization.to_dict()},
+        },
+        "optimizer": {"name": "adamw", "learning_rate": 5e-4, "warmup": 50, "clip": 1.0},
+        "updates": 5,
+    }  # fmt: skip
+    config.optimizer.learning_rate = 2e-4
+    config.train.steps = 1500
+    config.sample.steps = 1
+    return base.preset(config, arg, {})

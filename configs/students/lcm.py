@@ -1,0 +1,26 @@
+"""Latent consistency distillation (LCM; Luo et al. 2023): guidance is built in, and its scale is told to the network.
+
+    python -m experiments.train --config=configs/students/lcm.py:runs/digits --workdir=runs/lcm
+    python -m experiments.sample --workdir=runs/lcm --config.sample.steps=2 --config.sample.guidance.scale=1.5
+
+A sample costs one evaluation a step at any scale from 1 (none) to twice the teacher's own. The teacher may be one of
+latents or of pictures.
+
+Presets: `lcm.py:runs/digits,tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from configs.students import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe for a teacher's folder; see the module's docstring."""
+    config = base.student(arg)
+    scale = config.teacher.scale  # of its own samples
+    config.teacher.scale = 1.0  # the objective guides it
+    config.objective = {"name": "latent_consistency_distillation", "guidance": (0.0, 2.0 * scale - 1)}
+    config.parameterization = {"name": "latent_consistency", "parameterization": config.parameterization.to_dict()}
+    config.train.steps = 800
+    config.sample.guidance.scale = scale
+    return base.preset(config, arg, {})

@@ -1,0 +1,24 @@
+"""Reflow (Liu et al. 2023): a flow trained on pairs of noise and the teacher's sample of it: straighter paths.
+
+    python -m experiments.train --config=configs/students/reflow.py:runs/digits --workdir=runs/reflow
+    python -m experiments.sample --workdir=runs/reflow --config.sample.steps=2
+
+The run begins by making the pairs, with the teacher's own sampler and guidance, and keeps them in its folder.
+
+Presets: `reflow.py:runs/digits,tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from configs.students import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe for a teacher's folder; see the module's docstring."""
+    config = base.student(arg)
+    config.teacher.pairs.update({"number": 4096, "sampler": {"name": "dpmpp_2m"}, "steps": 10})
+    config.data.augment = ()  # the pairs are what they are
+    config.objective = {"name": "reflow", "density": {"name": "uniform_density", "strata": 32}}
+    config.train.steps = 1000
+    config.sample.sampler = {"name": "euler"}
+    return base.preset(config, arg, {"teacher.pairs.number": 600, "teacher.pairs.steps": 2})

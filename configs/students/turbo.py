@@ -1,0 +1,34 @@
+"""Adversarial diffusion distillation (ADD, the Turbo models; Sauer et al. 2023): one to four steps against a critic.
+
+    python -m experiments.train --config=configs/students/turbo.py:runs/digits --workdir=runs/turbo
+    python -m experiments.sample --workdir=runs/turbo --config.sample.steps=1
+
+The student is trained at the four times at which it is sampled. It is to fool a discriminator and to stay where the
+teacher would denoise to. The discriminator is the teacher's network, from its weights, with the mean of its output as
+the logit: the paper's reads the features of an image encoder (DINO), for which there is none of every kind of data.
+
+Presets: `turbo.py:runs/digits,tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from configs.students import base
+
+FOUR = {"name": "discrete_density", "T": 4, "strata": 32}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe for a teacher's folder; see the module's docstring."""
+    config = base.student(arg)
+    config.objective = {
+        "name": "adversarial_generator", "student_density": FOUR,
+        "density": {"name": "uniform_density", "strata": 32}, "weight": 2.5,
+    }  # fmt: skip
+    config.rival = {
+        "objective": {"name": "adversarial_discriminator", "student_density": FOUR, "r1": 0.05},
+        "optimizer": {"name": "adamw", "learning_rate": 2e-4, "b1": 0.5, "clip": 1.0},
+        "updates": 1,
+    }
+    config.optimizer.update({"learning_rate": 2e-4, "b1": 0.5})
+    config.train.steps = 600
+    return base.preset(config, arg, {})

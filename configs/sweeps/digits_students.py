@@ -1,0 +1,25 @@
+"""The few-step students of the run of `make demo`, and MeanFlow from scratch beside them: 7 runs.
+
+    make demo
+    python -m experiments.sweep --sweep=configs/sweeps/digits_students.py --workdir=runs/digits_students
+    python -m experiments.sweep --sweep=configs/sweeps/digits_few_steps.py --workdir=runs/digits_few_steps
+
+Each run is one command, that of its recipe in configs/students. The second sweep compares them, and draws the plot.
+Presets: `digits_students.py:tiny` (of a run in runs/digits_tiny, to see that everything works).
+"""
+
+from experiments.sweeps.combinators import each, zip
+from experiments.sweeps.commands import train
+from experiments.sweeps.definition import Sweep
+
+STUDENTS = ("lcm", "turbo", "consistency", "progressive", "dmd", "reflow")
+FROM_SCRATCH = "mean_flow"
+
+
+def get_sweep(arg: str = "") -> Sweep:
+    """The sweep, or a preset of it; see the module's docstring."""
+    teacher, tiny = ("runs/digits_tiny,tiny", ":tiny") if arg == "tiny" else ("runs/digits", "")
+    recipes = [f"configs/students/{name}.py:{teacher}" for name in STUDENTS]
+    recipes.append(f"configs/digits_mean_flow.py{tiny}")
+    runs = zip(each("student", (*STUDENTS, FROM_SCRATCH)), each("recipe", recipes))
+    return Sweep(runs, [train("{recipe}")], titles=("student",))

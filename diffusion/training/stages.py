@@ -1,0 +1,42 @@
+"""Training in stages: after each the student becomes the teacher, and everything else starts anew."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from diffusion.training.ema import ExponentialMovingAverage
+from diffusion.training.state import TrainState
+
+
+def staged(step: Callable, stage: int, optimizer: Any, ema: ExponentialMovingAverage) -> Callable:
+    """Returns a train step that begins each stage after the first with the student as its own teacher.
+
+    At the steps stage, 2 stage, ... the frozen network "teacher" becomes the student's moving average, the student
+    starts from it, and so do the average and the optimizer's state. It is a part of the step, so that a run that is
+    resumed at any step is the run that it would have been.
+
+    Args:
+      step: (TrainState, batch, key) -> (TrainState, metrics); see `make_train_step`.
+      stage: training steps of a stage, >= 1.
+      optimizer: that of the step.
+      ema: likewise.
+
+    Returns:
+      A step of the same form.
+
+    Reference: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", algorithm 2.
+    """
+
+    def promoted(state: TrainState) -> TrainState:
+        params = jax.tree.map(lambda average, leaf: average.astype(leaf.dtype), state.ema, state.params)
+        teacher = jax.tree.map(lambda average, leaf: average.astype(leaf.dtype), state.ema, state.frozen["teacher"])
+        return state._replace(
+            params=params, opt_state=optimizer.init(params), ema=ema.init(params), frozen={"teacher": teacher}
+        )
+
+    def staged_step(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
+        begins = (state.step > 0) & (state.step % stage == 0)
+        return step(jax.lax.cond(begins, promoted, lambda state: state, state), batch, key)
+
+    return staged_step

@@ -1,0 +1,209 @@
+"""Compares few-step students with their teacher: figures by the number of network evaluations, from the same noise.
+
+    python -m experiments.few_steps --teacher=runs/digits --out=runs/few_steps \\
+        --students=runs/digits_students/student=lcm,runs/digits_students/student=turbo
+    python -m experiments.few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
+
+Each run samples as its own config says, but for the number of steps: students 1, 2, 4 and 8 (--steps), the teacher 8,
+20 and 50 (--teacher_steps); a generator of one step takes one, and a progressive student of K steps is the checkpoint
+at the end of its stage. Measured: Frechet distance to the real images of config.evaluate.split in pixels and in
+features of a classifier (FID with --inception=FILE), and the share of samples that the classifier takes for the class
+asked for. Writes table.md, few_steps.json, plot.png and samples.png (the same seeds, one below the other) into --out.
+The same command goes on where it was interrupted, and measures again what has changed.
+"""
+
+import glob
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from diffusion.files import whole
+from diffusion.training import checkpoints
+from experiments import checks, figures, generate, measures, names, workdir
+from experiments import config as configs
+from experiments.config import ConfigError
+
+EFFORT = measures.Effort(0, 10)
+SHOWN = 10  # samples in a row of the picture
+COLOURS = ("#1f5fa8", "#d9822b", "#3a8a4d", "#8e5ea2", "#c0392b", "#7a4a12", "#444444", "#2aa6a6")
+
+
+class Row(NamedTuple):
+    """A run at a number of steps.
+
+    Attributes:
+      name: of the run, as the table has it.
+      folder: of the run.
+      step: of its checkpoint.
+      config: its config, with these sampling steps.
+    """
+
+    name: str
+    folder: pathlib.Path
+    step: int
+    config: Any
+
+    @property
+    def steps(self) -> int:
+        """Sampling steps."""
+        return self.config.sample.steps
+
+
+def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number: int, inception: str) -> list[Row]:
+    """The rows of a run, those that it can make out of the steps that are asked for.
+
+    Args:
+      folder: of the run.
+      name: of it in the table.
+      steps: sampling steps that are asked for.
+      number: of samples.
+      inception: file of FID's Inception-v3, or "".
+
+    Raises:
+      ConfigError, WorkdirError, CheckpointError: if there is no such run, or its config does not fit.
+    """
+    latest = checkpoints.latest(folder)
+    if latest is None:
+        workdir.read_config(folder)
+        raise ConfigError(f"{folder} has no checkpoint yet: train it to its end.")
+    found = []
+    for count in steps:
+        config = workdir.read_config(folder)
+        config.sample.update({"steps": count, "number": number})
+        if inception:
+            features = dict.fromkeys((*config.evaluate.features, "inception"))
+            config.evaluate.update({"features": tuple(features), "inception": inception})
+        objective, at = config.objective, latest
+        if objective.name in names.ONE_STEP and count > 1:
+            continue
+        if objective.name == "progressive_distillation" and objective.get("stage"):
+            stages = {objective.N >> k: (k + 1) * objective.stage for k in range(objective.N.bit_length())}
+            at = stages.get(count, -1)
+            if at not in checkpoints.steps(folder):
+                continue
+        checks.validate(config)
+        found.append(Row(name, pathlib.Path(folder), at, config))
+    return found
+
+
+def measured(row: Row, out: pathlib.Path) -> dict:
+    """Figures of a row, with its first samples; made now, or read from an earlier time of the same samples.
+
+    Returns:
+      {"name", "steps", "nfe", "asked_class", "fd_FEATURE", "checkpoint", "key"}; the images are in NAME-STEPS.npz.
+    """
+    place = out / "rows" / f"{row.name}-{row.steps}.json"
+    leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
+    told = json.dumps([configs.digest(row.config), leaves], sort_keys=True)
+    key = hashlib.sha256(told.encode()).hexdigest()[:16]
+    if place.exists() and (kept := json.loads(place.read_text()))["key"] == key:
+        return kept
+    config, number = row.config, row.config.sample.number
+    params, _ = checkpoints.load_ema(row.folder, row.step)
+    make = generate.generator(config, workdir.example_shape(config))
+    labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
+    images = make.images(params, labels, generate.seeds(config, number))
+    found = measures.measure(images, labels, config, config.evaluate.split, EFFORT)
+    figures_of = {"asked_class": found["asked_class"] and found["asked_class"]["share"]}
+    for name, part in found["frechet"].items():
+        figures_of |= {f"fd_{name}": part["all_samples"]["mean"], f"floor_{name}": part["floor"]["mean"]}
+    content = {"name": row.name, "steps": row.steps, "nfe": make.nfe, **figures_of, "count": found["count"],
+               "checkpoint": row.step, "folder": str(row.folder), "key": key}  # fmt: skip
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with whole(place.with_suffix(".npz")) as file:
+        np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
+    workdir.write_text(place, json.dumps(content) + "\n")
+    return content
+
+
+def table(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | None) -> str:
+    """The rows as Markdown; distances in brackets are over that of the reference, the teacher at its own steps."""
+    distances = [f"fd_{name}" for name in features]
+    titles = {"fd_inception": "FID", **{f"fd_{name}": f"FD {name}" for name in features if name != "inception"}}
+    header = ["model", "evaluations", *(titles[name] for name in distances), "class recognised"]
+    lines = [header, ["---"] * len(header)]
+    for row in rows:
+        over = lambda name, row=row: f" ({row[name] / reference[name]:.2f})" if reference else ""
+        cells = [f"{row[name]:.4g}{over(name)}" for name in distances]
+        asked = "—" if row["asked_class"] is None else f"{100 * row['asked_class']:.1f} %"
+        lines.append([row["name"], str(row["nfe"]), *cells, asked])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -> None:
+    """The distances by evaluations, a line for each model, the teacher's dashed, with the floor of real images."""
+    shown = list(features)
+    figure = Figure(figsize=(4.6 * len(shown) + 2.2, 3.9), dpi=110, layout="constrained")
+    models = list(dict.fromkeys(row["name"] for row in rows))
+    for axes, feature in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown):
+        for model, colour in zip(models, (*COLOURS, *COLOURS)):
+            mine = [row for row in rows if row["name"] == model]
+            teacher = {"linestyle": "--", "color": "#888888", "marker": "s"} if model == models[-1] else {}
+            line = {"linestyle": "-", "color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.7} | teacher
+            axes.plot([row["nfe"] for row in mine], [row[f"fd_{feature}"] for row in mine], label=model, **line)
+        axes.axhline(rows[0][f"floor_{feature}"], color="#222222", linewidth=0.8, linestyle=":", label="real images")
+        axes.set(xscale="log", yscale="log", xlabel="network evaluations", title=f"Frechet distance, {feature}")
+        counts = sorted({row["nfe"] for row in rows})
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e8e8e8", linewidth=0.8)
+        axes.set_axisbelow(True)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    figures.save(figure, path)
+
+
+def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> None:
+    """The first samples of every row, one below the other: a column has one seed and one class."""
+    shown = [np.load(out / "rows" / f"{row['name']}-{row['steps']}.npz") for row in rows]
+    images = figures.paper(np.stack([arrays["images"] for arrays in shown]))
+    beside = [f"{row['name']}, {row['nfe']}" for row in rows]
+    figures.mosaic([images], beside, [[str(label) for label in shown[0]["labels"]]], path)
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints and writes."""
+    asked, console = flags.FLAGS, Console(highlight=False, soft_wrap=True)
+    out = pathlib.Path(asked.out)
+    folders = [folder for pattern in asked.students for folder in sorted(glob.glob(pattern)) or [pattern]]
+    folders = [folder for folder in folders if pathlib.Path(folder).is_dir() or not glob.has_magic(folder)]
+    counts, theirs = ([int(count) for count in given] for given in (asked.steps, asked.teacher_steps))
+    called = lambda folder: pathlib.Path(folder).name.rpartition("=")[2]
+    wanted = [row for folder in folders
+              for row in rows_of(folder, called(folder), counts, asked.number, asked.inception)]  # fmt: skip
+    wanted += rows_of(asked.teacher, "teacher", theirs, asked.number, asked.inception)
+    features = wanted[-1].config.evaluate.features
+    found = []
+    for row in wanted:
+        found.append(measured(row, out))
+        told = "  ".join(f"{name} {found[-1][f'fd_{name}']:.4g}" for name in features)
+        console.print(f"{row.name}, {found[-1]['nfe']} evaluations: {told}", markup=False)
+    own = workdir.read_config(asked.teacher).sample.steps
+    reference = next((row for row in found if row["name"] == "teacher" and row["steps"] == own), None)
+    text = table(found, features, reference)
+    record = {"command": workdir.command("experiments.few_steps"), "number": asked.number, "rows": found}
+    workdir.write_text(out / "few_steps.json", json.dumps(record, indent=1) + "\n")
+    workdir.write_text(out / "table.md", text)
+    draw(found, features, out / "plot.png")
+    picture(found, out, out / "samples.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("teacher", None, "the teacher's run folder, e.g. runs/digits")
+    flags.DEFINE_list("students", None, 'their run folders, or patterns of such, e.g. "runs/digits_students/*"')
+    flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps of the students")
+    flags.DEFINE_list("teacher_steps", ["8", "20", "50"], "sampling steps of the teacher")
+    flags.DEFINE_integer("number", 1000, "samples of each", lower_bound=SHOWN)
+    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for FID beside the other distances")
+    flags.DEFINE_string("out", "runs/few_steps", "where to write")
+    flags.mark_flags_as_required(["teacher", "students"])
+    configs.run(main, workdir.FAILURES)

@@ -1,0 +1,248 @@
+"""Students of a trained teacher, each one command: players, stages, pairs and built-in guidance in the usual loop."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusion import guidance, parameterizations, samplers, timesteps
+from diffusion.data import pipeline
+from diffusion.training import checkpoints, sharding
+from experiments import checks, examples, generate, pairs, players, reproduce, resolve, train
+from experiments import config as configs
+from experiments import program as programs
+from experiments.config import ConfigError
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+ROOT = pathlib.Path(__file__).parents[2]
+STUDENTS = ("progressive", "consistency", "lcm", "dmd", "turbo", "reflow")
+STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
+TINY = {
+    "train.steps": STEPS, "train.batch_size": 8, "train.log_every": 5, "checkpoint.every": 20,
+    "train.accumulate": 1, "optimizer.warmup": 0, "optimizer.decay": "constant", "data.threads": 1, "sample.number": 4,
+}  # fmt: skip
+OF_ONE = {
+    "progressive": {"objective.N": 2, "objective.stage": 3},
+    "dmd": {"objective.density.strata": 8, "rival.objective.density.strata": 8},
+    "turbo": {"objective.density.strata": 8, "objective.student_density.strata": 8,
+              "rival.objective.student_density.strata": 8},
+    "reflow": {"objective.density.strata": 8, "teacher.pairs.number": 600, "teacher.pairs.steps": 2},
+}  # fmt: skip
+
+
+def of_teacher():
+    config = digits.get_config("tiny")
+    config.update_from_flattened_dict({
+        "model.width": 16, "model.depth": 1, "model.unroll": 1, "train.batch_size": 8, "train.accumulate": 1, "train.steps": 2,
+        "checkpoint.every": 2, "objective.density.strata": 8, "sample.guidance.scale": 1.5,
+    })  # fmt: skip
+    return config
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    assert train.run(of_teacher(), folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A teacher's config alone, for what reads no weights."""
+    folder = tmp_path_factory.mktemp("written")
+    (folder / "config.json").write_text(configs.to_json(of_teacher()))
+    return folder
+
+
+def student(name, teacher, **changes):
+    config = configs.load(f"{ROOT}/configs/students/{name}.py:{teacher},tiny")
+    config.update_from_flattened_dict(TINY | OF_ONE.get(name, {}) | changes)
+    checks.validate(config)
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_student_is_one_command_that_goes_on_bit_for_bit(name, teacher, tmp_path, monkeypatch):
+    """Interrupted and gone on with: the same leaves of every network and optimizer, and the same lines of metrics."""
+    config = student(name, teacher)
+    assert train.run(config, tmp_path / "straight") == 0
+    with monkeypatch.context() as patch:
+        interrupt(patch, BROKEN)
+        assert train.run(config, tmp_path / "broken") == 128 + signal.SIGINT
+    assert checkpoints.latest(tmp_path / "broken") < STEPS
+    assert train.run(config, tmp_path / "broken") == 0
+    folders = [tmp_path / folder for folder in ("straight", "broken")]
+    leaves, lines = ([told(folder) for folder in folders] for told in (of_checkpoint, of_metrics))
+    assert leaves[0] == leaves[1]
+    assert lines[0] == lines[1]
+    items = {leaf.partition("/")[0] for leaf in leaves[0]}
+    assert ("rivals" in items) == (name in ("dmd", "turbo")) and ("frozen" in items) == (name != "reflow")
+    rivals = {name for line in lines[0] for name in line if "/" in name}
+    assert bool(rivals) == (name in ("dmd", "turbo")) and all(np.isfinite(line["loss"]) for line in lines[0])
+
+    params, _ = checkpoints.load_ema(tmp_path / "broken")
+    make = generate.generator(config, (8, 8, 1))
+    images = make.images(params, generate.balanced_labels(4, 10), generate.seeds(config, 4))
+    assert images.shape == (4, 8, 8, 1) and make.nfe == config.sample.steps
+
+
+def interrupt(monkeypatch, number):
+    """Ctrl-C when the batch of step `number` (counted from 0) is asked for."""
+    batches = pipeline.batches
+
+    def watched(*args, **options):
+        for step, batch in enumerate(batches(*args, **options)):
+            if step == number:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(pipeline, "batches", watched)
+
+
+def of_checkpoint(folder):
+    return checkpoints.read_about(folder, STEPS)["leaves"]
+
+
+def of_metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_step_of_players_is_repeated_alone(teacher, tmp_path):
+    """What experiments.reproduce computes from a checkpoint is the gradient of that run's next step."""
+    config = student("dmd", teacher, **{"train.steps": 5, "rival.updates": 5})
+    assert train.run(config, tmp_path) == 0
+    repeated = reproduce.repeat(config, tmp_path, step=5)
+    assert repeated.finite and len(repeated.findings.losses) == 8 and set(repeated.findings.gradient.values()) == {0}
+
+
+ON_TWO = """
+import json, sys
+import numpy as np
+from diffusion.training import checkpoints
+from experiments import config as configs, train
+config = configs.from_json(open(sys.argv[1]).read())
+config.mesh.update(json.loads(sys.argv[3]))
+assert train.run(config, sys.argv[2]) == 0
+params, _ = checkpoints.load_ema(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, mesh", [
+    ("dmd", {"fsdp": 2, "data": 1}), ("turbo", {}), ("reflow", {}), ("progressive", {"fsdp": 2, "data": 1}),
+    ("lcm", {"kind": "pmap"}),
+])  # fmt: skip
+def test_two_devices_train_the_same_student(name, mesh, teacher, tmp_path):
+    config = student(name, teacher)
+    assert train.run(config, tmp_path / "one") == 0
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    words = (str(tmp_path / "config.json"), str(tmp_path / "two"), json.dumps(mesh))
+    subprocess.run([sys.executable, "-c", ON_TWO, *words], env=environment, cwd=ROOT, check=True, timeout=300)
+    one, two = (checkpoints.load_ema(tmp_path / folder)[0] for folder in ("one", "two"))
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-5)  # sums in another order, through Adam
+
+
+@pytest.mark.slow
+def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teacher, tmp_path):
+    config = student("reflow", teacher)
+    given = examples.open_examples(config)
+    mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
+    made = pairs.paired(config, tmp_path, given, mesh)
+    files = sorted((tmp_path / "pairs").glob("*.npy"))
+    content = {file.name: file.read_bytes() for file in files}
+    assert list(content) == ["00000000.npy", "00000512.npy"] and len(made.source) == 600
+
+    files[0].write_bytes(content[files[0].name][:1000])  # a torn file, and one that was not yet there
+    files[1].unlink()
+    pairs.paired(config, tmp_path, given, mesh)
+    assert {file.name: file.read_bytes() for file in files} == content
+
+    # As experiments.sample would: the guided teacher, from the same noise.
+    batch = next(made.batches(config, 0, np.arange(8), 0))
+    sampling = of_teacher()
+    params, _ = checkpoints.load_ema(teacher)
+    schedule = resolve.schedule(sampling)
+    plan = timesteps.plan(timesteps.uniform(schedule, steps=2))
+    denoise = generate.denoiser(sampling, (8, 8, 1))(params, jnp.asarray(batch["label"]))
+    keys = jax.random.split(jax.random.key(0), 8)
+    x = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, batch["noise"], plan, keys)
+    np.testing.assert_allclose(batch["x"], x, rtol=1e-4, atol=1e-5)
+    assert np.ptp(batch["x"] - batch["noise"]) > 0.01
+    np.testing.assert_allclose(batch["noise"].std(), 1, atol=0.1)
+
+    (tmp_path / "pairs" / "00000512.npy").unlink()
+    other = of_teacher()
+    other.seed, other.train.steps = 5, 2
+    assert train.run(other, tmp_path / "other") == 0
+    config.teacher.path = str(tmp_path / "other")
+    with pytest.raises(ConfigError, match="holds another run than the one by which the first pairs"):
+        pairs.paired(config, tmp_path, given, mesh)
+
+
+@pytest.mark.slow
+def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
+    """Guiding the raw output is guiding x0 and eps, for every parameterization that is affine in it."""
+    config = student("consistency", written)
+    assert config.teacher.scale == 1.5
+    cast, schedule = players.of(config, (8, 8, 1)), resolve.schedule(config)
+    module, labels = cast.modules["teacher"], jnp.arange(4)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, int))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32), shapes)
+    x, t = jax.random.normal(jax.random.key(1), (4, 8, 8, 1)), jnp.array([0.1, 0.4, 0.8, 1.0])
+    read = resolve.teacher_parameterization(config)
+    network = lambda x, clock, condition: module.apply(params, x, clock, condition)
+    branches = guidance.together(network, schedule, read, (labels, jnp.full(4, 10)))
+    wanted = guidance.classifier_free(branches, scale=1.5)(x, t)
+    taught = lambda *inputs: cast.apply["teacher"](params, *inputs)
+    found = parameterizations.predict(taught, schedule, read, x, t, labels)
+    np.testing.assert_allclose(found.x0, wanted.x0, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.eps, wanted.eps, rtol=1e-4, atol=1e-5)
+    assert np.abs(found.x0 - parameterizations.predict(network, schedule, read, x, t, labels).x0).max() > 1e-3
+
+
+@pytest.mark.parametrize("name, changes, words", [
+    ("dmd", {"rival.objective": {"name": ""}}, "Valid: {\"name\": \"fake_score\", ...}, which it plays with"),
+    ("dmd", {"train.log_every": 7}, "log_every = 7, but the model acts at every 5-th step"),
+    ("consistency", {"rival.updates": 2}, "config.rival.updates = 2, but .* has no rival"),
+    ("progressive", {"train.steps": 7}, "halves N = 2 to 1 in stages of 3 steps, which are 6"),
+    ("progressive", {"objective.N": 6}, "N must be a power of 2"),
+    ("lcm", {"teacher.scale": 2.0}, "guides its teacher itself. Valid: 1"),
+    ("lcm", {"sample.guidance.scale": 7.0}, "trains the network for scales of 1 to 3"),
+    ("lcm", {"model.name": "unet", "model.width": 16}, "is told no strength of guidance"),
+    ("reflow", {"teacher.pairs.number": 0}, "learns from pairs. Valid: e.g. 10000"),
+    ("consistency", {"teacher.pairs.number": 5}, "learns from none. Valid: 0"),
+    ("reflow", {"teacher.pairs.sampler": {"name": "ddpm"}}, "makes no pairs"),
+    ("turbo", {"teacher.path": ""}, "learns from a teacher"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused(name, changes, words, written):
+    with pytest.raises(ConfigError, match=words):
+        student(name, written, **changes)
+
+
+def test_a_recipe_without_a_teacher_says_so():
+    with pytest.raises(ConfigError, match=r"'no/such' holds no run .* configs/students/turbo.py:runs/digits"):
+        configs.load(f"{ROOT}/configs/students/turbo.py:no/such")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_recipe_is_a_program_of_its_players(name, written):
+    """Shapes alone: the step takes the state and the batch that the config says."""
+    config = student(name, written)
+    program = programs.build(config, (8, 8, 1), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
+    names = set(program.networks(program.target))
+    assert names == {"model", "target"} | {"reflow": set(), "dmd": {"teacher", "fake"},
+                                           "turbo": {"teacher", "discriminator"}}.get(name, {"teacher"})  # fmt: skip
