@@ -27,6 +27,16 @@ def used() -> tuple[int, int | None]:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024), None
 
 
+def of_machine() -> tuple[int, int] | None:
+    """Returns the bytes of the system's memory in use by all processes, and how many there are; None where not told."""
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        told = {name: 1024 * int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+        return told["MemTotal"] - told["MemAvailable"], told["MemTotal"]
+    except (OSError, KeyError, ValueError):
+        return None
+
+
 def release() -> None:
     """Frees what only cycles of objects hold, and hands free memory back to the system where it can (glibc).
 

@@ -12,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments.progress import duration
+from experiments import memory
+from experiments.progress import duration, held, line
 from experiments.sweeps import state
 from experiments.sweeps.devices import Slot
 
@@ -85,7 +86,10 @@ class Display:
         self._finished += 1
         self.done += status == state.DONE
         self.failed += status == state.FAILED and not again
-        told = f"{status:<7} {name}  {duration(seconds)}  ({self._counts()}{self._left()})"
+        if self._live:
+            told = f"{status:<7} {name}  {duration(seconds)}  ({self._counts()}{self._rate()})"
+        else:
+            told = f"{status:<7} {name}  {self._line(seconds)}"
         if status == state.FAILED:
             told += (", to be tried again" if again else "") + "".join(f"\n        {x}" for x in reason.splitlines())
         self.say(told)
@@ -110,19 +114,35 @@ class Display:
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{self.done} of {self.total} done{failed}"
 
-    def _left(self) -> str:
-        rest = self.total - self.done - self.failed
-        if not self._finished or not rest:
-            return ""
-        each = (time.monotonic() - self._begun) / self._finished  # as many at a time as there are
-        return f", ETA {duration(each * rest)}"
+    def _pace(self) -> tuple[float | None, float | None]:
+        """Runs a minute, and the seconds to go, where they can be told."""
+        seconds, rest = time.monotonic() - self._begun, self.total - self.done - self.failed
+        if not self._finished or not seconds:
+            return None, None
+        return 60 * self._finished / seconds, seconds / self._finished * rest  # as many at a time as there are
+
+    def _rate(self) -> str:
+        rate, left = self._pace()
+        return "" if rate is None else f", {rate:.3g} runs/min" + (f", ETA {duration(left)}" if left else "")
+
+    def _line(self, seconds: float) -> str:
+        rate, left = self._pace()
+        used = memory.of_machine()
+        return line({"seconds": round(seconds), "done": self.done, "failed": self.failed, "total": self.total,
+                     "runs_per_minute": rate, "eta_seconds": left}, used and used[0])  # fmt: skip
 
     def _drawn(self) -> Group:
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(ProgressBar(self.total, self.done + self.failed, width=32), self._counts() + self._left())
-        rows = Table.grid(padding=(0, 2))
-        for column in ("cyan", None, "dim"):
-            rows.add_column(style=column, no_wrap=True, overflow="ellipsis")
+        used = memory.of_machine()  # what the runs compete for
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(no_wrap=True, overflow="ellipsis")
+        bar.add_column(ratio=1)
+        bar.add_row(f"{self._counts()}{self._rate()}{f', memory {held(used)}' if used else ''}",
+                    ProgressBar(self.total, self.done + self.failed))  # fmt: skip
+        rows = Table.grid(padding=(0, 2), expand=True)
+        longest = min(max(map(len, self.running), default=0), self.console.width // 2)
+        rows.add_column(style="cyan", no_wrap=True, min_width=longest, overflow="ellipsis")
+        rows.add_column(no_wrap=True, min_width=6)
+        rows.add_column(style="dim", no_wrap=True, ratio=1, overflow="ellipsis")
         for name, shown in self.running.items():
             rows.add_row(name, duration(time.monotonic() - shown.began), Text(_last_line(shown.log)))
         return Group(bar, rows)

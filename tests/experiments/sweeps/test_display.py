@@ -11,8 +11,9 @@ SLOT = Slot({"CUDA_VISIBLE_DEVICES": "3"}, frozenset())
 
 
 def test_a_log_has_a_line_for_each_event(tmp_path, monkeypatch):
-    clock = iter([100.0, 100.0, 160.0, 160.0, 180.0, 180.0, 180.0])
+    clock = iter([100.0, 100.0, 160.0, 160.0, 180.0])
     monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(display.memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
     out = io.StringIO()
     with display.Display({state.DONE: 2, state.QUEUED: 4}, 1, Console(file=out, width=200, soft_wrap=True)) as shown:
         shown.begin("x=1[red]", 2, tmp_path / "log", SLOT)
@@ -21,21 +22,28 @@ def test_a_log_has_a_line_for_each_event(tmp_path, monkeypatch):
         shown.end("x=2", state.FAILED, 20.0, "error: no", again=False)
     assert out.getvalue().splitlines() == [
         "begun   x=1[red], attempt 2 (GPU 3)",
-        "done    x=1[red]  1m00s  (3 of 6 done, ETA 3m00s)",  # one in 60 s, three to go
-        "failed  x=2  20s  (3 of 6 done, ETA 1m30s), to be tried again",  # two ends in 60 s
+        "done    x=1[red]  seconds=60 done=3 failed=0 total=6 runs_per_minute=1 eta_seconds=180 memory_gb=5.25",
+        # two ends in 60 s, three to go
+        "failed  x=2  seconds=20 done=3 failed=0 total=6 runs_per_minute=2 eta_seconds=90 memory_gb=5.25, "
+        "to be tried again",
         "        error: no",
         "        really",
-        "failed  x=2  20s  (3 of 6 done, 1 failed, ETA 53s)",  # three in 80 s, two to go
+        # three in 80 s, two to go
+        "failed  x=2  seconds=20 done=3 failed=1 total=6 runs_per_minute=2.25 eta_seconds=53.33 memory_gb=5.25",
         "        error: no",
     ]
 
 
-def test_a_terminal_shows_what_each_run_says(tmp_path):
+def test_a_terminal_shows_what_each_run_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(display.memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
     (tmp_path / "log").write_text("step=100 loss=0.5\nstep=200 loss=0.25\n\n")
-    out = io.StringIO()
-    shown = display.Display({state.QUEUED: 2}, 1, Console(file=out, width=100, force_terminal=True))
-    shown.begin("x=1", 1, tmp_path / "log", SLOT)
-    shown.begin("x=2", 1, tmp_path / "none", SLOT)
+    out, name = io.StringIO(), "sampler=dpmpp_2m_sde,steps=100"
+    shown = display.Display({state.QUEUED: 3}, 1, Console(file=out, width=80, force_terminal=True, highlight=False))
+    for run in ("x=1", "x=2", name):
+        shown.begin(run, 1, tmp_path / ("none" if run == "x=2" else "log"), SLOT)
+    shown._begun -= 90
+    shown.end("x=1", state.DONE, 90.0, "")
     shown.console.print(shown._drawn())
     told = out.getvalue()
-    assert "0 of 2 done" in told and "step=200 loss=0.25" in told and "step=100" not in told
+    assert "1 of 3 done, 0.667 runs/min, ETA 3m00s, memory 5.2 of 8.0 GB" in told
+    assert name in told and "0s" in told and "step=200 loss=0.25" in told and "step=100" not in told
