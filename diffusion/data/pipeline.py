@@ -74,7 +74,8 @@ def batches(
     Returns:
       Iterator of {"image": uint8 [b, H, W, C] (or "x": [b, ...]), "label": int32 [b] (zeros without classes),
       "index": int64 [b] (global example index)}, with {"condition": {entry: [b, ...]}} where the records have one, and
-      under "skip" {"skipped": int32 [b], 1 where another record took the place of a damaged one}. Its `close()` stops the threads.
+      under "skip" {"skipped": int32 [b], 1 where another record took the place of a damaged one}. Its `close()` stops
+      the threads.
 
     Raises:
       ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
