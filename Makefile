@@ -2,6 +2,7 @@
 # make setup   the environment alone                              make test-all  with the slow ones
 # make demo-text   a text-to-image model, trained from nothing: three quarters of an hour
 # make bench   timings                                            make lint      ruff   make types   pyright
+# make gallery   docs/gallery, of the run of make demo
 # make site    these pages and every public name, into site/index.html
 # make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
 PYTHON ?= python3
@@ -11,7 +12,7 @@ DEMO := runs/digits
 TEXT := runs/text
 PEERS := .venv-peers
 
-.PHONY: setup demo demo-text test test-all test-peers fixtures bench lint types site lock clean
+.PHONY: setup demo gallery demo-text test test-all test-peers fixtures bench lint types site lock clean
 setup: $(VENV)/.complete
 
 $(VENV)/.complete: requirements.txt pyproject.toml
@@ -31,6 +32,9 @@ demo-text: setup
 	$(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT)
 	$(RUN) -m experiments.sample --workdir=$(TEXT) --prompt="a small red circle above a blue square" -n 4 --out=$(TEXT)
 	$(RUN) -m experiments.text_report --model=$(TEXT)/model --out=$(TEXT)/report
+
+gallery: setup
+	$(RUN) -m experiments.gallery --workdir=$(DEMO)
 
 test: setup
 	$(RUN) -m pytest -n 2 --dist loadfile

@@ -16,7 +16,7 @@ COMMANDS = (
     "experiments.plan", "experiments.reproduce", "benchmarks.soak", "benchmarks.inception", "benchmarks.protocols",
     "benchmarks.fid_by_n", "experiments.catalogue", "experiments.family_figures",
     "benchmarks.few_steps", "benchmarks.samplers", "experiments.convert", "experiments.encode",
-    "experiments.sweep_report",
+    "experiments.sweep_report", "experiments.gallery",
 )  # fmt: skip
 
 

@@ -1,15 +1,11 @@
 """The way from pictures to latents to a run on them, and back to pictures."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from configs import imagenet256_dit
 from diffusion.data import latents, sources
@@ -20,9 +16,7 @@ from diffusion.training import checkpoints
 from experiments import autoencoders, checks, encode, examples, generate, reproduce, train, workdir
 from experiments import config as configs
 from experiments.config import ConfigError
-from tests.data.made import image_feature, png, write
 
-ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
@@ -96,30 +90,6 @@ def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae,
     assert np.abs(images.astype(int) - np.asarray(to_uint8(expected)).astype(int)).max() <= 1
     shown, _ = generate.generator(config, (4, 4, 4)).trajectory(params, labels, seeds)
     np.testing.assert_allclose(shown[-1], expected, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_imagenets_recipe_trains_from_the_latents_of_its_layout(tmp_path):
-    """Pictures of several sizes in 1000 classes, under the recipe's own name, and its tiny preset as it is."""
-    rng = np.random.default_rng(0)
-    features = {"image": image_feature(shape=(None, None, 3)), "label": tfds.features.ClassLabel(num_classes=1000)}
-    draw = lambda k: rng.integers(0, 256, (260 + 10 * k, 300, 3), np.uint8)
-    pictures = [{"image": png(draw(k)), "label": 90 * k} for k in range(11)]
-    data = write(tmp_path / "tfds", features, pictures, called="imagenet2012")
-    vae = made(tmp_path / "vae", levels=4, channels=3)
-    command = [sys.executable, "-m", "experiments.encode", f"--autoencoder={vae}", "--data=imagenet2012@train",
-               "--size=256", f"--data_dir={data}", f"--out={tmp_path}/latents", "--batch_size=4", "--flip"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "encoding done=11 total=11 unit=pictures" in done.stdout
-    assert "moments (32, 32, 4) of 11 pictures" in done.stdout
-    config = imagenet256_dit.get_config("tiny")
-    config.data.latents.dir, config.data.latents.autoencoder = str(tmp_path / "latents"), vae
-    assert train.run(config, tmp_path / "run") == 0
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["step"] == config.train.steps and rows[-1]["loss"] < rows[0]["loss"]
-    params, _ = checkpoints.load_ema(tmp_path / "run")
-    images = generate.generator(config, (32, 32, 4)).images(params, np.arange(4, dtype=np.int32), np.arange(4))
-    assert images.shape == (4, 256, 256, 3)
 
 
 def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
