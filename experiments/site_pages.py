@@ -8,8 +8,9 @@ them, and the first lists all names, each with its sentence.
 """
 
 import pathlib
+import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import griffe
@@ -96,31 +97,40 @@ def escaped(text: str) -> str:
 
 def front(readme: str) -> str:
     """The README as a page of docs/: its links, which start from the folder above, lead to the same places."""
-    moved = LINK.sub(lambda link: _moved(link, link[3].removeprefix("docs/"), link[3].startswith("docs/")), readme)
+    moved = _relinked(readme, lambda target: target.removeprefix("docs/") if target.startswith("docs/") else None)
     return f"---\nhide: [navigation]\n---\n\n{moved}"  # it is the only page of its heading
 
 
-def inward(markdown: str) -> str:
+def inward(markdown: str, path: str) -> str:
     """A page of docs/, with links to the README made to lead to the front page.
 
-    Links to other files beside docs/, which are no part of the site, become the path of the file.
+    Args:
+        markdown: its text.
+        path: its own, in docs/.
     """
+    folder = posixpath.dirname(path)
 
-    def moved(link):
-        target = link[3].removeprefix("../")
-        if target == link[3]:
+    def moved(target):
+        address, mark, anchor = target.partition("#")
+        place = posixpath.normpath(posixpath.join("docs", folder, address))
+        if place == "README.md":
+            return posixpath.relpath("index.md", folder or ".") + mark + anchor
+        return target if place.startswith("docs/") else None
+
+    return _relinked(markdown, moved)
+
+
+def _relinked(markdown: str, moved: Callable[[str], str | None]) -> str:
+    """A page whose links lead elsewhere; those to files that are no part of the site become the path of the file."""
+
+    def mended(link):
+        if ":" in link[3] or link[3].startswith("#"):
             return link[0]
-        readme = target.partition("#")[0] == "README.md"
-        return _moved(link, target.replace("README.md", "index.md") if readme else target, readme)
+        target = moved(link[3])
+        return f"{link[2]} (`{link[3].lstrip('./')}`)" if target is None else f"{link[1]}[{link[2]}]({target})"
 
-    return LINK.sub(moved, markdown)
-
-
-def _moved(link: re.Match, target: str, within: bool) -> str:
-    """A link to another place, or its text alone and the path where the site has no such page."""
-    if within or ":" in target or target.startswith("#"):
-        return f"{link[1]}[{link[2]}]({target})"
-    return f"{link[2]} (`{target}`)"
+    parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if part.startswith("```") else LINK.sub(mended, part) for part in parts)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -147,7 +157,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Mends the links that lead out of docs/."""
-    return markdown if page.file.generated_by else inward(markdown)
+    return inward(markdown, page.file.src_uri)
 
 
 class Docstrings(griffe.Extension):

@@ -96,7 +96,8 @@ def navigation():
 
 
 def test_every_page_has_its_place_in_the_navigation():
-    assert sorted(navigation()) == sorted(["index.md", *(path.relative_to(DOCS).as_posix() for path in PAGES)])
+    pages = ["index.md", *(path.relative_to(DOCS).as_posix() for path in PAGES)]
+    assert sorted(navigation()) == sorted(pages), "a page of docs/ has its line under nav in mkdocs.yml"
 
 
 def anchors(path):
@@ -124,8 +125,12 @@ def test_links_lead_to_the_same_places_from_the_site():
     assert site_pages.front(readme).endswith(
         "\n\nSee [a](a.md#b), ![c](images/c.png), [d](#d), e (`configs/e.py`) and [f](https://f.example)."
     )
-    page = "[a](../README.md#a), [b](b.md), [c](../benchmarks/gpu/README.md)"
-    assert site_pages.inward(page) == "[a](index.md#a), [b](b.md), c (`benchmarks/gpu/README.md`)"
+    page = "[a](../README.md#a), [b](b.md), [c](../benchmarks/gpu/README.md)\n\n```\nf[0](x)\n```\n"
+    mended = "[a](index.md#a), [b](b.md), c (`benchmarks/gpu/README.md`)\n\n```\nf[0](x)\n```\n"
+    assert site_pages.inward(page, "samplers.md") == mended
+    page = "[a](../../README.md), [b](../samplers.md), [c](picture.png), [d](../../configs/digits.py)"
+    mended = "[a](../index.md), [b](../samplers.md), [c](picture.png), d (`configs/digits.py`)"
+    assert site_pages.inward(page, "gallery/README.md") == mended
 
 
 def test_docstrings_become_markdown():
@@ -174,7 +179,8 @@ def site(tmp_path_factory):
 @pytest.mark.slow
 def test_the_site_is_built_whole_and_asks_the_network_for_nothing(site, public):
     pages = {path: Sources(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}  # for servers
-    assert {site / path.relative_to(DOCS).with_suffix(".html") for path in PAGES} <= pages.keys()
+    html = [path.relative_to(DOCS).with_suffix(".html") for path in PAGES]
+    assert {site / str(path).replace("README", "index") for path in html} <= pages.keys()
     for module, names in public.items():
         shown = pages[site / "api" / f"{module.removeprefix('diffusion.')}.html"].ids
         assert {name.path for name in names} <= shown, module
