@@ -4,6 +4,7 @@
 # make bench   timings                                            make lint      ruff   make types   pyright
 # make gallery   docs/gallery, of the run of make demo
 # make site    these pages and every public name, into site/index.html
+# make playground-env   the environment of experiments.playground, a page to try a model on
 # make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
 PYTHON ?= python3
 VENV := .venv
@@ -11,8 +12,9 @@ RUN := $(VENV)/bin/python
 DEMO := runs/digits
 TEXT := runs/text
 PEERS := .venv-peers
+PLAYGROUND := .venv-playground
 
-.PHONY: setup demo gallery demo-text test test-all test-peers fixtures bench lint types site lock clean
+.PHONY: setup demo gallery demo-text test test-all test-peers fixtures bench playground-env lint types site lock clean
 setup: $(VENV)/.complete
 
 $(VENV)/.complete: requirements.txt pyproject.toml
@@ -65,6 +67,13 @@ test-peers: setup $(PEERS)/.complete
 bench: setup
 	$(RUN) -m benchmarks.suite
 
+# gradio asks for an older Pillow than the rest, so the page has an environment of its own.
+playground-env: $(PLAYGROUND)/.complete
+$(PLAYGROUND)/.complete: requirements-playground.txt
+	$(PYTHON) -m venv $(PLAYGROUND)
+	$(PLAYGROUND)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 lint: setup
 	$(RUN) -m ruff check .
 
@@ -79,6 +88,8 @@ site: setup
 lock:
 	uv pip compile --quiet --universal --generate-hashes --extra dev --python-version 3.11 --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.txt
+	uv pip compile --quiet --universal --generate-hashes --extra playground --python-version 3.11 --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements-playground.txt
 
 clean:
-	rm -rf $(VENV) $(PEERS) runs site
+	rm -rf $(VENV) $(PEERS) $(PLAYGROUND) runs site

@@ -61,13 +61,15 @@ def test_every_module_imports_what_its_installation_has(name):
 
 def test_experiments_import_what_the_extras_have():
     for path in (ROOT / "experiments").rglob("*.py"):
-        assert imported(path) - {"wandb", "libtpu"} <= required("train"), path
+        page = ["playground"] * ("playground" in path.parts)
+        assert imported(path) - {"wandb", "libtpu"} <= required("train", *page), path
 
 
-def test_the_lock_holds_every_requirement():
-    locked = {re.match(r"[\w.-]+", line)[0].replace("_", "-") for line in (ROOT / "requirements.txt").read_text()
-              .splitlines() if re.match(r"\w", line)}  # fmt: skip
-    assert {name.replace("_", "-").lower() for name in required("dev")} <= {name.lower() for name in locked}
+@pytest.mark.parametrize("lock, extra", [("requirements.txt", "dev"), ("requirements-playground.txt", "playground")])
+def test_the_locks_hold_every_requirement(lock, extra):
+    locked = {re.match(r"[\w.-]+", line)[0].replace("_", "-") for line in (ROOT / lock).read_text().splitlines()
+              if re.match(r"\w", line)}  # fmt: skip
+    assert {name.replace("_", "-").lower() for name in required(extra)} <= {name.lower() for name in locked}
 
 
 def test_the_import_is_light():

@@ -54,7 +54,7 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                     go = gr.Button("Make", variant="primary", elem_id="make", scale=2, min_width=100)
                     stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
                 with gr.Row():
-                    steps = gr.Slider(1, 100, usual.steps, step=1, label="Steps", elem_id="steps", min_width=130)
+                    steps = gr.Slider(1, 250, usual.steps, step=1, label="Steps", elem_id="steps", min_width=130)
                     guidance = gr.Slider(0, 15, usual.guidance, step=0.05, label="Guidance", elem_id="guidance",
                                          min_width=130)  # fmt: skip
                 with gr.Row():
