@@ -163,7 +163,7 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
 
 def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> None:
     """The first samples of every row, one below the other: a column has one seed and one class."""
-    shown = [np.load(out / "rows" / f"{row['name']}-{row['steps']}.npz") for row in rows]
+    shown = [np.load(out / "rows" / f"{row['name']}-{row['steps']}.npz", allow_pickle=False) for row in rows]
     images = figures.paper(np.stack([arrays["images"] for arrays in shown]))
     beside = [f"{row['name']}, {row['nfe']}" for row in rows]
     figures.mosaic([images], beside, [[str(label) for label in shown[0]["labels"]]], path)
