@@ -2,9 +2,9 @@
 
     make demo
     python -m experiments.sweep --sweep=configs/sweeps/digits_students.py --workdir=runs/digits_students
-    python -m experiments.sweep --sweep=configs/sweeps/digits_few_steps.py --workdir=runs/digits_few_steps
+    python -m experiments.few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
 
-Each run is one command, that of its recipe in configs/students. The second sweep compares them, and draws the plot.
+Each run is one command, that of its recipe in configs/students; the last command compares them (docs/students.md).
 Presets: `digits_students.py:tiny` (of a run in runs/digits_tiny, to see that everything works).
 """
 

@@ -16,10 +16,11 @@ from configs import digits
 from diffusion import guidance, parameterizations, samplers, timesteps
 from diffusion.data import pipeline
 from diffusion.training import checkpoints, sharding
-from experiments import checks, examples, generate, pairs, players, reproduce, resolve, train
+from experiments import checks, examples, few_steps, generate, pairs, players, reproduce, resolve, train
 from experiments import config as configs
 from experiments import program as programs
 from experiments.config import ConfigError
+from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,8 +42,8 @@ OF_ONE = {
 def of_teacher():
     config = digits.get_config("tiny")
     config.update_from_flattened_dict({
-        "model.width": 16, "model.depth": 1, "model.unroll": 1, "train.batch_size": 8, "train.accumulate": 1, "train.steps": 2,
-        "checkpoint.every": 2, "objective.density.strata": 8, "sample.guidance.scale": 1.5,
+        "model.width": 16, "model.depth": 1, "model.unroll": 1, "train.batch_size": 8, "train.accumulate": 1,
+        "train.steps": 2, "checkpoint.every": 2, "objective.density.strata": 8, "sample.guidance.scale": 1.5,
     })  # fmt: skip
     return config
 
@@ -230,6 +231,41 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
 def test_what_does_not_fit_is_refused(name, changes, words, written):
     with pytest.raises(ConfigError, match=words):
         student(name, written, **changes)
+
+
+def test_a_student_is_compared_at_the_steps_that_it_was_trained_for(written, tmp_path):
+    """A progressive student of K steps is the checkpoint at the end of its stage; DMD takes one step."""
+    for name, of_checkpoints in (("progressive", (3, 6)), ("dmd", (6,))):
+        config = student(name, written)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(configs.to_json(config))
+        for step in of_checkpoints:
+            (tmp_path / name / "checkpoints" / str(step)).mkdir(parents=True)
+    rows = lambda name: few_steps.rows_of(tmp_path / name, name, (1, 2, 4), 20, "")
+    assert [(row.steps, row.step) for row in rows("progressive")] == [(1, 6), (2, 3)]
+    assert [(row.steps, row.step) for row in rows("dmd")] == [(1, 6)]
+    assert all(row.config.sample.number == 20 for row in rows("dmd"))
+    with pytest.raises(ConfigError, match="has no checkpoint yet"):
+        few_steps.rows_of(written, "teacher", (8,), 20, "")
+
+
+@pytest.mark.slow
+def test_one_command_compares(teacher, tmp_path):
+    """The table, the plot and the picture; what was measured is not measured again, and not redrawn to other bytes."""
+    assert train.run(student("lcm", teacher), tmp_path / "lcm") == 0
+    words = ("-m", "experiments.few_steps", f"--teacher={teacher}", f"--students={tmp_path}/lcm", "--steps=1,2",
+             "--teacher_steps=4", "--number=20", f"--out={tmp_path}/out")  # fmt: skip
+    first = commands.run(*words, timeout=600)
+    assert first.returncode == 0, first.stderr
+    table = (tmp_path / "out" / "table.md").read_text()
+    rows = [line.split(" | ")[:2] for line in table.splitlines()[2:]]
+    assert rows == [["| lcm", "1"], ["| lcm", "2"], ["| teacher", "4"]]
+    assert table in first.stdout and "| teacher | 4 | " in table and "(1.00)" in table
+    content = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    times = {path: path.stat().st_mtime_ns for path in content if path.parent.name == "rows"}
+    assert commands.run(*words, timeout=600).returncode == 0
+    assert {path: path.read_bytes() for path in content} == content
+    assert {path: path.stat().st_mtime_ns for path in times} == times and len(times) == 6
 
 
 def test_a_recipe_without_a_teacher_says_so():
