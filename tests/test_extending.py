@@ -19,6 +19,7 @@ from diffusion.metrics import features
 from experiments import config as configs
 from experiments import examples, model_figures, names, resolve
 from experiments.config import ConfigError, plain
+from experiments.sweeps import commands as sweep_commands
 from tests import commands, conformance, schedule_cases, test_guidance_conformance, test_sampler_orders
 from tests import test_schedules as schedule_suite
 from tests.models import backbones
@@ -257,6 +258,14 @@ def test_a_file_that_fails_is_told_in_a_sentence(tmp_path, text, words):
         configs.extend(str(path))
     assert str(error.value).startswith(f"--extend={path}") and words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_sweep_knows_the_names_of_its_commands_files(tmp_path):
+    path = tmp_path / "swept.py"
+    path.write_text("from diffusion import schedules\nfrom experiments import names\n"
+                    "names.add(names.SCHEDULES, schedules.rectified_flow, 'swept')\n")  # fmt: skip
+    assert sweep_commands.settings([("python", "-m", "experiments.train", f"--extend={path}")], {}, set()) == []
+    assert names.SCHEDULES["swept"] is schedules.rectified_flow
 
 
 @pytest.mark.slow
