@@ -4,6 +4,7 @@ Each function returns {"figures": ..., "rows": [(words, uint8 [C, H, W, 3]), ..]
 """
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -33,9 +34,9 @@ def starts(number: int, **fixed: str) -> list[tuple[np.ndarray, Scene]]:
       **fixed: attributes that all have, such as ``position="left"``.
     """
     told = Scene("one", "plain", NONE)._replace(**fixed)
-    lots = (Lot(1, STREAM, place) for place in range(100 * number))
-    found = ((scenes.completed(told, lot), lot) for lot in lots)
-    return [(drawing.draw(scene, lot), scene) for scene, lot in found if not scenes.withheld(scene)][:number]
+    found = ((scenes.completed(told, lot), lot) for lot in (Lot(1, STREAM, place) for place in itertools.count()))
+    trained = ((drawing.draw(scene, lot), scene) for scene, lot in found if not scenes.withheld(scene))
+    return list(itertools.islice(trained, number))
 
 
 def image_to_image(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def train(
         TypeError: if the pictures are not uint8.
         ValueError: if shapes do not fit.
     """
-    _check(images)
+    check(images)
     if any(np.shape(column) != (len(images),) for column in labels.values()) or not labels:
         shapes = {name: list(np.shape(column)) for name, column in labels.items()}
         raise ValueError(f"each attribute has a label for each of the {len(images)} pictures; got {shapes}")
@@ -74,7 +74,7 @@ def train(
 
     @jax.jit
     def update(params, state, key, x, y):
-        loss, gradient = jax.value_and_grad(_loss)(params, _changed(key, x), y)
+        loss, gradient = jax.value_and_grad(_loss)(params, changed(key, x), y)
         change, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, change), state, loss
 
@@ -97,14 +97,14 @@ def read(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:
     Raises:
         TypeError, ValueError: if the images have another type or shape.
     """
-    hidden = features(reader, images)
+    last = features(reader, images)
     params = jax.tree.map(np.asarray, reader.params)
-    return {name: (hidden @ params[f"{name}/out"] + params[f"{name}/bias"]).argmax(1) for name in reader.classes}
+    return {name: (last @ params[f"{name}/out"] + params[f"{name}/bias"]).argmax(1) for name in reader.classes}
 
 
 def features(reader: Reader, images: np.ndarray) -> np.ndarray:
     """The last hidden layer, float32 [N, DIM]; arguments as those of `read`."""
-    _check(images)
+    check(images)
     expected = jax.eval_shape(lambda: _init(jax.random.key(0), images.shape[1:], reader.classes))
     if expected["hidden"].shape != reader.params["hidden"].shape:
         raise ValueError(f"pictures {list(images.shape[1:])} are not of the size that the reader was trained on")
@@ -139,26 +139,34 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
 
 
 def _init(key: Array, shape: tuple[int, ...], classes: Mapping[str, int]) -> dict[str, Array]:
-    """He-normal weights."""
-    height, width, channels = shape
-    params, reads = {}, PATCH * PATCH * channels
-    for i, size in enumerate(WIDTHS):
-        params[f"layer{i}"] = _he(jax.random.fold_in(key, i), (reads, size))
-        params[f"bias{i}"] = jnp.zeros(size)
-        reads = 9 * size
-    params["hidden"] = _he(jax.random.fold_in(key, 100), (height // 8 * (width // 8) * WIDTHS[-1], DIM))
-    params["hidden_bias"] = jnp.zeros(DIM)
+    """The weights of the hidden layers and of a line for each attribute."""
+    params = init_hidden(key, shape)
     for i, (name, number) in enumerate(sorted(classes.items())):
-        params[f"{name}/out"] = 0.1 * _he(jax.random.fold_in(key, 200 + i), (DIM, number))
+        params[f"{name}/out"] = 0.1 * he_normal(jax.random.fold_in(key, 200 + i), (DIM, number))
         params[f"{name}/bias"] = jnp.zeros(number)
     return params
 
 
-def _he(key: Array, shape: tuple[int, ...]) -> Array:
+def init_hidden(key: Array, shape: tuple[int, ...]) -> dict[str, Array]:
+    """He-normal weights of the layers below the last, for pictures of a shape [H, W, C]."""
+    height, width, channels = shape
+    params, reads = {}, PATCH * PATCH * channels
+    for i, size in enumerate(WIDTHS):
+        params[f"layer{i}"] = he_normal(jax.random.fold_in(key, i), (reads, size))
+        params[f"bias{i}"] = jnp.zeros(size)
+        reads = 9 * size
+    params["hidden"] = he_normal(jax.random.fold_in(key, 100), (height // 8 * (width // 8) * WIDTHS[-1], DIM))
+    params["hidden_bias"] = jnp.zeros(DIM)
+    return params
+
+
+def he_normal(key: Array, shape: tuple[int, ...]) -> Array:
+    """Normal numbers of variance 2 / (all sides but the last)."""
     return jax.random.normal(key, shape) * np.sqrt(2 / np.prod(shape[:-1]))
 
 
-def _hidden(params: Mapping[str, Array], images: Array) -> Array:
+def hidden(params: Mapping[str, Array], images: Array) -> Array:
+    """The last hidden layer [B, DIM] of pictures [B, H, W, 3] in 0..255."""
     batch, height, width, channels = images.shape
     x = images.astype(jnp.float32) / 127.5 - 1
     x = x.reshape(batch, height // PATCH, PATCH, width // PATCH, PATCH, channels).swapaxes(2, 3)
@@ -178,19 +186,19 @@ def _neighbourhoods(x: Array, stride: int) -> Array:
     return jnp.concatenate(shifted, axis=-1)
 
 
-_compiled = jax.jit(_hidden)
+_compiled = jax.jit(hidden)
 
 
 def _loss(params: Mapping[str, Array], images: Array, labels: Mapping[str, Array]) -> Array:
-    hidden = _hidden(params, images)
+    last = hidden(params, images)
     losses = [
-        optax.softmax_cross_entropy_with_integer_labels(hidden @ params[f"{name}/out"] + params[f"{name}/bias"], y)
+        optax.softmax_cross_entropy_with_integer_labels(last @ params[f"{name}/out"] + params[f"{name}/bias"], y)
         for name, y in labels.items()
     ]
     return jnp.mean(jnp.stack(losses))
 
 
-def _changed(key: Array, images: Array) -> Array:
+def changed(key: Array, images: Array) -> Array:
     """Pictures in 0..255, blurred and of other contrast by lot, each in its own measure."""
     x = images.astype(jnp.float32)
     blur, bright, contrast = jax.random.split(key, 3)
@@ -200,7 +208,8 @@ def _changed(key: Array, images: Array) -> Array:
     return 128 + (x - 128) * draw(contrast, minval=0.9, maxval=1.1) + draw(bright, minval=-8.0, maxval=8.0)
 
 
-def _check(images: np.ndarray) -> None:
+def check(images: np.ndarray) -> None:
+    """Refuses pictures that the layers do not take."""
     if images.dtype != np.uint8:
         raise TypeError(f"the reader takes uint8 pictures, got {images.dtype}")
     if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] % 8 or images.shape[2] % 8:

@@ -1,0 +1,169 @@
+"""Which of many captions a picture shows: two small towers, trained apart from every text encoder.
+
+The tower of pictures is that of `attribute_reader`; a caption is the sum of a vector for each of its words. Both
+are taught by CLIP's loss: a picture is to be nearer to its own caption than to the others of its batch.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from diffusion.metrics import attribute_reader, bootstrap
+
+DIM = 64  # of the space that both towers share
+SHARPNESS = 16.0  # by which cosines are multiplied
+SOME = 250  # pictures in one call
+
+
+class Retriever(NamedTuple):
+    """Trained towers.
+
+    Attributes:
+        params: name -> float32 array.
+        words: number of each known word.
+        digest: sha256 of the parameters.
+    """
+
+    params: dict[str, Array]
+    words: dict[str, int]
+    digest: str
+
+
+def train(
+    images: np.ndarray, captions: Sequence[str], *, steps: int = 2000, batch_size: int = 128, seed: int = 0,
+    tell: Callable[[int, float], None] = lambda step, loss: None,
+) -> Retriever:  # fmt: skip
+    """Trains both towers by AdamW with a cosine decay.
+
+    Args:
+        images: uint8 [N, H, W, 3], H and W multiples of 8.
+        captions: N texts.
+        steps: number of updates.
+        batch_size: pictures in an update.
+        seed: of the initial weights, batches and changes.
+        tell: called after every step with its number and the loss.
+
+    Raises:
+        TypeError, ValueError: as `attribute_reader.train`.
+    """
+    attribute_reader.check(images)
+    if len(captions) != len(images):
+        raise ValueError(f"{len(images)} pictures and {len(captions)} captions: give as many of both")
+    counts = Counter(word for text in captions for word in split(text))
+    words = {word: i for i, word in enumerate(sorted(counts))}
+    told = bags(captions, words)
+    key = jax.random.key(seed)
+    own = [jax.random.fold_in(key, i) for i in range(3)]
+    params = attribute_reader.init_hidden(own[0], images.shape[1:])
+    params["picture"] = attribute_reader.he_normal(own[1], (attribute_reader.DIM, DIM))
+    params["word"] = 0.3 * jax.random.normal(own[2], (len(words), DIM))
+    optimizer = optax.adamw(optax.cosine_decay_schedule(attribute_reader.LEARNING_RATE, steps), weight_decay=0.05)
+    state = optimizer.init(params)
+
+    def loss(params, x, bag):
+        score = SHARPNESS * _pictures(params, x) @ _unit(bag @ params["word"]).T
+        right = jnp.arange(len(x))
+        cross = optax.softmax_cross_entropy_with_integer_labels
+        return (cross(score, right) + cross(score.T, right)).mean() / 2
+
+    @jax.jit
+    def update(params, state, key, x, bag):
+        value, gradient = jax.value_and_grad(loss)(params, attribute_reader.changed(key, x), bag)
+        change, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, change), state, value
+
+    rng = np.random.default_rng(seed)
+    for step in range(steps):
+        rows = rng.choice(len(images), min(batch_size, len(images)), replace=False)
+        params, state, value = update(params, state, jax.random.fold_in(key, step + 3), images[rows], told[rows])
+        tell(step + 1, value)
+    params = jax.tree.map(np.asarray, params)
+    digest = hashlib.sha256(b"".join(params[name].tobytes() for name in sorted(params))).hexdigest()
+    return Retriever(params, words, digest)
+
+
+def similarities(retriever: Retriever, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    """The cosine of each picture with each caption, float32 [N, M].
+
+    Args:
+        retriever: from `train`.
+        images: uint8 [N, H, W, 3].
+        captions: M texts; words that are not known count for nothing.
+    """
+    told = bags(captions, retriever.words) @ np.asarray(retriever.params["word"])
+    told /= np.maximum(np.linalg.norm(told, axis=-1, keepdims=True), 1e-6)
+    return features(retriever, images) @ told.T
+
+
+def features(retriever: Retriever, images: np.ndarray) -> np.ndarray:
+    """Where pictures lie in the space of both towers, float32 [N, DIM] of length 1."""
+    attribute_reader.check(images)
+    parts = [np.zeros((0, DIM), np.float32)]
+    for start in range(0, len(images), SOME):
+        chunk = images[start : start + SOME]
+        filled = np.concatenate([chunk, np.zeros((SOME - len(chunk), *chunk.shape[1:]), np.uint8)])
+        parts.append(np.asarray(_compiled(retriever.params, filled))[: len(chunk)])
+    return np.concatenate(parts)
+
+
+def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed: int = 0) -> dict:
+    """How often the asked caption is the nearest of `among`, the others drawn by lot from those of other pictures.
+
+    Args:
+        scores: [N, N], of each picture with the caption asked for each; from `similarities`.
+        captions: N texts; equal ones are never drawn as others.
+        among: candidates, the asked one among them.
+        seed: of the lot.
+
+    Returns:
+        {"share", "interval" (Wilson's, 95 %), "count", "among", "chance": 1 / among}.
+
+    Raises:
+        ValueError: if there are fewer than `among` different captions.
+    """
+    number = {text: i for i, text in enumerate(dict.fromkeys(captions))}
+    if len(number) < among:
+        raise ValueError(f"retrieval among {among} needs as many different captions; there are {len(number)}")
+    row = {i: captions.index(text) for text, i in number.items()}
+    rng = np.random.default_rng(seed)
+    right = []
+    for i, text in enumerate(captions):
+        others = rng.permutation(np.delete(np.arange(len(number)), number[text]))[: among - 1]
+        right.append(bool(scores[i, i] > scores[i, [row[other] for other in others.tolist()]].max()))
+    interval = bootstrap.wilson_interval(sum(right), len(right))
+    return {"share": float(np.mean(right)), "interval": list(interval), "count": len(right), "among": among,
+            "chance": 1 / among}  # fmt: skip
+
+
+def split(text: str) -> list[str]:
+    """The words of a caption, in small letters."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def bags(captions: Sequence[str], words: dict[str, int]) -> np.ndarray:
+    """How often each known word is in each caption, float32 [N, words]."""
+    found = np.zeros((len(captions), len(words)), np.float32)
+    for i, text in enumerate(captions):
+        for word in split(text):
+            if word in words:
+                found[i, words[word]] += 1
+    return found
+
+
+def _unit(x: Array) -> Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+
+
+def _pictures(params: dict[str, Array], images: Array) -> Array:
+    return _unit(attribute_reader.hidden(params, images) @ params["picture"])
+
+
+_compiled = jax.jit(_pictures)

@@ -1,0 +1,52 @@
+"""Retrieval of captions: exact shares of made similarities, and towers that learn colours."""
+
+import numpy as np
+import pytest
+
+from diffusion.metrics import caption_retrieval
+
+CAPTIONS = [f"caption {i}" for i in range(60)]
+
+
+def test_exact_shares_of_made_similarities():
+    found = caption_retrieval.retrieved(np.eye(60), CAPTIONS, among=50)
+    assert found["share"] == 1 and found["chance"] == 1 / 50 and found["count"] == 60
+    assert caption_retrieval.retrieved(-np.eye(60), CAPTIONS, among=50)["share"] == 0
+    some = np.diag([1.0] * 15 + [-1.0] * 45)  # a quarter of the pictures are nearest to their own
+    assert caption_retrieval.retrieved(some, CAPTIONS, among=10)["share"] == 0.25
+
+
+def test_similarities_that_know_nothing_are_chance():
+    scores = np.random.default_rng(0).normal(size=(600, 600))
+    found = caption_retrieval.retrieved(scores, [f"{i}" for i in range(600)], among=5)
+    assert abs(found["share"] - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 600)
+
+
+def test_equal_captions_are_no_rivals():
+    captions = ["a", "b"] * 5
+    scores = np.array([[one == other for other in captions] for one in captions], float)
+    assert caption_retrieval.retrieved(scores, captions, among=2)["share"] == 1
+    with pytest.raises(ValueError, match="needs as many different captions; there are 2"):
+        caption_retrieval.retrieved(scores, captions, among=3)
+
+
+def test_words_of_captions():
+    assert caption_retrieval.split("Woman pilot, medium-dark skin_tone") == ["woman", "pilot", "medium", "dark",
+                                                                             "skin", "tone"]  # fmt: skip
+    words = {"red": 0, "very": 1}
+    assert caption_retrieval.bags(["very, very red", "blue"], words).tolist() == [[1, 2], [0, 0]]
+
+
+def test_towers_learn_which_caption_is_whose():
+    rng = np.random.default_rng(0)
+    hue, grey = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
+    images = np.zeros((60, 16, 16, 3), np.uint8)
+    images[np.arange(60), :8, :, hue] = 220
+    images[:, 8:] = np.array([20, 120, 230])[grey][:, None, None, None]
+    captions = [f"{('red', 'green', 'blue')[h]} over {('black', 'grey', 'white')[g]}" for h, g in zip(hue, grey)]
+    found = caption_retrieval.train(images, captions, steps=60, batch_size=30)
+    scores = caption_retrieval.similarities(found, images, captions)
+    assert caption_retrieval.retrieved(scores, captions, among=9)["share"] > 0.95
+    moved = caption_retrieval.retrieved(np.roll(scores, 1, axis=0), captions, among=9)
+    assert moved["share"] < 0.4
+    assert caption_retrieval.similarities(found, images[:2], ["purple"]).tolist() == [[0], [0]]
