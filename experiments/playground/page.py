@@ -88,7 +88,7 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                 live = gr.HTML(shown.EMPTY, elem_id="live")
                 gallery = gr.Gallery(
                     label="Made in this visit", columns=5, height="auto", preview=False, object_fit="contain",
-                    elem_id="gallery", elem_classes="session", visible=False,
+                    elem_id="gallery", elem_classes="session", visible=False, buttons=["download", "fullscreen"],
                 )  # fmt: skip
                 load = gr.Button("Load the settings of the chosen picture", size="sm", visible=False, elem_id="load")
 

@@ -5,6 +5,7 @@ It needs the environment of `make playground-env`, and chromium.
 
 import base64
 import contextlib
+import functools
 import io
 import json
 import os
@@ -107,13 +108,15 @@ def page():
         yield window
 
 
-def expected(run, label, seed, **sample):
-    """The samples of `experiments.sample` for these settings."""
-    config = workdir.read_config(run)
-    config.sample.update(sample)
-    make = generate.generator(config, (8, 8, 1)).images
+@functools.cache
+def samples(run):
+    """(labels, seeds) -> the samples of `experiments.sample`."""
     params, _ = checkpoints.load_ema(run)
-    return make(params, np.array([label], np.int32), np.array([seed], np.uint32))[0]
+    return functools.partial(generate.generator(workdir.read_config(run), (8, 8, 1)).images, params)
+
+
+def expected(run, label, seed):
+    return samples(run)(np.array([label], np.int32), np.array([seed], np.uint32))[0]
 
 
 def visit(page, served):
@@ -132,7 +135,12 @@ def put(page, css, value):
 
 def choose(page, name, value):
     """Chooses in a drop-down list, by its text."""
-    put(page, f"#{name} input", f"{value}<Enter>")
+    page.click(f"#{name} input")
+    named = f"e => e.innerText.replace('\u2713', '').trim() === '{value}'"
+    option = f"[...document.querySelectorAll('#{name} [role=option]')].find({named})"
+    page.until(f"return {option}", 30)
+    page.run(f"const o = {option}; o.scrollIntoView(); o.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
+    page.until(f"return document.querySelector('#{name} input').value === '{value}'", 30)
 
 
 def made(page, seconds=PATIENCE):
@@ -158,15 +166,14 @@ def test_a_picture_is_seen_at_each_step_and_is_the_commands(page, digits, run):
     page.run(WATCH)
     choose(page, "label", 3)
     put(page, "#seed input", 5)
-    put(page, "#steps input[type=number]", 6)
     page.click("#make")
     (picture,) = made(page)
-    wanted = expected(run, 3, 5, steps=6)
+    wanted = expected(run, 3, 5)
     assert np.ptp(wanted) > 50
     np.testing.assert_allclose(picture[..., :1].astype(int), wanted, atol=1)
     seen = page.run("return window.seen").copy()
-    assert len(seen) >= 3 and seen == sorted(set(seen)) and seen[-1] == "6", seen
-    assert page.count(".live .strip img") == 6 and page.count("#gallery .thumbnail-item") == 1
+    assert len(seen) >= 2 and seen == sorted(set(seen)) and seen[-1] == "4", seen
+    assert page.count(".live .strip img") == 4 and page.count("#gallery .thumbnail-item") == 1
     # The file is the same picture, and everything came from this machine.
     np.testing.assert_array_equal(pictures.read(digits.out / "5.png"), picture)
     away = {address for address in page.requests() if not address.startswith(("data:", "blob:", digits.address))}
@@ -177,24 +184,24 @@ def test_settings_load_back_from_the_gallery_and_from_a_file(page, digits):
     visit(page, digits)
     choose(page, "label", 7)
     put(page, "#seed input", 11)
-    put(page, "#steps input[type=number]", 3)
     page.click("#make")
     made(page)
     put(page, "#seed input", 99)
+    put(page, "#steps input[type=number]", 9)
     page.click("#gallery .thumbnail-item")
     page.until("return document.querySelector('#load')?.offsetParent", 30)
     page.run("document.querySelector('#load').click()")
     fields = lambda: page.run("return ['#seed input', '#steps input[type=number]', '#label input'].map("
                               "css => document.querySelector(css).value)")  # fmt: skip
     page.until("return document.querySelector('#seed input').value === '11'", 30)
-    assert fields() == ["11", "3", "7"]
+    assert fields() == ["11", "4", "7"]
     visit(page, digits)
     assert fields()[0] == "0" and page.count("#gallery .thumbnail-item") == 0  # another visit has its own gallery
     page.run("document.querySelector('#reload button').click()")
     page.until("return document.querySelector('#given input[type=file]')", 30)
     page.type("#given input[type=file]", str(digits.out / "11.png"))
     page.until("return document.querySelector('#seed input').value === '11'", 30)
-    assert fields() == ["11", "3", "7"]
+    assert fields() == ["11", "4", "7"]
 
 
 @pytest.fixture
@@ -240,12 +247,11 @@ def test_two_visitors_at_once_get_their_own_pictures(page, digits, run):
             visit(window, digits)
             choose(window, "label", label)
             put(window, "#seed input", seed)
-            put(window, "#steps input[type=number]", 40)
         page.click("#make")
         other.click("#make")
         for window, label, seed in ((page, 2, 21), (other, 8, 22)):
             (found,) = made(window)
-            np.testing.assert_allclose(found[..., :1].astype(int), expected(run, label, seed, steps=40), atol=1)
+            np.testing.assert_allclose(found[..., :1].astype(int), expected(run, label, seed), atol=1)
             assert window.count("#gallery .thumbnail-item") == 1
 
 
@@ -271,10 +277,10 @@ def test_stop_stops_and_the_page_goes_on(page, digits):
     page.click("#stop")
     digits.until_said("seed 41, 16 at once: stopped after", 60)
     assert page.count(".live.stopped") == 1
-    put(page, "#steps input[type=number]", 3)
-    put(page, "#batch input[type=number]", 2)
+    put(page, "#steps input[type=number]", 4)
+    put(page, "#batch input[type=number]", 1)
     page.click("#make")
-    assert len(made(page)) == 2
+    assert len(made(page)) == 1
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -290,16 +296,16 @@ def test_narrow_windows_do_not_scroll_sideways(page, digits, dark):
 
 
 def test_the_api_takes_the_same_parameters(digits, run, picture):
-    found, error = digits.ask(label=4, seed=51, steps=5, batch=2)
-    assert error is None and len(found) == 2
-    file = io.BytesIO(base64.b64decode(found[1]))
-    np.testing.assert_allclose(np.asarray(Image.open(file))[..., :1].astype(int), expected(run, 4, 52, steps=5), atol=1)
-    assert json.loads(Image.open(file).text[pictures.KEY])["seed"] == 52
+    found, error = digits.ask(label=4, seed=51)
+    assert error is None and len(found) == 1
+    file = io.BytesIO(base64.b64decode(found[0]))
+    np.testing.assert_allclose(np.asarray(Image.open(file))[..., :1].astype(int), expected(run, 4, 51), atol=1)
+    assert json.loads(Image.open(file).text[pictures.KEY])["label"] == 4
     path, array = picture
     mask = np.zeros((8, 8), np.uint8)
     mask[:4] = 255
     coded = lambda array: base64.b64encode(png(array)).decode()
-    (painted,), _ = digits.ask(label=4, steps=5, image=base64.b64encode(path.read_bytes()).decode(), mask=coded(mask))
+    (painted,), _ = digits.ask(label=4, image=base64.b64encode(path.read_bytes()).decode(), mask=coded(mask))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(painted))))[4:], array[4:])
     for wrong, words in (
         ({"prompt": "a cat"}, "digits is told a class, and no prompt: it has no text model"),
