@@ -66,15 +66,15 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
     if not tokenizer.is_dir():
         encode_text.vocabulary(data, tokenizer, config.vocabulary.size, config.vocabulary.length, place)
     say(2, f"the text encoder, experiments.train -> {here}/encoder")
-    if status := train.run(stage["encoder"], folder / "encoder", command):
+    if status := _train(stage["encoder"], folder / "encoder", command):
         return status
     say(3, f"the autoencoder, experiments.train -> {here}/autoencoder")
-    if status := train.run(stage["autoencoder"], folder / "autoencoder", command):
+    if status := _train(stage["autoencoder"], folder / "autoencoder", command):
         return status
     say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
     _encode(config, folder, data, place)
     say(5, f"the denoiser, experiments.train -> {here}/denoiser")
-    if status := train.run(stage["denoiser"], folder / "denoiser", command):
+    if status := _train(stage["denoiser"], folder / "denoiser", command):
         return status
     text_model.pipeline(folder / "denoiser", folder / "model", text_encoder=folder / "text_encoder",
                         tokenizer=tokenizer, vae=folder / "vae")  # fmt: skip
@@ -112,6 +112,15 @@ def check(config: Mapping) -> None:
     if widths[0] != widths[1]:
         raise ConfigError(f"config.denoiser.model.text_width = {widths[1]}, and config.encoder.model.text.width = "
                           f"{widths[0]}: the denoiser reads what the text encoder writes. Valid: the same number.")
+
+
+def _train(config: ConfigDict, folder: pathlib.Path, command: str) -> int:
+    """The exit status of a training, which is left alone where it is finished."""
+    if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
+        if not configs.differences(workdir.read_config(folder), config):
+            print(f"{folder} is finished: step {config.train.steps}", flush=True)
+            return 0
+    return train.run(config, folder, command)
 
 
 def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> None:

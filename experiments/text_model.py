@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,6 +21,7 @@ from diffusion import files
 from diffusion.data import sources
 from diffusion.models import interchange, latents
 from diffusion.models.autoencoder_kl import AutoencoderKL
+from diffusion.models.pixart import PixArt
 from diffusion.training import checkpoints
 from experiments import autoencoders, resolve, workdir
 from experiments.config import ConfigError
@@ -127,8 +127,16 @@ def pipeline(
     if config["model"]["name"] != "pixart" or told != asked or config["schedule"]["name"] != "rectified_flow":
         raise ConfigError(f"{run} trained {config['model']['name']!r} with config.parameterization = {told}. A model "
                           f'is made of "pixart" on the schedule rectified_flow, with {asked}.')
+    write(out, module, params, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae)
+
+
+def write(
+    out: str | pathlib.Path, module: PixArt, params: Any, *, text_encoder: pathlib.Path, tokenizer: pathlib.Path,
+    vae: pathlib.Path,
+) -> None:  # fmt: skip
+    """Writes the folder of a text-to-image model from its denoiser and the folders of the other parts."""
     with files.whole_folder(out) as place:
-        interchange.save(place / "transformer", module, jax.device_get(params))
+        interchange.save(place / "transformer", module, params)
         for name, folder in (("text_encoder", text_encoder), ("tokenizer", tokenizer), ("vae", vae)):
             shutil.copytree(folder, place / name)
         (place / "scheduler").mkdir()

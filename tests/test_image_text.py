@@ -47,6 +47,26 @@ def test_closed_forms():
     np.testing.assert_allclose(contrastive, [close(2), close(2), close(1), close(2), close(2)], atol=1e-5)
 
 
+def test_pretraining_is_the_contrastive_loss_of_both_towers_with_the_scale_cut():
+    """A scale of 300 counts as 100; the second picture is nearer to the first caption than to its own."""
+    texts, images = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[0, 0, 2]]
+    seen = []
+
+    def model(x, clock, condition):
+        seen.append((x, condition))
+        return texts, images, np.float32(300.0)
+
+    batch = {"x": np.ones((3, 2, 2, 3), np.float32), "condition": {"ids": np.arange(3)}}
+    losses, metrics = image_text.contrastive_pretraining()({"model": model}, None, None, batch, 0)
+    assert seen[0][0] is batch["x"] and seen[0][1] is batch["condition"]
+    # Pictures 1 and 2 are caption 1; a caption without its picture sees all pictures at a cosine of 0.
+    to_texts = np.array([0, 100, 0])
+    to_images = np.array([np.log(2), np.log(3), 0])
+    np.testing.assert_allclose(losses, (to_texts + to_images) / 2, atol=1e-4)
+    np.testing.assert_array_equal(metrics["found"], [1, 0, 1])
+    np.testing.assert_array_equal(metrics["t"], 0)
+
+
 def test_contrastive_is_symmetric_and_nothing_overflows():
     np.testing.assert_allclose(losses(Y, X)[0], losses(X, Y)[0], rtol=1e-5)
     assert np.isfinite(losses(100 * X, -100 * Y)).all()
