@@ -46,7 +46,7 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
                label="values at 0 or 255")  # fmt: skip
     right.axvline(best, color=FAINT, linestyle=":", linewidth=1.2)
     right.set(xlabel="guidance", title="By scale (dotted: the one chosen)", ylim=(0, None))
-    right.legend(frameon=False, fontsize=9)
+    figure.legend(*right.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower right", ncols=3)
     for axes in (left, right):
         axes.title.set_fontsize(11)
         axes.spines[["top", "right"]].set_visible(False)
@@ -93,7 +93,7 @@ def gallery(images: np.ndarray, captions: Sequence[str], right: Sequence[bool], 
     for panel, image, caption, well in zip(panels, images[:count], captions, right):
         panel.imshow(image, interpolation="nearest")
         told = "\n".join(textwrap.wrap(caption, 21))
-        panel.set_title(told, y=-0.04, va="top", fontsize=7, color=INK if well else ORANGE)
+        panel.set_title(told, y=-0.05, pad=-2, va="top", fontsize=7, color=INK if well else ORANGE)
     _save(figure, path)
 
 

@@ -1,6 +1,8 @@
 """TFDS datasets through Grain, without TensorFlow.
 
 - `digits`: the bundled dataset, a TFDS builder over scikit-learn's digits.
+- `shapes`: captioned pictures for text to image, made of `scenes` (what is shown, and said) by `drawing`.
+- `image_folder`: a folder of pictures with a metadata CSV as a dataset.
 - `catalog`: which datasets there are and where they lie; to bundle another, add its builder to `catalog.BUNDLED`.
 - `sources`: random access to the records of a dataset.
 - `transforms`: decoding, augmentation and the change of range of one image.
