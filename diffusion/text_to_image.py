@@ -21,27 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import (
-    editing,
-    guidance,
-    parameterizations,
-    peak_memory,
-    picture_settings,
-    pipelines,
-    samplers,
-    timesteps,
-)
+from diffusion import picture_programs, picture_settings, pipelines
 from diffusion.adapters import lora, lora_files
-from diffusion.data.transforms import to_model, to_uint8
-from diffusion.models import latents as autoencoders
-from diffusion.models import tiles
+from diffusion.data.transforms import to_model
 from diffusion.models.interchange import schedulers
-from diffusion.models.interchange.schedulers import Process, Walk
+from diffusion.models.interchange.schedulers import Process
+from diffusion.picture_programs import Course, compiled, denoise, noised
 from diffusion.pipelines import Kind
-from diffusion.schedules import NoiseSchedule
 from diffusion.text import Encoder, Tokenizer
 
-VAE = ("encode", "decode")  # methods of an autoencoder
+__all__ = [
+    "Frame", "TextToImage", "conditions", "denoise", "generate", "load", "noised", "watch", "with_loras",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,7 +184,7 @@ def generate(
         model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, tile
     )
     told, untold = _told(model, asked, negative, guidance, batch_size, how)
-    program = _program(model, asked.course, "pictures", _compiled(_pictures))
+    program = _program(model, asked.course, "pictures", compiled(picture_programs.pictures))
     params = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
     made, number = [], len(asked.prompts)
     for begin in range(0, number, batch_size):
@@ -247,9 +238,9 @@ def watch(
 
 
 def _frames(model: TextToImage, asked: "_Asked", told: dict, untold: dict, scale: float) -> Iterator[Frame]:
-    begin = _program(model, asked.course, "begin", _compiled(_begin))
-    run = _program(model, asked.course, "steps", _stepwise)
-    decoded = _program(model, asked.course, "decoded", _compiled(_decoded))
+    begin = _program(model, asked.course, "begin", compiled(picture_programs.begin))
+    run = _program(model, asked.course, "steps", picture_programs.stepwise)
+    decoded = _program(model, asked.course, "decoded", compiled(picture_programs.decoded))
     params, vae = model.params[model.kind.denoiser], model.params["vae"]
     x, rest, known, whole, beside = begin(vae, _keys(asked.seeds), *asked.canvas)
     s = np.asarray(asked.course.plan.s)
@@ -290,62 +281,6 @@ def conditions(
     return told | more, untold | more
 
 
-def denoise(
-    model: TextToImage, params: Any, told: Mapping[str, Array], untold: Mapping[str, Array] | None, scale: Any
-) -> parameterizations.Denoiser:
-    """The guided denoiser of a model.
-
-    Args:
-      model: from `load`.
-      params: the denoiser's.
-      told: condition of B pictures; with "beside" [B, h, w, K] for a network that sees more than the latents.
-      untold: of the negative prompt; None for no guidance.
-      scale: of the guidance.
-    """
-
-    def network(x: Array, clock: Array, condition: Mapping[str, Array]) -> Any:
-        condition = dict(condition)
-        if "beside" in condition:
-            x = jnp.concatenate([x, condition.pop("beside")], axis=-1)
-        return model.denoiser.apply({"params": params}, x, clock, condition)
-
-    schedule, parameterization = model.process.schedule, model.process.parameterization
-    if untold is None:
-        return parameterizations.denoiser(network, schedule, parameterization, told)
-    return guidance.classifier_free(guidance.together(network, schedule, parameterization, (told, untold)), scale)
-
-
-def noised(schedule: NoiseSchedule, plan: timesteps.Plan, known: Array, noise: Array) -> Array:
-    """Latents of a picture with the noise of a plan's first time, where its walk begins: alpha known + sigma noise."""
-    t = plan.t[0]
-    return schedule.alpha(t) * known + schedule.sigma(t) * noise
-
-
-class _Course(NamedTuple):
-    """What programs are compiled for, beside the shapes of arrays.
-
-    Attributes:
-      size: (height, width) of the pictures.
-      walk: the sampler and the whole plan.
-      first: the step at which the walk begins.
-      guided: whether two branches are evaluated.
-      tile: side of the autoencoder's tiles, or 0.
-      key: equal for equal ones.
-    """
-
-    size: tuple[int, int]
-    walk: Walk
-    first: int
-    guided: bool
-    tile: int
-    key: tuple
-
-    @property
-    def plan(self) -> timesteps.Plan:
-        """The steps that are walked."""
-        return timesteps.Plan(*(part[self.first :] for part in self.walk.plan))
-
-
 class _Asked(NamedTuple):
     """What pictures are made of, checked.
 
@@ -360,7 +295,7 @@ class _Asked(NamedTuple):
     seeds: list[int]
     image: np.ndarray | None
     mask: np.ndarray | None
-    course: _Course
+    course: Course
 
     @property
     def canvas(self) -> tuple[Array | None, Array | None]:
@@ -391,7 +326,7 @@ def _asked(
     guided = picture_settings.guided(model, scale, negative)
     first = picture_settings.first_step(steps, strength)
     walk = schedulers.walk(model.process, sampler, steps, (size[0] // model.multiple) * (size[1] // model.multiple))
-    course = _Course(size, walk, first, guided, tile, (sampler, steps, first, guided, size, tile))
+    course = Course(size, walk, first, guided, tile, (sampler, steps, first, guided, size, tile))
     return _Asked(prompts, seeds, image, mask, course)
 
 
@@ -401,128 +336,18 @@ def _told(
     """What the denoiser is told; the shapes are then known, and `batch` pictures at once have to fit into memory."""
     course = asked.course
     told, untold = conditions(model, asked.prompts, negative, scale, *course.size, **how)
-    _program(model, course, ("memory", batch), lambda *_: _check_memory(model, course, batch, told, untold))
+    check = lambda *_: picture_programs.check_memory(model, course, batch, told, untold)
+    _program(model, course, ("memory", batch), check)
     return told, untold
-
-
-def _check_memory(model: TextToImage, course: _Course, batch: int, told: dict, untold: dict) -> bool:
-    """Refuses what the decoder or a call of the denoiser cannot hold beside the weights; or returns True.
-
-    The decoder comes first: a denoiser makes a table of positions, as large as the pictures, where it is traced.
-    """
-    what = f"{batch} {'pictures' if batch > 1 else 'picture'} of {course.size[0]} x {course.size[1]} (height x width)"
-    instead = f"ask for fewer at once or smaller ones{'' if course.tile else ', or for tiles of the autoencoder'}"
-
-    def check(params: Any, program: Callable, *arguments: Any) -> None:
-        peak = peak_memory.peak(jax.make_jaxpr(program)(params, *arguments).jaxpr)
-        others = peak_memory.held(model.params) - peak_memory.held(params)
-        peak_memory.check(what, others + peak, instead)
-
-    x = _latents(model, course, batch)
-    check(model.params["vae"], functools.partial(_decoded, model, course), x)
-    if model.sees_mask:  # what it is told comes with the picture
-        return True
-    guided = lambda params, x, told, untold: denoise(model, params, told, untold, 2.0)(x, 0.5)
-    rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
-    check(model.params[model.kind.denoiser], guided, x, rows(told), rows(untold) if course.guided else None)
-    return True
-
-
-def _latents(model: TextToImage, course: _Course, batch: int) -> jax.ShapeDtypeStruct:
-    height, width = (side // model.modules["vae"].factor for side in course.size)
-    return jax.ShapeDtypeStruct((batch, height, width, model.channels), jnp.float32)
-
-
-def _program(model: TextToImage, course: _Course, name: Any, make: Callable[[TextToImage, _Course], Any]) -> Any:
-    """What `make` made of a model for the same course, now or before."""
-    key = (name, *course.key)
-    if key not in model._programs:
-        model._programs[key] = make(model, course)
-    return model._programs[key]
-
-
-def _compiled(function: Callable) -> Callable[[TextToImage, _Course], Any]:
-    return lambda model, course: jax.jit(functools.partial(function, model, course))
-
-
-def _stepwise(model: TextToImage, course: _Course) -> Callable:
-    def walk(*arguments):
-        denoiser, rest, hook = _guided(model, course, *arguments)
-        return samplers.loop(course.walk.sampler, denoiser, model.process.schedule, course.plan, rest, hook)
-
-    return samplers.stepwise(walk)
 
 
 def _keys(seeds: Sequence[int] | np.ndarray) -> Array:
     return jax.vmap(jax.random.key)(jnp.asarray(np.asarray(seeds), jnp.uint32))
 
 
-def _autoencoder(model: TextToImage, params: Any, tile: int) -> tuple[Callable, Callable]:
-    """(encode, decode), in tiles where they are asked for."""
-    vae, factor = model.modules["vae"], model.modules["vae"].factor
-    encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in VAE)
-    if tile:
-        few = tile // factor
-        decode = tiles.tiled(decode, few, few // 4)
-        encode = tiles.tiled(encode, tile, few // 4 * factor, step=factor)
-    return encode, decode
-
-
-def _begin(
-    model: TextToImage, course: _Course, vae_params: Any, keys: Array, image: Array | None, mask: Array | None
-) -> tuple[Array, Array, Array | None, Array | None, dict[str, Array]]:
-    """(x at the first time, keys of the walk, latents that are kept, where they are not, what the denoiser is told)."""
-    vae, factor = model.modules["vae"], model.modules["vae"].factor
-    encode, _ = _autoencoder(model, vae_params, course.tile)
-    own, rest, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
-    shape = (course.size[0] // factor, course.size[1] // factor, model.channels)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(own)
-
-    def encoded(image: Array) -> Array:
-        moments = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), encode(image))
-        return autoencoders.to_diffusion(autoencoders.draw(moments, encoding), vae.scale, vae.shift)
-
-    x = course.walk.start * noise
-    if image is None:
-        return x, rest, None, None, {}
-    known = encoded(image)
-    if mask is None or course.first > 0:
-        x = noised(model.process.schedule, course.plan, known, noise)
-    if mask is None:
-        return x, rest, None, None, {}
-    # A value of the latents is painted anew if one of its pixels is.
-    whole = mask.reshape(1, shape[0], factor, shape[1], factor).any((2, 4))[..., None]
-    if model.sees_mask:
-        wide = jnp.repeat(whole.astype(x.dtype), keys.size, axis=0)
-        return x, rest, None, None, {"beside": jnp.concatenate([wide, encoded(jnp.where(mask, 0, image))], axis=-1)}
-    return x, rest, known, whole, {}
-
-
-def _guided(
-    model: TextToImage, course: _Course, params: Any, told: dict, untold: dict, scale: Array, rest: Array,
-    known: Array | None, whole: Array | None,
-) -> tuple[parameterizations.Denoiser, Array, Callable | None]:  # fmt: skip
-    """(denoiser, keys, the hook that puts back what is known of the latents) of a walk."""
-    denoiser = denoise(model, params, told, untold if course.guided else None, scale)
-    if known is None or whole is None:
-        return denoiser, rest, None
-    return denoiser, rest, editing.replacement(model.process.schedule, course.plan, known, ~whole)
-
-
-def _decoded(model: TextToImage, course: _Course, vae_params: Any, x: Array) -> Array:
-    """uint8 [B, H, W, 3] of latents."""
-    vae, (_, decode) = model.modules["vae"], _autoencoder(model, vae_params, course.tile)
-    return to_uint8(decode(autoencoders.from_diffusion(x, vae.scale, vae.shift)))
-
-
-def _pictures(
-    model: TextToImage, course: _Course, params: Mapping[str, Any], told: dict, untold: dict, scale: Array, keys: Array,
-    image: Array | None, mask: Array | None,
-) -> Array:  # fmt: skip
-    """uint8 [B, H, W, 3]: the whole walk as one program."""
-    x, rest, known, whole, beside = _begin(model, course, params["vae"], keys, image, mask)
-    own = params[model.kind.denoiser]
-    denoiser, rest, hook = _guided(model, course, own, told | beside, untold | beside, scale, rest, known, whole)
-    schedule, plan = model.process.schedule, course.plan
-    x = samplers.sample(course.walk.sampler, denoiser, schedule, x, plan, rest, after_step=hook)
-    return _decoded(model, course, params["vae"], x)
+def _program(model: TextToImage, course: Course, name: Any, make: Callable[[TextToImage, Course], Any]) -> Any:
+    """What `make` made of a model for the same course, now or before."""
+    key = (name, *course.key)
+    if key not in model._programs:
+        model._programs[key] = make(model, course)
+    return model._programs[key]

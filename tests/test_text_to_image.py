@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from diffusion import picture_settings, pipelines, samplers, text_to_image, timesteps
+from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import interchange
+from diffusion.models import latents as autoencoders
 from diffusion.models.interchange import folders, schedulers
 from tests import made_pipelines
 from tests.peers.made_weights import drawn
@@ -136,7 +138,7 @@ def test_the_picture_is_what_the_autoencoder_there_makes_of_the_latents():
     vae = model.modules["vae"]
     z = FOUND["latents/plms"]
     found = jax.jit(lambda params, z: vae.apply({"params": params}, z, method="decode"))(
-        model.params["vae"], text_to_image.autoencoders.from_diffusion(z, vae.scale, vae.shift))  # fmt: skip
+        model.params["vae"], autoencoders.from_diffusion(z, vae.scale, vae.shift))  # fmt: skip
     expected = FOUND["picture"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
@@ -185,10 +187,10 @@ def test_pictures_are_changed_repainted_and_made_larger():
 
 def _through_the_autoencoder(model, image, seed):
     vae, params = model.modules["vae"], {"params": model.params["vae"]}
-    moments = vae.apply(params, text_to_image.to_model(image)[None], method="encode")
+    moments = vae.apply(params, to_model(image)[None], method="encode")
     encoding = jax.random.split(jax.random.key(seed), 3)[2:]
-    z = text_to_image.autoencoders.draw(moments, encoding)
-    return text_to_image.to_uint8(vae.apply(params, z, method="decode"))[0]
+    z = autoencoders.draw(moments, encoding)
+    return to_uint8(vae.apply(params, z, method="decode"))[0]
 
 
 class Pixels:
@@ -204,7 +206,7 @@ class Pixels:
         if method == "decode":
             return jnp.tanh(x[..., :3]).repeat(2, axis=1).repeat(2, axis=2)
         mean = jnp.concatenate([x[:, ::2, ::2], x[:, 1::2, 1::2, :1]], axis=-1)
-        return text_to_image.autoencoders.Moments(mean, jnp.full_like(mean, -20.0))
+        return autoencoders.Moments(mean, jnp.full_like(mean, -20.0))
 
 
 @pytest.mark.slow

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
+import jax
 
 from experiments.playground import shown
 from experiments.playground.asked import Asked, Source, checked, keep, make, of_file
 
 STATIC = pathlib.Path(__file__).parent / "static"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # the others wait, and see their place
-REFUSALS = (ValueError, OSError)
+REFUSALS = (ValueError, OSError, jax.errors.JaxRuntimeError)  # the last: a device without memory
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # of the visitor's machine
 MOST = 16  # pictures at once that the slider offers; the API takes what fits
 
