@@ -127,7 +127,7 @@ def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> 
     """Exports the encoders of text and pictures, and runs them once on all records, where that is not done yet."""
     trained = {name: checkpoints.latest(folder / name) for name in STAGES}
     for name, out, made in (("encoder", "text_encoder", "captions"), ("autoencoder", "vae", "latents")):
-        note = folder / out / "step.txt"
+        note = folder / f"{out}.step"
         if note.is_file() and note.read_text() == str(trained[name]):
             continue
         if trained["denoiser"] is not None:
