@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,8 @@ STRENGTHS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = np.linspace(0, 1, 9)
 UNKNOWN = (206, 222, 242)  # colour of what is to be painted
 MEASURED = 360  # samples of a figure beside the pictures
+LEGEND = {"frameon": False, "fontsize": 7.5, "loc": "upper right", "borderaxespad": 0, "columnspacing": 1,
+          "handlelength": 1.2, "handletextpad": 0.5}  # fmt: skip
 SWEEP = "configs/sweeps/digits_steps.py"
 
 
@@ -103,7 +105,7 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     labels, seeds = generate.balanced_labels(number, _classes(run)), generate.seeds(run.config, number)
     made, table = [], []
     for scale in SCALES:
-        at = trained.load(folder, {"sample.guidance.scale": scale, "sample.number": number})
+        at = run.changed({"sample.guidance.scale": scale, "sample.number": number})
         images = generate.generator(at.config, at.shape).images(at.params, labels, seeds)
         found = measures.evaluate_samples(images, labels, _evaluated(at.config))
         made.append(images)
@@ -131,17 +133,17 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """Samplers and steps from the same noise."""
     blocks: list[list] = [[], []]
+    run = trained.load(folder, {"model.unroll": 1})  # many programs, each run once
+    labels = np.array([8, 3], np.int32) % _classes(run)
+    x, keys = run.noise(2)
     for name in SAMPLERS:
         found = []
         for steps in STEPS:
-            run = trained.load(folder, {"sample.steps": steps, "model.unroll": 1})  # many programs, each run once
-            labels = np.array([8, 3], np.int32) % _classes(run)
-            x, keys = run.noise(2)
-            sampler, plan = names.SAMPLERS[name](), timesteps.plan(run.grid)
+            sampler, plan = names.SAMPLERS[name](), timesteps.plan(run.changed({"sample.steps": steps}).grid)
             found.append(to_uint8(samplers.sample(sampler, run.denoise(labels), run.schedule, x, plan, keys)))
         for block, images in zip(blocks, np.swapaxes(found, 0, 1)):
             block.append(images)
-    texts = [f"{steps} step{'s' if steps > 1 else ''}" if steps == 1 else str(steps) for steps in STEPS]
+    texts = [f"{STEPS[0]} step", *map(str, STEPS[1:])]
     figures.mosaic([figures.paper(np.stack(block)) for block in blocks], SAMPLERS, (texts, texts),
                    place / "samplers.png", ("seed 0", "seed 1"))  # fmt: skip
     command = (f"python -m experiments.sample --workdir={folder} --out={folder}/unipc "
@@ -206,7 +208,7 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     if not path.is_file():
         raise ConfigError(f"{path} is not there: python -m experiments.evaluate --workdir={folder} writes it.")
     found = json.loads(path.read_text())["figures"]
-    figure = Figure(figsize=(9.4, 3.0), dpi=figures.DPI, layout="constrained")
+    figure = Figure(figsize=(10, 3.1), dpi=figures.DPI, layout="constrained")
     classes, distances, nearest = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
     of_classes(classes, found["asked_class"])
     of_distances(distances, found["frechet"])
@@ -228,9 +230,9 @@ def of_classes(axes, asked: dict) -> None:
     axes.bar(np.arange(len(classes)) + 0.2, [100 * asked["real"]["by_class"].get(c, np.nan) for c in classes], 0.4,
              color=FAINT, label="real test images")  # fmt: skip
     axes.set_xticks(range(len(classes)), classes)
-    axes.set(xlabel="class asked for", ylabel="recognised, %", ylim=(80, 106))
+    axes.set(xlabel="class asked for", ylabel="recognised, %", ylim=(80, 105), yticks=range(80, 101, 5))
     _plain(axes, "Asked class")
-    axes.legend(frameon=False, fontsize=8, loc="upper center", ncols=2)
+    axes.legend(**LEGEND, ncols=2)
 
 
 def of_distances(axes, frechet: dict) -> None:
@@ -247,7 +249,7 @@ def of_distances(axes, frechet: dict) -> None:
     axes.set_yticks(range(len(frechet)), list(frechet))
     axes.set(xscale="log", xlabel="Frechet distance", ylim=(-0.6, len(frechet) + 0.2))
     _plain(axes, "Distance to test images")
-    axes.legend(frameon=False, fontsize=8, loc="upper center", ncols=3, columnspacing=1, handletextpad=0.3)
+    axes.legend(**LEGEND, ncols=3)
 
 
 def of_neighbours(axes, neighbours: dict) -> None:
@@ -257,7 +259,7 @@ def of_neighbours(axes, neighbours: dict) -> None:
         known = sorted(quantiles)
         axes.plot([quantiles[q] for q in known], [100 * q for q in known], marker="o", markersize=3.5, color=color,
                   linewidth=1.5, label=label)  # fmt: skip
-    axes.set(xlabel="distance to the nearest training image", ylabel="share below, %", ylim=(0, 100), xlim=(0, None))
+    axes.set(xlabel="to the nearest training image", ylabel="share below, %", ylim=(0, 100), xlim=(0, None))
     _plain(axes, "Copies lie at 0")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
@@ -270,7 +272,7 @@ def sweep(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     command = ["python", "-m", "experiments.sweep", f"--sweep={SWEEP}", f"--workdir={where}"]
     subprocess.run([sys.executable, *command[1:]], check=True)  # what is done already is not done again
     if browser.installed():
-        with browser.open(size=(1180, 1000)) as page:
+        with browser.open(size=(1180, 1330)) as page:
             page.visit((where / "report.html").resolve().as_uri())
             page.screenshot(place / "sweep.png", whole=False)
     else:
@@ -301,7 +303,13 @@ def section(name: str, shown: Shown) -> str:
     return f"## {title}\n\n![{title}]({name}.png)\n\n{shown.text}\n\n{shown.lines}\n"
 
 
-def page(folder: pathlib.Path, sections: list[str]) -> str:
+def sections_of(text: str) -> dict[str, str]:
+    """The sections of a page by their pictures' names."""
+    parts = {part.split("\n")[0]: f"## {part}" for part in text.split("\n## ")[1:]}
+    return {name: parts[title] for name, (title, _) in PICTURES.items() if title in parts}
+
+
+def page(folder: pathlib.Path, sections: Iterable[str]) -> str:
     """The whole page."""
     head = f"""# Gallery
 
@@ -312,7 +320,7 @@ cores), and was made by one command:
 python -m experiments.gallery --workdir={folder}
 ```
 """
-    return "\n".join([head, *sections])
+    return "\n".join([head, *(part.rstrip("\n") + "\n" for part in sections)])
 
 
 def _shell(line: str) -> str:
@@ -363,18 +371,18 @@ def main(argv: list[str]) -> None:
         if name not in PICTURES:
             raise configs.unknown("--only", name, PICTURES, "picture")
     place.mkdir(parents=True, exist_ok=True)
-    sections = []
+    path = place / "README.md"
+    sections = sections_of(path.read_text()) if path.is_file() else {}
     with progress.bar("drawing", len(wanted), "pictures") as advance:
         for done, name in enumerate(wanted):
-            sections.append(section(name, PICTURES[name][1](folder, place)))
+            sections[name] = section(name, PICTURES[name][1](folder, place))
             advance(done + 1)
-    if wanted == list(PICTURES):
-        workdir.write_text(place / "README.md", page(folder, sections))
+    workdir.write_text(path, page(folder, (sections[name] for name in PICTURES if name in sections)))
     print(f"{place}: {', '.join(f'{name}.png' for name in wanted)}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", "runs/digits", "a run folder, trained, sampled and evaluated")
     flags.DEFINE_string("out", "docs/gallery", "where to write")
-    flags.DEFINE_list("only", None, f"some of {', '.join(PICTURES)}, without the page")
+    flags.DEFINE_list("only", None, f"some of {', '.join(PICTURES)}; the others stay as they are")
     configs.run(main, workdir.FAILURES)

@@ -43,6 +43,19 @@ class Trained(NamedTuple):
     grid: np.ndarray
     shape: tuple[int, ...]
 
+    def changed(self, changes: Mapping[str, Any]) -> "Trained":
+        """The same run with other fields of its config, e.g. {"sample.steps": 8}.
+
+        Raises:
+            ConfigError: if a field is not known, or the parts do not fit.
+        """
+        config = self.config.copy_and_resolve_references()
+        try:
+            config.update_from_flattened_dict(changes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"the changes {dict(changes)} do not fit the run's config: {error}") from error
+        return _of(config, self.params)
+
     def denoise(self, labels: ArrayLike) -> Any:
         """The denoiser of these classes, int `[B]`, guided as config.sample.guidance says."""
         return generate.denoiser(self.config, self.shape)(self.params, jnp.asarray(labels, jnp.int32))
@@ -79,15 +92,14 @@ def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, s
         ConfigError: if a field is not known, or the run trains a flow map.
         WorkdirError, CheckpointError: if there is no run, or no checkpoint.
     """
-    config = workdir.read_config(folder)
-    try:
-        config.update_from_flattened_dict(changes or {})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"the changes {dict(changes or {})} do not fit the config of {folder}: {error}") from error
+    run = _of(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
+    return run.changed(changes) if changes else run
+
+
+def _of(config: ConfigDict, params: Any) -> Trained:
     checks.validate(config)
     shape = workdir.example_shape(config)
     generate.denoiser(config, shape)  # refuses a flow map
     plan = resolve.plan(config)
-    params, _ = checkpoints.load_ema(folder, step)
     grid = np.append(plan.t, plan.s[-1])
     return Trained(config, params, resolve.schedule(config), resolve.sampler(config), grid, shape)

@@ -1,15 +1,26 @@
 """The README's code runs as it stands."""
 
+import os
 import pathlib
 import re
+import shlex
 
 import numpy as np
+import pytest
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+from tests import commands
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def section(title: str) -> str:
+    """What the README says under a title."""
+    return README.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def test_the_toy_example_is_short_and_learns_its_distribution():
-    code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    code = re.search(r"```python\n(.*?)```", section("In a paper's code"), re.DOTALL).group(1)
     assert sum(bool(line.strip()) for line in code.splitlines()) < 25
     names: dict = {}
     exec(code, names)
@@ -19,3 +30,38 @@ def test_the_toy_example_is_short_and_learns_its_distribution():
     angle = np.arctan2(names["x_0"][:, 1], names["x_0"][:, 0])
     counts = np.histogram(angle, bins=8, range=(-np.pi, np.pi))[0]
     assert counts.min() > 60  # 125 expected in each eighth of the circle
+
+
+def test_the_pictures_of_the_tour_and_the_gallery_are_there_and_small():
+    shown = re.findall(r"!\[[^]]+\]\((docs/gallery/[^)]+)\)", README.read_text())
+    assert len(shown) >= 7 and all((ROOT / path).is_file() for path in shown)
+    page = (ROOT / "docs/gallery/README.md").read_text()
+    of_page = set(re.findall(r"!\[[^]]+\]\(([^)]+)\)", page))
+    there = {path.name for path in (ROOT / "docs/gallery").glob("*.png")}
+    assert of_page == there and {pathlib.Path(path).name for path in shown} <= there
+    assert sum((ROOT / "docs/gallery" / name).stat().st_size for name in there) < 1.5e6
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_tour_run(tmp_path, monkeypatch):
+    """In order, as they stand but for the tiny presets, and the lines of Python on the run that they have made."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/digits_tiny").symlink_to("digits")  # the one that the sweep's tiny preset samples
+    env, ran = {**os.environ, "PYTHONPATH": str(ROOT), "DIFFUSION_CACHE": str(tmp_path / "cache")}, 0
+    for language, code in re.findall(r"```(sh|python)\n(.*?)```", section("A tour"), re.DOTALL):
+        if language == "python":
+            names: dict = {}
+            monkeypatch.chdir(tmp_path)
+            exec(code, names)
+            assert names["edited"].shape == (10, 8, 8, 1) and np.isfinite(names["edited"]).all()
+            continue
+        for line in code.replace("\\\n", " ").splitlines():
+            words = shlex.split(re.sub(r"(digits|digits_steps)\.py", r"\1.py:tiny", line), comments=True)
+            if words[:2] != ["python", "-m"]:
+                assert line == "source .venv/bin/activate"
+                continue
+            done = commands.run(*words[1:], env=env, cwd=tmp_path, timeout=600)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            ran += 1
+    assert ran == 13

@@ -60,3 +60,10 @@ def test_the_page_prints_the_functions_that_made_its_pictures():
     lines = gallery._python(gallery.edit, gallery.between)
     assert "    return editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images" in lines
     assert lines.count("def ") == 2 and lines.startswith("```python\ndef edit(")
+
+
+def test_a_picture_drawn_alone_leaves_the_rest_of_the_page():
+    shown = gallery.Shown("```sh\ntrue\n```", "Words.\n\n| a |\n| --- |")
+    sections = {name: gallery.section(name, shown) for name in gallery.PICTURES}
+    text = gallery.page("runs/x", sections.values())
+    assert text.count("\n## ") == len(sections) and gallery.page("runs/x", gallery.sections_of(text).values()) == text
