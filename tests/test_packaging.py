@@ -27,7 +27,7 @@ OF_RUNS = ("diffusion.data.", "diffusion.training.checkpoints", "diffusion.train
            "diffusion.metrics.image_sets", "diffusion.metrics.references", "diffusion.metrics.protocols")  # fmt: skip
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint", "absl": "absl-py",
                  "tensorflow_datasets": "tensorflow-datasets", "ml_collections": "ml-collections",
-                 "tensorstore": "orbax-checkpoint"}  # fmt: skip
+                 "tensorstore": "orbax-checkpoint", "griffe": "griffelib"}  # fmt: skip
 
 
 def required(*extras):
@@ -61,8 +61,8 @@ def test_every_module_imports_what_its_installation_has(name):
 
 def test_experiments_import_what_the_extras_have():
     for path in (ROOT / "experiments").rglob("*.py"):
-        page = ["playground"] * ("playground" in path.parts)
-        assert imported(path) - {"wandb", "libtpu"} <= required("train", *page), path
+        more = ["playground"] * ("playground" in path.parts) + ["docs"] * (path.name == "site_pages.py")
+        assert imported(path) - {"wandb", "libtpu"} <= required("train", *more), path
 
 
 @pytest.mark.parametrize("lock, extra", [("requirements.txt", "dev"), ("requirements-playground.txt", "playground")])
