@@ -96,6 +96,7 @@ def test_a_folder_without_metadata_and_pictures_that_cannot_be_taken(tmp_path):
     assert not (tmp_path / "data" / "mine" / "1.0.0").exists() and not list((tmp_path / "data").glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_made_and_what_is_wrong(tmp_path):
     place = folder(tmp_path / "mine", GOOD)
     flags = ["-m", "experiments.image_folder", f"--folder={place}", "--name=mine", f"--data_dir={tmp_path / 'data'}"]

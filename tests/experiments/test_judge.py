@@ -125,6 +125,7 @@ def painter(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_that_is_obeyed_is_never_shown(painter):
     found = text_measures.negatives(Subject(painter, NOBODY), 3.0, each=16)
     for name, values in (("colour", COLOURS), ("shape", SHAPES)):
@@ -133,6 +134,7 @@ def test_a_negative_prompt_that_is_obeyed_is_never_shown(painter):
         assert found[name]["before"]["count"] == found[name]["after"]["count"] == 16 * len(values)
 
 
+@pytest.mark.slow
 def test_real_pictures_are_as_varied_as_real_pictures(painter, monkeypatch):
     captions = ["a circle", "a red shape", "two stars", "a red heart", "a cyan moon and a pink cross"]
     (row,) = text_measures.sweep(Subject(painter, NOBODY), captions, [1.0])
@@ -155,6 +157,7 @@ def test_of_equal_guidances_the_smallest_is_chosen():
     assert text_measures.chosen([row(1, 0.5), row(2, 0.9), row(4, 0.9), row(8, 0.7)]) == 2
 
 
+@pytest.mark.slow
 def test_copies_of_training_pictures_are_counted(real, monkeypatch):
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images[:, ::16, ::16].reshape(len(images), -1))
     images = real[0]

@@ -77,6 +77,7 @@ def test_a_model_of_other_pictures_is_refused(tmp_path):
         text_report.run(types.SimpleNamespace(side=16), tmp_path / "model", tmp_path, Settings())
 
 
+@pytest.mark.slow
 def test_mistakes_of_the_command_line_are_sentences(tmp_path):
     flags = ["-m", "experiments.text_report", f"--model={tmp_path}", f"--out={tmp_path / 'out'}"]
     for more, message in (([], "model_index.json: there is no such file"), (["--parts=swep"], "sweep"),

@@ -5,6 +5,8 @@ import pytest
 
 from diffusion.metrics import attribute_reader
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pictures():

@@ -37,6 +37,7 @@ def test_words_of_captions():
     assert caption_retrieval.bags(["very, very red", "blue"], words).tolist() == [[1, 2], [0, 0]]
 
 
+@pytest.mark.slow
 def test_towers_learn_which_caption_is_whose():
     rng = np.random.default_rng(0)
     hue, grey = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
