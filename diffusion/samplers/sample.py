@@ -138,7 +138,7 @@ def loop(
 
         state, memory = jax.lax.cond(plan.renoise[i], renoise, solve, *carry) if renoises else solve(*carry)
         if after_step is not None:
-            state = state._replace(x=after_step(state.x, plan.s[i], i, hook_keys))
+            state = state._replace(x=after_step(state.x, jnp.asarray(plan.s)[i], i, hook_keys))
         return state, memory
 
     return Loop(init, step)
