@@ -52,9 +52,7 @@ def image_to_image(model: text_to_image.TextToImage, reader: Reader, number: int
     for strength in (0.4, 0.6, 0.8, 0.95):
         asked, made, begun = [], [], []
         for seed, (image, scene) in enumerate(starts(number)):
-            colour = next(one for one in COLOURS[COLOURS.index(scene.colour) + 1 :] + COLOURS
-                          if one != scene.colour and (one, scene.shape) not in WITHHELD)  # fmt: skip
-            asked.append(scene._replace(colour=colour))
+            asked.append(_recoloured(scene))
             made.append(text_to_image.generate(model, scenes.phrase(asked[-1]), image=image, strength=strength,
                                                seeds=seed, **settings)[0])  # fmt: skip
             begun.append(image)
@@ -99,9 +97,13 @@ def inpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **
     mask = np.zeros((drawing.SIDE, drawing.SIDE), bool)
     mask[:, HALF:] = True
     begun = _left_objects(number)
-    asked = [Scene("pair", "plain", scene.colour, scene.shape, count=2, relation="left of",
-                   second_colour=COLOURS[(COLOURS.index(scene.colour) + 3) % 8],
-                   second_shape=SHAPES[(SHAPES.index(scene.shape) + 5) % 8]) for _, scene in begun]  # fmt: skip
+    # The second object has the third colour after the first's; its shape is another one, too.
+    other = lambda scene: _recoloured(scene._replace(shape=SHAPES[(SHAPES.index(scene.shape) + 5) % 8]), 3)
+    asked = [
+        Scene("pair", "plain", scene.colour, scene.shape, count=2, relation="left of",
+              second_colour=other(scene).colour, second_shape=other(scene).shape)
+        for _, scene in begun
+    ]  # fmt: skip
     made = np.stack([
         text_to_image.generate(model, scenes.phrase(scene), image=image, mask=mask, seeds=seed, **settings)[0]
         for seed, ((image, _), scene) in enumerate(zip(begun, asked))
@@ -142,6 +144,12 @@ def outpainting(model: text_to_image.TextToImage, reader: Reader, number: int, *
     return {"figures": figures, "rows": [("before", shown[:SHOWN]), ("after", made[:SHOWN])]}
 
 
+def _recoloured(scene: Scene, turns: int = 1) -> Scene:
+    """The object in another colour, the first from `turns` colours on that it has in training."""
+    later = [COLOURS[(COLOURS.index(scene.colour) + i) % 8] for i in range(turns, 8)]
+    return scene._replace(colour=next(one for one in later if (one, scene.shape) not in WITHHELD))
+
+
 def _left_objects(number: int) -> list[tuple[np.ndarray, Scene]]:
     """Pictures of an object that lies in the left half."""
     return starts(number, position="left", size="medium")
@@ -172,11 +180,7 @@ def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int,
     the way between seeds every picture is to show what is asked. Arguments as those of `image_to_image`, with guidance
     and steps among the settings.
     """
-    lots = [Lot(2, STREAM, place) for place in range(number)]
-    ends = []
-    for lot in lots:
-        one = scenes.completed(Scene("one", "plain", lot.pick(COLOURS), size="large", position="middle"), lot)
-        ends.append((one, one._replace(colour=COLOURS[(COLOURS.index(one.colour) + 4) % 8])))
+    ends = [(scene, _recoloured(scene, 4)) for _, scene in starts(number, size="large", position="middle")]
     weights = np.linspace(0, 1, WAY)
     prompts = [between(model, [scenes.phrase(a), scenes.phrase(b)], (seed, seed), weights, **settings)
                for seed, (a, b) in enumerate(ends)]  # fmt: skip
