@@ -182,7 +182,7 @@ class _Picture:
         self.factor = max(1, -(-TILE // max(image.shape[:2])))
         self.height, self.width = image.shape[0] * self.factor, image.shape[1] * self.factor
         longest = max(map(len, names), default=0)
-        self.names = 0 if not longest else 26 if longest <= 2 else 14 + 7 * longest
+        self.names = 0 if not longest else 26 if longest <= 2 else 14 + 8 * longest
         self.top = max(top, MARGIN)
         self.columns = max(len(row) for block in blocks for row in block)
         rows = max(len(block) for block in blocks)

@@ -113,9 +113,10 @@ def _parameterization(spec: Mapping, path: str) -> parameterizations.Parameteriz
 def density(config: Mapping) -> timesteps.Density | None:
     """The density of the model's training times, `config.objective.density`; None for an objective of its own times."""
     spec = config["objective"]
-    student = takes(names.OBJECTIVES.get(spec.get("name"), density), "student_density")
+    objective = names.OBJECTIVES.get(spec.get("name"))
+    student = objective is not None and takes(objective, "student_density")
     field = "student_density" if student else "density"
-    if field not in spec and not takes(names.OBJECTIVES.get(spec.get("name")), field):
+    if field not in spec and not takes(objective, field):
         return None
     return _density(config, spec.get(field), f"config.objective.{field}")
 
@@ -267,7 +268,7 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
     imitates = config["objective"].get("name") in names.TOLD_STRENGTH
     if imitates and not takes(network, "strength"):
         raise ConfigError(f"config.model.name = {name!r} is told no strength of guidance, and config.objective.name = "
-                          f"{config['objective']['name']!r} trains networks that are. Valid: dit.")
+                          f"{config['objective']['name']!r} trains networks that are. Valid: dit or pixart.")
     told = {"augmentations": augmentation.NUMBERS} if config["objective"].get("augment") is not None else {}
     if told and not takes(network, "augmentations"):
         raise ConfigError(f"config.model.name = {name!r} is told nothing of an augmentation, and "

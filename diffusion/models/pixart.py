@@ -89,6 +89,7 @@ class PixArt(nn.Module):
         mlp_ratio: hidden features of the MLP over `width`.
         learn_sigma: put out 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
         sized: is told the size of the picture (PixArt-alpha of 1024 pixels).
+        strength: is told the scale of the guidance (1: none) that it imitates, as DiT.
         span: the places of the patches of a picture of any size go from 0 to this along each side.
         attention: implementation of attention, see `diffusion.models.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
@@ -111,6 +112,7 @@ class PixArt(nn.Module):
     mlp_ratio: float = 4.0
     learn_sigma: bool = True
     sized: bool = False
+    strength: bool = False
     span: float = 32.0
     attention: str = "auto"
     remat: str = "none"
@@ -139,7 +141,7 @@ class PixArt(nn.Module):
             condition: see `diffusion.models.conditions`:
                 "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
                 "size": [B, 6], with `sized`: told are the original height and width, and the ratio height / width of
-                what is asked for.
+                what is asked for. "strength": [B], with `strength`.
                 "skip", "identity", "borrow": [B, depth], see `diffusion.models.doors`.
                 "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
                 "extra": tuple of `depth` pairs (keys, values) [B, K, width], see `CrossAttention`.
@@ -150,8 +152,8 @@ class PixArt(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
-        size = ("size",) * self.sized
-        told = entries(condition, ("text", *size), ("text_mask", *doors.KINDS, "residuals", "extra"))
+        asked = (*("size",) * self.sized, *("strength",) * self.strength)
+        told = entries(condition, ("text", *asked), ("text_mask", *doors.KINDS, "residuals", "extra"))
         self._check(x, t, told)
         batch, height, width, channels = x.shape
         rows, columns = height // self.patch, width // self.patch
@@ -171,6 +173,9 @@ class PixArt(nn.Module):
         )
         if self.sized:
             embedding = embedding + self._size(told["size"])
+        if self.strength:
+            strength = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")
+            embedding = embedding + strength(1000 * (told["strength"] - 1))
         c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(
             nn.silu(embedding)
         )

@@ -117,6 +117,8 @@ def _describe(module: PixArt) -> dict[str, Any]:
         raise Refusal(f"PixArtTransformer2DModel: shape = {module.shape} has no place in it; it is made for squares.")
     if module.mlp_ratio != 4:
         raise Refusal(f"PixArtTransformer2DModel: mlp_ratio = {module.mlp_ratio} has no place in it; only 4 has.")
+    if module.strength:
+        raise Refusal("PixArtTransformer2DModel: strength = True has no place in it: it is told no guidance scale.")
     scale = size // module.patch / module.span
     return {
         "num_attention_heads": module.heads, "attention_head_dim": module.width // module.heads,
