@@ -22,16 +22,13 @@ from experiments.playground.asked import Source
 from experiments.playground.published import Published
 from experiments.playground.trained import Trained
 
-WORKDIR = flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
-OUT = flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
-HOST = flags.DEFINE_string("host", "127.0.0.1", "who may come: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
-PORT = flags.DEFINE_integer("port", 7860, "of the page's address")
 FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)
 
 
 def main(argv: list[str]) -> None:
     """Loads the model, and serves until it is interrupted."""
-    if bool(from_prompt.MODEL.value) == bool(WORKDIR.value):
+    asked = flags.FLAGS
+    if bool(from_prompt.MODEL.value) == bool(asked.workdir):
         raise ConfigError("name one: --model=FOLDER, a text-to-image model, or --workdir=RUN, a trained run.")
     try:
         from experiments.playground import page
@@ -39,18 +36,18 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"{error.name} is not installed here. `make playground-env` makes the page's environment; "
                           "start the page with .venv-playground/bin/python.") from error  # fmt: skip
     compilation_cache.enable()
-    source = opened(from_prompt.MODEL.value, WORKDIR.value)
-    out = pathlib.Path(OUT.value or "playground")
+    source = opened(from_prompt.MODEL.value, asked.workdir)
+    out = pathlib.Path(asked.out or "playground")
     built = page.build(source, out)
-    address = f"http://{HOST.value}:{PORT.value}"
+    address = f"http://{asked.host}:{asked.port}"
     print(f"{source.name}: open {address} (pictures go to {out}/; Ctrl-C ends it)", flush=True)
     try:
         built.launch(
-            server_name=HOST.value, server_port=PORT.value, share=False, quiet=True, allowed_paths=[str(out.resolve())],
+            server_name=asked.host, server_port=asked.port, share=False, quiet=True, allowed_paths=[str(out.resolve())],
             theme=page.theme(), css=page.css(), footer_links=[], enable_monitoring=False,
         )  # fmt: skip
     except OSError as error:
-        raise ConfigError(f"--port={PORT.value}: {error}") from error
+        raise ConfigError(f"--port={asked.port}: {error}") from error
 
 
 def opened(model: str | None, run: str | None) -> Source:
@@ -69,4 +66,8 @@ def opened(model: str | None, run: str | None) -> Source:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
+    flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
+    flags.DEFINE_string("host", "127.0.0.1", "who may come: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
+    flags.DEFINE_integer("port", 7860, "of the page's address")
     configs.run(main, FAILURES)

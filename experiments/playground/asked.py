@@ -216,11 +216,11 @@ def of_file(path: str | pathlib.Path, usual: Asked, inputs: pathlib.Path) -> Ask
     })  # fmt: skip
 
 
-def keep(content: str | bytes, inputs: pathlib.Path) -> str:
+def keep(content: str, inputs: pathlib.Path) -> str:
     """Writes a picture that a visitor gave to the folder of such pictures, by its checksum; returns its path.
 
     Args:
-      content: of a file, or the same as a data URL; "" for none, which gives "".
+      content: a file in base64, or as a data URL; "" for none, which gives "".
       inputs: the folder.
 
     Raises:
@@ -228,13 +228,12 @@ def keep(content: str | bytes, inputs: pathlib.Path) -> str:
     """
     if not content:
         return ""
-    if isinstance(content, str):
-        try:
-            content = base64.b64decode(content.partition(",")[2], validate=True)
-        except binascii.Error as error:
-            raise ValueError(f"the picture did not arrive whole: {error}") from error
+    try:
+        sent = base64.b64decode(content.rpartition(",")[2], validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the picture did not arrive whole: {error}") from error
     with tempfile.NamedTemporaryFile(suffix=".picture") as file:
-        file.write(content)
+        file.write(sent)
         file.flush()
         try:
             picture = pictures.read(file.name)

@@ -96,34 +96,41 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
         fields = [prompt, negative, label, steps, guidance, seed, sampler, height, width, batch, strength, *margins]
         pages = [*fields, brush]
 
-        def run(*values: Any) -> Iterator[tuple]:
+        stopped = set()  # visits whose work is to end at the next step
+
+        def run(request: gr.Request, *values: Any) -> Iterator[tuple]:
             *values, mine = values
-            strip, began, asked = shown.Strip(), time.perf_counter(), None
+            strip, began, asked, visit = shown.Strip(), time.perf_counter(), None, request.session_hash
+            stopped.discard(visit)
             yield shown.waiting("Compiling for these settings ..."), gr.skip(), mine
             try:
                 asked = read(values, source, inputs)
                 for made in make(source, asked, out):
                     strip.add(made.frame)
-                    seconds = time.perf_counter() - began
-                    told = shown.progress(made.frame, asked.seeds, strip, made.notes, seconds)
+                    seconds, ends = time.perf_counter() - began, visit in stopped and not made.paths
+                    told = shown.progress(made.frame, asked.seeds, strip, made.notes, seconds, ends)
                     if made.paths:
                         mine = [*made.paths, *mine]
                         yield told, gr.Gallery(mine, visible=True), mine
                     else:
                         yield told, gr.skip(), mine
-                say(asked, f"{asked.steps} steps in {time.perf_counter() - began:.1f} s")
+                    if ends:
+                        return say(asked, f"stopped after {strip.walked} steps")
+                say(asked, f"{strip.walked} steps in {time.perf_counter() - began:.1f} s")
             except REFUSALS as error:
                 yield shown.refused(str(error)), gr.skip(), mine
-            except GeneratorExit:
+            except GeneratorExit:  # the visitor has left
                 say(asked, f"stopped after {strip.walked} steps")
                 raise
 
-        going = gr.on(
+        def halt(request: gr.Request) -> None:
+            stopped.add(request.session_hash)
+
+        gr.on(
             [go.click, prompt.submit, negative.submit], run, [*pages, session], [live, gallery, session],
             show_progress="minimal", show_progress_on=live, api_visibility="private", **ONE_AT_A_TIME,
         )  # fmt: skip
-        stop.click(None, cancels=[going], api_visibility="private",
-                   js="() => document.querySelector('.live.going')?.classList.add('stopped')")  # fmt: skip
+        stop.click(halt, api_visibility="private", queue=False)
         other.click(lambda: random.randrange(2**31), outputs=seed, api_visibility="private", queue=False)
 
         def settings(path: str | None) -> list[Any]:
@@ -186,8 +193,7 @@ def endpoint(source: Source, out: pathlib.Path) -> Any:
         inputs = out / "inputs"
         given = {name: value for name, value in locals().items() if name in Asked.__dataclass_fields__}
         try:
-            files = {name: keep(base64.b64decode(given[name], validate=True), inputs) for name in ("image", "mask")}
-            asked = checked(given | files)
+            asked = checked(given | {name: keep(given[name], inputs) for name in ("image", "mask")})
             *_, last = make(source, asked, out)
         except REFUSALS as error:
             raise gr.Error(str(error), print_exception=False) from None

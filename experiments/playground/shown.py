@@ -43,18 +43,21 @@ class Strip:
                 f'</h3><div class="row times">{times}</div>{rows}</div>')  # fmt: skip
 
 
-def progress(frame: Frame, seeds: Sequence[int], strip: Strip, notes: Sequence[str], seconds: float) -> str:
+def progress(
+    frame: Frame, seeds: Sequence[int], strip: Strip, notes: Sequence[str], seconds: float, stopped: bool = False
+) -> str:
     """The pictures as they are expected to become, how far the walk is, and the way until here."""
-    done = frame.step == frame.steps
-    told = (f"{frame.steps} steps in {seconds:.1f} s" if done else
-            f"step {frame.step} of {frame.steps}, t = {frame.t:.2f}, {seconds:.1f} s")  # fmt: skip
+    state = "done" if frame.step == frame.steps else "stopped" if stopped else "going"
+    said = "stopped after " if state == "stopped" else ""
+    told = (f"{frame.steps} steps in {seconds:.1f} s" if state == "done" else
+            f"{said}step {frame.step} of {frame.steps}, t = {frame.t:.2f}, {seconds:.1f} s")  # fmt: skip
     figures = "".join(
         f'<figure><img src="{address(picture)}" alt="the picture of seed {seed}"><figcaption>seed {seed}</figcaption>'
         "</figure>" for seed, picture in zip(seeds, frame.pictures)
     )  # fmt: skip
     side = "one" if len(seeds) == 1 else "few" if len(seeds) <= 4 else "many"
     return (
-        f'<div class="live {"done" if done else "going"}" data-step="{frame.step}" data-steps="{frame.steps}">'
+        f'<div class="live {state}" data-step="{frame.step}" data-steps="{frame.steps}">'
         f'<progress value="{frame.step}" max="{frame.steps}" aria-label="steps"></progress>'
         f'<p class="told" role="status">{told}</p>{"".join(f"<p class=note>{html.escape(note)}</p>" for note in notes)}'
         f'<div class="made {side}">{figures}</div>{strip.html(seeds)}</div>'

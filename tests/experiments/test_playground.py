@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import pathlib
 import types
 
 import jax
@@ -155,7 +156,8 @@ class Made:
 
 def test_what_a_file_carries_loads_back(tmp_path, files):
     inputs = tmp_path / "out" / "inputs"
-    image, mask = (asked.keep(open(files[name], "rb").read(), inputs) for name in ("image", "mask"))
+    coded = lambda name: base64.b64encode(pathlib.Path(files[name]).read_bytes()).decode()
+    image, mask = (asked.keep(coded(name), inputs) for name in ("image", "mask"))
     np.testing.assert_array_equal(pictures.read(image), np.repeat(drawn((8, 8, 1)), 3, axis=-1))
     wanted = Asked(prompt="a cat", negative="bad", steps=7, guidance=3.5, seed=5, sampler="ddim", height=8, width=8,
                    batch=2, image=image, mask=mask, margins=(0, 8, 0, 0), strength=0.5)  # fmt: skip
@@ -170,12 +172,12 @@ def test_what_a_file_carries_loads_back(tmp_path, files):
     )
 
 
-def test_a_data_url_is_the_file_that_it_holds(tmp_path):
+def test_a_picture_arrives_in_base64_or_not_at_all(tmp_path):
     array = drawn((3, 5, 3))
     path = asked.keep("data:image/png;base64," + base64.b64encode(png(array)).decode(), tmp_path)
     np.testing.assert_array_equal(pictures.read(path), array)
     assert asked.keep("", tmp_path) == ""
-    for wrong in ("data:image/png;base64,####", "data:image/png;base64," + base64.b64encode(b"no picture").decode()):
+    for wrong in ("/etc/hostname", "data:image/png;base64,####", "data:image/png;base64," + base64.b64encode(b"no picture").decode()):
         with pytest.raises(ValueError, match=r"did not arrive whole|the file that was given is no sound picture"):
             asked.keep(wrong, tmp_path)
 

@@ -173,7 +173,8 @@ def test_a_picture_is_seen_at_each_step_and_is_the_commands(page, digits, run):
     np.testing.assert_allclose(picture[..., :1].astype(int), wanted, atol=1)
     seen = page.run("return window.seen").copy()
     assert len(seen) >= 2 and seen == sorted(set(seen)) and seen[-1] == "4", seen
-    assert page.count(".live .strip img") == 4 and page.count("#gallery .thumbnail-item") == 1
+    assert page.count(".live .strip img") == 4
+    page.until("return document.querySelectorAll('#gallery .thumbnail-item').length === 1", 30)
     # The file is the same picture, and everything came from this machine.
     np.testing.assert_array_equal(pictures.read(digits.out / "5.png"), picture)
     away = {address for address in page.requests() if not address.startswith(("data:", "blob:", digits.address))}
@@ -188,6 +189,7 @@ def test_settings_load_back_from_the_gallery_and_from_a_file(page, digits):
     made(page)
     put(page, "#seed input", 99)
     put(page, "#steps input[type=number]", 9)
+    page.until("return document.querySelector('#gallery .thumbnail-item')", 30)
     page.click("#gallery .thumbnail-item")
     page.until("return document.querySelector('#load')?.offsetParent", 30)
     page.run("document.querySelector('#load').click()")
@@ -252,7 +254,7 @@ def test_two_visitors_at_once_get_their_own_pictures(page, digits, run):
         for window, label, seed in ((page, 2, 21), (other, 8, 22)):
             (found,) = made(window)
             np.testing.assert_allclose(found[..., :1].astype(int), expected(run, label, seed), atol=1)
-            assert window.count("#gallery .thumbnail-item") == 1
+            window.until("return document.querySelectorAll('#gallery .thumbnail-item').length === 1", 30)
 
 
 def long_one(page, served, seed):
@@ -276,7 +278,8 @@ def test_stop_stops_and_the_page_goes_on(page, digits):
     long_one(page, digits, 41)
     page.click("#stop")
     digits.until_said("seed 41, 16 at once: stopped after", 60)
-    assert page.count(".live.stopped") == 1
+    page.until("return document.querySelector('.live.stopped')", 60)
+    assert page.texts(".live .told")[0].startswith("stopped after step")
     put(page, "#steps input[type=number]", 4)
     put(page, "#batch input[type=number]", 1)
     page.click("#make")
