@@ -50,7 +50,7 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
                           "table's kind; not what it returns.")
     name = name or function.__name__
     if name in table:
-        raise ConfigError(f"names.add: there is a {name!r} already. Valid: another name, which its third argument sets.")
+        raise ConfigError(f"names.add: there is a {name!r} already. Valid: another name, which the argument name sets.")
     table[name] = function
 
 
