@@ -134,7 +134,7 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """Samplers and steps from the same noise."""
     blocks: list[list] = [[], []]
     run = trained.load(folder, {"model.unroll": 1})  # many programs, each run once
-    labels = np.array([8, 3], np.int32) % _classes(run)
+    labels = np.array([0, 3], np.int32) % _classes(run)
     x, keys = run.noise(2)
     for name in SAMPLERS:
         found = []
@@ -148,9 +148,9 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
                    place / "samplers.png", ("seed 0", "seed 1"))  # fmt: skip
     command = (f"python -m experiments.sample --workdir={folder} --out={folder}/unipc "
                "--config.sample.sampler.name=unipc --config.sample.steps=8")  # fmt: skip
-    return Shown(_shell(command), "The same noise in every field; heun evaluates the network twice a step. Those "
-                 "above the line of ddpm are deterministic and come to one picture; ddpm and dpmpp_2m_sde add noise "
-                 "of their own. All of them: [samplers](../samplers.md).")  # fmt: skip
+    return Shown(_shell(command), "The same noise in every field; heun evaluates the network twice a step. The first "
+                 "four are deterministic and come to one picture; ddpm and dpmpp_2m_sde add noise of their own. All of "
+                 "them: [samplers](../samplers.md).")  # fmt: skip
 
 
 def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
