@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data import captions, latents
 from diffusion.training import checkpoints
-from experiments import autoencoders, checks, encode, encode_text, text_model, train, workdir
+from experiments import autoencoders, checks, encode, encode_text, fields, resolve, text_model, train, workdir
 from experiments import config as configs
 from experiments.config import ConfigError, unknown
 
@@ -108,6 +108,9 @@ def check(config: Mapping) -> None:
             raise ConfigError(f"config.{name} is missing. Start from configs/text/shapes.py.")
     if config["measured"] < 1:
         raise ConfigError(f"config.measured = {config['measured']}. Valid: at least 1 picture.")
+    for name in STAGES:  # the rest when its data are there; what is misspelt shows before an hour of training
+        fields.check(config[name])
+        resolve.model(config[name]), resolve.optimizer(config[name]), resolve.schedule(config[name])
     widths = config["encoder"]["model"]["text"]["width"], config["denoiser"]["model"]["text_width"]
     if widths[0] != widths[1]:
         raise ConfigError(f"config.denoiser.model.text_width = {widths[1]}, and config.encoder.model.text.width = "

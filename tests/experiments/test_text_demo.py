@@ -187,6 +187,10 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
     config.denoiser.model.text_width = 24
     with pytest.raises(ConfigError, match=r"text_width = 24, and config\.encoder\.model\.text\.width = 16"):
         text_demo.check(config)
+    config = shapes.get_config("tiny")
+    config.denoiser.train.stepss = 3
+    with pytest.raises(ConfigError, match=r"unknown field 'stepss'.*Did you mean 'steps'"):
+        text_demo.check(config)
     with pytest.raises(ConfigError, match=r"data\.text\.tokenizer = .*no vocabulary"):
         resolve.null(stage("encoder", tmp_path))
     with pytest.raises(ConfigError, match=r"data\.text\.dir = .*holds no captions"):
