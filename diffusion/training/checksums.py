@@ -85,7 +85,8 @@ def checksums(tree: Any) -> dict[str, str]:
     """Returns the checksum of every leaf by its path, as 8 hexadecimal digits. Waits for the arrays.
 
     Args:
-      tree: pytree of arrays, sharded in any way; in a run of several processes each must ask.
+      tree: pytree of arrays, sharded in any way; in a run of several processes each must ask. What lies on devices of
+        one process alone is that process's own, of which it gets its own checksum.
 
     Returns:
       {"params/blocks/kernel": "0123abcd", ...}.
@@ -93,5 +94,7 @@ def checksums(tree: Any) -> dict[str, str]:
     named = jax.tree_util.tree_leaves_with_path(tree)
     parts = np.array([_own_part(leaf) for _, leaf in named], np.uint32)
     if jax.process_count() > 1:
-        parts = np.asarray(multihost_utils.process_allgather(parts)).sum(axis=0, dtype=np.uint32)
+        own = np.array([isinstance(leaf, jax.Array) and leaf.is_fully_addressable for _, leaf in named])
+        total = np.asarray(multihost_utils.process_allgather(parts)).sum(axis=0, dtype=np.uint32)
+        parts = np.where(own, parts, total)
     return {leaf_name(path): f"{int(part):08x}" for (path, _), part in zip(named, parts)}
