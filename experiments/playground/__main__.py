@@ -39,15 +39,16 @@ def main(argv: list[str]) -> None:
     source = opened(from_prompt.MODEL.value, asked.workdir)
     out = pathlib.Path(asked.out or "playground")
     built = page.build(source, out)
-    address = f"http://{asked.host}:{asked.port}"
-    print(f"{source.name}: open {address} (pictures go to {out}/; Ctrl-C ends it)", flush=True)
     try:
         built.launch(
             server_name=asked.host, server_port=asked.port, share=False, quiet=True, allowed_paths=[str(out.resolve())],
-            theme=page.theme(), css=page.css(), footer_links=[], enable_monitoring=False,
+            theme=page.theme(), css=page.css(), footer_links=[], enable_monitoring=False, prevent_thread_lock=True,
         )  # fmt: skip
     except OSError as error:
         raise ConfigError(f"--port={asked.port}: {error}") from error
+    address = f"http://{asked.host}:{asked.port}"
+    print(f"{source.name}: open {address} (pictures go to {out}/; Ctrl-C ends it)", flush=True)
+    built.block_thread()
 
 
 def opened(model: str | None, run: str | None) -> Source:
