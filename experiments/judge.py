@@ -21,7 +21,7 @@ from experiments import progress
 SEED = 7_001  # of its pictures; that of the dataset is another
 PICTURES = {"one": 5_000, "several": 4_000, "pair": 5_000, "word": 4_000}  # it learns from
 WITHHELD_SHARE = 0.25
-STEPS = 1_500
+STEPS = 3_000
 EASY = ("kind", "style", "colour", "shape", "size", "position")  # what is asked of a model in full
 HARD = ("count", "relation", "word")  # what models of this field are known to be weak at
 

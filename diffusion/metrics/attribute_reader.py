@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 from diffusion import files
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers
-WIDTHS = (48, 64, 64)  # of a patch, of its neighbourhood at every other place, and of the neighbourhood of those
+WIDTHS = (48, 64, 96)  # of a patch, of its neighbourhood at every other place, and of the neighbourhood of those
 DIM = 128  # features
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2
@@ -156,6 +156,7 @@ def init_hidden(key: Array, shape: tuple[int, ...]) -> dict[str, Array]:
         params[f"bias{i}"] = jnp.zeros(size)
         reads = 9 * size
     params["hidden"] = he_normal(jax.random.fold_in(key, 100), (height // 8 * (width // 8) * WIDTHS[-1], DIM))
+    params["anywhere"] = he_normal(jax.random.fold_in(key, 101), (WIDTHS[-1], DIM))
     params["hidden_bias"] = jnp.zeros(DIM)
     return params
 
@@ -175,7 +176,9 @@ def hidden(params: Mapping[str, Array], images: Array) -> Array:
         # Convolutions as products of neighbourhoods: XLA's own take many times as long on a CPU.
         x = _neighbourhoods(x, stride) if stride else x
         x = jax.nn.gelu(x @ params[f"layer{i}"] + params[f"bias{i}"])
-    return jax.nn.gelu(x.reshape(len(x), -1) @ params["hidden"] + params["hidden_bias"])
+    # What is there, wherever it is, and what is where: a shape need not be learned anew at every place.
+    anywhere = x.max((1, 2)) @ params["anywhere"]
+    return jax.nn.gelu(x.reshape(len(x), -1) @ params["hidden"] + anywhere + params["hidden_bias"])
 
 
 def _neighbourhoods(x: Array, stride: int) -> Array:
