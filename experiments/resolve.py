@@ -138,7 +138,7 @@ def blocks(config: Mapping) -> dict[str, int]:
 
 
 def micro_batches(config: Mapping, mesh: Mesh) -> int:
-    """Into how many micro-batches a step cuts its batch on a mesh: `config.train.accumulate`, or the rule if it is 0."""
+    """Into how many micro-batches a step cuts its batch on a mesh: `config.train.accumulate`, or by rule if 0."""
     asked = config["train"]["accumulate"]
     if asked or config["objective"]["name"] in names.TRAINED_BY.values():  # these compare all examples of the batch
         return asked or 1

@@ -136,7 +136,8 @@ def _describe_original(module: DiT) -> dict[str, Any]:
 
 def _refuse_others(name: str, module: DiT, **required: Any) -> None:
     """Refuses a DiT with what the papers' networks do not have."""
-    required |= {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": False, "times": 1, "strength": False}
+    required |= {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": False}
+    required |= {"times": 1, "strength": False}
     for field, value in required.items():
         if getattr(module, field) != value:
             raise Refusal(f"{name}: {field} = {getattr(module, field)!r} has no place in it; only {value!r} has.")
