@@ -20,6 +20,8 @@ from diffusion import files, pictures
 from diffusion.text_to_image import Frame
 from experiments import from_prompt
 
+MOST = 4096  # pictures at once: a list of seeds is made before their memory is known
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -96,8 +98,8 @@ def checked(given: Mapping[str, Any]) -> Asked:
             found[field.name] = float(value)
         elif not isinstance(value, str):
             raise ValueError(f"{field.name} = {value!r}: a text is needed")
-    if found["batch"] < 1:
-        raise ValueError(f"batch = {found['batch']}: at least 1 picture is made")
+    if not 1 <= found["batch"] <= MOST:
+        raise ValueError(f"batch = {found['batch']}: 1 .. {MOST} pictures are made at once")
     return Asked(**found)
 
 

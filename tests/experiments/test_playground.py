@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from diffusion import pictures
+from diffusion import limits, pictures
 from diffusion.text_to_image import Frame
 from experiments import config as configs
 from experiments import from_prompt, generate, resolve, workdir
@@ -99,15 +99,19 @@ def test_a_run_changes_paints_and_widens_pictures(run, files):
     ({"steps": 0}, "steps"),
     ({"guidance": -1.0}, r"config.sample.guidance.scale = -1.0. Valid: at least 0"),
     ({"seed": -1}, "seeds are whole numbers"),
-    pytest.param(
-        {"batch": 10**7}, "10000000 pictures of 8 x 8 would need about .*iB of memory, and there are .*: ask for fewer",
-        marks=pytest.mark.slow,
-    ),
 ])  # fmt: skip
 def test_what_a_run_cannot_do_is_refused_in_words(run, files, wrong, message):
     wrong = {name: files.get(value, value) if name in ("image", "mask") else value for name, value in wrong.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run.watch(dataclasses.replace(run.usual, **wrong))
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_into_memory_is_refused_with_the_estimate(run, monkeypatch):
+    monkeypatch.setattr(limits, "memory", lambda: 2**20)
+    words = r"4096 pictures of 8 x 8 would need about .*iB of memory, and there are 1 MiB: ask for fewer"
+    with pytest.raises(limits.Refused, match=words):
+        run.watch(dataclasses.replace(run.usual, batch=4096))
 
 
 @pytest.mark.parametrize("name, message", [
@@ -126,7 +130,8 @@ def test_runs_of_other_kinds_are_refused(name, message):
     ({"seed": None}, "seed = None: a whole number"),
     ({"margins": (0, 0, 0.5, 0)}, "margins = .*whole"),
     ({"margins": (0, 0, 0)}, "four"),
-    ({"batch": 0}, "batch = 0: at least 1 picture"),
+    ({"batch": 0}, r"batch = 0: 1 \.\. 4096 pictures"),
+    ({"batch": 10**9}, r"batch = 1000000000: 1 \.\. 4096 pictures"),
     ({"guidance": "much"}, "guidance = 'much': a number is needed"),
     ({"prompt": 3}, "prompt = 3: a text is needed"),
 ])  # fmt: skip

@@ -313,7 +313,7 @@ def test_the_api_takes_the_same_parameters(digits, run, picture):
     for wrong, words in (
         ({"prompt": "a cat"}, "digits is told a class, and no prompt: it has no text model"),
         ({"image": coded(array), "mask": coded(mask[:3])}, "and its picture 8 x 8"),
-        ({"batch": 10**8}, "iB of memory"),
+        ({"batch": 10**8}, "1 .. 4096 pictures are made at once"),
         ({"image": "/etc/hostname"}, "did not arrive whole"),
     ):
         assert words in digits.ask(**wrong)[1]
