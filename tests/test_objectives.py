@@ -17,7 +17,7 @@ ELSEWHERE = {
     "with_uncertainty": "test_uncertainty.py",
     "with_augmentation": "data/test_augmentation.py: the objective it wraps, on what the augmentation makes",
     **dict.fromkeys(
-        ["adversarial_discriminator", "adversarial_generator", "consistency_distillation", "consistency_training",
+        ["adversarial_discriminator", "adversarial_generator", "cd", "consistency_distillation", "consistency_training",
          "continuous_consistency", "ct", "distribution_matching", "ect", "fake_score", "ict", "improved_mean_flow",
          "latent_consistency_distillation", "mean_flow", "progressive_distillation", "regression", "shortcut"],
         "few_step_cases.py: test_few_step_optima.py and others hold what their papers guarantee",
