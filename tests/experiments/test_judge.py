@@ -49,7 +49,7 @@ def test_the_judge_learns_from_withheld_combinations_too():
     images, shown = judge.pictures(seed=3, number=number)
     assert images.shape == (90, 64, 64, 3) and images.dtype == np.uint8
     assert {kind: sum(scene.kind == kind for scene in shown) for kind in number} == number
-    assert 8 < sum(map(scenes.withheld, shown)) < 45
+    assert 3 < sum(map(scenes.withheld, shown)) < 30
     assert {scene.relation for scene in shown} == {"left of", "above", NONE}
     labels = judge.labels(shown)
     assert [COLOURS[label] for label in labels["colour"]] == [scene.colour for scene in shown]
