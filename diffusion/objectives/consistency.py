@@ -189,7 +189,7 @@ def cd(
     """
     if N < 2:
         raise ValueError(f"cd: N = {N}; a pair of times needs at least 2 (18 in the paper)")
-    pairs, density = discretised(lambda step: N), ramp_density(schedule, strata=strata)
+    pairs, density = discretised(lambda step: jnp.asarray(N)), ramp_density(schedule, strata=strata)
     return consistency_distillation(parameterization, teacher, density, pairs)
 
 

@@ -72,8 +72,10 @@ def _items(state: Any) -> dict[str, Any]:
 
 
 def _state(items: dict[str, Any]) -> TrainState:
-    others = {name: items.get(name) for name in ("frozen", "rivals")}
-    return TrainState(params=items["params"], ema=items["ema"], **items["training"], **others)
+    return TrainState(
+        params=items["params"], ema=items["ema"], **items["training"],
+        frozen=items.get("frozen"), rivals=items.get("rivals"),
+    )  # fmt: skip
 
 
 def _leaves(tree: Any) -> dict[str, dict]:
