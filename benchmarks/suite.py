@@ -20,9 +20,9 @@ from benchmarks import rows
 
 PEERS = pathlib.Path(".venv-peers/bin/python")
 BENCHMARKS = {  # name: further words; those with PEER measure another library too
-    "train_step": ("PEER",),
-    "sampling": ("PEER",),
-    "text_to_image": ("PEER",),
+    "train_step": ("PEER", "--rounds=3"),
+    "sampling": ("PEER", "--rounds=2"),
+    "text_to_image": ("PEER", "--rounds=2"),
     "samplers": ("--rounds=5", "--samplers=dpmpp_2m,ddpm"),
     "loop": ("--rounds=3",),
     "input_pipeline": ("--rounds=2",),

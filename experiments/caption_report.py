@@ -24,7 +24,7 @@ from diffusion.data import sources
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
 from experiments import config as configs
-from experiments import progress, report, text_figures, workdir
+from experiments import progress, report, text_figures, text_measures, workdir
 from experiments.config import ConfigError
 from experiments.measures import FULL, Split, distance
 
@@ -153,12 +153,8 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     given = flags.FLAGS
     folder = pathlib.Path(given.model)
-    try:
-        model = text_to_image.load(folder)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"--model={folder}: {error}") from error
     how = {name: given[name].value for name in ("data_dir", "number", "guidance", "steps", "batch_size")}
-    content = run(model, folder, pathlib.Path(given.out), given.data, given.held_out, **how)
+    content = run(text_measures.load(folder), folder, pathlib.Path(given.out), given.data, given.held_out, **how)
     print(markdown(content))
 
 

@@ -136,14 +136,9 @@ def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
       right, and one entry for each attribute that is asked}, each {"share", "interval", "count"}.
     """
     easy = [[right for name, right in each.items() if name in EASY] for each in verdicts]
-    found = {"attributes": share([right for each in easy for right in each]), "pictures": share(list(map(all, easy)))}
+    attributes = [right for each in easy for right in each]
+    found = {"attributes": bootstrap.share(attributes), "pictures": bootstrap.share(list(map(all, easy)))}
     for name in (*EASY, *HARD):
         if asked := [each[name] for each in verdicts if name in each]:
-            found[name] = share(asked)
+            found[name] = bootstrap.share(asked)
     return found
-
-
-def share(right: Sequence[bool]) -> dict[str, Any]:
-    """{"share", "interval", "count"} of those that are right."""
-    count, number = int(np.sum(right)), len(right)
-    return {"share": count / number, "interval": list(bootstrap.wilson_interval(count, number)), "count": number}

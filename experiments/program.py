@@ -67,7 +67,6 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     null = resolve.null(config)
     second = resolve.rival_optimizer(config) if cast.rival else None
     stage = resolve.stage(config)
-    number = resolve.micro_batches(config, mesh)
 
     def init(seed):
         init_key, _ = jax.random.split(jax.random.key(seed))
@@ -90,6 +89,7 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
         return {name: functools.partial(cast.apply["model" if name == "target" else name], params[name])
                 for name in params}  # fmt: skip
 
+    number = resolve.micro_batches(config, mesh, init)
     seed = np.uint32(config.seed)
     whole = sharding.WHOLE[config.mesh.split]
     target = sharding.abstract(init, mesh, sharding.RULES, seed, whole=whole)

@@ -137,12 +137,19 @@ def blocks(config: Mapping) -> dict[str, int]:
     return found
 
 
-def micro_batches(config: Mapping, mesh: Mesh) -> int:
-    """Into how many micro-batches a step cuts its batch on a mesh: `config.train.accumulate`, or by rule if 0."""
+def micro_batches(config: Mapping, mesh: Mesh, init: Callable) -> int:
+    """Into how many micro-batches a step cuts its batch on a mesh: `config.train.accumulate`, or by rule if 0.
+
+    Args:
+        config: the run's.
+        mesh: of its devices.
+        init: of its networks, seed -> pytree; looked at for convolutions where that matters.
+    """
     asked = config["train"]["accumulate"]
     if asked or config["objective"]["name"] in names.TRAINED_BY.values():  # these compare all examples of the batch
         return asked or 1
-    return rule.number(config["train"]["batch_size"], mesh, math.lcm(*blocks(config).values()))
+    found = rule.number(config["train"]["batch_size"], mesh, math.lcm(*blocks(config).values()))
+    return 1 if found > 1 and rule.convolves(init, np.uint32(0)) else found
 
 
 def _density(config: Mapping, spec: Mapping | None, path: str) -> timesteps.Density:

@@ -15,6 +15,7 @@ from diffusion import editing, samplers, text_to_image
 from diffusion.data import drawing, scenes
 from diffusion.data.scenes import COLOURS, NONE, SHAPES, WITHHELD, Lot, Scene
 from diffusion.data.transforms import to_uint8
+from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.models import latents
 from diffusion.models.interchange import schedulers
@@ -57,7 +58,7 @@ def image_to_image(model: text_to_image.TextToImage, reader: Reader, number: int
                                                seeds=seed, **settings)[0])  # fmt: skip
             begun.append(image)
         shown = judge.seen(reader, np.stack(made))
-        share = lambda name, asked=asked, shown=shown: judge.share(
+        share = lambda name, asked=asked, shown=shown: bootstrap.share(
             [getattr(a, name) == getattr(b, name) for a, b in zip(asked, shown)]
         )
         found[f"{strength:g}"] = {name: share(name) for name in ("colour", "shape", "size", "position")}
@@ -82,7 +83,7 @@ def style(model: text_to_image.TextToImage, reader: Reader, number: int, **setti
             for seed, ((image, _), scene) in enumerate(zip(begun, asked))
         ])  # fmt: skip
         shown = judge.seen(reader, made)
-        found[word] = {name: judge.share([getattr(a, name) == getattr(b, name) for a, b in zip(asked, shown)])
+        found[word] = {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in zip(asked, shown)])
                        for name in ("style", "colour", "shape", "position")}  # fmt: skip
         rows.append((word, made[:SHOWN]))
     return {"figures": found, "rows": rows}
@@ -111,7 +112,7 @@ def inpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **
     before = np.stack([image for image, _ in begun])
     verdicts = [judge.verdict(one, shown) for one, shown in zip(asked, judge.seen(reader, made))]
     figures = {
-        "kept_to_the_bit": judge.share([np.array_equal(a[~mask], b[~mask]) for a, b in zip(before, made)]),
+        "kept_to_the_bit": bootstrap.share([np.array_equal(a[~mask], b[~mask]) for a, b in zip(before, made)]),
         "seam": seam(made[:, :, HALF - 1 : HALF + 1], before),
         "asked": judge.score(verdicts),
     }
@@ -136,7 +137,7 @@ def outpainting(model: text_to_image.TextToImage, reader: Reader, number: int, *
     ])  # fmt: skip
     verdicts = [judge.verdict(scene, shown) for (_, scene), shown in zip(begun, judge.seen(reader, made))]
     figures = {
-        "kept_to_the_bit": judge.share([np.array_equal(a, b[:, :HALF]) for a, b in zip(before, made)]),
+        "kept_to_the_bit": bootstrap.share([np.array_equal(a, b[:, :HALF]) for a, b in zip(before, made)]),
         "seam": seam(made[:, :, HALF - 1 : HALF + 1], np.stack([image for image, _ in begun])),
         "asked": judge.score(verdicts),
     }
@@ -191,9 +192,10 @@ def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int,
     last = np.array([right(b, images) for (_, b), images in zip(ends, prompts)])
     kept = [right(a, images) for (a, _), images in zip(ends, seeds)]
     figures = {
-        "first_prompt_at_the_start": judge.share(first[:, 0]), "second_prompt_at_the_end": judge.share(last[:, -1]),
-        "either_prompt_on_the_way": judge.share((first | last).ravel()),
-        "prompt_between_seeds": judge.share(np.ravel(kept)),
+        "first_prompt_at_the_start": bootstrap.share(first[:, 0]),
+        "second_prompt_at_the_end": bootstrap.share(last[:, -1]),
+        "either_prompt_on_the_way": bootstrap.share((first | last).ravel()),
+        "prompt_between_seeds": bootstrap.share(np.ravel(kept)),
     }  # fmt: skip
     rows = [("prompt to prompt", images) for images in prompts[:3]] + [("seed to seed", each) for each in seeds[:3]]
     return {"figures": figures, "rows": rows}

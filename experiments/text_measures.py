@@ -4,18 +4,21 @@ Each is a function of a `Subject`, whose `make` is all that is known of the mode
 pictures of other captions, can stand in its place, which is how the figures are tested.
 """
 
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion import text_to_image
 from diffusion.data import drawing, scenes
 from diffusion.data.scenes import COLOURS, NONE, SHAPES, Lot, Scene
 from diffusion.data.sources import DataSpec
-from diffusion.metrics import attribute_reader, neighbours
+from diffusion.metrics import attribute_reader, bootstrap, neighbours
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.metrics.features import Extractor
 from experiments import judge
+from experiments.config import ConfigError
 from experiments.measures import FULL, Effort, Split, distance
 
 SEED = 0  # of what is chosen by lot, so that the same model gives the same report
@@ -35,6 +38,14 @@ class Subject(NamedTuple):
 
     make: Make
     judge: Reader
+
+
+def load(folder: pathlib.Path) -> text_to_image.TextToImage:
+    """The model of a folder; a `ConfigError` where there is none."""
+    try:
+        return text_to_image.load(folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"--model={folder}: {error}") from error
 
 
 def accuracy(subject: Subject, captions: Sequence[str], guidance: float, first_seed: int = 0) -> dict[str, Any]:
@@ -126,7 +137,7 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
         each: pictures for each colour and each shape, before and after.
 
     Returns:
-        {"colour": {"before", "after"}, "shape": likewise}, each as `judge.share`.
+        {"colour": {"before", "after"}, "shape": likewise}, each as `bootstrap.share`.
     """
     found, seed = {}, 10_000
     for name, values, others in (("colour", COLOURS, SHAPES), ("shape", SHAPES, COLOURS)):
@@ -141,7 +152,7 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
         for value in values:
             images = subject.make(prompts, range(seed, seed + each), guidance, named(value))
             after[value] = [getattr(scene, name) == value for scene in judge.seen(subject.judge, images)]
-        found[name] = {when: judge.share([hit for value in values for hit in hits[value]])
+        found[name] = {when: bootstrap.share([hit for value in values for hit in hits[value]])
                        for when, hits in (("before", shown), ("after", after))}  # fmt: skip
         seed += each
     return found

@@ -180,12 +180,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--scales={','.join(given.scales)}: write numbers, such as 1,2,4.") from None
     settings = Settings(given.number, given.steps, given.guidance, scales, given.batch_size, tuple(given.parts))
     folder = pathlib.Path(given.model)
-    try:
-        model = text_to_image.load(folder)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"--model={folder}: {error}") from error
     out = pathlib.Path(given.out)
-    content = run(model, folder, out, settings)
+    content = run(text_measures.load(folder), folder, out, settings)
     for what, value, beside in text_tables.summary(content["figures"]):
         print(f"{what:48} {value:24} {beside}")
     print(f"{out / 'report.md'}")

@@ -29,8 +29,8 @@ def get_sweep(arg: str = "") -> Sweep:
     tiny = arg == "tiny"
     config = "configs/digits.py:tiny" if tiny else "configs/digits.py"
     objective = TEACHER % (32 if tiny else 64)
-    steps, halving = (20, 20) if tiny else (2400, 600)
-    every = ("--config.checkpoint.every=10",) if tiny else ("--config.checkpoint.every=600",)
+    steps, halving = (20, 20) if tiny else (1800, 400)
+    every = ("--config.checkpoint.every=10",) if tiny else ("--config.checkpoint.every=400",)
     commands = [train(config, "{folder}/teacher", *PROCESS, *every, f"--config.train.steps={steps}",
                       f"--config.objective={objective}")]  # fmt: skip
     teacher = "{folder}/teacher"

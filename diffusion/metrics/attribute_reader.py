@@ -19,6 +19,7 @@ from jax import Array
 from safetensors.numpy import load_file, save
 
 from diffusion import files
+from diffusion.metrics import chunks
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers
 WIDTHS = (48, 64, 96)  # of a patch, of its neighbourhood at every other place, and of the neighbourhood of those
@@ -108,12 +109,7 @@ def features(reader: Reader, images: np.ndarray) -> np.ndarray:
     expected = jax.eval_shape(lambda: _init(jax.random.key(0), images.shape[1:], reader.classes))
     if expected["hidden"].shape != reader.params["hidden"].shape:
         raise ValueError(f"pictures {list(images.shape[1:])} are not of the size that the reader was trained on")
-    parts = [np.zeros((0, DIM), np.float32)]
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
-        filled = np.concatenate([chunk, np.zeros((CHUNK - len(chunk), *chunk.shape[1:]), np.uint8)])
-        parts.append(np.asarray(_compiled(reader.params, filled))[: len(chunk)])
-    return np.concatenate(parts)
+    return chunks.applied(functools.partial(_compiled, reader.params), images, CHUNK)
 
 
 def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = None) -> Reader:

@@ -1,6 +1,7 @@
 """Intervals: how far a statistic would move if other rows had been drawn (bootstrap), and Wilson's for a share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -98,3 +99,13 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     half = z * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     low, high = (centre - half) / (1 + z * z / trials), (centre + half) / (1 + z * z / trials)
     return float(max(0.0, low)), float(min(1.0, high))
+
+
+def share(right: Sequence[bool]) -> dict[str, Any]:
+    """How many are right: {"share", "interval" (Wilson's, 95 %), "count": of all}.
+
+    Args:
+        right: at least one verdict.
+    """
+    count, number = int(np.sum(right)), len(right)
+    return {"share": count / number, "interval": list(wilson_interval(count, number)), "count": number}

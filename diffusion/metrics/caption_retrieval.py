@@ -4,6 +4,7 @@ The tower of pictures is that of `attribute_reader`; a caption is the sum of a v
 are taught by CLIP's loss: a picture is to be nearer to its own caption than to the others of its batch.
 """
 
+import functools
 import hashlib
 import re
 from collections import Counter
@@ -16,11 +17,10 @@ import numpy as np
 import optax
 from jax import Array
 
-from diffusion.metrics import attribute_reader, bootstrap
+from diffusion.metrics import attribute_reader, bootstrap, chunks
 
 DIM = 64  # of the space that both towers share
 SHARPNESS = 16.0  # by which cosines are multiplied
-SOME = 250  # pictures in one call
 
 
 class Retriever(NamedTuple):
@@ -106,12 +106,7 @@ def similarities(retriever: Retriever, images: np.ndarray, captions: Sequence[st
 def features(retriever: Retriever, images: np.ndarray) -> np.ndarray:
     """Where pictures lie in the space of both towers, float32 [N, DIM] of length 1."""
     attribute_reader.check(images)
-    parts = [np.zeros((0, DIM), np.float32)]
-    for start in range(0, len(images), SOME):
-        chunk = images[start : start + SOME]
-        filled = np.concatenate([chunk, np.zeros((SOME - len(chunk), *chunk.shape[1:]), np.uint8)])
-        parts.append(np.asarray(_compiled(retriever.params, filled))[: len(chunk)])
-    return np.concatenate(parts)
+    return chunks.applied(functools.partial(_compiled, retriever.params), images, attribute_reader.CHUNK)
 
 
 def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed: int = 0) -> dict:
@@ -138,9 +133,7 @@ def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed
     for i, text in enumerate(captions):
         others = rng.permutation(np.delete(np.arange(len(number)), number[text]))[: among - 1]
         right.append(bool(scores[i, i] > scores[i, [row[other] for other in others.tolist()]].max()))
-    interval = bootstrap.wilson_interval(sum(right), len(right))
-    return {"share": float(np.mean(right)), "interval": list(interval), "count": len(right), "among": among,
-            "chance": 1 / among}  # fmt: skip
+    return bootstrap.share(right) | {"among": among, "chance": 1 / among}
 
 
 def split(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 It is written with jax.lax alone: the library's mathematics does not depend on a network library.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -19,6 +20,7 @@ from jax import Array
 from safetensors import SafetensorError
 
 from diffusion import files
+from diffusion.metrics import chunks
 
 Params = dict[str, Array]
 """Arrays by their names."""
@@ -225,7 +227,7 @@ _compiled = {function: jax.jit(function) for function in (_features, _logits)}
 
 
 def _batched(function, classifier, images):
-    """The function over chunks of one size; the last is filled up with zeros, and cut, so that none is dropped."""
+    """The function over chunks of one size, of images that the classifier takes."""
     images = np.asarray(images)
     if images.dtype != np.uint8:
         raise TypeError(f"the classifier takes uint8 images, got {images.dtype}")
@@ -236,12 +238,7 @@ def _batched(function, classifier, images):
         or expected.keys() != classifier.params.keys()
     ):
         raise ValueError(f"images {list(images.shape)} are not of the shape [B, H, W, {channels}] it was trained on")
-    parts = [np.zeros((0, classifier.params["out" if function is _logits else "hidden"].shape[1]), np.float32)]
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK]
-        filled = np.concatenate([chunk, np.zeros((_CHUNK - len(chunk), *chunk.shape[1:]), np.uint8)])
-        parts.append(np.asarray(_compiled[function](classifier.params, filled))[: len(chunk)])
-    return np.concatenate(parts)
+    return chunks.applied(functools.partial(_compiled[function], classifier.params), images, _CHUNK)
 
 
 def _check(images, labels):

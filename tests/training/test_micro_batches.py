@@ -1,10 +1,13 @@
 """The rule that cuts a step's batch."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, Mesh
 
 from configs import digits
+from diffusion.models.dit import DiT
+from diffusion.models.song_unet import SongUNet
 from diffusion.training import micro_batches, sharding
 from experiments import resolve
 
@@ -26,10 +29,32 @@ def test_accelerators_and_several_devices_take_the_batch_whole(monkeypatch, plat
 
 def test_a_config_names_the_number_or_leaves_it_to_the_rule():
     one = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    config = digits.get_config()
-    assert resolve.micro_batches(config, one) == 4
+    config, product = digits.get_config(), lambda seed: jnp.ones((2, 2)) @ jnp.full((2, 2), seed)
+    assert resolve.micro_batches(config, one, product) == 4
     config.train.accumulate = 2
-    assert resolve.micro_batches(config, one) == 2
+    assert resolve.micro_batches(config, one, product) == 2
     config.train.accumulate = 0
     config.objective["coupling"] = {"name": "optimal_transport", "block": 32}
-    assert resolve.micro_batches(config, one) == 1
+    assert resolve.micro_batches(config, one, product) == 1
+    config.objective["coupling"] = {"name": "independent"}
+    assert resolve.micro_batches(config, one, lambda seed: convolution(3, 1)(jnp.ones((1, 8, 8, 1)))) == 1
+
+
+def convolution(side: int, stride: int):
+    """A convolution in a compiled function, which is where networks have theirs."""
+    kernel, names = jnp.ones((side, side, 1, 1)), ("NHWC", "HWIO", "NHWC")
+    inner = lambda x: jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=names)
+    return lambda x: jax.lax.scan(lambda carry, _: (jax.jit(inner)(x).mean() + carry, None), 0.0, None, length=2)[0]
+
+
+@pytest.mark.parametrize(("side", "stride", "expected"), [(3, 1, True), (3, 2, True), (1, 1, True), (2, 2, False)])
+def test_a_convolution_is_found_wherever_it_stands_and_patches_are_none(side, stride, expected):
+    assert micro_batches.convolves(convolution(side, stride), jax.ShapeDtypeStruct((1, 8, 8, 1), "float32")) == expected
+
+
+def test_networks_that_convolve_are_told_from_transformers():
+    shape = jax.ShapeDtypeStruct((1, 16, 16, 3), "float32")
+    for network, expected in ((DiT(patch=2, width=8, depth=1, heads=2, num_classes=0), False),
+                              (SongUNet(resolution=16, width=8, multipliers=(1,), blocks=1, num_classes=0), True)):  # fmt: skip
+        init = lambda x, network=network: network.init(jax.random.key(0), x, jnp.ones([1]))
+        assert micro_batches.convolves(init, shape) == expected
