@@ -50,11 +50,14 @@ def accuracy(subject: Subject) -> dict:
     """Classifier accuracy score, and that of as many real training images, its ceiling.
 
     Raises:
-        ConfigError: if the model has no classes.
+        ConfigError: if the model has no classes, or one has no sample.
     """
     if not subject.config["model"].get("num_classes", 0):
         raise configs.ConfigError("--metrics=cas: the model has no classes, and samples without a label teach none.")
     count = min(len(subject.images), len(subject.train.images))
+    if len(missing := np.setdiff1d(subject.real.labels, subject.labels[:count])):
+        raise configs.ConfigError(f"--metrics=cas: no sample of the classes {missing.tolist()} among {count}. "
+                                  "Make more: experiments.sample --config.sample.number=N.")  # fmt: skip
     some = np.random.default_rng(SEED).permutation(len(subject.train.images))[:count]
     sets = {"cas": (subject.images[:count], subject.labels[:count]),
             "cas_of_real_images": (subject.train.images[some], subject.train.labels[some])}  # fmt: skip

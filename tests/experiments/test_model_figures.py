@@ -53,6 +53,13 @@ def test_accuracy_needs_classes():
         model_figures.accuracy(subject(images, labels, **{"model.num_classes": 0}))
 
 
+def test_accuracy_needs_samples_of_every_class():
+    images, labels = real_digits()
+    few = labels < 8
+    with pytest.raises(ConfigError, match=r"no sample of the classes \[8, 9\].*sample.number"):
+        model_figures.accuracy(subject(images[few], labels[few]))
+
+
 def test_copies_of_training_images_are_told_from_held_out_ones():
     images, labels = real_digits()
     nudged = np.clip(images[:300].astype(int) + np.random.default_rng(0).integers(-2, 3, images[:300].shape), 0, 255)
