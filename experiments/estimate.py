@@ -1,7 +1,8 @@
 """What a run needs of each device, and how fast it can be: memory, operations, traffic and time, from its config.
 
 The bytes of the state are exact: they are those of the shapes and shardings that the run itself uses. All else is an
-estimate by formulas (``diffusion.models.memory``, ``diffusion.models.flops``, ``diffusion.training.traffic``).
+estimate by formulas (``diffusion.models.memory``, ``diffusion.models.flops``, ``diffusion.training.traffic``) for the
+model alone: what a teacher or a rival computes comes on top.
 """
 
 import math
@@ -78,6 +79,7 @@ def memory_by_part(work: Work, platform: str) -> dict[str, float]:
     """Returns the bytes that each part of a step holds on each device, at its fullest.
 
         parameters, optimizer, average    exact
+        others                            exact: a teacher's parameters, a rival's and their optimizer's state
         activations                       what a micro-batch leaves for its backward pass
         gradients                         float32, split as the parameters; twice when they are summed
         copies                            parameters in the compute type
@@ -99,6 +101,7 @@ def memory_by_part(work: Work, platform: str) -> dict[str, float]:
         "parameters": parameters,
         "optimizer": local_bytes(work.target.opt_state),
         "average": local_bytes(work.target.ema),
+        "others": local_bytes((work.target.frozen, work.target.rivals)),
         "activations": rows * memory.kept_bytes(model, work.shape, name, *splits),
         "gradients": parameters * (2 if work.accumulate > 1 else 1),
         "copies": parameters // 2 if size == 2 else 0,
@@ -107,7 +110,7 @@ def memory_by_part(work: Work, platform: str) -> dict[str, float]:
     }
 
 
-EXACT = ("parameters", "optimizer", "average")
+EXACT = ("parameters", "optimizer", "average", "others")
 TEMPORARY = ("gradients", "copies", "layer", "working")
 
 

@@ -11,6 +11,7 @@ from experiments.machines import MACHINES
 
 WORDS = {
     "average": "moving average",
+    "others": "teacher, rival and its optimizer",
     "activations": "activations, kept for the backward pass",
     "gradients": "temporary: gradients",
     "copies": "temporary: parameters in the compute type",
@@ -67,6 +68,8 @@ def memory_table(machines: Mapping[str, Mapping]) -> Table:
     table.add_column("known")
     first = next(iter(columns.values()))["memory"]
     for part in first:
+        if part == "others" and not first[part]:
+            continue
         kind = "exact" if part in EXACT else "estimate"
         table.add_row(WORDS.get(part, part), *(in_bytes(of["memory"][part]) for of in columns.values()), kind)
     table.add_section()

@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from configs import digits, imagenet256_dit
+from configs.students import turbo
 from diffusion.models.dit import DiT
 from experiments import ahead, estimate, plan, program, workdir
 from experiments.machines import MACHINES, ring_bandwidth, topology_name
@@ -51,6 +52,14 @@ def test_adamw_and_average_hold_16_bytes_a_parameter_and_fsdp_a_part_of_them():
     parts = estimate.memory_by_part(work(config, fsdp=64), "tpu")
     state = sum(parts[part] for part in estimate.EXACT)
     assert 16 * XL / 64 <= state < 1.1 * 16 * XL / 64  # leaves that 64 does not divide stay whole
+
+
+def test_a_teacher_and_a_rival_hold_16_bytes_of_each_of_their_parameters(tmp_path):
+    (tmp_path / "config.json").write_text(digits.get_config().to_json())
+    parts = estimate.memory_by_part(work(turbo.get_config(str(tmp_path)), (8, 8, 1)), "gpu")
+    # As large as the model, both: parameters of the teacher, of the rival, two moments of the rival's optimizer.
+    assert parts["others"] == pytest.approx((4 + 4 + 8) * parts["parameters"] / 4, abs=64)  # and its counts of steps
+    assert estimate.memory_by_part(work(digits.get_config(), (8, 8, 1)), "gpu")["others"] == 0
 
 
 def test_the_7b_preset_has_seven_thousand_million_parameters():
