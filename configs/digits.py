@@ -2,7 +2,7 @@
 
     python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
-Time: under 4 minutes on two CPU cores. Score (docs/results.md): 99.1 % of samples recognised as the class asked for;
+Time: 4 to 5 minutes on two CPU cores. Score (docs/results.md): 99.1 % of samples recognised as the class asked for;
 Frechet distance to the test digits 1.18 times the floor in pixels and 1.37 times in classifier features.
 
 Presets: `digits.py:tiny` (seconds; to see that everything works).

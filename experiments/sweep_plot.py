@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import matplotlib.figure
 from absl import flags
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments import config as configs
 from experiments import figures, workdir
@@ -86,7 +87,8 @@ def draw(found: Results, across: str, names: Sequence[str], by: Sequence[str], p
         if words:
             axes.set_xticks(range(len(places)), [str(place) for place in places])
         else:
-            _by_size(axes, sorted(float(place) for place in places), of)
+            _numbers(axes, sorted(float(place) for place in places))
+        _heights(axes, [figure.value for points in of.values() for _, figure in points])
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e8e8e8", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -100,16 +102,22 @@ def _end(figure: Figure, end: float | None) -> float:
     return figure.value if end is None else end
 
 
-def _by_size(axes: Axes, places: list[float], of: dict[str, Points]) -> None:
-    """Logarithmic axes where values span more than a factor of ten."""
-    values = [figure.value for points in of.values() for _, figure in points]
+def _numbers(axes: Axes, places: list[float]) -> None:
+    """A logarithmic axis for numbers that span more than a factor of ten, with a tick at each that has room."""
     if places[0] > 0 and places[-1] > 10 * places[0]:
         axes.set_xscale("log")
         shown = [place for i, place in enumerate(places) if not i or place > 1.3 * places[i - 1]]
         axes.set_xticks(shown, [f"{place:g}" for place in shown])
         axes.minorticks_off()
+
+
+def _heights(axes: Axes, values: list[float]) -> None:
+    """Likewise upwards, with plain numbers at the ticks."""
     if min(values) > 0 and max(values) > 10 * min(values):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
 
 
 def main(argv: list[str]) -> None:
