@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Sequence
 
 import matplotlib.figure
+import numpy as np
 from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
@@ -106,7 +107,7 @@ def _numbers(axes: Axes, places: list[float]) -> None:
     """A logarithmic axis for numbers that span more than a factor of ten, with a tick at each that has room."""
     if places[0] > 0 and places[-1] > 10 * places[0]:
         axes.set_xscale("log")
-        shown = [place for i, place in enumerate(places) if not i or place > 1.3 * places[i - 1]]
+        shown = [place for place, after in zip(places, [*places[1:], np.inf]) if after > 1.4 * place]
         axes.set_xticks(shown, [f"{place:g}" for place in shown])
         axes.minorticks_off()
 

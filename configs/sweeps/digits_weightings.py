@@ -8,8 +8,8 @@ A weighting is on the squared error of x0, so that one of them is one and the sa
 short, a quarter of `configs/digits.py`, so that differences show. All share the process (variance preserving, linear
 beta), its times (uniform), the network, the noise of the samples, and DPM-Solver++ in 20 steps without guidance.
 
-Time: about 30 minutes on two CPU cores (a step is 0.046 s of one core, and 1,200 of them 55 s; with sampling,
-evaluation and three starts a run takes 80 s; 45 runs, two at a time).
+Time: about 45 minutes on two CPU cores (measured: a run with its samples and their evaluation 2 minutes of one core of
+2.6 GHz; 45 runs, two at a time). Figures and conclusion: docs/results.md.
 Presets: `digits_weightings.py:tiny` (4 runs of a tiny network, to see that everything works).
 """
 

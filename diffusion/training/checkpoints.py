@@ -171,10 +171,18 @@ class Checkpoints:
                 shutil.rmtree(removed, ignore_errors=True)
 
     def close(self) -> None:
-        """Waits for the last save and ends the writer."""
+        """Waits for the last save and ends the writer.
+
+        Raises:
+          CheckpointError: if that save could not be written.
+        """
         try:
             self.wait()
-        finally:
+        except CheckpointError:
+            with contextlib.suppress(Exception):  # it may tell of the same save again, in its own words
+                self._writer.close()
+            raise
+        with self._explained():
             self._writer.close()
 
     @contextlib.contextmanager
@@ -183,8 +191,8 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax and TensorStore raise many types here
             step, self._writing = self._writing, None
-            path = folder(self.workdir) / str(step)
-            for unfinished in path.parent.glob(f"{step}*orbax-checkpoint-tmp*"):
+            path = folder(self.workdir) / ("" if step is None else str(step))
+            for unfinished in folder(self.workdir).glob(f"{step}*orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             kept = steps(self.workdir)
             intact = f"Older checkpoints are intact: {', '.join(map(str, kept))}." if kept else "There is no older one."

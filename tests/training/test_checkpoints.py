@@ -258,6 +258,21 @@ def test_folder_that_cannot_be_written(tmp_path):
         Checkpoints(tmp_path / "file")
 
 
+@pytest.mark.parametrize("fails", ["wait_until_finished", "close"])
+def test_a_save_that_fails_at_the_end_is_told_in_words(tmp_path, monkeypatch, fails):
+    """Orbax writes in the background: what went wrong there shows when it is waited for, or when it is closed."""
+    saver = Checkpoints(tmp_path, keep=1)
+
+    def refuse():
+        raise FileNotFoundError(2, "No such file or directory", "4.orbax-checkpoint-tmp/_CHECKPOINT_METADATA")
+
+    monkeypatch.setattr(saver._writer, fails, refuse)
+    with pytest.raises(CheckpointError, match=r"Could not write the checkpoint .*_CHECKPOINT_METADATA.*no older one"):
+        saver.close()
+    monkeypatch.undo()
+    saver.close()
+
+
 def test_failed_save_says_so_and_leaves_the_older_ones(run_folder, monkeypatch):
     """A disk that fills up while the files are written: every write of values fails."""
     workdir, states = run_folder
