@@ -9,8 +9,8 @@ evaluates the samples; nothing is trained. The ladder is 1000, 100, 50, 20, 8, 4
 twice in a step, but for the last: it has half as many steps, so that all are compared at equal evaluations ("nfe").
 The students take the steps that they were distilled for. Seeds are those of the training.
 
-Time: about half an hour on two CPU cores (measured: 63 minutes of one core of 2.6 GHz, a run of 1,000 evaluations 3 minutes,
-the others 16 to 40 s). Figures and conclusion: docs/results.md.
+Time: about half an hour on two CPU cores (measured: 63 minutes of one core of 2.6 GHz; a run of 1,000 evaluations takes
+3 minutes, the others 16 to 40 s). Figures and conclusion: docs/results.md.
 Presets: `digits_samplers.py:tiny` (of the tiny models in runs/digits_models_tiny, to see that everything works).
 """
 
