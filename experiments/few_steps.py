@@ -32,7 +32,6 @@ from experiments.config import ConfigError
 
 EFFORT = measures.Effort(0, 10)
 SHOWN = 10  # samples in a row of the picture
-COLOURS = ("#1f5fa8", "#d9822b", "#3a8a4d", "#8e5ea2", "#c0392b", "#7a4a12", "#444444", "#2aa6a6")
 
 
 class Row(NamedTuple):
@@ -143,7 +142,7 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
     figure = Figure(figsize=(4.6 * len(shown) + 2.2, 3.9), dpi=110, layout="constrained")
     models = list(dict.fromkeys(row["name"] for row in rows))
     for axes, feature in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown):
-        for model, colour in zip(models, (*COLOURS, *COLOURS)):
+        for model, colour in zip(models, (*figures.COLOURS, *figures.COLOURS)):
             mine = [row for row in rows if row["name"] == model]
             teacher = {"linestyle": "--", "color": "#888888", "marker": "s"} if model == models[-1] else {}
             line = {"linestyle": "-", "color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.7} | teacher

@@ -17,6 +17,7 @@ TILE = 48  # least side of an image in the picture, in pixels; small images are 
 GAP = 6
 MARGIN = 12
 INK, FAINT, BLUE, ORANGE = "#222222", "#b8c4d6", "#1f5fa8", "#d9822b"
+COLOURS = ("#1f5fa8", "#d9822b", "#3a8a4d", "#8e5ea2", "#c0392b", "#7a4a12", "#444444", "#2aa6a6")  # of lines
 FRAME = 225  # grey of the line around an image
 SHOWN_CLASSES = 20
 SHOWN_TIMES = 8

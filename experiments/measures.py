@@ -138,8 +138,7 @@ def asked_class(images: np.ndarray, labels: np.ndarray, train: Split, real: Spli
     def share(of, wanted):
         right = classifier.predict(net, of) == wanted
         by_class = {str(c): float(right[wanted == c].mean()) for c in np.unique(wanted)}
-        interval = bootstrap.wilson_interval(int(right.sum()), len(right))
-        return {"share": float(right.mean()), "interval": interval, "count": len(right), "by_class": by_class}
+        return bootstrap.share(right) | {"by_class": by_class}
 
     return share(images, labels) | {"real": share(real.images, real.labels), "classifier_sha256": net.digest}
 

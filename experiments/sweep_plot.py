@@ -23,7 +23,6 @@ from experiments.config import ConfigError, unknown
 from experiments.sweeps import naming, results
 from experiments.sweeps.results import Figure, Results
 
-COLOURS = ("#1f5fa8", "#d9822b", "#2e8b57", "#8a4fbf", "#b03a3a", "#7a7a7a", "#c2a000", "#3aa6b0")
 NARROW = 0.12  # between the points of two lines over one name
 
 Points = list[tuple[float | str, Figure]]
@@ -82,7 +81,8 @@ def draw(found: Results, across: str, names: Sequence[str], by: Sequence[str], p
                     [_end(figure, figure.high) - figure.value for _, figure in points]]  # fmt: skip
             shift = NARROW * (number - (len(of) - 1) / 2)
             x = [places.index(place) + shift for place, _ in points] if words else [place for place, _ in points]
-            axes.errorbar(x, middle, bars, label=label, color=COLOURS[number % len(COLOURS)], marker="o", markersize=4,
+            colour = figures.COLOURS[number % len(figures.COLOURS)]
+            axes.errorbar(x, middle, bars, label=label, color=colour, marker="o", markersize=4,
                           linewidth=0 if words else 1.5, elinewidth=1.2, capsize=2)  # fmt: skip
         axes.set(title=name, xlabel=across)
         if words:

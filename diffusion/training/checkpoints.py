@@ -178,7 +178,7 @@ class Checkpoints:
         """
         try:
             self.wait()
-        except CheckpointError:
+        except BaseException:
             with contextlib.suppress(Exception):  # it may tell of the same save again, in its own words
                 self._writer.close()
             raise

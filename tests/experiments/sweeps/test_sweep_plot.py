@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import sweep_plot
+from experiments import figures, sweep_plot
 from experiments.config import ConfigError
 from tests import made_sweep
 
@@ -37,9 +37,9 @@ def test_the_picture_has_an_ink_for_every_line(samplers, tmp_path):
     sweep_plot.draw(samplers, "nfe", ["fd_pixels", "asked_class"], ["sampler"], path)
     with Image.open(path) as image:
         inks = {tuple(ink) for ink in np.asarray(image.convert("RGB")).reshape(-1, 3).tolist()}
-    for colour in sweep_plot.COLOURS[:4]:
+    for colour in figures.COLOURS[:4]:
         assert tuple(bytes.fromhex(colour[1:])) in inks
-    assert tuple(bytes.fromhex(sweep_plot.COLOURS[4][1:])) not in inks
+    assert tuple(bytes.fromhex(figures.COLOURS[4][1:])) not in inks
 
 
 @pytest.mark.parametrize(
