@@ -53,7 +53,7 @@ METHODS = {
 }
 COMMON = {
     "model.patch": 4, "model.width": 128, "model.depth": 4, "model.heads": 4, "model.unroll": 4,
-    "train.dtype": "float32", "train.batch_size": 64, "train.steps": 3000, "train.log_every": 50,
+    "train.dtype": "float32", "train.batch_size": 64, "train.steps": 2000, "train.log_every": 50,
     "optimizer.learning_rate": 1e-3, "optimizer.warmup": 200, "optimizer.decay": "cosine",
     "ema.decay": 0.999, "checkpoint.every": 500, "evaluate.every": 0,
     "sample.steps": 18, "sample.guidance.scale": 1.0, "sample.number": 2000, "sample.batch_size": 250,

@@ -3,7 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import optax
+from optax import contrib
+
+from diffusion.leaves import leaf_name
+from diffusion.training.gradient_norms import STACKS
 
 
 class Optimizer(NamedTuple):
@@ -82,18 +87,103 @@ def adamw(
     Raises:
       ValueError: if a value is out of range.
     """
-    for name, value in (("b1", b1), ("b2", b2)):
+    _check(weight_decay, clip, b1=b1, b2=b2)
+    rate = learning_rate_schedule(learning_rate, warmup, decay, steps)
+    return _clipped(optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay), clip, rate)
+
+
+def muon(
+    learning_rate: float = 1e-3,
+    warmup: int = 0,
+    decay: str = "constant",
+    steps: int | None = None,
+    weight_decay: float = 0.0,
+    momentum: float = 0.95,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    clip: float | None = None,
+) -> Optimizer:
+    """Returns Muon: steps along the nearest orthogonal matrix for the matrices of hidden layers, Adam for the rest.
+
+        M <- momentum M + G;   W <- W - rate (0.2 sqrt(max(rows, columns)) orthogonal(G + momentum M) + weight_decay W)
+
+    orthogonal(U S V^T) is nearly U V^T, by five Newton-Schulz iterations (Jordan et al., 2024); M and G are corrected
+    for their start as Adam's moments are. The factor gives the step the size of AdamW's, so that one rate serves both
+    (Liu et al., 2025, equation 4). Embeddings, the layers on pixels and outputs, biases and scales are moved by Adam
+    with Nesterov's momentum (Dozat, 2016), without weight decay.
+
+    Args:
+      learning_rate: rate after the warm-up, > 0; two to three times AdamW's is a good first try.
+      warmup: steps of linear warm-up.
+      decay: "constant" or "cosine" (to 0 at ``steps``).
+      steps: the length of the run, for "cosine".
+      weight_decay: of the matrices, decoupled, times the learning rate; >= 0.
+      momentum: decay of M, in [0, 1).
+      b1: decay of Adam's first moment, in [0, 1).
+      b2: decay of Adam's second moment, in [0, 1).
+      clip: the largest global norm of the gradient; None does not clip.
+
+    Returns:
+      Optimizer; its ``init`` raises ValueError for a network without stacked layers (see ``hidden_matrices``).
+
+    Raises:
+      ValueError: if a value is out of range.
+    """
+    _check(weight_decay, clip, momentum=momentum, b1=b1, b2=b2)
+    rate = learning_rate_schedule(learning_rate, warmup, decay, steps)
+    chain = contrib.muon(
+        rate, beta=momentum, weight_decay=weight_decay, adam_b1=b1, adam_b2=b2, consistent_rms=0.2,
+        muon_weight_dimension_numbers=hidden_matrices,
+    )  # fmt: skip
+    return _clipped(chain, clip, rate)
+
+
+def hidden_matrices(params: Any) -> Any:
+    """How the kernels of stacked layers are matrices: which of their axes are rows (inputs) and columns (outputs).
+
+    The first axis counts the layers. A layer called "out" joins all axes but the last, as attention's [L, heads, size,
+    width]; of any other the first axis is the input, as of [L, width, 3, heads, size], one matrix of queries, keys and
+    values.
+
+    Args:
+      params: pytree of arrays, named as `diffusion.models` names them: stacks end in "blocks" or "layers".
+
+    Returns:
+      The same pytree of `optax.contrib.MuonDimensionNumbers`, None for what is no hidden matrix.
+
+    Raises:
+      ValueError: where there is none at all, as in U-Nets.
+    """
+
+    def axes(path: tuple, leaf: jax.Array) -> contrib.MuonDimensionNumbers | None:
+        *modules, last = leaf_name(path).split("/")
+        if last != "kernel" or not any(name.endswith(STACKS) for name in modules):
+            return None
+        split = leaf.ndim - 1 if modules[-1] == "out" else 2
+        return contrib.MuonDimensionNumbers(tuple(range(1, split)), tuple(range(split, leaf.ndim)))
+
+    found = jax.tree_util.tree_map_with_path(axes, params)
+    if not jax.tree.leaves(found, is_leaf=lambda x: isinstance(x, contrib.MuonDimensionNumbers)):
+        raise ValueError("muon finds no stacked layers in this network, and moves nothing else but by Adam. Use adamw.")
+    return found
+
+
+def _check(weight_decay: float, clip: float | None, **decays: float) -> None:
+    """Refuses values out of range."""
+    for name, value in decays.items():
         if not 0.0 <= value < 1.0:
             raise ValueError(f"{name} = {value}: must be in [0, 1).")
     if weight_decay < 0:
         raise ValueError(f"weight_decay = {weight_decay}: must be >= 0.")
     if clip is not None and clip <= 0:
         raise ValueError(f"clip = {clip}: must be > 0, or None for no clipping.")
-    rate = learning_rate_schedule(learning_rate, warmup, decay, steps)
-    chain = optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay)
+
+
+def _clipped(chain: optax.GradientTransformation, clip: float | None, rate: optax.Schedule) -> Optimizer:
+    """The optimizer behind a clipping of the gradient's global norm."""
     if clip is not None:
         chain = optax.chain(optax.clip_by_global_norm(clip), chain)
     return Optimizer(chain.init, chain.update, rate)
 
 
-OPTIMIZERS = {"adamw": adamw}
+OPTIMIZERS = {"adamw": adamw, "muon": muon}

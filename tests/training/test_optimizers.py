@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax import contrib
 
-from diffusion.training.optimizers import OPTIMIZERS, adamw
+from diffusion import leaves, models
+from diffusion.training.optimizers import OPTIMIZERS, adamw, hidden_matrices, muon
 
 
 def test_first_two_updates_by_hand():
@@ -79,3 +81,70 @@ def test_values_out_of_range(changes, words):
 def test_state_is_float32():
     state = OPTIMIZERS["adamw"]().init({"w": jnp.ones(3)})
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+def orthogonalized(g):
+    """Jordan et al., 2024: the Newton-Schulz iteration as published, in NumPy."""
+    x = g / np.linalg.norm(g)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+    return x
+
+
+def test_two_steps_of_muon_by_hand():
+    """Each layer of a stack by itself; attention's output joins heads and sizes; all else by Nesterov's Adam."""
+    rng = np.random.default_rng(0)
+    shapes = {"blocks": {"qkv": {"kernel": (2, 6, 3, 2, 2), "bias": (2, 3, 2, 2)}, "out": {"kernel": (2, 2, 2, 6)}},
+              "final": {"kernel": (6, 4)}}  # fmt: skip
+    draw = lambda: jax.tree.map(rng.standard_normal, shapes, is_leaf=lambda x: isinstance(x, tuple))
+    params, gradients = draw(), [draw(), draw()]
+    matrices = {"qkv": (6, 12), "out": (4, 6)}
+    optimizer, plain = muon(learning_rate=0.1, weight_decay=0.01), optax.nadam(0.1)
+    state, plain_state = optimizer.init(params), plain.init(params)
+    moved, plainly = params, params
+    moment = {name: np.zeros((2, *shape)) for name, shape in matrices.items()}
+    expected = {name: params["blocks"][name]["kernel"].reshape(2, *shape) for name, shape in matrices.items()}
+    for k, g in enumerate(gradients, 1):
+        updates, state = optimizer.update(g, state, moved)
+        moved = optax.apply_updates(moved, updates)
+        updates, plain_state = plain.update(g, plain_state, plainly)
+        plainly = optax.apply_updates(plainly, updates)
+        for name, (rows, columns) in matrices.items():
+            now = g["blocks"][name]["kernel"].reshape(2, rows, columns)
+            moment[name] = 0.95 * moment[name] + 0.05 * now
+            ahead = 0.95 * moment[name] / (1 - 0.95 ** (k + 1)) + 0.05 * now / (1 - 0.95**k)
+            step = np.stack([orthogonalized(layer) for layer in ahead]) * 0.2 * np.sqrt(max(rows, columns))
+            expected[name] = expected[name] - 0.1 * (step + 0.01 * expected[name])
+    for name, shape in matrices.items():
+        found = moved["blocks"][name]["kernel"].reshape(2, *shape)
+        np.testing.assert_allclose(found, expected[name], rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(moved["final"]["kernel"], plainly["final"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(moved["blocks"]["qkv"]["bias"], plainly["blocks"]["qkv"]["bias"], rtol=1e-6)
+
+
+def test_hidden_matrices_of_a_transformer():
+    """Rows and columns of DiT's kernels; what touches pixels, classes and times is Adam's."""
+    network = models.DiT(patch=2, width=8, depth=2, heads=2, num_classes=3)
+    shapes = jax.eval_shape(
+        lambda key: network.init(key, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), {"label": jnp.zeros(1, int)}),
+        jax.random.key(0),
+    )
+    told = lambda x: isinstance(x, contrib.MuonDimensionNumbers)
+    found = jax.tree_util.tree_leaves_with_path(hidden_matrices(shapes), is_leaf=told)
+    assert {leaves.leaf_name(path): axes.reduction_axis for path, axes in found} == {
+        "params/blocks/attention/out/kernel": (1, 2), "params/blocks/attention/qkv/kernel": (1,),
+        "params/blocks/mlp/hidden/kernel": (1,), "params/blocks/mlp/out/kernel": (1,),
+        "params/blocks/modulation/dense/kernel": (1,),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "words"), [({"momentum": 1.0}, "momentum = 1.0"), ({"clip": -1.0}, "clip = -1.0")])
+def test_values_out_of_range_of_muon(changes, words):
+    with pytest.raises(ValueError, match=words):
+        muon(**changes)
+
+
+def test_muon_without_stacked_layers():
+    with pytest.raises(ValueError, match=r"no stacked layers .* Use adamw"):
+        muon().init({"conv": {"kernel": jnp.zeros((3, 3, 4, 4))}})
