@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from experiments import figures
+
 SHOWN = (4, 8, 16, 32, 64)  # columns of the tables
 AT = 16  # the number of evaluations at which a sampler's grid is chosen
 THEIR_GRID = "uniform_log_snr"  # uniform in the variable in which the multistep methods are polynomials
@@ -170,8 +172,7 @@ def _finish(panel: Axes, ends: list[tuple[float, str, str]], title: str) -> None
     ticks = [1, 2, 4, 8, 16, 32, 64]
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
     panel.minorticks_off()
-    panel.grid(color="#e8e8e8", linewidth=0.8)
-    panel.spines[["top", "right"]].set_visible(False)
+    figures.plain(panel)
     panel.set_ylim(top=min(TOP, panel.get_ylim()[1]))
     low, high = np.log10(panel.get_ylim())
     gap, place = (high - low) / 22, -np.inf

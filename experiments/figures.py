@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -167,12 +168,17 @@ def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
         right.text(0.5, 0.5, "not recorded in this run", ha="center", va="center", color=INK, transform=right.transAxes)
     for axes in (left, right):
         axes.title.set_fontsize(11)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e8e8e8", linewidth=0.8)
-        axes.set_axisbelow(True)
+        plain(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
     save(figure, path)
+
+
+def plain(axes: Axes) -> None:
+    """The look of all plots: no frame at the top and on the right, a faint grid behind the lines."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e8e8e8", linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 class _Picture:

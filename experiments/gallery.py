@@ -358,9 +358,7 @@ def _evaluated(config):
 
 def _plain(axes, title: str) -> None:
     axes.set_title(title, fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e8e8e8", linewidth=0.8)
-    axes.set_axisbelow(True)
+    figures.plain(axes)
 
 
 def main(argv: list[str]) -> None:

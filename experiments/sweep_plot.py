@@ -90,9 +90,7 @@ def draw(found: Results, across: str, names: Sequence[str], by: Sequence[str], p
         else:
             _numbers(axes, sorted(float(place) for place in places))
         _heights(axes, [figure.value for points in of.values() for _, figure in points])
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e8e8e8", linewidth=0.8)
-        axes.set_axisbelow(True)
+        figures.plain(axes)
     if by:
         handles, labels = panels[0].get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9, title=" ".join(by))

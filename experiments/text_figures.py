@@ -49,9 +49,7 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
     figure.legend(*right.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower right", ncols=3)
     for axes in (left, right):
         axes.title.set_fontsize(11)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e8e8e8", linewidth=0.8)
-        axes.set_axisbelow(True)
+        figures.plain(axes)
     _save(figure, path)
 
 
