@@ -210,6 +210,14 @@ def test_starts_from_another_run(straight, tmp_path, capsys):
     assert "skipped" in told and "blocks" in told
 
 
+def test_muon_resumes_bit_for_bit(tmp_path):
+    changes = {"optimizer.name": "muon", "checkpoint.every": 2}
+    for name, stops in (("whole", (4,)), ("parts", (2, 4))):
+        for steps in stops:
+            assert train.run(tiny(**changes, **{"train.steps": steps}), tmp_path / name) == 0
+    assert leaves(tmp_path / "whole", 4) == leaves(tmp_path / "parts", 4)
+
+
 @pytest.mark.slow
 def test_unconditional_with_accumulation(tmp_path):
     config = tiny(**{"train.steps": 2, "train.accumulate": 2, "model.num_classes": 0,

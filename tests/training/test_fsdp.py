@@ -49,6 +49,7 @@ config = digits.get_config("tiny")
 config.mesh.data, config.mesh.fsdp, config.train.steps = map(int, sys.argv[2:5])
 config.train.batch_size, config.optimizer.decay = 16, "constant"
 config.evaluate.every = int(sys.argv[5])
+config.optimizer.name = sys.argv[6]
 sys.exit(train.run(config, sys.argv[1]))
 """
 SAMPLE = """
@@ -108,12 +109,12 @@ def test_samples_made_on_a_mesh_are_those_of_one_device():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("data", "fsdp"), [(1, 4), (2, 4)])
-def test_split_state_trains_as_a_whole_one(tmp_path, data, fsdp):
+@pytest.mark.parametrize(("data", "fsdp", "optimizer"), [(1, 4, "adamw"), (2, 4, "adamw"), (1, 4, "muon")])
+def test_split_state_trains_as_a_whole_one(tmp_path, data, fsdp, optimizer):
     """50 steps: the same draws exactly, the same losses up to the order of sums; and on, from a split checkpoint."""
-    run(TRAIN, 1, tmp_path / "one", 1, 1, 50, 0)
-    run(TRAIN, data * fsdp, tmp_path / "split", data, fsdp, 30, 20)
-    run(TRAIN, 1, tmp_path / "split", 1, 1, 50, 0)  # the mesh may change
+    run(TRAIN, 1, tmp_path / "one", 1, 1, 50, 0, optimizer)
+    run(TRAIN, data * fsdp, tmp_path / "split", data, fsdp, 30, 20, optimizer)
+    run(TRAIN, 1, tmp_path / "split", 1, 1, 50, 0, optimizer)  # the mesh may change
     one, split = rows(tmp_path / "one"), rows(tmp_path / "split")
     assert [row["step"] for row in one] == [row["step"] for row in split] == [10, 20, 30, 40, 50]
     for ours, theirs in zip(split, one):
