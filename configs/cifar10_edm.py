@@ -40,7 +40,8 @@ PRESETS = {
         "model.width": 32, "model.multipliers": (1, 2, 2), "model.blocks": 1, "train.dtype": "float32",
         "train.steps": 3_000, "train.batch_size": 64, "train.log_every": 50,
         "data.augment": ({"name": "flip"},), "objective.augment": None, "objective.density.strata": 64,
-        "optimizer.warmup": 200, "checkpoint.every": 100, "checkpoint.keep_every": 100, "sample.number": 10_000,
+        "optimizer.warmup": 200, "checkpoint.every": 100, "checkpoint.keep_every": 100,
+        "sample.sampler": {"name": "dpmpp_2m"}, "sample.steps": 20, "sample.number": 5_000, "sample.batch_size": 250,
     },
 }
 
