@@ -87,6 +87,7 @@ def draw(found: Results, across: str, names: Sequence[str], by: Sequence[str], p
         axes.set(title=name, xlabel=across)
         if words:
             axes.set_xticks(range(len(places)), [str(place) for place in places])
+            axes.set_xlim(-0.5, len(places) - 0.5)
         else:
             _numbers(axes, sorted(float(place) for place in places))
         _heights(axes, [figure.value for points in of.values() for _, figure in points])
