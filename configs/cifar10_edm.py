@@ -22,7 +22,8 @@ measured rate (`python -m benchmarks.gpu.recipe`; 24 thousand steps here), and w
 As in the paper: preconditioning, noise (ln sigma of -1.2 and 1.2), weights, augmentation (0.12), Heun's 18 steps. Not
 as there: size, batch (256 for 512), no dropout in the network (100 to 160 epochs, where there are 4,000), the cosine.
 
-Presets: `cifar10_edm.py:tiny` (to see that everything works), `cifar10_edm.py:cpu` (about two hours of two CPU cores).
+Presets: `cifar10_edm.py:tiny` (to see that everything works), `cifar10_edm.py:cpu` (about two hours of one CPU
+core, as docs/results.md measured it).
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +37,7 @@ PRESETS = {
         "optimizer.warmup": 10, "checkpoint.every": 10, "checkpoint.keep_every": 10,
         "sample.steps": 4, "sample.number": 20, "sample.batch_size": 20, "evaluate.every": 0, "evaluate.number": 20,
     },
-    "cpu": {  # 1.3 million parameters, 1.9 GFLOP an image to train; four epochs, so nothing but flips against learning by heart
+    "cpu": {  # 1.3 million parameters, 1.9 GFLOP an image to train; four epochs, so flips are all the augmentation
         "model.width": 32, "model.multipliers": (1, 2, 2), "model.blocks": 1, "train.dtype": "float32",
         "train.steps": 3_000, "train.batch_size": 64, "train.log_every": 50,
         "data.augment": ({"name": "flip"},), "objective.augment": None, "objective.density.strata": 64,

@@ -14,8 +14,8 @@ A tiny network and hours on two cores give no pictures to print: what is compare
 2,000 samples to the test images, in pixels and in features of a classifier; with a file of FID's Inception network,
 `cifar10_flow_or_diffusion.py:FILE` adds the FID by EDM's protocol.
 
-Time: a step is 0.31 s of one core, 2,000 of them with the samples and their evaluation a quarter of an hour; 9 runs, one
-on each of two cores, some 70 minutes. Figures: docs/results.md.
+Time: a step is 0.31 s of one core, 2,000 of them with the samples and their evaluation a quarter of an hour; 9 runs,
+one on each of two cores, some 70 minutes. Figures: docs/results.md.
 Presets: `cifar10_flow_or_diffusion.py:tiny` (3 runs of 20 steps, to see that everything works).
 """
 
