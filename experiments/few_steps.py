@@ -55,6 +55,20 @@ class Row(NamedTuple):
         return self.config.sample.steps
 
 
+def runs_of(pattern: str) -> list[str]:
+    """The run folders that a pattern matches, by name; a name without wildcards stands for itself.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    if not glob.has_magic(pattern) or pathlib.Path(pattern).is_dir():
+        return [pattern]
+    found = sorted(str(path.parent) for path in map(pathlib.Path, glob.glob(f"{pattern}/config.json")))
+    if not found:
+        raise ConfigError(f"--students={pattern} matches no run folder. Valid: e.g. 'runs/digits_students/*'.")
+    return found
+
+
 def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number: int, inception: str) -> list[Row]:
     """The rows of a run, those that it can make out of the steps that are asked for.
 
@@ -170,8 +184,7 @@ def main(argv: list[str]) -> None:
     """Measures, prints and writes."""
     asked, console = flags.FLAGS, Console(highlight=False, soft_wrap=True)
     out = pathlib.Path(asked.out)
-    folders = [folder for pattern in asked.students for folder in sorted(glob.glob(pattern)) or [pattern]]
-    folders = [folder for folder in folders if pathlib.Path(folder).is_dir() or not glob.has_magic(folder)]
+    folders = [folder for pattern in asked.students for folder in runs_of(pattern)]
     counts, theirs = ([int(count) for count in given] for given in (asked.steps, asked.teacher_steps))
     called = lambda folder: pathlib.Path(folder).name.rpartition("=")[2]
     wanted = [row for folder in folders

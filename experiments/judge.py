@@ -19,9 +19,9 @@ from diffusion.metrics.attribute_reader import Reader
 from experiments import progress
 
 SEED = 7_001  # of its pictures; that of the dataset is another
-PICTURES = {"one": 5_000, "several": 4_000, "pair": 5_000, "word": 4_000}  # it learns from
+PICTURES = {"one": 20_000, "several": 16_000, "pair": 20_000, "word": 16_000}  # it learns from
 WITHHELD_SHARE = 1 / 8  # so that each pair of a colour and a shape is as frequent as any other
-STEPS = 3_000
+STEPS = 4_000
 EASY = ("kind", "style", "colour", "shape", "size", "position")  # what is asked of a model in full
 HARD = ("count", "relation", "word")  # what models of this field are known to be weak at
 

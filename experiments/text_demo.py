@@ -2,7 +2,7 @@
 
     python -m experiments.text_demo --config=configs/text/shapes.py --workdir=runs/text
     python -m experiments.text_demo --config=configs/text/shapes.py:tiny --workdir=runs/text_tiny
-    python -m experiments.sample --model=runs/text/model --prompt="a small red circle above a blue square"
+    python -m experiments.sample --model=runs/text/model --prompt="a red circle above a blue square"
 
     WORKDIR/tokenizer                         byte pairs of the captions' words
     WORKDIR/encoder, autoencoder, denoiser    runs of experiments.train, with their checkpoints, metrics and curves

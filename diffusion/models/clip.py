@@ -57,6 +57,8 @@ class CLIPText(nn.Module):
         eos: id of the token that ends the text, where the pooled vector is taken, the first one if several. 2, as
             old configs have it, stands for the largest id of the text, which is where the published vocabulary ends.
         epsilon: of the norms.
+        token_std: standard deviation of the tokens' embeddings at the start, 0.02 as published. With 1 the words stay
+            apart in what the tower says of them, also those that its loss has not come to ask for.
         attention: implementation, see `diffusion.models.attention`.
         remat: see `diffusion.models.dit.DiT`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
@@ -76,12 +78,15 @@ class CLIPText(nn.Module):
     activation: str = "quick_gelu"
     eos: int = LEGACY_EOS
     epsilon: float = 1e-5
+    token_std: float = 0.02
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
 
     def __post_init__(self):
         check(self)
+        if not self.token_std > 0:
+            raise ValueError(f"token_std={self.token_std} must be positive (0.02 as published)")
         super().__post_init__()
 
     @nn.compact
@@ -109,7 +114,8 @@ class CLIPText(nn.Module):
             raise ValueError(f"the mask has shape {mask.shape}, the ids {ids.shape}")
         length = ids.shape[1]
         places = self.param("positions", normal, (self.positions, self.width))
-        x = nn.Embed(self.vocabulary, self.width, embedding_init=normal, name="tokens")(ids) + places[:length]
+        start = nn.initializers.normal(self.token_std)
+        x = nn.Embed(self.vocabulary, self.width, embedding_init=start, name="tokens")(ids) + places[:length]
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
         seen = jnp.tri(length, dtype=bool)[None]
         seen = seen if mask is None else seen & mask[:, None]

@@ -31,7 +31,7 @@ def test_a_run_as_functions_makes_the_samples_of_the_command(run):
     images, labels = found.real("test", 12)
     assert labels.tolist() == [*range(10), 0, 1] and images.shape == (12, 8, 8, 1)
     assert float(images.min()) == -1 and 0.9 < float(images.max()) <= 1
-    with pytest.raises(ConfigError, match=r"sample\.stpes"):
+    with pytest.raises(ConfigError, match=r"config\.sample: unknown field 'stpes'\. Did you mean 'steps'"):
         trained.load(run, {"sample.stpes": 3})
 
 
@@ -46,7 +46,7 @@ def test_every_picture_of_a_run(run, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for name in [*wanted, "curves"]:
         with Image.open(tmp_path / f"{name}.png") as picture:
-            assert 300 < picture.width < 1200, name
+            assert 100 < picture.width < 1200, name  # the run has two samples of a class
             assert len(np.unique(np.asarray(picture.convert("L")))) > 30, name
 
 

@@ -248,6 +248,17 @@ def test_a_student_is_compared_at_the_steps_that_it_was_trained_for(written, tmp
         few_steps.rows_of(written, "teacher", (8,), 20, "")
 
 
+def test_a_pattern_matches_the_runs_of_a_sweep_and_not_the_files_beside_them(tmp_path):
+    for name in ("student=turbo", "student=lcm", "not_a_run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("config.json" if "=" in name else "notes.txt")).touch()
+    (tmp_path / "report.html").touch()
+    assert few_steps.runs_of(f"{tmp_path}/*") == [f"{tmp_path}/student=lcm", f"{tmp_path}/student=turbo"]
+    assert few_steps.runs_of(f"{tmp_path}/none") == [f"{tmp_path}/none"]
+    with pytest.raises(ConfigError, match=r"--students=.*/n\* matches no run folder"):
+        few_steps.runs_of(f"{tmp_path}/n*")
+
+
 @pytest.mark.slow
 def test_one_command_compares(teacher, tmp_path):
     """The table, the plot and the picture; what was measured is not measured again, and not redrawn to other bytes."""

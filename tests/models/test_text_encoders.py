@@ -49,6 +49,15 @@ def encoder():
     return made(ENCODER, IDS)
 
 
+def test_the_spread_of_the_embeddings_at_the_start():
+    ids = np.zeros((1, 6), np.int32)
+    for model, spread in ((TEXT.clone(vocabulary=5000), 0.02), (TEXT.clone(vocabulary=5000, token_std=1.0), 1.0)):
+        tokens = model.init(jax.random.key(0), ids)["params"]["tokens"]["embedding"]
+        np.testing.assert_allclose(np.std(tokens), spread, rtol=0.02)  # of 40,000 numbers: 5.7 standard errors
+    with pytest.raises(ValueError, match="token_std=0 must be positive"):
+        TEXT.clone(token_std=0)
+
+
 def test_a_token_of_clip_sees_those_before_it_alone(text):
     plain, changed = apply(TEXT, (), text, IDS), apply(TEXT, (), text, np.where(np.arange(6) == 4, 11, IDS))
     np.testing.assert_allclose(changed.tokens[:, :4], plain.tokens[:, :4], atol=1e-6)
