@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.student(arg)
     config.objective = {"name": "progressive_distillation", "N": FIRST, "stage": STAGE}
     config.train.steps = STAGE * FIRST.bit_length()
-    config.checkpoint.keep_every = STAGE
+    config.checkpoint.every = config.checkpoint.keep_every = STAGE
     config.sample.sampler = {"name": "ddim"}
     config.sample.steps = 1
     return base.preset(config, arg, {"objective.N": 2, "objective.stage": 10, "checkpoint.keep_every": 10})

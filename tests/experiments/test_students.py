@@ -248,6 +248,14 @@ def test_a_student_is_compared_at_the_steps_that_it_was_trained_for(written, tmp
         few_steps.rows_of(written, "teacher", (8,), 20, "")
 
 
+@pytest.mark.parametrize("preset", ["", ",tiny"])
+def test_the_student_at_the_end_of_every_stage_is_kept(preset, written):
+    config = configs.load(f"{ROOT}/configs/students/progressive.py:{written}{preset}")
+    stage, kept = config.objective.stage, config.checkpoint
+    assert stage % kept.every == stage % kept.keep_every == 0
+    assert config.train.steps == stage * config.objective.N.bit_length()
+
+
 def test_a_pattern_matches_the_runs_of_a_sweep_and_not_the_files_beside_them(tmp_path):
     for name in ("student=turbo", "student=lcm", "not_a_run"):
         (tmp_path / name).mkdir()
