@@ -22,10 +22,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.student(arg)
     config.objective = {
         "name": "adversarial_generator", "student_density": FOUR,
-        "density": {"name": "uniform_density", "strata": 32}, "weight": 2.5,
+        "density": {"name": "uniform_density", "strata": 32},
+        "weight": 0.5,  # the paper's 2.5 and more lose variety here
     }  # fmt: skip
     config.rival = {
-        "objective": {"name": "adversarial_discriminator", "student_density": FOUR, "r1": 0.05},
+        "objective": {"name": "adversarial_discriminator", "student_density": FOUR, "r1": 1.0},
         "optimizer": {"name": "adamw", "learning_rate": 2e-4, "b1": 0.5, "clip": 1.0},
         "updates": 1,
     }
