@@ -5,8 +5,8 @@
 Samples are made by one evaluation of the network, `--config.sample.steps=1`; more steps refine them. The network is
 told two times.
 
-Time and score (docs/students.md): eight minutes of one CPU core; in one evaluation 6.6 times the Frechet distance of
-`configs/digits.py` in pixels: not a good recipe yet.
+Time and score (docs/students.md): seven minutes of one CPU core; in one evaluation 1.35 times the Frechet distance of
+`configs/digits.py` in pixels, in four 1.15 times.
 
 Presets: `digits_mean_flow.py:tiny` (seconds; to see that everything works).
 """
@@ -26,6 +26,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "density": {"name": "logit_normal", "mean": -0.4, "std": 1.0, "strata": 64},
         "condition_dropout": 0.1,
     }
+    # The loss differentiates the network by time: a clock that counts to 1,000 makes that steep, and it learned noise.
+    config.parameterization.clock = {"name": "time"}
     config.sample.sampler = {"name": "flow_map"}
     config.sample.steps = 1
     config.sample.guidance.scale = 1.0

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 from rich.console import Console
 
 from diffusion.files import whole
@@ -165,6 +166,8 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
         axes.set(xscale="log", yscale="log", xlabel="network evaluations", title=f"Frechet distance, {feature}")
         counts = sorted({row["nfe"] for row in rows})
         axes.set_xticks(counts, [str(count) for count in counts])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.minorticks_off()
         figures.plain(axes)
     handles, labels = axes.get_legend_handles_labels()
