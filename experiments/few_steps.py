@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator
 from rich.console import Console
 
 from diffusion.files import whole
@@ -163,12 +162,11 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
             line = {"linestyle": "-", "color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.7} | teacher
             axes.plot([row["nfe"] for row in mine], [row[f"fd_{feature}"] for row in mine], label=model, **line)
         axes.axhline(rows[0][f"floor_{feature}"], color="#222222", linewidth=0.8, linestyle=":", label="real images")
-        axes.set(xscale="log", yscale="log", xlabel="network evaluations", title=f"Frechet distance, {feature}")
+        axes.set(xscale="log", xlabel="network evaluations", title=f"Frechet distance, {feature}")
         counts = sorted({row["nfe"] for row in rows})
         axes.set_xticks(counts, [str(count) for count in counts])
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.minorticks_off()
+        figures.log_heights(axes, (1, 1.5, 2, 3, 5, 7))
         figures.plain(axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)

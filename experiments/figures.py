@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from diffusion.data.transforms import to_uint8
 from diffusion.files import whole
@@ -179,6 +180,14 @@ def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def log_heights(axes: Axes, ticks: Sequence[float] = (1, 2, 5)) -> None:
+    """A logarithmic axis upwards, with plain numbers at these ticks of each power of ten."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
 
 
 class _Picture:

@@ -15,7 +15,6 @@ import matplotlib.figure
 import numpy as np
 from absl import flags
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments import config as configs
 from experiments import figures, workdir
@@ -114,10 +113,7 @@ def _numbers(axes: Axes, places: list[float]) -> None:
 def _heights(axes: Axes, values: list[float]) -> None:
     """Likewise upwards, with plain numbers at the ticks."""
     if min(values) > 0 and max(values) > 10 * min(values):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+        figures.log_heights(axes)
 
 
 def main(argv: list[str]) -> None:
