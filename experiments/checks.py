@@ -153,7 +153,8 @@ def _check_sampling(config: Mapping) -> None:
         raise ConfigError(f"config.sample.guidance.name = {config['sample']['guidance']['name']!r} needs a sampler "
                           'that reads x0 and eps as they are. Valid: {"name": "ddim"}.')
     if scale != 1 and not imitated:
-        resolve.null_class(config)
+        if resolve.null(config) is None:
+            resolve.null_class(config)
         if config["objective"].get("condition_dropout", 0.0) == 0:
             raise ConfigError(f"config.sample.guidance.scale = {scale}, but config.objective.condition_dropout = 0: "
                               "the network never sees the null class. Valid: a scale of 1, or a dropout of e.g. 0.1.")

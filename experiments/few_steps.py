@@ -16,7 +16,7 @@ import glob
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ from experiments.config import ConfigError
 
 EFFORT = measures.Effort(0, 10)
 SHOWN = 10  # samples in a row of the picture
+ASKED = ("asked_class", "class recognised")
 
 
 class Row(NamedTuple):
@@ -106,18 +107,28 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
     return found
 
 
+def place_of(row: Row, out: pathlib.Path) -> tuple[pathlib.Path, str]:
+    """Where the figures of a row are kept, and the key of what they are of."""
+    leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
+    told = json.dumps([configs.digest(row.config), leaves], sort_keys=True)
+    return out / "rows" / f"{row.name}-{row.steps}.json", hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def kept(place: pathlib.Path, key: str) -> dict | None:
+    """Figures from an earlier time, where they are of the same samples."""
+    found = json.loads(place.read_text()) if place.exists() else {"key": None}
+    return found if found["key"] == key else None
+
+
 def measured(row: Row, out: pathlib.Path) -> dict:
     """Figures of a row, with its first samples; made now, or read from an earlier time of the same samples.
 
     Returns:
       {"name", "steps", "nfe", "asked_class", "fd_FEATURE", "checkpoint", "key"}; the images are in NAME-STEPS.npz.
     """
-    place = out / "rows" / f"{row.name}-{row.steps}.json"
-    leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
-    told = json.dumps([configs.digest(row.config), leaves], sort_keys=True)
-    key = hashlib.sha256(told.encode()).hexdigest()[:16]
-    if place.exists() and (kept := json.loads(place.read_text()))["key"] == key:
-        return kept
+    place, key = place_of(row, out)
+    if (found := kept(place, key)) is not None:
+        return found
     config, number = row.config, row.config.sample.number
     params, _ = checkpoints.load_ema(row.folder, row.step)
     make = generate.generator(config, workdir.example_shape(config))
@@ -136,17 +147,22 @@ def measured(row: Row, out: pathlib.Path) -> dict:
     return content
 
 
-def table(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | None) -> str:
-    """The rows as Markdown; distances in brackets are over that of the reference, the teacher at its own steps."""
+def table(
+    rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | None, asked: tuple[str, str] = ASKED
+) -> str:
+    """The rows as Markdown; distances in brackets are over that of the reference, the teacher at its own steps.
+
+    `asked` is the key and the title of the share of samples that show what was asked for.
+    """
     distances = [f"fd_{name}" for name in features]
     titles = {"fd_inception": "FID", **{f"fd_{name}": f"FD {name}" for name in features if name != "inception"}}
-    header = ["model", "evaluations", *(titles[name] for name in distances), "class recognised"]
+    header = ["model", "evaluations", *(titles[name] for name in distances), asked[1]]
     lines = [header, ["---"] * len(header)]
     for row in rows:
         over = lambda name, row=row: f" ({row[name] / reference[name]:.2f})" if reference else ""
         cells = [f"{row[name]:.4g}{over(name)}" for name in distances]
-        asked = "—" if row["asked_class"] is None else f"{100 * row['asked_class']:.1f} %"
-        lines.append([row["name"], str(row["nfe"]), *cells, asked])
+        share = "—" if row[asked[0]] is None else f"{100 * row[asked[0]]:.1f} %"
+        lines.append([row["name"], str(row["nfe"]), *cells, share])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -181,26 +197,32 @@ def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> N
     figures.mosaic([images], beside, [[str(label) for label in shown[0]["labels"]]], path)
 
 
-def main(argv: list[str]) -> None:
-    """Measures, prints and writes."""
-    asked, console = flags.FLAGS, Console(highlight=False, soft_wrap=True)
-    out = pathlib.Path(asked.out)
-    folders = [folder for pattern in asked.students for folder in runs_of(pattern)]
-    counts, theirs = ([int(count) for count in given] for given in (asked.steps, asked.teacher_steps))
+def compare(measure: Callable[[Row], dict], inception: str, asked: tuple[str, str], command: str) -> None:
+    """Measures the runs that the flags name, prints, and writes.
+
+    Args:
+      measure: a row -> its figures, `asked[0]` and "fd_FEATURE", "floor_FEATURE" of features among them.
+      inception: file of FID's Inception-v3, or "".
+      asked: as in `table`.
+      command: the module that is run, for the record.
+    """
+    given, console = flags.FLAGS, Console(highlight=False, soft_wrap=True)
+    out = pathlib.Path(given.out)
+    folders = [folder for pattern in given.students for folder in runs_of(pattern)]
+    counts, theirs = ([int(count) for count in few] for few in (given.steps, given.teacher_steps))
     called = lambda folder: pathlib.Path(folder).name.rpartition("=")[2]
-    wanted = [row for folder in folders
-              for row in rows_of(folder, called(folder), counts, asked.number, asked.inception)]  # fmt: skip
-    wanted += rows_of(asked.teacher, "teacher", theirs, asked.number, asked.inception)
-    features = wanted[-1].config.evaluate.features
+    wanted = [row for folder in folders for row in rows_of(folder, called(folder), counts, given.number, inception)]
+    wanted += rows_of(given.teacher, "teacher", theirs, given.number, inception)
     found = []
     for row in wanted:
-        found.append(measured(row, out))
+        found.append(measure(row))
+        features = [name.removeprefix("fd_") for name in found[-1] if name.startswith("fd_")]
         told = "  ".join(f"{name} {found[-1][f'fd_{name}']:.4g}" for name in features)
         console.print(f"{row.name}, {found[-1]['nfe']} evaluations: {told}", markup=False)
-    own = workdir.read_config(asked.teacher).sample.steps
+    own = workdir.read_config(given.teacher).sample.steps
     reference = next((row for row in found if row["name"] == "teacher" and row["steps"] == own), None)
-    text = table(found, features, reference)
-    record = {"command": workdir.command("experiments.few_steps"), "number": asked.number, "rows": found}
+    text = table(found, features, reference, asked)
+    record = {"command": workdir.command(command), "number": given.number, "rows": found}
     workdir.write_text(out / "few_steps.json", json.dumps(record, indent=1) + "\n")
     workdir.write_text(out / "table.md", text)
     draw(found, features, out / "plot.png")
@@ -208,13 +230,24 @@ def main(argv: list[str]) -> None:
     print(text)
 
 
-if __name__ == "__main__":
-    flags.DEFINE_string("teacher", None, "the teacher's run folder, e.g. runs/digits")
-    flags.DEFINE_list("students", None, 'their run folders, or patterns of such, e.g. "runs/digits_students/*"')
+def define(teacher: str, students: str, out: str) -> None:
+    """Defines the flags that `compare` reads; the arguments are examples, and where it writes by default."""
+    flags.DEFINE_string("teacher", None, f"the teacher's run folder, e.g. {teacher}")
+    flags.DEFINE_list("students", None, f'their run folders, or patterns of such, e.g. "{students}/*"')
     flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps of the students")
     flags.DEFINE_list("teacher_steps", ["8", "20", "50"], "sampling steps of the teacher")
     flags.DEFINE_integer("number", 1000, "samples of each", lower_bound=SHOWN)
-    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for FID beside the other distances")
-    flags.DEFINE_string("out", "runs/few_steps", "where to write")
+    flags.DEFINE_string("out", out, "where to write")
     flags.mark_flags_as_required(["teacher", "students"])
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    out = pathlib.Path(flags.FLAGS.out)
+    compare(lambda row: measured(row, out), flags.FLAGS.inception, ASKED, "experiments.few_steps")
+
+
+if __name__ == "__main__":
+    define("runs/digits", "runs/digits_students", "runs/few_steps")
+    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for FID beside the other distances")
     configs.run(main, workdir.FAILURES)

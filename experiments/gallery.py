@@ -319,6 +319,8 @@ cores), and was made by one command:
 ```sh
 python -m experiments.gallery --workdir={folder}
 ```
+
+Text to image and its edits, of the model of `make demo-text`: [its report](text/report.md).
 """
     return "\n".join([head, *(part.rstrip("\n") + "\n" for part in sections)])
 

@@ -22,7 +22,7 @@ SEEDS = 1_000_000  # samples that one config.sample.seed stands for
 
 
 class Generator(NamedTuple):
-    """Compiled functions of (params, labels, seeds).
+    """Compiled functions of (params, labels, seeds); of a run of prompts, labels are {name: `[N, ...]`}.
 
     Attributes:
       images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, H, W, C]`, for any N, in batches of the
@@ -65,11 +65,11 @@ def denoiser(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], 
 
     def of(params: Any, labels: Array) -> Any:
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
-        if config["model"].get("num_classes", 0) == 0:
+        if not _told(config):
             return parameterizations.denoiser(network, schedule, parameterization)
         if scale == 1:
             return parameterizations.denoiser(network, schedule, parameterization, labels)
-        conditions = (labels, resolve.null_condition(config, labels.shape[0]))
+        conditions = (labels, resolve.null_condition(config, _number(labels)))
         return resolve.guidance(config, guidance.together(network, schedule, parameterization, conditions))
 
     return of
@@ -90,9 +90,9 @@ def flow_map(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], 
 
     def of(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
-        condition = labels if config["model"].get("num_classes", 0) else None
+        condition = labels if _told(config) else None
         if config["objective"]["name"] in names.TOLD_STRENGTH:
-            strength = jnp.full(labels.shape, config["sample"]["guidance"]["scale"], jnp.float32)
+            strength = jnp.full(_number(labels), config["sample"]["guidance"]["scale"], jnp.float32)
             condition = conditions.with_strength(condition, strength)
         return make(network, schedule, condition=condition, **given)
 
@@ -102,6 +102,15 @@ def flow_map(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], 
 def sampled(config: Mapping) -> bool:
     """Whether a run makes samples of its classes, or of none: not a text encoder's, an autoencoder's, or of prompts."""
     return config["model"]["name"] not in (*names.TRAINED_BY, *names.TOLD_TEXT)
+
+
+def _told(config: Mapping) -> bool:
+    """Whether the network of a run is told a class or a text."""
+    return config["model"].get("num_classes", 0) > 0 or config["model"]["name"] in names.TOLD_TEXT
+
+
+def _number(labels: Any) -> int:
+    return jax.tree.leaves(labels)[0].shape[0]
 
 
 def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None) -> Generator:
@@ -123,6 +132,15 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
         raise ConfigError(f"config.model.name = {config['model']['name']!r} makes no samples of classes. Pictures of "
                           "prompts are made by the model that experiments.text_demo puts together: python -m "
                           "experiments.sample --model=FOLDER --prompt=...")
+    return of_conditions(config, shape, mesh)
+
+
+def of_conditions(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None) -> Generator:
+    """`generator` of any run that makes pictures, those of prompts too, whose labels are what its network is told.
+
+    Args:
+      config, shape, mesh: as `generator`.
+    """
     schedule, sampler, plan = resolve.schedule(config), resolve.sampler(config), resolve.plan(config)
     network = (flow_map if sampler.of_flow_maps else denoiser)(config, shape)
     decoder, decode = autoencoders.decoding(config)
@@ -151,14 +169,15 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
 
     def batch(rows):
         """Those rows where the samples are made, from arrays that every process has whole."""
-        return rows if mesh is None else sharding.to_devices(tuple(a[held] for a in rows), mesh, batch_size)
+        return rows if mesh is None else sharding.to_devices(jax.tree.map(lambda a: a[held], rows), mesh, batch_size)
 
     def images(params, labels, seeds, progress=lambda done: None):
         made = []
-        for first in range(0, len(labels), batch_size):
-            rows = np.arange(first, min(first + batch_size, len(labels)))
+        for first in range(0, len(seeds), batch_size):
+            rows = np.arange(first, min(first + batch_size, len(seeds)))
             filled = np.resize(rows, batch_size)  # a short last batch is filled up, and cut again
-            found = finish(params, decoder, *batch((labels[filled], seeds[filled])))
+            few = jax.tree.map(lambda leaf, filled=filled: leaf[filled], (labels, seeds))
+            found = finish(params, decoder, *batch(few))
             made.append(np.asarray(found.addressable_data(0))[: len(rows)])
             progress(first + len(rows))
         return np.concatenate(made)

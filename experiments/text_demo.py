@@ -10,8 +10,9 @@
     WORKDIR/captions, latents                 what these make of the pictures and captions, for the third
     WORKDIR/model                             the model, with model_index.json
 
-The same command goes on where it was stopped. Each stage can be run by itself: it is a command that the stage's first
-line names. Any field of a stage's config is changed by --config.denoiser.train.steps=12000 and the like.
+The same command goes on where it was stopped, or where --until=autoencoder ended. Each stage can be run by itself: it
+is a command that the stage's first line names. Any field of a stage's config is changed by
+--config.denoiser.train.steps=12000 and the like.
 
 Exit status: as experiments.train.
 """
@@ -36,13 +37,16 @@ STAGES = ("encoder", "autoencoder", "denoiser")
 FIELDS = (*STAGES, "data", "vocabulary", "measured")
 
 
-def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command") -> int:
+def run(
+    config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command", until: str = STAGES[-1]
+) -> int:
     """Runs all stages that are not finished.
 
     Args:
       config: of `configs/text/shapes.py` and its like.
       folder: of all that is made.
       command: how a user goes on, for messages.
+      until: the last training, in `STAGES`.
 
     Returns:
       The exit status of the training that ended first, or 0.
@@ -66,10 +70,10 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
     if not tokenizer.is_dir():
         encode_text.vocabulary(data, tokenizer, config.vocabulary.size, config.vocabulary.length, place)
     say(2, f"the text encoder, experiments.train -> {here}/encoder")
-    if status := _train(stage["encoder"], folder / "encoder", command):
+    if (status := _train(stage["encoder"], folder / "encoder", command)) or until == "encoder":
         return status
     say(3, f"the autoencoder, experiments.train -> {here}/autoencoder")
-    if status := _train(stage["autoencoder"], folder / "autoencoder", command):
+    if (status := _train(stage["autoencoder"], folder / "autoencoder", command)) or until == "autoencoder":
         return status
     say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
     _encode(config, folder, data, place)
@@ -153,11 +157,13 @@ def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> 
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    sys.exit(run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("experiments.text_demo")))
+    given = flags.FLAGS
+    sys.exit(run(given.config, given.workdir, workdir.command("experiments.text_demo"), given.until))
 
 
 if __name__ == "__main__":
     configs.flag()
     flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/text")
+    flags.DEFINE_enum("until", STAGES[-1], STAGES, "the last training; without it the same command goes on from there")
     flags.mark_flags_as_required(["config", "workdir"])
     configs.run(main, (*workdir.FAILURES, *autoencoders.FAILURES, captions.CacheError, latents.CacheError))

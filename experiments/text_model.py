@@ -3,7 +3,7 @@
     FOLDER/model_index.json     PixArtSigmaPipeline
     FOLDER/tokenizer            CLIP's kind of vocabulary
     FOLDER/text_encoder         CLIP's text tower
-    FOLDER/transformer          PixArt's transformer, a flow
+    FOLDER/transformer          PixArt's transformer, a flow that predicts x0
     FOLDER/vae                  the KL autoencoder, whose latents have mean 0 and variance 1 in each channel
     FOLDER/scheduler            DPM-Solver++ on the times of a flow
 """
@@ -28,7 +28,7 @@ from experiments.config import ConfigError
 from experiments.networks import network_of
 
 SCHEDULER = {
-    "_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "prediction_type": "flow_prediction",
+    "_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "prediction_type": "sample",
     "use_flow_sigmas": True, "flow_shift": 1.0, "algorithm_type": "dpmsolver++", "solver_order": 2,
     "solver_type": "midpoint", "lower_order_final": True, "final_sigmas_type": "zero",
 }  # fmt: skip
@@ -123,7 +123,7 @@ def pipeline(
     module, params, config = trained(run)
     told = dict(config["parameterization"])
     told["clock"] = dict(told.get("clock", {}))
-    asked = {"name": "velocity", "clock": {"name": "time", "scale": 1000.0}}
+    asked = {"name": "x0", "clock": {"name": "time", "scale": 1000.0}}
     if config["model"]["name"] != "pixart" or told != asked or config["schedule"]["name"] != "rectified_flow":
         raise ConfigError(f"{run} trained {config['model']['name']!r} with config.parameterization = {told}. A model "
                           f'is made of "pixart" on the schedule rectified_flow, with {asked}.')

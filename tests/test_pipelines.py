@@ -76,9 +76,11 @@ DPM_FLOW = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "fl
     (1.0, [0.9990000128746033, 0.7492499947547913, 0.49950000643730164, 0.24975000321865082, 0.0]),
     (3.0, [0.9996664524078369, 0.8996397852897644, 0.7496247887611389, 0.4996665418148041, 0.0]),
 ])  # fmt: skip
-def test_a_flow_by_dpm_solver_steps_where_its_scheduler_would(shift, sigmas):
-    process = schedulers.read(DPM_FLOW | {"flow_shift": shift})
-    assert (process.prediction, process.sampler) == ("flow_prediction", "dpmpp_2m")
+@pytest.mark.parametrize("predicts, name", [("flow_prediction", "velocity"), ("sample", "x0")])
+def test_a_flow_by_dpm_solver_steps_where_its_scheduler_would(predicts, name, shift, sigmas):
+    process = schedulers.read(DPM_FLOW | {"flow_shift": shift, "prediction_type": predicts})
+    assert (process.prediction, process.sampler) == (predicts, "dpmpp_2m")
+    assert process.parameterization.name == name
     walk = schedulers.walk(process, "", 4)
     np.testing.assert_allclose([*walk.plan.t, walk.plan.s[-1]], sigmas, atol=1e-7)
     assert walk.start == 1

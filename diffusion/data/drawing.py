@@ -18,9 +18,10 @@ PALETTE = {
 }  # fmt: skip
 PAPERS = ((250, 247, 240), (240, 244, 250), (243, 249, 241), (248, 242, 247))  # no caption says which
 NIGHT = (20, 18, 36)  # behind neon
-RADII = {"small": (6.5, 7.5), "medium": (10.0, 11.0), "large": (14.0, 15.0)}
-RADII_OF_MANY = {2: (8.0, 10.0), 3: (7.0, 8.5), 4: (6.5, 8.0), 5: (6.0, 7.5)}
-THIRDS = (18.5, 32.0, 45.5)
+PLACES = (16.0, 32.0, 48.0)  # of centres, along each side: a step is a whole number of patches
+RADII = {"small": (6.0, 6.6), "medium": (9.3, 9.9), "large": (13.0, 13.6)}
+RADIUS_OF_MANY = (6.0, 6.6)  # neighbours stand 16 pixels apart, and the widest shapes reach 1.2 radii
+RADIUS_OF_TWO = (8.5, 9.9)
 STROKE, GLOW = 2.2, 2.5  # pixels: the width of an outline, the reach of neon
 
 Distance = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
@@ -28,7 +29,9 @@ Distance = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 
 def draw(scene: Scene, lot: Lot) -> np.ndarray:
-    """Draws a scene: its places, sizes and tilts by lot within what the scene says.
+    """Draws a scene: what it leaves open of places, sizes and tints by lot.
+
+    Objects stand upright at nine places, so that a small transformer can learn the shapes themselves in half an hour.
 
     Args:
       scene: what to draw.
@@ -43,7 +46,7 @@ def draw(scene: Scene, lot: Lot) -> np.ndarray:
         _write(canvas, scene.word, scene.colour, lot)
     for colour, shape, x, y, radius in _objects(scene, lot):
         tint = np.array(PALETTE[colour]) + np.array([lot.between(-8, 8) for _ in range(3)])
-        _paint(canvas, shape, tint, (x, y), radius, math.radians(lot.between(-10, 10)), scene.style)
+        _paint(canvas, shape, tint, (x, y), radius, scene.style)
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
 
@@ -51,48 +54,36 @@ def _objects(scene: Scene, lot: Lot) -> list[tuple[str, str, float, float, float
     """(colour, shape, x, y, radius) of each object."""
     first, second = (scene.colour, scene.shape), (scene.second_colour, scene.second_shape)
     if scene.kind == "one":
-        row, column = divmod(tuple(POSITIONS).index(scene.position), 3)
-        x, y = (THIRDS[third] + lot.between(-2, 2) for third in (column, row))
-        return [(*first, x, y, lot.between(*RADII[scene.size]))]
+        return [(*first, *_place(tuple(POSITIONS).index(scene.position)), lot.between(*RADII[scene.size]))]
     if scene.kind == "several":
-        radius = lot.between(*RADII_OF_MANY[scene.count])
-        return [(*first, x, y, radius) for x, y in _apart(scene.count, radius, lot)]
+        radius, free = lot.between(*RADIUS_OF_MANY), list(range(len(POSITIONS)))
+        places = [free.pop(lot.pick(range(len(free)))) for _ in range(scene.count)]
+        return [(*first, *_place(place), radius) for place in places]
     if scene.kind == "pair":
-        along = lot.between(15, 19), lot.between(45, 49)
-        across = lot.between(24, 40)
-        across = across, across + lot.between(-4, 4)
-        one, other = sorted((0, 1), reverse=scene.relation in ("right of", "below"))
+        line = lot.pick(range(3))
         upright = RELATIONS.index(scene.relation) >= 2
-        place = lambda i: (across[i], along[i]) if upright else (along[i], across[i])
-        radii = [lot.between(8.5, 11) for _ in range(2)]
-        return [(*first, *place(one), radii[0]), (*second, *place(other), radii[1])]
+        ends = (line, 6 + line) if upright else (3 * line, 3 * line + 2)
+        one, other = sorted(ends, reverse=scene.relation in ("right of", "below"))
+        return [(*first, *_place(one), lot.between(*RADIUS_OF_TWO)),
+                (*second, *_place(other), lot.between(*RADIUS_OF_TWO))]  # fmt: skip
     return []
 
 
-def _apart(count: int, radius: float, lot: Lot) -> list[tuple[float, float]]:
-    """Places of objects that do not touch each other."""
-    edge, least = 1.1 * radius + 1, 2.4 * radius + 1.5  # the widest shapes reach 1.2 radii
-    while True:
-        places: list[tuple[float, float]] = []
-        for _ in range(40):
-            place = lot.between(edge, SIDE - edge), lot.between(edge, SIDE - edge)
-            if all(math.dist(place, other) >= least for other in places):
-                places.append(place)
-            if len(places) == count:
-                return places
+def _place(number: int) -> tuple[float, float]:
+    """(x, y) of the centre of one of nine places, counted in rows."""
+    row, column = divmod(number, 3)
+    return PLACES[column], PLACES[row]
 
 
 def _paint(
-    canvas: np.ndarray, shape: str, tint: np.ndarray, centre: tuple[float, float], radius: float, tilt: float,
-    style: str,
-) -> None:  # fmt: skip
+    canvas: np.ndarray, shape: str, tint: np.ndarray, centre: tuple[float, float], radius: float, style: str
+) -> None:
     """Paints one shape on the canvas [64, 64, 3], in place."""
     reach = 2 * radius + 8  # what lies farther off does not change
     left, right, top, bottom = (int(np.clip(a + end, 0, SIDE)) for a in centre for end in (-reach, reach))
     canvas = canvas[top:bottom, left:right]
     x, y = np.arange(left, right) + 0.5 - centre[0], np.arange(top, bottom)[:, None] + 0.5 - centre[1]
-    turned = math.cos(tilt) * x + math.sin(tilt) * y, math.cos(tilt) * y - math.sin(tilt) * x
-    distance = DISTANCES[shape](*turned, radius)
+    distance = DISTANCES[shape](x, y, radius)
     if style != "plain":
         distance = np.abs(distance + STROKE / 2) - STROKE / 2
     cover = np.clip(0.5 - distance, 0, 1)
@@ -111,7 +102,7 @@ def _write(canvas: np.ndarray, word: str, colour: str, lot: Lot) -> None:
     ImageDraw.Draw(small).text((-left, -top), word, fill=255, font=font)
     letters = np.asarray(small).repeat(2, 0).repeat(2, 1)[..., None] / 255.0
     height, width = letters.shape[:2]
-    x, y = int(lot.between(2, SIDE - width - 1)), int(lot.between(8, SIDE - height - 7))
+    x, y = (SIDE - width) // 2, int(lot.pick(PLACES)) - height // 2
     part = canvas[y : y + height, x : x + width]
     part += letters * (np.array(PALETTE[colour]) - part)
 

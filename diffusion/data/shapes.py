@@ -16,8 +16,11 @@ SIZES = {"train": 20_000, "validation": 1_000, "test": 2_000, "withheld": 1_000}
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """Pictures 64x64 of `scenes`, with captions and all attributes; the split "withheld" has what train never shows."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012, the name and form that TFDS reads
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {  # noqa: RUF012, the name and form that TFDS reads
+        "1.0.0": "First version: tilted, and at places with some play.",
+        "2.0.0": "Objects upright at nine places.",
+    }
     url_infos = None  # nothing to download; looking up checksums needs a package that TFDS does not install
 
     def _info(self) -> tfds.core.DatasetInfo:

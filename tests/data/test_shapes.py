@@ -65,7 +65,7 @@ def test_one_object_is_where_and_as_large_as_its_caption_says(drawn):
     assert len(ones) > 100
     columns = {"left": 0, "right": 2}
     rows = {"top": 0, "bottom": 2}
-    widths = {"small": (10, 20), "medium": (17, 28), "large": (24, 40)}
+    widths = {"small": (8, 17), "medium": (14, 23), "large": (21, 32)}
     for image, scene in ones:
         ((colour, mask),) = parts(image)
         assert colour == scene.colour
@@ -110,7 +110,7 @@ def test_neon_is_dark_and_outlines_are_hollow(drawn):
         if scene.kind == "one" and scene.shape in ("circle", "square") and scene.size == "large":
             paper = np.median(image.reshape(-1, 3), axis=0)
             assert (paper.mean() < 60) == (scene.style == "neon")
-            y, x = (int(drawing.THIRDS[third]) for third in divmod(tuple(scenes.POSITIONS).index(scene.position), 3))
+            y, x = (int(drawing.PLACES[third]) for third in divmod(tuple(scenes.POSITIONS).index(scene.position), 3))
             hollow = np.abs(image[y, x] - paper).max() < 30
             assert hollow == (scene.style != "plain"), scene
 
@@ -195,7 +195,7 @@ def test_other_texts_are_refused(text):
 def test_the_dataset_holds_the_pictures_the_captions_and_the_attributes(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "SIZES", {"train": 5, "validation": 2, "test": 2, "withheld": 3})
     records, spec = sources.open_source("shapes", "withheld", str(tmp_path))
-    assert spec == sources.DataSpec("shapes", "withheld", (64, 64, 3), 0, 3, "1.0.0")
+    assert spec == sources.DataSpec("shapes", "withheld", (64, 64, 3), 0, 3, "2.0.0")
     expected = [shapes.example("withheld", number) for number in range(3)]
     for number, (image, _, _) in enumerate(expected):
         np.testing.assert_array_equal(records[number]["image"], image)

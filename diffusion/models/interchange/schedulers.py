@@ -205,19 +205,19 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
                   "variance_type"):  # fmt: skip
         fields.take(field)
     fields.only("_class_name", "DPMSolverMultistepScheduler")
-    fields.only("prediction_type", "flow_prediction")
+    predicts = fields.only("prediction_type", "flow_prediction", "sample")
     fields.only("algorithm_type", "dpmsolver++")
     fields.only("final_sigmas_type", "zero")
     for other in ("rescale_betas_zero_snr", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
                   "use_dynamic_shifting", "use_lu_lambdas"):  # fmt: skip
         fields.only(other, False)
     told = {"shift": float(fields.take("flow_shift", 1.0)), "dynamic": False, "first": 1 - 1 / T}
-    return _flow_process("dpmpp_2m", T, told)
+    return _flow_process("dpmpp_2m", T, told, predicts)
 
 
-def _flow_process(sampler: str, T: int, told: dict[str, Any]) -> Process:
-    parameterization = parameterizations.velocity(parameterizations.time(T))
-    return Process(schedules.rectified_flow(), parameterization, "flow_prediction", sampler, T, told)
+def _flow_process(sampler: str, T: int, told: dict[str, Any], predicts: str = "flow_prediction") -> Process:
+    parameterization = PREDICTIONS[predicts](parameterizations.time(T))
+    return Process(schedules.rectified_flow(), parameterization, predicts, sampler, T, told)
 
 
 def walk(process: Process, sampler: str, steps: int, tokens: int = 0) -> Walk:
@@ -236,7 +236,7 @@ def walk(process: Process, sampler: str, steps: int, tokens: int = 0) -> Walk:
     solver = look_up(SOLVERS, name, "sampler")
     if not 1 <= steps <= process.T:
         raise ValueError(f"steps = {steps} must be in 1 .. {process.T}, the steps of the process")
-    if process.prediction == "flow_prediction":
+    if "shift" in process.fields:  # a flow
         make = {"euler": samplers.euler, "heun": samplers.heun}.get(name, solver.make)
         return Walk(make(), timesteps.plan(_flow_grid(process, steps, tokens)), 1.0)
     spacing = process.fields["timestep_spacing"] or solver.spacing

@@ -1,0 +1,107 @@
+"""Compares few-step students of a text-to-image run with it: what is asked for and found, by network evaluations.
+
+    python -m experiments.train --config=configs/students/lcm.py:runs/text/denoiser --workdir=runs/text_students/lcm
+    python -m experiments.text_few_steps --teacher=runs/text/denoiser --students="runs/text_students/*" \\
+        --out=runs/text_few_steps
+
+As `experiments.few_steps`, for runs on the captioned shapes: the prompts are the captions of the first training
+pictures, the judge of `experiments.text_report` reads the attributes that they ask for, and the Frechet distance to the
+test pictures is in its features. Each run samples as its own config says, but for the number of steps. Writes table.md,
+few_steps.json, plot.png and samples.png (the same prompts and seeds, one below the other) into --out, and goes on where
+it was interrupted.
+"""
+
+import json
+import pathlib
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+from diffusion.data import captions, shapes
+from diffusion.files import whole
+from diffusion.metrics.attribute_reader import Reader
+from diffusion.training import checkpoints
+from experiments import config as configs
+from experiments import few_steps, generate, judge, measures, text_measures, text_report, workdir
+from experiments.config import ConfigError
+
+EFFORT = measures.Effort(0, 10)
+ASKED = ("attributes", "attributes right")
+FEATURE = "judge"
+
+
+class Prompts(NamedTuple):
+    """What all runs are asked for: N texts, and what the text encoder made of them, {name: [N, ...]}."""
+
+    texts: list[str]
+    told: dict[str, np.ndarray]
+
+
+def prompts(config, number: int) -> Prompts:
+    """The captions of the first training pictures of a run.
+
+    Args:
+        config: of the run.
+        number: of captions, at most as many as there are pictures.
+
+    Raises:
+        ConfigError: for a run that is told no captions, or of other pictures than the shapes.
+    """
+    if config.model.name != "pixart" or config.data.name != "shapes":
+        raise ConfigError(f"this run trains {config.model.name!r} on {config.data.name!r}; the judge reads pictures of "
+                          "shapes alone. Valid: the denoiser of experiments.text_demo --config=configs/text/shapes.py, "
+                          "and its students. Runs of classes are compared by experiments.few_steps.")  # fmt: skip
+    table = captions.read(config.data.text.dir)
+    texts = captions.texts_of(config.data.name, config.data.split, config.data.dir)[:number]
+    return Prompts(texts, {name: rows[table.row[:number]] for name, rows in table.entries.items()})
+
+
+def measured(row: few_steps.Row, out: pathlib.Path, reader: Reader) -> dict:
+    """Figures of a row, with its first samples; made now, or read from an earlier time of the same samples.
+
+    Args:
+        row: a run at a number of steps.
+        out: where figures and samples are kept.
+        reader: the judge.
+
+    Returns:
+        {"name", "steps", "nfe", "attributes", "fd_judge", "floor_judge", ..}; the pictures are in NAME-STEPS.npz.
+    """
+    place, key = few_steps.place_of(row, out)
+    if (kept := few_steps.kept(place, key)) is not None:
+        return kept
+    config, number = row.config, row.config.sample.number
+    asked = prompts(config, number)
+    params, _ = checkpoints.load_ema(row.folder, row.step)
+    make = generate.of_conditions(config, workdir.example_shape(config))
+    images = make.images(params, asked.told, generate.seeds(config, number))
+    subject = text_measures.Subject(None, reader)
+    real = [text_report.real(split).images for split in ("train", "test")]
+    frechet = text_measures.distances(subject, images, *real, EFFORT)["frechet"]
+    content = {
+        "name": row.name, "steps": row.steps, "nfe": make.nfe,
+        "attributes": text_measures.scores(reader, asked.texts, images)["attributes"]["share"],
+        f"fd_{FEATURE}": frechet["all_samples"]["mean"], f"floor_{FEATURE}": frechet["floor"]["mean"],
+        "count": number, "dataset": f"shapes {shapes.Shapes.VERSION}", "checkpoint": row.step,
+        "folder": str(row.folder), "key": key,
+    }  # fmt: skip
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with whole(place.with_suffix(".npz")) as file:
+        shown = [textwrap.fill(text, 14) for text in asked.texts[: few_steps.SHOWN]]
+        np.savez_compressed(file, images=images[: few_steps.SHOWN], labels=shown)
+    workdir.write_text(place, json.dumps(content) + "\n")
+    return content
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+    out, reader = pathlib.Path(flags.FLAGS.out), judge.reader()
+    few_steps.compare(lambda row: measured(row, out, reader), "", ASKED, "experiments.text_few_steps")
+
+
+if __name__ == "__main__":
+    few_steps.define("runs/text/denoiser", "runs/text_students", "runs/text_few_steps")
+    configs.run(main, (*workdir.FAILURES, captions.CacheError))
