@@ -16,6 +16,7 @@ import glob
 import hashlib
 import json
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from experiments.config import ConfigError
 
 EFFORT = measures.Effort(0, 10)
 SHOWN = 10  # samples in a row of the picture
+WRAPPED = 10  # letters in a line above a sample
 ASKED = ("asked_class", "class recognised")
 
 
@@ -194,7 +196,7 @@ def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> N
     shown = [np.load(out / "rows" / f"{row['name']}-{row['steps']}.npz", allow_pickle=False) for row in rows]
     images = figures.paper(np.stack([arrays["images"] for arrays in shown]))
     beside = [f"{row['name']}, {row['nfe']}" for row in rows]
-    figures.mosaic([images], beside, [[str(label) for label in shown[0]["labels"]]], path)
+    figures.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
 
 
 def compare(measure: Callable[[Row], dict], inception: str, asked: tuple[str, str], command: str) -> None:

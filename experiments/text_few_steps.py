@@ -13,7 +13,6 @@ it was interrupted.
 
 import json
 import pathlib
-import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -90,8 +89,7 @@ def measured(row: few_steps.Row, out: pathlib.Path, reader: Reader) -> dict:
     }  # fmt: skip
     place.parent.mkdir(parents=True, exist_ok=True)
     with whole(place.with_suffix(".npz")) as file:
-        shown = [textwrap.fill(text, 14) for text in asked.texts[: few_steps.SHOWN]]
-        np.savez_compressed(file, images=images[: few_steps.SHOWN], labels=shown)
+        np.savez_compressed(file, images=images[: few_steps.SHOWN], labels=asked.texts[: few_steps.SHOWN])
     workdir.write_text(place, json.dumps(content) + "\n")
     return content
 

@@ -60,6 +60,7 @@ def test_accuracy_needs_samples_of_every_class():
         model_figures.accuracy(subject(images[few], labels[few]))
 
 
+@pytest.mark.slow
 def test_copies_of_training_images_are_told_from_held_out_ones():
     images, labels = real_digits()
     nudged = np.clip(images[:300].astype(int) + np.random.default_rng(0).integers(-2, 3, images[:300].shape), 0, 255)
