@@ -87,8 +87,8 @@ def _check_teacher(config: Mapping) -> None:
         if config["teacher"]["parameterization"]["name"] == "learned_variance":
             raise ConfigError(f"config.teacher.scale = {scale} guides what the teacher puts out, of which a learned "
                               "variance is a part. Valid: 1.")
-    if (scale != 1 or name in names.TOLD_STRENGTH) and resolve.null(config) is None:
-        resolve.null_class(config)  # says why there is no guidance without a condition
+    if scale != 1 or name in names.TOLD_STRENGTH:
+        resolve.required_null(config)  # says why there is no guidance without a condition
     if (name in names.PAIRED) != (pairs > 0):
         raise ConfigError(f"config.teacher.pairs.number = {pairs}, but config.objective.name = {name!r} "
                           + ("learns from pairs. Valid: e.g. 10000." if pairs == 0 else "learns from none. Valid: 0."))
@@ -153,8 +153,7 @@ def _check_sampling(config: Mapping) -> None:
         raise ConfigError(f"config.sample.guidance.name = {config['sample']['guidance']['name']!r} needs a sampler "
                           'that reads x0 and eps as they are. Valid: {"name": "ddim"}.')
     if scale != 1 and not imitated:
-        if resolve.null(config) is None:
-            resolve.null_class(config)
+        resolve.required_null(config)
         if config["objective"].get("condition_dropout", 0.0) == 0:
             raise ConfigError(f"config.sample.guidance.scale = {scale}, but config.objective.condition_dropout = 0: "
                               "the network never sees the null class. Valid: a scale of 1, or a dropout of e.g. 0.1.")

@@ -36,6 +36,9 @@ SHOWN = 10  # samples in a row of the picture
 WRAPPED = 10  # letters in a line above a sample
 ASKED = ("asked_class", "class recognised")
 
+Made = tuple[Mapping[str, Any], np.ndarray, Sequence]
+"""(figures, all samples, what each was asked for)."""
+
 
 class Row(NamedTuple):
     """A run at a number of steps.
@@ -109,44 +112,45 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
     return found
 
 
-def place_of(row: Row, out: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """Where the figures of a row are kept, and the key of what they are of."""
-    leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
-    told = json.dumps([configs.digest(row.config), leaves], sort_keys=True)
-    return out / "rows" / f"{row.name}-{row.steps}.json", hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def kept(place: pathlib.Path, key: str) -> dict | None:
-    """Figures from an earlier time, where they are of the same samples."""
-    found = json.loads(place.read_text()) if place.exists() else {"key": None}
-    return found if found["key"] == key else None
-
-
-def measured(row: Row, out: pathlib.Path) -> dict:
+def kept(row: Row, out: pathlib.Path, make: Callable[[], Made]) -> dict:
     """Figures of a row, with its first samples; made now, or read from an earlier time of the same samples.
 
+    Args:
+      row: a run at a number of steps.
+      out: where figures and samples are kept.
+      make: () -> what is kept.
+
     Returns:
-      {"name", "steps", "nfe", "asked_class", "fd_FEATURE", "checkpoint", "key"}; the images are in NAME-STEPS.npz.
+      {"name", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-STEPS.npz.
     """
-    place, key = place_of(row, out)
-    if (found := kept(place, key)) is not None:
+    place = out / "rows" / f"{row.name}-{row.steps}.json"
+    leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
+    told = json.dumps([configs.digest(row.config), leaves], sort_keys=True)
+    key = hashlib.sha256(told.encode()).hexdigest()[:16]
+    if place.exists() and (found := json.loads(place.read_text()))["key"] == key:
         return found
+    figures_of, images, labels = make()
+    content = {"name": row.name, "steps": row.steps, **figures_of, "checkpoint": row.step, "folder": str(row.folder),
+               "key": key}  # fmt: skip
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with whole(place.with_suffix(".npz")) as file:
+        np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
+    workdir.write_text(place, json.dumps(content) + "\n")
+    return content
+
+
+def measured(row: Row) -> Made:
+    """({"nfe", "asked_class", "fd_FEATURE", "floor_FEATURE", "count"}, samples, labels) of a row."""
     config, number = row.config, row.config.sample.number
     params, _ = checkpoints.load_ema(row.folder, row.step)
     make = generate.generator(config, workdir.example_shape(config))
     labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
     images = make.images(params, labels, generate.seeds(config, number))
     found = measures.measure(images, labels, config, config.evaluate.split, EFFORT)
-    figures_of = {"asked_class": found["asked_class"] and found["asked_class"]["share"]}
+    figures_of = {"nfe": make.nfe, "asked_class": found["asked_class"] and found["asked_class"]["share"]}
     for name, part in found["frechet"].items():
         figures_of |= {f"fd_{name}": part["all_samples"]["mean"], f"floor_{name}": part["floor"]["mean"]}
-    content = {"name": row.name, "steps": row.steps, "nfe": make.nfe, **figures_of, "count": found["count"],
-               "checkpoint": row.step, "folder": str(row.folder), "key": key}  # fmt: skip
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with whole(place.with_suffix(".npz")) as file:
-        np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
-    workdir.write_text(place, json.dumps(content) + "\n")
-    return content
+    return figures_of | {"count": found["count"]}, images, labels
 
 
 def table(
@@ -199,11 +203,12 @@ def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> N
     figures.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
 
 
-def compare(measure: Callable[[Row], dict], inception: str, asked: tuple[str, str], command: str) -> None:
+def compare(measure: Callable[[Row], Made], inception: str, asked: tuple[str, str], command: str) -> None:
     """Measures the runs that the flags name, prints, and writes.
 
     Args:
-      measure: a row -> its figures, `asked[0]` and "fd_FEATURE", "floor_FEATURE" of features among them.
+      measure: a row -> what is kept of it; among its figures are "nfe", `asked[0]`, and "fd_FEATURE" and
+        "floor_FEATURE" of features.
       inception: file of FID's Inception-v3, or "".
       asked: as in `table`.
       command: the module that is run, for the record.
@@ -217,7 +222,7 @@ def compare(measure: Callable[[Row], dict], inception: str, asked: tuple[str, st
     wanted += rows_of(given.teacher, "teacher", theirs, given.number, inception)
     found = []
     for row in wanted:
-        found.append(measure(row))
+        found.append(kept(row, out, lambda row=row: measure(row)))
         features = [name.removeprefix("fd_") for name in found[-1] if name.startswith("fd_")]
         told = "  ".join(f"{name} {found[-1][f'fd_{name}']:.4g}" for name in features)
         console.print(f"{row.name}, {found[-1]['nfe']} evaluations: {told}", markup=False)
@@ -245,8 +250,7 @@ def define(teacher: str, students: str, out: str) -> None:
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    out = pathlib.Path(flags.FLAGS.out)
-    compare(lambda row: measured(row, out), flags.FLAGS.inception, ASKED, "experiments.few_steps")
+    compare(measured, flags.FLAGS.inception, ASKED, "experiments.few_steps")
 
 
 if __name__ == "__main__":

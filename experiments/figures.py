@@ -100,7 +100,7 @@ def mosaic(
       path: the PNG to write.
       titles: for each block, above it.
     """
-    more = max(text.count("\n") for texts in columns for text in texts)  # lines above a column
+    more = max((text.count("\n") for texts in columns for text in texts), default=0)  # lines above a column
     picture = _Picture(blocks, names, top=(46 if titles else 28 if any(map(any, columns)) else 0) + 14 * more)
     for block, texts in enumerate(columns):
         if titles:

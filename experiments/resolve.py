@@ -209,8 +209,7 @@ def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Ca
     if rate == 0:
         return result
     try:
-        nothing = null(config)
-        return objectives.with_condition_dropout(result, null_class(config) if nothing is None else nothing, rate)
+        return objectives.with_condition_dropout(result, required_null(config), rate)
     except ValueError as error:
         raise ConfigError(f"{path}.condition_dropout: {error}") from error
 
@@ -440,6 +439,16 @@ def null(config: Mapping) -> Any:
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(f"config.data.text.{field} = {place!r}: {error}") from error
     return np.int32(null_class(config)) if config["model"].get("num_classes", 0) else None
+
+
+def required_null(config: Mapping) -> Any:
+    """`null`, where something is trained or guided that needs one.
+
+    Raises:
+      ConfigError: as `null`, and for a network that is told nothing.
+    """
+    nothing = null(config)
+    return null_class(config) if nothing is None else nothing
 
 
 def null_condition(config: Mapping, number: int) -> Any:

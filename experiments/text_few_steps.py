@@ -11,16 +11,13 @@ few_steps.json, plot.png and samples.png (the same prompts and seeds, one below 
 it was interrupted.
 """
 
-import json
-import pathlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 
 from diffusion.data import captions, shapes
-from diffusion.files import whole
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.training import checkpoints
 from experiments import config as configs
@@ -58,46 +55,38 @@ def prompts(config, number: int) -> Prompts:
     return Prompts(texts, {name: rows[table.row[:number]] for name, rows in table.entries.items()})
 
 
-def measured(row: few_steps.Row, out: pathlib.Path, reader: Reader) -> dict:
-    """Figures of a row, with its first samples; made now, or read from an earlier time of the same samples.
+def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made:
+    """({"nfe", "attributes", "fd_judge", "floor_judge", ..}, samples, captions) of a row.
 
     Args:
         row: a run at a number of steps.
-        out: where figures and samples are kept.
-        reader: the judge.
-
-    Returns:
-        {"name", "steps", "nfe", "attributes", "fd_judge", "floor_judge", ..}; the pictures are in NAME-STEPS.npz.
+        reader: () -> the judge, asked for once there are pictures to read.
     """
-    place, key = few_steps.place_of(row, out)
-    if (kept := few_steps.kept(place, key)) is not None:
-        return kept
     config, number = row.config, row.config.sample.number
     asked = prompts(config, number)
     params, _ = checkpoints.load_ema(row.folder, row.step)
     make = generate.of_conditions(config, workdir.example_shape(config))
     images = make.images(params, asked.told, generate.seeds(config, number))
-    subject = text_measures.Subject(None, reader)
-    real = [text_report.real(split).images for split in ("train", "test")]
-    frechet = text_measures.distances(subject, images, *real, EFFORT)["frechet"]
-    content = {
-        "name": row.name, "steps": row.steps, "nfe": make.nfe,
-        "attributes": text_measures.scores(reader, asked.texts, images)["attributes"]["share"],
+    subject = text_measures.Subject(None, reader())
+    frechet = text_measures.distances(subject, images, _real("train"), _real("test"), EFFORT)["frechet"]
+    figures = {
+        "nfe": make.nfe,
+        "attributes": text_measures.scores(subject.judge, asked.texts, images)["attributes"]["share"],
         f"fd_{FEATURE}": frechet["all_samples"]["mean"], f"floor_{FEATURE}": frechet["floor"]["mean"],
-        "count": number, "dataset": f"shapes {shapes.Shapes.VERSION}", "checkpoint": row.step,
-        "folder": str(row.folder), "key": key,
+        "count": number, "dataset": f"shapes {shapes.Shapes.VERSION}",
     }  # fmt: skip
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with whole(place.with_suffix(".npz")) as file:
-        np.savez_compressed(file, images=images[: few_steps.SHOWN], labels=asked.texts[: few_steps.SHOWN])
-    workdir.write_text(place, json.dumps(content) + "\n")
-    return content
+    return figures, images, asked.texts
+
+
+@functools.cache
+def _real(split: str) -> np.ndarray:
+    return text_report.real(split).images
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
-    out, reader = pathlib.Path(flags.FLAGS.out), judge.reader()
-    few_steps.compare(lambda row: measured(row, out, reader), "", ASKED, "experiments.text_few_steps")
+    reader = functools.cache(judge.reader)
+    few_steps.compare(lambda row: measured(row, reader), "", ASKED, "experiments.text_few_steps")
 
 
 if __name__ == "__main__":

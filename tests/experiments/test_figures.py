@@ -130,3 +130,9 @@ def test_bad_input(tmp_path):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def test_a_mosaic_needs_no_texts_above_its_columns(tmp_path):
+    figures.mosaic([np.full((1, 2, 8, 8, 3), 90, np.uint8)], ["row"], [[]], tmp_path / "bare.png")
+    with Image.open(tmp_path / "bare.png") as bare:
+        assert (np.asarray(bare.convert("RGB")) == 90).all(-1).sum() >= 2 * 64
