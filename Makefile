@@ -32,6 +32,7 @@ demo: setup
 
 # Two simulated devices with a core each: convolutions use a single one of all cores badly.
 demo-text: setup
+	$(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT) --until=encoder
 	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=2" \
 	  $(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT) --until=autoencoder
 	$(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT)

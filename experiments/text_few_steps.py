@@ -5,10 +5,10 @@
         --out=runs/text_few_steps
 
 As `experiments.few_steps`, for runs on the captioned shapes: the prompts are the captions of the first training
-pictures, the judge of `experiments.text_report` reads the attributes that they ask for, and the Frechet distance to the
-test pictures is in its features. Each run samples as its own config says, but for the number of steps. Writes table.md,
-few_steps.json, plot.png and samples.png (the same prompts and seeds, one below the other) into --out, and goes on where
-it was interrupted.
+pictures, the judge of `experiments.text_report` reads the attributes that they ask for, and the Frechet distance, in
+the judge's features, is to new pictures that are drawn as the training pictures are. Each run samples as its own config
+says, but for the number of steps. Writes table.md, few_steps.json, plot.png and samples.png (the same prompts and
+seeds, one below the other) into --out, and goes on where it was interrupted.
 """
 
 import functools
@@ -21,12 +21,13 @@ from diffusion.data import captions, shapes
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.training import checkpoints
 from experiments import config as configs
-from experiments import few_steps, generate, judge, measures, text_measures, text_report, workdir
+from experiments import few_steps, generate, judge, measures, text_measures, workdir
 from experiments.config import ConfigError
 
 EFFORT = measures.Effort(0, 10)
 ASKED = ("attributes", "attributes right")
 FEATURE = "judge"
+NEW = 2_000  # pictures that distances are measured to
 
 
 class Prompts(NamedTuple):
@@ -68,7 +69,7 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
     make = generate.of_conditions(config, workdir.example_shape(config))
     images = make.images(params, asked.told, generate.seeds(config, number))
     subject = text_measures.Subject(None, reader())
-    frechet = text_measures.distances(subject, images, _real("train"), _real("test"), EFFORT)["frechet"]
+    frechet = text_measures.distance_to(*_new(), subject, images, EFFORT)
     figures = {
         "nfe": make.nfe,
         "attributes": text_measures.scores(subject.judge, asked.texts, images)["attributes"]["share"],
@@ -79,8 +80,11 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
 
 
 @functools.cache
-def _real(split: str) -> np.ndarray:
-    return text_report.real(split).images
+def _new() -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of pictures that are drawn as the training pictures are, and that are none of them."""
+    first = shapes.SIZES["train"]
+    images = np.stack([shapes.example("train", number)[0] for number in range(first, first + 2 * NEW)])
+    return images[:NEW], images[NEW:]
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from diffusion import text_to_image
 from diffusion.data import drawing, scenes
 from diffusion.data.scenes import COLOURS, NONE, SHAPES, Lot, Scene
 from diffusion.data.sources import DataSpec
-from diffusion.metrics import attribute_reader, bootstrap, neighbours
+from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.metrics.features import Extractor
 from experiments import judge
@@ -158,25 +158,21 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
     return found
 
 
-def distances(
-    subject: Subject, images: np.ndarray, train: np.ndarray, real: np.ndarray, effort: Effort = FULL
+def distance_to(
+    real: np.ndarray, others: np.ndarray, subject: Subject, images: np.ndarray, effort: Effort = FULL
 ) -> dict[str, Any]:
-    """Frechet distance in the judge's features beside the floor and noise, and copies of training pictures.
+    """Frechet distance to real pictures in the judge's features, beside the floor and noise: `measures.distance`.
 
     Args:
+        real: uint8 [K, 64, 64, 3], real pictures that the model was not trained on.
+        others: uint8 [L, 64, 64, 3], pictures that are drawn as the real ones are: the floor is their distance.
         subject: whose judge gives the features.
-        images: uint8 [N, 64, 64, 3], pictures of the captions of real ones.
-        train: uint8 [M, 64, 64, 3], what the model was trained on.
-        real: uint8 [K, 64, 64, 3], held out.
+        images: uint8 [N, 64, 64, 3], pictures of captions that are drawn as those of the real ones are.
         effort: resamples and subsets.
-
-    Returns:
-        {"frechet": `measures.distance`, "copies": `neighbours.copying`}.
     """
     record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": subject.judge.digest}
     extractor = Extractor(lambda batch: attribute_reader.features(subject.judge, batch), record)
     none = lambda rows: np.zeros(len(rows), np.int64)
-    sets = (Split(rows, none(rows), DataSpec("shapes", "", (64, 64, 3), 0, len(rows))) for rows in (train, real))
-    found = distance(extractor, images, none(images), *sets, count=min(len(images), len(real)), balanced=False,
-                     effort=effort)  # fmt: skip
-    return {"frechet": found, "copies": neighbours.copying(images, real, train)}
+    sets = (Split(rows, none(rows), DataSpec("shapes", "", (64, 64, 3), 0, len(rows))) for rows in (others, real))
+    return distance(extractor, images, none(images), *sets, count=min(len(images), len(real)), balanced=False,
+                    effort=effort)  # fmt: skip

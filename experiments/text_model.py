@@ -29,7 +29,7 @@ from experiments.networks import network_of
 
 SCHEDULER = {
     "_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "prediction_type": "sample",
-    "use_flow_sigmas": True, "flow_shift": 1.0, "algorithm_type": "dpmsolver++", "solver_order": 2,
+    "use_flow_sigmas": True, "algorithm_type": "dpmsolver++", "solver_order": 2,
     "solver_type": "midpoint", "lower_order_final": True, "final_sigmas_type": "zero",
 }  # fmt: skip
 INDEX = {
@@ -127,20 +127,21 @@ def pipeline(
     if config["model"]["name"] != "pixart" or told != asked or config["schedule"]["name"] != "rectified_flow":
         raise ConfigError(f"{run} trained {config['model']['name']!r} with config.parameterization = {told}. A model "
                           f'is made of "pixart" on the schedule rectified_flow, with {asked}.')
-    write(out, module, params, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae)
+    shift = float(config["sample"]["shift"])
+    write(out, module, params, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae, shift=shift)
 
 
 def write(
     out: str | pathlib.Path, module: PixArt, params: Any, *, text_encoder: pathlib.Path, tokenizer: pathlib.Path,
-    vae: pathlib.Path,
+    vae: pathlib.Path, shift: float = 1.0,
 ) -> None:  # fmt: skip
-    """Writes the folder of a text-to-image model from its denoiser and the folders of the other parts."""
+    """Writes the folder of a text-to-image model from its denoiser, its parts' folders and its times' shift."""
     with files.whole_folder(out) as place:
         interchange.save(place / "transformer", module, params)
         for name, folder in (("text_encoder", text_encoder), ("tokenizer", tokenizer), ("vae", vae)):
             shutil.copytree(folder, place / name)
         (place / "scheduler").mkdir()
-        _write_json(place / "scheduler" / "scheduler_config.json", SCHEDULER)
+        _write_json(place / "scheduler" / "scheduler_config.json", SCHEDULER | {"flow_shift": shift})
         _write_json(place / "model_index.json", INDEX)
 
 

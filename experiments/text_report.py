@@ -30,6 +30,7 @@ from absl import flags
 
 from diffusion import pipelines, text_to_image
 from diffusion.data import shapes, sources
+from diffusion.metrics import neighbours
 from experiments import config as configs
 from experiments import judge, report, text_edits, text_figures, text_measures, text_tables, workdir
 from experiments.config import ConfigError
@@ -128,7 +129,9 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
             figures["negative"] = text_measures.negatives(subject, guidance, max(8, settings.number // 8))
     if "distances" in settings.parts and made is not None:
         with _said("distances"):
-            figures |= text_measures.distances(subject, made["images"], real("train").images, real("test").images)
+            held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
+            figures["frechet"] = text_measures.distance_to(held_out, others, subject, made["images"])
+            figures["copies"] = neighbours.copying(made["images"], held_out, train)
     if "edits" in settings.parts:
         figures["edits"] = {}
         for name, edit in text_edits.EDITS.items():

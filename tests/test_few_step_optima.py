@@ -227,7 +227,8 @@ def test_progressive_student_does_in_one_step_what_its_teacher_does_in_two(N, x6
     np.testing.assert_allclose(losses, 0.01 * np.maximum((alpha / sigma) ** 2, 1), rtol=1e-6)
 
 
-def test_latent_consistency_follows_the_guided_flow(x64):
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_latent_consistency_follows_the_guided_flow(x64, shift):
     """The target sees x_s of DDIM with (1 + w) cond - w uncond, and both see w; from what the networks were told."""
     seen = {}
 
@@ -241,12 +242,16 @@ def test_latent_consistency_follows_the_guided_flow(x64):
     teacher = lambda x, t, label: exact_denoiser(FLOW)(x, t, None) * (1 + label[:, None])
     players = {"model": spy("model", lambda x, t, c: 0.2 * x), "target": spy("target", lambda x, t, c: 0.1 * x)}
     keys, batch = keys_and_data()
-    objective = objectives.latent_consistency_distillation(V, V, null=2, guidance=(3.0, 5.0), solver_steps=8, T=1000)
+    objective = objectives.latent_consistency_distillation(V, V, null=2, guidance=(3.0, 5.0), solver_steps=8, T=1000,
+                                                           shift=shift)  # fmt: skip
     batch["condition"] = jnp.arange(24) % 2
     losses, _ = objective({**players, "teacher": teacher}, FLOW, keys, batch, 0)
     (x_t, t, (label, w)), (x_s, s, (_, target_w)) = seen["model"][0], seen["target"][0]
     np.testing.assert_array_equal(w, target_w)
-    np.testing.assert_allclose(s, np.maximum(np.asarray(t) - 1 / 8, 1e-3), rtol=1e-6)
+    even = np.asarray(t) / (shift - (shift - 1) * np.asarray(t))  # t and s are 1 / 8 apart before the shift
+    np.testing.assert_allclose(8 * even, np.round(8 * even), atol=1e-5)
+    moved = lambda u: shift * u / (1 + (shift - 1) * u)
+    np.testing.assert_allclose(s, np.maximum(moved(even - 1 / 8), 1e-3), rtol=1e-5, atol=1e-6)
     assert 3 <= w.min() < w.max() <= 5
     x0_of = lambda v: (1 - t[:, None]) * x_t - t[:, None] * v  # over alpha^2 + sigma^2
     norm = ((1 - t) ** 2 + t**2)[:, None]

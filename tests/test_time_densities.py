@@ -188,6 +188,13 @@ def test_discrete_density_is_uniform_over_the_process():
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
+def test_shifted_times_of_a_discrete_process():
+    """a t / (1 + (a - 1) t) of 1/4, 1/2, 3/4 and 1 for a = 3, each as often as any other."""
+    density = timesteps.discrete_density(SCHEDULES["rectified_flow"], T=4, strata=4, shift=3.0)
+    t = np.asarray(_draw(density)[0]).reshape(-1, 4)
+    np.testing.assert_allclose(np.sort(t), np.tile([0.5, 0.75, 0.9, 1.0], (len(t), 1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "make, words",
     [

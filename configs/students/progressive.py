@@ -24,5 +24,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.steps = STAGE * FIRST.bit_length()
     config.checkpoint.every = config.checkpoint.keep_every = STAGE
     config.sample.sampler = {"name": "ddim"}
-    config.sample.steps = 1
+    config.sample.update({"steps": 1, "shift": 1.0})  # the steps that it halves are even
     return base.preset(config, arg, {"objective.N": 2, "objective.stage": 10, "checkpoint.keep_every": 10})

@@ -30,8 +30,7 @@ WORDS = ("cat", "dog", "sun", "sky", "sea", "ice", "tea", "map", "key", "box", "
 WITHHELD = frozenset(zip(COLOURS, (SHAPES[3:] + SHAPES[:3])))  # ("red", "diamond"), ("orange", "star"), ..
 WITHHELD_WORDS = frozenset({"bus", "owl", "snow", "lamp", "hat", "key", "rain", "tea"})
 
-KINDS = {"one": 0.5, "several": 0.18, "pair": 0.26, "word": 0.06}  # and how often each is drawn
-STYLE_SHARES = (0.8, 0.1, 0.1)
+KINDS = ("one", "several", "pair", "word")
 SAID = {"colour": 0.92, "shape": 0.92, "size": 0.6, "position": 0.7, "relation": 0.75}  # how often a caption says it
 NONE = "none"  # the value of an attribute that a kind of scene does not have
 
@@ -63,8 +62,16 @@ class Scene(NamedTuple):
     word: str = NONE
 
 
+class Shares(NamedTuple):
+    """How often each of `KINDS` and each of `STYLES` is drawn; each sums to 1."""
+
+    kinds: tuple[float, float, float, float] = (0.5, 0.18, 0.26, 0.06)
+    styles: tuple[float, float, float] = (0.8, 0.1, 0.1)
+
+
+SHARES = Shares()
 ATTRIBUTES = {
-    "kind": tuple(KINDS), "style": STYLES, "colour": COLOURS, "shape": (*SHAPES, NONE), "size": (*SIZES, NONE),
+    "kind": KINDS, "style": STYLES, "colour": COLOURS, "shape": (*SHAPES, NONE), "size": (*SIZES, NONE),
     "position": (*POSITIONS, NONE), "count": (0, 1, 2, 3, 4, 5), "relation": (*RELATIONS, NONE),
     "second_colour": (*COLOURS, NONE), "second_shape": (*SHAPES, NONE), "word": (*WORDS, NONE),
 }  # fmt: skip
@@ -96,22 +103,23 @@ def withheld(scene: Scene) -> bool:
     return bool(pairs & WITHHELD) or scene.word in WITHHELD_WORDS
 
 
-def draw(lot: Lot, of_withheld: bool = False) -> Scene:
-    """Draws a scene; kinds, colours, shapes and so on are balanced.
+def draw(lot: Lot, of_withheld: bool = False, shares: Shares = SHARES) -> Scene:
+    """Draws a scene; colours, shapes, sizes, places and so on are each as frequent as any other.
 
     Args:
       lot: the draws.
       of_withheld: whether the scene is to be a withheld one, else it is not.
+      shares: of kinds and styles.
     """
     while True:
-        scene = _any(lot)
+        scene = _any(lot, shares)
         if withheld(scene) == of_withheld:
             return scene
 
 
-def _any(lot: Lot) -> Scene:
-    kind = lot.pick(tuple(KINDS), tuple(KINDS.values()))
-    style, colour, shape = lot.pick(STYLES, STYLE_SHARES), lot.pick(COLOURS), lot.pick(SHAPES)
+def _any(lot: Lot, shares: Shares) -> Scene:
+    kind = lot.pick(KINDS, shares.kinds)
+    style, colour, shape = lot.pick(STYLES, shares.styles), lot.pick(COLOURS), lot.pick(SHAPES)
     if kind == "one":
         return Scene(kind, style, colour, shape, lot.pick(SIZES), lot.pick(tuple(POSITIONS)))
     if kind == "several":

@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from diffusion import flow_maps
+from diffusion import flow_maps, timesteps
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import Objective, pairs, split
@@ -21,10 +22,11 @@ def latent_consistency_distillation(
     solver_steps: int = 50,
     T: int = 1000,
     c: float = 0.001,
+    shift: float = 1.0,
 ) -> Objective:
     """Consistency distillation of the guided flow over skipped steps.
 
-        loss = mean (sqrt((f(x_t, t, w) - stop f_target(x_s, s, w))^2 + c^2) - c),    s = t - 1 / solver_steps,
+        loss = mean (sqrt((f(x_t, t, w) - stop f_target(x_s, s, w))^2 + c^2) - c),    s, t = (n - 1, n) / solver_steps,
         x_s = one step of DDIM with (1 + w) teacher(x_t, t) - w teacher(x_t, t, null),    w ~ U(guidance)
 
     The student's condition is the pair (condition, w `[B]`); the teacher's is the condition alone. w is the paper's
@@ -44,12 +46,15 @@ def latent_consistency_distillation(
       solver_steps: T / k for the paper's skipping interval k = 20.
       T: number of steps of the discrete process; no time lies below 1 / T.
       c: of the Huber distance.
+      shift: moves t and s to noisier times, see `timesteps.shift`; 1 in the paper. For a student that samples at
+        times so shifted.
 
     Returns:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t", "s" and "guidance", each `[B]`.
 
     Raises:
-      ValueError: if the range of w is empty, or solver_steps is not in [1, T]; when called, without a condition.
+      ValueError: if the range of w is empty, or solver_steps is not in [1, T]; when called, without a condition or with
+        a shift out of the schedule's range.
     """
     low, high = guidance
     if not low <= high:
@@ -63,7 +68,9 @@ def latent_consistency_distillation(
             raise ValueError("latent consistency distils guidance, and the batch has no condition")
         time_keys, noise_keys, guidance_keys = split(keys, 3)
         n = jax.vmap(lambda key: jax.random.randint(key, (), 1, solver_steps + 1))(time_keys)
-        t, s = n / solver_steps, jnp.maximum((n - 1) / solver_steps, 1 / T)
+        with jax.ensure_compile_time_eval():  # the times are the same in each step
+            times = timesteps.shift(schedule, np.linspace(0, 1, solver_steps + 1, dtype=np.float32), shift)
+        t, s = jnp.asarray(times)[n], jnp.asarray(np.maximum(times, 1 / T))[n - 1]
         w = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(guidance_keys)
         x_t = mix(schedule, t, *pairs(noise_keys, batch))
         nothing = null_of(condition, null)

@@ -11,6 +11,7 @@ from jax import Array
 
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps.checks import check_positive
+from diffusion.timesteps.shifts import shift as shifted
 
 
 class Density(NamedTuple):
@@ -77,8 +78,10 @@ def uniform_density(schedule: NoiseSchedule, strata: int | None = None) -> Densi
     return from_quantile(lambda u: schedule.t_min + span * u, strata)
 
 
-def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None = None) -> Density:
-    """t = (i + 1) / T with i uniform in 0 .. T - 1, the times of a discrete process.
+def discrete_density(
+    schedule: NoiseSchedule, T: int = 1000, strata: int | None = None, shift: float = 1.0
+) -> Density:
+    """t = (i + 1) / T with i uniform in 0 .. T - 1, the times of a discrete process; or these, shifted.
 
     Facts:
       paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", algorithm 1
@@ -88,6 +91,7 @@ def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None 
       schedule: the discrete process; its t_max must be 1.
       T: number of its steps.
       strata: see `from_quantile`.
+      shift: moves the times to noisier ones, see `timesteps.shift`; for a model that samples in T steps so shifted.
 
     Raises:
       ValueError: if T < 1 or the schedule does not hold all these times.
@@ -95,7 +99,9 @@ def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None 
     if T < 1 or schedule.t_max < 1 or schedule.t_min > 1 / T * (1 + 1e-6):
         raise ValueError(f"discrete_density: T = {T} needs T >= 1 and times 1 / T .. 1 within the schedule's "
                          f"[{schedule.t_min:g}, {schedule.t_max:g}]")
-    return from_quantile(lambda u: (jnp.floor(u * T) + 1) / T, strata)
+    with jax.ensure_compile_time_eval():
+        times = shifted(schedule, np.arange(1, T + 1, dtype=np.float32) / np.float32(T), shift)
+    return from_quantile(lambda u: jnp.asarray(times)[jnp.floor(u * T).astype(int)], strata)
 
 
 def logit_normal(

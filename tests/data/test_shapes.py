@@ -19,8 +19,8 @@ HUES = {"red": (-12, 10), "orange": (14, 38), "yellow": (40, 58), "green": (100,
 
 @pytest.fixture(scope="module")
 def drawn():
-    """(picture, caption, scene) of 400 training pictures."""
-    return [shapes.example("train", number) for number in range(400)]
+    """(picture, caption, scene) of 600 training pictures."""
+    return [shapes.example("train", number) for number in range(600)]
 
 
 def parts(image):
@@ -132,8 +132,7 @@ def test_no_training_picture_has_what_is_withheld():
     seen, kept_back = Counter(), Counter()
     for number in range(900):
         for split, told in (("train", seen), ("withheld", kept_back)):
-            lot = scenes.Lot(shapes.SEED, tuple(shapes.SIZES).index(split), number)
-            scene = scenes.draw(lot, of_withheld=split == "withheld")
+            scene = shapes.example(split, number)[2]
             told.update({(scene.colour, scene.shape), (scene.second_colour, scene.second_shape), scene.word})
     forbidden = set(scenes.WITHHELD) | set(scenes.WITHHELD_WORDS)
     assert not forbidden & seen.keys()
@@ -155,6 +154,15 @@ def test_attributes_are_balanced():
         assert all(abs(counts[value] - expected) < 5 * math.sqrt(expected) for value in values), (name, counts)
     assert set(kinds) == set(scenes.KINDS)
     assert abs(kinds["several"] - 0.18 * 2000) < 0.2 * 0.18 * 2000
+
+
+def test_each_split_has_its_shares_of_kinds_and_styles():
+    """0.42 and 0.26 of pairs, 0.22 and 0.1 of neon, but for words, which are all plain; 5 standard deviations."""
+    for split, pairs, neon in (("train", 0.42, 0.22), ("test", 0.26, 0.1)):
+        shown = [shapes.example(split, number)[2] for number in range(1000)]
+        for share, expected in ((np.mean([scene.kind == "pair" for scene in shown]), pairs),
+                                (np.mean([scene.style == "neon" for scene in shown if scene.kind != "word"]), neon)):
+            assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / 900), split
 
 
 def test_a_caption_says_what_the_picture_shows_or_leaves_it_out(drawn):
@@ -195,7 +203,7 @@ def test_other_texts_are_refused(text):
 def test_the_dataset_holds_the_pictures_the_captions_and_the_attributes(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "SIZES", {"train": 5, "validation": 2, "test": 2, "withheld": 3})
     records, spec = sources.open_source("shapes", "withheld", str(tmp_path))
-    assert spec == sources.DataSpec("shapes", "withheld", (64, 64, 3), 0, 3, "2.0.0")
+    assert spec == sources.DataSpec("shapes", "withheld", (64, 64, 3), 0, 3, "2.1.0")
     expected = [shapes.example("withheld", number) for number in range(3)]
     for number, (image, _, _) in enumerate(expected):
         np.testing.assert_array_equal(records[number]["image"], image)

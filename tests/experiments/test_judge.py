@@ -158,10 +158,11 @@ def test_of_equal_guidances_the_smallest_is_chosen():
 
 
 @pytest.mark.slow
-def test_copies_of_training_pictures_are_counted(real, monkeypatch):
+def test_distance_to_real_pictures_is_nothing_for_the_same_and_beside_its_floor_for_others(real, monkeypatch):
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images[:, ::16, ::16].reshape(len(images), -1))
-    images = real[0]
-    found = text_measures.distances(Subject(None, NOBODY), images[:40], images[:80], images[80:],
-                                    text_measures.Effort(0, 2))  # fmt: skip
-    assert found["copies"]["samples"]["exact_duplicates"] == 40 and found["copies"]["held_out"]["exact_duplicates"] == 0
-    assert found["frechet"]["ratio"] > 0
+    images, others = real[0][:40], real[0][40:80]
+    effort = text_measures.Effort(0, 2)
+    told = lambda made: text_measures.distance_to(images, others, Subject(None, NOBODY), made, effort)
+    same, different = told(images), told(others)
+    assert same["distance"] == pytest.approx(0, abs=1e-3 * different["distance"])
+    assert different["distance"] == pytest.approx(different["floor"]["mean"]) and different["ratio"] == pytest.approx(1)
