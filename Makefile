@@ -30,7 +30,8 @@ demo: setup
 	$(RUN) -m experiments.sample --workdir=$(DEMO)
 	$(RUN) -m experiments.evaluate --workdir=$(DEMO)
 
-# Two simulated devices with a core each: convolutions use a single one of all cores badly.
+# The autoencoder has two simulated devices with a core each: convolutions use a single one of all cores badly. The text
+# encoder, whose loss gathers twice, has not: there XLA's CPU backend has been seen to wait for ever, with two threads.
 demo-text: setup
 	$(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT) --until=encoder
 	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=2" \

@@ -124,7 +124,7 @@ FLOW_MAPS = {
     "adversarial_generator": flow_maps.consistency,
 }
 TWO_TIMES = ("mean_flow", "improved_mean_flow", "shortcut")  # their networks are told two times
-VELOCITIES = ("flow_matching", "contrastive_flow_matching", "reflow", *TWO_TIMES)  # their networks predict one
+VELOCITIES = ("flow_matching", "contrastive_flow_matching", *TWO_TIMES)  # their networks predict one
 # They differentiate the network in forward mode (jax.jvp), which cuDNN's attention does not have.
 FORWARD_MODE = ("mean_flow", "improved_mean_flow", "continuous_consistency")
 ONE_SIZE = ("u_vit",)  # a position of its own is learned for each patch: these take pictures of one size

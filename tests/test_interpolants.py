@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import couplings, objectives, samplers, schedules, timesteps
+from diffusion import couplings, objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.objectives import interpolants
 from diffusion.parameterizations import Prediction
 from tests import oracles
@@ -111,6 +111,15 @@ def test_reflow_pairs_are_ends_of_the_flow_and_their_loss_vanishes_at_the_straig
     np.testing.assert_allclose(losses, 0, atol=1e-8)
     losses, _ = objectives.reflow(DENSITY)({"model": straight}, SCHEDULE, KEYS, {**exact, "noise": X0[:, :2]}, 0)
     assert losses.min() > 1e-3
+
+
+def test_reflow_is_the_error_of_the_velocity_whatever_the_network_predicts():
+    batch = {"x": X0[:, :2], "noise": X0[::-1, :2] + 1.0}
+    u = lambda x, t, c: 0.5 * x - t[:, None]
+    x0 = lambda x, t, c: x - t[:, None] * u(x, t, c)  # x_t = x_0 + t u on the straight path
+    found = [objectives.reflow(DENSITY, parameterization)({"model": network}, SCHEDULE, KEYS, batch, 0)[0]
+             for parameterization, network in ((None, u), (parameterizations.x0(), x0))]  # fmt: skip
+    np.testing.assert_allclose(*found, rtol=1e-4)
 
 
 def test_reflow_needs_pairs_and_pairs_need_a_deterministic_sampler():

@@ -4,7 +4,8 @@
     python -m experiments.sample --workdir=runs/consistency --config.sample.steps=2
 
 Between two of 18 times lies one step of Heun's method with the teacher. Where the teacher's prediction is x_t itself at
-t = 0 (velocity, v), the student's boundary is right as it is.
+t = 0 (velocity, v, epsilon), the student's boundary is right as it is; a network of x0 gets that of latent consistency
+models.
 
 Presets: `consistency.py:runs/digits,tiny` (seconds; to see that everything works).
 """
@@ -18,5 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = base.student(arg)
     config.objective = {"name": "cd", "N": 18}
+    if config.parameterization.name == "x0":
+        config.parameterization = {"name": "latent_consistency", "parameterization": config.parameterization.to_dict()}
     config.train.steps = 800
     return base.preset(config, arg, {})

@@ -5,18 +5,20 @@ from typing import Any
 import jax
 from jax import Array
 
-from diffusion import samplers
-from diffusion.objectives.flow_matching import flow_matching
+from diffusion import samplers, weightings
+from diffusion.objectives.denoising import denoising
 from diffusion.objectives.inputs import Objective, split
-from diffusion.parameterizations import Clock, Denoiser
+from diffusion.parameterizations import Denoiser, Parameterization, velocity
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density, Plan
 
 
-def reflow(density: Density, clock: Clock | None = None) -> Objective:
+def reflow(density: Density, parameterization: Parameterization | None = None) -> Objective:
     """Flow matching on the pairs ("x", "noise") of the batch, as `reflow_pairs` makes them.
 
         loss = mean |u(x_t, t) - (alpha' x_0 + sigma' z)|^2,    x_0 = ODE(z),    t ~ density
+
+    where u is the velocity, whatever the network predicts.
 
     Facts:
       loss: |u - (alpha' x_0 + sigma' z)|^2 on given pairs
@@ -27,7 +29,7 @@ def reflow(density: Density, clock: Clock | None = None) -> Objective:
 
     Args:
       density: distribution of t.
-      clock: the time that the network "model" is told; t itself if None.
+      parameterization: what the network "model" predicts; the velocity, told t itself, if None.
 
     Returns:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
@@ -35,7 +37,8 @@ def reflow(density: Density, clock: Clock | None = None) -> Objective:
     Raises:
       ValueError: when called, if the batch has no "noise".
     """
-    matching = flow_matching(density, clock=clock)
+    of_velocity = weightings.constant(velocity())
+    matching = denoising(velocity() if parameterization is None else parameterization, of_velocity, density)
 
     def objective(networks, schedule, keys, batch, step):
         if "noise" not in batch:

@@ -70,6 +70,21 @@ def student(name, teacher, **changes):
     return config
 
 
+def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
+    config = of_teacher()
+    velocity = config.parameterization.to_dict()
+    config.parameterization.name = "x0"
+    config.objective = {"name": "denoising", "density": config.objective.density.to_dict(), "condition_dropout": 0.1,
+                        "weighting": {"name": "constant", "parameterization": velocity}}  # fmt: skip
+    config.sample.shift = 3.0
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    for name in STUDENTS:
+        made = student(name, tmp_path)
+        network, bounded = made.parameterization.name, name in ("consistency", "lcm")
+        assert network == ("latent_consistency" if bounded else "x0"), name
+        assert made.sample.shift == (1 if name == "progressive" else 3), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_student_is_one_command_that_goes_on_bit_for_bit(name, teacher, tmp_path, monkeypatch):
