@@ -22,7 +22,7 @@ PLACES = (16.0, 32.0, 48.0)  # of centres, along each side: a step is a whole nu
 RADII = {"small": (6.0, 6.6), "medium": (9.3, 9.9), "large": (13.0, 13.6)}
 RADIUS_OF_MANY = (6.0, 6.6)  # neighbours stand 16 pixels apart, and the widest shapes reach 1.2 radii
 RADIUS_OF_TWO = (8.5, 9.9)
-STROKE, GLOW = 2.6, 2.5  # pixels: the width of an outline, the reach of neon
+STROKE, GLOW = 2.2, 2.5  # pixels: the width of an outline, the reach of neon
 
 Distance = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 """(x right, y down, radius) -> pixels to the edge."""
@@ -88,9 +88,9 @@ def _paint(
         distance = np.abs(distance + STROKE / 2) - STROKE / 2
     cover = np.clip(0.5 - distance, 0, 1)
     if style == "neon":
-        glow = 0.75 * np.exp(-np.maximum(distance, 0) / GLOW)
+        glow = 0.6 * np.exp(-np.maximum(distance, 0) / GLOW)
         canvas += glow[..., None] * (tint - canvas)
-        tint = tint + 0.1 * (255 - tint)
+        tint = tint + 0.25 * (255 - tint)
     canvas += cover[..., None] * (tint - canvas)
 
 
