@@ -26,5 +26,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.split = "train[:90%]"  # the rest is what copies are measured by
     config.vocabulary = {"size": 2048, "length": 24}
     config.encoder.model.text.update({"vocabulary": 2048, "positions": 24})
-    config.encoder.train.steps, config.denoiser.train.steps = 300, 1_500  # a fifth as many pictures
+    for stage, steps in (("encoder", 300), ("autoencoder", 1_200), ("denoiser", 1_500)):  # a fifth as many pictures
+        config[stage].train.steps = steps
     return base.preset(config, arg, PRESETS)

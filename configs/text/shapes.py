@@ -66,7 +66,7 @@ def encoder() -> ConfigDict:
 def autoencoder() -> ConfigDict:
     """Latent diffusion's KL autoencoder, small, by its pixels' error alone."""
     config = base.defaults()
-    config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # with "l1" neon keeps no hue for long
+    config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # by "l1" dark pictures lose their hues
     config.model = {
         "name": "autoencoder_kl", "widths": (16, 32, 64), "layers": 1, "latent_channels": 4, "groups": 1,
         "middle_attention": False,
