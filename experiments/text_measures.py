@@ -4,6 +4,7 @@ Each is a function of a `Subject`, whose `make` is all that is known of the mode
 pictures of other captions, can stand in its place, which is how the figures are tested.
 """
 
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -107,9 +108,15 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
 
 
 def chosen(rows: Sequence[dict[str, Any]]) -> float:
-    """The guidance of a sweep with the most attributes right; of equal ones the smallest, which is the most varied."""
-    best = max(row["scores"]["attributes"]["share"] for row in rows)
-    return min(row["guidance"] for row in rows if row["scores"]["attributes"]["share"] == best)
+    """The smallest guidance of a sweep, the most varied, whose attributes are right as often as the best one's.
+
+    As often: to one standard error of the best share, sqrt(p (1 - p) / count), the rule of Breiman et al. (1984,
+    "Classification and Regression Trees", section 3.4.3).
+    """
+    found = [(row["guidance"], row["scores"]["attributes"]) for row in rows]
+    best = max((scores for _, scores in found), key=lambda scores: scores["share"])
+    error = math.sqrt(best["share"] * (1 - best["share"]) / best["count"])
+    return min(guidance for guidance, scores in found if scores["share"] >= best["share"] - error)
 
 
 def real_picture(caption: str, number: int) -> np.ndarray:

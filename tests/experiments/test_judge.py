@@ -152,9 +152,11 @@ def test_variety_is_the_mean_distance_of_pairs():
     assert text_measures.variety(features) == pytest.approx((5 + 1) / 2)
 
 
-def test_of_equal_guidances_the_smallest_is_chosen():
-    row = lambda scale, share: {"guidance": scale, "scores": {"attributes": {"share": share}}}
+def test_the_smallest_guidance_within_a_standard_error_of_the_best_is_chosen():
+    row = lambda scale, share: {"guidance": scale, "scores": {"attributes": {"share": share, "count": 100}}}
     assert text_measures.chosen([row(1, 0.5), row(2, 0.9), row(4, 0.9), row(8, 0.7)]) == 2
+    assert text_measures.chosen([row(1, 0.86), row(2, 0.88), row(4, 0.9)]) == 2  # sqrt(0.9 * 0.1 / 100) = 0.03
+    assert text_measures.chosen([row(1, 0.86), row(2, 0.88), row(4, 1.0)]) == 4
 
 
 @pytest.mark.slow
