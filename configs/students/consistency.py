@@ -20,6 +20,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.student(arg)
     config.objective = {"name": "cd", "N": 18}
     if config.parameterization.name == "x0":
-        config.parameterization = {"name": "latent_consistency", "parameterization": config.parameterization.to_dict()}
+        config.parameterization = base.bounded(config)
     config.train.steps = 800
     return base.preset(config, arg, {})

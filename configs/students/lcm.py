@@ -23,8 +23,8 @@ def get_config(arg: str = "") -> ConfigDict:
     scale = config.teacher.scale  # of its own samples
     config.teacher.scale = 1.0  # the objective guides it
     config.objective = {"name": "latent_consistency_distillation", "guidance": (0.0, 2.0 * scale - 1),
-                        "shift": config.sample.shift}  # fmt: skip
-    config.parameterization = {"name": "latent_consistency", "parameterization": config.parameterization.to_dict()}
+                        "shift": config.sample.shift, "solver_steps": 50}  # fmt: skip
+    config.parameterization = base.bounded(config)
     config.train.steps = 800
     config.sample.guidance.scale = scale
     return base.preset(config, arg, {})

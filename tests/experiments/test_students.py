@@ -82,6 +82,7 @@ def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
         made = student(name, tmp_path)
         network, bounded = made.parameterization.name, name in ("consistency", "lcm")
         assert network == ("latent_consistency" if bounded else "x0"), name
+        assert not bounded or made.parameterization.scaling == 0.01, name  # a boundary that a network of x0 needs
         assert made.sample.shift == (1 if name == "progressive" else 3), name
 
 
