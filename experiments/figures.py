@@ -101,13 +101,13 @@ def mosaic(
       titles: for each block, above it.
     """
     more = max((text.count("\n") for texts in columns for text in texts), default=0)  # lines above a column
-    picture = _Picture(blocks, names, top=(46 if titles else 28 if any(map(any, columns)) else 0) + 14 * more)
+    picture = _Picture(blocks, names, top=(46 if titles else 28 if any(map(any, columns)) else 0) + 16 * more)
     for block, texts in enumerate(columns):
         if titles:
             picture.text(picture.left(block, 0), 16, titles[block], size=12, align="left")
         for column, text in enumerate(texts):
             place = picture.left(block, column) + picture.width / 2
-            picture.text(place, picture.top - 10 - 7 * more, text, size=9)
+            picture.text(place, picture.top - 10 - 8 * more, text, size=9)
     picture.save(path)
 
 
