@@ -69,7 +69,7 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
     make = generate.of_conditions(config, workdir.example_shape(config))
     images = make.images(params, asked.told, generate.seeds(config, number))
     subject = text_measures.Subject(None, reader())
-    frechet = text_measures.distance_to(*_new(), subject, images, EFFORT)
+    frechet = text_measures.distance_to(subject, images, *_new(), EFFORT)
     figures = {
         "nfe": make.nfe,
         "attributes": text_measures.scores(subject.judge, asked.texts, images)["attributes"]["share"],

@@ -166,15 +166,15 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
 
 
 def distance_to(
-    real: np.ndarray, others: np.ndarray, subject: Subject, images: np.ndarray, effort: Effort = FULL
+    subject: Subject, images: np.ndarray, real: np.ndarray, others: np.ndarray, effort: Effort = FULL
 ) -> dict[str, Any]:
     """Frechet distance to real pictures in the judge's features, beside the floor and noise: `measures.distance`.
 
     Args:
-        real: uint8 [K, 64, 64, 3], real pictures that the model was not trained on.
-        others: uint8 [L, 64, 64, 3], pictures that are drawn as the real ones are: the floor is their distance.
         subject: whose judge gives the features.
         images: uint8 [N, 64, 64, 3], pictures of captions that are drawn as those of the real ones are.
+        real: uint8 [K, 64, 64, 3], real pictures that the model was not trained on.
+        others: uint8 [L, 64, 64, 3], pictures that are drawn as the real ones are: the floor is their distance.
         effort: resamples and subsets.
     """
     record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": subject.judge.digest}

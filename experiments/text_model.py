@@ -133,7 +133,7 @@ def pipeline(
 
 def write(
     out: str | pathlib.Path, module: PixArt, params: Any, *, text_encoder: pathlib.Path, tokenizer: pathlib.Path,
-    vae: pathlib.Path, shift: float = 1.0,
+    vae: pathlib.Path, shift: float,
 ) -> None:  # fmt: skip
     """Writes the folder of a text-to-image model from its denoiser, its parts' folders and its times' shift."""
     with files.whole_folder(out) as place:

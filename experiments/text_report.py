@@ -130,7 +130,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     if "distances" in settings.parts and made is not None:
         with _said("distances"):
             held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
-            figures["frechet"] = text_measures.distance_to(held_out, others, subject, made["images"])
+            figures["frechet"] = text_measures.distance_to(subject, made["images"], held_out, others)
             figures["copies"] = neighbours.copying(made["images"], held_out, train)
     if "edits" in settings.parts:
         figures["edits"] = {}

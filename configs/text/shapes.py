@@ -22,7 +22,7 @@ TINY = {
     "encoder.model.text.heads": 2, "encoder.model.text.hidden": 32, "encoder.model.text.vocabulary": 600,
     "encoder.model.vision.width": 16, "encoder.model.vision.depth": 1, "encoder.model.vision.heads": 2,
     "encoder.model.vision.hidden": 32, "encoder.model.vision.patch": 16,
-    "autoencoder.model.widths": (4, 4, 8), "autoencoder.model.groups": 1,
+    "autoencoder.model.widths": (4, 4, 8),
     "denoiser.model.width": 16, "denoiser.model.depth": 2, "denoiser.model.heads": 2, "denoiser.model.text_width": 16,
     **{f"{stage}.{field}": value for stage in ("encoder", "autoencoder", "denoiser") for field, value in {
         "train.steps": 4, "train.batch_size": 8, "train.log_every": 2, "checkpoint.every": 2, "optimizer.warmup": 2,

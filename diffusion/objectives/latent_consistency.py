@@ -68,8 +68,7 @@ def latent_consistency_distillation(
             raise ValueError("latent consistency distils guidance, and the batch has no condition")
         time_keys, noise_keys, guidance_keys = split(keys, 3)
         n = jax.vmap(lambda key: jax.random.randint(key, (), 1, solver_steps + 1))(time_keys)
-        with jax.ensure_compile_time_eval():  # the times are the same in each step
-            times = timesteps.shift(schedule, np.linspace(0, 1, solver_steps + 1, dtype=np.float32), shift)
+        times = timesteps.shift(schedule, np.linspace(0, 1, solver_steps + 1, dtype=np.float32), shift)
         t, s = jnp.asarray(times)[n], jnp.asarray(np.maximum(times, 1 / T))[n - 1]
         w = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(guidance_keys)
         x_t = mix(schedule, t, *pairs(noise_keys, batch))

@@ -99,8 +99,7 @@ def discrete_density(
     if T < 1 or schedule.t_max < 1 or schedule.t_min > 1 / T * (1 + 1e-6):
         raise ValueError(f"discrete_density: T = {T} needs T >= 1 and times 1 / T .. 1 within the schedule's "
                          f"[{schedule.t_min:g}, {schedule.t_max:g}]")
-    with jax.ensure_compile_time_eval():
-        times = shifted(schedule, np.arange(1, T + 1, dtype=np.float32) / np.float32(T), shift)
+    times = shifted(schedule, np.arange(1, T + 1, dtype=np.float32) / np.float32(T), shift)
     return from_quantile(lambda u: jnp.asarray(times)[jnp.floor(u * T).astype(int)], strata)
 
 

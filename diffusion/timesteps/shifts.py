@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -30,7 +31,8 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     grid = np.asarray(grid)
     if factor == 1:
         return grid
-    moved = np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
+    with jax.ensure_compile_time_eval():  # a grid is known before the program, also where it is asked for within one
+        moved = np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
     outside = ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))
     if outside.any() or np.any(np.sign(np.diff(moved)) != np.sign(np.diff(grid))):
         raise ValueError(

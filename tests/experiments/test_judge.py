@@ -5,7 +5,7 @@ import pytest
 
 from diffusion.data import scenes, shapes
 from diffusion.data.scenes import COLOURS, NONE, SHAPES, Scene
-from diffusion.metrics import attribute_reader
+from diffusion.metrics import attribute_reader, neighbours
 from diffusion.metrics.attribute_reader import Reader
 from experiments import judge, text_measures
 from experiments.text_measures import Subject
@@ -164,7 +164,14 @@ def test_distance_to_real_pictures_is_nothing_for_the_same_and_beside_its_floor_
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images[:, ::16, ::16].reshape(len(images), -1))
     images, others = real[0][:40], real[0][40:80]
     effort = text_measures.Effort(0, 2)
-    told = lambda made: text_measures.distance_to(images, others, Subject(None, NOBODY), made, effort)
+    told = lambda made: text_measures.distance_to(Subject(None, NOBODY), made, images, others, effort)
     same, different = told(images), told(others)
     assert same["distance"] == pytest.approx(0, abs=1e-3 * different["distance"])
     assert different["distance"] == pytest.approx(different["floor"]["mean"]) and different["ratio"] == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_copies_of_training_pictures_are_counted(real):
+    images = real[0]
+    found = neighbours.copying(images[:40], images[80:], images[:80])
+    assert found["samples"]["exact_duplicates"] == 40 and found["held_out"]["exact_duplicates"] == 0
