@@ -57,8 +57,8 @@ class Course(NamedTuple):
 
     Attributes:
       size: (height, width) of the pictures.
-      walk: the sampler and the whole plan.
-      first: the step at which the walk begins.
+      walk: the sampler, and the steps that are walked.
+      noised: whether it begins at a picture, of which there is one.
       guided: whether two branches are evaluated.
       tile: side of the autoencoder's tiles, or 0.
       key: equal for equal ones.
@@ -66,15 +66,10 @@ class Course(NamedTuple):
 
     size: tuple[int, int]
     walk: Walk
-    first: int
+    noised: bool
     guided: bool
     tile: int
     key: tuple
-
-    @property
-    def plan(self) -> timesteps.Plan:
-        """The steps that are walked."""
-        return timesteps.Plan(*(part[self.first :] for part in self.walk.plan))
 
 
 def check_memory(model: Any, course: Course, batch: int, told: dict, untold: dict) -> bool:
@@ -115,7 +110,7 @@ def stepwise(model: Any, course: Course) -> Callable:
 
     def walk(*arguments):
         denoiser, rest, hook = _guided(model, course, *arguments)
-        return samplers.loop(course.walk.sampler, denoiser, model.process.schedule, course.plan, rest, hook)
+        return samplers.loop(course.walk.sampler, denoiser, model.process.schedule, course.walk.plan, rest, hook)
 
     return samplers.stepwise(walk)
 
@@ -149,8 +144,8 @@ def begin(
     if image is None:
         return x, rest, None, None, {}
     known = encoded(image)
-    if mask is None or course.first > 0:
-        x = noised(model.process.schedule, course.plan, known, noise)
+    if course.noised:
+        x = noised(model.process.schedule, course.walk.plan, known, noise)
     if mask is None:
         return x, rest, None, None, {}
     # A value of the latents is painted anew if one of its pixels is.
@@ -169,7 +164,7 @@ def _guided(
     denoiser = denoise(model, params, told, untold if course.guided else None, scale)
     if known is None or whole is None:
         return denoiser, rest, None
-    return denoiser, rest, editing.replacement(model.process.schedule, course.plan, known, ~whole)
+    return denoiser, rest, editing.replacement(model.process.schedule, course.walk.plan, known, ~whole)
 
 
 def decoded(model: Any, course: Course, vae_params: Any, x: Array) -> Array:
@@ -186,6 +181,6 @@ def pictures(
     x, rest, known, whole, beside = begin(model, course, params["vae"], keys, image, mask)
     own = params[model.kind.denoiser]
     denoiser, rest, hook = _guided(model, course, own, told | beside, untold | beside, scale, rest, known, whole)
-    schedule, plan = model.process.schedule, course.plan
+    schedule, plan = model.process.schedule, course.walk.plan
     x = samplers.sample(course.walk.sampler, denoiser, schedule, x, plan, rest, after_step=hook)
     return decoded(model, course, params["vae"], x)

@@ -10,6 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from diffusion import editing
+from diffusion.timesteps import Plan
+
+JUMPS = 4  # parts of a walk, each of which is walked as often as `resamplings` says
+
 
 def first_step(steps: int, strength: float) -> int:
     """The step at which a walk begins that changes a picture with this strength.
@@ -23,6 +28,33 @@ def first_step(steps: int, strength: float) -> int:
     if not walked and steps > 0:
         raise ValueError(f"strength = {strength} of {steps} steps is less than one step; at least {1 / steps:.3g} is")
     return steps - walked
+
+
+def walked(plan: Plan, first: int, resamplings: int) -> Plan:
+    """The steps of a plan from one on, and those of RePaint, which walk each quarter of it but the last several times.
+
+    Args:
+      plan: of the whole walk.
+      first: the step at which it begins.
+      resamplings: how often each of these is walked.
+    """
+    grid = np.append(plan.t[first:], plan.s[-1])
+    return editing.repaint(grid, max((len(grid) - 1) // JUMPS, 1), resamplings)
+
+
+def resampled(resamplings: int, mask: np.ndarray | None, sees_mask: bool) -> None:
+    """Checks how often each part of a walk is walked.
+
+    Raises:
+      ValueError: for less than once, or where nothing is kept that x is to agree with.
+    """
+    if resamplings < 1:
+        raise ValueError(f"resamplings = {resamplings} must be at least 1: each part of the walk is walked once")
+    if resamplings > 1 and mask is None:
+        raise ValueError(f"resamplings = {resamplings}: what is painted comes to agree with what is kept; give a mask "
+                         "or margins")
+    if resamplings > 1 and sees_mask:
+        raise ValueError(f"resamplings = {resamplings}: this model sees what is kept, and walks once; leave it at 1")
 
 
 def rows(prompts: str | Sequence[str], seeds: int | Sequence[int]) -> tuple[list[str], list[int]]:

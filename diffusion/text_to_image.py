@@ -149,6 +149,7 @@ def generate(
     mask: np.ndarray | None = None,
     margins: tuple[int, int, int, int] = (0, 0, 0, 0),
     strength: float | None = None,
+    resamplings: int = 1,
     batch_size: int = 1,
     tile: int = 0,
     **how: Any,
@@ -168,6 +169,8 @@ def generate(
       mask: Bool [H, W], True where it is painted anew; the rest stays as it is, pixel for pixel.
       margins: pixels put on at the top, bottom, left and right of `image`, and painted.
       strength: in (0, 1], how much of the walk is walked, the freer the larger; 0.8, and 1 with a mask or margins.
+      resamplings: how often each quarter of the walk but the last is walked, with a mask or margins (RePaint, Lugmayr
+        et al. 2022): what is painted agrees better with what is kept, for nearly as many times the evaluations.
       batch_size: pictures at once.
       tile: side in pixels of the tiles in which the autoencoder sees a larger picture, so that its memory does not grow
         with it, see `diffusion.models.tiles`; neighbours share a quarter. 0: the picture at once.
@@ -181,7 +184,8 @@ def generate(
         fit into memory, with what they would need.
     """
     asked = _asked(
-        model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, tile
+        model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength,
+        resamplings, tile
     )
     told, untold = _told(model, asked, negative, guidance, batch_size, how)
     program = _program(model, asked.course, "pictures", compiled(picture_programs.pictures))
@@ -216,23 +220,26 @@ def watch(
     model: TextToImage, prompts: str | Sequence[str], *, negative: str | None = None, steps: int = 30,
     guidance: float = 7.5, seeds: int | Sequence[int] = 0, sampler: str = "", height: int = 0, width: int = 0,
     image: np.ndarray | None = None, mask: np.ndarray | None = None, margins: tuple[int, int, int, int] = (0, 0, 0, 0),
-    strength: float | None = None, tile: int = 0, **how: Any,
+    strength: float | None = None, resamplings: int = 1, tile: int = 0, **how: Any,
 ) -> Iterator[Frame]:  # fmt: skip
     """The pictures of `generate`, all of them at once, seen after each step; each step runs when it is asked for.
+
+    Steps that only add noise again (`resamplings`) are not seen.
 
     Its steps are compiled one by one (`samplers.stepwise`), so that it ends where the iterator is closed. The pictures
     are those of `generate` with as large a batch, up to the rounding of another program.
 
     Args:
       model: from `load`.
-      prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, tile, **how: as
-        `generate` takes them.
+      prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, resamplings,
+        tile, **how: as `generate` takes them.
 
     Returns:
       An iterator; what `generate` refuses is refused before it is returned.
     """
     asked = _asked(
-        model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, tile
+        model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength,
+        resamplings, tile
     )
     return _frames(model, asked, *_told(model, asked, negative, guidance, len(asked.seeds), how), guidance)
 
@@ -243,9 +250,12 @@ def _frames(model: TextToImage, asked: "_Asked", told: dict, untold: dict, scale
     decoded = _program(model, asked.course, "decoded", compiled(picture_programs.decoded))
     params, vae = model.params[model.kind.denoiser], model.params["vae"]
     x, rest, known, whole, beside = begin(vae, _keys(asked.seeds), *asked.canvas)
-    s = np.asarray(asked.course.plan.s)
+    plan = asked.course.walk.plan
+    s = np.asarray(plan.s)
     states = run(x, len(s), params, told | beside, untold | beside, jnp.float32(scale), rest, known, whole)
     for i, state in enumerate(states):
+        if plan.renoise[i]:
+            continue
         pictures = np.asarray(decoded(vae, state.x0 if i + 1 < len(s) else state.x))
         yield Frame(i + 1, len(s), float(s[i]), asked.kept(pictures))
 
@@ -313,7 +323,8 @@ class _Asked(NamedTuple):
 def _asked(
     model: TextToImage, prompts: str | Sequence[str], negative: str | None, steps: int, scale: float,
     seeds: int | Sequence[int], sampler: str, height: int, width: int, image: np.ndarray | None,
-    mask: np.ndarray | None, margins: tuple[int, int, int, int], strength: float | None, tile: int,
+    mask: np.ndarray | None, margins: tuple[int, int, int, int], strength: float | None, resamplings: int,
+    tile: int,
 ) -> _Asked:  # fmt: skip
     prompts, seeds = picture_settings.rows(prompts, seeds)
     image, mask = picture_settings.canvas(image, mask, margins)
@@ -322,11 +333,14 @@ def _asked(
         strength = 0.8 if image is not None and mask is None else 1.0
     if image is None and strength != 1:
         raise ValueError(f"strength = {strength}: it says how much of an image is changed; give the image")
+    picture_settings.resampled(resamplings, mask, model.sees_mask)
     picture_settings.tile(model, tile)
     guided = picture_settings.guided(model, scale, negative)
     first = picture_settings.first_step(steps, strength)
     walk = schedulers.walk(model.process, sampler, steps, (size[0] // model.multiple) * (size[1] // model.multiple))
-    course = Course(size, walk, first, guided, tile, (sampler, steps, first, guided, size, tile))
+    walk = walk._replace(plan=picture_settings.walked(walk.plan, first, resamplings))
+    noised = image is not None and (mask is None or first > 0)
+    course = Course(size, walk, noised, guided, tile, (sampler, steps, first, resamplings, noised, guided, size, tile))
     return _Asked(prompts, seeds, image, mask, course)
 
 

@@ -42,6 +42,8 @@ IMAGE = flags.DEFINE_string("image", None, "a picture to start from")
 MASK = flags.DEFINE_string("mask", None, "a picture of the same size, white where the image is painted anew")
 MARGINS = flags.DEFINE_list("margins", [], "pixels to put on and paint: top,bottom,left,right")
 STRENGTH = flags.DEFINE_float("strength", None, "in (0, 1]: how much of the image is changed")
+RESAMPLINGS = flags.DEFINE_integer("resamplings", 1, "with a mask or margins: how often each quarter of the walk is "
+                                   "walked, so that what is painted agrees with what is kept (RePaint)")  # fmt: skip
 LORA = flags.DEFINE_multi_string("lora", [], "a LoRA file and its weight, FILE:0.8; may be given several times")
 WINDOWS = flags.DEFINE_bool("windows", False, "read a prompt longer than the text encoder's context in several windows")
 BATCH = flags.DEFINE_integer("batch_size", 1, "pictures at once")
@@ -51,8 +53,9 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the d
 FORMAT = 1
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
 SETTINGS = ("model", "prompt", "negative", "steps", "guidance", "sampler", "height", "width", "image", "mask",
-            "margins", "strength", "loras", "windows", "dtype", "batch_size", "seeds", "tile")  # fmt: skip
-ADDED = {"tile": 0}  # settings that older pictures do not carry
+            "margins", "strength", "loras", "windows", "dtype", "batch_size", "seeds", "tile",
+            "resamplings")  # fmt: skip
+ADDED = {"tile": 0, "resamplings": 1}  # settings that older pictures do not carry
 RECORD = ("seed", "at", "checkpoint", "files", "device", "versions")
 TOLERANCE = 8  # of 255: what rounding does to a pixel on another kind of device
 
@@ -126,6 +129,7 @@ def from_flags() -> dict[str, Any]:
         "guidance": GUIDANCE.value, "sampler": SAMPLER.value, "height": HEIGHT.value, "width": WIDTH.value,
         "image": IMAGE.value, "mask": MASK.value, "margins": margins, "strength": STRENGTH.value, "loras": loras(),
         "windows": WINDOWS.value, "dtype": DTYPE.value, "batch_size": BATCH.value, "tile": TILE.value,
+        "resamplings": RESAMPLINGS.value,
         "seeds": list(range(SEED.value, SEED.value + NUMBER.value)),
     }  # fmt: skip
 
@@ -166,6 +170,7 @@ def make(model: text_to_image.TextToImage, settings: Mapping[str, Any]) -> list[
         guidance=settings["guidance"], seeds=seeds, sampler=settings["sampler"], height=settings["height"],
         width=settings["width"], image=image, mask=mask, margins=tuple(settings["margins"]),
         strength=settings["strength"], batch_size=size, windows=settings["windows"], tile=settings["tile"],
+        resamplings=settings["resamplings"],
     )  # fmt: skip
     named = [settings["image"], settings["mask"], *settings["loras"]]
     fixed = {

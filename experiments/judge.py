@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import drawing, scenes
-from diffusion.data.scenes import ATTRIBUTES, NONE, Scene
+from diffusion.data.scenes import NONE, Scene
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from experiments import progress
 
 SEED = 7_001  # of its pictures; that of the dataset is another
-PICTURES = {"one": 20_000, "several": 16_000, "pair": 20_000, "word": 16_000}  # it learns from
+PICTURES = {"one": 20_000, "several": 20_000, "pair": 20_000, "word": 16_000}  # it learns from
 WITHHELD_SHARE = 1 / 8  # so that each pair of a colour and a shape is as frequent as any other
+MORE = 6  # objects, and the answer for any larger number: no caption asks for so many, but a model may paint them
+CROWDED_SHARE = 1 / 5  # of several objects: so that MORE is as frequent as each of two to five
+ATTRIBUTES = scenes.ATTRIBUTES | {"count": (*scenes.ATTRIBUTES["count"], MORE)}
 STEPS = 4_000
 EASY = ("kind", "style", "colour", "shape", "size", "position")  # what is asked of a model in full
 HARD = ("count", "relation", "word")  # what models of this field are known to be weak at
@@ -36,7 +39,7 @@ def facing(scene: Scene) -> Scene:
 
 
 def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np.ndarray, list[Scene]]:
-    """The pictures that the judge learns from, uint8 [N, 64, 64, 3], and what they show.
+    """The pictures that the judge learns from, uint8 [N, 64, 64, 3], and what it is to say of them.
 
     Args:
       seed: of the pictures.
@@ -48,9 +51,11 @@ def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np
     while sum(left.values()):
         lot = scenes.Lot(seed, 0, place)
         scene = scenes.draw(lot, of_withheld=lot.between(0, 1) < WITHHELD_SHARE)
+        if scene.kind == "several" and lot.between(0, 1) < CROWDED_SHARE:
+            scene = scene._replace(count=lot.pick(range(MORE, len(scenes.POSITIONS) + 1)))
         if left[scene.kind]:
             left[scene.kind] -= 1
-            found.append((drawing.draw(scene, lot), facing(scene)))
+            found.append((drawing.draw(scene, lot), facing(scene)._replace(count=min(scene.count, MORE))))
         place += 1
     images, shown = zip(*found)
     return np.stack(images), list(shown)

@@ -4,7 +4,8 @@
     WORKDIR/pairs/00000512.npy    float32 [n, 2, H, W, C], sample and noise of pairs 512 .. 512 + n - 1
 
 Pair i is told what example i of the data is told, a label or a caption, the examples over and over. Its noise depends
-on the run's seed and on i alone, so that a making that was interrupted goes on at the first file that is missing.
+on the run's seed and on i alone, so that a making that was interrupted goes on at the first file that is missing. The
+times of the teacher's steps are moved by `config.sample.shift`, as those of its own samples are.
 """
 
 import contextlib
@@ -140,11 +141,7 @@ def _told(config, given, numbers: np.ndarray) -> Any:
     """What those pairs are told, `[b, ...]`; None where the network is told nothing."""
     if resolve.null(config) is None:
         return None
-    rows = (numbers % len(given.source)).tolist()
-    batches = pipeline.rows(given.source, given.spec, [range(row, row + 1) for row in rows], threads=0)
-    told = [prepare({name: leaf for name, leaf in batch.items() if name != given.spec.entry})["condition"]
-            for batch in batches]  # fmt: skip
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *told)
+    return prepare(pipeline.told(given.source, given.spec, numbers % len(given.source)))["condition"]
 
 
 def _maker(config: Mapping, shape: tuple[int, ...], mesh: Mesh):
@@ -152,7 +149,8 @@ def _maker(config: Mapping, shape: tuple[int, ...], mesh: Mesh):
     schedule, sampler = resolve.schedule(config), resolve.pair_sampler(config)
     read = resolve.teacher_parameterization(config)
     apply = players.guided_teacher(config, players.teacher(resolve.model(config, shape)))
-    plan = timesteps.plan(timesteps.uniform(schedule, steps=config["teacher"]["pairs"]["steps"]))
+    grid = timesteps.uniform(schedule, steps=config["teacher"]["pairs"]["steps"])
+    plan = timesteps.plan(timesteps.shift(schedule, grid, config["sample"]["shift"]))
     key = functools.partial(jax.random.fold_in, jax.random.split(jax.random.key(np.uint32(config["seed"])), 3)[2])
 
     def make(params, condition, numbers):

@@ -278,6 +278,8 @@ def settings(monkeypatch):
     ({"seeds": [1, 2, 3], "prompts": ["a", "b"]}, "2 prompts and 3 seeds"),
     ({"prompts": []}, "0 prompts"),
     ({"strength": 0.5}, "strength = 0.5.*give the image"),
+    ({"resamplings": 2}, "resamplings = 2: .*; give a mask or margins"),
+    ({"resamplings": 0}, "resamplings = 0 must be at least 1"),
     ({"tile": 15}, "tile = 15: the autoencoder's factor 2 must divide it, for example 14"),
     ({"mask": np.ones((16, 16), bool)}, "a mask and margins belong to an image"),
     ({"image": np.zeros((16, 16, 4), np.uint8)}, r"uint8 \[H, W, 3\]; got uint8 \[16, 16, 4\]"),

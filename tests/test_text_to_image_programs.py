@@ -84,6 +84,7 @@ EDITS = {
     "a prompt": {},
     "a picture changed": {"image": IMAGE, "strength": 0.5},
     "painted": {"image": IMAGE, "mask": RIGHT},
+    "painted, each part twice": {"image": IMAGE, "mask": RIGHT, "resamplings": 2},
     "made wider": {"image": IMAGE[:, 4:], "margins": (0, 0, 4, 0)},
 }
 
@@ -93,15 +94,53 @@ EDITS = {
 def test_pictures_seen_step_by_step_are_those_made_at_once(model, edit, sampler):
     same = {"negative": "bad", "steps": 4, "guidance": 3.0, "seeds": [3, 4], "sampler": sampler, **EDITS[edit]}
     frames = list(text_to_image.watch(model, "a cat", **same))
-    walked = 2 if edit == "a picture changed" else 4
-    assert [frame.step for frame in frames] == list(range(1, walked + 1)) and frames[0].steps == walked
-    assert all(a.t > b.t for a, b in itertools.pairwise(frames)) and frames[-1].t < 0.002
+    if edit == "painted, each part twice":  # of one step each; the last is walked once; steps 2, 5 and 8 add noise
+        assert [frame.step for frame in frames] == [1, 3, 4, 6, 7, 9, 10] and frames[0].steps == 10
+    else:
+        walked = 2 if edit == "a picture changed" else 4
+        assert [frame.step for frame in frames] == list(range(1, walked + 1)) and frames[0].steps == walked
+        assert all(a.t > b.t for a, b in itertools.pairwise(frames))
+    assert frames[-1].t < 0.002
     at_once = text_to_image.generate(model, "a cat", batch_size=2, **same)
     assert np.abs(frames[-1].pictures.astype(int) - at_once).max() <= 1
     assert (frames[0].pictures != at_once).any()
     if "mask" in same:
         for frame in frames:
             np.testing.assert_array_equal(frame.pictures[:, ~RIGHT], np.stack([IMAGE[~RIGHT]] * 2))
+
+
+class Flat:
+    """E[x0 | x_t] where all pixels of a picture have one colour, which is N(0, 1): what is kept tells what to paint."""
+
+    widths, in_channels = (1,), 3
+
+    def __init__(self, schedule):
+        self.schedule, self.clocks = schedule, []
+
+    def apply(self, variables, x, clock, condition):
+        jax.debug.callback(lambda clock: self.clocks.append(float(clock)), clock.ravel()[0])
+        t = (clock.ravel()[0] + 1) / 1000
+        alpha, sigma, pixels = self.schedule.alpha(t), self.schedule.sigma(t), x.shape[1] * x.shape[2]
+        mean = x.mean((1, 2), keepdims=True) * alpha / (alpha**2 + sigma**2 / pixels)
+        return jnp.broadcast_to(mean, x.shape)
+
+
+@pytest.mark.slow
+def test_what_is_painted_agrees_with_what_is_kept_the_more_often_it_is_walked(model):
+    flat = model.modules["unet"] = Flat(model.process.schedule)
+    image = np.full((8, 8, 3), 200, np.uint8)
+    same = {"steps": 20, "guidance": 1.0, "seeds": range(50), "batch_size": 50, "image": image, "sampler": "ddim"}
+    off = {}
+    for resamplings in (1, 2, 8):
+        flat.clocks.clear()
+        made = text_to_image.generate(model, "a cat", mask=RIGHT, resamplings=resamplings, **same)
+        jax.effects_barrier()
+        # Three of the four quarters, of five steps each, are walked again.
+        assert len(flat.clocks) == 20 + 15 * (resamplings - 1)
+        np.testing.assert_array_equal(made[:, :, :4], np.broadcast_to(image[:, :4], (50, 8, 4, 3)))
+        off[resamplings] = np.abs(made[:, :, 4:].astype(float) - 200).mean()
+    assert off[1] > 1.5 * off[2] and off[2] > 1.25 * off[8]
+
 
 
 @pytest.mark.slow

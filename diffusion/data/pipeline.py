@@ -95,10 +95,11 @@ def batches(
                 now = index // size == epoch
                 rows[now] = permutation(size, seed, epoch)[rows[now]]
         records, skipped = _skipping(source, rows) if damaged == "skip" else (fetch(source, rows), None)
-        examples, labels = _columns(records, spec)
+        examples = [record[spec.entry] for record in records]
         for position, function in enumerate(augment):
             examples = [function(rng_of(seed, i, position), example) for i, example in zip(index.tolist(), examples)]
-        batch = {spec.entry: _stack(examples, spec), "label": labels, "index": index, **_conditions(records)}
+        batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
+        batch |= _conditions(records)
         return batch if skipped is None else batch | {"skipped": skipped}
 
     return iterate(sys.maxsize, read, threads)
@@ -144,8 +145,9 @@ def rows(source: Source, spec: DataSpec, runs: Sequence[range], *, threads: int 
 
     def read(step: int) -> Batch:
         index = np.asarray(runs[step], np.int64)
-        examples, labels = _columns(fetch(source, index), spec)
-        return {spec.entry: _stack(examples, spec), "label": labels, "index": index}
+        records = fetch(source, index)
+        examples = _stack([record[spec.entry] for record in records], spec)
+        return {spec.entry: examples, "label": _labels(records, spec), "index": index}
 
     return iterate(len(runs), read, threads)
 
@@ -204,6 +206,21 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
         return [None]
 
 
+def told(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
+    """What the records of these rows are told, without their examples.
+
+    Args:
+      source: the records.
+      spec: what the records are, from `sources.open_source`.
+      rows: numbers of records [b].
+
+    Returns:
+      {"label": int32 [b]}, with {"condition": {entry: [b, ...]}} where the records have one, as in `batches`.
+    """
+    records = fetch(source, np.asarray(rows))
+    return {"label": _labels(records, spec), **_conditions(records)}
+
+
 def fetch(source: Source, rows: np.ndarray) -> list[dict[str, Any]]:
     """Reads records, all at once where the source can."""
     at_once = getattr(source, "__getitems__", None)
@@ -227,13 +244,9 @@ def _next_sound(source: Source, row: int) -> dict[str, Any]:
     raise DamagedRecord(f"{lost}, so that skipping would hide the loss of a whole file: prepare the dataset again.")
 
 
-def _columns(records: list[dict[str, Any]], spec: DataSpec) -> tuple[list[np.ndarray], np.ndarray]:
-    """Returns the examples, a list, and their labels int32 (0 where there are no classes)."""
-    if spec.num_classes:
-        labels = np.array([record["label"] for record in records], np.int32)
-    else:
-        labels = np.zeros(len(records), np.int32)
-    return [record[spec.entry] for record in records], labels
+def _labels(records: list[dict[str, Any]], spec: DataSpec) -> np.ndarray:
+    """Returns the labels, int32 [b]; 0 where there are no classes."""
+    return np.array([record["label"] if spec.num_classes else 0 for record in records], np.int32)
 
 
 def _conditions(records: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:

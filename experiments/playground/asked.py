@@ -41,6 +41,7 @@ class Asked:
       mask: file of a picture of the same size, white where the image is painted anew, or "".
       margins: pixels put on at the top, bottom, left and right of the image, and painted.
       strength: in (0, 1], how much of the image is changed; 0 for the usual.
+      resamplings: how often each quarter of the walk is walked, where a part of the image is kept.
     """
 
     prompt: str = ""
@@ -57,6 +58,7 @@ class Asked:
     mask: str = ""
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     strength: float = 0.0
+    resamplings: int = 1
 
     @property
     def seeds(self) -> list[int]:
@@ -186,7 +188,8 @@ def common(asked: Asked) -> dict[str, Any]:
     return {
         "negative": asked.negative or None, "steps": asked.steps, "guidance": asked.guidance, "height": asked.height,
         "width": asked.width, "image": asked.image or None, "mask": asked.mask or None,
-        "margins": list(asked.margins), "strength": asked.strength or None, "batch_size": asked.batch,
+        "margins": list(asked.margins), "strength": asked.strength or None, "resamplings": asked.resamplings,
+        "batch_size": asked.batch,
         "files": {path: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in named},
         "versions": {name: importlib.metadata.version(name) for name in from_prompt.LIBRARIES},
         "device": jax.devices()[0].device_kind,
@@ -214,6 +217,7 @@ def of_file(path: str | pathlib.Path, usual: Asked, inputs: pathlib.Path) -> Ask
         "negative": about.get("negative") or "", "seed": seeds[0], "batch": len(seeds), "image": edited,
         "mask": kept(about.get("mask")) if edited else "",
         "strength": (about.get("strength") or 0.0) if edited else 0.0,
+        "resamplings": about.get("resamplings", 1) if edited else 1,
         "margins": tuple(about.get("margins") or (0, 0, 0, 0)) if edited else (0, 0, 0, 0),
     })  # fmt: skip
 

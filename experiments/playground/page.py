@@ -82,6 +82,8 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                         margins = [gr.Number(0, precision=0, label=side, min_width=60, elem_id=side.lower())
                                    for side in ("Top", "Bottom", "Left", "Right")]  # fmt: skip
                     gr.Markdown("Pixels to put on at each side, and paint.")
+                    resamplings = gr.Slider(1, 10, 1, step=1, elem_id="resamplings",
+                                            label="Agreement: how often each part is walked")  # fmt: skip
                 with gr.Accordion("Settings of a picture", open=False, elem_id="reload"):
                     given = gr.File(label="A picture that was made here", file_types=[".png"], type="filepath",
                                     height=90, elem_id="given")  # fmt: skip
@@ -93,7 +95,8 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                 )  # fmt: skip
                 load = gr.Button("Load the settings of the chosen picture", size="sm", visible=False, elem_id="load")
 
-        fields = [prompt, negative, label, steps, guidance, seed, sampler, height, width, batch, strength, *margins]
+        fields = [prompt, negative, label, steps, guidance, seed, sampler, height, width, batch, strength, resamplings,
+                  *margins]  # fmt: skip
         pages = [*fields, brush]
 
         stopped = set()  # visits whose work is to end at the next step
@@ -155,7 +158,8 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
 
 def read(values: list[Any], source: Source, inputs: pathlib.Path) -> Asked:
     """What the components of the page say, in the order in which they stand."""
-    prompt, negative, label, steps, guidance, seed, sampler, height, width, batch, strength, *margins, brush = values
+    (prompt, negative, label, steps, guidance, seed, sampler, height, width, batch, strength, resamplings, *margins,
+     brush) = values  # fmt: skip
     drawn = json.loads(brush) if brush else {"picture": "", "mask": ""}
     image = keep(drawn["picture"], inputs)
     return checked({
@@ -163,6 +167,7 @@ def read(values: list[Any], source: Source, inputs: pathlib.Path) -> Asked:
         "label": label if source.classes else -1, "steps": steps, "guidance": guidance, "seed": seed,
         "sampler": sampler, "height": height, "width": width, "batch": batch, "image": image,
         "mask": keep(drawn["mask"], inputs) if image else "", "strength": strength if image else 0.0,
+        "resamplings": resamplings if image else 1,
         "margins": tuple(margins) if image else (0, 0, 0, 0),
     })  # fmt: skip
 
@@ -171,7 +176,8 @@ def written(asked: Asked) -> list[Any]:
     """The values of the page's components, in the order in which they stand."""
     url = lambda path: f"data:image/png;base64,{encoded(path)}" if path else ""
     return [asked.prompt, asked.negative, asked.label if asked.label >= 0 else None, asked.steps, asked.guidance,
-            asked.seed, asked.sampler, asked.height, asked.width, asked.batch, asked.strength, *asked.margins,
+            asked.seed, asked.sampler, asked.height, asked.width, asked.batch, asked.strength, asked.resamplings,
+            *asked.margins,
             gr.HTML(picture=url(asked.image), mask=url(asked.mask))]  # fmt: skip
 
 
@@ -188,6 +194,7 @@ def endpoint(source: Source, out: pathlib.Path) -> Any:
         prompt: str = "", negative: str = "", label: int = usual.label, steps: int = usual.steps,
         guidance: float = usual.guidance, seed: int = 0, sampler: str = usual.sampler, height: int = 0, width: int = 0,
         batch: int = 1, image: str = "", mask: str = "", margins: list[int] = [0, 0, 0, 0], strength: float = 0.0,  # noqa: B006
+        resamplings: int = 1,
     ) -> list[str]:  # fmt: skip
         """Makes pictures: PNG files in base64, which carry their settings. `image` and `mask` are files in base64."""
         inputs = out / "inputs"

@@ -36,7 +36,8 @@ class Published:
         return text_to_image.watch(
             self.model, asked.prompt, negative=asked.negative or None, steps=asked.steps, guidance=asked.guidance,
             seeds=asked.seeds, sampler=asked.sampler, image=image, mask=mask, margins=asked.margins,
-            strength=asked.strength or None, **({} if asked.image else {"height": asked.height, "width": asked.width}),
+            strength=asked.strength or None, resamplings=asked.resamplings,
+            **({} if asked.image else {"height": asked.height, "width": asked.width}),
         )  # fmt: skip
 
     def carried(self, asked: Asked) -> dict[str, Any]:

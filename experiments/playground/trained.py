@@ -75,7 +75,8 @@ class Trained:
         if image is None and strength != 1:
             raise ValueError(f"strength = {strength}: it says how much of an image is changed; give the image")
         first = picture_settings.first_step(len(plan.t), strength)
-        plan = timesteps.Plan(*(part[first:] for part in plan))
+        picture_settings.resampled(asked.resamplings, mask, False)
+        plan = picture_settings.walked(plan, first, asked.resamplings)
         begin, run, finish = self._compiled(asked, config, plan, image is not None and (mask is None or first > 0))
         labels = jnp.full(asked.batch, max(asked.label, 0), jnp.int32)
         known = None if image is None else jnp.asarray(to_model(image))[None]
@@ -123,7 +124,7 @@ class Trained:
 
     def _compiled(self, asked: Asked, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple:
         """(begin, run, finish) for settings; what they need of memory is checked when they are new."""
-        key = (asked.sampler, asked.steps, asked.guidance, len(plan.t), noised)
+        key = (asked.sampler, asked.steps, asked.guidance, len(plan.t), asked.resamplings, noised)
         if (key, asked.batch) not in self._programs:
             programs = self._programs.get(key) or self._made(config, plan, noised)
             self._check_memory(asked, config, plan)
@@ -173,6 +174,8 @@ class Trained:
         x, keys = begin(jnp.asarray(np.array(seeds, np.uint32)), known)
         s = np.asarray(plan.s)
         for i, state in enumerate(run(x, len(s), self.params, labels, keys, known, painted)):
+            if plan.renoise[i]:
+                continue
             made = np.asarray(finish(self._decoder, state.x0 if i + 1 < len(s) else state.x))
             if painted is not None and image is not None:
                 made = np.where(np.asarray(painted), made, image)

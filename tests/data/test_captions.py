@@ -45,6 +45,16 @@ def test_batches_bring_each_picture_its_own_caption():
     assert batch["condition"]["text_mask"].shape == (6, 1)
 
 
+def test_what_records_are_told_is_read_without_their_examples():
+    found = pipeline.told(captions.Told(Source(), table()), SPEC, [4, 0, 4])
+    expected = [sum(map(ord, TEXTS[row])) for row in (4, 0, 4)]
+    np.testing.assert_array_equal(found["condition"]["text"][:, 0], expected)
+    classes = SPEC._replace(num_classes=9)
+    # Of another shape than the spec's, as the moments of latents are before a draw.
+    labelled = [{"x": np.zeros((2, 5)), "label": row + 3} for row in range(6)]
+    assert pipeline.told(labelled, classes, [5, 1])["label"].tolist() == [8, 4]
+
+
 def test_what_is_written_is_what_is_read(tmp_path):
     captions.write(tmp_path, table(), captions.describe(SPEC, "e5"))
     found = captions.read(tmp_path)

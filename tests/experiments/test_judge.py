@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from diffusion.data import scenes, shapes
 from diffusion.data.scenes import COLOURS, NONE, SHAPES, Scene
@@ -53,6 +54,18 @@ def test_the_judge_learns_from_withheld_combinations_too():
     assert {scene.relation for scene in shown} == {"left of", "above", NONE}
     labels = judge.labels(shown)
     assert [COLOURS[label] for label in labels["colour"]] == [scene.colour for scene in shown]
+
+
+def test_more_than_five_objects_are_more():
+    images, shown = judge.pictures(seed=3, number={"one": 0, "several": 150, "pair": 0, "word": 0})
+    counts = np.array([scene.count for scene in shown])
+    assert all(abs((counts == count).sum() - 30) < 5 * np.sqrt(150 / 5 * 4 / 5) for count in (2, 3, 4, 5, judge.MORE))
+    plain = [i for i, scene in enumerate(shown) if scene.style == "plain" and scene.shape in ("circle", "square")]
+    objects = np.array([ndimage.label(np.ptp(images[i], axis=-1) > 60)[1] for i in plain])
+    np.testing.assert_array_equal(np.minimum(objects, judge.MORE), counts[plain])
+    assert {7, 8, 9} & set(objects)
+    found = judge.verdict(scenes.asked("five red circles"), ONE._replace(kind="several", count=judge.MORE))
+    assert found["kind"] and not found["count"]
 
 
 @pytest.fixture(scope="module")

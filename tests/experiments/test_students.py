@@ -44,6 +44,7 @@ def of_teacher():
     config.update_from_flattened_dict({
         "model.width": 16, "model.depth": 1, "model.unroll": 1, "train.batch_size": 8, "train.accumulate": 1,
         "train.steps": 2, "checkpoint.every": 2, "objective.density.strata": 8, "sample.guidance.scale": 1.5,
+        "optimizer.warmup": 0,
     })  # fmt: skip
     return config
 

@@ -1,17 +1,19 @@
 """Few-step students of a text-to-image run: their recipe, what they are asked for, and their figures."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import digits
-from configs.students import lcm
+from configs.students import lcm, reflow
 from configs.text import shapes
+from diffusion import samplers
 from diffusion.data import shapes as data
 from diffusion.metrics import attribute_reader
-from diffusion.training import checkpoints
+from diffusion.training import checkpoints, sharding
 from experiments import config as configs
-from experiments import few_steps, generate, judge, text_demo, text_few_steps, train, workdir
+from experiments import examples, few_steps, generate, judge, pairs, resolve, text_demo, text_few_steps, train, workdir
 from experiments.config import ConfigError
 
 
@@ -54,6 +56,26 @@ def _made(config, params, batch_size, told, seeds):
     config = config.copy_and_resolve_references()
     config.sample.batch_size = batch_size
     return generate.of_conditions(config, workdir.example_shape(config)).images(params, told, seeds)
+
+
+@pytest.mark.slow
+def test_pairs_of_latents_are_those_of_the_guided_teacher_at_its_own_times(runs, tmp_path, compilation_cache):
+    config = reflow.get_config(f"{runs[0]},tiny")
+    config.teacher.pairs.update({"number": 4, "steps": 3})
+    config.train.batch_size, shape = 4, workdir.example_shape(config)
+    mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
+    made = pairs.paired(config, tmp_path, examples.open_examples(config), mesh)
+    batch = next(made.batches(config, 0, np.arange(4), 0))
+    assert batch["x"].shape == batch["noise"].shape == (4, *shape)
+    # As experiments.sample would: the guided teacher at its shifted times.
+    sampling = workdir.read_config(runs[0])
+    sampling.sample.update({"steps": 3, "guidance": {"name": "classifier_free", "scale": config.teacher.scale}})
+    assert sampling.sample.shift == 3 and config.teacher.scale > 1
+    told = jax.tree.map(jnp.asarray, batch["condition"])
+    denoise = generate.denoiser(sampling, shape)(checkpoints.load_ema(runs[0])[0], told)
+    schedule, plan, keys = resolve.schedule(sampling), resolve.plan(sampling), jax.random.split(jax.random.key(0), 4)
+    x = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, batch["noise"], plan, keys)
+    np.testing.assert_allclose(batch["x"], x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
