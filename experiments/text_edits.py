@@ -14,7 +14,7 @@ import numpy as np
 from diffusion import editing, samplers, text_to_image
 from diffusion.data import drawing, scenes
 from diffusion.data.scenes import COLOURS, NONE, SHAPES, WITHHELD, Lot, Scene
-from diffusion.data.transforms import to_uint8
+from diffusion.data.transforms import to_model, to_uint8
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.models import latents
@@ -25,6 +25,7 @@ STREAM = 50  # of the pictures that are edited
 SHOWN = 6  # edits in a picture
 HALF = drawing.SIDE // 2
 WAY = 7  # pictures from one prompt to another
+RESAMPLINGS = 2  # of walks that keep a part of a picture
 
 
 def starts(number: int, **fixed: str) -> list[tuple[np.ndarray, Scene]]:
@@ -106,14 +107,15 @@ def inpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **
         for _, scene in begun
     ]  # fmt: skip
     made = np.stack([
-        text_to_image.generate(model, scenes.phrase(scene), image=image, mask=mask, seeds=seed, **settings)[0]
+        text_to_image.generate(model, scenes.phrase(scene), image=image, mask=mask, seeds=seed,
+                               resamplings=RESAMPLINGS, **settings)[0]
         for seed, ((image, _), scene) in enumerate(zip(begun, asked))
     ])  # fmt: skip
     before = np.stack([image for image, _ in begun])
     verdicts = [judge.verdict(one, shown) for one, shown in zip(asked, judge.seen(reader, made))]
     figures = {
         "kept_to_the_bit": bootstrap.share([np.array_equal(a[~mask], b[~mask]) for a, b in zip(before, made)]),
-        "seam": seam(made[:, :, HALF - 1 : HALF + 1], before),
+        "seam": seam(made, through_autoencoder(model, before), before),
         "asked": judge.score(verdicts),
     }
     painted = before.copy()
@@ -129,16 +131,17 @@ def outpainting(model: text_to_image.TextToImage, reader: Reader, number: int, *
     kept.
     """
     begun = _left_objects(number)
-    before = np.stack([image[:, :HALF] for image, _ in begun])
+    whole = np.stack([image for image, _ in begun])
+    before = whole[:, :, :HALF]
     made = np.stack([
         text_to_image.generate(model, scenes.phrase(scene), image=half, margins=(0, 0, 0, HALF), seeds=seed,
-                               **settings)[0]
+                               resamplings=RESAMPLINGS, **settings)[0]
         for seed, (half, (_, scene)) in enumerate(zip(before, begun))
     ])  # fmt: skip
     verdicts = [judge.verdict(scene, shown) for (_, scene), shown in zip(begun, judge.seen(reader, made))]
     figures = {
         "kept_to_the_bit": bootstrap.share([np.array_equal(a, b[:, :HALF]) for a, b in zip(before, made)]),
-        "seam": seam(made[:, :, HALF - 1 : HALF + 1], np.stack([image for image, _ in begun])),
+        "seam": seam(made, through_autoencoder(model, whole), whole),
         "asked": judge.score(verdicts),
     }
     shown = np.pad(before, ((0, 0), (0, 0), (0, HALF), (0, 0)), constant_values=200)
@@ -156,22 +159,36 @@ def _left_objects(number: int) -> list[tuple[np.ndarray, Scene]]:
     return starts(number, position="left", size="medium")
 
 
-def seam(across: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """How much pixels on both sides of a seam differ, beside real pictures at the same place.
+def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """How much pixels on both sides of the seam in the middle differ, of edits whose left half is that of `real`.
 
     Args:
-      across: uint8 [N, H, 2, 3], the pixels to the left and right of the seam.
+      made: uint8 [N, H, W, 3], edits.
+      coded: uint8 [N, H, W, 3], the real pictures as the autoencoder gives them back: with their left halves put back
+        as in an edit, they have the seam of a model that would paint the very latents of the real picture.
       real: uint8 [N, H, W, 3], real pictures.
 
     Returns:
-      {"mean", "real_mean", "worst", "real_worst"}: mean absolute differences of 255, over all pixels of the seam, and
-      of the pixel at which they are largest, the mean over pictures.
+      {"mean", "worst"} of the edits, and of the others after "coded_" and "real_": mean absolute differences of 255,
+      over all pixels of the seam, and of the pixel at which they are largest, the mean over pictures.
     """
-    middle = real.shape[2] // 2
-    steps = [np.abs(np.diff(pixels.astype(float), axis=2)).mean(-1)[:, :, 0]
-             for pixels in (across, real[:, :, middle - 1 : middle + 1])]  # fmt: skip
-    return {"mean": float(steps[0].mean()), "real_mean": float(steps[1].mean()),
-            "worst": float(steps[0].max(1).mean()), "real_worst": float(steps[1].max(1).mean())}  # fmt: skip
+    pasted = np.concatenate([real[:, :, :HALF], coded[:, :, HALF:]], axis=2)
+    found = {}
+    for name, images in (("", made), ("coded_", pasted), ("real_", real)):
+        steps = np.abs(images[:, :, HALF].astype(float) - images[:, :, HALF - 1]).mean(-1)
+        found |= {f"{name}mean": float(steps.mean()), f"{name}worst": float(steps.max(1).mean())}
+    return found
+
+
+def through_autoencoder(model: text_to_image.TextToImage, images: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [N, H, W, 3] as the autoencoder gives them back."""
+    vae, params = model.modules["vae"], {"params": model.params["vae"]}
+
+    @jax.jit
+    def coded(images):
+        return to_uint8(vae.apply(params, vae.apply(params, to_model(images), method="encode").mean, method="decode"))
+
+    return np.asarray(coded(images))
 
 
 def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def _leaves(found: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[
         return [(path, percent(found), f"of {found['count']}")]
     if "real_mean" in found:
         return [(path, f"{found['mean']:.2g}, at worst {found['worst']:.2g}",
-                 f"real pictures {found['real_mean']:.2g}, at worst {found['real_worst']:.2g} (of 255)")]  # fmt: skip
+                 f"of 255; the autoencoder's {found['coded_mean']:.2g}, at worst {found['coded_worst']:.2g}; of real "
+                 f"pictures {found['real_mean']:.2g}")]
     return [leaf for name, each in found.items() for leaf in _leaves(each, (*path, name))]
 
 
@@ -98,7 +99,8 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
         "pictures of the same captions bounds what a model can reach.",
         "- **Variety**: mean distance between pictures of one caption in the judge's features, as a share of that "
         "between real pictures that the caption leaves open.",
-        "- **Seam**: mean absolute difference of the pixels on both sides.",
+        "- **Seam**: mean absolute difference of the pixels on both sides. The autoencoder's: real pictures, encoded "
+        "and decoded, with the other half put back.",
         "",
         "## Protocol",
         "",

@@ -18,7 +18,7 @@ def editor(monkeypatch):
     """A model that draws what it is asked for, keeps what it promises to, and a judge who knows its pictures."""
     table = {}
 
-    def generate(model, prompt, *, image, seeds, mask=None, margins=(0, 0, 0, 0), strength=None):
+    def generate(model, prompt, *, image, seeds, mask=None, margins=(0, 0, 0, 0), strength=None, resamplings=1):
         if any(margins):
             right = margins[3]
             mask = np.pad(np.zeros(image.shape[:2], bool), ((0, 0), (0, right)), constant_values=True)
@@ -33,6 +33,7 @@ def editor(monkeypatch):
         return made[None]
 
     monkeypatch.setattr(text_to_image, "generate", generate)
+    monkeypatch.setattr(text_edits, "through_autoencoder", lambda _, images: images)
     monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
 
 
@@ -69,12 +70,23 @@ def test_pictures_to_edit_are_what_they_say():
 
 
 def test_the_seam_is_the_step_between_its_two_columns():
-    real = np.full((2, 4, 8, 3), 100, np.uint8)
-    across = real[:, :, :2].copy()
-    across[:, :, 1] += 10
-    across[0, 2, 1] += 20
-    found = text_edits.seam(across, real)
-    assert found == {"mean": 12.5, "real_mean": 0, "worst": 20, "real_worst": 0}
+    real = np.full((2, 4, 64, 3), 100, np.uint8)
+    made, coded = real.copy(), real + np.uint8(2)  # both halves are 2 brighter, and the left one is put back
+    made[:, :, 32:] += 10
+    made[0, 2, 32] += 20
+    assert text_edits.seam(made, coded, real) == {
+        "mean": 12.5, "worst": 20, "coded_mean": 2, "coded_worst": 2, "real_mean": 0, "real_worst": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_autoencoder_gives_pictures_back_one_by_one(tmp_path):
+    model = text_to_image.load(made_pipelines.folder("sd", tmp_path / "sd"))
+    images = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3)).astype(np.uint8)
+    coded = text_edits.through_autoencoder(model, images)
+    assert coded.shape == images.shape and coded.dtype == np.uint8
+    assert np.abs(text_edits.through_autoencoder(model, images[1:2])[0].astype(int) - coded[1]).max() <= 1
+    assert (coded[0] != coded[1]).mean() > 0.5
 
 
 @pytest.mark.slow
