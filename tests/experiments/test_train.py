@@ -210,6 +210,7 @@ def test_starts_from_another_run(straight, tmp_path, capsys):
     assert "skipped" in told and "blocks" in told
 
 
+@pytest.mark.slow
 def test_muon_resumes_bit_for_bit(tmp_path):
     changes = {"optimizer.name": "muon", "checkpoint.every": 2}
     for name, stops in (("whole", (4,)), ("parts", (2, 4))):
@@ -259,6 +260,7 @@ def command_line(*arguments, **options):
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_the_command_line(tmp_path):
     """Ctrl-C saves, ends with 130, and prints a command that goes on."""
     flags = [f"--config.{name}={value}" for name, value in TINY.items() if not isinstance(value, tuple)]
