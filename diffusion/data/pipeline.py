@@ -17,8 +17,8 @@ import numpy as np
 from diffusion.data.sources import DamagedRecord, DataSpec
 from diffusion.data.transforms import Augmentation
 
-Batch = dict[str, np.ndarray]
-"""Arrays `[b, ...]` by their names."""
+Batch = dict[str, Any]
+"""Arrays `[b, ...]` by their names; under "condition" a dictionary of such."""
 
 DAMAGED = ("stop", "skip")  # what to do about a damaged record
 SKIPS = 100  # damaged records in a row that are passed over: more are a lost file, not a flaw
