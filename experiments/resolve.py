@@ -199,8 +199,8 @@ def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Ca
                                                   "guidance", null=null_class(config))}
                    if spec.get("name") in names.TWO_TIMES else {})},
         schedule=schedule(config), parameterization=read, generator=read, student=read, teacher=taught, fake=taught,
-        null=null(config), clock=told, clocks=flow_maps.start_and_duration(told),
-        total=config["train"]["steps"])
+        null=null(config), clock=told, clocks=flow_maps.start_and_duration(told), total=config["train"]["steps"],
+        teacher_scale=config["teacher"]["scale"])
     if augment is not None:
         result = objectives.with_augmentation(
             result, call(names.TOLD_AUGMENTATIONS, augment, f"{path}.augment", "augmentation")

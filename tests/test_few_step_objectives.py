@@ -170,6 +170,27 @@ def test_progressive_distillation_in_stages_is_that_of_the_stages_number_of_step
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_progressive_distillation_guides_its_first_teacher_alone():
+    """A student has the guidance built in, and would be guided anew in each stage: 2, 4, 8 times in place of 2."""
+    keys, batch = jax.random.split(jax.random.key(0), 6), batch_of(6)
+    players = networks(MEMBERS["progressive_distillation"], parameters_of(MEMBERS["progressive_distillation"]))
+    teacher, scale, null = players["teacher"], 2.0, 3
+
+    def guided(x, clock, condition):
+        nothing = teacher(x, clock, jnp.full_like(condition, null))
+        return nothing + scale * (teacher(x, clock, condition) - nothing)
+
+    losses = lambda players, step, **how: objectives.progressive_distillation(V, V, 8, stage=5, **how)(
+        players, FLOW, keys, batch, step)[0]  # fmt: skip
+    built_in = {"teacher_scale": scale, "null": null}
+    np.testing.assert_allclose(losses(players, 4, **built_in), losses(players | {"teacher": guided}, 4), rtol=1e-5)
+    assert (losses(players, 4, **built_in) != losses(players, 4)).all()
+    np.testing.assert_allclose(losses(players, 5, **built_in), losses(players, 5), rtol=1e-5)
+    del batch["condition"]
+    with pytest.raises(ValueError, match="the teacher is guided, and the batch has no condition"):
+        losses(players, 4, **built_in)
+
+
 # Derivatives along the flow.
 
 

@@ -1,12 +1,15 @@
 """Progressive distillation: a student that does in one step of DDIM what its teacher does in two."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from diffusion.flow_maps import from_denoiser
+from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import Objective, mean_square, pairs, split
-from diffusion.parameterizations import Parameterization, predict
+from diffusion.parameterizations import Parameterization, Prediction, predict
 from diffusion.schedules import left_broadcast
 from diffusion.weightings import Weighting, truncated_snr
 
@@ -17,6 +20,8 @@ def progressive_distillation(
     N: int,
     weighting: Weighting | None = None,
     stage: int | None = None,
+    teacher_scale: float = 1.0,
+    null: Any = None,
 ) -> Objective:
     """One halving of the number of sampling steps, from 2 N to N; with `stage`, one after the other down to 1.
 
@@ -25,13 +30,15 @@ def progressive_distillation(
         loss = w(t) mean |x0(x_t, t) - x_target|^2
 
     The student starts as the teacher, becomes the teacher of the next halving (`diffusion.training.stages`), and is
-    sampled with `ddim()` on N uniform steps.
+    sampled with `ddim()` on N uniform steps. Classifier-free guidance is that of the first teacher alone: a student
+    has it built in.
 
     Facts:
       loss: w(t) mean |x0 - x_target|^2
       networks: model, teacher
       optimum: one DDIM step of the student is two of the teacher, exactly
-      paper: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", algorithm 2
+      paper: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", algorithm 2; Meng
+        et al. 2023, "On Distillation of Guided Diffusion Models", for a guided teacher
 
     Args:
       parameterization: what the student predicts; defined at every t = i / N (v or x0 in the paper).
@@ -39,12 +46,15 @@ def progressive_distillation(
       N: number of the student's steps, >= 1, in units of t_max; of the first halving.
       weighting: (schedule, t) -> weight on the squared error of x0; `truncated_snr()`, max(SNR, 1), if None.
       stage: training steps after which N halves; N is then a power of 2. None: it stays.
+      teacher_scale: of the first teacher's guidance; 1 is none.
+      null: the null condition of one example, where that is not 1.
 
     Returns:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-      ValueError: if N < 1, or does not halve down to 1 where it is to.
+      ValueError: if N < 1, or does not halve down to 1 where it is to; from the objective, for a guided teacher without
+        a condition.
     """
     if N < 1:
         raise ValueError(f"progressive_distillation: N = {N}; a student takes at least one step")
@@ -56,13 +66,29 @@ def progressive_distillation(
     def objective(networks, schedule, keys, batch, step):
         time_keys, noise_keys = split(keys, 2)
         condition = batch.get("condition")
+        if teacher_scale != 1 and condition is None:
+            raise ValueError("progressive_distillation: the teacher is guided, and the batch has no condition")
         steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
         i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys)
         t, middle, s = (schedule.t_max * at / steps for at in (i, i - 0.5, i - 1.0))
         x_t = mix(schedule, t, *pairs(noise_keys, batch))
-        denoise = lambda x, t: predict(frozen(networks, "teacher"), schedule, teacher, x, t, condition)
-        ddim = from_denoiser(denoise, schedule)
-        x_s = ddim(ddim(x_t, t, middle), middle, s)
+
+        def of(told):
+            return lambda x, t: predict(frozen(networks, "teacher"), schedule, teacher, x, t, told)
+
+        def guided(x, t):
+            given, nothing = of(condition)(x, t), of(null_of(condition, null))(x, t)
+            return Prediction(*(b + teacher_scale * (a - b) for a, b in zip(given[:2], nothing[:2], strict=True)))
+
+        def two_steps(denoise):
+            ddim = from_denoiser(denoise, schedule)
+            return ddim(ddim(x_t, t, middle), middle, s)
+
+        if teacher_scale == 1:
+            x_s = two_steps(of(condition))
+        else:
+            first = stage is None or step < stage
+            x_s = jax.lax.cond(first, lambda: two_steps(guided), lambda: two_steps(of(condition)))
         ratio = schedule.sigma(s) / schedule.sigma(t)
         scale = schedule.alpha(s) - ratio * schedule.alpha(t)
         x_target = jax.lax.stop_gradient((x_s - left_broadcast(ratio, x_t) * x_t) / left_broadcast(scale, x_t))
