@@ -112,20 +112,21 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
     return found
 
 
-def kept(row: Row, out: pathlib.Path, make: Callable[[], Made]) -> dict:
+def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) -> dict:
     """Figures of a row, with its first samples; made now, or read from an earlier time of the same samples.
 
     Args:
       row: a run at a number of steps.
       out: where figures and samples are kept.
       make: () -> what is kept.
+      *judges: what else the figures depend on, by name.
 
     Returns:
       {"name", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-STEPS.npz.
     """
     place = out / "rows" / f"{row.name}-{row.steps}.json"
     leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
-    told = json.dumps([configs.digest(row.config), leaves], sort_keys=True)
+    told = json.dumps([configs.digest(row.config), leaves, *judges], sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()[:16]
     if place.exists() and (found := json.loads(place.read_text()))["key"] == key:
         return found
@@ -203,7 +204,9 @@ def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> N
     figures.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
 
 
-def compare(measure: Callable[[Row], Made], inception: str, asked: tuple[str, str], command: str) -> None:
+def compare(
+    measure: Callable[[Row], Made], inception: str, asked: tuple[str, str], command: str, *judges: str
+) -> None:
     """Measures the runs that the flags name, prints, and writes.
 
     Args:
@@ -212,6 +215,7 @@ def compare(measure: Callable[[Row], Made], inception: str, asked: tuple[str, st
       inception: file of FID's Inception-v3, or "".
       asked: as in `table`.
       command: the module that is run, for the record.
+      *judges: as in `kept`.
     """
     given, console = flags.FLAGS, Console(highlight=False, soft_wrap=True)
     out = pathlib.Path(given.out)
@@ -222,7 +226,7 @@ def compare(measure: Callable[[Row], Made], inception: str, asked: tuple[str, st
     wanted += rows_of(given.teacher, "teacher", theirs, given.number, inception)
     found = []
     for row in wanted:
-        found.append(kept(row, out, lambda row=row: measure(row)))
+        found.append(kept(row, out, lambda row=row: measure(row), *judges))
         features = [name.removeprefix("fd_") for name in found[-1] if name.startswith("fd_")]
         told = "  ".join(f"{name} {found[-1][f'fd_{name}']:.4g}" for name in features)
         console.print(f"{row.name}, {found[-1]['nfe']} evaluations: {told}", markup=False)

@@ -61,22 +61,27 @@ def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np
     return np.stack(images), list(shown)
 
 
+def name() -> str:
+    """The name of the judge, by all that it is made of: its network, its pictures and what they are said to show."""
+    images, shown = pictures(number=dict.fromkeys(PICTURES, 20))  # stand for all
+    digest = hashlib.sha256(pathlib.Path(attribute_reader.__file__).read_bytes() + images.tobytes())
+    digest.update(repr((shown, sorted(ATTRIBUTES.items()), SEED, PICTURES, STEPS)).encode())
+    return f"shapes-{digest.hexdigest()[:32]}"
+
+
 def reader(folder: pathlib.Path | None = None) -> Reader:
     """The judge, from the library's cache, or trained now (minutes).
 
     Args:
       folder: of its file; the library's cache by default.
     """
-    images, shown = pictures(number=dict.fromkeys(PICTURES, 20))  # stand for all
-    digest = hashlib.sha256(pathlib.Path(attribute_reader.__file__).read_bytes() + images.tobytes())
-    digest.update(repr((shown, sorted(ATTRIBUTES.items()), SEED, PICTURES, STEPS)).encode())
 
     def made() -> Reader:
         images, shown = pictures()
         with progress.bar("training the judge", STEPS, "steps") as advance:
             return attribute_reader.train(images, labels(shown), steps=STEPS, tell=lambda step, _: advance(step))
 
-    return attribute_reader.cached(f"shapes-{digest.hexdigest()[:32]}", made, folder)
+    return attribute_reader.cached(name(), made, folder)
 
 
 def labels(shown: Sequence[Scene]) -> dict[str, np.ndarray]:

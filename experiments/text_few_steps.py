@@ -90,7 +90,7 @@ def _new() -> tuple[np.ndarray, np.ndarray]:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     reader = functools.cache(judge.reader)
-    few_steps.compare(lambda row: measured(row, reader), "", ASKED, "experiments.text_few_steps")
+    few_steps.compare(lambda row: measured(row, reader), "", ASKED, "experiments.text_few_steps", judge.name())
 
 
 if __name__ == "__main__":
