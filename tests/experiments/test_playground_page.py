@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -41,12 +42,21 @@ PATIENCE = 300  # seconds for what is compiled on a busy machine
 class Served:
     """A page that is served: its address, and what its terminal says."""
 
-    def __init__(self, address, log, out):
-        self.address, self._log, self.out = address, log, out
+    def __init__(self, address, log, out, server):
+        self.address, self._log, self.out, self._server = address, log, out, server
 
     @property
     def said(self):
         return self._log.read_text()
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What is clicked meanwhile is there once it goes on, however slow the browser is."""
+        self._server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._server.send_signal(signal.SIGCONT)
 
     def until_said(self, words, seconds=PATIENCE):
         ends = time.monotonic() + seconds
@@ -77,7 +87,7 @@ def serving(place, *words):
     command = [PYTHON, "-m", "experiments.playground", *words, f"--port={port}", f"--out={out}"]
     with open(log, "w") as file:
         server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=commands.ROOT)
-    served = Served(f"http://127.0.0.1:{port}", log, out)
+    served = Served(f"http://127.0.0.1:{port}", log, out, server)
     try:
         served.until_said(f"open {served.address}")
         time.sleep(1)
@@ -276,7 +286,8 @@ def test_closing_the_tab_stops_the_work(digits):
 
 def test_stop_stops_and_the_page_goes_on(page, digits):
     long_one(page, digits, 41)
-    page.click("#stop")
+    with digits.paused():
+        page.click("#stop")
     digits.until_said("seed 41, 16 at once: stopped after", 60)
     page.until("return document.querySelector('.live.stopped')", 60)
     assert page.texts(".live .told")[0].startswith("stopped after step")
