@@ -165,7 +165,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_string("out", None, "folder of the report")
     flags.DEFINE_integer("number", 400, "pictures", lower_bound=50)
-    flags.DEFINE_float("guidance", 4.0, "scale of the guidance", lower_bound=0)
+    flags.DEFINE_float("guidance", 2.0, "scale of the guidance", lower_bound=0)
     flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
     flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
     flags.mark_flags_as_required(["model", "data", "held_out", "out"])
