@@ -19,6 +19,7 @@ def section(title: str) -> str:
     return README.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
+@pytest.mark.slow
 def test_the_toy_example_is_short_and_learns_its_distribution():
     code = re.search(r"```python\n(.*?)```", section("In a paper's code"), re.DOTALL).group(1)
     assert sum(bool(line.strip()) for line in code.splitlines()) < 25

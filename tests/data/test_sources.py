@@ -261,6 +261,7 @@ CIFAR10 = pytest.mark.skipif(
 
 @CIFAR10
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_cifar10_is_the_published_dataset():
     specs = {split: sources.describe("cifar10", split) for split in ("train", "test")}
     assert {split: (spec.size, spec.shape, spec.num_classes) for split, spec in specs.items()} == {

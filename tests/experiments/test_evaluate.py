@@ -63,6 +63,7 @@ def write(folder, config, **arrays):
     np.savez(folder / "samples.npz", **arrays)
 
 
+@pytest.mark.slow
 def test_real_digits_reach_the_floor_and_noise_does_not(config):
     images, labels = samples("train", 40)
     good = measures.measure(images, labels, config, "test", QUICK)

@@ -79,6 +79,7 @@ def test_the_printed_command_repeats_the_failure_and_names_it(tmp_path, exploded
     assert files(exploded) == before
 
 
+@pytest.mark.slow
 def test_the_state_that_is_kept_is_the_one_before_the_step(exploded):
     """It is one update away from the start, healthy, and no checkpoint of the run itself."""
     assert checkpoints.steps(exploded) == [] and checkpoints.steps(exploded / "failed") == [1]

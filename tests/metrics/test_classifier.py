@@ -42,6 +42,7 @@ def quick(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_learns_digits():
     net = classifier.train(*real("train"), steps=120)
     images, labels = real("test")

@@ -93,6 +93,7 @@ def rows(workdir):
     return [line for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_each_device_holds_its_share_of_the_state():
     held = json.loads(run(BYTES, 8))
     params, rest = held["all 1"]
