@@ -16,6 +16,19 @@ from diffusion.timesteps import Plan
 JUMPS = 4  # parts of a walk, each of which is walked as often as `resamplings` says
 
 
+def strength(given: float | None, image: np.ndarray | None, mask: np.ndarray | None) -> float:
+    """How much of an image is changed: what is given, or 0.8, and 1 where there is no image, or a part of it is kept.
+
+    Raises:
+      ValueError: for another than 1 without an image.
+    """
+    if given is None:
+        given = 0.8 if image is not None and mask is None else 1.0
+    if image is None and given != 1:
+        raise ValueError(f"strength = {given}: it says how much of an image is changed; give the image")
+    return given
+
+
 def first_step(steps: int, strength: float) -> int:
     """The step at which a walk begins that changes a picture with this strength.
 

@@ -329,10 +329,7 @@ def _asked(
     prompts, seeds = picture_settings.rows(prompts, seeds)
     image, mask = picture_settings.canvas(image, mask, margins)
     size = picture_settings.size(model, height, width, image)
-    if strength is None:
-        strength = 0.8 if image is not None and mask is None else 1.0
-    if image is None and strength != 1:
-        raise ValueError(f"strength = {strength}: it says how much of an image is changed; give the image")
+    strength = picture_settings.strength(strength, image, mask)
     picture_settings.resampled(resamplings, mask, model.sees_mask)
     picture_settings.tile(model, tile)
     guided = picture_settings.guided(model, scale, negative)

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from diffusion.files import whole
 from diffusion.training import checkpoints
-from experiments import checks, figures, generate, measures, names, workdir
+from experiments import checks, figures, generate, measures, names, resolve, workdir
 from experiments import config as configs
 from experiments.config import ConfigError
 
@@ -102,8 +102,8 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
         objective, at = config.objective, latest
         if objective.name in names.ONE_STEP and count > 1:
             continue
-        if objective.name == "progressive_distillation" and objective.get("stage"):
-            stages = {objective.N >> k: (k + 1) * objective.stage for k in range(objective.N.bit_length())}
+        if stage := resolve.stage(config):
+            stages = {objective.N >> k: (k + 1) * stage for k in range(objective.N.bit_length())}
             at = stages.get(count, -1)
             if at not in checkpoints.steps(folder):
                 continue

@@ -133,6 +133,7 @@ TAUGHT = (  # they need config.teacher
     "adversarial_generator", "reflow",
 )  # fmt: skip
 PAIRED = ("reflow",)  # of these, those that learn from config.teacher.pairs
+STAGED = ("progressive_distillation",)  # their students are teachers in turn, and have the guidance of the first
 ONE_STEP = ("distribution_matching",)  # what they train makes samples in one step, and in no more
 TOLD_STRENGTH = ("latent_consistency_distillation",)  # their networks are told the scale of the guidance
 # The objective of the second player that belongs to each, and the network that it trains.
@@ -148,6 +149,6 @@ __all__ = [
     "AUGMENTATIONS", "CLOCKS", "COUPLINGS", "DENSITIES", "FEATURES", "FLOW_MAPS", "FORWARD_MODE",
     "GRIDS", "GUIDANCES", "MODELS", "OBJECTIVES", "ONE_SIZE", "ONE_STEP", "OPTIMIZERS", "PAIRED", "PARAMETERIZATIONS",
     "RIVALS",
-    "SAMPLERS", "SCHEDULES", "SECOND", "TAUGHT", "TOLD_AUGMENTATIONS", "TOLD_STRENGTH", "TOLD_TEXT",
+    "SAMPLERS", "SCHEDULES", "SECOND", "STAGED", "TAUGHT", "TOLD_AUGMENTATIONS", "TOLD_STRENGTH", "TOLD_TEXT",
     "TOWERS", "TRAINED_BY", "TWO_TIMES", "VELOCITIES", "WEIGHTINGS",
 ]

@@ -50,8 +50,8 @@ def of(config: Mapping, shape: tuple[int, ...]) -> Players:
     if not config["teacher"]["path"] or name in names.PAIRED:
         return Players(modules, apply, (), "")
     modules["teacher"] = teacher(model)
-    guides = name == "progressive_distillation"  # itself: its later teachers are students, which have the guidance
-    apply["teacher"] = modules["teacher"].apply if guides else guided_teacher(config, modules["teacher"])
+    # An objective in stages guides its first teacher itself: the later ones have the guidance built in.
+    apply["teacher"] = modules["teacher"].apply if name in names.STAGED else guided_teacher(config, modules["teacher"])
     _, rival = names.SECOND.get(name, ("", ""))
     if rival:
         modules[rival] = modules["teacher"]

@@ -317,7 +317,7 @@ def rival_optimizer(config: Mapping) -> optimizers.Optimizer:
 def stage(config: Mapping) -> int | None:
     """The training steps after which the student becomes the teacher, where the objective has such stages."""
     spec = config["objective"]
-    return spec.get("stage") if spec.get("name") == "progressive_distillation" else None
+    return spec.get("stage") if spec.get("name") in names.STAGED else None
 
 
 def average(config: Mapping) -> ema.ExponentialMovingAverage:

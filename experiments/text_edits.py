@@ -182,13 +182,13 @@ def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, flo
 
 def through_autoencoder(model: text_to_image.TextToImage, images: np.ndarray) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] as the autoencoder gives them back."""
-    vae, params = model.modules["vae"], {"params": model.params["vae"]}
+    return np.asarray(_coded(model, {"params": model.params["vae"]}, images))
 
-    @jax.jit
-    def coded(images):
-        return to_uint8(vae.apply(params, vae.apply(params, to_model(images), method="encode").mean, method="decode"))
 
-    return np.asarray(coded(images))
+@functools.partial(jax.jit, static_argnums=0)
+def _coded(model, params, images):
+    vae = model.modules["vae"]
+    return to_uint8(vae.apply(params, vae.apply(params, to_model(images), method="encode").mean, method="decode"))
 
 
 def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.flow_maps import from_denoiser
+from diffusion.guidance import classifier_free, together
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import Objective, mean_square, pairs, split
-from diffusion.parameterizations import Parameterization, Prediction, predict
+from diffusion.parameterizations import Parameterization, denoiser, predict
 from diffusion.schedules import left_broadcast
 from diffusion.weightings import Weighting, truncated_snr
 
@@ -72,23 +73,19 @@ def progressive_distillation(
         i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys)
         t, middle, s = (schedule.t_max * at / steps for at in (i, i - 0.5, i - 1.0))
         x_t = mix(schedule, t, *pairs(noise_keys, batch))
-
-        def of(told):
-            return lambda x, t: predict(frozen(networks, "teacher"), schedule, teacher, x, t, told)
-
-        def guided(x, t):
-            given, nothing = of(condition)(x, t), of(null_of(condition, null))(x, t)
-            return Prediction(*(b + teacher_scale * (a - b) for a, b in zip(given[:2], nothing[:2], strict=True)))
+        taught = frozen(networks, "teacher")
 
         def two_steps(denoise):
             ddim = from_denoiser(denoise, schedule)
             return ddim(ddim(x_t, t, middle), middle, s)
 
+        plain = denoiser(taught, schedule, teacher, condition)
         if teacher_scale == 1:
-            x_s = two_steps(of(condition))
+            x_s = two_steps(plain)
         else:
-            first = stage is None or step < stage
-            x_s = jax.lax.cond(first, lambda: two_steps(guided), lambda: two_steps(of(condition)))
+            both = together(taught, schedule, teacher, (condition, null_of(condition, null)))
+            guided, first = classifier_free(both, teacher_scale), stage is None or step < stage
+            x_s = jax.lax.cond(first, lambda: two_steps(guided), lambda: two_steps(plain))
         ratio = schedule.sigma(s) / schedule.sigma(t)
         scale = schedule.alpha(s) - ratio * schedule.alpha(t)
         x_target = jax.lax.stop_gradient((x_s - left_broadcast(ratio, x_t) * x_t) / left_broadcast(scale, x_t))

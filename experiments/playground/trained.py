@@ -71,9 +71,7 @@ class Trained:
         image, mask = self._canvas(asked)
         config = self._configured(asked)
         plan = resolve.plan(config)
-        strength = asked.strength or (0.8 if image is not None and mask is None else 1.0)
-        if image is None and strength != 1:
-            raise ValueError(f"strength = {strength}: it says how much of an image is changed; give the image")
+        strength = picture_settings.strength(asked.strength or None, image, mask)
         first = picture_settings.first_step(len(plan.t), strength)
         picture_settings.resampled(asked.resamplings, mask, False)
         plan = picture_settings.walked(plan, first, asked.resamplings)
