@@ -37,7 +37,7 @@ demo-text: setup
 	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=2" \
 	  $(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT) --until=autoencoder
 	$(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT)
-	$(RUN) -m experiments.sample --workdir=$(TEXT) --prompt="a red circle above a blue square" --guidance=2 -n 4 --out=$(TEXT)
+	$(RUN) -m experiments.sample --workdir=$(TEXT) --prompt="a red circle above a blue square" -n 4 --out=$(TEXT)
 	$(RUN) -m experiments.text_report --model=$(TEXT)/model --out=$(TEXT)/report
 
 gallery: setup

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import editing, guidance, parameterizations, peak_memory, samplers, timesteps
+from diffusion import editing, flow_maps, guidance, parameterizations, peak_memory, samplers, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.models import latents as autoencoders
 from diffusion.models import tiles
@@ -109,8 +109,8 @@ def stepwise(model: Any, course: Course) -> Callable:
     """The walk step by step, see `samplers.stepwise`; its arguments are those of `_guided`."""
 
     def walk(*arguments):
-        denoiser, rest, hook = _guided(model, course, *arguments)
-        return samplers.loop(course.walk.sampler, denoiser, model.process.schedule, course.walk.plan, rest, hook)
+        evaluated, rest, hook = _guided(model, course, *arguments)
+        return samplers.loop(course.walk.sampler, evaluated, model.process.schedule, course.walk.plan, rest, hook)
 
     return samplers.stepwise(walk)
 
@@ -159,12 +159,15 @@ def begin(
 def _guided(
     model: Any, course: Course, params: Any, told: dict, untold: dict, scale: Array, rest: Array,
     known: Array | None, whole: Array | None,
-) -> tuple[parameterizations.Denoiser, Array, Callable | None]:  # fmt: skip
-    """(denoiser, keys, the hook that puts back what is known of the latents) of a walk."""
-    denoiser = denoise(model, params, told, untold if course.guided else None, scale)
+) -> tuple[parameterizations.Denoiser | flow_maps.FlowMap, Array, Callable | None]:  # fmt: skip
+    """(what the sampler evaluates, keys, the hook that puts back what is known of the latents) of a walk."""
+    schedule = model.process.schedule
+    evaluated = denoise(model, params, told, untold if course.guided else None, scale)
+    if course.walk.sampler.of_flow_maps:
+        evaluated = flow_maps.from_denoiser(evaluated, schedule)
     if known is None or whole is None:
-        return denoiser, rest, None
-    return denoiser, rest, editing.replacement(model.process.schedule, course.walk.plan, known, ~whole)
+        return evaluated, rest, None
+    return evaluated, rest, editing.replacement(schedule, course.walk.plan, known, ~whole)
 
 
 def decoded(model: Any, course: Course, vae_params: Any, x: Array) -> Array:
@@ -180,7 +183,7 @@ def pictures(
     """uint8 [B, H, W, 3]: the whole walk as one program."""
     x, rest, known, whole, beside = begin(model, course, params["vae"], keys, image, mask)
     own = params[model.kind.denoiser]
-    denoiser, rest, hook = _guided(model, course, own, told | beside, untold | beside, scale, rest, known, whole)
+    evaluated, rest, hook = _guided(model, course, own, told | beside, untold | beside, scale, rest, known, whole)
     schedule, plan = model.process.schedule, course.walk.plan
-    x = samplers.sample(course.walk.sampler, denoiser, schedule, x, plan, rest, after_step=hook)
+    x = samplers.sample(course.walk.sampler, evaluated, schedule, x, plan, rest, after_step=hook)
     return decoded(model, course, params["vae"], x)

@@ -15,6 +15,7 @@ Each is one line in KINDS.
 import difflib
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.text import Encoder, Tokenizer
 
+SAMPLING = "sampling.json"  # our own; other programs leave it alone
 CONTENT = (".json", ".txt", ".model", ".safetensors")  # of a folder, what makes a difference
 HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
 
@@ -99,6 +101,21 @@ KINDS = {
 }  # fmt: skip
 
 
+class Usual(NamedTuple):
+    """How a model is sampled where nothing else is asked for; sampling.json of its folder says so where it is there.
+
+    Attributes:
+      steps: of the sampler, at least 1.
+      guidance: scale of the guidance; 1 is none.
+    """
+
+    steps: int = 30
+    guidance: float = 7.5
+
+
+USUAL = Usual()  # of published models
+
+
 class Parts(NamedTuple):
     """What a folder holds.
 
@@ -111,6 +128,7 @@ class Parts(NamedTuple):
       process: of the scheduler.
       side: of the latents that the denoiser was made for.
       zeros: whether zeros are told where no negative prompt is given.
+      usual: steps and guidance.
     """
 
     name: str
@@ -121,6 +139,7 @@ class Parts(NamedTuple):
     process: Process
     side: int
     zeros: bool
+    usual: Usual
 
 
 def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "", **how: Any) -> Parts:
@@ -149,6 +168,7 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
                       f"{nearest[0]}.")
     encoders = [reader for reader in kind.readers if _there(index, f"text_encoder{reader.suffix}", reader.optional)]
     process = schedulers.read(limits.read_json(folder / "scheduler" / "scheduler_config.json"), prediction)
+    usual = read_usual(folder)
     modules, params, tokenizers = {}, {}, {}
     for part in (kind.denoiser, "vae", *(f"text_encoder{reader.suffix}" for reader in encoders)):
         wanted = "float32" if part == "vae" else dtype
@@ -167,7 +187,7 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
     side = config.get("sample_size") or 128
     side = max(side) if isinstance(side, list) else side
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
-    return Parts(name, kind, modules, params, tokenizers, process, int(side), zeros)
+    return Parts(name, kind, modules, params, tokenizers, process, int(side), zeros, usual)
 
 
 def fingerprint(folder: str | pathlib.Path) -> str:
@@ -197,6 +217,26 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     if not isinstance(index, dict):
         raise limits.Refused(f"{path} holds {type(index).__name__}, not a table of parts.")
     return index
+
+
+def read_usual(folder: pathlib.Path) -> Usual:
+    """What the folder's sampling.json says, or, where there is none, what published models are sampled with.
+
+    Raises:
+      Refusal: for a field that is not known, or a value out of range.
+    """
+    path = folder / SAMPLING
+    if not path.is_file():
+        return USUAL
+    found = limits.read_json(path)
+    if not isinstance(found, dict) or not found.keys() <= set(Usual._fields):
+        raise Refusal(f"{path} holds {json.dumps(found)[:200]}; known are {', '.join(Usual._fields)}.")
+    usual = Usual(**found)
+    if type(usual.steps) is not int or usual.steps < 1:
+        raise Refusal(f"{path}: steps = {usual.steps!r}; valid: a whole number, at least 1.")
+    if type(usual.guidance) not in (int, float) or not math.isfinite(usual.guidance):
+        raise Refusal(f"{path}: guidance = {usual.guidance!r}; valid: a number; 1 is none.")
+    return usual
 
 
 def _there(index: Mapping[str, Any], part: str, optional: bool) -> bool:

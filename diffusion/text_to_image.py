@@ -27,7 +27,7 @@ from diffusion.data.transforms import to_model
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.schedulers import Process
 from diffusion.picture_programs import Course, compiled, denoise, noised
-from diffusion.pipelines import Kind
+from diffusion.pipelines import USUAL, Kind, Usual
 from diffusion.text import Encoder, Tokenizer
 
 __all__ = [
@@ -48,6 +48,7 @@ class TextToImage:
       process: what the denoiser was trained with.
       side: of the pictures that it was made for, in pixels.
       zeros: whether it is told zeros where no negative prompt is given.
+      usual: steps and guidance where none are asked for.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TextToImage:
     process: Process
     side: int
     zeros: bool
+    usual: Usual = USUAL
     _programs: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -113,7 +115,7 @@ def load(
     """
     parts = pipelines.read(folder, dtype=dtype, prediction=prediction, **how)
     side = parts.side * parts.modules["vae"].factor
-    model = TextToImage(*parts[:6], side, parts.zeros)
+    model = TextToImage(*parts[:6], side, parts.zeros, parts.usual)
     return with_loras(model, loras) if loras else model
 
 
@@ -139,8 +141,8 @@ def generate(
     prompts: str | Sequence[str],
     *,
     negative: str | None = None,
-    steps: int = 30,
-    guidance: float = 7.5,
+    steps: int | None = None,
+    guidance: float | None = None,
     seeds: int | Sequence[int] = 0,
     sampler: str = "",
     height: int = 0,
@@ -160,8 +162,9 @@ def generate(
       model: from `load`.
       prompts: one text, or N.
       negative: what the pictures are pushed away from; one text for all of them.
-      steps: of the solver.
+      steps: of the solver; None: as the model's folder says, or 30.
       guidance: scale of classifier-free guidance, 1 or below: none; or the strength that a distilled model is told.
+        None: as the model's folder says, or 7.5.
       seeds: one number for all, or N; with one prompt as many pictures as seeds are made.
       sampler: a name in `schedulers.SOLVERS`; "" the one that the model is published with.
       height, width: of the pictures in pixels; 0: of `image`, or what the model was made for.
@@ -183,6 +186,7 @@ def generate(
       ValueError: for settings that do not fit, before anything is computed; `limits.Refused` for pictures that do not
         fit into memory, with what they would need.
     """
+    steps, guidance = _usual(model, steps, guidance)
     asked = _asked(
         model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength,
         resamplings, tile
@@ -217,8 +221,8 @@ class Frame(NamedTuple):
 
 
 def watch(
-    model: TextToImage, prompts: str | Sequence[str], *, negative: str | None = None, steps: int = 30,
-    guidance: float = 7.5, seeds: int | Sequence[int] = 0, sampler: str = "", height: int = 0, width: int = 0,
+    model: TextToImage, prompts: str | Sequence[str], *, negative: str | None = None, steps: int | None = None,
+    guidance: float | None = None, seeds: int | Sequence[int] = 0, sampler: str = "", height: int = 0, width: int = 0,
     image: np.ndarray | None = None, mask: np.ndarray | None = None, margins: tuple[int, int, int, int] = (0, 0, 0, 0),
     strength: float | None = None, resamplings: int = 1, tile: int = 0, **how: Any,
 ) -> Iterator[Frame]:  # fmt: skip
@@ -237,11 +241,16 @@ def watch(
     Returns:
       An iterator; what `generate` refuses is refused before it is returned.
     """
+    steps, guidance = _usual(model, steps, guidance)
     asked = _asked(
         model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength,
         resamplings, tile
     )
     return _frames(model, asked, *_told(model, asked, negative, guidance, len(asked.seeds), how), guidance)
+
+
+def _usual(model: TextToImage, steps: int | None, guidance: float | None) -> Usual:
+    return Usual(model.usual.steps if steps is None else steps, model.usual.guidance if guidance is None else guidance)
 
 
 def _frames(model: TextToImage, asked: "_Asked", told: dict, untold: dict, scale: float) -> Iterator[Frame]:

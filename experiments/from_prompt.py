@@ -31,8 +31,9 @@ MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a f
 AGAIN = flags.DEFINE_string("again", None, "a picture that this command wrote, to make anew")
 PROMPT = flags.DEFINE_string("prompt", None, "what the pictures are of")
 NEGATIVE = flags.DEFINE_string("negative", None, "what they are pushed away from")
-STEPS = flags.DEFINE_integer("steps", 30, "steps of the sampler")
-GUIDANCE = flags.DEFINE_float("guidance", 7.5, "scale of the guidance; 1 is none")
+STEPS = flags.DEFINE_integer("steps", None, "steps of the sampler; as the model's folder says by default, or 30")
+GUIDANCE = flags.DEFINE_float("guidance", None, "scale of the guidance, 1 is none; as the model's folder says by "
+                              "default, or 7.5")  # fmt: skip
 SEED = flags.DEFINE_integer("seed", 0, "of the first picture; each further one has the next")
 NUMBER = flags.DEFINE_integer("n", 1, "how many pictures")
 SAMPLER = flags.DEFINE_string("sampler", "", "e.g. dpmpp_2m; the model's own by default")
@@ -165,6 +166,8 @@ def make(model: text_to_image.TextToImage, settings: Mapping[str, Any]) -> list[
             raise ConfigError("--mask belongs to --image: name the picture that is painted anew.")
         mask = pictures.read_mask(settings["mask"], image.shape[:2])
     seeds, size = settings["seeds"], settings["batch_size"]
+    said = {name: value for name, value in model.usual._asdict().items() if settings[name] is None}
+    settings = {**settings, **said, "sampler": settings["sampler"] or model.process.sampler}
     made = text_to_image.generate(
         model, settings["prompt"], negative=settings["negative"], steps=settings["steps"],
         guidance=settings["guidance"], seeds=seeds, sampler=settings["sampler"], height=settings["height"],
@@ -174,7 +177,7 @@ def make(model: text_to_image.TextToImage, settings: Mapping[str, Any]) -> list[
     )  # fmt: skip
     named = [settings["image"], settings["mask"], *settings["loras"]]
     fixed = {
-        "format": FORMAT, **settings, "sampler": settings["sampler"] or model.process.sampler,
+        "format": FORMAT, **settings,
         "checkpoint": pipelines.fingerprint(settings["model"]),
         "files": {path: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in named if path},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},

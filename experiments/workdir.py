@@ -124,8 +124,8 @@ def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
     """
     folder = pathlib.Path(workdir) / "model"
     if not (folder / "model_index.json").is_file():
-        what = ("holds a run of experiments.train, which samples classes: leave out --prompt" if
-                (folder.parent / "config.json").is_file() else
+        what = (f"is made of a run that is told captions by: python -m experiments.text_model --workdir={workdir}; "
+                "one of classes is sampled without --prompt" if (folder.parent / "config.json").is_file() else
                 "is put together at the end of: python -m experiments.text_demo --config=configs/text/shapes.py "
                 f"--workdir={workdir}" if folder.parent.is_dir() else "is no folder")  # fmt: skip
         raise ConfigError(f"--workdir={workdir} holds no text-to-image model (model/model_index.json); it {what}.")

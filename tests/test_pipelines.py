@@ -87,6 +87,64 @@ def test_a_flow_by_dpm_solver_steps_where_its_scheduler_would(predicts, name, sh
     assert float(process.parameterization.clock(process.schedule, np.float64(0.5))) == 500
 
 
+def test_the_first_order_of_dpm_solver_on_a_flow_is_eulers_method():
+    process = schedulers.read(DPM_FLOW | {"solver_order": 1, "flow_shift": 3.0})
+    assert process.sampler == "ddim"
+    second = schedulers.read(DPM_FLOW | {"solver_order": 2, "flow_shift": 3.0})
+    for ours, theirs in zip(schedulers.walk(process, "", 4).plan, schedulers.walk(second, "", 4).plan):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("steps, times", [  # of diffusers 0.42: LCMScheduler.set_timesteps
+    (1, [999]), (2, [999, 499]), (4, [999, 759, 499, 259]), (7, [999, 859, 719, 579, 439, 299, 159]),
+    (8, [999, 879, 759, 639, 499, 379, 259, 139]),
+])  # fmt: skip
+@pytest.mark.parametrize("settings", [{}, {"timestep_spacing": "trailing", "set_alpha_to_one": True}])
+def test_lcm_steps_from_where_it_learned_to_the_data(steps, times, settings):
+    process = schedulers.read(SD_1 | {"_class_name": "LCMScheduler", "timestep_scaling": 10.0} | settings)
+    assert process.sampler == "lcm"
+    np.testing.assert_allclose(indices(schedulers.walk(process, "", steps)), [*times, -1], atol=1e-9)
+    with pytest.raises(ValueError, match=r"steps = 51 must be in 1 \.\. 50, the steps that the model was distilled"):
+        schedulers.walk(process, "", 51)
+    other = schedulers.read(SD_1 | {"_class_name": "LCMScheduler", "original_inference_steps": 100})
+    assert indices(schedulers.walk(other, "", 4)).tolist() == pytest.approx([999, 749, 499, 249, -1])
+
+
+OURS = {"_class_name": schedulers.OURS, "use_flow_sigmas": True, "prediction_type": "sample", "flow_shift": 3.0}
+
+
+def test_a_student_of_a_flow_steps_from_its_noise_to_the_data():
+    process = schedulers.read(OURS)
+    walk = schedulers.walk(process, "", 4)
+    assert (process.sampler, process.parameterization.name, walk.start) == ("lcm", "x0", 1)
+    np.testing.assert_allclose([*walk.plan.t, walk.plan.s[-1]], [1, 0.9, 0.75, 0.5, 0])  # 3 t / (1 + 2 t)
+    x_t, output = np.ones((1, 2)), np.zeros((1, 2))
+    bounded = schedulers.read(OURS | {"boundary_scaling": 0.01}).parameterization
+    x0 = bounded.to_prediction(process.schedule, np.full(1, 0.1), x_t, output).x0
+    np.testing.assert_allclose(x0, 0.25 / (1 + 0.25))  # n = 0.01 * 1000 * 0.1 = 1
+
+
+@pytest.mark.parametrize("content, usual", [(None, (30, 7.5)), ({"steps": 4}, (4, 7.5)), ({"guidance": 1}, (30, 1))])
+def test_a_folder_may_say_how_its_model_is_sampled(content, usual, tmp_path):
+    if content is not None:
+        (tmp_path / "sampling.json").write_text(json.dumps(content))
+    assert pipelines.read_usual(tmp_path) == usual
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"step": 4}, r"sampling\.json holds .*'?step.* known are steps, guidance"),
+    ([4, 1.0], "known are steps, guidance"),
+    ({"steps": 0}, "steps = 0; valid: a whole number, at least 1"),
+    ({"steps": 4.0}, r"steps = 4\.0; valid"),
+    ({"guidance": "2"}, "guidance = '2'; valid: a number"),
+    ({"guidance": float("inf")}, "guidance = inf; valid"),
+])  # fmt: skip
+def test_what_a_folder_says_wrongly_of_its_sampling_is_refused(content, message, tmp_path):
+    (tmp_path / "sampling.json").write_text(json.dumps(content))
+    with pytest.raises(Refusal, match=message):
+        pipelines.read_usual(tmp_path)
+
+
 @pytest.mark.parametrize("config, how, message", [
     (DPM_FLOW | {"prediction_type": "epsilon"}, {}, "prediction_type = 'epsilon' is not supported"),
     (DPM_FLOW | {"use_karras_sigmas": True}, {}, "use_karras_sigmas = True"),
@@ -108,7 +166,7 @@ def test_a_config_that_asks_for_what_is_not_had_or_contradicts_itself_is_refused
 def test_what_every_scheduler_says_by_default_is_known():
     """All fields that diffusers writes, none of them set."""
     configs = json.loads((made_pipelines.FIXTURES / "schedulers.json").read_text())
-    assert len(configs) == 15
+    assert len(configs) == 16
     own = {name: schedulers.read(config).sampler for name, config in configs.items()}
     assert own["DDIM"] == "ddim" and own["UniPCMultistep"] == "unipc" and own["PNDM"] == "pndm"
     assert own["DEISMultistep"] == "deis" and own["FlowMatchHeunDiscrete"] == "heun"

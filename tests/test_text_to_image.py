@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import picture_settings, pipelines, samplers, text_to_image, timesteps
+from diffusion import flow_maps, picture_settings, pipelines, samplers, text_to_image, timesteps
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import interchange
 from diffusion.models import latents as autoencoders
@@ -86,6 +86,8 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, walk):
         beside = jnp.concatenate([right, np.repeat(drawn("masked", 1, 8, 8, 4), 2, axis=0)], axis=-1)
         told, untold = told | {"beside": beside}, untold | {"beside": beside}
     denoise = text_to_image.denoise(model, model.params[part], told, untold if guided else None, 7.5)
+    if sampler.of_flow_maps:
+        denoise = flow_maps.from_denoiser(denoise, process.schedule)
     x = way.start * jnp.asarray(drawn("latents", *shape))
     with jax.disable_jit():
         ours = samplers.sample(sampler, denoise, process.schedule, x, way.plan, jax.random.split(jax.random.key(0), 2))

@@ -26,7 +26,7 @@ class Published:
         self.model = text_to_image.load(folder, dtype=dtype, loras=loras)
         self.name = pathlib.Path(folder).resolve().name
         sampler, side = self.model.process.sampler, self.model.side
-        self.usual = Asked(sampler=sampler, height=side, width=side)
+        self.usual = Asked(sampler=sampler, height=side, width=side, **self.model.usual._asdict())
         self.samplers = tuple(sorted(schedulers.SOLVERS))
         self._fixed = {"format": from_prompt.FORMAT, "model": folder, "dtype": dtype, "loras": dict(loras),
                        "windows": False, "tile": 0, "checkpoint": pipelines.fingerprint(folder)}  # fmt: skip

@@ -191,8 +191,8 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
         raise ConfigError(f"--workdir={folder} trains {name}, which makes no pictures. Name the run of a denoiser, or "
                           "a text-to-image model by --model=FOLDER.")
     if name in names.TOLD_TEXT:
-        raise ConfigError(f"--workdir={folder} holds no text model: it trains a denoiser that is told text. Name the "
-                          "folder with its text encoder, autoencoder and model_index.json by --model=FOLDER.")
+        raise ConfigError(f"--workdir={folder} holds no text model: it trains a denoiser that is told text. Make one "
+                          f"of it: python -m experiments.text_model --workdir={folder}")
 
 
 def _fits(make: Callable, of_flow_maps: bool) -> bool:

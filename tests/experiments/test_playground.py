@@ -116,7 +116,7 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_estimate(run, monkeyp
 
 @pytest.mark.parametrize("name, message", [
     ("autoencoder_kl", "trains autoencoder_kl, which makes no pictures"),
-    ("pixart", "holds no text model: it trains a denoiser that is told text. Name the folder"),
+    ("pixart", "holds no text model: it trains a denoiser that is told text. Make one of it"),
 ])
 def test_runs_of_other_kinds_are_refused(name, message):
     config = digits.get_config("tiny")

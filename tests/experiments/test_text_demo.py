@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from configs.students import lcm, progressive, turbo
 from configs.text import emoji, shapes
-from diffusion import pictures, text_to_image
+from diffusion import flow_maps, pictures, text_to_image
 from diffusion.data import captions, latents
 from diffusion.leaves import leaves_of
 from diffusion.models.autoencoder_kl import AutoencoderKL
+from diffusion.models.interchange import schedulers
 from diffusion.models.latents import Scaling
 from diffusion.text import Tokenizer, byte_pairs
 from diffusion.training import checkpoints
@@ -131,6 +133,77 @@ def test_the_command_makes_the_pictures_of_the_function(made, tmp_path):
         np.testing.assert_array_equal(pictures.read(tmp_path / f"{seed}.png"), expected)
 
 
+STUDENTS = {"lcm": lcm, "turbo": turbo, "progressive": progressive}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
+    """It is asked by a prompt, and its network and its steps are those that the run samples with."""
+    config = STUDENTS[name].get_config(f"{made / 'denoiser'},tiny")
+    config.train.update({"steps": 2, "batch_size": 6})
+    config.data.threads = 0
+    if name == "progressive":
+        config.objective.update({"N": 4, "stage": 1})
+    assert train.run(config, tmp_path) == 0
+    done = commands.run("-m", "experiments.text_model", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    config, model = workdir.read_config(tmp_path), text_to_image.load(tmp_path / "model")
+    assert model.usual == (config.sample.steps, config.sample.guidance.scale)
+
+    plan, walk = resolve.plan(config), schedulers.walk(model.process, "", 4)
+    config.sample.steps = 4
+    for ours, theirs in zip(resolve.plan(config), walk.plan):
+        np.testing.assert_allclose(theirs, ours, atol=1.001e-3)  # a scheduler of diffusers begins at 0.999
+    assert len(plan.t) == model.usual.steps
+    prompts, keys = ["a red square", "a blue square"], jax.random.split(jax.random.key(1), 2)
+    scale, shape = 1.5 if name == "lcm" else 1.0, workdir.example_shape(config)  # LCM alone is told it
+    config.sample.guidance.scale = scale
+    told, _ = text_to_image.conditions(model, prompts, None, scale, 16, 16)
+    network = (generate.flow_map if walk.sampler.of_flow_maps else generate.denoiser)(config, shape)
+    params, x = checkpoints.load_ema(tmp_path)[0], jax.random.normal(keys[0], (2, *shape))
+    theirs = text_to_image.denoise(model, model.params["transformer"], told, None, 1.0)
+    table = captions.read(made / "captions").entries
+    rows = {key: jnp.asarray(table[key][np.array([1, 3])]) for key in table}  # of these captions
+    np.testing.assert_allclose(told["text"], rows["text"], atol=1e-5)
+    if walk.sampler.of_flow_maps:
+        own, theirs = network(params, rows), flow_maps.from_denoiser(theirs, model.process.schedule)
+    else:
+        denoisers = network(params, rows), theirs
+        own, theirs = (lambda x, t, s, denoiser=denoiser: denoiser(x, t).x0 for denoiser in denoisers)
+    for t, s in zip(walk.plan.t, walk.plan.s):
+        ours, found = own(x, t, s), theirs(x, t, s)
+        assert np.abs(ours).max() > 0
+        np.testing.assert_allclose(found, ours, rtol=1e-4, atol=1e-5)
+
+    made_of = commands.run("-m", "experiments.sample", f"--workdir={tmp_path}", "--prompt=a red square",
+                           f"--out={tmp_path / 'out'}", timeout=600)  # fmt: skip
+    assert made_of.returncode == 0, made_of.stderr
+    expected = text_to_image.generate(model, "a red square")[0]
+    np.testing.assert_array_equal(pictures.read(tmp_path / "out" / "0.png"), expected)
+    said = pictures.settings_of(tmp_path / "out" / "0.png")
+    assert (said["steps"], said["guidance"], said["sampler"]) == (*model.usual, model.process.sampler)
+
+
+@pytest.mark.slow
+def test_a_student_of_another_encoder_is_refused(made, tmp_path):
+    shutil.copytree(made, tmp_path / "text")
+    config = json.loads((tmp_path / "text/denoiser/config.json").read_text())
+    config["data"]["text"]["dir"] = str(tmp_path / "text/captions")
+    config["data"]["latents"]["autoencoder"] = str(tmp_path / "text/vae")
+    (tmp_path / "text/denoiser/config.json").write_text(json.dumps(config))
+    assert text_model.of_run(tmp_path / "text/denoiser").is_dir()
+    index = tmp_path / "text/captions" / captions.INDEX
+    index.write_text(index.read_text().replace('"encoder": "', '"encoder": "0'))
+    with pytest.raises(ConfigError, match=r"is not the text encoder that .* was made with"):
+        text_model.of_run(tmp_path / "text/denoiser")
+    shutil.rmtree(tmp_path / "text/tokenizer")
+    with pytest.raises(ConfigError, match=r"text.tokenizer, the model's tokenizer, is not there"):
+        text_model.of_run(tmp_path / "text/denoiser")
+    with pytest.raises(ConfigError, match="trained 'clip', which is told no captions"):
+        text_model.of_run(tmp_path / "text/encoder")
+
+
 @pytest.mark.slow
 def test_an_encoder_that_trains_on_is_refused_once_the_denoiser_has_begun(made, dataset, tmp_path):
     shutil.copytree(made, tmp_path / "text")
@@ -215,7 +288,7 @@ def test_a_folder_without_a_model_is_told_in_a_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"put together at the end of: python -m experiments\.text_demo"):
         workdir.text_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
-    with pytest.raises(ConfigError, match="which samples classes: leave out --prompt"):
+    with pytest.raises(ConfigError, match=r"experiments\.text_model --workdir=.*; one of classes is"):
         workdir.text_model(tmp_path)
 
 

@@ -31,7 +31,7 @@ from tests.text.vocabularies import folder_of
 
 PROMPTS, NEGATIVE = ["a cat", "the red car on a hill"], "bad"
 STEPS, GUIDANCE = 30, 7.5
-STEPS_OF = {"pndm": 25}  # its half steps there are whole numbers of the process's: of 40, not of 33
+STEPS_OF = {"lcm": 4, "pndm": 25}  # its half steps there are whole numbers of the process's: of 40, not of 33
 SMALL = 0.1  # factor of the last layer
 # As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
 SD_1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
@@ -191,6 +191,7 @@ WALKS = {
         "dpmpp_2m, trailing, sigma_min": ("DPMSolverMultistepScheduler", TRAILING | {"final_sigmas_type": "sigma_min"}),
         "unipc": ("UniPCMultistepScheduler", {}),
         "unipc, leading": ("UniPCMultistepScheduler", LEADING),
+        "lcm": ("LCMScheduler", {}),
     }),
     "inpaint": (SD_1, {"plms": ("PNDMScheduler", {}), "dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "xl": (SD_XL, {
@@ -325,7 +326,7 @@ def defaults(folder: pathlib.Path) -> None:
     """Writes the config that each scheduler has by default, all fields of it."""
     classes = ("DDIM", "DDPM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
                "KDPM2AncestralDiscrete", "LMSDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep",
-               "UniPCMultistep", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete")  # fmt: skip
+               "UniPCMultistep", "LCM", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete")  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         found = {}
         for name in classes:

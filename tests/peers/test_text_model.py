@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import parameterizations, text_to_image
+from diffusion import parameterizations, pipelines, text_to_image
 from diffusion.models import interchange
 from diffusion.models.autoencoder_kl import AutoencoderKL
 from diffusion.models.clip import CLIPText
@@ -33,7 +33,8 @@ def drawn(module, seed):
 
 
 @live
-def test_diffusers_makes_the_same_pictures(tmp_path):
+@pytest.mark.parametrize("order", [1, 2])
+def test_diffusers_makes_the_same_pictures(order, tmp_path):
     byte_pairs.write(tmp_path / "tokenizer", byte_pairs.learn(PROMPTS, 560), 24)
     vae = AutoencoderKL(widths=(8, 16), layers=1, groups=4, middle_attention=False, scale=1.0)
     clip = CLIPText(vocabulary=560, width=16, depth=2, heads=2, hidden=32, positions=24)
@@ -41,7 +42,8 @@ def test_diffusers_makes_the_same_pictures(tmp_path):
         interchange.save(tmp_path / name, module, drawn(module, 1))
     module = PixArt(shape=(16, 16, 4), width=24, depth=2, heads=2, text_width=16, span=8.0, learn_sigma=False)
     parts = {name: tmp_path / name for name in ("text_encoder", "tokenizer", "vae")}
-    text_model.write(tmp_path / "model", module, drawn(module, 2), shift=3.0, **parts)
+    scheduler = {**text_model.PLUS, "solver_order": order, "flow_shift": 3.0}
+    text_model.write(tmp_path / "model", module, drawn(module, 2), scheduler, pipelines.Usual(STEPS, GUIDANCE), **parts)
 
     model = text_to_image.load(tmp_path / "model")
     # It tells the network whole times, 799 for 799.2; ours would differ by that alone.

@@ -1,5 +1,8 @@
 """PixArt-alpha and PixArt-Sigma: diffusers' PixArtTransformer2DModel, and the names of the authors' repositories.
 
+Of ours, a few-step student that is told the scale of its guidance has Flux's field for that, guidance_embeds, which no
+PixArt of diffusers has.
+
 A file of theirs does not say for which size of picture it was trained, and the places of its patches depend on it only
 at 256 pixels (interpolation_scale): a single file is read as one of 512 pixels and more, unless its config is given.
 """
@@ -30,6 +33,8 @@ def _diffusers_rows(module: PixArt) -> list[Row]:
         Row("scale_shift_table", "final_table"),
         *linear("proj_out", "final"),
     ]
+    if module.strength:
+        table += _embedding(embedder("guidance_embedder"), "strength_embedding")
     if module.sized:
         table += _embedding(embedder("resolution_embedder"), "original_embedding")
         table += _embedding(embedder("aspect_ratio_embedder"), "ratio_embedding")
@@ -104,7 +109,7 @@ def _build(config: Mapping[str, Any]) -> PixArt:
         shape=(size, size, channels), patch=patch, width=width, depth=fields.take("num_layers", 28), heads=heads,
         text_width=text_width,
         learn_sigma=fields.only("out_channels", 2 * channels, channels, None) == 2 * channels,
-        sized=size == 128 if sized is None else sized,
+        sized=size == 128 if sized is None else sized, strength=fields.take("guidance_embeds", False),
         span=size // patch / (max(size // 64, 1) if scale is None else scale),
     )  # fmt: skip
     fields.end()
@@ -117,8 +122,6 @@ def _describe(module: PixArt) -> dict[str, Any]:
         raise Refusal(f"PixArtTransformer2DModel: shape = {module.shape} has no place in it; it is made for squares.")
     if module.mlp_ratio != 4:
         raise Refusal(f"PixArtTransformer2DModel: mlp_ratio = {module.mlp_ratio} has no place in it; only 4 has.")
-    if module.strength:
-        raise Refusal("PixArtTransformer2DModel: strength = True has no place in it: it is told no guidance scale.")
     scale = size // module.patch / module.span
     return {
         "num_attention_heads": module.heads, "attention_head_dim": module.width // module.heads,
@@ -128,12 +131,14 @@ def _describe(module: PixArt) -> dict[str, Any]:
         "use_additional_conditions": module.sized, "caption_channels": module.text_width,
         "activation_fn": "gelu-approximate", "norm_type": "ada_norm_single", "norm_elementwise_affine": False,
         "norm_eps": 1e-6, "attention_bias": True, "num_embeds_ada_norm": 1000,
+        **({"guidance_embeds": True} if module.strength else {}),
     }  # fmt: skip
 
 
 def _example(module: PixArt) -> tuple:
     struct = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     condition = {"text": struct(1, module.text_width)} | ({"size": struct(6)} if module.sized else {})
+    condition |= {"strength": struct()} if module.strength else {}
     return struct(module.patch, module.patch, module.shape[-1]), struct(), condition
 
 

@@ -17,6 +17,9 @@ config is silent. What differs:
 - With Karras' steps DPM-Solver++ there tells the network whole times, here those that belong to its noise.
 - PNDM's Runge-Kutta steps there have whole half steps, (T // steps) // 2.
 - "euler", "heun" and their kin integrate in sigma / alpha, as everywhere in this field; `samplers.euler` is in t.
+- LCM's boundary, whose weight is 7e-6 at the smallest of its times, is left out.
+
+One scheduler is ours, with no counterpart there: OURS, of few-step students of flows, see `experiments.text_model`.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import parameterizations, samplers, schedules, timesteps
+from diffusion import flow_maps, parameterizations, samplers, schedules, timesteps
 from diffusion.models.interchange.family import Fields, Refusal
 from diffusion.models.names import look_up
 from diffusion.parameterizations import Parameterization
@@ -47,7 +50,7 @@ class Solver(NamedTuple):
     Attributes:
       scheduler: the class there.
       make: () -> sampler, for a process with a table of betas.
-      spacing: of the steps.
+      spacing: of the steps; "lcm", which no config can change, takes them from those of its training.
       beyond: whether the grid is laid for one step more, whose first is left out.
       exploding: whether x / alpha is what is walked there, which starts at sigma(t) noise if the grid reaches T.
       to_zero: whether it ends at alpha = 1, or else at the first time of the process.
@@ -81,14 +84,16 @@ SOLVERS = {
     "dpmpp_sde": Solver("DPMSolverSDEScheduler", samplers.dpmpp_sde, exploding=True, ends=""),
     "deis": Solver("DEISMultistepScheduler", samplers.deis, beyond=True),
     "unipc": Solver("UniPCMultistepScheduler", samplers.unipc, beyond=True),
+    "lcm": Solver("LCMScheduler", samplers.consistency, "lcm", ends=""),
 }
+OURS = "FlowConsistencyScheduler"
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 # Of solvers and of pixels: a solver is asked for by name here, and latents are neither clipped nor thresholded.
 WITHOUT_EFFECT = (
     "clip_sample", "clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio", "solver_order", "solver_type",
     "lower_order_final", "euler_at_final", "predict_x0", "disable_corrector", "solver_p", "lambda_min_clipped",
     "interpolation_type", "eta", "s_noise", "sigma_min", "sigma_max", "timestep_type", "invert_sigmas",
-    "time_shift_type", "stochastic_sampling", "skip_prk_steps", "flow_shift",
+    "time_shift_type", "stochastic_sampling", "skip_prk_steps", "flow_shift", "timestep_scaling",
 )  # fmt: skip
 
 
@@ -181,7 +186,8 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
     told = {"timestep_spacing": fields.only("timestep_spacing", None, *SPACINGS),
             "steps_offset": fields.take("steps_offset", 0), "karras": bool(fields.take("use_karras_sigmas", False)),
             "set_alpha_to_one": fields.only("set_alpha_to_one", None, True, False),
-            "final_sigmas_type": fields.only("final_sigmas_type", None, "zero", "sigma_min")}  # fmt: skip
+            "final_sigmas_type": fields.only("final_sigmas_type", None, "zero", "sigma_min"),
+            "original_inference_steps": fields.take("original_inference_steps", 50)}  # fmt: skip
     parameterization = PREDICTIONS[predicts](parameterizations.steps(T))
     return Process(schedule, parameterization, predicts, sampler, T, told)
 
@@ -204,15 +210,22 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
     for field in ("beta_schedule", "beta_start", "beta_end", "trained_betas", "timestep_spacing", "steps_offset",
                   "variance_type"):  # fmt: skip
         fields.take(field)
-    fields.only("_class_name", "DPMSolverMultistepScheduler")
+    name = fields.only("_class_name", "DPMSolverMultistepScheduler", OURS)
     predicts = fields.only("prediction_type", "flow_prediction", "sample")
     fields.only("algorithm_type", "dpmsolver++")
     fields.only("final_sigmas_type", "zero")
     for other in ("rescale_betas_zero_snr", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
                   "use_dynamic_shifting", "use_lu_lambdas"):  # fmt: skip
         fields.only(other, False)
-    told = {"shift": float(fields.take("flow_shift", 1.0)), "dynamic": False, "first": 1 - 1 / T}
-    return _flow_process("dpmpp_2m", T, told, predicts)
+    shift = float(fields.take("flow_shift", 1.0))
+    if name == OURS:
+        process = _flow_process("lcm", T, {"shift": shift, "dynamic": False, "first": 1.0}, predicts)
+        if scaling := fields.take("boundary_scaling"):
+            bounded = flow_maps.latent_consistency(process.parameterization, scaling=scaling, T=T)
+            process = process._replace(parameterization=bounded)
+        return process
+    sampler = "ddim" if fields.take("solver_order", 2) == 1 else "dpmpp_2m"
+    return _flow_process(sampler, T, {"shift": shift, "dynamic": False, "first": 1 - 1 / T}, predicts)
 
 
 def _flow_process(sampler: str, T: int, told: dict[str, Any], predicts: str = "flow_prediction") -> Process:
@@ -239,8 +252,11 @@ def walk(process: Process, sampler: str, steps: int, tokens: int = 0) -> Walk:
     if "shift" in process.fields:  # a flow
         make = {"euler": samplers.euler, "heun": samplers.heun}.get(name, solver.make)
         return Walk(make(), timesteps.plan(_flow_grid(process, steps, tokens)), 1.0)
-    spacing = process.fields["timestep_spacing"] or solver.spacing
-    indices = _indices(spacing, steps, process.T, process.fields["steps_offset"], solver.beyond)
+    if solver.spacing == "lcm":
+        spacing, indices = "lcm", _indices_of_lcm(steps, process.fields["original_inference_steps"], process.T)
+    else:
+        spacing = process.fields["timestep_spacing"] or solver.spacing
+        indices = _indices(spacing, steps, process.T, process.fields["steps_offset"], solver.beyond)
     if not solver.exploding:
         indices = np.round(indices)
     grid = _times(process, indices)
@@ -267,6 +283,13 @@ def _indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) -> np.
     if found.max() >= T:
         raise ValueError(f"{steps} steps with an offset of {offset} leave the {T} steps of the process")
     return found.astype(np.float64)
+
+
+def _indices_of_lcm(steps: int, original: int, T: int) -> np.ndarray:
+    """`[steps]` of the `original` ones that the student learned from, evenly."""
+    if steps > original:
+        raise ValueError(f"steps = {steps} must be in 1 .. {original}, the steps that the model was distilled with")
+    return (original - np.arange(steps) * original // steps) * (T // original) - 1
 
 
 def _times(process: Process, indices: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from diffusion.models import interchange
-from diffusion.models.interchange import folders, rows
+from diffusion.models.interchange import families, folders, rows
+from diffusion.models.pixart import PixArt
 from tests.models.interchange import published
 
 
@@ -229,3 +230,18 @@ def test_the_published_size_has_the_published_names_and_shapes(name):
     expected |= {key: a.shape for key, a in folders.computed_of(family, module, layout).items()}
     ignored = lambda key: any(re.fullmatch(pattern, key) for pattern in family.ignored)
     assert expected == {key: shape for key, shape in shapes.items() if not ignored(key)}
+
+
+@pytest.mark.parametrize("strength", [False, True])
+def test_a_student_that_is_told_its_guidance_is_read_as_it_was_written(strength, tmp_path):
+    """No PixArt of diffusers is told it: the field and the names are Flux's, and stand where they are needed alone."""
+    module = PixArt((8, 8, 4), width=24, depth=2, heads=2, text_width=16, learn_sigma=False, strength=strength)
+    shapes, rng = folders.shapes_of(families.of(module), module), np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    interchange.save(tmp_path / "ours", module, params)
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert ("guidance_embeds" in config) == strength
+    again, read = interchange.load(tmp_path / "ours")
+    assert again == module
+    assert ("strength_embedding" in read) == strength
+    jax.tree.map(np.testing.assert_array_equal, read, params)
