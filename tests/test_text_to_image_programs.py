@@ -3,6 +3,7 @@
 The networks are stand-ins that a test can read: an autoencoder of single pixels, and a denoiser of one product.
 """
 
+import dataclasses
 import itertools
 
 import jax
@@ -72,6 +73,17 @@ def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_walk_is_on
     assert len(model.denoiser.traced) == 2
 
 
+def test_where_nothing_is_asked_for_the_model_is_sampled_as_it_is_made_for(model):
+    model = dataclasses.replace(model, usual=pipelines.Usual(2, 1.0))
+    made = text_to_image.generate(model, "a cat", sampler="lcm")
+    assert {shape[0] for shape in model.denoiser.traced} == {1}  # no guidance
+    np.testing.assert_array_equal(made, text_to_image.generate(model, "a cat", steps=2, guidance=1.0, sampler="lcm"))
+    assert (made != text_to_image.generate(model, "a cat", steps=3, sampler="lcm")).any()
+    frames = list(text_to_image.watch(model, "a cat", sampler="lcm"))
+    assert [frame.steps for frame in frames] == [2, 2]
+    assert np.abs(frames[-1].pictures.astype(int) - made).max() <= 1
+
+
 @pytest.mark.slow
 def test_without_guidance_there_is_one_branch(model):
     text_to_image.generate(model, "a cat", steps=2, guidance=1.0, sampler="ddim")
@@ -90,7 +102,9 @@ EDITS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("edit, sampler", [*((edit, "dpmpp_2m") for edit in EDITS), ("painted", "euler_ancestral")])
+@pytest.mark.parametrize("edit, sampler", [
+    *((edit, "dpmpp_2m") for edit in EDITS), *(("painted", sampler) for sampler in ("euler_ancestral", "lcm")),
+])  # fmt: skip
 def test_pictures_seen_step_by_step_are_those_made_at_once(model, edit, sampler):
     same = {"negative": "bad", "steps": 4, "guidance": 3.0, "seeds": [3, 4], "sampler": sampler, **EDITS[edit]}
     frames = list(text_to_image.watch(model, "a cat", **same))
