@@ -61,6 +61,7 @@ def test_levels_share_all_of_the_probability(mean, log_std):
     np.testing.assert_allclose(np.exp(np.float64(log_p)).sum(), 1, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_the_bound_trains_the_variance_alone():
     """With the simple loss taken out by a perfect mean, the gradient of the first half of the channels vanishes."""
     schedule = schedules.linear_beta()

@@ -160,7 +160,7 @@ EXACT_FOR_A_POINT = [
 @pytest.mark.parametrize(
     "name, schedule_name",
     slow_but(
-        [(name, "cosine") for name in EXACT_FOR_A_POINT] + [("ddpm", name) for name in SCHEDULES],
+        [(name, "cosine") for name in EXACT_FOR_A_POINT],
         [(name, schedule_name) for name in EXACT_FOR_A_POINT for schedule_name in SCHEDULES],
     ),
 )

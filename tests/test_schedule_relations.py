@@ -89,6 +89,7 @@ def test_zero_terminal_snr_is_the_published_algorithm(betas, x64):
     assert schedule.t_min == 1 / T
 
 
+@pytest.mark.slow
 def test_zero_terminal_snr_between_and_below_the_times(x64):
     """Derivatives agree with the drift inside a step; before the first time nothing has changed."""
     before, after = schedules.scaled_linear(), schedules.zero_terminal_snr(schedules.scaled_linear())

@@ -161,6 +161,7 @@ def test_memory_of_a_real_run(tmp_path):
     assert large - small == pytest.approx(planned_large - planned_small, rel=0.1)
 
 
+@pytest.mark.slow
 def test_remedies():
     config = imagenet256_dit.get_config()
     config.train.batch_size = 1024

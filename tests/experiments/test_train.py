@@ -158,6 +158,7 @@ def test_failure_stops_names_the_step_and_saves_nothing_bad(tmp_path, monkeypatc
         assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_evaluation_in_the_loop(tmp_path, monkeypatch):
     """Also where the run is stopped between a step and its evaluation."""
     config = tiny(**{"train.steps": 6, "evaluate.every": 3})
@@ -194,6 +195,7 @@ def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, capsys):
     assert about["best"] == {"figure": "fd_pixels", "step": 4, "value": 3.0}
 
 
+@pytest.mark.slow
 def test_starts_from_another_run(straight, tmp_path, capsys):
     config = tiny(**{"train.steps": 1, "seed": 5, "optimizer.learning_rate": 1e-6})  # the one step moves nothing far
     config.init_from.path = str(straight)

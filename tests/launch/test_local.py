@@ -95,6 +95,7 @@ def test_a_failure_ends_the_others_and_is_shown(tmp_path):
         assert not exists(int(line.split()[-1]))
 
 
+@pytest.mark.slow
 def test_the_error_of_the_first_to_fail_comes_last(tmp_path):
     done = launch(tmp_path, """
         import os, signal, sys, time
@@ -129,7 +130,7 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path):
     assert not exists(int(done.stdout.split()[-1]))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_signals_are_passed_on_and_processes_may_finish(tmp_path, number):
     running = start(tmp_path, """
         import signal, sys, time

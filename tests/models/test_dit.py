@@ -135,9 +135,10 @@ def test_forward_mode(attention):
     np.testing.assert_allclose(out[0], expected, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [*(pytest.param({"remat": remat}, marks=pytest.mark.slow) for remat in ("full", "dots")), {"unroll": 99}],
+    [*({"remat": remat} for remat in ("full", "dots")), {"unroll": 99}],
 )
 def test_remat_and_unrolling_change_nothing(options):
     model, variables = build()

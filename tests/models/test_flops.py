@@ -53,6 +53,7 @@ def step_flops(**fields):
     return counted, images * train_flops(model, shape), images * recomputed_flops(model, shape), parameters
 
 
+@pytest.mark.slow
 def test_xla_counts_the_same_in_a_train_step(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # on CPU, means are matrix products too
     counted, model, again, parameters = step_flops()

@@ -49,6 +49,7 @@ def encoder():
     return made(ENCODER, IDS)
 
 
+@pytest.mark.slow
 def test_the_spread_of_the_embeddings_at_the_start():
     ids = np.zeros((1, 6), np.int32)
     for model, spread in ((TEXT.clone(vocabulary=5000), 0.02), (TEXT.clone(vocabulary=5000, token_std=1.0), 1.0)):

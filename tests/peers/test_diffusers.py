@@ -70,7 +70,8 @@ WALKS = {  # (the schedule to run on, our sampler, its arguments)
 
 FAST = [(name,) for name in WALKS if name not in (
     "euler, Karras", "flow, euler, shift 3", "dpmpp_2m, to zero", "deis 2", "ddpm, fixed_large", "unipc 1, bh1",
-    "unipc 1, bh2", "unipc 2, bh1", "ddpm, learned_range", "unipc 3, bh1", "unipc 3, bh2")]  # fmt: skip
+    "unipc 1, bh2", "unipc 2, bh1", "ddpm, learned_range", "unipc 3, bh1", "unipc 3, bh2", "dpmpp_2s", "dpmpp_3m",
+    "dpm_solver_2")]  # fmt: skip
 # Of the largest number in a sample. Most agree to 1e-7 or 1e-15; the multistep methods of order 3 integrate their
 # polynomial by quadrature, which is good to 1e-5 over the last step, of a ratio of 34 in sigma.
 TOLERANCE = 2e-5

@@ -48,6 +48,7 @@ def file_size_limit(size):
         signal.signal(signal.SIGXFSZ, handler)
 
 
+@pytest.mark.slow
 def test_full_disk_during_a_save(driver, straight, tmp_path):
     """The run ends with a sentence and its older checkpoints; with room again it ends in the same bits."""
     folder = tmp_path / "run"

@@ -20,6 +20,7 @@ from diffusion.data import catalog, sources
 from diffusion.data.transforms import decode
 from experiments.samples import read_samples
 from experiments.workdir import WorkdirError
+from tests.conformance import slow_but
 from tests.data.made import image_feature, png, write
 from tests.reliability.hostile import HUGE, Called, little_memory  # noqa: F401
 
@@ -169,7 +170,7 @@ def test_an_image_of_another_size_is_not_decoded(width, height):
         decode(png_of(width, height), (4, 4, 3))
 
 
-@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+@pytest.mark.parametrize("kind", slow_but([(b"iCCP",)], [(b"iCCP",), (b"zTXt",), (b"iTXt",)]))
 def test_a_bomb_in_the_text_or_profile_of_a_png_is_not_unpacked(kind):
     bomb = zlib.compress(bytes(2**29), 9)
     head = {b"iCCP": b"name\0\0", b"zTXt": b"name\0\0", b"iTXt": b"name\0\1\0\0\0"}[kind]

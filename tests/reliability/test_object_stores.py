@@ -134,6 +134,7 @@ def test_paths_that_look_a_little_like_addresses_are_taken():
         fields.check(config)
 
 
+@pytest.mark.slow
 def test_addresses_on_the_command_line(driver, tmp_path):
     """Every command, every path that it takes: one sentence, status 2, and no folder named "gs:"."""
     run = f"--workdir={tmp_path / 'run'}"

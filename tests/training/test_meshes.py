@@ -72,7 +72,6 @@ LAYOUTS = {  # name: (processes, devices of each, config.mesh)
     "2 processes, tensor across both": (2, 2, {"tensor": 4}),
     "2 processes, pmap": (2, 2, {"kind": "pmap"}),
 }
-FAST = ("fsdp x sequence x tensor",)
 
 
 def run(program, processes, devices, *arguments):
@@ -108,7 +107,8 @@ def one():
     return train(1, 1, {})
 
 
-@pytest.mark.parametrize("layout", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in LAYOUTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_run_is_the_same_on_any_mesh(one, layout):
     """50 steps: index, image, label, x_t, clock and condition exactly, losses and gradients up to the order of sums."""
     found = train(*LAYOUTS[layout])

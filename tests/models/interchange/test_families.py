@@ -138,7 +138,9 @@ LEFT_OUT = (
     "song_unet_full_dhariwal", "edm2_unet_full_xxl",
     "autoencoder_kl_sd", "autoencoder_kl_original", "autoencoder_dc_original", "autoencoder_kl_full_sdxl",
     "autoencoder_kl_full_sd3", "autoencoder_kl_full_original", "autoencoder_vq_full_f4", "autoencoder_dc_full_f32c32",
-    "autoencoder_dc_full_f64c128", "autoencoder_dc_full_original_f32c32",
+    "autoencoder_dc_full_f64c128", "autoencoder_dc_full_original_f32c32", "autoencoder_dc_full_f32c32_sana",
+    "conditional_unet_full_sdxl", "control_net_full_sd15", "conditional_unet_distilled", "conditional_unet_sd2",
+    "mmdit_full_sd35_large", "autoencoder_kl_full_flux",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
 LISTINGS = {
