@@ -101,5 +101,7 @@ def _write(source, found, base, out, dtype, parts) -> list[str]:
     for path in sorted(base.iterdir()):
         if path.is_dir() and path.name not in replaced:
             shutil.copytree(path, out / path.name)
+    if (base / pipelines.SAMPLING).is_file():
+        shutil.copyfile(base / pipelines.SAMPLING, out / pipelines.SAMPLING)
     shutil.copyfile(base / "model_index.json", out / "model_index.json")  # last: without it the folder is no model
     return replaced

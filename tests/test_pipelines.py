@@ -156,6 +156,10 @@ def test_what_a_folder_says_wrongly_of_its_sampling_is_refused(content, message,
     (SD_1 | {"thresholding": True}, {}, "thresholding = True"),
     (SD_1 | {"something_new": 3}, {}, "sets something_new = 3"),
     (FLOW, {"prediction": "epsilon"}, "contradicts"),
+    (SD_1 | {"_class_name": "LCMScheduler", "original_inference_steps": 0}, {}, "original_inference_steps = 0 is no"),
+    (SD_1 | {"_class_name": "LCMScheduler", "original_inference_steps": 2000}, {}, "= 2000 is no number of"),
+    (OURS | {"boundary_scaling": -1.0}, {}, r"boundary_scaling = -1\.0 must be a positive number"),
+    (OURS | {"prediction_type": "epsilon"}, {}, "prediction_type = 'epsilon' is not supported"),
     (FLOW | {"use_karras_sigmas": True}, {}, "use_karras_sigmas"),
 ])  # fmt: skip
 def test_a_config_that_asks_for_what_is_not_had_or_contradicts_itself_is_refused(config, how, message):

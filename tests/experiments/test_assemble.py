@@ -47,8 +47,10 @@ def single(base, place, parts=tuple(PARTS), metadata=None, **more):
 @pytest.mark.parametrize("parts", [tuple(PARTS), ("unet", "vae")], ids=["all", "without a text encoder"])
 def test_a_file_and_a_folder_become_a_pipeline(base, tmp_path, parts):
     source, out = single(base, tmp_path / "tuned.safetensors", parts), tmp_path / "tuned"
+    (base / "sampling.json").write_text('{"steps": 4}')
     assert set(assemble.pipeline(source, convert.networks(source), base, out)) == set(parts)
     made, before = pipelines.read(out), pipelines.read(base)
+    assert made.usual == before.usual == (4, 7.5)
     assert made.modules == before.modules and made.process.prediction == before.process.prediction
     for part in PARTS:
         expected = jax.tree.map(lambda leaf: np.full_like(leaf, 0.5), before.params[part])

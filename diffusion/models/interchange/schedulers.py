@@ -188,6 +188,9 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
             "set_alpha_to_one": fields.only("set_alpha_to_one", None, True, False),
             "final_sigmas_type": fields.only("final_sigmas_type", None, "zero", "sigma_min"),
             "original_inference_steps": fields.take("original_inference_steps", 50)}  # fmt: skip
+    original = told["original_inference_steps"]
+    if type(original) is not int or not 1 <= original <= T:
+        raise Refusal(f"{name}: original_inference_steps = {original!r} is no number of the process's {T} steps.")
     parameterization = PREDICTIONS[predicts](parameterizations.steps(T))
     return Process(schedule, parameterization, predicts, sampler, T, told)
 
@@ -220,7 +223,10 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
     shift = float(fields.take("flow_shift", 1.0))
     if name == OURS:
         process = _flow_process("lcm", T, {"shift": shift, "dynamic": False, "first": 1.0}, predicts)
-        if scaling := fields.take("boundary_scaling"):
+        scaling = fields.take("boundary_scaling")
+        if scaling is not None:
+            if not isinstance(scaling, (int, float)) or not scaling > 0:
+                raise Refusal(f"{name}: boundary_scaling = {scaling!r} must be a positive number.")
             bounded = flow_maps.latent_consistency(process.parameterization, scaling=scaling, T=T)
             process = process._replace(parameterization=bounded)
         return process
