@@ -50,12 +50,12 @@ def test_memory_hooks_and_steps_that_renoise_are_carried_too():
 
     def walk(shift, keys):
         branches = lambda x, t: (denoiser(shift)(x, t), denoiser(0.0)(x, t))
-        guided = guidance.adaptive_projected(branches, 3.0)
+        guided = guidance.adaptive_projected(branches, SCHEDULE, 3.0)
         return samplers.loop(samplers.ddpm(), guided, SCHEDULE, plan, keys, hook)
 
     last = list(samplers.stepwise(walk)(x, len(plan.t), 0.4, keys))[-1].x
     branches = lambda x, t: (denoiser(0.4)(x, t), denoiser(0.0)(x, t))
-    guided = guidance.adaptive_projected(branches, 3.0)
+    guided = guidance.adaptive_projected(branches, SCHEDULE, 3.0)
     expected = samplers.sample(samplers.ddpm(), guided, SCHEDULE, x, plan, keys, after_step=hook)
     np.testing.assert_allclose(last, expected, **TOLERANCE)
     np.testing.assert_array_equal(last[:, 0], np.float32(0.7))
