@@ -193,7 +193,7 @@ from experiments import program as programs
 
 config = digits.get_config("tiny")
 config.model.update({"heads": 8, "width": 128, "depth": 2, "unroll": 2})  # unrolled: XLA counts a scan's body once
-config.train.batch_size = 64
+config.train.update({"batch_size": 64, "accumulate": 1})  # of micro-batches, too, one is counted
 found = {}
 for axis in ("one", "sequence", "tensor"):
     axes = {"data": 1} | ({} if axis == "one" else {axis: 8})
