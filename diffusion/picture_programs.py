@@ -159,8 +159,8 @@ def begin(
 def _guided(
     model: Any, course: Course, params: Any, told: dict, untold: dict, scale: Array, rest: Array,
     known: Array | None, whole: Array | None,
-) -> tuple[parameterizations.Denoiser | flow_maps.FlowMap, Array, Callable | None]:  # fmt: skip
-    """(what the sampler evaluates, keys, the hook that puts back what is known of the latents) of a walk."""
+) -> tuple[Any, Array, Callable | None]:  # fmt: skip
+    """(denoiser or flow map, keys, the hook that puts back what is known of the latents) of a walk."""
     schedule = model.process.schedule
     evaluated = denoise(model, params, told, untold if course.guided else None, scale)
     if course.walk.sampler.of_flow_maps:
