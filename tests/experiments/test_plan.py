@@ -118,7 +118,7 @@ def test_memory_against_xla(remat):
     for depth in (2, 5):
         config = digits.get_config()
         config.model.update(width=64, depth=depth, unroll=1, remat=remat)
-        config.train.batch_size = 256
+        config.train.update({"batch_size": 256, "accumulate": 1})  # as on an accelerator; a CPU's rule is four parts
         mesh = plan.mesh_of(config, jax.devices()[:1])
         run = program.build(config, (8, 8, 1), mesh)
         told = run.step.lower(run.target, run.batch, run.seed).compile().memory_analysis()
@@ -138,6 +138,7 @@ from configs import digits
 from experiments import estimate, plan, train
 config = digits.get_config()
 config.model.update(depth=8, unroll=1)
+config.train.accumulate = 1
 config.train.batch_size, config.train.steps, config.train.log_every = int(sys.argv[2]), 3, 1
 assert train.run(config, sys.argv[1]) == 0
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
