@@ -112,6 +112,10 @@ class Usual(NamedTuple):
     steps: int = 30
     guidance: float = 7.5
 
+    def but(self, steps: int | None, guidance: float | None) -> "Usual":
+        """What is asked for, and these in the place of None."""
+        return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
+
 
 USUAL = Usual()  # of published models
 

@@ -186,7 +186,7 @@ def generate(
       ValueError: for settings that do not fit, before anything is computed; `limits.Refused` for pictures that do not
         fit into memory, with what they would need.
     """
-    steps, guidance = _usual(model, steps, guidance)
+    steps, guidance = model.usual.but(steps, guidance)
     asked = _asked(
         model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength,
         resamplings, tile
@@ -241,16 +241,12 @@ def watch(
     Returns:
       An iterator; what `generate` refuses is refused before it is returned.
     """
-    steps, guidance = _usual(model, steps, guidance)
+    steps, guidance = model.usual.but(steps, guidance)
     asked = _asked(
         model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength,
         resamplings, tile
     )
     return _frames(model, asked, *_told(model, asked, negative, guidance, len(asked.seeds), how), guidance)
-
-
-def _usual(model: TextToImage, steps: int | None, guidance: float | None) -> Usual:
-    return Usual(model.usual.steps if steps is None else steps, model.usual.guidance if guidance is None else guidance)
 
 
 def _frames(model: TextToImage, asked: "_Asked", told: dict, untold: dict, scale: float) -> Iterator[Frame]:

@@ -10,6 +10,7 @@ reads what it said, and needs no text encoder.
 """
 
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -20,6 +21,8 @@ from diffusion.text import byte_pairs
 from experiments import autoencoders
 from experiments import config as configs
 from experiments.config import ConfigError
+
+HOW = {"masked": True}  # texts are read, as PixArt is told them
 
 
 def vocabulary(data: str, out: str | pathlib.Path, size: int, length: int, data_dir: str = "") -> int:
@@ -50,6 +53,11 @@ def vocabulary(data: str, out: str | pathlib.Path, size: int, length: int, data_
     return len(learned.ids)
 
 
+def fingerprint(params: Any) -> str:
+    """What captions say of the text encoder that read them."""
+    return text.fingerprint(params, **HOW)
+
+
 def run(
     text_encoder: str | pathlib.Path, tokenizer: str | pathlib.Path, data: str, out: str | pathlib.Path,
     data_dir: str = "",
@@ -73,12 +81,11 @@ def run(
     module, params = interchange.load(text_encoder)
     vocabulary = text.Tokenizer.open(tokenizer)
     _check_lengths(found, vocabulary, data)
-    how = {"masked": True}
-    encoder = text.Encoder.of(vocabulary, module, params, **how)
+    encoder = text.Encoder.of(vocabulary, module, params, **HOW)
     table = captions.table(found, lambda few: text.pixart(few, encoder))
     name, _, split = data.rpartition("@")
     spec = sources.describe(name, split, data_dir)
-    captions.write(out, table, captions.describe(spec, text.fingerprint(params, **how)))
+    captions.write(out, table, captions.describe(spec, fingerprint(params)))
     return table
 
 

@@ -166,8 +166,8 @@ def make(model: text_to_image.TextToImage, settings: Mapping[str, Any]) -> list[
             raise ConfigError("--mask belongs to --image: name the picture that is painted anew.")
         mask = pictures.read_mask(settings["mask"], image.shape[:2])
     seeds, size = settings["seeds"], settings["batch_size"]
-    said = {name: value for name, value in model.usual._asdict().items() if settings[name] is None}
-    settings = {**settings, **said, "sampler": settings["sampler"] or model.process.sampler}
+    usual = model.usual.but(settings["steps"], settings["guidance"])
+    settings = {**settings, **usual._asdict(), "sampler": settings["sampler"] or model.process.sampler}
     made = text_to_image.generate(
         model, settings["prompt"], negative=settings["negative"], steps=settings["steps"],
         guidance=settings["guidance"], seeds=seeds, sampler=settings["sampler"], height=settings["height"],

@@ -28,14 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from diffusion import files, pipelines, text
+from diffusion import files, pipelines
 from diffusion.data import captions, sources
 from diffusion.models import interchange, latents
 from diffusion.models.autoencoder_kl import AutoencoderKL
 from diffusion.models.interchange import schedulers
 from diffusion.models.pixart import PixArt
 from diffusion.training import checkpoints
-from experiments import autoencoders, names, resolve, workdir
+from experiments import autoencoders, encode_text, names, resolve, workdir
 from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.networks import network_of
@@ -206,7 +206,7 @@ def of_run(run: str | pathlib.Path) -> pathlib.Path:
         if not folder.is_dir():
             raise ConfigError(f"{run} learned from {read_by}, but {folder}, the model's {name}, is not there.")
     _, params = interchange.load(parts["text_encoder"])
-    if text.fingerprint(params, masked=True) != captions.description_of(read_by)["encoder"]:
+    if encode_text.fingerprint(params) != captions.description_of(read_by)["encoder"]:
         raise ConfigError(f"{parts['text_encoder']} is not the text encoder that {read_by} was made with, from which "
                           f"{run} learned: it has been trained on since.")
     pipeline(run, run / "model", **parts)

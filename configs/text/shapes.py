@@ -92,7 +92,7 @@ def denoiser() -> ConfigDict:
         "name": "muon", "learning_rate": 3e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.01, "clip": 1.0,
     }  # fmt: skip
     config.sample.update({"sampler": {"name": "dpmpp_2m"}, "steps": 20, "shift": 3.0, "batch_size": 50})
-    config.sample.guidance.scale = 2.0  # for few-step students, which start from how the run itself samples
+    config.sample.guidance.scale = 2.0  # the model's own, and what few-step students have built in
     return _lengths(config, steps=5_000, batch_size=64)
 
 
