@@ -1,31 +1,34 @@
-"""Validates JSON against the few words of JSON Schema that tests/launch/jobset_schema.json uses."""
+"""Validates manifests against the schemas of Kubernetes itself, strictly: a field that is not there is an error."""
 
 import json
 import pathlib
-import re
 
-KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int}
-JOBSET = json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())
+import jsonschema
+import kubernetes_validate
+
+VERSION = "1.33"  # launch.kubernetes_array needs it
+JOBSET = json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())  # kubernetes_validate has none
 
 
-def errors(value, schema=JOBSET, path="") -> list[str]:
-    """What is wrong with a value; a field that the schema does not have is wrong too."""
-    if "enum" in schema:
-        return [] if value in schema["enum"] else [f"{path}: {value!r} is none of {schema['enum']}"]
-    kind = KINDS[schema["type"]]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        return [f"{path}: {value!r} is no {schema['type']}"]
-    found = []
-    if kind is str and not re.search(schema.get("pattern", ""), value):
-        found.append(f"{path}: {value!r} does not fit {schema['pattern']}")
-    if kind is list:
-        if not 0 <= len(value) <= schema.get("most", 10**6):
-            found.append(f"{path}: {len(value)} items")
-        for i, item in enumerate(value):
-            found += errors(item, schema["items"], f"{path}[{i}]")
-    if kind is dict:
-        found += [f"{path}: {name} is missing" for name in schema.get("required", []) if name not in value]
-        for name, item in value.items():
-            inner = schema.get("values") or schema.get("properties", {}).get(name)
-            found += [f"{path}.{name}: no such field"] if inner is None else errors(item, inner, f"{path}.{name}")
+def errors(manifest: dict) -> list[str]:
+    """What is wrong with a manifest, a Job or a JobSet, as "path: words"."""
+    if manifest["kind"] == "Job":
+        return _of_job(manifest, "")
+    faults = jsonschema.Draft202012Validator(JOBSET).iter_errors(manifest)
+    found = [f"{_path(fault)}: {fault.message}" for fault in faults]
+    for i, replicated in enumerate(manifest["spec"]["replicatedJobs"]):
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": manifest["metadata"], **replicated["template"]}
+        found += _of_job(job, f".spec.replicatedJobs[{i}].template")
     return found
+
+
+def _of_job(job: dict, where: str) -> list[str]:
+    try:
+        kubernetes_validate.validate(job, VERSION, strict=True)
+    except kubernetes_validate.ValidationError as fault:
+        return [f"{where}{_path(fault)}: {fault.message}"]
+    return []
+
+
+def _path(fault: jsonschema.ValidationError) -> str:
+    return fault.json_path.removeprefix("$")

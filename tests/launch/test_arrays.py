@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from launch import kubernetes_array, slurm_array
+from tests.launch import schema
 from tests.launch.test_kubernetes import HARD as WORDS_OF_PODS
 from tests.launch.test_kubernetes import TASK as TASK_OF_PODS
 from tests.launch.test_kubernetes import expand
@@ -135,6 +136,18 @@ def test_the_job_is_one_that_kubernetes_takes():
                          "template"}
     for rule in spec["podFailurePolicy"]["rules"]:
         assert rule["action"] in ("FailIndex", "Ignore") and len(rule) == 2
+
+
+@pytest.mark.parametrize("argv", [
+    [], ["--retries=2", "--at-once=8", "--gpus=8", "--cpu=64", "--memory=900Gi", "--namespace=lab",
+         "--volume=runs:/runs", "--node-selector=cloud.google.com/gke-accelerator=nvidia-h100-80gb",
+         "--secret-env=WANDB_API_KEY=wandb:api.key"]])
+def test_the_job_fits_the_schema_of_kubernetes(argv):
+    made = job(*argv, "--", *WORDS_OF_PODS)
+    assert schema.errors(made) == []
+    made["spec"]["backoffLimitPerIndexes"] = made["spec"].pop("backoffLimitPerIndex")
+    (found,) = schema.errors(made)
+    assert "'backoffLimitPerIndexes' was unexpected" in found
 
 
 @pytest.mark.parametrize("module, first", [("slurm_array", "#!/bin/bash"), ("kubernetes_array", "{")])

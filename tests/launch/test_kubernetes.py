@@ -103,14 +103,18 @@ def test_structure(argv):
 
 
 @pytest.mark.parametrize("change, error", [
-    (lambda spec: spec.update(maxRestart=1), ".spec.maxRestart: no such field"),
-    (lambda spec: spec["failurePolicy"].update(maxRestarts="3"), "is no integer"),
-    (lambda spec: spec["failurePolicy"]["rules"][0].update(action="Restart"), "is none of"),
-    (lambda spec: spec["failurePolicy"]["rules"][0].update(name="a-b"), "does not fit"),
-    (lambda spec: spec["failurePolicy"]["rules"][0].pop("name"), "name is missing"),
-    (lambda spec: pod_of({"spec": spec})["containers"][0]["env"].append({"value": "x"}), "name is missing"),
-    (lambda spec: pod_of({"spec": spec}).update(terminationGracePeriodSeconds=True), "is no integer")])
-def test_the_schema_finds_mistakes(change, error):
+    (lambda spec: spec.update(maxRestart=1), "'maxRestart' was unexpected"),
+    (lambda spec: spec["failurePolicy"].update(maxRestarts="3"), "maxRestarts: '3' is not of type 'integer'"),
+    (lambda spec: spec["failurePolicy"]["rules"][0].update(action="Restart"), "action: 'Restart' is not one of"),
+    (lambda spec: spec["failurePolicy"]["rules"][0].update(name="a-b"), "name: 'a-b' does not match"),
+    (lambda spec: spec["failurePolicy"]["rules"][0].pop("name"), "'name' is a required property"),
+    (lambda spec: spec["replicatedJobs"][0]["template"]["spec"].update(completion=2), "'completion' was unexpected"),
+    (lambda spec: spec["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"][0].pop("action"),
+     "'action' is a required property"),
+    (lambda spec: pod_of({"spec": spec})["containers"][0]["env"].append({"value": "x"}), "'name' is a required"),
+    (lambda spec: pod_of({"spec": spec})["containers"][0].update(volumeMount=[]), "'volumeMount' was unexpected"),
+    (lambda spec: pod_of({"spec": spec}).update(terminationGracePeriodSeconds=True), "True is not of type")])
+def test_the_schemas_find_mistakes(change, error):
     jobset = made("--", "prog")
     change(jobset["spec"])
     (found,) = schema.errors(jobset)
