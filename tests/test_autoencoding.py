@@ -121,6 +121,26 @@ def test_the_kl_autoencoders_loss_is_latent_diffusions():
     np.testing.assert_allclose(before, expected - 0.6 * weight * adversarial, rtol=1e-4)
 
 
+@pytest.mark.parametrize("make, start", [(autoencoding.kl_autoencoder, 50_001), (autoencoding.vq_autoencoder, 250_001)])
+def test_the_critic_is_heard_from_its_start_on(make, start):
+    """The authors' first steps, by the gradients of a linear decoder and a linear critic, written out."""
+    hidden, kernel, judge = np.tanh(X @ PARAMS["first"]), PARAMS["last"], drawn(2, seed=4)
+    redo = lambda kernel: hidden @ kernel
+    players = {"model": lambda *_: Coded(redo(kernel), {}, kernel, redo), "critic": lambda x, *_: x @ judge}
+    found = [losses(make("l2"), players, step)[0] for step in (start - 1, start, start + 1)]
+    error, logits = X - redo(kernel), redo(kernel) @ judge
+    per_picture = np.square(error).mean((1, 2, 3))
+    mine = np.einsum("bhwi,bhwj->ij", hidden, -2 * error) / error.size
+    if make is autoencoding.kl_autoencoder:  # its errors are sums over the 32 numbers of a picture
+        per_picture, mine = 32 * per_picture, 32 * mine
+    theirs = np.outer(hidden.mean((0, 1, 2)), judge)
+    weight = np.linalg.norm(mine) / (np.linalg.norm(theirs) + 1e-4)
+    share = 0.5 if make is autoencoding.kl_autoencoder else 0.75
+    np.testing.assert_allclose(found[0], per_picture, rtol=1e-5)
+    for after in found[1:]:
+        np.testing.assert_allclose(after, per_picture - share * weight * logits.mean((1, 2)), rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_the_gradient_takes_the_weight_as_given_and_learns_the_variance():
     objective = autoencoding.kl_autoencoder(kl=0.0, perceptual=0.0, adversarial=1.0, start=0)
@@ -300,6 +320,14 @@ def test_the_codes_follow_as_the_moving_averages_do_unless_the_training_failed()
     state, metrics = step(quick, quick.init(networks))
     assert int(metrics["codebook/restarted"]) == 1
     assert (codes_of(state)[2] == np.asarray(x).reshape(-1, 2)).all(1).any()  # one of the vectors
+    every = following(rest, Vectors(), 0.9, 1e3)  # all codes are dead in each step: new draws each time
+    state, drawn_codes = every.init(networks), []
+    for _ in range(3):
+        state, metrics = step(every, state)
+        drawn_codes.append(codes_of(state))
+        assert int(metrics["codebook/restarted"]) == 3
+    assert len({codes.tobytes() for codes in drawn_codes}) == 3
+
     broken = state._replace(training=state.training._replace(failed_at=jnp.int32(7)))
     after, _ = step(slow, broken)
     np.testing.assert_array_equal(after.sums, broken.sums)

@@ -125,6 +125,16 @@ def test_latent_consistency_boundary_is_the_published_one(x64):
     np.testing.assert_array_equal(latent.to_prediction(schedule, 0.0, X, 0.3 * X).x0, X)
 
 
+def test_a_map_that_starts_and_ends_at_the_data_stands_still():
+    """Where sigma = 0 the noise of a prediction is 0 / 0, and 0 times that is not 0."""
+    x, latent = jnp.float32(X), flow_maps.latent_consistency(V)
+    assert np.isnan(latent.to_prediction(FLOW, 0.0, x, 0.3 * x).eps).all()
+    flow_map = flow_maps.consistency(lambda x, clock, condition: 0.3 * x, FLOW, latent)
+    np.testing.assert_array_equal(flow_map(x, 0.0, 0.0), x)
+    flow_map = flow_maps.from_denoiser(lambda x, t: Prediction(2 * x, jnp.full_like(x, jnp.nan)), FLOW)
+    np.testing.assert_array_equal(flow_map(x, 0.0, 0.0), 2 * x)
+
+
 def test_bad_boundaries_are_refused():
     with pytest.raises(ValueError, match="sigma_data = 0"):
         flow_maps.consistency_boundary(0.0)

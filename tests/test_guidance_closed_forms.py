@@ -56,6 +56,17 @@ def test_one_composed_condition_is_classifier_free_guidance():
     _assert_close(one, _call(guidance.classifier_free(_branches(COND, NULL), 2.5)), 1e-12)
 
 
+@pytest.mark.parametrize("make", [guidance.perturbed_attention, guidance.skip_layer])
+def test_the_interval_bounds_the_guidance_away_from_the_impaired_network_alone(make):
+    """cond + s (cond - worse) + (w - 1) (cond - uncond), with s = 0 at the first and last of three times, w at all."""
+    guided = _call(make(_branches(COND, NULL, OTHER), 2.0, classifier_free=3.0, interval=(0.3, 0.7)))
+    s = np.array([[0.0], [2.0], [0.0]])
+    cond, uncond, worse = (_call(exact_denoiser(data, SCHEDULE)) for data in (COND, NULL, OTHER))
+    for field in ("x0", "eps"):
+        c, u, p = (np.asarray(getattr(prediction, field)) for prediction in (cond, uncond, worse))
+        np.testing.assert_allclose(getattr(guided, field), c + s * (c - p) + 2.0 * (c - u), rtol=1e-9)
+
+
 def test_rescaling_follows_the_papers_algorithm():
     """Lin et al. 2024, algorithm 2, of v, with torch's unbiased standard deviation, which makes no difference."""
     alpha, sigma = _level()

@@ -96,6 +96,21 @@ def test_what_enters_the_window_starts_from_its_last_sample():
     assert int(stats.sweeps) == 3
 
 
+@pytest.mark.parametrize("jump, sweeps", [(0.035, 1), (0.11, 2)])
+def test_the_tolerance_is_in_units_of_what_a_sample_measures_where_it_arrives(jump, sweeps):
+    """At sigma = 64, 48, 32, 16 a tolerance of 0.01 allows 0.64 .. 0.16, and the first sweep moves x by jump .. 4 jump.
+
+    A jump of 0.11 is too much at sigma = 32, so that a second sweep takes the last step.
+    """
+    schedule = SCHEDULES["edm"]
+    x, keys = start(schedule)
+    plan = timesteps.plan(np.array([1.0, 0.8, 0.6, 0.4, 0.2]))
+    flow_map = lambda x, t, s: x + jump
+    swept, stats = samplers.picard(samplers.flow_map(), flow_map, schedule, x, plan, keys, tolerance=0.01)
+    np.testing.assert_allclose(swept, x + 4 * jump, rtol=1e-5, atol=1e-5)
+    assert int(stats.sweeps) == sweeps
+
+
 def test_one_step_is_one_sweep():
     schedule = SCHEDULES["edm"]
     x, keys = start(schedule)

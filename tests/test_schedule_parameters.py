@@ -148,3 +148,10 @@ def test_left_broadcast_refuses_what_is_not_a_prefix(shape):
     """A square batch must not broadcast along the wrong axis: [3] does not go with [4, 2, 3]."""
     with pytest.raises(ValueError, match="prefix"):
         schedules.left_broadcast(jnp.ones(shape), jnp.ones((4, 2, 3)))
+
+
+@pytest.mark.parametrize("betas, std", [((0.1, 1.0), 1 - np.exp(-0.55)), ((0.2, 0.2), 1 - np.exp(-0.2))])
+def test_the_prior_of_sub_vp_is_as_narrow_as_its_end(betas, std):
+    """sigma(1) = 1 - e^-(beta_min + beta_max)/2 (Song et al. 2021, eq. 29), far from 1 for small betas."""
+    x = np.asarray(schedules.sub_vp(*betas).prior(jax.random.key(0), (20_000,)))
+    np.testing.assert_allclose([x.mean(), x.std()], [0, std], atol=4 * std / np.sqrt(20_000))

@@ -7,6 +7,7 @@ common with all other backbones is in tests/models/test_conformance.py.
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -229,3 +230,28 @@ def test_presets():
         unet_preset("adm-46")
     with pytest.raises(ValueError, match="'XXS/64' is not known"):
         edm2_preset("XXS/64")
+
+
+class Clock(SongUNet):
+    """What its blocks are told of the time alone."""
+
+    @nn.compact
+    def __call__(self, t):
+        return self._embedding(t, {})
+
+
+@pytest.mark.parametrize("clock", ["positional", "fourier"])
+def test_song_unet_has_the_sines_of_its_clock_first(clock):
+    """Karras et al.'s networks swap the halves [cos, sin] of both kinds of features; layers of ones show them."""
+    model, t = Clock(8, 8, (1,), 1, (), clock=clock), np.array([0.7, -1.3])
+    identity = {"kernel": jnp.eye(8, 32), "bias": jnp.zeros(32)}
+    params = {"time_hidden": identity, "time_out": {"kernel": jnp.eye(32), "bias": jnp.zeros(32)}}
+    if clock == "fourier":
+        frequencies = np.array([0.3, 1.1, -0.4, 2.0])
+        params["frequencies"] = jnp.asarray(frequencies, jnp.float32)
+        frequencies = 2 * np.pi * frequencies
+    else:
+        frequencies = 10_000.0 ** (-np.arange(4) / 3)
+    found = model.apply({"params": params}, jnp.asarray(t, jnp.float32))
+    features = np.concatenate([np.sin(np.outer(t, frequencies)), np.cos(np.outer(t, frequencies))], 1)
+    np.testing.assert_allclose(found[:, :8], features / (1 + np.exp(-features)), rtol=1e-5, atol=1e-6)  # its silu

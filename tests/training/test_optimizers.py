@@ -24,6 +24,17 @@ def test_first_two_updates_by_hand():
         np.testing.assert_allclose(params["w"], w, rtol=1e-5)
 
 
+def test_gradients_are_clipped_and_updates_are_not():
+    """A gradient of norm 5 counts as one of norm 1 beside a later one of norm 0.5; steps are as long as the rate."""
+    optimizer = adamw(learning_rate=10.0, b1=0.9, b2=0.99, clip=1.0)
+    params = jnp.zeros(2)
+    state, m, v = optimizer.init(params), np.zeros(2), np.zeros(2)
+    for k, (gradient, clipped) in enumerate([([3.0, 4.0], [0.6, 0.8]), ([-0.3, 0.4], [-0.3, 0.4])], 1):
+        updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+        m, v = 0.9 * m + 0.1 * np.array(clipped), 0.99 * v + 0.01 * np.array(clipped) ** 2
+        np.testing.assert_allclose(updates, -10.0 * (m / (1 - 0.9**k)) / np.sqrt(v / (1 - 0.99**k)), rtol=1e-5)
+
+
 def test_small_gradients_are_not_clipped():
     for clip in (None, 1.0):
         optimizer = adamw(clip=clip, learning_rate=1.0, b1=0.0, b2=0.0)
