@@ -1,18 +1,18 @@
 """Text-to-image models as diffusers publishes them: a denoiser, an autoencoder, text encoders and a scheduler.
 
-| model_index.json says     | denoiser                 | is told                                                |
-|---------------------------|--------------------------|--------------------------------------------------------|
-| StableDiffusionPipeline   | U-Net                    | CLIP's tokens                                          |
-| StableDiffusionXLPipeline | U-Net                    | the tokens of two CLIPs, a pooled vector, sizes        |
-| StableDiffusion3Pipeline  | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
-| FluxPipeline              | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
-| PixArtAlphaPipeline       | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
-| PixArtSigmaPipeline       | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
+| model_index.json says          | denoiser                 | is told                                                |
+|--------------------------------|--------------------------|--------------------------------------------------------|
+| StableDiffusionPipeline        | U-Net                    | CLIP's tokens                                          |
+| LatentConsistencyModelPipeline | U-Net                    | CLIP's tokens, the guidance                            |
+| StableDiffusionXLPipeline      | U-Net                    | the tokens of two CLIPs, a pooled vector, sizes        |
+| StableDiffusion3Pipeline       | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
+| FluxPipeline                   | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
+| PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
+| PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
 
 Each is one line in KINDS.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -50,22 +50,47 @@ class Reader(NamedTuple):
     optional: bool = False
 
 
+class Usual(NamedTuple):
+    """How a model is sampled where nothing else is asked for; sampling.json of its folder says so where it is there.
+
+    Attributes:
+      steps: of the sampler, at least 1.
+      guidance: scale of the guidance, or the strength that a distilled denoiser reads; 1 is none.
+    """
+
+    steps: int = 30
+    guidance: float = 7.5
+
+    def but(self, steps: int | None, guidance: float | None) -> "Usual":
+        """What is asked for, and these in the place of None."""
+        return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
+
+
+USUAL = Usual()  # of a model that is no folder's
+
+
 class Kind(NamedTuple):
     """One pipeline.
 
     Attributes:
+      family: what the names of its classes begin with, and those of its relatives.
       denoiser: name of its folder.
       readers: of the text encoders, in the order that `condition` takes them.
       condition: (prompts, *encoders, **how) -> condition.
       multiple: denoiser -> the number that divides the sides of its latents.
+      usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
+      undistilled: those for a denoiser that reads no strength, where the class expects one that does; None: the same.
       unit_clock: whether the network of a flow is told t in [0, 1], not in [0, 1000].
       zeros: whether it is told zeros where no negative prompt is given.
     """
 
+    family: str
     denoiser: str
     readers: tuple[Reader, ...]
     condition: Callable[..., dict[str, Any]]
     multiple: Callable[[nn.Module], int]
+    usual: Usual
+    undistilled: Usual | None = None
     unit_clock: bool = False
     zeros: bool = False
 
@@ -86,38 +111,28 @@ def _sd_3(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, t5: Encoder | 
     return text.stable_diffusion_3(prompts, clip, clip_g, t5, **how)
 
 
-SD = Kind("unet", (Reader(),), text.stable_diffusion, _halvings)
-XL = Kind("unet", (Reader(how=HIDDEN), Reader("_2", HIDDEN)), text.stable_diffusion_xl, _halvings, zeros=True)
-SD_3 = Kind("transformer", (Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)), _sd_3,
-            _patch)  # fmt: skip
-FLUX = Kind("transformer", (Reader(), Reader("_2", length=512)), text.flux, _two, unit_clock=True)
-PIXART_ALPHA = Kind("transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch)
-PIXART_SIGMA = Kind("transformer", (Reader(how={"masked": True}, length=300),), text.pixart, _patch)
+SD = Kind("StableDiffusion", "unet", (Reader(),), text.stable_diffusion, _halvings, Usual(50, 7.5))
+LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5))
+XL = Kind("StableDiffusionXL", "unet", (Reader(how=HIDDEN), Reader("_2", HIDDEN)), text.stable_diffusion_xl, _halvings,
+          Usual(50, 5.0), zeros=True)  # fmt: skip
+XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
+SD_3 = Kind("StableDiffusion3", "transformer", (
+    Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)), _sd_3, _patch, Usual(28, 7.0)
+)  # fmt: skip
+# FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
+FLUX = Kind("Flux", "transformer", (Reader(), Reader("_2", length=512)), text.flux, _two, Usual(28, 3.5), Usual(4, 1.0),
+            unit_clock=True)  # fmt: skip
+PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
+                    Usual(20, 4.5))  # fmt: skip
+PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
 KINDS = {
     "StableDiffusionPipeline": SD, "StableDiffusionImg2ImgPipeline": SD, "StableDiffusionInpaintPipeline": SD,
-    "StableDiffusionXLPipeline": XL, "StableDiffusionXLImg2ImgPipeline": XL, "StableDiffusionXLInpaintPipeline": XL,
+    "LatentConsistencyModelPipeline": LCM, "LatentConsistencyModelImg2ImgPipeline": LCM,
+    "StableDiffusionXLPipeline": XL, "StableDiffusionXLImg2ImgPipeline": XL,
+    "StableDiffusionXLInpaintPipeline": XL_INPAINT,
     "StableDiffusion3Pipeline": SD_3, "FluxPipeline": FLUX,
     "PixArtAlphaPipeline": PIXART_ALPHA, "PixArtSigmaPipeline": PIXART_SIGMA,
 }  # fmt: skip
-
-
-class Usual(NamedTuple):
-    """How a model is sampled where nothing else is asked for; sampling.json of its folder says so where it is there.
-
-    Attributes:
-      steps: of the sampler, at least 1.
-      guidance: scale of the guidance; 1 is none.
-    """
-
-    steps: int = 30
-    guidance: float = 7.5
-
-    def but(self, steps: int | None, guidance: float | None) -> "Usual":
-        """What is asked for, and these in the place of None."""
-        return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
-
-
-USUAL = Usual()  # of published models
 
 
 class Parts(NamedTuple):
@@ -158,21 +173,16 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
 
     Raises:
       FileNotFoundError: if a file is missing.
-      Refusal: for another pipeline (the nearest known is named), or a config that asks for what is not supported or
+      Refusal: for another pipeline (its known relatives are named), or a config that asks for what is not supported or
         contradicts itself.
       Mismatch: if weights do not fit their config.
     """
     folder = pathlib.Path(folder).expanduser()
     index = read_index(folder)
     name = str(index.get("_class_name"))
-    kind = KINDS.get(name)
-    if kind is None:
-        nearest = difflib.get_close_matches(name, KINDS, n=1, cutoff=0)
-        raise Refusal(f"{folder} is a {name}, which is not known here; known are {', '.join(KINDS)}. The nearest is "
-                      f"{nearest[0]}.")
+    kind = kind_of(name, folder)
     encoders = [reader for reader in kind.readers if _there(index, f"text_encoder{reader.suffix}", reader.optional)]
     process = schedulers.read(limits.read_json(folder / "scheduler" / "scheduler_config.json"), prediction)
-    usual = read_usual(folder)
     modules, params, tokenizers = {}, {}, {}
     for part in (kind.denoiser, "vae", *(f"text_encoder{reader.suffix}" for reader in encoders)):
         wanted = "float32" if part == "vae" else dtype
@@ -191,7 +201,55 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
     side = config.get("sample_size") or 128
     side = max(side) if isinstance(side, list) else side
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
+    usual = read_usual(folder, published(kind, process, denoiser))
     return Parts(name, kind, modules, params, tokenizers, process, int(side), zeros, usual)
+
+
+def kind_of(name: str, folder: pathlib.Path) -> Kind:
+    """The kind of a pipeline's class.
+
+    Args:
+      name: of the class.
+      folder: for the message.
+
+    Raises:
+      Refusal: for another class; names its relatives where any is known.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    family = max((kind.family for kind in KINDS.values() if name.startswith(kind.family)), key=len, default=None)
+    relatives = [other for other, kind in KINDS.items() if kind.family == family]
+    hint = f" Of its family are {', '.join(relatives)}." if relatives else ""
+    raise Refusal(f"{folder} is a {name}, which is not known here; known are {', '.join(KINDS)}.{hint}")
+
+
+def distilled(denoiser: nn.Module) -> bool:
+    """Whether a denoiser reads the strength of the guidance, and so takes no negative prompt."""
+    return bool(getattr(denoiser, "strength", False) or getattr(denoiser, "strength_width", 0))
+
+
+def published(kind: Kind, process: Process, denoiser: nn.Module) -> Usual:
+    """Steps and guidance with which a model was published, as far as its folder shows.
+
+    | the folder has                                            | steps | guidance  | source                           |
+    |-----------------------------------------------------------|-------|-----------|----------------------------------|
+    | Euler's schedulers, "trailing", epsilon prediction        | 1     | none      | cards of SD-Turbo and SDXL-Turbo |
+    | LCMScheduler, a denoiser that reads the strength          | 4     | 8.5       | LatentConsistencyModelPipeline   |
+    | LCMScheduler, another denoiser (LCM merged, PixArt-LCM)   | 4     | none      | cards of the LCM-LoRAs           |
+    | a Flux without guidance_embeds                            | 4     | none      | card of FLUX.1-schnell           |
+    | anything else                                             | `kind.usual`      | the pipeline's `__call__`        |
+
+    Args:
+      kind: of the pipeline.
+      process: of its scheduler.
+      denoiser: its module.
+    """
+    few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
+    if few and process.prediction == "epsilon":
+        return Usual(1, 1.0)
+    if process.sampler == "lcm":
+        return LCM.usual if distilled(denoiser) else LCM.usual._replace(guidance=1.0)
+    return kind.usual if kind.undistilled is None or distilled(denoiser) else kind.undistilled
 
 
 def fingerprint(folder: str | pathlib.Path) -> str:
@@ -223,19 +281,23 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     return index
 
 
-def read_usual(folder: pathlib.Path) -> Usual:
-    """What the folder's sampling.json says, or, where there is none, what published models are sampled with.
+def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
+    """What the folder's sampling.json says.
+
+    Args:
+      folder: of the pipeline.
+      otherwise: where there is no such file, and for what it leaves out.
 
     Raises:
       Refusal: for a field that is not known, or a value out of range.
     """
     path = folder / SAMPLING
     if not path.is_file():
-        return USUAL
+        return otherwise
     found = limits.read_json(path)
     if not isinstance(found, dict) or not found.keys() <= set(Usual._fields):
         raise Refusal(f"{path} holds {json.dumps(found)[:200]}; known are {', '.join(Usual._fields)}.")
-    usual = Usual(**found)
+    usual = otherwise._replace(**found)
     if type(usual.steps) is not int or usual.steps < 1:
         raise Refusal(f"{path}: steps = {usual.steps!r}; valid: a whole number, at least 1.")
     if type(usual.guidance) not in (int, float) or not math.isfinite(usual.guidance):

@@ -94,7 +94,7 @@ class TextToImage:
     @property
     def distilled(self) -> bool:
         """Whether the denoiser is told the strength of the guidance, and so takes no negative prompt."""
-        return bool(getattr(self.denoiser, "strength", False) or getattr(self.denoiser, "strength_width", 0))
+        return pipelines.distilled(self.denoiser)
 
 
 def load(
@@ -162,9 +162,9 @@ def generate(
       model: from `load`.
       prompts: one text, or N.
       negative: what the pictures are pushed away from; one text for all of them.
-      steps: of the solver; None: as the model's folder says, or 30.
+      steps: of the solver; None: as the model's folder says, or was published with (`pipelines.published`).
       guidance: scale of classifier-free guidance, 1 or below: none; or the strength that a distilled model is told.
-        None: as the model's folder says, or 7.5.
+        None: likewise.
       seeds: one number for all, or N; with one prompt as many pictures as seeds are made.
       sampler: a name in `schedulers.SOLVERS`; "" the one that the model is published with.
       height, width: of the pictures in pixels; 0: of `image`, or what the model was made for.

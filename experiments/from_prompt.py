@@ -31,9 +31,9 @@ MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a f
 AGAIN = flags.DEFINE_string("again", None, "a picture that this command wrote, to make anew")
 PROMPT = flags.DEFINE_string("prompt", None, "what the pictures are of")
 NEGATIVE = flags.DEFINE_string("negative", None, "what they are pushed away from")
-STEPS = flags.DEFINE_integer("steps", None, "steps of the sampler; as the model's folder says by default, or 30")
-GUIDANCE = flags.DEFINE_float("guidance", None, "scale of the guidance, 1 is none; as the model's folder says by "
-                              "default, or 7.5")  # fmt: skip
+STEPS = flags.DEFINE_integer("steps", None, "steps of the sampler; by default as the model was published")
+GUIDANCE = flags.DEFINE_float("guidance", None, "scale of the guidance, 1 is none; by default as the model was "
+                              "published")  # fmt: skip
 SEED = flags.DEFINE_integer("seed", 0, "of the first picture; each further one has the next")
 NUMBER = flags.DEFINE_integer("n", 1, "how many pictures")
 SAMPLER = flags.DEFINE_string("sampler", "", "e.g. dpmpp_2m; the model's own by default")

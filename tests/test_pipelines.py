@@ -1,11 +1,14 @@
 """Folders of pipelines: the config of a scheduler as a process and a plan, and what is refused."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 
 from diffusion import parameterizations, pipelines
+from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.models.flux import Flux
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from tests import made_pipelines
@@ -124,11 +127,55 @@ def test_a_student_of_a_flow_steps_from_its_noise_to_the_data():
     np.testing.assert_allclose(x0, 0.25 / (1 + 0.25))  # n = 0.01 * 1000 * 0.1 = 1
 
 
-@pytest.mark.parametrize("content, usual", [(None, (30, 7.5)), ({"steps": 4}, (4, 7.5)), ({"guidance": 1}, (30, 1))])
+@pytest.mark.parametrize("content, usual", [(None, (28, 3.5)), ({"steps": 4}, (4, 3.5)), ({"guidance": 1}, (28, 1))])
 def test_a_folder_may_say_how_its_model_is_sampled(content, usual, tmp_path):
     if content is not None:
         (tmp_path / "sampling.json").write_text(json.dumps(content))
-    assert pipelines.read_usual(tmp_path) == usual
+    assert pipelines.read_usual(tmp_path, pipelines.Usual(28, 3.5)) == usual
+
+
+UNET = ConditionalUNet((32,), (1,), (2,), 8)
+STUDENT = UNET.clone(strength_width=8)
+DEV, SCHNELL = Flux(strength=True), Flux()
+TURBO = SD_1 | {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+LCM = SD_1 | {"_class_name": "LCMScheduler"}
+
+
+@pytest.mark.parametrize("name, scheduler, denoiser, usual", [
+    ("StableDiffusionPipeline", SD_1, UNET, (50, 7.5)),
+    ("StableDiffusionXLPipeline", SD_1, UNET, (50, 5.0)),
+    ("StableDiffusionXLInpaintPipeline", SD_1, UNET, (50, 7.5)),
+    ("StableDiffusion3Pipeline", FLOW, UNET, (28, 7.0)),
+    ("FluxPipeline", FLOW, DEV, (28, 3.5)),
+    ("FluxPipeline", FLOW, SCHNELL, (4, 1.0)),
+    ("PixArtAlphaPipeline", SD_1, UNET, (20, 4.5)),
+    ("PixArtSigmaPipeline", SD_1, UNET, (20, 4.5)),
+    ("LatentConsistencyModelPipeline", LCM, STUDENT, (4, 8.5)),
+    ("StableDiffusionXLPipeline", LCM, STUDENT, (4, 8.5)),
+    ("PixArtAlphaPipeline", LCM, UNET, (4, 1.0)),
+    ("StableDiffusionXLPipeline", TURBO, UNET, (1, 1.0)),
+    ("StableDiffusionPipeline", TURBO | {"_class_name": "EulerDiscreteScheduler"}, UNET, (1, 1.0)),
+    ("StableDiffusionPipeline", TURBO | {"timestep_spacing": "leading"}, UNET, (50, 7.5)),
+    # Zero-terminal networks of v are sampled from the last time too, and are no students.
+    ("StableDiffusionXLPipeline", TURBO | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, UNET,
+     (50, 5.0)),
+])  # fmt: skip
+def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual, tmp_path):
+    """The figures are those of the classes' `__call__` in diffusers 0.42, and of the models' cards."""
+    kind = pipelines.kind_of(name, tmp_path)
+    assert pipelines.published(kind, schedulers.read(scheduler), denoiser) == usual
+
+
+def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_path):
+    refused = functools.partial(pytest.raises, Refusal)
+    with refused(match=r"PixArtAlphaPAGPipeline.*Of its family are PixArtAlphaPipeline, PixArtSigmaPipeline\.$"):
+        pipelines.kind_of("PixArtAlphaPAGPipeline", tmp_path)
+    with refused(match=r"Of its family are StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, "
+                       r"StableDiffusionXLInpaintPipeline\.$"):  # fmt: skip
+        pipelines.kind_of("StableDiffusionXLControlNetPipeline", tmp_path)
+    for stranger in ("WanPipeline", "StableVideoDiffusionPipeline", "None"):
+        with refused(match=r"known are .*PixArtSigmaPipeline\.$"):
+            pipelines.kind_of(stranger, tmp_path)
 
 
 @pytest.mark.parametrize("content, message", [
@@ -142,7 +189,7 @@ def test_a_folder_may_say_how_its_model_is_sampled(content, usual, tmp_path):
 def test_what_a_folder_says_wrongly_of_its_sampling_is_refused(content, message, tmp_path):
     (tmp_path / "sampling.json").write_text(json.dumps(content))
     with pytest.raises(Refusal, match=message):
-        pipelines.read_usual(tmp_path)
+        pipelines.read_usual(tmp_path, pipelines.Usual())
 
 
 @pytest.mark.parametrize("config, how, message", [
@@ -200,7 +247,7 @@ def test_folders_that_are_no_known_pipeline_are_refused(tmp_path):
         pipelines.read(tmp_path / "one.safetensors")
     index = tmp_path / "model_index.json"
     index.write_text(json.dumps({"_class_name": "StableDifusion3Pipeline"}))
-    with pytest.raises(Refusal, match=r"is a StableDifusion3Pipeline.* The nearest is StableDiffusion3Pipeline"):
+    with pytest.raises(Refusal, match=r"is a StableDifusion3Pipeline.* known are .*StableDiffusion3Pipeline"):
         pipelines.read(tmp_path)
     index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "text_encoder": [None, None]}))
     with pytest.raises(Refusal, match="has no text_encoder"):

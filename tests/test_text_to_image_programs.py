@@ -51,7 +51,7 @@ def model():
         asked.append(list(texts))
         return {"tokens": jnp.stack([jnp.linspace(0, len(text), WIDTH) for text in texts])}
 
-    kind = pipelines.Kind("unet", (), condition, lambda denoiser: 1)
+    kind = pipelines.Kind("Made", "unet", (), condition, lambda denoiser: 1, pipelines.Usual())
     kernel = jax.random.normal(jax.random.key(0), (WIDTH, 3)) / 10
     params = {"unet": {"kernel": kernel}, "vae": {}}
     modules = {"unet": Product(), "vae": Pixels()}

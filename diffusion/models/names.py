@@ -7,13 +7,14 @@ from typing import TypeVar
 Choice = TypeVar("Choice")
 
 
-def look_up(table: Mapping[str, Choice], name: str, field: str) -> Choice:
+def look_up(table: Mapping[str, Choice], name: str, field: str, alike: float = 0.5) -> Choice:
     """Returns the entry of `table` called `name`.
 
     Args:
         table: the choices by name.
         name: the name asked for.
         field: what is being chosen, for the error ("attention", "norm", ...).
+        alike: share of letters that the nearest name has in common with `name` to be suggested, in [0, 1].
 
     Returns:
         `table[name]`.
@@ -23,6 +24,6 @@ def look_up(table: Mapping[str, Choice], name: str, field: str) -> Choice:
     """
     if name in table:
         return table[name]
-    nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=alike)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(f"{field}={name!r} is not known; valid: {', '.join(map(repr, table))}{hint}")

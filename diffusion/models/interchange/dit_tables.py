@@ -81,6 +81,7 @@ def _build_diffusers(config: Mapping[str, Any]) -> DiT:
     fields.only("norm_type", "ada_norm_zero")
     fields.only("norm_elementwise_affine", False)
     fields.only("attention_bias", True)
+    fields.only("attention_type", "default")  # of the class before it
     module = DiT(
         patch=fields.take("patch_size", 2), width=heads * fields.take("attention_head_dim", 72),
         depth=fields.take("num_layers", 28), heads=heads, num_classes=fields.take("num_embeds_ada_norm", 1000),
@@ -171,6 +172,7 @@ def _published(size: int) -> dict[str, Any]:
 DIFFUSERS = Family(
     "DiTTransformer2DModel", DiT, _build_diffusers, _describe_diffusers, _example, {"diffusers": _diffusers_rows},
     published={f"DiT-XL/2, {8 * size} x {8 * size}": {"sample_size": size, "out_channels": 8} for size in (32, 64)},
+    before=("Transformer2DModel", {"norm_type": "ada_norm_zero"}),
 )  # fmt: skip
 ORIGINAL = Family(
     "DiT", DiT, _build_original, _describe_original, _example, {"original": _original_rows}, library="",

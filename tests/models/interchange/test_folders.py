@@ -14,6 +14,7 @@ from diffusion import limits
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import dit_tables, families, folders, tensor_files
+from diffusion.models.pixart import PixArt
 from tests.models.interchange import published, toy
 
 CONFIG = {"_class_name": "ToyModel", "_diffusers_version": "0.1", "width": 3, "act": "linear", "dropout": 0.1}
@@ -192,6 +193,38 @@ def test_configs(tmp_path, config, error, message):
         return check(interchange.load(place)[1])
     with pytest.raises(error, match=message):
         interchange.load(place)
+
+
+@pytest.mark.parametrize("name", ["WanTransformer3DModel", "SanaTransformer2DModel", "AutoencoderKLMagvit"])
+def test_strangers_are_not_answered_with_a_family_of_like_spelling(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(families, "FAMILIES", interchange.FAMILIES)
+    with pytest.raises(ValueError, match=f"'{name}' is not known; valid: .*'EDM2UNet'$"):
+        interchange.load(folder(tmp_path, config={"_class_name": name}))
+    with pytest.raises(ValueError, match="did you mean 'FluxTransformer2DModel'"):
+        families.find("FluxTransfomer2DModel")
+
+
+@pytest.mark.parametrize("norm_type, family, module", [
+    ("ada_norm_zero", "DiTTransformer2DModel", DiT), ("ada_norm_single", "PixArtTransformer2DModel", PixArt),
+])  # fmt: skip
+def test_a_class_that_was_divided_is_what_its_norm_says(monkeypatch, tmp_path, norm_type, family, module):
+    """As the configs of DiT-XL-2-256 and PixArt-XL-2-1024-MS were published, in 2022 and 2023."""
+    monkeypatch.setattr(families, "FAMILIES", interchange.FAMILIES)
+    config = {
+        "_class_name": "Transformer2DModel", "_diffusers_version": "0.22.0.dev0", "activation_fn": "gelu-approximate",
+        "attention_bias": True, "attention_head_dim": 72, "attention_type": "default", "caption_channels": None,
+        "cross_attention_dim": None, "double_self_attention": False, "dropout": 0.0, "in_channels": 4,
+        "norm_elementwise_affine": False, "norm_eps": 1e-06, "norm_num_groups": 32, "norm_type": norm_type,
+        "num_attention_heads": 16, "num_embeds_ada_norm": 1000, "num_layers": 28, "num_vector_embeds": None,
+        "only_cross_attention": False, "out_channels": 8, "patch_size": 2, "sample_size": 32,
+        "upcast_attention": False, "use_linear_projection": False,
+    }  # fmt: skip
+    if module is PixArt:
+        config |= {"caption_channels": 4096, "cross_attention_dim": 1152, "sample_size": 128}
+    assert folders.family_of(config, tmp_path) == family
+    assert type(interchange.FAMILIES[family].build(config)) is module
+    with pytest.raises(ValueError, match="'Transformer2DModel' is not known"):  # of Versatile Diffusion
+        interchange.load(folder(tmp_path / "other", config=config | {"norm_type": "layer_norm"}))
 
 
 def test_a_config_may_be_given(tmp_path):
