@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from diffusion import objectives, timesteps
@@ -104,14 +105,14 @@ UNIFORM_STRATA = timesteps.uniform_density(FLOW, strata=64)
 DECIDING = {
     "mean_flow": (
         objectives.with_condition_dropout(objectives.mean_flow(UNIFORM, equal=0.4), null=1, rate=0.3),
-        lambda t, s, x_t, label: (np.where(s == t, t, t**2), s == t, x_t / t, label),
+        lambda t, s, x_t, label: (t**2, s == t, x_t / t, label),
     ),
     "mean_flow(two times)": (
         objectives.mean_flow(UNIFORM_STRATA, equal=0.0), lambda t, s, x_t, label: (s / t, t, x_t / t),
     ),
     "mean_flow(guided)": (
         objectives.mean_flow(UNIFORM, equal=0.4, guidance=objectives.Guidance(1, dropout=0.3)),
-        lambda t, s, x_t, label: (np.where(s == t, t, t**2), s == t, x_t / t, label),
+        lambda t, s, x_t, label: (t**2, s == t, x_t / t, label),
     ),
     "shortcut": (
         objectives.with_condition_dropout(objectives.shortcut(64, share=0.5), null=1, rate=0.3),
@@ -157,6 +158,23 @@ def test_the_two_times_of_mean_flow_are_independent_draws_even_when_stratified()
     assert scipy.stats.kstest(ratio, "uniform").pvalue > 1e-3
     assert scipy.stats.kstest(t**2, "uniform").pvalue > 1e-3
     assert abs(scipy.stats.spearmanr(ratio, t).statistic) < 4.5 / np.sqrt(len(t))
+
+
+@pytest.mark.parametrize("make", [objectives.mean_flow, objectives.improved_mean_flow])
+@pytest.mark.parametrize("density", ["logit_normal", "uniform"])
+def test_mean_flow_takes_the_larger_of_two_draws_on_the_diagonal_too(make, density):
+    """E max = integral 2 F t dF: 0.535 for sigmoid(N(-0.4, 1)), whose own mean is 0.417, and 2/3 for uniform times."""
+    of = {"logit_normal": lambda: timesteps.logit_normal(FLOW, -0.4, 1.0), "uniform": lambda: UNIFORM}[density]()
+    u = (np.arange(10_000) + 0.5) / 10_000
+    quantile = {"logit_normal": scipy.special.expit(scipy.stats.norm.ppf(u) - 0.4), "uniform": u}[density]
+    larger = np.mean(2 * u * quantile)
+    assert larger > quantile.mean() + 0.1
+    keys, x = jax.random.split(jax.random.key(3), 8192), jnp.zeros((8192, 1))
+    run = jax.jit(lambda keys: make(of, equal=0.5)({"model": lambda x, *_: x}, FLOW, keys, {"x": x}, 0)[1])
+    t, s = (np.asarray(run(keys)[name], np.float64) for name in ("t", "s"))
+    assert scipy.stats.binomtest(int((s == t).sum()), t.size, 0.5).pvalue > 1e-3
+    for chosen in (s == t, s < t):
+        assert abs(t[chosen].mean() - larger) < 5 * t.std() / np.sqrt(chosen.sum())
 
 
 @pytest.mark.slow

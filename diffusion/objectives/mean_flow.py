@@ -44,8 +44,8 @@ def mean_flow(
         loss = |u(x_t, t, s) - stop(v - (t - s) du/dt)|^2 / stop(|..|^2 + c)^p,    v = alpha' x_0 + sigma' eps
         du/dt = (v . grad_x + d/dt) u(x_t, t, s)
 
-    t and s are the larger and the smaller of two draws, or both the first for a share `equal` of the examples. With
-    guidance, v is replaced by omega v + kappa u(x_t, t, t) + (1 - omega - kappa) u(x_t, t, t, null). Published for
+    t and s are the larger and the smaller of two draws, or both the larger for a share `equal` of the examples, as in
+    the authors' code: t has one distribution, whether s = t or not. With guidance, v is replaced by omega v + kappa u(x_t, t, t) + (1 - omega - kappa) u(x_t, t, t, null). Published for
     the rectified flow, the identity holds for any schedule with finite derivatives.
 
     Facts:
@@ -143,15 +143,18 @@ def improved_mean_flow(
 
 
 def _two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
-    """t >= s from two draws, equal for a share of the examples, and their importance; one key for each decision."""
+    """The larger and the smaller of two draws, or the larger twice for a share of the examples, and their importance.
+
+    Each decision has a key of its own, where the authors' code takes the first rows of the batch for s = t.
+    """
     first_keys, second_keys, equal_keys, stratum_keys = split(keys, 4)
     first, weight = times(density, first_keys, batch)
     # Under the same index a stratified density would draw both times from one stratum.
     elsewhere = jax.vmap(lambda key: jax.random.randint(key, (), 0, 2**30))(stratum_keys)
     second, other_weight = times(density, second_keys, {**batch, "index": elsewhere})
     same = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(equal_keys) < equal
-    t, s = jnp.where(same, first, jnp.maximum(first, second)), jnp.where(same, first, jnp.minimum(first, second))
-    return t, s, jnp.where(same, weight, weight * other_weight)
+    t = jnp.maximum(first, second)
+    return t, jnp.where(same, t, jnp.minimum(first, second)), weight * other_weight
 
 
 def _guided(guidance: Guidance, u, keys, x_t, t, v, condition):
