@@ -1,18 +1,56 @@
 """Picture files: read as what the models take, and written with the settings that made them."""
 
+import io
 import json
 import pathlib
+import struct
 import warnings
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from diffusion import files, limits
+from diffusion import files
 
 KEY = "diffusion"  # of the text in a PNG file that holds the settings, as JSON
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads others by running programs: EPS by Ghostscript
+PIXELS = 2**26  # of one picture: 8192 x 8192
+# What Pillow raises for a damaged file depends on where in it the damage is; OSError is what it does not know, too.
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
+           struct.error, zlib.error, RuntimeError, AssertionError, Image.DecompressionBombError)  # fmt: skip
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of more than 8 bits
+
+
+def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
+    """A picture whose header is read and checked, and none of whose pixels is decoded; every picture is opened here.
+
+    Of a file that holds several (an animation, pages) it is the first.
+
+    Args:
+      source: path of a file of one of `FORMATS`, whatever it is called, or its content.
+      name: of it, for messages; the path by default.
+
+    Raises:
+      FileNotFoundError: if there is no file.
+      ValueError: if it is no sound picture of these formats, or has more than `PIXELS` pixels.
+    """
+    if isinstance(source, (str, pathlib.Path)):
+        name, source = name or str(source), pathlib.Path(source).expanduser()
+        if not source.is_file():
+            raise FileNotFoundError(f"{name}: there is no such file.")
+    try:
+        picture = Image.open(source if isinstance(source, pathlib.Path) else io.BytesIO(source), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is no sound picture of these formats: {', '.join(FORMATS)}") from None
+    except DAMAGED as error:
+        raise ValueError(f"{name} is no sound picture: {error!r}") from error
+    if picture.width * picture.height > PIXELS:
+        picture.close()
+        raise ValueError(f"{name} declares {picture.width} x {picture.height} pixels, and at most {PIXELS:,} are read "
+                         "(8192 x 8192): make it smaller")  # fmt: skip
+    return picture
 
 
 def read(path: str | pathlib.Path) -> np.ndarray:
@@ -21,13 +59,13 @@ def read(path: str | pathlib.Path) -> np.ndarray:
     Transparent parts are laid on white and 16 bits rounded to 8, which a warning says; grey becomes colour.
 
     Args:
-      path: a PNG, JPEG or other file that Pillow reads.
+      path: a file, as `opened` takes it.
 
     Raises:
       FileNotFoundError: if there is none.
-      ValueError: if it is no sound picture, or larger than this machine's memory.
+      ValueError: if it is no sound picture, or has too many pixels.
     """
-    picture = _open(path)
+    picture = _loaded(opened(path), path)
     if picture.mode in DEEP:
         warnings.warn(f"{path} has more than 8 bits a pixel ({picture.mode}): rounded to 8", stacklevel=2)
         return np.repeat(_eight_bits(path, np.asarray(picture))[..., None], 3, axis=-1)
@@ -51,10 +89,11 @@ def read_mask(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:
       FileNotFoundError: if there is none.
       ValueError: if it has another size, or is no sound picture.
     """
-    picture = _open(path)
+    picture = opened(path)
     if picture.size[::-1] != tuple(size):
         raise ValueError(f"the mask {path} has {picture.size[1]} x {picture.size[0]} pixels (height x width), and its "
                          f"picture {size[0]} x {size[1]}; they must be the same")
+    picture = _loaded(picture, path)
     if picture.mode in DEEP:
         return _eight_bits(path, np.asarray(picture)) >= 128
     return np.asarray(picture.convert("L")) >= 128
@@ -81,8 +120,9 @@ def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
       FileNotFoundError: if there is no file.
       ValueError: if it holds none.
     """
-    text = getattr(_open(path), "text", {}).get(KEY)
-    if text is None:
+    with opened(path) as picture:
+        text = picture.info.get(KEY)
+    if not isinstance(text, str):
         raise ValueError(f"{path} carries no settings: it was not written by this program, or saved by another since")
     try:
         found = json.loads(text)
@@ -93,16 +133,12 @@ def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _open(path: str | pathlib.Path) -> Image.Image:
-    path = pathlib.Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
+def _loaded(picture: Image.Image, path: str | pathlib.Path) -> Image.Image:
+    """The same with its pixels."""
     try:
-        picture = Image.open(path)
-        limits.fits(str(path), 16 * picture.width * picture.height)
         picture.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, limits.Refused) as error:
-        raise ValueError(f"{path} is no sound picture: {error}") from error
+    except DAMAGED as error:
+        raise ValueError(f"{path} is no sound picture: {error!r}") from error
     return picture
 
 

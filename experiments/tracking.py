@@ -13,8 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from PIL import Image
-
+from diffusion import pictures as picture_files
 from experiments import config as configs
 
 
@@ -108,7 +107,7 @@ def tensorboard(folder: pathlib.Path, step: int) -> Iterator[Tracker]:
     def pictures(step, files):
         shown = []
         for name, path in files.items():
-            with Image.open(path) as image:
+            with picture_files.opened(path) as image:
                 width, height = image.size
             encoded = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes())
             shown.append(Summary.Value(tag=name, image=encoded))

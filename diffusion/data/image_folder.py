@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from diffusion import limits
-from diffusion.data.sources import IMAGE_LIMIT
-from diffusion.data.transforms import FORMATS, square
+from diffusion import limits, pictures
+from diffusion.data.transforms import square
 
 METADATA = "metadata.csv"
 REQUIRED, OPTIONAL = ("file_name", "caption"), ("category",)
@@ -171,32 +170,28 @@ def _one_size(folder: pathlib.Path, rows: list[Row]) -> tuple[int, int]:
 def _header(folder: pathlib.Path, name: str) -> tuple[int, int]:
     """(width, height) of a picture, from its header alone."""
     try:
-        with Image.open(folder / name, formats=FORMATS) as image:
+        with pictures.opened(folder / name) as image:
             return image.size
-    except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
+    except ValueError as error:
         raise _unreadable(folder, name, error) from None
 
 
 def _opened(folder: pathlib.Path, name: str) -> Image.Image:
     """A picture in red, green and blue; transparent ones on white."""
-    width, height = _header(folder, name)
-    if width * height * 4 > IMAGE_LIMIT:
-        raise ValueError(f"{folder / name} has {width} x {height} pixels, more than are read "
-                         f"({limits.size(IMAGE_LIMIT)}); make it smaller.")  # fmt: skip
     try:
-        with Image.open(folder / name, formats=FORMATS) as image:
+        with pictures.opened(folder / name) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its mode is {image.mode}, of more than 8 bits a value; save it with 8")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
             return image.convert("RGB")
-    except Exception as error:  # as above
+    except pictures.DAMAGED as error:
         raise _unreadable(folder, name, error) from None
 
 
 def _unreadable(folder: pathlib.Path, name: str, error: Exception) -> ValueError:
-    return ValueError(f"{folder / name} cannot be read as a picture: {error}. Valid: {', '.join(FORMATS)}.")
+    return ValueError(f"{folder / name} cannot be read as a picture: {error}. Valid: {', '.join(pictures.FORMATS)}.")
 
 
 def _columns() -> str:

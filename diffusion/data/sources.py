@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -11,11 +10,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
-from diffusion import limits
+from diffusion import limits, pictures
 from diffusion.data import catalog
-from diffusion.data.transforms import FORMATS, decode, decode_any, decode_square
+from diffusion.data.transforms import decode, decode_any, decode_square
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
 MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory
@@ -189,9 +187,9 @@ class Records:
         found = []
         for row, record in zip(rows, self._read(list(rows))):
             try:
-                with Image.open(io.BytesIO(record["image"]), formats=FORMATS) as image:
+                with pictures.opened(record["image"], "its image") as image:
                     found.append((image.height, image.width))
-            except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
+            except ValueError as error:
                 raise self._unusable(row, error) from error
         return np.array(found, np.int64).reshape(-1, 2)
 

@@ -1,20 +1,20 @@
 """What happens to one image between the disk and the network: decoding, augmentation, and the change of range."""
 
-import io
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
+from diffusion import pictures
+
 Augmentation = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 """(random generator, image) -> image."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow reads others by running programs: EPS by Ghostscript
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """Decodes an image of one of `FORMATS`.
+    """Decodes an image of one of `pictures.FORMATS`.
 
     Args:
       data: the encoded image.
@@ -27,10 +27,10 @@ def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
     Raises:
       OSError: the bytes are no complete image.
-      ValueError: it has another size.
+      ValueError: they are no image, or it has another size.
     """
     height, width, channels = shape
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = pictures.opened(data, "its image")
     if image.size != (width, height):
         raise ValueError(f"its image is {(image.height, image.width, channels)}, expected {tuple(shape)}")
     if image.mode != _MODES[channels]:
@@ -71,7 +71,7 @@ def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarr
 
     Raises:
       OSError: the bytes are no complete image.
-      ValueError: it is larger than the limit.
+      ValueError: they are no image, or it is larger than the limit.
     """
     return np.asarray(square(_opened(data, channels, limit), side)).reshape(side, side, channels)
 
@@ -88,7 +88,7 @@ def square(image: Image.Image, side: int) -> Image.Image:
 
 def _opened(data: bytes, channels: int, limit: int) -> Image.Image:
     """Opens an image of any size; its header alone is read where it is too large."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = pictures.opened(data, "its image")
     if image.width * image.height * channels > limit:
         raise ValueError(f"its image is {image.height} x {image.width}, larger than {limit:,} bytes")
     return image.convert(_MODES[channels])

@@ -5,7 +5,6 @@ pictures, or a prepared dataset as NAME@SPLIT.
 """
 
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -15,12 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from PIL import Image, UnidentifiedImageError
 
-from diffusion import limits, npz
+from diffusion import limits, npz, pictures
 from diffusion.data import catalog, sources
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAYS = ("arr_0", "images", "samples")  # names of images in .npz files: ADM's, ours, and others'
 PART = 16  # records of a dataset that a thread reads and decodes at a time
 _BLOCK = 2**20
@@ -181,9 +179,11 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
 
 def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height * 4 > sources.IMAGE_LIMIT:
-                raise ImageSetError(f"{name} declares {picture.width} x {picture.height} pixels, more than are read.")
+        picture = pictures.opened(data, name)
+    except ValueError as error:
+        raise ImageSetError(str(error)) from error
+    try:
+        with picture:
             if picture.mode in ("P", "1") and "transparency" not in picture.info:
                 picture = picture.convert("RGB")
             if picture.mode not in ("RGB", "L"):
@@ -192,7 +192,7 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
             image = np.asarray(picture)
     except ImageSetError:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except pictures.DAMAGED as error:
         raise ImageSetError(f"{name} is no sound picture ({error}).") from error
     image = image[..., None] if image.ndim == 2 else image
     if shape is not None and image.shape != shape:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from diffusion import pictures
+
 ROOM = 16_000_000  # bytes for all pictures of a page
 LARGEST = 80_000  # bytes for one
 SIDES = (900, 640, 440, 320, 220, 150)  # pixels of the longer side, the first that fits
@@ -33,14 +35,14 @@ def _address(path: pathlib.Path, share: int) -> str | None:
     try:
         found = path.stat()
         return _encoded(path, found.st_mtime_ns, found.st_size, share)
-    except OSError:  # PIL's "cannot identify image file" is one too
+    except (OSError, ValueError):
         return None
 
 
 @functools.lru_cache(maxsize=4096)  # a report that follows a sweep meets the same files again and again
 def _encoded(path: pathlib.Path, changed: int, size: int, share: int) -> str:
     content = path.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
+    with pictures.opened(content, str(path)) as image:
         image.load()
         kind = Image.MIME[image.format]
         if len(content) > share:
