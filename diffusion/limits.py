@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 TEXT = 2**26  # bytes of a file of text, such as config.json: 64 MiB
+NESTED = 64  # of lists and tables of JSON in one another
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -140,7 +141,52 @@ def read_json(path: pathlib.Path) -> Any:
       OSError: if it cannot be read.
       Refused: if it is larger, is no file, or is not JSON.
     """
+    return parse_json(read_text(path), str(path))
+
+
+def read_table(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a file of JSON that holds a table of fields, with the limits of `read_text`.
+
+    Raises:
+      OSError: if it cannot be read.
+      Refused: as `read_json`, or if it holds no table.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise Refused(f"{path} holds {type(found).__name__}, not a table of fields.")
+    return found
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """The value of a text in JSON, nested no deeper than a recursive function can follow.
+
+    Args:
+      text: the JSON.
+      what: holds it, for the message.
+
+    Raises:
+      Refused: if it is no JSON, has a number that Python does not read, or is nested deeper than `NESTED`.
+    """
     try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise Refused(f"{path} is not valid JSON: {error}.") from error
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a ValueError: no JSON, no text, or a number of 4,300 digits
+        raise Refused(f"{what} is not valid JSON: {error}.") from error
+    level = [found]
+    for _ in range(NESTED):
+        level = [item for node in level if isinstance(node, (list, dict))
+                 for item in (node.values() if isinstance(node, dict) else node)]  # fmt: skip
+        if not level:
+            return found
+    raise Refused(f"{what} is not valid JSON: its lists and tables are nested more than {NESTED} deep.")
+
+
+def reason(error: BaseException) -> str:
+    """Returns what an error says, on one line and no longer than one; its type where it says nothing."""
+    said = " ".join(str(error).split())
+    return said[:200] or type(error).__name__
+
+
+def short(value: Any) -> str:
+    """Returns a value from elsewhere as an error message shows it: on one line, and no longer than one."""
+    text = json.dumps(value, default=repr) if isinstance(value, (dict, list, tuple)) else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]} ..."

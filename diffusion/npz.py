@@ -1,7 +1,12 @@
 """Arrays out of .npz files from elsewhere: without pickle, no larger than they are, row by row where they are large."""
 
+import lzma
+import math
 import pathlib
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -9,6 +14,9 @@ import numpy as np
 
 from diffusion import limits
 
+# What zipfile, the decompressors and NumPy's reader of headers raise for bytes that are none of theirs.
+DAMAGED = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, NotImplementedError, EOFError, MemoryError,
+           SyntaxError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError)  # fmt: skip
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -42,8 +50,10 @@ def headers(path: pathlib.Path | str) -> dict[str, Header]:
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy"): header(archive, name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise limits.Refused(f"{path} is no sound .npz file ({error}).") from error
+    except limits.Refused:
+        raise
+    except DAMAGED as error:
+        raise limits.Refused(f"{path} is no sound .npz file ({limits.reason(error)}).") from error
 
 
 def header(archive: zipfile.ZipFile, name: str) -> Header:
@@ -66,8 +76,10 @@ def header(archive: zipfile.ZipFile, name: str) -> Header:
             if version not in _READERS:
                 raise limits.Refused(f"{what} is of NumPy's format {version}, not 1.0 or 2.0.")
             shape, fortran, kind = _READERS[version](file)
-        except ValueError as error:
-            raise limits.Refused(f"{what} is no array: {error}") from error
+        except limits.Refused:
+            raise
+        except DAMAGED as error:
+            raise limits.Refused(f"{what} is no array: {limits.reason(error)}") from error
         if kind.hasobject:
             raise limits.Refused(f"{what} holds Python objects. Object arrays are pickles, and are not read.")
         if fortran and len(shape) > 1:
@@ -101,8 +113,8 @@ def load(path: pathlib.Path | str, names: Iterable[str]) -> dict[str, np.ndarray
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in wanted}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise limits.Refused(f"{path} cannot be read ({error}).") from error
+    except DAMAGED as error:
+        raise limits.Refused(f"{path} cannot be read ({limits.reason(error)}).") from error
 
 
 def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray]:
@@ -116,15 +128,15 @@ def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray
         (start, stop) -> array [stop - start, ...]; raises Refused if the file is damaged there.
     """
     found = headers(path)[name]
-    row = int(np.prod(found.shape[1:])) * found.dtype.itemsize
+    row = math.prod(found.shape[1:]) * found.dtype.itemsize
     file = zipfile.ZipFile(path).open(f"{name}.npy")
 
     def read(start: int, stop: int) -> np.ndarray:
         try:
             file.seek(found.start + start * row)
             data = file.read((stop - start) * row)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
-            raise limits.Refused(f"{name} in {path} is damaged ({error}).") from error
-        return np.frombuffer(data, found.dtype).reshape(-1, *found.shape[1:])
+            return np.frombuffer(data, found.dtype).reshape(-1, *found.shape[1:])
+        except (*DAMAGED, OSError) as error:
+            raise limits.Refused(f"{name} in {path} is damaged ({limits.reason(error)}).") from error
 
     return read

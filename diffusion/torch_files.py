@@ -23,6 +23,7 @@ from diffusion import limits
 LIMIT = 2**32  # bytes of a file
 OPCODES = 10**6  # steps of one pickle; a state of 1,000 tensors takes 40,000
 DEPTH = 64  # of containers in containers
+NAMES = 2**24  # letters of all names together; 1,000 tensors have 60,000
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80"  # the first object of the old stream is a number of this form
 DTYPES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8",
           "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
@@ -92,8 +93,7 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
         raise limits.Refused(f"{path} is refused: {refused}") from refused
     except (ValueError, LookupError, TypeError, OverflowError, struct.error, zipfile.BadZipFile, EOFError,
             NotImplementedError, RuntimeError, MemoryError) as error:  # fmt: skip
-        reason = str(error)[:200] or type(error).__name__
-        raise limits.Refused(f"{path} is damaged, or no file of PyTorch: {reason}.") from error
+        raise limits.Refused(f"{path} is damaged, or no file of PyTorch: {limits.reason(error)}.") from error
 
 
 # ==== Layouts: each gives what the pickle describes, and a function from the key of a storage to its bytes ====
@@ -156,15 +156,20 @@ def _array(name: str, tensor: Tensor, storage: bytes) -> np.ndarray:
 
 def _tensors(tree: Any) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of each tensor in dictionaries of dictionaries; each step down adds ".key" to the name."""
-    steps, open_ = 0, [("", tree, 0)]
+    seen, letters, open_ = set(), 0, [("", tree, 0)]
     while open_:
         prefix, node, depth = open_.pop()
-        steps += 1
-        if steps > OPCODES or depth > DEPTH:
-            raise limits.Refused("it holds containers in containers without end.")
+        if depth > DEPTH:
+            raise limits.Refused(f"it holds containers in containers without end, more than {DEPTH} deep.")
         if isinstance(node, Tensor):
             yield prefix, node
         elif isinstance(node, dict):
+            if id(node) in seen:  # in a circle, or so often that a small file has names without end
+                raise limits.Refused(f"it holds one dictionary twice, again as {prefix[:100]!r}; it is without end.")
+            seen.add(id(node))
+            letters += sum(len(prefix) + 1 + (len(key) if isinstance(key, str) else 20) for key in node)
+            if letters > NAMES:
+                raise limits.Refused(f"its names have more than {NAMES} letters together.")
             open_ += [(f"{prefix}.{key}" if prefix else str(key), value, depth + 1) for key, value in node.items()]
 
 
@@ -176,6 +181,7 @@ def _run(file: BinaryIO) -> Any:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
+    copied = 0
 
     def since_mark() -> list[Any]:
         start = marks.pop()
@@ -245,8 +251,11 @@ def _run(file: BinaryIO) -> Any:
                 arguments = _only(tuple, stack.pop())
                 stack.append(_made(_only(_Name, stack.pop()), arguments))
             case "BUILD":
-                state = stack.pop()
-                _only(dict, stack[-1]).update(_only(dict, state))
+                state = _only(dict, stack.pop())
+                copied += len(state)  # one dictionary may be the state of many objects
+                if copied > OPCODES:
+                    raise limits.Refused(f"its pickle copies more than {OPCODES} entries.")
+                _only(dict, stack[-1]).update(state)
             case other:
                 raise limits.Refused(f"its pickle has the step {other}, which no file of weights needs.")
     raise pickle.UnpicklingError("its pickle has no end")
@@ -282,8 +291,9 @@ def _made(function: _Name, arguments: tuple[Any, ...]) -> Any:
     """What a call would describe."""
     if function.name == "_rebuild_tensor_v2":
         storage, offset, shape, strides = arguments[:4]
-        numbers = (offset, *_only(tuple, shape), *_only(tuple, strides))
-        if len(shape) != len(strides) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in numbers):
+        if not len(_only(tuple, shape)) == len(_only(tuple, strides)) <= 8:
+            raise TypeError(f"it describes a tensor by {len(shape)} sides and {len(strides)} strides; valid: up to 8")
+        if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
             raise TypeError("it describes a tensor by what are no whole numbers")
         return Tensor(**_only(_Storage, storage)._asdict(), offset=offset, shape=shape, strides=strides)
     if function.name == "OrderedDict" and not arguments:

@@ -126,10 +126,10 @@ def from_json(text: str) -> ConfigDict:
       ConfigError: where the text is not JSON, or not an object.
     """
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"config.json is not JSON ({error}). It is written by experiments.train; restore it from "
-                          "there or start the run again.") from error
+        value = limits.parse_json(text, "it")
+    except limits.Refused as refused:
+        raise ConfigError(f"config.json is not JSON: {refused} It is written by experiments.train; restore it from "
+                          "there or start the run again.") from refused
     if not isinstance(value, dict):
         raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")
     try:

@@ -1,6 +1,5 @@
 """The pictures of a run: a grid of samples, the way from noise to image, and the training curves."""
 
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from diffusion import limits
 from diffusion.data.transforms import to_uint8
 from diffusion.files import whole
 
@@ -267,8 +267,8 @@ def _rows(metrics):
     rows = []
     for line in path.read_text().splitlines():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = limits.parse_json(line, str(path))
+        except limits.Refused:
             continue  # a run that was killed may leave half a line
         if isinstance(row, dict) and "step" in row and row.get("loss") is not None:
             rows.append(row)

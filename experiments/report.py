@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from diffusion import limits
 from experiments import config as configs
 from experiments.workdir import write_text
 
@@ -45,8 +46,8 @@ def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
       {"sampling", "config_hash", "git_commit", "versions", "device", "commands"}; values that are not known are None.
     """
     try:
-        sampling = json.loads((folder / "samples.json").read_text())
-    except (OSError, ValueError):  # samples from elsewhere: the config is the best there is, and the report says so
+        sampling = limits.read_json(folder / "samples.json")
+    except (OSError, limits.Refused):  # samples from elsewhere: the config is the best there is, and the report says so
         sampling = {"sample": configs.plain(config["sample"]), "nfe": None, "checkpoint": None,
                     "note": "no samples.json: the settings are those of config.json"}  # fmt: skip
     return {

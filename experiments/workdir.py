@@ -221,7 +221,7 @@ def rewind(path: pathlib.Path, step: int) -> None:
     kept = []
     for line in lines:
         try:
-            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
+            if limits.parse_json(line, str(path))["step"] <= step and line.endswith(b"\n"):
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             break  # torn by a crash of the machine; so nothing after it is of this run's making

@@ -62,6 +62,26 @@ def test_a_flipped_byte_shows_while_rows_are_read(tmp_path):
         read(0, 200)
 
 
+@pytest.mark.parametrize("header", [
+    b"{'descr': '|u1', 'fortran_order': False, 'shape': (5,", b"{'descr': '|u1', 'fortran_order': False, 'shape': 5L}",
+    b"(" * 5000, b"-" * 9000 + b"1", b"{'descr': '|u1', 'fortran_order': 1, 'shape': (5,)}", b"\xff\x00",
+    b"{'descr': ('|u1', ('a',)), 'fortran_order': False, 'shape': (5,)}",
+    b"{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (5,)}",
+])  # fmt: skip
+def test_a_header_that_python_cannot_read_is_refused(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive:
+        archive.writestr("arr_0.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"01234")
+    with pytest.raises(limits.Refused, match=r"is no array|holds Python objects"):
+        npz.headers(tmp_path / "e.npz")
+
+
+def test_a_damaged_compressed_array_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "f.npz", np.random.default_rng(2).integers(0, 256, (200, 400), dtype=np.uint8))
+    damaged(tmp_path / "f.npz", lambda data: data.__setitem__(slice(300, 320), bytes(20)))
+    with pytest.raises(limits.Refused, match=r"no sound|no array|cannot be read"):
+        npz.load(tmp_path / "f.npz", ["arr_0"])
+
+
 def written(path, header, content=b""):
     data = io.BytesIO()
     np.lib.format.write_array_header_1_0(data, header)

@@ -1,6 +1,5 @@
 """The names in LoRA files, kohya's and peft's, and what they say of alpha."""
 
-import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -78,10 +77,7 @@ def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, 
     for path in set(tensors.places.values()):
         with safetensors.safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(METADATA, "{}")
-        try:
-            about = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise limits.Refused(f"{path}: its {METADATA} is not valid JSON: {error}.") from error
+        about = limits.parse_json(text, f"{path}: its {METADATA}")
         for field, value in about.items() if isinstance(about, dict) else ():
             component, _, name = field.partition(".")
             found.setdefault(component, {})[name] = value

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from diffusion import limits, npz
+from diffusion import limits, npz, schema
 from diffusion.files import whole
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
@@ -21,6 +21,12 @@ from diffusion.metrics.inception_weights import digest
 FORMAT = 1  # raised when a change makes older readers wrong
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 _FOREIGN = {"mu": "sigma", "mu_s": "sigma_s"}  # mean -> covariance in .npz files
+_TABLE = schema.Valid("a table", lambda value: isinstance(value, dict))
+_ABOUT = {  # what our own files say of themselves
+    "format": schema.whole(1), "sha256": schema.text(64), "count": schema.whole(1, 2**53),
+    "taps": schema.several(schema.text(), most=64), "space": schema.optional(_TABLE), "images": schema.optional(_TABLE),
+    "rows": schema.table(schema.text()), "versions": schema.table(schema.text()),
+}  # fmt: skip
 
 
 class StatisticsError(ValueError):
@@ -97,9 +103,12 @@ def _read_own(path: pathlib.Path) -> Statistics:
     limits.fits(str(path), path.stat().st_size)
     with safetensors.safe_open(path, "np") as file:
         text = (file.metadata() or {}).get("statistics")
+        if other := [name for name in file.keys() if file.get_slice(name).get_dtype() != "F64"]:
+            raise StatisticsError(f"{path}: {other[0]} is {file.get_slice(other[0]).get_dtype()}, not F64.")
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     try:
-        about = json.loads(text or "")
+        about = limits.parse_json(text or "", str(path))
+        schema.check(_ABOUT, about, str(path))
         version, stated = about.pop("format"), about.pop("sha256")
         count, taps = about.pop("count"), about.pop("taps")
         if version > FORMAT:
@@ -107,9 +116,12 @@ def _read_own(path: pathlib.Path) -> Statistics:
         if stated != _digest({"format": version, "count": count, "taps": taps, **about}, tensors):
             raise StatisticsError(f"{path} is damaged: its checksum is not that of its content. Make it again.")
         moments = {tap: frechet.Moments(count, tensors[f"{tap}.mean"], tensors[f"{tap}.m2"]) for tap in taps}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, StatisticsError):
-            raise
+    except StatisticsError:
+        raise
+    except limits.Refused as refused:
+        raise StatisticsError(f"{refused} It holds no statistics of features as they are made by python -m "
+                              "experiments.evaluate --reference=NAME@SPLIT --out=FILE.safetensors.") from refused
+    except (KeyError, TypeError, AttributeError) as error:
         raise StatisticsError(f"{path} holds no statistics of features: they are made by python -m "
                               "experiments.evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
                               ) from error  # fmt: skip
@@ -117,18 +129,20 @@ def _read_own(path: pathlib.Path) -> Statistics:
 
 
 def _read_npz(path: pathlib.Path) -> Statistics:
-    arrays = npz.load(path, [name for pair in _FOREIGN.items() for name in pair])
-    if not {"mu", "sigma"} <= arrays.keys():
-        raise StatisticsError(f"{path} holds {', '.join(npz.headers(path)) or 'nothing'}; statistics are named mu and "
-                              "sigma.")  # fmt: skip
+    there = npz.headers(path)
+    if not {"mu", "sigma"} <= there.keys():
+        raise StatisticsError(f"{path} holds {', '.join(there) or 'nothing'}; statistics are named mu and sigma.")
+    pairs = {mean: sigma for mean, sigma in _FOREIGN.items() if mean in there and sigma in there}
+    for name in (name for pair in pairs.items() for name in pair):
+        if there[name].dtype.kind != "f":
+            raise StatisticsError(f"{path}: {name} is {there[name].dtype}, not floating.")
+    for mean, sigma in pairs.items():
+        _check_shapes(str(path), there[mean].shape, there[sigma].shape)
+    arrays = npz.load(path, [name for pair in pairs.items() for name in pair])
     moments = {}
-    for mean, sigma in _FOREIGN.items():
-        if mean in arrays and sigma in arrays:
-            for name in (mean, sigma):
-                if arrays[name].dtype.kind != "f":
-                    raise StatisticsError(f"{path}: {name} is {arrays[name].dtype}, not floating.")
-            found = arrays[mean].astype(np.float64), arrays[sigma].astype(np.float64)
-            moments["spatial" if mean == "mu_s" else str(arrays[mean].size)] = frechet.Moments(2, *found)
+    for mean, sigma in pairs.items():
+        found = arrays[mean].astype(np.float64), arrays[sigma].astype(np.float64)
+        moments["spatial" if mean == "mu_s" else str(arrays[mean].size)] = frechet.Moments(2, *found)
     with open(path, "rb") as file:
         total = hashlib.file_digest(file, "sha256").hexdigest()
     return Statistics(moments, None, {"space": None, "images": None, "file": str(path), "sha256": total})
@@ -137,14 +151,20 @@ def _read_npz(path: pathlib.Path) -> Statistics:
 def _check(name: str, moments: frechet.Moments) -> None:
     """Refuses what is no mean and covariance: then a distance would be a number all the same."""
     mean, m2 = moments.mean, moments.m2
-    if mean.ndim != 1 or m2.shape != (len(mean), len(mean)):
-        raise StatisticsError(f"{name}: the mean has shape {list(mean.shape)} and the covariance {list(m2.shape)}.")
+    _check_shapes(name, mean.shape, m2.shape)
     if not (np.isfinite(mean).all() and np.isfinite(m2).all()):
         raise StatisticsError(f"{name} holds NaN or infinity. Make it again.")
     scale = np.abs(m2).max(initial=0)
-    if np.abs(m2 - m2.T).max(initial=0) > 1e-4 * scale or m2.diagonal().min(initial=0) < -1e-6 * scale:
+    with np.errstate(over="ignore"):  # two of opposite sign may be 1e308
+        difference = np.abs(m2 - m2.T).max(initial=0)
+    if difference > 1e-4 * scale or m2.diagonal().min(initial=0) < -1e-6 * scale:
         raise StatisticsError(f"{name}: its covariance is not symmetric with a diagonal of at least 0. It is damaged, "
                               "or no covariance.")  # fmt: skip
+
+
+def _check_shapes(name: str, mean: tuple[int, ...], covariance: tuple[int, ...]) -> None:
+    if len(mean) != 1 or covariance != mean * 2:
+        raise StatisticsError(f"{name}: the mean has shape {list(mean)} and the covariance {list(covariance)}.")
 
 
 def differences(made: dict, asked: dict) -> list[str]:

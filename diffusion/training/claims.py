@@ -1,6 +1,5 @@
 """What a checkpoint declares, checked before anything of that size is allocated or a file that it names is opened."""
 
-import json
 import math
 import pathlib
 
@@ -79,9 +78,9 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
     for key, text in zip(keys, described):
         what = f"{folder}, array {key.removesuffix(b'/.zarray').decode(errors='replace')!r},"
         try:
-            array = json.loads(text)
+            array = limits.parse_json(text, what)
             shape, chunks, itemsize = array["shape"], array["chunks"], np.dtype(array["dtype"]).itemsize
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise Refused(f"{what} has no readable description: {error}.") from error
         total += limits.array_bytes(what, shape, itemsize)
         if limits.array_bytes(what, chunks, itemsize) > math.prod(max(side, 1) for side in shape) * itemsize:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from diffusion import limits
 from experiments.sweeps import naming, state
 
 POINTS = 500  # of a curve, at most
@@ -164,8 +165,8 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     rows = []
     for line in text.splitlines():
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = limits.parse_json(line, str(path))
+        except limits.Refused:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
@@ -205,8 +206,8 @@ def _of_training(rows: list[dict], folder: pathlib.Path) -> dict[str, Figure]:
 
 def _json(path: pathlib.Path) -> dict:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = limits.read_json(path)
+    except (OSError, limits.Refused):
         return {}
     return content if isinstance(content, dict) else {}
 

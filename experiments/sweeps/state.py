@@ -129,8 +129,8 @@ def events(folder: pathlib.Path) -> list[dict]:
         return []
     found = []
     for line in lines:
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
+        with contextlib.suppress(limits.Refused):
+            found.append(limits.parse_json(line, "sweep.jsonl"))
     return [event for event in found if isinstance(event, dict) and event.get("status") in STATUSES]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import struct
+import time
 import zipfile
 
 import numpy as np
@@ -301,6 +302,32 @@ def test_a_pickle_that_makes_no_sense_is_refused(body, tmp_path, little_memory):
 def test_containers_without_end_are_refused(body, tmp_path, little_memory):
     with pytest.raises(limits.Refused, match="without end"):
         read_pickle(tmp_path / "file", body)
+
+
+def test_what_a_small_file_multiplies_is_refused_at_once(tmp_path, little_memory):
+    """A dictionary that holds itself 60,000 times; long keys over many short ones; one state of many objects."""
+    entries = b"".join(writer.text(f"{i}") + b"h\x00" for i in range(60_000))
+    long, tensor = writer.text("k" * 10**6), writer.tensor("0", "float32", (2, 3))
+    below = b"}(" + b"".join(writer.text(f"{i}") + b"h\x01" for i in range(1000)) + b"u"
+    state = b"}q\x01(" + b"".join(writer.text(f"{i}") + b"N" for i in range(1000)) + b"u"
+    for body, words in (
+        (b"}q\x00(" + entries + b"u", "without end"),
+        (tensor + b"q\x01}" + long + below + b"s", "letters together"),
+        (state + b"](" + b"}h\x01b" * 2000 + b"e", "copies more than"),
+    ):
+        begun = time.process_time()
+        with pytest.raises(limits.Refused, match=words):
+            read_pickle(tmp_path / "file", body)
+        assert time.process_time() - begun < 5
+
+
+def test_a_tensor_of_many_sides_is_refused_before_they_are_counted(tmp_path, little_memory):
+    sides = b"(" + b"K\x01" * 10**5 + b"tq\x01"
+    storage = writer.tuple_of(writer.text("storage"), writer.name("torch", "FloatStorage"), writer.text("0"),
+                              writer.text("cpu"), writer.integer(6)) + b"Q"  # fmt: skip
+    made = writer.name("torch._utils", "_rebuild_tensor_v2") + writer.tuple_of(storage, b"K\x00", b"h\x01", b"h\x01")
+    with pytest.raises(limits.Refused, match="100000 sides and 100000 strides"):
+        read_pickle(tmp_path / "file", sides + made + b"R")
 
 
 def test_a_key_that_takes_forever_to_hash_is_refused(tmp_path, little_memory):

@@ -156,6 +156,26 @@ def test_ours_round_trip(made, tmp_path):
     same(references.Gathered(made, {}, 0, 0), references.Gathered(found, {}, 0, 0))
 
 
+@pytest.mark.parametrize("change", [
+    {"count": "many"}, {"count": -1}, {"count": 1e9}, {"taps": "ab"}, {"taps": [["a"]]}, {"taps": [None]},
+    {"space": [1]}, {"rows": None}, {"rows": {"a": {}}}, {"format": [1]}, {"format": True}, {"images": "many"},
+])  # fmt: skip
+def test_statistics_that_say_of_themselves_what_no_reader_takes_are_refused(made, tmp_path, change):
+    """With a checksum that fits: who alters a file can make one."""
+    about = {"format": 1, "count": 3, "taps": [], **made.about, **change}
+    about["sha256"] = statistics._digest(about, {})
+    safetensors.numpy.save_file({}, tmp_path / "a.safetensors", {"statistics": json.dumps(about)})
+    with pytest.raises(StatisticsError, match="valid: "):
+        statistics.read(tmp_path / "a.safetensors")
+
+
+def test_statistics_of_other_types_are_refused(tmp_path):
+    header = json.dumps({"a.mean": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(StatisticsError, match=r"a\.mean is F8_E4M3, not F64"):
+        statistics.read(tmp_path / "a.safetensors")
+
+
 def test_another_protocol_or_network_is_refused_by_its_fields(made):
     statistics.require_same("ref", made, space().identity)
     with pytest.raises(StatisticsError, match=r"another protocol.*weights: made with 'a', asked for 'b'") as caught:

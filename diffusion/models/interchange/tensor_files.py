@@ -99,16 +99,17 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
 
 def _shards(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     """The files of an index, each with the names that the index says it has."""
-    limits.fits(str(path), path.stat().st_size)
-    try:
-        weight_map = json.loads(path.read_text())["weight_map"]
-        shards: dict[pathlib.Path, list[str]] = {}
-        for name, file in weight_map.items():
-            if pathlib.PurePath(file).name != file:
-                raise limits.Refused(f"{path}: it leads to {file!r}, which is not beside it.")
-            shards.setdefault(path.parent / file, []).append(name)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise limits.Refused(f"{path} is not an index of safetensors files: {error!r}.") from error
+    index = limits.read_json(path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise limits.Refused(f"{path} is not an index of safetensors files: its weight_map is "
+                             f"{limits.short(weight_map)}; valid: a table of names of files.")  # fmt: skip
+    shards: dict[pathlib.Path, list[str]] = {}
+    for name, file in weight_map.items():
+        if pathlib.PurePath(file).name != file or len(file) > 200:
+            raise limits.Refused(f"{path}: it leads to {limits.short(file)}, which is not beside it.")
+        limits.inside(str(path), [file])
+        shards.setdefault(path.parent / file, []).append(name)
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise FileNotFoundError(f"{path} names {len(shards)} files; missing: {', '.join(missing[:5])}.")
