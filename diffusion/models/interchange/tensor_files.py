@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors.numpy import save
@@ -17,6 +18,9 @@ from diffusion import files, limits
 
 SUFFIX = ".safetensors"
 INDEX = ".safetensors.index.json"
+# Of a variant: model.safetensors.index.fp16.json, in older folders model.safetensors.fp16.index.json.
+VARIANT = re.compile(r"\.safetensors(\.[^.]+\.index|\.index\.[^.]+)\.json$")
+EIGHT_BITS = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 SHARD = 5 * 10**9  # bytes of a file that is written, after which the next begins
 
 
@@ -36,9 +40,21 @@ class Tensors(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]]
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor of that name, in the type in which it is stored (bfloat16 as ml_dtypes has it)."""
-        with safetensors.safe_open(self.places[name], framework="numpy") as file:
-            return file.get_tensor(self.names[name])
+        """The tensor of that name, in the type in which it is stored (bfloat16 and float8 as ml_dtypes has them).
+
+        Raises:
+          limits.Refused: for a type that is not read.
+        """
+        path, stored = self.places[name], self.names[name]
+        with safetensors.safe_open(path, framework="numpy") as file:
+            kind = file.get_slice(stored).get_dtype()
+            if kind not in EIGHT_BITS:
+                try:
+                    return file.get_tensor(stored)
+                except (AttributeError, TypeError, safetensors.SafetensorError) as error:
+                    raise limits.Refused(f"{path}: {stored} is stored as {kind}, which is not read; save it as "
+                                         "float32, float16 or bfloat16.") from error
+        return _content(path, stored).view(EIGHT_BITS[kind]).reshape(self.shapes[name])
 
     def under(self, prefix: str) -> "Tensors":
         """Those whose names begin with the prefix, which is taken from them."""
@@ -56,8 +72,8 @@ class Tensors(NamedTuple):
 def open_tensors(path: str | pathlib.Path) -> Tensors:
     """Opens a .safetensors file, a .safetensors.index.json with its shards, or a folder that has one of them.
 
-    Of several in a folder (half-precision variants, `*.fp16.safetensors`), the index is taken before the file, and the
-    shortest name before the others.
+    Of several in a folder (half-precision variants, `*.fp16.safetensors`), the index is taken before the file, the
+    shortest name before the others, and a variant in shards where there is nothing else.
 
     Args:
       path: of the file or folder.
@@ -73,10 +89,11 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder.")
     if path.is_dir():
-        found = sorted(path.glob(f"*{INDEX}"), key=lambda p: (len(p.name), p.name))
+        shortest = lambda paths: sorted(paths, key=lambda p: (len(p.name), p.name))
+        found = shortest(path.glob(f"*{INDEX}"))
         # Shards are found through their index alone.
-        found += sorted((p for p in path.glob(f"*{SUFFIX}") if not re.search(r"-\d+-of-\d+\.", p.name)),
-                        key=lambda p: (len(p.name), p.name))
+        found += shortest(p for p in path.glob(f"*{SUFFIX}") if not re.search(r"-\d+-of-\d+\.", p.name))
+        found += shortest(p for p in path.glob("*.json") if VARIANT.search(p.name))
         if not found:
             there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
             raise FileNotFoundError(
@@ -84,7 +101,8 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
                 "most are published as safetensors too, and `safetensors.torch.save_file` writes them."
             )
         path = found[0]
-    shards = _shards(path) if path.name.endswith(INDEX) else {path: None}
+    indexed = path.name.endswith(INDEX) or VARIANT.search(path.name)
+    shards = _shards(path) if indexed else {path: None}
     places, names, shapes = {}, {}, {}
     for shard, expected in shards.items():
         for name, shape in _header(shard).items():
@@ -124,6 +142,15 @@ def _header(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
         raise limits.Refused(f"{path} is not a whole safetensors file: {error}.") from error
+
+
+def _content(path: pathlib.Path, name: str) -> np.ndarray:
+    """The bytes of a tensor; safetensors has accepted the file's header before."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        begin, end = json.loads(file.read(size))[name]["data_offsets"]
+        file.seek(8 + size + begin)
+        return np.frombuffer(file.read(end - begin), np.uint8)
 
 
 def write_tensors(folder: pathlib.Path, stem: str, tensors: Iterator[tuple[str, np.ndarray]]) -> None:

@@ -93,16 +93,55 @@ def test_other_layouts(tmp_path, layout):
     assert not (tmp_path / "other").exists()
 
 
-def shard(place, parts, weight_map=None):
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_numbers_of_eight_bits_are_read_exactly(tmp_path, dtype):
+    """All 256 of them, as ml_dtypes says what they are, among float32 of other lengths."""
+    every = np.arange(256, dtype=np.uint8).view(getattr(ml_dtypes, dtype)).reshape(2, 128)
+    others = {"a": np.arange(3, dtype=np.float32), "z": np.ones(5, np.float32)}
+    save_file({"every": every, **others}, tmp_path / "small.safetensors")
+    tensors = tensor_files.open_tensors(tmp_path / "small.safetensors")
+    found = tensors.read("every")
+    assert found.dtype == every.dtype
+    np.testing.assert_array_equal(found.view(np.uint8), every.view(np.uint8))
+    np.testing.assert_array_equal(tensors.read("a"), others["a"])
+    stored = {name: tensor.astype(getattr(ml_dtypes, dtype)) for name, tensor in toy.tensors().items()}
+    for wanted in ("float32", "bfloat16"):
+        _, params = interchange.load(folder(tmp_path / wanted, stored), dtype=wanted)
+        assert params["a"]["kernel"].dtype == wanted
+        np.testing.assert_array_equal(params["a"]["kernel"], stored["layers.0.weight"].T.astype(wanted))
+
+
+def test_a_type_that_is_not_read_is_refused(tmp_path):
+    header = json.dumps({"x": {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"12")
+    with pytest.raises(limits.Refused, match="x is stored as F8_E8M0, which is not read; save it as float32"):
+        tensor_files.open_tensors(tmp_path / "x.safetensors").read("x")
+
+
+@pytest.mark.parametrize("shards, index", [  # of diffusers 0.42 and transformers 5; of older ones
+    ("diffusion_pytorch_model.fp16-{}.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json"),
+    ("diffusion_pytorch_model-{}.fp16.safetensors", "diffusion_pytorch_model.safetensors.fp16.index.json"),
+])  # fmt: skip
+def test_shards_of_a_variant_are_read_through_their_index(tmp_path, shards, index):
+    place = shard(tmp_path, [{name: tensor.astype(np.float16) for name, tensor in part.items()} for part in halves()],
+                  shards=shards, index=index)  # fmt: skip
+    check(interchange.load(place)[1], "float16")
+    check(interchange.load(place / index, config=CONFIG)[1], "float16")
+    save_file({name: 2 * tensor for name, tensor in toy.tensors().items() if name != "table"} |
+              {"table": toy.tensors()["table"]}, place / FILE)  # fmt: skip
+    doubled = interchange.load(place)[1]  # what is no variant goes first
+    np.testing.assert_array_equal(doubled["a"]["bias"], 2 * toy.tensors()["layers.0.bias"])
+
+
+def shard(place, parts, weight_map=None, shards="diffusion_pytorch_model-{}.safetensors", index=f"{FILE}.index.json"):
     """A folder with an index and numbered files, one for each of the dicts of tensors."""
     place.mkdir(exist_ok=True)
     (place / "config.json").write_text(json.dumps(CONFIG))
-    files = [f"diffusion_pytorch_model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
+    files = [shards.format(f"{i + 1:05d}-of-{len(parts):05d}") for i in range(len(parts))]
     for file, part in zip(files, parts):
         save_file(part, place / file)
-    index = {name: file for file, part in zip(files, parts) for name in part} | (weight_map or {})
-    index = {"metadata": {"total_size": 1}, "weight_map": index}
-    (place / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    weight_map = {name: file for file, part in zip(files, parts) for name in part} | (weight_map or {})
+    (place / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
     return place
 
 
