@@ -139,7 +139,15 @@ def encoder(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def reconstruction(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles uint8 [B, H, W, C] -> uint8 [B, H, W, C]: decoded from the mean of the posterior, and rounded."""
+    """Compiles uint8 [B, H, W, C] -> uint8 [B, H, W, C]: decoded from the mean of the posterior, and rounded.
+
+    Raises:
+        ConfigError: for an autoencoder whose pictures come back with other channels.
+    """
+    takes, gives = autoencoder.module.picture_channels, getattr(autoencoder.module, "decoded_channels", None)
+    if gives not in (None, takes):
+        raise ConfigError(f"{autoencoder.path} takes pictures of {takes} channels and decodes {gives}, which are not "
+                          "compared with them.")
 
     @jax.jit
     def reconstruct(params, images):

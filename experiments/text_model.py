@@ -109,7 +109,7 @@ def standardised(module: AutoencoderKL, params: Any, measured: latents.Scaling) 
     Raises:
         ValueError: for an autoencoder without these convolutions.
     """
-    if not module.quantization_convs:
+    if not all(module.convs):
         raise ValueError("an autoencoder without convolutions around its latents keeps the scale that it has")
     s, m = (jnp.asarray(x, jnp.float32) for x in measured)
     into, out = params["moments_conv"], params["latents_conv"]

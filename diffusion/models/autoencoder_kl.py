@@ -37,6 +37,8 @@ class AutoencoderKL(nn.Module):
         attention_levels: levels, 0 at the picture's side, that have attention behind each block.
         middle_attention: attention between the two blocks of the smallest side.
         quantization_convs: a convolution of one pixel behind the encoder, and one before the decoder.
+        decoder_conv: whether there is the one before the decoder; None: as `quantization_convs` says of both.
+        decoded_channels: of the pictures that are decoded; None: C.
         scale: of the latents, see `diffusion.models.latents.to_diffusion`; one number or one for each channel.
         shift: of the latents, likewise.
         input_range: of the pixels that the network itself takes; ours are in [-1, 1], and are brought there.
@@ -60,6 +62,8 @@ class AutoencoderKL(nn.Module):
     scale: Factor = 0.18215
     shift: Factor = 0.0
     input_range: tuple[float, float] = (-1.0, 1.0)
+    decoder_conv: bool | None = None
+    decoded_channels: int | None = None
     attention: str = "auto"
     dtype: str = "float32"
 
@@ -75,10 +79,17 @@ class AutoencoderKL(nn.Module):
 
     def setup(self):
         self.encoder = Encoder(self.options, 2 * self.latent_channels)
-        self.decoder = Decoder(self.options, self.picture_channels)
-        if self.quantization_convs:
+        self.decoder = Decoder(self.options, self.decoded_channels or self.picture_channels)
+        behind, before = self.convs
+        if behind:
             self.moments_conv = nn.Conv(2 * self.latent_channels, (1, 1))
+        if before:
             self.latents_conv = nn.Conv(self.latent_channels, (1, 1))
+
+    @property
+    def convs(self) -> tuple[bool, bool]:
+        """Whether there is a convolution of one pixel behind the encoder, and before the decoder."""
+        return self.quantization_convs, self.quantization_convs if self.decoder_conv is None else self.decoder_conv
 
     @property
     def factor(self) -> int:
@@ -111,13 +122,13 @@ class AutoencoderKL(nn.Module):
             z: [B, h, w, D], as the encoder gives it: neither scaled nor shifted.
 
         Returns:
-            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
+            [B, f h, f w, decoded_channels or C], about in [-1, 1] and not clipped, float32.
 
         Raises:
             ValueError: for another number of channels.
         """
         encoder_decoder.check_latents(z, self.latent_channels)
-        if self.quantization_convs:
+        if self.convs[1]:
             z = self.latents_conv(z)
         return latents.from_range(self.decoder(z), self.input_range)
 

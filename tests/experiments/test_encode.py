@@ -46,6 +46,12 @@ def config_of(cache, **changes):
     return config
 
 
+def test_pictures_that_come_back_with_other_channels_are_not_compared():
+    module = AutoencoderKL(widths=(8, 8), layers=1, groups=2, middle_attention=False, decoded_channels=4)
+    with pytest.raises(ConfigError, match="vae takes pictures of 3 channels and decodes 4"):
+        autoencoders.reconstruction(autoencoders.Autoencoder("vae", module, {}, {}))
+
+
 @pytest.mark.slow
 def test_latents_are_the_encoders(vae, tmp_path):
     autoencoder = autoencoders.load(vae)

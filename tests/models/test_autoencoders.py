@@ -165,7 +165,6 @@ def test_configs_say_how_latents_are_scaled():
     assert family.build(json.loads(json.dumps(family.describe(other)))) == other
     for config, message in (
         ({"latents_mean": [0.0] * 4}, "latents_mean and latents_std come together"),
-        ({"use_quant_conv": False}, "use_quant_conv and use_post_quant_conv differ"),
         ({"act_fn": "relu"}, "act_fn = 'relu' is not supported"),
         ({"up_block_types": ["UpBlock2D"]}, r"up_block_types = \('UpBlock2D',\) are not supported"),
         ({"decoder_only": True}, "decoder_only = True, which is not known here"),

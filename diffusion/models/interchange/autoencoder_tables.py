@@ -112,9 +112,9 @@ def body_rows(module: Autoencoder, names: Names) -> list[Row]:
 def kl_rows(module: AutoencoderKL, names: Names) -> list[Row]:
     """The whole autoencoder."""
     rows = body_rows(module, names)
-    if module.quantization_convs:
-        rows += linear("quant_conv", "moments_conv", CONV) + linear("post_quant_conv", "latents_conv", CONV)
-    return rows
+    behind, before = module.convs
+    rows += linear("quant_conv", "moments_conv", CONV) * behind
+    return rows + linear("post_quant_conv", "latents_conv", CONV) * before
 
 
 def vq_rows(module: VQModel, names: Names) -> list[Row]:
@@ -141,7 +141,6 @@ def body_fields(fields: Fields) -> dict[str, Any]:
                       "block_out_channels, and (Attn)UpDecoderBlock2D in the reverse order.")
     fields.only("act_fn", "silu")
     channels = fields.take("in_channels", 3)
-    fields.only("out_channels", channels)
     return {
         "widths": widths, "layers": fields.take("layers_per_block", 1), "groups": fields.take("norm_num_groups", 32),
         "picture_channels": channels, "attention_levels": tuple(i for i, one in enumerate(attends) if one),
@@ -168,17 +167,19 @@ def body_config(module: Autoencoder) -> dict[str, Any]:
 def build_kl(config: Mapping[str, Any]) -> AutoencoderKL:
     """Their config.json -> our module."""
     fields = Fields("AutoencoderKL", config, without_effect=("sample_size", "force_upcast"))
-    convs = fields.take("use_quant_conv", True)
-    if fields.take("use_post_quant_conv", True) != convs:
-        raise Refusal("AutoencoderKL: use_quant_conv and use_post_quant_conv differ; supported are both or none.")
+    behind, before = fields.take("use_quant_conv", True), fields.take("use_post_quant_conv", True)
     scale, shift = fields.take("scaling_factor", 0.18215), fields.take("shift_factor") or 0.0
     mean, deviation = fields.take("latents_mean"), fields.take("latents_std")
     if (mean is None) != (deviation is None) or (mean is not None and shift):
         raise Refusal("AutoencoderKL: latents_mean and latents_std come together, and without shift_factor.")
     if mean is not None:
         scale, shift = tuple(scale / one for one in deviation), mean
-    module = AutoencoderKL(**body_fields(fields), latent_channels=fields.take("latent_channels", 4),
-                           quantization_convs=convs, scale=scale, shift=shift)
+    body, decoded = body_fields(fields), fields.take("out_channels", 3)
+    module = AutoencoderKL(
+        **body, latent_channels=fields.take("latent_channels", 4), quantization_convs=behind, scale=scale, shift=shift,
+        decoder_conv=None if before == behind else before,
+        decoded_channels=None if decoded == body["picture_channels"] else decoded,
+    )  # fmt: skip
     fields.end()
     return module
 
@@ -191,8 +192,10 @@ def describe_kl(module: AutoencoderKL) -> dict[str, Any]:
                    "latents_std": (1 / each(module.scale)).tolist()}
     else:
         scaling = {"scaling_factor": module.scale, "shift_factor": module.shift or None}
-    convs = {"use_quant_conv": module.quantization_convs, "use_post_quant_conv": module.quantization_convs}
-    return {**body_config(module), **scaling, **convs}
+    behind, before = module.convs
+    convs = {"use_quant_conv": behind, "use_post_quant_conv": before}
+    return {**body_config(module), "out_channels": module.decoded_channels or module.picture_channels, **scaling,
+            **convs}  # fmt: skip
 
 
 def picture(module: Autoencoder) -> tuple[jax.ShapeDtypeStruct]:
@@ -205,9 +208,12 @@ def build_vq(config: Mapping[str, Any]) -> VQModel:
     # lookup_from_codebook says what the library's decode takes; ours has look_up for it.
     fields = Fields("VQModel", config, without_effect=("sample_size", "force_upcast", "lookup_from_codebook"))
     fields.only("norm_type", "group")
-    latent = fields.take("latent_channels", 3)
+    latent, body = fields.take("latent_channels", 3), body_fields(fields)
+    if fields.take("out_channels", 3) != body["picture_channels"]:
+        raise Refusal(f"VQModel: out_channels = {fields.take('out_channels', 3)} is not supported; supported: "
+                      f"in_channels, {body['picture_channels']}.")
     module = VQModel(
-        fields.take("num_vq_embeddings", 256), **body_fields(fields), latent_channels=latent,
+        fields.take("num_vq_embeddings", 256), **body, latent_channels=latent,
         code_channels=fields.take("vq_embed_dim") or latent, scale=fields.take("scaling_factor", 0.18215),
     )  # fmt: skip
     fields.end()

@@ -254,6 +254,21 @@ TEXT_PROJECTION = Family(
     prefixes=("", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.",
               "text_encoders.clip_g.transformer."),
 )  # fmt: skip
+VISION = Family(
+    name="CLIPVisionModel",
+    module=CLIPVision,
+    build=lambda config: _vision("CLIPVisionModel", config),
+    describe=_describe_vision,
+    example=lambda module: (_images(module),),
+    tables={
+        # As of the text tower: what every version opens, and what those since 5.6 write.
+        "transformers": lambda module: within(vision_rows(module), "vision_model."),
+        "transformers 5": vision_rows,
+    },
+    stem="model",
+    library="transformers",
+    ignored=(POSITIONS,),
+)
 VISION_PROJECTION = Family(
     name="CLIPVisionModelWithProjection",
     module=CLIPVisionProjection,
@@ -304,4 +319,4 @@ BOTH = Family(
     ignored=(POSITIONS,),
     published={"ViT-L/14": {"text_config": LARGE, "vision_config": LARGE_VISION, "projection_dim": 768}},
 )
-FAMILIES = (TEXT, TEXT_PROJECTION, VISION_PROJECTION, BOTH)
+FAMILIES = (TEXT, TEXT_PROJECTION, VISION, VISION_PROJECTION, BOTH)

@@ -172,7 +172,7 @@ def _published(size: int) -> dict[str, Any]:
 DIFFUSERS = Family(
     "DiTTransformer2DModel", DiT, _build_diffusers, _describe_diffusers, _example, {"diffusers": _diffusers_rows},
     published={f"DiT-XL/2, {8 * size} x {8 * size}": {"sample_size": size, "out_channels": 8} for size in (32, 64)},
-    before=("Transformer2DModel", {"norm_type": "ada_norm_zero"}),
+    also={"Transformer2DModel": {"norm_type": "ada_norm_zero"}},
 )  # fmt: skip
 ORIGINAL = Family(
     "DiT", DiT, _build_original, _describe_original, _example, {"original": _original_rows}, library="",

@@ -60,7 +60,7 @@ def of(module: nn.Module) -> Family:
       Refusal: if those of its class cannot express what it computes; that of the first.
     """
     refusals = []
-    for family in (family for family in FAMILIES.values() if type(module) is family.module):
+    for family in (family for family in FAMILIES.values() if type(module) in (family.module, family.other)):
         try:
             family.describe(module)
             return family

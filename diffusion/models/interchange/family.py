@@ -31,7 +31,9 @@ class Family(NamedTuple):
       prefixes: what stands before the names in single files that hold several networks, "model.diffusion_model.".
       beside: where published configs differ in nothing that a file shows, such as the scale of latents: by their names,
         a regular expression of the beginning of a name that only files with this one have.
-      before: the class that the library had in its place, and what a config of that class says where it is this one.
+      also: other classes under whose names its networks are published, each with what a config of it says where it
+        is this one.
+      other: our class for some of its configs, where they are another network.
     """
 
     name: str
@@ -47,7 +49,8 @@ class Family(NamedTuple):
     published: Mapping[str, Mapping[str, Any]] = {}
     prefixes: tuple[str, ...] = ("",)
     beside: Mapping[str, str] = {}
-    before: tuple[str, Mapping[str, Any]] = ("", {})
+    also: Mapping[str, Mapping[str, Any]] = {}
+    other: type[nn.Module] | None = None
 
 
 # Fields of every config.json that say what the file is, beside those that begin with "_".

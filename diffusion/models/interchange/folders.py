@@ -163,8 +163,7 @@ def family_of(config: Mapping[str, Any], path: pathlib.Path) -> str:
         raise Mismatch(f"{path}: its config.json names no architecture (_class_name or architectures); give the "
                        f"family, one of {', '.join(families.FAMILIES)}.")
     for family in families.FAMILIES.values():
-        former, said = family.before
-        if name == former and said.items() <= config.items():
+        if name in family.also and family.also[name].items() <= config.items():
             return family.name
     return str(name)
 

@@ -161,5 +161,5 @@ FAMILY = Family(
         "PixArt-Sigma, 1024 pixels": _published(128, 2, False),
         "PixArt-Sigma, 2048 pixels": _published(256, 4, False),
     },
-    before=("Transformer2DModel", {"norm_type": "ada_norm_single"}),
+    also={"Transformer2DModel": {"norm_type": "ada_norm_single"}},
 )  # fmt: skip

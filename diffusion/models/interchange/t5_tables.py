@@ -87,4 +87,5 @@ FAMILY = Family(
     ignored=(r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
     published={"T5 v1.1 XXL": XXL},
     prefixes=("", "text_encoders.t5xxl.transformer."),
+    also={"T5ForConditionalGeneration": {}, "T5WithLMHeadModel": {}, "T5Model": {}},
 )

@@ -1,8 +1,8 @@
 """Diffusers' UNet2DModel: the U-Nets of DDPM and ADM, and NCSN++ as Song et al. (2021) have it at 256 x 256.
 
 The latter divides its output by sigma and takes the logarithm of sigma itself, which our `SongUNet` leaves to the
-caller: ``unet_2d(x, sigma) = song_unet(x, ln(sigma)) / sigma``, the score. A `SongUNet` is written in these names by
-``interchange.save(..., family="UNet2DModel")``.
+caller: ``unet_2d(x, sigma) = song_unet(x, ln(sigma)) / sigma``, the score. A `SongUNet` with these options is written
+in these names, any other in EDM's; ``interchange.save(..., family="SongUNet")`` writes this one in EDM's too.
 """
 
 import math
@@ -270,4 +270,4 @@ PUBLISHED = {
         "mid_block_scale_factor": 1.41421356237, "down_block_types": _song_down, "up_block_types": _song_up,
     },
 }  # fmt: skip
-FAMILY = Family(NAME, UNet, _build, _describe, example, {"diffusers": _rows}, published=PUBLISHED)
+FAMILY = Family(NAME, UNet, _build, _describe, example, {"diffusers": _rows}, published=PUBLISHED, other=SongUNet)

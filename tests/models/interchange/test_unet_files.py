@@ -84,6 +84,10 @@ def test_a_network_goes_to_the_family_that_has_words_for_it():
     assert of(unet_preset("adm-128", 1000)) == "ADMUNet"  # four heads in each level
     assert of(unet_preset("adm-512", 1000)) == "ADMUNet"  # more sinusoids than channels
     assert of(SongUNet(32)) == "SongUNet"
+    # What diffusers' NCSN++ became goes back to where it is opened.
+    known = interchange.FAMILIES["UNet2DModel"]
+    assert of(known.build(known.published["NCSN++, CelebA-HQ 256"])) == "UNet2DModel"
+    assert of(SongUNet(32, encoder="skip", decoder="skip", clock="fourier")) == "SongUNet"
     with pytest.raises(Refusal, match="heads = 2 has no place in it"):
         of(UNet((32, 64), 1, heads=2, padding="end"))
     with pytest.raises(Refusal, match="clock = 'positional' has no place in it; 'fourier' has"):

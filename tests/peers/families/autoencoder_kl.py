@@ -115,6 +115,11 @@ CASES = {
         {"x": drawn("autoencoder_kl_attention x", 2, 8, 4, 1), "z": drawn("autoencoder_kl_attention z", 2, 4, 2, 2)},
         run,
     ),
+    # a convolution before the decoder alone, and pictures that are decoded with a fourth channel
+    "autoencoder_kl_uneven": Case(
+        lambda: small(2, 4, use_quant_conv=False, out_channels=4),
+        {"x": drawn("autoencoder_kl_uneven x", 2, 8, 4, 3), "z": drawn("autoencoder_kl_uneven z", 2, 4, 2, 4)}, run,
+    ),
     "autoencoder_kl_original": Case(
         lambda: Original(small(3, 4)),
         {"x": drawn("autoencoder_kl_original x", 1, 8, 8, 3), "z": drawn("autoencoder_kl_original z", 1, 2, 2, 4)}, run,

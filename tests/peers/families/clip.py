@@ -42,6 +42,11 @@ def run_vision(model, inputs):
     return {"tokens": out.last_hidden_state, "pooled": out.image_embeds, "before": out.hidden_states[-2]}
 
 
+def run_tower(model, inputs):
+    out = model(pixel_values=first(inputs["images"]), output_hidden_states=True)
+    return {"tokens": out.last_hidden_state, "pooled": out.pooler_output, "before": out.hidden_states[-2]}
+
+
 def run_both(model, inputs):
     out = model(input_ids=inputs["ids"], pixel_values=first(inputs["images"]))
     return {"texts": out.text_embeds, "images": out.image_embeds, "logits": out.logits_per_text}
@@ -72,6 +77,9 @@ CASES = {
     "clip_text_projection": text(transformers.CLIPTextModelWithProjection, NEW),
     "clip_vision": Case(
         lambda: transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION)), IMAGES, run_vision
+    ),
+    "clip_vision_tower": Case(
+        lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)), IMAGES, run_tower
     ),
     "clip_both": Case(lambda: transformers.CLIPModel(both()), {"ids": IDS, **IMAGES}, run_both),
     "clip_original": Case(lambda: OpenClip(both(), "CLIPModel"), {"ids": IDS, **IMAGES}, run_original),

@@ -23,7 +23,15 @@ def case(**fields):
     return Case(build, {"ids": IDS, "mask": MASK}, run, same={"encoder.embed_tokens.weight": "shared.weight"})
 
 
+def whole(**fields):
+    """With a decoder and a table for its words, of which the encoder's output is taken."""
+    build = lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**SMALL, **fields))
+    same = {f"{part}.weight": "shared.weight" for part in ("encoder.embed_tokens", "decoder.embed_tokens", "lm_head")}
+    return Case(build, {"ids": IDS, "mask": MASK}, lambda model, inputs: run(model.encoder, inputs), same=same)
+
+
 CASES = {
+    "t5_whole": whole(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     "t5_gated": case(feed_forward_proj="gated-gelu", relative_attention_max_distance=20),
     "t5_relu": case(feed_forward_proj="relu", relative_attention_num_buckets=8),
 }
