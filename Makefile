@@ -5,6 +5,7 @@
 # make gallery   docs/gallery, of the run of make demo
 # make site    these pages and every public name, into site/index.html
 # make playground-env   the environment of experiments.playground, a page to try a model on
+# make test-cluster   the SLURM launchers on a real slurmctld and two slurmd, which it starts here and ends
 # make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ TEXT := runs/text
 PEERS := .venv-peers
 PLAYGROUND := .venv-playground
 
-.PHONY: setup demo gallery demo-text test test-all test-peers fixtures bench playground-env lint types site lock clean
+.PHONY: setup demo gallery demo-text test test-all test-cluster test-peers fixtures bench playground-env lint types site lock clean
 setup: $(VENV)/.complete
 
 $(VENV)/.complete: requirements.txt pyproject.toml
@@ -48,6 +49,11 @@ test: setup
 
 test-all: setup
 	$(RUN) -m pytest -n 2 --dist loadfile -m ""
+
+# Where SLURM is not installed, says what is missing. Its daemons have ports and folders of their own, on loopback.
+test-cluster: setup
+	@$(RUN) -c 'import sys; from tests.cluster import daemons; sys.exit(daemons.missing() or 0)'
+	$(RUN) -m pytest -m cluster tests/cluster
 
 # The values of other libraries that the tests compare with; tests/fixtures holds them, so that only a change needs this.
 $(PEERS)/.complete: tests/peers/requirements.txt

@@ -29,10 +29,11 @@ TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]{1,2}))?(?::([0-9]{1,2}))?")
 # Double braces are for str.format, which leaves single ones.
 TURNS = """
 # {saved}: saved after SIGTERM, at the time limit or preempted. A job that was cancelled is no longer RUNNING.
-if [ "$status" = {saved} ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+job={job}
+if [ "$status" = {saved} ] && [ "$(squeue --noheader --jobs="$job" --format=%T)" = RUNNING ]; then
   if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {turns} ]; then
-    echo "saved; back into the queue: scontrol requeue $SLURM_JOB_ID"
-    scontrol requeue "$SLURM_JOB_ID"
+    echo "saved; back into the queue: scontrol requeue $job"
+    scontrol requeue "$job"
   else
     echo "saved, but this was turn $((SLURM_RESTART_COUNT + 1)), more than --max-requeues={turns} allows" >&2
   fi
@@ -198,7 +199,7 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
         directives=directives(options, nodes=options.nodes, ntasks_per_node=options.tasks_per_node,
                               gpus_per_node=options.gpus_per_node, cpus_per_task=options.cpus_per_task),
         devices=devices, options=" ".join(srun), command=shlex.join(command), saved=SAVED,
-        turns=options.max_requeues)
+        job="$SLURM_JOB_ID", turns=options.max_requeues)
 
 
 def main(argv: list[str]) -> int:

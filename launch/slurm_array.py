@@ -16,6 +16,8 @@ from launch import slurm
 EXAMPLE = """example:
   python -m launch.slurm_array --runs=45 --at-once=8 --gpus-per-task=1 --time=2:00:00 -- \\
     python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --workdir=/shared/runs/weightings"""
+# To squeue and scontrol the SLURM_JOB_ID of an array's last task is the id of the array, and means all of its tasks.
+TASK = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 SCRIPT = """#!/bin/bash
 {directives}
 
@@ -78,7 +80,8 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
     return SCRIPT.format(
         directives=slurm.directives(options, array=tasks + limit, nodes=1, ntasks=1,
                                     gpus_per_task=options.gpus_per_task, cpus_per_task=options.cpus_per_task),
-        options=" ".join(srun), command=shlex.join(command), saved=slurm.SAVED, turns=options.max_requeues)
+        options=" ".join(srun), command=shlex.join(command), saved=slurm.SAVED, job=TASK,
+        turns=options.max_requeues)
 
 
 def main(argv: list[str]) -> int:

@@ -23,11 +23,14 @@ def sbatch(*argv: str) -> str:
 
 
 def execute(tmp_path, *argv: str, index=7, state="RUNNING", restarts=None) -> subprocess.CompletedProcess:
-    path = put(tmp_path / "bin", srun=SRUN, scontrol=SCONTROL, squeue=f"#!/bin/bash\necho {state}\n")
+    one = f"--noheader --jobs=99_{index} --format=%T"  # by its own number alone the last task means all of the array
+    squeue = f'#!/bin/bash\necho {state}\n[ "$*" = "{one}" ] || echo {state}\n'
+    path = put(tmp_path / "bin", srun=SRUN, scontrol=SCONTROL, squeue=squeue)
     file = tmp_path / "job.sbatch"
     file.write_text(sbatch(*argv))
     again = {} if restarts is None else {"SLURM_RESTART_COUNT": str(restarts)}
-    told = {"SLURM_JOB_ID": "99", "SLURM_ARRAY_TASK_ID": str(index), "FAKE_NODES": "1", "FAKE_TASKS": "1"}
+    told = {"SLURM_JOB_ID": "99", "SLURM_ARRAY_JOB_ID": "99", "SLURM_ARRAY_TASK_ID": str(index), "FAKE_NODES": "1",
+            "FAKE_TASKS": "1"}
     return subprocess.run(["bash", str(file)], capture_output=True, text=True, timeout=60,
                           env={"PATH": path} | told | again)
 
@@ -59,7 +62,7 @@ def test_what_slurm_is_told(argv, line):
     (2, "RUNNING", 0, False), (0, "RUNNING", 0, False)])
 def test_a_run_that_saved_goes_back_into_the_queue_and_no_other(tmp_path, status, state, restarts, requeued):
     done = execute(tmp_path, "--max-requeues=3", "--", "bash", "-c", f"exit {status}", state=state, restarts=restarts)
-    assert done.returncode == status and ("requeued 99" in done.stdout) == requeued
+    assert done.returncode == status and ("requeued 99_7" in done.stdout) == requeued
 
 
 @pytest.mark.parametrize("parse, argv, words", [
