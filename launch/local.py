@@ -3,7 +3,7 @@
 Each process gets the command unchanged and three environment variables, from which experiments.train joins the job:
 DIFFUSION_COORDINATOR (127.0.0.1:port), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX. Lines of output carry the
 index of their process. DIFFUSION_LAUNCHER holds the words before the command, for what a run says of how to go on.
-Ctrl-C and SIGTERM are passed on; when a process fails, the others are ended.
+Ctrl-C and SIGTERM are passed on; when a process fails, the others are ended; where the launcher is killed, all are.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import time
 from typing import NamedTuple
 
 from launch import command as launcher
+from launch.guard import Guard
 
 LINES_KEPT = 30  # of a process's errors, shown again when it fails: what the others say meanwhile would bury them
 EXAMPLE = """example:
@@ -94,10 +95,11 @@ def variables(index: int, count: int, port: int, devices: int | None, environmen
     return added
 
 
-def start(command: list[str], index: int, added: dict[str, str]) -> Process:
+def start(command: list[str], index: int, added: dict[str, str], guard: Guard) -> Process:
     """Starts one process in a session of its own, its output passed on line by line behind `[index]`."""
     popen = subprocess.Popen(command, env=os.environ | added, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, start_new_session=True)  # Ctrl-C reaches it through us alone
+                             stderr=subprocess.PIPE, start_new_session=True,  # Ctrl-C reaches it through us alone
+                             preexec_fn=guard.add_this)
     errors = collections.deque(maxlen=LINES_KEPT)
     readers = [threading.Thread(target=_pass_on, args=(source, sink, index, kept), daemon=True)
                for source, sink, kept in [(popen.stdout, sys.stdout, None), (popen.stderr, sys.stderr, errors)]]
@@ -130,13 +132,14 @@ def exit_status(returncode: int) -> int:
     return 128 - returncode if returncode < 0 else returncode
 
 
-def wait(processes: list[Process], signals: queue.Queue, grace: float) -> int:
+def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Guard) -> int:
     """Waits for all processes; when one fails, ends the others.
 
     Args:
       processes: the processes, in the order of their indices.
       signals: numbers of the signals that the launcher got, to pass on. The second one kills.
       grace: seconds between SIGTERM and SIGKILL after a failure.
+      guard: of the processes.
 
     Returns:
       The exit status of the process that failed first, or 0.
@@ -154,6 +157,7 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float) -> int:
         ended = {i: process for i, process in running.items() if process.popen.poll() is not None}
         for i, process in ended.items():
             del running[i]
+            guard.remove(process.popen.pid)
             if process.popen.returncode != 0 and failed is None:
                 failed, kill_at = i, time.monotonic() + grace
                 if running and not asked:  # if asked, they are on their way out, perhaps saving: let them
@@ -203,17 +207,18 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, frame: signals.put(got))
     launcher = {"DIFFUSION_LAUNCHER": shlex.join(["python", "-m", "launch.local", *argv[:argv.index("--")], "--"])}
-    processes = []
+    processes, guard = [], Guard()
     try:
         for i, names in enumerate(added):
-            processes.append(start(command, i, names | launcher))
-        return wait(processes, signals, options.grace)
+            processes.append(start(command, i, names | launcher, guard))
+        return wait(processes, signals, options.grace, guard)
     except OSError as error:
         _say(f"cannot run {command[0]!r}: {error.strerror}. Write the command after --, e.g. python -m "
              "experiments.train ...")
         return 127 if isinstance(error, FileNotFoundError) else 126
     finally:
         signal_all(processes, signal.SIGKILL)  # none outlives the launcher
+        guard.close()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from launch import local
+from launch.guard import Guard
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -164,6 +165,61 @@ def test_a_second_signal_kills(tmp_path):
     running.send_signal(signal.SIGINT)
     assert running.wait(timeout=20) == 128 + signal.SIGKILL
     running.communicate()
+
+
+def ended(pids, seconds=10) -> bool:
+    until = time.monotonic() + seconds
+    while any(exists(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not any(exists(pid) for pid in pids)
+
+
+def test_none_outlives_a_launcher_that_is_killed(tmp_path):
+    """Nor do their children, whom no parent-death signal of theirs would reach."""
+    running = start(tmp_path, """
+        import os, signal, subprocess, sys
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        print(os.getpid(), child.pid, flush=True)
+        child.wait()
+        """)
+    pids = [int(word) for _ in range(2) for word in running.stdout.readline().split()[1:]]
+    assert len(pids) == 4 and all(exists(pid) for pid in pids)
+    running.kill()
+    assert ended(pids)
+    running.communicate()
+
+
+def test_a_launcher_killed_while_it_starts_a_process_leaves_none(tmp_path):
+    """Here in the moment between the child's start and its command; the guard is told by the child itself."""
+    program = f"""
+        import os, signal, subprocess, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        from launch.guard import Guard
+        guard, launcher = Guard(), os.getpid()
+        def last():
+            os.kill(launcher, signal.SIGKILL)
+            guard.add_this()
+        subprocess.Popen([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"],
+                         start_new_session=True, preexec_fn=last)
+        """
+    file = tmp_path / "script.py"
+    file.write_text(textwrap.dedent(program))
+    running = subprocess.Popen([sys.executable, str(file)], stdout=subprocess.PIPE, text=True)
+    assert ended([int(pid) for pid in running.communicate(timeout=20)[0].split()])  # the end of its output: all ended
+    assert running.returncode == -signal.SIGKILL
+
+
+def test_the_guard_spares_a_group_that_ended(tmp_path):
+    """Its number may be another's by then."""
+    guard = Guard()
+    spared, left = (subprocess.Popen(["sleep", "60"], start_new_session=True, preexec_fn=guard.add_this)
+                    for _ in range(2))
+    guard.remove(spared.pid)
+    guard.close()
+    assert left.wait(10) == -signal.SIGKILL and spared.poll() is None
+    spared.kill()
+    spared.wait()
 
 
 def test_a_missing_program_is_named(tmp_path, capfd):

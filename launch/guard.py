@@ -1,0 +1,51 @@
+"""Ends the processes of a launcher that was killed: a process by itself, which a launcher starts before the others.
+
+Its standard input is a pipe that the launcher holds, and each process of it until it runs its command: "+N" adds the
+process group N, "-N" says that it ended. At the end of the input whoever held it is gone, and every group that is left
+is killed, grandchildren and all. Of what SIGKILL leaves a launcher no chance to do, this does the most important.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+
+class Guard:
+    """The launcher's side."""
+
+    def __init__(self):
+        self._guard = subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE,
+                                       start_new_session=True)  # no signal to the launcher's group reaches it
+
+    def add_this(self) -> None:
+        """Adds the group that the calling process leads: in a child, before it runs its command.
+
+        The child holds the pipe until then, so that a launcher killed meanwhile leaves it to the guard all the same.
+        """
+        os.write(self._guard.stdin.fileno(), b"+%d\n" % os.getpid())
+
+    def remove(self, group: int) -> None:
+        """Says that a group has ended: its number may soon be another's."""
+        with contextlib.suppress(BrokenPipeError):  # somebody ended the guard; the run goes on without
+            os.write(self._guard.stdin.fileno(), b"-%d\n" % group)
+
+    def close(self) -> None:
+        """Ends the guard, and every group that is left."""
+        self._guard.stdin.close()
+        self._guard.wait()
+
+
+def main() -> None:
+    """Reads until the launcher is gone, then ends what it left."""
+    groups = set()
+    for line in sys.stdin:
+        (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
