@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from diffusion import editing
+from diffusion.picture_fields import RESAMPLINGS
+from diffusion.pictures import PIXELS
 from diffusion.timesteps import Plan
 
 JUMPS = 4  # parts of a walk, each of which is walked as often as `resamplings` says
@@ -59,10 +61,12 @@ def resampled(resamplings: int, mask: np.ndarray | None, sees_mask: bool) -> Non
     """Checks how often each part of a walk is walked.
 
     Raises:
-      ValueError: for less than once, or where nothing is kept that x is to agree with.
+      ValueError: for less than once, too many times, or where nothing is kept that x is to agree with.
     """
     if resamplings < 1:
         raise ValueError(f"resamplings = {resamplings} must be at least 1: each part of the walk is walked once")
+    if resamplings > RESAMPLINGS:
+        raise ValueError(f"resamplings = {resamplings}: at most {RESAMPLINGS}; the published figures are of 10")
     if resamplings > 1 and mask is None:
         raise ValueError(f"resamplings = {resamplings}: what is painted comes to agree with what is kept; give a mask "
                          "or margins")
@@ -120,8 +124,12 @@ def canvas(
             raise ValueError("the mask marks nothing to be painted; True is what is painted anew")
     if min(margins) < 0:
         raise ValueError(f"margins = {tuple(margins)} (top, bottom, left, right) must not be negative")
+    top, bottom, left, right = margins
+    height, width = image.shape[0] + top + bottom, image.shape[1] + left + right
+    if height * width > PIXELS:
+        raise ValueError(f"margins = {tuple(margins)} (top, bottom, left, right) make a picture of {height} x {width} "
+                         f"pixels, and at most {PIXELS:,} are made from one: choose smaller margins")
     if any(margins):
-        top, bottom, left, right = margins
         pad = ((top, bottom), (left, right))
         mask = np.pad(np.zeros(image.shape[:2], bool) if mask is None else mask, pad, constant_values=True)
         image = np.pad(image, (*pad, (0, 0)), mode="edge")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pathlib
 import struct
 import warnings
@@ -16,6 +17,7 @@ from diffusion import files
 
 KEY = "diffusion"  # of the text in a PNG file that holds the settings, as JSON
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads others by running programs: EPS by Ghostscript
+TEXT = 2**20  # characters of settings
 PIXELS = 2**26  # of one picture: 8192 x 8192
 # What Pillow raises for a damaged file depends on where in it the damage is; OSError is what it does not know, too.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
@@ -37,8 +39,8 @@ def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
       ValueError: if it is no sound picture of these formats, or has more than `PIXELS` pixels.
     """
     if isinstance(source, (str, pathlib.Path)):
-        name, source = name or str(source), pathlib.Path(source).expanduser()
-        if not source.is_file():
+        name, source = name or str(source), pathlib.Path(os.path.expanduser(source))
+        if not os.path.isfile(source):  # False for a name that is too long, too
             raise FileNotFoundError(f"{name}: there is no such file.")
     try:
         picture = Image.open(source if isinstance(source, pathlib.Path) else io.BytesIO(source), formats=FORMATS)
@@ -114,7 +116,7 @@ def write(path: str | pathlib.Path, picture: np.ndarray, settings: Mapping[str, 
 
 
 def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
-    """The settings in a file that `write` wrote; nothing of them is executed.
+    """The settings in a file that `write` wrote, as they stand there (`picture_fields.carried` checks them).
 
     Raises:
       FileNotFoundError: if there is no file.
@@ -124,9 +126,11 @@ def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
         text = picture.info.get(KEY)
     if not isinstance(text, str):
         raise ValueError(f"{path} carries no settings: it was not written by this program, or saved by another since")
+    if len(text) > TEXT:
+        raise ValueError(f"{path}: its settings are {len(text):,} characters, and at most {TEXT:,} are read")
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its settings are not valid JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: its settings are {type(found).__name__}, not a table of fields")

@@ -14,6 +14,7 @@ that differ by rounding.
 import contextlib
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffusion import pictures, pipelines, text_to_image
+from diffusion import picture_fields, pictures, pipelines, text_to_image
 from experiments import workdir
 from experiments.config import ConfigError
 
@@ -179,7 +180,7 @@ def make(model: text_to_image.TextToImage, settings: Mapping[str, Any]) -> list[
     fixed = {
         "format": FORMAT, **settings,
         "checkpoint": pipelines.fingerprint(settings["model"]),
-        "files": {path: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in named if path},
+        "files": {path: checksum(path) for path in named if path},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
     }  # fmt: skip
@@ -200,14 +201,20 @@ def again(path: pathlib.Path, out: str | None) -> None:
     carried = {**ADDED, **about}
     if about.get("format") != FORMAT or any(field not in carried for field in SETTINGS + RECORD):
         raise ValueError(f"{path}: its settings are of another format than this program writes ({FORMAT})")
-    settings = {field: carried[field] for field in SETTINGS}
+    about = picture_fields.carried(carried, str(path))
+    if about["at"] >= len(about["seeds"]):
+        raise ValueError(f"{path} was made as number {about['at']}, from 0, of {len(about['seeds'])} pictures")
+    settings = {field: about[field] for field in SETTINGS}
     settings["model"] = MODEL.value or settings["model"]
+    if not os.path.isfile(os.path.join(os.path.expanduser(settings["model"]), "model_index.json")):
+        raise FileNotFoundError(f"{settings['model']}, which {path} was made with, is not there: name its folder by "
+                                "--model")
     found = pipelines.fingerprint(settings["model"])
     if found != about["checkpoint"]:
         raise ValueError(f"{settings['model']} is not the model that {path} was made with: its checksum is "
                          f"{found[:12]}.., not {about['checkpoint'][:12]}..; name the right folder by --model")
-    for name, checksum in about["files"].items():
-        if hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest() != checksum:
+    for name in (settings["image"], settings["mask"], *settings["loras"]):
+        if name and checksum(name) != about["files"].get(name):
             raise ValueError(f"{name} is not the file that {path} was made with")
     _, picture, _ = make(load(settings), settings)[about["at"]]
     device = jax.devices()[0].device_kind
@@ -217,15 +224,28 @@ def again(path: pathlib.Path, out: str | None) -> None:
     print(target, verdict(path, target, about, device), sep=": ")
 
 
+def checksum(name: str) -> str:
+    """sha256 of a file.
+
+    Raises:
+      FileNotFoundError: if there is no such file; a pipe or a device, which would be read without end, is none.
+    """
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"{name}: there is no such file.")
+    with open(name, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def verdict(path: pathlib.Path, target: pathlib.Path, about: Mapping[str, Any], device: str) -> str:
     """Whether two files are the same, in words."""
     if path.read_bytes() == target.read_bytes():
         return "the same bytes"
     difference = np.abs(pictures.read(path).astype(int) - pictures.read(target)).max()
     others = [f"device {device!r} in place of {about['device']!r}"] * (device != about["device"])
-    for name, version in about["versions"].items():
-        if importlib.metadata.version(name) != version:
-            others.append(f"{name} {importlib.metadata.version(name)} in place of {version}")
+    for name in LIBRARIES:
+        found, version = importlib.metadata.version(name), about["versions"].get(name)
+        if version not in (None, found):
+            others.append(f"{name} {found} in place of {version}")
     why = f" ({', '.join(others)})" if others else ""
     said = "within" if difference <= TOLERANCE else "MORE THAN"
     return f"pixels differ by up to {difference} of 255{why}, {said} the {TOLERANCE} that rounding explains"

@@ -293,8 +293,14 @@ def settings(monkeypatch):
     ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 0.01}, "is less than one step; at least 0.0333 is"),
     ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, r"strength = 1.5 must be in \(0, 1\]"),
     ({"image": np.zeros((16, 16, 3), np.uint8), "margins": (-4, 0, 0, 0)}, "must not be negative"),
+    ({"image": np.zeros((8, 8, 3), np.uint8), "margins": (40_000, 0, 40_000, 0)},
+     r"margins = \(40000, 0, 40000, 0\) .* make a picture of 40008 x 40008 pixels, and at most 67,108,864"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "margins": (4, 0, 0, 0), "resamplings": 10**9},
+     "resamplings = 1000000000: at most 100"),
 ])  # fmt: skip
-def test_settings_that_do_not_fit_are_refused_before_anything_is_computed(settings, wrong, message):
+def test_settings_that_do_not_fit_are_refused_before_anything_is_computed(settings, wrong, message, monkeypatch):
+    if max(wrong.get("margins", [0])) > 1000:
+        monkeypatch.setattr(np, "pad", lambda *_, **__: pytest.fail("an array was made before its size was checked"))
     with pytest.raises(ValueError, match=message):
         text_to_image.generate(settings.model, **{"prompts": "a cat", **wrong})
 

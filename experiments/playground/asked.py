@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import io
+import os
 import pathlib
 import tempfile
 import warnings
@@ -16,11 +17,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from diffusion import files, pictures
+from diffusion import files, picture_fields, pictures
 from diffusion.text_to_image import Frame
 from experiments import from_prompt
-
-MOST = 4096  # pictures at once: a list of seeds is made before their memory is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,32 +82,14 @@ def checked(given: Mapping[str, Any]) -> Asked:
     """The parameters as a page or a program sends them; JSON has one type of numbers.
 
     Raises:
-      ValueError: for one of another kind, or no picture at all.
+      ValueError: for one of another kind or out of the range of `picture_fields.SETTINGS`.
     """
     found = {}
     for field in dataclasses.fields(Asked):
-        value = found[field.name] = given.get(field.name, field.default)
-        if field.name == "margins":
-            if not isinstance(value, (list, tuple)) or len(value) != 4:
-                raise ValueError(f"margins = {value!r}: four whole numbers are needed, top, bottom, left and right")
-            found[field.name] = tuple(_whole("margins", value, side) for side in value)
-        elif field.type is int:
-            found[field.name] = _whole(field.name, value, value)
-        elif field.type is float:
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise ValueError(f"{field.name} = {value!r}: a number is needed")
-            found[field.name] = float(value)
-        elif not isinstance(value, str):
-            raise ValueError(f"{field.name} = {value!r}: a text is needed")
-    if not 1 <= found["batch"] <= MOST:
-        raise ValueError(f"batch = {found['batch']}: 1 .. {MOST} pictures are made at once")
-    return Asked(**found)
-
-
-def _whole(name: str, value: Any, number: Any) -> int:
-    if not isinstance(number, (int, float)) or isinstance(number, bool) or number % 1:
-        raise ValueError(f"{name} = {value!r}: a whole number is needed")
-    return int(number)
+        found[field.name] = picture_fields.SETTINGS[field.name](field.name, given.get(field.name, field.default))
+    if found["seed"] + found["batch"] - 1 > picture_fields.SEED:
+        raise ValueError(f"seed = {found['seed']}: the last of {found['batch']} would be above {picture_fields.SEED}")
+    return Asked(**found | {"margins": tuple(found["margins"])})
 
 
 class Source(Protocol):
@@ -190,7 +171,7 @@ def common(asked: Asked) -> dict[str, Any]:
         "width": asked.width, "image": asked.image or None, "mask": asked.mask or None,
         "margins": list(asked.margins), "strength": asked.strength or None, "resamplings": asked.resamplings,
         "batch_size": asked.batch,
-        "files": {path: hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in named},
+        "files": {path: from_prompt.checksum(path) for path in named},
         "versions": {name: importlib.metadata.version(name) for name in from_prompt.LIBRARIES},
         "device": jax.devices()[0].device_kind,
     }  # fmt: skip
@@ -207,8 +188,9 @@ def of_file(path: str | pathlib.Path, usual: Asked, inputs: pathlib.Path) -> Ask
     Raises:
       ValueError: if it carries none.
     """
-    about = pictures.settings_of(path)
-    kept = lambda name: name if name and pathlib.Path(name).resolve().is_relative_to(inputs.resolve()) else ""
+    about = picture_fields.carried(pictures.settings_of(path), str(path))
+    inside = lambda name: pathlib.Path(name).resolve().is_relative_to(inputs.resolve())
+    kept = lambda name: name if name and os.path.isfile(name) and inside(name) else ""
     known = {name: about[name] for name in ("prompt", "label", "steps", "guidance", "sampler", "height", "width")
              if about.get(name) is not None}  # fmt: skip
     seeds = about.get("seeds") or [about.get("seed", 0)]

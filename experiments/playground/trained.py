@@ -87,7 +87,7 @@ class Trained:
 
     def _canvas(self, asked: Asked) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The image in as many channels as the run's, and the mask."""
-        image, mask = picture_settings.canvas(*asked.canvas(), asked.margins)
+        image, mask = asked.canvas()
         for side, own in zip((asked.height, asked.width), self.size):
             if side not in (0, own):
                 raise ValueError(f"{asked.height} x {asked.width} pixels are asked for, and {self.name} makes pictures "
@@ -97,9 +97,12 @@ class Trained:
         if self._decoder != ():
             raise ValueError(f"{self.name} was trained on latents: its pictures are made, not changed, here. A folder "
                              "with model_index.json (--model) changes pictures.")
-        if image.shape[:2] != self.size:
-            raise ValueError(f"the picture has {image.shape[0]} x {image.shape[1]} pixels with its margins, and "
+        top, bottom, left, right = asked.margins
+        height, width = image.shape[0] + top + bottom, image.shape[1] + left + right
+        if (height, width) != self.size:
+            raise ValueError(f"the picture has {height} x {width} pixels with its margins, and "
                              f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it")
+        image, mask = picture_settings.canvas(image, mask, asked.margins)
         if self.shape[-1] == 1:
             image = np.round(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
         return image, mask

@@ -90,6 +90,7 @@ def test_a_run_changes_paints_and_widens_pictures(run, files):
     ({"label": 10}, r"label = 10 is no class of this model: 0 \.\. 9 are"),
     ({"image": "large"}, r"the picture has 16 x 16 pixels with its margins, and digits makes 8 x 8 alone"),
     ({"image": "image", "margins": (0, 0, 2, 0)}, "the picture has 8 x 10 pixels with its margins"),
+    ({"image": "image", "margins": (40_000, 0, 40_000, 0)}, "the picture has 40008 x 40008 pixels with its margins"),
     ({"image": "image", "mask": "wrong"}, r"has 4 x 8 pixels \(height x width\), and its picture 8 x 8"),
     ({"mask": "mask"}, "a mask and margins belong to a picture"),
     ({"image": "nothing"}, "there is no such file"),
@@ -100,7 +101,8 @@ def test_a_run_changes_paints_and_widens_pictures(run, files):
     ({"guidance": -1.0}, r"config.sample.guidance.scale = -1.0. Valid: at least 0"),
     ({"seed": -1}, "seeds are whole numbers"),
 ])  # fmt: skip
-def test_what_a_run_cannot_do_is_refused_in_words(run, files, wrong, message):
+def test_what_a_run_cannot_do_is_refused_in_words(run, files, wrong, message, monkeypatch):
+    monkeypatch.setattr(np, "pad", lambda *_, **__: pytest.fail("an array was made before its size was checked"))
     wrong = {name: files.get(value, value) if name in ("image", "mask") else value for name, value in wrong.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run.watch(dataclasses.replace(run.usual, **wrong))
@@ -132,6 +134,13 @@ def test_runs_of_other_kinds_are_refused(name, message):
     ({"margins": (0, 0, 0)}, "four"),
     ({"batch": 0}, r"batch = 0: 1 \.\. 4096 pictures"),
     ({"batch": 10**9}, r"batch = 1000000000: 1 \.\. 4096 pictures"),
+    ({"steps": 1_000_000}, r"steps = 1000000: 1 \.\. 1000 are valid"),
+    ({"resamplings": 10**6}, r"resamplings = 1000000: 1 \.\. 100 are valid"),
+    ({"margins": [10**6, 0, 0, 0]}, r"margins = 1000000: 0 \.\. 65536 are valid"),
+    ({"height": 10**6}, r"height = 1000000: 0 \.\. 65536"),
+    ({"seed": 2**32 - 1, "batch": 2}, "seed = 4294967295: the last of 2 would be above 4294967295"),
+    ({"prompt": "x" * 10**6}, "prompt has 1000000 characters"),
+    ({"guidance": float("inf")}, "guidance = inf"),
     ({"guidance": "much"}, "guidance = 'much': a number is needed"),
     ({"prompt": 3}, "prompt = 3: a text is needed"),
 ])  # fmt: skip
