@@ -5,12 +5,39 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from diffusion import failures
 
 
 def cache(name: str) -> pathlib.Path:
     """Returns the folder of that name in DIFFUSION_CACHE, or else in ~/.cache/diffusion."""
     return pathlib.Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser() / name
+
+
+def require_readable(path: str | os.PathLike) -> None:
+    """Raises the true OSError of a file that cannot be opened; safetensors calls each of them FileNotFoundError."""
+    open(path, "rb").close()
+
+
+def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
+    """Returns what a .npy file holds, or None where it is missing or torn, and may be made again.
+
+    Args:
+        path: of the file.
+        mmap_mode: as `np.load` takes it.
+
+    Raises:
+        failures.Unreadable: if this machine could not read it: it may be sound.
+    """
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        if failures.of_machine(error):
+            raise failures.Unreadable(f"{path} could not be read: {error}.") from error
+        return None
 
 
 @contextlib.contextmanager

@@ -79,22 +79,33 @@ def inside(what: str, names: Iterable[str]) -> None:
             raise Refused(f"{what} holds the name {name!r}, which leads out of its folder: it is damaged or hostile.")
 
 
-def plain_files(folder: pathlib.Path) -> None:
+def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Refuses a folder that holds, at any depth, anything but files and folders: links, pipes, devices.
 
     Args:
       folder: may itself be a link.
 
+    Returns:
+      The files.
+
     Raises:
       Refused: at the first such entry.
+      OSError: if a folder cannot be read.
     """
-    for parent, folders, files in os.walk(folder):
+
+    def stop(error):
+        raise error
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=stop):
         for name in (*folders, *files):
             kind = os.lstat(os.path.join(parent, name)).st_mode
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 word = "a link" if stat.S_ISLNK(kind) else "no file"
                 raise Refused(f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Copy what it stands "
                               "for to its place (cp -rL copies links as files).")  # fmt: skip
+        found += [pathlib.Path(parent, name) for name in files]
+    return found
 
 
 def no_links(folder: pathlib.Path) -> None:

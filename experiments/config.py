@@ -348,7 +348,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
     try:
         limits.no_links(file.parent)
         saved = of_run(limits.read_text(file))
-    except (OSError, limits.Refused) as error:
+    except limits.Refused as error:
         raise ConfigError(f"--workdir={workdir}: {error}") from error
     config_flags.DEFINE_config_dict("config", settable(saved), sys_argv=argv,
                                     lock_config=False, accept_new_attributes=True)

@@ -117,4 +117,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch_size", 64, "pictures encoded at once", lower_bound=1)
     flags.DEFINE_integer("threads", 4, "that read pictures", lower_bound=0)
     flags.mark_flags_as_required(["autoencoder", "data", "out"])
-    configs.run(main, (*autoencoders.FAILURES, latents.CacheError, sources.DamagedRecord))
+    configs.run(main, (*autoencoders.FAILURES, latents.CacheError, sources.DamagedRecord, OSError))

@@ -133,4 +133,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("text_encoder", None, "folder of a text encoder, to run on the captions")
     flags.DEFINE_string("out", None, "folder to write, made if missing")
     flags.mark_flags_as_required(["data", "out"])
-    configs.run(main, (*autoencoders.FAILURES, captions.CacheError, sources.DamagedRecord, FileNotFoundError))
+    configs.run(main, (*autoencoders.FAILURES, captions.CacheError, sources.DamagedRecord, OSError))

@@ -21,9 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from diffusion import limits, objectives, parameterizations, timesteps
+from diffusion import files, limits, objectives, parameterizations, timesteps
 from diffusion.data import pipeline, sources
-from diffusion.files import whole
 from diffusion.models import layout
 from diffusion.training import checkpoints, sharding
 from diffusion.training.step import prepare
@@ -106,11 +105,9 @@ def paired(config: Mapping, workdir: str | pathlib.Path, given: Examples, mesh: 
 
 def _read(place: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:
     """The pairs of a file, not yet read from the disk; None where it is missing or torn."""
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        found = np.load(_file(place, rows), mmap_mode="r", allow_pickle=False)
-        if found.shape == (len(rows), 2, *shape) and found.dtype == np.float32:
-            return found
-    return None
+    found = files.array(_file(place, rows), mmap_mode="r")
+    sound = found is not None and found.shape == (len(rows), 2, *shape) and found.dtype == np.float32
+    return found if sound else None
 
 
 def _file(place, rows):
@@ -129,7 +126,7 @@ def _make(config, place, given, mesh, missing, number) -> None:
             found = make(params, *sharding.to_devices((_told(config, given, numbers), numbers), mesh, padded))
             if jax.process_index() == 0:
                 pair = np.stack([np.asarray(found[name].addressable_data(0)) for name in ("x", "noise")], axis=1)
-                with whole(_file(place, rows)) as file:
+                with files.whole(_file(place, rows)) as file:
                     np.save(file, pair[: len(rows)])
             made += len(rows)
             advance(made)

@@ -4,7 +4,6 @@ WORKDIR/.samples-KEY/00000250.npy holds the batch that begins with image 250; KE
 config, and of all labels and seeds. Image i depends on its own label and seed alone: it is the same whenever made.
 """
 
-import contextlib
 import hashlib
 import json
 import pathlib
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.files import whole
+from diffusion import files
 from experiments import config as configs
 
 
@@ -60,12 +59,11 @@ def images(
     made = []
     for first in list(range(0, len(labels), batch_size))[share[0] :: share[1]] or [0]:
         rows = slice(first, min(first + batch_size, len(labels)))
-        batch, file = None, place / f"{first:08}.npy"
-        with contextlib.suppress(OSError, ValueError, EOFError):  # what cannot be read is made again
-            batch = np.load(file, allow_pickle=False)
+        file = place / f"{first:08}.npy"
+        batch = files.array(file)
         if batch is None or batch.dtype != np.uint8 or batch.ndim != 4 or len(batch) != len(labels[rows]):
             batch = make(params, labels[rows], seeds[rows])
-            with whole(file) as handle:
+            with files.whole(file) as handle:
                 np.save(handle, batch)
         made.append(batch)
         advance(rows.stop)

@@ -47,7 +47,7 @@ def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
     """
     try:
         sampling = limits.read_json(folder / "samples.json")
-    except (OSError, limits.Refused):  # samples from elsewhere: the config is the best there is, and the report says so
+    except (FileNotFoundError, limits.Refused):  # samples from elsewhere: config.json is the best there is
         sampling = {"sample": configs.plain(config["sample"]), "nfe": None, "checkpoint": None,
                     "note": "no samples.json: the settings are those of config.json"}  # fmt: skip
     return {

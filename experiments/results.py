@@ -73,7 +73,7 @@ def _sampling(samples: str) -> dict | None:
     path = pathlib.Path(samples)
     try:
         found = limits.read_json((path if path.is_dir() else path.parent) / "samples.json")
-    except (OSError, limits.Refused):
+    except (FileNotFoundError, NotADirectoryError, limits.Refused):
         return None
     return found if isinstance(found, dict) and (path.is_dir() or path.name == "samples.npz") else None
 

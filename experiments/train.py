@@ -5,7 +5,8 @@
     python -m experiments.train --config=configs/cifar10_dit.py:tiny --workdir=runs/c10 --config.data.dir=DIR
 
 Ctrl-C or SIGTERM (also to one process of several) finishes the step, saves, and says how to go on; once more, it ends
-at once. A run that goes on computes what it would have computed undisturbed, bit for bit, wherever it was ended.
+at once. SIGUSR1 and SIGHUP stand for SIGTERM. A run that goes on computes what it would have computed undisturbed, bit
+for bit, wherever it was ended.
 
 Exit status: 0 finished; 1 failed (a non-finite loss, a full disk, ...); 2 a mistake in the config; 130 stopped and
 saved after Ctrl-C, 143 after SIGTERM.
@@ -235,7 +236,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             while step < total and signal_number is None:
                 try:
                     batch = next(data)
-                except sources.DamagedRecord:  # whatever is done about the record, the run goes on from here
+                except (sources.DamagedRecord, OSError):  # whatever is done about it, the run goes on from here
                     if jax.process_count() == 1:
                         absorb(0)
                         save()

@@ -36,7 +36,7 @@ class WorkdirError(RuntimeError):
 
 
 FAILURES = (  # for configs.run
-    WorkdirError, checkpoints.CheckpointError, sources.DamagedRecord, FileNotFoundError, PermissionError,
+    WorkdirError, checkpoints.CheckpointError, sources.DamagedRecord, OSError,
 )  # fmt: skip
 
 
@@ -96,11 +96,12 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
 
     Raises:
       WorkdirError: if the folder holds no run.
+      OSError: if it cannot be read.
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
         return config_lib.of_run(limits.read_text(path))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise WorkdirError(f"--workdir={workdir} holds no run: {path} cannot be read ({error.strerror}).") from error
     except limits.Refused as error:
         raise WorkdirError(f"--workdir={workdir}: {error}") from error

@@ -142,10 +142,9 @@ def measured_once(source: Any, threads: int = 2) -> np.ndarray:
         int64 [N, 2].
     """
     path = files.cache("sizes") / f"{source.stamp()}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        found = np.load(path, allow_pickle=False)
-        if found.shape == (len(source), 2) and found.dtype == np.int64 and found.min() >= 1:
-            return found
+    found = files.array(path)
+    if found is not None and found.shape == (len(source), 2) and found.dtype == np.int64 and found.min() >= 1:
+        return found
     found = measured(source, threads)
     with contextlib.suppress(OSError):  # it is not lost, only found again the next time
         path.parent.mkdir(parents=True, exist_ok=True)

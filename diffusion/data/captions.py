@@ -16,11 +16,10 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save
 
-from diffusion import limits
+from diffusion import failures, files, limits
 from diffusion.data import pipeline, sources
 from diffusion.data.latents import CacheError
 from diffusion.data.sources import DataSpec
-from diffusion.files import whole
 from diffusion.text import Tokenizer
 
 FORMAT = 1
@@ -139,10 +138,10 @@ def write(folder: str | pathlib.Path, found: Table, description: Mapping[str, An
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    with whole(folder / ARRAYS) as file:
+    with files.whole(folder / ARRAYS) as file:
         file.write(save({**{f"entries/{name}": np.ascontiguousarray(rows) for name, rows in found.entries.items()},
                          ROW: found.row}))  # fmt: skip
-    with whole(folder / INDEX) as file:
+    with files.whole(folder / INDEX) as file:
         file.write((json.dumps(description, indent=2) + "\n").encode())
 
 
@@ -168,14 +167,16 @@ def read(folder: str | pathlib.Path) -> Table:
 
     Raises:
         FileNotFoundError, CacheError, limits.Refused: as `description_of`, or for damaged arrays.
+        failures.Unreadable: if this machine could not read them.
     """
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
     try:
+        files.require_readable(path)
         arrays = load_file(path)
         row = arrays.pop(ROW)
     except (OSError, KeyError, safetensors.SafetensorError) as error:
-        raise CacheError(f"{path} is damaged ({error}); write the captions again.") from error
+        raise _failure(path, error) from error
     entries = {name.removeprefix("entries/"): rows for name, rows in arrays.items()}
     if not entries or row.dtype != np.int32 or not all(0 <= row.min() and row.max() < len(a) for a in entries.values()):
         raise CacheError(f"{path} is damaged: its rows do not belong together; write the captions again.")
@@ -187,11 +188,18 @@ def null(folder: str | pathlib.Path) -> Entries:
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
     try:
+        files.require_readable(path)
         with safetensors.safe_open(path, "np") as file:
             names = [name for name in file.keys() if name != ROW]
             return {name.removeprefix("entries/"): file.get_slice(name)[:1][0] for name in names}
     except (OSError, safetensors.SafetensorError) as error:
-        raise CacheError(f"{path} is damaged ({error}); write the captions again.") from error
+        raise _failure(path, error) from error
+
+
+def _failure(path: pathlib.Path, error: Exception) -> Exception:
+    if failures.of_machine(error):
+        return failures.Unreadable(f"{path} could not be read: {error}. It may be sound.")
+    return CacheError(f"{path} is damaged ({error}); write the captions again.")
 
 
 def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> None:

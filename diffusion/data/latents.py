@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from diffusion import limits
+from diffusion import failures, limits
 from diffusion.data.sources import DamagedRecord, DataSpec
 
 FORMAT = 1  # raised when a change makes older readers wrong
@@ -135,7 +135,8 @@ class Latents:
 
         Raises:
             IndexError: no such row.
-            DamagedRecord: a record cannot be read, or does not fit the description.
+            DamagedRecord: a record is damaged, or does not fit the description.
+            failures.Unreadable: this machine could not read the file.
         """
         for row in rows:
             if not 0 <= row < len(self):
@@ -165,6 +166,9 @@ class Latents:
         try:
             return list(self._files.__getitems__(rows))
         except Exception as error:  # what a damaged file raises depends on where in it the damage is
+            if failures.of_machine(error):
+                raise failures.Unreadable(f"latents of {self._spec.name} ({self._spec.split}): record {rows[0]} could "
+                                          f"not be read: {error}. The cache may be sound.") from error  # fmt: skip
             if len(rows) == 1:
                 raise self._unusable(rows[0], error) from error
             return [self._read([row])[0] for row in rows]

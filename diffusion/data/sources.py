@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import tensorflow_datasets as tfds
 
-from diffusion import limits, pictures
+from diffusion import failures, limits, pictures
 from diffusion.data import catalog
 from diffusion.data.transforms import decode, decode_any, decode_square
 
@@ -158,7 +158,8 @@ class Records:
 
         Raises:
           IndexError: no such row.
-          DamagedRecord: a record cannot be read, or does not fit the dataset's description.
+          DamagedRecord: a record is damaged, or does not fit the dataset's description.
+          failures.Unreadable: this machine could not read the file.
         """
         for row in rows:
             if not 0 <= row < len(self):
@@ -182,7 +183,8 @@ class Records:
         """Returns the heights and widths of the images of many rows, int64 [n, 2], from their headers alone.
 
         Raises:
-          DamagedRecord: a record cannot be read, or begins with no image.
+          DamagedRecord: a record is damaged, or begins with no image.
+          failures.Unreadable: this machine could not read the file.
         """
         found = []
         for row, record in zip(rows, self._read(list(rows))):
@@ -190,6 +192,7 @@ class Records:
                 with pictures.opened(record["image"], "its image") as image:
                     found.append((image.height, image.width))
             except ValueError as error:
+                self._require_read(row, error)
                 raise self._unusable(row, error) from error
         return np.array(found, np.int64).reshape(-1, 2)
 
@@ -198,6 +201,7 @@ class Records:
         try:
             return self._encoded.__getitems__(rows)
         except Exception as error:  # what a damaged file raises depends on where in it the damage is
+            self._require_read(rows[0], error)
             if len(rows) == 1:
                 raise self._unusable(rows[0], error) from error
             return [self._read([row])[0] for row in rows]
@@ -207,6 +211,7 @@ class Records:
         try:
             image = self._decode_image(encoded["image"])
         except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
+            self._require_read(row, error)
             raise self._unusable(row, error) from error
         image.flags.writeable = False  # it may be handed out again
         if not self._spec.num_classes:
@@ -215,6 +220,14 @@ class Records:
         if not 0 <= label < self._spec.num_classes:
             raise self._unusable(row, f"its label is {label}, expected 0..{self._spec.num_classes - 1}")
         return {"image": image, "label": label}
+
+    def _require_read(self, row: int, error: Exception) -> None:
+        """Raises `failures.Unreadable` for an error that says nothing about the record."""
+        if failures.of_machine(error):
+            raise failures.Unreadable(
+                f"{self._spec.name} ({self._spec.split}): record {row} could not be read: {error}. The dataset may be "
+                "sound: see that this user may read it and that the disk answers."
+            ) from error
 
     def _unusable(self, row: int, reason: Any) -> DamagedRecord:
         """Returns the error for a record that cannot be used, and remembers it."""

@@ -18,7 +18,7 @@ import safetensors
 from jax import Array
 from safetensors.numpy import load_file, save
 
-from diffusion import files
+from diffusion import failures, files
 from diffusion.metrics import chunks
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers
@@ -122,10 +122,13 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
     """
     path = (folder or files.cache("readers")) / f"{name}.safetensors"
     try:
+        files.require_readable(path)
         with safetensors.safe_open(path, "np") as file:
             classes = {key: int(value) for key, value in (file.metadata() or {}).items()}
         return _reader(load_file(path), classes)
-    except (OSError, ValueError, safetensors.SafetensorError):
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        if failures.of_machine(error):
+            raise failures.Unreadable(f"{path} could not be read: {error}.") from error
         reader = made()
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as file:

@@ -19,7 +19,7 @@ import safetensors.numpy
 from jax import Array
 from safetensors import SafetensorError
 
-from diffusion import files
+from diffusion import failures, files
 from diffusion.metrics import chunks
 
 Params = dict[str, Array]
@@ -108,6 +108,8 @@ def cached(
             _in_memory[path] = _classifier(safetensors.numpy.load(path.read_bytes()))
             return _in_memory[path]
         except (SafetensorError, OSError) as error:
+            if failures.of_machine(error):
+                raise
             warnings.warn(f"{path} cannot be read ({error}); training the classifier anew", stacklevel=2)
     classifier = _in_memory[path] = train(images, labels, seed)
     try:

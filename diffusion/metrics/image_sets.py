@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from diffusion import limits, npz, pictures
+from diffusion import failures, limits, npz, pictures
 from diffusion.data import catalog, sources
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -171,6 +171,8 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
         try:
             encoded = records.__getitems__(list(range(start, stop)))
         except Exception as error:
+            if failures.of_machine(error):
+                raise ImageSetError(f"{spec} could not be read: {str(error).splitlines()[0]}.") from error
             raise ImageSetError(f"{spec} is damaged between records {start} and {stop - 1}.") from error
         return np.stack([_decode(f"{spec}, record {start + i}", data, first.shape) for i, data in enumerate(encoded)])
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion import files, limits, npz
+from diffusion import failures, files, limits, npz
 from diffusion.metrics import features, frechet, image_sets, inception, protocols, statistics
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.statistics import Statistics, StatisticsError
@@ -249,7 +249,9 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
             os.truncate(_rows_path(path, tap), max(size, 0))  # what was written after the moments were
             if _rows_digest(path, tap, found) != kept[tap]:
                 return None
-    except (StatisticsError, OSError, KeyError, TypeError):
+    except (StatisticsError, OSError, KeyError, TypeError) as error:
+        if failures.of_machine(error):
+            raise failures.Unreadable(f"{path} could not be read: {error}") from error
         return None
     if found.count == images.count:
         return found if set(space.taps) <= found.moments.keys() else None

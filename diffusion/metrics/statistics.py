@@ -13,8 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from diffusion import limits, npz, schema
-from diffusion.files import whole
+from diffusion import files, limits, npz, schema
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
 
@@ -65,7 +64,7 @@ def write(path: pathlib.Path, statistics: Statistics) -> None:
     about = {"format": FORMAT, "count": statistics.count, "taps": list(statistics.moments), **statistics.about}
     about["sha256"] = _digest(about, tensors)
     content = safetensors.numpy.save(tensors, metadata={"statistics": json.dumps(about, sort_keys=True)})
-    with whole(path) as file:
+    with files.whole(path) as file:
         file.write(content)
 
 
@@ -100,6 +99,7 @@ def read(path: pathlib.Path | str) -> Statistics:
 
 
 def _read_own(path: pathlib.Path) -> Statistics:
+    files.require_readable(path)
     limits.fits(str(path), path.stat().st_size)
     with safetensors.safe_open(path, "np") as file:
         text = (file.metadata() or {}).get("statistics")

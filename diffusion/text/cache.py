@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save
 
-from diffusion import files
+from diffusion import failures, files
 from diffusion.text.encoding import Encoder
 
 
@@ -75,6 +75,9 @@ def _name(ids: np.ndarray, mask: np.ndarray) -> str:
 
 def _read(path: pathlib.Path) -> Mapping[str, np.ndarray] | None:
     try:
+        files.require_readable(path)
         return load_file(path)
-    except (OSError, safetensors.SafetensorError):
+    except (OSError, safetensors.SafetensorError) as error:
+        if failures.of_machine(error):
+            raise failures.Unreadable(f"{path} could not be read: {error}.") from error
         return None

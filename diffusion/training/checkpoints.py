@@ -7,6 +7,7 @@ of the state) and ``about`` (JSON: the step, the data position, shape, type and 
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -19,8 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from diffusion import limits
-from diffusion.training import claims
+from diffusion import failures, limits
+from diffusion.training import agreement, claims
 from diffusion.training.checksums import checksums
 from diffusion.training.sharding import leaf_name
 from diffusion.training.state import HEALTHY, TrainState
@@ -36,6 +37,10 @@ class CheckpointError(RuntimeError):
 
 class DamagedCheckpoint(CheckpointError):
     """The files of a checkpoint are incomplete or altered."""
+
+
+class UnreadableCheckpoint(CheckpointError):
+    """A checkpoint could not be read now, for a reason that says nothing about it: it may be sound."""
 
 
 class MismatchedCheckpoint(CheckpointError):
@@ -54,9 +59,12 @@ def folder(workdir: str | pathlib.Path) -> pathlib.Path:
 
 def steps(workdir: str | pathlib.Path) -> list[int]:
     """Returns the steps that have a checkpoint, ascending; only finished ones have a bare number for a name."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(int(path.name) for path in folder(workdir).iterdir() if STEP.fullmatch(path.name))
-    return []
+    try:
+        return sorted(int(name) for name in os.listdir(folder(workdir)) if STEP.fullmatch(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{folder(workdir)} could not be read: {error.strerror}.") from error
 
 
 def latest(workdir: str | pathlib.Path) -> int | None:
@@ -207,51 +215,81 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
 
     Raises:
       DamagedCheckpoint: if that part is missing or altered.
+      UnreadableCheckpoint: if this process could not read it.
       MismatchedCheckpoint: if a newer version of this library wrote it.
     """
     path = folder(workdir) / str(step)
-    try:
+    with _reading(path / "about" / "metadata"):
         written = limits.read_json(path / "about" / "metadata")
         about, digest = written["about"], written["sha256"]
         found, written_format = about["step"], int(about["format"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} cannot be read: {_first_line(error)}.") from error
     if _digest(about) != digest or found != step:
         raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step is not its own.")
     if written_format > FORMAT:
         raise MismatchedCheckpoint(f"{path} has format {written_format}; this version reads up to {FORMAT}: update.")
-    with _refused():
+    with _reading(path / "about" / "metadata"):
         claims.check_leaves(str(path / "about" / "metadata"), about.get("leaves"))
     return about
 
 
 @contextlib.contextmanager
-def _refused():
-    """A claim that is refused is damage, whoever did it."""
+def _reading(path: pathlib.Path):
+    """Turns what a read raises into our errors: damage is what the content of the files says, and nothing else."""
     try:
         yield
-    except limits.Refused as error:
-        raise DamagedCheckpoint(str(error)) from error
+    except Exception as error:  # Orbax and TensorStore raise many types here
+        if failures.of_machine(error):
+            raise UnreadableCheckpoint(
+                f"{path} could not be read: {_first_line(error)}. That says nothing about the checkpoint: nothing was "
+                "renamed or removed. See that this user may read it, that the disk answers and that there is memory, "
+                "then run the same command again."
+            ) from error
+        if isinstance(error, limits.Refused):  # a claim that is refused is damage, whoever did it
+            raise DamagedCheckpoint(str(error)) from error
+        raise DamagedCheckpoint(f"{path} cannot be read: {_first_line(error)}.") from error
 
 
 def _read(workdir: str | pathlib.Path, step: int, about: dict, target: dict[str, Any]) -> dict[str, Any]:
-    """Reads items into the shapes, types and shardings of ``target`` and verifies every leaf."""
+    """Reads this process's part of items into the shapes, types and shardings of ``target``; `_verify` comes next."""
     path = folder(workdir) / str(step)
-    with _refused():
+    with _reading(path):
         claims.check_files(path)
         declared = claims.check_leaves(str(path), about["leaves"])
         for item in target:
             claims.check_item(path / item, declared.get(item, 0))
     args = {name: ocp.args.StandardRestore(tree) for name, tree in target.items()}
-    with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
-        try:
-            restored = dict(reader.restore(path, args=ocp.args.Composite(**args)).items())
-        except Exception as error:  # Orbax and TensorStore raise many types here
-            raise DamagedCheckpoint(f"The checkpoint {path} cannot be read: {_first_line(error)}.") from error
-    for name, found in checksums(restored).items():
+    # Each process reads alone, without Orbax's barrier: where one cannot, `_together` says so to all.
+    alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes={jax.process_index()})
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    with contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=alone)) as reader, _reading(path):
+        return jax.block_until_ready(dict(reader.restore(path, args=ocp.args.Composite(**args)).items()))
+
+
+def _verify(path: pathlib.Path, about: dict, restored: dict[str, Any]) -> None:
+    """Compares every leaf with its checksum; all processes of a run call it."""
+    with _reading(path):
+        sums = checksums(restored)
+    for name, found in sums.items():
         if found != about["leaves"][name]["checksum"]:
             raise DamagedCheckpoint(f"The checkpoint {path} is damaged: the values of leaf {name!r} were altered.")
-    return restored
+
+
+def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
+    """Returns what ``read`` does, on each process of a run; an error of one is an error of the same kind on all."""
+    kinds = (MismatchedCheckpoint, DamagedCheckpoint, UnreadableCheckpoint)  # the last weighs most
+    result, error = None, None
+    try:
+        result = read()
+    except kinds as failure:
+        error = failure
+    found = agreement.gather("" if error is None else type(error).__name__)
+    worst = next((kind for kind in reversed(kinds) if kind.__name__ in found), None)
+    if worst is None:
+        return result
+    if isinstance(error, worst):
+        raise error
+    which = ", ".join(str(i) for i, name in enumerate(found) if name == worst.__name__)
+    raise worst(f"{path} could not be restored by process {which} of this run, whose own output says why.") from error
 
 
 def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple[TrainState, dict]:
@@ -269,19 +307,29 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
     Raises:
       MismatchedCheckpoint: if shapes, types or names differ; the message names the first leaf that does.
       DamagedCheckpoint: if files are missing, cut short or altered; the message names the file or the leaf.
+      UnreadableCheckpoint: if a process could not read them, or has no memory for them.
     """
-    about = read_about(workdir, step)
-    items = _items(target)
-    wanted, found = _leaves(items), about["leaves"]
+    path, items = folder(workdir) / str(step), _items(target)
+
+    def read():
+        about = read_about(workdir, step)
+        _require_fit(path, about["leaves"], _leaves(items))
+        return about, _read(workdir, step, about, items)
+
+    about, restored = _together(path, read)
+    _together(path, lambda: _verify(path, about, restored))
+    return _state(restored), about
+
+
+def _require_fit(path: pathlib.Path, found: dict, wanted: dict) -> None:
     for name in [*wanted, *(name for name in found if name not in wanted)]:
         saved, ours = _describe(found.get(name)), _describe(wanted.get(name))
         if saved != ours:
             raise MismatchedCheckpoint(
-                f"The checkpoint {folder(workdir) / str(step)} does not fit this config: the first leaf that differs "
-                f"is {name!r}: {saved} in the checkpoint, {ours} in the config's state. Use the config that made it, "
-                "another --workdir, or config.init_from to take over the leaves that fit."
+                f"The checkpoint {path} does not fit this config: the first leaf that differs is {name!r}: {saved} in "
+                f"the checkpoint, {ours} in the config's state. Use the config that made it, another --workdir, or "
+                "config.init_from to take over the leaves that fit."
             )
-    return _state(_read(workdir, step, about, items)), about
 
 
 def _describe(leaf: dict | None) -> str:
@@ -293,7 +341,8 @@ def restore_latest(
 ) -> tuple[TrainState, dict] | None:
     """Returns the latest checkpoint that is sound, or None if there has been none.
 
-    A damaged one is renamed to <step>.damaged and the one before it is taken, with a loud line.
+    Damaged ones after it are renamed to <step>.damaged, with a loud line each, once it has been read: a step is never
+    set aside for one that may not be there.
 
     Args:
       workdir: the run folder.
@@ -302,26 +351,42 @@ def restore_latest(
 
     Raises:
       MismatchedCheckpoint: if the latest belongs to another architecture (an older one would as well).
-      DamagedCheckpoint: if there are checkpoints and none is sound.
+      DamagedCheckpoint: if there are checkpoints and none is sound; all of them stay as they are.
+      UnreadableCheckpoint: if one could not be read, which may be sound; all of them stay as they are.
     """
-    found = steps(workdir)
-    for step in reversed(found):
+    damaged: dict[int, str] = {}  # words alone: an error would hold the arrays of the step in memory
+    listed = _together(folder(workdir), lambda: steps(workdir))
+    for step in reversed(json.loads(agreement.gather(json.dumps(listed))[0])):
         try:
-            return restore(workdir, step, target)
+            found = restore(workdir, step, target)
         except DamagedCheckpoint as error:
-            older = [other for other in found if other < step]
-            if not older:
-                raise DamagedCheckpoint(
-                    f"{error} No sound checkpoint is left in {folder(workdir)}: start again in another --workdir."
-                ) from error
-            warn(f"{error} FALLING BACK to step {max(older)}; the damaged one is kept as {step}.damaged.")
-            _barrier(f"checkpoint {step} is damaged")
-            if jax.process_index() == 0:
+            damaged[step] = str(error)
+            continue
+        for other, why in damaged.items():
+            warn(f"{why} FALLING BACK to step {step}; the damaged one is kept as {other}.damaged.")
+        _set_aside(workdir, list(damaged))
+        return found
+    if damaged:
+        raise DamagedCheckpoint(
+            f"{' '.join(damaged.values())} No sound checkpoint is left in {folder(workdir)}: start again in another "
+            "--workdir."
+        )
+    return None
+
+
+def _set_aside(workdir: str | pathlib.Path, damaged: list[int]) -> None:
+    """Renames checkpoints to <step>.damaged; process 0 does, and the others wait for it."""
+    why = ""
+    if jax.process_index() == 0:
+        try:
+            for step in damaged:
                 path = folder(workdir) / str(step)
                 shutil.rmtree(path.with_name(f"{step}.damaged"), ignore_errors=True)
                 path.rename(path.with_name(f"{step}.damaged"))
-            _barrier(f"checkpoint {step} was set aside")
-    return None
+        except OSError as error:
+            why = f"{path} is damaged and cannot be renamed: {error.strerror}. Rename it, then run the command again."
+    if why := agreement.gather(why)[0]:
+        raise CheckpointError(why)
 
 
 def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any, int]:
@@ -330,19 +395,26 @@ def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any
         have = ", ".join(map(str, steps(workdir))) or "none"
         wanted = "any step" if step is None else f"step {step}"
         raise CheckpointError(f"There is no checkpoint of {wanted} in {folder(workdir)} (there are: {have}).")
-    about = read_about(workdir, step)
-    with _refused():
-        limits.fits(f"{folder(workdir) / str(step) / item}", claims.check_leaves("", about["leaves"]).get(item, 0))
-    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target: dict = {}
-    for name, leaf in about["leaves"].items():
-        first, *inner, last = name.split("/")
-        if first == item:
-            node = target
-            for key in inner:
-                node = node.setdefault(key, {})
-            node[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=where)
-    return _read(workdir, step, about, {item: target})[item], step
+    path = folder(workdir) / str(step)
+
+    def read():
+        about = read_about(workdir, step)
+        with _reading(path):
+            limits.fits(f"{path / item}", claims.check_leaves("", about["leaves"]).get(item, 0))
+        where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target: dict = {}
+        for name, leaf in about["leaves"].items():
+            first, *inner, last = name.split("/")
+            if first == item:
+                node = target
+                for key in inner:
+                    node = node.setdefault(key, {})
+                node[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=where)
+        return about, _read(workdir, step, about, {item: target})
+
+    about, restored = _together(path, read)
+    _together(path, lambda: _verify(path, about, restored))
+    return restored[item], step
 
 
 def load_ema(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, int]:
@@ -356,7 +428,7 @@ def load_ema(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any,
       (parameters as nested dicts of float32 arrays on the first device, the step).
 
     Raises:
-      CheckpointError: if there is no such checkpoint, or it is damaged.
+      CheckpointError: if there is no such checkpoint, it is damaged, or it could not be read.
     """
     return _load("ema", workdir, step)
 

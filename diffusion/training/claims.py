@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import tensorstore
 
-from diffusion import limits
+from diffusion import failures, limits
 from diffusion.limits import Refused
 
 
@@ -46,10 +46,10 @@ def check_files(folder: pathlib.Path) -> None:
 
     Raises:
       Refused: at a link, a pipe or a device, or a description that is larger than any text that is read.
+      OSError: if a folder cannot be read.
     """
-    limits.plain_files(folder)
-    for path in folder.rglob("*"):
-        if path.is_file() and path.parent.name != "d" and path.stat().st_size > limits.TEXT:  # in d lie the values
+    for path in limits.plain_files(folder):
+        if path.parent.name != "d" and path.stat().st_size > limits.TEXT:  # in d lie the values
             held = limits.size(path.stat().st_size)
             raise Refused(f"{path} has {held}; at most {limits.size(limits.TEXT)} of a description are read.")
 
@@ -65,6 +65,7 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
 
     Raises:
       Refused: if it is not in the form that this library writes, or an array or a chunk is larger.
+      OSError, ValueError: if this machine cannot read it, see `failures.of_machine`.
     """
     if not (folder / "manifest.ocdbt").is_file():
         raise Refused(f"{folder / 'manifest.ocdbt'} is missing: this library writes no other form.")
@@ -73,6 +74,8 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
         keys = [key for key in store.list().result() if key.endswith(b"/.zarray")]
         described = [each.result().value for each in [store.read(key) for key in keys]]
     except ValueError as error:  # TensorStore's, for files that are missing, cut short or altered
+        if failures.of_machine(error):
+            raise
         raise Refused(f"The checkpoint {folder} cannot be read: {str(error).splitlines()[0]}") from error
     total = 0
     for key, text in zip(keys, described):

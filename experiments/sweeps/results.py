@@ -160,7 +160,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     """The lines of a .jsonl file that a run is perhaps writing; a torn one is left out."""
     try:
         text = path.read_text(errors="replace")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     rows = []
     for line in text.splitlines():
@@ -207,7 +207,7 @@ def _of_training(rows: list[dict], folder: pathlib.Path) -> dict[str, Figure]:
 def _json(path: pathlib.Path) -> dict:
     try:
         content = limits.read_json(path)
-    except (OSError, limits.Refused):
+    except (FileNotFoundError, NotADirectoryError, limits.Refused):
         return {}
     return content if isinstance(content, dict) else {}
 

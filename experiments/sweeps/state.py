@@ -125,7 +125,7 @@ def events(folder: pathlib.Path) -> list[dict]:
     """The lines of a run's sweep.jsonl, but for a torn one."""
     try:
         lines = (folder / "sweep.jsonl").read_bytes().splitlines()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     found = []
     for line in lines:
@@ -171,7 +171,7 @@ def held(folder: pathlib.Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return False
 

@@ -57,7 +57,8 @@ class Driver:
         self.server.stdin.write(json.dumps(job) + "\n")
         return json.loads(self.server.stdout.readline())
 
-    def start(self, *argv, kill: dict | None = None, record=False, env=None, cwd=ROOT, limit=None) -> tuple:
+    def start(self, *argv, kill: dict | None = None, record=False, env=None, cwd=ROOT, limit=None,
+              rights=True) -> tuple:
         """Starts ``python -m argv...``; returns (process id, stem of the files of what it says).
 
         Args:
@@ -68,12 +69,13 @@ class Driver:
           env: environment variables to add.
           cwd: the folder to run in.
           limit: bytes beyond which no file grows, as if the disk were full.
+          rights: whether root may read and write what its mode denies to the owner.
         """
         self.started += 1
         stem = str(self.folder / f"command{self.started}")
         for name in ("out", "err", "points"):
             pathlib.Path(f"{stem}.{name}").touch()
-        job = {"argv": list(map(str, argv)), "kill": kill, "record": record, "limit": limit}
+        job = {"argv": list(map(str, argv)), "kill": kill, "record": record, "limit": limit, "rights": rights}
         return self._ask(**job, env=env or {}, cwd=str(cwd), stem=stem), stem
 
     def wait(self, started: tuple, timeout: float = 400) -> Result:
@@ -161,6 +163,10 @@ def become(job: dict) -> None:
         os.dup2(os.open(f"{job['stem']}.{name}" if name else os.devnull, flags if name else os.O_RDONLY), number)
     os.environ.update(job["env"])
     os.chdir(job["cwd"])
+    if not job["rights"]:
+        from tests import rights
+
+        rights.drop()
     if job["limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
     module, *arguments = job["argv"]

@@ -61,6 +61,22 @@ def test_full_disk_during_a_save(driver, straight, tmp_path):
     assert checkpoints.read_about(folder, 10)["leaves"] == checkpoints.read_about(straight, 10)["leaves"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["/params/d/*", "/about/metadata", "/training/manifest.ocdbt", ""])
+def test_a_checkpoint_that_may_not_be_read(driver, straight, tmp_path, file):
+    """As after a restore of a backup by another user: nothing is renamed, and with the right to read it goes on."""
+    folder = shutil.copytree(straight, tmp_path / "run")
+    path = max((folder / "checkpoints").glob(f"10{file}"), key=lambda path: path.stat().st_size)
+    mode, before = path.stat().st_mode, sorted(folder.rglob("*"))
+    path.chmod(0)
+    result = driver.train(folder, {"train.steps": 11}, rights=False)
+    path.chmod(mode)
+    one_sentence(result, "checkpoints/10", "could not be read", "ermission denied", "run the same command again")
+    assert sorted(folder.rglob("*")) == before
+    again = driver.train(folder, {"train.steps": 11})
+    assert again.status == 0 and "from step 10 of 11" in again.out and again.err == ""
+
+
 def test_full_disk_in_the_middle_of_a_line(tmp_path):
     """The torn line is told at once, and gone when the run goes on."""
     path = tmp_path / "metrics.jsonl"

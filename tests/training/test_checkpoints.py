@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from diffusion.training import checkpoints
 from diffusion.training.checkpoints import CheckpointError, Checkpoints, DamagedCheckpoint, MismatchedCheckpoint
+from tests import rights
 from tests.training import toys
 
 KEY = jax.random.key(3)
@@ -233,6 +235,67 @@ def test_nothing_sound_left_is_an_error(run_folder):
         shutil.rmtree(workdir / f"checkpoints/{step}/params")
     with pytest.raises(DamagedCheckpoint, match="No sound checkpoint"):
         checkpoints.restore_latest(workdir, toys.make_state(), warn=lambda line: None)
+
+
+MACHINE = {
+    **{name: OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+       for name in ("EACCES", "EIO", "ESTALE", "ENOMEM")},
+    "TensorStore": ValueError("UNKNOWN: Error reading local file: Input/output error [os_error_code='5']"),
+    "device": jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2 bytes."),
+    "host": MemoryError(),
+}  # fmt: skip
+
+
+def fail(monkeypatch, part, error, steps):
+    """Makes a part of the reading fail at some steps, as a disk, a server or a device would."""
+    owner, name = {"about": (checkpoints.limits, "read_json"), "claims": (checkpoints.claims, "check_item"),
+                   "restore": (checkpoints.ocp.Checkpointer, "restore")}[part]  # fmt: skip
+    real = getattr(owner, name)
+
+    def read(*args, **kwargs):
+        path = next(arg for arg in args if isinstance(arg, os.PathLike))
+        if any(f"checkpoints/{step}" in str(path) for step in steps):
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, read)
+
+
+@pytest.mark.parametrize("part", ["about", "claims", "restore"])
+@pytest.mark.parametrize("error", MACHINE.values(), ids=MACHINE)
+def test_a_failure_to_read_is_no_damage_and_touches_nothing(run_folder, monkeypatch, part, error):
+    workdir, states = run_folder
+    fail(monkeypatch, part, error, [6])
+    before = sorted((workdir / "checkpoints").rglob("*"))
+    with pytest.raises(checkpoints.UnreadableCheckpoint, match=r"checkpoints/6.* could not be read.*same command"):
+        checkpoints.restore_latest(workdir, toys.make_state(), warn=pytest.fail)
+    with pytest.raises(checkpoints.UnreadableCheckpoint):
+        checkpoints.load_ema(workdir)
+    assert sorted((workdir / "checkpoints").rglob("*")) == before
+    monkeypatch.undo()
+    assert toys.equal(checkpoints.restore_latest(workdir, toys.make_state())[0], states[6])
+
+
+@pytest.mark.parametrize("others", ["damaged", "unreadable"])
+def test_nothing_is_renamed_before_a_sound_one_is_known(run_folder, monkeypatch, others):
+    workdir, _ = run_folder
+    steps = (2, 4, 6) if others == "damaged" else (6,)
+    for step in steps:
+        shutil.rmtree(workdir / f"checkpoints/{step}/params")
+    if others == "unreadable":
+        fail(monkeypatch, "restore", MACHINE["EIO"], [4])
+    before = sorted((workdir / "checkpoints").rglob("*"))
+    with pytest.raises(CheckpointError, match="No sound" if others == "damaged" else "could not be read"):
+        checkpoints.restore_latest(workdir, toys.make_state(), warn=pytest.fail)
+    assert sorted((workdir / "checkpoints").rglob("*")) == before
+
+
+def test_a_folder_of_checkpoints_that_may_not_be_listed_is_not_an_empty_one(run_folder):
+    workdir, _ = run_folder
+    (workdir / "checkpoints").chmod(0)
+    with rights.dropped(), pytest.raises(checkpoints.UnreadableCheckpoint, match="Permission denied"):
+        checkpoints.restore_latest(workdir, toys.make_state())
+    (workdir / "checkpoints").chmod(0o755)
 
 
 def test_no_checkpoint_yet(tmp_path):

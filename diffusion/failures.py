@@ -1,0 +1,62 @@
+"""What a failed read means: that a file is damaged, or that this machine could not read it now.
+
+Damage is a file that is missing, or whose content is not in its format or not of its checksum. A right that is missing,
+a disk or server that does not answer, and memory that is full say nothing about the file: it may be sound, so it must
+not be moved, written again or left out.
+"""
+
+import errno
+import os
+import re
+
+import jax
+
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # another thing, or nothing, stands where the file should be
+# How TensorStore, Rust and Riegeli (of array_record) name the operating system's error.
+CODE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
+WORDS = re.compile(r"\w+\(\) failed: ([^;]+)")
+STATUSES = (  # of TensorStore and XLA, at the beginning of a message
+    "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED", "UNAVAILABLE", "UNKNOWN",
+)  # fmt: skip
+
+
+class Unreadable(OSError):
+    """A file that may be sound could not be read now; the message says which and why."""
+
+
+def of_machine(error: BaseException) -> bool:
+    """Whether a read failed for a reason other than the content of the file.
+
+    Args:
+        error: what the reader raised; what caused it counts too.
+
+    Returns:
+        True for a right that is missing, a disk that fails, a limit of this machine, and any error of a device; False
+        for a file that is missing or damaged.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(of_machine, error.exceptions))
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return _itself(error) or (cause is not None and of_machine(cause))
+
+
+def _itself(error: BaseException) -> bool:
+    if isinstance(error, Unreadable | MemoryError | jax.errors.JaxRuntimeError | TimeoutError | ConnectionError):
+        return True
+    text = str(error)
+    if isinstance(error, OSError):
+        code = error.errno or _code(text)
+        return isinstance(error, PermissionError) if code is None else code not in MISSING
+    if isinstance(error, RuntimeError) and text.startswith("can't start new thread"):
+        return True
+    code = _code(text)
+    return text.startswith(STATUSES) if code is None else code not in MISSING
+
+
+def _code(text: str) -> int | None:
+    """The number of the operating system's error that a message names."""
+    if found := CODE.search(text):
+        return int(found[1] or found[2])
+    found = WORDS.search(text)
+    return next((code for code in errno.errorcode if found and os.strerror(code) == found[1].strip()), None)

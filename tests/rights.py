@@ -1,0 +1,38 @@
+"""A root without root's rights over files, so that a test meets the errors of a usual user, whoever runs it."""
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+
+VERSION, OVER_FILES = 0x20080522, (1 << 1) | (1 << 2)  # capabilities(7): CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def drop() -> ctypes.Array:
+    """From now on this thread, and those that it starts, meet the modes of files as their owner does."""
+    held = (ctypes.c_uint32 * 6)()
+    if _libc.capget(_header(), held):
+        raise OSError(ctypes.get_errno(), "capget")
+    fewer = (ctypes.c_uint32 * 6)(*held)
+    fewer[0] &= ~OVER_FILES  # the effective ones; the permitted stay, so that they can be taken back
+    _set(fewer)
+    return held
+
+
+@contextlib.contextmanager
+def dropped() -> Iterator[None]:
+    """`drop` within a ``with`` block."""
+    held = drop()
+    try:
+        yield
+    finally:
+        _set(held)
+
+
+def _header() -> ctypes.Array:
+    return (ctypes.c_uint32 * 2)(VERSION, 0)
+
+
+def _set(rights) -> None:
+    if _libc.capset(_header(), rights):
+        raise OSError(ctypes.get_errno(), "capset")
