@@ -10,10 +10,13 @@ import jax
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: as SIGTERM, however often they come
 
 
 class StopRequest:
     """Within its ``with`` block, a first SIGINT or SIGTERM only asks to stop; a second one ends the process at once.
+
+    SIGUSR1 and SIGHUP stand for SIGTERM, but for those that the process was started to ignore (`nohup`).
 
     In a run of several processes all must stop at the same step: there JAX's own service spreads the notice that one
     process got as SIGTERM and chooses a step that none has passed.
@@ -22,11 +25,13 @@ class StopRequest:
     def __init__(self):
         self._signal = None
         self._previous: dict[int, Any] = {}
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def __enter__(self) -> "StopRequest":
         # jax.distributed listens to SIGTERM itself: a handler of ours would take it away.
         ours = SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
-        self._previous = {number: signal.signal(number, self._note) for number in ours}
+        heard = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._note) for number in (*ours, *heard)}
         return self
 
     def __exit__(self, *_) -> None:
@@ -34,13 +39,24 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:
-        self._signal = number
-        signal.signal(number, signal.SIG_DFL)  # the kernel then ends it, even where Python waits for a disk that hangs
-        if jax.process_count() > 1:
+        first = self._signal is None
+        if number in NOTICES:
+            self._leave_lost_terminals()
+        else:
+            signal.signal(number, signal.SIG_DFL)  # the kernel then ends it, even where Python waits for a hanging disk
+        if first or number not in NOTICES:
+            self._signal = int(signal.SIGTERM) if number in NOTICES else number
+        if first and jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def _leave_lost_terminals(self) -> None:
+        """Sends what is still to be said to nowhere, where a write to a terminal that is gone would end the run."""
+        for descriptor in self._terminals:
+            if not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
     def received(self, step: int) -> int | None:
-        """Returns the number of the signal to stop for after this step, or None.
+        """Returns the number of the signal to stop for after this step, SIGINT or SIGTERM, or None.
 
         Args:
           step: the number of updates made; in a run of several processes each must ask after every step.

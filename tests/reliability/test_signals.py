@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import pty
 import re
 import signal
+import sys
 import time
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from diffusion.training import checkpoints
 from experiments import train
 from launch import local
-from tests.reliability.driver import train_command, two_processes, until
+from tests.reliability.driver import ROOT, train_command, two_processes, until
 
 GRACE = 30.0  # seconds that every scheduler gives: Kubernetes by default, TPU and spot machines about as many
 ENDLESS = {"train.steps": 10**6, "checkpoint.every": 10**6}
@@ -27,10 +29,14 @@ def lines(workdir):
     return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_signal_saves_and_says_how_to_go_on(driver, tmp_path):
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGHUP)),
+])
+def test_a_signal_saves_and_says_how_to_go_on(driver, tmp_path, number):
+    """SLURM's warning (SIGUSR1) and a lost connection (SIGHUP) as SIGTERM."""
     run = driver.start(*train_command(tmp_path, ENDLESS))
     until(said(run, "first step"))
-    os.kill(run[0], signal.SIGTERM)
+    os.kill(run[0], number)
     began = time.monotonic()
     result = driver.wait(run)
     assert result.status == 143 and result.err == "", result
@@ -40,6 +46,20 @@ def test_a_signal_saves_and_says_how_to_go_on(driver, tmp_path):
     assert f"python -m experiments.train --config=configs/digits.py --workdir={tmp_path}" in result.out
     again = driver.train(tmp_path, {"train.steps": step + 1})
     assert again.status == 0 and f"from step {step} of {step + 1}" in again.out
+
+
+@pytest.mark.slow
+def test_a_lost_terminal_saves(tmp_path):
+    """As when a connection breaks: from then on nothing can be written to the terminal, which is no error."""
+    process, terminal = pty.fork()
+    if not process:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", *train_command(tmp_path, ENDLESS)])
+    until(lambda: (tmp_path / "metrics.jsonl").exists() or not os.read(terminal, 1000))
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 143
+    assert len(checkpoints.steps(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
@@ -58,13 +78,13 @@ def test_a_second_signal_ends_at_once(driver, tmp_path, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(driver, tmp_path, index):
+@pytest.mark.parametrize("index, number", [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGUSR1)])
+def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(driver, tmp_path, index, number):
     """As a scheduler sends it to the machine that it takes away: the notice that JAX spreads to the others."""
     environments = two_processes(local.free_port())
     runs = [driver.start(*train_command(tmp_path, ENDLESS), env=env) for env in environments]
     until(said(runs[0], "first step"))
-    os.kill(runs[index][0], signal.SIGTERM)
+    os.kill(runs[index][0], number)
     began = time.monotonic()
     results = [driver.wait(run) for run in runs]
     assert [result.status for result in results] == [143, 143], results
