@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging as python_logging
 import pathlib
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -237,6 +238,20 @@ def load(file: str) -> ConfigDict:
     return module.get_config(preset)
 
 
+extended: list[str] = []  # the files that `extend` has run
+
+
+def printed(module: str, *words: str) -> str:
+    """A command line for a user to paste: quoted for a shell, with the files that extend this process.
+
+    Args:
+      module: of the command, e.g. "sample".
+      words: its arguments, e.g. "--workdir=runs/my digits".
+    """
+    files = [f"--extend={','.join(extended)}"] if extended else []
+    return shlex.join(["python", "-m", f"experiments.{module}", *words, *files])
+
+
 @functools.cache
 def extend(file: str) -> None:
     """Runs a Python file of the user's own, which adds functions to the tables of `experiments.names`, once.
@@ -256,10 +271,12 @@ def extend(file: str) -> None:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        whole = str(pathlib.Path(file).absolute())  # as Python names it in its frames
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == whole]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
         kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
         raise ConfigError(f"--extend={file}, line {line}: {kind}{error}") from error
+    extended.append(file)
 
 
 def _define_extend() -> None:
@@ -343,8 +360,8 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
         raise ConfigError(f"--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.{others}")
     file = pathlib.Path(workdir) / "config.json"
     if not file.is_file():
-        raise ConfigError(f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by python -m "
-                          f"experiments.train --config=configs/digits.py --workdir={workdir}.")
+        raise ConfigError(f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by "
+                          f"{printed('train', '--config=configs/digits.py', f'--workdir={workdir}')}")
     try:
         limits.no_links(file.parent)
         saved = of_run(limits.read_text(file))

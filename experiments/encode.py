@@ -11,6 +11,7 @@ The same command goes on with a writing that was interrupted; the result is the 
 """
 
 import contextlib
+import shlex
 
 from absl import flags
 
@@ -101,7 +102,7 @@ def main(argv: list[str]) -> None:
                 given.batch_size, given.threads, size=given.size)  # fmt: skip
     print(f"{given.out}: {found.kind} {found.shape} of {found.dataset['size']:,} pictures of {given.data}, "
           f"{'x'.join(map(str, found.views))}, scale {found.scale}, shift {found.shift}. Train on them by "
-          f"--config.data.latents.dir={given.out}")
+          + shlex.quote(f"--config.data.latents.dir={given.out}"))
 
 
 if __name__ == "__main__":

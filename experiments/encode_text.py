@@ -10,6 +10,7 @@ reads what it said, and needs no text encoder.
 """
 
 import pathlib
+import shlex
 from typing import Any
 
 from absl import flags
@@ -121,7 +122,8 @@ def main(argv: list[str]) -> None:
     table = run(given.text_encoder, given.tokenizer, given.data, given.out, given.data_dir or "")
     rows = next(iter(table.entries.values()))
     print(f"{given.out}: {len(rows) - 1:,} captions of {len(table.row):,} pictures of {given.data}, "
-          f"{'x'.join(map(str, rows.shape[1:]))} each. Train on them by --config.data.text.dir={given.out}")
+          f"{'x'.join(map(str, rows.shape[1:]))} each. Train on them by "
+          + shlex.quote(f"--config.data.text.dir={given.out}"))
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def main(argv: list[str]) -> None:
     content = results.record(requested(), score.run(requested()))
     results.write(out, content)
     results.show(content)
-    print(f"{out}; measure it again by: python -m experiments.evaluate --verify={out}")
+    print(f"{out}; measure it again by: {configs.printed('evaluate', f'--verify={out}')}")
 
 
 if __name__ == "__main__":

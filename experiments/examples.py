@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from diffusion.data import buckets, captions, latents, pipeline, sources
+from diffusion.data import buckets, captions, catalog, latents, pipeline, sources
 from diffusion.data.transforms import Augmentation
 from experiments import autoencoders, names, resolve
 from experiments.config import ConfigError
@@ -18,6 +18,7 @@ class Examples(NamedTuple):
         augment: what is done to each, in order.
         sizes: (height, width) of each bucket; none where all pictures are of one size.
         bucket: int [N], that of each picture, in 0..len(sizes) - 1.
+        where: the folder that holds them.
     """
 
     source: pipeline.Source
@@ -25,6 +26,16 @@ class Examples(NamedTuple):
     augment: tuple[Augmentation, ...]
     sizes: tuple[buckets.Size, ...] = ()
     bucket: Sequence[int] = ()
+    where: str = ""
+
+    def __str__(self) -> str:
+        """One line for the start of a run: what they are, how many, and where they lie."""
+        shape, classes = " x ".join(map(str, self.spec.shape)), self.spec.num_classes
+        kind = "pictures" if self.spec.entry == "image" else "latents"
+        sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
+        of_classes = f" of {classes} classes" if classes else ""
+        named = " ".join(filter(None, (self.spec.name, self.spec.version)))
+        return f"{named} ({self.spec.split}): {self.spec.size:,} {kind}{of_classes}, {sizes}, in {self.where}"
 
     def batches(
         self, config: Mapping, start: int, positions: Sequence[int], threads: int
@@ -67,12 +78,13 @@ def open_examples(config: Mapping) -> Examples:
             sizes = resolve.sizes(config)
             source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=varied(config))
             bucket = buckets.nearest(buckets.measured_once(source, data["threads"]), sizes) if sizes else ()
-            return Examples(_told(config, source), spec, resolve.augmentations(config), sizes, bucket)
+            where = str(catalog.find(data["name"], data["dir"]))
+            return Examples(_told(config, source), spec, resolve.augmentations(config), sizes, bucket, where)
         cache, spec = latents.open_cache(place)
         asked = data["latents"]["autoencoder"]
         autoencoder = autoencoders.load(asked).record if asked else None
         latents.require(cache.description, data["name"], data["split"], autoencoder, where=place)
-        return Examples(_told(config, cache), spec, (cache.draw,))
+        return Examples(_told(config, cache), spec, (cache.draw,), where=place)
     except sources.DamagedRecord:
         raise  # no mistake in the config
     except (FileNotFoundError, ValueError) as error:

@@ -1,9 +1,13 @@
 """Which fields a config may have, of which types, in which ranges: what can be said of each field by itself."""
 
+import functools
 import math
+import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from configs import base
 from diffusion.data import pipeline
@@ -96,9 +100,25 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluate.features": (_texts, 'names of features, e.g. ("pixels",)'),
     "evaluate.protocol": (lambda v: v in protocols.PROTOCOLS, f"one of {', '.join(protocols.PROTOCOLS)}"),
 }
+FOLDERS = tuple(field for field, (fits, _) in RANGES.items() if fits is _folder)
 OPTIONAL = {"data.shape": tuple}  # None by default, so the type is said here
 WORDS = {int: "an integer", float: "a number", str: "text", bool: "True or False", tuple: "a sequence",
          dict: "a mapping", type(None): "None"}
+
+
+def absolute(config: ConfigDict) -> ConfigDict:
+    """Returns the config with whole paths, so that it means the same wherever the next command is run.
+
+    Args:
+      config: of a run, as far as it has the fields `FOLDERS`.
+    """
+    config = config.copy_and_resolve_references()
+    for field in FOLDERS:
+        *above, name = field.split(".")
+        section = functools.reduce(lambda part, key: part.get(key, ConfigDict()), above, config)
+        if section.get(name):
+            section[name] = str(pathlib.Path(section[name]).expanduser().absolute())
+    return config
 
 
 def check(config: Mapping) -> None:

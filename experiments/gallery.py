@@ -89,13 +89,13 @@ class Shown(NamedTuple):
 def samples(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """The run's own picture."""
     _copy(folder / "samples.png", place / "samples.png")
-    return Shown(_shell(f"python -m experiments.sample --workdir={folder}"), "One row for each class.")
+    return Shown(_shell("sample", f"--workdir={folder}"), "One row for each class.")
 
 
 def trajectory(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """The run's own picture."""
     _copy(folder / "trajectory.png", place / "trajectory.png")
-    return Shown(_shell(f"python -m experiments.sample --workdir={folder}"),
+    return Shown(_shell("sample", f"--workdir={folder}"),
                  "The sample x_t on its way, and what the network takes the digit for at each time.")  # fmt: skip
 
 
@@ -117,9 +117,8 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     texts = [f"w = {SCALES[0]:g}", *(f"{scale:g}" for scale in SCALES[1:])]
     figures.mosaic(blocks, [str(row) for row in rows], (texts, texts), place / "guidance.png",
                    ("guidance w, one noise a row", "other seeds"))  # fmt: skip
-    command = (f"python -m experiments.sample --workdir={folder} --out={folder}/guided "
-               "--config.sample.guidance.scale=4")  # fmt: skip
-    return Shown(_shell(command), "\n".join([
+    words = f"--workdir={folder}", f"--out={folder}/guided", "--config.sample.guidance.scale=4"
+    return Shown(_shell("sample", *words), "\n".join([
         "Classifier-free guidance, cond + (w - 1)(cond - uncond): w = 0 ignores the class that is asked for, 1 is no "
         "guidance; too much of it makes all digits of a class alike.",
         "",
@@ -146,9 +145,9 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     texts = [f"{STEPS[0]} step", *map(str, STEPS[1:])]
     figures.mosaic([figures.paper(np.stack(block)) for block in blocks], SAMPLERS, (texts, texts),
                    place / "samplers.png", ("seed 0", "seed 1"))  # fmt: skip
-    command = (f"python -m experiments.sample --workdir={folder} --out={folder}/unipc "
-               "--config.sample.sampler.name=unipc --config.sample.steps=8")  # fmt: skip
-    return Shown(_shell(command), "The same noise in every field; heun evaluates the network twice a step. The first "
+    words = f"--workdir={folder}", f"--out={folder}/unipc", "--config.sample.sampler.name=unipc"
+    return Shown(_shell("sample", *words, "--config.sample.steps=8"),
+                 "The same noise in every field; heun evaluates the network twice a step. The first "
                  "four are deterministic and come to one picture; ddpm and dpmpp_2m_sde add noise of their own. All of "
                  "them: [samplers](../samplers.md).")  # fmt: skip
 
@@ -206,7 +205,7 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """The figures of report.json, drawn."""
     path = folder / "report.json"
     if not path.is_file():
-        raise ConfigError(f"{path} is not there: python -m experiments.evaluate --workdir={folder} writes it.")
+        raise ConfigError(f"{path} is not there. Write it by: {configs.printed('evaluate', f'--workdir={folder}')}")
     found = json.loads(path.read_text())["figures"]
     figure = Figure(figsize=(10, 3.1), dpi=figures.DPI, layout="constrained")
     classes, distances, nearest = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
@@ -217,7 +216,7 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     with files.whole(place / "evaluation.png") as file:
         figure.savefig(file, format="png", metadata={"Software": None})
     _copy(folder / "curves.png", place / "curves.png")
-    return Shown(_shell(f"python -m experiments.evaluate --workdir={folder}"),
+    return Shown(_shell("evaluate", f"--workdir={folder}"),
                  "What `report.json` says, each figure beside real images and noise; intervals of 95 %.\n\n"
                  "![Loss by step, and by t](curves.png)")  # fmt: skip
 
@@ -317,7 +316,7 @@ Every picture is of one run, the digits of `make demo` (8x8 pixels, 1,258 traini
 cores), and was made by one command:
 
 ```sh
-python -m experiments.gallery --workdir={folder}
+{configs.printed("gallery", f"--workdir={folder}")}
 ```
 
 Text to image and its edits, of the model of `make demo-text`: [its report](text/report.md).
@@ -325,8 +324,8 @@ Text to image and its edits, of the model of `make demo-text`: [its report](text
     return "\n".join([head, *(part.rstrip("\n") + "\n" for part in sections)])
 
 
-def _shell(line: str) -> str:
-    return f"```sh\n{line}\n```"
+def _shell(module: str, *words: str) -> str:
+    return f"```sh\n{configs.printed(module, *words)}\n```"
 
 
 def _python(*functions: Callable) -> str:

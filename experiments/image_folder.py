@@ -6,6 +6,8 @@
 FOLDER/metadata.csv has the columns file_name, caption and, by choice, category.
 """
 
+import shlex
+
 from absl import flags
 
 from diffusion.data import image_folder, sources
@@ -22,7 +24,7 @@ def main(argv: list[str]) -> None:
     spec = sources.describe(given.name, "train", given.data_dir)
     height, width, _ = spec.shape
     print(f"{made}: {spec.size:,} pictures of {height} x {width} with captions. Read them by "
-          f"--config.data.name={given.name} --config.data.dir={given.data_dir}")
+          + shlex.join([f"--config.data.name={given.name}", f"--config.data.dir={given.data_dir}"]))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from diffusion.models.dit import DiT
-from diffusion.training import sharding
 from experiments import ahead, checks, estimate, plan_tables, resolve, workdir
 from experiments import config as configs
 from experiments import program as programs
@@ -52,7 +51,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
     """
     checks.validate(config)
     shape = workdir.example_shape(config)
-    work = work_of(config, shape, mesh_of(config, jax.devices()[:devices]))
+    work = work_of(config, shape, programs.mesh_of(config, jax.devices()[:devices]))
     needed = estimate.operations(work)
     return {
         "config_hash": configs.digest(config),
@@ -83,31 +82,13 @@ def on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str
     }
 
 
-def mesh_of(config: ConfigDict, devices: list[Any]) -> Mesh:
-    """Returns config.mesh over these devices."""
-    try:
-        mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES}, devices)
-        sharding.check_batch_size(config.train.batch_size, mesh, config.train.accumulate or 1)
-    except ValueError as error:
-        raise ConfigError(f"config.mesh: {error}") from error
-    return mesh
-
-
 def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
     """Returns what a run of that config computes on a mesh, for counting."""
     model = resolve.model(config, shape)
     if not isinstance(model, DiT):
         raise ConfigError(f"config.model.name = {config.model.name!r}: plans are made for \"dit\" alone.")
-    target = build(config, shape, mesh).target
+    target = programs.build(config, shape, mesh).target
     return Work(model, shape, target, mesh, config.train.batch_size, config.train.accumulate or 1)
-
-
-def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> programs.Program:
-    """Returns the program of a run, with a mistake of its mesh told as one."""
-    try:
-        return programs.build(config, shape, mesh)
-    except ValueError as error:
-        raise ConfigError(f"config.mesh: {error}") from error
 
 
 def compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
@@ -118,8 +99,8 @@ def compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, de
         topology = topology_name(machine, devices)
     except ValueError as error:
         raise ConfigError(f"--compile: {error}") from error
-    mesh = mesh_of(config, ahead.devices(topology))
-    return {"topology": topology, **ahead.compile_step(lambda mesh: build(config, shape, mesh), mesh)}
+    mesh = programs.mesh_of(config, ahead.devices(topology))
+    return {"topology": topology, **ahead.compile_step(lambda mesh: programs.build(config, shape, mesh), mesh)}
 
 
 def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Machine) -> str:
@@ -128,7 +109,7 @@ def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Mach
     for changed in remedies(config, work):
         mesh = changed.mesh.to_json()
         if mesh not in on_mesh:
-            on_mesh[mesh] = work_of(changed, shape, mesh_of(changed, list(work.mesh.devices.flat)))
+            on_mesh[mesh] = work_of(changed, shape, programs.mesh_of(changed, list(work.mesh.devices.flat)))
         model = resolve.model(changed, shape)
         found = on_mesh[mesh]._replace(model=model, accumulate=changed.train.accumulate or 1)
         parts = estimate.memory_by_part(found, machine.platform)

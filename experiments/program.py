@@ -11,11 +11,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.models import conditions
+from diffusion.models.layout import MeshError
 from diffusion.training import ema, parallel, sharding, state
 from diffusion.training.alternating import Average, Player, alternating, as_train_step
 from diffusion.training.stages import staged
 from diffusion.training.step import make_train_step
 from experiments import players, resolve
+from experiments.config import ConfigError
 from experiments.networks import network_of
 
 
@@ -46,6 +48,20 @@ class Program(NamedTuple):
     step: Any
 
 
+def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
+    """Returns config.mesh over these devices, all of them by default.
+
+    Raises:
+      ConfigError: if it does not fit them, or the batch does not divide over it.
+    """
+    try:
+        mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES}, devices)
+        sharding.check_batch_size(config.train.batch_size, mesh, config.train.accumulate or 1)
+    except MeshError as error:
+        raise ConfigError(f"config.mesh: {error}") from error
+    return mesh
+
+
 def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     """Returns what a run of that config computes on a mesh; computes nothing itself.
 
@@ -58,8 +74,20 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
       Program.
 
     Raises:
-      ValueError: if the model does not divide over the mesh.
+      ConfigError: if the model does not divide over the mesh, or a function that the config names refuses to be
+        combined so; the message is that function's own.
     """
+    try:
+        return _built(config, shape, mesh)
+    except MeshError as error:
+        raise ConfigError(f"config.mesh: {error}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"a step of this config cannot be built: {error}") from error
+
+
+def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     cast = players.of(config, shape)
     density, optimizer = resolve.density(config), resolve.optimizer(config)
     average = resolve.average(config)

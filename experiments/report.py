@@ -267,11 +267,11 @@ def show(
     steps = settings.get("steps")
     if measured_classes := content["figures"]["asked_class"]:
         some = ",".join(list(measured_classes["by_class"])[3:9:5])
-        say(f"  python -m experiments.sample --workdir={run} --labels={some} --config.sample.guidance.scale=3 "
-            f"--out={run / 'guided'}")  # fmt: skip
+        guided = "--config.sample.guidance.scale=3", f"--out={run / 'guided'}"
+        say(f"  {configs.printed('sample', f'--workdir={run}', f'--labels={some}', *guided)}")
     if steps:
-        say(f"  python -m experiments.sample --workdir={run} --config.sample.steps={max(1, steps // 4)} "
-            f"--out={run / 'fast'}   (fewer steps)")  # fmt: skip
+        fast = f"--config.sample.steps={max(1, steps // 4)}", f"--out={run / 'fast'}"
+        say(f"  {configs.printed('sample', f'--workdir={run}', *fast)}   (fewer steps)")
     say("  python -m experiments.train --help   (other recipes: configs/)")
 
 

@@ -14,6 +14,7 @@ Exit status: 0 the step is finite; 1 it is not, or there is no such state; 2 a m
 import pathlib
 import shutil
 import sys
+import sysconfig
 import traceback
 from typing import Any, NamedTuple
 
@@ -24,17 +25,18 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+import diffusion
 from diffusion.models import layout
 from diffusion.training import checkpoints, compilation_cache, sharding, state
 from diffusion.training.step import example_keys, join, prepare, split
 from experiments import checks, pairs, resolve, workdir
 from experiments import config as configs
 from experiments import program as programs
-from experiments.config import ConfigError
 from experiments.examples import open_examples
 
 SHOWN = 10  # examples, and leaves, at most
-SOURCES = str(pathlib.Path(__file__).parents[1] / "diffusion")
+SOURCES = pathlib.Path(diffusion.__file__).parent
+OTHERS = (pathlib.Path(__file__).parent, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
 
 
 class Repeated(NamedTuple):
@@ -119,11 +121,8 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
         raise checkpoints.CheckpointError(f"{workdir}: {asked}; --step takes one of its checkpoints: {have}.")
     given = open_examples(config)
     spec = given.spec
-    try:
-        mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
-        program = programs.build(config, spec.shape, mesh)
-    except ValueError as error:
-        raise ConfigError(f"config.mesh: {error}") from error
+    mesh = programs.mesh_of(config)
+    program = programs.build(config, spec.shape, mesh)
     if config.teacher.pairs.number:
         given = pairs.paired(config, workdir, given, mesh)
     before, about = checkpoints.restore(place, step, program.target)
@@ -188,10 +187,18 @@ def _origins(function) -> list[str]:
             with jax.disable_jit(), settings(True):  # operation by operation, also within scans
                 function()
         except FloatingPointError as error:
-            ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(SOURCES)]
-            where = f", in {ours[-1].name} ({ours[-1].filename}:{ours[-1].lineno})" if ours else ""
+            written = [frame for frame in traceback.extract_tb(error.__traceback__) if _written(frame.filename)]
+            where = f", in {written[-1].name} ({written[-1].filename}:{written[-1].lineno})" if written else ""
             told.append(f"the first {kind}: {error}{where}")
     return told
+
+
+def _written(file: str) -> bool:
+    """Whether a frame is of the user's code or of this library's mathematics, not of JAX, Python or this command."""
+    path = pathlib.Path(file)
+    if path.is_relative_to(SOURCES):
+        return True
+    return path.is_file() and not any(path.is_relative_to(folder) for folder in OTHERS)
 
 
 def report(repeated: Repeated) -> str:

@@ -131,7 +131,7 @@ def _conclude(record, plans, directory, ended, got, single) -> int:
     if count[state.DONE] + count[state.FAILED] < len(plans):
         print(f"To go on:\n  {go_on}")
     if count[state.DONE] and not single:
-        print(f"The figures: python -m experiments.sweep --workdir={directory} --table")
+        print(f"The figures: {configs.printed('sweep', f'--workdir={directory}', '--table')}")
     if count[state.DONE] == len(plans):
         return 0
     if got:

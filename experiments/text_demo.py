@@ -82,8 +82,8 @@ def run(
         return status
     text_model.pipeline(folder / "denoiser", folder / "model", text_encoder=folder / "text_encoder",
                         tokenizer=tokenizer, vae=folder / "vae")  # fmt: skip
-    print(f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: python -m "
-          f'experiments.sample --model={here}/model --prompt="..."', flush=True)  # fmt: skip
+    print(f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: "
+          f'{configs.printed("sample", f"--model={folder}/model")} --prompt="..."', flush=True)  # fmt: skip
     return 0
 
 
@@ -124,7 +124,7 @@ def check(config: Mapping) -> None:
 def _train(config: ConfigDict, folder: pathlib.Path, command: str) -> int:
     """The exit status of a training, which is left alone where it is finished."""
     if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
-        if not configs.differences(workdir.read_config(folder), config):
+        if not configs.differences(workdir.read_config(folder), fields.absolute(config)):
             print(f"{folder} is finished: step {config.train.steps}", flush=True)
             return 0
     return train.run(config, folder, command)

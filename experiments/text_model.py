@@ -221,7 +221,7 @@ def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     run = flags.FLAGS.workdir
-    print(f'{of_run(run)}. Next: python -m experiments.sample --workdir={run} --prompt="..."')
+    print(f'{of_run(run)}. Next: {configs.printed("sample", f"--workdir={run}")} --prompt="..."')
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from diffusion.training import (
 from experiments import (
     checks,
     examples,
+    fields,
     generate,
     hooks,
     interval,
@@ -87,13 +88,10 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
 
         # ==== Mesh ====
         batch_size = config.train.batch_size
-        try:
-            mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
-            sharding.check_batch_size(batch_size, mesh, config.train.accumulate or 1)
-        except ValueError as error:
-            raise ConfigError(f"config.mesh: {error}") from error
+        mesh = programs.mesh_of(config)
 
         # ==== Data ====
+        config = fields.absolute(config)
         given = examples.open_examples(config)
         spec = given.spec
         checks.validate(config, spec)
@@ -105,10 +103,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         metrics_file, timing_file = folder / "metrics.jsonl", folder / "timing.jsonl"
 
         # ==== Model, objective, optimizer; the state's shapes first ====
-        try:
-            program = programs.build(config, spec.shape, mesh)
-        except ValueError as error:
-            raise ConfigError(f"config.mesh: {error}") from error
+        program = programs.build(config, spec.shape, mesh)
         target, seed, blocks = program.target, program.seed, gradient_norms.names(program.target.params)
 
         # ==== Checkpoint, and where the run starts from: ====
@@ -140,7 +135,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         # ==== Hooks ====
         tracker = stack.enter_context(tracking.tracker(folder, step, config, project)) if speaks else None
         evaluate = hooks.evaluation(config, spec, folder, mesh) if config.evaluate.every else None
-        total = config.train.steps
+        total, sampling = config.train.steps, configs.printed("sample", f"--workdir={folder}")
         display = progress.Display(total, step, batch_size, speaks, begun=begun)
         watch = stack.enter_context(recompilation.Watch())
         pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
@@ -209,10 +204,11 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
 
         # ==== Loop ====
         if step >= total:
-            after = f"python -m experiments.sample --workdir={folder}, or " if generate.sampled(config) else ""
+            after = f"{sampling}, or " if generate.sampled(config) else ""
             display.say(f"{folder} is finished: step {step} of {total}. Next: {after}train on with "
                         f"--config.train.steps={2 * total}.")  # fmt: skip
             return 0
+        display.say(f"training on {given}")
         if restored:
             display.say(f"going on with {folder} from step {step} of {total}")
         if program.micro_batches > 1:
@@ -269,17 +265,17 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             saver.wait()
         except RunFailed as failure:
             saver.wait()
-            display.say(failure_message(failure.step, folder))
+            display.say(failure_message(failure.step, folder, config.optimizer.get("clip")))
             place = reproduce.keep(folder, train_state, {"examples": failure.step * batch_size})
             display.say(f"The state before that step is kept in {place}. To repeat the step and see what is not finite:"
-                        f"\n  python -m experiments.reproduce --workdir={shlex.quote(str(folder))}")  # fmt: skip
+                        f"\n  {configs.printed('reproduce', f'--workdir={folder}')}")  # fmt: skip
             return 1
         if signal_number is not None and step < total:
             display.say(f"stopped at step {step} of {total}, saved in {checkpoints.folder(folder) / str(step)}. "
                         f"To go on:\n  {command}")  # fmt: skip
             return 128 + signal_number
         skipped = f" ({sums['skipped']} damaged records skipped)" if sums.get("skipped") else ""
-        after = f". Next: python -m experiments.sample --workdir={folder}" if generate.sampled(config) else ""
+        after = f". Next: {sampling}" if generate.sampled(config) else ""
         display.say(f"finished {total} steps{skipped}: {folder}{after}")
         return 0
 
@@ -298,15 +294,25 @@ class RunFailed(Exception):
         self.step = step
 
 
-def failure_message(step: int, folder: pathlib.Path) -> str:
-    """What a user is told when a step fails."""
+def failure_message(step: int, folder: pathlib.Path, clip: float | None = None) -> str:
+    """What a user reads when a step fails.
+
+    Args:
+      step: that has failed.
+      folder: of the run.
+      clip: the largest norm of a gradient that the run's optimizer lets pass; None for any.
+    """
     good = checkpoints.latest(folder)
     kept = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
-    start = "" if good is None else f" --config.init_from.path={checkpoints.folder(folder) / str(good)}"
+    if step == 0:
+        advice = "No step has changed the weights yet: look at the data, the network and the objective."
+    else:
+        less = "--config.optimizer.learning_rate" + ("" if clip else " or --config.optimizer.clip=1.0")
+        source = f"--config.init_from.path={checkpoints.folder(folder) / str(good)}"
+        advice = f"Try a smaller {less} with a new --workdir{'' if good is None else f' {shlex.quote(source)}'}."
     return (
         f"error: the loss or the gradient was not finite in step {step} (counted from 0). The state was frozen before "
-        f"that step. {kept}\nThe same command fails the same way. Try a smaller "
-        f"--config.optimizer.learning_rate or --config.optimizer.clip=1.0 with a new --workdir{start}."
+        f"that step. {kept}\nThe same command fails the same way. {advice}"
     )
 
 

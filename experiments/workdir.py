@@ -21,7 +21,7 @@ from diffusion.data import latents, sources
 from diffusion.files import whole
 from diffusion.training import checkpoints
 from experiments import config as config_lib
-from experiments import places
+from experiments import fields, places
 from experiments.config import ConfigError
 
 # Fields that a run may change when it goes on: they do not alter what its past steps computed.
@@ -114,7 +114,7 @@ def example_shape(config: Mapping) -> tuple[int, ...]:
         return tuple(data["shape"])
     if data["latents"]["dir"]:
         return latents.describe(data["latents"]["dir"]).shape
-    return sources.describe(data["name"], data["split"], data["dir"]).shape
+    return sources.shape(data["name"], data["split"], data["dir"])
 
 
 def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -125,10 +125,12 @@ def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
     """
     folder = pathlib.Path(workdir) / "model"
     if not (folder / "model_index.json").is_file():
-        what = (f"is made of a run that is told captions by: python -m experiments.text_model --workdir={workdir}; "
-                "one of classes is sampled without --prompt" if (folder.parent / "config.json").is_file() else
-                "is put together at the end of: python -m experiments.text_demo --config=configs/text/shapes.py "
-                f"--workdir={workdir}" if folder.parent.is_dir() else "is no folder")  # fmt: skip
+        here = f"--workdir={workdir}"
+        what = (f"is made of a run that learns from captions by: {config_lib.printed('text_model', here)}; one of "
+                "classes is sampled without --prompt" if (folder.parent / "config.json").is_file() else
+                "is put together at the end of: "
+                f"{config_lib.printed('text_demo', '--config=configs/text/shapes.py', here)}"
+                if folder.parent.is_dir() else "is no folder")  # fmt: skip
         raise ConfigError(f"--workdir={workdir} holds no text-to-image model (model/model_index.json); it {what}.")
     return folder
 
@@ -157,12 +159,13 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
       ConfigError: if it holds another config's run.
       WorkdirError: if it cannot be written, or holds checkpoints without a config.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    path, config = pathlib.Path(workdir) / "config.json", fields.absolute(ConfigDict(config))
     there = path.exists()
     if not there and checkpoints.steps(workdir):
         raise WorkdirError(f"{workdir} holds checkpoints but no config.json: choose another --workdir.")
     if there:
-        changed = config_lib.differences(read_config(workdir), config)
+        saved = read_config(workdir)
+        changed = config_lib.differences(fields.absolute(saved), config)
         fixed = [change for change in changed if not _may_change(change.field)]
         if fixed:
             free = [change for change in changed if _may_change(change.field)]
@@ -173,7 +176,7 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
                 + f"A run may change {', '.join(MAY_CHANGE)}. Set the others back to go on with it, or choose another "
                 f"--workdir (with --config.init_from.path={workdir} it starts from this run's weights)."
             )
-        if not changed:
+        if not config_lib.differences(saved, config):
             return True
     try:
         write_text(path, config_lib.to_json(config) + "\n")

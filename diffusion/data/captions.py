@@ -9,6 +9,7 @@ run once for each distinct caption of a dataset, and not in training.
 
 import json
 import pathlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -155,7 +156,8 @@ def description_of(folder: str | pathlib.Path) -> dict[str, Any]:
     path = pathlib.Path(folder) / INDEX
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no captions. They are written by: python -m experiments.encode_text "
-                                f"--text_encoder=FOLDER --tokenizer=FOLDER --data=NAME@SPLIT --out={folder}")
+                                f"--text_encoder=FOLDER --tokenizer=FOLDER --data=NAME@SPLIT "
+                                + shlex.quote(f"--out={folder}"))
     found = limits.read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("dataset"), dict):
         raise CacheError(f"{path} is no description of captions in format {FORMAT}; write them again.")

@@ -3,8 +3,10 @@
 import contextlib
 import difflib
 import io
+import json
 import os
 import re
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,15 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from diffusion import limits
+from diffusion.data import builders
 from diffusion.data.digits import Digits
 from diffusion.data.shapes import Shapes
 from diffusion.files import cache
 
 # Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line.
 BUNDLED = {"digits": Digits, "shapes": Shapes}
+
+MADE_BY = "made_by.json"  # in the folder of a bundled dataset: the checksum of the code that has made it
 
 # The features that a dataset of images may have. TFDS imports the module of any other class that a folder names.
 FEATURES = (
@@ -38,6 +43,8 @@ _NAME = re.compile(r"(?P<dataset>\w+)(/(?P<config>(?!\.)[\w.+-]+))?(:(?P<version
 def find(name: str, data_dir: str = "") -> Path:
     """Finds the folder of a prepared dataset, and prepares a bundled one on first use; it never downloads.
 
+    A bundled dataset is prepared in the cache alone. Nothing is ever written into a folder that the caller names.
+
     Args:
       name: TFDS name, `dataset[/config][:version]`; the highest version if none is named.
       data_dir: folder of prepared datasets; "" for the default: TFDS_DATA_DIR or else ~/tensorflow_datasets, and for
@@ -47,15 +54,15 @@ def find(name: str, data_dir: str = "") -> Path:
       The folder that holds dataset_info.json, features.json and the records.
 
     Raises:
-      ValueError: the name is not of that form.
+      ValueError: the name is not of that form, or other code than the builder's has made the bundled dataset.
       FileNotFoundError: it is not there; says where it was looked for, what is there, and how to prepare it.
       OSError: a bundled dataset cannot be written.
     """
     parts = _NAME.fullmatch(name)
     if not parts:
         raise ValueError(f"dataset name {name!r} is not of the form dataset[/config][:1.2.3], such as 'cifar10'.")
-    if name in BUNDLED:
-        return _prepared(name, Path(data_dir).expanduser() if data_dir else cache("tfds"))
+    if name in BUNDLED and not data_dir:
+        return _prepared(name, cache("tfds"))
     if data_dir:
         root, origin = Path(data_dir).expanduser(), "data_dir"
     elif os.environ.get("TFDS_DATA_DIR"):
@@ -150,6 +157,7 @@ def _prepared(name: str, root: Path) -> Path:
     version = str(BUNDLED[name].VERSION)
     folder = root / name / version
     if folder.is_dir():
+        _check_made_by(BUNDLED[name], folder)
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +167,7 @@ def _prepared(name: str, root: Path) -> Path:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 builder.download_and_prepare()
             made = Path(scratch) / name / version
+            (made / MADE_BY).write_text(json.dumps({"code": builders.checksum(BUNDLED[name])}) + "\n")
             try:
                 made.rename(folder)
             except OSError:  # the folder is not empty: another process was first, with the same content
@@ -167,14 +176,34 @@ def _prepared(name: str, root: Path) -> Path:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"cannot prepare the bundled dataset {name!r} in {root} ({error.strerror}); leave data_dir empty to use "
-            f"{cache('tfds')} (DIFFUSION_CACHE moves it), or name a folder that can be written",
+            f"cannot prepare the bundled dataset {name!r} in {root} ({error.strerror}); set DIFFUSION_CACHE to a "
+            "folder that can be written",
         ) from error
     return folder
 
 
+def _check_made_by(builder: type, folder: Path) -> None:
+    """Refuses records that other code has made; those of this library are versioned, and tested against their rule."""
+    if builder.__module__.partition(".")[0] == __name__.partition(".")[0] or not (folder / MADE_BY).is_file():
+        return
+    content, now = limits.read_json(folder / MADE_BY), builders.checksum(builder)
+    made_by = content.get("code") if isinstance(content, dict) else None
+    if now and made_by and made_by != now:
+        raise ValueError(
+            f"{folder} was prepared by other code than {builder.__name__}'s of today. Raise its VERSION, so that the "
+            "old records stay beside the new ones, or remove that folder, which is then prepared anew."
+        )
+
+
 def _not_found(name: str, root: Path, origin: str) -> str:
     """Says that a dataset is not there, and what to do."""
+    if name in BUNDLED:
+        return (
+            f"dataset {name!r} is not in {root} ({origin}), and nothing is written there. Leave data_dir empty for the "
+            f"bundled dataset, which is kept in {cache('tfds')}; to train on the pictures of a folder, make them a "
+            f"dataset of its own first: python -m experiments.image_folder --folder={shlex.quote(str(root))} "
+            "--name=mine --data_dir=DIR, then name it as data.name and DIR as data.dir."
+        )
     there = available(root)
     names = sorted({entry.split(":")[0] for entry in there} | set(BUNDLED))
     near = difflib.get_close_matches(name.split(":")[0], names, n=1)
@@ -185,5 +214,6 @@ def _not_found(name: str, root: Path, origin: str) -> str:
         "Nothing is downloaded here. Prepare it once, where TensorFlow is installed too, with "
         f'`python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir={str(root)!r}, '
         "file_format='array_record').download_and_prepare()\"`, "
-        "or name the folder that has it (data_dir, or TFDS_DATA_DIR)."
+        "or name the folder that has it (data_dir, or TFDS_DATA_DIR). If a file of yours makes it, name that file: "
+        "--extend=FILE.py."
     )

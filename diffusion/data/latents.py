@@ -11,6 +11,7 @@ the encoder itself; `scale` and `shift` are applied when a record is read, and s
 
 import json
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -240,7 +241,8 @@ def _index(folder: str | pathlib.Path) -> pathlib.Path:
         begun = (path.parent / BEGUN).is_file()
         what = "its writing was never finished; the command that began it goes on" if begun else "there is none"
         raise FileNotFoundError(f"{folder} holds no cache of latents: {what}. It is made by: python -m "
-                                f"experiments.encode --autoencoder=FOLDER --data=NAME@SPLIT --out={folder}")
+                                f"experiments.encode --autoencoder=FOLDER --data=NAME@SPLIT "
+                                + shlex.quote(f"--out={folder}"))
     return path
 
 

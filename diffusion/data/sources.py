@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import tensorflow_datasets as tfds
 
-from diffusion import failures, limits, pictures
+from diffusion import failures, files, limits, pictures
 from diffusion.data import catalog
 from diffusion.data.transforms import decode, decode_any, decode_square
 
@@ -58,6 +58,21 @@ def describe(name: str, split: str, data_dir: str = "", varied: tuple[int, ...] 
       ValueError: the split is not in the dataset, the dataset is not one of images, or its folder is not safe to open.
     """
     return _spec(_builder(name, data_dir), name, split, varied)
+
+
+def shape(name: str, split: str, data_dir: str = "") -> tuple[int, int, int]:
+    """Returns the shape (H, W, C) of the images of a split; unlike `describe`, it prepares nothing.
+
+    Args:
+      name, split, data_dir: as in `describe`.
+
+    Raises:
+      FileNotFoundError, ValueError: as in `describe`.
+    """
+    if name not in catalog.BUNDLED or data_dir:
+        return describe(name, split, data_dir).shape
+    builder = catalog.BUNDLED[name](data_dir=str(files.cache("tfds")), file_format="array_record")
+    return cast(tuple[int, int, int], tuple(builder.info.features["image"].shape))
 
 
 def open_source(

@@ -58,6 +58,10 @@ def _devices() -> Mesh | None:
     return mesh if mesh is not None and mesh.size > 1 else None
 
 
+class MeshError(ValueError):
+    """A mesh does not fit: its axes, the devices, or what is to be split over them; the message says which."""
+
+
 def split(x: jax.Array, *names: str | None) -> jax.Array:
     """Returns x, with its dimensions split over the mesh as their names say.
 
@@ -69,7 +73,7 @@ def split(x: jax.Array, *names: str | None) -> jax.Array:
         x, the same values.
 
     Raises:
-        ValueError: where a dimension does not divide over its axes.
+        MeshError: where a dimension does not divide over its axes.
     """
     mesh = _devices()
     if mesh is None:
@@ -79,7 +83,7 @@ def split(x: jax.Array, *names: str | None) -> jax.Array:
         axes = tuple(axis for axis in (RULES.get(name, ()) if name else ()) if mesh.shape.get(axis, 1) > 1)
         parts = math.prod(mesh.shape[axis] for axis in axes)
         if size % parts:
-            raise ValueError(
+            raise MeshError(
                 f"{size} {name} do not divide over {parts} devices ({' x '.join(f'mesh.{axis}' for axis in axes)}): "
                 f"choose mesh axes that multiply to a divisor of {size}"
             )

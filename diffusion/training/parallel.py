@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion.models import layout
+from diffusion.models.layout import MeshError
 from diffusion.training import sharding
 
 
@@ -51,10 +52,10 @@ def pmap(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
       mesh: with all devices on the axis data.
 
     Raises:
-      ValueError: if another axis of the mesh has more than one device.
+      MeshError: if another axis of the mesh has more than one device.
     """
     if mesh.size != mesh.shape["data"]:
-        raise ValueError(f'mesh.kind = "pmap" splits the batch alone: {dict(mesh.shape)} needs mesh.kind = "jit".')
+        raise MeshError(f'mesh.kind = "pmap" splits the batch alone: {dict(mesh.shape)} needs mesh.kind = "jit".')
     devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     here = NamedSharding(Mesh(np.array(devices), "data"), PartitionSpec("data"))
     by_device = jax.jit(

@@ -27,6 +27,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffusion.leaves import leaf_name
 from diffusion.models import layout
+from diffusion.models.layout import MeshError
 
 AXES = ("data", "fsdp", "sequence", "tensor")  # those that talk most are the nearest neighbours
 BATCH_AXES = layout.RULES["batch"]
@@ -87,20 +88,20 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
       Mesh.
 
     Raises:
-      ValueError: if an axis is unknown, the sizes do not multiply to the number of devices, or JAX finds no place for
+      MeshError: if an axis is unknown, the sizes do not multiply to the number of devices, or JAX finds no place for
         them on the torus of a TPU (an axis is to be a product of its sides).
     """
     devices = jax.devices() if devices is None else list(devices)
     unknown = [name for name in axes if name not in AXES]
     if unknown:
-        raise ValueError(f"mesh axis {unknown[0]!r} is unknown: valid are {', '.join(AXES)}.")
+        raise MeshError(f"mesh axis {unknown[0]!r} is unknown: valid are {', '.join(AXES)}.")
     sizes = {name: int(axes.get(name, 1)) for name in AXES}
     if any(size < 1 and size != -1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
-        raise ValueError(f"mesh {sizes}: sizes must be >= 1, with -1 (the rest of the devices) at most once.")
+        raise MeshError(f"mesh {sizes}: sizes must be >= 1, with -1 (the rest of the devices) at most once.")
     known = math.prod(size for size in sizes.values() if size != -1)
     sizes = {name: len(devices) // known if size == -1 else size for name, size in sizes.items()}
     if math.prod(sizes.values()) != len(devices):
-        raise ValueError(
+        raise MeshError(
             f"mesh {dict(axes)} does not fit {len(devices)} devices: the sizes must multiply to {len(devices)}; "
             "-1 stands for the rest of the devices."
         )
@@ -108,7 +109,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
     try:
         return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices)
     except NotImplementedError as error:
-        raise ValueError(f"mesh {sizes} does not lie on the torus of these devices: {error}") from error
+        raise MeshError(f"mesh {sizes} does not lie on the torus of these devices: {error}") from error
 
 
 def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULES, whole: str = WHOLE["all"]) -> Any:
@@ -124,20 +125,20 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULE
       pytree of NamedSharding.
 
     Raises:
-      ValueError: if no rule fits a leaf, or a dimension does not divide over its axis.
+      MeshError: if no rule fits a leaf, or a dimension does not divide over its axis.
     """
 
     def leaf(path, shape):
         name = leaf_name(path)
         axes = next((axes for pattern, axes in rules if re.search(pattern, name)), None)
         if axes is None:
-            raise ValueError(f"no sharding rule fits {name!r}: end the rules with ('.*', ()).")
+            raise MeshError(f"no sharding rule fits {name!r}: end the rules with ('.*', ()).")
         spec: list[str | None] = [None] * (len(shape.shape) - len(axes))
         spec += [axis if axis in mesh.shape else None for axis in axes]
         for size, axis in zip(shape.shape, spec):
             if axis and size % mesh.shape[axis]:
-                raise ValueError(f"{axis} = {mesh.shape[axis]} does not divide the {size} of {name} {shape.shape}: "
-                                 f"choose a divisor of {size}.")  # fmt: skip
+                raise MeshError(f"{axis} = {mesh.shape[axis]} does not divide the {size} of {name} {shape.shape}: "
+                                f"choose a divisor of {size}.")  # fmt: skip
         if not re.search(whole, name):
             _split_largest(spec, shape.shape, mesh)
         return NamedSharding(mesh, PartitionSpec(*spec) if any(spec) else PartitionSpec())
@@ -174,11 +175,11 @@ def create(init: Callable[..., Any], target: Any, *args: Any) -> Any:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises ValueError, before anything is compiled, if a global batch does not divide over devices and processes."""
+    """Raises MeshError, before anything is compiled, if a global batch does not divide over devices and processes."""
     shards = batch_shards(mesh)
     if batch_size < 1 or batch_size % (shards * accumulate):
         inside = f" and {accumulate} micro-batches" if accumulate > 1 else ""
-        raise ValueError(
+        raise MeshError(
             f"train.batch_size = {batch_size} does not divide over {shards} devices{inside}: "
             f"make it a multiple of {shards * accumulate}."
         )

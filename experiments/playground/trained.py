@@ -17,6 +17,7 @@ from diffusion.data.transforms import to_model, to_uint8
 from diffusion.text_to_image import Frame
 from diffusion.training import checkpoints
 from experiments import autoencoders, checks, generate, names, resolve, workdir
+from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.playground.asked import Asked, common
 
@@ -195,7 +196,7 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
                           "a text-to-image model by --model=FOLDER.")
     if name in names.TOLD_TEXT:
         raise ConfigError(f"--workdir={folder} holds no text model: it trains a denoiser that is told text. Make one "
-                          f"of it: python -m experiments.text_model --workdir={folder}")
+                          f"of it: {configs.printed('text_model', f'--workdir={folder}')}")
 
 
 def _fits(make: Callable, of_flow_maps: bool) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from diffusion import limits
+from experiments import config as configs
 from experiments import places
 from experiments.workdir import WorkdirError, append, write_text
 
@@ -98,8 +99,8 @@ def read(directory: pathlib.Path) -> Record:
         runs = [Plan(**run) for run in content["runs"]]
         return Record(**{name: content[name] for name in Record._fields if name != "runs"}, runs=runs)
     except FileNotFoundError as error:
-        raise WorkdirError(f"--workdir={directory} holds no sweep: there is no sweep.json. Start one by python -m "
-                           f"experiments.sweep --sweep=FILE --workdir={directory}.") from error
+        raise WorkdirError(f"--workdir={directory} holds no sweep: there is no sweep.json. Start one by "
+                           f"{configs.printed('sweep', '--sweep=FILE', f'--workdir={directory}')}") from error
     except (OSError, limits.Refused, ValueError, KeyError, TypeError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}") from error
 

@@ -131,25 +131,50 @@ def fake(monkeypatch):
     return lambda **attributes: [monkeypatch.setattr(Fake, name, value) for name, value in attributes.items()]
 
 
-def test_the_first_of_two_processes_wins(fake, tmp_path):
-    fake(winner=tmp_path / "fake" / "1.0.0")
-    folder = catalog.find("fake", str(tmp_path))
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """The folder of bundled datasets in a cache of the test's own."""
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    return tmp_path / "tfds"
+
+
+def test_the_first_of_two_processes_wins(fake, kept):
+    fake(winner=kept / "fake" / "1.0.0")
+    folder = catalog.find("fake")
     assert [path.name for path in folder.iterdir()] == ["theirs"]
-    assert [path.name for path in tmp_path.iterdir()] == ["fake"]
+    assert [path.name for path in kept.iterdir()] == ["fake"]
 
 
-def test_a_failure_leaves_nothing_behind(fake, tmp_path):
+def test_a_failure_leaves_nothing_behind(fake, kept):
     fake(error=OSError(28, "No space left on device"))
     with pytest.raises(OSError, match=r"cannot prepare the bundled dataset 'fake' .*No space left on device") as caught:
-        catalog.find("fake", str(tmp_path))
+        catalog.find("fake")
     assert caught.value.errno == 28
-    assert not list(tmp_path.glob("fake/*")) and not list(tmp_path.glob(".*"))
+    assert not list(kept.glob("fake/*")) and not list(kept.glob(".*"))
 
 
-def test_a_folder_that_cannot_be_written_is_named(fake, tmp_path):
+def test_a_cache_that_cannot_be_written_is_named(fake, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match=r"leave data_dir empty to use .*DIFFUSION_CACHE"):
-        catalog.find("fake", str(tmp_path / "file"))
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "file"))
+    with pytest.raises(NotADirectoryError, match=r"file/tfds .*; set DIFFUSION_CACHE to a folder"):
+        catalog.find("fake")
+
+
+@pytest.mark.parametrize("content", [["a.png", "b.png"], []])
+def test_nothing_is_written_into_a_folder_that_is_named(fake, tmp_path, content):
+    for name in content:
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"'fake' is not in .*nothing is written there.*image_folder"):
+        catalog.find("fake", str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == content
+
+
+def test_a_shape_is_known_without_preparing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    assert sources.shape("digits", "train") == (8, 8, 1)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match="nothing is written there"):
+        sources.shape("digits", "train", str(tmp_path))
 
 
 def test_the_cache_is_the_users_unless_told_otherwise(fake, tmp_path, monkeypatch):

@@ -201,15 +201,16 @@ def test_other_texts_are_refused(text):
 
 
 def test_the_dataset_holds_the_pictures_the_captions_and_the_attributes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
     monkeypatch.setattr(shapes, "SIZES", {"train": 5, "validation": 2, "test": 2, "withheld": 3})
-    records, spec = sources.open_source("shapes", "withheld", str(tmp_path))
+    records, spec = sources.open_source("shapes", "withheld")
     assert spec == sources.DataSpec("shapes", "withheld", (64, 64, 3), 0, 3, "2.1.0")
     expected = [shapes.example("withheld", number) for number in range(3)]
     for number, (image, _, _) in enumerate(expected):
         np.testing.assert_array_equal(records[number]["image"], image)
-    assert sources.column("shapes", "withheld", "caption", str(tmp_path)) == [caption for _, caption, _ in expected]
-    colours = sources.column("shapes", "withheld", "colour", str(tmp_path))
+    assert sources.column("shapes", "withheld", "caption") == [caption for _, caption, _ in expected]
+    colours = sources.column("shapes", "withheld", "colour")
     assert [scenes.COLOURS[colour] for colour in colours] == [scene.colour for _, _, scene in expected]
     with pytest.raises(ValueError, match=r"no feature 'captions' .* it has caption \(Text\), colour \(ClassLabel\)"):
-        sources.column("shapes", "withheld", "captions", str(tmp_path))
+        sources.column("shapes", "withheld", "captions")
     assert "shapes" in catalog.BUNDLED

@@ -119,7 +119,7 @@ def test_memory_against_xla(remat):
         config = digits.get_config()
         config.model.update(width=64, depth=depth, unroll=1, remat=remat)
         config.train.update({"batch_size": 256, "accumulate": 1})  # as on an accelerator; a CPU's rule is four parts
-        mesh = plan.mesh_of(config, jax.devices()[:1])
+        mesh = program.mesh_of(config, jax.devices()[:1])
         run = program.build(config, (8, 8, 1), mesh)
         told = run.step.lower(run.target, run.batch, run.seed).compile().memory_analysis()
         parts = estimate.memory_by_part(plan.work_of(config, (8, 8, 1), mesh), "cpu")
@@ -135,14 +135,14 @@ def test_memory_against_xla(remat):
 REAL_RUN = """
 import resource, sys, jax
 from configs import digits
-from experiments import estimate, plan, train
+from experiments import estimate, plan, program, train
 config = digits.get_config()
 config.model.update(depth=8, unroll=1)
 config.train.accumulate = 1
 config.train.batch_size, config.train.steps, config.train.log_every = int(sys.argv[2]), 3, 1
 assert train.run(config, sys.argv[1]) == 0
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-mesh = plan.mesh_of(config, jax.devices()[:1])
+mesh = program.mesh_of(config, jax.devices()[:1])
 parts = estimate.memory_by_part(plan.work_of(config, (8, 8, 1), mesh), "cpu")
 print(peak, sum(parts.values()))
 """
@@ -166,7 +166,7 @@ def test_memory_of_a_real_run(tmp_path):
 def test_remedies():
     config = imagenet256_dit.get_config()
     config.train.batch_size = 1024
-    run = plan.work_of(config, LATENTS, plan.mesh_of(config, jax.devices()[:1]))
+    run = plan.work_of(config, LATENTS, program.mesh_of(config, jax.devices()[:1]))
     needed = sum(estimate.memory_by_part(run, "tpu").values())
     machine = MACHINES["v5p"]._replace(memory=needed / 2)
     told = plan.change(config, LATENTS, run, machine)

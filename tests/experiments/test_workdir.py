@@ -8,7 +8,9 @@ import threading
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import workdir
+from configs import digits
+from experiments import config as config_lib
+from experiments import fields, workdir
 from experiments.config import ConfigError
 from experiments.workdir import WorkdirError
 
@@ -82,7 +84,9 @@ def test_read_only_folder(tmp_path):
 
 HOLDER = """
 import sys
-from experiments import workdir
+from configs import digits
+from experiments import config as config_lib
+from experiments import fields, workdir
 with workdir.lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -154,3 +158,31 @@ def test_the_command_of_a_launched_process_has_its_launcher(monkeypatch):
     monkeypatch.setenv("DIFFUSION_LAUNCHER", "python -m launch.local --processes=2 --")
     launched = "python -m launch.local --processes=2 -- python -m experiments.train '--workdir=a b'"
     assert workdir.command("experiments.train") == launched
+
+
+def test_paths_mean_the_same_from_any_folder(tmp_path, monkeypatch):
+    """Also those of a run that an older version has written as they were named."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    named = digits.get_config()
+    named.update_from_flattened_dict({"data.dir": "data", "teacher.path": "~/run"})
+    whole = fields.absolute(named)
+    assert whole.data.dir == str(here / "data") and whole.data.latents.dir == ""
+    assert whole.teacher.path == os.path.expanduser("~/run")
+    assert named.data.dir == "data" and fields.absolute(whole).to_dict() == whole.to_dict()
+    (tmp_path / "config.json").write_text(config_lib.to_json(named))
+    assert workdir.settle_config(tmp_path, named) is True
+    monkeypatch.chdir(tmp_path)
+    assert workdir.settle_config(tmp_path, whole) is True
+    assert config_lib.differences(workdir.read_config(tmp_path), whole) == []
+    whole.teacher.path = str(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"(?s)teacher\.path: .*A run may change"):
+        workdir.settle_config(tmp_path, whole)
+
+
+def test_a_dataset_that_is_not_there_is_not_prepared_for_its_shape(tmp_path):
+    data = {"name": "digits", "split": "train", "dir": str(tmp_path), "shape": None, "latents": {"dir": ""}}
+    with pytest.raises(FileNotFoundError, match="nothing is written there"):
+        workdir.example_shape({"data": data})
+    assert not list(tmp_path.iterdir())
