@@ -3,6 +3,7 @@
 # make demo-text   a text-to-image model, trained from nothing: three quarters of an hour
 # make bench   timings                                            make lint      ruff   make types   pyright
 # make gallery   docs/gallery, of the run of make demo
+# make mutate  which small mistakes in the mathematics no test would see
 # make site    these pages and every public name, into site/index.html
 # make playground-env   the environment of experiments.playground, a page to try a model on
 # make test-cluster   the SLURM launchers on a real slurmctld and two slurmd, which it starts here and ends
@@ -15,7 +16,8 @@ TEXT := runs/text
 PEERS := .venv-peers
 PLAYGROUND := .venv-playground
 
-.PHONY: setup demo gallery demo-text test test-all test-cluster test-peers fixtures bench playground-env lint types site lock clean
+.PHONY: setup demo gallery demo-text test test-all test-cluster test-peers fixtures bench playground-env lint types mutate
+.PHONY: site lock clean
 setup: $(VENV)/.complete
 
 $(VENV)/.complete: requirements.txt pyproject.toml
@@ -90,6 +92,9 @@ lint: setup
 
 types: setup
 	$(RUN) -m pyright --pythonpath $(RUN)
+
+mutate: setup
+	$(RUN) -m tools.mutate
 
 site: setup
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet

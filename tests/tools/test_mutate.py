@@ -1,0 +1,219 @@
+"""The tool that makes mutants, on a toy library whose tests see some of its mistakes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tools.mutate import forks, reached
+from tools.mutate.mutants import mutants, sample
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def changes(source, **only):
+    """The lines after each change of a source."""
+    return [m.now for m in mutants("toy.py", source.encode()) if all(getattr(m, k) == v for k, v in only.items())]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "expected"),
+    [
+        ("a = b - c", "sign", ["a = b + c"]),
+        ("a = b - c", "swap", ["a = (c - b)"]),
+        ("a = -b", "sign", ["a = (b)"]),
+        ("a = (b + 1) * c", "factor", ["a = (b + 1) / c", "a = (b + 1)", "a = (c)"]),
+        ("a = b[1:]", "off by one", ["a = b[0:]", "a = b[2:]"]),
+        ("a = 0.5 * b", "factor", ["a = 0.5 / b", "a = (0.5)", "a = (b)", "a = 1.0 * b"]),
+        ("if a <= b: pass", "bound", ["if a < b: pass"]),
+        ("if a <= b: pass", "condition", ["if not (a <= b): pass", "if a > b: pass"]),
+        ("a = b if not c else d", "condition", ["a = (d if not c else b)", "a = b if (c) else d"]),
+        ("a = b and c is not None", "condition", ["a = b or c is not None", "a = b and c is None"]),
+        ("a = jnp.minimum(b, c)", "name", ["a = jnp.maximum(b, c)"]),
+        ("a = jax.lax.stop_gradient(b)", "dropped", ["a = (b)"]),
+        ("a = x.mean(axis=i)", "dropped", ["a = x.mean()"]),
+        ("a = f(b, c, d)", "swap", ["a = f(c, b, d)", "a = f(b, d, c)"]),
+        ("a = jnp.where(b > 0, c, d)", "swap", ["a = jnp.where(b > 0, d, c)"]),
+        ("a += b", "sign", ["a -= b"]),
+        ("def f(a=True): return a", "condition", ["def f(a=False): return a"]),
+        ("a = lambda x: x - 1", "off by one", ["a = lambda x: x - 0", "a = lambda x: x - 2"]),
+    ],
+)
+def test_changes_of_a_line(line, kind, expected):
+    assert sorted(changes(line, kind=kind)) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['"""1 + 2."""', "import a", "from a import b", "raise ValueError(1 + 2)", "assert 1 < 2, 1 + 2", 'a = f"{1 + 2}"',
+     "a: f(1, 2)", "def f(a: g(1)) -> g(2): pass", "@f(1)\ndef g(): pass", 'warnings.warn("a", 3)', 'a = "b" + c',
+     "if TYPE_CHECKING: a = 1", "a = max(b, c)[d]" ],
+)  # fmt: skip
+def test_what_only_speaks_is_left_alone(line):
+    assert not changes(line, kind="swap") and not changes(line, kind="off by one") and not changes(line, kind="sign")
+
+
+SOURCE = b'''"""A module."""
+
+import math
+
+
+def f(a, b=2):
+    """Of 1 and 2."""
+    if a > 0:
+        return [a, math.sqrt(a),
+                a + 3]
+    return (lambda x: x * b)(a)
+'''
+
+
+def test_a_mutant_knows_the_lines_that_run_it_and_its_diff():
+    every = mutants("toy.py", SOURCE)
+    lines = {m.now: (m.line, m.lines, m.body) for m in every}
+    assert lines["if a >= 0:"] == (8, (8, 8), (8, 8))
+    assert lines["a + 4]"] == (10, (9, 10), (9, 10))
+    assert lines["def f(a, b=3):"] == (6, (6, 6), (8, 11))  # a default: what runs the function
+    assert lines["return (lambda x: x / b)(a)"] == (11, (11, 11), (11, 11))
+    for mutant in every:
+        compile(mutant.applied(SOURCE), "toy.py", "exec")
+        removed, added = (
+            [line[1:].strip() for line in mutant.diff(SOURCE).splitlines()[2:] if line[0] == sign] for sign in "-+"
+        )
+        assert (" ".join(removed), " ".join(added)) == (mutant.was, mutant.now)
+
+
+def test_the_sample_is_of_the_seed_and_stays_where_other_lines_are_added():
+    later = b"NEW = 5\n" + SOURCE
+    names = lambda source, seed: [m.name for m in sample(mutants("toy.py", source), source, 4, seed)]
+    assert names(SOURCE, 0) == names(SOURCE, 0) != names(SOURCE, 1)
+    assert {m.line for m in sample(mutants("toy.py", SOURCE), SOURCE, 5, 0)} == {6, 8, 9, 10, 11}  # one on each line
+    of_f = [m for m in mutants("toy.py", later) if m.line > 1]
+    assert [m.name for m in sample(of_f, later, 4, 0)] == names(SOURCE, 0)
+    same = b"a = f(b, b)\n"
+    assert not sample(mutants("toy.py", same), same, 9, 0)  # what changes nothing is no mutant
+
+
+def test_an_instrumented_module_does_the_same_and_says_which_lines_run(monkeypatch):
+    seen = []
+    text = reached.instrumented("toy.py", SOURCE.decode())
+    monkeypatch.setattr("builtins.__reached__", lambda path, line: seen.append((path, line)), raising=False)
+    space = {}
+    exec(text, space)
+    assert seen == [("toy.py", 6)] and space["__doc__"] == "A module." and space["f"].__doc__ == "Of 1 and 2."
+    seen.clear()
+    assert space["f"](-4) == -8
+    assert [line for _, line in seen] == [8, 11, 11]  # the condition, the return, the lambda
+
+
+def test_a_child_that_does_not_end_is_killed_with_what_it_started(tmp_path):
+    """Three pieces of work in children: one that answers, one that raises, one that waits with a process of its own."""
+    def do(piece, place):
+        if piece == "raises":
+            raise RuntimeError("as it should")
+        if piece == "waits":
+            waiting = subprocess.Popen(["sleep", "60"])
+            (tmp_path / "process").write_text(str(waiting.pid))
+            waiting.wait()
+        return f"{piece} in {pathlib.Path.cwd().name}"
+
+    (tmp_path / "copy").mkdir()
+    work = ["answers", "raises", "waits"]
+    found = {done.work: done for done in forks.run_all(work, do, [tmp_path / "copy"], lambda piece: 1.0)}
+    assert found["answers"].found == "answers in copy" and not found["answers"].late
+    assert found["raises"].found is None and "as it should" in found["raises"].said and not found["raises"].late
+    assert found["waits"].found is None and found["waits"].late
+    stat = pathlib.Path("/proc", (tmp_path / "process").read_text(), "stat")
+    assert not stat.is_file() or stat.read_text().split()[2] == "Z"  # killed; no one has waited for it yet
+
+
+TOY = '''
+import numpy as np
+
+LIMIT = 3
+
+
+def clipped(x):
+    return min(x, LIMIT)
+
+
+def scaled(x, factor=2.0):
+    return factor * x
+
+
+def unseen(x):
+    return x + 1
+
+'''
+TESTS = '''
+import pytest
+
+from diffusion import toy
+
+
+@pytest.fixture(scope="module")
+def value():
+    return toy.scaled(3.0)
+
+
+def test_clipped():
+    assert toy.clipped(5) == 3 and toy.clipped(1) == 1
+
+
+def test_scaled_through_a_fixture(value):
+    assert value > 0  # too weak
+
+'''
+
+
+BETTER = '''
+
+def test_more():
+    assert toy.scaled(5.0) == 10 and toy.unseen(1) == 2
+'''
+EXPLAINED = """
+[[mutant]]
+path = "diffusion/toy.py"
+was = "return x + 1"
+now = "return x + 0"
+why = "for the sake of this test"
+"""
+
+
+def test_survivors_of_a_toy_library_are_reported_and_fall_to_a_new_test(tmp_path):
+    """One run over every mutant; then, of the survivors alone, one with a better test and an explanation."""
+    root, out = tmp_path / "root", tmp_path / "out"
+    for name, text in {"diffusion/__init__.py": "", "diffusion/toy.py": TOY, "tests/test_toy.py": TESTS,
+                       "explained.toml": "mutant = []"}.items():  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    code = ("import pathlib, sys\nfrom tools.mutate import __main__ as tool\n"
+            "root = pathlib.Path(sys.argv[1])\ntool.EXPLAINED = root / 'explained.toml'\n"
+            "sys.exit(tool.main(sys.argv[2:], root))")
+
+    def run(*words):
+        command = [sys.executable, "-c", code, root, "diffusion/toy.py", "--tests", "tests", "--out", out, *words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert done.returncode in (0, 1), done.stderr
+        rows = json.loads((out / "report.json").read_text())["rows"]
+        return done, {row["now"]: row for row in rows}
+
+    done, rows = run("--per-file", "100")
+    survived = {now for now, row in rows.items() if row["outcome"] == "survived"}
+    assert survived == {"return (factor)", "return (x)", "return factor / x", "def scaled(x, factor=4.0):",
+                        "return x - 1", "return x + 0", "return x + 2"}  # fmt: skip
+    assert rows["return x - 1"]["why"] == "no test runs it"
+    assert rows["return max(x, LIMIT)"]["by"] == "tests/test_toy.py::test_clipped"
+    assert rows["LIMIT = 4"]["outcome"] == "killed"  # runs as the module is imported
+    assert "-    return factor * x\n+    return factor / x" in done.stdout and done.returncode == 1
+    assert (root / "diffusion/toy.py").read_text() == TOY
+
+    (root / "tests/test_toy.py").write_text(TESTS + BETTER)
+    (root / "explained.toml").write_text(EXPLAINED)
+    done, rows = run("--again", out / "report.json")
+    assert len(rows) == len(survived) and done.returncode == 0
+    assert [now for now, row in rows.items() if row["outcome"] != "killed"] == ["return x + 0"]
+    assert "100.0 %" in done.stdout

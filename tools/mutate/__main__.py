@@ -1,0 +1,204 @@
+"""Mutation testing: makes one small wrong change at a time, runs the tests that reach it, and reports what none sees.
+
+    python -m tools.mutate diffusion/guidance diffusion/weightings.py --per-file 5 --seed 0
+    python -m tools.mutate --again runs/mutate/report.json          the survivors of a report, after new tests
+    python -m tools.mutate diffusion/flow_maps.py --per-file 1000   every mutant of a file
+
+The first run does all fast tests once to learn which lines each runs (some minutes; kept in runs/mutate, and brought up
+to date where a file has changed). Each mutant is then made in a scratch copy, in a process forked from one that has
+imported JAX, and its tests run until the first that fails, the likeliest and fastest first. The working tree is read
+alone.
+
+A survivor is a missing test, or equivalent: then it gets an entry in tools/mutate/equivalent.toml with the reason, and
+counts as explained. The score is killed / (mutants - explained). Reports: OUT/report.txt and OUT/report.json.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import sys
+import time
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+from tools.mutate import forks, reached
+from tools.mutate.mutants import Mutant, mutants, sample
+from tools.mutate.reached import Case
+
+LIBRARY = "diffusion"
+ROOT = pathlib.Path(__file__).parents[2]
+EXPLAINED = pathlib.Path(__file__).with_name("equivalent.toml")
+SOURCES = ("schedules", "parameterizations.py", "timesteps", "weightings.py", "objectives", "samplers", "guidance",
+           "flow_maps.py", "metrics", "training")  # fmt: skip
+TESTS = ("tests/*.py", "tests/training", "tests/metrics")
+START = 30.0  # seconds that a child may take beside its tests
+
+
+def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
+    """Runs the command; 1 where a mutant survives unexplained."""
+    arguments = _arguments(words)
+    out = pathlib.Path(arguments.out).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    began, root = time.monotonic(), forks.copy(root, out / "copy")  # as it is now, whatever changes meanwhile
+    chosen = _chosen(arguments, root)
+    tests = sorted(str(path.relative_to(root)) for path in _files(root, arguments.tests, "test_*.py"))
+    forks.prepare(out / "compiled")
+    forks.preload(root, [root / path for path in [*tests, *{mutant.path for mutant in chosen}]])
+    _say(f"{len(chosen)} mutants, {len(tests)} test files")
+    cases = reached.find(root, LIBRARY, tests, out / "map", arguments.jobs, arguments.limit * 10, _say)
+    rows = _outcomes(root, chosen, cases, out, arguments)
+    text = _report(rows, f"seed {arguments.seed}, {arguments.per_file} a file, {time.monotonic() - began:.0f} s")
+    (out / "report.txt").write_text(text)
+    (out / "report.json").write_text(json.dumps({"rows": rows, "seed": arguments.seed}, indent=1))
+    _say(text)
+    return int(any(row["outcome"] == "survived" for row in rows))
+
+
+def _arguments(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m tools.mutate", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("sources", nargs="*", default=[f"diffusion/{name}" for name in SOURCES],
+                        help="files and folders to change; the mathematics and the train step if none")  # fmt: skip
+    parser.add_argument("--per-file", type=int, default=5, help="mutants of each file, on different lines (5)")
+    parser.add_argument("--seed", type=int, default=0, help="which of them (0)")
+    parser.add_argument("--tests", nargs="+", default=TESTS, help=f"test files and folders ({' '.join(TESTS)})")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once (2)")
+    parser.add_argument("--limit", type=float, default=60.0,
+                        help="seconds of tests for one mutant, in the time they take without it (60)")  # fmt: skip
+    parser.add_argument("--again", help="a report.json: its survivors alone")
+    parser.add_argument("--out", default="runs/mutate", help="reports, map and scratch copies (runs/mutate)")
+    return parser.parse_args(words)
+
+
+def _files(root: pathlib.Path, names: Iterable[str], pattern: str) -> Iterable[pathlib.Path]:
+    for name in names:
+        found = sorted(root.glob(name))
+        if not found:
+            raise SystemExit(f"{name}: no such file or folder below {root}")
+        for path in found:
+            if path.is_dir():
+                yield from sorted(path.rglob(pattern))
+            elif path.match(pattern):
+                yield path
+
+
+def _chosen(arguments: argparse.Namespace, root: pathlib.Path) -> list[Mutant]:
+    """The mutants to try."""
+    if arguments.again:
+        rows = json.loads(pathlib.Path(arguments.again).read_text())["rows"]
+        names = {row["name"] for row in rows if row["outcome"] == "survived"}
+        paths = sorted({row["path"] for row in rows if row["outcome"] == "survived"})
+        every = (mutant for path in paths for mutant in mutants(path, (root / path).read_bytes()))
+        return [mutant for mutant in every if mutant.name in names]
+    chosen = []
+    for path in _files(root, arguments.sources, "*.py"):
+        source = path.read_bytes()
+        every = mutants(str(path.relative_to(root)), source)
+        chosen += sample(every, source, arguments.per_file, arguments.seed)
+    return chosen
+
+
+def _explained() -> dict[tuple[str, str, str], str]:
+    entries = tomllib.loads(EXPLAINED.read_text())["mutant"]
+    return {(entry["path"], entry["was"], entry["now"]): entry["why"] for entry in entries}
+
+
+def _outcomes(
+    root: pathlib.Path, chosen: list[Mutant], cases: list[Case], out: pathlib.Path, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """What became of each mutant, in their order."""
+    explained, rows, work = _explained(), {}, []
+    for mutant in chosen:
+        row = {"name": mutant.name, "path": mutant.path, "line": mutant.line, "kind": mutant.kind, "was": mutant.was,
+               "now": mutant.now, "diff": mutant.diff((root / mutant.path).read_bytes())}  # fmt: skip
+        rows[mutant] = row
+        if why := explained.get((mutant.path, mutant.was, mutant.now)):
+            row |= {"outcome": "explained", "why": why}
+            continue
+        tests, seconds, left = [], 0.0, 0
+        for of_file in reached.order(cases, mutant):
+            kept = []
+            for case in of_file:
+                if seconds + case.seconds > arguments.limit and seconds:
+                    left += 1
+                else:
+                    seconds += case.seconds
+                    kept.append(case.name)
+            tests += [kept] if kept else []
+        row |= {"tests": sum(map(len, tests)), "left": left}
+        if tests:
+            work.append((mutant, tests, seconds))
+        else:
+            row |= {"outcome": "survived", "why": "no test runs it"}
+
+    copies = [forks.copy(root, out / f"copy_{k}") for k in range(arguments.jobs)]
+    do = lambda piece, place: _try(piece[0], piece[1], root, place)
+    for done in forks.run_all(work, do, copies, lambda piece: START + 3 * piece[2]):
+        mutant, row = done.work[0], rows[done.work[0]]
+        row["seconds"] = round(done.seconds, 1)
+        if done.late:
+            row |= {"outcome": "killed", "by": "time limit"}
+        elif done.found is None:
+            row |= {"outcome": "killed", "by": "the end of the process", "said": done.said}
+        elif done.found["by"]:
+            row |= {"outcome": "killed", "by": done.found["by"]}
+        else:
+            row |= {"outcome": "survived", "why": f"{row['tests']} tests pass, {row['left']} were left out"}
+        where = f"{mutant.path}:{mutant.line} {mutant.name}"
+        _say(f"{row['outcome']:>9} {row['seconds']:5.1f} s  {where}  {row.get('by', '')}")
+    return list(rows.values())
+
+
+def _try(mutant: Mutant, tests: list[list[str]], root: pathlib.Path, place: pathlib.Path) -> dict[str, str]:
+    """In a child: the first test that fails with the mutant, "" if none does."""
+    failed: list[str] = []
+
+    class Plugin:
+        def pytest_runtest_logreport(self, report):
+            if report.failed:
+                failed.append(report.nodeid)
+
+    path = place / mutant.path
+    source = (root / mutant.path).read_bytes()
+    path.write_bytes(mutant.applied(source))
+    try:
+        for of_file in tests:
+            code = forks.pytest_run(of_file, Plugin())
+            if code:
+                return {"by": failed[0] if failed else f"pytest of {of_file[0]} ends with {code}"}
+        return {"by": ""}
+    finally:
+        path.write_bytes(source)
+
+
+def _report(rows: list[dict[str, Any]], heading: str) -> str:
+    """Counts by package, and every survivor with its diff."""
+    table: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for row in rows:
+        parts = pathlib.PurePath(row["path"]).parts
+        for name in ("/".join(parts[:2]), "all"):
+            table[name][row["outcome"]] += 1
+    lines = [heading, "", f"{'':34} mutants killed explained survived  score"]
+    for name in [*sorted(table.keys() - {"all"}), *(["all"] if rows else [])]:
+        count = table[name]
+        judged = count.total() - count["explained"]
+        score = f"{100 * count['killed'] / judged:5.1f} %" if judged else "    -"
+        counts = f"{count['killed']:6} {count['explained']:9} {count['survived']:8}"
+        lines.append(f"{name:34} {count.total():7} {counts} {score}")
+    for row in rows:
+        if row["outcome"] == "survived":
+            where = f"{row['path']}:{row['line']} {row['name']}"
+            lines += ["", f"survived: {where} ({row['kind']}; {row['why']})", row["diff"]]
+    return "\n".join(lines) + "\n"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    os.nice(10)
+    sys.exit(main())

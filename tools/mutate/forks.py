@@ -1,0 +1,163 @@
+"""Scratch copies of the repository, and children that run tests in them, forked from a process that has JAX."""
+
+import ast
+import contextlib
+import importlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--durations=0")
+
+
+class Finished(NamedTuple):
+    """What became of one piece of work.
+
+    Attributes:
+        work: as it was put in.
+        found: what the child returned; None if it ran out of time or died.
+        seconds: that it took.
+        late: whether it ran out of time.
+        said: the end of what it printed.
+    """
+
+    work: Any
+    found: Any
+    seconds: float
+    late: bool
+    said: str
+
+
+def prepare(compiled: pathlib.Path) -> None:
+    """Sets what JAX reads as it is imported: the CPU, and a compilation cache for the programs that mutants share."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled.resolve())
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def preload(root: pathlib.Path, files: Iterable[pathlib.Path]) -> None:
+    """Imports what files import from other distributions, so that a forked child has it.
+
+    Raises:
+        RuntimeError: if JAX's backend was started by that: its threads would be missing in a child.
+    """
+    ours = {path.stem for path in root.iterdir()}
+    names = {"pytest", "hypothesis"}
+    for path in files:
+        for node in ast.parse(path.read_bytes()).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module}
+    for name in sorted(names):
+        if name.partition(".")[0] not in ours:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    if bridge is not None and bridge.backends_are_initialized():
+        raise RuntimeError("an import has started JAX's backend; a forked child could not use it")
+    warnings.filterwarnings("ignore", "os.fork")
+
+
+def copy(root: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
+    """A fresh copy of the working tree's files, those that git does not ignore."""
+    shutil.rmtree(to, ignore_errors=True)
+    listed = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if (root / ".git").exists():
+        names = [name for name in subprocess.check_output(listed, text=True).split("\0") if name]
+    else:
+        names = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
+    for name in names:
+        if (root / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, to / name)
+    return to.resolve()
+
+
+def run_all(
+    work: Iterable[Any],
+    do: Callable[[Any, pathlib.Path], Any],
+    copies: list[pathlib.Path],
+    limit: Callable[[Any], float],
+) -> Iterator[Finished]:
+    """Does each piece of work in a forked child, as many at once as there are copies, and yields them as they end.
+
+    Args:
+        work: anything, in order.
+        do: (piece, copy) -> what JSON can hold; runs in the child, whose folder and first import path is the copy.
+        copies: scratch copies, one for each child at a time.
+        limit: seconds that a piece may take.
+    """
+    waiting, free, running = list(work)[::-1], list(copies), {}
+    while waiting or running:
+        while waiting and free:
+            piece, place = waiting.pop(), free.pop()
+            sys.stdout.flush()
+            child = os.fork()
+            if child == 0:
+                _child(do, piece, place)
+            running[child] = (piece, place, time.monotonic())
+        ended, _ = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
+        if ended in running:
+            piece, place, began = running.pop(ended)
+            free.append(place)
+            answer, said = place.with_suffix(".json"), place.with_suffix(".txt")
+            found = json.loads(answer.read_text()) if answer.is_file() else None
+            yield Finished(piece, found, time.monotonic() - began, False, _end(said))
+            continue
+        for child, (piece, place, began) in list(running.items()):
+            if time.monotonic() - began > limit(piece):
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                del running[child]
+                free.append(place)
+                yield Finished(piece, None, time.monotonic() - began, True, _end(place.with_suffix(".txt")))
+        time.sleep(0.02)
+
+
+def _child(do: Callable[[Any, pathlib.Path], Any], piece: Any, place: pathlib.Path) -> None:
+    """In the forked child: never returns."""
+    code = 1
+    try:
+        os.setsid()  # so that what it starts ends with it
+        answer = place.with_suffix(".json")
+        answer.unlink(missing_ok=True)
+        out = os.open(place.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1), os.dup2(out, 2)
+        sys.stdout, sys.stderr = (io.TextIOWrapper(open(i, "wb", 0, closefd=False), write_through=True) for i in (1, 2))
+        os.chdir(place)
+        sys.path.insert(0, str(place))
+        os.environ["PYTHONPATH"] = str(place)
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # two sources of one second and one size share their bytecode
+        sys.dont_write_bytecode = True
+        found = json.dumps(do(piece, place))
+        answer.with_suffix(".part").write_text(found)
+        answer.with_suffix(".part").replace(answer)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _end(path: pathlib.Path, size: int = 4000) -> str:
+    return path.read_text(errors="replace")[-size:] if path.is_file() else ""
+
+
+def pytest_run(words: Iterable[str], plugin: object) -> int:
+    """Runs pytest here, and returns its exit code."""
+    import pytest
+
+    return int(pytest.main([*OPTIONS, *words], plugins=[plugin]))

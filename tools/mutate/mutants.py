@@ -1,0 +1,308 @@
+"""Mutants: one small semantic change of a source file each, found in its syntax tree and spliced into its text.
+
+Signs, factors, off-by-one constants, comparisons, `min` for `max`, `sin` for `cos`, a dropped `stop_gradient`, swapped
+arguments, dropped keywords (`axis=`, `keepdims=`), swapped branches. What only speaks is left alone: docstrings,
+annotations, imports, decorators, assertions, texts, and all of a `raise`.
+"""
+
+import ast
+import difflib
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One change of one file.
+
+    Attributes:
+        path: of the file, from the repository's root.
+        kind: of the change, as "sign".
+        line: at which it stands, from 1.
+        lines: (first, last) lines that run it: the statement around it, without the body of a compound one.
+        body: (first, last) lines of the body of the function whose default it changes; `lines` elsewhere.
+        was: the changed lines before, without indentation.
+        now: the changed lines after.
+        start, end, text: bytes start .. end of the source are replaced by text.
+    """
+
+    path: str
+    kind: str
+    line: int
+    lines: tuple[int, int]
+    body: tuple[int, int]
+    was: str
+    now: str
+    start: int
+    end: int
+    text: str
+
+    @property
+    def name(self) -> str:
+        """Eight hexadecimal digits that stay the same wherever in the file the line is."""
+        return digest(self.path, self.was, self.now)[:8]
+
+    def applied(self, source: bytes) -> bytes:
+        """The mutated source."""
+        return source[: self.start] + self.text.encode() + source[self.end :]
+
+    def diff(self, source: bytes) -> str:
+        """The change as a unified diff with one line around it."""
+        before, after = (text.decode().splitlines() for text in (source, self.applied(source)))
+        return "\n".join(difflib.unified_diff(before, after, self.path, self.path, n=1, lineterm=""))
+
+
+def digest(*parts: object) -> str:
+    """A fingerprint of texts and numbers."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+OPERATORS = {
+    ast.Add: [("sign", "+", "-")], ast.Sub: [("sign", "-", "+")], ast.Mult: [("factor", "*", "/")],
+    ast.Div: [("factor", "/", "*")], ast.Pow: [("factor", "**", "*")], ast.Mod: [("factor", "%", "//")],
+    ast.BitAnd: [("condition", "&", "|")], ast.BitOr: [("condition", "|", "&")],
+    ast.Lt: [("bound", "<", "<="), ("condition", "<", ">")], ast.LtE: [("bound", "<=", "<"), ("condition", "<=", ">")],
+    ast.Gt: [("bound", ">", ">="), ("condition", ">", "<")], ast.GtE: [("bound", ">=", ">"), ("condition", ">=", "<")],
+    ast.Eq: [("condition", "==", "!=")], ast.NotEq: [("condition", "!=", "==")],
+    ast.Is: [("condition", "is", "is not")], ast.IsNot: [("condition", "is not", "is")],
+    ast.In: [("condition", "in", "not in")], ast.NotIn: [("condition", "not in", "in")],
+    ast.And: [("condition", "and", "or")], ast.Or: [("condition", "or", "and")],
+}  # fmt: skip
+PAIRS = [("min", "max"), ("minimum", "maximum"), ("sin", "cos"), ("sinh", "cosh"), ("sum", "mean"), ("any", "all"),
+         ("argmin", "argmax"), ("floor", "ceil"), ("std", "var"), ("zeros", "ones"), ("zeros_like", "ones_like"),
+         ("logical_and", "logical_or"), ("alpha", "sigma"), ("x0", "eps"), ("t_min", "t_max"),
+         ("log", "log1p"), ("exp", "expm1")]  # fmt: skip
+OTHER = {**dict(PAIRS), **{b: a for a, b in PAIRS}}
+DROPPED = {"stop_gradient", "frozen", "sqrt", "square", "abs", "round", "flip", "exp", "log", "cumsum", "clip"}
+COMMUTE = {"maximum", "minimum", "max", "min", "hypot", "add", "multiply", "allclose", "logaddexp", "promote_types",
+           "gcd", "union"}  # fmt: skip
+SPEECH = {"warn", "print", "info", "warning", "isinstance", "issubclass", "getattr", "hasattr", "cast", "TypeVar"}
+
+
+def mutants(path: str, source: bytes) -> list[Mutant]:
+    """All mutants of a file, in its order, without doubles.
+
+    Args:
+        path: as reports name the file.
+        source: its text.
+    """
+    text, found = _Text(source), {}
+    for place in _places(ast.parse(source)):
+        for kind, start, end, new in _changes(place.node, text):
+            mutated = source[:start] + new.encode() + source[end:]
+            first, last = source.count(b"\n", 0, start), source.count(b"\n", 0, end)
+            was = _squeezed(source, first, last)
+            now = _squeezed(mutated, first, last + mutated.count(b"\n") - source.count(b"\n"))
+            mutant = Mutant(path, kind, first + 1, place.lines, place.body, was, now, start, end, new)
+            found.setdefault((was, now, first), mutant)
+    return sorted(found.values(), key=lambda mutant: (mutant.start, mutant.end, mutant.text))
+
+
+def sample(all_of_file: list[Mutant], source: bytes, number: int, seed: int) -> list[Mutant]:
+    """So many mutants of a file, on as many different lines as there are, without those that change nothing.
+
+    The choice depends on the seed and on the changed lines alone, not on where in the file they are: a test or a line
+    that is added elsewhere leaves it as it was.
+    """
+    order = sorted(all_of_file, key=lambda mutant: digest(seed, mutant.path, mutant.was, mutant.now))
+    seen: dict[str, int] = {}
+    ranks = []
+    for mutant in order:
+        ranks.append(seen.get(mutant.was, 0))
+        seen[mutant.was] = ranks[-1] + 1
+    by_line = (mutant for _, mutant in sorted(zip(ranks, order), key=lambda pair: pair[0]))
+    changed = (mutant for mutant in by_line if _differs(source, mutant.applied(source)))
+    return sorted(itertools.islice(changed, number), key=lambda mutant: mutant.start)
+
+
+def _differs(source: bytes, mutated: bytes) -> bool:
+    try:
+        return ast.dump(ast.parse(mutated)) != ast.dump(ast.parse(source))
+    except SyntaxError:
+        return False
+
+
+class _Text:
+    """A source with the byte offsets of its syntax tree's nodes."""
+
+    def __init__(self, source: bytes):
+        self.source = source
+        self.begins = [0]
+        for line in source.splitlines(keepends=True):
+            self.begins.append(self.begins[-1] + len(line))
+
+    def start(self, node) -> int:
+        return self.begins[node.lineno - 1] + node.col_offset
+
+    def end(self, node) -> int:
+        return self.begins[node.end_lineno - 1] + node.end_col_offset
+
+    def of(self, node) -> str:
+        return self.source[self.start(node) : self.end(node)].decode()
+
+
+class _Place(NamedTuple):
+    node: ast.AST
+    lines: tuple[int, int]
+    body: tuple[int, int]
+
+
+def _squeezed(source: bytes, first: int, last: int) -> str:
+    lines = source.decode().splitlines()[first : last + 1]
+    return " ".join(" ".join(lines).split())
+
+
+def _places(tree: ast.Module) -> Iterator[_Place]:
+    """Every node that may change, and the lines whose running runs it."""
+
+    def statements(body: list[ast.stmt]) -> Iterator[_Place]:
+        for statement in body:
+            yield from within(statement)
+
+    def header(node, last: int, parts: list[ast.AST | None], body: tuple[int, int] | None = None) -> Iterator[_Place]:
+        lines = (node.lineno, max(last, node.lineno))
+        for part in parts:
+            if part is not None:
+                for inner, of_lambda in _expressions(part):
+                    yield _Place(inner, of_lambda or lines, of_lambda or body or lines)
+
+    def within(node: ast.stmt) -> Iterator[_Place]:
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Raise, ast.Assert, ast.Global, ast.Nonlocal, ast.Pass)):
+            return
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            return
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            defaults = [*node.args.defaults, *node.args.kw_defaults]
+            yield from header(node, node.body[0].lineno - 1, defaults, _body(node))
+            yield from statements(node.body)
+        elif isinstance(node, ast.ClassDef):
+            yield from statements(node.body)
+        elif isinstance(node, (ast.If, ast.While)):
+            if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                return
+            yield _Place(node, (node.lineno, node.lineno), (node.lineno, node.lineno))
+            yield from header(node, node.body[0].lineno - 1, [node.test])
+            yield from statements(node.body + node.orelse)
+        elif isinstance(node, (ast.For, ast.AsyncFor)):
+            yield from header(node, node.body[0].lineno - 1, [node.iter])
+            yield from statements(node.body + node.orelse)
+        elif isinstance(node, (ast.With, ast.AsyncWith)):
+            yield from header(node, node.body[0].lineno - 1, [item.context_expr for item in node.items])
+            yield from statements(node.body)
+        elif isinstance(node, ast.Try):
+            yield from statements(node.body + node.orelse + node.finalbody)
+            for handler in node.handlers:
+                yield from statements(handler.body)
+        elif isinstance(node, ast.AnnAssign):
+            yield from header(node, node.end_lineno, [node.value])
+        elif isinstance(node, ast.AugAssign):
+            yield _Place(node, (node.lineno, node.end_lineno), (node.lineno, node.end_lineno))
+            yield from header(node, node.end_lineno, [node.target, node.value])
+        else:
+            yield from header(node, node.end_lineno, list(ast.iter_child_nodes(node)))
+
+    yield from statements(tree.body)
+
+
+def _body(node) -> tuple[int, int]:
+    first = node.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
+        first = node.body[1]
+    return first.lineno, node.end_lineno
+
+
+def _expressions(
+    node: ast.AST, of_lambda: tuple[int, int] | None = None
+) -> Iterator[tuple[ast.AST, tuple[int, int] | None]]:
+    """A node and those within it, with the lines of the lambda around them; without texts and what only speaks."""
+    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and _called(node) in SPEECH):
+        return
+    if isinstance(node, ast.Lambda):
+        of_lambda = (node.lineno, node.end_lineno or node.lineno)
+    yield node, of_lambda
+    for child in ast.iter_child_nodes(node):
+        yield from _expressions(child, of_lambda)
+
+
+def _called(node: ast.Call) -> str:
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
+def _changes(node: ast.AST, text: _Text) -> Iterator[tuple[str, int, int, str]]:
+    """(kind, start, end, new text) of each way to change one node."""
+    whole = lambda kind, new: (kind, text.start(node), text.end(node), new)
+
+    def between(left, right, operator):
+        for kind, old, new in OPERATORS.get(type(operator), []):
+            start, end = text.end(left), text.start(right)
+            gap = text.source[start:end].decode()
+            yield kind, start, end, gap.replace(old, new, 1)
+
+    if isinstance(node, ast.BinOp):
+        if any(isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", 0), str)
+               for side in (node.left, node.right)):  # fmt: skip
+            return
+        yield from between(node.left, node.right, node.op)
+        swapped = f"({ast.unparse(ast.BinOp(node.right, node.op, node.left))})"
+        if isinstance(node.op, (ast.Sub, ast.Div, ast.MatMult)):
+            yield whole("swap", swapped)
+        if isinstance(node.op, (ast.Mult, ast.Div)):
+            yield whole("factor", f"({ast.unparse(node.left)})")
+        if isinstance(node.op, ast.Mult):
+            yield whole("factor", f"({ast.unparse(node.right)})")
+        if isinstance(node.op, ast.FloorDiv):
+            yield whole("off by one", f"({ast.unparse(node)} + 1)")
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not, ast.Invert)):
+        yield whole("sign" if isinstance(node.op, ast.USub) else "condition", f"({ast.unparse(node.operand)})")
+    elif isinstance(node, ast.Compare):
+        for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators):
+            yield from between(left, right, operator)
+    elif isinstance(node, ast.BoolOp):
+        for left, right in zip(node.values, node.values[1:]):
+            yield from between(left, right, node.op)
+    elif isinstance(node, ast.Constant):
+        yield from (whole(kind, new) for kind, new in _constants(node.value))
+    elif isinstance(node, ast.IfExp):
+        yield whole("condition", f"({ast.unparse(ast.IfExp(node.test, node.orelse, node.body))})")
+    elif isinstance(node, ast.If):
+        yield "condition", text.start(node.test), text.end(node.test), f"not ({text.of(node.test)})"
+    elif isinstance(node, ast.AugAssign):
+        yield from between(node.target, node.value, node.op)
+    elif isinstance(node, (ast.Attribute, ast.Name)) and not isinstance(node.ctx, ast.Store):
+        name = getattr(node, "attr", getattr(node, "id", ""))
+        if name in OTHER and isinstance(node, ast.Attribute):
+            yield "name", text.end(node) - len(name.encode()), text.end(node), OTHER[name]
+    elif isinstance(node, ast.Call):
+        yield from _calls(node, whole)
+
+
+def _calls(node: ast.Call, whole) -> Iterator[tuple[str, int, int, str]]:
+    name = _called(node)
+    arguments = node.args
+    if isinstance(node.func, ast.Name) and name in OTHER:
+        yield whole("name", ast.unparse(ast.Call(ast.Name(OTHER[name]), arguments, node.keywords)))
+    if name in DROPPED and arguments:
+        yield whole("dropped", f"({ast.unparse(arguments[0])})")
+    if not any(isinstance(argument, ast.Starred) for argument in arguments) and name not in COMMUTE:
+        for i in range(min(len(arguments), 3) - 1):
+            # Two of a kind: a name and a number in each other's place end in a TypeError, which says little.
+            if type(arguments[i]) is not type(arguments[i + 1]) and not (name == "where" and i == 1):
+                continue
+            swapped = [*arguments[:i], arguments[i + 1], arguments[i], *arguments[i + 2 :]]
+            yield whole("swap", ast.unparse(ast.Call(node.func, swapped, node.keywords)))
+    for i, keyword in enumerate(node.keywords):
+        if keyword.arg is not None:
+            rest = [*node.keywords[:i], *node.keywords[i + 1 :]]
+            yield whole("dropped", ast.unparse(ast.Call(node.func, arguments, rest)))
+
+
+def _constants(value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, bool):
+        yield "condition", repr(not value)
+    elif isinstance(value, int):
+        yield "off by one", repr(value + 1)
+        if value > 0:
+            yield "off by one", repr(value - 1)
+    elif isinstance(value, float) and abs(value) != float("inf"):
+        yield "factor", repr(2 * value if value else 1.0)

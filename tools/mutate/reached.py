@@ -1,0 +1,248 @@
+"""Which test runs which lines: found by a run of each test file on a library that records them, and kept."""
+
+import ast
+import builtins
+import collections.abc
+import functools
+import inspect
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from tools.mutate.forks import copy, pytest_run, run_all
+from tools.mutate.mutants import Mutant, digest
+
+FORMAT = 1
+
+
+class Case(NamedTuple):
+    """One test that passes.
+
+    Attributes:
+        name: pytest's, from the root.
+        file: in which it is.
+        seconds: that it took in that run.
+        lines: {path: lines} that it ran, fixtures and the import of its file left out.
+        around: {path: lines} that its fixtures and the import of its file ran.
+    """
+
+    name: str
+    file: str
+    seconds: float
+    lines: dict[str, frozenset[int]]
+    around: dict[str, frozenset[int]]
+
+
+class _Hits(ast.NodeTransformer):
+    """Puts `__reached__(path, line)` before every statement and into every lambda of a module."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.Lambda:
+        self.generic_visit(node)
+        node.body = ast.BoolOp(ast.Or(), [self._hit(node), node.body])  # the call returns None
+        return node
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for field in ("body", "orelse", "finalbody"):
+            if isinstance(statements := getattr(node, field, None), list):
+                setattr(node, field, [new for old in statements for new in self._with_hit(old)])
+        return node
+
+    def _with_hit(self, statement: ast.stmt) -> list[ast.stmt]:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)) or _is_text(statement):
+            return [statement]
+        return [ast.Expr(self._hit(statement)), statement]
+
+    def _hit(self, node) -> ast.Call:
+        return ast.Call(ast.Name("__reached__", ast.Load()), [ast.Constant(self.path), ast.Constant(node.lineno)], [])
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def instrumented(path: str, source: str) -> str:
+    """The source of a module that says which of its lines run, to what `builtins.__reached__` is, if anything."""
+    tree = ast.fix_missing_locations(_Hits(path).visit(ast.parse(source)))
+    there = "__reached__ = getattr(__import__('builtins'), '__reached__', lambda *_: None)"
+    first = 1 if tree.body and _is_text(tree.body[0]) else 0
+    tree.body[first:first] = ast.parse(there).body
+    return ast.unparse(tree)
+
+
+class _Lines:
+    """What was reached since the last time."""
+
+    def __init__(self):
+        self.lines: set[tuple[str, int]] = set()
+        builtins.__reached__ = lambda path, line: self.lines.add((path, line))  # pyright: ignore
+
+    def taken(self) -> dict[str, list[int]]:
+        lines, self.lines = self.lines, set()
+        found: dict[str, list[int]] = {}
+        for path, line in sorted(lines):
+            found.setdefault(path, []).append(line)
+        return found
+
+
+class _Recorder:
+    """The pytest plugin that puts what was reached to the test or the fixture that ran."""
+
+    def __init__(self, reached: _Lines):
+        self.reached, self.collect, self.cases, self.fixtures = reached, {}, {}, {}
+
+    def pytest_collection_finish(self, session):
+        self.collect = self.reached.taken()
+
+    def pytest_fixture_setup(self, fixturedef, request):
+        self._keep(fixturedef)
+
+    def _keep(self, fixturedef) -> None:
+        call, key = fixturedef.func, f"{fixturedef.baseid}::{fixturedef.argname}"
+        if getattr(call, "recorded", False):
+            return
+
+        def merge() -> None:
+            kept = self.fixtures.setdefault(key, {})
+            for path, numbers in self.reached.taken().items():
+                kept[path] = sorted({*kept.get(path, ()), *numbers})
+
+        def begun(*args, **kwargs):
+            self.reached.taken()
+            value = call(*args, **kwargs)
+            generator = inspect.isgenerator(value)
+            result = next(value) if generator else value
+            merge()
+            return result, value if generator else ()
+
+        def recorded(*args, **kwargs):
+            result, rest = begun(*args, **kwargs)
+            yield result
+            yield from rest
+
+        fixturedef.func = functools.wraps(call)(recorded)
+        fixturedef.func.recorded = True
+
+    def pytest_runtest_logstart(self, nodeid, location):
+        _forget()
+        self.reached.taken()
+
+    def pytest_runtest_makereport(self, item, call):
+        if call.when == "call":
+            fixtures = [f"{d.baseid}::{d.argname}" for name in item.fixturenames
+                        for d in item._fixtureinfo.name2fixturedefs.get(name, ())]  # fmt: skip
+            self.cases[item.nodeid] = {
+                "passed": call.excinfo is None, "seconds": call.duration, "lines": self.reached.taken(),
+                "fixtures": fixtures,
+            }  # fmt: skip
+
+
+def _forget() -> None:
+    """Empties the caches and traces of our modules' functions, so that each test runs the lines that it needs."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("diffusion", "tests"):
+            for value in vars(module).values():
+                for clear in ("cache_clear", "clear_cache"):  # functools' and JAX's
+                    if isinstance(value, collections.abc.Callable) and hasattr(type(value), clear):
+                        getattr(value, clear)()
+
+
+def _trace(test_file: str, place: pathlib.Path) -> dict[str, Any]:
+    recorder = _Recorder(_Lines())
+    pytest_run([test_file, "--maxfail=1000000"], recorder)
+    return {"collect": recorder.collect, "cases": recorder.cases, "fixtures": recorder.fixtures}
+
+
+def find(
+    root: pathlib.Path, library: str, tests: Iterable[str], folder: pathlib.Path, jobs: int, limit: float,
+    say: Callable[[str], None],
+) -> list[Case]:  # fmt: skip
+    """Every test that passes and what it runs; files that have changed since the last time are run again.
+
+    Args:
+        root: of the repository.
+        library: the folder in it whose lines are recorded.
+        tests: test files, from the root.
+        folder: keeps a file for each of them.
+        jobs: children at once.
+        limit: seconds for one test file.
+        say: prints a line.
+    """
+    prints: dict[str, str] = {}
+
+    def printed(path: str) -> str:
+        if path not in prints:
+            prints[path] = digest((root / path).read_text()) if (root / path).is_file() else ""
+        return prints[path]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = lambda test: folder / (test.replace("/", ".") + ".json")
+    tests, known, stale = list(tests), {}, []
+    for test in tests:
+        record = json.loads(kept(test).read_text()) if kept(test).is_file() else {}
+        if record.get("format") == FORMAT and all(printed(path) == was for path, was in record["prints"].items()):
+            known[test] = record
+        else:
+            stale.append(test)
+    if stale:
+        copies = [copy(root, folder.parent / f"map_{k}") for k in range(jobs)]
+        for place in copies:
+            for path in (place / library).rglob("*.py"):
+                path.write_text(instrumented(str(path.relative_to(place)), path.read_text()))
+        for done in run_all(stale, _trace, copies, lambda _: limit):
+            if done.found is None:
+                say(f"  {done.work}: {'late' if done.late else done.said[-300:]}: left out")
+                continue
+            record = done.found | {"format": FORMAT}
+            parts = [record["collect"], *record["fixtures"].values()]
+            parts += [case["lines"] for case in record["cases"].values()]
+            touched = {done.work, *(path for part in parts for path in part)}
+            record["prints"] = {path: printed(path) for path in sorted(touched)}
+            kept(done.work).write_text(json.dumps(record))
+            known[done.work] = record
+            say(f"  {done.work}: {len(record['cases'])} tests, {done.seconds:.0f} s")
+    return [case for test in tests if test in known for case in _cases(test, known[test])]
+
+
+def _cases(test: str, record: dict[str, Any]) -> Iterable[Case]:
+    for name, case in record["cases"].items():
+        if case["passed"]:
+            around: dict[str, set[int]] = {path: set(lines) for path, lines in record["collect"].items()}
+            for fixture in case["fixtures"]:
+                for path, lines in record["fixtures"].get(fixture, {}).items():
+                    around.setdefault(path, set()).update(lines)
+            sets = ({path: frozenset(lines) for path, lines in part.items()} for part in (case["lines"], around))
+            yield Case(name, test, case["seconds"], *sets)
+
+
+def order(cases: Iterable[Case], mutant: Mutant) -> list[list[Case]]:
+    """The tests that run a mutant's lines, by test file, the likeliest and fastest first.
+
+    A test that runs the changed lines itself comes before one whose fixtures or module do, and one of few lines before
+    one of many. Lines that run as a module is imported are tested by what runs anything else of their file.
+    """
+    stem = pathlib.PurePath(mutant.path).stem
+    within = range(mutant.body[0], mutant.body[1] + 1)
+    ranked: list[tuple[bool, float, str, Case]] = []
+    for case in cases:
+        own, around = (part.get(mutant.path, frozenset()) for part in (case.lines, case.around))
+        direct = any(line in own for line in within)
+        if not direct and not any(line in around for line in within):
+            continue
+        size = sum(map(len, case.lines.values())) + 20
+        cost = (case.seconds + 0.05) * size * (1.0 if direct else 3.0)
+        if stem in case.file or stem in case.name:
+            cost /= 4
+        ranked.append((not own, cost, case.name, case))
+    ranked.sort(key=lambda entry: entry[:3])
+    files: dict[str, list[Case]] = {}
+    for unlikely, _, _, case in ranked:
+        if unlikely and not ranked[0][0]:
+            break
+        files.setdefault(case.file, []).append(case)
+    return list(files.values())
