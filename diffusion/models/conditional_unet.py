@@ -27,6 +27,8 @@ from diffusion.models.scan import REMAT
 from diffusion.models.spatial_transformer import SpatialTransformer
 
 EPSILON = 1e-5  # of the norms of the residual blocks
+# What of the condition is embedded like a class, and added to the time.
+CLASS_EMBEDDINGS = {"": (), "timestep": ("label",), "projection": ("pooled",), "table": ("label",)}
 
 
 class ConditionalUNet(nn.Module):
@@ -35,17 +37,21 @@ class ConditionalUNet(nn.Module):
     Parameters are float32 whatever the compute type, and so is the output. The transformers' blocks are scanned.
 
     The condition is a dict (`diffusion.models.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
-    with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, and two doors for adapters by
-    choice: "residuals", as `residual_shapes` lists them, and "extra", a pair of keys and values [B, K, D] for each
-    cross-attention, with the widths D that `extra_widths` lists.
+    with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, with "label" or "pooled" as
+    `class_embedding` says, and two doors for adapters by choice: "residuals", as `residual_shapes` lists them, and
+    "extra", a pair of keys and values [B, K, D] for each cross-attention, with the widths D that `extra_widths` lists.
 
     Attributes:
         widths: channels of each level, the finest first.
-        depths: transformer blocks after each residual block of a level; 0 where it has no attention.
+        depths: transformer blocks after each residual block of a level; 0 where it has no attention; a tuple, one for
+            each residual block, where they differ.
+        up_depths: the same on the way up, in the order of `widths`, a tuple in the order of computation; () for those
+            of the way down, which are then no tuples.
         heads: attention heads of each level.
         text_width: features of a token of the prompt.
         layers: residual blocks of a level on the way down; one more on the way up.
         middle: transformer blocks in the middle; 0 for a network that has no middle (BK-SDM's small ones).
+        bare_middle: the middle is one residual block alone (SSD-1B), beside ``middle=0``.
         in_channels: C of the input: 4, or 9 with a mask and a masked image beside (inpainting).
         out_channels: of the output.
         groups: of the group norms; it divides the widths.
@@ -55,6 +61,10 @@ class ConditionalUNet(nn.Module):
         size_width: sinusoids of each number in "size".
         strength_width: sinusoids of "strength", the scale of the guidance (1: none) that a distilled network imitates;
             0 for a network that is not told it.
+        class_embedding: what is added to the embedding of the time: "" nothing more; "timestep" two layers on the
+            sinusoids of "label" [B], any number; "projection" two layers on "pooled" [B, class_width] (unCLIP);
+            "table" a row for "label" int [B] in 0 .. class_width - 1 (the level of noise of the x4 upscaler).
+        class_width: see there; 0 for "" and "timestep".
         attention: implementation of attention, see `diffusion.models.attention`.
         remat: what to compute again in the backward pass, of residual and transformer blocks alike: "none", "full", or
             "dots" (all but matmuls).
@@ -68,7 +78,7 @@ class ConditionalUNet(nn.Module):
     """
 
     widths: tuple[int, ...]
-    depths: tuple[int, ...]
+    depths: tuple[int | tuple[int, ...], ...]
     heads: tuple[int, ...]
     text_width: int
     layers: int = 2
@@ -80,6 +90,10 @@ class ConditionalUNet(nn.Module):
     added_width: int = 0
     size_width: int = 256
     strength_width: int = 0
+    up_depths: tuple[int | tuple[int, ...], ...] = ()
+    bare_middle: bool = False
+    class_embedding: str = ""
+    class_width: int = 0
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
@@ -91,8 +105,18 @@ class ConditionalUNet(nn.Module):
         for field in ("text_width", "layers", "in_channels", "out_channels", "groups", "size_width"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be positive")
-        if min(self.middle, self.added_width, self.strength_width, *self.depths) < 0:
-            raise ValueError("depths, middle, added_width and strength_width must be 0 (none) or positive")
+        if min(self.middle, self.added_width, self.strength_width) < 0:
+            raise ValueError("middle, added_width and strength_width must be 0 (none) or positive")
+        if self.bare_middle and self.middle:
+            raise ValueError(f"bare_middle=True has no transformer in the middle; middle={self.middle} must be 0")
+        self._check_depths()
+        look_up(dict.fromkeys(CLASS_EMBEDDINGS), self.class_embedding, "class_embedding")
+        if (self.class_width > 0) != (self.class_embedding in ("projection", "table")) or self.class_width < 0:
+            raise ValueError(f"class_width={self.class_width} must be positive for class_embedding='projection' and "
+                             f"'table', and 0 for others; it is {self.class_embedding!r}")
+        if self.class_embedding == "projection" and self.added_width:
+            raise ValueError(f"class_embedding='projection' and added_width={self.added_width} both read 'pooled'; "
+                             "say one of them")
         for width, heads in zip(self.widths, self.heads):
             if width % self.groups or width % heads:
                 raise ValueError(f"groups={self.groups} and heads={heads} must divide the width {width} of their level")
@@ -103,6 +127,30 @@ class ConditionalUNet(nn.Module):
         look_up(REMAT, self.remat, "remat")
         look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
         super().__post_init__()
+
+    def _check_depths(self):
+        """One number for each level, or one for each of its residual blocks, in both directions."""
+        if self.up_depths and len(self.up_depths) != len(self.depths):
+            raise ValueError(f"up_depths={self.up_depths} are {len(self.up_depths)} for {len(self.depths)} levels; say "
+                             "one for each, or () for those of depths")
+        ways = [("depths", self.depths, self.layers)]
+        ways += [("up_depths", self.up_depths or self.depths, self.layers + 1)]
+        for field, depths, blocks in ways:
+            for depth, down in zip(depths, self.depths):
+                each = depth if isinstance(depth, tuple) else (depth,) * blocks
+                if len(each) != blocks or min(each) < 0 or (0 in each and each != (0,) * blocks):
+                    raise ValueError(f"{field}={depths}: {depth} must be 0 (none), positive, or a positive number for "
+                                     f"each of {blocks} residual blocks")
+                if (down == 0) != (depth == 0):
+                    raise ValueError(f"depths={self.depths} and up_depths={self.up_depths} have attention at other "
+                                     "levels")
+
+    def transformers(self, level: int, up: bool) -> tuple[int, ...]:
+        """Transformer blocks after each residual block of a level, on one of the ways; () where it has no attention."""
+        depth = self.up_depths[level] if up and self.up_depths else self.depths[level]
+        if isinstance(depth, tuple):
+            return depth
+        return (depth,) * (self.layers + up) if depth else ()
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: dict) -> jax.Array:
@@ -134,7 +182,8 @@ class ConditionalUNet(nn.Module):
 
     def checked(self, x: jax.Array, t: jax.Array, condition: dict) -> dict:
         """The entries of a condition, after a look at all shapes; arguments and errors as the call."""
-        required = ("text", *("pooled", "size") * (self.added_width > 0), *("strength",) * (self.strength_width > 0))
+        required = ("text", *("pooled", "size") * (self.added_width > 0), *("strength",) * (self.strength_width > 0),
+                    *CLASS_EMBEDDINGS[self.class_embedding])  # fmt: skip
         given = conditions.entries(condition, required, ("text_mask", "residuals", "extra"))
         if x.ndim != 4 or x.shape[-1] != self.in_channels:
             raise ValueError(f"this U-Net takes images [B, H, W, {self.in_channels}]; got shape {x.shape}")
@@ -159,6 +208,13 @@ class ConditionalUNet(nn.Module):
                     f"'pooled' [B, P] and 'size' [B, n] have B = {batch} and P + {self.size_width} n = "
                     f"{self.added_width}; got shapes {pooled} and {size}"
                 )
+        if self.class_embedding == "projection" and given["pooled"].shape != (batch, self.class_width):
+            raise ValueError(f"'pooled' is [B, P] = ({batch}, {self.class_width}); got shape {given['pooled'].shape}")
+        if "label" in CLASS_EMBEDDINGS[self.class_embedding]:
+            whole = jnp.issubdtype(jnp.result_type(given["label"]), jnp.integer)
+            if jnp.shape(given["label"]) != (batch,) or not (whole or self.class_embedding == "timestep"):
+                raise ValueError(f"'label' is {'int ' * (self.class_embedding == 'table')}[B] = ({batch},); got shape "
+                                 f"{jnp.shape(given['label'])}, dtype {jnp.result_type(given['label'])}")
         if given["residuals"]:
             _same_shapes("residuals", given["residuals"], [(batch, *s) for s in residual_shapes(self, *x.shape[1:3])])
         if given["extra"]:
@@ -193,7 +249,7 @@ class Layers:
         for i, width in enumerate(unet.widths):
             for j in range(unet.layers):
                 h = self._resnet(h, i, f"down_{i}_resnet_{j}")
-                h = self._transformer(h, unet.depths[i], i, f"down_{i}_transformer_{j}")
+                h = self._transformer(h, unet.transformers(i, up=False), j, i, f"down_{i}_transformer_{j}")
                 skips.append(h)
             if i < len(unet.widths) - 1:
                 h = conv(width, stride=2, dtype=unet.dtype, name=f"down_{i}_downsample")(h)
@@ -202,11 +258,13 @@ class Layers:
 
     def middle(self, h: jax.Array) -> jax.Array:
         """The middle, which a network may lack."""
+        last = len(self.unet.widths) - 1
+        if self.unet.bare_middle:
+            return self._resnet(h, last, "middle_resnet_0")
         if not self.unet.middle:
             return h
-        last = len(self.unet.widths) - 1
         h = self._resnet(h, last, "middle_resnet_0")
-        h = self._transformer(h, self.unet.middle, last, "middle_transformer")
+        h = self._transformer(h, (self.unet.middle,), 0, last, "middle_transformer")
         return self._resnet(h, last, "middle_resnet_1")
 
     def up(self, h: jax.Array, skips: list[jax.Array]) -> jax.Array:
@@ -215,7 +273,7 @@ class Layers:
         for i, width in reversed(list(enumerate(unet.widths))):
             for j in range(unet.layers + 1):
                 h = self._resnet(jnp.concatenate([h, skips.pop()], axis=-1), i, f"up_{i}_resnet_{j}")
-                h = self._transformer(h, unet.depths[i], i, f"up_{i}_transformer_{j}")
+                h = self._transformer(h, unet.transformers(i, up=True), j, i, f"up_{i}_transformer_{j}")
             if i:
                 h = conv(width, dtype=unet.dtype, name=f"up_{i}_upsample")(upsample(h))
         return h
@@ -225,10 +283,10 @@ class Layers:
         block = nn.remat(ResnetBlock, policy=policy) if policy else ResnetBlock
         return block(unet.widths[level], unet.groups, EPSILON, dtype=unet.dtype, name=name)(h, self.embedding)
 
-    def _transformer(self, h: jax.Array, depth: int, level: int, name: str) -> jax.Array:
-        if not depth:
+    def _transformer(self, h: jax.Array, depths: tuple[int, ...], j: int, level: int, name: str) -> jax.Array:
+        if not depths:
             return h
-        unet, pairs = self.unet, None
+        unet, depth, pairs = self.unet, depths[j], None
         if self.given["extra"]:
             pairs = jax.tree.map(lambda *a: jnp.stack(a), *(next(self.extra) for _ in range(depth)))
         module = SpatialTransformer(
@@ -252,6 +310,14 @@ class Layers:
         if unet.added_width:
             size = sinusoid(given["size"].reshape(-1), unet.size_width).reshape(t.shape[0], -1)
             out = out + two_layers(jnp.concatenate([given["pooled"].astype(size.dtype), size], axis=-1), "added")
+        if unet.class_embedding == "timestep":
+            out = out + two_layers(sinusoid(given["label"].astype(features.dtype), unet.widths[0]), "class")
+        elif unet.class_embedding == "projection":
+            out = out + two_layers(given["pooled"], "class")
+        elif unet.class_embedding == "table":
+            rows = nn.Embed(unet.class_width, 4 * unet.widths[0], name="classes").embedding
+            row = rows.at[given["label"]].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+            out = out + row.astype(out.dtype)
         return out
 
 
@@ -288,14 +354,14 @@ def extra_widths(module: ConditionalUNet) -> tuple[int, ...]:
     Args:
         module: the U-Net.
     """
-    levels = list(zip(module.widths, module.depths))
+    levels = list(enumerate(module.widths))
 
-    def way(levels: list, layers: int) -> Iterator[int]:
-        for width, depth in levels:
-            yield from [width] * depth * layers
+    def way(levels: list, up: bool) -> Iterator[int]:
+        for level, width in levels:
+            yield from [width] * sum(module.transformers(level, up))
 
     middle = [module.widths[-1]] * module.middle
-    return (*way(levels, module.layers), *middle, *way(levels[::-1], module.layers + 1))
+    return (*way(levels, up=False), *middle, *way(levels[::-1], up=True))
 
 
 def _same_shapes(name: str, given: tuple, expected: list) -> None:

@@ -2,7 +2,7 @@
 
 | entry          | shape          | what it is                                                                         |
 |----------------|----------------|------------------------------------------------------------------------------------|
-| "label"        | int [B]        | the class                                                                          |
+| "label"        | int [B]        | the class, or a number that is embedded in its place (ConditionalUNet)             |
 | "text"         | [B, M, E]      | embeddings of the prompt's tokens                                                  |
 | "text_mask"    | Bool [B, M]    | which of them are there; without it all are                                        |
 | "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |

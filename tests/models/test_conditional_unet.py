@@ -15,7 +15,7 @@ from diffusion import guidance, objectives, parameterizations, samplers, schedul
 from diffusion.models import interchange
 from diffusion.models.conditional_unet import ConditionalUNet, extra_widths, residual_shapes
 from diffusion.models.control_net import ControlNet
-from diffusion.models.interchange import folders, tensor_files
+from diffusion.models.interchange import conditional_unet_tables, folders, tensor_files
 from diffusion.models.interchange.conditional_unet_tables import PUBLISHED, build
 from tests.models.interchange import published
 from tests.peers.made_weights import made
@@ -96,6 +96,33 @@ def test_residuals_and_pairs_have_the_published_shapes():
     assert len(extra_widths(xl)) == 2 * 2 + 2 * 10 + 10 + 3 * 10 + 3 * 2
 
 
+SEGMIND = pytest.mark.parametrize("down, up, millions", [  # published as of 1.3 and 0.74 billion
+    ([1, [2, 2], [4, 4]], [[4, 4, 10], [2, 1, 1], 1], 1331), ([1, [1, 1], [2, 2]], [[2, 2, 2], [1, 1, 1], 1], 745),
+])  # fmt: skip
+
+
+def segmind(down, up):
+    """SSD-1B and Segmind-Vega: SDXL with fewer transformers, and one residual block in the middle."""
+    return build({
+        **PUBLISHED["Stable Diffusion XL"], "mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": down,
+        "reverse_transformer_layers_per_block": up})  # fmt: skip
+
+
+@SEGMIND
+def test_uneven_depths_have_a_pair_for_each_cross_attention(down, up, millions):
+    small = segmind(down, up)
+    assert len(extra_widths(small)) == sum(down[1] + down[2] + up[0] + up[1])
+    table = conditional_unet_tables.table(small, "diffusers")
+    assert len({row.theirs for row in table if row.theirs.endswith("attn2.to_q.weight")}) == len(extra_widths(small))
+
+
+@slow
+@SEGMIND
+def test_segminds_small_xl_has_its_published_size(down, up, millions):
+    leaves = folders.leaves_of(folders.shapes_of(conditional_unet_tables.FAMILY, segmind(down, up)))
+    assert round(sum(np.prod(leaf.shape) for leaf in leaves.values()) / 1e6) == millions
+
+
 @pytest.mark.parametrize(
     ("listing", "name"),
     [("sd15", "Stable Diffusion 1.x"), ("sd21", "Stable Diffusion 2.x"), ("sdxl", "Stable Diffusion XL")],
@@ -148,6 +175,23 @@ def test_wrong_input_is_refused_in_words(change, message):
 
 
 @pytest.mark.parametrize(
+    ("kind", "entry", "message"),
+    [
+        ("timestep", None, "has no 'label'"),
+        ("timestep", {"label": jnp.zeros((2, 1))}, r"'label' is \[B\] = \(2,\); got shape \(2, 1\)"),
+        ("table", {"label": jnp.zeros(2)}, r"'label' is int \[B\] .* dtype float32"),
+        ("projection", {"pooled": jnp.zeros((2, 4))}, r"'pooled' is \[B, P\] = \(2, 3\)"),
+    ],
+)
+def test_what_is_embedded_like_a_class_is_looked_at(kind, entry, message):
+    x, t, condition = inputs()
+    module = TINY.clone(added_width=0, class_embedding=kind, class_width=3 * (kind != "timestep"))
+    told = {"text": condition["text"], "strength": condition["strength"], **(entry or {})}
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(module.init, jax.random.key(0), x, t, told)
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"depths": (1,)}, "one number for each level"),
@@ -158,6 +202,15 @@ def test_wrong_input_is_refused_in_words(change, message):
         ({"strength_width": 7}, "strength_width=7 must be even"),
         ({"remat": "some"}, "remat='some' is not known"),
         ({"dtype": "float16"}, "dtype='float16' is not known"),
+        ({"up_depths": (2,)}, "up_depths=.* are 1 for 2 levels"),
+        ({"depths": ((2, 1), 0)}, "must be 0 .* or a positive number for each of 1 residual blocks"),
+        ({"up_depths": ((2, 0), 0)}, "a positive number for each of 2 residual blocks"),
+        ({"up_depths": (2, 1)}, "have attention at other levels"),
+        ({"bare_middle": True}, "no transformer in the middle; middle=1 must be 0"),
+        ({"class_embedding": "identity"}, "class_embedding='identity' is not known"),
+        ({"class_embedding": "table"}, "class_width=0 must be positive"),
+        ({"class_width": 3}, "class_width=3 must be positive for .* and 0 for others"),
+        ({"class_embedding": "projection", "class_width": 3}, "both read 'pooled'"),
     ],
 )
 def test_fields_are_checked(fields, message):

@@ -29,6 +29,8 @@ ENDS = {
     "strength": ("time_embedding.cond_proj", "time_embed.cond_proj"),  # no file with original names is known to have it
     "added_hidden": ("add_embedding.linear_1", "label_emb.0.0"),
     "added_out": ("add_embedding.linear_2", "label_emb.0.2"),
+    "class_hidden": ("class_embedding.linear_1", "label_emb.0.0"),
+    "class_out": ("class_embedding.linear_2", "label_emb.0.2"),
     "conv_in": ("conv_in", "input_blocks.0.0"),
     "norm_out": ("conv_norm_out", "out.0"),
     "conv_out": ("conv_out", "out.2"),
@@ -56,17 +58,18 @@ def places(module: ConditionalUNet) -> Iterator[Place]:
             here = (f"down_blocks.{i}", f"input_blocks.{first + j}")
             names = (f"{here[0]}.resnets.{j}", f"{here[1]}.0")
             yield Place("resnet", f"down_{i}_resnet_{j}", names, shortcut=before != widths[i])
-            if module.depths[i]:
+            if depths := module.transformers(i, up=False):
                 names = (f"{here[0]}.attentions.{j}", f"{here[1]}.1")
-                yield Place("transformer", f"down_{i}_transformer_{j}", names, module.depths[i])
+                yield Place("transformer", f"down_{i}_transformer_{j}", names, depths[j])
             before = widths[i]
             skips.append(before)
         if i < levels - 1:
             names = (f"down_blocks.{i}.downsamplers.0.conv", f"input_blocks.{first + layers}.0.op")
             yield Place("conv", f"down_{i}_downsample", names)
             skips.append(before)
-    if module.middle:
+    if module.middle or module.bare_middle:
         yield Place("resnet", "middle_resnet_0", ("mid_block.resnets.0", "middle_block.0"))
+    if module.middle:
         yield Place("transformer", "middle_transformer", ("mid_block.attentions.0", "middle_block.1"), module.middle)
         yield Place("resnet", "middle_resnet_1", ("mid_block.resnets.1", "middle_block.2"))
     for up, i in enumerate(reversed(range(levels))):
@@ -74,9 +77,9 @@ def places(module: ConditionalUNet) -> Iterator[Place]:
             here = (f"up_blocks.{up}", f"output_blocks.{up * (layers + 1) + j}")
             names = (f"{here[0]}.resnets.{j}", f"{here[1]}.0")
             yield Place("resnet", f"up_{i}_resnet_{j}", names, shortcut=before + skips.pop() != widths[i])
-            if module.depths[i]:
+            if depths := module.transformers(i, up=True):
                 names = (f"{here[0]}.attentions.{j}", f"{here[1]}.1")
-                yield Place("transformer", f"up_{i}_transformer_{j}", names, module.depths[i])
+                yield Place("transformer", f"up_{i}_transformer_{j}", names, depths[j])
             before = widths[i]
         if i:
             names = (f"up_blocks.{up}.upsamplers.0.conv", f"{here[1]}.{2 if module.depths[i] else 1}.conv")
@@ -91,8 +94,12 @@ def table(module: ConditionalUNet, layout: str) -> list[Row]:
       layout: "diffusers" or "original".
     """
     which = LAYOUTS.index(layout)
-    absent = [name for name, there in (("strength", module.strength_width), ("added", module.added_width)) if not there]
+    parts = {"strength": module.strength_width, "added": module.added_width,
+             "class": module.class_embedding in ("timestep", "projection")}  # fmt: skip
+    absent = [name for name, there in parts.items() if not there]
     rows = []
+    if module.class_embedding == "table":
+        rows.append(Row(("class_embedding.weight", "label_emb.weight")[which], "classes/embedding"))
     for ours, theirs in ENDS.items():
         if ours.split("_")[0] not in absent:
             rows += _layer(theirs[which], ours)
@@ -149,9 +156,23 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
     mirror = tuple(name.replace("Down", "Up") for name in reversed(down))
     if up != mirror:
         raise Refusal(f"UNet2DConditionModel: up_block_types = {up} are not the mirror of down_block_types, {mirror}.")
-    middle = fields.only("mid_block_type", "UNetMidBlock2DCrossAttn", None)
-    depths = _each(fields, "transformer_layers_per_block", 1, len(widths))
+    middle = fields.only("mid_block_type", "UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+    depths = _depths(fields, "transformer_layers_per_block", 1, len(widths))
+    up_depths = _depths(fields, "reverse_transformer_layers_per_block", None, len(widths))[::-1]
+    if any(isinstance(depth, tuple) for depth in depths) and not up_depths:
+        raise Refusal(f"UNet2DConditionModel: transformer_layers_per_block = {depths} has lists, and then "
+                      "reverse_transformer_layers_per_block has to say those of the way up.")
+    attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
     told = fields.only("addition_embed_type", None, "text_time")
+    kind = fields.only("class_embed_type", None, "timestep", "projection")
+    classes = fields.take("num_class_embeds")
+    vector = fields.take("projection_class_embeddings_input_dim") if told or kind == "projection" else None
+    if (told or kind == "projection") and not isinstance(vector, int):
+        raise Refusal(f"UNet2DConditionModel: projection_class_embeddings_input_dim = {vector!r} is to say the width "
+                      "of what is projected.")
+    if kind == "projection" and told:
+        raise Refusal("UNet2DConditionModel: class_embed_type = 'projection' is not supported beside "
+                      "addition_embed_type = 'text_time'.")
     for field, *valid in (
         ("act_fn", "silu"), ("attention_type", "default"), ("center_input_sample", False), ("conv_in_kernel", 3),
         ("conv_out_kernel", 3), ("downsample_padding", 1), ("dropout", 0.0), ("flip_sin_to_cos", True),
@@ -161,16 +182,20 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
         fields.only(field, *valid)
     module = ConditionalUNet(
         widths=widths,
-        depths=tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(depths, down)),
+        depths=attended(depths),
+        up_depths=attended(up_depths),
         heads=_each(fields, "attention_head_dim", 8, len(widths)),  # a misnomer of theirs
         text_width=_whole(fields, "cross_attention_dim", 1280),
         layers=_whole(fields, "layers_per_block", 2),
-        middle=depths[-1] if middle else 0,
+        middle=_first(depths[-1]) if middle == "UNetMidBlock2DCrossAttn" else 0,
+        bare_middle=middle == "UNetMidBlock2D",
+        class_embedding=kind or ("table" if classes else ""),
+        class_width=(vector if kind == "projection" else 0 if kind else classes) or 0,
         in_channels=fields.take("in_channels", 4),
         out_channels=fields.take("out_channels", 4),
         groups=_whole(fields, "norm_num_groups", 32),
         linear=bool(fields.take("use_linear_projection", False)),
-        added_width=fields.take("projection_class_embeddings_input_dim") if told else 0,
+        added_width=vector if told else 0,
         size_width=fields.take("addition_time_embed_dim") if told else ConditionalUNet.size_width,
         strength_width=fields.take("time_cond_proj_dim") or 0,
     )
@@ -196,35 +221,63 @@ def _each(fields: Fields, field: str, default: int, levels: int) -> tuple[int, .
     return value
 
 
+def _depths(fields: Fields, field: str, default: int | None, levels: int) -> tuple[int | tuple[int, ...], ...]:
+    """A field of the transformers' depths at each level, in its own order; () where nothing is said."""
+    value = fields.take(field, default)
+    if value is None:
+        return ()
+    value = (value,) * levels if isinstance(value, int) else value
+    numbers = [one for depth in value for one in (depth if isinstance(depth, tuple) else (depth,))]
+    if len(value) != levels or not all(isinstance(one, int) and one > 0 for one in numbers):
+        raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} "
+                      "levels, or a list of one for each of its residual blocks, is.")
+    return value
+
+
+def _first(depth: int | tuple[int, ...]) -> int:
+    return depth[0] if isinstance(depth, tuple) else depth
+
+
+def _listed(depth: int | tuple[int, ...]) -> int | list[int]:
+    return list(depth) if isinstance(depth, tuple) else depth
+
+
 def describe(module: ConditionalUNet) -> dict[str, Any]:
     """Their config.json of our module.
 
     Raises:
       Refusal: for a middle that is deeper than the last level, of which theirs knows one depth.
     """
-    if module.depths[-1] and module.middle not in (0, module.depths[-1]):
+    if module.depths[-1] and module.middle not in (0, _first(module.depths[-1])):
         raise Refusal(f"UNet2DConditionModel has one depth for the last level and the middle; ours have "
                       f"{module.depths[-1]} and {module.middle}.")
     down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in module.depths]
-    depths = [depth or 1 for depth in module.depths]
-    depths[-1] = module.middle or depths[-1]
+    depths = [_listed(depth or 1) for depth in module.depths]
+    if not module.depths[-1]:
+        depths[-1] = module.middle or 1
     real = {depth for depth in (*module.depths, module.middle) if depth}  # a level without has any number
+    middle = "UNetMidBlock2DCrossAttn" if module.middle else "UNetMidBlock2D" if module.bare_middle else None
+    vector = module.class_width if module.class_embedding == "projection" else module.added_width
+    up_depths = [_listed(depth or 1) for depth in reversed(module.up_depths)]
     return {
         "in_channels": module.in_channels,
         "out_channels": module.out_channels,
         "block_out_channels": list(module.widths),
         "down_block_types": down,
-        "mid_block_type": "UNetMidBlock2DCrossAttn" if module.middle else None,
+        "mid_block_type": middle,
         "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
         "layers_per_block": module.layers,
-        "transformer_layers_per_block": depths if len(real) > 1 else max(real, default=1),
+        "transformer_layers_per_block": depths if up_depths or len(real) > 1 else max(real, default=1),
+        "reverse_transformer_layers_per_block": up_depths or None,
         "attention_head_dim": list(module.heads) if len(set(module.heads)) > 1 else module.heads[0],
         "cross_attention_dim": module.text_width,
         "norm_num_groups": module.groups,
         "use_linear_projection": module.linear,
         "addition_embed_type": "text_time" if module.added_width else None,
         "addition_time_embed_dim": module.size_width if module.added_width else None,
-        "projection_class_embeddings_input_dim": module.added_width or None,
+        "projection_class_embeddings_input_dim": vector or None,
+        "class_embed_type": module.class_embedding if module.class_embedding in ("timestep", "projection") else None,
+        "num_class_embeds": module.class_width if module.class_embedding == "table" else None,
         "time_cond_proj_dim": module.strength_width or None,
     }
 
@@ -240,6 +293,10 @@ def example(module: ConditionalUNet) -> tuple:
         numbers = min(6, module.added_width // module.size_width)
         pooled = module.added_width - numbers * module.size_width
         condition |= {"pooled": array(1, pooled), "size": array(1, numbers)}
+    if module.class_embedding == "projection":
+        condition["pooled"] = array(1, module.class_width)
+    elif module.class_embedding:
+        condition["label"] = jax.ShapeDtypeStruct((1,), jnp.int32)
     return array(1, side, side, module.in_channels), array(1), condition
 
 

@@ -59,7 +59,7 @@ def t5(apply, inputs):
 
 
 def conditional_unet(apply, inputs):
-    told = ("text", "text_mask", "pooled", "size", "strength")
+    told = ("text", "text_mask", "pooled", "size", "strength", "label")
     return {"output": apply(inputs["x"], inputs["t"], {name: inputs[name] for name in told if name in inputs})}
 
 
@@ -114,7 +114,8 @@ CALLS = {
     **dict.fromkeys(("t5_gated", "t5_relu", "t5_whole"), t5),
     **dict.fromkeys(("clip_both", "clip_original"), clip_both),
     **dict.fromkeys(
-        (f"conditional_unet_{name}" for name in ("sd1", "original_sd1", "sd2", "xl", "original_xl", "distilled")),
+        (f"conditional_unet_{name}" for name in ("sd1", "original_sd1", "sd2", "xl", "original_xl", "distilled",
+                                                 "uneven", "number", "projection", "table")),
         conditional_unet,
     ),
     "control_net": control_net,

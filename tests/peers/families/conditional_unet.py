@@ -43,8 +43,12 @@ def run(module: torch.nn.Module, a: Mapping[str, torch.Tensor]) -> dict[str, tor
     told = {}
     if "text_mask" in a:
         told["encoder_attention_mask"] = a["text_mask"]
-    if "pooled" in a:
+    if "size" in a:
         told["added_cond_kwargs"] = {"text_embeds": a["pooled"], "time_ids": a["size"]}
+    if module.config.class_embed_type == "projection":
+        told["class_labels"] = a["pooled"]
+    elif "label" in a:
+        told["class_labels"] = a["label"]
     if "strength" in a:  # the scale of the guidance, embedded as their pipelines do
         embed, size = StableDiffusionPipeline.get_guidance_scale_embedding, module.config.time_cond_proj_dim
         told["timestep_cond"] = embed(None, a["strength"] - 1, size)
@@ -159,6 +163,26 @@ CASES = {
         lambda: unet((32, 64), (1, 1), 24, attention_head_dim=4, layers_per_block=1, mid_block_type=None,
                      time_cond_proj_dim=16, **FEW),
         inputs("unet lcm", strength=np.array([1.5, 8.0], np.float32)), run,
+    ),
+    "conditional_unet_uneven": Case(  # SSD-1B: other depths in each block, other ones on the way up, a bare middle
+        lambda: unet((32, 64), (1, 1), 24, layers_per_block=1, mid_block_type="UNetMidBlock2D",
+                     reverse_transformer_layers_per_block=[[1, 3], 2],
+                     **{**SMALL_XL, "transformer_layers_per_block": [[1], [2]]}, **FEW),
+        inputs("unet uneven", **TOLD_XL), run,
+    ),
+    "conditional_unet_number": Case(
+        lambda: unet((32, 64), (1, 0), 24, attention_head_dim=4, layers_per_block=1, class_embed_type="timestep",
+                     **FEW),
+        inputs("unet number", label=np.array([7.5, 300.0], np.float32)), run,
+    ),
+    "conditional_unet_projection": Case(
+        lambda: unet((32, 64), (1, 0), 24, attention_head_dim=4, layers_per_block=1, class_embed_type="projection",
+                     projection_class_embeddings_input_dim=12, **FEW),
+        inputs("unet projection", pooled=drawn("unet projection pooled", 2, 12)), run,
+    ),
+    "conditional_unet_table": Case(
+        lambda: unet((32, 64), (1, 0), 24, attention_head_dim=4, layers_per_block=1, num_class_embeds=5, **FEW),
+        inputs("unet table", label=np.array([4, 1], np.int32)), run,
     ),
     "conditional_unet_doors": Case(
         lambda: unet((32, 64), (1, 0), 16, layers_per_block=1, attention_head_dim=4, **FEW),
