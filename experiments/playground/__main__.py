@@ -19,9 +19,11 @@ from experiments import config as configs
 from experiments import from_prompt, workdir
 from experiments.config import ConfigError
 from experiments.playground.asked import Source
+from experiments.playground.gate import BODY, Gate
 from experiments.playground.published import Published
 from experiments.playground.trained import Trained
 
+WAITING = 20  # requests in the line, each with its body
 FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)
 
 
@@ -38,9 +40,10 @@ def main(argv: list[str]) -> None:
     compilation_cache.enable()
     source = opened(from_prompt.MODEL.value, asked.workdir)
     out = pathlib.Path(asked.out or "playground")
-    built = page.build(source, out)
+    built = page.build(source, out).queue(max_size=WAITING)
     try:
         built.launch(
+            app_kwargs={"middleware": [(Gate, (), {"host": asked.host})]}, max_file_size=BODY,
             server_name=asked.host, server_port=asked.port, share=False, quiet=True, allowed_paths=[str(out.resolve())],
             theme=page.theme(), css=page.css(), footer_links=[], enable_monitoring=False, prevent_thread_lock=True,
         )  # fmt: skip

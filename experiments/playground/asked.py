@@ -21,6 +21,8 @@ from diffusion import files, picture_fields, pictures
 from diffusion.text_to_image import Frame
 from experiments import from_prompt
 
+PIXELS = 2**24  # of a picture to start from
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -90,6 +92,16 @@ def checked(given: Mapping[str, Any]) -> Asked:
     if found["seed"] + found["batch"] - 1 > picture_fields.SEED:
         raise ValueError(f"seed = {found['seed']}: the last of {found['batch']} would be above {picture_fields.SEED}")
     return Asked(**found | {"margins": tuple(found["margins"])})
+
+
+def received(given: Mapping[str, Any], inputs: pathlib.Path) -> Asked:
+    """The parameters with the pictures themselves in base64, which are kept once all else is found to be in range.
+
+    Raises:
+      ValueError: as `checked` and `keep`.
+    """
+    asked = checked({**given, "image": "", "mask": ""})
+    return dataclasses.replace(asked, **{name: keep(given.get(name, ""), inputs) for name in ("image", "mask")})
 
 
 class Source(Protocol):
@@ -216,10 +228,16 @@ def keep(content: str, inputs: pathlib.Path) -> str:
     """
     if not content:
         return ""
+    if not isinstance(content, str):
+        raise ValueError("a picture is a file in base64, or a data URL")
     try:
         sent = base64.b64decode(content.rpartition(",")[2], validate=True)
     except binascii.Error as error:
         raise ValueError(f"the picture did not arrive whole: {error}") from error
+    with pictures.opened(sent, "the file that was given") as header:
+        if header.width * header.height > PIXELS:
+            raise ValueError(f"the picture has {header.width} x {header.height} pixels, and at most {PIXELS:,} are "
+                             "taken here (4096 x 4096): scale it")  # fmt: skip
     with tempfile.NamedTemporaryFile(suffix=".picture") as file:
         file.write(sent)
         file.flush()

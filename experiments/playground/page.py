@@ -12,7 +12,7 @@ import gradio as gr
 import jax
 
 from experiments.playground import shown
-from experiments.playground.asked import Asked, Source, checked, keep, make, of_file
+from experiments.playground.asked import Asked, Source, make, of_file, received
 
 STATIC = pathlib.Path(__file__).parent / "static"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # the others wait, and see their place
@@ -161,15 +161,15 @@ def read(values: list[Any], source: Source, inputs: pathlib.Path) -> Asked:
     (prompt, negative, label, steps, guidance, seed, sampler, height, width, batch, strength, resamplings, *margins,
      brush) = values  # fmt: skip
     drawn = json.loads(brush) if brush else {"picture": "", "mask": ""}
-    image = keep(drawn["picture"], inputs)
-    return checked({
+    image = drawn["picture"]
+    return received({
         "prompt": prompt if source.prompts else "", "negative": negative if source.prompts else "",
         "label": label if source.classes else -1, "steps": steps, "guidance": guidance, "seed": seed,
         "sampler": sampler, "height": height, "width": width, "batch": batch, "image": image,
-        "mask": keep(drawn["mask"], inputs) if image else "", "strength": strength if image else 0.0,
+        "mask": drawn["mask"] if image else "", "strength": strength if image else 0.0,
         "resamplings": resamplings if image else 1,
         "margins": tuple(margins) if image else (0, 0, 0, 0),
-    })  # fmt: skip
+    }, inputs)  # fmt: skip
 
 
 def written(asked: Asked) -> list[Any]:
@@ -195,17 +195,22 @@ def endpoint(source: Source, out: pathlib.Path) -> Any:
         guidance: float = usual.guidance, seed: int = 0, sampler: str = usual.sampler, height: int = 0, width: int = 0,
         batch: int = 1, image: str = "", mask: str = "", margins: list[int] = [0, 0, 0, 0], strength: float = 0.0,  # noqa: B006
         resamplings: int = 1,
-    ) -> list[str]:  # fmt: skip
+    ) -> Iterator[list[str]]:  # fmt: skip
         """Makes pictures: PNG files in base64, which carry their settings. `image` and `mask` are files in base64."""
         inputs = out / "inputs"
         given = {name: value for name, value in locals().items() if name in Asked.__dataclass_fields__}
         try:
-            asked = checked(given | {name: keep(given[name], inputs) for name in ("image", "mask")})
-            *_, last = make(source, asked, out)
+            asked = received(given, inputs)
+            for made in make(source, asked, out):
+                if not made.paths:
+                    yield []  # here it ends where the client has left
         except REFUSALS as error:
             raise gr.Error(str(error), print_exception=False) from None
+        except GeneratorExit:
+            say(asked, "by the API: stopped, the client has left")
+            raise
         say(asked, "by the API")
-        return [encoded(path) for path in last.paths]
+        yield [encoded(path) for path in made.paths]
 
     return generate
 

@@ -1,0 +1,84 @@
+"""Who may ask the page, and how much: each request is checked before anything of it is read.
+
+A page of another origin that is open in the visitor's browser can send requests to this machine, and by a name of its
+own that it points at 127.0.0.1 (DNS rebinding) it can also read the answers. Both carry names that are not ours.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+BODY = 2**25  # bytes of a request: a picture and its mask in base64, or a file that is uploaded
+LOCAL = ("localhost", "127.0.0.1", "::1")
+WILDCARDS = ("0.0.0.0", "::")
+
+
+class Gate:
+    """ASGI middleware that refuses requests of other origins, under other names, and with large bodies.
+
+    Args:
+      app: what answers the rest.
+      host: the name or address that the page is served at; at 0.0.0.0 or :: each address of the machine is one.
+    """
+
+    def __init__(self, app: Any, host: str):
+        self._app, self._any_address = app, host in WILDCARDS
+        here = socket.gethostname().lower()
+        self._names = {*LOCAL, host.lower()} | ({here, f"{here}.local", socket.getfqdn().lower()} if self._any_address
+                                                else set())  # fmt: skip
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket"):  # what the server says of itself
+            return await self._app(scope, receive, send)
+        refusal = self._refusal(scope)
+        if refusal is None:
+            return await self._app(scope, receive, send)
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        status, words = refusal
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": f"{words}\n".encode()})
+
+    def _refusal(self, scope: Any) -> tuple[int, str] | None:
+        """(status, why) of what is not answered."""
+        found: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        if any(len(found.get(name, [])) > 1 for name in ("host", "origin", "content-length")):
+            return 400, "a header is there twice"
+        headers = {name: values[0] for name, values in found.items()}
+        host = headers.get("host", "")
+        if not self._ours(host):
+            return 403, f"this page is not served under the name {host[:100]!r}; open it at the address in its terminal"
+        if not _same_origin(headers, host):
+            return 403, "requests of other pages are not answered"
+        return _too_large(headers)
+
+    def _ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            if name in self._names:
+                return True
+            ipaddress.ip_address(name)  # a browser that was led here by a foreign name says that name
+        except ValueError:
+            return False
+        return self._any_address
+
+
+def _same_origin(headers: Mapping[str, str], host: str) -> bool:
+    """Whether a request is of this page: browsers say where others come from, and programs say nothing."""
+    if "origin" in headers and headers["origin"].lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+        return False
+    return headers.get("sec-fetch-site") in (None, "same-origin", "none") or headers.get("sec-fetch-mode") == "navigate"
+
+
+def _too_large(headers: Mapping[str, str]) -> tuple[int, str] | None:
+    if "transfer-encoding" in headers:
+        return 411, "say the length of the body (Content-Length)"
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()):
+        return 400, "Content-Length is no number"
+    return (413, f"{int(length):,} bytes: at most {BODY:,} are taken") if int(length) > BODY else None
