@@ -15,17 +15,16 @@ Each is one line in KINDS.
 
 import hashlib
 import json
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from diffusion import limits, parameterizations, text
+from diffusion import limits, parameterizations, schema, text
 from diffusion.models import interchange
 from diffusion.models.interchange import schedulers
-from diffusion.models.interchange.family import Refusal
+from diffusion.models.interchange.family import SIDES, Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.text import Encoder, Tokenizer
 
@@ -182,7 +181,7 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
     name = str(index.get("_class_name"))
     kind = kind_of(name, folder)
     encoders = [reader for reader in kind.readers if _there(index, f"text_encoder{reader.suffix}", reader.optional)]
-    process = schedulers.read(limits.read_json(folder / "scheduler" / "scheduler_config.json"), prediction)
+    process = schedulers.read(limits.read_table(folder / "scheduler" / "scheduler_config.json"), prediction)
     modules, params, tokenizers = {}, {}, {}
     for part in (kind.denoiser, "vae", *(f"text_encoder{reader.suffix}" for reader in encoders)):
         wanted = "float32" if part == "vae" else dtype
@@ -197,7 +196,8 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
         process = process._replace(parameterization=parameterizations.velocity())
     if getattr(denoiser, "learn_sigma", False):
         process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
-    config = limits.read_json(folder / kind.denoiser / "config.json")
+    config = limits.read_table(folder / kind.denoiser / "config.json")
+    schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
     side = config.get("sample_size") or 128
     side = max(side) if isinstance(side, list) else side
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
@@ -275,9 +275,8 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
             f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and a folder for "
             "each of its networks, as diffusers' save_pretrained writes it."
         )
-    index = limits.read_json(path)
-    if not isinstance(index, dict):
-        raise limits.Refused(f"{path} holds {type(index).__name__}, not a table of parts.")
+    index = limits.read_table(path)
+    schema.check({"_class_name": schema.text(), "force_zeros_for_empty_prompt": schema.FLAG}, index, str(path))
     return index
 
 
@@ -298,15 +297,16 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
     if not isinstance(found, dict) or not found.keys() <= set(Usual._fields):
         raise Refusal(f"{path} holds {json.dumps(found)[:200]}; known are {', '.join(Usual._fields)}.")
     usual = otherwise._replace(**found)
-    if type(usual.steps) is not int or usual.steps < 1:
-        raise Refusal(f"{path}: steps = {usual.steps!r}; valid: a whole number, at least 1.")
-    if type(usual.guidance) not in (int, float) or not math.isfinite(usual.guidance):
-        raise Refusal(f"{path}: guidance = {usual.guidance!r}; valid: a number; 1 is none.")
+    for field, valid in (("steps", schema.whole(1)), ("guidance", schema.number())):
+        if why := schema.objection(field, getattr(usual, field), valid):
+            raise Refusal(f"{path}: {why} A guidance of 1 is none.")
     return usual
 
 
 def _there(index: Mapping[str, Any], part: str, optional: bool) -> bool:
     given = index.get(part) or [None]
+    if not isinstance(given, list):
+        raise limits.Refused(f"model_index.json: {part} = {limits.short(given)}; valid: a library and a class.")
     if given[0] is None and not optional:
         raise Refusal(f"model_index.json has no {part}, which this pipeline reads: {json.dumps(dict(index))[:200]}")
     return given[0] is not None

@@ -30,7 +30,8 @@ class Valid(NamedTuple):
 
 def whole(low: int = 0, high: int = LARGEST) -> Valid:
     """Whole numbers from low to high; true and false are none."""
-    return Valid(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
+    return Valid(f"a whole number, at least {low} and at most {high}",
+                 lambda value: type(value) is int and low <= value <= high)  # fmt: skip
 
 
 def number(low: float = -FARTHEST, high: float = FARTHEST) -> Valid:

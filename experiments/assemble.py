@@ -30,7 +30,7 @@ def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
     for path in sorted(base.glob("*/config.json")):
         config = folders.read_config(path.parent)
         if (name := config.get("_class_name") or (config.get("architectures") or [""])[0]) in FAMILIES:
-            found[path.parent.name] = (name, FAMILIES[name].build(config))
+            found[path.parent.name] = (name, folders.built(FAMILIES[name], config))
     if not found:
         raise FileNotFoundError(f"{base}: no folder of a known network lies in it; --base is a pipeline's folder.")
     return found
@@ -42,7 +42,7 @@ def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
     Raises:
       Refusal: if they contradict each other.
     """
-    process = schedulers.read(limits.read_json(base / "scheduler" / "scheduler_config.json"))
+    process = schedulers.read(limits.read_table(base / "scheduler" / "scheduler_config.json"))
     said = stated.prediction(source)
     if said not in ("", process.prediction):
         raise Refusal(f"{source} says that it predicts {said!r}, and the scheduler of {base} {process.prediction!r}: "

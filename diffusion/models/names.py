@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
+from diffusion import limits
+
 Choice = TypeVar("Choice")
 
 
@@ -22,8 +24,8 @@ def look_up(table: Mapping[str, Choice], name: str, field: str, alike: float = 0
     Raises:
         ValueError: if `name` is not in the table; lists the valid names and the nearest one.
     """
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
-    nearest = difflib.get_close_matches(str(name), table, n=1, cutoff=alike)
+    nearest = difflib.get_close_matches(str(name)[:100], table, n=1, cutoff=alike)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"{field}={name!r} is not known; valid: {', '.join(map(repr, table))}{hint}")
+    raise ValueError(f"{field}={limits.short(name)} is not known; valid: {', '.join(map(repr, table))}{hint}")

@@ -9,9 +9,11 @@ A folder holds `tokenizer.json`, or `vocab.json` and `merges.txt` (CLIP's byte-p
 in SD 1 and in the first encoder of SDXL, and with "!", id 0, in SD 2 and in SDXL's second.
 """
 
+import contextlib
+import math
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +21,20 @@ import sentencepiece
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
-from diffusion import limits
+from diffusion import limits, schema
 
 BOUNDLESS = 10**6  # a longer "model_max_length" is how configs say that there is none
 # How OpenAI's code cuts text into words, whose bytes are then merged.
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+GROWTH = 1000  # letters that rules of a vocabulary may make of one
+IDS = schema.whole()  # of tokens
+TOKEN = schema.optional(schema.either(schema.text(), schema.Valid(
+    "a table with a text as its content", lambda value: isinstance(value, Mapping) and schema.text().holds(
+        value.get("content")))))  # fmt: skip
+KINDS = {  # what the fields of tokenizer_config.json and special_tokens_map.json may hold
+    "model_max_length": schema.optional(schema.number(0, math.inf)), "extra_ids": schema.whole(0, 1000),
+    "bos_token": TOKEN, "eos_token": TOKEN, "unk_token": TOKEN, "pad_token": TOKEN,
+}  # fmt: skip
 CLIP_SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
                 "pad_token": "<|endoftext|>"}  # fmt: skip
 
@@ -79,7 +90,7 @@ class Tokenizer(NamedTuple):
             there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
             raise FileNotFoundError(f"{folder}: no vocabulary ({', '.join(BUILDS)}) lies there, but "
                                     f"{there or 'nothing'}.")
-        config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+        config = _config(folder / "special_tokens_map.json") | _config(folder / "tokenizer_config.json")
         known = config.get("model_max_length") or 0
         length = length or (known if known < BOUNDLESS else 0)
         if length < 1:
@@ -142,11 +153,25 @@ def checked(text: str) -> str:
     return text
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    found = limits.read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict):
-        raise limits.Refused(f"{path} holds {type(found).__name__}, not a table of fields.")
+def _config(path: pathlib.Path) -> dict[str, Any]:
+    found = limits.read_table(path) if path.is_file() else {}
+    schema.check(KINDS, found, str(path))
     return found
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """What a library of vocabularies raises becomes a refusal: it has one class of errors, and panics in Rust."""
+    try:
+        yield
+    except limits.Refused:
+        raise
+    except Exception as error:
+        raise limits.Refused(f"{what}: {limits.reason(error)}.") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # which no module exports
+            raise
+        raise limits.Refused(f"{what}: {limits.reason(error)}.") from error
 
 
 def _special(config: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str, str]:
@@ -160,21 +185,29 @@ def _from_library(
     path: pathlib.Path,
 ) -> Tokenizer:  # fmt: skip
     special = _special(config, defaults)
-    library.no_truncation()
-    library.no_padding()
-    # Where they stand in a text they are found whole: "!" too, where it is the padding.
-    library.add_special_tokens(sorted(set(special.values())))
-    numbers = {name: library.token_to_id(token) for name, token in special.items()}
+    with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
+        library.no_truncation()
+        library.no_padding()
+        # Where they stand in a text they are found whole: "!" too, where it is the padding.
+        library.add_special_tokens(sorted(set(special.values())))
+        numbers = {name: library.token_to_id(token) for name, token in special.items()}
+        largest = max(library.get_vocab().values(), default=0)
     vocabulary = {name: number for name, number in numbers.items() if number is not None}
     if missing := [token for name, token in special.items() if name not in vocabulary]:
         raise limits.Refused(f"{path}: the vocabulary has no {missing[0]!r}, which its config names.")
+    if why := schema.objection("the largest id of its vocabulary", largest, IDS):
+        raise limits.Refused(f"{path}: {why}")
 
     def split(text: str) -> tuple[list[int], Callable[[int], str]]:
-        found = library.encode(text, add_special_tokens=False)
+        with _refusing(f"{path} cannot read the text {text[:40]!r}"):
+            found = library.encode(text, add_special_tokens=False)
         return found.ids, lambda i: text[found.offsets[i][0]:]
 
-    bare, whole = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
-    at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    with _refusing(f"{path} cannot read the text 'a'"):
+        bare, whole = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
+    at = next((i for i in range(len(whole) + 1) if whole[i : i + len(bare)] == bare), None)
+    if at is None:
+        raise limits.Refused(f"{path} reads a text in another way where start and end are put on it.")
     start, end = tuple(whole[:at]), tuple(whole[at + len(bare):])
     pad = vocabulary.get("pad_token", end[-1] if end else 0)
     return Tokenizer(split, start, end, pad, length)
@@ -182,28 +215,40 @@ def _from_library(
 
 def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "tokenizer.json"
-    try:
-        library = tokenizers.Tokenizer.from_str(limits.read_text(path))
-    except limits.Refused:
-        raise
-    except Exception as error:  # the library raises nothing more precise
-        raise limits.Refused(f"{path} is not a vocabulary of the tokenizers library: {error}.") from error
+    content = limits.read_text(path)
+    found = limits.parse_json(content, str(path))
+    if not isinstance(found, dict):
+        raise limits.Refused(f"{path} holds {type(found).__name__}, not a table of fields.")
+    if (most := _growth(found.get("normalizer"))) > GROWTH:
+        raise limits.Refused(f"{path}: its normalizer makes up to {most:g} letters of one; at most {GROWTH} are read.")
+    with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
+        library = tokenizers.Tokenizer.from_str(content)
     return _from_library(library, config, length, {}, path)
+
+
+def _growth(rule: Any) -> float:
+    """The most letters that a normalizer of tokenizer.json makes of one, by what it puts in."""
+    if isinstance(rule, list):
+        return math.prod(map(_growth, rule))
+    if not isinstance(rule, dict):
+        return 1.0
+    put = [value for name in ("content", "prepend") if isinstance(value := rule.get(name), str)]
+    return max(1.0, float(sum(map(len, put)))) * _growth(rule.get("normalizers"))
 
 
 def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "vocab.json"
-    vocabulary = _json(path)
+    vocabulary = limits.read_table(path)
+    if wrong := next((token for token, number in vocabulary.items() if not IDS.holds(number)), None):
+        raise limits.Refused(f"{path}: {schema.objection(limits.short(wrong), vocabulary[wrong], IDS)}")
     lines = limits.read_text(folder / "merges.txt").split("\n")
     # The first line is a remark; the published file ends after those that its vocabulary has.
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     special = _special(config, CLIP_SPECIAL)
-    try:
+    with _refusing(f"{folder}: vocab.json and merges.txt do not belong together"):
         model = tokenizers.models.BPE(
             vocabulary, merges, unk_token=special["unk_token"], continuing_subword_prefix="", end_of_word_suffix="</w>"
         )
-    except Exception as error:
-        raise limits.Refused(f"{folder}: vocab.json and merges.txt do not belong together: {error}.") from error
     library = tokenizers.Tokenizer(model)
     library.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -223,11 +268,13 @@ def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -
 def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "spiece.model"
     library = sentencepiece.SentencePieceProcessor()
-    try:
+    limits.fits(str(path), path.stat().st_size)
+    with _refusing(f"{path} is not a model of sentencepiece"):
         library.LoadFromSerializedProto(path.read_bytes())
-    except Exception as error:
-        raise limits.Refused(f"{path} is not a model of sentencepiece: {error}.") from error
-    size = library.get_piece_size()
+        size = library.get_piece_size()
+        library.encode("a")
+    if library.eos_id() < 0:
+        raise limits.Refused(f"{path} has no end of a text, which T5's vocabularies have.")
     # T5's sentinels come after the vocabulary, the last first.
     sentinels = config.get("extra_ids", 100)
     special = {f"<extra_id_{i}>": size + sentinels - 1 - i for i in range(sentinels)}
@@ -235,7 +282,8 @@ def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length:
     pattern = re.compile("(" + "|".join(map(re.escape, special)) + ")")
 
     def split(text: str) -> tuple[list[int], Callable[[int], str]]:
-        parts = [[special[part]] if part in special else library.encode(part) for part in pattern.split(text)]
+        with _refusing(f"{path} cannot read the text {text[:40]!r}"):
+            parts = [[special[part]] if part in special else library.encode(part) for part in pattern.split(text)]
         ids = [i for part in parts for i in part]
         # The pieces have no places in the text, since it was normalised: they are put together again.
         return ids, lambda n: library.decode([i for i in ids[n:] if i < size])

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from diffusion import schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.rows import Row, linear
 from diffusion.models.interchange.unet_boxes import boxes, conv_rows, example, norm_rows, only
 from diffusion.models.unet import UNet
@@ -59,28 +60,31 @@ def _attention_rows(theirs: str, ours: str, order: str) -> list[Row]:
     ]  # fmt: skip
 
 
+MULTIPLIERS = schema.several(schema.number(0, 1024), 1, 16)
+
+
 def _build(config: Mapping[str, Any]) -> UNet:
     fields = Fields(NAME, config, ("use_checkpoint", "use_fp16"))
-    features = fields.take("model_channels")
-    for field in ("image_size", "in_channels", "model_channels", "out_channels", "num_res_blocks",
-                  "attention_resolutions"):  # fmt: skip
-        if fields.take(field) is None:
+    for field, valid in (("image_size", SIZE), ("in_channels", SIZE), ("model_channels", SIZE), ("out_channels", SIZE),
+                         ("num_res_blocks", DEPTH), ("attention_resolutions", schema.several(SIZE))):  # fmt: skip
+        if fields.take(field, None, schema.optional(valid)) is None:
             raise Refusal(f"{NAME}: the config does not say {field}.")
+    features = config["model_channels"]
     fields.only("dims", 2)
     fields.only("conv_resample", True)
     head_size, heads = fields.take("num_head_channels", -1), fields.take("num_heads", 1)
     fields.only("num_heads_upsample", -1, heads)
-    widths = tuple(int(features * one) for one in fields.take("channel_mult", (1, 2, 4, 8)))
+    widths = tuple(int(features * one) for one in fields.take("channel_mult", (1, 2, 4, 8), MULTIPLIERS))
     module = UNet(
-        widths=widths, blocks=fields.take("num_res_blocks"),
-        attention_levels=tuple(i for i in range(len(widths)) if 2**i in fields.take("attention_resolutions")),
-        num_classes=fields.take("num_classes") or 0,
-        in_channels=fields.take("in_channels"), out_channels=fields.take("out_channels"),
+        widths=widths, blocks=config["num_res_blocks"],
+        attention_levels=tuple(i for i in range(len(widths)) if 2**i in config["attention_resolutions"]),
+        num_classes=fields.take("num_classes", None, MAYBE_SIZE) or 0,
+        in_channels=config["in_channels"], out_channels=config["out_channels"],
         heads=heads if head_size == -1 else None, head_size=None if head_size == -1 else head_size,
         scale_shift=fields.take("use_scale_shift_norm", False),
         resample="block" if fields.take("resblock_updown", False) else "conv",
         features=None if features == widths[0] else features, dropout=float(fields.take("dropout", 0.0)),
-        resolution=fields.take("image_size"), qkv_per_head=not fields.take("use_new_attention_order", False),
+        resolution=config["image_size"], qkv_per_head=not fields.take("use_new_attention_order", False),
     )  # fmt: skip
     fields.end()
     return module

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from diffusion import schema
 from diffusion.models.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoder_vq import VQModel
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, within
 
 Autoencoder = AutoencoderKL | VQModel
@@ -127,9 +128,13 @@ def vq_rows(module: VQModel, names: Names) -> list[Row]:
     ]
 
 
+RANGE = schema.several(schema.number(), 2, 2)
+STATISTICS = schema.optional(schema.several(schema.number(), 1))  # of latents, one for each of their channels
+
+
 def body_fields(fields: Fields) -> dict[str, Any]:
     """Our fields of the encoder and the decoder, from their config."""
-    widths = fields.take("block_out_channels", (64,))
+    widths = fields.take("block_out_channels", (64,), SIZES)
     down = fields.take("down_block_types", ("DownEncoderBlock2D",))
     up = fields.take("up_block_types", ("UpDecoderBlock2D",))
     attends = tuple(kind == "AttnDownEncoderBlock2D" for kind in down)
@@ -142,10 +147,11 @@ def body_fields(fields: Fields) -> dict[str, Any]:
     fields.only("act_fn", "silu")
     channels = fields.take("in_channels", 3)
     return {
-        "widths": widths, "layers": fields.take("layers_per_block", 1), "groups": fields.take("norm_num_groups", 32),
-        "picture_channels": channels, "attention_levels": tuple(i for i, one in enumerate(attends) if one),
+        "widths": widths, "layers": fields.take("layers_per_block", 1, DEPTH),
+        "groups": fields.take("norm_num_groups", 32), "picture_channels": channels,
+        "attention_levels": tuple(i for i, one in enumerate(attends) if one),
         "middle_attention": fields.take("mid_block_add_attention", True),
-        "input_range": tuple(map(float, fields.take("input_range", (-1.0, 1.0)))),
+        "input_range": tuple(map(float, fields.take("input_range", (-1.0, 1.0), RANGE))),
     }  # fmt: skip
 
 
@@ -168,8 +174,8 @@ def build_kl(config: Mapping[str, Any]) -> AutoencoderKL:
     """Their config.json -> our module."""
     fields = Fields("AutoencoderKL", config, without_effect=("sample_size", "force_upcast"))
     behind, before = fields.take("use_quant_conv", True), fields.take("use_post_quant_conv", True)
-    scale, shift = fields.take("scaling_factor", 0.18215), fields.take("shift_factor") or 0.0
-    mean, deviation = fields.take("latents_mean"), fields.take("latents_std")
+    scale, shift = fields.take("scaling_factor", 0.18215), fields.take("shift_factor", None, MAYBE_NUMBER) or 0.0
+    mean, deviation = fields.take("latents_mean", None, STATISTICS), fields.take("latents_std", None, STATISTICS)
     if (mean is None) != (deviation is None) or (mean is not None and shift):
         raise Refusal("AutoencoderKL: latents_mean and latents_std come together, and without shift_factor.")
     if mean is not None:
@@ -214,7 +220,8 @@ def build_vq(config: Mapping[str, Any]) -> VQModel:
                       f"in_channels, {body['picture_channels']}.")
     module = VQModel(
         fields.take("num_vq_embeddings", 256), **body, latent_channels=latent,
-        code_channels=fields.take("vq_embed_dim") or latent, scale=fields.take("scaling_factor", 0.18215),
+        code_channels=fields.take("vq_embed_dim", None, MAYBE_SIZE) or latent,
+        scale=fields.take("scaling_factor", 0.18215),
     )  # fmt: skip
     fields.end()
     return module

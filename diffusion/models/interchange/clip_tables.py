@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion import schema
 from diffusion.models.clip import CLIP, CLIPText, CLIPTextProjection, CLIPVision, CLIPVisionProjection
-from diffusion.models.interchange.family import Family, Fields
+from diffusion.models.interchange.family import DEPTH, Family, Fields
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, patches, stacked, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
 
@@ -96,7 +97,7 @@ def _text(name: str, config: Mapping[str, Any]) -> CLIPText:
     module = CLIPText(
         vocabulary=fields.take("vocab_size", 49408),
         width=fields.take("hidden_size", 512),
-        depth=fields.take("num_hidden_layers", 12),
+        depth=fields.take("num_hidden_layers", 12, DEPTH),
         heads=fields.take("num_attention_heads", 8),
         hidden=fields.take("intermediate_size", 2048),
         positions=fields.take("max_position_embeddings", 77),
@@ -130,7 +131,7 @@ def _vision(name: str, config: Mapping[str, Any]) -> CLIPVision:
         size=fields.take("image_size", 224),
         patch=fields.take("patch_size", 32),
         width=fields.take("hidden_size", 768),
-        depth=fields.take("num_hidden_layers", 12),
+        depth=fields.take("num_hidden_layers", 12, DEPTH),
         heads=fields.take("num_attention_heads", 12),
         hidden=fields.take("intermediate_size", 3072),
         activation=fields.only("hidden_act", "quick_gelu", "gelu"),
@@ -155,10 +156,14 @@ def _describe_vision(module: CLIPVision) -> dict[str, Any]:
     }
 
 
+MAYBE_TABLE = schema.optional(schema.Valid("a table of fields", lambda value: isinstance(value, Mapping)))
+
+
 def _clip(config: Mapping[str, Any]) -> CLIP:
     # Configs of old versions repeat the towers' under *_config_dict, and they win there.
     fields = Fields("CLIPModel", config, WITHOUT_EFFECT)
-    part = lambda which: fields.take(f"{which}_config", {}) | (fields.take(f"{which}_config_dict") or {})
+    part = lambda which: (fields.take(f"{which}_config", None, MAYBE_TABLE) or {}) | (
+        fields.take(f"{which}_config_dict", None, MAYBE_TABLE) or {})  # fmt: skip
     module = CLIP(
         text=_text("CLIPModel's text_config", part("text")),
         vision=_vision("CLIPModel's vision_config", part("vision")),
@@ -167,6 +172,10 @@ def _clip(config: Mapping[str, Any]) -> CLIP:
     )
     fields.end()
     return module
+
+
+def _features(config: Mapping[str, Any]) -> int:
+    return Fields("CLIP's projection", config).take("projection_dim", 512)
 
 
 def _describe_clip(module: CLIP) -> dict[str, Any]:
@@ -233,7 +242,7 @@ TEXT_PROJECTION = Family(
     name="CLIPTextModelWithProjection",
     module=CLIPTextProjection,
     build=lambda config: CLIPTextProjection(
-        _text("CLIPTextModelWithProjection", config), config.get("projection_dim", 512)
+        _text("CLIPTextModelWithProjection", config), _features(config)
     ),
     describe=lambda module: {**_describe_text(module.text), "projection_dim": module.features},
     example=lambda module: (_ids(module.text),),
@@ -273,7 +282,7 @@ VISION_PROJECTION = Family(
     name="CLIPVisionModelWithProjection",
     module=CLIPVisionProjection,
     build=lambda config: CLIPVisionProjection(
-        _vision("CLIPVisionModelWithProjection", config), config.get("projection_dim", 512)
+        _vision("CLIPVisionModelWithProjection", config), _features(config)
     ),
     describe=lambda module: {**_describe_vision(module.vision), "projection_dim": module.features},
     example=lambda module: (_images(module.vision),),

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffusion import schema
 from diffusion.models.conditional_unet import ConditionalUNet
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stacked, within
 
 ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
@@ -147,7 +148,7 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
         "sample_size", "addition_embed_type_num_heads",
         "upcast_attention",  # to float32, which our softmax always is
     ))  # fmt: skip
-    widths = fields.take("block_out_channels", (320, 640, 1280, 1280))
+    widths = fields.take("block_out_channels", (320, 640, 1280, 1280), SIZES)
     down = fields.take("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
     up = fields.take("up_block_types", ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3))
     unknown = [name for name in down if name not in ATTENDS]
@@ -165,9 +166,10 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
     attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
     told = fields.only("addition_embed_type", None, "text_time")
     kind = fields.only("class_embed_type", None, "timestep", "projection")
-    classes = fields.take("num_class_embeds")
-    vector = fields.take("projection_class_embeddings_input_dim") if told or kind == "projection" else None
-    if (told or kind == "projection") and not isinstance(vector, int):
+    classes = fields.take("num_class_embeds", None, MAYBE_SIZE)
+    wide = told or kind == "projection"
+    vector = fields.take("projection_class_embeddings_input_dim", None, MAYBE_SIZE) if wide else None
+    if wide and not isinstance(vector, int):
         raise Refusal(f"UNet2DConditionModel: projection_class_embeddings_input_dim = {vector!r} is to say the width "
                       "of what is projected.")
     if kind == "projection" and told:
@@ -196,16 +198,19 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
         groups=_whole(fields, "norm_num_groups", 32),
         linear=bool(fields.take("use_linear_projection", False)),
         added_width=vector if told else 0,
-        size_width=fields.take("addition_time_embed_dim") if told else ConditionalUNet.size_width,
-        strength_width=fields.take("time_cond_proj_dim") or 0,
+        size_width=fields.take("addition_time_embed_dim", None, SIZE) if told else ConditionalUNet.size_width,
+        strength_width=fields.take("time_cond_proj_dim", None, MAYBE_SIZE) or 0,
     )
     fields.end()
     return module
 
 
+ONE_OR_EACH = schema.either(SIZE, SIZES)
+
+
 def _whole(fields: Fields, field: str, default: int) -> int:
     """A field that must be one number for all levels."""
-    value = fields.take(field, default)
+    value = fields.take(field, default, ONE_OR_EACH)
     if not isinstance(value, int):
         raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for all levels is.")
     return value
@@ -213,7 +218,7 @@ def _whole(fields: Fields, field: str, default: int) -> int:
 
 def _each(fields: Fields, field: str, default: int, levels: int) -> tuple[int, ...]:
     """A field of one number for all levels, or one for each."""
-    value = fields.take(field, default)
+    value = fields.take(field, default, ONE_OR_EACH)
     value = (value,) * levels if isinstance(value, int) else value
     if len(value) != levels or not all(isinstance(entry, int) for entry in value):
         raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} "
@@ -223,7 +228,8 @@ def _each(fields: Fields, field: str, default: int, levels: int) -> tuple[int, .
 
 def _depths(fields: Fields, field: str, default: int | None, levels: int) -> tuple[int | tuple[int, ...], ...]:
     """A field of the transformers' depths at each level, in its own order; () where nothing is said."""
-    value = fields.take(field, default)
+    value = fields.take(field, default, schema.optional(schema.either(
+        DEPTH, schema.several(schema.either(DEPTH, schema.several(DEPTH, 1, 64)), 1, 16))))  # fmt: skip
     if value is None:
         return ()
     value = (value,) * levels if isinstance(value, int) else value

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from diffusion.models.conditional_unet import residual_shapes
 from diffusion.models.control_net import ControlNet
 from diffusion.models.interchange import conditional_unet_tables
-from diffusion.models.interchange.family import Family, Refusal
+from diffusion.models.interchange.family import Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, Row, linear
 
 UP = ("conv_out/", "norm_out/", "up_")  # what of a U-Net is no part of a ControlNet
@@ -37,12 +37,13 @@ def table(module: ControlNet) -> list[Row]:
 
 def build(config: Mapping[str, Any]) -> ControlNet:
     """Our module for a config.json of ControlNetModel."""
-    own = {field: config.get(field, default) for field, default in OWN.items()}
+    fields = Fields("ControlNetModel", config)
+    own = {field: fields.take(field, default) for field, default in OWN.items()}
     for field in ("controlnet_conditioning_channel_order", "global_pool_conditions"):
         if own[field] != OWN[field]:
             raise Refusal(f"ControlNetModel: {field} = {own[field]!r} is not supported; supported: {OWN[field]!r}.")
     unet = {field: value for field, value in config.items() if field not in OWN}
-    down = unet.get("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
+    down = fields.take("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
     unet["up_block_types"] = [name.replace("Down", "Up") for name in reversed(down)]
     return ControlNet(
         conditional_unet_tables.build(unet),

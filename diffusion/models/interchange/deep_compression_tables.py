@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusion import schema
 from diffusion.models.autoencoder_dc import AutoencoderDC, Levels
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, Layout, Row, linear, within
 
 Table = list[Row]
@@ -116,6 +117,7 @@ def _per_level(value: Any, count: int) -> tuple:
 
 
 WIDTHS = (128, 256, 512, 512, 1024, 1024)
+WORDS = schema.either(schema.text(), schema.several(schema.text()))  # one for all levels, or one for each
 SCALES = ((), (), (), (5,), (5,), (5,))
 
 
@@ -124,18 +126,18 @@ def build(config: Mapping[str, Any]) -> AutoencoderDC:
     fields = Fields("AutoencoderDC", config)
 
     def levels(side: str, layers: tuple[int, ...], norms: Any, activations: Any) -> Levels:
-        widths = fields.take(f"{side}_block_out_channels", WIDTHS)
+        widths = fields.take(f"{side}_block_out_channels", WIDTHS, SIZES)
         per_level = lambda value: _per_level(value, len(widths))
-        blocks = per_level(fields.take(f"{side}_block_types", "ResBlock"))
-        scales = fields.take(f"{side}_qkv_multiscales", SCALES)
-        return Levels(widths, fields.take(f"{side}_layers_per_block", layers), blocks, scales, per_level(norms),
-                      per_level(activations))  # fmt: skip
+        blocks = per_level(fields.take(f"{side}_block_types", "ResBlock", WORDS))
+        scales = fields.take(f"{side}_qkv_multiscales", SCALES, schema.several(schema.several(SIZE)))
+        depths = fields.take(f"{side}_layers_per_block", layers, schema.several(DEPTH))
+        return Levels(widths, depths, blocks, scales, per_level(norms), per_level(activations))
 
-    low, high = fields.take("input_range", (-1.0, 1.0))
+    low, high = fields.take("input_range", (-1.0, 1.0), schema.several(schema.number(), 2, 2))
     module = AutoencoderDC(
         encoder_levels=levels("encoder", (2, 2, 2, 3, 3, 3), "rms_norm", "silu"),
-        decoder_levels=levels("decoder", (3,) * 6, fields.take("decoder_norm_types", "rms_norm"),
-                              fields.take("decoder_act_fns", "silu")),
+        decoder_levels=levels("decoder", (3,) * 6, fields.take("decoder_norm_types", "rms_norm", WORDS),
+                              fields.take("decoder_act_fns", "silu", WORDS)),
         latent_channels=fields.take("latent_channels", 32),
         picture_channels=fields.take("in_channels", 3),
         head_size=fields.take("attention_head_dim", 32),

@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffusion.models.dit import DiT
 from diffusion.models.embeddings import sincos_positions
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE_OUT, SAME, Row, linear, patches, stacked
 
 
@@ -84,7 +83,7 @@ def _build_diffusers(config: Mapping[str, Any]) -> DiT:
     fields.only("attention_type", "default")  # of the class before it
     module = DiT(
         patch=fields.take("patch_size", 2), width=heads * fields.take("attention_head_dim", 72),
-        depth=fields.take("num_layers", 28), heads=heads, num_classes=fields.take("num_embeds_ada_norm", 1000),
+        depth=fields.take("num_layers", 28, DEPTH), heads=heads, num_classes=fields.take("num_embeds_ada_norm", 1000),
         learn_sigma=fields.only("out_channels", None, channels, 2 * channels) == 2 * channels,
         frequency_shift=1, shape=(size, size, channels),
     )  # fmt: skip
@@ -115,8 +114,9 @@ def _build_original(config: Mapping[str, Any]) -> DiT:
     if not fields.take("class_dropout_prob", 0.1) > 0:
         raise Refusal("DiT: class_dropout_prob = 0 leaves out the null class, which this network has.")
     module = DiT(
-        patch=fields.take("patch_size", 2), width=fields.take("hidden_size", 1152), depth=fields.take("depth", 28),
-        heads=fields.take("num_heads", 16), num_classes=fields.take("num_classes", 1000),
+        patch=fields.take("patch_size", 2), width=fields.take("hidden_size", 1152),
+        depth=fields.take("depth", 28, DEPTH), heads=fields.take("num_heads", 16),
+        num_classes=fields.take("num_classes", 1000),
         mlp_ratio=fields.take("mlp_ratio", 4.0), learn_sigma=fields.take("learn_sigma", True),
         shape=(size, size, fields.take("in_channels", 4)),
     )  # fmt: skip
@@ -160,9 +160,9 @@ def _example(module: DiT) -> tuple:
     return image, jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
 
 
-def _positions(module: DiT) -> dict[str, np.ndarray]:
-    side = _shape(module)[0] // module.patch
-    return {"pos_embed": sincos_positions(side, side, module.width)[None]}
+def _positions(module: DiT) -> dict[str, Computed]:
+    side, width = _shape(module)[0] // module.patch, module.width
+    return {"pos_embed": Computed((1, side**2, width), lambda: sincos_positions(side, side, width)[None])}
 
 
 def _published(size: int) -> dict[str, Any]:

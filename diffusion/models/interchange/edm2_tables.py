@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusion.models.edm2_unet import WIDTHS, EDM2UNet
 from diffusion.models.interchange.attention_layouts import interleaved, point_out
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE, Layout, Row
 from diffusion.models.interchange.unet_boxes import boxes, example
 
@@ -55,17 +55,18 @@ def _rows(module: EDM2UNet) -> list[Row]:
 def _build(config: Mapping[str, Any]) -> EDM2UNet:
     fields = Fields(NAME, config)
     for field in ("img_resolution", "img_channels", "label_dim"):
-        if fields.take(field) is None:
+        if fields.take(field, None, MAYBE_SIZE) is None:
             raise Refusal(f"{NAME}: the config does not say {field}.")
     module = EDM2UNet(
-        resolution=fields.take("img_resolution"), channels=fields.take("img_channels"),
-        num_classes=fields.take("label_dim"), width=fields.take("model_channels", 192),
-        multipliers=fields.take("channel_mult", (1, 2, 3, 4)), noise_multiplier=fields.take("channel_mult_noise"),
-        embedding_multiplier=fields.take("channel_mult_emb"), blocks=fields.take("num_blocks", 3),
-        attention_resolutions=fields.take("attn_resolutions", (16, 8)),
+        resolution=config["img_resolution"], channels=config["img_channels"],
+        num_classes=config["label_dim"], width=fields.take("model_channels", 192),
+        multipliers=fields.take("channel_mult", (1, 2, 3, 4), SIZES),
+        noise_multiplier=fields.take("channel_mult_noise", None, MAYBE_SIZE),
+        embedding_multiplier=fields.take("channel_mult_emb", None, MAYBE_SIZE),
+        blocks=fields.take("num_blocks", 3, DEPTH), attention_resolutions=fields.take("attn_resolutions", (16, 8)),
         label_balance=fields.take("label_balance", 0.5), concat_balance=fields.take("concat_balance", 0.5),
         residual_balance=fields.take("res_balance", 0.3), attention_balance=fields.take("attn_balance", 0.3),
-        head_size=fields.take("channels_per_head", 64), taps=fields.take("resample_filter", (1, 1)),
+        head_size=fields.take("channels_per_head", 64), taps=fields.take("resample_filter", (1, 1), SIZES),
         dropout=fields.take("dropout", 0.0), clip=fields.take("clip_act", 256.0),
     )  # fmt: skip
     fields.end()

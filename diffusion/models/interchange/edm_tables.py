@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.models.interchange.attention_layouts import fused, point_out
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Computed, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE, Row, linear
 from diffusion.models.interchange.unet_boxes import Box, boxes, conv_rows, example, norm_rows, only
 from diffusion.models.song_unet import SongUNet
@@ -95,7 +95,7 @@ def _song_rows(module: SongUNet) -> list[Row]:
     return table
 
 
-def _song_computed(module: SongUNet) -> dict[str, np.ndarray]:
+def _song_computed(module: SongUNet) -> dict[str, Computed]:
     """The filter, beside each convolution that resamples."""
     levels = range(len(module.widths))
     side = lambda level: f"{module.resolution >> level}x{module.resolution >> level}"
@@ -108,9 +108,10 @@ def _song_computed(module: SongUNet) -> dict[str, np.ndarray]:
     return _filters(places, module.taps)
 
 
-def _filters(places: list[str], taps: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _filters(places: list[str], taps: tuple[int, ...]) -> dict[str, Computed]:
     line = np.asarray(taps, np.float32) / sum(taps)
-    return {f"{place}.resample_filter": np.outer(line, line)[None, None] for place in places}
+    filter_ = Computed((1, 1, len(taps), len(taps)), lambda: np.outer(line, line)[None, None])
+    return {f"{place}.resample_filter": filter_ for place in places}
 
 
 def _build_song(config: Mapping[str, Any]) -> SongUNet:
@@ -118,20 +119,20 @@ def _build_song(config: Mapping[str, Any]) -> SongUNet:
     fields.only("channel_mult_emb", 4)
     module = SongUNet(
         resolution=_said(fields, "img_resolution"), width=fields.take("model_channels", 128),
-        multipliers=fields.take("channel_mult", (1, 2, 2, 2)), blocks=fields.take("num_blocks", 4),
+        multipliers=fields.take("channel_mult", (1, 2, 2, 2), SIZES), blocks=fields.take("num_blocks", 4, DEPTH),
         attention_resolutions=fields.take("attn_resolutions", (16,)), num_classes=fields.take("label_dim", 0),
         augmentations=fields.take("augment_dim", 0), in_channels=_said(fields, "in_channels"),
         out_channels=_said(fields, "out_channels"), dropout=fields.take("dropout", 0.1),
         clock=fields.take("embedding_type", "positional"), clock_multiplier=fields.take("channel_mult_noise", 1),
         encoder=fields.take("encoder_type", "standard"), decoder=fields.take("decoder_type", "standard"),
-        taps=fields.take("resample_filter", (1, 1)),
+        taps=fields.take("resample_filter", (1, 1), SIZES),
     )  # fmt: skip
     fields.end()
     return module
 
 
 def _said(fields: Fields, name: str) -> Any:
-    value = fields.take(name)
+    value = fields.take(name, None, MAYBE_SIZE)
     if value is None:
         raise Refusal(f"{fields.name}: the config does not say {name}.")
     return value
@@ -169,7 +170,7 @@ def _dhariwal_rows(module: UNet) -> list[Row]:
     return table
 
 
-def _dhariwal_computed(module: UNet) -> dict[str, np.ndarray]:
+def _dhariwal_computed(module: UNet) -> dict[str, Computed]:
     places = [f"{theirs}.{part}" for box, theirs in _dhariwal_named(module) if box.index is None
               for part in ("conv0", "skip")]  # fmt: skip
     return _filters(places, (1, 1))
@@ -180,12 +181,12 @@ def _build_dhariwal(config: Mapping[str, Any]) -> UNet:
     fields.only("channel_mult_emb", 4)
     fields.only("augment_dim", 0)
     features, side = fields.take("model_channels", 192), _said(fields, "img_resolution")
-    widths = tuple(features * one for one in fields.take("channel_mult", (1, 2, 3, 4)))
+    widths = tuple(features * one for one in fields.take("channel_mult", (1, 2, 3, 4), SIZES))
     if min(widths) < 128:
         raise Refusal(f"DhariwalUNet: {min(widths)} channels are normalised in fewer than 32 groups there; this "
                       "network has 32 always.")
     module = UNet(
-        widths=widths, blocks=fields.take("num_blocks", 3), num_classes=fields.take("label_dim", 0),
+        widths=widths, blocks=fields.take("num_blocks", 3, DEPTH), num_classes=fields.take("label_dim", 0),
         attention_levels=tuple(i for i in range(len(widths))
                                if side >> i in fields.take("attn_resolutions", (32, 16, 8))),
         in_channels=_said(fields, "in_channels"), out_channels=_said(fields, "out_channels"), heads=None, head_size=64,

@@ -6,11 +6,32 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
+from diffusion import limits, schema
 from diffusion.models.interchange.rows import Row
+
+# What fields hold whose default does not say it; the default says it for the others, see `schema.like`.
+SIZE = schema.whole(1)
+SIZES = schema.several(SIZE, 1, 16)
+MAYBE_SIZE = schema.optional(schema.whole())
+DEPTH = schema.whole(0, 512)  # the deepest published network has 57
+MAYBE_NUMBER = schema.optional(schema.number())
+SIDES = schema.optional(schema.either(SIZE, schema.several(SIZE, 2, 2)))
 
 
 class Refusal(ValueError):
     """A config asks for what our module does not have; the message names the field and what is had."""
+
+
+class Computed(NamedTuple):
+    """A tensor that a file holds though it is computed.
+
+    Attributes:
+      shape: of it, known before it is made: a config may say any size.
+      make: () -> the array.
+    """
+
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
 
 
 class Family(NamedTuple):
@@ -45,7 +66,7 @@ class Family(NamedTuple):
     stem: str = "diffusion_pytorch_model"
     library: str = "diffusers"
     ignored: tuple[str, ...] = ()
-    computed: Callable[[Any], dict[str, np.ndarray]] | None = None
+    computed: Callable[[Any], dict[str, Computed]] | None = None
     published: Mapping[str, Mapping[str, Any]] = {}
     prefixes: tuple[str, ...] = ("",)
     beside: Mapping[str, str] = {}
@@ -64,18 +85,36 @@ class Fields:
     for something that our module would silently leave out gives other pictures.
     """
 
-    def __init__(self, name: str, config: Mapping[str, Any], without_effect: tuple[str, ...] = ()):
+    def __init__(
+        self, name: str, config: Mapping[str, Any], without_effect: tuple[str, ...] = (),
+        kinds: Mapping[str, schema.Valid] | None = None,
+    ):  # fmt: skip
         """Args:
         name: of the architecture, for messages.
         config: their config.json.
         without_effect: fields that do not change what the network computes, such as "sample_size".
+        kinds: what fields may hold, where one table says it for all that read them.
         """
         self.name, self.config, self.read = name, config, {*ABOUT, *without_effect}
+        self.kinds = kinds or {}
 
-    def take(self, field: str, default: Any = None) -> Any:
-        """The value, or their default where the config leaves it out. Lists become tuples."""
+    def take(self, field: str, default: Any = None, valid: schema.Valid | None = None) -> Any:
+        """The value, or their default where the config leaves it out. Lists become tuples.
+
+        Args:
+          field: its name.
+          default: theirs.
+          valid: what it may hold; None: as `kinds` says, or what is of the default's kind, see `schema.like`.
+
+        Raises:
+          Refusal: for a value of another type, or out of range.
+        """
         self.read.add(field)
-        value = self.config.get(field, default)
+        if field not in self.config:
+            return _tuples(default)
+        value = self.config[field]
+        if why := schema.objection(field, value, valid or self.kinds.get(field) or schema.like(default)):
+            raise Refusal(f"{self.name}: {why}")
         return _tuples(value)
 
     def only(self, field: str, *valid: Any) -> Any:
@@ -84,11 +123,12 @@ class Fields:
         Raises:
           Refusal: for any other value.
         """
-        value = self.take(field, valid[0])
+        self.read.add(field)
+        value = _tuples(self.config.get(field, valid[0]))
         if value not in valid:
-            raise Refusal(f"{self.name}: {field} = {value!r} is not supported; supported: "
+            raise Refusal(f"{self.name}: {field} = {limits.short(value)} is not supported; supported: "
                           f"{', '.join(map(repr, valid))}.")
-        return value
+        return valid[valid.index(value)]
 
     def end(self) -> None:
         """To be called when all is read.
@@ -99,7 +139,8 @@ class Fields:
         for field, value in self.config.items():
             if field.startswith("_") or field in self.read or value in (None, False):
                 continue
-            raise Refusal(f"{self.name}: the config sets {field} = {value!r}, which is not known here.")
+            raise Refusal(f"{self.name}: the config sets {field[:100]} = {limits.short(value)}, which is not known "
+                          "here.")
 
 
 def _tuples(value: Any) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from diffusion.models.flux import PATCH, Flux
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import Family, Fields
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Family, Fields
 from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, stacked, within
 
@@ -92,11 +92,11 @@ def build(config: Mapping[str, Any]) -> Flux:
     fields.only("patch_size", 1)  # of packed tokens; the packing is by 2 x 2
     heads, inputs = fields.take("num_attention_heads", 24), fields.take("in_channels", 64)
     module = Flux(
-        channels=inputs // PATCH**2, out_channels=(fields.take("out_channels") or inputs) // PATCH**2,
-        width=heads * fields.take("attention_head_dim", 128), depth=fields.take("num_layers", 19),
-        singles=fields.take("num_single_layers", 38), heads=heads,
+        channels=inputs // PATCH**2, out_channels=(fields.take("out_channels", None, MAYBE_SIZE) or inputs) // PATCH**2,
+        width=heads * fields.take("attention_head_dim", 128), depth=fields.take("num_layers", 19, DEPTH),
+        singles=fields.take("num_single_layers", 38, DEPTH), heads=heads,
         text_width=fields.take("joint_attention_dim", 4096), pooled_width=fields.take("pooled_projection_dim", 768),
-        axes=fields.take("axes_dims_rope", (16, 56, 56)), strength=fields.take("guidance_embeds", False),
+        axes=fields.take("axes_dims_rope", (16, 56, 56), SIZES), strength=fields.take("guidance_embeds", False),
     )  # fmt: skip
     fields.end()
     return module

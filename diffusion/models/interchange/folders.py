@@ -7,6 +7,8 @@
 Nothing in a file is executed. Every tensor is accounted for: a missing, a superfluous or a misshapen one is an error.
 """
 
+import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -14,15 +16,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import files, limits
+from diffusion import files, limits, schema
 from diffusion.leaves import leaves_of
 from diffusion.models.interchange import families, rows, tensor_files
-from diffusion.models.interchange.family import Family
+from diffusion.models.interchange.family import Computed, Family, Refusal
 from diffusion.models.interchange.rows import Mismatch, Row
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.names import look_up
@@ -32,17 +35,14 @@ FLOATS = ("float32", "bfloat16", "float16")
 
 def shapes_of(family: Family, module: nn.Module) -> Any:
     """Our parameters as a pytree of jax.ShapeDtypeStruct; computes nothing."""
-    return _shapes(family.example, module)
+    with _refusing(family):
+        return _shapes(family.example, module)
 
 
 @functools.lru_cache(64)  # a large network takes seconds to trace, and is traced to be found, and to be read
 def _shapes(example: Callable[[nn.Module], tuple], module: nn.Module) -> Any:
-    arguments = jax.tree.map(_zeros, example(module))
-    return jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))["params"]
-
-
-def _zeros(x: Any) -> Any:
-    return jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
+    # The sides of a picture in the config may be any: no array of them is made.
+    return jax.eval_shape(lambda *arguments: module.init(jax.random.key(0), *arguments), *example(module))["params"]
 
 
 def load(
@@ -105,11 +105,57 @@ def find(path: str | pathlib.Path, family: str = "", config: Mapping[str, Any] |
     if config is None:
         return recognise(tensors, family)
     known = families.find(family or family_of(config, path))
-    module = known.build(config)
+    module = built(known, config)
     tensors = tensors.without(known.ignored)
-    common = {layout: len(set(tensors.shapes) & rows.names(rows_of(known, module, layout)))
-              for layout in layouts(known)}  # fmt: skip
-    return Found(known, module, max(common, key=lambda layout: common[layout]), tensors)
+    with _refusing(known):
+        names = {layout: names_of(known, module, layout) for layout in layouts(known)}
+    layout = max(names, key=lambda layout: len(names[layout] & set(tensors.shapes)))
+    missing = sorted(names[layout] - set(tensors.shapes))
+    if len(missing) > len(tensors.shapes) + 64:  # to find out their shapes could take for ever
+        raise Mismatch(f"{tensors.path} has {len(tensors.shapes)} tensors, and {known.name} with this config has "
+                       f"{len(names[layout])}: {', '.join(missing[:3])} and others are missing.")
+    return Found(known, module, layout, tensors)
+
+
+# What a module, its table or its trace raises for sizes that do not fit one another.
+IMPOSSIBLE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError,
+              flax.errors.FlaxError)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _refusing(family: Family) -> Iterator[None]:
+    """Errors of building a network become a `Refusal` of its config."""
+    try:
+        yield
+    except (Refusal, Mismatch, limits.Refused):
+        raise
+    except IMPOSSIBLE as error:
+        raise Refusal(f"{family.name}: there is no network with this config: {limits.reason(error)}") from error
+
+
+def built(family: Family, config: Mapping[str, Any]) -> nn.Module:
+    """Our module for their config.
+
+    Raises:
+      Refusal: if the config asks for what is not supported, or for what no network is.
+    """
+    with _refusing(family):
+        module = family.build(config)
+        _check_sizes(family.name, module)
+    return module
+
+
+def _check_sizes(name: str, value: Any) -> None:
+    """Refuses a module whose sizes, products of those of its config, are out of range."""
+    if isinstance(value, nn.Module):
+        for field in dataclasses.fields(value):
+            if field.name not in ("parent", "name"):
+                _check_sizes(f"{name}, {field.name}", getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for entry in value:
+            _check_sizes(name, entry)
+    elif isinstance(value, int) and abs(value) > schema.LARGEST:
+        raise Refusal(f"{name} = {value}; at most {schema.LARGEST} is read.")
 
 
 def layouts(family: Family) -> tuple[str, ...]:
@@ -124,7 +170,14 @@ def rows_of(family: Family, module: nn.Module, layout: str) -> list[Row]:
     return look_up(family.tables, layout, "layout")(module)
 
 
-def computed_of(family: Family, module: nn.Module, layout: str) -> dict[str, np.ndarray]:
+def names_of(family: Family, module: nn.Module, layout: str) -> set[str]:
+    """The names of all tensors of a layout; ours are found in the table of another, which has all of them."""
+    if layout == "ours":
+        return {row.ours.replace("/", ".") for row in rows_of(family, module, next(iter(family.tables)))}
+    return rows.names(rows_of(family, module, layout)) | set(computed_of(family, module, layout))
+
+
+def computed_of(family: Family, module: nn.Module, layout: str) -> dict[str, Computed]:
     """Their tensors that are computed; ours have none."""
     return family.computed(module) if family.computed and layout != "ours" else {}
 
@@ -132,7 +185,7 @@ def computed_of(family: Family, module: nn.Module, layout: str) -> dict[str, np.
 def expected_of(family: Family, module: nn.Module, layout: str, leaves: Mapping[str, Any]) -> dict[str, tuple]:
     """The shapes of all tensors of a file, by name; `leaves` are ours."""
     shapes = rows.their_shapes(rows_of(family, module, layout), leaves)
-    return shapes | {name: array.shape for name, array in computed_of(family, module, layout).items()}
+    return shapes | {name: computed.shape for name, computed in computed_of(family, module, layout).items()}
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -146,10 +199,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; it says what the weights beside it are. Copy it from "
                                 "where the weights were published, or give the config.")  # fmt: skip
-    config = limits.read_json(path)
-    if not isinstance(config, dict):
-        raise limits.Refused(f"{path} holds {type(config).__name__}, not a table of fields.")
-    return config
+    return limits.read_table(path)
 
 
 def family_of(config: Mapping[str, Any], path: pathlib.Path) -> str:
@@ -158,8 +208,9 @@ def family_of(config: Mapping[str, Any], path: pathlib.Path) -> str:
     Raises:
       Mismatch: if it says none.
     """
-    name = config.get("_class_name") or (config.get("architectures") or [None])[0]
-    if not name:
+    architectures = config.get("architectures")
+    name = config.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else "")
+    if not name or not isinstance(name, str):
         raise Mismatch(f"{path}: its config.json names no architecture (_class_name or architectures); give the "
                        f"family, one of {', '.join(families.FAMILIES)}.")
     for family in families.FAMILIES.values():
@@ -191,7 +242,7 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
                     continue
                 module = family.build(config)
                 for layout in family.tables:
-                    names = rows.names(rows_of(family, module, layout)) | set(computed_of(family, module, layout))
+                    names = names_of(family, module, layout)
                     if common := len(names & set(mine.shapes)):
                         share = common / len(names | set(mine.shapes))
                         candidates.append((share, Found(family, module, layout, mine), published))
@@ -249,11 +300,11 @@ def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] |
     leaves = leaves_of(target)
     rows.check_cover(table, leaves)
     rows.compare(expected_of(family, module, layout, leaves), tensors.shapes, f"{tensors.path} as {family.name}")
-    for name, array in computed_of(family, module, layout).items():
+    for name, computed in computed_of(family, module, layout).items():
         theirs = tensors.read(name)
         # A table of sines in half precision is off by 2^-9 at most, in 8 bits by half of what they tell apart.
         eps = float(jnp.finfo(theirs.dtype).eps) if jnp.issubdtype(theirs.dtype, jnp.floating) else 0.0
-        if not np.allclose(theirs.astype(np.float32), array, atol=max(4e-3, eps / 2)):
+        if not np.allclose(theirs.astype(np.float32), computed.make(), atol=max(4e-3, eps / 2)):
             raise Mismatch(f"{tensors.path}: {name} is not the table that {family.name} computes.")
     by_leaf: dict[str, list[Row]] = {}
     for row in table:
@@ -300,8 +351,8 @@ def write(
         array = (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(dtype)
         for also in (name, *parts[0].copies):
             yield also, array
-    for name, array in computed_of(family, module, layout).items():
-        yield name, array.astype(dtype)
+    for name, computed in computed_of(family, module, layout).items():
+        yield name, computed.make().astype(dtype)
 
 
 def save(

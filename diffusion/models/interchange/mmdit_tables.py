@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion import schema
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.joint_rows import StreamNames, projection_rows, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import Layout, Row, linear, patches, stacked, within
 from diffusion.models.mmdit import MMDiT
@@ -78,18 +79,18 @@ def build(config: Mapping[str, Any]) -> MMDiT:
     """Our module for a config.json of SD3Transformer2DModel."""
     fields = Fields(NAME, config)
     heads, depth, channels = (
-        fields.take(name, default) for name, default in
-        (("num_attention_heads", 18), ("num_layers", 18), ("in_channels", 16))
+        fields.take(name, default, valid) for name, default, valid in
+        (("num_attention_heads", 18, SIZE), ("num_layers", 18, DEPTH), ("in_channels", 16, SIZE))
     )  # fmt: skip
     width = heads * fields.take("attention_head_dim", 64)
     if fields.take("caption_projection_dim", 1152) != width:
         raise Refusal(f"{NAME}: caption_projection_dim = {config.get('caption_projection_dim', 1152)} is not the width "
                       f"of the picture's tokens, num_attention_heads * attention_head_dim = {width}.")
-    dual = fields.take("dual_attention_layers", ())
+    dual = fields.take("dual_attention_layers", (), schema.several(DEPTH))
     if dual != tuple(range(len(dual))) or len(dual) >= depth:
         raise Refusal(f"{NAME}: dual_attention_layers = {dual} is not supported; supported are the first of the "
                       f"{depth} layers, without the last.")
-    out_channels = fields.take("out_channels", 16)
+    out_channels = fields.take("out_channels", 16, MAYBE_SIZE)
     module = MMDiT(
         channels=channels, out_channels=channels if out_channels is None else out_channels,
         patch=fields.take("patch_size", 2), width=width, depth=depth, heads=heads,

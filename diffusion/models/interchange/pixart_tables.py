@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion import schema
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, patches, stacked
 from diffusion.models.pixart import PixArt
 
@@ -101,13 +102,14 @@ def _build(config: Mapping[str, Any]) -> PixArt:
     if fields.take("cross_attention_dim", 1152) != width:
         raise Refusal(f"PixArtTransformer2DModel: cross_attention_dim = {config.get('cross_attention_dim')} is not "
                       f"supported; supported: the width, {width}.")
-    text_width, sized = fields.take("caption_channels"), fields.take("use_additional_conditions")
+    text_width = fields.take("caption_channels", None, MAYBE_SIZE)
+    sized = fields.take("use_additional_conditions", None, schema.optional(schema.FLAG))
     if text_width is None:
         raise Refusal("PixArtTransformer2DModel: caption_channels = None is not supported; it is the text's width.")
-    scale = fields.take("interpolation_scale")
+    scale = fields.take("interpolation_scale", None, MAYBE_NUMBER)
     module = PixArt(
-        shape=(size, size, channels), patch=patch, width=width, depth=fields.take("num_layers", 28), heads=heads,
-        text_width=text_width,
+        shape=(size, size, channels), patch=patch, width=width, depth=fields.take("num_layers", 28, DEPTH),
+        heads=heads, text_width=text_width,
         learn_sigma=fields.only("out_channels", 2 * channels, channels, None) == 2 * channels,
         sized=size == 128 if sized is None else sized, strength=fields.take("guidance_embeds", False),
         span=size // patch / (max(size // 64, 1) if scale is None else scale),

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import flow_maps, parameterizations, samplers, schedules, timesteps
+from diffusion import flow_maps, limits, parameterizations, samplers, schedules, schema, timesteps
 from diffusion.models.interchange.family import Fields, Refusal
 from diffusion.models.names import look_up
 from diffusion.parameterizations import Parameterization
@@ -97,6 +97,18 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 
 
+LONGEST = 10**5  # steps of a process; published ones have 1,000
+KINDS = {  # what the fields of a config may hold
+    "num_train_timesteps": schema.whole(1, LONGEST), "original_inference_steps": schema.whole(0, LONGEST),
+    "steps_offset": schema.whole(0, LONGEST), "beta_start": schema.number(0, 1), "beta_end": schema.number(0, 1),
+    "trained_betas": schema.optional(schema.several(schema.number(0, 1), 1, LONGEST)),
+    "shift": schema.number(1e-3, 1e3), "flow_shift": schema.number(1e-3, 1e3),
+    "base_shift": schema.number(-50, 50), "max_shift": schema.number(-50, 50),
+    "base_image_seq_len": schema.whole(1), "max_image_seq_len": schema.whole(1),
+    "boundary_scaling": schema.optional(schema.number()), "solver_order": schema.whole(1, 10),
+}  # fmt: skip
+
+
 class Process(NamedTuple):
     """What a config says.
 
@@ -141,8 +153,10 @@ def read(config: Mapping[str, Any], prediction: str = "") -> Process:
     Raises:
       Refusal: for what is not supported, or a prediction that contradicts the config.
     """
-    name = config.get("_class_name", "")
-    fields = Fields(name or "scheduler", config, WITHOUT_EFFECT)
+    if not isinstance(config, Mapping):
+        raise Refusal(f"a scheduler's config is a table of fields, not {limits.short(config)}.")
+    name = Fields("scheduler", config).take("_class_name", "")
+    fields = Fields(name or "scheduler", config, WITHOUT_EFFECT, KINDS)
     fields.only("thresholding", False)
     T = fields.take("num_train_timesteps", 1000)
     if name in FLOWS or config.get("use_flow_sigmas"):
@@ -163,17 +177,20 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
     kind = fields.only("beta_schedule", "linear", "scaled_linear", "squaredcos_cap_v2")
     ends = fields.take("beta_start", 1e-4), fields.take("beta_end", 0.02)
     betas = fields.take("trained_betas")
-    if betas is not None:
-        schedule = schedules.from_betas(np.asarray(betas))
-        if len(betas) != T:
-            raise Refusal(f"{name}: {len(betas)} trained_betas and num_train_timesteps = {T} contradict each other.")
-    elif kind == "squaredcos_cap_v2":
-        bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
-        schedule = schedules.from_betas(np.minimum(1 - bar[1:] / bar[:-1], 0.999))
-    else:
-        schedule = (schedules.linear_beta if kind == "linear" else schedules.scaled_linear)(*ends, T)
-    if fields.take("rescale_betas_zero_snr", False):
-        schedule = schedules.zero_terminal_snr(schedule)
+    if betas is not None and len(betas) != T:
+        raise Refusal(f"{name}: {len(betas)} trained_betas and num_train_timesteps = {T} contradict each other.")
+    try:
+        if betas is not None:
+            schedule = schedules.from_betas(np.asarray(betas))
+        elif kind == "squaredcos_cap_v2":
+            bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
+            schedule = schedules.from_betas(np.minimum(1 - bar[1:] / bar[:-1], 0.999))
+        else:
+            schedule = (schedules.linear_beta if kind == "linear" else schedules.scaled_linear)(*ends, T)
+        if fields.take("rescale_betas_zero_snr", False):
+            schedule = schedules.zero_terminal_snr(schedule)
+    except ValueError as error:
+        raise Refusal(f"{name}: its betas are those of no process: {limits.reason(error)}") from error
     predicts = fields.only("prediction_type", "epsilon", "v_prediction", "sample")
     known = {solver.scheduler: sampler for sampler, solver in reversed(SOLVERS.items())}
     sampler = look_up(known, name, "scheduler")

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import Family, Fields
+from diffusion.models.interchange.family import DEPTH, Family, Fields
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, stacked, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
 from diffusion.models.t5 import MLPS, T5Encoder
@@ -45,7 +45,7 @@ def build(config: Mapping[str, Any]) -> T5Encoder:
     module = T5Encoder(
         vocabulary=fields.take("vocab_size", 32128),
         width=fields.take("d_model", 512),
-        depth=fields.take("num_layers", 6),
+        depth=fields.take("num_layers", 6, DEPTH),
         heads=fields.take("num_heads", 8),
         head_size=fields.take("d_kv", 64),
         hidden=fields.take("d_ff", 2048),

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, Layout, Row, linear, patches, stacked
 from diffusion.models.u_vit import UViT
 
@@ -64,14 +64,15 @@ def _build(config: Mapping[str, Any]) -> UViT:
     size = fields.take("img_size", 224)
     if config.get("clip_dim"):
         fields.only("num_classes", -1)
-        told = {"text_width": fields.take("clip_dim"), "text_tokens": fields.take("num_clip_token", 77)}
+        told = {"text_width": fields.take("clip_dim", None, MAYBE_SIZE),
+                "text_tokens": fields.take("num_clip_token", 77)}  # fmt: skip
     else:
         told = {"num_classes": max(fields.take("num_classes", -1), 1) - 1}
         if config.get("num_classes") == 1:
             raise Refusal("UViT: num_classes = 1 is not supported; it counts the classes and the null class, or is -1.")
     module = UViT(
         shape=(size, size, fields.take("in_chans", 3)), patch=fields.take("patch_size", 16),
-        width=fields.take("embed_dim", 768), depth=fields.take("depth", 12), heads=fields.take("num_heads", 12),
+        width=fields.take("embed_dim", 768), depth=fields.take("depth", 12, DEPTH), heads=fields.take("num_heads", 12),
         mlp_ratio=fields.take("mlp_ratio", 4.0), qkv_bias=fields.take("qkv_bias", False),
         time_mlp=fields.take("mlp_time_embed", False), last_conv=fields.take("conv", True), **told,
     )  # fmt: skip

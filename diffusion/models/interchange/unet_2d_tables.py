@@ -11,7 +11,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion import schema
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear
 from diffusion.models.interchange.unet_boxes import boxes, conv_rows, example, norm_rows, only
 from diffusion.models.song_unet import SongUNet
@@ -94,7 +95,7 @@ def _song_rows(module: SongUNet) -> list[Row]:
 
 def _build(config: Mapping[str, Any]) -> nn.Module:
     fields = Fields(NAME, config, ("num_train_timesteps",))
-    widths = fields.take("block_out_channels", (224, 448, 672, 896))
+    widths = fields.take("block_out_channels", (224, 448, 672, 896), SIZES)
     down = fields.take("down_block_types", ("DownBlock2D", *("AttnDownBlock2D",) * 3))
     up = fields.take("up_block_types", (*("AttnUpBlock2D",) * 3, "UpBlock2D"))
     if not len(down) == len(up) == len(widths):
@@ -116,21 +117,21 @@ def _build_unet(fields: Fields, widths: tuple[int, ...], down: tuple[str, ...], 
     fields.only("time_embedding_type", "positional")
     fields.only("time_embedding_dim", None, 4 * widths[0])
     fields.only("mid_block_scale_factor", 1)
-    groups = fields.take("norm_num_groups", 32)
+    groups = fields.take("norm_num_groups", 32, MAYBE_SIZE)
     if groups is None:
         raise Refusal(f"{NAME}: norm_num_groups = None is supported with SkipDownBlock2D alone.")
     scale_shift = fields.only("resnet_time_scale_shift", "default", "scale_shift") == "scale_shift"
-    norm = fields.take("attn_norm_num_groups")
+    norm = fields.take("attn_norm_num_groups", None, MAYBE_SIZE)
     if norm != groups and (scale_shift or norm is not None):  # with scale_shift, None leaves out a norm
         raise Refusal(f"{NAME}: attn_norm_num_groups = {norm!r} is not supported beside norm_num_groups = {groups} and "
                       f"resnet_time_scale_shift = {fields.take('resnet_time_scale_shift', 'default')!r}.")
-    head_size = fields.take("attention_head_dim", 8)
+    head_size = fields.take("attention_head_dim", 8, MAYBE_SIZE)
     padding = fields.only("downsample_padding", 1, 0)
-    size = fields.take("sample_size")
+    size = fields.take("sample_size", None, SIDES)
     return UNet(
-        widths=widths, blocks=fields.take("layers_per_block", 2),
+        widths=widths, blocks=fields.take("layers_per_block", 2, DEPTH),
         attention_levels=tuple(i for i, one in enumerate(attends) if one),
-        num_classes=fields.take("num_class_embeds") or 0,
+        num_classes=fields.take("num_class_embeds", None, MAYBE_SIZE) or 0,
         in_channels=fields.take("in_channels", 3), out_channels=fields.take("out_channels", 3),
         heads=1 if head_size is None else None, head_size=head_size, scale_shift=scale_shift, resample=resample,
         padding="end" if resample == "conv" and padding == 0 else "both",
@@ -172,10 +173,10 @@ def _build_song(fields: Fields, widths: tuple[int, ...], down: tuple[str, ...], 
                           "the first, and at least 128 where there is attention.")
     fields.only("time_embedding_type", "fourier")
     fields.only("time_embedding_dim", None, 4 * widths[0])
-    if abs(fields.take("mid_block_scale_factor", 1) - math.sqrt(2)) > 1e-6:
+    if abs(fields.take("mid_block_scale_factor", 1, schema.number()) - math.sqrt(2)) > 1e-6:
         raise Refusal(f"{NAME}: mid_block_scale_factor must be the square root of 2 with SkipDownBlock2D.")
     for field, value in (("norm_eps", 1e-6), ("norm_num_groups", None), ("attention_head_dim", None)):
-        if fields.take(field, "its default") != value:
+        if fields.take(field, "its default", schema.ANY) != value:
             raise Refusal(f"{NAME}: {field} = {fields.take(field)!r} is not supported with SkipDownBlock2D; {value!r} "
                           "is.")  # fmt: skip
     for field, value in (("resnet_time_scale_shift", "default"), ("attn_norm_num_groups", None),
@@ -183,11 +184,11 @@ def _build_song(fields: Fields, widths: tuple[int, ...], down: tuple[str, ...], 
         fields.only(field, value)
     for field in ("downsample_padding", "downsample_type", "upsample_type", "freq_shift", "flip_sin_to_cos"):
         fields.take(field)  # without effect on these blocks
-    size = fields.take("sample_size")
+    size = fields.take("sample_size", None, SIDES)
     size = size if isinstance(size, int) else 2 ** (len(widths) - 1)
     return SongUNet(
         resolution=size, width=widths[0], multipliers=tuple(width // widths[0] for width in widths),
-        blocks=fields.take("layers_per_block", 2),
+        blocks=fields.take("layers_per_block", 2, DEPTH),
         attention_resolutions=tuple(size >> i for i, one in enumerate(attends) if one),
         dropout=fields.take("dropout", 0.0), **SKIP,
     )  # fmt: skip

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.interchange.family import Family, Fields, Refusal
+from diffusion import schema
+from diffusion.models.interchange.family import Computed, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE, VECTOR, Row, linear
 
 INPUTS = 4
@@ -25,7 +26,7 @@ class Toy(nn.Module):
 def build(config):
     fields = Fields("ToyModel", config, without_effect=("dropout",))
     fields.only("act", "linear")
-    module = Toy(fields.take("width"))
+    module = Toy(fields.take("width", None, schema.whole(1)))
     fields.end()
     return module
 
@@ -52,7 +53,9 @@ def fused(module):
 FAMILY = Family(
     "ToyModel", Toy, build, describe, lambda module: (jax.ShapeDtypeStruct((1, INPUTS), jnp.float32),),
     {"diffusers": by_layer, "original": fused}, ignored=(r"steps\..*",),
-    computed=lambda module: {"table": np.sin(np.arange(module.width)).astype(np.float32)},
+    computed=lambda module: {"table": Computed(
+        (module.width,), lambda: np.sin(np.arange(module.width)).astype(np.float32)
+    )},
     published={"the toy of three": {"width": 3}, "the toy of five": {"width": 5}}, prefixes=("", "model.toy."),
 )  # fmt: skip
 
