@@ -18,6 +18,7 @@ import collections
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 import tomllib
@@ -201,4 +202,5 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     os.nice(10)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children end too
     sys.exit(main())

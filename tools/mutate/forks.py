@@ -101,39 +101,50 @@ def run_all(
         limit: seconds that a piece may take.
     """
     waiting, free, running = list(work)[::-1], list(copies), {}
-    while waiting or running:
-        while waiting and free:
-            piece, place = waiting.pop(), free.pop()
-            sys.stdout.flush()
-            child = os.fork()
-            if child == 0:
-                _child(do, piece, place)
-            running[child] = (piece, place, time.monotonic())
-        ended, _ = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
-        if ended in running:
-            piece, place, began = running.pop(ended)
-            free.append(place)
-            answer, said = place.with_suffix(".json"), place.with_suffix(".txt")
-            found = json.loads(answer.read_text()) if answer.is_file() else None
-            yield Finished(piece, found, time.monotonic() - began, False, _end(said))
-            continue
-        for child, (piece, place, began) in list(running.items()):
-            if time.monotonic() - began > limit(piece):
-                os.killpg(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                del running[child]
-                free.append(place)
-                yield Finished(piece, None, time.monotonic() - began, True, _end(place.with_suffix(".txt")))
-        time.sleep(0.02)
+    try:
+        while waiting or running:
+            while waiting and free:
+                piece, place = waiting.pop(), free.pop()
+                place.with_suffix(".json").unlink(missing_ok=True)
+                place.with_suffix(".txt").touch()
+                sys.stdout.flush()
+                child = os.fork()
+                if child == 0:
+                    _child(do, piece, place)
+                running[child] = (piece, place, time.monotonic())
+            for child, (piece, place, began) in list(running.items()):
+                took = time.monotonic() - began
+                ended, late = os.waitpid(child, os.WNOHANG)[0] == child, took > limit(piece)
+                if late or ended:
+                    _kill(child, ended)
+                    del running[child]
+                    free.append(place)
+                    answer, said = place.with_suffix(".json"), place.with_suffix(".txt").read_text(errors="replace")
+                    found = json.loads(answer.read_text()) if answer.is_file() and ended else None
+                    yield Finished(piece, found, took, not ended, said[-4000:])
+            time.sleep(0.02)
+    finally:
+        for child in running:
+            _kill(child)
+
+
+def _kill(child: int, ended: bool = False) -> None:
+    """Ends what a child has started, and itself."""
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    if not ended:
+        os.waitpid(child, 0)
 
 
 def _child(do: Callable[[Any, pathlib.Path], Any], piece: Any, place: pathlib.Path) -> None:
     """In the forked child: never returns."""
     code = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()  # so that what it starts ends with it
         answer = place.with_suffix(".json")
-        answer.unlink(missing_ok=True)
         out = os.open(place.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1), os.dup2(out, 2)
         sys.stdout, sys.stderr = (io.TextIOWrapper(open(i, "wb", 0, closefd=False), write_through=True) for i in (1, 2))
@@ -150,10 +161,6 @@ def _child(do: Callable[[Any, pathlib.Path], Any], piece: Any, place: pathlib.Pa
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-def _end(path: pathlib.Path, size: int = 4000) -> str:
-    return path.read_text(errors="replace")[-size:] if path.is_file() else ""
 
 
 def pytest_run(words: Iterable[str], plugin: object) -> int:
