@@ -54,7 +54,7 @@ def preload(root: pathlib.Path, files: Iterable[pathlib.Path]) -> None:
         RuntimeError: if JAX's backend was started by that: its threads would be missing in a child.
     """
     ours = {path.stem for path in root.iterdir()}
-    names = {"pytest", "hypothesis"}
+    names = {"pytest"}
     for path in files:
         for node in ast.parse(path.read_bytes()).body:
             if isinstance(node, ast.Import):

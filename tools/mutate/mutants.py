@@ -105,13 +105,15 @@ def sample(all_of_file: list[Mutant], source: bytes, number: int, seed: int) -> 
     The choice depends on the seed and on the changed lines alone, not on where in the file they are: a test or a line
     that is added elsewhere leaves it as it was.
     """
-    order = sorted(all_of_file, key=lambda mutant: digest(seed, mutant.path, mutant.was, mutant.now))
+    # Arguments in each other's place mostly differ in type and end in an error, which says little: they come last.
+    key = lambda mutant: (mutant.kind == "order", digest(seed, mutant.path, mutant.was, mutant.now))
+    order = sorted(all_of_file, key=key)
     seen: dict[str, int] = {}
     ranks = []
     for mutant in order:
         ranks.append(seen.get(mutant.was, 0))
         seen[mutant.was] = ranks[-1] + 1
-    by_line = (mutant for _, mutant in sorted(zip(ranks, order), key=lambda pair: pair[0]))
+    by_line = (mutant for _, mutant in sorted(zip(ranks, order), key=lambda pair: (pair[0], key(pair[1])[1])))
     changed = (mutant for mutant in by_line if _differs(source, mutant.applied(source)))
     return sorted(itertools.islice(changed, number), key=lambda mutant: mutant.start)
 
@@ -225,6 +227,16 @@ def _expressions(
         yield from _expressions(child, of_lambda)
 
 
+def _is_type(node: ast.AST) -> bool:
+    """Whether it is a type that is written as a union, of which None or a subscript of a name is a part."""
+    parts = (node.left, node.right) if isinstance(node, ast.BinOp) else ()
+    name = lambda part: getattr(part, "id", "")[:1].isupper() and not getattr(part, "id", "").isupper()
+    return any(
+        _is_type(part) or (isinstance(part, ast.Constant) and part.value is None) or name(part)
+        or (isinstance(part, ast.Subscript) and name(part.value)) for part in parts
+    )  # fmt: skip
+
+
 def _called(node: ast.Call) -> str:
     return getattr(node.func, "attr", getattr(node.func, "id", ""))
 
@@ -240,6 +252,8 @@ def _changes(node: ast.AST, text: _Text) -> Iterator[tuple[str, int, int, str]]:
             yield kind, start, end, gap.replace(old, new, 1)
 
     if isinstance(node, ast.BinOp):
+        if isinstance(node.op, ast.BitOr) and _is_type(node):
+            return
         if any(isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", 0), str)
                for side in (node.left, node.right)):  # fmt: skip
             return
@@ -266,6 +280,8 @@ def _changes(node: ast.AST, text: _Text) -> Iterator[tuple[str, int, int, str]]:
     elif isinstance(node, ast.IfExp):
         yield whole("condition", f"({ast.unparse(ast.IfExp(node.test, node.orelse, node.body))})")
     elif isinstance(node, ast.If):
+        if isinstance(node.test, ast.UnaryOp) or len(getattr(node.test, "ops", ())) == 1:
+            return  # the negation of "not a" or "a == b" is made of that expression
         yield "condition", text.start(node.test), text.end(node.test), f"not ({text.of(node.test)})"
     elif isinstance(node, ast.AugAssign):
         yield from between(node.target, node.value, node.op)
@@ -286,11 +302,11 @@ def _calls(node: ast.Call, whole) -> Iterator[tuple[str, int, int, str]]:
         yield whole("dropped", f"({ast.unparse(arguments[0])})")
     if not any(isinstance(argument, ast.Starred) for argument in arguments) and name not in COMMUTE:
         for i in range(min(len(arguments), 3) - 1):
-            # Two of a kind: a name and a number in each other's place end in a TypeError, which says little.
             if type(arguments[i]) is not type(arguments[i + 1]) and not (name == "where" and i == 1):
                 continue
             swapped = [*arguments[:i], arguments[i + 1], arguments[i], *arguments[i + 2 :]]
-            yield whole("swap", ast.unparse(ast.Call(node.func, swapped, node.keywords)))
+            kind = "swap" if name == "where" else "order"
+            yield whole(kind, ast.unparse(ast.Call(node.func, swapped, node.keywords)))
     for i, keyword in enumerate(node.keywords):
         if keyword.arg is not None:
             rest = [*node.keywords[:i], *node.keywords[i + 1 :]]
@@ -305,4 +321,4 @@ def _constants(value: object) -> Iterator[tuple[str, str]]:
         if value > 0:
             yield "off by one", repr(value - 1)
     elif isinstance(value, float) and abs(value) != float("inf"):
-        yield "factor", repr(2 * value if value else 1.0)
+        yield "factor", repr(1.0 if value == 0 else value / 2 if abs(value) < 1 else 2 * value)
