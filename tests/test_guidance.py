@@ -126,8 +126,10 @@ def test_one_scale_a_sample_with_a_time_a_frame_and_an_interval():
 def test_together_is_one_call_and_equals_separately(name, t_shape):
     schedule, p, calls = schedules.linear_beta(), getattr(parameterizations, name)(), []
     conditions, x, t = _conditions(), jnp.asarray(X, jnp.float32), jnp.full(t_shape, 0.4)
-    together = guidance.together(_network(calls), schedule, p, conditions)(x, t)
-    assert calls == [6]
+    network, clocks = _network(calls), []
+    spy = lambda x, clock, condition: (clocks.append(clock.shape), network(x, clock, condition))[1]
+    together = guidance.together(spy, schedule, p, conditions)(x, t)
+    assert calls == [6] and clocks == [(6,)]
     each = [parameterizations.denoiser(_network(), schedule, p, condition=c) for c in conditions]
     apart = guidance.separately(*each)(x, t)
     assert len(together) == len(apart) == 2

@@ -72,11 +72,12 @@ def test_rescaling_follows_the_papers_algorithm():
     alpha, sigma = _level()
     v = lambda p: alpha * np.asarray(p.eps) - sigma * np.asarray(p.x0)
     v_c, v_u = (v(_call(exact_denoiser(d, SCHEDULE))) for d in (COND, NULL))
-    v_cfg = v_u + 4.0 * (v_c - v_u)
-    for phi in (0.3, 1.0):
+    for w, phi in ((4.0, 0.3), (4.0, 1.0), (1.2, 0.7)):
+        v_cfg = v_u + w * (v_c - v_u)
         factor = v_c.std(1, ddof=1, keepdims=True) / v_cfg.std(1, ddof=1, keepdims=True)
-        guided = _call(guidance.rescaled(_branches(COND, NULL), SCHEDULE, 4.0, phi))
+        guided = _call(guidance.rescaled(_branches(COND, NULL), SCHEDULE, w, phi))
         np.testing.assert_allclose(v(guided), v_cfg * (phi * factor + 1 - phi), rtol=1e-9)
+    assert v_cfg.std(1).min() < 1
     plain = _call(guidance.classifier_free(_branches(COND, NULL), 4.0))
     _assert_close(_call(guidance.rescaled(_branches(COND, NULL), SCHEDULE, 4.0, 0.0)), plain, 1e-14)
 
@@ -88,6 +89,17 @@ def test_zero_star_follows_the_authors_code():
     s = (u_c * u_u).sum(1, keepdims=True) / ((u_u**2).sum(1, keepdims=True) + 1e-8)
     guided = _call(guidance.zero_star(_branches(COND, NULL, schedule=flow), flow, 3.0))
     np.testing.assert_allclose(guided.eps - guided.x0, s * u_u + 3.0 * (u_c - s * u_u), rtol=1e-9)
+
+
+def test_zero_star_is_of_the_velocity_of_any_schedule():
+    """alpha' x0 + sigma' eps, here of dx = -beta x / 2 dt + sqrt(beta) dw with beta = 2: alpha = e^-t."""
+    schedule = schedules.variance_preserving(2.0, 2.0)
+    velocity = lambda p: -np.exp(-T)[:, None] * np.asarray(p.x0) + (
+        np.exp(-2 * T) / np.sqrt(1 - np.exp(-2 * T)))[:, None] * np.asarray(p.eps)  # fmt: skip
+    u_c, u_u = (velocity(_call(exact_denoiser(d, schedule))) for d in (COND, NULL))
+    s = (u_c * u_u).sum(1, keepdims=True) / ((u_u**2).sum(1, keepdims=True) + 1e-8)
+    guided = _call(guidance.zero_star(_branches(COND, NULL, schedule=schedule), schedule, 3.0))
+    np.testing.assert_allclose(velocity(guided), s * u_u + 3.0 * (u_c - s * u_u), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", slow_but([("euler",)], [("euler",), ("ddim",)]))
@@ -222,7 +234,9 @@ def test_posterior_sampling_pulls_the_residual_through_the_denoiser():
 def test_a_measurement_that_is_met_pulls_nowhere():
     """The gradient of a distance at zero is taken as zero, not NaN."""
     operator = lambda x0: x0[:, :1]
-    y = operator(_call(exact_denoiser(COND, SCHEDULE)).x0)
+    x0 = _call(exact_denoiser(COND, SCHEDULE)).x0
+    y = operator(x0)
+    np.testing.assert_array_equal(guidance.negative_distance(operator, y)(x0), 0)
     denoise = exact_denoiser(COND, SCHEDULE)
     guided = guidance.posterior_sampling(denoise, SCHEDULE, guidance.negative_distance(operator, y))
     _assert_close(_call(guided), _call(denoise), 1e-14)
@@ -243,13 +257,17 @@ def test_dynamic_threshold_clips_and_scales_by_the_percentile():
     np.testing.assert_array_equal(guided.x0[0], estimate[0])
     np.testing.assert_array_equal(guided.eps[0], _call(denoise, x).eps[0])
     assert np.abs(guided.x0).max() == 1 and s[2] > 1
+    s = np.maximum(np.quantile(np.abs(estimate), 0.995, axis=1, keepdims=True), 1)  # the paper's percentile
+    guided = _call(guidance.dynamic_threshold(denoise, SCHEDULE), x)
+    np.testing.assert_allclose(guided.x0, np.clip(estimate, -s, s) / s, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
     "shape, size, stride, count",
     slow_but(
-        [((5, 7, 2), (3, 4), (2, 3), 4)],
-        [((5, 7, 2), (3, 4), (2, 3), 4), ((8, 8, 1), (4, 4), (4, 4), 4), ((7,), (3,), (1,), 5)],
+        [((5, 7, 2), (3, 4), (2, 3), 4), ((7, 2, 3), (3,), (1,), 5)],
+        [((5, 7, 2), (3, 4), (2, 3), 4), ((8, 8, 1), (4, 4), (4, 4), 4), ((7,), (3,), (1,), 5),
+         ((7, 2, 3), (3,), (1,), 5)],
     ),
 )
 def test_windows_are_averaged_value_by_value(shape, size, stride, count):
