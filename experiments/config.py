@@ -15,9 +15,11 @@ import pathlib
 import shlex
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
@@ -388,7 +390,7 @@ def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
       main: function of the remaining arguments.
       failures: types of errors whose message is meant for the user: one sentence too, and exit status 1.
     """
-    sys.unraisablehook = _without_echoes
+    sys.unraisablehook, sys.excepthook = _without_echoes, _without_waiting
     app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse, failures))
 
 
@@ -396,6 +398,13 @@ def _without_echoes(told: Any) -> None:
     """When one file of a checkpoint fails, TensorStore prints this for each of the others."""
     if str(told.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(told)
+
+
+def _without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Leaves after an error that is no sentence; JAX would wait for the other processes, which wait for this one."""
+    sys.__excepthook__(kind, error, trace)
+    if jax.distributed.is_initialized() and issubclass(kind, Exception):
+        preemption.leave(1)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -16,15 +16,16 @@ from_prompt.py:
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from diffusion import files
-from diffusion.training import checkpoints, sharding
+from diffusion.training import agreement, checkpoints, sharding
 from experiments import averages, checks, figures, from_prompt, generate, pieces, progress, resolve, workdir
 from experiments import config as configs
 
@@ -70,17 +71,39 @@ def main(argv: list[str]) -> None:
     index, count = jax.process_index(), jax.process_count()
     with progress.bar("sampling", number, "images", speaks=index == 0) as advance:
         images = pieces.images(make.images, params, labels, seeds, batch_size, place, advance, (index, count))
-    if count > 1:
-        multihost_utils.sync_global_devices("samples made")
-        if index > 0:
-            return
-        images = pieces.images(make.images, params, labels, seeds, batch_size, place, lambda done: None)
-    seconds = time.perf_counter() - began
+    agreement.gather()  # each process has made its share
 
+    def finish():
+        whole = images if count == 1 else pieces.images(
+            make.images, params, labels, seeds, batch_size, place, lambda done: None)
+        seconds = time.perf_counter() - began
+        write(out, config, make, params, whole, labels, seeds, {"step": step, **about})
+        print(f"{number} images in {seconds:.1f} s ({number / seconds:.1f} a second, {make.nfe} network evaluations "
+              f"each) from step {step}: {out / 'samples.npz'}, {out / 'samples.png'}, {out / 'trajectory.png'}")
+
+    agreement.first(finish)
+
+
+def write(
+    out: pathlib.Path, config: ConfigDict, make: generate.Generator, params: Any, images: np.ndarray,
+    labels: np.ndarray, seeds: np.ndarray, checkpoint: dict,
+) -> None:  # fmt: skip
+    """Writes samples.npz, its record and the figures, and removes the batches.
+
+    Args:
+      out: folder to write into.
+      config: of the run.
+      make: that has made the images.
+      params: by which.
+      images: uint8 `[N, H, W, C]`.
+      labels: int `[N]`.
+      seeds: uint32 `[N]`.
+      checkpoint: the step and the kind of the weights, for the record.
+    """
     with files.whole(out / "samples.npz") as file:
-        np.savez_compressed(file, images=images, labels=labels, seeds=seeds)
+        np.savez(file, images=images, labels=labels, seeds=seeds)  # deflate is 20 times as slow, and gains 8 % or so
     record = {
-        "checkpoint": {"step": step, **about},
+        "checkpoint": checkpoint,
         "sample": configs.plain(config.sample),
         "nfe": make.nfe,
         "config": configs.digest(config),
@@ -96,8 +119,6 @@ def main(argv: list[str]) -> None:
     x, x0 = make.trajectory(params, labels[first], seeds[first])
     plan = resolve.plan(config)
     figures.trajectory(x, x0, np.append(plan.t, plan.s[-1]), labels[first], out / "trajectory.png")
-    print(f"{number} images in {seconds:.1f} s ({number / seconds:.1f} a second, {make.nfe} network evaluations each) "
-          f"from step {step}: {out / 'samples.npz'}, {out / 'samples.png'}, {out / 'trajectory.png'}")
 
 
 def requested_labels(requested: list[str] | None, number: int, num_classes: int) -> np.ndarray:

@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data import sources
 from diffusion.training import (
+    agreement,
     checkpoints,
     compilation_cache,
     gradient_norms,
@@ -80,6 +81,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         # ==== Processes, and the config ====
         begun = time.perf_counter()
         sharding.initialize_distributed()
+        stack.enter_context(agreement.together())  # process 0 may have more to do at the end than the others
         speaks = jax.process_index() == 0
         checks.validate(config)
         tracking.check(project)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from diffusion import limits
 from diffusion.data import latents, sources
 from diffusion.files import whole
-from diffusion.training import checkpoints
+from diffusion.training import agreement, checkpoints
 from experiments import config as config_lib
 from experiments import fields, places
 from experiments.config import ConfigError
@@ -36,7 +36,7 @@ class WorkdirError(RuntimeError):
 
 
 FAILURES = (  # for configs.run
-    WorkdirError, checkpoints.CheckpointError, sources.DamagedRecord, OSError,
+    WorkdirError, checkpoints.CheckpointError, agreement.Abandoned, sources.DamagedRecord, OSError,
 )  # fmt: skip
 
 

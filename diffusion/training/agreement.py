@@ -3,8 +3,10 @@
 No device takes part, so that a process whose device or disk has failed can still say so.
 """
 
+import contextlib
 import itertools
 import time
+from collections.abc import Callable, Iterator
 
 import jax
 from orbax.checkpoint import multihost
@@ -29,6 +31,42 @@ def gather(text: str = "", seconds: float = float("inf")) -> list[str]:
     client, call, end = multihost.get_jax_distributed_client(), next(_calls), time.monotonic() + seconds
     client.key_value_set(f"diffusion/{call}/{jax.process_index()}", f"={text}")
     return [_get(client, call, index, end) for index in range(jax.process_count())]
+
+
+class Abandoned(RuntimeError):
+    """Process 0 has failed in what all were waiting for; it says itself why."""
+
+
+def first(work: Callable[[], None]) -> None:
+    """Does something on process 0 alone; the others wait until it is done, and fail where it fails.
+
+    Args:
+      work: what process 0 does.
+
+    Raises:
+      Abandoned: on the other processes, if ``work`` raised on process 0.
+    """
+    if jax.process_index() > 0:
+        if gather()[0]:
+            raise Abandoned("process 0 of this run has failed, whose own output says why")
+        return
+    try:
+        work()
+    except BaseException:
+        gather("failed")
+        raise
+    gather()
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends its block on no process before all have come to its end; an error leaves it at once.
+
+    What one process still has to write then takes as long as it takes. Where the others went on to their end, JAX would
+    wait for it some minutes there (`sharding.LIMITS`) and abort them all.
+    """
+    yield
+    gather()
 
 
 def _get(client, call: int, index: int, end: float) -> str:

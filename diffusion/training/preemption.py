@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 import types
 from typing import Any, NoReturn
 
@@ -71,8 +72,11 @@ def leave(status: int) -> NoReturn:
     """Ends a process that has failed, and has said why, at once.
 
     In a run of several processes JAX would have it wait for the others, which wait for it in the next step; and what
-    Orbax still had to write would fail with pages of its own.
+    Orbax still had to write would fail with pages of its own. Process 0 stays a second longer: the coordinator ends
+    with it, and what the others had to say would become pages of JAX's.
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    if jax.distributed.is_initialized() and jax.process_index() == 0:
+        time.sleep(1)
     os._exit(status)

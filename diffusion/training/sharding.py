@@ -41,29 +41,52 @@ RULES = (
 )
 WHOLE = {"all": "(?!)", "optimizer": "^params/"}  # what fsdp splits: the leaves whose paths it leaves whole
 SMALLEST_SPLIT = 1024  # elements of a leaf that is worth a collective
-# Seconds until the others of a run stop when one process has died (or hangs), and that they wait for it at the end.
-TIMEOUTS: dict[str, Any] = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 30}
+LIMITS = {  # JAX's limits on a run of several processes: the variable that sets it, and the seconds without it
+    "heartbeat_timeout_seconds": ("DIFFUSION_HEARTBEAT_SECONDS", 100),  # a process silent for so long has died or hangs
+    "shutdown_timeout_seconds": ("DIFFUSION_SHUTDOWN_SECONDS", 300),  # one that leaves waits so long for the others
+}
+
+
+def limits() -> dict[str, int]:
+    """Returns JAX's limits on a run of several processes, from the environment.
+
+    A shorter heartbeat ends a run sooner where a machine hangs; a longer one bears machines that are paused for so long
+    (moved live, suspended) or whose network is away. All processes are to have the same.
+
+    Returns:
+      Seconds by the names of ``jax.distributed.initialize``.
+
+    Raises:
+      ValueError: if a variable of ``LIMITS`` is no whole number of seconds, 1 or more.
+    """
+    found = {}
+    for name, (variable, seconds) in LIMITS.items():
+        text = os.environ.get(variable) or str(seconds)
+        if not re.fullmatch("0*[1-9][0-9]{0,6}", text):
+            raise ValueError(f"{variable} = {text!r}: must be a whole number of seconds, 1 to 9999999.")
+        found[name] = int(text)
+    return found
 
 
 def initialize_distributed() -> bool:
     """Joins this process to the others of its run, where the environment says that there are any.
 
     Reads DIFFUSION_COORDINATOR ("host:port"), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX, which launchers
-    set; a coordinator "auto", alone, leaves all three to JAX, which knows them on a TPU pod. Must come before the first
-    use of a device.
+    set; a coordinator "auto", alone, leaves all three to JAX, which knows them on a TPU pod. ``LIMITS`` are set too.
+    Must come before the first use of a device.
 
     Returns:
       Whether the run has several processes.
 
     Raises:
-      ValueError: if only some of the variables are set, or the index is out of range.
+      ValueError: if only some of the variables are set, the index is out of range, or a limit is no number.
     """
     names = ("DIFFUSION_COORDINATOR", "DIFFUSION_PROCESS_COUNT", "DIFFUSION_PROCESS_INDEX")
     values = [os.environ.get(name, "") for name in names]
     if not any(values):
         return False
     if values == ["auto", "", ""]:
-        jax.distributed.initialize(**TIMEOUTS)
+        jax.distributed.initialize(**limits())
         return jax.process_count() > 1
     if not all(values):
         missing = [name for name, value in zip(names, values) if not value]
@@ -73,7 +96,7 @@ def initialize_distributed() -> bool:
         raise ValueError(f"DIFFUSION_PROCESS_INDEX = {index}: must be in [0, {count}).")
     if count == 1:
         return False
-    jax.distributed.initialize(values[0], num_processes=count, process_id=index, **TIMEOUTS)
+    jax.distributed.initialize(values[0], num_processes=count, process_id=index, **limits())
     return True
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from diffusion.training import checkpoints
@@ -23,7 +24,7 @@ ENDLESS = {"train.steps": 10**6, "checkpoint.every": 20}
 def start_two(driver, workdir, changes, kills=(None, None)):
     """Starts both processes by hand, as SLURM would: no launcher watches them."""
     environments = two_processes(local.free_port())
-    return [driver.start(*train_command(workdir, changes), env=env, kill=kill)
+    return [driver.start(*train_command(workdir, changes), env={**env, "DIFFUSION_HEARTBEAT_SECONDS": "30"}, kill=kill)
             for env, kill in zip(environments, kills)]  # fmt: skip
 
 
@@ -137,3 +138,101 @@ def test_the_launcher_ends_the_others(tmp_path):
         assert launcher.returncode == 137 or launcher.returncode == 1, errors
         assert time.monotonic() - began < BOUND and "failed with exit status" in errors
         assert not any(pathlib.Path(f"/proc/{child}").exists() for child in children)
+
+
+# Two processes where JAX would wait 2 s for one at the end of the other, and process 0 has 6 s of work more.
+IMPATIENT = {"DIFFUSION_SHUTDOWN_SECONDS": "2"}
+LONGER = 6
+WANDB = f"""
+import pathlib, sys, time
+Settings = Image = lambda *_, **__: None
+class init:
+    def __init__(self, dir, **_):
+        self.folder = pathlib.Path(dir)
+    def define_metric(self, *_, **__):
+        pass
+    def log(self, row):
+        if (self.folder / "refuse").exists():
+            raise RuntimeError("the service says no")
+    def finish(self, exit_code):
+        time.sleep({LONGER})
+        (self.folder / "finished").write_text(str(exit_code))
+"""
+
+
+def start_both(driver, *command):
+    """Starts a command as two processes that JAX would not wait for."""
+    return [driver.start(*command, env={**env, **IMPATIENT}) for env in two_processes(local.free_port())]
+
+
+@pytest.fixture
+def with_wandb(tmp_path):
+    """The flags of a run that logs to a Weights & Biases of ours, which is slow to finish."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "wandb.py").write_text(WANDB)
+    (tmp_path / "extension.py").write_text(f"import sys\nsys.path.insert(0, {str(tmp_path / 'modules')!r})\n")
+    return [f"--extend={tmp_path / 'extension.py'}", "--wandb=x"]
+
+
+@pytest.mark.slow
+def test_no_process_leaves_before_process_0_has_finished_what_it_logs(driver, tmp_path, with_wandb):
+    runs = start_both(driver, *train_command(tmp_path / "run", {"train.steps": 4}), *with_wandb)
+    results = [driver.wait(run) for run in runs]
+    assert [result.status for result in results] == [0, 0], results
+    assert (tmp_path / "run" / "finished").read_text() == "0"
+
+
+@pytest.mark.slow
+def test_an_error_without_a_sentence_ends_its_process_at_once(driver, tmp_path, with_wandb):
+    """Here of process 0 alone, in the middle of a run: JAX would have it wait for the other, which waits for it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "refuse").touch()
+    limits = {"DIFFUSION_SHUTDOWN_SECONDS": "200", "DIFFUSION_HEARTBEAT_SECONDS": "30"}
+    runs = [driver.start(*train_command(tmp_path / "run", ENDLESS), *with_wandb, env={**env, **limits})
+            for env in two_processes(local.free_port())]  # fmt: skip
+    result = driver.wait(runs[0], 100)
+    assert result.status == 1 and result.err.splitlines()[-1] == "RuntimeError: the service says no"
+    stopped(driver, runs[1])
+
+
+@pytest.mark.slow
+def test_no_process_leaves_before_process_0_has_written_the_samples(driver, tmp_path):
+    """Nor where it cannot write them."""
+    assert driver.train(tmp_path / "run", {"train.steps": 2}).status == 0
+    slow = tmp_path / "slow.py"
+    slow.write_text(f"import time\nfrom experiments import figures\nreal = figures.trajectory\n"
+                    f"figures.trajectory = lambda *args: (time.sleep({LONGER}), real(*args))\n")  # fmt: skip
+    for name, status in (("samples", [0, 0]), ("blocked", [1, 1])):
+        out = tmp_path / name
+        if name == "blocked":
+            (out / "samples.png").mkdir(parents=True)
+        command = ["experiments.sample", f"--workdir={tmp_path / 'run'}", f"--out={out}", f"--extend={slow}"]
+        results = [driver.wait(run, 100) for run in start_both(driver, *command)]
+        assert [result.status for result in results] == status, results
+        assert len(np.load(out / "samples.npz")["images"]) == 20
+    assert (tmp_path / "samples" / "trajectory.png").exists()
+    assert results[1].err == "error: process 0 of this run has failed, whose own output says why\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_read_error_of_one_process_at_restore_is_a_sentence_on_both(driver, tmp_path, victim):
+    assert driver.train(tmp_path / "run", {"train.steps": 2}).status == 0
+    broken = tmp_path / "broken.py"
+    broken.write_text(f"""
+import errno, os
+from diffusion.training import claims
+def unreadable(path):
+    raise OSError(errno.EIO, "Input/output error", str(path))
+if os.environ["DIFFUSION_PROCESS_INDEX"] == "{victim}":
+    claims.check_files = unreadable
+""")
+    command = [*train_command(tmp_path / "run", {"train.steps": 4}), f"--extend={broken}"]
+    began = time.monotonic()
+    runs = [driver.start(*command, env=env) for env in two_processes(local.free_port())]
+    results = [driver.wait(run, 100) for run in runs]
+    assert time.monotonic() - began < BOUND / 2
+    assert [result.status for result in results] == [1, 1], results
+    for i, words in ((victim, "Input/output error"), (1 - victim, f"by process {victim} of this run")):
+        assert results[i].err.startswith("error: ") and results[i].err.count("\n") == 1 and words in results[i].err
+    assert checkpoints.steps(tmp_path / "run") == [2]

@@ -67,7 +67,20 @@ def test_a_tpu_pod_knows_its_processes(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: asked.append((args, kwargs)))
     monkeypatch.setenv("DIFFUSION_COORDINATOR", "auto")
     assert sharding.initialize_distributed() is False  # of one process here
-    assert asked == [((), sharding.TIMEOUTS)]
+    assert asked == [((), sharding.limits())]
+
+
+def test_the_limits_of_a_run_of_several_processes(monkeypatch):
+    for variable, _ in sharding.LIMITS.values():
+        monkeypatch.delenv(variable, raising=False)
+    usual = sharding.limits()
+    assert usual["heartbeat_timeout_seconds"] > 60 and usual["shutdown_timeout_seconds"] > 60  # a machine is moved live
+    monkeypatch.setenv("DIFFUSION_HEARTBEAT_SECONDS", "1800")
+    assert sharding.limits() == {**usual, "heartbeat_timeout_seconds": 1800}
+    for wrong in ("0", "-1", "1.5", "5m"):
+        monkeypatch.setenv("DIFFUSION_SHUTDOWN_SECONDS", wrong)
+        with pytest.raises(ValueError, match=f"DIFFUSION_SHUTDOWN_SECONDS = '{wrong}': must be a whole number"):
+            sharding.limits()
 
 
 CHILD = """
