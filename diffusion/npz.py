@@ -1,5 +1,7 @@
 """Arrays out of .npz files from elsewhere: without pickle, no larger than they are, row by row where they are large."""
 
+import contextlib
+import errno
 import lzma
 import math
 import pathlib
@@ -7,7 +9,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -47,13 +49,23 @@ def headers(path: pathlib.Path | str) -> dict[str, Header]:
         Refused: if the file is damaged, holds objects, or an array declares another size than it has.
         OSError: if it cannot be read.
     """
+    with _refusing(f"{path} is no sound .npz file"), zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(".npy"): header(archive, name) for name in archive.namelist()}
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Errors of damaged content become refusals; those of the disk stay what they are."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy"): header(archive, name) for name in archive.namelist()}
+        yield
     except limits.Refused:
         raise
     except DAMAGED as error:
-        raise limits.Refused(f"{path} is no sound .npz file ({limits.reason(error)}).") from error
+        raise limits.Refused(f"{what} ({limits.reason(error)}).") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a place before the file, where its table of contents leads
+            raise
+        raise limits.Refused(f"{what} ({limits.reason(error)}).") from error
 
 
 def header(archive: zipfile.ZipFile, name: str) -> Header:
@@ -71,15 +83,11 @@ def header(archive: zipfile.ZipFile, name: str) -> Header:
     """
     what = f"{name} in {archive.filename}"
     with archive.open(name) as file:  # NumPy would allocate what the header declares before it reads
-        try:
+        with _refusing(f"{what} is no array"):
             version = np.lib.format.read_magic(file)
             if version not in _READERS:
                 raise limits.Refused(f"{what} is of NumPy's format {version}, not 1.0 or 2.0.")
             shape, fortran, kind = _READERS[version](file)
-        except limits.Refused:
-            raise
-        except DAMAGED as error:
-            raise limits.Refused(f"{what} is no array: {limits.reason(error)}") from error
         if kind.hasobject:
             raise limits.Refused(f"{what} holds Python objects. Object arrays are pickles, and are not read.")
         if fortran and len(shape) > 1:
@@ -110,11 +118,8 @@ def load(path: pathlib.Path | str, names: Iterable[str]) -> dict[str, np.ndarray
     wanted = [name for name in names if name in there]
     for name in wanted:
         limits.fits(f"{name} in {path}", limits.array_bytes(name, there[name].shape, there[name].dtype.itemsize))
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in wanted}
-    except DAMAGED as error:
-        raise limits.Refused(f"{path} cannot be read ({limits.reason(error)}).") from error
+    with _refusing(f"{path} cannot be read"), np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in wanted}
 
 
 def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray]:

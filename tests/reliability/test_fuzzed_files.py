@@ -1,0 +1,35 @@
+"""Files of every kind that is read from elsewhere, altered at random: read, or refused by an error that is documented,
+with little memory and in little time."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.reliability import fuzzing
+from tests.reliability.hostile import little_memory  # noqa: F401
+
+FEW = {"networks": 8, "safetensors": 24}  # a network is traced, which takes time
+MANY, PART = 5000, 1000  # inputs of a kind, and of one process
+
+
+@pytest.mark.parametrize("name", fuzzing.KINDS)
+def test_a_few_altered_files_are_read_or_refused(name, tmp_path):
+    kind = fuzzing.KINDS[name]
+    reader = kind.prepare(tmp_path)
+    faults = {seed: wrong for seed in range(FEW.get(name, 60)) if (wrong := fuzzing.fault(kind, reader, seed))}
+    assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", fuzzing.KINDS)
+def test_many_altered_files_are_read_or_refused_in_little_memory_and_time(name):
+    """A process that is killed, by the limit of its time or of its memory, names the seed that it had begun."""
+    for first in range(0, MANY, PART):
+        words = [sys.executable, "-m", "tests.reliability.fuzzing", name, str(first), str(first + PART)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        lines = done.stdout.splitlines()
+        assert not [json.loads(line.partition(" ")[2]) for line in lines if line.startswith("fault")]
+        assert lines and lines[-1] == "end", f"{lines[-1:]} ended with {done.returncode}: {done.stderr[-2000:]}"
+        assert sum(line.startswith("seed") for line in lines) == PART

@@ -1,0 +1,113 @@
+"""Hostile folders of models are refused in one sentence: sizes that no network has, types of another kind, rules of a
+vocabulary that grow a text or end in a panic."""
+
+import json
+import time
+
+import pytest
+
+from diffusion import limits, text
+from diffusion.models import interchange
+from diffusion.models.interchange import schedulers
+from tests.models.interchange import published
+from tests.reliability.hostile import little_memory  # noqa: F401
+from tests.text import vocabularies
+
+
+@pytest.fixture(autouse=True)
+def little_time():
+    """No refusal needs more than moments."""
+    before = time.process_time()
+    yield
+    assert time.process_time() - before < 10
+
+
+@pytest.mark.parametrize(("name", "change", "words"), [
+    ("dit", {"num_layers": 100_000}, "num_layers = 100000; valid: a whole number, at least 0 and at most 512"),
+    ("dit", {"num_layers": 400}, "and others are missing"),
+    ("dit", {"num_layers": "2"}, "num_layers = '2'; valid: a whole number"),
+    ("dit", {"num_layers": None}, "num_layers = None; valid: a whole number"),
+    ("dit", {"num_layers": True}, "num_layers = True; valid"),
+    ("dit", {"attention_head_dim": 10**9}, "attention_head_dim = 1000000000; valid"),
+    ("dit", {"attention_head_dim": 10**6, "num_attention_heads": 10**6}, "width = 1000000000000; at most 1048576"),
+    ("dit", {"attention_head_dim": 0}, "attention_head_dim = 0; valid"),
+    ("dit_original", {"input_size": 2**20}, r"pos_embed has shape"),
+    ("flux_dev", {"axes_dims_rope": [16, 10**9]}, "axes_dims_rope = "),
+    ("mmdit_sd3", {"dual_attention_layers": "all"}, "dual_attention_layers = 'all'; valid"),
+    ("conditional_unet_sd1", {"layers_per_block": 100}, "and others are missing"),
+    ("conditional_unet_sd1", {"block_out_channels": 32}, "block_out_channels = 32; valid: a list"),
+    ("autoencoder_kl_sd", {"latents_mean": [], "latents_std": []}, "latents_mean = "),
+    ("clip_text", {"hidden_size": 1.5}, r"hidden_size = 1\.5; valid"),
+    ("clip_both", {"text_config": [1]}, "text_config = "),
+    ("clip_text", {"architectures": {"a": 1}, "_class_name": None}, "names no architecture"),
+])  # fmt: skip
+def test_a_config_of_no_network_is_refused_before_anything_of_its_size_is_made(tmp_path, name, change, words):
+    case = published.case(name)
+    case._replace(config=case.config | change).folder(tmp_path / "network")
+    with pytest.raises((interchange.Refusal, interchange.Mismatch), match=words):
+        interchange.load(tmp_path / "network")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"num_train_timesteps": 2**31 - 1}, "num_train_timesteps = 2147483647; valid: a whole number"),
+    ({"num_train_timesteps": "1000"}, "num_train_timesteps = '1000'"), ({"num_train_timesteps": None}, "= None; valid"),
+    ({"num_train_timesteps": -5}, "= -5"), ({"beta_start": "0"}, "beta_start = '0'"), ({"beta_end": [1]}, "beta_end"),
+    ({"beta_start": 0.5, "beta_end": 1e9}, "beta_end"), ({"trained_betas": "many"}, "trained_betas = 'many'"),
+    ({"trained_betas": [2.0] * 1000}, "trained_betas"), ({"_class_name": ["DDIMScheduler"]}, "_class_name = "),
+    ({"steps_offset": float("nan")}, "steps_offset"), ({"original_inference_steps": []}, "original_inference_steps"),
+    ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": "3"}, "shift = '3'"),
+    ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 0}, "shift = 0"),
+    ({"x" * 10**6: 1}, "which is not known here"), ({"prediction_type": ["epsilon"]}, "prediction_type = "),
+])  # fmt: skip
+def test_a_scheduler_of_no_process_is_refused(change, words):
+    with pytest.raises(interchange.Refusal, match=words) as refusal:
+        schedulers.read({"_class_name": "DDIMScheduler"} | change)
+    assert len(str(refusal.value)) < 1000
+    with pytest.raises(interchange.Refusal, match="a table of fields"):
+        schedulers.read([change])
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 500}
+
+
+@pytest.mark.parametrize(("file", "change", "words"), [
+    ("tokenizer_config.json", {"model_max_length": "77"}, "model_max_length = '77'; valid"),
+    ("tokenizer_config.json", {"model_max_length": float("nan")}, "model_max_length"),
+    ("tokenizer_config.json", {"pad_token": 5}, "pad_token = 5; valid"),
+    ("tokenizer_config.json", {"eos_token": {"text": "x"}}, "eos_token = "),
+    ("tokenizer_config.json", {"bos_token": {"content": ["x"]}}, "bos_token = "),
+    ("tokenizer_config.json", {"extra_ids": 3_000_000}, "extra_ids = 3000000; valid: a whole number"),
+    ("tokenizer.json", {"normalizer": {**REPLACE, "content": "a" * 10**6}}, r"makes up to 1e\+06 letters of one"),
+    ("tokenizer.json", {"normalizer": {"type": "Sequence", "normalizers": [REPLACE, REPLACE]}}, "makes up to 250000"),
+    ("tokenizer.json", {"normalizer": {**REPLACE, "pattern": {"Regex": r"\K"}, "content": "x"}}, "index out of bounds"),
+    ("tokenizer.json", {"normalizer": {**REPLACE, "pattern": {"Regex": "("}, "content": "x"}}, "Oniguruma error"),
+    ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {"b": 0}, "unk_token": "none"}}, "cannot read|no "),
+    ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {"a": 2**32 - 1}, "unk_token": "a"}}, "largest id"),
+    ("tokenizer.json", {"model": 3}, "is not a vocabulary"),
+])  # fmt: skip
+def test_a_vocabulary_that_no_text_can_be_read_by_is_refused(tmp_path, file, change, words):
+    folder = vocabularies.folder_of(tmp_path / "vocabulary", "clip", whole=True)
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(limits.Refused, match=words):
+        text.Tokenizer.open(folder)
+
+
+@pytest.mark.parametrize("change", [{"a": "1"}, {"a": -1}, {"a": 2**40}, {"a": None}, {"a": [1]}])
+def test_a_vocabulary_whose_ids_are_none_is_refused(tmp_path, change):
+    folder = vocabularies.folder_of(tmp_path / "vocabulary", "clip")
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps(vocabulary | change))
+    with pytest.raises(limits.Refused, match=r"vocab\.json: 'a' = .*; valid: a whole number"):
+        text.Tokenizer.open(folder)
+
+
+def test_a_text_at_which_the_expression_of_a_vocabulary_gives_up_is_refused(tmp_path):
+    """(a+)+ takes 2^n tries for n letters without the end that it looks for; the library panics at a limit."""
+    folder = vocabularies.folder_of(tmp_path / "vocabulary", "clip", whole=True)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    rule = {**REPLACE, "pattern": {"Regex": "((a+)+)+$"}, "content": "x"}
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"normalizer": rule}))
+    tokenizer = text.Tokenizer.open(folder)
+    with pytest.raises(limits.Refused, match="cannot read the text 'aaa.*retry-limit"):
+        tokenizer(["a" * 60 + "c"])
