@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 Coupling = Callable[[Array, Array, Array], Array]
 """(keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired."""
@@ -48,9 +49,10 @@ def optimal_transport(block: int = 64) -> Coupling:
         # |x - e|^2 = |x|^2 + |e|^2 - 2 x.e, of which only the last term depends on the pairing.
         cost = -2 * x.reshape(block, -1) @ e.reshape(block, -1).T
         rows, columns = optax.assignment.hungarian_algorithm(cost)
-        return e[jnp.zeros(block, columns.dtype).at[rows].set(columns)]
+        return e[jnp.zeros(block, columns.dtype).at[rows].set(columns)], jnp.zeros([])
 
-    return _in_blocks("optimal_transport", block, match)
+    couple = _in_blocks("optimal_transport", block, match)
+    return lambda keys, x0, eps: couple(keys, x0, eps)[0]
 
 
 def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000) -> Coupling:
@@ -76,16 +78,28 @@ def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: i
         to the squared distances over reg.
 
     Raises:
-      ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch.
+      ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch; outside of `jit` also if
+        the iteration ends before the tolerance is reached. A compiled program cannot raise: try the arguments on a
+        batch first, or look at `marginal_error` of the `entropic_plan`.
     """
     if not reg > 0:
         raise ValueError(f"sinkhorn: reg = {reg} must be positive; optimal_transport is its limit at 0")
 
     def draw(keys, x, e):
         log_plan = entropic_plan(x, e, reg, tolerance, iterations)
-        return e[jax.vmap(jax.random.categorical)(keys, log_plan)]
+        return e[jax.vmap(jax.random.categorical)(keys, log_plan)], marginal_error(log_plan)
 
-    return _in_blocks("sinkhorn", block, draw)
+    couple = _in_blocks("sinkhorn", block, draw)
+
+    def checked(keys, x0, eps):
+        paired, error = couple(keys, x0, eps)
+        if not isinstance(error, Tracer) and not error <= tolerance:
+            raise ValueError(f"sinkhorn: after {iterations} iterations a column of the plan is off by {error:.2g} of its "
+                             f"sum, more than tolerance = {tolerance:g}; give more iterations, or a larger reg than "
+                             f"{reg:g}")
+        return paired
+
+    return checked
 
 
 def schroedinger_bridge(
@@ -114,12 +128,22 @@ def schroedinger_bridge(
     return sinkhorn(2 * sigma**2, block, tolerance, iterations)
 
 
+def marginal_error(log_plan: Array) -> Array:
+    """`[]` the largest relative error of the columns' sums of a plan, which is exact in its rows.
+
+    Args:
+      log_plan: `[n, n]`, of `entropic_plan`.
+    """
+    return jnp.max(jnp.abs(log_plan.shape[0] * jnp.exp(jax.nn.logsumexp(log_plan, 0)) - 1))
+
+
 def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, iterations: int = 1000) -> Array:
     """`[n, n]` logarithm of the plan of entropic transport between two sets of n points, by Sinkhorn's iteration.
 
         log pi_ij = f_i + g_j - |x_i - e_j|^2 / reg,    f and g set in turn so that rows and columns sum to 1 / n
 
-    in logarithms, so that a small reg does not underflow. The rows are exact, the columns within `tolerance`.
+    in logarithms, so that a small reg does not underflow. The rows are exact, the columns within `tolerance` unless the iterations
+    end first, which `marginal_error` shows.
 
     Args:
       x: `[n, ...]` points.
@@ -136,8 +160,7 @@ def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, itera
 
     def unfinished(carry):
         log_plan, step = carry
-        columns = n * jnp.exp(jax.nn.logsumexp(log_plan, 0))
-        return (jnp.max(jnp.abs(columns - 1)) > tolerance) & (step < iterations)
+        return (marginal_error(log_plan) > tolerance) & (step < iterations)
 
     def sweep(carry):
         log_plan, step = carry
@@ -146,8 +169,8 @@ def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, itera
     return jax.lax.while_loop(unfinished, sweep, (normalized(scores, 1), 0))[0]
 
 
-def _in_blocks(name: str, block: int, pair: Callable[[Array, Array, Array], Array]) -> Coupling:
-    """The coupling that applies `pair` to every `block` consecutive examples."""
+def _in_blocks(name: str, block: int, pair: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
+    """Applies `pair` to every `block` consecutive examples: (eps re-paired, the largest error of a block `[]`)."""
     if block < 2:
         raise ValueError(f"{name}: block = {block}; at least 2 examples can be matched")
 
@@ -156,6 +179,7 @@ def _in_blocks(name: str, block: int, pair: Callable[[Array, Array, Array], Arra
         if batch % block:
             raise ValueError(f"{name}: the batch of {batch} is not a whole number of blocks of {block}")
         blocks = lambda a: a.reshape((batch // block, block) + a.shape[1:])
-        return jax.vmap(pair)(blocks(keys), blocks(x0), blocks(eps)).reshape(eps.shape)
+        paired, errors = jax.vmap(pair)(blocks(keys), blocks(x0), blocks(eps))
+        return paired.reshape(eps.shape), errors.max()
 
     return couple

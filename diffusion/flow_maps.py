@@ -11,18 +11,20 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arguments import require_floats, require_function
 from diffusion.parameterizations import (
     Clock,
     Denoiser,
     Network,
     Parameterization,
     Prediction,
-    check,
+    check_network,
     log_sigma,
     predict,
+    read_output,
     time,
 )
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 FlowMap = Callable[[Array, ArrayLike, ArrayLike], Array]
 """(x_t, t, s) -> x_s."""
@@ -54,9 +56,10 @@ def consistency(
       condition: passed to the network as it is.
 
     Raises:
+      TypeError: as `parameterizations.denoiser`.
       ValueError: if the parameterization is not defined at schedule.t_max.
     """
-    check(parameterization, schedule, schedule.t_max)
+    check_network(network, schedule, parameterization)
 
     def flow_map(x_t, t, s):
         prediction = predict(network, schedule, parameterization, x_t, t, condition)
@@ -123,6 +126,8 @@ def mean_flow(
       condition: passed to the network as it is.
       clocks: what the network is told of t and s; `start_and_duration()` if None, as in the authors' code.
     """
+    require_function(network, "network", "a function (x, clocks, condition) -> output")
+    check_schedule(schedule)
     clocks = clocks or start_and_duration()
 
     def flow_map(x_t, t, s):
@@ -154,9 +159,9 @@ def shortcut(
 def mean_velocity(
     network: Network, schedule: NoiseSchedule, clocks: Clocks, x_t: Array, t: Array, s: Array, condition: Any = None
 ) -> Array:
-    """The output of a network of two times at (x_t, t, s), in float32 or wider."""
-    output = network(x_t, clocks(schedule, t, s), condition)
-    return output.astype(jnp.promote_types(output.dtype, jnp.float32))
+    """The output of a network of two times at (x_t, t, s), of x_t's shape, in float32 or wider."""
+    require_floats(x_t, "x_t")
+    return read_output(network(x_t, clocks(schedule, t, s), condition), x_t)
 
 
 def start_and_end(clock: Clock | None = None) -> Clocks:

@@ -15,9 +15,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import polar
+from diffusion.arguments import require_floats
 from diffusion.ode import Solver
 from diffusion.parameterizations import Denoiser
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 
 Field = Callable[[Array], Array]
 """x `[B, ...]` -> slope of the same shape."""
@@ -93,6 +94,8 @@ def log_likelihood(
     Raises:
       ValueError: if the solver leaves the schedule's range.
     """
+    check_schedule(schedule)
+    require_floats(x, "x")
     if solver.start < schedule.t_min or solver.end > schedule.t_max:
         raise ValueError(f"likelihood: times must be in [{schedule.t_min:g}, {schedule.t_max:g}], where the schedule "
                          f"is defined; the solver goes from {solver.start:g} to {solver.end:g}")

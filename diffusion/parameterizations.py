@@ -14,7 +14,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.arguments import described, require, require_floats, require_function
+from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 Network = Callable[[Any, Any, Any], Any]
 """(x, clock or clocks, condition) -> an array, with features or heads beside it where an objective asks for them."""
@@ -52,6 +53,7 @@ class Parameterization(NamedTuple):
       target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.
       defined: (schedule, t) -> Bool, whether `to_prediction` divides by nothing that vanishes at t.
       needs: what `defined` asks for, in words.
+      channels: how many times x's channels the network returns: 1, or 2 where it learns a variance too.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Parameterization(NamedTuple):
     target: Callable[[NoiseSchedule, ArrayLike, Array, Array], Array]
     defined: Callable[[NoiseSchedule, ArrayLike], Array]
     needs: str
+    channels: int = 1
 
 
 def denoiser(
@@ -80,9 +83,11 @@ def denoiser(
       denoise(x_t, t), where t has a shape that is a prefix of x_t's; predictions are at least float32.
 
     Raises:
-      ValueError: if the parameterization is not defined at schedule.t_max, where sampling starts.
+      TypeError: for a schedule, parameterization or network that is none, such as schedules.cosine without ().
+      ValueError: if the parameterization is not defined at schedule.t_max, where sampling starts; from denoise, as
+        `evaluate`.
     """
-    check(parameterization, schedule, schedule.t_max)
+    check_network(network, schedule, parameterization)
 
     def denoise(x_t: Array, t: ArrayLike) -> Prediction:
         return predict(network, schedule, parameterization, x_t, t, condition)
@@ -114,8 +119,11 @@ def evaluate(
     """The raw output of a network at (x_t, t), in float32 or wider, and t with at least the batch axis `[B]`.
 
     Raises:
-      ValueError: outside of `jit`, if a time lies outside of [0, schedule.t_max].
+      TypeError: if x_t does not hold floating-point numbers.
+      ValueError: if the network's output has not the shape of x_t, or that with `parameterization.channels` times the
+        channels; outside of `jit`, if a time lies outside of [0, schedule.t_max].
     """
+    require_floats(x_t, "x_t")
     t = jnp.asarray(t)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     if not isinstance(t, Tracer) and not isinstance(schedule.t_max, Tracer):
@@ -127,20 +135,75 @@ def evaluate(
         t = jnp.broadcast_to(t, x_t.shape[:1])
     c_in = left_broadcast(parameterization.input_scale(schedule, t), x_t)
     output = network(c_in * x_t, parameterization.clock(schedule, t), condition)
-    return output.astype(jnp.promote_types(output.dtype, jnp.float32)), t
+    return read_output(output, x_t, parameterization.channels), t
 
 
-def check(parameterization: Parameterization, schedule: NoiseSchedule, times: ArrayLike) -> None:
+def read_output(output: Any, x: Array, channels: int = 1) -> Array:
+    """What a network returned for x, in float32 or wider; nothing of another shape, for it would be broadcast.
+
+    Args:
+      output: `[B, ..., channels C]`.
+      x: `[B, ..., C]`.
+      channels: how many times x's channels it has.
+
+    Raises:
+      ValueError: naming both shapes.
+    """
+    shape = x.shape if channels == 1 else (*x.shape[:-1], channels * x.shape[-1])
+    if getattr(output, "shape", None) != shape:
+        reason = "that of x" if channels == 1 else f"{channels} times its channels"
+        raise ValueError(f"the network returned {described(output)}, for x of shape {x.shape}; its output needs the "
+                         f"shape {shape}, {reason}")
+    return output.astype(jnp.promote_types(output.dtype, jnp.float32))
+
+
+def checked(denoise: Denoiser) -> Denoiser:
+    """A denoiser of any origin, what it says of x_t refused where it is no `Prediction` of x_t's shape.
+
+    Args:
+      denoise: (x_t, t) -> Prediction.
+
+    Returns:
+      The same function, which raises a TypeError or a ValueError with what came.
+    """
+
+    def read(x_t, t):
+        prediction = denoise(x_t, t)
+        require(prediction, Prediction, "what a denoiser returns",
+                "a Prediction(x0, eps); a network becomes a denoiser by parameterizations.denoiser(network, schedule, "
+                "parameterization)")  # fmt: skip
+        for name, part in zip(("x0", "eps"), prediction):
+            if jnp.shape(part) != x_t.shape:
+                raise ValueError(f"the {name} of a denoiser must have the shape of x_t, {x_t.shape}, and has "
+                                 f"{jnp.shape(part)}")
+        return prediction
+
+    return read
+
+
+def check_network(network: Network, schedule: NoiseSchedule, parameterization: Parameterization) -> None:
+    """Refuses what a denoiser cannot be made of; arguments and errors are those of `denoiser`."""
+    require_function(network, "network", "a function (x, clock, condition) -> output")
+    check(parameterization, schedule)
+
+
+def check(parameterization: Parameterization, schedule: NoiseSchedule, times: ArrayLike | None = None) -> None:
     """Refuses times at which a network of this parameterization cannot be read.
 
     Args:
       parameterization: the parameterization.
       schedule: the process.
-      times: concrete times of any shape, each one at which the network is to be evaluated.
+      times: concrete times of any shape, each one at which the network is to be evaluated; schedule.t_max if None.
 
     Raises:
+      TypeError: for a schedule or parameterization that is none.
       ValueError: naming the first time at which it is not defined, and what it needs.
     """
+    check_schedule(schedule)
+    require(parameterization, Parameterization, "parameterization", "a Parameterization, such as parameterizations.v()")
+    times = schedule.t_max if times is None else times
+    if isinstance(times, Tracer):
+        return
     times = np.atleast_1d(np.asarray(times, np.float64))
     with jax.ensure_compile_time_eval():  # so that a denoiser can be built under jit too
         t = jnp.asarray(times)
@@ -151,13 +214,14 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
     if not told.all():
         raise ValueError(f"{parameterization.name} prediction: the network's clock is not finite at "
                          f"t = {times[~told][0]:g} of this schedule; ln(sigma / alpha) needs sigma > 0 and alpha > 0. "
-                         "Use the clock time() or a schedule that does not reach this end.")
+                         "Use the clock time(), or a schedule that does not reach this end: "
+                         "schedule._replace(t_max=...), for training and sampling alike.")
     if not defined.all():
         t = times[~defined][0]
         raise ValueError(
             f"{parameterization.name} prediction is not defined at t = {t:g} of this schedule: it needs "
             f"{parameterization.needs}. Use v, velocity or edm there, which divide by neither, "
-            "or a schedule that does not reach this end."
+            "or a schedule that does not reach this end: schedule._replace(t_max=...), for training and sampling alike."
         )
 
 
@@ -348,14 +412,11 @@ def learned_variance(parameterization: Parameterization) -> Parameterization:
     """
 
     def to_prediction(schedule, t, x_t, output):
-        if output.shape[-1] != 2 * x_t.shape[-1]:
-            raise ValueError(f"learned variance needs 2 C = {2 * x_t.shape[-1]} output channels for inputs of shape "
-                             f"{x_t.shape}; the network returned shape {output.shape}")
-        mean, fraction = jnp.split(output, 2, axis=-1)
+        mean, fraction = jnp.split(read_output(output, x_t, 2), 2, axis=-1)
         prediction = parameterization.to_prediction(schedule, t, x_t, mean)
         return prediction._replace(variance=(fraction + 1) / 2)
 
-    return parameterization._replace(name="learned_variance", to_prediction=to_prediction)
+    return parameterization._replace(name="learned_variance", to_prediction=to_prediction, channels=2)
 
 
 def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:

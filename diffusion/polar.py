@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
@@ -42,7 +42,7 @@ def velocity(denoise: Denoiser, schedule: NoiseSchedule) -> Callable[[Array, Arr
         theta = jnp.broadcast_to(theta, u.shape[:1])
         t = time(schedule, theta)
         r, cos, sin = (left_broadcast(a, u) for a in (radius(schedule, t), jnp.cos(theta), jnp.sin(theta)))
-        prediction = denoise(r * u, t)
+        prediction = checked(denoise)(r * u, t)
         return cos * prediction.eps - sin * prediction.x0
 
     return slope

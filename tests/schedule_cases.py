@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 import scipy.stats
@@ -138,6 +139,18 @@ SCHEDULES = {
     "learned": Case(
         lambda: _compiled(schedules.learned(oracles.monotone_network())), _of_log_snr(_learned_log_snr), 1e-5,
         tuple(scipy.special.expit([-4.0, 4.0]) ** 0.5),
+    ),
+    "from_alpha_sigma(lines at another pace)": Case(  # a kind of its own: neither circles nor straight lines
+        lambda: schedules.from_alpha_sigma(lambda t: 1 - t**2, lambda t: t), lambda t: ((1 - t**2) ** 2, t**2), 0.0,
+        (0.0, 1.0),
+    ),
+    "from_alpha_sigma(circles)": Case(
+        lambda: schedules.from_alpha_sigma(lambda t: jnp.cos(jnp.pi * t / 2), lambda t: jnp.sin(jnp.pi * t / 2)),
+        lambda t: (np.cos(np.pi * t / 2) ** 2, np.sin(np.pi * t / 2) ** 2), 0.0, (0.0, 1.0),
+    ),
+    "from_alpha_sigma(exploding)": Case(
+        lambda: schedules.from_alpha_sigma(jnp.ones_like, lambda t: 0.01 * 5000.0**t),
+        lambda t: (np.ones_like(t), (0.01 * 5000.0**t) ** 2), 1e-5, (1.0, 50.0),
     ),
     "shifted(cosine, 4)": Case(lambda: schedules.shifted(schedules.cosine(), 4.0), _shifted(_cosine, 4.0), 0.0, (0, 1)),
     "shifted(rectified_flow, 3)": Case(  # SD3's shift of the time, Esser et al. 2024, eq. 23

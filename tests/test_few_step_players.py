@@ -95,10 +95,10 @@ def test_fake_score_is_denoising_of_the_generators_samples(x64):
 
 
 def test_regression_is_the_distance_to_the_given_samples():
-    _, batch = keys_and_data()
+    keys, batch = keys_and_data()
     batch["start"] = 2 * batch["x"]
     model = lambda z, t, c: -(0.25 * z + t[:, None])
-    losses, _ = objectives.regression(V)({"model": model}, FLOW, None, batch, 0)
+    losses, _ = objectives.regression(V)({"model": model}, FLOW, keys, batch, 0)
     np.testing.assert_allclose(losses, np.square(1 - 0.5 * batch["x"]).mean(1), rtol=1e-5)
 
 

@@ -18,7 +18,10 @@ from tests.schedule_cases import (
     SCHEDULES,
 )
 
-SLOW = ["sigmoid(0, 3, 0.3)", "shifted(rectified_flow, 3)", "shifted(variance_exploding, 0.2)"]  # others are like them
+SLOW = [  # others are like them, or take long to compile
+    "sigmoid(0, 3, 0.3)", "shifted(rectified_flow, 3)", "shifted(variance_exploding, 0.2)", "from_alpha_sigma(circles)",
+    "from_alpha_sigma(exploding)", "from_alpha_sigma(lines at another pace)",
+]  # fmt: skip
 every_schedule = pytest.mark.parametrize(
     "name", slow_but([(name,) for name in NAMES if name not in SLOW], [(name,) for name in NAMES])
 )
@@ -211,3 +214,42 @@ def test_norm_is_one_along_the_process(made, name, x64):
     np.testing.assert_allclose(made[name].norm(alpha, sigma), 1, rtol=1e-9)
     np.testing.assert_allclose(made[name].norm(7 * alpha, 7 * sigma), 7, rtol=1e-9)
     assert schedules.preserves_variance(made[name]) == np.allclose(alpha**2 + sigma**2, 1, rtol=1e-7)
+
+
+def test_from_alpha_sigma_finds_the_inverse_and_the_slopes_alone():
+    """alpha = 1 - t^2 and sigma = t: the inverse solves t = (sqrt(1 + 4 r^2) - 1) / (2 r) with r = alpha / sigma."""
+    schedule = schedules.from_alpha_sigma(lambda t: 1 - t**2, lambda t: t)
+    t = np.array([1e-4, 0.03, 0.4, 0.9999], np.float32)
+    r = (1 - t.astype(np.float64) ** 2) / t
+    np.testing.assert_allclose(schedule.inverse_log_snr(2 * np.log(r)), 2 / (r + np.sqrt(r**2 + 4)), rtol=2e-6)
+    np.testing.assert_allclose(schedule.drift(t), -2 * t / (1 - t**2), rtol=1e-3)
+    np.testing.assert_allclose(schedule.diffusion(t) ** 2, 2 * t + 4 * t**3 / (1 - t**2), rtol=1e-3)
+    assert schedule.t_min == 0 and schedule.alpha(1.0) == 0
+
+
+def test_from_alpha_sigma_differentiates_through_its_parameters():
+    """sigma = p t, alpha = 1: the log-SNR y is reached at t = e^(-y / 2) / p, whose derivative in p is -t / p."""
+    of = lambda p: schedules.from_alpha_sigma(jnp.ones_like, lambda t: p * t).inverse_log_snr(jnp.float32(1.0))
+    value, slope = jax.value_and_grad(of)(jnp.float32(2.0))
+    np.testing.assert_allclose([value, slope], [np.exp(-0.5) / 2, -np.exp(-0.5) / 4], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "alpha, sigma, sentence",
+    [
+        (lambda t: 1.0, lambda t: t, "elementwise, with jnp.ones_like"),
+        (lambda t: t, lambda t: 1 - t, "must grow with t|inside"),
+        (lambda t: 1 - t, lambda t: jnp.sin(4 * t), "sigma > 0 inside"),
+        (lambda t: 1 - t / 2, lambda t: t * (1 - 0.9 * t), "must grow with t, from the data at t = 0"),
+        (lambda t: 2 - t, lambda t: t, "0 < alpha <= 1"),
+        (lambda t: 1 - t, lambda t: t / (1 - t), "finite"),
+    ],
+)
+def test_from_alpha_sigma_refuses_what_is_no_process(alpha, sigma, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        schedules.from_alpha_sigma(alpha, sigma)
+
+
+def test_from_alpha_sigma_refuses_what_is_no_function():
+    with pytest.raises(TypeError, match="alpha must be a function of t"):
+        schedules.from_alpha_sigma(np.linspace(1, 0, 10), lambda t: t)

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion import couplings, objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.objectives import interpolants, recipes
-from diffusion.objectives.variational_bound import gaussian
+from diffusion.objectives.decoders import gaussian
 from diffusion.parameterizations import Prediction
 from diffusion.training.alternating import Player
 from tests import oracles

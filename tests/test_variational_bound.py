@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from diffusion import objectives, parameterizations, schedules, timesteps
-from diffusion.objectives.variational_bound import gaussian, levels
+from diffusion.objectives.decoders import gaussian, levels
 from tests import oracles
 from tests.conformance import DATA
 
@@ -122,3 +122,10 @@ def test_a_start_without_noise_is_refused():
     with pytest.raises(ValueError, match="t_start = 0 there is no noise"):
         keys = jax.random.split(jax.random.key(0), 1)
         objective({"model": lambda x, t, c: x}, schedules.cosine(), keys, {"x": jnp.zeros((1, 1))}, 0)
+
+
+def test_the_decoders_are_reached_beside_the_function_that_has_their_modules_former_name():
+    levels = objectives.decoders.levels(2)(jnp.array([[1.0, -1.0]]), jnp.zeros((1, 2)), jnp.ones((1, 2)))
+    np.testing.assert_allclose(levels, -np.log1p(np.exp(-2.0)), rtol=1e-6)  # the two levels are 2 apart, r = 1
+    gaussian = objectives.decoders.gaussian()(jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.ones((1, 2)))
+    np.testing.assert_allclose(gaussian, -0.5 - 0.5 * np.log(2 * np.pi), rtol=1e-6)

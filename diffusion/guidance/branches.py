@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.parameterizations import Denoiser, Network, Parameterization, Prediction, check, predict
+from diffusion.parameterizations import Denoiser, Network, Parameterization, Prediction, check_network, checked, predict
 from diffusion.schedules import NoiseSchedule
 
 Branches = Callable[[Array, ArrayLike], tuple[Prediction, ...]]
@@ -30,6 +30,7 @@ def together(
       (x_t, t) -> K predictions.
 
     Raises:
+      TypeError: as `parameterizations.denoiser`.
       ValueError: if fewer than two conditions are given, one is None, or the parameterization is not defined at t_max.
     """
     if len(conditions) < 2:
@@ -37,7 +38,7 @@ def together(
     if any(c is None for c in conditions):
         raise ValueError("guidance.together: a condition is None. Guidance needs an explicit null condition, such as "
                          "the label num_classes for every example")
-    check(parameterization, schedule, schedule.t_max)
+    check_network(network, schedule, parameterization)
     K = len(conditions)
     condition = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions)
 
@@ -59,6 +60,7 @@ def separately(*denoisers: Denoiser) -> Branches:
     Args:
       *denoisers: functions (x_t, t) -> Prediction.
     """
+    denoisers = tuple(map(checked, denoisers))
     return lambda x_t, t: tuple(denoise(x_t, t) for denoise in denoisers)
 
 

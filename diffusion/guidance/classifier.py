@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arguments import require_shape
 from diffusion.guidance.pairs import slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
-from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
@@ -46,9 +47,14 @@ def classifier(
     check_interval(interval)
 
     def guided(x_t, t):
-        gradient = jax.grad(lambda x: log_probability(x, t).sum())(x_t)
+        def total(x):
+            log_p = log_probability(x, t)
+            require_shape(log_p, x.shape[:1], "log p(y | x_t), one number a sample and of its own y alone,")
+            return log_p.sum()
+
+        gradient = jax.grad(total)(x_t)
         weight = strength(scale, 0, interval, t, x_t)
-        return shift_score(denoise(x_t, t), schedule, t, weight * gradient)
+        return shift_score(checked(denoise)(x_t, t), schedule, t, weight * gradient)
 
     return guided
 

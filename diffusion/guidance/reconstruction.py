@@ -10,7 +10,7 @@ from diffusion.guidance.classifier import shift_score
 from diffusion.guidance.measurements import Measurement
 from diffusion.guidance.pairs import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
-from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
@@ -135,7 +135,7 @@ def _differentiated(denoise, x_t, t):
     """x0(x_t), v -> (dx0 / dx_t)^T v, and the prediction, by one evaluation."""
 
     def estimate(x):
-        prediction = denoise(x, t)
+        prediction = checked(denoise)(x, t)
         return prediction.x0, prediction
 
     return jax.vjp(estimate, x_t, has_aux=True)

@@ -1,14 +1,19 @@
 """Dynamic thresholding of the clean estimate."""
 
+import math
+
 import jax.numpy as jnp
 
 from diffusion.guidance.pairs import replace_x0
-from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
-def dynamic_threshold(denoise: Denoiser, schedule: NoiseSchedule, percentile: float = 0.995) -> Denoiser:
-    """Pulls an estimate that leaves [-1, 1] back into it: with s = max(1, the percentile of |x0| of an example),
+def dynamic_threshold(
+    denoise: Denoiser, schedule: NoiseSchedule, percentile: float = 0.995, maximum: float = math.inf
+) -> Denoiser:
+    """Pulls an estimate that leaves [-1, 1] back into it: with s = max(1, the percentile of |x0| of an example), and at
+    most `maximum`,
 
         x0 <- clip(x0, -s, s) / s,    eps <- (x_t - alpha x0) / sigma.
 
@@ -24,18 +29,22 @@ def dynamic_threshold(denoise: Denoiser, schedule: NoiseSchedule, percentile: fl
       denoise: the denoiser, guided or not; for data in [-1, 1].
       schedule: the process.
       percentile: share of an example's values that s leaves unclipped, in (0, 1]; 0.995 in the paper.
+      maximum: the largest s, >= 1; none in the paper. 1 cuts at [-1, 1] without dividing; it is `sample_max_value` of
+        diffusers' schedulers, whose default is 1.
 
     Raises:
-      ValueError: if the percentile is not in (0, 1].
+      ValueError: if the percentile is not in (0, 1], or the maximum below 1.
     """
     if not 0 < percentile <= 1:
         raise ValueError(f"dynamic_threshold: percentile = {percentile} must be in (0, 1] (0.995 in the paper)")
+    if not maximum >= 1:
+        raise ValueError(f"dynamic_threshold: maximum = {maximum} must be at least 1, the largest value of the data")
 
     def thresholded(x_t, t):
-        prediction = denoise(x_t, t)
+        prediction = checked(denoise)(x_t, t)
         x0 = prediction.x0
         largest = jnp.quantile(jnp.abs(x0).reshape(x0.shape[0], -1), percentile, axis=1)
-        s = left_broadcast(jnp.maximum(largest, 1), x0)
+        s = left_broadcast(jnp.clip(largest, 1, maximum), x0)
         return replace_x0(prediction, schedule, t, jnp.clip(x0, -s, s) / s)
 
     return thresholded

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations import Denoiser, checked
 
 
 def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> Denoiser:
@@ -38,6 +38,8 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
     if len(size) != len(stride) or not all(1 <= step <= side for step, side in zip(stride, size, strict=True)):
         raise ValueError(f"windows: stride = {stride} must have one number in [1, size] for each of size = {size}, or "
                          "values of the canvas would be in no window")
+
+    denoise = checked(denoise)
 
     def guided(x_t, t):
         canvas = x_t.shape[1 : 1 + len(size)]

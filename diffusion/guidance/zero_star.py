@@ -40,7 +40,7 @@ def zero_star(
         not two branches.
     """
     check_interval(interval)
-    parameterizations.check(parameterizations.velocity(), schedule, schedule.t_max)
+    parameterizations.check(parameterizations.velocity(), schedule)
 
     def denoise(x_t, t):
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")

@@ -1,6 +1,6 @@
 """Training objectives: pure functions (networks, schedule, keys, batch, step) -> (losses `[B]`, metrics)."""
 
-from diffusion.objectives import autoencoding, image_text, interpolants, recipes
+from diffusion.objectives import autoencoding, decoders, image_text, interpolants, recipes
 from diffusion.objectives.adversarial import adversarial_discriminator, adversarial_generator
 from diffusion.objectives.augmented import with_augmentation
 from diffusion.objectives.conditioning import drop_condition, with_condition_dropout
@@ -26,7 +26,7 @@ __all__ = [
     "Guidance", "Objective", "added", "adversarial_discriminator", "adversarial_generator", "alignment", "autoencoding",
     "cd", "consistency_distillation", "consistency_training", "continuous_consistency", "contrastive_flow_matching",
     "ct",
-    "denoising", "dispersive", "distribution_matching", "drop_condition", "ect", "fake_score", "flow_matching",
+    "decoders", "denoising", "dispersive", "distribution_matching", "drop_condition", "ect", "fake_score", "flow_matching",
     "hybrid", "ict", "image_text", "improved_mean_flow", "interpolants", "latent_consistency_distillation", "mean_flow",
     "progressive_distillation", "recipes", "reflow", "reflow_pairs", "regression", "schroedinger_bridge", "shortcut",
     "stochastic_interpolant", "uncertainty", "variational_bound", "with_augmentation", "with_condition_dropout",

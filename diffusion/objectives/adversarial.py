@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player, sum_square
 from diffusion.objectives.inputs import Objective, mean_square, noised, normal, split, times
 from diffusion.parameterizations import Parameterization, predict
@@ -45,6 +46,7 @@ def adversarial_generator(
     """
     weighting = weighting or (lambda schedule, t: schedule.alpha(t))
 
+    @entry(student, teacher)
     def objective(networks, schedule, keys, batch, step):
         student_keys, time_keys, noise_keys = split(keys, 3)
         condition = batch.get("condition")
@@ -88,6 +90,7 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
     if not r1 >= 0:
         raise ValueError(f"adversarial_discriminator: r1 = {r1} must not be negative (1e-5 in the paper)")
 
+    @entry(student)
     def objective(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
         x, s, importance = _student(networks, schedule, student, student_density, keys, batch)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 from jax import Array
 
+from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import Objective, split
 
 
@@ -23,6 +24,7 @@ def with_augmentation(objective: Objective, augment: Callable[[Array, Array], tu
       augment: (key, x [...]) -> (x [...], numbers [A]); for images `data.augmentation.edm_augmentation`.
     """
 
+    @entry(entries=None)
     def augmented(networks, schedule, keys, batch, step):
         augment_keys, keys = split(keys, 2)
         x, told = jax.vmap(augment)(augment_keys, batch["x"])

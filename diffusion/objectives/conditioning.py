@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import Objective, split
 from diffusion.schedules import left_broadcast
 
@@ -53,8 +54,11 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Obje
     if not 0 <= rate < 1:
         raise ValueError(f"condition dropout: rate = {rate} must be in [0, 1); 0.1 is usual")
 
+    @entry(entries=None)
     def dropped(networks, schedule, keys, batch, step):
         drop_keys, keys = split(keys, 2)
+        if batch.get("condition") is None:
+            raise ValueError('condition dropout needs a condition, and the batch has none; labels are its "condition"')
         condition = drop_condition(drop_keys, batch["condition"], null, rate)
         return objective(networks, schedule, keys, {**batch, "condition": condition}, step)
 

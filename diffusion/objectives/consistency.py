@@ -15,7 +15,8 @@ from diffusion.objectives.consistency_times import (
     shrinking,
     square_root_curriculum,
 )
-from diffusion.objectives.few_step import Distance, frozen, mix, player, pseudo_huber, squared
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, pseudo_huber, squared
 from diffusion.objectives.inputs import Objective, noised
 from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -58,8 +59,9 @@ def consistency_training(
     Returns:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
     """
-    distance = distance or squared
+    distance = per_example(distance or squared)
 
+    @entry(parameterization)
     def objective(networks, schedule, keys, batch, step):
         x_0, eps, _, t, importance = noised(schedule, density, keys, batch)
         t, s = pairs(schedule, t, step)
@@ -103,8 +105,9 @@ def consistency_distillation(
     Returns:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
     """
-    distance = distance or squared
+    distance = per_example(distance or squared)
 
+    @entry(parameterization, teacher)
     def objective(networks, schedule, keys, batch, step):
         x_0, eps, _, t, importance = noised(schedule, density, keys, batch)
         condition = batch.get("condition")

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import derivative, frozen, player, sum_square
 from diffusion.objectives.inputs import Objective, noised
-from diffusion.parameterizations import Clock, Parameterization, edm, predict
+from diffusion.parameterizations import Clock, Parameterization, edm, predict, read_output
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 
@@ -54,6 +55,7 @@ def continuous_consistency(
         raise ValueError(f"continuous_consistency: warmup = {warmup} and c = {c} must not be negative")
     parameterization = edm(sigma_data, clock)
 
+    @entry(parameterization, teacher)
     def objective(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         condition = batch.get("condition")
@@ -71,7 +73,7 @@ def continuous_consistency(
 
         def trigflow(x, t):
             output = player(networks, "model")(x / sigma_data, parameterization.clock(schedule, t), condition)
-            return -output.astype(jnp.promote_types(output.dtype, jnp.float32))
+            return -read_output(output, x)
 
         # The factor cos sin inside keeps the derivative small at both ends, as in the paper's section 4.1.
         speed = jnp.cos(a) * jnp.sin(a)

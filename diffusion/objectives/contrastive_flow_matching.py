@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 
 from diffusion.couplings import Coupling
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import Objective, in_blocks, noised, weighted_mean_square
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.timesteps import Density
@@ -45,9 +47,10 @@ def contrastive_flow_matching(
     parameterization = velocity(clock)
     another = lambda x: jnp.roll(in_blocks(x, block), -1, axis=1).reshape(x.shape)
 
+    @entry(parameterization)
     def objective(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
-        u, t = evaluate(networks["model"], schedule, parameterization, x_t, t, batch.get("condition"))
+        u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         # The other pair at this example's own time: on the rectified flow, the authors' shuffled targets.
         target = parameterization.target(schedule, t, x_0, eps)
         other = parameterization.target(schedule, t, another(x_0), another(eps))

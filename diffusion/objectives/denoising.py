@@ -1,5 +1,7 @@
 """The denoising objective: regress a network's output on its target at a random time."""
 
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import Objective, noised, weighted_mean_square
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.timesteps import Density
@@ -30,9 +32,10 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
     """
 
+    @entry(parameterization)
     def objective(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
-        output, t = evaluate(networks["model"], schedule, parameterization, x_t, t, batch.get("condition"))
+        output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         error = output - parameterization.target(schedule, t, x_0, eps)
         weight = weighting(schedule, t) * error_scale(schedule, t, parameterization)
         return weighted_mean_square(importance * weight, error), {"t": t}

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.objectives.denoising import denoising
-from diffusion.objectives.few_step import Distance, frozen, mix, player, squared
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, squared
 from diffusion.objectives.inputs import Objective, mean_square, normal, split, times
 from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -66,6 +67,7 @@ def distribution_matching(
       An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
     """
 
+    @entry(generator, teacher, fake)
     def objective(networks, schedule, keys, batch, step):
         prior_keys, time_keys, noise_keys = split(keys, 3)
         condition = batch.get("condition")
@@ -107,6 +109,7 @@ def fake_score(
     """
     denoise = denoising(fake, weighting, density)
 
+    @entry(generator)
     def objective(networks, schedule, keys, batch, step):
         prior_keys, denoise_keys = split(keys, 2)
         z = _prior(schedule, prior_keys, batch)
@@ -135,8 +138,9 @@ def regression(generator: Parameterization, distance: Distance | None = None) ->
       An objective; see `diffusion.objectives.inputs`. The batch holds "start" (z, as
       `samplers.prior` draws it) and "x" (y). Metrics: "t" `[B]`.
     """
-    distance = distance or squared
+    distance = per_example(distance or squared)
 
+    @entry(generator)
     def objective(networks, schedule, keys, batch, step):
         x = generate(player(networks, "model"), schedule, generator, batch["start"], batch.get("condition"))
         return distance(x, batch["x"]), {"t": jnp.full(x.shape[0], schedule.t_max)}

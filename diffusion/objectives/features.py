@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arguments import require_shape
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import Batch, Objective, in_blocks
 from diffusion.parameterizations import Network
 
@@ -41,11 +44,12 @@ def added(objective: Objective, term: Term, weight: float) -> Objective:
       ValueError: when called, if the network does not return (output, features), or is called more than once.
     """
 
+    @entry(entries=None)
     def total(networks, schedule, keys, batch, step):
         seen = []
 
         def model(*inputs):
-            returned = networks["model"](*inputs)
+            returned = player(networks, "model")(*inputs)
             if not isinstance(returned, tuple) or len(returned) != 2:
                 raise ValueError("added: the network \"model\" must return (output, features) for a term on its "
                                  f"features; it returned {type(returned).__name__}")
@@ -57,6 +61,7 @@ def added(objective: Objective, term: Term, weight: float) -> Objective:
             raise ValueError(f"added: the objective called the network \"model\" {len(seen)} times; which features the "
                              "term is to read is only clear for one")
         extra = term(seen[0], networks, batch)
+        require_shape(extra, losses.shape, "added: the losses of the term, one an example,")
         return losses + weight * extra, {**metrics, "term": extra}
 
     return total

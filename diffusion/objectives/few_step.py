@@ -7,22 +7,27 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arguments import require, require_function, require_shape
 from diffusion.objectives.inputs import mean_square
 from diffusion.parameterizations import Network
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 Distance = Callable[[Array, Array], Array]
 """(x `[B, ...]`, y `[B, ...]`) -> distances `[B]`."""
+NETWORKS = 'a mapping from names to networks, {"model": network}'  # what `networks` must be
 
 
 def player(networks: Mapping[str, Network], name: str) -> Network:
     """The network of that name.
 
     Raises:
+      TypeError: if networks is no mapping, or what it holds no function.
       ValueError: if there is none.
     """
+    require(networks, Mapping, "networks", NETWORKS)
     if name not in networks:
         raise ValueError(f"this objective needs a network named {name!r}; it was given {sorted(networks)}")
+    require_function(networks[name], f"the network {name!r}", "a function (x, clock, condition) -> output")
     return networks[name]
 
 
@@ -52,6 +57,17 @@ def derivative(f: Callable[..., Array], primals: tuple, tangents: tuple) -> tupl
             "'xla' (see diffusion.models.attention), and no custom_vjp elsewhere"
         )
     return jax.jvp(f, primals, tangents)
+
+
+def per_example(distance: Distance) -> Distance:
+    """The distance, refused where it is not one number an example."""
+
+    def read(a, b):
+        value = distance(a, b)
+        require_shape(value, a.shape[:1], "a distance, one number an example,")
+        return value
+
+    return read
 
 
 def squared(a: Array, b: Array) -> Array:

@@ -1,6 +1,8 @@
 """Conditional flow matching, with any coupling of data and noise."""
 
 from diffusion.couplings import Coupling
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import Objective, noised, weighted_mean_square
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.timesteps import Density
@@ -30,9 +32,10 @@ def flow_matching(density: Density, coupling: Coupling | None = None, clock: Clo
     """
     parameterization = velocity(clock)
 
+    @entry(parameterization)
     def objective(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
-        u, t = evaluate(networks["model"], schedule, parameterization, x_t, t, batch.get("condition"))
+        u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         error = u - parameterization.target(schedule, t, x_0, eps)
         return weighted_mean_square(importance, error), {"t": t}
 

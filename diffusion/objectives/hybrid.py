@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import Objective, mean_square, noised
 from diffusion.parameterizations import Parameterization, Prediction, evaluate, learned_variance
 from diffusion.samplers.posterior import posterior_mean, posterior_variance, transition_variance
@@ -40,9 +42,10 @@ def hybrid(parameterization: Parameterization, density: Density, T: int = 1000, 
     """
     both = learned_variance(parameterization)
 
+    @entry(both)
     def objective(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
-        output, t = evaluate(networks["model"], schedule, both, x_t, t, batch.get("condition"))
+        output, t = evaluate(player(networks, "model"), schedule, both, x_t, t, batch.get("condition"))
         prediction = both.to_prediction(schedule, t, x_t, output)
         mean_output = jnp.split(output, 2, axis=-1)[0]
         mse = mean_square(mean_output - parameterization.target(schedule, t, x_0, eps))

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arguments import require_shape
 from diffusion.couplings import Coupling
 from diffusion.parameterizations import Network
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -73,7 +74,10 @@ def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[
     noise_keys, pair_keys = (keys, keys) if coupling is None else split(keys, 2)
     x_0 = batch["x"]
     x_1 = batch["noise"] if "noise" in batch else normal(noise_keys, x_0)
-    return x_0, x_1 if coupling is None else coupling(pair_keys, x_0, x_1)
+    if coupling is not None:
+        x_1 = coupling(pair_keys, x_0, x_1)
+    require_shape(x_1, x_0.shape, "what each x is paired with")
+    return x_0, x_1
 
 
 def times(density: Density, keys: Array, batch: Batch) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from diffusion import flow_maps, timesteps
 from diffusion.objectives.conditioning import null_of
+from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import Objective, pairs, split
 from diffusion.parameterizations import Parameterization, Prediction, predict
@@ -62,6 +63,7 @@ def latent_consistency_distillation(
     if not 1 <= solver_steps <= T:
         raise ValueError(f"latent consistency: solver_steps = {solver_steps} must be in [1, T = {T}]")
 
+    @entry(parameterization, teacher)
     def objective(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
         if condition is None:

@@ -8,6 +8,7 @@ from jax import Array
 
 from diffusion.flow_maps import Clocks, mean_velocity, start_and_duration
 from diffusion.objectives.conditioning import drop_condition, null_of
+from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import derivative, mix, player, sum_square
 from diffusion.objectives.inputs import Objective, pairs, split, times
 from diffusion.parameterizations import velocity
@@ -75,6 +76,7 @@ def mean_flow(
     _check(equal, p)
     clocks = clocks or start_and_duration()
 
+    @entry()
     def objective(networks, schedule, keys, batch, step):
         pair_keys, noise_keys, drop_keys = split(keys, 3)
         t, s, importance = _two_times(density, equal, pair_keys, batch)
@@ -128,6 +130,7 @@ def improved_mean_flow(
     _check(equal, p)
     clocks = clocks or start_and_duration()
 
+    @entry()
     def objective(networks, schedule, keys, batch, step):
         pair_keys, noise_keys = split(keys, 2)
         t, s, importance = _two_times(density, equal, pair_keys, batch)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from diffusion.flow_maps import from_denoiser
 from diffusion.guidance import classifier_free, together
 from diffusion.objectives.conditioning import null_of
+from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import Objective, mean_square, pairs, split
 from diffusion.parameterizations import Parameterization, denoiser, predict
@@ -64,6 +65,7 @@ def progressive_distillation(
                          "power of 2, such as 8, and a stage at least one step")
     weighting = weighting or truncated_snr()
 
+    @entry(parameterization, teacher)
     def objective(networks, schedule, keys, batch, step):
         time_keys, noise_keys = split(keys, 2)
         condition = batch.get("condition")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.flow_maps import mean_velocity, start_and_duration
+from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import Objective, mean_square, pairs, split
 from diffusion.parameterizations import Clock, velocity
@@ -48,6 +49,7 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
         raise ValueError(f"shortcut: share = {share} must be in [0, 1] (1/4 in the paper)")
     clocks = start_and_duration(clock)
 
+    @entry()
     def objective(networks, schedule, keys, batch, step):
         noise_keys, case_keys, size_keys, time_keys = split(keys, 4)
         x_0, eps = pairs(noise_keys, batch)

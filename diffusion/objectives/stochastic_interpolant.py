@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from diffusion import couplings
 from diffusion.couplings import Coupling
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import Objective, normal, pairs, split, times, weighted_mean_square
 from diffusion.objectives.interpolants import Interpolant, brownian_bridge
 from diffusion.parameterizations import Clock, evaluate, velocity
@@ -61,8 +63,9 @@ def stochastic_interpolant(
     unknown = [name for name in predicts if name not in TARGETS]
     if unknown or not predicts:
         raise ValueError(f"stochastic_interpolant: predicts = {predicts}; give one or more of {', '.join(TARGETS)}")
-    outputs = velocity(clock)  # of any meaning: only its clock is read
+    outputs = velocity(clock)._replace(channels=len(predicts))  # of any meaning: only its clock is read
 
+    @entry(outputs)
     def objective(networks, schedule, keys, batch, step):
         time_keys, pair_keys, noise_keys = split(keys, 3)
         x_0, x_1 = pairs(pair_keys, batch, coupling)
@@ -70,10 +73,7 @@ def stochastic_interpolant(
         z, at = normal(noise_keys, x_0), left_broadcast(t, x_0)
         mean, mean_dot = jax.jvp(lambda t: interpolant.mean(t, x_0, x_1), (at,), (jnp.ones_like(at),))
         gamma, gamma_dot = jax.jvp(interpolant.gamma, (at,), (jnp.ones_like(at),))
-        output, t = evaluate(networks["model"], schedule, outputs, mean + gamma * z, t, batch.get("condition"))
-        if output.shape != (*x_0.shape[:-1], len(predicts) * x_0.shape[-1]):
-            raise ValueError(f"stochastic_interpolant: to predict {', '.join(predicts)} for data of shape {x_0.shape} "
-                             f"the network needs {len(predicts)} times its channels; it returned {output.shape}")
+        output, t = evaluate(player(networks, "model"), schedule, outputs, mean + gamma * z, t, batch.get("condition"))
         losses = {
             name: weighted_mean_square(importance, part - TARGETS[name](mean_dot, gamma_dot, z))
             for name, part in zip(predicts, jnp.split(output, len(predicts), axis=-1))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arguments import require_shape
+from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import Objective
 from diffusion.parameterizations import log_sigma
@@ -76,6 +78,7 @@ def with_uncertainty(objective: Objective) -> Objective:
       An objective with the metrics of the first, and "unweighted" `[B]`, its losses, and "uncertainty" `[B]`.
     """
 
+    @entry(entries=None)
     def weighted(networks: Mapping[str, Any], schedule, keys, batch, step):
         network = player(networks, "uncertainty")
         losses, metrics = objective(networks, schedule, keys, batch, step)
@@ -83,6 +86,7 @@ def with_uncertainty(objective: Objective) -> Objective:
             raise ValueError(f"with_uncertainty needs one time for each example; the objective's have the shape "
                              f"{metrics['t'].shape} for losses of shape {losses.shape}")
         u = network(None, log_sigma()(schedule, metrics["t"]), None)
+        require_shape(u, losses.shape, "with_uncertainty: what the network \"uncertainty\" returns, one an example,")
         return losses / jnp.exp(u) + u, {**metrics, "unweighted": losses, "uncertainty": u}
 
     return weighted

@@ -2,20 +2,20 @@
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arguments import require_shape
+from diffusion.objectives.decoders import Decoder, levels
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import Objective, noised, normal, split, weighted_mean_square
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 from diffusion.weightings import error_scale
-
-Decoder = Callable[[Array, Array, Array], Array]
-"""(x_0, noise, sigma / alpha) -> log p(x_0 | x_t) entry by entry."""
 
 
 def variational_bound(
@@ -42,7 +42,8 @@ def variational_bound(
       density: of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule._replace(t_min=t_start)) is, or
         with an importance that makes up for another one.
       t_start: first time, where sigma > 0; the schedule's t_min if None.
-      decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) entry by entry; `levels()` if None, for bytes.
+      decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) entry by entry, of
+        `objectives.decoders`; `decoders.levels()` if None, for bytes.
 
     Returns:
       An objective; see `diffusion.objectives.inputs`. Metrics: "t", "prior", "reconstruction", "diffusion", `[B]`.
@@ -52,6 +53,7 @@ def variational_bound(
     """
     decoder = decoder or levels()
 
+    @entry(parameterization)
     def objective(networks, schedule, keys, batch, step):
         start = schedule.t_min if t_start is None else t_start
         if start <= 0:
@@ -59,13 +61,14 @@ def variational_bound(
                              "density given x_{t_start}; give a t_start > 0, such as 1e-3")
         diffusion_keys, decoder_keys = split(keys, 2)
         x_0, eps, x_t, t, importance = noised(schedule, density, diffusion_keys, batch)
-        output, t = evaluate(networks["model"], schedule, parameterization, x_t, t, batch.get("condition"))
+        output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         log_snr, slope = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
         weight = -(schedule.t_max - start) / 2 * slope * jnp.exp(log_snr) * error_scale(schedule, t, parameterization)
         error = output - parameterization.target(schedule, t, x_0, eps)
 
         ratio = jnp.exp(-schedule.log_snr(jnp.full_like(t, start)) / 2)
         decoded = decoder(x_0, normal(decoder_keys, x_0), left_broadcast(ratio, x_0))
+        require_shape(decoded, x_0.shape, "what the decoder returns, entry by entry,")
         terms = {
             "prior": _mean(_prior(schedule, x_0)),
             "reconstruction": -_mean(decoded),
@@ -75,32 +78,6 @@ def variational_bound(
         return functools.reduce(jnp.add, terms.values()), {"t": t, **terms}
 
     return objective
-
-
-def levels(count: int = 256) -> Decoder:
-    """The decoder of data on `count` levels of [-1, 1]: p(x_0 | x_t) proportional to q(x_t | x_0), entry by entry.
-
-    Kingma et al. 2021, as in the authors' code. The bound is then on the probability of the data, not on a
-    density. Data outside of [-1, 1] has a bound of NaN.
-
-    Args:
-      count: number of levels, -1 + 2 k / (count - 1).
-    """
-    half = (count - 1) / 2
-
-    def decoder(x_0, noise, ratio):
-        values = jnp.arange(count) / half - 1
-        y = (x_0 + ratio * noise)[..., None]
-        log_p = jax.nn.log_softmax(-jnp.square((y - values) / ratio[..., None]) / 2)
-        own = jnp.round((x_0 + 1) * half).astype(jnp.int32)
-        return jnp.take_along_axis(log_p, own[..., None], axis=-1)[..., 0]
-
-    return decoder
-
-
-def gaussian() -> Decoder:
-    """The decoder of continuous data: p(x_0 | x_t) = N(x_t / alpha, (sigma / alpha)^2 I)."""
-    return lambda x_0, noise, ratio: -jnp.square(noise) / 2 - jnp.log(ratio) - math.log(2 * math.pi) / 2
 
 
 def _prior(schedule, x_0):

@@ -9,8 +9,9 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion import ode, polar
+from diffusion.arguments import require_floats
 from diffusion.parameterizations import Denoiser
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 
 
 class AdaptiveStats(NamedTuple):
@@ -68,6 +69,8 @@ def adaptive(
     Raises:
       ValueError: if the times are outside the schedule or equal, or a tolerance is not positive.
     """
+    check_schedule(schedule)
+    require_floats(x, "x")
     t_start = schedule.t_max if t_start is None else t_start
     t_end = schedule.t_min if t_end is None else t_end
     for name, t in (("t_start", t_start), ("t_end", t_end)):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule
 
 
@@ -40,7 +40,7 @@ def denoising_error(
         number, t = number_and_time
         draw = lambda key: jax.random.normal(jax.random.fold_in(key, number), x_0.shape[1:], x_0.dtype)
         eps = jax.vmap(draw)(keys)
-        x0 = denoise(schedule.alpha(t) * x_0 + schedule.sigma(t) * eps, t).x0
+        x0 = checked(denoise)(schedule.alpha(t) * x_0 + schedule.sigma(t) * eps, t).x0
         return jnp.mean((x_0 - x0) ** 2)
 
     levels, errors = _finite(schedule.log_snr(times)), jax.lax.map(at, (jnp.arange(times.size), times))

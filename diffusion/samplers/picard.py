@@ -10,8 +10,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion import polar
-from diffusion.parameterizations import Denoiser
-from diffusion.samplers.sample import Sampler, check_kind, keys_of_step, normal
+from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.sample import Sampler, check_start, check_walk, checked_map, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Plan
 
@@ -76,7 +76,9 @@ def picard(
     Raises:
       ValueError: if the plan renoises, the window is not in [1, N], or the tolerance is negative.
     """
-    check_kind(sampler, denoise)
+    check_walk(sampler, denoise, schedule, plan)
+    check_start(x, keys)
+    denoise = (checked_map if sampler.of_flow_maps else checked)(denoise)
     N = len(plan.t)
     window = N if window is None else window
     if not 1 <= window <= N:

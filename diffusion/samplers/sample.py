@@ -11,10 +11,11 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion.arguments import require, require_floats, require_keys, require_shape
 from diffusion.guidance.memory import Memory, Unpaired, within_step
-from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.posterior import forward
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps import Plan
 
 
@@ -75,7 +76,13 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
       schedule: gives the distribution at t_max.
       keys: `[B]` random keys; not those given to `sample`.
       shape: of one sample.
+
+    Raises:
+      TypeError: for a schedule that is none.
+      ValueError: for raw keys, or a single one.
     """
+    check_schedule(schedule)
+    require_keys(keys, max(jnp.size(keys), 1), "the prior needs one key for each sample")
     return jax.vmap(lambda key: schedule.prior(key, shape))(keys)
 
 
@@ -100,7 +107,7 @@ def loop(
     after_step: AfterStep | None = None,
 ) -> Loop:  # fmt: skip
     """The pieces of a walk; arguments and errors are those of `sample`."""
-    check_kind(sampler, denoise)
+    check_walk(sampler, denoise, schedule, plan)
     concrete = not isinstance(plan.renoise, Tracer)
     renoises = not concrete or bool(np.any(plan.renoise))
     if concrete and not isinstance(plan.t, Tracer) and sampler.draws:
@@ -112,13 +119,12 @@ def loop(
             raise ValueError("this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler "
                              "that reads both x0 and eps: ddim()")
         denoise = denoise.denoise
+    read = checked_map if sampler.of_flow_maps else checked
     begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
     typed = lambda x: Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
     def init(x):
-        if keys.shape != x.shape[:1]:
-            raise ValueError(f"sampling needs one key for each of the {x.shape[0]} samples; got keys of shape "
-                             f"{keys.shape}. Make them with jax.random.split(key, {x.shape[0]})")
+        check_start(x, keys)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return sampler.init(x, schedule, typed(x)), begin(x)
 
@@ -128,7 +134,7 @@ def loop(
 
         def solve(state, memory):
             guided, remembered = within_step(denoise, memory)
-            state = sampler.step(state, guided, schedule, plan, i, normal(step_keys, sampler.draws, x))
+            state = sampler.step(state, read(guided), schedule, plan, i, normal(step_keys, sampler.draws, x))
             return state, remembered()
 
         def renoise(state, memory):
@@ -197,8 +203,11 @@ def sample(
       x at plan.s[-1], `[B, ...]`; with `trajectory`, also a `Trajectory`.
 
     Raises:
-      ValueError: if keys do not match the batch, a stochastic sampler is given steps that go up, or one that
-        does not read both fields an unpaired guidance, or one of flow maps a denoiser or the reverse.
+      TypeError: for arguments of another kind, such as a grid in the place of a plan, or a network in that of a
+        denoiser.
+      ValueError: if keys do not match the batch, a prediction has not the shape of x, a stochastic sampler is given
+        steps that go up, or one that does not read both fields an unpaired guidance, or one of flow maps a denoiser or
+        the reverse.
     """
     walk = loop(sampler, denoise, schedule, plan, keys, after_step)
 
@@ -241,6 +250,31 @@ def stepwise(walk: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
     return run
 
 
+def check_walk(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, plan: Plan) -> None:
+    """Refuses what no walk is made of; errors are those of `sample`."""
+    require(sampler, Sampler, "sampler", "a Sampler, such as samplers.heun()")
+    check_schedule(schedule)
+    require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")
+    check_kind(sampler, denoise)
+
+
+def check_start(x: Array, keys: Array) -> None:
+    """Refuses samples of integers, and keys that are not one a sample."""
+    require_floats(x, "x")
+    require_keys(keys, x.shape[0], f"sampling needs one key for each of the {x.shape[0]} samples")
+
+
+def checked_map(flow_map: Callable[..., Any]) -> Callable[..., Array]:
+    """A flow map, what it makes of x_t refused where it has not its shape."""
+
+    def read(x_t, t, s):
+        x_s = flow_map(x_t, t, s)
+        require_shape(x_s, x_t.shape, "what a flow map makes of x_t")
+        return x_s
+
+    return read
+
+
 def check_kind(sampler: Sampler, network: Callable) -> None:
     """Refuses a denoiser for a sampler of flow maps, and the reverse, by the number of arguments that each takes."""
     try:
@@ -259,8 +293,10 @@ def check_kind(sampler: Sampler, network: Callable) -> None:
         raise ValueError("this sampler takes a flow map (x_t, t, s) -> x_s, such as flow_maps.consistency(...), and "
                          "got a denoiser (x_t, t) -> Prediction; sample it with ddim() or another sampler of denoisers")
     if not sampler.of_flow_maps and takes(3) and not takes(2):
-        raise ValueError("this sampler takes a denoiser (x_t, t) -> Prediction and got a flow map (x_t, t, s) -> x_s; "
-                         "sample it with flow_map(), consistency() or tcd()")
+        raise ValueError("this sampler takes a denoiser (x_t, t) -> Prediction and got a flow map (x_t, t, s) -> x_s, "
+                         "or a network (x, clock, condition). A map is sampled with flow_map(), consistency() or "
+                         "tcd(); a network becomes a denoiser by parameterizations.denoiser(network, schedule, "
+                         "parameterization)")
 
 
 def keys_of_step(keys: Array, i: ArrayLike) -> Array:

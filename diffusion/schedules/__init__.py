@@ -5,19 +5,22 @@ process through them alone. The end at t = 0 is the data, in every schedule: alp
 log_snr(0) = +inf, so that a sampling plan can end at the clean sample whatever `t_min` is.
 """
 
+from diffusion.schedules.coefficients import from_alpha_sigma
 from diffusion.schedules.cosine import cosine, sigmoid
 from diffusion.schedules.discrete import from_betas, linear_beta, scaled_linear
 from diffusion.schedules.flow import rectified_flow, trigonometric
 from diffusion.schedules.given import from_log_snr, init_learned, learned
-from diffusion.schedules.noise_schedule import NoiseSchedule, left_broadcast, preserves_variance
+from diffusion.schedules.noise_schedule import NoiseSchedule, check_schedule, left_broadcast, preserves_variance
 from diffusion.schedules.transforms import shifted, zero_terminal_snr
 from diffusion.schedules.variance_exploding import edm, variance_exploding
 from diffusion.schedules.variance_preserving import sub_vp, variance_preserving
 
 __all__ = [
     "NoiseSchedule",
+    "check_schedule",
     "cosine",
     "edm",
+    "from_alpha_sigma",
     "from_betas",
     "from_log_snr",
     "init_learned",

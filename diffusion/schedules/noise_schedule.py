@@ -1,12 +1,14 @@
 """What a noise schedule is: the type that every factory of this package returns, and what they all need."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+
+from diffusion.arguments import require
 
 
 class NoiseSchedule(NamedTuple):
@@ -62,6 +64,15 @@ def left_broadcast(t: ArrayLike, x: Array) -> Array:
         raise ValueError(f"the shape of t, {t.shape}, is not a prefix of the shape of x, {x.shape}; "
                          "pass one time for all ([]), one an example ([B]) or one a frame ([B, F])")
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def check_schedule(schedule: Any) -> None:
+    """Refuses what is no schedule, such as a function of `schedules` that was not called.
+
+    Raises:
+      TypeError: saying what came.
+    """
+    require(schedule, NoiseSchedule, "schedule", "a NoiseSchedule, such as schedules.rectified_flow()")
 
 
 def preserves_variance(schedule: NoiseSchedule) -> bool:

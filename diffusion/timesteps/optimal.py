@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.parameterizations import Denoiser
+from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps.checks import at_least_one
 
@@ -59,7 +59,7 @@ def _errors(denoise: Denoiser, schedule: NoiseSchedule, grid: Array, x: Array) -
     spread = jax.vmap(lambda x: jnp.sqrt(jnp.mean((x - x.mean(axis=0)) ** 2)))(x)
 
     def misses(t, x_t):
-        x0, eps = denoise(x_t, t)[:2]
+        x0, eps = checked(denoise)(x_t, t)[:2]
         arrive = lambda s, x_s: jnp.sqrt(jnp.mean((schedule.alpha(s) * x0 + schedule.sigma(s) * eps - x_s) ** 2))
         return jax.lax.map(lambda to: arrive(*to), (grid, x))
 

@@ -1,0 +1,64 @@
+"""Where an objective is entered: what it is called with and what it returns, checked once for all of them."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+from diffusion.arguments import require, require_floats, require_keys, require_shape
+from diffusion.objectives.few_step import NETWORKS
+from diffusion.objectives.inputs import Objective
+from diffusion.parameterizations import Parameterization, check
+from diffusion.schedules import check_schedule
+
+# What the objectives of this library read of a batch, all of them together: two players share one batch.
+ENTRIES = ("x", "condition", "index", "noise", "start", "density")
+
+
+def entry(
+    *read: Parameterization | None, entries: tuple[str, ...] | None = ENTRIES
+) -> Callable[[Objective], Objective]:
+    """A decorator of objectives that refuses what they would otherwise broadcast, ignore, or train in vain.
+
+        @entry(parameterization)
+        def objective(networks, schedule, keys, batch, step): ...
+
+    Args:
+      *read: the parameterizations by which its networks are read; None stands for no network.
+      entries: what the batch may hold; None for a wrapper, which leaves that to the objective that it wraps.
+
+    Returns:
+      objective -> the objective, which raises
+
+      TypeError: for networks that are no mapping, a schedule or a batch that is none, or an x of integers.
+      ValueError: for keys that are not one an example, an entry of the batch that no objective reads, noise of another
+        shape than x's, losses that are not one an example, and, as `parameterizations.denoiser`, a parameterization
+        that is not defined at schedule.t_max: what is trained there could not be sampled.
+    """
+
+    def of(objective: Objective) -> Objective:
+        @functools.wraps(objective)
+        def entered(networks, schedule, keys, batch, step):
+            require(networks, Mapping, "networks", NETWORKS)
+            require(batch, Mapping, "batch", 'a mapping with the data as "x", {"x": x, "condition": labels}')
+            if "x" not in batch:
+                raise ValueError(f'the batch needs the data as "x"; its entries are {sorted(batch)}')
+            unknown = [] if entries is None else sorted(set(batch) - set(entries))
+            if unknown:
+                raise ValueError(f"no objective reads the batch's {', '.join(unknown)}; valid entries are "
+                                 f"{', '.join(ENTRIES)}. What the network is to see belongs in the condition")
+            x = batch["x"]
+            require_floats(x, 'batch["x"]')
+            for name in ("noise", "start"):
+                if name in batch:
+                    require_shape(batch[name], x.shape, f'batch["{name}"], which is paired with x,')
+            require_keys(keys, x.shape[0], f"an objective needs one key for each of the {x.shape[0]} examples")
+            check_schedule(schedule)
+            for parameterization in read:
+                if parameterization is not None:
+                    check(parameterization, schedule)
+            losses, metrics = objective(networks, schedule, keys, batch, step)
+            require_shape(losses, keys.shape, "an objective's losses, one an example,")
+            return losses, metrics
+
+        return entered
+
+    return of

@@ -1,0 +1,262 @@
+"""The slips of a first hour end in a sentence, and nothing of another shape than x's is broadcast."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import (
+    flow_maps,
+    guidance,
+    likelihood,
+    objectives,
+    ode,
+    parameterizations,
+    samplers,
+    schedules,
+    timesteps,
+)
+from tests import few_step_cases, objective_cases
+
+FLOW, V = schedules.rectified_flow(), parameterizations.velocity()
+KEYS, X = jax.random.split(jax.random.key(0), 4), jnp.ones((4, 2))
+PLAN, CALLED = timesteps.plan(timesteps.uniform(FLOW, 3)), "has to be called"
+
+
+def network(x, clock, condition):
+    return 0.5 * x
+
+
+def optional(x, clock, condition=None):
+    return 0.5 * x
+
+
+MATCHING = objectives.flow_matching(timesteps.uniform_density(FLOW))
+DENOISE = parameterizations.denoiser(network, FLOW, V)
+MAP = flow_maps.mean_flow(network, FLOW)
+
+
+HEUN, MODEL, BATCH = samplers.heun(), {"model": network}, {"x": X}
+
+
+def train(networks=MODEL, schedule=FLOW, keys=KEYS, batch=BATCH, objective=MATCHING):
+    return jax.eval_shape(lambda: objective(networks, schedule, keys, batch, 0)[0])
+
+
+def sample(sampler=HEUN, denoise=DENOISE, schedule=FLOW, x=X, plan=PLAN, keys=KEYS, by=samplers.sample):
+    return jax.eval_shape(lambda: by(sampler, denoise, schedule, x, plan, keys))
+
+
+def said(x0):
+    """A denoiser of one's own whose estimate has another shape."""
+    return lambda x, t: parameterizations.Prediction(x0(x), x)
+
+
+SLIPS = {
+    "bare network": (lambda: train(network), TypeError, "networks must be a mapping .* got the function network"),
+    "parameters for a network": (lambda: train({"model": {"w": 1.0}}), TypeError, "'model' must be a function"),
+    "misspelt network": (lambda: train({"modle": network}), ValueError, "'model'; it was given .'modle'"),
+    "array for the batch": (lambda: train(batch=X), TypeError, r"batch must be a mapping .* shape \(4, 2\)"),
+    "batch without x": (lambda: train(batch={"image": X}), ValueError, "as \"x\"; its entries are .'image'"),
+    "mask": (lambda: train(batch={"x": X, "mask": X}), ValueError, "no objective reads the batch's mask; valid .* x"),
+    "integers to train on": (lambda: train(batch={"x": jnp.ones((4, 2), jnp.uint8)}), TypeError, r"1\]; .* uint8"),
+    "noise": (lambda: train(batch={"x": X, "noise": X[:, :1]}), ValueError, r"\(4, 2\), and has \(4, 1\)"),
+    "one key to train": (lambda: train(keys=jax.random.key(0)), ValueError, "single key. Make them with .*, 4"),
+    "raw keys to train": (lambda: train(keys=jax.random.split(jax.random.PRNGKey(0), 4)), ValueError, "PRNGKey .*wrap"),
+    "too few keys": (lambda: train(keys=KEYS[:2]), ValueError, r"got keys of shape \(2,\)"),
+    "schedule's function": (lambda: train(schedule=schedules.cosine), TypeError, f"rectified_flow.*cosine.*{CALLED}"),
+    "dropout": (
+        lambda: train(objective=objectives.with_condition_dropout(MATCHING, 0, 0.1)), ValueError, "none; labels are"
+    ),
+    "dropout, one key": (
+        lambda: train(keys=KEYS[0], objective=objectives.with_condition_dropout(MATCHING, 0, 0.1)), ValueError, "single"
+    ),
+    "coupling": (
+        lambda: train(objective=objectives.flow_matching(timesteps.uniform_density(FLOW), lambda k, x, e: e[:, 0])),
+        ValueError, r"\(4, 2\), and has \(4,\)",
+    ),
+    "distance": (
+        lambda: train(objective=objectives.consistency_training(
+            V, timesteps.uniform_density(FLOW), few_step_cases.near(0.2), lambda a, b: ((a - b) ** 2).mean(),
+            target="model",
+        )), ValueError, r"one number an example, must have the shape \(4,\)",
+    ),
+    "losses": (
+        lambda: train(objective=objectives.added(
+            objectives.flow_matching(timesteps.uniform_density(FLOW)), lambda features, *_: jnp.zeros(1), 0.5,
+        ), networks={"model": lambda x, *_: (x, x)}), ValueError, r"term, one an example, .* \(4,\), and has \(1,\)",
+    ),
+    "uncertainty": (
+        lambda: train(objective=objectives.with_uncertainty(MATCHING), networks={
+            "model": network, "uncertainty": lambda x, clock, c: clock[:, None]}), ValueError, r"has \(4, 1\)",
+    ),
+    "schedule's function to read by": (
+        lambda: parameterizations.denoiser(network, schedules.cosine, V), TypeError, CALLED
+    ),
+    "parameterization's function": (
+        lambda: parameterizations.denoiser(network, FLOW, parameterizations.v), TypeError, CALLED
+    ),
+    "parameters to read": (lambda: parameterizations.denoiser({}, FLOW, V), TypeError, "network must be a function"),
+    "parameters of a map": (lambda: flow_maps.mean_flow({}, FLOW), TypeError, "network must be a function"),
+    "schedule's function of a map": (lambda: flow_maps.shortcut(network, schedules.cosine), TypeError, CALLED),
+    "parameters to guide": (lambda: guidance.together({}, FLOW, V, (X, X)), TypeError, "network must be a function"),
+    "integers to denoise": (lambda: DENOISE(jnp.ones((4, 2), int), 0.5), TypeError, "x_t must be .* floating-point"),
+    "sampler's function": (lambda: sample(samplers.heun), TypeError, f"samplers.heun.*the function heun.*{CALLED}"),
+    "network for a denoiser": (lambda: sample(denoise=network), ValueError, "a network becomes a denoiser by"),
+    "network of two arguments": (lambda: sample(denoise=optional), TypeError, "returns must be a Prediction.*array of"),
+    "grid for a plan": (lambda: sample(plan=timesteps.uniform(FLOW, 3)), TypeError, "plan must be a Plan.*array of"),
+    "schedule's function to sample": (lambda: sample(schedule=schedules.cosine), TypeError, CALLED),
+    "integers to sample": (lambda: sample(x=jnp.ones((4, 2), int)), TypeError, "x must be .*floating-point.*int32"),
+    "one key to sample": (lambda: sample(keys=KEYS[0]), ValueError, "single key. Make them with .*, 4"),
+    "raw keys to sample": (lambda: sample(keys=jax.random.split(jax.random.PRNGKey(0), 4)), ValueError, "raw keys"),
+    "picard": (lambda: sample(plan=timesteps.uniform(FLOW, 3), by=samplers.picard), TypeError, "plan must be a Plan"),
+    "picard's keys": (lambda: sample(keys=KEYS[0], by=samplers.picard), ValueError, "a single key"),
+    "estimate": (lambda: sample(denoise=said(lambda x: x[:, 0])), ValueError, r"\(4, 2\), and has \(4,\)"),
+    "picard's estimate": (lambda: sample(denoise=said(lambda x: x[0]), by=samplers.picard), ValueError, r"has \(2,\)"),
+    "map": (
+        lambda: sample(samplers.flow_map(), lambda x, t, s: x[0]), ValueError, r"shape \(4, 2\), and has \(2,\)"
+    ),
+    "branches": (
+        lambda: guidance.separately(DENOISE, said(lambda x: x[:1]))(X, 0.5), ValueError, r"\(4, 2\), and has \(1, 2\)"
+    ),
+    "threshold": (
+        lambda: guidance.dynamic_threshold(said(lambda x: x[:, 0]), FLOW)(X, 0.5), ValueError, r"has \(4,\)"
+    ),
+    "classifier": (
+        lambda: guidance.classifier(DENOISE, FLOW, lambda x, t: x)(X, 0.5), ValueError, r"\(4,\), and has \(4, 2\)"
+    ),
+    "adaptive": (lambda: samplers.adaptive(said(lambda x: x[:, 0]), FLOW, X), ValueError, r"has \(4,\)"),
+    "adaptive's integers": (lambda: samplers.adaptive(DENOISE, FLOW, jnp.ones((4, 2), int)), TypeError, "int32"),
+    "likelihood of bytes": (
+        lambda: likelihood.log_likelihood(
+            DENOISE, FLOW, jnp.ones((4, 2), jnp.uint8), ode.runge_kutta(np.linspace(0, 1, 3)), likelihood.exact()
+        ), TypeError, "uint8",
+    ),
+    "prior's schedule": (lambda: samplers.prior(schedules.cosine, KEYS, (2,)), TypeError, CALLED),
+    "prior's keys": (lambda: samplers.prior(FLOW, KEYS[0], (2,)), ValueError, "a single key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_slip_ends_in_a_sentence(name):
+    call, error, sentence = SLIPS[name]
+    with pytest.raises(error, match=sentence):
+        jax.eval_shape(call)
+
+
+def test_what_is_right_passes():
+    assert train().shape == (4,) and sample().shape == (4, 2)
+    assert sample(samplers.flow_map(), MAP).shape == (4, 2)
+
+
+OTHER = {
+    "[B]": lambda y: y[:, 0],
+    "[B, B]": lambda y: jnp.tile(y[:, :1], len(y)),
+    "[1]": lambda y: y[0, :1],
+    "[..., 1]": lambda y: y[..., None],
+    "2 C": lambda y: jnp.concatenate([y, y], axis=-1),
+    "features": lambda y: (y, y),
+}
+
+
+@pytest.mark.parametrize("shape", OTHER)
+@pytest.mark.parametrize("read", ["evaluate", "predict", "map", "together"])
+def test_an_output_of_another_shape_is_refused_and_both_are_named(read, shape):
+    """x [B, 1] against [B] is [B, B]: it once trained and sampled."""
+    x = jnp.ones((4, 1))
+    other = lambda x, clock, condition: OTHER[shape](0.5 * x)
+    run = {
+        "evaluate": lambda: parameterizations.evaluate(other, FLOW, V, x, 0.5),
+        "predict": lambda: parameterizations.denoiser(other, FLOW, V)(x, 0.5),
+        "map": lambda: flow_maps.mean_flow(other, FLOW)(x, 0.5, 0.2),
+        "together": lambda: guidance.together(other, FLOW, V, (jnp.ones(4), jnp.zeros(4)))(x, 0.5),
+    }[read]
+    with pytest.raises(ValueError, match=r"the network returned .* for x of shape \(\d, 1\); .* needs .* \(\d, 1\)"):
+        jax.eval_shape(run)
+
+
+def test_a_learned_variance_has_twice_the_channels():
+    read = parameterizations.learned_variance(V)
+    run = lambda other: jax.eval_shape(lambda: parameterizations.denoiser(other, FLOW, read)(X, 0.5))
+    assert run(lambda x, t, c: jnp.concatenate([x, x], -1)).variance.shape == X.shape
+    with pytest.raises(ValueError, match=r"shape \(4, 2\).* needs the shape \(4, 4\), 2 times its channels"):
+        run(network)
+
+
+@pytest.mark.parametrize("name", [name for name in few_step_cases.MEMBERS if name != "adversarial_discriminator"])
+def test_every_few_step_objective_refuses_an_output_of_another_shape(name):
+    """Each in the place of each network that it reads; a discriminator's logits have a shape of their own."""
+    member, batch = few_step_cases.MEMBERS[name], few_step_cases.batch_of(4, (1,))
+    players = few_step_cases.networks(member, few_step_cases.parameters_of(member))
+    for player in set(players) - {"discriminator"}:
+        wrong = players | {player: lambda *inputs, right=players[player]: right(*inputs)[:, 0]}
+        with pytest.raises(ValueError, match="the network returned"):
+            jax.eval_shape(lambda: few_step_cases.run(name, batch, players=wrong))  # noqa: B023
+
+
+@pytest.mark.parametrize("name", objective_cases.OBJECTIVES)
+def test_every_objective_refuses_an_output_of_another_shape(name):
+    case, schedule = objective_cases.OBJECTIVES[name], objective_cases.SCHEDULES["cosine"]
+    right = objective_cases.network_of(case, lambda x, *_: 0.5 * x)
+
+    def wrong(*inputs):
+        y = right(*inputs)
+        return y[:, :1] if case.features is None else (y[0][:, :1], y[1])
+
+    run = lambda network: jax.eval_shape(lambda: objective_cases.losses_of(
+        case.make(timesteps.uniform_density(schedule)), network, schedule, KEYS, X, **case.batch(X)))  # fmt: skip
+    assert run(right)[0].shape == (4,)
+    with pytest.raises(ValueError, match="the network returned"):
+        run(wrong)
+
+
+# What sampling refuses, training refuses first.
+
+
+@pytest.mark.parametrize("name", ["epsilon", "score", "edm", "v"])
+@pytest.mark.parametrize("make", [schedules.rectified_flow, schedules.cosine, schedules.edm])
+def test_what_no_denoiser_can_read_is_not_trained(name, make):
+    """EDM's parameterization on the rectified flow once trained 1,500 steps, and was refused at sampling."""
+    read, schedule = getattr(parameterizations, name)(), make()
+    objective = objectives.denoising(read, lambda schedule, t: jnp.ones_like(t), timesteps.uniform_density(schedule))
+    sampled = _outcome(lambda: parameterizations.denoiser(network, schedule, read))
+    trained = _outcome(lambda: train(schedule=schedule, objective=objective))
+    assert sampled == trained
+    assert (sampled is None) == (make is schedules.edm or name == "v")
+    assert _outcome(lambda: train(schedule=schedule._replace(t_max=0.99), objective=objective)) is None
+
+
+TWO_TIMES = ("mean_flow", "mean_flow(guided)", "improved_mean_flow", "shortcut")  # they read no parameterization
+
+
+@pytest.mark.parametrize("name", [name for name in few_step_cases.MEMBERS if name not in TWO_TIMES])
+def test_every_few_step_objective_is_refused_where_its_networks_cannot_be_read(name):
+    """By a clock that is not finite at the end."""
+    member = few_step_cases.MEMBERS[name]
+    schedule, players = member.schedule, few_step_cases.networks(member, few_step_cases.parameters_of(member))
+    ended = schedule._replace(log_snr=lambda t: jnp.where(jnp.asarray(t) < 1, schedule.log_snr(t), -jnp.inf),
+                              alpha=lambda t: jnp.where(jnp.asarray(t) < 1, schedule.alpha(t), jnp.nan))
+    objective = few_step_cases.OBJECTIVES[name]
+    if name.startswith("continuous"):
+        objective = objectives.continuous_consistency(few_step_cases.UNIFORM)
+    if schedule is few_step_cases.FLOW and not name.startswith("continuous"):
+        ended, objective = schedule, _with_edm(name)
+    batch = few_step_cases.batch_of(4)
+    with pytest.raises(ValueError, match="not finite at t = 1|not defined at t = 1"):
+        jax.eval_shape(lambda: objective(players, ended, KEYS, batch, 0))
+
+
+def _with_edm(name):
+    """The objective of that name, of networks that EDM's parameterization reads."""
+    before, few_step_cases.V = few_step_cases.V, parameterizations.edm()
+    try:
+        return few_step_cases.MEMBERS[name].make()
+    finally:
+        few_step_cases.V = before
+
+
+def _outcome(run):
+    try:
+        run()
+    except ValueError as error:
+        return str(error)
