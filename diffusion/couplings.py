@@ -94,9 +94,9 @@ def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: i
     def checked(keys, x0, eps):
         paired, error = couple(keys, x0, eps)
         if not isinstance(error, Tracer) and not error <= tolerance:
-            raise ValueError(f"sinkhorn: after {iterations} iterations a column of the plan is off by {error:.2g} of its "
-                             f"sum, more than tolerance = {tolerance:g}; give more iterations, or a larger reg than "
-                             f"{reg:g}")
+            raise ValueError(f"sinkhorn: after {iterations} iterations a column of the plan is off by {error:.2g} of "
+                             f"its sum, more than tolerance = {tolerance:g}; give more iterations, or a larger reg "
+                             f"than {reg:g}")
         return paired
 
     return checked
@@ -142,8 +142,8 @@ def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, itera
 
         log pi_ij = f_i + g_j - |x_i - e_j|^2 / reg,    f and g set in turn so that rows and columns sum to 1 / n
 
-    in logarithms, so that a small reg does not underflow. The rows are exact, the columns within `tolerance` unless the iterations
-    end first, which `marginal_error` shows.
+    in logarithms, so that a small reg does not underflow. The rows are exact, the columns within `tolerance`
+    unless the iterations end first, which `marginal_error` shows.
 
     Args:
       x: `[n, ...]` points.
@@ -169,8 +169,10 @@ def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, itera
     return jax.lax.while_loop(unfinished, sweep, (normalized(scores, 1), 0))[0]
 
 
-def _in_blocks(name: str, block: int, pair: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
-    """Applies `pair` to every `block` consecutive examples: (eps re-paired, the largest error of a block `[]`)."""
+def _in_blocks(
+    name: str, block: int, pair: Callable[[Array, Array, Array], tuple[Array, Array]]
+) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+    """(keys, x0, eps) -> (eps re-paired, the largest error of a block `[]`), by `pair` of `block` consecutive ones."""
     if block < 2:
         raise ValueError(f"{name}: block = {block}; at least 2 examples can be matched")
 

@@ -101,7 +101,9 @@ OBJECTIVES = {
     "flow_matching": _flow,
     # -SNR' / 2 |x_0 - x0_hat|^2 in bits, on an interval of length 0.999 - 1e-3; the other terms know no network.
     "variational_bound": Case(
-        lambda density: objectives.variational_bound(parameterizations.v(), density, 1e-3, objectives.decoders.gaussian()),
+        lambda density: objectives.variational_bound(
+            parameterizations.v(), density, 1e-3, objectives.decoders.gaussian()
+        ),
         _target("v"),
         _of_output("v", lambda a, s, a_dot, s_dot: -0.998 * a / s * (a_dot * s - a * s_dot) / s**2 / np.log(2)),
         part="diffusion",

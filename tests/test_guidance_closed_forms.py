@@ -316,7 +316,7 @@ def test_windows_of_a_denoiser_value_by_value_are_that_denoiser():
 def test_dynamic_threshold_divides_by_no_more_than_its_maximum(maximum):
     """s = 3 is the largest value; diffusers' `sample_max_value` caps it, and at 1 cuts alone."""
     x0 = np.array([[3.0, -2.0, 0.5, 0.0], [0.2, -0.9, 0.1, 0.0]], np.float32)
-    denoise = lambda x, t: parameterizations.Prediction(jnp.asarray(x0), x)
+    denoise = lambda x, t: Prediction(jnp.asarray(x0), x)
     guided = guidance.dynamic_threshold(denoise, SCHEDULE, 1.0, maximum)
     s = np.array([[min(3.0, maximum)], [1.0]])
     np.testing.assert_allclose(guided(jnp.zeros((2, 4)), 0.5).x0, np.clip(x0, -s, s) / s, rtol=1e-6)
