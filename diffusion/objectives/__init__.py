@@ -23,11 +23,11 @@ from diffusion.objectives.uncertainty import uncertainty, with_uncertainty
 from diffusion.objectives.variational_bound import variational_bound
 
 __all__ = [
-    "Guidance", "Objective", "added", "adversarial_discriminator", "adversarial_generator", "alignment", "autoencoding",
-    "cd", "consistency_distillation", "consistency_training", "continuous_consistency", "contrastive_flow_matching",
-    "ct", "decoders", "denoising", "dispersive", "distribution_matching", "drop_condition", "ect", "fake_score",
-    "flow_matching", "hybrid", "ict", "image_text", "improved_mean_flow", "interpolants", "latent_consistency_distillation", "mean_flow",
-    "progressive_distillation", "recipes", "reflow", "reflow_pairs", "regression", "schroedinger_bridge", "shortcut",
-    "stochastic_interpolant", "uncertainty", "variational_bound", "with_augmentation", "with_condition_dropout",
-    "with_uncertainty",
+    "Guidance", "Objective", "added", "adversarial_discriminator", "adversarial_generator", "alignment",
+    "autoencoding", "cd", "consistency_distillation", "consistency_training", "continuous_consistency",
+    "contrastive_flow_matching", "ct", "decoders", "denoising", "dispersive", "distribution_matching",
+    "drop_condition", "ect", "fake_score", "flow_matching", "hybrid", "ict", "image_text", "improved_mean_flow",
+    "interpolants", "latent_consistency_distillation", "mean_flow", "progressive_distillation", "recipes", "reflow",
+    "reflow_pairs", "regression", "schroedinger_bridge", "shortcut", "stochastic_interpolant", "uncertainty",
+    "variational_bound", "with_augmentation", "with_condition_dropout", "with_uncertainty",
 ]
