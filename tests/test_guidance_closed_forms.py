@@ -324,5 +324,5 @@ def test_dynamic_threshold_divides_by_no_more_than_its_maximum(maximum):
 
 @pytest.mark.parametrize("maximum", [0.5, float("nan")])
 def test_dynamic_threshold_refuses_a_maximum_below_the_data(maximum):
-    with pytest.raises(ValueError, match="maximum = .* must be at least 1"):
+    with pytest.raises(ValueError, match=r"maximum = .* must be at least 1"):
         guidance.dynamic_threshold(lambda x, t: None, SCHEDULE, maximum=maximum)

@@ -242,7 +242,7 @@ def test_every_few_step_objective_is_refused_where_its_networks_cannot_be_read(n
     if schedule is few_step_cases.FLOW and not name.startswith("continuous"):
         ended, objective = schedule, _with_edm(name)
     batch = few_step_cases.batch_of(4)
-    with pytest.raises(ValueError, match="not finite at t = 1|not defined at t = 1"):
+    with pytest.raises(ValueError, match=r"not finite at t = 1|not defined at t = 1"):
         jax.eval_shape(lambda: objective(players, ended, KEYS, batch, 0))
 
 

@@ -47,8 +47,8 @@ def mean_flow(
 
     t and s are the larger and the smaller of two draws, or both the larger for a share `equal` of the examples, as in
     the authors' code: t has one distribution, whether s = t or not. With guidance, v is replaced by omega v +
-    kappa u(x_t, t, t) + (1 - omega - kappa) u(x_t, t, t, null). Published for the rectified flow, the identity holds for
-    any schedule with finite derivatives.
+    kappa u(x_t, t, t) + (1 - omega - kappa) u(x_t, t, t, null). Published for the rectified flow, the identity holds
+    for any schedule with finite derivatives.
 
     Facts:
       loss: |u - stop(v - (t - s) du/dt)|^2 / stop(|..|^2 + c)^p
