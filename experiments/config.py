@@ -135,9 +135,11 @@ def from_json(text: str) -> ConfigDict:
                           "there or start the run again.") from refused
     if not isinstance(value, dict):
         raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")
+    value = plain(value)
     try:
-        return ConfigDict(plain(value))
-    except (AttributeError, KeyError) as error:  # a field that would hide a method of ConfigDict's, as "__class__"
+        return ConfigDict(value)
+    # A field that would hide a method of ConfigDict's, as "__class__", or has a dot in its name.
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"config.json holds a field that none may have: {error}.") from error
 
 
@@ -163,7 +165,10 @@ def of_run(text: str) -> ConfigDict:
     if isinstance(config.get("ema"), ConfigDict) and "sigma_rel" not in config.ema:
         config.ema.sigma_rel = 0.0
     if isinstance(config.get("teacher"), ConfigDict) and "pairs" not in config.teacher:
-        config.teacher.update({"scale": 1.0, "pairs": {"number": 0, "sampler": {"name": "heun"}, "steps": 20}})
+        try:
+            config.teacher.update({"scale": 1.0, "pairs": {"number": 0, "sampler": {"name": "heun"}, "steps": 20}})
+        except TypeError as error:  # a scale that is no number
+            raise ConfigError(f"config.json holds a teacher that none can be: {limits.reason(error)}.") from error
         config.rival = {"objective": {"name": ""}, "optimizer": {"name": "adamw", "learning_rate": 1e-4}, "updates": 1}
     return config
 

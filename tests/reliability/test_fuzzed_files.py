@@ -23,13 +23,13 @@ def test_a_few_altered_files_are_read_or_refused(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, MANY, PART))
 @pytest.mark.parametrize("name", fuzzing.KINDS)
-def test_many_altered_files_are_read_or_refused_in_little_memory_and_time(name):
+def test_many_altered_files_are_read_or_refused_in_little_memory_and_time(name, first):
     """A process that is killed, by the limit of its time or of its memory, names the seed that it had begun."""
-    for first in range(0, MANY, PART):
-        words = [sys.executable, "-m", "tests.reliability.fuzzing", name, str(first), str(first + PART)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        lines = done.stdout.splitlines()
-        assert not [json.loads(line.partition(" ")[2]) for line in lines if line.startswith("fault")]
-        assert lines and lines[-1] == "end", f"{lines[-1:]} ended with {done.returncode}: {done.stderr[-2000:]}"
-        assert sum(line.startswith("seed") for line in lines) == PART
+    words = [sys.executable, "-m", "tests.reliability.fuzzing", name, str(first), str(first + PART)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert not [json.loads(line.partition(" ")[2]) for line in lines if line.startswith("fault")]
+    assert lines and lines[-1] == "end", f"{lines[-1:]} ended with {done.returncode}: {done.stderr[-2000:]}"
+    assert sum(line.startswith("seed") for line in lines) == PART

@@ -109,5 +109,5 @@ def test_a_text_at_which_the_expression_of_a_vocabulary_gives_up_is_refused(tmp_
     rule = {**REPLACE, "pattern": {"Regex": "((a+)+)+$"}, "content": "x"}
     (folder / "tokenizer.json").write_text(json.dumps(content | {"normalizer": rule}))
     tokenizer = text.Tokenizer.open(folder)
-    with pytest.raises(limits.Refused, match="cannot read the text 'aaa.*retry-limit"):
+    with pytest.raises(limits.Refused, match=r"cannot read the text 'aaa.*retry-limit"):
         tokenizer(["a" * 60 + "c"])
