@@ -154,6 +154,11 @@ def test_align_your_steps_at_other_counts_is_the_authors_interpolation(steps, x6
         (lambda: timesteps.sigmoid(schedules.edm(), 10, tau=0.0), "tau = 0"),
         (lambda: timesteps.kl_optimal(schedules.edm(), 10, 0.1, 10.0, -1.0), "sigma_data = -1"),
         (lambda: timesteps.flux_shift(schedules.rectified_flow(), [1.0, 0.0], 0), "tokens = 0"),
+        (lambda: timesteps.leading(schedules.linear_beta(), 2, 4, offset=2), "index 4 is beyond the last step, 3"),
+        (lambda: timesteps.plan([1.0, 0.8, 0.5, 0.5, 0.1]), "step 2 of .* nowhere: times 2 and 3 are both 0.5"),
+        (lambda: timesteps.plan([1.0, 0.5, 0.8, 0.1], [True, True, False]), "step 0 adds noise .* 1 -> 0.5"),
+        (lambda: timesteps.plan([1.0, 0.5, 0.8, 0.1], [False, True, True]), "step 2 adds noise .* 0.8 -> 0.1"),
+        (lambda: timesteps.plan([1.0, 0.5, 0.8, 0.1]), "0.5 -> 0.8 turns round"),
     ],
 )
 def test_bad_grids_are_refused_by_name(make, words):
@@ -181,6 +186,11 @@ def test_flux_shift_is_flux_1s_formula(tokens, steps):
 def test_uniform_grid_is_uniform(steps):
     grid = timesteps.uniform(schedules.rectified_flow(), steps)
     np.testing.assert_allclose(grid, 1 - np.arange(steps + 1) / steps, atol=1e-12)
+
+
+def test_a_polynomial_grid_begins_at_the_end_of_its_schedule():
+    schedule = schedules.rectified_flow()._replace(t_max=0.8)
+    np.testing.assert_allclose(timesteps.polynomial(schedule, 2, 3.0), [0.8, 0.1, 0.0], rtol=1e-12)
 
 
 def test_uniform_grid_with_a_last_step_of_its_own():
@@ -234,7 +244,8 @@ def test_sigma_grids_of_one_step_start_at_sigma_max(name, x64):
 @pytest.mark.parametrize(
     "make", [timesteps.karras, timesteps.uniform_log_snr, timesteps.exponential, timesteps.kl_optimal]
 )
-@pytest.mark.parametrize("sigma_min, sigma_max", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (0.1, 1e3), (float("nan"), 1.0)])
+@pytest.mark.parametrize("sigma_min, sigma_max", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (1.0, 1.0), (0.1, 80.1),
+                                                  (float("nan"), 1.0)])  # fmt: skip
 def test_sigma_grids_refuse_bad_ranges(make, sigma_min, sigma_max):
     with pytest.raises(ValueError, match="sigma"):
         make(schedules.edm(), 5, sigma_min, sigma_max)

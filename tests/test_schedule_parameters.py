@@ -150,6 +150,14 @@ def test_left_broadcast_refuses_what_is_not_a_prefix(shape):
         schedules.left_broadcast(jnp.ones(shape), jnp.ones((4, 2, 3)))
 
 
+def test_a_learned_schedule_begins_with_small_independent_weights():
+    """Standard deviation 0.01 as in the authors' code, so that the line is bent by little."""
+    params = schedules.init_learned(jax.random.key(0), features=4096)
+    inner, outer = np.asarray(params["inner"]), np.asarray(params["outer"])
+    np.testing.assert_allclose([inner.std(), outer.std()], 0.01, rtol=0.05)
+    assert abs(np.corrcoef(inner, outer)[0, 1]) < 0.06
+
+
 @pytest.mark.parametrize("betas, std", [((0.1, 1.0), 1 - np.exp(-0.55)), ((0.2, 0.2), 1 - np.exp(-0.2))])
 def test_the_prior_of_sub_vp_is_as_narrow_as_its_end(betas, std):
     """sigma(1) = 1 - e^-(beta_min + beta_max)/2 (Song et al. 2021, eq. 29), far from 1 for small betas."""

@@ -37,6 +37,22 @@ def test_words_of_captions():
     assert caption_retrieval.bags(["very, very red", "blue"], words).tolist() == [[1, 2], [0, 0]]
 
 
+def test_two_steps_of_training_know_all_words_and_put_pictures_on_the_sphere():
+    """A batch is no larger than the set; what is known of a caption does not depend on its other pictures."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+    seen, captions = [], ["a red cat", "a cat", "blue", "Red blue", "a dog"]
+    found = caption_retrieval.train(images, captions, steps=2, tell=lambda *at: seen.append(at))
+    assert [step for step, _ in seen] == [1, 2] and all(np.isfinite(loss) for _, loss in seen)
+    assert found.words == {"a": 0, "blue": 1, "cat": 2, "dog": 3, "red": 4} and found.params["word"].shape == (5, 64)
+    places = caption_retrieval.features(found, images)
+    np.testing.assert_allclose(np.linalg.norm(places, axis=1), 1, rtol=1e-5)
+    words = found.params["word"]
+    told = np.stack([words[0] + words[2] + words[4], 2 * words[1]])
+    expected = places @ (told / np.linalg.norm(told, axis=1, keepdims=True)).T
+    scores = caption_retrieval.similarities(found, images, ["a red cat", "blue and blue"])
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_towers_learn_which_caption_is_whose():
     rng = np.random.default_rng(0)

@@ -72,6 +72,18 @@ def test_no_image_is_dropped_beyond_a_chunk(bars, small):
     np.testing.assert_allclose(features[-1], classifier.features(small, images[-1:])[0], atol=1e-5)
 
 
+def test_what_dropout_keeps_stands_for_what_it_drops(bars, small, monkeypatch):
+    """With nothing dropped by lot, hidden numbers over 1 - rate, and the cross entropy of labels that are smoothed."""
+    images, labels = bars
+    monkeypatch.setattr("jax.random.bernoulli", lambda key, p, shape: np.ones(shape, bool))
+    found = classifier._loss(small.params, images[:4], labels[:4], None)
+    kept = classifier.features(small, images[:4]) / (1 - classifier.DROPOUT)
+    logits = kept @ np.asarray(small.params["out"]) + np.asarray(small.params["out_bias"])
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    target = (1 - classifier.LABEL_SMOOTHING) * np.eye(2)[labels[:4]] + classifier.LABEL_SMOOTHING / 2
+    np.testing.assert_allclose(found, -(target * log_p).sum(1).mean(), rtol=1e-4)
+
+
 def test_a_seed_fixes_the_classifier(bars):
     train = lambda seed: classifier.train(*bars, seed=seed, steps=3)
     assert train(1).digest == train(1).digest != train(2).digest

@@ -37,6 +37,10 @@ def test_samples_teach_what_their_labels_say(tmp_path):
     swapped = classifier_accuracy(samples, 1 - labels, test_images, test_labels, seed=3, folder=tmp_path)
     assert swapped.value < 0.1  # it is the asked labels that are learnt, and the real ones that are tested
     assert swapped.digest != good.digest
+    lower = test_images.copy()  # its pictures of class 0 that look like those of class 1
+    lower[test_labels == 0] = test_images[test_labels == 1][0]
+    found = classifier_accuracy(samples, labels, lower, test_labels, seed=3, folder=tmp_path).by_class
+    assert found[0] < 0.1 and found[1] > 0.9
 
 
 def test_bad_input(tmp_path):

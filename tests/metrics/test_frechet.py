@@ -127,6 +127,10 @@ def test_moments_count_every_row_of_unequal_batches(rng):
     assert unchanged.count == 23
 
 
+def test_no_rows_have_moments_of_zero():
+    assert [part.tolist() if np.ndim(part) else part for part in frechet.init(2)] == [0, [0, 0], [[0, 0], [0, 0]]]
+
+
 def test_merge_in_any_order(rng):
     parts = [rng.normal(size=(n, 3)) * 5 + n for n in (1, 4, 9)]
     a, b, c = (gather(part, [len(part)]) for part in parts)

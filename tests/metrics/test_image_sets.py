@@ -74,6 +74,8 @@ def test_a_dataset_at_its_split():
 def test_the_fingerprint_is_of_the_content(tmp_path, images):
     first = image_sets.open_set(str(folder(tmp_path / "a", images))).fingerprint
     assert first == image_sets.open_set(str(folder(tmp_path / "b", images))).fingerprint
+    (tmp_path / "b" / "notes.txt").write_text("no picture")
+    assert first == image_sets.open_set(str(tmp_path / "b")).fingerprint
     images[6, 5, 4, 2] ^= 1
     assert first != image_sets.open_set(str(folder(tmp_path / "c", images))).fingerprint
 

@@ -110,6 +110,8 @@ def test_bad_input(rng):
         kernel_distance.kid(x, y)
     with pytest.raises(ValueError, match="1 subsets"):
         kernel_distance.kid(x, y, subsets=1, size=3)
+    with pytest.raises(ValueError, match="subsets of 1 rows"):
+        kernel_distance.kid(x, y, subsets=2, size=1)
     with pytest.raises(ValueError, match="samples: row 2 is zero"):
         kernel_distance.cmmd(x * (np.arange(5) != 2)[:, None], y)
 

@@ -62,6 +62,9 @@ def test_bad_input(rng):
         neighbours.nearest(images, images[:0])
     with pytest.raises(ValueError, match="got 0 and 3"):
         neighbours.copying(images[:0], images, images)
+    with pytest.raises(ValueError, match="got 3 and 0"):
+        neighbours.copying(images, images[:0], images)
+    assert neighbours.copying(images, images[:1], images)["held_out"]["count"] == 1
 
 
 @pytest.fixture
