@@ -12,6 +12,7 @@
                                  [B, H, W, C or 2 C]
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,6 +96,8 @@ class DiT(nn.Module):
         strength: the network is told, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
             imitates, see `objectives.latent_consistency_distillation`.
         frequency_shift: of the time's features, 0 (the paper) or 1, see `sinusoid`.
+        own_embeddings: every block has embeddings of its own of the time and the class, and the end those of the first,
+            as diffusers trains a DiT; the paper has one for all.
         shape: (H, W, C) of the images that it is made for, which the files of other libraries say; it takes other H and
             W too. None: that of the first images.
 
@@ -122,6 +125,7 @@ class DiT(nn.Module):
     times: int = 1
     strength: bool = False
     frequency_shift: int = 0
+    own_embeddings: bool = False
     shape: tuple[int, int, int] | None = None
 
     def __post_init__(self):
@@ -177,26 +181,30 @@ class DiT(nn.Module):
         else:
             angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
 
+        each = (functools.partial(nn.vmap, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None,
+                                  axis_size=self.depth) if self.own_embeddings else lambda module: module)  # fmt: skip
         told = [
-            TimestepEmbedding(self.width, self.dtype, self.frequency_shift, name=f"timestep_embedding{number}")(
+            each(TimestepEmbedding)(self.width, self.dtype, self.frequency_shift, name=f"timestep_embedding{number}")(
                 jnp.broadcast_to(clock, (batch,))
             )
             for number, clock in zip(("", *(f"_{i}" for i in range(2, self.times + 1))), clocks)
         ]
         c = sum(told[1:], told[0])
         if strength is not None:
-            c = c + TimestepEmbedding(self.width, self.dtype, name="strength_embedding")(1000 * (strength - 1))
+            c = c + each(TimestepEmbedding)(self.width, self.dtype, name="strength_embedding")(1000 * (strength - 1))
         if self.num_classes:
-            c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
+            c = c + each(LabelEmbedding)(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
         c = nn.silu(c)
 
         tokens = layout.split(tokens, "batch", "tokens", None)
 
-        blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll)
+        axes = (0 if self.own_embeddings else nn.broadcast, nn.broadcast, 0)
+        blocks = scanned(Block, self.depth, self.remat, axes, self.unroll)
         tokens, _ = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
         )(tokens, c, angles, opened)
 
+        c = c[0] if self.own_embeddings else c
         shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
         tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
         # In float32, so that the output is not rounded to the 8 bits of a bfloat16.

@@ -4,6 +4,9 @@ They hold the same numbers under other names, and are told the time otherwise: d
 10000^(-i / 127), where the papers' networks were trained with 10000^(-i / 128). What is loaded computes what the
 library computes that it was loaded from; `module.clone(frequency_shift=0)` turns the one network into the other.
 
+A DiT that diffusers itself trained has other embeddings of the time and the class in each block, `DiT.own_embeddings`;
+one that was converted has copies of the same.
+
 SiT's velocity is the first half of the channels that this network puts out; its other half is not trained.
 """
 
@@ -12,26 +15,31 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion.models.dit import DiT
 from diffusion.models.embeddings import sincos_positions
 from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal
-from diffusion.models.interchange.rows import DENSE_OUT, SAME, Row, linear, patches, stacked
+from diffusion.models.interchange.rows import DENSE_OUT, SAME, Row, linear, patches, stacked, within
+from diffusion.models.interchange.tensor_files import Tensors
 
 
 def _diffusers_rows(module: DiT) -> list[Row]:
-    # Every block has its own copy of what embeds the time and the class.
+    # Every block has its own tensors of what embeds the time and the class: copies in what was converted.
     block = "transformer_blocks.{}.norm1.emb.".format
     embeddings = [
         *linear("timestep_embedder.linear_1", "timestep_embedding/hidden"),
         *linear("timestep_embedder.linear_2", "timestep_embedding/out"),
         Row("class_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
     ]
-    table = [
-        row._replace(theirs=block(0) + row.theirs,
-                     copies=tuple(block(layer) + row.theirs for layer in range(1, module.depth)))
-        for row in embeddings
-    ]  # fmt: skip
+    if module.own_embeddings:
+        table = [row for layer in range(module.depth) for row in within(stacked(embeddings, layer), block(layer))]
+    else:
+        table = [
+            row._replace(theirs=block(0) + row.theirs,
+                         copies=tuple(block(layer) + row.theirs for layer in range(1, module.depth)))
+            for row in embeddings
+        ]  # fmt: skip
     for layer in range(module.depth):
         before = f"transformer_blocks.{layer}"
         table += stacked([
@@ -48,6 +56,16 @@ def _diffusers_rows(module: DiT) -> list[Row]:
         *linear("proj_out_1", "final_modulation/dense"),
         *linear("proj_out_2", "final"),
     ]
+
+
+def _varied(module: DiT, tensors: Tensors) -> DiT:
+    """With own embeddings where those of the blocks differ, which no config says."""
+    for row in _diffusers_rows(module):
+        if {row.theirs, *row.copies} <= tensors.shapes.keys():
+            first = tensors.read(row.theirs) if row.copies else None
+            if any(not np.array_equal(tensors.read(copy), first, equal_nan=True) for copy in row.copies):
+                return module.clone(own_embeddings=True)
+    return module
 
 
 def _original_rows(module: DiT) -> list[Row]:
@@ -85,7 +103,7 @@ def _build_diffusers(config: Mapping[str, Any]) -> DiT:
         patch=fields.take("patch_size", 2), width=heads * fields.take("attention_head_dim", 72),
         depth=fields.take("num_layers", 28, DEPTH), heads=heads, num_classes=fields.take("num_embeds_ada_norm", 1000),
         learn_sigma=fields.only("out_channels", None, channels, 2 * channels) == 2 * channels,
-        frequency_shift=1, shape=(size, size, channels),
+        frequency_shift=1, own_embeddings=fields.take("own_embeddings", False), shape=(size, size, channels),
     )  # fmt: skip
     fields.end()
     return module
@@ -105,6 +123,8 @@ def _describe_diffusers(module: DiT) -> dict[str, Any]:
         "num_embeds_ada_norm": module.num_classes,
         "activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero", "norm_elementwise_affine": False,
         "attention_bias": True,
+        # A field of ours: the library, which always has them, leaves it aside and says so.
+        **({"own_embeddings": True} if module.own_embeddings else {}),
     }  # fmt: skip
 
 
@@ -125,7 +145,7 @@ def _build_original(config: Mapping[str, Any]) -> DiT:
 
 
 def _describe_original(module: DiT) -> dict[str, Any]:
-    _refuse_others("DiT", module, frequency_shift=0)
+    _refuse_others("DiT", module, frequency_shift=0, own_embeddings=False)
     side, _, channels = _shape(module)
     return {
         "input_size": side, "patch_size": module.patch, "in_channels": channels,
@@ -172,7 +192,7 @@ def _published(size: int) -> dict[str, Any]:
 DIFFUSERS = Family(
     "DiTTransformer2DModel", DiT, _build_diffusers, _describe_diffusers, _example, {"diffusers": _diffusers_rows},
     published={f"DiT-XL/2, {8 * size} x {8 * size}": {"sample_size": size, "out_channels": 8} for size in (32, 64)},
-    also={"Transformer2DModel": {"norm_type": "ada_norm_zero"}},
+    varied=_varied, also={"Transformer2DModel": {"norm_type": "ada_norm_zero"}},
 )  # fmt: skip
 ORIGINAL = Family(
     "DiT", DiT, _build_original, _describe_original, _example, {"original": _original_rows}, library="",

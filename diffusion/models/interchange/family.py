@@ -8,6 +8,7 @@ import numpy as np
 
 from diffusion import limits, schema
 from diffusion.models.interchange.rows import Row
+from diffusion.models.interchange.tensor_files import Tensors
 
 # What fields hold whose default does not say it; the default says it for the others, see `schema.like`.
 SIZE = schema.whole(1)
@@ -54,6 +55,7 @@ class Family(NamedTuple):
         a regular expression of the beginning of a name that only files with this one have.
       also: other classes under whose names its networks are published, each with what a config of it says where it
         is this one.
+      varied: (our module, tensors of a file) -> our module, where the numbers say what the config does not.
       other: our class for some of its configs, where they are another network.
     """
 
@@ -71,6 +73,7 @@ class Family(NamedTuple):
     prefixes: tuple[str, ...] = ("",)
     beside: Mapping[str, str] = {}
     also: Mapping[str, Mapping[str, Any]] = {}
+    varied: Callable[[Any, Tensors], nn.Module] | None = None
     other: type[nn.Module] | None = None
 
 

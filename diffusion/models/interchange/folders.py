@@ -114,7 +114,13 @@ def find(path: str | pathlib.Path, family: str = "", config: Mapping[str, Any] |
     if len(missing) > len(tensors.shapes) + 64:  # to find out their shapes could take for ever
         raise Mismatch(f"{tensors.path} has {len(tensors.shapes)} tensors, and {known.name} with this config has "
                        f"{len(names[layout])}: {', '.join(missing[:3])} and others are missing.")
-    return Found(known, module, layout, tensors)
+    return _varied(Found(known, module, layout, tensors))
+
+
+def _varied(found: Found) -> Found:
+    """With the module that the numbers of the file say, where its config does not."""
+    varied = found.family.varied
+    return found if varied is None else found._replace(module=varied(found.module, found.tensors))
 
 
 # What a module, its table or its trace raises for sizes that do not fit one another.
@@ -262,7 +268,7 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
             what = f"{found.family.name}, {published} ({found.layout} names)"
             nearest = wrong, expected, found.tensors.shapes, what
     if exact:
-        return _told_apart(exact, tensors)
+        return _varied(_told_apart(exact, tensors))
     if nearest:
         _, expected, shapes, what = nearest
         rows.compare(expected, shapes, f"{tensors.path} is no known network; the nearest is {what}")

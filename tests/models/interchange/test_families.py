@@ -105,7 +105,7 @@ def flux_dev(net, a):
 
 # (apply, inputs) -> outputs, by the names of the fixture; `apply` is the module's, with the loaded parameters.
 CALLS = {
-    "dit": lambda net, a: {"output": net(a["x"], a["t"], a["label"])},
+    **dict.fromkeys(("dit", "dit_diffusers"), lambda net, a: {"output": net(a["x"], a["t"], a["label"])}),
     **dict.fromkeys(("pixart", "pixart_sized", "pixart_original"), pixart),
     **dict.fromkeys(("u_vit", "u_vit_class", "u_vit_text"), u_vit),
     "dit_original": lambda net, a: {"output": net(a["x"], a["t"], a["label"])},

@@ -330,6 +330,21 @@ def test_an_occupied_folder_is_left_alone(tmp_path):
     assert (tmp_path / FILE).read_bytes() == before
 
 
+@pytest.mark.parametrize("layout", ["diffusers", "ours"])
+@pytest.mark.parametrize("name, own", [("dit", False), ("dit_diffusers", True)])
+def test_embeddings_that_differ_from_block_to_block_are_each_blocks_own(tmp_path, name, own, layout):
+    case = published.case(name)
+    module, params = interchange.load(case.folder(tmp_path / "theirs"))
+    assert module.own_embeddings == own
+    table = case.tensors()["transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight"]
+    found = params["label_embedding"]["embedding"]
+    np.testing.assert_array_equal(found[1] if own else found, table)
+    interchange.save(tmp_path / "ours", module, params, layout=layout)
+    again, read = interchange.load(tmp_path / "ours")
+    assert again == module
+    jax.tree.map(np.testing.assert_array_equal, read, params)
+
+
 def test_what_no_family_describes_is_not_written(tmp_path):
     _, params = interchange.load(folder(tmp_path / "theirs"))
     with pytest.raises(interchange.Refusal, match="trained = False has no place in it"):
@@ -373,5 +388,7 @@ def test_dit_for_which_library_depends_on_how_it_is_told_the_time():
     paper = DiT(2, 32, 1, 2, 3, shape=(8, 8, 4))
     assert families.of(paper).name == "DiT"
     assert families.of(paper.clone(frequency_shift=1)).name == "DiTTransformer2DModel"
+    with pytest.raises(interchange.Refusal, match="own_embeddings = True has no place in it"):
+        interchange.FAMILIES["DiT"].describe(paper.clone(own_embeddings=True))
     with pytest.raises(interchange.Refusal, match=r"positions = 'rope' has no place in it; only 'sincos' has"):
         families.of(paper.clone(positions="rope"))

@@ -87,11 +87,13 @@ class DiT(ModelMixin, ConfigMixin):
         return h.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
+def run(module, a):
+    return {"output": last(module(first(a["x"]), a["t"], a["label"].long()).sample)}
+
+
 CASES = {
-    "dit": Case(
-        small, INPUTS, lambda m, a: {"output": last(m(first(a["x"]), a["t"], a["label"].long()).sample)},
-        same=copies(2),
-    ),
+    "dit": Case(small, INPUTS, run, same=copies(2)),
+    "dit_diffusers": Case(small, INPUTS, run),  # as diffusers makes it: every block has embeddings of its own
     "dit_original": Case(
         lambda: DiT(input_size=8, hidden_size=32, depth=2, num_heads=2, num_classes=3),
         INPUTS, lambda m, a: {"output": last(m(first(a["x"]), a["t"], a["label"].long()))}, kept=("pos_embed",),
