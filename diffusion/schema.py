@@ -6,6 +6,7 @@
 A field that a schema does not name is not checked here: whether it may be there is for the reader to say.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -41,9 +42,9 @@ def number(low: float = -FARTHEST, high: float = FARTHEST) -> Valid:
 
 
 def text(longest: int = LONGEST) -> Valid:
-    """Texts of at most so many letters."""
-    return Valid(f"a text of at most {longest} letters",
-                 lambda value: isinstance(value, str) and len(value) <= longest)  # fmt: skip
+    """Texts of at most so many letters, all of Unicode: halves of pairs, which JSON can spell, are none."""
+    return Valid(f"a text of at most {longest} letters of Unicode", lambda value: isinstance(value, str)
+                 and len(value) <= longest and not re.search("[\ud800-\udfff]", value))  # fmt: skip
 
 
 def several(each: Valid, least: int = 0, most: int = LONGEST) -> Valid:

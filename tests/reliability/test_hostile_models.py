@@ -74,6 +74,7 @@ REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 500}
     ("tokenizer_config.json", {"model_max_length": "77"}, "model_max_length = '77'; valid"),
     ("tokenizer_config.json", {"model_max_length": float("nan")}, "model_max_length"),
     ("tokenizer_config.json", {"pad_token": 5}, "pad_token = 5; valid"),
+    ("tokenizer_config.json", {"bos_token": "\ud800"}, "bos_token = .*; valid"),
     ("tokenizer_config.json", {"eos_token": {"text": "x"}}, "eos_token = "),
     ("tokenizer_config.json", {"bos_token": {"content": ["x"]}}, "bos_token = "),
     ("tokenizer_config.json", {"extra_ids": 3_000_000}, "extra_ids = 3000000; valid: a whole number"),
