@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.samplers.exponential import between, data_gain, ddim_step, log_ratio
-from diffusion.samplers.linear_multistep import History, correction, integrate_polynomials, no_history, prepend
+from diffusion.samplers.linear_multistep import (
+    History,
+    correction,
+    integrate_polynomials,
+    latest,
+    no_history,
+    prepend,
+)
 from diffusion.samplers.sample import Sampler, State, start
 from diffusion.schedules import NoiseSchedule
 
@@ -18,7 +25,7 @@ class _History(NamedTuple):
     h: Array  # length of the last step in log(alpha / sigma); infinite before the first, which makes it first-order
 
 
-def dpmpp_2s() -> Sampler:
+def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sampler:
     """DPM-Solver++(2S): with h = lambda_s - lambda_t and m the time where lambda is half way,
 
         u = (sigma_m / sigma_t) x_t + alpha_m (1 - e^(-h/2)) x0(x_t, t),
@@ -26,13 +33,32 @@ def dpmpp_2s() -> Sampler:
 
     From alpha(t) = 0 the middle is that of alpha / sigma.
 
+    With middle = "grid" m is the plan's own time between: two steps of the plan are one of the method, each with one
+    evaluation, as in the authors' code. With r = (lambda_m - lambda_t) / h the first is DDIM's from t to m, the second
+
+        x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) (x0(x_t, t) + (x0(x_m, m) - x0(x_t, t)) / (2 r)).
+
     Facts:
       kind: deterministic, single step
       order: 2 in log(alpha / sigma); the step onto sigma(s) = 0 is of order 1
-      nfe: 2 steps - 1
+      nfe: 2 steps - 1; `steps` with the middle on the grid
       accepts: any schedule; plans that go up invert
       paper: Lu et al. 2022, "DPM-Solver++", algorithm 1 with r = 1/2
+
+    Args:
+      middle: "log-SNR", half way in lambda, or "grid", at the plan's odd times.
+      lower_order_final: with the middle on the grid, whether the last step of the plan is DDIM's in any case, as in the
+        authors' code; it is so onto sigma(s) = 0.
+
+    Raises:
+      ValueError: if the middle is another, or `lower_order_final` has no use.
     """
+    if middle not in ("log-SNR", "grid"):
+        raise ValueError(f"dpmpp_2s: unknown middle {middle!r}; valid are 'log-SNR', 'grid'")
+    if middle == "grid":
+        return _on_the_grid(lower_order_final)
+    if lower_order_final:
+        raise ValueError("dpmpp_2s: lower_order_final is of middle='grid'; with 'log-SNR' each step is whole")
 
     def step(state, denoise, schedule, plan, i, noise):
         t, s = plan.t[i], plan.s[i]
@@ -48,7 +74,42 @@ def dpmpp_2s() -> Sampler:
     return Sampler(start, step, draws=0, nfe=lambda steps: 2 * steps - 1)
 
 
-def dpmpp_2m() -> Sampler:
+class _Pair(NamedTuple):
+    x: Array
+    x0: Array
+    began: Array  # the sample at the start of the last step,
+    time: Array  # and the time
+
+
+def _on_the_grid(lower_order_final: bool) -> Sampler:
+    """`dpmpp_2s` whose inner points are the plan's odd times."""
+
+    def init(x, schedule, plan):
+        return _Pair(x, jnp.zeros_like(x), jnp.zeros_like(x), plan.t[0])
+
+    def step(state, denoise, schedule, plan, i, noise):
+        m, s = plan.t[i], plan.s[i]
+        prediction = denoise(state.x, m)
+        euler = ddim_step(schedule, s, prediction)
+
+        def second():
+            t = state.time
+            rest, inner = (log_ratio(schedule, m) - log_ratio(schedule, time) for time in (s, t))
+            regular = jnp.isfinite(inner)
+            inverse = jnp.where(regular, 1 - rest / jnp.where(regular, inner, 1), jnp.exp(-rest))  # 1 / r
+            sigma = schedule.sigma(t)
+            eps = (state.began - schedule.alpha(t) * state.x0) / jnp.where(sigma > 0, sigma, 1)
+            whole = schedule.alpha(s) * state.x0 + schedule.sigma(s) * eps
+            return whole + data_gain(schedule, t, s) * inverse / 2 * (prediction.x0 - state.x0)
+
+        last = lower_order_final & (i == plan.t.shape[0] - 1)
+        odd = (jnp.asarray(i) % 2 == 1) & (schedule.sigma(s) > 0) & ~jnp.asarray(last)
+        return _Pair(jax.lax.cond(odd, second, lambda: euler), prediction.x0, state.x, m)
+
+    return Sampler(init, step, draws=0, nfe=lambda steps: steps)
+
+
+def dpmpp_2m(lower_order_final: bool = False) -> Sampler:
     """DPM-Solver++(2M): with h_i = lambda(s_i) - lambda(t_i) and r = h_{i-1} / h_i,
 
         D = (1 + 1 / (2 r)) x0_i - 1 / (2 r) x0_{i-1},
@@ -60,6 +121,9 @@ def dpmpp_2m() -> Sampler:
       nfe: steps
       accepts: any schedule; plans that go up invert
       paper: Lu et al. 2022, "DPM-Solver++", algorithm 2
+
+    Args:
+      lower_order_final: whether the last step is of order 1 wherever it ends, as in the authors' code for few steps.
     """
 
     def init(x, schedule, plan):
@@ -70,6 +134,8 @@ def dpmpp_2m() -> Sampler:
         prediction = denoise(state.x, t)
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
         multistep = jnp.isfinite(h) & jnp.isfinite(state.h)
+        if lower_order_final:
+            multistep &= i < plan.t.shape[0] - 1
         half_ratio = jnp.where(multistep, h / jnp.where(multistep, 2 * state.h, 1), 0)  # 1 / (2 r)
         d = half_ratio * (prediction.x0 - state.x0)
         return _History(ddim_step(schedule, s, prediction) + data_gain(schedule, t, s) * d, prediction.x0, h)
@@ -77,7 +143,7 @@ def dpmpp_2m() -> Sampler:
     return Sampler(init, step, draws=0, nfe=lambda steps: steps)
 
 
-def dpmpp_3m() -> Sampler:
+def dpmpp_3m(lower_order_final: bool = False) -> Sampler:
     """DPM-Solver++(3M): the quadratic in lambda through the latest three x0, integrated exactly.
 
         x_s = (sigma_s / sigma_t) x_t + sigma_s sum_k x0_k int_t^s l_k(lambda) d(alpha / sigma)
@@ -96,6 +162,9 @@ def dpmpp_3m() -> Sampler:
       nfe: steps
       accepts: any schedule; plans that go up invert
       paper: Lu et al. 2022, "DPM-Solver++", section 4.2 and the authors' code, with the coefficient above put right
+
+    Args:
+      lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
     """
 
     def step(state, denoise, schedule, plan, i, noise):
@@ -103,7 +172,8 @@ def dpmpp_3m() -> Sampler:
         prediction = denoise(state.x, t)
         outputs = prepend(prediction.x0, state.outputs)
         nodes = prepend(log_ratio(schedule, t), state.nodes)
-        x = ddim_step(schedule, s, prediction) + correction(data_weights(schedule, s, nodes), outputs)
+        used = latest(nodes, plan, i, 3, lower_order_final)
+        x = ddim_step(schedule, s, prediction) + correction(data_weights(schedule, s, used), outputs)
         return History(x, prediction.x0, outputs[:-1], nodes[:-1])
 
     return Sampler(no_history(2), step, draws=0, nfe=lambda steps: steps)

@@ -82,7 +82,9 @@ class _Two(NamedTuple):
     h: Array  # length of the last step; infinite where there is none to look back at
 
 
-def dpmpp_2m_sde(eta: float = 1.0, s_noise: float = 1.0, solver: str = "midpoint") -> Sampler:
+def dpmpp_2m_sde(
+    eta: float = 1.0, s_noise: float = 1.0, solver: str = "midpoint", lower_order_final: bool = False
+) -> Sampler:
     """DPM-Solver++(2M) SDE: the step above with D = x0_i, and, from the estimate before it,
 
         x_s += alpha_s c (h_i / h_{i-1}) (x0_i - x0_{i-1}),    k = (1 + eta) h_i,
@@ -100,6 +102,7 @@ def dpmpp_2m_sde(eta: float = 1.0, s_noise: float = 1.0, solver: str = "midpoint
       eta: factor of the noise's rate, >= 0; 1 is the reverse equation, 0 is `dpmpp_2m`.
       s_noise: factor of the noise; other values than 1 leave the process.
       solver: "midpoint" or "heun".
+      lower_order_final: whether the last step is of order 1 wherever it ends, as in the authors' code for few steps.
 
     Raises:
       ValueError: if eta is negative or the solver unknown.
@@ -118,6 +121,8 @@ def dpmpp_2m_sde(eta: float = 1.0, s_noise: float = 1.0, solver: str = "midpoint
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
         x = _held(schedule, t, s, h, state.x, prediction, noise, eta, s_noise)
         both = jnp.isfinite(h) & jnp.isfinite(state.h)
+        if lower_order_final:
+            both &= i < plan.t.shape[0] - 1
         ratio = jnp.where(both, h / jnp.where(both, state.h, 1), 0)
         k = (1 + eta) * h
         c = -jnp.expm1(-k) / 2 if solver == "midpoint" else _phi_2(k)

@@ -16,7 +16,7 @@ from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
 
 
-def ddim_inversion(iterations: int = 1) -> Sampler:
+def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
     """x_s = (alpha_s / alpha_t) x_t + (sigma_s - alpha_s sigma_t / alpha_t) eps(x_t, s) for s > t: DDIM's step back.
 
     The network is asked at the time where the step arrives, as the step of `ddim` from s to t asks it, but at x_t. With
@@ -33,12 +33,16 @@ def ddim_inversion(iterations: int = 1) -> Sampler:
 
     Args:
       iterations: evaluations a step, >= 1.
+      clip: the largest number in an estimate of the data, x_s = alpha_s clip(x0, -clip, clip) + sigma_s eps, as where
+        `ddim` clips too; None for no bound.
 
     Raises:
-      ValueError: if iterations < 1; when sampling, if the plan goes down or reaches alpha = 0.
+      ValueError: if iterations < 1 or clip is not positive; when sampling, if the plan goes down or reaches alpha = 0.
     """
     if iterations < 1:
         raise ValueError(f"ddim_inversion: iterations = {iterations} must be at least 1")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"ddim_inversion: clip = {clip} must be positive, or None for no bound (1 for pictures)")
 
     def init(x, schedule, plan):
         if not isinstance(plan.s, Tracer):
@@ -51,11 +55,20 @@ def ddim_inversion(iterations: int = 1) -> Sampler:
     def step(state, denoise, schedule, plan, i, noise):
         t, s = plan.t[i], plan.s[i]
         ratio = schedule.alpha(s) / schedule.alpha(t)
-        towards = lambda eps: ratio * state.x + (schedule.sigma(s) - ratio * schedule.sigma(t)) * eps
+
+        def data(eps):
+            x0 = (state.x - schedule.sigma(t) * eps) / schedule.alpha(t)
+            return x0 if clip is None else jnp.clip(x0, -clip, clip)
+
+        def towards(eps):
+            if clip is None:
+                return ratio * state.x + (schedule.sigma(s) - ratio * schedule.sigma(t)) * eps
+            return schedule.alpha(s) * data(eps) + schedule.sigma(s) * eps
+
         eps = denoise(state.x, s).eps
         if iterations > 1:
             eps = jax.lax.fori_loop(1, iterations, lambda _, eps: denoise(towards(eps), s).eps, eps)
-        return State(towards(eps), (state.x - schedule.sigma(t) * eps) / schedule.alpha(t))
+        return State(towards(eps), data(eps))
 
     return Sampler(init, step, draws=0, nfe=lambda steps: steps * iterations)
 

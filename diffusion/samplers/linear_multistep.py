@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.samplers.exponential import ddim_step
+from diffusion.samplers.exponential import ddim_step, log_ratio
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Plan
 
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
@@ -47,6 +48,21 @@ def no_history(points: int) -> Callable[[Array, NoiseSchedule, object], History]
 def prepend(new: Array, array: Array) -> Array:
     """`[K + 1, ...]` from one `[...]` and `[K, ...]`."""
     return jnp.concatenate([new[None], array])
+
+
+def latest(nodes: Array, plan: Plan, i: Array, order: int, lower_order_final: bool) -> Array:
+    """`[K]` nodes, infinite where the step i of a plan does not use them: it uses the first min(order, N - i) of them.
+
+    Args:
+      nodes: `[K]`, the newest first.
+      plan: of N steps.
+      i: the step.
+      order: of the method, the number of its nodes.
+      lower_order_final: whether the last steps have the orders .. 3, 2, 1, as in the code of DPM-Solver's authors; they
+        all use `order` nodes if not.
+    """
+    count = jnp.minimum(order, plan.t.shape[0] - i) if lower_order_final else order
+    return jnp.where(jnp.arange(nodes.size) < count, nodes, jnp.inf)
 
 
 def integrate_polynomials(
@@ -106,34 +122,42 @@ def lms(order: int = 4) -> Sampler:
     return _adams_bashforth(order, ratio, lambda schedule, t, s: lambda r: r)
 
 
-def deis(order: int = 3) -> Sampler:
+def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -> Sampler:
     """tAB-DEIS: a polynomial in t through the latest values of eps, integrated over r = sigma / alpha.
 
         y_s = y_t + sum_k eps_k int_{r_t}^{r_s} l_k(t(r)) dr,    y = x / alpha
 
+    diffusers' DEIS has the polynomial in log(r) in the place of t.
+
     Facts:
       kind: deterministic, multistep
-      order: `order` in t; 2 as shipped, its first step being of order 1
+      order: `order` in the variable, t by default; 2 as shipped, its first step being of order 1
       nfe: steps
       accepts: any schedule; plans that go up invert
       paper: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", eq. 15, tAB-DEIS
 
     Args:
       order: number of points of the polynomial, in 1 .. 4; 1 is ddim, 2 to 4 are tAB1 to tAB3 in the paper.
+      variable: of the polynomial, "t" or "log-SNR" (the logarithm of r, times -2).
+      lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
 
     Raises:
-      ValueError: if the order is another.
+      ValueError: if the order or the variable is another.
     """
     _check_order("deis", order, (1, 2, 3, 4))
+    if variable not in ("t", "log-SNR"):
+        raise ValueError(f"deis: unknown variable {variable!r}; valid are 't', 'log-SNR'")
+    if variable == "log-SNR":
+        return _adams_bashforth(order, log_ratio, lambda schedule, t, s: lambda r: -jnp.log(r), lower_order_final)
 
     def time(schedule, t, s):
         # sigma may jump at t = 0 (variance exploding): below the jump the time is still 0.
         return lambda r: jnp.clip(schedule.inverse_log_snr(-2 * jnp.log(r)), jnp.minimum(t, s), jnp.maximum(t, s))
 
-    return _adams_bashforth(order, lambda schedule, t: t, time)
+    return _adams_bashforth(order, lambda schedule, t: t, time, lower_order_final)
 
 
-def _adams_bashforth(order, node, variable) -> Sampler:
+def _adams_bashforth(order, node, variable, lower_order_final=False) -> Sampler:
     """A polynomial of eps in the variable `node(schedule, t)`, or `variable(schedule, t, s)` of r = sigma / alpha."""
 
     def step(state, denoise, schedule, plan, i, noise):
@@ -143,8 +167,8 @@ def _adams_bashforth(order, node, variable) -> Sampler:
         nodes = prepend(node(schedule, t), state.nodes)
         alpha_t, alpha_s = schedule.alpha(t), schedule.alpha(s)
         weights = alpha_s * integrate_polynomials(
-            nodes, schedule.sigma(t) / alpha_t, schedule.sigma(s) / alpha_s, variable(schedule, t, s),
-            regular=(alpha_t > 0) & (alpha_s > 0),
+            latest(nodes, plan, i, order, lower_order_final), schedule.sigma(t) / alpha_t, schedule.sigma(s) / alpha_s,
+            variable(schedule, t, s), regular=(alpha_t > 0) & (alpha_s > 0),
         )
         x = ddim_step(schedule, s, prediction) + correction(weights, outputs)
         return History(x, prediction.x0, outputs[:-1], nodes[:-1])

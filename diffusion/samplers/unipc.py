@@ -5,14 +5,14 @@ from jax import Array
 
 from diffusion.samplers.dpmpp import data_weights
 from diffusion.samplers.exponential import ddim_step, log_ratio
-from diffusion.samplers.linear_multistep import History, correction, no_history, prepend
+from diffusion.samplers.linear_multistep import History, correction, latest, no_history, prepend
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
 
 VARIANTS = ("bh1", "bh2")
 
 
-def unipc(order: int = 2, variant: str = "bh2") -> Sampler:
+def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False) -> Sampler:
     """UniPC-p with data prediction: with m_k the latest x0 at the nodes lambda_k, m_0 at t, h = lambda_s - lambda_t,
 
         x_s = (sigma_s / sigma_t) x_t^c + alpha_s (1 - e^-h) m_0 + sum_k w_k (m_k - m_0)        (predictor, p nodes)
@@ -36,6 +36,7 @@ def unipc(order: int = 2, variant: str = "bh2") -> Sampler:
       order: p, in 1 .. 3.
       variant: "bh1", B(h) = h, which the authors advise for unconditional sampling in few steps; or "bh2",
         B(h) = 1 - e^-h, for guided sampling.
+      lower_order_final: whether p falls to 1 over the last steps, as in the authors' code, see `latest`.
 
     Raises:
       ValueError: if the order or the variant is another.
@@ -62,12 +63,14 @@ def unipc(order: int = 2, variant: str = "bh2") -> Sampler:
 
         # The last step again with the new node, as a change of where it led; its first node must stay the first.
         swap = jnp.array([1, 0, *range(2, order + 1)])
-        corrected = correction(weights(schedule, t, nodes[swap]), outputs[swap])
-        change = corrected - correction(weights(schedule, t, state.nodes), state.outputs)
+        used = latest(state.nodes, plan, i - 1, order, lower_order_final)
+        corrected = correction(weights(schedule, t, prepend(nodes[0], used)[swap]), outputs[swap])
+        change = corrected - correction(weights(schedule, t, used), state.outputs)
 
         sigma_t = schedule.sigma(t)
         predicted = ddim_step(schedule, s, prediction) + schedule.sigma(s) / jnp.where(sigma_t > 0, sigma_t, 1) * change
-        x = predicted + correction(weights(schedule, s, nodes[:-1]), outputs[:-1])
+        used = latest(nodes[:-1], plan, i, order, lower_order_final)
+        x = predicted + correction(weights(schedule, s, used), outputs[:-1])
         return History(x, prediction.x0, outputs[:-1], nodes[:-1])
 
     return Sampler(no_history(order), step, draws=0, nfe=lambda steps: steps)
