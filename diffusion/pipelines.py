@@ -80,6 +80,7 @@ class Kind(NamedTuple):
       usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
       undistilled: those for a denoiser that reads no strength, where the class expects one that does; None: the same.
       unit_clock: whether the network of a flow is told t in [0, 1], not in [0, 1000].
+      even: whether it lays the steps of a flow itself, see `schedulers.read`.
       zeros: whether it is told zeros where no negative prompt is given.
     """
 
@@ -91,6 +92,7 @@ class Kind(NamedTuple):
     usual: Usual
     undistilled: Usual | None = None
     unit_clock: bool = False
+    even: bool = False
     zeros: bool = False
 
 
@@ -120,7 +122,7 @@ SD_3 = Kind("StableDiffusion3", "transformer", (
 )  # fmt: skip
 # FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
 FLUX = Kind("Flux", "transformer", (Reader(), Reader("_2", length=512)), text.flux, _two, Usual(28, 3.5), Usual(4, 1.0),
-            unit_clock=True)  # fmt: skip
+            unit_clock=True, even=True)  # fmt: skip
 PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
                     Usual(20, 4.5))  # fmt: skip
 PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
@@ -181,7 +183,8 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
     name = str(index.get("_class_name"))
     kind = kind_of(name, folder)
     encoders = [reader for reader in kind.readers if _there(index, f"text_encoder{reader.suffix}", reader.optional)]
-    process = schedulers.read(limits.read_table(folder / "scheduler" / "scheduler_config.json"), prediction)
+    table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
+    process = schedulers.read(table, prediction, kind.even)
     modules, params, tokenizers = {}, {}, {}
     for part in (kind.denoiser, "vae", *(f"text_encoder{reader.suffix}" for reader in encoders)):
         wanted = "float32" if part == "vae" else dtype

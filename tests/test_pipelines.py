@@ -65,7 +65,8 @@ def test_a_flow_is_shifted_once_for_its_last_time_and_once_for_all():
     assert walk.plan.t[0] == 1 and walk.plan.s[-1] == 0 and len(walk.plan.t) == 28
     assert walk.plan.t[-1] == pytest.approx(0.00893, abs=1e-5)
     assert float(process.parameterization.clock(process.schedule, np.float64(0.5))) == 500
-    dynamic = schedulers.read(FLOW | {"shift": 3.0, "use_dynamic_shifting": True, "max_shift": 1.15})
+    config = FLOW | {"shift": 3.0, "use_dynamic_shifting": True, "max_shift": 1.15}
+    dynamic = schedulers.read(config, even=True)  # as Flux's pipeline
     few, many = (schedulers.walk(dynamic, "", 4, tokens).plan.t[1] for tokens in (256, 4096))
     assert few == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 1 / 3), abs=1e-6)
     assert many == pytest.approx(np.exp(1.15) / (np.exp(1.15) + 1 / 3), abs=1e-6)
@@ -217,9 +218,10 @@ def test_a_config_that_asks_for_what_is_not_had_or_contradicts_itself_is_refused
 def test_what_every_scheduler_says_by_default_is_known():
     """All fields that diffusers writes, none of them set."""
     configs = json.loads((made_pipelines.FIXTURES / "schedulers.json").read_text())
-    assert len(configs) == 16
+    assert len(configs) == 20
     own = {name: schedulers.read(config).sampler for name, config in configs.items()}
     assert own["DDIM"] == "ddim" and own["UniPCMultistep"] == "unipc" and own["PNDM"] == "pndm"
+    assert own["EDMEuler"] == "euler" and own["EDMDPMSolverMultistep"] == "dpmpp_2m" and own["TCD"] == "tcd"
     assert own["DEISMultistep"] == "deis" and own["FlowMatchHeunDiscrete"] == "heun"
 
 

@@ -42,6 +42,8 @@ class Walk(NamedTuple):
       kept: how many of them are written, from the start.
       step: arguments of `scheduler.step`.
       solvers: the setting `solver_type` at each call of a step, where it is not one for all.
+      even: whether the sigmas are those that Flux's pipeline lays before.
+      mu: of a dynamic shift.
     """
 
     scheduler: str
@@ -52,6 +54,8 @@ class Walk(NamedTuple):
     kept: int | None = None
     step: dict = {}  # noqa: RUF012
     solvers: tuple[str, ...] = ()
+    even: bool = False
+    mu: float | None = None
 
 
 _leading = {"timestep_spacing": "leading", "set_alpha_to_one": True}
@@ -108,11 +112,59 @@ PUBLISHED = {
     "deis": Walk("DEISMultistepScheduler", {"solver_order": 2}),
 }  # fmt: skip
 
+# What a config alone must make: our process, sampler and plan are read from the settings, with nothing set by hand.
+_least, _karras = {"final_sigmas_type": "sigma_min"}, {"use_karras_sigmas": True}
+_playground = {"sigma_max": 80.0, "sigma_min": 0.002, "sigma_data": 0.5}
+_dynamic = {"shift": 3.0, "use_dynamic_shifting": True}
+READ = {
+    "unipc": Walk("UniPCMultistepScheduler", {}),
+    "unipc, sigma_min": Walk("UniPCMultistepScheduler", _least),
+    "unipc 3, bh1, sigma_min": Walk("UniPCMultistepScheduler", {**_least, "solver_order": 3, "solver_type": "bh1"}),
+    "unipc, never lowered": Walk("UniPCMultistepScheduler", {**_least, "lower_order_final": False}),
+    "unipc, karras, sigma_min": Walk("UniPCMultistepScheduler", {**_least, **_karras}, steps=6),
+    "deis": Walk("DEISMultistepScheduler", {}),
+    "deis 3": Walk("DEISMultistepScheduler", {"solver_order": 3}),
+    "deis, karras": Walk("DEISMultistepScheduler", _karras, steps=6),
+    "deis, 20 steps": Walk("DEISMultistepScheduler", {}, steps=20),
+    "tcd": Walk("TCDScheduler", {}, steps=4, step={"eta": 0.0}),
+    "ddim, clipped": Walk("DDIMScheduler", {"clip_sample_range": 0.7}),
+    "ddpm, large": Walk("DDPMScheduler", {"variance_type": "fixed_large", "clip_sample": False}),
+    "heun, clipped": Walk("HeunDiscreteScheduler", {"clip_sample": True, "clip_sample_range": 0.7}, "exploding",
+                          calls=(2,)),
+    "heun": Walk("HeunDiscreteScheduler", _karras, "exploding", calls=(2,)),
+    "euler, exponential": Walk("EulerDiscreteScheduler", {"use_exponential_sigmas": True}, "exploding"),
+    "lms, beta": Walk("LMSDiscreteScheduler", {"use_beta_sigmas": True}, "exploding"),
+    "dpmpp_2m, sigma_min": Walk("DPMSolverMultistepScheduler", _least),
+    "dpmpp_2m, heun": Walk("DPMSolverMultistepScheduler", {
+        "solver_type": "heun", "lower_order_final": False, **_least}),
+    "dpmpp_2m, Euler at last": Walk("DPMSolverMultistepScheduler", {"euler_at_final": True, **_least}, steps=20),
+    "dpmpp_2m, lu": Walk("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}),
+    "dpmpp_2m, first order": Walk("DPMSolverMultistepScheduler", {"solver_order": 1}),
+    "dpmpp_2m_sde": Walk("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
+    "dpmpp_2s": Walk("DPMSolverSinglestepScheduler", {}),
+    "dpmpp_2s, 9 steps": Walk("DPMSolverSinglestepScheduler", _least, steps=9),
+    "dpmpp_2s, sigma_min": Walk("DPMSolverSinglestepScheduler", {**_least, "timestep_spacing": "trailing"}),
+    "edm, euler": Walk("EDMEulerScheduler", _playground, "exploding"),
+    "edm, dpmpp_2m": Walk("EDMDPMSolverMultistepScheduler", {**_playground, "rho": 5.0}, "exploding"),
+    "edm, v": Walk("EDMDPMSolverMultistepScheduler", {
+        **_playground, **_least, "sigma_schedule": "exponential", "prediction_type": "v_prediction"}, "exploding"),
+    "flow": Walk("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", steps=4),
+    "flow, even": Walk("FlowMatchEulerDiscreteScheduler", {}, "flow", steps=4, even=True),
+    "flow, even, shift 3": Walk("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", steps=4, even=True),
+    "flow, dynamic": Walk("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, mu=0.5),
+    "flow, dynamic, even": Walk("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, even=True, mu=0.5),
+}  # fmt: skip
 
-def prepared(walk: Walk):
+
+def prepared(walk: Walk, table: dict = TABLE):
     """The scheduler, with its steps set and its tables in float64."""
-    scheduler = getattr(diffusers, walk.scheduler)(**TABLE | walk.settings if walk.space != "flow" else walk.settings)
-    scheduler.set_timesteps(walk.steps)
+    settings = table | walk.settings if walk.space != "flow" else walk.settings
+    scheduler = getattr(diffusers, walk.scheduler).from_config(settings)
+    more = {} if walk.mu is None else {"mu": walk.mu}
+    if walk.even:
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / walk.steps, walk.steps), **more)
+    else:
+        scheduler.set_timesteps(walk.steps, **more)
     scheduler.is_scale_input_called = True  # the model here takes the sample as it is
     for table in ("sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "alphas_cumprod", "one",
                   "final_alpha_cumprod"):  # fmt: skip
@@ -137,6 +189,8 @@ def ends_at(scheduler) -> float:
     if getattr(scheduler, "sigmas", None) is not None:
         return float(scheduler.sigmas[-1])
     alpha_squared = getattr(scheduler, "final_alpha_cumprod", 1.0)
+    if isinstance(scheduler, diffusers.TCDScheduler):
+        alpha_squared = scheduler.alphas_cumprod[0]
     return float((1 - alpha_squared) / alpha_squared) ** 0.5
 
 
@@ -148,9 +202,21 @@ def coefficients(space: str, level: float) -> tuple[float, float]:
     return alpha, level * alpha
 
 
-def follow(walk: Walk) -> dict[str, np.ndarray]:
+def output_of(scheduler, space: str, x: np.ndarray, x0: np.ndarray, eps: np.ndarray, sigma: float) -> torch.Tensor:
+    """What a network that knows x0 and eps puts out."""
+    if space == "flow":
+        return torch.from_numpy(eps - x0)
+    if "sigma_data" in scheduler.config:  # EDM's preconditioning
+        data = scheduler.config.sigma_data
+        sign = -1 if scheduler.config.prediction_type == "v_prediction" else 1
+        scale = sign * sigma * data / (sigma**2 + data**2) ** 0.5
+        return torch.from_numpy((x0 - data**2 / (sigma**2 + data**2) * x) / scale)
+    return torch.from_numpy(eps)
+
+
+def follow(walk: Walk, table: dict = TABLE) -> dict[str, np.ndarray]:
     """x `[N + 1, B, D]` at the ends of the steps, level `[N + 1]`, and the noise `[N, B, D]` where there is some."""
-    scheduler = prepared(walk)
+    scheduler = prepared(walk, table)
     levels = [level(scheduler, scheduler.timesteps[0])]
     x = torch.from_numpy(starts(*coefficients(walk.space, levels[0])))
     arguments = dict(walk.step)
@@ -167,7 +233,7 @@ def follow(walk: Walk) -> dict[str, np.ndarray]:
             t = times.pop(0)
             alpha, sigma = coefficients(walk.space, level(scheduler, t))
             x0, eps = exact(x.numpy(), alpha, sigma)
-            output = torch.from_numpy(eps - x0 if walk.space == "flow" else eps)
+            output = output_of(scheduler, walk.space, x.numpy(), x0, eps, sigma)
             if walk.settings.get("variance_type") == "learned_range":
                 output = torch.cat([output, torch.full_like(output, -0.4)], dim=1)  # the fraction (1 - 0.4) / 2
             x = scheduler.step(output, t, x, **arguments).prev_sample.double()
@@ -181,6 +247,21 @@ def follow(walk: Walk) -> dict[str, np.ndarray]:
             noises.append(np.zeros_like(ways[0]))
     found = {"x": np.stack(ways), "level": np.array(levels)}
     return found | ({"noise": np.stack(noises)} if np.any(noises) else {})
+
+
+def inverted(clip: float) -> dict[str, np.ndarray]:
+    """x `[N + 1, B, D]` and level `[N + 1]` of DDIM's inversion with clipped data, from the data up."""
+    scheduler = diffusers.DDIMInverseScheduler(**TABLE, clip_sample=True, clip_sample_range=clip)
+    scheduler.set_timesteps(10)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    x = torch.from_numpy(starts(1.0, 0.0))
+    ways, levels = [x.numpy()], [0.0]
+    for t in scheduler.timesteps[1:]:  # the first goes from the data to themselves
+        levels.append(level(scheduler, t))
+        eps = exact(x.numpy(), *coefficients("preserving", levels[-1]))[1]
+        x = scheduler.step(torch.from_numpy(eps), int(t), x).prev_sample
+        ways.append(x.numpy())
+    return {"x": np.stack(ways), "level": np.array(levels)}
 
 
 def times_of(walk: Walk) -> dict[str, np.ndarray]:
@@ -209,22 +290,36 @@ def times_of(walk: Walk) -> dict[str, np.ndarray]:
     }
 
 
+def write(path: str, made: dict[str, np.ndarray], name: str, about: dict) -> None:
+    """Writes one file, with what is in it in its metadata."""
+    save_file({name: np.ascontiguousarray(value) for name, value in made.items()}, path, {
+        "diffusers": diffusers.__version__, "torch": torch.__version__, "numpy": np.__version__,
+        "command": f"python -m tests.peers.diffusers_reference {path}",
+        name: json.dumps(about, sort_keys=True),
+    })  # fmt: skip
+    pathlib.Path(path).chmod(0o644)
+
+
 def main(path: str) -> None:
-    """Writes the file."""
+    """Writes the file, and schedulers.safetensors beside it: what a config alone makes."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)  # of the algorithm "dpmsolver", which is wanted here
     made = {f"{name}/{part}": value for name, walk in WALKS.items() for part, value in follow(walk).items()}
     made |= {f"published/{name}/{part}": value
              for name, walk in PUBLISHED.items() for part, value in times_of(walk).items()}
+    found = {"inverted": inverted(0.7)}
+    for name, walk in READ.items():
+        first = getattr(prepared(walk, {}), "init_noise_sigma", 1.0)
+        found[name] = follow(walk, {}) | {"first": np.array(float(first))}
+    read = {name: {"config": {"_class_name": walk.scheduler, **walk.settings}, "steps": walk.steps, "even": walk.even,
+                   "space": walk.space} for name, walk in READ.items()}  # fmt: skip
     about = {name: {"scheduler": walk.scheduler, "settings": walk.settings, "space": walk.space, "steps": walk.steps}
              for name, walk in WALKS.items()}
-    save_file({name: np.ascontiguousarray(value) for name, value in made.items()}, path, {
-        "diffusers": diffusers.__version__, "torch": torch.__version__, "numpy": np.__version__,
-        "command": f"python -m tests.peers.diffusers_reference {path}",
-        "walks": json.dumps(about, sort_keys=True),
-    })  # fmt: skip
-    pathlib.Path(path).chmod(0o644)
-    print(f"{len(WALKS)} walks and {len(PUBLISHED)} published ones of diffusers {diffusers.__version__} in {path}")
+    write(path, made, "walks", about)
+    made = {f"{name}/{part}": value for name, parts in found.items() for part, value in parts.items()}
+    write(str(pathlib.Path(path).with_name("schedulers.safetensors")), made, "read", read)
+    print(f"{len(WALKS)} walks, {len(PUBLISHED)} published ones and {len(READ)} of configs of diffusers "
+          f"{diffusers.__version__} in {path}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ follows the noise and not the rounding.
 """
 
 import gzip
+import importlib
 import json
 import pathlib
 import sys
@@ -322,15 +323,23 @@ def write(name: str, folder: pathlib.Path) -> None:
     path.chmod(0o644)
 
 
+SDE_FILE = "diffusers.schedulers.scheduling_dpmsolver_sde"
+
+
 def defaults(folder: pathlib.Path) -> None:
     """Writes the config that each scheduler has by default, all fields of it."""
     classes = ("DDIM", "DDPM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
                "KDPM2AncestralDiscrete", "LMSDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep",
-               "UniPCMultistep", "LCM", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete")  # fmt: skip
+               "UniPCMultistep", "LCM", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "TCD", "DPMSolverSDE",
+               "EDMEuler", "EDMDPMSolverMultistep")  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         found = {}
         for name in classes:
-            getattr(diffusers, f"{name}Scheduler")().save_pretrained(place)
+            of = diffusers
+            if name == "DPMSolverSDE":  # torchsde draws its noise, and no config
+                with mock.patch.dict(sys.modules, {"torchsde": mock.MagicMock()}):
+                    of = importlib.import_module(SDE_FILE)
+            getattr(of, f"{name}Scheduler")().save_pretrained(place)
             found[name] = json.loads((pathlib.Path(place) / "scheduler_config.json").read_text())
     (folder / "schedulers.json").write_text(json.dumps(found, indent=1) + "\n")
 

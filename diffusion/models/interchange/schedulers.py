@@ -22,12 +22,17 @@ config is silent. What differs:
 One scheduler is ours, with no counterpart there: OURS, of few-step students of flows, see `experiments.text_model`.
 """
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 from diffusion import flow_maps, limits, parameterizations, samplers, schedules, schema, timesteps
+from diffusion.guidance.pairs import replace_x0
 from diffusion.models.interchange.family import Fields, Refusal
 from diffusion.models.names import look_up
 from diffusion.parameterizations import Parameterization
@@ -44,57 +49,179 @@ PREDICTIONS = {
 SPACINGS = ("leading", "linspace", "trailing")
 
 
+Options = Mapping[str, Any]
+"""What a config sets beside the process, by its fields; a field that it leaves out, or sets to null, is None."""
+
+
 class Solver(NamedTuple):
     """A sampler and what its scheduler of diffusers does where a config is silent.
 
     Attributes:
       scheduler: the class there.
-      make: () -> sampler, for a process with a table of betas.
+      make: (options, steps) -> sampler; a `Refusal` for options that ours has not.
       spacing: of the steps; "lcm", which no config can change, takes them from those of its training.
+      own_spacing: whether the class has no `timestep_spacing`, so that a config cannot change it.
       beyond: whether the grid is laid for one step more, whose first is left out.
       exploding: whether x / alpha is what is walked there, which starts at sigma(t) noise if the grid reaches T.
       to_zero: whether it ends at alpha = 1, or else at the first time of the process.
       ends: the field of the config that says so otherwise; "" for none.
+      levels: whether the class has Karras' steps and its relatives.
+      clips: the class's own `clip_sample`; None where it has none.
+      betas: the class's own beta_schedule, beta_start and beta_end.
     """
 
     scheduler: str
-    make: Callable[[], Sampler]
+    make: Callable[[Options, int], Sampler]
     spacing: str = "linspace"
+    own_spacing: bool = False
     beyond: bool = False
     exploding: bool = False
     to_zero: bool = True
     ends: str = "final_sigmas_type"
+    levels: bool = True
+    clips: bool | None = None
+    betas: tuple[str, float, float] = ("linear", 1e-4, 0.02)
 
 
+def _plain(make: Callable[[], Sampler]) -> Callable[[Options, int], Sampler]:
+    """Of a scheduler whose solver has no options."""
+    return lambda options, steps: make()
+
+
+def _lowers(options: Options, steps: int) -> bool:
+    """Whether the last steps are of lower order: there, only where they are few."""
+    return bool(options["euler_at_final"]) or (options["lower_order_final"] is not False and steps < 15)
+
+
+def _order(options: Options, scheduler: str, *valid: int) -> int:
+    order = options["solver_order"] or 2
+    if order not in valid:
+        raise Refusal(f"{scheduler}: solver_order = {order} is not supported; supported: "
+                      f"{', '.join(map(str, valid))}." + (
+                          " diffusers' third order leaves out half of the second difference; set solver_order to 2, or "
+                          "leave it and sample with 'dpmpp_3m', which has all of it." if order == 3 else ""))
+    return order
+
+
+def _dpmpp_2m(options: Options, steps: int, stochastic: bool = False) -> Sampler:
+    order = _order(options, "DPMSolverMultistepScheduler", 1, 2)
+    if order == 1:
+        return samplers.ddim(1.0 if stochastic else 0.0)
+    if stochastic or options["solver_type"] == "heun":
+        solver = "heun" if options["solver_type"] == "heun" else "midpoint"
+        return samplers.dpmpp_2m_sde(float(stochastic), solver=solver, lower_order_final=_lowers(options, steps))
+    return samplers.dpmpp_2m(_lowers(options, steps))
+
+
+def _dpmpp_2s(options: Options, steps: int) -> Sampler:
+    if _order(options, "DPMSolverSinglestepScheduler", 1, 2) == 1:
+        return samplers.ddim()
+    if options["solver_type"] == "heun":
+        raise Refusal("DPMSolverSinglestepScheduler: solver_type = 'heun' is not supported; supported: 'midpoint'.")
+    # There the last step is lowered where their number is odd, or the end is at zero.
+    lowered = options["lower_order_final"] or steps % 2 == 1 or options["final_sigmas_type"] != "sigma_min"
+    return samplers.dpmpp_2s("grid", lowered)
+
+
+def _deis(options: Options, steps: int) -> Sampler:
+    return samplers.deis(_order(options, "DEISMultistepScheduler", 1, 2, 3), "log-SNR", _lowers(options, steps))
+
+
+def _unipc(options: Options, steps: int) -> Sampler:
+    variant = "bh1" if options["solver_type"] == "bh1" else "bh2"
+    order = _order(options, "UniPCMultistepScheduler", 1, 2, 3)
+    return samplers.unipc(order, variant, options["lower_order_final"] is not False)
+
+
+def _ddpm(options: Options, steps: int) -> Sampler:
+    kinds = {None: "small", "fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large",
+             "learned_range": "learned"}  # fmt: skip
+    if options["variance_type"] not in kinds:
+        raise Refusal(f"DDPMScheduler: variance_type = {options['variance_type']!r} is not supported; supported: "
+                      f"{', '.join(repr(kind) for kind in kinds if kind)}. Sample with another solver, such as 'ddim'.")
+    return samplers.ddpm(kinds[options["variance_type"]])
+
+
+def _karras_kin(scheduler: str, make: Callable[[], Sampler], **how: Any) -> Solver:
+    """A scheduler that walks x / alpha as k-diffusion does."""
+    return Solver(scheduler, _plain(make), exploding=True, **{"ends": "", **how})
+
+
+SD_BETAS, KDPM_BETAS = ("scaled_linear", 0.00085, 0.012), ("linear", 0.00085, 0.012)
 SOLVERS = {
-    "ddim": Solver("DDIMScheduler", samplers.ddim, "leading", ends="set_alpha_to_one"),
-    "ddpm": Solver("DDPMScheduler", samplers.ddpm, "leading", ends=""),
-    "plms": Solver("PNDMScheduler", samplers.plms, "leading", to_zero=False, ends="set_alpha_to_one"),
-    "pndm": Solver("PNDMScheduler", samplers.pndm, "leading", to_zero=False, ends="set_alpha_to_one"),
-    "euler": Solver("EulerDiscreteScheduler", samplers.ddim, exploding=True),
-    "euler_ancestral": Solver("EulerAncestralDiscreteScheduler", samplers.euler_ancestral, exploding=True, ends=""),
-    "heun": Solver("HeunDiscreteScheduler", samplers.edm, exploding=True, ends=""),
-    "dpm_2": Solver("KDPM2DiscreteScheduler", samplers.dpm_2, exploding=True, ends=""),
-    "dpm_2_ancestral": Solver("KDPM2AncestralDiscreteScheduler", samplers.dpm_2_ancestral, exploding=True, ends=""),
-    "lms": Solver("LMSDiscreteScheduler", samplers.lms, exploding=True, ends=""),
-    "dpmpp_2m": Solver("DPMSolverMultistepScheduler", samplers.dpmpp_2m, beyond=True),
-    "dpmpp_2m_sde": Solver("DPMSolverMultistepScheduler", samplers.dpmpp_2m_sde, beyond=True),
-    "dpmpp_3m": Solver("DPMSolverMultistepScheduler", samplers.dpmpp_3m, beyond=True),
-    "dpmpp_2s": Solver("DPMSolverSinglestepScheduler", samplers.dpmpp_2s, beyond=True),
-    "dpmpp_sde": Solver("DPMSolverSDEScheduler", samplers.dpmpp_sde, exploding=True, ends=""),
-    "deis": Solver("DEISMultistepScheduler", samplers.deis, beyond=True),
-    "unipc": Solver("UniPCMultistepScheduler", samplers.unipc, beyond=True),
-    "lcm": Solver("LCMScheduler", samplers.consistency, "lcm", ends=""),
-}
+    "ddim": Solver("DDIMScheduler", _plain(samplers.ddim), "leading", ends="set_alpha_to_one", levels=False,
+                   clips=True),
+    "ddpm": Solver("DDPMScheduler", _ddpm, "leading", ends="", levels=False, clips=True),
+    "plms": Solver("PNDMScheduler", _plain(samplers.plms), "leading", to_zero=False, ends="set_alpha_to_one",
+                   levels=False),
+    "pndm": Solver("PNDMScheduler", _plain(samplers.pndm), "leading", to_zero=False, ends="set_alpha_to_one",
+                   levels=False),
+    "euler": _karras_kin("EulerDiscreteScheduler", samplers.ddim, ends="final_sigmas_type"),
+    "euler_ancestral": _karras_kin("EulerAncestralDiscreteScheduler", samplers.euler_ancestral, levels=False),
+    "heun": _karras_kin("HeunDiscreteScheduler", samplers.edm, clips=False, betas=KDPM_BETAS),
+    "dpm_2": _karras_kin("KDPM2DiscreteScheduler", samplers.dpm_2, betas=KDPM_BETAS),
+    "dpm_2_ancestral": _karras_kin("KDPM2AncestralDiscreteScheduler", samplers.dpm_2_ancestral, betas=KDPM_BETAS),
+    "lms": _karras_kin("LMSDiscreteScheduler", samplers.lms),
+    "dpmpp_2m": Solver("DPMSolverMultistepScheduler", _dpmpp_2m, beyond=True),
+    "dpmpp_2m_sde": Solver("DPMSolverMultistepScheduler", functools.partial(_dpmpp_2m, stochastic=True), beyond=True),
+    "dpmpp_3m": Solver("DPMSolverMultistepScheduler", lambda options, steps: samplers.dpmpp_3m(_lowers(options, steps)),
+                       beyond=True),
+    "dpmpp_2s": Solver("DPMSolverSinglestepScheduler", _dpmpp_2s, own_spacing=True, beyond=True),
+    "dpmpp_sde": _karras_kin("DPMSolverSDEScheduler", samplers.dpmpp_sde, betas=KDPM_BETAS),
+    "deis": Solver("DEISMultistepScheduler", _deis, beyond=True, to_zero=False, ends=""),
+    "unipc": Solver("UniPCMultistepScheduler", _unipc, beyond=True),
+    "lcm": Solver("LCMScheduler", _plain(samplers.consistency), "lcm", own_spacing=True, ends="", levels=False,
+                  clips=False, betas=SD_BETAS),
+    # (Its pipelines there ask for gamma = 0 where the caller says nothing.)
+    "tcd": Solver("TCDScheduler", _plain(samplers.flow_map), "lcm", own_spacing=True, to_zero=False, ends="",
+                  levels=False, betas=SD_BETAS),
+}  # fmt: skip
 OURS = "FlowConsistencyScheduler"
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-# Of solvers and of pixels: a solver is asked for by name here, and latents are neither clipped nor thresholded.
-WITHOUT_EFFECT = (
-    "clip_sample", "clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio", "solver_order", "solver_type",
-    "lower_order_final", "euler_at_final", "predict_x0", "disable_corrector", "solver_p", "lambda_min_clipped",
-    "interpolation_type", "eta", "s_noise", "sigma_min", "sigma_max", "timestep_type", "invert_sigmas",
-    "time_shift_type", "stochastic_sampling", "skip_prk_steps", "flow_shift", "timestep_scaling",
-)  # fmt: skip
+EDMS = {"EDMEulerScheduler": "euler", "EDMDPMSolverMultistepScheduler": "dpmpp_2m"}
+# Of tables of betas: the options and the values that are known, first the one where a config is silent. None says that
+# each solver has its own.
+OPTIONS: Mapping[str, tuple] = {
+    "timestep_spacing": (None, *SPACINGS),
+    "set_alpha_to_one": (None, True, False),
+    "final_sigmas_type": (None, "zero", "sigma_min"),
+    "lower_order_final": (None, True, False),
+    "euler_at_final": (False, True),
+    "solver_type": (None, "midpoint", "heun", "logrho", "bh1", "bh2"),
+    "clip_sample": (None, True, False),
+    "variance_type": (None, "fixed_small", "fixed_large", "fixed_small_log", "learned", "learned_range"),
+    "use_karras_sigmas": (False, True, None),
+    "use_exponential_sigmas": (False, True, None),
+    "use_beta_sigmas": (False, True, None),
+    "use_lu_lambdas": (False, True, None),
+}
+LEVELS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+# What only one value is known of, by the value.
+ONLY: Mapping[str, tuple] = {
+    "thresholding": (False, None),
+    "predict_x0": (True,),
+    "disable_corrector": ((), None),
+    "solver_p": (None,),
+    "lambda_min_clipped": (-math.inf, None),
+    "interpolation_type": ("linear",),
+    "sigma_min": (None,),
+    "sigma_max": (None,),
+    "timestep_type": ("discrete",),
+    "timestep_scaling": (10.0,),
+    "invert_sigmas": (False, None),
+    "stochastic_sampling": (False, None),
+    "time_shift_type": ("exponential",),
+    "shift_terminal": (None,),
+    "use_dynamic_shifting": (False, None),
+}
+# What is read for nothing, and why.
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "dynamic_thresholding_ratio": "of thresholding, which is refused",
+    "sample_max_value": "of thresholding, which is refused",
+    "noise_sampler_seed": "every sample has its own key",
+    "flow_shift": "of use_flow_sigmas, which reads it",
+    "skip_prk_steps": "of PNDM, which reads it",
+}
 
 
 LONGEST = 10**5  # steps of a process; published ones have 1,000
@@ -106,6 +233,8 @@ KINDS = {  # what the fields of a config may hold
     "base_shift": schema.number(-50, 50), "max_shift": schema.number(-50, 50),
     "base_image_seq_len": schema.whole(1), "max_image_seq_len": schema.whole(1),
     "boundary_scaling": schema.optional(schema.number()), "solver_order": schema.whole(1, 10),
+    "clip_sample_range": schema.number(1e-3, 1e3), "sigma_min": schema.number(1e-9, 1e9),
+    "sigma_max": schema.number(1e-9, 1e9), "sigma_data": schema.number(1e-9, 1e9), "rho": schema.number(1e-3, 1e3),
 }  # fmt: skip
 
 
@@ -118,7 +247,7 @@ class Process(NamedTuple):
       prediction: its name there: "epsilon", "v_prediction", "sample" or "flow_prediction".
       sampler: the name of the solver that the config asks for.
       T: steps of the process.
-      fields: what the config sets of spacing, offset, ends and Karras' steps, or of the shifts of a flow.
+      fields: what the config sets beside (OPTIONS and a few numbers), or the shifts of a flow, or EDM's levels.
     """
 
     schedule: NoiseSchedule
@@ -143,12 +272,14 @@ class Walk(NamedTuple):
     start: float
 
 
-def read(config: Mapping[str, Any], prediction: str = "") -> Process:
+def read(config: Mapping[str, Any], prediction: str = "", even: bool = False) -> Process:
     """The process of a scheduler's config.
 
     Args:
       config: scheduler_config.json.
       prediction: what the network is thought to predict, a name in PREDICTIONS; "" as the config says.
+      even: whether the pipeline lays the steps of a flow itself, evenly from 1 to 1 / steps before they are shifted, as
+        Flux's does; its scheduler else does.
 
     Raises:
       Refusal: for what is not supported, or a prediction that contradicts the config.
@@ -156,13 +287,17 @@ def read(config: Mapping[str, Any], prediction: str = "") -> Process:
     if not isinstance(config, Mapping):
         raise Refusal(f"a scheduler's config is a table of fields, not {limits.short(config)}.")
     name = Fields("scheduler", config).take("_class_name", "")
-    fields = Fields(name or "scheduler", config, WITHOUT_EFFECT, KINDS)
-    fields.only("thresholding", False)
+    fields = Fields(name or "scheduler", config, tuple(WITHOUT_EFFECT), KINDS)
     T = fields.take("num_train_timesteps", 1000)
     if name in FLOWS or config.get("use_flow_sigmas"):
-        process = _flow(fields, T)
+        process = _flow(fields, T, even)
+    elif name in EDMS:
+        process = _edm(fields, name, T)
     else:
         process = _tabulated(fields, name, T)
+    for field, valid in ONLY.items():
+        if field not in fields.read:
+            fields.only(field, *valid)
     if prediction:
         look_up(PREDICTIONS, prediction, "prediction")
     if prediction not in ("", process.prediction):
@@ -170,12 +305,16 @@ def read(config: Mapping[str, Any], prediction: str = "") -> Process:
                       f"{process.prediction!r}: the pictures would be noise. Leave it out, or mend the config's "
                       "prediction_type if it is that which is wrong.")
     fields.end()
+    SOLVERS[process.sampler].make(process.fields, 2)  # what it refuses, now
     return process
 
 
 def _tabulated(fields: Fields, name: str, T: int) -> Process:
-    kind = fields.only("beta_schedule", "linear", "scaled_linear", "squaredcos_cap_v2")
-    ends = fields.take("beta_start", 1e-4), fields.take("beta_end", 0.02)
+    known = {solver.scheduler: sampler for sampler, solver in reversed(SOLVERS.items())}
+    sampler = look_up(known, name, "scheduler")
+    usual = SOLVERS[sampler].betas
+    kind = fields.only("beta_schedule", *dict.fromkeys((usual[0], "linear", "scaled_linear", "squaredcos_cap_v2")))
+    ends = fields.take("beta_start", usual[1]), fields.take("beta_end", usual[2])
     betas = fields.take("trained_betas")
     if betas is not None and len(betas) != T:
         raise Refusal(f"{name}: {len(betas)} trained_betas and num_train_timesteps = {T} contradict each other.")
@@ -192,54 +331,82 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
     except ValueError as error:
         raise Refusal(f"{name}: its betas are those of no process: {limits.reason(error)}") from error
     predicts = fields.only("prediction_type", "epsilon", "v_prediction", "sample")
-    known = {solver.scheduler: sampler for sampler, solver in reversed(SOLVERS.items())}
-    sampler = look_up(known, name, "scheduler")
     if fields.only("algorithm_type", "dpmsolver++", "sde-dpmsolver++", "deis") == "sde-dpmsolver++":
         sampler = "dpmpp_2m_sde"
     if name == "PNDMScheduler" and not fields.take("skip_prk_steps", False):
         sampler = "pndm"
-    # Of DDPM; a network that learns its variance says so by its channels.
-    fields.only("variance_type", "fixed_small", "fixed_large", "fixed_small_log", "learned", "learned_range", None)
-    told = {"timestep_spacing": fields.only("timestep_spacing", None, *SPACINGS),
-            "steps_offset": fields.take("steps_offset", 0), "karras": bool(fields.take("use_karras_sigmas", False)),
-            "set_alpha_to_one": fields.only("set_alpha_to_one", None, True, False),
-            "final_sigmas_type": fields.only("final_sigmas_type", None, "zero", "sigma_min"),
-            "original_inference_steps": fields.take("original_inference_steps", 50)}  # fmt: skip
-    original = told["original_inference_steps"]
+    options = _options(fields)
+    original = options["original_inference_steps"] = fields.take("original_inference_steps", 50)
     if type(original) is not int or not 1 <= original <= T:
         raise Refusal(f"{name}: original_inference_steps = {original!r} is no number of the process's {T} steps.")
+    if sum(bool(options[level]) for level in LEVELS) > 1:
+        raise Refusal(f"{name}: more than one of {', '.join(LEVELS)} is set; choose one.")
     parameterization = PREDICTIONS[predicts](parameterizations.steps(T))
-    return Process(schedule, parameterization, predicts, sampler, T, told)
+    return Process(schedule, parameterization, predicts, sampler, T, options)
 
 
-def _flow(fields: Fields, T: int) -> Process:
+def _options(fields: Fields) -> dict[str, Any]:
+    options = {field: fields.only(field, *valid) for field, valid in OPTIONS.items()}
+    return options | {"solver_order": fields.take("solver_order"), "steps_offset": fields.take("steps_offset", 0),
+                      "clip_sample_range": fields.take("clip_sample_range", 1.0)}  # fmt: skip
+
+
+def _edm(fields: Fields, name: str, T: int) -> Process:
+    """EDM's process and preconditioning, as Playground 2.5 is published."""
+    low, high = fields.take("sigma_min", 0.002), fields.take("sigma_max", 80.0)
+    predicts = fields.only("prediction_type", "epsilon", "v_prediction")
+    if not low < high:
+        raise Refusal(f"{name}: sigma_min = {low} must be below sigma_max = {high}.")
+    parameterization = parameterizations.edm(fields.take("sigma_data", 0.5))
+    if predicts == "v_prediction":  # the same with the other sign
+        parameterization = _negated(parameterization)
+    sampler = EDMS[name]
+    if fields.only("algorithm_type", "dpmsolver++", "sde-dpmsolver++", "deis") == "sde-dpmsolver++":
+        sampler = "dpmpp_2m_sde"
+    levels = {"sigma_min": low, "sigma_max": high, "rho": fields.take("rho", 7.0),
+              "sigma_schedule": fields.only("sigma_schedule", "karras", "exponential")}  # fmt: skip
+    return Process(schedules.edm(low, high), parameterization, predicts, sampler, T, _options(fields) | levels)
+
+
+def _negated(parameterization: Parameterization) -> Parameterization:
+    """A network whose output has the other sign."""
+    read, target = parameterization.to_prediction, parameterization.target
+    return parameterization._replace(
+        to_prediction=lambda schedule, t, x_t, output: read(schedule, t, x_t, -output),
+        target=lambda schedule, t, x0, eps: -target(schedule, t, x0, eps),
+    )
+
+
+def _flow(fields: Fields, T: int, even: bool) -> Process:
     if fields.take("use_flow_sigmas", False):
         return _tabulated_flow(fields, T)
-    told = {"shift": float(fields.take("shift", 1.0)), "dynamic": bool(fields.take("use_dynamic_shifting", False)),
+    told = {"shift": float(fields.take("shift", 1.0)), "even": even,
+            "dynamic": bool(fields.take("use_dynamic_shifting", False)),
             "base": (fields.take("base_image_seq_len", 256), fields.take("base_shift", 0.5)),
             "largest": (fields.take("max_image_seq_len", 4096), fields.take("max_shift", 1.15))}  # fmt: skip
-    fields.only("shift_terminal", None)
     for other in ("karras", "exponential", "beta"):
         fields.only(f"use_{other}_sigmas", False)
     sampler = "heun" if "Heun" in fields.name else "euler"
-    return _flow_process(sampler, T, told)
+    return _flow_process(sampler, T, _options(fields) | told)
 
 
 def _tabulated_flow(fields: Fields, T: int) -> Process:
     """A flow by a scheduler that was made for tables of betas, which it then does not use."""
-    for field in ("beta_schedule", "beta_start", "beta_end", "trained_betas", "timestep_spacing", "steps_offset",
-                  "variance_type"):  # fmt: skip
+    for field in ("beta_schedule", "beta_start", "beta_end", "trained_betas"):
         fields.take(field)
-    name = fields.only("_class_name", "DPMSolverMultistepScheduler", OURS)
+    name = fields.take("_class_name")
+    if name not in ("DPMSolverMultistepScheduler", OURS):
+        raise Refusal(f"{name}: use_flow_sigmas = True is not supported of this class; it is of "
+                      f"DPMSolverMultistepScheduler and {OURS}.")
     predicts = fields.only("prediction_type", "flow_prediction", "sample")
     fields.only("algorithm_type", "dpmsolver++")
     fields.only("final_sigmas_type", "zero")
     for other in ("rescale_betas_zero_snr", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
                   "use_dynamic_shifting", "use_lu_lambdas"):  # fmt: skip
         fields.only(other, False)
-    shift = float(fields.take("flow_shift", 1.0))
+    told = {"shift": float(fields.take("flow_shift", 1.0)), "dynamic": False}
     if name == OURS:
-        process = _flow_process("lcm", T, {"shift": shift, "dynamic": False, "first": 1.0}, predicts)
+        process = _flow_process("lcm", T, _options(fields) | told | {"first": 1.0}, predicts)
         scaling = fields.take("boundary_scaling")
         if scaling is not None:
             if not isinstance(scaling, (int, float)) or not scaling > 0:
@@ -248,7 +415,7 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
             process = process._replace(parameterization=bounded)
         return process
     sampler = "ddim" if fields.take("solver_order", 2) == 1 else "dpmpp_2m"
-    return _flow_process(sampler, T, {"shift": shift, "dynamic": False, "first": 1 - 1 / T}, predicts)
+    return _flow_process(sampler, T, _options(fields) | told | {"first": 1 - 1 / T}, predicts)
 
 
 def _flow_process(sampler: str, T: int, told: dict[str, Any], predicts: str = "flow_prediction") -> Process:
@@ -272,27 +439,75 @@ def walk(process: Process, sampler: str, steps: int, tokens: int = 0) -> Walk:
     solver = look_up(SOLVERS, name, "sampler")
     if not 1 <= steps <= process.T:
         raise ValueError(f"steps = {steps} must be in 1 .. {process.T}, the steps of the process")
-    if "shift" in process.fields:  # a flow
-        make = {"euler": samplers.euler, "heun": samplers.heun}.get(name, solver.make)
-        return Walk(make(), timesteps.plan(_flow_grid(process, steps, tokens)), 1.0)
+    fields = process.fields
+    if "shift" in fields:  # a flow
+        in_t = {"euler": samplers.euler, "heun": samplers.heun}
+        made = in_t[name]() if name in in_t else solver.make(fields, steps)
+        return Walk(made, timesteps.plan(_flow_grid(process, steps, tokens)), 1.0)
+    made = solver.make(fields, steps)
+    if "sigma_schedule" in fields:  # EDM
+        ends = fields["sigma_max"], fields["sigma_min"]
+        grid = _spread(process, fields["sigma_schedule"], steps, *ends, fields["rho"])
+        end = grid[-1] if fields["final_sigmas_type"] == "sigma_min" else 0.0
+        return Walk(made, _ending(grid, end, solver.beyond), math.hypot(ends[0], 1))
     if solver.spacing == "lcm":
-        spacing, indices = "lcm", _indices_of_lcm(steps, process.fields["original_inference_steps"], process.T)
+        spacing, indices = "lcm", _indices_of_lcm(steps, fields["original_inference_steps"], process.T)
     else:
-        spacing = process.fields["timestep_spacing"] or solver.spacing
-        indices = _indices(spacing, steps, process.T, process.fields["steps_offset"], solver.beyond)
+        spacing = solver.spacing if solver.own_spacing else fields["timestep_spacing"] or solver.spacing
+        indices = _indices(spacing, steps, process.T, fields["steps_offset"], solver.beyond)
     if not solver.exploding:
         indices = np.round(indices)
     grid = _times(process, indices)
-    if process.fields["karras"]:
+    spread = next((level for level in LEVELS if fields[level]), None) if solver.levels else None
+    if spread:
         ends = _times(process, np.array([process.T - 1, 0])) if solver.beyond else grid[[0, -1]]
         sigma_max, sigma_min = np.exp(-np.asarray(process.schedule.log_snr(ends), np.float64) / 2)
-        grid = timesteps.karras(process.schedule, steps, sigma_min, sigma_max)[:-1]
-    told = process.fields.get(solver.ends)
+        grid = _spread(process, spread.split("_")[1], steps, sigma_max, sigma_min)
+        grid[-1], grid[0] = ends[1], ends[0]  # without the rounding of the way there and back
+    told = fields[solver.ends] if solver.ends else None
     end = 0.0 if (solver.to_zero if told is None else told in (True, "zero")) else 1 / process.T
-    grid = np.append(grid, end) if grid[-1] > end else grid
     scaled = solver.exploding and spacing != "leading"
     start = float(process.schedule.sigma(grid[0])) if scaled else 1.0
-    return Walk(solver.make(), timesteps.plan(grid), start)
+    # (Its own default is a scheduler's that a config names, not that of one in its place.)
+    own = SOLVERS[process.sampler].scheduler == solver.scheduler and solver.clips
+    if solver.clips is not None and (own if fields["clip_sample"] is None else fields["clip_sample"]):
+        made = _clipping(made, name, fields["clip_sample_range"])
+    return Walk(made, _ending(grid, end, solver.beyond), start)
+
+
+def _ending(grid: np.ndarray, end: float, beyond: bool) -> Plan:
+    """The plan of a grid and its end; a step that goes nowhere is kept for solvers that count it among their last."""
+    if grid[-1] == end and beyond:
+        return Plan(grid, np.append(grid[1:], end), np.zeros(len(grid), bool))
+    return timesteps.plan(np.append(grid, end) if grid[-1] > end else grid)
+
+
+def _clipping(sampler: Sampler, name: str, largest: float) -> Sampler:
+    """A sampler of whose estimates of the data none is larger; Heun's eps is then another, the others keep it."""
+
+    def step(state, denoise, schedule, plan, i, noise):
+        def clipped(x, t, *s):
+            found = denoise(x, t, *s)
+            if sampler.of_flow_maps:
+                return jnp.clip(found, -largest, largest)
+            x0 = jnp.clip(found.x0, -largest, largest)
+            return replace_x0(found, schedule, t, x0) if name == "heun" else found._replace(x0=x0)
+
+        return sampler.step(state, clipped, schedule, plan, i, noise)
+
+    return sampler._replace(step=step)
+
+
+def _spread(
+    process: Process, kind: str, steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0
+) -> np.ndarray:
+    """`[steps]` times between two values of sigma / alpha, with both."""
+    if kind == "karras":
+        return timesteps.karras(process.schedule, steps, sigma_min, sigma_max, rho)[:-1]
+    if kind == "beta":
+        ratios = sigma_min + scipy.stats.beta.ppf(np.linspace(1, 0, steps), 0.6, 0.6) * (sigma_max - sigma_min)
+        return np.array(process.schedule.inverse_log_snr(-2 * np.log(ratios)), np.float64)
+    return timesteps.uniform_log_snr(process.schedule, steps, sigma_min, sigma_max)[:-1]  # "exponential" and "lu"
 
 
 def _indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) -> np.ndarray:
@@ -328,12 +543,15 @@ def _times(process: Process, indices: np.ndarray) -> np.ndarray:
 
 
 def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
-    """t = sigma from 1 to 0, as FlowMatchEulerDiscreteScheduler has it; with a dynamic shift, as Flux's pipeline."""
+    """t = sigma from 1 to 0, as FlowMatchEulerDiscreteScheduler has it, or as Flux's pipeline lays it before."""
     fields, shift = process.fields, process.fields["shift"]
-    if fields["dynamic"]:
-        grid = np.append(np.linspace(1.0, 1 / steps, steps), 0.0)
-        return timesteps.flux_shift(process.schedule, grid, tokens, fields["base"], fields["largest"])
     moved = lambda t: shift * t / (1 + (shift - 1) * t)
+    if fields["dynamic"]:
+        last = 1 / steps if fields["even"] else 1 / process.T
+        grid = np.append(np.linspace(1.0, last, steps), 0.0)
+        return timesteps.flux_shift(process.schedule, grid, tokens, fields["base"], fields["largest"])
+    if fields.get("even"):
+        return moved(np.append(np.linspace(1.0, 1 / steps, steps), 0.0))
     if "first" in fields:
         return moved(fields["first"] * np.linspace(1.0, 0.0, steps + 1))
     # Its smallest time is shifted when it is built, and with all the others again: so the published pictures are made.

@@ -1,0 +1,141 @@
+"""Every field of every scheduler that is read, as diffusers 0.42 defines them: used, refused in words, or harmless.
+
+The classes and their fields are those of tests/fixtures/text_to_image/schedulers.json, which diffusers wrote.
+"""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion import flow_maps
+from diffusion.models.interchange import schedulers
+from diffusion.models.interchange.family import Refusal
+from diffusion.parameterizations import Prediction
+from tests import made_pipelines
+from tests.conformance import slow_but
+
+CLASSES = json.loads((made_pipelines.FIXTURES / "schedulers.json").read_text())
+# Another value than the default for each field.
+OTHER = {
+    "algorithm_type": "sde-dpmsolver++", "base_image_seq_len": 128, "base_shift": 0.6, "beta_end": 0.015,
+    "beta_schedule": "squaredcos_cap_v2", "beta_start": 0.0005, "clip_sample_range": 0.5, "disable_corrector": [1],
+    "dynamic_thresholding_ratio": 0.9, "flow_shift": 3.0, "interpolation_type": "log_linear",
+    "lambda_min_clipped": -5.0, "max_image_seq_len": 2048, "max_shift": 1.2, "noise_sampler_seed": 3,
+    "num_train_timesteps": 500, "original_inference_steps": 25, "prediction_type": "v_prediction", "rho": 5.0,
+    "sample_max_value": 2.0, "shift": 3.0, "shift_terminal": 0.1, "sigma_data": 1.0, "sigma_max": 70.0,
+    "sigma_min": 0.01, "sigma_schedule": "exponential", "solver_order": 1, "solver_p": "DPMSolverMultistepScheduler",
+    "steps_offset": 1, "time_shift_type": "linear", "timestep_scaling": 1.0, "timestep_type": "continuous",
+    "trained_betas": [0.01] * 1000,
+}  # fmt: skip
+CHOICES = {
+    "final_sigmas_type": ("zero", "sigma_min"), "timestep_spacing": ("leading", "trailing"),
+    "variance_type": ("fixed_large", "fixed_small"), "solver_type": ("heun", "bh1"),
+}  # fmt: skip
+# What a class itself does not use, or only beside another field.
+ASIDE = {
+    "clip_sample_range": {"clip_sample": True},
+    "base_image_seq_len": {"use_dynamic_shifting": True}, "max_image_seq_len": {"use_dynamic_shifting": True},
+    "base_shift": {"use_dynamic_shifting": True}, "max_shift": {"use_dynamic_shifting": True},
+    "steps_offset": {"timestep_spacing": "leading"},
+    "flow_shift": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    "use_flow_sigmas": {"prediction_type": "flow_prediction"},
+    "lower_order_final": {"final_sigmas_type": "sigma_min"}, "euler_at_final": {
+        "final_sigmas_type": "sigma_min", "lower_order_final": False},
+    "variance_type": {"clip_sample": False},
+}  # fmt: skip
+IDLE = {  # (class, field): why diffusers makes the same whatever its value
+    ("LCM", "set_alpha_to_one"): "its last step returns the estimate of the data",
+    ("LCM", "timestep_spacing"): "its steps are those of its training",
+    ("LCM", "steps_offset"): "its steps are those of its training",
+    ("TCD", "set_alpha_to_one"): "its last step ends at the first time of the process",
+    ("TCD", "timestep_spacing"): "its steps are those of its training",
+    ("TCD", "steps_offset"): "its steps are those of its training",
+    ("TCD", "clip_sample"): "its step does not read it",
+    ("TCD", "clip_sample_range"): "its step does not read it",
+    ("EDMEuler", "num_train_timesteps"): "of its table, which set_timesteps replaces",
+    ("EDMDPMSolverMultistep", "num_train_timesteps"): "of its table, which set_timesteps replaces",
+    ("EDMDPMSolverMultistep", "lower_order_final"): "its last step is of order 1 onto zero, or goes nowhere",
+    ("EDMDPMSolverMultistep", "euler_at_final"): "its last step is of order 1 onto zero, or goes nowhere",
+    ("DEISMultistep", "solver_type"): "every other value means 'logrho' there",
+    ("DPMSolverMultistep", "variance_type"): "says that the output has the variance beside, which is split off before",
+    ("DPMSolverSinglestep", "variance_type"): "as for DPMSolverMultistep",
+}
+FIELDS = [(name, field) for name, config in CLASSES.items() for field in config if not field.startswith("_")]
+
+
+def _made(config):
+    """What a config makes, as numbers: its steps, its start, the network's reading, and four steps of its sampler."""
+    process = schedulers.read(config)
+    walk = schedulers.walk(process, "", 4, tokens=300)
+    return [np.append(walk.plan.t, walk.plan.s[-1]), walk.start, *_read(process), _sampled(process, walk)]
+
+
+def _read(process):
+    at = np.array([0.25, 0.5])
+    x, output = np.ones((2, 1)), np.full((2, 1), 0.3)
+    parameterization, schedule = process.parameterization, process.schedule
+    return (parameterization.clock(schedule, at), parameterization.input_scale(schedule, at),
+            parameterization.to_prediction(schedule, at, x, output).x0, schedule.sigma(at))  # fmt: skip
+
+
+def _sampled(process, walk):
+    # The plan's times are what tells one evaluation from another, so that every weight of a solver shows.
+    denoise = lambda x, t: Prediction(2 * np.cos(9 * t) + 0.1 * x, 0.5 * x + np.sin(7 * t))
+    if walk.sampler.of_flow_maps:
+        denoise = flow_maps.from_denoiser(denoise, process.schedule)
+    state = walk.sampler.init(np.full((1, 1), 1.3), process.schedule, walk.plan)
+    for i in range(len(walk.plan.t)):
+        noise = np.full((walk.sampler.draws, 1, 1), 0.4)
+        state = walk.sampler.step(state, denoise, process.schedule, walk.plan, i, noise)
+    return state.x
+
+
+@functools.cache
+def _default(name, beside=()):
+    return _made(CLASSES[name] | dict(beside))
+
+
+def _others(name, field):
+    value = CLASSES[name][field]
+    if isinstance(value, bool):
+        return [not value]
+    return [choice for choice in CHOICES.get(field, (OTHER.get(field),)) if choice != value]
+
+
+def _outcome(name, field):
+    """What becomes of other values: {"used"}, {"refused"}, {"idle"}, or several of them."""
+    found = set()
+    beside = {key: value for key, value in ASIDE.get(field, {}).items() if key in CLASSES[name]}
+    for value in _others(name, field):
+        assert value is not None, f"{name} has a field {field!r} that is new: what does it do?"
+        try:
+            changed = _made(CLASSES[name] | beside | {field: value})
+        except Refusal as error:
+            named = any(key in str(error) for key in (field, *beside))
+            assert named, f"{name}: {field} = {value!r} is refused without its name: {error}"
+            found.add("refused")
+            continue
+        kept = {} if field == "use_flow_sigmas" else beside  # which by itself is refused
+        same = zip(_default(name, tuple(kept.items())), changed)
+        used = any(np.shape(a) != np.shape(b) or not np.array_equal(a, b) for a, b in same)
+        found.add("used" if used else "idle")
+    return found
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", slow_but([("FlowMatchEulerDiscrete",)], [(name,) for name in CLASSES]))
+def test_every_field_is_used_refused_or_known_to_be_harmless(name):
+    with jax.disable_jit():
+        idle = [field for of, field in FIELDS if of == name and _outcome(name, field) == {"idle"}]
+    unknown = [field for field in idle if field not in schedulers.WITHOUT_EFFECT and (name, field) not in IDLE]
+    assert not unknown, f"{name} ignores without a word: {', '.join(unknown)}"
+
+
+def test_the_harmless_fields_are_those_of_the_classes():
+    known = {field for _, field in FIELDS}
+    assert set(schedulers.WITHOUT_EFFECT) <= known
+    assert {field for _, field in IDLE} <= known
+    assert set(schedulers.ONLY) | set(schedulers.OPTIONS) <= known
