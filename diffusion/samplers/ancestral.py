@@ -74,9 +74,11 @@ def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         euler = lambda prediction: schedule.alpha(s) * prediction.x0 + down * prediction.eps
 
         def midpoint():
-            to_down = h - jnp.log(1 - eta**2 + eta**2 * jnp.exp(-2 * h)) / 2  # log(r_t / r_down)
-            m = schedule.inverse_log_snr(schedule.log_snr(t) + to_down)
-            m = jnp.where(jnp.isfinite(to_down), m, between(schedule, t, s, 0.5))
+            kept = 1 - eta**2 + eta**2 * jnp.exp(-2 * h)
+            regular = jnp.isfinite(h) & (kept > 0)
+            to_down = jnp.where(regular, h, 0) - jnp.log(jnp.where(regular, kept, 1)) / 2  # log(r_t / r_down)
+            start = jnp.where(regular, schedule.log_snr(t), schedule.log_snr(s))
+            m = jnp.where(regular, schedule.inverse_log_snr(start + to_down), between(schedule, t, s, 0.5))
             second = denoise(ddim_step(schedule, m, first), m)
             gain = noise_gain(schedule, t, s) + schedule.sigma(s) - down  # alpha_s (r_t - r_down)
             return jnp.where(schedule.alpha(t) > 0, euler(first) - gain * (second.eps - first.eps), euler(second))

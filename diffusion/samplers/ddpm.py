@@ -11,6 +11,7 @@ from diffusion.samplers.posterior import (
     posterior_mean,
     posterior_variance,
     posterior_weight,
+    root,
     transition_variance,
 )
 from diffusion.samplers.sample import Sampler, State, start
@@ -58,11 +59,12 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
             if prediction.variance is None:
                 raise ValueError("ddpm(variance='learned') needs a network with learned variance: wrap its "
                                  "parameterization in learned_variance(...), or use variance='small'")
-            std = small ** ((1 - prediction.variance) / 2) * large ** (prediction.variance / 2)
+            safe = jnp.where(small > 0, small, 1)  # onto sigma(s) = 0 no noise is drawn
+            std = safe ** ((1 - prediction.variance) / 2) * large ** (prediction.variance / 2)
         elif error is not None:  # "analytic"
-            std = jnp.sqrt(small + posterior_weight(schedule, t, s) ** 2 * error(schedule.log_snr(t)))
+            std = root(small + posterior_weight(schedule, t, s) ** 2 * error(schedule.log_snr(t)))
         else:
-            std = jnp.sqrt(small if variance == "small" else large)
+            std = root(small if variance == "small" else large)
         x = mean + jnp.where(schedule.sigma(s) > 0, std, 0) * noise[0]
         return State(x, prediction.x0)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.samplers.exponential import between, ddim_step, log_ratio
-from diffusion.samplers.posterior import check_eta, split_noise
+from diffusion.samplers.posterior import check_eta, root, split_noise
 from diffusion.samplers.sample import Sampler, State, start
 
 SOLVERS = ("midpoint", "heun")
@@ -69,7 +69,7 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
             if eta == 0:
                 return arrived
             share = jnp.exp(-2 * after) * jnp.expm1(-2 * before) / jnp.expm1(-2 * h)
-            return arrived + s_noise * up * (jnp.sqrt(share) * noise[0] + jnp.sqrt(1 - share) * noise[1])
+            return arrived + s_noise * up * (root(share) * noise[0] + root(1 - share) * noise[1])
 
         return State(jax.lax.cond(schedule.sigma(s) > 0, two_stages, lambda: schedule.alpha(s) * x0), x0)
 
@@ -194,7 +194,7 @@ def _held(schedule, t, s, h, x, prediction, noise, eta, s_noise):
         return ddim_step(schedule, s, prediction)
     ratio = schedule.sigma(s) / schedule.sigma(t) * jnp.exp(-eta * h)
     x = ratio * x - schedule.alpha(s) * jnp.expm1(-(1 + eta) * h) * prediction.x0
-    return x + s_noise * schedule.sigma(s) * jnp.sqrt(-jnp.expm1(-2 * eta * h)) * noise[0]
+    return x + s_noise * schedule.sigma(s) * root(-jnp.expm1(-2 * eta * h)) * noise[0]
 
 
 def _phi_2(k):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.samplers.exponential import ddim_step, log_ratio
+from diffusion.samplers.posterior import root
 from diffusion.samplers.sample import Sampler, State, start
 
 
@@ -50,7 +51,7 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
         rise = jnp.where(inside, jnp.minimum(math.log1p(gamma), most), 0)
         t_hat = jnp.where(rise > 0, schedule.inverse_log_snr(schedule.log_snr(t) - 2 * rise), t)
         kept = jnp.where(rise > 0, schedule.alpha(t_hat) / schedule.alpha(t), 1)
-        added = schedule.sigma(t_hat) * jnp.sqrt(-jnp.expm1(-2 * rise))
+        added = schedule.sigma(t_hat) * root(-jnp.expm1(-2 * rise))
         return kept * x + s_noise * added * z, t_hat, rise
 
     def step(state, denoise, schedule, plan, i, noise):
@@ -62,7 +63,8 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
 
         def heun():
             # eps_s - eps_hat = (x0_hat - x0_s) / r_s, and r_hat / r_s - 1 = e^h - 1; in alpha / sigma the factor is 1.
-            gain = jnp.where(h < jnp.inf, jnp.expm1(h), 1)
+            regular = h < jnp.inf
+            gain = jnp.where(regular, jnp.expm1(jnp.where(regular, h, 0)), 1)
             return euler + schedule.alpha(s) / 2 * gain * (denoise(euler, s).x0 - first.x0)
 
         return State(jax.lax.cond(schedule.sigma(s) > 0, heun, lambda: euler), first.x0)

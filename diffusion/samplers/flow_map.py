@@ -6,7 +6,7 @@ stays on its trajectory, the others keep every marginal.
 
 import jax.numpy as jnp
 
-from diffusion.samplers.posterior import transition_variance
+from diffusion.samplers.posterior import root, transition_variance
 from diffusion.samplers.sample import Sampler, State, start
 
 
@@ -82,7 +82,7 @@ def tcd(gamma: float = 0.3) -> Sampler:
         r = (1 - gamma) * s
         x_r = flow_map(state.x, t, r)
         last = schedule.sigma(s) == 0
-        std = jnp.sqrt(transition_variance(schedule, jnp.where(last, t, s), r))
+        std = root(transition_variance(schedule, jnp.where(last, t, s), r))
         return State(schedule.alpha(s) / schedule.alpha(r) * x_r + jnp.where(last, 0, std) * noise[0], x_r)
 
     return Sampler(start, step, draws=1, nfe=lambda steps: steps, of_flow_maps=True)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from diffusion.samplers.posterior import transition_variance
+from diffusion.samplers.posterior import root, transition_variance
 from diffusion.samplers.sample import Sampler, State, start
 from diffusion.schedules import left_broadcast
 
@@ -29,7 +29,7 @@ def reverse_diffusion() -> Sampler:
         x0, eps = denoise(state.x, t)[:2]
         variance = transition_variance(schedule, t, s)
         mean = (2 - schedule.alpha(t) / schedule.alpha(s)) * state.x - variance / schedule.sigma(t) * eps
-        x = jnp.where(schedule.sigma(s) > 0, mean + jnp.sqrt(variance) * noise[0], schedule.alpha(s) * x0)
+        x = jnp.where(schedule.sigma(s) > 0, mean + root(variance) * noise[0], schedule.alpha(s) * x0)
         return State(x, x0)
 
     return Sampler(start, step, draws=1, nfe=lambda steps: steps)

@@ -34,8 +34,17 @@ def posterior_mean(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Arr
 
 def forward(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, noise: Array) -> Array:
     """A sample of q(x_s | x_t) for s > t: alpha_s / alpha_t x_t + sqrt(variance) noise."""
-    std = jnp.sqrt(transition_variance(schedule, s, t))
+    std = root(transition_variance(schedule, s, t))
     return left_broadcast(schedule.alpha(s) / schedule.alpha(t), x_t) * x_t + left_broadcast(std, x_t) * noise
+
+
+def root(x: ArrayLike) -> Array:
+    """sqrt(x) for x >= 0, whose derivative at 0 is 0 and not infinite.
+
+    So a step that adds no noise passes gradients on, where infinity times nothing would be NaN.
+    """
+    positive = jnp.asarray(x) > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), jnp.where(jnp.isnan(x), x, 0))
 
 
 def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Array]:
@@ -48,8 +57,8 @@ def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Ar
     if eta == 0:  # also for a step up from sigma = 0, where h is infinite
         return jnp.asarray(sigma_s), jnp.zeros_like(sigma_s)
     sigma_s, h = jnp.asarray(sigma_s), jnp.asarray(h)
-    down = sigma_s * jnp.sqrt(1 - eta**2 + eta**2 * jnp.exp(-2 * h))
-    up = sigma_s * eta * jnp.sqrt(-jnp.expm1(-2 * h))
+    down = sigma_s * root(1 - eta**2 + eta**2 * jnp.exp(-2 * h))
+    up = sigma_s * eta * root(-jnp.expm1(-2 * h))
     return down, up
 
 

@@ -121,6 +121,8 @@ def loop(
         denoise = denoise.denoise
     read = checked_map if sampler.of_flow_maps else checked
     begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
+    if isinstance(plan.t, Tracer):  # may be differentiated
+        plan = plan._replace(t=held_at_ends(schedule, plan.t), s=held_at_ends(schedule, plan.s))
     typed = lambda x: Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
     def init(x):
@@ -220,6 +222,15 @@ def sample(
     if way is None:
         return state.x
     return state.x, Trajectory(jnp.concatenate([begin[0].x[None], way[0]]), way[1])
+
+
+def held_at_ends(schedule: NoiseSchedule, times: Array) -> Array:
+    """The times, of which those at a singular end of the process (alpha = 0 or sigma = 0) have no gradient.
+
+    There the coefficients may have infinite slopes, and a grid that is learned keeps its ends.
+    """
+    inside = (schedule.alpha(times) > 0) & (schedule.sigma(times) > 0)
+    return jnp.where(inside, times, jax.lax.stop_gradient(times))
 
 
 def stepwise(walk: Callable[..., Loop]) -> Callable[..., Iterator[State]]:

@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.parameterizations import derivatives
-from diffusion.samplers.posterior import posterior_mean, posterior_variance
+from diffusion.samplers.posterior import posterior_mean, posterior_variance, root
 from diffusion.samplers.sample import Sampler, State, start
 from diffusion.schedules import NoiseSchedule
 
@@ -69,8 +69,8 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
         w_t, alpha_dot, sigma_dot = (jnp.where(finite, a, 0) for a in (w_t, alpha_dot, sigma_dot))
         drift = alpha_dot * x0 + (sigma_dot + w_t / (2 * schedule.sigma(t))) * eps
         mean = x - (t - s) * drift
-        moved = mean + jnp.sqrt(w_t * (t - s)) * noise[0]
-        drawn = posterior_mean(schedule, t, s, x, x0) + jnp.sqrt(posterior_variance(schedule, t, s)) * noise[0]
+        moved = mean + root(w_t * (t - s)) * noise[0]
+        drawn = posterior_mean(schedule, t, s, x, x0) + root(posterior_variance(schedule, t, s)) * noise[0]
         arrived = jnp.where(finite, moved, drawn)
         clean = jnp.where(finite, mean, schedule.alpha(s) * x0) if last == "mean" else schedule.alpha(s) * x0
         return State(jnp.where(schedule.sigma(s) > 0, arrived, clean), x0)

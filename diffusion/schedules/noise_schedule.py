@@ -99,6 +99,11 @@ def variance_preserving_from(
         t = as_float(t)
         return jnp.where(t > 0, log_snr(t), jnp.inf)
 
+    def sigma(t):
+        # At t = 0 the root has no derivative in what the log-SNR depends on, and none is taken.
+        t = as_float(t)
+        return jnp.where(t > 0, jnp.sqrt(jax.nn.sigmoid(-log_snr(jnp.where(t > 0, t, 1)))), 0)
+
     def inverse(value):
         value = as_float(value)
         finite = jnp.where(jnp.isposinf(value), 0, value)
@@ -107,11 +112,11 @@ def variance_preserving_from(
     def diffusion(t):
         t = as_float(t)
         rate = jax.jvp(log_snr, (t,), (jnp.ones_like(t),))[1]
-        return jnp.sqrt(jax.nn.sigmoid(-ended(t)) * -rate)
+        return sigma(t) * jnp.sqrt(-rate)
 
     return NoiseSchedule(
         alpha=lambda t: jnp.sqrt(jax.nn.sigmoid(ended(t))),
-        sigma=lambda t: jnp.sqrt(jax.nn.sigmoid(-ended(t))),
+        sigma=sigma,
         log_snr=ended,
         inverse_log_snr=inverse,
         drift=lambda t: -(diffusion(t) ** 2) / 2,

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from diffusion import flow_maps, limits, parameterizations, samplers, schedules, schema, timesteps
 from diffusion.guidance.pairs import replace_x0
@@ -505,6 +504,8 @@ def _spread(
     if kind == "karras":
         return timesteps.karras(process.schedule, steps, sigma_min, sigma_max, rho)[:-1]
     if kind == "beta":
+        import scipy.stats
+
         ratios = sigma_min + scipy.stats.beta.ppf(np.linspace(1, 0, steps), 0.6, 0.6) * (sigma_max - sigma_min)
         return np.array(process.schedule.inverse_log_snr(-2 * np.log(ratios)), np.float64)
     return timesteps.uniform_log_snr(process.schedule, steps, sigma_min, sigma_max)[:-1]  # "exponential" and "lu"

@@ -1,0 +1,100 @@
+"""Gradients through every sampler on every schedule, from its one end to the other, beside finite differences.
+
+With respect to the sample, the times of the plan (a learned grid) and the parameters of a learned schedule. The ends of
+a process (alpha = 0, sigma = 0) have no gradient by definition, see `samplers.sample.held_at_ends`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import samplers, schedules, timesteps
+from tests import oracles
+from tests.conformance import ALL_SCHEDULES, DATA, QUICK, SAMPLERS, any_schedule, exact_denoiser
+
+pytestmark = pytest.mark.usefixtures("x64")
+FIXED = {name: schedule for name, schedule in ALL_SCHEDULES.items() if name != "learned"}
+NAMES = [*FIXED, "learned"]
+# Between the times of the tabulated processes, whose slopes have kinks there.
+TIMES = np.array([0.73155, 0.41235, 0.15745])
+PARAMS = jax.tree.map(lambda a: np.asarray(a, np.float64), dict(oracles.monotone_network()))
+X = np.array([[0.9, -0.5], [-1.1, 1.6]])
+
+
+def _total(values, name, schedule_of):
+    """A sum over what the sampler makes of (parameters, x, times)."""
+    params, x, grid = values
+    schedule = schedule_of(params)
+    plan = timesteps.Plan(grid[:-1], grid[1:], np.zeros(grid.size - 1, bool))
+    keys = jax.random.split(jax.random.key(7), len(x))
+    denoise = exact_denoiser(DATA["gaussian"], schedule)
+    return jnp.sum(jnp.sin(samplers.sample(SAMPLERS[name], denoise, schedule, x, plan, keys)))
+
+
+@functools.cache
+def _program(name):
+    """(which schedule, (parameters, x, times), six of them moved) -> gradients and sums: one program for all."""
+
+    def total(values, which):
+        return _total(values, name, lambda params: any_schedule(which, {**FIXED, "learned": schedules.learned(params)}))
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def program(which, values, moved):
+        return jax.grad(total)(values, which), jax.lax.map(lambda values: total(values, which), moved)
+
+    return program
+
+
+def _values(schedule):
+    grid = np.concatenate([[schedule.t_max], TIMES, [0.0]])
+    return PARAMS, float(schedule.sigma(schedule.t_max)) * X, grid
+
+
+def _directions(values):
+    """Three directions, each like the values: of the parameters, of x, and of the times between the ends."""
+    generator = np.random.default_rng(1)
+    drawn = jax.tree.map(lambda a: generator.standard_normal(np.shape(a)), values)
+    drawn[2][[0, -1]] = 0
+    zero = jax.tree.map(np.zeros_like, drawn)
+    return [tuple(drawn[j] if j == i else zero[j] for j in range(3)) for i in range(3)]
+
+
+@pytest.mark.parametrize("name, schedule_name", [
+    ("ddpm", "learned"), ("euler_ancestral", "rectified_flow"), ("dpm_2_ancestral", "rectified_flow"),
+    ("euler_maruyama", "rectified_flow"), ("edm", "rectified_flow"), ("dpmpp_sde", "rectified_flow"),
+])  # fmt: skip
+def test_gradients_are_finite_from_end_to_end(name, schedule_name):
+    """Where they have been NaN; in two steps."""
+    schedule = ALL_SCHEDULES[schedule_name]
+    among = schedules.learned if schedule_name == "learned" else lambda params: schedule
+    params, x, grid = _values(schedule)
+    program = jax.jit(jax.grad(lambda values: _total(values, name, among)), compiler_options=QUICK)
+    gradients = program((params, x, grid[[0, 2, -1]]))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), gradients
+    assert gradients[2][1] != 0 and (gradients[1] != 0).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_gradients_are_those_of_finite_differences(name):
+    """On every schedule."""
+    wrong, step = [], 1e-6
+    for which, schedule_name in enumerate(NAMES):
+        values = _values(ALL_SCHEDULES[schedule_name])
+        directions = _directions(values)
+        moved = [jax.tree.map(lambda a, d: a + sign * step * d, values, direction)
+                 for direction in directions for sign in (1, -1)]  # fmt: skip
+        gradients, sums = _program(name)(which, values, jax.tree.map(lambda *a: np.stack(a), *moved))
+        found = [sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction)))
+                 for direction in directions]  # fmt: skip
+        differences = (sums[0::2] - sums[1::2]) / (2 * step)
+        assert np.isfinite(differences).all()
+        finite = jax.tree.map(lambda leaf: bool(np.isfinite(leaf).all()), gradients)
+        if not all(jax.tree.leaves(finite)):
+            wrong.append(f"{schedule_name}: not finite: {finite}")
+        elif not np.allclose(found, differences, rtol=1e-4, atol=1e-6):
+            wrong.append(f"{schedule_name}: {np.array(found)}, by differences {np.array(differences)}")
+    assert not wrong, "\n".join(wrong)
