@@ -85,8 +85,8 @@ def test_gradients_are_those_of_finite_differences(name):
     for which, schedule_name in enumerate(NAMES):
         values = _values(ALL_SCHEDULES[schedule_name])
         directions = _directions(values)
-        moved = [jax.tree.map(lambda a, d: a + sign * step * d, values, direction)
-                 for direction in directions for sign in (1, -1)]  # fmt: skip
+        moved = [jax.tree.map(lambda a, d, by=by: a + by * d, values, direction)
+                 for direction in directions for by in (step, -step)]  # fmt: skip
         gradients, sums = _program(name)(which, values, jax.tree.map(lambda *a: np.stack(a), *moved))
         found = [sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction)))
                  for direction in directions]  # fmt: skip
