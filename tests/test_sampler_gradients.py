@@ -13,7 +13,7 @@ import pytest
 
 from diffusion import samplers, schedules, timesteps
 from tests import oracles
-from tests.conformance import ALL_SCHEDULES, DATA, QUICK, SAMPLERS, any_schedule, exact_denoiser
+from tests.conformance import ALL_SCHEDULES, DATA, QUICK, SAMPLERS, any_schedule, exact_denoiser, slow_but
 
 pytestmark = pytest.mark.usefixtures("x64")
 FIXED = {name: schedule for name, schedule in ALL_SCHEDULES.items() if name != "learned"}
@@ -62,10 +62,11 @@ def _directions(values):
     return [tuple(drawn[j] if j == i else zero[j] for j in range(3)) for i in range(3)]
 
 
-@pytest.mark.parametrize("name, schedule_name", [
-    ("ddpm", "learned"), ("euler_ancestral", "rectified_flow"), ("dpm_2_ancestral", "rectified_flow"),
-    ("euler_maruyama", "rectified_flow"), ("edm", "rectified_flow"), ("dpmpp_sde", "rectified_flow"),
-])  # fmt: skip
+@pytest.mark.parametrize("name, schedule_name", slow_but(
+    [("ddpm", "learned"), ("euler_ancestral", "rectified_flow"), ("euler_maruyama", "rectified_flow")],
+    [("ddpm", "learned"), ("euler_ancestral", "rectified_flow"), ("euler_maruyama", "rectified_flow"),
+     ("dpm_2_ancestral", "rectified_flow"), ("edm", "rectified_flow"), ("dpmpp_sde", "rectified_flow")],
+))  # fmt: skip
 def test_gradients_are_finite_from_end_to_end(name, schedule_name):
     """Where they have been NaN; in two steps."""
     schedule = ALL_SCHEDULES[schedule_name]
@@ -74,7 +75,7 @@ def test_gradients_are_finite_from_end_to_end(name, schedule_name):
     program = jax.jit(jax.grad(lambda values: _total(values, name, among)), compiler_options=QUICK)
     gradients = program((params, x, grid[[0, 2, -1]]))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), gradients
-    assert gradients[2][1] != 0 and (gradients[1] != 0).any()
+    assert gradients[2][1] != 0  # (From alpha = 0, with all noise new, the samples may forget x.)
 
 
 @pytest.mark.slow
