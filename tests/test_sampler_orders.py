@@ -81,6 +81,9 @@ BETTER = {
     **{("midpoint", schedule, "gaussian"): 3 for schedule in ("rectified_flow", "edm")},
     **{(name, "edm", kind): 4 for name in ("plms", "pndm") for kind in DATA},
 }
+# On tabulated processes, whose slopes in t jump at their T times: the Runge-Kutta methods sample them, and what is left
+# is of order 1 with the scatter of where the steps fall; a polynomial in t sees the kinks of eps.
+TABULATED = {"heun": (1.2, 0.5), "midpoint": (1.2, 0.5), "rk4": (1.2, 0.5), "deis(4)": (2, 0.2)}
 # An interior interval: sigma / alpha from 4 to 1/4, on every schedule.
 RATIOS = (4.0, 0.25)
 LONGEST, LATEST = 512, 3
@@ -158,15 +161,21 @@ def _measure(name, schedule_name, kind, exact_start):
 @pytest.mark.parametrize(
     "name, schedule_name",
     slow_but(
-        [(name, schedule) for name in FAST for schedule in ("cosine", "rectified_flow")],
-        [(name, schedule) for name in SOLVERS for schedule in SCHEDULES if schedule != "linear_beta"],  # has kinks
+        [*[(name, schedule) for name in FAST for schedule in ("cosine", "rectified_flow")], ("rk4", "linear_beta")],
+        [(name, schedule) for name in SOLVERS for schedule in SCHEDULES],
     ),
 )
 def test_interior_order_is_the_published_one(name, schedule_name, kind):
     measured, errors = _measure(name, schedule_name, kind, exact_start=True)
     published = BETTER.get((name, schedule_name, kind), SOLVERS[name].order)
-    assert (np.diff(errors) < 0).all()
-    assert abs(measured - published) <= 0.2, f"order {measured:.2f} measured, {published} published; errors {errors}"
+    scatter = 0.2
+    if schedule_name == "linear_beta" and name in TABULATED:
+        published, scatter = TABULATED[name]
+        assert errors[-1] < 1e-4
+    else:
+        assert (np.diff(errors) < 0).all()
+    about = f"order {measured:.2f} measured, {published} published; errors {errors}"
+    assert abs(measured - published) <= scatter, about
 
 
 @pytest.mark.parametrize("kind", list(DATA))
