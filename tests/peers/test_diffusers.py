@@ -72,9 +72,17 @@ FAST = [(name,) for name in WALKS if name not in (
     "euler, Karras", "flow, euler, shift 3", "dpmpp_2m, to zero", "deis 2", "ddpm, fixed_large", "unipc 1, bh1",
     "unipc 1, bh2", "unipc 2, bh1", "ddpm, learned_range", "unipc 3, bh1", "unipc 3, bh2", "dpmpp_2s", "dpmpp_3m",
     "dpm_solver_2")]  # fmt: skip
-# Of the largest number in a sample. Most agree to 1e-7 or 1e-15; the multistep methods of order 3 integrate their
-# polynomial by quadrature, which is good to 1e-5 over the last step, of a ratio of 34 in sigma.
-TOLERANCE = 2e-5
+# Of the largest number in a sample, the largest difference measured; ten times as much is allowed, up to LARGEST;
+# it is ROUNDING where none is given. 1e-7 is of diffusers' float32 samples; the multistep methods of order 3 integrate their polynomial by
+# quadrature, which is good to 1e-5 over the last step, of a ratio of 34 in sigma.
+ROUNDING, LARGEST = 2e-15, 2e-5
+MEASURED = {
+    "pndm": 6.7e-10, "euler": 8.2e-08, "euler, Karras": 9.7e-08, "dpm_2": 4.9e-09, "dpmpp_2m": 9.6e-08,
+    "dpmpp_2m, to zero": 9.6e-08, "dpmpp_3m": 3.8e-06, "dpmpp_2s": 2.4e-09, "dpm_solver_2": 9.6e-09,
+    "dpm_solver_3": 2.4e-08, "deis 2": 1.8e-06, "deis 3": 1.1e-05, "unipc 3, bh1": 3.0e-06, "unipc 3, bh2": 3.0e-06,
+    "flow, euler": 6.3e-08, "flow, euler, shift 3": 8.2e-08, "flow, heun": 8.2e-08, "euler_ancestral": 1.3e-07,
+    "dpm_2_ancestral": 1.9e-07, "dpmpp_2m_sde": 8.2e-08,
+}  # fmt: skip
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -128,8 +136,8 @@ def test_trajectory_is_that_of_diffusers(name):
         sampler = _with_half_the_second_difference(sampler, level)
     found = _walk(sampler, _model(schedule), schedule, _plan(schedule, level), jnp.asarray(way[0]), noise)
     scale = np.abs(way[1:]).max(axis=(1, 2), keepdims=True)
-    print("WALKED", name, np.abs(found / scale - way[1:] / scale).max())
-    np.testing.assert_allclose(found / scale, way[1:] / scale, rtol=0, atol=TOLERANCE)
+    tolerance = min(LARGEST, 10 * MEASURED.get(name, ROUNDING))
+    np.testing.assert_allclose(found / scale, way[1:] / scale, rtol=0, atol=tolerance)
 
 
 def _with_half_the_second_difference(sampler, level):
@@ -167,6 +175,13 @@ PUBLISHED = {
 }
 
 
+# The relative difference of the mean from that of the same loop, as in MEASURED.
+MEASURED_SUMS = {
+    "euler": 3.0e-09, "euler, Karras": 6.8e-09, "dpm_2": 8.8e-07, "pndm": 1.9e-10, "dpmpp_2m": 9.0e-08,
+    "deis": 5.1e-15,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", slow_but([(name,) for name in PUBLISHED if name not in ("unipc", "pndm")],
                                           [(name,) for name in PUBLISHED]))  # fmt: skip
 def test_published_sums_of_diffusers_tests(name):
@@ -194,4 +209,5 @@ def test_published_sums_of_diffusers_tests(name):
     assert found.mean() == pytest.approx(mean, abs=1e-3)
     if total is not None:
         assert found.sum() == pytest.approx(total, abs=1e-2)
-    print("PUBLISHED", name, abs(found.mean() / FOUND[f"published/{name}/found"][1] - 1))
+    # What is published has four digits; the same loop here has them all.
+    assert found.mean() == pytest.approx(FOUND[f"published/{name}/found"][1], rel=10 * MEASURED_SUMS.get(name, ROUNDING))
