@@ -72,9 +72,9 @@ FAST = [(name,) for name in WALKS if name not in (
     "euler, Karras", "flow, euler, shift 3", "dpmpp_2m, to zero", "deis 2", "ddpm, fixed_large", "unipc 1, bh1",
     "unipc 1, bh2", "unipc 2, bh1", "ddpm, learned_range", "unipc 3, bh1", "unipc 3, bh2", "dpmpp_2s", "dpmpp_3m",
     "dpm_solver_2")]  # fmt: skip
-# Of the largest number in a sample, the largest difference measured; ten times as much is allowed, up to LARGEST;
-# it is ROUNDING where none is given. 1e-7 is of diffusers' float32 samples; the multistep methods of order 3 integrate their polynomial by
-# quadrature, which is good to 1e-5 over the last step, of a ratio of 34 in sigma.
+# Of the largest number in a sample, the largest difference measured; ten times as much is allowed, up to LARGEST; it is
+# ROUNDING where none is given. 1e-7 is of diffusers' float32 samples; the multistep methods of order 3 integrate their
+# polynomial by quadrature, which is good to 1e-5 over the last step, of a ratio of 34 in sigma.
 ROUNDING, LARGEST = 2e-15, 2e-5
 MEASURED = {
     "pndm": 6.7e-10, "euler": 8.2e-08, "euler, Karras": 9.7e-08, "dpm_2": 4.9e-09, "dpmpp_2m": 9.6e-08,
@@ -210,4 +210,5 @@ def test_published_sums_of_diffusers_tests(name):
     if total is not None:
         assert found.sum() == pytest.approx(total, abs=1e-2)
     # What is published has four digits; the same loop here has them all.
-    assert found.mean() == pytest.approx(FOUND[f"published/{name}/found"][1], rel=10 * MEASURED_SUMS.get(name, ROUNDING))
+    tolerance = 10 * MEASURED_SUMS.get(name, ROUNDING)
+    assert found.mean() == pytest.approx(FOUND[f"published/{name}/found"][1], rel=tolerance)
