@@ -77,9 +77,18 @@ def _equal(pair: Pair, tap: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(rows if len(rows) == count else rows[np.sort(rng.permutation(len(rows))[:count])] for rows in both)
 
 
+# What the figures of Inception features, which alone have these names in the literature, are called in other spaces.
+ELSEWHERE = {"fid": "fd", "fid_infinity": "fd_infinity", "kid": "kd", "rfid": "rfd"}
+
+
+def called(space: Space, name: str) -> str:
+    """The name of a figure in a space: "fid" is of FID's Inception features alone, "fd" a Frechet distance of any."""
+    return name if space.main in inception.TAPS else ELSEWHERE.get(name, name)
+
+
 def fid(pair: Pair) -> dict:
     """Frechet distance, with the standard error over draws of the samples."""
-    return {"fid": _distance(pair, pair.space.main)}
+    return {called(pair.space, "fid"): _distance(pair, pair.space.main)}
 
 
 def sfid(pair: Pair) -> dict:
@@ -94,17 +103,20 @@ def fid_infinity(pair: Pair) -> dict:
         found = extrapolation.extrapolate(rows, pair.reference.statistics.moments[tap], seed=pair.seed)
     except ValueError as error:
         raise NotMeasured(str(error)) from error
-    return {"fid_infinity": {"value": found.value, "standard_error": found.standard_error, "samples": len(rows),
-                             "reference": pair.reference.statistics.count, "slope": found.slope,
-                             "sizes": found.sizes.tolist(), "distances": found.distances.tolist()}}  # fmt: skip
+    figure = {"value": found.value, "standard_error": found.standard_error, "samples": len(rows),
+              "reference": pair.reference.statistics.count, "slope": found.slope,
+              "sizes": found.sizes.tolist(), "distances": found.distances.tolist()}  # fmt: skip
+    return {called(pair.space, "fid_infinity"): figure}
 
 
 def kid(pair: Pair) -> dict:
     """Kernel distance, unbiased: over 100 subsets of 1,000, or of all rows at once where there are no more."""
     samples, reference = _rows(pair, pair.space.main)
     if min(len(samples), len(reference)) <= SUBSET:
-        return {"kid": kernel_distance.mmd2(kernel_distance.cubic, samples, reference)._asdict()}
-    return {"kid": kernel_distance.kid(samples, reference, size=SUBSET, seed=pair.seed)._asdict()}
+        found = kernel_distance.mmd2(kernel_distance.cubic, samples, reference)
+    else:
+        found = kernel_distance.kid(samples, reference, size=SUBSET, seed=pair.seed)
+    return {called(pair.space, "kid"): found._asdict()}
 
 
 def cmmd(pair: Pair) -> dict:

@@ -365,6 +365,8 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
             return
         others = f" Without a run, name --{' or --'.join(unless)}." if unless else ""
         raise ConfigError(f"--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.{others}")
+    if why := places.objection(workdir):
+        raise ConfigError(f"--workdir={workdir} is {why}")
     file = pathlib.Path(workdir) / "config.json"
     if not file.is_file():
         raise ConfigError(f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by "
@@ -414,8 +416,10 @@ def _without_waiting(kind: type[BaseException], error: BaseException, trace: typ
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; absl's and ml_collections' errors become ours."""
+    if _named(argv, "workdir") == "":
+        raise ConfigError("--workdir is empty. Name the folder of the run, e.g. runs/digits; this one is --workdir=.")
     for arg in argv[1:]:
-        if why := places.objection(arg.partition("=")[2] if arg.startswith("-") else arg):
+        if why := places.address(arg.partition("=")[2] if arg.startswith("-") else arg):
             raise ConfigError(f"{arg} is {why}")
     try:
         for check in _checks:

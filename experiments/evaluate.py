@@ -27,9 +27,10 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from absl import flags
 
-from diffusion.metrics import protocols
+from diffusion.metrics import classifier, protocols
 from experiments import autoencoders, figures, measures, model_figures, progress, report, results, score, workdir
 from experiments import config as configs
 from experiments.measures import FULL, Effort
@@ -56,6 +57,9 @@ def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effor
     folder = pathlib.Path(folder)
     images, labels = read_samples(folder)
     split = config["evaluate"]["split"]
+    learned_from = measures.split_of(config, config["data"]["split"])
+    if "classifier" in config["evaluate"]["features"] and learned_from.spec.num_classes:
+        classifier.cached(learned_from.images, learned_from.labels, training=_train_classifier)
     with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
         measured = measures.measure(images, labels, config, split, effort, advance)
     if (folder / "metrics.jsonl").is_file():
@@ -74,6 +78,11 @@ def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effor
     content = report.plain({"figures": measured, "protocol": protocol})
     report.write(content, folder)
     return content
+
+
+def _train_classifier(images: np.ndarray, labels: np.ndarray, seed: int) -> classifier.Classifier:
+    with progress.bar("training the classifier of real images", classifier.STEPS, "steps") as advance:
+        return classifier.train(images, labels, seed, advance=advance)
 
 
 def figures_of_model(

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # two letters or more: "C:/" is a disk
@@ -14,7 +15,22 @@ WHERE = "Runs and data lie on a local or shared file system (a disk, NFS, Filest
 
 
 def objection(path: str | os.PathLike) -> str | None:
-    """Returns why a path is refused, where it is the address of an object store ("gs://bucket/run"), else None."""
+    """Returns why a folder or file is refused, else None.
+
+    The address of an object store ("gs://bucket/run") is refused, and a path with letters out of ASCII where the
+    locale's file names are not UTF-8: Orbax and TensorStore would write to another folder than Python reads.
+    """
+    encoding = sys.getfilesystemencoding()
+    if path and not address(path) and encoding != "utf-8" and not os.path.abspath(path).isascii():
+        return (
+            f"a path with letters out of ASCII, which this locale ({encoding}) spells otherwise than the libraries "
+            "that write checkpoints. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8, or choose a plain path."
+        )
+    return address(path)
+
+
+def address(path: str | os.PathLike) -> str | None:
+    """Returns why a word is no path where it is the address of an object store ("gs://bucket/run"), else None."""
     scheme = ADDRESS.match(os.fspath(path))
     if not scheme:
         return None

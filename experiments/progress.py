@@ -154,6 +154,7 @@ def bar(
             yield show
         return
     last = begun
+    console.print(f"{description} {line({'done': 0, 'total': total, 'unit': unit})}", markup=False)
 
     def advance(done: int) -> None:
         nonlocal last

@@ -18,6 +18,7 @@ from diffusion.metrics import references
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.reconstruction import WINDOW, psnr, ssim
 from experiments import autoencoders, progress, score
+from experiments.comparisons import called
 
 BATCH = 16  # pictures decoded at once
 
@@ -108,7 +109,7 @@ def run(request: score.Request, fresh: bool = False) -> dict:
     else:
         found = score.measure(own.images, reference, space, ("fid",), request.seed, "ten, shuffled",
                               references.cache_folder(), fresh)  # fmt: skip
-        found["figures"] = {"rfid": found["figures"]["fid"]}
+        found["figures"] = {called(space, "rfid"): found["figures"][called(space, "fid")]}
     _complete(own)
     found["figures"] = {name: _mean(values) for name, values in own.found.items()} | found["figures"]
     total = time.perf_counter() - began

@@ -171,7 +171,8 @@ def figure_rows(figures: Mapping) -> list[tuple[str, str, str]]:
             value += " ({:.3g} to {:.3g})".format(*figure["interval"])
         against = f" against {figure['reference']:,}" if figure.get("reference") else ""
         size = f", subsets of {figure['size']:,}" if "size" in figure else ""
-        lines.append((name, value, f"{figure['samples']:,} samples{against}{size}"))
+        space = f", {figure['space']}" if figure.get("space") else ""
+        lines.append((name, value, f"{figure['samples']:,} samples{against}{size}{space}"))
     return lines
 
 

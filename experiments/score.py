@@ -19,7 +19,7 @@ from diffusion.metrics.references import Gathered, Reference, Space
 from diffusion.metrics.statistics import StatisticsError
 from experiments import config as configs
 from experiments import progress
-from experiments.comparisons import METRICS, OF_ROWS, TAPS, NotMeasured, Pair
+from experiments.comparisons import METRICS, OF_ROWS, TAPS, NotMeasured, Pair, called
 from experiments.workdir import WorkdirError
 
 FAILURES = (ImageSetError, StatisticsError, WeightsError)  # for configs.run
@@ -81,7 +81,8 @@ def measure(
         fresh: whether the samples' features are computed anew although they are kept.
 
     Returns:
-        {"figures": {name: {"value" (None if not measured), "why", "standard_error", "samples", "reference", ...}},
+        {"figures": {name: {"value" (None if not measured), "why", "space", "standard_error", "samples", "reference",
+        ...}}, where the name is that of `comparisons.called`,
         "warnings": [text], "samples": dict, "reference": dict, "seconds": dict}.
 
     Raises:
@@ -114,8 +115,9 @@ def measure(
             try:
                 figures |= METRICS[name](pair)
             except NotMeasured as reason:
-                figures[name] = {"value": None, "why": f"value not measured: {reason}"}
+                figures[called(space, name)] = {"value": None, "why": f"value not measured: {reason}"}
             advance(done + 1)
+    figures = {name: {**figure, "space": space.name} for name, figure in figures.items()}
     now = time.perf_counter()
     return {
         "figures": figures,

@@ -9,6 +9,7 @@ import os
 import pathlib
 import tempfile
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -48,7 +49,10 @@ class Classifier(NamedTuple):
     digest: str
 
 
-def train(images: np.ndarray, labels: np.ndarray, seed: int = 0, steps: int = STEPS) -> Classifier:
+def train(
+    images: np.ndarray, labels: np.ndarray, seed: int = 0, steps: int = STEPS,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Classifier:  # fmt: skip
     """Trains on real images by AdamW with a cosine decay; shifts by up to one pixel are the only augmentation.
 
     Args:
@@ -56,6 +60,7 @@ def train(images: np.ndarray, labels: np.ndarray, seed: int = 0, steps: int = ST
         labels: int [N] in 0..K-1, at least two classes.
         seed: of the initial weights, batches, shifts and dropout; the same seed gives the same classifier.
         steps: number of updates with batches of 128.
+        advance: called with the number of updates done.
 
     Returns:
         The classifier.
@@ -74,12 +79,14 @@ def train(images: np.ndarray, labels: np.ndarray, seed: int = 0, steps: int = ST
     x, y = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
     for step in range(steps):  # from Python: XLA's CPU convolutions are many times slower inside a scan
         params, state = _update(params, state, x, y, jax.random.fold_in(stream, step), steps)
+        advance(step + 1)
     return _classifier(jax.tree.map(np.asarray, params))
 
 
 def cached(
-    images: np.ndarray, labels: np.ndarray, seed: int = 0, folder: pathlib.Path | str | None = None
-) -> Classifier:
+    images: np.ndarray, labels: np.ndarray, seed: int = 0, folder: pathlib.Path | str | None = None,
+    training: Callable[[np.ndarray, np.ndarray, int], Classifier] = train,
+) -> Classifier:  # fmt: skip
     """The classifier of these images, from a file where it was trained before, else trained now and stored.
 
     The file is named by the hash of the data, the seed and this module's source, so that a change of any of them trains
@@ -90,6 +97,7 @@ def cached(
         labels: int [N] in 0..K-1.
         seed: as in `train`.
         folder: where the files lie; by default DIFFUSION_CACHE or else ~/.cache/diffusion, there "classifiers".
+        training: `train`, or a function that calls it and shows its progress.
 
     Returns:
         The classifier.
@@ -111,7 +119,7 @@ def cached(
             if failures.of_machine(error):
                 raise
             warnings.warn(f"{path} cannot be read ({error}); training the classifier anew", stacklevel=2)
-    classifier = _in_memory[path] = train(images, labels, seed)
+    classifier = _in_memory[path] = training(images, labels, seed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:  # whole or not at all

@@ -46,6 +46,11 @@ class Space(NamedTuple):
     rounding: str
     identity: dict
 
+    @property
+    def name(self) -> str:
+        """What a table calls it: "Inception-v3", "pixels", or as the extractor's record says."""
+        return "Inception-v3" if self.main in inception.TAPS else str(self.identity.get("features", self.main))
+
 
 class Gathered(NamedTuple):
     """The features of a set.

@@ -3,6 +3,8 @@
 import os
 import pathlib
 import shlex
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from configs import digits
 from diffusion.training import sharding
 from experiments import config as configs
-from experiments import examples, names, program, train
+from experiments import examples, names, places, program, train
 from experiments.config import ConfigError
 from tests import commands
 
@@ -110,6 +112,36 @@ def test_a_dataset_that_is_not_there_may_be_one_of_a_file(tmp_path):
     config.data.update({"name": "ring", "dir": str(tmp_path)})
     with pytest.raises(ConfigError, match=r"If a file of yours makes it, name that file: --extend=FILE\.py"):
         examples.open_examples(config)
+
+
+def test_an_empty_folder_name_is_not_the_present_folder(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    for words in (["--workdir="], ["--workdir", ""]):
+        done = commands.run("-m", "experiments.train", f"--config={root}/configs/digits.py:tiny", *words, cwd=tmp_path,
+                            env={**os.environ, "PYTHONPATH": str(root)})  # fmt: skip
+        assert done.returncode == 2 and "--workdir is empty" in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path, encoding, refused", [
+    ("runs/ü", "utf-8", False), ("runs/ü", "iso8859-1", True), ("runs/\udcc3\udcbc", "ascii", True),
+    ("runs/u", "ascii", False), ("", "ascii", False),
+])  # fmt: skip
+def test_a_path_that_libraries_would_spell_otherwise_is_refused(tmp_path, monkeypatch, path, encoding, refused):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    assert ("PYTHONUTF8=1" in (places.objection(path) or "")) == refused
+
+
+@pytest.mark.slow
+def test_a_run_under_a_locale_without_utf_8_says_so_before_anything_is_made(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for module, more in (("train", [f"--config={root}/configs/digits.py:tiny"]), ("sample", [])):
+        done = subprocess.run([sys.executable, "-m", f"experiments.{module}", f"--workdir={tmp_path}/ü", *more],
+                              env=env, cwd=root, capture_output=True, timeout=120)  # fmt: skip
+        assert done.returncode in (1, 2) and b"PYTHONUTF8=1" in done.stderr and b"Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

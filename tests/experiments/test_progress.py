@@ -96,6 +96,7 @@ def test_bar_of_a_single_job(monkeypatch):
         advance(5)
         advance(10)
     assert out.getvalue().splitlines() == [
+        "sampling done=0 total=10 unit=images memory_gb=0.5",  # at once: nobody waits for a sign of life
         "sampling done=5 total=10 unit=images per_second=0.8333 eta_seconds=6 memory_gb=0.5",
         "sampling done=10 total=10 unit=images per_second=1.667 eta_seconds=0 memory_gb=0.5",
     ]

@@ -60,15 +60,15 @@ def test_figures_are_those_of_the_features(files):
     cov = lambda rows: np.cov(rows, rowvar=False)
     values = np.linalg.eigvals(cov(x) @ cov(y))
     distance = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(cov(x) + cov(y)) - 2 * np.sqrt(values.real).sum()
-    assert figures["fid"]["value"] == pytest.approx(distance, rel=1e-6)
-    assert (figures["fid"]["samples"], figures["fid"]["reference"], figures["fid"]["features"]) == (300, 300, 18)
-    assert 0 < figures["fid"]["standard_error"] < distance
+    assert figures["fd"]["value"] == pytest.approx(distance, rel=1e-6)
+    assert (figures["fd"]["samples"], figures["fd"]["reference"], figures["fd"]["features"]) == (300, 300, 18)
+    assert 0 < figures["fd"]["standard_error"] < distance
     whole = kernel_distance.mmd2(kernel_distance.cubic, x, y)
-    assert figures["kid"]["value"] == pytest.approx(whole.value, rel=1e-6)
+    assert figures["kd"]["value"] == pytest.approx(whole.value, rel=1e-6)
     for name in ("precision", "recall", "density", "coverage", "authenticity"):
         assert 0 <= figures[name]["value"] <= 2
     assert figures["cmmd"]["value"] > 0
-    for name, why in [("is", "no logits"), ("sfid", "no statistics of spatial"), ("fid_infinity", "start at 5000")]:
+    for name, why in [("is", "no logits"), ("sfid", "no statistics of spatial"), ("fd_infinity", "start at 5000")]:
         assert figures[name]["value"] is None and "value not measured: " in figures[name]["why"]
         assert why in figures[name]["why"]
 
@@ -80,7 +80,7 @@ def test_subsets_of_equal_numbers(files):
     np.savez(folder / "b.npz", more)
     found = [score.run(request(folder, metrics=("pr", "kid", "fid")))["figures"] for _ in range(2)]
     assert found[0] == found[1]
-    assert found[0]["recall"]["reference"] == 300 and found[0]["fid"]["reference"] == 800
+    assert found[0]["recall"]["reference"] == 300 and found[0]["fd"]["reference"] == 800
     other = score.run(request(folder, metrics=("pr",), seed=1))["figures"]
     assert other["recall"]["value"] != found[0]["recall"]["value"]
 
@@ -96,14 +96,14 @@ def test_too_few_samples_are_said(files):
 
 def test_statistics_alone_give_the_distance_alone(files):
     folder, _, b = files
-    whole = score.run(request(folder))["figures"]["fid"]
+    whole = score.run(request(folder))["figures"]["fd"]
     y = flat(b).astype(np.float64)
     np.savez(folder / "b.npz", mu=y.mean(0), sigma=np.cov(y, rowvar=False))
     found = score.measure(image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.npz"),
                           named("18"), ("fid", "kid", "pr"))  # fmt: skip
-    assert found["figures"]["fid"]["value"] == pytest.approx(whole["value"], rel=1e-6)
-    assert found["figures"]["fid"]["reference"] is None
-    for name in ("kid", "pr"):
+    assert found["figures"]["fd"]["value"] == pytest.approx(whole["value"], rel=1e-6)
+    assert found["figures"]["fd"]["reference"] is None
+    for name in ("kd", "pr"):
         assert "statistics alone" in found["figures"][name]["why"]
     assert any("does not say how it was made" in text for text in found["warnings"])
 
@@ -131,10 +131,10 @@ def test_clip_mmd_is_of_clip_features(files):
 
 def test_a_reference_of_its_own(files, capsys):
     folder, _, _ = files
-    whole = score.run(request(folder, metrics=("fid",)))["figures"]["fid"]
+    whole = score.run(request(folder, metrics=("fid",)))["figures"]["fd"]
     made = score.make_reference(request(folder), folder / "b.safetensors")
     assert made.count == 300
-    again = score.run(request(folder, metrics=("fid",), reference=f"{folder}/b.safetensors"))["figures"]["fid"]
+    again = score.run(request(folder, metrics=("fid",), reference=f"{folder}/b.safetensors"))["figures"]["fd"]
     assert again == whole
     other = named("features")._replace(identity={"features": "others", "unit": "[0, 1]"})
     with pytest.raises(StatisticsError, match=r"features: made with 'pixels, flattened', asked for 'others'"):
@@ -193,7 +193,7 @@ def test_a_record_says_it_all(files):
     out = Console(record=True, width=160, file=open(os.devnull, "w"))
     results.show(content, out)
     text = out.export_text()
-    assert "fid" in text and "300 samples against 300" in text
+    assert "fd" in text and "fid" not in text and "300 samples against 300, pixels" in text
 
 
 def test_the_samples_own_record_is_taken_over(files):
@@ -213,10 +213,19 @@ def test_verify(files):
     a[:100] = 255 - a[:100] // 2
     np.savez(folder / "a.npz", a)
     found = results.verify(folder / "r.json")
-    assert found[0].startswith("samples.sha256: ") and any(line.startswith("figures.fid.value") for line in found)
+    assert found[0].startswith("samples.sha256: ") and any(line.startswith("figures.fd.value") for line in found)
 
 
-@pytest.mark.parametrize("name, off, differs", [("fid", 1e-4, False), ("fid", 2e-2, True), ("recall", 0.01, True)])
+def test_a_record_of_an_earlier_version_is_measured_again(files):
+    """It called a Frechet distance of pixels "fid"; that name is FID's own now."""
+    content = measured(files[0])
+    old = dict(content) | {"figures": {{"fd": "fid", "kd": "kid"}.get(name, name): {
+        key: part for key, part in found.items() if key != "space"} for name, found in content["figures"].items()}}
+    assert old["figures"].keys() != content["figures"].keys()
+    assert results.compare(old, content) == []
+
+
+@pytest.mark.parametrize("name, off, differs", [("fd", 1e-4, False), ("fd", 2e-2, True), ("recall", 0.01, True)])
 def test_tolerances(files, name, off, differs):
     before = measured(files[0])
     after = json.loads(json.dumps(before))
@@ -313,7 +322,7 @@ def test_the_command_measures_and_verifies(files):
     cache = folder / "cache"
     found = command(f"--samples={folder}/a.npz", f"--reference={folder}/b.npz", "--features=pixels",
                     f"--out={folder}/r.json", cache=cache)  # fmt: skip
-    assert found.returncode == 0 and "fid" in found.stdout, found.stderr
+    assert found.returncode == 0 and "fd" in found.stdout and "fid" not in found.stdout, found.stderr
     a[0] ^= 1
     np.savez(folder / "a.npz", a)
     found = command(f"--verify={folder}/r.json", cache=cache)
@@ -350,6 +359,7 @@ def test_inception_end_to_end(files):
     prepared = protocols.preprocess(protocols.PROTOCOLS["pytorch-fid"], x)
     rows = np.asarray(inception.features(net.params, prepared)["2048"])
     mean = found["figures"]["fid"]
+    assert mean["space"] == "Inception-v3" and (mean["samples"], mean["reference"]) == (20, 20)
     moments = frechet.update(frechet.init(2048), rows)
     other = protocols.preprocess(protocols.PROTOCOLS["pytorch-fid"], np.repeat(b[:20], 4, 1))
     real = frechet.update(frechet.init(2048), np.asarray(inception.features(net.params, other)["2048"]))
