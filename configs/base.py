@@ -43,6 +43,7 @@ def defaults() -> ConfigDict:
             "augment": (),  # e.g. ({"name": "flip"}, {"name": "crop", "padding": 4})
             "threads": 2,  # that read and decode
             "damaged": "stop",  # at a damaged record; or "skip": the next sound one takes its place, and it is counted
+            "changed": "stop",  # where a run that goes on finds other examples than before; or "accept": it takes them
             "shape": placeholder(tuple),  # of one example, (H, W, C); None: as the dataset says
             "buckets": {  # pictures of several sizes: each batch is of one, nearest in aspect ratio to its pictures
                 "area": 0,  # pixels that no size exceeds and all nearly have, e.g. 1024 * 1024; 0: pictures of one size
@@ -108,6 +109,7 @@ def defaults() -> ConfigDict:
             "seed": 0,
         },
         "evaluate": {
+            "failed": "skip",  # at an evaluation in the loop that fails: the run goes on; or "stop"
             "every": 0,  # training steps between evaluations in the loop; 0: none
             "number": 1000,
             "split": "test",  # that samples are compared with

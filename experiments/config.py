@@ -158,10 +158,14 @@ def of_run(text: str) -> ConfigDict:
     config = from_json(text)
     if isinstance(config.get("data"), ConfigDict) and "latents" not in config.data:
         config.data.latents = {"dir": "", "autoencoder": ""}
+    if isinstance(config.get("data"), ConfigDict) and "changed" not in config.data:
+        config.data.changed = "stop"
     if isinstance(config.get("data"), ConfigDict) and "buckets" not in config.data:
         config.data.buckets = {"area": 0, "multiple": 64, "widest": 4.0}
     if isinstance(config.get("data"), ConfigDict) and "text" not in config.data:
         config.data.text = {"tokenizer": "", "dir": ""}
+    if isinstance(config.get("evaluate"), ConfigDict) and "failed" not in config.evaluate:
+        config.evaluate.failed = "skip"
     if isinstance(config.get("ema"), ConfigDict) and "sigma_rel" not in config.ema:
         config.ema.sigma_rel = 0.0
     if isinstance(config.get("teacher"), ConfigDict) and "pairs" not in config.teacher:

@@ -1,10 +1,12 @@
 """The examples that a run trains on: pictures of a dataset, of one size or several, or latents from a cache."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from diffusion.data import buckets, captions, catalog, latents, pipeline, sources
 from diffusion.data.transforms import Augmentation
+from diffusion.training import agreement
 from experiments import autoencoders, names, resolve
 from experiments.config import ConfigError
 
@@ -89,6 +91,36 @@ def open_examples(config: Mapping) -> Examples:
         raise  # no mistake in the config
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data: {error}") from error
+
+
+def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
+    """Refuses to go on with other examples than the run has been trained on; all processes of the run call it.
+
+    Args:
+        config: the run's; config.data.changed = "accept" goes on with them.
+        before: their fingerprint, of the run's checkpoint; None if it was made by an earlier version.
+        now: that of the source.
+
+    Raises:
+        ConfigError: naming what differs, or the process that has other data than process 0.
+    """
+    everywhere = [json.loads(text) for text in agreement.gather("data", json.dumps(now))]
+    if other := [str(i) for i, there in enumerate(everywhere) if there != everywhere[0]]:
+        what = _differing(everywhere[0], everywhere[int(other[0])])
+        raise ConfigError(f"config.data: process {', '.join(other)} of this run reads other examples than process 0: "
+                          f"{what}. Valid: the same data on every host.")  # fmt: skip
+    if before is None or before == now or config["data"]["changed"] == "accept":
+        return
+    raise ConfigError("config.data: these are not the examples that the run was trained on so far: "
+                      f"{_differing(before, now)}. Put those back, or go on with these by "
+                      "--config.data.changed=accept; its start can then not be repeated.")  # fmt: skip
+
+
+def _differing(before: Mapping, now: Mapping) -> str:
+    words = {"records": "number of records", "bytes": "bytes of the files", "sha256": "digest of sampled records",
+             "conditions": "digest of what they are told"}  # fmt: skip
+    return "; ".join(f"{words.get(key, key)} {before.get(key)} -> {now.get(key)}"
+                     for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key))  # fmt: skip
 
 
 def _told(config: Mapping, source: pipeline.Source) -> pipeline.Source:

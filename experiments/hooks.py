@@ -1,6 +1,8 @@
 """What a run does beside its steps: the evaluation in the loop, with pictures of what it made."""
 
+import json
 import pathlib
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +12,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
+from diffusion.training import agreement
+from diffusion.training.preemption import StopRequest
 from experiments import examples, figures, generate, resolve
+from experiments.config import ConfigError
 from experiments.measures import evaluate_samples
 
+PATIENCE = 60.0  # seconds that a process whose samples failed waits for the others, which may wait for it
 FOLLOWED = 5  # samples, of different classes, whose way from noise to image is shown
+
+
+class EvaluationFailed(RuntimeError):
+    """An evaluation ended in an error, on all processes of the run; the state is as it was."""
 
 
 def previews(folder: pathlib.Path, step: int) -> dict[str, pathlib.Path]:
@@ -28,11 +38,14 @@ def _places(folder, step):
 
 def evaluation(
     config: ConfigDict, spec: sources.DataSpec, folder: pathlib.Path, mesh: Mesh
-) -> Callable[[Any, int], dict[str, float | None]]:
-    """What happens every config.evaluate.every steps: (params, step) -> {figure: number}, and pictures, see `previews`.
+) -> Callable[[Any, int, StopRequest], dict[str, float | None]]:
+    """What happens every config.evaluate.every steps: (params, step, stop) -> {figure: number}, and `previews`.
 
     All processes call it: the samples are made on the mesh, from the parameters as they lie there. Process 0 alone
-    then compares them with real images; the others get no figures.
+    then compares them with real images, and all get its figures.
+
+    It raises `preemption.Interrupted` soon after a request to stop, between two batches of samples or anywhere in what
+    process 0 does alone, and `EvaluationFailed` for any error but a mistake in the config.
 
     Samples are compared with the dataset's validation split, so that choices made while training leave the test split
     alone; a dataset that has none is read at config.evaluate.split.
@@ -49,15 +62,40 @@ def evaluation(
     plan = resolve.plan(config)
     times = np.append(plan.t, plan.s[-1])
 
-    def evaluate(params, step):
-        images = make.images(params, labels, seeds)
-        x, x0 = make.trajectory(params, labels[shown], seeds[shown])
-        if jax.process_index():
-            return {}
+    def samples(params, stop):
+        images = make.images(params, labels, seeds, lambda done: stop.check())
+        return images, make.trajectory(params, labels[shown], seeds[shown])
+
+    def compare(images, trajectory, step):
         paths = _places(folder, step)
         figures.sample_grid(images, labels, paths["samples"])
-        figures.trajectory(x, x0, times, labels[shown], paths["trajectory"])
+        figures.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
         found = evaluate_samples(images, labels, config, split)
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
 
+    def evaluate(params, step, stop):
+        made, why = _attempt(lambda: samples(params, stop))
+        whys = agreement.gather("samples", why, PATIENCE if why else float("inf"))
+        if any(whys):
+            stop.align()
+            raise EvaluationFailed(next(filter(None, whys)))
+        with stop.interrupting():
+            found, why = _attempt(lambda: compare(*made, step)) if jax.process_index() == 0 else ({}, "")
+            found, why = json.loads(agreement.gather("figures", json.dumps([found, why]))[0])
+        if why:
+            raise EvaluationFailed(why)
+        return found
+
     return evaluate
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What the work returns, and ""; or None, and what failed and where."""
+    try:
+        return work(), ""
+    except ConfigError:
+        raise
+    except Exception as error:  # a metric, a disk or a device: whatever it is, the training needs none of it
+        line = (str(error).strip().splitlines() or [""])[0]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return None, f"{type(error).__name__}: {line} ({pathlib.Path(frame.filename).name}, line {frame.lineno})"

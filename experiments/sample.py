@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     index, count = jax.process_index(), jax.process_count()
     with progress.bar("sampling", number, "images", speaks=index == 0) as advance:
         images = pieces.images(make.images, params, labels, seeds, batch_size, place, advance, (index, count))
-    agreement.gather()  # each process has made its share
+    agreement.gather("samples made")  # each process has made its share
 
     def finish():
         whole = images if count == 1 else pieces.images(

@@ -14,7 +14,7 @@ saved after Ctrl-C, 143 after SIGTERM.
 
 import collections
 import contextlib
-import math
+import json
 import pathlib
 import shlex
 import signal
@@ -24,7 +24,6 @@ import time
 import jax
 import numpy as np
 from absl import flags
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
@@ -95,13 +94,14 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         # ==== Data ====
         config = fields.absolute(config)
         given = examples.open_examples(config)
-        spec = given.spec
+        spec, content = given.spec, given.source.fingerprint()
         checks.validate(config, spec)
 
         # ==== Run folder ====
         if speaks:  # process 0 keeps the folder; the others only read checkpoints there
             stack.enter_context(workdir.lock(folder))
             workdir.settle_config(folder, config)
+        workdir.require_shared(folder)
         metrics_file, timing_file = folder / "metrics.jsonl", folder / "timing.jsonl"
 
         # ==== Model, objective, optimizer; the state's shapes first ====
@@ -115,6 +115,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         saver = checkpoints.Checkpoints(folder, config.checkpoint.keep, config.checkpoint.keep_every)
         stack.callback(saver.close)
         restored = checkpoints.restore_latest(folder, target)
+        examples.require_same(config, restored[1].get("data") if restored else None, content)
         if restored:
             train_state, about = restored
         else:
@@ -124,7 +125,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                 train_state = start_from(config.init_from, train_state, program.average, speaks)
             if config.teacher.path:
                 train_state = taught_by(config, train_state)
-        step, sums, evaluated = int(train_state.step), about["interval"], about.get("evaluated", 0)
+        step, sums = int(train_state.step), about["interval"]
         best = about.get("best") if config.checkpoint.best else None  # {"figure", "step", "value"}
         if best and best["figure"] == config.checkpoint.best:
             saver.best = best["step"]
@@ -133,6 +134,9 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         if speaks:
             workdir.rewind(metrics_file, step)
             workdir.rewind(timing_file, step)
+        found = agreement.gather("evaluated", json.dumps(workdir.evaluation(metrics_file, step)))[0]
+        found = json.loads(found)  # of this step: the evaluation comes after the save
+        evaluated = step if found is not None else 0
 
         # ==== Hooks ====
         tracker = stack.enter_context(tracking.tracker(folder, step, config, project)) if speaks else None
@@ -168,44 +172,66 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                 tracker.numbers(row["step"], tracking.flat(row | clock))
 
         def evaluate_now():
-            """Samples from the moving average and compares them with real images; one line of metrics."""
+            """Samples from the moving average and compares them with real images; one line of metrics.
+
+            The state is on the disk before, so that whatever becomes of the evaluation costs no step.
+
+            Returns:
+              The signal to stop for, or None.
+            """
             nonlocal evaluated
+            save()
+            saver.wait()
+            began, found = time.perf_counter(), {}
+            try:
+                with watch.work("the evaluation", step):
+                    found = evaluate(train_state.ema, step, stop)
+                row = {"evaluate": found}
+                told = "  ".join(f"{name} {x:.4g}" for name, x in found.items() if x is not None)
+            except hooks.EvaluationFailed as failure:
+                row = {"evaluation_failed": str(failure)}
+                told = f"WARNING: the evaluation failed: {failure}"
+            except preemption.Interrupted:
+                display.say(f"step {step}  the evaluation is left, and made when the run goes on")
+                return stop.received()
             evaluated = step
-            began = time.perf_counter()
-            with watch.work("the evaluation", step):
-                found = evaluate(train_state.ema, step)
             if speaks:
-                workdir.append(metrics_file, {"step": step, "evaluate": found})
+                workdir.append(metrics_file, {"step": step, **row})
                 tracker.numbers(step, tracking.flat({"evaluate": found}))
                 tracker.pictures(step, hooks.previews(folder, step))
-                told = [f"{name} {x:.4g}" for name, x in found.items() if x is not None]
-                display.say(f"step {step}  {'  '.join(told)}")
+                display.say(f"step {step}  {told}")
             memory.release()
             display.pause(time.perf_counter() - began)
-            if config.checkpoint.best:
-                keep_best(found.get(config.checkpoint.best))
+            if "evaluation_failed" in row and config.evaluate.failed == "stop":
+                raise EvaluationStopped(f"{told.removeprefix('WARNING: ')}. The run is saved at step {step}; the same "
+                                        "command goes on behind that evaluation (config.evaluate.failed = 'stop').")
+            keep_best(found)
+            return stop.received()
 
-        def keep_best(value):
-            """Saves now, and for good, if the figure is the least so far; process 0 knows it, and tells the others."""
+        def keep_best(found):
+            """Keeps the checkpoint of this step for good if the figure is the least so far."""
             nonlocal best
-            value = agreed(math.nan if value is None else value)
-            if math.isfinite(value) and (best is None or value < best["value"]):
+            value = found.get(config.checkpoint.best)
+            if value is not None and (best is None or value < best["value"]):
                 best = {"figure": config.checkpoint.best, "step": step, "value": value}
-                save()
-                saver.best = step  # not before: until it is on the disk, the best so far stays
+                saver.keep_best(best)
                 display.say(f"step {step}  the least {config.checkpoint.best} so far: its checkpoint is kept")
 
         def save():
             """Starts a checkpoint; the lines that it relies on are on the disk first."""
             began = time.perf_counter()
             workdir.sync(metrics_file)
-            about = {"examples": step * batch_size, "config_hash": configs.digest(config)}
+            about = {"examples": step * batch_size, "config_hash": configs.digest(config), "data": content}
             with watch.work("a save", step):
-                saver.save(train_state, {**about, "interval": sums, "evaluated": evaluated, "best": best})
+                saver.save(train_state, {**about, "interval": sums, "best": best})
             display.pause(time.perf_counter() - began)
 
         # ==== Loop ====
-        if step >= total:
+        def due(every):
+            return every and step % every == 0 and step > 0
+
+        keep_best(found or {})
+        if step >= total and not (due(config.evaluate.every) and evaluated != step):
             after = f"{sampling}, or " if generate.sampled(config) else ""
             display.say(f"{folder} is finished: step {step} of {total}. Next: {after}train on with "
                         f"--config.train.steps={2 * total}.")  # fmt: skip
@@ -225,12 +251,9 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         kinds: set[str] = set()  # of steps so far
         started, ahead = step, 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
 
-        def due(every):
-            return every and step % every == 0 and step > 0
-
         try:
             if due(config.evaluate.every) and evaluated != step:  # stopped between the step and its evaluation
-                evaluate_now()
+                signal_number = evaluate_now()
             while step < total and signal_number is None:
                 try:
                     batch = next(data)
@@ -257,13 +280,13 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                     jax.block_until_ready(metrics)
                     display.first_step()
                 absorb(ahead)
-                signal_number = stop.received(step)
-                if due(config.evaluate.every) and signal_number is None:
-                    absorb(0)
-                    evaluate_now()
+                signal_number = stop.received()
                 if due(config.checkpoint.every) or step == total or signal_number is not None:
                     absorb(0)
                     save()
+                if due(config.evaluate.every) and signal_number is None:
+                    absorb(0)
+                    signal_number = evaluate_now()
             saver.wait()
         except RunFailed as failure:
             saver.wait()
@@ -272,7 +295,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             display.say(f"The state before that step is kept in {place}. To repeat the step and see what is not finite:"
                         f"\n  {configs.printed('reproduce', f'--workdir={folder}')}")  # fmt: skip
             return 1
-        if signal_number is not None and step < total:
+        owed = due(config.evaluate.every) and evaluated != step
+        if signal_number is not None and (step < total or owed):
             display.say(f"stopped at step {step} of {total}, saved in {checkpoints.folder(folder) / str(step)}. "
                         f"To go on:\n  {command}")  # fmt: skip
             return 128 + signal_number
@@ -282,10 +306,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         return 0
 
 
-def agreed(value: float) -> float:
-    """Returns the number that process 0 has, in float32, to all processes."""
-    value = jax.numpy.float32(value)
-    return float(multihost_utils.broadcast_one_to_all(value) if jax.process_count() > 1 else value)
+class EvaluationStopped(RuntimeError):
+    """An evaluation failed, and config.evaluate.failed says to stop; the message says how to go on."""
 
 
 class RunFailed(Exception):
@@ -378,4 +400,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
     flags.DEFINE_string("wandb", "", "project of Weights & Biases to log to as well; WANDB_MODE=offline stays local")
     flags.mark_flags_as_required(["config", "workdir"])
-    configs.run(main, workdir.FAILURES)
+    configs.run(main, (*workdir.FAILURES, EvaluationStopped))

@@ -11,9 +11,13 @@ import json
 import os
 import pathlib
 import shlex
+import socket
 import sys
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 
+import jax
 from ml_collections import ConfigDict
 
 from diffusion import limits
@@ -27,8 +31,11 @@ from experiments.config import ConfigError
 # Fields that a run may change when it goes on: they do not alter what its past steps computed.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "checkpoint.*", "evaluate.*", "sample.*", "mesh.*", "data.dir", "data.threads",
-    "data.damaged", "data.latents.*", "data.text.*",
+    "data.damaged", "data.changed", "data.latents.*", "data.text.*",
 )  # fmt: skip
+
+
+SHARED = 60.0  # seconds: as long as NFS may remember that a file was not there
 
 
 class WorkdirError(RuntimeError):
@@ -83,6 +90,45 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
         handle.write(f"{os.getpid()}\n")
         handle.flush()
         yield
+
+
+def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None:
+    """Proves that all processes of a run see one folder; each of them calls it, process 0 once it holds the folder.
+
+    Args:
+      workdir: the run folder.
+      seconds: how long a file server may take to show one host what another wrote.
+
+    Raises:
+      WorkdirError: on all processes, if one of them does not see what process 0 has written.
+    """
+    if jax.process_count() == 1:
+        return
+    path = pathlib.Path(workdir).absolute() / ".shared"
+    here = f"{socket.gethostname()}:{path.parent}"
+    token = uuid.uuid4().hex if jax.process_index() == 0 else ""
+    if token:
+        write_text(path, token)
+    token, end = agreement.gather("folder", token)[0], time.monotonic() + seconds
+    while not (seen := _reads(path, token)) and time.monotonic() < end:
+        time.sleep(0.1)
+    places = agreement.gather("folder seen", json.dumps([here, seen]))
+    if jax.process_index() == 0:
+        path.unlink(missing_ok=True)
+    places = [json.loads(place) for place in places]
+    if lost := [f"process {i} ({place})" for i, (place, seen) in enumerate(places) if not seen]:
+        raise WorkdirError(
+            f"--workdir={workdir} is not one folder for all processes of this run: within {seconds:g} s "
+            f"{', '.join(lost)} has not seen what process 0 ({places[0][0]}) wrote there. Choose a folder of a file "
+            "system that every host mounts, by its absolute path."
+        )
+
+
+def _reads(path: pathlib.Path, token: str) -> bool:
+    try:
+        return path.read_text() == token
+    except OSError:
+        return False
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -232,6 +278,27 @@ def rewind(path: pathlib.Path, step: int) -> None:
     if kept != lines:
         with whole(path) as file:
             file.write(b"".join(kept))
+
+
+def evaluation(path: pathlib.Path, step: int) -> dict | None:
+    """Returns the figures of the evaluation after a step, as metrics.jsonl has them.
+
+    Args:
+      path: metrics.jsonl; may be missing.
+      step: of the evaluation.
+
+    Returns:
+      {figure: number}, {} for one that failed, None where there was none.
+    """
+    if not path.exists():
+        return None
+    for line in reversed(path.read_bytes().splitlines()):
+        row = json.loads(line)
+        if row["step"] < step:
+            return None
+        if row["step"] == step and ("evaluate" in row or "evaluation_failed" in row):
+            return row.get("evaluate", {})
+    return None
 
 
 def sync(path: pathlib.Path) -> None:

@@ -11,14 +11,14 @@ import json
 import pathlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save
 
 from diffusion import failures, files, limits
-from diffusion.data import pipeline, sources
+from diffusion.data import fingerprints, pipeline, sources
 from diffusion.data.latents import CacheError
 from diffusion.data.sources import DataSpec
 from diffusion.text import Tokenizer
@@ -63,6 +63,12 @@ class Told:
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Returns one record."""
         return self.__getitems__([row])[0]
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """That of the source, and "conditions": a digest of which record is told what, and of some of the rows."""
+        row, entries = self._table.row, self._table.entries
+        some = [entries[name][k].tobytes() for name in sorted(entries) for k in fingerprints.rows(len(entries[name]))]
+        return cast(Any, self._source).fingerprint() | {"conditions": fingerprints.digest([row.tobytes(), *some])}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records; errors as the source's."""

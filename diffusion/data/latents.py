@@ -19,6 +19,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from diffusion import failures, limits
+from diffusion.data import fingerprints
 from diffusion.data.sources import DamagedRecord, DataSpec
 
 FORMAT = 1  # raised when a change makes older readers wrong
@@ -162,6 +163,16 @@ class Latents:
         if len(x) == 2:
             z = z + np.exp(0.5 * x[1].astype(np.float32)) * rng.standard_normal(z.shape, np.float32)
         return self._scale * (z - self._shift)
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """What the cache holds: how many records, and a digest of some of them; as `sources.Records.fingerprint`."""
+        return {"records": len(self), "sha256": fingerprints.digest(map(self._stored, fingerprints.rows(len(self))))}
+
+    def _stored(self, row: int) -> bytes:
+        try:
+            return self._read([row])[0]
+        except DamagedRecord:
+            return b"damaged"
 
     def _read(self, rows: list[int]) -> list[bytes]:
         try:

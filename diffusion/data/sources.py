@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from diffusion import failures, files, limits, pictures
-from diffusion.data import catalog
+from diffusion.data import catalog, fingerprints
 from diffusion.data.transforms import decode, decode_any, decode_square
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
@@ -186,6 +186,25 @@ class Records:
         if self._keep:
             self._kept.update(read)
         return [read[row] if row in read else self._kept[row] for row in rows]
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """What the split holds: how many records, in how many bytes, and a digest of some of them as they are stored.
+
+        Returns:
+          {"records", "bytes", "sha256"}, the same wherever the files lie and whenever they were written.
+        """
+        paths = self._encoded.dataset_info.splits[self._spec.split].filepaths
+        held = sum(Path(path).stat().st_size for path in paths)
+        sampled = fingerprints.digest(map(self._stored, fingerprints.rows(len(self))))
+        return {"records": len(self), "bytes": held, "sha256": sampled}
+
+    def _stored(self, row: int) -> bytes:
+        try:
+            record = self._read([row])[0]
+        except DamagedRecord:
+            return b"damaged"
+        parts = (record[key] for key in sorted(record))
+        return fingerprints.digest(x if isinstance(x, bytes) else np.asarray(x).tobytes() for x in parts).encode()
 
     def stamp(self) -> str:
         """sha256 of what the split is and of its files' names, lengths and times of change; reads no record."""

@@ -3,8 +3,8 @@
 No device takes part, so that a process whose device or disk has failed can still say so.
 """
 
+import collections
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,13 +13,14 @@ from orbax.checkpoint import multihost
 
 WAIT = 500  # milliseconds that a process is deaf to signals
 
-_calls = itertools.count()
+_calls: collections.Counter[str] = collections.Counter()
 
 
-def gather(text: str = "", seconds: float = float("inf")) -> list[str]:
-    """Returns the texts of all processes, by their indices. Each must call it, in the same order as any other call.
+def gather(about: str, text: str = "", seconds: float = float("inf")) -> list[str]:
+    """Returns the texts of all processes, by their indices. Each must call it, as often as the others.
 
     Args:
+      about: what is agreed on.
       text: of this process.
       seconds: how long to wait for the others.
 
@@ -28,7 +29,8 @@ def gather(text: str = "", seconds: float = float("inf")) -> list[str]:
     """
     if jax.process_count() == 1:
         return [text]
-    client, call, end = multihost.get_jax_distributed_client(), next(_calls), time.monotonic() + seconds
+    _calls[about] += 1
+    client, call, end = multihost.get_jax_distributed_client(), f"{about}/{_calls[about]}", time.monotonic() + seconds
     client.key_value_set(f"diffusion/{call}/{jax.process_index()}", f"={text}")
     return [_get(client, call, index, end) for index in range(jax.process_count())]
 
@@ -47,15 +49,15 @@ def first(work: Callable[[], None]) -> None:
       Abandoned: on the other processes, if ``work`` raised on process 0.
     """
     if jax.process_index() > 0:
-        if gather()[0]:
+        if gather("first")[0]:
             raise Abandoned("process 0 of this run has failed, whose own output says why")
         return
     try:
         work()
     except BaseException:
-        gather("failed")
+        gather("first", "failed")
         raise
-    gather()
+    gather("first")
 
 
 @contextlib.contextmanager
@@ -66,10 +68,10 @@ def together() -> Iterator[None]:
     wait for it some minutes there (`sharding.LIMITS`) and abort them all.
     """
     yield
-    gather()
+    gather("end")
 
 
-def _get(client, call: int, index: int, end: float) -> str:
+def _get(client, call: str, index: int, end: float) -> str:
     while True:
         try:
             return client.blocking_key_value_get(f"diffusion/{call}/{index}", WAIT)[1:]

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from diffusion import failures, limits
+from diffusion import failures, files, limits
 from diffusion.training import agreement, claims
 from diffusion.training.checksums import checksums
 from diffusion.training.sharding import leaf_name
@@ -171,6 +171,30 @@ class Checkpoints:
         if self._writing is None or jax.process_index() > 0:
             return
         self._writing = None
+        self._prune()
+
+    def keep_best(self, best: dict) -> None:
+        """Keeps a finished checkpoint for good, in place of the best so far, and notes that in it.
+
+        Args:
+          best: JSON-able: {"step": of the checkpoint, ...}; its ``about`` then says so under "best".
+
+        Raises:
+          CheckpointError: if it is not there, or cannot be written.
+        """
+        self.best = best["step"]
+        if jax.process_index() > 0:
+            return
+        about = {**read_about(self.workdir, self.best), "best": best}
+        path = folder(self.workdir) / str(self.best) / "about" / "metadata"
+        try:
+            with files.whole(path) as file:
+                file.write(json.dumps({"about": about, "sha256": _digest(about)}).encode())
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
+        self._prune()
+
+    def _prune(self) -> None:
         for step in steps(self.workdir)[: -self.keep]:
             if step != self.best and not (self.keep_every and step % self.keep_every == 0):
                 path = folder(self.workdir) / str(step)
@@ -282,7 +306,7 @@ def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
         result = read()
     except kinds as failure:
         error = failure
-    found = agreement.gather("" if error is None else type(error).__name__)
+    found = agreement.gather("restore", "" if error is None else type(error).__name__)
     worst = next((kind for kind in reversed(kinds) if kind.__name__ in found), None)
     if worst is None:
         return result
@@ -356,7 +380,7 @@ def restore_latest(
     """
     damaged: dict[int, str] = {}  # words alone: an error would hold the arrays of the step in memory
     listed = _together(folder(workdir), lambda: steps(workdir))
-    for step in reversed(json.loads(agreement.gather(json.dumps(listed))[0])):
+    for step in reversed(json.loads(agreement.gather("steps", json.dumps(listed))[0])):
         try:
             found = restore(workdir, step, target)
         except DamagedCheckpoint as error:
@@ -385,7 +409,7 @@ def _set_aside(workdir: str | pathlib.Path, damaged: list[int]) -> None:
                 path.rename(path.with_name(f"{step}.damaged"))
         except OSError as error:
             why = f"{path} is damaged and cannot be renamed: {error.strerror}. Rename it, then run the command again."
-    if why := agreement.gather(why)[0]:
+    if why := agreement.gather("set aside", why)[0]:
         raise CheckpointError(why)
 
 

@@ -1,17 +1,27 @@
 """Being told to stop: Ctrl-C, SIGTERM, and the notices of schedulers, turned into a question asked between steps."""
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 import types
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
+from diffusion.training import agreement
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: as SIGTERM, however often they come
+BEAT = 0.5  # seconds between two questions while one process works alone
+
+
+class Interrupted(BaseException):
+    """Work that can be repeated was left, because the run is to stop. (No handler of errors is to take it for one.)"""
 
 
 class StopRequest:
@@ -25,6 +35,7 @@ class StopRequest:
 
     def __init__(self):
         self._signal = None
+        self._asked, self._reached = 0, False  # questions so far, as many on every process, and the answer
         self._previous: dict[int, Any] = {}
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
@@ -56,16 +67,62 @@ class StopRequest:
             if not os.isatty(descriptor):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
-    def received(self, step: int) -> int | None:
-        """Returns the number of the signal to stop for after this step, SIGINT or SIGTERM, or None.
+    def received(self) -> int | None:
+        """Returns the number of the signal to stop for now, SIGINT or SIGTERM, or None.
 
-        Args:
-          step: the number of updates made; in a run of several processes each must ask after every step.
+        In a run of several processes each must ask as often as the others, and all get the answer at one question.
         """
-        if jax.process_count() > 1:
-            reached = multihost_utils.reached_preemption_sync_point(step)
-            return (self._signal or int(signal.SIGTERM)) if reached else None
-        return self._signal
+        if jax.process_count() == 1:
+            return self._signal
+        self._ask(self._asked + 1)
+        return (self._signal or int(signal.SIGTERM)) if self._reached else None
+
+    def check(self) -> None:
+        """Raises `Interrupted` if the run is to stop; asks as `received` does."""
+        if self.received() is not None:
+            raise Interrupted
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within it, the main thread is ended by `Interrupted`, wherever it is in Python, soon after a request to stop.
+
+        For what one process does alone while the others wait for it. All of them must enter it, and leave it.
+        """
+        began, first, over, inside = time.monotonic(), self._asked, threading.Event(), True
+
+        def end(number, frame):
+            nonlocal inside
+            if inside:
+                inside = False
+                raise Interrupted
+
+        def watch():
+            while not over.wait(BEAT):
+                if jax.process_count() > 1:  # by the clock, so that all are at about the same question
+                    self._ask(first + int((time.monotonic() - began) / BEAT))
+                if self._reached or (jax.process_count() == 1 and self._signal):
+                    return signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)  # wakes it from a wait
+
+        previous, watcher = signal.signal(signal.SIGUSR2, end), threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            inside = False
+            over.set()
+            watcher.join()
+            signal.signal(signal.SIGUSR2, previous)
+            self.align()
+
+    def align(self) -> None:
+        """Brings the processes to the same number of questions, where they may have asked differently often."""
+        self._ask(max(map(int, agreement.gather("questions", str(self._asked)))))
+
+    def _ask(self, number: int) -> None:
+        """Asks up to the question of that number: JAX says yes at one of them alone."""
+        while self._asked < number:
+            self._asked += 1
+            self._reached = multihost_utils.reached_preemption_sync_point(self._asked) or self._reached
 
 
 def leave(status: int) -> NoReturn:

@@ -4,16 +4,18 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from configs import digits
-from diffusion.data import pipeline
+from diffusion.data import pipeline, sources
 from diffusion.training import checkpoints
 from experiments import train, workdir
 from experiments.config import ConfigError
@@ -175,11 +177,132 @@ def test_evaluation_in_the_loop(tmp_path, monkeypatch):
     assert (tmp_path / "stopped/metrics.jsonl").read_bytes() == (tmp_path / "straight/metrics.jsonl").read_bytes()
 
 
+def scripted(monkeypatch, evaluate):
+    """The evaluation of each step, without its samples."""
+    monkeypatch.setattr(train.hooks, "evaluation", lambda *_: evaluate)
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+EVALUATED = {"train.steps": 6, "evaluate.every": 3, "checkpoint.every": 6}
+
+
+@pytest.mark.parametrize("failed", ["skip", "stop"])
+def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, capsys, failed):
+    """The step is saved before it; the failure is recorded, and the run goes on at once or with the next command."""
+    seen = []
+
+    def evaluate(params, step, stop):
+        seen.append(step)
+        assert checkpoints.latest(tmp_path) == step
+        if step == 3:
+            raise train.hooks.EvaluationFailed("MemoryError: 8 GiB")
+        return {"fd_pixels": 1.0}
+
+    scripted(monkeypatch, evaluate)
+    config = tiny(**EVALUATED, **{"evaluate.failed": failed})
+    if failed == "stop":
+        with pytest.raises(train.EvaluationStopped, match=r"MemoryError: 8 GiB.*saved at step 3"):
+            train.run(config, tmp_path)
+    assert train.run(config, tmp_path) == 0
+    found = [row for row in rows_of(tmp_path) if "loss" not in row]
+    failure, figures = {"evaluation_failed": "MemoryError: 8 GiB"}, {"evaluate": {"fd_pixels": 1.0}}
+    assert found == [{"step": 3, **failure}, {"step": 6, **figures}]
+    assert seen == [3, 6] and "the evaluation failed: MemoryError: 8 GiB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at", [3, 6])
+def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(tmp_path, monkeypatch, capsys, at):
+    """Each step once, the last one too, and with the lines of a run that nothing disturbed."""
+    interrupt, seen = [at], []
+
+    def evaluate(params, step, stop):
+        if step in interrupt:
+            interrupt.remove(step)
+            with stop.interrupting():
+                signal.raise_signal(signal.SIGTERM)
+                time.sleep(60)
+        seen.append(step)
+        return {"fd_pixels": float(step)}
+
+    scripted(monkeypatch, evaluate)
+    config = tiny(**EVALUATED, **{"checkpoint.best": "fd_pixels", "checkpoint.keep": 1})
+    assert train.run(config, tmp_path / "stopped") == 143
+    assert f"stopped at step {at} of 6, saved in" in capsys.readouterr().out
+    assert train.run(config, tmp_path / "stopped") == 0 and seen == [3, 6]
+    assert train.run(config, tmp_path / "straight") == 0
+    assert (tmp_path / "stopped/metrics.jsonl").read_bytes() == (tmp_path / "straight/metrics.jsonl").read_bytes()
+    assert checkpoints.steps(tmp_path / "stopped") == checkpoints.steps(tmp_path / "straight") == [3, 6]
+    assert train.run(config, tmp_path / "stopped") == 0 and "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [MemoryError("8 GiB"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory")])
+def test_whatever_an_evaluation_raises_is_its_failure(tmp_path, monkeypatch, error):
+    """But a mistake in the config, which ends the run."""
+    def images(params, labels, seeds, progress):
+        raise error
+
+    config = tiny()
+    given = train.examples.open_examples(config)
+    made = train.hooks.generate.Generator(images, None, 1)
+    monkeypatch.setattr(train.hooks.generate, "generator", lambda *_: made)
+    evaluate = train.hooks.evaluation(config, given.spec, tmp_path, None)
+    where = r"\(test_train.py, line \d+\)"
+    with pytest.raises(train.hooks.EvaluationFailed, match=rf"{type(error).__name__}: .* {where}"):
+        evaluate(None, 3, train.preemption.StopRequest())
+    error = ConfigError("config.evaluate.split")
+    with pytest.raises(ConfigError):
+        evaluate(None, 3, train.preemption.StopRequest())
+
+
+def test_samples_are_left_between_two_batches(tmp_path, monkeypatch):
+    def images(params, labels, seeds, progress):
+        progress(20)
+        pytest.fail("the next batch")
+
+    config, stop = tiny(), train.preemption.StopRequest()
+    made = train.hooks.generate.Generator(images, None, 1)
+    monkeypatch.setattr(train.hooks.generate, "generator", lambda *_: made)
+    evaluate = train.hooks.evaluation(config, train.examples.open_examples(config).spec, tmp_path, None)
+    with stop, pytest.raises(train.preemption.Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+        evaluate(None, 3, stop)
+
+
+@pytest.mark.parametrize("change", ["fewer", "others"])
+def test_a_dataset_replaced_between_stop_and_resume_is_refused(straight, tmp_path, monkeypatch, change, capsys):
+    shutil.copytree(straight, tmp_path / "run")
+    real = sources.Records._read
+    if change == "fewer":
+        monkeypatch.setattr(sources.Records, "__len__", lambda self: 40)
+    else:
+        monkeypatch.setattr(sources.Records, "_read", lambda self, rows: real(self, [row ^ 1 for row in rows]))
+    words = "number of records 1258 -> 40" if change == "fewer" else "digest of sampled records [0-9a-f]{32} -> "
+    with pytest.raises(ConfigError, match=rf"{words}.*--config.data.changed=accept"):
+        train.run(tiny(**{"train.steps": 21}), tmp_path / "run")
+    assert checkpoints.steps(tmp_path / "run") == [10, 15, 20]
+    assert train.run(tiny(**{"train.steps": 21, "data.changed": "accept"}), tmp_path / "run") == 0
+    assert checkpoints.read_about(tmp_path / "run", 21)["data"] != checkpoints.read_about(straight, 20)["data"]
+
+
+def test_a_checkpoint_without_a_fingerprint_goes_on(straight, tmp_path):
+    """As earlier versions wrote them."""
+    shutil.copytree(straight, tmp_path / "run")
+    path = tmp_path / "run/checkpoints/20/about/metadata"
+    written = json.loads(path.read_text())
+    del written["about"]["data"]
+    written["sha256"] = checkpoints._digest(written["about"])
+    path.write_text(json.dumps(written))
+    assert train.run(tiny(**{"train.steps": 21}), tmp_path / "run") == 0
+
+
 @pytest.mark.slow
 def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, capsys):
     """By the figures 5, 3, 4, 6 of steps 2, 4, 6, 8 that is step 4, also where the run is stopped after it."""
     scripted = {2: 5.0, 4: 3.0, 6: 4.0, 8: 6.0}
-    monkeypatch.setattr(train.hooks, "evaluation", lambda *_: lambda params, step: {"fd_pixels": scripted[step]})
+    monkeypatch.setattr(train.hooks, "evaluation", lambda *_: lambda params, step, stop: {"fd_pixels": scripted[step]})
     config = tiny(**{"train.steps": 8, "evaluate.every": 2, "checkpoint.every": 3, "checkpoint.keep": 1,
                      "checkpoint.best": "fd_pixels"})  # fmt: skip
     assert train.run(config, tmp_path / "straight") == 0

@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from ml_collections import ConfigDict
@@ -91,6 +92,21 @@ with workdir.lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def test_processes_with_folders_of_their_own_are_refused(tmp_path, monkeypatch):
+    """Each finds in its own what process 0 wrote, or not; here as process 1 of 2, whose folder stays empty."""
+    said = {"folder": ["token", ""], "folder seen": ['["a:/runs", true]', '["b:/runs", false]']}
+    monkeypatch.setattr(workdir.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(workdir.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(workdir.agreement, "gather", lambda about, text: said[about])
+    with pytest.raises(workdir.WorkdirError, match=r"process 1 \(b:/runs\) has not seen .* 0 \(a:/runs\) wrote"):
+        workdir.require_shared(tmp_path, seconds=0.2)
+    said["folder seen"][1] = '["b:/runs", true]'
+    (tmp_path / ".shared").write_text("token")
+    began = time.monotonic()
+    workdir.require_shared(tmp_path, seconds=60)
+    assert time.monotonic() - began < 10
 
 
 def test_two_runs_on_one_folder(tmp_path):

@@ -83,6 +83,59 @@ def test_two_processes_evaluate_on_their_mesh_and_keep_one_best_checkpoint(drive
 
 
 @pytest.mark.slow
+def test_processes_without_a_shared_folder_refuse_to_train(driver, tmp_path):
+    """A relative --workdir on two hosts: each has made one of its own."""
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    command = train_command("run")
+    command[1] = f"--config={ROOT}/configs/digits.py"
+    began = time.monotonic()
+    runs = [driver.start(*command, env=env, cwd=tmp_path / name)
+            for name, env in zip("ab", two_processes(local.free_port()))]  # fmt: skip
+    for result in [driver.wait(run) for run in runs]:
+        assert result.status == 1 and "Traceback" not in result.err
+        assert re.fullmatch(rf"error: --workdir=run is not one folder .* 1 \(.*{tmp_path}/b/run\) .*\n", result.err)
+    assert time.monotonic() - began < 150 and not checkpoints.steps(tmp_path / "a/run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_cannot_read_ends_both_in_a_sentence(driver, tmp_path, victim):
+    """A host without the right to the checkpoint: both end with status 1, and nothing is renamed."""
+    assert driver.train(tmp_path, {"train.steps": 4}).status == 0
+    path = tmp_path / "checkpoints/4/training/manifest.ocdbt"
+    path.chmod(0)
+    before = sorted((tmp_path / "checkpoints").rglob("*"))
+    runs = [driver.start(*train_command(tmp_path, {"train.steps": 6}), env=env, rights=index != victim)
+            for index, env in enumerate(two_processes(local.free_port()))]  # fmt: skip
+    results = [driver.wait(run) for run in runs]
+    assert [result.status for result in results] == [1, 1], results
+    assert "ermission denied" in results[victim].err and f"by process {victim} of this run" in results[1 - victim].err
+    assert all(result.err.startswith("error: ") and "Traceback" not in result.err for result in results)
+    assert sorted((tmp_path / "checkpoints").rglob("*")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["samples", "alone"])
+def test_a_signal_while_two_processes_evaluate(driver, tmp_path, part):
+    """To process 1, between two batches of both, and while it waits for process 0: both stop, and evaluate later."""
+    changes = ENDLESS | {"evaluate.every": 2, "evaluate.number": 10**5 if part == "samples" else 20}
+    hang = {"point": ["mkdir previews", "before"], "number": 1, "seconds": 90, "does": "wait"}
+    runs = start_two(driver, tmp_path, changes, (None if part == "samples" else hang, None))
+    until(lambda: checkpoints.steps(tmp_path) == [2])
+    if part == "alone":
+        until(lambda: pathlib.Path(f"{runs[0][1]}.points").read_text())
+    time.sleep(10)
+    os.kill(runs[1][0], signal.SIGTERM)
+    began = time.monotonic()
+    results = [driver.wait(run) for run in runs]
+    assert [result.status for result in results] == [143, 143], results
+    assert time.monotonic() - began < 30 and "the evaluation is left" in results[0].out
+    again = driver.train(tmp_path, {"train.steps": 4, "evaluate.every": 2})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert again.status == 0 and [row["step"] for row in rows if "evaluate" in row] == [2, 4]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_killed_while_saving_ends_the_other(driver, tmp_path, victim):
     """The other waits for it at a barrier of the save, where only the heartbeat tells."""
