@@ -137,8 +137,9 @@ def begin(
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(own)
 
     def encoded(image: Array) -> Array:
-        moments = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), encode(image))
-        return autoencoders.to_diffusion(autoencoders.draw(moments, encoding), vae.scale, vae.shift)
+        found = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), encode(image))
+        z = autoencoders.draw(found, encoding) if isinstance(found, autoencoders.Moments) else found
+        return autoencoders.to_diffusion(z, vae.scale, vae.shift)
 
     x = course.walk.start * noise
     if image is None:

@@ -60,6 +60,20 @@ def model():
     return made
 
 
+def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
+    """TAESD gives the latent itself; with next to no variance a posterior gives the same pictures."""
+    class Itself(Pixels):
+        def apply(self, variables, x, method):
+            return x
+
+    bare = dataclasses.replace(model, modules={**model.modules, "vae": Itself()}, _programs={"asked": []})
+    image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    edit = lambda model: text_to_image.generate(
+        model, "a cat", negative="bad", steps=4, sampler="ddim", image=image, strength=0.5
+    )
+    assert np.abs(edit(bare).astype(int) - edit(model)).max() <= 1
+
+
 def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_walk_is_one_program(model):
     """Four pictures of one prompt in two batches, six steps each: all of it is traced once."""
     made = text_to_image.generate(

@@ -11,6 +11,7 @@ import pytest
 from diffusion.models import interchange, latents, tiles
 from diffusion.models.autoencoder_dc import AutoencoderDC, Levels
 from diffusion.models.autoencoder_kl import AutoencoderKL
+from diffusion.models.autoencoder_tiny import AutoencoderTiny
 from diffusion.models.autoencoder_vq import VQModel
 from diffusion.models.interchange import folders
 from tests.models.interchange import published
@@ -209,3 +210,24 @@ def test_the_scale_of_a_single_file_is_never_guessed(tmp_path, monkeypatch):
         tensors = interchange.open_tensors(tmp_path / "all.safetensors")
         found = folders.recognise(tensors, "AutoencoderKL", "first_stage_model.")
         assert found.module.scale == scale and found.layout == "original"
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"width": 0}, "width=0 must be positive"),
+    ({"encoder_layers": (1, 3)}, "have as many levels"),
+    ({"dtype": "float16"}, "dtype='float16' is not known"),
+])  # fmt: skip
+def test_fields_of_the_tiny_autoencoder_are_checked(fields, message):
+    with pytest.raises(ValueError, match=message):
+        AutoencoderTiny(**fields)
+
+
+@pytest.mark.parametrize("config, message", [
+    ({"encoder_block_out_channels": [64, 64, 64, 32]}, "one number for all levels is"),
+    ({"num_decoder_blocks": [3, 1]}, "are not supported for 4 and 2 levels"),
+    ({"act_fn": "gelu"}, "act_fn = 'gelu' is not supported"),
+    ({"out_channels": 4}, "out_channels = 4 is not supported"),
+])  # fmt: skip
+def test_a_tiny_autoencoder_that_is_not_had_is_refused(config, message):
+    with pytest.raises(interchange.Refusal, match=message):
+        interchange.FAMILIES["AutoencoderTiny"].build(config)

@@ -5,6 +5,7 @@ import flax.linen as nn
 from diffusion.models.interchange import (
     adm_tables,
     autoencoder_tables,
+    autoencoder_tiny_tables,
     clip_tables,
     conditional_unet_tables,
     control_net_tables,
@@ -24,6 +25,7 @@ from diffusion.models.names import look_up
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (
     *autoencoder_tables.FAMILIES,
+    autoencoder_tiny_tables.FAMILY,
     *clip_tables.FAMILIES,
     conditional_unet_tables.FAMILY,
     control_net_tables.FAMILY,

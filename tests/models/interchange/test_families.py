@@ -122,6 +122,7 @@ CALLS = {
     **dict.fromkeys((f"autoencoder_kl_{name}" for name in ("sd", "flux", "attention", "uneven", "original")),
                     autoencoder_kl),
     "autoencoder_vq_small": autoencoder_vq,
+    **dict.fromkeys(("autoencoder_tiny_small", "autoencoder_tiny_flux"), autoencoder_dc),
     **dict.fromkeys((f"autoencoder_dc_{name}" for name in ("sana", "paper", "original")), autoencoder_dc),
     **dict.fromkeys(("mmdit_sd3", "mmdit_original", "flux_schnell", "flux_original"), mmdit),
     "mmdit_sd35_medium": mmdit_doors,
@@ -132,7 +133,8 @@ CALLS = {
     **dict.fromkeys((f"song_unet_{name}" for name in ("ddpmpp", "ncsnpp", "skips", "dhariwal")), unet),
     **dict.fromkeys(("edm2_unet_classes", "edm2_unet_options"), unet),
 }
-FAST = ()  # whose outputs are compared in the fast suite; round trips and listings are, but for these
+FAST = ("autoencoder_tiny_small",)  # whose outputs are compared in the fast suite
+# Whose round trips and listings are not.
 LEFT_OUT = (
     "unet_2d_heads", "unet_2d_ncsnpp", "adm_unet_new", "adm_unet_convolutions", "song_unet_ncsnpp", "song_unet_skips",
     "song_unet_dhariwal", "edm2_unet_options", "unet_2d_full_256", "unet_2d_full_imagenet64", "unet_2d_full_ncsnpp",
@@ -159,6 +161,7 @@ LISTINGS = {
     "control_net_full_sd15": "ControlNetModel",
     **{f"autoencoder_kl_full_{name}": "AutoencoderKL" for name in ("sd15", "sdxl", "sd3", "flux", "original")},
     "autoencoder_vq_full_f4": "VQModel",
+    "autoencoder_tiny_full_sd": "AutoencoderTiny",
     "autoencoder_vq_full_f8": "VQModel",
     **{f"autoencoder_dc_full_{name}": "AutoencoderDC"
        for name in ("f32c32_sana", "f32c32", "f64c128", "original_sana", "original_f32c32")},
