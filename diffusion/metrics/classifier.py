@@ -85,7 +85,7 @@ def train(
 
 def cached(
     images: np.ndarray, labels: np.ndarray, seed: int = 0, folder: pathlib.Path | str | None = None,
-    training: Callable[[np.ndarray, np.ndarray, int], Classifier] = train,
+    training: Callable[[np.ndarray, np.ndarray, int], Classifier] | None = None,
 ) -> Classifier:  # fmt: skip
     """The classifier of these images, from a file where it was trained before, else trained now and stored.
 
@@ -97,7 +97,7 @@ def cached(
         labels: int [N] in 0..K-1.
         seed: as in `train`.
         folder: where the files lie; by default DIFFUSION_CACHE or else ~/.cache/diffusion, there "classifiers".
-        training: `train`, or a function that calls it and shows its progress.
+        training: a function that calls `train` and shows its progress; None for `train` itself.
 
     Returns:
         The classifier.
@@ -119,7 +119,7 @@ def cached(
             if failures.of_machine(error):
                 raise
             warnings.warn(f"{path} cannot be read ({error}); training the classifier anew", stacklevel=2)
-    classifier = _in_memory[path] = training(images, labels, seed)
+    classifier = _in_memory[path] = (training or train)(images, labels, seed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:  # whole or not at all
