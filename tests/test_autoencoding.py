@@ -301,7 +301,8 @@ class Vectors:
 
 def test_the_codes_follow_as_the_moving_averages_do_unless_the_training_failed():
     init = lambda networks: AlternatingState(jnp.int32(0), networks, {}, {}, jnp.int32(-1))
-    rest = Alternating(init, lambda state, batch, key: (state._replace(step=state.step + 1), {"loss": 1.0}))
+    loss = lambda batch, key: batch["index"].sum() + jax.random.bernoulli(key, 1.0)
+    rest = Alternating(init, lambda state, *drawn: (state._replace(step=state.step + 1), {"loss": loss(*drawn)}))
     codes, x = jnp.array([[0.0, 0.0], [1.0, 1.0], [50.0, 50.0]]), drawn(B, 2, 2, 2)
     networks = {"model": coding.parameters({"codebook": codes})}
     codes_of = lambda state: np.asarray(state.training.networks["model"]["autoencoder"]["codebook"])
@@ -314,7 +315,7 @@ def test_the_codes_follow_as_the_moving_averages_do_unless_the_training_failed()
         expected = quantizers.codebook_update(expected, x, quantizers.nearest(x, expected.codes)[0], 0.9)
         np.testing.assert_allclose(codes_of(state), expected.codes, rtol=1e-6)
     np.testing.assert_allclose(state.counts, expected.counts, rtol=1e-6)
-    assert int(state.training.step) == 3 and metrics["loss"] == 1.0 and int(metrics["codebook/restarted"]) == 0
+    assert int(state.training.step) == 3 and metrics["loss"] == 4.0 and int(metrics["codebook/restarted"]) == 0
 
     quick = following(rest, Vectors(), 0.9, 1.0)
     state, metrics = step(quick, quick.init(networks))
@@ -339,3 +340,7 @@ def test_what_cannot_follow_is_refused():
         following(None, AutoencoderKL())
     with pytest.raises(ValueError, match="decay = 1"):
         following(None, VQModel(), decay=1)
+    with pytest.raises(ValueError, match="threshold = 0"):
+        following(None, VQModel(), threshold=0)
+    rest = Alternating(lambda networks: None, None)
+    assert following(rest, VQModel(), decay=0.0).init is not None  # the codes are then the last batch's means

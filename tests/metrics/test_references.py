@@ -184,6 +184,8 @@ def test_another_protocol_or_network_is_refused_by_its_fields(made):
     net = inception.Inception({}, "0" * 64, False)
     tf, torch = (references.inception_space(net, protocols.PROTOCOLS[name]).identity for name in ("adm", "pytorch-fid"))
     assert len(statistics.differences(tf, torch)) == 2  # resize and scaling
+    assert statistics.differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == [
+        "b: made with 2, asked for None", "c: made with None, asked for 3"]  # fmt: skip
     assert not statistics.differences(tf, references.inception_space(net, protocols.PROTOCOLS["edm"]).identity)
 
 
@@ -226,6 +228,14 @@ def test_files_that_are_no_statistics(images, tmp_path):
         np.savez(tmp_path / f"{name}.npz", mu=mu, sigma=sigma)
         with pytest.raises(StatisticsError, match=match):
             statistics.read(tmp_path / f"{name}.npz")
+    for scale in (1e-12, 1e6):  # what is symmetric depends on how large it is
+        skewed = m2 / m2.max() * scale * (1 + 1e-3 * np.triu(np.ones((5, 5)), 1))
+        np.savez(tmp_path / "skewed.npz", mu=mean, sigma=skewed)
+        with pytest.raises(StatisticsError, match="not symmetric"):
+            statistics.read(tmp_path / "skewed.npz")
+        rounded = m2 / m2.max() * scale * (1 + 1e-6 * np.triu(np.ones((5, 5)), 1))
+        np.savez(tmp_path / "rounded.npz", mu=mean, sigma=rounded)
+        assert list(statistics.read(tmp_path / "rounded.npz").moments) == ["5"]
     np.savez(tmp_path / "pickled.npz", mu=mean, sigma=np.array([{"a": 1}], dtype=object))
     (tmp_path / "a.pkl").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
     safetensors.numpy.save_file({"x": mean}, tmp_path / "x.safetensors")

@@ -58,7 +58,7 @@ def _game(**changes):
     return alternating(players, dict.fromkeys("abc", _apply), None, averages)
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, 2, 3])
 def test_two_players_by_hand(every):
     """In turn within a step, each on what the last one left; the average moves when its network does."""
     init, step = _game(generator={"every": every})

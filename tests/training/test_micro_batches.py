@@ -16,7 +16,9 @@ from experiments import resolve
     ("batch_size", "block", "expected"), [(64, 1, 4), (2, 1, 1), (66, 1, 1), (64, 16, 4), (64, 32, 1)]
 )
 def test_a_cpu_takes_four_parts_where_they_divide(batch_size, block, expected):
-    assert micro_batches.number(batch_size, Mesh(jax.devices()[:1], "data"), block) == expected
+    mesh = Mesh(jax.devices()[:1], "data")
+    assert micro_batches.number(batch_size, mesh, block) == expected
+    assert micro_batches.number(4, mesh) == 4  # blocks of one, if nothing is said
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,10 @@ def test_run_that_ends_within_its_warmup():
     np.testing.assert_allclose([rate(k) for k in range(5)], [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-6)
 
 
+def test_rates_if_nothing_is_said():
+    np.testing.assert_allclose([adamw().learning_rate(0), muon().learning_rate(0)], [1e-4, 1e-3], rtol=1e-6)
+
+
 def test_constant_rate_stays():
     rate = adamw(learning_rate=3.0, warmup=1).learning_rate
     np.testing.assert_allclose([rate(k) for k in (0, 1, 1000)], 3.0)

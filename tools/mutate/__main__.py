@@ -46,8 +46,9 @@ def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
     began, root = time.monotonic(), forks.copy(root, out / "copy")  # as it is now, whatever changes meanwhile
     chosen = _chosen(arguments, root)
     tests = sorted(str(path.relative_to(root)) for path in _files(root, arguments.tests, "test_*.py"))
-    forks.prepare(out / "compiled")
+    forks.prepare()
     forks.preload(root, [root / path for path in [*tests, *{mutant.path for mutant in chosen}]])
+    forks.keep_compiled(out / "compiled")
     _say(f"{len(chosen)} mutants, {len(tests)} test files")
     cases = reached.find(root, LIBRARY, tests, out / "map", arguments.jobs, arguments.limit * 10, _say)
     rows = _outcomes(root, chosen, cases, out, arguments)

@@ -5,8 +5,10 @@ import contextlib
 import importlib
 import io
 import json
+import math
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -38,13 +40,20 @@ class Finished(NamedTuple):
     said: str
 
 
-def prepare(compiled: pathlib.Path) -> None:
-    """Sets what JAX reads as it is imported: the CPU, and a compilation cache for the programs that mutants share."""
+def prepare() -> None:
+    """Sets what JAX reads as it is imported, as tests/conftest.py does: the CPU."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compiled.resolve())
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def keep_compiled(folder: pathlib.Path) -> None:
+    """Keeps compiled programs for all children, most of whose programs no mutant changes."""
+    if "jax" in sys.modules:  # by the configuration: tests read the environment
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def preload(root: pathlib.Path, files: Iterable[pathlib.Path]) -> None:
@@ -98,7 +107,7 @@ def run_all(
         work: anything, in order.
         do: (piece, copy) -> what JSON can hold; runs in the child, whose folder and first import path is the copy.
         copies: scratch copies, one for each child at a time.
-        limit: seconds that a piece may take.
+        limit: seconds of a processor that a piece may take, and five times as many by the clock.
     """
     waiting, free, running = list(work)[::-1], list(copies), {}
     try:
@@ -110,18 +119,19 @@ def run_all(
                 sys.stdout.flush()
                 child = os.fork()
                 if child == 0:
-                    _child(do, piece, place)
+                    _child(do, piece, place, math.ceil(limit(piece)))
                 running[child] = (piece, place, time.monotonic())
             for child, (piece, place, began) in list(running.items()):
                 took = time.monotonic() - began
-                ended, late = os.waitpid(child, os.WNOHANG)[0] == child, took > limit(piece)
+                ended, status = os.waitpid(child, os.WNOHANG)
+                late = took > 5 * limit(piece) or (ended and os.waitstatus_to_exitcode(status) == -signal.SIGXCPU)
                 if late or ended:
-                    _kill(child, ended)
+                    _kill(child, bool(ended))
                     del running[child]
                     free.append(place)
                     answer, said = place.with_suffix(".json"), place.with_suffix(".txt").read_text(errors="replace")
-                    found = json.loads(answer.read_text()) if answer.is_file() and ended else None
-                    yield Finished(piece, found, took, not ended, said[-4000:])
+                    found = json.loads(answer.read_text()) if answer.is_file() and not late else None
+                    yield Finished(piece, found, took, late, said[-4000:])
             time.sleep(0.02)
     finally:
         for child in running:
@@ -138,10 +148,11 @@ def _kill(child: int, ended: bool = False) -> None:
         os.waitpid(child, 0)
 
 
-def _child(do: Callable[[Any, pathlib.Path], Any], piece: Any, place: pathlib.Path) -> None:
+def _child(do: Callable[[Any, pathlib.Path], Any], piece: Any, place: pathlib.Path, seconds: int) -> None:
     """In the forked child: never returns."""
     code = 1
     try:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()  # so that what it starts ends with it
         answer = place.with_suffix(".json")
