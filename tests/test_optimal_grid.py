@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion import samplers, timesteps
+from diffusion.parameterizations import Prediction
 from tests import oracles
 from tests.conformance import DATA, SCHEDULES, exact_denoiser, level
 
@@ -28,6 +29,24 @@ def _ddim_walk(schedule, x, grid, trajectory=False):
         x0, eps = denoise(way[-1], t)[:2]
         way.append(schedule.alpha(s) * x0 + schedule.sigma(s) * eps)
     return jnp.stack(way) if trajectory else way[-1]
+
+
+def test_optimal_times_are_the_best_of_all_choices():
+    """By trying all paths of three steps over seven times of the rectified flow, with errors by their definition."""
+    schedule, grid = SCHEDULES["rectified_flow"], np.array([1.0, 0.85, 0.6, 0.5, 0.3, 0.1, 0.0], np.float32)
+    denoise = lambda x, t: Prediction(jnp.tanh(x), (x - (1 - t) * jnp.tanh(x)) / t)
+    for seed in range(4):
+        x = (1 + np.random.default_rng(seed).normal(size=(7, 5, 2)) * np.linspace(2, 0.3, 7)[:, None, None]).astype("f")
+
+        def miss(i, j, x=x):
+            x0, (t, s) = np.tanh(x[i]), grid[[i, j]]
+            arrived = (1 - s) * x0 + s * (x[i] - (1 - t) * x0) / t
+            return np.sqrt(np.mean((arrived - x[j]) ** 2)) / np.sqrt(np.mean((x[j] - x[j].mean(0)) ** 2))
+
+        paths = [(0, *middle, 6) for middle in itertools.combinations(range(1, 6), 2)]
+        best = min(paths, key=lambda path: sum(itertools.starmap(miss, itertools.pairwise(path))))
+        found = timesteps.optimal(denoise, schedule, grid, jnp.asarray(x), steps=3)
+        np.testing.assert_array_equal(found, grid[list(best)])
 
 
 @pytest.mark.parametrize("schedule_name, gain", [("edm", (1.2, 1.05)), ("cosine", (1.02, 1.02))])
