@@ -29,7 +29,7 @@ from typing import Any
 import flax.linen as nn
 from absl import flags
 
-from diffusion.adapters import lora_files
+from diffusion.adapters import lora_files, lora_names
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, stated
 from diffusion.training import checkpoints
@@ -111,7 +111,7 @@ def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, la
 
 
 def _is_lora(source: pathlib.Path) -> bool:
-    return source.is_file() and any("lora" in name for name in interchange.open_tensors(source).shapes)
+    return source.is_file() and lora_names.is_lora(interchange.open_tensors(source).shapes)
 
 
 def main(argv: list[str]) -> None:

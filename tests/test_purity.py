@@ -14,7 +14,7 @@ import diffusion
 IMPURE = (
     "diffusion.models", "diffusion.training", "diffusion.data", "diffusion.metrics", "diffusion.text_to_image",
     "diffusion.pipelines", "diffusion.picture_programs", "diffusion.adapters.lora_files",
-    "diffusion.adapters.lora_names", "diffusion.adapters.separation",
+    "diffusion.adapters.lora_kinds", "diffusion.adapters.lora_names", "diffusion.adapters.separation",
 )  # fmt: skip
 
 

@@ -12,6 +12,14 @@ read as layers of a scan (none or one), then inputs, then outputs:
 so that dense layers [in, *out] and [*in, out], stacked layers and convolutions (inputs H, W, C) are one case; how many
 axes of each kind there are, the ranks of the three arrays tell. Factors may stand for a part of a kernel: their name is
 then "kernel[:, :, 0]", here the queries of a stacked qkv [L, in, 3, heads, size].
+
+With D = down up the update is W + scale D. Two kinds more are read from files:
+
+    {"down", "up", "down_2", "up_2"}    LoHa and LoKr: D = (down up) * (down_2 up_2), element by element
+    + "magnitude" [*layers, *outputs]   DoRA: m (W + scale D) / |W + scale D|, the norm over the inputs of each output
+    + "input_magnitude" [*layers, *inputs], of 1 along axes of pixels: the norm over the rest, for each input
+
+Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", for the magnitudes.
 """
 
 import re
@@ -29,6 +37,9 @@ from diffusion.leaves import leaf_name, leaves_of
 Scale = float | Array | Mapping[str, float]
 """By how much adapters count: one number, an array, or one for each place by its name."""
 
+# The factors that a part of a kernel may have, and what may stand beside them.
+FACTORS = (frozenset({"down", "up"}), frozenset({"down", "up", "down_2", "up_2"}))
+MAGNITUDES = ("magnitude", "input_magnitude")
 # Where the networks of `diffusion.models` have layers of a scan, and which of their kernels are [in, *out]; others are
 # [*in, out].
 LAYERS = r"(^|/)([a-z]+_)?(blocks|layers)/"
@@ -89,8 +100,9 @@ def init(
 def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> Any:
     """The parameters with the update of an adapter, or of several at once: W + sum_k scale_k down_k up_k.
 
-    Products and sums are float32 whatever the type of the parameters, and rounded to it once. Leaves without an update
-    are the same arrays. A pure function: under `jit`, in a gradient, on sharded parameters.
+    Where an adapter has magnitudes, the sum up to it gets them. Products and sums are float32 whatever the type of the
+    parameters, and rounded to it once. Leaves without an update are the same arrays. A pure function: under `jit`, in a
+    gradient, on sharded parameters.
 
     Args:
       params: pytree of parameters.
@@ -121,7 +133,7 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
             return leaf
         total = jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
         for place, at, factors, its_scale in updates[path]:
-            total = total.at[at].add(its_scale * _product(place, factors, total[at].shape))
+            total = total.at[at].set(_updated(place, factors, total[at], its_scale))
         return total.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(lambda path, leaf: updated(leaf_name(path), leaf), params)
@@ -174,7 +186,7 @@ def adapted(apply: Callable[..., Array], params: Any, scale: Scale = 1.0) -> Cal
 
 
 def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
-    """The factors {"down", "up"} by the place that they stand for.
+    """The factors, {"down", "up"} or those of another kind, by the place that they stand for.
 
     Raises:
       ValueError: for a pytree that is no adapter.
@@ -184,8 +196,9 @@ def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
         place, _, part = path.rpartition("/")
         places.setdefault(place, {})[part] = leaf
     for place, factors in places.items():
-        if factors.keys() != {"down", "up"}:
-            raise ValueError(f"lora: {place} has {', '.join(map(repr, factors))}, not the factors 'down' and 'up'")
+        if factors.keys() - set(MAGNITUDES) not in FACTORS or factors.keys() >= set(MAGNITUDES):
+            raise ValueError(f"lora: {place} has {', '.join(map(repr, factors))}, not the factors 'down' and 'up', "
+                             "with or without 'down_2' and 'up_2', and with one of the magnitudes at most")
     return places
 
 
@@ -233,12 +246,45 @@ def _scale_at(scale: Scale, place: str) -> float | Array:
     return scale[place]
 
 
-def _product(place: str, factors: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+def _updated(place: str, factors: Mapping[str, Array], kernel: Array, scale: float | Array) -> Array:
+    """W + scale D, or with magnitudes m (W + scale D) / |W + scale D|."""
+    update = _product(place, factors["down"], factors["up"], kernel.shape)
+    if "down_2" in factors:
+        update *= _product(place, factors["down_2"], factors["up_2"], kernel.shape)
+    total = kernel + scale * update
+    layers, inner = _axes(factors["down"], factors["up"], kernel.ndim)
+    if "magnitude" in factors:
+        shape = (*kernel.shape[:layers], *[1] * (inner - layers), *kernel.shape[inner:])
+        return _decomposed(place, total, factors["magnitude"], shape)
+    if "input_magnitude" in factors:
+        shape = (*jnp.shape(factors["input_magnitude"]), *[1] * (kernel.ndim - inner))
+        return _decomposed(place, total, factors["input_magnitude"], shape)
+    return total
+
+
+def _decomposed(place: str, kernel: Array, magnitude: Array, shape: tuple[int, ...]) -> Array:
+    """m W / |W|, the norm over the axes along which the magnitudes are one; a direction of zeros stays zero."""
+    fits = len(shape) == kernel.ndim and all(m in (1, n) for m, n in zip(shape, kernel.shape))
+    if not fits or np.prod(shape) != jnp.size(magnitude):
+        raise ValueError(f"lora: magnitudes of shape {jnp.shape(magnitude)} do not fit {place}, {kernel.shape}: they "
+                         "are to be [*layers, *outputs], or of the inputs [*layers, *inputs]")
+    axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
+    squares = jnp.sum(kernel * kernel, axes, keepdims=True)
+    magnitude = jnp.reshape(magnitude, shape).astype(kernel.dtype)
+    return kernel * magnitude / jnp.sqrt(jnp.maximum(squares, jnp.finfo(kernel.dtype).tiny))
+
+
+def _axes(down: Array, up: Array, ndim: int) -> tuple[int, int]:
+    """Of a kernel with so many axes, how many count layers, and where the axes of outputs begin."""
+    layers = down.ndim + up.ndim - ndim - 2
+    return layers, down.ndim - 1
+
+
+def _product(place: str, down: Array, up: Array, shape: tuple[int, ...]) -> Array:
     """down up as `shape`, float32 or wider."""
-    down, up = (jnp.asarray(factors[name]) for name in ("down", "up"))
-    layers = down.ndim + up.ndim - len(shape) - 2
-    inner = down.ndim - layers - 1
-    if layers not in (0, 1) or inner < 1 or down.shape[:-1] + up.shape[layers + 1 :] != shape or (
+    down, up = jnp.asarray(down), jnp.asarray(up)
+    layers, end = _axes(down, up, len(shape))
+    if layers not in (0, 1) or end < layers + 1 or down.shape[:-1] + up.shape[layers + 1 :] != shape or (
         up.shape[: layers + 1] != (*shape[:layers], down.shape[-1])
     ):
         raise ValueError(f"lora: factors of shapes {down.shape} and {up.shape} do not fit {place}, {shape}: they are "

@@ -1,4 +1,4 @@
-"""LoRA files as people share them, in kohya's and in peft's layout, to adapters of our networks and back.
+"""LoRA files as people share them, in every spelling that is met, to adapters of our networks and back.
 
     loras = lora_files.load("style.safetensors", {"unet": unet, "text_encoder": text_encoder})
     merged = lora.merge(params, loras["unet"].adapter, loras["unet"].scale)
@@ -6,17 +6,20 @@
 What they name is a layer of the network as its library calls it; the tables of `diffusion.models.interchange` say
 which part of which parameter of ours that layer's weight is. The names of a file, for the layer down_blocks.0.proj_in:
 
-    peft      unet.down_blocks.0.proj_in.lora_A.weight, .lora_B.weight; older .lora.down.weight, .lora.up.weight
-    kohya     lora_unet_down_blocks_0_proj_in.lora_down.weight, .lora_up.weight, .alpha
+    peft          unet.down_blocks.0.proj_in.lora_A.weight, .lora_B.weight; older .lora.down.weight, .lora.up.weight
+    kohya         lora_unet_down_blocks_0_proj_in.lora_down.weight, .lora_up.weight, .alpha
+    ComfyUI       diffusion_model.double_blocks.0.img_attn.proj.lora_A.weight, or as kohya, or without the prefix
+    processors    unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight
+    XLabs         double_blocks.0.processor.qkv_lora1.down.weight
 
 A is down, B is up, and the update is alpha / r B A; where a file has no alpha it is r. Names of the original
-repositories' layers (input_blocks_1_1_..) are known as well where the tables have them.
+repositories' layers (input_blocks_1_1_..) are known as well where the tables have them. DoRA, LoHa and LoKr
+(`lora_kinds`) go by the ends of the names in any of these. Plain LoRA alone is written.
 """
 
 import collections
 import functools
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +29,7 @@ import numpy as np
 from safetensors.numpy import save as serialized
 
 from diffusion import files
-from diffusion.adapters import lora, lora_names
+from diffusion.adapters import lora, lora_kinds, lora_names
 from diffusion.adapters.separation import Separation, separation
 from diffusion.models.interchange import families, folders, rows, tensor_files
 from diffusion.models.interchange.rows import Mismatch, Row
@@ -62,39 +65,51 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
 
     Returns:
       A `Lora` for each network that the file changes, float32. Layers of a scan are stacked where the file has all of
-      them with one rank and one alpha.
+      them with one rank and one alpha. A DoRA's scale counts inside its norm, as in peft.
 
     Raises:
       FileNotFoundError: if nothing is there.
-      Mismatch: for a tensor that names nothing in these networks, a factor without its other, or shapes that do not
-        fit; they are named.
+      Mismatch: for a tensor that names nothing in these networks, a factor without its other, a network's layers in
+        two spellings, or shapes that do not fit; they are named.
       limits.Refused: for a file that is damaged or hostile.
     """
     tensors = tensor_files.open_tensors(path)
     tables = {component: _layers(module) for component, module in modules.items()}
     names = {component: lora_names.underscored(table) for component, table in tables.items()}
-    layers: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    layers: dict[tuple[str, str], dict[str, str]] = {}
     unknown = []
     for name in tensors.shapes:
         component, layer, part = lora_names.parsed(name, names) or ("", "", "")
         if layer:
-            layers.setdefault((component, layer), {})[part] = tensors.read(name).astype(np.float32)
+            found = layers.setdefault((component, layer), {})
+            if part in found:
+                raise Mismatch(f"{tensors.path}: {name} and {found[part]} are one factor of one layer in two "
+                               "spellings; leave one of them out.")  # fmt: skip
+            found[part] = name
         else:
             unknown.append(name)
     if unknown:
         known = ", ".join(f"{component} ({type(module).__name__})" for component, module in modules.items())
         raise Mismatch(f"{tensors.path}: {len(unknown)} of its {len(tensors.shapes)} tensors are no LoRA of {known}: "
                        f"{', '.join(unknown[:5])}{', ..' if len(unknown) > 5 else '.'}")
-    configs = lora_names.configs(tensors, list(modules))
-    parts: dict[str, list[_Part]] = {}
+    configs = lora_names.configs(tensors, sorted({component for component, _ in layers}))
+    parts: dict[str, list[tuple[str, _Part]]] = {}
     for (component, layer), found in layers.items():
         what = f"{tensors.path}: {layer} of {component}"
-        if not {"down", "up"} <= found.keys():
-            raise Mismatch(f"{what} has {', '.join(found)} alone, and needs the factors down and up.")
-        scale = lora_names.scale(found, configs.get(component), layer, what)
         places = tables[component][layer]
-        parts.setdefault(component, []).extend(_parts(places, found["down"], found["up"], scale, what))
-    return {component: _stacked(found) for component, found in parts.items()}
+        arrays = {part: tensors.read(name).astype(np.float32) for part, name in found.items()}
+        if "first_up" in arrays:
+            arrays["up"] = lora_kinds.first_rows(arrays.pop("first_up"), places[0].theirs, what)
+        update = lora_kinds.update(arrays, places[0].theirs, what)
+        scale = lora_names.scale(arrays, update.rank, configs.get(component), layer, what)
+        named = found.get("magnitude") or found.get("dora_scale")
+        magnitude = lora_kinds.magnitude(arrays, places[0].theirs, f"{tensors.path}: {named}")
+        first = next(iter(found.values()))
+        mine = _parts(places, update.pairs, magnitude, scale, what)
+        parts.setdefault(component, []).extend((first, part) for part in mine)
+    for component, found in parts.items():
+        _check_once(found, f"{tensors.path}: {component}")
+    return {component: _stacked([part for _, part in found]) for component, found in parts.items()}
 
 
 def save(
@@ -115,10 +130,12 @@ def save(
     tensors: dict[str, np.ndarray] = {}
     about: dict[str, Any] = {}
     for component, one in loras.items():
-        layers = _their_layers(modules[component], one)
+        family = families.of(modules[component])
+        original = layout == "kohya" and family.kohya in family.tables
+        layers = _their_layers(modules[component], one, family.kohya if original else next(iter(family.tables)))
         ranks = {layer: down.shape[0] for layer, (down, _, _) in layers.items()}
         alphas = {layer: scale * ranks[layer] for layer, (_, _, scale) in layers.items()}
-        prefix = lora_names.prefix_of(component, modules)
+        prefix = lora_names.prefix_of(component, modules, original)
         for layer, (down, up, _) in layers.items():
             shown = lora_names.shown(component, layer)
             if layout == "kohya":
@@ -159,8 +176,7 @@ class _Part(NamedTuple):
     path: str
     at: tuple
     leaf: tuple[int, ...]
-    down: np.ndarray
-    up: np.ndarray
+    factors: dict[str, np.ndarray]
     scale: float
 
 
@@ -185,21 +201,49 @@ def _layers(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[
     return found
 
 
-def _parts(places: Sequence[_Place], down: np.ndarray, up: np.ndarray, scale: float, what: str) -> list[_Part]:
-    """A [r, in, ..] and B [out, r, ..] of one of their layers as parts of our leaves."""
-    theirs, rank = places[0].theirs, down.shape[0]
-    if down.size != rank * math.prod(theirs[1:]) or up.size != rank * theirs[0] or up.shape[1:2] != (rank,):
-        raise Mismatch(f"{what}: factors of shapes {list(down.shape)} and {list(up.shape)} do not fit the weight "
-                       f"{list(theirs)}; they are to be [r, in, ..] and [out, r, ..].")  # fmt: skip
+def _parts(
+    places: Sequence[_Place], pairs: Sequence[lora_kinds.Pair], magnitude: tuple[str, np.ndarray] | None, scale: float,
+    what: str,
+) -> list[_Part]:
+    """A [r, in, ..] and B [out, r, ..] of one of their layers, and its magnitudes, as parts of our leaves."""
     found = []
     for place in places:
         how = place.how()
         if how is None:
             raise Mismatch(f"{what}: our {place.row.ours} takes its inputs and outputs apart otherwise; a LoRA of this "
                            "layer is not known here.")  # fmt: skip
-        mine = up if place.row.rows is None else up[slice(*place.row.rows)]
-        found.append(_Part(place.row.ours, place.row.at, place.leaf, *how.to_ours(down, mine), scale))
+        rows_of_it = slice(*place.row.rows) if place.row.rows else slice(None)
+        factors: dict[str, np.ndarray] = {}
+        for names, (down, up) in zip((("down", "up"), ("down_2", "up_2")), pairs):
+            factors |= zip(names, how.to_ours(down, up[rows_of_it]))
+        if magnitude and magnitude[0] == "outputs":
+            factors["magnitude"] = how.outputs_to_ours(magnitude[1][rows_of_it])
+        elif magnitude:
+            ours = how.inputs_to_ours(magnitude[1], place.theirs)
+            if ours is None or place.row.rows:
+                raise Mismatch(f"{what}: its magnitudes are norms over outputs, [1, in, ..], which our "
+                               f"{place.row.ours} has apart; such a DoRA of this layer is not known here.")  # fmt: skip
+            factors["input_magnitude"] = ours
+        found.append(_Part(place.row.ours, place.row.at, place.leaf, factors, scale))
     return found
+
+
+def _check_once(parts: Sequence[tuple[str, _Part]], what: str) -> None:
+    """Refuses parts that two layers have in common, such as a fused layer of one spelling and its part of another.
+
+    Args:
+      parts: each with a tensor's name of the layer that it comes from.
+      what: the file and the network, for the message.
+    """
+    axes: dict[str, int] = {}
+    for _, part in parts:
+        axes[part.path] = max(axes.get(part.path, 0), len(part.at))
+    seen = {part.path: np.zeros(part.leaf[: axes[part.path]], bool) for _, part in parts}
+    for name, part in parts:
+        if seen[part.path][part.at].any():
+            raise Mismatch(f"{what} has {lora.written(part.path, part.at)} twice, by two spellings of its layers; the "
+                           f"first tensor of the second is {name}. Leave one spelling out.")  # fmt: skip
+        seen[part.path][part.at] = True
 
 
 def _stacked(parts: Sequence[_Part]) -> Lora:
@@ -207,70 +251,113 @@ def _stacked(parts: Sequence[_Part]) -> Lora:
     groups: dict[tuple, list[_Part]] = {}
     for part in parts:
         layer = bool(part.at) and isinstance(part.at[0], int)  # the first axis of a kernel's inputs is never indexed so
-        alike = (part.path, layer, str(part.at[1:] if layer else part.at), part.down.shape, part.scale)
+        shapes = tuple((name, array.shape) for name, array in part.factors.items())
+        alike = (part.path, layer, str(part.at[1:] if layer else part.at), shapes, part.scale)
         groups.setdefault(alike, []).append(part)
     adapter, scale = {}, {}
 
-    def put(path, at, down, up, its_scale):
+    def put(path, at, factors, its_scale):
         while at and at[-1] == slice(None):
             at = at[:-1]
         place = lora.written(path, at)
-        adapter[place], scale[place] = {"down": down, "up": up}, its_scale
+        adapter[place], scale[place] = factors, its_scale
 
     for (path, layer, *_), group in groups.items():
         if layer and sorted(part.at[0] for part in group) == list(range(group[0].leaf[0])):
             group = sorted(group, key=lambda part: part.at[0])
             at = (slice(None), *group[0].at[1:])
-            put(path, at, np.stack([p.down for p in group]), np.stack([p.up for p in group]), group[0].scale)
+            stacked = {name: np.stack([part.factors[name] for part in group]) for name in group[0].factors}
+            put(path, at, stacked, group[0].scale)
         else:
             for part in group:
-                put(*part[:2], *part[3:])
+                put(part.path, part.at, part.factors, part.scale)
     return Lora(lora.nested(adapter), scale)
 
 
-def _their_layers(module: nn.Module, one: Lora) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
-    """(A, B, alpha / r) of each of their layers that an adapter of ours changes."""
+def _their_layers(module: nn.Module, one: Lora, layout: str) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+    """(A, B, alpha / r) of each of their layers, in that layout, that an adapter of ours changes."""
     family = families.of(module)
-    table = _layers(module, (next(iter(family.tables)),))
-    found: dict[str, tuple[np.ndarray, np.ndarray, float]] = {}
+    table, fused = _layers(module, (layout,)), layout != next(iter(family.tables))
+    found: dict[str, list[tuple[np.ndarray, np.ndarray, float]]] = {}
     for name, factors in lora.places_of(one.adapter).items():
+        if factors.keys() != {"down", "up"}:
+            raise ValueError(f"{name} is a DoRA, LoHa or LoKr: {', '.join(factors)}; plain LoRA alone is written. "
+                             "Merge it, and write the network.")  # fmt: skip
         path, at = lora.parsed(name)
         scale = one.scale[name] if isinstance(one.scale, Mapping) else float(one.scale)
         covered = False
         for layer, places in table.items():
             for place in (place for place in places if place.row.ours == path):
-                selected = _selected(factors, at, place)
+                selected = _selected(factors, at, place, fused)
                 if selected is None:
                     continue
                 covered, how = True, place.how()
-                if how is None or layer in found or place.row.rows is not None:
+                if how is None or place.row.rows is not None or (layer in found and not fused):
                     raise ValueError(f"{name} and others are one layer {layer} of {family.name}, with one A for all; "
                                      "that cannot be written.")  # fmt: skip
-                down, up = how.to_theirs(*selected)
-                # Of a convolution, B is one of one pixel.
-                pixel = [1] * (len(place.theirs) - 2)
-                found[layer] = down.reshape(-1, *place.theirs[1:]), up.reshape(*up.shape, *pixel), scale
+                found.setdefault(layer, []).append((*how.to_theirs(*selected), scale))
         if not covered:
             raise ValueError(f"{name} is no layer of {family.name}, and cannot be written.")
-    return found
+    layers = {}
+    for layer, updates in found.items():
+        down, up, scale = _joined(updates)
+        theirs = table[layer][0].theirs
+        # Of a convolution, B is one of one pixel.
+        layers[layer] = down.reshape(-1, *theirs[1:]), up.reshape(*up.shape, *[1] * (len(theirs) - 2)), scale
+    return layers
 
 
-def _selected(factors: Mapping[str, Any], at: tuple, place: _Place) -> tuple[np.ndarray, np.ndarray] | None:
-    """The factors of a place's part, out of those that stand for the part `at` of its leaf; None if they miss it."""
-    whole = lambda index: (*index, *[slice(None)] * (len(place.leaf) - len(index)))
+def _joined(updates: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Several updates of one layer as one: their factors side by side, or B summed where they have one A."""
+    down, _, scale = updates[0]
+    if any(other != scale for _, _, other in updates):
+        updates, scale = [(a, b * np.float32(own), 1.0) for a, b, own in updates], 1.0
+    downs, ups = [a for a, _, _ in updates], [b for _, b, _ in updates]
+    if all(np.array_equal(a, down) for a in downs):
+        return down, np.sum(ups, axis=0), scale
+    return np.concatenate(downs), np.concatenate(ups, axis=1), scale
+
+
+def _selected(
+    factors: Mapping[str, Any], at: tuple, place: _Place, fused: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The factors of a place's part, out of those that stand for the part `at` of its leaf; None if they miss it.
+
+    With `fused` they may stand for some of the part's outputs, and are zero for the others.
+    """
+    whole = lambda index: [*index, *[slice(None)] * (len(place.leaf) - len(index))]
+    mine, theirs = whole(at), whole(place.row.at)
+    down, up = np.asarray(factors["down"]), np.asarray(factors["up"])
+    if fused:
+        mine, up = _filled(mine, theirs, place.leaf, down, up)
     index, dropped = [], 0
-    for mine, theirs in zip(whole(at), whole(place.row.at)):
-        if mine == slice(None):
-            index.append(theirs)
-        elif mine == theirs:
-            index += [] if isinstance(mine, int) else [slice(None)]
-            dropped += isinstance(mine, int)
+    for own, other in zip(mine, theirs):
+        if own == slice(None):
+            index.append(other)
+        elif own == other:
+            index += [] if isinstance(own, int) else [slice(None)]
+            dropped += isinstance(own, int)
         else:
             return None
-    down, up = np.asarray(factors["down"]), np.asarray(factors["up"])
     layers = down.ndim + up.ndim - (len(place.leaf) - dropped) - 2
     inner = down.ndim - 1
     return down[tuple(index[:inner])], up[(*index[:layers], slice(None), *index[inner:])]
+
+
+def _filled(
+    mine: list, theirs: list, leaf: tuple[int, ...], down: np.ndarray, up: np.ndarray
+) -> tuple[list, np.ndarray]:
+    """The index and the up of factors, with zeros for the outputs that they leave out and the part has."""
+    kept = [axis for axis, index in enumerate(mine) if not isinstance(index, int)]
+    outputs = range(kept[down.ndim - 2] + 1, len(leaf))
+    added = [axis for axis in outputs if theirs[axis] == slice(None) != mine[axis]]
+    axes = [axis for axis in outputs if axis in added or axis in kept]
+    lead, sizes = up.ndim - len([axis for axis in outputs if axis in kept]), iter(up.shape)
+    stack = [next(sizes) for _ in range(lead)]
+    own = {axis: next(sizes) for axis in axes if axis in kept}
+    filled = np.zeros((*stack, *[leaf[axis] if axis in added else own[axis] for axis in axes]), up.dtype)
+    filled[(..., *[mine[axis] if axis in added else slice(None) for axis in axes])] = up
+    return [slice(None) if axis in added else index for axis, index in enumerate(mine)], filled
 
 
 def _usual(found: Mapping[str, float]) -> float:

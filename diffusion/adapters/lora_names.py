@@ -1,4 +1,4 @@
-"""The names in LoRA files, kohya's and peft's, and what they say of alpha."""
+"""The names in LoRA files, of every tool that writes them, and what they say of alpha."""
 
 import math
 import re
@@ -12,27 +12,51 @@ from diffusion import limits
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.interchange.tensor_files import Tensors
 
-PEFT = "base_model.model."  # before the names in peft's own files, which are of one network
 METADATA = "lora_adapter_metadata"  # where diffusers writes peft's config, as JSON
-# What kohya's prefixes stand for, among the components that there are.
+DENOISER = ("unet", "transformer")
+# What stands before a layer's name, and the networks that it can mean. One that ends in "_" has "_" for every ".".
 PREFIXES = {
-    "lora_unet_": ("unet", "transformer"),
+    "lora_unet_": DENOISER,
     "lora_transformer_": ("transformer",),
     "lora_te_": ("text_encoder",),
     "lora_te1_": ("text_encoder",),
     "lora_te2_": ("text_encoder_2",),
     "lora_te3_": ("text_encoder_3", "text_encoder_2"),
+    "lycoris_": DENOISER,
+    "base_model.model.": DENOISER,  # peft's own files
+    "model.diffusion_model.": DENOISER,
+    "diffusion_model.": DENOISER,  # ComfyUI's
+    "text_encoders.clip_l.transformer.": ("text_encoder",),
+    "text_encoders.clip_g.transformer.": ("text_encoder_2",),
+    "text_encoders.t5xxl.transformer.": ("text_encoder_3", "text_encoder_2"),
+    "": DENOISER,
 }
 # Before the names of CLIP's layers in files, and before transformers 5.6 in the network itself.
 CLIP = "text_model."
-# The two factors and the alpha by the ends of their names.
+# A layer's tensors by the ends of their names.
 ENDS = {
     "lora_A.weight": "down", "lora_B.weight": "up",
     "lora_down.weight": "down", "lora_up.weight": "up",
     "lora.down.weight": "down", "lora.up.weight": "up",
     "lora_linear_layer.down.weight": "down", "lora_linear_layer.up.weight": "up",
+    "first_rows.lora.down.weight": "down", "first_rows.lora.up.weight": "first_up",
+    "lora_magnitude_vector.weight": "magnitude", "lora_magnitude_vector": "magnitude", "dora_scale": "dora_scale",
+    **{name: name for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
+    **{name: name for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
     "alpha": "alpha",
 }  # fmt: skip
+# Names of attention processors, as those of layers. XLabs' queries, keys and values of a single block are the first
+# rows of its first layer.
+PROCESSORS = {
+    r"\.self_attn\.to_([qkv]|out)_lora\.": r".self_attn.\1_proj.lora.",
+    r"\.processor\.to_out_lora\.": r".to_out.0.lora.",
+    r"\.processor\.(to_[qkv]|add_[qkv]_proj|to_add_out)_lora\.": r".\1.lora.",
+    r"(^|\.)double_blocks\.(\d+)\.processor\.(qkv|proj)_lora1\.": r"\1double_blocks.\2.img_attn.\3.lora.",
+    r"(^|\.)double_blocks\.(\d+)\.processor\.(qkv|proj)_lora2\.": r"\1double_blocks.\2.txt_attn.\3.lora.",
+    r"(^|\.)single_blocks\.(\d+)\.processor\.qkv_lora\.": r"\1single_blocks.\2.linear1.first_rows.lora.",
+    r"(^|\.)single_blocks\.(\d+)\.processor\.proj_lora\.": r"\1single_blocks.\2.linear2.lora.",
+    r"\.processor\.": ".",
+}
 
 
 def underscored(layers: Iterable[str]) -> dict[str, str]:
@@ -43,27 +67,42 @@ def underscored(layers: Iterable[str]) -> dict[str, str]:
     return {name: alike[0] for name, alike in found.items() if len(alike) == 1}
 
 
+def is_lora(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are a LoRA, of any kind: whether one has factors."""
+    return any(_ended(name)[1] not in ("", "alpha") for name in names)
+
+
 def parsed(name: str, names: Mapping[str, Mapping[str, str]]) -> tuple[str, str, str] | None:
-    """(component, layer, "down", "up" or "alpha") of a tensor's name; None if it names nothing that there is.
+    """(component, layer, part) of a tensor's name; None if it names nothing that there is.
 
     Args:
       name: of the tensor.
       names: for each component its layers, as from `underscored`.
     """
-    end = next((end for end in ENDS if name.endswith(f".{end}")), None)
-    if end is None:
+    stem, part = _ended(name)
+    if not part:
         return None
-    stem = name.removesuffix(f".{end}")
-    for prefix, components in PREFIXES.items():
-        component = next((c for c in components if c in names), None)
-        if stem.startswith(prefix) and component:
-            found = _known(stem.removeprefix(prefix), CLIP.replace(".", "_"), names[component])
-            return (component, found, ENDS[end]) if found else None
-    component, _, layer = stem.replace(".processor.", ".").partition(".")
-    if stem.startswith(PEFT) and len(names) == 1:
-        component, layer = next(iter(names)), stem.removeprefix(PEFT)
-    found = _known(layer, CLIP, {known: known for known in names.get(component, {}).values()})
-    return (component, found, ENDS[end]) if found else None
+    component, _, layer = stem.partition(".")
+    if component in names:
+        found = _known(layer, CLIP, {known: known for known in names[component].values()})
+        return (component, found, part) if found else None
+    prefix = next(prefix for prefix in PREFIXES if stem.startswith(prefix))
+    components = tuple(names) if prefix in ("", "base_model.model.") and len(names) == 1 else PREFIXES[prefix]
+    component = next((c for c in components if c in names), "")
+    layers = names.get(component, {})
+    if not prefix.endswith("_"):
+        found = _known(stem.removeprefix(prefix), CLIP, {known: known for known in layers.values()})
+    else:
+        found = _known(stem.removeprefix(prefix), CLIP.replace(".", "_"), layers)
+    return (component, found, part) if found else None
+
+
+def _ended(name: str) -> tuple[str, str]:
+    """A tensor's name without its end, and the part that this says; "" for an end that is not in the table."""
+    for pattern, layer in PROCESSORS.items():
+        name = re.sub(pattern, layer, name)
+    end = max((end for end in ENDS if name.endswith(f".{end}")), key=len, default="")
+    return name.removesuffix(f".{end}"), ENDS.get(end, "")
 
 
 def _known(layer: str, clip: str, layers: Mapping[str, str]) -> str | None:
@@ -88,27 +127,53 @@ def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, 
     return found
 
 
-def scale(parts: Mapping[str, np.ndarray], config: Mapping[str, Any] | None, layer: str, what: str) -> float:
-    """alpha / r: by the layer's own alpha, by peft's config, or else 1."""
-    rank = parts["down"].shape[0]
+def scale(
+    parts: Mapping[str, np.ndarray], rank: int | None, config: Mapping[str, Any] | None, layer: str, what: str
+) -> float:
+    """alpha / r, or alpha / sqrt(r) of rsLoRA: by the layer's own alpha, by peft's config, or else 1.
+
+    Args:
+      parts: the layer's tensors.
+      rank: r; None for a LoKr of two whole matrices, whose alpha counts in peft's config alone.
+      config: peft's.
+      layer: its name.
+      what: the file and the layer, for messages.
+    """
     if "alpha" in parts:
-        return float(parts["alpha"].reshape(-1)[0]) / rank
+        if parts["alpha"].size != 1:
+            raise Mismatch(f"{what}: its alpha has the shape {list(parts['alpha'].shape)}, and is to be one number.")
+        return float(parts["alpha"].reshape(-1)[0]) / rank if rank else 1.0
     if not config:
         return 1.0
-    for field in ("use_dora", "lora_bias", "fan_in_fan_out"):
+    if config.get("use_dora") and not parts.keys() & {"magnitude", "dora_scale"}:
+        raise Mismatch(f"{what}: its config sets use_dora, and it has no lora_magnitude_vector.")
+    for field in ("lora_bias", "fan_in_fan_out"):
         if config.get(field):
             raise Mismatch(f"{what}: its config sets {field}, which is not known here.")
-    alpha = config.get("lora_alpha", rank)
-    for name, value in (config.get("alpha_pattern") or {}).items():
-        if not re.fullmatch(r"\^?[\w.-]+", name):
-            raise Mismatch(f"{what}: its config's alpha_pattern has {name!r}, which is no layer's name.")
-        if layer == name.removeprefix("^") or layer.endswith(f".{name}"):
-            alpha = value
+    rank = rank or _number(config, "r", "rank_pattern", 1, layer, what)
+    if not rank > 0:
+        raise Mismatch(f"{what}: its config's r is {rank!r}, and is to be positive.")
+    alpha = _number(config, "alpha" if "alpha" in config else "lora_alpha", "alpha_pattern", rank, layer, what)
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def prefix_of(component: str, components: Collection[str]) -> str:
-    """kohya's prefix of a network's layers."""
+def _number(config: Mapping[str, Any], field: str, exceptions: str, default: int, layer: str, what: str) -> Any:
+    """A number of peft's config, or that of its layers' exceptions."""
+    value = config.get(field, default)
+    for name, other in (config.get(exceptions) or {}).items():
+        if not re.fullmatch(r"\^?[\w.-]+", name):
+            raise Mismatch(f"{what}: its config's {exceptions} has {name!r}, which is no layer's name.")
+        if layer == name.removeprefix("^") or layer.endswith(f".{name}"):
+            value = other
+    if not isinstance(value, (int, float)):
+        raise Mismatch(f"{what}: its config's {field} is {limits.short(value)}, and is to be a number.")
+    return value
+
+
+def prefix_of(component: str, components: Collection[str], original: bool) -> str:
+    """kohya's prefix of a network's layers; `original` where it has the original repository's names of them."""
+    if original:
+        return "lora_unet_"
     if component == "text_encoder":
         return "lora_te1_" if "text_encoder_2" in components else "lora_te_"
     return next(prefix for prefix, components in PREFIXES.items() if component in components and

@@ -35,6 +35,22 @@ class Separation(NamedTuple):
         down = down.reshape(rank, -1)[:, self.source_inputs].T.reshape(*self.inputs, rank)
         return down, up.reshape(-1, rank)[self.source_outputs].T.reshape(rank, *self.outputs)
 
+    def outputs_to_ours(self, values: np.ndarray) -> np.ndarray:
+        """Theirs, one number for each output, [out], as ours, [*outputs]."""
+        return values[self.source_outputs].reshape(self.outputs)
+
+    def inputs_to_ours(self, values: np.ndarray, theirs: tuple[int, ...]) -> np.ndarray | None:
+        """Theirs, one number for each input [in] of [out, in, ..], as ours, [*inputs] with 1 along axes of pixels.
+
+        None where our axes mix inputs and pixels.
+        """
+        pixels = theirs[2:]
+        spread = np.broadcast_to(values.reshape(-1, *[1] * len(pixels)), theirs[1:]).reshape(-1)
+        found = spread[self.source_inputs].reshape(self.inputs)
+        if math.prod(pixels) == 1:
+            return found
+        return found[(slice(0, 1),) * len(pixels)] if self.inputs == (*pixels, theirs[1]) else None
+
     def to_theirs(self, down: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ours as theirs, A [r, in] and B [out, r]; the inverse."""
         rank = down.shape[-1]

@@ -57,6 +57,7 @@ class Family(NamedTuple):
         is this one.
       varied: (our module, tensors of a file) -> our module, where the numbers say what the config does not.
       other: our class for some of its configs, where they are another network.
+      kohya: the layout of `tables` whose names kohya's programs have in LoRA files; "" is the first.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Family(NamedTuple):
     also: Mapping[str, Mapping[str, Any]] = {}
     varied: Callable[[Any, Tensors], nn.Module] | None = None
     other: type[nn.Module] | None = None
+    kohya: str = ""
 
 
 # Fields of every config.json that say what the file is, beside those that begin with "_".

@@ -131,5 +131,5 @@ FAMILY = Family(
         "Flux-dev for depth or edges": {"guidance_embeds": True, "in_channels": 128, "out_channels": 64},
         "Flux-dev for filling": {"guidance_embeds": True, "in_channels": 384, "out_channels": 64},
     },
-    prefixes=("model.diffusion_model.", ""),
+    prefixes=("model.diffusion_model.", ""), kohya="original",
 )  # fmt: skip

@@ -1,0 +1,157 @@
+"""The kinds of update that LoRA files hold for one layer, each as one or two pairs of factors (A, B).
+
+    LoRA    W + s B A                                   lora_down, lora_up
+    LoHa    W + s (B A) * (B' A')                       hada_w1_b, hada_w1_a, hada_w2_b, hada_w2_a
+    LoKr    W + s kron(w1, w2) = W + s (B A) * (B' A')  lokr_w1, lokr_w2, or the two factors of either
+    DoRA    m (W + s D) / |W + s D|                     one of these and a vector of magnitudes
+
+(*) is the product of elements. A Kronecker product is one, of w1 with each element repeated and of w2 tiled, so that
+two pairs say all kinds. A is [r, in, ..] and B is [out, r].
+
+Reference: Yeh et al. 2023, "Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation".
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.models.interchange.rows import Mismatch
+
+Parts = Mapping[str, np.ndarray]
+"""A layer's tensors by the names of `lora_names.ENDS`."""
+
+Pair = tuple[np.ndarray, np.ndarray]
+"""(A, B), [r, in, ..] and [out, r]."""
+
+
+class Update(NamedTuple):
+    """One layer's update.
+
+    Attributes:
+      pairs: (A, B), one or two.
+      rank: r of alpha / r; None for a LoKr whose matrices are both whole, which has none.
+    """
+
+    pairs: tuple[Pair, ...]
+    rank: int | None
+
+
+def update(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
+    """The update of one layer.
+
+    Args:
+      parts: the layer's tensors by the names of the table in `lora_names`.
+      theirs: shape of the layer's weight, [out, in, ..].
+      what: the file and the layer, for the message.
+
+    Returns:
+      Its pairs and its rank.
+
+    Raises:
+      Mismatch: for parts that make no kind of update, or more than one, and for shapes that do not fit.
+    """
+    names = parts.keys() - {"alpha", "dora_scale", "magnitude"}
+    for tensors, read, cores in KINDS:
+        if any(set(whole) <= names <= {*whole, *cores} for whole in tensors):
+            return read(parts, theirs, what)
+    raise Mismatch(f"{what} has {', '.join(sorted(names)) or 'alpha or magnitudes'} alone, and needs the factors down "
+                   "and up, hada_w1_a to hada_w2_b, or lokr_w1 and lokr_w2 or their factors _a and _b.")  # fmt: skip
+
+
+def lora(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
+    """B A."""
+    down, up = parts["down"], parts["up"]
+    rank = down.shape[0] if down.ndim else 0
+    if down.size != rank * math.prod(theirs[1:]) or up.size != rank * theirs[0] or up.shape[1:2] != (rank,):
+        raise Mismatch(f"{what}: factors of shapes {list(down.shape)} and {list(up.shape)} do not fit the weight "
+                       f"{list(theirs)}; they are to be [r, in, ..] and [out, r, ..].")  # fmt: skip
+    return Update(((down, up),), rank)
+
+
+def loha(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
+    """(B A) * (B' A')."""
+    found = []
+    for i in (1, 2):
+        up, down, core = parts[f"hada_w{i}_a"], parts[f"hada_w{i}_b"], parts.get(f"hada_t{i}")
+        down, up = _tucker(core, down, up, what) if core is not None else (down, up)
+        found.append(lora({"down": down, "up": up}, theirs, what))
+    return Update((*found[0].pairs, *found[1].pairs), found[0].rank)
+
+
+def lokr(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
+    """kron(w1, w2), of w1 [a, b] and w2 [out / a, in / b, ..]."""
+    small, small_rank = _factors(parts, 1, what)
+    large, large_rank = _factors(parts, 2, what)
+    (down, up), (large_down, large_up) = small, large
+    (a, b), c = (up.shape[0], down[:1].size), large_up.shape[0]
+    if b == 0 or a * c != theirs[0] or theirs[1] % b or large_down[:1].size != theirs[1] // b * math.prod(theirs[2:]):
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in parts.items() if name.startswith("lokr"))
+        raise Mismatch(f"{what}: {shapes} make no matrix {list(theirs)}.")
+    d, pixels = theirs[1] // b, theirs[2:]
+    spread = np.broadcast_to(down.reshape(-1, b, 1, 1), (len(down), b, d, math.prod(pixels)))
+    tiled = np.broadcast_to(large_down.reshape(-1, 1, d, math.prod(pixels)), (len(large_down), b, d, math.prod(pixels)))
+    pairs = ((spread.reshape(len(down), *theirs[1:]), np.repeat(up, c, axis=0)),
+             (tiled.reshape(len(tiled), *theirs[1:]), np.tile(large_up, (a, 1))))  # fmt: skip
+    return Update(pairs, large_rank or small_rank)
+
+
+# The tensors that a layer has, what reads them, and the cores of a Tucker decomposition that it may have as well.
+KINDS = (
+    ((("down", "up"),), lora, ()),
+    ((("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),), loha, ("hada_t1", "hada_t2")),
+    (tuple((*first, *second) for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
+           for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))), lokr, ("lokr_t2",)),
+)  # fmt: skip
+
+
+def magnitude(parts: Parts, theirs: tuple[int, ...], what: str) -> tuple[str, np.ndarray] | None:
+    """DoRA's vector and whose it is, "outputs" or "inputs"; None without one.
+
+    peft's `lora_magnitude_vector` has a norm for each output. LyCORIS' `dora_scale` has one for each output, [out, 1,
+    ..], or, in older files, for each input, [1, in, ..].
+    """
+    if "magnitude" in parts:
+        found, outputs = parts["magnitude"], True
+    elif "dora_scale" in parts:
+        found = parts["dora_scale"]
+        outputs = found.shape[:1] == theirs[:1]
+    else:
+        return None
+    if found.size != theirs[0 if outputs else 1]:
+        raise Mismatch(f"{what}: its magnitudes {list(found.shape)} are neither [{theirs[0]}, 1, ..], one for each "
+                       f"output, nor [1, {theirs[1]}, ..], one for each input.")  # fmt: skip
+    return ("outputs" if outputs else "inputs"), found.reshape(-1)
+
+
+def first_rows(up: np.ndarray, theirs: tuple[int, ...], what: str) -> np.ndarray:
+    """B of XLabs' queries, keys and values, [3 in, r], with zeros for the rows of the weight [out, in] that follow."""
+    if up.ndim != 2 or len(up) != 3 * theirs[1] or len(up) > theirs[0]:
+        raise Mismatch(f"{what}: B of queries, keys and values {list(up.shape)} does not fit the weight {list(theirs)}"
+                       f"; it is to be [{3 * theirs[1]}, r].")  # fmt: skip
+    return np.pad(up, ((0, theirs[0] - len(up)), (0, 0)))
+
+
+def _factors(parts: Parts, i: int, what: str) -> tuple[Pair, int | None]:
+    """w_i of a LoKr as a pair, and its rank where the file has it as one."""
+    whole = parts.get(f"lokr_w{i}")
+    if whole is not None:
+        whole = whole.reshape(len(whole), -1) if whole.ndim > 1 else np.empty((0, 0), np.float32)
+        pair = (whole, np.eye(len(whole), dtype=whole.dtype))
+        return pair, None
+    up, down, core = parts[f"lokr_w{i}_a"], parts[f"lokr_w{i}_b"], parts.get(f"lokr_t{i}")
+    if core is not None:
+        down, up = _tucker(core, down, up, what)
+    if up.ndim != 2 or down.ndim < 2 or up.shape[1] != len(down):
+        raise Mismatch(f"{what}: lokr_w{i}_a {list(up.shape)} and lokr_w{i}_b {list(down.shape)} are no factors; they "
+                       "are to be [out, r] and [r, in].")  # fmt: skip
+    return (down, up), len(down)
+
+
+def _tucker(core: np.ndarray, down: np.ndarray, up: np.ndarray, what: str) -> Pair:
+    """A [r, in, H, W] and B [out, r] of a convolution's core t [r, r, H, W], b [r, in] and a [r, out]."""
+    if core.ndim < 3 or down.ndim != 2 or up.ndim != 2 or core.shape[:2] != (len(up), len(down)):
+        raise Mismatch(f"{what}: a core of shape {list(core.shape)} with factors {list(up.shape)} and "
+                       f"{list(down.shape)}; they are to be [r, r, H, W], [r, out] and [r, in].")  # fmt: skip
+    return np.einsum("ij...,jn->in...", core, down), up.T
