@@ -45,6 +45,20 @@ def test_notices_stand_for_sigterm_however_often_they_come(number):
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_output_to_a_terminal_that_is_gone_is_dropped(monkeypatch, lost):
+    """Both kinds of output, and nothing else, once a notice comes; a terminal that is still there stays."""
+    there, replaced = {1, 2}, []
+    monkeypatch.setattr(os, "isatty", lambda descriptor: descriptor in there)
+    with StopRequest() as stop:
+        there -= {1, 2} if lost else set()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup2", lambda old, new: (replaced.append(new), os.close(old)))
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.received() == signal.SIGTERM
+    assert replaced == ([1, 2] if lost else [])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_first_signal_asks_and_the_second_is_left_to_the_kernel(number):
     acted = []

@@ -47,6 +47,11 @@ def test_fsdp_gathers_twice_and_scatters_once(remat):
     }
 
 
+def test_micro_batches_gather_and_scatter_each():
+    once, thrice = (traffic(SPLIT, data=2, fsdp=8, accumulate=accumulate) for accumulate in (1, 3))
+    assert thrice == {kind: pytest.approx(3 * size) for kind, size in once.items()} and len(once) == 3
+
+
 def test_fsdp_leaves_its_part_to_data_and_sequence():
     found = traffic(SPLIT, data=2, fsdp=8)
     assert found["all-reduce", ("data",)] == pytest.approx(2 * 1 / 2 * BYTES / 8)

@@ -20,9 +20,10 @@ def source_run(tmp_path_factory):
     return workdir, jax.tree.map(np.asarray, state.ema)
 
 
-def test_takes_the_average_of_another_run(source_run):
+def test_takes_the_average_of_another_run(source_run, tmp_path):
     workdir, expected = source_run
-    for path in (workdir, workdir / "checkpoints" / "0"):
+    (tmp_path / "2024").symlink_to(workdir)  # a run whose name is a number, as a checkpoint's is
+    for path in (workdir, workdir / "checkpoints" / "0", tmp_path / "2024"):
         params, taken, skipped = warm_start(toys.make_state().params, read(path))
         assert toys.equal(params, expected)
         assert sorted(taken) == ["hidden/bias", "hidden/kernel", "out/kernel"] and skipped == []
