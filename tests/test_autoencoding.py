@@ -9,7 +9,7 @@ import pytest
 from diffusion.data.digits import digits
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.metrics.reconstruction import psnr
-from diffusion.models import quantizers
+from diffusion.models import latents, quantizers
 from diffusion.models.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoder_vq import VQModel
 from diffusion.models.patch_discriminator import PatchDiscriminator
@@ -186,6 +186,42 @@ def test_the_critics_objective_trains_the_critic_alone_from_its_start():
 
 
 # ==== Networks ====
+
+
+class Linear:
+    """An autoencoder that encodes by a factor and decodes by one kernel."""
+
+    def apply(self, variables, z, method, **how):
+        params = variables["params"]
+        if method == "encode":
+            z = params["factor"] * z
+            return latents.Moments(z, jnp.full_like(z, -200.0)) if params["draws"] else z
+        if method == "quantize":
+            return jnp.round(z), None
+        assert how == ({} if params["draws"] else {"quantize": False})
+        return z @ params["decoder"]["conv_out"]["kernel"]
+
+
+@pytest.mark.parametrize("kind", ["draws", "codes", "levels"])
+def test_an_autoencoder_as_a_network(kind):
+    """What it decodes, its penalties by their definitions, and the same with another kernel in place of the last."""
+    kernel, codes = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([[0.0, 0.0], [2.0, 1.0]])
+    params = {"factor": 3.0, "draws": kind == "draws", "decoder": {"conv_out": {"kernel": jnp.asarray(kernel)}}}
+    params |= {"codebook": jnp.asarray(codes)} if kind == "codes" else {}
+    network = (coding.kl_network if kind == "draws" else coding.vq_network)(Linear())
+    found = network(coding.parameters(params, 0.25), X, jax.random.split(jax.random.key(0), B))
+    z = 3 * np.asarray(X, np.float64)
+    nearest = np.argmin(np.square(z[..., None, :] - codes).sum(-1), -1)
+    values = {"draws": z, "codes": codes[nearest], "levels": np.round(z)}[kind]
+    np.testing.assert_allclose(found.x, values @ kernel, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.redo(2 * found.last), 2 * values @ kernel, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(found.last, np.float32(kernel))
+    distance = np.square(z - codes[nearest]).mean((1, 2, 3))
+    expected = {"draws": {"kl": 0.5 * (z**2 + 199).sum((1, 2, 3))}, "levels": {},
+                "codes": {"codebook": distance, "commitment": distance}}[kind]  # fmt: skip
+    assert found.penalties.keys() == expected.keys() and found.log_variance == 0.25
+    for name, value in expected.items():
+        np.testing.assert_allclose(found.penalties[name], value, rtol=1e-4)
 
 
 @pytest.mark.slow

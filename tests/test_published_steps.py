@@ -1,5 +1,7 @@
 """Steps of the samplers, written out as their papers or their authors' code have them, in float64."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,6 +140,15 @@ LOOPS = {
     "dpmpp_2m_sde(heun)": (samplers.dpmpp_2m_sde(1.0, 1.1, "heun"), lambda *a: _multistep(*a, 1.0, 1.1, _heun)),
     "dpmpp_3m_sde": (samplers.dpmpp_3m_sde(0.7, 1.1), lambda *a: _multistep(*a, 0.7, 1.1, _third)),
 }
+
+
+@pytest.mark.parametrize(
+    "make", [samplers.euler_ancestral, samplers.dpm_2_ancestral, samplers.dpmpp_sde, samplers.dpmpp_2m_sde,
+             samplers.dpmpp_3m_sde],
+)  # fmt: skip
+def test_the_reverse_equation_is_taken_if_nothing_is_said(make):
+    defaults = {name: value.default for name, value in inspect.signature(make).parameters.items()}
+    assert (defaults["eta"], defaults["s_noise"]) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import scipy.integrate
 
 from diffusion import samplers, timesteps
 from diffusion.parameterizations import Prediction
+from diffusion.samplers import exponential
 from tests.conformance import SCHEDULES, slow_but
 
 MEAN, VARIANCE = 0.4, 0.25
@@ -228,3 +229,18 @@ def test_third_order_multistep_needs_the_factor_that_its_authors_code_lacks(fact
         x = dpmpp_3m(times, POINTS, factor, truth=lambda s: flow(0.8, s, POINTS))
         errors.append(np.abs(x - flow(0.8, 0.2, POINTS)).max())
     assert abs(-np.polyfit(np.log(counts), np.log(errors), 1)[0] - order) < 0.1
+
+
+def test_gains_and_times_between_in_the_ends_too(x64):
+    """On the rectified flow, alpha = 1 - t and sigma = t, where e^lambda = (1 - t) / t, by their docstrings."""
+    flow = SCHEDULES["rectified_flow"]
+    at = lambda function, *times: float(function(flow, *map(jnp.float64, times)))
+    assert at(exponential.noise_gain, 0.5, 0.2) == pytest.approx(0.8 * 0.5 / 0.5 - 0.2)
+    assert at(exponential.data_gain, 0.5, 0.2) == pytest.approx(0.8 - 0.5 * 0.2 / 0.5)
+    for function, end in ((exponential.noise_gain, 1.0), (exponential.data_gain, 0.0)):
+        assert at(function, end, 0.4) == 0
+        assert np.isfinite(jax.grad(lambda t, function=function: function(flow, t, jnp.float64(0.4)))(end))
+    between = lambda t, s: at(lambda *times: exponential.between(*times, 0.25), t, s)
+    assert between(0.8, 0.2) == pytest.approx(2 / 3)  # lambda from log 1/4 to log 4: a quarter of the way is log 1/2
+    assert between(1.0, 0.5) == pytest.approx(0.8)  # e^lambda from 0 to 1
+    assert between(0.0, 0.5) == pytest.approx(0.2)  # e^-lambda from 0 to 1

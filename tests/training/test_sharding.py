@@ -3,6 +3,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -169,3 +170,11 @@ def test_batch_must_divide():
         sharding.check_batch_size(7, mesh, 3)
     with pytest.raises(ValueError, match=r"train.batch_size = 0"):
         sharding.check_batch_size(0, mesh)
+
+
+@pytest.mark.parametrize(
+    ("size", "platform", "expected"), [(2, "cpu", True), (1, "cpu", False), (2, "gpu", False), (8, "tpu", False)]
+)
+def test_one_step_is_in_flight_on_several_cpu_devices_alone(size, platform, expected):
+    devices = np.array([types.SimpleNamespace(platform=platform)] * size)
+    assert sharding.one_step_in_flight(types.SimpleNamespace(size=size, devices=devices)) == expected
