@@ -70,6 +70,7 @@ fixtures: $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.text_conditions_reference tests/fixtures/text
 	mkdir -p tests/fixtures/text_to_image
 	$(PEERS)/bin/python -m tests.peers.loras tests/fixtures/text_to_image/lora.safetensors
+	$(PEERS)/bin/python -m tests.peers.loras spellings tests/fixtures/text_to_image/lora_spellings.safetensors
 	$(PEERS)/bin/python -m tests.peers.pipelines tests/fixtures/text_to_image
 
 test-peers: setup $(PEERS)/.complete

@@ -1,8 +1,10 @@
 """Every spelling and kind of update in LoRA files: merged here as by hand in numpy, and as by a peer that reads it."""
 
 import functools
+import gzip
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from diffusion.models.interchange.rows import Mismatch
 from tests.adapters import test_lora_files
 from tests.peers.made_weights import made
 
+FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image" / "lora_spellings.safetensors"
 FLUX = {
     "in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2,
     "joint_attention_dim": 24, "pooled_projection_dim": 20, "axes_dims_rope": (4, 6, 6),
@@ -312,6 +315,28 @@ def test_unknown_and_mixed_spellings_are_refused_by_their_first_name(tmp_path):
     refused(tensors, r"a core of shape \[3, 16\]")
     bad = {"single_blocks.0.processor.qkv_lora.down.weight": FLUX_A, "single_blocks.0.processor.qkv_lora.up.weight": A}
     refused(bad, r"B of queries, keys and values \[3, 16\]", "transformer")
+
+
+@functools.cache
+def peers():
+    """What diffusers and peft made of files: by case what it says of the file, and the weights that it changed."""
+    arrays = load_file(FIXTURE)
+    about = json.loads(gzip.decompress(arrays.pop("about").tobytes()))
+    of = lambda case: {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{case}/")}
+    return {case: (said, of(case)) for case, said in about.items()}
+
+
+PEERS = ("processors", "xlabs", "comfyui", "dora", "rslora", "loha", "loha tucker", "lokr", "lokr tucker", "lokr whole")
+
+
+@pytest.mark.parametrize("case", PEERS)
+def test_a_file_is_merged_as_by_diffusers_or_peft(case, tmp_path):
+    said, expected = peers()[case]
+    tensors = {name: made(name, tuple(shape)) if shape else np.float32(1.5) for name, shape in said["shapes"].items()}
+    _, new = merged(tensors, tmp_path, said["component"], config=said.get("config"))
+    assert new.keys() == expected.keys() and len(peers()) == len(PEERS)
+    for name, array in expected.items():
+        np.testing.assert_allclose(new[name], array, rtol=0, atol=1e-6 * np.abs(array).max(), err_msg=name)
 
 
 def test_files_of_every_kind_are_known_as_lora():

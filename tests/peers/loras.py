@@ -7,6 +7,10 @@ It runs in the peers' environment, without this library:
 The networks and the factors have the weights of made_weights.py, so that the fixture holds names, shapes and outputs
 alone: of the file that diffusers' `save_lora_weights` writes, with peft's metadata, and of the file that diffusers'
 converter makes of it for kohya's programs. Both are loaded by diffusers again before the networks are called.
+
+    python -m tests.peers.loras spellings tests/fixtures/text_to_image/lora_spellings.safetensors
+
+writes what diffusers and peft make of further spellings and kinds: the weights that each file changes, merged by them.
 """
 
 import gzip
@@ -20,14 +24,15 @@ import numpy as np
 import peft
 import torch
 import transformers
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import FluxPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import _collate_lora_metadata
 from diffusers.utils import convert_state_dict_to_kohya
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.peers.cases import fill, first, last
+from tests.peers.families import flux
 from tests.peers.made_weights import drawn, made
 
 UNET = {
@@ -140,5 +145,126 @@ def opened(path: str, to: str) -> None:
     save_file({name: value.contiguous() for name, value in loaded(path).items()}, to)
 
 
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.{}.attn{}"
+PROCESSORS = {
+    f"unet.{ATTENTION.format(layer, which)}.processor.to_{part}_lora.{factor}.weight": shape
+    for layer, which, part, inputs in ((0, 1, "q", 16), (1, 2, "k", 24), (1, 2, "out", 16))
+    for factor, shape in (("down", (2, inputs)), ("up", (16, 2)))
+}
+XLABS = {
+    f"{block}.0.processor.{part}.{factor}.weight": shape
+    for block, part, outputs, inputs in (
+        ("double_blocks", "qkv_lora1", 96, 32), ("double_blocks", "qkv_lora2", 96, 32),
+        ("double_blocks", "proj_lora1", 32, 32), ("double_blocks", "proj_lora2", 32, 32),
+        ("single_blocks", "qkv_lora", 96, 32), ("single_blocks", "proj_lora", 32, 160),
+    ) for factor, shape in (("down", (2, inputs)), ("up", (outputs, 2)))
+}  # fmt: skip
+# As kohya's programs name them. Diffusers takes only the published width of a single block's first layer.
+COMFYUI = {
+    f"diffusion_model.{layer}.{end}": shape
+    for layer, outputs, inputs in (
+        ("double_blocks.0.img_attn.qkv", 96, 32), ("double_blocks.0.txt_attn.proj", 32, 32),
+        ("double_blocks.0.img_mlp.0", 128, 32), ("double_blocks.0.txt_mod.lin", 192, 32),
+        ("single_blocks.0.linear2", 32, 160), ("single_blocks.0.modulation.lin", 96, 32),
+    ) for end, shape in (("lora_down.weight", (2, inputs)), ("lora_up.weight", (outputs, 2)), ("alpha", ()))
+}  # fmt: skip
+TARGETS = ["attn1.to_q", "attn2.to_k", "down_blocks.0.resnets.0.conv1"]
+OF_PEFT = {
+    "dora": LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=TARGETS),
+    "rslora": LoraConfig(r=3, lora_alpha=6, use_rslora=True, target_modules=TARGETS),
+    "loha": peft.LoHaConfig(r=2, alpha=3, target_modules=TARGETS),
+    "loha tucker": peft.LoHaConfig(r=2, alpha=3, target_modules=TARGETS, use_effective_conv2d=True),
+    "lokr": peft.LoKrConfig(r=2, alpha=3, target_modules=TARGETS),
+    "lokr tucker": peft.LoKrConfig(r=2, alpha=3, target_modules=TARGETS, use_effective_conv2d=True, decompose_both=True,
+                                   decompose_factor=4),
+    "lokr whole": peft.LoKrConfig(r=16, alpha=3, target_modules=TARGETS),
+}  # fmt: skip
+
+
+def networks_of_spellings() -> dict[str, torch.nn.Module]:
+    """The networks that the spellings are of, with their made weights."""
+    found = {"unet": networks()[0], "transformer": flux.small().eval()}
+    fill(found["transformer"])
+    return found
+
+
+def fused(path: str, component: str) -> dict[str, torch.Tensor]:
+    """The weights of a network into which diffusers has merged a LoRA file."""
+    network = networks_of_spellings()[component]
+    if component == "unet":
+        state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
+            path, return_lora_metadata=True, unet_config=network.config
+        )
+        StableDiffusionPipeline.load_lora_into_unet(state, alphas, network, metadata=metadata)
+    else:
+        state, alphas, metadata = FluxPipeline.lora_state_dict(path, return_alphas=True, return_lora_metadata=True)
+        FluxPipeline.load_lora_into_transformer(state, alphas, network, metadata=metadata)
+    network.fuse_lora()
+    return {name.replace(".base_layer", ""): value for name, value in network.state_dict().items()}
+
+
+def by_peft(config: peft.PeftConfig, folder: str) -> dict[str, torch.Tensor]:
+    """The weights of the U-Net into which peft has merged an adapter, which it has saved in the folder before."""
+    adapted = peft.get_peft_model(networks_of_spellings()["unet"], config)
+    state = {name: torch.from_numpy(made(name, tuple(value.shape)))
+             for name, value in get_peft_model_state_dict(adapted).items()}  # fmt: skip
+    peft.set_peft_model_state_dict(adapted, state)
+    adapted.save_pretrained(folder)
+    saved = load_file(pathlib.Path(folder) / "adapter_model.safetensors")
+    for name, value in saved.items():
+        np.testing.assert_array_equal(value.numpy(), made(name, tuple(value.shape)), err_msg=name)
+    return peft.PeftModel.from_pretrained(networks_of_spellings()["unet"], folder).merge_and_unload().state_dict()
+
+
+def spellings(path: str) -> None:
+    """Writes the fixture of further spellings."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    about, arrays = {}, {}
+    before = {component: network.state_dict() for component, network in networks_of_spellings().items()}
+
+    def put(case: str, component: str, after: dict[str, torch.Tensor], **said) -> None:
+        old = before[component]
+        changed = [name for name, value in old.items() if not torch.equal(value, after[name])]
+        print(case, *changed)
+        arrays.update({f"{case}/{name}": after[name].contiguous() for name in changed})
+        about[case] = {"component": component, **said}
+
+    files = {"processors": ("unet", PROCESSORS), "xlabs": ("transformer", XLABS), "comfyui": ("transformer", COMFYUI)}
+    for case, (component, shapes) in files.items():
+        with tempfile.TemporaryDirectory() as folder:
+            # Diffusers goes on for ever at an alpha that is not positive.
+            tensors = {name: torch.from_numpy(made(name, shape)) if shape else torch.tensor(1.5)
+                       for name, shape in shapes.items()}  # fmt: skip
+            save_file(tensors, pathlib.Path(folder) / "pytorch_lora_weights.safetensors")
+            put(case, component, fused(folder, component), shapes=shapes)
+    for case, config in OF_PEFT.items():
+        with tempfile.TemporaryDirectory() as folder:
+            after = by_peft(config, folder)
+            saved = load_file(pathlib.Path(folder) / "adapter_model.safetensors")
+            said = json.loads((pathlib.Path(folder) / "adapter_config.json").read_text())
+            put(case, "unet", after, shapes={name: list(value.shape) for name, value in saved.items()}, config=said)
+    versions = {library.__name__: library.__version__ for library in (diffusers, peft, torch)}
+    packed = gzip.compress(json.dumps(about, default=str).encode(), mtime=0)
+    arrays["about"] = torch.tensor(list(packed), dtype=torch.uint8)
+    command = f"python -m tests.peers.loras spellings {path}"
+    save_file(arrays, path, metadata={"versions": json.dumps(versions), "command": command})
+    pathlib.Path(path).chmod(0o644)
+
+
+def fused_by_diffusers(path: str, to: str) -> None:
+    """Writes the weights that diffusers' Flux has with a LoRA file merged: `loras fused_by_diffusers PATH TO`."""
+    torch.set_num_threads(1)
+    weights = {name: value for name, value in fused(path, "transformer").items() if "lora" not in name}
+    save_file({name: value.contiguous() for name, value in weights.items()}, to)
+
+
+def converted(path: str, to: str) -> None:
+    """Writes the factors that diffusers reads in a LoRA file of Flux of the published width."""
+    save_file({name: value.clone() for name, value in FluxPipeline.lora_state_dict(path).items()}, to)
+
+
+COMMANDS = {command.__name__: command for command in (opened, spellings, fused_by_diffusers, converted)}
+
 if __name__ == "__main__":
-    opened(*sys.argv[2:]) if sys.argv[1] == "opened" else main(*sys.argv[1:])
+    COMMANDS[sys.argv[1]](*sys.argv[2:]) if sys.argv[1] in COMMANDS else main(*sys.argv[1:])

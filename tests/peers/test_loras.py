@@ -5,10 +5,13 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from diffusion.adapters import lora, lora_files
+from diffusion.models import interchange
 from tests.adapters import test_lora_files as ours
+from tests.adapters import test_lora_spellings as flux
+from tests.peers.made_weights import made
 from tests.peers.test_exports import PYTHON, ROOT, live
 
 
@@ -27,3 +30,51 @@ def test_diffusers_loads_what_we_write(layout, tmp_path):
         module, base = ours.params(part, tmp_path / part)
         found = ours.call(part, module, lora.merge(base, one.adapter, one.scale))
         np.testing.assert_allclose(found, theirs[part], rtol=0, atol=1e-4 * np.abs(theirs[part]).max())
+
+
+@live
+def test_diffusers_merges_the_flux_that_we_write_in_kohyas_layout(tmp_path):
+    """All but the first layer of a single block, which diffusers reads in the published width alone; see below."""
+    module, leaves, _ = flux.networks()["transformer"]
+    layers = {"transformer_blocks.0.attn.to_q": (32, 32), "transformer_blocks.0.attn.to_v": (32, 32),
+              "transformer_blocks.0.attn.add_k_proj": (32, 32), "transformer_blocks.0.attn.to_out.0": (32, 32),
+              "transformer_blocks.0.ff.net.0.proj": (128, 32), "transformer_blocks.0.ff_context.net.2": (32, 128),
+              "transformer_blocks.0.norm1.linear": (192, 32), "single_transformer_blocks.0.norm.linear": (96, 32),
+              "single_transformer_blocks.0.proj_out": (32, 160)}  # fmt: skip
+    tensors = factors(layers)
+    _, expected = flux.merged(tensors, tmp_path, "transformer")
+    loras = lora_files.load(tmp_path / "a.safetensors", {"transformer": module})
+    path, to = tmp_path / "ours.safetensors", tmp_path / "fused.safetensors"
+    lora_files.save(path, loras, {"transformer": module}, "kohya")
+    subprocess.run([PYTHON, "-m", "tests.peers.loras", "fused_by_diffusers", path, to], cwd=ROOT, check=True)
+    theirs, before = load_file(to), flux.weights("transformer", leaves, "diffusers")
+    assert expected.keys() == {f"{layer}.weight" for layer in layers}
+    for name, array in before.items():
+        np.testing.assert_allclose(theirs[name], expected.get(name, array), rtol=0, atol=1e-6, err_msg=name)
+
+
+@live
+def test_diffusers_splits_the_single_blocks_of_the_published_flux(tmp_path):
+    module = interchange.FAMILIES["FluxTransformer2DModel"].build({"num_layers": 1, "num_single_layers": 1})
+    block = "single_transformer_blocks.0"
+    layers = {f"{block}.attn.to_q": (3072, 3072), f"{block}.attn.to_v": (3072, 3072),
+              f"{block}.proj_mlp": (12288, 3072)}  # fmt: skip
+    tensors = factors(layers)
+    save_file(tensors, tmp_path / "theirs.safetensors")
+    loras = lora_files.load(tmp_path / "theirs.safetensors", {"transformer": module})
+    path, to = tmp_path / "ours.safetensors", tmp_path / "converted.safetensors"
+    lora_files.save(path, loras, {"transformer": module}, "kohya")
+    subprocess.run([PYTHON, "-m", "tests.peers.loras", "converted", path, to], cwd=ROOT, check=True)
+    found = load_file(to)
+    factor = lambda of, layer, which: of[f"transformer.{layer}.lora_{which}.weight"]
+    product = lambda of, layer: factor(of, layer, "B") @ factor(of, layer, "A")[:, :9]
+    for layer in layers:
+        np.testing.assert_allclose(product(found, layer), product(tensors, layer), atol=1e-6, err_msg=layer)
+    assert not product(found, f"{block}.attn.to_k").any()
+
+
+def factors(layers):
+    """A LoRA file of diffusers' Flux, by layers and the shapes of their weights."""
+    return {f"transformer.{layer}.lora_{factor}.weight": made(f"{layer}{factor}", shape)
+            for layer, (outputs, inputs) in layers.items()
+            for factor, shape in (("A", (2, inputs)), ("B", (outputs, 2)))}  # fmt: skip
