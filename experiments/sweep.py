@@ -28,6 +28,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from diffusion.training import preemption
 from experiments import config as configs
 from experiments import workdir
 from experiments.config import ConfigError
@@ -101,10 +102,15 @@ def run(record: state.Record, directory: pathlib.Path, given: flags.FlagValues) 
     signals, got = queue.SimpleQueue(), []
 
     def note(number, frame):
+        if number in preemption.NOTICES:
+            if got:
+                return
+            number = signal.SIGTERM
         got.append(number)
         signals.put(number)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in preemption.NOTICES if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, *heard)}
     try:
         counts = {status: before.count(status) for status in state.STATUSES}
         reporting = contextlib.nullcontext() if given.run else following(directory)  # a task is one of many

@@ -3,7 +3,8 @@
 Each process gets the command unchanged and three environment variables, from which experiments.train joins the job:
 DIFFUSION_COORDINATOR (127.0.0.1:port), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX. Lines of output carry the
 index of their process. DIFFUSION_LAUNCHER holds the words before the command, for what a run says of how to go on.
-Ctrl-C and SIGTERM are passed on; when a process fails, the others are ended; where the launcher is killed, all are.
+Signals are passed on (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP). When a process fails, the others are ended; where the launcher
+is killed, all are.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import NamedTuple
 from launch import command as launcher
 from launch.guard import Guard
 
+NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: passed on, however often they come
 LINES_KEPT = 30  # of a process's errors, shown again when it fails: what the others say meanwhile would bury them
 EXAMPLE = """example:
   python -m launch.local --processes=2 -- \\
@@ -137,21 +139,22 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Gu
 
     Args:
       processes: the processes, in the order of their indices.
-      signals: numbers of the signals that the launcher got, to pass on. The second one kills.
+      signals: numbers of the signals that the launcher got, to pass on. The second kills, but for `NOTICES`.
       grace: seconds between SIGTERM and SIGKILL after a failure.
       guard: of the processes.
 
     Returns:
       The exit status of the process that failed first, or 0.
     """
-    running, failed, kill_at, asked = dict(enumerate(processes)), None, float("inf"), 0
+    running, failed, kill_at, asked, warned = dict(enumerate(processes)), None, float("inf"), 0, False
     while running:
         try:
             number = signals.get(timeout=0.05)
-            asked += 1
+            warned |= number in NOTICES
+            asked += number not in NOTICES
             signal_all(processes, signal.SIGKILL if asked > 1 else number)
-            _say("passed on " + signal.Signals(number).name + "; once more kills the processes" if asked == 1
-                 else "killed the processes")
+            _say("killed the processes" if asked > 1 else "passed on " + signal.Signals(number).name
+                 + ("; once more kills the processes" if asked else ""))
         except queue.Empty:
             pass
         ended = {i: process for i, process in running.items() if process.popen.poll() is not None}
@@ -160,7 +163,7 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Gu
             guard.remove(process.popen.pid)
             if process.popen.returncode != 0 and failed is None:
                 failed, kill_at = i, time.monotonic() + grace
-                if running and not asked:  # if asked, they are on their way out, perhaps saving: let them
+                if running and not asked and not warned:  # else they are on their way out, perhaps saving: let them
                     _say(f"process {i} failed with exit status {exit_status(process.popen.returncode)}; "
                          f"ending the other {len(running)}")
                     signal_all(processes, signal.SIGTERM)
@@ -173,7 +176,7 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Gu
             reader.join(timeout=1)  # a grandchild may hold the pipe open for ever
     if failed is None:
         return 0
-    if len(processes) > 1 and not asked and processes[failed].errors:
+    if len(processes) > 1 and not asked and not warned and processes[failed].errors:
         _say(f"the last lines that process {failed}, the first to fail, wrote to standard error:")
         print("\n".join(f"[{failed}] {line}" for line in processes[failed].errors), file=sys.stderr, flush=True)
     return exit_status(processes[failed].popen.returncode)
@@ -204,7 +207,8 @@ def main(argv: list[str]) -> int:
             print(f"[{i}]", " ".join([*words, shlex.join(command)]))
         return 0
     signals = queue.SimpleQueue()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    heard = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]  # SIGHUP under nohup
+    for number in (signal.SIGINT, signal.SIGTERM, *heard):
         signal.signal(number, lambda got, frame: signals.put(got))
     launcher = {"DIFFUSION_LAUNCHER": shlex.join(["python", "-m", "launch.local", *argv[:argv.index("--")], "--"])}
     processes, guard = [], Guard()

@@ -145,8 +145,10 @@ def summary(stages: Sequence[Stage], results: dict[str, dict[str, Any]]) -> int:
 
 
 def stoppable() -> None:
-    """Makes SIGTERM end this process as an exception does, so that the stage that runs is ended too."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Makes SIGTERM, and a lost terminal, end this process as an exception does, so that its stage is ended too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _end(process: subprocess.Popen) -> None:

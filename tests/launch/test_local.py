@@ -151,6 +151,26 @@ def test_signals_are_passed_on_and_processes_may_finish(tmp_path, number):
     assert running.returncode == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_a_warning_is_passed_on_however_often_it_comes(tmp_path, number):
+    running = start(tmp_path, f"""
+        import signal, time
+        for n in ({number:d}, signal.SIGTERM):
+            signal.signal(n, lambda got, frame: print("got", got, flush=True))
+        print("ready", flush=True)
+        while True:
+            time.sleep(1)
+        """)
+    lines = lambda: {running.stdout.readline(), running.stdout.readline()}
+    assert lines() == {"[0] ready\n", "[1] ready\n"}
+    for sent in (number, number, signal.SIGTERM):
+        running.send_signal(sent)
+        assert lines() == {f"[0] got {sent:d}\n", f"[1] got {sent:d}\n"}
+    running.send_signal(signal.SIGTERM)  # the second that is no warning
+    assert running.wait(timeout=20) == 128 + signal.SIGKILL
+    running.communicate()
+
+
 def test_a_second_signal_kills(tmp_path):
     running = start(tmp_path, """
         import signal, time

@@ -48,7 +48,7 @@ def stubs(tmp_path):
     return f"--sweep={tmp_path / 'stubs.py'}"
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_lets_the_runs_save_and_the_same_command_goes_on(tmp_path, stubs, number, status):
     there, argv = tmp_path / "there", [stubs, f"--workdir={tmp_path / 'there'}", "--jobs=2"]
     process = started(*argv)
