@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
-from orbax.checkpoint import multihost
 
 WAIT = 500  # milliseconds that a process is deaf to signals
 
@@ -29,6 +28,8 @@ def gather(about: str, text: str = "", seconds: float = float("inf")) -> list[st
     """
     if jax.process_count() == 1:
         return [text]
+    from orbax.checkpoint import multihost  # of the extra "train": a single process, which needs none, may lack it
+
     _calls[about] += 1
     client, call, end = multihost.get_jax_distributed_client(), f"{about}/{_calls[about]}", time.monotonic() + seconds
     client.key_value_set(f"diffusion/{call}/{jax.process_index()}", f"={text}")
