@@ -114,6 +114,22 @@ def test_lcm_steps_from_where_it_learned_to_the_data(steps, times, settings):
     assert indices(schedulers.walk(other, "", 4)).tolist() == pytest.approx([999, 749, 499, 249, -1])
 
 
+def test_the_steps_of_a_students_training_matter_to_the_solvers_that_read_them_alone():
+    """A process of fewer than LCM's 50 steps was refused, whatever its class."""
+    short = SD_1 | {"num_train_timesteps": 20}
+    process = schedulers.read(short)
+    at = lambda walk: np.rint(walk.plan.t * 20 - 1).tolist()
+    assert at(schedulers.walk(process, "ddim", 10)) == [*range(19, 0, -2)]
+    message = "original_inference_steps = 50 is no number of the process's 20 steps"
+    with pytest.raises(ValueError, match=message):
+        schedulers.walk(process, "lcm", 4)
+    for name in ("LCMScheduler", "TCDScheduler"):
+        with pytest.raises(Refusal, match=f"{name}: {message}"):
+            schedulers.read(short | {"_class_name": name})
+        own = schedulers.read(short | {"_class_name": name, "original_inference_steps": 10})
+        assert at(schedulers.walk(own, "", 5)) == [19, 15, 11, 7, 3]
+
+
 OURS = {"_class_name": schedulers.OURS, "use_flow_sigmas": True, "prediction_type": "sample", "flow_shift": 3.0}
 
 

@@ -49,17 +49,18 @@ def loaded(name="sd"):
 
 @functools.cache
 def compiled(name):
-    """(model, told, untold) whose denoiser is compiled for two pictures with guidance."""
+    """(model, told, untold) whose denoiser is compiled for two pictures with guidance, LCM's own."""
     model = loaded(name)
+    scale = model.usual.guidance if name == "lcm" else 7.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the second prompt is too long for CLIP, there and here
-        told, untold = text_to_image.conditions(model, PROMPTS, "bad", 7.5, 16, 16)
+        told, untold = text_to_image.conditions(model, PROMPTS, "bad", scale, 16, 16)
     modules = {**model.modules, model.kind.denoiser: Compiled(model.denoiser)}
     return dataclasses.replace(model, modules=modules), told, untold
 
 
-WALKS = [(name, walk) for name in ("sd", "inpaint", "xl", "mmdit", "t5_mmdit", "pixart", "alpha", "flux")
-         for walk in made_pipelines.fixture(name)[0]["walks"]]  # fmt: skip
+NAMES = ("sd", "inpaint", "xl", "mmdit", "t5_mmdit", "pixart", "alpha", "flux", "playground", "lcm")
+WALKS = [(name, walk) for name in NAMES for walk in made_pipelines.fixture(name)[0]["walks"]]
 
 
 @pytest.mark.slow
@@ -124,7 +125,8 @@ def test_pictures_of_bfloat16_are_near_those_of_float32():
 
 
 WALKS_OWN = {"sd": "plms", "inpaint": "plms", "xl": "euler", "mmdit": "euler", "t5_mmdit": "euler",
-             "pixart": "dpmpp_2m", "alpha": "dpmpp_2m", "flux": "euler"}  # fmt: skip
+             "pixart": "dpmpp_2m", "alpha": "dpmpp_2m", "flux": "euler", "playground": "dpmpp_2m",
+             "lcm": "lcm"}  # fmt: skip
 
 
 def _read_as(model, process):
@@ -135,14 +137,39 @@ def _read_as(model, process):
 
 
 @pytest.mark.slow
-def test_the_picture_is_what_the_autoencoder_there_makes_of_the_latents():
-    model = loaded()
+@pytest.mark.parametrize("name, walk", [("sd", "plms"), ("playground", "dpmpp_2m"), ("lcm", "lcm")])
+def test_the_picture_is_what_the_autoencoder_there_makes_of_the_latents(name, walk):
+    """Of Playground, whose latents have a mean and a deviation for each channel, as its pipeline there decodes them."""
+    model, found_there = loaded(name), made_pipelines.fixture(name)[1]
     vae = model.modules["vae"]
-    z = FOUND["latents/plms"]
+    z = found_there[f"latents/{walk}"]
     found = jax.jit(lambda params, z: vae.apply({"params": params}, z, method="decode"))(
         model.params["vae"], autoencoders.from_diffusion(z, vae.scale, vae.shift))  # fmt: skip
-    expected = FOUND["picture"]
+    expected = found_there["picture"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name, usual, levels", [
+    ("playground", (50, 5.0), (0.002, 80.0)),
+    ("lcm", (4, 8.5), None),
+])  # fmt: skip
+def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, levels, tmp_path):
+    """A pipeline with EDM's scheduler, and that of latent consistency models, were refused."""
+    model = text_to_image.load(made_pipelines.folder(name, tmp_path))
+    assert model.usual == usual and model.distilled == (name == "lcm")
+    assert model.process.sampler == WALKS_OWN[name]
+    if levels:
+        fields = model.process.fields
+        assert (fields["sigma_min"], fields["sigma_max"]) == levels and model.process.parameterization.name == "edm"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["playground", "lcm"])
+def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
+    draw = lambda prompt, seed: text_to_image.generate(loaded(name), prompt, seeds=seed, steps=4, sampler="")
+    first = draw("a cat", 1)
+    assert first.shape == (1, 16, 16, 3) and np.ptp(first) > 50
+    assert (draw("a cat", 2) != first).mean() > 0.2 and (draw("a red car", 1) != first).mean() > 0.01
 
 
 @functools.cache

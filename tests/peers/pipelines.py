@@ -6,11 +6,13 @@ It runs in the peers' environment, without this library:
     python -m tests.peers.pipelines tests/fixtures/text_to_image sd       # those whose names begin so
 
 A fixture holds the text files of the folder (configs, vocabulary), the names and shapes of the weights, which are those
-of made_weights.py, and for each sampler the latents after 30 steps with guidance 7.5 and a negative prompt. The initial
+of made_weights.py, and for each sampler the latents after 30 steps with guidance 7.5 and a negative prompt; of a
+latent consistency model after the steps and with the guidance that its `__call__` has by default. The initial
 noise and that of the stochastic steps are made from names. The last layer of a denoiser is made small, so that the walk
 follows the noise and not the rounding.
 """
 
+import functools
 import gzip
 import importlib
 import json
@@ -40,8 +42,12 @@ SD_1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linea
         "trained_betas": None}  # fmt: skip
 SD_XL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
          "timestep_spacing": "leading", "use_karras_sigmas": False}  # fmt: skip
+LCM = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "original_inference_steps": 50,
+       "num_train_timesteps": 1000, "clip_sample": False, "timestep_scaling": 10.0}  # fmt: skip
 SHIFTED = {"shift": 3.0}
 PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "final_sigmas_type": "zero"}
+EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "rho": 7.0, "prediction_type": "epsilon",
+       "num_train_timesteps": 1000}  # fmt: skip
 UNET = {
     "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -102,14 +108,32 @@ def stable_diffusion_inpaint(folder: pathlib.Path) -> diffusers.DiffusionPipelin
     )  # fmt: skip
 
 
-def stable_diffusion_xl(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+def stable_diffusion_xl(folder: pathlib.Path, **how) -> diffusers.DiffusionPipeline:
     unet = diffusers.UNet2DConditionModel(
         cross_attention_dim=48, addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24 + 6 * 8, use_linear_projection=True, **UNET)
+    parts = {"vae": diffusers.AutoencoderKL(**VAE), "scheduler": diffusers.EulerDiscreteScheduler.from_config(SD_XL)}
     return diffusers.StableDiffusionXLPipeline(
-        vae=diffusers.AutoencoderKL(**VAE), tokenizer=clip_tokenizer(folder / "clip"),
-        tokenizer_2=clip_tokenizer(folder / "clip_2"), text_encoder=clip(), text_encoder_2=clip(True), unet=unet,
-        scheduler=diffusers.EulerDiscreteScheduler.from_config(SD_XL), add_watermarker=False,
+        tokenizer=clip_tokenizer(folder / "clip"), tokenizer_2=clip_tokenizer(folder / "clip_2"), text_encoder=clip(),
+        text_encoder_2=clip(True), unet=unet, add_watermarker=False, **{**parts, **how},
+    )  # fmt: skip
+
+
+def playground(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """As Playground 2.5 is published: EDM's process, and latents with a mean and a deviation for each channel."""
+    vae = diffusers.AutoencoderKL(
+        latents_mean=[-1.6574, 1.886, -1.383, 2.5155], latents_std=[8.4927, 5.9022, 6.5498, 5.2299], scaling_factor=0.5,
+        **VAE)  # fmt: skip
+    return stable_diffusion_xl(folder, vae=vae, scheduler=diffusers.EDMDPMSolverMultistepScheduler.from_config(EDM))
+
+
+def latent_consistency(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """A student of SD that reads the guidance as a strength."""
+    return diffusers.LatentConsistencyModelPipeline(
+        vae=diffusers.AutoencoderKL(**VAE), tokenizer=clip_tokenizer(folder / "clip"), text_encoder=clip(),
+        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, time_cond_proj_dim=16, **UNET),
+        scheduler=diffusers.LCMScheduler.from_config(LCM),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 
@@ -164,7 +188,8 @@ def flux(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
 
 PIPELINES = {"sd": stable_diffusion, "inpaint": stable_diffusion_inpaint, "xl": stable_diffusion_xl,
              "mmdit": stable_diffusion_3, "t5_mmdit": stable_diffusion_3_t5, "pixart": pixart_sigma,
-             "alpha": pixart_alpha, "flux": flux}  # fmt: skip
+             "alpha": pixart_alpha, "flux": flux, "playground": playground,
+             "lcm": latent_consistency}  # fmt: skip
 # Of each pipeline: the base of its scheduler's config, and a name for our sampler with the scheduler and its settings.
 KARRAS = {"use_karras_sigmas": True}
 LEADING, TRAILING = {"timestep_spacing": "leading"}, {"timestep_spacing": "trailing"}
@@ -209,9 +234,15 @@ WALKS = {
     "pixart": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "alpha": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "flux": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    "playground": (EDM, {
+        "dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
+        "euler": ("EDMEulerScheduler", {}),
+    }),
+    "lcm": (LCM, {"lcm": ("LCMScheduler", {})}),
 }  # fmt: skip
 
 
+PICTURES = ("playground", "lcm")  # whose pictures are those of the pipeline itself, before they are clipped
 EDITED, STRENGTH = ("ddim", "euler", "dpmpp_2m"), 0.6  # walks of "sd" that start from a picture, and how late
 
 
@@ -286,21 +317,28 @@ def write(name: str, folder: pathlib.Path) -> None:
         about["walks"][walk] = {"_class_name": scheduler, **base, **settings}
         steps = about["steps"][walk] = STEPS_OF.get(walk, STEPS)
         with made_noise(pipe.scheduler), torch.no_grad():
-            told = {"negative_prompt": [NEGATIVE] * 2}
+            told = {"negative_prompt": [NEGATIVE] * 2, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
             latents = x.clone()
             if name == "flux":  # has its guidance distilled in, and takes patches
-                told, latents = {}, pipe._pack_latents(latents, 2, channels, 8, 8)
+                del told["negative_prompt"]
+                latents = pipe._pack_latents(latents, 2, channels, 8, 8)
             if name == "inpaint":
                 told |= {"image": torch.zeros(1, 3, 16, 16), "mask_image": mask(), "strength": 1.0,
                          "masked_image_latents": torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1)}
             if name in ("pixart", "alpha"):
                 told |= {"clean_caption": False, "use_resolution_binning": False}
-            found = pipe(PROMPTS, num_inference_steps=steps, guidance_scale=GUIDANCE, latents=latents, height=16,
-                         width=16, output_type="latent", **told).images  # fmt: skip
+            if name == "lcm":
+                told = {}
+            draw = functools.partial(pipe, PROMPTS, latents=latents, height=16, width=16, **told)
+            found = draw(output_type="latent").images
             if name == "flux":
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
             factor, shift = pipe.vae.config.scaling_factor, getattr(pipe.vae.config, "shift_factor", None) or 0
             picture = pipe.vae.decode(found / factor + shift).sample
+        if name in PICTURES and "picture" not in arrays:
+            unclipped = mock.patch.object(pipe.image_processor, "postprocess", lambda image, **_: image)
+            with made_noise(pipe.scheduler), torch.no_grad(), unclipped:
+                picture = draw(output_type="pt").images
         print(name, walk, f"latents up to {found.abs().max():.2f}, picture up to {picture.abs().max():.2f}")
         arrays[f"latents/{walk}"] = last(found).contiguous()
         if "picture" not in arrays:

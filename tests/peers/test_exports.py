@@ -46,7 +46,7 @@ def export(name: str, place: pathlib.Path) -> None:
     family = folders.family_of(case.config, place)
     interchange.save(place, module, params, layout=layout, family=family)
     network = lambda *arguments, **named: module.apply({"params": params}, *arguments, **named)
-    np.savez(f"{place}.npz", **jax.jit(lambda inputs: CALLS[name](network, inputs))(case.inputs))
+    np.savez(f"{place}.npz", **jax.jit(lambda inputs: CALLS[name].outputs(network, inputs))(case.inputs))
 
 
 @pytest.fixture(scope="module")

@@ -335,9 +335,12 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
     if name == "PNDMScheduler" and not fields.take("skip_prk_steps", False):
         sampler = "pndm"
     options = _options(fields)
-    original = options["original_inference_steps"] = fields.take("original_inference_steps", 50)
-    if type(original) is not int or not 1 <= original <= T:
-        raise Refusal(f"{name}: original_inference_steps = {original!r} is no number of the process's {T} steps.")
+    options["original_inference_steps"] = fields.take("original_inference_steps", 50)
+    if SOLVERS[sampler].spacing == "lcm":  # the others do not read it
+        try:
+            _indices_of_lcm(1, options["original_inference_steps"], T)
+        except ValueError as error:
+            raise Refusal(f"{name}: {error}.") from error
     if sum(bool(options[level]) for level in LEVELS) > 1:
         raise Refusal(f"{name}: more than one of {', '.join(LEVELS)} is set; choose one.")
     parameterization = PREDICTIONS[predicts](parameterizations.steps(T))
@@ -526,6 +529,8 @@ def _indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) -> np.
 
 def _indices_of_lcm(steps: int, original: int, T: int) -> np.ndarray:
     """`[steps]` of the `original` ones that the student learned from, evenly."""
+    if not 1 <= original <= T:
+        raise ValueError(f"original_inference_steps = {original!r} is no number of the process's {T} steps")
     if steps > original:
         raise ValueError(f"steps = {steps} must be in 1 .. {original}, the steps that the model was distilled with")
     return (original - np.arange(steps) * original // steps) * (T // original) - 1
