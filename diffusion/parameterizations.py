@@ -172,7 +172,7 @@ def checked(denoise: Denoiser) -> Denoiser:
         require(prediction, Prediction, "what a denoiser returns",
                 "a Prediction(x0, eps); a network becomes a denoiser by parameterizations.denoiser(network, schedule, "
                 "parameterization)")  # fmt: skip
-        for name, part in zip(("x0", "eps"), prediction):
+        for name, part in zip(("x0", "eps"), prediction[:2]):
             if jnp.shape(part) != x_t.shape:
                 raise ValueError(f"the {name} of a denoiser must have the shape of x_t, {x_t.shape}, and has "
                                  f"{jnp.shape(part)}")

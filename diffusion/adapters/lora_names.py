@@ -150,11 +150,11 @@ def scale(
     for field in ("lora_bias", "fan_in_fan_out"):
         if config.get(field):
             raise Mismatch(f"{what}: its config sets {field}, which is not known here.")
-    rank = rank or _number(config, "r", "rank_pattern", 1, layer, what)
-    if not rank > 0:
-        raise Mismatch(f"{what}: its config's r is {rank!r}, and is to be positive.")
-    alpha = _number(config, "alpha" if "alpha" in config else "lora_alpha", "alpha_pattern", rank, layer, what)
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    r: int = rank or _number(config, "r", "rank_pattern", 1, layer, what)
+    if not r > 0:
+        raise Mismatch(f"{what}: its config's r is {r!r}, and is to be positive.")
+    alpha = _number(config, "alpha" if "alpha" in config else "lora_alpha", "alpha_pattern", r, layer, what)
+    return float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)
 
 
 def _number(config: Mapping[str, Any], field: str, exceptions: str, default: int, layer: str, what: str) -> Any:

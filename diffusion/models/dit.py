@@ -14,7 +14,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -181,8 +181,10 @@ class DiT(nn.Module):
         else:
             angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
 
-        each = (functools.partial(nn.vmap, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None,
-                                  axis_size=self.depth) if self.own_embeddings else lambda module: module)  # fmt: skip
+        each: Any = functools.partial(nn.vmap, variable_axes={"params": 0}, split_rngs={"params": True},
+                                      in_axes=cast(Any, None), axis_size=self.depth)  # fmt: skip
+        if not self.own_embeddings:
+            each = lambda module: module
         told = [
             each(TimestepEmbedding)(self.width, self.dtype, self.frequency_shift, name=f"timestep_embedding{number}")(
                 jnp.broadcast_to(clock, (batch,))

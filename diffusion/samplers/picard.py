@@ -1,6 +1,7 @@
 """A driver beside `sample` that computes many steps of a walk at once and repeats them until they agree."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,8 @@ def picard(
     """
     check_walk(sampler, denoise, schedule, plan)
     check_start(x, keys)
-    denoise = (checked_map if sampler.of_flow_maps else checked)(denoise)
+    read: Callable[..., Any] = checked_map if sampler.of_flow_maps else checked
+    denoise = read(denoise)
     N = len(plan.t)
     window = N if window is None else window
     if not 1 <= window <= N:

@@ -119,7 +119,7 @@ def loop(
             raise ValueError("this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler "
                              "that reads both x0 and eps: ddim()")
         denoise = denoise.denoise
-    read = checked_map if sampler.of_flow_maps else checked
+    read: Callable[..., Any] = checked_map if sampler.of_flow_maps else checked
     begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
     if isinstance(plan.t, Tracer):  # may be differentiated
         plan = plan._replace(t=held_at_ends(schedule, plan.t), s=held_at_ends(schedule, plan.s))
@@ -224,7 +224,7 @@ def sample(
     return state.x, Trajectory(jnp.concatenate([begin[0].x[None], way[0]]), way[1])
 
 
-def held_at_ends(schedule: NoiseSchedule, times: Array) -> Array:
+def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
     """The times, of which those at a singular end of the process (alpha = 0 or sigma = 0) have no gradient.
 
     There the coefficients may have infinite slopes, and a grid that is learned keeps its ends.

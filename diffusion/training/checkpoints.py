@@ -182,11 +182,12 @@ class Checkpoints:
         Raises:
           CheckpointError: if it is not there, or cannot be written.
         """
-        self.best = best["step"]
+        step: int = best["step"]
+        self.best = step
         if jax.process_index() > 0:
             return
-        about = {**read_about(self.workdir, self.best), "best": best}
-        path = folder(self.workdir) / str(self.best) / "about" / "metadata"
+        about = {**read_about(self.workdir, step), "best": best}
+        path = folder(self.workdir) / str(step) / "about" / "metadata"
         try:
             with files.whole(path) as file:
                 file.write(json.dumps({"about": about, "sha256": _digest(about)}).encode())

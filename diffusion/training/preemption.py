@@ -89,6 +89,7 @@ class StopRequest:
         For what one process does alone while the others wait for it. All of them must enter it, and leave it.
         """
         began, first, over, inside = time.monotonic(), self._asked, threading.Event(), True
+        main = threading.get_ident()  # only the main thread may set a handler
 
         def end(number, frame):
             nonlocal inside
@@ -101,7 +102,7 @@ class StopRequest:
                 if jax.process_count() > 1:  # by the clock, so that all are at about the same question
                     self._ask(first + int((time.monotonic() - began) / BEAT))
                 if self._reached or (jax.process_count() == 1 and self._signal):
-                    return signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)  # wakes it from a wait
+                    return signal.pthread_kill(main, signal.SIGUSR2)  # wakes it from a wait
 
         previous, watcher = signal.signal(signal.SIGUSR2, end), threading.Thread(target=watch, daemon=True)
         watcher.start()

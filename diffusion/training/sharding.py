@@ -47,7 +47,7 @@ LIMITS = {  # JAX's limits on a run of several processes: the variable that sets
 }
 
 
-def limits() -> dict[str, int]:
+def limits() -> dict[str, Any]:
     """Returns JAX's limits on a run of several processes, from the environment.
 
     A shorter heartbeat ends a run sooner where a machine hangs; a longer one bears machines that are paused for so long

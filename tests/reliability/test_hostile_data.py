@@ -184,7 +184,7 @@ def test_a_bomb_in_the_text_or_profile_of_a_png_is_not_unpacked(kind):
 
 def test_formats_that_run_programs_are_refused():
     """Pillow hands PostScript to Ghostscript."""
-    with pytest.raises(ValueError, match="no sound picture of these formats: PNG, JPEG, WEBP, BMP, TIFF$"):
+    with pytest.raises(ValueError, match=r"no sound picture of these formats: PNG, JPEG, WEBP, BMP, TIFF$"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n", (4, 4, 3))
 
 

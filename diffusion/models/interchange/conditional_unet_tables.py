@@ -197,7 +197,7 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
         out_channels=fields.take("out_channels", 4),
         groups=_whole(fields, "norm_num_groups", 32),
         linear=bool(fields.take("use_linear_projection", False)),
-        added_width=vector if told else 0,
+        added_width=(vector or 0) if told else 0,
         size_width=fields.take("addition_time_embed_dim", None, SIZE) if told else ConditionalUNet.size_width,
         strength_width=fields.take("time_cond_proj_dim", None, MAYBE_SIZE) or 0,
     )

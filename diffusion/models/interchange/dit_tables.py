@@ -61,8 +61,8 @@ def _diffusers_rows(module: DiT) -> list[Row]:
 def _varied(module: DiT, tensors: Tensors) -> DiT:
     """With own embeddings where those of the blocks differ, which no config says."""
     for row in _diffusers_rows(module):
-        if {row.theirs, *row.copies} <= tensors.shapes.keys():
-            first = tensors.read(row.theirs) if row.copies else None
+        if row.copies and {row.theirs, *row.copies} <= tensors.shapes.keys():
+            first = tensors.read(row.theirs)
             if any(not np.array_equal(tensors.read(copy), first, equal_nan=True) for copy in row.copies):
                 return module.clone(own_embeddings=True)
     return module

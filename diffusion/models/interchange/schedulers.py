@@ -488,7 +488,7 @@ def _clipping(sampler: Sampler, name: str, largest: float) -> Sampler:
     """A sampler of whose estimates of the data none is larger; Heun's eps is then another, the others keep it."""
 
     def step(state, denoise, schedule, plan, i, noise):
-        def clipped(x, t, *s):
+        def clipped(x, t, *s) -> Any:
             found = denoise(x, t, *s)
             if sampler.of_flow_maps:
                 return jnp.clip(found, -largest, largest)

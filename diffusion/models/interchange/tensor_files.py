@@ -90,7 +90,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
         raise FileNotFoundError(f"{path}: there is no such file or folder.")
     if path.is_dir():
         shortest = lambda paths: sorted(paths, key=lambda p: (len(p.name), p.name))
-        found = shortest(path.glob(f"*{INDEX}"))
+        found: list[pathlib.Path] = shortest(path.glob(f"*{INDEX}"))
         # Shards are found through their index alone.
         found += shortest(p for p in path.glob(f"*{SUFFIX}") if not re.search(r"-\d+-of-\d+\.", p.name))
         found += shortest(p for p in path.glob("*.json") if VARIANT.search(p.name))
