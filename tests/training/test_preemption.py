@@ -54,7 +54,7 @@ def test_output_to_a_terminal_that_is_gone_is_dropped(monkeypatch, lost):
         there -= {1, 2} if lost else set()
         with monkeypatch.context() as patch:
             patch.setattr(os, "dup2", lambda old, new: (replaced.append(new), os.close(old)))
-            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGUSR1)
             assert stop.received() == signal.SIGTERM
     assert replaced == ([1, 2] if lost else [])
 

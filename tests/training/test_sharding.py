@@ -172,6 +172,13 @@ def test_batch_must_divide():
         sharding.check_batch_size(0, mesh)
 
 
+def test_a_mesh_is_of_the_devices_that_it_is_for(monkeypatch):
+    seen = []
+    monkeypatch.setattr(jax, "make_mesh", lambda shape, names, *, axis_types, devices: seen.append((shape, devices)))
+    sharding.make_mesh({"data": -1}, jax.devices()[:1])
+    assert seen == [((1, 1, 1, 1), jax.devices()[:1])]
+
+
 @pytest.mark.parametrize(
     ("size", "platform", "expected"), [(2, "cpu", True), (1, "cpu", False), (2, "gpu", False), (8, "tpu", False)]
 )

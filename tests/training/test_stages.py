@@ -14,6 +14,7 @@ def test_a_stage_begins_with_the_student_as_its_teacher():
     optimizer, ema = optax.sgd(0.1, momentum=0.9), ema_lib.exponential_moving_average(0.5, warmup=False)
 
     def step(now, batch, key):
+        assert (batch, key) == ("batch", "key")
         params = now.params + now.frozen["teacher"]
         moved = optax.tree_utils.tree_map_params(optimizer, lambda leaf: leaf + 1, now.opt_state)
         average = ema.update(now.ema, params, now.step)
@@ -23,7 +24,7 @@ def test_a_stage_begins_with_the_student_as_its_teacher():
     run = staged(step, 2, optimizer, ema)
     seen = []
     for _ in range(5):
-        now, _ = run(now, None, None)
+        now, _ = run(now, "batch", "key")
         momentum = optax.tree_utils.tree_get(now.opt_state, "trace")
         seen.append([float(x) for x in (now.params, now.ema, now.frozen["teacher"], momentum)])
     # At steps 2 and 4 the average becomes teacher, student and average; the momentum starts from nothing.
