@@ -71,8 +71,10 @@ def call(component, module, params):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("component", CLASSES)
-def test_a_network_with_a_file_merged_is_diffusers_with_it_loaded(component, tmp_path):
+# The largest difference, as a part of the largest number: ten times what is measured on one CPU, for another rounds
+# otherwise.
+@pytest.mark.parametrize("component, within", [("unet", 3e-5), ("text_encoder", 6e-6)])
+def test_a_network_with_a_file_merged_is_diffusers_with_it_loaded(component, within, tmp_path):
     _, _, outputs = fixture()
     module, base = params(component, tmp_path / component)
     load = lambda kind: lora_files.load(file(kind, tmp_path / f"{kind}.safetensors"), modules())
@@ -82,7 +84,8 @@ def test_a_network_with_a_file_merged_is_diffusers_with_it_loaded(component, tmp
     }
     for kind, network in networks.items():
         expected = outputs[f"{kind}/{component}"]
-        np.testing.assert_allclose(call(component, module, network), expected, atol=1e-4 * np.abs(expected).max())
+        found = call(component, module, network)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=within * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("layout", lora_files.LAYOUTS)

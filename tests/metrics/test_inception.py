@@ -16,6 +16,10 @@ from tests.peers import pictures
 
 FIXTURE = safetensors.numpy.load_file(pathlib.Path(__file__).parents[1] / "fixtures/inception.safetensors")
 DIMS = {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits": 1008}
+# Of each tap, the largest distance from the network in NumPy and from pytorch-fid: ten times what is measured on one
+# CPU, rounded up to one digit, for another rounds otherwise; 1e-5 at most.
+WITHIN = {"64": (3e-6, 5e-6), "192": (4e-6, 6e-6), "768": (4e-6, 6e-6), "2048": (6e-6, 8e-6), "spatial": (9e-6, 1e-5),
+          "logits": (7e-6, 9e-6)}  # fmt: skip
 SIZES = [(75, 75), (107, 139)]  # with one pixel after the last block, and with 2 x 3 of them
 
 
@@ -58,7 +62,7 @@ def test_every_tap_equals_the_network_in_numpy(made, params, size):
     found = inception.features(params, images(*size), inception.TAPS)
     assert set(found) == set(inception.TAPS)
     for tap, values in found.items():
-        assert distance(values, made[1][size][tap]) < 1e-5, tap
+        assert distance(values, made[1][size][tap]) < WITHIN[tap][0], tap
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -67,7 +71,7 @@ def test_every_tap_equals_pytorch_fid_with_made_up_weights(params, size):
     for tap, values in found.items():
         theirs = FIXTURE[f"made/{size[0]}x{size[1]}/{tap}"]
         assert values.shape == theirs.shape and values.dtype == np.float32
-        assert distance(values, theirs) < 1e-5, tap
+        assert distance(values, theirs) < WITHIN[tap][1], tap
 
 
 def test_the_network_has_the_published_number_of_parameters(made):

@@ -14,6 +14,10 @@ from tests.adapters import test_lora_spellings as flux
 from tests.peers.made_weights import made
 from tests.peers.test_exports import PYTHON, ROOT, live
 
+# Of each network, the largest difference as a part of the largest number: ten times what is measured on one CPU, for
+# another rounds otherwise.
+WITHIN = {"unet": 5e-5, "text_encoder": 8e-6}
+
 
 @live
 @pytest.mark.parametrize("layout", lora_files.LAYOUTS)
@@ -29,7 +33,7 @@ def test_diffusers_loads_what_we_write(layout, tmp_path):
     for part, one in loras.items():
         module, base = ours.params(part, tmp_path / part)
         found = ours.call(part, module, lora.merge(base, one.adapter, one.scale))
-        np.testing.assert_allclose(found, theirs[part], rtol=0, atol=1e-4 * np.abs(theirs[part]).max())
+        np.testing.assert_allclose(found, theirs[part], rtol=0, atol=WITHIN[part] * np.abs(theirs[part]).max())
 
 
 @live

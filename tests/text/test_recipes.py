@@ -15,15 +15,18 @@ from tests.text.vocabularies import FIXTURES, folder_of
 
 PROMPTS = ["a cat, sitting on the mat!", "", "long " * 90]
 BEFORE = {"skip": 1, "norm": False}
-RECIPES = {  # our call; of the encoders, their tokenizers and how they are read
-    "sd": (text.stable_diffusion, [("clip", "clip", {})]),
-    "sdxl": (text.stable_diffusion_xl, [("clip", "clip", BEFORE), ("clip_g", "clip, padded with !", BEFORE)]),
+# Our call; of the encoders, their tokenizers and how they are read; the largest difference from theirs, as a part of
+# the largest number: ten times what is measured on one CPU, rounded up to one digit, for another rounds otherwise.
+RECIPES = {
+    "sd": (text.stable_diffusion, [("clip", "clip", {})], 8e-6),
+    "sdxl": (text.stable_diffusion_xl, [("clip", "clip", BEFORE), ("clip_g", "clip, padded with !", BEFORE)], 3e-6),
     "sd3": (
         text.stable_diffusion_3,
         [("clip_l", "clip", BEFORE), ("clip_g", "clip, padded with !", BEFORE), ("t5", "t5", {})],
+        2e-5,
     ),
-    "flux": (text.flux, [("clip", "clip", {}), ("t5", "t5", {})]),
-    "pixart": (text.pixart, [("t5", "t5", {"masked": True})]),
+    "flux": (text.flux, [("clip", "clip", {}), ("t5", "t5", {})], 3e-5),
+    "pixart": (text.pixart, [("t5", "t5", {"masked": True})], 2e-5),
 }
 
 
@@ -33,8 +36,9 @@ def test_the_condition_is_that_of_the_published_pipeline(name, tmp_path):
     with safetensors.safe_open(FIXTURES / "conditions.safetensors", framework="numpy") as file:
         about = json.loads(file.metadata()["encoders"])
         expected = {key.split("/")[1]: file.get_tensor(key) for key in file.keys() if key.startswith(f"{name}/")}
+    call, readers, within = RECIPES[name]
     encoders = []
-    for which, kind, how in RECIPES[name][1]:
+    for which, kind, how in readers:
         shapes = {key: tuple(shape) for key, shape in about[which]["shapes"].items()}
         theirs = Published(about[which]["config"], shapes, inputs={}, outputs={}, same={}, kept={})
         tokenizer = Tokenizer.open(folder_of(tmp_path / f"{which} tokenizer", kind))
@@ -42,9 +46,9 @@ def test_the_condition_is_that_of_the_published_pipeline(name, tmp_path):
     prompts = [" A Cat" if name == "pixart" else PROMPTS[0], *PROMPTS[1:]]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        told = RECIPES[name][0](prompts, *encoders)
+        told = call(prompts, *encoders)
     assert any("long long" in str(one.message) for one in said)
     assert told.keys() == expected.keys()
     for key, value in expected.items():
         assert told[key].shape == value.shape
-        np.testing.assert_allclose(told[key], value, rtol=1e-4, atol=1e-4 * np.abs(value).max(), err_msg=key)
+        np.testing.assert_allclose(told[key], value, rtol=0, atol=within * np.abs(value).max(), err_msg=key)
