@@ -245,8 +245,10 @@ def test_mean_flow_trains_a_dit_of_two_times():
         assert np.abs(leaf).max() > 0
 
 
-@pytest.mark.parametrize("step, r", [(0, 0.0), (1, 0.25), (3, 0.75), (4, 1.0), (9, 1.0)])
-def test_the_unstable_part_of_the_tangent_fades_in(step, r):
+@pytest.mark.parametrize(
+    "warmup, step, r", [(4, 0, 0.0), (4, 1, 0.25), (4, 3, 0.75), (4, 4, 1.0), (4, 9, 1.0), (0, 0, 1.0)]
+)
+def test_the_unstable_part_of_the_tangent_fades_in(warmup, step, r):
     """A linear network, F = 0.3 x with the derivative 0.3 x', makes all of g known (Lu and Song 2024, algorithm 1)."""
     sigma_data, rng = 0.5, np.random.default_rng(0)
     x_0, eps = rng.normal(size=(2, 3, 2))
@@ -255,7 +257,7 @@ def test_the_unstable_part_of_the_tangent_fades_in(step, r):
     x, x_dot = cos * x_0 + sin * sigma_data * eps, cos * sigma_data * eps - sin * x_0
     g = -(cos**2) * (sigma_data * 0.3 * x - x_dot) - r * cos * sin * (x + sigma_data * 0.3 * x_dot)
     norm = np.linalg.norm(g, axis=1)
-    objective = objectives.continuous_consistency(at(0.6), sigma_data, warmup=4, c=0.1)
+    objective = objectives.continuous_consistency(at(0.6), sigma_data, warmup=warmup, c=0.1)
     players = {"model": lambda x, t, condition: -0.3 * sigma_data * x}  # the output is -F, of x / sigma_data
     batch = {"x": jnp.float32(x_0), "noise": jnp.float32(eps)}
     flow, keys = FLOW._replace(t_max=0.9), jax.random.split(jax.random.key(0), 3)

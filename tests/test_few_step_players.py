@@ -92,6 +92,9 @@ def test_fake_score_is_denoising_of_the_generators_samples(x64):
         fake = as_v(FLOW, lambda t, x, shift=shift: jnp.zeros_like(x) + jnp.array([0.4, 0.1]) + shift)
         losses, _ = objective({"model": generator, "fake": fake}, FLOW, keys, batch, 0)
         np.testing.assert_allclose(losses, shift**2, rtol=1e-6, atol=1e-20)
+    players = {"model": generator, "fake": lambda x, t, c: 0.3 * x}
+    alone, beside = (objective(players, FLOW, keys, of, 0)[0] for of in (batch, {**batch, "noise": 9 + batch["x"]}))
+    np.testing.assert_array_equal(alone, beside)  # the batch's noise belongs to its own x
 
 
 def test_regression_is_the_distance_to_the_given_samples():

@@ -47,6 +47,11 @@ def test_pairs_of_times_have_the_published_probabilities(improved):
     assert scipy.stats.chisquare(np.bincount(i, minlength=N - 1), expected).pvalue > 1e-3
 
 
+def test_the_largest_time_belongs_to_the_last_pair():
+    t, s = objectives.consistency_times.discretised(lambda step: 9)(EDM, jnp.float32([1.0]), 0)
+    np.testing.assert_allclose([t[0], s[0]], np.asarray(timesteps.karras(EDM, 9))[:2], rtol=1e-4)
+
+
 def test_easy_consistency_tuning_closes_the_gap_by_q_a_stage():
     """r = t (1 - (1 + 8 sigmoid(-t)) / q^a) of Geng et al. 2024; none below 0, where the target is the data."""
     pairs = objectives.consistency_times.shrinking(100, q=4.0)

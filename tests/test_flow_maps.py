@@ -102,7 +102,9 @@ def test_consistency_boundary_is_the_published_one(x64):
             target = boundary.target(EDM, t, X, F)
             np.testing.assert_allclose(boundary.to_prediction(EDM, t, X + sigma * F, target).x0, X, rtol=1e-6)
     np.testing.assert_allclose(boundary.to_prediction(EDM, 0.002 / 80, X, F).x0, X, rtol=1e-6)
-    assert not boundary.defined(EDM, 0.001 / 80)
+    assert not boundary.defined(EDM, 0.001 / 80) and boundary.defined(EDM, 0.002 / 80)
+    prediction = boundary.to_prediction(FLOW, 0.3, X, F)  # where alpha is not 1
+    np.testing.assert_allclose(0.7 * prediction.x0 + 0.3 * prediction.eps, X, rtol=1e-6)
 
 
 def test_consistency_boundary_without_sigma_min_is_edms(x64):

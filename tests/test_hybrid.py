@@ -7,6 +7,7 @@ import pytest
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.objectives.hybrid import bound_term, discretized_gaussian_log_likelihood
+from tests.objective_cases import at
 
 T = 50
 BETAS = np.linspace(1e-3, 0.2, T)
@@ -94,3 +95,16 @@ def test_learned_variance_samples_between_the_two_fixed_ones():
     with pytest.raises(ValueError, match="learned_variance"):
         denoise = lambda x, t: parameterizations.Prediction(0.5 * x, x)
         samplers.sample(samplers.ddpm("learned"), denoise, schedule, x, plan, keys)
+
+
+def test_the_first_half_of_the_channels_is_the_parameterizations(x64):
+    """The squared error of 0.3 x to the noise; the bound's term is in test_objectives and above."""
+    schedule, rng = schedules.from_betas(BETAS), np.random.default_rng(0)
+    x_0, eps = rng.uniform(-1, 1, (2, 4, 6))
+    network = lambda x, t, condition: jnp.concatenate([0.3 * x, 0.7 + 0 * x], axis=-1)
+    objective = objectives.hybrid(parameterizations.epsilon(), at(8 / T), T)
+    keys, batch = jax.random.split(jax.random.key(0), 4), {"x": jnp.asarray(x_0), "noise": jnp.asarray(eps)}
+    losses, metrics = objective({"model": network}, schedule, keys, batch, 0)
+    x_t = np.sqrt(ALPHA_BAR[7]) * x_0 + np.sqrt(1 - ALPHA_BAR[7]) * eps
+    np.testing.assert_allclose(metrics["mse"], np.square(0.3 * x_t - eps).mean(1), rtol=1e-6)
+    np.testing.assert_allclose(losses, metrics["mse"] + metrics["vlb"], rtol=1e-6)

@@ -104,3 +104,10 @@ def test_dropout_replaces_every_leaf_of_a_pytree():
     assert 60 < gone.sum() < 140
     np.testing.assert_array_equal(np.asarray(dropped["text"]) == 0, np.broadcast_to(gone[:, None, None], (200, 3, 2)))
     np.testing.assert_array_equal(np.asarray(dropped["label"])[~gone], np.arange(200)[~gone])
+
+
+@pytest.mark.parametrize("block", [1, 0])
+def test_a_block_of_one_has_no_other(block):
+    with pytest.raises(ValueError, match=f"block = {block} must be at least 2"):
+        objectives.contrastive_flow_matching(at(0.5), block=block)
+    objectives.contrastive_flow_matching(at(0.5), block=3)
