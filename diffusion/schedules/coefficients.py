@@ -9,6 +9,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion.schedules.bisection import bisect
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
 
 Coefficient = Callable[[Array], Array]
@@ -141,16 +142,8 @@ def _inverse(log_snr: Coefficient) -> Coefficient:
         inside = jnp.isfinite(value) & (value >= log_snr(jnp.ones_like(value)))
         target = jnp.where(inside, value, log_snr(jnp.full_like(value, 0.5)))
 
-        def halve(_, interval):
-            low, high = interval
-            middle = (low + high) / 2
-            above = log_snr(middle) > target
-            return jnp.where(above, middle, low), jnp.where(above, high, middle)
-
         # 40 more than the digits of a number, for the digits of times down to 2^-40.
-        steps = jnp.finfo(value.dtype).nmant + 42
-        unit = (jnp.zeros_like(value), jnp.ones_like(value))
-        t = jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, halve, unit)[1])
+        _, t = bisect(log_snr, target, jnp.finfo(value.dtype).nmant + 42)
         # The Newton step carries the derivatives in the value and in what alpha and sigma hold. At alpha = 0, where the
         # slope is infinite, t stays.
         reached, rate = jax.jvp(log_snr, (t,), (jnp.ones_like(t),))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.schedules.bisection import bisect
 from diffusion.schedules.noise_schedule import NoiseSchedule, variance_preserving_from
 
 # sigma jumps from 0 at t = 0, the data, to its first value just after it, as in `variance_exploding`.
@@ -108,15 +109,7 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         ends = log_snr(jnp.asarray([0.0, 1.0], value.dtype))
         target = jnp.clip(value, ends[1], ends[0])
 
-        def halve(_, interval):
-            low, high = interval
-            middle = (low + high) / 2
-            above = log_snr(middle) > target
-            return jnp.where(above, middle, low), jnp.where(above, high, middle)
-
-        steps = jnp.finfo(value.dtype).nmant + 2
-        unit = (jnp.zeros_like(value), jnp.ones_like(value))
-        t = jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, halve, unit)[0])
+        t, _ = bisect(log_snr, target, jnp.finfo(value.dtype).nmant + 2)
         # One Newton step takes the last digits, and carries the derivatives in the value and in the parameters.
         reached, rate = jax.jvp(log_snr, (t,), (jnp.ones_like(t),))
         return jnp.clip(t + (target - reached) / jax.lax.stop_gradient(rate), 0, 1)
