@@ -56,6 +56,15 @@ def test_perceptual_distance_is_lpips():
         autoencoding.perceptual_distance(f, g[:1])
 
 
+def test_perceptual_distance_of_two_directions():
+    """Of (1, 0) and (3, 4) / 5 the squares are 0.16 and 0.64; in half of the places the features are the same."""
+    f = jnp.broadcast_to(jnp.array([2.0, 0.0]), (1, 1, 2, 2))
+    g = jnp.array([[[[3.0, 4.0], [1.0, 0.0]]]])
+    np.testing.assert_allclose(autoencoding.perceptual_distance([f], [g]), [0.4], rtol=1e-5)
+    weights = [jnp.array([1.0, 0.5]), jnp.array([2.0, 0.0])]
+    np.testing.assert_allclose(autoencoding.perceptual_distance([f, f], [g, g], weights), [0.24 + 0.16], rtol=1e-5)
+
+
 def test_critics_losses():
     real, fake = jnp.array([[2.0, -1.0]]), jnp.array([[-3.0, 0.5]])
     np.testing.assert_allclose(autoencoding.hinge(real, fake), [0.5 * (0 + 2) / 2 + 0.5 * (0 + 1.5) / 2])

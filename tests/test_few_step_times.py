@@ -47,9 +47,12 @@ def test_pairs_of_times_have_the_published_probabilities(improved):
     assert scipy.stats.chisquare(np.bincount(i, minlength=N - 1), expected).pvalue > 1e-3
 
 
-def test_the_largest_time_belongs_to_the_last_pair():
-    t, s = objectives.consistency_times.discretised(lambda step: 9)(EDM, jnp.float32([1.0]), 0)
-    np.testing.assert_allclose([t[0], s[0]], np.asarray(timesteps.karras(EDM, 9))[:2], rtol=1e-4)
+@pytest.mark.parametrize("t, pair", [(1.0, slice(0, 2)), (0.001 / 80, slice(-2, None))])
+def test_times_beyond_the_range_belong_to_its_first_and_last_pair(t, pair):
+    """Karras's values from sigma = 0.002 to 40 on a schedule that goes from 0 to 80."""
+    pairs = objectives.consistency_times.discretised(lambda step: 9, sigma_max=40.0)
+    found = np.concatenate(pairs(EDM, jnp.float32([t]), 0))
+    np.testing.assert_allclose(found, np.asarray(timesteps.karras(EDM, 9, 0.002, 40.0))[:-1][pair], rtol=1e-3)
 
 
 def test_easy_consistency_tuning_closes_the_gap_by_q_a_stage():

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 
-from diffusion import objectives, schedules, timesteps
+from diffusion import objectives, parameterizations, schedules, timesteps
 from tests.objective_cases import OBJECTIVES, SCHEDULES, at, every_objective, losses_of, network_of, spy
 
 MANY = 4096
@@ -111,3 +111,11 @@ def test_a_block_of_one_has_no_other(block):
     with pytest.raises(ValueError, match=f"block = {block} must be at least 2"):
         objectives.contrastive_flow_matching(at(0.5), block=block)
     objectives.contrastive_flow_matching(at(0.5), block=3)
+
+
+def test_the_smallest_counts_are_taken():
+    """One solver step, a stage of one step, and the two step sizes 1/2 and 1."""
+    v = parameterizations.v()
+    objectives.latent_consistency_distillation(v, v, null=0, solver_steps=1)
+    objectives.progressive_distillation(v, v, 4, stage=1)
+    objectives.shortcut(2)

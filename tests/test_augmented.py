@@ -1,0 +1,34 @@
+"""What an objective on augmented examples hands to the one that it wraps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import objectives, schedules
+
+
+@pytest.mark.parametrize("condition", [None, "label", "mapping"])
+def test_the_wrapped_objective_sees_changed_examples_and_is_told_of_the_change(condition):
+    x, label, keys = jnp.arange(6.0).reshape(3, 2), jnp.array([4, 5, 6]), jax.random.split(jax.random.key(0), 3)
+    mapping = {"label": label, "other": 2 * x}
+    given = {None: {}, "label": {"condition": label}, "mapping": {"condition": mapping}}[condition]
+    seen, batch, schedule = {}, {"x": x, "index": label, **given}, schedules.rectified_flow()
+    network = lambda x, t, condition: x
+
+    def wrapped(networks, schedule, keys, batch, step):
+        seen.update(batch, keys=keys, rest=(networks, schedule, step))
+        return jnp.zeros(3), {}
+
+    augment = lambda key, x: (x + jax.random.uniform(key), jnp.stack([jax.random.uniform(key), 1.0]))
+    objectives.with_augmentation(wrapped, augment)({"model": network}, schedule, keys, batch, 7)
+    told = seen["condition"].pop("augment")
+    np.testing.assert_allclose(seen["x"], x + told[:, :1], rtol=1e-6)
+    np.testing.assert_array_equal(told[:, 1], 1)
+    assert len(set(told[:, 0].tolist())) == 3 and seen["rest"] == ({"model": network}, schedule, 7)
+    expected = {} if condition is None else {"label": label}
+    expected |= {"other": 2 * x} if condition == "mapping" else {}
+    jax.tree.map(np.testing.assert_array_equal, seen["condition"], expected)
+    np.testing.assert_array_equal(seen["index"], label)
+    used = jax.random.key_data(jnp.stack([*seen["keys"]]))
+    assert seen["keys"].shape == (3,) and not (used == jax.random.key_data(keys)).all(1).any()
