@@ -177,7 +177,6 @@ def test_mean_flow_takes_the_larger_of_two_draws_on_the_diagonal_too(make, densi
         assert abs(t[chosen].mean() - larger) < 5 * t.std() / np.sqrt(chosen.sum())
 
 
-@pytest.mark.slow
 def test_progressive_distillation_in_stages_is_that_of_the_stages_number_of_steps():
     """8, 4, 2 and 1 steps in stages of five: at step 12 the third, whose losses are those of N = 2."""
     keys, batch = jax.random.split(jax.random.key(0), 6), batch_of(6)

@@ -117,6 +117,23 @@ def test_the_decoder_has_a_key_of_its_own():
     assert abs(scipy.stats.spearmanr(metrics["t"], metrics["reconstruction"]).statistic) < 4 / 64
 
 
+def test_the_decoder_gets_the_noise_in_units_of_the_data_at_the_start():
+    """sigma / alpha at t_start, for every entry; the reconstruction is what it returns, in bits a dimension."""
+    schedule, start, seen = schedules.trigonometric(), 0.25, []
+
+    def decoder(x_0, noise, ratio):
+        seen.append((x_0, ratio))
+        return -ratio * jnp.ones_like(x_0)
+
+    density = timesteps.uniform_density(schedule._replace(t_min=start))
+    objective = objectives.variational_bound(parameterizations.v(), density, start, decoder)
+    keys, x = jax.random.split(jax.random.key(1), 4), jnp.linspace(-1, 1, 12).reshape(4, 3)
+    _, metrics = objective({"model": lambda x, t, c: 0 * x}, schedule, keys, {"x": x}, 0)
+    np.testing.assert_array_equal(seen[0][0], x)
+    np.testing.assert_allclose(np.squeeze(seen[0][1]), np.tan(np.pi / 8), rtol=1e-5)
+    np.testing.assert_allclose(metrics["reconstruction"], np.tan(np.pi / 8) / np.log(2), rtol=1e-5)
+
+
 def test_a_start_without_noise_is_refused():
     objective = objectives.variational_bound(parameterizations.v(), timesteps.uniform_density(schedules.cosine()))
     with pytest.raises(ValueError, match="t_start = 0 there is no noise"):
