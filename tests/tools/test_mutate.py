@@ -187,6 +187,7 @@ why = "for the sake of this test"
 """
 
 
+@pytest.mark.slow
 def test_survivors_of_a_toy_library_are_reported_and_fall_to_a_new_test(tmp_path):
     """One run over every mutant; then, of the survivors alone, one with a better test and an explanation."""
     root, out = tmp_path / "root", tmp_path / "out"
