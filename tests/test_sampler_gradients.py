@@ -63,9 +63,11 @@ def _directions(values):
 
 
 @pytest.mark.parametrize("name, schedule_name", slow_but(
-    [("ddpm", "learned"), ("euler_ancestral", "rectified_flow"), ("euler_maruyama", "rectified_flow")],
     [("ddpm", "learned"), ("euler_ancestral", "rectified_flow"), ("euler_maruyama", "rectified_flow"),
-     ("dpm_2_ancestral", "rectified_flow"), ("edm", "rectified_flow"), ("dpmpp_sde", "rectified_flow")],
+     ("unipc", "linear_beta")],
+    [("ddpm", "learned"), ("euler_ancestral", "rectified_flow"), ("euler_maruyama", "rectified_flow"),
+     ("unipc", "linear_beta"), ("dpm_2_ancestral", "rectified_flow"), ("edm", "rectified_flow"),
+     ("dpmpp_sde", "rectified_flow")],
 ))  # fmt: skip
 def test_gradients_are_finite_from_end_to_end(name, schedule_name):
     """Where they have been NaN; in two steps."""

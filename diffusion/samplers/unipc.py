@@ -52,7 +52,9 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
         regular = jnp.isfinite(h)
         h = jnp.where(regular, h, 1)
         b = h if variant == "bh1" else -jnp.expm1(-h)
-        slopes = jnp.where(jnp.isfinite(nodes[1:]) & regular, schedule.alpha(s) * b / 2 * h / (nodes[1:] - nodes[0]), 0)
+        usable = regular & jnp.isfinite(nodes[1:])
+        apart = jnp.where(usable, nodes[1:] - nodes[0], 1)
+        slopes = jnp.where(usable, schedule.alpha(s) * b / 2 * h / apart, 0)
         two = jnp.isfinite(nodes).sum() == 2
         return jnp.where(two, prepend(-slopes.sum(), slopes), data_weights(schedule, s, nodes))
 
