@@ -44,7 +44,7 @@ demo-text: setup
 	$(RUN) -m experiments.text_report --model=$(TEXT)/model --out=$(TEXT)/report
 
 gallery: setup
-	$(RUN) -m experiments.gallery --workdir=$(DEMO)
+	$(RUN) -m tools.docs.gallery --workdir=$(DEMO)
 
 test: setup
 	$(RUN) -m pytest -n 2 --dist loadfile

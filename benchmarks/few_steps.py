@@ -34,10 +34,13 @@ from diffusion.metrics import frechet, image_sets
 from diffusion.samplers import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
-from diffusion.training import checkpoints
-from experiments import catalogue, generate, resolve, workdir
+from diffusion.training.checkpointing import checkpoints
+from experiments.config import resolve
+from experiments.run_folder import workdir
+from experiments.sampling import generate
 from tests import oracles
 from tests.conformance import SAMPLERS, SCHEDULES, exact_denoiser
+from tools.docs import catalogue
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 NOISIEST, CLEANEST = 80.0, 0.002  # sigma / alpha where grids that ask for it start and end, if the schedule has it

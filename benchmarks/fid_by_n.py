@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from diffusion.metrics import extrapolation, image_sets, inception, kernel_distance, protocols, references
 from experiments import config as configs
-from experiments import report, score
-from experiments.workdir import write_text
+from experiments.evaluation import report, score
+from experiments.run_folder.workdir import write_text
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the samples, in a subset
 

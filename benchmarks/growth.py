@@ -7,7 +7,7 @@
 From one DiT outwards, one quantity is changed at a time. The time is the least of the rounds, all of which measure
 every size in turn; the memory is what XLA reserves for the compiled step: arguments and temporaries. An exponent p is
 the slope of the least squares line through (log size, log cost): cost ~ size^p. Beside each stands the slope of the
-formula at the same sizes: time by the operations of `diffusion.models.flops`, memory by the estimate of
+formula at the same sizes: time by the operations of `diffusion.models.budget.flops`, memory by the estimate of
 `experiments.plan`. They are no pure powers (width D costs D and D^2, tokens N cost N and N^2), so a formula's slope
 depends on the sizes too.
 """
@@ -25,7 +25,9 @@ from absl import app, flags, logging
 from benchmarks import rows
 from configs import base
 from diffusion.training import sharding
-from experiments import estimate, plan, program
+from experiments import plan
+from experiments.planning import estimate
+from experiments.run import program
 
 
 class Size(NamedTuple):

@@ -24,10 +24,11 @@ from ml_collections import ConfigDict
 
 from benchmarks import rows
 from diffusion.data import pipeline, sources
-from diffusion.training import checkpoints, sharding
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
-from experiments import program as programs
 from experiments import train
+from experiments.run import program as programs
 
 CASES = {  # recipe, what is changed in it, and steps of a stretch
     "digits": ("configs/digits.py", {}, 40),

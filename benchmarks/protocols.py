@@ -14,8 +14,8 @@ from absl import flags
 
 from diffusion.metrics import frechet, image_sets, inception, protocols, references
 from experiments import config as configs
-from experiments import report, results, score
-from experiments.workdir import write_text
+from experiments.evaluation import records, report, score
+from experiments.run_folder.workdir import write_text
 
 METRICS = ("fid", "kid")
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     for name, protocol in protocols.PROTOCOLS.items():
         request = score.Request(asked.samples, asked.reference, name, asked.inception, metrics=METRICS,
                                 data_dir=asked.data_dir)  # fmt: skip
-        content = results.record(request, score.run(request))
+        content = records.record(request, score.run(request))
         figures = content["figures"]
         kid = figures["kid"]
         lines.append(f"| {name} | `{protocol.resize}` | `{protocol.scaling}` | {_figure(figures['fid'])} | "

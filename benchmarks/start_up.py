@@ -83,9 +83,10 @@ def output(words: list[str], cache: pathlib.Path) -> str:
 
 def compile_only(depth: int, unroll: int) -> None:
     """Traces and compiles the step, allocates nothing, and prints the seconds."""
-    from diffusion.training import compilation_cache, sharding
+    from diffusion.training import sharding
+    from diffusion.training.runtime import compilation_cache
     from experiments import config as configs
-    from experiments import program
+    from experiments.run import program
 
     config = configs.load(RECIPE)
     config.update_from_flattened_dict({"train.dtype": "float32", "model.depth": depth})

@@ -5,7 +5,7 @@
 
 Flow matching, AdamW and the moving average, float32. Ours, PyTorch's (eager and under torch.compile, the same network,
 written plainly: benchmarks/peers/dit.py) and the limit are measured in turn. FLOPs are those of the forward and
-backward pass, three times the forward pass's, by the formula of diffusion.models.flops.
+backward pass, three times the forward pass's, by the formula of diffusion.models.budget.flops.
 """
 
 import jax
@@ -14,8 +14,8 @@ from absl import app, flags, logging
 
 from benchmarks import rows
 from diffusion import objectives, schedules, timesteps
+from diffusion.models.budget.flops import flops
 from diffusion.models.dit import DiT, dit_preset
-from diffusion.models.flops import flops
 from diffusion.training import ema, micro_batches, optimizers, sharding, state
 from diffusion.training.step import make_train_step
 

@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 
 from diffusion import timesteps
 from diffusion.guidance.memory import Memory, Unpaired
-from diffusion.guidance.pairs import inner
+from diffusion.guidance.prediction_changes import inner
 from diffusion.parameterizations import Denoiser, Network
 from diffusion.samplers.sample import Sampler, sample
 from diffusion.schedules import NoiseSchedule, left_broadcast

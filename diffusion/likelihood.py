@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import polar
+from diffusion import probability_flow
 from diffusion.arguments import require_floats
 from diffusion.ode import Solver
 from diffusion.parameterizations import Denoiser
@@ -58,9 +58,9 @@ def times(schedule: NoiseSchedule, steps: int, t_start: float | None = None) -> 
     if not schedule.t_min <= t_start < schedule.t_max:
         raise ValueError(f"t_start = {t_start} must be in [{schedule.t_min:g}, {schedule.t_max:g}), where the schedule "
                          "is defined")
-    first, last = (float(polar.angle(schedule, jnp.asarray(t))) for t in (t_start, schedule.t_max))
+    first, last = (float(probability_flow.angle(schedule, jnp.asarray(t))) for t in (t_start, schedule.t_max))
     angles = np.linspace(first ** (1 / 3), last ** (1 / 3), steps + 1) ** 3
-    grid = np.array(polar.time(schedule, jnp.asarray(angles)), np.float64)
+    grid = np.array(probability_flow.time(schedule, jnp.asarray(angles)), np.float64)
     grid[0], grid[-1] = t_start, schedule.t_max
     return grid
 
@@ -102,11 +102,11 @@ def log_likelihood(
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     prior = log_prior if log_prior is not None else _log_prior(schedule)
-    first, last = (polar.radius(schedule, jnp.asarray(t, x.dtype)) for t in (solver.start, solver.end))
-    velocity = polar.velocity(denoise, schedule)
+    first, last = (probability_flow.radius(schedule, jnp.asarray(t, x.dtype)) for t in (solver.start, solver.end))
+    velocity = probability_flow.velocity(denoise, schedule)
     flow = lambda theta, state: divergence(lambda u: velocity(theta, u), state[0])
     begin = (x / first, jnp.zeros(x.shape[:1], x.dtype))
-    (u, gained), nfe = solver.solve(flow, lambda t: polar.angle(schedule, t), begin)
+    (u, gained), nfe = solver.solve(flow, lambda t: probability_flow.angle(schedule, t), begin)
     latent = u * last
     log_density = prior(latent) + gained + math.prod(x.shape[1:]) * (jnp.log(last) - jnp.log(first))
     return Likelihood(log_density, latent, nfe)
@@ -229,5 +229,5 @@ def bits_per_dim(log_density: Array, dims: int) -> Array:
 
 def _log_prior(schedule: NoiseSchedule) -> Callable[[Array], Array]:
     """The density of `schedule.prior`: N(0, I) where the variance is preserved, else N(0, sigma(t_max)^2 I)."""
-    radius, sigma = polar.radius(schedule, jnp.asarray(schedule.t_max)), schedule.sigma(schedule.t_max)
+    radius, sigma = probability_flow.radius(schedule, jnp.asarray(schedule.t_max)), schedule.sigma(schedule.t_max)
     return normal_density(jnp.where(jnp.abs(radius - 1) < 1e-5, 1.0, sigma))

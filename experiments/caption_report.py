@@ -18,15 +18,19 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffusion import pipelines, text_to_image
+from diffusion import text_to_image
 from diffusion.data import captions as captions_of
 from diffusion.data import sources
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
+from diffusion.text_to_image import pipelines
 from experiments import config as configs
-from experiments import progress, report, text_figures, text_measures, workdir
 from experiments.config import ConfigError
-from experiments.measures import FULL, Split, distance
+from experiments.evaluation import report
+from experiments.evaluation.measures import FULL, Split, distance
+from experiments.run import progress
+from experiments.run_folder import workdir
+from experiments.text import figures, measures
 
 STEPS = 1_500  # of the towers' training
 SEED = 0
@@ -117,8 +121,8 @@ def run(
     some = np.random.default_rng(SEED + 1).permutation(len(asked))[:48]
     nearest = caption_retrieval.similarities(retriever, images[some], asked).argmax(1)
     right = [asked[found] == asked[row] for found, row in zip(nearest, some)]
-    text_figures.gallery(images[some], [asked[row] for row in some], right, out / "asked.png")
-    text_figures.gallery(real.images[rows[some]], [asked[row] for row in some], [True] * len(some), out / "real.png")
+    figures.gallery(images[some], [asked[row] for row in some], right, out / "asked.png")
+    figures.gallery(real.images[rows[some]], [asked[row] for row in some], [True] * len(some), out / "real.png")
     workdir.write_text(out / "report.json", json.dumps(content, indent=2) + "\n")
     workdir.write_text(out / "report.md", markdown(content))
     return content
@@ -154,7 +158,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     folder = pathlib.Path(given.model)
     how = {name: given[name].value for name in ("data_dir", "number", "guidance", "steps", "batch_size")}
-    content = run(text_measures.load(folder), folder, pathlib.Path(given.out), given.data, given.held_out, **how)
+    content = run(measures.load(folder), folder, pathlib.Path(given.out), given.data, given.held_out, **how)
     print(markdown(content))
 
 

@@ -32,9 +32,11 @@ from absl import flags
 from diffusion.adapters import lora_files, lora_names
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, stated
-from diffusion.training import checkpoints
-from experiments import assemble, resolve, workdir
+from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
+from experiments.config import resolve
+from experiments.run_folder import workdir
+from experiments.text import assemble
 
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
             *workdir.FAILURES)  # fmt: skip

@@ -15,16 +15,17 @@ import shlex
 
 from absl import flags
 
-from diffusion.data import latent_writer, latents, sources
-from experiments import autoencoders, progress
+from diffusion.data import latent_cache, latent_writer, sources
 from experiments import config as configs
 from experiments.config import ConfigError
+from experiments.run import progress
+from experiments.sampling import autoencoder_folders
 
 
 def description_of(
-    autoencoder: autoencoders.Autoencoder, spec: sources.DataSpec, mean: bool = False, flip: bool = False,
+    autoencoder: autoencoder_folders.Autoencoder, spec: sources.DataSpec, mean: bool = False, flip: bool = False,
     dtype: str = "float32",
-) -> latents.Description:
+) -> latent_cache.Description:
     """What the cache of a dataset by an autoencoder holds.
 
     Args:
@@ -37,21 +38,21 @@ def description_of(
     Raises:
         ConfigError: if it does not take such pictures.
     """  # fmt: skip
-    kind, shape = autoencoders.latent(autoencoder, spec.shape)
+    kind, shape = autoencoder_folders.latent(autoencoder, spec.shape)
     module, number = autoencoder.module, lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
     dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size,
                "num_classes": spec.num_classes, "shape": list(spec.shape)}  # fmt: skip
-    return latents.Description(
-        dataset, autoencoder.record, tuple(shape), "mean" if mean else kind, latents.VIEWS if flip else ("plain",),
+    return latent_cache.Description(
+        dataset, autoencoder.record, tuple(shape), "mean" if mean else kind, latent_cache.VIEWS if flip else ("plain",),
         dtype, number(module.scale), number(getattr(module, "shift", 0.0)),
     )  # fmt: skip
 
 
 def run(
-    autoencoder: autoencoders.Autoencoder, data: str, out: str, data_dir: str = "", mean: bool = False,
+    autoencoder: autoencoder_folders.Autoencoder, data: str, out: str, data_dir: str = "", mean: bool = False,
     flip: bool = False, dtype: str = "float32", batch_size: int = 64, threads: int = 4, shard_records: int = 0,
     size: int = 0,
-) -> latents.Description:
+) -> latent_cache.Description:
     """Writes a cache, or goes on with it.
 
     Args:
@@ -80,7 +81,7 @@ def run(
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"--data={data}: {error}") from error
     description = description_of(autoencoder, spec, mean, flip, dtype)
-    encode = autoencoders.encoder(autoencoder)
+    encode = autoencoder_folders.encoder(autoencoder)
     parts = (lambda images: encode(images)[:, :1]) if mean else encode
     with contextlib.ExitStack() as stack:
 
@@ -97,7 +98,7 @@ def run(
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     given = flags.FLAGS
-    autoencoder = autoencoders.load(given.autoencoder)
+    autoencoder = autoencoder_folders.load(given.autoencoder)
     found = run(autoencoder, given.data, given.out, given.data_dir or "", given.mean, given.flip, given.dtype,
                 given.batch_size, given.threads, size=given.size)  # fmt: skip
     print(f"{given.out}: {found.kind} {found.shape} of {found.dataset['size']:,} pictures of {given.data}, "
@@ -114,8 +115,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "folder of the cache, made if missing")
     flags.DEFINE_bool("mean", False, "keep the means alone: half the size, and the same latent in every epoch")
     flags.DEFINE_bool("flip", False, "encode the mirrored pictures, too")
-    flags.DEFINE_enum("dtype", "float32", latents.DTYPES, "of the numbers on disk")
+    flags.DEFINE_enum("dtype", "float32", latent_cache.DTYPES, "of the numbers on disk")
     flags.DEFINE_integer("batch_size", 64, "pictures encoded at once", lower_bound=1)
     flags.DEFINE_integer("threads", 4, "that read pictures", lower_bound=0)
     flags.mark_flags_as_required(["autoencoder", "data", "out"])
-    configs.run(main, (*autoencoders.FAILURES, latents.CacheError, sources.DamagedRecord, OSError))
+    configs.run(main, (*autoencoder_folders.FAILURES, latent_cache.CacheError, sources.DamagedRecord, OSError))

@@ -15,13 +15,14 @@ from typing import Any
 
 from absl import flags
 
-from diffusion import files, text
+from diffusion import text
 from diffusion.data import captions, sources
+from diffusion.io import files
 from diffusion.models import interchange
 from diffusion.text import byte_pairs
-from experiments import autoencoders
 from experiments import config as configs
 from experiments.config import ConfigError
+from experiments.sampling import autoencoder_folders
 
 HOW = {"masked": True}  # texts are read, as PixArt is told them
 
@@ -135,4 +136,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("text_encoder", None, "folder of a text encoder, to run on the captions")
     flags.DEFINE_string("out", None, "folder to write, made if missing")
     flags.mark_flags_as_required(["data", "out"])
-    configs.run(main, (*autoencoders.FAILURES, captions.CacheError, sources.DamagedRecord, OSError))
+    configs.run(main, (*autoencoder_folders.FAILURES, captions.CacheError, sources.DamagedRecord, OSError))

@@ -31,10 +31,13 @@ import numpy as np
 from absl import flags
 
 from diffusion.metrics import classifier, protocols
-from experiments import autoencoders, figures, measures, model_figures, progress, report, results, score, workdir
 from experiments import config as configs
-from experiments.measures import FULL, Effort
-from experiments.samples import read_samples
+from experiments.evaluation import figures, measures, model_figures, records, report, score
+from experiments.evaluation.measures import FULL, Effort
+from experiments.run import progress
+from experiments.run_folder import workdir
+from experiments.sampling import autoencoder_folders
+from experiments.sampling.sample_files import read_samples
 
 SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
 
@@ -122,8 +125,8 @@ def inception_figures(content: dict, folder: pathlib.Path, request: score.Reques
     Returns:
         The content with {"inception": {"figures", "warnings", "protocol": name, "record": file}}.
     """
-    found = results.record(request, score.run(request))
-    results.write(out, found)
+    found = records.record(request, score.run(request))
+    records.write(out, found)
     content["inception"] = {"figures": found["figures"], "warnings": found["warnings"], "protocol": request.protocol,
                             "reference": request.reference, "record": str(out)}  # fmt: skip
     report.write(content, folder)
@@ -163,7 +166,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     out = pathlib.Path(flags.FLAGS.out) if flags.FLAGS.out else None
     if flags.FLAGS.verify:
-        differences = results.verify(pathlib.Path(flags.FLAGS.verify))
+        differences = records.verify(pathlib.Path(flags.FLAGS.verify))
         told = [f"differs: {line}" for line in differences] or [f"{flags.FLAGS.verify}: every figure is found again"]
         print("\n".join(told))
         sys.exit(bool(differences))
@@ -189,9 +192,9 @@ def main(argv: list[str]) -> None:
         made = score.make_reference(requested(), out)
         print(f"{out}: statistics of {made.count:,} images")
         return
-    content = results.record(requested(), score.run(requested()))
-    results.write(out, content)
-    results.show(content)
+    content = records.record(requested(), score.run(requested()))
+    records.write(out, content)
+    records.show(content)
     print(f"{out}; measure it again by: {configs.printed('evaluate', f'--verify={out}')}")
 
 
@@ -215,4 +218,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
     flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
     flags.DEFINE_string("verify", None, "a record to measure again")
-    configs.run(main, (*workdir.FAILURES, *score.FAILURES, *autoencoders.FAILURES, results.ResultError))
+    configs.run(main, (*workdir.FAILURES, *score.FAILURES, *autoencoder_folders.FAILURES, records.ResultError))

@@ -25,11 +25,13 @@ from absl import flags
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from diffusion.files import whole
-from diffusion.training import checkpoints
-from experiments import checks, figures, generate, measures, names, resolve, workdir
+from diffusion.io.files import whole
+from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
-from experiments.config import ConfigError
+from experiments.config import ConfigError, checks, names, resolve
+from experiments.evaluation import figures, measures
+from experiments.run_folder import workdir
+from experiments.sampling import generate
 
 EFFORT = measures.Effort(0, 10)
 SHOWN = 10  # samples in a row of the picture

@@ -6,7 +6,7 @@
 
 Takes the config of a run as experiments.train does, and any mesh of --devices devices. Bytes of the state are exact;
 every other figure is an estimate by formulas, and times are those of the makers' data sheets, which no program reaches.
---compile compiles the step itself for a TPU, and says what XLA says (experiments/ahead.py: how to install libtpu).
+--compile compiles the step itself for a TPU, and says what XLA says (experiments/planning/ahead_of_time.py: how to install libtpu).
 
 Exit status: 0, also where the run would not fit; 1 without libtpu where it is needed; 2 a mistake in the config.
 """
@@ -23,12 +23,13 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from diffusion.models.dit import DiT
-from experiments import ahead, checks, estimate, plan_tables, resolve, workdir
 from experiments import config as configs
-from experiments import program as programs
-from experiments.config import ConfigError
-from experiments.estimate import Work
-from experiments.machines import MACHINES, Machine, topology_name
+from experiments.config import ConfigError, checks, resolve
+from experiments.planning import ahead_of_time, estimate, tables
+from experiments.planning.estimate import Work
+from experiments.planning.machines import MACHINES, Machine, topology_name
+from experiments.run import program as programs
+from experiments.run_folder import workdir
 
 
 def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: bool = False) -> dict[str, Any]:
@@ -99,8 +100,8 @@ def compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, de
         topology = topology_name(machine, devices)
     except ValueError as error:
         raise ConfigError(f"--compile: {error}") from error
-    mesh = programs.mesh_of(config, ahead.devices(topology))
-    return {"topology": topology, **ahead.compile_step(lambda mesh: programs.build(config, shape, mesh), mesh)}
+    mesh = programs.mesh_of(config, ahead_of_time.devices(topology))
+    return {"topology": topology, **ahead_of_time.compile_step(lambda mesh: programs.build(config, shape, mesh), mesh)}
 
 
 def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Machine) -> str:
@@ -115,7 +116,7 @@ def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Mach
         parts = estimate.memory_by_part(found, machine.platform)
         if estimate.fits(parts, machine):
             told = " ".join(f"--config.{field}={new}" for field, _, new in configs.differences(config, changed))
-            return f"{told} brings it to {plan_tables.in_bytes(sum(parts.values()))}"
+            return f"{told} brings it to {tables.in_bytes(sum(parts.values()))}"
     return "take more devices, or split the network by --config.mesh.tensor"
 
 
@@ -150,7 +151,7 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_num_cpu_devices", devices)  # described alone: nothing is computed on them
     found = plan(flags.FLAGS.config, devices, names, flags.FLAGS["compile"].value)
     console = Console()
-    plan_tables.show(found, console if console.is_terminal else Console(width=110))
+    tables.show(found, console if console.is_terminal else Console(width=110))
     if out:
         write(pathlib.Path(out), found)
         print(f"written: {out}")
@@ -173,4 +174,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
     flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and say what XLA says")
     flags.mark_flags_as_required(["config", "devices"])
-    configs.run(main, (*workdir.FAILURES, ahead.AheadError))
+    configs.run(main, (*workdir.FAILURES, ahead_of_time.AheadError))

@@ -26,13 +26,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import diffusion
-from diffusion.models import layout
-from diffusion.training import checkpoints, compilation_cache, sharding, state
+from diffusion.models.layers import layout
+from diffusion.training import sharding, state
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import compilation_cache
 from diffusion.training.step import example_keys, join, prepare, split
-from experiments import checks, pairs, resolve, workdir
 from experiments import config as configs
-from experiments import program as programs
-from experiments.examples import open_examples
+from experiments.config import checks, resolve
+from experiments.run import noise_pairs
+from experiments.run import program as programs
+from experiments.run.examples import open_examples
+from experiments.run_folder import workdir
 
 SHOWN = 10  # examples, and leaves, at most
 SOURCES = pathlib.Path(diffusion.__file__).parent
@@ -124,7 +128,7 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
     mesh = programs.mesh_of(config)
     program = programs.build(config, spec.shape, mesh)
     if config.teacher.pairs.number:
-        given = pairs.paired(config, workdir, given, mesh)
+        given = noise_pairs.paired(config, workdir, given, mesh)
     before, about = checkpoints.restore(place, step, program.target)
     batch = next(given.batches(config, about["examples"], sharding.positions(config.train.batch_size, mesh), 0))
     if not program.conditional:

@@ -24,10 +24,16 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from diffusion import files
-from diffusion.training import agreement, checkpoints, sharding
-from experiments import averages, checks, figures, from_prompt, generate, pieces, progress, resolve, workdir
+from diffusion.io import files
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import agreement
 from experiments import config as configs
+from experiments.config import checks, resolve
+from experiments.evaluation import figures
+from experiments.run import progress
+from experiments.run_folder import workdir
+from experiments.sampling import averages, batches_on_disk, from_prompt, generate
 
 CONFIG = configs.saved_flag(unless=("model", "again", "prompt"))
 WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
@@ -66,15 +72,15 @@ def main(argv: list[str]) -> None:
     make = generate.generator(config, shape, mesh)
     began = time.perf_counter()
     leaves = checkpoints.read_about(WORKDIR.value, step)["leaves"]
-    place = pieces.folder(out, pieces.key(config, leaves, json.dumps(about), labels, seeds))
+    place = batches_on_disk.folder(out, batches_on_disk.key(config, leaves, json.dumps(about), labels, seeds))
     batch_size = min(config.sample.batch_size, number)
     index, count = jax.process_index(), jax.process_count()
     with progress.bar("sampling", number, "images", speaks=index == 0) as advance:
-        images = pieces.images(make.images, params, labels, seeds, batch_size, place, advance, (index, count))
+        images = batches_on_disk.images(make.images, params, labels, seeds, batch_size, place, advance, (index, count))
     agreement.gather("samples made")  # each process has made its share
 
     def finish():
-        whole = images if count == 1 else pieces.images(
+        whole = images if count == 1 else batches_on_disk.images(
             make.images, params, labels, seeds, batch_size, place, lambda done: None)
         seconds = time.perf_counter() - began
         write(out, config, make, params, whole, labels, seeds, {"step": step, **about})
@@ -112,7 +118,7 @@ def write(
         "command": workdir.command("experiments.sample"),
     }
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
-    pieces.clear(out)
+    batches_on_disk.clear(out)
 
     figures.sample_grid(images, labels, out / "samples.png")
     first = np.unique(labels, return_index=True)[1][:10]

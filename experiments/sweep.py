@@ -28,10 +28,10 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from diffusion.training import preemption
+from diffusion.training.runtime import preemption
 from experiments import config as configs
-from experiments import workdir
 from experiments.config import ConfigError
+from experiments.run_folder import workdir
 from experiments.sweeps import definition, devices, naming, results, runner, state, table
 from experiments.sweeps.display import Display
 from experiments.sweeps.report_following import following

@@ -17,8 +17,9 @@ from absl import flags
 from matplotlib.axes import Axes
 
 from experiments import config as configs
-from experiments import figures, workdir
 from experiments.config import ConfigError, unknown
+from experiments.evaluation import figures
+from experiments.run_folder import workdir
 from experiments.sweeps import naming, results
 from experiments.sweeps.results import Figure, Results
 

@@ -13,7 +13,7 @@ import time
 from absl import flags
 
 from experiments import config as configs
-from experiments import workdir
+from experiments.run_folder import workdir
 from experiments.sweeps import report, results
 
 WORKDIR = flags.DEFINE_string("workdir", None, "the sweep's folder, e.g. runs/weightings")

@@ -27,11 +27,14 @@ from collections.abc import Mapping
 from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion.data import captions, latents
-from diffusion.training import checkpoints
-from experiments import autoencoders, checks, encode, encode_text, fields, resolve, text_model, train, workdir
+from diffusion.data import captions, latent_cache
+from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
-from experiments.config import ConfigError, unknown
+from experiments import encode, encode_text, train
+from experiments.config import ConfigError, checks, fields, resolve, unknown
+from experiments.run_folder import workdir
+from experiments.sampling import autoencoder_folders
+from experiments.text import model
 
 STAGES = ("encoder", "autoencoder", "denoiser")
 FIELDS = (*STAGES, "data", "vocabulary", "measured")
@@ -80,7 +83,7 @@ def run(
     say(5, f"the denoiser, experiments.train -> {here}/denoiser")
     if status := _train(stage["denoiser"], folder / "denoiser", command):
         return status
-    text_model.pipeline(folder / "denoiser", folder / "model", text_encoder=folder / "text_encoder",
+    model.pipeline(folder / "denoiser", folder / "model", text_encoder=folder / "text_encoder",
                         tokenizer=tokenizer, vae=folder / "vae")  # fmt: skip
     print(f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: "
           f'{configs.printed("sample", f"--model={folder}/model")} --prompt="..."', flush=True)  # fmt: skip
@@ -142,17 +145,17 @@ def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> 
                               "learned what it made before. Choose another --workdir, or remove that folder.")
         shutil.rmtree(folder / made, ignore_errors=True)
         if name == "encoder":
-            text_model.text_encoder(folder / name, folder / out)
+            model.text_encoder(folder / name, folder / out)
         else:
-            found = text_model.autoencoder(folder / name, folder / out, config.measured)
+            found = model.autoencoder(folder / name, folder / out, config.measured)
             told = "; ".join(f"{title} {', '.join(f'{x:.3g}' for x in each)}" for title, each in zip(
                 ("scale", "shift"), found))  # fmt: skip
             print(f"latents by channel, before they are standardised: {told}", flush=True)
         workdir.write_text(note, str(trained[name]))
     if not (folder / "captions" / captions.INDEX).is_file():
         encode_text.run(folder / "text_encoder", folder / "tokenizer", data, folder / "captions", place)
-    if not (folder / "latents" / latents.INDEX).is_file():
-        encode.run(autoencoders.load(folder / "vae"), data, str(folder / "latents"), place)
+    if not (folder / "latents" / latent_cache.INDEX).is_file():
+        encode.run(autoencoder_folders.load(folder / "vae"), data, str(folder / "latents"), place)
 
 
 def main(argv: list[str]) -> None:
@@ -166,4 +169,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/text")
     flags.DEFINE_enum("until", STAGES[-1], STAGES, "the last training; without it the same command goes on from there")
     flags.mark_flags_as_required(["config", "workdir"])
-    configs.run(main, (*workdir.FAILURES, *autoencoders.FAILURES, captions.CacheError, latents.CacheError))
+    configs.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError, latent_cache.CacheError))

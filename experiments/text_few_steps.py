@@ -19,10 +19,15 @@ import numpy as np
 
 from diffusion.data import captions, shapes
 from diffusion.metrics.attribute_reader import Reader
-from diffusion.training import checkpoints
+from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
-from experiments import few_steps, generate, judge, measures, text_measures, workdir
+from experiments import few_steps
 from experiments.config import ConfigError
+from experiments.evaluation import measures
+from experiments.run_folder import workdir
+from experiments.sampling import generate
+from experiments.text import judge
+from experiments.text import measures as text_measures
 
 EFFORT = measures.Effort(0, 10)
 ASKED = ("attributes", "attributes right")

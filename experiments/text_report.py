@@ -28,13 +28,17 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffusion import pipelines, text_to_image
+from diffusion import text_to_image
 from diffusion.data import shapes, sources
 from diffusion.metrics import neighbours
+from diffusion.text_to_image import pipelines
 from experiments import config as configs
-from experiments import judge, report, text_edits, text_figures, text_measures, text_tables, workdir
 from experiments.config import ConfigError
-from experiments.text_measures import Subject
+from experiments.evaluation import report
+from experiments.run_folder import workdir
+from experiments.text import edits, judge, measures, tables
+from experiments.text import figures as text_figures
+from experiments.text.measures import Subject
 
 PARTS = ("sweep", "prompts", "negative", "distances", "edits")
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
@@ -99,14 +103,14 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     content: dict[str, Any] = {"figures": {}, "protocol": _protocol(folder, settings)}
     figures = content["figures"]
     test, withheld = real("test", settings.number), real("withheld", settings.number)
-    figures["judge"] = {name: text_measures.scores(reader, split.captions, split.images)
+    figures["judge"] = {name: measures.scores(reader, split.captions, split.images)
                         for name, split in (("test", test), ("withheld", withheld))}  # fmt: skip
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:
         captions = real("validation", max(8, settings.number // 8)).captions
         with _said("sweep of the guidance"):
-            rows = text_measures.sweep(subject, captions, settings.scales)
-        guidance = settings.guidance or text_measures.chosen(rows)
+            rows = measures.sweep(subject, captions, settings.scales)
+        guidance = settings.guidance or measures.chosen(rows)
         near = min(rows, key=lambda row: abs(row["guidance"] - guidance))
         text_figures.guidance_curve(rows, guidance, out / "guidance.png")
         text_figures.guidance_rows(rows, captions, out / "guidance_rows.png")
@@ -116,32 +120,32 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     made = None
     if {"prompts", "distances"} & set(settings.parts):
         with _said("pictures of the test captions"):
-            made = text_measures.accuracy(subject, test.captions, guidance)
+            made = measures.accuracy(subject, test.captions, guidance)
     if "prompts" in settings.parts and made is not None:
         with _said("pictures of withheld combinations"):
-            unseen = text_measures.accuracy(subject, withheld.captions, guidance, first_seed=5_000)
+            unseen = measures.accuracy(subject, withheld.captions, guidance, first_seed=5_000)
         figures["prompts"] = {"test": made["scores"], "withheld": unseen["scores"]}
         for name, images, captions in (("test", made["images"], test.captions),
                                        ("withheld", unseen["images"], withheld.captions)):  # fmt: skip
-            text_figures.gallery(images, captions, text_measures.whole(reader, captions, images), out / f"{name}.png")
+            text_figures.gallery(images, captions, measures.whole(reader, captions, images), out / f"{name}.png")
     if "negative" in settings.parts:
         with _said("negative prompts"):
-            figures["negative"] = text_measures.negatives(subject, guidance, max(8, settings.number // 8))
+            figures["negative"] = measures.negatives(subject, guidance, max(8, settings.number // 8))
     if "distances" in settings.parts and made is not None:
         with _said("distances"):
             held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
-            figures["frechet"] = text_measures.distance_to(subject, made["images"], held_out, others)
+            figures["frechet"] = measures.distance_to(subject, made["images"], held_out, others)
             figures["copies"] = neighbours.copying(made["images"], held_out, train)
     if "edits" in settings.parts:
         figures["edits"] = {}
-        for name, edit in text_edits.EDITS.items():
+        for name, edit in edits.EDITS.items():
             with _said(name):
                 found = edit(model, reader, max(2, settings.number // 16), guidance=guidance, steps=settings.steps)
             figures["edits"][name] = found["figures"]
             text_figures.rows(found["rows"], out / f"{name.replace(' ', '_')}.png")
     content = report.plain(content)
     workdir.write_text(out / "report.json", json.dumps(content, indent=2) + "\n")
-    workdir.write_text(out / "report.md", text_tables.markdown(content, out))
+    workdir.write_text(out / "report.md", tables.markdown(content, out))
     return content
 
 
@@ -184,8 +188,8 @@ def main(argv: list[str]) -> None:
     settings = Settings(given.number, given.steps, given.guidance, scales, given.batch_size, tuple(given.parts))
     folder = pathlib.Path(given.model)
     out = pathlib.Path(given.out)
-    content = run(text_measures.load(folder), folder, out, settings)
-    for what, value, beside in text_tables.summary(content["figures"]):
+    content = run(measures.load(folder), folder, out, settings)
+    for what, value, beside in tables.summary(content["figures"]):
         print(f"{what:48} {value:24} {beside}")
     print(f"{out / 'report.md'}")
 

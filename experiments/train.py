@@ -27,34 +27,24 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
-from diffusion.training import (
-    agreement,
-    checkpoints,
-    compilation_cache,
-    gradient_norms,
-    preemption,
-    recompilation,
-    sharding,
-    state,
-    warm_start,
-)
-from experiments import (
-    checks,
-    examples,
-    fields,
-    generate,
-    hooks,
-    interval,
-    memory,
-    pairs,
-    progress,
-    reproduce,
-    tracking,
-    workdir,
-)
+from diffusion.training import gradient_norms, sharding, state, warm_start
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import agreement, compilation_cache, preemption, recompilation
 from experiments import config as configs
-from experiments import program as programs
-from experiments.config import ConfigError
+from experiments import reproduce
+from experiments.config import ConfigError, checks, fields
+from experiments.run import (
+    examples,
+    hooks,
+    noise_pairs,
+    process_memory,
+    progress,
+    tracking,
+    training_means,
+)
+from experiments.run import program as programs
+from experiments.run_folder import workdir
+from experiments.sampling import generate
 
 STEPS_AHEAD = 2  # whose metrics may still be on their way when the next step is dispatched
 
@@ -120,7 +110,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             train_state, about = restored
         else:
             train_state = sharding.create(program.init, target, seed)
-            about = {"examples": 0, "interval": interval.empty()}
+            about = {"examples": 0, "interval": training_means.empty()}
             if config.init_from.path:
                 train_state = start_from(config.init_from, train_state, program.average, speaks)
             if config.teacher.path:
@@ -155,10 +145,10 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                 failed_at = int(metrics.pop("failed_at"))
                 if failed_at != state.HEALTHY:
                     raise RunFailed(failed_at)
-                sums = interval.add(sums, metrics)
+                sums = training_means.add(sums, metrics)
                 if at % config.train.log_every == 0 or at == total:
-                    write(interval.row(at, sums, blocks))
-                    sums = interval.empty(sums)
+                    write(training_means.row(at, sums, blocks))
+                    sums = training_means.empty(sums)
 
         def write(row):
             """One line of metrics: to metrics.jsonl, the tracker and the display; the clock's part to timing.jsonl."""
@@ -166,7 +156,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             if speaks:
                 workdir.require_there(folder)
                 workdir.append(metrics_file, row)
-                clock = {"steps_per_second": rate, "memory": memory.used()[0]}
+                clock = {"steps_per_second": rate, "memory": process_memory.used()[0]}
                 workdir.append(timing_file, {"step": row["step"], "time": time.time(), **clock,
                                              "recompilations": watch.count})  # fmt: skip
                 tracker.numbers(row["step"], tracking.flat(row | clock))
@@ -200,7 +190,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                 tracker.numbers(step, tracking.flat({"evaluate": found}))
                 tracker.pictures(step, hooks.previews(folder, step))
                 display.say(f"step {step}  {told}")
-            memory.release()
+            process_memory.release()
             display.pause(time.perf_counter() - began)
             if "evaluation_failed" in row and config.evaluate.failed == "stop":
                 raise EvaluationStopped(f"{told.removeprefix('WARNING: ')}. The run is saved at step {step}; the same "
@@ -243,7 +233,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             display.say(f"each step in {program.micro_batches} micro-batches of "
                         f"{batch_size // program.micro_batches} (config.train.accumulate)")  # fmt: skip
         if config.teacher.pairs.number:
-            given = pairs.paired(config, folder, given, mesh)
+            given = noise_pairs.paired(config, folder, given, mesh)
         data = given.batches(config, about["examples"], sharding.positions(batch_size, mesh), config.data.threads)
         stack.callback(data.close)
         stop, signal_number = stack.enter_context(preemption.StopRequest()), None

@@ -28,7 +28,7 @@ def pytest_configure(config):
     The fast tests spend most of their time in XLA's compiler, on programs that then run for milliseconds: they are
     compiled without its optimizations. With the slow ones (make test-all) every program is compiled as in use.
     """
-    config.addinivalue_line("filterwarnings", "error::diffusion.training.recompilation.RecompilationWarning")
+    config.addinivalue_line("filterwarnings", "error::diffusion.training.runtime.recompilation.RecompilationWarning")
     if config.option.markexpr == FAST:
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start

@@ -17,13 +17,17 @@ from diffusion import parameterizations, schedules, timesteps
 from diffusion.data import catalog
 from diffusion.metrics import features
 from experiments import config as configs
-from experiments import examples, model_figures, names, resolve
-from experiments.config import ConfigError, plain
+from experiments.config import ConfigError, names, plain, resolve
+from experiments.evaluation import model_figures
+from experiments.run import examples
 from experiments.sweeps import commands as sweep_commands
-from tests import commands, conformance, schedule_cases, test_guidance_conformance, test_sampler_orders
-from tests import test_schedules as schedule_suite
+from tests import commands, conformance
+from tests.guidance import test_guidance_conformance
 from tests.models import backbones
 from tests.models import test_conformance as backbone_suite
+from tests.samplers import test_sampler_orders
+from tests.schedules import schedule_cases
+from tests.schedules import test_schedules as schedule_suite
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
 KINDS = ("schedule", "objective", "sampler", "guidance", "backbone", "dataset", "metric")

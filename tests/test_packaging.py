@@ -23,8 +23,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOUND = list(pkgutil.walk_packages(diffusion.__path__, "diffusion."))
 MODULES, PACKAGES = [found.name for found in FOUND], ["diffusion", *(found.name for found in FOUND if found.ispkg)]
 # Where the library reads datasets and writes runs: these need the extras "eval" or "train".
-OF_RUNS = ("diffusion.data.", "diffusion.training.agreement", "diffusion.training.checkpoints",
-           "diffusion.training.claims", "diffusion.metrics.image_sets", "diffusion.metrics.references",
+OF_RUNS = ("diffusion.data.", "diffusion.training.runtime.agreement", "diffusion.training.checkpointing.checkpoints",
+           "diffusion.training.checkpointing.validation", "diffusion.metrics.image_sets", "diffusion.metrics.references",
            "diffusion.metrics.protocols")  # fmt: skip
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint", "absl": "absl-py",
                  "tensorflow_datasets": "tensorflow-datasets", "ml_collections": "ml-collections",

@@ -13,7 +13,7 @@ import diffusion
 # The only places that may know a neural network library, and those that may read or draw pictures.
 IMPURE = (
     "diffusion.models", "diffusion.training", "diffusion.data", "diffusion.metrics", "diffusion.text_to_image",
-    "diffusion.pipelines", "diffusion.picture_programs", "diffusion.adapters.lora_files",
+    "diffusion.text_to_image.pipelines", "diffusion.text_to_image.programs", "diffusion.adapters.lora_files",
     "diffusion.adapters.lora_kinds", "diffusion.adapters.lora_names", "diffusion.adapters.separation",
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ from diffusion import (
     schedules,
     timesteps,
 )
-from tests import few_step_cases, objective_cases
+from tests.objectives import few_step_cases, objective_cases
 
 FLOW, V = schedules.rectified_flow(), parameterizations.velocity()
 KEYS, X = jax.random.split(jax.random.key(0), 4), jnp.ones((4, 2))

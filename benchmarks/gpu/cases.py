@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks import train_step
 from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps, weightings
+from diffusion.models.budget.flops import flops
 from diffusion.models.dit import DiT, dit_preset
-from diffusion.models.flops import flops
 from diffusion.models.song_unet import song_unet_preset
 from diffusion.training import ema, optimizers, parallel, sharding, state
 from diffusion.training.step import make_train_step

@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.leaves import leaf_name
-from diffusion.training import checkpoints, compilation_cache
-from experiments import averages, figures, generate, score, workdir
+from diffusion.io.leaf_names import leaf_name
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import compilation_cache
+from experiments.evaluation import figures, score
+from experiments.run_folder import workdir
+from experiments.sampling import averages, generate
 
 MARGIN = 1.5  # times what a figure of as many samples took before: what must be left to begin another
 

@@ -53,7 +53,7 @@ def home() -> pathlib.Path:
 
 def reference() -> dict[str, Any]:
     """The statistics of the training images, by the EDM protocol."""
-    from experiments import score
+    from experiments.evaluation import score
 
     made = score.make_reference(request(reference=size().reference), home() / "reference.safetensors")
     return {"images": made.count, "of": size().reference}
@@ -111,8 +111,8 @@ def keep() -> dict[str, Any]:
 
 
 def request(**given):
-    """What is asked of `experiments.score`."""
-    from experiments import score
+    """What is asked of `experiments.evaluation.score`."""
+    from experiments.evaluation import score
 
     return score.Request(protocol="edm", inception=INCEPTION.value, data_dir=DATA.value, **given)
 

@@ -27,7 +27,7 @@ def main(spec: dict) -> None:
     import jax
 
     from benchmarks.gpu import cases
-    from diffusion.training import compilation_cache
+    from diffusion.training.runtime import compilation_cache
 
     compilation_cache.enable()
     device = jax.devices()[0]

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.leaves import leaf_name, leaves_of
+from diffusion.io.leaf_names import leaf_name, leaves_of
 
 Scale = float | Array | Mapping[str, float]
 """By how much adapters count: one number, an array, or one for each place by its name."""

@@ -28,12 +28,12 @@ import flax.linen as nn
 import numpy as np
 from safetensors.numpy import save as serialized
 
-from diffusion import files
 from diffusion.adapters import lora, lora_kinds, lora_names
 from diffusion.adapters.separation import Separation, separation
+from diffusion.io import files
 from diffusion.models.interchange import families, folders, rows, tensor_files
 from diffusion.models.interchange.rows import Mismatch, Row
-from diffusion.models.names import look_up
+from diffusion.models.layers.choices import look_up
 
 LAYOUTS = ("peft", "kohya")
 

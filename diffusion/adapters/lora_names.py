@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from diffusion import limits
+from diffusion.io import limits
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.interchange.tensor_files import Tensors
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from diffusion import files
 from diffusion.data import pipeline
 from diffusion.data.transforms import Augmentation
+from diffusion.io import files
 
 Size = tuple[int, int]
 """Height and width."""
@@ -243,7 +243,7 @@ def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -
 
     Returns:
         (uint8 [h, w, C], float32 [6]: H and W, top and left of the cut in the resized picture, h and w), the latter as
-        the entry "size" of `diffusion.models.conditions`.
+        the entry "size" of `diffusion.models.layers.conditions`.
 
     Reference: Podell et al. 2023, section 2.2 (conditioning on the size and on the cut), section 2.3 (buckets).
     """

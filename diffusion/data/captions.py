@@ -17,10 +17,10 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save
 
-from diffusion import failures, files, limits
 from diffusion.data import fingerprints, pipeline, sources
-from diffusion.data.latents import CacheError
+from diffusion.data.latent_cache import CacheError
 from diffusion.data.sources import DataSpec
+from diffusion.io import failures, files, limits
 from diffusion.text import Tokenizer
 
 FORMAT = 1

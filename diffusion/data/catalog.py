@@ -13,11 +13,11 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from diffusion import limits
 from diffusion.data import builders
 from diffusion.data.digits import Digits
 from diffusion.data.shapes import Shapes
-from diffusion.files import cache
+from diffusion.io import limits
+from diffusion.io.files import cache
 
 # Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line.
 BUNDLED = {"digits": Digits, "shapes": Shapes}

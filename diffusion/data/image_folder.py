@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from diffusion import limits, pictures
 from diffusion.data.transforms import square
+from diffusion.io import limits, pictures
 
 METADATA = "metadata.csv"
 REQUIRED, OPTIONAL = ("file_name", "caption"), ("category",)

@@ -1,4 +1,4 @@
-"""Writes a cache of latents (`diffusion.data.latents`): resumable when it is killed, and never taken half-finished."""
+"""Writes a cache of latents (`diffusion.data.latent_cache`): resumable when it is killed, and never taken half-finished."""
 
 import fcntl
 import json
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from diffusion import limits
 from diffusion.data import pipeline
-from diffusion.data.latents import BEGUN, FORMAT, INDEX, LABEL, CacheError, Description, differences, parse
+from diffusion.data.latent_cache import BEGUN, FORMAT, INDEX, LABEL, CacheError, Description, differences, parse
 from diffusion.data.sources import DataSpec
-from diffusion.files import whole
+from diffusion.io import limits
+from diffusion.io.files import whole
 
 SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import tensorflow_datasets as tfds
 
-from diffusion import failures, files, limits, pictures
 from diffusion.data import catalog, fingerprints
 from diffusion.data.transforms import decode, decode_any, decode_square
+from diffusion.io import failures, files, limits, pictures
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
 MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory

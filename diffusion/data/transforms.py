@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from diffusion import pictures
+from diffusion.io import pictures
 
 Augmentation = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 """(random generator, image) -> image."""

@@ -10,20 +10,20 @@ from diffusion.guidance.branches import Branches, separately, together
 from diffusion.guidance.classifier import classifier
 from diffusion.guidance.classifier_free import autoguidance, classifier_free
 from diffusion.guidance.composed import composed
-from diffusion.guidance.memory import Memory, Unpaired
-from diffusion.guidance.perturbed import perturbed_attention, skip_layer
-from diffusion.guidance.plus_plus import classifier_free_plus_plus
-from diffusion.guidance.projected import adaptive_projected
-from diffusion.guidance.reconstruction import (
+from diffusion.guidance.measurement_guidance import (
     gaussian_likelihood,
     negative_distance,
     posterior_sampling,
     pseudoinverse,
 )
+from diffusion.guidance.memory import Memory, Unpaired
+from diffusion.guidance.overlapping_windows import windows
+from diffusion.guidance.perturbed import perturbed_attention, skip_layer
+from diffusion.guidance.plus_plus import classifier_free_plus_plus
+from diffusion.guidance.projected import adaptive_projected
 from diffusion.guidance.rescaled import rescaled
 from diffusion.guidance.strength import Interval, Scale
 from diffusion.guidance.thresholding import dynamic_threshold
-from diffusion.guidance.windows import windows
 from diffusion.guidance.zero_star import zero_star
 
 __all__ = [

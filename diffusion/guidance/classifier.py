@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arguments import require_shape
-from diffusion.guidance.pairs import slide
+from diffusion.guidance.prediction_changes import slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from diffusion.guidance.branches import Branches, evaluate, separately
-from diffusion.guidance.pairs import extrapolate
+from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
 

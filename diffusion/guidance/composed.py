@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from diffusion.guidance.branches import Branches, evaluate
-from diffusion.guidance.pairs import extrapolate
+from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Scale, strength
 from diffusion.parameterizations import Denoiser
 

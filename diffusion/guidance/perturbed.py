@@ -1,7 +1,7 @@
 """Guidance away from the same network with some of its layers impaired (doors in the model, `models.doors`)."""
 
 from diffusion.guidance.branches import Branches, evaluate
-from diffusion.guidance.pairs import extrapolate
+from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from diffusion.guidance.branches import Branches, evaluate
-from diffusion.guidance.pairs import extrapolate, slide
+from diffusion.guidance.prediction_changes import extrapolate, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule, left_broadcast

@@ -4,7 +4,7 @@ import math
 
 import jax.numpy as jnp
 
-from diffusion.guidance.pairs import replace_x0
+from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from diffusion import parameterizations
 from diffusion.guidance.branches import Branches, evaluate
-from diffusion.guidance.pairs import inner, slide
+from diffusion.guidance.prediction_changes import inner, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, derivatives
 from diffusion.schedules import NoiseSchedule, left_broadcast

@@ -18,7 +18,7 @@ import safetensors
 from jax import Array
 from safetensors.numpy import load_file, save
 
-from diffusion import failures, files
+from diffusion.io import failures, files
 from diffusion.metrics import chunks
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers

@@ -20,7 +20,7 @@ import safetensors.numpy
 from jax import Array
 from safetensors import SafetensorError
 
-from diffusion import failures, files
+from diffusion.io import failures, files
 from diffusion.metrics import chunks
 
 Params = dict[str, Array]

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from diffusion import failures, limits, npz, pictures
 from diffusion.data import catalog, sources
+from diffusion.io import failures, limits, npz, pictures
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAYS = ("arr_0", "images", "samples")  # names of images in .npz files: ADM's, ours, and others'

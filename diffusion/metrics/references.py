@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion import failures, files, limits, npz
+from diffusion.io import failures, files, limits, npz
 from diffusion.metrics import features, frechet, image_sets, inception, protocols, statistics
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.statistics import Statistics, StatisticsError

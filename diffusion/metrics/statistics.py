@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from diffusion import files, limits, npz, schema
+from diffusion.io import files, limits, npz, schema
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
 

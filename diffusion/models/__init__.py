@@ -1,12 +1,15 @@
 """Linen backbones. Each is a `Network` once applied: (x_t, t, condition) -> output."""
 
-from diffusion.models import attention, clip, dit, doors, embeddings, flops, t5
+from diffusion.models import dit
+from diffusion.models.budget import flops
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.dit import DiT, check_labels, dit_preset
 from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
+from diffusion.models.layers import attention, embeddings, layer_masks
 from diffusion.models.mmdit import MMDiT
 from diffusion.models.song_unet import SongUNet
+from diffusion.models.text_encoders import clip, t5
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
 

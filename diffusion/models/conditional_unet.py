@@ -18,13 +18,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models import conditions
-from diffusion.models.attention import IMPLEMENTATIONS, mask_bias
-from diffusion.models.convolutions import GroupNorm, ResnetBlock, conv, upsample
-from diffusion.models.embeddings import sinusoid
-from diffusion.models.names import look_up
-from diffusion.models.scan import REMAT
-from diffusion.models.spatial_transformer import SpatialTransformer
+from diffusion.models.layers import conditions
+from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
+from diffusion.models.layers.embeddings import sinusoid
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.spatial_transformer import SpatialTransformer
 
 EPSILON = 1e-5  # of the norms of the residual blocks
 # What of the condition is embedded like a class, and added to the time.
@@ -36,7 +36,7 @@ class ConditionalUNet(nn.Module):
 
     Parameters are float32 whatever the compute type, and so is the output. The transformers' blocks are scanned.
 
-    The condition is a dict (`diffusion.models.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
+    The condition is a dict (`diffusion.models.layers.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
     with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, with "label" or "pooled" as
     `class_embedding` says, and two doors for adapters by choice: "residuals", as `residual_shapes` lists them, and
     "extra", a pair of keys and values [B, K, D] for each cross-attention, with the widths D that `extra_widths` lists.
@@ -65,7 +65,7 @@ class ConditionalUNet(nn.Module):
             sinusoids of "label" [B], any number; "projection" two layers on "pooled" [B, class_width] (unCLIP);
             "table" a row for "label" int [B] in 0 .. class_width - 1 (the level of noise of the x4 upscaler).
         class_width: see there; 0 for "" and "timestep".
-        attention: implementation of attention, see `diffusion.models.attention`.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, of residual and transformer blocks alike: "none", "full", or
             "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".

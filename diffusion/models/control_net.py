@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.conditional_unet import ConditionalUNet, Layers
-from diffusion.models.convolutions import conv
+from diffusion.models.layers.convolutions import conv
 
 
 class ControlNet(nn.Module):

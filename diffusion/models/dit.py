@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models import doors, layout
-from diffusion.models.attention import IMPLEMENTATIONS
-from diffusion.models.blocks import MLPS, Block, Modulation, xavier, zeros
-from diffusion.models.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
-from diffusion.models.names import look_up
-from diffusion.models.norms import NORMS
-from diffusion.models.scan import REMAT, scanned
+from diffusion.models.layers import layer_masks, layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.blocks import MLPS, Block, Modulation, xavier, zeros
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
+from diffusion.models.layers.norms import NORMS
+from diffusion.models.layers.scan import REMAT, scanned
 
 CHOICES = {
     "norm": NORMS,
@@ -87,7 +87,7 @@ class DiT(nn.Module):
         mlp: "gelu" (the paper) or "swiglu".
         positions: "sincos" (the paper: fixed, added to the tokens) or "rope" (rotary, in every attention).
         qk_norm: RMS-normalise queries and keys, with a learned scale.
-        attention: implementation of attention, see `diffusion.models.attention`.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass to save memory: "none", "full", or "dots" (all but matmuls).
         unroll: blocks in one turn of the scan; 0: on CPU all of up to 12 (faster; compiles more slowly), elsewhere 1.
         dtype: compute type, "float32" or "bfloat16".
@@ -156,7 +156,7 @@ class DiT(nn.Module):
             x: images [B, H, W, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", of doors into the layers, see `diffusion.models.doors`, and of "strength", if it is told one.
+                "label", of doors into the layers, see `diffusion.models.layers.layer_masks`, and of "strength", if it is told one.
 
         Returns:
             [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32.
@@ -167,7 +167,7 @@ class DiT(nn.Module):
         strength = None
         if self.strength:
             condition, strength = self._without_strength(condition, x.shape[0])
-        label, opened = doors.parted(condition, x.shape[0], self.depth)
+        label, opened = layer_masks.parted(condition, x.shape[0], self.depth)
         clocks = t if isinstance(t, tuple) else (t,)
         self._check(x, clocks, label)
         batch, height, width, channels = x.shape

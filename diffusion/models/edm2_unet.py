@@ -20,12 +20,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models import layout, unet_inputs
-from diffusion.models.attention import IMPLEMENTATIONS, attention
-from diffusion.models.magnitude import FORCED, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, unit
-from diffusion.models.names import look_up
-from diffusion.models.resampling import check_taps, double, halve
-from diffusion.models.scan import REMAT
+from diffusion.models.layers import layout, unet_inputs
+from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.magnitude import FORCED, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, unit
+from diffusion.models.layers.resampling import check_taps, double, halve
+from diffusion.models.layers.scan import REMAT
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
@@ -108,17 +108,17 @@ class EDM2UNet(nn.Module):
         blocks: boxes of a level on the way down; one more on the way up.
         attention_resolutions: sides with attention.
         channels: of input and output.
-        num_classes: classes that it is told, see `diffusion.models.unet_inputs`; 0 for an unconditional network.
+        num_classes: classes that it is told, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         noise_multiplier: Fourier features of the clock over `width`; None: as many as the first level has channels.
         embedding_multiplier: features of the embedding over `width`; None: as many as the widest level.
         label_balance: share of the class in the embedding.
         concat_balance: share of the skip in the decoder's input.
         residual_balance, attention_balance: see `EDM2Block`.
         head_size: channels of a head.
-        taps: of the filter that resamples, see `diffusion.models.resampling`.
+        taps: of the filter that resamples, see `diffusion.models.layers.resampling`.
         dropout: rate in the boxes, drawn from the rng collection "dropout" when `train`.
         clip: bound of the activations after each box; None for none.
-        attention: implementation of attention, see `diffusion.models.attention`.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what of the boxes to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".
 
@@ -195,7 +195,7 @@ class EDM2UNet(nn.Module):
             x: images of magnitude 1, [B, H, W, channels]; 2^(levels - 1) divides H and W.
             t: ln(sigma) / 4, [B] or [], float32 or wider.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", and of "residuals" for the skips, in order, and the middle, see `diffusion.models.conditions`.
+                "label", and of "residuals" for the skips, in order, and the middle, see `diffusion.models.layers.conditions`.
             train: draw dropout.
 
         Returns:

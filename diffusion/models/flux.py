@@ -24,16 +24,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models import layout
-from diffusion.models.attention import IMPLEMENTATIONS
-from diffusion.models.blocks import Modulation, xavier, zeros
-from diffusion.models.conditions import entries
 from diffusion.models.dit import patchify, unpatchify
-from diffusion.models.joint_blocks import Conditioning, JointBlock, SingleBlock, modulated
-from diffusion.models.joint_conditions import check_extra, check_residuals, check_text, stacked_pairs
-from diffusion.models.names import look_up
-from diffusion.models.rotary import axis_angles
-from diffusion.models.scan import REMAT, scanned
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.blocks import Modulation, xavier, zeros
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock, modulated
+from diffusion.models.layers.joint_conditions import check_extra, check_residuals, check_text, stacked_pairs
+from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.scan import REMAT, scanned
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
@@ -56,7 +56,7 @@ class Flux(nn.Module):
         pooled_width: P, features of the pooled text.
         axes: features of a head that turn with each of the three coordinates; they sum to width / heads.
         strength: the network is told the guidance strength that it was distilled with (Flux-dev).
-        attention: implementation of attention, see `diffusion.models.attention`.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
@@ -100,7 +100,7 @@ class Flux(nn.Module):
         Args:
             x: noised latents [B, H, W, C]; H and W even.
             t: in [0, 1], [B] or [], float32 or wider.
-            condition: see `diffusion.models.conditions`:
+            condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "pooled": [B, pooled_width].
                 "strength": [B], needed where the network is told it, refused elsewhere.
                 "residuals": a pair of tuples, for the joint and for the single layers, either of them empty or of K

@@ -20,15 +20,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models import doors, layout
-from diffusion.models.attention import IMPLEMENTATIONS
-from diffusion.models.blocks import Modulation, xavier, zeros
-from diffusion.models.conditions import entries
 from diffusion.models.dit import patchify, unpatchify
-from diffusion.models.joint_blocks import Conditioning, JointBlock, modulated
-from diffusion.models.joint_conditions import check_extra, check_residuals, check_text, stacked_pairs
-from diffusion.models.names import look_up
-from diffusion.models.scan import REMAT, scanned
+from diffusion.models.layers import layer_masks, layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.blocks import Modulation, xavier, zeros
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, modulated
+from diffusion.models.layers.joint_conditions import check_extra, check_residuals, check_text, stacked_pairs
+from diffusion.models.layers.scan import REMAT, scanned
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
@@ -52,7 +52,7 @@ class MMDiT(nn.Module):
         sample_size: side of the latents whose neighbouring tokens are one apart in the table as it starts.
         dual: number of layers, from the first, in which the picture has a second attention to itself (SD3.5-medium).
         qk_norm: RMS-normalise queries and keys, with a learned scale (SD3.5).
-        attention: implementation of attention, see `diffusion.models.attention`.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
@@ -101,9 +101,9 @@ class MMDiT(nn.Module):
         Args:
             x: noised latents [B, H, W, C].
             t: the network's clock [B] or [], float32 or wider; the published networks are told 1000 t for t in [0, 1].
-            condition: see `diffusion.models.conditions`:
+            condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "pooled": [B, pooled_width].
-                "skip": Bool [B, depth], layers to leave out for an example (`diffusion.models.doors`).
+                "skip": Bool [B, depth], layers to leave out for an example (`diffusion.models.layers.layer_masks`).
                 "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added
                 to the picture's tokens after each of the layers i with floor(i K / depth) = k, but not after the last.
                 "extra": tuple of `depth` pairs (keys, values) [B, K, width], see `JointBlock`.
@@ -159,7 +159,7 @@ class MMDiT(nn.Module):
         """What the layers are given, each with the layers as first axis."""
         opened: dict[str, Any] = {}
         if told["skip"] is not None:
-            opened |= doors.parted({"skip": told["skip"]}, batch, self.depth)[1]
+            opened |= layer_masks.parted({"skip": told["skip"]}, batch, self.depth)[1]
         if told["extra"] is not None:
             opened["extra"] = stacked_pairs(told["extra"])
         if told["residuals"] is not None:

@@ -20,17 +20,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models import doors, layout
-from diffusion.models.attention import IMPLEMENTATIONS, mask_bias
-from diffusion.models.blocks import Attention, Gelu, xavier, zeros
-from diffusion.models.conditions import entries
-from diffusion.models.cross_attention import CrossAttention
 from diffusion.models.dit import patchify, unpatchify
-from diffusion.models.embeddings import TimestepEmbedding, sincos_positions
-from diffusion.models.joint_conditions import check_extra, check_residuals, stacked_pairs
-from diffusion.models.names import look_up
-from diffusion.models.norms import layer_norm
-from diffusion.models.scan import REMAT, scanned
+from diffusion.models.layers import layer_masks, layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.blocks import Attention, Gelu, xavier, zeros
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.cross_attention import CrossAttention
+from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
+from diffusion.models.layers.joint_conditions import check_extra, check_residuals, stacked_pairs
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.scan import REMAT, scanned
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 small = nn.initializers.normal(0.02)
@@ -91,7 +91,7 @@ class PixArt(nn.Module):
         sized: is told the size of the picture (PixArt-alpha of 1024 pixels).
         strength: is told the scale of the guidance (1: none) that it imitates, as DiT.
         span: the places of the patches of a picture of any size go from 0 to this along each side.
-        attention: implementation of attention, see `diffusion.models.attention`.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
@@ -138,11 +138,11 @@ class PixArt(nn.Module):
         Args:
             x: noised latents [B, H, W, C].
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
-            condition: see `diffusion.models.conditions`:
+            condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
                 "size": [B, 6], with `sized`: told are the original height and width, and the ratio height / width of
                 what is asked for. "strength": [B], with `strength`.
-                "skip", "identity", "borrow": [B, depth], see `diffusion.models.doors`.
+                "skip", "identity", "borrow": [B, depth], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
                 "extra": tuple of `depth` pairs (keys, values) [B, K, width], see `CrossAttention`.
 
@@ -153,7 +153,7 @@ class PixArt(nn.Module):
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         asked = (*("size",) * self.sized, *("strength",) * self.strength)
-        told = entries(condition, ("text", *asked), ("text_mask", *doors.KINDS, "residuals", "extra"))
+        told = entries(condition, ("text", *asked), ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
         self._check(x, t, told)
         batch, height, width, channels = x.shape
         rows, columns = height // self.patch, width // self.patch
@@ -200,8 +200,8 @@ class PixArt(nn.Module):
 
     def _doors(self, told: dict[str, Any], batch: int) -> dict[str, Any]:
         """What the layers are given, each with the layers as first axis."""
-        given = {name: told[name] for name in doors.KINDS if told[name] is not None}
-        opened: dict[str, Any] = doors.parted(given, batch, self.depth)[1]
+        given = {name: told[name] for name in layer_masks.KINDS if told[name] is not None}
+        opened: dict[str, Any] = layer_masks.parted(given, batch, self.depth)[1]
         if told["extra"] is not None:
             opened["extra"] = stacked_pairs(told["extra"])
         if told["residuals"] is not None:

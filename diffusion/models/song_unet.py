@@ -27,14 +27,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models import unet_inputs
-from diffusion.models.attention import IMPLEMENTATIONS
-from diffusion.models.convolutions import GroupNorm, ResnetBlock, conv
-from diffusion.models.embeddings import sinusoid
-from diffusion.models.image_attention import ImageAttention
-from diffusion.models.names import look_up
-from diffusion.models.resampling import check_taps, double, halve
-from diffusion.models.scan import REMAT
+from diffusion.models.layers import unet_inputs
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv
+from diffusion.models.layers.embeddings import sinusoid
+from diffusion.models.layers.image_attention import ImageAttention
+from diffusion.models.layers.resampling import check_taps, double, halve
+from diffusion.models.layers.scan import REMAT
 
 CHOICES = {
     "clock": ("positional", "fourier"),
@@ -61,7 +61,7 @@ class SongUNet(nn.Module):
         multipliers: channels of each level over `width`, the finest first.
         blocks: residual blocks of a level on the way down; one more on the way up.
         attention_resolutions: sides with attention.
-        num_classes: classes that it is told, see `diffusion.models.unet_inputs`; 0 for an unconditional network.
+        num_classes: classes that it is told, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         augmentations: numbers about the augmentation of an example (EDM: 9) that it is told; 0 for none.
         in_channels, out_channels: of input and output.
         clock: "positional" or "fourier" features of the time; the frequencies of the latter are drawn once, and kept.
@@ -69,9 +69,9 @@ class SongUNet(nn.Module):
         encoder: "standard", or what is added of the image at each level: "skip" its filtered copy, "residual" a copy
             that takes the sum along.
         decoder: "standard", or "skip": every level adds to the output.
-        taps: of the filter that resamples, see `diffusion.models.resampling`.
+        taps: of the filter that resamples, see `diffusion.models.layers.resampling`.
         dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
-        attention: implementation of attention, see `diffusion.models.attention`.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what of the blocks to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".
 
@@ -143,7 +143,7 @@ class SongUNet(nn.Module):
             t: the network's clock, [B] or [], float32 or wider.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
                 "label", of "augment" [B, augmentations] (without it, none was applied), and of "residuals" for the
-                skips, in order, and the middle, see `diffusion.models.conditions`.
+                skips, in order, and the middle, see `diffusion.models.layers.conditions`.
             train: draw dropout.
 
         Returns:

@@ -22,15 +22,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models import conditions, doors, layout
-from diffusion.models.attention import IMPLEMENTATIONS
-from diffusion.models.blocks import Gelu
-from diffusion.models.convolutions import conv
-from diffusion.models.cross_attention import CrossAttention
 from diffusion.models.dit import patchify, unpatchify
-from diffusion.models.embeddings import LabelEmbedding, sinusoid
-from diffusion.models.names import look_up
-from diffusion.models.scan import REMAT, scanned
+from diffusion.models.layers import conditions, layer_masks, layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.blocks import Gelu
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.convolutions import conv
+from diffusion.models.layers.cross_attention import CrossAttention
+from diffusion.models.layers.embeddings import LabelEmbedding, sinusoid
+from diffusion.models.layers.scan import REMAT, scanned
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 small = nn.initializers.truncated_normal(0.02)
@@ -99,7 +99,7 @@ class UViT(nn.Module):
         qkv_bias: of the projections to queries, keys and values.
         time_mlp: two layers on the sinusoids of the time before they are a token.
         last_conv: a convolution of 3 x 3 pixels on the output.
-        attention: implementation of attention, see `diffusion.models.attention`.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
@@ -148,9 +148,9 @@ class UViT(nn.Module):
         Args:
             x: images [B, H, W, C].
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
-            condition: None, labels int [B] in 0 .. num_classes, or a dict, see `diffusion.models.conditions`:
+            condition: None, labels int [B] in 0 .. num_classes, or a dict, see `diffusion.models.layers.conditions`:
                 "label": int [B], or "text": [B, text_tokens, text_width], as the network has them.
-                "skip": Bool [B, depth + 1], see `diffusion.models.doors`.
+                "skip": Bool [B, depth + 1], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of depth + 1 arrays [B, T, width], added to the tokens after each layer; T counts
                 the class or text, the time, and the patches, in this order but for the time before a text.
 
@@ -199,7 +199,7 @@ class UViT(nn.Module):
         """What the layers are given, each with the layers as first axis."""
         layers, opened = self.depth + 1, {}
         if told["skip"] is not None:
-            opened |= doors.parted({"skip": told["skip"]}, tokens.shape[0], layers)[1]
+            opened |= layer_masks.parted({"skip": told["skip"]}, tokens.shape[0], layers)[1]
         given = told["residuals"]
         if given is not None:
             if not isinstance(given, tuple) or len(given) != layers or {a.shape for a in given} != {tokens.shape}:

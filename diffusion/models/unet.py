@@ -26,13 +26,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models import unet_inputs
-from diffusion.models.attention import IMPLEMENTATIONS
-from diffusion.models.convolutions import GroupNorm, ResnetBlock, conv, upsample
-from diffusion.models.embeddings import sinusoid
-from diffusion.models.image_attention import ImageAttention
-from diffusion.models.names import look_up
-from diffusion.models.scan import REMAT
+from diffusion.models.layers import unet_inputs
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
+from diffusion.models.layers.embeddings import sinusoid
+from diffusion.models.layers.image_attention import ImageAttention
+from diffusion.models.layers.scan import REMAT
 
 CHOICES = {
     "resample": ("conv", "block"),
@@ -52,7 +52,7 @@ class UNet(nn.Module):
         widths: channels of each level, the finest first.
         blocks: residual blocks of a level on the way down; one more on the way up.
         attention_levels: levels that have attention behind each of their blocks; the middle always has.
-        num_classes: classes that it is told, see `diffusion.models.unet_inputs`; 0 for an unconditional network.
+        num_classes: classes that it is told, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         in_channels: C of the input.
         out_channels: of the output; 2 C for a learned variance (Nichol & Dhariwal, 2021).
         heads: attention heads of every level; None where `head_size` says them.
@@ -69,7 +69,7 @@ class UNet(nn.Module):
         resolution: side of the pictures that it is for, where that is known; changes nothing in the network.
         qkv_per_head: in files of ADM's layout the queries, keys and values of a head stand together (all of the
             authors' but ImageNet 64); changes nothing in the network.
-        attention: implementation of attention, see `diffusion.models.attention`.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what of the blocks to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".
 
@@ -146,7 +146,7 @@ class UNet(nn.Module):
             x: images [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
             t: the network's clock, [B] or [], float32 or wider; 0 .. 999 for the published networks.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", and of "residuals" for the skips, in order, and the middle, see `diffusion.models.conditions`.
+                "label", and of "residuals" for the skips, in order, and the middle, see `diffusion.models.layers.conditions`.
             train: draw dropout.
 
         Returns:

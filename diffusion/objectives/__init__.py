@@ -9,7 +9,7 @@ from diffusion.objectives.continuous_consistency import continuous_consistency
 from diffusion.objectives.contrastive_flow_matching import contrastive_flow_matching
 from diffusion.objectives.denoising import denoising
 from diffusion.objectives.distribution_matching import distribution_matching, fake_score, regression
-from diffusion.objectives.features import added, alignment, dispersive
+from diffusion.objectives.feature_losses import added, alignment, dispersive
 from diffusion.objectives.flow_matching import flow_matching
 from diffusion.objectives.hybrid import hybrid
 from diffusion.objectives.inputs import Objective

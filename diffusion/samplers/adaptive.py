@@ -8,7 +8,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion import ode, polar
+from diffusion import ode, probability_flow
 from diffusion.arguments import require_floats
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule, check_schedule
@@ -84,10 +84,10 @@ def adaptive(
         raise ValueError(f"adaptive: need rtol > 0, atol > 0 and most >= 1; got {rtol}, {atol} and {most}")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     start, end = jnp.asarray(t_start, x.dtype), jnp.asarray(t_end, x.dtype)
-    velocity, sign = polar.velocity(denoise, schedule), 1 if t_end > t_start else -1
+    velocity, sign = probability_flow.velocity(denoise, schedule), 1 if t_end > t_start else -1
     flow = lambda s, u: sign * velocity(sign * s, u)  # the solver's variable s = sign theta increases
-    first, last = sign * polar.angle(schedule, start), sign * polar.angle(schedule, end)
-    u = x / polar.radius(schedule, start)
+    first, last = sign * probability_flow.angle(schedule, start), sign * probability_flow.angle(schedule, end)
+    u = x / probability_flow.radius(schedule, start)
     u, attempts = ode.dormand_prince_between(flow, first, last, u, rtol, atol, most)
     nfe = 1 + 6 * attempts
-    return u * polar.radius(schedule, end), AdaptiveStats(nfe, nfe.max())
+    return u * probability_flow.radius(schedule, end), AdaptiveStats(nfe, nfe.max())

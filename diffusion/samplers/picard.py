@@ -10,7 +10,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion import polar
+from diffusion import probability_flow
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import Sampler, check_start, check_walk, checked_map, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -91,7 +91,7 @@ def picard(
         raise ValueError("picard: this plan adds noise on the way (renoise); only `sample` walks such plans")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
-    radii = polar.radius(schedule, plan.s)
+    radii = probability_flow.radius(schedule, plan.s)
 
     def step(state, i):
         noise = normal(keys_of_step(keys, i)[0], sampler.draws, x)

@@ -6,7 +6,7 @@
 
 from diffusion.text.cache import cached, fingerprint
 from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, side_by_side
-from diffusion.text.recipes import flux, pixart, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
+from diffusion.text.published_conditions import flux, pixart, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
 from diffusion.text.tokenizer import Tokenizer, Tokens
 from diffusion.text.weighting import parse
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from diffusion import files
+from diffusion.io import files
 from diffusion.text.tokenizer import CLIP_SPECIAL, CLIP_WORDS, checked
 
 END_OF_WORD = "</w>"

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save
 
-from diffusion import failures, files
+from diffusion.io import failures, files
 from diffusion.text.encoding import Encoder
 
 
@@ -42,7 +42,7 @@ def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = N
     Args:
         encoder: whose network is called outside `jit`.
         weights: from `fingerprint`: other weights have other files.
-        folder: of the files; by default "embeddings" in the library's cache (`diffusion.files.cache`).
+        folder: of the files; by default "embeddings" in the library's cache (`diffusion.io.files.cache`).
     """
     place = pathlib.Path(folder or files.cache("embeddings")).expanduser() / weights
 

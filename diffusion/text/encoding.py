@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.text import weighting
+from diffusion.text.long_prompts import all_windows, first_window
 from diffusion.text.tokenizer import Tokenizer, checked
-from diffusion.text.windows import all_windows, first_window
 
 EMPHASIS = ("none", "scale", "restore_mean", "from_empty")
 Network = Callable[[Any, Any], tuple[jax.Array, jax.Array | None]]

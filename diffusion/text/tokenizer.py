@@ -21,7 +21,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
-from diffusion import limits, schema
+from diffusion.io import limits, schema
 
 BOUNDLESS = 10**6  # a longer "model_max_length" is how configs say that there is none
 # How OpenAI's code cuts text into words, whose bytes are then merged.

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models import quantizers
+from diffusion.models.autoencoders import quantizers
 from diffusion.training.alternating import Alternating, AlternatingState
 from diffusion.training.state import HEALTHY
 from diffusion.training.step import prepare

@@ -12,10 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models import latents, quantizers
+from diffusion.models.autoencoders import latent_space, quantizers
 from diffusion.objectives.autoencoding import Coded, gaussian_kl
 
-LAST = ("decoder", "conv_out", "kernel")  # of the networks in `diffusion.models.encoder_decoder`
+LAST = ("decoder", "conv_out", "kernel")  # of the networks in `diffusion.models.autoencoders.encoder_decoder`
 
 
 def parameters(params: Any, log_variance: float = 0.0) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def kl_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[...,
     def network(params, x, keys, condition=None):
         given = params["autoencoder"]
         moments = _call(module, given, "encode", x)
-        z = latents.draw(moments, keys)
+        z = latent_space.draw(moments, keys)
         redo = lambda kernel: _call(module, _with(given, last, kernel), "decode", z)
         kernel = _at(given, last)
         return Coded(redo(kernel), {"kl": gaussian_kl(*moments)}, kernel, redo, params["log_variance"])

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion.leaves import leaves_of
+from diffusion.io.leaf_names import leaves_of
 
 STACKS = ("blocks", "layers")  # how the names of scanned layers end: the first axis of their leaves counts the layers
 

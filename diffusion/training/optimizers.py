@@ -7,7 +7,7 @@ import jax
 import optax
 from optax import contrib
 
-from diffusion.leaves import leaf_name
+from diffusion.io.leaf_names import leaf_name
 from diffusion.training.gradient_norms import STACKS
 
 

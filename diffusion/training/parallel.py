@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from diffusion.models import layout
-from diffusion.models.layout import MeshError
+from diffusion.models.layers import layout
+from diffusion.models.layers.layout import MeshError
 from diffusion.training import sharding
 
 

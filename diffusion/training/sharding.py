@@ -25,9 +25,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from diffusion.leaves import leaf_name
-from diffusion.models import layout
-from diffusion.models.layout import MeshError
+from diffusion.io.leaf_names import leaf_name
+from diffusion.models.layers import layout
+from diffusion.models.layers.layout import MeshError
 
 AXES = ("data", "fsdp", "sequence", "tensor")  # those that talk most are the nearest neighbours
 BATCH_AXES = layout.RULES["batch"]

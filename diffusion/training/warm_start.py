@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import limits
-from diffusion.training import checkpoints
+from diffusion.io import limits
+from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name
 
 

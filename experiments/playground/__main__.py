@@ -12,16 +12,17 @@ import pathlib
 
 from absl import flags
 
-from diffusion import limits
+from diffusion.io import limits
 from diffusion.models import interchange
-from diffusion.training import compilation_cache
+from diffusion.training.runtime import compilation_cache
 from experiments import config as configs
-from experiments import from_prompt, workdir
 from experiments.config import ConfigError
-from experiments.playground.asked import Source
 from experiments.playground.gate import BODY, Gate
 from experiments.playground.published import Published
+from experiments.playground.request import Source
 from experiments.playground.trained import Trained
+from experiments.run_folder import workdir
+from experiments.sampling import from_prompt
 
 WAITING = 20  # requests in the line, each with its body
 FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)

@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 import jax
 
-from experiments.playground import shown
-from experiments.playground.asked import Asked, Source, make, of_file, received
+from experiments.playground import display
+from experiments.playground.request import Asked, Source, make, of_file, received
 
 STATIC = pathlib.Path(__file__).parent / "static"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # the others wait, and see their place
@@ -88,7 +88,7 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                     given = gr.File(label="A picture that was made here", file_types=[".png"], type="filepath",
                                     height=90, elem_id="given")  # fmt: skip
             with gr.Column(scale=3, min_width=300):
-                live = gr.HTML(shown.EMPTY, elem_id="live")
+                live = gr.HTML(display.EMPTY, elem_id="live")
                 gallery = gr.Gallery(
                     label="Made in this visit", columns=5, height="auto", preview=False, object_fit="contain",
                     elem_id="gallery", elem_classes="session", visible=False, buttons=["download", "fullscreen"],
@@ -103,15 +103,15 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
 
         def run(request: gr.Request, *values: Any) -> Iterator[tuple]:
             *values, mine = values
-            strip, began, asked, visit = shown.Strip(), time.perf_counter(), None, request.session_hash
+            strip, began, asked, visit = display.Strip(), time.perf_counter(), None, request.session_hash
             stopped.discard(visit)
-            yield shown.waiting("Compiling for these settings ..."), gr.skip(), mine
+            yield display.waiting("Compiling for these settings ..."), gr.skip(), mine
             try:
                 asked = read(values, source, inputs)
                 for made in make(source, asked, out):
                     strip.add(made.frame)
                     seconds, ends = time.perf_counter() - began, visit in stopped and not made.paths
-                    told = shown.progress(made.frame, asked.seeds, strip, made.notes, seconds, ends)
+                    told = display.progress(made.frame, asked.seeds, strip, made.notes, seconds, ends)
                     if made.paths:
                         mine = [*made.paths, *mine]
                         yield told, gr.Gallery(mine, visible=True), mine
@@ -121,7 +121,7 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                         return say(asked, f"stopped after {strip.walked} steps")
                 say(asked, f"{strip.walked} steps in {time.perf_counter() - began:.1f} s")
             except REFUSALS as error:
-                yield shown.refused(str(error)), gr.skip(), mine
+                yield display.refused(str(error)), gr.skip(), mine
             except GeneratorExit:  # the visitor has left
                 say(asked, f"stopped after {strip.walked} steps")
                 raise

@@ -4,11 +4,11 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diffusion import pipelines, text_to_image
+from diffusion import text_to_image
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import Frame
-from experiments import from_prompt
-from experiments.playground.asked import Asked, common
+from diffusion.text_to_image import Frame, pipelines
+from experiments.playground.request import Asked, common
+from experiments.sampling import from_prompt
 
 
 class Published:

@@ -12,14 +12,16 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffusion import editing, peak_memory, picture_settings, samplers, text_to_image, timesteps
+from diffusion import editing, samplers, text_to_image, timesteps
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.text_to_image import Frame
-from diffusion.training import checkpoints
-from experiments import autoencoders, checks, generate, names, resolve, workdir
+from diffusion.models.budget import peak_memory
+from diffusion.text_to_image import Frame, requests
+from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
-from experiments.config import ConfigError
-from experiments.playground.asked import Asked, common
+from experiments.config import ConfigError, checks, names, resolve
+from experiments.playground.request import Asked, common
+from experiments.run_folder import workdir
+from experiments.sampling import autoencoder_folders, generate
 
 
 class Trained:
@@ -37,7 +39,7 @@ class Trained:
 
     def __init__(self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, int, int]):
         self.config, self.params, self.step, self.shape = config, params, step, shape
-        self._decoder, self._decode = autoencoders.decoding(config)
+        self._decoder, self._decode = autoencoder_folders.decoding(config)
         self.name, self._folder = pathlib.Path(folder).resolve().name, folder
         self.classes = config.model.get("num_classes", 0)
         mine, sample = resolve.sampler(config), config.sample
@@ -68,14 +70,14 @@ class Trained:
         if asked.prompt or asked.negative:
             raise ValueError(f"{self.name} is told {'a class' if self.classes else 'nothing'}, and no prompt: it has "
                              "no text model. Leave the prompts out, or start the page with a text-to-image model.")
-        picture_settings.rows("a picture", asked.seeds)
+        requests.rows("a picture", asked.seeds)
         image, mask = self._canvas(asked)
         config = self._configured(asked)
         plan = resolve.plan(config)
-        strength = picture_settings.strength(asked.strength or None, image, mask)
-        first = picture_settings.first_step(len(plan.t), strength)
-        picture_settings.resampled(asked.resamplings, mask, False)
-        plan = picture_settings.walked(plan, first, asked.resamplings)
+        strength = requests.strength(asked.strength or None, image, mask)
+        first = requests.first_step(len(plan.t), strength)
+        requests.resampled(asked.resamplings, mask, False)
+        plan = requests.walked(plan, first, asked.resamplings)
         begin, run, finish = self._compiled(asked, config, plan, image is not None and (mask is None or first > 0))
         labels = jnp.full(asked.batch, max(asked.label, 0), jnp.int32)
         known = None if image is None else jnp.asarray(to_model(image))[None]
@@ -103,7 +105,7 @@ class Trained:
         if (height, width) != self.size:
             raise ValueError(f"the picture has {height} x {width} pixels with its margins, and "
                              f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it")
-        image, mask = picture_settings.canvas(image, mask, asked.margins)
+        image, mask = requests.canvas(image, mask, asked.margins)
         if self.shape[-1] == 1:
             image = np.round(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
         return image, mask

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import checks
 from experiments import config as configs
-from experiments.config import ConfigError, plain
+from experiments.config import ConfigError, checks, plain
 
 PYTHON = ("python", "-m")
 
@@ -88,7 +87,7 @@ def settings(
       A Setting for each command that has a config.
 
     Raises:
-      ConfigError: as `experiments.checks.validate`; also where a run that is named is not there, and for a value that a
+      ConfigError: as `experiments.config.checks.validate`; also where a run that is named is not there, and for a value that a
         command line cannot give.
     """
     made: dict[str, str] = {}  # config.json of the runs that these commands train, by their folders

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments import config as configs
-from experiments import places
 from experiments.config import ConfigError, plain, unknown
+from experiments.run_folder import file_systems
 from experiments.sweeps import naming, state
 from experiments.sweeps.combinators import Overrides, SweepError, require_distinct
 from experiments.sweeps.commands import Setting, overrides_as_words, settings
@@ -88,7 +88,7 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> state.Record:
       ConfigError: if there is no run or no command, a run comes twice, also by another spelling, a field is unknown or
         used by no command, or a config cannot be trained or sampled; the message names the run.
     """
-    if why := places.objection(directory):
+    if why := file_systems.objection(directory):
         raise ConfigError(f"--workdir={directory} is {why}")
     runs = [_plain(run) for run in sweep.runs]
     if not runs or not sweep.commands:

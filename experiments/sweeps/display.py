@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from experiments import memory
-from experiments.progress import duration, held, line
+from experiments.run import process_memory
+from experiments.run.progress import duration, held, line
 from experiments.sweeps import state
 from experiments.sweeps.devices import Slot
 
@@ -127,12 +127,12 @@ class Display:
 
     def _line(self, seconds: float) -> str:
         rate, left = self._pace()
-        used = memory.of_machine()
+        used = process_memory.of_machine()
         return line({"seconds": round(seconds), "done": self.done, "failed": self.failed, "total": self.total,
                      "runs_per_minute": rate, "eta_seconds": left}, used and used[0])  # fmt: skip
 
     def _drawn(self) -> Group:
-        used = memory.of_machine()  # what the runs compete for
+        used = process_memory.of_machine()  # what the runs compete for
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True, overflow="ellipsis")
         bar.add_column(ratio=1)

@@ -15,10 +15,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.run_folder.workdir import write_text
 from experiments.sweeps import naming, state
 from experiments.sweeps.report_pictures import embedded
 from experiments.sweeps.results import Figure, Group, Results, Run, over_seeds
-from experiments.workdir import write_text
 
 PAGE = pathlib.Path(__file__).parent / "page"
 SCRIPTS = ("state", "rows", "table", "filters", "chart", "against", "curves", "pictures", "main")  # in this order

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from diffusion import pictures
+from diffusion.io import pictures
 
 ROOM = 16_000_000  # bytes for all pictures of a page
 LARGEST = 80_000  # bytes for one

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from diffusion import limits
+from diffusion.io import limits
 from experiments.sweeps import naming, state
 
 POINTS = 500  # of a curve, at most
@@ -234,7 +234,7 @@ def _of_samples(folder: pathlib.Path) -> dict[str, Figure]:
 
 
 def _scored(part: Mapping) -> Figure | None:
-    """A figure of `experiments.score`, {"value", "interval" or "standard_error", "samples"}."""
+    """A figure of `experiments.evaluation.score`, {"value", "interval" or "standard_error", "samples"}."""
     value = part.get("value")
     if not _number(value):
         return None

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from diffusion import limits
+from diffusion.io import limits
 from experiments import config as configs
-from experiments import places
-from experiments.workdir import WorkdirError, append, write_text
+from experiments.run_folder import file_systems
+from experiments.run_folder.workdir import WorkdirError, append, write_text
 
 FORMAT = 1  # raised when a change makes older readers wrong
 QUEUED, RUNNING, DONE, FAILED, STOPPED = STATUSES = ("queued", "running", "done", "failed", "stopped")
@@ -187,9 +187,9 @@ def hold(path: pathlib.Path) -> Iterator[int | None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        with places.trying("lock a file (flock)"):
+        with file_systems.trying("lock a file (flock)"):
             yield descriptor if _locked(descriptor) else None
-    except places.Lacking as error:
+    except file_systems.Lacking as error:
         raise WorkdirError(f"{path.parent} lies on a file system that cannot hold a sweep: {error}.") from error
     finally:
         os.close(descriptor)

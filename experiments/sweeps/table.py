@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from experiments.config import unknown
+from experiments.run_folder.workdir import write_text
 from experiments.sweeps import naming, state
 from experiments.sweeps.results import Figure, Results, over_seeds
-from experiments.workdir import write_text
 
 USUAL = ("asked_class", "fid", "nfe")  # shown where no figures are asked for, and every fd_ besides
 LEFT_OUT = ("over_floor",)  # of these

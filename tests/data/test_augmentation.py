@@ -10,8 +10,7 @@ import pytest
 from configs import digits
 from diffusion import objectives, schedules, timesteps
 from diffusion.data import augmentation
-from experiments import resolve
-from experiments.config import ConfigError
+from experiments.config import ConfigError, resolve
 
 SIDE = 16
 TRANSFORM = jax.jit(augmentation.transform)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from diffusion.data import captions, pipeline, sources
-from diffusion.data.latents import CacheError
+from diffusion.data.latent_cache import CacheError
 from tests.data.made import image_feature, png, write
 
 TEXTS = ["a cat", "a dog", "a cat", "a fox", "a dog", "a dog"]

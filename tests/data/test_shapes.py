@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from diffusion.data import catalog, drawing, scenes, shapes, sources
-from diffusion.data.scenes import NONE, Scene
+from diffusion.data import catalog, shapes, sources
+from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes.scenes import NONE, Scene
 
 # Hues in degrees of each colour's name, written down by eye and not from the palette.
 HUES = {"red": (-12, 10), "orange": (14, 38), "yellow": (40, 58), "green": (100, 155), "cyan": (175, 200),

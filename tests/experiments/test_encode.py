@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from configs import imagenet256_dit
-from diffusion.data import latents, sources
+from diffusion.data import latent_cache, sources
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import interchange
-from diffusion.models.autoencoder_kl import AutoencoderKL
-from diffusion.training import checkpoints
-from experiments import autoencoders, checks, encode, examples, generate, reproduce, train, workdir
+from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
-from experiments.config import ConfigError
+from experiments import encode, reproduce, train
+from experiments.config import ConfigError, checks
+from experiments.run import examples
+from experiments.run_folder import workdir
+from experiments.sampling import autoencoder_folders, generate
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -49,17 +52,17 @@ def config_of(cache, **changes):
 def test_pictures_that_come_back_with_other_channels_are_not_compared():
     module = AutoencoderKL(widths=(8, 8), layers=1, groups=2, middle_attention=False, decoded_channels=4)
     with pytest.raises(ConfigError, match="vae takes pictures of 3 channels and decodes 4"):
-        autoencoders.reconstruction(autoencoders.Autoencoder("vae", module, {}, {}))
+        autoencoder_folders.reconstruction(autoencoder_folders.Autoencoder("vae", module, {}, {}))
 
 
 @pytest.mark.slow
 def test_latents_are_the_encoders(vae, tmp_path):
-    autoencoder = autoencoders.load(vae)
+    autoencoder = autoencoder_folders.load(vae)
     found = encode.run(autoencoder, "digits@validation", tmp_path / "cache", batch_size=50, flip=True)
-    assert found == latents.describe(tmp_path / "cache")
+    assert found == latent_cache.describe(tmp_path / "cache")
     assert (found.kind, found.shape, found.views, found.scale, found.shift) == (
         "moments", (4, 4, 4), ("plain", "flipped"), 0.5, 0.25)
-    cache, _ = latents.open_cache(tmp_path / "cache")
+    cache, _ = latent_cache.open_cache(tmp_path / "cache")
     pictures, _ = sources.open_source("digits", "validation")
     rows = [0, 77, len(pictures) - 1]
     for row, record in zip(rows, cache.__getitems__(rows)):
@@ -69,12 +72,12 @@ def test_latents_are_the_encoders(vae, tmp_path):
             expected = autoencoder.module.apply({"params": autoencoder.params}, to_model(of[None]), method="encode")
             np.testing.assert_allclose(view, np.concatenate(expected), atol=1e-5)
     encode.run(autoencoder, "digits@validation", tmp_path / "mean", batch_size=50, mean=True)
-    np.testing.assert_array_equal(latents.open_cache(tmp_path / "mean")[0][3]["x"], cache[3]["x"][:1, :1])
+    np.testing.assert_array_equal(latent_cache.open_cache(tmp_path / "mean")[0][3]["x"], cache[3]["x"][:1, :1])
 
 
 @pytest.mark.slow
 def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae, tmp_path):
-    encode.run(autoencoders.load(vae), "digits@train", tmp_path / "cache")
+    encode.run(autoencoder_folders.load(vae), "digits@train", tmp_path / "cache")
     config = config_of(tmp_path / "cache", **{"data.latents.autoencoder": vae})
     assert train.run(config, tmp_path / "whole") == 0
     stopped = config_of(tmp_path / "cache", **{"data.latents.autoencoder": vae, "train.steps": 2})
@@ -91,7 +94,7 @@ def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae,
     plain = config.copy_and_resolve_references()
     plain.data.latents.dir = plain.data.latents.autoencoder = ""
     x, _ = generate.generator(plain, (4, 4, 4)).trajectory(params, labels, seeds)
-    autoencoder = autoencoders.load(vae)
+    autoencoder = autoencoder_folders.load(vae)
     expected = autoencoder.module.apply({"params": autoencoder.params}, x[-1] / 0.5 + 0.25, method="decode")
     assert np.abs(images.astype(int) - np.asarray(to_uint8(expected)).astype(int)).max() <= 1
     shown, _ = generate.generator(config, (4, 4, 4)).trajectory(params, labels, seeds)
@@ -103,7 +106,7 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
     spec = sources.describe("digits", "validation")
     about = {"name": "digits", "version": spec.version, "split": "validation", "size": 2, "num_classes": 10,
              "shape": [8, 8, 1]}
-    told = latents.Description(about, describe("ab"), (4, 4, 4), "mean", ("plain",), "float32", 0.5, 0.0)
+    told = latent_cache.Description(about, describe("ab"), (4, 4, 4), "mean", ("plain",), "float32", 0.5, 0.0)
     from diffusion.data import latent_writer
 
     source = [{"image": np.zeros((8, 8, 1), np.uint8), "label": 0}] * 2
@@ -117,11 +120,11 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
     assert workdir.example_shape(config_of(tmp_path, **{"data.shape": None})) == (4, 4, 4)
     config.data.latents.autoencoder = "vae"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autoencoders, "load", lambda path: autoencoders.Autoencoder(path, None, None, describe("cd")))
+        patch.setattr(autoencoder_folders, "load", lambda path: autoencoder_folders.Autoencoder(path, None, None, describe("cd")))
         with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, and 'cd' is asked for"):
             examples.open_examples(config)
         with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, and 'cd' is asked for"):
-            autoencoders.decoding(config)
+            autoencoder_folders.decoding(config)
 
 
 def test_configs_that_mix_latents_and_pictures_are_refused(tmp_path):
@@ -140,22 +143,22 @@ def test_configs_that_mix_latents_and_pictures_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_what_does_not_fit_the_encoder_is_refused(vae, tmp_path):
-    autoencoder = autoencoders.load(vae)
+    autoencoder = autoencoder_folders.load(vae)
     with pytest.raises(ConfigError, match="NAME@SPLIT"):
         encode.run(autoencoder, "digits", tmp_path)
     with pytest.raises(ConfigError, match="no split 'tset'"):
         encode.run(autoencoder, "digits@tset", tmp_path)
-    large = autoencoders.load(made(tmp_path / "f16", levels=5))
+    large = autoencoder_folders.load(made(tmp_path / "f16", levels=5))
     with pytest.raises(ConfigError, match="the nearest size that it takes is 16 x 16"):
         encode.run(large, "digits@train", tmp_path / "c")
     with pytest.raises(ConfigError, match="takes pictures of 1 channels, and these have 3"):
-        autoencoders.channels(np.zeros((2, 8, 8, 3), np.uint8), autoencoder)
+        autoencoder_folders.channels(np.zeros((2, 8, 8, 3), np.uint8), autoencoder)
     with pytest.raises(ConfigError, match="there is no such file or folder"):
-        autoencoders.load(tmp_path / "nowhere")
+        autoencoder_folders.load(tmp_path / "nowhere")
     # The hash is of the weights and the fields, whatever file they lie in.
-    assert autoencoders.load(made(tmp_path / "same")).record == autoencoder.record
-    assert autoencoders.load(made(tmp_path / "other", seed=1)).record["sha256"] != autoencoder.record["sha256"]
-    assert autoencoders.load(made(tmp_path / "scaled", scale=0.4)).record["config"] != autoencoder.record["config"]
+    assert autoencoder_folders.load(made(tmp_path / "same")).record == autoencoder.record
+    assert autoencoder_folders.load(made(tmp_path / "other", seed=1)).record["sha256"] != autoencoder.record["sha256"]
+    assert autoencoder_folders.load(made(tmp_path / "scaled", scale=0.4)).record["config"] != autoencoder.record["config"]
 
 
 def test_a_run_of_before_latents_is_still_read(tmp_path):

@@ -12,9 +12,10 @@ from configs import digits as recipe
 from diffusion.data.digits import digits
 from diffusion.metrics import classifier
 from experiments import config as configs
-from experiments import evaluate, measures, report
-from experiments.samples import read_samples
-from experiments.workdir import WorkdirError
+from experiments import evaluate
+from experiments.evaluation import measures, report
+from experiments.run_folder.workdir import WorkdirError
+from experiments.sampling.sample_files import read_samples
 from tests import commands
 
 QUICK = measures.Effort(draws=20, subsets=3)

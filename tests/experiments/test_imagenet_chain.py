@@ -18,8 +18,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from diffusion import npz
 from diffusion.data import sources
+from diffusion.io import npz
 from diffusion.metrics import image_sets
 from tests import commands
 from tests.data.made import write

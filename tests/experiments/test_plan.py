@@ -16,8 +16,11 @@ from jax.sharding import AbstractMesh, AxisType
 from configs import digits, imagenet256_dit
 from configs.students import turbo
 from diffusion.models.dit import DiT
-from experiments import ahead, estimate, plan, program, workdir
-from experiments.machines import MACHINES, ring_bandwidth, topology_name
+from experiments import plan
+from experiments.planning import ahead_of_time, estimate
+from experiments.planning.machines import MACHINES, ring_bandwidth, topology_name
+from experiments.run import program
+from experiments.run_folder import workdir
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -223,8 +226,8 @@ def test_mistakes_are_one_sentence(arguments, said):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed here")
 def test_without_libtpu_the_command_says_how_to_get_it():
-    with pytest.raises(ahead.AheadError, match="tpu/bin/pip install"):
-        ahead.devices("v5p:2x2x2")
+    with pytest.raises(ahead_of_time.AheadError, match="tpu/bin/pip install"):
+        ahead_of_time.devices("v5p:2x2x2")
 
 
 def test_a_step_that_xla_finds_no_room_for():
@@ -232,11 +235,11 @@ def test_a_step_that_xla_finds_no_room_for():
     error = jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}\nmore lines")
     step = mock.Mock()
     step.lower.return_value.compile.side_effect = error
-    found = ahead.compile_step(lambda mesh: mock.Mock(step=step), described())
+    found = ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described())
     assert (found["fits"], found["error"]) == (False, said)
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: a fault")
     with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
-        ahead.compile_step(lambda mesh: mock.Mock(step=step), described())
+        ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described())
 
 
 def compile_tiny(python, out):

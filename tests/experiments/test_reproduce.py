@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion.training import checkpoints, state
+from diffusion.training import state
+from diffusion.training.checkpointing import checkpoints
 from experiments import reproduce, train
 from tests.reliability.driver import TINY
 

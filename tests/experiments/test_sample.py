@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import generate, resolve, train
-from experiments.config import ConfigError
+from experiments import train
+from experiments.config import ConfigError, resolve
 from experiments.sample import requested_labels
+from experiments.sampling import generate
 
 SHAPE = (8, 8, 1)
 ROOT = pathlib.Path(__file__).parents[2]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import samplers, sampling
+from diffusion.models.budget.flops import flops
 from diffusion.models.dit import DiT
-from diffusion.models.flops import flops
 from diffusion.models.unet import UNet
 
 DIT = DiT(patch=2, width=32, depth=3, heads=2, num_classes=5)

@@ -15,11 +15,14 @@ import pytest
 from configs import digits
 from diffusion import guidance, parameterizations, samplers, timesteps
 from diffusion.data import pipeline
-from diffusion.training import checkpoints, sharding
-from experiments import checks, examples, few_steps, generate, pairs, players, reproduce, resolve, train
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
-from experiments import program as programs
-from experiments.config import ConfigError
+from experiments import few_steps, reproduce, train
+from experiments.config import ConfigError, checks, resolve
+from experiments.run import examples, noise_pairs, players
+from experiments.run import program as programs
+from experiments.sampling import generate
 from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -175,14 +178,14 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     config = student("reflow", teacher)
     given = examples.open_examples(config)
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    pairs.paired(config, tmp_path, given, mesh)
+    noise_pairs.paired(config, tmp_path, given, mesh)
     files = sorted((tmp_path / "pairs").glob("*.npy"))
     content = {file.name: file.read_bytes() for file in files}
     assert list(content) == ["00000000.npy", "00000512.npy"]
 
     files[0].write_bytes(content[files[0].name][:1000])  # a torn file, and one that was not yet there
     files[1].unlink()
-    made = pairs.paired(config, tmp_path, given, mesh)
+    made = noise_pairs.paired(config, tmp_path, given, mesh)
     assert {file.name: file.read_bytes() for file in files} == content
 
     # As experiments.sample would: the guided teacher, from the same noise.
@@ -205,7 +208,7 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     assert train.run(other, tmp_path / "other") == 0
     config.teacher.path = str(tmp_path / "other")
     with pytest.raises(ConfigError, match="holds another run than the one by which the first pairs"):
-        pairs.paired(config, tmp_path, given, mesh)
+        noise_pairs.paired(config, tmp_path, given, mesh)
 
 
 @pytest.mark.slow

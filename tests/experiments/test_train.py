@@ -16,9 +16,10 @@ import pytest
 
 from configs import digits
 from diffusion.data import pipeline, sources
-from diffusion.training import checkpoints
-from experiments import train, workdir
+from diffusion.training.checkpointing import checkpoints
+from experiments import train
 from experiments.config import ConfigError
+from experiments.run_folder import workdir
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]

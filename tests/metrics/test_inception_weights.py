@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from diffusion import limits, torch_files
+from diffusion.io import limits, torch_files
 from diffusion.metrics import inception_weights
 from tests.metrics import torch_writer as writer
 

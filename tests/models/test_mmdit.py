@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.models import doors, rotary
 from diffusion.models.flux import Flux
 from diffusion.models.interchange import FAMILIES, Refusal, rows
 from diffusion.models.interchange.folders import leaves_of, recognise, shapes_of
 from diffusion.models.interchange.tensor_files import Tensors
+from diffusion.models.layers import layer_masks, rotary
 from diffusion.models.mmdit import MMDiT
 from tests.models.interchange import published
 
@@ -85,7 +85,7 @@ def test_guided_samples_are_those_of_separate_calls(name):
     network, velocity = apply(model, params), parameterizations.velocity(CLOCKS[name])
     conditions = condition, told(model, key=1)
     if name == "sd3":  # a layer left out of the second branch alone
-        conditions = tuple({**c, "skip": doors.mask(2, 3, layers)} for c, layers in zip(conditions, ((), (1,))))
+        conditions = tuple({**c, "skip": layer_masks.mask(2, 3, layers)} for c, layers in zip(conditions, ((), (1,))))
     grid = timesteps.shift(SCHEDULE, timesteps.uniform(SCHEDULE, steps=3), 3.0)
     denoise = guidance.classifier_free(guidance.together(network, SCHEDULE, velocity, conditions), scale=4.0)
     keys = jax.random.split(jax.random.key(2), 2)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion.models.embeddings import sincos_positions, sinusoid
+from diffusion.models.layers.embeddings import sincos_positions, sinusoid
 from diffusion.models.pixart import PixArt
 from diffusion.models.u_vit import UViT
 from tests.models import backbones

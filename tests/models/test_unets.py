@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
-from diffusion.models import magnitude
 from diffusion.models.edm2_unet import EDM2UNet, edm2_preset
+from diffusion.models.layers import magnitude
 from diffusion.models.song_unet import SongUNet, song_unet_preset
 from diffusion.models.unet import UNet, unet_preset
 from diffusion.training import ema, optimizers, state, step

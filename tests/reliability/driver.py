@@ -124,7 +124,11 @@ def serve() -> None:
 
     import tensorboardX  # noqa: F401
 
-    from experiments import figures, generate, interval, progress, resolve, workdir  # noqa: F401
+    from experiments.config import resolve
+    from experiments.evaluation import figures
+    from experiments.run import progress, training_means
+    from experiments.run_folder import workdir  # noqa: F401
+    from experiments.sampling import generate
 
     warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")
     warnings.filterwarnings("ignore", message=r".*use of fork\(\)")

@@ -25,12 +25,13 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from diffusion import limits, npz, text, torch_files
+from diffusion import text
+from diffusion.io import limits, npz, torch_files
 from diffusion.metrics import frechet, statistics
 from diffusion.models import interchange
 from diffusion.models.interchange import schedulers, tensor_files
 from experiments import config as configs
-from experiments import workdir
+from experiments.run_folder import workdir
 from tests.metrics import torch_writer
 from tests.models.interchange import published
 from tests.reliability.hostile import peak

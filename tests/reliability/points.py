@@ -32,7 +32,7 @@ class Points:
         import io
 
         from diffusion.data.sources import Records
-        from diffusion.training import checkpoints
+        from diffusion.training.checkpointing import checkpoints
 
         if not self.point and not self.record:
             return

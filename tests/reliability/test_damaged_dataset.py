@@ -13,8 +13,9 @@ import tensorflow_datasets as tfds
 
 from configs import digits
 from diffusion.data import pipeline, sources
-from diffusion.training import checkpoints
-from experiments import measures, train
+from diffusion.training.checkpointing import checkpoints
+from experiments import train
+from experiments.evaluation import measures
 from tests.data.made import image_feature, png, write
 from tests.reliability.driver import TINY
 

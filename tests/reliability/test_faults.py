@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion.training import checkpoints
-from experiments import workdir
+from diffusion.training.checkpointing import checkpoints
+from experiments.run_folder import workdir
 from tests.reliability.driver import ROOT, train_command, until
 
 YEAR = 365 * 24 * 3600

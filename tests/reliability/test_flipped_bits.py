@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion.training import checkpoints
+from diffusion.training.checkpointing import checkpoints
 from tests.training import toys
 
 # Files that restoring depends on; a flip in one of them is always refused.

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import tensorstore
 
-from diffusion.training import checkpoints, ema, optimizers, state, warm_start
+from diffusion.training import ema, optimizers, state, warm_start
+from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
-from experiments import workdir
-from experiments.workdir import WorkdirError
+from experiments.run_folder import workdir
+from experiments.run_folder.workdir import WorkdirError
 from tests import commands
 from tests.reliability.hostile import HUGE, Called, little_memory  # noqa: F401
 

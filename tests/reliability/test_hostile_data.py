@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from diffusion import limits
 from diffusion.data import catalog, sources
 from diffusion.data.transforms import decode
-from experiments.samples import read_samples
-from experiments.workdir import WorkdirError
+from diffusion.io import limits
+from experiments.run_folder.workdir import WorkdirError
+from experiments.sampling.sample_files import read_samples
 from tests.conformance import slow_but
 from tests.data.made import image_feature, png, write
 from tests.reliability.hostile import HUGE, Called, little_memory  # noqa: F401

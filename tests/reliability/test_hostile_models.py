@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from diffusion import limits, text
+from diffusion import text
+from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.models.interchange import schedulers
 from tests.models.interchange import published

@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from diffusion.training import checkpoints
+from diffusion.training.checkpointing import checkpoints
 from tests.reliability.driver import TINY
 
 TEMPORARY, OLD = "checkpoints/#.tmp", "checkpoints/#.removed.tmp"

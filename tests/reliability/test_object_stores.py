@@ -9,9 +9,10 @@ import pathlib
 import pytest
 
 from configs import digits
-from experiments import fields, train, workdir
-from experiments.config import ConfigError
-from experiments.workdir import WorkdirError
+from experiments import train
+from experiments.config import ConfigError, fields
+from experiments.run_folder import workdir
+from experiments.run_folder.workdir import WorkdirError
 from tests.reliability.driver import train_command
 
 ADDRESSES = ["gs://bucket/run", "s3://bucket/run", "hdfs://host/run", "gs:/bucket/run", "file:///tmp/run"]

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from diffusion.training import checkpoints
+from diffusion.training.checkpointing import checkpoints
 from launch import local
 from tests.reliability.driver import ROOT, train_command, two_processes, until
 from tests.reliability.test_kills import values

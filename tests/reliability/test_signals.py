@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from diffusion.training import checkpoints
+from diffusion.training.checkpointing import checkpoints
 from experiments import train
 from launch import local
 from tests.reliability.driver import ROOT, train_command, two_processes, until

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from diffusion import limits
+from diffusion.io import limits
 from diffusion.text import Tokenizer
 from tests.text.vocabularies import FIXTURES, folder_of
 

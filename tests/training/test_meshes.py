@@ -154,7 +154,7 @@ def leaves(workdir, step):
     """Every leaf of a checkpoint by name, as one device reads it, without its step."""
     import jax
 
-    from diffusion.training import checkpoints
+    from diffusion.training.checkpointing import checkpoints
     from diffusion.training.sharding import leaf_name
 
     trees = [checkpoints.load_params(workdir, step)[0], checkpoints.load_ema(workdir, step)[0]]

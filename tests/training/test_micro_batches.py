@@ -9,7 +9,7 @@ from configs import digits
 from diffusion.models.dit import DiT
 from diffusion.models.song_unet import SongUNet
 from diffusion.training import micro_batches, sharding
-from experiments import resolve
+from experiments.config import resolve
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import optax
 import pytest
 from optax import contrib
 
-from diffusion import leaves, models
+from diffusion import models
+from diffusion.io import leaf_names
 from diffusion.training.optimizers import OPTIMIZERS, adamw, hidden_matrices, muon
 
 
@@ -147,7 +148,7 @@ def test_hidden_matrices_of_a_transformer():
     )
     told = lambda x: isinstance(x, contrib.MuonDimensionNumbers)
     found = jax.tree_util.tree_leaves_with_path(hidden_matrices(shapes), is_leaf=told)
-    assert {leaves.leaf_name(path): axes.reduction_axis for path, axes in found} == {
+    assert {leaf_names.leaf_name(path): axes.reduction_axis for path, axes in found} == {
         "params/blocks/attention/out/kernel": (1, 2), "params/blocks/attention/qkv/kernel": (1,),
         "params/blocks/mlp/hidden/kernel": (1,), "params/blocks/mlp/out/kernel": (1,),
         "params/blocks/modulation/dense/kernel": (1,),

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from diffusion.training import checkpoints, sharding
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -88,7 +89,7 @@ CHILD = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from diffusion.training import checkpoints, sharding
-from diffusion.training.checksums import checksums
+from diffusion.training.checkpointing.checksums import checksums
 from diffusion.training.step import make_train_step
 from tests.training import toys
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion import schema
+from diffusion.io import schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.rows import Row, linear

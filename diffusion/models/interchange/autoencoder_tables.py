@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffusion import schema
-from diffusion.models.autoencoder_kl import AutoencoderKL
-from diffusion.models.autoencoder_vq import VQModel
+from diffusion.io import schema
+from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusion.models.autoencoders.autoencoder_vq import VQModel
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, within
 

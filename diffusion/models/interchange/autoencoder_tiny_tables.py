@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import schema
-from diffusion.models.autoencoder_tiny import AutoencoderTiny
+from diffusion.io import schema
+from diffusion.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, Row, linear, within
 

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion import schema
-from diffusion.models.clip import CLIP, CLIPText, CLIPTextProjection, CLIPVision, CLIPVisionProjection
+from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, Family, Fields
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, patches, stacked, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
+from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPTextProjection, CLIPVision, CLIPVisionProjection
 
 
 def _norm(theirs: str, ours: str) -> list[Row]:

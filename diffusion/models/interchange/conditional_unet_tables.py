@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion import schema
+from diffusion.io import schema
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stacked, within

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import schema
-from diffusion.models.autoencoder_dc import AutoencoderDC, Levels
+from diffusion.io import schema
+from diffusion.models.autoencoders.autoencoder_dc import AutoencoderDC, Levels
 from diffusion.models.interchange.family import DEPTH, SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, Layout, Row, linear, within
 

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.dit import DiT
-from diffusion.models.embeddings import sincos_positions
 from diffusion.models.interchange.family import DEPTH, Computed, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE_OUT, SAME, Row, linear, patches, stacked, within
 from diffusion.models.interchange.tensor_files import Tensors
+from diffusion.models.layers.embeddings import sincos_positions
 
 
 def _diffusers_rows(module: DiT) -> list[Row]:

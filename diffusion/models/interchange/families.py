@@ -21,7 +21,7 @@ from diffusion.models.interchange import (
     unet_2d_tables,
 )
 from diffusion.models.interchange.family import Family, Refusal
-from diffusion.models.names import look_up
+from diffusion.models.layers.choices import look_up
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (
     *autoencoder_tables.FAMILIES,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from diffusion import limits, schema
+from diffusion.io import limits, schema
 from diffusion.models.interchange.rows import Row
 from diffusion.models.interchange.tensor_files import Tensors
 

@@ -22,13 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import files, limits, schema
-from diffusion.leaves import leaves_of
+from diffusion.io import files, limits, schema
+from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange import families, rows, tensor_files
 from diffusion.models.interchange.family import Computed, Family, Refusal
 from diffusion.models.interchange.rows import Mismatch, Row
 from diffusion.models.interchange.tensor_files import Tensors
-from diffusion.models.names import look_up
+from diffusion.models.layers.choices import look_up
 
 FLOATS = ("float32", "bfloat16", "float16")
 

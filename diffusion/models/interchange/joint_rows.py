@@ -1,4 +1,4 @@
-"""Rows of the layers of `diffusion.models.joint_blocks`, by whatever names: what SD3's and Flux's tables share."""
+"""Rows of the layers of `diffusion.models.layers.joint_blocks`, by whatever names: what SD3's and Flux's tables share."""
 
 from typing import NamedTuple
 

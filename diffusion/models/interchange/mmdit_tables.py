@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion import schema
+from diffusion.io import schema
 from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.joint_rows import StreamNames, projection_rows, shift_and_scale, stream_rows

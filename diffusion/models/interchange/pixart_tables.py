@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion import schema
+from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, patches, stacked
 from diffusion.models.pixart import PixArt

@@ -19,7 +19,7 @@ config is silent. What differs:
 - "euler", "heun" and their kin integrate in sigma / alpha, as everywhere in this field; `samplers.euler` is in t.
 - LCM's boundary, whose weight is 7e-6 at the smallest of its times, is left out.
 
-One scheduler is ours, with no counterpart there: OURS, of few-step students of flows, see `experiments.text_model`.
+One scheduler is ours, with no counterpart there: OURS, of few-step students of flows, see `experiments.text.model`.
 """
 
 import functools
@@ -30,10 +30,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import flow_maps, limits, parameterizations, samplers, schedules, schema, timesteps
-from diffusion.guidance.pairs import replace_x0
+from diffusion import flow_maps, parameterizations, samplers, schedules, timesteps
+from diffusion.guidance.prediction_changes import replace_x0
+from diffusion.io import limits, schema
 from diffusion.models.interchange.family import Fields, Refusal
-from diffusion.models.names import look_up
+from diffusion.models.layers.choices import look_up
 from diffusion.parameterizations import Parameterization
 from diffusion.samplers import Sampler
 from diffusion.schedules import NoiseSchedule

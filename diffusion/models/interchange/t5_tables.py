@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from diffusion.models.interchange.family import DEPTH, Family, Fields
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, stacked, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
-from diffusion.models.t5 import MLPS, T5Encoder
+from diffusion.models.text_encoders.t5 import MLPS, T5Encoder
 
 
 def _layer(module: T5Encoder) -> list[Row]:

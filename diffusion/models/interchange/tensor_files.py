@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from diffusion import files, limits
+from diffusion.io import files, limits
 
 SUFFIX = ".safetensors"
 INDEX = ".safetensors.index.json"

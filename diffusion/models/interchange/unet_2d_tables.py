@@ -11,7 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from diffusion import schema
+from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, linear
 from diffusion.models.interchange.unet_boxes import boxes, conv_rows, example, norm_rows, only

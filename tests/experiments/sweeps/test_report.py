@@ -11,7 +11,8 @@ from PIL import Image
 from experiments.sweeps import report, report_pictures, state
 from experiments.sweeps.report_following import following
 from experiments.sweeps.results import collect
-from tests import commands, made_sweep
+from tests import commands
+from tests.experiments.sweeps import made_sweep
 
 
 def embedded(results, part="data"):

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from experiments.sweeps import report
-from tests import browser, made_sweep
+from tests import browser
+from tests.experiments.sweeps import made_sweep
 
 pytestmark = [
     pytest.mark.slow,

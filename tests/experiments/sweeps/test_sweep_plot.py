@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import figures, sweep_plot
+from experiments import sweep_plot
 from experiments.config import ConfigError
-from tests import made_sweep
+from experiments.evaluation import figures
+from tests.experiments.sweeps import made_sweep
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from experiments.config import ConfigError
+from experiments.run_folder.workdir import WorkdirError
 from experiments.sweeps import results, state, table
-from experiments.workdir import WorkdirError
 
 COMMANDS = [["python", "-m", "experiments.train", "--workdir={folder}"], ["python", "-m", "experiments.evaluate"]]
 DISTANCES = {("v", 0): 1.0, ("v", 1): 2.0, ("v", 2): 6.0, ("x0", 0): 3.0}  # the rest is not done

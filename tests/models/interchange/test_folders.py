@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from diffusion import limits
+from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import dit_tables, families, folders, tensor_files

@@ -14,8 +14,8 @@ from diffusion import flow_maps
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.parameterizations import Prediction
-from tests import made_pipelines
 from tests.conformance import slow_but
+from tests.text_to_image import made_pipelines
 
 CLASSES = json.loads((made_pipelines.FIXTURES / "schedulers.json").read_text())
 # Another value than the default for each field.

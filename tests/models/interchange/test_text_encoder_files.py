@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from diffusion.models import interchange
-from diffusion.models.clip import CLIP, CLIPText, CLIPTextProjection
 from diffusion.models.interchange import clip_tables, folders, t5_tables
 from diffusion.models.interchange.tensor_files import Tensors
+from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPTextProjection
 from tests.models.interchange import published
 
 # Where the single files of the original repositories have which listing, and what it is.

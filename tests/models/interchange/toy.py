@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import schema
+from diffusion.io import schema
 from diffusion.models.interchange.family import Computed, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE, VECTOR, Row, linear
 

@@ -1,0 +1,289 @@
+"""A cache of latents: what an autoencoder's encoder makes of every picture of a split, written once, read in training.
+
+    FOLDER/latents.json                            what it holds, and of what; written last, so that no part is a cache
+    FOLDER/latents-00003-of-00040.array_record     a run of records, each written under another name and then renamed
+    FOLDER/encoding.json                           what is being written; a writing that was killed goes on from it
+
+A record is the example's label and, for each view of its picture (as it is; mirrored), the mean and log variance of its
+posterior. Moments, not draws, so that training sees another latent of a picture in every epoch, as it would have from
+the encoder itself; `scale` and `shift` are applied when a record is read, and stored beside it.
+"""
+
+import json
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from diffusion.data import fingerprints
+from diffusion.data.sources import DamagedRecord, DataSpec
+from diffusion.io import failures, limits
+
+FORMAT = 1  # raised when a change makes older readers wrong
+PARTS = {"moments": 2, "mean": 1}  # arrays of a view: the mean, and the log variance of a posterior that has one
+VIEWS = ("plain", "flipped")
+DTYPES = ("float32", "float16")
+LABEL = np.dtype("<i4")  # before the arrays of a record
+INDEX, BEGUN = "latents.json", "encoding.json"  # what a cache holds, and what one that is not finished will
+
+
+class CacheError(ValueError):
+    """A folder is no cache of the latents that are asked for; the message says what differs, and what to do."""
+
+
+class Description(NamedTuple):
+    """What a cache holds.
+
+    Attributes:
+        dataset: {"name", "version", "split", "size", "num_classes", "shape"} of the pictures.
+        autoencoder: {"family", "config", "sha256"}: its architecture, its fields, and the hash of its weights.
+        shape: (h, w, D) of a latent.
+        kind: "moments" of a posterior, from which each epoch draws anew, or its "mean" alone.
+        views: of each picture: "plain", and "flipped", its mirror image, where flips are wanted.
+        dtype: of the numbers on disk: "float32", or "float16" of half the size.
+        scale: of the latents, one number or D: training sees scale (z - shift), of about unit variance.
+        shift: of the latents, likewise.
+    """
+
+    dataset: dict[str, Any]
+    autoencoder: dict[str, Any]
+    shape: tuple[int, int, int]
+    kind: str
+    views: tuple[str, ...]
+    dtype: str
+    scale: float | tuple[float, ...]
+    shift: float | tuple[float, ...]
+
+    @property
+    def record(self) -> tuple[int, ...]:
+        """Shape of the arrays of a record: [views, parts, h, w, D]."""
+        return (len(self.views), PARTS[self.kind], *self.shape)
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a record."""
+        return LABEL.itemsize + limits.array_bytes("a cache of latents", self.record, np.dtype(self.dtype).itemsize)
+
+
+def describe(folder: str | pathlib.Path) -> Description:
+    """What a cache holds, without reading its records.
+
+    Args:
+        folder: that `latent_writer.write` wrote.
+
+    Raises:
+        FileNotFoundError: if it holds no finished cache.
+        CacheError, limits.Refused: if its description is damaged.
+    """
+    return parse(_index(folder), limits.read_json(_index(folder)))
+
+
+def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
+    """Opens a cache for random access.
+
+    Args:
+        folder: that `latent_writer.write` wrote.
+
+    Returns:
+        The latents, and what they are as `pipeline.batches` takes it; ``latents.draw`` has to be the first of its
+        augmentations.
+
+    Raises:
+        FileNotFoundError: if it holds no finished cache, or a file of it is missing.
+        CacheError, limits.Refused: if its description is damaged, or a file has another length than that says.
+    """
+    description, sizes = describe(folder), limits.read_json(_index(folder))["files"]
+    for name, size in sizes.items():
+        path = pathlib.Path(folder) / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; the command that wrote the cache of latents writes it again.")
+        if path.stat().st_size != size:
+            raise CacheError(f"{path} has {path.stat().st_size:,} bytes, not the {size:,} that were written; the "
+                             "command that wrote the cache of latents writes it again.")
+    about = description.dataset
+    held = sum(sizes.values())
+    if about["size"] * description.record_bytes > held:  # else the order of an epoch alone would fill the memory
+        raise CacheError(f"{folder} declares {about['size']:,} latents of {description.record_bytes:,} bytes each, and "
+                         f"its files have {held:,} bytes; write the cache again.")
+    spec = DataSpec(about["name"], about["split"], description.shape, about["num_classes"], about["size"],
+                    about["version"], "float32")
+    return Latents([pathlib.Path(folder) / name for name in sizes], description, spec), spec
+
+
+class Latents:
+    """The records of a cache, {"x": [views, parts, h, w, D], "label"} each."""
+
+    def __init__(self, files: Sequence[pathlib.Path], description: Description, spec: DataSpec):
+        """Opens no file yet."""
+        self.description, self._spec = description, spec
+        self._files = ArrayRecordDataSource(list(map(str, files)))
+        self._scale, self._shift = (np.asarray(x, np.float32) for x in (description.scale, description.shift))
+
+    def __len__(self) -> int:
+        return self._spec.size
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record; see `__getitems__`."""
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the records of many rows.
+
+        Args:
+            rows: each in 0..len - 1.
+
+        Raises:
+            IndexError: no such row.
+            DamagedRecord: a record is damaged, or does not fit the description.
+            failures.Unreadable: this machine could not read the file.
+        """
+        for row in rows:
+            if not 0 <= row < len(self):
+                raise IndexError(f"latents of {self._spec.name} ({self._spec.split}): row {row} is not in "
+                                 f"0..{len(self) - 1}.")
+        return [self._decode(row, record) for row, record in zip(rows, self._read(list(rows)))]
+
+    def draw(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+        """A latent as training sees it: an augmentation, for which `pipeline` has an rng for each example.
+
+            scale (mean + exp(log variance / 2) eps - shift),   eps ~ N(0, 1)
+
+        Args:
+            rng: of the example.
+            x: [views, parts, h, w, D] of a record; a view is drawn, too.
+
+        Returns:
+            float32 [h, w, D].
+        """
+        x = x[rng.integers(len(x))] if len(x) > 1 else x[0]
+        z = x[0].astype(np.float32)
+        if len(x) == 2:
+            z = z + np.exp(0.5 * x[1].astype(np.float32)) * rng.standard_normal(z.shape, np.float32)
+        return self._scale * (z - self._shift)
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """What the cache holds: how many records, and a digest of some of them; as `sources.Records.fingerprint`."""
+        return {"records": len(self), "sha256": fingerprints.digest(map(self._stored, fingerprints.rows(len(self))))}
+
+    def _stored(self, row: int) -> bytes:
+        try:
+            return self._read([row])[0]
+        except DamagedRecord:
+            return b"damaged"
+
+    def _read(self, rows: list[int]) -> list[bytes]:
+        try:
+            return list(self._files.__getitems__(rows))
+        except Exception as error:  # what a damaged file raises depends on where in it the damage is
+            if failures.of_machine(error):
+                raise failures.Unreadable(f"latents of {self._spec.name} ({self._spec.split}): record {rows[0]} could "
+                                          f"not be read: {error}. The cache may be sound.") from error  # fmt: skip
+            if len(rows) == 1:
+                raise self._unusable(rows[0], error) from error
+            return [self._read([row])[0] for row in rows]
+
+    def _decode(self, row: int, record: bytes) -> dict[str, Any]:
+        if len(record) != self.description.record_bytes:
+            raise self._unusable(row, f"it has {len(record)} bytes, expected {self.description.record_bytes}")
+        x = np.frombuffer(record, self.description.dtype, offset=LABEL.itemsize).reshape(self.description.record)
+        if not self._spec.num_classes:
+            return {"x": x}
+        label = int(np.frombuffer(record, LABEL, 1)[0])
+        if not 0 <= label < self._spec.num_classes:
+            raise self._unusable(row, f"its label is {label}, expected 0..{self._spec.num_classes - 1}")
+        return {"x": x, "label": label}
+
+    def _unusable(self, row: int, reason: Any) -> DamagedRecord:
+        return DamagedRecord(f"latents of {self._spec.name} ({self._spec.split}): record {row} cannot be used: "
+                             f"{reason}. The cache on disk is damaged: write it again (experiments.encode), or leave "
+                             "such records out by --config.data.damaged=skip.")
+
+
+# ==== What a cache is of ====
+
+
+def differences(there: Description, asked: Description) -> list[str]:
+    """What differs between two descriptions, a phrase for each field: "autoencoder.sha256: 'ab..' -> 'cd..'"."""
+    there, asked = (json.loads(json.dumps(each._asdict())) for each in (there, asked))
+    return [f"{field}: {old!r} -> {new!r}" for field, old, new in _differing("", there, asked)]
+
+
+def _differing(path: str, there: Any, asked: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(there, dict) and isinstance(asked, dict):
+        return [item for key in sorted(there.keys() | asked.keys())
+                for item in _differing(f"{path}.{key}" if path else key, there.get(key), asked.get(key))]
+    return [] if there == asked else [(path, there, asked)]
+
+
+def require(
+    description: Description, name: str, split: str, autoencoder: Mapping[str, Any] | None = None, where: str = "it"
+) -> None:
+    """Refuses a cache of other pictures, or by another autoencoder, than a run asks for.
+
+    Args:
+        description: of the cache.
+        name: of the dataset, `name[/config][:version]`; without a version any will do.
+        split: of it.
+        autoencoder: as in `Description`; None if any will do.
+        where: the cache lies, for the message.
+
+    Raises:
+        CacheError: naming what differs.
+    """
+    about, (bare, _, version) = description.dataset, name.partition(":")
+    wanted = {"name": bare, "split": split} | ({"version": version} if version else {})
+    found = {key: about[key] for key in wanted}
+    found["name"] = found["name"].partition(":")[0]
+    differs = _differing("dataset", found, wanted)
+    if autoencoder is not None:
+        differs += _differing("autoencoder", description.autoencoder, dict(autoencoder))
+    if differs:
+        told = "; ".join(f"{field} is {old!r} there, and {new!r} is asked for" for field, old, new in differs)
+        raise CacheError(f"{where} holds other latents than are asked for: {told}. Write them by experiments.encode "
+                         "into another folder.")
+
+
+def _index(folder: str | pathlib.Path) -> pathlib.Path:
+    path = pathlib.Path(folder) / INDEX
+    if not path.is_file():
+        begun = (path.parent / BEGUN).is_file()
+        what = "its writing was never finished; the command that began it goes on" if begun else "there is none"
+        raise FileNotFoundError(f"{folder} holds no cache of latents: {what}. It is made by: python -m "
+                                f"experiments.encode --autoencoder=FOLDER --data=NAME@SPLIT "
+                                + shlex.quote(f"--out={folder}"))
+    return path
+
+
+def parse(path: pathlib.Path, content: Any) -> Description:
+    """A description from the content of a note, checked.
+
+    Raises:
+        CacheError: if it is none.
+    """
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CacheError(f"{path} is no description of a cache of latents in format {FORMAT}; write the cache again.")
+    try:
+        fields: dict[str, Any] = {name: content[name] for name in Description._fields}
+        tuples: dict[str, Any] = {"shape": tuple(fields["shape"]), "views": tuple(fields["views"])}
+        tuples |= {name: tuple(fields[name]) for name in ("scale", "shift") if isinstance(fields[name], list)}
+        found = Description(**{**fields, **tuples})
+        numbers = [*np.ravel(found.scale), *np.ravel(found.shift)]
+        sound = (
+            len(found.shape) == 3 and found.kind in PARTS and found.dtype in DTYPES and found.record_bytes > 0
+            and found.views in (VIEWS[:1], VIEWS) and all(np.isfinite(float(x)) for x in numbers)
+            and isinstance(found.autoencoder, dict) and found.dataset["size"] > 0
+            and {type(found.dataset[key]) for key in ("name", "version", "split")} == {str}
+            and type(found.dataset["num_classes"]) is type(found.dataset["size"]) is int
+            and type(content["shard_records"]) is int and content["shard_records"] > 0
+            and all(type(size) is int for size in content["files"].values())
+            and np.broadcast_shapes(np.shape(found.scale), np.shape(found.shift), found.shape[-1:]) == found.shape[-1:]
+        )
+        limits.inside(str(path), content["files"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CacheError(f"{path} is damaged ({error!r}); write the cache of latents again.") from error
+    if not sound:
+        raise CacheError(f"{path} is damaged: a field is out of range; write the cache of latents again.")
+    return found

@@ -1,0 +1,145 @@
+"""Reconstruction guidance: samples that agree with a measurement y = A(x_0) + noise, from an unconditional network."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.guidance.classifier import shift_score
+from diffusion.guidance.measurements import Measurement
+from diffusion.guidance.prediction_changes import replace_x0
+from diffusion.guidance.strength import Interval, Scale, check_interval, strength
+from diffusion.parameterizations import Denoiser, checked
+from diffusion.schedules import NoiseSchedule, left_broadcast
+
+
+def posterior_sampling(
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    log_likelihood: Callable[[Array], Array],
+    scale: Scale = 1.0,
+    interval: Interval = None,
+) -> Denoiser:
+    """DPS: classifier guidance with p(y | x_t) ~ p(y | x0(x_t)), score + w grad_{x_t} log p(y | x0(x_t)).
+
+    The paper has log p = -|y - A(x0)|^2 / (2 sigma_y^2), `gaussian_likelihood`; its algorithm and code take the
+    gradient of -|y - A(x0)|, `negative_distance`, with a constant step that they subtract from x_s after the sampler's
+    step, where here it is the score that moves: w is a rate, not a step. Any log-likelihood or negative loss of x0 will
+    do (Bansal et al. 2023, "Universal Guidance"). At alpha = 0 the denoiser is left as it is.
+
+    Facts:
+      nfe: 1 call of the denoiser and 1 of its transposed derivative
+      neutral: w = 0, the denoiser exactly
+      paper: Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse Problems", eq. 11 and
+        algorithm 1
+
+    Args:
+      denoise: the denoiser, differentiable.
+      schedule: the process.
+      log_likelihood: x0 `[B, ...]` -> log p(y_b | x0_b) `[B]`, each of its own example.
+      scale: w, a number, `[B]`, or a function of t.
+      interval: (t_low, t_high) outside which w = 0; None for all times.
+
+    Raises:
+      ValueError: if the interval is empty.
+    """
+    check_interval(interval)
+
+    def guided(x_t, t):
+        x0, pull, prediction = _differentiated(denoise, x_t, t)
+        (gradient,) = pull(jax.grad(lambda x0: log_likelihood(x0).sum())(x0))
+        return shift_score(prediction, schedule, t, strength(scale, 0, interval, t, x_t) * gradient)
+
+    return guided
+
+
+def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std: float) -> Callable[[Array], Array]:
+    """log p(y | x0) = -|y - A(x0)|^2 / (2 sigma_y^2), up to a constant, for `posterior_sampling`.
+
+    Args:
+      operator: A, x0 `[B, ...]` -> `[B, ...]`; it may be nonlinear.
+      y: what A gave.
+      noise_std: sigma_y > 0.
+    """
+    if not noise_std > 0:
+        raise ValueError(f"gaussian_likelihood: noise_std = {noise_std} must be positive; for exact measurements take "
+                         "negative_distance")
+    return lambda x0: -_squared(y - operator(x0)) / (2 * noise_std**2)
+
+
+def negative_distance(operator: Callable[[Array], Array], y: Array) -> Callable[[Array], Array]:
+    """-|y - A(x0)|, whose gradient is the normalised one of DPS's code; arguments as `gaussian_likelihood`."""
+
+    def log_likelihood(x0):
+        squared = _squared(y - operator(x0))
+        return -jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+
+    return log_likelihood
+
+
+def pseudoinverse(
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    measurement: Measurement,
+    y: Array,
+    noise_std: float = 0.0,
+    data_std: float = 1.0,
+    scale: Scale = 1.0,
+) -> Denoiser:
+    """PiGDM: p(x_0 | x_t) ~ N(x0, r^2 I), and then exactly p(y | x_t) = N(A x0, r^2 A A^T + sigma_y^2 I),
+
+        score + (dx0 / dx_t)^T A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0),    1 / r^2 = 1 / s^2 + alpha^2 / sigma^2.
+
+    r^2 is the posterior variance of data N(mu, s^2 I), for which all is exact; s = 1 is the paper's. (The paper's
+    algorithm weighs the shift of x_s by alpha_t, which is alpha^2 times Bayes' rule for small steps.) At alpha = 0 the
+    denoiser is left as it is.
+
+    Facts:
+      nfe: 1 call of the denoiser and 1 of its transposed derivative
+      neutral: w = 0, the denoiser exactly
+      paper: Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", eq. 7 and 8
+
+    Args:
+      denoise: the denoiser, differentiable.
+      schedule: the process.
+      measurement: A, such as `measurements.masked(mask)`.
+      y: `[B, ...]` what was measured.
+      noise_std: sigma_y >= 0.
+      data_std: s > 0.
+      scale: w, a number, `[B]`, or a function of t.
+
+    Raises:
+      ValueError: if a standard deviation is out of range.
+    """
+    if not (noise_std >= 0 and data_std > 0):
+        raise ValueError(f"pseudoinverse: noise_std = {noise_std} must be at least 0, data_std = {data_std} positive")
+
+    def guided(x_t, t):
+        x0, pull, prediction = _differentiated(denoise, x_t, t)
+        alpha, sigma = left_broadcast(schedule.alpha(t), x_t), left_broadcast(schedule.sigma(t), x_t)
+        variance = alpha**2 * data_std**2 + sigma**2  # r^2 = s^2 sigma^2 / variance
+        ratio = variance * (noise_std / data_std) ** 2 / sigma**2 if noise_std else jnp.zeros_like(sigma)
+        measured, transpose = jax.vjp(measurement.forward, x0)
+        ratio = ratio.reshape(ratio.shape[:1] + (1,) * (measured.ndim - 1)) if ratio.ndim else ratio
+        (gradient,) = pull(*transpose(measurement.solve(y - measured, ratio)))
+        # sigma^2 / (alpha r^2), with sigma^2 cancelled by hand: finite as sigma vanishes.
+        some = alpha > 0
+        factor = jnp.where(some, variance / (jnp.where(some, alpha, 1) * data_std**2), 0)
+        return replace_x0(prediction, schedule, t, x0 + strength(scale, 0, None, t, x_t) * factor * gradient)
+
+    return guided
+
+
+def _differentiated(denoise, x_t, t):
+    """x0(x_t), v -> (dx0 / dx_t)^T v, and the prediction, by one evaluation."""
+
+    def estimate(x):
+        prediction = checked(denoise)(x, t)
+        return prediction.x0, prediction
+
+    return jax.vjp(estimate, x_t, has_aux=True)
+
+
+def _squared(residual):
+    return jnp.sum(residual**2, axis=tuple(range(1, residual.ndim)))

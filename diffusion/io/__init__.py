@@ -1,0 +1,1 @@
+"""Files: written whole, read within limits, without pickle, and by names that stay the same."""

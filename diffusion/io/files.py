@@ -1,0 +1,63 @@
+"""Files that the library keeps: where, and never half-written."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from diffusion.io import failures
+
+
+def cache(name: str) -> pathlib.Path:
+    """Returns the folder of that name in DIFFUSION_CACHE, or else in ~/.cache/diffusion."""
+    return pathlib.Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser() / name
+
+
+def require_readable(path: str | os.PathLike) -> None:
+    """Raises the true OSError of a file that cannot be opened; safetensors calls each of them FileNotFoundError."""
+    open(path, "rb").close()
+
+
+def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
+    """Returns what a .npy file holds, or None where it is missing or torn, and may be made again.
+
+    Args:
+        path: of the file.
+        mmap_mode: as `np.load` takes it.
+
+    Raises:
+        failures.Unreadable: if this machine could not read it: it may be sound.
+    """
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        if failures.of_machine(error):
+            raise failures.Unreadable(f"{path} could not be read: {error}.") from error
+        return None
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Yields a file to write, so that a reader, or a run that was killed, finds the old or the new content, no part."""
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a folder to fill, which then takes the place of `path` and of what was there: all of it, or nothing."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)

@@ -1,0 +1,153 @@
+"""Picture files: read as what the models take, and written with the settings that made them."""
+
+import io
+import json
+import os
+import pathlib
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from diffusion.io import files
+
+KEY = "diffusion"  # of the text in a PNG file that holds the settings, as JSON
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads others by running programs: EPS by Ghostscript
+TEXT = 2**20  # characters of settings
+PIXELS = 2**26  # of one picture: 8192 x 8192
+# What Pillow raises for a damaged file depends on where in it the damage is; OSError is what it does not know, too.
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
+           struct.error, zlib.error, RuntimeError, AssertionError, Image.DecompressionBombError)  # fmt: skip
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of more than 8 bits
+
+
+def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
+    """A picture whose header is read and checked, and none of whose pixels is decoded; every picture is opened here.
+
+    Of a file that holds several (an animation, pages) it is the first.
+
+    Args:
+      source: path of a file of one of `FORMATS`, whatever it is called, or its content.
+      name: of it, for messages; the path by default.
+
+    Raises:
+      FileNotFoundError: if there is no file.
+      ValueError: if it is no sound picture of these formats, or has more than `PIXELS` pixels.
+    """
+    if isinstance(source, (str, pathlib.Path)):
+        name, source = name or str(source), pathlib.Path(os.path.expanduser(source))
+        if not os.path.isfile(source):  # False for a name that is too long, too
+            raise FileNotFoundError(f"{name}: there is no such file.")
+    try:
+        picture = Image.open(source if isinstance(source, pathlib.Path) else io.BytesIO(source), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is no sound picture of these formats: {', '.join(FORMATS)}") from None
+    except DAMAGED as error:
+        raise ValueError(f"{name} is no sound picture: {error!r}") from error
+    if picture.width * picture.height > PIXELS:
+        picture.close()
+        raise ValueError(f"{name} declares {picture.width} x {picture.height} pixels, and at most {PIXELS:,} are read "
+                         "(8192 x 8192): make it smaller")  # fmt: skip
+    return picture
+
+
+def read(path: str | pathlib.Path) -> np.ndarray:
+    """A picture as uint8 [H, W, 3].
+
+    Transparent parts are laid on white and 16 bits rounded to 8, which a warning says; grey becomes colour.
+
+    Args:
+      path: a file, as `opened` takes it.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it is no sound picture, or has too many pixels.
+    """
+    picture = _loaded(opened(path), path)
+    if picture.mode in DEEP:
+        warnings.warn(f"{path} has more than 8 bits a pixel ({picture.mode}): rounded to 8", stacklevel=2)
+        return np.repeat(_eight_bits(path, np.asarray(picture))[..., None], 3, axis=-1)
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        if np.asarray(picture)[..., 3].min() < 255:
+            warnings.warn(f"{path} has transparent parts: laid on white", stacklevel=2)
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def read_mask(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    """A mask as Bool [H, W], True where it is bright: there the picture is painted anew.
+
+    Args:
+      path: a picture.
+      size: (H, W) of the picture that it belongs to.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it has another size, or is no sound picture.
+    """
+    picture = opened(path)
+    if picture.size[::-1] != tuple(size):
+        raise ValueError(f"the mask {path} has {picture.size[1]} x {picture.size[0]} pixels (height x width), and its "
+                         f"picture {size[0]} x {size[1]}; they must be the same")
+    picture = _loaded(picture, path)
+    if picture.mode in DEEP:
+        return _eight_bits(path, np.asarray(picture)) >= 128
+    return np.asarray(picture.convert("L")) >= 128
+
+
+def write(path: str | pathlib.Path, picture: np.ndarray, settings: Mapping[str, Any]) -> None:
+    """Writes a PNG file, whole or not at all, with settings as JSON in its text.
+
+    Args:
+      path: of the file.
+      picture: uint8 [H, W, 3].
+      settings: what JSON can say.
+    """
+    about = PngImagePlugin.PngInfo()
+    about.add_itxt(KEY, json.dumps(settings, sort_keys=True))
+    with files.whole(pathlib.Path(path)) as file:
+        Image.fromarray(picture).save(file, "PNG", pnginfo=about)
+
+
+def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
+    """The settings in a file that `write` wrote, as they stand there (`picture_fields.carried` checks them).
+
+    Raises:
+      FileNotFoundError: if there is no file.
+      ValueError: if it holds none.
+    """
+    with opened(path) as picture:
+        text = picture.info.get(KEY)
+    if not isinstance(text, str):
+        raise ValueError(f"{path} carries no settings: it was not written by this program, or saved by another since")
+    if len(text) > TEXT:
+        raise ValueError(f"{path}: its settings are {len(text):,} characters, and at most {TEXT:,} are read")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its settings are not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: its settings are {type(found).__name__}, not a table of fields")
+    return found
+
+
+def _loaded(picture: Image.Image, path: str | pathlib.Path) -> Image.Image:
+    """The same with its pixels."""
+    try:
+        picture.load()
+    except DAMAGED as error:
+        raise ValueError(f"{path} is no sound picture: {error!r}") from error
+    return picture
+
+
+def _eight_bits(path: str | pathlib.Path, deep: np.ndarray) -> np.ndarray:
+    """Grey of 16 bits in 8."""
+    if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() >= 2**16:
+        raise ValueError(f"{path} has numbers {deep.min()} .. {deep.max()} for pixels; 0 .. 65535 is what 16 bits say")
+    return ((deep.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)

@@ -1,0 +1,116 @@
+"""What the fields of a table from elsewhere may hold: types and ranges, checked before anything is built of them.
+
+    FIELDS = {"num_train_timesteps": whole(1, 10**5), "shift": number(1e-6, 1e6), "shift_terminal": optional(number())}
+    schema.check(FIELDS, limits.read_table(path), str(path))
+
+A field that a schema does not name is not checked here: whether it may be there is for the reader to say.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from diffusion.io import limits
+
+LARGEST = 2**20  # of whole numbers where nothing else is said: vocabularies have 2^18 ids
+FARTHEST = 1e12  # of other numbers
+LONGEST = 1000  # of texts, in letters, and of lists
+
+
+class Valid(NamedTuple):
+    """What a field may hold.
+
+    Attributes:
+        words: that say so: "a whole number from 1 to 512".
+        holds: whether a value is of this kind.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def whole(low: int = 0, high: int = LARGEST) -> Valid:
+    """Whole numbers from low to high; true and false are none."""
+    return Valid(f"a whole number, at least {low} and at most {high}",
+                 lambda value: type(value) is int and low <= value <= high)  # fmt: skip
+
+
+def number(low: float = -FARTHEST, high: float = FARTHEST) -> Valid:
+    """Numbers from low to high, whole or not; infinity where it is an end."""
+    holds = lambda value: type(value) in (int, float) and low <= value <= high
+    return Valid(f"a number from {low:g} to {high:g}", holds)
+
+
+def text(longest: int = LONGEST) -> Valid:
+    """Texts of at most so many letters, all of Unicode: halves of pairs, which JSON can spell, are none."""
+    return Valid(f"a text of at most {longest} letters of Unicode", lambda value: isinstance(value, str)
+                 and len(value) <= longest and not re.search("[\ud800-\udfff]", value))  # fmt: skip
+
+
+def several(each: Valid, least: int = 0, most: int = LONGEST) -> Valid:
+    """Lists of `least` to `most` values of one kind."""
+    return Valid(f"a list of {least} to {most}, each {each.words}", lambda value: isinstance(value, (list, tuple))
+                 and least <= len(value) <= most and all(map(each.holds, value)))  # fmt: skip
+
+
+def table(each: Valid, most: int = LONGEST) -> Valid:
+    """Tables of at most so many fields, whose values are of one kind."""
+    return Valid(f"a table of at most {most} fields, each {each.words}", lambda value: isinstance(value, Mapping)
+                 and len(value) <= most and all(map(each.holds, value.values())))  # fmt: skip
+
+
+def either(*kinds: Valid) -> Valid:
+    """Values of any of several kinds."""
+    return Valid(" or ".join(kind.words for kind in kinds), lambda value: any(kind.holds(value) for kind in kinds))
+
+
+FLAG = Valid("true or false", lambda value: isinstance(value, bool))
+NULL = Valid("null", lambda value: value is None)
+PLAIN = either(NULL, FLAG, number(), text())
+ANY = either(PLAIN, several(either(PLAIN, several(PLAIN))), Valid("a table", lambda value: isinstance(value, Mapping)))
+
+
+def optional(kind: Valid) -> Valid:
+    """Values of a kind, or null."""
+    return either(kind, NULL)
+
+
+def like(default: Any) -> Valid:
+    """What a field may hold whose default is this value.
+
+    A whole number of at least 1 stays one, since sizes and counts have such defaults; null is as good as false; an
+    entry of a list is one of the kind of the default's first, from 0 on.
+    """
+    if isinstance(default, bool):
+        return optional(FLAG)
+    if isinstance(default, int):
+        return whole(min(default, 1))
+    if isinstance(default, float):
+        return number()
+    if isinstance(default, str):
+        return text()
+    if isinstance(default, (list, tuple)) and default:
+        first = default[0]
+        return several(whole() if type(first) is int else like(first))
+    return several(PLAIN) if isinstance(default, (list, tuple)) else ANY
+
+
+def objection(field: str, value: Any, valid: Valid) -> str:
+    """Says why a field may not hold a value; "" where it may."""
+    return "" if valid.holds(value) else f"{field} = {limits.short(value)}; valid: {valid.words}."
+
+
+def check(fields: Mapping[str, Valid], found: Mapping[str, Any], what: str) -> None:
+    """Refuses a table in which a field holds what it may not.
+
+    Args:
+        fields: what each may hold; one that is not there is not missed.
+        found: the table.
+        what: it is, for the message.
+
+    Raises:
+        limits.Refused: at the first such field.
+    """
+    for field, valid in fields.items():
+        if field in found and (why := objection(field, found[field], valid)):
+            raise limits.Refused(f"{what}: {why}")

@@ -1,0 +1,1 @@
+"""Autoencoders: between pictures and the latents that diffusion models see."""

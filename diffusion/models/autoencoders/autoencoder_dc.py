@@ -1,0 +1,258 @@
+"""The deep-compression autoencoder: pictures to a latent 32 or more times smaller, without a posterior, and back.
+
+    encoder: conv - [block x layers - (halve)] x levels - conv + mean of channels
+    decoder: conv + repeated channels - [(double) - block x layers] x levels - norm - relu - conv
+
+    block: a residual block of convolutions at the first levels, EfficientViT's at the last:
+           linear attention on pixels and neighbourhoods, then a gated depthwise convolution
+
+Level i has side H / 2^i. Where level 0 has no layers, the first and the last convolution halve and double at once.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from diffusion.models.autoencoders import latent_space
+from diffusion.models.autoencoders.deep_compression import (
+    ACTIVATIONS,
+    NORMS,
+    Double,
+    GatedConv,
+    Halve,
+    LinearAttention,
+    PlainBlock,
+    RmsNorm,
+    averaged,
+    repeated,
+)
+from diffusion.models.autoencoders.encoder_decoder import check_latents, check_pictures
+from diffusion.models.autoencoders.latent_space import Factor
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.convolutions import conv
+
+BLOCKS = ("ResBlock", "EfficientViTBlock")
+
+
+class Levels(NamedTuple):
+    """The levels of the encoder or of the decoder, from the picture's side on; one entry each.
+
+    Attributes:
+        widths: channels.
+        layers: blocks; 0 at level 0 alone.
+        blocks: "ResBlock" or "EfficientViTBlock".
+        scales: sides of the neighbourhoods that attention sees beside pixels; () for none.
+        norms: "rms_norm" or "batch_norm" (with fixed statistics).
+        activations: of the residual blocks, "silu" or "relu".
+    """
+
+    widths: tuple[int, ...]
+    layers: tuple[int, ...]
+    blocks: tuple[str, ...]
+    scales: tuple[tuple[int, ...], ...]
+    norms: tuple[str, ...]
+    activations: tuple[str, ...]
+
+    @property
+    def first(self) -> int:
+        """The first level that has blocks."""
+        return 0 if self.layers[0] else 1
+
+
+class Level(nn.Module):
+    """The blocks of level i: [B, H, W, C] -> the same."""
+
+    levels: Levels
+    i: int
+    head_size: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        levels, i = self.levels, self.i
+        for j in range(levels.layers[i]):
+            if levels.blocks[i] == "ResBlock":
+                x = PlainBlock(levels.norms[i], levels.activations[i], self.dtype, name=f"block_{j}")(x)
+            else:
+                scales, norm = levels.scales[i], levels.norms[i]
+                x = LinearAttention(self.head_size, scales, norm, self.dtype, name=f"mixing_{j}")(x)
+                x = GatedConv(self.dtype, name=f"gated_{j}")(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """[B, H, W, C] -> [B, H/f, W/f, D]; fields as `AutoencoderDC`."""
+
+    levels: Levels
+    outputs: int
+    head_size: int
+    shuffle: bool
+    shortcut: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        widths, first = self.levels.widths, self.levels.first
+        if first:
+            x = Halve(widths[first], self.shuffle, False, self.dtype, name="in")(x)
+        else:
+            x = conv(widths[0], dtype=self.dtype, name="conv_in")(x)
+        for i in range(first, len(widths)):
+            x = Level(self.levels, i, self.head_size, self.dtype, name=f"level_{i}")(x)
+            if i + 1 < len(widths):
+                x = Halve(widths[i + 1], self.shuffle, True, self.dtype, name=f"down_{i}")(x)
+        h = conv(self.outputs, dtype="float32", name="conv_out")(x)
+        return h + averaged(x, self.outputs) if self.shortcut else h
+
+
+class Decoder(nn.Module):
+    """[B, h, w, D] -> [B, f h, f w, C]; fields as `AutoencoderDC`."""
+
+    levels: Levels
+    outputs: int
+    head_size: int
+    shuffle: bool
+    shortcut: bool
+    activation: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        widths, first = self.levels.widths, self.levels.first
+        x = conv(widths[-1], dtype=self.dtype, name="conv_in")(z)
+        if self.shortcut:
+            x = x + repeated(z, widths[-1]).astype(x.dtype)
+        for i in reversed(range(first, len(widths))):
+            if i + 1 < len(widths):
+                x = Double(widths[i], self.shuffle, True, self.dtype, name=f"up_{i}")(x)
+            x = Level(self.levels, i, self.head_size, self.dtype, name=f"level_{i}")(x)
+        x = ACTIVATIONS[self.activation](RmsNorm(name="norm_out")(x))
+        if first:
+            return Double(self.outputs, self.shuffle, False, "float32", name="out")(x)
+        return conv(self.outputs, dtype="float32", name="conv_out")(x)
+
+
+class AutoencoderDC(nn.Module):
+    """Pictures to latents and back; the factor is f = 2^(levels - 1).
+
+        z = module.apply({"params": params}, x, method="encode")
+        x = module.apply({"params": params}, z, method="decode")
+
+    Attributes:
+        encoder_levels: see `Levels`.
+        decoder_levels: as many.
+        latent_channels: D.
+        picture_channels: C.
+        head_size: of the linear attention.
+        shuffle_down: how to halve, see `Halve`.
+        shuffle_up: how to double, see `Double`.
+        out_shortcut: add the mean of channels to the encoder's output.
+        in_shortcut: add the repeated channels of the latent behind the decoder's first convolution.
+        last_activation: before the decoder's last convolution, "relu" or "silu".
+        scale: of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
+        shift: of the latents, likewise.
+        input_range: of the pixels that the network itself takes; ours are in [-1, 1], and are brought there.
+        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Chen et al., "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models", 2024.
+    """
+
+    encoder_levels: Levels
+    decoder_levels: Levels
+    latent_channels: int = 32
+    picture_channels: int = 3
+    head_size: int = 32
+    shuffle_down: bool = True
+    shuffle_up: bool = True
+    out_shortcut: bool = True
+    in_shortcut: bool = True
+    last_activation: str = "relu"
+    scale: Factor = 1.0
+    shift: Factor = 0.0
+    input_range: tuple[float, float] = (-1.0, 1.0)
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
+        look_up(ACTIVATIONS, self.last_activation, "last_activation")
+        for side, levels in (("encoder", self.encoder_levels), ("decoder", self.decoder_levels)):
+            self._check(side, levels)
+        if len(self.encoder_levels.widths) != len(self.decoder_levels.widths):
+            raise ValueError("the encoder and the decoder have as many levels: one entry of their fields for each")
+        if not self.input_range[0] < self.input_range[1]:
+            raise ValueError(f"input_range={self.input_range}: the lower end comes first")
+        super().__post_init__()
+
+    def _check(self, side: str, levels: Levels) -> None:
+        count = len(levels.widths)
+        for field, entries in levels._asdict().items():
+            if len(entries) != count or not count:
+                raise ValueError(f"{side}_levels.{field}={entries}: one entry for each of the {count} levels")
+        for names, kind, field in ((levels.blocks, BLOCKS, "blocks"), (levels.norms, NORMS, "norms"),
+                                   (levels.activations, ACTIVATIONS, "activations")):  # fmt: skip
+            for name in names:
+                look_up(dict.fromkeys(kind), name, f"{side}_levels.{field}")
+        if min(levels.layers[1:], default=1) <= 0 or levels.layers[0] < (0 if count > 1 else 1):
+            raise ValueError(f"{side}_levels.layers={levels.layers}: positive numbers, or 0 at the first level")
+        widths = levels.widths[levels.first:]
+        for one, next_one in itertools.pairwise(widths):
+            if 4 * one % next_one:
+                raise ValueError(f"{side}_levels.widths={levels.widths}: {next_one} does not divide 4 x {one}, and "
+                                 "the shortcut takes means or copies of whole channels")
+        for width, block in zip(levels.widths, levels.blocks):
+            if block == "EfficientViTBlock" and width % self.head_size:
+                raise ValueError(f"head_size={self.head_size} does not divide the width {width} of {side}_levels")
+        shortcut = self.out_shortcut if side == "encoder" else self.in_shortcut
+        if shortcut and levels.widths[-1] % self.latent_channels:
+            raise ValueError(f"latent_channels={self.latent_channels} do not divide the last width "
+                             f"{levels.widths[-1]} of {side}_levels, as its shortcut needs")
+
+    @property
+    def factor(self) -> int:
+        """f, by which the sides of a latent are smaller than the picture's."""
+        return 2 ** (len(self.encoder_levels.widths) - 1)
+
+    def setup(self):
+        self.encoder = Encoder(self.encoder_levels, self.latent_channels, self.head_size, self.shuffle_down,
+                               self.out_shortcut, self.dtype)  # fmt: skip
+        self.decoder = Decoder(self.decoder_levels, self.picture_channels, self.head_size, self.shuffle_up,
+                               self.in_shortcut, self.last_activation, self.dtype)  # fmt: skip
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        """The latent of a picture.
+
+        Args:
+            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
+
+        Returns:
+            [B, H/f, W/f, D], float32.
+
+        Raises:
+            ValueError: for a size that f does not divide.
+        """
+        check_pictures(x, self.picture_channels, self.factor)
+        return self.encoder(latent_space.to_range(x, self.input_range))
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """The picture of a latent.
+
+        Args:
+            z: [B, h, w, D], as the encoder gives it: neither scaled nor shifted.
+
+        Returns:
+            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
+        check_latents(z, self.latent_channels)
+        return latent_space.from_range(self.decoder(z), self.input_range)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The reconstruction of pictures [B, H, W, C]."""
+        return self.decode(self.encode(x))

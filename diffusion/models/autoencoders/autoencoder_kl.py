@@ -1,0 +1,137 @@
+"""The KL autoencoder of latent diffusion: pictures to a small Gaussian latent and back (Rombach et al., 2022).
+
+    x [B, H, W, 3] - Encoder - (conv 1x1) - mean, log variance [B, H/f, W/f, D]
+    z [B, H/f, W/f, D] - (conv 1x1) - Decoder - x [B, H, W, 3]
+
+| published                    | f | D  | 1x1 convs | scale   | shift  |
+|------------------------------|---|----|-----------|---------|--------|
+| Stable Diffusion 1.x and 2.x | 8 | 4  | yes       | 0.18215 | 0      |
+| Stable Diffusion XL          | 8 | 4  | yes       | 0.13025 | 0      |
+| Stable Diffusion 3           | 8 | 16 | no        | 1.5305  | 0.0609 |
+| FLUX.1                       | 8 | 16 | no        | 0.3611  | 0.1159 |
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.autoencoders import encoder_decoder, latent_space
+from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, Options
+from diffusion.models.autoencoders.latent_space import Factor, Moments
+
+LOG_VARIANCE = (-30.0, 20.0)  # where the published networks clip it
+
+
+class AutoencoderKL(nn.Module):
+    """Pictures to the moments of a Gaussian, and latents to pictures; the factor is f = 2^(levels - 1).
+
+        moments = module.apply({"params": params}, x, method="encode")
+        x = module.apply({"params": params}, z, method="decode")
+
+    Attributes:
+        widths: channels of each level, from the picture's side on.
+        layers: residual blocks of a level of the encoder; the decoder has one more.
+        latent_channels: D.
+        picture_channels: C.
+        groups: of the norms.
+        attention_levels: levels, 0 at the picture's side, that have attention behind each block.
+        middle_attention: attention between the two blocks of the smallest side.
+        quantization_convs: a convolution of one pixel behind the encoder, and one before the decoder.
+        decoder_conv: whether there is the one before the decoder; None: as `quantization_convs` says of both.
+        decoded_channels: of the pictures that are decoded; None: C.
+        scale: of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`; one number or one for each channel.
+        shift: of the latents, likewise.
+        input_range: of the pixels that the network itself takes; ours are in [-1, 1], and are brought there.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 3.1.
+    """
+
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    layers: int = 2
+    latent_channels: int = 4
+    picture_channels: int = 3
+    groups: int = 32
+    attention_levels: tuple[int, ...] = ()
+    middle_attention: bool = True
+    quantization_convs: bool = True
+    scale: Factor = 0.18215
+    shift: Factor = 0.0
+    input_range: tuple[float, float] = (-1.0, 1.0)
+    decoder_conv: bool | None = None
+    decoded_channels: int | None = None
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        encoder_decoder.check_options(self.options, self.input_range)
+        super().__post_init__()
+
+    @property
+    def options(self) -> Options:
+        """Of the encoder and the decoder."""
+        return Options(self.widths, self.layers, self.groups, self.attention_levels, self.middle_attention,
+                       self.attention, self.dtype)
+
+    def setup(self):
+        self.encoder = Encoder(self.options, 2 * self.latent_channels)
+        self.decoder = Decoder(self.options, self.decoded_channels or self.picture_channels)
+        behind, before = self.convs
+        if behind:
+            self.moments_conv = nn.Conv(2 * self.latent_channels, (1, 1))
+        if before:
+            self.latents_conv = nn.Conv(self.latent_channels, (1, 1))
+
+    @property
+    def convs(self) -> tuple[bool, bool]:
+        """Whether there is a convolution of one pixel behind the encoder, and before the decoder."""
+        return self.quantization_convs, self.quantization_convs if self.decoder_conv is None else self.decoder_conv
+
+    @property
+    def factor(self) -> int:
+        """f, by which the sides of a latent are smaller than the picture's."""
+        return 2 ** (len(self.widths) - 1)
+
+    def encode(self, x: jax.Array) -> Moments:
+        """The posterior q(z | x).
+
+        Args:
+            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
+
+        Returns:
+            mean and log variance, [B, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
+
+        Raises:
+            ValueError: for a size that f does not divide.
+        """
+        encoder_decoder.check_pictures(x, self.picture_channels, self.factor)
+        h = self.encoder(latent_space.to_range(x, self.input_range))
+        if self.quantization_convs:
+            h = self.moments_conv(h)
+        mean, log_variance = jnp.split(h, 2, axis=-1)
+        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """The picture of a latent.
+
+        Args:
+            z: [B, h, w, D], as the encoder gives it: neither scaled nor shifted.
+
+        Returns:
+            [B, f h, f w, decoded_channels or C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
+        encoder_decoder.check_latents(z, self.latent_channels)
+        if self.convs[1]:
+            z = self.latents_conv(z)
+        return latent_space.from_range(self.decoder(z), self.input_range)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The reconstruction of pictures [B, H, W, C] from the mean of their posterior."""
+        return self.decode(self.encode(x).mean)

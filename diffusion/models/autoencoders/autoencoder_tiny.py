@@ -1,0 +1,163 @@
+"""The tiny autoencoder that imitates another's: pictures to the latents that a diffusion model sees, and back (TAESD).
+
+    encoder: conv - [block x n_i - (halve)] x levels - conv
+    decoder: 3 tanh(z / 3) - conv - relu - [block x n_i - (double, conv)] x levels - conv
+
+    block: relu(x + conv(relu(conv(relu(conv(x))))))
+
+It has no norms and no attention, and is some fifty times smaller than what it imitates: 2.4 M parameters for SD's.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.autoencoders import latent_space
+from diffusion.models.autoencoders.encoder_decoder import check_latents, check_pictures
+from diffusion.models.autoencoders.latent_space import Factor
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.convolutions import conv, upsample
+
+SPREAD = 3.0  # latents beyond it are bent, where the decoder was not trained
+
+
+class TinyBlock(nn.Module):
+    """relu(x + conv(relu(conv(relu(conv(x)))))): [B, H, W, C] -> the same."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = x
+        for k in range(3):
+            h = conv(x.shape[-1], dtype=self.dtype, name=f"conv_{k + 1}")(nn.relu(h) if k else h)
+        return nn.relu(x + h)
+
+
+class TinyEncoder(nn.Module):
+    """Pictures in [0, 1] -> [B, H/f, W/f, outputs]; fields as `AutoencoderTiny`."""
+
+    width: int
+    layers: tuple[int, ...]
+    outputs: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i, number in enumerate(self.layers):
+            if i:
+                x = nn.Conv(self.width, (3, 3), (2, 2), ((1, 1), (1, 1)), use_bias=False, dtype=self.dtype,
+                            name=f"down_{i - 1}")(x)  # fmt: skip
+            else:
+                x = conv(self.width, dtype=self.dtype, name="conv_in")(x)
+            for j in range(number):
+                x = TinyBlock(self.dtype, name=f"level_{i}_block_{j}")(x)
+        return conv(self.outputs, dtype="float32", name="conv_out")(x)
+
+
+class TinyDecoder(nn.Module):
+    """[B, h, w, D] -> pictures [B, f h, f w, outputs] in [0, 1]; fields as `AutoencoderTiny`."""
+
+    width: int
+    layers: tuple[int, ...]
+    outputs: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        z = jnp.tanh(z / SPREAD) * SPREAD
+        x = nn.relu(conv(self.width, dtype=self.dtype, name="conv_in")(z))
+        for i, number in reversed(list(enumerate(self.layers))):
+            for j in range(number):
+                x = TinyBlock(self.dtype, name=f"level_{i}_block_{j}")(x)
+            if i:
+                x = nn.Conv(self.width, (3, 3), use_bias=False, dtype=self.dtype, name=f"up_{i}")(upsample(x))
+        return conv(self.outputs, dtype="float32", name="conv_out")(x)
+
+
+class AutoencoderTiny(nn.Module):
+    """Pictures to latents and back, without a posterior; the factor is f = 2^(levels - 1).
+
+        z = module.apply({"params": params}, x, method="encode")
+        x = module.apply({"params": params}, z, method="decode")
+
+    Its latents are those of a diffusion model already, so that its scale is 1.
+
+    Attributes:
+        width: channels inside, at every side.
+        encoder_layers: blocks of each level of the encoder, from the picture's side on.
+        decoder_layers: of the decoder, likewise from the picture's side on.
+        latent_channels: D.
+        picture_channels: C.
+        scale: of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
+        shift: likewise.
+        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Bohan, "Tiny AutoEncoder for Stable Diffusion", 2023, its code.
+    """
+
+    width: int = 64
+    encoder_layers: tuple[int, ...] = (1, 3, 3, 3)
+    decoder_layers: tuple[int, ...] = (1, 3, 3, 3)
+    latent_channels: int = 4
+    picture_channels: int = 3
+    scale: Factor = 1.0
+    shift: Factor = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("width", "latent_channels", "picture_channels"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        both = (*self.encoder_layers, *self.decoder_layers)
+        if len(self.encoder_layers) != len(self.decoder_layers) or min(both, default=-1) < 0:
+            raise ValueError(f"encoder_layers={self.encoder_layers} and decoder_layers={self.decoder_layers} say a "
+                             "number of blocks, 0 or more, for each level, and have as many levels")
+        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
+        super().__post_init__()
+
+    def setup(self):
+        self.encoder = TinyEncoder(self.width, self.encoder_layers, self.latent_channels, self.dtype)
+        self.decoder = TinyDecoder(self.width, self.decoder_layers, self.picture_channels, self.dtype)
+
+    @property
+    def factor(self) -> int:
+        """f, by which the sides of a latent are smaller than the picture's."""
+        return 2 ** (len(self.encoder_layers) - 1)
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        """The latent of a picture.
+
+        Args:
+            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
+
+        Returns:
+            [B, H/f, W/f, D], float32.
+
+        Raises:
+            ValueError: for a size that f does not divide.
+        """
+        check_pictures(x, self.picture_channels, self.factor)
+        return self.encoder(latent_space.to_range(x, (0.0, 1.0)))
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """The picture of a latent.
+
+        Args:
+            z: [B, h, w, D], neither scaled nor shifted.
+
+        Returns:
+            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
+        check_latents(z, self.latent_channels)
+        return latent_space.from_range(self.decoder(z), (0.0, 1.0))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The reconstruction of pictures [B, H, W, C]."""
+        return self.decode(self.encode(x))

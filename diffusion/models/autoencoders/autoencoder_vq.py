@@ -1,0 +1,158 @@
+"""The vector-quantized autoencoder of VQGAN and latent diffusion: pictures to a grid of codes and back.
+
+    x [B, H, W, 3] - Encoder - conv 1x1 - z [B, H/f, W/f, d]       (what latent diffusion diffuses)
+    z - nearest code - conv 1x1 - Decoder - x [B, H, W, 3]
+
+| published (latent diffusion, table 8) | f  | codes  | d |
+|---------------------------------------|----|--------|---|
+| VQ-f4                                 | 4  | 8,192  | 3 |
+| VQ-f8                                 | 8  | 16,384 | 4 |
+| VQ-f16                                | 16 | 16,384 | 8 |
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.autoencoders import encoder_decoder, latent_space, quantizers
+from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, Options
+from diffusion.models.autoencoders.latent_space import Factor
+
+
+class VQModel(nn.Module):
+    """Pictures to vectors, vectors to codes, and codes to pictures; the factor is f = 2^(levels - 1).
+
+        z = module.apply({"params": params}, x, method="encode")
+        values, indices = module.apply({"params": params}, z, method="quantize")
+        x = module.apply({"params": params}, z, method="decode")        # quantizes first
+
+    The codebook is the parameter "codebook" [K, d]; where it follows the vectors as a moving average instead of a
+    gradient (`quantizers.codebook_update`), that state's codes are put in its place.
+
+    Attributes:
+        codes: K, of the codebook; 0 where `finite_levels` are given.
+        widths: channels of each level, from the picture's side on.
+        layers: residual blocks of a level of the encoder; the decoder has one more.
+        latent_channels: channels between the encoder or decoder and its convolution of one pixel.
+        code_channels: d.
+        picture_channels: C.
+        groups: of the norms.
+        attention_levels: levels, 0 at the picture's side, that have attention behind each block.
+        middle_attention: attention between the two blocks of the smallest side.
+        finite_levels: d numbers of levels for finite scalar quantization, in place of a codebook.
+        scale: of the vectors for a diffusion model, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
+        shift: likewise.
+        input_range: of the pixels that the network itself takes; ours are in [-1, 1], and are brought there.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Esser et al., "Taming Transformers for High-Resolution Image Synthesis", 2021, section 3.1; Rombach et
+    al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 3.1.
+    """
+
+    codes: int = 8192
+    widths: tuple[int, ...] = (128, 256, 512)
+    layers: int = 2
+    latent_channels: int = 3
+    code_channels: int = 3
+    picture_channels: int = 3
+    groups: int = 32
+    attention_levels: tuple[int, ...] = ()
+    middle_attention: bool = True
+    finite_levels: tuple[int, ...] = ()
+    scale: Factor = 1.0
+    shift: Factor = 0.0
+    input_range: tuple[float, float] = (-1.0, 1.0)
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        encoder_decoder.check_options(self.options, self.input_range)
+        if bool(self.codes) == bool(self.finite_levels):
+            raise ValueError(f"codes={self.codes}, finite_levels={self.finite_levels}: give one of them, a number of "
+                             "codes or codes=0 and the levels of each channel")
+        if self.finite_levels and len(self.finite_levels) != self.code_channels:
+            raise ValueError(f"finite_levels={self.finite_levels} are {len(self.finite_levels)} for "
+                             f"code_channels={self.code_channels}; give one for each")
+        super().__post_init__()
+
+    @property
+    def options(self) -> Options:
+        """Of the encoder and the decoder."""
+        return Options(self.widths, self.layers, self.groups, self.attention_levels, self.middle_attention,
+                       self.attention, self.dtype)
+
+    @property
+    def factor(self) -> int:
+        """f, by which the sides of the grid are smaller than the picture's."""
+        return 2 ** (len(self.widths) - 1)
+
+    def setup(self):
+        self.encoder = Encoder(self.options, self.latent_channels)
+        self.decoder = Decoder(self.options, self.picture_channels)
+        self.before_codes = nn.Conv(self.code_channels, (1, 1))
+        self.behind_codes = nn.Conv(self.latent_channels, (1, 1))
+        if self.codes:
+            # Near zero, as VQGAN has it: the codes are drawn apart by the vectors that are assigned to them.
+            start = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -1 / self.codes, 1 / self.codes)
+            self.codebook = self.param("codebook", start, (self.codes, self.code_channels))
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        """The vectors of a picture, before they are quantized.
+
+        Args:
+            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
+
+        Returns:
+            [B, H/f, W/f, d], float32.
+
+        Raises:
+            ValueError: for a size that f does not divide.
+        """
+        encoder_decoder.check_pictures(x, self.picture_channels, self.factor)
+        return self.before_codes(self.encoder(latent_space.to_range(x, self.input_range)))
+
+    def quantize(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The codes of vectors, with the gradient of the vectors (straight through).
+
+        Args:
+            z: [B, h, w, d].
+
+        Returns:
+            (the codes [B, h, w, d], their indices int32 [B, h, w]).
+        """
+        encoder_decoder.check_latents(z, self.code_channels)
+        if self.finite_levels:
+            return quantizers.FiniteScalar(self.finite_levels).quantize(z)
+        indices, values = quantizers.nearest(z, self.codebook)
+        return quantizers.straight_through(z, values), indices
+
+    def look_up(self, indices: jax.Array) -> jax.Array:
+        """The codes [B, h, w, d] of indices int [B, h, w], to be decoded with ``quantize=False``."""
+        if self.finite_levels:
+            return quantizers.FiniteScalar(self.finite_levels).codes(indices)
+        return self.codebook[indices]
+
+    def decode(self, z: jax.Array, quantize: bool = True) -> jax.Array:
+        """The picture of vectors.
+
+        Args:
+            z: [B, h, w, d], neither scaled nor shifted.
+            quantize: replace each by its code first.
+
+        Returns:
+            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
+        encoder_decoder.check_latents(z, self.code_channels)
+        values = self.quantize(z)[0] if quantize else z
+        return latent_space.from_range(self.decoder(self.behind_codes(values)), self.input_range)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The reconstruction of pictures [B, H, W, C]."""
+        return self.decode(self.encode(x))

@@ -1,0 +1,191 @@
+"""Layers of the deep-compression autoencoder: shuffles between space and channels, and the blocks of EfficientViT.
+
+Reference: Chen et al., "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models", 2024; Cai et al.,
+"EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction", 2023.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.convolutions import conv, upsample
+
+ACTIVATIONS = {"silu": nn.silu, "relu": nn.relu}
+
+
+def space_to_channels(x: jax.Array) -> jax.Array:
+    """Four pixels as the channels of one: [B, 2 h, 2 w, C] -> [B, h, w, 4 C].
+
+    Channel c becomes the channels 4 c .. 4 c + 3, its four pixels row by row.
+    """
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def channels_to_space(x: jax.Array) -> jax.Array:
+    """Four channels as the pixels of one: [B, h, w, 4 C] -> [B, 2 h, 2 w, C]; the inverse of `space_to_channels`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, channels // 4, 2, 2)
+    return x.transpose(0, 1, 4, 2, 5, 3).reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+def averaged(x: jax.Array, channels: int) -> jax.Array:
+    """The means of neighbouring channels: [..., C] -> [..., channels], a divisor of C."""
+    return x.reshape(*x.shape[:-1], channels, -1).mean(-1)
+
+
+def repeated(x: jax.Array, channels: int) -> jax.Array:
+    """Each channel several times: [..., C] -> [..., channels], a multiple of C."""
+    return x.repeat(channels // x.shape[-1], axis=-1)
+
+
+class RmsNorm(nn.Module):
+    """x / sqrt(mean(x^2) + 1e-5) over the channels of each pixel, then scale and bias; statistics in float32."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = wide * jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + 1e-5)
+        return (wide * scale + bias).astype(x.dtype)
+
+
+class FixedBatchNorm(nn.Module):
+    """(x - mean) / sqrt(variance + 1e-5), then scale and bias, with the statistics that training left.
+
+    They are parameters without a gradient: some published decoders have such norms, and no new one should.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        one, zero, shape = nn.initializers.ones_init(), nn.initializers.zeros_init(), (x.shape[-1],)
+        scale, bias = self.param("scale", one, shape), self.param("bias", zero, shape)
+        mean, variance = map(jax.lax.stop_gradient, (self.param("mean", zero, shape), self.param("var", one, shape)))
+        return ((x - mean) * (jax.lax.rsqrt(variance + 1e-5) * scale) + bias).astype(x.dtype)
+
+
+NORMS = {"rms_norm": RmsNorm, "batch_norm": FixedBatchNorm}
+
+
+class PlainBlock(nn.Module):
+    """x + norm(conv(act(conv(x)))); the second convolution has no bias."""
+
+    norm: str
+    activation: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        h = ACTIVATIONS[self.activation](conv(channels, dtype=self.dtype, name="conv_1")(x))
+        h = nn.Conv(channels, (3, 3), use_bias=False, dtype=self.dtype, name="conv_2")(h)
+        return layout.split(x + NORMS[self.norm](name="norm")(h), "batch", None, None, None)
+
+
+class LinearAttention(nn.Module):
+    """x + norm(out(attention of ReLU features)), on the pixels and on neighbourhoods of them.
+
+        out_n = sum_m (relu(q_n) . relu(k_m)) v_m / sum_m relu(q_n) . relu(k_m)
+
+    Linear in the number of pixels: the sum over m is taken once for all n. The neighbourhoods are q, k and v after a
+    depthwise convolution, and are further heads.
+
+    Attributes:
+        head_size: d; it divides the channels C.
+        scales: sides of the neighbourhoods, odd.
+        norm: a name in NORMS.
+        dtype: compute type; the attention itself is float32.
+
+    Reference: Katharopoulos et al., "Transformers are RNNs", 2020, equation 6; Cai et al., 2023, figure 3.
+    """
+
+    head_size: int
+    scales: tuple[int, ...]
+    norm: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        options = {"use_bias": False, "dtype": self.dtype}
+        groups = 3 * channels // self.head_size
+        qkv = [nn.Dense(3 * channels, name="qkv", **options)(x)]
+        for i, side in enumerate(self.scales):
+            near = nn.Conv(3 * channels, (side, side), feature_group_count=3 * channels, name=f"near_{i}", **options)
+            mixed = nn.Conv(3 * channels, (1, 1), feature_group_count=groups, name=f"mixed_{i}", **options)
+            qkv.append(mixed(near(qkv[0])))
+        # The published networks cut the 3 C channels into heads first, and each head's 3 d into q, k and v.
+        heads = jnp.concatenate(qkv, -1).astype(jnp.float32)
+        heads = heads.reshape(batch, height * width, -1, 3, self.head_size)
+        q, k, v = nn.relu(heads[..., 0, :]), nn.relu(heads[..., 1, :]), heads[..., 2, :]
+        summed = jnp.einsum("bmhd,bmhe->bhde", k, v)
+        weight = jnp.einsum("bnhd,bhd->bnh", q, k.sum(1))
+        h = jnp.einsum("bnhd,bhde->bnhe", q, summed) / (weight[..., None] + 1e-15)
+        h = nn.Dense(channels, name="project", **options)(h.reshape(batch, height, width, -1))
+        return layout.split(x + NORMS[self.norm](name="norm")(h), "batch", None, None, None)
+
+
+class GatedConv(nn.Module):
+    """x + norm(project(a silu(b))), [a, b] = depthwise convolution of silu(widen(x)), 4 C channels each."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = 8 * x.shape[-1]
+        h = nn.silu(nn.Dense(wide, dtype=self.dtype, name="widen")(x))
+        h = nn.Conv(wide, (3, 3), feature_group_count=wide, dtype=self.dtype, name="near")(h)
+        a, b = jnp.split(h, 2, axis=-1)
+        h = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="project")(a * nn.silu(b))
+        return layout.split(x + RmsNorm(name="norm")(h), "batch", None, None, None)
+
+
+class Halve(nn.Module):
+    """A convolution that halves the sides, beside the mean of channels after `space_to_channels`.
+
+    Attributes:
+        features: D.
+        shuffle: convolve to D / 4 channels, then `space_to_channels`; else convolve with stride 2.
+        shortcut: add the mean.
+        dtype: compute type.
+    """
+
+    features: int
+    shuffle: bool
+    shortcut: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.shuffle:
+            h = space_to_channels(conv(self.features // 4, dtype=self.dtype, name="conv")(x))
+        else:
+            h = conv(self.features, stride=2, dtype=self.dtype, name="conv")(x)
+        return h + averaged(space_to_channels(x), self.features) if self.shortcut else h
+
+
+class Double(nn.Module):
+    """A convolution that doubles the sides, beside `channels_to_space` of repeated channels.
+
+    Attributes:
+        features: D.
+        shuffle: convolve to 4 D channels, then `channels_to_space`; else convolve the nearest neighbours.
+        shortcut: add the repeated channels.
+        dtype: compute type.
+    """
+
+    features: int
+    shuffle: bool
+    shortcut: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.shuffle:
+            h = channels_to_space(conv(4 * self.features, dtype=self.dtype, name="conv")(x))
+        else:
+            h = conv(self.features, dtype=self.dtype, name="conv")(upsample(x))
+        return h + channels_to_space(repeated(x, 4 * self.features)) if self.shortcut else h

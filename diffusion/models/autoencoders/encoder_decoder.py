@@ -1,0 +1,185 @@
+"""The convolutional encoder and decoder that VQGAN and latent diffusion share.
+
+    encoder: conv - [block x layers - (halve)] x levels - block - attention - block - norm - conv
+    decoder: conv - block - attention - block - [block x (layers + 1) - (double)] x levels - norm - conv
+
+Levels are counted from the picture: level i has side H / 2^i, in the encoder and in the decoder.
+
+Reference: Esser et al., "Taming Transformers for High-Resolution Image Synthesis", 2021, table 7; Rombach et al.,
+"High-Resolution Image Synthesis with Latent Diffusion Models", 2022, appendix G.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
+
+
+class PixelAttention(nn.Module):
+    """x + project(attention(norm(x))): every pixel attends to all, with one head.
+
+    Attributes:
+        groups: of the norm.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type.
+    """
+
+    groups: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        h = GroupNorm(self.groups, name="norm")(x).reshape(batch, height * width, channels)
+        dense = lambda name: nn.Dense(channels, dtype=self.dtype, name=name)
+        q, k, v = (dense(name)(h)[:, :, None] for name in ("query", "key", "value"))
+        h = dense("project")(attention(q, k, v, self.attention)[:, :, 0])
+        return layout.split(x + h.reshape(x.shape), "batch", None, None, None)
+
+
+class Options(NamedTuple):
+    """What the encoder and the decoder of one autoencoder have in common.
+
+    Attributes:
+        widths: channels of each level, from the picture's side on.
+        layers: residual blocks of a level of the encoder; the decoder has one more.
+        groups: of the norms.
+        attention_levels: levels that have attention behind each of their blocks.
+        middle_attention: attention between the two blocks of the smallest side.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type; outputs are float32.
+    """
+
+    widths: tuple[int, ...]
+    layers: int
+    groups: int
+    attention_levels: tuple[int, ...]
+    middle_attention: bool
+    attention: str
+    dtype: str
+
+
+class Blocks(nn.Module):
+    """Residual blocks of one side, each with attention behind it where `attends` says so."""
+
+    width: int
+    attends: tuple[bool, ...]
+    options: Options
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        groups, dtype = self.options.groups, self.options.dtype
+        for j, attends in enumerate(self.attends):
+            x = ResnetBlock(self.width, groups, dtype=dtype, name=f"block_{j}")(x)
+            if attends:
+                x = PixelAttention(groups, self.options.attention, dtype, name=f"mixing_{j}")(x)
+        return x
+
+
+def level(options: Options, i: int, layers: int) -> Blocks:
+    """The blocks of level i."""
+    return Blocks(options.widths[i], (i in options.attention_levels,) * layers, options, name=f"level_{i}")
+
+
+def middle(options: Options) -> Blocks:
+    """The two blocks of the smallest side."""
+    return Blocks(options.widths[-1], (options.middle_attention, False), options, name="middle")
+
+
+def last(x: jax.Array, outputs: int, options: Options) -> jax.Array:
+    """The output, in float32 so that it is not rounded to the 8 bits of a bfloat16."""
+    x = nn.silu(GroupNorm(options.groups, name="norm_out")(x))
+    return conv(outputs, dtype="float32", name="conv_out")(x)
+
+
+class Encoder(nn.Module):
+    """[B, H, W, C] -> [B, H / 2^(levels - 1), W / 2^(levels - 1), outputs]."""
+
+    options: Options
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        widths, dtype = self.options.widths, self.options.dtype
+        x = conv(widths[0], dtype=dtype, name="conv_in")(x)
+        for i, width in enumerate(widths):
+            x = level(self.options, i, self.options.layers)(x)
+            if i + 1 < len(widths):
+                # Zeros below and on the right alone, as the published networks have them.
+                x = nn.Conv(width, (3, 3), (2, 2), ((0, 1), (0, 1)), dtype=dtype, name=f"down_{i}")(x)
+        return last(middle(self.options)(x), self.outputs, self.options)
+
+
+class Decoder(nn.Module):
+    """[B, h, w, D] -> [B, 2^(levels - 1) h, 2^(levels - 1) w, outputs]."""
+
+    options: Options
+    outputs: int
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        widths, dtype = self.options.widths, self.options.dtype
+        x = middle(self.options)(conv(widths[-1], dtype=dtype, name="conv_in")(z))
+        for i in reversed(range(len(widths))):
+            x = level(self.options, i, self.options.layers + 1)(x)
+            if i:
+                x = conv(widths[i], dtype=dtype, name=f"up_{i}")(upsample(x))
+        return last(x, self.outputs, self.options)
+
+
+def check_options(options: Options, input_range: tuple[float, float]) -> None:
+    """Refuses fields of an autoencoder that give no network.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    widths, layers, groups, levels, _, attention, dtype = options
+    look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), attention, "attention")
+    look_up(dict.fromkeys(("float32", "bfloat16")), dtype, "dtype")
+    if not widths or layers <= 0 or groups <= 0:
+        raise ValueError(f"widths={widths}, layers={layers}, groups={groups}: an autoencoder has at least one level, "
+                         "and positive numbers of layers and groups")
+    for width in widths:
+        if width % groups:
+            raise ValueError(f"groups={groups} does not divide the width {width} of widths={widths}")
+    for i in levels:
+        if not 0 <= i < len(widths):
+            raise ValueError(f"attention_levels={levels}: level {i} is not there; valid are 0 .. {len(widths) - 1}")
+    if not input_range[0] < input_range[1]:
+        raise ValueError(f"input_range={input_range}: the lower end comes first")
+
+
+def check_pictures(x: jax.Array, channels: int, factor: int) -> None:
+    """Refuses pictures that an autoencoder cannot encode.
+
+    Args:
+        x: [B, H, W, channels], height and width multiples of `factor`.
+        channels: of its pictures.
+        factor: by which it makes them smaller.
+
+    Raises:
+        ValueError: naming the size and the nearest that fits.
+    """
+    if x.ndim != 4 or x.shape[-1] != channels:
+        raise ValueError(f"this autoencoder takes pictures [B, H, W, {channels}]; got an array of shape {x.shape}")
+    height, width = x.shape[1:3]
+    if height % factor or width % factor or not height * width:
+        nearest = " x ".join(str(max(factor, round(side / factor) * factor)) for side in (height, width))
+        raise ValueError(f"this autoencoder makes pictures {factor} times smaller, and {factor} does not divide "
+                         f"{height} x {width}; the nearest size that it takes is {nearest}")
+
+
+def check_latents(z: jax.Array, channels: int) -> None:
+    """Refuses latents that an autoencoder cannot decode.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    if z.ndim != 4 or z.shape[-1] != channels:
+        raise ValueError(f"this autoencoder decodes latents [B, h, w, {channels}]; got an array of shape {z.shape}")

@@ -1,0 +1,67 @@
+"""Bytes that a DiT keeps between its forward and its backward pass, by formula.
+
+What a layer keeps for one image, in elements, with N tokens of D features, hidden width M and H heads:
+
+| remat  | part                  | of the compute type            | of float32                     | split over       |
+|--------|-----------------------|--------------------------------|--------------------------------|------------------|
+| "full" | its input             | N D                            |                                | sequence         |
+| "dots" | products, and input   | 3 N D + 6 D                    |                                | sequence         |
+|        | q, k, v; MLP          | 3 N D + N M (SwiGLU: 2 N M)    |                                | sequence, tensor |
+| "none" | tokens                | 6 N D + 4 D                    | 2 N D + 4 N                    | sequence         |
+|        | MLP                   | 6 N M                          |                                | sequence, tensor |
+|        | normalised q, k       |                                | 6 N D + 4 H N                  | sequence, tensor |
+|        | attention "xla"       | 4 N D + H N^2                  | H N^2 + 2 H N                  | sequence, tensor |
+|        | attention "matmul"    | 5 N D + H N^2 (none in float32) | H N^2                         | sequence, tensor |
+|        | attention "cudnn"     | 4 N D                          | H N                            | sequence, tensor |
+
+A SwiGLU's M is two thirds (see ``flops.hidden``). The rest of the network keeps, once, N (D + p^2 C) and 8 D of the
+compute type and 2 N D of float32. These are what JAX's linearisation of the code in ``blocks`` keeps (a test compares
+them with it, term by term); XLA may keep less where it finds two equal, and does not on a TPU.
+"""
+
+from diffusion.models.budget.flops import hidden, tokens
+from diffusion.models.dit import DiT
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def kept_bytes(
+    model: DiT, image_shape: tuple[int, int, int], attention: str, sequence: int = 1, tensor: int = 1
+) -> float:
+    """Returns the bytes that one image leaves behind for the backward pass; the table stands above.
+
+    Args:
+        model: the network.
+        image_shape: height, width and channels of one image.
+        attention: implementation of attention, never "auto" (see ``attention.choice``).
+        sequence: devices over which the tokens of an image are split.
+        tensor: devices over which heads and hidden features are split.
+
+    Returns:
+        Bytes on each device.
+    """
+    n, d, size = tokens(model, image_shape), model.width, BYTES[model.dtype]
+    pixels = model.patch**2 * image_shape[2]
+    rest = size * (n * (d + pixels) / sequence + 8 * d) + 4 * 2 * n * d / sequence
+    return model.depth * layer_bytes(model, image_shape, attention, model.remat, sequence, tensor) + rest
+
+
+def layer_bytes(
+    model: DiT, image_shape: tuple[int, int, int], attention: str, remat: str, sequence: int = 1, tensor: int = 1
+) -> float:
+    """Returns the bytes that a layer keeps of one image under a ``remat``, on each device; as ``kept_bytes``."""
+    n, d, m, h, size = tokens(model, image_shape), model.width, hidden(model), model.heads, BYTES[model.dtype]
+    if remat == "full":
+        return size * n * d / sequence
+    if remat == "dots":
+        products = 3 * n * d + n * m * (2 if model.mlp == "swiglu" else 1)
+        return size * (3 * n * d / sequence + 6 * d + products / (sequence * tensor))
+    of_tokens = size * (6 * n * d / sequence + 4 * d) + 4 * (2 * n * d + 4 * n) / sequence
+    scores = h * n * n
+    of_heads = {
+        "xla": size * (4 * n * d + scores) + 4 * (scores + 2 * h * n),
+        "matmul": size * (5 * n * d + (scores if size < 4 else 0)) + 4 * scores,
+        "cudnn": size * 4 * n * d + 4 * h * n,
+    }[attention]
+    normalised = 4 * (6 * n * d + 4 * h * n) if model.qk_norm else 0
+    return of_tokens + (size * 6 * n * m + of_heads + normalised) / (sequence * tensor)

@@ -1,0 +1,97 @@
+"""Bytes that the devices of a mesh send each other in a train step, by formula.
+
+A ring of n devices sends, for an array of X bytes (Thakur et al., 2005, "Optimization of collective communication
+operations in MPICH", section 4), from each device:
+
+    all-gather to X, reduce-scatter of X    (n - 1) / n X
+    all-reduce of X                       2 (n - 1) / n X
+    all-to-all of X on each device          (n - 1) / n X
+
+| axis     | what is sent, for each micro-batch                                                                     |
+|----------|--------------------------------------------------------------------------------------------------------|
+| fsdp     | split parameters are gathered in the forward and again in the backward pass, gradients reduce-scattered |
+| data     | gradients (the part that fsdp left) are all-reduced; so are they over sequence                         |
+| tensor   | a layer's two sums over heads and hidden features are all-reduced, as their gradients are               |
+| sequence | q, k, v and the output of attention go from tokens to heads and back, as their gradients do             |
+
+Parameters and gradients travel in the compute type. With ``mesh.split = "optimizer"``, whole parameters are gathered
+once a step, in float32, after the update. XLA may find a cheaper way for small arrays, or choose an all-reduce where
+this says all-gather, as it does on a TPU for an axis over all of a torus.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from diffusion.models.budget.activation_memory import BYTES
+from diffusion.models.budget.flops import tokens
+from diffusion.models.dit import DiT
+
+FACTORS = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1}
+
+
+class Collective(NamedTuple):
+    """What each device sends in a step, by one kind of collective over one group of axes.
+
+    Attributes:
+      kind: a key of ``FACTORS``.
+      axes: names of the mesh axes whose devices form a group.
+      bytes: sent by each device in a step.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    bytes: float
+
+
+def sent(kind: str, size: float, devices: int) -> float:
+    """Returns the bytes that each of a group's devices sends for an array of ``size`` bytes; see the table above."""
+    return FACTORS[kind] * (devices - 1) / devices * size
+
+
+def collectives(
+    params: Any, average: Any, mesh: Mesh, model: DiT, image_shape: tuple[int, int, int], rows: int, accumulate: int
+) -> list[Collective]:
+    """Returns the collectives of a train step.
+
+    Args:
+      params: pytree of the parameters' jax.ShapeDtypeStruct with shardings.
+      average: likewise, of the moving average, which is split as the optimizer is.
+      mesh: the mesh.
+      model: the network.
+      image_shape: height, width and channels of one image.
+      rows: examples of a step on each device, of all micro-batches.
+      accumulate: micro-batches in a step.
+
+    Returns:
+      One Collective for each kind and group of axes; none for axes of one device.
+    """
+    found: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def add(kind, axes, size):
+        axes = tuple(axis for axis in axes if mesh.shape.get(axis, 1) > 1)
+        devices = math.prod(mesh.shape[axis] for axis in axes)
+        if devices > 1:
+            found[kind, axes] = found.get((kind, axes), 0.0) + sent(kind, size, devices)
+
+    size = BYTES[model.dtype]
+    parts = mesh.shape.get("fsdp", 1)
+    for leaf, of_average in zip(jax.tree.leaves(params), jax.tree.leaves(average), strict=True):
+        split, split_after = "fsdp" in leaf.sharding.spec, "fsdp" in of_average.sharding.spec
+        elements = math.prod(of_average.sharding.shard_shape(leaf.shape)) * (parts if split_after else 1)
+        if split:
+            add("all-gather", ("fsdp",), 2 * accumulate * size * elements)
+        elif split_after:
+            add("all-gather", ("fsdp",), 4 * elements)
+        if split_after:
+            add("reduce-scatter", ("fsdp",), accumulate * size * elements)
+            add("all-reduce", ("data", "sequence"), accumulate * size * elements / parts)
+        else:
+            add("all-reduce", ("data", "fsdp", "sequence"), accumulate * size * elements)
+    passes = 3 if model.remat == "full" else 2  # forward, backward, and forward again
+    of_tokens = rows * tokens(model, image_shape) * model.width * size / mesh.shape.get("sequence", 1)
+    add("all-reduce", ("tensor",), model.depth * passes * 2 * of_tokens)
+    add("all-to-all", ("sequence",), model.depth * passes * 4 * of_tokens / mesh.shape.get("tensor", 1))
+    return [Collective(kind, axes, total) for (kind, axes), total in found.items()]

@@ -1,0 +1,81 @@
+"""How much memory a program needs, from its trace: before anything is compiled or allocated."""
+
+import math
+from typing import Any
+
+import jax
+import jax.extend
+from jax.extend.core import Literal
+
+from diffusion.io import limits
+
+# XLA computes these where they are read, and never holds them.
+FREE = ("broadcast_in_dim", "iota", "convert_element_type", "reshape", "squeeze", "expand_dims", "transpose", "rev")
+
+
+def peak(jaxpr: Any) -> int:
+    """The most bytes that the arrays of a program take at once.
+
+    Each array lives from the operation that makes it to the last that reads it, inputs to the end; what is only
+    another view of an array costs nothing. XLA fuses operations, and then needs less.
+
+    Args:
+      jaxpr: of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`.
+    """
+    last = {}
+    for number, equation in enumerate(jaxpr.eqns):
+        last |= {variable: number for variable in _variables(equation.invars)}
+    last |= {variable: len(jaxpr.eqns) for variable in _variables(jaxpr.outvars)}
+    held = {variable: _bytes(variable) for variable in (*jaxpr.invars, *jaxpr.constvars)}
+    inputs, live = set(held), sum(held.values())
+    most = live
+    for number, equation in enumerate(jaxpr.eqns):
+        free = equation.primitive.name in FREE
+        made = {variable: 0 if free else _bytes(variable) for variable in equation.outvars}
+        inside = [_beside_its_inputs(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params)]
+        most = max(most, live + max([sum(made.values()), *inside]))
+        held |= made
+        live += sum(made.values())
+        over = {variable for variable in {*_variables(equation.invars), *made} if last.get(variable, -1) <= number}
+        live -= sum(held.pop(variable) for variable in over - inputs)
+    return most
+
+
+def held(tree: Any) -> int:
+    """The bytes of the arrays of a pytree."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def available() -> int:
+    """The bytes of memory of the device that JAX uses: its own, or the machine's."""
+    told = jax.local_devices()[0].memory_stats() or {}
+    return told.get("bytes_limit") or limits.memory()
+
+
+def check(what: str, needed: int, instead: str) -> None:
+    """Refuses what does not fit.
+
+    Args:
+      what: is asked for, e.g. "4 pictures of 64 x 64".
+      needed: bytes.
+      instead: what to do, e.g. "ask for fewer".
+
+    Raises:
+      Refused: if it needs more than there is; says the estimate.
+    """
+    if needed > available():
+        raise limits.Refused(f"{what} would need about {limits.size(needed)} of memory, and there are "
+                             f"{limits.size(available())}: {instead}")  # fmt: skip
+
+
+def _beside_its_inputs(jaxpr: Any) -> int:
+    return peak(jaxpr) - sum(map(_bytes, jaxpr.invars))
+
+
+def _variables(atoms: Any) -> list[Any]:
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
+
+
+def _bytes(variable: Any) -> int:
+    aval = variable.aval
+    return math.prod(aval.shape) * getattr(aval.dtype, "itemsize", 4) if hasattr(aval, "shape") else 0

@@ -1,0 +1,1 @@
+"""The layers that backbones are built of."""

@@ -1,0 +1,172 @@
+"""Scaled dot-product attention: one function, with the implementation chosen by name.
+
+    attention(q, k, v) = softmax(q k^T / sqrt(D)) v          for each example and head
+
+| name     | runs on | forward mode (jvp) | what it is                                                          |
+|----------|---------|--------------------|---------------------------------------------------------------------|
+| "matmul" | all     | yes                | batched matmuls, heads first, with a hand-written derivative        |
+| "xla"    | all     | yes                | the einsum over [B, N, H, D], differentiated by JAX                 |
+| "cudnn"  | NVIDIA  | no                 | the fused kernel: never holds the [N, M] scores; bfloat16, float16  |
+| "auto"   | all     | see the choice     | "matmul" on CPU, "cudnn" on GPU where it can, else "xla"            |
+
+Objectives that push a tangent through the network (`jax.jvp`: MeanFlow, continuous consistency) need "matmul" or
+"xla". cuDNN's kernel defines only its reverse-mode derivative, so that with "cudnn" they end in JAX's
+"can't apply forward-mode autodiff (jvp) to a custom_vjp function".
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers.choices import look_up
+
+
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "auto", bias: jax.Array | None = None
+) -> jax.Array:
+    """Softmax attention of queries over keys, for each example and head on its own.
+
+        out[b, n, h] = sum_m softmax_m(q[b, n, h] . k[b, m, h] / sqrt(D) + bias[b, h, n, m]) v[b, m, h]
+
+    The softmax is computed in float32 (or wider) whatever the dtype of the arguments.
+
+    Args:
+        q: queries [B, N, H, D], floating point.
+        k: keys [B, M, H, D], of the dtype of q.
+        v: values [B, M, H, D], of the dtype of q.
+        implementation: "auto" or a name in `IMPLEMENTATIONS`.
+        bias: added to the scores, [B or 1, H or 1, N or 1, M], floating point; -inf, or a number that is large beside
+            the scores, where a query must not see a key (see `mask_bias`). None adds nothing.
+
+    Returns:
+        [B, N, H, D], of the dtype of q.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not belong together, an unknown name, or "cudnn" where it cannot run.
+        TypeError: from JAX, when "cudnn" is differentiated in forward mode (see the table above).
+
+    Reference: Vaswani et al., "Attention Is All You Need", 2017, equation 1.
+    """
+    if q.ndim != 4 or k.ndim != 4 or (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]) or k.shape != v.shape:
+        raise ValueError(
+            f"attention needs q [B, N, H, D] and k, v [B, M, H, D]; got q {q.shape}, k {k.shape}, v {v.shape}"
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"attention needs one dtype for q, k and v; got {q.dtype}, {k.dtype}, {v.dtype}")
+    if implementation == "auto":
+        implementation = choice(q)
+        if implementation == "cudnn" and bias is not None and (q.shape[1] % 2 or k.shape[1] % 2):
+            implementation = "xla"  # the kernel does not differentiate a bias over odd lengths, such as CLIP's 77
+    scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    if bias is not None and (bias.ndim != 4 or any(a not in (1, b) for a, b in zip(bias.shape, scores))):
+        raise ValueError(f"attention's bias has a shape that broadcasts to [B, H, N, M] = {scores}; got {bias.shape}")
+    return look_up({"auto": xla, **IMPLEMENTATIONS}, implementation, "attention")(q, k, v, bias)
+
+
+def mask_bias(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """The bias that hides keys: 0 where the mask is True, else a number that no score outweighs.
+
+    A query that may see nothing sees all keys alike, and nothing is NaN.
+
+    Args:
+        mask: Bool [B, M] over keys, or [B or 1, N, M] over queries and keys.
+        dtype: of the bias.
+
+    Returns:
+        [B, 1, 1, M] or [B or 1, 1, N, M].
+    """
+    bias = jnp.where(mask, 0, jnp.finfo(dtype).min / 2).astype(dtype)
+    return bias[:, None, None] if mask.ndim == 2 else bias[:, None]
+
+
+def xla(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Attention as the einsum of its definition; arguments as `attention`."""
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=_wide(q)) / q.shape[-1] ** 0.5
+    scores = scores if bias is None else scores + bias
+    return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores).astype(v.dtype), v)
+
+
+def matmul(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Attention as batched matmuls over [B, H, N, D] with a hand-written derivative; arguments as `attention`.
+
+    On CPU the einsum over [B, N, H, D] walks memory with the stride of all heads; putting the heads first costs four
+    transposes and gives each matmul contiguous operands.
+    """
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    if bias is None:
+        return _heads_first(q, k, v).swapaxes(1, 2)
+    scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.mT, preferred_element_type=_wide(q)) + bias
+    return jnp.matmul(jax.nn.softmax(scores).astype(v.dtype), v).swapaxes(1, 2)
+
+
+def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Attention by cuDNN's fused kernel (NVIDIA GPUs; bfloat16 or float16; no jvp); arguments as `attention`."""
+    if jax.default_backend() != "gpu":
+        raise ValueError(
+            "attention='cudnn' runs on NVIDIA GPUs alone, and this process computes on "
+            f"{jax.default_backend()!r}; choose 'matmul', 'xla' or 'auto'"
+        )
+    if reason := _cudnn_refuses(q):
+        raise ValueError(f"attention='cudnn' {reason}; choose 'matmul', 'xla' or 'auto'")
+    if bias is not None:  # the kernel broadcasts examples and heads, but no queries
+        bias = jnp.broadcast_to(bias.astype(q.dtype), (*bias.shape[:2], q.shape[1], k.shape[1]))
+    return jax.nn.dot_product_attention(q, k, v, bias, implementation="cudnn")
+
+
+IMPLEMENTATIONS = {"matmul": matmul, "xla": xla, "cudnn": cudnn}
+
+
+def choice(q: jax.Array | jax.ShapeDtypeStruct) -> str:
+    """Returns the implementation that "auto" stands for on this process's default backend.
+
+    Args:
+        q: queries [B, N, H, D].
+    """
+    backend = jax.default_backend()
+    if backend == "cpu":
+        return "matmul"
+    return "cudnn" if backend == "gpu" and not _cudnn_refuses(q) else "xla"
+
+
+def _cudnn_refuses(q: jax.Array | jax.ShapeDtypeStruct) -> str:
+    """Returns why cuDNN cannot take arguments like q [B, N, H, D], or an empty string where it can."""
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"takes bfloat16 or float16, not {q.dtype}"
+    # 128 is the limit of every generation since Ampere; Hopper's 256 is left alone, so that a choice does not depend
+    # on the card.
+    if q.shape[-1] % 8 or q.shape[-1] > 128:
+        return f"takes head widths up to 128 that 8 divides, not {q.shape[-1]}"
+    return ""
+
+
+def _wide(x: jax.Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _probabilities(q: jax.Array, k: jax.Array) -> jax.Array:
+    return jax.nn.softmax(jnp.matmul(q, k.mT, preferred_element_type=_wide(q)))
+
+
+# The derivative is a tangent rule, not a cotangent rule (custom_vjp): it is linear in the tangents, and JAX transposes
+# it into the very matmuls that one writes by hand. Reverse mode is as fast (measured: equal within the noise), and
+# forward mode works too.
+@jax.custom_jvp
+def _heads_first(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attention over q [B, H, N, D] and k, v [B, H, M, D]."""
+    return jnp.matmul(_probabilities(q * q.shape[-1] ** -0.5, k).astype(v.dtype), v)
+
+
+@_heads_first.defjvp
+def _heads_first_tangent(primals, tangents):
+    """With P = softmax(S): dP = P * dS - P rowsum(P * dS), and so dO = (P * dS) V - rowsum(P * dS) O + P dV."""
+    q, k, v = primals
+    dq, dk, dv = tangents
+    scale = q.shape[-1] ** -0.5
+    q, dq = q * scale, dq * scale
+    wide = _wide(q)
+    p = _probabilities(q, k)
+    ds = jnp.matmul(dq, k.mT, preferred_element_type=wide) + jnp.matmul(q, dk.mT, preferred_element_type=wide)
+    p_ds = p * ds
+    p = p.astype(v.dtype)
+    out = jnp.matmul(p, v)
+    mean_ds = p_ds.sum(-1, keepdims=True).astype(v.dtype)
+    return out, jnp.matmul(p_ds.astype(v.dtype), v) - mean_ds * out + jnp.matmul(p, dv)

@@ -1,0 +1,143 @@
+"""Transformer layers conditioned by adaptive layer norm: what DiT is stacked from."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import attention
+from diffusion.models.layers.embeddings import rotate
+from diffusion.models.layers.norms import NORMS
+from diffusion.models.layers.products import rows_first
+
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros_init()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, [B, N, D] -> [B, N, D]; rotary positions and normalised q and k by choice.
+
+    Doors "identity" and "borrow" are `[B]`, see `diffusion.models.layers.layer_masks`.
+    """
+
+    heads: int
+    qk_norm: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, angles: jax.Array | None, doors: dict[str, jax.Array]) -> jax.Array:
+        head_size = x.shape[-1] // self.heads
+        qkv = nn.DenseGeneral(
+            (3, self.heads, head_size), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="qkv"
+        )(x)
+        qkv = layout.split(qkv, "batch", "tokens", None, "heads", None)
+        qkv = layout.split(qkv, "batch", None, None, "attended heads", None)  # softmax needs all tokens of a head
+        q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
+        if self.qk_norm:  # Henry et al., 2020; Dehghani et al., 2023: keeps the scores bounded
+            q = nn.RMSNorm(dtype=self.dtype, name="query_norm")(q)
+            k = nn.RMSNorm(dtype=self.dtype, name="key_norm")(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        if "borrow" in doors:  # the maps are softmax(q k^T)
+            rows = jnp.arange(x.shape[0]) + doors["borrow"]
+            q, k = (layout.split(jnp.take(a, rows, axis=0), "batch", None, "attended heads", None) for a in (q, k))
+        out = attention(q, k, v, self.attention)
+        if "identity" in doors:
+            out = jnp.where(doors["identity"][:, None, None, None], v, out)
+        out = layout.split(out, "batch", None, "attended heads", None)
+        out = layout.split(out, "batch", "tokens", "heads", None)
+        out = nn.DenseGeneral(
+            x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="out"
+        )(out)
+        return layout.split(out, "batch", "tokens", None)
+
+
+class Gelu(nn.Module):
+    """out(gelu(hidden(x))), with the tanh form of GELU, as DiT's code, or its exact form."""
+
+    ratio: float
+    dtype: str
+    approximate: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = int(self.ratio * x.shape[-1])
+        h = nn.Dense(hidden, dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="hidden")(x)
+        h = layout.split(h, "batch", "tokens", "hidden")
+        h = nn.gelu(h, approximate=self.approximate)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="out")(h)
+
+
+class SwiGlu(nn.Module):
+    """out(silu(a) * b), [a, b] = hidden(x); two thirds of the hidden width, so that the size stays (Shazeer, 2020)."""
+
+    ratio: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = int(2 * self.ratio * x.shape[-1] / 3)
+        h = nn.DenseGeneral(
+            (2, hidden), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="hidden"
+        )(x)
+        a, b = jnp.moveaxis(layout.split(h, "batch", "tokens", None, "hidden"), -2, 0)
+        out = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="out")
+        return out(nn.silu(a) * b)
+
+
+MLPS = {"gelu": Gelu, "swiglu": SwiGlu}
+
+
+class Modulation(nn.Module):
+    """`count` vectors that a layer takes from the condition, [B, D] -> count x [B, 1, D]; all zero at the start."""
+
+    count: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, c: jax.Array) -> list[jax.Array]:
+        out = nn.DenseGeneral(
+            (self.count, c.shape[-1]), dtype=self.dtype, kernel_init=zeros, bias_init=zeros, dot_general=rows_first,
+            name="dense",
+        )(c)  # fmt: skip
+        out = layout.split(out, "batch", None, "hidden")
+        out = layout.split(out, "batch", None, None)  # few numbers: every device wants all features of its tokens
+        return [out[:, i, None] for i in range(self.count)]
+
+
+class Block(nn.Module):
+    """One adaLN-Zero layer: attention, then an MLP, each normalised, shifted and scaled, and gated by the condition.
+
+        x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
+
+    The gates start at zero, and the layer with them as the identity. Arguments of the call: tokens x [B, N, D], the
+    condition c [B, D] (time and class, after SiLU), rotary angles or None, this layer's doors, each [B]
+    (`diffusion.models.layers.layer_masks`). Returns (x, None), as a scan wants it.
+
+    Reference: Peebles & Xie, 2023, figure 3.
+    """
+
+    heads: int
+    mlp_ratio: float
+    norm: str
+    mlp: str
+    qk_norm: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, c: jax.Array, angles: jax.Array | None, doors: dict[str, jax.Array]
+    ) -> tuple[jax.Array, None]:
+        norm, before = NORMS[self.norm], x
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Modulation(6, self.dtype, name="modulation")(c)
+        mixed = Attention(self.heads, self.qk_norm, self.attention, self.dtype, name="attention")(
+            norm(x) * (1 + scale_a) + shift_a, angles, doors
+        )
+        x = x + gate_a * mixed
+        mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
+        x = x + gate_m * mlp(norm(x) * (1 + scale_m) + shift_m)
+        if "skip" in doors:
+            x = jnp.where(doors["skip"][:, None, None], before, x)
+        return layout.split(x, "batch", "tokens", None), None

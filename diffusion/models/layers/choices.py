@@ -1,0 +1,31 @@
+"""Names that stand for choices: one look-up, so that every misspelling gets the same answer."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from diffusion.io import limits
+
+Choice = TypeVar("Choice")
+
+
+def look_up(table: Mapping[str, Choice], name: str, field: str, alike: float = 0.5) -> Choice:
+    """Returns the entry of `table` called `name`.
+
+    Args:
+        table: the choices by name.
+        name: the name asked for.
+        field: what is being chosen, for the error ("attention", "norm", ...).
+        alike: share of letters that the nearest name has in common with `name` to be suggested, in [0, 1].
+
+    Returns:
+        `table[name]`.
+
+    Raises:
+        ValueError: if `name` is not in the table; lists the valid names and the nearest one.
+    """
+    if isinstance(name, str) and name in table:
+        return table[name]
+    nearest = difflib.get_close_matches(str(name)[:100], table, n=1, cutoff=alike)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(f"{field}={limits.short(name)} is not known; valid: {', '.join(map(repr, table))}{hint}")

@@ -1,0 +1,109 @@
+"""The transformer that CLIP's two towers are: pre-norm layers, scanned.
+
+    x = x + attention(norm(x));  x = x + out(act(hidden(norm(x))))
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.cross_attention import CrossAttention, xavier
+from diffusion.models.layers.scan import REMAT, scanned
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's networks
+    "gelu": lambda x: nn.gelu(x, approximate=False),  # OpenCLIP's
+}
+CHOICES = {
+    "activation": ACTIVATIONS,
+    "attention": ("auto", *IMPLEMENTATIONS),
+    "remat": REMAT,
+    "dtype": ("float32", "bfloat16"),
+}
+
+
+class Mlp(nn.Module):
+    """A network of two layers, out(act(hidden(x)))."""
+
+    hidden: int
+    activation: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=xavier, name="hidden")(x)
+        h = ACTIVATIONS[self.activation](layout.split(h, "batch", "tokens", "hidden"))
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(h)
+
+
+class Layer(nn.Module):
+    """x = x + attention(norm(x)); x = x + mlp(norm(x)); and the state is kept where `here`."""
+
+    heads: int
+    hidden: int
+    activation: str
+    epsilon: float
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, carry: tuple[jax.Array, jax.Array], bias: jax.Array | None, here: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        x, kept = carry
+        size = x.shape[-1] // self.heads
+        mixed = CrossAttention(
+            self.heads, size, bias=True, attention=self.attention, dtype=self.dtype, name="attention"
+        )
+        x = x + mixed(layer_norm(self.epsilon, self.dtype, "norm_1")(x), bias=bias)
+        mlp = Mlp(self.hidden, self.activation, self.dtype, name="mlp")
+        x = x + mlp(layer_norm(self.epsilon, self.dtype, "norm_2")(x))
+        x = layout.split(x, "batch", "tokens", None)
+        return (x, jnp.where(here, x, kept)), None
+
+
+class Layers(nn.Module):
+    """A stack of scanned layers: [B, N, D] -> its output, and that of `skip` layers before, [B, N, D] each."""
+
+    depth: int
+    heads: int
+    hidden: int
+    activation: str
+    epsilon: float
+    attention: str
+    remat: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, bias: jax.Array | None, skip: int) -> tuple[jax.Array, jax.Array]:
+        if not 0 <= skip < self.depth:
+            raise ValueError(f"skip={skip}: of {self.depth} layers 0 .. {self.depth - 1} can be left out")
+        layers = scanned(Layer, self.depth, self.remat, (nn.broadcast, 0))(
+            self.heads, self.hidden, self.activation, self.epsilon, self.attention, self.dtype, name="layers"
+        )
+        (x, kept), _ = layers((x, x), bias, jnp.arange(self.depth) == self.depth - 1 - skip)
+        return x, kept
+
+
+def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
+    """scale (x - mean) / sqrt(var + epsilon) + bias over the last axis, with statistics in float32."""
+    # From the centred values: the mean of squares less the square of the mean loses the digits of a comparison.
+    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def check(module: nn.Module) -> None:
+    """Refuses a tower whose fields are out of range.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for field in ("width", "depth", "heads", "hidden"):
+        if getattr(module, field) < 1:
+            raise ValueError(f"{field}={getattr(module, field)} must be positive")
+    if module.width % module.heads:
+        raise ValueError(f"heads={module.heads} does not divide width={module.width}")
+    for field, names in CHOICES.items():
+        look_up(dict.fromkeys(names), getattr(module, field), field)

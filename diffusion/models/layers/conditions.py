@@ -1,0 +1,54 @@
+"""What the conditional networks of the field are told beside x_t and the time: one dict, the same names for all.
+
+| entry          | shape          | what it is                                                                         |
+|----------------|----------------|------------------------------------------------------------------------------------|
+| "label"        | int [B]        | the class, or a number that is embedded in its place (ConditionalUNet)             |
+| "text"         | [B, M, E]      | embeddings of the prompt's tokens                                                  |
+| "text_mask"    | Bool [B, M]    | which of them are there; without it all are                                        |
+| "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |
+| "size"         | [B, 6]         | original height and width, top and left of the crop, height and width asked for    |
+| "strength"     | [B]            | guidance strength that the network was distilled with                              |
+| "augment"      | [B, A]         | what an augmentation did to the example, as numbers (EDM); without it nothing      |
+| "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, one for each place, in order        |
+| "extra"        | tuple of pairs | IP-Adapter's keys and values, [B, K, D] each, a pair for each cross-attention      |
+
+Doors into layers (`diffusion.models.layers.layer_masks`) stand in the same dict. The example is the first axis of every leaf, so
+that guidance concatenates conditions with one `jax.tree.map`; a network refuses an entry that it does not know.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def with_strength(condition: Any, strength: Any) -> dict[str, Any]:
+    """A condition with the guidance strength beside what it holds: class labels [B] alone stand under "label"."""
+    given = condition if isinstance(condition, Mapping) else {"label": condition}
+    return {**given, "strength": strength}
+
+
+def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The entries of a condition, those that are not given as None.
+
+    Args:
+        condition: a mapping, or None for one without entries.
+        required: names that must be there.
+        optional: names that may be there.
+
+    Returns:
+        One value for each name.
+
+    Raises:
+        ValueError: for a missing or an unknown entry, naming it and those that are valid.
+    """
+    if condition is not None and not isinstance(condition, Mapping):
+        raise ValueError(f"this network's condition is a dict with {', '.join(map(repr, required))}; "
+                         f"got {type(condition).__name__}")
+    given = dict(condition or {})
+    for name in required:
+        if given.get(name) is None:
+            raise ValueError(f"the condition has no {name!r}, which this network is told (diffusion.models.layers.conditions)")
+    for name in given:
+        if name not in required + optional:
+            raise ValueError(f"the condition has {name!r}, which this network does not know; it knows "
+                             f"{', '.join(map(repr, required + optional)) or 'none'}")
+    return {name: given.get(name) for name in required + optional}

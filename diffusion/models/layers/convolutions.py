@@ -1,0 +1,143 @@
+"""Convolutional layers that the U-Nets and autoencoders of the field share: channels last, as everything here."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.resampling import double, halve
+
+
+class GroupNorm(nn.Module):
+    """Centres and scales groups of channels over all pixels of an example, then scales and shifts each channel.
+
+        out = scale * (x - mean) / sqrt(var + epsilon) + bias
+
+    The statistics are float32 or wider whatever the compute type, and from the centred values: the mean of squares
+    less the square of the mean loses the digits that a checkpoint is compared in.
+
+    Attributes:
+        groups: number of groups, a divisor of the channels.
+        epsilon: as the checkpoint's family has it, 1e-5 or 1e-6.
+        least: channels in a group; where they would be fewer, there are fewer groups.
+
+    Reference: Wu & He, "Group Normalization", 2018, equation 7.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-6
+    least: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        groups = min(self.groups, channels // self.least)
+        if not groups or channels % groups:
+            raise ValueError(f"{groups} groups do not divide {channels} channels")
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        h = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        h = h.reshape(x.shape[0], -1, channels)
+        h = h - _group_mean(h, groups)
+        h = h * (jax.lax.rsqrt(_group_mean(h * h, groups) + self.epsilon) * scale) + bias
+        return h.reshape(x.shape).astype(x.dtype)
+
+
+def _group_mean(h: jax.Array, groups: int) -> jax.Array:
+    """The mean over all pixels of each group of channels, at each of its channels: [B, N, C] -> [B, 1, C].
+
+    Over the pixels first: XLA walks a reduction over pixels and channels at once as a scalar loop on CPU (a sixth of a
+    U-Net's call).
+    """
+    batch, _, channels = h.shape
+    means = h.mean(1).reshape(batch, groups, -1).mean(-1)
+    return jnp.repeat(means, channels // groups, axis=-1)[:, None]
+
+
+def conv(
+    features: int, size: int = 3, stride: int = 1, *, zero: bool = False, dtype: str = "float32", name: str
+) -> nn.Conv:
+    """A convolution that keeps the size of the image, or divides it by its stride: [B, H, W, C] -> [B, H/s, W/s, D].
+
+    Args:
+        features: D.
+        size: side of the kernel, odd; the image is padded with zeros by its half on all sides.
+        stride: s.
+        zero: start with a kernel of zeros.
+        dtype: compute type.
+        name: of its parameters.
+    """
+    start = nn.initializers.zeros_init() if zero else nn.initializers.lecun_normal()
+    padding = [(size // 2, size // 2)] * 2
+    return nn.Conv(features, (size, size), (stride, stride), padding, dtype=dtype, kernel_init=start, name=name)
+
+
+class ResnetBlock(nn.Module):
+    """x + conv(act(norm(h))), h = conv(act(norm(x))), told the time between: the block of DDPM's U-Net.
+
+    The embedding of the time is added to h, or, with `scale_shift`, scales and shifts its norm (ADM's adaptive group
+    norm): norm(h) (1 + scale) + shift. Where it resamples, both branches do, before their first convolution.
+
+    Attributes:
+        features: channels of the output; the input goes through a convolution of one pixel where it has others.
+        groups: of the norms.
+        epsilon: of the norms.
+        scale_shift: see above.
+        dropout: rate before the second convolution, drawn from the rng collection "dropout" when `train`.
+        dtype: compute type.
+        resample: "keep", or "down" or "up" to halve or double the side.
+        taps: of the filter that resamples, see `diffusion.models.layers.resampling`.
+        project: a convolution of one pixel on x also where the channels stay.
+        gain: factor of the sum; sqrt(1/2) keeps its variance (Song et al., 2021).
+        least: of the norms, see `GroupNorm`.
+
+    Reference: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B; Dhariwal & Nichol, "Diffusion
+    Models Beat GANs", 2021, section 3; Song et al., "Score-Based Generative Modeling through SDEs", 2021, appendix H.
+    """
+
+    features: int
+    groups: int = 32
+    epsilon: float = 1e-6
+    scale_shift: bool = False
+    dropout: float = 0.0
+    dtype: str = "float32"
+    resample: str = "keep"
+    taps: tuple[int, ...] = (1, 1)
+    project: bool = False
+    gain: float = 1.0
+    least: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array | None = None, train: bool = False) -> jax.Array:
+        """Args:
+        x: [B, H, W, C].
+        embedding: of the time, [B, E], before its activation; None for a network without time.
+        train: draw dropout.
+        """
+        h = nn.silu(GroupNorm(self.groups, self.epsilon, self.least, name="norm_1")(x))
+        if self.resample != "keep":
+            side = {"down": halve, "up": double}[self.resample]
+            x, h = side(x, self.taps), side(h, self.taps)
+        h = conv(self.features, dtype=self.dtype, name="conv_1")(h)
+        norm = GroupNorm(self.groups, self.epsilon, self.least, name="norm_2")
+        if embedding is None:
+            h = norm(h)
+        else:
+            width = self.features * (2 if self.scale_shift else 1)
+            told = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(embedding))[:, None, None]
+            if self.scale_shift:
+                scale, shift = jnp.split(told, 2, axis=-1)
+                h = norm(h) * (1 + scale) + shift
+            else:
+                h = norm(h + told)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = conv(self.features, dtype=self.dtype, zero=True, name="conv_2")(h)
+        if self.project or x.shape[-1] != self.features:
+            x = conv(self.features, 1, dtype=self.dtype, name="shortcut")(x)
+        h = x + h
+        return layout.split(h if self.gain == 1 else self.gain * h, "batch", None, None, None)
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Each pixel four times: [B, H, W, C] -> [B, 2H, 2W, C], the nearest neighbour."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)

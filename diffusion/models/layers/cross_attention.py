@@ -1,0 +1,65 @@
+"""Attention of tokens to themselves or to a context, with projections as most published checkpoints have them."""
+
+import flax.linen as nn
+import jax
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import attention
+
+xavier = nn.initializers.xavier_uniform()
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens [B, N, D] to a context [B, M, E]; to themselves where there is none.
+
+    Attributes:
+        heads: number of heads.
+        head_size: features of a head.
+        bias: of the projections to queries, keys and values; the output has one always.
+        zero: start with an output of zeros.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type.
+    """
+
+    heads: int
+    head_size: int
+    bias: bool = False
+    zero: bool = False
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        extra: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array:
+        """Args:
+            x: tokens [B, N, D].
+            context: [B, M, E]; None: x.
+            bias: added to the scores, see `attention` and `mask_bias`.
+            extra: keys and values [B, K, heads * head_size] of further tokens, attended to on their own and added
+                (Ye et al., "IP-Adapter", 2023, equation 5); their projections and their scale are the adapter's.
+
+        Returns:
+            [B, N, D].
+        """
+        context = x if context is None else context
+
+        def project(source: jax.Array, name: str) -> jax.Array:
+            dense = nn.DenseGeneral((self.heads, self.head_size), use_bias=self.bias, dtype=self.dtype,
+                                    kernel_init=xavier, name=name)  # fmt: skip
+            out = layout.split(dense(source), "batch", "tokens", "heads", None)
+            return layout.split(out, "batch", None, "attended heads", None)
+
+        q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
+        out = attention(q, k, v, self.attention, bias)
+        if extra is not None:
+            split = lambda a: a.reshape(*a.shape[:2], self.heads, self.head_size).astype(q.dtype)
+            out = out + attention(q, split(extra[0]), split(extra[1]), self.attention)
+        out = layout.split(out, "batch", "tokens", "heads", None)
+        start = nn.initializers.zeros_init() if self.zero else xavier
+        out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=start, name="out")(out)
+        return layout.split(out, "batch", "tokens", None)

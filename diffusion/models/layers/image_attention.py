@@ -1,0 +1,47 @@
+"""Self-attention of the pixels of an image, as the U-Nets have it beside their residual blocks."""
+
+import flax.linen as nn
+import jax
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import attention
+from diffusion.models.layers.convolutions import GroupNorm
+
+
+class ImageAttention(nn.Module):
+    """gain (x + out(attention(qkv(norm(x))))), over all pixels of an image: [B, H, W, C] -> [B, H, W, C].
+
+    Attributes:
+        heads: number of heads, a divisor of C.
+        groups: of the norm.
+        epsilon: of the norm.
+        least: of the norm, see `GroupNorm`.
+        gain: factor of the sum; sqrt(1/2) keeps its variance (Song et al., 2021).
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type.
+
+    Reference: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B; with several heads, Nichol &
+    Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021.
+    """
+
+    heads: int = 1
+    groups: int = 32
+    epsilon: float = 1e-6
+    least: int = 1
+    gain: float = 1.0
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        h = GroupNorm(self.groups, self.epsilon, self.least, name="norm")(x).reshape(batch, height * width, channels)
+        heads = (3, self.heads, channels // self.heads)
+        qkv = nn.DenseGeneral(heads, dtype=self.dtype, name="qkv")(h)
+        qkv = layout.split(qkv, "batch", None, None, "heads", None)
+        h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.attention)
+        h = layout.split(h, "batch", None, "heads", None)
+        zeros = nn.initializers.zeros_init()
+        h = nn.DenseGeneral(channels, axis=(-2, -1), dtype=self.dtype, kernel_init=zeros, name="out")(h)
+        h = x + h.reshape(x.shape)
+        return layout.split(h if self.gain == 1 else self.gain * h, "batch", None, None, None)

@@ -1,0 +1,225 @@
+"""Transformer layers in which picture and text are streams of their own that meet in attention: SD3's and Flux's."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import attention
+from diffusion.models.layers.blocks import Gelu, Modulation, xavier
+from diffusion.models.layers.embeddings import TimestepEmbedding
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.rotary import turn
+
+
+class VectorEmbedding(nn.Module):
+    """A two-layer network (SiLU between) on one vector for each example: [B, P] -> [B, width]."""
+
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, pooled: jax.Array) -> jax.Array:
+        hidden = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="hidden")(pooled)
+        return nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="out")(nn.silu(hidden))
+
+
+class Conditioning(nn.Module):
+    """What every layer is told beside the tokens: silu(time(t) + pooled(text) [+ strength(guidance)]), [B, width].
+
+    Arguments of the call: the time [B] or [], the pooled text [B, P], and the guidance strength [B] or None.
+    """
+
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, t: jax.Array, pooled: jax.Array, strength: jax.Array | None = None) -> jax.Array:
+        t = jnp.broadcast_to(t, pooled.shape[:1])
+        c = TimestepEmbedding(self.width, self.dtype, name="time")(t)
+        if strength is not None:
+            c = c + TimestepEmbedding(self.width, self.dtype, name="strength")(strength)
+        return nn.silu(c + VectorEmbedding(self.width, self.dtype, name="pooled")(pooled))
+
+
+class Projections(nn.Module):
+    """The way of one stream's tokens into an attention's heads, and back.
+
+        enter: [B, N, D] -> q, k, v, each [B, N, H, D / H], q and k RMS-normalised by choice with a learned scale
+        leave: [B, N, H, D / H] -> [B, N, D]
+
+    With `beside`, the same two matrices carry an MLP of beside * D hidden features that runs beside the attention:
+    `enter` gives [B, N, beside, H, D / H] too, and `leave` takes [B, N, 1 + beside, H, D / H].
+    """
+
+    width: int
+    heads: int
+    qk_norm: bool
+    dtype: str
+    beside: int = 0
+
+    def setup(self):
+        parts = (3 + self.beside, self.heads, self.width // self.heads)
+        self.qkv = nn.DenseGeneral(parts, dtype=self.dtype, kernel_init=xavier)
+        axes = (-3, -2, -1) if self.beside else (-2, -1)
+        self.out = nn.DenseGeneral(self.width, axis=axes, dtype=self.dtype, kernel_init=xavier)
+        if self.qk_norm:
+            self.query_norm, self.key_norm = nn.RMSNorm(dtype=self.dtype), nn.RMSNorm(dtype=self.dtype)
+
+    def enter(self, x: jax.Array) -> list[jax.Array]:
+        qkv = layout.split(self.qkv(x), "batch", "tokens", None, "heads", None)
+        hidden = qkv[:, :, 3:]
+        qkv = layout.split(qkv[:, :, :3], "batch", None, None, "attended heads", None)  # softmax needs all tokens
+        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        if self.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
+        return [q, k, v, hidden] if self.beside else [q, k, v]
+
+    def leave(self, x: jax.Array) -> jax.Array:
+        return layout.split(self.out(x), "batch", "tokens", None)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, angles: jax.Array | None, implementation: str) -> jax.Array:
+    """Attention with rotary positions, [B, N, H, D]; tokens are split over devices again, where they are."""
+    if angles is not None:
+        q, k = turn(q, angles), turn(k, angles)
+    return layout.split(attention(q, k, v, implementation), "batch", None, "attended heads", None)
+
+
+def _to_tokens(x: jax.Array) -> jax.Array:
+    return layout.split(x, "batch", "tokens", "heads", None)
+
+
+class Stream(nn.Module):
+    """One stream's part of a joint layer: adaLN, projections to and from the joint attention, and an MLP.
+
+    The layer runs what is between; see `JointBlock`. A stream that ends in this layer has `vectors` = 2, its shift and
+    scale before attention, and no more; one with a second attention has 9.
+    """
+
+    width: int
+    heads: int
+    qk_norm: bool
+    dtype: str
+    vectors: int
+
+    def setup(self):
+        self.modulation = Modulation(self.vectors, self.dtype)
+        self.attention = Projections(self.width, self.heads, self.qk_norm, self.dtype)
+        self.mlp = Gelu(4.0, self.dtype)
+
+    def enter(self, x: jax.Array, c: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        """x [B, N, D] -> ([q, k, v], the stream's vectors [B, 1, D])."""
+        vectors = self.modulation(c)
+        return self.attention.enter(modulated(x, *vectors[:2])), vectors
+
+    def leave(self, x: jax.Array, mixed: jax.Array, vectors: list[jax.Array]) -> jax.Array:
+        """x [B, N, D] and what attention made of it [B, N, H, D / H] -> x after the layer."""
+        x = x + vectors[2] * self.attention.leave(_to_tokens(mixed))
+        return layout.split(x + vectors[5] * self.mlp(modulated(x, *vectors[3:5])), "batch", "tokens", None)
+
+
+def modulated(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """layer_norm(x) (1 + scale) + shift, over tokens [B, N, D] with vectors [B, 1, D]."""
+    return layer_norm(x) * (1 + scale) + shift
+
+
+class JointBlock(nn.Module):
+    """A layer of two streams with parameters of their own, whose tokens attend to all tokens of both.
+
+        q, k, v = [enter(norm(stream) (1 + scale) + shift)]     of text and picture, side by side
+        stream <- stream + gate * leave(attention(q, k, v))
+        stream <- stream + gate' * mlp(norm(stream) (1 + scale') + shift')
+
+    Arguments of the call: the streams (picture [B, N, D], text [B, M, D]), the condition c [B, D] after SiLU, rotary
+    angles of text and picture [M + N, D / (2 H)] or None, and this layer's doors:
+
+        "skip"      Bool [B]: the layer does nothing
+        "residual"  [B, N, D]: added to the picture after the layer, skipped or not
+        "extra"     (keys, values) [B, K, D]: attended to by the picture's queries, before they are turned, and added
+                    to the picture after the layer
+
+    Returns (streams, None), as a scan wants it.
+
+    Attributes:
+        heads: attention heads.
+        qk_norm: RMS-normalise queries and keys.
+        dual: the picture has a second attention, to itself alone (SD3.5-medium).
+        last: nothing after this layer needs the text, which is only attended to.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type.
+
+    Reference: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, figure 2b.
+    """
+
+    heads: int
+    qk_norm: bool
+    dual: bool
+    last: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, streams: tuple[jax.Array, jax.Array], c: jax.Array, angles: jax.Array | None, doors: dict[str, Any]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        x, text = streams
+        width = x.shape[-1]
+        image = Stream(width, self.heads, self.qk_norm, self.dtype, 9 if self.dual else 6, name="image")
+        words = Stream(width, self.heads, self.qk_norm, self.dtype, 2 if self.last else 6, name="text")
+
+        own, vectors = image.enter(x, c)
+        theirs, text_vectors = words.enter(text, c)
+        q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(theirs, own))
+        mixed = _attend(own[0] if self.last else q, k, v, angles, self.attention)
+
+        if self.dual:
+            second = Projections(width, self.heads, self.qk_norm, self.dtype, name="self_attention")
+            q, k, v = second.enter(modulated(x, *vectors[6:8]))
+            x = x + vectors[8] * second.leave(_to_tokens(_attend(q, k, v, None, self.attention)))
+        x = image.leave(x, mixed[:, -x.shape[1] :], vectors)
+        if not self.last:
+            text = words.leave(text, mixed[:, : text.shape[1]], text_vectors)
+
+        if "extra" in doors:
+            keys, values = (a.reshape(*a.shape[:2], self.heads, -1).astype(x.dtype) for a in doors["extra"])
+            x = x + attention(own[0], keys, values, self.attention).reshape(x.shape)
+        if "skip" in doors:
+            x, text = (jnp.where(doors["skip"][:, None, None], *pair) for pair in zip(streams, (x, text)))
+        if "residual" in doors:
+            x = x + doors["residual"].astype(x.dtype)
+        return (x, text), None
+
+
+class SingleBlock(nn.Module):
+    """A layer of one stream that holds text and picture, with attention and MLP side by side between two matrices.
+
+        q, k, v, h = enter(norm(x) (1 + scale) + shift)
+        x <- x + gate * leave([attention(q, k, v), gelu(h)])
+
+    Arguments of the call: tokens x [B, M + N, D], text first; c and angles as `JointBlock`; its door "residual"
+    [B, N, D] is added to the picture's tokens. Returns (x, None).
+
+    Reference: Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023, section 2, for the
+    parallel layer; the code of FLUX.1 (Black Forest Labs, 2024).
+    """
+
+    heads: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, c: jax.Array, angles: jax.Array, doors: dict[str, jax.Array]
+    ) -> tuple[jax.Array, None]:
+        shift, scale, gate = Modulation(3, self.dtype, name="modulation")(c)
+        both = Projections(x.shape[-1], self.heads, True, self.dtype, beside=4, name="attention")
+        q, k, v, hidden = both.enter(modulated(x, shift, scale))
+        mixed = _to_tokens(_attend(q, k, v, angles, self.attention))
+        x = x + gate * both.leave(jnp.concatenate([mixed[:, :, None], nn.gelu(hidden, approximate=True)], axis=2))
+        if "residual" in doors:
+            text = x.shape[1] - doors["residual"].shape[1]
+            x = x.at[:, text:].add(doors["residual"].astype(x.dtype))
+        return layout.split(x, "batch", "tokens", None), None

@@ -1,0 +1,45 @@
+"""The product of tokens with a kernel, as one matrix product over all tokens of all examples."""
+
+import math
+from typing import Any
+
+import jax
+
+from diffusion.models.layers import layout
+
+
+def rows_first(
+    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any = None, **options: Any
+) -> jax.Array:
+    """`jax.lax.dot_general` of a dense layer, with the dimensions of x that it keeps joined to one.
+
+        out[b, n] = x[b, n] . kernel          as [B N, K] x [K, F]
+
+    It is the same product. But the derivative of the kernel sums over all dimensions that are kept, and over one
+    XLA's CPU compiler makes a matrix product of it, over two a slow one: forward and backward of the MLP of DiT-S/2
+    take 18 ms for four examples on two cores, in the other form 38. Where activations are split over devices it
+    stays as it is, since joining a split dimension with another would move them.
+
+    Args:
+        x: [..., *K], with the summed dimensions last.
+        kernel: [*K, *F].
+        dimension_numbers: as `jax.lax.dot_general`, without batch dimensions.
+        precision: as there.
+        **options: further ones of `jax.lax.dot_general`.
+
+    Returns:
+        [..., *F].
+    """
+    (summed, over), _ = dimension_numbers
+    kept = x.ndim - len(summed)
+    if tuple(summed) != tuple(range(kept, x.ndim)) or tuple(over) != tuple(range(len(over))):
+        raise ValueError(
+            f"rows_first sums the last dimensions of x over the first of the kernel; got {dimension_numbers}"
+        )
+    if layout.is_split():
+        return jax.lax.dot_general(x, kernel, dimension_numbers, precision, **options)
+    inner, outputs = math.prod(x.shape[kept:]), kernel.shape[len(over):]
+    out = jax.lax.dot_general(
+        x.reshape(-1, inner), kernel.reshape(inner, -1), (((1,), (0,)), ((), ())), precision, **options
+    )
+    return out.reshape(*x.shape[:kept], *outputs)

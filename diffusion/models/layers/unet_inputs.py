@@ -1,0 +1,99 @@
+"""What the U-Nets without text are told beside x_t, looked at before anything is computed.
+
+The class is one of `num_classes`, or label `num_classes`, the null class: of that nothing is added to the embedding of
+the time, as in EDM, so that label dropout and classifier-free guidance need no row in a published table.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import conditions
+
+
+def told(condition: Any, x: jax.Array, t: jax.Array, *, channels: int, halvings: int, num_classes: int,
+         optional: tuple[str, ...] = ()) -> dict[str, Any]:  # fmt: skip
+    """The entries of a condition, after a look at all shapes.
+
+    Args:
+        condition: labels int [B], None, or a dict with "label", "residuals" and those that are `optional`.
+        x: the network's images.
+        t: the network's clock.
+        channels: that the network takes.
+        halvings: how often it halves the side.
+        num_classes: of the network; 0 for one that is told no class.
+        optional: names of further entries.
+
+    Returns:
+        One value, or None, for each of "label", "residuals" and `optional`.
+
+    Raises:
+        ValueError: naming what does not fit, and what would.
+    """
+    if x.ndim != 4 or x.shape[-1] != channels:
+        raise ValueError(f"this U-Net takes images [B, H, W, {channels}]; got an array of shape {x.shape}")
+    factor = 2**halvings
+    if x.shape[1] % factor or x.shape[2] % factor:
+        raise ValueError(f"height {x.shape[1]} and width {x.shape[2]} must be multiples of {factor}: the U-Net halves "
+                         f"them {halvings} times")
+    if jnp.shape(t) not in ((), x.shape[:1]):
+        raise ValueError(f"one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+    if condition is not None and not isinstance(condition, Mapping):
+        condition = {"label": condition}
+    given = conditions.entries(condition, (), ("label", "residuals", *optional))
+    label = given["label"]
+    if num_classes == 0 and label is not None:
+        raise ValueError("num_classes=0 makes an unconditional network, but a class was given; pass None")
+    if num_classes and label is None:
+        raise ValueError(f"num_classes={num_classes} makes a class-conditional network, but no class was given; pass "
+                         f"labels [B], with the null class {num_classes} where none is meant")
+    if label is not None and (jnp.shape(label) != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer)):
+        raise ValueError(f"one integer label for each image, [B] = {x.shape[:1]}; got shape {jnp.shape(label)}, dtype "
+                         f"{label.dtype}")
+    return given
+
+
+def class_rows(table: jax.Array, labels: jax.Array | None) -> jax.Array:
+    """Rows of a table of classes, zero for the null class.
+
+    Args:
+        table: [num_classes, D].
+        labels: int [B] in 0 .. num_classes; any other gives NaN, never a wrong row. Not None, which `told` refuses.
+
+    Returns:
+        [B, D].
+    """
+    assert labels is not None
+    table = jnp.concatenate([table, jnp.zeros_like(table[:1])])
+    return table.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def with_residuals(skips: Sequence[jax.Array], middle: jax.Array, residuals: Sequence[jax.Array] | None):
+    """Adds what an adapter such as ControlNet says to the skips, in order, and to the middle, last.
+
+    Args:
+        skips: arrays [B, H, W, C], as the encoder made them.
+        middle: [B, H, W, C].
+        residuals: one array for each skip, and one for the middle; None adds nothing.
+
+    Returns:
+        (skips, middle).
+
+    Raises:
+        ValueError: for another number of residuals, or one of another shape.
+
+    Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3.2.
+    """
+    if residuals is None:
+        return list(skips), middle
+    places = [*skips, middle]
+    if len(residuals) != len(places):
+        raise ValueError(f"'residuals' has {len(places)} places in this U-Net, {len(skips)} skips and the middle; got "
+                         f"{len(residuals)}")
+    for i, (place, residual) in enumerate(zip(places, residuals)):
+        if residual.shape != place.shape:
+            raise ValueError(f"'residuals'[{i}] has the shape {place.shape} in this U-Net; got {residual.shape}")
+    *skips, middle = (place + residual.astype(place.dtype) for place, residual in zip(places, residuals))
+    return skips, middle

@@ -1,0 +1,1 @@
+"""Text encoders: CLIP and T5."""

@@ -1,0 +1,199 @@
+"""T5's encoder: text as tokens that all see each other, with places that are differences alone.
+
+    ids [B, N] -> tokens -> depth x layer -> norm -> [B, N, D]
+
+    layer:  x = x + out(softmax(q k^T + b[j - i]) v);  x = x + out(gelu(gate(norm(x))) * linear(norm(x)))
+
+    q, k, v of norm(x);  norm(x) = scale * x / rms(x);  b one table for all layers;  no bias anywhere
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS, attention, mask_bias
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.norms import rms_norm
+from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.text_encoders.clip import Encoded
+
+MLPS = ("gated-gelu", "relu")  # of version 1.1, of the first version
+CHOICES = {"mlp": MLPS, "attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+def buckets(length: int, count: int, farthest: int) -> np.ndarray:
+    """The row of the table of positions for each query i and key j, int32 [length, length].
+
+        d = |j - i|, h = count / 2, e = h / 2
+        row = [j > i] h + (d if d < e else min(e + floor(ln(d / e) / ln(farthest / e) (h - e)), h - 1))
+
+    Args:
+        length: N tokens.
+        count: rows of the table, even.
+        farthest: distance from which on all are alike.
+
+    Reference: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+    2020, section 2.1; the logarithm is their code's.
+    """
+    difference = np.arange(length)[None] - np.arange(length)[:, None]
+    distance, half = np.abs(difference), count // 2
+    exact = half // 2
+    # In float32, as there: at the edges of the buckets the rounding decides.
+    wide = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    ratio = wide / np.float32(math.log(farthest / exact))
+    far = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
+    return ((difference > 0) * half + np.where(distance < exact, distance, far)).astype(np.int32)
+
+
+class RmsNorm(nn.Module):
+    """scale * x / sqrt(mean(x^2) + 1e-6), with the mean in float32: [..., D] -> [..., D]."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
+        return (scale * rms_norm(x.astype(jnp.float32))).astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention without biases of the projections and without the scale 1 / sqrt(d): [B, N, D] -> [B, N, D]."""
+
+    heads: int
+    head_size: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+        shape = (3, self.heads, self.head_size)
+        qkv = nn.DenseGeneral(shape, use_bias=False, dtype=self.dtype, kernel_init=init, name="qkv")(x)
+        qkv = layout.split(qkv, "batch", "tokens", None, "heads", None)
+        q, k, v = jnp.moveaxis(layout.split(qkv, "batch", None, None, "attended heads", None), 2, 0)
+        out = attention(q * self.head_size**0.5, k, v, self.attention, bias)  # which divides by it
+        out = layout.split(out, "batch", "tokens", "heads", None)
+        return nn.DenseGeneral(
+            x.shape[-1], axis=(-2, -1), use_bias=False, dtype=self.dtype, kernel_init=init, name="out"
+        )(out)
+
+
+class Mlp(nn.Module):
+    """out(gelu(gate(x)) * linear(x)), [gate, linear] = hidden(x), or out(relu(hidden(x))) in the first version."""
+
+    hidden: int
+    mlp: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dense = lambda features, name: nn.DenseGeneral(
+            features, use_bias=False, dtype=self.dtype, kernel_init=init, name=name
+        )
+        if self.mlp == "relu":
+            h = nn.relu(layout.split(dense(self.hidden, "hidden")(x), "batch", "tokens", "hidden"))
+        else:
+            both = layout.split(dense((2, self.hidden), "hidden")(x), "batch", "tokens", None, "hidden")
+            gate, linear = jnp.moveaxis(both, -2, 0)
+            h = nn.gelu(gate, approximate=True) * linear
+        return dense(x.shape[-1], "out")(h)
+
+
+class Layer(nn.Module):
+    """x = x + attention(norm(x)); x = x + mlp(norm(x)).
+
+    The sum stays float32 whatever the compute type: T5's states grow so large that bfloat16 loses what is added.
+    """
+
+    heads: int
+    head_size: int
+    hidden: int
+    mlp: str
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+        attended = Attention(self.heads, self.head_size, self.attention, self.dtype, name="attention")
+        x = x + attended(RmsNorm(self.dtype, name="norm_1")(x), bias)
+        x = x + Mlp(self.hidden, self.mlp, self.dtype, name="mlp")(RmsNorm(self.dtype, name="norm_2")(x))
+        return layout.split(x, "batch", "tokens", None), None
+
+
+class T5Encoder(nn.Module):
+    """The encoder of T5: ids [B, N] -> tokens [B, N, width].
+
+    Attributes:
+        vocabulary: number of token ids.
+        width: features of a token.
+        depth: layers.
+        heads: of attention.
+        head_size: features of a head; heads * head_size need not be the width.
+        hidden: features inside the MLP.
+        mlp: "gated-gelu" (version 1.1) or "relu" (the first).
+        buckets: rows of the table of positions.
+        farthest: distance of tokens from which on all are alike.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        remat: see `diffusion.models.dit.DiT`.
+        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Raffel et al., 2020, section 2.1; Shazeer, "GLU Variants Improve Transformer", 2020, for version 1.1.
+    """
+
+    vocabulary: int
+    width: int
+    depth: int
+    heads: int
+    head_size: int
+    hidden: int
+    mlp: str = "gated-gelu"
+    buckets: int = 32
+    farthest: int = 128
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in ("vocabulary", "width", "depth", "heads", "head_size", "hidden"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must be positive")
+        if self.buckets % 4 or not 0 < self.buckets // 4 < self.farthest:
+            raise ValueError(f"buckets={self.buckets}: a multiple of 4, a quarter of it below farthest={self.farthest}")
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, ids: jax.Array, mask: jax.Array | None = None) -> Encoded:
+        """Args:
+            ids: integers [B, N], 0 .. vocabulary - 1; any N.
+            mask: Bool [B, N], True where a token may be seen; None, as SD 3 and Flux have it: all may.
+
+        Returns:
+            `Encoded`: tokens [B, N, width]; pooled is None.
+
+        Raises:
+            ValueError: for shapes that do not fit.
+        """
+        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise ValueError(f"the text is integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
+        if mask is not None and mask.shape != ids.shape:
+            raise ValueError(f"the mask has shape {mask.shape}, the ids {ids.shape}")
+        embedding = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(1.0), name="tokens")
+        x = layout.split(embedding(ids).astype(jnp.float32), "batch", "tokens", None)
+        table = self.param("positions", nn.initializers.normal(0.1), (self.buckets, self.heads))
+        bias = table[buckets(ids.shape[1], self.buckets, self.farthest)].transpose(2, 0, 1)[None]
+        bias = bias if mask is None else bias + mask_bias(mask)
+
+        layers = scanned(Layer, self.depth, self.remat, nn.broadcast)(
+            self.heads, self.head_size, self.hidden, self.mlp, self.attention, self.dtype, name="layers"
+        )
+        x, _ = layers(x, bias)
+        return Encoded(RmsNorm("float32", name="final_norm")(x), None)

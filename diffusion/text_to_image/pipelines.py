@@ -1,0 +1,316 @@
+"""Text-to-image models as diffusers publishes them: a denoiser, an autoencoder, text encoders and a scheduler.
+
+| model_index.json says          | denoiser                 | is told                                                |
+|--------------------------------|--------------------------|--------------------------------------------------------|
+| StableDiffusionPipeline        | U-Net                    | CLIP's tokens                                          |
+| LatentConsistencyModelPipeline | U-Net                    | CLIP's tokens, the guidance                            |
+| StableDiffusionXLPipeline      | U-Net                    | the tokens of two CLIPs, a pooled vector, sizes        |
+| StableDiffusion3Pipeline       | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
+| FluxPipeline                   | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
+| PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
+| PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
+
+Each is one line in KINDS.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from diffusion import parameterizations, text
+from diffusion.io import limits, schema
+from diffusion.models import interchange
+from diffusion.models.interchange import schedulers
+from diffusion.models.interchange.family import SIDES, Refusal
+from diffusion.models.interchange.schedulers import Process
+from diffusion.text import Encoder, Tokenizer
+
+SAMPLING = "sampling.json"  # our own; other programs leave it alone
+CONTENT = (".json", ".txt", ".model", ".safetensors")  # of a folder, what makes a difference
+HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
+
+
+class Reader(NamedTuple):
+    """How one text encoder is read.
+
+    Attributes:
+      suffix: of its folders, "text_encoder" + suffix and "tokenizer" + suffix.
+      how: of `text.Encoder.of`.
+      length: of its texts in tokens, or all that its encoder has positions for; 0: as its tokenizer says.
+      optional: whether a folder may lack it.
+    """
+
+    suffix: str = ""
+    how: Mapping[str, Any] = {}
+    length: int = 0
+    optional: bool = False
+
+
+class Usual(NamedTuple):
+    """How a model is sampled where nothing else is asked for; sampling.json of its folder says so where it is there.
+
+    Attributes:
+      steps: of the sampler, at least 1.
+      guidance: scale of the guidance, or the strength that a distilled denoiser reads; 1 is none.
+    """
+
+    steps: int = 30
+    guidance: float = 7.5
+
+    def but(self, steps: int | None, guidance: float | None) -> "Usual":
+        """What is asked for, and these in the place of None."""
+        return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
+
+
+USUAL = Usual()  # of a model that is no folder's
+
+
+class Kind(NamedTuple):
+    """One pipeline.
+
+    Attributes:
+      family: what the names of its classes begin with, and those of its relatives.
+      denoiser: name of its folder.
+      readers: of the text encoders, in the order that `condition` takes them.
+      condition: (prompts, *encoders, **how) -> condition.
+      multiple: denoiser -> the number that divides the sides of its latents.
+      usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
+      undistilled: those for a denoiser that reads no strength, where the class expects one that does; None: the same.
+      unit_clock: whether the network of a flow is told t in [0, 1], not in [0, 1000].
+      even: whether it lays the steps of a flow itself, see `schedulers.read`.
+      zeros: whether it is told zeros where no negative prompt is given.
+    """
+
+    family: str
+    denoiser: str
+    readers: tuple[Reader, ...]
+    condition: Callable[..., dict[str, Any]]
+    multiple: Callable[[nn.Module], int]
+    usual: Usual
+    undistilled: Usual | None = None
+    unit_clock: bool = False
+    even: bool = False
+    zeros: bool = False
+
+
+def _halvings(module: Any) -> int:
+    return 2 ** (len(module.widths) - 1)
+
+
+def _patch(module: Any) -> int:
+    return module.patch
+
+
+def _two(module: Any) -> int:
+    return 2  # Flux's patches
+
+
+def _sd_3(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, t5: Encoder | None, **how: Any) -> dict[str, Any]:
+    return text.stable_diffusion_3(prompts, clip, clip_g, t5, **how)
+
+
+SD = Kind("StableDiffusion", "unet", (Reader(),), text.stable_diffusion, _halvings, Usual(50, 7.5))
+LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5))
+XL = Kind("StableDiffusionXL", "unet", (Reader(how=HIDDEN), Reader("_2", HIDDEN)), text.stable_diffusion_xl, _halvings,
+          Usual(50, 5.0), zeros=True)  # fmt: skip
+XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
+SD_3 = Kind("StableDiffusion3", "transformer", (
+    Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)), _sd_3, _patch, Usual(28, 7.0)
+)  # fmt: skip
+# FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
+FLUX = Kind("Flux", "transformer", (Reader(), Reader("_2", length=512)), text.flux, _two, Usual(28, 3.5), Usual(4, 1.0),
+            unit_clock=True, even=True)  # fmt: skip
+PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
+                    Usual(20, 4.5))  # fmt: skip
+PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
+KINDS = {
+    "StableDiffusionPipeline": SD, "StableDiffusionImg2ImgPipeline": SD, "StableDiffusionInpaintPipeline": SD,
+    "LatentConsistencyModelPipeline": LCM, "LatentConsistencyModelImg2ImgPipeline": LCM,
+    "StableDiffusionXLPipeline": XL, "StableDiffusionXLImg2ImgPipeline": XL,
+    "StableDiffusionXLInpaintPipeline": XL_INPAINT,
+    "StableDiffusion3Pipeline": SD_3, "FluxPipeline": FLUX,
+    "PixArtAlphaPipeline": PIXART_ALPHA, "PixArtSigmaPipeline": PIXART_SIGMA,
+}  # fmt: skip
+
+
+class Parts(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+      name: of the pipeline's class.
+      kind: its line of KINDS.
+      modules: networks by their folders' names, "unet", "vae", "text_encoder", ..
+      params: their parameters, by the same names.
+      tokenizers: by the names of the encoders that they belong to.
+      process: of the scheduler.
+      side: of the latents that the denoiser was made for.
+      zeros: whether zeros are told where no negative prompt is given.
+      usual: steps and guidance.
+    """
+
+    name: str
+    kind: Kind
+    modules: Mapping[str, nn.Module]
+    params: Mapping[str, Any]
+    tokenizers: Mapping[str, Tokenizer]
+    process: Process
+    side: int
+    zeros: bool
+    usual: Usual
+
+
+def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "", **how: Any) -> Parts:
+    """Reads the folder of a pipeline.
+
+    Args:
+      folder: as diffusers' `save_pretrained` writes it, with model_index.json.
+      dtype: of the denoiser's and the encoders' parameters and computation, "float32" or "bfloat16". The autoencoder
+        stays float32.
+      prediction: what the denoiser is thought to predict, see `schedulers.read`; "" as the folder says.
+      **how: of `interchange.load`, for every network: shardings.
+
+    Raises:
+      FileNotFoundError: if a file is missing.
+      Refusal: for another pipeline (its known relatives are named), or a config that asks for what is not supported or
+        contradicts itself.
+      Mismatch: if weights do not fit their config.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    index = read_index(folder)
+    name = str(index.get("_class_name"))
+    kind = kind_of(name, folder)
+    encoders = [reader for reader in kind.readers if _there(index, f"text_encoder{reader.suffix}", reader.optional)]
+    table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
+    process = schedulers.read(table, prediction, kind.even)
+    modules, params, tokenizers = {}, {}, {}
+    for part in (kind.denoiser, "vae", *(f"text_encoder{reader.suffix}" for reader in encoders)):
+        wanted = "float32" if part == "vae" else dtype
+        module, params[part] = interchange.load(folder / part, dtype=wanted, **how)
+        modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
+    for reader in encoders:
+        name_of = f"text_encoder{reader.suffix}"
+        longest = getattr(modules[name_of], "positions", reader.length)  # T5 has no end of its own
+        tokenizers[name_of] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
+    denoiser = modules[kind.denoiser]
+    if kind.unit_clock:
+        process = process._replace(parameterization=parameterizations.velocity())
+    if getattr(denoiser, "learn_sigma", False):
+        process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
+    config = limits.read_table(folder / kind.denoiser / "config.json")
+    schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
+    side = config.get("sample_size") or 128
+    side = max(side) if isinstance(side, list) else side
+    zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
+    usual = read_usual(folder, published(kind, process, denoiser))
+    return Parts(name, kind, modules, params, tokenizers, process, int(side), zeros, usual)
+
+
+def kind_of(name: str, folder: pathlib.Path) -> Kind:
+    """The kind of a pipeline's class.
+
+    Args:
+      name: of the class.
+      folder: for the message.
+
+    Raises:
+      Refusal: for another class; names its relatives where any is known.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    family = max((kind.family for kind in KINDS.values() if name.startswith(kind.family)), key=len, default=None)
+    relatives = [other for other, kind in KINDS.items() if kind.family == family]
+    hint = f" Of its family are {', '.join(relatives)}." if relatives else ""
+    raise Refusal(f"{folder} is a {name}, which is not known here; known are {', '.join(KINDS)}.{hint}")
+
+
+def distilled(denoiser: nn.Module) -> bool:
+    """Whether a denoiser reads the strength of the guidance, and so takes no negative prompt."""
+    return bool(getattr(denoiser, "strength", False) or getattr(denoiser, "strength_width", 0))
+
+
+def published(kind: Kind, process: Process, denoiser: nn.Module) -> Usual:
+    """Steps and guidance with which a model was published, as far as its folder shows.
+
+    | the folder has                                            | steps | guidance  | source                           |
+    |-----------------------------------------------------------|-------|-----------|----------------------------------|
+    | Euler's schedulers, "trailing", epsilon prediction        | 1     | none      | cards of SD-Turbo and SDXL-Turbo |
+    | LCMScheduler, a denoiser that reads the strength          | 4     | 8.5       | LatentConsistencyModelPipeline   |
+    | LCMScheduler, another denoiser (LCM merged, PixArt-LCM)   | 4     | none      | cards of the LCM-LoRAs           |
+    | a Flux without guidance_embeds                            | 4     | none      | card of FLUX.1-schnell           |
+    | anything else                                             | `kind.usual`      | the pipeline's `__call__`        |
+
+    Args:
+      kind: of the pipeline.
+      process: of its scheduler.
+      denoiser: its module.
+    """
+    few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
+    if few and process.prediction == "epsilon":
+        return Usual(1, 1.0)
+    if process.sampler == "lcm":
+        return LCM.usual if distilled(denoiser) else LCM.usual._replace(guidance=1.0)
+    return kind.usual if kind.undistilled is None or distilled(denoiser) else kind.undistilled
+
+
+def fingerprint(folder: str | pathlib.Path) -> str:
+    """sha256 of all configs, vocabularies and weights in the folder of a pipeline, with their names."""
+    folder, total = pathlib.Path(folder).expanduser(), hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in CONTENT):
+        with open(path, "rb") as file:
+            total.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def read_index(folder: pathlib.Path) -> dict[str, Any]:
+    """The folder's model_index.json.
+
+    Raises:
+      FileNotFoundError: if it has none; says what is there and what to do.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        single = folder.suffix == ".safetensors" and folder.is_file()
+        raise FileNotFoundError(
+            f"{folder} is a single file; experiments.convert makes folders of the networks in it." if single else
+            f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and a folder for "
+            "each of its networks, as diffusers' save_pretrained writes it."
+        )
+    index = limits.read_table(path)
+    schema.check({"_class_name": schema.text(), "force_zeros_for_empty_prompt": schema.FLAG}, index, str(path))
+    return index
+
+
+def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
+    """What the folder's sampling.json says.
+
+    Args:
+      folder: of the pipeline.
+      otherwise: where there is no such file, and for what it leaves out.
+
+    Raises:
+      Refusal: for a field that is not known, or a value out of range.
+    """
+    path = folder / SAMPLING
+    if not path.is_file():
+        return otherwise
+    found = limits.read_json(path)
+    if not isinstance(found, dict) or not found.keys() <= set(Usual._fields):
+        raise Refusal(f"{path} holds {json.dumps(found)[:200]}; known are {', '.join(Usual._fields)}.")
+    usual = otherwise._replace(**found)
+    for field, valid in (("steps", schema.whole(1)), ("guidance", schema.number())):
+        if why := schema.objection(field, getattr(usual, field), valid):
+            raise Refusal(f"{path}: {why} A guidance of 1 is none.")
+    return usual
+
+
+def _there(index: Mapping[str, Any], part: str, optional: bool) -> bool:
+    given = index.get(part) or [None]
+    if not isinstance(given, list):
+        raise limits.Refused(f"model_index.json: {part} = {limits.short(given)}; valid: a library and a class.")
+    if given[0] is None and not optional:
+        raise Refusal(f"model_index.json has no {part}, which this pipeline reads: {json.dumps(dict(index))[:200]}")
+    return given[0] is not None

@@ -1,0 +1,1 @@
+"""Checkpoints: atomic, asynchronous, verified by checksums, validated before they are read."""

@@ -1,0 +1,469 @@
+"""Checkpoints: WORKDIR/checkpoints/<step>, atomic, asynchronous, verified.
+
+A checkpoint has four Orbax items, so that sampling needs no optimizer: ``params``, ``ema``, ``training`` (the rest
+of the state) and ``about`` (JSON: the step, the data position, shape, type and checksum of every leaf).
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from diffusion.io import failures, files, limits
+from diffusion.training.checkpointing import validation
+from diffusion.training.checkpointing.checksums import checksums
+from diffusion.training.runtime import agreement
+from diffusion.training.sharding import leaf_name
+from diffusion.training.state import HEALTHY, TrainState
+
+STEP = re.compile("[0-9]{1,18}")  # the name of a finished checkpoint
+FORMAT = 1  # raised when a change makes older readers wrong
+PATIENCE = 10**9  # seconds for a save: Orbax's 600 are too few for a slow disk, and end when the clock is set forward
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message says which, why, and what to do."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """The files of a checkpoint are incomplete or altered."""
+
+
+class UnreadableCheckpoint(CheckpointError):
+    """A checkpoint could not be read now, for a reason that says nothing about it: it may be sound."""
+
+
+class MismatchedCheckpoint(CheckpointError):
+    """A checkpoint is sound but belongs to another architecture, optimizer or version."""
+
+
+def loud(message: str) -> None:
+    """Prints a warning that is not overlooked, on standard error."""
+    print(f"\n{'!' * 100}\nWARNING: {message}\n{'!' * 100}\n", file=sys.stderr, flush=True)
+
+
+def folder(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Returns WORKDIR/checkpoints."""
+    return pathlib.Path(workdir).absolute() / "checkpoints"
+
+
+def steps(workdir: str | pathlib.Path) -> list[int]:
+    """Returns the steps that have a checkpoint, ascending; only finished ones have a bare number for a name."""
+    try:
+        return sorted(int(name) for name in os.listdir(folder(workdir)) if STEP.fullmatch(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{folder(workdir)} could not be read: {error.strerror}.") from error
+
+
+def latest(workdir: str | pathlib.Path) -> int | None:
+    """Returns the largest step that has a checkpoint, or None."""
+    return max(steps(workdir), default=None)
+
+
+def _items(state: Any) -> dict[str, Any]:
+    """The state as the Orbax items of a checkpoint."""
+    rest = {"step": state.step, "opt_state": state.opt_state, "density": state.density, "failed_at": state.failed_at}
+    others = {name: item for name, item in (("frozen", state.frozen), ("rivals", state.rivals)) if item}
+    return {"params": state.params, "ema": state.ema, "training": rest, **others}
+
+
+def _state(items: dict[str, Any]) -> TrainState:
+    return TrainState(
+        params=items["params"], ema=items["ema"], **items["training"],
+        frozen=items.get("frozen"), rivals=items.get("rivals"),
+    )  # fmt: skip
+
+
+def _leaves(tree: Any) -> dict[str, dict]:
+    """Shape and type of every leaf, by path."""
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return {leaf_name(path): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in named}
+
+
+def _digest(about: dict) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+class Checkpoints:
+    """The writing side of a run's checkpoints. Every process of a run opens one; process 0 keeps the folder."""
+
+    def __init__(self, workdir: str | pathlib.Path, keep: int = 3, keep_every: int = 0):
+        """Opens WORKDIR/checkpoints, and removes what an interrupted save left there.
+
+        Args:
+          workdir: the run folder.
+          keep: number of latest checkpoints to keep, >= 1.
+          keep_every: keep, besides, those whose step is a multiple of this; 0 for none.
+
+        Raises:
+          ValueError: if ``keep`` < 1.
+          CheckpointError: if the folder cannot be written.
+        """
+        if keep < 1:
+            raise ValueError(f"checkpoint.keep = {keep}: must be >= 1, or a run could not resume.")
+        self.workdir, self.keep, self.keep_every = pathlib.Path(workdir).absolute(), keep, keep_every
+        self.best: int | None = None  # a step whose checkpoint is kept besides
+        path = folder(workdir)
+        if jax.process_index() == 0:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                for unfinished in path.glob("*orbax-checkpoint-tmp*"):
+                    shutil.rmtree(unfinished)
+            except OSError as error:
+                raise CheckpointError(f"Cannot write checkpoints in {path}: {error}.") from error
+        _barrier("checkpoints opened")
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), timeout_secs=PATIENCE)
+        self._writing = None  # the step that is being written
+
+    def save(self, state: TrainState, about: dict | None = None) -> None:
+        """Starts to write a checkpoint of the state's step; returns once the state may be donated.
+
+        Args:
+          state: the state to save; one that is saved already is not written again.
+          about: JSON-able facts to keep with it, for example {"examples": 1280, "config_hash": "..."}.
+
+        Raises:
+          CheckpointError: if the state is flagged as failed, or this or the last save cannot be written (then the
+            older checkpoints stay as they are).
+        """
+        step, failed_at = int(state.step), int(state.failed_at)
+        if failed_at != HEALTHY:
+            raise CheckpointError(f"The state failed in step {failed_at} (a non-finite loss or gradient): not saved.")
+        self.wait()
+        if step in steps(self.workdir):
+            return
+        items = _items(state)
+        sums = checksums(items)
+        described = {name: {**leaf, "checksum": sums[name]} for name, leaf in _leaves(items).items()}
+        about = {"format": FORMAT, "step": step, **(about or {}), "leaves": described}
+        about = {"about": about, "sha256": _digest(about)}
+        saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        self._writing = step
+        with self._explained():
+            args = ocp.args.Composite(**saved, about=ocp.args.JsonSave(about))
+            self._writer.save(folder(self.workdir) / str(step), args=args)
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk, then removes the checkpoints that the policy does not keep.
+
+        Raises:
+          CheckpointError: if that save could not be written.
+        """
+        with self._explained():
+            self._writer.wait_until_finished()
+        if self._writing is None or jax.process_index() > 0:
+            return
+        self._writing = None
+        self._prune()
+
+    def keep_best(self, best: dict) -> None:
+        """Keeps a finished checkpoint for good, in place of the best so far, and notes that in it.
+
+        Args:
+          best: JSON-able: {"step": of the checkpoint, ...}; its ``about`` then says so under "best".
+
+        Raises:
+          CheckpointError: if it is not there, or cannot be written.
+        """
+        step: int = best["step"]
+        self.best = step
+        if jax.process_index() > 0:
+            return
+        about = {**read_about(self.workdir, step), "best": best}
+        path = folder(self.workdir) / str(step) / "about" / "metadata"
+        try:
+            with files.whole(path) as file:
+                file.write(json.dumps({"about": about, "sha256": _digest(about)}).encode())
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
+        self._prune()
+
+    def _prune(self) -> None:
+        for step in steps(self.workdir)[: -self.keep]:
+            if step != self.best and not (self.keep_every and step % self.keep_every == 0):
+                path = folder(self.workdir) / str(step)
+                removed = path.with_name(f"{step}.removed.orbax-checkpoint-tmp")  # no half of it has a bare number
+                path.rename(removed)
+                shutil.rmtree(removed, ignore_errors=True)
+
+    def close(self) -> None:
+        """Waits for the last save and ends the writer.
+
+        Raises:
+          CheckpointError: if that save could not be written.
+        """
+        try:
+            self.wait()
+        except BaseException:
+            with contextlib.suppress(Exception):  # it may tell of the same save again, in its own words
+                self._writer.close()
+            raise
+        with self._explained():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _explained(self):
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many types here
+            step, self._writing = self._writing, None
+            path = folder(self.workdir) / ("" if step is None else str(step))
+            for unfinished in folder(self.workdir).glob(f"{step}*orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            kept = steps(self.workdir)
+            intact = f"Older checkpoints are intact: {', '.join(map(str, kept))}." if kept else "There is no older one."
+            raise CheckpointError(
+                f"Could not write the checkpoint {path}: {_first_line(error)}. {intact} "
+                "Check that the disk has room and the folder can be written, then run the same command again."
+            ) from error
+
+
+def read_about(workdir: str | pathlib.Path, step: int) -> dict:
+    """Returns what a checkpoint says about itself: step, examples, leaves and the facts given to ``save``.
+
+    Raises:
+      DamagedCheckpoint: if that part is missing or altered.
+      UnreadableCheckpoint: if this process could not read it.
+      MismatchedCheckpoint: if a newer version of this library wrote it.
+    """
+    path = folder(workdir) / str(step)
+    with _reading(path / "about" / "metadata"):
+        written = limits.read_json(path / "about" / "metadata")
+        about, digest = written["about"], written["sha256"]
+        found, written_format = about["step"], int(about["format"])
+    if _digest(about) != digest or found != step:
+        raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step is not its own.")
+    if written_format > FORMAT:
+        raise MismatchedCheckpoint(f"{path} has format {written_format}; this version reads up to {FORMAT}: update.")
+    with _reading(path / "about" / "metadata"):
+        validation.check_leaves(str(path / "about" / "metadata"), about.get("leaves"))
+    return about
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path):
+    """Turns what a read raises into our errors: damage is what the content of the files says, and nothing else."""
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore raise many types here
+        if failures.of_machine(error):
+            raise UnreadableCheckpoint(
+                f"{path} could not be read: {_first_line(error)}. That says nothing about the checkpoint: nothing was "
+                "renamed or removed. See that this user may read it, that the disk answers and that there is memory, "
+                "then run the same command again."
+            ) from error
+        if isinstance(error, limits.Refused):  # a claim that is refused is damage, whoever did it
+            raise DamagedCheckpoint(str(error)) from error
+        raise DamagedCheckpoint(f"{path} cannot be read: {_first_line(error)}.") from error
+
+
+def _read(workdir: str | pathlib.Path, step: int, about: dict, target: dict[str, Any]) -> dict[str, Any]:
+    """Reads this process's part of items into the shapes, types and shardings of ``target``; `_verify` comes next."""
+    path = folder(workdir) / str(step)
+    with _reading(path):
+        validation.check_files(path)
+        declared = validation.check_leaves(str(path), about["leaves"])
+        for item in target:
+            validation.check_item(path / item, declared.get(item, 0))
+    args = {name: ocp.args.StandardRestore(tree) for name, tree in target.items()}
+    # Each process reads alone, without Orbax's barrier: where one cannot, `_together` says so to all.
+    alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes={jax.process_index()})
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    with contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=alone)) as reader, _reading(path):
+        return jax.block_until_ready(dict(reader.restore(path, args=ocp.args.Composite(**args)).items()))
+
+
+def _verify(path: pathlib.Path, about: dict, restored: dict[str, Any]) -> None:
+    """Compares every leaf with its checksum; all processes of a run call it."""
+    with _reading(path):
+        sums = checksums(restored)
+    for name, found in sums.items():
+        if found != about["leaves"][name]["checksum"]:
+            raise DamagedCheckpoint(f"The checkpoint {path} is damaged: the values of leaf {name!r} were altered.")
+
+
+def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
+    """Returns what ``read`` does, on each process of a run; an error of one is an error of the same kind on all."""
+    kinds = (MismatchedCheckpoint, DamagedCheckpoint, UnreadableCheckpoint)  # the last weighs most
+    result, error = None, None
+    try:
+        result = read()
+    except kinds as failure:
+        error = failure
+    found = agreement.gather("restore", "" if error is None else type(error).__name__)
+    worst = next((kind for kind in reversed(kinds) if kind.__name__ in found), None)
+    if worst is None:
+        return result
+    if isinstance(error, worst):
+        raise error
+    which = ", ".join(str(i) for i, name in enumerate(found) if name == worst.__name__)
+    raise worst(f"{path} could not be restored by process {which} of this run, whose own output says why.") from error
+
+
+def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple[TrainState, dict]:
+    """Returns the state saved at a step, verified, and what its checkpoint says about itself.
+
+    Args:
+      workdir: the run folder.
+      step: which checkpoint.
+      target: a TrainState of arrays, or of jax.ShapeDtypeStruct with shardings: what to restore into. The mesh and
+        the shardings may differ from those that saved it.
+
+    Returns:
+      (state, about).
+
+    Raises:
+      MismatchedCheckpoint: if shapes, types or names differ; the message names the first leaf that does.
+      DamagedCheckpoint: if files are missing, cut short or altered; the message names the file or the leaf.
+      UnreadableCheckpoint: if a process could not read them, or has no memory for them.
+    """
+    path, items = folder(workdir) / str(step), _items(target)
+
+    def read():
+        about = read_about(workdir, step)
+        _require_fit(path, about["leaves"], _leaves(items))
+        return about, _read(workdir, step, about, items)
+
+    about, restored = _together(path, read)
+    _together(path, lambda: _verify(path, about, restored))
+    return _state(restored), about
+
+
+def _require_fit(path: pathlib.Path, found: dict, wanted: dict) -> None:
+    for name in [*wanted, *(name for name in found if name not in wanted)]:
+        saved, ours = _describe(found.get(name)), _describe(wanted.get(name))
+        if saved != ours:
+            raise MismatchedCheckpoint(
+                f"The checkpoint {path} does not fit this config: the first leaf that differs is {name!r}: {saved} in "
+                f"the checkpoint, {ours} in the config's state. Use the config that made it, another --workdir, or "
+                "config.init_from to take over the leaves that fit."
+            )
+
+
+def _describe(leaf: dict | None) -> str:
+    return "absent" if leaf is None else f"{leaf['dtype']} {tuple(leaf['shape'])}"
+
+
+def restore_latest(
+    workdir: str | pathlib.Path, target: TrainState, warn: Callable[[str], None] = loud
+) -> tuple[TrainState, dict] | None:
+    """Returns the latest checkpoint that is sound, or None if there has been none.
+
+    Damaged ones after it are renamed to <step>.damaged, with a loud line each, once it has been read: a step is never
+    set aside for one that may not be there.
+
+    Args:
+      workdir: the run folder.
+      target: see ``restore``.
+      warn: takes the loud line.
+
+    Raises:
+      MismatchedCheckpoint: if the latest belongs to another architecture (an older one would as well).
+      DamagedCheckpoint: if there are checkpoints and none is sound; all of them stay as they are.
+      UnreadableCheckpoint: if one could not be read, which may be sound; all of them stay as they are.
+    """
+    damaged: dict[int, str] = {}  # words alone: an error would hold the arrays of the step in memory
+    listed = _together(folder(workdir), lambda: steps(workdir))
+    for step in reversed(json.loads(agreement.gather("steps", json.dumps(listed))[0])):
+        try:
+            found = restore(workdir, step, target)
+        except DamagedCheckpoint as error:
+            damaged[step] = str(error)
+            continue
+        for other, why in damaged.items():
+            warn(f"{why} FALLING BACK to step {step}; the damaged one is kept as {other}.damaged.")
+        _set_aside(workdir, list(damaged))
+        return found
+    if damaged:
+        raise DamagedCheckpoint(
+            f"{' '.join(damaged.values())} No sound checkpoint is left in {folder(workdir)}: start again in another "
+            "--workdir."
+        )
+    return None
+
+
+def _set_aside(workdir: str | pathlib.Path, damaged: list[int]) -> None:
+    """Renames checkpoints to <step>.damaged; process 0 does, and the others wait for it."""
+    why = ""
+    if jax.process_index() == 0:
+        try:
+            for step in damaged:
+                path = folder(workdir) / str(step)
+                shutil.rmtree(path.with_name(f"{step}.damaged"), ignore_errors=True)
+                path.rename(path.with_name(f"{step}.damaged"))
+        except OSError as error:
+            why = f"{path} is damaged and cannot be renamed: {error.strerror}. Rename it, then run the command again."
+    if why := agreement.gather("set aside", why)[0]:
+        raise CheckpointError(why)
+
+
+def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any, int]:
+    step = latest(workdir) if step is None else step
+    if step not in steps(workdir):
+        have = ", ".join(map(str, steps(workdir))) or "none"
+        wanted = "any step" if step is None else f"step {step}"
+        raise CheckpointError(f"There is no checkpoint of {wanted} in {folder(workdir)} (there are: {have}).")
+    path = folder(workdir) / str(step)
+
+    def read():
+        about = read_about(workdir, step)
+        with _reading(path):
+            limits.fits(f"{path / item}", validation.check_leaves("", about["leaves"]).get(item, 0))
+        where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target: dict = {}
+        for name, leaf in about["leaves"].items():
+            first, *inner, last = name.split("/")
+            if first == item:
+                node = target
+                for key in inner:
+                    node = node.setdefault(key, {})
+                node[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=where)
+        return about, _read(workdir, step, about, {item: target})
+
+    about, restored = _together(path, read)
+    _together(path, lambda: _verify(path, about, restored))
+    return restored[item], step
+
+
+def load_ema(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, int]:
+    """Returns the moving average of the parameters alone, for sampling: no optimizer or model is needed.
+
+    Args:
+      workdir: the run folder.
+      step: which checkpoint; the latest by default.
+
+    Returns:
+      (parameters as nested dicts of float32 arrays on the first device, the step).
+
+    Raises:
+      CheckpointError: if there is no such checkpoint, it is damaged, or it could not be read.
+    """
+    return _load("ema", workdir, step)
+
+
+def load_params(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, int]:
+    """Returns the raw parameters alone; as ``load_ema`` otherwise."""
+    return _load("params", workdir, step)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(".: ")

@@ -1,0 +1,92 @@
+"""What a checkpoint declares, checked before anything of that size is allocated or a file that it names is opened."""
+
+import math
+import pathlib
+
+import numpy as np
+import tensorstore
+
+from diffusion.io import failures, limits
+from diffusion.io.limits import Refused
+
+
+def check_leaves(what: str, leaves: object) -> dict[str, int]:
+    """Checks the description of the leaves in a checkpoint's ``about``.
+
+    Args:
+      what: the file, for messages.
+      leaves: {"params/blocks/kernel": {"shape": [4, 128], "dtype": "float32", "checksum": "0123abcd"}, ...}.
+
+    Returns:
+      The bytes that each item (the first part of the names) declares, e.g. {"params": 4096, "ema": 4096}.
+
+    Raises:
+      Refused: for a name that leads out of the folder, or a shape or type that is none.
+    """
+    if not isinstance(leaves, dict):
+        raise Refused(f"{what} describes no leaves.")
+    limits.inside(what, leaves)
+    declared: dict[str, int] = {}
+    for name, leaf in leaves.items():
+        try:
+            itemsize = np.dtype(leaf["dtype"]).itemsize
+            shape = leaf["shape"]
+        except (TypeError, KeyError) as error:
+            raise Refused(f"{what} describes the leaf {name!r} without a shape or a known type.") from error
+        item = name.split("/")[0]
+        declared[item] = declared.get(item, 0) + limits.array_bytes(f"{what}, leaf {name!r},", shape, itemsize)
+    return declared
+
+
+def check_files(folder: pathlib.Path) -> None:
+    """Checks the files of a checkpoint before any is opened.
+
+    Args:
+      folder: WORKDIR/checkpoints/<step>.
+
+    Raises:
+      Refused: at a link, a pipe or a device, or a description that is larger than any text that is read.
+      OSError: if a folder cannot be read.
+    """
+    for path in limits.plain_files(folder):
+        if path.parent.name != "d" and path.stat().st_size > limits.TEXT:  # in d lie the values
+            held = limits.size(path.stat().st_size)
+            raise Refused(f"{path} has {held}; at most {limits.size(limits.TEXT)} of a description are read.")
+
+
+def check_item(folder: pathlib.Path, declared: int) -> None:
+    """Checks that the arrays in one item of a checkpoint are no larger than what ``about`` declares of it.
+
+    TensorStore allocates a whole chunk of an array at a time, and Orbax believes the shapes in the files.
+
+    Args:
+      folder: of the item, e.g. WORKDIR/checkpoints/100/params.
+      declared: bytes of all of its leaves.
+
+    Raises:
+      Refused: if it is not in the form that this library writes, or an array or a chunk is larger.
+      OSError, ValueError: if this machine cannot read it, see `failures.of_machine`.
+    """
+    if not (folder / "manifest.ocdbt").is_file():
+        raise Refused(f"{folder / 'manifest.ocdbt'} is missing: this library writes no other form.")
+    try:
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
+        keys = [key for key in store.list().result() if key.endswith(b"/.zarray")]
+        described = [each.result().value for each in [store.read(key) for key in keys]]
+    except ValueError as error:  # TensorStore's, for files that are missing, cut short or altered
+        if failures.of_machine(error):
+            raise
+        raise Refused(f"The checkpoint {folder} cannot be read: {str(error).splitlines()[0]}") from error
+    total = 0
+    for key, text in zip(keys, described):
+        what = f"{folder}, array {key.removesuffix(b'/.zarray').decode(errors='replace')!r},"
+        try:
+            array = limits.parse_json(text, what)
+            shape, chunks, itemsize = array["shape"], array["chunks"], np.dtype(array["dtype"]).itemsize
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refused(f"{what} has no readable description: {error}.") from error
+        total += limits.array_bytes(what, shape, itemsize)
+        if limits.array_bytes(what, chunks, itemsize) > math.prod(max(side, 1) for side in shape) * itemsize:
+            raise Refused(f"{what} declares chunks of {chunks}, more than its shape {shape}.")
+    if total > declared:
+        raise Refused(f"{folder} holds arrays of {limits.size(total)}; {limits.size(declared)} are declared.")

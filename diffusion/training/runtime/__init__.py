@@ -1,0 +1,1 @@
+"""What keeps a run alive: its processes, its signals, its compilations."""

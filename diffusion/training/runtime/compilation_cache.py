@@ -1,0 +1,63 @@
+"""JAX's persistent compilation cache, where no one else can write to it."""
+
+import contextlib
+import grp
+import os
+import pathlib
+import pwd
+import stat
+import warnings
+
+import jax
+
+from diffusion.io import files
+
+
+def _private(group: int) -> bool:
+    """Whether a group is the one that many systems give to each user, of the user's name: its only member."""
+    try:
+        return grp.getgrgid(group).gr_name == pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return False
+
+
+def enable(directory: str | None = None) -> pathlib.Path | None:
+    """Keeps compiled programs from run to run in a folder that only this user can write.
+
+    The folder holds executables that JAX loads without asking, so anyone who can write there, or put another folder in
+    its place, can run code as this user. ``JAX_COMPILATION_CACHE_DIR``, where set, takes the place of ``directory``.
+
+    Args:
+      directory: created with mode 700 if missing; by default "jax" in the library's cache (`files.cache`). A link is
+        followed: what counts is where the programs lie.
+
+    Returns:
+      The folder in use, or None, with a warning, where none can be made.
+
+    Raises:
+      PermissionError: if the folder is another user's, or others may write to it or to one above it.
+    """
+    path = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or directory or files.cache("jax")).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        path = path.resolve()
+        found = {part: part.stat() for part in (path, *path.parents)}
+    except OSError as error:
+        warnings.warn(f"no compilation cache, every run compiles anew: {error}", stacklevel=2)
+        return None
+    for part, what in found.items():
+        others = stat.S_IWOTH if part != path and _private(what.st_gid) else stat.S_IWGRP | stat.S_IWOTH
+        replaceable = not what.st_mode & stat.S_ISVTX  # with the sticky bit, as in /tmp, others may only add entries
+        foreign = part == path and what.st_uid != os.geteuid()
+        if foreign or (what.st_mode & others and (part == path or replaceable)):
+            raise PermissionError(
+                f"The compilation cache {path} can be changed by others, and what lies there is executed: {part} "
+                f"(owner {what.st_uid}, mode {stat.S_IMODE(what.st_mode):o}). Run `chmod go-w {part}`, remove it, or "
+                "set JAX_COMPILATION_CACHE_DIR to a folder of your own."
+            )
+    path.chmod(0o700)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return path

@@ -1,0 +1,1 @@
+"""The parts of a plan: what a run needs of its devices."""

@@ -1,0 +1,142 @@
+"""The examples that a run trains on: pictures of a dataset, of one size or several, or latents from a cache."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from diffusion.data import buckets, captions, catalog, latent_cache, pipeline, sources
+from diffusion.data.transforms import Augmentation
+from diffusion.training.runtime import agreement
+from experiments.config import ConfigError, names, resolve
+from experiments.sampling import autoencoder_folders
+
+
+class Examples(NamedTuple):
+    """What batches are made of.
+
+    Attributes:
+        source: random access to the records.
+        spec: what they are.
+        augment: what is done to each, in order.
+        sizes: (height, width) of each bucket; none where all pictures are of one size.
+        bucket: int [N], that of each picture, in 0..len(sizes) - 1.
+        where: the folder that holds them.
+    """
+
+    source: pipeline.Source
+    spec: sources.DataSpec
+    augment: tuple[Augmentation, ...]
+    sizes: tuple[buckets.Size, ...] = ()
+    bucket: Sequence[int] = ()
+    where: str = ""
+
+    def __str__(self) -> str:
+        """One line for the start of a run: what they are, how many, and where they lie."""
+        shape, classes = " x ".join(map(str, self.spec.shape)), self.spec.num_classes
+        kind = "pictures" if self.spec.entry == "image" else "latents"
+        sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
+        of_classes = f" of {classes} classes" if classes else ""
+        named = " ".join(filter(None, (self.spec.name, self.spec.version)))
+        return f"{named} ({self.spec.split}): {self.spec.size:,} {kind}{of_classes}, {sizes}, in {self.where}"
+
+    def batches(
+        self, config: Mapping, start: int, positions: Sequence[int], threads: int
+    ) -> Iterator[pipeline.Batch]:
+        """The batches of a run.
+
+        Args:
+            config: the run's.
+            start: global index of the first example, a multiple of the batch size.
+            positions: of the rows [b] of every global batch that this process reads.
+            threads: that read.
+
+        Returns:
+            Iterator as that of `pipeline.batches`; with buckets, the images [b, h, w, C] of a batch are of its bucket's
+            size. No network that a config names is told "size", so it is left out.
+        """
+        seed, batch_size = config["seed"], config["train"]["batch_size"]
+        if not self.sizes:
+            return pipeline.batches(
+                self.source, self.spec, seed=seed, batch_size=batch_size, start=start, positions=positions,
+                augment=self.augment, threads=threads, damaged=config["data"]["damaged"],
+            )  # fmt: skip
+        order = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
+        return buckets.batches(
+            self.source, order, self.sizes, start=start // batch_size, positions=positions, augment=self.augment,
+            told=False, threads=threads,
+        )  # fmt: skip
+
+
+def open_examples(config: Mapping) -> Examples:
+    """Opens what config.data names.
+
+    Raises:
+        ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than is asked for.
+    """
+    data = config["data"]
+    place = data["latents"]["dir"]
+    try:
+        if not place:
+            sizes = resolve.sizes(config)
+            source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=varied(config))
+            bucket = buckets.nearest(buckets.measured_once(source, data["threads"]), sizes) if sizes else ()
+            where = str(catalog.find(data["name"], data["dir"]))
+            return Examples(_told(config, source), spec, resolve.augmentations(config), sizes, bucket, where)
+        cache, spec = latent_cache.open_cache(place)
+        asked = data["latents"]["autoencoder"]
+        autoencoder = autoencoder_folders.load(asked).record if asked else None
+        latent_cache.require(cache.description, data["name"], data["split"], autoencoder, where=place)
+        return Examples(_told(config, cache), spec, (cache.draw,), where=place)
+    except sources.DamagedRecord:
+        raise  # no mistake in the config
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"config.data: {error}") from error
+
+
+def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
+    """Refuses to go on with other examples than the run has been trained on; all processes of the run call it.
+
+    Args:
+        config: the run's; config.data.changed = "accept" goes on with them.
+        before: their fingerprint, of the run's checkpoint; None if it was made by an earlier version.
+        now: that of the source.
+
+    Raises:
+        ConfigError: naming what differs, or the process that has other data than process 0.
+    """
+    everywhere = [json.loads(text) for text in agreement.gather("data", json.dumps(now))]
+    if other := [str(i) for i, there in enumerate(everywhere) if there != everywhere[0]]:
+        what = _differing(everywhere[0], everywhere[int(other[0])])
+        raise ConfigError(f"config.data: process {', '.join(other)} of this run reads other examples than process 0: "
+                          f"{what}. Valid: the same data on every host.")  # fmt: skip
+    if before is None or before == now or config["data"]["changed"] == "accept":
+        return
+    raise ConfigError("config.data: these are not the examples that the run was trained on so far: "
+                      f"{_differing(before, now)}. Put those back, or go on with these by "
+                      "--config.data.changed=accept; its start can then not be repeated.")  # fmt: skip
+
+
+def _differing(before: Mapping, now: Mapping) -> str:
+    words = {"records": "number of records", "bytes": "bytes of the files", "sha256": "digest of sampled records",
+             "conditions": "digest of what they are told"}  # fmt: skip
+    return "; ".join(f"{words.get(key, key)} {before.get(key)} -> {now.get(key)}"
+                     for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key))  # fmt: skip
+
+
+def _told(config: Mapping, source: pipeline.Source) -> pipeline.Source:
+    """The source, with what a network that is told text is told of each record's caption."""
+    field, entries = names.TOLD_TEXT.get(config["model"]["name"], ("", ()))
+    if not field:
+        return source
+    data, place = config["data"], config["data"]["text"][field]
+    if field == "dir":
+        captions.require(place, data["name"], data["split"], len(source))
+        table = captions.read(place)
+    else:
+        table = captions.tokens(captions.texts_of(data["name"], data["split"], data["dir"]), place)
+    return captions.Told(source, table._replace(entries={name: table.entries[name] for name in entries}))
+
+
+def varied(config: Mapping) -> tuple[int, ...]:
+    """(H, W) of the samples where the run's pictures are of several sizes; () where all are of one."""
+    return tuple(config["data"]["shape"][:2]) if config["data"]["buckets"]["area"] else ()

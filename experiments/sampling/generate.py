@@ -1,0 +1,189 @@
+"""Samples from a trained network, as a config describes them: the same function in training's loop and in `sample`."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from diffusion import flow_maps, guidance, parameterizations, samplers
+from diffusion.data.transforms import to_uint8
+from diffusion.models.layers import conditions, layout
+from diffusion.training import sharding
+from experiments.config import ConfigError, names, resolve
+from experiments.sampling import autoencoder_folders
+
+SEEDS = 1_000_000  # samples that one config.sample.seed stands for
+
+
+class Generator(NamedTuple):
+    """Compiled functions of (params, labels, seeds); of a run of prompts, labels are {name: `[N, ...]`}.
+
+    Attributes:
+      images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, H, W, C]`, for any N, in batches of the
+        config's size. Image i depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
+      trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
+        [-1, 1] of the network's world.
+      nfe: network evaluations for each sample; one that guidance evaluates twice counts once.
+    """
+
+    images: Callable[..., np.ndarray]
+    trajectory: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    nfe: int
+
+
+def balanced_labels(number: int, num_classes: int) -> np.ndarray:
+    """int32 `[number]` labels 0, 1, .., num_classes - 1, 0, 1, ..: every class as often as any other, up to one."""
+    return (np.arange(number) % max(num_classes, 1)).astype(np.int32)
+
+
+def seeds(config: Mapping, number: int) -> np.ndarray:
+    """uint32 `[number]` seeds, one a sample; those of different config.sample.seed have none in common."""
+    return (config["sample"]["seed"] * SEEDS + np.arange(number)).astype(np.uint32)
+
+
+def denoiser(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], Any]:
+    """The guided denoiser of a run, (params, labels `[B]`) -> what `samplers.sample` takes.
+
+    Args:
+      config: the run's config.
+      shape: (H, W, C) of one image.
+
+    Raises:
+      ConfigError: if the parts do not fit, or the run trains a flow map, which has no denoiser.
+    """
+    objective = config["objective"]["name"]
+    if objective in names.FLOW_MAPS:
+        raise ConfigError(f"config.objective.name = {objective!r} trains a flow map, and a denoiser is asked for.")
+    schedule, parameterization = resolve.schedule(config), resolve.parameterization(config)
+    model, scale = resolve.model(config, shape), config["sample"]["guidance"]["scale"]
+
+    def of(params: Any, labels: Array) -> Any:
+        network = lambda x, clock, condition: model.apply(params, x, clock, condition)
+        if not _told(config):
+            return parameterizations.denoiser(network, schedule, parameterization)
+        if scale == 1:
+            return parameterizations.denoiser(network, schedule, parameterization, labels)
+        conditions = (labels, resolve.null_condition(config, _number(labels)))
+        return resolve.guidance(config, guidance.together(network, schedule, parameterization, conditions))
+
+    return of
+
+
+def flow_map(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], flow_maps.FlowMap]:
+    """The flow map of a run whose objective trains one, (params, labels `[B]`) -> (x_t, t, s) -> x_s.
+
+    Args:
+      config: the run's config.
+      shape: (H, W, C) of one image.
+    """
+    schedule, model = resolve.schedule(config), resolve.model(config, shape)
+    parameterization, make = resolve.parameterization(config), names.FLOW_MAPS[config["objective"]["name"]]
+    given = {"clock": parameterization.clock, "clocks": flow_maps.start_and_duration(parameterization.clock),
+             "parameterization": parameterization}  # fmt: skip
+    given = {name: given[name] for name in inspect.signature(make).parameters if name in given}
+
+    def of(params: Any, labels: Array) -> flow_maps.FlowMap:
+        network = lambda x, clock, condition: model.apply(params, x, clock, condition)
+        condition = labels if _told(config) else None
+        if config["objective"]["name"] in names.TOLD_STRENGTH:
+            strength = jnp.full(_number(labels), config["sample"]["guidance"]["scale"], jnp.float32)
+            condition = conditions.with_strength(condition, strength)
+        return make(network, schedule, condition=condition, **given)
+
+    return of
+
+
+def sampled(config: Mapping) -> bool:
+    """Whether a run makes samples of its classes, or of none: not a text encoder's, an autoencoder's, or of prompts."""
+    return config["model"]["name"] not in (*names.TRAINED_BY, *names.TOLD_TEXT)
+
+
+def _told(config: Mapping) -> bool:
+    """Whether the network of a run is told a class or a text."""
+    return config["model"].get("num_classes", 0) > 0 or config["model"]["name"] in names.TOLD_TEXT
+
+
+def _number(labels: Any) -> int:
+    return jax.tree.leaves(labels)[0].shape[0]
+
+
+def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None) -> Generator:
+    """Resolves sampler, plan and guidance once, and compiles them at the first call.
+
+    Args:
+      config: the run's config.
+      shape: of one example, (H, W, C); where that is a latent, the samples are decoded to pictures.
+      mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
+        then makes the same calls and gets the same images. None: the default device.
+
+    Returns:
+      A `Generator`.
+
+    Raises:
+      ConfigError: if the parts do not fit.
+    """
+    if not sampled(config):
+        raise ConfigError(f"config.model.name = {config['model']['name']!r} makes no samples of classes. Pictures of "
+                          "prompts are made by the model that experiments.text_demo puts together: python -m "
+                          "experiments.sample --model=FOLDER --prompt=...")
+    return of_conditions(config, shape, mesh)
+
+
+def of_conditions(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None) -> Generator:
+    """`generator` of any run that makes pictures, those of prompts too, whose labels are what its network is told.
+
+    Args:
+      config, shape, mesh: as `generator`.
+    """
+    schedule, sampler, plan = resolve.schedule(config), resolve.sampler(config), resolve.plan(config)
+    network = (flow_map if sampler.of_flow_maps else denoiser)(config, shape)
+    decoder, decode = autoencoder_folders.decoding(config)
+    batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
+    if mesh is not None:
+        shards = sharding.batch_shards(mesh)
+        batch_size = -(-batch_size // shards) * shards
+        held = sharding.positions(batch_size, mesh)
+        decoder = jax.device_put(decoder, NamedSharding(mesh, PartitionSpec()))
+
+    def walk(params, labels, seeds, trajectory):
+        keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
+        x = samplers.prior(schedule, keys[0], shape)
+        return samplers.sample(
+            sampler, network(params, labels), schedule, x, plan, keys[1], trajectory=trajectory
+        )
+
+    def finish(params, decoder, labels, seeds):
+        with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
+            return to_uint8(decode(decoder, walk(params, labels, seeds, False)))
+
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    finish = jax.jit(finish, out_shardings=everywhere)
+    watch = jax.jit(lambda params, labels, seeds: walk(params, labels, seeds, True)[1], out_shardings=everywhere)
+    show = jax.jit(lambda decoder, steps: jax.lax.map(lambda x: decode(decoder, x), steps), out_shardings=everywhere)
+
+    def batch(rows):
+        """Those rows where the samples are made, from arrays that every process has whole."""
+        return rows if mesh is None else sharding.to_devices(jax.tree.map(lambda a: a[held], rows), mesh, batch_size)
+
+    def images(params, labels, seeds, progress=lambda done: None):
+        made = []
+        for first in range(0, len(seeds), batch_size):
+            rows = np.arange(first, min(first + batch_size, len(seeds)))
+            filled = np.resize(rows, batch_size)  # a short last batch is filled up, and cut again
+            few = jax.tree.map(lambda leaf, filled=filled: leaf[filled], (labels, seeds))
+            found = finish(params, decoder, *batch(few))
+            made.append(np.asarray(found.addressable_data(0))[: len(rows)])
+            progress(first + len(rows))
+        return np.concatenate(made)
+
+    def trajectory(params, labels, seeds):
+        way = watch(params, labels, seeds)
+        return np.asarray(show(decoder, way.x)), np.asarray(show(decoder, way.x0))
+
+    return Generator(images, trajectory, sampler.nfe(len(plan.t)))

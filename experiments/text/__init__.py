@@ -1,0 +1,1 @@
+"""The parts of text-to-image runs and their reports."""

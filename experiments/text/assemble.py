@@ -1,0 +1,108 @@
+"""A single file, with the folder of a pipeline of its architecture, becomes a pipeline: for experiments.convert.
+
+    python -m experiments.convert --source=finetuned.safetensors --base=stable-diffusion-v1-5 --out=finetuned
+    python -m experiments.sample --model=finetuned --prompt="a cat"
+
+The networks are the file's; the tokenizers, the scheduler, and what the file lacks are the folder's.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+
+from diffusion.io import limits
+from diffusion.models import interchange
+from diffusion.models.interchange import FAMILIES, folders, schedulers, stated
+from diffusion.models.interchange.family import Refusal
+from diffusion.models.interchange.rows import Mismatch
+from diffusion.text_to_image import pipelines
+
+
+def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
+    """{folder's name: (family's name, module)} of the known networks of a pipeline's folder; reads configs alone.
+
+    Raises:
+      FileNotFoundError: if none lies there.
+    """
+    found = {}
+    for path in sorted(base.glob("*/config.json")):
+        config = folders.read_config(path.parent)
+        if (name := config.get("_class_name") or (config.get("architectures") or [""])[0]) in FAMILIES:
+            found[path.parent.name] = (name, folders.built(FAMILIES[name], config))
+    if not found:
+        raise FileNotFoundError(f"{base}: no folder of a known network lies in it; --base is a pipeline's folder.")
+    return found
+
+
+def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
+    """What both say that the denoiser predicts.
+
+    Raises:
+      Refusal: if they contradict each other.
+    """
+    process = schedulers.read(limits.read_table(base / "scheduler" / "scheduler_config.json"))
+    said = stated.prediction(source)
+    if said not in ("", process.prediction):
+        raise Refusal(f"{source} says that it predicts {said!r}, and the scheduler of {base} {process.prediction!r}: "
+                      "the pictures would be noise. Choose a --base that predicts the same, or a copy of this one with "
+                      f"prediction_type = {said!r} in its scheduler_config.json.")
+    return process.prediction
+
+
+def pipeline(
+    source: pathlib.Path, found: Iterable[tuple[str, nn.Module, Any]], base: pathlib.Path, out: pathlib.Path,
+    dtype: str = "float32",
+) -> list[str]:  # fmt: skip
+    """Writes the folder of a pipeline.
+
+    Args:
+      source: of the single file, for what it says of itself and messages.
+      found: (name, module, params) of its networks, as `convert.networks` gives.
+      base: folder of a pipeline with networks of the same sizes.
+      out: folder that is written; must not exist.
+      dtype: of the numbers of the file's networks.
+
+    Returns:
+      The names of the parts that are the file's.
+
+    Raises:
+      FileExistsError: if `out` exists.
+      Refusal: if the two contradict each other on what is predicted.
+      Mismatch: if a network of the file is in no part of the base.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; choose another folder, or remove it first.")
+    pipelines.read_index(base)
+    check_prediction(source, base)
+    parts = modules_of(base)
+    try:
+        return _write(source, found, base, out, dtype, parts)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _write(source, found, base, out, dtype, parts) -> list[str]:
+    replaced = []
+    for _, module, params in found:
+        family = interchange.families.of(module).name
+        leaves = {name: leaf.shape for name, leaf in folders.leaves_of(params).items()}
+        fits = [part for part, (name, known) in parts.items() if part not in replaced and leaves == {
+            leaf: like.shape for leaf, like in folders.leaves_of(folders.shapes_of(FAMILIES[name], known)).items()}]
+        if not fits:
+            has = ", ".join(f"{part} ({name})" for part, (name, _) in parts.items())
+            raise Mismatch(f"{source} holds a {family} whose leaves are those of no part of {base}, which has {has}. "
+                           "Choose a --base of the same architecture.")
+        name, known = parts[fits[0]]
+        interchange.save(out / fits[0], known, params, dtype=dtype, family=name)
+        replaced.append(fits[0])
+    for path in sorted(base.iterdir()):
+        if path.is_dir() and path.name not in replaced:
+            shutil.copytree(path, out / path.name)
+    if (base / pipelines.SAMPLING).is_file():
+        shutil.copyfile(base / pipelines.SAMPLING, out / pipelines.SAMPLING)
+    shutil.copyfile(base / "model_index.json", out / "model_index.json")  # last: without it the folder is no model
+    return replaced

@@ -1,0 +1,163 @@
+"""Every recipe and preset resolves end to end; models by their shapes alone."""
+
+import ast
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from experiments import config as configs
+from experiments.config import checks, resolve
+
+FOLDER = pathlib.Path(base.__file__).parent
+RECIPES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "base", "saved"))
+
+
+class Spec(NamedTuple):
+    shape: tuple
+    num_classes: int
+
+
+SPECS = {"digits": Spec((8, 8, 1), 10), "cifar10": Spec((32, 32, 3), 10),
+         "imagenet2012": Spec((32, 32, 4), 1000)}
+
+
+def presets(recipe: str) -> list[str]:
+    """The names in a recipe's PRESETS, by an error that lists them."""
+    with pytest.raises(configs.ConfigError) as error:
+        configs.load(f"{FOLDER}/{recipe}.py:no such preset")
+    return str(error.value).split("Valid: ")[1].rstrip(".").split(", ")
+
+
+def load(recipe: str, preset: str = ""):
+    return configs.load(f"{FOLDER}/{recipe}.py:{preset}")
+
+
+def clock_of(network, batch: int):
+    """What a network of that many times is told."""
+    times = getattr(network, "times", 1)
+    return jnp.zeros(batch) if times == 1 else (jnp.zeros(batch),) * times
+
+
+SLOW = ("cifar10_unet", "cifar10_edm")  # a U-Net is written out, layer by layer, and takes seconds to trace
+ALL = [(recipe, preset) for recipe in RECIPES for preset in ["", *presets(recipe)]]
+
+
+def test_the_named_recipes_are_there():
+    assert {"digits", "cifar10_dit", "imagenet256_dit", "imagenet256_sit"} <= set(RECIPES)
+    assert {(recipe, "tiny") for recipe in RECIPES} <= set(ALL)
+
+
+@pytest.mark.parametrize(
+    "recipe, preset", [pytest.param(*one, marks=pytest.mark.slow if one[0] in SLOW else ()) for one in ALL]
+)
+def test_every_recipe_resolves_end_to_end(recipe, preset):
+    config = load(recipe, preset)
+    spec = SPECS[config.data.name]
+    checks.validate(config)
+    checks.validate(config, spec)
+    assert configs.plain(configs.from_json(configs.to_json(config))) == configs.plain(config)
+
+    batch, network = 2, resolve.model(config)
+    x = jnp.zeros((batch, *spec.shape))
+    inputs = (x, clock_of(network, batch), resolve.null_condition(config, batch))
+    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    objective, schedule = resolve.objective(config), resolve.schedule(config)
+    density = resolve.density(config)
+
+    def loss(params):
+        keys = jax.random.split(jax.random.key(1), batch)
+        data = {"x": x, "condition": jnp.zeros(batch, jnp.int32), "index": jnp.arange(batch),
+                "density": density.init()}
+        return objective({"model": lambda *a: network.apply(params, *a)}, schedule, keys, data, 0)
+
+    losses, metrics = jax.eval_shape(loss, params)
+    assert losses.shape == metrics["t"].shape == (batch,) and losses.dtype == jnp.float32
+    plan = resolve.plan(config)
+    assert plan.t.shape == (config.sample.steps,) and plan.s[-1] == 0
+    optimizer = resolve.optimizer(config)
+    jax.eval_shape(optimizer.init, params)
+
+
+def test_published_sizes_and_settings():
+    dit, sit = load("imagenet256_dit"), load("imagenet256_sit")
+    for config, published in [(dit, 675e6), (sit, 675e6)]:
+        network = resolve.model(config)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), jnp.zeros(1),
+                                jnp.zeros(1, jnp.int32))
+        assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == pytest.approx(published, rel=0.002)
+        assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 0)
+        assert (config.train.batch_size, config.ema.decay, config.objective.condition_dropout) == (256, 0.9999, 0.1)
+        assert (config.sample.guidance.scale, config.sample.guidance.channels) == (1.5, 3)
+    # Peebles and Xie 2023, section 4: the diffusion of ADM, 1000 linear steps from 1e-4 to 0.02, 250 steps to sample.
+    schedule = resolve.schedule(dit)
+    assert float(schedule.alpha(1 / 1000)) ** 2 == pytest.approx(1 - 1e-4, rel=1e-6)
+    second = 1e-4 + (0.02 - 1e-4) / 999
+    assert float(schedule.alpha(2 / 1000)) ** 2 == pytest.approx((1 - 1e-4) * (1 - second), rel=1e-6)
+    plan = resolve.plan(dit)
+    assert (len(plan.t), plan.t[0], plan.t[-1]) == (250, 1.0, 1 / 1000)
+    clock = resolve.parameterization(dit).clock
+    np.testing.assert_allclose(clock(schedule, jnp.asarray([1 / 1000, 1.0])), [0, 999], atol=1e-4)
+    # Ma et al. 2024: data at time 1, noise at time 0, and 250 evaluations to sample.
+    clock = resolve.parameterization(sit).clock
+    np.testing.assert_allclose(clock(resolve.schedule(sit), jnp.asarray([0.0, 1.0])), [1, 0])
+    assert resolve.sampler(sit).nfe(sit.sample.steps) == 250
+    plan = resolve.plan(sit)  # 249 equal steps, and the last of its length 0.04
+    assert (len(plan.t), plan.t[0], plan.t[-1], plan.s[-1]) == (250, 1.0, 0.04, 0.0)
+    ode = load("imagenet256_sit", "ode")
+    assert resolve.sampler(ode).nfe(ode.sample.steps) == 249
+    # Peebles and Xie 2023, table 1: the base size; what is compared after 400k steps is not guided.
+    for recipe in ("imagenet256_dit", "imagenet256_sit"):
+        base_size = load(recipe, "b2")
+        shapes = jax.eval_shape(resolve.model(base_size).init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)),
+                                jnp.zeros(1), jnp.zeros(1, jnp.int32))
+        assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == pytest.approx(130e6, rel=0.01)
+        for preset in ("b2", "400k"):
+            config = load(recipe, preset)
+            assert (config.train.steps, config.sample.guidance.scale) == (400_000, 1.0)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
+    assert configs.plain(load(recipe)).keys() == configs.plain(base.defaults()).keys()
+    text = ast.get_docstring(ast.parse((FOLDER / f"{recipe}.py").read_text()))
+    assert f"python -m experiments.train --config=configs/{recipe}.py --workdir=" in text
+    assert "core" in text.lower() and "Time" in text
+    for preset in presets(recipe):
+        assert f"{recipe}.py:{preset}" in text
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_tiny_is_small(recipe):
+    tiny = load(recipe, "tiny")
+    network, spec = resolve.model(tiny), SPECS[tiny.data.name]
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1),
+                            jnp.zeros(1, jnp.int32))
+    weights = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    tokens = np.prod(spec.shape[:2]) / tiny.model.get("patch", 1) ** 2
+    guided = 2 if tiny.sample.guidance.scale != 1 else 1
+    evaluations = resolve.sampler(tiny).nfe(tiny.sample.steps) * tiny.sample.number * guided
+    operations = 2 * weights * tokens * (3 * tiny.train.steps * tiny.train.batch_size + evaluations)
+    assert operations < 2e12  # seconds of two cores at a slow 50 GFLOP/s; compilation is what remains
+
+
+def test_the_defaults_are_valid():
+    assert checks.validate(base.defaults()) is None
+
+
+def test_unknown_preset_lists_the_valid_ones():
+    with pytest.raises(configs.ConfigError) as error:
+        load("digits", "tyni")
+    assert "'tyni'" in str(error.value) and "Did you mean 'tiny'" in str(error.value)
+
+
+def test_a_preset_replaces_entries_whole_and_values_one_by_one():
+    config = base.preset(base.defaults(), "p", {"p": {"schedule": {"name": "cosine"}, "train.steps": 3}})
+    assert config.schedule.to_dict() == {"name": "cosine"}
+    assert config.train.steps == 3 and config.train.batch_size == base.defaults().train.batch_size
+    with pytest.raises(configs.ConfigError, match="trian"):
+        base.preset(base.defaults(), "p", {"p": {"trian.steps": 3}})

@@ -1,0 +1,115 @@
+"""Figures of a run's model: classifier accuracy score, copying, and bits per dimension against a closed form."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from configs import digits as recipe
+from diffusion import schedules
+from diffusion.metrics import classifier
+from diffusion.parameterizations import Prediction
+from experiments import evaluate
+from experiments.config import ConfigError
+from experiments.evaluation import measures, model_figures
+
+MEAN, STD = -0.2, 0.6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(tmp_path_factory):
+    """A cache of its own, and classifiers trained for a fifth of the steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFUSION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(classifier, "train", functools.partial(classifier.train, steps=120))
+        patch.setattr(classifier, "_in_memory", {})
+        yield
+
+
+def subject(images, labels, **changes):
+    config = recipe.get_config()
+    config.update_from_flattened_dict(changes)
+    train, real = (measures.split_of(config, split) for split in ("train", "test"))
+    return model_figures.Subject(config, "runs/none", images, labels, train, real)
+
+
+def real_digits():
+    train = measures.split_of(recipe.get_config(), "train")
+    return train.images, train.labels
+
+
+@pytest.mark.slow
+def test_accuracy_of_shuffled_labels_is_chance_beside_the_ceiling_of_real_images():
+    images, labels = real_digits()
+    found = model_figures.accuracy(subject(images, np.random.default_rng(0).permutation(labels)))
+    assert found["cas"]["value"] < 0.3 < 0.85 < found["cas_of_real_images"]["value"]
+    assert found["cas"]["samples"] == found["cas_of_real_images"]["samples"] == len(images)
+    low, high = found["cas"]["interval"]
+    assert low < found["cas"]["value"] < high
+
+
+def test_accuracy_needs_classes():
+    images, labels = real_digits()
+    with pytest.raises(ConfigError, match="no classes"):
+        model_figures.accuracy(subject(images, labels, **{"model.num_classes": 0}))
+
+
+def test_accuracy_needs_samples_of_every_class():
+    images, labels = real_digits()
+    few = labels < 8
+    with pytest.raises(ConfigError, match=r"no sample of the classes \[8, 9\].*sample.number"):
+        model_figures.accuracy(subject(images[few], labels[few]))
+
+
+@pytest.mark.slow
+def test_copies_of_training_images_are_told_from_held_out_ones():
+    images, labels = real_digits()
+    nudged = np.clip(images[:300].astype(int) + np.random.default_rng(0).integers(-2, 3, images[:300].shape), 0, 255)
+    copied = model_figures.copying(subject(nudged.astype(np.uint8), labels[:300]))
+    assert copied["data_copying"]["value"] < -3
+    assert copied["authenticity"]["value"] < copied["authenticity_of_held_out"]["value"] - 0.3
+    held_out = measures.split_of(recipe.get_config(), "test")
+    honest = model_figures.copying(subject(held_out.images, held_out.labels))
+    assert honest["data_copying"]["value"] == pytest.approx(0, abs=1e-9)  # the held-out images against themselves
+    assert honest["authenticity"]["value"] == honest["authenticity_of_held_out"]["value"]
+
+
+def test_bits_per_dim_of_a_known_model(monkeypatch):
+    """Of the model N(MEAN, STD^2) for every pixel: the closed form at the dequantised bytes, with their noise averaged.
+
+    E over u of -log2 N((b + u) / 128 - 1) - log2(1 / 128), by quadrature over the byte's cell; the noise of one draw
+    scatters the mean by far less than the tolerance.
+    """
+    schedule = schedules.rectified_flow()
+
+    def denoise(x, t):
+        alpha, sigma = (f(t).reshape(-1, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
+        whitened = (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
+        return Prediction(MEAN + alpha * STD**2 * whitened, sigma * whitened)
+
+    monkeypatch.setattr(model_figures.generate, "denoiser", lambda config, shape: lambda params, labels: denoise)
+    monkeypatch.setattr(model_figures.checkpoints, "load_ema", lambda folder: ((), 7))
+    images, labels = real_digits()
+    asked = subject(images, labels, **{"evaluate.number": 100, "schedule": {"name": "rectified_flow"}})
+    found = model_figures.bits_per_dim(asked)["bits_per_dim"]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(asked.real.images))[:100])
+    cell = (np.arange(1000) + 0.5) / 1000
+    x = (np.arange(256)[:, None] + cell) / 128 - 1
+    nats = ((x - MEAN) ** 2 / (2 * STD**2) + 0.5 * np.log(2 * np.pi * STD**2)).mean(1)
+    exact = nats[asked.real.images[chosen]].mean() / np.log(2) + 7
+    assert found["value"] == pytest.approx(exact, abs=2e-3)
+    assert found["samples"] == 100 and 0 < found["standard_error"] < 0.1
+    assert found["protocol"]["step"] == 7 and found["protocol"]["evaluations"] > 5
+
+
+@pytest.mark.parametrize("names, words", [
+    (["cas", "bdp"], "'bdp'. Did you mean 'bpd'"),
+    (["fid", "cas"], "fid is taken in Inception features: name --protocol"),
+])  # fmt: skip
+def test_names_of_figures_are_checked(names, words, monkeypatch):
+    class Flags:
+        protocol = None
+
+    monkeypatch.setattr(evaluate.flags, "FLAGS", Flags())
+    with pytest.raises(ConfigError, match=words):
+        evaluate.split_metrics(names)

@@ -1,0 +1,372 @@
+"""Measurements of files against references, their records, and measuring them again."""
+
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from rich.console import Console
+
+from configs import digits
+from diffusion.metrics import (
+    features,
+    frechet,
+    image_sets,
+    inception,
+    inception_weights,
+    kernel_distance,
+    protocols,
+    references,
+)
+from diffusion.metrics.image_sets import ImageSetError
+from diffusion.metrics.inception_weights import WeightsError
+from diffusion.metrics.statistics import StatisticsError
+from experiments.config import ConfigError
+from experiments.evaluation import measures, records, report, score
+from experiments.run_folder.workdir import WorkdirError
+from tests import commands
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Two sets of 300 images of 2 x 3 pixels: 18 features, fewer than images."""
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, top, (300, 2, 3, 3), dtype=np.uint8) for top in (256, 200))
+    np.savez(tmp_path / "a.npz", a)
+    np.savez(tmp_path / "b.npz", b)
+    return tmp_path, a, b
+
+
+def request(folder, **fields):
+    given = {"samples": f"{folder}/a.npz", "reference": f"{folder}/b.npz", "features": "pixels"}
+    return score.Request(**given | fields)
+
+
+def flat(images):
+    return images.reshape(len(images), -1) / np.float32(255)
+
+
+def test_figures_are_those_of_the_features(files):
+    folder, a, b = files
+    found = score.run(request(folder, metrics=tuple(score.METRICS)))
+    figures = found["figures"]
+    x, y = flat(a).astype(np.float64), flat(b).astype(np.float64)
+    cov = lambda rows: np.cov(rows, rowvar=False)
+    values = np.linalg.eigvals(cov(x) @ cov(y))
+    distance = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(cov(x) + cov(y)) - 2 * np.sqrt(values.real).sum()
+    assert figures["fd"]["value"] == pytest.approx(distance, rel=1e-6)
+    assert (figures["fd"]["samples"], figures["fd"]["reference"], figures["fd"]["features"]) == (300, 300, 18)
+    assert 0 < figures["fd"]["standard_error"] < distance
+    whole = kernel_distance.mmd2(kernel_distance.cubic, x, y)
+    assert figures["kd"]["value"] == pytest.approx(whole.value, rel=1e-6)
+    for name in ("precision", "recall", "density", "coverage", "authenticity"):
+        assert 0 <= figures[name]["value"] <= 2
+    assert figures["cmmd"]["value"] > 0
+    for name, why in [("is", "no logits"), ("sfid", "no statistics of spatial"), ("fd_infinity", "start at 5000")]:
+        assert figures[name]["value"] is None and "value not measured: " in figures[name]["why"]
+        assert why in figures[name]["why"]
+
+
+def test_subsets_of_equal_numbers(files):
+    """Against a reference of more images, precision and recall are of as many of each, the same ones every time."""
+    folder, _, b = files
+    more = np.concatenate([b, np.random.default_rng(3).integers(0, 256, (500, 2, 3, 3), dtype=np.uint8)])
+    np.savez(folder / "b.npz", more)
+    found = [score.run(request(folder, metrics=("pr", "kid", "fid")))["figures"] for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0]["recall"]["reference"] == 300 and found[0]["fd"]["reference"] == 800
+    other = score.run(request(folder, metrics=("pr",), seed=1))["figures"]
+    assert other["recall"]["value"] != found[0]["recall"]["value"]
+
+
+def test_too_few_samples_are_said(files):
+    folder, a, _ = files
+    np.savez(folder / "a.npz", a[:18])
+    (first,) = score.run(request(folder, metrics=("fid",)))["warnings"]
+    assert "18 samples are not more than the 18 features" in first and "far too high" in first
+    np.savez(folder / "a.npz", a[:19])
+    assert not score.run(request(folder, metrics=("fid",)))["warnings"]
+
+
+def test_statistics_alone_give_the_distance_alone(files):
+    folder, _, b = files
+    whole = score.run(request(folder))["figures"]["fd"]
+    y = flat(b).astype(np.float64)
+    np.savez(folder / "b.npz", mu=y.mean(0), sigma=np.cov(y, rowvar=False))
+    found = score.measure(image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.npz"),
+                          named("18"), ("fid", "kid", "pr"))  # fmt: skip
+    assert found["figures"]["fd"]["value"] == pytest.approx(whole["value"], rel=1e-6)
+    assert found["figures"]["fd"]["reference"] is None
+    for name in ("kd", "pr"):
+        assert "statistics alone" in found["figures"][name]["why"]
+    assert any("does not say how it was made" in text for text in found["warnings"])
+
+
+def named(tap):
+    """Pixels as a tap of that name."""
+    space = references.function_space(features.pixels(None, None))
+    return space._replace(extract=lambda batch: {tap: space.extract(batch)["features"]}, taps=(tap,), main=tap)
+
+
+def test_clip_mmd_is_of_clip_features(files):
+    """In a space given as a function it is the published estimate; of Inception's features it is not taken.
+
+    Jayasumana et al. 2024: all pairs, k(x, y) = exp(-|x - y|^2 / (2 10^2)) of embeddings of length 1, times 1,000.
+    """
+    folder, a, b = files
+    sets = image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.npz")
+    found = score.measure(*sets, references.function_space(features.pixels(None, None)), ("cmmd",))["figures"]["cmmd"]
+    x, y = (flat(images).astype(np.float64) for images in (a, b))
+    x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
+    mean = lambda p, q: np.exp(-np.square(p[:, None] - q).sum(-1) / 200).mean()
+    assert found["value"] == pytest.approx(1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y)), rel=1e-6)
+    assert "CLIP's embeddings" in score.measure(*sets, named("2048"), ("cmmd",))["figures"]["cmmd"]["why"]
+
+
+def test_a_reference_of_its_own(files, capsys):
+    folder, _, _ = files
+    whole = score.run(request(folder, metrics=("fid",)))["figures"]["fd"]
+    made = score.make_reference(request(folder), folder / "b.safetensors")
+    assert made.count == 300
+    again = score.run(request(folder, metrics=("fid",), reference=f"{folder}/b.safetensors"))["figures"]["fd"]
+    assert again == whole
+    other = named("features")._replace(identity={"features": "others", "unit": "[0, 1]"})
+    with pytest.raises(StatisticsError, match=r"features: made with 'pixels, flattened', asked for 'others'"):
+        score.measure(image_sets.open_set(f"{folder}/a.npz"),
+                      references.open_reference(f"{folder}/b.safetensors"), other)  # fmt: skip
+    with pytest.raises(ConfigError, match=r"written as \.safetensors"):
+        score.make_reference(request(folder), folder / "b.json")
+
+
+def test_images_of_another_size_are_refused(files):
+    folder, _, _ = files
+    np.savez(folder / "b.npz", np.random.default_rng(1).integers(0, 256, (30, 3, 3, 3), dtype=np.uint8))
+    with pytest.raises(StatisticsError, match="27 features of features, and the samples have 18"):
+        score.run(request(folder))
+
+
+@pytest.mark.parametrize(
+    "fields, match",
+    [
+        ({"metrics": ("fdi",)}, "'fdi'. Did you mean 'fid'"),
+        ({"features": "dino"}, "unknown features 'dino'"),
+        ({"features": "inception"}, "--protocol is missing"),
+        ({"features": "inception", "protocol": "admm"}, "Did you mean 'adm'"),
+        ({"features": "inception", "protocol": "adm"}, "--inception is missing"),
+        ({"protocol": "adm"}, "takes no --protocol"),
+    ],
+)
+def test_mistakes(files, fields, match):
+    with pytest.raises(ConfigError, match=match):
+        score.run(request(files[0], **fields))
+
+
+def test_a_cache_that_cannot_be_written(files, monkeypatch):
+    (files[0] / "file").write_text("")
+    monkeypatch.setenv("DIFFUSION_CACHE", f"{files[0]}/file")
+    with pytest.raises(WorkdirError, match="DIFFUSION_CACHE"):
+        score.run(request(files[0]))
+
+
+# ==== Records ====
+
+
+def measured(folder, **fields):
+    wanted = request(folder, **fields)
+    return records.record(wanted, score.run(wanted))
+
+
+def test_a_record_says_it_all(files):
+    folder, _, _ = files
+    content = measured(folder)
+    assert {"figures", "samples", "reference", "request", "git_commit", "seconds", "command"} <= content.keys()
+    assert content["versions"]["jax"] == jax.__version__
+    assert content["samples"]["count"] == 300 and len(content["samples"]["sha256"]) == 64
+    records.write(folder / "r.json", content)
+    assert records.read(folder / "r.json") == content
+    out = Console(record=True, width=160, file=open(os.devnull, "w"))
+    records.show(content, out)
+    text = out.export_text()
+    assert "fd" in text and "fid" not in text and "300 samples against 300, pixels" in text
+
+
+def test_the_samples_own_record_is_taken_over(files):
+    folder, a, _ = files
+    np.savez(folder / "samples.npz", images=a, labels=np.zeros(300))
+    made = {"nfe": 99, "sample": {"seed": 7, "guidance": {"scale": 2.0}}, "checkpoint": {"step": 5}, "config": "abc"}
+    (folder / "samples.json").write_text(json.dumps(made))
+    content = measured(folder, samples=f"{folder}/samples.npz")
+    assert content["sampling"] == made and content["config_hash"] == "abc"
+    assert measured(folder)["sampling"] is None  # a.npz is another file
+
+
+def test_verify(files):
+    folder, a, _ = files
+    records.write(folder / "r.json", measured(folder))
+    assert records.verify(folder / "r.json") == []
+    a[:100] = 255 - a[:100] // 2
+    np.savez(folder / "a.npz", a)
+    found = records.verify(folder / "r.json")
+    assert found[0].startswith("samples.sha256: ") and any(line.startswith("figures.fd.value") for line in found)
+
+
+def test_a_record_of_an_earlier_version_is_measured_again(files):
+    """It called a Frechet distance of pixels "fid"; that name is FID's own now."""
+    content = measured(files[0])
+    old = dict(content) | {"figures": {{"fd": "fid", "kd": "kid"}.get(name, name): {
+        key: part for key, part in found.items() if key != "space"} for name, found in content["figures"].items()}}
+    assert old["figures"].keys() != content["figures"].keys()
+    assert records.compare(old, content) == []
+
+
+@pytest.mark.parametrize("name, off, differs", [("fd", 1e-4, False), ("fd", 2e-2, True), ("recall", 0.01, True)])
+def test_tolerances(files, name, off, differs):
+    before = measured(files[0])
+    after = json.loads(json.dumps(before))
+    after["figures"][name]["value"] += off
+    found = records.compare(before, after)
+    assert [line.split(":")[0] for line in found] == ([f"figures.{name}.value"] if differs else [])
+    after["figures"][name]["value"] = None
+    assert records.compare(before, after)[0].endswith("None now")
+
+
+def test_every_figure_has_a_tolerance(files):
+    content = measured(files[0], metrics=tuple(score.METRICS))
+    assert content["figures"].keys() <= records.TOLERANCES.keys()
+
+
+def test_an_altered_record_is_refused(files):
+    folder, _, _ = files
+    path = folder / "r.json"
+    records.write(path, measured(folder))
+    whole = path.read_text()
+    path.write_text(whole.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(records.ResultError, match="was altered"):
+        records.read(path)
+    for text, match in [(whole[:200], "not valid JSON"), ("[1]", "no record"), ("{}", "no record"),
+                        (whole.replace('"format": 1', '"format": 2'), "has format 2")]:  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(records.ResultError, match=match):
+            records.read(path)
+    with pytest.raises(records.ResultError, match="cannot be read"):
+        records.read(folder / "none.json")
+
+
+def test_a_record_with_hostile_fields_executes_nothing(files):
+    """Its checksum is in order, as anyone can make it; its fields are no request."""
+    folder, _, _ = files
+    content = measured(folder)
+    for change in ({"samples": ["a"]}, {"metrics": "fid"}, {"seed": "0; touch x"}, {"seed": True}, {"extra": 1}):
+        hostile = {**content, "request": {**content["request"], **change}, "command": "touch executed"}
+        hostile.pop("sha256")
+        records.write(folder / "h.json", {**hostile, "sha256": records._digest(hostile)})
+        with pytest.raises(records.ResultError, match="its request"):
+            records.verify(folder / "h.json")
+
+
+def test_the_command_is_rebuilt_from_fields(files):
+    wanted = request("/tmp/a b", metrics=("fid", "is"), seed=3)
+    assert records.command(wanted) == (
+        "python -m experiments.evaluate '--samples=/tmp/a b/a.npz' '--reference=/tmp/a b/b.npz' "
+        "--features=pixels --metrics=fid,is --seed=3"
+    )
+    assert score.parse(json.loads(json.dumps(wanted._asdict()))) == wanted
+
+
+def test_the_report_shows_inception_figures():
+    rows = report.figure_rows({"fid": {"value": 3.14159, "standard_error": 0.02, "samples": 50000, "reference": None},
+                               "is": {"value": None, "why": "value not measured: no logits"}})  # fmt: skip
+    assert rows == [("fid", "3.1416 ± 0.02", "50,000 samples"), ("is", "—", "value not measured: no logits")]
+
+
+def test_inception_features_in_the_loop(tmp_path, monkeypatch):
+    """The features of the real images, which are slow to take, are taken once."""
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    calls = []
+
+    def extract(batch):
+        calls.append(len(batch))
+        return batch.reshape(len(batch), -1)[:, 20:30].astype(np.float32)
+
+    fake = features.Extractor(extract, {"features": "slow ones", "sha256": "0"}, keep=True)
+    monkeypatch.setattr(measures, "inception_features", lambda path, protocol: fake)
+    config = digits.get_config()
+    config.evaluate.features, config.model.num_classes = ("inception",), 0
+    images = np.random.default_rng(0).integers(0, 17, (50, 8, 8, 1), dtype=np.uint8) * 15
+    found = [measures.evaluate_samples(images, np.zeros(50, int), config, "test") for _ in range(2)]
+    assert found[0] == found[1] and found[0]["fd_inception"] > 0
+    train, real = (measures.split_of(config, name).images for name in ("train", "test"))
+    assert sum(calls) == len(train) + len(real) + 2 * (50 + 50)  # of the samples and of noise, every time
+    x = images.reshape(50, -1)[:, 20:30]
+    whole = frechet.update(frechet.init(10), real.reshape(len(real), -1)[:, 20:30])
+    expected = frechet.frechet_distance(frechet.update(frechet.init(10), x), whole)
+    assert found[0]["fd_inception"] == pytest.approx(expected, rel=1e-9)
+
+
+# ==== The command line ====
+
+
+def command(*arguments, cache):
+    environment = os.environ | {"DIFFUSION_CACHE": str(cache)}
+    return commands.run("-m", "experiments.evaluate", *arguments, env=environment, timeout=600)
+
+
+def test_the_command_measures_and_verifies(files):
+    folder, a, _ = files
+    cache = folder / "cache"
+    found = command(f"--samples={folder}/a.npz", f"--reference={folder}/b.npz", "--features=pixels",
+                    f"--out={folder}/r.json", cache=cache)  # fmt: skip
+    assert found.returncode == 0 and "fd" in found.stdout and "fid" not in found.stdout, found.stderr
+    a[0] ^= 1
+    np.savez(folder / "a.npz", a)
+    found = command(f"--verify={folder}/r.json", cache=cache)
+    assert found.returncode == 1 and "differs: samples.sha256" in found.stdout
+
+
+@pytest.mark.slow
+def test_inception_end_to_end(files):
+    """With weights of the right form that are not the published ones: refused, unless their digest is named."""
+    folder, a, b = files
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for name, shape in inception_weights.CONVOLUTIONS.items():
+        scale = np.sqrt(2 / np.prod(shape[1:]))
+        tensors[f"{name}.weight"] = (rng.normal(size=shape) * scale).astype(np.float32)
+        tensors |= {f"{name}.{part}": np.full(shape[:1], value, np.float32)
+                    for part, value in (("beta", 0.1), ("mean", 0.0), ("var", 1.0))}  # fmt: skip
+    tensors["output.weight"] = rng.normal(size=(1008, 2048)).astype(np.float32)
+    tensors["output.bias"] = np.zeros(1008, np.float32)
+    path = folder / "w.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    np.savez(folder / "a.npz", np.repeat(a[:20], 4, 1))
+    np.savez(folder / "b.npz", np.repeat(b[:20], 4, 1))
+    wanted = request(folder, features="inception", protocol="pytorch-fid", inception=str(path), metrics=("fid", "is"))
+    with pytest.raises(WeightsError, match="not that of the published numbers"):
+        score.run(wanted)
+    with pytest.raises(WeightsError, match="asks for"):
+        score.run(wanted._replace(inception_sha256="0" * 64))
+    net = inception.load(path)
+    wanted = wanted._replace(inception_sha256=net.digest)
+    found = score.run(wanted)
+    assert any("not those of the published figures" in text for text in found["warnings"])
+    x = np.repeat(a[:20], 4, 1)
+    prepared = protocols.preprocess(protocols.PROTOCOLS["pytorch-fid"], x)
+    rows = np.asarray(inception.features(net.params, prepared)["2048"])
+    mean = found["figures"]["fid"]
+    assert mean["space"] == "Inception-v3" and (mean["samples"], mean["reference"]) == (20, 20)
+    moments = frechet.update(frechet.init(2048), rows)
+    other = protocols.preprocess(protocols.PROTOCOLS["pytorch-fid"], np.repeat(b[:20], 4, 1))
+    real = frechet.update(frechet.init(2048), np.asarray(inception.features(net.params, other)["2048"]))
+    assert mean["value"] == pytest.approx(frechet.frechet_distance(moments, real), rel=1e-4)
+    assert found["figures"]["is"]["value"] > 1
+    score.make_reference(wanted, folder / "b.safetensors")
+    with pytest.raises(StatisticsError, match="resize: made with 'bilinear_torch', asked for 'bicubic_pil'"):
+        score.run(wanted._replace(protocol="clean-fid", reference=str(folder / "b.safetensors")))
+    with pytest.raises(ImageSetError, match="is not there"):
+        score.run(wanted._replace(samples="none.npz"))

@@ -1,0 +1,69 @@
+"""Collectives counted in the text of compiled programs: one written by hand, and one that XLA compiled."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments.planning.hlo import collective_bytes
+
+TEXT = """HloModule m
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(f32[] %a, f32[] %b)
+}
+
+%all-reduce-scatter.1 (p: f32[64]) -> f32[8] {
+  %sum = f32[64]{0} all-reduce(%p), replica_groups=[1,8]<=[8], to_apply=%add
+  ROOT %part = f32[8]{0} dynamic-slice(%sum)
+}
+
+%body (p: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %whole = bf16[64,16]{1,0:T(8,128)(2,1)} all-gather(%x), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
+  %pair = (f32[16]{0}, bf16[4]{0}) all-reduce(%y, %z), replica_groups=mesh['a'=2,'b'=4] {'a'}, to_apply=%add
+}
+
+%condition (p: (s32[], f32[8,16])) -> pred[] {
+  %constant.1 = s32[]{:T(128)} constant(24)
+  ROOT %less = pred[] compare(%i, %constant.1), direction=LT
+}
+
+ENTRY %main (p: f32[8,16]) -> f32[8,16] {
+  %loop = (s32[], f32[8,16]) while(%t), condition=%condition, body=%body
+  %scattered = f32[8]{0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
+  %turned = f32[8,16]{1,0} all-to-all(%h), replica_groups=[4,2]<=[8]
+  %part = f32[8]{0} reduce-scatter(%g), replica_groups=[1,8]<=[8], to_apply=%add
+}
+"""
+PROGRAM = """
+import json, jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from experiments.planning.hlo import collective_bytes
+mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+x = jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=NamedSharding(mesh, P("d")))
+turn = lambda x, _: (x * jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P())).sum(), None)
+step = jax.jit(lambda x: jax.lax.scan(turn, x, length=5)[0])
+print(json.dumps(collective_bytes(step.lower(x).compile().as_text(), 8)))
+"""
+
+
+def test_by_hand():
+    found = collective_bytes(TEXT, 8)
+    assert found == {
+        "all-gather": pytest.approx(24 * 3 / 4 * 64 * 16 * 2),
+        "all-reduce": pytest.approx(24 * 2 * 1 / 2 * (16 * 4 + 4 * 2)),
+        "reduce-scatter": pytest.approx(2 * 7 / 8 * 64 * 4),  # in a fusion, and by itself
+        "all-to-all": pytest.approx(1 / 2 * 8 * 16 * 4),
+    }
+
+
+def test_a_loop_that_xla_compiled_counts_each_turn():
+    flags = "--xla_force_host_platform_device_count=8"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    # 5 turns, in each either the whole [16, 8] gathered, or its sum reduced: XLA chooses.
+    assert found in ({"all-gather": 5 * 7 / 8 * 512.0}, {"all-reduce": 5 * 2 * 7 / 8 * 4.0})

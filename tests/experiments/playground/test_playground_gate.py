@@ -1,0 +1,101 @@
+"""What the page answers, request by request, and what it refuses before anything is read."""
+
+import asyncio
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.playground import request
+from experiments.playground.gate import BODY, Gate
+
+HERE = "127.0.0.1:7860"
+
+
+def answered(headers, host="127.0.0.1", kind="http"):
+    """The status of the answer; 200 where the page is reached."""
+    sent = []
+
+    async def page(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        raise AssertionError("the body was read")
+
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    asyncio.run(Gate(page, host)({"type": kind, "headers": raw}, receive, send))
+    return sent[0].get("status", sent[0]["type"])
+
+
+@pytest.mark.parametrize("host, status", [
+    ("127.0.0.1:7860", 200), ("localhost:7860", 200), ("[::1]:7860", 200), ("LOCALHOST", 200),
+    ("evil.example:7860", 403), ("127.0.0.1.evil.example", 403), ("localhost.evil.example", 403), ("", 403),
+    ("evil.example@127.0.0.1:7860", 200), ("127.0.0.1@evil.example", 403), ("192.168.0.7:7860", 403), ("[::1", 403),
+    ("127.0.0.1:7860:x", 200), ("127.0.0.1/evil.example", 200),
+])  # fmt: skip
+def test_other_names_are_not_answered(host, status):
+    assert answered([("host", host)]) == status
+    assert answered([("host", "my.machine:1")], "my.machine") == 200
+
+
+def test_at_all_addresses_each_address_is_a_name_and_foreign_names_are_none():
+    for host in ("192.168.0.7:7860", "[fe80::1]:7860", HERE):
+        assert answered([("host", host)], "0.0.0.0") == 200
+    assert answered([("host", "evil.example")], "0.0.0.0") == 403
+
+
+@pytest.mark.parametrize("headers, status", [
+    ([("origin", "http://127.0.0.1:7860")], 200),
+    ([("origin", "http://127.0.0.1:8000")], 403),
+    ([("origin", "http://localhost:7860")], 403),
+    ([("origin", "http://evil.example")], 403),
+    ([("origin", "null")], 403),
+    ([("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], 403),
+    ([("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], 200),
+    ([("sec-fetch-site", "same-origin")], 200),
+    ([("host", "localhost")], 400),
+    ([("content-length", str(BODY))], 200),
+    ([("content-length", str(BODY + 1))], 413),
+    ([("content-length", "300000000")], 413),
+    ([("content-length", "-1")], 400),
+    ([("transfer-encoding", "chunked")], 411),
+])  # fmt: skip
+def test_other_origins_and_large_bodies_are_not_answered(headers, status):
+    assert answered([("host", HERE), *headers]) == status
+
+
+def test_sockets_and_the_servers_own_messages():
+    assert answered([("host", "evil.example")], kind="websocket") == "websocket.close"
+    assert answered([], kind="lifespan") == 200
+
+
+def coded(size):
+    file = io.BytesIO()
+    Image.new("L", size).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_numbers_are_checked_before_a_picture_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(request, "keep", lambda *_: pytest.fail("a picture was decoded"))
+    for wrong in ({"steps": 10**6}, {"margins": [10**5, 0, 0, 0]}, {"resamplings": 10**6}, {"batch": 10**6}):
+        with pytest.raises(ValueError, match=r"are valid|pictures are made at once"):
+            request.received({**wrong, "image": "sent"}, tmp_path)
+
+
+def test_a_picture_is_measured_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(request.pictures, "read", lambda *_: pytest.fail("pixels were decoded"))
+    with pytest.raises(ValueError, match=r"has 5000 x 4000 pixels, and at most 16,777,216 are taken here"):
+        request.received({"image": coded((5000, 4000))}, tmp_path)
+
+
+def test_what_is_sent_is_kept(tmp_path):
+    found = request.received({"image": coded((8, 4)), "steps": 3.0}, tmp_path)
+    np.testing.assert_array_equal(request.pictures.read(found.image), np.zeros((4, 8, 3)))
+    assert (found.steps, found.mask) == (3, "")
+    with pytest.raises(ValueError, match="a picture is a file in base64"):
+        request.received({"image": [1]}, tmp_path)

@@ -1,0 +1,126 @@
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments.run import process_memory, progress
+
+
+def display(monkeypatch, start=0, speaks=True, terminal=False):
+    """A display with a clock of our own, and what it wrote."""
+    clock, out = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(progress.memory, "used", lambda: (1_234_000_000, 4_000_000_000))
+    console = Console(file=out, force_terminal=terminal, width=200, highlight=False)
+    return progress.Display(100, start, 8, speaks, console), clock, out
+
+
+def test_log_lines(monkeypatch):
+    shown, clock, out = display(monkeypatch, start=20)
+    with shown:
+        clock[0] = 3.0
+        assert shown.first_step() == 3.0
+        clock[0] = 7.5
+        assert shown.report(30, 0.25) == pytest.approx(9 / 4.5)
+        clock[0] = 8.0
+        shown.report(31, 0.2)  # too soon after the last line
+        clock[0] = 30.0
+        shown.report(100, 0.1)
+    first, second, last = out.getvalue().splitlines()
+    assert first == "first step after 3.0 s (compilation included)"
+    assert second == ("step=30 total=100 loss=0.25 steps_per_second=2 images_per_second=16 eta_seconds=35 "
+                      "memory_gb=1.234")  # fmt: skip
+    assert last.startswith("step=100 total=100 loss=0.1 ")
+
+
+def test_first_step_counts_from_where_the_run_began(monkeypatch):
+    _, clock, out = display(monkeypatch)
+    clock[0] = 5.0
+    shown = progress.Display(100, 0, 8, console=Console(file=out), begun=2.0)
+    assert shown.first_step() == 3.0
+
+
+def test_lines_grow_rare_in_a_long_run():
+    """One in five seconds at first, one in a minute after an hour: some 100 in the first hour, 1,440 a day."""
+    assert [progress.due(10, since) for since in (4, 5)] == [False, True]
+    assert [progress.due(1000, since) for since in (19, 20)] == [False, True]
+    assert [progress.due(1e6, since) for since in (59, 60)] == [False, True]
+
+
+def test_pauses_do_not_count(monkeypatch):
+    shown, clock, _ = display(monkeypatch)
+    shown.first_step()
+    clock[0] = 10.0
+    shown.pause(8.0)
+    assert shown.report(5, 0.0) == pytest.approx(4 / 2.0)
+
+
+def test_other_processes_are_silent(monkeypatch):
+    shown, clock, out = display(monkeypatch, speaks=False)
+    with shown:
+        shown.first_step()
+        clock[0] = 9.0
+        assert shown.report(10, 0.5) == 1.0
+        shown.say("words")
+    assert out.getvalue() == ""
+
+
+def test_terminal_shows_a_bar(monkeypatch):
+    shown, clock, out = display(monkeypatch, terminal=True)
+    with shown:
+        clock[0] = 1.0
+        shown.first_step()
+        clock[0] = 2.0
+        shown.report(50, 0.5)
+        shown._bar.refresh()
+    assert "step 50/100" in out.getvalue() and "49 steps/s" in out.getvalue() and "1.2 of 4.0 GB" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0s"), (59.6, "1m00s"), (185, "3m05s"), (7620, "2h07m"), (356_400, "4d03h")],
+)
+def test_durations(seconds, text):
+    assert progress.duration(seconds) == text
+
+
+def test_bar_of_a_single_job(monkeypatch):
+    clock, out = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(progress.memory, "used", lambda: (5e8, None))
+    with progress.bar("sampling", 10, "images", Console(file=out, width=200)) as advance:
+        clock[0] = 1.0
+        advance(2)  # too soon for a line
+        clock[0] = 6.0
+        advance(5)
+        advance(10)
+    assert out.getvalue().splitlines() == [
+        "sampling done=0 total=10 unit=images memory_gb=0.5",  # at once: nobody waits for a sign of life
+        "sampling done=5 total=10 unit=images per_second=0.8333 eta_seconds=6 memory_gb=0.5",
+        "sampling done=10 total=10 unit=images per_second=1.667 eta_seconds=0 memory_gb=0.5",
+    ]
+
+
+def test_bar_of_a_single_job_on_a_terminal(monkeypatch):
+    """Rate, time to go and memory after the first report, in a line that a narrow terminal holds."""
+    clock, out = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(progress.memory, "used", lambda: (5e8, None))
+    with progress.bar("sampling", 10, "images", Console(file=out, width=80, force_terminal=True)) as advance:
+        clock[0] = 90.0
+        advance(4)
+    assert "sampling 4/10 images  0.0444 images/s  ETA 2m15s  0.5 GB" in out.getvalue()
+
+
+def test_other_processes_show_no_bar():
+    out = io.StringIO()
+    with progress.bar("sampling", 10, "images", Console(file=out), speaks=False) as advance:
+        advance(10)
+    assert out.getvalue() == ""
+
+
+def test_memory_in_use_grows_with_what_is_held():
+    before, _ = process_memory.used()
+    held = np.ones(50_000_000)
+    assert 300e6 < process_memory.used()[0] - before < 600e6, held.nbytes

@@ -1,0 +1,58 @@
+"""Averages made after training, against the integral of their profile."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusion.training import power_ema
+from experiments import config
+from experiments.config import ConfigError, resolve
+from experiments.sampling import averages
+
+KEPT = list(range(100, 3001, 100))
+
+
+def mean_of_line(step: float, width: float) -> float:
+    """The average of params(t) = t by a power function: step (gamma + 1) / (gamma + 2)."""
+    gamma = power_ema.gamma(width)
+    return step * (gamma + 1) / (gamma + 2)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A run whose parameter at time t is t, and whose checkpoints keep averages of width 0.05."""
+    load = lambda folder, step: ({"w": np.full(2, mean_of_line(step, 0.05), np.float32)}, step)
+    monkeypatch.setattr(averages.checkpoints, "load_ema", load)
+    monkeypatch.setattr(averages.checkpoints, "steps", lambda folder: KEPT)
+    monkeypatch.setattr(averages.checkpoints, "latest", lambda folder: KEPT[-1])
+
+
+@pytest.mark.parametrize(
+    ("step", "width", "tolerance"),  # the more are kept, the closer; the tracked width itself is exact
+    [(None, 0.05, 1e-6), (None, 0.07, 2e-3), (None, 0.1, 2e-3), (1500, 0.05, 1e-6), (1500, 0.1, 2e-2)],
+)
+def test_any_width_comes_from_the_kept_averages(run, step, width, tolerance):
+    made = averages.post_hoc("run", 0.05, width, step)
+    assert made.step == (step or 3000) and made.about["of_steps"] == [kept for kept in KEPT if kept <= made.step]
+    np.testing.assert_allclose(made.params["w"], mean_of_line(made.step, width), rtol=tolerance)
+
+
+def test_what_cannot_be_made_is_refused_in_words(run, monkeypatch):
+    with pytest.raises(ConfigError, match=r"sigma_rel=0\.05"):
+        averages.post_hoc("run", 0.0, 0.1)
+    with pytest.raises(ConfigError, match=r"--average = 0\.9"):
+        averages.post_hoc("run", 0.05, 0.9)
+    monkeypatch.setattr(averages.checkpoints, "steps", lambda folder: [])
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        averages.post_hoc("run", 0.05, 0.1)
+
+
+def test_a_config_chooses_the_average():
+    recipe = digits.get_config("tiny")
+    first = lambda: resolve.average(recipe).update({"w": jnp.zeros(1)}, {"w": jnp.ones(1)}, jnp.int32(0))["w"]
+    assert 0 < first() < 1  # an exponential average of the start and of the first update
+    recipe.ema.sigma_rel = 0.05
+    assert first() == 1  # a power function forgets its start
+    before = config.to_json(digits.get_config()).replace('"sigma_rel": 0.0', '"warmup": true')
+    assert config.of_run(before).ema.sigma_rel == 0.0  # a run of before the field was there

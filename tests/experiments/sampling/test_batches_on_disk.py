@@ -1,0 +1,60 @@
+"""Samples made batch by batch: a sampling that was killed goes on, and ends in the same images."""
+
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments.sampling import batches_on_disk
+
+LABELS, SEEDS = np.arange(23, dtype=np.int32) % 4, np.arange(100, 123, dtype=np.uint32)
+
+
+def maker(calls, dies_at=None):
+    def make(params, labels, seeds):
+        if dies_at == len(calls):
+            raise KeyboardInterrupt
+        calls.append(len(labels))
+        return (params + 10 * labels + seeds).astype(np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+
+    return make
+
+
+def make_all(place, calls, dies_at=None):
+    return batches_on_disk.images(maker(calls, dies_at), 1, LABELS, SEEDS, 5, place, lambda done: None)
+
+
+@pytest.mark.parametrize("dies_at", [0, 1, 4])
+def test_goes_on(tmp_path, dies_at):
+    expected = (1 + 10 * LABELS + SEEDS).astype(np.uint8)
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        make_all(tmp_path / ".samples-a", calls, dies_at)
+    calls = []
+    found = make_all(tmp_path / ".samples-a", calls)
+    np.testing.assert_array_equal(found[:, 1, 0, 2], expected)
+    assert sum(calls) == 23 - 5 * dies_at and found.shape == (23, 2, 2, 3)
+    batches_on_disk.clear(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_batch_is_made_again(tmp_path):
+    place, calls = tmp_path / ".samples-a", []
+    whole = make_all(place, calls)
+    (place / "00000005.npy").write_bytes(b"torn")
+    np.save(place / "00000010.npy", np.zeros((4, 2, 2, 3), np.uint8))
+    calls.clear()
+    np.testing.assert_array_equal(make_all(place, calls), whole)
+    assert calls == [5, 5]
+
+
+def test_the_key_is_of_all_that_makes_a_sample():
+    config, leaves = digits.get_config(), {"params/x": {"checksum": "1"}}
+    keys = [batches_on_disk.key(config, leaves, "ema", LABELS, SEEDS)]
+    assert keys[0] == batches_on_disk.key(digits.get_config(), dict(leaves), "ema", LABELS.copy(), SEEDS.copy())
+    keys.append(batches_on_disk.key(config, {"params/x": {"checksum": "2"}}, "ema", LABELS, SEEDS))
+    keys.append(batches_on_disk.key(config, leaves, "params", LABELS, SEEDS))
+    keys.append(batches_on_disk.key(config, leaves, "ema", LABELS + 1, SEEDS))
+    keys.append(batches_on_disk.key(config, leaves, "ema", LABELS, SEEDS + 1))
+    config.sample.guidance.scale = 3.0
+    keys.append(batches_on_disk.key(config, leaves, "ema", LABELS, SEEDS))
+    assert len(set(keys)) == len(keys)

@@ -1,0 +1,191 @@
+"""The judge of text-to-image models: verdicts by hand, and figures of real and of exchanged pictures."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from diffusion.data import shapes
+from diffusion.data.shapes import scenes
+from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Scene
+from diffusion.metrics import attribute_reader, neighbours
+from diffusion.metrics.attribute_reader import Reader
+from experiments.text import judge, measures
+from experiments.text.measures import Subject
+
+ONE = Scene("one", "plain", "red", "circle", "small", "top")
+PAIR = Scene("pair", "plain", "red", "circle", count=2, relation="left of", second_colour="blue", second_shape="star")
+NOBODY = Reader({}, {}, "")
+ONES = Scene("one", "plain", NONE)
+
+
+@pytest.mark.parametrize("asked, shown, wrong", [
+    ("a small red circle at the top", ONE, set()),
+    ("a circle", ONE._replace(colour="blue"), set()),
+    ("a large red circle at the top", ONE, {"size"}),
+    ("a red circle", ONE._replace(kind="several", count=2), {"kind"}),
+    ("a red circle, neon", ONE, {"style"}),
+    ("three red circles", ONE._replace(kind="several", count=2), {"count"}),
+    ("a red circle left of a blue star", PAIR, set()),
+    ("a blue star right of a red circle", PAIR, set()),
+    ("a red circle and a blue star", PAIR, set()),
+    ("a blue star and a red circle", PAIR, set()),
+    ("a red circle right of a blue star", PAIR, {"relation"}),
+    ("a red circle above a blue star", PAIR, {"relation"}),
+    ("a red circle left of a green star", PAIR, {"colour"}),
+    ("a blue circle left of a red star", PAIR, {"colour", "relation"}),  # it cannot be said which is which
+    ('the word "cat" in red', Scene("word", "plain", "red", count=0, word="dog"), {"word"}),
+])  # fmt: skip
+def test_verdicts(asked, shown, wrong):
+    found = judge.verdict(scenes.asked(asked), shown)
+    assert {name for name, right in found.items() if not right} == wrong
+
+
+def test_a_picture_has_one_description():
+    turned = Scene("pair", "plain", "blue", "star", count=2, relation="right of", second_colour="red",
+                   second_shape="circle")  # fmt: skip
+    assert judge.facing(turned) == judge.facing(PAIR) == PAIR and judge.facing(ONE) == ONE
+
+
+def test_the_judge_learns_from_withheld_combinations_too():
+    number = {"one": 40, "several": 20, "pair": 20, "word": 10}
+    images, shown = judge.pictures(seed=3, number=number)
+    assert images.shape == (90, 64, 64, 3) and images.dtype == np.uint8
+    assert {kind: sum(scene.kind == kind for scene in shown) for kind in number} == number
+    assert 3 < sum(map(scenes.withheld, shown)) < 30
+    assert {scene.relation for scene in shown} == {"left of", "above", NONE}
+    labels = judge.labels(shown)
+    assert [COLOURS[label] for label in labels["colour"]] == [scene.colour for scene in shown]
+
+
+def test_more_than_five_objects_are_more():
+    images, shown = judge.pictures(seed=3, number={"one": 0, "several": 150, "pair": 0, "word": 0})
+    counts = np.array([scene.count for scene in shown])
+    assert all(abs((counts == count).sum() - 30) < 5 * np.sqrt(150 / 5 * 4 / 5) for count in (2, 3, 4, 5, judge.MORE))
+    plain = [i for i, scene in enumerate(shown) if scene.style == "plain" and scene.shape in ("circle", "square")]
+    objects = np.array([ndimage.label(np.ptp(images[i], axis=-1) > 60)[1] for i in plain])
+    np.testing.assert_array_equal(np.minimum(objects, judge.MORE), counts[plain])
+    assert {7, 8, 9} & set(objects)
+    found = judge.verdict(scenes.asked("five red circles"), ONE._replace(kind="several", count=judge.MORE))
+    assert found["kind"] and not found["count"]
+
+
+@pytest.fixture(scope="module")
+def real():
+    """(pictures, captions, scenes) of 160 real ones."""
+    images, captions, shown = zip(*(shapes.example("test", number) for number in range(160)))
+    return np.stack(images), list(captions), list(shown)
+
+
+@pytest.fixture
+def perfect(monkeypatch, real):
+    """Stands for a judge without errors, who knows the real pictures; returns the table of what it reads."""
+    table = {image.tobytes(): judge.facing(scene) for image, scene in zip(real[0], real[2])}
+    monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
+    return table
+
+
+def test_real_pictures_score_as_the_judge_reads_them(real, perfect):
+    images, captions, shown = real
+    scores = measures.scores(NOBODY, captions, images)
+    assert all(found["share"] == 1 for found in scores.values())
+    assert scores["kind"]["count"] == 160
+    assert scores["count"]["count"] == sum(scene.kind == "several" for scene in shown)
+    # A judge that takes every tenth picture for one of no scene at all is right about the others.
+    for image in images[::10]:
+        perfect[image.tobytes()] = Scene("nothing", "nothing", "nothing")
+    scores = measures.scores(NOBODY, captions, images)
+    assert scores["kind"]["share"] == scores["pictures"]["share"] == 0.9
+
+
+def test_pictures_of_other_captions_score_as_chance(real, perfect):
+    images, captions, shown = real
+    rows = np.random.default_rng(0).permutation(160)
+    scores = measures.scores(NOBODY, captions, images[rows])
+    ones = sum(scene.kind == "one" for scene in shown) / 160
+    # A colour agrees one time in eight, where the other picture has one object too; two colours hardly ever do.
+    assert abs(scores["colour"]["share"] - 1 / 8) < 4 * np.sqrt(1 / 8 * 7 / 8 / scores["colour"]["count"])
+    assert abs(scores["size"]["share"] - ones / 3) < 4 * np.sqrt(1 / 6 * 5 / 6 / scores["size"]["count"])
+    assert abs(scores["position"]["share"] - ones / 9) < 4 * np.sqrt(1 / 18 / scores["position"]["count"])
+    assert scores["pictures"]["share"] < 0.1
+
+
+def test_intervals_hold_the_share():
+    found = judge.score([{"kind": True, "colour": False, "count": True}] * 3)
+    assert found["attributes"]["share"] == 0.5 and found["attributes"]["count"] == 6
+    assert found["pictures"]["share"] == 0 and found["count"]["share"] == 1
+    low, high = found["attributes"]["interval"]
+    assert 0 < low < 0.5 < high < 1
+
+
+@pytest.fixture
+def painter(monkeypatch):
+    """A model that draws real pictures of its prompts and obeys negative prompts, and a judge who knows them all."""
+    table = {}
+
+    def make(prompts, seeds, guidance, negative):
+        images = []
+        for text, seed in zip(prompts, seeds):
+            no = scenes.asked(negative) if negative else Scene("", "", NONE)
+            lots = (scenes.Lot(int(seed), 7, place) for place in range(1000))
+            drawn = ((scenes.completed(scenes.asked(text), lot), lot) for lot in lots)
+            fits = lambda scene, no=no: scene.colour != no.colour and (scene.shape != no.shape or no.shape == NONE)
+            scene, lot = next(one for one in drawn if fits(one[0]))
+            images.append(measures.drawing.draw(scene, lot))
+            table[images[-1].tobytes()] = judge.facing(scene)
+        return np.stack(images)
+
+    monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
+    monkeypatch.setattr(attribute_reader, "features", lambda _, images: images.reshape(len(images), -1) / 255.0)
+    return make
+
+
+@pytest.mark.slow
+def test_a_negative_prompt_that_is_obeyed_is_never_shown(painter):
+    found = measures.negatives(Subject(painter, NOBODY), 3.0, each=16)
+    for name, values in (("colour", COLOURS), ("shape", SHAPES)):
+        assert found[name]["after"]["share"] == 0
+        assert found[name]["before"]["share"] == 1 / len(values)  # each picture shows one of them
+        assert found[name]["before"]["count"] == found[name]["after"]["count"] == 16 * len(values)
+
+
+@pytest.mark.slow
+def test_real_pictures_are_as_varied_as_real_pictures(painter, monkeypatch):
+    captions = ["a circle", "a red shape", "two stars", "a red heart", "a cyan moon and a pink cross"]
+    (row,) = measures.sweep(Subject(painter, NOBODY), captions, [1.0])
+    assert row["images"].shape == (5, measures.SEEDS, 64, 64, 3)
+    assert row["scores"]["attributes"]["share"] == 1
+    assert 0.8 < row["variety"] < 1.25
+    # A model with one picture for each prompt has no variety.
+    same = lambda prompts, seeds, guidance, negative: painter(prompts, [0] * len(prompts), guidance, negative)
+    (row,) = measures.sweep(Subject(same, NOBODY), captions, [1.0])
+    assert row["variety"] == 0
+
+
+def test_variety_is_the_mean_distance_of_pairs():
+    features = np.array([[[0.0, 0.0], [3.0, 4.0]], [[1.0, 1.0], [1.0, 2.0]]])
+    assert measures.variety(features) == pytest.approx((5 + 1) / 2)
+
+
+def test_the_smallest_guidance_within_a_standard_error_of_the_best_is_chosen():
+    row = lambda scale, share: {"guidance": scale, "scores": {"attributes": {"share": share, "count": 100}}}
+    assert measures.chosen([row(1, 0.5), row(2, 0.9), row(4, 0.9), row(8, 0.7)]) == 2
+    assert measures.chosen([row(1, 0.86), row(2, 0.88), row(4, 0.9)]) == 2  # sqrt(0.9 * 0.1 / 100) = 0.03
+    assert measures.chosen([row(1, 0.86), row(2, 0.88), row(4, 1.0)]) == 4
+
+
+@pytest.mark.slow
+def test_distance_to_real_pictures_is_nothing_for_the_same_and_beside_its_floor_for_others(real, monkeypatch):
+    monkeypatch.setattr(attribute_reader, "features", lambda _, images: images[:, ::16, ::16].reshape(len(images), -1))
+    images, others = real[0][:40], real[0][40:80]
+    effort = measures.Effort(0, 2)
+    told = lambda made: measures.distance_to(Subject(None, NOBODY), made, images, others, effort)
+    same, different = told(images), told(others)
+    assert same["distance"] == pytest.approx(0, abs=1e-3 * different["distance"])
+    assert different["distance"] == pytest.approx(different["floor"]["mean"]) and different["ratio"] == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_copies_of_training_pictures_are_counted(real):
+    images = real[0]
+    found = neighbours.copying(images[:40], images[80:], images[:80])
+    assert found["samples"]["exact_duplicates"] == 40 and found["held_out"]["exact_duplicates"] == 0

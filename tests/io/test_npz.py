@@ -1,0 +1,105 @@
+"""Arrays of .npz files: what is read is what was written, and what lies is refused."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from diffusion.io import limits, npz
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a.npz"
+    rng = np.random.default_rng(0)
+    arrays = {"images": rng.integers(0, 256, (37, 4, 5, 3), dtype=np.uint8), "mu": rng.normal(size=9)}
+    np.savez_compressed(path, **arrays)
+    return path, arrays
+
+
+def test_headers_and_load(file):
+    path, arrays = file
+    found = npz.headers(path)
+    assert {name: header.shape for name, header in found.items()} == {"images": (37, 4, 5, 3), "mu": (9,)}
+    loaded = npz.load(path, ["mu", "absent"])
+    assert loaded.keys() == {"mu"}
+    np.testing.assert_array_equal(loaded["mu"], arrays["mu"])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_rows_in_any_order(tmp_path, save):
+    images = np.random.default_rng(1).normal(size=(50, 6, 2)).astype(np.float32)
+    save(tmp_path / "b.npz", images)
+    read = npz.rows(tmp_path / "b.npz", "arr_0")
+    for start, stop in [(0, 7), (7, 50), (49, 50), (3, 4), (0, 50)]:
+        np.testing.assert_array_equal(read(start, stop), images[start:stop])
+
+
+def damaged(path, change):
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(bytes(data))
+
+
+def test_damage_is_refused(file):
+    path, _ = file
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(limits.Refused, match="no sound"):
+        npz.headers(path)
+    damaged(path, lambda data: data.clear())
+    with pytest.raises(limits.Refused, match="no sound"):
+        npz.headers(path)
+
+
+def test_a_flipped_byte_shows_while_rows_are_read(tmp_path):
+    path = tmp_path / "c.npz"
+    np.savez(path, np.random.default_rng(2).integers(0, 256, (200, 400), dtype=np.uint8))
+    damaged(path, lambda data: data.__setitem__(50_000, data[50_000] ^ 1))
+    read = npz.rows(path, "arr_0")
+    with pytest.raises(limits.Refused, match="damaged"):
+        read(0, 200)
+
+
+@pytest.mark.parametrize("header", [
+    b"{'descr': '|u1', 'fortran_order': False, 'shape': (5,", b"{'descr': '|u1', 'fortran_order': False, 'shape': 5L}",
+    b"(" * 5000, b"-" * 9000 + b"1", b"{'descr': '|u1', 'fortran_order': 1, 'shape': (5,)}", b"\xff\x00",
+    b"{'descr': ('|u1', ('a',)), 'fortran_order': False, 'shape': (5,)}",
+    b"{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (5,)}",
+])  # fmt: skip
+def test_a_header_that_python_cannot_read_is_refused(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive:
+        archive.writestr("arr_0.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"01234")
+    with pytest.raises(limits.Refused, match=r"is no array|holds Python objects"):
+        npz.headers(tmp_path / "e.npz")
+
+
+def test_a_damaged_compressed_array_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "f.npz", np.random.default_rng(2).integers(0, 256, (200, 400), dtype=np.uint8))
+    damaged(tmp_path / "f.npz", lambda data: data.__setitem__(slice(300, 320), bytes(20)))
+    with pytest.raises(limits.Refused, match=r"no sound|no array|cannot be read"):
+        npz.load(tmp_path / "f.npz", ["arr_0"])
+
+
+def written(path, header, content=b""):
+    data = io.BytesIO()
+    np.lib.format.write_array_header_1_0(data, header)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arr_0.npy", data.getvalue() + content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "header, match",
+    [
+        ({"shape": (10**9, 10**9), "fortran_order": False, "descr": "|u1"}, "declares .* and this machine has"),
+        ({"shape": (100,), "fortran_order": False, "descr": "|u1"}, "declares 100 B, but holds 5 B"),
+        ({"shape": (1, 5), "fortran_order": True, "descr": "|u1"}, "column by column"),
+        ({"shape": (1,), "fortran_order": False, "descr": "|O"}, "Python objects"),
+    ],
+)
+def test_lies_are_refused(tmp_path, header, match):
+    path = written(tmp_path / "d.npz", header, b"01234")
+    with pytest.raises(limits.Refused, match=match):
+        npz.headers(path)

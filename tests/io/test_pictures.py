@@ -1,0 +1,85 @@
+"""Picture files: every kind becomes three bytes a pixel, masks fit, and settings travel in the file."""
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from diffusion.io import pictures
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def saved(place, array, mode=None, **options):
+    Image.fromarray(array, mode).save(place, **options)
+    return place
+
+
+def test_eight_bits_are_read_as_they_are(tmp_path, recwarn):
+    np.testing.assert_array_equal(pictures.read(saved(tmp_path / "a.png", PIXELS)), PIXELS)
+    grey = pictures.read(saved(tmp_path / "b.png", PIXELS[..., 0]))
+    np.testing.assert_array_equal(grey, np.repeat(PIXELS[..., :1], 3, -1))
+    opaque = np.dstack([PIXELS, np.full((5, 7), 255, np.uint8)])
+    np.testing.assert_array_equal(pictures.read(saved(tmp_path / "c.png", opaque)), PIXELS)
+    assert not recwarn.list
+
+
+def test_transparent_parts_are_laid_on_white_and_it_is_said(tmp_path):
+    alpha = np.full((5, 7), 255, np.uint8)
+    alpha[0], alpha[1] = 0, 128
+    path = saved(tmp_path / "a.png", np.dstack([PIXELS, alpha]))
+    with pytest.warns(UserWarning, match=r"a\.png has transparent parts: laid on white"):
+        found = pictures.read(path)
+    np.testing.assert_array_equal(found[2:], PIXELS[2:])
+    np.testing.assert_array_equal(found[0], 255)
+    half = 255 + (PIXELS[1].astype(float) - 255) * 128 / 255
+    np.testing.assert_allclose(found[1], half, atol=1)
+
+
+def test_sixteen_bits_are_rounded_and_it_is_said(tmp_path):
+    deep = np.array([[0, 128, 129, 257, 65535]], np.uint16)
+    path = saved(tmp_path / "a.png", deep)
+    with pytest.warns(UserWarning, match=r"more than 8 bits a pixel \(I;16\): rounded to 8"):
+        found = pictures.read(path)
+    assert found[0, :, 0].tolist() == [0, 0, 1, 1, 255] and found.shape == (1, 5, 3)
+
+
+def test_a_mask_is_what_is_bright_and_has_its_pictures_size(tmp_path):
+    path = saved(tmp_path / "a.png", np.array([[0, 127, 128, 255]], np.uint8))
+    assert pictures.read_mask(path, (1, 4)).tolist() == [[False, False, True, True]]
+    with pytest.raises(ValueError, match=r"has 1 x 4 pixels \(height x width\), and its picture 4 x 4"):
+        pictures.read_mask(path, (4, 4))
+
+
+def test_settings_travel_in_the_file_and_nothing_of_them_is_executed(tmp_path):
+    prompt = "ein Kätzchen, __import__('os').system('touch hacked')"
+    settings = {"prompt": prompt, "seed": 3, "guidance": 7.5, "image": None}
+    path = tmp_path / "a.png"
+    pictures.write(path, PIXELS, settings)
+    assert pictures.settings_of(path) == settings
+    np.testing.assert_array_equal(pictures.read(path), PIXELS)
+    first = path.read_bytes()
+    pictures.write(path, PIXELS, dict(reversed(settings.items())))
+    assert path.read_bytes() == first
+    with pytest.raises(ValueError, match="carries no settings"):
+        pictures.settings_of(saved(tmp_path / "b.png", PIXELS))
+    for text in ("{", "[" * 100_000, "[1]"):
+        about = PngImagePlugin.PngInfo()
+        about.add_text(pictures.KEY, text)
+        with pytest.raises(ValueError, match="settings are"):
+            pictures.settings_of(saved(tmp_path / "c.png", PIXELS, pnginfo=about))
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        pictures.read(tmp_path / "none.png")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="is no sound picture"):
+        pictures.read(tmp_path / "a.png")
+    whole = saved(tmp_path / "b.png", PIXELS).read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[:-30])
+    with pytest.raises(ValueError, match="is no sound picture"):
+        pictures.read(tmp_path / "b.png")
+    saved(tmp_path / "c.tiff", np.full((2, 2), 0.5, np.float32))
+    with pytest.raises(ValueError, match=r"numbers 0\.5 \.\. 0\.5 for pixels"), pytest.warns(UserWarning):
+        pictures.read(tmp_path / "c.tiff")

@@ -1,0 +1,89 @@
+"""Pairs of times, curricula and distances of the few-step objectives: their published values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion import objectives, parameterizations, timesteps
+from tests.objectives.few_step_cases import EDM, keys_and_data
+
+
+def test_curricula_are_the_published_ones():
+    """Song et al. 2023, appendix C; Song and Dhariwal 2023, eq. 11: from 10 to 1280 in eight stages."""
+    first = objectives.consistency_times.square_root_curriculum(800)
+    second = objectives.consistency_times.doubling_curriculum(800)
+    expected = lambda k: np.ceil(np.sqrt(k / 800 * (151**2 - 4) + 4) - 1) + 1
+    steps = (0, 1, 400, 799, 800)
+    np.testing.assert_array_equal([first(k) for k in (*steps, 900)], [*map(expected, steps), 151])
+    np.testing.assert_array_equal(
+        [second(k) for k in (0, 99, 100, 250, 700, 799, 5000)], [11, 11, 21, 41, 1281, 1281, 1281]
+    )
+
+
+@pytest.mark.parametrize("improved", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_pairs_of_times_have_the_published_probabilities(improved):
+    """Neighbours on Karras's grid; n uniform (CT), or by the difference of normal distribution functions (iCT)."""
+    N, size = 9, 20_000
+    if improved:
+        density = timesteps.log_normal(EDM, -1.1, 2.0)
+    else:
+        density = objectives.consistency_times.ramp_density(EDM)
+    keys = jax.random.split(jax.random.key(0), size)
+    pairs = objectives.consistency_times.discretised(lambda step: N)
+    t, s = jax.jit(lambda keys: pairs(EDM, density.sample((), keys, jnp.arange(size))[0], 0))(keys)
+    grid = 80 * np.sort(timesteps.karras(EDM, N)[:-1])
+    i = np.searchsorted(grid, 80 * np.asarray(s) * (1 + 1e-4)) - 1
+    np.testing.assert_allclose(80 * np.asarray(s), grid[i], rtol=2e-4)
+    np.testing.assert_allclose(80 * np.asarray(t), grid[i + 1], rtol=2e-4)
+    mass = np.ones(N - 1)
+    if improved:
+        mass = np.diff(scipy.stats.norm.cdf((np.log(grid) + 1.1) / 2.0))
+    expected = size * mass / mass.sum()
+    assert scipy.stats.chisquare(np.bincount(i, minlength=N - 1), expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("t, pair", [(1.0, slice(0, 2)), (0.001 / 80, slice(-2, None))])
+def test_times_beyond_the_range_belong_to_its_first_and_last_pair(t, pair):
+    """Karras's values from sigma = 0.002 to 40 on a schedule that goes from 0 to 80."""
+    pairs = objectives.consistency_times.discretised(lambda step: 9, sigma_max=40.0)
+    found = np.concatenate(pairs(EDM, jnp.float32([t]), 0))
+    np.testing.assert_allclose(found, np.asarray(timesteps.karras(EDM, 9, 0.002, 40.0))[:-1][pair], rtol=1e-3)
+
+
+def test_easy_consistency_tuning_closes_the_gap_by_q_a_stage():
+    """r = t (1 - (1 + 8 sigmoid(-t)) / q^a) of Geng et al. 2024; none below 0, where the target is the data."""
+    pairs = objectives.consistency_times.shrinking(100, q=4.0)
+    sigma = np.array([0.01, 0.5, 3.0, 40.0])
+    for step, a in ((0, 1), (99, 1), (100, 2), (350, 4)):
+        t, s = pairs(EDM, jnp.float32(sigma / 80), step)
+        expected = np.maximum(sigma * (1 - (1 + 8 / (1 + np.exp(sigma))) / 4.0**a), 0)
+        np.testing.assert_allclose(80 * np.asarray(s), expected, rtol=1e-4)
+        np.testing.assert_allclose(80 * np.asarray(t), sigma, rtol=1e-6)
+
+
+def test_easy_consistency_tuning_starts_as_denoising():
+    """Where s = 0 the target is x_0 itself: (SNR + 4) |f(x_t, t) - x_0|."""
+    keys, batch = keys_and_data(64)
+    batch["noise"] = eps = np.random.default_rng(0).standard_normal((64, 2)).astype(np.float32)
+    model = lambda x, clock, c: jnp.zeros_like(x)
+    objective = objectives.ect(EDM, parameterizations.edm(), 100)
+    losses, metrics = jax.jit(lambda keys: objective({"model": model}, EDM, keys, batch, 0))(keys)
+    start = np.asarray(metrics["s"]) == 0
+    assert 0 < start.sum() < 64
+    sigma = 80 * np.asarray(metrics["t"])[start]
+    x_0 = np.asarray(batch["x"])[start]
+    f = 0.25 / (sigma**2 + 0.25)
+    error = f[:, None] * (x_0 + sigma[:, None] * eps[start]) - x_0
+    np.testing.assert_allclose(losses[start], (sigma**-2 + 4) * np.linalg.norm(error, axis=1), rtol=1e-3)
+
+
+def test_pseudo_huber_is_between_the_distances():
+    a, b = jnp.array([[3.0, 4.0], [1.0, 1.0]]), jnp.array([[0.0, 0.0], [1.0, 1.0]])
+    huber = objectives.few_step.pseudo_huber
+    np.testing.assert_allclose(huber(0.0)(a, b), [5, 0])
+    np.testing.assert_allclose(huber(12.0)(a, b), [1, 0], atol=1e-6)
+    offset = 0.00054 * np.sqrt(2)
+    np.testing.assert_allclose(huber()(a, b), [np.hypot(5, offset) - offset, 0], rtol=1e-6, atol=1e-9)
+    assert np.isfinite(jax.grad(lambda a: huber(0.0)(a, b).sum())(a)).all()

@@ -1,0 +1,110 @@
+"""Improved DDPM's objective against the discrete process written out with its betas, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import objectives, parameterizations, samplers, schedules, timesteps
+from diffusion.objectives.hybrid import bound_term, discretized_gaussian_log_likelihood
+from tests.objectives.objective_cases import at
+
+T = 50
+BETAS = np.linspace(1e-3, 0.2, T)
+ALPHA_BAR = np.cumprod(1 - BETAS)
+PREVIOUS = np.append(1.0, ALPHA_BAR[:-1])
+
+
+def posterior(i, x_t, x_0):
+    """Ho et al. 2020, eq. 7: mean and variance of q(x_{i-1} | x_i, x_0), with i from 0."""
+    of_x0 = np.sqrt(PREVIOUS[i]) * BETAS[i] / (1 - ALPHA_BAR[i])
+    of_xt = np.sqrt(1 - BETAS[i]) * (1 - PREVIOUS[i]) / (1 - ALPHA_BAR[i])
+    return of_x0 * x_0 + of_xt * x_t, BETAS[i] * (1 - PREVIOUS[i]) / (1 - ALPHA_BAR[i])
+
+
+@pytest.mark.parametrize("i", [1, 7, T - 1])
+def test_bound_term_is_the_kl_divergence_between_the_two_steps(i):
+    rng = np.random.default_rng(i)
+    x_0, estimate, fraction = rng.uniform(-1, 1, (3, 4, 6))
+    fraction = (fraction + 1) / 2
+    x_t = np.sqrt(ALPHA_BAR[i]) * x_0 + np.sqrt(1 - ALPHA_BAR[i]) * rng.standard_normal((4, 6))
+    mean, variance = posterior(i, x_t, x_0)
+    model_mean, _ = posterior(i, x_t, estimate)
+    model_variance = np.exp(fraction * np.log(BETAS[i]) + (1 - fraction) * np.log(variance))
+    kl = 0.5 * (np.log(model_variance / variance) + variance / model_variance - 1
+                + (mean - model_mean) ** 2 / model_variance)
+    schedule = schedules.from_betas(BETAS)
+    t = jnp.full(4, (i + 1) / T)
+    prediction = parameterizations.Prediction(jnp.float32(estimate), jnp.zeros((4, 6)), jnp.float32(fraction))
+    found = bound_term(schedule, t, jnp.float32(x_0), jnp.float32(x_t), prediction, T)
+    np.testing.assert_allclose(found, kl.mean(axis=1) / np.log(2), rtol=2e-3, atol=1e-5)
+
+
+def test_first_step_is_the_likelihood_of_the_256_levels():
+    schedule = schedules.from_betas(BETAS)
+    x_0 = jnp.float32(np.linspace(-1, 1, 256)[None, ::17])
+    fraction = jnp.full_like(x_0, 0.3)
+    found = bound_term(schedule, jnp.array([1 / T]), x_0, x_0,
+                       parameterizations.Prediction(0.9 * x_0, x_0, fraction), T)
+    # The smallest variance at the first step is the second step's, as in the authors' code.
+    low = np.log(BETAS[1] * (1 - PREVIOUS[1]) / (1 - ALPHA_BAR[1]))
+    log_std = 0.5 * (low + 0.3 * (np.log(BETAS[0]) - low))
+    expected = -discretized_gaussian_log_likelihood(x_0, 0.9 * x_0, jnp.full_like(x_0, log_std)).mean() / np.log(2)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mean", [-1.2, -1.0, 0.013, 0.8, 1.5])
+@pytest.mark.parametrize("log_std", [-6.0, -3.0, 0.0])
+def test_levels_share_all_of_the_probability(mean, log_std):
+    levels = jnp.linspace(-1, 1, 256)
+    log_p = discretized_gaussian_log_likelihood(levels, jnp.full(256, mean), jnp.full(256, log_std))
+    assert np.all(np.isfinite(log_p))
+    np.testing.assert_allclose(np.exp(np.float64(log_p)).sum(), 1, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_the_bound_trains_the_variance_alone():
+    """With the simple loss taken out by a perfect mean, the gradient of the first half of the channels vanishes."""
+    schedule = schedules.linear_beta()
+    objective = objectives.hybrid(parameterizations.epsilon(), timesteps.discrete_density(schedule))
+    x = jnp.zeros((8, 3, 2)) + 0.1
+    keys = jax.random.split(jax.random.key(0), 8)
+
+    def loss(shift, fraction, part):
+        network = lambda x_t, t, c: jnp.concatenate([0 * x_t + shift, 0 * x_t + fraction], axis=-1)
+        return objective({"model": network}, schedule, keys, {"x": x}, 0)[1][part].mean()
+
+    assert jax.grad(loss, argnums=0)(0.3, 0.2, "vlb") == 0
+    assert jax.grad(loss, argnums=1)(0.3, 0.2, "vlb") != 0
+    assert jax.grad(loss, argnums=0)(0.3, 0.2, "mse") != 0
+    assert jax.grad(loss, argnums=1)(0.3, 0.2, "mse") == 0
+
+
+def test_learned_variance_samples_between_the_two_fixed_ones():
+    schedule = schedules.linear_beta()
+    plan = timesteps.plan(np.array([0.5, 0.3]))
+    keys = jax.random.split(jax.random.key(0), 5)
+    x = jax.random.normal(jax.random.key(1), (5, 4))
+
+    def run(fraction, variance):
+        denoise = lambda x, t: parameterizations.Prediction(0.5 * x, x, jnp.full_like(x, fraction))
+        return samplers.sample(samplers.ddpm(variance), denoise, schedule, x, plan, keys)
+
+    np.testing.assert_allclose(run(0.0, "learned"), run(0.0, "small"), rtol=1e-5)
+    np.testing.assert_allclose(run(1.0, "learned"), run(0.0, "large"), rtol=1e-5)
+    with pytest.raises(ValueError, match="learned_variance"):
+        denoise = lambda x, t: parameterizations.Prediction(0.5 * x, x)
+        samplers.sample(samplers.ddpm("learned"), denoise, schedule, x, plan, keys)
+
+
+def test_the_first_half_of_the_channels_is_the_parameterizations(x64):
+    """The squared error of 0.3 x to the noise; the bound's term is in test_objectives and above."""
+    schedule, rng = schedules.from_betas(BETAS), np.random.default_rng(0)
+    x_0, eps = rng.uniform(-1, 1, (2, 4, 6))
+    network = lambda x, t, condition: jnp.concatenate([0.3 * x, 0.7 + 0 * x], axis=-1)
+    objective = objectives.hybrid(parameterizations.epsilon(), at(8 / T), T)
+    keys, batch = jax.random.split(jax.random.key(0), 4), {"x": jnp.asarray(x_0), "noise": jnp.asarray(eps)}
+    losses, metrics = objective({"model": network}, schedule, keys, batch, 0)
+    x_t = np.sqrt(ALPHA_BAR[7]) * x_0 + np.sqrt(1 - ALPHA_BAR[7]) * eps
+    np.testing.assert_allclose(metrics["mse"], np.square(0.3 * x_t - eps).mean(1), rtol=1e-6)
+    np.testing.assert_allclose(losses, metrics["mse"] + metrics["vlb"], rtol=1e-6)

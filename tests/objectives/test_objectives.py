@@ -1,0 +1,154 @@
+"""Conformance of every objective as a function of a batch: shapes, precision, formulas, what reaches the network."""
+
+import inspect
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import couplings, objectives, parameterizations, schedules, timesteps
+from tests.objectives.objective_cases import OBJECTIVES, SCHEDULES, at, every_objective, losses_of, network_of, spy
+
+# Proven in files of their own: what has several players, or no linear network as its optimum.
+ELSEWHERE = {
+    "hybrid": "test_hybrid.py: the variance's term against the discrete process, the mean's gradient stopped",
+    "with_uncertainty": "test_uncertainty.py",
+    "with_augmentation": "data/test_augmentation.py: the objective it wraps, on what the augmentation makes",
+    **dict.fromkeys(
+        ["adversarial_discriminator", "adversarial_generator", "cd", "consistency_distillation", "consistency_training",
+         "continuous_consistency", "ct", "distribution_matching", "ect", "fake_score", "ict", "improved_mean_flow",
+         "latent_consistency_distillation", "mean_flow", "progressive_distillation", "regression", "shortcut"],
+        "few_step_cases.py: test_few_step_optima.py and others hold what their papers guarantee",
+    ),
+}  # fmt: skip
+
+
+def test_every_objective_is_proven_here_or_elsewhere():
+    """denoising, added and with_condition_dropout appear here under other names."""
+    under_other_names = {"denoising", "added", "with_condition_dropout"}
+    makes_one = lambda name: inspect.signature(getattr(objectives, name)).return_annotation == objectives.Objective
+    functions = [name for name in objectives.__all__ if inspect.isfunction(getattr(objectives, name))]
+    published = {name for name in functions if makes_one(name)}
+    assert published - under_other_names <= set(OBJECTIVES) | set(ELSEWHERE)
+    for name, where in ELSEWHERE.items():
+        text = (pathlib.Path(__file__).parents[1] / where.partition(":")[0]).read_text()
+        assert f"{name}(" in text, f"{where} does not mention {name}"
+
+
+@every_objective
+@pytest.mark.parametrize("shape", [(), (2, 3, 1, 2)])
+def test_losses_are_per_example_float32_for_any_rank(name, shape):
+    case = OBJECTIVES[name]
+    if not shape and len(case.targets(0.6, 0.8, -1, 1, 0.4)) > 1:
+        shape = (1,)  # several outputs lie side by side in the channels, so there must be some
+    keys, x = jax.random.split(jax.random.key(0), 6), jnp.ones((6, *shape))
+    objective = case.make(timesteps.uniform_density(SCHEDULES["linear_beta"]))
+    network = network_of(case, lambda x, clock, condition: 0.5 * x)
+    run = lambda keys, x: losses_of(objective, network, SCHEDULES["linear_beta"], keys, x, **case.batch(x))
+    losses, metrics = jax.eval_shape(run, keys, x)
+    assert losses.shape == (6,)
+    assert losses.dtype == jnp.float32
+    assert "t" in metrics
+    assert all(value.shape == (6,) for value in metrics.values())
+
+
+@every_objective
+def test_half_precision_networks_give_float32_losses(name):
+    """bfloat16 outputs cost digits once, not again in the loss."""
+    case = OBJECTIVES[name]
+    keys, x = jax.random.split(jax.random.key(0), 6), jnp.ones((6, 2))
+    objective = case.make(timesteps.uniform_density(SCHEDULES["linear_beta"]))
+    half = network_of(case, lambda x, clock, condition: (0.5 * x).astype(jnp.bfloat16))
+    rounded = lambda *inputs: jax.tree.map(lambda y: y.astype(jnp.float32), half(*inputs))
+    losses, _ = losses_of(objective, half, SCHEDULES["linear_beta"], keys, x, **case.batch(x))
+    assert losses.dtype == jnp.float32
+    assert np.isfinite(losses).all()
+    expected, _ = losses_of(objective, rounded, SCHEDULES["linear_beta"], keys, x, **case.batch(x))
+    np.testing.assert_array_equal(losses, expected)
+
+
+def test_flow_matching_is_its_formula():
+    """mean |u - (eps - x_0)|^2 on x_t = (1 - t) x_0 + t eps (Liu et al. 2023, eq. 1), from what the network saw."""
+    schedule, seen = schedules.rectified_flow(), []
+    keys, x0 = jax.random.split(jax.random.key(0), 6), jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 4)))
+    objective = objectives.flow_matching(timesteps.logit_normal(schedule))
+    losses, metrics = losses_of(objective, spy(seen), schedule, keys, x0)
+    t, x_t = np.asarray(metrics["t"])[:, None], np.asarray(seen[0][0])
+    eps = (x_t - (1 - t) * np.asarray(x0)) / t
+    np.testing.assert_allclose(losses, np.square(eps - np.asarray(x0)).mean(1), rtol=1e-4)
+    np.testing.assert_array_equal(seen[0][1], metrics["t"])
+
+
+def test_ddpm_loss_is_its_formula():
+    """mean |eps - eps_theta|^2 (Ho et al. 2020, eq. 14): with a network that says 0 it is mean |eps|^2."""
+    schedule, seen = schedules.linear_beta(), []
+    keys, x0 = jax.random.split(jax.random.key(0), 6), jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 4)))
+    objective = OBJECTIVES["ddpm"].make(timesteps.discrete_density(schedule))
+    losses, metrics = losses_of(objective, spy(seen), schedule, keys, x0)
+    alpha, sigma = (np.asarray(f(metrics["t"]))[:, None] for f in (schedule.alpha, schedule.sigma))
+    eps = (np.asarray(seen[0][0]) - alpha * np.asarray(x0)) / sigma
+    np.testing.assert_allclose(losses, np.square(eps).mean(1), rtol=1e-3)
+
+
+def test_coupling_decides_the_pairs():
+    schedule, seen = schedules.rectified_flow(), []
+    keys, x0 = jax.random.split(jax.random.key(0), 6), jnp.zeros((6, 3))
+    drawn = []
+
+    def reversed_pairs(keys, x0, eps):
+        drawn.append(eps)
+        return eps[::-1]
+
+    objective = objectives.flow_matching(at(1.0), coupling=reversed_pairs)
+    losses_of(objective, spy(seen), schedule, keys, x0)
+    np.testing.assert_array_equal(seen[0][0], drawn[0][::-1])  # at t = 1 the network sees eps itself
+    seen.clear()
+    losses_of(objectives.flow_matching(at(1.0), coupling=couplings.independent()), spy(seen), schedule, keys, x0)
+    np.testing.assert_array_equal(seen[0][0], drawn[0])
+
+
+def test_clock_and_condition_reach_the_network():
+    schedule, seen = schedules.rectified_flow(), []
+    keys, labels = jax.random.split(jax.random.key(0), 4), jnp.arange(4)
+    objective = objectives.flow_matching(at(0.25), clock=parameterizations.steps())
+    losses_of(objective, spy(seen), schedule, keys, jnp.ones((4, 2)), condition=labels)
+    np.testing.assert_allclose(seen[0][1], 249.0)
+    np.testing.assert_array_equal(seen[0][2], labels)
+
+
+@every_objective
+def test_importance_multiplies_and_the_density_gets_its_state(name):
+    """An adaptive density keeps its state in the batch, and its importance undoes its preference."""
+    case, keys, x = OBJECTIVES[name], jax.random.split(jax.random.key(0), 6), jnp.ones((6, 2))
+
+    def with_importance(state, keys, index):
+        return jnp.full(6, 0.5), jnp.broadcast_to(state, 6)
+
+    density = timesteps.Density(lambda: jnp.float32(1.0), with_importance, lambda state, t, losses: state)
+    network = network_of(case, lambda x, clock, condition: 0.5 * x)
+
+    def value(**state):
+        losses, metrics = losses_of(case.make(density), network, SCHEDULES["cosine"], keys, x, **case.batch(x), **state)
+        return losses if case.part is None else metrics[case.part]
+
+    np.testing.assert_allclose(value(density=jnp.float32(3.0)), 3 * value(), rtol=1e-6)
+
+
+def test_hybrid_is_finite_with_gradients_at_every_time():
+    """Improved DDPM's objective, whose values have tests of their own, from the first step to the last."""
+    schedule, keys = schedules.linear_beta(), jax.random.split(jax.random.key(0), 4)
+    x0 = jnp.asarray(np.array([[-1.0, 1.0, 0.0039]] * 4, np.float32))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(parameters, t):
+        network = lambda x, clock, condition: jnp.concatenate([parameters[0] * x, parameters[1] + 0 * x], axis=-1)
+        return losses_of(objectives.hybrid(parameterizations.epsilon(), at(t)), network, schedule, keys, x0)[0].sum()
+
+    for t in (0.001, 0.002, 0.5, 1.0):
+        for parameters in ([0.1, 0.1], [3.0, -1.0], [-2.0, 1.0]):
+            value, gradient = loss(jnp.array(parameters), t)
+            assert np.isfinite(value), (t, parameters)
+            assert np.isfinite(gradient).all(), (t, parameters)

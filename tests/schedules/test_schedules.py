@@ -1,0 +1,249 @@
+"""Conformance of every schedule in `schedule_cases.SCHEDULES`, against its definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from diffusion import schedules
+from tests.conformance import slow_but
+from tests.schedules import schedule_cases
+from tests.schedules.schedule_cases import INTERIOR, LINEAR, NAMES, SCALED_LINEAR, SCHEDULES
+
+SLOW = [  # others are like them, or take long to compile
+    "sigmoid(0, 3, 0.3)", "shifted(rectified_flow, 3)", "shifted(variance_exploding, 0.2)", "from_alpha_sigma(circles)",
+    "from_alpha_sigma(exploding)", "from_alpha_sigma(lines at another pace)",
+]  # fmt: skip
+every_schedule = pytest.mark.parametrize(
+    "name", slow_but([(name,) for name in NAMES if name not in SLOW], [(name,) for name in NAMES])
+)
+# For what holds by the way a schedule is written more than by its formula: one of each way in the fast suite.
+FAST = ["linear_beta", "edm", "learned", "zero_terminal_snr(variance_preserving)"]
+each_kind = pytest.mark.parametrize("name", slow_but([(name,) for name in FAST], [(name,) for name in NAMES]))
+
+
+@pytest.fixture(scope="module")
+def made():
+    return schedule_cases.made()
+
+
+@every_schedule
+@pytest.mark.parametrize("dtype, rtol", [(np.float32, 2e-5), (np.float64, 1e-10)])
+def test_coefficients_equal_the_definition(made, name, dtype, rtol):
+    """With a relative tolerance: small sigmas near the data and small alphas near the noise must not lose digits."""
+    with jax.enable_x64(dtype == np.float64):
+        t = INTERIOR.astype(dtype)
+        t = t[t >= max(SCHEDULES[name].smallest, 1e-4)]
+        alpha_squared, sigma_squared = SCHEDULES[name].squares(t.astype(np.float64))
+        alpha, sigma, log_snr = made[name].alpha(t), made[name].sigma(t), made[name].log_snr(t)
+        assert alpha.dtype == sigma.dtype == log_snr.dtype == dtype
+    np.testing.assert_allclose(alpha, np.sqrt(alpha_squared), rtol=rtol)
+    np.testing.assert_allclose(sigma, np.sqrt(sigma_squared), rtol=rtol)
+    np.testing.assert_allclose(log_snr, np.log(alpha_squared / sigma_squared), rtol=rtol, atol=4 * rtol)
+
+
+@pytest.mark.parametrize("name, betas", [("linear_beta", LINEAR), ("scaled_linear", SCALED_LINEAR)])
+def test_discrete_process_is_exact_at_its_times(made, name, betas, x64):
+    """alpha_bar_i = prod_{j <= i} (1 - beta_j) by multiplication, at t = (i + 1) / 1000, in float64."""
+    alpha_bar = np.cumprod(1 - betas)
+    t = np.arange(1, 1001) / 1000
+    np.testing.assert_allclose(made[name].alpha(t) ** 2, alpha_bar, rtol=1e-12)
+    np.testing.assert_allclose(made[name].sigma(t) ** 2, 1 - alpha_bar, rtol=1e-10)  # 1 - x loses digits in numpy
+
+
+@pytest.mark.parametrize("name, betas", [("linear_beta", LINEAR), ("scaled_linear", SCALED_LINEAR)])
+def test_discrete_process_in_float32_is_its_table_rounded(made, name, betas):
+    """A time rounded to float32 still finds its grid point: nothing is interpolated there."""
+    alpha_bar = np.cumprod(1 - betas)
+    t = (np.arange(1, 1001) / 1000).astype(np.float32)
+    np.testing.assert_allclose(made[name].alpha(t), np.sqrt(alpha_bar), rtol=2e-6)
+    np.testing.assert_allclose(made[name].sigma(t), np.sqrt(1 - alpha_bar), rtol=2e-6)
+
+
+def test_published_values_of_ddpm(made, x64):
+    """alpha_bar_T of the linear schedule: about 4.04e-5 (Ho et al. 2020 report a prior term near zero)."""
+    np.testing.assert_allclose(made["linear_beta"].alpha(1.0) ** 2, 4.0358e-5, rtol=1e-4)
+    np.testing.assert_allclose(made["scaled_linear"].log_snr(1.0), np.log(0.00466 / 0.99534), atol=2e-3)
+
+
+@every_schedule
+@pytest.mark.parametrize("x64", [False, True])
+def test_ends(made, name, x64):
+    schedule, (alpha_end, sigma_end) = made[name], SCHEDULES[name].bounds
+    with jax.enable_x64(x64):
+        assert schedule.alpha(0.0) == 1
+        assert schedule.sigma(0.0) == 0
+        assert schedule.log_snr(0.0) == np.inf
+        assert schedule.inverse_log_snr(np.inf) == 0
+        assert 0 <= schedule.t_min < schedule.t_max == 1
+        np.testing.assert_allclose(schedule.alpha(schedule.t_max), alpha_end, rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(schedule.sigma(schedule.t_max), sigma_end, rtol=1e-5)
+        if alpha_end == 0:
+            assert schedule.alpha(1.0) == 0
+            assert schedule.log_snr(1.0) == -np.inf
+            np.testing.assert_allclose(schedule.inverse_log_snr(-np.inf), 1, rtol=1e-6)
+
+
+@every_schedule
+def test_log_snr_decreases(made, name):
+    schedule = made[name]
+    t = np.linspace(0, 1, 2001, dtype=np.float32)
+    log_snr = np.asarray(schedule.log_snr(t), np.float64)
+    assert not np.isnan(log_snr).any()
+    assert (np.diff(log_snr[np.isfinite(log_snr)]) < 0).all()
+    rounding = np.finfo(np.float32).eps  # of values near 1
+    assert (np.diff(np.asarray(schedule.sigma(t))) >= -rounding).all()
+    assert (np.diff(np.asarray(schedule.alpha(t))) <= rounding).all()
+
+
+@every_schedule
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 2e-6), (np.float64, 1e-13)])
+def test_inverse_returns_t(made, name, dtype, tolerance):
+    """inverse_log_snr(log_snr(t)) = t up to how far one rounding of the log-SNR moves t."""
+    with jax.enable_x64(dtype == np.float64):
+        t = INTERIOR.astype(dtype)
+        log_snr = made[name].log_snr(t)
+        back = made[name].inverse_log_snr(log_snr)
+        assert back.dtype == dtype
+    slope = np.abs(np.gradient(np.asarray(log_snr, np.float64), t.astype(np.float64)))
+    ulp = np.finfo(dtype).eps * np.maximum(np.abs(log_snr), 1)
+    error = np.abs(np.asarray(back, np.float64) - t) / (ulp / slope + tolerance * t)
+    assert error.max() <= 8
+
+
+@every_schedule
+def test_drift_and_diffusion_are_the_derivatives(made, name, x64):
+    """f = d log alpha / dt, g^2 = d sigma^2 / dt - 2 f sigma^2, by central differences of the definition.
+
+    The points are away from multiples of 1/1000 and 1/4, where the discrete processes have kinks.
+    """
+    t, h = np.round(np.linspace(50, 950, INTERIOR.size)) / 1000 + 0.0004, 1e-6
+    (a_plus, s_plus), (a_minus, s_minus) = SCHEDULES[name].squares(t + h), SCHEDULES[name].squares(t - h)
+    drift = (np.log(a_plus) - np.log(a_minus)) / (4 * h)
+    g_squared = (s_plus - s_minus) / (2 * h) - 2 * drift * SCHEDULES[name].squares(t)[1]
+    np.testing.assert_allclose(made[name].drift(t), drift, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(made[name].diffusion(t) ** 2, g_squared, rtol=1e-6, atol=1e-8)
+    assert (np.asarray(made[name].diffusion(t)) >= 0).all()
+
+
+@each_kind
+def test_automatic_differentiation_agrees_with_the_drift(made, name, x64):
+    """d log alpha / dt through JAX, also at the grid points of the discrete processes: velocity targets rest on it."""
+    schedule = made[name]
+    for t in (0.3, 0.5, 0.7004):
+        derivative = jax.grad(lambda t: jnp.log(schedule.alpha(t)))(t)
+        np.testing.assert_allclose(derivative, schedule.drift(t), rtol=1e-9, atol=1e-12)
+        sigma_derivative = jax.grad(schedule.sigma)(t)
+        g_squared = 2 * schedule.sigma(t) * sigma_derivative - 2 * schedule.drift(t) * schedule.sigma(t) ** 2
+        np.testing.assert_allclose(g_squared, schedule.diffusion(t) ** 2, rtol=1e-9)
+
+
+@each_kind
+def test_any_shape_of_t(made, name):
+    """A matrix of times, its rows in one, and a single time give the same numbers in their shapes."""
+    t = np.linspace(0.2, 0.7, 6, dtype=np.float32).reshape(2, 3)
+    for function in made[name][:6]:
+        values = function(t)
+        assert values.shape == (2, 3)
+        np.testing.assert_allclose(function(t.ravel()), values.ravel(), rtol=1e-6, atol=1e-6)
+        assert function(t[1, 1]).shape == ()
+        np.testing.assert_allclose(function(t[1, 1]), values[1, 1], rtol=1e-6, atol=1e-6)
+
+
+@each_kind
+def test_low_precision_times_are_promoted(made, name):
+    """bfloat16 and integer times give float32 coefficients, the same as the float32 time that they stand for."""
+    schedule = made[name]
+    for t in (jnp.bfloat16(0.3), jnp.float16(0.3)):
+        for function in (schedule.alpha, schedule.sigma, schedule.log_snr, schedule.drift, schedule.diffusion):
+            value = function(t)
+            assert value.dtype == jnp.float32
+            np.testing.assert_allclose(value, function(t.astype(jnp.float32)), rtol=1e-7)
+    for function in (schedule.alpha, schedule.sigma):
+        assert function(jnp.int32(0)).dtype == jnp.float32
+        assert function(jnp.int32(1)) == function(jnp.float32(1))
+    assert schedule.inverse_log_snr(jnp.bfloat16(2.0)).dtype == jnp.float32
+
+
+@every_schedule
+def test_float32_is_finite_near_both_ends(made, name):
+    schedule = made[name]
+    ends = np.array([schedule.t_min, max(schedule.t_min, 1e-6), 1e-5, 1 - 6e-8, 1 - 1e-6, 1 - 1e-4], np.float32)
+    for t in ends[ends > 0]:
+        for function in schedule[:6]:
+            argument = schedule.log_snr(t) if function is schedule.inverse_log_snr else t
+            assert np.isfinite(function(argument)), (t, function)
+        assert schedule.sigma(t) > 0
+        assert schedule.alpha(t) > 0
+
+
+@each_kind
+def test_functions_compile(made, name):
+    t = jnp.float32(0.4)
+    schedule = made[name]
+    compiled = jax.jit(lambda t: [f(t) for f in schedule[:3]] + [schedule.drift(t), schedule.diffusion(t)])(t)
+    eager = [f(t) for f in schedule[:3]] + [schedule.drift(t), schedule.diffusion(t)]
+    np.testing.assert_allclose(compiled, eager, rtol=1e-5)
+
+
+@each_kind
+def test_prior_is_the_noise_at_t_max(made, name):
+    schedule = made[name]
+    keys = jax.random.split(jax.random.key(0), 2000)
+    x = jax.vmap(lambda key: schedule.prior(key, (3,)))(keys)
+    assert x.shape == (2000, 3)
+    assert x.dtype == jnp.float32
+    alpha, sigma = SCHEDULES[name].bounds
+    scale = sigma if alpha == 1 else 1.0  # a variance-preserving process starts from N(0, I), an exploding one wide
+    assert scipy.stats.kstest(np.asarray(x).ravel() / scale, "norm").pvalue > 1e-3
+    np.testing.assert_array_equal(schedule.prior(keys[3], (3,)), x[3])
+
+
+@every_schedule
+def test_norm_is_one_along_the_process(made, name, x64):
+    """And homogeneous: it tells the point of the process from its ratio of alpha to sigma alone."""
+    alpha, sigma = made[name].alpha(INTERIOR), made[name].sigma(INTERIOR)
+    np.testing.assert_allclose(made[name].norm(alpha, sigma), 1, rtol=1e-9)
+    np.testing.assert_allclose(made[name].norm(7 * alpha, 7 * sigma), 7, rtol=1e-9)
+    assert schedules.preserves_variance(made[name]) == np.allclose(alpha**2 + sigma**2, 1, rtol=1e-7)
+
+
+def test_from_alpha_sigma_finds_the_inverse_and_the_slopes_alone():
+    """alpha = 1 - t^2 and sigma = t: the inverse solves t = (sqrt(1 + 4 r^2) - 1) / (2 r) with r = alpha / sigma."""
+    schedule = schedules.from_alpha_sigma(lambda t: 1 - t**2, lambda t: t)
+    t = np.array([1e-4, 0.03, 0.4, 0.9999], np.float32)
+    r = (1 - t.astype(np.float64) ** 2) / t
+    np.testing.assert_allclose(schedule.inverse_log_snr(2 * np.log(r)), 2 / (r + np.sqrt(r**2 + 4)), rtol=2e-6)
+    np.testing.assert_allclose(schedule.drift(t), -2 * t / (1 - t**2), rtol=1e-3)
+    np.testing.assert_allclose(schedule.diffusion(t) ** 2, 2 * t + 4 * t**3 / (1 - t**2), rtol=1e-3)
+    assert schedule.t_min == 0 and schedule.alpha(1.0) == 0
+
+
+def test_from_alpha_sigma_differentiates_through_its_parameters():
+    """sigma = p t, alpha = 1: the log-SNR y is reached at t = e^(-y / 2) / p, whose derivative in p is -t / p."""
+    of = lambda p: schedules.from_alpha_sigma(jnp.ones_like, lambda t: p * t).inverse_log_snr(jnp.float32(1.0))
+    value, slope = jax.value_and_grad(of)(jnp.float32(2.0))
+    np.testing.assert_allclose([value, slope], [np.exp(-0.5) / 2, -np.exp(-0.5) / 4], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "alpha, sigma, sentence",
+    [
+        (lambda t: 1.0, lambda t: t, "elementwise, with jnp.ones_like"),
+        (lambda t: t, lambda t: 1 - t, "must grow with t|inside"),
+        (lambda t: 1 - t, lambda t: jnp.sin(4 * t), "sigma > 0 inside"),
+        (lambda t: 1 - t / 2, lambda t: t * (1 - 0.9 * t), "must grow with t, from the data at t = 0"),
+        (lambda t: 2 - t, lambda t: t, "0 < alpha <= 1"),
+        (lambda t: 1 - t, lambda t: t / (1 - t), "finite"),
+    ],
+)
+def test_from_alpha_sigma_refuses_what_is_no_process(alpha, sigma, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        schedules.from_alpha_sigma(alpha, sigma)
+
+
+def test_from_alpha_sigma_refuses_what_is_no_function():
+    with pytest.raises(TypeError, match="alpha must be a function of t"):
+        schedules.from_alpha_sigma(np.linspace(1, 0, 10), lambda t: t)

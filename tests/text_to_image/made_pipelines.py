@@ -1,0 +1,39 @@
+"""The folders of tiny text-to-image pipelines that diffusers saved, made again from names, shapes and configs."""
+
+import functools
+import gzip
+import json
+import pathlib
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from tests.peers.made_weights import made
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image"
+LAST = ("conv_out.", "proj_out.")  # as in tests/peers/pipelines.py, with its factor
+SMALL = 0.1
+
+
+@functools.cache
+def fixture(name):
+    """(what is told of the folder and the walks, arrays)."""
+    arrays = load_file(FIXTURES / f"{name}.safetensors")
+    return json.loads(gzip.decompress(arrays.pop("about").tobytes())), arrays
+
+
+def folder(name, place):
+    """The folder that `save_pretrained` wrote, with the made weights."""
+    about, arrays = fixture(name)
+    for file, text in about["files"].items():
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).write_text(text)
+    for file, shapes in about["shapes"].items():
+        component = file.split("/")[0]
+        small = lambda key, component=component: component in ("unet", "transformer") and key.startswith(LAST)
+        tensors = {key: made(f"{component}.{key}", tuple(shape)) * np.float32(SMALL if small(key) else 1)
+                   for key, shape in shapes.items()}  # fmt: skip
+        tensors |= {key: arrays[f"kept/{component}/{key}"] for key in shapes if f"kept/{component}/{key}" in arrays}
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, place / file)
+    return place

@@ -1,0 +1,220 @@
+"""Settings in the files of pictures, as a stranger writes them: each ends in a sentence, soon, and in little memory."""
+
+import copy
+import io
+import json
+import os
+import pathlib
+import random
+import struct
+import time
+import types
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from diffusion import text_to_image
+from diffusion.io import pictures
+from diffusion.text_to_image import fields, pipelines
+from experiments.playground import request
+from experiments.sampling import from_prompt
+from tests.text_to_image import made_pipelines
+
+CHECKSUM = "0" * 64
+SOUND = {
+    "format": 1, "model": "model", "prompt": "a cat", "negative": None, "steps": 4, "guidance": 7.5, "sampler": "ddim",
+    "height": 20, "width": 16, "image": "image.png", "mask": None, "margins": [0, 4, 0, 0], "strength": None,
+    "loras": {}, "windows": False, "dtype": "float32", "batch_size": 2, "seeds": [1, 2], "tile": 0, "resamplings": 2,
+    "seed": 2, "at": 1, "checkpoint": CHECKSUM, "files": {"image.png": CHECKSUM}, "device": "cpu",
+    "versions": {"jax": "0.1"}, "label": 3,
+}  # fmt: skip
+HOSTILE = (
+    None, True, -1, 0, 1, 0.5, 1e308, -1e308, float("nan"), float("inf"), 10**30, 2**31, 2**32, 4097, 2**63, "", "x",
+    "x" * 300, "x" * 30_000, "x/" * 3000, "a\0b", "\ud800", "/", "..", "/dev/zero", "/dev/stdin", "~", "~nobody/x", [],
+    [[]], [0] * 4, [1] * 5, [40_000, 0, 40_000, 0], [2**30] * 4, [1e308] * 4, ["a"], [None] * 4, list(range(5000)), {},
+    {"a": None}, {"image.png": 3}, {"/dev/zero": CHECKSUM}, {"jax": None}, {"\ud800": 1.0}, {"x": 1e400}, "pipe",
+    {str(i): CHECKSUM for i in range(300)},
+)  # fmt: skip
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def holding(*chunks):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG")
+    made = file.getvalue()
+    return made[:33] + b"".join(chunks) + made[33:]
+
+
+def spelled(text, draw):
+    """A chunk with a text under our key."""
+    key, data = pictures.KEY.encode() + b"\0", text.encode("utf-8", "surrogatepass")
+    return draw.choice([
+        lambda: chunk(b"iTXt", key + b"\0\0\0\0" + data),
+        lambda: chunk(b"iTXt", key + b"\1\0\0\0" + zlib.compress(data)),
+        lambda: chunk(b"tEXt", key + data),
+        lambda: chunk(b"zTXt", key + b"\0" + zlib.compress(data)),
+    ])()  # fmt: skip
+
+
+def fuzzed(draw):
+    """The bytes of a file, from a source of random numbers."""
+    about = copy.deepcopy(SOUND)
+    for name in draw.sample(sorted(about), draw.choice([0, 1, 1, 1, 2, 3])):
+        if draw.random() < 0.1:
+            del about[name]
+        else:
+            about[name] = draw.choice(HOSTILE)
+    text, kind = json.dumps(about), draw.randrange(9)
+    if kind == 0:
+        at = draw.randrange(len(text))
+        text = draw.choice([text[:at], text[at:], text[:at] + draw.choice('{}[]",:0-eN\\u') + text[at + 1 :]])
+    elif kind == 1:
+        text = draw.choice(["[" * 100_000, "[[]," * 200_000 + "0]", "9" * 5000, '{"a":' * 50_000, "null", "3", "",
+                            json.dumps({**SOUND, "more": [[]] * 200_000}), " " * 3_000_000])  # fmt: skip
+    made = holding(spelled(text, draw))
+    if kind == 2:
+        key = pictures.KEY.encode()
+        made = holding(draw.choice([
+            chunk(b"zTXt", key + b"\0\0" + zlib.compress(b"[" * 10**7)), chunk(b"iTXt", key + b"\0\1\0\0\0" + b"junk"),
+            chunk(b"iTXt", key), chunk(b"tEXt", key), chunk(b"zTXt", key + b"\0"), chunk(b"zTXt", key + b"\0\7abc"),
+            chunk(b"acTL", b"\xff" * 8), chunk(b"acTL", b""), chunk(b"fcTL", bytes(3)), chunk(b"iCCP", b"a\0\0b"),
+            chunk(b"tRNS", b"") + chunk(b"PLTE", b""), chunk(b"pHYs", b"1"), chunk(b"eXIf", b"II*"),
+        ]), *draw.choice([(), (spelled(text, draw),)]))  # fmt: skip
+    elif kind == 3:
+        made = made[: draw.randrange(len(made))]
+    elif kind == 4:
+        at = draw.randrange(8, len(made))
+        made = made[:at] + bytes([draw.randrange(256)]) + made[at + 1 :]
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a folder that looks like a model's, a picture, and a pipe that nothing is written to."""
+    made, before = tmp_path_factory.mktemp("made"), os.getcwd()
+    os.chdir(made)
+    (made / "model").mkdir()
+    (made / "model" / "model_index.json").write_text("{}")
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save("image.png")
+    os.mkfifo("pipe")
+    yield made
+    os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def used(folder):
+    """(bytes of a file) -> the error of each of its users, or None; `make` is what makes the picture again."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(from_prompt, "MODEL", types.SimpleNamespace(value=None))
+    patch.setattr(from_prompt, "load", lambda settings: None)
+    patch.setattr(from_prompt, "checksum", lambda name, real=from_prompt.checksum: real(name) and CHECKSUM)
+    patch.setattr(pipelines, "fingerprint", lambda folder: CHECKSUM)
+
+    def use(content, make=lambda model, settings: [(1, np.zeros((8, 8, 3), np.uint8), {})] * len(settings["seeds"])):
+        patch.setattr(from_prompt, "make", make)
+        path = pathlib.Path("fuzzed.png")
+        path.write_bytes(content)
+        found = []
+        for user, where in ((request.of_file, (request.Asked(), folder)), (from_prompt.again, (str(folder / "out"),))):
+            try:
+                user(path, *where)
+            except (ValueError, FileNotFoundError) as error:
+                assert 0 < len(str(error)) < 2000
+                found.append(error)
+            else:
+                found.append(None)
+        for made in (folder / "out").glob("*"):
+            made.unlink()
+        return found
+
+    yield use
+    patch.undo()
+
+
+def test_sound_settings_are_taken(used):
+    assert used(holding(spelled(json.dumps(SOUND), random.Random(0)))) == [None, None]
+
+
+def test_every_setting_that_is_written_has_a_type_and_a_range():
+    names = {*from_prompt.SETTINGS, *from_prompt.RECORD, "format", *request.Asked.__dataclass_fields__}
+    assert names <= set(fields.CARRIED)
+    assert set(request.Asked.__dataclass_fields__) == set(fields.SETTINGS)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"steps": "4"}, "steps = '4': a whole number is needed"),
+    ({"steps": 1_000_000}, r"steps = 1000000: 1 \.\. 1000 are valid"),
+    ({"margins": [40_000, 0, 70_000, 0]}, r"margins = 70000: 0 \.\. 65536 are valid"),
+    ({"seeds": {"0": 1}}, r"seeds = .*: 1 \.\. 4096 seeds are needed"),
+    ({"files": []}, "files = .*: a table of at most 200 names"),
+    ({"versions": {"jax": 1}}, r"versions\['jax'\] = 1: a text is needed"),
+    ({"dtype": "float8"}, r"dtype = 'float8' is not such a text: float32\|bfloat16"),
+    ({"windows": 1}, "windows = 1: true or false"),
+    ({"at": 2}, "was made as number 2, from 0, of 2 pictures"),
+    ({"prompt": "x" * 20_001}, "prompt has 20001 characters, and at most 20000"),
+    ({"guidance": float("nan")}, "guidance = nan: a number"),
+    ({"image": "pipe"}, "pipe: there is no such file"),
+    ({"model": "/"}, "/, which .* was made with, is not there: name its folder by --model"),
+])  # fmt: skip
+def test_settings_of_another_kind_are_refused_in_words(used, wrong, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        raise used(holding(spelled(json.dumps(SOUND | wrong), random.Random(0))))[1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_fuzzed_settings_end_in_a_sentence(used, draw):
+    used(fuzzed(draw))
+
+
+def taken(call):
+    """(seconds, bytes of memory beyond what was held) of a call."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    words = lambda: dict(line.split(":") for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+    before, began = int(words()["VmRSS"].split()[0]), time.perf_counter()
+    call()
+    return time.perf_counter() - began, (int(words()["VmHWM"].split()[0]) - before) * 1024
+
+
+class Reached(Exception):
+    """All settings are taken."""
+
+
+@pytest.mark.slow
+def test_five_thousand_fuzzed_files_take_little(used, folder, tmp_path_factory, monkeypatch):
+    """Down to the point at which the model would begin; at most 2 s and 200 MB each."""
+    warnings.simplefilter("ignore")
+    model = text_to_image.load(made_pipelines.folder("sd", tmp_path_factory.mktemp("sd") / "model"))
+    real = from_prompt.make
+
+    def reached(*_):
+        raise Reached
+
+    monkeypatch.setattr(text_to_image, "_told", reached)
+    counted = []
+
+    def make(_, settings):
+        try:
+            return real(model, settings)
+        except Reached:
+            counted.append(settings)
+            return [(0, np.zeros((8, 8, 3), np.uint8), {})] * len(settings["seeds"])
+
+    monkeypatch.setattr(from_prompt.pipelines, "fingerprint", lambda folder: CHECKSUM)
+    used(fuzzed(random.Random(0)), make)
+    most = (0.0, 0)
+    for seed in range(5000):
+        content = fuzzed(random.Random(seed))
+        seconds, memory = taken(lambda content=content: used(content, make))
+        assert seconds < 2 and memory < 200e6, (seed, seconds, memory)
+        most = max(most[0], seconds), max(most[1], memory)
+    print(f"\n5,000 files: at most {most[0]:.2f} s and {most[1] / 1e6:.0f} MB; {len(counted)} were sound settings")
+    assert len(counted) > 500

@@ -1,0 +1,371 @@
+"""From a prompt to a picture: the whole pipeline is diffusers', pictures are edited, and wrong settings are refused."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import tempfile
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import flow_maps, samplers, text_to_image, timesteps
+from diffusion.data.transforms import to_model, to_uint8
+from diffusion.models import interchange
+from diffusion.models.autoencoders import latent_space as autoencoders
+from diffusion.models.interchange import folders, schedulers
+from diffusion.text_to_image import pipelines, requests
+from tests.peers.made_weights import drawn
+from tests.text_to_image import made_pipelines
+
+PROMPTS = ["a cat", "the red car on a hill"]
+ABOUT, FOUND = made_pipelines.fixture("sd")
+
+
+class Compiled:
+    """A network, compiled once, that runs inside `jax.disable_jit`: the walks around it are not worth a compilation."""
+
+    def __init__(self, module):
+        self._module = module
+        self._call = jax.jit(lambda params, *rest: module.apply({"params": params}, *rest))
+
+    def apply(self, variables, x, clock, condition):
+        with jax.disable_jit(False):
+            return self._call(variables["params"], x, jnp.asarray(clock, jnp.float32), dict(condition))
+
+    def __getattr__(self, name):
+        return getattr(self._module, name)
+
+
+@functools.cache
+def loaded(name="sd"):
+    with tempfile.TemporaryDirectory() as place:
+        return text_to_image.load(made_pipelines.folder(name, pathlib.Path(place)))
+
+
+@functools.cache
+def compiled(name):
+    """(model, told, untold) whose denoiser is compiled for two pictures with guidance, LCM's own."""
+    model = loaded(name)
+    scale = model.usual.guidance if name == "lcm" else 7.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the second prompt is too long for CLIP, there and here
+        told, untold = text_to_image.conditions(model, PROMPTS, "bad", scale, 16, 16)
+    modules = {**model.modules, model.kind.denoiser: Compiled(model.denoiser)}
+    return dataclasses.replace(model, modules=modules), told, untold
+
+
+# Of each pipeline, the walks of its fixture and the largest difference of each, as a part of the largest number in the
+# latents: ten times what is measured on one CPU, rounded up to one digit, for another rounds otherwise; 1e-4 at most.
+WALKS = {
+    "sd": {"plms": 4e-5, "pndm": 5e-5, "ddpm": 2e-5, "ddim": 8e-5, "ddim to zero, v": 3e-5, "euler": 7e-5,
+           "euler, leading": 8e-5, "euler, trailing, zero-terminal v": 1e-4, "euler, karras": 4e-5,
+           "euler_ancestral": 7e-5, "heun": 8e-5, "dpm_2": 5e-5, "dpm_2_ancestral": 4e-5, "lms": 8e-5,
+           "dpmpp_2m": 5e-5, "dpmpp_2m, karras": 5e-5, "dpmpp_2m_sde": 3e-5, "dpmpp_2m, trailing, sigma_min": 6e-5,
+           "unipc": 6e-5, "unipc, leading": 5e-5, "lcm": 2e-5},
+    "inpaint": {"plms": 6e-5, "dpmpp_2m": 6e-5},
+    "xl": {"euler": 6e-5, "euler_ancestral": 4e-5, "dpmpp_2m": 7e-5, "unipc": 6e-5},
+    "mmdit": {"euler": 7e-6, "heun": 8e-6},
+    "t5_mmdit": {"euler": 1e-5},
+    "pixart": {"dpmpp_2m": 6e-5},
+    "alpha": {"dpmpp_2m": 5e-5},
+    "flux": {"euler": 3e-5},
+    "playground": {"dpmpp_2m": 3e-5, "euler": 3e-5},
+    "lcm": {"lcm": 4e-5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_every_walk_of_a_fixture_is_compared(name):
+    assert WALKS[name].keys() == made_pipelines.fixture(name)[0]["walks"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, walk", [(name, walk) for name, walks in WALKS.items() for walk in walks])
+def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, walk):
+    about, found = made_pipelines.fixture(name)
+    model, told, untold = compiled(name)
+    process = schedulers.read(about["walks"][walk], even=model.kind.even)
+    if walk == "dpmpp_2m, karras":  # the network is told whole times there, though its sigma is of one between
+        clock = process.parameterization.clock
+        whole = process.parameterization._replace(clock=lambda schedule, t: jnp.round(clock(schedule, t)))
+        process = process._replace(parameterization=whole)
+    way = schedulers.walk(process, walk.partition(",")[0].partition(" ")[0], about["steps"][walk], tokens=16)
+    assert model.process.sampler == WALKS_OWN[name]
+    model = dataclasses.replace(model, process=process._replace(parameterization=_read_as(model, process)))
+    sampler, shape = way.sampler, (2, 8, 8, model.channels)
+    if sampler.draws:  # with the noise that theirs was given
+        step = lambda state, denoise, schedule, plan, i, noise: way.sampler.step(
+            state, denoise, schedule, plan, i, jnp.asarray(drawn(f"step {i}", *shape))[None])
+        sampler = sampler._replace(step=step)
+    part, guided = model.kind.denoiser, not model.distilled
+    if model.sees_mask:
+        right = np.broadcast_to(np.arange(8) >= 4, (2, 8, 8))[..., None].astype(np.float32)
+        beside = jnp.concatenate([right, np.repeat(drawn("masked", 1, 8, 8, 4), 2, axis=0)], axis=-1)
+        told, untold = told | {"beside": beside}, untold | {"beside": beside}
+    denoise = text_to_image.denoise(model, model.params[part], told, untold if guided else None, 7.5)
+    if sampler.of_flow_maps:
+        denoise = flow_maps.from_denoiser(denoise, process.schedule)
+    x = way.start * jnp.asarray(drawn("latents", *shape))
+    with jax.disable_jit():
+        ours = samplers.sample(sampler, denoise, process.schedule, x, way.plan, jax.random.split(jax.random.key(0), 2))
+    theirs = found[f"latents/{walk}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=WALKS[name][walk] * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("walk, within", [("ddim", 4e-5), ("euler", 4e-5), ("dpmpp_2m", 4e-5)])  # as in WALKS
+def test_a_picture_is_changed_as_diffusers_changes_it(walk, within):
+    """60 % of the walk, from the same latents and the same noise on them."""
+    model, told, untold = compiled("sd")
+    process = schedulers.read(ABOUT["walks"][walk])
+    model, way = dataclasses.replace(model, process=process), schedulers.walk(process, walk, 30)
+    plan = timesteps.Plan(*(part[requests.first_step(30, 0.6):] for part in way.plan))
+    x = text_to_image.noised(process.schedule, plan, drawn("image", 2, 8, 8, 4), drawn("step 0", 2, 8, 8, 4))
+    denoise = text_to_image.denoise(model, model.params["unet"], told, untold, 7.5)
+    with jax.disable_jit():
+        ours = samplers.sample(way.sampler, denoise, process.schedule, x, plan, jax.random.split(jax.random.key(0), 2))
+    theirs = FOUND[f"edited/{walk}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+def test_pictures_of_bfloat16_are_near_those_of_float32():
+    with tempfile.TemporaryDirectory() as place:
+        half = text_to_image.load(made_pipelines.folder("sd", pathlib.Path(place)), dtype="bfloat16")
+    types = {part: {leaf.dtype.name for leaf in jax.tree.leaves(tree)} for part, tree in half.params.items()}
+    assert types == {"unet": {"bfloat16"}, "vae": {"float32"}, "text_encoder": {"bfloat16"}}
+    draw = lambda model, seed: text_to_image.generate(model, "a cat", negative="bad", sampler="dpmpp_2m", seeds=seed)
+    whole, other, found = draw(loaded(), 1), draw(loaded(), 2), draw(half, 1)
+    distance = lambda a, b: np.abs(a.astype(float) - b).mean()
+    assert 0 < distance(found, whole) < 0.1 * distance(other, whole)
+
+
+WALKS_OWN = {"sd": "plms", "inpaint": "plms", "xl": "euler", "mmdit": "euler", "t5_mmdit": "euler",
+             "pixart": "dpmpp_2m", "alpha": "dpmpp_2m", "flux": "euler", "playground": "dpmpp_2m",
+             "lcm": "lcm"}  # fmt: skip
+
+
+def _read_as(model, process):
+    """The clock and the channels of the model, with what the process of a walk predicts."""
+    if model.name.startswith("StableDiffusionP"):
+        return process.parameterization
+    return model.process.parameterization
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, walk, within", [  # as in WALKS
+    ("sd", "plms", 4e-6), ("playground", "dpmpp_2m", 3e-6), ("lcm", "lcm", 5e-6),
+])  # fmt: skip
+def test_the_picture_is_what_the_autoencoder_there_makes_of_the_latents(name, walk, within):
+    """Of Playground, whose latents have a mean and a deviation for each channel, as its pipeline there decodes them."""
+    model, found_there = loaded(name), made_pipelines.fixture(name)[1]
+    vae = model.modules["vae"]
+    z = found_there[f"latents/{walk}"]
+    found = jax.jit(lambda params, z: vae.apply({"params": params}, z, method="decode"))(
+        model.params["vae"], autoencoders.from_diffusion(z, vae.scale, vae.shift))  # fmt: skip
+    expected = found_there["picture"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=within * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name, usual, levels", [
+    ("playground", (50, 5.0), (0.002, 80.0)),
+    ("lcm", (4, 8.5), None),
+])  # fmt: skip
+def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, levels, tmp_path):
+    """A pipeline with EDM's scheduler, and that of latent consistency models, were refused."""
+    model = text_to_image.load(made_pipelines.folder(name, tmp_path))
+    assert model.usual == usual and model.distilled == (name == "lcm")
+    assert model.process.sampler == WALKS_OWN[name]
+    if levels:
+        fields = model.process.fields
+        assert (fields["sigma_min"], fields["sigma_max"]) == levels and model.process.parameterization.name == "edm"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["playground", "lcm"])
+def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
+    draw = lambda prompt, seed: text_to_image.generate(loaded(name), prompt, seeds=seed, steps=4, sampler="")
+    first = draw("a cat", 1)
+    assert first.shape == (1, 16, 16, 3) and np.ptp(first) > 50
+    assert (draw("a cat", 2) != first).mean() > 0.2 and (draw("a red car", 1) != first).mean() > 0.01
+
+
+@functools.cache
+def picture():
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(0, 255, (4, 6, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # 16 x 24
+
+
+@pytest.mark.slow
+def test_a_picture_depends_on_its_own_prompt_and_seed_alone_and_settings_change_it():
+    model, same = loaded(), {"steps": 2, "negative": "bad", "sampler": "euler_ancestral"}
+    first = text_to_image.generate(model, "a cat", seeds=[3, 4, 5], **same)
+    assert first.shape == (3, 16, 16, 3) and first.dtype == np.uint8 and np.ptp(first) > 50
+    alone = text_to_image.generate(model, ["a cat"], seeds=5, **same)
+    np.testing.assert_array_equal(alone[0], first[2])
+    assert (first[0] != first[1]).mean() > 0.2
+    both = text_to_image.generate(model, ["a dog", "a cat"], seeds=5, batch_size=2, **same)
+    assert np.abs(both[1].astype(int) - alone[0]).max() <= 1  # up to the rounding of a sum
+    assert (both[0] != both[1]).mean() > 0.02
+    scaled = text_to_image.generate(model, "a cat", seeds=5, guidance=2.0, **same)
+    assert (scaled != alone).mean() > 0.02
+
+
+@pytest.mark.slow
+def test_pictures_are_changed_repainted_and_made_larger():
+    model, image = loaded(), picture()
+    same = {"steps": 10, "sampler": "ddim", "seeds": 1}
+    change = lambda strength: text_to_image.generate(model, "a cat", image=image, strength=strength, guidance=1, **same)
+    coded = np.asarray(_through_the_autoencoder(model, image, seed=1))
+    distance = {strength: np.abs(change(strength)[0].astype(int) - coded).mean() for strength in (0.1, 1.0)}
+    # The less strength, the nearer to what the autoencoder keeps.
+    assert 4 * distance[0.1] < distance[1.0] and distance[1.0] > 20
+
+    mask = np.zeros(image.shape[:2], bool)
+    mask[4:12, 8:] = True
+    repainted = text_to_image.generate(model, "a cat", image=image, mask=mask, **same)[0]
+    np.testing.assert_array_equal(repainted[~mask], image[~mask])
+    assert (repainted[mask] != image[mask]).mean() > 0.9
+    wide = text_to_image.generate(model, "a cat", image=image, margins=(0, 4, 8, 0), **same)[0]
+    assert wide.shape == (20, 32, 3)
+    np.testing.assert_array_equal(wide[:16, 8:], image)
+    assert (wide[16:] != np.pad(image, ((0, 4), (8, 0), (0, 0)), mode="edge")[16:]).mean() > 0.9
+
+
+def _through_the_autoencoder(model, image, seed):
+    vae, params = model.modules["vae"], {"params": model.params["vae"]}
+    moments = vae.apply(params, to_model(image)[None], method="encode")
+    encoding = jax.random.split(jax.random.key(seed), 3)[2:]
+    z = autoencoders.draw(moments, encoding)
+    return to_uint8(vae.apply(params, z, method="decode"))[0]
+
+
+class Pixels:
+    """An autoencoder of single pixels, twice as many a side, which keeps the sides that it was asked for."""
+
+    factor, latent_channels, scale, shift = 2, 4, 1.0, 0.0
+
+    def __init__(self):
+        self.seen = {"encode": set(), "decode": set()}
+
+    def apply(self, variables, x, method):
+        self.seen[method].add(x.shape[1:3])
+        if method == "decode":
+            return jnp.tanh(x[..., :3]).repeat(2, axis=1).repeat(2, axis=2)
+        mean = jnp.concatenate([x[:, ::2, ::2], x[:, 1::2, 1::2, :1]], axis=-1)
+        return autoencoders.Moments(mean, jnp.full_like(mean, -20.0))
+
+
+@pytest.mark.slow
+def test_a_large_picture_is_encoded_and_decoded_in_tiles():
+    """Of a function of single pixels the tiles make the whole; none is larger than asked for."""
+    image, found, seen = np.tile(picture(), (2, 2, 1)), {}, {}  # 32 x 48
+    for tile in (0, 16):
+        vae = Pixels()
+        model = dataclasses.replace(loaded(), modules={**loaded().modules, "vae": vae}, _programs={})
+        found[tile] = text_to_image.generate(model, "a cat", image=image, strength=0.5, steps=2, guidance=1, tile=tile)
+        seen[tile] = vae.seen
+    assert np.abs(found[16].astype(int) - found[0]).max() <= 1 and np.ptp(found[0]) > 50
+    assert seen[0] == {"encode": {(32, 48)}, "decode": {(16, 24)}}
+    assert seen[16] == {"encode": {(16, 16)}, "decode": {(8, 8)}}
+
+
+@pytest.mark.slow
+def test_a_lora_changes_the_pictures_and_leaves_the_model_as_it_was(tmp_path):
+    from diffusion.adapters import lora, lora_files
+    from diffusion.adapters.lora_files import Lora
+
+    model = loaded()
+    adapter = lora.init(jax.random.key(0), model.params["unet"], 2, "attention/.*kernel")
+    adapter = jax.tree.map(lambda leaf: leaf + 0.3, adapter)
+    lora_files.save(tmp_path / "a.safetensors", {"unet": Lora(adapter, 1.0)}, {"unet": model.modules["unet"]})
+    changed = text_to_image.with_loras(model, {tmp_path / "a.safetensors": 0.5})
+    draw = lambda model: text_to_image.generate(model, "a cat", steps=2, guidance=1.0)
+    before = draw(model)
+    assert (draw(changed) != before).mean() > 0.02
+    np.testing.assert_array_equal(draw(model), before)
+    np.testing.assert_array_equal(draw(text_to_image.with_loras(model, {tmp_path / "a.safetensors": 0.0})), before)
+
+
+class Reached(Exception):
+    """All settings were taken."""
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """`generate` of a model without parameters, up to where it would compute."""
+    files = ABOUT["files"]
+    config = lambda part: json.loads(files[f"{part}/config.json"])
+    build = lambda part: interchange.FAMILIES[folders.family_of(config(part), part)].build(config(part))
+    modules = {part: build(part) for part in ("unet", "vae")}
+    process = schedulers.read(json.loads(files["scheduler/scheduler_config.json"]))
+    model = text_to_image.TextToImage("StableDiffusionPipeline", pipelines.SD, modules, {}, {}, process, 16, False)
+
+    def reached(*_, **__):
+        raise Reached
+
+    monkeypatch.setattr(text_to_image, "conditions", reached)
+
+    def call(prompts="a cat", replaced=None, **settings):
+        with pytest.raises(Reached):
+            text_to_image.generate(replaced or model, prompts, **settings)
+
+    call.model = model
+    return call
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"sampler": "dpmp_2m"}, "sampler='dpmp_2m' is not known.*did you mean 'dpmpp_2m'"),
+    ({"height": 18}, r"height = 18: 4 must divide it \(the autoencoder's 2 times the denoiser's 2\); near it are"),
+    ({"width": 1}, "width = 1: 4 must divide it"),
+    ({"steps": 0}, r"steps = 0 must be in 1 \.\. 1000"),
+    ({"steps": 1001}, r"steps = 1001 must be in"),
+    ({"guidance": float("nan")}, "guidance = nan"),
+    ({"seeds": -1}, r"seeds are whole numbers in 0 \.\. 4294967295; got -1"),
+    ({"seeds": [1, 2, 3], "prompts": ["a", "b"]}, "2 prompts and 3 seeds"),
+    ({"prompts": []}, "0 prompts"),
+    ({"strength": 0.5}, "strength = 0.5.*give the image"),
+    ({"resamplings": 2}, "resamplings = 2: .*; give a mask or margins"),
+    ({"resamplings": 0}, "resamplings = 0 must be at least 1"),
+    ({"tile": 15}, "tile = 15: the autoencoder's factor 2 must divide it, for example 14"),
+    ({"mask": np.ones((16, 16), bool)}, "a mask and margins belong to an image"),
+    ({"image": np.zeros((16, 16, 4), np.uint8)}, r"uint8 \[H, W, 3\]; got uint8 \[16, 16, 4\]"),
+    ({"image": np.zeros((16, 16, 3), np.uint16)}, "got uint16"),
+    ({"image": np.zeros((16, 18, 3), np.uint8)}, "width = 18: 4 must divide it"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "height": 32}, "height and width 32 x 0 are asked for"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.ones((8, 16), bool)}, r"\[16, 16\]; got bool \[8, 16\]"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.zeros((16, 16), bool)}, "the mask marks nothing"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 0.01}, "is less than one step; at least 0.0333 is"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, r"strength = 1.5 must be in \(0, 1\]"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "margins": (-4, 0, 0, 0)}, "must not be negative"),
+    ({"image": np.zeros((8, 8, 3), np.uint8), "margins": (40_000, 0, 40_000, 0)},
+     r"margins = \(40000, 0, 40000, 0\) .* make a picture of 40008 x 40008 pixels, and at most 67,108,864"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "margins": (4, 0, 0, 0), "resamplings": 10**9},
+     "resamplings = 1000000000: at most 100"),
+])  # fmt: skip
+def test_settings_that_do_not_fit_are_refused_before_anything_is_computed(settings, wrong, message, monkeypatch):
+    if max(wrong.get("margins", [0])) > 1000:
+        monkeypatch.setattr(np, "pad", lambda *_, **__: pytest.fail("an array was made before its size was checked"))
+    with pytest.raises(ValueError, match=message):
+        text_to_image.generate(settings.model, **{"prompts": "a cat", **wrong})
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"guidance": 1.0, "negative": "blurry"}, "'blurry' has no effect: guidance = 1 is none; it needs one above 1"),
+    ({"guidance": 0.5, "negative": "blurry"}, "has no effect"),
+    ({"prompts": ["a cat", "  "]}, "a prompt is empty"),
+    ({"prompts": ""}, "a prompt is empty"),
+])  # fmt: skip
+def test_what_has_no_effect_is_said(settings, given, message):
+    with pytest.warns(UserWarning, match=message):
+        settings(**given)
+
+
+def test_settings_that_fit_say_nothing(settings, recwarn):
+    settings(negative="blurry", sampler="unipc", height=20, width=32)
+    settings(image=picture(), strength=0.5, guidance=1.0)
+    assert not recwarn.list

@@ -1,0 +1,288 @@
+"""Folders of pipelines: the config of a scheduler as a process and a plan, and what is refused."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from diffusion import parameterizations
+from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.models.flux import Flux
+from diffusion.models.interchange import schedulers
+from diffusion.models.interchange.family import Refusal
+from diffusion.text_to_image import pipelines
+from tests.text_to_image import made_pipelines
+
+SD_1 = {"_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "clip_sample": False}  # fmt: skip
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+
+
+def indices(walk):
+    return np.append(walk.plan.t, walk.plan.s[-1]) * 1000 - 1
+
+
+def test_the_published_scheduler_of_sd_is_its_process_its_sampler_and_its_steps():
+    process = schedulers.read(SD_1)
+    assert (process.prediction, process.sampler, process.T) == ("epsilon", "plms", 1000)
+    walk = schedulers.walk(process, "", 50)
+    # The times of the original repository, and an end at the first time of the process.
+    np.testing.assert_allclose(indices(walk), [*range(981, 0, -20), 0], atol=1e-9)
+    assert float(process.schedule.alpha(1.0)) ** 2 == pytest.approx(0.0047, abs=1e-4)  # as published for SD
+    assert float(process.parameterization.clock(process.schedule, np.float64(1.0))) == pytest.approx(999)
+
+
+@pytest.mark.parametrize("sampler, settings, first, last", [
+    ("ddim", {"set_alpha_to_one": True}, [981, 961], [1, -1]),
+    ("ddim", {"timestep_spacing": "trailing"}, [999, 979], [19, 0]),
+    ("ddim", {"steps_offset": 0}, [980, 960], [20, 0]),  # a step from the first time to itself is left out
+    pytest.param("euler", {}, [999, 999 * 48 / 49], [0, -1], marks=pytest.mark.slow),  # times between
+    ("dpmpp_2m", {}, [999, 979], [20, -1]),
+    ("dpmpp_2m", {"timestep_spacing": "leading"}, [951, 932], [20, -1]),
+    ("unipc", {"final_sigmas_type": "sigma_min"}, [999, 979], [20, 0]),
+])  # fmt: skip
+def test_a_solver_steps_where_the_scheduler_of_its_name_would(sampler, settings, first, last):
+    walk = schedulers.walk(schedulers.read(SD_1 | settings), sampler, 50)
+    found = indices(walk)
+    np.testing.assert_allclose(found[:2], first, atol=0.01)
+    np.testing.assert_allclose(found[-2:], last, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_start_is_the_noise_of_the_process_where_x_over_alpha_is_walked():
+    process = schedulers.read(SD_1)
+    assert schedulers.walk(process, "euler", 50).start == pytest.approx(float(process.schedule.sigma(1.0)))
+    assert schedulers.walk(process, "dpmpp_2m", 50).start == 1
+    leading = schedulers.read(SD_1 | {"timestep_spacing": "leading"})
+    assert schedulers.walk(leading, "euler", 50).start == 1
+
+
+def test_a_flow_is_shifted_once_for_its_last_time_and_once_for_all():
+    """SD 3's published sigmas: 1 at first, 0.00893 before the end, for a shift of 3."""
+    process = schedulers.read(FLOW)
+    walk = schedulers.walk(process, "", 28)
+    assert process.sampler == "euler" and process.prediction == "flow_prediction"
+    assert walk.plan.t[0] == 1 and walk.plan.s[-1] == 0 and len(walk.plan.t) == 28
+    assert walk.plan.t[-1] == pytest.approx(0.00893, abs=1e-5)
+    assert float(process.parameterization.clock(process.schedule, np.float64(0.5))) == 500
+    config = FLOW | {"shift": 3.0, "use_dynamic_shifting": True, "max_shift": 1.15}
+    dynamic = schedulers.read(config, even=True)  # as Flux's pipeline
+    few, many = (schedulers.walk(dynamic, "", 4, tokens).plan.t[1] for tokens in (256, 4096))
+    assert few == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 1 / 3), abs=1e-6)
+    assert many == pytest.approx(np.exp(1.15) / (np.exp(1.15) + 1 / 3), abs=1e-6)
+
+
+DPM_FLOW = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True, "beta_schedule": "linear", "variance_type": None}  # fmt: skip
+
+
+@pytest.mark.parametrize("shift, sigmas", [  # of diffusers 0.42 with 4 steps
+    (1.0, [0.9990000128746033, 0.7492499947547913, 0.49950000643730164, 0.24975000321865082, 0.0]),
+    (3.0, [0.9996664524078369, 0.8996397852897644, 0.7496247887611389, 0.4996665418148041, 0.0]),
+])  # fmt: skip
+@pytest.mark.parametrize("predicts, name", [("flow_prediction", "velocity"), ("sample", "x0")])
+def test_a_flow_by_dpm_solver_steps_where_its_scheduler_would(predicts, name, shift, sigmas):
+    process = schedulers.read(DPM_FLOW | {"flow_shift": shift, "prediction_type": predicts})
+    assert (process.prediction, process.sampler) == (predicts, "dpmpp_2m")
+    assert process.parameterization.name == name
+    walk = schedulers.walk(process, "", 4)
+    np.testing.assert_allclose([*walk.plan.t, walk.plan.s[-1]], sigmas, atol=1e-7)
+    assert walk.start == 1
+    assert float(process.parameterization.clock(process.schedule, np.float64(0.5))) == 500
+
+
+def test_the_first_order_of_dpm_solver_on_a_flow_is_eulers_method():
+    process = schedulers.read(DPM_FLOW | {"solver_order": 1, "flow_shift": 3.0})
+    assert process.sampler == "ddim"
+    second = schedulers.read(DPM_FLOW | {"solver_order": 2, "flow_shift": 3.0})
+    for ours, theirs in zip(schedulers.walk(process, "", 4).plan, schedulers.walk(second, "", 4).plan):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("steps, times", [  # of diffusers 0.42: LCMScheduler.set_timesteps
+    (1, [999]), (2, [999, 499]), (4, [999, 759, 499, 259]), (7, [999, 859, 719, 579, 439, 299, 159]),
+    (8, [999, 879, 759, 639, 499, 379, 259, 139]),
+])  # fmt: skip
+@pytest.mark.parametrize("settings", [{}, {"timestep_spacing": "trailing", "set_alpha_to_one": True}])
+def test_lcm_steps_from_where_it_learned_to_the_data(steps, times, settings):
+    process = schedulers.read(SD_1 | {"_class_name": "LCMScheduler", "timestep_scaling": 10.0} | settings)
+    assert process.sampler == "lcm"
+    np.testing.assert_allclose(indices(schedulers.walk(process, "", steps)), [*times, -1], atol=1e-9)
+    with pytest.raises(ValueError, match=r"steps = 51 must be in 1 \.\. 50, the steps that the model was distilled"):
+        schedulers.walk(process, "", 51)
+    other = schedulers.read(SD_1 | {"_class_name": "LCMScheduler", "original_inference_steps": 100})
+    assert indices(schedulers.walk(other, "", 4)).tolist() == pytest.approx([999, 749, 499, 249, -1])
+
+
+def test_the_steps_of_a_students_training_matter_to_the_solvers_that_read_them_alone():
+    """A process of fewer than LCM's 50 steps was refused, whatever its class."""
+    short = SD_1 | {"num_train_timesteps": 20}
+    process = schedulers.read(short)
+    at = lambda walk: np.rint(walk.plan.t * 20 - 1).tolist()
+    assert at(schedulers.walk(process, "ddim", 10)) == [*range(19, 0, -2)]
+    message = "original_inference_steps = 50 is no number of the process's 20 steps"
+    with pytest.raises(ValueError, match=message):
+        schedulers.walk(process, "lcm", 4)
+    for name in ("LCMScheduler", "TCDScheduler"):
+        with pytest.raises(Refusal, match=f"{name}: {message}"):
+            schedulers.read(short | {"_class_name": name})
+        own = schedulers.read(short | {"_class_name": name, "original_inference_steps": 10})
+        assert at(schedulers.walk(own, "", 5)) == [19, 15, 11, 7, 3]
+
+
+OURS = {"_class_name": schedulers.OURS, "use_flow_sigmas": True, "prediction_type": "sample", "flow_shift": 3.0}
+
+
+def test_a_student_of_a_flow_steps_from_its_noise_to_the_data():
+    process = schedulers.read(OURS)
+    walk = schedulers.walk(process, "", 4)
+    assert (process.sampler, process.parameterization.name, walk.start) == ("lcm", "x0", 1)
+    np.testing.assert_allclose([*walk.plan.t, walk.plan.s[-1]], [1, 0.9, 0.75, 0.5, 0])  # 3 t / (1 + 2 t)
+    x_t, output = np.ones((1, 2)), np.zeros((1, 2))
+    bounded = schedulers.read(OURS | {"boundary_scaling": 0.01}).parameterization
+    x0 = bounded.to_prediction(process.schedule, np.full(1, 0.1), x_t, output).x0
+    np.testing.assert_allclose(x0, 0.25 / (1 + 0.25))  # n = 0.01 * 1000 * 0.1 = 1
+
+
+@pytest.mark.parametrize("content, usual", [(None, (28, 3.5)), ({"steps": 4}, (4, 3.5)), ({"guidance": 1}, (28, 1))])
+def test_a_folder_may_say_how_its_model_is_sampled(content, usual, tmp_path):
+    if content is not None:
+        (tmp_path / "sampling.json").write_text(json.dumps(content))
+    assert pipelines.read_usual(tmp_path, pipelines.Usual(28, 3.5)) == usual
+
+
+UNET = ConditionalUNet((32,), (1,), (2,), 8)
+STUDENT = UNET.clone(strength_width=8)
+DEV, SCHNELL = Flux(strength=True), Flux()
+TURBO = SD_1 | {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+LCM = SD_1 | {"_class_name": "LCMScheduler"}
+
+
+@pytest.mark.parametrize("name, scheduler, denoiser, usual", [
+    ("StableDiffusionPipeline", SD_1, UNET, (50, 7.5)),
+    ("StableDiffusionXLPipeline", SD_1, UNET, (50, 5.0)),
+    ("StableDiffusionXLInpaintPipeline", SD_1, UNET, (50, 7.5)),
+    ("StableDiffusion3Pipeline", FLOW, UNET, (28, 7.0)),
+    ("FluxPipeline", FLOW, DEV, (28, 3.5)),
+    ("FluxPipeline", FLOW, SCHNELL, (4, 1.0)),
+    ("PixArtAlphaPipeline", SD_1, UNET, (20, 4.5)),
+    ("PixArtSigmaPipeline", SD_1, UNET, (20, 4.5)),
+    ("LatentConsistencyModelPipeline", LCM, STUDENT, (4, 8.5)),
+    ("StableDiffusionXLPipeline", LCM, STUDENT, (4, 8.5)),
+    ("PixArtAlphaPipeline", LCM, UNET, (4, 1.0)),
+    ("StableDiffusionXLPipeline", TURBO, UNET, (1, 1.0)),
+    ("StableDiffusionPipeline", TURBO | {"_class_name": "EulerDiscreteScheduler"}, UNET, (1, 1.0)),
+    ("StableDiffusionPipeline", TURBO | {"timestep_spacing": "leading"}, UNET, (50, 7.5)),
+    # Zero-terminal networks of v are sampled from the last time too, and are no students.
+    ("StableDiffusionXLPipeline", TURBO | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, UNET,
+     (50, 5.0)),
+])  # fmt: skip
+def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual, tmp_path):
+    """The figures are those of the classes' `__call__` in diffusers 0.42, and of the models' cards."""
+    kind = pipelines.kind_of(name, tmp_path)
+    assert pipelines.published(kind, schedulers.read(scheduler), denoiser) == usual
+
+
+def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_path):
+    refused = functools.partial(pytest.raises, Refusal)
+    with refused(match=r"PixArtAlphaPAGPipeline.*Of its family are PixArtAlphaPipeline, PixArtSigmaPipeline\.$"):
+        pipelines.kind_of("PixArtAlphaPAGPipeline", tmp_path)
+    with refused(match=r"Of its family are StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, "
+                       r"StableDiffusionXLInpaintPipeline\.$"):  # fmt: skip
+        pipelines.kind_of("StableDiffusionXLControlNetPipeline", tmp_path)
+    for stranger in ("WanPipeline", "StableVideoDiffusionPipeline", "None"):
+        with refused(match=r"known are .*PixArtSigmaPipeline\.$"):
+            pipelines.kind_of(stranger, tmp_path)
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"step": 4}, r"sampling\.json holds .*'?step.* known are steps, guidance"),
+    ([4, 1.0], "known are steps, guidance"),
+    ({"steps": 0}, "steps = 0; valid: a whole number, at least 1"),
+    ({"steps": 4.0}, r"steps = 4\.0; valid"),
+    ({"guidance": "2"}, "guidance = '2'; valid: a number"),
+    ({"guidance": float("inf")}, "guidance = inf; valid"),
+])  # fmt: skip
+def test_what_a_folder_says_wrongly_of_its_sampling_is_refused(content, message, tmp_path):
+    (tmp_path / "sampling.json").write_text(json.dumps(content))
+    with pytest.raises(Refusal, match=message):
+        pipelines.read_usual(tmp_path, pipelines.Usual())
+
+
+@pytest.mark.parametrize("config, how, message", [
+    (DPM_FLOW | {"prediction_type": "epsilon"}, {}, "prediction_type = 'epsilon' is not supported"),
+    (DPM_FLOW | {"use_karras_sigmas": True}, {}, "use_karras_sigmas = True"),
+    (SD_1, {"prediction": "v_prediction"}, "'v_prediction' contradicts the config .* says 'epsilon'"),
+    (SD_1 | {"prediction_type": "v_prediction"}, {"prediction": "epsilon"}, "contradicts"),
+    (SD_1 | {"prediction_type": "score"}, {}, "prediction_type = 'score' is not supported"),
+    (SD_1 | {"beta_schedule": "sigmoid"}, {}, "beta_schedule = 'sigmoid'"),
+    (SD_1 | {"trained_betas": [0.1, 0.2]}, {}, "2 trained_betas and num_train_timesteps = 1000 contradict"),
+    (SD_1 | {"thresholding": True}, {}, "thresholding = True"),
+    (SD_1 | {"something_new": 3}, {}, "sets something_new = 3"),
+    (FLOW, {"prediction": "epsilon"}, "contradicts"),
+    (SD_1 | {"_class_name": "LCMScheduler", "original_inference_steps": 0}, {}, "original_inference_steps = 0 is no"),
+    (SD_1 | {"_class_name": "LCMScheduler", "original_inference_steps": 2000}, {}, "= 2000 is no number of"),
+    (OURS | {"boundary_scaling": -1.0}, {}, r"boundary_scaling = -1\.0 must be a positive number"),
+    (OURS | {"prediction_type": "epsilon"}, {}, "prediction_type = 'epsilon' is not supported"),
+    (FLOW | {"use_karras_sigmas": True}, {}, "use_karras_sigmas"),
+])  # fmt: skip
+def test_a_config_that_asks_for_what_is_not_had_or_contradicts_itself_is_refused(config, how, message):
+    with pytest.raises(Refusal, match=message):
+        schedulers.read(config, **how)
+
+
+def test_what_every_scheduler_says_by_default_is_known():
+    """All fields that diffusers writes, none of them set."""
+    configs = json.loads((made_pipelines.FIXTURES / "schedulers.json").read_text())
+    assert len(configs) == 20
+    own = {name: schedulers.read(config).sampler for name, config in configs.items()}
+    assert own["DDIM"] == "ddim" and own["UniPCMultistep"] == "unipc" and own["PNDM"] == "pndm"
+    assert own["EDMEuler"] == "euler" and own["EDMDPMSolverMultistep"] == "dpmpp_2m" and own["TCD"] == "tcd"
+    assert own["DEISMultistep"] == "deis" and own["FlowMatchHeunDiscrete"] == "heun"
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'PNDMScheduler'"):
+        schedulers.read(SD_1 | {"_class_name": "PNDScheduler"})
+    with pytest.raises(ValueError, match="did you mean 'epsilon'"):
+        schedulers.read(SD_1, prediction="epsilo")
+    with pytest.raises(ValueError, match="did you mean 'unipc'"):
+        schedulers.walk(schedulers.read(SD_1), "unip", 30)
+
+
+@pytest.mark.slow
+def test_a_network_that_needs_all_of_alpha_is_not_told_where_there_is_none():
+    process = schedulers.read(SD_1 | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"})
+    with pytest.raises(ValueError, match=r"epsilon prediction is not defined at t = 1"):
+        parameterizations.check(process.parameterization, process.schedule, 1.0)
+
+
+def test_folders_that_are_no_known_pipeline_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json: there is no such file"):
+        pipelines.read(tmp_path)
+    (tmp_path / "one.safetensors").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"is a single file; experiments\.convert"):
+        pipelines.read(tmp_path / "one.safetensors")
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps({"_class_name": "StableDifusion3Pipeline"}))
+    with pytest.raises(Refusal, match=r"is a StableDifusion3Pipeline.* known are .*StableDiffusion3Pipeline"):
+        pipelines.read(tmp_path)
+    index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "text_encoder": [None, None]}))
+    with pytest.raises(Refusal, match="has no text_encoder"):
+        pipelines.read(tmp_path)
+    index.write_text("[1]")
+    with pytest.raises(ValueError, match="holds list"):
+        pipelines.read(tmp_path)
+
+
+def test_the_fingerprint_is_of_names_and_content(tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("{}")
+    first = pipelines.fingerprint(tmp_path)
+    (tmp_path / "picture.png").write_bytes(b"1")  # nothing of the model
+    assert pipelines.fingerprint(tmp_path) == first
+    (tmp_path / "unet" / "config.json").write_text("{ }")
+    second = pipelines.fingerprint(tmp_path)
+    (tmp_path / "unet").rename(tmp_path / "vae")
+    assert len({first, second, pipelines.fingerprint(tmp_path)}) == 3

@@ -1,0 +1,227 @@
+"""The programs of text to image: what is compiled and called how often, step by step as at once, and how much fits.
+
+The networks are stand-ins that a test can read: an autoencoder of single pixels, and a denoiser of one product.
+"""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import text_to_image
+from diffusion.io import limits
+from diffusion.models.autoencoders.latent_space import Moments
+from diffusion.models.budget import peak_memory
+from diffusion.models.interchange import schedulers
+from diffusion.text_to_image import pipelines
+
+CONFIG = {"_class_name": "DDIMScheduler", "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
+          "prediction_type": "sample"}  # fmt: skip
+WIDTH = 5  # of the condition
+
+
+class Pixels:
+    """An autoencoder of single pixels, of three channels."""
+
+    factor, latent_channels, scale, shift = 1, 3, 1.0, 0.0
+
+    def apply(self, variables, x, method):
+        return x if method == "decode" else Moments(x, jnp.full_like(x, -20.0))
+
+
+class Product:
+    """A denoiser that keeps the shapes with which it is traced: a part of x, and of what it is told."""
+
+    widths, in_channels = (1,), 3
+
+    def __init__(self):
+        self.traced = []
+
+    def apply(self, variables, x, clock, condition):
+        self.traced.append(x.shape)
+        return 0.2 * x + 0.1 * (condition["tokens"] @ variables["params"]["kernel"])[:, None, None, :]
+
+
+@pytest.fixture
+def model():
+    """A model of 8 x 8 pixels, whose `asked` are the texts that its encoder was given, call by call."""
+    asked = []
+
+    def condition(texts):
+        asked.append(list(texts))
+        return {"tokens": jnp.stack([jnp.linspace(0, len(text), WIDTH) for text in texts])}
+
+    kind = pipelines.Kind("Made", "unet", (), condition, lambda denoiser: 1, pipelines.Usual())
+    kernel = jax.random.normal(jax.random.key(0), (WIDTH, 3)) / 10
+    params = {"unet": {"kernel": kernel}, "vae": {}}
+    modules = {"unet": Product(), "vae": Pixels()}
+    made = text_to_image.TextToImage("made", kind, modules, params, {}, schedulers.read(CONFIG), 8, False)
+    made._programs["asked"] = asked
+    return made
+
+
+def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
+    """TAESD gives the latent itself; with next to no variance a posterior gives the same pictures."""
+    class Itself(Pixels):
+        def apply(self, variables, x, method):
+            return x
+
+    bare = dataclasses.replace(model, modules={**model.modules, "vae": Itself()}, _programs={"asked": []})
+    image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    edit = lambda model: text_to_image.generate(
+        model, "a cat", negative="bad", steps=4, sampler="ddim", image=image, strength=0.5
+    )
+    assert np.abs(edit(bare).astype(int) - edit(model)).max() <= 1
+
+
+def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_walk_is_one_program(model):
+    """Four pictures of one prompt in two batches, six steps each: all of it is traced once."""
+    made = text_to_image.generate(
+        model, "a cat", negative="bad", steps=6, seeds=range(4), batch_size=2, sampler="ddim"
+    )
+    assert made.shape == (4, 8, 8, 3) and len(np.unique(made)) > 50
+    assert model._programs["asked"] == [["a cat", "bad"]]
+    walked = [shape for shape in model.denoiser.traced if shape[0] == 4]
+    assert walked == model.denoiser.traced and len(walked) == 2  # one of them to count its memory
+    text_to_image.generate(model, "a cat", negative="bad", steps=6, seeds=range(4), batch_size=2, sampler="ddim")
+    assert len(model.denoiser.traced) == 2
+
+
+def test_where_nothing_is_asked_for_the_model_is_sampled_as_it_is_made_for(model):
+    model = dataclasses.replace(model, usual=pipelines.Usual(2, 1.0))
+    made = text_to_image.generate(model, "a cat", sampler="lcm")
+    assert {shape[0] for shape in model.denoiser.traced} == {1}  # no guidance
+    np.testing.assert_array_equal(made, text_to_image.generate(model, "a cat", steps=2, guidance=1.0, sampler="lcm"))
+    assert (made != text_to_image.generate(model, "a cat", steps=3, sampler="lcm")).any()
+    frames = list(text_to_image.watch(model, "a cat", sampler="lcm"))
+    assert [frame.steps for frame in frames] == [2, 2]
+    assert np.abs(frames[-1].pictures.astype(int) - made).max() <= 1
+
+
+@pytest.mark.slow
+def test_without_guidance_there_is_one_branch(model):
+    text_to_image.generate(model, "a cat", steps=2, guidance=1.0, sampler="ddim")
+    assert {shape[0] for shape in model.denoiser.traced} == {1}
+
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+RIGHT = np.broadcast_to(np.arange(8) >= 4, (8, 8))
+EDITS = {
+    "a prompt": {},
+    "a picture changed": {"image": IMAGE, "strength": 0.5},
+    "painted": {"image": IMAGE, "mask": RIGHT},
+    "painted, each part twice": {"image": IMAGE, "mask": RIGHT, "resamplings": 2},
+    "made wider": {"image": IMAGE[:, 4:], "margins": (0, 0, 4, 0)},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit, sampler", [
+    *((edit, "dpmpp_2m") for edit in EDITS), *(("painted", sampler) for sampler in ("euler_ancestral", "lcm")),
+])  # fmt: skip
+def test_pictures_seen_step_by_step_are_those_made_at_once(model, edit, sampler):
+    same = {"negative": "bad", "steps": 4, "guidance": 3.0, "seeds": [3, 4], "sampler": sampler, **EDITS[edit]}
+    frames = list(text_to_image.watch(model, "a cat", **same))
+    if edit == "painted, each part twice":  # of one step each; the last is walked once; steps 2, 5 and 8 add noise
+        assert [frame.step for frame in frames] == [1, 3, 4, 6, 7, 9, 10] and frames[0].steps == 10
+    else:
+        walked = 2 if edit == "a picture changed" else 4
+        assert [frame.step for frame in frames] == list(range(1, walked + 1)) and frames[0].steps == walked
+        assert all(a.t > b.t for a, b in itertools.pairwise(frames))
+    assert frames[-1].t < 0.002
+    at_once = text_to_image.generate(model, "a cat", batch_size=2, **same)
+    assert np.abs(frames[-1].pictures.astype(int) - at_once).max() <= 1
+    assert (frames[0].pictures != at_once).any()
+    if "mask" in same:
+        for frame in frames:
+            np.testing.assert_array_equal(frame.pictures[:, ~RIGHT], np.stack([IMAGE[~RIGHT]] * 2))
+
+
+class Flat:
+    """E[x0 | x_t] where all pixels of a picture have one colour, which is N(0, 1): what is kept tells what to paint."""
+
+    widths, in_channels = (1,), 3
+
+    def __init__(self, schedule):
+        self.schedule, self.clocks = schedule, []
+
+    def apply(self, variables, x, clock, condition):
+        jax.debug.callback(lambda clock: self.clocks.append(float(clock)), clock.ravel()[0])
+        t = (clock.ravel()[0] + 1) / 1000
+        alpha, sigma, pixels = self.schedule.alpha(t), self.schedule.sigma(t), x.shape[1] * x.shape[2]
+        mean = x.mean((1, 2), keepdims=True) * alpha / (alpha**2 + sigma**2 / pixels)
+        return jnp.broadcast_to(mean, x.shape)
+
+
+@pytest.mark.slow
+def test_what_is_painted_agrees_with_what_is_kept_the_more_often_it_is_walked(model):
+    flat = model.modules["unet"] = Flat(model.process.schedule)
+    image = np.full((8, 8, 3), 200, np.uint8)
+    same = {"steps": 20, "guidance": 1.0, "seeds": range(50), "batch_size": 50, "image": image, "sampler": "ddim"}
+    off = {}
+    for resamplings in (1, 2, 8):
+        flat.clocks.clear()
+        made = text_to_image.generate(model, "a cat", mask=RIGHT, resamplings=resamplings, **same)
+        jax.effects_barrier()
+        # Three of the four quarters, of five steps each, are walked again.
+        assert len(flat.clocks) == 20 + 15 * (resamplings - 1)
+        np.testing.assert_array_equal(made[:, :, :4], np.broadcast_to(image[:, :4], (50, 8, 4, 3)))
+        off[resamplings] = np.abs(made[:, :, 4:].astype(float) - 200).mean()
+    assert off[1] > 1.5 * off[2] and off[2] > 1.25 * off[8]
+
+
+
+@pytest.mark.slow
+def test_a_walk_that_is_left_is_not_walked(model):
+    ran = []
+    inner = model.denoiser.apply
+
+    def apply(variables, x, clock, condition):
+        jax.debug.callback(lambda: ran.append(1))
+        return inner(variables, x, clock, condition)
+
+    model.denoiser.apply = apply
+    frames = text_to_image.watch(model, "a cat", steps=100, sampler="ddim")
+    assert [next(frames).step, next(frames).step] == [1, 2]
+    frames.close()
+    jax.effects_barrier()
+    assert len(ran) == 2
+
+
+def test_pictures_that_do_not_fit_into_memory_are_refused_with_the_estimate(model, monkeypatch):
+    monkeypatch.setattr(limits, "memory", lambda: 10 * 2**20)
+    words = r"4 pictures of 1024 x 1024 \(height x width\) would need about .* MiB of memory, and there are 10 MiB: ask"
+    for make in (text_to_image.watch, text_to_image.generate):
+        count = {"batch_size": 4} if make is text_to_image.generate else {}
+        with pytest.raises(limits.Refused, match=words):
+            make(model, "a cat", steps=1, seeds=range(4), height=1024, width=1024, sampler="ddim", **count)
+
+
+def test_the_peak_of_a_program_is_counted_by_hand():
+    """a [4, 4] and b [4, 8] are inputs, 64 and 128 bytes; c = a b has 128, d = c c' 64, e = d + a 64."""
+
+    def program(a, b):
+        c = a @ b
+        d = c @ c.T  # holds a, b, c and d, its transpose being a view
+        return d + a  # holds a, b, d and e: c is over
+
+    traced = lambda function, *shapes: jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
+    assert peak_memory.peak(traced(program, (4, 4), (4, 8)).jaxpr) == 64 + 128 + 128 + 64
+    inside = lambda a, b: 2 * jax.jit(program)(a, b)
+    assert peak_memory.peak(traced(inside, (4, 4), (4, 8)).jaxpr) == 64 + 128 + 128 + 64
+    # Of a scan's body once: its carry [1000] in, sin and its sum with the carry out, beside the carry outside.
+    loop = lambda x: jax.lax.scan(lambda c, _: (c + jnp.sin(c), None), x, length=50)[0]
+    assert peak_memory.peak(traced(loop, (1000,)).jaxpr) == 3 * 4000
+
+
+@pytest.mark.slow
+def test_the_peak_is_near_what_xla_allocates():
+    """Of a pair of products with a softmax between, as in attention, XLA's own count of the compiled program."""
+    attend = lambda q, k, v: jax.nn.softmax(q @ k.T) @ v
+    shapes = [jax.ShapeDtypeStruct((1000, 64), jnp.float32)] * 3
+    told = jax.jit(attend).lower(*shapes).compile().memory_analysis()
+    held = told.temp_size_in_bytes + told.argument_size_in_bytes + told.output_size_in_bytes
+    assert 0.5 * held < peak_memory.peak(jax.make_jaxpr(attend)(*shapes).jaxpr) < 2.5 * held

@@ -1,0 +1,71 @@
+"""The gallery and a run as functions, on a run of seconds."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits
+from diffusion import samplers, timesteps
+from diffusion.data.transforms import to_uint8
+from experiments import train
+from experiments.config import ConfigError
+from experiments.sampling import generate, trained_run
+from tests import commands
+from tools.docs import gallery
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert train.run(digits.get_config("tiny"), folder) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_as_functions_makes_the_samples_of_the_command(run):
+    found = trained_run.load(run, {"sample.steps": 3, "sample.guidance.scale": 2.0})
+    labels = np.arange(6, dtype=np.int32)
+    x, keys = found.noise(6)
+    made = samplers.sample(found.sampler, found.denoise(labels), found.schedule, x, timesteps.plan(found.grid), keys)
+    seeds = generate.seeds(found.config, 6)
+    expected = generate.generator(found.config, found.shape).images(found.params, labels, seeds)
+    assert np.ptp(expected) > 50 and np.abs(np.asarray(to_uint8(made)).astype(int) - expected).max() <= 1
+    images, labels = found.real("test", 12)
+    assert labels.tolist() == [*range(10), 0, 1] and images.shape == (12, 8, 8, 1)
+    assert float(images.min()) == -1 and 0.9 < float(images.max()) <= 1
+    with pytest.raises(ConfigError, match=r"config\.sample: unknown field 'stpes'\. Did you mean 'steps'"):
+        trained_run.load(run, {"sample.stpes": 3})
+
+
+@pytest.mark.slow
+def test_every_picture_of_a_run(run, tmp_path):
+    for words in (["experiments.sample", "--config.sample.number=100"], ["experiments.evaluate"]):
+        done = commands.run("-m", *words, f"--workdir={run}", timeout=600)
+        assert done.returncode == 0, done.stderr
+    wanted = [name for name in gallery.PICTURES if name != "sweep"]  # which runs twelve more commands
+    words = ("-m", "tools.docs.gallery", f"--workdir={run}", f"--out={tmp_path}", f"--only={','.join(wanted)}")
+    done = commands.run(*words, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in [*wanted, "curves"]:
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert 300 < picture.width < 1200, name
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 30, name
+
+
+def test_a_picture_that_is_not_known_is_refused(tmp_path):
+    done = commands.run("-m", "tools.docs.gallery", f"--workdir={tmp_path}", "--only=sampels")
+    assert done.returncode == 2 and "Did you mean 'samples'" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_the_page_prints_the_functions_that_made_its_pictures():
+    lines = gallery._python(gallery.edit, gallery.between)
+    assert "    return editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images" in lines
+    assert lines.count("def ") == 2 and lines.startswith("```python\ndef edit(")
+
+
+def test_a_picture_drawn_alone_leaves_the_rest_of_the_page():
+    shown = gallery.Shown("```sh\ntrue\n```", "Words.\n\n| a |\n| --- |")
+    sections = {name: gallery.section(name, shown) for name in gallery.PICTURES}
+    text = gallery.page("runs/x", sections.values())
+    assert text.count("\n## ") == len(sections) and gallery.page("runs/x", gallery.sections_of(text).values()) == text

@@ -1,0 +1,220 @@
+"""The documentation: every public name says what it is, every link and picture is there, and the site is built."""
+
+import collections
+import html.parser
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import urllib.parse
+
+import pytest
+import yaml
+
+from tests import browser
+from tools.docs import public_names, site_pages
+from tools.docs.public_names import Name
+
+ROOT = pathlib.Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if path.parent != DOCS / "images")
+FENCED = re.compile(r"^```.*?^```|`[^`\n]*`|<!--.*?-->", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def public():
+    return public_names.public_names()
+
+
+def test_every_public_name_says_what_it_is(public):
+    names = [name for names in public.values() for name in names]
+    assert len(names) > 800
+    assert [f"{name.module}.{name.name}" for name in names if len(name.sentence.split()) < 2] == []
+    assert [module for module, sentence in public_names.module_sentences().items() if len(sentence.split()) < 2] == []
+
+
+def test_public_names_are_those_of_the_lists_and_of_the_modules(tmp_path):
+    folder = tmp_path / "made"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "__init__.py").write_text('"""A package."""\n')
+    (folder / "inner" / "__init__.py").write_text(
+        "from made.inner.parts import hidden as shown, kept\nfrom made.inner import parts\n"
+        'TABLE = {}\n"""All of them."""\nOTHER = 1\n__all__ = ["shown", "TABLE", "parts"]\n'
+    )
+    (folder / "inner" / "parts.py").write_text(
+        'def hidden(x):\n    """Steps i = 0 .. T - 1 of J. Doe\'s method: two.\n\n    More.\n    """\n\n'
+        'def kept():\n    """Kept. And more."""\n\ndef _private():\n    pass\n\n'
+        "@overload\ndef twice(x: int): ...\n\ndef twice(x):\n    \"\"\"Twice.\"\"\"\n\n"
+        'Kind = str\n"""A kind."""\nSIZE = 2\nT = TypeVar("T")\nclass Thing:\n    """A thing,\n    of two lines."""\n'
+    )
+    (folder / "_private.py").write_text("def function(): ...\n")
+    assert public_names.public_names(tmp_path, "made") == {
+        "made.inner": [
+            Name("made.inner", "shown", "function", "Steps i = 0 .. T - 1 of J. Doe's method: two",
+                 "made.inner.parts.hidden"),
+            Name("made.inner", "TABLE", "constant", "All of them", "made.inner.TABLE"),
+        ],
+        "made.inner.parts": [
+            Name("made.inner.parts", "kept", "function", "Kept", "made.inner.parts.kept"),
+            Name("made.inner.parts", "Kind", "type", "A kind", "made.inner.parts.Kind"),
+            Name("made.inner.parts", "Thing", "class", "A thing, of two lines", "made.inner.parts.Thing"),
+            Name("made.inner.parts", "twice", "function", "Twice", "made.inner.parts.twice"),
+        ],
+    }  # fmt: skip
+
+
+def test_the_api_is_grouped_as_the_table_of_the_readme(public):
+    groups = site_pages.groups((ROOT / "README.md").read_text(), public)
+    counts = collections.Counter(module for group in groups for module in group.modules)
+    assert counts == {module: 1 for module in public if module != "diffusion"}
+    assert all(group.modules for group in groups)
+    assert groups[0].title == "schedules" and "diffusion.schedules" in groups[0].modules
+    assert groups[-1].title == site_pages.REST
+    assert {"diffusion.text", "diffusion.adapters.lora"} <= {
+        module for group in groups if "text_to_image" in group.title for module in group.modules}  # fmt: skip
+
+
+def navigation():
+    """The pages of docs/ that the site's navigation names."""
+
+    class Loader(yaml.SafeLoader):
+        """Leaves out what only mkdocs can read."""
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+    found = []
+
+    def visit(entry):
+        for value in entry if isinstance(entry, list) else entry.values() if isinstance(entry, dict) else ():
+            visit(value)
+        if isinstance(entry, str):
+            found.append(entry)
+
+    visit(yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)["nav"])
+    return found
+
+
+def test_every_page_has_its_place_in_the_navigation():
+    pages = ["index.md", *(path.relative_to(DOCS).as_posix() for path in PAGES)]
+    assert sorted(navigation()) == sorted(pages), "a page of docs/ has its line under nav in mkdocs.yml"
+
+
+def anchors(path):
+    """What the headings of a page are called in a link, on the site and by GitHub."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.name)
+def test_every_link_and_picture_is_there(path):
+    missing = []
+    for _, _, target in site_pages.LINK.findall(FENCED.sub("", path.read_text())):
+        address, _, anchor = target.partition("#")
+        if "://" in address:
+            continue
+        file = path.parent / urllib.parse.unquote(address) if address else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            missing.append(target)
+    assert missing == []
+
+
+def test_links_lead_to_the_same_places_from_the_site():
+    readme = "See [a](docs/a.md#b), ![c](docs/images/c.png), [d](#d), [e](configs/e.py) and [f](https://f.example)."
+    assert site_pages.front(readme).endswith(
+        "\n\nSee [a](a.md#b), ![c](images/c.png), [d](#d), e (`configs/e.py`) and [f](https://f.example)."
+    )
+    page = "[a](../README.md#a), [b](b.md), [c](../benchmarks/gpu/README.md)\n\n```\nf[0](x)\n```\n"
+    mended = "[a](index.md#a), [b](b.md), c (`benchmarks/gpu/README.md`)\n\n```\nf[0](x)\n```\n"
+    assert site_pages.inward(page, "samplers.md") == mended
+    page = "[a](../../README.md), [b](../samplers.md), [c](picture.png), [d](../../configs/digits.py)"
+    mended = "[a](../index.md), [b](../samplers.md), [c](picture.png), d (`configs/digits.py`)"
+    assert site_pages.inward(page, "gallery/README.md") == mended
+
+
+def test_docstrings_become_markdown():
+    docstring = (
+        'It calls networks["model"](x, t) and `f[0](x)`.\n\n    y = f[0](x)\n\nFacts:\n  kind: a\n    b\n  paper: c\n\n'
+        "Args:\n  x: a[0][1].\n\n    More."
+    )
+    assert site_pages.as_markdown(docstring) == (
+        'It calls networks["model"]\\(x, t) and `f[0](x)`.\n\n    y = f[0](x)\n\n- **kind**: a b\n- **paper**: c\n\n'
+        "Args:\n  x: a[0]\\[1].\n\n    More."
+    )
+    assert site_pages.escaped("a_b | `c_d` [x]") == "a\\_b \\| `c_d` \\[x\\]"
+
+
+class Sources(html.parser.HTMLParser):
+    """What a page loads, where it leads, and its anchors."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.leads, self.ids = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if "id" in given:
+            self.ids.add(given["id"])
+        if tag in ("script", "img", "iframe", "source") and given.get("src"):
+            self.loads.append(given["src"])
+        if tag == "link":
+            self.loads.append(given["href"])
+        if tag == "a" and "href" in given:
+            self.leads.append(given["href"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder], cwd=ROOT, capture_output=True,
+        text=True, timeout=600, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_is_built_whole_and_asks_the_network_for_nothing(site, public):
+    pages = {path: Sources(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}  # for servers
+    html = [path.relative_to(DOCS).with_suffix(".html") for path in PAGES]
+    assert {site / str(path).replace("README", "index") for path in html} <= pages.keys()
+    for module, names in public.items():
+        shown = pages[site / "api" / f"{module.removeprefix('diffusion.')}.html"].ids
+        assert {name.path for name in names} <= shown, module
+    for path, found in pages.items():
+        for target in {*found.loads, *found.leads}:
+            address, _, anchor = target.partition("#")
+            if target in found.leads and target not in found.loads and urllib.parse.urlsplit(target).scheme:
+                continue  # a link to a paper
+            file = (path.parent / urllib.parse.unquote(address)).resolve() if address else path
+            assert file.is_file(), f"{path}: {target}"
+            assert not anchor or file.suffix != ".html" or anchor in pages[file].ids, f"{path}: {target}"
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", style.read_text()), style
+    index = json.loads((site / "search" / "search_index.json").read_text())
+    assert any("diffusion.samplers.runge_kutta.heun" in entry["location"] for entry in index["docs"])
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(not browser.installed(), reason=browser.MISSING)
+def test_a_browser_finds_names_without_a_network_in_light_and_dark(site):
+    seen = []
+    for dark in (False, True):
+        with browser.open() as page:
+            page.resize(400 if dark else 1280, 900, dark=dark)
+            page.visit((site / "index.html").as_uri())
+            seen.append(page.run("return getComputedStyle(document.body).backgroundColor"))
+            assert page.run("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+            assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+            if dark:
+                page.click("label[for=__search]")
+            page.type("input[name=query]", "zero_terminal_snr")
+            page.until("return document.querySelectorAll('.md-search-result__link').length > 0", 60)
+            assert any("zero_terminal_snr" in text for text in page.texts(".md-search-result__link"))
+            asked = [address for address in page.requests() if not address.startswith(("file:", "data:", "blob:"))]
+            assert (asked, page.errors()) == ([], [])
+    assert seen[0] != seen[1]

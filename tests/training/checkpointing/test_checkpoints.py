@@ -1,0 +1,390 @@
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.checkpointing.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    DamagedCheckpoint,
+    MismatchedCheckpoint,
+)
+from tests import rights
+from tests.training import toys
+
+KEY = jax.random.key(3)
+
+
+def host(tree):
+    return jax.tree.map(lambda x: np.array(x), tree)
+
+
+def train(state, first, last):
+    for k in range(first, last):
+        state, _ = toys.make_step()(state, toys.batch(k), KEY)
+    return state
+
+
+def save_all(workdir, wanted, **options):
+    """Trains to each wanted step in turn and saves; returns the states on the host."""
+    state, at, seen = toys.make_state(), 0, {}
+    saver = Checkpoints(workdir, **{"keep": 10, **options})
+    for step in wanted:
+        state, at = train(state, at, step), step
+        seen[step] = host(state)
+        saver.save(state, {"examples": 16 * step})
+    saver.close()
+    return seen
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run folder with checkpoints of steps 2, 4 and 6, to be copied and not changed."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, save_all(workdir, (2, 4, 6))
+
+
+@pytest.fixture
+def run_folder(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "run")
+    return tmp_path / "run", saved[1]
+
+
+def values_file(workdir, step, item="params"):
+    """The largest file of an item's database: small arrays lie in it whole."""
+    return max((workdir / "checkpoints" / str(step) / item / "d").iterdir(), key=lambda path: path.stat().st_size)
+
+
+def test_saved_state_comes_back_bit_for_bit(saved):
+    workdir, states = saved
+    for step, expected in states.items():
+        state, about = checkpoints.restore(workdir, step, toys.make_state(seed=9))
+        assert toys.equal(state, expected)
+        assert about["step"] == step and about["examples"] == 16 * step
+
+
+def test_frozen_networks_are_saved_with_the_state(tmp_path):
+    """A run needs its teacher to go on, wherever the teacher's own files are by then."""
+    state = toys.make_state()._replace(frozen={"teacher": toys.init(jax.random.key(5))})
+    with contextlib.closing(Checkpoints(tmp_path)) as saver:
+        saver.save(state)
+    again, _ = checkpoints.restore(tmp_path, 0, jax.tree.map(jnp.zeros_like, state))
+    assert toys.equal(again, host(state))
+    with pytest.raises(MismatchedCheckpoint, match="'frozen/teacher"):
+        checkpoints.restore(tmp_path, 0, toys.make_state())
+
+
+def test_resumed_equals_uninterrupted(saved):
+    """Parameters, average and optimizer, bit for bit; the average is not reset to the parameters."""
+    workdir, states = saved
+    state, _ = checkpoints.restore(workdir, 4, toys.make_state(seed=9))
+    assert not toys.equal(state.ema, state.params)
+    assert toys.equal(train(state, 4, 6), states[6])
+
+
+def test_saving_does_not_see_later_steps(tmp_path):
+    """The state is donated to the next step while the writer still works."""
+    saver, state, seen = Checkpoints(tmp_path, keep=100), toys.make_state(), {}
+    for k in range(6):
+        state = train(state, k, k + 1)
+        seen[k + 1] = host(state)
+        saver.save(state)
+    saver.close()
+    for step, expected in seen.items():
+        assert toys.equal(checkpoints.restore(tmp_path, step, toys.make_state())[0], expected)
+
+
+def test_policy_keeps_the_last_and_the_milestones(tmp_path):
+    save_all(tmp_path, (1, 2, 3, 4, 5), keep=2, keep_every=2)
+    assert checkpoints.steps(tmp_path) == [2, 4, 5]
+
+
+def test_the_best_is_kept_besides(tmp_path):
+    """From when it is named on; one that is no longer the best goes as any other."""
+    state, saver = toys.make_state(), Checkpoints(tmp_path, keep=1)
+    for step, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4)):
+        state = train(state, step - 1, step)
+        saver.save(state)
+        saver.best = best
+        saver.wait()
+        assert checkpoints.steps(tmp_path) == sorted({best, step})
+    saver.close()
+
+
+def test_latest_is_the_largest_number(saved, tmp_path):
+    assert checkpoints.latest(saved[0]) == 6
+    for name in ("9", "10", "100.damaged", "200.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert checkpoints.latest(tmp_path) == 10  # not "9", which sorts last as text and is as new
+    assert checkpoints.latest(tmp_path / "nothing") is None
+
+
+def test_unfinished_save_is_cleared(tmp_path):
+    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir(parents=True)
+    Checkpoints(tmp_path).close()
+    assert os.listdir(tmp_path / "checkpoints") == []
+
+
+def test_saving_the_same_step_again_changes_nothing(run_folder):
+    workdir, states = run_folder
+    saver = Checkpoints(workdir, keep=10)
+    saver.save(jax.tree.map(jnp.asarray, states[4]), {"examples": -1})
+    saver.close()
+    assert checkpoints.read_about(workdir, 4)["examples"] == 64
+
+
+def test_flagged_state_is_never_saved(tmp_path):
+    saver = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match="failed in step 5"):
+        saver.save(toys.make_state()._replace(failed_at=jnp.asarray(5, jnp.int32)))
+    saver.close()
+    assert checkpoints.steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("item", ["params", "ema", "training", "about"])
+def test_truncated_file_is_named_and_the_step_before_is_taken(run_folder, item):
+    workdir, states = run_folder
+    if item == "about":
+        path = workdir / "checkpoints/6/about/metadata"
+    else:
+        path = values_file(workdir, 6, item)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints/6"):
+        checkpoints.restore(workdir, 6, toys.make_state())
+    lines = []
+    state, about = checkpoints.restore_latest(workdir, toys.make_state(), warn=lines.append)
+    assert toys.equal(state, states[4]) and about["step"] == 4
+    assert len(lines) == 1 and "FALLING BACK to step 4" in lines[0]
+    assert checkpoints.steps(workdir) == [2, 4]  # so that step 6 can be saved again
+    assert (workdir / "checkpoints/6.damaged").is_dir()
+
+
+def test_missing_file_is_an_error(run_folder):
+    workdir, _ = run_folder
+    shutil.rmtree(workdir / "checkpoints/6/ema")
+    with pytest.raises(DamagedCheckpoint, match="checkpoints/6"):
+        checkpoints.restore(workdir, 6, toys.make_state())
+
+
+def test_altered_values_are_named_by_leaf(run_folder, monkeypatch):
+    """Where the files themselves are sound, the checksum speaks, and says which leaf."""
+    workdir, _ = run_folder
+    path = workdir / "checkpoints/6/about/metadata"
+    written = json.loads(path.read_text())
+    written["about"]["leaves"]["ema/out/kernel"]["checksum"] = "0" * 8
+    written["sha256"] = checkpoints._digest(written["about"])
+    path.write_text(json.dumps(written))
+    with pytest.raises(DamagedCheckpoint, match="'ema/out/kernel'"):
+        checkpoints.restore(workdir, 6, toys.make_state())
+
+
+@pytest.mark.parametrize("field", ["step", "examples"])
+def test_altered_position_is_found(run_folder, field):
+    workdir, _ = run_folder
+    path = workdir / "checkpoints/6/about/metadata"
+    written = json.loads(path.read_text())
+    written["about"][field] += 1
+    path.write_text(json.dumps(written))
+    with pytest.raises(DamagedCheckpoint, match="altered"):
+        checkpoints.restore(workdir, 6, toys.make_state())
+
+
+def test_renamed_step_is_found(run_folder):
+    workdir, _ = run_folder
+    (workdir / "checkpoints/6").rename(workdir / "checkpoints/8")
+    with pytest.raises(DamagedCheckpoint, match="checkpoints/8"):
+        checkpoints.restore(workdir, 8, toys.make_state())
+
+
+def test_newer_format_is_refused(run_folder, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FORMAT", 0)
+    with pytest.raises(MismatchedCheckpoint, match="update"):
+        checkpoints.restore_latest(run_folder[0], toys.make_state())
+
+
+def test_other_architecture_names_the_first_leaf_and_both_shapes(run_folder, monkeypatch):
+    workdir, _ = run_folder
+    state = toys.make_state()
+    wider = {**state.params, "hidden": {**state.params["hidden"], "kernel": jnp.zeros((3, 9))}}
+    with pytest.raises(MismatchedCheckpoint) as error:
+        checkpoints.restore_latest(workdir, state._replace(params=wider))
+    for words in ("params/hidden/kernel", "(3, 8)", "(3, 9)", "init_from"):
+        assert words in str(error.value)
+    assert checkpoints.steps(workdir) == [2, 4, 6]  # a mismatch damages nothing
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_missing_and_additional_leaves_are_named(run_folder, more):
+    state = toys.make_state()
+    params = dict(state.params)
+    if more:
+        params["extra"] = jnp.zeros(2)
+    else:
+        del params["out"]
+    name = "params/extra" if more else "params/out/kernel"
+    with pytest.raises(MismatchedCheckpoint, match=f"'{name}'.*absent"):
+        checkpoints.restore(run_folder[0], 6, state._replace(params=params))
+
+
+def test_nothing_sound_left_is_an_error(run_folder):
+    workdir, _ = run_folder
+    for step in (2, 4, 6):
+        shutil.rmtree(workdir / f"checkpoints/{step}/params")
+    with pytest.raises(DamagedCheckpoint, match="No sound checkpoint"):
+        checkpoints.restore_latest(workdir, toys.make_state(), warn=lambda line: None)
+
+
+MACHINE = {
+    **{name: OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+       for name in ("EACCES", "EIO", "ESTALE", "ENOMEM")},
+    "TensorStore": ValueError("UNKNOWN: Error reading local file: Input/output error [os_error_code='5']"),
+    "device": jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2 bytes."),
+    "host": MemoryError(),
+}  # fmt: skip
+
+
+def fail(monkeypatch, part, error, steps):
+    """Makes a part of the reading fail at some steps, as a disk, a server or a device would."""
+    owner, name = {"about": (checkpoints.limits, "read_json"), "claims": (checkpoints.claims, "check_item"),
+                   "restore": (checkpoints.ocp.Checkpointer, "restore")}[part]  # fmt: skip
+    real = getattr(owner, name)
+
+    def read(*args, **kwargs):
+        path = next(arg for arg in args if isinstance(arg, os.PathLike))
+        if any(f"checkpoints/{step}" in str(path) for step in steps):
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, read)
+
+
+@pytest.mark.parametrize("part", ["about", "claims", "restore"])
+@pytest.mark.parametrize("error", MACHINE.values(), ids=MACHINE)
+def test_a_failure_to_read_is_no_damage_and_touches_nothing(run_folder, monkeypatch, part, error):
+    workdir, states = run_folder
+    fail(monkeypatch, part, error, [6])
+    before = sorted((workdir / "checkpoints").rglob("*"))
+    with pytest.raises(checkpoints.UnreadableCheckpoint, match=r"checkpoints/6.* could not be read.*same command"):
+        checkpoints.restore_latest(workdir, toys.make_state(), warn=pytest.fail)
+    with pytest.raises(checkpoints.UnreadableCheckpoint):
+        checkpoints.load_ema(workdir)
+    assert sorted((workdir / "checkpoints").rglob("*")) == before
+    monkeypatch.undo()
+    assert toys.equal(checkpoints.restore_latest(workdir, toys.make_state())[0], states[6])
+
+
+@pytest.mark.parametrize("others", ["damaged", "unreadable"])
+def test_nothing_is_renamed_before_a_sound_one_is_known(run_folder, monkeypatch, others):
+    workdir, _ = run_folder
+    steps = (2, 4, 6) if others == "damaged" else (6,)
+    for step in steps:
+        shutil.rmtree(workdir / f"checkpoints/{step}/params")
+    if others == "unreadable":
+        fail(monkeypatch, "restore", MACHINE["EIO"], [4])
+    before = sorted((workdir / "checkpoints").rglob("*"))
+    with pytest.raises(CheckpointError, match="No sound" if others == "damaged" else "could not be read"):
+        checkpoints.restore_latest(workdir, toys.make_state(), warn=pytest.fail)
+    assert sorted((workdir / "checkpoints").rglob("*")) == before
+
+
+def test_a_folder_of_checkpoints_that_may_not_be_listed_is_not_an_empty_one(run_folder):
+    workdir, _ = run_folder
+    (workdir / "checkpoints").chmod(0)
+    with rights.dropped(), pytest.raises(checkpoints.UnreadableCheckpoint, match="Permission denied"):
+        checkpoints.restore_latest(workdir, toys.make_state())
+    (workdir / "checkpoints").chmod(0o755)
+
+
+def test_no_checkpoint_yet(tmp_path):
+    assert checkpoints.restore_latest(tmp_path, toys.make_state()) is None
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoints.load_ema(tmp_path)
+
+
+def test_sampling_reads_the_average_without_an_optimizer(saved):
+    workdir, states = saved
+    params, step = checkpoints.load_ema(workdir)
+    assert step == 6 and toys.equal(params, states[6].ema)
+    params, step = checkpoints.load_ema(workdir, step=2)
+    assert step == 2 and toys.equal(params, states[2].ema)
+    assert toys.equal(checkpoints.load_params(workdir)[0], states[6].params)
+    with pytest.raises(CheckpointError, match="there are: 2, 4, 6"):
+        checkpoints.load_ema(workdir, step=3)
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="Cannot write checkpoints"):
+        Checkpoints(tmp_path / "file")
+
+
+@pytest.mark.parametrize("fails", ["wait_until_finished", "close"])
+def test_a_save_that_fails_at_the_end_is_told_in_words(tmp_path, monkeypatch, fails):
+    """Orbax writes in the background: what went wrong there shows when it is waited for, or when it is closed."""
+    saver = Checkpoints(tmp_path, keep=1)
+
+    def refuse():
+        raise FileNotFoundError(2, "No such file or directory", "4.orbax-checkpoint-tmp/_CHECKPOINT_METADATA")
+
+    monkeypatch.setattr(saver._writer, fails, refuse)
+    with pytest.raises(CheckpointError, match=r"Could not write the checkpoint .*_CHECKPOINT_METADATA.*no older one"):
+        saver.close()
+    monkeypatch.undo()
+    saver.close()
+
+
+def test_failed_save_says_so_and_leaves_the_older_ones(run_folder, monkeypatch):
+    """A disk that fills up while the files are written: every write of values fails."""
+    workdir, states = run_folder
+    saver = Checkpoints(workdir, keep=1)
+    full = OSError(28, "No space left on device")
+
+    def refuse(*args, **kwargs):
+        raise full
+
+    monkeypatch.setattr(saver._writer, "save", refuse)
+    state = train(jax.tree.map(jnp.asarray, states[6]), 6, 7)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*intact: 2, 4, 6"):
+        saver.save(state)
+    monkeypatch.undo()
+    assert toys.equal(checkpoints.restore_latest(workdir, toys.make_state())[0], states[6])
+    saver.save(state)  # the disk has room again
+    saver.close()
+    assert checkpoints.steps(workdir) == [7]
+
+
+def test_keep_out_of_range(tmp_path):
+    with pytest.raises(ValueError, match="keep = 0"):
+        Checkpoints(tmp_path, keep=0)
+
+
+def test_full_disk(tmp_path):
+    """Writes beyond a size fail, as on a full disk; the run's older checkpoint stays, and saving works again later."""
+    resource = pytest.importorskip("resource")
+    state = toys.make_state()._replace(density={"big": jax.random.normal(jax.random.key(0), (2_000_000,))})
+    saver = Checkpoints(tmp_path)
+    saver.save(state)
+    saver.wait()
+    later = state._replace(step=jnp.asarray(1, jnp.int32))
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="Older checkpoints are intact: 0"):
+            saver.save(later)
+            saver.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert os.listdir(tmp_path / "checkpoints") == ["0"]
+    saver.save(later)
+    saver.close()
+    assert toys.equal(checkpoints.restore(tmp_path, 1, state)[0], host(later))

@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.training.checkpointing.checksums import checksum, checksums
+
+
+def reference(values):
+    """The definition, element by element in Python's integers."""
+
+    def mix(x):
+        x = (x ^ (x >> 16)) * 0x85EBCA6B % 2**32
+        x = (x ^ (x >> 13)) * 0xC2B2AE35 % 2**32
+        return x ^ (x >> 16)
+
+    size = values.dtype.itemsize
+    data = values.tobytes()
+    width = min(size, 4)
+    words = [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
+    return sum(mix(mix((i + 0x9E3779B9) % 2**32) ^ word) for i, word in enumerate(words)) % 2**32
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "float16", "int8", "uint8", "bool", "float64", "int64"])
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4), (2, 3, 5)])
+def test_follows_its_definition(dtype, shape):
+    values = (np.random.default_rng(0).normal(size=shape) * 100).astype(dtype)
+    assert checksum(np.asarray(values)) == reference(np.asarray(values))
+
+
+def test_parts_add_up():
+    values = np.random.default_rng(0).normal(size=(6, 4, 10))
+    for dtype in ("float32", "float64"):
+        whole = values.astype(dtype)
+        total = 0
+        for i in range(0, 6, 3):
+            for j in range(0, 10, 5):
+                total += checksum(whole[i : i + 3, :, j : j + 5], (i, 0, j), whole.shape)
+        assert total % 2**32 == checksum(whole)
+
+
+def test_long_arrays_are_cut_into_chunks():
+    values = np.random.default_rng(0).integers(0, 2**31, (700_001,), np.int32)
+    parts = sum(checksum(values[a : a + 100_000], (a,), values.shape) for a in range(0, 700_001, 100_000))
+    assert checksum(values) == parts % 2**32
+
+
+def test_every_change_is_seen():
+    values = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    seen = {checksum(values)}
+    for i in range(5):
+        for bit in (0, 13, 31):
+            changed = values.copy()
+            changed.view(np.uint32)[i, 2] ^= np.uint32(1 << bit)
+            seen.add(checksum(changed))
+    seen.add(checksum(values[::-1].copy()))  # the same values elsewhere
+    assert len(seen) == 17
+
+
+def test_tree_by_path():
+    tree = {"a": {"b": jnp.arange(3)}, "c": [jnp.ones(2, jnp.bfloat16), jax.random.key(0), np.zeros(0)]}
+    sums = checksums(tree)
+    assert list(sums) == ["a/b", "c/0", "c/1", "c/2"]
+    assert sums["a/b"] == f"{reference(np.arange(3, dtype=np.int32)):08x}"
+    assert sums["c/0"] == f"{reference(np.full(2, 0x3F80, np.uint16)):08x}"  # 1 in bfloat16

@@ -1,0 +1,75 @@
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from diffusion.training.runtime import preemption
+from diffusion.training.runtime.preemption import Interrupted, StopRequest
+
+
+def test_work_alone_is_interrupted_wherever_it_is(monkeypatch):
+    """In a loop of Python and in a wait of the operating system; without a request it goes on to its end."""
+    monkeypatch.setattr(preemption, "BEAT", 0.02)
+    forever = [lambda: all(iter(lambda: 1, 0)), lambda: time.sleep(60)]
+    for work in forever:
+        with StopRequest() as stop:
+            stop.check()
+            with stop.interrupting():
+                time.sleep(0.1)
+            threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGUSR1]).start()
+            began = time.monotonic()
+            with pytest.raises(Interrupted), stop.interrupting():
+                work()
+            assert time.monotonic() - began < 10
+            with pytest.raises(Interrupted):
+                stop.check()
+    assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_notices_stand_for_sigterm_however_often_they_come(number):
+    before = signal.signal(number, signal.SIG_DFL)  # which would end this process
+    try:
+        with StopRequest() as stop:
+            for _ in range(2):
+                signal.raise_signal(number)
+                assert stop.received() == signal.SIGTERM
+        assert signal.getsignal(number) == signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)
+        with StopRequest() as stop:  # under nohup a lost terminal is no reason to stop
+            signal.raise_signal(number)
+            assert stop.received() is None
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_output_to_a_terminal_that_is_gone_is_dropped(monkeypatch, lost):
+    """Both kinds of output, and nothing else, once a notice comes; a terminal that is still there stays."""
+    there, replaced = {1, 2}, []
+    monkeypatch.setattr(os, "isatty", lambda descriptor: descriptor in there)
+    with StopRequest() as stop:
+        there -= {1, 2} if lost else set()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup2", lambda old, new: (replaced.append(new), os.close(old)))
+            signal.raise_signal(signal.SIGUSR1)
+            assert stop.received() == signal.SIGTERM
+    assert replaced == ([1, 2] if lost else [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_asks_and_the_second_is_left_to_the_kernel(number):
+    acted = []
+    before = signal.signal(number, lambda *_: acted.append(number))
+    try:
+        with StopRequest() as stop:
+            assert stop.received() is None
+            signal.raise_signal(number)
+            assert stop.received() == number == stop.received()
+            assert acted == [] and signal.getsignal(number) == signal.SIG_DFL
+        signal.raise_signal(number)
+        assert acted == [number]  # handlers are as they were
+    finally:
+        signal.signal(number, before)

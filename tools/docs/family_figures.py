@@ -1,0 +1,224 @@
+"""A picture for each family, of what it does to data in the plane whose every denoiser is known.
+
+    python -m tools.docs.family_figures
+    python -m tools.docs.family_figures --families=samplers,guidance --folder=/tmp/pictures
+
+writes docs/images/schedules.png, objectives.png, samplers.png and guidance.png. The data are mixtures of Gaussians, the
+denoisers exact (tests/oracles.py): nothing is trained, and the same pictures come out each time.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from absl import app, flags, logging
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from diffusion import couplings, guidance, samplers, schedules, timesteps
+from experiments.evaluation import figures
+from experiments.evaluation.figures import BLUE, FAINT, INK, ORANGE
+from tests import oracles
+from tests.conformance import exact_denoiser
+
+GREY, GREEN, RED = "#8a8f98", "#3a8a4d", "#c0392b"
+COLORS = (BLUE, ORANGE, GREEN, RED, "#8e5ea2", "#7a4a12", "#1aa39a", "#d16ba5", "#6b7280", "#b5a02c")
+FLOW = schedules.rectified_flow()
+
+
+def schedules_picture() -> Figure:
+    """The coefficients and log-SNR of the schedules by t, and one mixture under three of them at six times."""
+    made = {
+        "rectified_flow": FLOW, "cosine": schedules.cosine(), "linear_beta": schedules.linear_beta(),
+        "scaled_linear": schedules.scaled_linear(), "sigmoid": schedules.sigmoid(), "sub_vp": schedules.sub_vp(),
+        "variance_exploding": schedules.variance_exploding(), "edm": schedules.edm(),
+    }  # fmt: skip
+    near = {"cosine": " (near: trigonometric)", "linear_beta": " (near: variance_preserving)"}
+    figure = Figure(figsize=(11, 8.6), dpi=110, layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1.9))
+    panels = above.subplots(1, 3)
+    t = np.linspace(1e-3, 1, 400)
+    for (name, schedule), color in zip(made.items(), COLORS):
+        style = "--" if name in ("scaled_linear", "sub_vp", "sigmoid") else "-"
+        for panel, curve in zip(panels, (schedule.alpha, schedule.sigma, schedule.log_snr)):
+            panel.plot(t, np.asarray(curve(t)), style, color=color, linewidth=1.5, label=name + near.get(name, ""))
+    for panel, title in zip(panels, (r"$\alpha(t)$", r"$\sigma(t)$", r"$\log\,\alpha^2/\sigma^2$")):
+        panel.set(xlabel="t  (0 data, 1 noise)", xlim=(0, 1))
+        panel.set_title(title, fontsize=11)
+        figures.plain(panel)
+    panels[1].set(yscale="log", ylim=(5e-3, 120))
+    panels[2].set_ylim(-12, 12)
+    above.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=4)
+    shown, times = ("rectified_flow", "linear_beta", "variance_exploding"), (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+    below.suptitle("a mixture of three Gaussians under $x_t = \\alpha x_0 + \\sigma\\,\\varepsilon$, "
+                   "each picture in units of $\\sqrt{\\alpha^2 + \\sigma^2}$", fontsize=11)  # fmt: skip
+    data, random = oracles.three_gaussians(), np.random.default_rng(0)
+    x0, component = _draw(data, 450, random)
+    x0 = 1.3 * x0
+    eps = random.standard_normal(x0.shape)
+    for row, name in zip(below.subplots(len(shown), len(times)), shown):
+        for panel, t in zip(row, times):
+            alpha, sigma = float(made[name].alpha(t)), float(made[name].sigma(t))
+            x = (alpha * x0 + sigma * eps) / np.hypot(alpha, sigma)
+            panel.scatter(*x.T, s=3, c=np.array([BLUE, ORANGE, GREEN])[component], linewidths=0, alpha=0.7)
+            _square(panel, 3.0)
+            panel.set_title(f"t = {t:g}", fontsize=8, pad=2) if name == shown[0] else None
+        row[0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+def samplers_picture() -> Figure:
+    """The ways of six samplers in eight evaluations, the exact flow in grey."""
+    names = {"ddim": samplers.ddim(), "heun": samplers.heun(), "dpmpp_2m": samplers.dpmpp_2m(),
+             "unipc": samplers.unipc(), "dpm_solver_3": samplers.dpm_solver_3(), "ddpm": samplers.ddpm()}  # fmt: skip
+    data, evaluations = oracles.three_gaussians(), 8
+    x = jnp.asarray(scipy.stats.norm.ppf(scipy.stats.qmc.Sobol(2, seed=3).random(16)))
+    exact = _way(samplers.rk4(), exact_denoiser(data, FLOW), x, timesteps.uniform(FLOW, 200))
+    figure = Figure(figsize=(11, 7.6), dpi=110, layout="constrained")
+    for panel, (name, sampler) in zip(figure.subplots(2, 3).ravel(), names.items()):
+        steps = max(steps for steps in range(1, evaluations + 1) if sampler.nfe(steps) <= evaluations)
+        grid = timesteps.uniform(FLOW, steps)
+        way = _way(sampler, exact_denoiser(data, FLOW), x, grid)[:, : 4 if sampler.draws else None]
+        _contours(panel, data)
+        panel.add_collection(LineCollection(exact.swapaxes(0, 1), colors=GREY, linewidths=1.0))
+        panel.add_collection(LineCollection(way.swapaxes(0, 1), colors=BLUE, linewidths=1.0))
+        panel.scatter(*way[1:-1].reshape(-1, 2).T, s=7, color=BLUE, linewidths=0)
+        panel.scatter(*way[0].T, s=12, facecolors="white", edgecolors=INK, linewidths=0.8, zorder=3)
+        panel.scatter(*exact[-1].T, s=26, facecolors="none", edgecolors=GREY, linewidths=1.2, zorder=3)
+        panel.scatter(*way[-1].T, s=14, color=RED, linewidths=0, zorder=4)
+        error = np.sqrt(np.mean(np.sum((way[-1] - exact[-1, : way.shape[1]]) ** 2, axis=-1)))
+        told = "stochastic, four samples" if sampler.draws else f"{error:.3f} from the exact flow"
+        panel.set_title(f"{name}: {steps} steps, {sampler.nfe(steps)} evaluations\n{told}", fontsize=9.5)
+        _square(panel, 2.5)
+    return figure
+
+
+def objectives_picture() -> Figure:
+    """What denoising, flow matching with two couplings, and flow maps are taught, exactly."""
+    near, random = oracles.three_gaussians(), np.random.default_rng(1)
+    data = near._replace(means=2 * near.means, variances=0.6 * near.variances)
+    figure = Figure(figsize=(11, 3.5), dpi=110, layout="constrained")
+    field, independent, transport, jumps = figure.subplots(1, 4)
+
+    alpha, sigma = 0.6, 0.4
+    axis = np.linspace(-2.8, 2.8, 15)
+    x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    x0 = np.asarray(oracles.mean_x0(data, alpha, sigma, jnp.asarray(x)))
+    _contours(field, data)
+    field.quiver(*x.T, *(x0 - x).T, color=BLUE, angles="xy", scale_units="xy", scale=2.5, width=0.005)
+    field.set_title("denoising, t = 0.4:\nfrom $x_t$ towards $E[x_0\\,|\\,x_t]$", fontsize=9.5)
+
+    eps, (data_points, _) = random.standard_normal((32, 2)), _draw(data, 32, random)
+    keys = jax.random.split(jax.random.key(0), 32)
+    matched = np.asarray(couplings.optimal_transport(32)(keys, jnp.asarray(data_points), jnp.asarray(eps)))
+    for panel, noise, title in (
+        (independent, eps, "flow matching, independent pairs,\nand the flow that it learns"),
+        (transport, matched, "the same pairs matched by\nminibatch optimal transport"),
+    ):
+        _contours(panel, data)
+        panel.add_collection(LineCollection(np.stack([noise, data_points], axis=1), colors=FAINT, linewidths=0.8))
+        panel.scatter(*noise.T, s=8, facecolors="white", edgecolors=INK, linewidths=0.6)
+        panel.scatter(*data_points.T, s=8, color=BLUE, linewidths=0, zorder=3)
+        panel.set_title(title, fontsize=9.5)
+    start = jnp.asarray(scipy.stats.norm.ppf(scipy.stats.qmc.Sobol(2, seed=3).random(8)))
+    way = _way(samplers.rk4(), exact_denoiser(data, FLOW), start, timesteps.uniform(FLOW, 100))
+    independent.add_collection(LineCollection(way.swapaxes(0, 1), colors=ORANGE, linewidths=1.6, zorder=4))
+
+    _contours(jumps, data)
+    jumps.add_collection(LineCollection(way.swapaxes(0, 1), colors=GREY, linewidths=1.2))
+    for i in (0, 40, 70):
+        jumps.quiver(*way[i].T, *(way[-1] - way[i]).T, color=BLUE, angles="xy", scale_units="xy", scale=1, width=0.005,
+                     alpha=0.35 + 0.6 * i / 100)  # fmt: skip
+    jumps.scatter(*way[0].T, s=12, facecolors="white", edgecolors=INK, linewidths=0.8, zorder=3)
+    jumps.set_title("flow maps (consistency, MeanFlow):\nfrom any $x_t$ to where its flow ends", fontsize=9.5)
+    for panel in (field, independent, transport, jumps):
+        _square(panel, 3.2)
+    return figure
+
+
+def guidance_picture() -> Figure:
+    """One class of two under each guidance."""
+    means = np.array([[-1.3, 0.9], [-0.2, 1.5], [1.0, 0.9], [-1.0, -0.7], [0.2, -0.1], [1.3, -0.8]])
+    axes = [[[0.10, 0.04], [0.04, 0.06]], [[0.05, -0.02], [-0.02, 0.09]], [[0.12, 0.0], [0.0, 0.05]]]
+    class_of = lambda rows, spread=0.0: oracles.mixture(
+        np.full(len(rows), 1 / len(rows)), means[rows], [np.add(axes[k % 3], spread * np.eye(2)) for k in rows])
+    ours, both = class_of([0, 1, 2]), class_of([0, 1, 2, 3, 4, 5])
+    cond, uncond = exact_denoiser(ours, FLOW), exact_denoiser(both, FLOW)
+    worse, branches = exact_denoiser(class_of([0, 1, 2], 0.25), FLOW), guidance.separately(cond, uncond)
+    cases = {
+        "no guidance": cond,
+        "classifier_free, w = 2": guidance.classifier_free(branches, 2.0),
+        "classifier_free, w = 4": guidance.classifier_free(branches, 4.0),
+        "w = 4, for t in [0.2, 0.7]": guidance.classifier_free(branches, 4.0, (0.2, 0.7)),
+        "rescaled, w = 4": guidance.rescaled(branches, FLOW, 4.0),
+        "adaptive_projected, w = 4": guidance.adaptive_projected(branches, FLOW, 4.0),
+        "classifier_free_plus_plus, 0.8": guidance.classifier_free_plus_plus(branches, 0.8),
+        "autoguidance, w = 2": guidance.autoguidance(cond, worse, 2.0),
+    }
+    x = jnp.asarray(scipy.stats.norm.ppf(scipy.stats.qmc.Sobol(2, seed=0).random(512)))
+    grid = timesteps.uniform(FLOW, 50)
+    figure = Figure(figsize=(11, 5.9), dpi=110, layout="constrained")
+    for panel, (name, denoise) in zip(figure.subplots(2, 4).ravel(), cases.items()):
+        found = _way(samplers.ddim(), denoise, x, grid)[-1]
+        _contours(panel, both, GREY)
+        _contours(panel, ours, BLUE)
+        panel.scatter(*found.T, s=4, color=ORANGE, linewidths=0, alpha=0.8, zorder=3)
+        _square(panel, 2.6)
+        panel.set_title(name, fontsize=9.5)
+    return figure
+
+
+FAMILIES = {"schedules": schedules_picture, "objectives": objectives_picture, "samplers": samplers_picture,
+            "guidance": guidance_picture}  # fmt: skip
+
+
+def _draw(data: oracles.Mixture, number: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    component = random.choice(len(data.weights), number, p=data.weights)
+    stretched = random.standard_normal((number, 2)) * np.sqrt(data.variances)[component]
+    return data.means[component] + np.einsum("nij,nj->ni", np.asarray(data.axes)[component], stretched), component
+
+
+def _way(sampler: samplers.Sampler, denoise, x, grid: np.ndarray) -> np.ndarray:
+    """`[N + 1, B, 2]`."""
+    keys = jax.random.split(jax.random.key(0), len(x))
+    walk = jax.jit(lambda x: samplers.sample(sampler, denoise, FLOW, x, timesteps.plan(grid), keys, trajectory=True)[1])
+    return np.asarray(walk(x).x)
+
+
+def _contours(panel: Axes, data: oracles.Mixture, color: str = GREY) -> None:
+    """Half of the data's mass, and nine tenths."""
+    axis = np.linspace(-4, 4, 200)
+    points = jnp.asarray(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2))
+    density = np.exp(np.asarray(oracles.log_density(data, 1.0, 0.0, points)))
+    sorted_mass = np.sort(density)[::-1]
+    levels = [sorted_mass[np.searchsorted(np.cumsum(sorted_mass) / sorted_mass.sum(), share)] for share in (0.9, 0.5)]
+    panel.contour(axis, axis, density.reshape(200, 200), levels, colors=color, linewidths=0.8, alpha=0.6)
+
+
+def _square(panel: Axes, half: float) -> None:
+    panel.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], aspect="equal")
+    for spine in panel.spines.values():
+        spine.set_color("#d0d0d0")
+
+
+def main(argv: list[str]) -> None:
+    """Draws."""
+    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    folder = pathlib.Path(flags.FLAGS.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for family in flags.FLAGS.families:
+        with jax.enable_x64(True):
+            figure = FAMILIES[family]()
+        FigureCanvasAgg(figure)
+        figure.savefig(folder / f"{family}.png", metadata={"Software": None})
+        print(folder / f"{family}.png")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("families", list(FAMILIES), f"which of {', '.join(FAMILIES)}")
+    flags.DEFINE_string("folder", "docs/images", "where to write")
+    app.run(main)

@@ -1,0 +1,391 @@
+"""A page of pictures of what a trained run can do, each with the lines that make it.
+
+    python -m tools.docs.gallery --workdir=runs/digits                            # of the run of `make demo`
+    python -m tools.docs.gallery --workdir=runs/digits --only=editing,samplers --out=/tmp/gallery
+
+Writes docs/gallery/README.md and its PNG files from a run that was trained, sampled and evaluated. The picture of a
+sweep is a screenshot of its report, which needs chromium and chromedriver; where they are missing the picture that is
+there stays.
+"""
+
+import inspect
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+from jax import Array
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from diffusion import editing, samplers, timesteps
+from diffusion.data.transforms import to_uint8
+from diffusion.io import files
+from experiments import config as configs
+from experiments.config import ConfigError, names
+from experiments.evaluation import figures, measures
+from experiments.evaluation.figures import BLUE, FAINT, INK, ORANGE
+from experiments.run import progress
+from experiments.run_folder import workdir
+from experiments.sampling import generate, trained_run
+from experiments.sampling.trained_run import Trained
+
+SCALES = (0.0, 1.0, 1.5, 2.0, 4.0, 8.0)
+STEPS = (1, 2, 4, 8, 16, 32)
+SAMPLERS = ("euler", "heun", "dpmpp_2m", "unipc", "ddpm", "dpmpp_2m_sde")
+STRENGTHS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WEIGHTS = np.linspace(0, 1, 9)
+UNKNOWN = (206, 222, 242)  # colour of what is to be painted
+MEASURED = 360  # samples of a figure beside the pictures
+LEGEND = {"frameon": False, "fontsize": 7.5, "loc": "upper right", "borderaxespad": 0, "columnspacing": 1,
+          "handlelength": 1.2, "handletextpad": 0.5}  # fmt: skip
+SWEEP = "configs/sweeps/digits_steps.py"
+
+
+# ==== What is shown of editing: these functions are printed on the page ====
+
+
+def inpaint(run: Trained, images: Array, labels: np.ndarray, known: np.ndarray) -> Array:
+    """RePaint: what is not known is painted to agree with what is."""
+    plan = editing.repaint(run.grid, jump=5, resamplings=10)
+    keep = editing.replacement(run.schedule, plan, images, known)
+    x, keys = run.noise(len(images))
+    return samplers.sample(samplers.ddpm(), run.denoise(labels), run.schedule, x, plan, keys, after_step=keep)
+
+
+def outpaint(run: Trained, middles: Array, labels: np.ndarray) -> tuple[Array, Array, Array]:
+    """What lies around a picture's middle is painted."""
+    rest = [(side - given) // 2 for side, given in zip(run.shape, middles.shape[1:3])]
+    canvas, known = editing.extended(middles, [(margin, margin) for margin in rest])
+    return inpaint(run, canvas, labels, known), canvas, known
+
+
+def edit(run: Trained, images: Array, labels: np.ndarray, strength: float) -> Array:
+    """SDEdit: noised to t = strength, and sampled from there, here as another class."""
+    keys = run.noise(len(images))[1]
+    return editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images, run.grid, strength, keys)
+
+
+def between(run: Trained, labels: np.ndarray, weight: float) -> Array:
+    """From the noise of one seed to that of another, along the sphere."""
+    noise, keys = run.noise(2 * len(labels))
+    x = editing.slerp(noise[: len(labels)], noise[len(labels) :], weight)
+    plan = timesteps.plan(run.grid)
+    return samplers.sample(run.sampler, run.denoise(labels), run.schedule, x, plan, keys[: len(labels)])
+
+
+# ==== The pictures ====
+
+
+class Shown(NamedTuple):
+    """What the page says beside a picture: lines that make it, and text in Markdown."""
+
+    lines: str
+    text: str
+
+
+def samples(folder: pathlib.Path, place: pathlib.Path) -> Shown:
+    """The run's own picture."""
+    _copy(folder / "samples.png", place / "samples.png")
+    return Shown(_shell("sample", f"--workdir={folder}"), "One row for each class.")
+
+
+def trajectory(folder: pathlib.Path, place: pathlib.Path) -> Shown:
+    """The run's own picture."""
+    _copy(folder / "trajectory.png", place / "trajectory.png")
+    return Shown(_shell("sample", f"--workdir={folder}"),
+                 "The sample x_t on its way, and what the network takes the digit for at each time.")  # fmt: skip
+
+
+def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
+    """The same noise under growing scales, with figures."""
+    run, number = trained_run.load(folder), MEASURED
+    labels, seeds = generate.balanced_labels(number, _classes(run)), generate.seeds(run.config, number)
+    made, table = [], []
+    for scale in SCALES:
+        at = run.changed({"sample.guidance.scale": scale, "sample.number": number})
+        images = generate.generator(at.config, at.shape).images(at.params, labels, seeds)
+        found = measures.evaluate_samples(images, labels, _evaluated(at.config))
+        made.append(images)
+        table.append(f"| {scale:g} | {100 * found['asked_class']:.1f} % | {found['fd_classifier']:.3g} "
+                     f"({found['fd_classifier_over_floor']:.2f}) |")  # fmt: skip
+    rows = [row for row in (3, 5, 8, 9, 2) if row < _classes(run)]
+    shown = np.stack(made, axis=1)  # [number, scales, H, W, C]
+    blocks = [figures.paper(shown[rows]), figures.paper(shown[[row + _classes(run) for row in rows]])]
+    texts = [f"w = {SCALES[0]:g}", *(f"{scale:g}" for scale in SCALES[1:])]
+    figures.mosaic(blocks, [str(row) for row in rows], (texts, texts), place / "guidance.png",
+                   ("guidance w, one noise a row", "other seeds"))  # fmt: skip
+    words = f"--workdir={folder}", f"--out={folder}/guided", "--config.sample.guidance.scale=4"
+    return Shown(_shell("sample", *words), "\n".join([
+        "Classifier-free guidance, cond + (w - 1)(cond - uncond): w = 0 ignores the class that is asked for, 1 is no "
+        "guidance; too much of it makes all digits of a class alike.",
+        "",
+        f"| w | asked class recognised | Frechet distance, classifier features, N = {_real_number(run)} (times the "
+        "floor) |",
+        "| --- | --- | --- |",
+        *table,
+    ]))  # fmt: skip
+
+
+def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
+    """Samplers and steps from the same noise."""
+    blocks: list[list] = [[], []]
+    run = trained_run.load(folder, {"model.unroll": 1})  # many programs, each run once
+    labels = np.array([0, 3], np.int32) % _classes(run)
+    x, keys = run.noise(2)
+    for name in SAMPLERS:
+        found = []
+        for steps in STEPS:
+            sampler, plan = names.SAMPLERS[name](), timesteps.plan(run.changed({"sample.steps": steps}).grid)
+            found.append(to_uint8(samplers.sample(sampler, run.denoise(labels), run.schedule, x, plan, keys)))
+        for block, images in zip(blocks, np.swapaxes(found, 0, 1)):
+            block.append(images)
+    texts = [f"{STEPS[0]} step", *map(str, STEPS[1:])]
+    figures.mosaic([figures.paper(np.stack(block)) for block in blocks], SAMPLERS, (texts, texts),
+                   place / "samplers.png", ("seed 0", "seed 1"))  # fmt: skip
+    words = f"--workdir={folder}", f"--out={folder}/unipc", "--config.sample.sampler.name=unipc"
+    return Shown(_shell("sample", *words, "--config.sample.steps=8"),
+                 "The same noise in every field; heun evaluates the network twice a step. The first "
+                 "four are deterministic and come to one picture; ddpm and dpmpp_2m_sde add noise of their own. All of "
+                 "them: [samplers](../samplers.md).")  # fmt: skip
+
+
+def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
+    """Inpainting and outpainting of test digits."""
+    run = trained_run.load(folder, {"sample.steps": 50})
+    images, labels = run.real("test", 10)
+    height, width = run.shape[:2]
+    upper = np.arange(height)[:, None, None] < height // 2
+    painted = inpaint(run, images, labels, upper)
+    top, left = height // 4, width // 4
+    around, canvas, known = outpaint(run, images[:, top : height - top, left : width - left], labels)
+    black = to_uint8(images)
+    tinted = lambda given, mask: np.where(mask, figures.paper(to_uint8(given), black), np.uint8(UNKNOWN))
+    real, made = figures.paper(black), lambda x: figures.paper(to_uint8(x), black)
+    rows = [real, tinted(images, upper), made(painted), tinted(canvas, np.asarray(known)), made(around)]
+    figures.mosaic([np.stack(rows)], ["real", "upper half", "inpainted", "middle", "outpainted"],
+                   ([""] * len(images),), place / "editing.png")  # fmt: skip
+    return Shown(_python(inpaint, outpaint),
+                 "Digits of the test split, that training never saw: the lower half, and all but the middle, painted "
+                 "anew (blue is not known). A real digit and a painted one need not be the same.")  # fmt: skip
+
+
+def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
+    """Test digits made others, by growing strengths."""
+    run = trained_run.load(folder, {"sample.steps": 50})
+    images, labels = run.real("test", 10)
+    wanted = {1: 7, 3: 8, 4: 9, 5: 6, 0: 8}
+    rows = np.array([row for row in wanted if row < _classes(run)])
+    others = np.array([wanted[row] % _classes(run) for row in rows], np.int32)
+    black, grid = to_uint8(images), [figures.paper(to_uint8(images))[rows]]
+    for strength in STRENGTHS:
+        made = to_uint8(edit(run, images[rows], others, strength))
+        grid.append(figures.paper(made, black))
+    names_of_rows = [f"{labels[row]} as {other}" for row, other in zip(rows, others)]
+    texts = ["real", f"t = {STRENGTHS[0]:g}", *(f"{strength:g}" for strength in STRENGTHS[1:])]
+    figures.mosaic([np.stack(grid, axis=1)], names_of_rows, (texts,), place / "sdedit.png")
+    return Shown(_python(edit), "A digit of the test split, noised to time t and sampled from there as another class: "
+                 "the longer the way, the less of it is kept.")  # fmt: skip
+
+
+def interpolation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
+    """Between the noise of two seeds."""
+    run = trained_run.load(folder)
+    labels = np.array([row for row in (0, 2, 3, 4, 7) if row < _classes(run)], np.int32)
+    grid = np.stack([to_uint8(between(run, labels, float(weight))) for weight in WEIGHTS], axis=1)
+    texts = ["one seed", *(f"{weight:.2g}" for weight in WEIGHTS[1:-1]), "another"]
+    figures.mosaic([figures.paper(grid)], [str(label) for label in labels], (texts,), place / "interpolation.png")
+    return Shown(_python(between), "A deterministic sampler maps noise to digits continuously: between two seeds lie "
+                 "digits of the same class.")  # fmt: skip
+
+
+def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
+    """The figures of report.json, drawn."""
+    path = folder / "report.json"
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there. Write it by: {configs.printed('evaluate', f'--workdir={folder}')}")
+    found = json.loads(path.read_text())["figures"]
+    figure = Figure(figsize=(10, 3.1), dpi=figures.DPI, layout="constrained")
+    classes, distances, nearest = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
+    of_classes(classes, found["asked_class"])
+    of_distances(distances, found["frechet"])
+    of_neighbours(nearest, found["neighbours"])
+    FigureCanvasAgg(figure)
+    with files.whole(place / "evaluation.png") as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
+    _copy(folder / "curves.png", place / "curves.png")
+    return Shown(_shell("evaluate", f"--workdir={folder}"),
+                 "What `report.json` says, each figure beside real images and noise; intervals of 95 %.\n\n"
+                 "![Loss by step, and by t](curves.png)")  # fmt: skip
+
+
+def of_classes(axes, asked: dict) -> None:
+    """Share of each class that the classifier recognises."""
+    classes = list(asked["by_class"])
+    axes.bar(np.arange(len(classes)) - 0.2, [100 * asked["by_class"][c] for c in classes], 0.4, color=BLUE,
+             label="samples")  # fmt: skip
+    axes.bar(np.arange(len(classes)) + 0.2, [100 * asked["real"]["by_class"].get(c, np.nan) for c in classes], 0.4,
+             color=FAINT, label="real test images")  # fmt: skip
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set(xlabel="class asked for", ylabel="recognised, %", ylim=(80, 105), yticks=range(80, 101, 5))
+    _plain(axes, "Asked class")
+    axes.legend(**LEGEND, ncols=2)
+
+
+def of_distances(axes, frechet: dict) -> None:
+    """Frechet distances between the floor and noise."""
+    for row, figure in enumerate(frechet.values()):
+        at = figure["floor"]["mean"]
+        axes.plot([at, figure["noise"]], [row, row], color=FAINT, linewidth=1.2, zorder=1)
+        axes.plot(at, row, "|", color=INK, markersize=14, label="" if row else "floor (real images)")
+        axes.plot(figure["noise"], row, "x", color=ORANGE, label="" if row else "noise")
+        low, high = figure["interval"] or (figure["distance"], figure["distance"])
+        error = np.clip([[figure["distance"] - low], [high - figure["distance"]]], 0, None)
+        axes.errorbar(figure["distance"], row, xerr=error, fmt="o", color=BLUE, markersize=5, capsize=3,
+                      label="" if row else "samples")  # fmt: skip
+    axes.set_yticks(range(len(frechet)), list(frechet))
+    axes.set(xscale="log", xlabel="Frechet distance", ylim=(-0.6, len(frechet) + 0.2))
+    _plain(axes, "Distance to test images")
+    axes.legend(**LEGEND, ncols=3)
+
+
+def of_neighbours(axes, neighbours: dict) -> None:
+    """Quantiles of the distance to the nearest training image."""
+    for name, color, label in (("samples", BLUE, "samples"), ("held_out", INK, "real test images")):
+        quantiles = {float(q): value for q, value in neighbours[name]["quantiles"].items()}
+        known = sorted(quantiles)
+        axes.plot([quantiles[q] for q in known], [100 * q for q in known], marker="o", markersize=3.5, color=color,
+                  linewidth=1.5, label=label)  # fmt: skip
+    axes.set(xlabel="to the nearest training image", ylabel="share below, %", ylim=(0, 100), xlim=(0, None))
+    _plain(axes, "Copies lie at 0")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def sweep(folder: pathlib.Path, place: pathlib.Path) -> Shown:
+    """Runs a sweep over the run, and takes a picture of its report."""
+    from tests import browser
+
+    where = folder.parent / f"{folder.name}_steps"
+    command = ["python", "-m", "experiments.sweep", f"--sweep={SWEEP}", f"--workdir={where}"]
+    subprocess.run([sys.executable, *command[1:]], check=True)  # what is done already is not done again
+    if browser.installed():
+        with browser.open(size=(1180, 1330)) as page:
+            page.visit((where / "report.html").resolve().as_uri())
+            page.screenshot(place / "sweep.png", whole=False)
+    else:
+        print(f"{place / 'sweep.png'} stays as it is: {browser.MISSING}")
+    return Shown(_shell(" ".join(command)), f"[Samplers by their steps](../../{SWEEP}) of the run above: the report "
+                 "that a sweep writes while it runs, one file that works offline: [sweeps](../sweeps.md).")  # fmt: skip
+
+
+PICTURES: dict[str, tuple[str, Callable[[pathlib.Path, pathlib.Path], Shown]]] = {
+    "samples": ("Samples by class", samples),
+    "trajectory": ("From noise to image", trajectory),
+    "guidance": ("Guidance", guidance),
+    "samplers": ("Samplers by steps", samplers_by_steps),
+    "editing": ("Inpainting and outpainting", editing_of_real_digits),
+    "sdedit": ("SDEdit", sdedit),
+    "interpolation": ("Between two seeds", interpolation),
+    "evaluation": ("Evaluation", evaluation),
+    "sweep": ("A sweep's report", sweep),
+}
+
+
+# ==== The page ====
+
+
+def section(name: str, shown: Shown) -> str:
+    """A picture's part of the page."""
+    title = PICTURES[name][0]
+    return f"## {title}\n\n![{title}]({name}.png)\n\n{shown.text}\n\n{shown.lines}\n"
+
+
+def sections_of(text: str) -> dict[str, str]:
+    """The sections of a page by their pictures' names."""
+    parts = {part.split("\n")[0]: f"## {part}" for part in text.split("\n## ")[1:]}
+    return {name: parts[title] for name, (title, _) in PICTURES.items() if title in parts}
+
+
+def page(folder: pathlib.Path, sections: Iterable[str]) -> str:
+    """The whole page."""
+    head = f"""# Gallery
+
+Every picture is of one run, the digits of `make demo` (8x8 pixels, 1,258 training images, four minutes on two CPU
+cores), and was made by one command:
+
+```sh
+{configs.printed("gallery", f"--workdir={folder}")}
+```
+
+Text to image and its edits, of the model of `make demo-text`: [its report](text/report.md).
+"""
+    return "\n".join([head, *(part.rstrip("\n") + "\n" for part in sections)])
+
+
+def _shell(module: str, *words: str) -> str:
+    return f"```sh\n{configs.printed(module, *words)}\n```"
+
+
+def _python(*functions: Callable) -> str:
+    code = "\n\n".join(textwrap.dedent(inspect.getsource(function)).strip() for function in functions)
+    where = 'where `run = trained.load("runs/digits")` and `images, labels = run.real("test", 10)`.'
+    return f"```python\n{code}\n```\n\n{where}"
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    if not source.is_file():
+        raise ConfigError(f"{source} is not there: sample and evaluate the run first (experiments.sample, "
+                          "experiments.evaluate).")  # fmt: skip
+    with files.whole(target) as file, open(source, "rb") as given:
+        shutil.copyfileobj(given, file)
+
+
+def _classes(run: Trained) -> int:
+    return run.config.model.num_classes
+
+
+def _real_number(run: Trained) -> int:
+    return min(MEASURED, len(measures.split_of(run.config, "validation").images))
+
+
+def _evaluated(config):
+    """The config with the classifier's features alone, which the table is of."""
+    config = config.copy_and_resolve_references()
+    config.evaluate.features = ("classifier",)
+    return config
+
+
+def _plain(axes, title: str) -> None:
+    axes.set_title(title, fontsize=11)
+    figures.plain(axes)
+
+
+def main(argv: list[str]) -> None:
+    """Draws, and writes the page."""
+    folder, place = pathlib.Path(flags.FLAGS.workdir), pathlib.Path(flags.FLAGS.out)
+    wanted = flags.FLAGS.only or list(PICTURES)
+    for name in wanted:
+        if name not in PICTURES:
+            raise configs.unknown("--only", name, PICTURES, "picture")
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / "README.md"
+    sections = sections_of(path.read_text()) if path.is_file() else {}
+    with progress.bar("drawing", len(wanted), "pictures") as advance:
+        for done, name in enumerate(wanted):
+            sections[name] = section(name, PICTURES[name][1](folder, place))
+            advance(done + 1)
+    workdir.write_text(path, page(folder, (sections[name] for name in PICTURES if name in sections)))
+    print(f"{place}: {', '.join(f'{name}.png' for name in wanted)}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", "runs/digits", "a run folder, trained, sampled and evaluated")
+    flags.DEFINE_string("out", "docs/gallery", "where to write")
+    flags.DEFINE_list("only", None, f"some of {', '.join(PICTURES)}; the others stay as they are")
+    configs.run(main, workdir.FAILURES)

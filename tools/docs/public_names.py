@@ -1,0 +1,115 @@
+"""The public names of the library, read from its source: where each is public, what kind it is, and its sentence.
+
+Public are the names of a package's `__all__`, and the functions, classes and types that any other module defines,
+unless their name or module begins with an underscore. A name that a package takes from a module inside it is public
+there, and not a second time in that module. Constants are public where `__all__` names them.
+"""
+
+import ast
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[2]
+TYPE = re.compile("[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*")  # Denoiser = Callable[...], not DENOISERS = {...}
+
+
+class Name(NamedTuple):
+    """A public name.
+
+    Attributes:
+        module: where it is public, e.g. "diffusion.samplers".
+        name: e.g. "heun".
+        kind: "function", "class", "type" or "constant".
+        sentence: the first one of its docstring, without the stop; "" where it has none.
+        path: where it is defined, e.g. "diffusion.samplers.runge_kutta.heun".
+    """
+
+    module: str
+    name: str
+    kind: str
+    sentence: str
+    path: str
+
+
+class _Module(NamedTuple):
+    name: str
+    sentence: str
+    defined: dict[str, Name]  # at its top level, whether public or not
+    taken: dict[str, tuple[str, str]]  # what `__all__` lists and another module defines: that, and its name there
+    listed: tuple[str, ...] | None  # `__all__`
+
+
+def public_names(root: pathlib.Path = ROOT, package: str = "diffusion") -> dict[str, list[Name]]:
+    """All public names of a package, by the module where they are public.
+
+    Args:
+        root: folder of the package's folder.
+        package: its name.
+
+    Returns:
+        {module: its names}, sorted; modules that have none of their own are left out.
+    """
+    found = _modules(root, package)
+    taken = {place for module in found.values() for place in module.taken.values()
+             if place[0].startswith(f"{module.name}.")}  # fmt: skip
+    public = {}
+    for module in found.values():
+        names = [found[place[0]].defined[place[1]]._replace(module=module.name, name=name)
+                 for name, place in module.taken.items() if place[0] in found and place[1] in found[place[0]].defined]
+        for name in module.defined.values():
+            listed = name.name in module.listed if module.listed is not None else name.kind != "constant"
+            if listed and not name.name.startswith("_") and (module.name, name.name) not in taken:
+                names.append(name)
+        if names:
+            public[module.name] = sorted(names, key=lambda name: name.name.casefold())
+    return dict(sorted(public.items()))
+
+
+def module_sentences(root: pathlib.Path = ROOT, package: str = "diffusion") -> dict[str, str]:
+    """The first sentence of the docstring of each public module, by its name."""
+    return {name: module.sentence for name, module in sorted(_modules(root, package).items())}
+
+
+def sentence(docstring: str | None) -> str:
+    """The first sentence of a docstring, without the stop."""
+    paragraph = " ".join((docstring or "").strip().split("\n\n")[0].split())
+    return re.split(r"(?<![A-Z.])\.\s|[.:,]?$", paragraph, maxsplit=1)[0]
+
+
+def _modules(root: pathlib.Path, package: str) -> dict[str, _Module]:
+    files = [path for path in (root / package).rglob("*.py")
+             if not any(part.startswith("_") and part != "__init__.py" for part in path.relative_to(root).parts)]
+    read = [_read(path, path.relative_to(root)) for path in files]
+    return {module.name: module for module in read}
+
+
+def _read(path: pathlib.Path, relative: pathlib.Path) -> _Module:
+    name = ".".join(part for part in relative.with_suffix("").parts if part != "__init__")
+    tree = ast.parse(path.read_text(), str(path))
+    defined, taken, listed = {}, {}, None
+    for statement, after in zip(tree.body, [*tree.body[1:], None]):
+        if isinstance(statement, ast.ImportFrom):
+            taken |= {alias.asname or alias.name: (statement.module or "", alias.name) for alias in statement.names}
+        for target, kind, docstring in _definitions(statement, after):
+            if target == "__all__":
+                listed = tuple(ast.literal_eval(statement.value))  # type: ignore[attr-defined]
+            elif target not in defined or docstring:  # of overloads, the one that says what it does
+                defined[target] = Name(name, target, kind, sentence(docstring), f"{name}.{target}")
+    taken = {name: place for name, place in taken.items() if name in (listed or ())}
+    return _Module(name, sentence(ast.get_docstring(tree)), defined, taken, listed)
+
+
+def _definitions(statement: ast.stmt, after: ast.stmt | None) -> Iterator[tuple[str, str, str | None]]:
+    """What a statement defines: name, kind and docstring; that of an assignment is the text that follows it."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        kind = "class" if isinstance(statement, ast.ClassDef) else "function"
+        yield statement.name, kind, ast.get_docstring(statement)
+    elif isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+        for target in targets:
+            if isinstance(target, ast.Name) and not ast.unparse(statement).startswith(f"{target.id} = TypeVar("):
+                kind = "type" if TYPE.fullmatch(target.id) else "constant"
+                yield target.id, kind, text if isinstance(text, str) else None

@@ -1,0 +1,189 @@
+"""Pages of the documentation site that no file in docs/ holds: README.md as the front page, and the API.
+
+    make site
+
+builds it (mkdocs.yml), and mkdocs calls the functions `on_...` below. A page of the API shows the public names of one
+module (`tools.docs.public_names`) from their docstrings; pages are grouped as the module table of the README groups
+them, and the first lists all names, each with its sentence.
+"""
+
+import pathlib
+import posixpath
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import griffe
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from tools.docs import public_names
+from tools.docs.public_names import Name
+
+ROOT = pathlib.Path(__file__).parents[2]
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)  # of the module table
+SECTION = re.compile("(Args|Attributes|Returns|Raises|Yields):")
+CALL = re.compile(r"(\])(?=[(\[])")
+REST = "further modules"  # that the README does not name
+
+
+class Group(NamedTuple):
+    """Pages of the API under one heading.
+
+    Attributes:
+        title: its modules, as the README has them.
+        modules: whose public names they show, in order.
+    """
+
+    title: str
+    modules: Sequence[str]
+
+
+def groups(readme: str, public: Mapping[str, Sequence[Name]]) -> list[Group]:
+    """The modules as the README's table groups them; those that it does not name come last.
+
+    Args:
+        readme: its text.
+        public: from `public_names.public_names`.
+    """
+    rows = [re.findall(r"`(\w+)`", row) for row in ROW.findall(readme)]
+    inside = lambda module, names: module.split(".")[1] in names
+    made = [Group(", ".join(row), [module for name in row for module in public if inside(module, [name])])
+            for row in rows]  # fmt: skip
+    named = [name for row in rows for name in row]
+    return [*made, Group(REST, [module for module in public if module != "diffusion" and not inside(module, named)])]
+
+
+def place(module: str) -> str:
+    """The page of a module, by its path in the site."""
+    return f"api/{module.removeprefix('diffusion.')}.md"
+
+
+def page(module: str, names: Sequence[Name]) -> str:
+    """The page of a module, in Markdown: of each name the place of its docstring, which mkdocstrings shows there."""
+    shown = [f"::: {module}\n    options: {{members: false, show_root_heading: false, show_root_toc_entry: false}}"]
+    shown += [f"::: {name.path}\n    options: {{heading: {name.name}, toc_label: {name.name}}}" for name in names]
+    return "\n\n".join([f"# {module}", *shown]) + "\n"
+
+
+def index(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]], about: Mapping[str, str]) -> str:
+    """The page that lists all public names, each with its sentence.
+
+    Args:
+        grouped: from `groups`.
+        public: from `public_names.public_names`.
+        about: the sentence of each module.
+    """
+    count = sum(len(public[module]) for group in grouped for module in group.modules)
+    lines = ["# Public names", "", f"All {count} names that `diffusion` makes public, by the module to import them "
+             "from. Each leads to its arguments, shapes and errors."]  # fmt: skip
+    for group in grouped:
+        lines += ["", f"## {group.title}"]
+        for module in group.modules:
+            lines += ["", f"### [{module}]({place(module).removeprefix('api/')})", "", f"{escaped(about[module])}.", "",
+                      "| name | what it is |", "| --- | --- |"]  # fmt: skip
+            lines += [f"| [`{name.name}`]({place(module).removeprefix('api/')}#{name.path}) "
+                      f"| {escaped(name.sentence)} |" for name in public[module]]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """A sentence as Markdown's own text, apart from what it has in backticks."""
+    parts = re.split(r"(`[^`]*`)", text.replace("|", "\\|"))
+    return "".join(part if part.startswith("`") else re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts)
+
+
+def front(readme: str) -> str:
+    """The README as a page of docs/: its links, which start from the folder above, lead to the same places."""
+    moved = _relinked(readme, lambda target: target.removeprefix("docs/") if target.startswith("docs/") else None)
+    return f"---\nhide: [navigation]\n---\n\n{moved}"  # it is the only page of its heading
+
+
+def inward(markdown: str, path: str) -> str:
+    """A page of docs/, with links to the README made to lead to the front page.
+
+    Args:
+        markdown: its text.
+        path: its own, in docs/.
+    """
+    folder = posixpath.dirname(path)
+
+    def moved(target):
+        address, mark, anchor = target.partition("#")
+        place = posixpath.normpath(posixpath.join("docs", folder, address))
+        if place == "README.md":
+            return posixpath.relpath("index.md", folder or ".") + mark + anchor
+        return target if place.startswith("docs/") else None
+
+    return _relinked(markdown, moved)
+
+
+def _relinked(markdown: str, moved: Callable[[str], str | None]) -> str:
+    """A page whose links lead elsewhere; those to files that are no part of the site become the path of the file."""
+
+    def mended(link):
+        if ":" in link[3] or link[3].startswith("#"):
+            return link[0]
+        target = moved(link[3])
+        return f"{link[2]} (`{link[3].lstrip('./')}`)" if target is None else f"{link[1]}[{link[2]}]({target})"
+
+    parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if part.startswith("```") else LINK.sub(mended, part) for part in parts)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Adds the pages of the API to the navigation."""
+    public = public_names.public_names()
+    entries: list[dict] = [{"Public names": "api/index.md"}]
+    for group in groups((ROOT / "README.md").read_text(), public):
+        pages = [{module.removeprefix("diffusion."): place(module)} for module in group.modules]
+        entries += pages if len(pages) == 1 else [{group.title: pages}]
+    config.nav = [*(config.nav or []), {"API": entries}]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the front page and the pages of the API."""
+    readme, public = (ROOT / "README.md").read_text(), public_names.public_names()
+    grouped = groups(readme, public)
+    made = {"index.md": front(readme), "api/index.md": index(grouped, public, public_names.module_sentences())}
+    made |= {place(module): page(module, public[module]) for group in grouped for module in group.modules}
+    for path, content in made.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mends the links that lead out of docs/."""
+    return inward(markdown, page.file.src_uri)
+
+
+class Docstrings(griffe.Extension):
+    """Docstrings, which are written to be read as they stand, as Markdown."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
+        """Changes the docstring of a module, class, function or type."""
+        if obj.docstring:
+            obj.docstring.value = as_markdown(obj.docstring.value)
+
+
+def as_markdown(docstring: str) -> str:
+    """A docstring with its Facts as a list, and with no links where it has a call, `networks["model"](x, t)`."""
+    lines, within = [], False
+    for line in _with_listed_facts(docstring).splitlines():
+        within = bool(SECTION.fullmatch(line)) or (within and (not line or line.startswith(" ")))
+        equation = line.startswith("    ") and not within
+        parts = [line] if equation else re.split(r"(`[^`]*`)", line)
+        lines.append("".join(part if equation or part.startswith("`") else CALL.sub(r"\1\\", part) for part in parts))
+    return "\n".join(lines)
+
+
+def _with_listed_facts(docstring: str) -> str:
+    def listed(found):
+        entries = re.sub(r"\n {3,}", " ", found[1]).splitlines()  # an entry may go on in a line that is further in
+        pairs = [entry.strip().partition(":") for entry in entries]
+        return "".join(f"- **{key}**: {value.strip()}\n" for key, _, value in pairs)
+
+    return re.sub(r"^Facts:\n((?: .*(?:\n|$))+)", listed, docstring, flags=re.MULTILINE)
