@@ -51,14 +51,14 @@ class Problem(NamedTuple):
     """A flow to follow.
 
     Attributes:
-      name: of the data.
-      schedule: the process.
-      weights: what `denoise` is given first, so that it is no constant of the program.
-      denoise: (weights, x_t, t) -> Prediction.
-      start: t -> x_t `[N, ...]`, the same noise at every t.
-      exact: t -> where the exact flow leads from there, `[N, ...]`.
-      moments: of the data, flat.
-      scale: standard deviation of the data.
+        name: of the data.
+        schedule: the process.
+        weights: what `denoise` is given first, so that it is no constant of the program.
+        denoise: (weights, x_t, t) -> Prediction.
+        start: t -> x_t `[N, ...]`, the same noise at every t.
+        exact: t -> where the exact flow leads from there, `[N, ...]`.
+        moments: of the data, flat.
+        scale: standard deviation of the data.
     """
 
     name: str
@@ -75,8 +75,9 @@ def mixture(schedule: NoiseSchedule, number: int) -> Problem:
     """Three unequal, tilted Gaussians in the plane, from low-discrepancy noise."""
     data = oracles.three_gaussians()
     mean = data.weights @ data.means
-    second = sum(w * (oracles.covariance(data, k) + np.outer(m, m))
-                 for k, (w, m) in enumerate(zip(data.weights, data.means)))  # fmt: skip
+    second = sum(
+        w * (oracles.covariance(data, k) + np.outer(m, m)) for k, (w, m) in enumerate(zip(data.weights, data.means))
+    )
     covariance = second - np.outer(mean, mean)
     eps = scipy.stats.norm.ppf(scipy.stats.qmc.Sobol(2, seed=0).random(number))
 
@@ -93,14 +94,23 @@ def mixture(schedule: NoiseSchedule, number: int) -> Problem:
         return np.asarray(oracles.mean_x0(data, 1.0, 1e-5, jnp.asarray(arrived)))
 
     count = 10**6  # the moments are exact
-    return Problem("mixture", schedule, (), lambda _, x, t: exact_denoiser(data, schedule)(x, t), start, exact,
-                   frechet.Moments(count, mean, covariance * (count - 1)), np.sqrt(np.trace(covariance) / 2))
+    return Problem(
+        "mixture",
+        schedule,
+        (),
+        lambda _, x, t: exact_denoiser(data, schedule)(x, t),
+        start,
+        exact,
+        frechet.Moments(count, mean, covariance * (count - 1)),
+        np.sqrt(np.trace(covariance) / 2),
+    )
 
 
 def digits(folder: str, number: int) -> Problem:
     """A run's network under its own guidance, one class after the other."""
     config = workdir.read_config(folder)
-    schedule, shape = resolve.schedule(config), workdir.example_shape(config)
+    schedule = resolve.schedule(config)
+    shape = workdir.example_shape(config)
     params, _ = checkpoints.load_ema(folder, None)
     labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
     denoise = generate.denoiser(config, shape)
@@ -150,8 +160,11 @@ def noise(schedule: NoiseSchedule, t: float) -> float:
 
 def grids(schedule: NoiseSchedule) -> dict[str, Callable[[int], np.ndarray]]:
     """steps -> times, for every grid that needs to know no more than the range of sigma / alpha."""
-    known = {"schedule": schedule, "sigma_min": max(CLEANEST, noise(schedule, schedule.t_min)),
-             "sigma_max": min(NOISIEST, noise(schedule, schedule.t_max) * (1 - 1e-6))}  # fmt: skip
+    known = {
+        "schedule": schedule,
+        "sigma_min": max(CLEANEST, noise(schedule, schedule.t_min)),
+        "sigma_max": min(NOISIEST, noise(schedule, schedule.t_max) * (1 - 1e-6)),
+    }
     section = next(s for s in catalogue.PAGES["schedules"] if s.title.startswith("Grids"))
     found = {}
     for name, grid in catalogue.members(section).items():
@@ -170,7 +183,10 @@ def counts(sampler: Sampler, wanted: list[int]) -> dict[int, int]:
 
 def measure(problem: Problem, names: list[str], wanted: list[int], say: Callable) -> list[dict]:
     """One row for each sampler, grid and number of evaluations."""
-    rows, refused, spacings, t_max = [], {}, grids(problem.schedule), problem.schedule.t_max
+    rows = []
+    refused = {}
+    spacings = grids(problem.schedule)
+    t_max = problem.schedule.t_max
     for name in names:
         sampler = SAMPLERS[name]
         walk = follow(problem, sampler)
@@ -184,8 +200,10 @@ def measure(problem: Problem, names: list[str], wanted: list[int], say: Callable
                 except (ValueError, TypeError) as error:
                     refused[f"{name} on {spacing}"] = str(error).splitlines()[0]
                     continue
-                rows.append({"sampler": name, "grid": spacing, "steps": steps, "nfe": nfe}
-                            | compared(problem, x, float(times[0]), sampler.draws))  # fmt: skip
+                rows.append(
+                    {"sampler": name, "grid": spacing, "steps": steps, "nfe": nfe}
+                    | compared(problem, x, float(times[0]), sampler.draws)
+                )
         say(f"{problem.name}: {name}")
     for what, why in refused.items():
         say(f"left out: {what}: {why}")
@@ -216,23 +234,31 @@ def main(argv: list[str]) -> None:
     names = asked.samplers or list(SAMPLERS)
     unknown = set(names) - SAMPLERS.keys() | set(asked.schedules) - SCHEDULES.keys()
     if unknown:
-        raise app.UsageError(f"unknown: {', '.join(sorted(unknown))}. Samplers: {', '.join(SAMPLERS)}. "
-                             f"Schedules: {', '.join(SCHEDULES)}")  # fmt: skip
+        raise app.UsageError(
+            f"unknown: {', '.join(sorted(unknown))}. Samplers: {', '.join(SAMPLERS)}. Schedules: {', '.join(SCHEDULES)}"
+        )
     wanted = [int(count) for count in asked.counts]
     out = pathlib.Path(asked.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(out.with_suffix(".json").read_text()) if asked.keep else {}
-    tables, floors = kept.get("tables", {}), kept.get("floors", {})
+    tables = kept.get("tables", {})
+    floors = kept.get("floors", {})
     for schedule in asked.schedules:
         with jax.enable_x64(True):
             problem = mixture(SCHEDULES[schedule], asked.number)
             title = f"mixture, {schedule}"
-            tables[title], floors[title] = measure(problem, names, wanted, say), floor(problem)
+            tables[title] = measure(problem, names, wanted, say)
+            floors[title] = floor(problem)
     if asked.workdir:
         problem = digits(asked.workdir, asked.images)
-        tables["digits"], floors["digits"] = measure(problem, names, wanted, say), floor(problem)
-    record = {"command": workdir.command("benchmarks.few_steps"), "jax": jax.__version__, "floors": floors,
-              "tables": tables}  # fmt: skip
+        tables["digits"] = measure(problem, names, wanted, say)
+        floors["digits"] = floor(problem)
+    record = {
+        "command": workdir.command("benchmarks.few_steps"),
+        "jax": jax.__version__,
+        "floors": floors,
+        "tables": tables,
+    }
     out.with_suffix(".json").write_text(json.dumps(record).replace("}, {", "},\n{") + "\n")
     out.with_suffix(".md").write_text(few_steps_report.markdown(tables, floors))
     few_steps_report.draw(tables, out.with_suffix(".png"))

@@ -15,12 +15,25 @@ AT = 16  # the number of evaluations at which a sampler's grid is chosen
 THEIR_GRID = "uniform_log_snr"  # uniform in the variable in which the multistep methods are polynomials
 SECOND_AND_THIRD = ("dpmpp_2m", "dpmpp_3m", "unipc", "deis")
 DRAWN = {  # the samplers in the picture, and their lines
-    "euler": ("#9a9a9a", "-"), "ddim": ("#9a9a9a", "--"), "heun": ("#d9822b", "-"), "dpm_2": ("#d9822b", "--"),
-    "rk4": ("#7a4a12", "-"), "lms": ("#8e5ea2", "-"), "deis": ("#8e5ea2", "--"), "dpm_solver_3": ("#3a8a4d", "--"),
-    "dpmpp_2m": ("#1f5fa8", "-"), "dpmpp_3m": ("#1f5fa8", "--"), "unipc": ("#c0392b", "-"),
-}  # fmt: skip
-GRIDS_DRAWN = {"uniform": "#9a9a9a", "uniform_log_snr": "#d9822b", "karras": "#1f5fa8", "kl_optimal": "#3a8a4d",
-               "polynomial": "#8e5ea2"}  # fmt: skip
+    "euler": ("#9a9a9a", "-"),
+    "ddim": ("#9a9a9a", "--"),
+    "heun": ("#d9822b", "-"),
+    "dpm_2": ("#d9822b", "--"),
+    "rk4": ("#7a4a12", "-"),
+    "lms": ("#8e5ea2", "-"),
+    "deis": ("#8e5ea2", "--"),
+    "dpm_solver_3": ("#3a8a4d", "--"),
+    "dpmpp_2m": ("#1f5fa8", "-"),
+    "dpmpp_3m": ("#1f5fa8", "--"),
+    "unipc": ("#c0392b", "-"),
+}
+GRIDS_DRAWN = {
+    "uniform": "#9a9a9a",
+    "uniform_log_snr": "#d9822b",
+    "karras": "#1f5fa8",
+    "kl_optimal": "#3a8a4d",
+    "polynomial": "#8e5ea2",
+}
 TOP = 3.0  # errors beyond it are not drawn: the sample is nowhere near the data
 
 
@@ -68,8 +81,13 @@ def _figure(value: float | None) -> str:
 def rich_table(title: str, rows: list[dict], wanted: list[int]) -> Table:
     """A table for the terminal."""
     columns = [nfe for nfe in SHOWN if nfe <= max(wanted)]
-    table = Table("sampler", "grid", *(f"e {nfe}" for nfe in columns), *(f"F {nfe}" for nfe in columns),
-                  title=f"{title}: error (e) and Frechet distance (F) by NFE, on the grid best at {AT}")
+    table = Table(
+        "sampler",
+        "grid",
+        *(f"e {nfe}" for nfe in columns),
+        *(f"F {nfe}" for nfe in columns),
+        title=f"{title}: error (e) and Frechet distance (F) by NFE, on the grid best at {AT}",
+    )
     for cells in lines(rows, columns):
         table.add_row(*cells)
     return table
@@ -77,13 +95,21 @@ def rich_table(title: str, rows: list[dict], wanted: list[int]) -> Table:
 
 def markdown(tables: dict[str, list[dict]], floors: dict[str, float]) -> str:
     """All tables, with the Frechet distance of the exact flow's own samples by title."""
-    text = [f"Error against the exact flow (root mean square, over the data's standard deviation) and Frechet "
-            f"distance, by the number of network evaluations, each sampler on the grid that is best for it at {AT}."]
+    text = [
+        f"Error against the exact flow (root mean square, over the data's standard deviation) and Frechet "
+        f"distance, by the number of network evaluations, each sampler on the grid that is best for it at {AT}."
+    ]
     for title, rows in tables.items():
         head = ["sampler", "grid", *(f"error, {nfe}" for nfe in SHOWN), *(f"Frechet, {nfe}" for nfe in SHOWN)]
         body = [head, ["---"] * len(head), *lines(rows, list(SHOWN))]
-        text += ["", f"## {title}", "", f"Frechet distance of the exact flow's own samples: {_figure(floors[title])}.",
-                 "", *(f"| {' | '.join(cells)} |" for cells in body)]
+        text += [
+            "",
+            f"## {title}",
+            "",
+            f"Frechet distance of the exact flow's own samples: {_figure(floors[title])}.",
+            "",
+            *(f"| {' | '.join(cells)} |" for cells in body),
+        ]
     return "\n".join(text) + "\n"
 
 
@@ -91,19 +117,26 @@ def ranking(tables: dict[str, list[dict]]) -> list[str]:
     """Whether what the literature knows came out, a line for each claim."""
     told = []
     for title, rows in tables.items():
-        names, higher = list(dict.fromkeys(row["sampler"] for row in rows)), _of(rows, SECOND_AND_THIRD)
-        for what, grid_of in ((f"on {THEIR_GRID}", lambda name: THEIR_GRID),
-                              ("each on its best grid", lambda name, rows=rows: best_grid(rows, name, "error"))):
+        names = list(dict.fromkeys(row["sampler"] for row in rows))
+        higher = _of(rows, SECOND_AND_THIRD)
+        for what, grid_of in (
+            (f"on {THEIR_GRID}", lambda name: THEIR_GRID),
+            ("each on its best grid", lambda name, rows=rows: best_grid(rows, name, "error")),
+        ):
             for nfe in (8, 16, 32):
                 figure = {name: at(by_nfe(rows, name, grid_of(name)), nfe) for name in ("ddim", *higher)}
-                told += _ahead(f"{title}, NFE {nfe}, {what}: multistep of order 2 and 3 ahead of DDIM",
-                               figure.pop("ddim"), figure)  # fmt: skip
+                told += _ahead(
+                    f"{title}, NFE {nfe}, {what}: multistep of order 2 and 3 ahead of DDIM", figure.pop("ddim"), figure
+                )
         if "edm" in title or "exploding" in title:
             for nfe in (8, 16, 32):
                 pairs = {name: [at(by_nfe(rows, name, grid), nfe) for grid in ("uniform", "karras")] for name in names}
                 ratios = {name: uniform / karras for name, (uniform, karras) in pairs.items() if uniform and karras}
-                told += _ahead(f"{title}, NFE {nfe}: Karras' grid ahead of the uniform one", 1.0,
-                               {name: 1 / ratio for name, ratio in ratios.items()})  # fmt: skip
+                told += _ahead(
+                    f"{title}, NFE {nfe}: Karras' grid ahead of the uniform one",
+                    1.0,
+                    {name: 1 / ratio for name, ratio in ratios.items()},
+                )
     return told
 
 
@@ -112,9 +145,16 @@ def _ahead(claim: str, baseline: float | None, figures: dict[str, float | None])
     if baseline is None or not known:
         return []
     behind = [name for name, figure in known.items() if figure >= baseline]
-    best, worst = baseline / min(known.values()), baseline / max(known.values())
-    return [f"{claim}: " + (f"NOT {', '.join(behind)} (of {len(known)}; best {best:.1f} times)" if behind
-                            else f"yes, {worst:.1f} to {best:.1f} times")]  # fmt: skip
+    best = baseline / min(known.values())
+    worst = baseline / max(known.values())
+    return [
+        f"{claim}: "
+        + (
+            f"NOT {', '.join(behind)} (of {len(known)}; best {best:.1f} times)"
+            if behind
+            else f"yes, {worst:.1f} to {best:.1f} times"
+        )
+    ]
 
 
 def _of(rows: list[dict], stems: tuple[str, ...]) -> list[str]:
@@ -175,8 +215,17 @@ def _finish(panel: Axes, ends: list[tuple[float, str, str]], title: str) -> None
     figures.plain(panel)
     panel.set_ylim(top=min(TOP, panel.get_ylim()[1]))
     low, high = np.log10(panel.get_ylim())
-    gap, place = (high - low) / 22, -np.inf
+    gap = (high - low) / 22
+    place = -np.inf
     for value, name, color in sorted(ends):
         place = max(np.log10(value), place + gap)
-        panel.annotate(name, (64, value), xytext=(1.03, (place - low) / (high - low)), textcoords="axes fraction",
-                       fontsize=7.5, color=color, va="center", annotation_clip=False)  # fmt: skip
+        panel.annotate(
+            name,
+            (64, value),
+            xytext=(1.03, (place - low) / (high - low)),
+            textcoords="axes fraction",
+            fontsize=7.5,
+            color=color,
+            va="center",
+            annotation_clip=False,
+        )

@@ -25,32 +25,46 @@ SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of th
 def main(argv: list[str]) -> None:
     """Gathers, fits and draws."""
     asked = flags.FLAGS
-    net, protocol = inception.load(asked.inception), protocols.get(asked.protocol)
+    net = inception.load(asked.inception)
+    protocol = protocols.get(asked.protocol)
     space = references.inception_space(net, protocol)
     own, real = (
         references.gather(image_sets.open_set(spec, asked.data_dir), space, ("2048",), references.cache_folder())
         for spec in (asked.samples, asked.reference)
     )
-    rows, against = own.rows["2048"], real.rows["2048"]
+    rows = own.rows["2048"]
+    against = real.rows["2048"]
     sizes = np.unique([int(share * len(rows)) for share in SHARES])
     fit = lambda chosen: extrapolation.extrapolate(rows, real.statistics.moments["2048"], chosen, asked.seed)
     curve = fit(sizes)
     large = sizes[sizes > rows.shape[1]]  # the line holds where N is large beside the features
     line = fit(large) if len(large) > 2 else None
     rng = np.random.default_rng(asked.seed)
-    kid = [kernel_distance.mmd2(kernel_distance.cubic, rows[np.sort(rng.choice(len(rows), n, False))], against)
-           for n in sizes]  # fmt: skip
+    kid = [
+        kernel_distance.mmd2(kernel_distance.cubic, rows[np.sort(rng.choice(len(rows), n, False))], against)
+        for n in sizes
+    ]
     numbers = {
-        "sizes": sizes, "fid": curve.distances, "kid": [found.value for found in kid],
-        "kid_standard_error": [found.standard_error for found in kid], "features": rows.shape[1],
-        "line": None if line is None else {"value": line.value, "standard_error": line.standard_error,
-                                           "slope": line.slope, "sizes": large},
-        "samples": asked.samples, "reference": asked.reference, "reference_count": len(against),
-        "protocol": protocol.name, "weights": net.digest, "seed": asked.seed, "commit": report.git_commit(),
+        "sizes": sizes,
+        "fid": curve.distances,
+        "kid": [found.value for found in kid],
+        "kid_standard_error": [found.standard_error for found in kid],
+        "features": rows.shape[1],
+        "line": None
+        if line is None
+        else {"value": line.value, "standard_error": line.standard_error, "slope": line.slope, "sizes": large},
+        "samples": asked.samples,
+        "reference": asked.reference,
+        "reference_count": len(against),
+        "protocol": protocol.name,
+        "weights": net.digest,
+        "seed": asked.seed,
+        "commit": report.git_commit(),
         "versions": references.versions(),
-    }  # fmt: skip
-    numbers = report.plain({key: value.tolist() if isinstance(value, np.ndarray) else value
-                            for key, value in numbers.items()})  # fmt: skip
+    }
+    numbers = report.plain(
+        {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in numbers.items()}
+    )
     if line is not None:
         numbers["line"]["sizes"] = large.tolist()
     out = pathlib.Path(asked.out)
@@ -73,7 +87,8 @@ def draw(numbers: dict, out: pathlib.Path) -> None:
     left.plot(sizes, numbers["fid"], "o-", color="tab:blue", label="FID")
     if numbers["line"]:
         n = np.linspace(sizes[0], sizes[-1], 200)
-        value, slope = numbers["line"]["value"], numbers["line"]["slope"]
+        value = numbers["line"]["value"]
+        slope = numbers["line"]["slope"]
         left.plot(n, value + slope / n, "--", color="tab:orange", label=f"{value:.2f} + {slope:,.0f} / N")
         left.axhline(value, color="tab:orange", lw=0.8)
     left.axvline(numbers["features"], color="gray", lw=0.8, ls=":")
@@ -81,7 +96,8 @@ def draw(numbers: dict, out: pathlib.Path) -> None:
     left.text(numbers["features"], top, f" {numbers['features']} features", va="top", color="gray")
     left.set(xlabel="samples N", ylabel="FID", ylim=(0, None), title="Real against real images: FID is bias")
     left.legend()
-    kid, error = 1000 * np.array(numbers["kid"]), 1000 * np.array(numbers["kid_standard_error"])
+    kid = 1000 * np.array(numbers["kid"])
+    error = 1000 * np.array(numbers["kid_standard_error"])
     right.errorbar(sizes, kid, 2 * error, fmt="o-", color="tab:green", capsize=2)
     right.axhline(0, color="gray", lw=0.8)
     right.set(xlabel="samples N", ylabel="KID x 1,000 (± 2 standard errors)", title="KID has none")

@@ -84,11 +84,19 @@ def measured(sizes: list[Size], rounds: int) -> dict[Size, Cost]:
 def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
     """(seconds of a step, its bytes, its operations, the estimate of its bytes) for flow matching on random images."""
     config = base.defaults()
-    config.model = {"name": "dit", "patch": 2, "width": size.width, "depth": size.depth, "heads": size.width // HEAD,
-                    "num_classes": 10}  # fmt: skip
+    config.model = {
+        "name": "dit",
+        "patch": 2,
+        "width": size.width,
+        "depth": size.depth,
+        "heads": size.width // HEAD,
+        "num_classes": 10,
+    }
     config.train.batch_size = size.batch
-    shape, mesh = (size.side, size.side, CHANNELS), sharding.make_mesh({"data": 1})
-    work, made = plan.work_of(config, shape, mesh), program.build(config, shape, mesh)
+    shape = (size.side, size.side, CHANNELS)
+    mesh = sharding.make_mesh({"data": 1})
+    work = plan.work_of(config, shape, mesh)
+    made = program.build(config, shape, mesh)
     step = made.step.lower(made.target, made.batch, made.seed).compile()
     told = step.memory_analysis()
     rng = np.random.default_rng(0)
@@ -99,7 +107,8 @@ def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
     state = state._replace(params=jax.tree.map(random, made.target.params), failed_at=zeros(made.target.failed_at) - 1)
     images = rng.integers(0, 256, (size.batch, *shape), dtype=np.uint8)
     batch = {"image": images, "index": np.arange(size.batch), "label": np.arange(size.batch, dtype=np.int32) % 10}
-    carried, batch = [state], sharding.to_devices(batch, mesh, size.batch)
+    carried = [state]
+    batch = sharding.to_devices(batch, mesh, size.batch)
 
     def run():
         carried[0], metrics = step(carried[0], batch, made.seed)
@@ -125,18 +134,27 @@ def slope(x: list[float], y: list[float]) -> float:
 
 def exponents(name: str, sizes: list[Size], costs: dict[Size, Cost]) -> list[rows.Row]:
     """The exponents of time, one a round, and of memory, each beside the formula's."""
-    x, found = [getattr(size, name) for size in sizes], [costs[size] for size in sizes]
+    x = [getattr(size, name) for size in sizes]
+    found = [costs[size] for size in sizes]
     between = f"{name} {x[0]} to {x[-1]}"
     rounds = range(len(found[0].seconds))
     return [
-        rows.Row(f"exponent of the step's time, {between}", "", False,
-                 ours=tuple(slope(x, [cost.seconds[turn] for cost in found]) for turn in rounds),
-                 note=f"{best(x, found):.2f} by the least times; "
-                      f"expected {slope(x, [cost.operations for cost in found]):.2f} (operations)"),
-        rows.Row(f"exponent of the step's memory, {between}", "", False,
-                 ours=(slope(x, [cost.bytes for cost in found]),),
-                 note=f"expected {slope(x, [cost.estimate for cost in found]):.2f} (estimate of experiments.plan)"),
-    ]  # fmt: skip
+        rows.Row(
+            f"exponent of the step's time, {between}",
+            "",
+            False,
+            ours=tuple(slope(x, [cost.seconds[turn] for cost in found]) for turn in rounds),
+            note=f"{best(x, found):.2f} by the least times; "
+            f"expected {slope(x, [cost.operations for cost in found]):.2f} (operations)",
+        ),
+        rows.Row(
+            f"exponent of the step's memory, {between}",
+            "",
+            False,
+            ours=(slope(x, [cost.bytes for cost in found]),),
+            note=f"expected {slope(x, [cost.estimate for cost in found]):.2f} (estimate of experiments.plan)",
+        ),
+    ]
 
 
 def best(x: list[float], found: list[Cost]) -> float:
@@ -151,16 +169,25 @@ def draw(sweeps: dict[str, list[Size]], costs: dict[Size, Cost], path: pathlib.P
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(sweeps), figsize=(2.6 * len(sweeps), 4.6), sharey="row", sharex="col",
-                                layout="constrained", squeeze=False)  # fmt: skip
+    figure, axes = plt.subplots(
+        2,
+        len(sweeps),
+        figsize=(2.6 * len(sweeps), 4.6),
+        sharey="row",
+        sharex="col",
+        layout="constrained",
+        squeeze=False,
+    )
     kinds = {
         "ms a step": (lambda cost: 1e3 * min(cost.seconds), lambda cost: cost.operations, "operations"),
         "MB": (lambda cost: cost.bytes / 1e6, lambda cost: cost.estimate / 1e6, "estimate"),
     }
     for column, (name, sizes) in enumerate(sweeps.items()):
-        x, found = [getattr(size, name) for size in sizes], [costs[size] for size in sizes]
+        x = [getattr(size, name) for size in sizes]
+        found = [costs[size] for size in sizes]
         for (unit, (ours, formula, called)), axis in zip(kinds.items(), axes[:, column]):
-            y, expected = [ours(cost) for cost in found], np.array([formula(cost) for cost in found])
+            y = [ours(cost) for cost in found]
+            expected = np.array([formula(cost) for cost in found])
             if called == "operations":  # on the scale of milliseconds: by the rate that all sizes have in the middle
                 expected = expected * np.exp(np.mean(np.log(y) - np.log(expected)))
             axis.loglog(x, expected, "--", color="0.55", linewidth=1.2, label=f"{called}: {slope(x, expected):.2f}")
@@ -177,8 +204,11 @@ def draw(sweeps: dict[str, list[Size]], costs: dict[Size, Cost], path: pathlib.P
     low, high = axes[1, 0].get_ylim()
     axes[1, 0].set_ylim(low, 6 * high)
     middle = Size()
-    figure.suptitle(f"A train step of a DiT of depth {middle.depth}, width {middle.width}, {middle.tokens} tokens, "
-                    f"batch {middle.batch}; one quantity changed at a time", fontsize=9.5)  # fmt: skip
+    figure.suptitle(
+        f"A train step of a DiT of depth {middle.depth}, width {middle.width}, {middle.tokens} tokens, "
+        f"batch {middle.batch}; one quantity changed at a time",
+        fontsize=9.5,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)

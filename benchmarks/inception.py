@@ -23,23 +23,41 @@ def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
     asked = flags.FLAGS
-    cases, peer = {"ours": ours(asked.inception, asked.batch_size)}, None
+    cases = {"ours": ours(asked.inception, asked.batch_size)}
+    peer = None
     if asked.torch_python:
-        peer = rows.Peer(asked.torch_python, "tests.peers.inception_reference", "time", asked.torchscript,
-                         str(asked.torch_batch_size))  # fmt: skip
+        peer = rows.Peer(
+            asked.torch_python,
+            "tests.peers.inception_reference",
+            "time",
+            asked.torchscript,
+            str(asked.torch_batch_size),
+        )
         cases |= {name: lambda name=name: float(peer.ask(name)) for name in ("plain", "best")}
     seconds = rows.interleaved(cases, asked.rounds, REST)
     rate = lambda name, count: tuple(count / taken for taken in seconds[name])
-    what, mine = f"Inception features, batch {asked.batch_size}", rate("ours", asked.batch_size)
-    made = [rows.Row(what, "images/s", True, mine, f"{peer.about} {name}, batch {asked.torch_batch_size}",
-                     rate(name, asked.torch_batch_size)) for name in cases if name != "ours"]  # fmt: skip
+    what = f"Inception features, batch {asked.batch_size}"
+    mine = rate("ours", asked.batch_size)
+    made = [
+        rows.Row(
+            what,
+            "images/s",
+            True,
+            mine,
+            f"{peer.about} {name}, batch {asked.torch_batch_size}",
+            rate(name, asked.torch_batch_size),
+        )
+        for name in cases
+        if name != "ours"
+    ]
     made = made or [rows.Row(what, "images/s", True, mine)]
     rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", asked.out)
 
 
 def ours(file: str, batch_size: int):
     """The seconds of one batch, as often as it is called."""
-    params, x = inception.load(file).params, np.repeat(scaled(pictures(1)), batch_size, 0)
+    params = inception.load(file).params
+    x = np.repeat(scaled(pictures(1)), batch_size, 0)
     run = lambda: inception.extract(params, x, batch_size=batch_size)
     run()
     return rows.seconds(run)

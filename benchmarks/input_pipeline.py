@@ -41,8 +41,10 @@ def main(argv: list[str]) -> None:
             )
     found = rows.interleaved(cases, asked.rounds)
     limit = found.pop("limit")
-    told = [rows.Row(f"{asked.dataset}, augmentation: {name}", "images/s", True, rates, limit=limit)
-            for name, rates in found.items()]  # fmt: skip
+    told = [
+        rows.Row(f"{asked.dataset}, augmentation: {name}", "images/s", True, rates, limit=limit)
+        for name, rates in found.items()
+    ]
     rows.report(told, f"batches of {BATCH}, {asked.threads} threads; limit: copying the bytes", asked.out)
 
 

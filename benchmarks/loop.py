@@ -75,11 +75,13 @@ def row(what: str, found: Stretches, every: int) -> rows.Row:
     save = max(0.0, statistics.median(a - b for a, b in zip(found.saving, found.loop)))
     pairs = list(zip(found.bare[::2], found.bare[1::2]))
     return rows.Row(
-        what, "ms a step", False,
+        what,
+        "ms a step",
+        False,
         ours=tuple(1e3 * (seconds / found.steps + save / every) for seconds in found.loop),
         limit=tuple(1e3 * sum(pair) / 2 / found.steps for pair in pairs),
         note=f"limit: the bare step; a save costs {save:.2f} s, here once in {every} steps",
-    )  # fmt: skip
+    )
 
 
 def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
@@ -92,9 +94,13 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
     """
     # Stretches end between two multiples of `steps`, saves fall on every other multiple.
     bounds = [steps + steps // 2 + turn * steps for turn in range(2 * rounds + 1)]
-    config.train.steps, config.checkpoint.every = bounds[-1] + 1, 2 * steps
+    config.train.steps = bounds[-1] + 1
+    config.checkpoint.every = 2 * steps
     config.evaluate.every, config.checkpoint.keep = 0, 1
-    found, build, batches, last = Stretches(steps, [], [], []), programs.build, pipeline.batches, {}
+    found = Stretches(steps, [], [], [])
+    build = programs.build
+    batches = pipeline.batches
+    last = {}
 
     def building(*given):
         program = build(*given)

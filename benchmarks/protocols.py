@@ -25,13 +25,16 @@ def main(argv: list[str]) -> None:
     asked = flags.FLAGS
     lines = ["| protocol | resize to 299 | scaling of bytes b | FID | KID x 1,000 |", "|---|---|---|---|---|"]
     for name, protocol in protocols.PROTOCOLS.items():
-        request = score.Request(asked.samples, asked.reference, name, asked.inception, metrics=METRICS,
-                                data_dir=asked.data_dir)  # fmt: skip
+        request = score.Request(
+            asked.samples, asked.reference, name, asked.inception, metrics=METRICS, data_dir=asked.data_dir
+        )
         content = records.record(request, score.run(request))
         figures = content["figures"]
         kid = figures["kid"]
-        lines.append(f"| {name} | `{protocol.resize}` | `{protocol.scaling}` | {_figure(figures['fid'])} | "
-                     f"{1000 * kid['value']:.3f} ± {1000 * kid['standard_error']:.3f} |")  # fmt: skip
+        lines.append(
+            f"| {name} | `{protocol.resize}` | `{protocol.scaling}` | {_figure(figures['fid'])} | "
+            f"{1000 * kid['value']:.3f} ± {1000 * kid['standard_error']:.3f} |"
+        )
         print(lines[-1], flush=True)
     mixed = _mixed(asked, "pytorch-fid", "edm")
     lines += [

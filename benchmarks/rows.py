@@ -110,9 +110,12 @@ class Peer:
 
     def __init__(self, python: str, module: str, *words: str):
         self._process = subprocess.Popen(
-            [python, "-m", module, *words], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [python, "-m", module, *words],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             cwd=pathlib.Path(__file__).parents[1],
-        )  # fmt: skip
+        )
         self.about = self._said()
 
     def ask(self, line: str) -> str:
@@ -140,11 +143,13 @@ def table(rows: Iterable[Row], title: str = "") -> Table:
     made = Table("what", "ours", "peer's", "times the peer", "of the limit", "note", title=title)
     for row in rows:
         made.add_row(
-            row.what, f"{_said(row.ours)} {row.unit}",
+            row.what,
+            f"{_said(row.ours)} {row.unit}",
             f"{_said(row.theirs)} ({row.peer})" if row.theirs else "",
             "{:.2f} ({:.2f} to {:.2f})".format(*row.ratio) if row.ratio else "",
-            f"{row.share:.0%}" if row.limit else "", row.note,
-        )  # fmt: skip
+            f"{row.share:.0%}" if row.limit else "",
+            row.note,
+        )
     return made
 
 
@@ -169,7 +174,8 @@ def read(path: pathlib.Path) -> tuple[str, list[Row]]:
 
 
 def _better(more: bool, ours: tuple[float, ...], other: tuple[float, ...]) -> np.ndarray:
-    ours, other = np.array(ours), np.array(other)
+    ours = np.array(ours)
+    other = np.array(other)
     return ours / other if more else other / ours
 
 

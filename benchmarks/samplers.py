@@ -32,7 +32,8 @@ def main(argv: list[str]) -> None:
 def measured(names: list[str], steps: int, batch_size: int, width: int, depth: int, rounds: int) -> list[rows.Row]:
     """A row for each sampler."""
     model = DiT(patch=2, width=width, depth=depth, heads=width // 64 or 1, num_classes=CLASSES)
-    x, labels = jax.random.normal(jax.random.key(0), (batch_size, *SHAPE)), jnp.arange(batch_size) % CLASSES
+    x = jax.random.normal(jax.random.key(0), (batch_size, *SHAPE))
+    labels = jnp.arange(batch_size) % CLASSES
     params = model.init(jax.random.key(1), x[:1], jnp.zeros(1), labels[:1])
     plan = timesteps.plan(timesteps.uniform(schedules.linear_beta(), steps))
     runs, evaluations = {}, {}
@@ -45,8 +46,10 @@ def measured(names: list[str], steps: int, batch_size: int, width: int, depth: i
         run()
     found = rows.interleaved({name: rows.seconds(run) for name, run in runs.items()}, rounds)
     ms = {name: tuple(1e3 * seconds for seconds in numbers) for name, numbers in found.items()}
-    return [rows.Row(f"{name}, {evaluations[name]} calls", "ms", False, ms[f"{name} loop"], limit=ms[f"{name} calls"])
-            for name in names]  # fmt: skip
+    return [
+        rows.Row(f"{name}, {evaluations[name]} calls", "ms", False, ms[f"{name} loop"], limit=ms[f"{name} calls"])
+        for name in names
+    ]
 
 
 def loop(sampler, model: DiT, plan):

@@ -51,10 +51,14 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "dit": Case("DiT-S/2, 32x32x4, guidance", dit_preset("S/2", 1000, frequency_shift=1, shape=(32, 32, 4)),
-                (32, 32, 4), (20, 50)),
+    "dit": Case(
+        "DiT-S/2, 32x32x4, guidance",
+        dit_preset("S/2", 1000, frequency_shift=1, shape=(32, 32, 4)),
+        (32, 32, 4),
+        (20, 50),
+    ),
     "unet": Case("DDPM's U-Net, 32x32x3", unet_preset("ddpm-cifar10", dropout=0.0), (32, 32, 3), (20,)),
-}  # fmt: skip
+}
 
 
 def main(argv: list[str]) -> None:
@@ -89,9 +93,7 @@ def measured(case: Case, batch_size: int, rounds: int, torch_python: str | None)
     return table(case, batch_size, found, operations(one_call(case), *start), peer.about if peer else "")
 
 
-def table(
-    case: Case, batch_size: int, found: dict[str, tuple[float, ...]], flops: float, about: str
-) -> list[rows.Row]:
+def table(case: Case, batch_size: int, found: dict[str, tuple[float, ...]], flops: float, about: str) -> list[rows.Row]:
     """A row for each loop, and the shortest once more beside the peer's without torch.compile.
 
     Args:
@@ -106,10 +108,17 @@ def table(
     for how, steps in (*(("compiled", steps) for steps in case.steps), ("eager", case.steps[0])):
         theirs = found.get(f"{how} {steps}", ())
         if theirs or how == "compiled":
-            told.append(rows.Row(
-                f"{case.what}, {steps} steps of {batch_size}", "s", False, found[f"ours {steps}"],
-                f"{about}, {how}" if theirs else "", theirs, tuple(steps * seconds for seconds in least),
-            ))  # fmt: skip
+            told.append(
+                rows.Row(
+                    f"{case.what}, {steps} steps of {batch_size}",
+                    "s",
+                    False,
+                    found[f"ours {steps}"],
+                    f"{about}, {how}" if theirs else "",
+                    theirs,
+                    tuple(steps * seconds for seconds in least),
+                )
+            )
     return told
 
 
@@ -152,7 +161,8 @@ def one_call(case: Case):
     def call(params, x, labels):
         if labels is not None:
             null = jnp.full_like(labels, case.network.num_classes)
-            x, labels = jnp.concatenate([x, x]), jnp.concatenate([labels, null])
+            x = jnp.concatenate([x, x])
+            labels = jnp.concatenate([labels, null])
         return case.network.apply({"params": params}, x, jnp.full(len(x), 500.0), labels)
 
     return call

@@ -38,12 +38,12 @@ class Report(NamedTuple):
     """What a soak found.
 
     Attributes:
-      minutes, steps, evaluations: how long and how much.
-      slope: of resident memory after the warm-up, MiB an hour.
-      memory: resident MiB, the median of the first and of the last tenth after the warm-up.
-      files: open files, the least number in the first and in the last tenth (a save holds some for a moment).
-      threads: likewise.
-      recompilations: programs that were compiled after the first time that their work was done.
+        minutes, steps, evaluations: how long and how much.
+        slope: of resident memory after the warm-up, MiB an hour.
+        memory: resident MiB, the median of the first and of the last tenth after the warm-up.
+        files: open files, the least number in the first and in the last tenth (a save holds some for a moment).
+        threads: likewise.
+        recompilations: programs that were compiled after the first time that their work was done.
     """
 
     minutes: float
@@ -68,12 +68,13 @@ def watch(command: list[str], seconds: float) -> list[Sample]:
     """Runs a command for so long, then stops it by SIGTERM.
 
     Returns:
-      The samples.
+        The samples.
 
     Raises:
-      RuntimeError: if the command ends by itself, or does not end after SIGTERM.
+        RuntimeError: if the command ends by itself, or does not end after SIGTERM.
     """
-    began, samples = time.monotonic(), []
+    began = time.monotonic()
+    samples = []
     process = subprocess.Popen(command)
     try:
         while time.monotonic() - began < seconds:
@@ -123,8 +124,11 @@ def draw(samples: list[Sample], report: Report, path: pathlib.Path) -> None:
     above.axvspan(0, WARM_UP * minutes[-1], alpha=0.1, color="gray", label="warm-up, left out of the slope")
     above.set_ylim(0, None)
     above.set_ylabel("resident MiB")
-    above.set_title(f"{report.steps:,} steps, {report.evaluations} evaluations: {report.slope:+.1f} MiB an hour, "
-                    f"{report.recompilations} recompilations", fontsize=10)  # fmt: skip
+    above.set_title(
+        f"{report.steps:,} steps, {report.evaluations} evaluations: {report.slope:+.1f} MiB an hour, "
+        f"{report.recompilations} recompilations",
+        fontsize=10,
+    )
     above.legend(fontsize=8)
     below.plot(minutes, columns.files, linewidth=0.8, label="open files")
     below.plot(minutes, columns.threads, linewidth=0.8, label="threads")
@@ -139,12 +143,12 @@ def soak(minutes: float, workdir: pathlib.Path, flags: tuple[str, ...] = ()) -> 
     """Trains for so long in a new folder.
 
     Args:
-      minutes: how long.
-      workdir: the run folder; must not exist.
-      flags: "config.FIELD=value", beside FLAGS.
+        minutes: how long.
+        workdir: the run folder; must not exist.
+        flags: "config.FIELD=value", beside FLAGS.
 
     Returns:
-      The report and the samples.
+        The report and the samples.
     """
     command = [sys.executable, "-m", "experiments.train", "--config=configs/digits.py", f"--workdir={workdir}"]
     samples = watch([*command, *[f"--{flag}" for flag in (*FLAGS, *flags)]], 60 * minutes)

@@ -42,15 +42,37 @@ def main(argv: list[str]) -> None:
     model = f"{RECIPE}" if asked.depth == DEPTH else f"{RECIPE}, depth {asked.depth}"
     rows.report(
         [
-            rows.Row(f"compile the step of {model}, scanned", "s", False, tuple(found["scanned"]),
-                     peer="unrolled", theirs=tuple(found["unrolled"]), note="aim: 4 times"),
-            rows.Row(f"compile the step of {model}, scanned, warm cache", "s", False, tuple(found["scanned again"]),
-                     peer="cold cache", theirs=tuple(found["scanned"]), note="aim: 3 times"),
-            rows.Row("first step of configs/digits.py, warm cache", "s", False, tuple(found["digits again"]),
-                     peer="cold cache", theirs=tuple(found["digits"]), note="as the run prints it; aim: 3 times"),
+            rows.Row(
+                f"compile the step of {model}, scanned",
+                "s",
+                False,
+                tuple(found["scanned"]),
+                peer="unrolled",
+                theirs=tuple(found["unrolled"]),
+                note="aim: 4 times",
+            ),
+            rows.Row(
+                f"compile the step of {model}, scanned, warm cache",
+                "s",
+                False,
+                tuple(found["scanned again"]),
+                peer="cold cache",
+                theirs=tuple(found["scanned"]),
+                note="aim: 3 times",
+            ),
+            rows.Row(
+                "first step of configs/digits.py, warm cache",
+                "s",
+                False,
+                tuple(found["digits again"]),
+                peer="cold cache",
+                theirs=tuple(found["digits"]),
+                note="as the run prints it; aim: 3 times",
+            ),
         ],
-        "from the start to the first step", asked.out,
-    )  # fmt: skip
+        "from the start to the first step",
+        asked.out,
+    )
 
 
 def compiled(depth: int, unroll: int, cache: pathlib.Path) -> float:

@@ -44,9 +44,15 @@ def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows
         model = text_to_image.load(folder)
         start(model, pathlib.Path(folder))
         ours = functools.partial(
-            text_to_image.generate, model, PROMPT, negative=NEGATIVE, steps=steps, guidance=SCALE, seeds=SEED,
+            text_to_image.generate,
+            model,
+            PROMPT,
+            negative=NEGATIVE,
+            steps=steps,
+            guidance=SCALE,
+            seeds=SEED,
             sampler="dpmpp_2m",
-        )  # fmt: skip
+        )
         check(kind, ours(), peer, steps, pathlib.Path(folder))
         square = jnp.ones((sampling.SIDE, sampling.SIDE))
         product = jax.jit(jnp.matmul)
@@ -59,8 +65,18 @@ def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows
         peer.close()
         least = operations(model, steps) / (2 * sampling.SIDE**3)
     limit = tuple(least * seconds for seconds in found["product"])
-    return [rows.Row(f"{WHAT[kind]}, from a prompt to 256x256 pixels, {steps} steps", "s", False, found["ours"],
-                     f"{peer.about}, {how}", found[how], limit) for how in ("compiled", "eager")]  # fmt: skip
+    return [
+        rows.Row(
+            f"{WHAT[kind]}, from a prompt to 256x256 pixels, {steps} steps",
+            "s",
+            False,
+            found["ours"],
+            f"{peer.about}, {how}",
+            found[how],
+            limit,
+        )
+        for how in ("compiled", "eager")
+    ]
 
 
 def start(model: text_to_image.TextToImage, folder: pathlib.Path) -> None:

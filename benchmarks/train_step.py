@@ -50,8 +50,16 @@ def main(argv: list[str]) -> None:
         rows.Row("train step, digits DiT, 8x8x1, batch 64", "GFLOP/s", True, rate("demo", demo_work / 1e9), limit=peak),
     ]
     for form in images:
-        made.append(rows.Row(what, "images/s", True, rate("ours", asked.batch_size), f"{peer.about} {form}",
-                             rate(form, asked.batch_size)))  # fmt: skip
+        made.append(
+            rows.Row(
+                what,
+                "images/s",
+                True,
+                rate("ours", asked.batch_size),
+                f"{peer.about} {form}",
+                rate(form, asked.batch_size),
+            )
+        )
     rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {asked.rounds} rounds", asked.out)
 
 
@@ -72,7 +80,8 @@ def train_step(model: DiT, shape: tuple[int, ...], batch_size: int, accumulate: 
     """(run, FLOPs) of one update by flow matching."""
     schedule = schedules.rectified_flow()
     density = timesteps.uniform_density(schedule)
-    optimizer, average = optimizers.adamw(1e-4, steps=1000), ema.exponential_moving_average()
+    optimizer = optimizers.adamw(1e-4, steps=1000)
+    average = ema.exponential_moving_average()
     step = jax.jit(
         make_train_step(
             objectives.flow_matching(density), model.apply, schedule, optimizer, average, accumulate=accumulate

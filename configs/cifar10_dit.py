@@ -14,11 +14,24 @@ from configs import base
 
 PRESETS = {
     "tiny": {
-        "model.width": 64, "model.depth": 2, "model.heads": 4, "model.patch": 4,
-        "train.steps": 100, "train.batch_size": 32, "train.log_every": 10, "train.dtype": "float32",
-        "optimizer.warmup": 10, "objective.density.strata": 32, "checkpoint.every": 50, "ema.decay": 0.99,
-        "sample.steps": 5, "sample.number": 20, "sample.batch_size": 20, "evaluate.every": 0, "evaluate.number": 20,
-    },
+        "model.width": 64,
+        "model.depth": 2,
+        "model.heads": 4,
+        "model.patch": 4,
+        "train.steps": 100,
+        "train.batch_size": 32,
+        "train.log_every": 10,
+        "train.dtype": "float32",
+        "optimizer.warmup": 10,
+        "objective.density.strata": 32,
+        "checkpoint.every": 50,
+        "ema.decay": 0.99,
+        "sample.steps": 5,
+        "sample.number": 20,
+        "sample.batch_size": 20,
+        "evaluate.every": 0,
+        "evaluate.number": 20,
+    }
 }
 
 
@@ -38,7 +51,12 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.model = {"name": "dit", "patch": 2, "width": 384, "depth": 12, "heads": 6, "num_classes": 10}
     config.optimizer = {
-        "name": "adamw", "learning_rate": 2e-4, "warmup": 5000, "decay": "constant", "weight_decay": 0.0, "clip": 1.0,
+        "name": "adamw",
+        "learning_rate": 2e-4,
+        "warmup": 5000,
+        "decay": "constant",
+        "weight_decay": 0.0,
+        "clip": 1.0,
     }
     config.ema.update({"decay": 0.9999, "warmup": True})
     config.train.steps = 400_000

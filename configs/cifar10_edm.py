@@ -33,17 +33,41 @@ from configs import base
 
 PRESETS = {
     "tiny": {
-        "model.width": 8, "model.multipliers": (1, 2), "model.blocks": 1, "train.dtype": "float32",
-        "train.steps": 40, "train.batch_size": 16, "train.log_every": 10, "objective.density.strata": 16,
-        "optimizer.warmup": 10, "checkpoint.every": 10, "checkpoint.keep_every": 10,
-        "sample.steps": 4, "sample.number": 20, "sample.batch_size": 20, "evaluate.every": 0, "evaluate.number": 20,
+        "model.width": 8,
+        "model.multipliers": (1, 2),
+        "model.blocks": 1,
+        "train.dtype": "float32",
+        "train.steps": 40,
+        "train.batch_size": 16,
+        "train.log_every": 10,
+        "objective.density.strata": 16,
+        "optimizer.warmup": 10,
+        "checkpoint.every": 10,
+        "checkpoint.keep_every": 10,
+        "sample.steps": 4,
+        "sample.number": 20,
+        "sample.batch_size": 20,
+        "evaluate.every": 0,
+        "evaluate.number": 20,
     },
     "cpu": {  # 1.3 million parameters, 1.9 GFLOP an image to train; four epochs, so flips are all the augmentation
-        "model.width": 32, "model.multipliers": (1, 2, 2), "model.blocks": 1, "train.dtype": "float32",
-        "train.steps": 3_000, "train.batch_size": 64, "train.log_every": 50,
-        "data.augment": ({"name": "flip"},), "objective.augment": None, "objective.density.strata": 64,
-        "optimizer.warmup": 200, "checkpoint.every": 100, "checkpoint.keep_every": 100,
-        "sample.sampler": {"name": "dpmpp_2m"}, "sample.steps": 20, "sample.number": 5_000, "sample.batch_size": 250,
+        "model.width": 32,
+        "model.multipliers": (1, 2, 2),
+        "model.blocks": 1,
+        "train.dtype": "float32",
+        "train.steps": 3_000,
+        "train.batch_size": 64,
+        "train.log_every": 50,
+        "data.augment": ({"name": "flip"},),
+        "objective.augment": None,
+        "objective.density.strata": 64,
+        "optimizer.warmup": 200,
+        "checkpoint.every": 100,
+        "checkpoint.keep_every": 100,
+        "sample.sampler": {"name": "dpmpp_2m"},
+        "sample.steps": 20,
+        "sample.number": 5_000,
+        "sample.batch_size": 250,
     },
 }
 
@@ -64,11 +88,20 @@ def get_config(arg: str = "") -> ConfigDict:
         "condition_dropout": 0.1,
     }
     config.model = {
-        "name": "song_unet", "width": 96, "multipliers": (2, 2, 2), "blocks": 3, "attention_resolutions": (16,),
+        "name": "song_unet",
+        "width": 96,
+        "multipliers": (2, 2, 2),
+        "blocks": 3,
+        "attention_resolutions": (16,),
         "num_classes": 10,
     }
     config.optimizer = {
-        "name": "adamw", "learning_rate": 1e-3, "warmup": 500, "decay": "cosine", "weight_decay": 0.0, "clip": 1.0,
+        "name": "adamw",
+        "learning_rate": 1e-3,
+        "warmup": 500,
+        "decay": "cosine",
+        "weight_decay": 0.0,
+        "clip": 1.0,
     }
     config.ema.sigma_rel = 0.05
     config.train.steps = 24_000

@@ -15,11 +15,23 @@ from configs import base
 
 PRESETS = {
     "tiny": {
-        "model.width": 8, "model.multipliers": (1, 2), "model.blocks": 1,
-        "train.steps": 40, "train.batch_size": 16, "train.log_every": 10, "train.dtype": "float32",
-        "optimizer.warmup": 10, "objective.density.strata": 16, "checkpoint.every": 20, "ema.decay": 0.99,
-        "sample.steps": 4, "sample.number": 20, "sample.batch_size": 20, "evaluate.every": 0, "evaluate.number": 20,
-    },
+        "model.width": 8,
+        "model.multipliers": (1, 2),
+        "model.blocks": 1,
+        "train.steps": 40,
+        "train.batch_size": 16,
+        "train.log_every": 10,
+        "train.dtype": "float32",
+        "optimizer.warmup": 10,
+        "objective.density.strata": 16,
+        "checkpoint.every": 20,
+        "ema.decay": 0.99,
+        "sample.steps": 4,
+        "sample.number": 20,
+        "sample.batch_size": 20,
+        "evaluate.every": 0,
+        "evaluate.number": 20,
+    }
 }
 
 
@@ -38,7 +50,11 @@ def get_config(arg: str = "") -> ConfigDict:
         "weighting": {"name": "edm"},
     }
     config.model = {
-        "name": "song_unet", "width": 128, "multipliers": (2, 2, 2), "blocks": 4, "attention_resolutions": (16,),
+        "name": "song_unet",
+        "width": 128,
+        "multipliers": (2, 2, 2),
+        "blocks": 4,
+        "attention_resolutions": (16,),
         "num_classes": 10,
     }
     config.optimizer = {"name": "adamw", "learning_rate": 1e-3, "warmup": 19_500, "weight_decay": 0.0, "clip": 1.0}

@@ -14,11 +14,21 @@ from configs import base
 
 PRESETS = {
     "tiny": {
-        "model.width": 32, "model.depth": 2, "model.heads": 2,
-        "train.steps": 40, "train.batch_size": 32, "train.log_every": 10, "objective.density.strata": 32,
-        "optimizer.warmup": 10, "checkpoint.every": 20, "ema.decay": 0.9,
-        "sample.steps": 4, "sample.number": 20, "sample.batch_size": 10, "evaluate.number": 20,
-    },
+        "model.width": 32,
+        "model.depth": 2,
+        "model.heads": 2,
+        "train.steps": 40,
+        "train.batch_size": 32,
+        "train.log_every": 10,
+        "objective.density.strata": 32,
+        "optimizer.warmup": 10,
+        "checkpoint.every": 20,
+        "ema.decay": 0.9,
+        "sample.steps": 4,
+        "sample.number": 20,
+        "sample.batch_size": 10,
+        "evaluate.number": 20,
+    }
 }
 
 
@@ -34,11 +44,21 @@ def get_config(arg: str = "") -> ConfigDict:
         "condition_dropout": 0.1,
     }
     config.model = {
-        "name": "dit", "patch": 2, "width": 128, "depth": 4, "heads": 4, "num_classes": 10,
+        "name": "dit",
+        "patch": 2,
+        "width": 128,
+        "depth": 4,
+        "heads": 4,
+        "num_classes": 10,
         "unroll": 4,  # a quarter faster on CPU than a scan of single blocks
     }
     config.optimizer = {
-        "name": "adamw", "learning_rate": 1.5e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.01, "clip": 1.0,
+        "name": "adamw",
+        "learning_rate": 1.5e-3,
+        "warmup": 100,
+        "decay": "cosine",
+        "weight_decay": 0.01,
+        "clip": 1.0,
     }
     config.ema.update({"decay": 0.999, "warmup": True})
     config.train.steps = 3600

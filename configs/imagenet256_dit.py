@@ -38,10 +38,21 @@ from ml_collections import ConfigDict
 from configs import base
 
 TINY = {
-    "model.width": 64, "model.depth": 2, "model.heads": 4, "model.patch": 8,
-    "train.steps": 20, "train.batch_size": 8, "train.log_every": 5, "train.dtype": "float32",
-    "checkpoint.every": 10, "ema.decay": 0.9,
-    "sample.steps": 4, "sample.number": 4, "sample.batch_size": 4, "evaluate.every": 0, "evaluate.number": 4,
+    "model.width": 64,
+    "model.depth": 2,
+    "model.heads": 4,
+    "model.patch": 8,
+    "train.steps": 20,
+    "train.batch_size": 8,
+    "train.log_every": 5,
+    "train.dtype": "float32",
+    "checkpoint.every": 10,
+    "ema.decay": 0.9,
+    "sample.steps": 4,
+    "sample.number": 4,
+    "sample.batch_size": 4,
+    "evaluate.every": 0,
+    "evaluate.number": 4,
 }
 B2 = {"model.width": 768, "model.depth": 12, "model.heads": 12, "train.steps": 400_000, "sample.guidance.scale": 1.0}
 PRESETS = {
@@ -71,9 +82,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "condition_dropout": 0.1,
     }
     config.model = {"name": "dit", "patch": 2, "width": 1152, "depth": 28, "heads": 16, "num_classes": 1000}
-    config.optimizer = {
-        "name": "adamw", "learning_rate": 1e-4, "warmup": 0, "decay": "constant", "weight_decay": 0.0,
-    }
+    config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "warmup": 0, "decay": "constant", "weight_decay": 0.0}
     config.ema.update({"decay": 0.9999, "warmup": False})
     config.train.steps = 7_000_000
     config.train.batch_size = 256

@@ -14,13 +14,13 @@ def require(value: Any, kind: type, argument: str, valid: str) -> None:
     """Refuses a value of another kind.
 
     Args:
-      value: what the caller passed.
-      kind: the type that it must have.
-      argument: the name of the argument.
-      valid: what is valid, with its article and an example.
+        value: what the caller passed.
+        kind: the type that it must have.
+        argument: the name of the argument.
+        valid: what is valid, with its article and an example.
 
     Raises:
-      TypeError: saying what is valid and what came.
+        TypeError: saying what is valid and what came.
     """
     if not isinstance(value, kind):
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
@@ -45,43 +45,48 @@ def require_floats(x: Any, argument: str) -> None:
     """Refuses what is no array of floating-point numbers, such as images of bytes.
 
     Raises:
-      TypeError: naming what came.
+        TypeError: naming what came.
     """
     if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)):
-        raise TypeError(f"{argument} must be an array of floating-point numbers, images scaled to [-1, 1]; got "
-                        f"{described(x)}")
+        raise TypeError(
+            f"{argument} must be an array of floating-point numbers, images scaled to [-1, 1]; got {described(x)}"
+        )
 
 
 def require_keys(keys: Any, size: int, user: str) -> None:
     """Refuses what is not one typed key for each of `size` examples.
 
     Args:
-      keys: what the caller passed.
-      size: how many examples there are.
-      user: who needs the keys and for what, the beginning of the sentence.
+        keys: what the caller passed.
+        size: how many examples there are.
+        user: who needs the keys and for what, the beginning of the sentence.
 
     Raises:
-      ValueError: telling raw keys, a single key and another number of keys apart.
+        ValueError: telling raw keys, a single key and another number of keys apart.
     """
     if not (hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
-        raise ValueError(f"{user}: typed ones `[{size}]`, jax.random.split(jax.random.key(seed), {size}). Got "
-                         f"{described(keys)}; raw keys, which jax.random.PRNGKey makes, become typed by "
-                         "jax.random.wrap_key_data(keys)")
+        raise ValueError(
+            f"{user}: typed ones `[{size}]`, jax.random.split(jax.random.key(seed), {size}). Got "
+            f"{described(keys)}; raw keys, which jax.random.PRNGKey makes, become typed by "
+            "jax.random.wrap_key_data(keys)"
+        )
     if keys.shape != (size,):
-        raise ValueError(f"{user}; got {'a single key' if keys.shape == () else f'keys of shape {keys.shape}'}. Make "
-                         f"them with jax.random.split(key, {size})")
+        raise ValueError(
+            f"{user}; got {'a single key' if keys.shape == () else f'keys of shape {keys.shape}'}. Make "
+            f"them with jax.random.split(key, {size})"
+        )
 
 
 def require_shape(value: Array, shape: tuple[int, ...], what: str) -> None:
     """Refuses an array of another shape, which would be broadcast.
 
     Args:
-      value: an array.
-      shape: that it must have.
-      what: the array's name, and why it has this shape; the beginning of the sentence.
+        value: an array.
+        shape: that it must have.
+        what: the array's name, and why it has this shape; the beginning of the sentence.
 
     Raises:
-      ValueError: naming both shapes.
+        ValueError: naming both shapes.
     """
     if jnp.shape(value) != tuple(shape):
         raise ValueError(f"{what} must have the shape {tuple(shape)}, and has {jnp.shape(value)}")

@@ -24,12 +24,12 @@ def denoiser_under(denoise: Denoiser, trained: NoiseSchedule, sampled: NoiseSche
     Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", section 4 and appendix C.
 
     Args:
-      denoise: (x_t, t) -> `Prediction`, under `trained`.
-      trained: the schedule that the denoiser belongs to.
-      sampled: the schedule that a sampler walks along.
+        denoise: (x_t, t) -> `Prediction`, under `trained`.
+        trained: the schedule that the denoiser belongs to.
+        sampled: the schedule that a sampler walks along.
 
     Returns:
-      denoise'(x_t, t), where t has a shape that is a prefix of x_t's.
+        denoise'(x_t, t), where t has a shape that is a prefix of x_t's.
     """
 
     def converted(x_t: Array, t: ArrayLike) -> Prediction:

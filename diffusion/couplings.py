@@ -24,7 +24,7 @@ def independent() -> Coupling:
     """Each example keeps the noise that its own key drew.
 
     Facts:
-      paper: Lipman et al. 2023, "Flow Matching for Generative Modeling"; Ho et al. 2020
+        paper: Lipman et al. 2023, "Flow Matching for Generative Modeling"; Ho et al. 2020
     """
     return lambda keys, x0, eps: eps
 
@@ -33,14 +33,14 @@ def optimal_transport(block: int = 64) -> Coupling:
     """Exact minibatch optimal transport: the pairing within a block that has the least total squared distance.
 
     Facts:
-      paper: Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et al. 2024, "Improving and
-        Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", section 3.2.3
+        paper: Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et al. 2024, "Improving and
+            Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", section 3.2.3
 
     Args:
-      block: number of examples that are matched among themselves, >= 2; the cost grows as its cube.
+        block: number of examples that are matched among themselves, >= 2; the cost grows as its cube.
 
     Raises:
-      ValueError: if block < 2, or, when called, if block does not divide the batch.
+        ValueError: if block < 2, or, when called, if block does not divide the batch.
     """
 
     import optax  # here, for nothing else of the mathematics needs it
@@ -65,22 +65,22 @@ def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: i
     tends to 0 this is `optimal_transport`, as it grows `independent` pairs.
 
     Facts:
-      paper: Cuturi 2013, "Sinkhorn Distances"; Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et
-        al. 2024, "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", section
-        3.2.3
+        paper: Cuturi 2013, "Sinkhorn Distances"; Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et
+            al. 2024, "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport",
+            section 3.2.3
 
     Args:
-      reg: weight of the entropy, > 0, in units of squared distance (0.05 in the authors' code, for data in the
-        plane); in D dimensions distances are about D times larger.
-      block: number of examples that are matched among themselves, >= 2.
-      tolerance: relative error of the columns' sums at which the iteration stops.
-      iterations: number of iterations at which it stops at the latest; a small reg needs more, about in proportion
-        to the squared distances over reg.
+        reg: weight of the entropy, > 0, in units of squared distance (0.05 in the authors' code, for data in the
+            plane); in D dimensions distances are about D times larger.
+        block: number of examples that are matched among themselves, >= 2.
+        tolerance: relative error of the columns' sums at which the iteration stops.
+        iterations: number of iterations at which it stops at the latest; a small reg needs more, about in proportion
+            to the squared distances over reg.
 
     Raises:
-      ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch; outside of `jit` also if
-        the iteration ends before the tolerance is reached. A compiled program cannot raise: try the arguments on a
-        batch first, or look at `marginal_error` of the `entropic_plan`.
+        ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch; outside of `jit` also
+            if the iteration ends before the tolerance is reached. A compiled program cannot raise: try the arguments on
+            a batch first, or look at `marginal_error` of the `entropic_plan`.
     """
     if not reg > 0:
         raise ValueError(f"sinkhorn: reg = {reg} must be positive; optimal_transport is its limit at 0")
@@ -94,34 +94,34 @@ def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: i
     def checked(keys, x0, eps):
         paired, error = couple(keys, x0, eps)
         if not isinstance(error, Tracer) and not error <= tolerance:
-            raise ValueError(f"sinkhorn: after {iterations} iterations a column of the plan is off by {error:.2g} of "
-                             f"its sum, more than tolerance = {tolerance:g}; give more iterations, or a larger reg "
-                             f"than {reg:g}")
+            raise ValueError(
+                f"sinkhorn: after {iterations} iterations a column of the plan is off by {error:.2g} of "
+                f"its sum, more than tolerance = {tolerance:g}; give more iterations, or a larger reg "
+                f"than {reg:g}"
+            )
         return paired
 
     return checked
 
 
-def schroedinger_bridge(
-    sigma: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000
-) -> Coupling:
+def schroedinger_bridge(sigma: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000) -> Coupling:
     """The ends of the Schroedinger bridge whose reference is a Brownian motion of variance sigma^2 t: `sinkhorn`
     with reg = 2 sigma^2.
 
         pi = argmin KL(pi, exp(-|x - e|^2 / (2 sigma^2)))
 
     Facts:
-      paper: Tong et al. 2024, "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal
-        Transport", section 3.2.4
+        paper: Tong et al. 2024, "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal
+            Transport", section 3.2.4
 
     Args:
-      sigma: diffusion of the reference, > 0, in units of the data; that of the objective's bridge.
-      block: see `sinkhorn`.
-      tolerance: see `sinkhorn`.
-      iterations: see `sinkhorn`.
+        sigma: diffusion of the reference, > 0, in units of the data; that of the objective's bridge.
+        block: see `sinkhorn`.
+        tolerance: see `sinkhorn`.
+        iterations: see `sinkhorn`.
 
     Raises:
-      ValueError: as `sinkhorn` does.
+        ValueError: as `sinkhorn` does.
     """
     if not sigma > 0:
         raise ValueError(f"schroedinger_bridge: sigma = {sigma} must be positive")
@@ -132,7 +132,7 @@ def marginal_error(log_plan: Array) -> Array:
     """`[]` the largest relative error of the columns' sums of a plan, which is exact in its rows.
 
     Args:
-      log_plan: `[n, n]`, of `entropic_plan`.
+        log_plan: `[n, n]`, of `entropic_plan`.
     """
     return jnp.max(jnp.abs(log_plan.shape[0] * jnp.exp(jax.nn.logsumexp(log_plan, 0)) - 1))
 
@@ -146,11 +146,11 @@ def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, itera
     unless the iterations end first, which `marginal_error` shows.
 
     Args:
-      x: `[n, ...]` points.
-      e: `[n, ...]` points.
-      reg: see `sinkhorn`.
-      tolerance: see `sinkhorn`.
-      iterations: see `sinkhorn`.
+        x: `[n, ...]` points.
+        e: `[n, ...]` points.
+        reg: see `sinkhorn`.
+        tolerance: see `sinkhorn`.
+        iterations: see `sinkhorn`.
     """
     n = x.shape[0]
     # The plan does not know where the two sets lie, and their differences keep their digits when it is not told.

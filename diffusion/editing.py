@@ -35,10 +35,10 @@ def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) ->
     """A draw of q(x_t | x_0), alpha x_0 + sigma z, each example's from its own key.
 
     Args:
-      schedule: the process.
-      t: `[]` or `[B]`.
-      images: x_0 `[B, ...]`.
-      keys: `[B]` random keys.
+        schedule: the process.
+        t: `[]` or `[B]`.
+        images: x_0 `[B, ...]`.
+        keys: `[B]` random keys.
     """
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
     return left_broadcast(schedule.alpha(t), images) * images + left_broadcast(schedule.sigma(t), images) * noise
@@ -56,17 +56,17 @@ def replacement(
     are left alone, as in RePaint's algorithm 1.
 
     Facts:
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix
-        I.2; Lugmayr et al. 2022, "RePaint", eq. 8
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix
+            I.2; Lugmayr et al. 2022, "RePaint", eq. 8
 
     Args:
-      schedule: the process.
-      plan: the plan that is sampled along.
-      known: x_0 `[B, ...]`; any values where it is not known.
-      mask: Bool that broadcasts against it, True where it is.
+        schedule: the process.
+        plan: the plan that is sampled along.
+        known: x_0 `[B, ...]`; any values where it is not known.
+        mask: Bool that broadcasts against it, True where it is.
 
     Returns:
-      A hook for `samplers.sample(..., after_step=)`.
+        A hook for `samplers.sample(..., after_step=)`.
     """
     renoise = jnp.asarray(plan.renoise)
 
@@ -86,16 +86,16 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
     ddpm() evaluates the network in all but the (resamplings - 1) J that go up; J = ceil((N - jump) / jump).
 
     Facts:
-      paper: Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", algorithm 1 and
-        appendix B, in the order of the authors' code
+        paper: Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", algorithm 1
+            and appendix B, in the order of the authors' code
 
     Args:
-      grid: `[N + 1]` decreasing times.
-      jump: length of a jump in levels, >= 1; 10 in the paper.
-      resamplings: how often each stretch is walked, >= 1; 10 in the paper.
+        grid: `[N + 1]` decreasing times.
+        jump: length of a jump in levels, >= 1; 10 in the paper.
+        resamplings: how often each stretch is walked, >= 1; 10 in the paper.
 
     Raises:
-      ValueError: if jump or resamplings is below 1.
+        ValueError: if jump or resamplings is below 1.
     """
     if jump < 1 or resamplings < 1:
         raise ValueError(f"repaint: jump = {jump} and resamplings = {resamplings} must be at least 1")
@@ -117,11 +117,11 @@ def extended(images: Array, pad: Sequence[tuple[int, int]]) -> tuple[Array, Arra
     """A larger canvas for outpainting, and the mask of what is known on it, for `replacement`.
 
     Args:
-      images: `[B, H, W, C]`, or any rank.
-      pad: values before and after, for each axis that follows the batch, e.g. ((0, 0), (16, 16)) to widen images.
+        images: `[B, H, W, C]`, or any rank.
+        pad: values before and after, for each axis that follows the batch, e.g. ((0, 0), (16, 16)) to widen images.
 
     Returns:
-      (canvas, 0 where it is not known; Bool mask of the same shape).
+        (canvas, 0 where it is not known; Bool mask of the same shape).
     """
     widths = [(0, 0), *pad] + [(0, 0)] * (images.ndim - 1 - len(pad))
     return jnp.pad(images, widths), jnp.pad(jnp.ones(images.shape, bool), widths)
@@ -145,26 +145,28 @@ def sdedit(
     Paintings and collages become pictures; with a conditional denoiser it transfers the style of the condition.
 
     Facts:
-      paper: Meng et al. 2022, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
-        algorithm 1
+        paper: Meng et al. 2022, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
+            algorithm 1
 
     Args:
-      sampler: any.
-      denoise: any denoiser, guided or not.
-      schedule: the process.
-      images: `[B, ...]` what is edited.
-      grid: `[N + 1]` decreasing times, of which those below t_0 are taken.
-      t_0: where to start; above the grid's last time and at most the schedule's t_max.
-      keys: `[B]` random keys.
-      **options: of `samplers.sample`.
+        sampler: any.
+        denoise: any denoiser, guided or not.
+        schedule: the process.
+        images: `[B, ...]` what is edited.
+        grid: `[N + 1]` decreasing times, of which those below t_0 are taken.
+        t_0: where to start; above the grid's last time and at most the schedule's t_max.
+        keys: `[B]` random keys.
+        **options: of `samplers.sample`.
 
     Raises:
-      ValueError: if t_0 is out of range.
+        ValueError: if t_0 is out of range.
     """
     grid = np.asarray(grid)
     if not grid[-1] < t_0 <= schedule.t_max:
-        raise ValueError(f"sdedit: t_0 = {t_0} must be above the grid's last time {grid[-1]:g} and at most "
-                         f"t_max = {schedule.t_max:g}")
+        raise ValueError(
+            f"sdedit: t_0 = {t_0} must be above the grid's last time {grid[-1]:g} and at most "
+            f"t_max = {schedule.t_max:g}"
+        )
     below = grid[grid.astype(np.float32) < np.float32(t_0)]  # a time that is t_0 but for rounding would be no step
     plan = timesteps.plan(np.append(t_0, below).astype(grid.dtype))
     own, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -179,18 +181,19 @@ def slerp(a: Array, b: Array, weight: ArrayLike) -> Array:
     straight line would be too short. Parallel ones are interpolated linearly.
 
     Facts:
-      paper: Shoemake 1985, "Animating Rotation with Quaternion Curves", section 3; for latents White 2016, "Sampling
-        Generative Networks", and Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 67
+        paper: Shoemake 1985, "Animating Rotation with Quaternion Curves", section 3; for latents White 2016, "Sampling
+            Generative Networks", and Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 67
 
     Args:
-      a: `[B, ...]` latents, such as x at t_max.
-      b: the same shape.
-      weight: w, a number or `[B]`; 0 is a, 1 is b.
+        a: `[B, ...]` latents, such as x at t_max.
+        b: the same shape.
+        weight: w, a number or `[B]`; 0 is a, 1 is b.
     """
     unit = lambda v: v / jnp.sqrt(inner(v, v))
     norm = lambda v: jnp.sqrt(inner(v, v))
     theta = 2 * jnp.arctan2(norm(unit(a) - unit(b)), norm(unit(a) + unit(b)))  # exact for small angles too
-    w, wide = left_broadcast(jnp.asarray(weight, a.dtype), a), jnp.sin(theta) > 1e-6
+    w = left_broadcast(jnp.asarray(weight, a.dtype), a)
+    wide = jnp.sin(theta) > 1e-6
     part = lambda w: jnp.where(wide, jnp.sin(w * theta) / jnp.where(wide, jnp.sin(theta), 1), w)
     return part(1 - w) * a + part(w) * b
 
@@ -199,10 +202,10 @@ def borrowing(source: Array, target: Array, depth: int, layers: Sequence[int]) -
     """The condition of a batch of 2 B in which each target attends with the maps of its source (`models.doors`).
 
     Args:
-      source: `[B]` labels.
-      target: `[B]` labels.
-      depth: number of layers of the network.
-      layers: those in which maps are borrowed.
+        source: `[B]` labels.
+        target: `[B]` labels.
+        depth: number of layers of the network.
+        layers: those in which maps are borrowed.
     """
     offset = np.repeat([0, -source.shape[0]], source.shape[0])
     door = offset[:, None] * np.isin(np.arange(depth), list(layers))
@@ -222,16 +225,16 @@ def prompt_to_prompt(make: Callable[[Network], Callable], network: Network, unti
     with the same x for the source and its edit, x `[2 B, ...]`, the same keys, or a deterministic sampler.
 
     Facts:
-      paper: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3.1 and algorithm
-        1; self-attention as in the authors' code
+        paper: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3.1 and
+            algorithm 1; self-attention as in the authors' code
 
     Args:
-      make: network -> denoiser or branches, with conditions by `borrowing`.
-      network: (x, clock, condition) -> output, with the door "borrow".
-      until: t below which every example has its own maps again.
+        make: network -> denoiser or branches, with conditions by `borrowing`.
+        network: (x, clock, condition) -> output, with the door "borrow".
+        until: t below which every example has its own maps again.
 
     Returns:
-      What `make` returns: (x_t, t) -> prediction or predictions.
+        What `make` returns: (x_t, t) -> prediction or predictions.
     """
 
     def evaluate(x_t, t):

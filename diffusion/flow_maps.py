@@ -43,21 +43,21 @@ def consistency(
     it (TCD), which is exact only where the flow is straight.
 
     Facts:
-      map: to s = 0 exact at the optimum of consistency objectives; to s > 0 along the line to f
-      network: one time
-      paper: Song et al. 2023, "Consistency Models", section 3; Zheng et al. 2024, "Trajectory Consistency
-        Distillation", eq. 21, for s > 0
+        map: to s = 0 exact at the optimum of consistency objectives; to s > 0 along the line to f
+        network: one time
+        paper: Song et al. 2023, "Consistency Models", section 3; Zheng et al. 2024, "Trajectory Consistency
+            Distillation", eq. 21, for s > 0
 
     Args:
-      network: (x `[B, ...]`, clock `[B]`, condition) -> output.
-      schedule: the process.
-      parameterization: how f is read from the output: its x0. `consistency_boundary()`, `latent_consistency()`, or
-        any that returns x_t where sigma = 0: `edm()` (TrigFlow's, and ECT's), `v()`, `velocity()`.
-      condition: passed to the network as it is.
+        network: (x `[B, ...]`, clock `[B]`, condition) -> output.
+        schedule: the process.
+        parameterization: how f is read from the output: its x0. `consistency_boundary()`, `latent_consistency()`, or
+            any that returns x_t where sigma = 0: `edm()` (TrigFlow's, and ECT's), `v()`, `velocity()`.
+        condition: passed to the network as it is.
 
     Raises:
-      TypeError: as `parameterizations.denoiser`.
-      ValueError: if the parameterization is not defined at schedule.t_max.
+        TypeError: as `parameterizations.denoiser`.
+        ValueError: if the parameterization is not defined at schedule.t_max.
     """
     check_network(network, schedule, parameterization)
 
@@ -72,13 +72,13 @@ def from_denoiser(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
     """One step of DDIM: x_s = alpha_s x0 + sigma_s eps.
 
     Facts:
-      map: order 1 in sigma / alpha; exact as s approaches t, or for data at a point
-      network: one time
-      paper: Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12
+        map: order 1 in sigma / alpha; exact as s approaches t, or for data at a point
+        network: one time
+        paper: Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12
 
     Args:
-      denoise: (x_t, t) -> Prediction.
-      schedule: the process.
+        denoise: (x_t, t) -> Prediction.
+        schedule: the process.
     """
     return lambda x_t, t, s: _along_the_line(schedule, x_t, s, denoise(x_t, t))
 
@@ -89,13 +89,13 @@ def heun(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
         x_s = alpha_s x0_t + sigma_s eps_t + alpha_s (r_s - r_t) / 2 (eps_s - eps_t),    eps_s at DDIM's x_s
 
     Facts:
-      map: order 2 in sigma / alpha; two evaluations
-      network: one time
-      paper: Karras et al. 2022, algorithm 1; the solver of Song et al. 2023, "Consistency Models", section 6
+        map: order 2 in sigma / alpha; two evaluations
+        network: one time
+        paper: Karras et al. 2022, algorithm 1; the solver of Song et al. 2023, "Consistency Models", section 6
 
     Args:
-      denoise: (x_t, t) -> Prediction, defined at s too.
-      schedule: the process; alpha(t) and alpha(s) must not vanish.
+        denoise: (x_t, t) -> Prediction, defined at s too.
+        schedule: the process; alpha(t) and alpha(s) must not vanish.
     """
 
     def flow_map(x_t, t, s):
@@ -116,15 +116,15 @@ def mean_flow(
         x_s = x_t - (t - s) u(x_t, t, s),    u = 1 / (t - s) integral_s^t dx / dtau dtau
 
     Facts:
-      map: from any t to any s, exact at the optimum of `objectives.mean_flow`
-      network: two times
-      paper: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", eq. 3 and 12
+        map: from any t to any s, exact at the optimum of `objectives.mean_flow`
+        network: two times
+        paper: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", eq. 3 and 12
 
     Args:
-      network: (x `[B, ...]`, clocks ([B], [B]), condition) -> output.
-      schedule: the process that it was trained on; the rectified flow in the paper.
-      condition: passed to the network as it is.
-      clocks: what the network is told of t and s; `start_and_duration()` if None, as in the authors' code.
+        network: (x `[B, ...]`, clocks ([B], [B]), condition) -> output.
+        schedule: the process that it was trained on; the rectified flow in the paper.
+        condition: passed to the network as it is.
+        clocks: what the network is told of t and s; `start_and_duration()` if None, as in the authors' code.
     """
     require_function(network, "network", "a function (x, clocks, condition) -> output")
     check_schedule(schedule)
@@ -137,21 +137,19 @@ def mean_flow(
     return flow_map
 
 
-def shortcut(
-    network: Network, schedule: NoiseSchedule, condition: Any = None, clock: Clock | None = None
-) -> FlowMap:
+def shortcut(network: Network, schedule: NoiseSchedule, condition: Any = None, clock: Clock | None = None) -> FlowMap:
     """A network that is told the time and the size d = t - s of the step: x_s = x_t - d u(x_t, t, d).
 
     Facts:
-      map: the step sizes 1 / M, 2 / M, 4 / M .. 1 on which `objectives.shortcut` trains
-      network: two times (start and duration)
-      paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", eq. 3
+        map: the step sizes 1 / M, 2 / M, 4 / M .. 1 on which `objectives.shortcut` trains
+        network: two times (start and duration)
+        paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", eq. 3
 
     Args:
-      network: (x `[B, ...]`, (clock `[B]`, duration `[B]`), condition) -> output.
-      schedule: the process that it was trained on; the rectified flow in the paper.
-      condition: passed to the network as it is.
-      clock: the network's time; `time()` if None.
+        network: (x `[B, ...]`, (clock `[B]`, duration `[B]`), condition) -> output.
+        schedule: the process that it was trained on; the rectified flow in the paper.
+        condition: passed to the network as it is.
+        clock: the network's time; `time()` if None.
     """
     return mean_flow(network, schedule, condition, start_and_duration(clock))
 
@@ -189,23 +187,26 @@ def consistency_boundary(
     Written out in alpha and sigma nothing divides by alpha. At sigma_min = 0 it is `edm`, whose boundary is at r = 0.
 
     Facts:
-      boundary: f(x, t) = x at sigma / alpha = sigma_min
-      paper: Song et al. 2023, "Consistency Models", appendix C
+        boundary: f(x, t) = x at sigma / alpha = sigma_min
+        paper: Song et al. 2023, "Consistency Models", appendix C
 
     Args:
-      sigma_data: standard deviation of the data, > 0.
-      sigma_min: the smallest sigma / alpha at which the network is used, >= 0.
-      clock: the network's time; `log_sigma()` if None, as published.
+        sigma_data: standard deviation of the data, > 0.
+        sigma_min: the smallest sigma / alpha at which the network is used, >= 0.
+        clock: the network's time; `log_sigma()` if None, as published.
 
     Raises:
-      ValueError: if sigma_data is not positive or sigma_min is negative.
+        ValueError: if sigma_data is not positive or sigma_min is negative.
     """
     if not (sigma_data > 0 and sigma_min >= 0):
-        raise ValueError(f"consistency_boundary: sigma_data = {sigma_data} must be positive and sigma_min = "
-                         f"{sigma_min} not negative (0.5 and 0.002 in the paper)")
+        raise ValueError(
+            f"consistency_boundary: sigma_data = {sigma_data} must be positive and sigma_min = "
+            f"{sigma_min} not negative (0.5 and 0.002 in the paper)"
+        )
 
     def coefficients(schedule, t, x):
-        alpha, sigma = left_broadcast(schedule.alpha(t), x), left_broadcast(schedule.sigma(t), x)
+        alpha = left_broadcast(schedule.alpha(t), x)
+        sigma = left_broadcast(schedule.sigma(t), x)
         above = sigma - sigma_min * alpha  # alpha (r - sigma_min)
         skip = alpha * sigma_data**2 / (above**2 + alpha**2 * sigma_data**2)
         out = sigma_data * above / jnp.sqrt(alpha**2 * sigma_data**2 + sigma**2)
@@ -230,7 +231,12 @@ def consistency_boundary(
         return jnp.asarray(schedule.sigma(t) >= 0.999 * sigma_min * schedule.alpha(t))
 
     return Parameterization(
-        "consistency_boundary", input_scale, clock or log_sigma(), to_prediction, target, defined,
+        "consistency_boundary",
+        input_scale,
+        clock or log_sigma(),
+        to_prediction,
+        target,
+        defined,
         needs=f"sigma / alpha >= sigma_min = {sigma_min:g}, where its boundary lies",
     )
 
@@ -246,21 +252,22 @@ def latent_consistency(
     so that a network for epsilon or v can be tuned as it is; f differs from its x0 at the first few of T steps alone.
 
     Facts:
-      boundary: f(x, 0) = x
-      paper: Luo et al. 2023, "Latent Consistency Models", eq. 9 and appendix; scalings as in the authors' code
+        boundary: f(x, 0) = x
+        paper: Luo et al. 2023, "Latent Consistency Models", eq. 9 and appendix; scalings as in the authors' code
 
     Args:
-      parameterization: what the network predicts, with alpha(t) > 0 where it needs that.
-      sigma_data: 0.5 in the paper.
-      scaling: how fast the boundary is left; 10 in the authors' code.
-      T: number of steps of the discrete process.
+        parameterization: what the network predicts, with alpha(t) > 0 where it needs that.
+        sigma_data: 0.5 in the paper.
+        scaling: how fast the boundary is left; 10 in the authors' code.
+        T: number of steps of the discrete process.
     """
 
     def to_prediction(schedule, t, x_t, output):
         x0 = parameterization.to_prediction(schedule, t, x_t, output).x0
         n = left_broadcast(scaling * T * jnp.asarray(t), x_t)
         f = sigma_data**2 / (n**2 + sigma_data**2) * x_t + n / jnp.sqrt(n**2 + sigma_data**2) * x0
-        alpha, sigma = left_broadcast(schedule.alpha(t), x_t), left_broadcast(schedule.sigma(t), x_t)
+        alpha = left_broadcast(schedule.alpha(t), x_t)
+        sigma = left_broadcast(schedule.sigma(t), x_t)
         return Prediction(f, (x_t - alpha * f) / sigma)
 
     return parameterization._replace(name="latent_consistency", to_prediction=to_prediction)
@@ -269,7 +276,8 @@ def latent_consistency(
 def _along_the_line(schedule, x_t, s, prediction: Prediction) -> Array:
     """The x_s that has the noise and the data of a prediction at x_t."""
     s = _one_each(s, x_t)
-    alpha, sigma = left_broadcast(schedule.alpha(s), x_t), left_broadcast(schedule.sigma(s), x_t)
+    alpha = left_broadcast(schedule.alpha(s), x_t)
+    sigma = left_broadcast(schedule.sigma(s), x_t)
     # At s = 0 the estimate itself, even where eps is not defined because sigma(t) = 0.
     return alpha * prediction.x0 + jnp.where(sigma > 0, sigma * prediction.eps, 0)
 

@@ -30,9 +30,9 @@ class Likelihood(NamedTuple):
     """What the flow says of a batch.
 
     Attributes:
-      log_density: `[B]` log p(x) in nats, of the model at the first time.
-      latent: `[B, ...]` x carried to the last time.
-      nfe: evaluations of the denoiser, each with one divergence.
+        log_density: `[B]` log p(x) in nats, of the model at the first time.
+        latent: `[B, ...]` x carried to the last time.
+        nfe: evaluations of the denoiser, each with one divergence.
     """
 
     log_density: Array
@@ -44,20 +44,21 @@ def times(schedule: NoiseSchedule, steps: int, t_start: float | None = None) -> 
     """`[steps + 1]` times from t_start up to t_max at which theta^(1/3) is uniform, dense towards the data.
 
     Args:
-      schedule: the process.
-      steps: number of solver steps, >= 1.
-      t_start: first time; schedule.t_min if None. A network that cannot be read at sigma = 0 needs a little more:
-        1e-5 with a continuous schedule (Song et al. 2021, appendix D.2).
+        schedule: the process.
+        steps: number of solver steps, >= 1.
+        t_start: first time; schedule.t_min if None. A network that cannot be read at sigma = 0 needs a little more:
+            1e-5 with a continuous schedule (Song et al. 2021, appendix D.2).
 
     Raises:
-      ValueError: if steps is not positive, or t_start is outside [t_min, t_max).
+        ValueError: if steps is not positive, or t_start is outside [t_min, t_max).
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: a solver takes at least 1 step")
     t_start = schedule.t_min if t_start is None else t_start
     if not schedule.t_min <= t_start < schedule.t_max:
-        raise ValueError(f"t_start = {t_start} must be in [{schedule.t_min:g}, {schedule.t_max:g}), where the schedule "
-                         "is defined")
+        raise ValueError(
+            f"t_start = {t_start} must be in [{schedule.t_min:g}, {schedule.t_max:g}), where the schedule is defined"
+        )
     first, last = (float(probability_flow.angle(schedule, jnp.asarray(t))) for t in (t_start, schedule.t_max))
     angles = np.linspace(first ** (1 / 3), last ** (1 / 3), steps + 1) ** 3
     grid = np.array(probability_flow.time(schedule, jnp.asarray(angles)), np.float64)
@@ -81,24 +82,26 @@ def log_likelihood(
     2018, "Neural Ordinary Differential Equations", eq. 8; Grathwohl et al. 2019, "FFJORD".
 
     Args:
-      denoise: (x_t, t) -> Prediction; called with t of shape `[B]`.
-      schedule: the process.
-      x: `[B, ...]` data, of any rank.
-      solver: `ode.runge_kutta(times(schedule, 100))` or `ode.dormand_prince(t_start, schedule.t_max)`.
-      divergence: `exact()`, or `hutchinson(probes)`, whose probes stay the same during the whole solve.
-      log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; that of `schedule.prior` if None.
+        denoise: (x_t, t) -> Prediction; called with t of shape `[B]`.
+        schedule: the process.
+        x: `[B, ...]` data, of any rank.
+        solver: `ode.runge_kutta(times(schedule, 100))` or `ode.dormand_prince(t_start, schedule.t_max)`.
+        divergence: `exact()`, or `hutchinson(probes)`, whose probes stay the same during the whole solve.
+        log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; that of `schedule.prior` if None.
 
     Returns:
-      `Likelihood` at solver.start.
+        `Likelihood` at solver.start.
 
     Raises:
-      ValueError: if the solver leaves the schedule's range.
+        ValueError: if the solver leaves the schedule's range.
     """
     check_schedule(schedule)
     require_floats(x, "x")
     if solver.start < schedule.t_min or solver.end > schedule.t_max:
-        raise ValueError(f"likelihood: times must be in [{schedule.t_min:g}, {schedule.t_max:g}], where the schedule "
-                         f"is defined; the solver goes from {solver.start:g} to {solver.end:g}")
+        raise ValueError(
+            f"likelihood: times must be in [{schedule.t_min:g}, {schedule.t_max:g}], where the schedule "
+            f"is defined; the solver goes from {solver.start:g} to {solver.end:g}"
+        )
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     prior = log_prior if log_prior is not None else _log_prior(schedule)
@@ -116,7 +119,7 @@ def exact() -> Divergence:
     """The trace of the whole Jacobian: as many vector-Jacobian products as an example has numbers.
 
     Returns:
-      (field, u `[B, ...]`) -> (field(u), divergence `[B]`), where the field treats examples independently.
+        (field, u `[B, ...]`) -> (field(u), divergence `[B]`), where the field treats examples independently.
     """
 
     def divergence(field, u):
@@ -141,10 +144,10 @@ def hutchinson(probes: Array) -> Divergence:
     function, and its result is an unbiased estimate of the log-likelihood.
 
     Args:
-      probes: `[K, B, ...]` from `rademacher` or `normal`.
+        probes: `[K, B, ...]` from `rademacher` or `normal`.
 
     Returns:
-      (field, u `[B, ...]`) -> (field(u), estimate of the divergence `[B]`).
+        (field, u `[B, ...]`) -> (field(u), estimate of the divergence `[B]`).
     """
 
     def divergence(field, u):
@@ -161,9 +164,9 @@ def rademacher(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
     """`[count, B, *shape]` probes of -1 and 1, those of an example from its own key: the least variance.
 
     Args:
-      keys: `[B]` random keys, one an example, used for nothing else.
-      shape: of an example.
-      count: probes an example.
+        keys: `[B]` random keys, one an example, used for nothing else.
+        shape: of an example.
+        count: probes an example.
     """
     return jax.vmap(lambda key: jax.random.rademacher(key, (count, *shape), jnp.float32), out_axes=1)(keys)
 
@@ -172,9 +175,9 @@ def normal(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
     """`[count, B, *shape]` standard normal probes, those of an example from its own key.
 
     Args:
-      keys: `[B]` random keys, one an example, used for nothing else.
-      shape: of an example.
-      count: probes an example.
+        keys: `[B]` random keys, one an example, used for nothing else.
+        shape: of an example.
+        count: probes an example.
     """
     return jax.vmap(lambda key: jax.random.normal(key, (count, *shape), jnp.float32), out_axes=1)(keys)
 
@@ -183,7 +186,7 @@ def normal_density(scale: ArrayLike) -> Callable[[Array], Array]:
     """x `[B, ...]` -> log N(x; 0, scale^2 I) `[B]`.
 
     Args:
-      scale: standard deviation, > 0.
+        scale: standard deviation, > 0.
     """
 
     def log_density(x):
@@ -200,11 +203,11 @@ def dequantise(images: Array, keys: Array) -> Array:
     Networks trained on byte / 127.5 - 1 see every value within half a step of where they met it.
 
     Args:
-      images: uint8 `[B, ...]`.
-      keys: `[B]` random keys, one an image, used for nothing else.
+        images: uint8 `[B, ...]`.
+        keys: `[B]` random keys, one an image, used for nothing else.
 
     Raises:
-      TypeError: if the images are not uint8.
+        TypeError: if the images are not uint8.
     """
     if images.dtype != jnp.uint8:
         raise TypeError(f"dequantisation takes uint8 images of 256 levels, got {images.dtype}")
@@ -221,13 +224,14 @@ def bits_per_dim(log_density: Array, dims: int) -> Array:
     dequantisation noise bounds the true code length from above (Jensen). Theis et al. 2016; Song et al. 2021.
 
     Args:
-      log_density: `[B]` in nats, of `dequantise`d images.
-      dims: D, numbers in an image.
+        log_density: `[B]` in nats, of `dequantise`d images.
+        dims: D, numbers in an image.
     """
     return -log_density / (dims * math.log(2)) + 7
 
 
 def _log_prior(schedule: NoiseSchedule) -> Callable[[Array], Array]:
     """The density of `schedule.prior`: N(0, I) where the variance is preserved, else N(0, sigma(t_max)^2 I)."""
-    radius, sigma = probability_flow.radius(schedule, jnp.asarray(schedule.t_max)), schedule.sigma(schedule.t_max)
+    radius = probability_flow.radius(schedule, jnp.asarray(schedule.t_max))
+    sigma = schedule.sigma(schedule.t_max)
     return normal_density(jnp.where(jnp.abs(radius - 1) < 1e-5, 1.0, sigma))

@@ -25,9 +25,9 @@ class Solver(NamedTuple):
     """A way from one time to another.
 
     Attributes:
-      start: first time.
-      end: last time.
-      solve: (flow, variable, state) -> (state at the end, evaluations of the flow), with variable: t -> s.
+        start: first time.
+        end: last time.
+        solve: (flow, variable, state) -> (state at the end, evaluations of the flow), with variable: t -> s.
     """
 
     start: float
@@ -39,10 +39,10 @@ def runge_kutta(grid: ArrayLike) -> Solver:
     """The classical method of order 4 (Kutta 1901), four evaluations a step.
 
     Args:
-      grid: `[N + 1]` increasing times.
+        grid: `[N + 1]` increasing times.
 
     Raises:
-      ValueError: if the times do not increase.
+        ValueError: if the times do not increase.
     """
     grid = np.asarray(grid, np.float64)
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
@@ -52,7 +52,8 @@ def runge_kutta(grid: ArrayLike) -> Solver:
         s = variable(jnp.asarray(grid, jax.tree.leaves(state)[0].dtype))
 
         def step(state, ends):
-            s, h = ends[0], ends[1] - ends[0]
+            s = ends[0]
+            h = ends[1] - ends[0]
             k1 = flow(s, state)
             k2 = flow(s + h / 2, _moved(state, h / 2, [1], [k1]))
             k3 = flow(s + h / 2, _moved(state, h / 2, [1], [k2]))
@@ -86,14 +87,14 @@ def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1
     1993, "Solving Ordinary Differential Equations I", section II.4).
 
     Args:
-      start: first time.
-      end: last time, > start.
-      rtol: relative tolerance, > 0; with atol 1e-5 in Song et al. 2021.
-      atol: absolute tolerance, > 0.
-      most: attempts before giving up; an example that has not arrived by then is NaN.
+        start: first time.
+        end: last time, > start.
+        rtol: relative tolerance, > 0; with atol 1e-5 in Song et al. 2021.
+        atol: absolute tolerance, > 0.
+        most: attempts before giving up; an example that has not arrived by then is NaN.
 
     Raises:
-      ValueError: if end is not after start, or a tolerance is not positive.
+        ValueError: if end is not after start, or a tolerance is not positive.
     """
     if not start < end:
         raise ValueError(f"the end must come after the start, got {start} to {end}")
@@ -115,8 +116,8 @@ def dormand_prince_between(
     """What `dormand_prince` does between two values of its variable, first < last.
 
     Returns:
-      (state at the end, NaN for an example that has not arrived; attempts of each example `[B]`, six evaluations each
-      after the first one of all).
+        (state at the end, NaN for an example that has not arrived; attempts of each example `[B]`, six evaluations each
+        after the first one of all).
     """
     like = jax.tree.leaves(state)[0]
 
@@ -133,7 +134,8 @@ def dormand_prince_between(
         factor = jnp.clip(0.9 * error**-0.2, 0.2, 5.0)
         moved = jnp.where(final, last, s + h)
         pick = lambda new, old: jnp.where(left_broadcast(taken, old), new, old)
-        state, slope = jax.tree.map(pick, new, state), jax.tree.map(pick, slopes[-1], slope)
+        state = jax.tree.map(pick, new, state)
+        slope = jax.tree.map(pick, slopes[-1], slope)
         return pick(moved, s), h * jnp.where(moved > s, factor, 1), state, slope, attempts + (s < last)
 
     s = jnp.broadcast_to(first, like.shape[:1])

@@ -27,10 +27,10 @@ class Prediction(NamedTuple):
     """What a denoiser says of x_t.
 
     Attributes:
-      x0: `[B, ...]` estimate of E[x_0 | x_t].
-      eps: `[B, ...]` estimate of E[eps | x_t]; alpha(t) x0 + sigma(t) eps = x_t.
-      variance: `[B, ...]` in [0, 1], or None: where between the smallest and the largest posterior variance, on a
-        logarithmic scale, a network with learned variance puts it (Nichol and Dhariwal 2021, eq. 15).
+        x0: `[B, ...]` estimate of E[x_0 | x_t].
+        eps: `[B, ...]` estimate of E[eps | x_t]; alpha(t) x0 + sigma(t) eps = x_t.
+        variance: `[B, ...]` in [0, 1], or None: where between the smallest and the largest posterior variance, on a
+            logarithmic scale, a network with learned variance puts it (Nichol and Dhariwal 2021, eq. 15).
     """
 
     x0: Array
@@ -46,14 +46,14 @@ class Parameterization(NamedTuple):
     """How to feed a network at time t and how to read its output.
 
     Attributes:
-      name: as in the tables of names.
-      input_scale: (schedule, t) -> c_in, by which x_t is multiplied before the network sees it.
-      clock: (schedule, t) -> the time that the network is told.
-      to_prediction: (schedule, t, x_t, output) -> `Prediction`.
-      target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.
-      defined: (schedule, t) -> Bool, whether `to_prediction` divides by nothing that vanishes at t.
-      needs: what `defined` asks for, in words.
-      channels: how many times x's channels the network returns: 1, or 2 where it learns a variance too.
+        name: as in the tables of names.
+        input_scale: (schedule, t) -> c_in, by which x_t is multiplied before the network sees it.
+        clock: (schedule, t) -> the time that the network is told.
+        to_prediction: (schedule, t, x_t, output) -> `Prediction`.
+        target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.
+        defined: (schedule, t) -> Bool, whether `to_prediction` divides by nothing that vanishes at t.
+        needs: what `defined` asks for, in words.
+        channels: how many times x's channels the network returns: 1, or 2 where it learns a variance too.
     """
 
     name: str
@@ -74,18 +74,18 @@ def denoiser(
         output = network(c_in(t) x_t, clock(t), condition)
 
     Args:
-      network: (x `[B, ...]`, clock `[B]` or `[B, F]`, condition) -> output, any callable.
-      schedule: the process.
-      parameterization: what the output means.
-      condition: passed to the network as it is; a pytree with leading axis B, or None.
+        network: (x `[B, ...]`, clock `[B]` or `[B, F]`, condition) -> output, any callable.
+        schedule: the process.
+        parameterization: what the output means.
+        condition: passed to the network as it is; a pytree with leading axis B, or None.
 
     Returns:
-      denoise(x_t, t), where t has a shape that is a prefix of x_t's; predictions are at least float32.
+        denoise(x_t, t), where t has a shape that is a prefix of x_t's; predictions are at least float32.
 
     Raises:
-      TypeError: for a schedule, parameterization or network that is none, such as schedules.cosine without ().
-      ValueError: if the parameterization is not defined at schedule.t_max, where sampling starts; from denoise, as
-        `evaluate`.
+        TypeError: for a schedule, parameterization or network that is none, such as schedules.cosine without ().
+        ValueError: if the parameterization is not defined at schedule.t_max, where sampling starts; from denoise, as
+            `evaluate`.
     """
     check_network(network, schedule, parameterization)
 
@@ -119,9 +119,9 @@ def evaluate(
     """The raw output of a network at (x_t, t), in float32 or wider, and t with at least the batch axis `[B]`.
 
     Raises:
-      TypeError: if x_t does not hold floating-point numbers.
-      ValueError: if the network's output has not the shape of x_t, or that with `parameterization.channels` times the
-        channels; outside of `jit`, if a time lies outside of [0, schedule.t_max].
+        TypeError: if x_t does not hold floating-point numbers.
+        ValueError: if the network's output has not the shape of x_t, or that with `parameterization.channels` times the
+            channels; outside of `jit`, if a time lies outside of [0, schedule.t_max].
     """
     require_floats(x_t, "x_t")
     t = jnp.asarray(t)
@@ -129,8 +129,10 @@ def evaluate(
     if not isinstance(t, Tracer) and not isinstance(schedule.t_max, Tracer):
         outside = ~((t >= 0) & (t <= schedule.t_max * (1 + 1e-6)))  # NaN too
         if outside.any():
-            raise ValueError(f"t = {float(t[outside].ravel()[0]):g} is outside of this schedule's times, "
-                             f"[0, {schedule.t_max:g}]; t = 0 is the data")
+            raise ValueError(
+                f"t = {float(t[outside].ravel()[0]):g} is outside of this schedule's times, "
+                f"[0, {schedule.t_max:g}]; t = 0 is the data"
+            )
     if t.ndim == 0 and x_t.ndim > 0:
         t = jnp.broadcast_to(t, x_t.shape[:1])
     c_in = left_broadcast(parameterization.input_scale(schedule, t), x_t)
@@ -142,18 +144,20 @@ def read_output(output: Any, x: Array, channels: int = 1) -> Array:
     """What a network returned for x, in float32 or wider; nothing of another shape, for it would be broadcast.
 
     Args:
-      output: `[B, ..., channels C]`.
-      x: `[B, ..., C]`.
-      channels: how many times x's channels it has.
+        output: `[B, ..., channels C]`.
+        x: `[B, ..., C]`.
+        channels: how many times x's channels it has.
 
     Raises:
-      ValueError: naming both shapes.
+        ValueError: naming both shapes.
     """
     shape = x.shape if channels == 1 else (*x.shape[:-1], channels * x.shape[-1])
     if getattr(output, "shape", None) != shape:
         reason = "that of x" if channels == 1 else f"{channels} times its channels"
-        raise ValueError(f"the network returned {described(output)}, for x of shape {x.shape}; its output needs the "
-                         f"shape {shape}, {reason}")
+        raise ValueError(
+            f"the network returned {described(output)}, for x of shape {x.shape}; its output needs the "
+            f"shape {shape}, {reason}"
+        )
     return output.astype(jnp.promote_types(output.dtype, jnp.float32))
 
 
@@ -161,21 +165,26 @@ def checked(denoise: Denoiser) -> Denoiser:
     """A denoiser of any origin, what it says of x_t refused where it is no `Prediction` of x_t's shape.
 
     Args:
-      denoise: (x_t, t) -> Prediction.
+        denoise: (x_t, t) -> Prediction.
 
     Returns:
-      The same function, which raises a TypeError or a ValueError with what came.
+        The same function, which raises a TypeError or a ValueError with what came.
     """
 
     def read(x_t, t):
         prediction = denoise(x_t, t)
-        require(prediction, Prediction, "what a denoiser returns",
-                "a Prediction(x0, eps); a network becomes a denoiser by parameterizations.denoiser(network, schedule, "
-                "parameterization)")  # fmt: skip
+        require(
+            prediction,
+            Prediction,
+            "what a denoiser returns",
+            "a Prediction(x0, eps); a network becomes a denoiser by parameterizations.denoiser(network, schedule, "
+            "parameterization)",
+        )
         for name, part in zip(("x0", "eps"), prediction[:2]):
             if jnp.shape(part) != x_t.shape:
-                raise ValueError(f"the {name} of a denoiser must have the shape of x_t, {x_t.shape}, and has "
-                                 f"{jnp.shape(part)}")
+                raise ValueError(
+                    f"the {name} of a denoiser must have the shape of x_t, {x_t.shape}, and has {jnp.shape(part)}"
+                )
         return prediction
 
     return read
@@ -191,13 +200,13 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
     """Refuses times at which a network of this parameterization cannot be read.
 
     Args:
-      parameterization: the parameterization.
-      schedule: the process.
-      times: concrete times of any shape, each one at which the network is to be evaluated; schedule.t_max if None.
+        parameterization: the parameterization.
+        schedule: the process.
+        times: concrete times of any shape, each one at which the network is to be evaluated; schedule.t_max if None.
 
     Raises:
-      TypeError: for a schedule or parameterization that is none.
-      ValueError: naming the first time at which it is not defined, and what it needs.
+        TypeError: for a schedule or parameterization that is none.
+        ValueError: naming the first time at which it is not defined, and what it needs.
     """
     check_schedule(schedule)
     require(parameterization, Parameterization, "parameterization", "a Parameterization, such as parameterizations.v()")
@@ -207,15 +216,19 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
     times = np.atleast_1d(np.asarray(times, np.float64))
     with jax.ensure_compile_time_eval():  # so that a denoiser can be built under jit too
         t = jnp.asarray(times)
-        defined, told = parameterization.defined(schedule, t), jnp.isfinite(parameterization.clock(schedule, t))
+        defined = parameterization.defined(schedule, t)
+        told = jnp.isfinite(parameterization.clock(schedule, t))
     if isinstance(defined, Tracer) or isinstance(told, Tracer):
         return  # the schedule itself is being differentiated or compiled, and has no values yet
-    defined, told = np.asarray(defined), np.asarray(told)
+    defined = np.asarray(defined)
+    told = np.asarray(told)
     if not told.all():
-        raise ValueError(f"{parameterization.name} prediction: the network's clock is not finite at "
-                         f"t = {times[~told][0]:g} of this schedule; ln(sigma / alpha) needs sigma > 0 and alpha > 0. "
-                         "Use the clock time(), or a schedule that does not reach this end: "
-                         "schedule._replace(t_max=...), for training and sampling alike.")
+        raise ValueError(
+            f"{parameterization.name} prediction: the network's clock is not finite at "
+            f"t = {times[~told][0]:g} of this schedule; ln(sigma / alpha) needs sigma > 0 and alpha > 0. "
+            "Use the clock time(), or a schedule that does not reach this end: "
+            "schedule._replace(t_max=...), for training and sampling alike."
+        )
     if not defined.all():
         t = times[~defined][0]
         raise ValueError(
@@ -249,7 +262,7 @@ def epsilon(clock: Clock | None = None) -> Parameterization:
     """The network predicts the noise: x0 = (x_t - sigma eps) / alpha. Ho et al. 2020, eq. 11.
 
     Args:
-      clock: the network's time; `time()` if None, as in every parameterization but EDM's.
+        clock: the network's time; `time()` if None, as in every parameterization but EDM's.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -257,7 +270,10 @@ def epsilon(clock: Clock | None = None) -> Parameterization:
         return Prediction((x_t - sigma * output) / alpha, output)
 
     return Parameterization(
-        "epsilon", _unscaled, clock or time(), to_prediction,
+        "epsilon",
+        _unscaled,
+        clock or time(),
+        to_prediction,
         target=lambda schedule, t, x0, eps: eps,
         defined=lambda schedule, t: schedule.alpha(t) > 0,
         needs="alpha(t) > 0, because x0 = (x_t - sigma eps) / alpha",
@@ -268,7 +284,7 @@ def x0(clock: Clock | None = None) -> Parameterization:
     """The network predicts the data: eps = (x_t - alpha x0) / sigma. Salimans and Ho 2022, section 4.
 
     Args:
-      clock: the network's time.
+        clock: the network's time.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -276,7 +292,10 @@ def x0(clock: Clock | None = None) -> Parameterization:
         return Prediction(output, (x_t - alpha * output) / sigma)
 
     return Parameterization(
-        "x0", _unscaled, clock or time(), to_prediction,
+        "x0",
+        _unscaled,
+        clock or time(),
+        to_prediction,
         target=lambda schedule, t, x0, eps: x0,
         defined=lambda schedule, t: schedule.sigma(t) > 0,
         needs="sigma(t) > 0, because eps = (x_t - alpha x0) / sigma",
@@ -292,7 +311,7 @@ def v(clock: Clock | None = None) -> Parameterization:
     alpha^2 + sigma^2 = 1 there.
 
     Args:
-      clock: the network's time.
+        clock: the network's time.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -313,7 +332,7 @@ def score(clock: Clock | None = None) -> Parameterization:
     The score is -E[eps | x_t] / sigma only where eps was drawn independently of x_0. Song et al. 2021, eq. 7.
 
     Args:
-      clock: the network's time.
+        clock: the network's time.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -324,7 +343,11 @@ def score(clock: Clock | None = None) -> Parameterization:
         return -eps / left_broadcast(schedule.sigma(t), eps)
 
     return Parameterization(
-        "score", _unscaled, clock or time(), to_prediction, target,
+        "score",
+        _unscaled,
+        clock or time(),
+        to_prediction,
+        target,
         defined=lambda schedule, t: (schedule.alpha(t) > 0) & (schedule.sigma(t) > 0),
         needs="alpha(t) > 0 and sigma(t) > 0, because x0 = (x_t + sigma^2 score) / alpha and score = -eps / sigma",
     )
@@ -339,7 +362,7 @@ def velocity(clock: Clock | None = None) -> Parameterization:
     Modeling", eq. 23; Ma et al. 2024, "SiT".
 
     Args:
-      clock: the network's time.
+        clock: the network's time.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -358,7 +381,12 @@ def velocity(clock: Clock | None = None) -> Parameterization:
         return jnp.isfinite(w) & (w != 0)
 
     return Parameterization(
-        "velocity", _unscaled, clock or time(), to_prediction, target, defined,
+        "velocity",
+        _unscaled,
+        clock or time(),
+        to_prediction,
+        target,
+        defined,
         needs="alpha sigma' - sigma alpha' finite and not zero at t",
     )
 
@@ -373,11 +401,11 @@ def edm(sigma_data: float = 0.5, clock: Clock | None = None) -> Parameterization
     Written out in alpha and sigma nothing divides by either. Karras et al. 2022, eq. 7 and table 1.
 
     Args:
-      sigma_data: standard deviation of the data, > 0.
-      clock: the network's time; `log_sigma()` if None, as published.
+        sigma_data: standard deviation of the data, > 0.
+        clock: the network's time; `log_sigma()` if None, as published.
 
     Raises:
-      ValueError: if sigma_data is not positive.
+        ValueError: if sigma_data is not positive.
     """
     if not sigma_data > 0:
         raise ValueError(f"edm preconditioning: sigma_data = {sigma_data} must be positive (0.5 in the paper)")
@@ -408,7 +436,7 @@ def learned_variance(parameterization: Parameterization) -> Parameterization:
     first half. Nichol and Dhariwal 2021, eq. 15, in the scaling of the authors' code; DiT's "learned sigma".
 
     Args:
-      parameterization: the meaning of the first C of 2 C channels.
+        parameterization: the meaning of the first C of 2 C channels.
     """
 
     def to_prediction(schedule, t, x_t, output):

@@ -26,19 +26,21 @@ def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Paramet
     Every parameterization is linear in its output, so the factor is (d x0 / d output)^2.
 
     Args:
-      schedule: the process.
-      t: times of any shape.
-      parameterization: what the output means.
+        schedule: the process.
+        t: times of any shape.
+        parameterization: what the output means.
 
     Returns:
-      Array of t's shape.
+        Array of t's shape.
 
     Raises:
-      ValueError: for a parameterization with learned variance, which has two outputs.
+        ValueError: for a parameterization with learned variance, which has two outputs.
     """
     if parameterization.name == "learned_variance":
-        raise ValueError("a network with learned variance has two outputs and no single error: train it with "
-                         "objectives.hybrid, or give the parameterization of its first half here")
+        raise ValueError(
+            "a network with learned variance has two outputs and no single error: train it with "
+            "objectives.hybrid, or give the parameterization of its first half here"
+        )
     t = jnp.asarray(t)
     one = jnp.ones_like(schedule.alpha(t))
     return parameterization.to_prediction(schedule, t, 0 * one, one).x0 ** 2
@@ -51,10 +53,10 @@ def constant(parameterization: Parameterization) -> Weighting:
     SNR + 1; flow matching is constant(velocity()).
 
     Facts:
-      paper: Ho et al. 2020, eq. 14; Salimans and Ho 2022, section 4; Lipman et al. 2023, eq. 9
+        paper: Ho et al. 2020, eq. 14; Salimans and Ho 2022, section 4; Lipman et al. 2023, eq. 9
 
     Args:
-      parameterization: the space in which the weight is one.
+        parameterization: the space in which the weight is one.
     """
     return lambda schedule, t: 1 / error_scale(schedule, t, parameterization)
 
@@ -63,8 +65,8 @@ def snr() -> Weighting:
     """SNR: weight one on the squared error of epsilon. With `per_log_snr` it is twice the likelihood's weight.
 
     Facts:
-      paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 14; Kingma et al. 2021, "Variational
-        Diffusion Models", eq. 17
+        paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 14; Kingma et al. 2021, "Variational
+            Diffusion Models", eq. 17
     """
     return _snr
 
@@ -73,7 +75,7 @@ def truncated_snr() -> Weighting:
     """max(SNR, 1).
 
     Facts:
-      paper: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", section 4
+        paper: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", section 4
     """
     return lambda schedule, t: jnp.maximum(_snr(schedule, t), 1)
 
@@ -82,13 +84,13 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma): divided by SNR it is the weight for epsilon, by SNR + 1 for v.
 
     Facts:
-      paper: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4
+        paper: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4
 
     Args:
-      gamma: > 0; 5 in the paper.
+        gamma: > 0; 5 in the paper.
 
     Raises:
-      ValueError: if gamma is not positive.
+        ValueError: if gamma is not positive.
     """
     if not gamma > 0:
         raise ValueError(f"min_snr: gamma = {gamma} must be positive (5 in the paper)")
@@ -99,14 +101,14 @@ def soft_min_snr(gamma: float = 4.0) -> Weighting:
     """SNR gamma / (SNR + gamma) = 1 / (s^2 + 1 / gamma) with s = sigma / alpha: min(SNR, gamma) without its corner.
 
     Facts:
-      paper: Crowson et al. 2024, "Scalable High-Resolution Pixel-Space Image Synthesis with Hourglass Diffusion
-        Transformers", section 3.3
+        paper: Crowson et al. 2024, "Scalable High-Resolution Pixel-Space Image Synthesis with Hourglass Diffusion
+            Transformers", section 3.3
 
     Args:
-      gamma: > 0; 4 in the paper, which is 1 / sigma_data^2 for EDM's sigma_data = 0.5, as in the authors' code.
+        gamma: > 0; 4 in the paper, which is 1 / sigma_data^2 for EDM's sigma_data = 0.5, as in the authors' code.
 
     Raises:
-      ValueError: if gamma is not positive.
+        ValueError: if gamma is not positive.
     """
     if not gamma > 0:
         raise ValueError(f"soft_min_snr: gamma = {gamma} must be positive (4 in the paper)")
@@ -117,14 +119,14 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     """SNR / (k + SNR)^gamma: the weight of epsilon's error is lowered where the SNR is high.
 
     Facts:
-      paper: Choi et al. 2022, "Perception Prioritized Training of Diffusion Models"
+        paper: Choi et al. 2022, "Perception Prioritized Training of Diffusion Models"
 
     Args:
-      k: > 0; 1 in the paper.
-      gamma: >= 0, 0 for no change; 1 or 0.5 in the paper.
+        k: > 0; 1 in the paper.
+        gamma: >= 0, 0 for no change; 1 or 0.5 in the paper.
 
     Raises:
-      ValueError: if k <= 0 or gamma < 0.
+        ValueError: if k <= 0 or gamma < 0.
     """
     if not (k > 0 and gamma >= 0):
         raise ValueError(f"p2: k = {k} must be positive and gamma = {gamma} not negative (1 and 1 in the paper)")
@@ -143,11 +145,11 @@ def sigmoid(bias: float = 2.0) -> Weighting:
     loss of VDM++ and of simpler diffusion.
 
     Facts:
-      paper: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation";
-        Hoogeboom et al. 2024, "Simpler Diffusion (SiD2)", who set the bias by the resolution
+        paper: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation";
+            Hoogeboom et al. 2024, "Simpler Diffusion (SiD2)", who set the bias by the resolution
 
     Args:
-      bias: log-SNR at which the weight of epsilon's error is a half; 2 in the first paper.
+        bias: log-SNR at which the weight of epsilon's error is a half; 2 in the first paper.
     """
     return lambda schedule, t: math.exp(bias) * jax.nn.sigmoid(schedule.log_snr(t) - bias)
 
@@ -161,10 +163,10 @@ def per_log_snr(weighting: Weighting) -> Weighting:
     the likelihood bound, in nats.
 
     Facts:
-      paper: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation"
+        paper: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation"
 
     Args:
-      weighting: a weight on the squared error of x0.
+        weighting: a weight on the squared error of x0.
     """
     # g^2 = -sigma^2 d log-SNR / dt.
     return lambda schedule, t: weighting(schedule, t) * (schedule.diffusion(t) / schedule.sigma(t)) ** 2
@@ -174,13 +176,13 @@ def edm(sigma_data: float = 0.5) -> Weighting:
     """(s^2 + sigma_data^2) / (s sigma_data)^2 with s = sigma / alpha, that is SNR + 1 / sigma_data^2.
 
     Facts:
-      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1, lambda
+        paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1, lambda
 
     Args:
-      sigma_data: standard deviation of the data, > 0.
+        sigma_data: standard deviation of the data, > 0.
 
     Raises:
-      ValueError: if sigma_data is not positive.
+        ValueError: if sigma_data is not positive.
     """
     if not sigma_data > 0:
         raise ValueError(f"edm weighting: sigma_data = {sigma_data} must be positive (0.5 in the paper)")

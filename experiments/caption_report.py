@@ -55,18 +55,26 @@ def split_of(data: str, data_dir: str = "") -> tuple[Split, list[str]]:
     return Split(images, np.zeros(spec.size, np.int64), spec), texts
 
 
-def retrieval(
-    retriever: caption_retrieval.Retriever, images: np.ndarray, texts: list[str], among: int = 50
-) -> dict:  # fmt: skip
+def retrieval(retriever: caption_retrieval.Retriever, images: np.ndarray, texts: list[str], among: int = 50) -> dict:
     """`caption_retrieval.retrieved` of pictures and the captions that they were asked for."""
     return caption_retrieval.retrieved(caption_retrieval.similarities(retriever, images, texts), texts, among)
 
 
 def run(
-    model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Path, data: str, held_out: str, *,
-    data_dir: str = "", number: int = 400, guidance: float = 4.0, steps: int = 20, batch_size: int = 50,
-    train_steps: int = STEPS, among: int = 50,
-) -> dict:  # fmt: skip
+    model: text_to_image.TextToImage,
+    folder: pathlib.Path,
+    out: pathlib.Path,
+    data: str,
+    held_out: str,
+    *,
+    data_dir: str = "",
+    number: int = 400,
+    guidance: float = 4.0,
+    steps: int = 20,
+    batch_size: int = 50,
+    train_steps: int = STEPS,
+    among: int = 50,
+) -> dict:
     """Measures a model, and writes the report.
 
     Args:
@@ -89,34 +97,57 @@ def run(
     """
     (real, texts), (others, other_texts) = split_of(data, data_dir), split_of(held_out, data_dir)
     if real.images.shape[1] != model.side:
-        raise ConfigError(f"{folder} makes pictures of {model.side} pixels, and those of {data} have "
-                          f"{real.images.shape[1]}: give the data that it was trained on.")  # fmt: skip
+        raise ConfigError(
+            f"{folder} makes pictures of {model.side} pixels, and those of {data} have "
+            f"{real.images.shape[1]}: give the data that it was trained on."
+        )
     with progress.bar("training the towers", train_steps, "steps") as advance:
         retriever = caption_retrieval.train(real.images, texts, steps=train_steps, tell=lambda step, _: advance(step))
     rows = np.sort(np.random.default_rng(SEED).permutation(len(texts))[:number])
     asked = [texts[row] for row in rows]
-    images = text_to_image.generate(model, asked, seeds=range(len(asked)), guidance=guidance, steps=steps,
-                                    batch_size=batch_size)  # fmt: skip
-    features = Extractor(lambda batch: caption_retrieval.features(retriever, batch), {
-        "features": "the towers' space", "unit": "length 1", "sha256": retriever.digest})  # fmt: skip
-    content = report.plain({
-        "figures": {
-            "retrieval": {
-                "pictures": retrieval(retriever, images, asked, among),
-                "real_pictures": retrieval(retriever, real.images[rows], asked, among),
-                "held_out_pictures": retrieval(retriever, others.images, other_texts, among),
+    images = text_to_image.generate(
+        model, asked, seeds=range(len(asked)), guidance=guidance, steps=steps, batch_size=batch_size
+    )
+    features = Extractor(
+        lambda batch: caption_retrieval.features(retriever, batch),
+        {"features": "the towers' space", "unit": "length 1", "sha256": retriever.digest},
+    )
+    content = report.plain(
+        {
+            "figures": {
+                "retrieval": {
+                    "pictures": retrieval(retriever, images, asked, among),
+                    "real_pictures": retrieval(retriever, real.images[rows], asked, among),
+                    "held_out_pictures": retrieval(retriever, others.images, other_texts, among),
+                },
+                "frechet": distance(
+                    features,
+                    images,
+                    np.zeros(len(images), np.int64),
+                    real,
+                    others,
+                    min(len(images), len(others.images)),
+                    False,
+                    FULL,
+                ),
+                "copies": neighbours.copying(images, others.images, real.images),
             },
-            "frechet": distance(features, images, np.zeros(len(images), np.int64), real, others,
-                                min(len(images), len(others.images)), False, FULL),
-            "copies": neighbours.copying(images, others.images, real.images),
-        },
-        "protocol": {
-            "model": str(folder), "checkpoint": pipelines.fingerprint(folder), "data": data, "held_out": held_out,
-            "guidance": guidance, "steps": steps, "number": len(asked), "seeds": "0..", "towers": train_steps,
-            "pictures_sha256": hashlib.sha256(images.tobytes()).hexdigest(), "git_commit": report.git_commit(),
-            "device": jax.devices()[0].device_kind,
-        },
-    })  # fmt: skip
+            "protocol": {
+                "model": str(folder),
+                "checkpoint": pipelines.fingerprint(folder),
+                "data": data,
+                "held_out": held_out,
+                "guidance": guidance,
+                "steps": steps,
+                "number": len(asked),
+                "seeds": "0..",
+                "towers": train_steps,
+                "pictures_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
+                "git_commit": report.git_commit(),
+                "device": jax.devices()[0].device_kind,
+            },
+        }
+    )
     out.mkdir(parents=True, exist_ok=True)
     some = np.random.default_rng(SEED + 1).permutation(len(asked))[:48]
     nearest = caption_retrieval.similarities(retriever, images[some], asked).argmax(1)
@@ -130,10 +161,12 @@ def run(
 
 def markdown(content: dict) -> str:
     """The report as Markdown."""
-    found, protocol = content["figures"], content["protocol"]
+    found = content["figures"]
+    protocol = content["protocol"]
     told = found["retrieval"]
     share = lambda each: "{:.1%} ({:.1%} to {:.1%})".format(each["share"], *each["interval"])
-    near, frechet = found["copies"]["share_below_held_out_percentile"], found["frechet"]
+    near = found["copies"]["share_below_held_out_percentile"]
+    frechet = found["frechet"]
     lines = [
         f"# Text to image: {protocol['model']}", "",
         f"{protocol['number']} pictures of captions of {protocol['data']}; guidance {protocol['guidance']:g}, "

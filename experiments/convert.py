@@ -42,8 +42,12 @@ FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileEx
             *workdir.FAILURES)  # fmt: skip
 # What single files hold beside the networks: the schedule's tables, and what only training uses.
 NOT_NETWORKS = (
-    r"(alphas|betas|sqrt|log|posterior|logvar|lvlb).*", r"model_ema\..*", r"scale_factor", r"loss\..*",
-    r"cond_stage_model\.logit_scale", r"conditioner\.embedders\..*\.logit_scale",
+    r"(alphas|betas|sqrt|log|posterior|logvar|lvlb).*",
+    r"model_ema\..*",
+    r"scale_factor",
+    r"loss\..*",
+    r"cond_stage_model\.logit_scale",
+    r"conditioner\.embedders\..*\.logit_scale",
     stated.MARKS,
 )
 
@@ -52,11 +56,11 @@ def networks(path: pathlib.Path, architecture: str = "") -> Iterator[tuple[str, 
     """Yields (folder's name, module, params) of every network in a source; the name is "" where it is the only one.
 
     Args:
-      path: of the source.
-      architecture: one of FAMILIES, or "".
+        path: of the source.
+        architecture: one of FAMILIES, or "".
 
     Raises:
-      Mismatch: for a file of which something is left over that no network has.
+        Mismatch: for a file of which something is left over that no network has.
     """
     if (path / "checkpoints").is_dir():
         config = workdir.read_config(path)
@@ -86,8 +90,9 @@ def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
                 continue  # another architecture may have this prefix; what none takes is told below
             left -= {name for name in left if name.startswith(prefix)}
     if several and left:
-        raise interchange.Mismatch(f"{path}: {len(left)} tensors belong to no known network, such as "
-                                   f"{', '.join(sorted(left)[:5])}.")
+        raise interchange.Mismatch(
+            f"{path}: {len(left)} tensors belong to no known network, such as {', '.join(sorted(left)[:5])}."
+        )
     return several
 
 
@@ -95,14 +100,14 @@ def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, la
     """Writes a LoRA file in another layout; returns the names of the networks that it changes.
 
     Args:
-      source: of the LoRA file.
-      base: folder of the pipeline, of which the configs alone are read.
-      out: of the file to write; must not exist.
-      layout: "peft" or "kohya"; "" is "peft".
+        source: of the LoRA file.
+        base: folder of the pipeline, of which the configs alone are read.
+        out: of the file to write; must not exist.
+        layout: "peft" or "kohya"; "" is "peft".
 
     Raises:
-      FileExistsError: if `out` exists.
-      Mismatch: as `lora_files.load`.
+        FileExistsError: if `out` exists.
+        Mismatch: as `lora_files.load`.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
@@ -119,7 +124,8 @@ def _is_lora(source: pathlib.Path) -> bool:
 def main(argv: list[str]) -> None:
     """Reads, and writes one folder a network; each file appears whole or not at all."""
     given = flags.FLAGS
-    source, out = pathlib.Path(given.source), pathlib.Path(given.out)
+    source = pathlib.Path(given.source)
+    out = pathlib.Path(given.out)
     if given.base and _is_lora(source):
         changed = convert_lora(source, pathlib.Path(given.base), out, given.layout)
         print(f"LoRA of {', '.join(changed)}: {out}")

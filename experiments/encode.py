@@ -23,7 +23,10 @@ from experiments.sampling import autoencoder_folders
 
 
 def description_of(
-    autoencoder: autoencoder_folders.Autoencoder, spec: sources.DataSpec, mean: bool = False, flip: bool = False,
+    autoencoder: autoencoder_folders.Autoencoder,
+    spec: sources.DataSpec,
+    mean: bool = False,
+    flip: bool = False,
     dtype: str = "float32",
 ) -> latent_cache.Description:
     """What the cache of a dataset by an autoencoder holds.
@@ -37,20 +40,41 @@ def description_of(
 
     Raises:
         ConfigError: if it does not take such pictures.
-    """  # fmt: skip
+    """
     kind, shape = autoencoder_folders.latent(autoencoder, spec.shape)
-    module, number = autoencoder.module, lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
-    dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size,
-               "num_classes": spec.num_classes, "shape": list(spec.shape)}  # fmt: skip
+    module = autoencoder.module
+    number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
+    dataset = {
+        "name": spec.name,
+        "version": spec.version,
+        "split": spec.split,
+        "size": spec.size,
+        "num_classes": spec.num_classes,
+        "shape": list(spec.shape),
+    }
     return latent_cache.Description(
-        dataset, autoencoder.record, tuple(shape), "mean" if mean else kind, latent_cache.VIEWS if flip else ("plain",),
-        dtype, number(module.scale), number(getattr(module, "shift", 0.0)),
-    )  # fmt: skip
+        dataset,
+        autoencoder.record,
+        tuple(shape),
+        "mean" if mean else kind,
+        latent_cache.VIEWS if flip else ("plain",),
+        dtype,
+        number(module.scale),
+        number(getattr(module, "shift", 0.0)),
+    )
 
 
 def run(
-    autoencoder: autoencoder_folders.Autoencoder, data: str, out: str, data_dir: str = "", mean: bool = False,
-    flip: bool = False, dtype: str = "float32", batch_size: int = 64, threads: int = 4, shard_records: int = 0,
+    autoencoder: autoencoder_folders.Autoencoder,
+    data: str,
+    out: str,
+    data_dir: str = "",
+    mean: bool = False,
+    flip: bool = False,
+    dtype: str = "float32",
+    batch_size: int = 64,
+    threads: int = 4,
+    shard_records: int = 0,
     size: int = 0,
 ) -> latent_cache.Description:
     """Writes a cache, or goes on with it.
@@ -72,7 +96,7 @@ def run(
     Raises:
         ConfigError: if the dataset is not there or does not fit.
         CacheError: if the folder holds other latents.
-    """  # fmt: skip
+    """
     name, at, split = data.rpartition("@")
     if not at:
         raise ConfigError(f"--data={data} is no dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train.")
@@ -90,8 +114,17 @@ def run(
                 print(f"going on: {spec.size - records:,} of {spec.size:,} pictures are encoded already", flush=True)
             return stack.enter_context(progress.bar("encoding", records, "pictures"))
 
-        latent_writer.write(out, source, spec, description, parts, batch_size=batch_size, threads=threads,
-                            shard_records=shard_records, begin=begin)  # fmt: skip
+        latent_writer.write(
+            out,
+            source,
+            spec,
+            description,
+            parts,
+            batch_size=batch_size,
+            threads=threads,
+            shard_records=shard_records,
+            begin=begin,
+        )
     return description
 
 
@@ -99,18 +132,35 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     given = flags.FLAGS
     autoencoder = autoencoder_folders.load(given.autoencoder)
-    found = run(autoencoder, given.data, given.out, given.data_dir or "", given.mean, given.flip, given.dtype,
-                given.batch_size, given.threads, size=given.size)  # fmt: skip
-    print(f"{given.out}: {found.kind} {found.shape} of {found.dataset['size']:,} pictures of {given.data}, "
-          f"{'x'.join(map(str, found.views))}, scale {found.scale}, shift {found.shift}. Train on them by "
-          + shlex.quote(f"--config.data.latents.dir={given.out}"))
+    found = run(
+        autoencoder,
+        given.data,
+        given.out,
+        given.data_dir or "",
+        given.mean,
+        given.flip,
+        given.dtype,
+        given.batch_size,
+        given.threads,
+        size=given.size,
+    )
+    print(
+        f"{given.out}: {found.kind} {found.shape} of {found.dataset['size']:,} pictures of {given.data}, "
+        f"{'x'.join(map(str, found.views))}, scale {found.scale}, shift {found.shift}. Train on them by "
+        + shlex.quote(f"--config.data.latents.dir={given.out}")
+    )
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("autoencoder", None, "folder or file of the autoencoder")
     flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. cifar10@train")
-    flags.DEFINE_integer("size", 0, "make squares of this side of pictures of any size: the shorter side is resized "
-                         "and the middle cut out, as ADM's code does; 0 for pictures of one size", lower_bound=0)
+    flags.DEFINE_integer(
+        "size",
+        0,
+        "make squares of this side of pictures of any size: the shorter side is resized "
+        "and the middle cut out, as ADM's code does; 0 for pictures of one size",
+        lower_bound=0,
+    )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_string("out", None, "folder of the cache, made if missing")
     flags.DEFINE_bool("mean", False, "keep the means alone: half the size, and the same latent in every epoch")

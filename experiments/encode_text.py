@@ -61,9 +61,12 @@ def fingerprint(params: Any) -> str:
 
 
 def run(
-    text_encoder: str | pathlib.Path, tokenizer: str | pathlib.Path, data: str, out: str | pathlib.Path,
+    text_encoder: str | pathlib.Path,
+    tokenizer: str | pathlib.Path,
+    data: str,
+    out: str | pathlib.Path,
     data_dir: str = "",
-) -> captions.Table:  # fmt: skip
+) -> captions.Table:
     """Writes what a text encoder says of the captions of a split.
 
     Args:
@@ -94,9 +97,11 @@ def run(
 def _check_lengths(found: list[str], vocabulary: text.Tokenizer, data: str) -> None:
     if cut := [(caption, rest) for caption, rest in zip(found, vocabulary(found).cut) if rest]:
         longest = max(len(vocabulary.ids(caption)) for caption, _ in cut) + vocabulary.length - vocabulary.room
-        raise ConfigError(f"{len(cut)} captions of {data} are longer than the {vocabulary.length} ids that the "
-                          f"vocabulary has for a text, e.g. {cut[0][0]!r}, of which {cut[0][1]!r} would be left out. "
-                          f"Valid: a length of at least {longest} (config.vocabulary.length, --length), or more ids.")
+        raise ConfigError(
+            f"{len(cut)} captions of {data} are longer than the {vocabulary.length} ids that the "
+            f"vocabulary has for a text, e.g. {cut[0][0]!r}, of which {cut[0][1]!r} would be left out. "
+            f"Valid: a length of at least {longest} (config.vocabulary.length, --length), or more ids."
+        )
 
 
 def _texts(data: str, data_dir: str) -> list[str]:
@@ -122,9 +127,11 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--tokenizer is missing: the folder of the text encoder's vocabulary.")
     table = run(given.text_encoder, given.tokenizer, given.data, given.out, given.data_dir or "")
     rows = next(iter(table.entries.values()))
-    print(f"{given.out}: {len(rows) - 1:,} captions of {len(table.row):,} pictures of {given.data}, "
-          f"{'x'.join(map(str, rows.shape[1:]))} each. Train on them by "
-          + shlex.quote(f"--config.data.text.dir={given.out}"))
+    print(
+        f"{given.out}: {len(rows) - 1:,} captions of {len(table.row):,} pictures of {given.data}, "
+        f"{'x'.join(map(str, rows.shape[1:]))} each. Train on them by "
+        + shlex.quote(f"--config.data.text.dir={given.out}")
+    )
 
 
 if __name__ == "__main__":

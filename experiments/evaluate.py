@@ -46,16 +46,16 @@ def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effor
     """Evaluates the samples in a folder and writes report.json and report.md there (and curves.png, in a run folder).
 
     Args:
-      config: the run's config.
-      folder: the run folder, or another that experiments.sample wrote to (--out).
-      command: how this was started, for the record.
-      effort: how many resamples and subsets.
+        config: the run's config.
+        folder: the run folder, or another that experiments.sample wrote to (--out).
+        command: how this was started, for the record.
+        effort: how many resamples and subsets.
 
     Returns:
-      The content of report.json.
+        The content of report.json.
 
     Raises:
-      ConfigError, WorkdirError: as in `measure` and `read_samples`.
+        ConfigError, WorkdirError: as in `measure` and `read_samples`.
     """
     folder = pathlib.Path(folder)
     images, labels = read_samples(folder)
@@ -67,17 +67,28 @@ def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effor
         measured = measures.measure(images, labels, config, split, effort, advance)
     if (folder / "metrics.jsonl").is_file():
         figures.curves(folder / "metrics.jsonl", folder / "curves.png")
-    real, train = measures.split_of(config, split), measures.split_of(config, config["data"]["split"])
+    real = measures.split_of(config, split)
+    train = measures.split_of(config, config["data"]["split"])
     conditional = bool(config["model"].get("num_classes", 0))
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     protocol = {
-        "dataset": {"name": real.spec.name, "version": real.spec.version, "train_split": config["data"]["split"],
-                    "train_size": len(train.images), "split": split, "split_size": len(real.images)},
+        "dataset": {
+            "name": real.spec.name,
+            "version": real.spec.version,
+            "train_split": config["data"]["split"],
+            "train_size": len(train.images),
+            "split": split,
+            "split_size": len(real.images),
+        },
         "samples": {"number": len(images), "sha256": digest, "rounding": "floor(clip(127.5 x + 128, 0, 255))"},
-        "distance": {"N": measured["count"], "selection": SELECTION if conditional else "the first N samples",
-                     "seed": measures.SEED, "level": 0.95},
+        "distance": {
+            "N": measured["count"],
+            "selection": SELECTION if conditional else "the first N samples",
+            "seed": measures.SEED,
+            "level": 0.95,
+        },
         **report.provenance(config, folder, command),
-    }  # fmt: skip
+    }
     content = report.plain({"figures": measured, "protocol": protocol})
     report.write(content, folder)
     return content
@@ -127,8 +138,13 @@ def inception_figures(content: dict, folder: pathlib.Path, request: score.Reques
     """
     found = records.record(request, score.run(request))
     records.write(out, found)
-    content["inception"] = {"figures": found["figures"], "warnings": found["warnings"], "protocol": request.protocol,
-                            "reference": request.reference, "record": str(out)}  # fmt: skip
+    content["inception"] = {
+        "figures": found["figures"],
+        "warnings": found["warnings"],
+        "protocol": request.protocol,
+        "reference": request.reference,
+        "record": str(out),
+    }
     report.write(content, folder)
     return content
 
@@ -145,8 +161,10 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
             raise configs.unknown("--metrics", name, valid, "metric")
     of_pair = [name for name in names if name in score.METRICS]
     if of_pair and not flags.FLAGS.protocol:
-        raise configs.ConfigError(f"--metrics={of_pair[0]} is taken in Inception features: name --protocol and "
-                                  f"--inception. (Without: {', '.join(model_figures.FIGURES)}.)")  # fmt: skip
+        raise configs.ConfigError(
+            f"--metrics={of_pair[0]} is taken in Inception features: name --protocol and "
+            f"--inception. (Without: {', '.join(model_figures.FIGURES)}.)"
+        )
     return of_pair, [name for name in names if name in model_figures.FIGURES]
 
 
@@ -155,8 +173,10 @@ def requested(**given) -> score.Request:
     values = {name: getattr(flags.FLAGS, name) for name in score.Request._fields if name in flags.FLAGS}
     values = {name: value for name, value in {**values, **given}.items() if value is not None}
     if values.get("autoencoder") and {"samples", "metrics"} & values.keys():
-        raise configs.ConfigError("--autoencoder is measured by psnr, ssim and rfid of its reconstructions of "
-                                  "--reference: leave out --samples and --metrics.")  # fmt: skip
+        raise configs.ConfigError(
+            "--autoencoder is measured by psnr, ssim and rfid of its reconstructions of "
+            "--reference: leave out --samples and --metrics."
+        )
     if "metrics" in values:
         values["metrics"] = tuple(values["metrics"])
     return score.Request(**{"samples": "", "reference": ""} | values)
@@ -177,16 +197,23 @@ def main(argv: list[str]) -> None:
         if of_model:
             content = figures_of_model(content, CONFIG.value, pathlib.Path(flags.FLAGS.workdir), folder, of_model)
         if flags.FLAGS.protocol or flags.FLAGS.inception:
-            data, protocol = CONFIG.value.data, protocols.PROTOCOLS.get(flags.FLAGS.protocol)
+            data = CONFIG.value.data
+            protocol = protocols.PROTOCOLS.get(flags.FLAGS.protocol)
             reference = flags.FLAGS.reference or f"{data.name}@{protocol.split if protocol else 'train'}"
-            request = requested(samples=str(folder / "samples.npz"), reference=reference, metrics=names or None,
-                                data_dir=flags.FLAGS.data_dir or data.dir)  # fmt: skip
+            request = requested(
+                samples=str(folder / "samples.npz"),
+                reference=reference,
+                metrics=names or None,
+                data_dir=flags.FLAGS.data_dir or data.dir,
+            )
             content = inception_figures(content, folder, request, out or folder / "inception.json")
         report.show(content, folder, run=flags.FLAGS.workdir)
         return
     if out is None:
-        raise configs.ConfigError("--out is missing: where to write, e.g. --out=result.json (with --samples), or "
-                                  "--out=reference.safetensors (a --reference alone).")  # fmt: skip
+        raise configs.ConfigError(
+            "--out is missing: where to write, e.g. --out=result.json (with --samples), or "
+            "--out=reference.safetensors (a --reference alone)."
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     if not (flags.FLAGS.samples or flags.FLAGS.autoencoder):
         made = score.make_reference(requested(), out)
@@ -201,20 +228,37 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     CONFIG = configs.saved_flag(unless=("reference", "verify"))
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-    flags.DEFINE_string("samples", None, "with --workdir: folder of samples.npz, and of the report, the run folder by "
-                        "default; else images: a .npz, a folder of pictures, an .array_record, or NAME@SPLIT")
-    flags.DEFINE_string("reference", None, "images likewise, or statistics: .safetensors, or .npz with mu and sigma; "
-                        "with --workdir by default the run's dataset at the protocol's split")  # fmt: skip
+    flags.DEFINE_string(
+        "samples",
+        None,
+        "with --workdir: folder of samples.npz, and of the report, the run folder by "
+        "default; else images: a .npz, a folder of pictures, an .array_record, or NAME@SPLIT",
+    )
+    flags.DEFINE_string(
+        "reference",
+        None,
+        "images likewise, or statistics: .safetensors, or .npz with mu and sigma; "
+        "with --workdir by default the run's dataset at the protocol's split",
+    )
     flags.DEFINE_string("autoencoder", None, "folder or file of an autoencoder, to measure its reconstructions")
     flags.DEFINE_string("protocol", None, f"how images are prepared: {', '.join(protocols.PROTOCOLS)}")
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
     flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
     flags.DEFINE_string("features", None, f"space to compare in, without --workdir: {', '.join(score.FEATURES)}")
-    flags.DEFINE_list("metrics", None, f"figures, of {','.join(score.METRICS)}; {','.join(score.DEFAULT)} by default; "
-                      f"with --workdir also {','.join(model_figures.FIGURES)}, in the report")  # fmt: skip
+    flags.DEFINE_list(
+        "metrics",
+        None,
+        f"figures, of {','.join(score.METRICS)}; {','.join(score.DEFAULT)} by default; "
+        f"with --workdir also {','.join(model_figures.FIGURES)}, in the report",
+    )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_integer("size", None, "make squares of this side of a dataset's pictures of any size, as ADM's code "
-                         "does; 0, for pictures of one size, by default", lower_bound=0)  # fmt: skip
+    flags.DEFINE_integer(
+        "size",
+        None,
+        "make squares of this side of a dataset's pictures of any size, as ADM's code "
+        "does; 0, for pictures of one size, by default",
+        lower_bound=0,
+    )
     flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
     flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
     flags.DEFINE_string("verify", None, "a record to measure again")

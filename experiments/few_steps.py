@@ -46,10 +46,10 @@ class Row(NamedTuple):
     """A run at a number of steps.
 
     Attributes:
-      name: of the run, as the table has it.
-      folder: of the run.
-      step: of its checkpoint.
-      config: its config, with these sampling steps.
+        name: of the run, as the table has it.
+        folder: of the run.
+        step: of its checkpoint.
+        config: its config, with these sampling steps.
     """
 
     name: str
@@ -67,7 +67,7 @@ def runs_of(pattern: str) -> list[str]:
     """The run folders that a pattern matches, by name; a name without wildcards stands for itself.
 
     Raises:
-      ConfigError: if there is none.
+        ConfigError: if there is none.
     """
     if not glob.has_magic(pattern) or pathlib.Path(pattern).is_dir():
         return [pattern]
@@ -81,14 +81,14 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
     """The rows of a run, those that it can make out of the steps that are asked for.
 
     Args:
-      folder: of the run.
-      name: of it in the table.
-      steps: sampling steps that are asked for.
-      number: of samples.
-      inception: file of FID's Inception-v3, or "".
+        folder: of the run.
+        name: of it in the table.
+        steps: sampling steps that are asked for.
+        number: of samples.
+        inception: file of FID's Inception-v3, or "".
 
     Raises:
-      ConfigError, WorkdirError, CheckpointError: if there is no such run, or its config does not fit.
+        ConfigError, WorkdirError, CheckpointError: if there is no such run, or its config does not fit.
     """
     latest = checkpoints.latest(folder)
     if latest is None:
@@ -118,13 +118,13 @@ def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) ->
     """Figures of a row, with its first samples; made now, or read from an earlier time of the same samples.
 
     Args:
-      row: a run at a number of steps.
-      out: where figures and samples are kept.
-      make: () -> what is kept.
-      *judges: what else the figures depend on, by name.
+        row: a run at a number of steps.
+        out: where figures and samples are kept.
+        make: () -> what is kept.
+        *judges: what else the figures depend on, by name.
 
     Returns:
-      {"name", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-STEPS.npz.
+        {"name", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-STEPS.npz.
     """
     place = out / "rows" / f"{row.name}-{row.steps}.json"
     leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
@@ -133,8 +133,14 @@ def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) ->
     if place.exists() and (found := json.loads(place.read_text()))["key"] == key:
         return found
     figures_of, images, labels = make()
-    content = {"name": row.name, "steps": row.steps, **figures_of, "checkpoint": row.step, "folder": str(row.folder),
-               "key": key}  # fmt: skip
+    content = {
+        "name": row.name,
+        "steps": row.steps,
+        **figures_of,
+        "checkpoint": row.step,
+        "folder": str(row.folder),
+        "key": key,
+    }
     place.parent.mkdir(parents=True, exist_ok=True)
     with whole(place.with_suffix(".npz")) as file:
         np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
@@ -206,20 +212,19 @@ def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> N
     figures.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
 
 
-def compare(
-    measure: Callable[[Row], Made], inception: str, asked: tuple[str, str], command: str, *judges: str
-) -> None:
+def compare(measure: Callable[[Row], Made], inception: str, asked: tuple[str, str], command: str, *judges: str) -> None:
     """Measures the runs that the flags name, prints, and writes.
 
     Args:
-      measure: a row -> what is kept of it; among its figures are "nfe", `asked[0]`, and "fd_FEATURE" and
-        "floor_FEATURE" of features.
-      inception: file of FID's Inception-v3, or "".
-      asked: as in `table`.
-      command: the module that is run, for the record.
-      *judges: as in `kept`.
+        measure: a row -> what is kept of it; among its figures are "nfe", `asked[0]`, and "fd_FEATURE" and
+            "floor_FEATURE" of features.
+        inception: file of FID's Inception-v3, or "".
+        asked: as in `table`.
+        command: the module that is run, for the record.
+        *judges: as in `kept`.
     """
-    given, console = flags.FLAGS, Console(highlight=False, soft_wrap=True)
+    given = flags.FLAGS
+    console = Console(highlight=False, soft_wrap=True)
     out = pathlib.Path(given.out)
     folders = [folder for pattern in given.students for folder in runs_of(pattern)]
     counts, theirs = ([int(count) for count in few] for few in (given.steps, given.teacher_steps))

@@ -23,8 +23,10 @@ def main(argv: list[str]) -> None:
         raise configs.ConfigError(str(error)) from error
     spec = sources.describe(given.name, "train", given.data_dir)
     height, width, _ = spec.shape
-    print(f"{made}: {spec.size:,} pictures of {height} x {width} with captions. Read them by "
-          + shlex.join([f"--config.data.name={given.name}", f"--config.data.dir={given.data_dir}"]))
+    print(
+        f"{made}: {spec.size:,} pictures of {height} x {width} with captions. Read them by "
+        + shlex.join([f"--config.data.name={given.name}", f"--config.data.dir={given.data_dir}"])
+    )
 
 
 if __name__ == "__main__":

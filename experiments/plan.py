@@ -6,7 +6,8 @@
 
 Takes the config of a run as experiments.train does, and any mesh of --devices devices. Bytes of the state are exact;
 every other figure is an estimate by formulas, and times are those of the makers' data sheets, which no program reaches.
---compile compiles the step itself for a TPU, and says what XLA says (experiments/planning/ahead_of_time.py: how to install libtpu).
+--compile compiles the step itself for a TPU, and says what XLA says
+(experiments/planning/ahead_of_time.py says how to install libtpu).
 
 Exit status: 0, also where the run would not fit; 1 without libtpu where it is needed; 2 a mistake in the config.
 """
@@ -36,19 +37,19 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
     """Returns everything that is known of a run before it is started.
 
     Args:
-      config: the config, complete.
-      devices: their number; this process must have as many, real or simulated.
-      names: keys of ``MACHINES``.
-      compiled: whether to compile the step for each machine.
+        config: the config, complete.
+        devices: their number; this process must have as many, real or simulated.
+        names: keys of `MACHINES`.
+        compiled: whether to compile the step for each machine.
 
     Returns:
-      {"config_hash", "devices", "mesh", "parameters", "images", "flops", "collectives", "machines": {name: {"platform",
-      "attention", "memory", "hbm_bytes", "seconds", "fits", "change", "compiled"}}}; bytes and seconds a step on each
-      device, FLOPs of the whole job.
+        {"config_hash", "devices", "mesh", "parameters", "images", "flops", "collectives", "machines": {name:
+        {"platform", "attention", "memory", "hbm_bytes", "seconds", "fits", "change", "compiled"}}}; bytes and seconds a
+        step on each device, FLOPs of the whole job.
 
     Raises:
-      ConfigError: for a mistake in the config, or one that does not go with the number of devices.
-      AheadError: where a step cannot be compiled here.
+        ConfigError: for a mistake in the config, or one that does not go with the number of devices.
+        AheadError: where a step cannot be compiled here.
     """
     checks.validate(config)
     shape = workdir.example_shape(config)
@@ -67,7 +68,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
 
 
 def on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str, compiled: bool) -> dict[str, Any]:
-    """Returns what differs from one machine to another; see ``plan``."""
+    """Returns what differs from one machine to another; see `plan`."""
     machine = MACHINES[name]
     parts = estimate.memory_by_part(work, machine.platform)
     fits = estimate.fits(parts, machine)
@@ -87,13 +88,13 @@ def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
     """Returns what a run of that config computes on a mesh, for counting."""
     model = resolve.model(config, shape)
     if not isinstance(model, DiT):
-        raise ConfigError(f"config.model.name = {config.model.name!r}: plans are made for \"dit\" alone.")
+        raise ConfigError(f'config.model.name = {config.model.name!r}: plans are made for "dit" alone.')
     target = programs.build(config, shape, mesh).target
     return Work(model, shape, target, mesh, config.train.batch_size, config.train.accumulate or 1)
 
 
 def compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
-    """Returns what XLA says of the step, compiled for a slice of a TPU; see ``ahead.compile_step``."""
+    """Returns what XLA says of the step, compiled for a slice of a TPU; see `ahead.compile_step`."""
     if config.mesh.get("kind", "jit") != "jit":
         raise ConfigError(f'config.mesh.kind = {config.mesh.kind!r}, but --compile takes "jit" alone.')
     try:

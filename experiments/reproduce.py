@@ -56,12 +56,12 @@ class Findings(NamedTuple):
     """The parts of a step.
 
     Attributes:
-      index, t, losses: of each example `[B]`.
-      labels: likewise, or None.
-      before: for each leaf of the state before the step, how many of its numbers are not finite.
-      gradient: likewise of the gradient of the loss.
-      largest: the greatest magnitude in each leaf of the gradient.
-      origins: the first operations whose result is infinite or no number, where the step is not finite.
+        index, t, losses: of each example `[B]`.
+        labels: likewise, or None.
+        before: for each leaf of the state before the step, how many of its numbers are not finite.
+        gradient: likewise of the gradient of the loss.
+        largest: the greatest magnitude in each leaf of the gradient.
+        origins: the first operations whose result is infinite or no number, where the step is not finite.
     """
 
     index: np.ndarray
@@ -83,15 +83,15 @@ def keep(workdir: str | pathlib.Path, frozen: state.TrainState, about: dict) -> 
     """Saves the state before a step that failed, apart from the good ones; in place of one of an earlier failure.
 
     Args:
-      workdir: the run folder.
-      frozen: the state that the step left as it was.
-      about: see ``Checkpoints.save``; "examples" is the number of examples before the step.
+        workdir: the run folder.
+        frozen: the state that the step left as it was.
+        about: see `Checkpoints.save`; "examples" is the number of examples before the step.
 
     Returns:
-      Where it lies, WORKDIR/failed/checkpoints/<step>.
+        Where it lies, WORKDIR/failed/checkpoints/<step>.
 
     Raises:
-      CheckpointError: if it cannot be written.
+        CheckpointError: if it cannot be written.
     """
     place = folder_of_failed(workdir)
     if jax.process_index() == 0:
@@ -109,13 +109,13 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
     """Repeats a step of a run.
 
     Args:
-      config: the run's config.
-      workdir: the run folder.
-      step: a checkpoint of the run; None for the step that failed.
+        config: the run's config.
+        workdir: the run folder.
+        step: a checkpoint of the run; None for the step that failed.
 
     Raises:
-      CheckpointError: if there is no such state, or it is damaged.
-      ConfigError: for a mistake in the config.
+        CheckpointError: if there is no such state, or it is damaged.
+        ConfigError: for a mistake in the config.
     """
     place = folder_of_failed(workdir) if step is None else pathlib.Path(workdir)
     step = checkpoints.latest(place) if step is None else step
@@ -141,9 +141,13 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
 
 
 def examine(config, shape, program, mesh, before: state.TrainState, batch: dict, trace: bool) -> Findings:
-    """Computes the losses of single examples and the leaves of the gradient; ``trace`` also finds the origins."""
-    objective, schedule, density = resolve.objective(config), resolve.schedule(config), resolve.density(config)
-    examples, shards, number = config.train.batch_size, sharding.batch_shards(mesh), program.micro_batches
+    """Computes the losses of single examples and the leaves of the gradient; `trace` also finds the origins."""
+    objective = resolve.objective(config)
+    schedule = resolve.schedule(config)
+    density = resolve.density(config)
+    examples = config.train.batch_size
+    shards = sharding.batch_shards(mesh)
+    number = program.micro_batches
 
     def loss(params, before, keys, part, step):
         networks = program.networks(before._replace(params=params))
@@ -209,8 +213,10 @@ def report(repeated: Repeated) -> str:
     """What a user is told, a few lines."""
     found, metrics = repeated.findings, repeated.metrics
     verdict = "finite" if repeated.finite else "NOT FINITE"
-    lines = [f"step {repeated.step} (counted from 0), examples {found.index.min()} to {found.index.max()}: {verdict}",
-             f"  loss {float(metrics['loss']):.8g}, gradient norm {float(metrics['grad_norm']):.8g}"]  # fmt: skip
+    lines = [
+        f"step {repeated.step} (counted from 0), examples {found.index.min()} to {found.index.max()}: {verdict}",
+        f"  loss {float(metrics['loss']):.8g}, gradient norm {float(metrics['grad_norm']):.8g}",
+    ]
     for name, counts in (("the state before it", found.before), ("its gradient", found.gradient)):
         bad = {leaf: count for leaf, count in counts.items() if count}
         lines.append(f"  {name}: {'every number is finite' if not bad else f'not finite in {len(bad)} leaves:'}")
@@ -221,8 +227,11 @@ def report(repeated: Repeated) -> str:
         order = np.argsort(-found.losses)[:3]
         lines[-1] += "; the largest:"
     labels = [""] * len(found.index) if found.labels is None else [f", label {label}" for label in found.labels]
-    told = [f"    example {found.index[i]}{labels[i]}, t {np.array2string(found.t[i], precision=6)}: loss "
-            f"{found.losses[i]:.8g}" for i in order]  # fmt: skip
+    told = [
+        f"    example {found.index[i]}{labels[i]}, t {np.array2string(found.t[i], precision=6)}: loss "
+        f"{found.losses[i]:.8g}"
+        for i in order
+    ]
     lines += _some(told)
     leaf = max(found.largest, key=lambda name: np.nan_to_num(found.largest[name], nan=np.inf))
     lines.append(f"  largest entry of the gradient: {found.largest[leaf]:.4g} in {leaf}")

@@ -59,7 +59,7 @@ def chosen(record: state.Record, run: str) -> list[state.Plan]:
     """The runs that --run names: all of them, or one by its index or name.
 
     Raises:
-      ConfigError: if there is no such run.
+        ConfigError: if there is no such run.
     """
     if not run:
         return record.runs
@@ -75,10 +75,10 @@ def tries(plans: Sequence[state.Plan], directory: pathlib.Path, retry: int, aske
     """How often each run may be begun: not if it is done, and a failed one only by --retry, or where it is asked for.
 
     Args:
-      plans: the runs.
-      directory: of the sweep.
-      retry: attempts after a failure.
-      asked_for: whether --run names the run.
+        plans: the runs.
+        directory: of the sweep.
+        retry: attempts after a failure.
+        asked_for: whether --run names the run.
     """
     found = {}
     for plan in plans:
@@ -93,13 +93,17 @@ def run(record: state.Record, directory: pathlib.Path, given: flags.FlagValues) 
     plans = chosen(record, given.run)
     gpus = given.devices if given.devices is not None else devices.found_gpus()
     jobs = 1 if given.run else given.jobs or len(gpus) or 1
-    slots = [devices.Slot({}, frozenset())] if given.run else devices.slots(
-        jobs, gpus, devices.found_cores() if jobs > 1 else ())  # fmt: skip
+    slots = (
+        [devices.Slot({}, frozenset())]
+        if given.run
+        else devices.slots(jobs, gpus, devices.found_cores() if jobs > 1 else ())
+    )
     definition.settle(directory, record)
     allowed = tries(plans, directory, given.retry, bool(given.run))
     told = lambda plan: state.told(directory / plan.name, len(plan.commands)).status
     before = [state.QUEUED if allowed[plan.name] else told(plan) for plan in plans]
-    signals, got = queue.SimpleQueue(), []
+    signals = queue.SimpleQueue()
+    got = []
 
     def note(number, frame):
         if number in preemption.NOTICES:
@@ -155,11 +159,14 @@ def main(argv: list[str]) -> None:
 
 def _main() -> None:
     jax.config.update("jax_platforms", "cpu")  # what is checked here needs no GPU, and must not take its memory
-    given, console = flags.FLAGS, Console(highlight=False, soft_wrap=True)
+    given = flags.FLAGS
+    console = Console(highlight=False, soft_wrap=True)
     if not given.sweep:
         if not given.workdir:
-            raise ConfigError("--sweep is missing: the sweep to run, e.g. --sweep=configs/sweeps/digits_weightings.py; "
-                              "or --workdir, with --table, of one that was begun.")  # fmt: skip
+            raise ConfigError(
+                "--sweep is missing: the sweep to run, e.g. --sweep=configs/sweeps/digits_weightings.py; "
+                "or --workdir, with --table, of one that was begun."
+            )
         if not given.table:
             given.sweep = state.read(pathlib.Path(given.workdir)).file
     directory = pathlib.Path(given.workdir or f"runs/{definition.name_of(given.sweep)}")
@@ -174,8 +181,10 @@ def _main() -> None:
         return dry_run(record, directory, console)
     with contextlib.ExitStack() as stack:
         if not given.run and stack.enter_context(state.hold(directory / ".lock")) is None:
-            raise workdir.WorkdirError(f"--workdir={directory} is in use: another sweep runs there. Wait until it has "
-                                       "ended, stop it, or choose another folder.")  # fmt: skip
+            raise workdir.WorkdirError(
+                f"--workdir={directory} is in use: another sweep runs there. Wait until it has "
+                "ended, stop it, or choose another folder."
+            )
         sys.exit(run(record, directory, given))
 
 

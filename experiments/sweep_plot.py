@@ -77,13 +77,25 @@ def draw(found: Results, across: str, names: Sequence[str], by: Sequence[str], p
         words = any(isinstance(place, str) for place in places)
         for number, (label, points) in enumerate(of.items()):
             middle = [figure.value for _, figure in points]
-            bars = [[figure.value - _end(figure, figure.low) for _, figure in points],
-                    [_end(figure, figure.high) - figure.value for _, figure in points]]  # fmt: skip
+            bars = [
+                [figure.value - _end(figure, figure.low) for _, figure in points],
+                [_end(figure, figure.high) - figure.value for _, figure in points],
+            ]
             shift = NARROW * (number - (len(of) - 1) / 2)
             x = [places.index(place) + shift for place, _ in points] if words else [place for place, _ in points]
             colour = figures.COLOURS[number % len(figures.COLOURS)]
-            axes.errorbar(x, middle, bars, label=label, color=colour, marker="o", markersize=4,
-                          linewidth=0 if words else 1.5, elinewidth=1.2, capsize=2)  # fmt: skip
+            axes.errorbar(
+                x,
+                middle,
+                bars,
+                label=label,
+                color=colour,
+                marker="o",
+                markersize=4,
+                linewidth=0 if words else 1.5,
+                elinewidth=1.2,
+                capsize=2,
+            )
         axes.set(title=name, xlabel=across)
         if words:
             axes.set_xticks(range(len(places)), [str(place) for place in places])

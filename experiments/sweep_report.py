@@ -22,7 +22,8 @@ WATCH = flags.DEFINE_float("watch", None, "seconds between two looks at the fold
 
 def main(argv: list[str]) -> None:
     """Writes the report once, or as long as the sweep runs."""
-    directory, version = pathlib.Path(WORKDIR.value), ""
+    directory = pathlib.Path(WORKDIR.value)
+    version = ""
     while True:
         found = results.collect(directory)
         version, before = report.write(found, version), version

@@ -46,23 +46,25 @@ def run(
     """Runs all stages that are not finished.
 
     Args:
-      config: of `configs/text/shapes.py` and its like.
-      folder: of all that is made.
-      command: how a user goes on, for messages.
-      until: the last training, in `STAGES`.
+        config: of `configs/text/shapes.py` and its like.
+        folder: of all that is made.
+        command: how a user goes on, for messages.
+        until: the last training, in `STAGES`.
 
     Returns:
-      The exit status of the training that ended first, or 0.
+        The exit status of the training that ended first, or 0.
 
     Raises:
-      ConfigError: for a mistake in the config, or an autoencoder that has trained on since its latents were used.
-      Others as `train.run`, `encode.run` and `encode_text.run`.
+        ConfigError: for a mistake in the config, or an autoencoder that has trained on since its latents were used.
+        Others as `train.run`, `encode.run` and `encode_text.run`.
     """
     check(config)
     folder = pathlib.Path(folder)
     stage = settled(config, folder)
     checks.validate(stage["autoencoder"])
-    data, place, here = f"{config.data.name}@{config.data.split}", config.data.dir, shlex.quote(str(folder))
+    data = f"{config.data.name}@{config.data.split}"
+    place = config.data.dir
+    here = shlex.quote(str(folder))
     began = time.monotonic()
 
     def say(number: int, what: str) -> None:
@@ -83,10 +85,18 @@ def run(
     say(5, f"the denoiser, experiments.train -> {here}/denoiser")
     if status := _train(stage["denoiser"], folder / "denoiser", command):
         return status
-    model.pipeline(folder / "denoiser", folder / "model", text_encoder=folder / "text_encoder",
-                        tokenizer=tokenizer, vae=folder / "vae")  # fmt: skip
-    print(f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: "
-          f'{configs.printed("sample", f"--model={folder}/model")} --prompt="..."', flush=True)  # fmt: skip
+    model.pipeline(
+        folder / "denoiser",
+        folder / "model",
+        text_encoder=folder / "text_encoder",
+        tokenizer=tokenizer,
+        vae=folder / "vae",
+    )
+    print(
+        f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: "
+        f'{configs.printed("sample", f"--model={folder}/model")} --prompt="..."',
+        flush=True,
+    )
     return 0
 
 
@@ -105,7 +115,7 @@ def check(config: Mapping) -> None:
     """Refuses fields that the command does not know, and numbers out of range.
 
     Raises:
-      ConfigError: naming the first such field.
+        ConfigError: naming the first such field.
     """
     for name in config:
         if name not in FIELDS:
@@ -120,8 +130,10 @@ def check(config: Mapping) -> None:
         resolve.model(config[name]), resolve.optimizer(config[name]), resolve.schedule(config[name])
     widths = config["encoder"]["model"]["text"]["width"], config["denoiser"]["model"]["text_width"]
     if widths[0] != widths[1]:
-        raise ConfigError(f"config.denoiser.model.text_width = {widths[1]}, and config.encoder.model.text.width = "
-                          f"{widths[0]}: the denoiser reads what the text encoder writes. Valid: the same number.")
+        raise ConfigError(
+            f"config.denoiser.model.text_width = {widths[1]}, and config.encoder.model.text.width = "
+            f"{widths[0]}: the denoiser reads what the text encoder writes. Valid: the same number."
+        )
 
 
 def _train(config: ConfigDict, folder: pathlib.Path, command: str) -> int:
@@ -141,15 +153,18 @@ def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> 
         if note.is_file() and note.read_text() == str(trained[name]):
             continue
         if trained["denoiser"] is not None:
-            raise ConfigError(f"{folder / name} has been trained on to step {trained[name]}, but {folder / 'denoiser'} "
-                              "learned what it made before. Choose another --workdir, or remove that folder.")
+            raise ConfigError(
+                f"{folder / name} has been trained on to step {trained[name]}, but {folder / 'denoiser'} "
+                "learned what it made before. Choose another --workdir, or remove that folder."
+            )
         shutil.rmtree(folder / made, ignore_errors=True)
         if name == "encoder":
             model.text_encoder(folder / name, folder / out)
         else:
             found = model.autoencoder(folder / name, folder / out, config.measured)
-            told = "; ".join(f"{title} {', '.join(f'{x:.3g}' for x in each)}" for title, each in zip(
-                ("scale", "shift"), found))  # fmt: skip
+            told = "; ".join(
+                f"{title} {', '.join(f'{x:.3g}' for x in each)}" for title, each in zip(("scale", "shift"), found)
+            )
             print(f"latents by channel, before they are standardised: {told}", flush=True)
         workdir.write_text(note, str(trained[name]))
     if not (folder / "captions" / captions.INDEX).is_file():

@@ -53,9 +53,11 @@ def prompts(config, number: int) -> Prompts:
         ConfigError: for a run that is told no captions, or of other pictures than the shapes.
     """
     if config.model.name != "pixart" or config.data.name != "shapes":
-        raise ConfigError(f"this run trains {config.model.name!r} on {config.data.name!r}; the judge reads pictures of "
-                          "shapes alone. Valid: the denoiser of experiments.text_demo --config=configs/text/shapes.py, "
-                          "and its students. Runs of classes are compared by experiments.few_steps.")  # fmt: skip
+        raise ConfigError(
+            f"this run trains {config.model.name!r} on {config.data.name!r}; the judge reads pictures of "
+            "shapes alone. Valid: the denoiser of experiments.text_demo --config=configs/text/shapes.py, "
+            "and its students. Runs of classes are compared by experiments.few_steps."
+        )
     table = captions.read(config.data.text.dir)
     texts = captions.texts_of(config.data.name, config.data.split, config.data.dir)[:number]
     return Prompts(texts, {name: rows[table.row[:number]] for name, rows in table.entries.items()})
@@ -78,9 +80,11 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
     figures = {
         "nfe": make.nfe,
         "attributes": text_measures.scores(subject.judge, asked.texts, images)["attributes"]["share"],
-        f"fd_{FEATURE}": frechet["all_samples"]["mean"], f"floor_{FEATURE}": frechet["floor"]["mean"],
-        "count": number, "dataset": f"shapes {shapes.Shapes.VERSION}",
-    }  # fmt: skip
+        f"fd_{FEATURE}": frechet["all_samples"]["mean"],
+        f"floor_{FEATURE}": frechet["floor"]["mean"],
+        "count": number,
+        "dataset": f"shapes {shapes.Shapes.VERSION}",
+    }
     return figures, images, asked.texts
 
 

@@ -95,16 +95,21 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         ConfigError: if the model's pictures have another size than the shapes.
     """
     if model.side != 64:
-        raise ConfigError(f"{folder} makes pictures of {model.side} pixels, and the shapes have 64: the judge does not "
-                          "read others. Train on shapes: experiments.text_demo --config=configs/text/shapes.py.")
+        raise ConfigError(
+            f"{folder} makes pictures of {model.side} pixels, and the shapes have 64: the judge does not "
+            "read others. Train on shapes: experiments.text_demo --config=configs/text/shapes.py."
+        )
     out.mkdir(parents=True, exist_ok=True)
     reader = judge.reader()
     subject = Subject(functools.partial(_make, model, settings), reader)
     content: dict[str, Any] = {"figures": {}, "protocol": _protocol(folder, settings)}
     figures = content["figures"]
-    test, withheld = real("test", settings.number), real("withheld", settings.number)
-    figures["judge"] = {name: measures.scores(reader, split.captions, split.images)
-                        for name, split in (("test", test), ("withheld", withheld))}  # fmt: skip
+    test = real("test", settings.number)
+    withheld = real("withheld", settings.number)
+    figures["judge"] = {
+        name: measures.scores(reader, split.captions, split.images)
+        for name, split in (("test", test), ("withheld", withheld))
+    }
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:
         captions = real("validation", max(8, settings.number // 8)).captions
@@ -125,8 +130,10 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         with _said("pictures of withheld combinations"):
             unseen = measures.accuracy(subject, withheld.captions, guidance, first_seed=5_000)
         figures["prompts"] = {"test": made["scores"], "withheld": unseen["scores"]}
-        for name, images, captions in (("test", made["images"], test.captions),
-                                       ("withheld", unseen["images"], withheld.captions)):  # fmt: skip
+        for name, images, captions in (
+            ("test", made["images"], test.captions),
+            ("withheld", unseen["images"], withheld.captions),
+        ):
             text_figures.gallery(images, captions, measures.whole(reader, captions, images), out / f"{name}.png")
     if "negative" in settings.parts:
         with _said("negative prompts"):
@@ -150,22 +157,37 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
 
 
 def _make(
-    model: text_to_image.TextToImage, settings: Settings, prompts: Sequence[str], seeds: Sequence[int], guidance: float,
+    model: text_to_image.TextToImage,
+    settings: Settings,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    guidance: float,
     negative: str | None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a negative prompt without guidance
-        return text_to_image.generate(model, list(prompts), seeds=list(seeds), guidance=guidance, negative=negative,
-                                      steps=settings.steps, batch_size=settings.batch_size)  # fmt: skip
+        return text_to_image.generate(
+            model,
+            list(prompts),
+            seeds=list(seeds),
+            guidance=guidance,
+            negative=negative,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+        )
 
 
 def _protocol(folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
     return {
-        "model": str(folder), "checkpoint": pipelines.fingerprint(folder), "dataset": f"shapes {shapes.Shapes.VERSION}",
-        **settings._asdict(), "seeds": "0.. of test captions, 5000.. of withheld ones, 0.. of the sweep",
-        "git_commit": report.git_commit(), "device": jax.devices()[0].device_kind,
+        "model": str(folder),
+        "checkpoint": pipelines.fingerprint(folder),
+        "dataset": f"shapes {shapes.Shapes.VERSION}",
+        **settings._asdict(),
+        "seeds": "0.. of test captions, 5000.. of withheld ones, 0.. of the sweep",
+        "git_commit": report.git_commit(),
+        "device": jax.devices()[0].device_kind,
         "versions": {"python": platform.python_version(), **{name: report.version(name) for name in report.PACKAGES}},
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager

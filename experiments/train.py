@@ -33,15 +33,7 @@ from diffusion.training.runtime import agreement, compilation_cache, preemption,
 from experiments import config as configs
 from experiments import reproduce
 from experiments.config import ConfigError, checks, fields
-from experiments.run import (
-    examples,
-    hooks,
-    noise_pairs,
-    process_memory,
-    progress,
-    tracking,
-    training_means,
-)
+from experiments.run import examples, hooks, noise_pairs, process_memory, progress, tracking, training_means
 from experiments.run import program as programs
 from experiments.run_folder import workdir
 from experiments.sampling import generate
@@ -53,18 +45,18 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
     """Trains until config.train.steps, or until it is asked to stop.
 
     Args:
-      config: the config, complete.
-      folder: the run folder, made if missing.
-      command: how a user goes on with the run, for messages.
-      project: of Weights & Biases, to log to beside TensorBoard's events; "" is none.
+        config: the config, complete.
+        folder: the run folder, made if missing.
+        command: how a user goes on with the run, for messages.
+        project: of Weights & Biases, to log to beside TensorBoard's events; "" is none.
 
     Returns:
-      The exit status; see the module's docstring.
+        The exit status; see the module's docstring.
 
     Raises:
-      ConfigError: for a mistake in the config, or a folder that holds another config's run.
-      WorkdirError: if the folder is in use or cannot be written.
-      CheckpointError: if a checkpoint cannot be written, none is sound, or the latest is of another architecture.
+        ConfigError: for a mistake in the config, or a folder that holds another config's run.
+        WorkdirError: if the folder is in use or cannot be written.
+        CheckpointError: if a checkpoint cannot be written, none is sound, or the latest is of another architecture.
     """
     with contextlib.ExitStack() as stack:
         # ==== Processes, and the config ====
@@ -84,7 +76,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         # ==== Data ====
         config = fields.absolute(config)
         given = examples.open_examples(config)
-        spec, content = given.spec, given.source.fingerprint()
+        spec = given.spec
+        content = given.source.fingerprint()
         checks.validate(config, spec)
 
         # ==== Run folder ====
@@ -92,11 +85,14 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             stack.enter_context(workdir.lock(folder))
             workdir.settle_config(folder, config)
         workdir.require_shared(folder)
-        metrics_file, timing_file = folder / "metrics.jsonl", folder / "timing.jsonl"
+        metrics_file = folder / "metrics.jsonl"
+        timing_file = folder / "timing.jsonl"
 
         # ==== Model, objective, optimizer; the state's shapes first ====
         program = programs.build(config, spec.shape, mesh)
-        target, seed, blocks = program.target, program.seed, gradient_norms.names(program.target.params)
+        target = program.target
+        seed = program.seed
+        blocks = gradient_norms.names(program.target.params)
 
         # ==== Checkpoint, and where the run starts from: ====
         # 1. the latest sound checkpoint of this run folder, else
@@ -131,7 +127,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         # ==== Hooks ====
         tracker = stack.enter_context(tracking.tracker(folder, step, config, project)) if speaks else None
         evaluate = hooks.evaluation(config, spec, folder, mesh) if config.evaluate.every else None
-        total, sampling = config.train.steps, configs.printed("sample", f"--workdir={folder}")
+        total = config.train.steps
+        sampling = configs.printed("sample", f"--workdir={folder}")
         display = progress.Display(total, step, batch_size, speaks, begun=begun)
         watch = stack.enter_context(recompilation.Watch())
         pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
@@ -157,8 +154,9 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                 workdir.require_there(folder)
                 workdir.append(metrics_file, row)
                 clock = {"steps_per_second": rate, "memory": process_memory.used()[0]}
-                workdir.append(timing_file, {"step": row["step"], "time": time.time(), **clock,
-                                             "recompilations": watch.count})  # fmt: skip
+                workdir.append(
+                    timing_file, {"step": row["step"], "time": time.time(), **clock, "recompilations": watch.count}
+                )
                 tracker.numbers(row["step"], tracking.flat(row | clock))
 
         def evaluate_now():
@@ -167,12 +165,13 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             The state is on the disk before, so that whatever becomes of the evaluation costs no step.
 
             Returns:
-              The signal to stop for, or None.
+                The signal to stop for, or None.
             """
             nonlocal evaluated
             save()
             saver.wait()
-            began, found = time.perf_counter(), {}
+            began = time.perf_counter()
+            found = {}
             try:
                 with watch.work("the evaluation", step):
                     found = evaluate(train_state.ema, step, stop)
@@ -193,8 +192,10 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             process_memory.release()
             display.pause(time.perf_counter() - began)
             if "evaluation_failed" in row and config.evaluate.failed == "stop":
-                raise EvaluationStopped(f"{told.removeprefix('WARNING: ')}. The run is saved at step {step}; the same "
-                                        "command goes on behind that evaluation (config.evaluate.failed = 'stop').")
+                raise EvaluationStopped(
+                    f"{told.removeprefix('WARNING: ')}. The run is saved at step {step}; the same "
+                    "command goes on behind that evaluation (config.evaluate.failed = 'stop')."
+                )
             keep_best(found)
             return stop.received()
 
@@ -223,23 +224,29 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         keep_best(found or {})
         if step >= total and not (due(config.evaluate.every) and evaluated != step):
             after = f"{sampling}, or " if generate.sampled(config) else ""
-            display.say(f"{folder} is finished: step {step} of {total}. Next: {after}train on with "
-                        f"--config.train.steps={2 * total}.")  # fmt: skip
+            display.say(
+                f"{folder} is finished: step {step} of {total}. Next: {after}train on with "
+                f"--config.train.steps={2 * total}."
+            )
             return 0
         display.say(f"training on {given}")
         if restored:
             display.say(f"going on with {folder} from step {step} of {total}")
         if program.micro_batches > 1:
-            display.say(f"each step in {program.micro_batches} micro-batches of "
-                        f"{batch_size // program.micro_batches} (config.train.accumulate)")  # fmt: skip
+            display.say(
+                f"each step in {program.micro_batches} micro-batches of "
+                f"{batch_size // program.micro_batches} (config.train.accumulate)"
+            )
         if config.teacher.pairs.number:
             given = noise_pairs.paired(config, folder, given, mesh)
         data = given.batches(config, about["examples"], sharding.positions(batch_size, mesh), config.data.threads)
         stack.callback(data.close)
-        stop, signal_number = stack.enter_context(preemption.StopRequest()), None
+        stop = stack.enter_context(preemption.StopRequest())
+        signal_number = None
         stack.enter_context(display)
         kinds: set[str] = set()  # of steps so far
-        started, ahead = step, 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
+        started = step
+        ahead = 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
 
         try:
             if due(config.evaluate.every) and evaluated != step:  # stopped between the step and its evaluation
@@ -282,13 +289,17 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
             saver.wait()
             display.say(failure_message(failure.step, folder, config.optimizer.get("clip")))
             place = reproduce.keep(folder, train_state, {"examples": failure.step * batch_size})
-            display.say(f"The state before that step is kept in {place}. To repeat the step and see what is not finite:"
-                        f"\n  {configs.printed('reproduce', f'--workdir={folder}')}")  # fmt: skip
+            display.say(
+                f"The state before that step is kept in {place}. To repeat the step and see what is not finite:"
+                f"\n  {configs.printed('reproduce', f'--workdir={folder}')}"
+            )
             return 1
         owed = due(config.evaluate.every) and evaluated != step
         if signal_number is not None and (step < total or owed):
-            display.say(f"stopped at step {step} of {total}, saved in {checkpoints.folder(folder) / str(step)}. "
-                        f"To go on:\n  {command}")  # fmt: skip
+            display.say(
+                f"stopped at step {step} of {total}, saved in {checkpoints.folder(folder) / str(step)}. "
+                f"To go on:\n  {command}"
+            )
             return 128 + signal_number
         skipped = f" ({sums['skipped']} damaged records skipped)" if sums.get("skipped") else ""
         after = f". Next: {sampling}" if generate.sampled(config) else ""
@@ -312,9 +323,9 @@ def failure_message(step: int, folder: pathlib.Path, clip: float | None = None) 
     """What a user reads when a step fails.
 
     Args:
-      step: that has failed.
-      folder: of the run.
-      clip: the largest norm of a gradient that the run's optimizer lets pass; None for any.
+        step: that has failed.
+        folder: of the run.
+        clip: the largest norm of a gradient that the run's optimizer lets pass; None for any.
     """
     good = checkpoints.latest(folder)
     kept = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
@@ -351,11 +362,16 @@ def taught_by(config: ConfigDict, train_state: state.TrainState) -> state.TrainS
     """
     path = pathlib.Path(config.teacher.path).expanduser()
     theirs = configs.from_json((path / "config.json").read_text())
-    for ours, field in ((config.schedule, "schedule"), (config.teacher.parameterization, "parameterization"),
-                        (config.model, "model")):  # fmt: skip
+    for ours, field in (
+        (config.schedule, "schedule"),
+        (config.teacher.parameterization, "parameterization"),
+        (config.model, "model"),
+    ):
         if configs.plain(ours) != configs.plain(theirs[field]):
-            raise ConfigError(f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
-                              f"{configs.plain(theirs[field])}, and this run has {configs.plain(ours)} for it.")
+            raise ConfigError(
+                f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
+                f"{configs.plain(theirs[field])}, and this run has {configs.plain(ours)} for it."
+            )
     source = warm_start.read(path)
 
     def taken(params):
@@ -379,8 +395,11 @@ def main(argv: list[str]) -> None:
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized():
             raise
-        print(f"error: {str(error).splitlines()[0]}\nIf another process of this run has ended, its own output says "
-              "why. Start them all again: the run goes on from its last checkpoint.", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: {str(error).splitlines()[0]}\nIf another process of this run has ended, its own output says "
+            "why. Start them all again: the run goes on from its last checkpoint.",
+            file=sys.stderr,
+        )
         preemption.leave(1)
     sys.exit(status)
 

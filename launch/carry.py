@@ -79,7 +79,8 @@ def put(piece: pathlib.Path, store: pathlib.Path, into: pathlib.Path) -> list[in
         ValueError: if a piece is damaged.
     """
     with open(piece, "rb") as file:
-        about, part = _about(file), file.read()
+        about = _about(file)
+        part = file.read()
     if hashlib.sha256(part).hexdigest() != about["sha256"]:
         raise ValueError(f"{piece} is damaged: carry it again")
     place = store / about["of"]

@@ -21,17 +21,28 @@ VARIABLE = "DIFFUSION_RUN"  # the index of a pod, in its command
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments (``argv`` up to `--`) from the command after it, a list of words."""
+    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
     parser = launcher.parser(
-        "kubernetes_array", "Run COMMAND --run=I for each run of a sweep, each in a pod of a Kubernetes Job.", EXAMPLE)
+        "kubernetes_array", "Run COMMAND --run=I for each run of a sweep, each in a pod of a Kubernetes Job.", EXAMPLE
+    )
     add = parser.add_argument
     add("--name", type=kubernetes.job_name, required=True, metavar="NAME", help="name of the Job")
     add("--image", type=kubernetes.image, required=True, metavar="IMAGE", help="container image that holds the library")
-    add("--runs", type=kubernetes.positive, required=True, metavar="N",
-        help="runs of the sweep, as its --dry-run counts them")
+    add(
+        "--runs",
+        type=kubernetes.positive,
+        required=True,
+        metavar="N",
+        help="runs of the sweep, as its --dry-run counts them",
+    )
     add("--at-once", type=kubernetes.positive, metavar="N", help="pods at the same time, at most (default: all)")
-    add("--retries", type=kubernetes.natural, default=0, metavar="R",
-        help="attempts more for a run that fails (default: 0)")
+    add(
+        "--retries",
+        type=kubernetes.natural,
+        default=0,
+        metavar="R",
+        help="attempts more for a run that fails (default: 0)",
+    )
     kubernetes.add_pod(add)
     options, command = launcher.parse(parser, argv)
     kubernetes.check_pod(parser, options, command)
@@ -46,7 +57,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def manifest(options: argparse.Namespace, command: list[str]) -> dict:
-    """The Job that runs ``command``, from what ``parse`` returns, as the object that its JSON describes."""
+    """The Job that runs `command`, from what `parse` returns, as the object that its JSON describes."""
     plain = {"PYTHONUNBUFFERED": "1"} | dict(text.split("=", 1) for text in options.env)
     index = {"name": VARIABLE, "valueFrom": kubernetes.INDEX}
     pod = kubernetes.pod(options, command, kubernetes.variables(plain, options.secret_env, index))
@@ -58,10 +69,13 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     ]
     spec = {
-        "completionMode": "Indexed", "completions": options.runs, "parallelism": options.at_once or options.runs,
-        "backoffLimitPerIndex": options.retries, "podFailurePolicy": {"rules": rules},
+        "completionMode": "Indexed",
+        "completions": options.runs,
+        "parallelism": options.at_once or options.runs,
+        "backoffLimitPerIndex": options.retries,
+        "podFailurePolicy": {"rules": rules},
         "template": {"spec": pod},
-    }  # fmt: skip
+    }
     metadata = {"name": options.name} | ({"namespace": options.namespace} if options.namespace else {})
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
@@ -71,8 +85,13 @@ def main(argv: list[str]) -> int:
     options, command = parse(argv)
     text = json.dumps(manifest(options, command), indent=2) + "\n"
     return launcher.hand_over(
-        "launch.kubernetes_array", text, options, ["kubectl", "create", "-f", "-"],
-        "create the job with: kubectl create -f", "Use --dry-run to see the manifest or --output=FILE to write it.")
+        "launch.kubernetes_array",
+        text,
+        options,
+        ["kubectl", "create", "-f", "-"],
+        "create the job with: kubectl create -f",
+        "Use --dry-run to see the manifest or --output=FILE to write it.",
+    )
 
 
 if __name__ == "__main__":

@@ -43,19 +43,32 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the launcher's own arguments from the command after `--`.
 
     Args:
-      argv: arguments without the program's name.
+        argv: arguments without the program's name.
 
     Returns:
-      The options and the command as a list of words.
+        The options and the command as a list of words.
     """
     parser = launcher.parser(
-        "local", "Run COMMAND as several processes of one jax.distributed job on this machine. The word `python` "
-        "at its start means the interpreter that runs the launcher.", EXAMPLE, allow_abbrev=True)
+        "local",
+        "Run COMMAND as several processes of one jax.distributed job on this machine. The word `python` "
+        "at its start means the interpreter that runs the launcher.",
+        EXAMPLE,
+        allow_abbrev=True,
+    )
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="number of processes (default: 2)")
-    parser.add_argument("--devices-per-process", type=int, metavar="D",
-                        help="simulate D CPU devices in each process (default: the devices that JAX finds)")
-    parser.add_argument("--grace", type=float, default=10.0, metavar="SECONDS",
-                        help="time between SIGTERM and SIGKILL when a process has failed (default: 10)")
+    parser.add_argument(
+        "--devices-per-process",
+        type=int,
+        metavar="D",
+        help="simulate D CPU devices in each process (default: the devices that JAX finds)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="time between SIGTERM and SIGKILL when a process has failed (default: 10)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     options, command = launcher.parse(parser, argv)
     if options.processes < 1:
@@ -78,17 +91,21 @@ def variables(index: int, count: int, port: int, devices: int | None, environmen
     """The environment variables that process `index` gets beside the launcher's own.
 
     Args:
-      index: 0 to count - 1.
-      count: number of processes.
-      port: where process 0 coordinates.
-      devices: CPU devices to simulate in each process, or None to leave the platform alone.
-      environment: the launcher's own variables, to whose XLA_FLAGS the device count is added.
+        index: 0 to count - 1.
+        count: number of processes.
+        port: where process 0 coordinates.
+        devices: CPU devices to simulate in each process, or None to leave the platform alone.
+        environment: the launcher's own variables, to whose XLA_FLAGS the device count is added.
 
     Returns:
-      Names and values to add.
+        Names and values to add.
     """
-    added = {"DIFFUSION_COORDINATOR": f"127.0.0.1:{port}", "DIFFUSION_PROCESS_COUNT": str(count),
-             "DIFFUSION_PROCESS_INDEX": str(index), "PYTHONUNBUFFERED": "1"}
+    added = {
+        "DIFFUSION_COORDINATOR": f"127.0.0.1:{port}",
+        "DIFFUSION_PROCESS_COUNT": str(count),
+        "DIFFUSION_PROCESS_INDEX": str(index),
+        "PYTHONUNBUFFERED": "1",
+    }
     if devices is not None:
         name = "--xla_force_host_platform_device_count"
         others = re.sub(rf"{name}=\S*", "", environment.get("XLA_FLAGS", ""))
@@ -99,12 +116,20 @@ def variables(index: int, count: int, port: int, devices: int | None, environmen
 
 def start(command: list[str], index: int, added: dict[str, str], guard: Guard) -> Process:
     """Starts one process in a session of its own, its output passed on line by line behind `[index]`."""
-    popen = subprocess.Popen(command, env=os.environ | added, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, start_new_session=True,  # Ctrl-C reaches it through us alone
-                             preexec_fn=guard.add_this)
+    popen = subprocess.Popen(
+        command,
+        env=os.environ | added,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches it through us alone
+        preexec_fn=guard.add_this,
+    )
     errors = collections.deque(maxlen=LINES_KEPT)
-    readers = [threading.Thread(target=_pass_on, args=(source, sink, index, kept), daemon=True)
-               for source, sink, kept in [(popen.stdout, sys.stdout, None), (popen.stderr, sys.stderr, errors)]]
+    readers = [
+        threading.Thread(target=_pass_on, args=(source, sink, index, kept), daemon=True)
+        for source, sink, kept in [(popen.stdout, sys.stdout, None), (popen.stderr, sys.stderr, errors)]
+    ]
     for reader in readers:
         reader.start()
     return Process(popen, readers, errors)
@@ -138,23 +163,30 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Gu
     """Waits for all processes; when one fails, ends the others.
 
     Args:
-      processes: the processes, in the order of their indices.
-      signals: numbers of the signals that the launcher got, to pass on. The second kills, but for `NOTICES`.
-      grace: seconds between SIGTERM and SIGKILL after a failure.
-      guard: of the processes.
+        processes: the processes, in the order of their indices.
+        signals: numbers of the signals that the launcher got, to pass on. The second kills, but for `NOTICES`.
+        grace: seconds between SIGTERM and SIGKILL after a failure.
+        guard: of the processes.
 
     Returns:
-      The exit status of the process that failed first, or 0.
+        The exit status of the process that failed first, or 0.
     """
-    running, failed, kill_at, asked, warned = dict(enumerate(processes)), None, float("inf"), 0, False
+    running = dict(enumerate(processes))
+    failed = None
+    kill_at = float("inf")
+    asked = 0
+    warned = False
     while running:
         try:
             number = signals.get(timeout=0.05)
             warned |= number in NOTICES
             asked += number not in NOTICES
             signal_all(processes, signal.SIGKILL if asked > 1 else number)
-            _say("killed the processes" if asked > 1 else "passed on " + signal.Signals(number).name
-                 + ("; once more kills the processes" if asked else ""))
+            _say(
+                "killed the processes"
+                if asked > 1
+                else "passed on " + signal.Signals(number).name + ("; once more kills the processes" if asked else "")
+            )
         except queue.Empty:
             pass
         ended = {i: process for i, process in running.items() if process.popen.poll() is not None}
@@ -162,10 +194,13 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Gu
             del running[i]
             guard.remove(process.popen.pid)
             if process.popen.returncode != 0 and failed is None:
-                failed, kill_at = i, time.monotonic() + grace
+                failed = i
+                kill_at = time.monotonic() + grace
                 if running and not asked and not warned:  # else they are on their way out, perhaps saving: let them
-                    _say(f"process {i} failed with exit status {exit_status(process.popen.returncode)}; "
-                         f"ending the other {len(running)}")
+                    _say(
+                        f"process {i} failed with exit status {exit_status(process.popen.returncode)}; "
+                        f"ending the other {len(running)}"
+                    )
                     signal_all(processes, signal.SIGTERM)
         if running and time.monotonic() > kill_at:  # a process stuck in jax.distributed ignores SIGTERM
             _say(f"{grace:g} s later still running, hence killed: process {', '.join(map(str, running))}")
@@ -190,17 +225,19 @@ def main(argv: list[str]) -> int:
     """Runs the launcher.
 
     Args:
-      argv: arguments without the program's name.
+        argv: arguments without the program's name.
 
     Returns:
-      The exit status.
+        The exit status.
     """
     options, command = parse(argv)
     if command[0] == "python":
         command = [sys.executable, *command[1:]]
     port = free_port()
-    added = [variables(i, options.processes, port, options.devices_per_process, dict(os.environ))
-             for i in range(options.processes)]
+    added = [
+        variables(i, options.processes, port, options.devices_per_process, dict(os.environ))
+        for i in range(options.processes)
+    ]
     if options.dry_run:
         for i, names in enumerate(added):
             words = [f"{name}={shlex.quote(value)}" for name, value in names.items()]
@@ -210,15 +247,18 @@ def main(argv: list[str]) -> int:
     heard = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]  # SIGHUP under nohup
     for number in (signal.SIGINT, signal.SIGTERM, *heard):
         signal.signal(number, lambda got, frame: signals.put(got))
-    launcher = {"DIFFUSION_LAUNCHER": shlex.join(["python", "-m", "launch.local", *argv[:argv.index("--")], "--"])}
-    processes, guard = [], Guard()
+    launcher = {"DIFFUSION_LAUNCHER": shlex.join(["python", "-m", "launch.local", *argv[: argv.index("--")], "--"])}
+    processes = []
+    guard = Guard()
     try:
         for i, names in enumerate(added):
             processes.append(start(command, i, names | launcher, guard))
         return wait(processes, signals, options.grace, guard)
     except OSError as error:
-        _say(f"cannot run {command[0]!r}: {error.strerror}. Write the command after --, e.g. python -m "
-             "experiments.train ...")
+        _say(
+            f"cannot run {command[0]!r}: {error.strerror}. Write the command after --, e.g. python -m "
+            "experiments.train ..."
+        )
         return 127 if isinstance(error, FileNotFoundError) else 126
     finally:
         signal_all(processes, signal.SIGKILL)  # none outlives the launcher

@@ -23,7 +23,8 @@ EXAMPLE = """example:
 SAVED = 143  # the exit status of experiments.train when it has saved after SIGTERM
 OWN = re.compile(  # options of sbatch that this launcher writes, or that would change what the tasks see
     r"--(nodes|n?tasks.*|gpu.*|gres.*|cpus-per-(task|gpu)|signal|requeue|no-requeue|open-mode|job-name|partition|time|"
-    r"output|array|account|distribution|wrap)([= ].*)?")
+    r"output|array|account|distribution|wrap)([= ].*)?"
+)
 TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]{1,2}))?(?::([0-9]{1,2}))?")
 
 # Double braces are for str.format, which leaves single ones.
@@ -40,7 +41,8 @@ if [ "$status" = {saved} ] && [ "$(squeue --noheader --jobs="$job" --format=%T)"
 fi
 exit "$status"
 """
-SCRIPT = """#!/bin/bash
+SCRIPT = (
+    """#!/bin/bash
 {directives}
 
 set -euo pipefail
@@ -56,7 +58,9 @@ shift
 
 status=0
 srun {options} bash -c "$task" task "$coordinator" {command} || status=$?
-""" + TURNS
+"""
+    + TURNS
+)
 
 
 def count(text: str) -> int:
@@ -77,12 +81,13 @@ def duration(text: str) -> str:
     """An argument that is a time as SLURM writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
     if not TIME.fullmatch(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: must be minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S, for example 12:00:00")
+            f"{text!r}: must be minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S, for example 12:00:00"
+        )
     return text
 
 
 def seconds(text: str) -> int:
-    """The seconds of a time that ``duration`` accepts."""
+    """The seconds of a time that `duration` accepts."""
     days, *parts = TIME.fullmatch(text).groups()
     numbers = [int(part) for part in parts if part is not None]
     if days is None and len(numbers) < 3:
@@ -111,29 +116,49 @@ def add_usual(add: Callable, log: str, words: str) -> None:
     """Adds the options that every sbatch file of ours has.
 
     Args:
-      add: the parser's ``add_argument``.
-      log: default of --log.
-      words: what stands in it for what, for the help.
+        add: the parser's `add_argument`.
+        log: default of --log.
+        words: what stands in it for what, for the help.
     """
     add("--partition", type=name, metavar="NAME", help="partition, or several with commas between")
     add("--account", type=name, metavar="NAME", help="account to charge")
     add("--time", type=duration, metavar="TIME", help="time limit of one turn, e.g. 90 (minutes), 12:00:00 or 2-00")
-    add("--grace", type=count, default=120, metavar="SECONDS",
-        help="SIGTERM comes so long before the end, for the run to save (default: 120)")
-    add("--max-requeues", type=count, default=1000, metavar="N",
-        help="turns after the first, so that a run that never gets further ends at last (default: 1000)")
+    add(
+        "--grace",
+        type=count,
+        default=120,
+        metavar="SECONDS",
+        help="SIGTERM comes so long before the end, for the run to save (default: 120)",
+    )
+    add(
+        "--max-requeues",
+        type=count,
+        default=1000,
+        metavar="N",
+        help="turns after the first, so that a run that never gets further ends at last (default: 1000)",
+    )
     add("--job-name", type=name, default="diffusion", metavar="NAME", help="default: diffusion")
     add("--log", type=log_pattern, default=log, metavar="FILE", help=f"default: {log.replace('%', '%%')}, {words}")
-    add("--sbatch", type=directive, action="append", default=[], metavar="OPTION",
-        help="any other option of sbatch, e.g. --sbatch=--mem=200G; may be repeated")
+    add(
+        "--sbatch",
+        type=directive,
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="any other option of sbatch, e.g. --sbatch=--mem=200G; may be repeated",
+    )
     add("--output", type=pathlib.Path, metavar="FILE", help="write the sbatch file here and do not submit it")
     add("--dry-run", action="store_true", help="print the sbatch file and do nothing")
 
 
 def check_usual(parser: argparse.ArgumentParser, options: argparse.Namespace, command: list[str]) -> None:
     """Ends a launcher with an error for a secret in the command, or a time limit that the grace uses up."""
-    launcher.refuse_secrets(parser, command, "a file must not hold, and other users see in the list of processes: let "
-                            "the program read it from a variable, which the tasks have too")
+    launcher.refuse_secrets(
+        parser,
+        command,
+        "a file must not hold, and other users see in the list of processes: let "
+        "the program read it from a variable, which the tasks have too",
+    )
     if options.time is not None and seconds(options.time) <= options.grace:
         parser.error(f"--time={options.time} is {seconds(options.time)} s, which --grace={options.grace} uses up")
 
@@ -142,11 +167,18 @@ def directives(options: argparse.Namespace, **given: object) -> str:
     """The lines that tell sbatch what a job needs.
 
     Args:
-      options: with those of ``add_usual``.
-      **given: further options of sbatch, "_" for "-"; those that are None are left out.
+        options: with those of `add_usual`.
+        **given: further options of sbatch, "_" for "-"; those that are None are left out.
     """
-    usual = {"job_name": options.job_name, "partition": options.partition, "account": options.account,
-             "time": options.time, "output": options.log, "open_mode": "append", "signal": f"TERM@{options.grace}"}
+    usual = {
+        "job_name": options.job_name,
+        "partition": options.partition,
+        "account": options.account,
+        "time": options.time,
+        "output": options.log,
+        "open_mode": "append",
+        "signal": f"TERM@{options.grace}",
+    }
     lines = [f"--{key.replace('_', '-')}={value}" for key, value in (given | usual).items() if value is not None]
     return "\n".join(f"#SBATCH {line}" for line in [*lines, "--requeue", *options.sbatch])
 
@@ -155,14 +187,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the launcher's own arguments from the command after `--`.
 
     Args:
-      argv: arguments without the program's name.
+        argv: arguments without the program's name.
 
     Returns:
-      The options and the command as a list of words.
+        The options and the command as a list of words.
     """
     parser = launcher.parser(
-        "slurm", "Run COMMAND in every task of a SLURM job, as one jax.distributed job. The tasks have this\n"
-        "folder and this environment. At the time limit the run saves, and goes on in a new turn.", EXAMPLE)
+        "slurm",
+        "Run COMMAND in every task of a SLURM job, as one jax.distributed job. The tasks have this\n"
+        "folder and this environment. At the time limit the run saves, and goes on in a new turn.",
+        EXAMPLE,
+    )
     add = parser.add_argument
     add("--nodes", type=count, default=1, metavar="N", help="number of nodes (default: 1)")
     add("--tasks-per-node", type=count, default=1, metavar="T", help="processes on each node (default: 1)")
@@ -172,8 +207,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options, command = launcher.parse(parser, argv)
     check_usual(parser, options, command)
     if options.gpus_per_node is not None and options.gpus_per_node % options.tasks_per_node:
-        parser.error(f"--gpus-per-node={options.gpus_per_node} does not divide over "
-                     f"--tasks-per-node={options.tasks_per_node}")
+        parser.error(
+            f"--gpus-per-node={options.gpus_per_node} does not divide over --tasks-per-node={options.tasks_per_node}"
+        )
     return options, command
 
 
@@ -181,11 +217,11 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
     """The text of the sbatch file.
 
     Args:
-      options: from ``parse``.
-      command: words, which every task gets as they are.
+        options: from `parse`.
+        command: words, which every task gets as they are.
 
     Returns:
-      A bash script whose comments tell sbatch what the job needs.
+        A bash script whose comments tell sbatch what the job needs.
     """
     devices = ""
     if options.gpus_per_node is not None:
@@ -196,19 +232,34 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
     srun += ["--label"] if options.nodes * options.tasks_per_node > 1 else []
     srun += [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []  # srun does not inherit it
     return SCRIPT.format(
-        directives=directives(options, nodes=options.nodes, ntasks_per_node=options.tasks_per_node,
-                              gpus_per_node=options.gpus_per_node, cpus_per_task=options.cpus_per_task),
-        devices=devices, options=" ".join(srun), command=shlex.join(command), saved=SAVED,
-        job="$SLURM_JOB_ID", turns=options.max_requeues)
+        directives=directives(
+            options,
+            nodes=options.nodes,
+            ntasks_per_node=options.tasks_per_node,
+            gpus_per_node=options.gpus_per_node,
+            cpus_per_task=options.cpus_per_task,
+        ),
+        devices=devices,
+        options=" ".join(srun),
+        command=shlex.join(command),
+        saved=SAVED,
+        job="$SLURM_JOB_ID",
+        turns=options.max_requeues,
+    )
 
 
 def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
     return launcher.hand_over(
-        "launch.slurm", script(options, command), options, ["sbatch"], "submit it with: sbatch",
+        "launch.slurm",
+        script(options, command),
+        options,
+        ["sbatch"],
+        "submit it with: sbatch",
         "Run this on a login node of the cluster, or use --dry-run to see the sbatch file or --output=FILE to write "
-        "it.")
+        "it.",
+    )
 
 
 if __name__ == "__main__":

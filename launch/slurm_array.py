@@ -18,13 +18,16 @@ EXAMPLE = """example:
     python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --workdir=/shared/runs/weightings"""
 # To squeue and scontrol the SLURM_JOB_ID of an array's last task is the id of the array, and means all of its tasks.
 TASK = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
-SCRIPT = """#!/bin/bash
+SCRIPT = (
+    """#!/bin/bash
 {directives}
 
 set -euo pipefail
 status=0
 srun {options} {command} --run="$SLURM_ARRAY_TASK_ID" || status=$?
-""" + slurm.TURNS
+"""
+    + slurm.TURNS
+)
 
 
 def indices(text: str) -> str:
@@ -38,14 +41,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the launcher's own arguments from the command after `--`.
 
     Args:
-      argv: arguments without the program's name.
+        argv: arguments without the program's name.
 
     Returns:
-      The options and the command as a list of words.
+        The options and the command as a list of words.
     """
     parser = launcher.parser(
-        "slurm_array", "Run COMMAND --run=I for each run of a sweep, as a SLURM array. The tasks have this folder and\n"
-        "this environment. At the time limit a run saves, and goes on in a new turn.", EXAMPLE)
+        "slurm_array",
+        "Run COMMAND --run=I for each run of a sweep, as a SLURM array. The tasks have this folder and\n"
+        "this environment. At the time limit a run saves, and goes on in a new turn.",
+        EXAMPLE,
+    )
     add = parser.add_argument
     add("--runs", type=slurm.count, required=True, metavar="N", help="runs of the sweep, as its --dry-run counts them")
     add("--only", type=indices, metavar="I,J-K", help="some of them alone, e.g. 3,7,10-12")
@@ -59,8 +65,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error("the command has --run, which the launcher adds itself")
     beyond = [index for index in re.findall("[0-9]+", options.only or "") if int(index) >= options.runs]
     if beyond:
-        parser.error(f"--only={options.only} names run {beyond[0]}; those of --runs={options.runs} are 0 to "
-                     f"{options.runs - 1}")
+        parser.error(
+            f"--only={options.only} names run {beyond[0]}; those of --runs={options.runs} are 0 to {options.runs - 1}"
+        )
     return options, command
 
 
@@ -68,29 +75,44 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
     """The text of the sbatch file.
 
     Args:
-      options: from ``parse``.
-      command: words; each task gets them and --run=INDEX.
+        options: from `parse`.
+        command: words; each task gets them and --run=INDEX.
 
     Returns:
-      A bash script whose comments tell sbatch what the tasks need.
+        A bash script whose comments tell sbatch what the tasks need.
     """
     tasks = options.only or f"0-{options.runs - 1}"
     limit = f"%{options.at_once}" if options.at_once else ""
     srun = ["--ntasks=1", *([f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else [])]
     return SCRIPT.format(
-        directives=slurm.directives(options, array=tasks + limit, nodes=1, ntasks=1,
-                                    gpus_per_task=options.gpus_per_task, cpus_per_task=options.cpus_per_task),
-        options=" ".join(srun), command=shlex.join(command), saved=slurm.SAVED, job=TASK,
-        turns=options.max_requeues)
+        directives=slurm.directives(
+            options,
+            array=tasks + limit,
+            nodes=1,
+            ntasks=1,
+            gpus_per_task=options.gpus_per_task,
+            cpus_per_task=options.cpus_per_task,
+        ),
+        options=" ".join(srun),
+        command=shlex.join(command),
+        saved=slurm.SAVED,
+        job=TASK,
+        turns=options.max_requeues,
+    )
 
 
 def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
     return launcher.hand_over(
-        "launch.slurm_array", script(options, command), options, ["sbatch"], "submit it with: sbatch",
+        "launch.slurm_array",
+        script(options, command),
+        options,
+        ["sbatch"],
+        "submit it with: sbatch",
         "Run this on a login node of the cluster, or use --dry-run to see the sbatch file or --output=FILE to write "
-        "it.")
+        "it.",
+    )
 
 
 if __name__ == "__main__":

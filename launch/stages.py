@@ -90,19 +90,25 @@ def carry_out(stage: Stage, out: pathlib.Path, limit: float) -> dict[str, Any]:
     """Runs one stage, with all processes that it starts, for so many seconds at most; its result as in `run`."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, open(out / "log.txt", "a+b") as log:
-        file, start = pathlib.Path(scratch) / "result.json", log.seek(0, os.SEEK_END)
+        file = pathlib.Path(scratch) / "result.json"
+        start = log.seek(0, os.SEEK_END)
         process = subprocess.Popen(
-            [*stage.command, f"--out={file}"], stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            [*stage.command, f"--out={file}"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             env={**os.environ, SECONDS: f"{limit:.0f}"},
-        )  # fmt: skip
+        )
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
         finally:
             _end(process)
-        found = {"seconds": round(time.monotonic() - began, 1),
-                 "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}  # fmt: skip
+        found = {
+            "seconds": round(time.monotonic() - began, 1),
+            "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
         if status == 0 and file.is_file():
             return {"status": "done", **found, "result": json.loads(file.read_text())}
         log.seek(start)

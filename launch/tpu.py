@@ -24,7 +24,8 @@ def pod(text: str) -> str:
     if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_.-]*@)?[a-z]([a-z0-9-]{0,61}[a-z0-9])?", text):
         raise argparse.ArgumentTypeError(
             f"{text!r}: must be small letters, digits and -, from a letter to a letter or digit, at most 63; "
-            "a user's name and @ may stand before it")
+            "a user's name and @ may stand before it"
+        )
     return text
 
 
@@ -45,8 +46,10 @@ def project(text: str) -> str:
 def flag(text: str) -> str:
     """An argument that is one more flag of gcloud; those that this launcher writes itself are refused."""
     if not re.fullmatch(r"--[a-z].*", text) or OWN.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a flag of `gcloud compute tpus tpu-vm ssh`, e.g. "
-                                         "--internal-ip, and none that the launcher sees to itself")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be a flag of `gcloud compute tpus tpu-vm ssh`, e.g. "
+            "--internal-ip, and none that the launcher sees to itself"
+        )
     return text
 
 
@@ -54,21 +57,30 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the launcher's own arguments from the command after `--`.
 
     Args:
-      argv: arguments without the program's name.
+        argv: arguments without the program's name.
 
     Returns:
-      The options and the command as a list of words.
+        The options and the command as a list of words.
     """
     parser = launcher.parser(
-        "tpu", "Run COMMAND on every host of a TPU pod. The library, and COMMAND's files, must be there already;\n"
-        "the workdir must be on a file system that all hosts share, not in a bucket.", EXAMPLE)
+        "tpu",
+        "Run COMMAND on every host of a TPU pod. The library, and COMMAND's files, must be there already;\n"
+        "the workdir must be on a file system that all hosts share, not in a bucket.",
+        EXAMPLE,
+    )
     add = parser.add_argument
     add("--name", type=pod, required=True, metavar="NAME", help="the TPU VM, or USER@NAME")
     add("--zone", type=zone, required=True, metavar="ZONE", help="its zone")
     add("--project", type=project, metavar="PROJECT", help="its project (default: the one that gcloud has set)")
     add("--directory", metavar="DIR", help="where to run, absolute or from the home directory (default: there)")
-    add("--gcloud", type=flag, action="append", default=[], metavar="FLAG",
-        help="any other flag of gcloud, e.g. --gcloud=--internal-ip; may be repeated")
+    add(
+        "--gcloud",
+        type=flag,
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="any other flag of gcloud, e.g. --gcloud=--internal-ip; may be repeated",
+    )
     add("--dry-run", action="store_true", help="print the command line and run nothing")
     return launcher.parse(parser, argv)
 
@@ -77,11 +89,11 @@ def remote(directory: str | None, command: list[str]) -> str:
     """The line that the shell of each host runs.
 
     Args:
-      directory: where, or None for the home directory, from which relative ones count; "~/" at its start is that too.
-      command: words, which the host gets as they are.
+        directory: where, or None for the home directory, from which relative ones count; "~/" at its start is that too.
+        command: words, which the host gets as they are.
 
     Returns:
-      One line for bash.
+        One line for bash.
     """
     steps = ["export DIFFUSION_COORDINATOR=auto PYTHONUNBUFFERED=1", "exec " + shlex.join(command)]
     if directory is not None:
@@ -90,7 +102,7 @@ def remote(directory: str | None, command: list[str]) -> str:
 
 
 def command_line(options: argparse.Namespace, command: list[str]) -> list[str]:
-    """The words of the gcloud command that runs ``command`` on all hosts."""
+    """The words of the gcloud command that runs `command` on all hosts."""
     words = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", options.name, f"--zone={options.zone}", "--worker=all"]
     words += [f"--project={options.project}"] if options.project else []
     return [*words, *options.gcloud, f"--command={remote(options.directory, command)}"]
@@ -104,8 +116,11 @@ def main(argv: list[str]) -> int:
         print(shlex.join(words))
         return 0
     if shutil.which("gcloud") is None:
-        print("launch.tpu: there is no gcloud on PATH. Install the Google Cloud SDK, or use --dry-run to see the "
-              "command line.", file=sys.stderr)
+        print(
+            "launch.tpu: there is no gcloud on PATH. Install the Google Cloud SDK, or use --dry-run to see the "
+            "command line.",
+            file=sys.stderr,
+        )
         return 127
     return subprocess.run(words).returncode
 

@@ -59,8 +59,11 @@ class Page:
 
     def drag(self, css: str, *points: tuple[float, float]) -> None:
         """Draws with the mouse over an element, through points in parts of its width and height."""
-        box = self.run("const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'}); "
-                       "const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]", css)  # fmt: skip
+        box = self.run(
+            "const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'}); "
+            "const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]",
+            css,
+        )
         at = [{"x": box[0] + x * box[2], "y": box[1] + y * box[3], "button": "left"} for x, y in points]
         moved = [("mouseMoved", point) for point in at]
         for kind, point in [("mousePressed", at[0]), *moved, ("mouseReleased", at[-1])]:
@@ -129,8 +132,11 @@ def open(size: tuple[int, int] = (1280, 900)) -> Iterator[Page]:
 
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
                      f"--window-size={size[0]},{size[1]}"]  # fmt: skip
-        wanted = {"browserName": "chrome", "goog:chromeOptions": {"args": arguments},
-                  "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"}}  # fmt: skip
+        wanted = {
+            "browserName": "chrome",
+            "goog:chromeOptions": {"args": arguments},
+            "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
+        }
         session = request("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
         page = Page(lambda method, path, **body: request(method, f"/session/{session}{path}", body))
         page.resize(*size)

@@ -32,21 +32,27 @@ def run(*command: str, env=None, cwd=ROOT, timeout: int = 120) -> subprocess.Com
     """What `subprocess.run([sys.executable, *command], capture_output=True, text=True)` returns, sooner.
 
     Args:
-      command: "-m" and a module's name, "-c" and a program, or a program's path; then its arguments.
-      env: the command's environment; this process's if None.
-      cwd: the folder that it runs in.
-      timeout: seconds after which it is killed.
+        command: "-m" and a module's name, "-c" and a program, or a program's path; then its arguments.
+        env: the command's environment; this process's if None.
+        cwd: the folder that it runs in.
+        timeout: seconds after which it is killed.
 
     Returns:
-      The ended process: `returncode` (negative for a signal), `stdout` and `stderr`.
+        The ended process: `returncode` (negative for a signal), `stdout` and `stderr`.
 
     Raises:
-      subprocess.TimeoutExpired: where it took longer.
+        subprocess.TimeoutExpired: where it took longer.
     """
     with tempfile.TemporaryDirectory() as folder:
         out, err = (pathlib.Path(folder) / name for name in ("out", "err"))
-        request = {"command": [str(word) for word in command], "cwd": str(cwd), "out": str(out), "err": str(err),
-                   "timeout": timeout, "env": dict(os.environ if env is None else env)}  # fmt: skip
+        request = {
+            "command": [str(word) for word in command],
+            "cwd": str(cwd),
+            "out": str(out),
+            "err": str(err),
+            "timeout": timeout,
+            "env": dict(os.environ if env is None else env),
+        }
         server = _server()
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
@@ -60,8 +66,9 @@ def run(*command: str, env=None, cwd=ROOT, timeout: int = 120) -> subprocess.Com
 @functools.cache
 def _server() -> subprocess.Popen:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                              cwd=ROOT, env=environment)  # fmt: skip
+    server = subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    )
     atexit.register(server.terminate)
     return server
 
@@ -87,7 +94,7 @@ def _become(command, cwd, out, err, timeout, env) -> None:
     os.environ.update(env)
     os.chdir(cwd)
     kind, program = command[:2] if command[0] in ("-m", "-c") else ("", command[0])
-    sys.argv[:] = command[1:] if kind == "-m" else command[bool(kind):]
+    sys.argv[:] = command[1:] if kind == "-m" else command[bool(kind) :]
     paths = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:1] = [cwd if kind else os.path.dirname(program), *paths]
     if kind == "-m":

@@ -154,8 +154,10 @@ def exact_denoiser(data, schedule):
     """The exact denoiser of `data`, with a learned variance for the samplers that ask for one."""
 
     def denoise(x, t):
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        x0, eps = oracles.mean_x0(data, alpha, sigma, x), oracles.mean_eps(data, alpha, sigma, x)
+        alpha = schedule.alpha(t)
+        sigma = schedule.sigma(t)
+        x0 = oracles.mean_x0(data, alpha, sigma, x)
+        eps = oracles.mean_eps(data, alpha, sigma, x)
         return Prediction(x0, eps, jnp.full_like(x, 0.3))
 
     return denoise

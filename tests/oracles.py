@@ -22,10 +22,10 @@ class Mixture(NamedTuple):
     """sum_k weights[k] N(means[k], axes[k] diag(variances[k]) axes[k]^T), by the eigenvectors of each covariance.
 
     Attributes:
-      weights: `[K]`, summing to one.
-      means: `[K, D]`.
-      axes: `[K, D, D]` orthonormal eigenvectors, in columns.
-      variances: `[K, D]` eigenvalues, >= 0.
+        weights: `[K]`, summing to one.
+        means: `[K, D]`.
+        axes: `[K, D, D]` orthonormal eigenvectors, in columns.
+        variances: `[K, D]` eigenvalues, >= 0.
     """
 
     weights: np.ndarray | Array
@@ -62,7 +62,8 @@ def _whitened(data: Mixture, alpha, sigma, x):
     """alpha, sigma and C's eigenvalues as `[B, K, D]`, and axes_k^T (x - alpha mu_k) as `[B, K, D]`."""
     # Converted here: JAX may remember a numpy constant in the precision in which it first saw it.
     data = jax.tree.map(jnp.asarray, data)
-    alpha, sigma = _left(alpha, 3), _left(sigma, 3)
+    alpha = _left(alpha, 3)
+    sigma = _left(sigma, 3)
     difference = x[:, None, :] - alpha * data.means
     rotated = jnp.einsum("kij,bki->bkj", data.axes, difference)
     return alpha, sigma, alpha**2 * data.variances + sigma**2, rotated
@@ -142,8 +143,12 @@ def flow_by_integration(data: Mixture, start: tuple[float, float], end: tuple[fl
     x = np.asarray(x, np.float64)
     span = (np.log(sigma_t / alpha_t), np.log(sigma_s / alpha_s))
     solution = scipy.integrate.solve_ivp(
-        lambda log_ratio, y: np.asarray(_slope(data, log_ratio, y.reshape(x.shape))).ravel(), span,
-        (x / alpha_t).ravel(), method="DOP853", rtol=1e-12, atol=1e-13,
+        lambda log_ratio, y: np.asarray(_slope(data, log_ratio, y.reshape(x.shape))).ravel(),
+        span,
+        (x / alpha_t).ravel(),
+        method="DOP853",
+        rtol=1e-12,
+        atol=1e-13,
     )
     if not solution.success:
         raise RuntimeError(solution.message)
@@ -211,6 +216,10 @@ def padded(data: Mixture, components: int) -> Mixture:
 def monotone_network() -> dict:
     """Parameters of a learned schedule with a bend: a few hidden units, some weights and the range negative."""
     return {
-        "log_snr_max": 11.0, "range": -15.0, "slope": -0.4, "inner": np.array([2.0, -5.0, 1.0]),
-        "bias": np.array([0.5, -1.0, 3.0]), "outer": np.array([1.0, 2.0, -0.7]),
+        "log_snr_max": 11.0,
+        "range": -15.0,
+        "slope": -0.4,
+        "inner": np.array([2.0, -5.0, 1.0]),
+        "bias": np.array([0.5, -1.0, 3.0]),
+        "outer": np.array([1.0, 2.0, -0.7]),
     }

@@ -4,7 +4,8 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 
-VERSION, OVER_FILES = 0x20080522, (1 << 1) | (1 << 2)  # capabilities(7): CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+VERSION = 0x20080522  # capabilities(7): CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+OVER_FILES = (1 << 1) | (1 << 2)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -21,7 +22,7 @@ def drop() -> ctypes.Array:
 
 @contextlib.contextmanager
 def dropped() -> Iterator[None]:
-    """`drop` within a ``with`` block."""
+    """`drop` within a `with` block."""
     held = drop()
     try:
         yield

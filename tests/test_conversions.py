@@ -32,13 +32,15 @@ def _exact(schedule):
 def _times(schedule, other, count=7):
     """Times of `schedule` at log-SNRs that both schedules have, near their common ends and between."""
     ends = [(float(s.log_snr(max(s.t_min, 1e-3))), float(s.log_snr(s.t_max))) for s in (schedule, other)]
-    highest, lowest = min(high for high, _ in ends) - 0.01, max(max(low for _, low in ends), -12.0) + 0.01
+    highest = min(high for high, _ in ends) - 0.01
+    lowest = max(max(low for _, low in ends), -12.0) + 0.01
     return jnp.asarray(schedule.inverse_log_snr(np.linspace(highest, lowest, count)))
 
 
 @pytest.mark.parametrize("trained, sampled", PAIRS)
 def test_the_exact_denoiser_is_converted_into_the_exact_denoiser(trained, sampled, x64):
-    trained, sampled = ALL_SCHEDULES[trained], ALL_SCHEDULES[sampled]
+    trained = ALL_SCHEDULES[trained]
+    sampled = ALL_SCHEDULES[sampled]
     t = _times(sampled, trained)
     noise = np.random.default_rng(0).standard_normal((2, t.size, 2))
     x_t = sampled.alpha(t)[:, None] * noise[0] + sampled.sigma(t)[:, None] * noise[1]
@@ -50,7 +52,8 @@ def test_the_exact_denoiser_is_converted_into_the_exact_denoiser(trained, sample
 
 def test_it_is_the_scaling_that_edm_gives_to_vp_networks(x64):
     """Karras et al. 2022, table 1, column VP: D = x - sigma F(x / sqrt(sigma^2 + 1), t) with t = sigma^-1(sigma)."""
-    trained, sampled = schedules.variance_preserving(), schedules.edm()
+    trained = schedules.variance_preserving()
+    sampled = schedules.edm()
     seen = []
 
     def network(x, clock, condition):
@@ -73,7 +76,8 @@ def test_it_is_the_scaling_that_edm_gives_to_vp_networks(x64):
 
 def test_sampling_under_another_schedule_gives_its_samples(x64):
     """Heun along EDM's noise levels, with a denoiser of the cosine schedule and with one of EDM's own."""
-    trained, sampled = SCHEDULES["cosine"], SCHEDULES["edm"]
+    trained = SCHEDULES["cosine"]
+    sampled = SCHEDULES["edm"]
     plan = timesteps.plan(timesteps.karras(sampled, 4, 0.02, 80.0))
     keys = jax.random.split(jax.random.key(0), 3)
     x = 80 * jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)))
@@ -86,13 +90,15 @@ def test_sampling_under_another_schedule_gives_its_samples(x64):
 @pytest.mark.parametrize("t", [1.0, 0.0, 1e-7])
 def test_beyond_the_trained_times_the_prediction_stays_consistent(trained, t):
     """No such noise level was trained: finite, alpha x0 + sigma eps = x_t, and near the exact estimate."""
-    trained, sampled = SCHEDULES[trained], schedules.rectified_flow()
+    trained = SCHEDULES[trained]
+    sampled = schedules.rectified_flow()
     asked = []
 
     def denoise(x, s):
         """The exact denoiser of N(0.4, 0.5^2 I)."""
         asked.append(s)
-        alpha, sigma = trained.alpha(s)[:, None], trained.sigma(s)[:, None]
+        alpha = trained.alpha(s)[:, None]
+        sigma = trained.sigma(s)[:, None]
         scaled = (x - alpha * 0.4) / (0.25 * alpha**2 + sigma**2)
         return Prediction(0.4 + 0.25 * alpha * scaled, sigma * scaled)
 
@@ -110,7 +116,8 @@ def test_beyond_the_trained_times_the_prediction_stays_consistent(trained, t):
 
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
 def test_any_shape_of_t_and_a_learned_variance(shape):
-    trained, sampled = SCHEDULES["cosine"], SCHEDULES["edm"]
+    trained = SCHEDULES["cosine"]
+    sampled = SCHEDULES["edm"]
     denoise = lambda x, s: Prediction(0 * x, x / trained.sigma(s).reshape(s.shape + (1,) * (3 - s.ndim)), x)
     x = jnp.ones((2, 3, 4))
     prediction = jax.jit(conversions.denoiser_under(denoise, trained, sampled))(x, jnp.full(shape, 0.3))

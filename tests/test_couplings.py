@@ -90,7 +90,8 @@ def test_entropic_plan_satisfies_its_definition(reg, shape, x64):
 def test_entropic_plan_is_the_minimum_of_its_objective(x64):
     """On 2 x 2 the plans are a segment: the least of cost + reg KL on it, by a scalar minimiser."""
     x, e = (a.astype(np.float64) for a in _batch(2))
-    cost, reg = _squared_distances(x, e), 0.7
+    cost = _squared_distances(x, e)
+    reg = 0.7
     table = lambda p: np.array([[p, 0.5 - p], [0.5 - p, p]])
     objective = lambda p: (table(p) * (cost + reg * np.log(table(p) * 4))).sum()
     best = scipy.optimize.minimize_scalar(objective, bounds=(1e-9, 0.5 - 1e-9), options={"xatol": 1e-12}).x
@@ -113,7 +114,8 @@ def test_entropic_plan_tends_to_the_exact_one_and_to_independence(x64):
 
 def test_entropic_plan_in_float32_does_not_mind_where_the_data_lies():
     x, e = _batch(8)
-    here, far = entropic_plan(x, e, 0.5), entropic_plan(x + 100.0, e - 30.0, 0.5)
+    here = entropic_plan(x, e, 0.5)
+    far = entropic_plan(x + 100.0, e - 30.0, 0.5)
     assert np.isfinite(here).all()
     np.testing.assert_allclose(np.exp(far), np.exp(here), atol=1e-3)
     np.testing.assert_allclose(np.exp(here).sum(0), 1 / 8, rtol=2e-3)
@@ -129,7 +131,8 @@ def test_sinkhorn_draws_from_its_plan():
     plan = 8 * np.exp(np.asarray(entropic_plan(x0, eps, 1.0), np.float64))
     for i in range(8):
         likely = plan[i] * 4000 > 5
-        observed, expected = choice[:, i, likely].sum(0), plan[i, likely] * 4000
+        observed = choice[:, i, likely].sum(0)
+        expected = plan[i, likely] * 4000
         assert scipy.stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-4
     both = (choice[:, 0, :, None] & choice[:, 1, None, :]).mean(0)
     np.testing.assert_allclose(both, np.outer(plan[0], plan[1]), atol=4 * (0.25 / 4000) ** 0.5)

@@ -28,9 +28,11 @@ def _grid(steps):
 @pytest.mark.parametrize("schedule_name", slow_but([("cosine",)], [("cosine",), ("edm",)]))
 def test_what_is_known_has_its_exact_law_at_every_time(schedule_name):
     """q(x_s | x_0) after each step but those that renoise, the data itself at the end; nothing else is touched."""
-    schedule, count = SCHEDULES[schedule_name], 3000
+    schedule = SCHEDULES[schedule_name]
+    count = 3000
     plan = timesteps.plan(np.array([0.9, 0.5, 0.7, 0.0]), np.array([False, True, False]))
-    known, x = jnp.full((count, 2), KNOWN), jnp.full((count, 2), 7.0)
+    known = jnp.full((count, 2), KNOWN)
+    x = jnp.full((count, 2), 7.0)
     hook = editing.replacement(schedule, plan, known, MASK)
     alpha, sigma = level(schedule, 0.5)
     out = hook(x, plan.s[0], 0, jax.random.split(jax.random.key(0), count))
@@ -117,10 +119,12 @@ def test_reconstruction_guidance_mends_replacement(name):
 
 @pytest.mark.parametrize("name", slow_but([("ddim",)], [("ddim",), ("ddpm",)]))
 def test_sdedit_forgets_the_image_at_one_end_and_returns_it_at_the_other(name):
-    schedule, keys = schedules.rectified_flow(), jax.random.split(jax.random.key(0), 3)
+    schedule = schedules.rectified_flow()
+    keys = jax.random.split(jax.random.key(0), 3)
     images = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 2)), jnp.float32)
     grid = np.append(timesteps.uniform(schedule, 8)[:-1], [1e-4, 0.0])
-    denoise, sampler = exact_denoiser(DATA, schedule), getattr(samplers, name)()
+    denoise = exact_denoiser(DATA, schedule)
+    sampler = getattr(samplers, name)()
     edit = lambda image, t_0: editing.sdedit(sampler, denoise, schedule, image, grid, t_0, keys)
     both = lambda t_0: jax.jit(jax.vmap(lambda image: edit(image, t_0)))(images)
     one, other = both(1.0)
@@ -133,9 +137,11 @@ def test_sdedit_forgets_the_image_at_one_end_and_returns_it_at_the_other(name):
 
 def test_sdedit_takes_a_time_of_the_grid_that_is_t_0_but_for_rounding_as_no_step():
     """A step of no length has no second-order term: 1 - 0.8 is 0.2 less one rounding, and gave NaN."""
-    images, keys = jnp.ones((2, 2)), jax.random.split(jax.random.key(0), 2)
-    edit = lambda grid: editing.sdedit(samplers.dpmpp_2m(), exact_denoiser(DATA, SCHEDULE), SCHEDULE, images,
-                                       np.array(grid), 0.2, keys)  # fmt: skip
+    images = jnp.ones((2, 2))
+    keys = jax.random.split(jax.random.key(0), 2)
+    edit = lambda grid: editing.sdedit(
+        samplers.dpmpp_2m(), exact_denoiser(DATA, SCHEDULE), SCHEDULE, images, np.array(grid), 0.2, keys
+    )
     assert 1 - 0.8 < 0.2
     np.testing.assert_array_equal(edit([1.0, 1 - 0.8, 0.1, 0.05]), edit([1.0, 0.2, 0.1, 0.05]))
 
@@ -144,7 +150,8 @@ def test_sdedit_takes_a_time_of_the_grid_that_is_t_0_but_for_rounding_as_no_step
 def test_sdedit_follows_the_flow_from_the_noised_image():
     """The mean over the noise of a Gaussian's flow is the flow of alpha x, which is affine."""
     count, t_0 = 4000, 0.4
-    keys, image = jax.random.split(jax.random.key(0), count), jnp.tile(jnp.array([1.5, 0.2]), (count, 1))
+    keys = jax.random.split(jax.random.key(0), count)
+    image = jnp.tile(jnp.array([1.5, 0.2]), (count, 1))
     grid = np.linspace(1.0, 0.05, 40)
     out = editing.sdedit(samplers.heun(), exact_denoiser(DATA, SCHEDULE), SCHEDULE, image, grid, t_0, keys)
     ends = level(SCHEDULE, t_0), level(SCHEDULE, 0.05)
@@ -183,11 +190,17 @@ def test_outpainting_keeps_the_picture_in_its_place():
         variance = SCHEDULE.alpha(t) ** 2 + SCHEDULE.sigma(t) ** 2
         return Prediction(SCHEDULE.alpha(t) * x / variance, SCHEDULE.sigma(t) * x / variance)
 
-    keys, plan = jax.random.split(jax.random.key(0), 2), timesteps.plan(timesteps.uniform(SCHEDULE, 3))
+    keys = jax.random.split(jax.random.key(0), 2)
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 3))
     out = samplers.sample(
-        samplers.ddim(), guidance.windows(denoise, (4, 4), (2, 2)), SCHEDULE, samplers.prior(SCHEDULE, keys, (4, 9, 1)),
-        plan, keys, after_step=editing.replacement(SCHEDULE, plan, canvas, mask),
-    )  # fmt: skip
+        samplers.ddim(),
+        guidance.windows(denoise, (4, 4), (2, 2)),
+        SCHEDULE,
+        samplers.prior(SCHEDULE, keys, (4, 9, 1)),
+        plan,
+        keys,
+        after_step=editing.replacement(SCHEDULE, plan, canvas, mask),
+    )
     np.testing.assert_array_equal(out[:, :, 3:7], images)
     assert np.isfinite(out).all() and sizes == {(2, 4, 4, 1)}
 
@@ -210,8 +223,7 @@ def test_prompt_to_prompt_opens_the_door_while_it_is_early():
     np.testing.assert_array_equal(seen, [door, 0 * door, door * np.array([[1], [0], [1], [0]])])
     repeat = lambda a: jnp.concatenate([a, a])
     twice = editing.prompt_to_prompt(
-        lambda network: lambda x, t: network(repeat(x), repeat(t), jax.tree.map(repeat, condition)),
-        network, until=0.6,
+        lambda network: lambda x, t: network(repeat(x), repeat(t), jax.tree.map(repeat, condition)), network, until=0.6
     )
     twice(x, jnp.array([0.9, 0.1, 0.9, 0.1]))
     np.testing.assert_array_equal(seen[-1], np.tile(door * np.array([[1], [0], [1], [0]]), (2, 1)))

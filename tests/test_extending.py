@@ -87,8 +87,11 @@ def test_the_schedule_passes_the_suite_of_schedules(power):
     schedule_suite.test_low_precision_times_are_promoted(power, "power")
     schedule_suite.test_any_shape_of_t(power, "power")
     with jax.enable_x64(True):
-        for test in (schedule_suite.test_ends, schedule_suite.test_drift_and_diffusion_are_the_derivatives,
-                     schedule_suite.test_norm_is_one_along_the_process):  # fmt: skip
+        for test in (
+            schedule_suite.test_ends,
+            schedule_suite.test_drift_and_diffusion_are_the_derivatives,
+            schedule_suite.test_norm_is_one_along_the_process,
+        ):
             test(power, "power", None)
         schedule_suite.test_inverse_returns_t(power, "power", np.float64, 1e-9)
 
@@ -96,16 +99,20 @@ def test_the_schedule_passes_the_suite_of_schedules(power):
 def test_the_objective_is_least_at_the_mean_of_what_has_one_x_t(ideas):
     """Pairs (x_0, eps) and their mirror images about the mean given x_t have one x_t, so that by symmetry the mean is
     the best output; and the loss there is that of the formula, by hand."""
-    schedule, t, c = schedules.rectified_flow(), 0.25, 0.5
+    schedule = schedules.rectified_flow()
+    t = 0.25
+    c = 0.5
     density = timesteps.Density(tuple, lambda state, keys, i: (jnp.full(len(keys), t), jnp.ones(len(keys))), None)
     objective = ideas.huber(density, parameterizations.velocity(), c=c)
     d = np.array([[0.3, -0.2], [-0.3, 0.2], [0.1, 0.7], [-0.1, -0.7]], np.float32)
-    x_t, mean = np.float32([0.5, -1.0]), np.float32([0.2, 0.4])  # mean is that of x_0 given x_t
+    x_t = np.float32([0.5, -1.0])  # mean is that of x_0 given x_t
+    mean = np.float32([0.2, 0.4])
     x_0 = mean + d
     eps = (x_t - (1 - t) * x_0) / t
     best = (x_t - mean) / t  # E[eps - x_0 | x_t], since eps - x_0 = (x_t - x_0) / t
 
-    batch, keys = {"x": jnp.asarray(x_0), "noise": jnp.asarray(eps)}, jax.random.split(jax.random.key(0), 4)
+    batch = {"x": jnp.asarray(x_0), "noise": jnp.asarray(eps)}
+    keys = jax.random.split(jax.random.key(0), 4)
 
     @jax.jit
     def slope_and_losses(bias):
@@ -124,10 +131,12 @@ def test_the_objective_is_least_at_the_mean_of_what_has_one_x_t(ideas):
 
 def test_the_sampler_quarters_its_error_with_half_the_step(ideas):
     """On the Gaussian of variance v, whose flow is x_s / x_t = std(s) / std(t), std^2 = alpha^2 v + sigma^2."""
-    v, line = 0.3, schedules.rectified_flow()
+    v = 0.3
+    line = schedules.rectified_flow()
     variance = lambda t: (1 - t) ** 2 * v + t**2
     denoise = lambda x, t: parameterizations.Prediction((1 - t) * v / variance(t) * x, t / variance(t) * x)
-    sampler, errors = ideas.ralston(), []
+    sampler = ideas.ralston()
+    errors = []
     for steps in (8, 16):
         plan = timesteps.plan(np.linspace(0.9, 0.1, steps + 1))
         state = sampler.init(jnp.ones((1, 1)), line, plan)
@@ -182,7 +191,8 @@ def test_the_backbone_passes_the_suite_of_backbones(ideas, monkeypatch):
     backbone = backbones.Backbone(module, (8, 8, 3), backbones.labels)
     monkeypatch.setitem(backbone_suite.BACKBONES, "conv_net", backbone)
     params, network = backbone_suite.made("conv_net")
-    apply, inputs = lambda *arguments: network(params, *arguments), backbones.inputs(backbone)
+    apply = lambda *arguments: network(params, *arguments)
+    inputs = backbones.inputs(backbone)
     at = (apply, *inputs, apply(*inputs))
     backbone_suite.test_outside_jit_and_with_one_time_it_is_the_same("conv_net", at)
     backbone_suite.test_examples_do_not_see_each_other("conv_net", at)
@@ -202,7 +212,8 @@ def test_the_dataset_is_read_by_the_pipeline(tmp_path, monkeypatch):
     batch = next(batches)
     batches.close()
     assert batch["image"].shape == (32, 8, 8, 1)
-    images, radius = np.asarray(batch["image"][..., 0], float), 1 + np.asarray(batch["label"])
+    images = np.asarray(batch["image"][..., 0], float)
+    radius = 1 + np.asarray(batch["label"])
     x, y = np.mgrid[:8, :8] - 3.5
     weighed = (np.hypot(x, y) * images).sum(axis=(1, 2)) / images.sum(axis=(1, 2))  # the mean radius of the bright ones
     assert set(radius) == {1, 2, 3}
@@ -266,8 +277,10 @@ def test_a_file_that_fails_is_told_in_a_sentence(tmp_path, text, words):
 
 def test_a_sweep_knows_the_names_of_its_commands_files(tmp_path):
     path = tmp_path / "swept.py"
-    path.write_text("from diffusion import schedules\nfrom experiments import names\n"
-                    "names.add(names.SCHEDULES, schedules.rectified_flow, 'swept')\n")  # fmt: skip
+    path.write_text(
+        "from diffusion import schedules\nfrom experiments import names\n"
+        "names.add(names.SCHEDULES, schedules.rectified_flow, 'swept')\n"
+    )
     assert sweep_commands.settings([("python", "-m", "experiments.train", f"--extend={path}")], {}, set()) == []
     assert names.SCHEDULES["swept"] is schedules.rectified_flow
 
@@ -278,12 +291,14 @@ def test_a_run_of_all_of_them_from_training_to_its_figures(file, tmp_path):
     base = pathlib.Path(__file__).parent.parent / "configs" / "digits.py"
     mine = [f"--extend={file}"]
     entries = {
-        "schedule": {"name": "power", "p": 1.5}, "objective": {
-            "name": "huber", "density": {"name": "uniform_density"}, "condition_dropout": 0.1},
-        "model": {"name": "conv_net", "width": 16, "depth": 1, "num_classes": 3}, "data.name": "rings",
-        "sample.sampler": {"name": "ralston"}, "sample.guidance": {"name": "capped", "scale": 1.5},
+        "schedule": {"name": "power", "p": 1.5},
+        "objective": {"name": "huber", "density": {"name": "uniform_density"}, "condition_dropout": 0.1},
+        "model": {"name": "conv_net", "width": 16, "depth": 1, "num_classes": 3},
+        "data.name": "rings",
+        "sample.sampler": {"name": "ralston"},
+        "sample.guidance": {"name": "capped", "scale": 1.5},
         "evaluate.features": ("pixels", "rows"),
-    }  # fmt: skip
+    }
     words = [f"--config.{field}={value}" for field, value in entries.items()]
     env = {**os.environ, "DIFFUSION_CACHE": str(tmp_path / "cache")}
     folder = f"--workdir={tmp_path / 'run'}"

@@ -10,7 +10,9 @@ from diffusion.parameterizations import Prediction
 from tests import oracles
 from tests.conformance import level
 
-FLOW, EDM, COSINE = schedules.rectified_flow(), schedules.edm(), schedules.cosine()
+FLOW = schedules.rectified_flow()
+EDM = schedules.edm()
+COSINE = schedules.cosine()
 DATA = oracles.tilted_gaussian()
 X = np.array([[0.9, -0.5], [-1.1, 1.6], [2.2, 0.3]])
 V = parameterizations.v()
@@ -22,7 +24,8 @@ def flow(schedule, t, s, x):
 
 def exact_denoiser(schedule):
     def denoise(x, t):
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        alpha = schedule.alpha(t)
+        sigma = schedule.sigma(t)
         return Prediction(oracles.mean_x0(DATA, alpha, sigma, x), oracles.mean_eps(DATA, alpha, sigma, x))
 
     return denoise
@@ -75,8 +78,9 @@ def test_mean_flow_and_shortcut_tell_their_networks_both_times():
 
 def test_exact_mean_velocity_is_the_flow_in_one_step_and_in_three(x64):
     """(x_t - flow) / (t - s), up and down, through the sampler of flow maps."""
-    exact = jax.vmap(lambda x, t, s: oracles.flow(
-        DATA, (FLOW.alpha(t), FLOW.sigma(t)), (FLOW.alpha(s), FLOW.sigma(s)), x[None])[0])
+    exact = jax.vmap(
+        lambda x, t, s: oracles.flow(DATA, (FLOW.alpha(t), FLOW.sigma(t)), (FLOW.alpha(s), FLOW.sigma(s)), x[None])[0]
+    )
     network = lambda x, clocks, c: (x - exact(x, *clocks)) / (clocks[0] - clocks[1])[:, None]
     flow_map = flow_maps.mean_flow(network, FLOW, clocks=flow_maps.start_and_end())
     for grid in ([1.0, 0.0], [1.0, 0.7, 0.2, 0.0], [0.1, 0.5, 0.9]):
@@ -109,7 +113,8 @@ def test_consistency_boundary_is_the_published_one(x64):
 
 def test_consistency_boundary_without_sigma_min_is_edms(x64):
     """On any schedule, both ends included."""
-    boundary, edm = flow_maps.consistency_boundary(0.7, 0.0), parameterizations.edm(0.7)
+    boundary = flow_maps.consistency_boundary(0.7, 0.0)
+    edm = parameterizations.edm(0.7)
     for schedule, t in ((FLOW, 0.0), (FLOW, 0.3), (FLOW, 1.0), (EDM, 0.5)):
         ours, theirs = (p.to_prediction(schedule, t, X, -X) for p in (boundary, edm))
         np.testing.assert_allclose(ours.x0, theirs.x0, rtol=1e-12, atol=1e-12)
@@ -119,7 +124,8 @@ def test_consistency_boundary_without_sigma_min_is_edms(x64):
 def test_latent_consistency_boundary_is_the_published_one(x64):
     """c_skip = 0.25 / ((10 n)^2 + 0.25), c_out = 10 n / sqrt((10 n)^2 + 0.25) at step n = 1000 t; x itself at n = 0."""
     schedule = schedules.linear_beta()
-    latent, epsilon = flow_maps.latent_consistency(parameterizations.epsilon()), parameterizations.epsilon()
+    latent = flow_maps.latent_consistency(parameterizations.epsilon())
+    epsilon = parameterizations.epsilon()
     for n in (1, 20, 1000):
         x_0 = epsilon.to_prediction(schedule, n / 1000, X, 0.3 * X).x0
         expected = 0.25 / ((10 * n) ** 2 + 0.25) * X + 10 * n / np.sqrt((10 * n) ** 2 + 0.25) * x_0
@@ -129,7 +135,8 @@ def test_latent_consistency_boundary_is_the_published_one(x64):
 
 def test_a_map_that_starts_and_ends_at_the_data_stands_still():
     """Where sigma = 0 the noise of a prediction is 0 / 0, and 0 times that is not 0."""
-    x, latent = jnp.float32(X), flow_maps.latent_consistency(V)
+    x = jnp.float32(X)
+    latent = flow_maps.latent_consistency(V)
     assert np.isnan(latent.to_prediction(FLOW, 0.0, x, 0.3 * x).eps).all()
     flow_map = flow_maps.consistency(lambda x, clock, condition: 0.3 * x, FLOW, latent)
     np.testing.assert_array_equal(flow_map(x, 0.0, 0.0), x)

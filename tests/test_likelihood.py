@@ -26,7 +26,8 @@ def exact_prior(data, schedule):
 
 def error(data, schedule, solver, x, divergence=None):
     """The largest difference from the closed form; and the result."""
-    prior, expected = exact_prior(data, schedule), oracles.log_density(data, *level(schedule, solver.start), x)
+    prior = exact_prior(data, schedule)
+    expected = oracles.log_density(data, *level(schedule, solver.start), x)
     solve = lambda x: likelihood.log_likelihood(
         exact_denoiser(data, schedule), schedule, x, solver, divergence or likelihood.exact(), prior
     )
@@ -59,7 +60,8 @@ def test_order_4():
 @x64
 def test_latent_is_the_flow_of_the_gaussian():
     """Also the density where the variance is not preserved, and u is not x."""
-    schedule, x = SCHEDULES["edm"], points()
+    schedule = SCHEDULES["edm"]
+    x = points()
     wrong, found = error(DATA["gaussian"], schedule, ode.runge_kutta(likelihood.times(schedule, 64)), x)
     expected = oracles.flow(DATA["gaussian"], level(schedule, schedule.t_min), level(schedule, 1.0), x)
     np.testing.assert_allclose(found.latent, expected, rtol=1e-6)
@@ -68,11 +70,12 @@ def test_latent_is_the_flow_of_the_gaussian():
 
 @x64
 def test_adaptive_steps_give_the_closed_form_and_depend_on_their_example_alone():
-    data, solver = DATA["mixture"], ode.dormand_prince(0.0, 1.0, rtol=1e-8, atol=1e-8)
+    data = DATA["mixture"]
+    solver = ode.dormand_prince(0.0, 1.0, rtol=1e-8, atol=1e-8)
     prior = exact_prior(data, FLOW)
-    solve = jax.jit(lambda x: likelihood.log_likelihood(
-        exact_denoiser(data, FLOW), FLOW, x, solver, likelihood.exact(), prior
-    ))
+    solve = jax.jit(
+        lambda x: likelihood.log_likelihood(exact_denoiser(data, FLOW), FLOW, x, solver, likelihood.exact(), prior)
+    )
     x = points(3)
     found = solve(x)
     np.testing.assert_allclose(found.log_density, oracles.log_density(data, 1.0, 0.0, x), atol=1e-5)
@@ -84,7 +87,8 @@ def test_adaptive_steps_give_the_closed_form_and_depend_on_their_example_alone()
 @x64
 def test_hutchinson_with_a_probe_that_stays():
     """Of a Gaussian, d theta integrates z^T J z to sum_i (q_i . z)^2 ln(c_i(T) / c_i(0)) / 2, by eigenvector q_i."""
-    data, x = DATA["gaussian"], points(4)
+    data = DATA["gaussian"]
+    x = points(4)
     keys = jax.random.split(jax.random.key(0), 4)
     solver = ode.runge_kutta(likelihood.times(FLOW, 64))
     probes = likelihood.normal(keys, (2,), 3)
@@ -147,17 +151,21 @@ def test_prior_is_that_of_the_schedule(schedule_name):
 
 def test_small_images_in_float32():
     """What float32 leaves of the same closed form, for examples of another rank."""
-    data, x = DATA["gaussian"], points().astype(jnp.float32)
-    flat, prior = exact_denoiser(data, FLOW), exact_prior(data, FLOW)
+    data = DATA["gaussian"]
+    x = points().astype(jnp.float32)
+    flat = exact_denoiser(data, FLOW)
+    prior = exact_prior(data, FLOW)
 
     def denoise(image, t):
         prediction = flat(image.reshape(-1, 2), t)
         return Prediction(prediction.x0.reshape(image.shape), prediction.eps.reshape(image.shape))
 
     solver = ode.runge_kutta(likelihood.times(FLOW, 32))
-    found = jax.jit(lambda images: likelihood.log_likelihood(
-        denoise, FLOW, images, solver, likelihood.exact(), lambda image: prior(image.reshape(-1, 2))
-    ))(x.reshape(-1, 1, 2, 1))
+    found = jax.jit(
+        lambda images: likelihood.log_likelihood(
+            denoise, FLOW, images, solver, likelihood.exact(), lambda image: prior(image.reshape(-1, 2))
+        )
+    )(x.reshape(-1, 1, 2, 1))
     assert found.log_density.dtype == jnp.float32 and found.latent.shape == (5, 1, 2, 1)
     np.testing.assert_allclose(found.log_density, oracles.log_density(data, 1.0, 0.0, x), atol=1e-3)
 
@@ -195,7 +203,8 @@ def test_bad_input():
         likelihood.times(FLOW, 0)
     with pytest.raises(ValueError, match=r"t_start = 0.0 must be in \[0.001, 1\)"):
         likelihood.times(SCHEDULES["linear_beta"], 4, t_start=0.0)
-    denoise, x = exact_denoiser(DATA["gaussian"], FLOW), points()
+    denoise = exact_denoiser(DATA["gaussian"], FLOW)
+    x = points()
     outside = lambda schedule: likelihood.log_likelihood(
         denoise, schedule, x, ode.runge_kutta([0.0, 1.0]), likelihood.exact()
     )

@@ -41,7 +41,8 @@ def test_posterior_mean_and_density_equal_quadrature(data, alpha, sigma):
 @pytest.mark.parametrize("alpha, sigma", LEVELS)
 def test_score_eps_and_x0_agree(data, alpha, sigma):
     x = jnp.asarray(POINTS)
-    x0, eps = oracles.mean_x0(data, alpha, sigma, x), oracles.mean_eps(data, alpha, sigma, x)
+    x0 = oracles.mean_x0(data, alpha, sigma, x)
+    eps = oracles.mean_eps(data, alpha, sigma, x)
     gradient = jax.grad(lambda x: oracles.log_density(data, alpha, sigma, x).sum())(x)
     np.testing.assert_allclose(oracles.score(data, alpha, sigma, x), gradient, atol=1e-12)
     np.testing.assert_allclose(eps, -sigma * gradient, atol=1e-12)
@@ -49,15 +50,20 @@ def test_score_eps_and_x0_agree(data, alpha, sigma):
 
 
 def test_flow_of_a_gaussian_equals_integration():
-    data, start, end = oracles.tilted_gaussian(), (0.3, 0.95), (0.9, 0.2)
+    data = oracles.tilted_gaussian()
+    start = (0.3, 0.95)
+    end = (0.9, 0.2)
     by_formula = oracles.flow(data, start, end, jnp.asarray(POINTS))
     np.testing.assert_allclose(by_formula, oracles.flow_by_integration(data, start, end, POINTS), atol=1e-10)
 
 
 def test_flow_of_a_mixture_carries_probability():
     """log p_s(x_s) + log |dx_s / dx_t| = log p_t(x_t), the change of variables, by finite differences of the flow."""
-    data, start, end = oracles.three_gaussians(), (0.5, 0.8), (0.95, 0.3)
-    x, h = POINTS[0], 1e-4
+    data = oracles.three_gaussians()
+    start = (0.5, 0.8)
+    end = (0.95, 0.3)
+    x = POINTS[0]
+    h = 1e-4
     around = np.stack([x, x + [h, 0], x - [h, 0], x + [0, h], x - [0, h]])
     moved = oracles.flow_by_integration(data, start, end, around)
     jacobian = np.stack([moved[1] - moved[2], moved[3] - moved[4]], axis=1) / (2 * h)
@@ -75,7 +81,9 @@ def test_ancestral_moments_give_the_marginal():
 
 
 def test_posterior_covariance_by_the_law_of_total_variance():
-    data, alpha, sigma = oracles.tilted_gaussian(), 0.6, 0.5
+    data = oracles.tilted_gaussian()
+    alpha = 0.6
+    sigma = 0.5
     gain = jax.jacobian(lambda x: oracles.mean_x0(data, alpha, sigma, x[None])[0])(jnp.zeros(2))
     _, total = oracles.marginal(data, alpha, sigma)
     explained = gain @ total @ gain.T

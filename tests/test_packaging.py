@@ -21,14 +21,28 @@ import diffusion
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOUND = list(pkgutil.walk_packages(diffusion.__path__, "diffusion."))
-MODULES, PACKAGES = [found.name for found in FOUND], ["diffusion", *(found.name for found in FOUND if found.ispkg)]
+MODULES = [found.name for found in FOUND]
+PACKAGES = ["diffusion", *(found.name for found in FOUND if found.ispkg)]
 # Where the library reads datasets and writes runs: these need the extras "eval" or "train".
-OF_RUNS = ("diffusion.data.", "diffusion.training.runtime.agreement", "diffusion.training.checkpointing.checkpoints",
-           "diffusion.training.checkpointing.validation", "diffusion.metrics.image_sets", "diffusion.metrics.references",
-           "diffusion.metrics.protocols")  # fmt: skip
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint", "absl": "absl-py",
-                 "tensorflow_datasets": "tensorflow-datasets", "ml_collections": "ml-collections",
-                 "tensorstore": "orbax-checkpoint", "griffe": "griffelib"}  # fmt: skip
+OF_RUNS = (
+    "diffusion.data.",
+    "diffusion.training.runtime.agreement",
+    "diffusion.training.checkpointing.checkpoints",
+    "diffusion.training.checkpointing.validation",
+    "diffusion.metrics.image_sets",
+    "diffusion.metrics.references",
+    "diffusion.metrics.protocols",
+)
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "orbax": "orbax-checkpoint",
+    "absl": "absl-py",
+    "tensorflow_datasets": "tensorflow-datasets",
+    "ml_collections": "ml-collections",
+    "tensorstore": "orbax-checkpoint",
+    "griffe": "griffelib",
+}
 
 
 def required(*extras):
@@ -68,8 +82,11 @@ def test_experiments_import_what_the_extras_have():
 
 @pytest.mark.parametrize("lock, extra", [("requirements.txt", "dev"), ("requirements-playground.txt", "playground")])
 def test_the_locks_hold_every_requirement(lock, extra):
-    locked = {re.match(r"[\w.-]+", line)[0].replace("_", "-") for line in (ROOT / lock).read_text().splitlines()
-              if re.match(r"\w", line)}  # fmt: skip
+    locked = {
+        re.match(r"[\w.-]+", line)[0].replace("_", "-")
+        for line in (ROOT / lock).read_text().splitlines()
+        if re.match(r"\w", line)
+    }
     assert {name.replace("_", "-").lower() for name in required(extra)} <= {name.lower() for name in locked}
 
 
@@ -92,8 +109,12 @@ def test_public_names_are_listed_once_exist_and_say_what_they_are(name):
         assert documented, f"{name}.{public} has no docstring"
     # What is imported by name to be used from here is listed.
     tree = ast.parse(pathlib.Path(package.__file__).read_text())
-    brought = {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom)
-               and node.module.startswith("diffusion") for alias in node.names}  # fmt: skip
+    brought = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("diffusion")
+        for alias in node.names
+    }
     assert brought <= set(listed), f"{name}: {sorted(brought - set(listed))} are not in __all__"
 
 
@@ -104,8 +125,13 @@ def test_the_version_is_that_of_the_package_and_has_its_entry_in_the_changelog()
 
 @pytest.mark.slow
 def test_pyright_finds_nothing():
-    done = subprocess.run([sys.executable, "-m", "pyright", "--pythonpath", sys.executable], cwd=ROOT,
-                          capture_output=True, text=True, timeout=600)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -136,7 +162,8 @@ def installed(tmp_path_factory):
 
 def closure(names):
     """These distributions and all that they require here."""
-    found, open_ = set(), list(names)
+    found = set()
+    open_ = list(names)
     while open_:
         name = re.sub(r"[-_.]+", "-", open_.pop()).lower()
         if name in found:

@@ -22,7 +22,8 @@ def _pair(shape, seed=0):
 
 
 def _noised(schedule, t, x0, eps):
-    alpha, sigma = schedules.left_broadcast(schedule.alpha(t), x0), schedules.left_broadcast(schedule.sigma(t), x0)
+    alpha = schedules.left_broadcast(schedule.alpha(t), x0)
+    sigma = schedules.left_broadcast(schedule.sigma(t), x0)
     return alpha * x0 + sigma * eps
 
 
@@ -37,10 +38,12 @@ def _times_where_defined(schedule, *chosen):
 @every_parameterization
 @every_schedule
 def test_target_is_the_published_one(name, schedule_name, x64):
-    schedule, h = SCHEDULES[schedule_name], 1e-6
+    schedule = SCHEDULES[schedule_name]
+    h = 1e-6
     t = np.array([0.1003, 0.5004, 0.9002])  # away from the kinks of the discrete process
     x0, eps = (np.asarray(a, np.float64) for a in _pair((3, 2)))
-    alpha, sigma = np.asarray(schedule.alpha(t))[:, None], np.asarray(schedule.sigma(t))[:, None]
+    alpha = np.asarray(schedule.alpha(t))[:, None]
+    sigma = np.asarray(schedule.sigma(t))[:, None]
     rates = [np.asarray((f(t + h) - f(t - h)) / (2 * h))[:, None] for f in (schedule.alpha, schedule.sigma)]
     target = PARAMETERIZATIONS[name]().target(schedule, jnp.asarray(t), jnp.asarray(x0), jnp.asarray(eps))
     np.testing.assert_allclose(target, oracles.TARGETS[name](alpha, sigma, *rates, x0, eps), rtol=1e-6, atol=1e-8)
@@ -76,7 +79,8 @@ def _assert_cycle(schedule, first, second, constant=16):
 @every_schedule
 def test_any_output_gives_a_consistent_prediction(name, schedule_name):
     """alpha x0 + sigma eps = x_t holds for whatever the network says, not only for a perfect one."""
-    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()
+    schedule = SCHEDULES[schedule_name]
+    p = PARAMETERIZATIONS[name]()
     t = _times_where_defined(schedule, p)
     x_t, output = _pair((t.size, 5), seed=1)
     prediction = p.to_prediction(schedule, t, x_t, output)
@@ -90,7 +94,8 @@ def test_any_output_gives_a_consistent_prediction(name, schedule_name):
 @every_schedule
 def test_defined_says_where_values_are_finite(name, schedule_name):
     """Where `defined` says yes, nothing is infinite; where it says no, something is."""
-    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()
+    schedule = SCHEDULES[schedule_name]
+    p = PARAMETERIZATIONS[name]()
     t = jnp.asarray(TIMES)
     x0, eps = _pair((t.size, 2))
     defined = np.asarray(p.defined(schedule, t))
@@ -117,7 +122,8 @@ def test_the_others_are_accepted_on_every_schedule(name, schedule_name):
 @every_schedule
 def test_a_denoiser_that_was_accepted_is_finite_at_both_ends(name, schedule_name):
     """With a network that uses its clock: an infinite clock, not only an infinite coefficient, is a fault."""
-    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()
+    schedule = SCHEDULES[schedule_name]
+    p = PARAMETERIZATIONS[name]()
     network = lambda x, clock, condition: jnp.tanh(x) + jnp.cos(clock)[:, None]
     try:
         denoise = parameterizations.denoiser(network, schedule, p)
@@ -141,9 +147,11 @@ def test_check_names_the_first_bad_time():
 @pytest.mark.parametrize("sigma_data", [0.5, 1.3])
 def test_edm_preconditioning_is_table_1(sigma, sigma_data, x64):
     """c_skip, c_out, c_in, c_noise of Karras et al. 2022, each read off from what the parameterization does."""
-    schedule, p = schedules.edm(), parameterizations.edm(sigma_data=sigma_data)
+    schedule = schedules.edm()
+    p = parameterizations.edm(sigma_data=sigma_data)
     t = jnp.asarray([sigma / 80.0])
-    one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    one = jnp.ones((1, 1))
+    zero = jnp.zeros((1, 1))
     total = sigma**2 + sigma_data**2
     np.testing.assert_allclose(p.to_prediction(schedule, t, one, zero).x0, sigma_data**2 / total)
     np.testing.assert_allclose(p.to_prediction(schedule, t, zero, one).x0, sigma * sigma_data / np.sqrt(total))
@@ -153,13 +161,17 @@ def test_edm_preconditioning_is_table_1(sigma, sigma_data, x64):
 
 def test_edm_preconditioning_sees_only_the_noise_level(x64):
     """On another schedule: the network's input, its clock and the estimate are those of x_t / alpha at its level."""
-    p, reference, schedule = parameterizations.edm(), schedules.edm(), schedules.cosine()
+    p = parameterizations.edm()
+    reference = schedules.edm()
+    schedule = schedules.cosine()
     t = jnp.asarray([0.2, 0.6])
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    alpha = schedule.alpha(t)
+    sigma = schedule.sigma(t)
     level = sigma / alpha / 80.0  # the time of EDM's schedule at this noise level
     x, output = (jnp.asarray(a, jnp.float64) for a in _pair((2, 3)))
     scaled = x / alpha[:, None]
-    ours, theirs = p.to_prediction(schedule, t, x, output), p.to_prediction(reference, level, scaled, output)
+    ours = p.to_prediction(schedule, t, x, output)
+    theirs = p.to_prediction(reference, level, scaled, output)
     np.testing.assert_allclose(ours.x0, theirs.x0, rtol=1e-10)
     np.testing.assert_allclose(ours.eps, theirs.eps, rtol=1e-10)
     np.testing.assert_allclose(p.clock(schedule, t), p.clock(reference, level), rtol=1e-10)
@@ -189,7 +201,8 @@ CLOCKS = {
 @every_parameterization
 def test_network_is_fed_its_scale_its_clock_and_its_condition(name, clock):
     make, expected = CLOCKS[clock]
-    schedule, seen = schedules.linear_beta(), []
+    schedule = schedules.linear_beta()
+    seen = []
     p = PARAMETERIZATIONS[name](clock=make())
 
     def network(x, time, condition):
@@ -197,10 +210,12 @@ def test_network_is_fed_its_scale_its_clock_and_its_condition(name, clock):
         return jnp.zeros_like(x)
 
     x, _ = _pair((3, 4))
-    t, labels = jnp.array([0.003, 0.5, 1.0]), jnp.arange(3)
+    t = jnp.array([0.003, 0.5, 1.0])
+    labels = jnp.arange(3)
     parameterizations.denoiser(network, schedule, p, condition=labels)(x, t)
-    (fed, time, condition), = seen
-    alpha, sigma = np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
+    ((fed, time, condition),) = seen
+    alpha = np.asarray(schedule.alpha(t))
+    sigma = np.asarray(schedule.sigma(t))
     scale = 1 / np.sqrt(0.25 * alpha**2 + sigma**2) if name == "edm" else np.ones(3)
     np.testing.assert_allclose(fed, scale[:, None] * np.asarray(x), rtol=1e-6)
     np.testing.assert_allclose(time, expected(np.asarray(t), alpha, sigma), rtol=1e-5, atol=1e-6)
@@ -216,7 +231,8 @@ def test_the_clock_of_steps_counts_from_zero():
 @every_parameterization
 def test_a_scalar_time_is_told_to_every_example(name):
     """The network always gets one clock an example, float32 even from a bfloat16 time."""
-    schedule, seen = schedules.linear_beta(), []
+    schedule = schedules.linear_beta()
+    seen = []
     network = lambda x, time, condition: (seen.append(time), jnp.zeros_like(x))[1]
     denoise = parameterizations.denoiser(network, schedule, PARAMETERIZATIONS[name]())
     x, _ = _pair((3, 4))
@@ -232,7 +248,8 @@ def test_a_scalar_time_is_told_to_every_example(name):
 @pytest.mark.parametrize("shape, t_shape", [((3,), (3,)), ((3, 4, 1, 2), (3, 4))])
 def test_any_rank(name, shape, t_shape):
     """Each element is treated alike, whatever the rank of x, with a time an example or a time a frame."""
-    schedule, p = schedules.linear_beta(), PARAMETERIZATIONS[name]()
+    schedule = schedules.linear_beta()
+    p = PARAMETERIZATIONS[name]()
     t = jnp.asarray(np.linspace(0.2, 0.9, int(np.prod(t_shape)), dtype=np.float32).reshape(t_shape))
     x, output = _pair(shape)
     prediction = p.to_prediction(schedule, t, x, output)
@@ -254,12 +271,15 @@ def test_half_precision_networks_give_float32_predictions(name):
 @pytest.mark.parametrize("schedule_name", ["linear_beta", "edm"])
 def test_exact_network_gives_the_exact_denoiser(name, schedule_name, x64):
     """On Gaussian data, the expected target is what the network should say; read back it is the oracle's denoiser."""
-    schedule, data = SCHEDULES[schedule_name], oracles.tilted_gaussian()
+    schedule = SCHEDULES[schedule_name]
+    data = oracles.tilted_gaussian()
     p = PARAMETERIZATIONS[name]()
     t = jnp.asarray([0.1, 0.5, 0.9])
     x = jnp.asarray(_pair((3, 2))[0], jnp.float64)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    x0, eps = oracles.mean_x0(data, alpha, sigma, x), oracles.mean_eps(data, alpha, sigma, x)
+    alpha = schedule.alpha(t)
+    sigma = schedule.sigma(t)
+    x0 = oracles.mean_x0(data, alpha, sigma, x)
+    eps = oracles.mean_eps(data, alpha, sigma, x)
     network = lambda scaled, clock, condition: p.target(schedule, t, x0, eps)  # targets are linear in the pair
     prediction = parameterizations.denoiser(network, schedule, p)(x, t)
     np.testing.assert_allclose(prediction.x0, x0, rtol=1e-9, atol=1e-10)
@@ -271,10 +291,12 @@ def test_exact_network_gives_the_exact_denoiser(name, schedule_name, x64):
 
 @every_parameterization
 def test_learned_variance_splits_the_channels(name):
-    schedule, inner = schedules.linear_beta(), PARAMETERIZATIONS[name]()
+    schedule = schedules.linear_beta()
+    inner = PARAMETERIZATIONS[name]()
     p = parameterizations.learned_variance(inner)
     x, output = _pair((2, 4, 4, 3))
-    t, fraction = jnp.array([0.2, 0.9]), jnp.linspace(-1, 1, x.size).reshape(x.shape)
+    t = jnp.array([0.2, 0.9])
+    fraction = jnp.linspace(-1, 1, x.size).reshape(x.shape)
     prediction = p.to_prediction(schedule, t, x, jnp.concatenate([output, fraction], axis=-1))
     plain = inner.to_prediction(schedule, t, x, output)
     np.testing.assert_array_equal(prediction.x0, plain.x0)
@@ -304,7 +326,8 @@ def test_predictions_are_pytrees_without_a_variance():
 @pytest.mark.parametrize("t", [-0.1, 1.01, float("nan"), [0.5, 1.2], 700])
 def test_times_out_of_range_are_refused_in_eager_use(t):
     """A step's index in the place of a time is the usual mistake; a compiled program has no values to look at."""
-    schedule, x = schedules.cosine(), jnp.ones((2, 3))
+    schedule = schedules.cosine()
+    x = jnp.ones((2, 3))
     denoise = parameterizations.denoiser(lambda x, clock, condition: x, schedule, parameterizations.v())
     with pytest.raises(ValueError, match=r"outside of this schedule's times, \[0, 1\]"):
         denoise(x, t)

@@ -49,7 +49,8 @@ def test_the_commands_of_the_tour_run(tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/digits_tiny").symlink_to("digits")  # the one that the sweep's tiny preset samples
-    env, ran = {**os.environ, "PYTHONPATH": str(ROOT), "DIFFUSION_CACHE": str(tmp_path / "cache")}, 0
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "DIFFUSION_CACHE": str(tmp_path / "cache")}
+    ran = 0
     for language, code in re.findall(r"```(sh|python)\n(.*?)```", section("A tour"), re.DOTALL):
         if language == "python":
             names: dict = {}

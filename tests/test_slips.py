@@ -18,9 +18,12 @@ from diffusion import (
 )
 from tests.objectives import few_step_cases, objective_cases
 
-FLOW, V = schedules.rectified_flow(), parameterizations.velocity()
-KEYS, X = jax.random.split(jax.random.key(0), 4), jnp.ones((4, 2))
-PLAN, CALLED = timesteps.plan(timesteps.uniform(FLOW, 3)), "has to be called"
+FLOW = schedules.rectified_flow()
+V = parameterizations.velocity()
+KEYS = jax.random.split(jax.random.key(0), 4)
+X = jnp.ones((4, 2))
+PLAN = timesteps.plan(timesteps.uniform(FLOW, 3))
+CALLED = "has to be called"
 
 
 def network(x, clock, condition):
@@ -36,7 +39,9 @@ DENOISE = parameterizations.denoiser(network, FLOW, V)
 MAP = flow_maps.mean_flow(network, FLOW)
 
 
-HEUN, MODEL, BATCH = samplers.heun(), {"model": network}, {"x": X}
+HEUN = samplers.heun()
+MODEL = {"model": network}
+BATCH = {"x": X}
 
 
 def train(networks=MODEL, schedule=FLOW, keys=KEYS, batch=BATCH, objective=MATCHING):
@@ -66,35 +71,60 @@ SLIPS = {
     "too few keys": (lambda: train(keys=KEYS[:2]), ValueError, r"got keys of shape \(2,\)"),
     "schedule's function": (lambda: train(schedule=schedules.cosine), TypeError, f"rectified_flow.*cosine.*{CALLED}"),
     "dropout": (
-        lambda: train(objective=objectives.with_condition_dropout(MATCHING, 0, 0.1)), ValueError, "none; labels are"
+        lambda: train(objective=objectives.with_condition_dropout(MATCHING, 0, 0.1)),
+        ValueError,
+        "none; labels are",
     ),
     "dropout, one key": (
-        lambda: train(keys=KEYS[0], objective=objectives.with_condition_dropout(MATCHING, 0, 0.1)), ValueError, "single"
+        lambda: train(keys=KEYS[0], objective=objectives.with_condition_dropout(MATCHING, 0, 0.1)),
+        ValueError,
+        "single",
     ),
     "coupling": (
         lambda: train(objective=objectives.flow_matching(timesteps.uniform_density(FLOW), lambda k, x, e: e[:, 0])),
-        ValueError, r"\(4, 2\), and has \(4,\)",
+        ValueError,
+        r"\(4, 2\), and has \(4,\)",
     ),
     "distance": (
-        lambda: train(objective=objectives.consistency_training(
-            V, timesteps.uniform_density(FLOW), few_step_cases.near(0.2), lambda a, b: ((a - b) ** 2).mean(),
-            target="model",
-        )), ValueError, r"one number an example, must have the shape \(4,\)",
+        lambda: train(
+            objective=objectives.consistency_training(
+                V,
+                timesteps.uniform_density(FLOW),
+                few_step_cases.near(0.2),
+                lambda a, b: ((a - b) ** 2).mean(),
+                target="model",
+            )
+        ),
+        ValueError,
+        r"one number an example, must have the shape \(4,\)",
     ),
     "losses": (
-        lambda: train(objective=objectives.added(
-            objectives.flow_matching(timesteps.uniform_density(FLOW)), lambda features, *_: jnp.zeros(1), 0.5,
-        ), networks={"model": lambda x, *_: (x, x)}), ValueError, r"term, one an example, .* \(4,\), and has \(1,\)",
+        lambda: train(
+            objective=objectives.added(
+                objectives.flow_matching(timesteps.uniform_density(FLOW)), lambda features, *_: jnp.zeros(1), 0.5
+            ),
+            networks={"model": lambda x, *_: (x, x)},
+        ),
+        ValueError,
+        r"term, one an example, .* \(4,\), and has \(1,\)",
     ),
     "uncertainty": (
-        lambda: train(objective=objectives.with_uncertainty(MATCHING), networks={
-            "model": network, "uncertainty": lambda x, clock, c: clock[:, None]}), ValueError, r"has \(4, 1\)",
+        lambda: train(
+            objective=objectives.with_uncertainty(MATCHING),
+            networks={"model": network, "uncertainty": lambda x, clock, c: clock[:, None]},
+        ),
+        ValueError,
+        r"has \(4, 1\)",
     ),
     "schedule's function to read by": (
-        lambda: parameterizations.denoiser(network, schedules.cosine, V), TypeError, CALLED
+        lambda: parameterizations.denoiser(network, schedules.cosine, V),
+        TypeError,
+        CALLED,
     ),
     "parameterization's function": (
-        lambda: parameterizations.denoiser(network, FLOW, parameterizations.v), TypeError, CALLED
+        lambda: parameterizations.denoiser(network, FLOW, parameterizations.v),
+        TypeError,
+        CALLED,
     ),
     "parameters to read": (lambda: parameterizations.denoiser({}, FLOW, V), TypeError, "network must be a function"),
     "parameters of a map": (lambda: flow_maps.mean_flow({}, FLOW), TypeError, "network must be a function"),
@@ -113,28 +143,30 @@ SLIPS = {
     "picard's keys": (lambda: sample(keys=KEYS[0], by=samplers.picard), ValueError, "a single key"),
     "estimate": (lambda: sample(denoise=said(lambda x: x[:, 0])), ValueError, r"\(4, 2\), and has \(4,\)"),
     "picard's estimate": (lambda: sample(denoise=said(lambda x: x[0]), by=samplers.picard), ValueError, r"has \(2,\)"),
-    "map": (
-        lambda: sample(samplers.flow_map(), lambda x, t, s: x[0]), ValueError, r"shape \(4, 2\), and has \(2,\)"
-    ),
+    "map": (lambda: sample(samplers.flow_map(), lambda x, t, s: x[0]), ValueError, r"shape \(4, 2\), and has \(2,\)"),
     "branches": (
-        lambda: guidance.separately(DENOISE, said(lambda x: x[:1]))(X, 0.5), ValueError, r"\(4, 2\), and has \(1, 2\)"
+        lambda: guidance.separately(DENOISE, said(lambda x: x[:1]))(X, 0.5),
+        ValueError,
+        r"\(4, 2\), and has \(1, 2\)",
     ),
-    "threshold": (
-        lambda: guidance.dynamic_threshold(said(lambda x: x[:, 0]), FLOW)(X, 0.5), ValueError, r"has \(4,\)"
-    ),
+    "threshold": (lambda: guidance.dynamic_threshold(said(lambda x: x[:, 0]), FLOW)(X, 0.5), ValueError, r"has \(4,\)"),
     "classifier": (
-        lambda: guidance.classifier(DENOISE, FLOW, lambda x, t: x)(X, 0.5), ValueError, r"\(4,\), and has \(4, 2\)"
+        lambda: guidance.classifier(DENOISE, FLOW, lambda x, t: x)(X, 0.5),
+        ValueError,
+        r"\(4,\), and has \(4, 2\)",
     ),
     "adaptive": (lambda: samplers.adaptive(said(lambda x: x[:, 0]), FLOW, X), ValueError, r"has \(4,\)"),
     "adaptive's integers": (lambda: samplers.adaptive(DENOISE, FLOW, jnp.ones((4, 2), int)), TypeError, "int32"),
     "likelihood of bytes": (
         lambda: likelihood.log_likelihood(
             DENOISE, FLOW, jnp.ones((4, 2), jnp.uint8), ode.runge_kutta(np.linspace(0, 1, 3)), likelihood.exact()
-        ), TypeError, "uint8",
+        ),
+        TypeError,
+        "uint8",
     ),
     "prior's schedule": (lambda: samplers.prior(schedules.cosine, KEYS, (2,)), TypeError, CALLED),
     "prior's keys": (lambda: samplers.prior(FLOW, KEYS[0], (2,)), ValueError, "a single key"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SLIPS)
@@ -186,7 +218,8 @@ def test_a_learned_variance_has_twice_the_channels():
 @pytest.mark.parametrize("name", [name for name in few_step_cases.MEMBERS if name != "adversarial_discriminator"])
 def test_every_few_step_objective_refuses_an_output_of_another_shape(name):
     """Each in the place of each network that it reads; a discriminator's logits have a shape of their own."""
-    member, batch = few_step_cases.MEMBERS[name], few_step_cases.batch_of(4, (1,))
+    member = few_step_cases.MEMBERS[name]
+    batch = few_step_cases.batch_of(4, (1,))
     players = few_step_cases.networks(member, few_step_cases.parameters_of(member))
     for player in set(players) - {"discriminator"}:
         wrong = players | {player: lambda *inputs, right=players[player]: right(*inputs)[:, 0]}
@@ -196,15 +229,19 @@ def test_every_few_step_objective_refuses_an_output_of_another_shape(name):
 
 @pytest.mark.parametrize("name", objective_cases.OBJECTIVES)
 def test_every_objective_refuses_an_output_of_another_shape(name):
-    case, schedule = objective_cases.OBJECTIVES[name], objective_cases.SCHEDULES["cosine"]
+    case = objective_cases.OBJECTIVES[name]
+    schedule = objective_cases.SCHEDULES["cosine"]
     right = objective_cases.network_of(case, lambda x, *_: 0.5 * x)
 
     def wrong(*inputs):
         y = right(*inputs)
         return y[:, :1] if case.features is None else (y[0][:, :1], y[1])
 
-    run = lambda network: jax.eval_shape(lambda: objective_cases.losses_of(
-        case.make(timesteps.uniform_density(schedule)), network, schedule, KEYS, X, **case.batch(X)))  # fmt: skip
+    run = lambda network: jax.eval_shape(
+        lambda: objective_cases.losses_of(
+            case.make(timesteps.uniform_density(schedule)), network, schedule, KEYS, X, **case.batch(X)
+        )
+    )
     assert run(right)[0].shape == (4,)
     with pytest.raises(ValueError, match="the network returned"):
         run(wrong)
@@ -217,7 +254,8 @@ def test_every_objective_refuses_an_output_of_another_shape(name):
 @pytest.mark.parametrize("make", [schedules.rectified_flow, schedules.cosine, schedules.edm])
 def test_what_no_denoiser_can_read_is_not_trained(name, make):
     """EDM's parameterization on the rectified flow once trained 1,500 steps, and was refused at sampling."""
-    read, schedule = getattr(parameterizations, name)(), make()
+    read = getattr(parameterizations, name)()
+    schedule = make()
     objective = objectives.denoising(read, lambda schedule, t: jnp.ones_like(t), timesteps.uniform_density(schedule))
     sampled = _outcome(lambda: parameterizations.denoiser(network, schedule, read))
     trained = _outcome(lambda: train(schedule=schedule, objective=objective))
@@ -233,14 +271,18 @@ TWO_TIMES = ("mean_flow", "mean_flow(guided)", "improved_mean_flow", "shortcut")
 def test_every_few_step_objective_is_refused_where_its_networks_cannot_be_read(name):
     """By a clock that is not finite at the end."""
     member = few_step_cases.MEMBERS[name]
-    schedule, players = member.schedule, few_step_cases.networks(member, few_step_cases.parameters_of(member))
-    ended = schedule._replace(log_snr=lambda t: jnp.where(jnp.asarray(t) < 1, schedule.log_snr(t), -jnp.inf),
-                              alpha=lambda t: jnp.where(jnp.asarray(t) < 1, schedule.alpha(t), jnp.nan))
+    schedule = member.schedule
+    players = few_step_cases.networks(member, few_step_cases.parameters_of(member))
+    ended = schedule._replace(
+        log_snr=lambda t: jnp.where(jnp.asarray(t) < 1, schedule.log_snr(t), -jnp.inf),
+        alpha=lambda t: jnp.where(jnp.asarray(t) < 1, schedule.alpha(t), jnp.nan),
+    )
     objective = few_step_cases.OBJECTIVES[name]
     if name.startswith("continuous"):
         objective = objectives.continuous_consistency(few_step_cases.UNIFORM)
     if schedule is few_step_cases.FLOW and not name.startswith("continuous"):
-        ended, objective = schedule, _with_edm(name)
+        ended = schedule
+        objective = _with_edm(name)
     batch = few_step_cases.batch_of(4)
     with pytest.raises(ValueError, match=r"not finite at t = 1|not defined at t = 1"):
         jax.eval_shape(lambda: objective(players, ended, KEYS, batch, 0))
@@ -248,7 +290,8 @@ def test_every_few_step_objective_is_refused_where_its_networks_cannot_be_read(n
 
 def _with_edm(name):
     """The objective of that name, of networks that EDM's parameterization reads."""
-    before, few_step_cases.V = few_step_cases.V, parameterizations.edm()
+    before = few_step_cases.V
+    few_step_cases.V = parameterizations.edm()
     try:
         return few_step_cases.MEMBERS[name].make()
     finally:

@@ -48,7 +48,8 @@ def _snr(schedule):
 def _problem(schedule):
     """A pair (x0, eps), its x_t, and a wrong guess of x0 with the eps that belongs to it."""
     x0, eps, error = np.random.default_rng(0).standard_normal((3, T.size, 4))
-    alpha, sigma = np.asarray(schedule.alpha(T))[:, None], np.asarray(schedule.sigma(T))[:, None]
+    alpha = np.asarray(schedule.alpha(T))[:, None]
+    sigma = np.asarray(schedule.sigma(T))[:, None]
     x_t = alpha * x0 + sigma * eps
     guess = x0 + 0.1 * error
     return tuple(map(jnp.asarray, (x0, eps, x_t, guess, (x_t - alpha * guess) / sigma)))
@@ -65,7 +66,9 @@ def _output_error(schedule, p):
 @pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
 def test_error_scale_relates_the_two_errors(name, schedule_name):
     """|x0_hat - x0|^2 = error_scale |output - target|^2, with x0_hat read from the output by the parameterization."""
-    schedule, p, t = SCHEDULES[schedule_name], PARAMETERIZATIONS[name], jnp.asarray(T)
+    schedule = SCHEDULES[schedule_name]
+    p = PARAMETERIZATIONS[name]
+    t = jnp.asarray(T)
     x0, eps, x_t, _, _ = _problem(schedule)
     target = p.target(schedule, t, x0, eps)
     output = target + 0.1 * jnp.asarray(np.random.default_rng(1).standard_normal(target.shape))
@@ -77,7 +80,8 @@ def test_error_scale_relates_the_two_errors(name, schedule_name):
 @every_schedule
 @pytest.mark.parametrize("weighting", list(WEIGHTINGS))
 def test_weighted_loss_is_the_same_under_every_parameterization(weighting, schedule_name):
-    schedule, t = SCHEDULES[schedule_name], jnp.asarray(T)
+    schedule = SCHEDULES[schedule_name]
+    t = jnp.asarray(T)
     x0, _, _, guess, _ = _problem(schedule)
     weight = np.asarray(WEIGHTINGS[weighting](schedule, t))
     expected = weight * np.square(guess - x0).sum(1)
@@ -90,7 +94,8 @@ def test_weighted_loss_is_the_same_under_every_parameterization(weighting, sched
 @every_schedule
 @pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
 def test_constant_weighs_the_networks_own_error_by_one(name, schedule_name):
-    schedule, p = SCHEDULES[schedule_name], PARAMETERIZATIONS[name]
+    schedule = SCHEDULES[schedule_name]
+    p = PARAMETERIZATIONS[name]
     x0, _, _, guess, _ = _problem(schedule)
     weight = weightings.constant(p)(schedule, jnp.asarray(T))
     np.testing.assert_allclose(weight * np.square(guess - x0).sum(1), _output_error(schedule, p), rtol=1e-6)
@@ -99,7 +104,9 @@ def test_constant_weighs_the_networks_own_error_by_one(name, schedule_name):
 @every_schedule
 def test_min_snr_has_its_published_forms(schedule_name):
     """min(SNR, gamma) on x0; divided by SNR on epsilon; divided by SNR + 1 on v (Hang et al. 2023, section 3.4)."""
-    schedule, gamma, t = SCHEDULES[schedule_name], 5.0, jnp.asarray(T)
+    schedule = SCHEDULES[schedule_name]
+    gamma = 5.0
+    t = jnp.asarray(T)
     snr = _snr(schedule)
     weight = weightings.min_snr(gamma)(schedule, t)
     on = lambda name: weight * weightings.error_scale(schedule, t, PARAMETERIZATIONS[name])
@@ -111,9 +118,12 @@ def test_min_snr_has_its_published_forms(schedule_name):
 
 @every_schedule
 def test_closed_forms(schedule_name):
-    schedule, t = SCHEDULES[schedule_name], jnp.asarray(T)
-    alpha, sigma = np.asarray(schedule.alpha(T)), np.asarray(schedule.sigma(T))
-    snr, level = alpha**2 / sigma**2, sigma / alpha
+    schedule = SCHEDULES[schedule_name]
+    t = jnp.asarray(T)
+    alpha = np.asarray(schedule.alpha(T))
+    sigma = np.asarray(schedule.sigma(T))
+    snr = alpha**2 / sigma**2
+    level = sigma / alpha
     constant = lambda name: weightings.constant(PARAMETERIZATIONS[name])(schedule, t)
     np.testing.assert_allclose(constant("x0"), 1, rtol=1e-9)
     np.testing.assert_allclose(constant("epsilon"), snr, rtol=1e-9)
@@ -130,7 +140,8 @@ def test_closed_forms(schedule_name):
 @every_schedule
 def test_published_forms_on_the_networks_own_error(schedule_name):
     """Each weight as its paper states it, on epsilon, on EDM's output or on x0."""
-    schedule, t = SCHEDULES[schedule_name], jnp.asarray(T)
+    schedule = SCHEDULES[schedule_name]
+    t = jnp.asarray(T)
     snr = _snr(schedule)
     level_squared = 1 / snr
 
@@ -147,7 +158,8 @@ def test_published_forms_on_the_networks_own_error(schedule_name):
     expected = level_squared * 0.49 / (level_squared + 0.49) ** 2
     np.testing.assert_allclose(on("edm", weightings.soft_min_snr(1 / 0.49)), expected, rtol=1e-9)
     # Crowson et al. 2024: 1 / (sigma^2 + 1 / gamma) on x0; below min-SNR and above half of it.
-    soft, hard = weightings.soft_min_snr(5.0)(schedule, t), weightings.min_snr(5.0)(schedule, t)
+    soft = weightings.soft_min_snr(5.0)(schedule, t)
+    hard = weightings.min_snr(5.0)(schedule, t)
     np.testing.assert_allclose(soft, snr * 5 / (snr + 5), rtol=1e-9)
     assert (soft <= hard).all()
     assert (soft >= hard / 2).all()
@@ -156,8 +168,10 @@ def test_published_forms_on_the_networks_own_error(schedule_name):
 @pytest.mark.parametrize("name", ["min_snr", "soft_min_snr", "p2", "sigmoid", "truncated_snr"])
 def test_weight_on_v_is_not_the_weight_on_epsilon(name):
     """The classic mistake divides by the SNR for v too; on v it is w / (SNR + 1), which is finite at alpha = 0."""
-    schedule, t = SCHEDULES["cosine"], jnp.asarray(T)
-    snr, weight = _snr(schedule), np.asarray(WEIGHTINGS[name](schedule, t))
+    schedule = SCHEDULES["cosine"]
+    t = jnp.asarray(T)
+    snr = _snr(schedule)
+    weight = np.asarray(WEIGHTINGS[name](schedule, t))
     on = lambda p: np.asarray(weight * weightings.error_scale(schedule, t, PARAMETERIZATIONS[p]))
     np.testing.assert_allclose(on("v"), weight / (snr + 1), rtol=1e-9)
     np.testing.assert_allclose(on("epsilon"), weight / snr, rtol=1e-9)
@@ -179,7 +193,8 @@ def test_per_log_snr_does_not_depend_on_the_clock(schedule_name):
 @every_schedule
 def test_per_log_snr_of_snr_is_the_rate_of_the_snr(schedule_name):
     """-SNR'(t), the weight of Kingma et al. 2021, eq. 17 (with its factor 1/2 outside), by differences."""
-    schedule, h = SCHEDULES[schedule_name], 1e-6
+    schedule = SCHEDULES[schedule_name]
+    h = 1e-6
     t = T[1:-1] + 0.0003  # away from the kinks of the discrete process
     snr = lambda t: np.exp(np.asarray(schedule.log_snr(t)))
     weight = weightings.per_log_snr(weightings.snr())(schedule, jnp.asarray(t))
@@ -189,7 +204,8 @@ def test_per_log_snr_of_snr_is_the_rate_of_the_snr(schedule_name):
 @every_schedule
 def test_edm_weight_makes_the_effective_weight_one(schedule_name):
     """lambda(sigma) c_out(sigma)^2 = 1 (Karras et al. 2022, section 5)."""
-    schedule, t = SCHEDULES[schedule_name], jnp.asarray(T)
+    schedule = SCHEDULES[schedule_name]
+    t = jnp.asarray(T)
     level = np.asarray(schedule.sigma(T)) / np.asarray(schedule.alpha(T))
     for sigma_data in (0.5, 1.3):
         c_out = level * sigma_data / np.sqrt(level**2 + sigma_data**2)
@@ -208,13 +224,24 @@ def test_weights_have_the_shape_of_t(weighting, schedule_name, shape):
     assert weightings.error_scale(schedule, t, PARAMETERIZATIONS["v"]).shape == shape
 
 
-@pytest.mark.parametrize("weighting", [
-    "truncated_snr", "min_snr", "constant(v)", "constant(velocity)", "constant(x0)", "snr", "soft_min_snr", "p2",
-    "sigmoid",
-])
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        "truncated_snr",
+        "min_snr",
+        "constant(v)",
+        "constant(velocity)",
+        "constant(x0)",
+        "snr",
+        "soft_min_snr",
+        "p2",
+        "sigmoid",
+    ],
+)
 def test_loss_is_finite_where_the_snr_is_zero(weighting):
     """At alpha = 0, min-SNR divided by the SNR is 0 / 0 in codes that weigh epsilon; on v it must be finite."""
-    schedule, t = schedules.cosine(), jnp.array([1.0])
+    schedule = schedules.cosine()
+    t = jnp.array([1.0])
     scale = weightings.error_scale(schedule, t, PARAMETERIZATIONS["v"])
     assert np.isfinite(WEIGHTINGS[weighting](schedule, t) * scale).all()
 

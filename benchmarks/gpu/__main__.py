@@ -71,8 +71,11 @@ def main(argv: list[str]) -> None:
     results = stages.run(chosen, pathlib.Path(OUT.value), 60 * MINUTES.value, done)
     written = [results.get(stage.name, {}).get("result", {}) for stage in known]
     found = [rows.Row(**row) for result in written for row in result.get("rows", ())]
-    devices = dict.fromkeys(result["result"]["title"] for name, result in results.items()
-                            if name in plan.measurements() and "result" in result)  # fmt: skip
+    devices = dict.fromkeys(
+        result["result"]["title"]
+        for name, result in results.items()
+        if name in plan.measurements() and "result" in result
+    )
     measured = [row for row in found if math.isfinite(sum(row.ours))]
     Console(width=170).print(rows.table(measured, "; ".join(devices)))
     print("".join(f"{row.what}: not measured, {row.note}\n" for row in found if row not in measured), end="")

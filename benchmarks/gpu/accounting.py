@@ -22,7 +22,8 @@ class Worker:
         python = torch_python if spec["kind"] == "torch" else sys.executable
         try:
             peer = rows.Peer(python, MODULES.get(spec["kind"], "benchmarks.gpu.worker"), json.dumps(spec))
-            self._peer, self.about = peer, json.loads(peer.about)
+            self._peer = peer
+            self.about = json.loads(peer.about)
         except SystemExit as ended:  # e.g. by XLA, which ends a process whose flags it does not know
             self.about = {"failed": str(ended)[-200:]}
 
@@ -45,8 +46,12 @@ class Worker:
 
 def about(workers: dict[str, Worker]) -> str:
     """The device and the versions."""
-    told = [f"{key} {worker.about[key]}" for key in ("device", "jax", "torch") for worker in workers.values()
-            if key in worker.about]  # fmt: skip
+    told = [
+        f"{key} {worker.about[key]}"
+        for key in ("device", "jax", "torch")
+        for worker in workers.values()
+        if key in worker.about
+    ]
     return ", ".join(dict.fromkeys(told))
 
 
@@ -60,7 +65,8 @@ def beside_limit(title: str, workers: dict[str, Worker], found: dict[str, tuple[
     ours = workers["ours"]
     if "failed" in ours.about:
         return [rows.Row(title, "images/s", True, (math.nan,), note=f"failed: {ours.about['failed']}")]
-    images, flops = ours.about["images"], ours.about["flops"]
+    images = ours.about["images"]
+    flops = ours.about["flops"]
     rates = lambda name: tuple(images / taken for taken in found[name])
     limit = tuple(workers["matmul"].about["flops"] / taken * images / flops for taken in found["matmul"])
     first = f"first {ours.about['first_seconds']:.0f} s"
@@ -74,8 +80,9 @@ def beside_limit(title: str, workers: dict[str, Worker], found: dict[str, tuple[
     if torch is not None and not there:
         notes.append(f"PyTorch: {torch.about['failed']}")
     peer = f"torch {torch.about['torch']}, compiled, flash attention" if there else ""
-    made = [rows.Row(title, "images/s", True, rates("ours"), peer, rates("torch") if there else (), limit,
-                     "; ".join(notes))]  # fmt: skip
+    made = [
+        rows.Row(title, "images/s", True, rates("ours"), peer, rates("torch") if there else (), limit, "; ".join(notes))
+    ]
     if ours.peak:
         theirs = (torch.peak / 1e9,) if there and torch.peak else ()
         made.append(rows.Row(f"{title}: peak memory", "GB", False, (ours.peak / 1e9,), peer if theirs else "", theirs))
@@ -84,7 +91,8 @@ def beside_limit(title: str, workers: dict[str, Worker], found: dict[str, tuple[
 
 def beside_base(title: str, workers: dict[str, Worker], found: dict[str, tuple[float, ...]]) -> list[rows.Row]:
     """Milliseconds of each variant beside the base's, with its peak of memory; of a matrix product, TFLOP/s."""
-    made, base = [], workers["base"]
+    made = []
+    base = workers["base"]
     if "failed" in base.about:
         return [rows.Row(title, "ms", False, (math.nan,), note=f"failed: {base.about['failed']}")]
     told = f"base: attention {base.about['attention']}, {base.peak / 1e9:.1f} GB"
@@ -104,6 +112,15 @@ def beside_base(title: str, workers: dict[str, Worker], found: dict[str, tuple[f
             made.append(rows.Row(f"{title}: {name}", "ms", False, (math.nan,), note=why))
             continue
         memory = f"{worker.peak / 1e9:.1f} GB" if worker.peak else ""
-        made.append(rows.Row(f"{title}: {name}", "ms", False, milliseconds(name), "base", milliseconds("base"),
-                             note="; ".join(filter(None, (memory, told)))))  # fmt: skip
+        made.append(
+            rows.Row(
+                f"{title}: {name}",
+                "ms",
+                False,
+                milliseconds(name),
+                "base",
+                milliseconds("base"),
+                note="; ".join(filter(None, (memory, told))),
+            )
+        )
     return made

@@ -37,7 +37,8 @@ class Case(NamedTuple):
 
 def matmul(spec: dict) -> Case:
     """A chain of square matrix products. Spec: "size", "count", "dtype" ("tf32" is float32 at JAX's default)."""
-    size, count = spec["size"], spec["count"]
+    size = spec["size"]
+    count = spec["count"]
     dtype = {"tf32": "float32"}.get(spec["dtype"], spec["dtype"])
     turn, operations = train_step.matmul(size, count, dtype)
     return Case(turn, count, {"flops": operations // count})
@@ -45,8 +46,12 @@ def matmul(spec: dict) -> Case:
 
 def dit(spec: dict, **options: Any) -> DiT:
     """The network of a spec. Spec: "model", a published size or "tiny"; "attention", "remat", "unroll"."""
-    options |= {"attention": spec["attention"], "remat": spec.get("remat", "none"), "unroll": spec.get("unroll", 1),
-                "dtype": "bfloat16"}  # fmt: skip
+    options |= {
+        "attention": spec["attention"],
+        "remat": spec.get("remat", "none"),
+        "unroll": spec.get("unroll", 1),
+        "dtype": "bfloat16",
+    }
     if spec["model"] == "tiny":
         return DiT(**TINY, num_classes=CLASSES, **options)
     return dit_preset(spec["model"], num_classes=CLASSES, **options)
@@ -54,7 +59,8 @@ def dit(spec: dict, **options: Any) -> DiT:
 
 def train(spec: dict) -> Case:
     """One update of a DiT. Spec: as `dit`, "batch", "count", "shape", "objective" and "mesh" (as a run would be)."""
-    shape, batch_size = tuple(spec.get("shape", LATENT)), spec["batch"]
+    shape = tuple(spec.get("shape", LATENT))
+    batch_size = spec["batch"]
     name = spec.get("objective", "flow_matching")
     schedule = schedules.edm() if name == "continuous_consistency" else schedules.rectified_flow()
     objective = {
@@ -66,7 +72,8 @@ def train(spec: dict) -> Case:
     }[name]()
     model = dit(spec, **({"times": 2} if name == "mean_flow" else {}))
     clock = (jnp.zeros(1), jnp.zeros(1)) if name == "mean_flow" else jnp.zeros(1)
-    optimizer, average = optimizers.adamw(1e-4, steps=1000), ema.exponential_moving_average()
+    optimizer = optimizers.adamw(1e-4, steps=1000)
+    average = ema.exponential_moving_average()
 
     def init(seed):
         params = model.init(jax.random.key(seed), jnp.zeros((1, *shape)), clock, jnp.zeros(1, jnp.int32))
@@ -85,20 +92,25 @@ def train(spec: dict) -> Case:
         first = sharding.create(init, target, np.uint32(0))
         batch = jax.device_put(batch, sharding.batch_sharding(mesh))
     else:
-        step, first = jax.jit(make(), donate_argnums=0), jax.jit(init)(0)
+        step = jax.jit(make(), donate_argnums=0)
+        first = jax.jit(init)(0)
     images = {"flops": 3 * batch_size * flops(model, shape), "images": batch_size}
     return _steps(step, first, batch, spec.get("count", 5), images)
 
 
 def unet(spec: dict) -> Case:
     """One update of EDM's DDPM++ on 32 x 32 pictures. Spec: "batch", "count", "width" and "blocks"."""
-    schedule, size = schedules.edm(), {name: spec[name] for name in ("width", "blocks") if name in spec}
-    model = song_unet_preset("ddpmpp-cifar10", num_classes=10, dropout=0.0, dtype="bfloat16",
-                             attention=spec["attention"], **size)  # fmt: skip
+    schedule = schedules.edm()
+    size = {name: spec[name] for name in ("width", "blocks") if name in spec}
+    model = song_unet_preset(
+        "ddpmpp-cifar10", num_classes=10, dropout=0.0, dtype="bfloat16", attention=spec["attention"], **size
+    )
     parameterization = parameterizations.edm()
     objective = objectives.denoising(parameterization, weightings.edm(), timesteps.log_normal(schedule))
-    optimizer, average = optimizers.adamw(1e-3, steps=1000), ema.exponential_moving_average()
-    shape, batch_size = (32, 32, 3), spec["batch"]
+    optimizer = optimizers.adamw(1e-3, steps=1000)
+    average = ema.exponential_moving_average()
+    shape = (32, 32, 3)
+    batch_size = spec["batch"]
     arguments = (jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     params = jax.jit(model.init)(jax.random.key(0), *arguments)
     forward = jax.jit(model.apply).lower(params, *arguments).cost_analysis()["flops"]
@@ -114,7 +126,8 @@ def unet(spec: dict) -> Case:
 
 def _steps(step: Callable, first: state.TrainState, batch: dict, count: int, about: dict) -> Case:
     """A turn of `count` updates, dispatched without waiting in between; the last one's metrics wait for all."""
-    carried, key = [first], jax.random.key(2)
+    carried = [first]
+    key = jax.random.key(2)
 
     def turn():
         for _ in range(count):
@@ -128,11 +141,11 @@ def _steps(step: Callable, first: state.TrainState, batch: dict, count: int, abo
 
 def sample(spec: dict) -> Case:
     """Sampling of a DiT with classifier-free guidance, by Euler's steps. Spec: as `dit`, "batch", "steps", "shape"."""
-    shape, batch_size, model = tuple(spec.get("shape", LATENT)), spec["batch"], dit(spec)
+    shape = tuple(spec.get("shape", LATENT))
+    batch_size = spec["batch"]
+    model = dit(spec)
     schedule = schedules.rectified_flow()
-    params = jax.jit(model.init)(
-        jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
-    )
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     plan = timesteps.plan(timesteps.uniform(schedule, steps=spec["steps"]))
     labels = jnp.arange(batch_size) % CLASSES
 

@@ -66,11 +66,13 @@ CHECKS = {
 def computed(check: Check, tiny: bool) -> tuple[np.ndarray, np.ndarray]:
     """(losses [STEPS], samples [B, H, W, C]) on the default device."""
     model, shape, schedule, parameterization, objective = _network(check, tiny)
-    optimizer, average = optimizers.adamw(1e-3, steps=100), ema.exponential_moving_average()
+    optimizer = optimizers.adamw(1e-3, steps=100)
+    average = ema.exponential_moving_average()
     step = jax.jit(make_train_step(objective, model.apply, schedule, optimizer, average))
     labels = jnp.arange(BATCH) % 10
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), labels[:1])
-    carried, losses = state.create(params, optimizer, average), []
+    carried = state.create(params, optimizer, average)
+    losses = []
     x = jax.random.normal(jax.random.key(1), (BATCH, *shape))
     batch = {"x": x, "condition": labels, "index": jnp.arange(BATCH)}
     for _ in range(STEPS):
@@ -93,14 +95,22 @@ def _network(check: Check, tiny: bool):
     options = {"attention": check.attention, "dtype": check.dtype, "num_classes": 10}
     if check.network == "dit":
         size = {"width": 32, "depth": 2, "heads": 2} if tiny else {"width": 256, "depth": 4, "heads": 4}
-        model, shape = DiT(patch=2, **size, **options), (8, 8, 4) if tiny else (32, 32, 4)
+        model = DiT(patch=2, **size, **options)
+        shape = (8, 8, 4) if tiny else (32, 32, 4)
         schedule = schedules.rectified_flow()
-        return (model, shape, schedule, parameterizations.velocity(),
-                objectives.flow_matching(timesteps.uniform_density(schedule)))  # fmt: skip
+        return (
+            model,
+            shape,
+            schedule,
+            parameterizations.velocity(),
+            objectives.flow_matching(timesteps.uniform_density(schedule)),
+        )
     side, size = (8, {"width": 8, "multipliers": (1,)}) if tiny else (32, {"width": 64, "multipliers": (1, 2)})
-    model = SongUNet(resolution=side, blocks=1, attention_resolutions=(side // len(size["multipliers"]),),
-                     **size, **options)  # fmt: skip
-    schedule, read = schedules.edm(), parameterizations.edm()
+    model = SongUNet(
+        resolution=side, blocks=1, attention_resolutions=(side // len(size["multipliers"]),), **size, **options
+    )
+    schedule = schedules.edm()
+    read = parameterizations.edm()
     objective = objectives.denoising(read, weightings.edm(), timesteps.log_normal(schedule))
     return model, (side, side, 3), schedule, read, objective
 

@@ -1,6 +1,6 @@
 """What is there: the device, the versions, and what is missing; JSON as `benchmarks.rows` writes it.
 
-    python -m benchmarks.gpu.environment --out=environment.json
+python -m benchmarks.gpu.environment --out=environment.json
 """
 
 import importlib.metadata

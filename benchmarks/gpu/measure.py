@@ -1,6 +1,6 @@
 """Measures one stage of `plan`: all of its cases in turn, round after round; writes rows as `benchmarks.rows` does.
 
-    python -m benchmarks.gpu.measure --stage=attention --out=attention.json
+python -m benchmarks.gpu.measure --stage=attention --out=attention.json
 """
 
 import math

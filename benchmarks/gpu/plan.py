@@ -49,9 +49,13 @@ def _sample(steps: int) -> Measurement:
 
 
 def _flag(name: str) -> Measurement:
-    base, flags = {**XL, "batch": 48}, FLAGS[name]
-    return Measurement(f"DiT-XL/2, batch 48, train step, XLA flag {name}",
-                       {"base": base, flags.lstrip("-"): {**base, "flags": flags}}, 100)  # fmt: skip
+    base = {**XL, "batch": 48}
+    flags = FLAGS[name]
+    return Measurement(
+        f"DiT-XL/2, batch 48, train step, XLA flag {name}",
+        {"base": base, flags.lstrip("-"): {**base, "flags": flags}},
+        100,
+    )
 
 
 def measurements() -> dict[str, Measurement]:
@@ -59,8 +63,7 @@ def measurements() -> dict[str, Measurement]:
     jvp = {**B, "batch": 64, "attention": ["xla"]}
     return {
         "matmul": Measurement(
-            "matrix product, 8192^3",
-            {"base": MATMUL, "float32 by tf32": {**MATMUL, "dtype": "tf32", "count": 100}}, 25,
+            "matrix product, 8192^3", {"base": MATMUL, "float32 by tf32": {**MATMUL, "dtype": "tf32", "count": 100}}, 25
         ),
         "train_xl": _train("XL/2", 64, 8, 150),
         "train_b": _train("B/2", 256, 16, 90),
@@ -72,30 +75,39 @@ def measurements() -> dict[str, Measurement]:
         ),
         "remat": Measurement(
             "DiT-XL/2, batch 48, train step, rematerialised",
-            {"base": {**XL, "batch": 48}, "dots": {**XL, "batch": 48, "remat": "dots"},
-             "full": {**XL, "batch": 48, "remat": "full"}}, 140,
+            {
+                "base": {**XL, "batch": 48},
+                "dots": {**XL, "batch": 48, "remat": "dots"},
+                "full": {**XL, "batch": 48, "remat": "full"},
+            },
+            140,
         ),
         "sample_50": _sample(50),
         "sample_250": _sample(250),
         "fsdp": Measurement(
-            "DiT-B/2, batch 128, train step, FSDP", {"base": B, "on one device": {**B, "mesh": True}}, 80,
+            "DiT-B/2, batch 128, train step, FSDP", {"base": B, "on one device": {**B, "mesh": True}}, 80
         ),
         "jvp": Measurement(
             "DiT-B/2, batch 64, train step with forward mode",
-            {"base": jvp, "MeanFlow": {**jvp, "objective": "mean_flow"},
-             "sCM": {**jvp, "objective": "continuous_consistency"}}, 120,
+            {
+                "base": jvp,
+                "MeanFlow": {**jvp, "objective": "mean_flow"},
+                "sCM": {**jvp, "objective": "continuous_consistency"},
+            },
+            120,
         ),
         "unet": Measurement(
             "DDPM++ on CIFAR-10, batch 512, train step",
-            {"matmul": MATMUL,
-             "ours": {"kind": "unet", "batch": 512, "count": 8, "width": 128, "blocks": 4, **SHARED}}, 170,
+            {"matmul": MATMUL, "ours": {"kind": "unet", "batch": 512, "count": 8, "width": 128, "blocks": 4, **SHARED}},
+            170,
         ),
         "unroll": Measurement(
             "DiT-B/2, batch 128, train step, layers in one turn of the scan",
-            {"base": B, "4": {**B, "unroll": 4}, "12": {**B, "unroll": 12}}, 130,
+            {"base": B, "4": {**B, "unroll": 4}, "12": {**B, "unroll": 12}},
+            130,
         ),
         **{f"flag_{name}": _flag(name) for name in FLAGS},
-    }  # fmt: skip
+    }
 
 
 def tiny(spec: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def all_stages(home: pathlib.Path, carried: pathlib.Path, tiny: bool) -> list[st
 def main(argv: list[str]) -> None:
     """Runs what is left; or draws."""
     stages.stoppable()
-    out, home = pathlib.Path(OUT.value), pathlib.Path(HOME.value)
+    out = pathlib.Path(OUT.value)
+    home = pathlib.Path(HOME.value)
     done = [pathlib.Path(folder) for folder in DONE.value]
     if CURVE.value:
         return recipe_figures.draw(stages.gathered([*done, out]), pathlib.Path(CURVE.value))

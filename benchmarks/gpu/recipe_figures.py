@@ -55,7 +55,8 @@ class Measured:
     def __init__(self, home: pathlib.Path, data_dir: str, inception: str):
         """Opens HOME/run and what HOME/measured.json holds."""
         compilation_cache.enable()
-        self._home, self._run = home, home / "run"
+        self._home = home
+        self._run = home / "run"
         self._asked = {"protocol": "edm", "inception": inception, "data_dir": data_dir, "metrics": ("fid",)}
         self._file = home / "measured.json"
         self.config = workdir.read_config(self._run)
@@ -79,13 +80,19 @@ class Measured:
                 self.found["picture"] = name
             file = self._home / "samples.npz"
             np.savez(file, images=images, labels=labels)
-            result = score.run(score.Request(
-                samples=str(file), reference=str(self._home / "reference.safetensors"), **self._asked,
-            ))  # fmt: skip
+            result = score.run(
+                score.Request(samples=str(file), reference=str(self._home / "reference.safetensors"), **self._asked)
+            )
             self.found["figures"][name] = {
-                "fid": result["figures"]["fid"]["value"], "samples": number, "step": step, "width": width,
-                "scale": scale, "nfe": nfe, "seconds": time.monotonic() - began, "warnings": result["warnings"],
-            }  # fmt: skip
+                "fid": result["figures"]["fid"]["value"],
+                "samples": number,
+                "step": step,
+                "width": width,
+                "scale": scale,
+                "nfe": nfe,
+                "seconds": time.monotonic() - began,
+                "warnings": result["warnings"],
+            }
             self._keep()
         return self.found["figures"][name]["fid"]
 
@@ -184,21 +191,42 @@ def draw(results: dict, path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    found, rate = results["measure"]["result"], results["rate"]["result"]
+    found = results["measure"]["result"]
+    rate = results["rate"]["result"]
     names = found["figures"]
     best = names["best"]
     points = sorted((each["step"], each["fid"], each["samples"]) for name, each in names.items() if "step " in name)
-    chosen = next(each for name, each in names.items() if name != "best" and each["step"] == best["step"]
-                  and (each["width"], each["scale"]) == (best["width"], best["scale"]))  # fmt: skip
+    chosen = next(
+        each
+        for name, each in names.items()
+        if name != "best"
+        and each["step"] == best["step"]
+        and (each["width"], each["scale"]) == (best["width"], best["scale"])
+    )
     points.append((chosen["step"], chosen["fid"], chosen["samples"]))
     minutes = lambda step: step / rate["steps_per_second"] / 60
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot([minutes(step) for step, _, _ in points], [fid for _, fid, _ in points], "o-", color="#1f5fa8",
-              label=f"FID of {points[0][2]:,} samples")  # fmt: skip
-    axes.plot([minutes(best["step"])], [best["fid"]], "D", color="#c2410c",
-              label=f"FID of {best['samples']:,} samples: {best['fid']:.2f}")  # fmt: skip
-    axes.set(xlabel="minutes of training", ylabel="FID, EDM protocol", yscale="log", xlim=(0, None),
-             title=f"CIFAR-10, average of width {best['width']}, guidance {best['scale']}, {best['nfe']} evaluations")
+    axes.plot(
+        [minutes(step) for step, _, _ in points],
+        [fid for _, fid, _ in points],
+        "o-",
+        color="#1f5fa8",
+        label=f"FID of {points[0][2]:,} samples",
+    )
+    axes.plot(
+        [minutes(best["step"])],
+        [best["fid"]],
+        "D",
+        color="#c2410c",
+        label=f"FID of {best['samples']:,} samples: {best['fid']:.2f}",
+    )
+    axes.set(
+        xlabel="minutes of training",
+        ylabel="FID, EDM protocol",
+        yscale="log",
+        xlim=(0, None),
+        title=f"CIFAR-10, average of width {best['width']}, guidance {best['scale']}, {best['nfe']} evaluations",
+    )
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -36,9 +36,17 @@ SMALL = 15.0  # MB of each piece of the small checkpoint
 def train_words(workdir: pathlib.Path, steps: int, every: int) -> list[str]:
     """The command of a run of so many steps."""
     preset = f":{size().preset}" if size().preset else ""
-    return [sys.executable, "-m", "experiments.train", f"--config={CONFIG}{preset}", f"--workdir={workdir}",
-            f"--config.data.dir={DATA.value}", f"--config.train.steps={steps}", f"--config.checkpoint.every={every}",
-            f"--config.checkpoint.keep_every={every}"]  # fmt: skip
+    return [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        f"--config={CONFIG}{preset}",
+        f"--workdir={workdir}",
+        f"--config.data.dir={DATA.value}",
+        f"--config.train.steps={steps}",
+        f"--config.checkpoint.every={every}",
+        f"--config.checkpoint.keep_every={every}",
+    ]
 
 
 def size() -> recipe_figures.Size:
@@ -61,7 +69,8 @@ def reference() -> dict[str, Any]:
 
 def rate() -> dict[str, Any]:
     """The steps a second of a short run, and how many steps the time for training holds; compiles the step, too."""
-    folder, trial = home() / "rate", size().trial
+    folder = home() / "rate"
+    trial = size().trial
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(train_words(folder, trial, trial), check=True)
     found = [json.loads(line)["steps_per_second"] for line in (folder / "timing.jsonl").read_text().splitlines()]
@@ -74,7 +83,8 @@ def rate() -> dict[str, Any]:
 
 def train() -> dict[str, Any]:
     """A stretch of training: until its end, or until the time is up."""
-    steps, began = json.loads((home() / "steps.json").read_text()), time.monotonic()
+    steps = json.loads((home() / "steps.json").read_text())
+    began = time.monotonic()
     run = subprocess.Popen(train_words(home() / "run", steps, steps // KEPT))
     try:
         status = run.wait(max(float(os.environ[SECONDS]) - STOP, 1))

@@ -27,12 +27,14 @@ def main(spec: dict) -> None:
     from benchmarks.peers import dit
 
     cuda = torch.cuda.is_available()
-    device, count = torch.device("cuda" if cuda else "cpu"), spec.get("count", 5)
+    device = torch.device("cuda" if cuda else "cpu")
+    count = spec.get("count", 5)
     wait = torch.cuda.synchronize if cuda else lambda: None
     torch.set_float32_matmul_precision("high")
     if not cuda:
         torch.set_num_threads(2)
-    shape, batch = tuple(spec.get("shape", (32, 32, 4))), spec["batch"]
+    shape = tuple(spec.get("shape", (32, 32, 4)))
+    batch = spec["batch"]
     model = dit.DiT(shape, *SIZES[spec["model"]]).to(device)
     params = list(model.parameters())
     average = [p.detach().clone() for p in params]
@@ -62,8 +64,15 @@ def main(spec: dict) -> None:
             raise FloatingPointError("the loss is not finite")
         name = torch.cuda.get_device_name() if cuda else "cpu"
         count_params = sum(p.numel() for p in params)
-        say({"device": name, "torch": torch.__version__, "images": batch, "params": count_params,
-             "first_seconds": time.perf_counter() - began})  # fmt: skip
+        say(
+            {
+                "device": name,
+                "torch": torch.__version__,
+                "images": batch,
+                "params": count_params,
+                "first_seconds": time.perf_counter() - began,
+            }
+        )
         for _ in sys.stdin:
             began = time.perf_counter()
             turn()

@@ -53,7 +53,8 @@ def main(spec: dict) -> None:
 
 def first_that_runs(make, spec: dict):
     """The case with the first of its implementations of attention that runs; says which, and why not another."""
-    choices, refused = spec.get("attention", ["auto"]), []
+    choices = spec.get("attention", ["auto"])
+    refused = []
     for attention in choices:
         try:
             case = make({**spec, "attention": attention})

@@ -15,8 +15,10 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.width, self.heads = width, heads
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
         self.told = nn.Linear(width, 6 * width)
 
     def forward(self, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -39,14 +41,17 @@ class DiT(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], width: int, depth: int, heads: int):
         super().__init__()
-        self.side, self.channels, self.width = shape[0] // PATCH, shape[2], width
+        self.side = shape[0] // PATCH
+        self.channels = shape[2]
+        self.width = width
         values = PATCH * PATCH * self.channels
         self.patches = nn.Linear(values, width)
         self.register_buffer("positions", torch.randn(1, self.side**2, width))
         self.time = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(CLASSES + 1, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.told, self.out = nn.Linear(width, 2 * width), nn.Linear(width, values)
+        self.told = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, values)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         grid = (x.shape[0], self.side, PATCH, self.side, PATCH, self.channels)
@@ -71,7 +76,8 @@ def update(forward, x_0: torch.Tensor, label: torch.Tensor, optimizer, average: 
         optimizer: of the parameters.
         average, params: lists of tensors.
     """
-    t, eps = torch.rand(len(x_0), device=x_0.device), torch.randn_like(x_0)
+    t = torch.rand(len(x_0), device=x_0.device)
+    eps = torch.randn_like(x_0)
     at = t[:, None, None, None]
     output = forward((1 - at) * x_0 + at * eps, 1000 * t, label)
     loss = (output.float() - (eps - x_0)).square().mean()

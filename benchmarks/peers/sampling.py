@@ -26,8 +26,13 @@ def main(folder: str, threads: str) -> None:
     networks = {"eager": network, "compiled": torch.compile(network)}
     start = load_file(f"{folder}/start.safetensors")
     scheduler = diffusers.DPMSolverMultistepScheduler(
-        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", solver_order=2, lower_order_final=False,
-        final_sigmas_type="zero")  # fmt: skip
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        solver_order=2,
+        lower_order_final=False,
+        final_sigmas_type="zero",
+    )
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}", flush=True)
     for line in sys.stdin:
         how, *words = line.split()

@@ -22,39 +22,77 @@ from safetensors.torch import save_file
 from tests.peers.pipelines import PIXART, clip_tokenizer, t5_tokenizer
 
 VAE = {
-    "block_out_channels": (32, 64, 64, 64), "layers_per_block": 1, "norm_num_groups": 32, "latent_channels": 4,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-}  # fmt: skip
+    "block_out_channels": (32, 64, 64, 64),
+    "layers_per_block": 1,
+    "norm_num_groups": 32,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
 LAST = ("conv_out.", "proj_out.")  # small, so that the walk follows the noise
 
 
 def transformer(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """A DiT with cross-attention and T5: 8 layers of 256 over 16 x 16 tokens."""
-    encoder = transformers.T5EncoderModel(transformers.T5Config(
-        vocab_size=512, d_model=256, d_kv=32, d_ff=512, num_layers=4, num_heads=8, feed_forward_proj="gated-gelu"))
+    encoder = transformers.T5EncoderModel(
+        transformers.T5Config(
+            vocab_size=512, d_model=256, d_kv=32, d_ff=512, num_layers=4, num_heads=8, feed_forward_proj="gated-gelu"
+        )
+    )
     network = diffusers.PixArtTransformer2DModel(
-        sample_size=32, in_channels=4, out_channels=8, num_layers=8, attention_head_dim=64, num_attention_heads=4,
-        cross_attention_dim=256, caption_channels=256, interpolation_scale=1, use_additional_conditions=False)
+        sample_size=32,
+        in_channels=4,
+        out_channels=8,
+        num_layers=8,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        cross_attention_dim=256,
+        caption_channels=256,
+        interpolation_scale=1,
+        use_additional_conditions=False,
+    )
     return diffusers.PixArtSigmaPipeline(
-        vae=diffusers.AutoencoderKL(**VAE), tokenizer=t5_tokenizer(folder / "t5"), text_encoder=encoder,
-        transformer=network, scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
-    )  # fmt: skip
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=encoder,
+        transformer=network,
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
+    )
 
 
 def unet(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """Stable Diffusion's U-Net, of widths 64, 128 and 256, and CLIP."""
-    encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(
-        vocab_size=60, hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=12, bos_token_id=52, eos_token_id=53))
+    encoder = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=60,
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=12,
+            bos_token_id=52,
+            eos_token_id=53,
+        )
+    )
     network = diffusers.UNet2DConditionModel(
-        sample_size=32, block_out_channels=(64, 128, 256), layers_per_block=1, cross_attention_dim=128,
-        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"))
+        sample_size=32,
+        block_out_channels=(64, 128, 256),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    )
     return diffusers.StableDiffusionPipeline(
-        vae=diffusers.AutoencoderKL(**VAE), tokenizer=clip_tokenizer(folder / "clip"), text_encoder=encoder,
-        unet=network, scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        text_encoder=encoder,
+        unet=network,
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 PIPELINES = {"transformer": transformer, "unet": unet}
@@ -84,13 +122,21 @@ def main(folder: str, kind: str, threads: str) -> None:
             setattr(pipe, name, module)
         pipe.vae.decode = decodes.get(how, decode)
         with safe_open(f"{folder}/start.safetensors", framework="pt") as file:
-            told, latents = file.metadata(), file.get_tensor("latents")
+            told = file.metadata()
+            latents = file.get_tensor("latents")
         more = {"clean_caption": False, "use_resolution_binning": False} if kind == "transformer" else {}
         began = time.perf_counter()
         made = pipe(
-            told["prompt"], negative_prompt=told["negative"], num_inference_steps=steps, output_type="pt",
-            guidance_scale=float(told["scale"]), latents=latents, height=256, width=256, **more,
-        ).images  # fmt: skip
+            told["prompt"],
+            negative_prompt=told["negative"],
+            num_inference_steps=steps,
+            output_type="pt",
+            guidance_scale=float(told["scale"]),
+            latents=latents,
+            height=256,
+            width=256,
+            **more,
+        ).images
         if how == "write":
             save_file({"pictures": made.contiguous()}, words[0])
         print(time.perf_counter() - began, flush=True)

@@ -22,7 +22,8 @@ def main(width: str, depth: str, heads: str, batch: str, threads: str) -> None:
     params = list(network.parameters())
     average = [p.detach().clone() for p in params]
     optimizer = torch.optim.AdamW(params, lr=1e-4)
-    x_0, label = torch.randn(int(batch), *shape), torch.arange(int(batch))
+    x_0 = torch.randn(int(batch), *shape)
+    label = torch.arange(int(batch))
     forms = {"eager": network, "compiled": torch.compile(network)}
     print(f"torch {torch.__version__}", flush=True)
     for line in sys.stdin:

@@ -10,36 +10,49 @@ from experiments.config import ConfigError
 
 DEFAULT = "runs/digits"  # the run of `make demo`
 TINY = {
-    "train.steps": 20, "train.batch_size": 32, "train.log_every": 10, "optimizer.warmup": 5, "checkpoint.every": 10,
-    "sample.number": 20, "sample.batch_size": 10, "evaluate.number": 20,
-}  # fmt: skip
+    "train.steps": 20,
+    "train.batch_size": 32,
+    "train.log_every": 10,
+    "optimizer.warmup": 5,
+    "checkpoint.every": 10,
+    "sample.number": 20,
+    "sample.batch_size": 10,
+    "evaluate.number": 20,
+}
 
 
 def student(arg: str) -> ConfigDict:
     """The config of a student before its objective is chosen.
 
     Args:
-      arg: the teacher's run folder, runs/digits by default, and a preset after a comma.
+        arg: the teacher's run folder, runs/digits by default, and a preset after a comma.
 
     Returns:
-      The teacher's config with: the teacher, guided as it samples itself; a start from its weights; an optimizer and
-      an average for short trainings; samples by multistep consistency sampling in four steps, of no further guidance.
+        The teacher's config with: the teacher, guided as it samples itself; a start from its weights; an optimizer and
+        an average for short trainings; samples by multistep consistency sampling in four steps, of no further guidance.
 
     Raises:
-      ConfigError: if there is no run in that folder.
+        ConfigError: if there is no run in that folder.
     """
     folder = arg.partition(",")[0] or DEFAULT
     try:
         config = configs.of_run((pathlib.Path(folder).expanduser() / "config.json").read_text())
     except OSError as error:
-        raise ConfigError(f"{folder!r} holds no run to learn from ({error.strerror}). Valid: the folder of a trained "
-                          f"run, after the colon, e.g. configs/students/turbo.py:{DEFAULT}.") from error  # fmt: skip
+        raise ConfigError(
+            f"{folder!r} holds no run to learn from ({error.strerror}). Valid: the folder of a trained "
+            f"run, after the colon, e.g. configs/students/turbo.py:{DEFAULT}."
+        ) from error
     config.init_from.update({"path": folder, "include": ".*"})
     scale = config.sample.guidance.scale
     config.teacher.update({"path": folder, "parameterization": config.parameterization.to_dict(), "scale": scale})
     config.optimizer = {
-        "name": "adamw", "learning_rate": 5e-4, "warmup": 50, "decay": "cosine", "weight_decay": 0.0, "clip": 1.0,
-    }  # fmt: skip
+        "name": "adamw",
+        "learning_rate": 5e-4,
+        "warmup": 50,
+        "decay": "cosine",
+        "weight_decay": 0.0,
+        "clip": 1.0,
+    }
     config.ema.update({"decay": 0.99, "warmup": True, "sigma_rel": 0.0})
     config.checkpoint.update({"every": 500, "keep": 2, "keep_every": 0, "best": ""})
     config.sample.sampler = {"name": "consistency"}
@@ -56,8 +69,11 @@ def bounded(config: ConfigDict) -> dict:
     The published boundary of latent consistency models is left at the first of 1000 steps, since the epsilon and v of
     their teachers make x0 = x_t there whatever the network. A network of x0 does not; it gets t = 0.05.
     """
-    return {"name": "latent_consistency", "parameterization": config.parameterization.to_dict(),
-            "scaling": 0.01 if config.parameterization.name == "x0" else 10.0}  # fmt: skip
+    return {
+        "name": "latent_consistency",
+        "parameterization": config.parameterization.to_dict(),
+        "scaling": 0.01 if config.parameterization.name == "x0" else 10.0,
+    }
 
 
 def preset(config: ConfigDict, arg: str, tiny: dict) -> ConfigDict:

@@ -22,12 +22,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective = {"name": "distribution_matching", "density": TIMES}
     config.rival = {
         "objective": {
-            "name": "fake_score", "density": TIMES,
+            "name": "fake_score",
+            "density": TIMES,
             "weighting": {"name": "constant", "parameterization": config.teacher.parameterization.to_dict()},
         },
         "optimizer": {"name": "adamw", "learning_rate": 5e-4, "warmup": 50, "clip": 1.0},
         "updates": 5,
-    }  # fmt: skip
+    }
     config.optimizer.learning_rate = 2e-4
     config.train.steps = 1500
     config.sample.steps = 1

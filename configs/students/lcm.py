@@ -22,8 +22,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.student(arg)
     scale = config.teacher.scale  # of its own samples
     config.teacher.scale = 1.0  # the objective guides it
-    config.objective = {"name": "latent_consistency_distillation", "guidance": (0.0, 2.0 * scale - 1),
-                        "shift": config.sample.shift, "solver_steps": 50}  # fmt: skip
+    config.objective = {
+        "name": "latent_consistency_distillation",
+        "guidance": (0.0, 2.0 * scale - 1),
+        "shift": config.sample.shift,
+        "solver_steps": 50,
+    }
     config.parameterization = base.bounded(config)
     config.train.steps = 800
     config.sample.guidance.scale = scale

@@ -22,10 +22,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.student(arg)
     four = {"name": "discrete_density", "T": 4, "strata": 32, "shift": config.sample.shift}
     config.objective = {
-        "name": "adversarial_generator", "student_density": four,
+        "name": "adversarial_generator",
+        "student_density": four,
         "density": {"name": "uniform_density", "strata": 32},
         "weight": 0.5,  # the paper's 2.5 and more lose variety here
-    }  # fmt: skip
+    }
     config.rival = {
         "objective": {"name": "adversarial_discriminator", "student_density": four, "r1": 1.0},
         "optimizer": {"name": "adamw", "learning_rate": 2e-4, "b1": 0.5, "clip": 1.0},

@@ -52,16 +52,42 @@ METHODS = {
     },
 }
 COMMON = {
-    "model.patch": 4, "model.width": 128, "model.depth": 4, "model.heads": 4, "model.unroll": 4,
-    "train.dtype": "float32", "train.batch_size": 64, "train.steps": 2000, "train.log_every": 50,
-    "optimizer.learning_rate": 1e-3, "optimizer.warmup": 200, "optimizer.decay": "cosine",
-    "ema.decay": 0.999, "checkpoint.every": 500, "evaluate.every": 0,
-    "sample.steps": 18, "sample.guidance.scale": 1.0, "sample.number": 2000, "sample.batch_size": 250,
-    "evaluate.number": 2000, "evaluate.features": ("pixels", "classifier"), "data.threads": 1,
-}  # fmt: skip
-TINY = {"model.width": 32, "model.depth": 2, "model.unroll": 1, "train.steps": 20, "train.log_every": 5,
-        "checkpoint.every": 10, "optimizer.warmup": 5, "sample.steps": 3, "sample.number": 20, "evaluate.number": 20,
-        "evaluate.features": ("pixels",)}  # fmt: skip
+    "model.patch": 4,
+    "model.width": 128,
+    "model.depth": 4,
+    "model.heads": 4,
+    "model.unroll": 4,
+    "train.dtype": "float32",
+    "train.batch_size": 64,
+    "train.steps": 2000,
+    "train.log_every": 50,
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.warmup": 200,
+    "optimizer.decay": "cosine",
+    "ema.decay": 0.999,
+    "checkpoint.every": 500,
+    "evaluate.every": 0,
+    "sample.steps": 18,
+    "sample.guidance.scale": 1.0,
+    "sample.number": 2000,
+    "sample.batch_size": 250,
+    "evaluate.number": 2000,
+    "evaluate.features": ("pixels", "classifier"),
+    "data.threads": 1,
+}
+TINY = {
+    "model.width": 32,
+    "model.depth": 2,
+    "model.unroll": 1,
+    "train.steps": 20,
+    "train.log_every": 5,
+    "checkpoint.every": 10,
+    "optimizer.warmup": 5,
+    "sample.steps": 3,
+    "sample.number": 20,
+    "evaluate.number": 20,
+    "evaluate.features": ("pixels",),
+}
 
 
 def get_sweep(arg: str = "") -> Sweep:

@@ -16,9 +16,12 @@ from experiments.sweeps.definition import Sweep
 STUDENTS = (16, 8, 4, 2, 1)  # their numbers of steps
 PREDICTS = '{"name": "v", "clock": {"name": "steps"}}'
 PROCESS = (
-    '--config.schedule={"name": "cosine"}', f"--config.parameterization={PREDICTS}",
-    '--config.sample.sampler={"name": "ddim"}', "--config.sample.guidance.scale=1.0", "--config.sample.number=400",
-)  # fmt: skip
+    '--config.schedule={"name": "cosine"}',
+    f"--config.parameterization={PREDICTS}",
+    '--config.sample.sampler={"name": "ddim"}',
+    "--config.sample.guidance.scale=1.0",
+    "--config.sample.number=400",
+)
 TIMES = '{"name": "uniform_density", "strata": %d}'
 TEACHER = f'{{"name": "denoising", "density": {TIMES}, "weighting": {{"name": "min_snr"}}}}'
 
@@ -30,16 +33,33 @@ def get_sweep(arg: str = "") -> Sweep:
     objective = TEACHER % (32 if tiny else 64)
     steps, halving = (20, 20) if tiny else (1800, 400)
     every = ("--config.checkpoint.every=10",) if tiny else ("--config.checkpoint.every=400",)
-    commands = [train(config, "{folder}/teacher", *PROCESS, *every, f"--config.train.steps={steps}",
-                      f"--config.objective={objective}")]  # fmt: skip
+    commands = [
+        train(
+            config,
+            "{folder}/teacher",
+            *PROCESS,
+            *every,
+            f"--config.train.steps={steps}",
+            f"--config.objective={objective}",
+        )
+    ]
     teacher = "{folder}/teacher"
     for N in STUDENTS:
-        commands.append(train(
-            config, f"{{folder}}/student_{N}", *PROCESS, *every, f"--config.train.steps={halving}",
-            f'--config.objective={{"name": "progressive_distillation", "N": {N}}}',
-            f"--config.teacher.path={teacher}", f"--config.teacher.parameterization={PREDICTS}",
-            f"--config.init_from.path={teacher}", f"--config.sample.steps={N}",
-            "--config.optimizer.learning_rate=5e-4", "--config.optimizer.warmup=0",
-        ))  # fmt: skip
+        commands.append(
+            train(
+                config,
+                f"{{folder}}/student_{N}",
+                *PROCESS,
+                *every,
+                f"--config.train.steps={halving}",
+                f'--config.objective={{"name": "progressive_distillation", "N": {N}}}',
+                f"--config.teacher.path={teacher}",
+                f"--config.teacher.parameterization={PREDICTS}",
+                f"--config.init_from.path={teacher}",
+                f"--config.sample.steps={N}",
+                "--config.optimizer.learning_rate=5e-4",
+                "--config.optimizer.warmup=0",
+            )
+        )
         teacher = f"{{folder}}/student_{N}"
     return Sweep(each("seed", range(1 if tiny else 3)), commands)

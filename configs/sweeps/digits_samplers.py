@@ -29,12 +29,17 @@ def get_sweep(arg: str = "") -> Sweep:
     tiny = arg == "tiny"
     models = "runs/digits_models_tiny" if tiny else "runs/digits_models"
     shorten = lambda ladder: ladder[-2:] if tiny else ladder
-    of_teacher = product([{"network": "teacher", "model": "teacher"}], chain(
-        product(each("sample.sampler.name", ONE_A_STEP), each("sample.steps", shorten(LADDER))),
-        product(each("sample.sampler.name", ("heun",)), each("sample.steps", shorten(HEUN))),
-    ))  # fmt: skip
-    of_students = [{"network": "student", "model": f"student_{N}", "sample.sampler.name": "ddim", "sample.steps": N}
-                   for N in shorten(STUDENTS)]  # fmt: skip
+    of_teacher = product(
+        [{"network": "teacher", "model": "teacher"}],
+        chain(
+            product(each("sample.sampler.name", ONE_A_STEP), each("sample.steps", shorten(LADDER))),
+            product(each("sample.sampler.name", ("heun",)), each("sample.steps", shorten(HEUN))),
+        ),
+    )
+    of_students = [
+        {"network": "student", "model": f"student_{N}", "sample.sampler.name": "ddim", "sample.steps": N}
+        for N in shorten(STUDENTS)
+    ]
     runs = product(chain(of_teacher, of_students), each("seed", range(1 if tiny else 3)))
     model = f"{models}/seed={{seed}}/{{model}}"
     if tiny:  # one seed, of which no name tells

@@ -21,5 +21,6 @@ def get_sweep(arg: str = "") -> Sweep:
         each("sample.sampler.name", ("euler", "heun", "dpmpp_2m")[:few]),
         each("sample.steps", (2, 4, 8, 16)[:few]),
     )
-    return Sweep(runs, [sample("--out={folder}", "{overrides}", folder=model),
-                        evaluate("--samples={folder}", folder=model)])  # fmt: skip
+    return Sweep(
+        runs, [sample("--out={folder}", "{overrides}", folder=model), evaluate("--samples={folder}", folder=model)]
+    )

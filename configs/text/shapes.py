@@ -17,31 +17,55 @@ from ml_collections import ConfigDict
 from configs import base
 
 TINY = {
-    "vocabulary.size": 600, "vocabulary.length": 48, "encoder.model.text.positions": 48, "measured": 64,
-    "encoder.model.features": 16, "encoder.model.text.width": 16, "encoder.model.text.depth": 1,
-    "encoder.model.text.heads": 2, "encoder.model.text.hidden": 32, "encoder.model.text.vocabulary": 600,
-    "encoder.model.vision.width": 16, "encoder.model.vision.depth": 1, "encoder.model.vision.heads": 2,
-    "encoder.model.vision.hidden": 32, "encoder.model.vision.patch": 16,
+    "vocabulary.size": 600,
+    "vocabulary.length": 48,
+    "encoder.model.text.positions": 48,
+    "measured": 64,
+    "encoder.model.features": 16,
+    "encoder.model.text.width": 16,
+    "encoder.model.text.depth": 1,
+    "encoder.model.text.heads": 2,
+    "encoder.model.text.hidden": 32,
+    "encoder.model.text.vocabulary": 600,
+    "encoder.model.vision.width": 16,
+    "encoder.model.vision.depth": 1,
+    "encoder.model.vision.heads": 2,
+    "encoder.model.vision.hidden": 32,
+    "encoder.model.vision.patch": 16,
     "autoencoder.model.widths": (4, 4, 8),
-    "denoiser.model.width": 16, "denoiser.model.depth": 2, "denoiser.model.heads": 2, "denoiser.model.text_width": 16,
-    **{f"{stage}.{field}": value for stage in ("encoder", "autoencoder", "denoiser") for field, value in {
-        "train.steps": 4, "train.batch_size": 8, "train.log_every": 2, "checkpoint.every": 2, "optimizer.warmup": 2,
-        "ema.decay": 0.5}.items()},
+    "denoiser.model.width": 16,
+    "denoiser.model.depth": 2,
+    "denoiser.model.heads": 2,
+    "denoiser.model.text_width": 16,
+    **{
+        f"{stage}.{field}": value
+        for stage in ("encoder", "autoencoder", "denoiser")
+        for field, value in {
+            "train.steps": 4,
+            "train.batch_size": 8,
+            "train.log_every": 2,
+            "checkpoint.every": 2,
+            "optimizer.warmup": 2,
+            "ema.decay": 0.5,
+        }.items()
+    },
     "denoiser.objective.density.strata": 8,
-}  # fmt: skip
+}
 PRESETS = {"tiny": TINY}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = ConfigDict({
-        "data": {"name": "shapes", "dir": "", "split": "train"},  # of all three trainings
-        "vocabulary": {"size": 1024, "length": 20},  # ids at most; ids of a text
-        "measured": 2000,  # training pictures by which the latents are given mean 0 and variance 1
-        "encoder": encoder(),
-        "autoencoder": autoencoder(),
-        "denoiser": denoiser(),
-    })
+    config = ConfigDict(
+        {
+            "data": {"name": "shapes", "dir": "", "split": "train"},  # of all three trainings
+            "vocabulary": {"size": 1024, "length": 20},  # ids at most; ids of a text
+            "measured": 2000,  # training pictures by which the latents are given mean 0 and variance 1
+            "encoder": encoder(),
+            "autoencoder": autoencoder(),
+            "denoiser": denoiser(),
+        }
+    )
     return base.preset(config, arg, PRESETS)
 
 
@@ -50,16 +74,27 @@ def encoder() -> ConfigDict:
     config = base.defaults()
     config.objective = {"name": "contrastive_pretraining"}
     config.model = {
-        "name": "clip", "features": 128,
+        "name": "clip",
+        "features": 128,
         "text": {
-            "vocabulary": 1024, "positions": 20, "width": 128, "depth": 3, "heads": 4, "hidden": 512,
+            "vocabulary": 1024,
+            "positions": 20,
+            "width": 128,
+            "depth": 3,
+            "heads": 4,
+            "hidden": 512,
             "token_std": 1.0,  # at 0.02 the words for places, which the loss asks for last, are all alike in the end
         },
         "vision": {"patch": 8, "width": 128, "depth": 3, "heads": 4, "hidden": 512},
-    }  # fmt: skip
+    }
     config.optimizer = {
-        "name": "adamw", "learning_rate": 1e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.05, "clip": 1.0,
-    }  # fmt: skip
+        "name": "adamw",
+        "learning_rate": 1e-3,
+        "warmup": 100,
+        "decay": "cosine",
+        "weight_decay": 0.05,
+        "clip": 1.0,
+    }
     return _lengths(config, steps=300, batch_size=128)
 
 
@@ -68,12 +103,21 @@ def autoencoder() -> ConfigDict:
     config = base.defaults()
     config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # by "l1" dark pictures lose their hues
     config.model = {
-        "name": "autoencoder_kl", "widths": (16, 32, 64), "layers": 1, "latent_channels": 4, "groups": 1,
+        "name": "autoencoder_kl",
+        "widths": (16, 32, 64),
+        "layers": 1,
+        "latent_channels": 4,
+        "groups": 1,
         "middle_attention": False,
-    }  # fmt: skip
+    }
     config.optimizer = {
-        "name": "adamw", "learning_rate": 2e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.0, "clip": 1e4,
-    }  # fmt: skip
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "warmup": 100,
+        "decay": "cosine",
+        "weight_decay": 0.0,
+        "clip": 1e4,
+    }
     return _lengths(config, steps=1_700, batch_size=16)
 
 
@@ -83,14 +127,20 @@ def denoiser() -> ConfigDict:
     velocity = {"name": "velocity", "clock": {"name": "time", "scale": 1000.0}}
     config.parameterization = velocity | {"name": "x0"}
     config.objective = {  # the error of the velocity, by a network that need not carry the noise from end to end
-        "name": "denoising", "weighting": {"name": "constant", "parameterization": velocity},
+        "name": "denoising",
+        "weighting": {"name": "constant", "parameterization": velocity},
         "density": {"name": "logit_normal", "mean": 1.5, "std": 1.0, "strata": 64},  # layouts form near t = 1
         "condition_dropout": 0.1,
     }
     config.model = {"name": "pixart", "patch": 4, "width": 192, "depth": 6, "heads": 6, "text_width": 128, "span": 8.0}
     config.optimizer = {
-        "name": "muon", "learning_rate": 3e-3, "warmup": 100, "decay": "cosine", "weight_decay": 0.01, "clip": 1.0,
-    }  # fmt: skip
+        "name": "muon",
+        "learning_rate": 3e-3,
+        "warmup": 100,
+        "decay": "cosine",
+        "weight_decay": 0.01,
+        "clip": 1.0,
+    }
     config.sample.update({"sampler": {"name": "dpmpp_2m"}, "steps": 20, "shift": 3.0, "batch_size": 50})
     config.sample.guidance.scale = 2.0  # the model's own, and what few-step students have built in
     return _lengths(config, steps=5_000, batch_size=64)

@@ -47,30 +47,24 @@ FAN_OUT = r"(^|/)(qkv|query|key|value|hidden|dense|modulation)/kernel$"
 
 
 def init(
-    key: Array,
-    params: Any,
-    rank: int,
-    pattern: str,
-    *,
-    layers: str = LAYERS,
-    fan_out: str = FAN_OUT,
+    key: Array, params: Any, rank: int, pattern: str, *, layers: str = LAYERS, fan_out: str = FAN_OUT
 ) -> dict[str, Any]:
     """An adapter that changes nothing yet: down uniform with variance 1 / (3 inputs), up zero.
 
     Args:
-      key: random key; a place's draw depends on it and on the place alone.
-      params: the network's parameters, or their shapes.
-      rank: r, >= 1.
-      pattern: regular expression, searched in the paths of the leaves ("blocks/attention/qkv/kernel"); among those
-        that it finds, leaves with less than two axes (biases, scales) are left out.
-      layers: the leaves whose first axis counts the layers of a scan.
-      fan_out: the leaves with one axis of inputs and any number of outputs; the others have one of outputs.
+        key: random key; a place's draw depends on it and on the place alone.
+        params: the network's parameters, or their shapes.
+        rank: r, >= 1.
+        pattern: regular expression, searched in the paths of the leaves ("blocks/attention/qkv/kernel"); among those
+            that it finds, leaves with less than two axes (biases, scales) are left out.
+        layers: the leaves whose first axis counts the layers of a scan.
+        fan_out: the leaves with one axis of inputs and any number of outputs; the others have one of outputs.
 
     Returns:
-      The adapter, float32. Its update is ``scale * down up`` with the ``scale`` of `merge`, alpha / r in the paper.
+        The adapter, float32. Its update is `scale * down up` with the `scale` of `merge`, alpha / r in the paper.
 
     Raises:
-      ValueError: if the rank is below 1, or the pattern finds no kernel.
+        ValueError: if the rank is below 1, or the pattern finds no kernel.
 
     Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1; the start of down as
     in its authors' code.
@@ -85,8 +79,9 @@ def init(
             found[path] = (leaf.shape[:stack], leaf.shape[stack:inner], leaf.shape[inner:])
     if not found:
         kernels = [path for path, leaf in leaves_of(params).items() if len(leaf.shape) >= 2]
-        raise ValueError(f"lora: the pattern {pattern!r} finds no kernel; there are {', '.join(kernels[:8])} "
-                         f"({len(kernels)} in all)")
+        raise ValueError(
+            f"lora: the pattern {pattern!r} finds no kernel; there are {', '.join(kernels[:8])} ({len(kernels)} in all)"
+        )
 
     def factors(path, stack, inputs, outputs):
         bound = 1 / np.sqrt(np.prod(inputs))
@@ -105,13 +100,13 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
     gradient, on sharded parameters.
 
     Args:
-      params: pytree of parameters.
-      adapter: from `init` or `lora_files.load`; or a sequence of such.
-      scale: alpha / r times the weight of the adapter; a number, or one for each place ("blocks/mlp/out/kernel");
-        for several adapters a sequence of such.
+        params: pytree of parameters.
+        adapter: from `init` or `lora_files.load`; or a sequence of such.
+        scale: alpha / r times the weight of the adapter; a number, or one for each place ("blocks/mlp/out/kernel");
+            for several adapters a sequence of such.
 
     Raises:
-      ValueError: for factors that do not fit the parameters, or a scale without its adapter, naming it.
+        ValueError: for factors that do not fit the parameters, or a scale without its adapter, naming it.
     """
     several = isinstance(adapter, Sequence)
     adapters = adapter if several else [adapter]
@@ -125,8 +120,10 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
             updates.setdefault(path, []).append((place, at, factors, _scale_at(its_scale, place)))
     unknown = updates.keys() - leaves_of(params).keys()
     if unknown:
-        raise ValueError(f"lora.merge: the network has no {', '.join(sorted(unknown)[:5])}; it has "
-                         f"{', '.join(list(leaves_of(params))[:5])}, ..")
+        raise ValueError(
+            f"lora.merge: the network has no {', '.join(sorted(unknown)[:5])}; it has "
+            f"{', '.join(list(leaves_of(params))[:5])}, .."
+        )
 
     def updated(path, leaf):
         if path not in updates:
@@ -143,8 +140,8 @@ def replaced(params: Any, adapter: Any) -> dict[str, Array]:
     """The leaves, by path, in whose place `merge` puts others; what `unmerge` needs.
 
     Args:
-      params: pytree of parameters, before they are merged.
-      adapter: as `merge` takes it.
+        params: pytree of parameters, before they are merged.
+        adapter: as `merge` takes it.
     """
     adapters = adapter if isinstance(adapter, Sequence) else [adapter]
     paths = {parsed(place)[0] for one in adapters for place in places_of(one)}
@@ -161,8 +158,8 @@ def unmerge(merged: Any, kept: Mapping[str, Array]) -> Any:
     errors that grow with each change of adapters. So the leaves that were replaced are kept, and put back.
 
     Args:
-      merged: from `merge`.
-      kept: from `replaced`.
+        merged: from `merge`.
+        kept: from `replaced`.
     """
     return jax.tree_util.tree_map_with_path(lambda path, leaf: kept.get(leaf_name(path), leaf), merged)
 
@@ -175,12 +172,12 @@ def adapted(apply: Callable[..., Array], params: Any, scale: Scale = 1.0) -> Cal
             return make_train_step(objective, network, schedule, optimizer, ema)(state, batch, key)
 
     Args:
-      apply: (params, x_t, clock, condition) -> output.
-      params: the parameters, which get no gradient.
-      scale: as in `merge`.
+        apply: (params, x_t, clock, condition) -> output.
+        params: the parameters, which get no gradient.
+        scale: as in `merge`.
 
     Returns:
-      (adapter, x_t, clock, condition) -> output.
+        (adapter, x_t, clock, condition) -> output.
     """
     return lambda adapter, *arguments: apply(merge(jax.lax.stop_gradient(params), adapter, scale), *arguments)
 
@@ -189,7 +186,7 @@ def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
     """The factors, {"down", "up"} or those of another kind, by the place that they stand for.
 
     Raises:
-      ValueError: for a pytree that is no adapter.
+        ValueError: for a pytree that is no adapter.
     """
     places: dict[str, dict[str, Array]] = {}
     for path, leaf in leaves_of(adapter).items():
@@ -197,8 +194,10 @@ def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
         places.setdefault(place, {})[part] = leaf
     for place, factors in places.items():
         if factors.keys() - set(MAGNITUDES) not in FACTORS or factors.keys() >= set(MAGNITUDES):
-            raise ValueError(f"lora: {place} has {', '.join(map(repr, factors))}, not the factors 'down' and 'up', "
-                             "with or without 'down_2' and 'up_2', and with one of the magnitudes at most")
+            raise ValueError(
+                f"lora: {place} has {', '.join(map(repr, factors))}, not the factors 'down' and 'up', "
+                "with or without 'down_2' and 'up_2', and with one of the magnitudes at most"
+            )
     return places
 
 
@@ -218,7 +217,7 @@ def parsed(place: str) -> tuple[str, tuple]:
     """The leaf's path and the index of the part: "a/kernel[3, :, 0:8]" -> ("a/kernel", (3, slice(None), slice(0, 8))).
 
     Raises:
-      ValueError: for an index that is not made of numbers and slices.
+        ValueError: for an index that is not made of numbers and slices.
     """
     path, bracket, index = place.partition("[")
     if not bracket:
@@ -266,8 +265,10 @@ def _decomposed(place: str, kernel: Array, magnitude: Array, shape: tuple[int, .
     """m W / |W|, the norm over the axes along which the magnitudes are one; a direction of zeros stays zero."""
     fits = len(shape) == kernel.ndim and all(m in (1, n) for m, n in zip(shape, kernel.shape))
     if not fits or np.prod(shape) != jnp.size(magnitude):
-        raise ValueError(f"lora: magnitudes of shape {jnp.shape(magnitude)} do not fit {place}, {kernel.shape}: they "
-                         "are to be [*layers, *outputs], or of the inputs [*layers, *inputs]")
+        raise ValueError(
+            f"lora: magnitudes of shape {jnp.shape(magnitude)} do not fit {place}, {kernel.shape}: they "
+            "are to be [*layers, *outputs], or of the inputs [*layers, *inputs]"
+        )
     axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
     squares = jnp.sum(kernel * kernel, axes, keepdims=True)
     magnitude = jnp.reshape(magnitude, shape).astype(kernel.dtype)
@@ -282,14 +283,22 @@ def _axes(down: Array, up: Array, ndim: int) -> tuple[int, int]:
 
 def _product(place: str, down: Array, up: Array, shape: tuple[int, ...]) -> Array:
     """down up as `shape`, float32 or wider."""
-    down, up = jnp.asarray(down), jnp.asarray(up)
+    down = jnp.asarray(down)
+    up = jnp.asarray(up)
     layers, end = _axes(down, up, len(shape))
-    if layers not in (0, 1) or end < layers + 1 or down.shape[:-1] + up.shape[layers + 1 :] != shape or (
-        up.shape[: layers + 1] != (*shape[:layers], down.shape[-1])
+    if (
+        layers not in (0, 1)
+        or end < layers + 1
+        or down.shape[:-1] + up.shape[layers + 1 :] != shape
+        or (up.shape[: layers + 1] != (*shape[:layers], down.shape[-1]))
     ):
-        raise ValueError(f"lora: factors of shapes {down.shape} and {up.shape} do not fit {place}, {shape}: they are "
-                         "to be [*layers, *inputs, r] and [*layers, r, *outputs]")
+        raise ValueError(
+            f"lora: factors of shapes {down.shape} and {up.shape} do not fit {place}, {shape}: they are "
+            "to be [*layers, *inputs, r] and [*layers, r, *outputs]"
+        )
     wide = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
-    stack, rank = down.shape[:layers], down.shape[-1]
-    down, up = wide(down).reshape(*stack, -1, rank), wide(up).reshape(*stack, rank, -1)
+    stack = down.shape[:layers]
+    rank = down.shape[-1]
+    down = wide(down).reshape(*stack, -1, rank)
+    up = wide(up).reshape(*stack, rank, -1)
     return jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST).reshape(shape)

@@ -42,8 +42,8 @@ class Lora(NamedTuple):
     """The adapter of one network, and alpha / r of each of its places: what `lora.merge` takes.
 
     Attributes:
-      adapter: nested like the parameters.
-      scale: a number for each place.
+        adapter: nested like the parameters.
+        scale: a number for each place.
     """
 
     adapter: dict[str, Any]
@@ -58,20 +58,20 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
     """Reads a LoRA file.
 
     Args:
-      path: a .safetensors file, or a folder with one, as diffusers' `save_lora_weights` or peft's `save_pretrained`
-        write it.
-      modules: our networks by the names that diffusers' pipelines give them: "unet" or "transformer",
-        "text_encoder", "text_encoder_2", ..
+        path: a .safetensors file, or a folder with one, as diffusers' `save_lora_weights` or peft's `save_pretrained`
+            write it.
+        modules: our networks by the names that diffusers' pipelines give them: "unet" or "transformer",
+            "text_encoder", "text_encoder_2", ..
 
     Returns:
-      A `Lora` for each network that the file changes, float32. Layers of a scan are stacked where the file has all of
-      them with one rank and one alpha. A DoRA's scale counts inside its norm, as in peft.
+        A `Lora` for each network that the file changes, float32. Layers of a scan are stacked where the file has all of
+        them with one rank and one alpha. A DoRA's scale counts inside its norm, as in peft.
 
     Raises:
-      FileNotFoundError: if nothing is there.
-      Mismatch: for a tensor that names nothing in these networks, a factor without its other, a network's layers in
-        two spellings, or shapes that do not fit; they are named.
-      limits.Refused: for a file that is damaged or hostile.
+        FileNotFoundError: if nothing is there.
+        Mismatch: for a tensor that names nothing in these networks, a factor without its other, a network's layers in
+            two spellings, or shapes that do not fit; they are named.
+        limits.Refused: for a file that is damaged or hostile.
     """
     tensors = tensor_files.open_tensors(path)
     tables = {component: _layers(module) for component, module in modules.items()}
@@ -83,15 +83,19 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
         if layer:
             found = layers.setdefault((component, layer), {})
             if part in found:
-                raise Mismatch(f"{tensors.path}: {name} and {found[part]} are one factor of one layer in two "
-                               "spellings; leave one of them out.")  # fmt: skip
+                raise Mismatch(
+                    f"{tensors.path}: {name} and {found[part]} are one factor of one layer in two "
+                    "spellings; leave one of them out."
+                )
             found[part] = name
         else:
             unknown.append(name)
     if unknown:
         known = ", ".join(f"{component} ({type(module).__name__})" for component, module in modules.items())
-        raise Mismatch(f"{tensors.path}: {len(unknown)} of its {len(tensors.shapes)} tensors are no LoRA of {known}: "
-                       f"{', '.join(unknown[:5])}{', ..' if len(unknown) > 5 else '.'}")
+        raise Mismatch(
+            f"{tensors.path}: {len(unknown)} of its {len(tensors.shapes)} tensors are no LoRA of {known}: "
+            f"{', '.join(unknown[:5])}{', ..' if len(unknown) > 5 else '.'}"
+        )
     configs = lora_names.configs(tensors, sorted({component for component, _ in layers}))
     parts: dict[str, list[tuple[str, _Part]]] = {}
     for (component, layer), found in layers.items():
@@ -118,13 +122,13 @@ def save(
     """Writes adapters as one file, with the layers' names of the networks' own library.
 
     Args:
-      path: of the .safetensors file; diffusers looks for "pytorch_lora_weights.safetensors" in a folder.
-      loras: by network, from `load`, or ``Lora(adapter, scale)`` of one that was trained.
-      modules: our networks by the same names.
-      layout: "peft" or "kohya".
+        path: of the .safetensors file; diffusers looks for "pytorch_lora_weights.safetensors" in a folder.
+        loras: by network, from `load`, or `Lora(adapter, scale)` of one that was trained.
+        modules: our networks by the same names.
+        layout: "peft" or "kohya".
 
     Raises:
-      ValueError: for a part of a parameter that no layer of theirs is, naming it.
+        ValueError: for a part of a parameter that no layer of theirs is, naming it.
     """
     look_up(dict.fromkeys(LAYOUTS), layout, "layout")
     tensors: dict[str, np.ndarray] = {}
@@ -140,16 +144,26 @@ def save(
             shown = lora_names.shown(component, layer)
             if layout == "kohya":
                 name = prefix + shown.replace(".", "_")
-                tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up,
-                            f"{name}.alpha": np.asarray(alphas[layer], np.float32)}  # fmt: skip
+                tensors |= {
+                    f"{name}.lora_down.weight": down,
+                    f"{name}.lora_up.weight": up,
+                    f"{name}.alpha": np.asarray(alphas[layer], np.float32),
+                }
             else:
                 tensors |= {f"{component}.{shown}.lora_A.weight": down, f"{component}.{shown}.lora_B.weight": up}
         # peft takes the end of a name, which CLIP's layers have with and without what may stand before it.
-        ranks, alphas = ({layer.removeprefix(lora_names.CLIP): value for layer, value in found.items()}
-                         for found in (ranks, alphas))  # fmt: skip
-        rank, alpha = _usual(ranks), _usual(alphas)
-        config = {"r": rank, "lora_alpha": alpha, "target_modules": sorted(ranks),
-                  "rank_pattern": _others(ranks, rank), "alpha_pattern": _others(alphas, alpha)}  # fmt: skip
+        ranks, alphas = (
+            {layer.removeprefix(lora_names.CLIP): value for layer, value in found.items()} for found in (ranks, alphas)
+        )
+        rank = _usual(ranks)
+        alpha = _usual(alphas)
+        config = {
+            "r": rank,
+            "lora_alpha": alpha,
+            "target_modules": sorted(ranks),
+            "rank_pattern": _others(ranks, rank),
+            "alpha_pattern": _others(alphas, alpha),
+        }
         about |= {f"{component}.{field}": value for field, value in config.items()}
     metadata = {"format": "pt"} | ({lora_names.METADATA: json.dumps(about)} if layout == "peft" else {})
     tensors = {name: np.array(array, order="C") for name, array in tensors.items()}
@@ -202,7 +216,10 @@ def _layers(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[
 
 
 def _parts(
-    places: Sequence[_Place], pairs: Sequence[lora_kinds.Pair], magnitude: tuple[str, np.ndarray] | None, scale: float,
+    places: Sequence[_Place],
+    pairs: Sequence[lora_kinds.Pair],
+    magnitude: tuple[str, np.ndarray] | None,
+    scale: float,
     what: str,
 ) -> list[_Part]:
     """A [r, in, ..] and B [out, r, ..] of one of their layers, and its magnitudes, as parts of our leaves."""
@@ -210,8 +227,10 @@ def _parts(
     for place in places:
         how = place.how()
         if how is None:
-            raise Mismatch(f"{what}: our {place.row.ours} takes its inputs and outputs apart otherwise; a LoRA of this "
-                           "layer is not known here.")  # fmt: skip
+            raise Mismatch(
+                f"{what}: our {place.row.ours} takes its inputs and outputs apart otherwise; a LoRA of this "
+                "layer is not known here."
+            )
         rows_of_it = slice(*place.row.rows) if place.row.rows else slice(None)
         factors: dict[str, np.ndarray] = {}
         for names, (down, up) in zip((("down", "up"), ("down_2", "up_2")), pairs):
@@ -221,8 +240,10 @@ def _parts(
         elif magnitude:
             ours = how.inputs_to_ours(magnitude[1], place.theirs)
             if ours is None or place.row.rows:
-                raise Mismatch(f"{what}: its magnitudes are norms over outputs, [1, in, ..], which our "
-                               f"{place.row.ours} has apart; such a DoRA of this layer is not known here.")  # fmt: skip
+                raise Mismatch(
+                    f"{what}: its magnitudes are norms over outputs, [1, in, ..], which our "
+                    f"{place.row.ours} has apart; such a DoRA of this layer is not known here."
+                )
             factors["input_magnitude"] = ours
         found.append(_Part(place.row.ours, place.row.at, place.leaf, factors, scale))
     return found
@@ -232,8 +253,8 @@ def _check_once(parts: Sequence[tuple[str, _Part]], what: str) -> None:
     """Refuses parts that two layers have in common, such as a fused layer of one spelling and its part of another.
 
     Args:
-      parts: each with a tensor's name of the layer that it comes from.
-      what: the file and the network, for the message.
+        parts: each with a tensor's name of the layer that it comes from.
+        what: the file and the network, for the message.
     """
     axes: dict[str, int] = {}
     for _, part in parts:
@@ -241,8 +262,10 @@ def _check_once(parts: Sequence[tuple[str, _Part]], what: str) -> None:
     seen = {part.path: np.zeros(part.leaf[: axes[part.path]], bool) for _, part in parts}
     for name, part in parts:
         if seen[part.path][part.at].any():
-            raise Mismatch(f"{what} has {lora.written(part.path, part.at)} twice, by two spellings of its layers; the "
-                           f"first tensor of the second is {name}. Leave one spelling out.")  # fmt: skip
+            raise Mismatch(
+                f"{what} has {lora.written(part.path, part.at)} twice, by two spellings of its layers; the "
+                f"first tensor of the second is {name}. Leave one spelling out."
+            )
         seen[part.path][part.at] = True
 
 
@@ -277,12 +300,15 @@ def _stacked(parts: Sequence[_Part]) -> Lora:
 def _their_layers(module: nn.Module, one: Lora, layout: str) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """(A, B, alpha / r) of each of their layers, in that layout, that an adapter of ours changes."""
     family = families.of(module)
-    table, fused = _layers(module, (layout,)), layout != next(iter(family.tables))
+    table = _layers(module, (layout,))
+    fused = layout != next(iter(family.tables))
     found: dict[str, list[tuple[np.ndarray, np.ndarray, float]]] = {}
     for name, factors in lora.places_of(one.adapter).items():
         if factors.keys() != {"down", "up"}:
-            raise ValueError(f"{name} is a DoRA, LoHa or LoKr: {', '.join(factors)}; plain LoRA alone is written. "
-                             "Merge it, and write the network.")  # fmt: skip
+            raise ValueError(
+                f"{name} is a DoRA, LoHa or LoKr: {', '.join(factors)}; plain LoRA alone is written. "
+                "Merge it, and write the network."
+            )
         path, at = lora.parsed(name)
         scale = one.scale[name] if isinstance(one.scale, Mapping) else float(one.scale)
         covered = False
@@ -291,10 +317,13 @@ def _their_layers(module: nn.Module, one: Lora, layout: str) -> dict[str, tuple[
                 selected = _selected(factors, at, place, fused)
                 if selected is None:
                     continue
-                covered, how = True, place.how()
+                covered = True
+                how = place.how()
                 if how is None or place.row.rows is not None or (layer in found and not fused):
-                    raise ValueError(f"{name} and others are one layer {layer} of {family.name}, with one A for all; "
-                                     "that cannot be written.")  # fmt: skip
+                    raise ValueError(
+                        f"{name} and others are one layer {layer} of {family.name}, with one A for all; "
+                        "that cannot be written."
+                    )
                 found.setdefault(layer, []).append((*how.to_theirs(*selected), scale))
         if not covered:
             raise ValueError(f"{name} is no layer of {family.name}, and cannot be written.")
@@ -311,8 +340,10 @@ def _joined(updates: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np
     """Several updates of one layer as one: their factors side by side, or B summed where they have one A."""
     down, _, scale = updates[0]
     if any(other != scale for _, _, other in updates):
-        updates, scale = [(a, b * np.float32(own), 1.0) for a, b, own in updates], 1.0
-    downs, ups = [a for a, _, _ in updates], [b for _, b, _ in updates]
+        updates = [(a, b * np.float32(own), 1.0) for a, b, own in updates]
+        scale = 1.0
+    downs = [a for a, _, _ in updates]
+    ups = [b for _, b, _ in updates]
     if all(np.array_equal(a, down) for a in downs):
         return down, np.sum(ups, axis=0), scale
     return np.concatenate(downs), np.concatenate(ups, axis=1), scale
@@ -326,8 +357,10 @@ def _selected(
     With `fused` they may stand for some of the part's outputs, and are zero for the others.
     """
     whole = lambda index: [*index, *[slice(None)] * (len(place.leaf) - len(index))]
-    mine, theirs = whole(at), whole(place.row.at)
-    down, up = np.asarray(factors["down"]), np.asarray(factors["up"])
+    mine = whole(at)
+    theirs = whole(place.row.at)
+    down = np.asarray(factors["down"])
+    up = np.asarray(factors["up"])
     if fused:
         mine, up = _filled(mine, theirs, place.leaf, down, up)
     index, dropped = [], 0
@@ -352,7 +385,8 @@ def _filled(
     outputs = range(kept[down.ndim - 2] + 1, len(leaf))
     added = [axis for axis in outputs if theirs[axis] == slice(None) != mine[axis]]
     axes = [axis for axis in outputs if axis in added or axis in kept]
-    lead, sizes = up.ndim - len([axis for axis in outputs if axis in kept]), iter(up.shape)
+    lead = up.ndim - len([axis for axis in outputs if axis in kept])
+    sizes = iter(up.shape)
     stack = [next(sizes) for _ in range(lead)]
     own = {axis: next(sizes) for axis in axes if axis in kept}
     filled = np.zeros((*stack, *[leaf[axis] if axis in added else own[axis] for axis in axes]), up.dtype)

@@ -30,8 +30,8 @@ class Update(NamedTuple):
     """One layer's update.
 
     Attributes:
-      pairs: (A, B), one or two.
-      rank: r of alpha / r; None for a LoKr whose matrices are both whole, which has none.
+        pairs: (A, B), one or two.
+        rank: r of alpha / r; None for a LoKr whose matrices are both whole, which has none.
     """
 
     pairs: tuple[Pair, ...]
@@ -42,31 +42,36 @@ def update(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     """The update of one layer.
 
     Args:
-      parts: the layer's tensors by the names of the table in `lora_names`.
-      theirs: shape of the layer's weight, [out, in, ..].
-      what: the file and the layer, for the message.
+        parts: the layer's tensors by the names of the table in `lora_names`.
+        theirs: shape of the layer's weight, [out, in, ..].
+        what: the file and the layer, for the message.
 
     Returns:
-      Its pairs and its rank.
+        Its pairs and its rank.
 
     Raises:
-      Mismatch: for parts that make no kind of update, or more than one, and for shapes that do not fit.
+        Mismatch: for parts that make no kind of update, or more than one, and for shapes that do not fit.
     """
     names = parts.keys() - {"alpha", "dora_scale", "magnitude"}
     for tensors, read, cores in KINDS:
         if any(set(whole) <= names <= {*whole, *cores} for whole in tensors):
             return read(parts, theirs, what)
-    raise Mismatch(f"{what} has {', '.join(sorted(names)) or 'alpha or magnitudes'} alone, and needs the factors down "
-                   "and up, hada_w1_a to hada_w2_b, or lokr_w1 and lokr_w2 or their factors _a and _b.")  # fmt: skip
+    raise Mismatch(
+        f"{what} has {', '.join(sorted(names)) or 'alpha or magnitudes'} alone, and needs the factors down "
+        "and up, hada_w1_a to hada_w2_b, or lokr_w1 and lokr_w2 or their factors _a and _b."
+    )
 
 
 def lora(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     """B A."""
-    down, up = parts["down"], parts["up"]
+    down = parts["down"]
+    up = parts["up"]
     rank = down.shape[0] if down.ndim else 0
     if down.size != rank * math.prod(theirs[1:]) or up.size != rank * theirs[0] or up.shape[1:2] != (rank,):
-        raise Mismatch(f"{what}: factors of shapes {list(down.shape)} and {list(up.shape)} do not fit the weight "
-                       f"{list(theirs)}; they are to be [r, in, ..] and [out, r, ..].")  # fmt: skip
+        raise Mismatch(
+            f"{what}: factors of shapes {list(down.shape)} and {list(up.shape)} do not fit the weight "
+            f"{list(theirs)}; they are to be [r, in, ..] and [out, r, ..]."
+        )
     return Update(((down, up),), rank)
 
 
@@ -74,7 +79,9 @@ def loha(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     """(B A) * (B' A')."""
     found = []
     for i in (1, 2):
-        up, down, core = parts[f"hada_w{i}_a"], parts[f"hada_w{i}_b"], parts.get(f"hada_t{i}")
+        up = parts[f"hada_w{i}_a"]
+        down = parts[f"hada_w{i}_b"]
+        core = parts.get(f"hada_t{i}")
         down, up = _tucker(core, down, up, what) if core is not None else (down, up)
         found.append(lora({"down": down, "up": up}, theirs, what))
     return Update((*found[0].pairs, *found[1].pairs), found[0].rank)
@@ -89,11 +96,14 @@ def lokr(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     if b == 0 or a * c != theirs[0] or theirs[1] % b or large_down[:1].size != theirs[1] // b * math.prod(theirs[2:]):
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in parts.items() if name.startswith("lokr"))
         raise Mismatch(f"{what}: {shapes} make no matrix {list(theirs)}.")
-    d, pixels = theirs[1] // b, theirs[2:]
+    d = theirs[1] // b
+    pixels = theirs[2:]
     spread = np.broadcast_to(down.reshape(-1, b, 1, 1), (len(down), b, d, math.prod(pixels)))
     tiled = np.broadcast_to(large_down.reshape(-1, 1, d, math.prod(pixels)), (len(large_down), b, d, math.prod(pixels)))
-    pairs = ((spread.reshape(len(down), *theirs[1:]), np.repeat(up, c, axis=0)),
-             (tiled.reshape(len(tiled), *theirs[1:]), np.tile(large_up, (a, 1))))  # fmt: skip
+    pairs = (
+        (spread.reshape(len(down), *theirs[1:]), np.repeat(up, c, axis=0)),
+        (tiled.reshape(len(tiled), *theirs[1:]), np.tile(large_up, (a, 1))),
+    )
     return Update(pairs, large_rank or small_rank)
 
 
@@ -101,9 +111,16 @@ def lokr(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
 KINDS = (
     ((("down", "up"),), lora, ()),
     ((("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),), loha, ("hada_t1", "hada_t2")),
-    (tuple((*first, *second) for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
-           for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))), lokr, ("lokr_t2",)),
-)  # fmt: skip
+    (
+        tuple(
+            (*first, *second)
+            for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
+            for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
+        ),
+        lokr,
+        ("lokr_t2",),
+    ),
+)
 
 
 def magnitude(parts: Parts, theirs: tuple[int, ...], what: str) -> tuple[str, np.ndarray] | None:
@@ -113,23 +130,28 @@ def magnitude(parts: Parts, theirs: tuple[int, ...], what: str) -> tuple[str, np
     ..], or, in older files, for each input, [1, in, ..].
     """
     if "magnitude" in parts:
-        found, outputs = parts["magnitude"], True
+        found = parts["magnitude"]
+        outputs = True
     elif "dora_scale" in parts:
         found = parts["dora_scale"]
         outputs = found.shape[:1] == theirs[:1]
     else:
         return None
     if found.size != theirs[0 if outputs else 1]:
-        raise Mismatch(f"{what}: its magnitudes {list(found.shape)} are neither [{theirs[0]}, 1, ..], one for each "
-                       f"output, nor [1, {theirs[1]}, ..], one for each input.")  # fmt: skip
+        raise Mismatch(
+            f"{what}: its magnitudes {list(found.shape)} are neither [{theirs[0]}, 1, ..], one for each "
+            f"output, nor [1, {theirs[1]}, ..], one for each input."
+        )
     return ("outputs" if outputs else "inputs"), found.reshape(-1)
 
 
 def first_rows(up: np.ndarray, theirs: tuple[int, ...], what: str) -> np.ndarray:
     """B of XLabs' queries, keys and values, [3 in, r], with zeros for the rows of the weight [out, in] that follow."""
     if up.ndim != 2 or len(up) != 3 * theirs[1] or len(up) > theirs[0]:
-        raise Mismatch(f"{what}: B of queries, keys and values {list(up.shape)} does not fit the weight {list(theirs)}"
-                       f"; it is to be [{3 * theirs[1]}, r].")  # fmt: skip
+        raise Mismatch(
+            f"{what}: B of queries, keys and values {list(up.shape)} does not fit the weight {list(theirs)}"
+            f"; it is to be [{3 * theirs[1]}, r]."
+        )
     return np.pad(up, ((0, theirs[0] - len(up)), (0, 0)))
 
 
@@ -140,18 +162,24 @@ def _factors(parts: Parts, i: int, what: str) -> tuple[Pair, int | None]:
         whole = whole.reshape(len(whole), -1) if whole.ndim > 1 else np.empty((0, 0), np.float32)
         pair = (whole, np.eye(len(whole), dtype=whole.dtype))
         return pair, None
-    up, down, core = parts[f"lokr_w{i}_a"], parts[f"lokr_w{i}_b"], parts.get(f"lokr_t{i}")
+    up = parts[f"lokr_w{i}_a"]
+    down = parts[f"lokr_w{i}_b"]
+    core = parts.get(f"lokr_t{i}")
     if core is not None:
         down, up = _tucker(core, down, up, what)
     if up.ndim != 2 or down.ndim < 2 or up.shape[1] != len(down):
-        raise Mismatch(f"{what}: lokr_w{i}_a {list(up.shape)} and lokr_w{i}_b {list(down.shape)} are no factors; they "
-                       "are to be [out, r] and [r, in].")  # fmt: skip
+        raise Mismatch(
+            f"{what}: lokr_w{i}_a {list(up.shape)} and lokr_w{i}_b {list(down.shape)} are no factors; they "
+            "are to be [out, r] and [r, in]."
+        )
     return (down, up), len(down)
 
 
 def _tucker(core: np.ndarray, down: np.ndarray, up: np.ndarray, what: str) -> Pair:
     """A [r, in, H, W] and B [out, r] of a convolution's core t [r, r, H, W], b [r, in] and a [r, out]."""
     if core.ndim < 3 or down.ndim != 2 or up.ndim != 2 or core.shape[:2] != (len(up), len(down)):
-        raise Mismatch(f"{what}: a core of shape {list(core.shape)} with factors {list(up.shape)} and "
-                       f"{list(down.shape)}; they are to be [r, r, H, W], [r, out] and [r, in].")  # fmt: skip
+        raise Mismatch(
+            f"{what}: a core of shape {list(core.shape)} with factors {list(up.shape)} and "
+            f"{list(down.shape)}; they are to be [r, r, H, W], [r, out] and [r, in]."
+        )
     return np.einsum("ij...,jn->in...", core, down), up.T

@@ -35,16 +35,23 @@ PREFIXES = {
 CLIP = "text_model."
 # A layer's tensors by the ends of their names.
 ENDS = {
-    "lora_A.weight": "down", "lora_B.weight": "up",
-    "lora_down.weight": "down", "lora_up.weight": "up",
-    "lora.down.weight": "down", "lora.up.weight": "up",
-    "lora_linear_layer.down.weight": "down", "lora_linear_layer.up.weight": "up",
-    "first_rows.lora.down.weight": "down", "first_rows.lora.up.weight": "first_up",
-    "lora_magnitude_vector.weight": "magnitude", "lora_magnitude_vector": "magnitude", "dora_scale": "dora_scale",
+    "lora_A.weight": "down",
+    "lora_B.weight": "up",
+    "lora_down.weight": "down",
+    "lora_up.weight": "up",
+    "lora.down.weight": "down",
+    "lora.up.weight": "up",
+    "lora_linear_layer.down.weight": "down",
+    "lora_linear_layer.up.weight": "up",
+    "first_rows.lora.down.weight": "down",
+    "first_rows.lora.up.weight": "first_up",
+    "lora_magnitude_vector.weight": "magnitude",
+    "lora_magnitude_vector": "magnitude",
+    "dora_scale": "dora_scale",
     **{name: name for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
     **{name: name for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
     "alpha": "alpha",
-}  # fmt: skip
+}
 # Names of attention processors, as those of layers. XLabs' queries, keys and values of a single block are the first
 # rows of its first layer.
 PROCESSORS = {
@@ -76,8 +83,8 @@ def parsed(name: str, names: Mapping[str, Mapping[str, str]]) -> tuple[str, str,
     """(component, layer, part) of a tensor's name; None if it names nothing that there is.
 
     Args:
-      name: of the tensor.
-      names: for each component its layers, as from `underscored`.
+        name: of the tensor.
+        names: for each component its layers, as from `underscored`.
     """
     stem, part = _ended(name)
     if not part:
@@ -133,11 +140,11 @@ def scale(
     """alpha / r, or alpha / sqrt(r) of rsLoRA: by the layer's own alpha, by peft's config, or else 1.
 
     Args:
-      parts: the layer's tensors.
-      rank: r; None for a LoKr of two whole matrices, whose alpha counts in peft's config alone.
-      config: peft's.
-      layer: its name.
-      what: the file and the layer, for messages.
+        parts: the layer's tensors.
+        rank: r; None for a LoKr of two whole matrices, whose alpha counts in peft's config alone.
+        config: peft's.
+        layer: its name.
+        what: the file and the layer, for messages.
     """
     if "alpha" in parts:
         if parts["alpha"].size != 1:
@@ -176,8 +183,11 @@ def prefix_of(component: str, components: Collection[str], original: bool) -> st
         return "lora_unet_"
     if component == "text_encoder":
         return "lora_te1_" if "text_encoder_2" in components else "lora_te_"
-    return next(prefix for prefix, components in PREFIXES.items() if component in components and
-                (component != "transformer" or prefix == "lora_transformer_"))  # fmt: skip
+    return next(
+        prefix
+        for prefix, components in PREFIXES.items()
+        if component in components and (component != "transformer" or prefix == "lora_transformer_")
+    )
 
 
 def shown(component: str, layer: str) -> str:

@@ -18,10 +18,10 @@ class Separation(NamedTuple):
     """How [out, in, ..] of theirs becomes [*inputs, *outputs] of ours.
 
     Attributes:
-      inputs: shape of our axes of inputs.
-      outputs: shape of our axes of outputs.
-      source_inputs: int `[in]`, for each of our inputs, flat, the flat index of theirs.
-      source_outputs: int `[out]`, likewise.
+        inputs: shape of our axes of inputs.
+        outputs: shape of our axes of outputs.
+        source_inputs: int `[in]`, for each of our inputs, flat, the flat index of theirs.
+        source_outputs: int `[out]`, likewise.
     """
 
     inputs: tuple[int, ...]
@@ -66,11 +66,12 @@ def separation(layout: Layout, theirs: tuple[int, ...], ours: tuple[int, ...]) -
     """What a layout does to inputs and outputs, or None where it does not keep them apart.
 
     Args:
-      layout: of a row.
-      theirs: shape of their tensor, [out, in, ..].
-      ours: shape of our part.
+        layout: of a row.
+        theirs: shape of their tensor, [out, in, ..].
+        ours: shape of our part.
     """
-    outputs, inputs = theirs[0], math.prod(theirs[1:])
+    outputs = theirs[0]
+    inputs = math.prod(theirs[1:])
     axes = next((n for n in range(1, len(ours)) if math.prod(ours[:n]) == inputs), None)
     if len(theirs) < 2 or axes is None:
         return None

@@ -68,7 +68,8 @@ def edm_augmentation(probability: float = 0.12, mirror: bool = True) -> Augmenta
 
     def augment(key: Array, image: Array) -> tuple[Array, Array]:
         uniform_key, normal_key = jax.random.split(key)
-        u, n = jax.random.uniform(uniform_key, (10,)), jax.random.normal(normal_key, (4,))
+        u = jax.random.uniform(uniform_key, (10,))
+        n = jax.random.normal(normal_key, (4,))
         left = (u[0] < 0.5) & mirror
         top = (u[1] < 0.5) & (u[2] < probability)
         image = jnp.where(left, image[:, ::-1], image)
@@ -80,9 +81,13 @@ def edm_augmentation(probability: float = 0.12, mirror: bool = True) -> Augmenta
                 stretch * jnp.sin(direction), right, down]  # fmt: skip
         height, width, _ = image.shape
         inverse = (
-            _stretch(-scale, -scale) @ _turn(angle) @ _turn(-direction) @ _stretch(-stretch, stretch)
-            @ _turn(direction) @ _shift(-MOVE * width * right, -MOVE * height * down)
-        )  # fmt: skip
+            _stretch(-scale, -scale)
+            @ _turn(angle)
+            @ _turn(-direction)
+            @ _stretch(-stretch, stretch)
+            @ _turn(direction)
+            @ _shift(-MOVE * width * right, -MOVE * height * down)
+        )
         still = ~(scaled | turned | stretched | shifted)
         moved = transform(image, inverse).astype(image.dtype)
         return jnp.where(still, image, moved), jnp.stack(told, dtype=jnp.float32)
@@ -117,7 +122,8 @@ def transform(image: Array, inverse: Array) -> Array:
 def _read(image: Array, rows: Array, columns: Array) -> Array:
     """Values of an image [H, W, C] between its samples, by bilinear interpolation; zero outside."""
     height, width, _ = image.shape
-    top, left = jnp.floor(rows), jnp.floor(columns)
+    top = jnp.floor(rows)
+    left = jnp.floor(columns)
     found = 0.0
     for i, down in ((top, rows - top), (top + 1, top + 1 - rows)):
         for j, right in ((left, columns - left), (left + 1, left + 1 - columns)):
@@ -156,7 +162,10 @@ def _stretch(x: Array, y: Array) -> Array:
 
 
 def _turn(angle: Array) -> Array:
-    cos, sin, one, zero = jnp.cos(angle), jnp.sin(angle), jnp.ones_like(angle), jnp.zeros_like(angle)
+    cos = jnp.cos(angle)
+    sin = jnp.sin(angle)
+    one = jnp.ones_like(angle)
+    zero = jnp.zeros_like(angle)
     return jnp.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one]).reshape(3, 3)
 
 

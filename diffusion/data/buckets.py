@@ -28,9 +28,7 @@ Size = tuple[int, int]
 """Height and width."""
 
 
-def within(
-    area: int, multiple: int = 64, least: int = 512, most: int = 2048, share: float = 0.9
-) -> tuple[Size, ...]:
+def within(area: int, multiple: int = 64, least: int = 512, most: int = 2048, share: float = 0.9) -> tuple[Size, ...]:
     """All sizes of nearly one area, as SDXL is trained on.
 
     Args:
@@ -104,7 +102,8 @@ def nearest(pictures: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
     Raises:
         ValueError: for another shape, or sides that are not positive.
     """
-    pictures, table = np.asarray(pictures), np.asarray(sizes)
+    pictures = np.asarray(pictures)
+    table = np.asarray(sizes)
     if pictures.ndim != 2 or pictures.shape[1] != 2 or (pictures < 1).any():
         raise ValueError(f"pictures are [N, 2] heights and widths of at least 1; got an array {pictures.shape}")
     ratio = lambda size: np.log(size[:, 1] / size[:, 0])
@@ -183,8 +182,10 @@ class Order(NamedTuple):
             ValueError: for no pictures, or a batch size below 1.
         """
         if batch_size < 1 or not len(assigned):
-            raise ValueError(f"an order needs pictures and a batch size of at least 1; got {len(assigned)} pictures "
-                             f"and batch_size = {batch_size}")
+            raise ValueError(
+                f"an order needs pictures and a batch size of at least 1; got {len(assigned)} pictures "
+                f"and batch_size = {batch_size}"
+            )
         return cls(tuple(np.flatnonzero(np.asarray(assigned) == k) for k in range(buckets)), batch_size, seed)
 
     def batches_before(self, epoch: int) -> int:
@@ -195,7 +196,8 @@ class Order(NamedTuple):
         """The epoch of a step: the last that begins at or before it."""
         low, high = 0, 1
         while self.batches_before(high) <= step:
-            low, high = high, 2 * high
+            low = high
+            high = 2 * high
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self.batches_before(middle) <= step else (low, middle)
@@ -251,8 +253,10 @@ def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -
     scale = max(size[0] / height, size[1] / width)
     covering = [max(round(side * scale), least) for side, least in zip((height, width), size)]
     if covering != [height, width]:
-        channels = [Image.fromarray(image[..., c]).resize(covering[::-1], Image.Resampling.BICUBIC)
-                    for c in range(image.shape[2])]  # fmt: skip
+        channels = [
+            Image.fromarray(image[..., c]).resize(covering[::-1], Image.Resampling.BICUBIC)
+            for c in range(image.shape[2])
+        ]
         image = np.stack([np.asarray(channel) for channel in channels], axis=-1)
     room = [covering[i] - size[i] for i in (0, 1)]
     top, left = (each // 2 for each in room) if rng is None else (int(rng.integers(each + 1)) for each in room)
@@ -294,12 +298,16 @@ def batches(
         bucket, rows = order.batch(step)
         index = step * order.batch_size + mine
         records = pipeline.fetch(source, rows[mine])
-        fitted = [fit(record["image"], sizes[bucket], pipeline.rng_of(order.seed, i, 0))
-                  for i, record in zip(index.tolist(), records)]  # fmt: skip
-        examples, sizes_told = [image for image, _ in fitted], np.stack([size for _, size in fitted])
+        fitted = [
+            fit(record["image"], sizes[bucket], pipeline.rng_of(order.seed, i, 0))
+            for i, record in zip(index.tolist(), records)
+        ]
+        examples = [image for image, _ in fitted]
+        sizes_told = np.stack([size for _, size in fitted])
         for position, function in enumerate(augment, 1):
-            examples = [function(pipeline.rng_of(order.seed, i, position), image)
-                        for i, image in zip(index.tolist(), examples)]  # fmt: skip
+            examples = [
+                function(pipeline.rng_of(order.seed, i, position), image) for i, image in zip(index.tolist(), examples)
+            ]
         images = np.stack(examples)
         labels = np.array([record.get("label", 0) for record in records], np.int32)
         return {"image": images, "label": labels, "index": index} | ({"size": sizes_told} if told else {})

@@ -12,10 +12,10 @@ def checksum(builder: type) -> str:
     Formatting, comments, docstrings and the rest of the file do not count.
 
     Args:
-      builder: the class.
+        builder: the class.
 
     Returns:
-      64 hexadecimal digits; "" where there is no source to read, or the class does not stand at the top of its file.
+        64 hexadecimal digits; "" where there is no source to read, or the class does not stand at the top of its file.
     """
     try:
         tree = ast.parse(pathlib.Path(inspect.getsourcefile(builder) or "").read_text(encoding="utf-8"))

@@ -74,8 +74,10 @@ class Told:
         """Returns many records; errors as the source's."""
         found = pipeline.fetch(self._source, np.asarray(rows))
         entries = self._table.entries
-        return [record | {"condition": {name: entries[name][k] for name in entries}}
-                for record, k in zip(found, self._table.row[np.asarray(rows)])]  # fmt: skip
+        return [
+            record | {"condition": {name: entries[name][k] for name in entries}}
+            for record, k in zip(found, self._table.row[np.asarray(rows)])
+        ]
 
 
 def texts_of(name: str, split: str, data_dir: str = "") -> list[str]:
@@ -91,8 +93,10 @@ def texts_of(name: str, split: str, data_dir: str = "") -> list[str]:
     found = [text.strip() for text in sources.column(name, split, "caption", data_dir)]
     if empty := [row for row, text in enumerate(found) if not text]:
         told = ", ".join(map(str, empty[:20])) + (", .." if len(empty) > 20 else "")
-        raise ValueError(f"{name} ({split}): {len(empty)} of {len(found)} captions are empty, those of the records "
-                         f"{told} (counted from 0). Give each picture a caption, or leave it out.")
+        raise ValueError(
+            f"{name} ({split}): {len(empty)} of {len(found)} captions are empty, those of the records "
+            f"{told} (counted from 0). Give each picture a caption, or leave it out."
+        )
     return found
 
 
@@ -146,8 +150,14 @@ def write(folder: str | pathlib.Path, found: Table, description: Mapping[str, An
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
     with files.whole(folder / ARRAYS) as file:
-        file.write(save({**{f"entries/{name}": np.ascontiguousarray(rows) for name, rows in found.entries.items()},
-                         ROW: found.row}))  # fmt: skip
+        file.write(
+            save(
+                {
+                    **{f"entries/{name}": np.ascontiguousarray(rows) for name, rows in found.entries.items()},
+                    ROW: found.row,
+                }
+            )
+        )
     with files.whole(folder / INDEX) as file:
         file.write((json.dumps(description, indent=2) + "\n").encode())
 
@@ -161,9 +171,10 @@ def description_of(folder: str | pathlib.Path) -> dict[str, Any]:
     """
     path = pathlib.Path(folder) / INDEX
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no captions. They are written by: python -m experiments.encode_text "
-                                f"--text_encoder=FOLDER --tokenizer=FOLDER --data=NAME@SPLIT "
-                                + shlex.quote(f"--out={folder}"))
+        raise FileNotFoundError(
+            f"{folder} holds no captions. They are written by: python -m experiments.encode_text "
+            f"--text_encoder=FOLDER --tokenizer=FOLDER --data=NAME@SPLIT " + shlex.quote(f"--out={folder}")
+        )
     found = limits.read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("dataset"), dict):
         raise CacheError(f"{path} is no description of captions in format {FORMAT}; write them again.")
@@ -225,7 +236,12 @@ def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> Non
     about, (bare, _, version) = description_of(folder)["dataset"], name.partition(":")
     wanted = {"name": bare, "split": split, "size": size} | ({"version": version} if version else {})
     found = {**about, "name": str(about.get("name")).partition(":")[0]}
-    if differs := [f"{key} is {found.get(key)!r} there, and {value!r} is asked for"
-                   for key, value in wanted.items() if found.get(key) != value]:  # fmt: skip
-        raise CacheError(f"{folder} holds other captions: {'; '.join(differs)}. Write them by experiments.encode_text "
-                         "into another folder.")
+    if differs := [
+        f"{key} is {found.get(key)!r} there, and {value!r} is asked for"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]:
+        raise CacheError(
+            f"{folder} holds other captions: {'; '.join(differs)}. Write them by experiments.encode_text "
+            "into another folder."
+        )

@@ -46,17 +46,17 @@ def find(name: str, data_dir: str = "") -> Path:
     A bundled dataset is prepared in the cache alone. Nothing is ever written into a folder that the caller names.
 
     Args:
-      name: TFDS name, `dataset[/config][:version]`; the highest version if none is named.
-      data_dir: folder of prepared datasets; "" for the default: TFDS_DATA_DIR or else ~/tensorflow_datasets, and for
-        the bundled datasets DIFFUSION_CACHE/tfds or else ~/.cache/diffusion/tfds.
+        name: TFDS name, `dataset[/config][:version]`; the highest version if none is named.
+        data_dir: folder of prepared datasets; "" for the default: TFDS_DATA_DIR or else ~/tensorflow_datasets, and for
+            the bundled datasets DIFFUSION_CACHE/tfds or else ~/.cache/diffusion/tfds.
 
     Returns:
-      The folder that holds dataset_info.json, features.json and the records.
+        The folder that holds dataset_info.json, features.json and the records.
 
     Raises:
-      ValueError: the name is not of that form, or other code than the builder's has made the bundled dataset.
-      FileNotFoundError: it is not there; says where it was looked for, what is there, and how to prepare it.
-      OSError: a bundled dataset cannot be written.
+        ValueError: the name is not of that form, or other code than the builder's has made the bundled dataset.
+        FileNotFoundError: it is not there; says where it was looked for, what is there, and how to prepare it.
+        OSError: a bundled dataset cannot be written.
     """
     parts = _NAME.fullmatch(name)
     if not parts:
@@ -64,11 +64,14 @@ def find(name: str, data_dir: str = "") -> Path:
     if name in BUNDLED and not data_dir:
         return _prepared(name, cache("tfds"))
     if data_dir:
-        root, origin = Path(data_dir).expanduser(), "data_dir"
+        root = Path(data_dir).expanduser()
+        origin = "data_dir"
     elif os.environ.get("TFDS_DATA_DIR"):
-        root, origin = Path(os.environ["TFDS_DATA_DIR"]).expanduser(), "TFDS_DATA_DIR"
+        root = Path(os.environ["TFDS_DATA_DIR"]).expanduser()
+        origin = "TFDS_DATA_DIR"
     else:
-        root, origin = Path("~/tensorflow_datasets").expanduser(), "TFDS's default; set data_dir or TFDS_DATA_DIR"
+        root = Path("~/tensorflow_datasets").expanduser()
+        origin = "TFDS's default; set data_dir or TFDS_DATA_DIR"
     parent = root / parts["dataset"] / (parts["config"] or "")
     versions = [path for path in _folders(parent) if parts["version"] in (None, path.name)]
     if not versions:
@@ -80,10 +83,10 @@ def available(root: Path) -> list[str]:
     """Lists the prepared datasets in a folder.
 
     Args:
-      root: folder of prepared datasets; it need not exist.
+        root: folder of prepared datasets; it need not exist.
 
     Returns:
-      Sorted names, `dataset[/config]:version`.
+        Sorted names, `dataset[/config]:version`.
     """
     names = []
     for pattern in ("*", "*/*"):
@@ -100,11 +103,11 @@ def check_folder(folder: Path) -> None:
     JSON first; nothing is imported.
 
     Args:
-      folder: folder of a prepared dataset.
+        folder: folder of a prepared dataset.
 
     Raises:
-      ValueError: a file is not JSON of TFDS's present form, names a class that is not in `FEATURES`, or a path.
-      FileNotFoundError: one of them is missing.
+        ValueError: a file is not JSON of TFDS's present form, names a class that is not in `FEATURES`, or a path.
+        FileNotFoundError: one of them is missing.
     """
     _check_features(folder / "features.json")
     path = folder / "dataset_info.json"
@@ -186,7 +189,8 @@ def _check_made_by(builder: type, folder: Path) -> None:
     """Refuses records that other code has made; those of this library are versioned, and tested against their rule."""
     if builder.__module__.partition(".")[0] == __name__.partition(".")[0] or not (folder / MADE_BY).is_file():
         return
-    content, now = limits.read_json(folder / MADE_BY), builders.checksum(builder)
+    content = limits.read_json(folder / MADE_BY)
+    now = builders.checksum(builder)
     made_by = content.get("code") if isinstance(content, dict) else None
     if now and made_by and made_by != now:
         raise ValueError(

@@ -52,8 +52,8 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns scikit-learn's digits with the split that each belongs to.
 
     Returns:
-      images [1797, 8, 8, 1] uint8, scikit-learn's value v in 0..16 as round(255 v / 16); labels [1797] int64 in 0..9;
-      splits [1797] str, "train", "validation" or "test" by `ORDER_KEY` and `FRACTIONS`.
+        images [1797, 8, 8, 1] uint8, scikit-learn's value v in 0..16 as round(255 v / 16); labels [1797] int64 in 0..9;
+        splits [1797] str, "train", "validation" or "test" by `ORDER_KEY` and `FRACTIONS`.
     """
     import sklearn.datasets  # takes a second, and only the first use of the dataset needs it
 

@@ -31,9 +31,9 @@ class Row(NamedTuple):
     """A line of the metadata.
 
     Attributes:
-      file_name: of the picture, from the folder on.
-      caption: what it shows.
-      category: what kind it is; "" where there is none.
+        file_name: of the picture, from the folder on.
+        caption: what it shows.
+        category: what kind it is; "" where there is none.
     """
 
     file_name: str
@@ -45,15 +45,15 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
     """Reads a folder's metadata, and checks all of it before any picture is opened.
 
     Args:
-      folder: with metadata.csv and the pictures that it names.
+        folder: with metadata.csv and the pictures that it names.
 
     Returns:
-      Its rows, in their order.
+        Its rows, in their order.
 
     Raises:
-      FileNotFoundError: there is no metadata, or pictures are missing: all of them are named.
-      ValueError: a column is missing or unknown, captions are empty or files named twice (with their lines), or a name
-        leads out of the folder.
+        FileNotFoundError: there is no metadata, or pictures are missing: all of them are named.
+        ValueError: a column is missing or unknown, captions are empty or files named twice (with their lines), or a
+            name leads out of the folder.
     """
     path = folder / METADATA
     if not path.is_file():
@@ -70,8 +70,10 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
     if not found:
         raise ValueError(f"{path} names no picture.")
     if ragged := [line for line, row in found if None in row or None in row.values()]:
-        raise ValueError(f"{path}: {_lines(ragged)} another number of values than there are columns; a caption with a "
-                         "comma stands in quotes.")  # fmt: skip
+        raise ValueError(
+            f"{path}: {_lines(ragged)} another number of values than there are columns; a caption with a "
+            "comma stands in quotes."
+        )
     rows = [Row(*(str(row.get(name, "")).strip() for name in Row._fields)) for _, row in found]
     lines = [line for line, _ in found]
     if empty := [line for line, row in zip(lines, rows) if not row.caption]:
@@ -94,20 +96,22 @@ def prepare(folder: str | pathlib.Path, name: str, data_dir: str | pathlib.Path,
     hash of their names, so that "train[:90%]" is a fair part.
 
     Args:
-      folder: with metadata.csv, see `read_metadata`.
-      name: of the dataset: letters, digits and "_".
-      data_dir: folder of prepared datasets, made if missing.
-      side: pictures are made squares of this side, as `transforms.decode_square` does; 0 for those of one size already.
+        folder: with metadata.csv, see `read_metadata`.
+        name: of the dataset: letters, digits and "_".
+        data_dir: folder of prepared datasets, made if missing.
+        side: pictures are made squares of this side, as `transforms.decode_square` does; 0 for those of one size
+            already.
 
     Returns:
-      The dataset's folder.
+        The dataset's folder.
 
     Raises:
-      FileNotFoundError, ValueError: as in `read_metadata`, or a picture cannot be read or is of another size (all such
-        pictures are named).
-      FileExistsError: there is such a dataset.
+        FileNotFoundError, ValueError: as in `read_metadata`, or a picture cannot be read or is of another size (all
+            such pictures are named).
+        FileExistsError: there is such a dataset.
     """
-    folder, root = pathlib.Path(folder).expanduser(), pathlib.Path(data_dir).expanduser()
+    folder = pathlib.Path(folder).expanduser()
+    root = pathlib.Path(data_dir).expanduser()
     if not re.fullmatch(r"[a-z]\w*", name):
         raise ValueError(f"name = {name!r} must begin with a small letter, and go on with letters, digits and '_'.")
     if side < 0:
@@ -162,8 +166,10 @@ def _one_size(folder: pathlib.Path, rows: list[Row]) -> tuple[int, int]:
     usual, _ = Counter(sizes.values()).most_common(1)[0]
     if others := [f"{name} ({size[0]} x {size[1]})" for name, size in sizes.items() if size != usual]:
         told = ", ".join(others[:20]) + (f" and {len(others) - 20} more" if len(others) > 20 else "")
-        raise ValueError(f"most pictures of {folder} are {usual[0]} x {usual[1]}, but not {told}; "
-                         "give the side of squares that all are made.")  # fmt: skip
+        raise ValueError(
+            f"most pictures of {folder} are {usual[0]} x {usual[1]}, but not {told}; "
+            "give the side of squares that all are made."
+        )
     return usual[1], usual[0]
 
 

@@ -88,28 +88,40 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
         folder: that `latent_writer.write` wrote.
 
     Returns:
-        The latents, and what they are as `pipeline.batches` takes it; ``latents.draw`` has to be the first of its
+        The latents, and what they are as `pipeline.batches` takes it; `latents.draw` has to be the first of its
         augmentations.
 
     Raises:
         FileNotFoundError: if it holds no finished cache, or a file of it is missing.
         CacheError, limits.Refused: if its description is damaged, or a file has another length than that says.
     """
-    description, sizes = describe(folder), limits.read_json(_index(folder))["files"]
+    description = describe(folder)
+    sizes = limits.read_json(_index(folder))["files"]
     for name, size in sizes.items():
         path = pathlib.Path(folder) / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; the command that wrote the cache of latents writes it again.")
         if path.stat().st_size != size:
-            raise CacheError(f"{path} has {path.stat().st_size:,} bytes, not the {size:,} that were written; the "
-                             "command that wrote the cache of latents writes it again.")
+            raise CacheError(
+                f"{path} has {path.stat().st_size:,} bytes, not the {size:,} that were written; the "
+                "command that wrote the cache of latents writes it again."
+            )
     about = description.dataset
     held = sum(sizes.values())
     if about["size"] * description.record_bytes > held:  # else the order of an epoch alone would fill the memory
-        raise CacheError(f"{folder} declares {about['size']:,} latents of {description.record_bytes:,} bytes each, and "
-                         f"its files have {held:,} bytes; write the cache again.")
-    spec = DataSpec(about["name"], about["split"], description.shape, about["num_classes"], about["size"],
-                    about["version"], "float32")
+        raise CacheError(
+            f"{folder} declares {about['size']:,} latents of {description.record_bytes:,} bytes each, and "
+            f"its files have {held:,} bytes; write the cache again."
+        )
+    spec = DataSpec(
+        about["name"],
+        about["split"],
+        description.shape,
+        about["num_classes"],
+        about["size"],
+        about["version"],
+        "float32",
+    )
     return Latents([pathlib.Path(folder) / name for name in sizes], description, spec), spec
 
 
@@ -142,8 +154,9 @@ class Latents:
         """
         for row in rows:
             if not 0 <= row < len(self):
-                raise IndexError(f"latents of {self._spec.name} ({self._spec.split}): row {row} is not in "
-                                 f"0..{len(self) - 1}.")
+                raise IndexError(
+                    f"latents of {self._spec.name} ({self._spec.split}): row {row} is not in 0..{len(self) - 1}."
+                )
         return [self._decode(row, record) for row, record in zip(rows, self._read(list(rows)))]
 
     def draw(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
@@ -179,8 +192,10 @@ class Latents:
             return list(self._files.__getitems__(rows))
         except Exception as error:  # what a damaged file raises depends on where in it the damage is
             if failures.of_machine(error):
-                raise failures.Unreadable(f"latents of {self._spec.name} ({self._spec.split}): record {rows[0]} could "
-                                          f"not be read: {error}. The cache may be sound.") from error  # fmt: skip
+                raise failures.Unreadable(
+                    f"latents of {self._spec.name} ({self._spec.split}): record {rows[0]} could "
+                    f"not be read: {error}. The cache may be sound."
+                ) from error
             if len(rows) == 1:
                 raise self._unusable(rows[0], error) from error
             return [self._read([row])[0] for row in rows]
@@ -197,9 +212,11 @@ class Latents:
         return {"x": x, "label": label}
 
     def _unusable(self, row: int, reason: Any) -> DamagedRecord:
-        return DamagedRecord(f"latents of {self._spec.name} ({self._spec.split}): record {row} cannot be used: "
-                             f"{reason}. The cache on disk is damaged: write it again (experiments.encode), or leave "
-                             "such records out by --config.data.damaged=skip.")
+        return DamagedRecord(
+            f"latents of {self._spec.name} ({self._spec.split}): record {row} cannot be used: "
+            f"{reason}. The cache on disk is damaged: write it again (experiments.encode), or leave "
+            "such records out by --config.data.damaged=skip."
+        )
 
 
 # ==== What a cache is of ====
@@ -213,8 +230,11 @@ def differences(there: Description, asked: Description) -> list[str]:
 
 def _differing(path: str, there: Any, asked: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(there, dict) and isinstance(asked, dict):
-        return [item for key in sorted(there.keys() | asked.keys())
-                for item in _differing(f"{path}.{key}" if path else key, there.get(key), asked.get(key))]
+        return [
+            item
+            for key in sorted(there.keys() | asked.keys())
+            for item in _differing(f"{path}.{key}" if path else key, there.get(key), asked.get(key))
+        ]
     return [] if there == asked else [(path, there, asked)]
 
 
@@ -242,8 +262,10 @@ def require(
         differs += _differing("autoencoder", description.autoencoder, dict(autoencoder))
     if differs:
         told = "; ".join(f"{field} is {old!r} there, and {new!r} is asked for" for field, old, new in differs)
-        raise CacheError(f"{where} holds other latents than are asked for: {told}. Write them by experiments.encode "
-                         "into another folder.")
+        raise CacheError(
+            f"{where} holds other latents than are asked for: {told}. Write them by experiments.encode "
+            "into another folder."
+        )
 
 
 def _index(folder: str | pathlib.Path) -> pathlib.Path:
@@ -251,9 +273,10 @@ def _index(folder: str | pathlib.Path) -> pathlib.Path:
     if not path.is_file():
         begun = (path.parent / BEGUN).is_file()
         what = "its writing was never finished; the command that began it goes on" if begun else "there is none"
-        raise FileNotFoundError(f"{folder} holds no cache of latents: {what}. It is made by: python -m "
-                                f"experiments.encode --autoencoder=FOLDER --data=NAME@SPLIT "
-                                + shlex.quote(f"--out={folder}"))
+        raise FileNotFoundError(
+            f"{folder} holds no cache of latents: {what}. It is made by: python -m "
+            f"experiments.encode --autoencoder=FOLDER --data=NAME@SPLIT " + shlex.quote(f"--out={folder}")
+        )
     return path
 
 
@@ -272,12 +295,18 @@ def parse(path: pathlib.Path, content: Any) -> Description:
         found = Description(**{**fields, **tuples})
         numbers = [*np.ravel(found.scale), *np.ravel(found.shift)]
         sound = (
-            len(found.shape) == 3 and found.kind in PARTS and found.dtype in DTYPES and found.record_bytes > 0
-            and found.views in (VIEWS[:1], VIEWS) and all(np.isfinite(float(x)) for x in numbers)
-            and isinstance(found.autoencoder, dict) and found.dataset["size"] > 0
+            len(found.shape) == 3
+            and found.kind in PARTS
+            and found.dtype in DTYPES
+            and found.record_bytes > 0
+            and found.views in (VIEWS[:1], VIEWS)
+            and all(np.isfinite(float(x)) for x in numbers)
+            and isinstance(found.autoencoder, dict)
+            and found.dataset["size"] > 0
             and {type(found.dataset[key]) for key in ("name", "version", "split")} == {str}
             and type(found.dataset["num_classes"]) is type(found.dataset["size"]) is int
-            and type(content["shard_records"]) is int and content["shard_records"] > 0
+            and type(content["shard_records"]) is int
+            and content["shard_records"] > 0
             and all(type(size) is int for size in content["files"].values())
             and np.broadcast_shapes(np.shape(found.scale), np.shape(found.shift), found.shape[-1:]) == found.shape[-1:]
         )

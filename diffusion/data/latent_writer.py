@@ -1,4 +1,4 @@
-"""Writes a cache of latents (`diffusion.data.latent_cache`): resumable when it is killed, and never taken half-finished."""
+"""Writes a cache of latents (`diffusion.data.latent_cache`): resumable after a kill, never taken half-finished."""
 
 import fcntl
 import json
@@ -61,9 +61,12 @@ def write(
         missing = [number for number, file in enumerate(files) if not sound(file)]
         shard_of = lambda number: range(each * number, min(each * (number + 1), spec.size))
         runs = [rows[i : i + batch_size] for rows in map(shard_of, missing) for i in range(0, len(rows), batch_size)]
-        advance, done, writer = begin(sum(map(len, runs))), 0, None
+        advance = begin(sum(map(len, runs)))
+        done = 0
+        writer = None
         for batch in pipeline.rows(source, spec, runs, threads=threads):
-            number, last = int(batch["index"][0]) // each, int(batch["index"][-1]) + 1
+            number = int(batch["index"][0]) // each
+            last = int(batch["index"][-1]) + 1
             part = folder / f".{files[number].name}.part"
             writer = writer or ArrayRecordWriter(str(part), "group_size:1,uncompressed")
             for record in _records(batch, description, encode, batch_size):
@@ -80,18 +83,22 @@ def write(
 
 def _records(batch: Mapping, description: Description, encode: Callable, batch_size: int) -> Iterator[bytes]:
     """The records of a batch of pictures."""
-    images, rows = batch["image"], len(batch["index"])
+    images = batch["image"]
+    rows = len(batch["index"])
     images = images[np.arange(batch_size) % rows]  # one shape for all calls, so that one program serves them
     views = [images if view == "plain" else images[:, :, ::-1] for view in description.views]
     with np.errstate(over="ignore"):
         found = np.stack([np.asarray(encode(view))[:rows] for view in views], 1).astype(description.dtype)
     if found.shape[1:] != description.record:
-        raise ValueError(f"the encoder gives arrays {found.shape[1:]} for a picture, and the cache is described with "
-                         f"{description.record} (views, parts, height, width, channels)")
+        raise ValueError(
+            f"the encoder gives arrays {found.shape[1:]} for a picture, and the cache is described with "
+            f"{description.record} (views, parts, height, width, channels)"
+        )
     if not np.isfinite(found).all():
         row = int(batch["index"][np.argmin(np.isfinite(found).reshape(rows, -1).all(1))])
-        raise ValueError(f"the latents of record {row} are not finite in {description.dtype}: encode in float32, and "
-                         "store float32")
+        raise ValueError(
+            f"the latents of record {row} are not finite in {description.dtype}: encode in float32, and store float32"
+        )
     for label, array in zip(batch["label"].astype(LABEL), found):
         yield label.tobytes() + array.tobytes()
 
@@ -117,8 +124,10 @@ def _settle(folder: pathlib.Path, description: Description, each: int) -> tuple[
         return each, {}
     found = limits.read_json(noted)
     if differs := differences(parse(noted, found), description):
-        raise CacheError(f"{folder} holds other latents than are asked for: {'; '.join(differs)}. Choose another "
-                         "folder, or remove it.")
+        raise CacheError(
+            f"{folder} holds other latents than are asked for: {'; '.join(differs)}. Choose another "
+            "folder, or remove it."
+        )
     return found["shard_records"], found["files"]
 
 

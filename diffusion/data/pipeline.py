@@ -59,27 +59,27 @@ def batches(
     rows as they like. Every epoch is a new permutation of all records, and a batch may span two of them.
 
     Args:
-      source: the records.
-      spec: what the records are, from `sources.open_source`.
-      seed: in 0..2^64 - 1.
-      batch_size: examples in a global batch.
-      start: global index of the first example, >= 0: 0 for a new run, examples seen so far for one that goes on.
-      positions: of the rows [b] of every global batch that this process reads, each in 0..batch_size - 1; None: all.
-      augment: functions (rng, image) -> image, applied in this order, each with an rng of its own.
-      shuffle: False keeps the order of the source in every epoch.
-      threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
-      damaged: what to do about a record that the source calls damaged: "stop", or "skip": the next sound one in the
-        order of the source takes its place, under the same global example index and its draws.
+        source: the records.
+        spec: what the records are, from `sources.open_source`.
+        seed: in 0..2^64 - 1.
+        batch_size: examples in a global batch.
+        start: global index of the first example, >= 0: 0 for a new run, examples seen so far for one that goes on.
+        positions: of the rows [b] of every global batch that this process reads, each in 0..batch_size - 1; None: all.
+        augment: functions (rng, image) -> image, applied in this order, each with an rng of its own.
+        shuffle: False keeps the order of the source in every epoch.
+        threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        damaged: what to do about a record that the source calls damaged: "stop", or "skip": the next sound one in the
+            order of the source takes its place, under the same global example index and its draws.
 
     Returns:
-      Iterator of {"image": uint8 [b, H, W, C] (or "x": [b, ...]), "label": int32 [b] (zeros without classes),
-      "index": int64 [b] (global example index)}, with {"condition": {entry: [b, ...]}} where the records have one, and
-      under "skip" {"skipped": int32 [b], 1 where another record took the place of a damaged one}. Its `close()` stops
-      the threads.
+        Iterator of {"image": uint8 [b, H, W, C] (or "x": [b, ...]), "label": int32 [b] (zeros without classes),
+        "index": int64 [b] (global example index)}, with {"condition": {entry: [b, ...]}} where the records have one,
+        and under "skip" {"skipped": int32 [b], 1 where another record took the place of a damaged one}. Its `close()`
+        stops the threads.
 
     Raises:
-      ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
-      DamagedRecord: (from the iterator) a record is damaged; under "skip", so are the `SKIPS` after it, or all.
+        ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
+        DamagedRecord: (from the iterator) a record is damaged; under "skip", so are the `SKIPS` after it, or all.
     """
     if damaged not in DAMAGED:
         raise ValueError(f"damaged must be one of {', '.join(DAMAGED)}, got {damaged!r}.")
@@ -109,16 +109,16 @@ def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) 
     """Returns every record once, in the order of the source, unaugmented; the last batch may be smaller.
 
     Args:
-      source: the records.
-      spec: what the records are, from `sources.open_source`.
-      batch_size: records in a batch.
-      threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        source: the records.
+        spec: what the records are, from `sources.open_source`.
+        batch_size: records in a batch.
+        threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
 
     Returns:
-      Iterator of batches as in `batches`; "index" is the row in the source.
+        Iterator of batches as in `batches`; "index" is the row in the source.
 
     Raises:
-      ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
+        ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
     """
     positions_of(batch_size, None)
     size = len(source)
@@ -130,16 +130,16 @@ def rows(source: Source, spec: DataSpec, runs: Sequence[range], *, threads: int 
     """Returns the records of these runs of rows, a batch for each run, unaugmented.
 
     Args:
-      source: the records.
-      spec: what the records are, from `sources.open_source`.
-      runs: rows of each batch.
-      threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        source: the records.
+        spec: what the records are, from `sources.open_source`.
+        runs: rows of each batch.
+        threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
 
     Returns:
-      Iterator of batches as in `epoch`.
+        Iterator of batches as in `epoch`.
 
     Raises:
-      ValueError: as in `epoch`.
+        ValueError: as in `epoch`.
     """
     _check(source, spec, 0, 0, threads)
 
@@ -161,12 +161,12 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     would be epoch 0 of seed 1).
 
     Args:
-      size: number of records, >= 1.
-      seed: in 0..2^64 - 1.
-      epoch: >= 0.
+        size: number of records, >= 1.
+        seed: in 0..2^64 - 1.
+        epoch: >= 0.
 
     Returns:
-      Permutation of 0..size - 1, int64 [size].
+        Permutation of 0..size - 1, int64 [size].
     """
     return shuffled(size, seed, _ORDER, epoch)
 
@@ -191,11 +191,11 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
     """Reads records, with None in the place of those that are damaged, each of which is told once as a warning.
 
     Args:
-      source: the records.
-      rows: each in 0..len(source) - 1.
+        source: the records.
+        rows: each in 0..len(source) - 1.
 
     Returns:
-      A list as long as `rows`.
+        A list as long as `rows`.
     """
     try:
         return [*fetch(source, np.asarray(rows))]
@@ -210,12 +210,12 @@ def told(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
     """What the records of these rows are told, without their examples.
 
     Args:
-      source: the records.
-      spec: what the records are, from `sources.open_source`.
-      rows: numbers of records [b].
+        source: the records.
+        spec: what the records are, from `sources.open_source`.
+        rows: numbers of records [b].
 
     Returns:
-      {"label": int32 [b]}, with {"condition": {entry: [b, ...]}} where the records have one, as in `batches`.
+        {"label": int32 [b]}, with {"condition": {entry: [b, ...]}} where the records have one, as in `batches`.
     """
     records = fetch(source, np.asarray(rows))
     return {"label": _labels(records, spec), **_conditions(records)}

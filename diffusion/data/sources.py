@@ -44,18 +44,19 @@ def describe(name: str, split: str, data_dir: str = "", varied: tuple[int, ...] 
     """Returns what a split holds without reading its records (a bundled dataset is prepared if it is not there yet).
 
     Args:
-      name: TFDS name, `name[/config][:version]`.
-      split: split name, or a part of it in TFDS's notation.
-      data_dir: folder of prepared datasets; "" for the default: TFDS_DATA_DIR or ~/tensorflow_datasets, and for the
-        bundled datasets DIFFUSION_CACHE/tfds, by default ~/.cache/diffusion/tfds.
-      varied: as in `open_source`.
+        name: TFDS name, `name[/config][:version]`.
+        split: split name, or a part of it in TFDS's notation.
+        data_dir: folder of prepared datasets; "" for the default: TFDS_DATA_DIR or ~/tensorflow_datasets, and for the
+            bundled datasets DIFFUSION_CACHE/tfds, by default ~/.cache/diffusion/tfds.
+        varied: as in `open_source`.
 
     Returns:
-      The `DataSpec`.
+        The `DataSpec`.
 
     Raises:
-      FileNotFoundError: the dataset or one of its files is not there; nothing is ever downloaded.
-      ValueError: the split is not in the dataset, the dataset is not one of images, or its folder is not safe to open.
+        FileNotFoundError: the dataset or one of its files is not there; nothing is ever downloaded.
+        ValueError: the split is not in the dataset, the dataset is not one of images, or its folder is not safe to
+            open.
     """
     return _spec(_builder(name, data_dir), name, split, varied)
 
@@ -64,10 +65,10 @@ def shape(name: str, split: str, data_dir: str = "") -> tuple[int, int, int]:
     """Returns the shape (H, W, C) of the images of a split; unlike `describe`, it prepares nothing.
 
     Args:
-      name, split, data_dir: as in `describe`.
+        name, split, data_dir: as in `describe`.
 
     Raises:
-      FileNotFoundError, ValueError: as in `describe`.
+        FileNotFoundError, ValueError: as in `describe`.
     """
     if name not in catalog.BUNDLED or data_dir:
         return describe(name, split, data_dir).shape
@@ -81,18 +82,18 @@ def open_source(
     """Opens a split for random access.
 
     Args:
-      name, split, data_dir: as in `describe`.
-      side: of the squares that images are made of any size, see `transforms.decode_square`; 0 for images that have one
-        size already.
-      varied: (H, W) that `spec.shape` is to have where the images stay as they are, each of its own size, for
-        `data.buckets` to fit them; () where all have one.
+        name, split, data_dir: as in `describe`.
+        side: of the squares that images are made of any size, see `transforms.decode_square`; 0 for images that have
+            one size already.
+        varied: (H, W) that `spec.shape` is to have where the images stay as they are, each of its own size, for
+            `data.buckets` to fit them; () where all have one.
 
     Returns:
-      The records, {"image": uint8 [H, W, C], "label": int in 0..num_classes - 1} each ("label" only where the dataset
-      has classes), and the `DataSpec`.
+        The records, {"image": uint8 [H, W, C], "label": int in 0..num_classes - 1} each ("label" only where the dataset
+        has classes), and the `DataSpec`.
 
     Raises:
-      FileNotFoundError, ValueError: as in `describe`.
+        FileNotFoundError, ValueError: as in `describe`.
     """
     builder = _builder(name, data_dir)
     spec = _spec(builder, name, split, (side, side) if side else varied)
@@ -122,11 +123,11 @@ def column(name: str, split: str, feature: str, data_dir: str = "") -> list[Any]
     """Returns one feature of every record of a split, in the order of the records, without decoding an image.
 
     Args:
-      name, split, data_dir: as in `describe`.
-      feature: its name: "caption" (texts, as str) or another that is text, or a number or a class (as int or float).
+        name, split, data_dir: as in `describe`.
+        feature: its name: "caption" (texts, as str) or another that is text, or a number or a class (as int or float).
 
     Raises:
-      FileNotFoundError, ValueError: as in `describe`, or the dataset has no such feature.
+        FileNotFoundError, ValueError: as in `describe`, or the dataset has no such feature.
     """
     builder = _builder(name, data_dir)
     spec = _spec(builder, name, split, (1, 1))
@@ -166,15 +167,15 @@ class Records:
         """Returns the records of many rows; read together they take a third of the time of one after another.
 
         Args:
-          rows: each in 0..len - 1.
+            rows: each in 0..len - 1.
 
         Returns:
-          For each {"image": uint8 [H, W, C], read-only, "label": int}, "label" only where the dataset has classes.
+            For each {"image": uint8 [H, W, C], read-only, "label": int}, "label" only where the dataset has classes.
 
         Raises:
-          IndexError: no such row.
-          DamagedRecord: a record is damaged, or does not fit the dataset's description.
-          failures.Unreadable: this machine could not read the file.
+            IndexError: no such row.
+            DamagedRecord: a record is damaged, or does not fit the dataset's description.
+            failures.Unreadable: this machine could not read the file.
         """
         for row in rows:
             if not 0 <= row < len(self):
@@ -191,7 +192,7 @@ class Records:
         """What the split holds: how many records, in how many bytes, and a digest of some of them as they are stored.
 
         Returns:
-          {"records", "bytes", "sha256"}, the same wherever the files lie and whenever they were written.
+            {"records", "bytes", "sha256"}, the same wherever the files lie and whenever they were written.
         """
         paths = self._encoded.dataset_info.splits[self._spec.split].filepaths
         held = sum(Path(path).stat().st_size for path in paths)
@@ -217,8 +218,8 @@ class Records:
         """Returns the heights and widths of the images of many rows, int64 [n, 2], from their headers alone.
 
         Raises:
-          DamagedRecord: a record is damaged, or begins with no image.
-          failures.Unreadable: this machine could not read the file.
+            DamagedRecord: a record is damaged, or begins with no image.
+            failures.Unreadable: this machine could not read the file.
         """
         found = []
         for row, record in zip(rows, self._read(list(rows))):
@@ -285,7 +286,8 @@ def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str, size: tuple[
     have = ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
     if not isinstance(feature, tfds.features.Image):
         raise ValueError(f"{name} has no image feature named 'image'; it has {have}.")
-    stored, dtype = cast(tuple[int | None, ...], feature.shape), np.dtype(cast(Any, feature.np_dtype))
+    stored = cast(tuple[int | None, ...], feature.shape)
+    dtype = np.dtype(cast(Any, feature.np_dtype))
     shape = (*size, *stored[2:]) if size else stored
     if None in shape or len(shape) != 3 or shape[-1] not in (1, 3, 4) or dtype != np.uint8:
         raise ValueError(

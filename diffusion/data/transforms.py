@@ -17,17 +17,17 @@ def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """Decodes an image of one of `pictures.FORMATS`.
 
     Args:
-      data: the encoded image.
-      shape: (H, W, channels) that it must have, with 1 (grey), 3 (red, green, blue) or 4 (with opacity) channels; an
-        image of another kind is converted. The size is compared with the image's header before any pixel is decoded,
-        so that a small file cannot ask for a large memory.
+        data: the encoded image.
+        shape: (H, W, channels) that it must have, with 1 (grey), 3 (red, green, blue) or 4 (with opacity) channels; an
+            image of another kind is converted. The size is compared with the image's header before any pixel is
+            decoded, so that a small file cannot ask for a large memory.
 
     Returns:
-      uint8 [H, W, channels].
+        uint8 [H, W, channels].
 
     Raises:
-      OSError: the bytes are no complete image.
-      ValueError: they are no image, or it has another size.
+        OSError: the bytes are no complete image.
+        ValueError: they are no image, or it has another size.
     """
     height, width, channels = shape
     image = pictures.opened(data, "its image")
@@ -42,13 +42,13 @@ def decode_any(data: bytes, channels: int, limit: int) -> np.ndarray:
     """Decodes an image of any size, and leaves it as it is.
 
     Args:
-      data, channels, limit: as in `decode_square`.
+        data, channels, limit: as in `decode_square`.
 
     Returns:
-      uint8 [H, W, channels].
+        uint8 [H, W, channels].
 
     Raises:
-      OSError, ValueError: as in `decode_square`.
+        OSError, ValueError: as in `decode_square`.
     """
     image = _opened(data, channels, limit)
     return np.asarray(image).reshape(image.height, image.width, channels)
@@ -61,17 +61,17 @@ def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarr
     it (DiT, SiT, EDM2) prepare ImageNet: Dhariwal & Nichol (2021).
 
     Args:
-      data: the encoded image.
-      side: of the square.
-      channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity); an image of another kind is converted.
-      limit: bytes of a decoded image; compared with its header before any pixel is decoded.
+        data: the encoded image.
+        side: of the square.
+        channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity); an image of another kind is converted.
+        limit: bytes of a decoded image; compared with its header before any pixel is decoded.
 
     Returns:
-      uint8 [side, side, channels].
+        uint8 [side, side, channels].
 
     Raises:
-      OSError: the bytes are no complete image.
-      ValueError: they are no image, or it is larger than the limit.
+        OSError: the bytes are no complete image.
+        ValueError: they are no image, or it is larger than the limit.
     """
     return np.asarray(square(_opened(data, channels, limit), side)).reshape(side, side, channels)
 
@@ -82,7 +82,8 @@ def square(image: Image.Image, side: int) -> Image.Image:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+    left = (image.width - side) // 2
+    top = (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
 
@@ -98,13 +99,13 @@ def to_model(image):
     """Maps pixels to the range that networks see: x = image / 127.5 - 1.
 
     Args:
-      image: uint8, any shape, NumPy or JAX (on the host, on a device or traced).
+        image: uint8, any shape, NumPy or JAX (on the host, on a device or traced).
 
     Returns:
-      float32 in [-1, 1], the same shape and kind of array.
+        float32 in [-1, 1], the same shape and kind of array.
 
     Raises:
-      TypeError: the image is not uint8, so that its range is unknown.
+        TypeError: the image is not uint8, so that its range is unknown.
     """
     if image.dtype != np.uint8:
         raise TypeError(f"to_model takes uint8 pixels in 0..255, got {image.dtype}: convert to uint8 first.")
@@ -117,10 +118,10 @@ def to_uint8(x):
     It rounds to the nearest pixel value, as the code of ADM (Dhariwal & Nichol 2021), DiT and EDM does.
 
     Args:
-      x: floating, any shape, NumPy or JAX; values outside [-1, 1] are clipped.
+        x: floating, any shape, NumPy or JAX; values outside [-1, 1] are clipped.
 
     Returns:
-      uint8, the same shape and kind of array.
+        uint8, the same shape and kind of array.
     """
     # The cast drops the fraction, which is the floor of a number that is not negative.
     return (x.astype(np.float32) * 127.5 + 128).clip(0, 255).astype(np.uint8)
@@ -130,7 +131,7 @@ def flip() -> Augmentation:
     """Mirrors an image left to right, one time in two.
 
     Returns:
-      Function (rng, image [H, W, C]) -> image [H, W, C].
+        Function (rng, image [H, W, C]) -> image [H, W, C].
     """
 
     def apply(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
@@ -146,13 +147,13 @@ def crop(padding: int = 4) -> Augmentation:
     serves a classifier; a generative model would learn to draw the black bars.
 
     Args:
-      padding: pixels added on every side, from 1 to the image's side - 1.
+        padding: pixels added on every side, from 1 to the image's side - 1.
 
     Returns:
-      Function (rng, image [H, W, C]) -> image [H, W, C].
+        Function (rng, image [H, W, C]) -> image [H, W, C].
 
     Raises:
-      ValueError: `padding` is not positive, or (when applied) too wide for the image.
+        ValueError: `padding` is not positive, or (when applied) too wide for the image.
     """
     if padding < 1:
         raise ValueError(f"crop: padding must be at least 1 pixel, got {padding}; leave crop out for none.")

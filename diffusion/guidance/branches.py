@@ -21,23 +21,26 @@ def together(
     """Evaluates K conditions in one call of the network on a batch of K B.
 
     Args:
-      network: (x `[K B, ...]`, clock `[K B]`, condition) -> output.
-      schedule: the process.
-      parameterization: what the output means.
-      conditions: K pytrees of one structure, with leading axis B; none of them may be None (pass the null class).
+        network: (x `[K B, ...]`, clock `[K B]`, condition) -> output.
+        schedule: the process.
+        parameterization: what the output means.
+        conditions: K pytrees of one structure, with leading axis B; none of them may be None (pass the null class).
 
     Returns:
-      (x_t, t) -> K predictions.
+        (x_t, t) -> K predictions.
 
     Raises:
-      TypeError: as `parameterizations.denoiser`.
-      ValueError: if fewer than two conditions are given, one is None, or the parameterization is not defined at t_max.
+        TypeError: as `parameterizations.denoiser`.
+        ValueError: if fewer than two conditions are given, one is None, or the parameterization is not defined at
+            t_max.
     """
     if len(conditions) < 2:
         raise ValueError(f"guidance.together needs at least two conditions; got {len(conditions)}")
     if any(c is None for c in conditions):
-        raise ValueError("guidance.together: a condition is None. Guidance needs an explicit null condition, such as "
-                         "the label num_classes for every example")
+        raise ValueError(
+            "guidance.together: a condition is None. Guidance needs an explicit null condition, such as "
+            "the label num_classes for every example"
+        )
     check_network(network, schedule, parameterization)
     K = len(conditions)
     condition = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions)
@@ -58,7 +61,7 @@ def separately(*denoisers: Denoiser) -> Branches:
     """Evaluates denoisers one after the other; they may be different networks.
 
     Args:
-      *denoisers: functions (x_t, t) -> Prediction.
+        *denoisers: functions (x_t, t) -> Prediction.
     """
     denoisers = tuple(map(checked, denoisers))
     return lambda x_t, t: tuple(denoise(x_t, t) for denoise in denoisers)

@@ -29,20 +29,20 @@ def classifier(
     the denoiser is left as it is.
 
     Facts:
-      nfe: 1 call of the denoiser and 1 gradient of the classifier
-      neutral: w = 0, the denoiser exactly
-      paper: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", eq. 14 and algorithm 2; Song et
-        al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", section 5
+        nfe: 1 call of the denoiser and 1 gradient of the classifier
+        neutral: w = 0, the denoiser exactly
+        paper: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", eq. 14 and algorithm 2; Song
+            et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", section 5
 
     Args:
-      denoise: the denoiser to be guided.
-      schedule: the process.
-      log_probability: (x_t `[B, ...]`, t) -> log p(y_b | x_t) `[B]`, each of its own example.
-      scale: w, a number, `[B]`, or a function of t.
-      interval: (t_low, t_high) outside which w = 0; None for all times.
+        denoise: the denoiser to be guided.
+        schedule: the process.
+        log_probability: (x_t `[B, ...]`, t) -> log p(y_b | x_t) `[B]`, each of its own example.
+        scale: w, a number, `[B]`, or a function of t.
+        interval: (t_low, t_high) outside which w = 0; None for all times.
 
     Raises:
-      ValueError: if the interval is empty.
+        ValueError: if the interval is empty.
     """
     check_interval(interval)
 
@@ -61,6 +61,7 @@ def classifier(
 
 def shift_score(prediction, schedule, t, change):
     """Adds to the score: eps - sigma change, x0 + sigma^2 / alpha change; nothing at alpha = 0."""
-    alpha, sigma = left_broadcast(schedule.alpha(t), change), left_broadcast(schedule.sigma(t), change)
+    alpha = left_broadcast(schedule.alpha(t), change)
+    sigma = left_broadcast(schedule.sigma(t), change)
     some = alpha > 0
     return slide(prediction, schedule, t, jnp.where(some, -sigma * change / jnp.where(some, alpha, 1), 0))

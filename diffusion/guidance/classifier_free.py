@@ -18,24 +18,24 @@ def classifier_free(
     p_c^w p_u^(1 - w).
 
     Facts:
-      nfe: 2 branches a call
-      neutral: w = 1, the conditional denoiser exactly
-      paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", eq. 6, whose w is ours minus one; intervals:
-        Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval"; scales over t: Wang et al. 2024, "Analysis
-        of Classifier-Free Guidance Weight Schedulers"
+        nfe: 2 branches a call
+        neutral: w = 1, the conditional denoiser exactly
+        paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", eq. 6, whose w is ours minus one; intervals:
+            Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval"; scales over t: Wang et al. 2024,
+            "Analysis of Classifier-Free Guidance Weight Schedulers"
 
     Args:
-      branches: evaluates (condition, null or negative condition).
-      scale: w, a number, `[B]`, one a sample, or a function of t.
-      interval: (t_low, t_high), both included, outside which w = 1; None for all times.
-      channels: how many of the leading channels are guided, >= 1; None for all. The code of DiT and SiT guides 3 of
-        the 4 channels of its latents, and so do the figures of their papers.
+        branches: evaluates (condition, null or negative condition).
+        scale: w, a number, `[B]`, one a sample, or a function of t.
+        interval: (t_low, t_high), both included, outside which w = 1; None for all times.
+        channels: how many of the leading channels are guided, >= 1; None for all. The code of DiT and SiT guides 3 of
+            the 4 channels of its latents, and so do the figures of their papers.
 
     Returns:
-      A denoiser. The variance, where the network predicts one, is the conditional branch's.
+        A denoiser. The variance, where the network predicts one, is the conditional branch's.
 
     Raises:
-      ValueError: if the interval is empty, or no channel is guided; when called, if there are not two branches.
+        ValueError: if the interval is empty, or no channel is guided; when called, if there are not two branches.
     """
     check_interval(interval)
     if channels is not None and channels < 1:
@@ -56,17 +56,17 @@ def autoguidance(denoise: Denoiser, worse: Denoiser, scale: Scale, interval: Int
     """Autoguidance: good + (w - 1) (good - bad), where bad is a smaller or less trained network of the same task.
 
     Facts:
-      nfe: 1 of each network a call
-      neutral: w = 1, the good network's denoiser exactly
-      paper: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", section 4
+        nfe: 1 of each network a call
+        neutral: w = 1, the good network's denoiser exactly
+        paper: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", section 4
 
     Args:
-      denoise: the network to be guided, with its condition.
-      worse: the worse network, with the same condition.
-      scale: w, a number, `[B]`, or a function of t.
-      interval: (t_low, t_high) outside which w = 1; None for all times.
+        denoise: the network to be guided, with its condition.
+        worse: the worse network, with the same condition.
+        scale: w, a number, `[B]`, or a function of t.
+        interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Raises:
-      ValueError: if the interval is empty.
+        ValueError: if the interval is empty.
     """
     return classifier_free(separately(denoise, worse), scale, interval)

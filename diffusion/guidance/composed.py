@@ -15,19 +15,19 @@ def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
     negative one is composed((cond, negative, null), (w, -v)).
 
     Facts:
-      nfe: 1 + the number of conditions, branches a call
-      neutral: every w_k = 0, the unconditional denoiser exactly
-      paper: Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", section 4
+        nfe: 1 + the number of conditions, branches a call
+        neutral: every w_k = 0, the unconditional denoiser exactly
+        paper: Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", section 4
 
     Args:
-      branches: evaluates (condition 1, ..., condition K, null condition).
-      scales: w_1 .. w_K, each a number, `[B]`, or a function of t.
+        branches: evaluates (condition 1, ..., condition K, null condition).
+        scales: w_1 .. w_K, each a number, `[B]`, or a function of t.
 
     Returns:
-      A denoiser. The variance, where the network predicts one, is the null branch's.
+        A denoiser. The variance, where the network predicts one, is the null branch's.
 
     Raises:
-      ValueError: if there are no scales; when called, if there is not one branch more than there are scales.
+        ValueError: if there are no scales; when called, if there is not one branch more than there are scales.
     """
     if not scales:
         raise ValueError("composed: scales is empty; give one for each condition")

@@ -29,20 +29,20 @@ def posterior_sampling(
     do (Bansal et al. 2023, "Universal Guidance"). At alpha = 0 the denoiser is left as it is.
 
     Facts:
-      nfe: 1 call of the denoiser and 1 of its transposed derivative
-      neutral: w = 0, the denoiser exactly
-      paper: Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse Problems", eq. 11 and
-        algorithm 1
+        nfe: 1 call of the denoiser and 1 of its transposed derivative
+        neutral: w = 0, the denoiser exactly
+        paper: Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse Problems", eq. 11 and
+            algorithm 1
 
     Args:
-      denoise: the denoiser, differentiable.
-      schedule: the process.
-      log_likelihood: x0 `[B, ...]` -> log p(y_b | x0_b) `[B]`, each of its own example.
-      scale: w, a number, `[B]`, or a function of t.
-      interval: (t_low, t_high) outside which w = 0; None for all times.
+        denoise: the denoiser, differentiable.
+        schedule: the process.
+        log_likelihood: x0 `[B, ...]` -> log p(y_b | x0_b) `[B]`, each of its own example.
+        scale: w, a number, `[B]`, or a function of t.
+        interval: (t_low, t_high) outside which w = 0; None for all times.
 
     Raises:
-      ValueError: if the interval is empty.
+        ValueError: if the interval is empty.
     """
     check_interval(interval)
 
@@ -58,13 +58,15 @@ def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std:
     """log p(y | x0) = -|y - A(x0)|^2 / (2 sigma_y^2), up to a constant, for `posterior_sampling`.
 
     Args:
-      operator: A, x0 `[B, ...]` -> `[B, ...]`; it may be nonlinear.
-      y: what A gave.
-      noise_std: sigma_y > 0.
+        operator: A, x0 `[B, ...]` -> `[B, ...]`; it may be nonlinear.
+        y: what A gave.
+        noise_std: sigma_y > 0.
     """
     if not noise_std > 0:
-        raise ValueError(f"gaussian_likelihood: noise_std = {noise_std} must be positive; for exact measurements take "
-                         "negative_distance")
+        raise ValueError(
+            f"gaussian_likelihood: noise_std = {noise_std} must be positive; for exact measurements take "
+            "negative_distance"
+        )
     return lambda x0: -_squared(y - operator(x0)) / (2 * noise_std**2)
 
 
@@ -96,28 +98,29 @@ def pseudoinverse(
     denoiser is left as it is.
 
     Facts:
-      nfe: 1 call of the denoiser and 1 of its transposed derivative
-      neutral: w = 0, the denoiser exactly
-      paper: Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", eq. 7 and 8
+        nfe: 1 call of the denoiser and 1 of its transposed derivative
+        neutral: w = 0, the denoiser exactly
+        paper: Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", eq. 7 and 8
 
     Args:
-      denoise: the denoiser, differentiable.
-      schedule: the process.
-      measurement: A, such as `measurements.masked(mask)`.
-      y: `[B, ...]` what was measured.
-      noise_std: sigma_y >= 0.
-      data_std: s > 0.
-      scale: w, a number, `[B]`, or a function of t.
+        denoise: the denoiser, differentiable.
+        schedule: the process.
+        measurement: A, such as `measurements.masked(mask)`.
+        y: `[B, ...]` what was measured.
+        noise_std: sigma_y >= 0.
+        data_std: s > 0.
+        scale: w, a number, `[B]`, or a function of t.
 
     Raises:
-      ValueError: if a standard deviation is out of range.
+        ValueError: if a standard deviation is out of range.
     """
     if not (noise_std >= 0 and data_std > 0):
         raise ValueError(f"pseudoinverse: noise_std = {noise_std} must be at least 0, data_std = {data_std} positive")
 
     def guided(x_t, t):
         x0, pull, prediction = _differentiated(denoise, x_t, t)
-        alpha, sigma = left_broadcast(schedule.alpha(t), x_t), left_broadcast(schedule.sigma(t), x_t)
+        alpha = left_broadcast(schedule.alpha(t), x_t)
+        sigma = left_broadcast(schedule.sigma(t), x_t)
         variance = alpha**2 * data_std**2 + sigma**2  # r^2 = s^2 sigma^2 / variance
         ratio = variance * (noise_std / data_std) ** 2 / sigma**2 if noise_std else jnp.zeros_like(sigma)
         measured, transpose = jax.vjp(measurement.forward, x0)

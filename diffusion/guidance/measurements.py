@@ -13,9 +13,9 @@ class Measurement(NamedTuple):
     """A linear operator A.
 
     Attributes:
-      forward: x `[B, ...]` -> A x.
-      solve: (y like A x, ratio >= 0 that broadcasts against it) -> (A A^T + ratio I)^-1 y; the pseudo-inverse where
-        ratio is 0, and 0 where it is infinite.
+        forward: x `[B, ...]` -> A x.
+        solve: (y like A x, ratio >= 0 that broadcasts against it) -> (A A^T + ratio I)^-1 y; the pseudo-inverse where
+            ratio is 0, and 0 where it is infinite.
     """
 
     forward: Callable[[Array], Array]
@@ -26,7 +26,7 @@ def masked(mask: Array) -> Measurement:
     """Some values are known: A x = mask x.
 
     Args:
-      mask: Bool that broadcasts against x `[B, ...]`, True where x is known. y is then of x's shape, 0 elsewhere.
+        mask: Bool that broadcasts against x `[B, ...]`, True where x is known. y is then of x's shape, 0 elsewhere.
     """
     return Measurement(lambda x: jnp.where(mask, x, 0), lambda y, ratio: jnp.where(mask, y / (1 + ratio), 0))
 
@@ -35,10 +35,10 @@ def pooled(factor: int) -> Measurement:
     """Means over factor x factor pixels of images `[B, H, W, C]` are known (super-resolution): A A^T = I / factor^2.
 
     Args:
-      factor: divides H and W.
+        factor: divides H and W.
 
     Raises:
-      ValueError: if factor is not positive.
+        ValueError: if factor is not positive.
     """
     if factor < 1:
         raise ValueError(f"measurements.pooled: factor = {factor} must be at least 1")
@@ -54,7 +54,7 @@ def matrix(A: np.ndarray) -> Measurement:
     """Any matrix, for small problems: y = A x, x flattened.
 
     Args:
-      A: `[M, D]`, concrete. y is `[B, M]`.
+        A: `[M, D]`, concrete. y is `[B, M]`.
     """
     values, axes = np.linalg.eigh(A @ A.T)
     rank = values > values.max(initial=0) * len(values) * np.finfo(A.dtype).eps

@@ -17,8 +17,8 @@ class Memory(NamedTuple):
     first of them writes the next; a step that renoises starts it afresh.
 
     Attributes:
-      init: x `[B, ...]` -> memory, a pytree whose shapes and dtypes never change.
-      apply: (memory, x_t, t) -> (Prediction, the next memory).
+        init: x `[B, ...]` -> memory, a pytree whose shapes and dtypes never change.
+        apply: (memory, x_t, t) -> (Prediction, the next memory).
     """
 
     init: Callable[[Array], Any]
@@ -26,9 +26,11 @@ class Memory(NamedTuple):
 
     def __call__(self, x_t, t):
         """Refuses: a plain call would forget."""
-        raise TypeError("this guidance has a memory, which samplers.sample carries from step to step; where a plain "
-                        "denoiser (x_t, t) -> Prediction is called, use a guidance without memory, such as "
-                        "adaptive_projected(momentum=0)")
+        raise TypeError(
+            "this guidance has a memory, which samplers.sample carries from step to step; where a plain "
+            "denoiser (x_t, t) -> Prediction is called, use a guidance without memory, such as "
+            "adaptive_projected(momentum=0)"
+        )
 
 
 class Unpaired(NamedTuple):
@@ -38,38 +40,43 @@ class Unpaired(NamedTuple):
     into x_s = alpha_s x0 + sigma_s eps. `samplers.sample` refuses the others.
 
     Attributes:
-      denoise: (x_t, t) -> Prediction.
+        denoise: (x_t, t) -> Prediction.
     """
 
     denoise: Denoiser
 
     def __call__(self, x_t, t):
         """Refuses: whoever calls a plain denoiser counts on the pair."""
-        raise TypeError("alpha x0 + sigma eps of this guidance (CFG++) is not x_t, by design; it goes into "
-                        "samplers.sample with a sampler that reads both fields, such as ddim()")
+        raise TypeError(
+            "alpha x0 + sigma eps of this guidance (CFG++) is not x_t, by design; it goes into "
+            "samplers.sample with a sampler that reads both fields, such as ddim()"
+        )
 
 
 def within_step(denoise: Any, memory: Any) -> tuple[Callable, Callable[[], Any]]:
     """What one step of a sampler calls, and afterwards what there is to remember.
 
     Args:
-      denoise: a `Memory`, or any other callable, which stays as it is.
-      memory: of the last step.
+        denoise: a `Memory`, or any other callable, which stays as it is.
+        memory: of the last step.
 
     Returns:
-      (the callable for the step, () -> the next memory, to be asked once the step is done).
+        (the callable for the step, () -> the next memory, to be asked once the step is done).
     """
     if not isinstance(denoise, Memory):
         return denoise, lambda: memory
-    written, level = [], get_opaque_trace_state()
+    written = []
+    level = get_opaque_trace_state()
 
     def read(x_t, t):
         prediction, new = denoise.apply(memory, x_t, t)
         if not written:
             if get_opaque_trace_state() != level:
-                raise ValueError("a guidance with memory writes it at the first evaluation of a step, and this sampler "
-                                 "makes it inside lax.cond, lax.scan or a derivative, from where nothing can be "
-                                 "carried on; use a sampler whose step begins with a plain evaluation")
+                raise ValueError(
+                    "a guidance with memory writes it at the first evaluation of a step, and this sampler "
+                    "makes it inside lax.cond, lax.scan or a derivative, from where nothing can be "
+                    "carried on; use a sampler whose step begins with a plain evaluation"
+                )
             written.append(new)
         return prediction
 

@@ -19,25 +19,28 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
     canvas's edge, so that each value has one at least. One copy of the network, whatever their number.
 
     Facts:
-      nfe: the number of windows, one after the other
-      neutral: one window of the canvas's size, the denoiser exactly
-      paper: Bar-Tal et al. 2023, "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", eq. 5
+        nfe: the number of windows, one after the other
+        neutral: one window of the canvas's size, the denoiser exactly
+        paper: Bar-Tal et al. 2023, "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", eq. 5
 
     Args:
-      denoise: takes windows `[B, *size, ...]`.
-      size: of a window, along the axes of x that follow the batch: (h, w) for images, (n,) for sequences.
-      stride: from one window to the next, in [1, size], as many numbers.
+        denoise: takes windows `[B, *size, ...]`.
+        size: of a window, along the axes of x that follow the batch: (h, w) for images, (n,) for sequences.
+        stride: from one window to the next, in [1, size], as many numbers.
 
     Returns:
-      A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w; t is `[]` or `[B]`.
+        A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w; t is `[]` or `[B]`.
 
     Raises:
-      ValueError: if a stride is out of range; when called, if a window is larger than the canvas or t has other axes.
+        ValueError: if a stride is out of range; when called, if a window is larger than the canvas or t has other axes.
     """
-    size, stride = tuple(size), tuple(stride)
+    size = tuple(size)
+    stride = tuple(stride)
     if len(size) != len(stride) or not all(1 <= step <= side for step, side in zip(stride, size, strict=True)):
-        raise ValueError(f"windows: stride = {stride} must have one number in [1, size] for each of size = {size}, or "
-                         "values of the canvas would be in no window")
+        raise ValueError(
+            f"windows: stride = {stride} must have one number in [1, size] for each of size = {size}, or "
+            "values of the canvas would be in no window"
+        )
 
     denoise = checked(denoise)
 

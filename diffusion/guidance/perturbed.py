@@ -15,18 +15,18 @@ def perturbed_attention(
     `models.doors` in its condition. Without w there is no last term.
 
     Facts:
-      nfe: 2 branches a call, 3 with classifier-free guidance
-      neutral: s = 0 (and w = 1), the conditional denoiser exactly
-      paper: Ahn et al. 2024, "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance", section 4
+        nfe: 2 branches a call, 3 with classifier-free guidance
+        neutral: s = 0 (and w = 1), the conditional denoiser exactly
+        paper: Ahn et al. 2024, "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance", section 4
 
     Args:
-      branches: evaluates (condition, perturbed) or (condition, null condition, perturbed).
-      scale: s, a number, `[B]`, or a function of t.
-      classifier_free: w, likewise, of three branches; None for two branches.
-      interval: (t_low, t_high) outside which s = 0; None for all times.
+        branches: evaluates (condition, perturbed) or (condition, null condition, perturbed).
+        scale: s, a number, `[B]`, or a function of t.
+        classifier_free: w, likewise, of three branches; None for two branches.
+        interval: (t_low, t_high) outside which s = 0; None for all times.
 
     Raises:
-      ValueError: if the interval is empty; when called, if the branches are not these.
+        ValueError: if the interval is empty; when called, if the branches are not these.
     """
     return _away(branches, scale, classifier_free, interval)
 
@@ -41,18 +41,18 @@ def skip_layer(
     steps after the start.
 
     Facts:
-      nfe: 2 branches a call, 3 with classifier-free guidance
-      neutral: s = 0 (and w = 1), the conditional denoiser exactly
-      paper: Stability AI 2024, code of Stable Diffusion 3.5; Hyung et al. 2025, "Spatiotemporal Skip Guidance"
+        nfe: 2 branches a call, 3 with classifier-free guidance
+        neutral: s = 0 (and w = 1), the conditional denoiser exactly
+        paper: Stability AI 2024, code of Stable Diffusion 3.5; Hyung et al. 2025, "Spatiotemporal Skip Guidance"
 
     Args:
-      branches: evaluates (condition, skipped) or (condition, null condition, skipped).
-      scale: s, a number, `[B]`, or a function of t.
-      classifier_free: w, likewise, of three branches; None for two branches.
-      interval: (t_low, t_high) outside which s = 0; None for all times.
+        branches: evaluates (condition, skipped) or (condition, null condition, skipped).
+        scale: s, a number, `[B]`, or a function of t.
+        classifier_free: w, likewise, of three branches; None for two branches.
+        interval: (t_low, t_high) outside which s = 0; None for all times.
 
     Raises:
-      ValueError: if the interval is empty; when called, if the branches are not these.
+        ValueError: if the interval is empty; when called, if the branches are not these.
     """
     return _away(branches, scale, classifier_free, interval)
 

@@ -12,21 +12,22 @@ def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interv
         x_s = alpha_s x0 + sigma_s eps_u
 
     Facts:
-      nfe: 2 branches a call
-      neutral: lambda = 0, the unconditional denoiser exactly
-      paper: Chung et al. 2024, "CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models", algorithm 2
+        nfe: 2 branches a call
+        neutral: lambda = 0, the unconditional denoiser exactly
+        paper: Chung et al. 2024, "CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models", algorithm
+            2
 
     Args:
-      branches: evaluates (condition, null condition).
-      scale: lambda, in [0, 1] in the paper; a number, `[B]`, or a function of t.
-      interval: (t_low, t_high) outside which lambda = 0; None for all times.
+        branches: evaluates (condition, null condition).
+        scale: lambda, in [0, 1] in the paper; a number, `[B]`, or a function of t.
+        interval: (t_low, t_high) outside which lambda = 0; None for all times.
 
     Returns:
-      An `Unpaired` denoiser, since alpha x0 + sigma eps = x_t is broken by design: `samplers.sample` takes it with
-      samplers that read both fields, such as ddim, and refuses the others.
+        An `Unpaired` denoiser, since alpha x0 + sigma eps = x_t is broken by design: `samplers.sample` takes it with
+        samplers that read both fields, such as ddim, and refuses the others.
 
     Raises:
-      ValueError: if the interval is empty; when called, if there are not two branches.
+        ValueError: if the interval is empty; when called, if there are not two branches.
     """
     check_interval(interval)
 

@@ -25,13 +25,15 @@ def slide(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, c: Arra
     c changes v = alpha eps - sigma x0 by (alpha^2 + sigma^2) c, the velocity by (alpha sigma' - sigma alpha') c and the
     score by -alpha / sigma c.
     """
-    alpha, sigma = left_broadcast(schedule.alpha(t), c), left_broadcast(schedule.sigma(t), c)
+    alpha = left_broadcast(schedule.alpha(t), c)
+    sigma = left_broadcast(schedule.sigma(t), c)
     return prediction._replace(x0=prediction.x0 - sigma * c, eps=prediction.eps + alpha * c)
 
 
 def replace_x0(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, x0: Array) -> Prediction:
     """The pair with this x0: eps + alpha / sigma (old x0 - new x0); eps stays at sigma = 0, where x_t has none."""
-    alpha, sigma = left_broadcast(schedule.alpha(t), x0), left_broadcast(schedule.sigma(t), x0)
+    alpha = left_broadcast(schedule.alpha(t), x0)
+    sigma = left_broadcast(schedule.sigma(t), x0)
     noisy = sigma > 0
     ratio = jnp.where(noisy, alpha / jnp.where(noisy, sigma, 1), 0)
     return prediction._replace(x0=x0, eps=prediction.eps + ratio * (prediction.x0 - x0))

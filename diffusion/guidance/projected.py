@@ -28,26 +28,26 @@ def adaptive_projected(
     that before the norm is limited, as in the authors' code.
 
     Facts:
-      nfe: 2 branches a call
-      neutral: w = 1, the conditional denoiser exactly; eta = 1 without threshold and momentum is classifier-free
-      paper: Sadat et al. 2024, "Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion Models",
-        algorithm 1
+        nfe: 2 branches a call
+        neutral: w = 1, the conditional denoiser exactly; eta = 1 without threshold and momentum is classifier-free
+        paper: Sadat et al. 2024, "Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion
+            Models", algorithm 1
 
     Args:
-      branches: evaluates (condition, null or negative condition).
-      schedule: the process.
-      scale: w, a number, `[B]`, or a function of t.
-      eta: how much of the parallel part is kept; 0 in the paper.
-      norm_threshold: r > 0, the largest norm of d (2.5 to 15 in the paper); None for no limit.
-      momentum: beta, negative in the paper (-0.75 to 0); 0 for none.
-      interval: (t_low, t_high) outside which w = 1; None for all times.
+        branches: evaluates (condition, null or negative condition).
+        schedule: the process.
+        scale: w, a number, `[B]`, or a function of t.
+        eta: how much of the parallel part is kept; 0 in the paper.
+        norm_threshold: r > 0, the largest norm of d (2.5 to 15 in the paper); None for no limit.
+        momentum: beta, negative in the paper (-0.75 to 0); 0 for none.
+        interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Returns:
-      A guidance with memory, which `samplers.sample` carries; a plain denoiser with momentum = 0.
+        A guidance with memory, which `samplers.sample` carries; a plain denoiser with momentum = 0.
 
     Raises:
-      ValueError: if the threshold is not positive, momentum is not in (-1, 1) or the interval is empty; when called, if
-        there are not two branches.
+        ValueError: if the threshold is not positive, momentum is not in (-1, 1) or the interval is empty; when called,
+            if there are not two branches.
     """
     check_interval(interval)
     if norm_threshold is not None and not norm_threshold > 0:

@@ -20,27 +20,28 @@ def rescaled(
     scaled here, whatever the network puts out (scaling eps, as is often done with such networks, is another thing).
 
     Facts:
-      nfe: 2 branches a call
-      neutral: w = 1, the conditional denoiser exactly; phi = 0 is classifier-free guidance exactly
-      paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.4 and
-        algorithm 2
+        nfe: 2 branches a call
+        neutral: w = 1, the conditional denoiser exactly; phi = 0 is classifier-free guidance exactly
+        paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.4 and
+            algorithm 2
 
     Args:
-      branches: evaluates (condition, null or negative condition).
-      schedule: the process.
-      scale: w, a number, `[B]`, or a function of t.
-      rescale: phi in [0, 1].
-      interval: (t_low, t_high) outside which w = 1; None for all times.
+        branches: evaluates (condition, null or negative condition).
+        schedule: the process.
+        scale: w, a number, `[B]`, or a function of t.
+        rescale: phi in [0, 1].
+        interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Raises:
-      ValueError: if phi is not in [0, 1] or the interval is empty; when called, if there are not two branches.
+        ValueError: if phi is not in [0, 1] or the interval is empty; when called, if there are not two branches.
     """
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescaled: rescale = {rescale} must be in [0, 1]; 0 is classifier-free guidance")
     check_interval(interval)
 
     def denoise(x_t, t):
-        alpha, sigma = left_broadcast(schedule.alpha(t), x_t), left_broadcast(schedule.sigma(t), x_t)
+        alpha = left_broadcast(schedule.alpha(t), x_t)
+        sigma = left_broadcast(schedule.sigma(t), x_t)
         v = lambda prediction: alpha * prediction.eps - sigma * prediction.x0
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
         guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])

@@ -17,19 +17,20 @@ Interval = tuple[float, float] | None
 def check_interval(interval: Interval) -> None:
     """Refuses an interval (t_low, t_high) that holds no time."""
     if interval is not None and not interval[0] <= interval[1]:
-        raise ValueError(f"guidance interval {interval} is empty; give (t_low, t_high) with t_low <= t_high, t = 0 "
-                         "being the data")
+        raise ValueError(
+            f"guidance interval {interval} is empty; give (t_low, t_high) with t_low <= t_high, t = 0 being the data"
+        )
 
 
 def strength(scale: Scale, neutral: float, interval: Interval, t: ArrayLike, x: Array) -> Array:
     """scale - neutral within the interval and exactly 0 outside it, shaped to multiply x example by example.
 
     Args:
-      scale: a number, `[B]`, or a function of t with values of t's shape (or numbers).
-      neutral: the scale that changes nothing.
-      interval: (t_low, t_high), both included; None for all times.
-      t: `[]`, `[B]` or `[B, F]`.
-      x: `[B, ...]`.
+        scale: a number, `[B]`, or a function of t with values of t's shape (or numbers).
+        neutral: the scale that changes nothing.
+        interval: (t_low, t_high), both included; None for all times.
+        t: `[]`, `[B]` or `[B, F]`.
+        x: `[B, ...]`.
     """
     t = jnp.asarray(t)
     value = scale(t) if callable(scale) else scale

@@ -20,20 +20,20 @@ def dynamic_threshold(
     eps is computed again, so that samplers that read eps are guided too; at sigma = 0 it stays.
 
     Facts:
-      nfe: 1 call of the denoiser
-      neutral: an estimate within [-1, 1] stays exactly as it is
-      paper: Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding",
-        section 2.3 and appendix D.6
+        nfe: 1 call of the denoiser
+        neutral: an estimate within [-1, 1] stays exactly as it is
+        paper: Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding",
+            section 2.3 and appendix D.6
 
     Args:
-      denoise: the denoiser, guided or not; for data in [-1, 1].
-      schedule: the process.
-      percentile: share of an example's values that s leaves unclipped, in (0, 1]; 0.995 in the paper.
-      maximum: the largest s, >= 1; none in the paper. 1 cuts at [-1, 1] without dividing; it is `sample_max_value` of
-        diffusers' schedulers, whose default is 1.
+        denoise: the denoiser, guided or not; for data in [-1, 1].
+        schedule: the process.
+        percentile: share of an example's values that s leaves unclipped, in (0, 1]; 0.995 in the paper.
+        maximum: the largest s, >= 1; none in the paper. 1 cuts at [-1, 1] without dividing; it is `sample_max_value` of
+            diffusers' schedulers, whose default is 1.
 
     Raises:
-      ValueError: if the percentile is not in (0, 1], or the maximum below 1.
+        ValueError: if the percentile is not in (0, 1], or the maximum below 1.
     """
     if not 0 < percentile <= 1:
         raise ValueError(f"dynamic_threshold: percentile = {percentile} must be in (0, 1] (0.995 in the paper)")

@@ -24,27 +24,28 @@ def zero_star(
     The authors' code puts the first step to zero; with zero_above = plan.s[k - 1] the first k steps of a plan are.
 
     Facts:
-      nfe: 2 branches a call
-      neutral: w = 1 without zero_above, the conditional denoiser exactly
-      paper: Fan et al. 2025, "CFG-Zero*: Improved Classifier-Free Guidance for Flow Matching Models", algorithm 1
+        nfe: 2 branches a call
+        neutral: w = 1 without zero_above, the conditional denoiser exactly
+        paper: Fan et al. 2025, "CFG-Zero*: Improved Classifier-Free Guidance for Flow Matching Models", algorithm 1
 
     Args:
-      branches: evaluates (condition, null or negative condition).
-      schedule: the process, with a velocity at t_max.
-      scale: w, a number, `[B]`, or a function of t.
-      zero_above: the time above which the velocity is zero; None for nowhere.
-      interval: (t_low, t_high) outside which w = 1; None for all times.
+        branches: evaluates (condition, null or negative condition).
+        schedule: the process, with a velocity at t_max.
+        scale: w, a number, `[B]`, or a function of t.
+        zero_above: the time above which the velocity is zero; None for nowhere.
+        interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Raises:
-      ValueError: if the schedule has no finite velocity at t_max or the interval is empty; when called, if there are
-        not two branches.
+        ValueError: if the schedule has no finite velocity at t_max or the interval is empty; when called, if there are
+            not two branches.
     """
     check_interval(interval)
     parameterizations.check(parameterizations.velocity(), schedule)
 
     def denoise(x_t, t):
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
-        alpha, sigma = left_broadcast(schedule.alpha(t), x_t), left_broadcast(schedule.sigma(t), x_t)
+        alpha = left_broadcast(schedule.alpha(t), x_t)
+        sigma = left_broadcast(schedule.sigma(t), x_t)
         alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
         u_c, u_u = (alpha_dot * p.x0 + sigma_dot * p.eps for p in (cond, uncond))
         s = inner(u_c, u_u) / (inner(u_u, u_u) + 1e-8)  # the authors' constant

@@ -37,12 +37,12 @@ def array_bytes(what: str, shape: Sequence[Any], itemsize: int) -> int:
     """Returns the bytes of an array of a declared shape.
 
     Args:
-      what: declares it, for the message.
-      shape: as it was read.
-      itemsize: bytes of an element.
+        what: declares it, for the message.
+        shape: as it was read.
+        itemsize: bytes of an element.
 
     Raises:
-      Refused: if the shape is no sequence of whole numbers >= 0.
+        Refused: if the shape is no sequence of whole numbers >= 0.
     """
     if not isinstance(shape, (list, tuple)) or any(type(side) is not int or side < 0 for side in shape):
         raise Refused(f"{what} declares the shape {shape!r}, which is no sequence of whole numbers.")
@@ -53,26 +53,28 @@ def fits(what: str, declared: int) -> None:
     """Refuses what cannot be held in the memory of this machine.
 
     Args:
-      what: declares it, for the message.
-      declared: bytes.
+        what: declares it, for the message.
+        declared: bytes.
 
     Raises:
-      Refused: if they are more than there is.
+        Refused: if they are more than there is.
     """
     if declared > memory():
-        raise Refused(f"{what} declares {size(declared)}, and this machine has {size(memory())} of memory. If that is "
-                      "its true size, read it on a larger machine; else the file is damaged or hostile.")  # fmt: skip
+        raise Refused(
+            f"{what} declares {size(declared)}, and this machine has {size(memory())} of memory. If that is "
+            "its true size, read it on a larger machine; else the file is damaged or hostile."
+        )
 
 
 def inside(what: str, names: Iterable[str]) -> None:
     """Refuses names that would lead out of a folder when they are used as paths.
 
     Args:
-      what: holds the names, for the message.
-      names: with "/" between parts.
+        what: holds the names, for the message.
+        names: with "/" between parts.
 
     Raises:
-      Refused: at the first that is absolute or empty, or has a part "." or "..", a backslash, or a NUL.
+        Refused: at the first that is absolute or empty, or has a part "." or "..", a backslash, or a NUL.
     """
     for name in names:
         if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or "\0" in name:
@@ -83,14 +85,14 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Refuses a folder that holds, at any depth, anything but files and folders: links, pipes, devices.
 
     Args:
-      folder: may itself be a link.
+        folder: may itself be a link.
 
     Returns:
-      The files.
+        The files.
 
     Raises:
-      Refused: at the first such entry.
-      OSError: if a folder cannot be read.
+        Refused: at the first such entry.
+        OSError: if a folder cannot be read.
     """
 
     def stop(error):
@@ -102,8 +104,10 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
             kind = os.lstat(os.path.join(parent, name)).st_mode
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 word = "a link" if stat.S_ISLNK(kind) else "no file"
-                raise Refused(f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Copy what it stands "
-                              "for to its place (cp -rL copies links as files).")  # fmt: skip
+                raise Refused(
+                    f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Copy what it stands "
+                    "for to its place (cp -rL copies links as files)."
+                )
         found += [pathlib.Path(parent, name) for name in files]
     return found
 
@@ -112,11 +116,11 @@ def no_links(folder: pathlib.Path) -> None:
     """Refuses a run folder in which a file is a link, through which a write would change another file, or no file.
 
     Args:
-      folder: the folder; folders in it may be links, so that checkpoints may lie on another disk.
+        folder: the folder; folders in it may be links, so that checkpoints may lie on another disk.
 
     Raises:
-      Refused: at the first such entry.
-      OSError: if the folder cannot be read.
+        Refused: at the first such entry.
+        OSError: if the folder cannot be read.
     """
     for entry in os.scandir(folder):
         if not entry.is_dir() and (entry.is_symlink() or not entry.is_file()):
@@ -128,11 +132,11 @@ def read_text(path: pathlib.Path) -> str:
     """Reads a file of text of at most `TEXT` bytes.
 
     Args:
-      path: of a file; a pipe or device would be read without end, and is refused.
+        path: of a file; a pipe or device would be read without end, and is refused.
 
     Raises:
-      OSError: if it cannot be read.
-      Refused: if it is larger, is no file, or no text.
+        OSError: if it cannot be read.
+        Refused: if it is larger, is no file, or no text.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -149,8 +153,8 @@ def read_json(path: pathlib.Path) -> Any:
     """Reads a file of JSON, with the limits of `read_text`.
 
     Raises:
-      OSError: if it cannot be read.
-      Refused: if it is larger, is no file, or is not JSON.
+        OSError: if it cannot be read.
+        Refused: if it is larger, is no file, or is not JSON.
     """
     return parse_json(read_text(path), str(path))
 
@@ -159,8 +163,8 @@ def read_table(path: pathlib.Path) -> dict[str, Any]:
     """Reads a file of JSON that holds a table of fields, with the limits of `read_text`.
 
     Raises:
-      OSError: if it cannot be read.
-      Refused: as `read_json`, or if it holds no table.
+        OSError: if it cannot be read.
+        Refused: as `read_json`, or if it holds no table.
     """
     found = read_json(path)
     if not isinstance(found, dict):
@@ -172,11 +176,11 @@ def parse_json(text: str | bytes, what: str) -> Any:
     """The value of a text in JSON, nested no deeper than a recursive function can follow.
 
     Args:
-      text: the JSON.
-      what: holds it, for the message.
+        text: the JSON.
+        what: holds it, for the message.
 
     Raises:
-      Refused: if it is no JSON, has a number that Python does not read, or is nested deeper than `NESTED`.
+        Refused: if it is no JSON, has a number that Python does not read, or is nested deeper than `NESTED`.
     """
     try:
         found = json.loads(text)
@@ -184,8 +188,12 @@ def parse_json(text: str | bytes, what: str) -> Any:
         raise Refused(f"{what} is not valid JSON: {error}.") from error
     level = [found]
     for _ in range(NESTED):
-        level = [item for node in level if isinstance(node, (list, dict))
-                 for item in (node.values() if isinstance(node, dict) else node)]  # fmt: skip
+        level = [
+            item
+            for node in level
+            if isinstance(node, (list, dict))
+            for item in (node.values() if isinstance(node, dict) else node)
+        ]
         if not level:
             return found
     raise Refused(f"{what} is not valid JSON: its lists and tables are nested more than {NESTED} deep.")

@@ -31,15 +31,16 @@ def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
     Of a file that holds several (an animation, pages) it is the first.
 
     Args:
-      source: path of a file of one of `FORMATS`, whatever it is called, or its content.
-      name: of it, for messages; the path by default.
+        source: path of a file of one of `FORMATS`, whatever it is called, or its content.
+        name: of it, for messages; the path by default.
 
     Raises:
-      FileNotFoundError: if there is no file.
-      ValueError: if it is no sound picture of these formats, or has more than `PIXELS` pixels.
+        FileNotFoundError: if there is no file.
+        ValueError: if it is no sound picture of these formats, or has more than `PIXELS` pixels.
     """
     if isinstance(source, (str, pathlib.Path)):
-        name, source = name or str(source), pathlib.Path(os.path.expanduser(source))
+        name = name or str(source)
+        source = pathlib.Path(os.path.expanduser(source))
         if not os.path.isfile(source):  # False for a name that is too long, too
             raise FileNotFoundError(f"{name}: there is no such file.")
     try:
@@ -50,8 +51,10 @@ def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
         raise ValueError(f"{name} is no sound picture: {error!r}") from error
     if picture.width * picture.height > PIXELS:
         picture.close()
-        raise ValueError(f"{name} declares {picture.width} x {picture.height} pixels, and at most {PIXELS:,} are read "
-                         "(8192 x 8192): make it smaller")  # fmt: skip
+        raise ValueError(
+            f"{name} declares {picture.width} x {picture.height} pixels, and at most {PIXELS:,} are read "
+            "(8192 x 8192): make it smaller"
+        )
     return picture
 
 
@@ -61,11 +64,11 @@ def read(path: str | pathlib.Path) -> np.ndarray:
     Transparent parts are laid on white and 16 bits rounded to 8, which a warning says; grey becomes colour.
 
     Args:
-      path: a file, as `opened` takes it.
+        path: a file, as `opened` takes it.
 
     Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if it is no sound picture, or has too many pixels.
+        FileNotFoundError: if there is none.
+        ValueError: if it is no sound picture, or has too many pixels.
     """
     picture = _loaded(opened(path), path)
     if picture.mode in DEEP:
@@ -84,17 +87,19 @@ def read_mask(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:
     """A mask as Bool [H, W], True where it is bright: there the picture is painted anew.
 
     Args:
-      path: a picture.
-      size: (H, W) of the picture that it belongs to.
+        path: a picture.
+        size: (H, W) of the picture that it belongs to.
 
     Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if it has another size, or is no sound picture.
+        FileNotFoundError: if there is none.
+        ValueError: if it has another size, or is no sound picture.
     """
     picture = opened(path)
     if picture.size[::-1] != tuple(size):
-        raise ValueError(f"the mask {path} has {picture.size[1]} x {picture.size[0]} pixels (height x width), and its "
-                         f"picture {size[0]} x {size[1]}; they must be the same")
+        raise ValueError(
+            f"the mask {path} has {picture.size[1]} x {picture.size[0]} pixels (height x width), and its "
+            f"picture {size[0]} x {size[1]}; they must be the same"
+        )
     picture = _loaded(picture, path)
     if picture.mode in DEEP:
         return _eight_bits(path, np.asarray(picture)) >= 128
@@ -105,9 +110,9 @@ def write(path: str | pathlib.Path, picture: np.ndarray, settings: Mapping[str, 
     """Writes a PNG file, whole or not at all, with settings as JSON in its text.
 
     Args:
-      path: of the file.
-      picture: uint8 [H, W, 3].
-      settings: what JSON can say.
+        path: of the file.
+        picture: uint8 [H, W, 3].
+        settings: what JSON can say.
     """
     about = PngImagePlugin.PngInfo()
     about.add_itxt(KEY, json.dumps(settings, sort_keys=True))
@@ -119,8 +124,8 @@ def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
     """The settings in a file that `write` wrote, as they stand there (`picture_fields.carried` checks them).
 
     Raises:
-      FileNotFoundError: if there is no file.
-      ValueError: if it holds none.
+        FileNotFoundError: if there is no file.
+        ValueError: if it holds none.
     """
     with opened(path) as picture:
         text = picture.info.get(KEY)

@@ -31,8 +31,9 @@ class Valid(NamedTuple):
 
 def whole(low: int = 0, high: int = LARGEST) -> Valid:
     """Whole numbers from low to high; true and false are none."""
-    return Valid(f"a whole number, at least {low} and at most {high}",
-                 lambda value: type(value) is int and low <= value <= high)  # fmt: skip
+    return Valid(
+        f"a whole number, at least {low} and at most {high}", lambda value: type(value) is int and low <= value <= high
+    )
 
 
 def number(low: float = -FARTHEST, high: float = FARTHEST) -> Valid:
@@ -43,20 +44,26 @@ def number(low: float = -FARTHEST, high: float = FARTHEST) -> Valid:
 
 def text(longest: int = LONGEST) -> Valid:
     """Texts of at most so many letters, all of Unicode: halves of pairs, which JSON can spell, are none."""
-    return Valid(f"a text of at most {longest} letters of Unicode", lambda value: isinstance(value, str)
-                 and len(value) <= longest and not re.search("[\ud800-\udfff]", value))  # fmt: skip
+    return Valid(
+        f"a text of at most {longest} letters of Unicode",
+        lambda value: isinstance(value, str) and len(value) <= longest and not re.search("[\ud800-\udfff]", value),
+    )
 
 
 def several(each: Valid, least: int = 0, most: int = LONGEST) -> Valid:
     """Lists of `least` to `most` values of one kind."""
-    return Valid(f"a list of {least} to {most}, each {each.words}", lambda value: isinstance(value, (list, tuple))
-                 and least <= len(value) <= most and all(map(each.holds, value)))  # fmt: skip
+    return Valid(
+        f"a list of {least} to {most}, each {each.words}",
+        lambda value: isinstance(value, (list, tuple)) and least <= len(value) <= most and all(map(each.holds, value)),
+    )
 
 
 def table(each: Valid, most: int = LONGEST) -> Valid:
     """Tables of at most so many fields, whose values are of one kind."""
-    return Valid(f"a table of at most {most} fields, each {each.words}", lambda value: isinstance(value, Mapping)
-                 and len(value) <= most and all(map(each.holds, value.values())))  # fmt: skip
+    return Valid(
+        f"a table of at most {most} fields, each {each.words}",
+        lambda value: isinstance(value, Mapping) and len(value) <= most and all(map(each.holds, value.values())),
+    )
 
 
 def either(*kinds: Valid) -> Valid:

@@ -25,9 +25,18 @@ OPCODES = 10**6  # steps of one pickle; a state of 1,000 tensors takes 40,000
 DEPTH = 64  # of containers in containers
 NAMES = 2**24  # letters of all names together; 1,000 tensors have 60,000
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80"  # the first object of the old stream is a number of this form
-DTYPES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8",
-          "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
-          "BFloat16Storage": "<u2"}  # fmt: skip
+DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+    "BFloat16Storage": "<u2",
+}
 
 
 class Tensor(NamedTuple):
@@ -91,8 +100,18 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
         return {name: _array(name, tensor, storage(tensor.key)) for name, tensor in _tensors(tree)}
     except limits.Refused as refused:
         raise limits.Refused(f"{path} is refused: {refused}") from refused
-    except (ValueError, LookupError, TypeError, OverflowError, struct.error, zipfile.BadZipFile, EOFError,
-            NotImplementedError, RuntimeError, MemoryError) as error:  # fmt: skip
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        OverflowError,
+        struct.error,
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         raise limits.Refused(f"{path} is damaged, or no file of PyTorch: {limits.reason(error)}.") from error
 
 
@@ -150,13 +169,20 @@ def _array(name: str, tensor: Tensor, storage: bytes) -> np.ndarray:
         raise limits.Refused(f"{name} declares the shape {list(tensor.shape)}; its storage has {held} elements.")
     if needed == 0:
         return np.zeros(tensor.shape, tensor.dtype)
-    return np.ndarray(tensor.shape, tensor.dtype, storage, tensor.offset * tensor.dtype.itemsize,
-                      [stride * tensor.dtype.itemsize for stride in tensor.strides])  # fmt: skip
+    return np.ndarray(
+        tensor.shape,
+        tensor.dtype,
+        storage,
+        tensor.offset * tensor.dtype.itemsize,
+        [stride * tensor.dtype.itemsize for stride in tensor.strides],
+    )
 
 
 def _tensors(tree: Any) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of each tensor in dictionaries of dictionaries; each step down adds ".key" to the name."""
-    seen, letters, open_ = set(), 0, [("", tree, 0)]
+    seen = set()
+    letters = 0
+    open_ = [("", tree, 0)]
     while open_:
         prefix, node, depth = open_.pop()
         if depth > DEPTH:
@@ -204,8 +230,17 @@ def _run(file: BinaryIO) -> Any:
                 stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
                 stack.append(opcode.name == "NEWTRUE")
-            case ("BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE"
-                  | "SHORT_BINSTRING" | "BINSTRING"):  # fmt: skip
+            case (
+                "BININT"
+                | "BININT1"
+                | "BININT2"
+                | "LONG1"
+                | "BINFLOAT"
+                | "BINUNICODE"
+                | "SHORT_BINUNICODE"
+                | "SHORT_BINSTRING"
+                | "BINSTRING"
+            ):
                 stack.append(value)
             case "EMPTY_TUPLE":
                 stack.append(())
@@ -225,7 +260,8 @@ def _run(file: BinaryIO) -> Any:
             case "EMPTY_DICT":
                 stack.append({})
             case "SETITEM":
-                value, key = stack.pop(), stack.pop()
+                value = stack.pop()
+                key = stack.pop()
                 _set(stack[-1], [key, value])
             case "SETITEMS":
                 items = since_mark()
@@ -239,7 +275,8 @@ def _run(file: BinaryIO) -> Any:
             case "GLOBAL":
                 stack.append(_allowed(*value.split(" ", 1)))
             case "STACK_GLOBAL":
-                name, module = stack.pop(), stack.pop()
+                name = stack.pop()
+                module = stack.pop()
                 stack.append(_allowed(_only(str, module), _only(str, name)))
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))

@@ -44,9 +44,14 @@ class Reader(NamedTuple):
 
 
 def train(
-    images: np.ndarray, labels: Mapping[str, np.ndarray], *, steps: int = 3000, batch_size: int = 64, seed: int = 0,
+    images: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    *,
+    steps: int = 3000,
+    batch_size: int = 64,
+    seed: int = 0,
     tell: Callable[[int, float], None] = lambda step, loss: None,
-) -> Reader:  # fmt: skip
+) -> Reader:
     """Trains by AdamW with a cosine decay, on the mean cross entropy of the attributes.
 
     Pictures are blurred and made paler or darker by lot, so that what a decoder leaves behind does not matter.
@@ -149,7 +154,8 @@ def _init(key: Array, shape: tuple[int, ...], classes: Mapping[str, int]) -> dic
 def init_hidden(key: Array, shape: tuple[int, ...]) -> dict[str, Array]:
     """He-normal weights of the layers below the last, for pictures of a shape [H, W, C]."""
     height, width, channels = shape
-    params, reads = {}, PATCH * PATCH * channels
+    params = {}
+    reads = PATCH * PATCH * channels
     for i, size in enumerate(WIDTHS):
         params[f"layer{i}"] = he_normal(jax.random.fold_in(key, i), (reads, size))
         params[f"bias{i}"] = jnp.zeros(size)

@@ -45,9 +45,7 @@ def replicates(
     return values
 
 
-def percentile_interval(
-    values: np.ndarray, level: float = 0.95, estimate: float | None = None
-) -> tuple[float, float]:
+def percentile_interval(values: np.ndarray, level: float = 0.95, estimate: float | None = None) -> tuple[float, float]:
     """Percentile interval of bootstrap replicates (Efron and Tibshirani 1993, section 13.3).
 
     A resample with replacement repeats rows, and so a statistic with a finite-sample bias (a Frechet distance grows as
@@ -97,7 +95,8 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     share = successes / trials
     centre = share + z * z / (2 * trials)
     half = z * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    low, high = (centre - half) / (1 + z * z / trials), (centre + half) / (1 + z * z / trials)
+    low = (centre - half) / (1 + z * z / trials)
+    high = (centre + half) / (1 + z * z / trials)
     return float(max(0.0, low)), float(min(1.0, high))
 
 
@@ -107,5 +106,6 @@ def share(right: Sequence[bool]) -> dict[str, Any]:
     Args:
         right: at least one verdict.
     """
-    count, number = int(np.sum(right)), len(right)
+    count = int(np.sum(right))
+    number = len(right)
     return {"share": count / number, "interval": list(wilson_interval(count, number)), "count": number}

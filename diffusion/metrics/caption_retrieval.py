@@ -38,9 +38,14 @@ class Retriever(NamedTuple):
 
 
 def train(
-    images: np.ndarray, captions: Sequence[str], *, steps: int = 2000, batch_size: int = 128, seed: int = 0,
+    images: np.ndarray,
+    captions: Sequence[str],
+    *,
+    steps: int = 2000,
+    batch_size: int = 128,
+    seed: int = 0,
     tell: Callable[[int, float], None] = lambda step, loss: None,
-) -> Retriever:  # fmt: skip
+) -> Retriever:
     """Trains both towers by AdamW with a cosine decay.
 
     Args:

@@ -50,9 +50,12 @@ class Classifier(NamedTuple):
 
 
 def train(
-    images: np.ndarray, labels: np.ndarray, seed: int = 0, steps: int = STEPS,
+    images: np.ndarray,
+    labels: np.ndarray,
+    seed: int = 0,
+    steps: int = STEPS,
     advance: Callable[[int], None] = lambda done: None,
-) -> Classifier:  # fmt: skip
+) -> Classifier:
     """Trains on real images by AdamW with a cosine decay; shifts by up to one pixel are the only augmentation.
 
     Args:
@@ -76,7 +79,8 @@ def train(
     params = _init(jax.random.fold_in(key, 0), images.shape[1:], int(labels.max()) + 1)
     state = _optimizer(steps).init(params)
     stream = jax.random.fold_in(key, 1)
-    x, y = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
+    x = jnp.asarray(images)
+    y = jnp.asarray(labels, jnp.int32)
     for step in range(steps):  # from Python: XLA's CPU convolutions are many times slower inside a scan
         params, state = _update(params, state, x, y, jax.random.fold_in(stream, step), steps)
         advance(step + 1)
@@ -84,9 +88,12 @@ def train(
 
 
 def cached(
-    images: np.ndarray, labels: np.ndarray, seed: int = 0, folder: pathlib.Path | str | None = None,
+    images: np.ndarray,
+    labels: np.ndarray,
+    seed: int = 0,
+    folder: pathlib.Path | str | None = None,
     training: Callable[[np.ndarray, np.ndarray, int], Classifier] | None = None,
-) -> Classifier:  # fmt: skip
+) -> Classifier:
     """The classifier of these images, from a file where it was trained before, else trained now and stored.
 
     The file is named by the hash of the data, the seed and this module's source, so that a change of any of them trains
@@ -182,7 +189,8 @@ def _init(key: Array, shape: tuple[int, ...], classes: int) -> Params:
     height, width, channels = shape
     sizes = [32, 64]
     while max(height, width) > 4:
-        height, width = -(-height // 2), -(-width // 2)
+        height = -(-height // 2)
+        width = -(-width // 2)
         sizes.append(64)
     params = {}
     for i, size in enumerate(sizes):
@@ -243,9 +251,12 @@ def _batched(function, classifier, images):
         raise TypeError(f"the classifier takes uint8 images, got {images.dtype}")
     channels = classifier.params["conv0"].shape[2]
     expected = jax.eval_shape(lambda: _init(jax.random.key(0), images.shape[1:], 2)) if images.ndim == 4 else {}
-    if images.ndim != 4 or images.shape[3] != channels or (
-        expected["hidden"].shape != classifier.params["hidden"].shape
-        or expected.keys() != classifier.params.keys()
+    if (
+        images.ndim != 4
+        or images.shape[3] != channels
+        or (
+            expected["hidden"].shape != classifier.params["hidden"].shape or expected.keys() != classifier.params.keys()
+        )
     ):
         raise ValueError(f"images {list(images.shape)} are not of the shape [B, H, W, {channels}] it was trained on")
     return chunks.applied(functools.partial(_compiled[function], classifier.params), images, _CHUNK)

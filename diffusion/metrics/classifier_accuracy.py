@@ -62,8 +62,10 @@ def classifier_accuracy(
     """
     test_labels = np.asarray(test_labels)
     if len(test_images) == 0 or test_labels.shape != (len(test_images),):
-        raise ValueError(f"need test images [M, H, W, C] and labels [M] with M >= 1, got {list(test_images.shape)} and "
-                         f"{list(test_labels.shape)}")  # fmt: skip
+        raise ValueError(
+            f"need test images [M, H, W, C] and labels [M] with M >= 1, got {list(test_images.shape)} and "
+            f"{list(test_labels.shape)}"
+        )
     if not np.isin(test_labels, labels).all():
         missing = np.setdiff1d(test_labels, labels).tolist()
         raise ValueError(f"no sample was asked for the labels {missing} of the test images; ask for every class")

@@ -46,10 +46,13 @@ def clip_score(images: np.ndarray, texts: np.ndarray, weight: float = 100.0) -> 
     """
     if not weight > 0:
         raise ValueError(f"weight must be positive, got {weight} (100, or 2.5 as in the paper)")
-    images, texts = pairwise.checked("images", images), pairwise.checked("texts", texts)
+    images = pairwise.checked("images", images)
+    texts = pairwise.checked("texts", texts)
     if images.shape != texts.shape:
-        raise ValueError(f"need one text embedding of the same space for each image, got {list(images.shape)} and "
-                         f"{list(texts.shape)}")  # fmt: skip
+        raise ValueError(
+            f"need one text embedding of the same space for each image, got {list(images.shape)} and "
+            f"{list(texts.shape)}"
+        )
     cosines = (pairwise.unit("images", images) * pairwise.unit("texts", texts)).sum(axis=1)
     scores = weight * np.maximum(cosines, 0)
     error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else float("nan")

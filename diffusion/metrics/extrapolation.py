@@ -59,15 +59,18 @@ def extrapolate(
     pairwise.same_dim(samples, reference.mean[None])
     if sizes is None:
         if len(samples) < 2 * SMALLEST:
-            raise ValueError(f"the paper's sizes start at {SMALLEST}, and {len(samples)} samples give no line from "
-                             f"there; make at least {2 * SMALLEST}, or name sizes of your own")  # fmt: skip
+            raise ValueError(
+                f"the paper's sizes start at {SMALLEST}, and {len(samples)} samples give no line from "
+                f"there; make at least {2 * SMALLEST}, or name sizes of your own"
+            )
         sizes = np.linspace(SMALLEST, len(samples), POINTS).astype(np.int64)
     sizes = np.asarray(sizes)
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or len(np.unique(sizes)) < 3:
         raise ValueError(f"sizes must be at least 3 different whole numbers, got {sizes.tolist()}")
     if sizes.min() < 2 or sizes.max() > len(samples):
         raise ValueError(f"sizes must lie between 2 and the {len(samples)} samples, got {sizes.tolist()}")
-    rng, distance = np.random.default_rng(seed), frechet.distance_to(reference)
+    rng = np.random.default_rng(seed)
+    distance = frechet.distance_to(reference)
     distances = np.empty(len(sizes))
     for i, size in enumerate(sizes):
         subset = samples[rng.choice(len(samples), size, replace=False)]

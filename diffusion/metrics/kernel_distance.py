@@ -81,11 +81,7 @@ def gaussian(sigma: float) -> Kernel:
 
 
 def mmd2(
-    kernel: Kernel,
-    samples: np.ndarray,
-    reference: np.ndarray,
-    unbiased: bool = True,
-    block: int = pairwise.BLOCK,
+    kernel: Kernel, samples: np.ndarray, reference: np.ndarray, unbiased: bool = True, block: int = pairwise.BLOCK
 ) -> Discrepancy:
     """Squared maximum mean discrepancy of all rows.
 
@@ -119,9 +115,7 @@ def mmd2(
     return Discrepancy(float(value), float(np.sqrt(variance)), len(x), len(y))
 
 
-def kid(
-    samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0
-) -> SubsetMean:
+def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0) -> SubsetMean:
     """Kernel inception distance: the mean unbiased `mmd2` with the kernel `cubic` over random subsets.
 
     Binkowski et al. 2018, "Demystifying MMD GANs", section 4: 100 subsets of 1,000 rows of each set, drawn without
@@ -146,11 +140,14 @@ def kid(
     """
     if subsets < 2 or size < 2:
         raise ValueError(f"KID needs subsets >= 2 and size >= 2, got {subsets} subsets of {size} rows")
-    x, y = pairwise.checked("samples", samples), pairwise.checked("reference", reference)
+    x = pairwise.checked("samples", samples)
+    y = pairwise.checked("reference", reference)
     pairwise.same_dim(x, y)
     if min(len(x), len(y)) < size:
-        raise ValueError(f"a subset of {size} rows cannot be drawn from {len(x)} samples and {len(y)} reference rows; "
-                         f"give size <= {min(len(x), len(y))}, and say so beside the figure")  # fmt: skip
+        raise ValueError(
+            f"a subset of {size} rows cannot be drawn from {len(x)} samples and {len(y)} reference rows; "
+            f"give size <= {min(len(x), len(y))}, and say so beside the figure"
+        )
     rng = np.random.default_rng(seed)
     values = np.empty(subsets)
     for i in range(subsets):
@@ -203,7 +200,8 @@ def _within(kernel: Kernel, x: np.ndarray, unbiased: bool, block: int) -> np.nda
 
 def _cross(kernel: Kernel, x: np.ndarray, y: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """mean_j k(x_i, y_j) of each i, and mean_i of each j: float64 [N] and [M]."""
-    of_x, of_y = np.zeros(len(x)), np.zeros(len(y))
+    of_x = np.zeros(len(x))
+    of_y = np.zeros(len(y))
     for rows in pairwise.blocks(len(x), block):
         for columns in pairwise.blocks(len(y), block):
             values = kernel(np.asarray(x[rows], np.float64), np.asarray(y[columns], np.float64))

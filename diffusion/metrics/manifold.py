@@ -37,11 +37,7 @@ class Overlap(NamedTuple):
 
 
 def overlap(
-    samples: np.ndarray,
-    reference: np.ndarray,
-    manifold_k: int = 3,
-    density_k: int = 5,
-    block: int = pairwise.BLOCK,
+    samples: np.ndarray, reference: np.ndarray, manifold_k: int = 3, density_k: int = 5, block: int = pairwise.BLOCK
 ) -> Overlap:
     """Precision and recall (Kynkaanniemi et al. 2019) with density and coverage (Naeem et al. 2020), in one pass.
 
@@ -78,11 +74,14 @@ def overlap(
     reference = pairwise.checked("reference", reference, least=max(manifold_k, density_k) + 1)
     pairwise.same_dim(samples, reference)
     real = pairwise.smallest(reference, None, max(manifold_k, density_k), block)
-    real_radii, density_radii = real[:, manifold_k - 1] * (1 + _TIE), real[:, density_k - 1] * (1 - _TIE)
+    real_radii = real[:, manifold_k - 1] * (1 + _TIE)
+    density_radii = real[:, density_k - 1] * (1 - _TIE)
     sample_radii = pairwise.smallest(samples, None, manifold_k, block)[:, -1] * (1 + _TIE)
 
-    precise, balls = np.zeros(len(samples), bool), np.zeros(len(samples), np.int64)
-    recalled, covered = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
+    precise = np.zeros(len(samples), bool)
+    balls = np.zeros(len(samples), np.int64)
+    recalled = np.zeros(len(reference), bool)
+    covered = np.zeros(len(reference), bool)
     origin = pairwise.centre(reference)
     for rows in pairwise.blocks(len(samples), block):
         query = samples[rows] - origin
@@ -97,5 +96,11 @@ def overlap(
     each = {"precision": precise, "recall": recalled, "density": balls / density_k, "coverage": covered}
     errors = {name: float(np.std(values, ddof=1) / np.sqrt(len(values))) for name, values in each.items()}
     means = {name: float(values.mean()) for name, values in each.items()}
-    return Overlap(**means, standard_errors=errors, manifold_k=manifold_k, density_k=density_k,
-                   samples=len(samples), reference=len(reference))  # fmt: skip
+    return Overlap(
+        **means,
+        standard_errors=errors,
+        manifold_k=manifold_k,
+        density_k=density_k,
+        samples=len(samples),
+        reference=len(reference),
+    )

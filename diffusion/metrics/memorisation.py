@@ -42,9 +42,7 @@ class DataCopying(NamedTuple):
     train: int
 
 
-def nearest(
-    queries: np.ndarray, references: np.ndarray, block: int = pairwise.BLOCK
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest(queries: np.ndarray, references: np.ndarray, block: int = pairwise.BLOCK) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance from every row to its nearest reference row.
 
     The nearest one is found by matrix products; its distance is then taken from the difference itself, so that an
@@ -61,7 +59,8 @@ def nearest(
     Raises:
         ValueError: if shapes do not fit, a feature is not finite, or there is no row.
     """
-    queries, references = pairwise.checked("queries", queries), pairwise.checked("references", references)
+    queries = pairwise.checked("queries", queries)
+    references = pairwise.checked("references", references)
     pairwise.same_dim(queries, references)
     origin = pairwise.centre(references)
     squared = lambda query, reference: pairwise.squared_distances(query - origin, reference - origin)
@@ -89,7 +88,8 @@ def most_similar(
     Raises:
         ValueError: as in `nearest`, and if a row is zero.
     """
-    queries, references = pairwise.checked("queries", queries), pairwise.checked("references", references)
+    queries = pairwise.checked("queries", queries)
+    references = pairwise.checked("references", references)
     distances, index = nearest(pairwise.unit("queries", queries), pairwise.unit("references", references), block)
     return np.clip(1 - distances**2 / 2, -1, 1), index
 
@@ -120,9 +120,7 @@ def authenticity(samples: np.ndarray, train: np.ndarray, block: int = pairwise.B
     return _share(distances > gaps[index], len(train))
 
 
-def copied_by_ratio(
-    samples: np.ndarray, train: np.ndarray, ratio: float = 1 / 3, block: int = pairwise.BLOCK
-) -> Share:
+def copied_by_ratio(samples: np.ndarray, train: np.ndarray, ratio: float = 1 / 3, block: int = pairwise.BLOCK) -> Share:
     """Share of samples much nearer to one training row than to any other: d_1 < ratio d_2.
 
     Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize", and Gu et al. 2023, "On
@@ -143,7 +141,8 @@ def copied_by_ratio(
     """
     if not 0 < ratio < 1:
         raise ValueError(f"ratio must lie in (0, 1), got {ratio} (1/3 in the papers)")
-    samples, train = pairwise.checked("samples", samples), pairwise.checked("train", train, least=2)
+    samples = pairwise.checked("samples", samples)
+    train = pairwise.checked("train", train, least=2)
     pairwise.same_dim(samples, train)
     squared = pairwise.smallest(samples, train, 2, block)
     return _share(squared[:, 0] < ratio**2 * squared[:, 1], len(train))
@@ -213,12 +212,14 @@ def data_copying(
     cells = {name: nearest(rows, centres, block)[1] for name, rows in sets.items()}
     if least < 1:
         raise ValueError(f"a cell must have at least 1 sample to be counted, got least = {least}")
-    scores, shares = np.full(len(centres), np.nan), np.zeros(len(centres))
+    scores = np.full(len(centres), np.nan)
+    shares = np.zeros(len(centres))
     for cell in range(len(centres)):
         drawn, real, seen = (sets[name][cells[name] == cell] for name in ("samples", "held_out", "train"))
         if len(real) == 0 or len(seen) == 0:
-            raise ValueError(f"cell {cell} has {len(seen)} training and {len(real)} held-out rows and needs both; "
-                             "give fewer centres")  # fmt: skip
+            raise ValueError(
+                f"cell {cell} has {len(seen)} training and {len(real)} held-out rows and needs both; give fewer centres"
+            )
         if len(drawn) >= least:
             scores[cell] = _rank_score(nearest(drawn, seen, block)[0], nearest(real, seen, block)[0])
             shares[cell] = len(real)

@@ -34,8 +34,10 @@ def checked(name: str, features: np.ndarray, least: int = 1) -> np.ndarray:
     for rows in blocks(len(features), BLOCK):
         finite = np.isfinite(features[rows]).all(axis=1)
         if not finite.all():
-            raise ValueError(f"{name} must be finite, but row {rows.start + int(np.argmin(finite))} holds NaN or "
-                             "infinity; remove such images, or look for what made them")  # fmt: skip
+            raise ValueError(
+                f"{name} must be finite, but row {rows.start + int(np.argmin(finite))} holds NaN or "
+                "infinity; remove such images, or look for what made them"
+            )
     return features
 
 
@@ -102,7 +104,8 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Returns:
         float64 [A, B], at least 0.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a = np.asarray(a, np.float64)
+    b = np.asarray(b, np.float64)
     size = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None, :]
     squared = size - 2 * (a @ b.T)
     squared[squared < _ROUNDING * size] = 0
@@ -110,10 +113,7 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def nearest(
-    queries: np.ndarray,
-    references: np.ndarray,
-    squared: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    block: int,
+    queries: np.ndarray, references: np.ndarray, squared: Callable[[np.ndarray, np.ndarray], np.ndarray], block: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest reference of every query; of several that are equally near, the first.
 
@@ -139,9 +139,7 @@ def nearest(
     return best, index
 
 
-def smallest(
-    queries: np.ndarray, references: np.ndarray | None, count: int, block: int = BLOCK
-) -> np.ndarray:
+def smallest(queries: np.ndarray, references: np.ndarray | None, count: int, block: int = BLOCK) -> np.ndarray:
     """The squared distances from every query to its `count` nearest references.
 
     Args:

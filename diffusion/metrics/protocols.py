@@ -52,7 +52,7 @@ ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "round(y * 255)": lambda x: np.floor((_clip(x) + 1) / 2 * 255 + 0.5).astype(np.uint8),
     # score_sde, DDPM's first code: darker by half a byte.
     "floor(y * 255)": lambda x: ((_clip(x) + 1) / 2 * 255).astype(np.uint8),
-}  # fmt: skip
+}
 
 SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "(b - 128) / 128": lambda b: (b - 128) / 128,  # what the graph of 2015-12-05 does inside
@@ -67,47 +67,85 @@ PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol(
-            "adm", "bilinear_tf1", _GRAPH, _EDM, ("2048", "spatial", "logits"), "train",
-            ("fid", "sfid", "is", "pr"), "every 5,000",
+            "adm",
+            "bilinear_tf1",
+            _GRAPH,
+            _EDM,
+            ("2048", "spatial", "logits"),
+            "train",
+            ("fid", "sfid", "is", "pr"),
+            "every 5,000",
             "50,000 samples. FID and sFID against statistics of the training split; precision and recall (k = 3) "
             "against the 10,000 images that the reference file holds, in half precision where that does not overflow. "
             "IS over consecutive splits of 5,000, without the bias of the last layer.",
             "openai/guided-diffusion, evaluations/evaluator.py",
         ),
         Protocol(
-            "edm", "bilinear_tf1", _GRAPH, _EDM, ("2048",), "train", ("fid",), _TEN,
+            "edm",
+            "bilinear_tf1",
+            _GRAPH,
+            _EDM,
+            ("2048",),
+            "train",
+            ("fid",),
+            _TEN,
             "50,000 samples, and the published figure is the least of three such sets (seeds 0-49999, 50000-99999, "
             "100000-149999), which is lower than a mean.",
             "NVlabs/edm, fid.py; the resize is in the network's file, as a grid_sample that equals TensorFlow 1's",
         ),
         Protocol(
-            "pytorch-fid", "bilinear_torch", "(b - 127.5) / 127.5", "round(y * 255)", ("2048",), "train",
-            ("fid",), _TEN,
+            "pytorch-fid",
+            "bilinear_torch",
+            "(b - 127.5) / 127.5",
+            "round(y * 255)",
+            ("2048",),
+            "train",
+            ("fid",),
+            _TEN,
             "Images are read from files, so that they were rounded when they were saved; the reference is the user's.",
             "mseitzer/pytorch-fid, src/pytorch_fid/inception.py and fid_score.py",
         ),
         Protocol(
-            "torch-fidelity", "bilinear_tf1", _GRAPH, "round(y * 255)", ("2048", "logits"), "train",
-            ("fid", "is", "kid", "pr"), _TEN,
+            "torch-fidelity",
+            "bilinear_tf1",
+            _GRAPH,
+            "round(y * 255)",
+            ("2048", "logits"),
+            "train",
+            ("fid", "is", "kid", "pr"),
+            _TEN,
             "IS over 10 splits of shuffled images, without the bias of the last layer; KID over 100 subsets of 1,000. "
             "Both shuffle with another generator than ours.",
             "toshas/torch-fidelity, torch_fidelity/feature_extractor_inceptionv3.py",
         ),
         Protocol(
-            "clean-fid", "bicubic_pil", _GRAPH, "round(y * 255)", ("2048",), "train", ("fid", "kid"), _TEN,
+            "clean-fid",
+            "bicubic_pil",
+            _GRAPH,
+            "round(y * 255)",
+            ("2048",),
+            "train",
+            ("fid", "kid"),
+            _TEN,
             "Its modes legacy_pytorch and legacy_tensorflow are pytorch-fid's and TensorFlow's resizes.",
             "GaParmar/clean-fid, cleanfid/resize.py and inception_torchscript.py",
         ),
         Protocol(
-            "tf-gan", "bilinear_tf1", "(b - 127.5) / 127.5", "floor(y * 255)", ("2048", "logits"), "train",
-            ("fid", "is", "kid"), "one",
+            "tf-gan",
+            "bilinear_tf1",
+            "(b - 127.5) / 127.5",
+            "floor(y * 255)",
+            ("2048", "logits"),
+            "train",
+            ("fid", "is", "kid"),
+            "one",
             "As score_sde uses it up to 256 pixels: bytes by floor, all of the training split, IS in one split, from "
             "logits with the bias of the last layer, which ours leave out. The network is TF-Hub's copy of the same "
             "weights, which resizes inside.",
             "tensorflow/gan, inception_metrics.py; yang-song/score_sde, evaluation.py",
         ),
     )
-}  # fmt: skip
+}
 
 
 def get(name: str) -> Protocol:

@@ -63,11 +63,16 @@ def ssim(pictures: Array, originals: Array) -> Array:
     if min(x.shape[1:3]) < WINDOW:
         raise ValueError(f"ssim needs pictures of at least {WINDOW} x {WINDOW} pixels, got {x.shape[1]} x {x.shape[2]}")
     # About the middle of the range: the variances are differences of squares, in which bytes would lose digits.
-    x, y = x - PEAK / 2, y - PEAK / 2
+    x = x - PEAK / 2
+    y = y - PEAK / 2
     mx, my, xx, yy, xy = _windows(jnp.stack([x, y, x * x, y * y, x * y]))
-    sx, sy, sxy = xx - mx * mx, yy - my * my, xy - mx * my
-    mx, my = mx + PEAK / 2, my + PEAK / 2
-    c1, c2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
+    sx = xx - mx * mx
+    sy = yy - my * my
+    sxy = xy - mx * my
+    mx = mx + PEAK / 2
+    my = my + PEAK / 2
+    c1 = (K1 * PEAK) ** 2
+    c2 = (K2 * PEAK) ** 2
     similarity = (2 * mx * my + c1) * (2 * sxy + c2) / ((mx * mx + my * my + c1) * (sx + sy + c2))
     return jnp.mean(similarity, axis=(1, 2, 3))
 

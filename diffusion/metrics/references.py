@@ -82,9 +82,7 @@ class Reference(NamedTuple):
     images: ImageSet | None
 
 
-def inception_space(
-    net: inception.Inception, protocol: protocols.Protocol, taps: Sequence[str] = ("2048",)
-) -> Space:
+def inception_space(net: inception.Inception, protocol: protocols.Protocol, taps: Sequence[str] = ("2048",)) -> Space:
     """Inception features under a protocol.
 
     Args:
@@ -138,8 +136,9 @@ def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
             raise StatisticsError(str(error)) from error
         has_images = any(name in there for name in image_sets.ARRAYS)
         has_statistics = "mu" in there or not has_images
-        return Reference(spec, statistics.read(path) if has_statistics else None,
-                         image_sets.open_set(spec) if has_images else None)  # fmt: skip
+        return Reference(
+            spec, statistics.read(path) if has_statistics else None, image_sets.open_set(spec) if has_images else None
+        )
     if path.suffix in (".safetensors", ".pkl", ".pickle", ".pt", ".pth") and not path.is_dir():
         return Reference(spec, statistics.read(path), None)
     return Reference(spec, None, image_sets.open_set(spec, data_dir, side))
@@ -197,11 +196,16 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
     rows_sha = dict(before.about["rows"]) if before else dict.fromkeys(keep, "")
     images_sha = before.about["images"]["sha256"] if before else ""
     in_memory = {tap: [] for tap in keep}
-    found, saved = done, time.perf_counter()
+    found = done
+    saved = time.perf_counter()
 
     def state():
-        about = {"space": space.identity, "rows": rows_sha, "versions": versions(),
-                 "images": {**images.record, "fingerprint": images.fingerprint, "sha256": images_sha}}  # fmt: skip
+        about = {
+            "space": space.identity,
+            "rows": rows_sha,
+            "versions": versions(),
+            "images": {**images.record, "fingerprint": images.fingerprint, "sha256": images_sha},
+        }
         return Statistics(moments, done, about)
 
     with contextlib.ExitStack() as stack:
@@ -218,8 +222,9 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
                 images_sha = hashlib.sha256(images_sha.encode() + image.tobytes()).hexdigest()
             for tap, part in space.extract(chunk).items():
                 if part.shape[0] != len(chunk) or part.ndim != 2:
-                    raise ValueError(f"features of {len(chunk)} images must have shape [{len(chunk)}, D], got "
-                                     f"{list(part.shape)}")  # fmt: skip
+                    raise ValueError(
+                        f"features of {len(chunk)} images must have shape [{len(chunk)}, D], got {list(part.shape)}"
+                    )
                 moments[tap] = frechet.update(moments.get(tap) or frechet.init(part.shape[1]), part)
                 if tap in keep:
                     part = np.ascontiguousarray(part, np.float32)
@@ -265,7 +270,8 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
 
 
 def _rows_digest(path: pathlib.Path, tap: str, found: Statistics) -> str:
-    rows, total = _mapped(path, tap, found.count or 0, len(found.moments[tap].mean)), ""
+    rows = _mapped(path, tap, found.count or 0, len(found.moments[tap].mean))
+    total = ""
     for start in range(0, len(rows), CHUNK):
         total = hashlib.sha256(total.encode() + rows[start : start + CHUNK].tobytes()).hexdigest()
     return total
@@ -294,18 +300,23 @@ def _bytes(images: ImageSet, space: Space, start: int, stop: int) -> np.ndarray:
             raise
         raise ImageSetError(f"{name}, from image {start}: {error}") from error
     if start == 0 and images.record["dtype"] == "uint8" and chunk.max() <= 1:
-        raise ImageSetError(f"{name}: all bytes are 0 or 1. Floats in [0, 1] seem to have been cast without scaling; "
-                            "save round(255 y), or the floats in [-1, 1] themselves.")  # fmt: skip
+        raise ImageSetError(
+            f"{name}: all bytes are 0 or 1. Floats in [0, 1] seem to have been cast without scaling; "
+            "save round(255 y), or the floats in [-1, 1] themselves."
+        )
     return chunk
 
 
 def _check_range(name: str, chunk: np.ndarray, start: int) -> None:
-    low, high = float(chunk.min()), float(chunk.max())
+    low = float(chunk.min())
+    high = float(chunk.max())
     if max(abs(low), abs(high)) > 4:
         raise ImageSetError(f"{name}: floats from {low:g} to {high:g}. Valid: about [-1, 1], or uint8 in 0..255.")
     if start == 0 and low >= 0:
-        raise ImageSetError(f"{name}: floats from {low:g} to {high:g}, which may be meant in [0, 1] or in [-1, 1]. "
-                            "Save uint8 in 0..255, or floats in [-1, 1].")  # fmt: skip
+        raise ImageSetError(
+            f"{name}: floats from {low:g} to {high:g}, which may be meant in [0, 1] or in [-1, 1]. "
+            "Save uint8 in 0..255, or floats in [-1, 1]."
+        )
 
 
 @contextlib.contextmanager

@@ -117,7 +117,8 @@ def resize(images: np.ndarray, name: str, to: int) -> np.ndarray:
         ValueError: if it does not take images of this size.
     """
     batch, height, width, channels = images.shape
-    rows, columns = _matrix(name, height, to), _matrix(name, width, to)
+    rows = _matrix(name, height, to)
+    columns = _matrix(name, width, to)
     wide = np.asarray(images, np.float32).transpose(0, 1, 3, 2).reshape(-1, width) @ columns.T
     wide = wide.reshape(batch, height, channels * to)
     return np.matmul(rows, wide).reshape(batch, to, channels, to).transpose(0, 1, 3, 2)

@@ -22,10 +22,15 @@ _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 _FOREIGN = {"mu": "sigma", "mu_s": "sigma_s"}  # mean -> covariance in .npz files
 _TABLE = schema.Valid("a table", lambda value: isinstance(value, dict))
 _ABOUT = {  # what our own files say of themselves
-    "format": schema.whole(1), "sha256": schema.text(64), "count": schema.whole(1, 2**53),
-    "taps": schema.several(schema.text(), most=64), "space": schema.optional(_TABLE), "images": schema.optional(_TABLE),
-    "rows": schema.table(schema.text()), "versions": schema.table(schema.text()),
-}  # fmt: skip
+    "format": schema.whole(1),
+    "sha256": schema.text(64),
+    "count": schema.whole(1, 2**53),
+    "taps": schema.several(schema.text(), most=64),
+    "space": schema.optional(_TABLE),
+    "images": schema.optional(_TABLE),
+    "rows": schema.table(schema.text()),
+    "versions": schema.table(schema.text()),
+}
 
 
 class StatisticsError(ValueError):
@@ -87,8 +92,10 @@ def read(path: pathlib.Path | str) -> Statistics:
     """
     path = pathlib.Path(path)
     if path.suffix in _PICKLES:
-        raise StatisticsError(f"{path} is a pickle, which runs code when it is opened, and is not read. If you trust "
-                              "it, save what it holds by np.savez(\"reference.npz\", mu=..., sigma=...).")  # fmt: skip
+        raise StatisticsError(
+            f"{path} is a pickle, which runs code when it is opened, and is not read. If you trust "
+            'it, save what it holds by np.savez("reference.npz", mu=..., sigma=...).'
+        )
     try:
         found = _read_npz(path) if path.suffix == ".npz" else _read_own(path)
     except (OSError, limits.Refused, safetensors.SafetensorError) as error:
@@ -109,8 +116,10 @@ def _read_own(path: pathlib.Path) -> Statistics:
     try:
         about = limits.parse_json(text or "", str(path))
         schema.check(_ABOUT, about, str(path))
-        version, stated = about.pop("format"), about.pop("sha256")
-        count, taps = about.pop("count"), about.pop("taps")
+        version = about.pop("format")
+        stated = about.pop("sha256")
+        count = about.pop("count")
+        taps = about.pop("taps")
         if version > FORMAT:
             raise StatisticsError(f"{path} has format {version}; this version reads up to {FORMAT}: update.")
         if stated != _digest({"format": version, "count": count, "taps": taps, **about}, tensors):
@@ -119,12 +128,15 @@ def _read_own(path: pathlib.Path) -> Statistics:
     except StatisticsError:
         raise
     except limits.Refused as refused:
-        raise StatisticsError(f"{refused} It holds no statistics of features as they are made by python -m "
-                              "experiments.evaluate --reference=NAME@SPLIT --out=FILE.safetensors.") from refused
+        raise StatisticsError(
+            f"{refused} It holds no statistics of features as they are made by python -m "
+            "experiments.evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
+        ) from refused
     except (KeyError, TypeError, AttributeError) as error:
-        raise StatisticsError(f"{path} holds no statistics of features: they are made by python -m "
-                              "experiments.evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
-                              ) from error  # fmt: skip
+        raise StatisticsError(
+            f"{path} holds no statistics of features: they are made by python -m "
+            "experiments.evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
+        ) from error
     return Statistics(moments, count, about)
 
 
@@ -158,8 +170,9 @@ def _check(name: str, moments: frechet.Moments) -> None:
     with np.errstate(over="ignore"):  # two of opposite sign may be 1e308
         difference = np.abs(m2 - m2.T).max(initial=0)
     if difference > 1e-4 * scale or m2.diagonal().min(initial=0) < -1e-6 * scale:
-        raise StatisticsError(f"{name}: its covariance is not symmetric with a diagonal of at least 0. It is damaged, "
-                              "or no covariance.")  # fmt: skip
+        raise StatisticsError(
+            f"{name}: its covariance is not symmetric with a diagonal of at least 0. It is damaged, or no covariance."
+        )
 
 
 def _check_shapes(name: str, mean: tuple[int, ...], covariance: tuple[int, ...]) -> None:
@@ -177,8 +190,11 @@ def differences(made: dict, asked: dict) -> list[str]:
     Returns:
         "field: old, not new" of each, sorted.
     """
-    return [f"{field}: made with {made.get(field)!r}, asked for {asked.get(field)!r}"
-            for field in sorted(made.keys() | asked.keys()) if made.get(field) != asked.get(field)]  # fmt: skip
+    return [
+        f"{field}: made with {made.get(field)!r}, asked for {asked.get(field)!r}"
+        for field in sorted(made.keys() | asked.keys())
+        if made.get(field) != asked.get(field)
+    ]
 
 
 def require_same(name: str, statistics: Statistics, space: dict) -> None:
@@ -194,5 +210,7 @@ def require_same(name: str, statistics: Statistics, space: dict) -> None:
     """
     made = statistics.about.get("space")
     if made is not None and (differ := differences(made, space)):
-        raise StatisticsError(f"{name} was made under another protocol, and a distance to it would mean nothing: "
-                              f"{'; '.join(differ)}. Choose that protocol, or make the reference again.")  # fmt: skip
+        raise StatisticsError(
+            f"{name} was made under another protocol, and a distance to it would mean nothing: "
+            f"{'; '.join(differ)}. Choose that protocol, or make the reference again."
+        )

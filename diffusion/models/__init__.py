@@ -26,6 +26,22 @@ MODELS = {
 """The backbones by the names that a config has for them."""
 
 __all__ = [
-    "MODELS", "ConditionalUNet", "DiT", "EDM2UNet", "Flux", "MMDiT", "SongUNet", "UNet", "UViT", "attention",
-    "check_labels", "clip", "dit", "dit_preset", "doors", "embeddings", "flops", "t5",
+    "MODELS",
+    "ConditionalUNet",
+    "DiT",
+    "EDM2UNet",
+    "Flux",
+    "MMDiT",
+    "SongUNet",
+    "UNet",
+    "UViT",
+    "attention",
+    "check_labels",
+    "clip",
+    "dit",
+    "dit_preset",
+    "embeddings",
+    "flops",
+    "layer_masks",
+    "t5",
 ]  # fmt: skip

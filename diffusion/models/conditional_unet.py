@@ -1,15 +1,15 @@
 """The cross-attention U-Net of Stable Diffusion 1, 2 and XL: residual blocks, and transformers that read the prompt.
 
-    x_t -- conv_in ------------------------------------------------- conv_out(silu(norm_out)) -- output
-              |            skips, one after each box                      |
-           level 0   n [ResnetBlock, SpatialTransformer] --> (n + 1) [ResnetBlock, SpatialTransformer]
-              | / 2                                                       | x 2
-           level 1   ...                                  -->            ...
-              | / 2                                                       | x 2
-           level L-1 ...                                  -->            ...
-              +------ middle: ResnetBlock, SpatialTransformer, ResnetBlock +
+x_t -- conv_in ------------------------------------------------- conv_out(silu(norm_out)) -- output
+          |            skips, one after each box                      |
+       level 0   n [ResnetBlock, SpatialTransformer] --> (n + 1) [ResnetBlock, SpatialTransformer]
+          | / 2                                                       | x 2
+       level 1   ...                                  -->            ...
+          | / 2                                                       | x 2
+       level L-1 ...                                  -->            ...
+          +------ middle: ResnetBlock, SpatialTransformer, ResnetBlock +
 
-    t (and size, pooled, strength) -> one embedding -> every ResnetBlock;   text -> every SpatialTransformer
+t (and size, pooled, strength) -> one embedding -> every ResnetBlock;   text -> every SpatialTransformer
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class ConditionalUNet(nn.Module):
 
     Parameters are float32 whatever the compute type, and so is the output. The transformers' blocks are scanned.
 
-    The condition is a dict (`diffusion.models.layers.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
+    The condition is a dict (`models.layers.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
     with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, with "label" or "pooled" as
     `class_embedding` says, and two doors for adapters by choice: "residuals", as `residual_shapes` lists them, and
     "extra", a pair of keys and values [B, K, D] for each cross-attention, with the widths D that `extra_widths` lists.
@@ -51,7 +51,7 @@ class ConditionalUNet(nn.Module):
         text_width: features of a token of the prompt.
         layers: residual blocks of a level on the way down; one more on the way up.
         middle: transformer blocks in the middle; 0 for a network that has no middle (BK-SDM's small ones).
-        bare_middle: the middle is one residual block alone (SSD-1B), beside ``middle=0``.
+        bare_middle: the middle is one residual block alone (SSD-1B), beside `middle=0`.
         in_channels: C of the input: 4, or 9 with a mask and a masked image beside (inpainting).
         out_channels: of the output.
         groups: of the group norms; it divides the widths.
@@ -100,8 +100,9 @@ class ConditionalUNet(nn.Module):
 
     def __post_init__(self):
         if not len(self.widths) == len(self.depths) == len(self.heads) > 0:
-            raise ValueError(f"widths={self.widths}, depths={self.depths} and heads={self.heads} say one number for "
-                             "each level")
+            raise ValueError(
+                f"widths={self.widths}, depths={self.depths} and heads={self.heads} say one number for each level"
+            )
         for field in ("text_width", "layers", "in_channels", "out_channels", "groups", "size_width"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be positive")
@@ -112,11 +113,14 @@ class ConditionalUNet(nn.Module):
         self._check_depths()
         look_up(dict.fromkeys(CLASS_EMBEDDINGS), self.class_embedding, "class_embedding")
         if (self.class_width > 0) != (self.class_embedding in ("projection", "table")) or self.class_width < 0:
-            raise ValueError(f"class_width={self.class_width} must be positive for class_embedding='projection' and "
-                             f"'table', and 0 for others; it is {self.class_embedding!r}")
+            raise ValueError(
+                f"class_width={self.class_width} must be positive for class_embedding='projection' and "
+                f"'table', and 0 for others; it is {self.class_embedding!r}"
+            )
         if self.class_embedding == "projection" and self.added_width:
-            raise ValueError(f"class_embedding='projection' and added_width={self.added_width} both read 'pooled'; "
-                             "say one of them")
+            raise ValueError(
+                f"class_embedding='projection' and added_width={self.added_width} both read 'pooled'; say one of them"
+            )
         for width, heads in zip(self.widths, self.heads):
             if width % self.groups or width % heads:
                 raise ValueError(f"groups={self.groups} and heads={heads} must divide the width {width} of their level")
@@ -131,19 +135,24 @@ class ConditionalUNet(nn.Module):
     def _check_depths(self):
         """One number for each level, or one for each of its residual blocks, in both directions."""
         if self.up_depths and len(self.up_depths) != len(self.depths):
-            raise ValueError(f"up_depths={self.up_depths} are {len(self.up_depths)} for {len(self.depths)} levels; say "
-                             "one for each, or () for those of depths")
+            raise ValueError(
+                f"up_depths={self.up_depths} are {len(self.up_depths)} for {len(self.depths)} levels; say "
+                "one for each, or () for those of depths"
+            )
         ways = [("depths", self.depths, self.layers)]
         ways += [("up_depths", self.up_depths or self.depths, self.layers + 1)]
         for field, depths, blocks in ways:
             for depth, down in zip(depths, self.depths):
                 each = depth if isinstance(depth, tuple) else (depth,) * blocks
                 if len(each) != blocks or min(each) < 0 or (0 in each and each != (0,) * blocks):
-                    raise ValueError(f"{field}={depths}: {depth} must be 0 (none), positive, or a positive number for "
-                                     f"each of {blocks} residual blocks")
+                    raise ValueError(
+                        f"{field}={depths}: {depth} must be 0 (none), positive, or a positive number for "
+                        f"each of {blocks} residual blocks"
+                    )
                 if (down == 0) != (depth == 0):
-                    raise ValueError(f"depths={self.depths} and up_depths={self.up_depths} have attention at other "
-                                     "levels")
+                    raise ValueError(
+                        f"depths={self.depths} and up_depths={self.up_depths} have attention at other levels"
+                    )
 
     def transformers(self, level: int, up: bool) -> tuple[int, ...]:
         """Transformer blocks after each residual block of a level, on one of the ways; () where it has no attention."""
@@ -182,18 +191,25 @@ class ConditionalUNet(nn.Module):
 
     def checked(self, x: jax.Array, t: jax.Array, condition: dict) -> dict:
         """The entries of a condition, after a look at all shapes; arguments and errors as the call."""
-        required = ("text", *("pooled", "size") * (self.added_width > 0), *("strength",) * (self.strength_width > 0),
-                    *CLASS_EMBEDDINGS[self.class_embedding])  # fmt: skip
+        required = (
+            "text",
+            *("pooled", "size") * (self.added_width > 0),
+            *("strength",) * (self.strength_width > 0),
+            *CLASS_EMBEDDINGS[self.class_embedding],
+        )
         given = conditions.entries(condition, required, ("text_mask", "residuals", "extra"))
         if x.ndim != 4 or x.shape[-1] != self.in_channels:
             raise ValueError(f"this U-Net takes images [B, H, W, {self.in_channels}]; got shape {x.shape}")
         factor = 2 ** (len(self.widths) - 1)
         if x.shape[1] % factor or x.shape[2] % factor:
-            raise ValueError(f"height {x.shape[1]} and width {x.shape[2]} must be multiples of {factor}: the U-Net "
-                             f"halves them {len(self.widths) - 1} times")
+            raise ValueError(
+                f"height {x.shape[1]} and width {x.shape[2]} must be multiples of {factor}: the U-Net "
+                f"halves them {len(self.widths) - 1} times"
+            )
         if jnp.shape(t) not in ((), x.shape[:1]):
             raise ValueError(f"one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
-        batch, text = x.shape[0], given["text"].shape
+        batch = x.shape[0]
+        text = given["text"].shape
         if len(text) != 3 or text[0] != batch or text[2] != self.text_width:
             raise ValueError(f"'text' is [B, M, E] = [{batch}, M, {self.text_width}]; got shape {text}")
         if given["text_mask"] is not None and given["text_mask"].shape != text[:2]:
@@ -201,9 +217,13 @@ class ConditionalUNet(nn.Module):
         if self.strength_width and given["strength"].shape != (batch,):
             raise ValueError(f"'strength' is [B] = ({batch},); got shape {given['strength'].shape}")
         if self.added_width:
-            pooled, size = given["pooled"].shape, given["size"].shape
-            if not (len(pooled) == len(size) == 2 and pooled[0] == size[0] == batch
-                    and pooled[1] + size[1] * self.size_width == self.added_width):
+            pooled = given["pooled"].shape
+            size = given["size"].shape
+            if not (
+                len(pooled) == len(size) == 2
+                and pooled[0] == size[0] == batch
+                and pooled[1] + size[1] * self.size_width == self.added_width
+            ):
                 raise ValueError(
                     f"'pooled' [B, P] and 'size' [B, n] have B = {batch} and P + {self.size_width} n = "
                     f"{self.added_width}; got shapes {pooled} and {size}"
@@ -213,8 +233,10 @@ class ConditionalUNet(nn.Module):
         if "label" in CLASS_EMBEDDINGS[self.class_embedding]:
             whole = jnp.issubdtype(jnp.result_type(given["label"]), jnp.integer)
             if jnp.shape(given["label"]) != (batch,) or not (whole or self.class_embedding == "timestep"):
-                raise ValueError(f"'label' is {'int ' * (self.class_embedding == 'table')}[B] = ({batch},); got shape "
-                                 f"{jnp.shape(given['label'])}, dtype {jnp.result_type(given['label'])}")
+                raise ValueError(
+                    f"'label' is {'int ' * (self.class_embedding == 'table')}[B] = ({batch},); got shape "
+                    f"{jnp.shape(given['label'])}, dtype {jnp.result_type(given['label'])}"
+                )
         if given["residuals"]:
             _same_shapes("residuals", given["residuals"], [(batch, *s) for s in residual_shapes(self, *x.shape[1:3])])
         if given["extra"]:
@@ -269,7 +291,8 @@ class Layers:
 
     def up(self, h: jax.Array, skips: list[jax.Array]) -> jax.Array:
         """The way up, which takes the skips last first."""
-        unet, skips = self.unet, list(skips)
+        unet = self.unet
+        skips = list(skips)
         for i, width in reversed(list(enumerate(unet.widths))):
             for j in range(unet.layers + 1):
                 h = self._resnet(jnp.concatenate([h, skips.pop()], axis=-1), i, f"up_{i}_resnet_{j}")
@@ -279,14 +302,17 @@ class Layers:
         return h
 
     def _resnet(self, h: jax.Array, level: int, name: str) -> jax.Array:
-        unet, policy = self.unet, REMAT[self.unet.remat]
+        unet = self.unet
+        policy = REMAT[self.unet.remat]
         block = nn.remat(ResnetBlock, policy=policy) if policy else ResnetBlock
         return block(unet.widths[level], unet.groups, EPSILON, dtype=unet.dtype, name=name)(h, self.embedding)
 
     def _transformer(self, h: jax.Array, depths: tuple[int, ...], j: int, level: int, name: str) -> jax.Array:
         if not depths:
             return h
-        unet, depth, pairs = self.unet, depths[j], None
+        unet = self.unet
+        depth = depths[j]
+        pairs = None
         if self.given["extra"]:
             pairs = jax.tree.map(lambda *a: jnp.stack(a), *(next(self.extra) for _ in range(depth)))
         module = SpatialTransformer(
@@ -341,7 +367,8 @@ def residual_shapes(module: ConditionalUNet, height: int, width: int) -> tuple[t
     for i, channels in enumerate(module.widths):
         shapes += [(height, width, channels)] * module.layers
         if i < len(module.widths) - 1:
-            height, width = height // 2, width // 2
+            height = height // 2
+            width = width // 2
             shapes.append((height, width, channels))
     return (*shapes, shapes[-1])
 

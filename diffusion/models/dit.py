@@ -1,15 +1,15 @@
 """DiT: a diffusion transformer over image patches, conditioned by adaptive layer norm (Peebles & Xie, 2023).
 
-     class     t                    x [B, H, W, C]
-       |       |                          |
-    embedding  sinusoid, MLP      patches, dense, + sin-cos
-       +---+---+                          |
-         silu: c --> [ norm, shift, scale, attention, gate ]
-           |         [ norm, shift, scale, MLP, gate       ]  x depth
-           |                              |
-           +------> shift, scale -- norm, dense, patches put back
-                                          |
-                                 [B, H, W, C or 2 C]
+ class     t                    x [B, H, W, C]
+   |       |                          |
+embedding  sinusoid, MLP      patches, dense, + sin-cos
+   +---+---+                          |
+     silu: c --> [ norm, shift, scale, attention, gate ]
+       |         [ norm, shift, scale, MLP, gate       ]  x depth
+       |                              |
+       +------> shift, scale -- norm, dense, patches put back
+                                      |
+                             [B, H, W, C or 2 C]
 """
 
 import functools
@@ -156,7 +156,7 @@ class DiT(nn.Module):
             x: images [B, H, W, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", of doors into the layers, see `diffusion.models.layers.layer_masks`, and of "strength", if it is told one.
+                "label", of layer masks, see `diffusion.models.layers.layer_masks`, and of "strength", if it takes one.
 
         Returns:
             [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32.
@@ -171,7 +171,8 @@ class DiT(nn.Module):
         clocks = t if isinstance(t, tuple) else (t,)
         self._check(x, clocks, label)
         batch, height, width, channels = x.shape
-        rows, columns = height // self.patch, width // self.patch
+        rows = height // self.patch
+        columns = width // self.patch
 
         tokens = patchify(x, self.patch)
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(tokens)
@@ -181,8 +182,13 @@ class DiT(nn.Module):
         else:
             angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
 
-        each: Any = functools.partial(nn.vmap, variable_axes={"params": 0}, split_rngs={"params": True},
-                                      in_axes=cast(Any, None), axis_size=self.depth)  # fmt: skip
+        each: Any = functools.partial(
+            nn.vmap,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=cast(Any, None),
+            axis_size=self.depth,
+        )
         if not self.own_embeddings:
             each = lambda module: module
         told = [
@@ -217,8 +223,9 @@ class DiT(nn.Module):
     def _without_strength(self, condition, batch):
         """The condition without its strength, and the strength."""
         if not isinstance(condition, Mapping) or "strength" not in condition:
-            raise ValueError('this DiT is told the strength of the guidance: its condition is a dict with "label" and '
-                             '"strength" [B]')
+            raise ValueError(
+                'this DiT is told the strength of the guidance: its condition is a dict with "label" and "strength" [B]'
+            )
         rest = {name: leaf for name, leaf in condition.items() if name != "strength"}
         if condition["strength"].shape != (batch,):
             raise ValueError(f"the condition's 'strength' is [B] = ({batch},); got {condition['strength'].shape}")
@@ -230,8 +237,10 @@ class DiT(nn.Module):
         if self.shape is not None and self.shape[-1] != x.shape[-1]:
             raise ValueError(f"shape={self.shape}: this DiT takes images of that many channels; got {x.shape[-1]}")
         if len(clocks) != self.times:
-            raise ValueError(f"times={self.times}: this DiT is told {self.times} times, as a tuple if more than one; "
-                             f"got {len(clocks)}")
+            raise ValueError(
+                f"times={self.times}: this DiT is told {self.times} times, as a tuple if more than one; "
+                f"got {len(clocks)}"
+            )
         for t in clocks:
             if t.shape not in ((), x.shape[:1]):
                 raise ValueError(f"DiT takes one time for each image, t [B] = {x.shape[:1]}; got shape {t.shape}")

@@ -1,17 +1,17 @@
 """EDM2's U-Net: no norms with learned scales and no biases, every layer keeps the magnitude of its input.
 
-    [x_t, 1] -- conv_in ------------------------------------------------- gain conv_out -- output
-                  |            skips, one after each box                    |
-               level 0   n [encoder box]     -->   (n + 1) [mp_cat, decoder box]
-                  | / 2, box                                                | x 2, box
-               level 1   ...                 -->           ...
-                  | / 2, box                                                | x 2, box
-               level L-1 ...                 -->           ...
-                  +------ decoder box with attention, decoder box ----------+
+[x_t, 1] -- conv_in ------------------------------------------------- gain conv_out -- output
+              |            skips, one after each box                    |
+           level 0   n [encoder box]     -->   (n + 1) [mp_cat, decoder box]
+              | / 2, box                                                | x 2, box
+           level 1   ...                 -->           ...
+              | / 2, box                                                | x 2, box
+           level L-1 ...                 -->           ...
+              +------ decoder box with attention, decoder box ----------+
 
-    encoder box: x = unit(skip(x));  y = conv(mp_silu((1 + gain emb) conv(mp_silu(x))));  mp_sum(x, y, 0.3)
-    decoder box: the same without unit, the branch y before skip(x);  then attention with unit q, k, v, mp_sum(.., 0.3)
-    mp_silu(mp_sum(dense(fourier(ln(sigma) / 4)), dense(class))) -> every box
+encoder box: x = unit(skip(x));  y = conv(mp_silu((1 + gain emb) conv(mp_silu(x))));  mp_sum(x, y, 0.3)
+decoder box: the same without unit, the branch y before skip(x);  then attention with unit q, k, v, mp_sum(.., 0.3)
+mp_silu(mp_sum(dense(fourier(ln(sigma) / 4)), dense(class))) -> every box
 """
 
 from typing import Any
@@ -164,8 +164,10 @@ class EDM2UNet(nn.Module):
         for field, names in CHOICES.items():
             look_up(dict.fromkeys(names), getattr(self, field), field)
         if self.num_classes < 0 or not 0 <= self.dropout < 1:
-            raise ValueError(f"num_classes={self.num_classes} must be 0 (unconditional) or positive, and dropout="
-                             f"{self.dropout} in [0, 1)")
+            raise ValueError(
+                f"num_classes={self.num_classes} must be 0 (unconditional) or positive, and dropout="
+                f"{self.dropout} in [0, 1)"
+            )
         if not self.multipliers or min(self.multipliers) <= 0:
             raise ValueError(f"multipliers={self.multipliers} must be positive, one for each level")
         if self.resolution % 2 ** (len(self.multipliers) - 1):
@@ -195,7 +197,7 @@ class EDM2UNet(nn.Module):
             x: images of magnitude 1, [B, H, W, channels]; 2^(levels - 1) divides H and W.
             t: ln(sigma) / 4, [B] or [], float32 or wider.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", and of "residuals" for the skips, in order, and the middle, see `diffusion.models.layers.conditions`.
+                "label", and of "residuals" for the skips, in order, and the middle, see `models.layers.conditions`.
             train: draw dropout.
 
         Returns:
@@ -204,8 +206,9 @@ class EDM2UNet(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
         """
-        given = unet_inputs.told(condition, x, t, channels=self.channels, halvings=len(self.widths) - 1,
-                                 num_classes=self.num_classes)  # fmt: skip
+        given = unet_inputs.told(
+            condition, x, t, channels=self.channels, halvings=len(self.widths) - 1, num_classes=self.num_classes
+        )
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), given["label"]).astype(self.dtype)
         block_class = EDM2Block
         if REMAT[self.remat]:
@@ -213,10 +216,18 @@ class EDM2UNet(nn.Module):
 
         def box(h: jax.Array, features: int, name: str, attend: bool = False, **side) -> jax.Array:
             block = block_class(
-                features, heads=features // self.head_size if attend else 0, taps=self.taps, dropout=self.dropout,
-                residual_balance=self.residual_balance, attention_balance=self.attention_balance, clip=self.clip,
-                attention=self.attention, dtype=self.dtype, **side, name=name,
-            )  # fmt: skip
+                features,
+                heads=features // self.head_size if attend else 0,
+                taps=self.taps,
+                dropout=self.dropout,
+                residual_balance=self.residual_balance,
+                attention_balance=self.attention_balance,
+                clip=self.clip,
+                attention=self.attention,
+                dtype=self.dtype,
+                **side,
+                name=name,
+            )
             return block(h, embedding, train)
 
         # The channel of ones stands for the biases that no layer has.
@@ -271,13 +282,16 @@ class ClassWeights(nn.Module):
 WIDTHS = {"XXS": 64, "XS": 128, "S": 192, "M": 256, "L": 320, "XL": 384, "XXL": 448}  # table 6 of the paper
 PRESETS = {
     f"{size}/{side}": {
-        "width": width, "resolution": 64, "channels": {"64": 3, "512": 4}[side], "num_classes": 1000,
+        "width": width,
+        "resolution": 64,
+        "channels": {"64": 3, "512": 4}[side],
+        "num_classes": 1000,
         "dropout": 0.1 if width >= 256 else 0.0,
     }
     for size, width in WIDTHS.items()
     for side in ("64", "512")
     if f"{size}/{side}" not in ("XXS/64", "XXL/64")  # which are not published
-}  # fmt: skip
+}
 
 
 def edm2_preset(name: str, **options: Any) -> EDM2UNet:

@@ -1,18 +1,18 @@
 """Flux's transformer: layers of two streams, then layers of one, with rotary positions over three axes.
 
-                 text [B, M, E]        x [B, H, W, C]
-                      |                      |
-                    dense              patches of 2 x 2, dense
-                      |                      |
-    t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth
-    (strength)        |                      |
-         c            +------ [text, picture] ------+
-                                  |
-              --> [ single layer: attention beside an MLP ]           x singles
-                                  |  picture's tokens
-                   norm, shift, scale, dense, patches put back
-                                  |
-                           [B, H, W, C]
+             text [B, M, E]        x [B, H, W, C]
+                  |                      |
+                dense              patches of 2 x 2, dense
+                  |                      |
+t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth
+(strength)        |                      |
+     c            +------ [text, picture] ------+
+                              |
+          --> [ single layer: attention beside an MLP ]           x singles
+                              |  picture's tokens
+               norm, shift, scale, dense, patches put back
+                              |
+                       [B, H, W, C]
 """
 
 import math
@@ -89,8 +89,9 @@ class Flux(nn.Module):
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if len(self.axes) != 3 or sum(self.axes) != self.width // self.heads or any(size % 2 for size in self.axes):
-            raise ValueError(f"axes={self.axes} are three even numbers that sum to the width of a head, "
-                             f"{self.width // self.heads}")
+            raise ValueError(
+                f"axes={self.axes} are three even numbers that sum to the width of a head, {self.width // self.heads}"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -162,8 +163,10 @@ class Flux(nn.Module):
             raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {told['strength'].shape}")
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // PATCH**2, self.width)
         if told["residuals"] is not None and len(told["residuals"]) != 2:
-            raise ValueError("the condition's 'residuals' are a pair of tuples, for the joint and the single layers; "
-                             f"got {len(told['residuals'])}")
+            raise ValueError(
+                "the condition's 'residuals' are a pair of tuples, for the joint and the single layers; "
+                f"got {len(told['residuals'])}"
+            )
         for given, depth in zip(told["residuals"] or (), (self.depth, self.singles)):
             check_residuals(given or None, tokens, depth)
         check_extra(told["extra"], x.shape[0], self.width, self.depth)

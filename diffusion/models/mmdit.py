@@ -1,16 +1,16 @@
 """MM-DiT: the transformer of Stable Diffusion 3 and 3.5, in which picture and text are streams of their own.
 
-                 text [B, M, E]        x [B, H, W, C]
-                      |                      |
-                    dense            patches, dense, + positions
-                      |                      |
-    t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth - 1
-         c            |                      |                        (the first `dual` with a second attention
-                      +-- attended to only --|                         of the picture to itself)
-                                             |
-                       norm, shift, scale, dense, patches put back
-                                             |
-                                      [B, H, W, C]
+             text [B, M, E]        x [B, H, W, C]
+                  |                      |
+                dense            patches, dense, + positions
+                  |                      |
+t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth - 1
+     c            |                      |                        (the first `dual` with a second attention
+                  +-- attended to only --|                         of the picture to itself)
+                                         |
+                   norm, shift, scale, dense, patches put back
+                                         |
+                                  [B, H, W, C]
 """
 
 from collections.abc import Mapping
@@ -79,8 +79,18 @@ class MMDiT(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self):
-        for field in ("channels", "out_channels", "patch", "width", "depth", "heads", "text_width", "pooled_width",
-                      "positions", "sample_size"):  # fmt: skip
+        for field in (
+            "channels",
+            "out_channels",
+            "patch",
+            "width",
+            "depth",
+            "heads",
+            "text_width",
+            "pooled_width",
+            "positions",
+            "sample_size",
+        ):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be positive")
         for field, names in CHOICES.items():
@@ -90,8 +100,10 @@ class MMDiT(nn.Module):
         if self.width % 4:
             raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides")
         if not 0 <= self.dual < self.depth:
-            raise ValueError(f"dual={self.dual}: the layers with a second attention are some of the first "
-                             f"depth - 1 = {self.depth - 1}")
+            raise ValueError(
+                f"dual={self.dual}: the layers with a second attention are some of the first "
+                f"depth - 1 = {self.depth - 1}"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -117,13 +129,15 @@ class MMDiT(nn.Module):
         told = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra"))
         self._check(x, t, told)
         batch, height, width, _ = x.shape
-        rows, columns = height // self.patch, width // self.patch
+        rows = height // self.patch
+        columns = width // self.patch
 
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(
             patchify(x, self.patch)
         )
         table = self.param("positions_table", self._table)
-        top, left = (self.positions - rows) // 2, (self.positions - columns) // 2
+        top = (self.positions - rows) // 2
+        left = (self.positions - columns) // 2
         places = jax.lax.stop_gradient(table)[top : top + rows, left : left + columns]
         tokens = tokens + places.reshape(rows * columns, self.width).astype(tokens.dtype)
         text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(told["text"])
@@ -174,8 +188,10 @@ class MMDiT(nn.Module):
         if jnp.shape(t) not in ((), x.shape[:1]):
             raise ValueError(f"MMDiT takes one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
         if max(x.shape[1:3]) // self.patch > self.positions:
-            raise ValueError(f"latents of {x.shape[1]} x {x.shape[2]} have more patches of {self.patch} on a side than "
-                             f"the table of positions={self.positions}")
+            raise ValueError(
+                f"latents of {x.shape[1]} x {x.shape[2]} have more patches of {self.patch} on a side than "
+                f"the table of positions={self.positions}"
+            )
         check_text(x.shape[0], self.text_width, self.pooled_width, told)
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // self.patch**2, self.width)
         check_residuals(told["residuals"], tokens, self.depth)

@@ -1,16 +1,16 @@
 """PixArt: a diffusion transformer that reads a prompt by cross-attention, told the time once for all layers.
 
-    text [B, M, E] -- dense, gelu, dense      x [B, H, W, C]
-                              |                     |
-                              |             patches, dense, + positions
-                              |                     |
-    t (and the size) --+--> [ attention to itself, shifted, scaled and gated by table + c      ]
-        |              |    [ attention to the text                                            ]  x depth
-    dense: c [6, D] ---+    [ MLP, shifted, scaled and gated by table + c                      ]
-        |                                           |
-        +----- table + t: shift, scale ------ norm, dense, patches put back
-                                                    |
-                                               [B, H, W, 2 C]
+text [B, M, E] -- dense, gelu, dense      x [B, H, W, C]
+                          |                     |
+                          |             patches, dense, + positions
+                          |                     |
+t (and the size) --+--> [ attention to itself, shifted, scaled and gated by table + c      ]
+    |              |    [ attention to the text                                            ]  x depth
+dense: c [6, D] ---+    [ MLP, shifted, scaled and gated by table + c                      ]
+    |                                           |
+    +----- table + t: shift, scale ------ norm, dense, patches put back
+                                                |
+                                           [B, H, W, 2 C]
 """
 
 from collections.abc import Mapping
@@ -57,7 +57,8 @@ class PixArtBlock(nn.Module):
     def __call__(
         self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, opened: dict[str, Any]
     ) -> tuple[jax.Array, None]:
-        before, width = x, x.shape[-1]
+        before = x
+        width = x.shape[-1]
         told = c + self.param("table", _table, (6, width)).astype(c.dtype)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (told[:, i, None] for i in range(6))
         mixed = Attention(self.heads, False, self.attention, self.dtype, name="attention")(
@@ -127,8 +128,10 @@ class PixArt(nn.Module):
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.width % 4 or (self.sized and self.width % 3):
-            raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides, sized=True one "
-                             "that 3 divides too")
+            raise ValueError(
+                f"width={self.width}: 2-D sin-cos positions need a width that 4 divides, sized=True one "
+                "that 3 divides too"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -156,10 +159,9 @@ class PixArt(nn.Module):
         told = entries(condition, ("text", *asked), ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
         self._check(x, t, told)
         batch, height, width, channels = x.shape
-        rows, columns = height // self.patch, width // self.patch
-        dense = lambda features, name, start=xavier: nn.Dense(
-            features, dtype=self.dtype, kernel_init=start, name=name
-        )
+        rows = height // self.patch
+        columns = width // self.patch
+        dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
 
         tokens = dense(self.width, "patch_embedding")(patchify(x, self.patch))
         places = sincos_positions(rows, columns, self.width, self.span)
@@ -168,17 +170,13 @@ class PixArt(nn.Module):
         text = dense(self.width, "text_out", small)(nn.gelu(text, approximate=True))
         bias = None if told["text_mask"] is None else mask_bias(told["text_mask"])
 
-        embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(
-            jnp.broadcast_to(t, (batch,))
-        )
+        embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
         if self.sized:
             embedding = embedding + self._size(told["size"])
         if self.strength:
             strength = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")
             embedding = embedding + strength(1000 * (told["strength"] - 1))
-        c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(
-            nn.silu(embedding)
-        )
+        c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
         blocks = scanned(PixArtBlock, self.depth, self.remat, (nn.broadcast, nn.broadcast, nn.broadcast, 0))
         tokens, _ = blocks(self.heads, self.mlp_ratio, self.attention, self.dtype, name="blocks")(
@@ -214,10 +212,14 @@ class PixArt(nn.Module):
             raise ValueError(f"this PixArt takes latents [B, H, W, {self.shape[-1]}]; got an array of shape {x.shape}")
         if jnp.shape(t) not in ((), x.shape[:1]):
             raise ValueError(f"PixArt takes one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
-        batch, text, mask, size = x.shape[0], told["text"].shape, told["text_mask"], told.get("size")
+        batch = x.shape[0]
+        text = told["text"].shape
+        mask = told["text_mask"]
+        size = told.get("size")
         if len(text) != 3 or text[0] != batch or text[2] != self.text_width:
-            raise ValueError(f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {self.text_width}); "
-                             f"got {text}")
+            raise ValueError(
+                f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {self.text_width}); got {text}"
+            )
         if mask is not None and (mask.shape != text[:2] or mask.dtype != jnp.bool_):
             raise ValueError(f"the condition's 'text_mask' is Bool [B, M] = {text[:2]}; got {mask.dtype} {mask.shape}")
         if size is not None and size.shape != (batch, 6):

@@ -153,26 +153,44 @@ class SongUNet(nn.Module):
             ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
         """
         optional = ("augment",) if self.augmentations else ()
-        given = unet_inputs.told(condition, x, t, channels=self.in_channels, halvings=len(self.widths) - 1,
-                                 num_classes=self.num_classes, optional=optional)  # fmt: skip
+        given = unet_inputs.told(
+            condition,
+            x,
+            t,
+            channels=self.in_channels,
+            halvings=len(self.widths) - 1,
+            num_classes=self.num_classes,
+            optional=optional,
+        )
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), given)
-        again = lambda module, *static: (nn.remat(module, policy=REMAT[self.remat], static_argnums=static)
-                                         if REMAT[self.remat] else module)  # fmt: skip
-        block_class, attention_class = again(ResnetBlock, 3), again(ImageAttention)
+        again = lambda module, *static: (
+            nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
+        )
+        block_class = again(ResnetBlock, 3)
+        attention_class = again(ImageAttention)
 
         def box(h: jax.Array, features: int, name: str, resample: str = "keep", attend: bool = False) -> jax.Array:
             block = block_class(
-                features, dropout=self.dropout, dtype=self.dtype, resample=resample, taps=self.taps,
-                project=resample != "keep", gain=HALF, **NORM, name=name,
-            )  # fmt: skip
+                features,
+                dropout=self.dropout,
+                dtype=self.dtype,
+                resample=resample,
+                taps=self.taps,
+                project=resample != "keep",
+                gain=HALF,
+                **NORM,
+                name=name,
+            )
             h = block(h, embedding, train)
             if not attend:
                 return h
-            return attention_class(gain=HALF, attention=self.attention, dtype=self.dtype, **NORM,
-                                   name=f"{name}_attention")(h)  # fmt: skip
+            return attention_class(
+                gain=HALF, attention=self.attention, dtype=self.dtype, **NORM, name=f"{name}_attention"
+            )(h)
 
         h = conv(self.width, dtype=self.dtype, name="conv_in")(x)
-        skips, side = [h], x.astype(self.dtype)
+        skips = [h]
+        side = x.astype(self.dtype)
         for i, features in enumerate(self.widths):
             if i:
                 h = box(h, h.shape[-1], f"down_{i}_resample", "down")
@@ -228,7 +246,8 @@ class SongUNet(nn.Module):
 
     def _add_image(self, h: jax.Array, side: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
         """Adds the image of this level's side to h; what the next level halves stands second."""
-        features, name = h.shape[-1], f"down_{level}_image"
+        features = h.shape[-1]
+        name = f"down_{level}_image"
         if self.encoder == "skip":
             side = halve(side, self.taps)
             return h + conv(features, 1, dtype=self.dtype, name=name)(side), side
@@ -248,10 +267,14 @@ PRESETS = {
     "ddpmpp-64": {**DDPM_PP, "resolution": 64, "multipliers": (1, 2, 2, 2), "augmentations": 9, "dropout": 0.05},
     "ncsnpp-64": {**NCSN_PP, "resolution": 64, "multipliers": (1, 2, 2, 2), "augmentations": 9, "dropout": 0.05},
     "ncsnpp-256": {
-        **NCSN_PP, "resolution": 256, "multipliers": (1, 1, 2, 2, 2, 2, 2), "blocks": 2, "encoder": "skip",
+        **NCSN_PP,
+        "resolution": 256,
+        "multipliers": (1, 1, 2, 2, 2, 2, 2),
+        "blocks": 2,
+        "encoder": "skip",
         "decoder": "skip",
     },
-}  # fmt: skip
+}
 
 
 def song_unet_preset(name: str, num_classes: int = 0, **options: Any) -> SongUNet:

@@ -1,19 +1,19 @@
 """U-ViT: a transformer to which all is tokens (time, class or text, patches), with long skips as in a U-Net.
 
-    class or text   time        x [B, H, W, C]
-         |            |               |
-     embedding    sinusoid      patches, dense
-         +------------+---------------+------ + positions
-                                      |
-                          [ attention, MLP ] x depth / 2 ---- skips, the last first
-                                      |                                |
-                               attention, MLP                          |
-                                      |                                |
-               [ dense of tokens and skip, attention, MLP ] x depth / 2
-                                      |
-                    norm, dense, patches put back, convolution
-                                      |
-                               [B, H, W, C]
+class or text   time        x [B, H, W, C]
+     |            |               |
+ embedding    sinusoid      patches, dense
+     +------------+---------------+------ + positions
+                                  |
+                      [ attention, MLP ] x depth / 2 ---- skips, the last first
+                                  |                                |
+                           attention, MLP                          |
+                                  |                                |
+           [ dense of tokens and skip, attention, MLP ] x depth / 2
+                                  |
+                norm, dense, patches put back, convolution
+                                  |
+                           [B, H, W, C]
 """
 
 from typing import Any
@@ -65,14 +65,14 @@ class UViTBlock(nn.Module):
     def __call__(
         self, x: jax.Array, skip: jax.Array | None, opened: dict[str, jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
-        width, before = x.shape[-1], x
+        width = x.shape[-1]
+        before = x
         if skip is not None:
             both = jnp.concatenate([x, skip], axis=-1)
             x = nn.Dense(width, dtype=self.dtype, kernel_init=small, name="skip")(both)
         mixed = CrossAttention(
-            self.heads, width // self.heads, self.qkv_bias, attention=self.attention, dtype=self.dtype,
-            name="attention",
-        )  # fmt: skip
+            self.heads, width // self.heads, self.qkv_bias, attention=self.attention, dtype=self.dtype, name="attention"
+        )
         x = x + mixed(_norm(self.dtype, "norm_1")(x))
         x = x + Gelu(self.mlp_ratio, self.dtype, False, name="mlp")(_norm(self.dtype, "norm_2")(x))
         if "residual" in opened:
@@ -177,7 +177,8 @@ class UViT(nn.Module):
         tokens = tokens + self.param("positions", small, tokens.shape[1:]).astype(tokens.dtype)
         tokens = layout.split(tokens, "batch", "tokens", None)
 
-        opened, half = self._doors(told, tokens), self.depth // 2
+        opened = self._doors(told, tokens)
+        half = self.depth // 2
         part = lambda start, stop: jax.tree.map(lambda door: door[start:stop], opened)
         fields = (self.heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype)
         tokens, skips = self._stack(nn.broadcast)(*fields, name="in_blocks")(tokens, None, part(0, half))
@@ -197,33 +198,43 @@ class UViT(nn.Module):
 
     def _doors(self, told: dict[str, Any], tokens: jax.Array) -> dict[str, jax.Array]:
         """What the layers are given, each with the layers as first axis."""
-        layers, opened = self.depth + 1, {}
+        layers = self.depth + 1
+        opened = {}
         if told["skip"] is not None:
             opened |= layer_masks.parted({"skip": told["skip"]}, tokens.shape[0], layers)[1]
         given = told["residuals"]
         if given is not None:
             if not isinstance(given, tuple) or len(given) != layers or {a.shape for a in given} != {tokens.shape}:
-                raise ValueError(f"the condition's 'residuals' are a tuple of depth + 1 = {layers} arrays of the "
-                                 f"tokens' shape {tokens.shape}")
+                raise ValueError(
+                    f"the condition's 'residuals' are a tuple of depth + 1 = {layers} arrays of the "
+                    f"tokens' shape {tokens.shape}"
+                )
             opened["residual"] = jnp.stack(given)
         return opened
 
     def _told(self, x: jax.Array, t: jax.Array, condition: Any) -> dict[str, Any]:
         """The entries of the condition, after a look at all shapes."""
         if x.shape[1:] != tuple(self.shape):
-            raise ValueError(f"this U-ViT takes images [B, *shape] = [B, {', '.join(map(str, self.shape))}]; got an "
-                             f"array of shape {x.shape}")
+            raise ValueError(
+                f"this U-ViT takes images [B, *shape] = [B, {', '.join(map(str, self.shape))}]; got an "
+                f"array of shape {x.shape}"
+            )
         if jnp.shape(t) not in ((), x.shape[:1]):
             raise ValueError(f"U-ViT takes one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
         if self.num_classes and condition is not None and not isinstance(condition, dict):
             condition = {"label": condition}
         required = ("label",) * bool(self.num_classes) + ("text",) * bool(self.text_width)
         told = conditions.entries(condition, required, ("skip", "residuals"))
-        label, text = told.get("label"), told.get("text")
+        label = told.get("label")
+        text = told.get("text")
         if label is not None and (label.shape != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer)):
-            raise ValueError(f"U-ViT takes one integer label for each image, [B] = {x.shape[:1]}; got shape "
-                             f"{label.shape}, dtype {label.dtype}")
+            raise ValueError(
+                f"U-ViT takes one integer label for each image, [B] = {x.shape[:1]}; got shape "
+                f"{label.shape}, dtype {label.dtype}"
+            )
         if text is not None and text.shape != (len(x), self.text_tokens, self.text_width):
-            raise ValueError(f"the condition's 'text' is [B, text_tokens, text_width] = "
-                             f"({len(x)}, {self.text_tokens}, {self.text_width}); got {text.shape}")
+            raise ValueError(
+                f"the condition's 'text' is [B, text_tokens, text_width] = "
+                f"({len(x)}, {self.text_tokens}, {self.text_width}); got {text.shape}"
+            )
         return told

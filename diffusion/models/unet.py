@@ -119,14 +119,20 @@ class UNet(nn.Module):
             raise ValueError(f"groups={self.groups} must divide every width of widths={self.widths}")
         for level in {*self.attention_levels, len(self.widths) - 1}:
             if not 0 <= level < len(self.widths):
-                raise ValueError(f"attention_levels={self.attention_levels}: level {level} is not there; valid are "
-                                 f"0 .. {len(self.widths) - 1}")
+                raise ValueError(
+                    f"attention_levels={self.attention_levels}: level {level} is not there; valid are "
+                    f"0 .. {len(self.widths) - 1}"
+                )
             if self.widths[level] % (self.heads or self.head_size or 1):
-                raise ValueError(f"{'heads' if self.heads else 'head_size'}={self.heads or self.head_size} does not "
-                                 f"divide the width {self.widths[level]} of level {level}")
+                raise ValueError(
+                    f"{'heads' if self.heads else 'head_size'}={self.heads or self.head_size} does not "
+                    f"divide the width {self.widths[level]} of level {level}"
+                )
         if self.time_features % 2 or self.time_features < 4 or self.frequency_shift not in (0, 1):
-            raise ValueError(f"features={self.time_features} must be even and at least 4, and frequency_shift="
-                             f"{self.frequency_shift} 0 or 1")
+            raise ValueError(
+                f"features={self.time_features} must be even and at least 4, and frequency_shift="
+                f"{self.frequency_shift} 0 or 1"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
         super().__post_init__()
@@ -146,7 +152,7 @@ class UNet(nn.Module):
             x: images [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
             t: the network's clock, [B] or [], float32 or wider; 0 .. 999 for the published networks.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", and of "residuals" for the skips, in order, and the middle, see `diffusion.models.layers.conditions`.
+                "label", and of "residuals" for the skips, in order, and the middle, see `models.layers.conditions`.
             train: draw dropout.
 
         Returns:
@@ -155,24 +161,37 @@ class UNet(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
         """
-        given = unet_inputs.told(condition, x, t, channels=self.in_channels, halvings=len(self.widths) - 1,
-                                 num_classes=self.num_classes)  # fmt: skip
+        given = unet_inputs.told(
+            condition, x, t, channels=self.in_channels, halvings=len(self.widths) - 1, num_classes=self.num_classes
+        )
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), given["label"])
-        again = lambda module, *static: (nn.remat(module, policy=REMAT[self.remat], static_argnums=static)
-                                         if REMAT[self.remat] else module)  # fmt: skip
-        block_class, attention_class = again(ResnetBlock, 3), again(ImageAttention)
+        again = lambda module, *static: (
+            nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
+        )
+        block_class = again(ResnetBlock, 3)
+        attention_class = again(ImageAttention)
 
         def block(h: jax.Array, level: int, name: str, resample: str = "keep") -> jax.Array:
             return block_class(
-                self.widths[level], self.groups, self.epsilon, self.scale_shift, self.dropout, self.dtype, resample,
+                self.widths[level],
+                self.groups,
+                self.epsilon,
+                self.scale_shift,
+                self.dropout,
+                self.dtype,
+                resample,
                 name=name,
-            )(h, embedding, train)  # fmt: skip
+            )(h, embedding, train)
 
         def attend(h: jax.Array, name: str) -> jax.Array:
             return attention_class(
-                self.heads or h.shape[-1] // (self.head_size or 1), self.groups, self.epsilon, attention=self.attention,
-                dtype=self.dtype, name=name,
-            )(h)  # fmt: skip
+                self.heads or h.shape[-1] // (self.head_size or 1),
+                self.groups,
+                self.epsilon,
+                attention=self.attention,
+                dtype=self.dtype,
+                name=name,
+            )(h)
 
         def row(h: jax.Array, level: int, name: str) -> jax.Array:
             h = block(h, level, name)
@@ -208,7 +227,8 @@ class UNet(nn.Module):
 
     def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
         """What the blocks are told, [B, 4 features]."""
-        features, width = sinusoid(t, self.time_features, shift=self.frequency_shift), 4 * self.time_features
+        features = sinusoid(t, self.time_features, shift=self.frequency_shift)
+        width = 4 * self.time_features
         if self.sines_first:
             features = jnp.roll(features, self.time_features // 2, axis=-1)
         h = nn.silu(nn.Dense(width, dtype=self.dtype, name="time_hidden")(features))
@@ -229,29 +249,53 @@ DDPM = {"padding": "end", "frequency_shift": 1, "sines_first": True, "epsilon": 
 ADM = {"scale_shift": True, "resample": "block", "heads": None, "head_size": 64, "out_channels": 6}
 PRESETS = {
     "ddpm-cifar10": {
-        **DDPM, "widths": (128, 256, 256, 256), "blocks": 2, "attention_levels": (1,), "dropout": 0.1,
+        **DDPM,
+        "widths": (128, 256, 256, 256),
+        "blocks": 2,
+        "attention_levels": (1,),
+        "dropout": 0.1,
         "resolution": 32,
     },
     "ddpm-256": {  # LSUN and CelebA-HQ
-        **DDPM, "widths": (128, 128, 256, 256, 512, 512), "blocks": 2, "attention_levels": (4,), "resolution": 256,
+        **DDPM,
+        "widths": (128, 128, 256, 256, 512, 512),
+        "blocks": 2,
+        "attention_levels": (4,),
+        "resolution": 256,
     },
     "adm-64": {
-        **ADM, "widths": (192, 384, 576, 768), "blocks": 3, "attention_levels": (1, 2, 3), "dropout": 0.1,
+        **ADM,
+        "widths": (192, 384, 576, 768),
+        "blocks": 3,
+        "attention_levels": (1, 2, 3),
+        "dropout": 0.1,
         "resolution": 64,
     },
     "adm-128": {
-        **ADM, "widths": (256, 256, 512, 768, 1024), "blocks": 2, "attention_levels": (2, 3, 4), "heads": 4,
-        "head_size": None, "resolution": 128,
+        **ADM,
+        "widths": (256, 256, 512, 768, 1024),
+        "blocks": 2,
+        "attention_levels": (2, 3, 4),
+        "heads": 4,
+        "head_size": None,
+        "resolution": 128,
     },
     "adm-256": {
-        **ADM, "widths": (256, 256, 512, 512, 1024, 1024), "blocks": 2, "attention_levels": (3, 4, 5),
+        **ADM,
+        "widths": (256, 256, 512, 512, 1024, 1024),
+        "blocks": 2,
+        "attention_levels": (3, 4, 5),
         "resolution": 256,
     },
     "adm-512": {
-        **ADM, "widths": (128, 256, 256, 512, 512, 1024, 1024), "blocks": 2, "attention_levels": (4, 5, 6),
-        "features": 256, "resolution": 512,
+        **ADM,
+        "widths": (128, 256, 256, 512, 512, 1024, 1024),
+        "blocks": 2,
+        "attention_levels": (4, 5, 6),
+        "features": 256,
+        "resolution": 512,
     },
-}  # fmt: skip
+}
 
 
 def unet_preset(name: str, num_classes: int = 0, **options: Any) -> UNet:

@@ -27,22 +27,22 @@ def adversarial_generator(
         loss = -D(x) + weight c(t) mean |x - stop x0_teacher(stop x_t, t)|^2
 
     Facts:
-      loss: -D(x) + weight c(t) mean |x - stop x0_teacher(x_t, t)|^2; with heads, D is the mean over them
-      networks: model (the student), teacher, discriminator, features (optional)
-      optimum: none of its own: a game with `adversarial_discriminator`
-      paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 1, 2 and 4
+        loss: -D(x) + weight c(t) mean |x - stop x0_teacher(x_t, t)|^2; with heads, D is the mean over them
+        networks: model (the student), teacher, discriminator, features (optional)
+        optimum: none of its own: a game with `adversarial_discriminator`
+        paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 1, 2 and 4
 
     Args:
-      student: what the network "model" predicts.
-      teacher: what the network "teacher" predicts.
-      student_density: distribution of s: the few times at which the student is sampled, t_max among them.
-      density: distribution of t.
-      weight: lambda of the paper, 2.5 there.
-      weighting: (schedule, t) -> c; alpha(t) if None, the paper's "exponential weighting".
+        student: what the network "model" predicts.
+        teacher: what the network "teacher" predicts.
+        student_density: distribution of s: the few times at which the student is sampled, t_max among them.
+        density: distribution of t.
+        weight: lambda of the paper, 2.5 there.
+        weighting: (schedule, t) -> c; alpha(t) if None, the paper's "exponential weighting".
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" (the student's time), "adversarial" and
-      "distillation", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" (the student's time), "adversarial" and
+        "distillation", each `[B]`.
     """
     weighting = weighting or (lambda schedule, t: schedule.alpha(t))
 
@@ -71,21 +71,21 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
     whose output "discriminator" reads), else in x_0.
 
     Facts:
-      loss: max(0, 1 - D(x_0)) + max(0, 1 + D(x)) + r1 |grad D(x_0)|^2; with heads, the mean over them
-      networks: discriminator, model (the student), features (optional)
-      optimum: D in [-1, 1], by which of p(x_0) and p(x) is larger
-      paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 3; Mescheder et al. 2018 for R1
+        loss: max(0, 1 - D(x_0)) + max(0, 1 + D(x)) + r1 |grad D(x_0)|^2; with heads, the mean over them
+        networks: discriminator, model (the student), features (optional)
+        optimum: D in [-1, 1], by which of p(x_0) and p(x) is larger
+        paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 3; Mescheder et al. 2018 for R1
 
     Args:
-      student: what the network "model" predicts.
-      student_density: distribution of the student's times.
-      r1: gamma of the paper, >= 0; 1e-5 there; 0 saves the second derivative.
+        student: what the network "model" predicts.
+        student_density: distribution of the student's times.
+        r1: gamma of the paper, >= 0; 1e-5 there; 0 saves the second derivative.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (mean logits), each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (mean logits), each `[B]`.
 
     Raises:
-      ValueError: if r1 is negative.
+        ValueError: if r1 is negative.
     """
     if not r1 >= 0:
         raise ValueError(f"adversarial_discriminator: r1 = {r1} must not be negative (1e-5 in the paper)")

@@ -13,15 +13,15 @@ def with_augmentation(objective: Objective, augment: Callable[[Array, Array], tu
     """An objective on augmented examples, with numbers on what was done to each in its condition, as "augment".
 
     Facts:
-      loss: that of the objective it wraps
-      networks: those of the objective it wraps
-      optimum: that of the objective it wraps for examples as they are, where "augment" is zero
-      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.2
+        loss: that of the objective it wraps
+        networks: those of the objective it wraps
+        optimum: that of the objective it wraps for examples as they are, where "augment" is zero
+        paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.2
 
     Args:
-      objective: the objective to wrap; those that drop the condition are wrapped around this one, so that what is told
-        of the augmentation stays.
-      augment: (key, x [...]) -> (x [...], numbers [A]); for images `data.augmentation.edm_augmentation`.
+        objective: the objective to wrap; those that drop the condition are wrapped around this one, so that what is
+            told of the augmentation stays.
+        augment: (key, x [...]) -> (x [...], numbers [A]); for images `data.augmentation.edm_augmentation`.
     """
 
     @entry(entries=None)

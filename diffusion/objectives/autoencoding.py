@@ -73,8 +73,10 @@ def perceptual_distance(
     Reference: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", equation 1.
     """
     if len(features) != len(others) or (weights is not None and len(weights) != len(features)):
-        raise ValueError(f"perceptual_distance: {len(features)} layers of features, {len(others)} of others, and "
-                         f"{'no' if weights is None else len(weights)} weights")
+        raise ValueError(
+            f"perceptual_distance: {len(features)} layers of features, {len(others)} of others, and "
+            f"{'no' if weights is None else len(weights)} weights"
+        )
     # Added to the square, so that features of zero have a gradient.
     unit = lambda f: f * jax.lax.rsqrt(jnp.sum(jnp.square(f), axis=-1, keepdims=True) + 1e-20)
     total = jnp.asarray(0.0)
@@ -130,9 +132,13 @@ def _mean(x: Array) -> Array:
 
 
 def kl_autoencoder(
-    pixels: str = "l1", kl: float = 1e-6, perceptual: float = 1.0, adversarial: float = 0.5, start: int = 50_001,
+    pixels: str = "l1",
+    kl: float = 1e-6,
+    perceptual: float = 1.0,
+    adversarial: float = 0.5,
+    start: int = 50_001,
     channel_weights: Sequence[Array] | None = None,
-) -> Objective:  # fmt: skip
+) -> Objective:
     """The loss of latent diffusion's KL autoencoder: a likelihood with learned variance, and what makes it sharp.
 
         error = sum over pixels of (|x - y| + perceptual P(x, y)),   N numbers a picture
@@ -142,26 +148,26 @@ def kl_autoencoder(
     pixels and components, as in the authors' code. Lambda is of the whole batch (with accumulation, the micro-batch).
 
     Facts:
-      loss: see above; the last term from step `start` on
-      networks: model (the autoencoder), features and critic (optional)
-      optimum: none of its own: a game with `patch_critic`
-      paper: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", section 3.1 and
-        appendix G
+        loss: see above; the last term from step `start` on
+        networks: model (the autoencoder), features and critic (optional)
+        optimum: none of its own: a game with `patch_critic`
+        paper: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", section 3.1 and
+            appendix G
 
     Args:
-      pixels: "l1" (|x - y|) or "l2" ((x - y)^2).
-      kl: weight of the KL, >= 0.
-      perceptual: weight of the distance of features, used where there is a network "features".
-      adversarial: weight beside lambda, used where there is a network "critic".
-      start: step from which the critic is heard.
-      channel_weights: see `perceptual_distance`.
+        pixels: "l1" (|x - y|) or "l2" ((x - y)^2).
+        kl: weight of the KL, >= 0.
+        perceptual: weight of the distance of features, used where there is a network "features".
+        adversarial: weight beside lambda, used where there is a network "critic".
+        start: step from which the critic is heard.
+        channel_weights: see `perceptual_distance`.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), "reconstruction" (the
-      mean pixel error), "perceptual", "kl", "adversarial" and "adaptive_weight", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), "reconstruction" (the
+        mean pixel error), "perceptual", "kl", "adversarial" and "adaptive_weight", each `[B]`.
 
     Raises:
-      ValueError: for an unknown `pixels`.
+        ValueError: for an unknown `pixels`.
     """
     distance = _of(PIXELS, pixels, "pixels")
 
@@ -174,31 +180,37 @@ def kl_autoencoder(
 
 
 def vq_autoencoder(
-    pixels: str = "l1", codebook: float = 1.0, commitment: float = 0.25, perceptual: float = 1.0,
-    adversarial: float = 0.75, start: int = 250_001, channel_weights: Sequence[Array] | None = None,
-) -> Objective:  # fmt: skip
+    pixels: str = "l1",
+    codebook: float = 1.0,
+    commitment: float = 0.25,
+    perceptual: float = 1.0,
+    adversarial: float = 0.75,
+    start: int = 250_001,
+    channel_weights: Sequence[Array] | None = None,
+) -> Objective:
     """The loss of VQGAN, with means over pixels.
 
         loss = mean |x - y| + perceptual P(x, y) + codebook |stop z - e|^2 + commitment |z - stop e|^2
                + adversarial lambda mean -D(y)
 
     Facts:
-      loss: see above; the last term from step `start` on
-      networks: model (the autoencoder), features and critic (optional)
-      optimum: none of its own: a game with `patch_critic`
-      paper: Esser, Rombach and Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis", equations 4 to 7
+        loss: see above; the last term from step `start` on
+        networks: model (the autoencoder), features and critic (optional)
+        optimum: none of its own: a game with `patch_critic`
+        paper: Esser, Rombach and Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis", equations 4 to
+            7
 
     Args:
-      pixels: "l1" or "l2".
-      codebook: weight of the codebook's loss; 0 where it is a moving average, or there is none to learn.
-      commitment: weight of the commitment.
-      perceptual, adversarial, start, channel_weights: as in `kl_autoencoder`.
+        pixels: "l1" or "l2".
+        codebook: weight of the codebook's loss; 0 where it is a moving average, or there is none to learn.
+        commitment: weight of the commitment.
+        perceptual, adversarial, start, channel_weights: as in `kl_autoencoder`.
 
     Returns:
-      An objective, as `kl_autoencoder`, with "codebook" and "commitment" among the metrics.
+        An objective, as `kl_autoencoder`, with "codebook" and "commitment" among the metrics.
 
     Raises:
-      ValueError: for an unknown `pixels`.
+        ValueError: for an unknown `pixels`.
     """
     distance = _of(PIXELS, pixels, "pixels")
 
@@ -220,19 +232,22 @@ def _error(networks, distance, perceptual, channel_weights, x, reconstruction) -
 
 def _autoencoder(losses_of, weights: Mapping[str, float], adversarial: float, start: int) -> Objective:
     def objective(networks, schedule, keys, batch, step):
-        x, condition = batch["x"], batch.get("condition")
+        x = batch["x"]
+        condition = batch.get("condition")
         coded = player(networks, "model")(x, keys, condition)
         losses, metrics = losses_of(networks, x, coded, coded.x)
         for name, weight in weights.items():
             if name in coded.penalties:
-                losses, metrics[name] = losses + weight * coded.penalties[name], coded.penalties[name]
+                losses = losses + weight * coded.penalties[name]
+                metrics[name] = coded.penalties[name]
         if "critic" in networks:
             fooled = lambda pictures: -_mean(networks["critic"](pictures, jnp.zeros(x.shape[0]), condition))
             # With the last kernel as the only variable: all before it is the forward pass that is there already.
             mine = jax.grad(lambda kernel: jnp.mean(losses_of(networks, x, coded, coded.redo(kernel))[0]))(coded.last)
             theirs = jax.grad(lambda kernel: jnp.mean(fooled(coded.redo(kernel))))(coded.last)
             weight = adaptive_weight(mine, theirs)
-            metrics["adversarial"], metrics["adaptive_weight"] = fooled(coded.x), jnp.full(x.shape[0], weight)
+            metrics["adversarial"] = fooled(coded.x)
+            metrics["adaptive_weight"] = jnp.full(x.shape[0], weight)
             losses += adversarial * jnp.where(step >= start, weight, 0.0) * metrics["adversarial"]
         return losses, {"t": jnp.zeros(x.shape[0]), **metrics}
 
@@ -246,28 +261,30 @@ def patch_critic(loss: str = "hinge", start: int = 0) -> Objective:
         loss = 1/2 mean softplus(-D(x)) + 1/2 mean softplus(D(stop y))            "vanilla"
 
     Facts:
-      loss: see above; 0 before step `start`
-      networks: critic, model (the autoencoder)
-      optimum: D in [-1, 1] by which of the two is likelier ("hinge"); D = log p(x) - log p(y) ("vanilla")
-      paper: Esser, Rombach and Ommer 2021, equation 5 ("vanilla"), and the authors' code ("hinge")
+        loss: see above; 0 before step `start`
+        networks: critic, model (the autoencoder)
+        optimum: D in [-1, 1] by which of the two is likelier ("hinge"); D = log p(x) - log p(y) ("vanilla")
+        paper: Esser, Rombach and Ommer 2021, equation 5 ("vanilla"), and the authors' code ("hinge")
 
     Args:
-      loss: "hinge" or "vanilla".
-      start: step from which it learns; that of the autoencoder's objective.
+        loss: "hinge" or "vanilla".
+        start: step from which it learns; that of the autoencoder's objective.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros), "real" and "fake" (mean logits) `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros), "real" and "fake" (mean logits) `[B]`.
 
     Raises:
-      ValueError: for an unknown loss.
+        ValueError: for an unknown loss.
     """
     compare = _of(CRITICS, loss, "loss")
 
     def objective(networks, schedule, keys, batch, step):
-        x, condition = batch["x"], batch.get("condition")
+        x = batch["x"]
+        condition = batch.get("condition")
         y = jax.lax.stop_gradient(player(networks, "model")(x, keys, condition).x)
         judge = lambda pictures: player(networks, "critic")(pictures, jnp.zeros(x.shape[0]), condition)
-        real, fake = judge(x), judge(y)
+        real = judge(x)
+        fake = judge(y)
         losses = jnp.where(step >= start, compare(real, fake), 0.0)
         return losses, {"t": jnp.zeros(x.shape[0]), "real": _mean(real), "fake": _mean(fake)}
 

@@ -15,18 +15,16 @@ def drop_condition(keys: Array, condition: Any, null: Any, rate: float) -> Any:
     """Replaces each example's condition by the null condition with probability `rate`.
 
     Args:
-      keys: `[B]` random keys, used for nothing else.
-      condition: pytree of arrays `[B, ...]`.
-      null: pytree of the same structure with arrays `[...]`: the null condition of one example.
-      rate: in [0, 1].
+        keys: `[B]` random keys, used for nothing else.
+        condition: pytree of arrays `[B, ...]`.
+        null: pytree of the same structure with arrays `[...]`: the null condition of one example.
+        rate: in [0, 1].
 
     Returns:
-      A condition of the same structure, shapes and dtypes.
+        A condition of the same structure, shapes and dtypes.
     """
     drop = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys) < rate
-    return jax.tree.map(
-        lambda c, n: jnp.where(left_broadcast(drop, c), jnp.asarray(n, c.dtype), c), condition, null
-    )
+    return jax.tree.map(lambda c, n: jnp.where(left_broadcast(drop, c), jnp.asarray(n, c.dtype), c), condition, null)
 
 
 def null_of(condition: Any, null: Any) -> Any:
@@ -38,18 +36,18 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Obje
     """An objective that trains on the null condition for a share `rate` of the examples.
 
     Facts:
-      loss: that of the objective it wraps
-      networks: those of the objective it wraps
-      optimum: that of the objective it wraps, given the condition and given none
-      paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1
+        loss: that of the objective it wraps
+        networks: those of the objective it wraps
+        optimum: that of the objective it wraps, given the condition and given none
+        paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1
 
     Args:
-      objective: the objective to wrap.
-      null: the null condition of one example; for class labels the integer num_classes.
-      rate: share of examples, in [0, 1); 0.1 is usual.
+        objective: the objective to wrap.
+        null: the null condition of one example; for class labels the integer num_classes.
+        rate: share of examples, in [0, 1); 0.1 is usual.
 
     Raises:
-      ValueError: if rate is not in [0, 1).
+        ValueError: if rate is not in [0, 1).
     """
     if not 0 <= rate < 1:
         raise ValueError(f"condition dropout: rate = {rate} must be in [0, 1); 0.1 is usual")

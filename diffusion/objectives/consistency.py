@@ -43,21 +43,21 @@ def consistency_training(
     `ct`, `ict` and `ect` are this with the published arguments.
 
     Facts:
-      loss: w(t, s) d(f(x_t, t), f_target(x_s, s))
-      networks: model, and target (EMA of the model) unless target = model
-      optimum: the end of the probability flow from x_t, up to an error of order 1 in the gap t - s
-      paper: Song et al. 2023, "Consistency Models", algorithm 3
+        loss: w(t, s) d(f(x_t, t), f_target(x_s, s))
+        networks: model, and target (EMA of the model) unless target = model
+        optimum: the end of the probability flow from x_t, up to an error of order 1 in the gap t - s
+        paper: Song et al. 2023, "Consistency Models", algorithm 3
 
     Args:
-      parameterization: how f is read from the output; see `flow_maps.consistency`.
-      density: distribution of t.
-      pairs: (schedule, t, step) -> (t, s).
-      distance: d of two batches -> `[B]`; the mean square if None.
-      weighting: (schedule, t, s) -> w; 1 if None.
-      target: the network at s, through which no gradient flows; "model" for no EMA.
+        parameterization: how f is read from the output; see `flow_maps.consistency`.
+        density: distribution of t.
+        pairs: (schedule, t, step) -> (t, s).
+        distance: d of two batches -> `[B]`; the mean square if None.
+        weighting: (schedule, t, s) -> w; 1 if None.
+        target: the network at s, through which no gradient flows; "model" for no EMA.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
     """
     distance = per_example(distance or squared)
 
@@ -88,22 +88,23 @@ def consistency_distillation(
         loss = w(t, s) d(f(x_t, t), stop f_target(x_s, s)),    x_s = solver(teacher, x_t, t, s)
 
     Facts:
-      loss: w(t, s) d(f(x_t, t), f_target(solver(x_t), s))
-      networks: model, target (EMA of the model), teacher
-      optimum: the end of the teacher's flow, up to the solver's error: order 2 in t - s over all with Heun, 1 with DDIM
-      paper: Song et al. 2023, "Consistency Models", algorithm 2
+        loss: w(t, s) d(f(x_t, t), f_target(solver(x_t), s))
+        networks: model, target (EMA of the model), teacher
+        optimum: the end of the teacher's flow, up to the solver's error: order 2 in t - s over all with Heun, 1 with
+            DDIM
+        paper: Song et al. 2023, "Consistency Models", algorithm 2
 
     Args:
-      parameterization: how f is read from the output; see `flow_maps.consistency`.
-      teacher: what the network "teacher" predicts.
-      density: distribution of t.
-      pairs: (schedule, t, step) -> (t, s); `discretised` of a fixed number, 18 for Heun in the paper.
-      distance: d of two batches -> `[B]`; the mean square if None.
-      weighting: (schedule, t, s) -> w; 1 if None.
-      solver: (denoise, schedule) -> flow map: `flow_maps.heun` or `flow_maps.from_denoiser` (DDIM).
+        parameterization: how f is read from the output; see `flow_maps.consistency`.
+        teacher: what the network "teacher" predicts.
+        density: distribution of t.
+        pairs: (schedule, t, step) -> (t, s); `discretised` of a fixed number, 18 for Heun in the paper.
+        distance: d of two batches -> `[B]`; the mean square if None.
+        weighting: (schedule, t, s) -> w; 1 if None.
+        solver: (denoise, schedule) -> flow map: `flow_maps.heun` or `flow_maps.from_denoiser` (DDIM).
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
     """
     distance = per_example(distance or squared)
 
@@ -129,16 +130,16 @@ def ct(schedule: NoiseSchedule, parameterization: Parameterization, total: int, 
     The EMA rate that belongs to it is mu(k) = exp(2 ln(0.9) / N(k)) (the paper's s_0 = 2, mu_0 = 0.9).
 
     Facts:
-      loss: mean |f(x_t, t) - f_target(x_s, s)|^2
-      networks: model, target (EMA of the model)
-      optimum: the end of the probability flow from x_t, up to an error of order 1 in the gap t - s
-      paper: Song et al. 2023, "Consistency Models", algorithm 3, with the squared distance instead of LPIPS
+        loss: mean |f(x_t, t) - f_target(x_s, s)|^2
+        networks: model, target (EMA of the model)
+        optimum: the end of the probability flow from x_t, up to an error of order 1 in the gap t - s
+        paper: Song et al. 2023, "Consistency Models", algorithm 3, with the squared distance instead of LPIPS
 
     Args:
-      schedule: turns sigma / alpha in [0.002, 80] into t.
-      parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
-      total: number of training steps K.
-      strata: see `timesteps.from_quantile`.
+        schedule: turns sigma / alpha in [0.002, 80] into t.
+        parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
+        total: number of training steps K.
+        strata: see `timesteps.from_quantile`.
     """
     pairs = discretised(square_root_curriculum(total))
     return consistency_training(parameterization, ramp_density(schedule, strata=strata), pairs)
@@ -150,78 +151,95 @@ def ict(
     """Improved consistency training: no EMA, pseudo-Huber distance, log-normal times, 1 / gap weights, N(k) doubling.
 
     Facts:
-      loss: (sqrt(|f(x_t, t) - stop f(x_s, s)|^2 + c^2) - c) / (r_t - r_s), r = sigma / alpha
-      networks: model
-      optimum: the end of the probability flow from x_t, up to the gap t - s and the bias of a robust distance, which is
-        small in many dimensions
-      paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", table 1
+        loss: (sqrt(|f(x_t, t) - stop f(x_s, s)|^2 + c^2) - c) / (r_t - r_s), r = sigma / alpha
+        networks: model
+        optimum: the end of the probability flow from x_t, up to the gap t - s and the bias of a robust distance, which
+            is small in many dimensions
+        paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", table 1
 
     Args:
-      schedule: turns sigma / alpha in [0.002, 80] into t.
-      parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
-      total: number of training steps K.
-      strata: see `timesteps.from_quantile`.
+        schedule: turns sigma / alpha in [0.002, 80] into t.
+        parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
+        total: number of training steps K.
+        strata: see `timesteps.from_quantile`.
     """
     return consistency_training(
-        parameterization, log_normal(schedule, -1.1, 2.0, strata), discretised(doubling_curriculum(total)),
-        pseudo_huber(), inverse_gap, target="model",
+        parameterization,
+        log_normal(schedule, -1.1, 2.0, strata),
+        discretised(doubling_curriculum(total)),
+        pseudo_huber(),
+        inverse_gap,
+        target="model",
     )
 
 
 def cd(
-    schedule: NoiseSchedule, parameterization: Parameterization, teacher: Parameterization, N: int = 18,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    teacher: Parameterization,
+    N: int = 18,
     strata: int | None = None,
 ) -> Objective:
     """Consistency distillation as first published: one Heun step of the teacher between two of N times.
 
     Facts:
-      loss: mean |f(x_t, t) - f_target(heun(x_t), s)|^2
-      networks: model, target (EMA of the model), teacher
-      optimum: the end of the teacher's flow, up to the solver's error of order 2 in the gap t - s
-      paper: Song et al. 2023, "Consistency Models", algorithm 2, with the squared distance instead of LPIPS
+        loss: mean |f(x_t, t) - f_target(heun(x_t), s)|^2
+        networks: model, target (EMA of the model), teacher
+        optimum: the end of the teacher's flow, up to the solver's error of order 2 in the gap t - s
+        paper: Song et al. 2023, "Consistency Models", algorithm 2, with the squared distance instead of LPIPS
 
     Args:
-      schedule: turns sigma / alpha in [0.002, 80] into t.
-      parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
-      teacher: what the network "teacher" predicts.
-      N: number of times, >= 2; 18 in the paper.
-      strata: see `timesteps.from_quantile`.
+        schedule: turns sigma / alpha in [0.002, 80] into t.
+        parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
+        teacher: what the network "teacher" predicts.
+        N: number of times, >= 2; 18 in the paper.
+        strata: see `timesteps.from_quantile`.
 
     Raises:
-      ValueError: if N < 2.
+        ValueError: if N < 2.
     """
     if N < 2:
         raise ValueError(f"cd: N = {N}; a pair of times needs at least 2 (18 in the paper)")
-    pairs, density = discretised(lambda step: jnp.asarray(N)), ramp_density(schedule, strata=strata)
+    pairs = discretised(lambda step: jnp.asarray(N))
+    density = ramp_density(schedule, strata=strata)
     return consistency_distillation(parameterization, teacher, density, pairs)
 
 
 def ect(
-    schedule: NoiseSchedule, parameterization: Parameterization, stage: int, q: float = 4.0, sigma_data: float = 0.5,
-    c: float = 0.0, strata: int | None = None,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    stage: int,
+    q: float = 4.0,
+    sigma_data: float = 0.5,
+    c: float = 0.0,
+    strata: int | None = None,
 ) -> Objective:
     """Easy consistency tuning: from the denoising loss (s = 0) to ever closer times, starting from a diffusion model.
 
     Facts:
-      loss: (SNR + 1 / sigma_data^2) (sqrt(|f(x_t, t) - stop f(x_s, s)|^2 + c^2) - c)
-      networks: model
-      optimum: the end of the probability flow from x_t, up to the gap t - s and the bias of a robust distance, which is
-        small in many dimensions
-      paper: Geng et al. 2024, "Consistency Models Made Easy", algorithm 1, with the weights of the authors' code
+        loss: (SNR + 1 / sigma_data^2) (sqrt(|f(x_t, t) - stop f(x_s, s)|^2 + c^2) - c)
+        networks: model
+        optimum: the end of the probability flow from x_t, up to the gap t - s and the bias of a robust distance, which
+            is small in many dimensions
+        paper: Geng et al. 2024, "Consistency Models Made Easy", algorithm 1, with the weights of the authors' code
 
     Args:
-      schedule: the process.
-      parameterization: see `consistency_training`; `edm()` in the paper, whose boundary is at s = 0.
-      stage: training steps of one stage.
-      q: see `shrinking`.
-      sigma_data: standard deviation of the data.
-      c: see `pseudo_huber`; 0 in the authors' code.
-      strata: see `timesteps.from_quantile`.
+        schedule: the process.
+        parameterization: see `consistency_training`; `edm()` in the paper, whose boundary is at s = 0.
+        stage: training steps of one stage.
+        q: see `shrinking`.
+        sigma_data: standard deviation of the data.
+        c: see `pseudo_huber`; 0 in the authors' code.
+        strata: see `timesteps.from_quantile`.
     """
     weight = weightings.edm(sigma_data)
     return consistency_training(
-        parameterization, log_normal(schedule, -1.1, 2.0, strata), shrinking(stage, q), pseudo_huber(c),
-        lambda schedule, t, s: weight(schedule, t), target="model",
+        parameterization,
+        log_normal(schedule, -1.1, 2.0, strata),
+        shrinking(stage, q),
+        pseudo_huber(c),
+        lambda schedule, t, s: weight(schedule, t),
+        target="model",
     )
 
 

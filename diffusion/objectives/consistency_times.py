@@ -26,12 +26,12 @@ def square_root_curriculum(total: int, first: int = 2, last: int = 150) -> Curri
     """N(k) = ceil(sqrt(k / K ((last + 1)^2 - first^2) + first^2) - 1) + 1 times at training step k of K.
 
     Facts:
-      paper: Song et al. 2023, "Consistency Models", appendix C
+        paper: Song et al. 2023, "Consistency Models", appendix C
 
     Args:
-      total: K, number of training steps.
-      first: s_0; 2 in the paper.
-      last: s_1; 150 in the paper.
+        total: K, number of training steps.
+        first: s_0; 2 in the paper.
+        last: s_1; 150 in the paper.
     """
 
     def curriculum(step):
@@ -46,33 +46,31 @@ def doubling_curriculum(total: int, first: int = 10, last: int = 1280) -> Curric
     """N(k) = min(first 2^floor(k / K'), last) + 1 times, with K' = floor(K / (log2(last / first) + 1)).
 
     Facts:
-      paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 11
+        paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 11
 
     Args:
-      total: K, number of training steps.
-      first: s_0; 10 in the paper.
-      last: s_1; 1280 in the paper.
+        total: K, number of training steps.
+        first: s_0; 10 in the paper.
+        last: s_1; 1280 in the paper.
     """
     stage = max(math.floor(total / (math.log2(last // first) + 1)), 1)
     return lambda step: jnp.minimum(first * 2.0 ** jnp.floor(jnp.asarray(step, jnp.float32) / stage), last) + 1
 
 
-def discretised(
-    curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-) -> Pairs:
+def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Pairs:
     """The two of Karras's N(k) values of sigma / alpha that t lies between.
 
     A density of t gives each pair the mass between its times: with `log_normal` the weights of iCT, with
     `ramp_density` the same weight for all, as in CT.
 
     Facts:
-      paper: Song et al. 2023, "Consistency Models", appendix C; Song and Dhariwal 2023, eq. 10
+        paper: Song et al. 2023, "Consistency Models", appendix C; Song and Dhariwal 2023, eq. 10
 
     Args:
-      curriculum: step -> N, number of times; `lambda step: N` for a fixed number.
-      sigma_min: smallest sigma / alpha; the schedule's own if that is larger.
-      sigma_max: largest; the schedule's own if that is smaller.
-      rho: as `timesteps.karras`.
+        curriculum: step -> N, number of times; `lambda step: N` for a fixed number.
+        sigma_min: smallest sigma / alpha; the schedule's own if that is larger.
+        sigma_max: largest; the schedule's own if that is smaller.
+        rho: as `timesteps.karras`.
     """
 
     def pairs(schedule, t, step):
@@ -87,20 +85,23 @@ def discretised(
 
 
 def ramp_density(
-    schedule: NoiseSchedule, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0,
+    schedule: NoiseSchedule,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
     strata: int | None = None,
 ) -> Density:
     """(sigma / alpha)^(1/rho) uniform: every interval of `discretised` is equally likely.
 
     Facts:
-      paper: Song et al. 2023, "Consistency Models", algorithm 3 (n uniform)
+        paper: Song et al. 2023, "Consistency Models", algorithm 3 (n uniform)
 
     Args:
-      schedule: turns sigma / alpha into t.
-      sigma_min: as `discretised`.
-      sigma_max: as `discretised`.
-      rho: as `discretised`.
-      strata: see `timesteps.from_quantile`.
+        schedule: turns sigma / alpha into t.
+        sigma_min: as `discretised`.
+        sigma_max: as `discretised`.
+        rho: as `discretised`.
+        strata: see `timesteps.from_quantile`.
     """
     low, high = _ramp(schedule, sigma_min, sigma_max, rho)
     return from_quantile(lambda u: schedule.inverse_log_snr(-2 * rho * jnp.log(low + u * (high - low))), strata)
@@ -112,16 +113,16 @@ def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pai
     Where this is not positive, s = 0, the data itself: training starts as that of a diffusion model.
 
     Facts:
-      paper: Geng et al. 2024, "Consistency Models Made Easy", eq. 16 and 18, with the values of the authors' code
+        paper: Geng et al. 2024, "Consistency Models Made Easy", eq. 16 and 18, with the values of the authors' code
 
     Args:
-      stage: training steps of one stage.
-      q: factor by which a stage brings the times closer, > 1; 4 for ImageNet and 256 for CIFAR-10 in the paper.
-      k: how much wider the gap is near the data.
-      b: how soon that ends.
+        stage: training steps of one stage.
+        q: factor by which a stage brings the times closer, > 1; 4 for ImageNet and 256 for CIFAR-10 in the paper.
+        k: how much wider the gap is near the data.
+        b: how soon that ends.
 
     Raises:
-      ValueError: if stage < 1 or q <= 1.
+        ValueError: if stage < 1 or q <= 1.
     """
     if not (stage >= 1 and q > 1):
         raise ValueError(f"shrinking: stage = {stage} must be at least one step and q = {q} above 1")

@@ -31,25 +31,25 @@ def continuous_consistency(
     weighting e^w loss - w is `with_uncertainty` of this objective, with u = -w.
 
     Facts:
-      loss: |F - stop(F + g / (|g| + c))|^2 / D
-      networks: model; teacher for distillation
-      optimum: the end of the probability flow from x_t, exactly if c is large or g symmetric given x_t; for
-        distillation the end of the teacher's flow, exactly
-      paper: Lu and Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", algorithm 1
+        loss: |F - stop(F + g / (|g| + c))|^2 / D
+        networks: model; teacher for distillation
+        optimum: the end of the probability flow from x_t, exactly if c is large or g symmetric given x_t; for
+            distillation the end of the teacher's flow, exactly
+        paper: Lu and Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", algorithm 1
 
     Args:
-      density: distribution of t; `log_normal(schedule, -1.0, 1.4)` for CIFAR-10 in the paper.
-      sigma_data: standard deviation of the data, > 0.
-      warmup: steps over which the unstable part of the tangent fades in; 10 000 in the paper, 0 for none.
-      c: of the tangent's normalisation; 0.1 in the paper. Normalising biases sCT in few dimensions, where |g| varies.
-      clock: the network's time; `log_sigma()` if None. The paper tells the angle, which varies less at the ends.
-      teacher: what the network "teacher" predicts; None trains without one.
+        density: distribution of t; `log_normal(schedule, -1.0, 1.4)` for CIFAR-10 in the paper.
+        sigma_data: standard deviation of the data, > 0.
+        warmup: steps over which the unstable part of the tangent fades in; 10 000 in the paper, 0 for none.
+        c: of the tangent's normalisation; 0.1 in the paper. Normalising biases sCT in few dimensions, where |g| varies.
+        clock: the network's time; `log_sigma()` if None. The paper tells the angle, which varies less at the ends.
+        teacher: what the network "teacher" predicts; None trains without one.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "tangent" (|g|), each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "tangent" (|g|), each `[B]`.
 
     Raises:
-      ValueError: if warmup or c is negative; TypeError from the objective, if the network has no forward derivative.
+        ValueError: if warmup or c is negative; TypeError from the objective, if the network has no forward derivative.
     """
     if not (warmup >= 0 and c >= 0):
         raise ValueError(f"continuous_consistency: warmup = {warmup} and c = {c} must not be negative")
@@ -67,7 +67,8 @@ def continuous_consistency(
 
         angle = lambda t: jnp.arctan2(schedule.sigma(t), sigma_data * schedule.alpha(t))
         a, a_dot = jax.jvp(angle, (t,), (jnp.ones_like(t),))
-        cos, sin = left_broadcast(jnp.cos(a), x_t), left_broadcast(jnp.sin(a), x_t)
+        cos = left_broadcast(jnp.cos(a), x_t)
+        sin = left_broadcast(jnp.sin(a), x_t)
         x = cos * x_0 + sin * sigma_data * eps
         x_dot = cos * sigma_data * eps_dot - sin * x_0_dot
 

@@ -22,23 +22,23 @@ def contrastive_flow_matching(
     times the distance to the mean target: the method is for conditional training.
 
     Facts:
-      loss: |u - target|^2 - weight |u - another target|^2
-      networks: model
-      optimum: (E[target | x_t, condition] - weight E[target]) / (1 - weight)
-      paper: Stoica et al. 2025, "Contrastive Flow Matching"
+        loss: |u - target|^2 - weight |u - another target|^2
+        networks: model
+        optimum: (E[target | x_t, condition] - weight E[target]) / (1 - weight)
+        paper: Stoica et al. 2025, "Contrastive Flow Matching"
 
     Args:
-      density: distribution of t.
-      weight: lambda of the paper, in [0, 1).
-      block: number of examples among which each finds its other; it divides the batch.
-      coupling: (keys, x0, eps) -> eps re-paired.
-      clock: the time that the network "model" is told; t itself if None.
+        density: distribution of t.
+        weight: lambda of the paper, in [0, 1).
+        block: number of examples among which each finds its other; it divides the batch.
+        coupling: (keys, x0, eps) -> eps re-paired.
+        clock: the time that the network "model" is told; t itself if None.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "positive" and "negative", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t", "positive" and "negative", each `[B]`.
 
     Raises:
-      ValueError: if weight or block is out of range; when called, if block does not divide the batch.
+        ValueError: if weight or block is out of range; when called, if block does not divide the batch.
     """
     if not 0 <= weight < 1:
         raise ValueError(f"contrastive_flow_matching: weight = {weight} must be in [0, 1); 0.05 in the paper")

@@ -18,7 +18,7 @@ def levels(count: int = 256) -> Decoder:
     density. Data outside of [-1, 1] has a bound of NaN.
 
     Args:
-      count: number of levels, -1 + 2 k / (count - 1).
+        count: number of levels, -1 + 2 k / (count - 1).
     """
     half = (count - 1) / 2
 

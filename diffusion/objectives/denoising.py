@@ -17,19 +17,19 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
     sets of published methods are in `objectives.recipes`.
 
     Facts:
-      loss: w(t) |x0 - x0_hat|^2, in any parameterization
-      networks: model
-      optimum: E[target | x_t]
-      paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 14; Kingma and Gao 2023, "Understanding
-        Diffusion Objectives as the ELBO with Simple Data Augmentation", for the weights
+        loss: w(t) |x0 - x0_hat|^2, in any parameterization
+        networks: model
+        optimum: E[target | x_t]
+        paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 14; Kingma and Gao 2023, "Understanding
+            Diffusion Objectives as the ELBO with Simple Data Augmentation", for the weights
 
     Args:
-      parameterization: what the network "model" predicts.
-      weighting: (schedule, t) -> weight on the squared error of x0.
-      density: distribution of t; one with a time for each frame (`timesteps.per_frame`) is diffusion forcing.
+        parameterization: what the network "model" predicts.
+        weighting: (schedule, t) -> weight on the squared error of x0.
+        density: distribution of t; one with a time for each frame (`timesteps.per_frame`) is diffusion forcing.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
     """
 
     @entry(parameterization)

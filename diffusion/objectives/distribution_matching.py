@@ -25,11 +25,11 @@ def generate(
     """One-step samples: the x0 that the generator reads in pure noise, x = x0(z, t_max).
 
     Args:
-      network: the generator.
-      schedule: the process.
-      parameterization: what it predicts, defined at t_max.
-      noise: `[B, ...]` z from the schedule's prior.
-      condition: passed to the network as it is.
+        network: the generator.
+        schedule: the process.
+        parameterization: what it predicts, defined at t_max.
+        noise: `[B, ...]` z from the schedule's prior.
+        condition: passed to the network as it is.
     """
     return predict(network, schedule, parameterization, noise, schedule.t_max, condition).x0
 
@@ -50,21 +50,21 @@ def distribution_matching(
     expectation times dx / d theta is, up to the factor alpha^2 / sigma^2, the gradient of KL(p_fake,t || p_teacher,t).
 
     Facts:
-      loss: mean |x - stop(x - g)|^2 / 2; its value is no divergence
-      networks: model (the generator), teacher, fake (the score of the generator's samples)
-      optimum: the teacher's distribution (with the exact fake score, the gradient is that of a KL divergence)
-      paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 7 and 8; factors as in
-        the authors' code, which leaves out alpha
+        loss: mean |x - stop(x - g)|^2 / 2; its value is no divergence
+        networks: model (the generator), teacher, fake (the score of the generator's samples)
+        optimum: the teacher's distribution (with the exact fake score, the gradient is that of a KL divergence)
+        paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 7 and 8; factors as in
+            the authors' code, which leaves out alpha
 
     Args:
-      generator: what the network "model" predicts, defined at t_max.
-      teacher: what the network "teacher" predicts.
-      fake: what the network "fake" predicts.
-      density: distribution of t, within [0.02, 0.98] of the range in the paper.
-      normalise: whether to divide by the distance of the sample to the teacher's estimate, as published.
+        generator: what the network "model" predicts, defined at t_max.
+        teacher: what the network "teacher" predicts.
+        fake: what the network "fake" predicts.
+        density: distribution of t, within [0.02, 0.98] of the range in the paper.
+        normalise: whether to divide by the distance of the sample to the teacher's estimate, as published.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
     """
 
     @entry(generator, teacher, fake)
@@ -93,19 +93,19 @@ def fake_score(
         x = stop G(z),    loss = w(t) |x0_fake(alpha_t x + sigma_t eps) - x|^2, in the scale of `denoising`
 
     Facts:
-      loss: that of `denoising` on x = stop G(z)
-      networks: fake, model (the generator)
-      optimum: E[x | x_t] for samples x of the generator
-      paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 6
+        loss: that of `denoising` on x = stop G(z)
+        networks: fake, model (the generator)
+        optimum: E[x | x_t] for samples x of the generator
+        paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 6
 
     Args:
-      generator: what the network "model" predicts, defined at t_max.
-      fake: what the network "fake" predicts.
-      weighting: (schedule, t) -> weight on the squared error of x0; `edm(0.5)` in the authors' code for EDM.
-      density: distribution of t.
+        generator: what the network "model" predicts, defined at t_max.
+        fake: what the network "fake" predicts.
+        weighting: (schedule, t) -> weight on the squared error of x0; `edm(0.5)` in the authors' code for EDM.
+        density: distribution of t.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
     """
     denoise = denoising(fake, weighting, density)
 
@@ -125,18 +125,18 @@ def regression(generator: Parameterization, distance: Distance | None = None) ->
     """DMD's regression on pairs of a start and the teacher's sample from it: loss = d(G(z), y).
 
     Facts:
-      loss: d(G(z), y)
-      networks: model (the generator)
-      optimum: the teacher's deterministic sampler
-      paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 9, with LPIPS
+        loss: d(G(z), y)
+        networks: model (the generator)
+        optimum: the teacher's deterministic sampler
+        paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 9, with LPIPS
 
     Args:
-      generator: what the network "model" predicts, defined at t_max.
-      distance: d of two batches -> `[B]`; the mean square if None.
+        generator: what the network "model" predicts, defined at t_max.
+        distance: d of two batches -> `[B]`; the mean square if None.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. The batch holds "start" (z, as
-      `samplers.prior` draws it) and "x" (y). Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. The batch holds "start" (z, as
+        `samplers.prior` draws it) and "x" (y). Metrics: "t" `[B]`.
     """
     distance = per_example(distance or squared)
 

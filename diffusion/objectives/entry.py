@@ -22,16 +22,16 @@ def entry(
         def objective(networks, schedule, keys, batch, step): ...
 
     Args:
-      *read: the parameterizations by which its networks are read; None stands for no network.
-      entries: what the batch may hold; None for a wrapper, which leaves that to the objective that it wraps.
+        *read: the parameterizations by which its networks are read; None stands for no network.
+        entries: what the batch may hold; None for a wrapper, which leaves that to the objective that it wraps.
 
     Returns:
-      objective -> the objective, which raises
+        objective -> the objective, which raises
 
-      TypeError: for networks that are no mapping, a schedule or a batch that is none, or an x of integers.
-      ValueError: for keys that are not one an example, an entry of the batch that no objective reads, noise of another
-        shape than x's, losses that are not one an example, and, as `parameterizations.denoiser`, a parameterization
-        that is not defined at schedule.t_max: what is trained there could not be sampled.
+        TypeError: for networks that are no mapping, a schedule or a batch that is none, or an x of integers.
+        ValueError: for keys that are not one an example, an entry of the batch that no objective reads, noise of
+        another shape than x's, losses that are not one an example, and, as `parameterizations.denoiser`, a
+        parameterization that is not defined at schedule.t_max: what is trained there could not be sampled.
     """
 
     def of(objective: Objective) -> Objective:
@@ -43,8 +43,10 @@ def entry(
                 raise ValueError(f'the batch needs the data as "x"; its entries are {sorted(batch)}')
             unknown = [] if entries is None else sorted(set(batch) - set(entries))
             if unknown:
-                raise ValueError(f"no objective reads the batch's {', '.join(unknown)}; valid entries are "
-                                 f"{', '.join(ENTRIES)}. What the network is to see belongs in the condition")
+                raise ValueError(
+                    f"no objective reads the batch's {', '.join(unknown)}; valid entries are "
+                    f"{', '.join(ENTRIES)}. What the network is to see belongs in the condition"
+                )
             x = batch["x"]
             require_floats(x, 'batch["x"]')
             for name in ("noise", "start"):

@@ -21,8 +21,8 @@ def player(networks: Mapping[str, Network], name: str) -> Network:
     """The network of that name.
 
     Raises:
-      TypeError: if networks is no mapping, or what it holds no function.
-      ValueError: if there is none.
+        TypeError: if networks is no mapping, or what it holds no function.
+        ValueError: if there is none.
     """
     require(networks, Mapping, "networks", NETWORKS)
     if name not in networks:
@@ -46,7 +46,7 @@ def derivative(f: Callable[..., Array], primals: tuple, tangents: tuple) -> tupl
     """f and its derivative along the tangents, in one forward pass (`jax.jvp`).
 
     Raises:
-      TypeError: in words, if something in f has no forward-mode derivative.
+        TypeError: in words, if something in f has no forward-mode derivative.
     """
     # Within a compilation JAX notices only later, and then speaks of a primitive "custom_lin" that has no rule.
     program = jax.make_jaxpr(lambda primals, tangents: jax.jvp(f, primals, tangents))(primals, tangents)
@@ -84,10 +84,10 @@ def pseudo_huber(c: float | None = None) -> Distance:
     """sqrt(|a - b|^2 + c^2) - c, between the squared and the plain Euclidean distance.
 
     Facts:
-      paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 7
+        paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 7
 
     Args:
-      c: >= 0; 0.00054 sqrt(D) for data of D numbers if None, as in the paper; 0 gives the distance itself.
+        c: >= 0; 0.00054 sqrt(D) for data of D numbers if None, as in the paper; 0 gives the distance itself.
     """
     if c is not None and not c >= 0:
         raise ValueError(f"pseudo_huber: c = {c} must not be negative; None for the paper's 0.00054 sqrt(D)")

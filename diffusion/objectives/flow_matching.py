@@ -16,19 +16,19 @@ def flow_matching(density: Density, coupling: Coupling | None = None, clock: Clo
     On the rectified flow the target is eps - x_0.
 
     Facts:
-      loss: |u - (alpha' x_0 + sigma' eps)|^2
-      networks: model
-      optimum: E[alpha' x_0 + sigma' eps | x_t], the velocity of the flow
-      paper: Lipman et al. 2023, "Flow Matching for Generative Modeling", eq. 9; Tong et al. 2024, "Improving and
-        Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", for couplings
+        loss: |u - (alpha' x_0 + sigma' eps)|^2
+        networks: model
+        optimum: E[alpha' x_0 + sigma' eps | x_t], the velocity of the flow
+        paper: Lipman et al. 2023, "Flow Matching for Generative Modeling", eq. 9; Tong et al. 2024, "Improving and
+            Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", for couplings
 
     Args:
-      density: distribution of t, for each example or (`timesteps.per_frame`) each frame.
-      coupling: (keys, x0, eps) -> eps re-paired; the pairs as given or drawn if None.
-      clock: the time that the network "model" is told; t itself if None.
+        density: distribution of t, for each example or (`timesteps.per_frame`) each frame.
+        coupling: (keys, x0, eps) -> eps re-paired; the pairs as given or drawn if None.
+        clock: the time that the network "model" is told; t itself if None.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
     """
     parameterization = velocity(clock)
 

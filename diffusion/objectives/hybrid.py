@@ -26,19 +26,19 @@ def hybrid(parameterization: Parameterization, density: Density, T: int = 1000, 
     a Gaussian over the 256 levels of data in [-1, 1]; Ho et al. 2020, eq. 13.
 
     Facts:
-      loss: |output - target|^2 + vlb_weight L_t
-      networks: model, with 2 C channels
-      optimum: E[target | x_t], and the variance of q(x_s | x_t)
-      paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 16
+        loss: |output - target|^2 + vlb_weight L_t
+        networks: model, with 2 C channels
+        optimum: E[target | x_t], and the variance of q(x_s | x_t)
+        paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 16
 
     Args:
-      parameterization: what the first C of the network's 2 C channels predict.
-      density: distribution of t over the times (i + 1) / T.
-      T: number of steps of the discrete process.
-      vlb_weight: weight of the bound's term, >= 0.
+        parameterization: what the first C of the network's 2 C channels predict.
+        density: distribution of t over the times (i + 1) / T.
+        T: number of steps of the discrete process.
+        vlb_weight: weight of the bound's term, >= 0.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "mse" and "vlb", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t", "mse" and "vlb", each `[B]`.
     """
     both = learned_variance(parameterization)
 
@@ -60,12 +60,12 @@ def bound_term(schedule, t, x_0, x_t, prediction: Prediction, T: int):
     """`[B]` the term of the variational bound for the step from t to t - 1/T, in bits per dimension.
 
     Args:
-      schedule: a discrete process of T steps.
-      t: `[B]` times (i + 1) / T.
-      x_0: `[B, ...]` clean data, in [-1, 1] and on 256 levels for the first step's term to mean a likelihood.
-      x_t: `[B, ...]` noised data.
-      prediction: the network's, with its variance fraction.
-      T: number of steps.
+        schedule: a discrete process of T steps.
+        t: `[B]` times (i + 1) / T.
+        x_0: `[B, ...]` clean data, in [-1, 1] and on 256 levels for the first step's term to mean a likelihood.
+        x_t: `[B, ...]` noised data.
+        prediction: the network's, with its variance fraction.
+        T: number of steps.
     """
     s = jnp.maximum(jnp.round(t * T) - 1, 0) / T
     first = s == 0
@@ -87,9 +87,9 @@ def discretized_gaussian_log_likelihood(x, mean, log_std):
     """Log-probability of x on the 256 levels of [-1, 1] under N(mean, e^(2 log_std)), in nats. Ho et al. 2020, eq. 13.
 
     Args:
-      x: values in [-1, 1], at -1 + 2 k / 255.
-      mean: of the same shape.
-      log_std: of the same shape.
+        x: values in [-1, 1], at -1 + 2 k / 255.
+        mean: of the same shape.
+        log_std: of the same shape.
     """
     inv_std = jnp.exp(-log_std)
     # By symmetry the level is seen from the side of its far tail, where the difference of tails is exact.

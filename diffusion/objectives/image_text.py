@@ -69,14 +69,14 @@ def contrastive_pretraining() -> Objective:
     """CLIP's training: `contrastive`, with the scale cut at 100.
 
     Facts:
-      loss: -1/2 (log softmax over texts + log softmax over images) at the pairs that belong together
-      networks: model (both towers), told the captions' tokens
-      optimum: scale x . y = log p(x, y) / (p(x) p(y)) up to a constant, for B to infinity
-      paper: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
+        loss: -1/2 (log softmax over texts + log softmax over images) at the pairs that belong together
+        networks: model (both towers), told the captions' tokens
+        optimum: scale x . y = log p(x, y) / (p(x) p(y)) up to a constant, for B to infinity
+        paper: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), and "found", whether a
-      picture's own caption is the nearest of the batch's (or of no more distance than the nearest), each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), and "found", whether a
+        picture's own caption is the nearest of the batch's (or of no more distance than the nearest), each `[B]`.
     """
 
     def objective(networks, schedule, keys, batch, step):
@@ -93,8 +93,9 @@ def contrastive_pretraining() -> Objective:
 def _products(images: Array, texts: Array) -> Array:
     """x_i . y_j, [B, B]."""
     if images.ndim != 2 or images.shape != texts.shape:
-        raise ValueError(f"embeddings of images and texts are [B, D] each, row by row; got {images.shape} and "
-                         f"{texts.shape}")  # fmt: skip
+        raise ValueError(
+            f"embeddings of images and texts are [B, D] each, row by row; got {images.shape} and {texts.shape}"
+        )
     wide = jnp.promote_types(images.dtype, jnp.float32)
     # At a scale of 100 the 8 bits that accelerators would give the products are 0.4 of a logit.
     return jnp.matmul(images.astype(wide), texts.astype(wide).T, precision=jax.lax.Precision.HIGHEST)

@@ -44,11 +44,11 @@ class Noised(NamedTuple):
     """A batch at random times: x_t = alpha(t) x_0 + sigma(t) eps.
 
     Attributes:
-      x_0: `[B, ...]` clean data.
-      eps: `[B, ...]` noise.
-      x_t: `[B, ...]` noised data.
-      t: `[B]` times, or `[B, F]`.
-      importance: weight that a loss at t gets, where the density stands in for another; of t's shape.
+        x_0: `[B, ...]` clean data.
+        eps: `[B, ...]` noise.
+        x_t: `[B, ...]` noised data.
+        t: `[B]` times, or `[B, F]`.
+        importance: weight that a loss at t gets, where the density stands in for another; of t's shape.
     """
 
     x_0: Array
@@ -110,7 +110,7 @@ def in_blocks(x: Array, block: int) -> Array:
     """`[B / block, block, ...]`: examples in blocks of consecutive ones.
 
     Raises:
-      ValueError: if block does not divide the batch.
+        ValueError: if block does not divide the batch.
     """
     if x.shape[0] % block:
         raise ValueError(f"a batch (or micro-batch) of {x.shape[0]} is not a whole number of blocks of {block}")

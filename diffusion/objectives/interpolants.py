@@ -17,8 +17,8 @@ class Interpolant(NamedTuple):
     """A path of pairs.
 
     Attributes:
-      mean: (t, x_0, x_1) -> I(t, x_0, x_1), where t broadcasts against both ends.
-      gamma: t -> the noise's coefficient, elementwise.
+        mean: (t, x_0, x_1) -> I(t, x_0, x_1), where t broadcasts against both ends.
+        gamma: t -> the noise's coefficient, elementwise.
     """
 
     mean: Callable[[Array, Array, Array], Array]
@@ -32,10 +32,10 @@ def brownian_bridge(sigma: float = 1.0) -> Interpolant:
     and Flow Matching".
 
     Args:
-      sigma: the bridge's diffusion, > 0.
+        sigma: the bridge's diffusion, > 0.
 
     Raises:
-      ValueError: if sigma is not positive.
+        ValueError: if sigma is not positive.
     """
     if not sigma > 0:
         raise ValueError(f"brownian_bridge: sigma = {sigma} must be positive; without noise it is flow matching")

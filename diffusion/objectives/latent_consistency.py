@@ -34,28 +34,28 @@ def latent_consistency_distillation(
     omega: classifier-free guidance of scale 1 + w.
 
     Facts:
-      loss: Huber distance of f(x_t, t, w) to f_target(x_s, s, w), element by element
-      networks: model, target (EMA of the model), teacher
-      optimum: the end of the teacher's guided flow, up to the error of DDIM with solver_steps steps
-      paper: Luo et al. 2023, "Latent Consistency Models", algorithm 1, with the Huber distance of the authors' code
+        loss: Huber distance of f(x_t, t, w) to f_target(x_s, s, w), element by element
+        networks: model, target (EMA of the model), teacher
+        optimum: the end of the teacher's guided flow, up to the error of DDIM with solver_steps steps
+        paper: Luo et al. 2023, "Latent Consistency Models", algorithm 1, with the Huber distance of the authors' code
 
     Args:
-      parameterization: how f is read from the student's output; `flow_maps.latent_consistency(...)` in the paper.
-      teacher: what the network "teacher" predicts.
-      null: the null condition of one example.
-      guidance: least and largest w; 2 and 14 in the paper.
-      solver_steps: T / k for the paper's skipping interval k = 20.
-      T: number of steps of the discrete process; no time lies below 1 / T.
-      c: of the Huber distance.
-      shift: moves t and s to noisier times, see `timesteps.shift`; 1 in the paper. For a student that samples at
-        times so shifted.
+        parameterization: how f is read from the student's output; `flow_maps.latent_consistency(...)` in the paper.
+        teacher: what the network "teacher" predicts.
+        null: the null condition of one example.
+        guidance: least and largest w; 2 and 14 in the paper.
+        solver_steps: T / k for the paper's skipping interval k = 20.
+        T: number of steps of the discrete process; no time lies below 1 / T.
+        c: of the Huber distance.
+        shift: moves t and s to noisier times, see `timesteps.shift`; 1 in the paper. For a student that samples at
+            times so shifted.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "s" and "guidance", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t", "s" and "guidance", each `[B]`.
 
     Raises:
-      ValueError: if the range of w is empty, or solver_steps is not in [1, T]; when called, without a condition or with
-        a shift out of the schedule's range.
+        ValueError: if the range of w is empty, or solver_steps is not in [1, T]; when called, without a condition or
+            with a shift out of the schedule's range.
     """
     low, high = guidance
     if not low <= high:
@@ -71,7 +71,8 @@ def latent_consistency_distillation(
         time_keys, noise_keys, guidance_keys = split(keys, 3)
         n = jax.vmap(lambda key: jax.random.randint(key, (), 1, solver_steps + 1))(time_keys)
         times = timesteps.shift(schedule, np.linspace(0, 1, solver_steps + 1, dtype=np.float32), shift)
-        t, s = jnp.asarray(times)[n], jnp.asarray(np.maximum(times, 1 / T))[n - 1]
+        t = jnp.asarray(times)[n]
+        s = jnp.asarray(np.maximum(times, 1 / T))[n - 1]
         w = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(guidance_keys)
         x_t = mix(schedule, t, *pairs(noise_keys, batch))
         nothing = null_of(condition, null)

@@ -20,10 +20,10 @@ class Guidance(NamedTuple):
     """Classifier-free guidance that MeanFlow learns into the network, so that sampling costs one evaluation a step.
 
     Attributes:
-      null: the null condition of one example; for class labels the integer num_classes.
-      omega: weight of the sample's own velocity.
-      kappa: weight of the network's own conditional velocity; the scale that results is omega / (1 - kappa).
-      dropout: share of examples that train on the null condition, without guidance.
+        null: the null condition of one example; for class labels the integer num_classes.
+        omega: weight of the sample's own velocity.
+        kappa: weight of the network's own conditional velocity; the scale that results is omega / (1 - kappa).
+        dropout: share of examples that train on the null condition, without guidance.
     """
 
     null: Any
@@ -51,27 +51,27 @@ def mean_flow(
     for any schedule with finite derivatives.
 
     Facts:
-      loss: |u - stop(v - (t - s) du/dt)|^2 / stop(|..|^2 + c)^p
-      networks: model, of two times
-      optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v given x_t is symmetric
-      paper: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", algorithm 1 and eq. 19-22
+        loss: |u - stop(v - (t - s) du/dt)|^2 / stop(|..|^2 + c)^p
+        networks: model, of two times
+        optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v given x_t is symmetric
+        paper: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", algorithm 1 and eq. 19-22
 
     Args:
-      density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the paper.
-      equal: share of examples with s = t, in [0, 1]; 0.75 in the paper.
-      p: power of the adaptive weight; 1 in the paper, 0 for the plain squared error. With p > 0 the loss is a robust
-        one, whose location need not be the mean: harmless for images, where all errors are about equally long, and
-        a large bias in few dimensions.
-      c: of the adaptive weight; 0.01 in the authors' code.
-      guidance: None for none; the condition of a share `guidance.dropout` is then dropped here.
-      clocks: what the network is told of t and s; `start_and_duration()` if None.
+        density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the paper.
+        equal: share of examples with s = t, in [0, 1]; 0.75 in the paper.
+        p: power of the adaptive weight; 1 in the paper, 0 for the plain squared error. With p > 0 the loss is a robust
+            one, whose location need not be the mean: harmless for images, where all errors are about equally long, and
+            a large bias in few dimensions.
+        c: of the adaptive weight; 0.01 in the authors' code.
+        guidance: None for none; the condition of a share `guidance.dropout` is then dropped here.
+        clocks: what the network is told of t and s; `start_and_duration()` if None.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
 
     Raises:
-      ValueError: if equal is not in [0, 1] or p < 0; TypeError from the objective, if the network has no forward
-        derivative.
+        ValueError: if equal is not in [0, 1] or p < 0; TypeError from the objective, if the network has no forward
+            derivative.
     """
     _check(equal, p)
     clocks = clocks or start_and_duration()
@@ -87,7 +87,8 @@ def mean_flow(
         u = lambda x, t, s, condition: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, condition)
         if guidance is not None:
             v, condition = _guided(guidance, u, drop_keys, x_t, t, v, condition)
-        ones, zeros = jnp.ones_like(t), jnp.zeros_like(s)
+        ones = jnp.ones_like(t)
+        zeros = jnp.zeros_like(s)
         u_t, du_dt = derivative(lambda x, t, s: u(x, t, s, condition), (x_t, t, s), (v, ones, zeros))
         target = jax.lax.stop_gradient(v - left_broadcast(t - s, x_t) * du_dt)
         return importance * _adaptive(sum_square(u_t - target), p, c), {"t": t, "s": s}
@@ -108,24 +109,24 @@ def improved_mean_flow(
     guidance scale and interval are choices of backbone.
 
     Facts:
-      loss: |u + (t - s) stop(du/dt) - v|^2 / stop(|..|^2 + c)^p
-      networks: model, of two times
-      optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v given x_t is symmetric
-      paper: Geng et al. 2025, "Improved Mean Flows: On the Challenges of Fastforward Generative Models", eq. 12
+        loss: |u + (t - s) stop(du/dt) - v|^2 / stop(|..|^2 + c)^p
+        networks: model, of two times
+        optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v given x_t is symmetric
+        paper: Geng et al. 2025, "Improved Mean Flows: On the Challenges of Fastforward Generative Models", eq. 12
 
     Args:
-      density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the authors' code.
-      equal: share of examples with s = t, in [0, 1]; 0.5 in the authors' code.
-      p: power of the adaptive weight; 1 in the authors' code, 0 for the plain squared error; see `mean_flow`.
-      c: of the adaptive weight.
-      clocks: what the network is told of t and s; `start_and_duration()` if None.
+        density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the authors' code.
+        equal: share of examples with s = t, in [0, 1]; 0.5 in the authors' code.
+        p: power of the adaptive weight; 1 in the authors' code, 0 for the plain squared error; see `mean_flow`.
+        c: of the adaptive weight.
+        clocks: what the network is told of t and s; `start_and_duration()` if None.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
 
     Raises:
-      ValueError: if equal is not in [0, 1] or p < 0; TypeError from the objective, if the network has no forward
-        derivative.
+        ValueError: if equal is not in [0, 1] or p < 0; TypeError from the objective, if the network has no forward
+            derivative.
     """
     _check(equal, p)
     clocks = clocks or start_and_duration()
@@ -166,7 +167,8 @@ def _guided(guidance: Guidance, u, keys, x_t, t, v, condition):
     if condition is None:
         raise ValueError("mean_flow: guidance needs a condition, and the batch has none")
     null = null_of(condition, guidance.null)
-    conditional, unconditional = u(x_t, t, t, condition), u(x_t, t, t, null)
+    conditional = u(x_t, t, t, condition)
+    unconditional = u(x_t, t, t, null)
     rest = 1 - guidance.omega - guidance.kappa
     guided = jax.lax.stop_gradient(guidance.omega * v + guidance.kappa * conditional + rest * unconditional)
     drop = drop_condition(keys, jnp.zeros(t.shape, bool), True, guidance.dropout)

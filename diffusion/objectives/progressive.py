@@ -36,33 +36,35 @@ def progressive_distillation(
     has it built in.
 
     Facts:
-      loss: w(t) mean |x0 - x_target|^2
-      networks: model, teacher
-      optimum: one DDIM step of the student is two of the teacher, exactly
-      paper: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", algorithm 2; Meng
-        et al. 2023, "On Distillation of Guided Diffusion Models", for a guided teacher
+        loss: w(t) mean |x0 - x_target|^2
+        networks: model, teacher
+        optimum: one DDIM step of the student is two of the teacher, exactly
+        paper: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", algorithm 2; Meng
+            et al. 2023, "On Distillation of Guided Diffusion Models", for a guided teacher
 
     Args:
-      parameterization: what the student predicts; defined at every t = i / N (v or x0 in the paper).
-      teacher: what the network "teacher" predicts.
-      N: number of the student's steps, >= 1, in units of t_max; of the first halving.
-      weighting: (schedule, t) -> weight on the squared error of x0; `truncated_snr()`, max(SNR, 1), if None.
-      stage: training steps after which N halves; N is then a power of 2. None: it stays.
-      teacher_scale: of the first teacher's guidance; 1 is none.
-      null: the null condition of one example, where that is not 1.
+        parameterization: what the student predicts; defined at every t = i / N (v or x0 in the paper).
+        teacher: what the network "teacher" predicts.
+        N: number of the student's steps, >= 1, in units of t_max; of the first halving.
+        weighting: (schedule, t) -> weight on the squared error of x0; `truncated_snr()`, max(SNR, 1), if None.
+        stage: training steps after which N halves; N is then a power of 2. None: it stays.
+        teacher_scale: of the first teacher's guidance; 1 is none.
+        null: the null condition of one example, where that is not 1.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-      ValueError: if N < 1, or does not halve down to 1 where it is to; from the objective, for a guided teacher without
-        a condition.
+        ValueError: if N < 1, or does not halve down to 1 where it is to; from the objective, for a guided teacher
+            without a condition.
     """
     if N < 1:
         raise ValueError(f"progressive_distillation: N = {N}; a student takes at least one step")
     if stage is not None and (stage < 1 or N & (N - 1)):
-        raise ValueError(f"progressive_distillation: N = {N} halved after every stage = {stage} steps; N must be a "
-                         "power of 2, such as 8, and a stage at least one step")
+        raise ValueError(
+            f"progressive_distillation: N = {N} halved after every stage = {stage} steps; N must be a "
+            "power of 2, such as 8, and a stage at least one step"
+        )
     weighting = weighting or truncated_snr()
 
     @entry(parameterization, teacher)
@@ -86,7 +88,8 @@ def progressive_distillation(
             x_s = two_steps(plain)
         else:
             both = together(taught, schedule, teacher, (condition, null_of(condition, null)))
-            guided, first = classifier_free(both, teacher_scale), stage is None or step < stage
+            guided = classifier_free(both, teacher_scale)
+            first = stage is None or step < stage
             x_s = jax.lax.cond(first, lambda: two_steps(guided), lambda: two_steps(plain))
         ratio = schedule.sigma(s) / schedule.sigma(t)
         scale = schedule.alpha(s) - ratio * schedule.alpha(t)

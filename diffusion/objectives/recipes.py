@@ -20,10 +20,10 @@ class Recipe(NamedTuple):
     """What a paper trains with.
 
     Attributes:
-      schedule: the process.
-      parameterization: what the network predicts, and the time that it is told.
-      weighting: weight on the error of x0.
-      density: distribution of t.
+        schedule: the process.
+        parameterization: what the network predicts, and the time that it is told.
+        weighting: weight on the error of x0.
+        density: distribution of t.
     """
 
     schedule: NoiseSchedule
@@ -36,8 +36,8 @@ def ddpm(T: int = 1000, strata: int | None = None) -> Recipe:
     """|eps - eps_hat|^2 at the T times of the linear-beta process. Ho et al. 2020, eq. 14.
 
     Args:
-      T: number of steps of the process.
-      strata: of the density, as in all recipes: the batch size for stratified times, None for independent ones.
+        T: number of steps of the process.
+        strata: of the density, as in all recipes: the batch size for stratified times, None for independent ones.
     """
     return _epsilon(schedules.linear_beta(T=T), T, strata)
 
@@ -106,6 +106,13 @@ def _velocity(schedule, density):
 RECIPES: dict[str, Callable[..., Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
-        ddpm, latent_diffusion, min_snr, v_prediction, edm, vdm_plus_plus, rectified_flow, stable_diffusion_3,
+        ddpm,
+        latent_diffusion,
+        min_snr,
+        v_prediction,
+        edm,
+        vdm_plus_plus,
+        rectified_flow,
+        stable_diffusion_3,
     )
 }

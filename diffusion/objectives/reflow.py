@@ -21,29 +21,31 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
     where u is the velocity, whatever the network predicts.
 
     Facts:
-      loss: |u - (alpha' x_0 + sigma' z)|^2 on given pairs
-      networks: model
-      optimum: E[alpha' x_0 + sigma' z | x_t]; loss 0 where the pairs' paths do not cross
-      paper: Liu et al. 2023, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
-        eq. 1 and algorithm 1
+        loss: |u - (alpha' x_0 + sigma' z)|^2 on given pairs
+        networks: model
+        optimum: E[alpha' x_0 + sigma' z | x_t]; loss 0 where the pairs' paths do not cross
+        paper: Liu et al. 2023, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+            eq. 1 and algorithm 1
 
     Args:
-      density: distribution of t.
-      parameterization: what the network "model" predicts; the velocity, told t itself, if None.
+        density: distribution of t.
+        parameterization: what the network "model" predicts; the velocity, told t itself, if None.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-      ValueError: when called, if the batch has no "noise".
+        ValueError: when called, if the batch has no "noise".
     """
     of_velocity = weightings.constant(velocity())
     matching = denoising(velocity() if parameterization is None else parameterization, of_velocity, density)
 
     def objective(networks, schedule, keys, batch, step):
         if "noise" not in batch:
-            raise ValueError('reflow learns from pairs: the batch needs the "noise" that each "x" was made of; '
-                             "make such batches with objectives.reflow_pairs")
+            raise ValueError(
+                'reflow learns from pairs: the batch needs the "noise" that each "x" was made of; '
+                "make such batches with objectives.reflow_pairs"
+            )
         return matching(networks, schedule, keys, batch, step)
 
     return objective
@@ -60,23 +62,25 @@ def reflow_pairs(
     """Pairs (x_0, z) with x_0 the end of a trained flow that starts at z.
 
     Args:
-      denoise: the teacher, (x_t, t) -> Prediction.
-      schedule: its process.
-      plan: from t_max to 0.
-      keys: `[B]` random keys, one a pair.
-      shape: of one sample.
-      sampler: a deterministic one; Heun's method if None.
+        denoise: the teacher, (x_t, t) -> Prediction.
+        schedule: its process.
+        plan: from t_max to 0.
+        keys: `[B]` random keys, one a pair.
+        shape: of one sample.
+        sampler: a deterministic one; Heun's method if None.
 
     Returns:
-      {"x": `[B, *shape]`, "noise": `[B, *shape]`}, to be updated with conditions and indices where there are any.
+        {"x": `[B, *shape]`, "noise": `[B, *shape]`}, to be updated with conditions and indices where there are any.
 
     Raises:
-      ValueError: if the sampler is stochastic, and a sample no function of its noise.
+        ValueError: if the sampler is stochastic, and a sample no function of its noise.
     """
     sampler = samplers.heun() if sampler is None else sampler
     if sampler.draws:
-        raise ValueError("reflow_pairs needs a deterministic sampler, such as heun(): the pair of a sample is the "
-                         "noise that it was made of")
+        raise ValueError(
+            "reflow_pairs needs a deterministic sampler, such as heun(): the pair of a sample is the "
+            "noise that it was made of"
+        )
     start_keys, keys = split(keys, 2)
     noise = samplers.prior(schedule, start_keys, shape)
     x = jax.lax.stop_gradient(samplers.sample(sampler, denoise, schedule, noise, plan, keys))

@@ -24,23 +24,23 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
     examples by chance, where the authors' code takes fixed rows of the batch.
 
     Facts:
-      loss: mean |u - v|^2 or mean |u - stop(u_1 + u_2) / 2|^2
-      networks: model and target (EMA of the model), of two times
-      optimum: M Euler steps of the probability flow, joined in twos; the flow itself as M grows
-      paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 1; the authors' code tells 1 / M
-        where the paper writes d = 0
+        loss: mean |u - v|^2 or mean |u - stop(u_1 + u_2) / 2|^2
+        networks: model and target (EMA of the model), of two times
+        optimum: M Euler steps of the probability flow, joined in twos; the flow itself as M grows
+        paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 1; the authors' code tells 1 / M
+            where the paper writes d = 0
 
     Args:
-      M: steps at the smallest step size, a power of two; 128 in the paper.
-      share: of examples with the second loss, in [0, 1]; 1/4 in the paper.
-      clip: largest absolute value of x and of the target; 4 in the authors' code, none here.
-      clock: the network's time; `time()` if None.
+        M: steps at the smallest step size, a power of two; 128 in the paper.
+        share: of examples with the second loss, in [0, 1]; 1/4 in the paper.
+        clip: largest absolute value of x and of the target; 4 in the authors' code, none here.
+        clock: the network's time; `time()` if None.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "duration", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "duration", each `[B]`.
 
     Raises:
-      ValueError: if M is not a power of two above 1, or share not in [0, 1].
+        ValueError: if M is not a power of two above 1, or share not in [0, 1].
     """
     levels = int(math.log2(M)) if M > 1 else 0
     if levels < 1 or 2**levels != M:
@@ -61,7 +61,8 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
         t = d * (1 + jax.vmap(lambda key, steps: jax.random.randint(key, (), 0, steps))(time_keys, steps))
         x_t = mix(schedule, t, x_0, eps)
         u = lambda network, x, t, s: mean_velocity(network, schedule, clocks, x, t, s, condition)
-        teacher, half = frozen(networks, "target"), left_broadcast(d / 2, x_t)
+        teacher = frozen(networks, "target")
+        half = left_broadcast(d / 2, x_t)
         u_1 = u(teacher, x_t, t, t - d / 2)
         u_2 = u(teacher, jnp.clip(x_t - half * u_1, -clip, clip), t - d / 2, t - d)
         joined = jnp.clip((u_1 + u_2) / 2, -clip, clip)

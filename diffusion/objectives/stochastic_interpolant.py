@@ -42,23 +42,23 @@ def stochastic_interpolant(
     (Brownian bridges) the velocity's loss is not integrable: keep the density away from them, or learn mean_velocity.
 
     Facts:
-      loss: sum of |b - (dI/dt + gamma' z)|^2, |v - dI/dt|^2 and |eta - z|^2, those that are asked for
-      networks: model, with C channels for each part
-      optimum: (b, v, eta), those that are asked for
-      paper: Albergo et al. 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions"
+        loss: sum of |b - (dI/dt + gamma' z)|^2, |v - dI/dt|^2 and |eta - z|^2, those that are asked for
+        networks: model, with C channels for each part
+        optimum: (b, v, eta), those that are asked for
+        paper: Albergo et al. 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions"
 
     Args:
-      interpolant: I and gamma; see `objectives.interpolants`.
-      density: distribution of t in (0, 1).
-      predicts: names of what the channels of the network "model" are, in order.
-      coupling: (keys, x_0, x_1) -> x_1 re-paired; the pairs as given or drawn if None.
-      clock: the time that the network is told; t itself if None. The schedule plays no other part.
+        interpolant: I and gamma; see `objectives.interpolants`.
+        density: distribution of t in (0, 1).
+        predicts: names of what the channels of the network "model" are, in order.
+        coupling: (keys, x_0, x_1) -> x_1 re-paired; the pairs as given or drawn if None.
+        clock: the time that the network is told; t itself if None. The schedule plays no other part.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t" and each part's loss by its name, `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and each part's loss by its name, `[B]`.
 
     Raises:
-      ValueError: if a name is unknown; when called, if the network has other than C channels for each part.
+        ValueError: if a name is unknown; when called, if the network has other than C channels for each part.
     """
     unknown = [name for name in predicts if name not in TARGETS]
     if unknown or not predicts:
@@ -70,7 +70,8 @@ def stochastic_interpolant(
         time_keys, pair_keys, noise_keys = split(keys, 3)
         x_0, x_1 = pairs(pair_keys, batch, coupling)
         t, importance = times(density, time_keys, batch)
-        z, at = normal(noise_keys, x_0), left_broadcast(t, x_0)
+        z = normal(noise_keys, x_0)
+        at = left_broadcast(t, x_0)
         mean, mean_dot = jax.jvp(lambda t: interpolant.mean(t, x_0, x_1), (at,), (jnp.ones_like(at),))
         gamma, gamma_dot = jax.jvp(interpolant.gamma, (at,), (jnp.ones_like(at),))
         output, t = evaluate(player(networks, "model"), schedule, outputs, mean + gamma * z, t, batch.get("condition"))
@@ -97,19 +98,19 @@ def schroedinger_bridge(
     "noise", it is one iteration of bridge matching (Shi et al. 2023, "Diffusion Schroedinger Bridge Matching").
 
     Facts:
-      loss: |b - target|^2 + |eta - z|^2
-      networks: model, with 2 C channels
-      optimum: the bridge's velocity, and E[z | x_t] = -sigma sqrt(t (1 - t)) times its score
-      paper: Tong et al. 2024, "Simulation-Free Schroedinger Bridges via Score and Flow Matching"
+        loss: |b - target|^2 + |eta - z|^2
+        networks: model, with 2 C channels
+        optimum: the bridge's velocity, and E[z | x_t] = -sigma sqrt(t (1 - t)) times its score
+        paper: Tong et al. 2024, "Simulation-Free Schroedinger Bridges via Score and Flow Matching"
 
     Args:
-      sigma: the bridge's diffusion, > 0.
-      density: distribution of t in (0, 1), best kept away from the ends, where the target is infinite.
-      coupling: (keys, x_0, x_1) -> x_1 re-paired; `couplings.schroedinger_bridge(sigma)` if None.
-      clock: the time that the network "model" is told; t itself if None.
+        sigma: the bridge's diffusion, > 0.
+        density: distribution of t in (0, 1), best kept away from the ends, where the target is infinite.
+        coupling: (keys, x_0, x_1) -> x_1 re-paired; `couplings.schroedinger_bridge(sigma)` if None.
+        clock: the time that the network "model" is told; t itself if None.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "velocity" and "denoiser", each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t", "velocity" and "denoiser", each `[B]`.
     """
     coupling = couplings.schroedinger_bridge(sigma) if coupling is None else coupling
     return stochastic_interpolant(brownian_bridge(sigma), density, ("velocity", "denoiser"), coupling, clock)

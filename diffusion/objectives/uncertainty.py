@@ -19,8 +19,8 @@ class Uncertainty(NamedTuple):
     """A network of the noise level alone, that predicts the logarithm of the loss there.
 
     Attributes:
-      init: () -> parameters.
-      apply: (parameters, clock `[B]`) -> u `[B]`, of the clock ln(sigma / alpha) / 4.
+        init: () -> parameters.
+        apply: (parameters, clock `[B]`) -> u `[B]`, of the clock ln(sigma / alpha) / 4.
     """
 
     init: Callable[[], Mapping[str, Array]]
@@ -36,11 +36,11 @@ def uncertainty(channels: int = 128, seed: int = 0) -> Uncertainty:
     them. Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", appendix B.
 
     Args:
-      channels: number of features; 128 in the authors' code.
-      seed: of the frequencies; the same when a run is resumed.
+        channels: number of features; 128 in the authors' code.
+        seed: of the frequencies; the same when a run is resumed.
 
     Raises:
-      ValueError: if channels is below 1.
+        ValueError: if channels is below 1.
     """
     if channels < 1:
         raise ValueError(f"uncertainty: channels = {channels} must be at least 1 (128 in the authors' code)")
@@ -65,17 +65,17 @@ def with_uncertainty(objective: Objective) -> Objective:
     `lambda x_t, clock, condition: pair.apply(params, clock)` with the pair `uncertainty()`.
 
     Facts:
-      loss: loss / exp(u) + u
-      networks: those of the objective, uncertainty
-      optimum: that of the objective, and u = ln E[loss | t], where the value is 1 + u
-      paper: Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", eq. 21; Kendall
-        et al. 2018
+        loss: loss / exp(u) + u
+        networks: those of the objective, uncertainty
+        optimum: that of the objective, and u = ln E[loss | t], where the value is 1 + u
+        paper: Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", eq. 21; Kendall
+            et al. 2018
 
     Args:
-      objective: the objective to wrap, with one time for each example.
+        objective: the objective to wrap, with one time for each example.
 
     Returns:
-      An objective with the metrics of the first, and "unweighted" `[B]`, its losses, and "uncertainty" `[B]`.
+        An objective with the metrics of the first, and "unweighted" `[B]`, its losses, and "uncertainty" `[B]`.
     """
 
     @entry(entries=None)
@@ -83,10 +83,12 @@ def with_uncertainty(objective: Objective) -> Objective:
         network = player(networks, "uncertainty")
         losses, metrics = objective(networks, schedule, keys, batch, step)
         if metrics["t"].shape != losses.shape:
-            raise ValueError(f"with_uncertainty needs one time for each example; the objective's have the shape "
-                             f"{metrics['t'].shape} for losses of shape {losses.shape}")
+            raise ValueError(
+                f"with_uncertainty needs one time for each example; the objective's have the shape "
+                f"{metrics['t'].shape} for losses of shape {losses.shape}"
+            )
         u = network(None, log_sigma()(schedule, metrics["t"]), None)
-        require_shape(u, losses.shape, "with_uncertainty: what the network \"uncertainty\" returns, one an example,")
+        require_shape(u, losses.shape, 'with_uncertainty: what the network "uncertainty" returns, one an example,')
         return losses / jnp.exp(u) + u, {**metrics, "unweighted": losses, "uncertainty": u}
 
     return weighted

@@ -32,24 +32,24 @@ def variational_bound(
     schedule changes the variance of the estimate alone, not its mean.
 
     Facts:
-      loss: prior + reconstruction + diffusion, in bits per dimension
-      networks: model
-      optimum: E[target | x_t], with the schedule's ends where the sum of the other two terms is least
-      paper: Kingma et al. 2021, "Variational Diffusion Models", eq. 11 and 17
+        loss: prior + reconstruction + diffusion, in bits per dimension
+        networks: model
+        optimum: E[target | x_t], with the schedule's ends where the sum of the other two terms is least
+        paper: Kingma et al. 2021, "Variational Diffusion Models", eq. 11 and 17
 
     Args:
-      parameterization: what the network "model" predicts.
-      density: of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule._replace(t_min=t_start)) is, or
-        with an importance that makes up for another one.
-      t_start: first time, where sigma > 0; the schedule's t_min if None.
-      decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) entry by entry, of
-        `objectives.decoders`; `decoders.levels()` if None, for bytes.
+        parameterization: what the network "model" predicts.
+        density: of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule._replace(t_min=t_start)) is,
+            or with an importance that makes up for another one.
+        t_start: first time, where sigma > 0; the schedule's t_min if None.
+        decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) entry by entry, of
+            `objectives.decoders`; `decoders.levels()` if None, for bytes.
 
     Returns:
-      An objective; see `diffusion.objectives.inputs`. Metrics: "t", "prior", "reconstruction", "diffusion", `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t", "prior", "reconstruction", "diffusion", `[B]`.
 
     Raises:
-      ValueError: when called, if sigma vanishes at t_start.
+        ValueError: when called, if sigma vanishes at t_start.
     """
     decoder = decoder or levels()
 
@@ -57,8 +57,10 @@ def variational_bound(
     def objective(networks, schedule, keys, batch, step):
         start = schedule.t_min if t_start is None else t_start
         if start <= 0:
-            raise ValueError(f"variational_bound: at t_start = {start:g} there is no noise, and x_0 has no finite "
-                             "density given x_{t_start}; give a t_start > 0, such as 1e-3")
+            raise ValueError(
+                f"variational_bound: at t_start = {start:g} there is no noise, and x_0 has no finite "
+                "density given x_{t_start}; give a t_start > 0, such as 1e-3"
+            )
         diffusion_keys, decoder_keys = split(keys, 2)
         x_0, eps, x_t, t, importance = noised(schedule, density, diffusion_keys, batch)
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
@@ -82,7 +84,8 @@ def variational_bound(
 
 def _prior(schedule, x_0):
     """KL(q(x_T | x_0) || N(0, s^2)) entry by entry; s = 1 where the variance is preserved, sigma(T) elsewhere."""
-    alpha, sigma = schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max)
+    alpha = schedule.alpha(schedule.t_max)
+    sigma = schedule.sigma(schedule.t_max)
     s = jnp.where(jnp.abs(jnp.hypot(alpha, sigma) - 1) < 1e-5, 1.0, sigma)
     return (((alpha * x_0) ** 2 + sigma**2) / s**2 - 1) / 2 - jnp.log(sigma / s)
 

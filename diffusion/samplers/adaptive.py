@@ -18,8 +18,8 @@ class AdaptiveStats(NamedTuple):
     """What an adaptive solve cost.
 
     Attributes:
-      nfe: `[B]` network evaluations that each sample needed, those of refused steps included.
-      evaluations: `[]` calls of the network with the whole batch, which the slowest sample decides.
+        nfe: `[B]` network evaluations that each sample needed, those of refused steps included.
+        evaluations: `[]` calls of the network with the whole batch, which the slowest sample decides.
     """
 
     nfe: Array
@@ -45,29 +45,29 @@ def adaptive(
     by Dormand and Prince's method (see `ode.dormand_prince` for the control of the steps).
 
     Facts:
-      kind: deterministic, adaptive
-      order: 5 in atan2(sigma, alpha), both ends included
-      nfe: 1 + 6 attempts, by the tolerance; counted for each sample
-      accepts: any schedule; t_start < t_end inverts
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", section 4.3
-        (RK45, with rtol = atol = 1e-5), with the control of each sample by itself
+        kind: deterministic, adaptive
+        order: 5 in atan2(sigma, alpha), both ends included
+        nfe: 1 + 6 attempts, by the tolerance; counted for each sample
+        accepts: any schedule; t_start < t_end inverts
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", section
+            4.3 (RK45, with rtol = atol = 1e-5), with the control of each sample by itself
 
     Args:
-      denoise: (x_t, t) -> Prediction; called with t `[B]`.
-      schedule: the process.
-      x: `[B, ...]` samples at t_start.
-      rtol: relative tolerance of a step, > 0.
-      atol: absolute tolerance of a step on the scale of u, which has about the variance of the data, > 0.
-      t_start: where x is; schedule.t_max if None.
-      t_end: where to go; schedule.t_min if None. A network that cannot be read at sigma = 0 needs a little more: 1e-5
-        with a continuous schedule.
-      most: attempts before giving up; a sample that has not arrived by then is NaN.
+        denoise: (x_t, t) -> Prediction; called with t `[B]`.
+        schedule: the process.
+        x: `[B, ...]` samples at t_start.
+        rtol: relative tolerance of a step, > 0.
+        atol: absolute tolerance of a step on the scale of u, which has about the variance of the data, > 0.
+        t_start: where x is; schedule.t_max if None.
+        t_end: where to go; schedule.t_min if None. A network that cannot be read at sigma = 0 needs a little more: 1e-5
+            with a continuous schedule.
+        most: attempts before giving up; a sample that has not arrived by then is NaN.
 
     Returns:
-      (x at t_end `[B, ...]`, `AdaptiveStats`).
+        (x at t_end `[B, ...]`, `AdaptiveStats`).
 
     Raises:
-      ValueError: if the times are outside the schedule or equal, or a tolerance is not positive.
+        ValueError: if the times are outside the schedule or equal, or a tolerance is not positive.
     """
     check_schedule(schedule)
     require_floats(x, "x")
@@ -75,18 +75,23 @@ def adaptive(
     t_end = schedule.t_min if t_end is None else t_end
     for name, t in (("t_start", t_start), ("t_end", t_end)):
         if not schedule.t_min <= t <= schedule.t_max:
-            raise ValueError(f"adaptive: {name} = {t} must be in [{schedule.t_min:g}, {schedule.t_max:g}], where the "
-                             "schedule is defined")
+            raise ValueError(
+                f"adaptive: {name} = {t} must be in [{schedule.t_min:g}, {schedule.t_max:g}], where the "
+                "schedule is defined"
+            )
     if t_start == t_end:
         raise ValueError(f"adaptive: t_start and t_end are both {t_end}")
     concrete = [tolerance for tolerance in (rtol, atol) if not isinstance(tolerance, Tracer)]
     if not (all(np.all(np.asarray(tolerance) > 0) for tolerance in concrete) and most >= 1):
         raise ValueError(f"adaptive: need rtol > 0, atol > 0 and most >= 1; got {rtol}, {atol} and {most}")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    start, end = jnp.asarray(t_start, x.dtype), jnp.asarray(t_end, x.dtype)
-    velocity, sign = probability_flow.velocity(denoise, schedule), 1 if t_end > t_start else -1
+    start = jnp.asarray(t_start, x.dtype)
+    end = jnp.asarray(t_end, x.dtype)
+    velocity = probability_flow.velocity(denoise, schedule)
+    sign = 1 if t_end > t_start else -1
     flow = lambda s, u: sign * velocity(sign * s, u)  # the solver's variable s = sign theta increases
-    first, last = sign * probability_flow.angle(schedule, start), sign * probability_flow.angle(schedule, end)
+    first = sign * probability_flow.angle(schedule, start)
+    last = sign * probability_flow.angle(schedule, end)
     u = x / probability_flow.radius(schedule, start)
     u, attempts = ode.dormand_prince_between(flow, first, last, u, rtol, atol, most)
     nfe = 1 + 6 * attempts

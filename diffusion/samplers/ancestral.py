@@ -15,23 +15,24 @@ def euler_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
     variants for flows in some user interfaces, which define eta through another time to go down to, are not this.
 
     Facts:
-      kind: stochastic, single step; deterministic at eta = 0
-      order: weak 1
-      nfe: steps
-      accepts: any schedule; plans that go up invert at eta = 0
-      paper: none; k-diffusion's `sample_euler_ancestral`, as Song et al. 2021, "Denoising Diffusion Implicit Models"
+        kind: stochastic, single step; deterministic at eta = 0
+        order: weak 1
+        nfe: steps
+        accepts: any schedule; plans that go up invert at eta = 0
+        paper: none; k-diffusion's `sample_euler_ancestral`, as Song et al. 2021, "Denoising Diffusion Implicit Models"
 
     Args:
-      eta: share of the posterior's noise, in [0, 1]; 0 is Euler's method in sigma / alpha.
-      s_noise: factor of the noise; other values than 1 leave the process.
+        eta: share of the posterior's noise, in [0, 1]; 0 is Euler's method in sigma / alpha.
+        s_noise: factor of the noise; other values than 1 leave the process.
 
     Raises:
-      ValueError: if eta is not in [0, 1].
+        ValueError: if eta is not in [0, 1].
     """
     check_eta("euler_ancestral", eta)
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         x0, eps = denoise(state.x, t)[:2]
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
         down, up = split_noise(schedule.sigma(s), h, eta)
@@ -51,23 +52,24 @@ def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
     From alpha(t) = 0, where r_t is infinite, it is the step of `euler_ancestral` with the estimates of the middle.
 
     Facts:
-      kind: stochastic, single step; deterministic at eta = 0
-      order: weak 2; the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
-      nfe: 2 steps - 1
-      accepts: any schedule; plans that go up invert at eta = 0
-      paper: none; k-diffusion's `sample_dpm_2_ancestral`, after Karras et al. 2022 and DPM-Solver-2
+        kind: stochastic, single step; deterministic at eta = 0
+        order: weak 2; the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
+        nfe: 2 steps - 1
+        accepts: any schedule; plans that go up invert at eta = 0
+        paper: none; k-diffusion's `sample_dpm_2_ancestral`, after Karras et al. 2022 and DPM-Solver-2
 
     Args:
-      eta: share of the posterior's noise, in [0, 1].
-      s_noise: factor of the noise; other values than 1 leave the process.
+        eta: share of the posterior's noise, in [0, 1].
+        s_noise: factor of the noise; other values than 1 leave the process.
 
     Raises:
-      ValueError: if eta is not in [0, 1].
+        ValueError: if eta is not in [0, 1].
     """
     check_eta("dpm_2_ancestral", eta)
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         first = denoise(state.x, t)
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
         down, up = split_noise(schedule.sigma(s), h, eta)

@@ -27,38 +27,44 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
         analytic: v = small + (alpha_s (1 - SNR_t / SNR_s))^2 error(log-SNR_t), the best for any data.
 
     Facts:
-      kind: stochastic
-      order: weak 1; exact in any step for data at a single point with "small", for N(0, I) in a variance-preserving
-        process with "large", and for N(mu, c I) with "analytic"
-      nfe: steps
-      accepts: any schedule; "learned" needs a network with learned variance
-      paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", algorithm 2; Nichol and Dhariwal 2021, eq. 15,
-        for learned; Bao et al. 2022, "Analytic-DPM", theorem 1, for analytic
+        kind: stochastic
+        order: weak 1; exact in any step for data at a single point with "small", for N(0, I) in a variance-preserving
+            process with "large", and for N(mu, c I) with "analytic"
+        nfe: steps
+        accepts: any schedule; "learned" needs a network with learned variance
+        paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", algorithm 2; Nichol and Dhariwal 2021, eq.
+            15, for learned; Bao et al. 2022, "Analytic-DPM", theorem 1, for analytic
 
     Args:
-      variance: "small", "large", "learned" or "analytic". The step onto t = 0 adds no noise.
-      error: for "analytic", log-SNR -> mean squared error of the denoiser there, per dimension, >= 0; see
-        `denoising_error`. The paper's statistic Gamma = E |score|^2 / D says the same: for a perfect denoiser
-        error = (sigma / alpha)^2 (1 - sigma^2 Gamma).
+        variance: "small", "large", "learned" or "analytic". The step onto t = 0 adds no noise.
+        error: for "analytic", log-SNR -> mean squared error of the denoiser there, per dimension, >= 0; see
+            `denoising_error`. The paper's statistic Gamma = E |score|^2 / D says the same: for a perfect denoiser
+            error = (sigma / alpha)^2 (1 - sigma^2 Gamma).
 
     Raises:
-      ValueError: if the variance's name is unknown, or `error` is missing or has no use.
+        ValueError: if the variance's name is unknown, or `error` is missing or has no use.
     """
     if variance not in VARIANCES:
         raise ValueError(f"ddpm: unknown variance {variance!r}; valid are {', '.join(VARIANCES)}")
     if (variance == "analytic") != (error is not None):
-        raise ValueError(f"ddpm: variance={variance!r} and error={error!r}; 'analytic' needs an error as a function of "
-                         "the log-SNR, such as samplers.denoising_error(...), and no other variance has one")
+        raise ValueError(
+            f"ddpm: variance={variance!r} and error={error!r}; 'analytic' needs an error as a function of "
+            "the log-SNR, such as samplers.denoising_error(...), and no other variance has one"
+        )
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, t)
         mean = posterior_mean(schedule, t, s, state.x, prediction.x0)
-        small, large = posterior_variance(schedule, t, s), transition_variance(schedule, t, s)
+        small = posterior_variance(schedule, t, s)
+        large = transition_variance(schedule, t, s)
         if variance == "learned":
             if prediction.variance is None:
-                raise ValueError("ddpm(variance='learned') needs a network with learned variance: wrap its "
-                                 "parameterization in learned_variance(...), or use variance='small'")
+                raise ValueError(
+                    "ddpm(variance='learned') needs a network with learned variance: wrap its "
+                    "parameterization in learned_variance(...), or use variance='small'"
+                )
             safe = jnp.where(small > 0, small, 1)  # onto sigma(s) = 0 no noise is drawn
             std = safe ** ((1 - prediction.variance) / 2) * large ** (prediction.variance / 2)
         elif error is not None:  # "analytic"
@@ -75,17 +81,17 @@ def ddim(eta: float = 0.0) -> Sampler:
     """x_s = alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c z,    c^2 = eta^2 Var q(x_s | x_t, x_0).
 
     Facts:
-      kind: deterministic at eta = 0, stochastic above
-      order: 1 in sigma / alpha at eta = 0, where it is Euler's method; weak 1 above, and at eta = 1 it is `ddpm`
-      nfe: steps
-      accepts: any schedule; plans that go up invert at eta = 0
-      paper: Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16
+        kind: deterministic at eta = 0, stochastic above
+        order: 1 in sigma / alpha at eta = 0, where it is Euler's method; weak 1 above, and at eta = 1 it is `ddpm`
+        nfe: steps
+        accepts: any schedule; plans that go up invert at eta = 0
+        paper: Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16
 
     Args:
-      eta: in [0, 1].
+        eta: in [0, 1].
 
     Raises:
-      ValueError: if eta is not in [0, 1].
+        ValueError: if eta is not in [0, 1].
     """
     check_eta("ddim", eta)
     return euler_ancestral(eta)

@@ -20,19 +20,19 @@ def denoising_error(
     the error itself it also accounts for an imperfect one and is finite where alpha = 0.
 
     Facts:
-      paper: Bao et al. 2022, "Analytic-DPM", section 3.1; Bao et al. 2022, "Estimating the Optimal Covariance with
-        Imperfect Mean", for the error in the place of the score's norm
+        paper: Bao et al. 2022, "Analytic-DPM", section 3.1; Bao et al. 2022, "Estimating the Optimal Covariance with
+            Imperfect Mean", for the error in the place of the score's norm
 
     Args:
-      denoise: (x_t, t) -> Prediction, for a batch of B.
-      schedule: the process.
-      x_0: `[B, ...]` clean samples, one batch for all times.
-      times: `[T]` times in (0, t_max] in any order; those at which a plan's steps start, or a grid that covers them.
-      keys: `[B]` random keys, one a sample.
+        denoise: (x_t, t) -> Prediction, for a batch of B.
+        schedule: the process.
+        x_0: `[B, ...]` clean samples, one batch for all times.
+        times: `[T]` times in (0, t_max] in any order; those at which a plan's steps start, or a grid that covers them.
+        keys: `[B]` random keys, one a sample.
 
     Returns:
-      log-SNR -> error, linear between the estimates and constant beyond them. It serves any schedule, because the error
-      depends on the log-SNR alone.
+        log-SNR -> error, linear between the estimates and constant beyond them. It serves any schedule, because the
+        error depends on the log-SNR alone.
     """
     times = jnp.sort(jnp.asarray(times, jnp.promote_types(x_0.dtype, jnp.float32)))[::-1]
 
@@ -43,7 +43,8 @@ def denoising_error(
         x0 = checked(denoise)(schedule.alpha(t) * x_0 + schedule.sigma(t) * eps, t).x0
         return jnp.mean((x_0 - x0) ** 2)
 
-    levels, errors = _finite(schedule.log_snr(times)), jax.lax.map(at, (jnp.arange(times.size), times))
+    levels = _finite(schedule.log_snr(times))
+    errors = jax.lax.map(at, (jnp.arange(times.size), times))
     return lambda log_snr: jnp.interp(_finite(log_snr), levels, errors)
 
 

@@ -14,15 +14,16 @@ def dpm_solver_2() -> Sampler:
         x_s = (alpha_s / alpha_t) x_t - sigma_s (e^h - 1) eps(u, m).
 
     Facts:
-      kind: deterministic, single step
-      order: 2 in log(alpha / sigma); the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
-      nfe: 2 steps - 1
-      accepts: any schedule; plans that go up invert
-      paper: Lu et al. 2022, "DPM-Solver", algorithm 1
+        kind: deterministic, single step
+        order: 2 in log(alpha / sigma); the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
+        nfe: 2 steps - 1
+        accepts: any schedule; plans that go up invert
+        paper: Lu et al. 2022, "DPM-Solver", algorithm 1
     """
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         first = denoise(state.x, t)
 
         def solve():
@@ -45,11 +46,11 @@ def dpm_2() -> Sampler:
     of Katherine Crowson's k-diffusion ("DPM2", sample_dpm_2 without churn), which writes it for alpha = 1.
 
     Facts:
-      kind: deterministic, single step
-      order: 2 in log(alpha / sigma); the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
-      nfe: 2 steps - 1
-      accepts: any schedule; plans that go up invert
-      paper: Karras et al. 2022, "Elucidating the Design Space", algorithm 2, with the step of Lu et al. 2022
+        kind: deterministic, single step
+        order: 2 in log(alpha / sigma); the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
+        nfe: 2 steps - 1
+        accepts: any schedule; plans that go up invert
+        paper: Karras et al. 2022, "Elucidating the Design Space", algorithm 2, with the step of Lu et al. 2022
     """
     return dpm_solver_2()
 
@@ -63,16 +64,18 @@ def dpm_solver_3() -> Sampler:
         x_s = (alpha_s / alpha_t) x_t - sigma_s (e^h - 1) eps_t - (1 / r_2) sigma_s ((e^h - 1) / h - 1) D_2.
 
     Facts:
-      kind: deterministic, single step
-      order: 3 in log(alpha / sigma); the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
-      nfe: 3 steps - 2
-      accepts: any schedule; plans that go up invert
-      paper: Lu et al. 2022, "DPM-Solver", algorithm 2
+        kind: deterministic, single step
+        order: 3 in log(alpha / sigma); the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
+        nfe: 3 steps - 2
+        accepts: any schedule; plans that go up invert
+        paper: Lu et al. 2022, "DPM-Solver", algorithm 2
     """
-    r_1, r_2 = 1 / 3, 2 / 3
+    r_1 = 1 / 3
+    r_2 = 2 / 3
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         first = denoise(state.x, t)
 
         def solve():
@@ -86,7 +89,8 @@ def dpm_solver_3() -> Sampler:
                 x = ddim_step(schedule, time, first) - scale * gain * (other.eps - first.eps)
                 return jnp.where(regular, x, ddim_step(schedule, time, other))
 
-            t_1, t_2 = between(schedule, t, s, r_1), between(schedule, t, s, r_2)
+            t_1 = between(schedule, t, s, r_1)
+            t_2 = between(schedule, t, s, r_2)
             second = denoise(ddim_step(schedule, t_1, first), t_1)
             third = denoise(corrected(t_2, r_2, r_2 / r_1, second), t_2)
             return corrected(s, 1, 1 / r_2, third)

@@ -7,14 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.samplers.exponential import between, data_gain, ddim_step, log_ratio
-from diffusion.samplers.linear_multistep import (
-    History,
-    correction,
-    integrate_polynomials,
-    latest,
-    no_history,
-    prepend,
-)
+from diffusion.samplers.linear_multistep import History, correction, integrate_polynomials, latest, no_history, prepend
 from diffusion.samplers.sample import Sampler, State, start
 from diffusion.schedules import NoiseSchedule
 
@@ -39,19 +32,19 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
         x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) (x0(x_t, t) + (x0(x_m, m) - x0(x_t, t)) / (2 r)).
 
     Facts:
-      kind: deterministic, single step
-      order: 2 in log(alpha / sigma); the step onto sigma(s) = 0 is of order 1
-      nfe: 2 steps - 1; `steps` with the middle on the grid
-      accepts: any schedule; plans that go up invert
-      paper: Lu et al. 2022, "DPM-Solver++", algorithm 1 with r = 1/2
+        kind: deterministic, single step
+        order: 2 in log(alpha / sigma); the step onto sigma(s) = 0 is of order 1
+        nfe: 2 steps - 1; `steps` with the middle on the grid
+        accepts: any schedule; plans that go up invert
+        paper: Lu et al. 2022, "DPM-Solver++", algorithm 1 with r = 1/2
 
     Args:
-      middle: "log-SNR", half way in lambda, or "grid", at the plan's odd times.
-      lower_order_final: with the middle on the grid, whether the last step of the plan is DDIM's in any case, as in the
-        authors' code; it is so onto sigma(s) = 0.
+        middle: "log-SNR", half way in lambda, or "grid", at the plan's odd times.
+        lower_order_final: with the middle on the grid, whether the last step of the plan is DDIM's in any case, as in
+            the authors' code; it is so onto sigma(s) = 0.
 
     Raises:
-      ValueError: if the middle is another, or `lower_order_final` has no use.
+        ValueError: if the middle is another, or `lower_order_final` has no use.
     """
     if middle not in ("log-SNR", "grid"):
         raise ValueError(f"dpmpp_2s: unknown middle {middle!r}; valid are 'log-SNR', 'grid'")
@@ -61,7 +54,8 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
         raise ValueError("dpmpp_2s: lower_order_final is of middle='grid'; with 'log-SNR' each step is whole")
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         first = denoise(state.x, t)
 
         def solve():
@@ -88,7 +82,8 @@ def _on_the_grid(lower_order_final: bool) -> Sampler:
         return _Pair(x, jnp.zeros_like(x), jnp.zeros_like(x), plan.t[0])
 
     def step(state, denoise, schedule, plan, i, noise):
-        m, s = plan.t[i], plan.s[i]
+        m = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, m)
         euler = ddim_step(schedule, s, prediction)
 
@@ -116,21 +111,22 @@ def dpmpp_2m(lower_order_final: bool = False) -> Sampler:
         x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) D.
 
     Facts:
-      kind: deterministic, multistep
-      order: 2 in log(alpha / sigma); the first step and the step onto sigma(s) = 0 (which returns x0) are of order 1
-      nfe: steps
-      accepts: any schedule; plans that go up invert
-      paper: Lu et al. 2022, "DPM-Solver++", algorithm 2
+        kind: deterministic, multistep
+        order: 2 in log(alpha / sigma); the first step and the step onto sigma(s) = 0 (which returns x0) are of order 1
+        nfe: steps
+        accepts: any schedule; plans that go up invert
+        paper: Lu et al. 2022, "DPM-Solver++", algorithm 2
 
     Args:
-      lower_order_final: whether the last step is of order 1 wherever it ends, as in the authors' code for few steps.
+        lower_order_final: whether the last step is of order 1 wherever it ends, as in the authors' code for few steps.
     """
 
     def init(x, schedule, plan):
         return _History(x, jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype))
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, t)
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
         multistep = jnp.isfinite(h) & jnp.isfinite(state.h)
@@ -157,18 +153,19 @@ def dpmpp_3m(lower_order_final: bool = False) -> Sampler:
     same authors' single-step third order, and UniPC's, have it.
 
     Facts:
-      kind: deterministic, multistep
-      order: 3 in log(alpha / sigma); 2 as shipped, its first step and the one onto sigma(s) = 0 being of order 1
-      nfe: steps
-      accepts: any schedule; plans that go up invert
-      paper: Lu et al. 2022, "DPM-Solver++", section 4.2 and the authors' code, with the coefficient above put right
+        kind: deterministic, multistep
+        order: 3 in log(alpha / sigma); 2 as shipped, its first step and the one onto sigma(s) = 0 being of order 1
+        nfe: steps
+        accepts: any schedule; plans that go up invert
+        paper: Lu et al. 2022, "DPM-Solver++", section 4.2 and the authors' code, with the coefficient above put right
 
     Args:
-      lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
+        lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
     """
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, t)
         outputs = prepend(prediction.x0, state.outputs)
         nodes = prepend(log_ratio(schedule, t), state.nodes)

@@ -34,32 +34,35 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
     would cost the second order. (k-diffusion's motion runs in sigma, the same to first order.)
 
     Facts:
-      kind: stochastic, single step; deterministic at eta = 0
-      order: weak 2; the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
-      nfe: 2 steps - 1
-      accepts: any schedule; plans that go up invert at eta = 0
-      paper: Lu et al. 2022, "DPM-Solver++", with the noise of k-diffusion's `sample_dpmpp_sde`
+        kind: stochastic, single step; deterministic at eta = 0
+        order: weak 2; the steps from alpha(t) = 0 and onto sigma(s) = 0 are of order 1
+        nfe: 2 steps - 1
+        accepts: any schedule; plans that go up invert at eta = 0
+        paper: Lu et al. 2022, "DPM-Solver++", with the noise of k-diffusion's `sample_dpmpp_sde`
 
     Args:
-      eta: share of the posterior's noise, in [0, 1]; 1 is the reverse equation, 0 the probability flow.
-      s_noise: factor of the noise; other values than 1 leave the process.
-      r: where the step is interrupted, in (0, 1].
+        eta: share of the posterior's noise, in [0, 1]; 1 is the reverse equation, 0 the probability flow.
+        s_noise: factor of the noise; other values than 1 leave the process.
+        r: where the step is interrupted, in (0, 1].
 
     Raises:
-      ValueError: if eta is not in [0, 1] or r not in (0, 1].
+        ValueError: if eta is not in [0, 1] or r not in (0, 1].
     """
     check_eta("dpmpp_sde", eta)
     if not 0 < r <= 1:
         raise ValueError(f"dpmpp_sde: r = {r} must be in (0, 1]; 1/2 is the midpoint")
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s, x = plan.t[i], plan.s[i], state.x
+        t = plan.t[i]
+        s = plan.s[i]
+        x = state.x
         x0, eps = denoise(x, t)[:2]
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
 
         def two_stages():
             m = between(schedule, t, s, r)
-            before, after = r * h, jnp.where(jnp.isfinite(h), (1 - r) * h, -math.log(r))
+            before = r * h
+            after = jnp.where(jnp.isfinite(h), (1 - r) * h, -math.log(r))
             down, up = split_noise(schedule.sigma(m), before, eta)
             x_m = schedule.alpha(m) * x0 + down * eps + (s_noise * up * noise[0] if eta > 0 else 0)
             d = x0 + (denoise(x_m, m).x0 - x0) / (2 * r)
@@ -91,21 +94,21 @@ def dpmpp_2m_sde(
         midpoint: c = (1 - e^-k) / 2,    heun: c = 1 - (1 - e^-k) / k.
 
     Facts:
-      kind: stochastic, multistep; deterministic at eta = 0
-      order: weak 2; the first step and the step onto sigma(s) = 0 are of order 1
-      nfe: steps
-      accepts: any schedule; plans that go up invert at eta = 0
-      paper: Lu et al. 2022, "DPM-Solver++", as SDE-DPM-Solver++(2M); k-diffusion's `sample_dpmpp_2m_sde` for eta and
-        both solvers
+        kind: stochastic, multistep; deterministic at eta = 0
+        order: weak 2; the first step and the step onto sigma(s) = 0 are of order 1
+        nfe: steps
+        accepts: any schedule; plans that go up invert at eta = 0
+        paper: Lu et al. 2022, "DPM-Solver++", as SDE-DPM-Solver++(2M); k-diffusion's `sample_dpmpp_2m_sde` for eta and
+            both solvers
 
     Args:
-      eta: factor of the noise's rate, >= 0; 1 is the reverse equation, 0 is `dpmpp_2m`.
-      s_noise: factor of the noise; other values than 1 leave the process.
-      solver: "midpoint" or "heun".
-      lower_order_final: whether the last step is of order 1 wherever it ends, as in the authors' code for few steps.
+        eta: factor of the noise's rate, >= 0; 1 is the reverse equation, 0 is `dpmpp_2m`.
+        s_noise: factor of the noise; other values than 1 leave the process.
+        solver: "midpoint" or "heun".
+        lower_order_final: whether the last step is of order 1 wherever it ends, as in the authors' code for few steps.
 
     Raises:
-      ValueError: if eta is negative or the solver unknown.
+        ValueError: if eta is negative or the solver unknown.
     """
     _check_rate("dpmpp_2m_sde", eta)
     if solver not in SOLVERS:
@@ -115,7 +118,8 @@ def dpmpp_2m_sde(
         return _Two(x, jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype))
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, t)
         x0 = prediction.x0
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
@@ -148,36 +152,40 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
     k-diffusion has half the factor of d2, which costs the third order at eta = 0; see `dpmpp_3m`.
 
     Facts:
-      kind: stochastic, multistep; deterministic at eta = 0
-      order: weak 2; at eta = 0 that of `dpmpp_3m`. The first two steps are those of `dpmpp_2m_sde` with "heun", the
-        step onto sigma(s) = 0 is of order 1
-      nfe: steps
-      accepts: any schedule; plans that go up invert at eta = 0
-      paper: none; k-diffusion's `sample_dpmpp_3m_sde`, after Lu et al. 2022, "DPM-Solver++"
+        kind: stochastic, multistep; deterministic at eta = 0
+        order: weak 2; at eta = 0 that of `dpmpp_3m`. The first two steps are those of `dpmpp_2m_sde` with "heun", the
+            step onto sigma(s) = 0 is of order 1
+        nfe: steps
+        accepts: any schedule; plans that go up invert at eta = 0
+        paper: none; k-diffusion's `sample_dpmpp_3m_sde`, after Lu et al. 2022, "DPM-Solver++"
 
     Args:
-      eta: factor of the noise's rate, >= 0; 1 is the reverse equation, 0 is `dpmpp_3m`.
-      s_noise: factor of the noise; other values than 1 leave the process.
+        eta: factor of the noise's rate, >= 0; 1 is the reverse equation, 0 is `dpmpp_3m`.
+        s_noise: factor of the noise; other values than 1 leave the process.
 
     Raises:
-      ValueError: if eta is negative.
+        ValueError: if eta is negative.
     """
     _check_rate("dpmpp_3m_sde", eta)
 
     def init(x, schedule, plan):
-        none, unknown = jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype)
+        none = jnp.zeros_like(x)
+        unknown = jnp.asarray(jnp.inf, x.dtype)
         return _Three(x, none, none, unknown, unknown)
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, t)
         x0 = prediction.x0
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
         x = _held(schedule, t, s, h, state.x, prediction, noise, eta, s_noise)
         both = jnp.isfinite(h) & jnp.isfinite(state.h)
-        h_now, h_last = jnp.where(both, h, 0), jnp.where(both, state.h, 1)
+        h_now = jnp.where(both, h, 0)
+        h_last = jnp.where(both, state.h, 1)
         # A step that was not there has an infinite length, which leaves the second derivative out.
-        u, u_before = (x0 - state.x0) / h_last, (state.x0 - state.x0_before) / state.h_before
+        u = (x0 - state.x0) / h_last
+        u_before = (state.x0 - state.x0_before) / state.h_before
         d2 = (u - u_before) / (h_last + state.h_before)
         d1 = u + h_last * d2
         k = (1 + eta) * h

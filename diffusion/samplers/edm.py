@@ -22,20 +22,20 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
     is infinite, the step is Heun's in alpha / sigma, without noise.
 
     Facts:
-      kind: stochastic; deterministic at s_churn = 0
-      order: 2 in sigma / alpha, weakly so with noise; the step onto sigma(s) = 0 is of order 1
-      nfe: 2 steps - 1
-      accepts: any schedule; plans that go up invert at s_churn = 0
-      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 2
+        kind: stochastic; deterministic at s_churn = 0
+        order: 2 in sigma / alpha, weakly so with noise; the step onto sigma(s) = 0 is of order 1
+        nfe: 2 steps - 1
+        accepts: any schedule; plans that go up invert at s_churn = 0
+        paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 2
 
     Args:
-      s_churn: noise added in all, in steps of `sqrt(2) - 1` at most; 0 for none, 40 to 80 in the paper.
-      s_tmin: smallest sigma / alpha at which noise is added.
-      s_tmax: largest such.
-      s_noise: factor of the noise; 1.003 to 1.007 in the paper, against the loss of detail.
+        s_churn: noise added in all, in steps of `sqrt(2) - 1` at most; 0 for none, 40 to 80 in the paper.
+        s_tmin: smallest sigma / alpha at which noise is added.
+        s_tmax: largest such.
+        s_noise: factor of the noise; 1.003 to 1.007 in the paper, against the loss of detail.
 
     Raises:
-      ValueError: if s_churn is negative or the range is empty.
+        ValueError: if s_churn is negative or the range is empty.
     """
     if not s_churn >= 0:
         raise ValueError(f"edm: s_churn = {s_churn} must not be negative; 0 is deterministic")
@@ -55,7 +55,8 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
         return kept * x + s_noise * added * z, t_hat, rise
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         x, t_hat, rise = churn(schedule, t, state.x, plan.t.shape[0], noise[0]) if s_churn > 0 else (state.x, t, 0.0)
         first = denoise(x, t_hat)
         h = log_ratio(schedule, s) - log_ratio(schedule, t) + rise

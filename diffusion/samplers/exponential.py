@@ -45,7 +45,8 @@ def between(schedule: NoiseSchedule, t: Array, s: Array, fraction: float) -> Arr
 
     Where it starts at an infinite value, the time at which e^lambda (from noise) or e^-lambda (from data) has.
     """
-    start, end = log_ratio(schedule, t), log_ratio(schedule, s)
+    start = log_ratio(schedule, t)
+    end = log_ratio(schedule, s)
     h = end - start
     middle = jnp.where(jnp.isfinite(h), start + fraction * h, end + jnp.sign(h) * jnp.log(fraction))
     return schedule.inverse_log_snr(2 * middle)

@@ -16,12 +16,12 @@ def flow_map() -> Sampler:
     The way's `x0` are the samples themselves, since a map to s makes no estimate of x_0.
 
     Facts:
-      kind: deterministic, flow map
-      order: exact, where the map is
-      nfe: steps
-      accepts: flow maps, any schedule; plans that go up invert where the map does
-      paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 2; Geng et al. 2025, "Mean Flows for
-        One-step Generative Modeling", eq. 12
+        kind: deterministic, flow map
+        order: exact, where the map is
+        nfe: steps
+        accepts: flow maps, any schedule; plans that go up invert where the map does
+        paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 2; Geng et al. 2025, "Mean Flows
+            for One-step Generative Modeling", eq. 12
     """
 
     def step(state, flow_map, schedule, plan, i, noise):
@@ -38,16 +38,17 @@ def consistency() -> Sampler:
     the noise is of variance s^2 - t_min^2; here they end at 0.
 
     Facts:
-      kind: stochastic, flow map
-      order: exact marginals, where the map is
-      nfe: steps
-      accepts: flow maps, any schedule
-      paper: Song et al. 2023, "Consistency Models", algorithm 1; Luo et al. 2023, "Latent Consistency Models",
-        multistep sampling
+        kind: stochastic, flow map
+        order: exact marginals, where the map is
+        nfe: steps
+        accepts: flow maps, any schedule
+        paper: Song et al. 2023, "Consistency Models", algorithm 1; Luo et al. 2023, "Latent Consistency Models",
+            multistep sampling
     """
 
     def step(state, flow_map, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         x0 = flow_map(state.x, t, jnp.zeros_like(s))
         return State(schedule.alpha(s) * x0 + schedule.sigma(s) * noise[0], x0)
 
@@ -60,17 +61,17 @@ def tcd(gamma: float = 0.3) -> Sampler:
     gamma = 0 is `flow_map`, gamma = 1 `consistency`. The way's `x0` are the x_r.
 
     Facts:
-      kind: stochastic, deterministic at gamma = 0; flow map
-      order: exact marginals, where the map is
-      nfe: steps
-      accepts: flow maps, any schedule
-      paper: Zheng et al. 2024, "Trajectory Consistency Distillation", strategic stochastic sampling
+        kind: stochastic, deterministic at gamma = 0; flow map
+        order: exact marginals, where the map is
+        nfe: steps
+        accepts: flow maps, any schedule
+        paper: Zheng et al. 2024, "Trajectory Consistency Distillation", strategic stochastic sampling
 
     Args:
-      gamma: share of stochasticity, in [0, 1]; 0.3 in the authors' code.
+        gamma: share of stochasticity, in [0, 1]; 0.3 in the authors' code.
 
     Raises:
-      ValueError: if gamma is not in [0, 1].
+        ValueError: if gamma is not in [0, 1].
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"tcd: gamma = {gamma} must be in [0, 1]; 0 is flow_map, 1 is consistency")
@@ -78,7 +79,8 @@ def tcd(gamma: float = 0.3) -> Sampler:
         return flow_map()
 
     def step(state, flow_map, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         r = (1 - gamma) * s
         x_r = flow_map(state.x, t, r)
         last = schedule.sigma(s) == 0

@@ -16,26 +16,30 @@ def per_frame(sampler: Sampler) -> Sampler:
     shape `[N, F]`; see `timesteps.staggered`.
 
     Facts:
-      kind: as the sampler's
-      order: as the sampler's where the frames do not depend on each other; those that wait are still noise
-      nfe: steps of the plan
-      accepts: as the sampler does
-      paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 2
+        kind: as the sampler's
+        order: as the sampler's where the frames do not depend on each other; those that wait are still noise
+        nfe: steps of the plan
+        accepts: as the sampler does
+        paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 2
 
     Args:
-      sampler: of one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
+        sampler: of one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
 
     Raises:
-      ValueError: if the sampler asks the network more than once a step; when called, if it has a history.
+        ValueError: if the sampler asks the network more than once a step; when called, if it has a history.
     """
     if sampler.nfe(3) != 3 or sampler.of_flow_maps:
-        raise ValueError("per_frame takes samplers of denoisers that ask the network once a step, such as ddim(); this "
-                         f"one needs {sampler.nfe(3)} evaluations for 3 steps")
+        raise ValueError(
+            "per_frame takes samplers of denoisers that ask the network once a step, such as ddim(); this "
+            f"one needs {sampler.nfe(3)} evaluations for 3 steps"
+        )
 
     def init(x, schedule, plan):
         if not isinstance(sampler.init(x, schedule, plan), State):
-            raise ValueError("per_frame takes samplers without a history, such as ddim(), because a frame that rests "
-                             "makes no history")
+            raise ValueError(
+                "per_frame takes samplers without a history, such as ddim(), because a frame that rests "
+                "makes no history"
+            )
         return start(x, schedule, plan)
 
     def step(state, denoise, schedule, plan, i, noise):

@@ -24,20 +24,21 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
     step; they converge where the step is not too long.
 
     Facts:
-      kind: deterministic
-      order: 1 in sigma / alpha; the exact inverse of ddim as the iterations grow
-      nfe: steps * iterations
-      accepts: any schedule; plans that go up, from t = 0 or above it, to a time with alpha > 0
-      paper: Mokady et al. 2023, "Null-text Inversion", its code (one iteration); Pan et al. 2023, "Effective Real
-        Image Editing with Accelerated Iterative Diffusion Inversion" (more)
+        kind: deterministic
+        order: 1 in sigma / alpha; the exact inverse of ddim as the iterations grow
+        nfe: steps * iterations
+        accepts: any schedule; plans that go up, from t = 0 or above it, to a time with alpha > 0
+        paper: Mokady et al. 2023, "Null-text Inversion", its code (one iteration); Pan et al. 2023, "Effective Real
+            Image Editing with Accelerated Iterative Diffusion Inversion" (more)
 
     Args:
-      iterations: evaluations a step, >= 1.
-      clip: the largest number in an estimate of the data, x_s = alpha_s clip(x0, -clip, clip) + sigma_s eps, as where
-        `ddim` clips too; None for no bound.
+        iterations: evaluations a step, >= 1.
+        clip: the largest number in an estimate of the data, x_s = alpha_s clip(x0, -clip, clip) + sigma_s eps, as where
+            `ddim` clips too; None for no bound.
 
     Raises:
-      ValueError: if iterations < 1 or clip is not positive; when sampling, if the plan goes down or reaches alpha = 0.
+        ValueError: if iterations < 1 or clip is not positive; when sampling, if the plan goes down or reaches alpha =
+            0.
     """
     if iterations < 1:
         raise ValueError(f"ddim_inversion: iterations = {iterations} must be at least 1")
@@ -47,13 +48,16 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
     def init(x, schedule, plan):
         if not isinstance(plan.s, Tracer):
             if not np.all(np.asarray(plan.s) > np.asarray(plan.t)):
-                raise ValueError("ddim_inversion goes from data to noise: it needs a plan that goes up, such as "
-                                 "timesteps.plan(grid[::-1])")
+                raise ValueError(
+                    "ddim_inversion goes from data to noise: it needs a plan that goes up, such as "
+                    "timesteps.plan(grid[::-1])"
+                )
             _check_alpha("ddim_inversion", schedule, plan.s)
         return start(x, schedule, plan)
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         ratio = schedule.alpha(s) / schedule.alpha(t)
 
         def data(eps):
@@ -86,24 +90,24 @@ def edict(
     second step from the noise it is y that is moved first.
 
     Facts:
-      kind: deterministic, invertible
-      order: 1 in sigma / alpha
-      nfe: 2 steps
-      accepts: any schedule; plans that go down or up, between t = 0 and a time with alpha > 0
-      paper: Wallace et al. 2023, "EDICT: Exact Diffusion Inversion via Coupled Transformations", section 4
+        kind: deterministic, invertible
+        order: 1 in sigma / alpha
+        nfe: 2 steps
+        accepts: any schedule; plans that go down or up, between t = 0 and a time with alpha > 0
+        paper: Wallace et al. 2023, "EDICT: Exact Diffusion Inversion via Coupled Transformations", section 4
 
     Args:
-      denoise: (x_t, t) -> Prediction.
-      schedule: the process.
-      pair: (x `[B, ...]`, y `[B, ...]`) at plan.t[0]; (x, x) to begin with.
-      plan: the steps; going up inverts.
-      mix: p in (0, 1]; 1 does not mix, and the two drift apart.
+        denoise: (x_t, t) -> Prediction.
+        schedule: the process.
+        pair: (x `[B, ...]`, y `[B, ...]`) at plan.t[0]; (x, x) to begin with.
+        plan: the steps; going up inverts.
+        mix: p in (0, 1]; 1 does not mix, and the two drift apart.
 
     Returns:
-      (x, y) at plan.s[-1].
+        (x, y) at plan.s[-1].
 
     Raises:
-      ValueError: if mix is not in (0, 1], or a time has alpha = 0.
+        ValueError: if mix is not in (0, 1], or a time has alpha = 0.
     """
     if not 0 < mix <= 1:
         raise ValueError(f"edict: mix = {mix} must be in (0, 1] (0.93 in the paper)")
@@ -156,24 +160,24 @@ def bdia(
         again = samplers.bdia(denoise, schedule, last[::-1], grid[::-1])   # (second, x)
 
     Facts:
-      kind: deterministic, multistep, invertible
-      order: 2 in sigma / alpha on a uniform grid at gamma = 1, else 1
-      nfe: steps - 1, and the first step's
-      accepts: any schedule; grids that go down or up; the network must be defined at all times between the ends
-      paper: Zhang et al. 2023, "Exact Diffusion Inversion via Bi-directional Integration Approximation"
+        kind: deterministic, multistep, invertible
+        order: 2 in sigma / alpha on a uniform grid at gamma = 1, else 1
+        nfe: steps - 1, and the first step's
+        accepts: any schedule; grids that go down or up; the network must be defined at all times between the ends
+        paper: Zhang et al. 2023, "Exact Diffusion Inversion via Bi-directional Integration Approximation"
 
     Args:
-      denoise: (x_t, t) -> Prediction.
-      schedule: the process.
-      pair: (x `[B, ...]` at grid[0], x `[B, ...]` at grid[1]).
-      grid: `[N + 1]` times, N >= 2, strictly decreasing or increasing; increasing inverts.
-      gamma: in (0, 1]; how much of the step before is taken back. The same for both directions.
+        denoise: (x_t, t) -> Prediction.
+        schedule: the process.
+        pair: (x `[B, ...]` at grid[0], x `[B, ...]` at grid[1]).
+        grid: `[N + 1]` times, N >= 2, strictly decreasing or increasing; increasing inverts.
+        gamma: in (0, 1]; how much of the step before is taken back. The same for both directions.
 
     Returns:
-      (x at grid[-2], x at grid[-1]).
+        (x at grid[-2], x at grid[-1]).
 
     Raises:
-      ValueError: if gamma is not in (0, 1], or the grid does not go one way.
+        ValueError: if gamma is not in (0, 1], or the grid does not go one way.
     """
     if not 0 < gamma <= 1:
         raise ValueError(f"bdia: gamma = {gamma} must be in (0, 1]")

@@ -17,15 +17,16 @@ def reverse_diffusion() -> Sampler:
     x_0.
 
     Facts:
-      kind: stochastic
-      order: weak 1
-      nfe: steps
-      accepts: any schedule; wants many steps where alpha is small
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix E
+        kind: stochastic
+        order: weak 1
+        nfe: steps
+        accepts: any schedule; wants many steps where alpha is small
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix E
     """
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         x0, eps = denoise(state.x, t)[:2]
         variance = transition_variance(schedule, t, s)
         mean = (2 - schedule.alpha(t) / schedule.alpha(s)) * state.x - variance / schedule.sigma(t) * eps
@@ -48,28 +49,31 @@ def predictor_corrector(
     the product of 1 - beta, the authors' code has one 1 - beta, about 1) is left out: e is right in any scaling of x.
 
     Facts:
-      kind: stochastic
-      order: weak 1 with the paper's predictors, up to a share of about snr^2 that a Langevin step adds to the variance
-      nfe: nfe of the predictor + corrections (steps - 1)
-      accepts: any schedule that the predictor accepts
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", algorithms 1
-        and 4; "sigma" is the step of Song and Ermon 2019 as `ald` in the authors' code
+        kind: stochastic
+        order: weak 1 with the paper's predictors, up to a share of about snr^2 that a Langevin step adds to the
+            variance
+        nfe: nfe of the predictor + corrections (steps - 1)
+        accepts: any schedule that the predictor accepts
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", algorithms
+            1 and 4; "sigma" is the step of Song and Ermon 2019 as `ald` in the authors' code
 
     Args:
-      predictor: None for `reverse_diffusion()`; `ddpm()` is the paper's ancestral predictor.
-      snr: signal-to-noise ratio r of a Langevin step, > 0; 0.16 in the paper's main experiments.
-      corrections: Langevin steps after each predictor's step, >= 1.
-      step_size: "norms" or "sigma", to which it tends in many dimensions.
+        predictor: None for `reverse_diffusion()`; `ddpm()` is the paper's ancestral predictor.
+        snr: signal-to-noise ratio r of a Langevin step, > 0; 0.16 in the paper's main experiments.
+        corrections: Langevin steps after each predictor's step, >= 1.
+        step_size: "norms" or "sigma", to which it tends in many dimensions.
 
     Raises:
-      ValueError: if snr is not positive, there are no corrections, or the step size is unknown.
+        ValueError: if snr is not positive, there are no corrections, or the step size is unknown.
     """
     predictor = reverse_diffusion() if predictor is None else predictor
     if not snr > 0:
         raise ValueError(f"predictor_corrector: snr = {snr} must be positive (0.16 in the paper)")
     if corrections < 1:
-        raise ValueError(f"predictor_corrector: corrections = {corrections} must be at least 1; without them use the "
-                         "predictor itself")
+        raise ValueError(
+            f"predictor_corrector: corrections = {corrections} must be at least 1; without them use the "
+            "predictor itself"
+        )
     if step_size not in STEP_SIZES:
         raise ValueError(f"predictor_corrector: unknown step size {step_size!r}; valid are {', '.join(STEP_SIZES)}")
 
@@ -87,7 +91,9 @@ def predictor_corrector(
         return state._replace(x=jax.lax.cond(schedule.sigma(s) > 0, corrected, lambda x: x, state.x))
 
     return Sampler(
-        predictor.init, step, draws=predictor.draws + corrections,
+        predictor.init,
+        step,
+        draws=predictor.draws + corrections,
         nfe=lambda steps: predictor.nfe(steps) + corrections * (steps - 1),
     )
 

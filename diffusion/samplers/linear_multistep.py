@@ -24,10 +24,10 @@ class History(NamedTuple):
     """The state of a linear multistep method.
 
     Attributes:
-      x: `[B, ...]` current sample.
-      x0: `[B, ...]` the latest estimate of the clean sample.
-      outputs: `[K, B, ...]` the network's outputs at the latest K points, the newest first.
-      nodes: `[K]` where those points lie in the variable of the polynomial; infinite where there has been none.
+        x: `[B, ...]` current sample.
+        x0: `[B, ...]` the latest estimate of the clean sample.
+        outputs: `[K, B, ...]` the network's outputs at the latest K points, the newest first.
+        nodes: `[K]` where those points lie in the variable of the polynomial; infinite where there has been none.
     """
 
     x: Array
@@ -54,12 +54,12 @@ def latest(nodes: Array, plan: Plan, i: Array, order: int, lower_order_final: bo
     """`[K]` nodes, infinite where the step i of a plan does not use them: it uses the first min(order, N - i) of them.
 
     Args:
-      nodes: `[K]`, the newest first.
-      plan: of N steps.
-      i: the step.
-      order: of the method, the number of its nodes.
-      lower_order_final: whether the last steps have the orders .. 3, 2, 1, as in the code of DPM-Solver's authors; they
-        all use `order` nodes if not.
+        nodes: `[K]`, the newest first.
+        plan: of N steps.
+        i: the step.
+        order: of the method, the number of its nodes.
+        lower_order_final: whether the last steps have the orders .. 3, 2, 1, as in the code of DPM-Solver's authors;
+            they all use `order` nodes if not.
     """
     count = jnp.minimum(order, plan.t.shape[0] - i) if lower_order_final else order
     return jnp.where(jnp.arange(nodes.size) < count, nodes, jnp.inf)
@@ -73,13 +73,14 @@ def integrate_polynomials(
     By Gauss-Legendre quadrature with 12 points, exact for polynomials in r up to degree 23.
 
     Args:
-      nodes: `[K]`, those that are infinite counting for nothing: l_k = 0, and no factor in the others.
-      start: lower limit.
-      end: upper limit.
-      variable: r -> the variable that the nodes are in, elementwise.
-      regular: Bool, whether the limits can be used; the integrals are 0 where not.
+        nodes: `[K]`, those that are infinite counting for nothing: l_k = 0, and no factor in the others.
+        start: lower limit.
+        end: upper limit.
+        variable: r -> the variable that the nodes are in, elementwise.
+        regular: Bool, whether the limits can be used; the integrals are 0 where not.
     """
-    start, end = jnp.where(regular, start, 1), jnp.where(regular, end, 1)
+    start = jnp.where(regular, start, 1)
+    end = jnp.where(regular, end, 1)
     half = (end - start) / 2
     at = variable(start + half * (1 + jnp.asarray(_POINTS, nodes.dtype)))
     finite = jnp.isfinite(nodes)
@@ -105,17 +106,17 @@ def lms(order: int = 4) -> Sampler:
     As in sample_lms of Katherine Crowson's k-diffusion, which writes it for alpha = 1.
 
     Facts:
-      kind: deterministic, multistep
-      order: `order` in sigma / alpha; 2 as shipped, its first step being of order 1
-      nfe: steps
-      accepts: any schedule; plans that go up invert
-      paper: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", rho AB-DEIS
+        kind: deterministic, multistep
+        order: `order` in sigma / alpha; 2 as shipped, its first step being of order 1
+        nfe: steps
+        accepts: any schedule; plans that go up invert
+        paper: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", rho AB-DEIS
 
     Args:
-      order: in 1 .. 4; 1 is ddim.
+        order: in 1 .. 4; 1 is ddim.
 
     Raises:
-      ValueError: if the order is another.
+        ValueError: if the order is another.
     """
     _check_order("lms", order, (1, 2, 3, 4))
     ratio = lambda schedule, t: schedule.sigma(t) / schedule.alpha(t)
@@ -130,20 +131,20 @@ def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -
     diffusers' DEIS has the polynomial in log(r) in the place of t.
 
     Facts:
-      kind: deterministic, multistep
-      order: `order` in the variable, t by default (3 and 4 in t fall to 2 on tabulated processes, below an error of
-        about 1e-7); 2 as shipped, its first step being of order 1
-      nfe: steps
-      accepts: any schedule; plans that go up invert
-      paper: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", eq. 15, tAB-DEIS
+        kind: deterministic, multistep
+        order: `order` in the variable, t by default (3 and 4 in t fall to 2 on tabulated processes, below an error of
+            about 1e-7); 2 as shipped, its first step being of order 1
+        nfe: steps
+        accepts: any schedule; plans that go up invert
+        paper: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", eq. 15, tAB-DEIS
 
     Args:
-      order: number of points of the polynomial, in 1 .. 4; 1 is ddim, 2 to 4 are tAB1 to tAB3 in the paper.
-      variable: of the polynomial, "t" or "log-SNR" (the logarithm of r, times -2).
-      lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
+        order: number of points of the polynomial, in 1 .. 4; 1 is ddim, 2 to 4 are tAB1 to tAB3 in the paper.
+        variable: of the polynomial, "t" or "log-SNR" (the logarithm of r, times -2).
+        lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
 
     Raises:
-      ValueError: if the order or the variable is another.
+        ValueError: if the order or the variable is another.
     """
     _check_order("deis", order, (1, 2, 3, 4))
     if variable not in ("t", "log-SNR"):
@@ -162,14 +163,19 @@ def _adams_bashforth(order, node, variable, lower_order_final=False) -> Sampler:
     """A polynomial of eps in the variable `node(schedule, t)`, or `variable(schedule, t, s)` of r = sigma / alpha."""
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, t)
         outputs = prepend(prediction.eps, state.outputs)
         nodes = prepend(node(schedule, t), state.nodes)
-        alpha_t, alpha_s = schedule.alpha(t), schedule.alpha(s)
+        alpha_t = schedule.alpha(t)
+        alpha_s = schedule.alpha(s)
         weights = alpha_s * integrate_polynomials(
-            latest(nodes, plan, i, order, lower_order_final), schedule.sigma(t) / alpha_t, schedule.sigma(s) / alpha_s,
-            variable(schedule, t, s), regular=(alpha_t > 0) & (alpha_s > 0),
+            latest(nodes, plan, i, order, lower_order_final),
+            schedule.sigma(t) / alpha_t,
+            schedule.sigma(s) / alpha_s,
+            variable(schedule, t, s),
+            regular=(alpha_t > 0) & (alpha_s > 0),
         )
         x = ddim_step(schedule, s, prediction) + correction(weights, outputs)
         return History(x, prediction.x0, outputs[:-1], nodes[:-1])

@@ -21,9 +21,9 @@ class PicardStats(NamedTuple):
     """What a parallel walk cost.
 
     Attributes:
-      sweeps: `[]` rounds of evaluations one after the other, each of a whole window of steps at once; `sample` needs as
-        many rounds as there are steps.
-      steps: `[]` steps computed in all, sweeps * window.
+        sweeps: `[]` rounds of evaluations one after the other, each of a whole window of steps at once; `sample` needs
+            as many rounds as there are steps.
+        steps: `[]` steps computed in all, sweeps * window.
     """
 
     sweeps: Array
@@ -54,28 +54,28 @@ def picard(
     sample: the others are then closer than asked, and depend on their company by less than the tolerance.
 
     Facts:
-      kind: as the sampler, with the same noise
-      order: the sampler's, to the tolerance
-      nfe: sweeps * window times a step's
-      accepts: any sampler and plan without renoise; flow-map samplers too
-      paper: Shih et al. 2023, "Parallel Sampling of Diffusion Models" (ParaDiGMS), algorithm 1
+        kind: as the sampler, with the same noise
+        order: the sampler's, to the tolerance
+        nfe: sweeps * window times a step's
+        accepts: any sampler and plan without renoise; flow-map samplers too
+        paper: Shih et al. 2023, "Parallel Sampling of Diffusion Models" (ParaDiGMS), algorithm 1
 
     Args:
-      sampler: of one evaluation a step or several; noise as for `sample`.
-      denoise: (x_t, t) -> Prediction, or a flow map for a sampler of those; mapped over the window by `jax.vmap`.
-      schedule: the process.
-      x: `[B, ...]` sample at plan.t[0].
-      plan: the steps, none of which renoises.
-      keys: `[B]` random keys, one a sample.
-      window: number of steps that are computed at once; all of them if None. The memory of so many evaluations.
-      tolerance: the largest change of a sample by a sweep, root mean square in units of sqrt(alpha^2 + sigma^2), at
-        which it counts as final, >= 0; 0 goes on until nothing changes, N sweeps at most.
+        sampler: of one evaluation a step or several; noise as for `sample`.
+        denoise: (x_t, t) -> Prediction, or a flow map for a sampler of those; mapped over the window by `jax.vmap`.
+        schedule: the process.
+        x: `[B, ...]` sample at plan.t[0].
+        plan: the steps, none of which renoises.
+        keys: `[B]` random keys, one a sample.
+        window: number of steps that are computed at once; all of them if None. The memory of so many evaluations.
+        tolerance: the largest change of a sample by a sweep, root mean square in units of sqrt(alpha^2 + sigma^2), at
+            which it counts as final, >= 0; 0 goes on until nothing changes, N sweeps at most.
 
     Returns:
-      (x at plan.s[-1] `[B, ...]`, `PicardStats`).
+        (x at plan.s[-1] `[B, ...]`, `PicardStats`).
 
     Raises:
-      ValueError: if the plan renoises, the window is not in [1, N], or the tolerance is negative.
+        ValueError: if the plan renoises, the window is not in [1, N], or the tolerance is negative.
     """
     check_walk(sampler, denoise, schedule, plan)
     check_start(x, keys)
@@ -100,10 +100,9 @@ def picard(
     def sweep(carry):
         states, begin, sweeps = carry  # states[j] is the state before step j; those up to `begin` are final
         begin = jnp.minimum(begin, N - window)
-        of_window = lambda shift: jax.tree.map(
-            lambda a: jax.lax.dynamic_slice_in_dim(a, begin + shift, window), states
-        )
-        before, guess = of_window(0), of_window(1)
+        of_window = lambda shift: jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin + shift, window), states)
+        before = of_window(0)
+        guess = of_window(1)
         after = jax.vmap(step)(before, begin + jnp.arange(window))
         after = after._replace(x=before.x[0] + jnp.cumsum(after.x - before.x, axis=0))
         change = (after.x - guess.x).reshape(*guess.x.shape[:2], -1)

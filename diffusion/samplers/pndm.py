@@ -12,12 +12,9 @@ from diffusion.samplers.linear_multistep import correction, prepend
 from diffusion.samplers.sample import Sampler
 
 # By the number of points before this one; the newest first.
-_ADAMS_BASHFORTH = np.array([
-    [1, 0, 0, 0],
-    [3 / 2, -1 / 2, 0, 0],
-    [23 / 12, -16 / 12, 5 / 12, 0],
-    [55 / 24, -59 / 24, 37 / 24, -9 / 24],
-])
+_ADAMS_BASHFORTH = np.array(
+    [[1, 0, 0, 0], [3 / 2, -1 / 2, 0, 0], [23 / 12, -16 / 12, 5 / 12, 0], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
+)
 
 
 class _History(NamedTuple):
@@ -36,13 +33,13 @@ def plms() -> Sampler:
     Euler method, e' = (e_0 + eps(phi(x_t, e_0, t, s), s)) / 2: the sampler of Stable Diffusion.
 
     Facts:
-      kind: deterministic, multistep
-      order: 2 in t on plans whose steps change smoothly, its weights being those of equal ones (1 on others); the step
-        from alpha(t) = 0 is of order 1
-      nfe: steps + 1 (1 for one step)
-      accepts: any schedule; plans that go up invert
-      paper: Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds", eq. 12; the start as in
-        CompVis' plms.py, which is their S-PNDM's
+        kind: deterministic, multistep
+        order: 2 in t on plans whose steps change smoothly, its weights being those of equal ones (1 on others); the
+            step from alpha(t) = 0 is of order 1
+        nfe: steps + 1 (1 for one step)
+        accepts: any schedule; plans that go up invert
+        paper: Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds", eq. 12; the start as in
+            CompVis' plms.py, which is their S-PNDM's
     """
 
     def improved_euler(schedule, denoise, t, s, first):
@@ -58,12 +55,12 @@ def pndm() -> Sampler:
         x_s = phi(x_t, (e_1 + 2 e_2 + 2 e_3 + e_4) / 6, t, s).
 
     Facts:
-      kind: deterministic, multistep after three single steps
-      order: 2 in t on plans whose steps change smoothly, its weights being those of equal ones (1 on others); the step
-        from alpha(t) = 0 is of order 1
-      nfe: steps + 9 (steps + 3 (steps - 1) for up to three)
-      accepts: any schedule; plans that go up invert
-      paper: Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds", algorithm 2, F-PNDM
+        kind: deterministic, multistep after three single steps
+        order: 2 in t on plans whose steps change smoothly, its weights being those of equal ones (1 on others); the
+            step from alpha(t) = 0 is of order 1
+        nfe: steps + 9 (steps + 3 (steps - 1) for up to three)
+        accepts: any schedule; plans that go up invert
+        paper: Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds", algorithm 2, F-PNDM
     """
 
     def runge_kutta(schedule, denoise, t, s, first):
@@ -84,7 +81,8 @@ def _pseudo(warm_up, started_steps, extra) -> Sampler:
         return _History(x, jnp.zeros_like(x), jnp.zeros((3, *x.shape), x.dtype), jnp.asarray(0))
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, t)
         eps = prepend(prediction.eps, state.eps)
         weights = jnp.asarray(_ADAMS_BASHFORTH, state.x.dtype)[state.known]

@@ -56,7 +56,8 @@ def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Ar
     """
     if eta == 0:  # also for a step up from sigma = 0, where h is infinite
         return jnp.asarray(sigma_s), jnp.zeros_like(sigma_s)
-    sigma_s, h = jnp.asarray(sigma_s), jnp.asarray(h)
+    sigma_s = jnp.asarray(sigma_s)
+    h = jnp.asarray(h)
     down = sigma_s * root(1 - eta**2 + eta**2 * jnp.exp(-2 * h))
     up = sigma_s * eta * root(-jnp.expm1(-2 * h))
     return down, up

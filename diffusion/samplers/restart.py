@@ -15,10 +15,10 @@ class Restart(NamedTuple):
     """Where to restart.
 
     Attributes:
-      steps: solver steps from sigma_max back down, >= 1; the authors' N_Restart counts times, and is one more.
-      repeats: how often, >= 1 (K).
-      sigma_min: sigma / alpha from which noise is added; the nearest one on the main grid is taken.
-      sigma_max: sigma / alpha to which it is added.
+        steps: solver steps from sigma_max back down, >= 1; the authors' N_Restart counts times, and is one more.
+        repeats: how often, >= 1 (K).
+        sigma_min: sigma / alpha from which noise is added; the nearest one on the main grid is taken.
+        sigma_max: sigma / alpha to which it is added.
     """
 
     steps: int
@@ -36,20 +36,20 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
     N steps that go down it takes `sampler.nfe(N)`, and more where a sampler's warm-up costs some.
 
     Facts:
-      paper: Xu et al. 2023, "Restart Sampling for Improving Generative Processes", section 3, as in the authors' code
+        paper: Xu et al. 2023, "Restart Sampling for Improving Generative Processes", section 3, as in the authors' code
 
     Args:
-      schedule: turns sigma / alpha into t.
-      grid: `[N + 1]` decreasing times of the main walk.
-      restarts: in any order; tuples (steps, repeats, sigma_min, sigma_max) serve as well.
-      rho: spacing of the steps within a restart.
+        schedule: turns sigma / alpha into t.
+        grid: `[N + 1]` decreasing times of the main walk.
+        restarts: in any order; tuples (steps, repeats, sigma_min, sigma_max) serve as well.
+        rho: spacing of the steps within a restart.
 
     Returns:
-      A `Plan`; its steps that add noise reset a sampler's history.
+        A `Plan`; its steps that add noise reset a sampler's history.
 
     Raises:
-      ValueError: if a restart is not 0 < sigma_min < sigma_max within the schedule, has no steps or repeats, falls on
-        another's time, or the grid has no time between its ends.
+        ValueError: if a restart is not 0 < sigma_min < sigma_max within the schedule, has no steps or repeats, falls on
+            another's time, or the grid has no time between its ends.
     """
     grid = np.asarray(grid)
     with jax.ensure_compile_time_eval():
@@ -60,17 +60,22 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
     at = {}
     for restart in (Restart(*values) for values in restarts):
         if not 0 < restart.sigma_min < restart.sigma_max <= highest * (1 + 1e-5):
-            raise ValueError(f"restart_plan: {restart} needs 0 < sigma_min < sigma_max <= {highest:g}, the schedule's "
-                             "sigma / alpha at t_max")
+            raise ValueError(
+                f"restart_plan: {restart} needs 0 < sigma_min < sigma_max <= {highest:g}, the schedule's "
+                "sigma / alpha at t_max"
+            )
         if restart.steps < 1 or restart.repeats < 1:
             raise ValueError(f"restart_plan: {restart} needs at least one step and one repeat")
         j = 1 + int(np.argmin(np.abs(ratios[1:-1] - restart.sigma_min)))
         if j in at or not ratios[j] < restart.sigma_max:
-            raise ValueError(f"restart_plan: {restart} falls on the grid's time with sigma / alpha = {ratios[j]:g}, "
-                             "which another restart has or which is not below its sigma_max; use a finer grid")
+            raise ValueError(
+                f"restart_plan: {restart} falls on the grid's time with sigma / alpha = {ratios[j]:g}, "
+                "which another restart has or which is not below its sigma_max; use a finer grid"
+            )
         at[j] = restart
 
-    times, renoise = [grid[0]], []
+    times = [grid[0]]
+    renoise = []
     for j, time in enumerate(grid[1:], start=1):
         times.append(time)
         renoise.append(False)

@@ -23,11 +23,11 @@ def euler() -> Sampler:
         x_s = x_t + (s - t) dx/dt
 
     Facts:
-      kind: deterministic, single step
-      order: 1 in t
-      nfe: steps
-      accepts: any schedule; plans that go up invert
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 13
+        kind: deterministic, single step
+        order: 1 in t
+        nfe: steps
+        accepts: any schedule; plans that go up invert
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 13
     """
     return _explicit((), (1.0,))
 
@@ -38,11 +38,11 @@ def heun() -> Sampler:
         x_s = x_t + (s - t) / 2 (dx/dt at (x_t, t) + dx/dt at (Euler's x_s, s))
 
     Facts:
-      kind: deterministic, single step
-      order: 2 in t, 1 on tabulated processes below an error of about 1e-4; the step onto sigma(s) = 0 is of order 1
-      nfe: 2 steps - 1
-      accepts: any schedule; plans that go up invert
-      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 1
+        kind: deterministic, single step
+        order: 2 in t, 1 on tabulated processes below an error of about 1e-4; the step onto sigma(s) = 0 is of order 1
+        nfe: 2 steps - 1
+        accepts: any schedule; plans that go up invert
+        paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 1
     """
     return _explicit(((1.0,),), (0.5, 0.5))
 
@@ -53,11 +53,11 @@ def midpoint() -> Sampler:
         x_s = x_t + (s - t) dx/dt at (x_t + (s - t) / 2 dx/dt, (t + s) / 2)
 
     Facts:
-      kind: deterministic, single step
-      order: 2 in t, 1 on tabulated processes below an error of about 1e-4; the step onto sigma(s) = 0 is of order 1
-      nfe: 2 steps - 1
-      accepts: any schedule; plans that go up invert
-      paper: Runge 1895; for flows Lipman et al. 2024, "Flow Matching Guide and Code"
+        kind: deterministic, single step
+        order: 2 in t, 1 on tabulated processes below an error of about 1e-4; the step onto sigma(s) = 0 is of order 1
+        nfe: 2 steps - 1
+        accepts: any schedule; plans that go up invert
+        paper: Runge 1895; for flows Lipman et al. 2024, "Flow Matching Guide and Code"
     """
     return _explicit(((0.5,),), (0.0, 1.0))
 
@@ -68,11 +68,11 @@ def rk4() -> Sampler:
         x_s = x_t + (s - t) / 6 (k_1 + 2 k_2 + 2 k_3 + k_4),    k_1 at t, k_2 and k_3 at (t + s) / 2, k_4 at s
 
     Facts:
-      kind: deterministic, single step
-      order: 4 in t, 1 on tabulated processes below an error of about 1e-4; the step onto sigma(s) = 0 is of order 1
-      nfe: 4 steps - 3
-      accepts: any schedule; plans that go up invert
-      paper: Kutta 1901
+        kind: deterministic, single step
+        order: 4 in t, 1 on tabulated processes below an error of about 1e-4; the step onto sigma(s) = 0 is of order 1
+        nfe: 4 steps - 3
+        accepts: any schedule; plans that go up invert
+        paper: Kutta 1901
     """
     return _explicit(((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
 
@@ -81,7 +81,8 @@ def _explicit(stages: tuple[tuple[float, ...], ...], weights: tuple[float, ...])
     """The explicit Runge-Kutta method of a Butcher tableau; each row of `stages` sums to the fraction of its time."""
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, t)
 
         def moved(row, slopes):
@@ -90,7 +91,8 @@ def _explicit(stages: tuple[tuple[float, ...], ...], weights: tuple[float, ...])
         def solve():
             slopes = [_velocity(schedule, t, state.x, prediction)]
             for row in stages:
-                x, fraction = moved(row, slopes), sum(row)
+                x = moved(row, slopes)
+                fraction = sum(row)
                 time = (1 - fraction) * t + fraction * s
                 slopes.append(_velocity(schedule, time, x, denoise(x, time)))
             return moved(weights, slopes)

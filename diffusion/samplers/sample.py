@@ -23,8 +23,8 @@ class State(NamedTuple):
     """The least that a sampler carries.
 
     Attributes:
-      x: `[B, ...]` current sample.
-      x0: `[B, ...]` the latest estimate of the clean sample.
+        x: `[B, ...]` current sample.
+        x0: `[B, ...]` the latest estimate of the clean sample.
     """
 
     x: Array
@@ -35,13 +35,13 @@ class Sampler(NamedTuple):
     """A sampler.
 
     Attributes:
-      init: (x, schedule, plan) -> state, a NamedTuple with at least the fields of `State`; history lives in it.
-      step: (state, denoise, schedule, plan, i, noise) -> state, from plan.t[i] to plan.s[i].
-      draws: number of noise arrays of x's shape that a step uses, `noise` `[draws, B, ...]`; 0 if deterministic.
-      nfe: steps -> number of network evaluations of a plan of so many steps that ends at t = 0.
-      reads_both: whether a step puts x0 and eps as they are into x_s = alpha_s x0 + c eps + ..., so that it takes a
-        guidance that does not keep alpha x0 + sigma eps = x_t (`guidance.Unpaired`).
-      of_flow_maps: whether a step asks a `FlowMap` (x_t, t, s) -> x_s in the place of a denoiser.
+        init: (x, schedule, plan) -> state, a NamedTuple with at least the fields of `State`; history lives in it.
+        step: (state, denoise, schedule, plan, i, noise) -> state, from plan.t[i] to plan.s[i].
+        draws: number of noise arrays of x's shape that a step uses, `noise` `[draws, B, ...]`; 0 if deterministic.
+        nfe: steps -> number of network evaluations of a plan of so many steps that ends at t = 0.
+        reads_both: whether a step puts x0 and eps as they are into x_s = alpha_s x0 + c eps + ..., so that it takes a
+            guidance that does not keep alpha x0 + sigma eps = x_t (`guidance.Unpaired`).
+        of_flow_maps: whether a step asks a `FlowMap` (x_t, t, s) -> x_s in the place of a denoiser.
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
@@ -56,8 +56,8 @@ class Trajectory(NamedTuple):
     """What a sampler saw on its way.
 
     Attributes:
-      x: `[N + 1, B, ...]` the samples, from the start to the end.
-      x0: `[N, B, ...]` the estimate of the clean sample at each step.
+        x: `[N + 1, B, ...]` the samples, from the start to the end.
+        x0: `[N, B, ...]` the estimate of the clean sample at each step.
     """
 
     x: Array
@@ -73,13 +73,13 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
     """`[B, *shape]` samples to start from, each from its own key.
 
     Args:
-      schedule: gives the distribution at t_max.
-      keys: `[B]` random keys; not those given to `sample`.
-      shape: of one sample.
+        schedule: gives the distribution at t_max.
+        keys: `[B]` random keys; not those given to `sample`.
+        shape: of one sample.
 
     Raises:
-      TypeError: for a schedule that is none.
-      ValueError: for raw keys, or a single one.
+        TypeError: for a schedule that is none.
+        ValueError: for raw keys, or a single one.
     """
     check_schedule(schedule)
     require_keys(keys, max(jnp.size(keys), 1), "the prior needs one key for each sample")
@@ -94,8 +94,8 @@ class Loop(NamedTuple):
     """A walk as the pieces that `sample` scans and `stepwise` runs one by one.
 
     Attributes:
-      init: x `[B, ...]` at plan.t[0] -> carry, a pair (state, memory of the guidance).
-      step: (carry, i) -> carry, from plan.t[i] to plan.s[i].
+        init: x `[B, ...]` at plan.t[0] -> carry, a pair (state, memory of the guidance).
+        step: (carry, i) -> carry, from plan.t[i] to plan.s[i].
     """
 
     init: Callable[[Array], tuple[Any, Any]]
@@ -103,21 +103,29 @@ class Loop(NamedTuple):
 
 
 def loop(
-    sampler: Sampler, denoise: Denoiser | Memory | Unpaired, schedule: NoiseSchedule, plan: Plan, keys: Array,
+    sampler: Sampler,
+    denoise: Denoiser | Memory | Unpaired,
+    schedule: NoiseSchedule,
+    plan: Plan,
+    keys: Array,
     after_step: AfterStep | None = None,
-) -> Loop:  # fmt: skip
+) -> Loop:
     """The pieces of a walk; arguments and errors are those of `sample`."""
     check_walk(sampler, denoise, schedule, plan)
     concrete = not isinstance(plan.renoise, Tracer)
     renoises = not concrete or bool(np.any(plan.renoise))
     if concrete and not isinstance(plan.t, Tracer) and sampler.draws:
         if np.any((np.asarray(plan.s) > np.asarray(plan.t))[~np.asarray(plan.renoise)]):
-            raise ValueError("a stochastic sampler cannot invert: this plan has steps that go up without renoise; "
-                             "use a deterministic sampler such as ddim()")
+            raise ValueError(
+                "a stochastic sampler cannot invert: this plan has steps that go up without renoise; "
+                "use a deterministic sampler such as ddim()"
+            )
     if isinstance(denoise, Unpaired):
         if not sampler.reads_both:
-            raise ValueError("this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler "
-                             "that reads both x0 and eps: ddim()")
+            raise ValueError(
+                "this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler "
+                "that reads both x0 and eps: ddim()"
+            )
         denoise = denoise.denoise
     read: Callable[..., Any] = checked_map if sampler.of_flow_maps else checked
     begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
@@ -131,7 +139,8 @@ def loop(
         return sampler.init(x, schedule, typed(x)), begin(x)
 
     def step(carry, i):
-        x, plan = carry[0].x, typed(carry[0].x)
+        x = carry[0].x
+        plan = typed(carry[0].x)
         step_keys, renoise_keys, hook_keys = keys_of_step(keys, i)
 
         def solve(state, memory):
@@ -154,23 +163,44 @@ def loop(
 
 @overload
 def sample(
-    sampler: Sampler, denoise: Denoiser | Memory | Unpaired, schedule: NoiseSchedule, x: Array, plan: Plan, keys: Array,
-    *, trajectory: Literal[False] = False, after_step: AfterStep | None = None,
-) -> Array: ...  # fmt: skip
+    sampler: Sampler,
+    denoise: Denoiser | Memory | Unpaired,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    *,
+    trajectory: Literal[False] = False,
+    after_step: AfterStep | None = None,
+) -> Array: ...
 
 
 @overload
 def sample(
-    sampler: Sampler, denoise: Denoiser | Memory | Unpaired, schedule: NoiseSchedule, x: Array, plan: Plan, keys: Array,
-    *, trajectory: Literal[True], after_step: AfterStep | None = None,
-) -> tuple[Array, Trajectory]: ...  # fmt: skip
+    sampler: Sampler,
+    denoise: Denoiser | Memory | Unpaired,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    *,
+    trajectory: Literal[True],
+    after_step: AfterStep | None = None,
+) -> tuple[Array, Trajectory]: ...
 
 
 @overload
 def sample(
-    sampler: Sampler, denoise: Denoiser | Memory | Unpaired, schedule: NoiseSchedule, x: Array, plan: Plan, keys: Array,
-    *, trajectory: bool, after_step: AfterStep | None = None,
-) -> Array | tuple[Array, Trajectory]: ...  # fmt: skip
+    sampler: Sampler,
+    denoise: Denoiser | Memory | Unpaired,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    *,
+    trajectory: bool,
+    after_step: AfterStep | None = None,
+) -> Array | tuple[Array, Trajectory]: ...
 
 
 def sample(
@@ -190,26 +220,26 @@ def sample(
     x[i] and keys[i] alone.
 
     Args:
-      sampler: for example `samplers.heun()`.
-      denoise: (x_t, t) -> Prediction; or a guidance with memory, which is carried from step to step; or, for the
-        samplers of flow maps, a `FlowMap` (x_t, t, s) -> x_s.
-      schedule: the process.
-      x: `[B, ...]` sample at plan.t[0]; from `prior` for a plan that starts at t_max.
-      plan: the steps.
-      keys: `[B]` random keys, one a sample; a deterministic sampler needs them only where the plan renoises.
-      trajectory: whether to return the way as well.
-      after_step: (x, s, i, keys) -> x, applied after each step to the sample at time s = plan.s[i], with keys `[B]`
-        that no other draw of this step uses.
+        sampler: for example `samplers.heun()`.
+        denoise: (x_t, t) -> Prediction; or a guidance with memory, which is carried from step to step; or, for the
+            samplers of flow maps, a `FlowMap` (x_t, t, s) -> x_s.
+        schedule: the process.
+        x: `[B, ...]` sample at plan.t[0]; from `prior` for a plan that starts at t_max.
+        plan: the steps.
+        keys: `[B]` random keys, one a sample; a deterministic sampler needs them only where the plan renoises.
+        trajectory: whether to return the way as well.
+        after_step: (x, s, i, keys) -> x, applied after each step to the sample at time s = plan.s[i], with keys `[B]`
+            that no other draw of this step uses.
 
     Returns:
-      x at plan.s[-1], `[B, ...]`; with `trajectory`, also a `Trajectory`.
+        x at plan.s[-1], `[B, ...]`; with `trajectory`, also a `Trajectory`.
 
     Raises:
-      TypeError: for arguments of another kind, such as a grid in the place of a plan, or a network in that of a
-        denoiser.
-      ValueError: if keys do not match the batch, a prediction has not the shape of x, a stochastic sampler is given
-        steps that go up, or one that does not read both fields an unpaired guidance, or one of flow maps a denoiser or
-        the reverse.
+        TypeError: for arguments of another kind, such as a grid in the place of a plan, or a network in that of a
+            denoiser.
+        ValueError: if keys do not match the batch, a prediction has not the shape of x, a stochastic sampler is given
+            steps that go up, or one that does not read both fields an unpaired guidance, or one of flow maps a denoiser
+            or the reverse.
     """
     walk = loop(sampler, denoise, schedule, plan, keys, after_step)
 
@@ -243,11 +273,11 @@ def stepwise(walk: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
         for state in run(x, 20, params, keys): show(state.x0)
 
     Args:
-      walk: (*arguments) -> what `loop` returns; the arguments are pytrees of arrays.
+        walk: (*arguments) -> what `loop` returns; the arguments are pytrees of arrays.
 
     Returns:
-      (x, steps, *arguments) -> the state after each of the steps. The programs are compiled once for each shape of x
-      and the arguments.
+        (x, steps, *arguments) -> the state after each of the steps. The programs are compiled once for each shape of x
+        and the arguments.
     """
     begin = jax.jit(lambda x, *arguments: walk(*arguments).init(x))
     advance = jax.jit(lambda carry, i, *arguments: walk(*arguments).step(carry, i))
@@ -301,13 +331,17 @@ def check_kind(sampler: Sampler, network: Callable) -> None:
         return True
 
     if sampler.of_flow_maps and takes(2) and not takes(3):
-        raise ValueError("this sampler takes a flow map (x_t, t, s) -> x_s, such as flow_maps.consistency(...), and "
-                         "got a denoiser (x_t, t) -> Prediction; sample it with ddim() or another sampler of denoisers")
+        raise ValueError(
+            "this sampler takes a flow map (x_t, t, s) -> x_s, such as flow_maps.consistency(...), and "
+            "got a denoiser (x_t, t) -> Prediction; sample it with ddim() or another sampler of denoisers"
+        )
     if not sampler.of_flow_maps and takes(3) and not takes(2):
-        raise ValueError("this sampler takes a denoiser (x_t, t) -> Prediction and got a flow map (x_t, t, s) -> x_s, "
-                         "or a network (x, clock, condition). A map is sampled with flow_map(), consistency() or "
-                         "tcd(); a network becomes a denoiser by parameterizations.denoiser(network, schedule, "
-                         "parameterization)")
+        raise ValueError(
+            "this sampler takes a denoiser (x_t, t) -> Prediction and got a flow map (x_t, t, s) -> x_s, "
+            "or a network (x, clock, condition). A map is sampled with flow_map(), consistency() or "
+            "tcd(); a network becomes a denoiser by parameterizations.denoiser(network, schedule, "
+            "parameterization)"
+        )
 
 
 def keys_of_step(keys: Array, i: ArrayLike) -> Array:

@@ -34,26 +34,28 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
     draws q(x_s | x_t, x0) instead.
 
     Facts:
-      kind: stochastic
-      order: weak 1
-      nfe: steps
-      accepts: any schedule
-      paper: Ma et al. 2024, "SiT", eq. 4; Albergo et al. 2023, "Stochastic Interpolants", for any w
+        kind: stochastic
+        order: weak 1
+        nfe: steps
+        accepts: any schedule
+        paper: Ma et al. 2024, "SiT", eq. 4; Albergo et al. 2023, "Stochastic Interpolants", for any w
 
     Args:
-      w: (schedule, t) -> w(t); or its name in SiT's code, whose noise is sqrt(2 D) dW, so that w = 2 D: "sigma"
-        (2 sigma), "constant" (2), "linear" (2 t), "decreasing" ((1 - cos(pi t))^2 / 2), "increasing-decreasing"
-        (2 sin^2(pi t)), "sbdm" (g^2, the process's own).
-      scale: factor of w.
-      last: the step onto sigma(s) = 0, by its name in SiT's code: "tweedie" returns the estimate of x_0, "mean" the
-        step's mean, as SiT's published figures do.
+        w: (schedule, t) -> w(t); or its name in SiT's code, whose noise is sqrt(2 D) dW, so that w = 2 D: "sigma"
+            (2 sigma), "constant" (2), "linear" (2 t), "decreasing" ((1 - cos(pi t))^2 / 2), "increasing-decreasing"
+            (2 sin^2(pi t)), "sbdm" (g^2, the process's own).
+        scale: factor of w.
+        last: the step onto sigma(s) = 0, by its name in SiT's code: "tweedie" returns the estimate of x_0, "mean" the
+            step's mean, as SiT's published figures do.
 
     Raises:
-      ValueError: if a name is unknown or the scale negative.
+        ValueError: if a name is unknown or the scale negative.
     """
     if isinstance(w, str) and w not in DIFFUSIONS:
-        raise ValueError(f"interpolant_sde: unknown diffusion {w!r}; valid are {', '.join(DIFFUSIONS)}, or a function "
-                         "(schedule, t) -> w")
+        raise ValueError(
+            f"interpolant_sde: unknown diffusion {w!r}; valid are {', '.join(DIFFUSIONS)}, or a function "
+            "(schedule, t) -> w"
+        )
     if not scale >= 0:
         raise ValueError(f"interpolant_sde: scale = {scale} must not be negative")
     if last not in ("tweedie", "mean"):
@@ -61,7 +63,9 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
     diffusion = DIFFUSIONS[w] if isinstance(w, str) else w
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s, x = plan.t[i], plan.s[i], state.x
+        t = plan.t[i]
+        s = plan.s[i]
+        x = state.x
         x0, eps = denoise(x, t)[:2]
         w_t = scale * diffusion(schedule, t)
         alpha_dot, sigma_dot = (jnp.squeeze(rate) for rate in derivatives(schedule, t, t))
@@ -87,10 +91,10 @@ def euler_maruyama() -> Sampler:
     estimate of x_0; the step from alpha(t) = 0, where f and g are infinite, draws q(x_s | x_t, x0).
 
     Facts:
-      kind: stochastic
-      order: weak 1
-      nfe: steps
-      accepts: any schedule
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 6
+        kind: stochastic
+        order: weak 1
+        nfe: steps
+        accepts: any schedule
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 6
     """
     return interpolant_sde("sbdm")

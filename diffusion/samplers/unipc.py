@@ -26,20 +26,20 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
     predicted samples, at which the network was asked.
 
     Facts:
-      kind: deterministic, multistep, predictor-corrector
-      order: p + 1 in log(alpha / sigma); as shipped, with its own start, min(p + 1, 3)
-      nfe: steps
-      accepts: any schedule; plans that go up invert
-      paper: Zhao et al. 2023, "UniPC", algorithms 1 and 2, and the authors' code
+        kind: deterministic, multistep, predictor-corrector
+        order: p + 1 in log(alpha / sigma); as shipped, with its own start, min(p + 1, 3)
+        nfe: steps
+        accepts: any schedule; plans that go up invert
+        paper: Zhao et al. 2023, "UniPC", algorithms 1 and 2, and the authors' code
 
     Args:
-      order: p, in 1 .. 3.
-      variant: "bh1", B(h) = h, which the authors advise for unconditional sampling in few steps; or "bh2",
-        B(h) = 1 - e^-h, for guided sampling.
-      lower_order_final: whether p falls to 1 over the last steps, as in the authors' code, see `latest`.
+        order: p, in 1 .. 3.
+        variant: "bh1", B(h) = h, which the authors advise for unconditional sampling in few steps; or "bh2",
+            B(h) = 1 - e^-h, for guided sampling.
+        lower_order_final: whether p falls to 1 over the last steps, as in the authors' code, see `latest`.
 
     Raises:
-      ValueError: if the order or the variant is another.
+        ValueError: if the order or the variant is another.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"unipc: order = {order} must be 1, 2 or 3")
@@ -59,9 +59,11 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
         return jnp.where(two, prepend(-slopes.sum(), slopes), data_weights(schedule, s, nodes))
 
     def step(state, denoise, schedule, plan, i, noise):
-        t, s = plan.t[i], plan.s[i]
+        t = plan.t[i]
+        s = plan.s[i]
         prediction = denoise(state.x, t)
-        outputs, nodes = prepend(prediction.x0, state.outputs), prepend(log_ratio(schedule, t), state.nodes)
+        outputs = prepend(prediction.x0, state.outputs)
+        nodes = prepend(log_ratio(schedule, t), state.nodes)
 
         # The last step again with the new node, as a change of where it led; its first node must stay the first.
         swap = jnp.array([1, 0, *range(2, order + 1)])

@@ -14,12 +14,12 @@ def bisect(decreasing: Callable[[Array], Array], target: Array, steps: ArrayLike
     It carries no derivatives; one Newton step from it does.
 
     Args:
-      decreasing: t, float of any shape -> float of the same shape.
-      target: float of any shape, in the range of the function.
-      steps: halvings of [0, 1].
+        decreasing: t, float of any shape -> float of the same shape.
+        target: float of any shape, in the range of the function.
+        steps: halvings of [0, 1].
 
     Returns:
-      (low, high), each of the target's shape, high - low = 2^-steps.
+        (low, high), each of the target's shape, high - low = 2^-steps.
     """
 
     def halve(_, interval):

@@ -26,20 +26,20 @@ def from_alpha_sigma(alpha: Coefficient, sigma: Coefficient, t_min: float | None
     that it keeps its digits near the data: sqrt((1 - alpha) (1 + alpha)), not sqrt(1 - alpha^2).
 
     Facts:
-      alpha: as the function says
-      sigma: as the function says
-      end: as the functions say
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 5, for
-        drift and diffusion of any process; Kingma et al. 2021, "Variational Diffusion Models", appendix A
+        alpha: as the function says
+        sigma: as the function says
+        end: as the functions say
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 5, for
+            drift and diffusion of any process; Kingma et al. 2021, "Variational Diffusion Models", appendix A
 
     Args:
-      alpha: t -> signal coefficient in [0, 1], by jax.numpy, for arrays of times in [0, 1].
-      sigma: t -> noise standard deviation, >= 0. Where sigma(0) > 0, it jumps there from the data, which is at t = 0.
-      t_min: as in `NoiseSchedule`; 0 if alpha and sigma reach the data, (1, 0), at t = 0, else 1e-5.
+        alpha: t -> signal coefficient in [0, 1], by jax.numpy, for arrays of times in [0, 1].
+        sigma: t -> noise standard deviation, >= 0. Where sigma(0) > 0, it jumps there from the data, which is at t = 0.
+        t_min: as in `NoiseSchedule`; 0 if alpha and sigma reach the data, (1, 0), at t = 0, else 1e-5.
 
     Raises:
-      TypeError: if alpha or sigma is no function.
-      ValueError: if they are not elementwise, not finite, or the log-SNR does not decrease from 0 to 1.
+        TypeError: if alpha or sigma is no function.
+        ValueError: if they are not elementwise, not finite, or the log-SNR does not decrease from 0 to 1.
     """
     for name, function in (("alpha", alpha), ("sigma", sigma)):
         if not callable(function):
@@ -101,20 +101,33 @@ def _values(alpha: Coefficient, sigma: Coefficient, times: np.ndarray) -> tuple:
         values = alpha(t), sigma(t)
     for name, value in zip(("alpha", "sigma"), values, strict=True):
         if jnp.shape(value) != times.shape:
-            raise ValueError(f"from_alpha_sigma: {name} of times of shape {times.shape} has the shape "
-                             f"{jnp.shape(value)}; it must be elementwise, with jnp.ones_like(t) for a constant")
+            raise ValueError(
+                f"from_alpha_sigma: {name} of times of shape {times.shape} has the shape "
+                f"{jnp.shape(value)}; it must be elementwise, with jnp.ones_like(t) for a constant"
+            )
     if any(isinstance(value, Tracer) for value in values):
         return None, None
     a, s = (np.asarray(value, np.float64) for value in values)
-    if not (np.isfinite(a).all() and np.isfinite(s).all() and (a[:-1] > 0).all() and (s[1:] > 0).all()
-            and a.max() < 1 + 1e-6 and a[-1] > -1e-6 and s[0] >= 0):  # fmt: skip
-        raise ValueError("from_alpha_sigma: needs finite coefficients with 0 < alpha <= 1 and sigma > 0 inside (0, 1); "
-                         f"alpha goes from {a[0]:g} to {a[-1]:g} and sigma from {s[0]:g} to {s[-1]:g}")
+    if not (
+        np.isfinite(a).all()
+        and np.isfinite(s).all()
+        and (a[:-1] > 0).all()
+        and (s[1:] > 0).all()
+        and a.max() < 1 + 1e-6
+        and a[-1] > -1e-6
+        and s[0] >= 0
+    ):
+        raise ValueError(
+            "from_alpha_sigma: needs finite coefficients with 0 < alpha <= 1 and sigma > 0 inside (0, 1); "
+            f"alpha goes from {a[0]:g} to {a[-1]:g} and sigma from {s[0]:g} to {s[-1]:g}"
+        )
     ratio = s[:-1] / a[:-1]
     if not (np.diff(ratio) > 0).all():
         i = int(np.argmin(np.diff(ratio) > 0))
-        raise ValueError(f"from_alpha_sigma: sigma / alpha must grow with t, from the data at t = 0; it goes from "
-                         f"{ratio[i]:g} at t = {times[i]:g} to {ratio[i + 1]:g} at t = {times[i + 1]:g}")
+        raise ValueError(
+            f"from_alpha_sigma: sigma / alpha must grow with t, from the data at t = 0; it goes from "
+            f"{ratio[i]:g} at t = {times[i]:g} to {ratio[i + 1]:g} at t = {times[i + 1]:g}"
+        )
     return a, s
 
 

@@ -17,17 +17,17 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
     `shifted`.
 
     Facts:
-      alpha: cos(a(t)) / cos(a(0)), a(t) = (pi / 2) (t + s) / (1 + s)
-      sigma: sqrt(1 - alpha^2)
-      end: alpha = 0, sigma = 1
-      paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17
+        alpha: cos(a(t)) / cos(a(0)), a(t) = (pi / 2) (t + s) / (1 + s)
+        sigma: sqrt(1 - alpha^2)
+        end: alpha = 0, sigma = 1
+        paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17
 
     Args:
-      s: offset that keeps the noise near t = 0 from vanishing too fast, > 0; 0.008 in the paper. With s = 0 it is
-        `trigonometric`.
+        s: offset that keeps the noise near t = 0 from vanishing too fast, > 0; 0.008 in the paper. With s = 0 it is
+            `trigonometric`.
 
     Raises:
-      ValueError: if s is not positive.
+        ValueError: if s is not positive.
     """
     if not s > 0:
         raise ValueError(f"cosine schedule: s = {s} must be positive (0.008 in the paper)")
@@ -57,7 +57,10 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
         return -rate / jnp.tan(rate * (1 - as_float(t)))
 
     return NoiseSchedule(
-        alpha, sigma, log_snr, inverse_log_snr,
+        alpha,
+        sigma,
+        log_snr,
+        inverse_log_snr,
         drift=drift,
         diffusion=lambda t: jnp.sqrt(-2 * drift(t)),
         t_min=0.0,
@@ -77,24 +80,28 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
     them (euler, heun, midpoint, rk4) take DDIM's step from there.
 
     Facts:
-      alpha: sqrt((S(end) - S(start + t (end - start))) / (S(end) - S(start)))
-      sigma: sqrt(1 - alpha^2)
-      end: alpha = 0, sigma = 1
-      paper: Jabri et al. 2022, "Scalable Adaptive Computation for Iterative Generation", algorithm 3; Chen 2023, "On
-        the Importance of Noise Scheduling for Diffusion Models", algorithm 1
+        alpha: sqrt((S(end) - S(start + t (end - start))) / (S(end) - S(start)))
+        sigma: sqrt(1 - alpha^2)
+        end: alpha = 0, sigma = 1
+        paper: Jabri et al. 2022, "Scalable Adaptive Computation for Iterative Generation", algorithm 3; Chen 2023, "On
+            the Importance of Noise Scheduling for Diffusion Models", algorithm 1
 
     Args:
-      start: where the piece begins; -3 in the papers, or 0.
-      end: where it ends, > start; 3 in the papers.
-      tau: temperature, > 0: 1 here as in the code, 0.3 to 1.1 in the second paper.
+        start: where the piece begins; -3 in the papers, or 0.
+        end: where it ends, > start; 3 in the papers.
+        tau: temperature, > 0: 1 here as in the code, 0.3 to 1.1 in the second paper.
 
     Raises:
-      ValueError: if (end - start) / tau is not in (0, 80], beyond which float32 holds no values.
+        ValueError: if (end - start) / tau is not in (0, 80], beyond which float32 holds no values.
     """
     if not (tau > 0 and 0 < (end - start) / tau <= 80):
-        raise ValueError(f"sigmoid schedule: start = {start}, end = {end}, tau = {tau}; it needs tau > 0 and "
-                         "0 < (end - start) / tau <= 80 (-3, 3 and 1 in the paper)")
-    first, last, width = start / tau, end / tau, (end - start) / tau
+        raise ValueError(
+            f"sigmoid schedule: start = {start}, end = {end}, tau = {tau}; it needs tau > 0 and "
+            "0 < (end - start) / tau <= 80 (-3, 3 and 1 in the paper)"
+        )
+    first = start / tau
+    last = end / tau
+    width = (end - start) / tau
     # S(x) - S(y) = sinh((x - y) / 2 tau) / (2 cosh(x / 2 tau) cosh(y / 2 tau)): no difference of like numbers is left.
     # alpha^2 and sigma^2 are two such differences, here without what they share, over their sum.
     signal = lambda t: math.cosh(first / 2) * jnp.sinh(width / 2 * (1 - t))
@@ -121,7 +128,10 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
         return -width / 4 * (1 / jnp.tanh(width / 2 * (1 - t)) + jnp.tanh((first + width * t) / 2))
 
     return NoiseSchedule(
-        alpha, sigma, log_snr, inverse_log_snr,
+        alpha,
+        sigma,
+        log_snr,
+        inverse_log_snr,
         drift=drift,
         diffusion=lambda t: jnp.sqrt(-2 * drift(t)),
         t_min=0.0,

@@ -11,15 +11,15 @@ def linear_beta(beta_start: float = 1e-4, beta_end: float = 0.02, T: int = 1000)
     """The schedule of DDPM: beta_i uniform between two values. See `from_betas` for times.
 
     Facts:
-      alpha: sqrt(prod_{j <= i} (1 - beta_j)), beta_i uniform in [beta_start, beta_end]
-      sigma: sqrt(1 - alpha^2)
-      end: alpha = 0.00635, sigma = 0.99998 with the paper's betas
-      paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", section 4
+        alpha: sqrt(prod_{j <= i} (1 - beta_j)), beta_i uniform in [beta_start, beta_end]
+        sigma: sqrt(1 - alpha^2)
+        end: alpha = 0.00635, sigma = 0.99998 with the paper's betas
+        paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", section 4
 
     Args:
-      beta_start: first beta, in (0, 1).
-      beta_end: last beta, in (0, 1).
-      T: number of steps of the process, >= 1.
+        beta_start: first beta, in (0, 1).
+        beta_end: last beta, in (0, 1).
+        T: number of steps of the process, >= 1.
     """
     return from_betas(np.linspace(beta_start, beta_end, _at_least_one_step(T), dtype=np.float64))
 
@@ -28,15 +28,15 @@ def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012, T: int =
     """The schedule of latent diffusion ("linear" in its code): sqrt(beta_i) uniform. See `from_betas` for times.
 
     Facts:
-      alpha: sqrt(prod_{j <= i} (1 - beta_j)), sqrt(beta_i) uniform in [sqrt(beta_start), sqrt(beta_end)]
-      sigma: sqrt(1 - alpha^2)
-      end: alpha = 0.0683, sigma = 0.99767 with the authors' betas
-      paper: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", authors' code
+        alpha: sqrt(prod_{j <= i} (1 - beta_j)), sqrt(beta_i) uniform in [sqrt(beta_start), sqrt(beta_end)]
+        sigma: sqrt(1 - alpha^2)
+        end: alpha = 0.0683, sigma = 0.99767 with the authors' betas
+        paper: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", authors' code
 
     Args:
-      beta_start: first beta, in (0, 1).
-      beta_end: last beta, in (0, 1).
-      T: number of steps of the process, >= 1.
+        beta_start: first beta, in (0, 1).
+        beta_end: last beta, in (0, 1).
+        T: number of steps of the process, >= 1.
     """
     if not (beta_start > 0 and beta_end > 0):
         raise ValueError(f"scaled_linear: beta_start = {beta_start} and beta_end = {beta_end} must be in (0, 1)")
@@ -53,16 +53,16 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
     log alpha is interpolated linearly.
 
     Facts:
-      alpha: sqrt(prod_{j <= i} (1 - beta_j)) at t = (i + 1) / T
-      sigma: sqrt(1 - alpha^2)
-      end: as the betas say
-      paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 4
+        alpha: sqrt(prod_{j <= i} (1 - beta_j)) at t = (i + 1) / T
+        sigma: sqrt(1 - alpha^2)
+        end: as the betas say
+        paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 4
 
     Args:
-      betas: `[T]` variances of the steps, each in (0, 1).
+        betas: `[T]` variances of the steps, each in (0, 1).
 
     Raises:
-      ValueError: if betas is not a vector of numbers in (0, 1).
+        ValueError: if betas is not a vector of numbers in (0, 1).
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
@@ -110,7 +110,10 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         return jnp.clip((i + fraction) / T, 0, 1)
 
     return NoiseSchedule(
-        alpha, sigma, log_snr, inverse_log_snr,
+        alpha,
+        sigma,
+        log_snr,
+        inverse_log_snr,
         drift=lambda t: slope(as_float(t)),
         diffusion=lambda t: jnp.sqrt(-2 * slope(as_float(t))),
         t_min=1 / T,

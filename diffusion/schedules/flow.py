@@ -14,11 +14,11 @@ def rectified_flow() -> NoiseSchedule:
     Both papers write the time the other way round; eq. 20 of the second has sigma_min = 0 here.
 
     Facts:
-      alpha: 1 - t
-      sigma: t
-      end: alpha = 0, sigma = 1
-      paper: Liu et al. 2023, "Flow Straight and Fast", eq. 1; Lipman et al. 2023, "Flow Matching for Generative
-        Modeling", eq. 20
+        alpha: 1 - t
+        sigma: t
+        end: alpha = 0, sigma = 1
+        paper: Liu et al. 2023, "Flow Straight and Fast", eq. 1; Lipman et al. 2023, "Flow Matching for Generative
+            Modeling", eq. 20
     """
     return NoiseSchedule(
         alpha=lambda t: 1 - as_float(t),
@@ -41,11 +41,11 @@ def trigonometric() -> NoiseSchedule:
     variance-preserving interpolant, with the time the other way round.
 
     Facts:
-      alpha: cos(pi t / 2)
-      sigma: sin(pi t / 2)
-      end: alpha = 0, sigma = 1
-      paper: Lu and Song 2025, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", section 3;
-        Ma et al. 2024, "SiT", section 2.3; Albergo and Vanden-Eijnden 2023
+        alpha: cos(pi t / 2)
+        sigma: sin(pi t / 2)
+        end: alpha = 0, sigma = 1
+        paper: Lu and Song 2025, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", section 3;
+            Ma et al. 2024, "SiT", section 2.3; Albergo and Vanden-Eijnden 2023
     """
     rate = math.pi / 2
     alpha = lambda t: jnp.sin(rate * (1 - as_float(t)))  # exact at the end where it vanishes

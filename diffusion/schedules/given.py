@@ -18,33 +18,33 @@ def from_log_snr(log_snr: np.ndarray, times: np.ndarray | None = None) -> NoiseS
     """A variance-preserving process whose log-SNR is given at some times and interpolated linearly between them.
 
     Facts:
-      alpha: sqrt(sigmoid(log-SNR))
-      sigma: sqrt(sigmoid(-log-SNR))
-      end: as the array says, with a finite log-SNR
-      paper: Kingma et al. 2021, "Variational Diffusion Models": alpha^2 and sigma^2 are sigmoids of the log-SNR
+        alpha: sqrt(sigmoid(log-SNR))
+        sigma: sqrt(sigmoid(-log-SNR))
+        end: as the array says, with a finite log-SNR
+        paper: Kingma et al. 2021, "Variational Diffusion Models": alpha^2 and sigma^2 are sigmoids of the log-SNR
 
     Args:
-      log_snr: `[N + 1]` finite and strictly decreasing values.
-      times: `[N + 1]` strictly increasing times from 0 to 1 at which they hold; uniform if None.
+        log_snr: `[N + 1]` finite and strictly decreasing values.
+        times: `[N + 1]` strictly increasing times from 0 to 1 at which they hold; uniform if None.
 
     Raises:
-      ValueError: if they are not.
+        ValueError: if they are not.
     """
     values = np.asarray(log_snr, np.float64)
     times = np.linspace(0, 1, values.size) if times is None else np.asarray(times, np.float64)
     if values.ndim != 1 or values.size < 2 or not (np.isfinite(values).all() and np.all(np.diff(values) < 0)):
         raise ValueError(f"from_log_snr: log_snr must be a vector of finite, strictly decreasing values; got {values}")
     if times.shape != values.shape or times[0] != 0 or times[-1] != 1 or not np.all(np.diff(times) > 0):
-        raise ValueError(f"from_log_snr: times must be {values.size} strictly increasing numbers from 0 to 1, one for "
-                         f"each log-SNR; got {times}")
+        raise ValueError(
+            f"from_log_snr: times must be {values.size} strictly increasing numbers from 0 to 1, one for "
+            f"each log-SNR; got {times}"
+        )
 
     def interpolate(x, xs, ys):
         return jnp.interp(x, jnp.asarray(xs, x.dtype), jnp.asarray(ys, x.dtype))
 
     return variance_preserving_from(
-        lambda t: interpolate(t, times, values),
-        lambda value: interpolate(-value, -values, times),
-        T_MIN,
+        lambda t: interpolate(t, times, values), lambda value: interpolate(-value, -values, times), T_MIN
     )
 
 
@@ -54,13 +54,13 @@ def init_learned(
     """Parameters of a `learned` schedule: nearly a straight line in log-SNR between the two ends.
 
     Args:
-      key: random key.
-      log_snr_max: log-SNR near t = 0; 13.3 in the paper's configs.
-      log_snr_min: log-SNR at t = 1, < log_snr_max; -5 in the paper's configs.
-      features: width of the hidden layer; 1024 in the paper.
+        key: random key.
+        log_snr_max: log-SNR near t = 0; 13.3 in the paper's configs.
+        log_snr_min: log-SNR at t = 1, < log_snr_max; -5 in the paper's configs.
+        features: width of the hidden layer; 1024 in the paper.
 
     Raises:
-      ValueError: if log_snr_min < log_snr_max does not hold.
+        ValueError: if log_snr_min < log_snr_max does not hold.
     """
     if not log_snr_min < log_snr_max:
         raise ValueError(f"init_learned: log_snr_min = {log_snr_min} must be below log_snr_max = {log_snr_max}")
@@ -86,13 +86,13 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
     the loss, so that gradients reach `params`.
 
     Facts:
-      alpha: sqrt(sigmoid(log-SNR)), log-SNR a monotone network
-      sigma: sqrt(sigmoid(-log-SNR))
-      end: log-SNR = log_snr_max - range, learned; -5 at first
-      paper: Kingma et al. 2021, "Variational Diffusion Models", section 4.1 and appendix H
+        alpha: sqrt(sigmoid(log-SNR)), log-SNR a monotone network
+        sigma: sqrt(sigmoid(-log-SNR))
+        end: log-SNR = log_snr_max - range, learned; -5 at first
+        paper: Kingma et al. 2021, "Variational Diffusion Models", section 4.1 and appendix H
 
     Args:
-      params: see `init_learned`.
+        params: see `init_learned`.
     """
 
     def shape(p, t):

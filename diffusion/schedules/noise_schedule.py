@@ -18,20 +18,20 @@ class NoiseSchedule(NamedTuple):
     (Song et al. 2021, eq. 5; Kingma et al. 2021, "Variational Diffusion Models").
 
     Attributes:
-      alpha: t -> signal coefficient in [0, 1].
-      sigma: t -> noise standard deviation, >= 0.
-      log_snr: t -> log(alpha^2 / sigma^2), decreasing from +inf at t = 0.
-      inverse_log_snr: log-SNR -> t.
-      drift: t -> f(t); infinite where alpha = 0.
-      diffusion: t -> g(t) >= 0.
-      t_min: smallest time at which a network is trained or evaluated; at t_min = 0 sigma is zero, and only the
-        parameterizations that do not divide by it are defined there.
-      t_max: largest such time; where alpha(t_max) = 0, epsilon and score prediction are not defined.
-      prior: (key, shape) -> one example of the distribution that sampling starts from: N(0, I) where the variance is
-        preserved, for data of mean 0 and variance 1, and N(0, sigma(t_max)^2 I) elsewhere.
-      norm: (a, b) -> the norm that is 1 along the process, norm(alpha(t), sigma(t)) = 1, with norm(c a, c b) =
-        c norm(a, b): `jnp.hypot` where the variance is preserved, a + b on straight lines, a where alpha = 1. It says
-        what kind of process this is, whatever its clock: (a, b) / norm(a, b) is its point with the ratio a / b.
+        alpha: t -> signal coefficient in [0, 1].
+        sigma: t -> noise standard deviation, >= 0.
+        log_snr: t -> log(alpha^2 / sigma^2), decreasing from +inf at t = 0.
+        inverse_log_snr: log-SNR -> t.
+        drift: t -> f(t); infinite where alpha = 0.
+        diffusion: t -> g(t) >= 0.
+        t_min: smallest time at which a network is trained or evaluated; at t_min = 0 sigma is zero, and only the
+            parameterizations that do not divide by it are defined there.
+        t_max: largest such time; where alpha(t_max) = 0, epsilon and score prediction are not defined.
+        prior: (key, shape) -> one example of the distribution that sampling starts from: N(0, I) where the variance is
+            preserved, for data of mean 0 and variance 1, and N(0, sigma(t_max)^2 I) elsewhere.
+        norm: (a, b) -> the norm that is 1 along the process, norm(alpha(t), sigma(t)) = 1, with norm(c a, c b) = c
+            norm(a, b): `jnp.hypot` where the variance is preserved, a + b on straight lines, a where alpha = 1. It says
+            what kind of process this is, whatever its clock: (a, b) / norm(a, b) is its point with the ratio a / b.
 
     Every function of t takes float t of any shape (integers and half precision are promoted to float32) and returns
     the same shape, float32, or float64 where t is.
@@ -53,16 +53,18 @@ def left_broadcast(t: ArrayLike, x: Array) -> Array:
     """Returns t with trailing axes of length one, so that it multiplies x example by example.
 
     Args:
-      t: array whose shape is a prefix of x's: `[]`, `[B]`, `[B, F]`.
-      x: array of any rank, `[B, ...]`.
+        t: array whose shape is a prefix of x's: `[]`, `[B]`, `[B, F]`.
+        x: array of any rank, `[B, ...]`.
 
     Raises:
-      ValueError: if t's shape is not a prefix of x's.
+        ValueError: if t's shape is not a prefix of x's.
     """
     t = jnp.asarray(t)
     if t.shape != x.shape[: t.ndim]:
-        raise ValueError(f"the shape of t, {t.shape}, is not a prefix of the shape of x, {x.shape}; "
-                         "pass one time for all ([]), one an example ([B]) or one a frame ([B, F])")
+        raise ValueError(
+            f"the shape of t, {t.shape}, is not a prefix of the shape of x, {x.shape}; "
+            "pass one time for all ([]), one an example ([B]) or one a frame ([B, F])"
+        )
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
@@ -70,7 +72,7 @@ def check_schedule(schedule: Any) -> None:
     """Refuses what is no schedule, such as a function of `schedules` that was not called.
 
     Raises:
-      TypeError: saying what came.
+        TypeError: saying what came.
     """
     require(schedule, NoiseSchedule, "schedule", "a NoiseSchedule, such as schedules.rectified_flow()")
 
@@ -89,10 +91,10 @@ def variance_preserving_from(
     to 0, the data.
 
     Args:
-      log_snr: decreasing, differentiable function of float t.
-      inverse_log_snr: its inverse, for log-SNRs down to log_snr(1); it may return anything for those above
-        log_snr(0).
-      t_min: as in `NoiseSchedule`, > 0.
+        log_snr: decreasing, differentiable function of float t.
+        inverse_log_snr: its inverse, for log-SNRs down to log_snr(1); it may return anything for those above
+            log_snr(0).
+        t_min: as in `NoiseSchedule`, > 0.
     """
 
     def ended(t):

@@ -17,17 +17,17 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
     the schedule was made for 64 x 64. On the rectified flow it is SD3's shift of the time.
 
     Facts:
-      alpha: alpha / norm(alpha, factor sigma)
-      sigma: factor sigma / norm(alpha, factor sigma)
-      end: alpha = 0 where the schedule has it; log-SNR lower by 2 ln(factor) elsewhere
-      paper: Hoogeboom et al. 2023, "simple diffusion", eq. 4; Esser et al. 2024, eq. 23
+        alpha: alpha / norm(alpha, factor sigma)
+        sigma: factor sigma / norm(alpha, factor sigma)
+        end: alpha = 0 where the schedule has it; log-SNR lower by 2 ln(factor) elsewhere
+        paper: Hoogeboom et al. 2023, "simple diffusion", eq. 4; Esser et al. 2024, eq. 23
 
     Args:
-      schedule: any schedule.
-      factor: > 0; above 1 for larger pictures.
+        schedule: any schedule.
+        factor: > 0; above 1 for larger pictures.
 
     Raises:
-      ValueError: if factor is not positive and finite.
+        ValueError: if factor is not positive and finite.
     """
     if not 0 < factor < math.inf:
         raise ValueError(f"shifted: factor = {factor} must be positive (d / 64 for pictures of d x d in the paper)")
@@ -69,25 +69,28 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
     another parameterization that is defined at alpha = 0, and sample on a grid that starts there (`trailing`).
 
     Facts:
-      alpha: alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max))
-      sigma: sqrt(1 - alpha^2)
-      end: alpha = 0, sigma = 1
-      paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1
+        alpha: alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max))
+        sigma: sqrt(1 - alpha^2)
+        end: alpha = 0, sigma = 1
+        paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", algorithm 1
 
     Args:
-      schedule: a schedule that preserves the variance, discrete or not.
+        schedule: a schedule that preserves the variance, discrete or not.
 
     Raises:
-      ValueError: if it does not preserve the variance: its noise would not end at one.
+        ValueError: if it does not preserve the variance: its noise would not end at one.
     """
     if not preserves_variance(schedule):
-        raise ValueError("zero_terminal_snr rescales alpha and takes sigma = sqrt(1 - alpha^2): it is defined for "
-                         "schedules that preserve the variance (linear_beta, scaled_linear, variance_preserving, ...)")
+        raise ValueError(
+            "zero_terminal_snr rescales alpha and takes sigma = sqrt(1 - alpha^2): it is defined for "
+            "schedules that preserve the variance (linear_beta, scaled_linear, variance_preserving, ...)"
+        )
 
     def constants(t):
         """alpha(t_max), the scale k and the offset c of 1 - alpha' = k (1 - alpha) + c, in t's precision."""
         first, last = (jnp.asarray(end, t.dtype) for end in (schedule.t_min, schedule.t_max))
-        alpha_first, alpha_last = schedule.alpha(first), schedule.alpha(last)
+        alpha_first = schedule.alpha(first)
+        alpha_last = schedule.alpha(last)
         k = alpha_first / (alpha_first - alpha_last)
         return alpha_last, k, -alpha_last * _complement(schedule, first) / (alpha_first - alpha_last)
 
@@ -116,7 +119,8 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
 
     def drift(t):
         t = as_float(t)
-        alpha_old, alpha_last = schedule.alpha(t), constants(t)[0]
+        alpha_old = schedule.alpha(t)
+        alpha_last = constants(t)[0]
         scale = alpha_old / jnp.maximum(alpha_old - alpha_last, 0)
         return schedule.drift(t) * jnp.where((t < schedule.t_min) | (alpha_last == 0), 1, scale)
 

@@ -14,17 +14,17 @@ def variance_exploding(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Nois
     the paper's 1e-5. Its images are in [0, 1], with sigma_max near the largest distance between two of them.
 
     Facts:
-      alpha: 1
-      sigma: sigma_min (sigma_max / sigma_min)^t
-      end: alpha = 1, sigma = sigma_max
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix C
+        alpha: 1
+        sigma: sigma_min (sigma_max / sigma_min)^t
+        end: alpha = 1, sigma = sigma_max
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix C
 
     Args:
-      sigma_min: smallest noise, > 0.
-      sigma_max: largest noise, > sigma_min.
+        sigma_min: smallest noise, > 0.
+        sigma_max: largest noise, > sigma_min.
 
     Raises:
-      ValueError: if 0 < sigma_min < sigma_max does not hold.
+        ValueError: if 0 < sigma_min < sigma_max does not hold.
     """
     _check_noise_range("variance_exploding", sigma_min, sigma_max)
     log_ratio = math.log(sigma_max / sigma_min)
@@ -61,17 +61,17 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
     Networks are trained and evaluated for sigma in [sigma_min, sigma_max], that is t in [sigma_min / sigma_max, 1].
 
     Facts:
-      alpha: 1
-      sigma: t sigma_max
-      end: alpha = 1, sigma = sigma_max
-      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1
+        alpha: 1
+        sigma: t sigma_max
+        end: alpha = 1, sigma = sigma_max
+        paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1
 
     Args:
-      sigma_min: smallest noise a network sees, > 0, in units of the data.
-      sigma_max: largest noise, > sigma_min.
+        sigma_min: smallest noise a network sees, > 0, in units of the data.
+        sigma_max: largest noise, > sigma_min.
 
     Raises:
-      ValueError: if 0 < sigma_min < sigma_max does not hold.
+        ValueError: if 0 < sigma_min < sigma_max does not hold.
     """
     _check_noise_range("edm", sigma_min, sigma_max)
     return NoiseSchedule(

@@ -21,17 +21,17 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseS
     The limit of DDPM's process for many steps: beta_i = beta(i / T) / T.
 
     Facts:
-      alpha: exp(-B(t) / 2), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2
-      sigma: sqrt(1 - exp(-B(t)))
-      end: alpha = 0.00657, sigma = 0.99998 with the paper's betas
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 11
+        alpha: exp(-B(t) / 2), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2
+        sigma: sqrt(1 - exp(-B(t)))
+        end: alpha = 0.00657, sigma = 0.99998 with the paper's betas
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 11
 
     Args:
-      beta_min: beta(0), > 0.
-      beta_max: beta(1), >= beta_min.
+        beta_min: beta(0), > 0.
+        beta_max: beta(1), >= beta_min.
 
     Raises:
-      ValueError: if 0 < beta_min <= beta_max < inf does not hold.
+        ValueError: if 0 < beta_min <= beta_max < inf does not hold.
     """
     beta, integral = _linear_beta("variance_preserving", beta_min, beta_max)
     return NoiseSchedule(
@@ -56,17 +56,17 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
     sigma is a standard deviation, not a variance. There is no discrete process of which this is the limit.
 
     Facts:
-      alpha: exp(-B(t) / 2), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2
-      sigma: 1 - alpha^2
-      end: alpha = 0.00657, sigma = 0.99996 with the paper's betas
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 12
+        alpha: exp(-B(t) / 2), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2
+        sigma: 1 - alpha^2
+        end: alpha = 0.00657, sigma = 0.99996 with the paper's betas
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 12
 
     Args:
-      beta_min: beta(0), > 0.
-      beta_max: beta(1), >= beta_min.
+        beta_min: beta(0), > 0.
+        beta_max: beta(1), >= beta_min.
 
     Raises:
-      ValueError: if 0 < beta_min <= beta_max < inf does not hold.
+        ValueError: if 0 < beta_min <= beta_max < inf does not hold.
     """
     beta, integral = _linear_beta("sub_vp", beta_min, beta_max)
 

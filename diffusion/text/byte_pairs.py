@@ -54,18 +54,29 @@ def learn(captions: Iterable[str], size: int) -> BytePairs:
         raise ValueError("a vocabulary is learned from captions; there is none")
     library = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     library.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    library.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(tokenizers.Regex(CLIP_WORDS), behavior="removed", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(CLIP_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     library.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=size - 2, end_of_word_suffix=END_OF_WORD, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 2,
+        end_of_word_suffix=END_OF_WORD,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     library.train_from_iterator(captions, trainer)
     merges = [tuple(pair) for pair in json.loads(library.to_str())["model"]["merges"]][: size - LEAST]
     single = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*single, *(letter + END_OF_WORD for letter in single), *map("".join, merges),
-              CLIP_SPECIAL["bos_token"], CLIP_SPECIAL["eos_token"]]  # fmt: skip
+    tokens = [
+        *single,
+        *(letter + END_OF_WORD for letter in single),
+        *map("".join, merges),
+        CLIP_SPECIAL["bos_token"],
+        CLIP_SPECIAL["eos_token"],
+    ]
     ids: dict[str, int] = {}
     for token in tokens:  # two merges may give the same token
         ids.setdefault(token, len(ids))
@@ -89,7 +100,10 @@ def write(folder: str | pathlib.Path, learned: BytePairs, length: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True, **CLIP_SPECIAL}
     lines = ["#version: 0.2", *(" ".join(pair) for pair in learned.merges), ""]
-    for name, content in (("vocab.json", json.dumps(learned.ids, ensure_ascii=False)), ("merges.txt", "\n".join(lines)),
-                          ("tokenizer_config.json", json.dumps(about, indent=2))):  # fmt: skip
+    for name, content in (
+        ("vocab.json", json.dumps(learned.ids, ensure_ascii=False)),
+        ("merges.txt", "\n".join(lines)),
+        ("tokenizer_config.json", json.dumps(about, indent=2)),
+    ):
         with files.whole(folder / name) as file:
             file.write(content.encode())

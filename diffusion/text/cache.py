@@ -1,6 +1,6 @@
 """Embeddings on disk: a prompt that an encoder has read is not read again, in this run or another.
 
-    t5 = text.cached(t5, text.fingerprint(params))
+t5 = text.cached(t5, text.fingerprint(params))
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def fingerprint(params: Any, **how: Any) -> str:
 
     Args:
         params: its parameters.
-        **how: what else was given to `Encoder.of`, such as ``skip=1, norm=False``.
+        **how: what else was given to `Encoder.of`, such as `skip=1, norm=False`.
     """
     digest = hashlib.sha256(repr(sorted(how.items())).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -47,7 +47,8 @@ def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = N
     place = pathlib.Path(folder or files.cache("embeddings")).expanduser() / weights
 
     def network(ids: Any, mask: Any) -> tuple[jax.Array, jax.Array | None]:
-        ids, mask = np.asarray(ids, np.int32), np.asarray(mask, bool)
+        ids = np.asarray(ids, np.int32)
+        mask = np.asarray(mask, bool)
         paths = [place / f"{_name(*row)}.safetensors" for row in zip(ids, mask)]
         found = {path: _read(path) for path in paths}
         missing = [i for i, path in enumerate(paths) if found[path] is None and path not in paths[:i]]

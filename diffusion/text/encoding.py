@@ -37,7 +37,7 @@ class Encoder(NamedTuple):
             module: such as `models.clip.CLIPText` or `models.t5.T5Encoder`.
             params: its parameters.
             masked: whether its attention is told the mask: of the published text-to-image models PixArt's T5 alone is.
-            **how: further arguments of its call: ``skip=1, norm=False`` for CLIP as SDXL and SD 3 read it.
+            **how: further arguments of its call: `skip=1, norm=False` for CLIP as SDXL and SD 3 read it.
         """
         apply = jax.jit(lambda params, ids, mask: tuple(module.apply({"params": params}, ids, mask, **how)))
         return cls(tokenizer, lambda ids, mask: apply(params, ids, mask if masked else None))
@@ -57,9 +57,7 @@ class Embeddings(NamedTuple):
     pooled: jax.Array | None
 
 
-def encode(
-    prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", windows: bool = False
-) -> Embeddings:
+def encode(prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", windows: bool = False) -> Embeddings:
     """The embeddings of prompts.
 
     Args:
@@ -91,8 +89,11 @@ def encode(
         pieces = [(prompt, 1.0)] if emphasis == "none" else weighting.parse(prompt)
         found.append((all_windows if windows else first_window)(pieces, tokenizer))
         if cut := found[-1].cut:
-            warnings.warn(f"the prompt {prompt[:30]!r} is longer than the {tokenizer.length} tokens of its encoder; "
-                          f"left out: {cut!r}. Windows take all of it (windows=True)", stacklevel=2)  # fmt: skip
+            warnings.warn(
+                f"the prompt {prompt[:30]!r} is longer than the {tokenizer.length} tokens of its encoder; "
+                f"left out: {cut!r}. Windows take all of it (windows=True)",
+                stacklevel=2,
+            )
     count = max(len(one.rows) for one in found)
     rows = [row for one in found for row in one.rows + [[]] * (count - len(one.rows))]
     ids, mask = tokenizer.framed([[token for token, _ in row] for row in rows])

@@ -8,9 +8,9 @@
 | Flux   | [B, 512, 4096] T5                                            | of CLIP             |             |
 | PixArt | [B, 120 or 300, 4096] T5                                     |                     | T5's        |
 
-SDXL and SD 3 read CLIP's states before the last layer, without the final norm: ``Encoder.of(..., skip=1, norm=False)``.
+SDXL and SD 3 read CLIP's states before the last layer, without the final norm: `Encoder.of(..., skip=1, norm=False)`.
 Prompts and negatives are encoded in one call, so that they have as many tokens; "" is a prompt as any other. (SDXL was
-published to be told zeros where no negative is given: ``jax.tree.map(jnp.zeros_like, condition)``.)
+published to be told zeros where no negative is given: `jax.tree.map(jnp.zeros_like, condition)`.)
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def stable_diffusion_xl(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, 
 
     Args:
         prompts: B texts.
-        clip: ViT-L's text tower, ``skip=1, norm=False``.
+        clip: ViT-L's text tower, `skip=1, norm=False`.
         clip_g: ViT-bigG's with its projection, the same.
         **how: further arguments of `encode`.
     """
@@ -47,20 +47,27 @@ def stable_diffusion_xl(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, 
 
 
 def stable_diffusion_3(
-    prompts: Sequence[str], clip: Encoder, clip_g: Encoder, t5: Encoder | None = None, *,
-    width: int = 4096, length: int = 256, **how: Any,
-) -> dict[str, jax.Array]:  # fmt: skip
+    prompts: Sequence[str],
+    clip: Encoder,
+    clip_g: Encoder,
+    t5: Encoder | None = None,
+    *,
+    width: int = 4096,
+    length: int = 256,
+    **how: Any,
+) -> dict[str, jax.Array]:
     """{"text", "pooled"} of SD 3.
 
     Args:
         prompts: B texts.
-        clip: ViT-L's text tower with its projection, ``skip=1, norm=False``.
+        clip: ViT-L's text tower with its projection, `skip=1, norm=False`.
         clip_g: ViT-bigG's, the same.
         t5: T5's encoder with a tokenizer of `length`; None: the model is told zeros in its place, as it was trained to.
         width, length: of T5's tokens where there is none.
         **how: further arguments of `encode`.
     """
-    first, second = encode(prompts, clip, **how), encode(prompts, clip_g, **how)
+    first = encode(prompts, clip, **how)
+    second = encode(prompts, clip_g, **how)
     if t5 is None:
         zeros = jnp.zeros((len(prompts), length, width))
         third = Embeddings(zeros, jnp.ones(zeros.shape[:2], bool), None)
@@ -87,7 +94,7 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
 
     Args:
         prompts: B texts.
-        t5: T5's encoder, ``masked=True``, with a tokenizer of 120 (alpha) or 300 (sigma) tokens.
+        t5: T5's encoder, `masked=True`, with a tokenizer of 120 (alpha) or 300 (sigma) tokens.
         **how: further arguments of `encode`.
     """
     found = encode([prompt.lower().strip() for prompt in prompts], t5, **how)

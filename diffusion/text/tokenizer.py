@@ -28,15 +28,29 @@ BOUNDLESS = 10**6  # a longer "model_max_length" is how configs say that there i
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 GROWTH = 1000  # letters that rules of a vocabulary may make of one
 IDS = schema.whole()  # of tokens
-TOKEN = schema.optional(schema.either(schema.text(), schema.Valid(
-    "a table with a text as its content", lambda value: isinstance(value, Mapping) and schema.text().holds(
-        value.get("content")))))  # fmt: skip
+TOKEN = schema.optional(
+    schema.either(
+        schema.text(),
+        schema.Valid(
+            "a table with a text as its content",
+            lambda value: isinstance(value, Mapping) and schema.text().holds(value.get("content")),
+        ),
+    )
+)
 KINDS = {  # what the fields of tokenizer_config.json and special_tokens_map.json may hold
-    "model_max_length": schema.optional(schema.number(0, math.inf)), "extra_ids": schema.whole(0, 1000),
-    "bos_token": TOKEN, "eos_token": TOKEN, "unk_token": TOKEN, "pad_token": TOKEN,
-}  # fmt: skip
-CLIP_SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
-                "pad_token": "<|endoftext|>"}  # fmt: skip
+    "model_max_length": schema.optional(schema.number(0, math.inf)),
+    "extra_ids": schema.whole(0, 1000),
+    "bos_token": TOKEN,
+    "eos_token": TOKEN,
+    "unk_token": TOKEN,
+    "pad_token": TOKEN,
+}
+CLIP_SPECIAL = {
+    "bos_token": "<|startoftext|>",
+    "eos_token": "<|endoftext|>",
+    "unk_token": "<|endoftext|>",
+    "pad_token": "<|endoftext|>",
+}
 
 
 class Tokens(NamedTuple):
@@ -88,14 +102,17 @@ class Tokenizer(NamedTuple):
         found = next((build for name, build in BUILDS.items() if (folder / name).is_file()), None)
         if found is None:
             there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-            raise FileNotFoundError(f"{folder}: no vocabulary ({', '.join(BUILDS)}) lies there, but "
-                                    f"{there or 'nothing'}.")
+            raise FileNotFoundError(
+                f"{folder}: no vocabulary ({', '.join(BUILDS)}) lies there, but {there or 'nothing'}."
+            )
         config = _config(folder / "special_tokens_map.json") | _config(folder / "tokenizer_config.json")
         known = config.get("model_max_length") or 0
         length = length or (known if known < BOUNDLESS else 0)
         if length < 1:
-            raise ValueError(f"{folder}: its tokenizer_config.json says no length; give it, for example length=77 for "
-                             "CLIP, 256 or 512 for T5")
+            raise ValueError(
+                f"{folder}: its tokenizer_config.json says no length; give it, for example length=77 for "
+                "CLIP, 256 or 512 for T5"
+            )
         tokenizer = found(folder, config, int(length))
         if tokenizer.room < 1:
             raise ValueError(f"length={length} leaves no room for text between its start and its end")
@@ -181,9 +198,12 @@ def _special(config: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str
 
 
 def _from_library(
-    library: tokenizers.Tokenizer, config: Mapping[str, Any], length: int, defaults: Mapping[str, str],
+    library: tokenizers.Tokenizer,
+    config: Mapping[str, Any],
+    length: int,
+    defaults: Mapping[str, str],
     path: pathlib.Path,
-) -> Tokenizer:  # fmt: skip
+) -> Tokenizer:
     special = _special(config, defaults)
     with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
         library.no_truncation()
@@ -201,14 +221,15 @@ def _from_library(
     def split(text: str) -> tuple[list[int], Callable[[int], str]]:
         with _refusing(f"{path} cannot read the text {text[:40]!r}"):
             found = library.encode(text, add_special_tokens=False)
-        return found.ids, lambda i: text[found.offsets[i][0]:]
+        return found.ids, lambda i: text[found.offsets[i][0] :]
 
     with _refusing(f"{path} cannot read the text 'a'"):
         bare, whole = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
     at = next((i for i in range(len(whole) + 1) if whole[i : i + len(bare)] == bare), None)
     if at is None:
         raise limits.Refused(f"{path} reads a text in another way where start and end are put on it.")
-    start, end = tuple(whole[:at]), tuple(whole[at + len(bare):])
+    start = tuple(whole[:at])
+    end = tuple(whole[at + len(bare) :])
     pad = vocabulary.get("pad_token", end[-1] if end else 0)
     return Tokenizer(split, start, end, pad, length)
 
@@ -254,10 +275,12 @@ def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -
         [normalizers.NFC(), normalizers.Replace(tokenizers.Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
     words = "|".join(re.escape(special[part]) for part in ("bos_token", "eos_token")) + "|" + CLIP_WORDS
-    library.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(tokenizers.Regex(words), behavior="removed", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(words), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     frame = [(special[part], vocabulary.get(special[part], -1)) for part in ("eos_token", "bos_token")]
     if min(number for _, number in frame) < 0:
         raise limits.Refused(f"{path}: the vocabulary has no {min(frame, key=lambda f: f[1])[0]!r}, the start or end.")

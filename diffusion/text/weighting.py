@@ -13,7 +13,8 @@ nothing is text. The syntax, and what it does in these corners, is that of AUTOM
 
 import re
 
-ROUND, SQUARE = 1.1, 1 / 1.1
+ROUND = 1.1
+SQUARE = 1 / 1.1
 PARTS = re.compile(
     r"""\\(?P<literal>[\\()\[\]]?)                             # a backslash alone is no text; two are one
     | :\s*(?P<weight>[+-]?(\d+\.?\d*|\.\d+))\s*(?P<end>\))     # ":1.3)"

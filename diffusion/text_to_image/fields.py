@@ -12,7 +12,10 @@ from typing import Any
 Reader = Callable[[str, Any], Any]
 """(name, value) -> the value as its type; a ValueError that names both where it is of another kind or out of range."""
 
-STEPS, RESAMPLINGS, BATCH, SIDE = 1000, 100, 4096, 2**16
+STEPS = 1000
+RESAMPLINGS = 100
+BATCH = 4096
+SIDE = 2**16
 TEXT, PATH = 20_000, 4096  # characters
 SEED = 2**32 - 1
 
@@ -137,11 +140,11 @@ def carried(about: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The settings in the file of a picture, each of its type and in its range; fields that are not known are left out.
 
     Args:
-      about: from `pictures.settings_of`.
-      where: the file, for messages.
+        about: from `pictures.settings_of`.
+        where: the file, for messages.
 
     Raises:
-      ValueError: for a field of another kind.
+        ValueError: for a field of another kind.
     """
     try:
         return {name: CARRIED[name](name, value) for name, value in about.items() if name in CARRIED}

@@ -30,9 +30,7 @@ from diffusion.text_to_image import pipelines, programs, requests
 from diffusion.text_to_image.pipelines import USUAL, Kind, Usual
 from diffusion.text_to_image.programs import Course, compiled, denoise, noised
 
-__all__ = [
-    "Frame", "TextToImage", "conditions", "denoise", "generate", "load", "noised", "watch", "with_loras",
-]
+__all__ = ["Frame", "TextToImage", "conditions", "denoise", "generate", "load", "noised", "watch", "with_loras"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,15 +38,15 @@ class TextToImage:
     """A model and what was compiled of it.
 
     Attributes:
-      name: of its pipeline's class, in `pipelines.KINDS`.
-      kind: how its parts belong together.
-      modules: its networks by the names of their folders.
-      params: their parameters.
-      tokenizers: by the names of the encoders.
-      process: what the denoiser was trained with.
-      side: of the pictures that it was made for, in pixels.
-      zeros: whether it is told zeros where no negative prompt is given.
-      usual: steps and guidance where none are asked for.
+        name: of its pipeline's class, in `pipelines.KINDS`.
+        kind: how its parts belong together.
+        modules: its networks by the names of their folders.
+        params: their parameters.
+        tokenizers: by the names of the encoders.
+        process: what the denoiser was trained with.
+        side: of the pictures that it was made for, in pixels.
+        zeros: whether it is told zeros where no negative prompt is given.
+        usual: steps and guidance where none are asked for.
     """
 
     name: str
@@ -73,7 +71,9 @@ class TextToImage:
         names = [(f"text_encoder{reader.suffix}", reader.how) for reader in self.kind.readers]
         return tuple(
             Encoder.of(self.tokenizers[name], self.modules[name], self.params[name], **how)
-            if name in self.modules else None for name, how in names
+            if name in self.modules
+            else None
+            for name, how in names
         )
 
     @property
@@ -98,20 +98,24 @@ class TextToImage:
 
 
 def load(
-    folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "",
-    loras: Mapping[str | pathlib.Path, float] | None = None, **how: Any,
-) -> TextToImage:  # fmt: skip
+    folder: str | pathlib.Path,
+    *,
+    dtype: str = "float32",
+    prediction: str = "",
+    loras: Mapping[str | pathlib.Path, float] | None = None,
+    **how: Any,
+) -> TextToImage:
     """Loads a model.
 
     Args:
-      folder: with model_index.json, see `diffusion.text_to_image.pipelines`.
-      dtype: "float32" or "bfloat16", of the denoiser and the text encoders.
-      prediction: what the denoiser is thought to predict; refused where the folder says otherwise.
-      loras: LoRA files and the weight of each.
-      **how: of `interchange.load`, such as shardings.
+        folder: with model_index.json, see `diffusion.text_to_image.pipelines`.
+        dtype: "float32" or "bfloat16", of the denoiser and the text encoders.
+        prediction: what the denoiser is thought to predict; refused where the folder says otherwise.
+        loras: LoRA files and the weight of each.
+        **how: of `interchange.load`, such as shardings.
 
     Raises:
-      FileNotFoundError, Refusal, Mismatch: as `pipelines.read` and `lora_files.load`.
+        FileNotFoundError, Refusal, Mismatch: as `pipelines.read` and `lora_files.load`.
     """
     parts = pipelines.read(folder, dtype=dtype, prediction=prediction, **how)
     side = parts.side * parts.modules["vae"].factor
@@ -123,8 +127,8 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, float]) ->
     """The model with LoRA files merged into its networks; the model itself stays as it is.
 
     Args:
-      model: from `load`.
-      loras: files and weights.
+        model: from `load`.
+        loras: files and weights.
     """
     found = [(lora_files.load(path, model.modules), weight) for path, weight in loras.items()]
     params = dict(model.params)
@@ -159,42 +163,56 @@ def generate(
     """Pictures of prompts.
 
     Args:
-      model: from `load`.
-      prompts: one text, or N.
-      negative: what the pictures are pushed away from; one text for all of them.
-      steps: of the solver; None: as the model's folder says, or was published with (`pipelines.published`).
-      guidance: scale of classifier-free guidance, 1 or below: none; or the strength that a distilled model is told.
-        None: likewise.
-      seeds: one number for all, or N; with one prompt as many pictures as seeds are made.
-      sampler: a name in `schedulers.SOLVERS`; "" the one that the model is published with.
-      height, width: of the pictures in pixels; 0: of `image`, or what the model was made for.
-      image: uint8 [H, W, 3], from which the pictures start.
-      mask: Bool [H, W], True where it is painted anew; the rest stays as it is, pixel for pixel.
-      margins: pixels put on at the top, bottom, left and right of `image`, and painted.
-      strength: in (0, 1], how much of the walk is walked, the freer the larger; 0.8, and 1 with a mask or margins.
-      resamplings: how often each quarter of the walk but the last is walked, with a mask or margins (RePaint, Lugmayr
-        et al. 2022): what is painted agrees better with what is kept, for nearly as many times the evaluations.
-      batch_size: pictures at once.
-      tile: side in pixels of the tiles in which the autoencoder sees a larger picture, so that its memory does not grow
-        with it, see `diffusion.models.autoencoders.tiles`; neighbours share a quarter. 0: the picture at once.
-      **how: of `text.encode`: ``windows=True`` for prompts longer than the context, ``emphasis="scale"``.
+        model: from `load`.
+        prompts: one text, or N.
+        negative: what the pictures are pushed away from; one text for all of them.
+        steps: of the solver; None: as the model's folder says, or was published with (`pipelines.published`).
+        guidance: scale of classifier-free guidance, 1 or below: none; or the strength that a distilled model is told.
+            None: likewise.
+        seeds: one number for all, or N; with one prompt as many pictures as seeds are made.
+        sampler: a name in `schedulers.SOLVERS`; "" the one that the model is published with.
+        height, width: of the pictures in pixels; 0: of `image`, or what the model was made for.
+        image: uint8 [H, W, 3], from which the pictures start.
+        mask: Bool [H, W], True where it is painted anew; the rest stays as it is, pixel for pixel.
+        margins: pixels put on at the top, bottom, left and right of `image`, and painted.
+        strength: in (0, 1], how much of the walk is walked, the freer the larger; 0.8, and 1 with a mask or margins.
+        resamplings: how often each quarter of the walk but the last is walked, with a mask or margins (RePaint, Lugmayr
+            et al. 2022): what is painted agrees better with what is kept, for nearly as many times the evaluations.
+        batch_size: pictures at once.
+        tile: side in pixels of the tiles in which the autoencoder sees a larger picture, so that its memory does not
+            grow with it, see `diffusion.models.autoencoders.tiles`; neighbours share a quarter. 0: the picture at once.
+        **how: of `text.encode`: `windows=True` for prompts longer than the context, `emphasis="scale"`.
 
     Returns:
-      uint8 [N, H, W, 3].
+        uint8 [N, H, W, 3].
 
     Raises:
-      ValueError: for settings that do not fit, before anything is computed; `limits.Refused` for pictures that do not
-        fit into memory, with what they would need.
+        ValueError: for settings that do not fit, before anything is computed; `limits.Refused` for pictures that do not
+            fit into memory, with what they would need.
     """
     steps, guidance = model.usual.but(steps, guidance)
     asked = _asked(
-        model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength,
-        resamplings, tile
+        model,
+        prompts,
+        negative,
+        steps,
+        guidance,
+        seeds,
+        sampler,
+        height,
+        width,
+        image,
+        mask,
+        margins,
+        strength,
+        resamplings,
+        tile,
     )
     told, untold = _told(model, asked, negative, guidance, batch_size, how)
     program = _program(model, asked.course, "pictures", compiled(programs.pictures))
     params = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
-    made, number = [], len(asked.prompts)
+    made = []
+    number = len(asked.prompts)
     for begin in range(0, number, batch_size):
         rows = np.resize(np.arange(begin, min(begin + batch_size, number)), batch_size)
         pick = lambda tree, rows=rows: jax.tree.map(lambda leaf: leaf[rows], tree)
@@ -208,10 +226,10 @@ class Frame(NamedTuple):
     """What is seen of a walk after one of its steps.
 
     Attributes:
-      step: how many steps are walked.
-      steps: of the whole walk.
-      t: where it is, plan.s.
-      pictures: uint8 [N, H, W, 3], the prediction of x_0; after the last step what `generate` returns.
+        step: how many steps are walked.
+        steps: of the whole walk.
+        t: where it is, plan.s.
+        pictures: uint8 [N, H, W, 3], the prediction of x_0; after the last step what `generate` returns.
     """
 
     step: int
@@ -221,11 +239,24 @@ class Frame(NamedTuple):
 
 
 def watch(
-    model: TextToImage, prompts: str | Sequence[str], *, negative: str | None = None, steps: int | None = None,
-    guidance: float | None = None, seeds: int | Sequence[int] = 0, sampler: str = "", height: int = 0, width: int = 0,
-    image: np.ndarray | None = None, mask: np.ndarray | None = None, margins: tuple[int, int, int, int] = (0, 0, 0, 0),
-    strength: float | None = None, resamplings: int = 1, tile: int = 0, **how: Any,
-) -> Iterator[Frame]:  # fmt: skip
+    model: TextToImage,
+    prompts: str | Sequence[str],
+    *,
+    negative: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seeds: int | Sequence[int] = 0,
+    sampler: str = "",
+    height: int = 0,
+    width: int = 0,
+    image: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0),
+    strength: float | None = None,
+    resamplings: int = 1,
+    tile: int = 0,
+    **how: Any,
+) -> Iterator[Frame]:
     """The pictures of `generate`, all of them at once, seen after each step; each step runs when it is asked for.
 
     Steps that only add noise again (`resamplings`) are not seen.
@@ -234,17 +265,30 @@ def watch(
     are those of `generate` with as large a batch, up to the rounding of another program.
 
     Args:
-      model: from `load`.
-      prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, resamplings,
-        tile, **how: as `generate` takes them.
+        model: from `load`.
+        prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength, resamplings,
+            tile, **how: as `generate` takes them.
 
     Returns:
-      An iterator; what `generate` refuses is refused before it is returned.
+        An iterator; what `generate` refuses is refused before it is returned.
     """
     steps, guidance = model.usual.but(steps, guidance)
     asked = _asked(
-        model, prompts, negative, steps, guidance, seeds, sampler, height, width, image, mask, margins, strength,
-        resamplings, tile
+        model,
+        prompts,
+        negative,
+        steps,
+        guidance,
+        seeds,
+        sampler,
+        height,
+        width,
+        image,
+        mask,
+        margins,
+        strength,
+        resamplings,
+        tile,
     )
     return _frames(model, asked, *_told(model, asked, negative, guidance, len(asked.seeds), how), guidance)
 
@@ -253,7 +297,8 @@ def _frames(model: TextToImage, asked: "_Asked", told: dict, untold: dict, scale
     begin = _program(model, asked.course, "begin", compiled(programs.begin))
     run = _program(model, asked.course, "steps", programs.stepwise)
     decoded = _program(model, asked.course, "decoded", compiled(programs.decoded))
-    params, vae = model.params[model.kind.denoiser], model.params["vae"]
+    params = model.params[model.kind.denoiser]
+    vae = model.params["vae"]
     x, rest, known, whole, beside = begin(vae, _keys(asked.seeds), *asked.canvas)
     plan = asked.course.walk.plan
     s = np.asarray(plan.s)
@@ -266,24 +311,30 @@ def _frames(model: TextToImage, asked: "_Asked", told: dict, untold: dict, scale
 
 
 def conditions(
-    model: TextToImage, prompts: Sequence[str], negative: str | None, guidance: float, height: int, width: int,
+    model: TextToImage,
+    prompts: Sequence[str],
+    negative: str | None,
+    guidance: float,
+    height: int,
+    width: int,
     **how: Any,
-) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """What the denoiser is told of N prompts, and of the negative one, N times.
 
     Args:
-      model: from `load`.
-      prompts: N texts.
-      negative: one text; None as the model is told where there is none.
-      guidance: the strength that a distilled model is told.
-      height, width: of the pictures in pixels, which some models are told.
-      **how: of `text.encode`.
+        model: from `load`.
+        prompts: N texts.
+        negative: one text; None as the model is told where there is none.
+        guidance: the strength that a distilled model is told.
+        height, width: of the pictures in pixels, which some models are told.
+        **how: of `text.encode`.
     """
     texts = list(dict.fromkeys([*prompts, negative or ""]))
     if None in model.encoders:  # SD 3 without T5 is told zeros in its place
         how = {"width": model.denoiser.text_width, **how}
     both = model.kind.condition(texts, *model.encoders, **how)
-    number, denoiser = len(prompts), model.denoiser
+    number = len(prompts)
+    denoiser = model.denoiser
     told = jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array([texts.index(p) for p in prompts])], both)
     untold = jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array([texts.index(negative or "")] * number)], both)
     if model.zeros and negative is None:
@@ -300,10 +351,10 @@ class _Asked(NamedTuple):
     """What pictures are made of, checked.
 
     Attributes:
-      prompts, seeds: N of each.
-      image: uint8 [H, W, 3] with its margins, or None.
-      mask: Bool [H, W], what is painted, or None.
-      course: all else.
+        prompts, seeds: N of each.
+        image: uint8 [H, W, 3] with its margins, or None.
+        mask: Bool [H, W], what is painted, or None.
+        course: all else.
     """
 
     prompts: list[str]
@@ -326,11 +377,22 @@ class _Asked(NamedTuple):
 
 
 def _asked(
-    model: TextToImage, prompts: str | Sequence[str], negative: str | None, steps: int, scale: float,
-    seeds: int | Sequence[int], sampler: str, height: int, width: int, image: np.ndarray | None,
-    mask: np.ndarray | None, margins: tuple[int, int, int, int], strength: float | None, resamplings: int,
+    model: TextToImage,
+    prompts: str | Sequence[str],
+    negative: str | None,
+    steps: int,
+    scale: float,
+    seeds: int | Sequence[int],
+    sampler: str,
+    height: int,
+    width: int,
+    image: np.ndarray | None,
+    mask: np.ndarray | None,
+    margins: tuple[int, int, int, int],
+    strength: float | None,
+    resamplings: int,
     tile: int,
-) -> _Asked:  # fmt: skip
+) -> _Asked:
     prompts, seeds = requests.rows(prompts, seeds)
     image, mask = requests.canvas(image, mask, margins)
     size = requests.size(model, height, width, image)

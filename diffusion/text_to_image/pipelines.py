@@ -38,10 +38,10 @@ class Reader(NamedTuple):
     """How one text encoder is read.
 
     Attributes:
-      suffix: of its folders, "text_encoder" + suffix and "tokenizer" + suffix.
-      how: of `text.Encoder.of`.
-      length: of its texts in tokens, or all that its encoder has positions for; 0: as its tokenizer says.
-      optional: whether a folder may lack it.
+        suffix: of its folders, "text_encoder" + suffix and "tokenizer" + suffix.
+        how: of `text.Encoder.of`.
+        length: of its texts in tokens, or all that its encoder has positions for; 0: as its tokenizer says.
+        optional: whether a folder may lack it.
     """
 
     suffix: str = ""
@@ -54,8 +54,8 @@ class Usual(NamedTuple):
     """How a model is sampled where nothing else is asked for; sampling.json of its folder says so where it is there.
 
     Attributes:
-      steps: of the sampler, at least 1.
-      guidance: scale of the guidance, or the strength that a distilled denoiser reads; 1 is none.
+        steps: of the sampler, at least 1.
+        guidance: scale of the guidance, or the strength that a distilled denoiser reads; 1 is none.
     """
 
     steps: int = 30
@@ -73,16 +73,16 @@ class Kind(NamedTuple):
     """One pipeline.
 
     Attributes:
-      family: what the names of its classes begin with, and those of its relatives.
-      denoiser: name of its folder.
-      readers: of the text encoders, in the order that `condition` takes them.
-      condition: (prompts, *encoders, **how) -> condition.
-      multiple: denoiser -> the number that divides the sides of its latents.
-      usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
-      undistilled: those for a denoiser that reads no strength, where the class expects one that does; None: the same.
-      unit_clock: whether the network of a flow is told t in [0, 1], not in [0, 1000].
-      even: whether it lays the steps of a flow itself, see `schedulers.read`.
-      zeros: whether it is told zeros where no negative prompt is given.
+        family: what the names of its classes begin with, and those of its relatives.
+        denoiser: name of its folder.
+        readers: of the text encoders, in the order that `condition` takes them.
+        condition: (prompts, *encoders, **how) -> condition.
+        multiple: denoiser -> the number that divides the sides of its latents.
+        usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
+        undistilled: those for a denoiser that reads no strength, where the class expects one that does; None: the same.
+        unit_clock: whether the network of a flow is told t in [0, 1], not in [0, 1000].
+        even: whether it lays the steps of a flow itself, see `schedulers.read`.
+        zeros: whether it is told zeros where no negative prompt is given.
     """
 
     family: str
@@ -115,41 +115,63 @@ def _sd_3(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, t5: Encoder | 
 
 SD = Kind("StableDiffusion", "unet", (Reader(),), text.stable_diffusion, _halvings, Usual(50, 7.5))
 LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5))
-XL = Kind("StableDiffusionXL", "unet", (Reader(how=HIDDEN), Reader("_2", HIDDEN)), text.stable_diffusion_xl, _halvings,
-          Usual(50, 5.0), zeros=True)  # fmt: skip
+XL = Kind(
+    "StableDiffusionXL",
+    "unet",
+    (Reader(how=HIDDEN), Reader("_2", HIDDEN)),
+    text.stable_diffusion_xl,
+    _halvings,
+    Usual(50, 5.0),
+    zeros=True,
+)
 XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
 SD_3 = Kind("StableDiffusion3", "transformer", (
     Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)), _sd_3, _patch, Usual(28, 7.0)
 )  # fmt: skip
 # FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
-FLUX = Kind("Flux", "transformer", (Reader(), Reader("_2", length=512)), text.flux, _two, Usual(28, 3.5), Usual(4, 1.0),
-            unit_clock=True, even=True)  # fmt: skip
+FLUX = Kind(
+    "Flux",
+    "transformer",
+    (Reader(), Reader("_2", length=512)),
+    text.flux,
+    _two,
+    Usual(28, 3.5),
+    Usual(4, 1.0),
+    unit_clock=True,
+    even=True,
+)
 PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
                     Usual(20, 4.5))  # fmt: skip
 PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
 KINDS = {
-    "StableDiffusionPipeline": SD, "StableDiffusionImg2ImgPipeline": SD, "StableDiffusionInpaintPipeline": SD,
-    "LatentConsistencyModelPipeline": LCM, "LatentConsistencyModelImg2ImgPipeline": LCM,
-    "StableDiffusionXLPipeline": XL, "StableDiffusionXLImg2ImgPipeline": XL,
+    "StableDiffusionPipeline": SD,
+    "StableDiffusionImg2ImgPipeline": SD,
+    "StableDiffusionInpaintPipeline": SD,
+    "LatentConsistencyModelPipeline": LCM,
+    "LatentConsistencyModelImg2ImgPipeline": LCM,
+    "StableDiffusionXLPipeline": XL,
+    "StableDiffusionXLImg2ImgPipeline": XL,
     "StableDiffusionXLInpaintPipeline": XL_INPAINT,
-    "StableDiffusion3Pipeline": SD_3, "FluxPipeline": FLUX,
-    "PixArtAlphaPipeline": PIXART_ALPHA, "PixArtSigmaPipeline": PIXART_SIGMA,
-}  # fmt: skip
+    "StableDiffusion3Pipeline": SD_3,
+    "FluxPipeline": FLUX,
+    "PixArtAlphaPipeline": PIXART_ALPHA,
+    "PixArtSigmaPipeline": PIXART_SIGMA,
+}
 
 
 class Parts(NamedTuple):
     """What a folder holds.
 
     Attributes:
-      name: of the pipeline's class.
-      kind: its line of KINDS.
-      modules: networks by their folders' names, "unet", "vae", "text_encoder", ..
-      params: their parameters, by the same names.
-      tokenizers: by the names of the encoders that they belong to.
-      process: of the scheduler.
-      side: of the latents that the denoiser was made for.
-      zeros: whether zeros are told where no negative prompt is given.
-      usual: steps and guidance.
+        name: of the pipeline's class.
+        kind: its line of KINDS.
+        modules: networks by their folders' names, "unet", "vae", "text_encoder", ..
+        params: their parameters, by the same names.
+        tokenizers: by the names of the encoders that they belong to.
+        process: of the scheduler.
+        side: of the latents that the denoiser was made for.
+        zeros: whether zeros are told where no negative prompt is given.
+        usual: steps and guidance.
     """
 
     name: str
@@ -167,17 +189,17 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
     """Reads the folder of a pipeline.
 
     Args:
-      folder: as diffusers' `save_pretrained` writes it, with model_index.json.
-      dtype: of the denoiser's and the encoders' parameters and computation, "float32" or "bfloat16". The autoencoder
-        stays float32.
-      prediction: what the denoiser is thought to predict, see `schedulers.read`; "" as the folder says.
-      **how: of `interchange.load`, for every network: shardings.
+        folder: as diffusers' `save_pretrained` writes it, with model_index.json.
+        dtype: of the denoiser's and the encoders' parameters and computation, "float32" or "bfloat16". The autoencoder
+            stays float32.
+        prediction: what the denoiser is thought to predict, see `schedulers.read`; "" as the folder says.
+        **how: of `interchange.load`, for every network: shardings.
 
     Raises:
-      FileNotFoundError: if a file is missing.
-      Refusal: for another pipeline (its known relatives are named), or a config that asks for what is not supported or
-        contradicts itself.
-      Mismatch: if weights do not fit their config.
+        FileNotFoundError: if a file is missing.
+        Refusal: for another pipeline (its known relatives are named), or a config that asks for what is not supported
+            or contradicts itself.
+        Mismatch: if weights do not fit their config.
     """
     folder = pathlib.Path(folder).expanduser()
     index = read_index(folder)
@@ -213,11 +235,11 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
     """The kind of a pipeline's class.
 
     Args:
-      name: of the class.
-      folder: for the message.
+        name: of the class.
+        folder: for the message.
 
     Raises:
-      Refusal: for another class; names its relatives where any is known.
+        Refusal: for another class; names its relatives where any is known.
     """
     if name in KINDS:
         return KINDS[name]
@@ -244,9 +266,9 @@ def published(kind: Kind, process: Process, denoiser: nn.Module) -> Usual:
     | anything else                                             | `kind.usual`      | the pipeline's `__call__`        |
 
     Args:
-      kind: of the pipeline.
-      process: of its scheduler.
-      denoiser: its module.
+        kind: of the pipeline.
+        process: of its scheduler.
+        denoiser: its module.
     """
     few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
     if few and process.prediction == "epsilon":
@@ -258,7 +280,8 @@ def published(kind: Kind, process: Process, denoiser: nn.Module) -> Usual:
 
 def fingerprint(folder: str | pathlib.Path) -> str:
     """sha256 of all configs, vocabularies and weights in the folder of a pipeline, with their names."""
-    folder, total = pathlib.Path(folder).expanduser(), hashlib.sha256()
+    folder = pathlib.Path(folder).expanduser()
+    total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in CONTENT):
         with open(path, "rb") as file:
             total.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
@@ -269,14 +292,15 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     """The folder's model_index.json.
 
     Raises:
-      FileNotFoundError: if it has none; says what is there and what to do.
+        FileNotFoundError: if it has none; says what is there and what to do.
     """
     path = folder / "model_index.json"
     if not path.is_file():
         single = folder.suffix == ".safetensors" and folder.is_file()
         raise FileNotFoundError(
-            f"{folder} is a single file; experiments.convert makes folders of the networks in it." if single else
-            f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and a folder for "
+            f"{folder} is a single file; experiments.convert makes folders of the networks in it."
+            if single
+            else f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and one for "
             "each of its networks, as diffusers' save_pretrained writes it."
         )
     index = limits.read_table(path)
@@ -288,11 +312,11 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
     """What the folder's sampling.json says.
 
     Args:
-      folder: of the pipeline.
-      otherwise: where there is no such file, and for what it leaves out.
+        folder: of the pipeline.
+        otherwise: where there is no such file, and for what it leaves out.
 
     Raises:
-      Refusal: for a field that is not known, or a value out of range.
+        Refusal: for a field that is not known, or a value out of range.
     """
     path = folder / SAMPLING
     if not path.is_file():

@@ -28,11 +28,11 @@ def denoise(
     """The guided denoiser of a model.
 
     Args:
-      model: from `load`.
-      params: the denoiser's.
-      told: condition of B pictures; with "beside" [B, h, w, K] for a network that sees more than the latents.
-      untold: of the negative prompt; None for no guidance.
-      scale: of the guidance.
+        model: from `load`.
+        params: the denoiser's.
+        told: condition of B pictures; with "beside" [B, h, w, K] for a network that sees more than the latents.
+        untold: of the negative prompt; None for no guidance.
+        scale: of the guidance.
     """
 
     def network(x: Array, clock: Array, condition: Mapping[str, Array]) -> Any:
@@ -57,12 +57,12 @@ class Course(NamedTuple):
     """What programs are compiled for, beside the shapes of arrays.
 
     Attributes:
-      size: (height, width) of the pictures.
-      walk: the sampler, and the steps that are walked.
-      noised: whether it begins at a picture, of which there is one.
-      guided: whether two branches are evaluated.
-      tile: side of the autoencoder's tiles, or 0.
-      key: equal for equal ones.
+        size: (height, width) of the pictures.
+        walk: the sampler, and the steps that are walked.
+        noised: whether it begins at a picture, of which there is one.
+        guided: whether two branches are evaluated.
+        tile: side of the autoencoder's tiles, or 0.
+        key: equal for equal ones.
     """
 
     size: tuple[int, int]
@@ -118,7 +118,8 @@ def stepwise(model: Any, course: Course) -> Callable:
 
 def _autoencoder(model: Any, params: Any, tile: int) -> tuple[Callable, Callable]:
     """(encode, decode), in tiles where they are asked for."""
-    vae, factor = model.modules["vae"], model.modules["vae"].factor
+    vae = model.modules["vae"]
+    factor = model.modules["vae"].factor
     encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in VAE)
     if tile:
         few = tile // factor
@@ -131,7 +132,8 @@ def begin(
     model: Any, course: Course, vae_params: Any, keys: Array, image: Array | None, mask: Array | None
 ) -> tuple[Array, Array, Array | None, Array | None, dict[str, Array]]:
     """(x at the first time, keys of the walk, latents that are kept, where they are not, what the denoiser is told)."""
-    vae, factor = model.modules["vae"], model.modules["vae"].factor
+    vae = model.modules["vae"]
+    factor = model.modules["vae"].factor
     encode, _ = _autoencoder(model, vae_params, course.tile)
     own, rest, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     shape = (course.size[0] // factor, course.size[1] // factor, model.channels)
@@ -159,9 +161,16 @@ def begin(
 
 
 def _guided(
-    model: Any, course: Course, params: Any, told: dict, untold: dict, scale: Array, rest: Array,
-    known: Array | None, whole: Array | None,
-) -> tuple[Any, Array, Callable | None]:  # fmt: skip
+    model: Any,
+    course: Course,
+    params: Any,
+    told: dict,
+    untold: dict,
+    scale: Array,
+    rest: Array,
+    known: Array | None,
+    whole: Array | None,
+) -> tuple[Any, Array, Callable | None]:
     """(denoiser or flow map, keys, the hook that puts back what is known of the latents) of a walk."""
     schedule = model.process.schedule
     evaluated = denoise(model, params, told, untold if course.guided else None, scale)
@@ -179,9 +188,16 @@ def decoded(model: Any, course: Course, vae_params: Any, x: Array) -> Array:
 
 
 def pictures(
-    model: Any, course: Course, params: Mapping[str, Any], told: dict, untold: dict, scale: Array, keys: Array,
-    image: Array | None, mask: Array | None,
-) -> Array:  # fmt: skip
+    model: Any,
+    course: Course,
+    params: Mapping[str, Any],
+    told: dict,
+    untold: dict,
+    scale: Array,
+    keys: Array,
+    image: Array | None,
+    mask: Array | None,
+) -> Array:
     """uint8 [B, H, W, 3]: the whole walk as one program."""
     x, rest, known, whole, beside = begin(model, course, params["vae"], keys, image, mask)
     own = params[model.kind.denoiser]

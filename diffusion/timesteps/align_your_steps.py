@@ -10,12 +10,30 @@ from diffusion.timesteps.grids import ending_at_zero
 # digits that ComfyUI's `nodes_align_your_steps.py` keeps of it.
 SIGMAS = {
     "stable_diffusion_1.5": (
-        14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092,
-        0.9642583904, 0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582,
+        14.6146412293,
+        6.4745760956,
+        3.8636745985,
+        2.6946151520,
+        1.8841921177,
+        1.3943805092,
+        0.9642583904,
+        0.6523686016,
+        0.3977456272,
+        0.1515232662,
+        0.0291671582,
     ),
     "stable_diffusion_xl": (
-        14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141,
-        0.5550693289, 0.3798540708, 0.2332364134, 0.1114188177, 0.0291671582,
+        14.6146412293,
+        6.3184485287,
+        3.7681790315,
+        2.1811480769,
+        1.3405244945,
+        0.8620721141,
+        0.5550693289,
+        0.3798540708,
+        0.2332364134,
+        0.1114188177,
+        0.0291671582,
     ),
     "stable_video_diffusion": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
 }
@@ -28,19 +46,21 @@ def align_your_steps(schedule: NoiseSchedule, steps: int, network: str) -> np.nd
     authors do.
 
     Facts:
-      paper: Sabour et al. 2024, "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models"
+        paper: Sabour et al. 2024, "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models"
 
     Args:
-      schedule: turns sigma / alpha into t; it must reach the table's first value, 14.6 or 700.
-      steps: number of solver steps, >= 1.
-      network: "stable_diffusion_1.5", "stable_diffusion_xl" or "stable_video_diffusion".
+        schedule: turns sigma / alpha into t; it must reach the table's first value, 14.6 or 700.
+        steps: number of solver steps, >= 1.
+        network: "stable_diffusion_1.5", "stable_diffusion_xl" or "stable_video_diffusion".
 
     Raises:
-      ValueError: if the network has no table, or the schedule does not reach its first value.
+        ValueError: if the network has no table, or the schedule does not reach its first value.
     """
     if network not in SIGMAS:
-        raise ValueError(f"align_your_steps: no table for {network!r}; there are {', '.join(SIGMAS)}. For a network of "
-                         "your own there is `optimal`")
+        raise ValueError(
+            f"align_your_steps: no table for {network!r}; there are {', '.join(SIGMAS)}. For a network of "
+            "your own there is `optimal`"
+        )
     table = np.array(SIGMAS[network])
     check_sigmas(schedule, table[-1], table[0])
     index = np.linspace(0, len(table) - 1, at_least_one(steps) + 1)

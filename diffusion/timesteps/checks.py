@@ -25,5 +25,7 @@ def check_sigmas(schedule: NoiseSchedule, sigma_min: float, sigma_max: float) ->
     with jax.ensure_compile_time_eval():
         highest = math.exp(-float(schedule.log_snr(schedule.t_max)) / 2)
     if not 0 < sigma_min < sigma_max <= highest * (1 + 1e-5):
-        raise ValueError(f"this grid needs 0 < sigma_min < sigma_max <= {highest:g}, the schedule's sigma / alpha at "
-                         f"t_max; got sigma_min = {sigma_min}, sigma_max = {sigma_max}")
+        raise ValueError(
+            f"this grid needs 0 < sigma_min < sigma_max <= {highest:g}, the schedule's sigma / alpha at "
+            f"t_max; got sigma_min = {sigma_min}, sigma_max = {sigma_max}"
+        )

@@ -18,10 +18,10 @@ class Density(NamedTuple):
     """A distribution of training times.
 
     Attributes:
-      init: () -> state; a pytree, empty unless the density adapts.
-      sample: (state, keys `[B]`, index `[B]`) -> (t `[B]`, importance `[B]`): a time for each example, from its own
-        key and its global index alone, and the weight that its loss gets where the density stands in for another.
-      update: (state, t `[B]`, losses `[B]`) -> state.
+        init: () -> state; a pytree, empty unless the density adapts.
+        sample: (state, keys `[B]`, index `[B]`) -> (t `[B]`, importance `[B]`): a time for each example, from its own
+            key and its global index alone, and the weight that its loss gets where the density stands in for another.
+        update: (state, t `[B]`, losses `[B]`) -> state.
     """
 
     init: Callable[[], Any]
@@ -38,15 +38,15 @@ def from_quantile(quantile: Callable[[Array], Array], strata: int | None = None)
     offset of Kingma et al. 2021 does, while each example's time depends on nothing but its own key and index.
 
     Facts:
-      range: that of the quantile function
-      paper: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1, low-discrepancy sampler, for the strata
+        range: that of the quantile function
+        paper: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1, low-discrepancy sampler, for the strata
 
     Args:
-      quantile: increasing function of u in (0, 1) to t, elementwise.
-      strata: number of strata, usually the batch size; None draws u independently.
+        quantile: increasing function of u in (0, 1) to t, elementwise.
+        strata: number of strata, usually the batch size; None draws u independently.
 
     Raises:
-      ValueError: if strata is not positive.
+        ValueError: if strata is not positive.
     """
     if strata is not None and strata < 1:
         raise ValueError(f"strata = {strata} must be at least 1 (usually the batch size), or None for none")
@@ -67,56 +67,54 @@ def uniform_density(schedule: NoiseSchedule, strata: int | None = None) -> Densi
     """t uniform in (t_min, t_max).
 
     Facts:
-      paper: Ho et al. 2020 and Song et al. 2021, in continuous time
-      range: (t_min, t_max)
+        paper: Ho et al. 2020 and Song et al. 2021, in continuous time
+        range: (t_min, t_max)
 
     Args:
-      schedule: gives the range.
-      strata: see `from_quantile`.
+        schedule: gives the range.
+        strata: see `from_quantile`.
     """
     span = schedule.t_max - schedule.t_min
     return from_quantile(lambda u: schedule.t_min + span * u, strata)
 
 
-def discrete_density(
-    schedule: NoiseSchedule, T: int = 1000, strata: int | None = None, shift: float = 1.0
-) -> Density:
+def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None = None, shift: float = 1.0) -> Density:
     """t = (i + 1) / T with i uniform in 0 .. T - 1, the times of a discrete process; or these, shifted.
 
     Facts:
-      paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", algorithm 1
-      range: 1 / T .. 1
+        paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", algorithm 1
+        range: 1 / T .. 1
 
     Args:
-      schedule: the discrete process; its t_max must be 1.
-      T: number of its steps.
-      strata: see `from_quantile`.
-      shift: moves the times to noisier ones, see `timesteps.shift`; for a model that samples in T steps so shifted.
+        schedule: the discrete process; its t_max must be 1.
+        T: number of its steps.
+        strata: see `from_quantile`.
+        shift: moves the times to noisier ones, see `timesteps.shift`; for a model that samples in T steps so shifted.
 
     Raises:
-      ValueError: if T < 1 or the schedule does not hold all these times.
+        ValueError: if T < 1 or the schedule does not hold all these times.
     """
     if T < 1 or schedule.t_max < 1 or schedule.t_min > 1 / T * (1 + 1e-6):
-        raise ValueError(f"discrete_density: T = {T} needs T >= 1 and times 1 / T .. 1 within the schedule's "
-                         f"[{schedule.t_min:g}, {schedule.t_max:g}]")
+        raise ValueError(
+            f"discrete_density: T = {T} needs T >= 1 and times 1 / T .. 1 within the schedule's "
+            f"[{schedule.t_min:g}, {schedule.t_max:g}]"
+        )
     times = shifted(schedule, np.arange(1, T + 1, dtype=np.float32) / np.float32(T), shift)
     return from_quantile(lambda u: jnp.asarray(times)[jnp.floor(u * T).astype(int)], strata)
 
 
-def logit_normal(
-    schedule: NoiseSchedule, mean: float = 0.0, std: float = 1.0, strata: int | None = None
-) -> Density:
+def logit_normal(schedule: NoiseSchedule, mean: float = 0.0, std: float = 1.0, strata: int | None = None) -> Density:
     """logit((t - t_min) / (t_max - t_min)) ~ N(mean, std^2). A positive mean leans to the noise.
 
     Facts:
-      paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 19
-      range: (t_min, t_max)
+        paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 19
+        range: (t_min, t_max)
 
     Args:
-      schedule: gives the range.
-      mean: location, on the scale of logits.
-      std: scale, > 0.
-      strata: see `from_quantile`.
+        schedule: gives the range.
+        mean: location, on the scale of logits.
+        std: scale, > 0.
+        strata: see `from_quantile`.
     """
     check_positive("logit_normal", "std", std)
     return _of_fraction(schedule, lambda u: jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(u)), strata)
@@ -128,17 +126,17 @@ def mode(schedule: NoiseSchedule, scale: float = 1.29, strata: int | None = None
     The paper's formula for 1 - u, so that t grows with u.
 
     Facts:
-      paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 20
-      range: (t_min, t_max)
+        paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 20
+        range: (t_min, t_max)
 
     Args:
-      schedule: gives the range.
-      scale: in [-1, 2 / (pi - 2)], where the function of u is monotone: 0 is uniform, positive values favour the
-        middle and negative ones the ends; 1.29 in the paper's best setting.
-      strata: see `from_quantile`.
+        schedule: gives the range.
+        scale: in [-1, 2 / (pi - 2)], where the function of u is monotone: 0 is uniform, positive values favour the
+            middle and negative ones the ends; 1.29 in the paper's best setting.
+        strata: see `from_quantile`.
 
     Raises:
-      ValueError: if scale is out of its range.
+        ValueError: if scale is out of its range.
     """
     if not -1 <= scale <= 2 / (math.pi - 2):
         raise ValueError(f"mode: scale = {scale} must be in [-1, 2 / (pi - 2)] = [-1, {2 / (math.pi - 2):.4g}]")
@@ -151,16 +149,17 @@ def cosmap(schedule: NoiseSchedule, strata: int | None = None) -> Density:
         (t - t_min) / (t_max - t_min) = 1 - 1 / (tan(pi u / 2) + 1)
 
     Facts:
-      paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 21
-      range: (t_min, t_max)
+        paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 21
+        range: (t_min, t_max)
 
     Args:
-      schedule: gives the range.
-      strata: see `from_quantile`.
+        schedule: gives the range.
+        strata: see `from_quantile`.
     """
 
     def fraction(u):
-        sin, cos = jnp.sin(math.pi / 2 * u), jnp.cos(math.pi / 2 * u)
+        sin = jnp.sin(math.pi / 2 * u)
+        cos = jnp.cos(math.pi / 2 * u)
         return sin / (sin + cos)
 
     return _of_fraction(schedule, fraction, strata)
@@ -170,18 +169,18 @@ def beta_density(schedule: NoiseSchedule, a: float, b: float, strata: int | None
     """(t - t_min) / (t_max - t_min) ~ Beta(a, b): a > b leans to the noise.
 
     Facts:
-      paper: Black et al. 2024, "pi_0: A Vision-Language-Action Flow Model", appendix B, with a = 1.5 on the side of
-        the noise and b = 1
-      range: (t_min, t_max)
+        paper: Black et al. 2024, "pi_0: A Vision-Language-Action Flow Model", appendix B, with a = 1.5 on the side of
+            the noise and b = 1
+        range: (t_min, t_max)
 
     Args:
-      schedule: gives the range.
-      a: exponent of t plus 1, > 0.
-      b: exponent of 1 - t plus 1, > 0.
-      strata: see `from_quantile`.
+        schedule: gives the range.
+        a: exponent of t plus 1, > 0.
+        b: exponent of 1 - t plus 1, > 0.
+        strata: see `from_quantile`.
 
     Raises:
-      ValueError: if a or b is not positive.
+        ValueError: if a or b is not positive.
     """
     check_positive("beta_density", "a", a)
     check_positive("beta_density", "b", b)
@@ -193,25 +192,24 @@ def beta_density(schedule: NoiseSchedule, a: float, b: float, strata: int | None
     return _of_fraction(schedule, lambda u: jnp.interp(u, knots, quantiles), strata)
 
 
-def log_normal(
-    schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, strata: int | None = None
-) -> Density:
+def log_normal(schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, strata: int | None = None) -> Density:
     """ln(sigma / alpha) ~ N(mean, std^2), truncated to the schedule's range.
 
     Facts:
-      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1
-      range: [t_min, t_max]
+        paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1
+        range: [t_min, t_max]
 
     Args:
-      schedule: gives the range and turns sigma / alpha into t.
-      mean: P_mean of the paper.
-      std: P_std of the paper, > 0.
-      strata: see `from_quantile`.
+        schedule: gives the range and turns sigma / alpha into t.
+        mean: P_mean of the paper.
+        std: P_std of the paper, > 0.
+        strata: see `from_quantile`.
     """
     check_positive("log_normal", "std", std)
     ends = np.array([schedule.t_min, schedule.t_max])
     low, high = (-np.asarray(schedule.log_snr(ends), np.float64) / 2 - mean) / std
-    cdf_low, cdf_high = _normal_cdf(low), _normal_cdf(high)
+    cdf_low = _normal_cdf(low)
+    cdf_high = _normal_cdf(high)
 
     def quantile(u):
         z = jax.scipy.special.ndtri(cdf_low + (cdf_high - cdf_low) * u)
@@ -221,9 +219,7 @@ def log_normal(
     return from_quantile(quantile, strata)
 
 
-def laplace(
-    schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, strata: int | None = None
-) -> Density:
+def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, strata: int | None = None) -> Density:
     """log-SNR ~ Laplace(mean, scale), truncated to the schedule's range.
 
         p(log-SNR) = exp(-|log-SNR - mean| / scale) / (2 scale)
@@ -231,26 +227,28 @@ def laplace(
     The paper states it as a noise schedule; drawing the log-SNR is the same.
 
     Facts:
-      paper: Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", table 1
-      range: [t_min, t_max]
+        paper: Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", table 1
+        range: [t_min, t_max]
 
     Args:
-      schedule: gives the range and turns the log-SNR into t.
-      mean: log-SNR of the peak; 0 in the paper.
-      scale: b of the paper, > 0; 0.5 there.
-      strata: see `from_quantile`.
+        schedule: gives the range and turns the log-SNR into t.
+        mean: log-SNR of the peak; 0 in the paper.
+        scale: b of the paper, > 0; 0.5 there.
+        strata: see `from_quantile`.
 
     Raises:
-      ValueError: if scale is not positive.
+        ValueError: if scale is not positive.
     """
     check_positive("laplace", "scale", scale)
     high, low = np.asarray(schedule.log_snr(np.array([schedule.t_min, schedule.t_max])), np.float64)
     tail = lambda z: 0.5 * math.exp(-z) if z > 0 else 1 - 0.5 * math.exp(z)  # P(log-SNR > mean + scale z)
-    above, below = tail((high - mean) / scale), tail((mean - low) / scale)
+    above = tail((high - mean) / scale)
+    below = tail((mean - low) / scale)
 
     def quantile(u):
         # The share of log-SNRs above the drawn one and below it, each small where it is small.
-        more, less = above + (1 - above - below) * u, below + (1 - above - below) * (1 - u)
+        more = above + (1 - above - below) * u
+        less = below + (1 - above - below) * (1 - u)
         z = jnp.where(more < 0.5, -jnp.log(2 * more), jnp.log(2 * less))
         return jnp.clip(schedule.inverse_log_snr(mean + scale * z), schedule.t_min, schedule.t_max)
 
@@ -264,15 +262,15 @@ def per_frame(density: Density, frames: int) -> Density:
     density is told the loss of an example for each of its frames.
 
     Facts:
-      paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 1
-      range: that of the density
+        paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 1
+        range: that of the density
 
     Args:
-      density: the density of one time.
-      frames: number of frames F, >= 1: the second axis of the data.
+        density: the density of one time.
+        frames: number of frames F, >= 1: the second axis of the data.
 
     Raises:
-      ValueError: if frames is below 1.
+        ValueError: if frames is below 1.
     """
     if frames < 1:
         raise ValueError(f"per_frame: frames = {frames} must be at least 1")

@@ -12,13 +12,13 @@ def leading(schedule: NoiseSchedule, steps: int, T: int = 1000, offset: int = 0)
     It never reaches the last time of the process.
 
     Facts:
-      paper: Song et al. 2021, "Denoising Diffusion Implicit Models", appendix D.2; Lin et al. 2024, table 2
+        paper: Song et al. 2021, "Denoising Diffusion Implicit Models", appendix D.2; Lin et al. 2024, table 2
 
     Args:
-      schedule: the discrete process.
-      steps: number of solver steps, in [1, T].
-      T: number of steps of the process.
-      offset: added to every index (1 in Stable Diffusion).
+        schedule: the discrete process.
+        steps: number of solver steps, in [1, T].
+        T: number of steps of the process.
+        offset: added to every index (1 in Stable Diffusion).
     """
     _check_discrete(schedule, steps, T)
     return _discrete(np.arange(steps)[::-1] * (T // steps) + offset, T)
@@ -28,12 +28,12 @@ def trailing(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
     """`[steps + 1]` times at the indices round(T - i T / steps) - 1 of a discrete process, then 0.
 
     Facts:
-      paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", table 2
+        paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", table 2
 
     Args:
-      schedule: the discrete process.
-      steps: number of solver steps, in [1, T].
-      T: number of steps of the process.
+        schedule: the discrete process.
+        steps: number of solver steps, in [1, T].
+        T: number of steps of the process.
     """
     _check_discrete(schedule, steps, T)
     return _discrete(np.round(T - np.arange(steps) * T / steps).astype(int) - 1, T)
@@ -45,12 +45,12 @@ def linspace(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
     Indices count from 0 when they are rounded.
 
     Facts:
-      paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models"; Lin et al. 2024, table 2
+        paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models"; Lin et al. 2024, table 2
 
     Args:
-      schedule: the discrete process.
-      steps: number of solver steps, in [1, T].
-      T: number of steps of the process.
+        schedule: the discrete process.
+        steps: number of solver steps, in [1, T].
+        T: number of steps of the process.
     """
     _check_discrete(schedule, steps, T)
     return _discrete(np.round(np.linspace(T - 1, 0, steps)).astype(int), T)

@@ -13,18 +13,18 @@ def staggered(grid: ArrayLike, frames: int, delay: int) -> Plan:
     in which the near future is sharp before the far one.
 
     Facts:
-      paper: Chen et al. 2024, "Diffusion Forcing", section 3.2
+        paper: Chen et al. 2024, "Diffusion Forcing", section 3.2
 
     Args:
-      grid: `[N + 1]` times, strictly decreasing.
-      frames: F, >= 1.
-      delay: steps between the starts of two frames, >= 0.
+        grid: `[N + 1]` times, strictly decreasing.
+        frames: F, >= 1.
+        delay: steps between the starts of two frames, >= 0.
 
     Returns:
-      A plan with t and s of shape `[N + delay (F - 1), F]`; a frame rests where they are equal.
+        A plan with t and s of shape `[N + delay (F - 1), F]`; a frame rests where they are equal.
 
     Raises:
-      ValueError: if frames or delay is out of range, or as `plan` does.
+        ValueError: if frames or delay is out of range, or as `plan` does.
     """
     if frames < 1 or delay < 0:
         raise ValueError(f"staggered: needs frames >= 1 and delay >= 0; got {frames} and {delay}")

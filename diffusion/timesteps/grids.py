@@ -11,16 +11,17 @@ def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> n
     """`[steps + 1]` times uniform in t, from t_max to 0.
 
     Facts:
-      paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix D.4
+        paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix
+            D.4
 
     Args:
-      schedule: gives t_max.
-      steps: number of solver steps, >= 1.
-      last: length of the last step, in (0, t_max), the others being alike; None: as long as they are. SiT's stochastic
-        sampler has 0.04.
+        schedule: gives t_max.
+        steps: number of solver steps, >= 1.
+        last: length of the last step, in (0, t_max), the others being alike; None: as long as they are. SiT's
+            stochastic sampler has 0.04.
 
     Raises:
-      ValueError: if the last step is out of range.
+        ValueError: if the last step is out of range.
     """
     if last is None or at_least_one(steps) == 1:
         return np.linspace(schedule.t_max, 0.0, at_least_one(steps) + 1)
@@ -33,13 +34,13 @@ def polynomial(schedule: NoiseSchedule, steps: int, rho: float = 2.0) -> np.ndar
     """`[steps + 1]` times t_i = t_max (1 - i / N)^rho, uniform in t^(1/rho).
 
     Facts:
-      paper: Song et al. 2021, "Denoising Diffusion Implicit Models", appendix D.2, "quadratic" (rho = 2, rounded to a
-        discrete process); Lu et al. 2022, "DPM-Solver", appendix, "time_quadratic" of the authors' code
+        paper: Song et al. 2021, "Denoising Diffusion Implicit Models", appendix D.2, "quadratic" (rho = 2, rounded to a
+            discrete process); Lu et al. 2022, "DPM-Solver", appendix, "time_quadratic" of the authors' code
 
     Args:
-      schedule: gives t_max.
-      steps: number of solver steps N, >= 1.
-      rho: > 0; 1 is uniform, larger values put more steps near the data.
+        schedule: gives t_max.
+        steps: number of solver steps N, >= 1.
+        rho: > 0; 1 is uniform, larger values put more steps near the data.
     """
     check_positive("polynomial", "rho", rho)
     return schedule.t_max * np.linspace(1.0, 0.0, at_least_one(steps) + 1) ** rho
@@ -52,13 +53,13 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
     of sigma instead, which is the same thing for a rectified flow.
 
     Facts:
-      paper: Lee et al. 2024, "Beta Sampling is All You Need"
+        paper: Lee et al. 2024, "Beta Sampling is All You Need"
 
     Args:
-      schedule: gives t_max.
-      steps: number of solver steps N, >= 1.
-      a: > 0; smaller values put more steps near the data.
-      b: > 0; smaller values put more steps near the noise.
+        schedule: gives t_max.
+        steps: number of solver steps N, >= 1.
+        a: > 0; smaller values put more steps near the data.
+        b: > 0; smaller values put more steps near the noise.
     """
     check_positive("beta", "a", a)
     check_positive("beta", "b", b)
@@ -67,29 +68,29 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
     return schedule.t_max * scipy.special.betaincinv(a, b, np.linspace(1.0, 0.0, at_least_one(steps) + 1))
 
 
-def sigmoid(
-    schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0
-) -> np.ndarray:
+def sigmoid(schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> np.ndarray:
     """`[steps + 1]` times along the sigmoid from `start` to `end`, more of them at both ends.
 
         t_i = t_max (S(1 - i / N) - S(0)) / (S(1) - S(0)),    S(u) = sigmoid((start + u (end - start)) / tau)
 
     Facts:
-      paper: Jabri et al. 2022, "Scalable Adaptive Computation for Iterative Generation"; Chen 2023, "On the Importance
-        of Noise Scheduling for Diffusion Models", algorithm 1: their function of time, as a spacing of the steps
+        paper: Jabri et al. 2022, "Scalable Adaptive Computation for Iterative Generation"; Chen 2023, "On the
+            Importance of Noise Scheduling for Diffusion Models", algorithm 1: their function of time, as a spacing of
+            the steps
 
     Args:
-      schedule: gives t_max.
-      steps: number of solver steps N, >= 1.
-      start: argument at the data.
-      end: argument at the noise, > start.
-      tau: temperature, > 0; large ones are uniform.
+        schedule: gives t_max.
+        steps: number of solver steps N, >= 1.
+        start: argument at the data.
+        end: argument at the noise, > start.
+        tau: temperature, > 0; large ones are uniform.
     """
     if not start < end:
         raise ValueError(f"sigmoid: start = {start} must be smaller than end = {end}")
     check_positive("sigmoid", "tau", tau)
     u = np.linspace(1.0, 0.0, at_least_one(steps) + 1)
-    low, high = _logistic(start / tau), _logistic(end / tau)
+    low = _logistic(start / tau)
+    high = _logistic(end / tau)
     return schedule.t_max * (_logistic((start + u * (end - start)) / tau) - low) / (high - low)
 
 
@@ -101,13 +102,13 @@ def uniform_log_snr(schedule: NoiseSchedule, steps: int, sigma_min: float, sigma
     """`[steps + 1]` times: `steps` values of sigma / alpha in geometric progression, then 0.
 
     Facts:
-      paper: Lu et al. 2022, "DPM-Solver", section 3.3, with the last step to the clean sample
+        paper: Lu et al. 2022, "DPM-Solver", section 3.3, with the last step to the clean sample
 
     Args:
-      schedule: turns sigma / alpha into t.
-      steps: number of solver steps, >= 1.
-      sigma_min: smallest sigma / alpha before the end.
-      sigma_max: where to start; at most sigma / alpha at t_max.
+        schedule: turns sigma / alpha into t.
+        steps: number of solver steps, >= 1.
+        sigma_min: smallest sigma / alpha before the end.
+        sigma_max: where to start; at most sigma / alpha at t_max.
     """
     return exponential(schedule, steps, sigma_min, sigma_max)
 
@@ -122,14 +123,14 @@ def exponential(
     At rho = 1 it is `uniform_log_snr`.
 
     Facts:
-      paper: none; k-diffusion's `get_sigmas_exponential`, and with rho `get_sigmas_polyexponential`
+        paper: none; k-diffusion's `get_sigmas_exponential`, and with rho `get_sigmas_polyexponential`
 
     Args:
-      schedule: turns sigma / alpha into t.
-      steps: number of solver steps N, >= 1.
-      sigma_min: smallest sigma / alpha before the end.
-      sigma_max: where to start; at most sigma / alpha at t_max.
-      rho: > 0; larger values put more steps near the data.
+        schedule: turns sigma / alpha into t.
+        steps: number of solver steps N, >= 1.
+        sigma_min: smallest sigma / alpha before the end.
+        sigma_max: where to start; at most sigma / alpha at t_max.
+        rho: > 0; larger values put more steps near the data.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
     check_positive("exponential", "rho", rho)
@@ -145,14 +146,14 @@ def karras(
         sigma_i = (sigma_max^(1/rho) + i / (N - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho,    sigma_N = 0
 
     Facts:
-      paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", eq. 5
+        paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", eq. 5
 
     Args:
-      schedule: turns sigma / alpha into t.
-      steps: number of solver steps N, >= 1.
-      sigma_min: smallest sigma / alpha before the end.
-      sigma_max: where to start; at most sigma / alpha at t_max.
-      rho: > 0; larger values put more steps near the data.
+        schedule: turns sigma / alpha into t.
+        steps: number of solver steps N, >= 1.
+        sigma_min: smallest sigma / alpha before the end.
+        sigma_max: where to start; at most sigma / alpha at t_max.
+        rho: > 0; larger values put more steps near the data.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
     check_positive("karras", "rho", rho)
@@ -168,14 +169,14 @@ def kl_optimal(
     Without the last step it has the least bound on the Kullback-Leibler divergence for data N(0, sigma_data^2 I).
 
     Facts:
-      paper: Sabour et al. 2024, "Align Your Steps", theorem 3.1
+        paper: Sabour et al. 2024, "Align Your Steps", theorem 3.1
 
     Args:
-      schedule: turns sigma / alpha into t.
-      steps: number of solver steps, >= 1.
-      sigma_min: smallest sigma / alpha before the end.
-      sigma_max: where to start; at most sigma / alpha at t_max.
-      sigma_data: standard deviation of the data, > 0.
+        schedule: turns sigma / alpha into t.
+        steps: number of solver steps, >= 1.
+        sigma_min: smallest sigma / alpha before the end.
+        sigma_max: where to start; at most sigma / alpha at t_max.
+        sigma_data: standard deviation of the data, > 0.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
     check_positive("kl_optimal", "sigma_data", sigma_data)

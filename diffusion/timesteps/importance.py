@@ -9,11 +9,7 @@ from diffusion.timesteps.densities import Density
 
 
 def loss_second_moment(
-    schedule: NoiseSchedule,
-    bins: int = 1000,
-    discrete: bool = False,
-    history: int = 10,
-    uniform_prob: float = 0.001,
+    schedule: NoiseSchedule, bins: int = 1000, discrete: bool = False, history: int = 10, uniform_prob: float = 0.001
 ) -> Density:
     """Times in proportion to the root mean square of the last losses of their bin, with weights that undo it.
 
@@ -24,32 +20,34 @@ def loss_second_moment(
     seen `history` losses. The history is of losses without their importance, which `update` divides out.
 
     Facts:
-      paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", section 3.3 and the authors'
-        code
-      range: (t_min, t_max), or 1 / bins .. 1 if discrete
+        paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", section 3.3 and the
+            authors' code
+        range: (t_min, t_max), or 1 / bins .. 1 if discrete
 
     Args:
-      schedule: gives the range.
-      bins: number of bins of t; if discrete, the number of steps of the process.
-      discrete: whether t is (i + 1) / bins, as in the paper, or uniform within bin i of (t_min, t_max).
-      history: losses that each bin remembers; 10 in the paper.
-      uniform_prob: q, the share of times that is drawn uniformly, in (0, 1]; 0.001 in the paper.
+        schedule: gives the range.
+        bins: number of bins of t; if discrete, the number of steps of the process.
+        discrete: whether t is (i + 1) / bins, as in the paper, or uniform within bin i of (t_min, t_max).
+        history: losses that each bin remembers; 10 in the paper.
+        uniform_prob: q, the share of times that is drawn uniformly, in (0, 1]; 0.001 in the paper.
 
     Returns:
-      A density whose state is {"losses": `[bins, history]`, "seen": `[bins]`}, the last losses of each bin and how many
-      it has seen.
+        A density whose state is {"losses": `[bins, history]`, "seen": `[bins]`}, the last losses of each bin and how
+        many it has seen.
 
     Raises:
-      ValueError: if bins or history is below 1, uniform_prob is not in (0, 1], or the schedule does not hold the
-        times of the discrete process.
+        ValueError: if bins or history is below 1, uniform_prob is not in (0, 1], or the schedule does not hold the
+            times of the discrete process.
     """
     if bins < 1 or history < 1:
         raise ValueError(f"loss_second_moment: bins = {bins} and history = {history} must be at least 1")
     if not 0 < uniform_prob <= 1:
         raise ValueError(f"loss_second_moment: uniform_prob = {uniform_prob} must be in (0, 1] (0.001 in the paper)")
     if discrete and (schedule.t_max < 1 or schedule.t_min > 1 / bins * (1 + 1e-6)):
-        raise ValueError(f"loss_second_moment: a discrete process of {bins} steps has the times 1 / {bins} .. 1, which "
-                         f"leave the schedule's [{schedule.t_min:g}, {schedule.t_max:g}]")
+        raise ValueError(
+            f"loss_second_moment: a discrete process of {bins} steps has the times 1 / {bins} .. 1, which "
+            f"leave the schedule's [{schedule.t_min:g}, {schedule.t_max:g}]"
+        )
     span = schedule.t_max - schedule.t_min
 
     def init():
@@ -75,14 +73,12 @@ def loss_second_moment(
         losses = losses * bins * probabilities(state)[i]
         # The rank of each example among those of its bin; a bin keeps its last ones in a ring.
         order = jnp.argsort(i, stable=True)
-        i, losses = i[order], losses[order]
+        i = i[order]
+        losses = losses[order]
         rank = jnp.arange(i.size) - jnp.searchsorted(i, i)
         count = jnp.zeros(bins, jnp.int32).at[i].add(1)
         slot = (state["seen"][i] + rank) % history
         kept = jnp.where(rank >= count[i] - history, i, bins)  # out of bounds, and dropped, if not
-        return {
-            "losses": state["losses"].at[kept, slot].set(losses, mode="drop"),
-            "seen": state["seen"] + count,
-        }
+        return {"losses": state["losses"].at[kept, slot].set(losses, mode="drop"), "seen": state["seen"] + count}
 
     return Density(init, sample, update)

@@ -28,26 +28,29 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
         grid = timesteps.optimal(denoise, schedule, fine, way.x, steps=8)
 
     Facts:
-      paper: Chen et al. 2024, "On the Trajectory Regularity of ODE-based Diffusion Sampling" (GITS), section 4; Watson
-        et al. 2021, "Learning to Efficiently Sample from Diffusion Probabilistic Models", for the dynamic programming
+        paper: Chen et al. 2024, "On the Trajectory Regularity of ODE-based Diffusion Sampling" (GITS), section 4;
+            Watson et al. 2021, "Learning to Efficiently Sample from Diffusion Probabilistic Models", for the dynamic
+            programming
 
     Args:
-      denoise: (x_t, t) -> Prediction; called with every time of the grid but the last.
-      schedule: the process.
-      grid: `[M + 1]` decreasing times, the choice that there is; some 50 to 100.
-      x: `[M + 1, B, ...]` the trajectories on this grid, by any solver of the flow; B of a few dozen.
-      steps: number of steps N of the grid that is asked for, in [1, M].
+        denoise: (x_t, t) -> Prediction; called with every time of the grid but the last.
+        schedule: the process.
+        grid: `[M + 1]` decreasing times, the choice that there is; some 50 to 100.
+        x: `[M + 1, B, ...]` the trajectories on this grid, by any solver of the flow; B of a few dozen.
+        steps: number of steps N of the grid that is asked for, in [1, M].
 
     Returns:
-      `[N + 1]` times, the first and the last as given.
+        `[N + 1]` times, the first and the last as given.
 
     Raises:
-      ValueError: if the trajectories do not belong to the grid, or there are fewer times than asked for.
+        ValueError: if the trajectories do not belong to the grid, or there are fewer times than asked for.
     """
     grid = np.asarray(grid)
     if grid.ndim != 1 or len(x) != grid.size or not np.all(np.diff(grid) < 0):
-        raise ValueError("optimal: a decreasing grid of M + 1 times needs trajectories [M + 1, B, ...] on it; got a "
-                         f"grid of shape {grid.shape} and trajectories of shape {x.shape}")
+        raise ValueError(
+            "optimal: a decreasing grid of M + 1 times needs trajectories [M + 1, B, ...] on it; got a "
+            f"grid of shape {grid.shape} and trajectories of shape {x.shape}"
+        )
     if at_least_one(steps) >= grid.size:
         raise ValueError(f"optimal: steps = {steps}, but the fine grid has no more than {grid.size - 1}")
     path = _shortest_path(_errors(denoise, schedule, jnp.asarray(grid, x.dtype), jnp.asarray(x)), int(steps))
@@ -72,7 +75,8 @@ def _errors(denoise: Denoiser, schedule: NoiseSchedule, grid: Array, x: Array) -
 
 def _shortest_path(errors: np.ndarray, steps: int) -> np.ndarray:
     """The `[steps + 1]` indices, from the first to the last, of the path with the least sum of errors."""
-    best, before = errors[0], []  # best[j]: the least sum on the way from 0 to j in so many steps
+    best = errors[0]  # best[j]: the least sum on the way from 0 to j in so many steps
+    before = []
     for _ in range(steps - 1):
         through = best[:, None] + errors
         before.append(through.argmin(axis=0))

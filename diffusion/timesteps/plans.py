@@ -11,9 +11,9 @@ class Plan(NamedTuple):
     """The steps of a sampler, as pairs of times.
 
     Attributes:
-      t: `[N]` time at which step i starts.
-      s: `[N]` time at which it ends.
-      renoise: `[N]` Bool; where True, s > t and the step draws q(x_s | x_t) instead of asking the network.
+        t: `[N]` time at which step i starts.
+        s: `[N]` time at which it ends.
+        renoise: `[N]` Bool; where True, s > t and the step draws q(x_s | x_t) instead of asking the network.
     """
 
     t: Array | np.ndarray
@@ -25,12 +25,12 @@ def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
     """The plan that walks along a grid of times.
 
     Args:
-      grid: `[N + 1]` times, strictly decreasing for sampling or strictly increasing for inversion; with `renoise`,
-        in any order without repetition.
-      renoise: `[N]` Bool, the steps that add noise; they must go up. None for no such step.
+        grid: `[N + 1]` times, strictly decreasing for sampling or strictly increasing for inversion; with `renoise`,
+            in any order without repetition.
+        renoise: `[N]` Bool, the steps that add noise; they must go up. None for no such step.
 
     Raises:
-      ValueError: if a time is repeated, not finite or negative, or the grid turns where it must not.
+        ValueError: if a time is repeated, not finite or negative, or the grid turns where it must not.
     """
     grid = np.asarray(grid)
     if grid.ndim != 1 or grid.size < 2:
@@ -45,8 +45,10 @@ def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
         renoise = np.zeros(ups.shape, bool)
         if ups.any() and not ups.all():
             i = int(np.argmax(ups != ups[0]))
-            raise ValueError(f"the times of a plan must all decrease (sampling) or all increase (inversion); "
-                             f"{grid[i]:g} -> {grid[i + 1]:g} turns round. Mark steps that add noise with renoise=")
+            raise ValueError(
+                f"the times of a plan must all decrease (sampling) or all increase (inversion); "
+                f"{grid[i]:g} -> {grid[i + 1]:g} turns round. Mark steps that add noise with renoise="
+            )
     renoise = np.asarray(renoise, bool)
     if renoise.shape != ups.shape:
         raise ValueError(f"renoise has shape {renoise.shape}; a grid of {grid.size} times has {ups.size} steps")

@@ -16,16 +16,16 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     For the rectified flow this is t' = a t / (1 + (a - 1) t).
 
     Facts:
-      paper: Esser et al. 2024, "Scaling Rectified Flow Transformers", eq. 23 (SD3: a = 3 at 1024^2 pixels); Hoogeboom
-        et al. 2023, "simple diffusion", eq. 4
+        paper: Esser et al. 2024, "Scaling Rectified Flow Transformers", eq. 23 (SD3: a = 3 at 1024^2 pixels); Hoogeboom
+            et al. 2023, "simple diffusion", eq. 4
 
     Args:
-      schedule: the process.
-      grid: `[N + 1]` times.
-      factor: a > 0; above 1 for pictures larger than those that the schedule was made for.
+        schedule: the process.
+        grid: `[N + 1]` times.
+        factor: a > 0; above 1 for pictures larger than those that the schedule was made for.
 
     Raises:
-      ValueError: if a time would leave the schedule's range, or two would coincide at its end.
+        ValueError: if a time would leave the schedule's range, or two would coincide at its end.
     """
     check_positive("shift", "factor", factor)
     grid = np.asarray(grid)
@@ -57,17 +57,17 @@ def flux_shift(
     The formula of t' is the rectified flow's; elsewhere the log-SNR falls by 2 mu, which is the same thing.
 
     Facts:
-      paper: none; the code of FLUX.1 (Black Forest Labs 2024), `get_schedule`
+        paper: none; the code of FLUX.1 (Black Forest Labs 2024), `get_schedule`
 
     Args:
-      schedule: the process.
-      grid: `[N + 1]` times.
-      tokens: number of patches that the transformer sees, >= 1: height x width / 16^2 for FLUX.1.
-      base: (n_1, mu_1).
-      largest: (n_2, mu_2).
+        schedule: the process.
+        grid: `[N + 1]` times.
+        tokens: number of patches that the transformer sees, >= 1: height x width / 16^2 for FLUX.1.
+        base: (n_1, mu_1).
+        largest: (n_2, mu_2).
 
     Raises:
-      ValueError: if tokens is not positive, or the shift leaves the schedule (see `shift`).
+        ValueError: if tokens is not positive, or the shift leaves the schedule (see `shift`).
     """
     check_positive("flux_shift", "tokens", tokens)
     (n_1, mu_1), (n_2, mu_2) = base, largest

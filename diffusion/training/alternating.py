@@ -1,11 +1,11 @@
 """Training of several networks that play against or with each other: a generator and a critic, a student and a score.
 
-    init, step = alternating({
-        "score": Player(score_objective, "fake", optimizer),
-        "generator": Player(generator_objective, "model", optimizer, every=5),
-    }, apply, schedule, averages={"target": Average("model", exponential_moving_average(0.99, warmup=False))})
-    state = init({"model": ..., "fake": ..., "teacher": ...})
-    state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
+init, step = alternating({
+    "score": Player(score_objective, "fake", optimizer),
+    "generator": Player(generator_objective, "model", optimizer, every=5),
+}, apply, schedule, averages={"target": Average("model", exponential_moving_average(0.99, warmup=False))})
+state = init({"model": ..., "fake": ..., "teacher": ...})
+state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
 """
 
 from collections.abc import Callable, Mapping
@@ -25,12 +25,12 @@ class Player(NamedTuple):
     """One objective and the network that it trains.
 
     Attributes:
-      objective: (networks, schedule, keys, batch, step) -> (losses [B], metrics); it may read every network, and its
-        gradient goes to ``trained`` alone.
-      trained: name of the network; each network has one player, or none (a teacher: it stays as it is).
-      optimizer: an optax transformation.
-      every: the player acts at steps 0, every, 2 every, ...
-      density: the density of training times that the objective samples; None where its state is not carried.
+        objective: (networks, schedule, keys, batch, step) -> (losses [B], metrics); it may read every network, and its
+            gradient goes to `trained` alone.
+        trained: name of the network; each network has one player, or none (a teacher: it stays as it is).
+        optimizer: an optax transformation.
+        every: the player acts at steps 0, every, 2 every, ...
+        density: the density of training times that the objective samples; None where its state is not carried.
     """
 
     objective: Callable
@@ -44,8 +44,8 @@ class Average(NamedTuple):
     """A network whose parameters are a moving average of another's.
 
     Attributes:
-      of: name of the network that is averaged; it has a player, and the average moves at the steps where that acts.
-      ema: (init, update), see ``ema.exponential_moving_average``; its update counts the player's own steps.
+        of: name of the network that is averaged; it has a player, and the average moves at the steps where that acts.
+        ema: (init, update), see `ema.exponential_moving_average`; its update counts the player's own steps.
     """
 
     of: str
@@ -56,12 +56,12 @@ class AlternatingState(NamedTuple):
     """The whole state of a run, as one pytree.
 
     Attributes:
-      step: int32 []; the number of steps made so far.
-      networks: {name: parameters}, of trained networks, of frozen ones and of averages (float32) alike.
-      opt_state: {player: state of its optimizer}.
-      density: {player: state of its density}; empty where it has none.
-      failed_at: int32 []; -1 while healthy, else the first step in which some player's loss or gradient was not
-        finite. A failed state is frozen, that step's earlier players included.
+        step: int32 []; the number of steps made so far.
+        networks: {name: parameters}, of trained networks, of frozen ones and of averages (float32) alike.
+        opt_state: {player: state of its optimizer}.
+        density: {player: state of its density}; empty where it has none.
+        failed_at: int32 []; -1 while healthy, else the first step in which some player's loss or gradient was not
+            finite. A failed state is frozen, that step's earlier players included.
     """
 
     step: jax.Array
@@ -75,8 +75,8 @@ class Alternating(NamedTuple):
     """A named pair of pure functions.
 
     Attributes:
-      init: {name: parameters} of every network but the averages -> AlternatingState.
-      step: (AlternatingState, batch, key) -> (AlternatingState, metrics).
+        init: {name: parameters} of every network but the averages -> AlternatingState.
+        step: (AlternatingState, batch, key) -> (AlternatingState, metrics).
     """
 
     init: Callable[[Mapping[str, Any]], Any]  # the state of one that wraps another holds more
@@ -94,27 +94,27 @@ def alternating(
 ) -> Alternating:
     """Returns the train step in which players act one after the other, each on the networks as the last one left them.
 
-    Each player's update is that of ``make_train_step``, so that with one player and the average of its network the
+    Each player's update is that of `make_train_step`, so that with one player and the average of its network the
     two are equal. Averages move after the last player. The first player draws from the run's key, each other one
-    from a key of its own. If a loss or a gradient is not finite, nothing of the state changes but ``failed_at``.
+    from a key of its own. If a loss or a gradient is not finite, nothing of the state changes but `failed_at`.
 
     Args:
-      players: {name: Player}, in the order in which they act.
-      apply: {network: (params, x_t, clock, condition) -> output}, for every network but the averages, which are
-        applied as the networks that they average.
-      schedule: NoiseSchedule.
-      averages: {network: Average}; objectives see them under these names ("target" is usual).
-      accumulate: see ``make_train_step``, as the next two.
-      shards: number of devices that the batch is split over.
-      axis: under ``pmap``, the name of the axis.
+        players: {name: Player}, in the order in which they act.
+        apply: {network: (params, x_t, clock, condition) -> output}, for every network but the averages, which are
+            applied as the networks that they average.
+        schedule: NoiseSchedule.
+        averages: {network: Average}; objectives see them under these names ("target" is usual).
+        accumulate: see `make_train_step`, as the next two.
+        shards: number of devices that the batch is split over.
+        axis: under `pmap`, the name of the axis.
 
     Returns:
-      Alternating. Metrics are those of ``make_train_step`` as "player/name", NaN (counts 0) where the player rested,
-      and "failed_at".
+        Alternating. Metrics are those of `make_train_step` as "player/name", NaN (counts 0) where the player rested,
+        and "failed_at".
 
     Raises:
-      ValueError: if a network has two players, no function to apply it, or is both averaged and given; from ``init``,
-        if networks are missing or unknown.
+        ValueError: if a network has two players, no function to apply it, or is both averaged and given; from `init`,
+            if networks are missing or unknown.
     """
     averages = dict(averages or {})
     _check(players, apply, averages)
@@ -138,17 +138,26 @@ def alternating(
         player = players[name]
         others = {
             other: lambda *inputs, other=other: apply[other](state.networks[other], *inputs)
-            for other in apply if other != player.trained
+            for other in apply
+            if other != player.trained
         }
 
         def objective(networks, *arguments):
             return player.objective({**others, player.trained: networks["model"]}, *arguments)
 
         update = make_train_step(
-            objective, apply[player.trained], schedule, player.optimizer, NOTHING, player.density, accumulate, shards,
+            objective,
+            apply[player.trained],
+            schedule,
+            player.optimizer,
+            NOTHING,
+            player.density,
+            accumulate,
+            shards,
             axis,
         )
-        params, opt_state = state.networks[player.trained], state.opt_state[name]
+        params = state.networks[player.trained]
+        opt_state = state.opt_state[name]
         before = TrainState(state.step, params, opt_state, (), state.density[name], state.failed_at)
         after, metrics = update(before, batch, key)
         state = state._replace(
@@ -177,8 +186,9 @@ def alternating(
         for name, (of, ema) in averages.items():
             moved = ema.update(networks[name], networks[of], state.step // every[of])
             acted = state.step % every[of] == 0
-            networks[name] = jax.tree.map(lambda new, old, acted=acted: jnp.where(acted, new, old), moved,
-                                          networks[name])
+            networks[name] = jax.tree.map(
+                lambda new, old, acted=acted: jnp.where(acted, new, old), moved, networks[name]
+            )
         healthy = state.failed_at == HEALTHY
         updated = state._replace(networks=networks, step=state.step + 1)
         frozen = before._replace(failed_at=state.failed_at)
@@ -195,10 +205,10 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
     plain names ("loss"). Each player but that one has the name of the network that it trains, which is a rival.
 
     Args:
-      step: of `alternating`.
+        step: of `alternating`.
 
     Returns:
-      (TrainState, batch, key) -> (TrainState, metrics).
+        (TrainState, batch, key) -> (TrainState, metrics).
     """
 
     def on_train_state(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
@@ -235,8 +245,10 @@ def _check(players, apply, averages) -> None:
         raise ValueError("alternating: needs at least one player.")
     for network in trained:
         if trained.count(network) > 1:
-            raise ValueError(f"alternating: {network!r} has {trained.count(network)} players; add up the objectives of "
-                             "one network (objectives.added), or give each player a network of its own.")
+            raise ValueError(
+                f"alternating: {network!r} has {trained.count(network)} players; add up the objectives of "
+                "one network (objectives.added), or give each player a network of its own."
+            )
         if network not in apply:
             raise ValueError(f"alternating: no function to apply {network!r}; there are those of {sorted(apply)}.")
     for name, player in players.items():
@@ -246,5 +258,7 @@ def _check(players, apply, averages) -> None:
         if name in apply:
             raise ValueError(f"alternating: {name!r} is an average of {average.of!r}; leave it out of apply.")
         if average.of not in trained:
-            raise ValueError(f"alternating: {name!r} averages {average.of!r}, which no player trains; the players "
-                             f"train {sorted(trained)}.")
+            raise ValueError(
+                f"alternating: {name!r} averages {average.of!r}, which no player trains; the players "
+                f"train {sorted(trained)}."
+            )

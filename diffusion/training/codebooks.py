@@ -1,9 +1,9 @@
 """A codebook that follows its vectors while the rest of an autoencoder is trained by `training.alternating`.
 
-    players = {"autoencoder": Player(vq_autoencoder(codebook=0.0), "model", adam), "critic": ...}
-    init, step = following(alternating(players, {"model": coding.vq_network(vq), ...}, None), vq)
-    state = init({"model": coding.parameters(params), "critic": ...})     # .training, .counts, .sums
-    state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
+players = {"autoencoder": Player(vq_autoencoder(codebook=0.0), "model", adam), "critic": ...}
+init, step = following(alternating(players, {"model": coding.vq_network(vq), ...}, None), vq)
+state = init({"model": coding.parameters(params), "critic": ...})     # .training, .counts, .sums
+state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
 """
 
 from typing import Any, NamedTuple, cast
@@ -22,9 +22,9 @@ class FollowingState(NamedTuple):
     """The whole state of a run, as one pytree.
 
     Attributes:
-      training: of the players; the codes are among its parameters.
-      counts: [K] of `quantizers.Codebook`.
-      sums: [K, D] likewise.
+        training: of the players; the codes are among its parameters.
+        counts: [K] of `quantizers.Codebook`.
+        sums: [K, D] likewise.
     """
 
     training: AlternatingState
@@ -42,23 +42,25 @@ def following(
     codes are moved by `quantizers.codebook_update` and `quantizers.restart_dead` alone.
 
     Args:
-      training: from `alternating`, with a network of `coding.vq_network` and `coding.parameters`.
-      module: that autoencoder; it has a codebook.
-      decay: of the moving averages, in [0, 1).
-      threshold: codes to which a batch assigns fewer vectors than this, on the average, are restarted at one of its
-        vectors.
-      network: name of the autoencoder.
+        training: from `alternating`, with a network of `coding.vq_network` and `coding.parameters`.
+        module: that autoencoder; it has a codebook.
+        decay: of the moving averages, in [0, 1).
+        threshold: codes to which a batch assigns fewer vectors than this, on the average, are restarted at one of its
+            vectors.
+        network: name of the autoencoder.
 
     Returns:
-      (init, step) on `FollowingState`. Metrics beside those of the training: "codebook/restarted", and
-      "codebook/perplexity" of the batch's codes.
+        (init, step) on `FollowingState`. Metrics beside those of the training: "codebook/restarted", and
+        "codebook/perplexity" of the batch's codes.
 
     Raises:
-      ValueError: for an autoencoder without a codebook, or a decay or threshold out of range.
+        ValueError: for an autoencoder without a codebook, or a decay or threshold out of range.
     """
     if not getattr(module, "codes", 0):
-        raise ValueError(f"following: {type(module).__name__} has no codebook that could follow; finite levels and "
-                         "Gaussian latents have none.")
+        raise ValueError(
+            f"following: {type(module).__name__} has no codebook that could follow; finite levels and "
+            "Gaussian latents have none."
+        )
     if not 0 <= decay < 1 or not threshold > 0:
         raise ValueError(f"following: decay = {decay} must be in [0, 1), threshold = {threshold} above 0.")
 
@@ -70,7 +72,8 @@ def following(
     def step(state: FollowingState, batch: Any, key: jax.Array) -> tuple[FollowingState, dict]:
         after, metrics = training.step(state.training, batch, key)
         player = after.networks[network]
-        given, before = player["autoencoder"], state.training.networks[network]["autoencoder"]["codebook"]
+        given = player["autoencoder"]
+        before = state.training.networks[network]["autoencoder"]["codebook"]
         codebook = quantizers.Codebook(before.astype(jnp.float32), state.counts, state.sums)
         z = cast(jax.Array, module.apply({"params": given}, prepare(batch)["x"], method="encode"))
         indices, _ = quantizers.nearest(z, codebook.codes)

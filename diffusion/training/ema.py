@@ -11,8 +11,8 @@ class ExponentialMovingAverage(NamedTuple):
     """A named pair of pure functions, as an optimizer is in optax.
 
     Attributes:
-      init: params -> average; a float32 copy of the parameters (never zeros, so no debiasing is needed).
-      update: (average, params, step) -> average, where ``step`` counts the updates made before this one.
+        init: params -> average; a float32 copy of the parameters (never zeros, so no debiasing is needed).
+        update: (average, params, step) -> average, where `step` counts the updates made before this one.
     """
 
     init: Callable[[Any], Any]
@@ -26,33 +26,33 @@ def _wide(leaf):
 
 
 def rate(step: jax.Array, decay: float, warmup: bool) -> jax.Array:
-    """Returns the decay in use at a step: ``min(decay, (1 + step) / (10 + step))`` with warm-up, else ``decay``.
+    """Returns the decay in use at a step: `min(decay, (1 + step) / (10 + step))` with warm-up, else `decay`.
 
     Args:
-      step: int []; updates made before this one, >= 0.
-      decay: in [0, 1).
-      warmup: whether the average forgets its start: at step k it then looks back over about k / 9 steps at most.
+        step: int []; updates made before this one, >= 0.
+        decay: in [0, 1).
+        warmup: whether the average forgets its start: at step k it then looks back over about k / 9 steps at most.
 
     Returns:
-      float32 [].
+        float32 [].
     """
     step = jnp.asarray(step, jnp.float32)
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else jnp.full([], decay, jnp.float32)
 
 
 def exponential_moving_average(decay: float = 0.9999, warmup: bool = True) -> ExponentialMovingAverage:
-    """Returns the moving average ``a <- d a + (1 - d) params``, with d = ``rate(step, decay, warmup)``.
+    """Returns the moving average `a <- d a + (1 - d) params`, with d = `rate(step, decay, warmup)`.
 
     Args:
-      decay: in [0, 1). The average looks back over about 1 / (1 - decay) steps.
-      warmup: shorten that at the start of a run (see ``rate``).
+        decay: in [0, 1). The average looks back over about 1 / (1 - decay) steps.
+        warmup: shorten that at the start of a run (see `rate`).
 
     Returns:
-      ExponentialMovingAverage; its state is float32 whatever the type of the parameters. Leaves that are not
-      floating point are copied.
+        ExponentialMovingAverage; its state is float32 whatever the type of the parameters. Leaves that are not
+        floating point are copied.
 
     Raises:
-      ValueError: if ``decay`` is outside [0, 1).
+        ValueError: if `decay` is outside [0, 1).
     """
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"ema.decay = {decay}: must be in [0, 1), for example 0.9999 (0 follows the parameters).")

@@ -1,7 +1,7 @@
 """The norm of the gradient in each block of a network, to see which of them learns, starves or explodes.
 
-    names(params)          # ["blocks/0", "blocks/1", ..., "final", "patch_embedding", ...]
-    by_block(gradients)    # float32 [K], in that order
+names(params)          # ["blocks/0", "blocks/1", ..., "final", "patch_embedding", ...]
+by_block(gradients)    # float32 [K], in that order
 """
 
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ def names(params: Any) -> list[str]:
     """The blocks of a network: its outermost modules, and each layer of those that are scanned.
 
     Args:
-      params: pytree of arrays, or of anything with a shape.
+        params: pytree of arrays, or of anything with a shape.
 
     Returns:
-      [K] names, "block" or "block/layer", in the order of `by_block`.
+        [K] names, "block" or "block/layer", in the order of `by_block`.
     """
     made = ([f"{block}/{i}" for i in range(layers)] if layers else [block] for block, _, layers in _blocks(params))
     return [name for part in made for name in part]
@@ -43,10 +43,10 @@ def by_block(gradients: Any) -> jax.Array:
     """The Euclidean norm of the gradient in each block; their squares add up to that of the whole.
 
     Args:
-      gradients: pytree of float arrays, of the shape of the parameters.
+        gradients: pytree of float arrays, of the shape of the parameters.
 
     Returns:
-      float32 [K].
+        float32 [K].
     """
     parts = [jnp.zeros([0])]  # so that a network without parameters has no block
     for _, leaves, layers in _blocks(gradients):

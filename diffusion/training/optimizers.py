@@ -1,4 +1,4 @@
-"""Optimizers by name. To add one: a function that returns an ``Optimizer``, and its line in ``OPTIMIZERS``."""
+"""Optimizers by name. To add one: a function that returns an `Optimizer`, and its line in `OPTIMIZERS`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,9 +15,9 @@ class Optimizer(NamedTuple):
     """An optax transformation that also tells its learning rate.
 
     Attributes:
-      init: params -> state.
-      update: (gradients, state, params) -> (updates, state).
-      learning_rate: step int [] -> float32 []; the rate used in that step.
+        init: params -> state.
+        update: (gradients, state, params) -> (updates, state).
+        learning_rate: step int [] -> float32 []; the rate used in that step.
     """
 
     init: Callable[[Any], Any]
@@ -26,21 +26,21 @@ class Optimizer(NamedTuple):
 
 
 def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | None) -> optax.Schedule:
-    """Returns the learning rate by step: linear from 0 during ``warmup`` steps, then constant or half a cosine to 0.
+    """Returns the learning rate by step: linear from 0 during `warmup` steps, then constant or half a cosine to 0.
 
-    Step k of the warm-up uses ``peak (k + 1) / warmup``, so that no step is spent at rate 0.
+    Step k of the warm-up uses `peak (k + 1) / warmup`, so that no step is spent at rate 0.
 
     Args:
-      peak: the rate after the warm-up, > 0.
-      warmup: number of steps, >= 0.
-      decay: "constant" or "cosine".
-      steps: the length of the run, at which the cosine reaches 0; needed for "cosine" alone.
+        peak: the rate after the warm-up, > 0.
+        warmup: number of steps, >= 0.
+        decay: "constant" or "cosine".
+        steps: the length of the run, at which the cosine reaches 0; needed for "cosine" alone.
 
     Returns:
-      A function of the step (int []).
+        A function of the step (int []).
 
     Raises:
-      ValueError: if a value is out of range.
+        ValueError: if a value is out of range.
     """
     if peak <= 0:
         raise ValueError(f"learning_rate = {peak}: must be > 0.")
@@ -72,20 +72,20 @@ def adamw(
     """Returns AdamW (Loshchilov & Hutter, 2019, algorithm 2) behind a clipping of the gradient's global norm.
 
     Args:
-      learning_rate: rate after the warm-up, > 0.
-      warmup: steps of linear warm-up.
-      decay: "constant" or "cosine" (to 0 at ``steps``).
-      steps: the length of the run, for "cosine".
-      weight_decay: decoupled, times the learning rate; >= 0.
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      clip: the largest global norm of the gradient; None does not clip.
+        learning_rate: rate after the warm-up, > 0.
+        warmup: steps of linear warm-up.
+        decay: "constant" or "cosine" (to 0 at `steps`).
+        steps: the length of the run, for "cosine".
+        weight_decay: decoupled, times the learning rate; >= 0.
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        clip: the largest global norm of the gradient; None does not clip.
 
     Returns:
-      Optimizer.
+        Optimizer.
 
     Raises:
-      ValueError: if a value is out of range.
+        ValueError: if a value is out of range.
     """
     _check(weight_decay, clip, b1=b1, b2=b2)
     rate = learning_rate_schedule(learning_rate, warmup, decay, steps)
@@ -113,28 +113,33 @@ def muon(
     with Nesterov's momentum (Dozat, 2016), without weight decay.
 
     Args:
-      learning_rate: rate after the warm-up, > 0; two to three times AdamW's is a good first try.
-      warmup: steps of linear warm-up.
-      decay: "constant" or "cosine" (to 0 at ``steps``).
-      steps: the length of the run, for "cosine".
-      weight_decay: of the matrices, decoupled, times the learning rate; >= 0.
-      momentum: decay of M, in [0, 1).
-      b1: decay of Adam's first moment, in [0, 1).
-      b2: decay of Adam's second moment, in [0, 1).
-      clip: the largest global norm of the gradient; None does not clip.
+        learning_rate: rate after the warm-up, > 0; two to three times AdamW's is a good first try.
+        warmup: steps of linear warm-up.
+        decay: "constant" or "cosine" (to 0 at `steps`).
+        steps: the length of the run, for "cosine".
+        weight_decay: of the matrices, decoupled, times the learning rate; >= 0.
+        momentum: decay of M, in [0, 1).
+        b1: decay of Adam's first moment, in [0, 1).
+        b2: decay of Adam's second moment, in [0, 1).
+        clip: the largest global norm of the gradient; None does not clip.
 
     Returns:
-      Optimizer; its ``init`` raises ValueError for a network without stacked layers (see ``hidden_matrices``).
+        Optimizer; its `init` raises ValueError for a network without stacked layers (see `hidden_matrices`).
 
     Raises:
-      ValueError: if a value is out of range.
+        ValueError: if a value is out of range.
     """
     _check(weight_decay, clip, momentum=momentum, b1=b1, b2=b2)
     rate = learning_rate_schedule(learning_rate, warmup, decay, steps)
     chain = contrib.muon(
-        rate, beta=momentum, weight_decay=weight_decay, adam_b1=b1, adam_b2=b2, consistent_rms=0.2,
+        rate,
+        beta=momentum,
+        weight_decay=weight_decay,
+        adam_b1=b1,
+        adam_b2=b2,
+        consistent_rms=0.2,
         muon_weight_dimension_numbers=hidden_matrices,
-    )  # fmt: skip
+    )
     return _clipped(chain, clip, rate)
 
 
@@ -146,13 +151,13 @@ def hidden_matrices(params: Any) -> Any:
     values.
 
     Args:
-      params: pytree of arrays, named as `diffusion.models` names them: stacks end in "blocks" or "layers".
+        params: pytree of arrays, named as `diffusion.models` names them: stacks end in "blocks" or "layers".
 
     Returns:
-      The same pytree of `optax.contrib.MuonDimensionNumbers`, None for what is no hidden matrix.
+        The same pytree of `optax.contrib.MuonDimensionNumbers`, None for what is no hidden matrix.
 
     Raises:
-      ValueError: where there is none at all, as in U-Nets.
+        ValueError: where there is none at all, as in U-Nets.
     """
 
     def axes(path: tuple, leaf: jax.Array) -> contrib.MuonDimensionNumbers | None:

@@ -1,8 +1,8 @@
-"""One train step on many devices, by two of JAX's engines: ``jit`` over a mesh, and ``pmap``.
+"""One train step on many devices, by two of JAX's engines: `jit` over a mesh, and `pmap`.
 
-Both take ``make``, which returns the pure step ``(state, batch, seed) -> (state, metrics)`` (the arguments of ``make``
-are those of ``make_train_step`` that depend on the engine), and return it ready to be called with global arrays: the
-state as ``target`` says, the batch from ``sharding.to_devices``. Both donate the state, and compute the same.
+Both take `make`, which returns the pure step `(state, batch, seed) -> (state, metrics)` (the arguments of `make`
+are those of `make_train_step` that depend on the engine), and return it ready to be called with global arrays: the
+state as `target` says, the batch from `sharding.to_devices`. Both donate the state, and compute the same.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from diffusion.training import sharding
 
 
 def jit(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
-    """Returns the step under ``jit``: every axis of the mesh, any number of processes.
+    """Returns the step under `jit`: every axis of the mesh, any number of processes.
 
     Args:
-      make: (shards) -> step.
-      target: TrainState of jax.ShapeDtypeStruct with shardings, see ``sharding.abstract``.
-      mesh: the mesh of these shardings.
+        make: (shards) -> step.
+        target: TrainState of jax.ShapeDtypeStruct with shardings, see `sharding.abstract`.
+        mesh: the mesh of these shardings.
     """
     step = make(shards=sharding.batch_shards(mesh))
 
@@ -42,17 +42,17 @@ def jit(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
 
 
 def pmap(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
-    """Returns the step under ``pmap``: every device holds all of the state, and computes its own rows of the batch.
+    """Returns the step under `pmap`: every device holds all of the state, and computes its own rows of the batch.
 
-    For those who know their program as one per device; ``jit`` does the same and more.
+    For those who know their program as one per device; `jit` does the same and more.
 
     Args:
-      make: (axis) -> step.
-      target: as in ``jit``, every leaf whole on every device.
-      mesh: with all devices on the axis data.
+        make: (axis) -> step.
+        target: as in `jit`, every leaf whole on every device.
+        mesh: with all devices on the axis data.
 
     Raises:
-      MeshError: if another axis of the mesh has more than one device.
+        MeshError: if another axis of the mesh has more than one device.
     """
     if mesh.size != mesh.shape["data"]:
         raise MeshError(f'mesh.kind = "pmap" splits the batch alone: {dict(mesh.shape)} needs mesh.kind = "jit".')
@@ -61,8 +61,14 @@ def pmap(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
     by_device = jax.jit(
         lambda batch: jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch), out_shardings=here
     )
-    mapped = jax.pmap(make(axis="data"), "data", in_axes=(None, 0, None), out_axes=None, donate_argnums=0,
-                      devices=list(mesh.devices.flat))  # fmt: skip
+    mapped = jax.pmap(
+        make(axis="data"),
+        "data",
+        in_axes=(None, 0, None),
+        out_axes=None,
+        donate_argnums=0,
+        devices=list(mesh.devices.flat),
+    )
 
     def of_this_process(x):
         """The rows [b, ...] of a global array [B, ...] that lie on this process's devices; copies nothing."""

@@ -32,33 +32,35 @@ def gamma(sigma_rel: float) -> float:
     Karras et al. 2024, eq. 123 and algorithm 2.
 
     Args:
-      sigma_rel: in (0, 12^-1/2]; 0.05 and 0.10 are tracked in the paper.
+        sigma_rel: in (0, 12^-1/2]; 0.05 and 0.10 are tracked in the paper.
 
     Raises:
-      ValueError: if it is not.
+        ValueError: if it is not.
     """
     if not 0 < sigma_rel <= WIDEST * (1 + 1e-9):
-        raise ValueError(f"power_function: sigma_rel = {sigma_rel} must be in (0, {WIDEST:.4f}], for example 0.05 "
-                         f"({WIDEST:.4f} is the mean of all steps).")
+        raise ValueError(
+            f"power_function: sigma_rel = {sigma_rel} must be in (0, {WIDEST:.4f}], for example 0.05 "
+            f"({WIDEST:.4f} is the mean of all steps)."
+        )
     inverse = sigma_rel**-2
     return max(0.0, float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max()))
 
 
 def power_function(sigma_rel: float) -> ExponentialMovingAverage:
-    """Returns the average ``a <- b a + (1 - b) params`` with b = (1 - 1/t)^(gamma + 1) at the t-th update.
+    """Returns the average `a <- b a + (1 - b) params` with b = (1 - 1/t)^(gamma + 1) at the t-th update.
 
     The weight of the parameters after update i is then exactly the integral of p_t from i - 1 to i,
     (i^(gamma + 1) - (i - 1)^(gamma + 1)) / t^(gamma + 1). The first update forgets the initial parameters.
     Karras et al. 2024, eq. 127.
 
     Args:
-      sigma_rel: width of the profile as a share of the steps so far, in (0, 12^-1/2].
+        sigma_rel: width of the profile as a share of the steps so far, in (0, 12^-1/2].
 
     Returns:
-      ExponentialMovingAverage, to be used as ``ema.exponential_moving_average`` is.
+        ExponentialMovingAverage, to be used as `ema.exponential_moving_average` is.
 
     Raises:
-      ValueError: if sigma_rel is out of range.
+        ValueError: if sigma_rel is out of range.
     """
     exponent = gamma(sigma_rel) + 1
     plain = exponential_moving_average(0.0, warmup=False)  # for its types
@@ -86,32 +88,31 @@ def tracked(*averages: ExponentialMovingAverage) -> ExponentialMovingAverage:
     return ExponentialMovingAverage(lambda params: tuple(average.init(params) for average in averages), update)
 
 
-def reconstruction_weights(
-    steps: ArrayLike, sigma_rels: ArrayLike, step: float, sigma_rel: float
-) -> np.ndarray:
+def reconstruction_weights(steps: ArrayLike, sigma_rels: ArrayLike, step: float, sigma_rel: float) -> np.ndarray:
     """Returns the weights of stored averages whose sum comes closest to another average.
 
     The weights are those whose combined profile has the least squared distance to the wanted one, scaled to sum to
     one as in the authors' code. Karras et al. 2024, algorithm 3.
 
     Args:
-      steps: [K] updates made when each average was stored, >= 1.
-      sigma_rels: [K] or [], its width.
-      step: updates at which the wanted average ends; at most the largest of ``steps``.
-      sigma_rel: its width, not below the narrowest stored by much.
+        steps: [K] updates made when each average was stored, >= 1.
+        sigma_rels: [K] or [], its width.
+        step: updates at which the wanted average ends; at most the largest of `steps`.
+        sigma_rel: its width, not below the narrowest stored by much.
 
     Returns:
-      float64 [K].
+        float64 [K].
 
     Raises:
-      ValueError: if a step is not positive, two averages are the same, or the wanted one ends after all of them.
+        ValueError: if a step is not positive, two averages are the same, or the wanted one ends after all of them.
     """
     steps, sigma_rels = np.broadcast_arrays(np.asarray(steps, np.float64), np.asarray(sigma_rels, np.float64))
     if steps.ndim != 1 or np.any(steps < 1) or not step >= 1:
         raise ValueError(f"reconstruction: steps = {steps} and step = {step} must count updates, >= 1.")
     if step > steps.max():
-        raise ValueError(f"reconstruction: step = {step} is later than the last stored average, of step "
-                         f"{steps.max():g}.")
+        raise ValueError(
+            f"reconstruction: step = {step} is later than the last stored average, of step {steps.max():g}."
+        )
     if len({*zip(steps, sigma_rels)}) < len(steps):
         raise ValueError(f"reconstruction: an average is given twice among steps {steps}, sigma_rels {sigma_rels}.")
     gammas = np.array([gamma(value) for value in sigma_rels])
@@ -125,8 +126,8 @@ def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
     """Returns the weighted sum of pytrees, added up in float64 on the host; other than floating leaves are the last's.
 
     Args:
-      averages: K pytrees of one structure.
-      weights: [K], see ``reconstruction_weights``.
+        averages: K pytrees of one structure.
+        weights: [K], see `reconstruction_weights`.
     """
     weights = np.asarray(weights, np.float64)
     if len(averages) != len(weights):
@@ -145,7 +146,7 @@ def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
 def _inner(t_a, gamma_a, t_b, gamma_b):
     """The integral of p_a p_b from 0 to m, the earlier of their ends, with c = gamma + 1:
 
-        c_a c_b / (c_a + c_b - 1)  m^(c_a + c_b - 1) / (t_a^c_a t_b^c_b)
+    c_a c_b / (c_a + c_b - 1)  m^(c_a + c_b - 1) / (t_a^c_a t_b^c_b)
     """
     m = np.minimum(t_a, t_b)
     ratios = (m / t_a) ** gamma_a * (m / t_b) ** gamma_b  # each in (0, 1]: nothing overflows

@@ -54,10 +54,10 @@ def limits() -> dict[str, Any]:
     (moved live, suspended) or whose network is away. All processes are to have the same.
 
     Returns:
-      Seconds by the names of ``jax.distributed.initialize``.
+        Seconds by the names of `jax.distributed.initialize`.
 
     Raises:
-      ValueError: if a variable of ``LIMITS`` is no whole number of seconds, 1 or more.
+        ValueError: if a variable of `LIMITS` is no whole number of seconds, 1 or more.
     """
     found = {}
     for name, (variable, seconds) in LIMITS.items():
@@ -72,14 +72,14 @@ def initialize_distributed() -> bool:
     """Joins this process to the others of its run, where the environment says that there are any.
 
     Reads DIFFUSION_COORDINATOR ("host:port"), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX, which launchers
-    set; a coordinator "auto", alone, leaves all three to JAX, which knows them on a TPU pod. ``LIMITS`` are set too.
+    set; a coordinator "auto", alone, leaves all three to JAX, which knows them on a TPU pod. `LIMITS` are set too.
     Must come before the first use of a device.
 
     Returns:
-      Whether the run has several processes.
+        Whether the run has several processes.
 
     Raises:
-      ValueError: if only some of the variables are set, the index is out of range, or a limit is no number.
+        ValueError: if only some of the variables are set, the index is out of range, or a limit is no number.
     """
     names = ("DIFFUSION_COORDINATOR", "DIFFUSION_PROCESS_COUNT", "DIFFUSION_PROCESS_INDEX")
     values = [os.environ.get(name, "") for name in names]
@@ -91,7 +91,8 @@ def initialize_distributed() -> bool:
     if not all(values):
         missing = [name for name, value in zip(names, values) if not value]
         raise ValueError(f"A run of several processes needs {', '.join(names)}; not set: {', '.join(missing)}.")
-    count, index = int(values[1]), int(values[2])
+    count = int(values[1])
+    index = int(values[2])
     if not 0 <= index < count:
         raise ValueError(f"DIFFUSION_PROCESS_INDEX = {index}: must be in [0, {count}).")
     if count == 1:
@@ -104,15 +105,15 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
     """Returns the mesh of the named axes over all devices.
 
     Args:
-      axes: size of each axis by name, in the order of ``AXES``; -1, once, stands for the rest of the devices.
-      devices: all of ``jax.devices()`` by default.
+        axes: size of each axis by name, in the order of `AXES`; -1, once, stands for the rest of the devices.
+        devices: all of `jax.devices()` by default.
 
     Returns:
-      Mesh.
+        Mesh.
 
     Raises:
-      MeshError: if an axis is unknown, the sizes do not multiply to the number of devices, or JAX finds no place for
-        them on the torus of a TPU (an axis is to be a product of its sides).
+        MeshError: if an axis is unknown, the sizes do not multiply to the number of devices, or JAX finds no place for
+            them on the torus of a TPU (an axis is to be a product of its sides).
     """
     devices = jax.devices() if devices is None else list(devices)
     unknown = [name for name in axes if name not in AXES]
@@ -139,16 +140,16 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULE
     """Returns the sharding of every leaf, by the first rule whose pattern is found in the leaf's path.
 
     Args:
-      shapes: pytree of anything with a shape, for example from ``jax.eval_shape``.
-      mesh: the mesh that the rules' axes belong to.
-      rules: (pattern, axes) pairs.
-      whole: regular expression of the paths that fsdp does not split; see ``WHOLE``.
+        shapes: pytree of anything with a shape, for example from `jax.eval_shape`.
+        mesh: the mesh that the rules' axes belong to.
+        rules: (pattern, axes) pairs.
+        whole: regular expression of the paths that fsdp does not split; see `WHOLE`.
 
     Returns:
-      pytree of NamedSharding.
+        pytree of NamedSharding.
 
     Raises:
-      MeshError: if no rule fits a leaf, or a dimension does not divide over its axis.
+        MeshError: if no rule fits a leaf, or a dimension does not divide over its axis.
     """
 
     def leaf(path, shape):
@@ -160,8 +161,10 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULE
         spec += [axis if axis in mesh.shape else None for axis in axes]
         for size, axis in zip(shape.shape, spec):
             if axis and size % mesh.shape[axis]:
-                raise MeshError(f"{axis} = {mesh.shape[axis]} does not divide the {size} of {name} {shape.shape}: "
-                                f"choose a divisor of {size}.")  # fmt: skip
+                raise MeshError(
+                    f"{axis} = {mesh.shape[axis]} does not divide the {size} of {name} {shape.shape}: "
+                    f"choose a divisor of {size}."
+                )
         if not re.search(whole, name):
             _split_largest(spec, shape.shape, mesh)
         return NamedSharding(mesh, PartitionSpec(*spec) if any(spec) else PartitionSpec())
@@ -170,7 +173,7 @@ def shardings(shapes: Any, mesh: Mesh, rules: Sequence[tuple[str, tuple]] = RULE
 
 
 def _split_largest(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -> None:
-    """Puts fsdp on the largest dimension that is whole in ``spec`` and that it divides, if any."""
+    """Puts fsdp on the largest dimension that is whole in `spec` and that it divides, if any."""
     parts = mesh.shape.get("fsdp", 1)
     sizes = [size if axis is None and size % parts == 0 else 0 for size, axis in zip(shape, spec)]
     if parts > 1 and math.prod(shape) >= SMALLEST_SPLIT and any(sizes):
@@ -180,19 +183,19 @@ def _split_largest(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -
 def abstract(
     init: Callable[..., Any], mesh: Mesh, rules: Sequence[tuple[str, tuple]], *args: Any, whole: str = WHOLE["all"]
 ) -> Any:
-    """Returns what ``init(*args)`` will be, as jax.ShapeDtypeStruct with shardings; computes nothing."""
+    """Returns what `init(*args)` will be, as jax.ShapeDtypeStruct with shardings; computes nothing."""
     shapes = jax.eval_shape(init, *args)
     struct = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
     return jax.tree.map(struct, shapes, shardings(shapes, mesh, rules, whole))
 
 
 def create(init: Callable[..., Any], target: Any, *args: Any) -> Any:
-    """Returns ``init(*args)`` computed where it will live, so that nothing is ever built unsharded.
+    """Returns `init(*args)` computed where it will live, so that nothing is ever built unsharded.
 
     Args:
-      init: function of ``args``.
-      target: from ``abstract``.
-      *args: arguments of ``init``.
+        init: function of `args`.
+        target: from `abstract`.
+        *args: arguments of `init`.
     """
     return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(*args)
 
@@ -209,7 +212,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: its first dimension over the ``BATCH_AXES`` that the mesh has."""
+    """Returns the sharding of a batch: its first dimension over the `BATCH_AXES` that the mesh has."""
     return NamedSharding(mesh, PartitionSpec(tuple(name for name in BATCH_AXES if name in mesh.shape)))
 
 
@@ -228,15 +231,16 @@ def to_devices(batch: Any, mesh: Mesh, batch_size: int) -> Any:
     """Returns the global batch as arrays over the mesh, each process giving the rows that its devices hold.
 
     Args:
-      batch: pytree of host arrays [b, ...]: the rows at this process's ``positions``.
-      mesh: the mesh.
-      batch_size: size B of the global batch.
+        batch: pytree of host arrays [b, ...]: the rows at this process's `positions`.
+        mesh: the mesh.
+        batch_size: size B of the global batch.
 
     Returns:
-      pytree of jax.Array [B, ...]. 64-bit integers become int32, taken modulo 2^31 (the global example index of a
-      run of more than two thousand million examples), which any power of two of strata survives.
+        pytree of jax.Array [B, ...]. 64-bit integers become int32, taken modulo 2^31 (the global example index of a
+        run of more than two thousand million examples), which any power of two of strata survives.
     """
-    where, held = batch_sharding(mesh), positions(batch_size, mesh)
+    where = batch_sharding(mesh)
+    held = positions(batch_size, mesh)
 
     def leaf(x):
         x = np.asarray(x)

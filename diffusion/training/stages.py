@@ -17,13 +17,13 @@ def staged(step: Callable, stage: int, optimizer: Any, ema: ExponentialMovingAve
     resumed at any step is the run that it would have been.
 
     Args:
-      step: (TrainState, batch, key) -> (TrainState, metrics); see `make_train_step`.
-      stage: training steps of a stage, >= 1.
-      optimizer: that of the step.
-      ema: likewise.
+        step: (TrainState, batch, key) -> (TrainState, metrics); see `make_train_step`.
+        stage: training steps of a stage, >= 1.
+        optimizer: that of the step.
+        ema: likewise.
 
     Returns:
-      A step of the same form.
+        A step of the same form.
 
     Reference: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", algorithm 2.
     """

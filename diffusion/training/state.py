@@ -12,8 +12,8 @@ class Rival(NamedTuple):
     """A network that is trained in turn with the run's own, such as a discriminator.
 
     Attributes:
-      params: pytree of its parameters.
-      opt_state: pytree of its optimizer's state.
+        params: pytree of its parameters.
+        opt_state: pytree of its optimizer's state.
     """
 
     params: Any
@@ -23,19 +23,19 @@ class Rival(NamedTuple):
 class TrainState(NamedTuple):
     """The whole state of a run: what is saved, restored, sharded and donated as one.
 
-    Steps are counted from 0: step k turns the state with ``step == k`` into the one with ``step == k + 1``.
+    Steps are counted from 0: step k turns the state with `step == k` into the one with `step == k + 1`.
 
     Attributes:
-      step: int32 []; the number of updates made so far, which is the number of the next step.
-      params: pytree of the network's parameters.
-      opt_state: pytree of the optimizer's state.
-      ema: pytree of the shape of ``params``, float32; the exponential moving average of the parameters.
-      density: pytree; the state of the density of training times (empty if it does not adapt).
-      failed_at: int32 []; -1 while healthy, else the first step whose loss or gradient was not finite. A failed
-        state is frozen: the step leaves it as it is.
-      frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; None where
-        there are none.
-      rivals: {name: Rival} of the other networks that train; None where there are none.
+        step: int32 []; the number of updates made so far, which is the number of the next step.
+        params: pytree of the network's parameters.
+        opt_state: pytree of the optimizer's state.
+        ema: pytree of the shape of `params`, float32; the exponential moving average of the parameters.
+        density: pytree; the state of the density of training times (empty if it does not adapt).
+        failed_at: int32 []; -1 while healthy, else the first step whose loss or gradient was not finite. A failed
+            state is frozen: the step leaves it as it is.
+        frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; None where
+            there are none.
+        rivals: {name: Rival} of the other networks that train; None where there are none.
     """
 
     step: jax.Array
@@ -54,15 +54,15 @@ def create(
     """Returns the state of a run before its first step.
 
     Args:
-      params: pytree of parameters.
-      optimizer: an optax transformation (``init``, ``update``).
-      ema: an ``ema.ExponentialMovingAverage`` (``init``, ``update``).
-      density: a ``timesteps.Density`` whose state is carried, or None where there is none to carry.
-      frozen: {name: parameters} of networks that are read alone; None for none.
-      rivals: {name: (parameters, optimizer)} of networks that train beside it; None for none.
+        params: pytree of parameters.
+        optimizer: an optax transformation (`init`, `update`).
+        ema: an `ema.ExponentialMovingAverage` (`init`, `update`).
+        density: a `timesteps.Density` whose state is carried, or None where there is none to carry.
+        frozen: {name: parameters} of networks that are read alone; None for none.
+        rivals: {name: (parameters, optimizer)} of networks that train beside it; None for none.
 
     Returns:
-      TrainState with step 0; the moving average starts as a copy of ``params``.
+        TrainState with step 0; the moving average starts as a copy of `params`.
     """
     return TrainState(
         step=jnp.zeros([], jnp.int32),

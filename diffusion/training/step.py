@@ -17,17 +17,17 @@ BINS = 10  # equal bins of t in [0, 1] for the curve of the loss by t
 
 
 def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Array:
-    """Returns one key for each example: ``fold_in(fold_in(key, step), position in the global batch)``.
+    """Returns one key for each example: `fold_in(fold_in(key, step), position in the global batch)`.
 
     So draws depend on the run's seed, the step and the example alone, never on devices, processes or micro-batches.
 
     Args:
-      key: the run's key.
-      step: int [].
-      position: int [B], of each example in the global batch.
+        key: the run's key.
+        step: int [].
+        position: int [B], of each example in the global batch.
 
     Returns:
-      keys [B].
+        keys [B].
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), position)
 
@@ -36,12 +36,12 @@ def prepare(batch: dict) -> dict:
     """Returns the batch as objectives take it, from the batch as it comes from the host.
 
     Args:
-      batch: {"image": uint8 [B, H, W, C], "label": int [B] (optional), "index": int [B]}; or, for data of any other
-        kind, "x": float [B, ...] in place of the image, and "condition", a pytree, in place of the label. Other
-        entries ("noise") are passed on.
+        batch: {"image": uint8 [B, H, W, C], "label": int [B] (optional), "index": int [B]}; or, for data of any other
+            kind, "x": float [B, ...] in place of the image, and "condition", a pytree, in place of the label. Other
+            entries ("noise") are passed on.
 
     Returns:
-      {"x": float32 [B, ...], images in [-1, 1]; "condition": labels or None; "index": int [B]}.
+        {"x": float32 [B, ...], images in [-1, 1]; "condition": labels or None; "index": int [B]}.
     """
     told = {"condition": batch.get("label")}
     told |= {name: leaf for name, leaf in batch.items() if name not in ("image", "label", "skipped")}
@@ -53,14 +53,15 @@ def prepare(batch: dict) -> dict:
 
 
 def split(tree: Any, number: int, shards: int) -> Any:
-    """Returns ``number`` micro-batches: leaves [B, ...] -> [number, B / number, ...].
+    """Returns `number` micro-batches: leaves [B, ...] -> [number, B / number, ...].
 
-    Each takes an equal run of rows from every one of the ``shards`` parts that lie on different devices, so that no
+    Each takes an equal run of rows from every one of the `shards` parts that lie on different devices, so that no
     row moves between devices.
     """
 
     def leaf(x):
-        rows, rest = x.shape[0], x.shape[1:]
+        rows = x.shape[0]
+        rest = x.shape[1:]
         x = x.reshape(shards, number, rows // (shards * number), *rest)
         return x.swapaxes(0, 1).reshape(number, rows // number, *rest)
 
@@ -68,10 +69,12 @@ def split(tree: Any, number: int, shards: int) -> Any:
 
 
 def join(tree: Any, shards: int) -> Any:
-    """Returns the rows in the order they had before ``split``: leaves [number, B / number, ...] -> [B, ...]."""
+    """Returns the rows in the order they had before `split`: leaves [number, B / number, ...] -> [B, ...]."""
 
     def leaf(x):
-        number, rows, rest = x.shape[0], x.shape[1], x.shape[2:]
+        number = x.shape[0]
+        rows = x.shape[1]
+        rest = x.shape[2:]
         x = x.reshape(number, shards, rows // shards, *rest)
         return x.swapaxes(0, 1).reshape(number * rows, *rest)
 
@@ -82,11 +85,11 @@ def loss_by_t(t: jax.Array, losses: jax.Array) -> dict[str, jax.Array]:
     """Returns the sum and the count of losses in ten equal bins of t in [0, 1].
 
     Args:
-      t: float [B] or [B, F] (then the first noise level stands for the example).
-      losses: float [B].
+        t: float [B] or [B, F] (then the first noise level stands for the example).
+        losses: float [B].
 
     Returns:
-      {"sum": float32 [10], "count": int32 [10]}.
+        {"sum": float32 [10], "count": int32 [10]}.
     """
     t = t.reshape(t.shape[0], -1)[:, 0]
     member = jax.nn.one_hot(jnp.clip(jnp.floor(t * BINS), 0, BINS - 1).astype(jnp.int32), BINS)  # [B, 10]
@@ -107,39 +110,39 @@ def make_train_step(
     axis: str | None = None,
     frozen: Mapping[str, Callable[..., jax.Array]] = types.MappingProxyType({}),
 ) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
-    """Returns the pure function ``(state, batch, key) -> (state, metrics)`` of one update.
+    """Returns the pure function `(state, batch, key) -> (state, metrics)` of one update.
 
     The loss is the mean of the objective's per-example losses; its gradient goes through the optimizer; the moving
     average follows the new parameters. If the loss or the gradient's norm is not finite, nothing of the state
-    changes but ``failed_at``, which records the step, and every later call returns the state as it is.
+    changes but `failed_at`, which records the step, and every later call returns the state as it is.
 
     The objective sees the networks "model", "target" (the moving average, as it is before the update) and those of
-    ``frozen``; gradients go to "model" alone.
+    `frozen`; gradients go to "model" alone.
 
-    Put it under ``jax.jit(step, donate_argnums=0)``.
+    Put it under `jax.jit(step, donate_argnums=0)`.
 
     Args:
-      objective: (networks, schedule, keys [B], batch, step) -> (losses [B], metrics with "t").
-      apply: (params, x_t, clock, condition) -> output; the network.
-      schedule: NoiseSchedule.
-      optimizer: an optax transformation; one with ``learning_rate`` (see ``optimizers``) has it among the metrics.
-      ema: see ``ema.exponential_moving_average``.
-      density: the density of training times that the objective samples; None where its state is not carried.
-      accumulate: number of micro-batches whose gradients are summed before the update; equal to the large batch up
-        to the order of the sum, with its very draws.
-      shards: number of devices that the batch is split over.
-      axis: under ``pmap``, the name of the axis over which the batch is split: each device then gets its own rows, and
-        sums of gradients are taken here; None under ``jit``, where every function sees the whole batch.
-      frozen: {name: (params, x_t, clock, condition) -> output} of the networks whose parameters are ``state.frozen``.
+        objective: (networks, schedule, keys [B], batch, step) -> (losses [B], metrics with "t").
+        apply: (params, x_t, clock, condition) -> output; the network.
+        schedule: NoiseSchedule.
+        optimizer: an optax transformation; one with `learning_rate` (see `optimizers`) has it among the metrics.
+        ema: see `ema.exponential_moving_average`.
+        density: the density of training times that the objective samples; None where its state is not carried.
+        accumulate: number of micro-batches whose gradients are summed before the update; equal to the large batch up
+            to the order of the sum, with its very draws.
+        shards: number of devices that the batch is split over.
+        axis: under `pmap`, the name of the axis over which the batch is split: each device then gets its own rows,
+            and sums of gradients are taken here; None under `jit`, where every function sees the whole batch.
+        frozen: {name: (params, x_t, clock, condition) -> output} of the networks whose parameters are `state.frozen`.
 
     Returns:
-      step: (TrainState, batch of the host (see ``prepare``), key) -> (TrainState, metrics): "loss", "grad_norm"
-      (before clipping), "grad_norm_by_block" [K] (see ``gradient_norms``), "learning_rate", "loss_by_t" {"sum": [10],
-      "count": [10]}, "failed_at", and the mean of every other per-example metric of the objective; "skipped", the
-      number of damaged records, where the batch counts them.
+        step: (TrainState, batch of the host (see `prepare`), key) -> (TrainState, metrics): "loss", "grad_norm"
+        (before clipping), "grad_norm_by_block" [K] (see `gradient_norms`), "learning_rate", "loss_by_t" {"sum": [10],
+        "count": [10]}, "failed_at", and the mean of every other per-example metric of the objective; "skipped", the
+        number of damaged records, where the batch counts them.
 
     Raises:
-      ValueError: while tracing, if the batch does not divide by ``accumulate * shards``.
+        ValueError: while tracing, if the batch does not divide by `accumulate * shards`.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate = {accumulate}: must be >= 1.")

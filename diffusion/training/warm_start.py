@@ -16,13 +16,13 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
     """Returns parameters by name ("blocks/mlp/kernel"), from a file or a run folder.
 
     Args:
-      path: a .safetensors file, a run folder (the moving average of its latest checkpoint), or one checkpoint of it
-        (WORKDIR/checkpoints/<step>).
+        path: a .safetensors file, a run folder (the moving average of its latest checkpoint), or one checkpoint of it
+            (WORKDIR/checkpoints/<step>).
 
     Raises:
-      FileNotFoundError: if there is nothing at ``path``.
-      ValueError: if it is a file that is not in the safetensors format, or larger than this machine's memory.
-      CheckpointError: if a folder has no sound checkpoint.
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it is a file that is not in the safetensors format, or larger than this machine's memory.
+        CheckpointError: if a folder has no sound checkpoint.
     """
     path = pathlib.Path(path).expanduser().absolute()
     if not path.exists():
@@ -46,19 +46,19 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tuple[Any, list[str], list[str]]:
-    """Returns the parameters with those leaves taken from ``source`` that have the pattern, the name and the shape.
+    """Returns the parameters with those leaves taken from `source` that have the pattern, the name and the shape.
 
     Args:
-      params: pytree of arrays (freshly initialised); keeps its types and shardings.
-      source: arrays by name; see ``read``.
-      pattern: regular expression, searched in the leaf's name ("blocks/mlp/kernel"); "^(?!.*final)" leaves out.
+        params: pytree of arrays (freshly initialised); keeps its types and shardings.
+        source: arrays by name; see `read`.
+        pattern: regular expression, searched in the leaf's name ("blocks/mlp/kernel"); "^(?!.*final)" leaves out.
 
     Returns:
-      (params, taken, skipped): the names that were taken, and for each one that was not, on either side, a line
-      that says why.
+        (params, taken, skipped): the names that were taken, and for each one that was not, on either side, a line
+        that says why.
 
     Raises:
-      ValueError: if not one leaf could be taken, or ``pattern`` is not a regular expression.
+        ValueError: if not one leaf could be taken, or `pattern` is not a regular expression.
     """
     try:
         fits = re.compile(pattern).search

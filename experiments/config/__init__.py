@@ -53,13 +53,13 @@ def unknown(path: str, name: Any, valid: Iterable[str], kind: str = "name") -> C
     """The error for a name that is none of the valid ones, with the nearest of them first.
 
     Args:
-      path: where it stands, e.g. `config.train`.
-      name: the name that is not known.
-      valid: the names that are.
-      kind: what the name names, e.g. "field" or "sampler".
+        path: where it stands, e.g. `config.train`.
+        name: the name that is not known.
+        valid: the names that are.
+        kind: what the name names, e.g. "field" or "sampler".
 
     Returns:
-      A `ConfigError` to raise.
+        A `ConfigError` to raise.
     """
     valid = sorted(valid)
     close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
@@ -71,14 +71,14 @@ def plain(value: Any, path: str = "config") -> Any:
     """A config as plain dicts, tuples and scalars, so that two configs of the same content compare equal.
 
     Args:
-      value: a ConfigDict, mapping, sequence or scalar (numpy scalars and arrays become numbers and tuples).
-      path: where it stands, for the error.
+        value: a ConfigDict, mapping, sequence or scalar (numpy scalars and arrays become numbers and tuples).
+        path: where it stands, for the error.
 
     Returns:
-      Nested dicts with sorted keys, tuples, and str, bool, int, float or None.
+        Nested dicts with sorted keys, tuples, and str, bool, int, float or None.
 
     Raises:
-      ConfigError: where a value has no exact form in JSON (a function, an infinity ...).
+        ConfigError: where a value has no exact form in JSON (a function, an infinity ...).
     """
     if isinstance(value, FieldReference):
         value = value.get()
@@ -97,21 +97,23 @@ def plain(value: Any, path: str = "config") -> Any:
         raise ConfigError(f"{path} = {value!r} is not a finite number. Valid: finite numbers.")
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise ConfigError(f"{path} = {value!r} is a {type(value).__name__}. Valid: numbers, strings, booleans, None, "
-                      "sequences and mappings of them; name a function instead of passing it.")
+    raise ConfigError(
+        f"{path} = {value!r} is a {type(value).__name__}. Valid: numbers, strings, booleans, None, "
+        "sequences and mappings of them; name a function instead of passing it."
+    )
 
 
 def to_json(config: ConfigDict | Mapping) -> str:
     """A config as JSON text with sorted keys.
 
     Args:
-      config: a ConfigDict or mapping.
+        config: a ConfigDict or mapping.
 
     Returns:
-      Text that `from_json` turns back into an equal config.
+        Text that `from_json` turns back into an equal config.
 
     Raises:
-      ConfigError: where a value has no exact form in JSON.
+        ConfigError: where a value has no exact form in JSON.
     """
     return json.dumps(plain(config), indent=2, allow_nan=False)
 
@@ -120,19 +122,21 @@ def from_json(text: str) -> ConfigDict:
     """The config that `to_json` wrote; nothing is executed, and sequences come back as tuples.
 
     Args:
-      text: JSON text of one object.
+        text: JSON text of one object.
 
     Returns:
-      A ConfigDict.
+        A ConfigDict.
 
     Raises:
-      ConfigError: where the text is not JSON, or not an object.
+        ConfigError: where the text is not JSON, or not an object.
     """
     try:
         value = limits.parse_json(text, "it")
     except limits.Refused as refused:
-        raise ConfigError(f"config.json is not JSON: {refused} It is written by experiments.train; restore it from "
-                          "there or start the run again.") from refused
+        raise ConfigError(
+            f"config.json is not JSON: {refused} It is written by experiments.train; restore it from "
+            "there or start the run again."
+        ) from refused
     if not isinstance(value, dict):
         raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")
     value = plain(value)
@@ -147,13 +151,13 @@ def of_run(text: str) -> ConfigDict:
     """The config of a run from its config.json; fields that came later than the run have values that change nothing.
 
     Args:
-      text: JSON text of one object.
+        text: JSON text of one object.
 
     Returns:
-      A ConfigDict.
+        A ConfigDict.
 
     Raises:
-      ConfigError: as in `from_json`.
+        ConfigError: as in `from_json`.
     """
     config = from_json(text)
     if isinstance(config.get("data"), ConfigDict) and "latents" not in config.data:
@@ -181,22 +185,24 @@ def digest(config: ConfigDict | Mapping) -> str:
     """A hash of a config's content that is the same on every machine and for every order of keys.
 
     Args:
-      config: a ConfigDict or mapping.
+        config: a ConfigDict or mapping.
 
     Returns:
-      12 hexadecimal digits; equal for two configs exactly where `differences` finds none.
+        12 hexadecimal digits; equal for two configs exactly where `differences` finds none.
     """
     return hashlib.sha256(_canonical(plain(config)).encode()).hexdigest()[:12]
 
 
 def _canonical(value: Any) -> str:
     """One text for each value: 1.0 is written as 1 (a flag may have made one of the other), True stays apart."""
+
     def spell(value):
         if isinstance(value, dict):
             return {key: spell(item) for key, item in value.items()}
         if isinstance(value, tuple):
             return [spell(item) for item in value]
         return int(value) if isinstance(value, float) and value.is_integer() else value
+
     return json.dumps(spell(value))
 
 
@@ -204,16 +210,20 @@ def differences(old: ConfigDict | Mapping, new: ConfigDict | Mapping) -> list[Di
     """The dotted fields in which two configs differ, sorted.
 
     Args:
-      old: a ConfigDict or mapping.
-      new: another.
+        old: a ConfigDict or mapping.
+        new: another.
 
     Returns:
-      A list of `Difference(field, old, new)`, e.g. `("train.steps", 2000, 4000)`; sequences are compared whole.
+        A list of `Difference(field, old, new)`, e.g. `("train.steps", 2000, 4000)`; sequences are compared whole.
     """
-    old, new = _flat(plain(old)), _flat(plain(new))
+    old = _flat(plain(old))
+    new = _flat(plain(new))
     text = lambda values, field: _canonical(values[field]) if field in values else None
-    return [Difference(field, old.get(field, MISSING), new.get(field, MISSING))
-            for field in sorted(old.keys() | new.keys()) if text(old, field) != text(new, field)]
+    return [
+        Difference(field, old.get(field, MISSING), new.get(field, MISSING))
+        for field in sorted(old.keys() | new.keys())
+        if text(old, field) != text(new, field)
+    ]
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
@@ -231,13 +241,13 @@ def load(file: str) -> ConfigDict:
     """The config of a Python file with `get_config(arg)`.
 
     Args:
-      file: path, with an optional preset after a colon: `configs/cifar10_dit.py:tiny`.
+        file: path, with an optional preset after a colon: `configs/cifar10_dit.py:tiny`.
 
     Returns:
-      The ConfigDict that the file returns.
+        The ConfigDict that the file returns.
 
     Raises:
-      ConfigError: where there is no such file or it defines no `get_config`.
+        ConfigError: where there is no such file or it defines no `get_config`.
     """
     path, _, preset = file.partition(":")
     _check_is_file(path)
@@ -245,7 +255,7 @@ def load(file: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ConfigError(f"{path!r} defines no get_config(arg=\"\"), which has to return the config.")
+        raise ConfigError(f'{path!r} defines no get_config(arg=""), which has to return the config.')
     return module.get_config(preset)
 
 
@@ -256,8 +266,8 @@ def printed(module: str, *words: str) -> str:
     """A command line for a user to paste: quoted for a shell, with the files that extend this process.
 
     Args:
-      module: of the command, e.g. "sample".
-      words: its arguments, e.g. "--workdir=runs/my digits".
+        module: of the command, e.g. "sample".
+        words: its arguments, e.g. "--workdir=runs/my digits".
     """
     files = [f"--extend={','.join(extended)}"] if extended else []
     return shlex.join(["python", "-m", f"experiments.{module}", *words, *files])
@@ -268,14 +278,15 @@ def extend(file: str) -> None:
     """Runs a Python file of the user's own, which adds functions to the tables of `experiments.config.names`, once.
 
     Args:
-      file: its path, as the flag --extend names it.
+        file: its path, as the flag --extend names it.
 
     Raises:
-      ConfigError: where there is no such file, or it fails: with its line and the error.
+        ConfigError: where there is no such file, or it fails: with its line and the error.
     """
     if not file.endswith(".py") or not pathlib.Path(file).is_file():
-        raise ConfigError(f"--extend={file}: there is no such Python file. Valid: one that calls names.add, as "
-                          "docs/extend.md shows.")
+        raise ConfigError(
+            f"--extend={file}: there is no such Python file. Valid: one that calls names.add, as docs/extend.md shows."
+        )
     name = f"extension_{pathlib.Path(file).stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)  # where classes look for their annotations
@@ -302,13 +313,18 @@ def flag() -> flags.FlagHolder:
     `--config.schedule.name=cosine --config.schedule.s=0.01` add an argument, and words the error for all of them.
 
     Returns:
-      The flag's holder; `.value` is the ConfigDict after parsing.
+        The flag's holder; `.value` is the ConfigDict after parsing.
     """
     _define_extend()
     _checks.append(_check_config_file)
     return config_flags.DEFINE_config_file(
-        "config", None, "config file and preset, e.g. configs/digits.py or configs/cifar10_dit.py:tiny; "
-        "change a value by --config.train.steps=100", lock_config=False, accept_new_attributes=True)
+        "config",
+        None,
+        "config file and preset, e.g. configs/digits.py or configs/cifar10_dit.py:tiny; "
+        "change a value by --config.train.steps=100",
+        lock_config=False,
+        accept_new_attributes=True,
+    )
 
 
 class SavedFlag:
@@ -325,7 +341,7 @@ def saved_flag(unless: tuple[str, ...] = ()) -> SavedFlag:
     The command defines the flag `workdir` itself, and starts by `run`.
 
     Args:
-      unless: flags with which it has no config, whether a `--workdir` is named or not.
+        unless: flags with which it has no config, whether a `--workdir` is named or not.
     """
     _define_extend()
     _checks.append(lambda argv: _define_saved_flag(argv, unless))
@@ -373,15 +389,18 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
         raise ConfigError(f"--workdir={workdir} is {why}")
     file = pathlib.Path(workdir) / "config.json"
     if not file.is_file():
-        raise ConfigError(f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by "
-                          f"{printed('train', '--config=configs/digits.py', f'--workdir={workdir}')}")
+        raise ConfigError(
+            f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by "
+            f"{printed('train', '--config=configs/digits.py', f'--workdir={workdir}')}"
+        )
     try:
         limits.no_links(file.parent)
         saved = of_run(limits.read_text(file))
     except limits.Refused as error:
         raise ConfigError(f"--workdir={workdir}: {error}") from error
-    config_flags.DEFINE_config_dict("config", settable(saved), sys_argv=argv,
-                                    lock_config=False, accept_new_attributes=True)
+    config_flags.DEFINE_config_dict(
+        "config", settable(saved), sys_argv=argv, lock_config=False, accept_new_attributes=True
+    )
 
 
 def settable(config: ConfigDict) -> ConfigDict:
@@ -398,8 +417,8 @@ def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
     """`absl.app.run`, where a mistake in the config ends the command with one sentence and exit status 2.
 
     Args:
-      main: function of the remaining arguments.
-      failures: types of errors whose message is meant for the user: one sentence too, and exit status 1.
+        main: function of the remaining arguments.
+        failures: types of errors whose message is meant for the user: one sentence too, and exit status 1.
     """
     sys.unraisablehook, sys.excepthook = _without_echoes, _without_waiting
     app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse, failures))
@@ -444,8 +463,10 @@ def _parse(argv: list[str]) -> list[str]:
         last = str(cause or error).strip().splitlines()
         raise ConfigError(last[-1].rpartition("ConfigError: ")[2]) from error
     except (AttributeError, KeyError) as error:
-        raise ConfigError(f"a --config.FIELD does not exist: {error}. To add a nested entry, set it whole, e.g. "
-                          """--config.objective.coupling='{"name": "optimal_transport"}'.""") from error
+        raise ConfigError(
+            f"a --config.FIELD does not exist: {error}. To add a nested entry, set it whole, e.g. "
+            """--config.objective.coupling='{"name": "optimal_transport"}'."""
+        ) from error
 
 
 def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) -> Callable:
@@ -455,4 +476,5 @@ def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) 
         except (ConfigError, *failures) as error:
             print(f"error: {error}", file=sys.stderr)
             preemption.leave(2 if isinstance(error, ConfigError) else 1)
+
     return wrapped

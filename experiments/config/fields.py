@@ -19,8 +19,18 @@ from experiments.run_folder import file_systems
 
 # Entries that name a function: their fields are the function's arguments, which resolve.call checks.
 NAMED = {
-    "schedule", "parameterization", "objective", "model", "optimizer", "sample.sampler", "sample.grid",
-    "sample.guidance", "teacher.parameterization", "teacher.pairs.sampler", "rival.objective", "rival.optimizer",
+    "schedule",
+    "parameterization",
+    "objective",
+    "model",
+    "optimizer",
+    "sample.sampler",
+    "sample.grid",
+    "sample.guidance",
+    "teacher.parameterization",
+    "teacher.pairs.sampler",
+    "rival.objective",
+    "rival.optimizer",
 }
 
 
@@ -104,15 +114,22 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 FOLDERS = tuple(field for field, (fits, _) in RANGES.items() if fits is _folder)
 OPTIONAL = {"data.shape": tuple}  # None by default, so the type is said here
-WORDS = {int: "an integer", float: "a number", str: "text", bool: "True or False", tuple: "a sequence",
-         dict: "a mapping", type(None): "None"}
+WORDS = {
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    bool: "True or False",
+    tuple: "a sequence",
+    dict: "a mapping",
+    type(None): "None",
+}
 
 
 def absolute(config: ConfigDict) -> ConfigDict:
     """Returns the config with whole paths, so that it means the same wherever the next command is run.
 
     Args:
-      config: of a run, as far as it has the fields `FOLDERS`.
+        config: of a run, as far as it has the fields `FOLDERS`.
     """
     config = config.copy_and_resolve_references()
     for field in FOLDERS:
@@ -127,10 +144,10 @@ def check(config: Mapping) -> None:
     """Refuses a config with an unknown, missing, mistyped or out-of-range field.
 
     Args:
-      config: a ConfigDict or mapping.
+        config: a ConfigDict or mapping.
 
     Raises:
-      ConfigError: naming the first such field, its value and what is valid.
+        ConfigError: naming the first such field, its value and what is valid.
     """
     _check(plain(config), plain(base.defaults()), "")
 
@@ -142,8 +159,9 @@ def _check(values: dict, defaults: dict, prefix: str) -> None:
     for name, default in defaults.items():
         field = prefix + name
         if name not in values:
-            raise ConfigError(f"config.{field} is missing. Its default is {default!r}; start a config from "
-                              "configs.base.defaults().")
+            raise ConfigError(
+                f"config.{field} is missing. Its default is {default!r}; start a config from configs.base.defaults()."
+            )
         check_type(f"config.{field}", values[name], OPTIONAL.get(field, type(default)), field in OPTIONAL)
         if field in NAMED:
             continue
@@ -168,13 +186,13 @@ def check_type(path: str, value: Any, kinds: type | tuple[type, ...], optional: 
     """Refuses a value of another type.
 
     Args:
-      path: where the value stands, e.g. `config.train.steps`.
-      value: the value, as `experiments.config.plain` gives it.
-      kinds: the type that it must have, or several, out of the keys of `WORDS`.
-      optional: whether None is valid too.
+        path: where the value stands, e.g. `config.train.steps`.
+        value: the value, as `experiments.config.plain` gives it.
+        kinds: the type that it must have, or several, out of the keys of `WORDS`.
+        optional: whether None is valid too.
 
     Raises:
-      ConfigError: naming both.
+        ConfigError: naming both.
     """
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     kinds = (*kinds, type(None)) if optional else kinds

@@ -38,16 +38,18 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
     """Adds a function to a table, so that configs can name it: what a file that --extend names does (docs/extend.md).
 
     Args:
-      table: e.g. SAMPLERS.
-      function: of the kind that the table holds.
-      name: that configs have for it; its own if "".
+        table: e.g. SAMPLERS.
+        function: of the kind that the table holds.
+        name: that configs have for it; its own if "".
 
     Raises:
-      ConfigError: if it is no function, or the table has another of that name.
+        ConfigError: if it is no function, or the table has another of that name.
     """
     if not callable(function):
-        raise ConfigError(f"names.add was given {function!r}. Valid: a function, or a class, that returns one of the "
-                          "table's kind; not what it returns.")
+        raise ConfigError(
+            f"names.add was given {function!r}. Valid: a function, or a class, that returns one of the "
+            "table's kind; not what it returns."
+        )
     name = name or function.__name__
     if name in table:
         raise ConfigError(f"names.add: there is a {name!r} already. Valid: another name, which the argument name sets.")
@@ -55,53 +57,133 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
 
 
 SCHEDULES = _table(
-    schedules.rectified_flow, schedules.trigonometric, schedules.cosine, schedules.sigmoid, schedules.linear_beta,
-    schedules.scaled_linear, schedules.from_betas, schedules.from_log_snr, schedules.variance_preserving,
-    schedules.sub_vp, schedules.variance_exploding, schedules.edm, schedules.shifted, schedules.zero_terminal_snr,
+    schedules.rectified_flow,
+    schedules.trigonometric,
+    schedules.cosine,
+    schedules.sigmoid,
+    schedules.linear_beta,
+    schedules.scaled_linear,
+    schedules.from_betas,
+    schedules.from_log_snr,
+    schedules.variance_preserving,
+    schedules.sub_vp,
+    schedules.variance_exploding,
+    schedules.edm,
+    schedules.shifted,
+    schedules.zero_terminal_snr,
 )
 PARAMETERIZATIONS = _table(
-    parameterizations.epsilon, parameterizations.x0, parameterizations.v, parameterizations.score,
-    parameterizations.velocity, parameterizations.edm, parameterizations.learned_variance,
-    flow_maps.consistency_boundary, flow_maps.latent_consistency,
+    parameterizations.epsilon,
+    parameterizations.x0,
+    parameterizations.v,
+    parameterizations.score,
+    parameterizations.velocity,
+    parameterizations.edm,
+    parameterizations.learned_variance,
+    flow_maps.consistency_boundary,
+    flow_maps.latent_consistency,
 )
 CLOCKS = _table(
-    parameterizations.time, parameterizations.steps, parameterizations.log_sigma, parameterizations.reversed_time,
+    parameterizations.time, parameterizations.steps, parameterizations.log_sigma, parameterizations.reversed_time
 )
 DENSITIES = _table(
-    timesteps.uniform_density, timesteps.discrete_density, timesteps.logit_normal, timesteps.log_normal,
-    timesteps.mode, timesteps.cosmap, timesteps.laplace, timesteps.beta_density, timesteps.loss_second_moment,
+    timesteps.uniform_density,
+    timesteps.discrete_density,
+    timesteps.logit_normal,
+    timesteps.log_normal,
+    timesteps.mode,
+    timesteps.cosmap,
+    timesteps.laplace,
+    timesteps.beta_density,
+    timesteps.loss_second_moment,
 )
 WEIGHTINGS = _table(
-    weightings.constant, weightings.snr, weightings.truncated_snr, weightings.min_snr, weightings.soft_min_snr,
-    weightings.p2, weightings.edm, weightings.sigmoid, weightings.per_log_snr,
+    weightings.constant,
+    weightings.snr,
+    weightings.truncated_snr,
+    weightings.min_snr,
+    weightings.soft_min_snr,
+    weightings.p2,
+    weightings.edm,
+    weightings.sigmoid,
+    weightings.per_log_snr,
 )
 COUPLINGS = _table(
-    couplings.independent, couplings.optimal_transport, couplings.sinkhorn, couplings.schroedinger_bridge,
+    couplings.independent, couplings.optimal_transport, couplings.sinkhorn, couplings.schroedinger_bridge
 )
 OBJECTIVES = _table(
-    objectives.denoising, objectives.flow_matching, objectives.contrastive_flow_matching, objectives.hybrid,
-    objectives.mean_flow, objectives.improved_mean_flow, objectives.shortcut, objectives.ct, objectives.ict,
-    objectives.ect, objectives.continuous_consistency, objectives.progressive_distillation, objectives.cd,
-    objectives.autoencoding.kl_autoencoder, objectives.image_text.contrastive_pretraining,
-    objectives.latent_consistency_distillation, objectives.distribution_matching, objectives.adversarial_generator,
+    objectives.denoising,
+    objectives.flow_matching,
+    objectives.contrastive_flow_matching,
+    objectives.hybrid,
+    objectives.mean_flow,
+    objectives.improved_mean_flow,
+    objectives.shortcut,
+    objectives.ct,
+    objectives.ict,
+    objectives.ect,
+    objectives.continuous_consistency,
+    objectives.progressive_distillation,
+    objectives.cd,
+    objectives.autoencoding.kl_autoencoder,
+    objectives.image_text.contrastive_pretraining,
+    objectives.latent_consistency_distillation,
+    objectives.distribution_matching,
+    objectives.adversarial_generator,
     objectives.reflow,
 )
 RIVALS = _table(objectives.fake_score, objectives.adversarial_discriminator)  # objectives of the second player
 SAMPLERS = _table(
-    samplers.ddpm, samplers.ddim, samplers.euler, samplers.heun, samplers.midpoint, samplers.rk4, samplers.dpm_2,
-    samplers.dpm_solver_2, samplers.dpm_solver_3, samplers.dpmpp_2s, samplers.dpmpp_2m, samplers.dpmpp_3m,
-    samplers.unipc, samplers.deis, samplers.lms, samplers.plms, samplers.pndm, samplers.edm, samplers.euler_ancestral,
-    samplers.dpm_2_ancestral, samplers.dpmpp_sde, samplers.dpmpp_2m_sde, samplers.dpmpp_3m_sde,
-    samplers.euler_maruyama, samplers.reverse_diffusion, samplers.predictor_corrector, samplers.interpolant_sde,
-    samplers.consistency, samplers.tcd, samplers.flow_map,
+    samplers.ddpm,
+    samplers.ddim,
+    samplers.euler,
+    samplers.heun,
+    samplers.midpoint,
+    samplers.rk4,
+    samplers.dpm_2,
+    samplers.dpm_solver_2,
+    samplers.dpm_solver_3,
+    samplers.dpmpp_2s,
+    samplers.dpmpp_2m,
+    samplers.dpmpp_3m,
+    samplers.unipc,
+    samplers.deis,
+    samplers.lms,
+    samplers.plms,
+    samplers.pndm,
+    samplers.edm,
+    samplers.euler_ancestral,
+    samplers.dpm_2_ancestral,
+    samplers.dpmpp_sde,
+    samplers.dpmpp_2m_sde,
+    samplers.dpmpp_3m_sde,
+    samplers.euler_maruyama,
+    samplers.reverse_diffusion,
+    samplers.predictor_corrector,
+    samplers.interpolant_sde,
+    samplers.consistency,
+    samplers.tcd,
+    samplers.flow_map,
 )
 GRIDS = _table(
-    timesteps.uniform, timesteps.polynomial, timesteps.beta, timesteps.sigmoid, timesteps.uniform_log_snr,
-    timesteps.exponential, timesteps.karras, timesteps.kl_optimal, timesteps.leading, timesteps.trailing,
-    timesteps.linspace, timesteps.align_your_steps,
+    timesteps.uniform,
+    timesteps.polynomial,
+    timesteps.beta,
+    timesteps.sigmoid,
+    timesteps.uniform_log_snr,
+    timesteps.exponential,
+    timesteps.karras,
+    timesteps.kl_optimal,
+    timesteps.leading,
+    timesteps.trailing,
+    timesteps.linspace,
+    timesteps.align_your_steps,
 )
 GUIDANCES = _table(  # of two branches, the condition and the null one
-    guidance.classifier_free, guidance.rescaled, guidance.adaptive_projected, guidance.classifier_free_plus_plus,
+    guidance.classifier_free,
+    guidance.rescaled,
+    guidance.adaptive_projected,
+    guidance.classifier_free_plus_plus,
     guidance.zero_star,
 )
 OPTIMIZERS = optimizers.OPTIMIZERS
@@ -146,9 +228,34 @@ TRAINED_BY = {"autoencoder_kl": "kl_autoencoder", "clip": "contrastive_pretraini
 # The networks that are told text, the field of config.data.text that it comes from, and the entries of their condition.
 TOLD_TEXT = {"clip": ("tokenizer", ("ids", "mask")), "pixart": ("dir", ("text", "text_mask"))}
 __all__ = [
-    "AUGMENTATIONS", "CLOCKS", "COUPLINGS", "DENSITIES", "FEATURES", "FLOW_MAPS", "FORWARD_MODE",
-    "GRIDS", "GUIDANCES", "MODELS", "OBJECTIVES", "ONE_SIZE", "ONE_STEP", "OPTIMIZERS", "PAIRED", "PARAMETERIZATIONS",
+    "AUGMENTATIONS",
+    "CLOCKS",
+    "COUPLINGS",
+    "DENSITIES",
+    "FEATURES",
+    "FLOW_MAPS",
+    "FORWARD_MODE",
+    "GRIDS",
+    "GUIDANCES",
+    "MODELS",
+    "OBJECTIVES",
+    "ONE_SIZE",
+    "ONE_STEP",
+    "OPTIMIZERS",
+    "PAIRED",
+    "PARAMETERIZATIONS",
     "RIVALS",
-    "SAMPLERS", "SCHEDULES", "SECOND", "STAGED", "TAUGHT", "TOLD_AUGMENTATIONS", "TOLD_STRENGTH", "TOLD_TEXT",
-    "TOWERS", "TRAINED_BY", "TWO_TIMES", "VELOCITIES", "WEIGHTINGS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "SECOND",
+    "STAGED",
+    "TAUGHT",
+    "TOLD_AUGMENTATIONS",
+    "TOLD_STRENGTH",
+    "TOLD_TEXT",
+    "TOWERS",
+    "TRAINED_BY",
+    "TWO_TIMES",
+    "VELOCITIES",
+    "WEIGHTINGS",
 ]

@@ -25,50 +25,68 @@ MOST_MULTIPLES = 128  # that a side of a bucket is
 HIDDEN = {"parent", "name"}  # arguments of Linen modules that are not ours to set
 
 
-def call(table: Mapping[str, Callable], spec: Mapping, path: str, kind: str,
-         nested: Mapping[str, Callable[[Any, str], Any]] = types.MappingProxyType({}), **supplied: Any) -> Any:
+def call(
+    table: Mapping[str, Callable],
+    spec: Mapping,
+    path: str,
+    kind: str,
+    nested: Mapping[str, Callable[[Any, str], Any]] = types.MappingProxyType({}),
+    **supplied: Any,
+) -> Any:
     """Calls the function that an entry {"name": ..., **arguments} names.
 
     Args:
-      table: the names that are allowed, and their functions.
-      spec: the entry.
-      path: where it stands, e.g. `config.schedule`.
-      kind: what the table holds, e.g. "schedule".
-      nested: for arguments that are entries themselves, the function (spec, path) that resolves them.
-      **supplied: arguments that do not come from the entry; those that the function does not take are left out. The
-        entry may give those among `nested` instead.
+        table: the names that are allowed, and their functions.
+        spec: the entry.
+        path: where it stands, e.g. `config.schedule`.
+        kind: what the table holds, e.g. "schedule".
+        nested: for arguments that are entries themselves, the function (spec, path) that resolves them.
+        **supplied: arguments that do not come from the entry; those that the function does not take are left out. The
+            entry may give those among `nested` instead.
 
     Returns:
-      What the function returns.
+        What the function returns.
 
     Raises:
-      ConfigError: for a name or argument that is not known (with the nearest valid one), an argument that is missing
-        or of the wrong type, and whatever ValueError the function raises, each with its path.
+        ConfigError: for a name or argument that is not known (with the nearest valid one), an argument that is missing
+            or of the wrong type, and whatever ValueError the function raises, each with its path.
     """
     spec = plain(spec, path)
     if not isinstance(spec, dict) or "name" not in spec:
-        raise ConfigError(f'{path} = {spec!r}. Valid: {{"name": ..., arguments}} with a {kind} out of '
-                          f"{', '.join(sorted(table))}.")
+        raise ConfigError(
+            f'{path} = {spec!r}. Valid: {{"name": ..., arguments}} with a {kind} out of {", ".join(sorted(table))}.'
+        )
     name = spec.pop("name")
     if name not in table:
-        raise ConfigError(f"{unknown(f'{path}.name', name, table, kind)} One of your own: --extend=FILE, see "
-                          "docs/extend.md.")
-    parameters = {argument: parameter for argument, parameter
-                  in inspect.signature(table[name], eval_str=True).parameters.items() if argument not in HIDDEN}
+        raise ConfigError(
+            f"{unknown(f'{path}.name', name, table, kind)} One of your own: --extend=FILE, see docs/extend.md."
+        )
+    parameters = {
+        argument: parameter
+        for argument, parameter in inspect.signature(table[name], eval_str=True).parameters.items()
+        if argument not in HIDDEN
+    }
     supplied = {argument: value for argument, value in supplied.items() if argument in parameters}
     free = parameters.keys() - (supplied.keys() - nested.keys())
     arguments = {}
     for argument, value in spec.items():
         if argument not in free:
-            raise ConfigError(f"{unknown(path, argument, free, f'argument of {name}')} To replace the whole entry: "
-                              f"--{path}='{{\"name\": \"{name}\"}}'.")
+            raise ConfigError(
+                f"{unknown(path, argument, free, f'argument of {name}')} To replace the whole entry: "
+                f'--{path}=\'{{"name": "{name}"}}\'.'
+            )
         if argument in nested:
             arguments[argument] = nested[argument](value, f"{path}.{argument}")
         else:
             _check_annotation(f"{path}.{argument}", value, parameters[argument].annotation)
             arguments[argument] = value
-    missing = [argument for argument in parameters if argument in free and argument not in supplied | arguments
-               and parameters[argument].default is inspect.Parameter.empty]
+    missing = [
+        argument
+        for argument in parameters
+        if argument in free
+        and argument not in supplied | arguments
+        and parameters[argument].default is inspect.Parameter.empty
+    ]
     if missing:
         raise ConfigError(f"{path}: {kind} {name!r} needs {', '.join(missing)}; e.g. --{path}.{missing[0]}=...")
     try:
@@ -105,8 +123,13 @@ def parameterization(config: Mapping) -> parameterizations.Parameterization:
 
 
 def _parameterization(spec: Mapping, path: str) -> parameterizations.Parameterization:
-    return call(names.PARAMETERIZATIONS, spec, path, "parameterization",
-                nested={"clock": clock, "parameterization": _parameterization})
+    return call(
+        names.PARAMETERIZATIONS,
+        spec,
+        path,
+        "parameterization",
+        nested={"clock": clock, "parameterization": _parameterization},
+    )
 
 
 def density(config: Mapping) -> timesteps.Density | None:
@@ -127,9 +150,12 @@ def takes(function: Callable | None, argument: str) -> bool:
 
 def blocks(config: Mapping) -> dict[str, int]:
     """{path: block} of the objective and its coupling, where examples meet others of the same block of the batch."""
-    spec, found = config["objective"], {}
-    for entry, table, path in ((spec, names.OBJECTIVES, "config.objective"),
-                               (spec.get("coupling", {}), names.COUPLINGS, "config.objective.coupling")):
+    spec = config["objective"]
+    found = {}
+    for entry, table, path in (
+        (spec, names.OBJECTIVES, "config.objective"),
+        (spec.get("coupling", {}), names.COUPLINGS, "config.objective.coupling"),
+    ):
         function = table.get(entry.get("name"))
         if function is not None and takes(function, "block"):
             found[path] = entry.get("block", inspect.signature(function).parameters["block"].default)
@@ -162,7 +188,7 @@ def objective(config: Mapping) -> objectives.Objective:
     reads the network as it was trained.
 
     Raises:
-      ConfigError: also where the objective cannot train a network of that parameterization.
+        ConfigError: also where the objective cannot train a network of that parameterization.
     """
     return _objective(config, config["objective"], "config.objective", names.OBJECTIVES)
 
@@ -171,14 +197,15 @@ def rival(config: Mapping) -> objectives.Objective:
     """The objective of the second player, `config.rival.objective`.
 
     Raises:
-      ConfigError: as `objective`.
+        ConfigError: as `objective`.
     """
     return _objective(config, config["rival"]["objective"], "config.rival.objective", names.RIVALS)
 
 
 def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
     spec = plain(spec, path)
-    rate, augment = spec.pop("condition_dropout", 0.0), spec.pop("augment", None)
+    rate = spec.pop("condition_dropout", 0.0)
+    augment = spec.pop("augment", None)
     predicts = plain(config["parameterization"])
     if table is names.OBJECTIVES:
         _check_pair(spec.get("name"), predicts.get("name"))
@@ -189,17 +216,41 @@ def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Ca
     told = clock(inner["clock"], f"{inner_path}.clock") if "clock" in inner else None
     taught = teacher_parameterization(config)
     result = call(
-        table, spec, path, "objective",
-        nested={"density": lambda s, p: _density(config, s, p),
-                "student_density": lambda s, p: _density(config, s, p),
-                "coupling": lambda s, p: call(names.COUPLINGS, s, p, "coupling"),
-                "weighting": lambda s, p: _weighting(s, p, read),
-                **({"guidance": lambda s, p: call({"Guidance": objectives.Guidance}, {"name": "Guidance", **s}, p,
-                                                  "guidance", null=null_class(config))}
-                   if spec.get("name") in names.TWO_TIMES else {})},
-        schedule=schedule(config), parameterization=read, generator=read, student=read, teacher=taught, fake=taught,
-        null=null(config), clock=told, clocks=flow_maps.start_and_duration(told), total=config["train"]["steps"],
-        teacher_scale=config["teacher"]["scale"])
+        table,
+        spec,
+        path,
+        "objective",
+        nested={
+            "density": lambda s, p: _density(config, s, p),
+            "student_density": lambda s, p: _density(config, s, p),
+            "coupling": lambda s, p: call(names.COUPLINGS, s, p, "coupling"),
+            "weighting": lambda s, p: _weighting(s, p, read),
+            **(
+                {
+                    "guidance": lambda s, p: call(
+                        {"Guidance": objectives.Guidance},
+                        {"name": "Guidance", **s},
+                        p,
+                        "guidance",
+                        null=null_class(config),
+                    )
+                }
+                if spec.get("name") in names.TWO_TIMES
+                else {}
+            ),
+        },
+        schedule=schedule(config),
+        parameterization=read,
+        generator=read,
+        student=read,
+        teacher=taught,
+        fake=taught,
+        null=null(config),
+        clock=told,
+        clocks=flow_maps.start_and_duration(told),
+        total=config["train"]["steps"],
+        teacher_scale=config["teacher"]["scale"],
+    )
     if augment is not None:
         result = objectives.with_augmentation(
             result, call(names.TOLD_AUGMENTATIONS, augment, f"{path}.augment", "augmentation")
@@ -227,18 +278,24 @@ def teacher_parameterization(config: Mapping) -> parameterizations.Parameterizat
 
 def _check_pair(name: str, predicts: str) -> None:
     if name in names.VELOCITIES and predicts != "velocity":
-        raise ConfigError(f"config.parameterization.name = {predicts!r}, but config.objective.name = {name!r} "
-                          'trains a velocity and sampling would misread the network. Valid: "velocity" here, or '
-                          '"denoising" as the objective.')
+        raise ConfigError(
+            f"config.parameterization.name = {predicts!r}, but config.objective.name = {name!r} "
+            'trains a velocity and sampling would misread the network. Valid: "velocity" here, or '
+            '"denoising" as the objective.'
+        )
     if name == "continuous_consistency" and predicts != "edm":
-        raise ConfigError(f'config.parameterization.name = {predicts!r}, but config.objective.name = '
-                          '"continuous_consistency" trains a network that is read by "edm". Valid: "edm", of the same '
-                          "sigma_data.")
+        raise ConfigError(
+            f"config.parameterization.name = {predicts!r}, but config.objective.name = "
+            '"continuous_consistency" trains a network that is read by "edm". Valid: "edm", of the same '
+            "sigma_data."
+        )
     if (name == "hybrid") != (predicts == "learned_variance"):
-        raise ConfigError(f"config.objective.name = {name!r} and config.parameterization.name = {predicts!r} do not "
-                          'fit. "hybrid" is the objective that trains a learned variance, and it trains nothing '
-                          'else: use {"name": "learned_variance", "parameterization": {"name": "epsilon"}} with it, '
-                          "and neither without the other.")
+        raise ConfigError(
+            f"config.objective.name = {name!r} and config.parameterization.name = {predicts!r} do not "
+            'fit. "hybrid" is the objective that trains a learned variance, and it trains nothing '
+            'else: use {"name": "learned_variance", "parameterization": {"name": "epsilon"}} with it, '
+            "and neither without the other."
+        )
 
 
 def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
@@ -248,11 +305,11 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
     config, under the names that the network has for them.
 
     Args:
-      config: the config.
-      shape: (H, W, C) of one example, where the caller knows it: then the patch size is checked against it.
+        config: the config.
+        shape: (H, W, C) of one example, where the caller knows it: then the patch size is checked against it.
 
     Raises:
-      ConfigError: also for a network that the objective or the parameterization cannot be used with.
+        ConfigError: also for a network that the objective or the parameterization cannot be used with.
     """
     shape = shape or config["data"]["shape"]
     if shape is not None:
@@ -261,32 +318,54 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
     network = names.MODELS.get(name)
     # Before the data are known only the other fields are looked at, of images of some size.
     size = tuple(shape or (64, 64, 3))
-    height, channels = size[0], size[-1]
+    height = size[0]
+    channels = size[-1]
     two_times = config["objective"].get("name") in names.TWO_TIMES
     if two_times and not takes(network, "times"):
-        raise ConfigError(f"config.model.name = {name!r} is told one time, and config.objective.name = "
-                          f"{config['objective']['name']!r} trains networks of two. Valid: dit.")
+        raise ConfigError(
+            f"config.model.name = {name!r} is told one time, and config.objective.name = "
+            f"{config['objective']['name']!r} trains networks of two. Valid: dit."
+        )
     learned = plain(config["parameterization"]).get("name") == "learned_variance"
     if learned and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
-        raise ConfigError(f"config.model.name = {name!r} puts out as many channels as it takes, and "
-                          'config.parameterization.name = "learned_variance" needs as many again. Valid: dit, unet.')
+        raise ConfigError(
+            f"config.model.name = {name!r} puts out as many channels as it takes, and "
+            'config.parameterization.name = "learned_variance" needs as many again. Valid: dit, unet.'
+        )
     imitates = config["objective"].get("name") in names.TOLD_STRENGTH
     if imitates and not takes(network, "strength"):
-        raise ConfigError(f"config.model.name = {name!r} is told no strength of guidance, and config.objective.name = "
-                          f"{config['objective']['name']!r} trains networks that are. Valid: dit or pixart.")
+        raise ConfigError(
+            f"config.model.name = {name!r} is told no strength of guidance, and config.objective.name = "
+            f"{config['objective']['name']!r} trains networks that are. Valid: dit or pixart."
+        )
     told = {"augmentations": augmentation.NUMBERS} if config["objective"].get("augment") is not None else {}
     if told and not takes(network, "augmentations"):
-        raise ConfigError(f"config.model.name = {name!r} is told nothing of an augmentation, and "
-                          "config.objective.augment tells it. Valid: song_unet; or config.data.augment, of which no "
-                          "network is told.")
-    tower = lambda s, p: call(names.TOWERS, {"name": p.rpartition(".")[2], **s}, p, "tower",
-                              size=height, dtype=config["train"]["dtype"])  # fmt: skip
-    module = call(names.MODELS, config["model"], "config.model", "model", **told,
-                  nested=dict.fromkeys(names.TOWERS, tower) if name == "clip" else {},
-                  times=2 if two_times else 1, strength=imitates, learn_sigma=learned,
-                  dtype=config["train"]["dtype"], shape=size,
-                  resolution=height, channels=channels, in_channels=channels, picture_channels=channels,
-                  out_channels=channels * (2 if learned else 1))  # fmt: skip
+        raise ConfigError(
+            f"config.model.name = {name!r} is told nothing of an augmentation, and "
+            "config.objective.augment tells it. Valid: song_unet; or config.data.augment, of which no "
+            "network is told."
+        )
+    tower = lambda s, p: call(
+        names.TOWERS, {"name": p.rpartition(".")[2], **s}, p, "tower", size=height, dtype=config["train"]["dtype"]
+    )
+    module = call(
+        names.MODELS,
+        config["model"],
+        "config.model",
+        "model",
+        **told,
+        nested=dict.fromkeys(names.TOWERS, tower) if name == "clip" else {},
+        times=2 if two_times else 1,
+        strength=imitates,
+        learn_sigma=learned,
+        dtype=config["train"]["dtype"],
+        shape=size,
+        resolution=height,
+        channels=channels,
+        in_channels=channels,
+        picture_channels=channels,
+        out_channels=channels * (2 if learned else 1),
+    )
     if getattr(module, "dropout", 0):
         raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
     if config["objective"].get("name") in names.FORWARD_MODE and getattr(module, "attention", None) == "auto":
@@ -299,7 +378,9 @@ def optimizer(config: Mapping) -> optimizers.Optimizer:
 
     Where the objective has stages it starts anew with each; a model with a rival is updated at some steps alone.
     """
-    total, every, length = config["train"]["steps"], config["rival"]["updates"], stage(config)
+    total = config["train"]["steps"]
+    every = config["rival"]["updates"]
+    length = stage(config)
     updates = length or math.ceil(total / every)
     made = call(names.OPTIMIZERS, config["optimizer"], "config.optimizer", "optimizer", steps=updates)
     if length is None and every == 1:
@@ -309,7 +390,8 @@ def optimizer(config: Mapping) -> optimizers.Optimizer:
 
 def rival_optimizer(config: Mapping) -> optimizers.Optimizer:
     """The optimizer of the second player, `config.rival.optimizer`, for a run of `config.train.steps`."""
-    spec, path = config["rival"]["optimizer"], "config.rival.optimizer"
+    spec = config["rival"]["optimizer"]
+    path = "config.rival.optimizer"
     return call(names.OPTIMIZERS, spec, path, "optimizer", steps=config["train"]["steps"])
 
 
@@ -329,28 +411,33 @@ def average(config: Mapping) -> ema.ExponentialMovingAverage:
 
 def augmentations(config: Mapping) -> tuple[transforms.Augmentation, ...]:
     """The augmentations `config.data.augment`, in their order."""
-    return tuple(call(names.AUGMENTATIONS, spec, f"config.data.augment[{i}]", "augmentation")
-                 for i, spec in enumerate(config["data"]["augment"]))
+    return tuple(
+        call(names.AUGMENTATIONS, spec, f"config.data.augment[{i}]", "augmentation")
+        for i, spec in enumerate(config["data"]["augment"])
+    )
 
 
 def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
     """The heights and widths of `config.data.buckets`, from the highest to the widest; none where it is off.
 
     Raises:
-      ConfigError: if no size fits.
+        ConfigError: if no size fits.
     """
     asked = config["data"]["buckets"]
     if not asked["area"]:
         return ()
     if asked["area"] * asked["widest"] > (MOST_MULTIPLES * asked["multiple"]) ** 2:
-        raise ConfigError(f"config.data.buckets = {plain(asked)!r} has too many sizes, for each of which a step is "
-                          f"compiled. Valid: a larger multiple, so that no side is more than {MOST_MULTIPLES} of it.")
+        raise ConfigError(
+            f"config.data.buckets = {plain(asked)!r} has too many sizes, for each of which a step is "
+            f"compiled. Valid: a larger multiple, so that no side is more than {MOST_MULTIPLES} of it."
+        )
     least, most = (math.sqrt(asked["area"] * ratio) for ratio in (1 / asked["widest"], asked["widest"]))
     try:
         return buckets.within(asked["area"], asked["multiple"], math.ceil(least), math.floor(most))
     except ValueError as error:
-        raise ConfigError(f"config.data.buckets = {plain(asked)!r}: {error}. Valid: e.g. an area of "
-                          f"{(4 * asked['multiple']) ** 2}.") from error
+        raise ConfigError(
+            f"config.data.buckets = {plain(asked)!r}: {error}. Valid: e.g. an area of {(4 * asked['multiple']) ** 2}."
+        ) from error
 
 
 def sampler(config: Mapping) -> samplers.Sampler:
@@ -366,19 +453,23 @@ def pair_sampler(config: Mapping) -> samplers.Sampler:
     """The sampler by which the teacher makes pairs, `config.teacher.pairs.sampler`.
 
     Raises:
-      ConfigError: also if it draws noise: then a sample is no function of the noise that it started from.
+        ConfigError: also if it draws noise: then a sample is no function of the noise that it started from.
     """
-    spec, path = config["teacher"]["pairs"]["sampler"], "config.teacher.pairs.sampler"
+    spec = config["teacher"]["pairs"]["sampler"]
+    path = "config.teacher.pairs.sampler"
     made = _sampler(spec, path)
     if made.draws or made.of_flow_maps:
-        raise ConfigError(f"{path} = {plain(spec)!r} makes no pairs: a sample has to follow from the noise that it "
-                          "started from. Valid: a deterministic sampler of denoisers, e.g. heun or dpmpp_2m.")
+        raise ConfigError(
+            f"{path} = {plain(spec)!r} makes no pairs: a sample has to follow from the noise that it "
+            "started from. Valid: a deterministic sampler of denoisers, e.g. heun or dpmpp_2m."
+        )
     return made
 
 
 def plan(config: Mapping) -> timesteps.Plan:
     """The steps of sampling: `config.sample.grid` with `config.sample.steps` steps, moved by `config.sample.shift`."""
-    process, settings = schedule(config), config["sample"]
+    process = schedule(config)
+    settings = config["sample"]
     grid = call(names.GRIDS, settings["grid"], "config.sample.grid", "grid", schedule=process, steps=settings["steps"])
     try:
         return timesteps.plan(timesteps.shift(process, grid, settings["shift"]))
@@ -390,7 +481,7 @@ def guidance(config: Mapping, branches: Branches) -> Denoiser | Memory | Unpaire
     """The guidance `config.sample.guidance` of two branches, that of the condition and the null one.
 
     Raises:
-      ConfigError: for a name or argument that is not known, or a scale below zero.
+        ConfigError: for a name or argument that is not known, or a scale below zero.
     """
     spec = {name: value for name, value in plain(config["sample"]["guidance"]).items() if value is not None}
     path = "config.sample.guidance"
@@ -399,8 +490,9 @@ def guidance(config: Mapping, branches: Branches) -> Denoiser | Memory | Unpaire
         raise ConfigError(f"{path}.scale = {spec['scale']}. Valid: at least 0; 1 is no guidance.")
     interval = spec.get("interval")
     if interval is not None and not fields.pair(interval):
-        raise ConfigError(f"{path}.interval = {interval!r}. Valid: two times (t_low, t_high) with 0 <= t_low < t_high, "
-                          "or None.")
+        raise ConfigError(
+            f"{path}.interval = {interval!r}. Valid: two times (t_low, t_high) with 0 <= t_low < t_high, or None."
+        )
     return call(names.GUIDANCES, spec, path, "guidance", branches=branches, schedule=schedule(config))
 
 
@@ -408,13 +500,15 @@ def null_class(config: Mapping) -> int:
     """The label that stands for no class: num_classes, one beyond the last.
 
     Raises:
-      ConfigError: where the model has no classes.
+        ConfigError: where the model has no classes.
     """
     classes = config["model"].get("num_classes", 0)
     if classes < 1:
-        raise ConfigError(f"config.model.num_classes = {classes}: an unconditional model has no null class. Set "
-                          "config.objective.condition_dropout = 0 and config.sample.guidance.scale = 1, or give the "
-                          "model classes.")
+        raise ConfigError(
+            f"config.model.num_classes = {classes}: an unconditional model has no null class. Set "
+            "config.objective.condition_dropout = 0 and config.sample.guidance.scale = 1, or give the "
+            "model classes."
+        )
     return classes
 
 
@@ -422,17 +516,19 @@ def null(config: Mapping) -> Any:
     """What one example is told where it is told nothing: a label, entries of the empty caption, or None.
 
     Returns:
-      int32 `[]`, num_classes; {name: `[...]`} for a network that is told text; None for one that is told nothing.
+        int32 `[]`, num_classes; {name: `[...]`} for a network that is told text; None for one that is told nothing.
 
     Raises:
-      ConfigError: if config.data.text names no vocabulary, or no captions.
+        ConfigError: if config.data.text names no vocabulary, or no captions.
     """
     if config["model"].get("name") in names.TOLD_TEXT:
         field, _ = names.TOLD_TEXT[config["model"]["name"]]
         place = config["data"]["text"][field]
         if not place:
-            raise ConfigError(f"config.data.text.{field} = '', but config.model.name = {config['model']['name']!r} is "
-                              "told text. Valid: a folder that experiments.encode_text wrote.")
+            raise ConfigError(
+                f"config.data.text.{field} = '', but config.model.name = {config['model']['name']!r} is "
+                "told text. Valid: a folder that experiments.encode_text wrote."
+            )
         try:
             return texts.null(place) if field == "dir" else texts.tokens([""], place).null
         except (FileNotFoundError, ValueError) as error:
@@ -444,7 +540,7 @@ def required_null(config: Mapping) -> Any:
     """`null`, where something is trained or guided that needs one.
 
     Raises:
-      ConfigError: as `null`, and for a network that is told nothing.
+        ConfigError: as `null`, and for a network that is told nothing.
     """
     nothing = null(config)
     return null_class(config) if nothing is None else nothing
@@ -460,10 +556,14 @@ def check_shape(config: Mapping, shape: tuple[int, ...]) -> None:
     patch = config["model"].get("patch", 1)
     if any(side % patch for side in shape[:-1]):
         valid = [p for p in range(1, min(shape[:-1]) + 1) if all(side % p == 0 for side in shape[:-1])]
-        raise ConfigError(f"config.model.patch = {patch} does not divide the sides of data of shape {shape}. Valid: "
-                          f"{', '.join(map(str, valid))}.")
+        raise ConfigError(
+            f"config.model.patch = {patch} does not divide the sides of data of shape {shape}. Valid: "
+            f"{', '.join(map(str, valid))}."
+        )
     widths = config["model"].get("widths")
     halvings = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # of another type: the call refuses it
     if any(side % 2**halvings for side in shape[:-1]):
-        raise ConfigError(f"config.model.widths has {halvings + 1} levels, and data of shape {shape} cannot be halved "
-                          f"{halvings} times. Valid: fewer levels.")
+        raise ConfigError(
+            f"config.model.widths has {halvings + 1} levels, and data of shape {shape} cannot be halved "
+            f"{halvings} times. Valid: fewer levels."
+        )

@@ -73,7 +73,8 @@ def _rows(pair: Pair, tap: str) -> tuple[np.ndarray, np.ndarray]:
 def _equal(pair: Pair, tap: str) -> tuple[np.ndarray, np.ndarray]:
     """As many rows of each, drawn by the seed from the larger set: figures of unequal numbers do not compare."""
     both = _rows(pair, tap)
-    count, rng = min(map(len, both)), np.random.default_rng(pair.seed)
+    count = min(map(len, both))
+    rng = np.random.default_rng(pair.seed)
     return tuple(rows if len(rows) == count else rows[np.sort(rng.permutation(len(rows))[:count])] for rows in both)
 
 
@@ -98,14 +99,21 @@ def sfid(pair: Pair) -> dict:
 
 def fid_infinity(pair: Pair) -> dict:
     """The distance extrapolated to infinitely many samples."""
-    rows, tap = pair.samples.rows[pair.space.main], pair.space.main
+    rows = pair.samples.rows[pair.space.main]
+    tap = pair.space.main
     try:
         found = extrapolation.extrapolate(rows, pair.reference.statistics.moments[tap], seed=pair.seed)
     except ValueError as error:
         raise NotMeasured(str(error)) from error
-    figure = {"value": found.value, "standard_error": found.standard_error, "samples": len(rows),
-              "reference": pair.reference.statistics.count, "slope": found.slope,
-              "sizes": found.sizes.tolist(), "distances": found.distances.tolist()}  # fmt: skip
+    figure = {
+        "value": found.value,
+        "standard_error": found.standard_error,
+        "samples": len(rows),
+        "reference": pair.reference.statistics.count,
+        "slope": found.slope,
+        "sizes": found.sizes.tolist(),
+        "distances": found.distances.tolist(),
+    }
     return {called(pair.space, "fid_infinity"): figure}
 
 
@@ -138,9 +146,16 @@ def dc(pair: Pair) -> dict:
 
 def _overlap(pair: Pair, names: Sequence[str], k: str) -> dict:
     found = manifold.overlap(*_equal(pair, pair.space.main))
-    return {name: {"value": getattr(found, name), "standard_error": found.standard_errors[name],
-                   "samples": found.samples, "reference": found.reference, "k": getattr(found, k)}
-            for name in names}  # fmt: skip
+    return {
+        name: {
+            "value": getattr(found, name),
+            "standard_error": found.standard_errors[name],
+            "samples": found.samples,
+            "reference": found.reference,
+            "k": getattr(found, k),
+        }
+        for name in names
+    }
 
 
 def score(pair: Pair) -> dict:
@@ -151,20 +166,39 @@ def score(pair: Pair) -> dict:
     splits = {"ten, shuffled": 10, "every 5,000": max(1, round(len(logits) / 5000)), "one": 1}[pair.score_splits]
     seed = pair.seed if pair.score_splits == "ten, shuffled" else None
     found = inception_score.inception_score(logits, splits, seed)
-    return {"is": {"value": found.value, "standard_deviation": found.standard_deviation, "samples": found.samples,
-                   "splits": splits}}  # fmt: skip
+    return {
+        "is": {
+            "value": found.value,
+            "standard_deviation": found.standard_deviation,
+            "samples": found.samples,
+            "splits": splits,
+        }
+    }
 
 
 def authenticity(pair: Pair) -> dict:
     """Share of samples that are no near copies of a reference image: name the training set as the reference."""
     found = memorisation.authenticity(*_rows(pair, pair.space.main))
-    return {"authenticity": {"value": found.value, "interval": list(found.interval), "samples": found.samples,
-                             "reference": found.train}}  # fmt: skip
+    return {
+        "authenticity": {
+            "value": found.value,
+            "interval": list(found.interval),
+            "samples": found.samples,
+            "reference": found.train,
+        }
+    }
 
 
 METRICS: dict[str, Callable[[Pair], dict]] = {
-    "fid": fid, "sfid": sfid, "fid_infinity": fid_infinity, "kid": kid, "cmmd": cmmd, "pr": pr, "dc": dc, "is": score,
+    "fid": fid,
+    "sfid": sfid,
+    "fid_infinity": fid_infinity,
+    "kid": kid,
+    "cmmd": cmmd,
+    "pr": pr,
+    "dc": dc,
+    "is": score,
     "authenticity": authenticity,
-}  # fmt: skip
+}
 TAPS = {"sfid": ("spatial",), "is": ("logits",)}  # besides the main one
 OF_ROWS = ("kid", "cmmd", "pr", "dc", "authenticity")  # what needs the rows of the reference

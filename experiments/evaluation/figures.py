@@ -29,15 +29,16 @@ def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike,
     """Draws samples with one row for each class, or in plain rows where all have the same label.
 
     Args:
-      images: uint8 `[N, H, W, C]`, C = 1 or 3.
-      labels: int `[N]`.
-      path: the PNG to write.
-      columns: images in a row, at most; further images of a class are left out, and classes beyond the 20th.
+        images: uint8 `[N, H, W, C]`, C = 1 or 3.
+        labels: int `[N]`.
+        path: the PNG to write.
+        columns: images in a row, at most; further images of a class are left out, and classes beyond the 20th.
 
     Raises:
-      ValueError: if there is no image, or shapes do not fit.
+        ValueError: if there is no image, or shapes do not fit.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
+    images = np.asarray(images)
+    labels = np.asarray(labels)
     if images.ndim != 4 or labels.shape != (len(images),) or len(images) == 0:
         raise ValueError(f"need images [N, H, W, C] and labels [N], got {list(images.shape)} and {list(labels.shape)}")
     classes = np.unique(labels)[:SHOWN_CLASSES]
@@ -59,15 +60,15 @@ def trajectory(
     """Draws the way from noise to image: the sample x_t on the left, the predicted x_0 on the right, t above.
 
     Args:
-      x: float `[N + 1, B, H, W, C]`, the samples at each time, data on the scale [-1, 1].
-      x0: float `[N, B, H, W, C]`, the prediction of the clean image in each step.
-      ts: float `[N + 1]`, the times of x, decreasing.
-      labels: int `[B]`.
-      path: the PNG to write.
-      rows: samples to show, at most.
+        x: float `[N + 1, B, H, W, C]`, the samples at each time, data on the scale [-1, 1].
+        x0: float `[N, B, H, W, C]`, the prediction of the clean image in each step.
+        ts: float `[N + 1]`, the times of x, decreasing.
+        labels: int `[B]`.
+        path: the PNG to write.
+        rows: samples to show, at most.
 
     Raises:
-      ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit.
     """
     x, x0, ts, labels = (np.asarray(a) for a in (x, x0, ts, labels))
     if x.ndim != 5 or x0.shape != (len(x) - 1, *x.shape[1:]) or ts.shape != (len(x),) or labels.shape != (x.shape[1],):
@@ -88,17 +89,20 @@ def trajectory(
 
 
 def mosaic(
-    blocks: Sequence, names: Sequence[str], columns: Sequence[Sequence[str]], path: str | os.PathLike,
+    blocks: Sequence,
+    names: Sequence[str],
+    columns: Sequence[Sequence[str]],
+    path: str | os.PathLike,
     titles: Sequence[str] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Draws blocks of images side by side, with a name beside each row and one above each column.
 
     Args:
-      blocks: each uint8 `[R, C, H, W, 3]`, from `paper`; R, H and W alike.
-      names: of the R rows; "" for one without.
-      columns: for each block the texts above its C columns.
-      path: the PNG to write.
-      titles: for each block, above it.
+        blocks: each uint8 `[R, C, H, W, 3]`, from `paper`; R, H and W alike.
+        names: of the R rows; "" for one without.
+        columns: for each block the texts above its C columns.
+        path: the PNG to write.
+        titles: for each block, above it.
     """
     more = max((text.count("\n") for texts in columns for text in texts), default=0)  # lines above a column
     picture = _Picture(blocks, names, top=(46 if titles else 28 if any(map(any, columns)) else 0) + 16 * more)
@@ -115,8 +119,8 @@ def paper(images: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
     """uint8 `[..., H, W, 3]`, as images are shown: grey ones on black ground (digits) become dark ink on white paper.
 
     Args:
-      images: uint8 `[..., H, W, C]`, C = 1 or 3.
-      like: images `[..., H, W, C]` whose ground is that of all; the images themselves by default.
+        images: uint8 `[..., H, W, C]`, C = 1 or 3.
+        like: images `[..., H, W, C]` whose ground is that of all; the images themselves by default.
     """
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"an image of {images.shape[-1]} channels cannot be shown; pictures take 1 or 3")
@@ -130,13 +134,13 @@ def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
     """Draws the loss by step (each logged value, and smoothed) and the loss by training time t, early and late.
 
     Args:
-      metrics: metrics.jsonl of a run: rows with "step", "loss" and, where known, "loss_by_t", means over ten equal
-        bins of t in [0, 1] (null for an empty bin).
-      path: the PNG to write.
+        metrics: metrics.jsonl of a run: rows with "step", "loss" and, where known, "loss_by_t", means over ten equal
+            bins of t in [0, 1] (null for an empty bin).
+        path: the PNG to write.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if no row has a step and a loss.
+        FileNotFoundError: if there is no such file.
+        ValueError: if no row has a step and a loss.
     """
     rows = _rows(metrics)
     steps = np.array([row["step"] for row in rows], float)
@@ -150,7 +154,8 @@ def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
     if len(positive) == len(loss) and positive.max() > 20 * positive.min():
         left.set_yscale("log")
     else:  # the first steps are far above the rest, and would flatten it
-        low, high = np.nanmin(loss), np.nanquantile(loss, 0.99)
+        low = np.nanmin(loss)
+        high = np.nanquantile(loss, 0.99)
         if high > low:
             left.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
     by_time = [row["loss_by_t"] for row in rows if row.get("loss_by_t")]
@@ -197,7 +202,8 @@ class _Picture:
     def __init__(self, blocks: Sequence, names: Sequence[str], top: int):
         image = blocks[0][0][0]
         self.factor = max(1, -(-TILE // max(image.shape[:2])))
-        self.height, self.width = image.shape[0] * self.factor, image.shape[1] * self.factor
+        self.height = image.shape[0] * self.factor
+        self.width = image.shape[1] * self.factor
         longest = max(map(len, names), default=0)
         self.names = 0 if not longest else 26 if longest <= 2 else 14 + 8 * longest
         self.top = max(top, MARGIN)
@@ -210,11 +216,13 @@ class _Picture:
             for r, row in enumerate(block):
                 for c, tile in enumerate(row):
                     enlarged = tile.repeat(self.factor, 0).repeat(self.factor, 1)
-                    y, x = self._row(r), self.left(b, c)
+                    y = self._row(r)
+                    x = self.left(b, c)
                     self.canvas[y - 1 : y + self.height + 1, x - 1 : x + self.width + 1] = FRAME
                     self.canvas[y : y + self.height, x : x + self.width] = enlarged
         for r, name in enumerate(names):
-            x, y = MARGIN + self.names, self._row(r) + self.height / 2
+            x = MARGIN + self.names
+            y = self._row(r) + self.height / 2
             if longest <= 2:
                 self.text(x - self.names / 2 - 4, y, name, size=12)
             else:

@@ -22,15 +22,16 @@ class Effort(NamedTuple):
     """How much work an evaluation spends.
 
     Attributes:
-      draws: bootstrap resamples of an interval; 0 for no intervals.
-      subsets: random subsets of real training images whose mean distance is the floor.
+        draws: bootstrap resamples of an interval; 0 for no intervals.
+        subsets: random subsets of real training images whose mean distance is the floor.
     """
 
     draws: int
     subsets: int
 
 
-FULL, IN_LOOP = Effort(500, 20), Effort(0, 4)
+FULL = Effort(500, 20)
+IN_LOOP = Effort(0, 4)
 AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))  # by the features D: a distance costs D^3
 
 
@@ -46,18 +47,18 @@ def evaluate_samples(images: np.ndarray, labels: np.ndarray, config: Mapping, sp
     """The few figures of some samples that a training loop logs, without intervals.
 
     Args:
-      images: uint8 `[N, H, W, C]`, samples.
-      labels: int `[N]`, the classes that were asked for; zeros if the model has none.
-      config: the run's config; its dataset's training split and `split` are the real images.
-      split: that the samples are compared with; by default the one that choices may be made on.
+        images: uint8 `[N, H, W, C]`, samples.
+        labels: int `[N]`, the classes that were asked for; zeros if the model has none.
+        config: the run's config; its dataset's training split and `split` are the real images.
+        split: that the samples are compared with; by default the one that choices may be made on.
 
     Returns:
-      {"asked_class": share in [0, 1], "fd_FEATURE": distance, "fd_FEATURE_over_floor": ratio,
-      "nearest_over_held_out": ratio of median distances to the training set}; "asked_class" where the classifier is
-      among the features and the model has classes.
+        {"asked_class": share in [0, 1], "fd_FEATURE": distance, "fd_FEATURE_over_floor": ratio,
+        "nearest_over_held_out": ratio of median distances to the training set}; "asked_class" where the classifier is
+        among the features and the model has classes.
 
     Raises:
-      ConfigError, WorkdirError, ValueError: as in `measure`.
+        ConfigError, WorkdirError, ValueError: as in `measure`.
     """
     measured = measure(images, labels, config, split, effort=IN_LOOP)
     flat = {} if measured["asked_class"] is None else {"asked_class": measured["asked_class"]["share"]}
@@ -68,25 +69,29 @@ def evaluate_samples(images: np.ndarray, labels: np.ndarray, config: Mapping, sp
 
 
 def measure(
-    images: np.ndarray, labels: np.ndarray, config: Mapping, split: str, effort: Effort = FULL,
+    images: np.ndarray,
+    labels: np.ndarray,
+    config: Mapping,
+    split: str,
+    effort: Effort = FULL,
     advance: Callable[[int], None] = lambda done: None,
-) -> dict:  # fmt: skip
+) -> dict:
     """Every figure of a set of samples, each beside its reference.
 
     Args:
-      images: uint8 `[N, H, W, C]`, samples.
-      labels: int `[N]`, the classes that were asked for.
-      config: the run's config.
-      split: of the dataset, that the samples are compared with.
-      effort: how many resamples and subsets.
-      advance: told the number of parts done, of len(config.evaluate.features) + 2.
+        images: uint8 `[N, H, W, C]`, samples.
+        labels: int `[N]`, the classes that were asked for.
+        config: the run's config.
+        split: of the dataset, that the samples are compared with.
+        effort: how many resamples and subsets.
+        advance: told the number of parts done, of len(config.evaluate.features) + 2.
 
     Returns:
-      {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances}.
+        {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances}.
 
     Raises:
-      ConfigError: if a feature is not known, or a split is not in the dataset.
-      WorkdirError: if the samples do not fit the dataset.
+        ConfigError: if a feature is not known, or a split is not in the dataset.
+        WorkdirError: if the samples do not fit the dataset.
     """
     names = tuple(config["evaluate"]["features"])
     for name in names:
@@ -124,14 +129,14 @@ def asked_class(images: np.ndarray, labels: np.ndarray, train: Split, real: Spli
     """Share of samples that a classifier, trained on the real training images alone, takes for the class asked for.
 
     Args:
-      images: uint8 `[N, H, W, C]`, samples.
-      labels: int `[N]`, the classes asked for.
-      train: real images that the classifier learns from.
-      real: real images that it is tested on, for reference.
+        images: uint8 `[N, H, W, C]`, samples.
+        labels: int `[N]`, the classes asked for.
+        train: real images that the classifier learns from.
+        real: real images that it is tested on, for reference.
 
     Returns:
-      {"share", "interval", "count", "by_class", "real": {...}, "classifier_sha256"}, shares in [0, 1], intervals
-      Wilson's of 95 %.
+        {"share", "interval", "count", "by_class", "real": {...}, "classifier_sha256"}, shares in [0, 1], intervals
+        Wilson's of 95 %.
     """
     net = classifier.cached(train.images, train.labels)
 
@@ -147,19 +152,19 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
     """Frechet distance of samples to all images of a split, beside real training images and noise, N alike.
 
     Args:
-      extractor: a `features.Extractor`.
-      images: uint8 `[M, H, W, C]`, samples, M >= N.
-      labels: int `[M]`.
-      train: real images that the floor's subsets are drawn from.
-      real: the reference; all of its images.
-      count: N.
-      balanced: whether samples and the floor's subsets hold every class alike.
-      effort: how many resamples and subsets, at most; see AFFORDABLE.
+        extractor: a `features.Extractor`.
+        images: uint8 `[M, H, W, C]`, samples, M >= N.
+        labels: int `[M]`.
+        train: real images that the floor's subsets are drawn from.
+        real: the reference; all of its images.
+        count: N.
+        balanced: whether samples and the floor's subsets hold every class alike.
+        effort: how many resamples and subsets, at most; see AFFORDABLE.
 
     Returns:
-      {"distance", "interval" (or None), "floor": {"mean", "std", "unbalanced_mean" (or None)}, "noise", "ratio",
-      "ratio_interval" (or None), "all_samples": {"mean", "std", "ratio"}, "dimensions", "extractor", "effort"}:
-      the distance of the first N, and under "all_samples" the mean over random subsets of N of all samples.
+        {"distance", "interval" (or None), "floor": {"mean", "std", "unbalanced_mean" (or None)}, "noise", "ratio",
+        "ratio_interval" (or None), "all_samples": {"mean", "std", "ratio"}, "dimensions", "extractor", "effort"}:
+        the distance of the first N, and under "all_samples" the mean over random subsets of N of all samples.
     """
     rng = np.random.default_rng(SEED)
     reference = _real_moments(extractor, real.images)
@@ -177,17 +182,24 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
             values.append(to_reference(features[shuffled[order(wanted[shuffled])[:count]]]))
         return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
 
-    made, real_made = rows(extractor.extract, images), _real_rows(extractor, train.images)
+    made = rows(extractor.extract, images)
+    real_made = _real_rows(extractor, train.images)
     first = order(labels)[:count]
     chosen = made[first]
     measured = to_reference(chosen)
-    floor, every = subsets(real_made, train.labels, order), subsets(made, labels, order)
+    floor = subsets(real_made, train.labels, order)
+    every = subsets(made, labels, order)
     floor["unbalanced_mean"] = subsets(real_made, train.labels, as_they_are)["mean"] if balanced else None
     noise = rng.integers(0, 256, (count, *images.shape[1:]), dtype=np.uint8)
     interval = None
     if effort.draws:
-        values = bootstrap.replicates(lambda chosen_rows: to_reference(chosen[chosen_rows]), count, effort.draws, rng,
-                                      labels[first] if balanced else None)  # fmt: skip
+        values = bootstrap.replicates(
+            lambda chosen_rows: to_reference(chosen[chosen_rows]),
+            count,
+            effort.draws,
+            rng,
+            labels[first] if balanced else None,
+        )
         interval = bootstrap.percentile_interval(values, estimate=measured)
     return {
         "distance": measured,
@@ -216,7 +228,7 @@ def split_of(config: Mapping, split: str) -> Split:
     """Real images of a split of the run's dataset, read once.
 
     Raises:
-      ConfigError: if the dataset or the split is not there.
+        ConfigError: if the dataset or the split is not there.
     """
     data = config["data"]
     try:
@@ -226,8 +238,10 @@ def split_of(config: Mapping, split: str) -> Split:
     except ValueError as error:
         how = ""
         if data["latents"]["dir"]:
-            how = (f" The samples of a run on latents are measured by --samples=RUN/samples.npz --reference="
-                   f"{data['name']}@{data['split']} --size=SIDE --protocol=adm, without --workdir.")  # fmt: skip
+            how = (
+                f" The samples of a run on latents are measured by --samples=RUN/samples.npz --reference="
+                f"{data['name']}@{data['split']} --size=SIDE --protocol=adm, without --workdir."
+            )
         raise configs.ConfigError(f"config.data, config.evaluate.split: {error}{how}") from error
 
 
@@ -242,7 +256,8 @@ def _read_split(name: str, split: str, data_dir: str, damaged: str, size: tuple[
         for record in pipeline.sound(records, rows) if damaged == "skip" else records.__getitems__(rows):
             if record is not None:
                 image = buckets.fit(record["image"], size)[0] if size else record["image"]  # the middle
-                images[found], labels[found] = image, record.get("label", 0)
+                images[found] = image
+                labels[found] = record.get("label", 0)
                 found += 1
     return Split(images[:found], labels[:found], spec)
 

@@ -58,16 +58,26 @@ def accuracy(subject: Subject) -> dict:
         raise configs.ConfigError("--metrics=cas: the model has no classes, and samples without a label teach none.")
     count = min(len(subject.images), len(subject.train.images))
     if len(missing := np.setdiff1d(subject.real.labels, subject.labels[:count])):
-        raise configs.ConfigError(f"--metrics=cas: no sample of the classes {missing.tolist()} among {count}. "
-                                  "Make more: experiments.sample --config.sample.number=N.")  # fmt: skip
+        raise configs.ConfigError(
+            f"--metrics=cas: no sample of the classes {missing.tolist()} among {count}. "
+            "Make more: experiments.sample --config.sample.number=N."
+        )
     some = np.random.default_rng(SEED).permutation(len(subject.train.images))[:count]
-    sets = {"cas": (subject.images[:count], subject.labels[:count]),
-            "cas_of_real_images": (subject.train.images[some], subject.train.labels[some])}  # fmt: skip
+    sets = {
+        "cas": (subject.images[:count], subject.labels[:count]),
+        "cas_of_real_images": (subject.train.images[some], subject.train.labels[some]),
+    }
     found = {}
     for name, (images, labels) in sets.items():
         score = classifier_accuracy.classifier_accuracy(images, labels, subject.real.images, subject.real.labels)
-        found[name] = {"value": score.value, "interval": list(score.interval), "samples": score.samples,
-                       "reference": score.test, "by_class": score.by_class, "sha256": score.digest}  # fmt: skip
+        found[name] = {
+            "value": score.value,
+            "interval": list(score.interval),
+            "samples": score.samples,
+            "reference": score.test,
+            "by_class": score.by_class,
+            "sha256": score.digest,
+        }
     return found
 
 
@@ -78,15 +88,27 @@ def copying(subject: Subject) -> dict:
         extractor = features.classifier_features(subject.train.images, subject.train.labels)
     else:
         extractor = features.pixels(subject.train.images, subject.train.labels)
-    made, held_out, train = (features.rows(extractor.extract, images)
-                             for images in (subject.images, subject.real.images, subject.train.images))  # fmt: skip
+    made, held_out, train = (
+        features.rows(extractor.extract, images)
+        for images in (subject.images, subject.real.images, subject.train.images)
+    )
     statistic = memorisation.data_copying(made, held_out, train)
-    found = {"data_copying": {"value": statistic.value, "samples": len(made), "reference": len(train),
-                              "features": extractor.record}}  # fmt: skip
+    found = {
+        "data_copying": {
+            "value": statistic.value,
+            "samples": len(made),
+            "reference": len(train),
+            "features": extractor.record,
+        }
+    }
     for name, rows in (("authenticity", made), ("authenticity_of_held_out", held_out)):
         share = memorisation.authenticity(rows, train)
-        found[name] = {"value": share.value, "interval": list(share.interval), "samples": share.samples,
-                       "reference": share.train}  # fmt: skip
+        found[name] = {
+            "value": share.value,
+            "interval": list(share.interval),
+            "samples": share.samples,
+            "reference": share.train,
+        }
     return found
 
 
@@ -94,10 +116,12 @@ def bits_per_dim(subject: Subject) -> dict:
     """Bits per dimension of held-out images under the moving average, without guidance; see `diffusion.likelihood`."""
     config = configs.from_json(configs.to_json(subject.config))
     config.sample.guidance.scale = 1.0  # a guided flow has another density
-    schedule, shape = resolve.schedule(config), subject.real.images.shape[1:]
+    schedule = resolve.schedule(config)
+    shape = subject.real.images.shape[1:]
     denoise = generate.denoiser(config, shape)
     params, step = checkpoints.load_ema(subject.workdir)
-    start, dims = max(schedule.t_min, EARLIEST), int(np.prod(shape))
+    start = max(schedule.t_min, EARLIEST)
+    dims = int(np.prod(shape))
     solver = ode.dormand_prince(start, schedule.t_max, TOLERANCE, TOLERANCE)
 
     @jax.jit
@@ -119,21 +143,31 @@ def bits_per_dim(subject: Subject) -> dict:
             bits.append(some[0])
             nfe.append(some[1])
             advance(min(first + BATCH, count))
-    bits, nfe = np.concatenate(bits).astype(np.float64), np.concatenate(nfe)
-    return {"bits_per_dim": {
-        "value": float(bits.mean()),
-        "standard_error": float(bits.std(ddof=1) / np.sqrt(count)),
-        "samples": count,
-        "protocol": {
-            "density": "probability flow from t_start to the prior, change of variables",
-            "t_start": start, "solver": "Dormand-Prince 5(4), step control for each image",
-            "rtol": TOLERANCE, "atol": TOLERANCE, "evaluations": float(nfe.mean()),
-            "divergence": "Hutchinson, one Rademacher probe an image, held fixed", "probes": 1,
-            "dequantisation": "uniform, (byte + u) / 128 - 1, one draw an image; + 7 bits",
-            "images": f"{count} of the {len(subject.real.images)} held-out images, drawn by seed {SEED}",
-            "weights": "moving average", "step": step, "guidance": 1.0, "seed": SEED,
-        },
-    }}  # fmt: skip
+    bits = np.concatenate(bits).astype(np.float64)
+    nfe = np.concatenate(nfe)
+    return {
+        "bits_per_dim": {
+            "value": float(bits.mean()),
+            "standard_error": float(bits.std(ddof=1) / np.sqrt(count)),
+            "samples": count,
+            "protocol": {
+                "density": "probability flow from t_start to the prior, change of variables",
+                "t_start": start,
+                "solver": "Dormand-Prince 5(4), step control for each image",
+                "rtol": TOLERANCE,
+                "atol": TOLERANCE,
+                "evaluations": float(nfe.mean()),
+                "divergence": "Hutchinson, one Rademacher probe an image, held fixed",
+                "probes": 1,
+                "dequantisation": "uniform, (byte + u) / 128 - 1, one draw an image; + 7 bits",
+                "images": f"{count} of the {len(subject.real.images)} held-out images, drawn by seed {SEED}",
+                "weights": "moving average",
+                "step": step,
+                "guidance": 1.0,
+                "seed": SEED,
+            },
+        }
+    }
 
 
 FIGURES: dict[str, Callable[[Subject], dict]] = {"cas": accuracy, "copying": copying, "bpd": bits_per_dim}

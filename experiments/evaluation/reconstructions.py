@@ -74,8 +74,12 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
         return np.concatenate(made)
 
     known = json.dumps([originals.fingerprint, autoencoder.record], sort_keys=True)
-    record = {"images": f"{name} through {autoencoder.path}", "kind": "reconstructions", "dtype": "uint8",
-              "autoencoder": autoencoder.record}  # fmt: skip
+    record = {
+        "images": f"{name} through {autoencoder.path}",
+        "kind": "reconstructions",
+        "dtype": "uint8",
+        "autoencoder": autoencoder.record,
+    }
     shape = (*originals.shape[:2], autoencoder.module.picture_channels)
     return Reconstructions(
         ImageSet(originals.count, shape, read, hashlib.sha256(known.encode()).hexdigest(), record), found
@@ -106,8 +110,12 @@ def run(request: score.Request, fresh: bool = False) -> dict:
     if space is None:
         why = {"value": None, "why": "value not measured: it needs --inception and --protocol"}
         about_of = lambda images: {**images.record, "fingerprint": images.fingerprint, "count": images.count}
-        found = {"figures": {"rfid": why}, "warnings": [], "reference": about_of(reference.images),
-                 "samples": about_of(own.images)}  # fmt: skip
+        found = {
+            "figures": {"rfid": why},
+            "warnings": [],
+            "reference": about_of(reference.images),
+            "samples": about_of(own.images),
+        }
     else:
         found = score.measure(own.images, reference, space, ("fid",), request.seed, "ten, shuffled",
                               references.cache_folder(), fresh)  # fmt: skip

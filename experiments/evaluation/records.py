@@ -25,10 +25,21 @@ FORMAT = 1  # raised when a change makes older readers wrong
 # How far a value may be off when it is measured again: absolute, and relative besides. Features of other hardware agree
 # to 1e-5 or so; a share may change by the images that lie on an edge.
 TOLERANCES = {
-    "fid": (1e-3, 1e-4), "sfid": (1e-3, 1e-4), "fid_infinity": (1e-2, 1e-3), "kid": (1e-6, 1e-3), "cmmd": (1e-4, 1e-3),
-    "is": (1e-3, 1e-4), "precision": (2e-3, 0), "recall": (2e-3, 0), "density": (2e-3, 2e-3), "coverage": (2e-3, 0),
-    "authenticity": (2e-3, 0), "rfid": (1e-3, 1e-4), "psnr": (1e-2, 0), "ssim": (1e-4, 0),
-}  # fmt: skip
+    "fid": (1e-3, 1e-4),
+    "sfid": (1e-3, 1e-4),
+    "fid_infinity": (1e-2, 1e-3),
+    "kid": (1e-6, 1e-3),
+    "cmmd": (1e-4, 1e-3),
+    "is": (1e-3, 1e-4),
+    "precision": (2e-3, 0),
+    "recall": (2e-3, 0),
+    "density": (2e-3, 2e-3),
+    "coverage": (2e-3, 0),
+    "authenticity": (2e-3, 0),
+    "rfid": (1e-3, 1e-4),
+    "psnr": (1e-2, 0),
+    "ssim": (1e-4, 0),
+}
 TOLERANCES |= {other: TOLERANCES[name] for name, other in ELSEWHERE.items()}
 
 
@@ -200,8 +211,10 @@ def compare(before: Mapping, after: Mapping) -> list[str]:
         absolute, relative = TOLERANCES[name]
         allowed = absolute + relative * abs(old)
         if not abs(new - old) <= allowed:
-            found.append(f"figures.{name}.value: {old:.9g} in the record, {new:.9g} now; "
-                         f"{abs(new - old):.3g} apart, {allowed:.3g} allowed")  # fmt: skip
+            found.append(
+                f"figures.{name}.value: {old:.9g} in the record, {new:.9g} now; "
+                f"{abs(new - old):.3g} apart, {allowed:.3g} allowed"
+            )
     return found
 
 
@@ -219,7 +232,8 @@ def show(content: Mapping, console: Console | None = None) -> None:
         console: where to; standard output by default.
     """
     console = console or Console(highlight=False)
-    request, protocol = content["request"], content["protocol"]
+    request = content["request"]
+    protocol = content["protocol"]
     under = f", protocol {protocol['name']}" if protocol else f", {content['features']['features']}"
     title = f"{request['samples'] or request['autoencoder']} against {request['reference']}{under}"
     shown = Table(title=title, title_justify="left")

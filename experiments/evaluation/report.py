@@ -38,18 +38,22 @@ def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
     """What made the samples and this report.
 
     Args:
-      config: the run's config.
-      folder: the run folder; its samples.json says how the samples were made.
-      command: how the evaluation was started.
+        config: the run's config.
+        folder: the run folder; its samples.json says how the samples were made.
+        command: how the evaluation was started.
 
     Returns:
-      {"sampling", "config_hash", "git_commit", "versions", "device", "commands"}; values that are not known are None.
+        {"sampling", "config_hash", "git_commit", "versions", "device", "commands"}; values that are not known are None.
     """
     try:
         sampling = limits.read_json(folder / "samples.json")
     except (FileNotFoundError, limits.Refused):  # samples from elsewhere: config.json is the best there is
-        sampling = {"sample": configs.plain(config["sample"]), "nfe": None, "checkpoint": None,
-                    "note": "no samples.json: the settings are those of config.json"}  # fmt: skip
+        sampling = {
+            "sample": configs.plain(config["sample"]),
+            "nfe": None,
+            "checkpoint": None,
+            "note": "no samples.json: the settings are those of config.json",
+        }
     return {
         "sampling": sampling,
         "config_hash": configs.digest(config),
@@ -84,8 +88,8 @@ def write(content: dict, folder: pathlib.Path) -> None:
     """Writes report.json and report.md, each whole or not at all.
 
     Args:
-      content: {"figures", "protocol"}, as `experiments.evaluate.run` makes it.
-      folder: the run folder.
+        content: {"figures", "protocol"}, as `experiments.evaluate.run` makes it.
+        folder: the run folder.
     """
     write_text(folder / "report.json", json.dumps(content, indent=2) + "\n")
     write_text(folder / "report.md", markdown(content, folder))
@@ -93,60 +97,76 @@ def write(content: dict, folder: pathlib.Path) -> None:
 
 def table(content: dict) -> list[tuple[str, str, str, str]]:
     """The figures as text: (what, of the samples, the reference beside it, how it was measured)."""
-    measured, protocol = content["figures"], content["protocol"]
-    data, distance = protocol["dataset"], protocol["distance"]
+    measured = content["figures"]
+    protocol = content["protocol"]
+    data = protocol["dataset"]
+    distance = protocol["distance"]
     split = data["split"]
     lines = []
     asked = measured["asked_class"]
     if asked:
-        lines.append((
-            "asked class recognised",
-            f"{asked['share']:.1%} ({_percent(asked['interval'])})",
-            f"{asked['real']['share']:.1%} of real {split} images",
-            f"{asked['count']:,} samples; classifier trained on the {data['train_size']:,} real {data['train_split']} "
-            f"images alone (sha256 {asked['classifier_sha256'][:12]}); Wilson's 95 % interval",
-        ))  # fmt: skip
+        lines.append(
+            (
+                "asked class recognised",
+                f"{asked['share']:.1%} ({_percent(asked['interval'])})",
+                f"{asked['real']['share']:.1%} of real {split} images",
+                f"{asked['count']:,} samples; classifier trained on the {data['train_size']:,} real "
+                f"{data['train_split']} images alone (sha256 {asked['classifier_sha256'][:12]}); Wilson's 95 % interval",
+            )
+        )
     for name, figure in measured["frechet"].items():
-        floor, every = figure["floor"], figure["all_samples"]
+        floor = figure["floor"]
+        every = figure["all_samples"]
         interval = f" ({_range(figure['interval'])})" if figure["interval"] else ""
         ratio = " ({:.2f} to {:.2f})".format(*figure["ratio_interval"]) if figure["ratio_interval"] else ""
         weights = figure["extractor"]["sha256"]
-        lines.append((
-            f"Frechet distance ({name})",
-            f"{figure['distance']:.3g}{interval}",
-            f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {figure['noise']:.3g}",
-            f"N = {distance['N']:,} against all {data['split_size']:,} {split} images; {figure['dimensions']} features"
-            f"{f' (sha256 {weights[:12]})' if weights else ''}; {figure['effort']['draws']} resamples, "
-            f"{figure['effort']['subsets']} subsets",
-        ))  # fmt: skip
-        lines.append((
-            "… times the floor",
-            f"{figure['ratio']:.2f}{ratio}",
-            f"1; noise {figure['noise'] / floor['mean']:.0f}",
-            f"mean over {figure['effort']['subsets']} random subsets of all samples: {every['ratio']:.2f} ± "
-            f"{every['std'] / floor['mean']:.2f}",
-        ))  # fmt: skip
+        lines.append(
+            (
+                f"Frechet distance ({name})",
+                f"{figure['distance']:.3g}{interval}",
+                f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {figure['noise']:.3g}",
+                f"N = {distance['N']:,} against all {data['split_size']:,} {split} images; {figure['dimensions']}"
+                f" features{f' (sha256 {weights[:12]})' if weights else ''}; {figure['effort']['draws']} resamples, "
+                f"{figure['effort']['subsets']} subsets",
+            )
+        )
+        lines.append(
+            (
+                "… times the floor",
+                f"{figure['ratio']:.2f}{ratio}",
+                f"1; noise {figure['noise'] / floor['mean']:.0f}",
+                f"mean over {figure['effort']['subsets']} random subsets of all samples: {every['ratio']:.2f} ± "
+                f"{every['std'] / floor['mean']:.2f}",
+            )
+        )
     near = measured["neighbours"]
     medians = {name: near[name]["quantiles"]["0.5"] for name in ("samples", "held_out")}
-    lines.append((
-        "nearest training image, median",
-        f"{medians['samples']:.3g}",
-        f"{medians['held_out']:.3g} from real {split} images",
-        f"Euclidean, pixels in [0, 1]; {near['samples']['count']:,} samples, {near['held_out']['count']:,} held out",
-    ))  # fmt: skip
+    lines.append(
+        (
+            "nearest training image, median",
+            f"{medians['samples']:.3g}",
+            f"{medians['held_out']:.3g} from real {split} images",
+            f"Euclidean, pixels in [0, 1]; {near['samples']['count']:,} samples, "
+            f"{near['held_out']['count']:,} held out",
+        )
+    )
     share = near["share_below_held_out_percentile"]
-    lines.append((
-        "… nearer than 1 % / 5 % of held-out images",
-        f"{share['1']:.1%} / {share['5']:.1%}",
-        "1 % / 5 % without copying",
-        "share of samples below those quantiles of the held-out distances",
-    ))
-    lines.append((
-        "… exact copies",
-        f"{near['samples']['exact_duplicates']}",
-        f"{near['held_out']['exact_duplicates']} of the held-out images",
-        f"the same bytes as one of the {data['train_size']:,} training images",
-    ))
+    lines.append(
+        (
+            "… nearer than 1 % / 5 % of held-out images",
+            f"{share['1']:.1%} / {share['5']:.1%}",
+            "1 % / 5 % without copying",
+            "share of samples below those quantiles of the held-out distances",
+        )
+    )
+    lines.append(
+        (
+            "… exact copies",
+            f"{near['samples']['exact_duplicates']}",
+            f"{near['held_out']['exact_duplicates']} of the held-out images",
+            f"the same bytes as one of the {data['train_size']:,} training images",
+        )
+    )
     if found := content.get("model"):
         lines += [(name, value, of, MODEL_FIGURES.get(name, "")) for name, value, of in figure_rows(found)]
     if found := content.get("inception"):
@@ -178,29 +198,40 @@ def figure_rows(figures: Mapping) -> list[tuple[str, str, str]]:
 
 def markdown(content: dict, folder: pathlib.Path) -> str:
     """The report as Markdown; pictures that are in the folder are embedded by relative links."""
-    measured, protocol = content["figures"], content["protocol"]
-    data, distance, sampling = protocol["dataset"], protocol["distance"], protocol["sampling"]
+    measured = content["figures"]
+    protocol = content["protocol"]
+    data = protocol["dataset"]
+    distance = protocol["distance"]
+    sampling = protocol["sampling"]
     parts = [f"# Report: {data['name']}", "", "| | samples | reference | measured |", "|---|---|---|---|"]
     parts += [f"| {what} | **{value}** | {beside} | {how} |" for what, value, beside, how in table(content)]
     parts.append("")
     for picture, words in PICTURES.items():
         if (folder / picture).is_file():
             parts += [f"![{words}]({picture})", f"*{words}.*", ""]
-    unbalanced = {name: figure["floor"]["unbalanced_mean"] for name, figure in measured["frechet"].items()
-                  if figure["floor"]["unbalanced_mean"] is not None}  # fmt: skip
+    unbalanced = {
+        name: figure["floor"]["unbalanced_mean"]
+        for name, figure in measured["frechet"].items()
+        if figure["floor"]["unbalanced_mean"] is not None
+    }
     parts += [
         "## How to read the figures",
         "",
         f"- **Distance**: squared Frechet distance between Gaussian fits, in float64 with unbiased covariances; "
         f"N = {distance['N']:,}: {distance['selection']}. Lower is better, and never 0: it depends on N.",
         "- **Floor**: the same distance for N real training images; mean and standard deviation over random subsets"
-        + (", with every class as often as any other, as the samples have them. Without that balance it is higher: "
-           + ", ".join(f"{value:.3g} ({name})" for name, value in unbalanced.items()) if unbalanced else "") + ".",
+        + (
+            ", with every class as often as any other, as the samples have them. Without that balance it is higher: "
+            + ", ".join(f"{value:.3g} ({name})" for name, value in unbalanced.items())
+            if unbalanced
+            else ""
+        )
+        + ".",
         "- **Noise**: the same distance for N images of uniform random bytes.",
         "- **Intervals** (95 %) of distances are percentile bootstrap intervals over the samples, class by class, the "
         "real images held fixed, shifted by the bias of resampling with replacement. They do not hold the variation "
         "between training runs, nor that of the floor.",
-    ]  # fmt: skip
+    ]
     if "classifier" in measured["frechet"]:
         parts.append(
             "- **Classifier features** come from a network that was trained on the training images. It is surer of "
@@ -208,23 +239,24 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         )
     parts += [f"- **Inception**: {text}" for text in content.get("inception", {}).get("warnings", ())]
     parts += ["", "## Protocol", "", "| | |", "|---|---|"]
-    settings, point = sampling.get("sample") or {}, sampling.get("checkpoint") or {}
+    settings = sampling.get("sample") or {}
+    point = sampling.get("checkpoint") or {}
     guidance = settings.get("guidance") or {}
     rows = {
         "data": f"{data['name']} {data['version']}: {data['train_split']} ({data['train_size']:,}), "
-                f"{data['split']} ({data['split_size']:,})",
+        f"{data['split']} ({data['split_size']:,})",
         "weights": f"{point['weights']} of step {point['step']}" if point else "not recorded",
         "sampler": f"{_entry(settings.get('sampler'))}, grid {_entry(settings.get('grid'))}, shift "
-                   f"{settings.get('shift')}, {settings.get('steps')} steps, {sampling.get('nfe')} network evaluations",
+        f"{settings.get('shift')}, {settings.get('steps')} steps, {sampling.get('nfe')} network evaluations",
         "guidance": f"scale {guidance.get('scale')}, interval {guidance.get('interval')}",
         "samples": f"{protocol['samples']['number']:,}, seed {settings.get('seed')}, sha256 "
-                   f"{protocol['samples']['sha256'][:12]}, bytes {protocol['samples']['rounding']}",
+        f"{protocol['samples']['sha256'][:12]}, bytes {protocol['samples']['rounding']}",
         "evaluation": f"seed {distance['seed']}",
         "config": f"{protocol['config_hash']} (config.json); of the samples {sampling.get('config')}",
         "code": f"commit {protocol['git_commit']}; "
-                + ", ".join(f"{name} {version}" for name, version in protocol["versions"].items()),
+        + ", ".join(f"{name} {version}" for name, version in protocol["versions"].items()),
         "device": protocol["device"],
-    }  # fmt: skip
+    }
     if "note" in sampling:
         rows["note"] = sampling["note"]
     parts += [f"| {name} | {value} |" for name, value in rows.items()]
@@ -239,10 +271,10 @@ def show(
     """Prints the figures, where to look, and what to try next.
 
     Args:
-      content: as in `write`.
-      folder: of the report.
-      console: where to; standard output by default.
-      run: the run folder, where it is another.
+        content: as in `write`.
+        folder: of the report.
+        console: where to; standard output by default.
+        run: the run folder, where it is another.
     """
     console = console or Console(highlight=False)
     folder = pathlib.Path(folder)

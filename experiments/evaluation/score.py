@@ -108,7 +108,8 @@ def measure(
         real = Gathered(reference.statistics, {}, 0.0, 0)
     own = _gather("the samples", samples, space, rows, folder, fresh)
     _require_same_dims(reference, own, real)
-    pair, figures = Pair(own, real, space, seed, score_splits), {}
+    pair = Pair(own, real, space, seed, score_splits)
+    figures = {}
     then = time.perf_counter()
     with progress.bar("measuring", len(metrics), "metrics") as advance:
         for done, name in enumerate(metrics):
@@ -124,9 +125,14 @@ def measure(
         "warnings": warnings(samples, reference, pair),
         "samples": {**own.statistics.about["images"], "count": samples.count, "shape": list(samples.shape)},
         "reference": _described(reference, real),
-        "seconds": {"reference": real.seconds, "samples": own.seconds, "figures": now - then, "total": now - began,
-                    "images_per_second": (samples.count - own.found) / own.seconds if own.seconds else None},
-    }  # fmt: skip
+        "seconds": {
+            "reference": real.seconds,
+            "samples": own.seconds,
+            "figures": now - then,
+            "total": now - began,
+            "images_per_second": (samples.count - own.found) / own.seconds if own.seconds else None,
+        },
+    }
 
 
 def _gather(what, images, space, keep, folder, fresh=False):
@@ -134,16 +140,20 @@ def _gather(what, images, space, keep, folder, fresh=False):
         try:
             return references.gather(images, space, keep, None if fresh else folder, advance)
         except OSError as error:
-            raise WorkdirError(f"features of {what} cannot be read or kept in {folder} ({error}). Make room, or choose "
-                               "another folder by DIFFUSION_CACHE; the same command goes on.") from error  # fmt: skip
+            raise WorkdirError(
+                f"features of {what} cannot be read or kept in {folder} ({error}). Make room, or choose "
+                "another folder by DIFFUSION_CACHE; the same command goes on."
+            ) from error
 
 
 def _require_same_dims(reference, own, real):
     for tap, moments in real.statistics.moments.items():
         ours = own.statistics.moments.get(tap)
         if ours is not None and len(ours.mean) != len(moments.mean):
-            raise StatisticsError(f"{reference.spec} has {len(moments.mean)} features of {tap}, and the samples have "
-                                  f"{len(ours.mean)}; images of another size have other ones.")  # fmt: skip
+            raise StatisticsError(
+                f"{reference.spec} has {len(moments.mean)} features of {tap}, and the samples have "
+                f"{len(ours.mean)}; images of another size have other ones."
+            )
 
 
 def _described(reference: Reference, real: Gathered) -> dict:
@@ -159,16 +169,22 @@ def warnings(samples: ImageSet, reference: Reference, pair: Pair) -> list[str]:
     found = []
     dim = len(pair.samples.statistics.moments[pair.space.main].mean)
     if samples.count <= dim:
-        found.append(f"{samples.count:,} samples are not more than the {dim:,} features: their covariance is singular, "
-                     "and the Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare "
-                     "KID, or make more samples.")  # fmt: skip
+        found.append(
+            f"{samples.count:,} samples are not more than the {dim:,} features: their covariance is singular, "
+            "and the Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare "
+            "KID, or make more samples."
+        )
     elif samples.count != USUAL and pair.space.main == "2048":
-        found.append(f"published figures are of {USUAL:,} samples; of {samples.count:,} a Frechet distance is "
-                     f"{'higher' if samples.count < USUAL else 'lower'} for the same model.")  # fmt: skip
+        found.append(
+            f"published figures are of {USUAL:,} samples; of {samples.count:,} a Frechet distance is "
+            f"{'higher' if samples.count < USUAL else 'lower'} for the same model."
+        )
     count = pair.reference.statistics.count
     if count is not None and count <= dim:
-        found.append(f"the reference has {count:,} images, not more than the {dim:,} features: its covariance is "
-                     "singular, and the Frechet distance is far too high.")  # fmt: skip
+        found.append(
+            f"the reference has {count:,} images, not more than the {dim:,} features: its covariance is "
+            "singular, and the Frechet distance is far too high."
+        )
     if pair.reference.statistics.about.get("space") is None:
         found.append(f"{reference.spec} does not say how it was made: that its protocol is this one is your word.")
     if reference.images is not None and reference.images.fingerprint == samples.fingerprint:
@@ -201,22 +217,32 @@ def space_of(request: Request) -> tuple[Space, dict]:
         return references.function_space(extractor), {"features": extractor.record, "protocol": None, "weights": None}
     if request.protocol not in protocols.PROTOCOLS:
         if not request.protocol:
-            raise configs.ConfigError("--protocol is missing: the one that the figure is to be compared under. Valid: "
-                                      f"{', '.join(sorted(protocols.PROTOCOLS))}.")  # fmt: skip
+            raise configs.ConfigError(
+                "--protocol is missing: the one that the figure is to be compared under. Valid: "
+                f"{', '.join(sorted(protocols.PROTOCOLS))}."
+            )
         raise configs.unknown("--protocol", request.protocol, protocols.PROTOCOLS, "protocol")
     if not request.inception:
-        raise configs.ConfigError("--inception is missing: the file of FID's Inception-v3. docs/evaluation.md says "
-                                  "where to get it. (--features=pixels needs none.)")  # fmt: skip
-    protocol, net = protocols.PROTOCOLS[request.protocol], inception.load(request.inception)
+        raise configs.ConfigError(
+            "--inception is missing: the file of FID's Inception-v3. docs/evaluation.md says "
+            "where to get it. (--features=pixels needs none.)"
+        )
+    protocol = protocols.PROTOCOLS[request.protocol]
+    net = inception.load(request.inception)
     if not request.inception_sha256:
         inception.require_known(net)
     elif net.digest != request.inception_sha256:
-        raise WeightsError(f"{request.inception} has the digest {net.digest}, not the {request.inception_sha256} that "
-                           "--inception_sha256 asks for.")  # fmt: skip
+        raise WeightsError(
+            f"{request.inception} has the digest {net.digest}, not the {request.inception_sha256} that "
+            "--inception_sha256 asks for."
+        )
     wanted = dict.fromkeys(tap for name in request.metrics for tap in TAPS.get(name, ()))
     taps = ("2048", *(tap for tap in wanted if tap != "logits" or net.logits))
-    about = {"features": {"features": "Inception-v3, 2048 averages of the last block", "dimensions": 2048},
-             "protocol": protocols.record(protocol), "weights": inception.record(net)}  # fmt: skip
+    about = {
+        "features": {"features": "Inception-v3, 2048 averages of the last block", "dimensions": 2048},
+        "protocol": protocols.record(protocol),
+        "weights": inception.record(net),
+    }
     return references.inception_space(net, protocol, taps), about
 
 

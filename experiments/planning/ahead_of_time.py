@@ -26,18 +26,14 @@ class AheadError(RuntimeError):
 
 
 # libtpu asks a cloud's metadata server which machine it is on, and refuses a second process, unless it is told.
-ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 def devices(topology: str) -> list[Any]:
     """Returns the described devices of a slice, e.g. "v5p:4x4x4"; nothing can be put on them.
 
     Raises:
-      AheadError: without libtpu, or if it does not know the slice.
+        AheadError: without libtpu, or if it does not know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise AheadError(
@@ -63,13 +59,13 @@ def compile_step(build: Callable[[Mesh], Program], mesh: Mesh) -> dict[str, Any]
     """Compiles a step for a described mesh, and returns what XLA says of it.
 
     Args:
-      build: mesh -> Program.
-      mesh: over ``devices``.
+        build: mesh -> Program.
+        mesh: over `devices`.
 
     Returns:
-      {"seconds": of compilation, "fits": whether XLA found room in the HBM; "error": its words if not; else, in bytes
-      on each device, "arguments", "outputs", "aliased" (outputs in the place of arguments), "temporaries", "peak", and
-      "collectives": {kind: bytes sent by each device in a step}}.
+        {"seconds": of compilation, "fits": whether XLA found room in the HBM; "error": its words if not; else, in bytes
+        on each device, "arguments", "outputs", "aliased" (outputs in the place of arguments), "temporaries", "peak",
+        and "collectives": {kind: bytes sent by each device in a step}}.
     """
     with as_on("tpu"):
         program = build(mesh)
@@ -82,7 +78,8 @@ def compile_step(build: Callable[[Mesh], Program], mesh: Mesh) -> dict[str, Any]
         if kind != "RESOURCE_EXHAUSTED":
             raise
         return {"seconds": time.perf_counter() - began, "fits": False, "error": said.splitlines()[0]}
-    spent, told = time.perf_counter() - began, compiled.memory_analysis()
+    spent = time.perf_counter() - began
+    told = compiled.memory_analysis()
     return {
         "seconds": spent,
         "fits": True,

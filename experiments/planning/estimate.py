@@ -1,8 +1,8 @@
 """What a run needs of each device, and how fast it can be: memory, operations, traffic and time, from its config.
 
 The bytes of the state are exact: they are those of the shapes and shardings that the run itself uses. All else is an
-estimate by formulas (``diffusion.models.budget.activation_memory``, ``diffusion.models.budget.flops``, ``diffusion.models.budget.collectives``) for the
-model alone: what a teacher or a rival computes comes on top.
+estimate by the formulas of `diffusion.models.budget` for the model alone: what a teacher or a second player computes
+comes on top.
 """
 
 import math
@@ -26,12 +26,12 @@ class Work(NamedTuple):
     """What is computed: enough of a run to count its bytes and operations.
 
     Attributes:
-      model: the network.
-      shape: height, width and channels of one image.
-      target: TrainState of jax.ShapeDtypeStruct with shardings.
-      mesh: the mesh of these shardings.
-      batch_size: images in a step of the whole job.
-      accumulate: micro-batches in a step.
+        model: the network.
+        shape: height, width and channels of one image.
+        target: TrainState of jax.ShapeDtypeStruct with shardings.
+        mesh: the mesh of these shardings.
+        batch_size: images in a step of the whole job.
+        accumulate: micro-batches in a step.
     """
 
     model: DiT
@@ -88,11 +88,12 @@ def memory_by_part(work: Work, platform: str) -> dict[str, float]:
         working                           what a layer keeps without rematerialisation: computed again, or cotangents
 
     Args:
-      work: the run.
-      platform: "gpu", "tpu" or "cpu": decides the "auto" of attention.
+        work: the run.
+        platform: "gpu", "tpu" or "cpu": decides the "auto" of attention.
     """
     model, mesh = work.model, work.mesh.shape
-    size, parameters = activation_memory.BYTES[model.dtype], local_bytes(work.target.params)
+    size = activation_memory.BYTES[model.dtype]
+    parameters = local_bytes(work.target.params)
     name = attention_name(model, work.shape, platform)
     splits = mesh.get("sequence", 1), mesh.get("tensor", 1)
     rows = work.rows // work.accumulate
@@ -165,7 +166,8 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
         "network": sum(c.bytes / ring_bandwidth(machine, work.mesh.shape, c.axes) for c in collectives(work)),
     }
     ideal = needed["model"] / work.mesh.size / machine.flops
-    overlapped, in_turn = max(found.values()), sum(found.values())
+    overlapped = max(found.values())
+    in_turn = sum(found.values())
     return found | {
         "overlapped": overlapped,
         "in_turn": in_turn,

@@ -5,8 +5,21 @@ from collections.abc import Mapping
 
 from diffusion.models.budget.collectives import sent
 
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4,
-         "f64": 8, "s64": 8, "u64": 8}  # fmt: skip
+SIZES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s16": 2,
+    "u16": 2,
+    "f32": 4,
+    "s32": 4,
+    "u32": 4,
+    "f64": 8,
+    "s64": 8,
+    "u64": 8,
+}
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all)(-start)?\(")
 ARRAY = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
@@ -21,11 +34,11 @@ def collective_bytes(text: str, devices: int) -> dict[str, float]:
     same fusion, as XLA for TPU writes a reduce-scatter, counts as a reduce-scatter.
 
     Args:
-      text: of a compiled program, ``compiled.as_text()``.
-      devices: of the whole program, the group of a collective that names none.
+        text: of a compiled program, `compiled.as_text()`.
+        devices: of the whole program, the group of a collective that names none.
 
     Returns:
-      {kind: bytes}.
+        {kind: bytes}.
     """
     computations, entry = _computations(text)
     times = _times(computations, entry)
@@ -35,7 +48,8 @@ def collective_bytes(text: str, devices: int) -> dict[str, float]:
             match = COLLECTIVE.search(line)
             if not match or not times.get(name):
                 continue
-            kind, group = match.group(2), _group(line, devices)
+            kind = match.group(2)
+            group = _group(line, devices)
             arrays = [_bytes(*array) for array in ARRAY.findall(match.group(1))]
             size = sum(arrays)
             if match.group(3):  # asynchronous: the operands stand before the results

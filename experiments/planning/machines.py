@@ -9,15 +9,15 @@ class Machine(NamedTuple):
     """One kind of device, as its data sheet describes it; rates are peaks that no program reaches.
 
     Attributes:
-      platform: as JAX calls it, "gpu" or "tpu".
-      flops: dense bfloat16 operations a second.
-      memory: bytes of HBM.
-      bandwidth: of the HBM, bytes a second.
-      link: bytes a second that a device sends to its neighbours, one way, over all of its links.
-      neighbours: devices that these links join: 8 of a GPU node; 0 on a TPU, whose torus joins all of a slice.
-      network: bytes a second that a device sends beyond its neighbours, one way; 0 on a TPU.
-      torus: dimensions of the torus; 0 where there is none.
-      topology: what libtpu calls the kind; "" where there is none.
+        platform: as JAX calls it, "gpu" or "tpu".
+        flops: dense bfloat16 operations a second.
+        memory: bytes of HBM.
+        bandwidth: of the HBM, bytes a second.
+        link: bytes a second that a device sends to its neighbours, one way, over all of its links.
+        neighbours: devices that these links join: 8 of a GPU node; 0 on a TPU, whose torus joins all of a slice.
+        network: bytes a second that a device sends beyond its neighbours, one way; 0 on a TPU.
+        torus: dimensions of the torus; 0 where there is none.
+        topology: what libtpu calls the kind; "" where there is none.
     """
 
     platform: str
@@ -53,9 +53,9 @@ def ring_bandwidth(machine: Machine, mesh: Mapping[str, int], axes: tuple[str, .
     network cards. On a TPU, as many of the torus's dimensions as the group's share of the devices, by its logarithm.
 
     Args:
-      machine: the machine.
-      mesh: size of each axis by name, the nearest neighbours last.
-      axes: the axes whose devices form a group.
+        machine: the machine.
+        mesh: size of each axis by name, the nearest neighbours last.
+        axes: the axes whose devices form a group.
     """
     names = list(mesh)
     group = math.prod(mesh[axis] for axis in axes)
@@ -73,7 +73,7 @@ def topology_name(machine: Machine, devices: int) -> str:
     """Returns the squarest slice of a TPU with that many devices, e.g. "v5p:4x4x4", as libtpu names it.
 
     Raises:
-      ValueError: if the machine is no TPU.
+        ValueError: if the machine is no TPU.
     """
     if not machine.topology:
         raise ValueError("only TPUs have topologies to compile for: valid are v5p and v6e.")

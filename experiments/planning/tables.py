@@ -37,24 +37,31 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     """Prints a plan.
 
     Args:
-      found: from ``plan.plan``.
-      console: where to.
+        found: from `plan.plan`.
+        console: where to.
     """
-    images, mesh = found["images"], " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
+    images = found["images"]
+    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
-    say(f"{found['parameters'] / 1e6:.1f} M parameters, on {found['devices']} device{'s' * (found['devices'] > 1)}"
+    say(
+        f"{found['parameters'] / 1e6:.1f} M parameters, on {found['devices']} device{'s' * (found['devices'] > 1)}"
         f"{mesh and f' ({mesh})'}; a step is {images['step']} images, {images['device']} a device"
-        + (f", in {images['micro_batches']} micro-batches" if images["micro_batches"] > 1 else ""))  # fmt: skip
+        + (f", in {images['micro_batches']} micro-batches" if images["micro_batches"] > 1 else "")
+    )
     console.print(memory_table(found["machines"]))
     console.print(work_table(found))
     console.print(time_table(found["machines"]))
-    say("Step time and MFU, estimates: if compute, memory and network overlap entirely ... if they take turns, each at "
-        "the bfloat16 peak of its data sheet. A real step is slower. MFU counts the model's FLOPs alone.")  # fmt: skip
+    say(
+        "Step time and MFU, estimates: if compute, memory and network overlap entirely ... if they take turns, each at "
+        "the bfloat16 peak of its data sheet. A real step is slower. MFU counts the model's FLOPs alone."
+    )
     for name, of in found["machines"].items():
         total = sum(of["memory"].values())
         if not of["fits"]:
-            say(f"{name}: does not fit: {in_bytes(total)} (estimate), and {in_bytes(of['hbm_bytes'])} of HBM, of which "
-                f"a tenth stays free. What to change: {of['change']}.")  # fmt: skip
+            say(
+                f"{name}: does not fit: {in_bytes(total)} (estimate), and {in_bytes(of['hbm_bytes'])} of HBM, of which "
+                f"a tenth stays free. What to change: {of['change']}."
+            )
         if of["compiled"]:
             console.print(compiled_table(name, found, of))
 
@@ -111,10 +118,15 @@ def time_table(machines: Mapping[str, Mapping]) -> Table:
 
 def compiled_table(name: str, found: Mapping[str, Any], of: Mapping[str, Any]) -> Table:
     """What XLA says of the compiled step, beside the estimates."""
-    said, parts = of["compiled"], of["memory"]
-    table = Table(f"{name}, on each device", "XLA", "plan",
-                  caption=f"compiled for {said['topology']} in {said['seconds']:.0f} s; XLA pads arrays to "
-                  "tiles, and may gather and scatter by all-reduce, at twice the bytes")  # fmt: skip
+    said = of["compiled"]
+    parts = of["memory"]
+    table = Table(
+        f"{name}, on each device",
+        "XLA",
+        "plan",
+        caption=f"compiled for {said['topology']} in {said['seconds']:.0f} s; XLA pads arrays to "
+        "tiles, and may gather and scatter by all-reduce, at twice the bytes",
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     if not said["fits"]:
@@ -123,8 +135,9 @@ def compiled_table(name: str, found: Mapping[str, Any], of: Mapping[str, Any]) -
     state = sum(parts[part] for part in EXACT)
     table.add_row("arguments (state and batch)", in_bytes(said["arguments"]), in_bytes(state))
     table.add_row("outputs, in the place of arguments", in_bytes(said["aliased"]), in_bytes(state))
-    table.add_row("temporaries (with activations)", in_bytes(said["temporaries"]),
-                  in_bytes(sum(parts.values()) - state))  # fmt: skip
+    table.add_row(
+        "temporaries (with activations)", in_bytes(said["temporaries"]), in_bytes(sum(parts.values()) - state)
+    )
     table.add_row("peak", in_bytes(said["peak"]), in_bytes(sum(parts.values())))
     ours: dict[str, float] = {}
     for collective in found["collectives"]:

@@ -36,18 +36,29 @@ def main(argv: list[str]) -> None:
     try:
         from experiments.playground import page
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed here. `make playground-env` makes the page's environment; "
-                          "start the page with .venv-playground/bin/python.") from error  # fmt: skip
+        raise ConfigError(
+            f"{error.name} is not installed here. `make playground-env` makes the page's environment; "
+            "start the page with .venv-playground/bin/python."
+        ) from error
     compilation_cache.enable()
     source = opened(from_prompt.MODEL.value, asked.workdir)
     out = pathlib.Path(asked.out or "playground")
     built = page.build(source, out).queue(max_size=WAITING)
     try:
         built.launch(
-            app_kwargs={"middleware": [(Gate, (), {"host": asked.host})]}, max_file_size=BODY,
-            server_name=asked.host, server_port=asked.port, share=False, quiet=True, allowed_paths=[str(out.resolve())],
-            theme=page.theme(), css=page.css(), footer_links=[], enable_monitoring=False, prevent_thread_lock=True,
-        )  # fmt: skip
+            app_kwargs={"middleware": [(Gate, (), {"host": asked.host})]},
+            max_file_size=BODY,
+            server_name=asked.host,
+            server_port=asked.port,
+            share=False,
+            quiet=True,
+            allowed_paths=[str(out.resolve())],
+            theme=page.theme(),
+            css=page.css(),
+            footer_links=[],
+            enable_monitoring=False,
+            prevent_thread_lock=True,
+        )
     except OSError as error:
         raise ConfigError(f"--port={asked.port}: {error}") from error
     address = f"http://{asked.host}:{asked.port}"
@@ -59,7 +70,7 @@ def opened(model: str | None, run: str | None) -> Source:
     """What the flags name: a text-to-image model, one that experiments.text_demo left in its folder, or a trained run.
 
     Raises:
-      ConfigError, FAILURES: for a folder that makes no pictures.
+        ConfigError, FAILURES: for a folder that makes no pictures.
     """
     made = pathlib.Path(run or "") / "model"
     if model or (made / "model_index.json").is_file():

@@ -24,7 +24,8 @@ class Strip:
 
     def add(self, frame: Frame) -> None:
         """Keeps a frame if it is one of those that are shown."""
-        self.walked, self._columns = frame.step, min(COLUMNS, frame.steps)
+        self.walked = frame.step
+        self._columns = min(COLUMNS, frame.steps)
         shown = {round(i * (frame.steps - 1) / (COLUMNS - 1)) + 1 for i in range(COLUMNS)}
         if frame.step in shown:
             self._seen.append((frame.step, frame.t, [address(picture, THUMBNAIL) for picture in frame.pictures]))
@@ -33,14 +34,18 @@ class Strip:
         """A row for each picture."""
         times = "".join(f"<span>{t:.2f}</span>" for _, t, _ in self._seen)
         rows = "".join(
-            '<div class="row">' + "".join(
+            '<div class="row">'
+            + "".join(
                 f'<img src="{pictures[row]}" alt="seed {seed}, step {step}" title="step {step}">'
                 for step, _, pictures in self._seen
-            ) + "</div>"
+            )
+            + "</div>"
             for row, seed in enumerate(seeds)
-        )  # fmt: skip
-        return (f'<div class="strip" style="--columns:{self._columns}"><h3>What was expected on the way, at each time t'
-                f'</h3><div class="row times">{times}</div>{rows}</div>')  # fmt: skip
+        )
+        return (
+            f'<div class="strip" style="--columns:{self._columns}"><h3>What was expected on the way, at each time t'
+            f'</h3><div class="row times">{times}</div>{rows}</div>'
+        )
 
 
 def progress(
@@ -49,12 +54,16 @@ def progress(
     """The pictures as they are expected to become, how far the walk is, and the way until here."""
     state = "done" if frame.step == frame.steps else "stopped" if stopped else "going"
     said = "stopped after " if state == "stopped" else ""
-    told = (f"{frame.steps} steps in {seconds:.1f} s" if state == "done" else
-            f"{said}step {frame.step} of {frame.steps}, t = {frame.t:.2f}, {seconds:.1f} s")  # fmt: skip
+    told = (
+        f"{frame.steps} steps in {seconds:.1f} s"
+        if state == "done"
+        else f"{said}step {frame.step} of {frame.steps}, t = {frame.t:.2f}, {seconds:.1f} s"
+    )
     figures = "".join(
         f'<figure><img src="{address(picture)}" alt="the picture of seed {seed}"><figcaption>seed {seed}</figcaption>'
-        "</figure>" for seed, picture in zip(seeds, frame.pictures)
-    )  # fmt: skip
+        "</figure>"
+        for seed, picture in zip(seeds, frame.pictures)
+    )
     side = "one" if len(seeds) == 1 else "few" if len(seeds) <= 4 else "many"
     return (
         f'<div class="live {state}" data-step="{frame.step}" data-steps="{frame.steps}">'
@@ -71,13 +80,16 @@ def refused(message: str) -> str:
 
 def waiting(message: str) -> str:
     """What is done before the first step."""
-    return (f'<div class="live going"><progress aria-label="steps"></progress><p class="told" role="status">'
-            f"{html.escape(message)}</p></div>")  # fmt: skip
+    return (
+        f'<div class="live going"><progress aria-label="steps"></progress><p class="told" role="status">'
+        f"{html.escape(message)}</p></div>"
+    )
 
 
 def address(picture: np.ndarray, most: int = 0) -> str:
     """A data URL of uint8 [H, W, C], made smaller where a side is more than `most`."""
-    image, file = Image.fromarray(coloured(picture)), io.BytesIO()
+    image = Image.fromarray(coloured(picture))
+    file = io.BytesIO()
     if most and max(image.size) > most:
         image.thumbnail((most, most))
     image.save(file, "PNG", compress_level=1)

@@ -19,15 +19,17 @@ class Gate:
     """ASGI middleware that refuses requests of other origins, under other names, and with large bodies.
 
     Args:
-      app: what answers the rest.
-      host: the name or address that the page is served at; at 0.0.0.0 or :: each address of the machine is one.
+        app: what answers the rest.
+        host: the name or address that the page is served at; at 0.0.0.0 or :: each address of the machine is one.
     """
 
     def __init__(self, app: Any, host: str):
-        self._app, self._any_address = app, host in WILDCARDS
+        self._app = app
+        self._any_address = host in WILDCARDS
         here = socket.gethostname().lower()
-        self._names = {*LOCAL, host.lower()} | ({here, f"{here}.local", socket.getfqdn().lower()} if self._any_address
-                                                else set())  # fmt: skip
+        self._names = {*LOCAL, host.lower()} | (
+            {here, f"{here}.local", socket.getfqdn().lower()} if self._any_address else set()
+        )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):  # what the server says of itself

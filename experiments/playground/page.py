@@ -35,10 +35,11 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
     """The page of a model.
 
     Args:
-      source: what makes the pictures.
-      out: the folder that they are written to; OUT/inputs has those that were started from.
+        source: what makes the pictures.
+        out: the folder that they are written to; OUT/inputs has those that were started from.
     """
-    usual, inputs = source.usual, out / "inputs"
+    usual = source.usual
+    inputs = out / "inputs"
     with gr.Blocks(title=f"{source.name}: playground", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         kind = "text to image" if source.prompts else f"{source.classes} classes" if source.classes else "no condition"
         gr.HTML(f"<h1>{source.name}</h1><p>{kind}, {usual.height} x {usual.width} pixels</p>", elem_classes="heading")
@@ -48,51 +49,79 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
             with gr.Column(scale=2, min_width=300):
                 prompt = gr.Textbox(label="Prompt", lines=2, visible=source.prompts, elem_id="prompt")
                 negative = gr.Textbox(label="Negative prompt", visible=source.prompts, elem_id="negative")
-                label = gr.Dropdown([(str(i), i) for i in range(source.classes)], value=max(usual.label, 0) if
-                                    source.classes else None, label="Class", visible=source.classes > 0,
-                                    elem_id="label")  # fmt: skip
+                label = gr.Dropdown(
+                    [(str(i), i) for i in range(source.classes)],
+                    value=max(usual.label, 0) if source.classes else None,
+                    label="Class",
+                    visible=source.classes > 0,
+                    elem_id="label",
+                )
                 with gr.Row():
                     go = gr.Button("Make", variant="primary", elem_id="make", scale=2, min_width=100)
                     stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
                 with gr.Row():
                     steps = gr.Slider(1, 250, usual.steps, step=1, label="Steps", elem_id="steps", min_width=130)
-                    guidance = gr.Slider(0, 15, usual.guidance, step=0.05, label="Guidance", elem_id="guidance",
-                                         min_width=130)  # fmt: skip
+                    guidance = gr.Slider(
+                        0, 15, usual.guidance, step=0.05, label="Guidance", elem_id="guidance", min_width=130
+                    )
                 with gr.Row():
                     seed = gr.Number(usual.seed, precision=0, label="Seed", elem_id="seed", min_width=110)
                     other = gr.Button("Another seed", elem_id="other", min_width=110)
                 with gr.Row():
-                    sampler = gr.Dropdown(list(source.samplers), value=usual.sampler, label="Sampler", min_width=130,
-                                          elem_id="sampler")  # fmt: skip
+                    sampler = gr.Dropdown(
+                        list(source.samplers), value=usual.sampler, label="Sampler", min_width=130, elem_id="sampler"
+                    )
                     batch = gr.Slider(1, MOST, 1, step=1, label="Pictures", elem_id="batch", min_width=130)
                 with gr.Row(visible=source.free):
                     height = gr.Number(usual.height, precision=0, label="Height", elem_id="height", min_width=90)
                     width = gr.Number(usual.width, precision=0, label="Width", elem_id="width", min_width=90)
                 with gr.Accordion("Start from a picture", open=False, elem_id="start"):
                     brush = gr.HTML(
-                        value="", html_template=(STATIC / "brush.html").read_text(), picture="", mask="",
-                        css_template=(STATIC / "brush.css").read_text(), js_on_load=(STATIC / "brush.js").read_text(),
+                        value="",
+                        html_template=(STATIC / "brush.html").read_text(),
+                        picture="",
+                        mask="",
+                        css_template=(STATIC / "brush.css").read_text(),
+                        js_on_load=(STATIC / "brush.js").read_text(),
                         elem_id="brush",
-                    )  # fmt: skip
-                    gr.Markdown("Paint over what is to be made anew; the rest stays as it is, pixel for pixel. Without "
-                                "paint, the whole picture is changed.")  # fmt: skip
-                    strength = gr.Slider(0, 1, 0, step=0.05, elem_id="strength",
-                                         label="Strength: how much is changed (0: as usual)")  # fmt: skip
+                    )
+                    gr.Markdown(
+                        "Paint over what is to be made anew; the rest stays as it is, pixel for pixel. Without "
+                        "paint, the whole picture is changed."
+                    )
+                    strength = gr.Slider(
+                        0, 1, 0, step=0.05, elem_id="strength", label="Strength: how much is changed (0: as usual)"
+                    )
                     with gr.Row():
-                        margins = [gr.Number(0, precision=0, label=side, min_width=60, elem_id=side.lower())
-                                   for side in ("Top", "Bottom", "Left", "Right")]  # fmt: skip
+                        margins = [
+                            gr.Number(0, precision=0, label=side, min_width=60, elem_id=side.lower())
+                            for side in ("Top", "Bottom", "Left", "Right")
+                        ]
                     gr.Markdown("Pixels to put on at each side, and paint.")
-                    resamplings = gr.Slider(1, 10, 1, step=1, elem_id="resamplings",
-                                            label="Agreement: how often each part is walked")  # fmt: skip
+                    resamplings = gr.Slider(
+                        1, 10, 1, step=1, elem_id="resamplings", label="Agreement: how often each part is walked"
+                    )
                 with gr.Accordion("Settings of a picture", open=False, elem_id="reload"):
-                    given = gr.File(label="A picture that was made here", file_types=[".png"], type="filepath",
-                                    height=90, elem_id="given")  # fmt: skip
+                    given = gr.File(
+                        label="A picture that was made here",
+                        file_types=[".png"],
+                        type="filepath",
+                        height=90,
+                        elem_id="given",
+                    )
             with gr.Column(scale=3, min_width=300):
                 live = gr.HTML(display.EMPTY, elem_id="live")
                 gallery = gr.Gallery(
-                    label="Made in this visit", columns=5, height="auto", preview=False, object_fit="contain",
-                    elem_id="gallery", elem_classes="session", visible=False, buttons=["download", "fullscreen"],
-                )  # fmt: skip
+                    label="Made in this visit",
+                    columns=5,
+                    height="auto",
+                    preview=False,
+                    object_fit="contain",
+                    elem_id="gallery",
+                    elem_classes="session",
+                    visible=False,
+                    buttons=["download", "fullscreen"],
+                )
                 load = gr.Button("Load the settings of the chosen picture", size="sm", visible=False, elem_id="load")
 
         fields = [prompt, negative, label, steps, guidance, seed, sampler, height, width, batch, strength, resamplings,
@@ -103,14 +132,18 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
 
         def run(request: gr.Request, *values: Any) -> Iterator[tuple]:
             *values, mine = values
-            strip, began, asked, visit = display.Strip(), time.perf_counter(), None, request.session_hash
+            strip = display.Strip()
+            began = time.perf_counter()
+            asked = None
+            visit = request.session_hash
             stopped.discard(visit)
             yield display.waiting("Compiling for these settings ..."), gr.skip(), mine
             try:
                 asked = read(values, source, inputs)
                 for made in make(source, asked, out):
                     strip.add(made.frame)
-                    seconds, ends = time.perf_counter() - began, visit in stopped and not made.paths
+                    seconds = time.perf_counter() - began
+                    ends = visit in stopped and not made.paths
                     told = display.progress(made.frame, asked.seeds, strip, made.notes, seconds, ends)
                     if made.paths:
                         mine = [*made.paths, *mine]
@@ -130,9 +163,15 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
             stopped.add(request.session_hash)
 
         gr.on(
-            [go.click, prompt.submit, negative.submit], run, [*pages, session], [live, gallery, session],
-            show_progress="minimal", show_progress_on=live, api_visibility="private", **ONE_AT_A_TIME,
-        )  # fmt: skip
+            [go.click, prompt.submit, negative.submit],
+            run,
+            [*pages, session],
+            [live, gallery, session],
+            show_progress="minimal",
+            show_progress_on=live,
+            api_visibility="private",
+            **ONE_AT_A_TIME,
+        )
         stop.click(halt, api_visibility="private", queue=False)
         other.click(lambda: random.randrange(2**31), outputs=seed, api_visibility="private", queue=False)
 
@@ -158,27 +197,65 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
 
 def read(values: list[Any], source: Source, inputs: pathlib.Path) -> Asked:
     """What the components of the page say, in the order in which they stand."""
-    (prompt, negative, label, steps, guidance, seed, sampler, height, width, batch, strength, resamplings, *margins,
-     brush) = values  # fmt: skip
+    (
+        prompt,
+        negative,
+        label,
+        steps,
+        guidance,
+        seed,
+        sampler,
+        height,
+        width,
+        batch,
+        strength,
+        resamplings,
+        *margins,
+        brush,
+    ) = values
     drawn = json.loads(brush) if brush else {"picture": "", "mask": ""}
     image = drawn["picture"]
-    return received({
-        "prompt": prompt if source.prompts else "", "negative": negative if source.prompts else "",
-        "label": label if source.classes else -1, "steps": steps, "guidance": guidance, "seed": seed,
-        "sampler": sampler, "height": height, "width": width, "batch": batch, "image": image,
-        "mask": drawn["mask"] if image else "", "strength": strength if image else 0.0,
-        "resamplings": resamplings if image else 1,
-        "margins": tuple(margins) if image else (0, 0, 0, 0),
-    }, inputs)  # fmt: skip
+    return received(
+        {
+            "prompt": prompt if source.prompts else "",
+            "negative": negative if source.prompts else "",
+            "label": label if source.classes else -1,
+            "steps": steps,
+            "guidance": guidance,
+            "seed": seed,
+            "sampler": sampler,
+            "height": height,
+            "width": width,
+            "batch": batch,
+            "image": image,
+            "mask": drawn["mask"] if image else "",
+            "strength": strength if image else 0.0,
+            "resamplings": resamplings if image else 1,
+            "margins": tuple(margins) if image else (0, 0, 0, 0),
+        },
+        inputs,
+    )
 
 
 def written(asked: Asked) -> list[Any]:
     """The values of the page's components, in the order in which they stand."""
     url = lambda path: f"data:image/png;base64,{encoded(path)}" if path else ""
-    return [asked.prompt, asked.negative, asked.label if asked.label >= 0 else None, asked.steps, asked.guidance,
-            asked.seed, asked.sampler, asked.height, asked.width, asked.batch, asked.strength, asked.resamplings,
-            *asked.margins,
-            gr.HTML(picture=url(asked.image), mask=url(asked.mask))]  # fmt: skip
+    return [
+        asked.prompt,
+        asked.negative,
+        asked.label if asked.label >= 0 else None,
+        asked.steps,
+        asked.guidance,
+        asked.seed,
+        asked.sampler,
+        asked.height,
+        asked.width,
+        asked.batch,
+        asked.strength,
+        asked.resamplings,
+        *asked.margins,
+        gr.HTML(picture=url(asked.image), mask=url(asked.mask)),
+    ]
 
 
 def encoded(path: str) -> str:
@@ -191,11 +268,22 @@ def endpoint(source: Source, out: pathlib.Path) -> Any:
     usual = source.usual
 
     def generate(
-        prompt: str = "", negative: str = "", label: int = usual.label, steps: int = usual.steps,
-        guidance: float = usual.guidance, seed: int = 0, sampler: str = usual.sampler, height: int = 0, width: int = 0,
-        batch: int = 1, image: str = "", mask: str = "", margins: list[int] = [0, 0, 0, 0], strength: float = 0.0,  # noqa: B006
+        prompt: str = "",
+        negative: str = "",
+        label: int = usual.label,
+        steps: int = usual.steps,
+        guidance: float = usual.guidance,
+        seed: int = 0,
+        sampler: str = usual.sampler,
+        height: int = 0,
+        width: int = 0,
+        batch: int = 1,
+        image: str = "",
+        mask: str = "",
+        margins: list[int] = [0, 0, 0, 0],  # noqa: B006
+        strength: float = 0.0,
         resamplings: int = 1,
-    ) -> Iterator[list[str]]:  # fmt: skip
+    ) -> Iterator[list[str]]:
         """Makes pictures: PNG files in base64, which carry their settings. `image` and `mask` are files in base64."""
         inputs = out / "inputs"
         given = {name: value for name, value in locals().items() if name in Asked.__dataclass_fields__}

@@ -15,9 +15,9 @@ class Published:
     """The model of a folder with model_index.json, as a `Source`.
 
     Args:
-      folder: see `text_to_image.load`.
-      dtype: of the denoiser and the text encoders.
-      loras: LoRA files and the weight of each.
+        folder: see `text_to_image.load`.
+        dtype: of the denoiser and the text encoders.
+        loras: LoRA files and the weight of each.
     """
 
     prompts, classes, free = True, 0, True
@@ -28,17 +28,33 @@ class Published:
         sampler, side = self.model.process.sampler, self.model.side
         self.usual = Asked(sampler=sampler, height=side, width=side, **self.model.usual._asdict())
         self.samplers = tuple(sorted(schedulers.SOLVERS))
-        self._fixed = {"format": from_prompt.FORMAT, "model": folder, "dtype": dtype, "loras": dict(loras),
-                       "windows": False, "tile": 0, "checkpoint": pipelines.fingerprint(folder)}  # fmt: skip
+        self._fixed = {
+            "format": from_prompt.FORMAT,
+            "model": folder,
+            "dtype": dtype,
+            "loras": dict(loras),
+            "windows": False,
+            "tile": 0,
+            "checkpoint": pipelines.fingerprint(folder),
+        }
 
     def watch(self, asked: Asked) -> Iterator[Frame]:
         image, mask = asked.canvas()
         return text_to_image.watch(
-            self.model, asked.prompt, negative=asked.negative or None, steps=asked.steps, guidance=asked.guidance,
-            seeds=asked.seeds, sampler=asked.sampler, image=image, mask=mask, margins=asked.margins,
-            strength=asked.strength or None, resamplings=asked.resamplings,
+            self.model,
+            asked.prompt,
+            negative=asked.negative or None,
+            steps=asked.steps,
+            guidance=asked.guidance,
+            seeds=asked.seeds,
+            sampler=asked.sampler,
+            image=image,
+            mask=mask,
+            margins=asked.margins,
+            strength=asked.strength or None,
+            resamplings=asked.resamplings,
             **({} if asked.image else {"height": asked.height, "width": asked.width}),
-        )  # fmt: skip
+        )
 
     def carried(self, asked: Asked) -> dict[str, Any]:
         """So that `experiments.sample --again` makes the picture anew."""

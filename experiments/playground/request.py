@@ -29,20 +29,20 @@ class Asked:
     """The parameters of the page and of its API.
 
     Attributes:
-      prompt: what the pictures are of, of a text-to-image model.
-      negative: what they are pushed away from; "" for nothing.
-      label: the class, of a trained run; -1 for a run without classes.
-      steps: of the sampler.
-      guidance: scale of the guidance; 1 is none.
-      seed: of the first picture; each further one has the next.
-      sampler: by name.
-      height, width: in pixels; 0 of the image, or what the model was made for.
-      batch: how many pictures.
-      image: file of a picture to start from, or "".
-      mask: file of a picture of the same size, white where the image is painted anew, or "".
-      margins: pixels put on at the top, bottom, left and right of the image, and painted.
-      strength: in (0, 1], how much of the image is changed; 0 for the usual.
-      resamplings: how often each quarter of the walk is walked, where a part of the image is kept.
+        prompt: what the pictures are of, of a text-to-image model.
+        negative: what they are pushed away from; "" for nothing.
+        label: the class, of a trained run; -1 for a run without classes.
+        steps: of the sampler.
+        guidance: scale of the guidance; 1 is none.
+        seed: of the first picture; each further one has the next.
+        sampler: by name.
+        height, width: in pixels; 0 of the image, or what the model was made for.
+        batch: how many pictures.
+        image: file of a picture to start from, or "".
+        mask: file of a picture of the same size, white where the image is painted anew, or "".
+        margins: pixels put on at the top, bottom, left and right of the image, and painted.
+        strength: in (0, 1], how much of the image is changed; 0 for the usual.
+        resamplings: how often each quarter of the walk is walked, where a part of the image is kept.
     """
 
     prompt: str = ""
@@ -70,7 +70,7 @@ class Asked:
         """(image uint8 [H, W, 3] or None, mask Bool [H, W] or None).
 
         Raises:
-          ValueError: if a file is no sound picture, the mask has another size, or there is a mask alone.
+            ValueError: if a file is no sound picture, the mask has another size, or there is a mask alone.
         """
         if not self.image:
             if self.mask or any(self.margins):
@@ -84,7 +84,7 @@ def checked(given: Mapping[str, Any]) -> Asked:
     """The parameters as a page or a program sends them; JSON has one type of numbers.
 
     Raises:
-      ValueError: for one of another kind or out of the range of `picture_fields.SETTINGS`.
+        ValueError: for one of another kind or out of the range of `picture_fields.SETTINGS`.
     """
     found = {}
     for field in dataclasses.fields(Asked):
@@ -98,7 +98,7 @@ def received(given: Mapping[str, Any], inputs: pathlib.Path) -> Asked:
     """The parameters with the pictures themselves in base64, which are kept once all else is found to be in range.
 
     Raises:
-      ValueError: as `checked` and `keep`.
+        ValueError: as `checked` and `keep`.
     """
     asked = checked({**given, "image": "", "mask": ""})
     return dataclasses.replace(asked, **{name: keep(given.get(name, ""), inputs) for name in ("image", "mask")})
@@ -108,12 +108,12 @@ class Source(Protocol):
     """What makes the pictures of a page.
 
     Attributes:
-      name: as the page is headed.
-      usual: what is asked for where a visitor says nothing.
-      prompts: whether it is told a prompt.
-      classes: how many it has; 0 for none.
-      samplers: names.
-      free: whether it makes pictures of other sizes than its own.
+        name: as the page is headed.
+        usual: what is asked for where a visitor says nothing.
+        prompts: whether it is told a prompt.
+        classes: how many it has; 0 for none.
+        samplers: names.
+        free: whether it makes pictures of other sizes than its own.
     """
 
     name: str
@@ -136,9 +136,9 @@ class Made(NamedTuple):
     """What became of what was asked, until now.
 
     Attributes:
-      frame: what is seen.
-      notes: what the model says of the request.
-      paths: files of the pictures, once they are done.
+        frame: what is seen.
+        notes: what the model says of the request.
+        paths: files of the pictures, once they are done.
     """
 
     frame: Frame
@@ -150,9 +150,9 @@ def make(source: Source, asked: Asked, out: pathlib.Path) -> Iterator[Made]:
     """Makes pictures, step by step, and at the end writes them to a folder with all that they were made from.
 
     Args:
-      source: what makes them.
-      asked: the parameters.
-      out: the folder.
+        source: what makes them.
+        asked: the parameters.
+        out: the folder.
     """
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
@@ -179,52 +179,69 @@ def common(asked: Asked) -> dict[str, Any]:
     """What the pictures of every model carry."""
     named = [path for path in (asked.image, asked.mask) if path]
     return {
-        "negative": asked.negative or None, "steps": asked.steps, "guidance": asked.guidance, "height": asked.height,
-        "width": asked.width, "image": asked.image or None, "mask": asked.mask or None,
-        "margins": list(asked.margins), "strength": asked.strength or None, "resamplings": asked.resamplings,
+        "negative": asked.negative or None,
+        "steps": asked.steps,
+        "guidance": asked.guidance,
+        "height": asked.height,
+        "width": asked.width,
+        "image": asked.image or None,
+        "mask": asked.mask or None,
+        "margins": list(asked.margins),
+        "strength": asked.strength or None,
+        "resamplings": asked.resamplings,
         "batch_size": asked.batch,
         "files": {path: from_prompt.checksum(path) for path in named},
         "versions": {name: importlib.metadata.version(name) for name in from_prompt.LIBRARIES},
         "device": jax.devices()[0].device_kind,
-    }  # fmt: skip
+    }
 
 
 def of_file(path: str | pathlib.Path, usual: Asked, inputs: pathlib.Path) -> Asked:
     """The parameters that a picture was made with.
 
     Args:
-      path: of a file that this page, or `experiments.sample --model`, wrote.
-      usual: for parameters that it does not carry.
-      inputs: the folder of the pictures that were started from; others are not read.
+        path: of a file that this page, or `experiments.sample --model`, wrote.
+        usual: for parameters that it does not carry.
+        inputs: the folder of the pictures that were started from; others are not read.
 
     Raises:
-      ValueError: if it carries none.
+        ValueError: if it carries none.
     """
     about = fields.carried(pictures.settings_of(path), str(path))
     inside = lambda name: pathlib.Path(name).resolve().is_relative_to(inputs.resolve())
     kept = lambda name: name if name and os.path.isfile(name) and inside(name) else ""
-    known = {name: about[name] for name in ("prompt", "label", "steps", "guidance", "sampler", "height", "width")
-             if about.get(name) is not None}  # fmt: skip
+    known = {
+        name: about[name]
+        for name in ("prompt", "label", "steps", "guidance", "sampler", "height", "width")
+        if about.get(name) is not None
+    }
     seeds = about.get("seeds") or [about.get("seed", 0)]
     edited = kept(about.get("image"))
-    return checked(dataclasses.asdict(usual) | known | {
-        "negative": about.get("negative") or "", "seed": seeds[0], "batch": len(seeds), "image": edited,
-        "mask": kept(about.get("mask")) if edited else "",
-        "strength": (about.get("strength") or 0.0) if edited else 0.0,
-        "resamplings": about.get("resamplings", 1) if edited else 1,
-        "margins": tuple(about.get("margins") or (0, 0, 0, 0)) if edited else (0, 0, 0, 0),
-    })  # fmt: skip
+    return checked(
+        dataclasses.asdict(usual)
+        | known
+        | {
+            "negative": about.get("negative") or "",
+            "seed": seeds[0],
+            "batch": len(seeds),
+            "image": edited,
+            "mask": kept(about.get("mask")) if edited else "",
+            "strength": (about.get("strength") or 0.0) if edited else 0.0,
+            "resamplings": about.get("resamplings", 1) if edited else 1,
+            "margins": tuple(about.get("margins") or (0, 0, 0, 0)) if edited else (0, 0, 0, 0),
+        }
+    )
 
 
 def keep(content: str, inputs: pathlib.Path) -> str:
     """Writes a picture that a visitor gave to the folder of such pictures, by its checksum; returns its path.
 
     Args:
-      content: a file in base64, or as a data URL; "" for none, which gives "".
-      inputs: the folder.
+        content: a file in base64, or as a data URL; "" for none, which gives "".
+        inputs: the folder.
 
     Raises:
-      ValueError: if it is no sound picture.
+        ValueError: if it is no sound picture.
     """
     if not content:
         return ""
@@ -236,8 +253,10 @@ def keep(content: str, inputs: pathlib.Path) -> str:
         raise ValueError(f"the picture did not arrive whole: {error}") from error
     with pictures.opened(sent, "the file that was given") as header:
         if header.width * header.height > PIXELS:
-            raise ValueError(f"the picture has {header.width} x {header.height} pixels, and at most {PIXELS:,} are "
-                             "taken here (4096 x 4096): scale it")  # fmt: skip
+            raise ValueError(
+                f"the picture has {header.width} x {header.height} pixels, and at most {PIXELS:,} are "
+                "taken here (4096 x 4096): scale it"
+            )
     with tempfile.NamedTemporaryFile(suffix=".picture") as file:
         file.write(sent)
         file.flush()

@@ -28,11 +28,11 @@ class Trained:
     """A network that was trained here, as a `Source`.
 
     Args:
-      folder: of the run.
-      config: its config.
-      params: the parameters.
-      step: the training step that they are of.
-      shape: (H, W, C) of one example.
+        folder: of the run.
+        config: its config.
+        params: the parameters.
+        step: the training step that they are of.
+        shape: (H, W, C) of one example.
     """
 
     prompts, free = False, False
@@ -40,15 +40,26 @@ class Trained:
     def __init__(self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, int, int]):
         self.config, self.params, self.step, self.shape = config, params, step, shape
         self._decoder, self._decode = autoencoder_folders.decoding(config)
-        self.name, self._folder = pathlib.Path(folder).resolve().name, folder
+        self.name = pathlib.Path(folder).resolve().name
+        self._folder = folder
         self.classes = config.model.get("num_classes", 0)
-        mine, sample = resolve.sampler(config), config.sample
-        self.samplers = tuple(name for name, make in sorted(names.SAMPLERS.items())
-                              if name == sample.sampler.name or _fits(make, mine.of_flow_maps))  # fmt: skip
+        mine = resolve.sampler(config)
+        sample = config.sample
+        self.samplers = tuple(
+            name
+            for name, make in sorted(names.SAMPLERS.items())
+            if name == sample.sampler.name or _fits(make, mine.of_flow_maps)
+        )
         x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
         self.size = x0.shape[1:3]
-        self.usual = Asked(label=0 if self.classes else -1, steps=sample.steps, guidance=float(sample.guidance.scale),
-                           sampler=sample.sampler.name, height=self.size[0], width=self.size[1])  # fmt: skip
+        self.usual = Asked(
+            label=0 if self.classes else -1,
+            steps=sample.steps,
+            guidance=float(sample.guidance.scale),
+            sampler=sample.sampler.name,
+            height=self.size[0],
+            width=self.size[1],
+        )
         self._programs = {}
 
     @classmethod
@@ -56,7 +67,7 @@ class Trained:
         """The moving average of the latest checkpoint of a run.
 
         Raises:
-          ConfigError: if the run makes no pictures, or is told text; others as `workdir` and `checkpoints`.
+            ConfigError: if the run makes no pictures, or is told text; others as `workdir` and `checkpoints`.
         """
         config = workdir.read_config(folder)
         refuse_other_kinds(config, folder)
@@ -68,8 +79,10 @@ class Trained:
         if self.classes and not 0 <= asked.label < self.classes:
             raise ValueError(f"label = {asked.label} is no class of this model: 0 .. {self.classes - 1} are")
         if asked.prompt or asked.negative:
-            raise ValueError(f"{self.name} is told {'a class' if self.classes else 'nothing'}, and no prompt: it has "
-                             "no text model. Leave the prompts out, or start the page with a text-to-image model.")
+            raise ValueError(
+                f"{self.name} is told {'a class' if self.classes else 'nothing'}, and no prompt: it has "
+                "no text model. Leave the prompts out, or start the page with a text-to-image model."
+            )
         requests.rows("a picture", asked.seeds)
         image, mask = self._canvas(asked)
         config = self._configured(asked)
@@ -85,26 +98,38 @@ class Trained:
         return self._frames(begin, run, finish, plan, labels, asked.seeds, known, painted, image)
 
     def carried(self, asked: Asked) -> dict[str, Any]:
-        return {"workdir": str(self._folder), "step": self.step, "label": asked.label, "sampler": asked.sampler,
-                **common(asked)}  # fmt: skip
+        return {
+            "workdir": str(self._folder),
+            "step": self.step,
+            "label": asked.label,
+            "sampler": asked.sampler,
+            **common(asked),
+        }
 
     def _canvas(self, asked: Asked) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The image in as many channels as the run's, and the mask."""
         image, mask = asked.canvas()
         for side, own in zip((asked.height, asked.width), self.size):
             if side not in (0, own):
-                raise ValueError(f"{asked.height} x {asked.width} pixels are asked for, and {self.name} makes pictures "
-                                 f"of {self.size[0]} x {self.size[1]} alone")
+                raise ValueError(
+                    f"{asked.height} x {asked.width} pixels are asked for, and {self.name} makes pictures "
+                    f"of {self.size[0]} x {self.size[1]} alone"
+                )
         if image is None:
             return None, None
         if self._decoder != ():
-            raise ValueError(f"{self.name} was trained on latents: its pictures are made, not changed, here. A folder "
-                             "with model_index.json (--model) changes pictures.")
+            raise ValueError(
+                f"{self.name} was trained on latents: its pictures are made, not changed, here. A folder "
+                "with model_index.json (--model) changes pictures."
+            )
         top, bottom, left, right = asked.margins
-        height, width = image.shape[0] + top + bottom, image.shape[1] + left + right
+        height = image.shape[0] + top + bottom
+        width = image.shape[1] + left + right
         if (height, width) != self.size:
-            raise ValueError(f"the picture has {height} x {width} pixels with its margins, and "
-                             f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it")
+            raise ValueError(
+                f"the picture has {height} x {width} pixels with its margins, and "
+                f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it"
+            )
         image, mask = requests.canvas(image, mask, asked.margins)
         if self.shape[-1] == 1:
             image = np.round(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
@@ -114,7 +139,7 @@ class Trained:
         """The run's config with what is asked for in its place.
 
         Raises:
-          ConfigError: if it does not fit, before anything is computed.
+            ConfigError: if it does not fit, before anything is computed.
         """
         config = self.config.copy_and_resolve_references()
         config.sample.steps, config.sample.guidance.scale = asked.steps, asked.guidance
@@ -136,7 +161,8 @@ class Trained:
         return self._programs[key]
 
     def _made(self, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
-        schedule, sampler = resolve.schedule(config), resolve.sampler(config)
+        schedule = resolve.schedule(config)
+        sampler = resolve.sampler(config)
         network = (generate.flow_map if sampler.of_flow_maps else generate.denoiser)(config, self.shape)
 
         def begin(seeds: Array, known: Array | None) -> tuple[Array, Array]:
@@ -155,7 +181,8 @@ class Trained:
         return jax.jit(begin), samplers.stepwise(walk), finish
 
     def _check_memory(self, asked: Asked, config: ConfigDict, plan: timesteps.Plan) -> None:
-        schedule, sampler = resolve.schedule(config), resolve.sampler(config)
+        schedule = resolve.schedule(config)
+        sampler = resolve.sampler(config)
         network = (generate.flow_map if sampler.of_flow_maps else generate.denoiser)(config, self.shape)
 
         def all_of_it(params, decoder, labels, keys, x):
@@ -172,9 +199,17 @@ class Trained:
         peak_memory.check(what, peak_memory.peak(program.jaxpr), "ask for fewer at once")
 
     def _frames(
-        self, begin: Callable, run: Callable, finish: Callable, plan: timesteps.Plan, labels: Array, seeds: list[int],
-        known: Array | None, painted: Array | None, image: np.ndarray | None,
-    ) -> Iterator[Frame]:  # fmt: skip
+        self,
+        begin: Callable,
+        run: Callable,
+        finish: Callable,
+        plan: timesteps.Plan,
+        labels: Array,
+        seeds: list[int],
+        known: Array | None,
+        painted: Array | None,
+        image: np.ndarray | None,
+    ) -> Iterator[Frame]:
         x, keys = begin(jnp.asarray(np.array(seeds, np.uint32)), known)
         s = np.asarray(plan.s)
         for i, state in enumerate(run(x, len(s), self.params, labels, keys, known, painted)):
@@ -190,15 +225,19 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
     """Refuses runs that make no pictures, or are told text that nothing in the folder reads.
 
     Raises:
-      ConfigError: says what to do instead.
+        ConfigError: says what to do instead.
     """
     name = config.model.name
     if name in names.TRAINED_BY:
-        raise ConfigError(f"--workdir={folder} trains {name}, which makes no pictures. Name the run of a denoiser, or "
-                          "a text-to-image model by --model=FOLDER.")
+        raise ConfigError(
+            f"--workdir={folder} trains {name}, which makes no pictures. Name the run of a denoiser, or "
+            "a text-to-image model by --model=FOLDER."
+        )
     if name in names.TOLD_TEXT:
-        raise ConfigError(f"--workdir={folder} holds no text model: it trains a denoiser that is told text. Make one "
-                          f"of it: {configs.printed('text_model', f'--workdir={folder}')}")
+        raise ConfigError(
+            f"--workdir={folder} holds no text model: it trains a denoiser that is told text. Make one "
+            f"of it: {configs.printed('text_model', f'--workdir={folder}')}"
+        )
 
 
 def _fits(make: Callable, of_flow_maps: bool) -> bool:

@@ -32,16 +32,15 @@ class Examples(NamedTuple):
 
     def __str__(self) -> str:
         """One line for the start of a run: what they are, how many, and where they lie."""
-        shape, classes = " x ".join(map(str, self.spec.shape)), self.spec.num_classes
+        shape = " x ".join(map(str, self.spec.shape))
+        classes = self.spec.num_classes
         kind = "pictures" if self.spec.entry == "image" else "latents"
         sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
         of_classes = f" of {classes} classes" if classes else ""
         named = " ".join(filter(None, (self.spec.name, self.spec.version)))
         return f"{named} ({self.spec.split}): {self.spec.size:,} {kind}{of_classes}, {sizes}, in {self.where}"
 
-    def batches(
-        self, config: Mapping, start: int, positions: Sequence[int], threads: int
-    ) -> Iterator[pipeline.Batch]:
+    def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[pipeline.Batch]:
         """The batches of a run.
 
         Args:
@@ -54,17 +53,31 @@ class Examples(NamedTuple):
             Iterator as that of `pipeline.batches`; with buckets, the images [b, h, w, C] of a batch are of its bucket's
             size. No network that a config names is told "size", so it is left out.
         """
-        seed, batch_size = config["seed"], config["train"]["batch_size"]
+        seed = config["seed"]
+        batch_size = config["train"]["batch_size"]
         if not self.sizes:
             return pipeline.batches(
-                self.source, self.spec, seed=seed, batch_size=batch_size, start=start, positions=positions,
-                augment=self.augment, threads=threads, damaged=config["data"]["damaged"],
-            )  # fmt: skip
+                self.source,
+                self.spec,
+                seed=seed,
+                batch_size=batch_size,
+                start=start,
+                positions=positions,
+                augment=self.augment,
+                threads=threads,
+                damaged=config["data"]["damaged"],
+            )
         order = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
         return buckets.batches(
-            self.source, order, self.sizes, start=start // batch_size, positions=positions, augment=self.augment,
-            told=False, threads=threads,
-        )  # fmt: skip
+            self.source,
+            order,
+            self.sizes,
+            start=start // batch_size,
+            positions=positions,
+            augment=self.augment,
+            told=False,
+            threads=threads,
+        )
 
 
 def open_examples(config: Mapping) -> Examples:
@@ -107,20 +120,31 @@ def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
     everywhere = [json.loads(text) for text in agreement.gather("data", json.dumps(now))]
     if other := [str(i) for i, there in enumerate(everywhere) if there != everywhere[0]]:
         what = _differing(everywhere[0], everywhere[int(other[0])])
-        raise ConfigError(f"config.data: process {', '.join(other)} of this run reads other examples than process 0: "
-                          f"{what}. Valid: the same data on every host.")  # fmt: skip
+        raise ConfigError(
+            f"config.data: process {', '.join(other)} of this run reads other examples than process 0: "
+            f"{what}. Valid: the same data on every host."
+        )
     if before is None or before == now or config["data"]["changed"] == "accept":
         return
-    raise ConfigError("config.data: these are not the examples that the run was trained on so far: "
-                      f"{_differing(before, now)}. Put those back, or go on with these by "
-                      "--config.data.changed=accept; its start can then not be repeated.")  # fmt: skip
+    raise ConfigError(
+        "config.data: these are not the examples that the run was trained on so far: "
+        f"{_differing(before, now)}. Put those back, or go on with these by "
+        "--config.data.changed=accept; its start can then not be repeated."
+    )
 
 
 def _differing(before: Mapping, now: Mapping) -> str:
-    words = {"records": "number of records", "bytes": "bytes of the files", "sha256": "digest of sampled records",
-             "conditions": "digest of what they are told"}  # fmt: skip
-    return "; ".join(f"{words.get(key, key)} {before.get(key)} -> {now.get(key)}"
-                     for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key))  # fmt: skip
+    words = {
+        "records": "number of records",
+        "bytes": "bytes of the files",
+        "sha256": "digest of sampled records",
+        "conditions": "digest of what they are told",
+    }
+    return "; ".join(
+        f"{words.get(key, key)} {before.get(key)} -> {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    )
 
 
 def _told(config: Mapping, source: pipeline.Source) -> pipeline.Source:
@@ -128,7 +152,8 @@ def _told(config: Mapping, source: pipeline.Source) -> pipeline.Source:
     field, entries = names.TOLD_TEXT.get(config["model"]["name"], ("", ()))
     if not field:
         return source
-    data, place = config["data"], config["data"]["text"][field]
+    data = config["data"]
+    place = config["data"]["text"][field]
     if field == "dir":
         captions.require(place, data["name"], data["split"], len(source))
         table = captions.read(place)

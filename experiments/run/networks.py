@@ -15,9 +15,9 @@ class Network(NamedTuple):
     """What the train step takes.
 
     Attributes:
-      init: (key, x [1, ...], clock, condition) -> parameters.
-      apply: (parameters, x, clock, condition) -> output, as its objective expects it.
-      weights: parameters -> those of the module, as `interchange.save` takes them.
+        init: (key, x [1, ...], clock, condition) -> parameters.
+        apply: (parameters, x, clock, condition) -> output, as its objective expects it.
+        weights: parameters -> those of the module, as `interchange.save` takes them.
     """
 
     init: Callable[..., Any]

@@ -49,14 +49,17 @@ class Paired(NamedTuple):
     spec: sources.DataSpec
     sizes: tuple = ()
 
-    def batches(
-        self, config: Mapping, start: int, positions: Sequence[int], threads: int
-    ) -> Iterator[dict[str, Any]]:
+    def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[dict[str, Any]]:
         """The batches of a run, see `Examples.batches`: "x" is the samples, "noise" what they were made of."""
         found = pipeline.batches(
-            self.source, self.spec, seed=config["seed"], batch_size=config["train"]["batch_size"], start=start,
-            positions=positions, threads=threads,
-        )  # fmt: skip
+            self.source,
+            self.spec,
+            seed=config["seed"],
+            batch_size=config["train"]["batch_size"],
+            start=start,
+            positions=positions,
+            threads=threads,
+        )
         with contextlib.closing(found):
             for batch in found:
                 yield batch | {"x": batch["x"][:, 0], "noise": batch["x"][:, 1]}
@@ -95,7 +98,9 @@ def paired(config: Mapping, workdir: str | pathlib.Path, given: Examples, mesh: 
         ConfigError: if the teacher is another than the one that made the first of them.
         CheckpointError: if the teacher's checkpoint is gone or damaged.
     """
-    place, number, shape = pathlib.Path(workdir) / "pairs", config["teacher"]["pairs"]["number"], given.spec.shape
+    place = pathlib.Path(workdir) / "pairs"
+    number = config["teacher"]["pairs"]["number"]
+    shape = given.spec.shape
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
     missing = [rows for rows in runs if _read(place, rows, shape) is None]
     if missing:
@@ -145,7 +150,8 @@ def _told(config, given, numbers: np.ndarray) -> Any:
 
 def _maker(config: Mapping, shape: tuple[int, ...], mesh: Mesh):
     """(parameters, conditions `[b, ...]`, numbers of pairs `[b]`) -> {"x", "noise"}, whole on every process."""
-    schedule, sampler = resolve.schedule(config), resolve.pair_sampler(config)
+    schedule = resolve.schedule(config)
+    sampler = resolve.pair_sampler(config)
     read = resolve.teacher_parameterization(config)
     apply = players.guided_teacher(config, players.teacher(resolve.model(config, shape)))
     grid = timesteps.uniform(schedule, steps=config["teacher"]["pairs"]["steps"])
@@ -163,14 +169,17 @@ def _maker(config: Mapping, shape: tuple[int, ...], mesh: Mesh):
 
 def _teacher(config: Mapping, place: pathlib.Path, mesh: Mesh) -> Any:
     """The teacher's moving average: of its latest checkpoint, or of that by which the first pairs were made."""
-    path, record = pathlib.Path(config["teacher"]["path"]).expanduser(), place / "teacher.json"
+    path = pathlib.Path(config["teacher"]["path"]).expanduser()
+    record = place / "teacher.json"
     before = limits.read_json(record) if record.exists() else None
     params, step = checkpoints.load_ema(path, before and before["step"])
     leaves = json.dumps(checkpoints.read_about(path, step)["leaves"], sort_keys=True)
     now = {"step": step, "sha256": hashlib.sha256(leaves.encode()).hexdigest()}
     if before not in (None, now):
-        raise ConfigError(f"config.teacher.path = {str(path)!r} holds another run than the one by which the first "
-                          f"pairs in {place} were made. Valid: that one, or a new --workdir.")
+        raise ConfigError(
+            f"config.teacher.path = {str(path)!r} holds another run than the one by which the first "
+            f"pairs in {place} were made. Valid: that one, or a new --workdir."
+        )
     if jax.process_index() == 0 and before is None:
         place.mkdir(exist_ok=True)
         write_text(record, json.dumps(now) + "\n")

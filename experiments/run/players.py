@@ -18,10 +18,10 @@ class Players(NamedTuple):
     """What plays in a run.
 
     Attributes:
-      modules: {network: Linen module}: "model", and "teacher" and a rival where there are such.
-      apply: {network: (params, x_t, clock, condition) -> output}, as objectives see them.
-      frozen: names of those that no step changes.
-      rival: name of the one that trains in turn with the model; "" for none.
+        modules: {network: Linen module}: "model", and "teacher" and a rival where there are such.
+        apply: {network: (params, x_t, clock, condition) -> output}, as objectives see them.
+        frozen: names of those that no step changes.
+        rival: name of the one that trains in turn with the model; "" for none.
     """
 
     modules: dict[str, Any]
@@ -37,14 +37,16 @@ def of(config: Mapping, shape: tuple[int, ...]) -> Players:
     output. A teacher of pairs alone (reflow) makes them before the training, and takes no part in it.
 
     Args:
-      config: the config, valid.
-      shape: of one example, (H, W, C).
+        config: the config, valid.
+        shape: of one example, (H, W, C).
 
     Returns:
-      `Players`.
+        `Players`.
     """
-    model, name = resolve.model(config, shape), config["objective"]["name"]
-    modules, apply = {"model": model}, {"model": network_of(model).apply}
+    model = resolve.model(config, shape)
+    name = config["objective"]["name"]
+    modules = {"model": model}
+    apply = {"model": network_of(model).apply}
     if name in names.TOLD_STRENGTH:
         apply["model"] = told_strength(model.apply)
     if not config["teacher"]["path"] or name in names.PAIRED:

@@ -25,16 +25,17 @@ class Program(NamedTuple):
     """What a run computes.
 
     Attributes:
-      seed: of the parameters and of every draw, uint32.
-      conditional: whether the network takes labels.
-      average: the exponential moving average.
-      networks: TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a rival.
-      init: seed -> TrainState; not jitted, see ``sharding.create``.
-      target: what ``init(seed)`` will be: TrainState of jax.ShapeDtypeStruct with shardings.
-      batch: what a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings; the entry
-        "condition", of networks that are told text, is a dict of them itself.
-      micro_batches: into how many parts a step cuts its batch.
-      step: (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state.
+        seed: of the parameters and of every draw, uint32.
+        conditional: whether the network takes labels.
+        average: the exponential moving average.
+        networks: TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a
+            rival.
+        init: seed -> TrainState; not jitted, see `sharding.create`.
+        target: what `init(seed)` will be: TrainState of jax.ShapeDtypeStruct with shardings.
+        batch: what a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings; the entry
+            "condition", of networks that are told text, is a dict of them itself.
+        micro_batches: into how many parts a step cuts its batch.
+        step: (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state.
     """
 
     seed: np.uint32
@@ -52,7 +53,7 @@ def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
     """Returns config.mesh over these devices, all of them by default.
 
     Raises:
-      ConfigError: if it does not fit them, or the batch does not divide over it.
+        ConfigError: if it does not fit them, or the batch does not divide over it.
     """
     try:
         mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES}, devices)
@@ -66,16 +67,16 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     """Returns what a run of that config computes on a mesh; computes nothing itself.
 
     Args:
-      config: the config, valid.
-      shape: of one example, (H, W, C).
-      mesh: of real devices, or of the described ones of a plan.
+        config: the config, valid.
+        shape: of one example, (H, W, C).
+        mesh: of real devices, or of the described ones of a plan.
 
     Returns:
-      Program.
+        Program.
 
     Raises:
-      ConfigError: if the model does not divide over the mesh, or a function that the config names refuses to be
-        combined so; the message is that function's own.
+        ConfigError: if the model does not divide over the mesh, or a function that the config names refuses to be
+            combined so; the message is that function's own.
     """
     try:
         return _built(config, shape, mesh)
@@ -89,7 +90,8 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
 
 def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     cast = players.of(config, shape)
-    density, optimizer = resolve.density(config), resolve.optimizer(config)
+    density = resolve.density(config)
+    optimizer = resolve.optimizer(config)
     average = resolve.average(config)
     conditional = config.model.get("num_classes", 0) > 0
     null = resolve.null(config)
@@ -114,8 +116,9 @@ def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     def networks(state):
         params = {"model": state.params, "target": state.ema, **(state.frozen or {})}
         params |= {name: rival.params for name, rival in (state.rivals or {}).items()}
-        return {name: functools.partial(cast.apply["model" if name == "target" else name], params[name])
-                for name in params}  # fmt: skip
+        return {
+            name: functools.partial(cast.apply["model" if name == "target" else name], params[name]) for name in params
+        }
 
     number = resolve.micro_batches(config, mesh, init)
     seed = np.uint32(config.seed)
@@ -123,7 +126,8 @@ def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     target = sharding.abstract(init, mesh, sharding.RULES, seed, whole=whole)
 
     def make(**engine):
-        objective, schedule = resolve.objective(config), resolve.schedule(config)
+        objective = resolve.objective(config)
+        schedule = resolve.schedule(config)
         engine["accumulate"] = number
         if cast.rival:
             turns = {
@@ -146,7 +150,8 @@ def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     if config.teacher.pairs.number:
         example = {name: (np.float32, shape) for name in ("x", "noise")}
     parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
-    rows, where = config.train.batch_size, sharding.batch_sharding(mesh)
+    rows = config.train.batch_size
+    where = sharding.batch_sharding(mesh)
     entry = lambda of, kind: jax.ShapeDtypeStruct((rows, *of), kind, sharding=where)
     batch: dict[str, Any] = {name: entry(of, kind) for name, (kind, of) in parts.items()}
     if null is not None and not conditional:

@@ -10,14 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
 from experiments.run import process_memory
@@ -28,21 +21,26 @@ FORGET = 0.7  # of the rate at each report: the rate shown is a moving average
 
 
 class Display:
-    """Shows step, rate, loss and time to go; use it in a ``with`` block."""
+    """Shows step, rate, loss and time to go; use it in a `with` block."""
 
     def __init__(
-        self, total: int, start: int, batch_size: int, speaks: bool = True, console: Console | None = None,
+        self,
+        total: int,
+        start: int,
+        batch_size: int,
+        speaks: bool = True,
+        console: Console | None = None,
         begun: float | None = None,
-    ):  # fmt: skip
+    ):
         """Starts the clock.
 
         Args:
-          total: the step at which the run ends.
-          start: updates made before.
-          batch_size: images in a step, for the rate.
-          speaks: whether this process shows anything.
-          console: where to; standard output by default.
-          begun: what time.perf_counter() said when the run began, for the time to its first step; now by default.
+            total: the step at which the run ends.
+            start: updates made before.
+            batch_size: images in a step, for the rate.
+            speaks: whether this process shows anything.
+            console: where to; standard output by default.
+            begun: what time.perf_counter() said when the run began, for the time to its first step; now by default.
         """
         self.total, self.batch_size, self.speaks = total, batch_size, speaks
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -76,7 +74,8 @@ class Display:
         """Tells that the first step is done; the rate counts from here. Returns the seconds that it took."""
         seconds = time.perf_counter() - self._begun
         self.say(f"first step after {seconds:.1f} s (compilation included)")
-        self._reported, self._step = time.perf_counter(), self._first + 1
+        self._reported = time.perf_counter()
+        self._step = self._first + 1
         return seconds
 
     def pause(self, seconds: float) -> None:
@@ -87,15 +86,16 @@ class Display:
         """Shows where the run is; call it with every line of metrics.
 
         Args:
-          step: updates made.
-          loss: mean of the last interval; None if the model rested in it, see config.rival.updates.
-          skipped: damaged records so far.
+            step: updates made.
+            loss: mean of the last interval; None if the model rested in it, see config.rival.updates.
+            skipped: damaged records so far.
 
         Returns:
-          Steps a second since the last report, or None if it cannot tell.
+            Steps a second since the last report, or None if it cannot tell.
         """
         now = time.perf_counter()
-        seconds, steps = now - self._reported - self._paused, step - self._step
+        seconds = now - self._reported - self._paused
+        steps = step - self._step
         rate = steps / seconds if steps > 0 and seconds > 0 else None
         if rate:
             self.rate = rate if self.rate is None else FORGET * self.rate + (1 - FORGET) * rate
@@ -105,7 +105,8 @@ class Display:
         return rate
 
     def _show(self, step: int, loss: float | None, skipped: int, now: float) -> None:
-        rate, left = self.rate, (self.total - step) / self.rate if self.rate else None
+        rate = self.rate
+        left = (self.total - step) / self.rate if self.rate else None
         if self._bar:
             text = f"step {step}/{self.total}" + ("" if loss is None else f"  loss {loss:.4f}")
             text += f"  {skipped} records skipped" if skipped else ""
@@ -126,14 +127,14 @@ def bar(
     """Shows the progress of a single job: a bar on a terminal, now and then a line in a log.
 
     Args:
-      description: what is done, e.g. "sampling".
-      total: how much of it there is.
-      unit: of the total, e.g. "images".
-      console: where to; standard output by default.
-      speaks: whether this process shows anything.
+        description: what is done, e.g. "sampling".
+        total: how much of it there is.
+        unit: of the total, e.g. "images".
+        console: where to; standard output by default.
+        speaks: whether this process shows anything.
 
     Yields:
-      advance(done): tells how much is done.
+        advance(done): tells how much is done.
     """
     if not speaks:
         yield lambda done: None
@@ -183,8 +184,8 @@ def line(told: Mapping[str, float | str | None], used: int | None = None) -> str
     """A line for a log that people and programs read: "step=30 total=100 loss=0.25 memory_gb=1.2"; None is left out.
 
     Args:
-      told: numbers and words by name.
-      used: bytes of memory; what this process has in use by default.
+        told: numbers and words by name.
+        used: bytes of memory; what this process has in use by default.
     """
     bytes_used = process_memory.used()[0] if used is None else used
     known = {name: x for name, x in told.items() if x is not None} | {"memory_gb": bytes_used / 1e9}
@@ -195,7 +196,7 @@ def held(of: tuple[int, int | None] | None = None) -> str:
     """The memory in use as people say it, with what there is where that is known: "1.2 GB", "70.1 of 139.8 GB".
 
     Args:
-      of: (bytes in use, bytes there are or None); those of this process by default.
+        of: (bytes in use, bytes there are or None); those of this process by default.
     """
     used, limit = of or process_memory.used()
     return f"{used / 1e9:.1f}{f' of {limit / 1e9:.1f}' if limit else ''} GB"

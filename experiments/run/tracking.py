@@ -1,7 +1,7 @@
 """Where the numbers and pictures of a run go while it trains: TensorBoard's events, and Weights & Biases if asked for.
 
-    tensorboard --logdir=runs
-    WANDB_MODE=offline python -m experiments.train ... --wandb=PROJECT  # pip install wandb; then wandb sync RUN/wandb/*
+tensorboard --logdir=runs
+WANDB_MODE=offline python -m experiments.train ... --wandb=PROJECT  # pip install wandb; then wandb sync RUN/wandb/*
 """
 
 import contextlib
@@ -21,8 +21,8 @@ class Tracker(NamedTuple):
     """What is told of a run.
 
     Attributes:
-      numbers: (step, {name: number}).
-      pictures: (step, {name: PNG file}).
+        numbers: (step, {name: number}).
+        pictures: (step, {name: PNG file}).
     """
 
     numbers: Callable[[int, Mapping[str, float]], None]
@@ -33,10 +33,10 @@ def flat(row: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a line of metrics.jsonl by name; "group/part" for the parts of an entry.
 
     Args:
-      row: numbers, {part: number}, and "loss_by_t", a list over equal bins of t in [0, 1]; None where there is none.
+        row: numbers, {part: number}, and "loss_by_t", a list over equal bins of t in [0, 1]; None where there is none.
 
     Returns:
-      {name: number}, without the step and without the counts of the bins.
+        {name: number}, without the step and without the counts of the bins.
     """
     found: dict[str, float] = {}
     for name, value in row.items():
@@ -52,11 +52,13 @@ def check(project: str) -> None:
     """Refuses a project of Weights & Biases where that is not installed.
 
     Raises:
-      ConfigError: says what to do.
+        ConfigError: says what to do.
     """
     if project and importlib.util.find_spec("wandb") is None:
-        raise configs.ConfigError(f"--wandb={project} needs the package wandb, which is not installed: pip install "
-                                  "wandb, or leave the flag out (TensorBoard's events are written without it).")
+        raise configs.ConfigError(
+            f"--wandb={project} needs the package wandb, which is not installed: pip install "
+            "wandb, or leave the flag out (TensorBoard's events are written without it)."
+        )
 
 
 @contextlib.contextmanager
@@ -64,13 +66,13 @@ def tracker(folder: pathlib.Path, step: int, config: Mapping, project: str = "")
     """Opens TensorBoard's event file in a run folder, and a run of Weights & Biases.
 
     Args:
-      folder: the run folder.
-      step: at which the run starts or goes on.
-      config: of the run.
-      project: of Weights & Biases; "" leaves it out. WANDB_MODE, WANDB_ENTITY and its other variables are read by it.
+        folder: the run folder.
+        step: at which the run starts or goes on.
+        config: of the run.
+        project: of Weights & Biases; "" leaves it out. WANDB_MODE, WANDB_ENTITY and its other variables are read by it.
 
     Yields:
-      Tracker.
+        Tracker.
     """
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(weights_and_biases(folder, config, project))] if project else []
@@ -134,9 +136,14 @@ def weights_and_biases(folder: pathlib.Path, config: Mapping, project: str) -> I
     if not name.exists():
         name.write_text(uuid.uuid4().hex[:8])
     run = wandb.init(
-        project=project, name=folder.name, id=name.read_text(), resume="allow", dir=str(folder),
-        config=configs.plain(config), settings=wandb.Settings(console="off", silent=not sys.stdout.isatty()),
-    )  # fmt: skip
+        project=project,
+        name=folder.name,
+        id=name.read_text(),
+        resume="allow",
+        dir=str(folder),
+        config=configs.plain(config),
+        settings=wandb.Settings(console="off", silent=not sys.stdout.isatty()),
+    )
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
 

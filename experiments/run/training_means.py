@@ -14,7 +14,7 @@ TOTALS = ("skipped",)  # counted from the beginning of the run
 
 
 def empty(before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns the sums over no step at all, with the totals of ``before``, the sums of the interval that ended."""
+    """Returns the sums over no step at all, with the totals of `before`, the sums of the interval that ended."""
     return {"steps": 0, **{name: value for name, value in (before or {}).items() if name in TOTALS}}
 
 
@@ -22,10 +22,10 @@ def add(sums: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the sums with one more step.
 
     Args:
-      sums: from ``empty`` or ``add``; JSON-able.
-      metrics: of one step, on the host: numbers, "loss_by_t" {"sum": [10], "count": [10]}, and "grad_norm_by_block"
-        [K]. Those of a second player are named "player/loss" and so on; a player whose loss is NaN rested in that step,
-        and none of its metrics counts.
+        sums: from `empty` or `add`; JSON-able.
+        metrics: of one step, on the host: numbers, "loss_by_t" {"sum": [10], "count": [10]}, and "grad_norm_by_block"
+            [K]. Those of a second player are named "player/loss" and so on; a player whose loss is NaN rested in that
+            step, and none of its metrics counts.
     """
     result = {**sums, "steps": sums["steps"] + 1}
     rested = {_player(name) for name, value in metrics.items() if _kind(name) == "loss" and np.isnan(value)}
@@ -57,18 +57,19 @@ def row(step: int, sums: Mapping[str, Any], blocks: Sequence[str] = ()) -> dict[
     """Returns the line of metrics.jsonl: the means since the line before, with eight digits.
 
     Args:
-      step: updates made.
-      sums: over the steps since the last line.
-      blocks: [K] names of the network's blocks, see `gradient_norms.names`; without them their norms are left out.
+        step: updates made.
+        sums: over the steps since the last line.
+        blocks: [K] names of the network's blocks, see `gradient_norms.names`; without them their norms are left out.
 
     Returns:
-      {"step", "loss", "grad_norm", "grad_norm_by_block": {block: norm}, "learning_rate", "loss_by_t": [10],
-      "count_by_t": [10], ...}; the loss of a bin that no example fell into is None. "skipped", where it is counted, is
-      the number since the run began. Means are over the steps in which a player acted.
+        {"step", "loss", "grad_norm", "grad_norm_by_block": {block: norm}, "learning_rate", "loss_by_t": [10],
+        "count_by_t": [10], ...}; the loss of a bin that no example fell into is None. "skipped", where it is counted,
+        is the number since the run began. Means are over the steps in which a player acted.
     """
     result: dict[str, Any] = {"step": step}
     for name, value in sorted(sums.items()):
-        kind, acted = _kind(name), sums["steps"] - sums.get("rested", {}).get(_player(name), 0)
+        kind = _kind(name)
+        acted = sums["steps"] - sums.get("rested", {}).get(_player(name), 0)
         if kind == "loss_by_t":
             pairs = list(zip(value["sum"], value["count"]))
             result[name] = [_digits(total / count) if count else None for total, count in pairs]

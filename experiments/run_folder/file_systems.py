@@ -52,17 +52,19 @@ def probe(folder: pathlib.Path) -> None:
     lines of metrics where a disk does not.
 
     Args:
-      folder: that no other process probes now.
+        folder: that no other process probes now.
 
     Raises:
-      Lacking: if one of them is not known there, or does not do what it should. Nothing is left behind.
-      OSError: if the disk is full, or the folder is not this user's to write.
+        Lacking: if one of them is not known there, or does not do what it should. Nothing is left behind.
+        OSError: if the disk is full, or the folder is not this user's to write.
     """
-    place, moved = folder / ".probe", folder / ".probe-moved"
+    place = folder / ".probe"
+    moved = folder / ".probe-moved"
     _remove(place, moved)
     try:
         place.mkdir()
-        lines, new = place / "lines", place / "new"
+        lines = place / "lines"
+        new = place / "new"
         for line in ("1\n", "2\n"):
             with trying("append to a file"), open(lines, "a") as file:
                 file.write(line)

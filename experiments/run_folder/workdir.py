@@ -44,8 +44,12 @@ class WorkdirError(RuntimeError):
 
 
 FAILURES = (  # for configs.run
-    WorkdirError, checkpoints.CheckpointError, agreement.Abandoned, sources.DamagedRecord, OSError,
-)  # fmt: skip
+    WorkdirError,
+    checkpoints.CheckpointError,
+    agreement.Abandoned,
+    sources.DamagedRecord,
+    OSError,
+)
 
 
 @contextlib.contextmanager
@@ -53,7 +57,7 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
     """Holds WORKDIR for this process; the kernel lets go of it however the process ends.
 
     Raises:
-      WorkdirError: if another process holds it, it cannot be written, or its file system lacks what a run needs.
+        WorkdirError: if another process holds it, it cannot be written, or its file system lacks what a run needs.
     """
     path = pathlib.Path(workdir)
     if why := places.objection(workdir):
@@ -97,11 +101,11 @@ def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None
     """Proves that all processes of a run see one folder; each of them calls it, process 0 once it holds the folder.
 
     Args:
-      workdir: the run folder.
-      seconds: how long a file server may take to show one host what another wrote.
+        workdir: the run folder.
+        seconds: how long a file server may take to show one host what another wrote.
 
     Raises:
-      WorkdirError: on all processes, if one of them does not see what process 0 has written.
+        WorkdirError: on all processes, if one of them does not see what process 0 has written.
     """
     if jax.process_count() == 1:
         return
@@ -110,7 +114,8 @@ def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None
     token = uuid.uuid4().hex if jax.process_index() == 0 else ""
     if token:
         write_text(path, token)
-    token, end = agreement.gather("folder", token)[0], time.monotonic() + seconds
+    token = agreement.gather("folder", token)[0]
+    end = time.monotonic() + seconds
     while not (seen := _reads(path, token)) and time.monotonic() < end:
         time.sleep(0.1)
     places = agreement.gather("folder seen", json.dumps([here, seen]))
@@ -142,8 +147,8 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     """Returns the config of the run in a folder; nothing is executed.
 
     Raises:
-      WorkdirError: if the folder holds no run.
-      OSError: if it cannot be read.
+        WorkdirError: if the folder holds no run.
+        OSError: if it cannot be read.
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
@@ -168,16 +173,20 @@ def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
     """Returns the folder of the text-to-image model that experiments.text_demo has put together in a folder.
 
     Raises:
-      ConfigError: if there is none.
+        ConfigError: if there is none.
     """
     folder = pathlib.Path(workdir) / "model"
     if not (folder / "model_index.json").is_file():
         here = f"--workdir={workdir}"
-        what = (f"is made of a run that learns from captions by: {config_lib.printed('text_model', here)}; one of "
-                "classes is sampled without --prompt" if (folder.parent / "config.json").is_file() else
-                "is put together at the end of: "
-                f"{config_lib.printed('text_demo', '--config=configs/text/shapes.py', here)}"
-                if folder.parent.is_dir() else "is no folder")  # fmt: skip
+        what = (
+            f"is made of a run that learns from captions by: {config_lib.printed('text_model', here)}; one of "
+            "classes is sampled without --prompt"
+            if (folder.parent / "config.json").is_file()
+            else "is put together at the end of: "
+            f"{config_lib.printed('text_demo', '--config=configs/text/shapes.py', here)}"
+            if folder.parent.is_dir()
+            else "is no folder"
+        )
         raise ConfigError(f"--workdir={workdir} holds no text-to-image model (model/model_index.json); it {what}.")
     return folder
 
@@ -186,7 +195,7 @@ def command(module: str) -> str:
     """Returns the command line that this process was started by, its launcher included, for messages and records.
 
     Args:
-      module: what was run, e.g. "experiments.train".
+        module: what was run, e.g. "experiments.train".
     """
     launcher = os.environ.get("DIFFUSION_LAUNCHER", "")
     return f"{launcher} python -m {module} {shlex.join(sys.argv[1:])}".strip()
@@ -196,17 +205,18 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
     """Writes config.json, or compares the config with the one of the run that is there.
 
     Args:
-      workdir: the run folder, locked.
-      config: the resolved config.
+        workdir: the run folder, locked.
+        config: the resolved config.
 
     Returns:
-      Whether the folder held a run of this config already.
+        Whether the folder held a run of this config already.
 
     Raises:
-      ConfigError: if it holds another config's run.
-      WorkdirError: if it cannot be written, or holds checkpoints without a config.
+        ConfigError: if it holds another config's run.
+        WorkdirError: if it cannot be written, or holds checkpoints without a config.
     """
-    path, config = pathlib.Path(workdir) / "config.json", fields.absolute(ConfigDict(config))
+    path = pathlib.Path(workdir) / "config.json"
+    config = fields.absolute(ConfigDict(config))
     there = path.exists()
     if not there and checkpoints.steps(workdir):
         raise WorkdirError(f"{workdir} holds checkpoints but no config.json: choose another --workdir.")
@@ -240,7 +250,7 @@ def require_there(workdir: pathlib.Path) -> None:
     """Refuses to go on in a run folder that was removed, of which a save in that moment may have made an empty twin.
 
     Raises:
-      WorkdirError: if config.json is gone.
+        WorkdirError: if config.json is gone.
     """
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} cannot be written: its config.json is gone, as if the folder had been removed.")
@@ -263,8 +273,8 @@ def rewind(path: pathlib.Path, step: int) -> None:
     """Drops the lines that a run wrote after the step at which it goes on, and a torn last one.
 
     Args:
-      path: metrics.jsonl or timing.jsonl; may be missing.
-      step: the largest step whose lines stay.
+        path: metrics.jsonl or timing.jsonl; may be missing.
+        step: the largest step whose lines stay.
     """
     if not path.exists():
         return
@@ -285,11 +295,11 @@ def evaluation(path: pathlib.Path, step: int) -> dict | None:
     """Returns the figures of the evaluation after a step, as metrics.jsonl has them.
 
     Args:
-      path: metrics.jsonl; may be missing.
-      step: of the evaluation.
+        path: metrics.jsonl; may be missing.
+        step: of the evaluation.
 
     Returns:
-      {figure: number}, {} for one that failed, None where there was none.
+        {figure: number}, {} for one that failed, None where there was none.
     """
     if not path.exists():
         return None

@@ -58,16 +58,21 @@ def load(path: str | pathlib.Path) -> Autoencoder:
         raise ConfigError(f"the autoencoder {path}: {error}") from error
     if not (hasattr(module, "encode") and hasattr(module, "decode")):
         having = [name for name, family in families.FAMILIES.items() if hasattr(family.module, "encode")]
-        raise ConfigError(f"{path} is a {type(module).__name__}, which does not encode pictures. Valid: a folder of "
-                          f"{', '.join(having)}.")
+        raise ConfigError(
+            f"{path} is a {type(module).__name__}, which does not encode pictures. Valid: a folder of "
+            f"{', '.join(having)}."
+        )
     return of(module, params, str(path))
 
 
 def of(module: nn.Module, params: Any, path: str = "") -> Autoencoder:
     """The autoencoder of a module and its parameters."""
     family = families.of(module)
-    record = {"family": family.name, "config": json.loads(json.dumps(family.describe(module))),
-              "sha256": digest(params)}  # fmt: skip
+    record = {
+        "family": family.name,
+        "config": json.loads(json.dumps(family.describe(module))),
+        "sha256": digest(params),
+    }
     return Autoencoder(path, module, params, record)
 
 
@@ -144,10 +149,13 @@ def reconstruction(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarra
     Raises:
         ConfigError: for an autoencoder whose pictures come back with other channels.
     """
-    takes, gives = autoencoder.module.picture_channels, getattr(autoencoder.module, "decoded_channels", None)
+    takes = autoencoder.module.picture_channels
+    gives = getattr(autoencoder.module, "decoded_channels", None)
     if gives not in (None, takes):
-        raise ConfigError(f"{autoencoder.path} takes pictures of {takes} channels and decodes {gives}, which are not "
-                          "compared with them.")
+        raise ConfigError(
+            f"{autoencoder.path} takes pictures of {takes} channels and decodes {gives}, which are not "
+            "compared with them."
+        )
 
     @jax.jit
     def reconstruct(params, images):
@@ -175,12 +183,19 @@ def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array
     if not given["dir"]:
         return (), lambda params, x: x
     if not given["autoencoder"]:
-        raise ConfigError("config.data.latents.autoencoder = '': this run makes latents. Name the autoencoder that "
-                          "decodes them: --config.data.latents.autoencoder=FOLDER.")
+        raise ConfigError(
+            "config.data.latents.autoencoder = '': this run makes latents. Name the autoencoder that "
+            "decodes them: --config.data.latents.autoencoder=FOLDER."
+        )
     autoencoder = load(given["autoencoder"])
     try:
-        latent_cache.require(latent_cache.describe(given["dir"]), config["data"]["name"], config["data"]["split"],
-                        autoencoder.record, where=given["dir"])  # fmt: skip
+        latent_cache.require(
+            latent_cache.describe(given["dir"]),
+            config["data"]["name"],
+            config["data"]["split"],
+            autoencoder.record,
+            where=given["dir"],
+        )
     except FileNotFoundError:
         pass  # the cache may have stayed where the run was
     except latent_cache.CacheError as error:

@@ -41,8 +41,10 @@ def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2024, section 3.
     """
     if not tracked:
-        raise ConfigError("--average needs a run that tracked a power function: --config.ema.sigma_rel=0.05 when it "
-                          "is trained, and --config.checkpoint.keep_every, so that averages of many steps are there.")
+        raise ConfigError(
+            "--average needs a run that tracked a power function: --config.ema.sigma_rel=0.05 when it "
+            "is trained, and --config.checkpoint.keep_every, so that averages of many steps are there."
+        )
     step = checkpoints.latest(folder) if step is None else step
     steps = [kept for kept in checkpoints.steps(folder) if 0 < kept <= (step or 0)]
     if not steps:

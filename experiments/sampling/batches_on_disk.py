@@ -21,11 +21,11 @@ def key(config: Mapping, leaves: Mapping, weights: str, labels: np.ndarray, seed
     """Returns what names the samples: equal for equal ones.
 
     Args:
-      config: the run's config.
-      leaves: of the checkpoint, with their checksums (`checkpoints.read_about`).
-      weights: which of its items.
-      labels: int [N].
-      seeds: uint32 [N].
+        config: the run's config.
+        leaves: of the checkpoint, with their checksums (`checkpoints.read_about`).
+        weights: which of its items.
+        labels: int [N].
+        seeds: uint32 [N].
     """
     told = json.dumps([configs.digest(config), weights, leaves], sort_keys=True).encode()
     return hashlib.sha256(told + labels.tobytes() + seeds.tobytes()).hexdigest()[:16]
@@ -37,23 +37,29 @@ def folder(out: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def images(
-    make: Callable[..., np.ndarray], params: Any, labels: np.ndarray, seeds: np.ndarray, batch_size: int,
-    place: pathlib.Path, advance: Callable[[int], None], share: tuple[int, int] = (0, 1),
-) -> np.ndarray:  # fmt: skip
+    make: Callable[..., np.ndarray],
+    params: Any,
+    labels: np.ndarray,
+    seeds: np.ndarray,
+    batch_size: int,
+    place: pathlib.Path,
+    advance: Callable[[int], None],
+    share: tuple[int, int] = (0, 1),
+) -> np.ndarray:
     """Makes the samples that are not yet there, and returns all of them, or those of a process's share.
 
     Args:
-      make: `generate.Generator.images`.
-      params: the weights.
-      labels: int [N].
-      seeds: uint32 [N].
-      batch_size: images in a batch, as `make` takes them.
-      place: from `folder`; made if missing.
-      advance: told the number of images done.
-      share: (p, P): every P-th batch from the p-th on; (0, 1) is all.
+        make: `generate.Generator.images`.
+        params: the weights.
+        labels: int [N].
+        seeds: uint32 [N].
+        batch_size: images in a batch, as `make` takes them.
+        place: from `folder`; made if missing.
+        advance: told the number of images done.
+        share: (p, P): every P-th batch from the p-th on; (0, 1) is all.
 
     Returns:
-      uint8 [N, H, W, C], or the rows of the share, at least one.
+        uint8 [N, H, W, C], or the rows of the share, at least one.
     """
     place.mkdir(exist_ok=True)
     made = []

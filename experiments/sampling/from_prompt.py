@@ -35,8 +35,9 @@ AGAIN = flags.DEFINE_string("again", None, "a picture that this command wrote, t
 PROMPT = flags.DEFINE_string("prompt", None, "what the pictures are of")
 NEGATIVE = flags.DEFINE_string("negative", None, "what they are pushed away from")
 STEPS = flags.DEFINE_integer("steps", None, "steps of the sampler; by default as the model was published")
-GUIDANCE = flags.DEFINE_float("guidance", None, "scale of the guidance, 1 is none; by default as the model was "
-                              "published")  # fmt: skip
+GUIDANCE = flags.DEFINE_float(
+    "guidance", None, "scale of the guidance, 1 is none; by default as the model was published"
+)
 SEED = flags.DEFINE_integer("seed", 0, "of the first picture; each further one has the next")
 NUMBER = flags.DEFINE_integer("n", 1, "how many pictures")
 SAMPLER = flags.DEFINE_string("sampler", "", "e.g. dpmpp_2m; the model's own by default")
@@ -46,8 +47,12 @@ IMAGE = flags.DEFINE_string("image", None, "a picture to start from")
 MASK = flags.DEFINE_string("mask", None, "a picture of the same size, white where the image is painted anew")
 MARGINS = flags.DEFINE_list("margins", [], "pixels to put on and paint: top,bottom,left,right")
 STRENGTH = flags.DEFINE_float("strength", None, "in (0, 1]: how much of the image is changed")
-RESAMPLINGS = flags.DEFINE_integer("resamplings", 1, "with a mask or margins: how often each quarter of the walk is "
-                                   "walked, so that what is painted agrees with what is kept (RePaint)")  # fmt: skip
+RESAMPLINGS = flags.DEFINE_integer(
+    "resamplings",
+    1,
+    "with a mask or margins: how often each quarter of the walk is "
+    "walked, so that what is painted agrees with what is kept (RePaint)",
+)
 LORA = flags.DEFINE_multi_string("lora", [], "a LoRA file and its weight, FILE:0.8; may be given several times")
 WINDOWS = flags.DEFINE_bool("windows", False, "read a prompt longer than the text encoder's context in several windows")
 BATCH = flags.DEFINE_integer("batch_size", 1, "pictures at once")
@@ -73,15 +78,16 @@ def main(out: str | None, work: str | None = None) -> None:
     """Makes the pictures that the flags ask for.
 
     Args:
-      out: the folder to write to; "pictures", or that of the picture that is made again, by default.
-      work: the folder of experiments.text_demo whose model is taken, in place of --model.
+        out: the folder to write to; "pictures", or that of the picture that is made again, by default.
+        work: the folder of experiments.text_demo whose model is taken, in place of --model.
 
     Raises:
-      ConfigError: for a mistake in the flags.
+        ConfigError: for a mistake in the flags.
     """
     if work is not None and (MODEL.value is not None or AGAIN.value is not None):
-        raise ConfigError("--workdir samples what was trained here; --model and --again a published model. Name one of "
-                          "them.")
+        raise ConfigError(
+            "--workdir samples what was trained here; --model and --again a published model. Name one of them."
+        )
     with warnings.catch_warnings(), _in_words():
         warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", flush=True)
         warnings.simplefilter("always", UserWarning)
@@ -89,8 +95,10 @@ def main(out: str | None, work: str | None = None) -> None:
             again(pathlib.Path(AGAIN.value), out)
         else:
             if work is None and MODEL.value is None:
-                raise ConfigError("--prompt is for a text-to-image model: name its folder by --model, or by --workdir "
-                                  "that of experiments.text_demo.")
+                raise ConfigError(
+                    "--prompt is for a text-to-image model: name its folder by --model, or by --workdir "
+                    "that of experiments.text_demo."
+                )
             settings = from_flags() | ({} if work is None else {"model": str(workdir.text_model(work))})
             model = load(settings)
             folder = pathlib.Path(out or "pictures")
@@ -116,7 +124,7 @@ def from_flags() -> dict[str, Any]:
     """The settings that the flags say.
 
     Raises:
-      ConfigError: for a missing prompt, or a flag that is not written as it should be.
+        ConfigError: for a missing prompt, or a flag that is not written as it should be.
     """
     if PROMPT.value is None:
         raise ConfigError("--prompt is missing: what the pictures are of. (--prompt= is a prompt too, the empty one.)")
@@ -129,20 +137,33 @@ def from_flags() -> dict[str, Any]:
     if len(margins) != 4:
         raise ConfigError(f"--margins={','.join(MARGINS.value)}: write four numbers, top,bottom,left,right.")
     return {
-        "model": MODEL.value, "prompt": PROMPT.value, "negative": NEGATIVE.value, "steps": STEPS.value,
-        "guidance": GUIDANCE.value, "sampler": SAMPLER.value, "height": HEIGHT.value, "width": WIDTH.value,
-        "image": IMAGE.value, "mask": MASK.value, "margins": margins, "strength": STRENGTH.value, "loras": loras(),
-        "windows": WINDOWS.value, "dtype": DTYPE.value, "batch_size": BATCH.value, "tile": TILE.value,
+        "model": MODEL.value,
+        "prompt": PROMPT.value,
+        "negative": NEGATIVE.value,
+        "steps": STEPS.value,
+        "guidance": GUIDANCE.value,
+        "sampler": SAMPLER.value,
+        "height": HEIGHT.value,
+        "width": WIDTH.value,
+        "image": IMAGE.value,
+        "mask": MASK.value,
+        "margins": margins,
+        "strength": STRENGTH.value,
+        "loras": loras(),
+        "windows": WINDOWS.value,
+        "dtype": DTYPE.value,
+        "batch_size": BATCH.value,
+        "tile": TILE.value,
         "resamplings": RESAMPLINGS.value,
         "seeds": list(range(SEED.value, SEED.value + NUMBER.value)),
-    }  # fmt: skip
+    }
 
 
 def loras() -> dict[str, float]:
     """LoRA files and their weights, as --lora says them.
 
     Raises:
-      ConfigError: for one that is not written as it should be.
+        ConfigError: for one that is not written as it should be.
     """
     found = {}
     for text in LORA.value:
@@ -168,24 +189,38 @@ def make(model: text_to_image.TextToImage, settings: Mapping[str, Any]) -> list[
         if image is None:
             raise ConfigError("--mask belongs to --image: name the picture that is painted anew.")
         mask = pictures.read_mask(settings["mask"], image.shape[:2])
-    seeds, size = settings["seeds"], settings["batch_size"]
+    seeds = settings["seeds"]
+    size = settings["batch_size"]
     usual = model.usual.but(settings["steps"], settings["guidance"])
     settings = {**settings, **usual._asdict(), "sampler": settings["sampler"] or model.process.sampler}
     made = text_to_image.generate(
-        model, settings["prompt"], negative=settings["negative"], steps=settings["steps"],
-        guidance=settings["guidance"], seeds=seeds, sampler=settings["sampler"], height=settings["height"],
-        width=settings["width"], image=image, mask=mask, margins=tuple(settings["margins"]),
-        strength=settings["strength"], batch_size=size, windows=settings["windows"], tile=settings["tile"],
+        model,
+        settings["prompt"],
+        negative=settings["negative"],
+        steps=settings["steps"],
+        guidance=settings["guidance"],
+        seeds=seeds,
+        sampler=settings["sampler"],
+        height=settings["height"],
+        width=settings["width"],
+        image=image,
+        mask=mask,
+        margins=tuple(settings["margins"]),
+        strength=settings["strength"],
+        batch_size=size,
+        windows=settings["windows"],
+        tile=settings["tile"],
         resamplings=settings["resamplings"],
-    )  # fmt: skip
+    )
     named = [settings["image"], settings["mask"], *settings["loras"]]
     fixed = {
-        "format": FORMAT, **settings,
+        "format": FORMAT,
+        **settings,
         "checkpoint": pipelines.fingerprint(settings["model"]),
         "files": {path: checksum(path) for path in named if path},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
-    }  # fmt: skip
+    }
     found = []
     for i, (seed, picture) in enumerate(zip(seeds, made)):
         begin = i // size * size
@@ -197,7 +232,7 @@ def again(path: pathlib.Path, out: str | None) -> None:
     """Makes a picture from what its file carries, and says whether it is the same.
 
     Raises:
-      ValueError: if the file carries no settings, or the model or another file is not the one that it was made from.
+        ValueError: if the file carries no settings, or the model or another file is not the one that it was made from.
     """
     about = pictures.settings_of(path)
     carried = {**ADDED, **about}
@@ -209,12 +244,15 @@ def again(path: pathlib.Path, out: str | None) -> None:
     settings = {field: about[field] for field in SETTINGS}
     settings["model"] = MODEL.value or settings["model"]
     if not os.path.isfile(os.path.join(os.path.expanduser(settings["model"]), "model_index.json")):
-        raise FileNotFoundError(f"{settings['model']}, which {path} was made with, is not there: name its folder by "
-                                "--model")
+        raise FileNotFoundError(
+            f"{settings['model']}, which {path} was made with, is not there: name its folder by --model"
+        )
     found = pipelines.fingerprint(settings["model"])
     if found != about["checkpoint"]:
-        raise ValueError(f"{settings['model']} is not the model that {path} was made with: its checksum is "
-                         f"{found[:12]}.., not {about['checkpoint'][:12]}..; name the right folder by --model")
+        raise ValueError(
+            f"{settings['model']} is not the model that {path} was made with: its checksum is "
+            f"{found[:12]}.., not {about['checkpoint'][:12]}..; name the right folder by --model"
+        )
     for name in (settings["image"], settings["mask"], *settings["loras"]):
         if name and checksum(name) != about["files"].get(name):
             raise ValueError(f"{name} is not the file that {path} was made with")
@@ -230,7 +268,7 @@ def checksum(name: str) -> str:
     """sha256 of a file.
 
     Raises:
-      FileNotFoundError: if there is no such file; a pipe or a device, which would be read without end, is none.
+        FileNotFoundError: if there is no such file; a pipe or a device, which would be read without end, is none.
     """
     if not os.path.isfile(name):
         raise FileNotFoundError(f"{name}: there is no such file.")
@@ -245,7 +283,8 @@ def verdict(path: pathlib.Path, target: pathlib.Path, about: Mapping[str, Any], 
     difference = np.abs(pictures.read(path).astype(int) - pictures.read(target)).max()
     others = [f"device {device!r} in place of {about['device']!r}"] * (device != about["device"])
     for name in LIBRARIES:
-        found, version = importlib.metadata.version(name), about["versions"].get(name)
+        found = importlib.metadata.version(name)
+        version = about["versions"].get(name)
         if version not in (None, found):
             others.append(f"{name} {found} in place of {version}")
     why = f" ({', '.join(others)})" if others else ""

@@ -25,11 +25,11 @@ class Generator(NamedTuple):
     """Compiled functions of (params, labels, seeds); of a run of prompts, labels are {name: `[N, ...]`}.
 
     Attributes:
-      images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, H, W, C]`, for any N, in batches of the
-        config's size. Image i depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
-      trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
-        [-1, 1] of the network's world.
-      nfe: network evaluations for each sample; one that guidance evaluates twice counts once.
+        images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, H, W, C]`, for any N, in batches of the
+            config's size. Image i depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
+        trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
+            [-1, 1] of the network's world.
+        nfe: network evaluations for each sample; one that guidance evaluates twice counts once.
     """
 
     images: Callable[..., np.ndarray]
@@ -51,17 +51,19 @@ def denoiser(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], 
     """The guided denoiser of a run, (params, labels `[B]`) -> what `samplers.sample` takes.
 
     Args:
-      config: the run's config.
-      shape: (H, W, C) of one image.
+        config: the run's config.
+        shape: (H, W, C) of one image.
 
     Raises:
-      ConfigError: if the parts do not fit, or the run trains a flow map, which has no denoiser.
+        ConfigError: if the parts do not fit, or the run trains a flow map, which has no denoiser.
     """
     objective = config["objective"]["name"]
     if objective in names.FLOW_MAPS:
         raise ConfigError(f"config.objective.name = {objective!r} trains a flow map, and a denoiser is asked for.")
-    schedule, parameterization = resolve.schedule(config), resolve.parameterization(config)
-    model, scale = resolve.model(config, shape), config["sample"]["guidance"]["scale"]
+    schedule = resolve.schedule(config)
+    parameterization = resolve.parameterization(config)
+    model = resolve.model(config, shape)
+    scale = config["sample"]["guidance"]["scale"]
 
     def of(params: Any, labels: Array) -> Any:
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
@@ -79,13 +81,18 @@ def flow_map(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], 
     """The flow map of a run whose objective trains one, (params, labels `[B]`) -> (x_t, t, s) -> x_s.
 
     Args:
-      config: the run's config.
-      shape: (H, W, C) of one image.
+        config: the run's config.
+        shape: (H, W, C) of one image.
     """
-    schedule, model = resolve.schedule(config), resolve.model(config, shape)
-    parameterization, make = resolve.parameterization(config), names.FLOW_MAPS[config["objective"]["name"]]
-    given = {"clock": parameterization.clock, "clocks": flow_maps.start_and_duration(parameterization.clock),
-             "parameterization": parameterization}  # fmt: skip
+    schedule = resolve.schedule(config)
+    model = resolve.model(config, shape)
+    parameterization = resolve.parameterization(config)
+    make = names.FLOW_MAPS[config["objective"]["name"]]
+    given = {
+        "clock": parameterization.clock,
+        "clocks": flow_maps.start_and_duration(parameterization.clock),
+        "parameterization": parameterization,
+    }
     given = {name: given[name] for name in inspect.signature(make).parameters if name in given}
 
     def of(params: Any, labels: Array) -> flow_maps.FlowMap:
@@ -117,21 +124,23 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
     """Resolves sampler, plan and guidance once, and compiles them at the first call.
 
     Args:
-      config: the run's config.
-      shape: of one example, (H, W, C); where that is a latent, the samples are decoded to pictures.
-      mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
-        then makes the same calls and gets the same images. None: the default device.
+        config: the run's config.
+        shape: of one example, (H, W, C); where that is a latent, the samples are decoded to pictures.
+        mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
+            then makes the same calls and gets the same images. None: the default device.
 
     Returns:
-      A `Generator`.
+        A `Generator`.
 
     Raises:
-      ConfigError: if the parts do not fit.
+        ConfigError: if the parts do not fit.
     """
     if not sampled(config):
-        raise ConfigError(f"config.model.name = {config['model']['name']!r} makes no samples of classes. Pictures of "
-                          "prompts are made by the model that experiments.text_demo puts together: python -m "
-                          "experiments.sample --model=FOLDER --prompt=...")
+        raise ConfigError(
+            f"config.model.name = {config['model']['name']!r} makes no samples of classes. Pictures of "
+            "prompts are made by the model that experiments.text_demo puts together: python -m "
+            "experiments.sample --model=FOLDER --prompt=..."
+        )
     return of_conditions(config, shape, mesh)
 
 
@@ -139,9 +148,11 @@ def of_conditions(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = N
     """`generator` of any run that makes pictures, those of prompts too, whose labels are what its network is told.
 
     Args:
-      config, shape, mesh: as `generator`.
+        config, shape, mesh: as `generator`.
     """
-    schedule, sampler, plan = resolve.schedule(config), resolve.sampler(config), resolve.plan(config)
+    schedule = resolve.schedule(config)
+    sampler = resolve.sampler(config)
+    plan = resolve.plan(config)
     network = (flow_map if sampler.of_flow_maps else denoiser)(config, shape)
     decoder, decode = autoencoder_folders.decoding(config)
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
@@ -154,9 +165,7 @@ def of_conditions(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = N
     def walk(params, labels, seeds, trajectory):
         keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
         x = samplers.prior(schedule, keys[0], shape)
-        return samplers.sample(
-            sampler, network(params, labels), schedule, x, plan, keys[1], trajectory=trajectory
-        )
+        return samplers.sample(sampler, network(params, labels), schedule, x, plan, keys[1], trajectory=trajectory)
 
     def finish(params, decoder, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():

@@ -13,13 +13,13 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads samples.npz; nothing in it is executed.
 
     Args:
-      folder: the run folder.
+        folder: the run folder.
 
     Returns:
-      images uint8 `[N, H, W, C]` and labels int64 `[N]`.
+        images uint8 `[N, H, W, C]` and labels int64 `[N]`.
 
     Raises:
-      WorkdirError: if it is missing, damaged, or lacks an array; says which command makes it.
+        WorkdirError: if it is missing, damaged, or lacks an array; says which command makes it.
     """
     path = pathlib.Path(folder) / "samples.npz"
     again = f"Make it by: {configs.printed('sample', f'--workdir={folder}')}"
@@ -43,19 +43,20 @@ def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]
     """Refuses samples that cannot be compared with a dataset.
 
     Args:
-      images: to be uint8 `[N, *shape]`, N >= 2.
-      labels: to be int `[N]`; if the model has classes, all of them, in 0..classes - 1.
-      shape: of one image of the dataset.
-      classes: of the dataset, or 0 where the model has none.
+        images: to be uint8 `[N, *shape]`, N >= 2.
+        labels: to be int `[N]`; if the model has classes, all of them, in 0..classes - 1.
+        shape: of one image of the dataset.
+        classes: of the dataset, or 0 where the model has none.
 
     Raises:
-      WorkdirError: says what was found and what is needed.
+        WorkdirError: says what was found and what is needed.
     """
     if images.dtype != np.uint8:
         raise WorkdirError(f"samples: images are {images.dtype}, not uint8 (bytes 0..255)")
     if images.ndim != 4 or images.shape[1:] != tuple(shape):
-        raise WorkdirError(f"samples: images have shape {list(images.shape)}, not [N, {', '.join(map(str, shape))}] "
-                           "as the dataset's")  # fmt: skip
+        raise WorkdirError(
+            f"samples: images have shape {list(images.shape)}, not [N, {', '.join(map(str, shape))}] as the dataset's"
+        )
     if labels.shape != (len(images),):
         raise WorkdirError(f"samples: {len(images)} images, but labels of shape {list(labels.shape)}")
     if len(images) < 2:
@@ -66,5 +67,7 @@ def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]
             raise WorkdirError(f"samples: labels {wrong[:5]} are no classes of the dataset; valid: 0 to {classes - 1}")
         absent = sorted(set(range(min(classes, len(images)))) - set(np.unique(labels).tolist()))
         if absent:
-            raise WorkdirError(f"samples: no sample of classes {absent[:10]}, so that a distance to a dataset that has "
-                               "them would mean nothing. Sample all classes: leave out --labels")  # fmt: skip
+            raise WorkdirError(
+                f"samples: no sample of classes {absent[:10]}, so that a distance to a dataset that has "
+                "them would mean nothing. Sample all classes: leave out --labels"
+            )

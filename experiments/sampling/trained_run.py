@@ -1,8 +1,8 @@
 """A trained run as the library's functions take it: for editing, for experiments in a notebook.
 
-    run = trained.load("runs/digits")
-    images, labels = run.real("test", 10)
-    edited = editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images, run.grid, 0.6, run.noise(10)[1])
+run = trained.load("runs/digits")
+images, labels = run.real("test", 10)
+edited = editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images, run.grid, 0.6, run.noise(10)[1])
 """
 
 import pathlib
@@ -75,8 +75,10 @@ class Trained(NamedTuple):
             ConfigError: for a run on latents, whose network takes no images, or a split that is not there.
         """
         if self.config.data.latents.dir:
-            raise ConfigError(f"the run is on latents ({self.config.data.latents.dir}), and its network takes no "
-                              "images: encode them by `experiments.sampling.autoencoder_folders`.")  # fmt: skip
+            raise ConfigError(
+                f"the run is on latents ({self.config.data.latents.dir}), and its network takes no "
+                "images: encode them by `experiments.sampling.autoencoder_folders`."
+            )
         found = measures.split_of(self.config, split)
         rows = measures.balanced_order(found.labels)[:number]
         return to_model(jnp.asarray(found.images[rows])), found.labels[rows]

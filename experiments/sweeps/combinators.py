@@ -33,14 +33,14 @@ def each(field: str, values: Iterable[Any]) -> list[Overrides]:
     """One run for each value of a field.
 
     Args:
-      field: dotted, as in --config.train.steps.
-      values: in the order of the runs; what a config can hold, e.g. {"name": "min_snr", "gamma": 5.0}.
+        field: dotted, as in --config.train.steps.
+        values: in the order of the runs; what a config can hold, e.g. {"name": "min_snr", "gamma": 5.0}.
 
     Returns:
-      [{field: value}].
+        [{field: value}].
 
     Raises:
-      SweepError: for no values, or one that comes twice.
+        SweepError: for no values, or one that comes twice.
     """
     runs = [{field: value} for value in values]
     if not runs:
@@ -54,18 +54,20 @@ def product(*factors: Sequence[Overrides]) -> list[Overrides]:
     A later factor may set a part of what an earlier one set whole: "objective.weighting" after "objective".
 
     Args:
-      *factors: lists of overrides of different fields.
+        *factors: lists of overrides of different fields.
 
     Returns:
-      A list of the product of the lengths; [{}] of no factors.
+        A list of the product of the lengths; [{}] of no factors.
 
     Raises:
-      SweepError: if a factor is empty, or two of them set the same field.
+        SweepError: if a factor is empty, or two of them set the same field.
     """
     for place, factor in enumerate(factors, start=1):
         if not _listed(factor, "product"):
-            raise SweepError(f"product: factor {place} of {len(factors)} is empty, and so would the product be. "
-                             "Valid: at least one run in each; [{}] changes nothing.")  # fmt: skip
+            raise SweepError(
+                f"product: factor {place} of {len(factors)} is empty, and so would the product be. "
+                "Valid: at least one run in each; [{}] changes nothing."
+            )
     return _checked([_merged(parts, "product") for parts in itertools.product(*factors)], "product")
 
 
@@ -73,18 +75,20 @@ def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what i
     """Run i of each list together: fields that vary together.
 
     Args:
-      *columns: lists of the same length, of overrides of different fields.
+        *columns: lists of the same length, of overrides of different fields.
 
     Returns:
-      A list of that length.
+        A list of that length.
 
     Raises:
-      SweepError: if there is no list, the lengths differ, or two lists set the same field.
+        SweepError: if there is no list, the lengths differ, or two lists set the same field.
     """
     lengths = [len(_listed(column, "zip")) for column in columns]
     if not columns or len(set(lengths)) > 1 or not lengths[0]:
-        raise SweepError(f"zip of lists of {', '.join(map(str, lengths)) or 'no'} runs. Valid: the same number in "
-                         "each, at least one; for every combination use product.")
+        raise SweepError(
+            f"zip of lists of {', '.join(map(str, lengths)) or 'no'} runs. Valid: the same number in "
+            "each, at least one; for every combination use product."
+        )
     return _checked([_merged(parts, "zip") for parts in builtins.zip(*columns)], "zip")
 
 
@@ -92,13 +96,13 @@ def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
     """The runs of one list after those of another.
 
     Args:
-      *parts: lists of overrides; empty ones add nothing.
+        *parts: lists of overrides; empty ones add nothing.
 
     Returns:
-      A list of the sum of the lengths.
+        A list of the sum of the lengths.
 
     Raises:
-      SweepError: if a run comes twice.
+        SweepError: if a run comes twice.
     """
     return _checked([dict(run) for part in parts for run in _listed(part, "chain")], "chain")
 
@@ -109,15 +113,15 @@ def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrid
     The values of a field depend on the seed and its name alone, so that one more field, or more runs, change none.
 
     Args:
-      n: how many.
-      seed: another one gives other runs; at least 0.
-      space: {field: distribution}, from `experiments.sweeps.distributions`.
+        n: how many.
+        seed: another one gives other runs; at least 0.
+        space: {field: distribution}, from `experiments.sweeps.distributions`.
 
     Returns:
-      [n] overrides, the same on every machine.
+        [n] overrides, the same on every machine.
 
     Raises:
-      SweepError: if n < 1, nothing is to be drawn, or a run comes twice.
+        SweepError: if n < 1, nothing is to be drawn, or a run comes twice.
     """
     if n < 1 or not space:
         raise SweepError(f"sample: n = {n} runs of {len(space)} fields. Valid: at least one of each.")
@@ -137,15 +141,17 @@ def require_distinct(runs: Sequence[Overrides], what: str) -> None:
     """Refuses a run that comes twice.
 
     Raises:
-      SweepError: naming such runs.
+        SweepError: naming such runs.
     """
     counts = collections.Counter(identity(run) for run in runs)
     first = {identity(run): run for run in reversed(runs)}
     twice = [f"{dict(first[key])} ({count} times)" for key, count in counts.items() if count > 1]
     if twice:
         more = f", and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
-        raise SweepError(f"{what}: runs that come more than once: {'; '.join(twice[:SHOWN])}{more}. Valid: each once; "
-                         'for repetitions vary "seed".')
+        raise SweepError(
+            f"{what}: runs that come more than once: {'; '.join(twice[:SHOWN])}{more}. Valid: each once; "
+            'for repetitions vary "seed".'
+        )
 
 
 def _checked(runs: list[Overrides], what: str) -> list[Overrides]:

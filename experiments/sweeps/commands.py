@@ -19,8 +19,8 @@ class Setting(NamedTuple):
     """The config of one command.
 
     Attributes:
-      base: the config file that it names, with its preset; "" where it takes the config of a run.
-      digest: of the config.
+        base: the config file that it names, with its preset; "" where it takes the config of a run.
+        digest: of the config.
     """
 
     base: str
@@ -31,9 +31,9 @@ def train(config: str, folder: str = "{folder}", *words: str) -> tuple[str, ...]
     """The words of a training: `experiments.train` of a config file, with the run's overrides.
 
     Args:
-      config: file and preset, e.g. "configs/digits.py:tiny".
-      folder: where to.
-      *words: more of them.
+        config: file and preset, e.g. "configs/digits.py:tiny".
+        folder: where to.
+        *words: more of them.
     """
     return (*PYTHON, "experiments.train", f"--config={config}", f"--workdir={folder}", "{overrides}", *words)
 
@@ -52,10 +52,10 @@ def overrides_as_words(overrides: Mapping[str, Any]) -> list[str]:
     """--config.FIELD=VALUE for each override, as `experiments.train` takes it.
 
     Args:
-      overrides: {dotted field: value}, plain.
+        overrides: {dotted field: value}, plain.
 
     Returns:
-      A word for each field, in their order.
+        A word for each field, in their order.
     """
     word = lambda value: value if isinstance(value, str) else _literal(value)
     return [f"--config.{field}={word(value)}" for field, value in overrides.items()]
@@ -70,25 +70,23 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def settings(
-    commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], valid: set[str]
-) -> list[Setting]:
+def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], valid: set[str]) -> list[Setting]:
     """Checks the configs that the commands of a run come to, as far as they have any.
 
     A command has one if it names a config file, or the folder of a run: one that is there, or that a command before it
     trains.
 
     Args:
-      commands: words, complete.
-      overrides: of the run, {dotted field: value}; those that a command gives must come to these values.
-      valid: digests of configs that were checked before; those that pass are added.
+        commands: words, complete.
+        overrides: of the run, {dotted field: value}; those that a command gives must come to these values.
+        valid: digests of configs that were checked before; those that pass are added.
 
     Returns:
-      A Setting for each command that has a config.
+        A Setting for each command that has a config.
 
     Raises:
-      ConfigError: as `experiments.config.checks.validate`; also where a run that is named is not there, and for a value that a
-        command line cannot give.
+        ConfigError: as `experiments.config.checks.validate`; also where a run that is named is not there, and for a
+            value that a command line cannot give.
     """
     made: dict[str, str] = {}  # config.json of the runs that these commands train, by their folders
     found = []
@@ -97,7 +95,8 @@ def settings(
             continue
         for file in filter(None, (_value(words, "extend") or "").split(",")):
             configs.extend(file)
-        base, folder = _value(words, "config"), _value(words, "workdir")
+        base = _value(words, "config")
+        folder = _value(words, "workdir")
         if base is None and folder is None:
             continue
         saved = None if base else made.get(folder) or _saved(folder, words)
@@ -120,19 +119,21 @@ def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
     """The config that a command makes of --config.FIELD=VALUE.
 
     Args:
-      config: it is changed.
-      words: of that form.
+        config: it is changed.
+        words: of that form.
 
     Returns:
-      The config.
+        The config.
 
     Raises:
-      ConfigError: for words that cannot be read.
+        ConfigError: for words that cannot be read.
     """
-    values, argv = flags.FlagValues(), ["sweep", *words]
+    values = flags.FlagValues()
+    argv = ["sweep", *words]
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv, lock_config=False,
-                                        accept_new_attributes=True)  # fmt: skip
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=argv, lock_config=False, accept_new_attributes=True
+        )
         values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{shlex.join(words)}: {str(error).strip().splitlines()[-1]}") from error
@@ -154,8 +155,10 @@ def _saved(folder: str, words: Sequence[str]) -> str:
     try:
         return (pathlib.Path(folder) / "config.json").read_text()
     except OSError as error:
-        raise ConfigError(f"{shlex.join(words)}: there is no run in {folder} ({error.strerror}). Train it first; or a "
-                          "command before this one has to.") from error  # fmt: skip
+        raise ConfigError(
+            f"{shlex.join(words)}: there is no run in {folder} ({error.strerror}). Train it first; or a "
+            "command before this one has to."
+        ) from error
 
 
 def _value(words: Sequence[str], name: str) -> str | None:
@@ -171,8 +174,10 @@ def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
         inner = f"{field}."
         parts = {name.removeprefix(inner): part for name, part in overrides.items() if name.startswith(inner)}
         if configs.digest({"value": got}) != configs.digest({"value": _with(value, parts)}):
-            raise ConfigError(f"config.{field} = {value!r} cannot be given on a command line: it is read as "
-                              f"{plain(got)!r}. Valid: another spelling, or a base config that holds it.")
+            raise ConfigError(
+                f"config.{field} = {value!r} cannot be given on a command line: it is read as "
+                f"{plain(got)!r}. Valid: another spelling, or a base config that holds it."
+            )
 
 
 def _with(value: Any, parts: Mapping[str, Any]) -> Any:

@@ -28,11 +28,11 @@ class Sweep(NamedTuple):
     `sample` and `evaluate` make the usual ones.
 
     Attributes:
-      runs: overrides, from `combinators`.
-      commands: of each run, in turn: words, as in a shell.
-      seeds: fields over which figures are averaged, where they vary.
-      titles: fields of no config, that name what several others make together: zip(each("method", ("flow", "edm")),
-        [{...}, {...}]). Those others are then left out of names and tables.
+        runs: overrides, from `combinators`.
+        commands: of each run, in turn: words, as in a shell.
+        seeds: fields over which figures are averaged, where they vary.
+        titles: fields of no config, that name what several others make together: zip(each("method", ("flow", "edm")),
+            [{...}, {...}]). Those others are then left out of names and tables.
     """
 
     runs: Sequence[Overrides]
@@ -45,13 +45,13 @@ def load(file: str) -> Sweep:
     """The sweep of a Python file with `get_sweep(arg)`.
 
     Args:
-      file: path, with an optional preset after a colon: `configs/sweeps/digits_weightings.py:tiny`.
+        file: path, with an optional preset after a colon: `configs/sweeps/digits_weightings.py:tiny`.
 
     Returns:
-      What it returns.
+        What it returns.
 
     Raises:
-      ConfigError: where there is no such file, or it defines no `get_sweep` that returns a Sweep.
+        ConfigError: where there is no such file, or it defines no `get_sweep` that returns a Sweep.
     """
     path, _, preset = file.partition(":")
     if not pathlib.Path(path).is_file():
@@ -77,16 +77,16 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> state.Record:
     """The runs of a sweep with their names and commands, every config checked.
 
     Args:
-      sweep: from `load`.
-      file: as it was given.
-      directory: of the sweep; it need not be there.
+        sweep: from `load`.
+        file: as it was given.
+        directory: of the sweep; it need not be there.
 
     Returns:
-      What sweep.json is to hold.
+        What sweep.json is to hold.
 
     Raises:
-      ConfigError: if there is no run or no command, a run comes twice, also by another spelling, a field is unknown or
-        used by no command, or a config cannot be trained or sampled; the message names the run.
+        ConfigError: if there is no run or no command, a run comes twice, also by another spelling, a field is unknown
+            or used by no command, or a config cannot be trained or sampled; the message names the run.
     """
     if why := file_systems.objection(directory):
         raise ConfigError(f"--workdir={directory} is {why}")
@@ -94,7 +94,8 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> state.Record:
     if not runs or not sweep.commands:
         raise SweepError(f"{file}: {len(runs)} runs of {len(sweep.commands)} commands. Valid: at least one of each.")
     require_distinct(runs, file)
-    names, varies = naming.names(runs, sweep.titles), naming.varying(runs, sweep.titles)
+    names = naming.names(runs, sweep.titles)
+    varies = naming.varying(runs, sweep.titles)
     places_named = {place for words in sweep.commands for word in words for place in PLACE.findall(word)}
     valid = {*GIVEN, "overrides", *(field for run in runs for field in run)}
     for place in sorted(places_named - valid):
@@ -117,8 +118,10 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
     """The words of a run's commands; "{folder}" and "{directory}" stay, for the sweep may be moved."""
     rest = {field: value for field, value in run.items() if field not in {*named, *sweep.titles}}
     if rest and "overrides" not in named:
-        raise SweepError(f"run {name} sets {', '.join(rest)}, which no command takes. Valid: a command with the word "
-                         f"{OVERRIDES}, as train(...) has, or with {{{next(iter(rest))}}}.")  # fmt: skip
+        raise SweepError(
+            f"run {name} sets {', '.join(rest)}, which no command takes. Valid: a command with the word "
+            f"{OVERRIDES}, as train(...) has, or with {{{next(iter(rest))}}}."
+        )
 
     def put(match):
         place = match[1]
@@ -142,10 +145,11 @@ def _checked(plans: Sequence[state.Plan], directory: pathlib.Path) -> list[Setti
     """Checks the config of every command of every run; refuses two runs that come to the same.
 
     Returns:
-      The settings of all commands that have a config.
+        The settings of all commands that have a config.
     """
     seen: dict[tuple, str] = {}
-    every, valid = [], set()
+    every = []
+    valid = set()
     for plan in plans:
         try:
             found = settings(state.commands(directory, plan), plan.overrides, valid)
@@ -156,8 +160,10 @@ def _checked(plans: Sequence[state.Plan], directory: pathlib.Path) -> list[Setti
         bare = tuple(tuple(word for word in words if not word.startswith("--config.")) for words in plan.commands)
         same = (bare, tuple(setting.digest for setting in found))
         if found and same in seen:
-            raise SweepError(f"runs {seen[same]} and {plan.name} come to the same config: what they set differently "
-                             "is the base config's own value, or another spelling of it. Valid: each once.")
+            raise SweepError(
+                f"runs {seen[same]} and {plan.name} come to the same config: what they set differently "
+                "is the base config's own value, or another spelling of it. Valid: each once."
+            )
         seen[same] = plan.name
     return every
 
@@ -166,12 +172,12 @@ def settle(directory: pathlib.Path, new: state.Record) -> None:
     """Writes sweep.json, or compares the sweep with the one that is there.
 
     Args:
-      directory: of the sweep.
-      new: what is to run.
+        directory: of the sweep.
+        new: what is to run.
 
     Raises:
-      SweepError: if the folder holds another sweep, with the differences.
-      WorkdirError: if sweep.json is there and cannot be read.
+        SweepError: if the folder holds another sweep, with the differences.
+        WorkdirError: if sweep.json is there and cannot be read.
     """
     if not (directory / "sweep.json").exists():
         return state.write(directory, new)
@@ -179,8 +185,10 @@ def settle(directory: pathlib.Path, new: state.Record) -> None:
     if lines:
         told = "\n".join(f"  {line}" for line in lines[:SHOWN])
         more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-        raise SweepError(f"--workdir={directory} holds another sweep:\n{told}{more}\n"
-                         "Set these back to go on with it, or choose another --workdir.")  # fmt: skip
+        raise SweepError(
+            f"--workdir={directory} holds another sweep:\n{told}{more}\n"
+            "Set these back to go on with it, or choose another --workdir."
+        )
 
 
 def difference(old: state.Record, new: state.Record) -> list[str]:

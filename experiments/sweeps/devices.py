@@ -16,8 +16,8 @@ class Slot(NamedTuple):
     """What one job gets.
 
     Attributes:
-      variables: of its environment, besides the sweep's own.
-      cores: that it may use; all that the sweep may use where empty.
+        variables: of its environment, besides the sweep's own.
+        cores: that it may use; all that the sweep may use where empty.
     """
 
     variables: dict[str, str]
@@ -28,28 +28,30 @@ def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:
     """Deals out GPUs and cores.
 
     Args:
-      jobs: how many run side by side.
-      gpus: as CUDA_VISIBLE_DEVICES names them; one that is named twice is shared by two jobs. None for CPU.
-      cores: numbers of the cores to deal out; none to leave them to the system.
+        jobs: how many run side by side.
+        gpus: as CUDA_VISIBLE_DEVICES names them; one that is named twice is shared by two jobs. None for CPU.
+        cores: numbers of the cores to deal out; none to leave them to the system.
 
     Returns:
-      [jobs] slots.
+        [jobs] slots.
 
     Raises:
-      SweepError: if there is no job, or the GPUs do not divide over them.
+        SweepError: if there is no job, or the GPUs do not divide over them.
     """
     if jobs < 1:
         raise SweepError(f"--jobs={jobs}. Valid: at least 1.")
     if gpus and len(gpus) % jobs:
-        raise SweepError(f"{len(gpus)} devices ({','.join(gpus)}) do not divide over --jobs={jobs}. Valid: as many "
-                         "jobs as devices, or a divisor; a device that is named twice, as in --devices=0,0, is shared.")
+        raise SweepError(
+            f"{len(gpus)} devices ({','.join(gpus)}) do not divide over --jobs={jobs}. Valid: as many "
+            "jobs as devices, or a divisor; a device that is named twice, as in --devices=0,0, is shared."
+        )
     shared = collections.Counter(gpus)
     made = []
     for job in range(jobs):
         variables = {}
         if gpus:
             each = len(gpus) // jobs
-            mine = gpus[job * each:(job + 1) * each]
+            mine = gpus[job * each : (job + 1) * each]
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
             if most := max(shared[gpu] for gpu in mine) - 1:
                 variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY / (most + 1):.3g}"
@@ -60,7 +62,7 @@ def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:
 def _share(cores: Sequence[int], job: int, jobs: int) -> Sequence[int]:
     if jobs > len(cores) > 0:
         return [cores[job % len(cores)]]
-    return cores[job * len(cores) // jobs:(job + 1) * len(cores) // jobs]
+    return cores[job * len(cores) // jobs : (job + 1) * len(cores) // jobs]
 
 
 def found_gpus() -> list[str]:

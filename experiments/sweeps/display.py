@@ -29,21 +29,24 @@ class Shown(NamedTuple):
 
 
 class Display:
-    """Shows how a sweep gets on; use it in a ``with`` block."""
+    """Shows how a sweep gets on; use it in a `with` block."""
 
     def __init__(self, counts: dict[str, int], jobs: int, console: Console | None = None):
         """Starts the clock.
 
         Args:
-          counts: how many runs have each status, of all in the sweep.
-          jobs: how many run at a time, for the time to go.
-          console: where to; standard output by default.
+            counts: how many runs have each status, of all in the sweep.
+            jobs: how many run at a time, for the time to go.
+            console: where to; standard output by default.
         """
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.total, self.jobs = sum(counts.values()), jobs
-        self.done, self.failed = counts.get(state.DONE, 0), counts.get(state.FAILED, 0)
+        self.total = sum(counts.values())
+        self.jobs = jobs
+        self.done = counts.get(state.DONE, 0)
+        self.failed = counts.get(state.FAILED, 0)
         self.running: dict[str, Shown] = {}
-        self._begun, self._finished = time.monotonic(), 0
+        self._begun = time.monotonic()
+        self._finished = 0
         self._shown = 0.0
         self._live = None
         if self.console.is_terminal:
@@ -76,11 +79,11 @@ class Display:
         """Tells that a run ended.
 
         Args:
-          name: of the run.
-          status: "done", "failed" or "stopped".
-          seconds: that all its commands took.
-          reason: of the failure.
-          again: whether it is tried again.
+            name: of the run.
+            status: "done", "failed" or "stopped".
+            seconds: that all its commands took.
+            reason: of the failure.
+            again: whether it is tried again.
         """
         self.running.pop(name, None)
         self._finished += 1
@@ -100,8 +103,13 @@ class Display:
 
     def stopping(self, number: int, running: int, asked: int) -> None:
         """Tells that a signal came and what it does."""
-        what = ("asked to save and stop; once more ends them at once" if asked == 1
-                else "ended at once; what they had saved stays" if asked == 2 else "killed")
+        what = (
+            "asked to save and stop; once more ends them at once"
+            if asked == 1
+            else "ended at once; what they had saved stays"
+            if asked == 2
+            else "killed"
+        )
         self.say(f"{signal.Signals(number).name}: {running} running runs are {what}")
 
     def show(self) -> None:
@@ -116,7 +124,8 @@ class Display:
 
     def _pace(self) -> tuple[float | None, float | None]:
         """Runs a minute, and the seconds to go, where they can be told."""
-        seconds, rest = time.monotonic() - self._begun, self.total - self.done - self.failed
+        seconds = time.monotonic() - self._begun
+        rest = self.total - self.done - self.failed
         if not self._finished or not seconds:
             return None, None
         return 60 * self._finished / seconds, seconds / self._finished * rest  # as many at a time as there are
@@ -128,16 +137,27 @@ class Display:
     def _line(self, seconds: float) -> str:
         rate, left = self._pace()
         used = process_memory.of_machine()
-        return line({"seconds": round(seconds), "done": self.done, "failed": self.failed, "total": self.total,
-                     "runs_per_minute": rate, "eta_seconds": left}, used and used[0])  # fmt: skip
+        return line(
+            {
+                "seconds": round(seconds),
+                "done": self.done,
+                "failed": self.failed,
+                "total": self.total,
+                "runs_per_minute": rate,
+                "eta_seconds": left,
+            },
+            used and used[0],
+        )
 
     def _drawn(self) -> Group:
         used = process_memory.of_machine()  # what the runs compete for
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True, overflow="ellipsis")
         bar.add_column(ratio=1)
-        bar.add_row(f"{self._counts()}{self._rate()}{f', memory {held(used)}' if used else ''}",
-                    ProgressBar(self.total, self.done + self.failed))  # fmt: skip
+        bar.add_row(
+            f"{self._counts()}{self._rate()}{f', memory {held(used)}' if used else ''}",
+            ProgressBar(self.total, self.done + self.failed),
+        )
         rows = Table.grid(padding=(0, 2), expand=True)
         longest = min(max(map(len, self.running), default=0), self.console.width // 2)
         rows.add_column(style="cyan", no_wrap=True, min_width=longest, overflow="ellipsis")

@@ -14,7 +14,7 @@ def uniform(low: float, high: float) -> Distribution:
     """Even between low and high, to four digits.
 
     Raises:
-      ConfigError: unless low < high.
+        ConfigError: unless low < high.
     """
     _require(low < high, f"uniform({low}, {high})", "low < high")
     return lambda u: _rounded(low + u * (high - low))
@@ -24,7 +24,7 @@ def log_uniform(low: float, high: float) -> Distribution:
     """Its logarithm is even between those of low and high, as suits a learning rate; to four digits.
 
     Raises:
-      ConfigError: unless 0 < low < high.
+        ConfigError: unless 0 < low < high.
     """
     _require(0 < low < high, f"log_uniform({low}, {high})", "0 < low < high")
     return lambda u: _rounded(math.exp(math.log(low) + u * (math.log(high) - math.log(low))))
@@ -34,10 +34,13 @@ def integers(low: int, high: int) -> Distribution:
     """Each integer from low to high, both included, as often as any other.
 
     Raises:
-      ConfigError: unless both are integers and low <= high.
+        ConfigError: unless both are integers and low <= high.
     """
-    _require(isinstance(low, int) and isinstance(high, int) and low <= high, f"integers({low}, {high})",
-             "two integers, low <= high")
+    _require(
+        isinstance(low, int) and isinstance(high, int) and low <= high,
+        f"integers({low}, {high})",
+        "two integers, low <= high",
+    )
     return lambda u: low + int(u * (high - low + 1))
 
 
@@ -45,7 +48,7 @@ def choice(values: Sequence[Any]) -> Distribution:
     """Each value as often as any other.
 
     Raises:
-      ConfigError: for no values.
+        ConfigError: for no values.
     """
     values = tuple(values)
     _require(len(values) > 0, "choice([])", "at least one value")

@@ -15,8 +15,8 @@ def varying(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
     """The fields that are not the same in all runs, in the order in which the runs set them.
 
     Args:
-      runs: overrides; a field that one of them lacks differs.
-      titles: fields that stand for others: those whose values follow from theirs are left out.
+        runs: overrides; a field that one of them lacks differs.
+        titles: fields that stand for others: those whose values follow from theirs are left out.
     """
     fields = dict.fromkeys(field for run in runs for field in run)
     value = lambda run, *some: identity({field: run[field] for field in some if field in run})
@@ -32,10 +32,10 @@ def labels(fields: Sequence[str]) -> dict[str, str]:
     "name" at the end says nothing: "objective.weighting.name" is "weighting".
 
     Args:
-      fields: dotted, distinct.
+        fields: dotted, distinct.
 
     Returns:
-      {field: label}, the labels distinct.
+        {field: label}, the labels distinct.
     """
     ends = {field: _ends(field) for field in fields}
     common = collections.Counter(end for found in ends.values() for end in set(found))
@@ -51,8 +51,8 @@ def label(run: Overrides, called: Mapping[str, str]) -> str:
     """A name for a run, or for a group of them: "parameterization=v,weighting=min_snr".
 
     Args:
-      run: overrides.
-      called: the fields to name and their labels; those that the run lacks are left out.
+        run: overrides.
+        called: the fields to name and their labels; those that the run lacks are left out.
     """
     return ",".join(f"{called[field]}={text(run[field])}" for field in called if field in run) or SAME
 
@@ -64,11 +64,11 @@ def names(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
     label is too long, get a hash of what they set at the end.
 
     Args:
-      runs: overrides, distinct.
-      titles: as in `varying`.
+        runs: overrides, distinct.
+        titles: as in `varying`.
 
     Returns:
-      [len(runs)] distinct names, also when capitals do not count.
+        [len(runs)] distinct names, also when capitals do not count.
     """
     called = labels(varying(runs, titles))
     first = [label(run, called) for run in runs]

@@ -26,34 +26,49 @@ NEWS = "news.js"
 POLL = 2000  # milliseconds between two looks at the news
 LOWER, HIGHER = "lower", "higher"  # is better
 BETTER = {
-    "fd_": LOWER, "fid": LOWER, "sfid": LOWER, "kid": LOWER, "cmmd": LOWER, "bits_per_dim": LOWER,
-    "seconds/": LOWER, "rfid": LOWER, "is": HIGHER, "precision": HIGHER, "recall": HIGHER, "density": HIGHER,
-    "coverage": HIGHER, "asked_class": HIGHER, "steps_per_second": HIGHER, "psnr": HIGHER, "ssim": HIGHER,
-}  # fmt: skip; not the loss: those of different objectives do not compare
+    "fd_": LOWER,
+    "fid": LOWER,
+    "sfid": LOWER,
+    "kid": LOWER,
+    "cmmd": LOWER,
+    "bits_per_dim": LOWER,
+    "seconds/": LOWER,
+    "rfid": LOWER,
+    "is": HIGHER,
+    "precision": HIGHER,
+    "recall": HIGHER,
+    "density": HIGHER,
+    "coverage": HIGHER,
+    "asked_class": HIGHER,
+    "steps_per_second": HIGHER,
+    "psnr": HIGHER,
+    "ssim": HIGHER,
+}  # not the loss: those of different objectives do not compare
 USUAL = ("fid", "fd_inception", "fd_classifier", "fd_pixels", "asked_class", "nfe", "loss")  # columns at first
 NOTES = {
     True: "A line is a setting; a figure is the mean over its finished runs, which differ in {seeds} alone. ± is half "
-          "the width of Student's 95 % interval of that mean, which two or three runs make wide, or the standard "
-          "deviation. Small dots in the charts are single runs. A click on a figure or a point opens the commands that "
-          "made it.",
+    "the width of Student's 95 % interval of that mean, which two or three runs make wide, or the standard "
+    "deviation. Small dots in the charts are single runs. A click on a figure or a point opens the commands that "
+    "made it.",
     False: "A line is a run; ± is half the width of the 95 % interval over its samples, where the evaluation has one. "
-           "It does not hold the variation between trainings. A click on a figure or a point opens the commands that "
-           "made it.",
-}  # fmt: skip
+    "It does not hold the variation between trainings. A click on a figure or a point opens the commands that "
+    "made it.",
+}
 
 
 def content(results: Results) -> dict[str, Any]:
     """What the page is told, as JSON holds it; see page/rows.js for what becomes of it.
 
     Args:
-      results: from `results.collect`.
+        results: from `results.collect`.
 
     Returns:
-      {"name", "fields", "seeds", "runs", "groups", "figures", ...}; the pictures are in it as paths.
+        {"name", "fields", "seeds", "runs", "groups", "figures", ...}; the pictures are in it as paths.
     """
     runs = [_with_total(run) for run in results.runs]
     groups = over_seeds(results._replace(runs=runs))
-    called, seeds = naming.labels(results.fields), naming.labels([*results.fields, *results.seeds])
+    called = naming.labels(results.fields)
+    seeds = naming.labels([*results.fields, *results.seeds])
     of_group = {run.name: index for index, group in enumerate(groups) for run in group.runs}
     number = {run.name: index for index, run in enumerate(runs)}
     names = list(dict.fromkeys([*USUAL, *(name for run in runs for name in run.figures)]))
@@ -122,20 +137,22 @@ def _run(run: Run, group: int, called: Mapping[str, str], seeds: Sequence[str]) 
         "workdir": str(run.workdir),
         "command": run.command,
         "figures": _figures(run.figures),
-        "curves": {name: [[step for step, _ in points], [shorter(value) for _, value in points]]
-                   for name, points in run.curves.items()},
+        "curves": {
+            name: [[step for step, _ in points], [shorter(value) for _, value in points]]
+            for name, points in run.curves.items()
+        },
         "images": {kind: str(path) for kind, path in run.images.items()},
-    }  # fmt: skip
+    }
 
 
 def page(told: Mapping[str, Any], pictures: Sequence[str], version: str, written: str) -> str:
     """The page as one text.
 
     Args:
-      told: from `content`, with the numbers of pictures in place of their paths.
-      pictures: "data:" addresses.
-      version: of the content, that the news will compare.
-      written: the time, for people.
+        told: from `content`, with the numbers of pictures in place of their paths.
+        pictures: "data:" addresses.
+        version: of the content, that the news will compare.
+        written: the time, for people.
     """
     parts = {
         "title": html.escape(f"{told['name']}: sweep"),
@@ -158,11 +175,11 @@ def write(results: Results, before: str = "") -> str:
     """Writes DIR/report.html and then DIR/news.js, each whole or not at all, if anything changed.
 
     Args:
-      results: from `results.collect`.
-      before: the version that was written last; "" writes in any case.
+        results: from `results.collect`.
+        before: the version that was written last; "" writes in any case.
 
     Returns:
-      The version that is there now.
+        The version that is there now.
     """
     told = content(results)
     paths = list(dict.fromkeys(path for run in told["runs"] for path in run["images"].values()))

@@ -14,13 +14,13 @@ SHARE = 50  # times as long as one look takes is the least wait until the next: 
 
 @contextlib.contextmanager
 def following(directory: pathlib.Path, every: float = 10.0) -> Iterator[None]:
-    """Keeps DIR/report.html up to date during a ``with`` block, from a thread, and once more at its end.
+    """Keeps DIR/report.html up to date during a `with` block, from a thread, and once more at its end.
 
     A report that cannot be written stops no run: what is wrong is said once.
 
     Args:
-      directory: of the sweep.
-      every: seconds between two looks, at least.
+        directory: of the sweep.
+        every: seconds between two looks, at least.
     """
     over, version, told = threading.Event(), "", set()
 

@@ -22,10 +22,10 @@ def embedded(paths: Sequence[pathlib.Path]) -> dict[str, str | None]:
     One that fits into its share of the room goes as it is; a larger one as WebP, smaller if it must be.
 
     Args:
-      paths: of PNG files.
+        paths: of PNG files.
 
     Returns:
-      {path: address}; None for a file that is gone or that is no picture (a run may just be writing it).
+        {path: address}; None for a file that is gone or that is no picture (a run may just be writing it).
     """
     share = min(LARGEST, ROOM // max(len(paths), 1))
     return {str(path): _address(path, share) for path in paths}
@@ -46,14 +46,16 @@ def _encoded(path: pathlib.Path, changed: int, size: int, share: int) -> str:
         image.load()
         kind = Image.MIME[image.format]
         if len(content) > share:
-            content, kind = _smaller(image, share), "image/webp"
+            content = _smaller(image, share)
+            kind = "image/webp"
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _smaller(image: Image.Image, share: int) -> bytes:
     image = image.convert("RGB")
     for side in SIDES:
-        file, made = io.BytesIO(), image.copy()
+        file = io.BytesIO()
+        made = image.copy()
         made.thumbnail((side, side), Image.Resampling.LANCZOS)
         made.save(file, "WEBP", quality=QUALITY, method=4)
         if file.tell() <= share:

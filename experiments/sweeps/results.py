@@ -22,11 +22,11 @@ class Figure(NamedTuple):
     """A number with its uncertainty.
 
     Attributes:
-      value: finite.
-      low, high: ends of the 95 % interval, or None. Of a run: over its samples, from its report (not over trainings).
-        Of a group: Student's interval of the mean over the runs.
-      n: of how many it is: samples of a run's figure (None where it does not apply), runs of a group's.
-      std: over the runs of a group (n - 1 in the denominator); None for a run, and for a group of one.
+        value: finite.
+        low, high: ends of the 95 % interval, or None. Of a run: over its samples, from its report (not over trainings).
+            Of a group: Student's interval of the mean over the runs.
+        n: of how many it is: samples of a run's figure (None where it does not apply), runs of a group's.
+        std: over the runs of a group (n - 1 in the denominator); None for a run, and for a group of one.
     """
 
     value: float
@@ -40,21 +40,21 @@ class Run(NamedTuple):
     """A run of the sweep.
 
     Attributes:
-      name: unique in the sweep, made of what differs, e.g. "parameterization=v,weighting=min_snr,seed=0".
-      overrides: {dotted field: value}, JSON's kinds of values.
-      workdir: its folder, DIR/name.
-      status: "queued", "running", "done", "failed" or "stopped".
-      figures: by name; empty as long as nothing was measured. Of training: "loss" (of the last line), "step",
-        "steps_per_second". Of samples: "nfe", "asked_class", "fd_FEATURES", "fd_FEATURES_over_floor",
-        "nearest_over_held_out"; "fid", "kid", ... where they were measured. Seconds of each command:
-        "seconds/train", "seconds/sample", "seconds/evaluate".
-      curves: by name ("loss", "grad_norm", "evaluate/FIGURE"), (step, value) with growing steps, at most 500 of them.
-      command: what can be copied to repeat it, its commands joined by " && ".
-      seconds: of all its commands so far.
-      images: PNG files by what they show: "samples", "trajectory", "curves", "preview" (of the last evaluation in the
-        loop); only those that are there.
-      reason: the last lines of its error where it failed, else "".
-      attempts: how often it was begun.
+        name: unique in the sweep, made of what differs, e.g. "parameterization=v,weighting=min_snr,seed=0".
+        overrides: {dotted field: value}, JSON's kinds of values.
+        workdir: its folder, DIR/name.
+        status: "queued", "running", "done", "failed" or "stopped".
+        figures: by name; empty as long as nothing was measured. Of training: "loss" (of the last line), "step",
+            "steps_per_second". Of samples: "nfe", "asked_class", "fd_FEATURES", "fd_FEATURES_over_floor",
+            "nearest_over_held_out"; "fid", "kid", ... where they were measured. Seconds of each command:
+            "seconds/train", "seconds/sample", "seconds/evaluate".
+        curves: by name ("loss", "grad_norm", "evaluate/FIGURE"), (step, value) with growing steps, at most 500 of them.
+        command: what can be copied to repeat it, its commands joined by " && ".
+        seconds: of all its commands so far.
+        images: PNG files by what they show: "samples", "trajectory", "curves", "preview" (of the last evaluation in the
+            loop); only those that are there.
+        reason: the last lines of its error where it failed, else "".
+        attempts: how often it was begun.
     """
 
     name: str
@@ -74,13 +74,13 @@ class Results(NamedTuple):
     """All runs of a sweep, finished or not.
 
     Attributes:
-      name: of the sweep.
-      file: the sweep file, with its preset, e.g. "configs/sweeps/digits_weightings.py:tiny".
-      fields: that vary, dotted, in the order in which the runs set them; without the seeds.
-      seeds: the fields that vary and that are averaged over, e.g. ["seed"].
-      runs: in the sweep's order.
-      directory: of the sweep.
-      command: that starts or goes on with the sweep.
+        name: of the sweep.
+        file: the sweep file, with its preset, e.g. "configs/sweeps/digits_weightings.py:tiny".
+        fields: that vary, dotted, in the order in which the runs set them; without the seeds.
+        seeds: the fields that vary and that are averaged over, e.g. ["seed"].
+        runs: in the sweep's order.
+        directory: of the sweep.
+        command: that starts or goes on with the sweep.
     """
 
     name: str
@@ -96,10 +96,10 @@ class Group(NamedTuple):
     """The runs that differ in their seeds alone.
 
     Attributes:
-      name: of what differs, without the seeds.
-      overrides: likewise.
-      runs: all of them, whatever their status.
-      figures: means over those runs that are done and have the figure; n says over how many.
+        name: of what differs, without the seeds.
+        overrides: likewise.
+        runs: all of them, whatever their status.
+        figures: means over those runs that are done and have the figure; n says over how many.
     """
 
     name: str
@@ -112,13 +112,13 @@ def collect(directory: str | pathlib.Path) -> Results:
     """Reads what a sweep's folder holds now; works while the sweep runs, and changes nothing.
 
     Args:
-      directory: of the sweep, with its sweep.json.
+        directory: of the sweep, with its sweep.json.
 
     Returns:
-      Results.
+        Results.
 
     Raises:
-      WorkdirError: if the folder holds no sweep.
+        WorkdirError: if the folder holds no sweep.
     """
     directory = pathlib.Path(directory)
     record = state.read(directory)
@@ -140,9 +140,19 @@ def _run(directory: pathlib.Path, plan: state.Plan) -> Run:
     images = {name: folder / f"{name}.png" for name in PICTURES}
     if previews := sorted(folder.glob("previews/*.png"), key=lambda path: (len(path.name), path.name)):
         images["preview"] = previews[-1]
-    return Run(plan.name, plan.overrides, folder, now.status, figures, curves(rows), command(directory, plan),
-               sum(now.seconds.values()), {name: path for name, path in images.items() if path.is_file()},
-               now.reason if now.status == state.FAILED else "", now.attempts)  # fmt: skip
+    return Run(
+        plan.name,
+        plan.overrides,
+        folder,
+        now.status,
+        figures,
+        curves(rows),
+        command(directory, plan),
+        sum(now.seconds.values()),
+        {name: path for name, path in images.items() if path.is_file()},
+        now.reason if now.status == state.FAILED else "",
+        now.attempts,
+    )
 
 
 def command(directory: pathlib.Path, plan: state.Plan) -> str:
@@ -199,8 +209,9 @@ def _of_training(rows: list[dict], folder: pathlib.Path) -> dict[str, Figure]:
     if not lines:
         return {}
     found = {"loss": Figure(lines[-1]["loss"]), "step": Figure(lines[-1]["step"])}
-    rates = [row["steps_per_second"] for row in read_rows(folder / "timing.jsonl")
-             if _number(row.get("steps_per_second"))]  # fmt: skip
+    rates = [
+        row["steps_per_second"] for row in read_rows(folder / "timing.jsonl") if _number(row.get("steps_per_second"))
+    ]
     return found | ({"steps_per_second": Figure(float(np.median(rates)))} if rates else {})
 
 
@@ -240,7 +251,8 @@ def _scored(part: Mapping) -> Figure | None:
         return None
     low, high = part.get("interval") or (None, None)
     if low is None and _number(error := part.get("standard_error")):
-        low, high = value - 1.96 * error, value + 1.96 * error
+        low = value - 1.96 * error
+        high = value + 1.96 * error
     return Figure(value, low, high, part.get("samples"))
 
 
@@ -248,16 +260,17 @@ def over_seeds(results: Results) -> list[Group]:
     """Averages over the runs that differ in their seeds alone.
 
     Args:
-      results: from `collect`.
+        results: from `collect`.
 
     Returns:
-      A group for each combination of `results.fields`, in the order of its first run.
+        A group for each combination of `results.fields`, in the order of its first run.
     """
     groups: dict[str, list[Run]] = {}
     for run in results.runs:
         rest = {field: run.overrides.get(field) for field in results.fields}
         groups.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
-    made, called = [], naming.labels(results.fields)
+    made = []
+    called = naming.labels(results.fields)
     for runs in groups.values():
         overrides = {field: value for field, value in runs[0].overrides.items() if field not in results.seeds}
         names = dict.fromkeys(name for run in runs for name in run.figures)
@@ -272,12 +285,13 @@ def mean(values: list[float]) -> Figure:
     """The mean over runs with Student's interval of it, mean +- t s / sqrt(n).
 
     Args:
-      values: [n], n >= 1.
+        values: [n], n >= 1.
 
     Returns:
-      Figure; without interval and deviation for n = 1.
+        Figure; without interval and deviation for n = 1.
     """
-    n, middle = len(values), float(np.mean(values))
+    n = len(values)
+    middle = float(np.mean(values))
     if n == 1:
         return Figure(middle, n=1)
     std = float(np.std(values, ddof=1))

@@ -56,21 +56,23 @@ def run(
     """Runs what is not done yet.
 
     Args:
-      directory: of the sweep.
-      plans: the runs.
-      slots: one for each job that may run at a time.
-      tries: how often each run may be begun before it counts as failed, by name; 0 leaves it as it is.
-      display: that is told what happens.
-      signals: numbers of signals that this process got. The first asks the runs to stop, which save; the second ends
-        them at once, as they end by their own rules; the third kills them.
-      stop: the signal that asks them. SLURM sends SIGTERM to all processes of a task, so that one of ours would be
-        their second: there it is SIGINT, which they count apart.
+        directory: of the sweep.
+        plans: the runs.
+        slots: one for each job that may run at a time.
+        tries: how often each run may be begun before it counts as failed, by name; 0 leaves it as it is.
+        display: that is told what happens.
+        signals: numbers of signals that this process got. The first asks the runs to stop, which save; the second ends
+            them at once, as they end by their own rules; the third kills them.
+        stop: the signal that asks them. SLURM sends SIGTERM to all processes of a task, so that one of ours would be
+            their second: there it is SIGINT, which they count apart.
 
     Returns:
-      The exit status of the last command of each run that was begun, by name; 0 of those that are done.
+        The exit status of the last command of each run that was begun, by name; 0 of those that are done.
     """
     todo = collections.deque(plan for plan in plans if tries[plan.name] > 0)
-    free, running, asked = list(slots), [], 0
+    free = list(slots)
+    running = []
+    asked = 0
     later: dict[str, float] = {}  # when to look again at a run that another process holds
     ended: dict[str, int] = {}
 
@@ -95,7 +97,8 @@ def run(
 
     def end(job):
         """Writes down how a command ended; goes on with the next, or with the run's next attempt."""
-        name, code = job.plan.name, exit_status(job)
+        name = job.plan.name
+        code = exit_status(job)
         status = _finish(directory, job, code, asked)
         if status == state.DONE and job.command + 1 < len(job.plan.commands):
             if not asked:
@@ -167,7 +170,8 @@ def _start(directory: pathlib.Path, job: Job) -> None:
     folder = directory / job.plan.name
     words = state.commands(directory, job.plan)[job.command]
     state.tell(folder, state.RUNNING, attempt=job.attempt, command=job.command)
-    job.began, job.popen = time.monotonic(), None
+    job.began = time.monotonic()
+    job.popen = None
     with open(folder / "output.log", "ab") as log:
         log.write(f"--- attempt {job.attempt}: {shlex.join(words)}\n".encode())
         log.flush()
@@ -178,9 +182,14 @@ def _start(directory: pathlib.Path, job: Job) -> None:
             if before:
                 os.sched_setaffinity(0, job.slot.cores)  # of this thread; the process that it starts has it too
             job.popen = subprocess.Popen(
-                program, env=os.environ | {"PYTHONUNBUFFERED": "1"} | job.slot.variables, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=[job.lock],
-            )  # fmt: skip
+                program,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | job.slot.variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[job.lock],
+            )
         except OSError as error:
             log.write(f"error: {program[0]} cannot be run: {error.strerror}\n".encode())
         finally:
@@ -191,14 +200,19 @@ def _start(directory: pathlib.Path, job: Job) -> None:
 def _finish(directory: pathlib.Path, job: Job, code: int, asked: int) -> str:
     """Writes down how a command ended; returns its status."""
     folder = directory / job.plan.name
-    about: dict[str, Any] = {"attempt": job.attempt, "command": job.command, "exit": code,
-                             "seconds": round(time.monotonic() - job.began, 3)}  # fmt: skip
+    about: dict[str, Any] = {
+        "attempt": job.attempt,
+        "command": job.command,
+        "exit": code,
+        "seconds": round(time.monotonic() - job.began, 3),
+    }
     if code == 0:
         status = state.DONE
     elif asked or code in SAVED:
         status = state.STOPPED
     else:
-        status, about["reason"] = state.FAILED, reason(folder / "output.log", job.offset, code)
+        status = state.FAILED
+        about["reason"] = reason(folder / "output.log", job.offset, code)
     state.tell(folder, status, **about)
     return status
 
@@ -207,9 +221,9 @@ def reason(log: pathlib.Path, offset: int, code: int) -> str:
     """The last lines of what a command wrote: its "error:", or the exception and where it was raised, if there is one.
 
     Args:
-      log: of the run.
-      offset: where the command's output begins.
-      code: its exit status.
+        log: of the run.
+        offset: where the command's output begins.
+        code: its exit status.
     """
     with open(log, "rb") as file:
         file.seek(max(offset, file.seek(0, os.SEEK_END) - 20_000))
@@ -217,9 +231,9 @@ def reason(log: pathlib.Path, offset: int, code: int) -> str:
     said = [place for place, line in enumerate(lines) if line.startswith("error:")]
     places = [place for place, line in enumerate(lines) if line.startswith("  File ")]  # of a traceback
     if said:
-        lines = lines[said[-1]:][:LINES]
+        lines = lines[said[-1] :][:LINES]
     elif places:
-        lines = [lines[places[-1]].strip(), *(line for line in lines[places[-1] + 1:] if line[0] != " ")][:LINES]
+        lines = [lines[places[-1]].strip(), *(line for line in lines[places[-1] + 1 :] if line[0] != " ")][:LINES]
     lines = lines[-LINES:]
     if not lines or code > 128:  # as the kernel ends what has no memory left
         lines.append(f"ended by signal {code - 128}" if code > 128 else f"exit status {code}, without a word")

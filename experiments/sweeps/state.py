@@ -28,9 +28,9 @@ class Plan(NamedTuple):
     """One run of a sweep, as it is written down.
 
     Attributes:
-      name: of the run, and of its folder in the sweep's.
-      overrides: what differs from the base config, {dotted field: value}.
-      commands: the words of each command, in their order; "{folder}" in a word stands for the run's folder.
+        name: of the run, and of its folder in the sweep's.
+        overrides: what differs from the base config, {dotted field: value}.
+        commands: the words of each command, in their order; "{folder}" in a word stands for the run's folder.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Record(NamedTuple):
     """What a sweep is: the content of sweep.json.
 
     Attributes:
-      name: of the sweep.
-      file: sweep file and preset, as they were given.
-      varies: the fields that are not the same in all runs.
-      seeds: those of them over which figures are averaged.
-      bases: the configs that the runs change, by their files.
-      runs: in their order, which is that of the tasks on a cluster.
+        name: of the sweep.
+        file: sweep file and preset, as they were given.
+        varies: the fields that are not the same in all runs.
+        seeds: those of them over which figures are averaged.
+        bases: the configs that the runs change, by their files.
+        runs: in their order, which is that of the tasks on a cluster.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Status(NamedTuple):
     """What became of a run so far.
 
     Attributes:
-      status: one of STATUSES.
-      done: how many of its commands are.
-      attempts: how often it was begun.
-      failures: how many of them failed.
-      seconds: of all its commands so far, by {index: seconds}; those of attempts that were stopped count too.
-      reason: of the last failure, or "".
+        status: one of STATUSES.
+        done: how many of its commands are.
+        attempts: how often it was begun.
+        failures: how many of them failed.
+        seconds: of all its commands so far, by {index: seconds}; those of attempts that were stopped count too.
+        reason: of the last failure, or "".
     """
 
     status: str = QUEUED
@@ -89,7 +89,7 @@ def read(directory: pathlib.Path) -> Record:
     """Reads sweep.json; nothing in it is executed.
 
     Raises:
-      WorkdirError: if the folder holds no sweep, or one of another version.
+        WorkdirError: if the folder holds no sweep, or one of another version.
     """
     path = directory / "sweep.json"
     try:
@@ -99,8 +99,10 @@ def read(directory: pathlib.Path) -> Record:
         runs = [Plan(**run) for run in content["runs"]]
         return Record(**{name: content[name] for name in Record._fields if name != "runs"}, runs=runs)
     except FileNotFoundError as error:
-        raise WorkdirError(f"--workdir={directory} holds no sweep: there is no sweep.json. Start one by "
-                           f"{configs.printed('sweep', '--sweep=FILE', f'--workdir={directory}')}") from error
+        raise WorkdirError(
+            f"--workdir={directory} holds no sweep: there is no sweep.json. Start one by "
+            f"{configs.printed('sweep', '--sweep=FILE', f'--workdir={directory}')}"
+        ) from error
     except (OSError, limits.Refused, ValueError, KeyError, TypeError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}") from error
 
@@ -115,9 +117,9 @@ def tell(folder: pathlib.Path, status: str, **about: Any) -> None:
     """Adds a line to a run's sweep.jsonl.
 
     Args:
-      folder: of the run.
-      status: one of STATUSES.
-      **about: JSON-able: attempt, command (its index), exit, seconds, reason, process.
+        folder: of the run.
+        status: one of STATUSES.
+        **about: JSON-able: attempt, command (its index), exit, seconds, reason, process.
     """
     append(folder / "sweep.jsonl", {"time": time.time(), "status": status, **about})
 
@@ -139,18 +141,25 @@ def told(folder: pathlib.Path, commands: int) -> Status:
     """What became of a run, as its events tell it.
 
     Args:
-      folder: of the run.
-      commands: how many it has.
+        folder: of the run.
+        commands: how many it has.
     """
-    last, done, failures, attempts, reason, seconds = QUEUED, set(), 0, 0, "", {}
+    last = QUEUED
+    done = set()
+    failures = 0
+    attempts = 0
+    reason = ""
+    seconds = {}
     for event in events(folder):
-        last, index = event["status"], event.get("command", 0)
+        last = event["status"]
+        index = event.get("command", 0)
         attempts = max(attempts, event.get("attempt", 0))
         seconds[index] = seconds.get(index, 0.0) + event.get("seconds", 0.0)
         if last == DONE:
             done.add(index)
         if last == FAILED:
-            failures, reason = failures + 1, event.get("reason", "")
+            failures = failures + 1
+            reason = event.get("reason", "")
     last = DONE if len(done) == commands else RUNNING if last == DONE else last
     return Status(last, len(done), attempts, failures, seconds, reason)
 
@@ -182,7 +191,7 @@ def hold(path: pathlib.Path) -> Iterator[int | None]:
     """Holds the lock file `path` for this process and those that inherit it.
 
     Yields:
-      The file's descriptor, to be passed on; None if another process holds it.
+        The file's descriptor, to be passed on; None if another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

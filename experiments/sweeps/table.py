@@ -25,10 +25,10 @@ class Table(NamedTuple):
     """Lines of a table.
 
     Attributes:
-      columns: of what varies.
-      figures: names of the figures.
-      rows: (text of what varies, "done of all", {figure: Figure}) for each line.
-      averaged: the fields that are averaged over.
+        columns: of what varies.
+        figures: names of the figures.
+        rows: (text of what varies, "done of all", {figure: Figure}) for each line.
+        averaged: the fields that are averaged over.
     """
 
     columns: list[str]
@@ -41,14 +41,14 @@ def table(results: Results, figures: Sequence[str] = ()) -> Table:
     """The figures of a sweep, averaged over its seeds.
 
     Args:
-      results: from `collect`.
-      figures: names, in the order of the columns; ("all",) for all that there are; none for the usual ones.
+        results: from `collect`.
+        figures: names, in the order of the columns; ("all",) for all that there are; none for the usual ones.
 
     Returns:
-      Table.
+        Table.
 
     Raises:
-      ConfigError: for a figure that no run has.
+        ConfigError: for a figure that no run has.
     """
     groups = over_seeds(results)
     there = list(dict.fromkeys(name for group in groups for name in group.figures))
@@ -106,8 +106,9 @@ def averages_csv(of: Table) -> str:
         lines.append([*values, done])
         for name in of.figures:
             figure = found.get(name)
-            lines[-1] += ([""] * len(parts) if figure is None
-                          else [figure.value, figure.std, figure.low, figure.high, figure.n])  # fmt: skip
+            lines[-1] += (
+                [""] * len(parts) if figure is None else [figure.value, figure.std, figure.low, figure.high, figure.n]
+            )
     return _csv(lines)
 
 
@@ -138,7 +139,7 @@ def write(results: Results, of: Table) -> list[pathlib.Path]:
     """Writes table.csv, table.md and runs.csv into the sweep's folder, each whole or not at all.
 
     Returns:
-      Their paths.
+        Their paths.
     """
     texts = {"table.md": markdown(of), "table.csv": averages_csv(of), "runs.csv": runs_csv(results)}
     for name, text in texts.items():

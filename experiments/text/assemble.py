@@ -25,7 +25,7 @@ def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
     """{folder's name: (family's name, module)} of the known networks of a pipeline's folder; reads configs alone.
 
     Raises:
-      FileNotFoundError: if none lies there.
+        FileNotFoundError: if none lies there.
     """
     found = {}
     for path in sorted(base.glob("*/config.json")):
@@ -41,37 +41,42 @@ def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
     """What both say that the denoiser predicts.
 
     Raises:
-      Refusal: if they contradict each other.
+        Refusal: if they contradict each other.
     """
     process = schedulers.read(limits.read_table(base / "scheduler" / "scheduler_config.json"))
     said = stated.prediction(source)
     if said not in ("", process.prediction):
-        raise Refusal(f"{source} says that it predicts {said!r}, and the scheduler of {base} {process.prediction!r}: "
-                      "the pictures would be noise. Choose a --base that predicts the same, or a copy of this one with "
-                      f"prediction_type = {said!r} in its scheduler_config.json.")
+        raise Refusal(
+            f"{source} says that it predicts {said!r}, and the scheduler of {base} {process.prediction!r}: "
+            "the pictures would be noise. Choose a --base that predicts the same, or a copy of this one with "
+            f"prediction_type = {said!r} in its scheduler_config.json."
+        )
     return process.prediction
 
 
 def pipeline(
-    source: pathlib.Path, found: Iterable[tuple[str, nn.Module, Any]], base: pathlib.Path, out: pathlib.Path,
+    source: pathlib.Path,
+    found: Iterable[tuple[str, nn.Module, Any]],
+    base: pathlib.Path,
+    out: pathlib.Path,
     dtype: str = "float32",
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Writes the folder of a pipeline.
 
     Args:
-      source: of the single file, for what it says of itself and messages.
-      found: (name, module, params) of its networks, as `convert.networks` gives.
-      base: folder of a pipeline with networks of the same sizes.
-      out: folder that is written; must not exist.
-      dtype: of the numbers of the file's networks.
+        source: of the single file, for what it says of itself and messages.
+        found: (name, module, params) of its networks, as `convert.networks` gives.
+        base: folder of a pipeline with networks of the same sizes.
+        out: folder that is written; must not exist.
+        dtype: of the numbers of the file's networks.
 
     Returns:
-      The names of the parts that are the file's.
+        The names of the parts that are the file's.
 
     Raises:
-      FileExistsError: if `out` exists.
-      Refusal: if the two contradict each other on what is predicted.
-      Mismatch: if a network of the file is in no part of the base.
+        FileExistsError: if `out` exists.
+        Refusal: if the two contradict each other on what is predicted.
+        Mismatch: if a network of the file is in no part of the base.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another folder, or remove it first.")
@@ -90,12 +95,19 @@ def _write(source, found, base, out, dtype, parts) -> list[str]:
     for _, module, params in found:
         family = interchange.families.of(module).name
         leaves = {name: leaf.shape for name, leaf in folders.leaves_of(params).items()}
-        fits = [part for part, (name, known) in parts.items() if part not in replaced and leaves == {
-            leaf: like.shape for leaf, like in folders.leaves_of(folders.shapes_of(FAMILIES[name], known)).items()}]
+        fits = [
+            part
+            for part, (name, known) in parts.items()
+            if part not in replaced
+            and leaves
+            == {leaf: like.shape for leaf, like in folders.leaves_of(folders.shapes_of(FAMILIES[name], known)).items()}
+        ]
         if not fits:
             has = ", ".join(f"{part} ({name})" for part, (name, _) in parts.items())
-            raise Mismatch(f"{source} holds a {family} whose leaves are those of no part of {base}, which has {has}. "
-                           "Choose a --base of the same architecture.")
+            raise Mismatch(
+                f"{source} holds a {family} whose leaves are those of no part of {base}, which has {has}. "
+                "Choose a --base of the same architecture."
+            )
         name, known = parts[fits[0]]
         interchange.save(out / fits[0], known, params, dtype=dtype, family=name)
         replaced.append(fits[0])

@@ -32,8 +32,8 @@ def starts(number: int, **fixed: str) -> list[tuple[np.ndarray, Scene]]:
     """Real pictures of one object to edit, and what they show; new ones, that are in no split.
 
     Args:
-      number: of pictures.
-      **fixed: attributes that all have, such as ``position="left"``.
+        number: of pictures.
+        **fixed: attributes that all have, such as `position="left"`.
     """
     told = Scene("one", "plain", NONE)._replace(**fixed)
     found = ((scenes.completed(told, lot), lot) for lot in (Lot(1, STREAM, place) for place in itertools.count()))
@@ -45,18 +45,21 @@ def image_to_image(model: text_to_image.TextToImage, reader: Reader, number: int
     """A picture of one shape is made one of another colour: how often the new colour is there, and the shape stays.
 
     Args:
-      model: that edits.
-      reader: the judge.
-      number: of pictures.
-      **settings: of `text_to_image.generate`.
+        model: that edits.
+        reader: the judge.
+        number: of pictures.
+        **settings: of `text_to_image.generate`.
     """
     found, rows = {}, []
     for strength in (0.4, 0.6, 0.8, 0.95):
         asked, made, begun = [], [], []
         for seed, (image, scene) in enumerate(starts(number)):
             asked.append(_recoloured(scene))
-            made.append(text_to_image.generate(model, scenes.phrase(asked[-1]), image=image, strength=strength,
-                                               seeds=seed, **settings)[0])  # fmt: skip
+            made.append(
+                text_to_image.generate(
+                    model, scenes.phrase(asked[-1]), image=image, strength=strength, seeds=seed, **settings
+                )[0]
+            )
             begun.append(image)
         shown = judge.seen(reader, np.stack(made))
         share = lambda name, asked=asked, shown=shown: bootstrap.share(
@@ -79,13 +82,19 @@ def style(model: text_to_image.TextToImage, reader: Reader, number: int, **setti
     rows.append(("before", np.stack([image for image, _ in begun[:SHOWN]])))
     for word in ("outlined", "neon"):
         asked = [scene._replace(style=word) for _, scene in begun]
-        made = np.stack([
-            text_to_image.generate(model, scenes.phrase(scene), image=image, strength=0.9, seeds=seed, **settings)[0]
-            for seed, ((image, _), scene) in enumerate(zip(begun, asked))
-        ])  # fmt: skip
+        made = np.stack(
+            [
+                text_to_image.generate(model, scenes.phrase(scene), image=image, strength=0.9, seeds=seed, **settings)[
+                    0
+                ]
+                for seed, ((image, _), scene) in enumerate(zip(begun, asked))
+            ]
+        )
         shown = judge.seen(reader, made)
-        found[word] = {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in zip(asked, shown)])
-                       for name in ("style", "colour", "shape", "position")}  # fmt: skip
+        found[word] = {
+            name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in zip(asked, shown)])
+            for name in ("style", "colour", "shape", "position")
+        }
         rows.append((word, made[:SHOWN]))
     return {"figures": found, "rows": rows}
 
@@ -102,15 +111,26 @@ def inpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **
     # The second object has the third colour after the first's; its shape is another one, too.
     other = lambda scene: _recoloured(scene._replace(shape=SHAPES[(SHAPES.index(scene.shape) + 5) % 8]), 3)
     asked = [
-        Scene("pair", "plain", scene.colour, scene.shape, count=2, relation="left of",
-              second_colour=other(scene).colour, second_shape=other(scene).shape)
+        Scene(
+            "pair",
+            "plain",
+            scene.colour,
+            scene.shape,
+            count=2,
+            relation="left of",
+            second_colour=other(scene).colour,
+            second_shape=other(scene).shape,
+        )
         for _, scene in begun
-    ]  # fmt: skip
-    made = np.stack([
-        text_to_image.generate(model, scenes.phrase(scene), image=image, mask=mask, seeds=seed,
-                               resamplings=RESAMPLINGS, **settings)[0]
-        for seed, ((image, _), scene) in enumerate(zip(begun, asked))
-    ])  # fmt: skip
+    ]
+    made = np.stack(
+        [
+            text_to_image.generate(
+                model, scenes.phrase(scene), image=image, mask=mask, seeds=seed, resamplings=RESAMPLINGS, **settings
+            )[0]
+            for seed, ((image, _), scene) in enumerate(zip(begun, asked))
+        ]
+    )
     before = np.stack([image for image, _ in begun])
     verdicts = [judge.verdict(one, shown) for one, shown in zip(asked, judge.seen(reader, made))]
     figures = {
@@ -120,8 +140,10 @@ def inpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **
     }
     painted = before.copy()
     painted[:, mask] = 200
-    return {"figures": figures, "rows": [("before", before[:SHOWN]), ("to paint", painted[:SHOWN]),
-                                         ("after", made[:SHOWN])]}  # fmt: skip
+    return {
+        "figures": figures,
+        "rows": [("before", before[:SHOWN]), ("to paint", painted[:SHOWN]), ("after", made[:SHOWN])],
+    }
 
 
 def outpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
@@ -133,11 +155,20 @@ def outpainting(model: text_to_image.TextToImage, reader: Reader, number: int, *
     begun = _left_objects(number)
     whole = np.stack([image for image, _ in begun])
     before = whole[:, :, :HALF]
-    made = np.stack([
-        text_to_image.generate(model, scenes.phrase(scene), image=half, margins=(0, 0, 0, HALF), seeds=seed,
-                               resamplings=RESAMPLINGS, **settings)[0]
-        for seed, (half, (_, scene)) in enumerate(zip(before, begun))
-    ])  # fmt: skip
+    made = np.stack(
+        [
+            text_to_image.generate(
+                model,
+                scenes.phrase(scene),
+                image=half,
+                margins=(0, 0, 0, HALF),
+                seeds=seed,
+                resamplings=RESAMPLINGS,
+                **settings,
+            )[0]
+            for seed, (half, (_, scene)) in enumerate(zip(before, begun))
+        ]
+    )
     verdicts = [judge.verdict(scene, shown) for (_, scene), shown in zip(begun, judge.seen(reader, made))]
     figures = {
         "kept_to_the_bit": bootstrap.share([np.array_equal(a, b[:, :HALF]) for a, b in zip(before, made)]),
@@ -163,14 +194,14 @@ def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, flo
     """How much pixels on both sides of the seam in the middle differ, of edits whose left half is that of `real`.
 
     Args:
-      made: uint8 [N, H, W, 3], edits.
-      coded: uint8 [N, H, W, 3], the real pictures as the autoencoder gives them back: with their left halves put back
-        as in an edit, they have the seam of a model that would paint the very latents of the real picture.
-      real: uint8 [N, H, W, 3], real pictures.
+        made: uint8 [N, H, W, 3], edits.
+        coded: uint8 [N, H, W, 3], the real pictures as the autoencoder gives them back: with their left halves put back
+            as in an edit, they have the seam of a model that would paint the very latents of the real picture.
+        real: uint8 [N, H, W, 3], real pictures.
 
     Returns:
-      {"mean", "worst"} of the edits, and of the others after "coded_" and "real_": mean absolute differences of 255,
-      over all pixels of the seam, and of the pixel at which they are largest, the mean over pictures.
+        {"mean", "worst"} of the edits, and of the others after "coded_" and "real_": mean absolute differences of 255,
+        over all pixels of the seam, and of the pixel at which they are largest, the mean over pictures.
     """
     pasted = np.concatenate([real[:, :, :HALF], coded[:, :, HALF:]], axis=2)
     found = {}
@@ -200,10 +231,14 @@ def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int,
     """
     ends = [(scene, _recoloured(scene, 4)) for _, scene in starts(number, size="large", position="middle")]
     weights = np.linspace(0, 1, WAY)
-    prompts = [between(model, [scenes.phrase(a), scenes.phrase(b)], (seed, seed), weights, **settings)
-               for seed, (a, b) in enumerate(ends)]  # fmt: skip
-    seeds = [between(model, [scenes.phrase(a)] * 2, (seed, seed + number), weights, **settings)
-             for seed, (a, _) in enumerate(ends)]  # fmt: skip
+    prompts = [
+        between(model, [scenes.phrase(a), scenes.phrase(b)], (seed, seed), weights, **settings)
+        for seed, (a, b) in enumerate(ends)
+    ]
+    seeds = [
+        between(model, [scenes.phrase(a)] * 2, (seed, seed + number), weights, **settings)
+        for seed, (a, _) in enumerate(ends)
+    ]
     right = lambda asked, images: [all(judge.verdict(asked, shown).values()) for shown in judge.seen(reader, images)]
     first = np.array([right(a, images) for (a, _), images in zip(ends, prompts)])
     last = np.array([right(b, images) for (_, b), images in zip(ends, prompts)])
@@ -213,28 +248,34 @@ def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int,
         "second_prompt_at_the_end": bootstrap.share(last[:, -1]),
         "either_prompt_on_the_way": bootstrap.share((first | last).ravel()),
         "prompt_between_seeds": bootstrap.share(np.ravel(kept)),
-    }  # fmt: skip
+    }
     rows = [("prompt to prompt", images) for images in prompts[:3]] + [("seed to seed", each) for each in seeds[:3]]
     return {"figures": figures, "rows": rows}
 
 
 def between(
-    model: text_to_image.TextToImage, prompts: list[str], seeds: tuple[int, int], weights: np.ndarray, *,
-    guidance: float, steps: int,
-) -> np.ndarray:  # fmt: skip
+    model: text_to_image.TextToImage,
+    prompts: list[str],
+    seeds: tuple[int, int],
+    weights: np.ndarray,
+    *,
+    guidance: float,
+    steps: int,
+) -> np.ndarray:
     """Pictures on the way between two prompts and two seeds: embeddings on a line, noises on a sphere (`slerp`).
 
     Args:
-      model: of `text_to_image.load`.
-      prompts: two.
-      seeds: two; equal ones for one noise.
-      weights: [N] in 0..1 of the second.
-      guidance, steps: as `text_to_image.generate`.
+        model: of `text_to_image.load`.
+        prompts: two.
+        seeds: two; equal ones for one noise.
+        weights: [N] in 0..1 of the second.
+        guidance, steps: as `text_to_image.generate`.
 
     Returns:
-      uint8 [N, H, W, 3].
+        uint8 [N, H, W, 3].
     """
-    factor, weight = model.modules["vae"].factor, jnp.asarray(weights, jnp.float32)
+    factor = model.modules["vae"].factor
+    weight = jnp.asarray(weights, jnp.float32)
     told, untold = text_to_image.conditions(model, prompts, None, guidance, model.side, model.side)
     told, untold = (jax.tree.map(lambda pair: _mixed(pair, weight), each) for each in (told, untold))
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
@@ -266,6 +307,9 @@ def _mixed(pair: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 EDITS = {
-    "image to image": image_to_image, "style": style, "inpainting": inpainting, "outpainting": outpainting,
+    "image to image": image_to_image,
+    "style": style,
+    "inpainting": inpainting,
+    "outpainting": outpainting,
     "interpolation": interpolation,
-}  # fmt: skip
+}

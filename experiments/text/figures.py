@@ -21,9 +21,9 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
     """Fidelity against variety, a point for each scale, and both by scale.
 
     Args:
-      rows: of `text_measures.sweep`.
-      best: the scale that was chosen.
-      path: the PNG to write.
+        rows: of `text_measures.sweep`.
+        best: the scale that was chosen.
+        path: the PNG to write.
     """
     scales = [row["guidance"] for row in rows]
     fidelity = [row["scores"]["attributes"]["share"] for row in rows]
@@ -32,18 +32,32 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
     figure = Figure(figsize=(9.6, 4.0), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(varied, fidelity, color=FAINT, linewidth=1.5, zorder=1)
-    left.scatter(varied, fidelity, s=[60 if scale == best else 24 for scale in scales], zorder=2,
-                 color=[ORANGE if scale == best else BLUE for scale in scales])  # fmt: skip
+    left.scatter(
+        varied,
+        fidelity,
+        s=[60 if scale == best else 24 for scale in scales],
+        zorder=2,
+        color=[ORANGE if scale == best else BLUE for scale in scales],
+    )
     for scale, x, y in zip(scales, varied, fidelity):
         left.annotate(f"{scale:g}", (x, y), textcoords="offset points", xytext=(6, -11), fontsize=9, color=INK)
     left.axvline(1, color=FAINT, linestyle=":", linewidth=1.2)
-    left.set(xlabel="variety (1: that of real pictures)", ylabel="asked attributes that are right",
-             title="Literal or varied, by guidance")  # fmt: skip
+    left.set(
+        xlabel="variety (1: that of real pictures)",
+        ylabel="asked attributes that are right",
+        title="Literal or varied, by guidance",
+    )
     right.fill_between(scales, low, high, color=BLUE, alpha=0.15, linewidth=0)
     right.plot(scales, fidelity, color=BLUE, marker="o", markersize=4, label="asked attributes that are right")
     right.plot(scales, varied, color=ORANGE, marker="o", markersize=4, label="variety")
-    right.plot(scales, [row["saturation"] for row in rows], color=INK, linestyle="--", linewidth=1.2,
-               label="values at 0 or 255")  # fmt: skip
+    right.plot(
+        scales,
+        [row["saturation"] for row in rows],
+        color=INK,
+        linestyle="--",
+        linewidth=1.2,
+        label="values at 0 or 255",
+    )
     right.axvline(best, color=FAINT, linestyle=":", linewidth=1.2)
     right.set(xlabel="guidance", title="By scale (dotted: the one chosen)", ylim=(0, None))
     figure.legend(*right.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower right", ncols=3)
@@ -57,9 +71,9 @@ def guidance_rows(rows: Sequence[dict[str, Any]], captions: Sequence[str], path:
     """A row for each caption, a column for each scale, the same seed along a row.
 
     Args:
-      rows: of `text_measures.sweep`.
-      captions: of the rows' pictures.
-      path: the PNG to write.
+        rows: of `text_measures.sweep`.
+        captions: of the rows' pictures.
+        path: the PNG to write.
     """
     shown = np.stack([row["images"][:ROWS, 0] for row in rows], axis=1)
     columns = [f"{'guidance ' if i == 0 else ''}{row['guidance']:g}" for i, row in enumerate(rows)]
@@ -77,10 +91,10 @@ def gallery(images: np.ndarray, captions: Sequence[str], right: Sequence[bool], 
     """The first pictures with their captions below, in another colour where something asked is not there.
 
     Args:
-      images: uint8 [N, H, W, 3].
-      captions: N, what was asked.
-      right: N, whether all of it is there.
-      path: the PNG to write.
+        images: uint8 [N, H, W, 3].
+        captions: N, what was asked.
+        right: N, whether all of it is there.
+        path: the PNG to write.
     """
     count = min(len(images), 6 * COLUMNS)
     lines = -(-count // COLUMNS)
@@ -99,8 +113,8 @@ def rows(named: Sequence[tuple[str, np.ndarray]], path: pathlib.Path) -> None:
     """Rows of pictures, each with its name.
 
     Args:
-      named: (name, uint8 [C, H, W, 3]) of each row.
-      path: the PNG to write.
+        named: (name, uint8 [C, H, W, 3]) of each row.
+        path: the PNG to write.
     """
     names, images = zip(*named)
     figures.mosaic([list(images)], list(names), [[""] * len(images[0])], path)

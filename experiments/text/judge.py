@@ -34,16 +34,21 @@ def facing(scene: Scene) -> Scene:
     if scene.relation not in ("right of", "below"):
         return scene
     opposite = {"right of": "left of", "below": "above"}[scene.relation]
-    return scene._replace(colour=scene.second_colour, shape=scene.second_shape, second_colour=scene.colour,
-                          second_shape=scene.shape, relation=opposite)  # fmt: skip
+    return scene._replace(
+        colour=scene.second_colour,
+        shape=scene.second_shape,
+        second_colour=scene.colour,
+        second_shape=scene.shape,
+        relation=opposite,
+    )
 
 
 def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np.ndarray, list[Scene]]:
     """The pictures that the judge learns from, uint8 [N, 64, 64, 3], and what it is to say of them.
 
     Args:
-      seed: of the pictures.
-      number: of each kind of scene; `PICTURES` by default.
+        seed: of the pictures.
+        number: of each kind of scene; `PICTURES` by default.
     """
     left = dict(number or PICTURES)
     found: list[tuple[np.ndarray, Scene]] = []
@@ -73,7 +78,7 @@ def reader(folder: pathlib.Path | None = None) -> Reader:
     """The judge, from the library's cache, or trained now (minutes).
 
     Args:
-      folder: of its file; the library's cache by default.
+        folder: of its file; the library's cache by default.
     """
 
     def made() -> Reader:
@@ -105,12 +110,12 @@ def verdict(asked: Scene, shown: Scene) -> dict[str, bool]:
     the matched objects. "plain" is not asked for, since no caption says it.
 
     Args:
-      asked: as `scenes.asked` returns it.
-      shown: a scene, as `seen` returns it.
+        asked: as `scenes.asked` returns it.
+        shown: a scene, as `seen` returns it.
 
     Returns:
-      {attribute: whether it is right}, for "kind" and the attributes that are asked; "colour" and "shape" of two
-      objects are right if both are.
+        {attribute: whether it is right}, for "kind" and the attributes that are asked; "colour" and "shape" of two
+        objects are right if both are.
     """
     found = {"kind": asked.kind == shown.kind}
     if asked.style != "plain":
@@ -120,7 +125,8 @@ def verdict(asked: Scene, shown: Scene) -> dict[str, bool]:
         one, other = ((turned.colour, turned.shape), (turned.second_colour, turned.second_shape))
         first, second = (shown.colour, shown.shape), (shown.second_colour, shown.second_shape)
         agree = lambda a, b: sum(x == y for x, y in zip(a, b))
-        straight, crossed = agree(one, first) + agree(other, second), agree(one, second) + agree(other, first)
+        straight = agree(one, first) + agree(other, second)
+        crossed = agree(one, second) + agree(other, first)
         matched = (first, second) if straight >= crossed else (second, first)
         for i, name in enumerate(("colour", "shape")):
             found[name] = (one[i], other[i]) == (matched[0][i], matched[1][i])
@@ -139,11 +145,11 @@ def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
     """Shares of what is right, with Wilson's 95 % intervals.
 
     Args:
-      verdicts: of each picture.
+        verdicts: of each picture.
 
     Returns:
-      {"attributes": of all asked attributes of `EASY`, "pictures": of pictures of which all asked ones of `EASY` are
-      right, and one entry for each attribute that is asked}, each {"share", "interval", "count"}.
+        {"attributes": of all asked attributes of `EASY`, "pictures": of pictures of which all asked ones of `EASY` are
+        right, and one entry for each attribute that is asked}, each {"share", "interval", "count"}.
     """
     easy = [[right for name, right in each.items() if name in EASY] for each in verdicts]
     attributes = [right for each in easy for right in each]

@@ -99,11 +99,15 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
     found = []
     for scale in scales:
         images = subject.make(prompts, range(len(prompts)), scale, None)
-        found.append({
-            "guidance": scale, "scores": scores(subject.judge, prompts, images), "variety": spread(images) / real,
-            "saturation": float(np.isin(images, (0, 255)).mean()),
-            "images": images.reshape(len(captions), SEEDS, *images.shape[1:]),
-        })  # fmt: skip
+        found.append(
+            {
+                "guidance": scale,
+                "scores": scores(subject.judge, prompts, images),
+                "variety": spread(images) / real,
+                "saturation": float(np.isin(images, (0, 255)).mean()),
+                "images": images.reshape(len(captions), SEEDS, *images.shape[1:]),
+            }
+        )
     return found
 
 
@@ -159,8 +163,10 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
         for value in values:
             images = subject.make(prompts, range(seed, seed + each), guidance, named(value))
             after[value] = [getattr(scene, name) == value for scene in judge.seen(subject.judge, images)]
-        found[name] = {when: bootstrap.share([hit for value in values for hit in hits[value]])
-                       for when, hits in (("before", shown), ("after", after))}  # fmt: skip
+        found[name] = {
+            when: bootstrap.share([hit for value in values for hit in hits[value]])
+            for when, hits in (("before", shown), ("after", after))
+        }
         seed += each
     return found
 
@@ -181,5 +187,6 @@ def distance_to(
     extractor = Extractor(lambda batch: attribute_reader.features(subject.judge, batch), record)
     none = lambda rows: np.zeros(len(rows), np.int64)
     sets = (Split(rows, none(rows), DataSpec("shapes", "", (64, 64, 3), 0, len(rows))) for rows in (others, real))
-    return distance(extractor, images, none(images), *sets, count=min(len(images), len(real)), balanced=False,
-                    effort=effort)  # fmt: skip
+    return distance(
+        extractor, images, none(images), *sets, count=min(len(images), len(real)), balanced=False, effort=effort
+    )

@@ -46,16 +46,22 @@ from experiments.sampling import autoencoder_folders
 
 FLOW = {"num_train_timesteps": 1000, "prediction_type": "sample", "use_flow_sigmas": True}
 PLUS = {
-    "_class_name": "DPMSolverMultistepScheduler", **FLOW, "algorithm_type": "dpmsolver++",
-    "solver_type": "midpoint", "lower_order_final": True, "final_sigmas_type": "zero",
-}  # fmt: skip
+    "_class_name": "DPMSolverMultistepScheduler",
+    **FLOW,
+    "algorithm_type": "dpmsolver++",
+    "solver_type": "midpoint",
+    "lower_order_final": True,
+    "final_sigmas_type": "zero",
+}
 FIRST_ORDER = ("ddim", "euler")  # one and the same for a flow
 X0 = {"name": "x0", "clock": {"name": "time", "scale": 1000.0}}
 INDEX = {
-    "_class_name": "PixArtSigmaPipeline", "tokenizer": ["transformers", "CLIPTokenizer"],
-    "text_encoder": ["transformers", "CLIPTextModel"], "transformer": ["diffusers", "PixArtTransformer2DModel"],
+    "_class_name": "PixArtSigmaPipeline",
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "transformer": ["diffusers", "PixArtTransformer2DModel"],
     "vae": ["diffusers", "AutoencoderKL"],
-}  # fmt: skip
+}
 
 
 def trained(run: str | pathlib.Path) -> tuple[Any, Any, Mapping[str, Any]]:
@@ -116,19 +122,26 @@ def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scal
     if not all(module.convs):
         raise ValueError("an autoencoder without convolutions around its latents keeps the scale that it has")
     s, m = (jnp.asarray(x, jnp.float32) for x in measured)
-    into, out = params["moments_conv"], params["latents_conv"]
-    scales, nothing = jnp.concatenate([s, jnp.ones_like(s)]), jnp.zeros_like(m)
-    moments = {"kernel": into["kernel"] * scales,
-               "bias": (into["bias"] - jnp.concatenate([m, nothing])) * scales
-               + jnp.concatenate([nothing, 2 * jnp.log(s)])}  # fmt: skip
+    into = params["moments_conv"]
+    out = params["latents_conv"]
+    scales = jnp.concatenate([s, jnp.ones_like(s)])
+    nothing = jnp.zeros_like(m)
+    moments = {
+        "kernel": into["kernel"] * scales,
+        "bias": (into["bias"] - jnp.concatenate([m, nothing])) * scales + jnp.concatenate([nothing, 2 * jnp.log(s)]),
+    }
     back = {"kernel": out["kernel"] / s[:, None], "bias": out["bias"] + m @ out["kernel"][0, 0]}
     return {**params, "moments_conv": moments, "latents_conv": back}
 
 
 def pipeline(
-    run: str | pathlib.Path, out: str | pathlib.Path, *, text_encoder: pathlib.Path, tokenizer: pathlib.Path,
+    run: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    text_encoder: pathlib.Path,
+    tokenizer: pathlib.Path,
     vae: pathlib.Path,
-) -> None:  # fmt: skip
+) -> None:
     """Writes the folder of a text-to-image model.
 
     Args:
@@ -164,12 +177,15 @@ def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
     said = dict(config["parameterization"])
     boundary = {}
     if said["name"] == "latent_consistency" and set(said) == {"name", "parameterization", "scaling"}:
-        boundary, said = {"boundary_scaling": float(said["scaling"])}, dict(said["parameterization"])
+        boundary = {"boundary_scaling": float(said["scaling"])}
+        said = dict(said["parameterization"])
     said["clock"] = dict(said.get("clock", {}))
     if config["model"]["name"] != "pixart" or said != X0 or config["schedule"]["name"] != "rectified_flow":
-        raise ConfigError(f"a run of {config['model']['name']!r} on {config['schedule']['name']!r} with "
-                          f"config.parameterization = {dict(config['parameterization'])} makes no text-to-image model. "
-                          f'Valid: "pixart" on the schedule rectified_flow, with {X0}, or a boundary around it.')
+        raise ConfigError(
+            f"a run of {config['model']['name']!r} on {config['schedule']['name']!r} with "
+            f"config.parameterization = {dict(config['parameterization'])} makes no text-to-image model. "
+            f'Valid: "pixart" on the schedule rectified_flow, with {X0}, or a boundary around it.'
+        )
     shift = {"flow_shift": float(config["sample"]["shift"])}
     if config["objective"]["name"] in names.FLOW_MAPS:
         return {"_class_name": schedulers.OURS, **FLOW, **shift, **boundary}
@@ -177,9 +193,16 @@ def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(
-    out: str | pathlib.Path, module: PixArt, params: Any, scheduler: Mapping[str, Any], usual: pipelines.Usual, *,
-    text_encoder: pathlib.Path, tokenizer: pathlib.Path, vae: pathlib.Path,
-) -> None:  # fmt: skip
+    out: str | pathlib.Path,
+    module: PixArt,
+    params: Any,
+    scheduler: Mapping[str, Any],
+    usual: pipelines.Usual,
+    *,
+    text_encoder: pathlib.Path,
+    tokenizer: pathlib.Path,
+    vae: pathlib.Path,
+) -> None:
     """Writes the folder of a text-to-image model from its denoiser, how it is sampled, and its parts' folders."""
     library = "diffusion" if scheduler["_class_name"] == schedulers.OURS else "diffusers"
     with files.whole_folder(out) as place:
@@ -201,18 +224,25 @@ def of_run(run: str | pathlib.Path) -> pathlib.Path:
     run = pathlib.Path(run)
     config = workdir.read_config(run)
     if config["model"]["name"] not in names.TOLD_TEXT or not config["data"]["text"]["dir"]:
-        raise ConfigError(f"--workdir={run} trained {config['model']['name']!r}, which is told no captions. Valid: a "
-                          "run of a text-to-image model's denoiser, or of a student of it.")
+        raise ConfigError(
+            f"--workdir={run} trained {config['model']['name']!r}, which is told no captions. Valid: a "
+            "run of a text-to-image model's denoiser, or of a student of it."
+        )
     read_by = pathlib.Path(config["data"]["text"]["dir"])
-    parts = {"text_encoder": read_by.parent / "text_encoder", "tokenizer": read_by.parent / "tokenizer",
-             "vae": pathlib.Path(config["data"]["latents"]["autoencoder"])}  # fmt: skip
+    parts = {
+        "text_encoder": read_by.parent / "text_encoder",
+        "tokenizer": read_by.parent / "tokenizer",
+        "vae": pathlib.Path(config["data"]["latents"]["autoencoder"]),
+    }
     for name, folder in parts.items():
         if not folder.is_dir():
             raise ConfigError(f"{run} learned from {read_by}, but {folder}, the model's {name}, is not there.")
     _, params = interchange.load(parts["text_encoder"])
     if encode_text.fingerprint(params) != captions.description_of(read_by)["encoder"]:
-        raise ConfigError(f"{parts['text_encoder']} is not the text encoder that {read_by} was made with, from which "
-                          f"{run} learned: it has been trained on since.")
+        raise ConfigError(
+            f"{parts['text_encoder']} is not the text encoder that {read_by} was made with, from which "
+            f"{run} learned: it has been trained on since."
+        )
     pipeline(run, run / "model", **parts)
     return run / "model"
 

@@ -19,9 +19,12 @@ PICTURES = {
     "interpolation.png": "Between two prompts, and between two seeds",
 }
 HEADINGS = {
-    "attributes": "asked attributes that are right", "pictures": "pictures with all of them right",
-    "count": "counting: as many as asked", "relation": "relations: as asked", "word": "words that can be read",
-}  # fmt: skip
+    "attributes": "asked attributes that are right",
+    "pictures": "pictures with all of them right",
+    "count": "counting: as many as asked",
+    "relation": "relations: as asked",
+    "word": "words that can be read",
+}
 
 Line = tuple[str, str, str]  # what, its figure, the reference beside it
 
@@ -35,24 +38,45 @@ def summary(figures: Mapping[str, Any]) -> list[Line]:
                 if name in prompts[split]:
                     real = figures["judge"][split].get(name)
                     told = HEADINGS.get(name, f"… {name}")
-                    lines.append((f"{told}, {words}", percent(prompts[split][name]),
-                                  f"judge on real pictures {percent(real)}" if real else ""))  # fmt: skip
+                    lines.append(
+                        (
+                            f"{told}, {words}",
+                            percent(prompts[split][name]),
+                            f"judge on real pictures {percent(real)}" if real else "",
+                        )
+                    )
     for name, found in figures.get("negative", {}).items():
-        lines.append((f"shows the {name} that the negative prompt names", percent(found["after"]),
-                      f"before {percent(found['before'])}"))  # fmt: skip
+        lines.append(
+            (
+                f"shows the {name} that the negative prompt names",
+                percent(found["after"]),
+                f"before {percent(found['before'])}",
+            )
+        )
     if frechet := figures.get("frechet"):
         floor = frechet["floor"]
-        lines.append(("Frechet distance (judge's features)", f"{frechet['distance']:.4g}",
-                      f"floor {floor['mean']:.4g} ± {floor['std']:.2g}, {frechet['ratio']:.2f} times; "
-                      f"noise {frechet['noise']:.4g}"))  # fmt: skip
+        lines.append(
+            (
+                "Frechet distance (judge's features)",
+                f"{frechet['distance']:.4g}",
+                f"floor {floor['mean']:.4g} ± {floor['std']:.2g}, {frechet['ratio']:.2f} times; "
+                f"noise {frechet['noise']:.4g}",
+            )
+        )
     if copies := figures.get("copies"):
         near = copies["share_below_held_out_percentile"]
-        lines.append(("nearer to training pictures than 1 % / 5 % of real ones", f"{near['1']:.1%} / {near['5']:.1%}",
-                      f"exact copies {copies['samples']['exact_duplicates']}, of held-out pictures "
-                      f"{copies['held_out']['exact_duplicates']}"))  # fmt: skip
+        lines.append(
+            (
+                "nearer to training pictures than 1 % / 5 % of real ones",
+                f"{near['1']:.1%} / {near['5']:.1%}",
+                f"exact copies {copies['samples']['exact_duplicates']}, of held-out pictures "
+                f"{copies['held_out']['exact_duplicates']}",
+            )
+        )
     for edit, found in figures.get("edits", {}).items():
-        lines += [(f"{edit}: {' '.join(path).replace('_', ' ')}", value, beside)
-                  for path, value, beside in _leaves(found)]  # fmt: skip
+        lines += [
+            (f"{edit}: {' '.join(path).replace('_', ' ')}", value, beside) for path, value, beside in _leaves(found)
+        ]
     return lines
 
 
@@ -61,9 +85,14 @@ def _leaves(found: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[
     if "share" in found:
         return [(path, percent(found), f"of {found['count']}")]
     if "real_mean" in found:
-        return [(path, f"{found['mean']:.2g}, at worst {found['worst']:.2g}",
-                 f"of 255; the autoencoder's {found['coded_mean']:.2g}, at worst {found['coded_worst']:.2g}; of real "
-                 f"pictures {found['real_mean']:.2g}")]
+        return [
+            (
+                path,
+                f"{found['mean']:.2g}, at worst {found['worst']:.2g}",
+                f"of 255; the autoencoder's {found['coded_mean']:.2g}, at worst {found['coded_worst']:.2g}; of real "
+                f"pictures {found['real_mean']:.2g}",
+            )
+        ]
     return [leaf for name, each in found.items() for leaf in _leaves(each, (*path, name))]
 
 
@@ -75,17 +104,23 @@ def percent(found: Mapping[str, Any]) -> str:
 
 def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
     """The report as Markdown; pictures that are in the folder are embedded by relative links."""
-    figures, protocol = content["figures"], content["protocol"]
+    figures = content["figures"]
+    protocol = content["protocol"]
     parts = [f"# Text to image: {protocol['model']}", ""]
     parts += [f"Guidance {figures['guidance']:g}, {protocol['steps']} steps.", ""]
     parts += ["| | model | beside |", "|---|---|---|"]
     parts += [f"| {what} | **{value}** | {beside} |" for what, value, beside in summary(figures)]
     if sweep := figures.get("sweep"):
-        parts += ["", "| guidance | attributes right | pictures right | variety | values at 0 or 255 |",
-                  "|---|---|---|---|---|"]  # fmt: skip
-        parts += [f"| {row['guidance']:g} | {percent(row['scores']['attributes'])} | "
-                  f"{row['scores']['pictures']['share']:.1%} | {row['variety']:.2f} | {row['saturation']:.1%} |"
-                  for row in sweep]  # fmt: skip
+        parts += [
+            "",
+            "| guidance | attributes right | pictures right | variety | values at 0 or 255 |",
+            "|---|---|---|---|---|",
+        ]
+        parts += [
+            f"| {row['guidance']:g} | {percent(row['scores']['attributes'])} | "
+            f"{row['scores']['pictures']['share']:.1%} | {row['variety']:.2f} | {row['saturation']:.1%} |"
+            for row in sweep
+        ]
     parts.append("")
     for picture, words in PICTURES.items():
         if (folder / picture).is_file():

@@ -84,7 +84,8 @@ def test_factors_of_a_part_change_that_part_alone():
     assert place == "blocks/qkv/kernel[1, :, 2]"
     assert lora.parsed(place) == ("blocks/qkv/kernel", (1, slice(None), 2))
     assert lora.parsed("a/kernel[:, 4:8]") == ("a/kernel", (slice(None), slice(4, 8)))
-    down, up = random(4, 2), random(2, 2, 2)
+    down = random(4, 2)
+    up = random(2, 2, 2)
     merged = lora.merge(params, lora.nested({place: {"down": down, "up": up}}))
     expected = params["blocks"]["qkv"]["kernel"].copy()
     expected[1, :, 2] += np.einsum("ir,rhd->ihd", down, up)
@@ -96,11 +97,20 @@ def test_several_adapters_with_weights_are_the_sum_of_their_updates():
     both = filled(lora.init(jax.random.key(0), params, 2, "kernel"))
     one = filled(lora.init(jax.random.key(1), params, 3, "b/kernel"))
     merged = lora.merge(params, [both, one], [{"a/kernel": 0.5, "b/kernel": 2.0}, -1.5])
-    np.testing.assert_allclose(merged["a"]["kernel"], params["a"]["kernel"]
-                               + 0.5 * both["a"]["kernel"]["down"] @ both["a"]["kernel"]["up"], rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(merged["b"]["kernel"], params["b"]["kernel"]
-                               + 2 * both["b"]["kernel"]["down"] @ both["b"]["kernel"]["up"]
-                               - 1.5 * one["b"]["kernel"]["down"] @ one["b"]["kernel"]["up"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        merged["a"]["kernel"],
+        params["a"]["kernel"] + 0.5 * both["a"]["kernel"]["down"] @ both["a"]["kernel"]["up"],
+        rtol=1e-6,
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        merged["b"]["kernel"],
+        params["b"]["kernel"]
+        + 2 * both["b"]["kernel"]["down"] @ both["b"]["kernel"]["up"]
+        - 1.5 * one["b"]["kernel"]["down"] @ one["b"]["kernel"]["up"],
+        rtol=1e-6,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
@@ -128,11 +138,13 @@ def test_a_sum_of_low_precision_is_rounded_once():
 
 @pytest.mark.slow
 def test_training_the_adapter_alone_lowers_the_loss_and_leaves_the_network_as_it_was():
-    params, schedule = dit(), schedules.rectified_flow()
+    params = dit()
+    schedule = schedules.rectified_flow()
     before = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]
     adapter = lora.init(jax.random.key(0), params, 4, "attention|mlp|final/kernel")
     objective = objectives.flow_matching(timesteps.uniform_density(schedule))
-    optimizer, ema = adamw(1e-2, weight_decay=0.1), exponential_moving_average(0.9)
+    optimizer = adamw(1e-2, weight_decay=0.1)
+    ema = exponential_moving_average(0.9)
     apply = lambda p, *arguments: DIT.apply({"params": p}, *arguments)
 
     @jax.jit
@@ -141,7 +153,8 @@ def test_training_the_adapter_alone_lowers_the_loss_and_leaves_the_network_as_it
         return make_train_step(objective, network, schedule, optimizer, ema)(state, batch, key)
 
     batch = {"x": jnp.ones((16, 4, 4, 1)), "condition": jnp.arange(16) % 3, "index": jnp.arange(16)}
-    state, losses = create(adapter, optimizer, ema), []
+    state = create(adapter, optimizer, ema)
+    losses = []
     for _ in range(60):
         state, metrics = step(state, params, batch, jax.random.key(0))
         losses.append(float(metrics["loss"]))

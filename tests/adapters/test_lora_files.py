@@ -29,15 +29,17 @@ def fixture():
     """(what the fixture says, inputs, outputs by kind and component)."""
     arrays = load_file(FIXTURE)
     about = json.loads(gzip.decompress(arrays.pop("about").tobytes()))
-    part = lambda which: {name[len(which):]: value for name, value in arrays.items() if name.startswith(which)}
+    part = lambda which: {name[len(which) :]: value for name, value in arrays.items() if name.startswith(which)}
     return about, part("in/"), part("out/")
 
 
 @functools.cache
 def modules():
     about, _, _ = fixture()
-    return {component: interchange.FAMILIES[name].build(about[f"{component.removesuffix('_encoder')}_config"])
-            for component, name in CLASSES.items()}  # fmt: skip
+    return {
+        component: interchange.FAMILIES[name].build(about[f"{component.removesuffix('_encoder')}_config"])
+        for component, name in CLASSES.items()
+    }
 
 
 def file(kind, place):
@@ -93,10 +95,14 @@ def test_what_is_written_is_what_was_read(layout, tmp_path):
     theirs = file(layout, tmp_path / "theirs.safetensors")
     loras = lora_files.load(theirs, modules())
     lora_files.save(tmp_path / "ours.safetensors", loras, modules(), layout)
-    written, read = load_file(tmp_path / "ours.safetensors"), load_file(theirs)
-    bare = lambda tensors: {name.replace("text_model.", "").replace("text_model_", "").replace("te1", "te"): value
-                            for name, value in tensors.items()}  # fmt: skip
-    written, read = bare(written), bare(read)
+    written = load_file(tmp_path / "ours.safetensors")
+    read = load_file(theirs)
+    bare = lambda tensors: {
+        name.replace("text_model.", "").replace("text_model_", "").replace("te1", "te"): value
+        for name, value in tensors.items()
+    }
+    written = bare(written)
+    read = bare(read)
     assert written.keys() == read.keys()
     for name, array in read.items():
         assert written[name].shape == array.shape, name
@@ -135,13 +141,15 @@ def test_layers_that_differ_in_rank_stay_apart_and_mean_the_same(tmp_path):
     kernel = lora.nested({whole: np.zeros((2, 16, 2, 8), np.float32)})
     kept = {place: factors for place, factors in lora.places_of(found.adapter).items() if place.startswith(whole)}
     merged = jax.tree.leaves(lora.merge(kernel, lora.nested(kept), found.scale))[0]
-    np.testing.assert_allclose(merged[1].reshape(16, 16).T, tensors[f"{name}.lora_B.weight"]
-                               @ tensors[f"{name}.lora_A.weight"], atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        merged[1].reshape(16, 16).T, tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"], atol=1e-5
+    )
 
 
 def test_names_of_the_original_repositories_are_known(tmp_path):
     """As kohya's programs write them for networks that they have in that layout."""
-    down, up = made("a", (2, 32)), made("b", (32, 2))
+    down = made("a", (2, 32))
+    up = made("b", (32, 2))
     stem = "lora_unet_middle_block_1_transformer_blocks_1_attn2_to_out_0"
     save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, tmp_path / "a.safetensors")
     found = lora_files.load(tmp_path / "a.safetensors", {"unet": modules()["unet"]})["unet"]
@@ -164,8 +172,11 @@ def test_one_file_of_a_fused_layer_reaches_its_parts_and_back(tmp_path):
     kernel = {"blocks": {"attention": {"qkv": {"kernel": np.zeros((2, 32, 3, 2, 16), np.float32)}}}}
     one, other = (jax.tree.leaves(lora.merge(kernel, a, s))[0] for a, s in ((adapter, 0.5), found))
     np.testing.assert_allclose(one, other, atol=1e-6)
-    original = {f"base_model.model.blocks.{i}.attn.qkv.lora_{part}.weight": made(f"{i}{part}", shape)
-                for i in range(2) for part, shape in (("A", (4, 32)), ("B", (96, 4)))}  # fmt: skip
+    original = {
+        f"base_model.model.blocks.{i}.attn.qkv.lora_{part}.weight": made(f"{i}{part}", shape)
+        for i in range(2)
+        for part, shape in (("A", (4, 32)), ("B", (96, 4)))
+    }
     (tmp_path / "peft").mkdir()
     save_file(original, tmp_path / "peft" / "adapter_model.safetensors")
     (tmp_path / "peft" / "adapter_config.json").write_text('{"lora_alpha": 6, "r": 4, "use_rslora": true}')
@@ -182,8 +193,14 @@ def test_what_is_wrong_with_a_file_is_said_by_name(tmp_path):
     layer = "unet.down_blocks.0.attentions.0.proj_in"
 
     def refused(change, match, metadata=None):
-        save_file({**{k: v for k, v in good.items() if k not in change or change[k] is not None},
-                   **{k: v for k, v in change.items() if v is not None}}, path, metadata=metadata)  # fmt: skip
+        save_file(
+            {
+                **{k: v for k, v in good.items() if k not in change or change[k] is not None},
+                **{k: v for k, v in change.items() if v is not None},
+            },
+            path,
+            metadata=metadata,
+        )
         with pytest.raises(Mismatch, match=match):
             lora_files.load(path, modules())
 

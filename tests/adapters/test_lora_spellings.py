@@ -19,9 +19,15 @@ from tests.peers.made_weights import made
 
 FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image" / "lora_spellings.safetensors"
 FLUX = {
-    "in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2,
-    "joint_attention_dim": 24, "pooled_projection_dim": 20, "axes_dims_rope": (4, 6, 6),
-}  # fmt: skip
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 24,
+    "pooled_projection_dim": 20,
+    "axes_dims_rope": (4, 6, 6),
+}
 Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"  # [16, 16]
 OUT = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
 K2 = "down_blocks.0.attentions.0.transformer_blocks.1.attn2.to_k"  # [16, 24]
@@ -51,8 +57,11 @@ def networks():
 
 def weights(name, leaves, layout):
     """Their weights of our leaves, by the names of a layout."""
-    return {row.theirs: np.asarray(row.layout.to_theirs(np.asarray(leaves[row.ours])[row.at]))
-            for row in networks()[name][2][layout] if row.rows is None}  # fmt: skip
+    return {
+        row.theirs: np.asarray(row.layout.to_theirs(np.asarray(leaves[row.ours])[row.at]))
+        for row in networks()[name][2][layout]
+        if row.rows is None
+    }
 
 
 def merged(tensors, path, name="unet", layout="diffusers", metadata=None, config=None):
@@ -67,7 +76,8 @@ def merged(tensors, path, name="unet", layout="diffusers", metadata=None, config
     found = lora_files.load(path / "a.safetensors", modules)
     assert found.keys() == {name}
     after = folders.leaves_of(lora.merge(lora.nested(leaves), found[name].adapter, found[name].scale))
-    old, new = weights(name, leaves, layout), weights(name, after, layout)
+    old = weights(name, leaves, layout)
+    new = weights(name, after, layout)
     changed = {key for key in old if not np.array_equal(old[key], new[key])}
     return {key: old[key] for key in changed}, {key: new[key] for key in changed}
 
@@ -81,22 +91,42 @@ A, B = pair((3, 16), (16, 3))
 ALPHA = {"alpha": np.float32(1.5)}
 LORA_SPELLINGS = {  # of Q: the file, and alpha / r
     "peft": ({f"unet.{Q}.lora_A.weight": A, f"unet.{Q}.lora_B.weight": B}, 1.0),
-    "processor": ({f"unet.{Q[:-5]}.processor.to_q_lora.down.weight": A,
-                   f"unet.{Q[:-5]}.processor.to_q_lora.up.weight": B}, 1.0),
-    "processor without prefix": ({f"{Q[:-5]}.processor.to_q_lora.down.weight": A,
-                                  f"{Q[:-5]}.processor.to_q_lora.up.weight": B}, 1.0),
-    "processor out": ({f"unet.{Q[:-5]}.processor.to_out_lora.down.weight": A,
-                       f"unet.{Q[:-5]}.processor.to_out_lora.up.weight": B}, 1.0),
+    "processor": (
+        {f"unet.{Q[:-5]}.processor.to_q_lora.down.weight": A, f"unet.{Q[:-5]}.processor.to_q_lora.up.weight": B},
+        1.0,
+    ),
+    "processor without prefix": (
+        {f"{Q[:-5]}.processor.to_q_lora.down.weight": A, f"{Q[:-5]}.processor.to_q_lora.up.weight": B},
+        1.0,
+    ),
+    "processor out": (
+        {f"unet.{Q[:-5]}.processor.to_out_lora.down.weight": A, f"unet.{Q[:-5]}.processor.to_out_lora.up.weight": B},
+        1.0,
+    ),
     "diffusers": ({f"unet.{Q}.lora.down.weight": A, f"unet.{Q}.lora.up.weight": B}, 1.0),
-    "kohya": ({f"{UNDERSCORED}.lora_down.weight": A, f"{UNDERSCORED}.lora_up.weight": B,
-               f"{UNDERSCORED}.alpha": np.float32(1.5)}, 0.5),
-    "lycoris": ({f"lycoris_{Q.replace('.', '_')}.lora_down.weight": A,
-                 f"lycoris_{Q.replace('.', '_')}.lora_up.weight": B}, 1.0),
-    "ComfyUI": ({f"diffusion_model.{Q}.lora_A.weight": A, f"diffusion_model.{Q}.lora_B.weight": B,
-                 f"diffusion_model.{Q}.alpha": np.float32(6)}, 2.0),
+    "kohya": (
+        {
+            f"{UNDERSCORED}.lora_down.weight": A,
+            f"{UNDERSCORED}.lora_up.weight": B,
+            f"{UNDERSCORED}.alpha": np.float32(1.5),
+        },
+        0.5,
+    ),
+    "lycoris": (
+        {f"lycoris_{Q.replace('.', '_')}.lora_down.weight": A, f"lycoris_{Q.replace('.', '_')}.lora_up.weight": B},
+        1.0,
+    ),
+    "ComfyUI": (
+        {
+            f"diffusion_model.{Q}.lora_A.weight": A,
+            f"diffusion_model.{Q}.lora_B.weight": B,
+            f"diffusion_model.{Q}.alpha": np.float32(6),
+        },
+        2.0,
+    ),
     "peft's own": ({f"base_model.model.{Q}.lora_A.weight": A, f"base_model.model.{Q}.lora_B.weight": B}, 1.0),
     "without prefix": ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B}, 1.0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LORA_SPELLINGS)
@@ -115,14 +145,24 @@ FLUX_SPELLINGS = {  # the file, the layer of the original repository, its factor
         ("bfl", QKV, ".lora_A.weight", ".lora_B.weight", QKV),
         ("bfl kohya", QKV, ".lora_down.weight", ".lora_up.weight", QKV),
         ("xlabs image", "double_blocks.0.processor.qkv_lora1", ".down.weight", ".up.weight", QKV),
-        ("xlabs text", "double_blocks.0.processor.qkv_lora2", ".down.weight", ".up.weight",
-         "double_blocks.0.txt_attn.qkv"),
+        (
+            "xlabs text",
+            "double_blocks.0.processor.qkv_lora2",
+            ".down.weight",
+            ".up.weight",
+            "double_blocks.0.txt_attn.qkv",
+        ),
         ("xlabs single", "single_blocks.0.processor.qkv_lora", ".down.weight", ".up.weight", LINEAR1),
     )
     for prefix in ("", "diffusion_model.")
-}  # fmt: skip
-FLUX_SPELLINGS["kohya"] = ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": FLUX_A,
-                            "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": FLUX_B}, QKV)  # fmt: skip
+}
+FLUX_SPELLINGS["kohya"] = (
+    {
+        "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": FLUX_A,
+        "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": FLUX_B,
+    },
+    QKV,
+)
 
 
 @pytest.mark.parametrize("name", FLUX_SPELLINGS)
@@ -151,11 +191,14 @@ def test_old_names_of_a_text_encoder_are_its_layers(part, tmp_path):
         np.testing.assert_array_equal(one["up"], other["up"], err_msg=place)
 
 
-@pytest.mark.parametrize(("stem", "layer", "shape"), [
-    ("double_blocks.0.processor.proj_lora1", "double_blocks.0.img_attn.proj", (32, 32)),
-    ("double_blocks.0.processor.proj_lora2", "double_blocks.0.txt_attn.proj", (32, 32)),
-    ("single_blocks.0.processor.proj_lora", "single_blocks.0.linear2", (32, 160)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stem", "layer", "shape"),
+    [
+        ("double_blocks.0.processor.proj_lora1", "double_blocks.0.img_attn.proj", (32, 32)),
+        ("double_blocks.0.processor.proj_lora2", "double_blocks.0.txt_attn.proj", (32, 32)),
+        ("single_blocks.0.processor.proj_lora", "single_blocks.0.linear2", (32, 160)),
+    ],
+)
 def test_the_projections_of_xlabs_are_the_layers_that_they_name(stem, layer, shape, tmp_path):
     a, b = pair((2, shape[1]), (shape[0], 2))
     old, new = merged({f"{stem}.down.weight": a, f"{stem}.up.weight": b}, tmp_path, "transformer", "original")
@@ -167,20 +210,29 @@ def test_the_projections_of_xlabs_are_the_layers_that_they_name(stem, layer, sha
 @pytest.mark.parametrize("whose", ["peft", "outputs", "inputs"])
 def test_a_dora_has_the_norms_that_its_tool_gave_it(whose, layer, down, up, tmp_path):
     a, b = pair(down, up)
-    size, ones = 16, [1] * (len(down) - 1)
+    size = 16
+    ones = [1] * (len(down) - 1)
     m = 1 + 0.5 * made("m", (size,))
     stem = f"lora_unet_{layer.replace('.', '_')}"
     if whose == "peft":
         shape = (size,) if len(down) == 2 else (1, size, 1, 1)
-        tensors = {f"unet.{layer}.lora_A.weight": a, f"unet.{layer}.lora_B.weight": b,
-                   f"unet.{layer}.lora_magnitude_vector": m.reshape(shape)}  # fmt: skip
+        tensors = {
+            f"unet.{layer}.lora_A.weight": a,
+            f"unet.{layer}.lora_B.weight": b,
+            f"unet.{layer}.lora_magnitude_vector": m.reshape(shape),
+        }
         metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 4, "unet.use_dora": True})}
         scale = 4 / down[0]
     else:
         shape = (size, *ones) if whose == "outputs" else (1, size, *ones[1:])
-        tensors = {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b, f"{stem}.alpha": np.float32(1),
-                   f"{stem}.dora_scale": m.reshape(shape)}  # fmt: skip
-        metadata, scale = None, 1 / down[0]
+        tensors = {
+            f"{stem}.lora_down.weight": a,
+            f"{stem}.lora_up.weight": b,
+            f"{stem}.alpha": np.float32(1),
+            f"{stem}.dora_scale": m.reshape(shape),
+        }
+        metadata = None
+        scale = 1 / down[0]
     old, new = merged(tensors, tmp_path, metadata=metadata)
     (key,) = new
     w = old[key].astype(np.float64) + scale * (b.reshape(size, -1) @ a.reshape(down[0], -1)).reshape(old[key].shape)
@@ -202,14 +254,19 @@ def tucker(t, a, b):
 
 def loha_file(case):
     """(layer, tensors, product by hand, rank)."""
-    layer, inputs, outputs, pixels = {"dense": (K2, 24, 16, ()), "conv": (CONV, 16, 16, (3, 3)),
-                                      "tucker": (CONV, 16, 16, (3, 3))}[case]  # fmt: skip
+    layer, inputs, outputs, pixels = {
+        "dense": (K2, 24, 16, ()),
+        "conv": (CONV, 16, 16, (3, 3)),
+        "tucker": (CONV, 16, 16, (3, 3)),
+    }[case]
     if case == "tucker":
-        t1, t2 = made("t1", (3, 3, 3, 3)), made("t2", (3, 3, 3, 3))
+        t1 = made("t1", (3, 3, 3, 3))
+        t2 = made("t2", (3, 3, 3, 3))
         a1, b1, a2, b2 = (made(n, (3, 16)) for n in ("a1", "b1", "a2", "b2"))
         parts = {"hada_t1": t1, "hada_t2": t2, "hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": b2}
         return layer, parts, tucker(t1, a1, b1) * tucker(t2, a2, b2), 3
-    a1, a2 = made("a1", (outputs, 3)), made("a2", (outputs, 3))
+    a1 = made("a1", (outputs, 3))
+    a2 = made("a2", (outputs, 3))
     b1, b2 = (3 * made(n, (3, inputs * math.prod(pixels))) for n in ("b1", "b2"))
     parts = {"hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": b2}
     return layer, parts, ((a1 @ b1) * (a2 @ b2)).reshape(outputs, inputs, *pixels), 3
@@ -217,8 +274,12 @@ def loha_file(case):
 
 def lokr_file(case):
     """(layer, tensors, product by hand, rank or None)."""
-    w1, w2 = made("w1", (4, 6)), made("w2", (4, 4))
-    w1_a, w1_b, w2_a, w2_b = made("w1a", (4, 2)), made("w1b", (2, 6)), made("w2a", (4, 2)), made("w2b", (2, 4))
+    w1 = made("w1", (4, 6))
+    w2 = made("w2", (4, 4))
+    w1_a = made("w1a", (4, 2))
+    w1_b = made("w1b", (2, 6))
+    w2_a = made("w2a", (4, 2))
+    w2_b = made("w2b", (2, 4))
     if case == "whole":
         return K2, {"lokr_w1": w1, "lokr_w2": w2}, np.kron(w1, w2), None
     if case == "large factored":
@@ -234,14 +295,19 @@ def lokr_file(case):
         large = made("w2", (8, 4, 3, 3))
         return CONV, {"lokr_w1": small, "lokr_w2": large}, outer(large), None
     if case == "conv factored":
-        a, b = made("w2a", (8, 3)), made("w2b", (3, 36))
+        a = made("w2a", (8, 3))
+        b = made("w2b", (3, 36))
         return CONV, {"lokr_w1": small, "lokr_w2_a": a, "lokr_w2_b": b}, outer((a @ b).reshape(8, 4, 3, 3)), 3
-    t, a, b = made("t2", (3, 3, 3, 3)), made("w2a", (3, 8)), made("w2b", (3, 4))
+    t = made("t2", (3, 3, 3, 3))
+    a = made("w2a", (3, 8))
+    b = made("w2b", (3, 4))
     return CONV, {"lokr_w1": small, "lokr_t2": t, "lokr_w2_a": a, "lokr_w2_b": b}, outer(tucker(t, a, b)), 3
 
 
-LYCORIS = [(loha_file, case) for case in ("dense", "conv", "tucker")] + [(lokr_file, case) for case in (
-    "whole", "large factored", "small factored", "both factored", "conv", "conv factored", "conv tucker")]  # fmt: skip
+LYCORIS = [(loha_file, case) for case in ("dense", "conv", "tucker")] + [
+    (lokr_file, case)
+    for case in ("whole", "large factored", "small factored", "both factored", "conv", "conv factored", "conv tucker")
+]
 
 
 @pytest.mark.parametrize(("make", "case"), LYCORIS)
@@ -262,9 +328,14 @@ def test_loha_and_lokr_are_the_products_of_their_papers(make, case, tmp_path):
 
 def test_a_fused_layer_may_be_any_kind_and_reaches_its_parts(tmp_path):
     """LoKr of the original queries, keys and values; a DoRA of it, of whose magnitudes each part has its own."""
-    w1, w2, m = made("w1", (8, 4)), made("w2", (12, 8)), 1 + made("m", (96,))
-    tensors = {f"diffusion_model.{QKV}.lokr_w1": w1, f"diffusion_model.{QKV}.lokr_w2": w2,
-               f"diffusion_model.{QKV}.dora_scale": m[:, None]}  # fmt: skip
+    w1 = made("w1", (8, 4))
+    w2 = made("w2", (12, 8))
+    m = 1 + made("m", (96,))
+    tensors = {
+        f"diffusion_model.{QKV}.lokr_w1": w1,
+        f"diffusion_model.{QKV}.lokr_w2": w2,
+        f"diffusion_model.{QKV}.dora_scale": m[:, None],
+    }
     old, new = merged(tensors, tmp_path, "transformer", "diffusers")
     names = [f"transformer_blocks.0.attn.to_{part}.weight" for part in "qkv"]
     assert new.keys() == set(names)
@@ -284,7 +355,12 @@ def test_layers_of_a_scan_are_stacked_whatever_their_kind(tmp_path):
     ((place, factors),) = lora.places_of(found.adapter).items()
     assert place == "down_0_transformer_0/blocks/cross_attention/key/kernel"
     assert {name: array.shape for name, array in factors.items()} == {
-        "down": (2, 24, 3), "up": (2, 3, 2, 8), "down_2": (2, 24, 3), "up_2": (2, 3, 2, 8), "magnitude": (2, 2, 8)}
+        "down": (2, 24, 3),
+        "up": (2, 3, 2, 8),
+        "down_2": (2, 24, 3),
+        "up_2": (2, 3, 2, 8),
+        "magnitude": (2, 2, 8),
+    }
     _, new = merged(tensors, tmp_path)
     for i in (0, 1):
         norms = np.linalg.norm(new[K2.replace("blocks.1", f"blocks.{i}") + ".weight"], axis=1)
@@ -349,10 +425,16 @@ def test_files_of_every_kind_are_known_as_lora():
 def test_a_flux_lora_in_kohyas_layout_has_the_original_names_and_the_same_weights(shared, tmp_path):
     """What diffusers and kohya's programs read: fused layers, of which some parts may have no update."""
     module = networks()["transformer"][0]
-    layers = {"transformer_blocks.0.attn.to_q": (32, 32), "transformer_blocks.0.attn.to_v": (32, 32),
-              "transformer_blocks.0.attn.add_k_proj": (32, 32), "transformer_blocks.0.ff.net.0.proj": (128, 32),
-              "single_transformer_blocks.0.attn.to_k": (32, 32), "single_transformer_blocks.0.proj_mlp": (128, 32),
-              "single_transformer_blocks.0.proj_out": (32, 160), "x_embedder": (32, 16)}  # fmt: skip
+    layers = {
+        "transformer_blocks.0.attn.to_q": (32, 32),
+        "transformer_blocks.0.attn.to_v": (32, 32),
+        "transformer_blocks.0.attn.add_k_proj": (32, 32),
+        "transformer_blocks.0.ff.net.0.proj": (128, 32),
+        "single_transformer_blocks.0.attn.to_k": (32, 32),
+        "single_transformer_blocks.0.proj_mlp": (128, 32),
+        "single_transformer_blocks.0.proj_out": (32, 160),
+        "x_embedder": (32, 16),
+    }
     tensors = {}
     for layer, (outputs, inputs) in layers.items():
         tensors[f"transformer.{layer}.lora_A.weight"] = made("A" if shared else layer, (2, inputs))
@@ -362,9 +444,17 @@ def test_a_flux_lora_in_kohyas_layout_has_the_original_names_and_the_same_weight
     found = lora_files.load(tmp_path / "a.safetensors", {"transformer": module})
     lora_files.save(tmp_path / "b.safetensors", found, {"transformer": module}, "kohya")
     written = load_file(tmp_path / "b.safetensors")
-    assert {name.split(".")[0] for name in written} == {f"lora_unet_{name}" for name in (
-        "double_blocks_0_img_attn_qkv", "double_blocks_0_txt_attn_qkv", "double_blocks_0_img_mlp_0",
-        "single_blocks_0_linear1", "single_blocks_0_linear2", "img_in")}  # fmt: skip
+    assert {name.split(".")[0] for name in written} == {
+        f"lora_unet_{name}"
+        for name in (
+            "double_blocks_0_img_attn_qkv",
+            "double_blocks_0_txt_attn_qkv",
+            "double_blocks_0_img_mlp_0",
+            "single_blocks_0_linear1",
+            "single_blocks_0_linear2",
+            "img_in",
+        )
+    }
     assert written["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"].shape == (2 if shared else 4, 32)
     _, new = merged(written, tmp_path / "again", "transformer")
     assert new.keys() == expected.keys() == {f"{layer}.weight" for layer in layers}

@@ -17,8 +17,14 @@ class Made:
         if name not in self.found["figures"]:
             self.taken.append(name)
             fid = 3 + abs(width - 0.1) + abs(scale - 1.2) + 1000 / step
-            self.found["figures"][name] = {"fid": fid, "samples": number, "step": step, "width": width,
-                                           "scale": scale, "nfe": 35}  # fmt: skip
+            self.found["figures"][name] = {
+                "fid": fid,
+                "samples": number,
+                "step": step,
+                "width": width,
+                "scale": scale,
+                "nfe": 35,
+            }
         return self.found["figures"][name]["fid"]
 
     def seconds_for(self, number):

@@ -78,21 +78,35 @@ def variables(folder: pathlib.Path) -> dict[str, str]:
 
 
 def start(folder: pathlib.Path) -> list[subprocess.Popen]:
-    """Starts the daemons; they write to NAME.out and the logs of ``CONFIG``."""
+    """Starts the daemons; they write to NAME.out and the logs of `CONFIG`."""
     (folder / "state").mkdir()
     key = folder / "munge.key"
     key.touch(0o600)
     key.write_bytes(secrets.token_bytes(128))
     host = socket.gethostname().partition(".")[0]
     port, *ports = _free_ports(NODES + 1)
-    nodes = "\n".join(f"NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} State=UNKNOWN"
-                      for i, port in enumerate(ports))
+    nodes = "\n".join(
+        f"NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} State=UNKNOWN"
+        for i, port in enumerate(ports)
+    )
     (folder / "slurm.conf").write_text(
-        CONFIG.format(folder=folder, host=host, port=port, user=getpass.getuser(), nodes=nodes))
-    munged = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
-              f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"]
-    commands = {"munged": munged, "slurmctld": ["slurmctld", "-D", "-c"],
-                **{f"slurmd-n{i}": ["slurmd", "-D", "-N", f"n{i}"] for i in range(NODES)}}
+        CONFIG.format(folder=folder, host=host, port=port, user=getpass.getuser(), nodes=nodes)
+    )
+    munged = [
+        "munged",
+        "--foreground",
+        "--force",
+        f"--key-file={key}",
+        f"--socket={folder}/munge.socket",
+        f"--pid-file={folder}/munge.pid",
+        f"--log-file={folder}/munge.log",
+        f"--seed-file={folder}/munge.seed",
+    ]
+    commands = {
+        "munged": munged,
+        "slurmctld": ["slurmctld", "-D", "-c"],
+        **{f"slurmd-n{i}": ["slurmd", "-D", "-N", f"n{i}"] for i in range(NODES)},
+    }
     return [_start(folder / f"{name}.out", command, variables(folder)) for name, command in commands.items()]
 
 
@@ -106,8 +120,14 @@ def _free_ports(number: int) -> list[int]:
 
 def _start(output: pathlib.Path, command: list[str], environment: dict[str, str]) -> subprocess.Popen:
     with output.open("wb") as out:
-        return subprocess.Popen([find(command[0]), *command[1:]], stdin=subprocess.DEVNULL, stdout=out,
-                                stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        return subprocess.Popen(
+            [find(command[0]), *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 def wait_until_ready(folder: pathlib.Path, daemons: list[subprocess.Popen], seconds: float = 60) -> str:
@@ -117,8 +137,12 @@ def wait_until_ready(folder: pathlib.Path, daemons: list[subprocess.Popen], seco
         ended = [daemon.args[0] for daemon in daemons if daemon.poll() is not None]
         if ended:
             return f"{', '.join(ended)} ended"
-        asked = subprocess.run([find("sinfo"), "--noheader", "--Node", "--partition=low", "--format=%t"],
-                               capture_output=True, text=True, env=variables(folder))
+        asked = subprocess.run(
+            [find("sinfo"), "--noheader", "--Node", "--partition=low", "--format=%t"],
+            capture_output=True,
+            text=True,
+            env=variables(folder),
+        )
         if asked.stdout.split() == ["idle"] * NODES:
             return ""
         time.sleep(0.2)

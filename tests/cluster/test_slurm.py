@@ -19,8 +19,11 @@ from tests.cluster import daemons
 from tests.reliability.driver import ROOT, train_command, until
 from tests.reliability.test_kills import values
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster,
-              pytest.mark.skipif(bool(daemons.missing()), reason=daemons.missing())]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(daemons.missing()), reason=daemons.missing()),
+]
 # A run of a sweep: notes its turn, saves 1 s after SIGTERM, and is done once there is a file "end".
 RUN = """
 turn=${SLURM_RESTART_COUNT:-0}
@@ -38,8 +41,9 @@ class Cluster:
 
     def run(self, *words: str, text: str = "") -> str:
         """The output of a command, which must succeed."""
-        done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=60, env=self.variables,
-                              cwd=ROOT)
+        done = subprocess.run(
+            words, input=text, capture_output=True, text=True, timeout=60, env=self.variables, cwd=ROOT
+        )
         assert done.returncode == 0, done
         return done.stdout
 
@@ -65,8 +69,14 @@ def cluster():
     with tempfile.TemporaryDirectory(prefix="slurm") as name:  # short: munged's socket is in it
         folder = pathlib.Path(name)
         folder.chmod(0o755)
-        running = subprocess.Popen([sys.executable, "-m", "tests.cluster.daemons", name], stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+        running = subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.daemons", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
+        )
         try:
             said = running.stdout.readline().strip()
             assert said == "ready", said + "\n" + "\n".join(p.read_text()[-2000:] for p in folder.glob("*.out"))
@@ -93,8 +103,9 @@ def turns(folder: pathlib.Path, task: int) -> list[list[str]]:
 
 def test_two_nodes_are_one_job(cluster, tmp_path):
     show = 'echo "$SLURMD_NODENAME $DIFFUSION_COORDINATOR $DIFFUSION_PROCESS_COUNT $DIFFUSION_PROCESS_INDEX $1"'
-    job = cluster.submit(slurm, "--nodes=2", "--tasks-per-node=2", f"--log={tmp_path}/%j.out", "--", "bash", "-c", show,
-                         "x", "a 'b' $c")
+    job = cluster.submit(
+        slurm, "--nodes=2", "--tasks-per-node=2", f"--log={tmp_path}/%j.out", "--", "bash", "-c", show, "x", "a 'b' $c"
+    )
     cluster.until(lambda: cluster.state(job) == "COMPLETED 0:0", "job is done")
     lines = sorted(line.partition(": ")[2] for line in (tmp_path / f"{job}.out").read_text().splitlines())
     port = 20000 + job % 10000
@@ -106,7 +117,8 @@ def test_two_nodes_train_and_go_on_after_sigterm(cluster, tmp_path):
     here = 'export DIFFUSION_COORDINATOR=127.0.0.1:${DIFFUSION_COORDINATOR##*:}; exec "$@"'
     variables = ["env", "JAX_PLATFORMS=cpu", f"JAX_COMPILATION_CACHE_DIR={tmp_path}/cache"]
     for name in ("disturbed", "straight"):
-        folder, changes = tmp_path / name, {"train.steps": 400, "checkpoint.every": 400}
+        folder = tmp_path / name
+        changes = {"train.steps": 400, "checkpoint.every": 400}
         words = [*variables, sys.executable, "-m", *train_command(folder, changes)]
         job = cluster.submit(slurm, "--nodes=2", f"--log={folder}.out", "--", "bash", "-c", here, "x", *words)
         log = pathlib.Path(f"{folder}.out")
@@ -127,8 +139,10 @@ def test_a_failure_on_one_node_ends_the_job_and_is_final(cluster, tmp_path):
 
 def test_the_time_limit_saves_and_the_run_goes_on(cluster, tmp_path):
     """SLURM sends SIGTERM --grace seconds before the end, or up to a minute sooner."""
-    run = 'echo "turn $SLURM_RESTART_COUNT"; [ "$SLURM_RESTART_COUNT" ] && exit 0; trap "sleep 1; exit 143" TERM; ' \
-          'while true; do sleep 0.1; done'
+    run = (
+        'echo "turn $SLURM_RESTART_COUNT"; [ "$SLURM_RESTART_COUNT" ] && exit 0; trap "sleep 1; exit 143" TERM; '
+        "while true; do sleep 0.1; done"
+    )
     job = cluster.submit(slurm, "--nodes=2", "--time=1", "--grace=55", f"--log={tmp_path}/log", "--", "bash", "-c", run)
     cluster.until(lambda: cluster.state(job) == "COMPLETED 0:0", "job is done", 120)
     log = (tmp_path / "log").read_text()
@@ -139,16 +153,35 @@ def test_the_time_limit_saves_and_the_run_goes_on(cluster, tmp_path):
 @pytest.mark.parametrize("others", ["running", "done"])
 def test_the_last_task_of_an_array_is_preempted_and_goes_on_alone(cluster, tmp_path, others):
     """The last task's job id is the array's own: by it SLURM's commands would mean all tasks."""
-    job = cluster.submit(slurm_array, "--runs=2", "--partition=low", f"--cpus-per-task={daemons.CPUS}", "--time=10",
-                         f"--log={tmp_path}/%a.out", "--", "bash", "-c", RUN, "run", str(tmp_path))
+    job = cluster.submit(
+        slurm_array,
+        "--runs=2",
+        "--partition=low",
+        f"--cpus-per-task={daemons.CPUS}",
+        "--time=10",
+        f"--log={tmp_path}/%a.out",
+        "--",
+        "bash",
+        "-c",
+        RUN,
+        "run",
+        str(tmp_path),
+    )
     cluster.until(lambda: turns(tmp_path, 0) and turns(tmp_path, 1), "both tasks run")
     ((_, own, array, node),) = turns(tmp_path, 1)
     assert own == array == str(job)
     if others == "done":
         (tmp_path / "end.0").touch()
         cluster.until(lambda: cluster.state(f"{job}_0") == "COMPLETED 0:0", "task 0 is done")
-    urgent = cluster.run("sbatch", "--parsable", "--partition=high", f"--nodelist={node}", "--exclusive",
-                         "--output=/dev/null", text="#!/bin/bash\ntrue\n").strip()
+    urgent = cluster.run(
+        "sbatch",
+        "--parsable",
+        "--partition=high",
+        f"--nodelist={node}",
+        "--exclusive",
+        "--output=/dev/null",
+        text="#!/bin/bash\ntrue\n",
+    ).strip()
     cluster.until(lambda: len(turns(tmp_path, 1)) == 2, "the last task has a second turn", 120)
     assert cluster.state(urgent) == "COMPLETED 0:0"
     assert f"saved; back into the queue: scontrol requeue {job}_1\n" in (tmp_path / "1.out").read_text()
@@ -161,8 +194,9 @@ def test_the_last_task_of_an_array_is_preempted_and_goes_on_alone(cluster, tmp_p
 
 
 def test_a_cancelled_task_stays_cancelled(cluster, tmp_path):
-    job = cluster.submit(slurm_array, "--runs=2", "--time=10", f"--log={tmp_path}/%a.out", "--", "bash", "-c", RUN,
-                         "run", str(tmp_path))
+    job = cluster.submit(
+        slurm_array, "--runs=2", "--time=10", f"--log={tmp_path}/%a.out", "--", "bash", "-c", RUN, "run", str(tmp_path)
+    )
     cluster.until(lambda: turns(tmp_path, 0) and turns(tmp_path, 1), "both tasks run")
     cluster.run("scancel", f"{job}_1")
     cluster.until(lambda: cluster.state(f"{job}_1").startswith("CANCELLED"), "task 1 is cancelled")
@@ -181,8 +215,9 @@ def test_no_daemon_and_no_job_outlives_the_tests_that_started_them(tmp_path):
         assert holder.stdout.readline() == "ready\n"
         Cluster(folder).run("sbatch", "--output=/dev/null", "--wrap=srun sleep 600")
         until(lambda: len(daemons.left(folder)) >= 9)  # 4 daemons, 3 of a batch job, 2 of its step
-        (sleep,) = subprocess.run(["pgrep", "--parent", str(holder.pid), "sleep"], capture_output=True, text=True,
-                                  check=True).stdout.split()
+        (sleep,) = subprocess.run(
+            ["pgrep", "--parent", str(holder.pid), "sleep"], capture_output=True, text=True, check=True
+        ).stdout.split()
         os.kill(int(sleep), signal.SIGKILL)
         until(lambda: not daemons.left(folder), 30)
         holder.wait(30)

@@ -16,7 +16,9 @@ def write(folder, features, examples, file_format="array_record", version="1.2.0
     """Prepares a dataset "made" of these examples, in their order."""
 
     class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name, VERSION, url_infos = called, tfds.core.Version(version), None
+        name = called
+        VERSION = tfds.core.Version(version)
+        url_infos = None
 
         def _info(self):
             return tfds.core.DatasetInfo(

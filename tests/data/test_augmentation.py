@@ -109,7 +109,8 @@ def test_a_smooth_image_is_read_at_the_moved_places(inverse):
     image = jnp.asarray(smooth(x, y)[..., None], jnp.float32)
     moved = np.asarray(TRANSFORM(image, matrix(*inverse)))[..., 0]
     a, b, c, d, e, f = (*inverse, 0.0, 0.0)[:6]
-    u, v = a * x + b * y + e, c * x + d * y + f
+    u = a * x + b * y + e
+    v = c * x + d * y + f
     inside = (np.abs(u) < side / 2 - 4) & (np.abs(v) < side / 2 - 4) & (np.abs(x) < 12) & (np.abs(y) < 12)
     assert inside.sum() > 100
     assert np.abs(moved - smooth(u, v))[inside].max() < 0.03  # the image varies by 3
@@ -124,12 +125,14 @@ def test_what_is_told_is_what_was_done():
     for image, (left, top, n, cos, sin, along, across, right, down) in zip(images, told):
         seen = []
         for sign in (1, -1):
-            m, r = sign * np.hypot(along, across), np.arctan2(sign * across, sign * along)
+            m = sign * np.hypot(along, across)
+            r = np.arctan2(sign * across, sign * along)
             turn = lambda angle: np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
             linear = 2 ** (-0.2 * n) * turn(np.arctan2(sin, cos + 1)) @ turn(-r)
             linear = linear @ np.diag([2 ** (-0.2 * m), 2 ** (0.2 * m)]) @ turn(r)
             u, v = np.einsum("ij,jyx->iyx", linear, np.stack([x - side * right / 8, y - side * down / 8]))
-            u, v = u * (1 - 2 * left), v * (1 - 2 * top)
+            u = u * (1 - 2 * left)
+            v = v * (1 - 2 * top)
             inside = (np.abs(u) < side / 2 - 4) & (np.abs(v) < side / 2 - 4)
             seen.append((np.abs(image[..., 0] - smooth(u, v))[inside].max(initial=0), inside.sum()))
         error, count = min(seen)
@@ -139,7 +142,8 @@ def test_what_is_told_is_what_was_done():
 
 
 def test_the_objective_is_that_of_the_changed_examples():
-    schedule, seen = schedules.rectified_flow(), []
+    schedule = schedules.rectified_flow()
+    seen = []
     inner = objectives.flow_matching(timesteps.uniform_density(schedule))
 
     def network(x, clock, condition):
@@ -149,7 +153,8 @@ def test_the_objective_is_that_of_the_changed_examples():
     def augment(key, x):
         return 2 * x, jnp.array([jax.random.uniform(key), 1.0])
 
-    x, label = jnp.linspace(-1, 1, 24).reshape(4, 2, 3, 1), jnp.arange(4)
+    x = jnp.linspace(-1, 1, 24).reshape(4, 2, 3, 1)
+    label = jnp.arange(4)
     batch = {"x": x, "condition": label, "index": jnp.arange(4)}
     outer = objectives.with_augmentation(inner, augment)
     losses, _ = outer({"model": network}, schedule, keys(4), batch, 0)

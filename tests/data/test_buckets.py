@@ -59,7 +59,9 @@ def of(seed=3):
 
 
 def test_a_batch_is_of_one_bucket_and_every_picture_comes_once_an_epoch():
-    order, streams, before = of(), collections.defaultdict(list), collections.Counter()
+    order = of()
+    streams = collections.defaultdict(list)
+    before = collections.Counter()
     steps = order.batches_before(BATCH)  # after B epochs every bucket's pictures fill whole batches
     assert steps == len(ASSIGNED)
     for step in range(steps):
@@ -118,7 +120,8 @@ def test_fit_covers_the_bucket_and_tells_sizes_and_cut():
     # The middle half of the columns, and all rows.
     np.testing.assert_allclose(image[0, [0, -1], 1], [62, 178], atol=3)
     np.testing.assert_allclose(image[[0, -1], 0, 0], [2, 238], atol=3)
-    rng, seen = np.random.default_rng(0), set()
+    rng = np.random.default_rng(0)
+    seen = set()
     for _ in range(200):
         image, size = buckets.fit(picture(40, 80), (20, 20), rng)
         seen.add(int(size[3]))

@@ -14,8 +14,10 @@ SPEC = sources.DataSpec("made", "train", (4, 4, 3), 0, len(TEXTS), "1.2.0")
 
 def table():
     """What is told of a text here: its letters' sum, and its length."""
-    letters = lambda few: {"text": np.array([[sum(map(ord, text))] for text in few], np.float32),
-                           "text_mask": np.array([[len(text) > 0] for text in few])}  # fmt: skip
+    letters = lambda few: {
+        "text": np.array([[sum(map(ord, text))] for text in few], np.float32),
+        "text_mask": np.array([[len(text) > 0] for text in few]),
+    }
     return captions.table(TEXTS, letters, batch_size=3)
 
 
@@ -66,12 +68,15 @@ def test_what_is_written_is_what_is_read(tmp_path):
     captions.require(tmp_path, "made:1.2.0", "train", 6)
 
 
-@pytest.mark.parametrize("asked, message", [
-    (("other", "train", 6), "name is 'made' there, and 'other'"),
-    (("made", "test", 6), "split is 'train' there"),
-    (("made", "train", 7), "size is 6 there, and 7"),
-    (("made:2.0.0", "train", 6), "version is '1.2.0' there"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (("other", "train", 6), "name is 'made' there, and 'other'"),
+        (("made", "test", 6), "split is 'train' there"),
+        (("made", "train", 7), "size is 6 there, and 7"),
+        (("made:2.0.0", "train", 6), "version is '1.2.0' there"),
+    ],
+)
 def test_captions_of_other_pictures_are_refused(asked, message, tmp_path):
     captions.write(tmp_path, table(), captions.describe(SPEC, "e5"))
     with pytest.raises(CacheError, match=message):

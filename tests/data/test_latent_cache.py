@@ -36,16 +36,36 @@ def encode(images):
 
 
 def description(**changes):
-    dataset = {"name": "numbers", "version": "1.0.0", "split": "train", "size": SIZE, "num_classes": 5,
-               "shape": [4, 6, 3]}
-    given = Description(dataset, {"family": "AutoencoderKL", "config": {"act_fn": "silu"}, "sha256": "ab" * 32}, SHAPE,
-                        "moments", ("plain",), "float32", 0.5, 2.0)
+    dataset = {
+        "name": "numbers",
+        "version": "1.0.0",
+        "split": "train",
+        "size": SIZE,
+        "num_classes": 5,
+        "shape": [4, 6, 3],
+    }
+    given = Description(
+        dataset,
+        {"family": "AutoencoderKL", "config": {"act_fn": "silu"}, "sha256": "ab" * 32},
+        SHAPE,
+        "moments",
+        ("plain",),
+        "float32",
+        0.5,
+        2.0,
+    )
     return given._replace(**changes)
 
 
 def write(folder, function=encode, told=None, source=None, **options):
-    latent_writer.write(folder, source or Pictures(), SPEC, told or description(), function,
-                        **{"batch_size": 2, "threads": 0, "shard_records": 4} | options)
+    latent_writer.write(
+        folder,
+        source or Pictures(),
+        SPEC,
+        told or description(),
+        function,
+        **{"batch_size": 2, "threads": 0, "shard_records": 4} | options,
+    )
 
 
 def content(folder):
@@ -85,8 +105,11 @@ def test_training_reads_it_through_the_same_pipeline(tmp_path):
 
 
 def test_mirrored_views_are_drawn_as_often(tmp_path):
-    write(tmp_path, told=description(views=("plain", "flipped"), kind="mean", scale=1.0, shift=0.0),
-          function=lambda images: encode(images)[:, :1])
+    write(
+        tmp_path,
+        told=description(views=("plain", "flipped"), kind="mean", scale=1.0, shift=0.0),
+        function=lambda images: encode(images)[:, :1],
+    )
     cache, spec = latent_cache.open_cache(tmp_path)
     data = pipeline.batches(cache, spec, seed=0, batch_size=400, threads=0, augment=(cache.draw,))
     batch = next(data)
@@ -97,8 +120,9 @@ def test_mirrored_views_are_drawn_as_often(tmp_path):
 
 def test_scale_and_shift_may_be_of_each_channel(tmp_path):
     scale, shift = (1.0, 2.0, 0.5, 3.0), (0.0, 1.0, -1.0, 0.25)
-    write(tmp_path, told=description(kind="mean", scale=scale, shift=shift),
-          function=lambda images: encode(images)[:, :1])
+    write(
+        tmp_path, told=description(kind="mean", scale=scale, shift=shift), function=lambda images: encode(images)[:, :1]
+    )
     cache, _ = latent_cache.open_cache(tmp_path)
     drawn = cache.draw(np.random.default_rng(0), cache[3]["x"])
     np.testing.assert_allclose(drawn, np.broadcast_to((30 - np.array(shift)) * np.array(scale), SHAPE), rtol=1e-6)
@@ -192,20 +216,30 @@ def test_damage_is_named_by_its_record(tmp_path):
     with pytest.raises(DamagedRecord, match=r"latents of numbers \(train\): record 5 cannot be used"):
         cache.__getitems__([4, 5, 6])
     with pytest.warns(UserWarning, match="record 5"):
-        batch = next(pipeline.batches(cache, spec, seed=0, batch_size=SIZE, threads=0, augment=(cache.draw,),
-                                      damaged="skip"))
+        batch = next(
+            pipeline.batches(cache, spec, seed=0, batch_size=SIZE, threads=0, augment=(cache.draw,), damaged="skip")
+        )
     assert batch["skipped"].sum() == 1
     with pytest.raises(IndexError, match=r"row 11 is not in 0\.\.10"):
         cache[11]
 
 
-@pytest.mark.parametrize("change, match", [
-    ({"format": 2}, "format 1"), ({"shape": [2, 3]}, "out of range"), ({"shape": [2, 3, -4]}, "damaged"),
-    ({"kind": "median"}, "out of range|damaged"), ({"scale": [1.0, 2.0]}, "damaged"),
-    ({"scale": float("nan")}, "range"),
-    ({"views": "plain"}, "range|damaged"), ({"files": {"../x": 3}}, "damaged.*leads out"),
-    ({"dataset": {}}, "damaged"), ({"dtype": "object"}, "range|damaged"), ({"files": []}, "damaged"),
-])
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"format": 2}, "format 1"),
+        ({"shape": [2, 3]}, "out of range"),
+        ({"shape": [2, 3, -4]}, "damaged"),
+        ({"kind": "median"}, "out of range|damaged"),
+        ({"scale": [1.0, 2.0]}, "damaged"),
+        ({"scale": float("nan")}, "range"),
+        ({"views": "plain"}, "range|damaged"),
+        ({"files": {"../x": 3}}, "damaged.*leads out"),
+        ({"dataset": {}}, "damaged"),
+        ({"dtype": "object"}, "range|damaged"),
+        ({"files": []}, "damaged"),
+    ],
+)
 def test_damaged_descriptions_are_refused(tmp_path, change, match):
     write(tmp_path)
     path = tmp_path / "latents.json"

@@ -14,8 +14,16 @@ from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import NONE, Scene
 
 # Hues in degrees of each colour's name, written down by eye and not from the palette.
-HUES = {"red": (-12, 10), "orange": (14, 38), "yellow": (40, 58), "green": (100, 155), "cyan": (175, 200),
-        "blue": (215, 245), "purple": (260, 290), "pink": (315, 345)}  # fmt: skip
+HUES = {
+    "red": (-12, 10),
+    "orange": (14, 38),
+    "yellow": (40, 58),
+    "green": (100, 155),
+    "cyan": (175, 200),
+    "blue": (215, 245),
+    "purple": (260, 290),
+    "pink": (315, 345),
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +103,20 @@ def test_two_objects_are_in_the_relation_that_the_caption_says(drawn):
         assert max(seen, key=seen.get) == scene.relation and seen[scene.relation] > 20
 
 
-@pytest.mark.parametrize("shape, area", [
-    ("circle", math.pi * 0.95**2), ("square", 1.68**2), ("diamond", 2 * 0.85 * 1.15),
-    ("cross", 2 * 2 * 0.72 - 0.72**2), ("star", 5 * 1.15 * 0.5 * math.sin(math.pi / 5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, area",
+    [
+        ("circle", math.pi * 0.95**2),
+        ("square", 1.68**2),
+        ("diamond", 2 * 0.85 * 1.15),
+        ("cross", 2 * 2 * 0.72 - 0.72**2),
+        ("star", 5 * 1.15 * 0.5 * math.sin(math.pi / 5)),
+    ],
+)
 def test_shapes_cover_the_area_of_the_figure(shape, area):
     """A pixel at the edge is covered in part: the sum of the covers is the area of the figure in geometry."""
-    x, y = np.arange(64) + 0.5 - 32.3, np.arange(64)[:, None] + 0.5 - 31.8
+    x = np.arange(64) + 0.5 - 32.3
+    y = np.arange(64)[:, None] + 0.5 - 31.8
     cover = np.clip(0.5 - drawing.DISTANCES[shape](x, y, 14.0), 0, 1)
     assert cover.sum() == pytest.approx(area * 14**2, rel=0.02)
 
@@ -130,7 +145,8 @@ def test_words_are_pillows_letters():
 
 
 def test_no_training_picture_has_what_is_withheld():
-    seen, kept_back = Counter(), Counter()
+    seen = Counter()
+    kept_back = Counter()
     for number in range(900):
         for split, told in (("train", seen), ("withheld", kept_back)):
             scene = shapes.example(split, number)[2]
@@ -148,8 +164,12 @@ def test_attributes_are_balanced():
     drawn = [scenes.draw(scenes.Lot(0, 0, number)) for number in range(2000)]
     kinds = Counter(scene.kind for scene in drawn)
     ones = [scene for scene in drawn if scene.kind == "one"]
-    for name, values in (("colour", scenes.COLOURS), ("shape", scenes.SHAPES), ("size", scenes.SIZES),
-                         ("position", tuple(scenes.POSITIONS))):  # fmt: skip
+    for name, values in (
+        ("colour", scenes.COLOURS),
+        ("shape", scenes.SHAPES),
+        ("size", scenes.SIZES),
+        ("position", tuple(scenes.POSITIONS)),
+    ):
         counts = Counter(getattr(scene, name) for scene in ones)
         expected = len(ones) / len(values)
         assert all(abs(counts[value] - expected) < 5 * math.sqrt(expected) for value in values), (name, counts)
@@ -161,8 +181,10 @@ def test_each_split_has_its_shares_of_kinds_and_styles():
     """0.42 and 0.26 of pairs, 0.22 and 0.1 of neon, but for words, which are all plain; 5 standard deviations."""
     for split, pairs, neon in (("train", 0.42, 0.22), ("test", 0.26, 0.1)):
         shown = [shapes.example(split, number)[2] for number in range(1000)]
-        for share, expected in ((np.mean([scene.kind == "pair" for scene in shown]), pairs),
-                                (np.mean([scene.style == "neon" for scene in shown if scene.kind != "word"]), neon)):
+        for share, expected in (
+            (np.mean([scene.kind == "pair" for scene in shown]), pairs),
+            (np.mean([scene.style == "neon" for scene in shown if scene.kind != "word"]), neon),
+        ):
             assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / 900), split
 
 

@@ -15,7 +15,8 @@ from diffusion.data import catalog, pipeline, sources
 from tests.data.made import image_feature, png, write
 
 TFDS_NAMES = "tensorflow_datasets.core.features"
-GREY, RED = np.full((4, 4, 3), 128, np.uint8), np.full((4, 4, 3), (255, 0, 0), np.uint8)
+GREY = np.full((4, 4, 3), 128, np.uint8)
+RED = np.full((4, 4, 3), (255, 0, 0), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +133,9 @@ def test_a_dataset_without_labels(tmp_path):
 
 
 def test_a_dataset_without_images_says_what_it_has(tmp_path):
-    root = write(tmp_path, {"text": tfds.features.Text(), "image": tfds.features.Scalar(np.int64)},
-                 [{"text": "no", "image": 3}])  # fmt: skip
+    root = write(
+        tmp_path, {"text": tfds.features.Text(), "image": tfds.features.Scalar(np.int64)}, [{"text": "no", "image": 3}]
+    )
     with pytest.raises(ValueError, match=r"no image feature .* it has image \(Scalar\), text \(Text\)"):
         sources.describe("made", "train", root)
 
@@ -208,18 +210,32 @@ def test_another_file_format_is_refused(copy):
 FOREIGN = {"pythonClassName": "planted.Evil", "tensor": {}}
 HIDDEN = {
     "top": {"pythonClassName": "planted.Evil", "featuresDict": {}},
-    "nested": {"pythonClassName": f"{TFDS_NAMES}.features_dict.FeaturesDict", "featuresDict": {"features": {
-        "image": FOREIGN}}},
-    "snake_case": {"pythonClassName": f"{TFDS_NAMES}.features_dict.FeaturesDict", "featuresDict": {"features": {
-        "image": {"python_class_name": "planted.Evil", "tensor": {}}}}},
-    "in_a_sequence": {"pythonClassName": f"{TFDS_NAMES}.features_dict.FeaturesDict", "featuresDict": {"features": {
-        "list": {"pythonClassName": f"{TFDS_NAMES}.sequence_feature.Sequence", "sequence": {"feature": FOREIGN}}}}},
+    "nested": {
+        "pythonClassName": f"{TFDS_NAMES}.features_dict.FeaturesDict",
+        "featuresDict": {"features": {"image": FOREIGN}},
+    },
+    "snake_case": {
+        "pythonClassName": f"{TFDS_NAMES}.features_dict.FeaturesDict",
+        "featuresDict": {"features": {"image": {"python_class_name": "planted.Evil", "tensor": {}}}},
+    },
+    "in_a_sequence": {
+        "pythonClassName": f"{TFDS_NAMES}.features_dict.FeaturesDict",
+        "featuresDict": {
+            "features": {
+                "list": {"pythonClassName": f"{TFDS_NAMES}.sequence_feature.Sequence", "sequence": {"feature": FOREIGN}}
+            }
+        },
+    },
     "legacy": {"type": "planted.Evil", "content": {}},
-    "legacy_nested": {"type": f"{TFDS_NAMES}.features_dict.FeaturesDict", "content": {
-        "image": {"type": "planted.Evil", "content": {}}}},
-    "text_in_text": {"pythonClassName": f"{TFDS_NAMES}.features_dict.FeaturesDict", "jsonFeature": {
-        "json": json.dumps({"image": {"type": "planted.Evil", "content": {}}})}},
-}  # fmt: skip
+    "legacy_nested": {
+        "type": f"{TFDS_NAMES}.features_dict.FeaturesDict",
+        "content": {"image": {"type": "planted.Evil", "content": {}}},
+    },
+    "text_in_text": {
+        "pythonClassName": f"{TFDS_NAMES}.features_dict.FeaturesDict",
+        "jsonFeature": {"json": json.dumps({"image": {"type": "planted.Evil", "content": {}}})},
+    },
+}
 
 
 @pytest.fixture
@@ -269,7 +285,8 @@ def test_cifar10_is_the_published_dataset():
         "test": (10_000, (32, 32, 3), 10),
     }
     source, spec = sources.open_source("cifar10", "train")
-    total, labels = np.zeros(3), np.zeros(10, int)
+    total = np.zeros(3)
+    labels = np.zeros(10, int)
     for batch in pipeline.epoch(source, spec, 500):
         total += batch["image"].sum(axis=(0, 1, 2), dtype=np.int64)
         labels += np.bincount(batch["label"], minlength=10)

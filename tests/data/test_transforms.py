@@ -78,7 +78,8 @@ def test_decode_refuses_a_truncated_image():
 
 
 def test_flip_mirrors_half_of_the_time(image):
-    function, mirrored = transforms.flip(), image[:, [6, 5, 4, 3, 2, 1, 0]]
+    function = transforms.flip()
+    mirrored = image[:, [6, 5, 4, 3, 2, 1, 0]]
     flips = 0
     for seed in range(400):
         got = function(np.random.default_rng(seed), image)
@@ -97,7 +98,8 @@ def test_crop_draws_every_window_of_the_reflected_image_equally(image):
         for left in range(2 * padding + 1)
     }
     assert len(windows) == 25
-    function, draws = transforms.crop(padding), 2500
+    function = transforms.crop(padding)
+    draws = 2500
     counts = Counter(windows[function(np.random.default_rng(seed), image).tobytes()] for seed in range(draws))
     assert len(counts) == 25
     chi2 = sum((count - draws / 25) ** 2 / (draws / 25) for count in counts.values())

@@ -13,9 +13,10 @@ from tests.conformance import slow_but
 ROOT = pathlib.Path(__file__).parent.parent.parent
 MAINS = (
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
-    for folder in ("experiments", "launch", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    for folder in ("experiments", "launch", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
     if '__name__ == "__main__"' in path.read_text()
-)  # fmt: skip
+)
 # What a benchmark starts, in another environment, is no command of a user.
 COMMANDS = sorted(name for name in MAINS if not (name.startswith("benchmarks.peers.") or name.endswith("worker")))
 FAST = ("experiments.train", "experiments.sample", "experiments.evaluate", "launch.local", "benchmarks.train_step")
@@ -32,7 +33,10 @@ def test_a_command_that_starts_itself_anew_keeps_its_arguments(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     found = subprocess.run(
         [sys.executable, "-m", "experiments.sample", f"--workdir={tmp_path}/no run"],
-        capture_output=True, text=True, cwd=ROOT, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
     assert found.returncode == 2
     assert f"--workdir={tmp_path}/no run" in found.stderr

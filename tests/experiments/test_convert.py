@@ -104,7 +104,8 @@ def test_a_lora_file_of_kohya_becomes_that_of_peft(tmp_path):
     changed = convert.convert_lora(kohya, tmp_path / "base", tmp_path / "peft.safetensors")
     assert set(changed) == set(test_lora_files.CLASSES)
     bare = lambda tensors: {name.replace("text_model.", ""): array for name, array in tensors.items()}
-    ours, theirs = bare(load_file(tmp_path / "peft.safetensors")), bare(theirs)
+    ours = bare(load_file(tmp_path / "peft.safetensors"))
+    theirs = bare(theirs)
     assert ours.keys() == theirs.keys()
     equal(ours, theirs)
     with pytest.raises(FileExistsError, match="exists already"):

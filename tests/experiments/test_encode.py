@@ -25,8 +25,14 @@ pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 def made(folder, seed=0, levels=2, channels=1, **changes):
     """A small autoencoder in a folder, as diffusers would save it."""
-    module = AutoencoderKL(widths=(8,) * levels, layers=1, groups=2, middle_attention=False, picture_channels=channels,
-                           **{"scale": 0.5, "shift": 0.25} | changes)
+    module = AutoencoderKL(
+        widths=(8,) * levels,
+        layers=1,
+        groups=2,
+        middle_attention=False,
+        picture_channels=channels,
+        **{"scale": 0.5, "shift": 0.25} | changes,
+    )
     params = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 16, 16, channels)))["params"]
     interchange.save(folder, module, params)
     return str(folder)
@@ -40,12 +46,27 @@ def vae(tmp_path_factory):
 def config_of(cache, **changes):
     """The tiny preset on the latents of the digits."""
     config = imagenet256_dit.get_config("tiny")
-    config.update_from_flattened_dict({
-        "data.name": "digits", "data.shape": (4, 4, 4), "data.latents.dir": str(cache), "data.threads": 1,
-        "model.num_classes": 10, "model.patch": 2, "model.depth": 1, "model.width": 16, "model.heads": 2,
-        "train.steps": 4, "train.log_every": 2, "checkpoint.every": 2, "evaluate.split": "validation",
-        "sample.steps": 2, "sample.number": 3, "sample.batch_size": 2, **changes,
-    })
+    config.update_from_flattened_dict(
+        {
+            "data.name": "digits",
+            "data.shape": (4, 4, 4),
+            "data.latents.dir": str(cache),
+            "data.threads": 1,
+            "model.num_classes": 10,
+            "model.patch": 2,
+            "model.depth": 1,
+            "model.width": 16,
+            "model.heads": 2,
+            "train.steps": 4,
+            "train.log_every": 2,
+            "checkpoint.every": 2,
+            "evaluate.split": "validation",
+            "sample.steps": 2,
+            "sample.number": 3,
+            "sample.batch_size": 2,
+            **changes,
+        }
+    )
     return config
 
 
@@ -61,7 +82,12 @@ def test_latents_are_the_encoders(vae, tmp_path):
     found = encode.run(autoencoder, "digits@validation", tmp_path / "cache", batch_size=50, flip=True)
     assert found == latent_cache.describe(tmp_path / "cache")
     assert (found.kind, found.shape, found.views, found.scale, found.shift) == (
-        "moments", (4, 4, 4), ("plain", "flipped"), 0.5, 0.25)
+        "moments",
+        (4, 4, 4),
+        ("plain", "flipped"),
+        0.5,
+        0.25,
+    )
     cache, _ = latent_cache.open_cache(tmp_path / "cache")
     pictures, _ = sources.open_source("digits", "validation")
     rows = [0, 77, len(pictures) - 1]
@@ -87,7 +113,8 @@ def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae,
     assert reproduce.repeat(config, tmp_path / "whole", 2).finite
 
     params, _ = checkpoints.load_ema(tmp_path / "whole")
-    seeds, labels = generate.seeds(config, 3), np.zeros(3, np.int32)
+    seeds = generate.seeds(config, 3)
+    labels = np.zeros(3, np.int32)
     images = generate.generator(config, (4, 4, 4)).images(params, labels, seeds)
     assert images.shape == (3, 8, 8, 1) and images.dtype == np.uint8
     # The same latents, decoded by hand.
@@ -104,14 +131,21 @@ def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae,
 def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
     describe = lambda sha: {"family": "AutoencoderKL", "config": {"scaling_factor": 0.5}, "sha256": sha}
     spec = sources.describe("digits", "validation")
-    about = {"name": "digits", "version": spec.version, "split": "validation", "size": 2, "num_classes": 10,
-             "shape": [8, 8, 1]}
+    about = {
+        "name": "digits",
+        "version": spec.version,
+        "split": "validation",
+        "size": 2,
+        "num_classes": 10,
+        "shape": [8, 8, 1],
+    }
     told = latent_cache.Description(about, describe("ab"), (4, 4, 4), "mean", ("plain",), "float32", 0.5, 0.0)
     from diffusion.data import latent_writer
 
     source = [{"image": np.zeros((8, 8, 1), np.uint8), "label": 0}] * 2
-    latent_writer.write(tmp_path, source, spec._replace(size=2), told, lambda x: np.zeros((len(x), 1, 4, 4, 4)),
-                        threads=0)
+    latent_writer.write(
+        tmp_path, source, spec._replace(size=2), told, lambda x: np.zeros((len(x), 1, 4, 4, 4)), threads=0
+    )
     config = config_of(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset.split is 'validation' there, and 'train' is asked for"):
         examples.open_examples(config)
@@ -120,7 +154,9 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
     assert workdir.example_shape(config_of(tmp_path, **{"data.shape": None})) == (4, 4, 4)
     config.data.latents.autoencoder = "vae"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autoencoder_folders, "load", lambda path: autoencoder_folders.Autoencoder(path, None, None, describe("cd")))
+        patch.setattr(
+            autoencoder_folders, "load", lambda path: autoencoder_folders.Autoencoder(path, None, None, describe("cd"))
+        )
         with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, and 'cd' is asked for"):
             examples.open_examples(config)
         with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, and 'cd' is asked for"):
@@ -158,7 +194,9 @@ def test_what_does_not_fit_the_encoder_is_refused(vae, tmp_path):
     # The hash is of the weights and the fields, whatever file they lie in.
     assert autoencoder_folders.load(made(tmp_path / "same")).record == autoencoder.record
     assert autoencoder_folders.load(made(tmp_path / "other", seed=1)).record["sha256"] != autoencoder.record["sha256"]
-    assert autoencoder_folders.load(made(tmp_path / "scaled", scale=0.4)).record["config"] != autoencoder.record["config"]
+    assert (
+        autoencoder_folders.load(made(tmp_path / "scaled", scale=0.4)).record["config"] != autoencoder.record["config"]
+    )
 
 
 def test_a_run_of_before_latents_is_still_read(tmp_path):

@@ -108,9 +108,13 @@ def test_in_loop_figures_are_plain_numbers(config):
     images, labels = samples("test", 6)
     flat = measures.evaluate_samples(images, labels, config)
     assert set(flat) == {
-        "asked_class", "fd_pixels", "fd_pixels_over_floor", "fd_classifier", "fd_classifier_over_floor",
+        "asked_class",
+        "fd_pixels",
+        "fd_pixels_over_floor",
+        "fd_classifier",
+        "fd_classifier_over_floor",
         "nearest_over_held_out",
-    }  # fmt: skip
+    }
     assert json.loads(json.dumps(flat)) == flat and all(np.isfinite(value) for value in flat.values())
     assert all(type(value) is float for value in flat.values())
 
@@ -131,8 +135,13 @@ def test_balanced_order_takes_turns():
 def test_report(folder, config):
     (folder / "samples.png").write_bytes(b"")
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
-    sampling = {"sample": configs.plain(config.sample), "nfe": 39, "checkpoint": {"step": 7, "weights": "ema"},
-                "config": "abc", "command": "python -m experiments.sample --workdir=x"}  # fmt: skip
+    sampling = {
+        "sample": configs.plain(config.sample),
+        "nfe": 39,
+        "checkpoint": {"step": 7, "weights": "ema"},
+        "config": "abc",
+        "command": "python -m experiments.sample --workdir=x",
+    }
     (folder / "samples.json").write_text(json.dumps(sampling))
     content = evaluate.run(config, folder, "python -m experiments.evaluate --workdir=x", QUICK)
     assert json.loads((folder / "report.json").read_text()) == content
@@ -143,9 +152,17 @@ def test_report(folder, config):
     text = (folder / "report.md").read_text()
     ratio = content["figures"]["frechet"]["pixels"]["ratio"]
     for part in (
-        "(samples.png)", "(curves.png)", f"**{ratio:.2f}", "39 network evaluations", "ema of step 7", "scale 1.05",
-        "python -m experiments.sample --workdir=x", "python -m experiments.evaluate --workdir=x", "1,258", "359",
-    ):  # fmt: skip
+        "(samples.png)",
+        "(curves.png)",
+        f"**{ratio:.2f}",
+        "39 network evaluations",
+        "ema of step 7",
+        "scale 1.05",
+        "python -m experiments.sample --workdir=x",
+        "python -m experiments.evaluate --workdir=x",
+        "1,258",
+        "359",
+    ):
         assert part in text, part
     assert "(trajectory.png)" not in text  # which is not there
     console = Console(file=io.StringIO(), width=100)

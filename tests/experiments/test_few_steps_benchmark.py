@@ -10,8 +10,10 @@ from tests.conformance import SCHEDULES
 
 
 def _rows(sampler, grid, errors):
-    return [{"sampler": sampler, "grid": grid, "steps": nfe, "nfe": nfe, "error": error, "frechet": error}
-            for nfe, error in errors.items()]
+    return [
+        {"sampler": sampler, "grid": grid, "steps": nfe, "nfe": nfe, "error": error, "frechet": error}
+        for nfe, error in errors.items()
+    ]
 
 
 def test_each_sampler_gets_the_most_steps_within_each_number_of_evaluations():

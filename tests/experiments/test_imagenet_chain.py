@@ -76,9 +76,15 @@ def test_the_commands_of_the_docstring_run_from_pictures_to_fid(recipe, imagenet
     inception = os.environ.get("DIFFUSION_INCEPTION", "")
     written = of_docstring(recipe)
     assert [words[1].removeprefix("experiments.") for words in written] == ["encode", "train", "sample", "evaluate"]
-    vae, env = made(tmp_path / "vae", levels=4, channels=3), {**os.environ, "TFDS_DATA_DIR": imagenet}
-    ours = {"=VAE": f"={vae}", "=latents/": f"={tmp_path}/latents/", "=runs/": f"={tmp_path}/runs/",
-            f"{recipe}.py": f"{recipe}.py:tiny", "=INCEPTION": f"={inception}"}  # fmt: skip
+    vae = made(tmp_path / "vae", levels=4, channels=3)
+    env = {**os.environ, "TFDS_DATA_DIR": imagenet}
+    ours = {
+        "=VAE": f"={vae}",
+        "=latents/": f"={tmp_path}/latents/",
+        "=runs/": f"={tmp_path}/runs/",
+        f"{recipe}.py": f"{recipe}.py:tiny",
+        "=INCEPTION": f"={inception}",
+    }
     run = tmp_path / "runs" / recipe.removeprefix("imagenet256_")
 
     def execute(words):

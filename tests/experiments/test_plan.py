@@ -93,7 +93,8 @@ def test_operations_and_the_roofline_by_hand():
 
 
 def test_links():
-    gpu, tpu = MACHINES["h100"], MACHINES["v5p"]
+    gpu = MACHINES["h100"]
+    tpu = MACHINES["v5p"]
     mesh = {"data": 4, "fsdp": 8, "tensor": 2}
     assert ring_bandwidth(gpu, mesh, ("tensor",)) == 450e9  # NVLink, inside a node
     assert ring_bandwidth(gpu, {"data": 8, "fsdp": 8}, ("fsdp",)) == 450e9
@@ -107,7 +108,11 @@ def test_links():
 
 def test_slices():
     assert [topology_name(MACHINES["v5p"], n) for n in (4, 8, 64, 256)] == [
-        "v5p:2x2x1", "v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8"]  # fmt: skip
+        "v5p:2x2x1",
+        "v5p:2x2x2",
+        "v5p:4x4x4",
+        "v5p:4x8x8",
+    ]
     assert [topology_name(MACHINES["v6e"], n) for n in (8, 64)] == ["v6e:2x4", "v6e:8x8"]
     with pytest.raises(ValueError, match="v5p and v6e"):
         topology_name(MACHINES["h100"], 8)
@@ -215,9 +220,12 @@ def test_the_plan_replaces_no_device(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--devices=48"], "batch_size = 256"), (["--devices=0"], "--devices"),
-     (["--devices=8", "--machine=h100", "--compile"], "v5p and v6e")],  # refused before libtpu is looked for
-)  # fmt: skip
+    [
+        (["--devices=48"], "batch_size = 256"),
+        (["--devices=0"], "--devices"),
+        (["--devices=8", "--machine=h100", "--compile"], "v5p and v6e"),
+    ],  # refused before libtpu is looked for
+)
 def test_mistakes_are_one_sentence(arguments, said):
     done = run("--config=configs/imagenet256_dit.py", *arguments)
     assert done.returncode == 2
@@ -249,7 +257,8 @@ def compile_tiny(python, out):
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())["machines"]["v5p"]
-    said, parts = found["compiled"], found["memory"]
+    said = found["compiled"]
+    parts = found["memory"]
     assert said["topology"] == "v5p:2x2x2" and said["fits"]
     state = sum(parts[part] for part in estimate.EXACT)
     assert said["aliased"] == pytest.approx(state, rel=0.1)

@@ -34,8 +34,9 @@ def tiny(**changes):
 
 def command(words):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.run([sys.executable, *words[1:]], cwd=ROOT, env=environment, capture_output=True, text=True,
-                          timeout=180)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
+    )
 
 
 def files(folder):
@@ -75,8 +76,11 @@ def test_the_printed_command_repeats_the_failure_and_names_it(tmp_path, exploded
     assert re.search(r"params/\w+/.*: \d+ numbers", done.stdout)
     assert re.search(r"[1-8] of 8 are not finite", done.stdout)
     assert re.search(r"example (8|9|1[0-5]), label \d, t 0\.\d+: loss (nan|inf)", done.stdout)
-    assert re.search(r"the first (infinite|not a number): invalid value \((inf|nan)\) encountered in \w+, in \w+ "
-                     r"\(.*diffusion/.*\.py:\d+\)", done.stdout)  # fmt: skip
+    assert re.search(
+        r"the first (infinite|not a number): invalid value \((inf|nan)\) encountered in \w+, in \w+ "
+        r"\(.*diffusion/.*\.py:\d+\)",
+        done.stdout,
+    )
     assert files(exploded) == before
 
 
@@ -138,8 +142,14 @@ def test_on_a_mesh_of_devices_and_processes(tmp_path, flags):
     """The same launcher starts both commands; the step that fails and the healthy one are those of the run."""
     processes = [] if any("processes=2" in flag for flag in flags) else ["--processes=1"]
     launch = ["python", "-m", "launch.local", *processes, *flags, "--", "python", "-m"]
-    values = {**TINY, **STEPS, "mesh.fsdp": 2, "optimizer.learning_rate": 1e30, "optimizer.warmup": 0,
-              "train.batch_size": 8}  # fmt: skip
+    values = {
+        **TINY,
+        **STEPS,
+        "mesh.fsdp": 2,
+        "optimizer.learning_rate": 1e30,
+        "optimizer.warmup": 0,
+        "train.batch_size": 8,
+    }
     words = [f"--config.{name}={value}" for name, value in values.items() if not isinstance(value, tuple)]
     done = command([*launch, "experiments.train", "--config=configs/digits.py", f"--workdir={tmp_path}", *words])
     assert "not finite in step 1 " in done.stdout, done.stderr

@@ -47,7 +47,8 @@ def images(config, params, labels, seeds, batch_size):
 
 
 def test_a_sample_depends_on_its_own_seed_and_label_alone(config, params):
-    labels, seeds = generate.balanced_labels(13, 10), generate.seeds(config, 13)
+    labels = generate.balanced_labels(13, 10)
+    seeds = generate.seeds(config, 13)
     one_by_one = images(config, params, labels, seeds, 13)
     assert one_by_one.shape == (13, *SHAPE) and one_by_one.dtype == np.uint8
     assert np.ptp(one_by_one) > 50  # there is something to compare
@@ -60,7 +61,8 @@ def test_a_sample_depends_on_its_own_seed_and_label_alone(config, params):
 
 
 def test_the_null_class_is_num_classes_and_guidance_uses_it(config, params):
-    labels, seeds = generate.balanced_labels(6, 10), generate.seeds(config, 6)
+    labels = generate.balanced_labels(6, 10)
+    seeds = generate.seeds(config, 6)
     plain = config.copy_and_resolve_references()
     plain.sample.guidance.scale = 0.0  # the null branch alone
     unconditional = images(plain, params, labels, seeds, 6)
@@ -72,7 +74,8 @@ def test_the_null_class_is_num_classes_and_guidance_uses_it(config, params):
 def test_seeds_of_two_runs_have_none_in_common(config):
     other = config.copy_and_resolve_references()
     other.sample.seed = config.sample.seed + 1
-    first, second = generate.seeds(config, 50_000), generate.seeds(other, 50_000)
+    first = generate.seeds(config, 50_000)
+    second = generate.seeds(other, 50_000)
     assert first.dtype == np.uint32 and len(np.unique(first)) == 50_000
     assert not set(first.tolist()) & set(second.tolist())
 
@@ -91,7 +94,8 @@ def test_a_label_out_of_range_is_refused():
 
 
 def test_trajectory_starts_at_the_prior_and_ends_at_the_sample(config, params):
-    labels, seeds = generate.balanced_labels(10, 10), generate.seeds(config, 10)
+    labels = generate.balanced_labels(10, 10)
+    seeds = generate.seeds(config, 10)
     make = generate.generator(config, SHAPE)
     x, x0 = make.trajectory(params, labels, seeds)
     assert x.shape == (3, 10, *SHAPE) and x0.shape == (2, 10, *SHAPE)
@@ -106,8 +110,13 @@ def test_processes_and_devices_share_the_batches_and_make_the_same_images(tmp_pa
     config = digits.get_config("tiny")
     config.train.steps = config.checkpoint.every = 2
     assert train.run(config, tmp_path / "run") == 0
-    sample = ["-m", "experiments.sample", f"--workdir={tmp_path}/run", "--config.sample.number=18",
-              "--config.sample.batch_size=4"]  # fmt: skip
+    sample = [
+        "-m",
+        "experiments.sample",
+        f"--workdir={tmp_path}/run",
+        "--config.sample.number=18",
+        "--config.sample.batch_size=4",
+    ]
     many = [sys.executable, "-m", "launch.local", "--processes=2", "--", sys.executable, *sample]
     two_devices = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     found = {}
@@ -117,8 +126,12 @@ def test_processes_and_devices_share_the_batches_and_make_the_same_images(tmp_pa
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("18 images in") == 1  # one of them speaks
-        assert sorted(path.name for path in out.iterdir()) == ["samples.json", "samples.npz", "samples.png",
-                                                               "trajectory.png"]  # fmt: skip
+        assert sorted(path.name for path in out.iterdir()) == [
+            "samples.json",
+            "samples.npz",
+            "samples.png",
+            "trajectory.png",
+        ]
         found[name] = np.load(out / "samples.npz")
     np.testing.assert_array_equal(found["one"]["seeds"], found["many"]["seeds"])
     assert np.ptp(found["one"]["images"]) > 50

@@ -15,7 +15,8 @@ DIT = DiT(patch=2, width=32, depth=3, heads=2, num_classes=5)
 def test_operations_of_a_transformer_are_the_formulas():
     """Twice, since guidance calls it on twice as many; the formula is tested against XLA's own count."""
     case = sampling.Case("", DIT, (8, 8, 4), (1,))
-    x, labels = jnp.zeros((3, 8, 8, 4)), jnp.zeros(3, jnp.int32)
+    x = jnp.zeros((3, 8, 8, 4))
+    labels = jnp.zeros(3, jnp.int32)
     params = jax.eval_shape(lambda: DIT.init(jax.random.key(0), x, jnp.zeros(3), labels))["params"]
     assert sampling.operations(sampling.one_call(case), params, x, labels) == 2 * 3 * flops(DIT, (8, 8, 4))
 
@@ -25,7 +26,8 @@ def test_operations_of_a_convolution_in_a_loop():
         once = lambda x, _: (jax.lax.conv(x, kernel, (1, 1), "SAME"), None)
         return jax.lax.scan(once, x, None, length=2)[0]
 
-    x, kernel = jnp.zeros((2, 6, 8, 8)), jnp.zeros((6, 6, 3, 3))
+    x = jnp.zeros((2, 6, 8, 8))
+    kernel = jnp.zeros((6, 6, 3, 3))
     assert sampling.operations(twice, x, kernel) == 2 * (2 * (2 * 6 * 8 * 8) * 6 * 9)
 
 
@@ -38,10 +40,13 @@ def test_the_limit_of_a_loop_is_its_calls_at_the_rate_of_the_product():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [
-    sampling.Case("DiT", DIT, (8, 8, 4), (2, 3)),
-    sampling.Case("U-Net", UNet(widths=(8,), blocks=1, groups=4), (8, 8, 3), (2,)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    [
+        sampling.Case("DiT", DIT, (8, 8, 4), (2, 3)),
+        sampling.Case("U-Net", UNet(widths=(8,), blocks=1, groups=4), (8, 8, 3), (2,)),
+    ],
+)
 def test_a_case_is_measured_without_a_peer(case, monkeypatch):
     monkeypatch.setattr(sampling, "SIDE", 8)
     told = sampling.measured(case, batch_size=2, rounds=1, torch_python=None)

@@ -14,9 +14,14 @@ from experiments.run import progress
 from tests.data import made
 
 TINY = {
-    "model.width": 16, "model.depth": 1, "model.heads": 2, "train.batch_size": 8, "objective.density.strata": 8,
-    "train.log_every": 3, "data.threads": 1,
-}  # fmt: skip
+    "model.width": 16,
+    "model.depth": 1,
+    "model.heads": 2,
+    "train.batch_size": 8,
+    "objective.density.strata": 8,
+    "train.log_every": 3,
+    "data.threads": 1,
+}
 
 
 def test_a_save_is_spread_over_the_steps_between_saves():

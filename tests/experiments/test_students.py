@@ -30,25 +30,44 @@ ROOT = pathlib.Path(__file__).parents[2]
 STUDENTS = ("progressive", "consistency", "lcm", "dmd", "turbo", "reflow")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
-    "train.steps": STEPS, "train.batch_size": 8, "train.log_every": 5, "checkpoint.every": 20,
-    "train.accumulate": 1, "optimizer.warmup": 0, "optimizer.decay": "constant", "data.threads": 1, "sample.number": 4,
-}  # fmt: skip
+    "train.steps": STEPS,
+    "train.batch_size": 8,
+    "train.log_every": 5,
+    "checkpoint.every": 20,
+    "train.accumulate": 1,
+    "optimizer.warmup": 0,
+    "optimizer.decay": "constant",
+    "data.threads": 1,
+    "sample.number": 4,
+}
 OF_ONE = {
     "progressive": {"objective.N": 2, "objective.stage": 3},
     "dmd": {"objective.density.strata": 8, "rival.objective.density.strata": 8},
-    "turbo": {"objective.density.strata": 8, "objective.student_density.strata": 8,
-              "rival.objective.student_density.strata": 8},
+    "turbo": {
+        "objective.density.strata": 8,
+        "objective.student_density.strata": 8,
+        "rival.objective.student_density.strata": 8,
+    },
     "reflow": {"objective.density.strata": 8, "teacher.pairs.number": 600, "teacher.pairs.steps": 2},
-}  # fmt: skip
+}
 
 
 def of_teacher():
     config = digits.get_config("tiny")
-    config.update_from_flattened_dict({
-        "model.width": 16, "model.depth": 1, "model.unroll": 1, "train.batch_size": 8, "train.accumulate": 1,
-        "train.steps": 2, "checkpoint.every": 2, "objective.density.strata": 8, "sample.guidance.scale": 1.5,
-        "optimizer.warmup": 0,
-    })  # fmt: skip
+    config.update_from_flattened_dict(
+        {
+            "model.width": 16,
+            "model.depth": 1,
+            "model.unroll": 1,
+            "train.batch_size": 8,
+            "train.accumulate": 1,
+            "train.steps": 2,
+            "checkpoint.every": 2,
+            "objective.density.strata": 8,
+            "sample.guidance.scale": 1.5,
+            "optimizer.warmup": 0,
+        }
+    )
     return config
 
 
@@ -78,13 +97,18 @@ def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
     config = of_teacher()
     velocity = config.parameterization.to_dict()
     config.parameterization.name = "x0"
-    config.objective = {"name": "denoising", "density": config.objective.density.to_dict(), "condition_dropout": 0.1,
-                        "weighting": {"name": "constant", "parameterization": velocity}}  # fmt: skip
+    config.objective = {
+        "name": "denoising",
+        "density": config.objective.density.to_dict(),
+        "condition_dropout": 0.1,
+        "weighting": {"name": "constant", "parameterization": velocity},
+    }
     config.sample.shift = 3.0
     (tmp_path / "config.json").write_text(configs.to_json(config))
     for name in STUDENTS:
         made = student(name, tmp_path)
-        network, bounded = made.parameterization.name, name in ("consistency", "lcm")
+        network = made.parameterization.name
+        bounded = name in ("consistency", "lcm")
         assert network == ("latent_consistency" if bounded else "x0"), name
         assert not bounded or made.parameterization.scaling == 0.01, name  # a boundary that a network of x0 needs
         assert made.sample.shift == (1 if name == "progressive" else 3), name
@@ -156,10 +180,16 @@ assert train.run(config, sys.argv[2]) == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, mesh", [
-    ("dmd", {"fsdp": 2, "data": 1}), ("turbo", {}), ("reflow", {}), ("progressive", {"fsdp": 2, "data": 1}),
-    ("lcm", {"kind": "pmap"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, mesh",
+    [
+        ("dmd", {"fsdp": 2, "data": 1}),
+        ("turbo", {}),
+        ("reflow", {}),
+        ("progressive", {"fsdp": 2, "data": 1}),
+        ("lcm", {"kind": "pmap"}),
+    ],
+)
 def test_two_devices_train_the_same_student(name, mesh, teacher, tmp_path):
     config = student(name, teacher)
     assert train.run(config, tmp_path / "one") == 0
@@ -216,12 +246,15 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
     """Guiding the raw output is guiding x0 and eps, for every parameterization that is affine in it."""
     config = student("consistency", written)
     assert config.teacher.scale == 1.5
-    cast, schedule = players.of(config, (8, 8, 1)), resolve.schedule(config)
-    module, labels = cast.modules["teacher"], jnp.arange(4)
+    cast = players.of(config, (8, 8, 1))
+    schedule = resolve.schedule(config)
+    module = cast.modules["teacher"]
+    labels = jnp.arange(4)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, int))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32), shapes)
-    x, t = jax.random.normal(jax.random.key(1), (4, 8, 8, 1)), jnp.array([0.1, 0.4, 0.8, 1.0])
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    t = jnp.array([0.1, 0.4, 0.8, 1.0])
     read = resolve.teacher_parameterization(config)
     network = lambda x, clock, condition: module.apply(params, x, clock, condition)
     branches = guidance.together(network, schedule, read, (labels, jnp.full(4, 10)))
@@ -318,5 +351,8 @@ def test_every_recipe_is_a_program_of_its_players(name, written):
     config = student(name, written)
     program = programs.build(config, (8, 8, 1), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
     names = set(program.networks(program.target))
-    assert names == {"model", "target"} | {"reflow": set(), "dmd": {"teacher", "fake"},
-                                           "turbo": {"teacher", "discriminator"}}.get(name, {"teacher"})  # fmt: skip
+    assert names == {"model", "target"} | {
+        "reflow": set(),
+        "dmd": {"teacher", "fake"},
+        "turbo": {"teacher", "discriminator"},
+    }.get(name, {"teacher"})

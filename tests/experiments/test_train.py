@@ -24,13 +24,24 @@ from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {  # one compiled step serves most tests: what differs between them is not part of the program
-    "model.width": 16, "model.depth": 1, "model.heads": 2, "train.steps": 20, "train.batch_size": 8,
-    "train.log_every": 3, "checkpoint.every": 5, "checkpoint.keep": 3, "objective.density.strata": 8,
-    "optimizer.warmup": 4, "optimizer.decay": "constant", "ema.decay": 0.9, "data.threads": 1,
-    "sample.steps": 1, "sample.batch_size": 20,
+    "model.width": 16,
+    "model.depth": 1,
+    "model.heads": 2,
+    "train.steps": 20,
+    "train.batch_size": 8,
+    "train.log_every": 3,
+    "checkpoint.every": 5,
+    "checkpoint.keep": 3,
+    "objective.density.strata": 8,
+    "optimizer.warmup": 4,
+    "optimizer.decay": "constant",
+    "ema.decay": 0.9,
+    "data.threads": 1,
+    "sample.steps": 1,
+    "sample.batch_size": 20,
     "evaluate.number": 20,
     "evaluate.features": ("pixels",),
-}  # fmt: skip
+}
 
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -242,6 +253,7 @@ def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(tmp_path, mo
 @pytest.mark.parametrize("error", [MemoryError("8 GiB"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory")])
 def test_whatever_an_evaluation_raises_is_its_failure(tmp_path, monkeypatch, error):
     """But a mistake in the config, which ends the run."""
+
     def images(params, labels, seeds, progress):
         raise error
 
@@ -263,7 +275,8 @@ def test_samples_are_left_between_two_batches(tmp_path, monkeypatch):
         progress(20)
         pytest.fail("the next batch")
 
-    config, stop = tiny(), train.preemption.StopRequest()
+    config = tiny()
+    stop = train.preemption.StopRequest()
     made = train.hooks.generate.Generator(images, None, 1)
     monkeypatch.setattr(train.hooks.generate, "generator", lambda *_: made)
     evaluate = train.hooks.evaluation(config, train.examples.open_examples(config).spec, tmp_path, None)
@@ -304,8 +317,15 @@ def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, capsys):
     """By the figures 5, 3, 4, 6 of steps 2, 4, 6, 8 that is step 4, also where the run is stopped after it."""
     scripted = {2: 5.0, 4: 3.0, 6: 4.0, 8: 6.0}
     monkeypatch.setattr(train.hooks, "evaluation", lambda *_: lambda params, step, stop: {"fd_pixels": scripted[step]})
-    config = tiny(**{"train.steps": 8, "evaluate.every": 2, "checkpoint.every": 3, "checkpoint.keep": 1,
-                     "checkpoint.best": "fd_pixels"})  # fmt: skip
+    config = tiny(
+        **{
+            "train.steps": 8,
+            "evaluate.every": 2,
+            "checkpoint.every": 3,
+            "checkpoint.keep": 1,
+            "checkpoint.best": "fd_pixels",
+        }
+    )
     assert train.run(config, tmp_path / "straight") == 0
     assert checkpoints.steps(tmp_path / "straight") == [4, 8]
     with monkeypatch.context() as patch:
@@ -325,7 +345,8 @@ def test_starts_from_another_run(straight, tmp_path, capsys):
     config.init_from.path = str(straight)
     config.init_from.include = "^(?!.*blocks)"
     assert train.run(config, tmp_path) == 0
-    theirs, ours = checkpoints.load_ema(straight)[0], checkpoints.load_params(tmp_path)[0]
+    theirs = checkpoints.load_ema(straight)[0]
+    ours = checkpoints.load_params(tmp_path)[0]
     same = jax.tree_util.tree_map_with_path(
         lambda path, a, b: ("blocks" in jax.tree_util.keystr(path), np.allclose(a, b, atol=1e-5)), theirs, ours
     )
@@ -347,8 +368,15 @@ def test_muon_resumes_bit_for_bit(tmp_path):
 
 @pytest.mark.slow
 def test_unconditional_with_accumulation(tmp_path):
-    config = tiny(**{"train.steps": 2, "train.accumulate": 2, "model.num_classes": 0,
-                     "objective.condition_dropout": 0.0, "sample.guidance.scale": 1.0})  # fmt: skip
+    config = tiny(
+        **{
+            "train.steps": 2,
+            "train.accumulate": 2,
+            "model.num_classes": 0,
+            "objective.condition_dropout": 0.0,
+            "sample.guidance.scale": 1.0,
+        }
+    )
     assert train.run(config, tmp_path) == 0
     assert checkpoints.latest(tmp_path) == 2
 
@@ -418,8 +446,10 @@ def test_two_processes_equal_one(straight, tmp_path):
     command += ["--config.evaluate.every=10"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            for folder in (straight, tmp_path)]  # fmt: skip
+    rows = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (straight, tmp_path)
+    ]
     one, two = ([(row["step"], row["loss"]) for row in run if "loss" in row] for run in rows)
     np.testing.assert_allclose(two, one, rtol=1e-5)
     counts = [[row["count_by_t"] for row in run if "loss" in row] for run in rows]

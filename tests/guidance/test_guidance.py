@@ -11,13 +11,15 @@ from tests import oracles
 
 SCHEDULE = schedules.cosine()
 COVARIANCE = [[0.9, 0.35], [0.35, 0.25]]
-COND, NULL = oracles.gaussian([0.7, -0.4], COVARIANCE), oracles.gaussian([-0.2, 0.3], COVARIANCE)
+COND = oracles.gaussian([0.7, -0.4], COVARIANCE)
+NULL = oracles.gaussian([-0.2, 0.3], COVARIANCE)
 X = np.random.default_rng(0).standard_normal((3, 2))
 
 
 def _denoiser(data, schedule=SCHEDULE):
     def denoise(x, t):
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        alpha = schedule.alpha(t)
+        sigma = schedule.sigma(t)
         return Prediction(oracles.mean_x0(data, alpha, sigma, x), oracles.mean_eps(data, alpha, sigma, x))
 
     return denoise
@@ -53,7 +55,8 @@ def test_scale_one_is_the_conditional_denoiser_exactly():
 
 
 def test_scale_zero_is_the_other_branch(x64):
-    guided, null = _guided(0.0)(jnp.asarray(X), 0.5), _denoiser(NULL)(jnp.asarray(X), 0.5)
+    guided = _guided(0.0)(jnp.asarray(X), 0.5)
+    null = _denoiser(NULL)(jnp.asarray(X), 0.5)
     np.testing.assert_allclose(guided.x0, null.x0, rtol=1e-12)
     np.testing.assert_allclose(guided.eps, null.eps, rtol=1e-12)
 
@@ -62,14 +65,17 @@ def test_scale_zero_is_the_other_branch(x64):
 def test_on_gaussians_of_one_covariance_guidance_moves_the_mean(scale, x64):
     """p_cond^w p_null^(1-w) is then a Gaussian of that covariance at mu_null + w (mu_cond - mu_null), at every t."""
     mean = NULL.means[0] + scale * (COND.means[0] - NULL.means[0])
-    x, t = jnp.asarray(X), jnp.array([0.1, 0.5, 0.9])
-    guided, exact = _guided(scale)(x, t), _denoiser(oracles.gaussian(mean, COVARIANCE))(x, t)
+    x = jnp.asarray(X)
+    t = jnp.array([0.1, 0.5, 0.9])
+    guided = _guided(scale)(x, t)
+    exact = _denoiser(oracles.gaussian(mean, COVARIANCE))(x, t)
     np.testing.assert_allclose(guided.x0, exact.x0, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(guided.eps, exact.eps, rtol=1e-10, atol=1e-12)
 
 
 def test_sampling_with_guidance_follows_the_moved_gaussian(x64):
-    scale, x = 3.0, jnp.asarray(X)
+    scale = 3.0
+    x = jnp.asarray(X)
     data = oracles.gaussian(NULL.means[0] + scale * (COND.means[0] - NULL.means[0]), COVARIANCE)
     grid = np.linspace(0.8, 0.1, 201)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -81,8 +87,11 @@ def test_sampling_with_guidance_follows_the_moved_gaussian(x64):
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_guided_score_is_that_of_the_powered_density(scale, x64):
     """w score_cond + (1 - w) score_null, for Gaussians of different covariances, by the oracle's scores."""
-    null, x, t = oracles.gaussian([-0.2, 0.3], [[0.3, 0.0], [0.0, 0.6]]), jnp.asarray(X), 0.4
-    alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    null = oracles.gaussian([-0.2, 0.3], [[0.3, 0.0], [0.0, 0.6]])
+    x = jnp.asarray(X)
+    t = 0.4
+    alpha = SCHEDULE.alpha(t)
+    sigma = SCHEDULE.sigma(t)
     scores = [oracles.score(data, alpha, sigma, x) for data in (COND, null)]
     guided = _guided(scale, null=null)(x, t)
     np.testing.assert_allclose(guided.eps, -sigma * (scale * scores[0] + (1 - scale) * scores[1]), rtol=1e-10)
@@ -90,7 +99,8 @@ def test_guided_score_is_that_of_the_powered_density(scale, x64):
 
 
 def test_one_scale_a_sample():
-    x, scales = jnp.asarray(X), jnp.array([0.5, 1.0, 4.0])
+    x = jnp.asarray(X)
+    scales = jnp.array([0.5, 1.0, 4.0])
     together = _guided(scales)(x, 0.5)
     for i, scale in enumerate(scales):
         alone = _guided(float(scale))(x[i : i + 1], 0.5)
@@ -100,7 +110,9 @@ def test_one_scale_a_sample():
 
 def test_outside_its_interval_guidance_is_neutral_exactly():
     """Kynkaanniemi et al. 2024: both ends belong to the interval, for a time of all and for a time an example."""
-    x, plain, always = jnp.asarray(X), _denoiser(COND), _guided(3.0)
+    x = jnp.asarray(X)
+    plain = _denoiser(COND)
+    always = _guided(3.0)
     within = _guided(3.0, interval=(0.25, 0.75))
     for t in (0.1, 0.24, 0.76, 0.9):
         _assert_equal(within(x, t), plain(x, t))
@@ -114,7 +126,8 @@ def test_outside_its_interval_guidance_is_neutral_exactly():
 def test_one_scale_a_sample_with_a_time_a_frame_and_an_interval():
     """As many frames as samples: a scale must follow the sample, not the frame."""
     x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 2, 3)))
-    t, scales = jnp.array([[0.1, 0.5], [0.5, 0.5]]), jnp.array([2.0, 5.0])
+    t = jnp.array([[0.1, 0.5], [0.5, 0.5]])
+    scales = jnp.array([2.0, 5.0])
     branches = lambda x, t: (Prediction(x, x), Prediction(0.5 * x, 0.5 * x))
     guided = guidance.classifier_free(branches, scales, interval=(0.3, 0.7))(x, t)
     factor = np.array([[1.0, 1.5], [3.0, 3.0]])  # 1 + (w - 1) / 2 inside, 1 outside
@@ -124,9 +137,14 @@ def test_one_scale_a_sample_with_a_time_a_frame_and_an_interval():
 @pytest.mark.parametrize("name", ["epsilon", "v", "edm"])
 @pytest.mark.parametrize("t_shape", [(), (3,)])
 def test_together_is_one_call_and_equals_separately(name, t_shape):
-    schedule, p, calls = schedules.linear_beta(), getattr(parameterizations, name)(), []
-    conditions, x, t = _conditions(), jnp.asarray(X, jnp.float32), jnp.full(t_shape, 0.4)
-    network, clocks = _network(calls), []
+    schedule = schedules.linear_beta()
+    p = getattr(parameterizations, name)()
+    calls = []
+    conditions = _conditions()
+    x = jnp.asarray(X, jnp.float32)
+    t = jnp.full(t_shape, 0.4)
+    network = _network(calls)
+    clocks = []
     spy = lambda x, clock, condition: (clocks.append(clock.shape), network(x, clock, condition))[1]
     together = guidance.together(spy, schedule, p, conditions)(x, t)
     assert calls == [6] and clocks == [(6,)]
@@ -140,8 +158,11 @@ def test_together_is_one_call_and_equals_separately(name, t_shape):
 
 def test_guided_sampling_evaluates_the_network_once_a_step():
     """Counted while it runs: N calls on a batch of 2 B with `together`, 2 N on B with `separately`."""
-    schedule, p, calls = schedules.rectified_flow(), parameterizations.velocity(), []
-    x, keys = jnp.asarray(X, jnp.float32), jax.random.split(jax.random.key(0), 3)
+    schedule = schedules.rectified_flow()
+    p = parameterizations.velocity()
+    calls = []
+    x = jnp.asarray(X, jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 3)
     plan = timesteps.plan(timesteps.uniform(schedule, 4))
     each = [parameterizations.denoiser(_network(calls), schedule, p, condition=c) for c in _conditions()]
     outs = []
@@ -166,7 +187,8 @@ def test_three_branches_are_one_call_too():
 
 
 def test_learned_variance_is_the_conditional_branchs():
-    schedule, p = schedules.linear_beta(), parameterizations.learned_variance(parameterizations.epsilon())
+    schedule = schedules.linear_beta()
+    p = parameterizations.learned_variance(parameterizations.epsilon())
     network = lambda x, clock, condition: jnp.concatenate([x, jnp.tanh(x) * condition["label"][:, None] / 10], axis=-1)
     denoise = guidance.classifier_free(guidance.together(network, schedule, p, _conditions()), 3.0)
     x = jnp.asarray(X, jnp.float32)

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 SCHEDULE = SCHEDULES["cosine"]
 COVARIANCE = np.array([[0.9, 0.35], [0.35, 0.25]])
-COND, NULL = oracles.gaussian([0.7, -0.4], COVARIANCE), oracles.gaussian([-0.2, 0.3], [[0.3, 0.1], [0.1, 0.6]])
+COND = oracles.gaussian([0.7, -0.4], COVARIANCE)
+NULL = oracles.gaussian([-0.2, 0.3], [[0.3, 0.1], [0.1, 0.6]])
 OTHER = oracles.gaussian([0.5, 0.5], [[0.5, -0.2], [-0.2, 0.4]])
 X = np.random.default_rng(0).standard_normal((3, 2))
 T = np.array([0.15, 0.5, 0.85])
@@ -43,7 +44,8 @@ def _assert_close(a, b, rtol=1e-9):
 
 def test_composed_conditions_multiply_their_densities():
     """p_null^(1 - w_1 - w_2) p_1^w_1 p_2^w_2, by the oracle's scores; a weight may be negative."""
-    alpha, sigma = SCHEDULE.alpha(jnp.asarray(T)), SCHEDULE.sigma(jnp.asarray(T))
+    alpha = SCHEDULE.alpha(jnp.asarray(T))
+    sigma = SCHEDULE.sigma(jnp.asarray(T))
     scores = [np.asarray(oracles.score(d, alpha, sigma, jnp.asarray(X))) for d in (COND, OTHER, NULL)]
     for first, second in ((1.0, 1.0), (3.0, -1.5)):
         guided = _call(guidance.composed(_branches(COND, OTHER, NULL), (first, second)))
@@ -94,8 +96,10 @@ def test_zero_star_follows_the_authors_code():
 def test_zero_star_is_of_the_velocity_of_any_schedule():
     """alpha' x0 + sigma' eps, here of dx = -beta x / 2 dt + sqrt(beta) dw with beta = 2: alpha = e^-t."""
     schedule = schedules.variance_preserving(2.0, 2.0)
-    velocity = lambda p: -np.exp(-T)[:, None] * np.asarray(p.x0) + (
-        np.exp(-2 * T) / np.sqrt(1 - np.exp(-2 * T)))[:, None] * np.asarray(p.eps)  # fmt: skip
+    velocity = lambda p: (
+        -np.exp(-T)[:, None] * np.asarray(p.x0)
+        + (np.exp(-2 * T) / np.sqrt(1 - np.exp(-2 * T)))[:, None] * np.asarray(p.eps)
+    )
     u_c, u_u = (velocity(_call(exact_denoiser(d, schedule))) for d in (COND, NULL))
     s = (u_c * u_u).sum(1, keepdims=True) / ((u_u**2).sum(1, keepdims=True) + 1e-8)
     guided = _call(guidance.zero_star(_branches(COND, NULL, schedule=schedule), schedule, 3.0))
@@ -104,7 +108,8 @@ def test_zero_star_is_of_the_velocity_of_any_schedule():
 
 @pytest.mark.parametrize("name", slow_but([("euler",)], [("euler",), ("ddim",)]))
 def test_zero_init_stands_still_for_the_first_steps(name):
-    flow, plan = schedules.rectified_flow(), timesteps.plan(np.array([1.0, 0.8, 0.5, 0.0]))
+    flow = schedules.rectified_flow()
+    plan = timesteps.plan(np.array([1.0, 0.8, 0.5, 0.0]))
     denoise = guidance.zero_star(_branches(COND, NULL, schedule=flow), flow, 3.0, zero_above=float(plan.s[1]))
     keys = jax.random.split(jax.random.key(0), 3)
     _, way = samplers.sample(getattr(samplers, name)(), denoise, flow, jnp.asarray(X), plan, keys, trajectory=True)
@@ -128,8 +133,10 @@ def test_projection_removes_what_is_parallel_to_the_conditional_estimate():
 
 def test_plus_plus_is_guidance_of_a_scale_that_the_step_gives():
     """With alpha = 1: x_s = x_t - (t - s) eps_u - lambda t (eps_c - eps_u), guidance at w = lambda t / (t - s)."""
-    schedule, plan = schedules.variance_exploding(), timesteps.plan(np.array([0.8, 0.6, 0.5, 0.2]))
-    keys, x = jax.random.split(jax.random.key(0), 3), 5.0 * jnp.asarray(X)
+    schedule = schedules.variance_exploding()
+    plan = timesteps.plan(np.array([0.8, 0.6, 0.5, 0.2]))
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = 5.0 * jnp.asarray(X)
     run = lambda denoise: samplers.sample(samplers.ddim(), denoise, schedule, x, plan, keys)
     levels = np.asarray(schedule.sigma(jnp.asarray([0.8, 0.6, 0.5, 0.2])))
 
@@ -147,7 +154,8 @@ A = np.array([[1.0, -0.7]])
 
 def _posterior(data, A, y, std):
     """The Gaussian p(x_0 | y) of y = A x_0 + std z, by conditioning."""
-    mean, S = np.asarray(data.means[0]), oracles.covariance(data)
+    mean = np.asarray(data.means[0])
+    S = oracles.covariance(data)
     gain = S @ A.T @ np.linalg.inv(A @ S @ A.T + std**2 * np.eye(len(A)))
     return oracles.gaussian(mean + gain @ (y - A @ mean), S - gain @ A @ S)
 
@@ -155,13 +163,17 @@ def _posterior(data, A, y, std):
 @pytest.mark.parametrize("schedule", [SCHEDULES["cosine"], SCHEDULES["edm"]])
 def test_an_exact_classifier_gives_the_exact_posterior(schedule):
     """log p(y | x_t) of Gaussian data is N(y; A E[x_0 | x_t], A Cov(x_0 | x_t) A^T + std^2)."""
-    y, std = np.array([0.4]), 0.3
+    y = np.array([0.4])
+    std = 0.3
 
     along = (A @ COND.axes[0]).ravel() ** 2
 
     def log_probability(x, t):
-        alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
-        mu, axes, values = COND.means[0], COND.axes[0], COND.variances[0]
+        alpha = schedule.alpha(t)[:, None]
+        sigma = schedule.sigma(t)[:, None]
+        mu = COND.means[0]
+        axes = COND.axes[0]
+        values = COND.variances[0]
         share = values / (alpha**2 * values + sigma**2)  # of S C^-1
         mean = ((x - alpha * mu) @ axes * alpha * share @ axes.T + mu) @ A[0]
         spread = (share * sigma**2 * along).sum(1)  # A Cov(x_0 | x_t) A^T
@@ -199,7 +211,8 @@ def test_measurements_solve_their_own_systems():
     mask = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)) < 0.5)
     redundant = np.array([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 1.0, 1.0]])
     cases = [
-        (measurements.masked(mask), (4, 4, 1)), (measurements.pooled(2), (4, 4, 1)),
+        (measurements.masked(mask), (4, 4, 1)),
+        (measurements.pooled(2), (4, 4, 1)),
         (measurements.matrix(redundant), (3,)),
     ]
     for measurement, shape in cases:
@@ -216,7 +229,9 @@ def test_measurements_solve_their_own_systems():
 
 def test_posterior_sampling_pulls_the_residual_through_the_denoiser():
     """Of a Gaussian dx0 / dx_t = alpha S C^-1: grad log p = (that)^T A^T (y - A x0) / sigma_y^2, or over |y - A x0|."""
-    y, std, S = np.array([[0.4]]), 0.3, COVARIANCE
+    y = np.array([[0.4]])
+    std = 0.3
+    S = COVARIANCE
     plain = _call(exact_denoiser(COND, SCHEDULE))
     alpha, sigma = _level()
     residual = y - np.asarray(plain.x0) @ A.T
@@ -245,7 +260,8 @@ def test_a_measurement_that_is_met_pulls_nowhere():
 def test_dynamic_threshold_clips_and_scales_by_the_percentile():
     """Saharia et al. 2022, by numpy: rows beyond 1 are clipped at their percentile and divided by it, others stay."""
     rng = np.random.default_rng(0)
-    x, scales = rng.standard_normal((3, 50)), np.array([[0.3], [1.0], [4.0]])
+    x = rng.standard_normal((3, 50))
+    scales = np.array([[0.3], [1.0], [4.0]])
     estimate = np.clip(scales * rng.standard_normal((3, 50)), -12, [[1.0], [12], [12]])
     estimate[0] = np.maximum(estimate[0], -1)
     alpha, sigma = _level()
@@ -266,8 +282,12 @@ def test_dynamic_threshold_clips_and_scales_by_the_percentile():
     "shape, size, stride, count",
     slow_but(
         [((5, 7, 2), (3, 4), (2, 3), 4), ((7, 2, 3), (3,), (1,), 5)],
-        [((5, 7, 2), (3, 4), (2, 3), 4), ((8, 8, 1), (4, 4), (4, 4), 4), ((7,), (3,), (1,), 5),
-         ((7, 2, 3), (3,), (1,), 5)],
+        [
+            ((5, 7, 2), (3, 4), (2, 3), 4),
+            ((8, 8, 1), (4, 4), (4, 4), 4),
+            ((7,), (3,), (1,), 5),
+            ((7, 2, 3), (3,), (1,), 5),
+        ],
     ),
 )
 def test_windows_are_averaged_value_by_value(shape, size, stride, count):
@@ -284,7 +304,9 @@ def test_windows_are_averaged_value_by_value(shape, size, stride, count):
         guided = _call(guidance.windows(denoise, size, stride), x, np.full(2, 0.5))
     windows_of = lambda whole, side, step: sorted({*range(0, whole - side + 1, step), whole - side})
     axes = [windows_of(*sides) for sides in zip(shape, size, stride)]
-    total, number, sums = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
+    total = np.zeros_like(x)
+    number = np.zeros_like(x)
+    sums = np.zeros_like(x)
     for start in np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(size)):
         place = (slice(None), *(slice(a, a + side) for a, side in zip(start, size)))
         mean = x[place].mean(axis=tuple(range(1, x.ndim)), keepdims=True)

@@ -31,12 +31,12 @@ class Case(NamedTuple):
     """How a guidance is built, and what it promises.
 
     Attributes:
-      make: (denoisers, schedule, strength, **more) -> guidance.
-      strong: a strength that changes something.
-      neutral: the strength that changes nothing; None if there is none.
-      base: the denoiser that it leaves then.
-      calls: of how many of the denoisers, from the first, it makes one call each.
-      interval: whether it takes an interval.
+        make: (denoisers, schedule, strength, **more) -> guidance.
+        strong: a strength that changes something.
+        neutral: the strength that changes nothing; None if there is none.
+        base: the denoiser that it leaves then.
+        calls: of how many of the denoisers, from the first, it makes one call each.
+        interval: whether it takes an interval.
     """
 
     make: Callable
@@ -79,13 +79,18 @@ GUIDANCES = {
     "classifier": Case(_of_rows, 2.0, 0.0, calls=1),
     "posterior_sampling": Case(
         lambda d, s, w, **more: guidance.posterior_sampling(d[0], s, lambda x0: -jnp.sum(x0**2, -1), w, **more),
-        2.0, 0.0, calls=1,
+        2.0,
+        0.0,
+        calls=1,
     ),
     "pseudoinverse": Case(
         lambda d, s, w: guidance.pseudoinverse(
             d[0], s, guidance.measurements.masked(jnp.array([True, False])), jnp.ones(2), 0.1, scale=w
         ),
-        0.5, 0.0, calls=1, interval=False,
+        0.5,
+        0.0,
+        calls=1,
+        interval=False,
     ),
     "dynamic_threshold": Case(
         lambda d, s, w: guidance.dynamic_threshold(d[0], s, 0.9), neutral=None, calls=1, interval=False
@@ -113,7 +118,8 @@ def _denoisers(schedule, calls=None):
         def denoise(x, t):
             if calls is not None:
                 calls.append(k)
-            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            alpha = schedule.alpha(t)
+            sigma = schedule.sigma(t)
             x0, eps = (mean(CONDITIONS[k], alpha, sigma, x) for mean in (oracles.mean_x0, oracles.mean_eps))
             return Prediction(x0, eps, jnp.full_like(x, 0.2 + k / 10))
 
@@ -136,7 +142,9 @@ def _assert_equal(a, b):
 
 @every_guidance_and_schedule([name for name, case in GUIDANCES.items() if case.neutral is not None])
 def test_neutral_is_the_unguided_denoiser_exactly(name, schedule_name):
-    case, schedule, x = GUIDANCES[name], SCHEDULES[schedule_name], jnp.asarray(X, jnp.float32)
+    case = GUIDANCES[name]
+    schedule = SCHEDULES[schedule_name]
+    x = jnp.asarray(X, jnp.float32)
     denoisers = _denoisers(schedule)
     t = jnp.array([0.1, 0.4, schedule.t_max])
     _assert_equal(_call(case.make(denoisers, schedule, case.neutral), x, t), denoisers[case.base](x, t))
@@ -145,8 +153,11 @@ def test_neutral_is_the_unguided_denoiser_exactly(name, schedule_name):
 @every_guidance_and_schedule()
 def test_the_prediction_still_adds_up_to_x(name, schedule_name):
     """alpha x0 + sigma eps = x_t, but for CFG++, which is marked. And the guidance does something."""
-    case, schedule, x = GUIDANCES[name], SCHEDULES[schedule_name], jnp.asarray(X, jnp.float32)
-    denoisers, t = _denoisers(schedule), jnp.array([0.05, 0.4, 0.9])
+    case = GUIDANCES[name]
+    schedule = SCHEDULES[schedule_name]
+    x = jnp.asarray(X, jnp.float32)
+    denoisers = _denoisers(schedule)
+    t = jnp.array([0.05, 0.4, 0.9])
     guided = case.make(denoisers, schedule, case.strong)
     x0, eps, variance = _call(guided, x, t)
     base = denoisers[case.base](x, t)
@@ -164,7 +175,9 @@ def test_the_prediction_still_adds_up_to_x(name, schedule_name):
 @every_guidance_and_schedule()
 def test_finite_at_both_ends(name, schedule_name):
     """In float32, at t_max, where some alpha is 0, and close to the data."""
-    case, schedule, x = GUIDANCES[name], SCHEDULES[schedule_name], jnp.asarray(X, jnp.float32)
+    case = GUIDANCES[name]
+    schedule = SCHEDULES[schedule_name]
+    x = jnp.asarray(X, jnp.float32)
     guided = case.make(_denoisers(schedule), schedule, case.strong)
     t = jnp.array([schedule.t_max, schedule.t_max, max(schedule.t_min, 1e-3)])
     scaled = x * jnp.sqrt(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)[:, None]
@@ -174,7 +187,9 @@ def test_finite_at_both_ends(name, schedule_name):
 @every_guidance
 def test_calls_are_counted(name):
     """Counted while it runs: one call of each branch that it needs, no call twice."""
-    case, schedule, calls = GUIDANCES[name], SCHEDULES["cosine"], []
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
+    calls = []
     guided = case.make(_denoisers(schedule, calls), schedule, case.strong)
     _call(guided, jnp.asarray(X, jnp.float32), jnp.full(3, 0.5))
     twice = 2 if isinstance(guided, Memory) else 1  # _call evaluates those twice
@@ -183,9 +198,13 @@ def test_calls_are_counted(name):
 
 @every_guidance
 def test_an_example_depends_on_itself_alone(name):
-    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
-    guided, t = case.make(_denoisers(schedule), schedule, case.strong), jnp.array([0.1, 0.5, 0.9])
-    whole, order = _call(guided, x, t), np.array([2, 0, 1])
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
+    x = jnp.asarray(X, jnp.float32)
+    guided = case.make(_denoisers(schedule), schedule, case.strong)
+    t = jnp.array([0.1, 0.5, 0.9])
+    whole = _call(guided, x, t)
+    order = np.array([2, 0, 1])
     for a, b, c in zip(whole, _call(guided, x.at[0].set(9.0), t), _call(guided, x[order], t[order]), strict=True):
         np.testing.assert_array_equal(a[1:], b[1:])
         np.testing.assert_allclose(a[order], c, rtol=1e-5, atol=1e-6)
@@ -194,7 +213,9 @@ def test_an_example_depends_on_itself_alone(name):
 @pytest.mark.slow
 @every_guidance
 def test_one_time_for_all_and_a_batch_of_one(name):
-    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
+    x = jnp.asarray(X, jnp.float32)
     guided = case.make(_denoisers(schedule), schedule, case.strong)
     for a, b, alone in zip(
         _call(guided, x, 0.4), _call(guided, x, jnp.full(3, 0.4)), _call(guided, x[1:2], 0.4), strict=True
@@ -205,10 +226,14 @@ def test_one_time_for_all_and_a_batch_of_one(name):
 
 @with_interval
 def test_outside_its_interval_it_is_neutral_exactly(name):
-    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
-    denoisers, t = _denoisers(schedule), jnp.array([0.1, 0.5, 0.9])
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
+    x = jnp.asarray(X, jnp.float32)
+    denoisers = _denoisers(schedule)
+    t = jnp.array([0.1, 0.5, 0.9])
     within = _call(case.make(denoisers, schedule, case.strong, interval=(0.25, 0.75)), x, t)
-    always, plain = _call(case.make(denoisers, schedule, case.strong), x, t), denoisers[case.base](x, t)
+    always = _call(case.make(denoisers, schedule, case.strong), x, t)
+    plain = denoisers[case.base](x, t)
     inside = np.array([False, True, False])[:, None]
     for a, b, c in zip(within, always, plain, strict=True):
         np.testing.assert_array_equal(a, np.where(inside, b, c))
@@ -223,8 +248,11 @@ def test_an_empty_interval_is_refused(name, interval):
 
 @with_scale
 def test_a_scale_may_be_a_schedule_of_t_or_one_a_sample(name):
-    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
-    denoisers, t = _denoisers(schedule), jnp.array([0.1, 0.5, 0.9])
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
+    x = jnp.asarray(X, jnp.float32)
+    denoisers = _denoisers(schedule)
+    t = jnp.array([0.1, 0.5, 0.9])
     over_t = _call(case.make(denoisers, schedule, lambda t: case.strong * t), x, t)
     _assert_equal(over_t, _call(case.make(denoisers, schedule, case.strong * t), x, t))
     for a, b in zip(over_t, _call(case.make(denoisers, schedule, case.strong * 0.5), x, t), strict=True):
@@ -234,15 +262,16 @@ def test_a_scale_may_be_a_schedule_of_t_or_one_a_sample(name):
 @pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.calls > 1])
 def test_half_of_the_channels_of_a_network_with_variance_is_guided(name):
     """Two channels of four: guidance acts on both of x0 and eps, and never on the variance (a fault of DiT's code)."""
-    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X, jnp.float32)
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
+    x = jnp.asarray(X, jnp.float32)
     t = jnp.full(3, 0.5)
-    mean, learned = parameterizations.v(), parameterizations.learned_variance(parameterizations.v())
+    mean = parameterizations.v()
+    learned = parameterizations.learned_variance(parameterizations.v())
     network = lambda k: lambda x, clock, _: jnp.tanh((k + 1) * x / 4)
     doubled = lambda k: lambda x, clock, _: jnp.concatenate([network(k)(x, clock, _), jnp.sin(k + x)], axis=-1)
     of = lambda make, p: [parameterizations.denoiser(make(k), schedule, p) for k in range(3)]
-    alone, both = (
-        _call(case.make(d, schedule, case.strong), x, t) for d in (of(network, mean), of(doubled, learned))
-    )
+    alone, both = (_call(case.make(d, schedule, case.strong), x, t) for d in (of(network, mean), of(doubled, learned)))
     assert both.x0.shape == both.variance.shape == x.shape
     np.testing.assert_array_equal(alone.x0, both.x0)
     np.testing.assert_array_equal(alone.eps, both.eps)
@@ -251,10 +280,14 @@ def test_half_of_the_channels_of_a_network_with_variance_is_guided(name):
 
 def test_leading_channels_alone_are_guided_where_that_is_asked_for():
     """As the code of DiT and SiT does: the rest is the conditional branch's."""
-    schedule, x, t = SCHEDULES["cosine"], jnp.asarray(X, jnp.float32), jnp.full(3, 0.5)
+    schedule = SCHEDULES["cosine"]
+    x = jnp.asarray(X, jnp.float32)
+    t = jnp.full(3, 0.5)
     cond, uncond = _denoisers(schedule)[:2]
-    branches, count = guidance.separately(cond, uncond), x.shape[-1] - 1
-    alone, guided = cond(x, t), guidance.classifier_free(branches, 3.0)(x, t)
+    branches = guidance.separately(cond, uncond)
+    count = x.shape[-1] - 1
+    alone = cond(x, t)
+    guided = guidance.classifier_free(branches, 3.0)(x, t)
     some = guidance.classifier_free(branches, 3.0, channels=count)(x, t)
     for found, of_all, given in zip(some[:2], guided[:2], alone[:2], strict=True):
         np.testing.assert_array_equal(found[..., :count], of_all[..., :count])
@@ -266,7 +299,8 @@ def test_leading_channels_alone_are_guided_where_that_is_asked_for():
 
 @pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.calls > 1])
 def test_the_number_of_branches_is_checked(name, monkeypatch):
-    case, schedule = GUIDANCES[name], SCHEDULES["cosine"]
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
     if name == "autoguidance":
         return
     wrong = _denoisers(schedule) + _denoisers(schedule)[:1]
@@ -278,7 +312,9 @@ def test_the_number_of_branches_is_checked(name, monkeypatch):
 @pytest.mark.slow
 @every_guidance
 def test_compiled_and_differentiated(name, x64):
-    case, schedule, x = GUIDANCES[name], SCHEDULES["cosine"], jnp.asarray(X)
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
+    x = jnp.asarray(X)
     guided = case.make(_denoisers(schedule), schedule, case.strong)
     direction = jnp.asarray(Y)
     both = jax.jit(lambda x, t: jax.jvp(lambda x: _call(guided, x, t).x0, (x,), (direction,)))

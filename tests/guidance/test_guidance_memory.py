@@ -15,7 +15,8 @@ from tests.conformance import SCHEDULES, slow_but
 
 SCHEDULE = SCHEDULES["cosine"]
 X = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
-GRID, RENOISE = np.array([0.9, 0.6, 0.3, 0.7, 0.4, 0.1]), np.array([False, False, True, False, False])
+GRID = np.array([0.9, 0.6, 0.3, 0.7, 0.4, 0.1])
+RENOISE = np.array([False, False, True, False, False])
 
 
 def _sample(sampler, denoise, plan, **more):
@@ -28,7 +29,8 @@ def _white(mean, schedule=SCHEDULE, seen=lambda: None):
 
     def denoise(x, t):
         jax.debug.callback(seen)
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        alpha = schedule.alpha(t)
+        sigma = schedule.sigma(t)
         eps = sigma * (x - alpha * mean) / (alpha**2 + sigma**2)
         return Prediction(mean + alpha * (x - alpha * mean) / (alpha**2 + sigma**2), eps)
 
@@ -75,8 +77,13 @@ def test_renoising_starts_the_memory_afresh():
 
 def test_momentum_is_the_papers_running_average():
     """Sadat et al. 2024, algorithm 1 with its momentum buffer, along DDIM's steps in numpy."""
-    schedule, beta, w, r = SCHEDULES["variance_exploding"], -0.5, 4.0, 0.8
-    grid, x, average = np.array([0.7, 0.6, 0.45, 0.3]), 3.0 * X, 0.0
+    schedule = SCHEDULES["variance_exploding"]
+    beta = -0.5
+    w = 4.0
+    r = 0.8
+    grid = np.array([0.7, 0.6, 0.45, 0.3])
+    x = 3.0 * X
+    average = 0.0
     denoisers = [_white(jnp.array(mean), schedule) for mean in ([0.7, -0.4], [-0.2, 0.3])]
     guided = guidance.adaptive_projected(guidance.separately(*denoisers), schedule, w, 0.2, r, beta)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -108,7 +115,8 @@ def test_a_first_evaluation_inside_control_flow_is_refused():
         ask = lambda x: denoise(x, plan.t[i]).x0
         return State(jax.lax.cond(plan.s[i] > 0, ask, ask, state.x), state.x0)
 
-    sampler, plan = Sampler(samplers.ddim().init, step, 0, lambda steps: steps), timesteps.plan(GRID[:3])
+    sampler = Sampler(samplers.ddim().init, step, 0, lambda steps: steps)
+    plan = timesteps.plan(GRID[:3])
     with pytest.raises(ValueError, match="first evaluation"):
         _sample(sampler, _diary(), plan)
     _sample(sampler, _white(0.5), plan)
@@ -116,7 +124,8 @@ def test_a_first_evaluation_inside_control_flow_is_refused():
 
 def test_guidance_that_breaks_the_pair_needs_a_sampler_that_reads_both():
     branches = guidance.separately(_white(0.5), _white(-0.5))
-    guided, plan = guidance.classifier_free_plus_plus(branches, 0.6), timesteps.plan(GRID[:3])
+    guided = guidance.classifier_free_plus_plus(branches, 0.6)
+    plan = timesteps.plan(GRID[:3])
     for sampler in (samplers.euler(), samplers.heun(), samplers.dpmpp_2m(), samplers.ddpm()):
         with pytest.raises(ValueError, match=r"reads both.*ddim"):
             _sample(sampler, guided, plan)

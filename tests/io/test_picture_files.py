@@ -126,8 +126,11 @@ def declaring(kind, width, height):
         data[at : at + 4] = bits.to_bytes(4, "little")
     else:
         for tag, side in ((256, width), (257, height)):
-            at = next(data.index(struct.pack("<HHL", tag, kind, 1)) for kind in (3, 4)
-                      if struct.pack("<HHL", tag, kind, 1) in data)  # fmt: skip
+            at = next(
+                data.index(struct.pack("<HHL", tag, kind, 1))
+                for kind in (3, 4)
+                if struct.pack("<HHL", tag, kind, 1) in data
+            )
             data[at + 2 : at + 12] = struct.pack("<HLL", 4, 1, side)
     return bytes(data)
 

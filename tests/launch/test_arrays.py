@@ -29,10 +29,16 @@ def execute(tmp_path, *argv: str, index=7, state="RUNNING", restarts=None) -> su
     file = tmp_path / "job.sbatch"
     file.write_text(sbatch(*argv))
     again = {} if restarts is None else {"SLURM_RESTART_COUNT": str(restarts)}
-    told = {"SLURM_JOB_ID": "99", "SLURM_ARRAY_JOB_ID": "99", "SLURM_ARRAY_TASK_ID": str(index), "FAKE_NODES": "1",
-            "FAKE_TASKS": "1"}
-    return subprocess.run(["bash", str(file)], capture_output=True, text=True, timeout=60,
-                          env={"PATH": path} | told | again)
+    told = {
+        "SLURM_JOB_ID": "99",
+        "SLURM_ARRAY_JOB_ID": "99",
+        "SLURM_ARRAY_TASK_ID": str(index),
+        "FAKE_NODES": "1",
+        "FAKE_TASKS": "1",
+    }
+    return subprocess.run(
+        ["bash", str(file)], capture_output=True, text=True, timeout=60, env={"PATH": path} | told | again
+    )
 
 
 def job(*argv: str) -> dict:
@@ -48,35 +54,55 @@ def test_a_task_of_slurm_runs_the_run_of_its_index(tmp_path):
     assert "option --cpus-per-task=3" in done.stdout
 
 
-@pytest.mark.parametrize("argv, line", [
-    ([], "--array=0-44"), (["--at-once=8"], "--array=0-44%8"),
-    (["--only=3,7,10-12", "--at-once=2"], "--array=3,7,10-12%2"),
-    (["--gpus-per-task=2"], "--gpus-per-task=2"), ([], "--signal=TERM@120"), ([], "--requeue"), ([], "--time=90"),
-    ([], "--output=slurm-%A_%a.out"), (["--sbatch=--mem=20G"], "--mem=20G")])
+@pytest.mark.parametrize(
+    "argv, line",
+    [
+        ([], "--array=0-44"),
+        (["--at-once=8"], "--array=0-44%8"),
+        (["--only=3,7,10-12", "--at-once=2"], "--array=3,7,10-12%2"),
+        (["--gpus-per-task=2"], "--gpus-per-task=2"),
+        ([], "--signal=TERM@120"),
+        ([], "--requeue"),
+        ([], "--time=90"),
+        ([], "--output=slurm-%A_%a.out"),
+        (["--sbatch=--mem=20G"], "--mem=20G"),
+    ],
+)
 def test_what_slurm_is_told(argv, line):
     assert f"#SBATCH {line}" in sbatch(*argv, "--", "x").splitlines()
 
 
-@pytest.mark.parametrize("status, state, restarts, requeued", [
-    (143, "RUNNING", None, True), (143, "CANCELLED", None, False), (143, "RUNNING", 3, False), (1, "RUNNING", 0, False),
-    (2, "RUNNING", 0, False), (0, "RUNNING", 0, False)])
+@pytest.mark.parametrize(
+    "status, state, restarts, requeued",
+    [
+        (143, "RUNNING", None, True),
+        (143, "CANCELLED", None, False),
+        (143, "RUNNING", 3, False),
+        (1, "RUNNING", 0, False),
+        (2, "RUNNING", 0, False),
+        (0, "RUNNING", 0, False),
+    ],
+)
 def test_a_run_that_saved_goes_back_into_the_queue_and_no_other(tmp_path, status, state, restarts, requeued):
     done = execute(tmp_path, "--max-requeues=3", "--", "bash", "-c", f"exit {status}", state=state, restarts=restarts)
     assert done.returncode == status and ("requeued 99_7" in done.stdout) == requeued
 
 
-@pytest.mark.parametrize("parse, argv, words", [
-    (slurm_array.parse, [*SLURM, "--only=45", "--", "x"], "0 to 44"),
-    (slurm_array.parse, [*SLURM, "--only=a", "--", "x"], "ranges"),
-    (slurm_array.parse, ["--", "x"], "--runs"),
-    (slurm_array.parse, [*SLURM, "--", "x", "--run=3"], "--run, which the launcher adds"),
-    (slurm_array.parse, [*SLURM, "--", "x", "--token=abc"], "looks like a secret"),
-    (slurm_array.parse, ["--runs=2", "--time=1", "--", "x"], "--grace=120 uses up"),
-    (kubernetes_array.parse, [*PODS, "--", "x", "--run=3"], "--run, which the launcher adds"),
-    (kubernetes_array.parse, [*PODS, "--env=DIFFUSION_RUN=1", "--", "x"], "the launcher sets"),
-    (kubernetes_array.parse, [*PODS, "--", "x", "--token=abc"], "looks like a secret"),
-    (kubernetes_array.parse, ["--name=" + "a" * 60, *PODS[1:], "--", "x"], "letters too long"),
-])
+@pytest.mark.parametrize(
+    "parse, argv, words",
+    [
+        (slurm_array.parse, [*SLURM, "--only=45", "--", "x"], "0 to 44"),
+        (slurm_array.parse, [*SLURM, "--only=a", "--", "x"], "ranges"),
+        (slurm_array.parse, ["--", "x"], "--runs"),
+        (slurm_array.parse, [*SLURM, "--", "x", "--run=3"], "--run, which the launcher adds"),
+        (slurm_array.parse, [*SLURM, "--", "x", "--token=abc"], "looks like a secret"),
+        (slurm_array.parse, ["--runs=2", "--time=1", "--", "x"], "--grace=120 uses up"),
+        (kubernetes_array.parse, [*PODS, "--", "x", "--run=3"], "--run, which the launcher adds"),
+        (kubernetes_array.parse, [*PODS, "--env=DIFFUSION_RUN=1", "--", "x"], "the launcher sets"),
+        (kubernetes_array.parse, [*PODS, "--", "x", "--token=abc"], "looks like a secret"),
+        (kubernetes_array.parse, ["--name=" + "a" * 60, *PODS[1:], "--", "x"], "letters too long"),
+    ],
+)
 def test_mistakes_are_refused(parse, argv, words, capsys):
     with pytest.raises(SystemExit) as end:
         parse(argv)
@@ -85,8 +111,16 @@ def test_mistakes_are_refused(parse, argv, words, capsys):
 
 
 def test_a_pod_runs_the_run_of_its_index():
-    made = job("--gpus=1", "--volume=runs:/runs", "--env=MY_NAME=a $(b)", "--", sys.executable, "-c", TASK_OF_PODS,
-               *WORDS_OF_PODS)
+    made = job(
+        "--gpus=1",
+        "--volume=runs:/runs",
+        "--env=MY_NAME=a $(b)",
+        "--",
+        sys.executable,
+        "-c",
+        TASK_OF_PODS,
+        *WORDS_OF_PODS,
+    )
     pod = made["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     index = next(entry for entry in container["env"] if entry["name"] == "DIFFUSION_RUN")
@@ -120,9 +154,19 @@ def ends(spec: dict, pods: list) -> str:
     return "running"
 
 
-@pytest.mark.parametrize("retries, pods, end", [
-    (0, [0], "succeeded"), (0, [1], "failed"), (1, [1], "running"), (1, [1, 0], "succeeded"), (1, [1, 1], "failed"),
-    (3, [2], "failed"), (0, [143, None, 143, 0], "succeeded"), (1, [143, 1, None, 0], "succeeded")])
+@pytest.mark.parametrize(
+    "retries, pods, end",
+    [
+        (0, [0], "succeeded"),
+        (0, [1], "failed"),
+        (1, [1], "running"),
+        (1, [1, 0], "succeeded"),
+        (1, [1, 1], "failed"),
+        (3, [2], "failed"),
+        (0, [143, None, 143, 0], "succeeded"),
+        (1, [143, 1, None, 0], "succeeded"),
+    ],
+)
 def test_a_run_is_retried_by_choice_and_free_of_charge_where_it_was_preempted(retries, pods, end):
     spec = job(f"--retries={retries}", "--", "x")["spec"]
     assert ends(spec, pods) == end
@@ -135,16 +179,35 @@ def test_the_job_is_one_that_kubernetes_takes():
     assert made["metadata"] == {"name": "sweep", "namespace": "lab"}
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 45, 8)
     assert spec["template"]["spec"]["restartPolicy"] == "Never"  # which a limit for each index needs
-    assert set(spec) == {"completionMode", "completions", "parallelism", "backoffLimitPerIndex", "podFailurePolicy",
-                         "template"}
+    assert set(spec) == {
+        "completionMode",
+        "completions",
+        "parallelism",
+        "backoffLimitPerIndex",
+        "podFailurePolicy",
+        "template",
+    }
     for rule in spec["podFailurePolicy"]["rules"]:
         assert rule["action"] in ("FailIndex", "Ignore") and len(rule) == 2
 
 
-@pytest.mark.parametrize("argv", [
-    [], ["--retries=2", "--at-once=8", "--gpus=8", "--cpu=64", "--memory=900Gi", "--namespace=lab",
-         "--volume=runs:/runs", "--node-selector=cloud.google.com/gke-accelerator=nvidia-h100-80gb",
-         "--secret-env=WANDB_API_KEY=wandb:api.key"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        [
+            "--retries=2",
+            "--at-once=8",
+            "--gpus=8",
+            "--cpu=64",
+            "--memory=900Gi",
+            "--namespace=lab",
+            "--volume=runs:/runs",
+            "--node-selector=cloud.google.com/gke-accelerator=nvidia-h100-80gb",
+            "--secret-env=WANDB_API_KEY=wandb:api.key",
+        ],
+    ],
+)
 def test_the_job_fits_the_schema_of_kubernetes(argv):
     made = job(*argv, "--", *WORDS_OF_PODS)
     assert schema.errors(made) == []

@@ -16,7 +16,8 @@ def test_pieces_are_whole_again_in_any_order(tmp_path):
     pieces = made(tmp_path)
     assert len(pieces) > 8
     assert all(piece.stat().st_size <= 3000 for piece in pieces)
-    store, into = tmp_path / "store", tmp_path / "into"
+    store = tmp_path / "store"
+    into = tmp_path / "into"
     order = [*range(1, len(pieces), 2), *range(0, len(pieces), 2)]
     for taken, number in enumerate(order, start=1):
         assert not into.exists()

@@ -76,7 +76,7 @@ def expand(text: str, names: dict[str, str]) -> str:
 
 
 def run_pod(jobset: dict, index: int) -> list:
-    """Runs the container's command as the kubelet of pod ``index`` would; returns what TASK prints."""
+    """Runs the container's command as the kubelet of pod `index` would; returns what TASK prints."""
     (container,) = pod_of(jobset)["containers"]
     names = {"HOME": "/wrong"}
     for entry in container["env"]:
@@ -90,9 +90,19 @@ def run_pod(jobset: dict, index: int) -> list:
     return json.loads(done.stdout)
 
 
-FULL = ["--pods=4", "--gpus=8", "--cpu=64", "--memory=900Gi", "--namespace=lab", "--volume=runs:/runs",
-        "--volume=data:/data", "--node-selector=cloud.google.com/gke-accelerator=nvidia-h100-80gb",
-        "--secret-env=WANDB_API_KEY=wandb:api.key", "--max-restarts=7", "--grace=300"]
+FULL = [
+    "--pods=4",
+    "--gpus=8",
+    "--cpu=64",
+    "--memory=900Gi",
+    "--namespace=lab",
+    "--volume=runs:/runs",
+    "--volume=data:/data",
+    "--node-selector=cloud.google.com/gke-accelerator=nvidia-h100-80gb",
+    "--secret-env=WANDB_API_KEY=wandb:api.key",
+    "--max-restarts=7",
+    "--grace=300",
+]
 
 
 @pytest.mark.parametrize("argv", [[], FULL, ["--tpus=4", "--pods=16", "--max-restarts=0"], ["--pods=1000"]])
@@ -102,18 +112,27 @@ def test_structure(argv):
     assert schema.errors(jobset) == []
 
 
-@pytest.mark.parametrize("change, error", [
-    (lambda spec: spec.update(maxRestart=1), "'maxRestart' was unexpected"),
-    (lambda spec: spec["failurePolicy"].update(maxRestarts="3"), "maxRestarts: '3' is not of type 'integer'"),
-    (lambda spec: spec["failurePolicy"]["rules"][0].update(action="Restart"), "action: 'Restart' is not one of"),
-    (lambda spec: spec["failurePolicy"]["rules"][0].update(name="a-b"), "name: 'a-b' does not match"),
-    (lambda spec: spec["failurePolicy"]["rules"][0].pop("name"), "'name' is a required property"),
-    (lambda spec: spec["replicatedJobs"][0]["template"]["spec"].update(completion=2), "'completion' was unexpected"),
-    (lambda spec: spec["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"][0].pop("action"),
-     "'action' is a required property"),
-    (lambda spec: pod_of({"spec": spec})["containers"][0]["env"].append({"value": "x"}), "'name' is a required"),
-    (lambda spec: pod_of({"spec": spec})["containers"][0].update(volumeMount=[]), "'volumeMount' was unexpected"),
-    (lambda spec: pod_of({"spec": spec}).update(terminationGracePeriodSeconds=True), "True is not of type")])
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        (lambda spec: spec.update(maxRestart=1), "'maxRestart' was unexpected"),
+        (lambda spec: spec["failurePolicy"].update(maxRestarts="3"), "maxRestarts: '3' is not of type 'integer'"),
+        (lambda spec: spec["failurePolicy"]["rules"][0].update(action="Restart"), "action: 'Restart' is not one of"),
+        (lambda spec: spec["failurePolicy"]["rules"][0].update(name="a-b"), "name: 'a-b' does not match"),
+        (lambda spec: spec["failurePolicy"]["rules"][0].pop("name"), "'name' is a required property"),
+        (
+            lambda spec: spec["replicatedJobs"][0]["template"]["spec"].update(completion=2),
+            "'completion' was unexpected",
+        ),
+        (
+            lambda spec: spec["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"][0].pop("action"),
+            "'action' is a required property",
+        ),
+        (lambda spec: pod_of({"spec": spec})["containers"][0]["env"].append({"value": "x"}), "'name' is a required"),
+        (lambda spec: pod_of({"spec": spec})["containers"][0].update(volumeMount=[]), "'volumeMount' was unexpected"),
+        (lambda spec: pod_of({"spec": spec}).update(terminationGracePeriodSeconds=True), "True is not of type"),
+    ],
+)
 def test_the_schemas_find_mistakes(change, error):
     jobset = made("--", "prog")
     change(jobset["spec"])
@@ -126,8 +145,12 @@ def test_each_pod_is_told_its_place_and_gets_the_command_unchanged():
     for index in range(3):
         words, names = run_pod(jobset, index)
         assert words == HARD
-        assert names == {"DIFFUSION_COORDINATOR": "xl2-worker-0-0.xl2:8476", "DIFFUSION_PROCESS_COUNT": "3",
-                         "DIFFUSION_PROCESS_INDEX": str(index), "MY_X": "a=b $(HOME) $$x"}
+        assert names == {
+            "DIFFUSION_COORDINATOR": "xl2-worker-0-0.xl2:8476",
+            "DIFFUSION_PROCESS_COUNT": "3",
+            "DIFFUSION_PROCESS_INDEX": str(index),
+            "MY_X": "a=b $(HOME) $$x",
+        }
 
 
 def test_what_was_asked_is_in_the_manifest():
@@ -140,7 +163,10 @@ def test_what_was_asked_is_in_the_manifest():
     assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
     claims = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "emptyDir" not in v}
     assert {m["mountPath"]: claims.get(m["name"]) for m in container["volumeMounts"]} == {
-        "/runs": "runs", "/data": "data", "/dev/shm": None}
+        "/runs": "runs",
+        "/data": "data",
+        "/dev/shm": None,
+    }
     secret = {"secretKeyRef": {"name": "wandb", "key": "api.key"}}
     assert {"name": "WANDB_API_KEY", "valueFrom": secret} in container["env"]
     assert pod_of(made("--tpus=4", "--", "prog"))["containers"][0]["resources"]["limits"] == {"google.com/tpu": "4"}
@@ -157,7 +183,8 @@ def outcome(jobset: dict, exit_code: int | None) -> str:
         codes = rule.get("onExitCodes", {}).get("values", [])
         if exit_code in codes or (exit_code is None and "onPodConditions" in rule):
             what = f"Container worker for pod lab/xl2-worker-0-0-abcde failed with exit code {exit_code}"
-            reason, message = "PodFailurePolicy", f"{what} matching FailJob rule at index {i}"
+            reason = "PodFailurePolicy"
+            message = f"{what} matching FailJob rule at index {i}"
             break
     for rule in jobset["spec"]["failurePolicy"]["rules"]:
         patterns = rule.get("onJobFailureMessagePatterns", [""])
@@ -166,9 +193,18 @@ def outcome(jobset: dict, exit_code: int | None) -> str:
     return "RestartJobSet"
 
 
-@pytest.mark.parametrize(("exit_code", "action"), [
-    (2, "FailJobSet"), (127, "FailJobSet"), (143, "RestartJobSetAndIgnoreMaxRestarts"),
-    (None, "RestartJobSetAndIgnoreMaxRestarts"), (1, "RestartJobSet"), (137, "RestartJobSet"), (139, "RestartJobSet")])
+@pytest.mark.parametrize(
+    ("exit_code", "action"),
+    [
+        (2, "FailJobSet"),
+        (127, "FailJobSet"),
+        (143, "RestartJobSetAndIgnoreMaxRestarts"),
+        (None, "RestartJobSetAndIgnoreMaxRestarts"),
+        (1, "RestartJobSet"),
+        (137, "RestartJobSet"),
+        (139, "RestartJobSet"),
+    ],
+)
 def test_a_mistake_is_final_a_preemption_is_free_and_a_failure_counts(exit_code, action):
     assert outcome(made("--", "prog"), exit_code) == action
 
@@ -176,13 +212,25 @@ def test_a_mistake_is_final_a_preemption_is_free_and_a_failure_counts(exit_code,
 VALUE = "s3cr3t-value-of-ours"
 
 
-@pytest.mark.parametrize("argv", [
-    [f"--env=WANDB_API_KEY={VALUE}", "--", "x"], [f"--env=hf_token={VALUE}", "--", "x"],
-    [f"--env=DB_PASSWORD={VALUE}", "--", "x"], [f"--env=Secret_thing={VALUE}", "--", "x"],
-    ["--env=HARMLESS=hf_" + "a" * 30, "--", "x"], ["--env=URL=https://me:" + VALUE + "@host/x", "--", "x"],
-    [f"--env={VALUE}", "--", "x"], [f"--secret-env=API_KEY={VALUE}", "--", "x"],
-    ["--", "x", f"--api_key={VALUE}"], ["--", "x", f"--config.wandb.api-key={VALUE}"], ["--", "x", "--token", VALUE],
-    ["--", "env", f"WANDB_API_KEY={VALUE}", "x"], ["--", "x", "ghp_" + "a" * 36], ["--", "x", f"--password={VALUE}"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [f"--env=WANDB_API_KEY={VALUE}", "--", "x"],
+        [f"--env=hf_token={VALUE}", "--", "x"],
+        [f"--env=DB_PASSWORD={VALUE}", "--", "x"],
+        [f"--env=Secret_thing={VALUE}", "--", "x"],
+        ["--env=HARMLESS=hf_" + "a" * 30, "--", "x"],
+        ["--env=URL=https://me:" + VALUE + "@host/x", "--", "x"],
+        [f"--env={VALUE}", "--", "x"],
+        [f"--secret-env=API_KEY={VALUE}", "--", "x"],
+        ["--", "x", f"--api_key={VALUE}"],
+        ["--", "x", f"--config.wandb.api-key={VALUE}"],
+        ["--", "x", "--token", VALUE],
+        ["--", "env", f"WANDB_API_KEY={VALUE}", "x"],
+        ["--", "x", "ghp_" + "a" * 36],
+        ["--", "x", f"--password={VALUE}"],
+    ],
+)
 def test_secrets_are_refused_and_not_repeated(argv, capsys):
     with pytest.raises(SystemExit) as end:
         kubernetes.parse([*BASE, *argv])
@@ -192,25 +240,50 @@ def test_secrets_are_refused_and_not_repeated(argv, capsys):
     assert VALUE not in err and "a" * 20 not in err
 
 
-@pytest.mark.parametrize("word", [
-    "--config.model.class_token=True", "--config.model.tokens=256", "--config.seed.key=0", "--config.x.keys=a,b",
-    "--config.model.num_token=16", "token", "--workdir=gs://bucket/secret/x", "--monkey=see"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "--config.model.class_token=True",
+        "--config.model.tokens=256",
+        "--config.seed.key=0",
+        "--config.x.keys=a,b",
+        "--config.model.num_token=16",
+        "token",
+        "--workdir=gs://bucket/secret/x",
+        "--monkey=see",
+    ],
+)
 def test_words_that_are_no_secrets(word):
     assert made("--", "x", word, "next")["kind"] == "JobSet"
 
 
-@pytest.mark.parametrize("argv, words", [
-    ([], "there is no command"), (["--"], "there is no command"), (["--name=Big", "--", "x"], "DNS-1123"),
-    (["--name=1st", "--", "x"], "starts with a letter"), (["--name=a_b", "--", "x"], "DNS-1123"),
-    (["--name=a-", "--", "x"], "DNS-1123"), (["--name=" + "a" * 64, "--", "x"], "at most 63"),
-    (["--name=" + "a" * 48, "--", "x"], "2 letters too long"), (["--name=a\nb", "--", "x"], "DNS-1123"),
-    (["--namespace=a.b", "--", "x"], "DNS-1123"), (["--image=a b", "--", "x"], "container image"),
-    (["--pods=0", "--", "x"], "1 or more"), (["--gpus=two", "--", "x"], "'two'"),
-    (["--gpus=1", "--tpus=1", "--", "x"], "the one or the other"), (["--memory=lots", "--", "x"], "200Gi"),
-    (["--max-restarts=-1", "--", "x"], "whole number"), (["--volume=runs", "--", "x"], "CLAIM:/PATH"),
-    (["--node-selector=a", "--", "x"], "KEY=VALUE"), (["--env=1A=x", "--", "x"], "NAME=VALUE"),
-    (["--env=A=1", "--env=A=2", "--", "x"], "given twice"),
-    (["--env=DIFFUSION_PROCESS_INDEX=0", "--", "x"], "launcher sets"), (["python", "x.py"], "python")])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ([], "there is no command"),
+        (["--"], "there is no command"),
+        (["--name=Big", "--", "x"], "DNS-1123"),
+        (["--name=1st", "--", "x"], "starts with a letter"),
+        (["--name=a_b", "--", "x"], "DNS-1123"),
+        (["--name=a-", "--", "x"], "DNS-1123"),
+        (["--name=" + "a" * 64, "--", "x"], "at most 63"),
+        (["--name=" + "a" * 48, "--", "x"], "2 letters too long"),
+        (["--name=a\nb", "--", "x"], "DNS-1123"),
+        (["--namespace=a.b", "--", "x"], "DNS-1123"),
+        (["--image=a b", "--", "x"], "container image"),
+        (["--pods=0", "--", "x"], "1 or more"),
+        (["--gpus=two", "--", "x"], "'two'"),
+        (["--gpus=1", "--tpus=1", "--", "x"], "the one or the other"),
+        (["--memory=lots", "--", "x"], "200Gi"),
+        (["--max-restarts=-1", "--", "x"], "whole number"),
+        (["--volume=runs", "--", "x"], "CLAIM:/PATH"),
+        (["--node-selector=a", "--", "x"], "KEY=VALUE"),
+        (["--env=1A=x", "--", "x"], "NAME=VALUE"),
+        (["--env=A=1", "--env=A=2", "--", "x"], "given twice"),
+        (["--env=DIFFUSION_PROCESS_INDEX=0", "--", "x"], "launcher sets"),
+        (["python", "x.py"], "python"),
+    ],
+)
 def test_bad_arguments(argv, words, capsys):
     with pytest.raises(SystemExit) as end:
         kubernetes.parse([*BASE, *argv])

@@ -25,13 +25,20 @@ def command(tmp_path, script: str, *options: str) -> list[str]:
 
 
 def launch(tmp_path, script: str, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(tmp_path, script, *options), cwd=ROOT, env=os.environ | environment,
-                          capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command(tmp_path, script, *options),
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def start(tmp_path, script: str, *options: str) -> subprocess.Popen:
-    return subprocess.Popen(command(tmp_path, script, *options), cwd=ROOT, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command(tmp_path, script, *options), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def exists(pid: int) -> bool:
@@ -45,12 +52,17 @@ def exists(pid: int) -> bool:
 
 
 def test_each_process_is_told_its_place(tmp_path):
-    done = launch(tmp_path, """
+    done = launch(
+        tmp_path,
+        """
         import json, os
         print(json.dumps({k: os.environ.get(k) for k in
               ("DIFFUSION_COORDINATOR", "DIFFUSION_PROCESS_COUNT", "DIFFUSION_PROCESS_INDEX", "XLA_FLAGS")}))
-        """, "--processes=3", "--devices-per-process=4",
-        XLA_FLAGS="--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=8")
+        """,
+        "--processes=3",
+        "--devices-per-process=4",
+        XLA_FLAGS="--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=8",
+    )
     assert done.returncode == 0, done.stderr
     told = [json.loads(re.sub(r"^\[\d\] ", "", line)) for line in sorted(done.stdout.splitlines())]
     assert [line[:3] for line in sorted(done.stdout.splitlines())] == ["[0]", "[1]", "[2]"]
@@ -59,7 +71,8 @@ def test_each_process_is_told_its_place(tmp_path):
     assert len({t["DIFFUSION_COORDINATOR"] for t in told}) == 1
     assert re.fullmatch(r"127\.0\.0\.1:\d+", told[0]["DIFFUSION_COORDINATOR"])
     assert {t["XLA_FLAGS"] for t in told} == {
-        "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=4"}
+        "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=4"
+    }
 
 
 def test_a_process_is_told_how_it_was_launched(tmp_path):
@@ -68,13 +81,16 @@ def test_a_process_is_told_how_it_was_launched(tmp_path):
 
 
 def test_output_keeps_its_stream_and_its_lines(tmp_path):
-    done = launch(tmp_path, """
+    done = launch(
+        tmp_path,
+        """
         import os, sys
         i = os.environ["DIFFUSION_PROCESS_INDEX"]
         for n in range(200):
             print(f"line {n} of {i}")
         print(f"warning of {i}", file=sys.stderr)
-        """)
+        """,
+    )
     assert done.returncode == 0
     assert sorted(done.stdout.splitlines()) == sorted(f"[{i}] line {n} of {i}" for i in "01" for n in range(200))
     assert sorted(done.stderr.splitlines()) == ["[0] warning of 0", "[1] warning of 1"]
@@ -82,13 +98,17 @@ def test_output_keeps_its_stream_and_its_lines(tmp_path):
 
 def test_a_failure_ends_the_others_and_is_shown(tmp_path):
     began = time.monotonic()
-    done = launch(tmp_path, """
+    done = launch(
+        tmp_path,
+        """
         import os, time
         if os.environ["DIFFUSION_PROCESS_INDEX"] == "1":
             raise SystemExit("the real reason") if not os.environ.get("STATUS") else SystemExit(7)
         print("pid", os.getpid(), flush=True)
         time.sleep(60)
-        """, STATUS="7")
+        """,
+        STATUS="7",
+    )
     assert done.returncode == 7
     assert time.monotonic() - began < 20
     assert "process 1 failed with exit status 7" in done.stderr
@@ -98,7 +118,9 @@ def test_a_failure_ends_the_others_and_is_shown(tmp_path):
 
 @pytest.mark.slow
 def test_the_error_of_the_first_to_fail_comes_last(tmp_path):
-    done = launch(tmp_path, """
+    done = launch(
+        tmp_path,
+        """
         import os, signal, sys, time
         if os.environ["DIFFUSION_PROCESS_INDEX"] == "0":
             time.sleep(0.5)
@@ -108,7 +130,8 @@ def test_the_error_of_the_first_to_fail_comes_last(tmp_path):
             sys.exit(3)
         signal.signal(signal.SIGTERM, end)
         time.sleep(60)
-        """)
+        """,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "[0] ValueError: the real reason"
     assert done.stderr.count("[1] a consequence") == 100
@@ -116,7 +139,9 @@ def test_the_error_of_the_first_to_fail_comes_last(tmp_path):
 
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path):
     began = time.monotonic()
-    done = launch(tmp_path, """
+    done = launch(
+        tmp_path,
+        """
         import os, signal, sys, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.environ["DIFFUSION_PROCESS_INDEX"] == "0":
@@ -124,7 +149,9 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path):
             sys.exit(5)
         print(os.getpid(), flush=True)
         time.sleep(60)
-        """, "--grace=0.5")
+        """,
+        "--grace=0.5",
+    )
     assert done.returncode == 5
     assert time.monotonic() - began < 20
     assert "killed: process 1" in done.stderr
@@ -133,7 +160,9 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path):
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_signals_are_passed_on_and_processes_may_finish(tmp_path, number):
-    running = start(tmp_path, """
+    running = start(
+        tmp_path,
+        """
         import signal, sys, time
         def save(got, frame):
             time.sleep(0.3)  # longer than the launcher's own reaction
@@ -143,7 +172,8 @@ def test_signals_are_passed_on_and_processes_may_finish(tmp_path, number):
             signal.signal(n, save)
         print("ready", flush=True)
         time.sleep(60)
-        """)
+        """,
+    )
     assert sorted([running.stdout.readline(), running.stdout.readline()]) == ["[0] ready\n", "[1] ready\n"]
     running.send_signal(number)
     output, _ = running.communicate(timeout=20)
@@ -153,14 +183,17 @@ def test_signals_are_passed_on_and_processes_may_finish(tmp_path, number):
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
 def test_a_warning_is_passed_on_however_often_it_comes(tmp_path, number):
-    running = start(tmp_path, f"""
+    running = start(
+        tmp_path,
+        f"""
         import signal, time
         for n in ({number:d}, signal.SIGTERM):
             signal.signal(n, lambda got, frame: print("got", got, flush=True))
         print("ready", flush=True)
         while True:
             time.sleep(1)
-        """)
+        """,
+    )
     lines = lambda: {running.stdout.readline(), running.stdout.readline()}
     assert lines() == {"[0] ready\n", "[1] ready\n"}
     for sent in (number, number, signal.SIGTERM):
@@ -172,13 +205,16 @@ def test_a_warning_is_passed_on_however_often_it_comes(tmp_path, number):
 
 
 def test_a_second_signal_kills(tmp_path):
-    running = start(tmp_path, """
+    running = start(
+        tmp_path,
+        """
         import signal, time
         signal.signal(signal.SIGINT, lambda *_: print("no", flush=True))
         print("ready", flush=True)
         while True:
             time.sleep(1)
-        """)
+        """,
+    )
     assert {running.stdout.readline(), running.stdout.readline()} == {"[0] ready\n", "[1] ready\n"}
     running.send_signal(signal.SIGINT)
     assert {running.stdout.readline(), running.stdout.readline()} == {"[0] no\n", "[1] no\n"}
@@ -196,13 +232,16 @@ def ended(pids, seconds=10) -> bool:
 
 def test_none_outlives_a_launcher_that_is_killed(tmp_path):
     """Nor do their children, whom no parent-death signal of theirs would reach."""
-    running = start(tmp_path, """
+    running = start(
+        tmp_path,
+        """
         import os, signal, subprocess, sys
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         print(os.getpid(), child.pid, flush=True)
         child.wait()
-        """)
+        """,
+    )
     pids = [int(word) for _ in range(2) for word in running.stdout.readline().split()[1:]]
     assert len(pids) == 4 and all(exists(pid) for pid in pids)
     running.kill()
@@ -233,8 +272,9 @@ def test_a_launcher_killed_while_it_starts_a_process_leaves_none(tmp_path):
 def test_the_guard_spares_a_group_that_ended(tmp_path):
     """Its number may be another's by then."""
     guard = Guard()
-    spared, left = (subprocess.Popen(["sleep", "60"], start_new_session=True, preexec_fn=guard.add_this)
-                    for _ in range(2))
+    spared, left = (
+        subprocess.Popen(["sleep", "60"], start_new_session=True, preexec_fn=guard.add_this) for _ in range(2)
+    )
     guard.remove(spared.pid)
     guard.close()
     assert left.wait(10) == -signal.SIGKILL and spared.poll() is None
@@ -247,12 +287,18 @@ def test_a_missing_program_is_named(tmp_path, capfd):
     assert "no-such-program-of-ours" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("argv, words", [
-    ([], "there is no command"), (["--processes=2", "--"], "there is no command"),
-    (["--processes=0", "--", "true"], "--processes=0"), (["--devices-per-process=0", "--", "true"], "at least 1"),
-    (["--grace=-1", "--", "true"], "--grace"), (["--process=2", "--wrong", "--", "true"], "--wrong"),
-    (["python", "-m", "experiments.train"], "python"),
-])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ([], "there is no command"),
+        (["--processes=2", "--"], "there is no command"),
+        (["--processes=0", "--", "true"], "--processes=0"),
+        (["--devices-per-process=0", "--", "true"], "at least 1"),
+        (["--grace=-1", "--", "true"], "--grace"),
+        (["--process=2", "--wrong", "--", "true"], "--wrong"),
+        (["python", "-m", "experiments.train"], "python"),
+    ],
+)
 def test_bad_arguments(argv, words, capsys):
     with pytest.raises(SystemExit) as end:
         local.parse(argv)
@@ -292,24 +338,40 @@ jax.distributed.initialize(os.environ["DIFFUSION_COORDINATOR"], int(os.environ["
 
 
 def test_two_real_processes_of_jax_distributed(tmp_path):
-    done = launch(tmp_path, JOIN + """
+    done = launch(
+        tmp_path,
+        JOIN
+        + """
 gathered = multihost_utils.process_allgather(jnp.asarray([10.0 + index]))
 print("got", jax.process_count(), jax.local_device_count(), jax.device_count(), gathered.ravel().tolist())
-""", "--processes=2", "--devices-per-process=2", JAX_PLATFORMS="cpu")
+""",
+        "--processes=2",
+        "--devices-per-process=2",
+        JAX_PLATFORMS="cpu",
+    )
     assert done.returncode == 0, done.stderr
     assert sorted(line for line in done.stdout.splitlines() if "got" in line) == [
-        "[0] got 2 2 4 [10.0, 11.0]", "[1] got 2 2 4 [10.0, 11.0]"]
+        "[0] got 2 2 4 [10.0, 11.0]",
+        "[1] got 2 2 4 [10.0, 11.0]",
+    ]
 
 
 def test_a_job_whose_member_fails_does_not_hang(tmp_path):
     began = time.monotonic()
-    done = launch(tmp_path, JOIN + """
+    done = launch(
+        tmp_path,
+        JOIN
+        + """
 multihost_utils.process_allgather(jnp.asarray([1.0]))
 if index == 1:
     print("the real reason", file=__import__("sys").stderr)
     os._exit(9)
 multihost_utils.process_allgather(jnp.asarray([2.0]))
-""", "--processes=2", "--grace=1", JAX_PLATFORMS="cpu")
+""",
+        "--processes=2",
+        "--grace=1",
+        JAX_PLATFORMS="cpu",
+    )
     assert done.returncode == 9
     assert "the real reason" in done.stderr.splitlines()[-1] or "process 1, the first to fail" in done.stderr
     assert time.monotonic() - began < 30

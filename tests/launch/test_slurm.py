@@ -53,10 +53,20 @@ def execute(tmp_path, *argv: str, nodes=1, tasks=1, state="RUNNING", restarts=No
     path = put(tmp_path / "bin", srun=SRUN, scontrol=SCONTROL, squeue=f"#!/bin/bash\necho {state}\n")
     file = tmp_path / "job.sbatch"
     file.write_text(text_of(*argv))
-    return subprocess.run(["bash", str(file)], capture_output=True, text=True, timeout=30, env={
-        "PATH": path, "SLURM_JOB_ID": "1234567", "SLURM_JOB_NODELIST": "gpu[07-08]",
-        "FAKE_NODES": str(nodes), "FAKE_TASKS": str(tasks)} | (
-            {} if restarts is None else {"SLURM_RESTART_COUNT": str(restarts)}))
+    return subprocess.run(
+        ["bash", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={
+            "PATH": path,
+            "SLURM_JOB_ID": "1234567",
+            "SLURM_JOB_NODELIST": "gpu[07-08]",
+            "FAKE_NODES": str(nodes),
+            "FAKE_TASKS": str(tasks),
+        }
+        | ({} if restarts is None else {"SLURM_RESTART_COUNT": str(restarts)}),
+    )
 
 
 def told(done: subprocess.CompletedProcess) -> list:
@@ -64,15 +74,28 @@ def told(done: subprocess.CompletedProcess) -> list:
 
 
 def test_each_task_is_told_its_place_and_gets_the_command_unchanged(tmp_path):
-    done = execute(tmp_path, "--nodes=2", "--tasks-per-node=2", "--gpus-per-node=8", "--cpus-per-task=3", "--",
-                   sys.executable, "-c", TASK, *HARD, nodes=2, tasks=2)
+    done = execute(
+        tmp_path,
+        "--nodes=2",
+        "--tasks-per-node=2",
+        "--gpus-per-node=8",
+        "--cpus-per-task=3",
+        "--",
+        sys.executable,
+        "-c",
+        TASK,
+        *HARD,
+        nodes=2,
+        tasks=2,
+    )
     assert done.returncode == 0, done.stderr
     tasks = told(done)
     assert [words for words, _ in tasks] == [HARD] * 4
     assert [names.pop("DIFFUSION_PROCESS_INDEX") for _, names in tasks] == ["0", "1", "2", "3"]
     assert [names.pop("JAX_LOCAL_DEVICE_IDS") for _, names in tasks] == ["0,1,2,3", "4,5,6,7"] * 2
     assert [names for _, names in tasks] == [
-        {"DIFFUSION_COORDINATOR": f"gpu07:{20000 + 1234567 % 10000}", "DIFFUSION_PROCESS_COUNT": "4"}] * 4
+        {"DIFFUSION_COORDINATOR": f"gpu07:{20000 + 1234567 % 10000}", "DIFFUSION_PROCESS_COUNT": "4"}
+    ] * 4
     options = [line.removeprefix("option ") for line in done.stdout.splitlines() if line.startswith("option ")]
     assert options == ["--kill-on-bad-exit=1", "--label", "--cpus-per-task=3"]
 
@@ -90,9 +113,18 @@ def test_without_gpus_jax_is_left_alone(tmp_path):
     assert "--label" not in done.stdout
 
 
-@pytest.mark.parametrize("status, state, requeued", [
-    (143, "RUNNING", True), (143, "COMPLETING", False), (143, "CANCELLED", False), (1, "RUNNING", False),
-    (2, "RUNNING", False), (137, "RUNNING", False), (0, "RUNNING", False)])
+@pytest.mark.parametrize(
+    "status, state, requeued",
+    [
+        (143, "RUNNING", True),
+        (143, "COMPLETING", False),
+        (143, "CANCELLED", False),
+        (1, "RUNNING", False),
+        (2, "RUNNING", False),
+        (137, "RUNNING", False),
+        (0, "RUNNING", False),
+    ],
+)
 def test_a_run_that_saved_is_requeued_and_no_other(tmp_path, status, state, requeued):
     done = execute(tmp_path, "--", "bash", "-c", f"exit {status}", state=state)
     assert done.returncode == status
@@ -107,8 +139,9 @@ def test_requeues_come_to_an_end(tmp_path, restarts, requeued):
     assert ("--max-requeues=3 allows" in done.stderr) != requeued
 
 
-@pytest.mark.parametrize("words", [["x", "--api_key=s3cr3t"],
-                                   ["x", "--token", "s3cr3t"], ["env", "WANDB_API_KEY=s3cr3t"]])
+@pytest.mark.parametrize(
+    "words", [["x", "--api_key=s3cr3t"], ["x", "--token", "s3cr3t"], ["env", "WANDB_API_KEY=s3cr3t"]]
+)
 def test_a_secret_is_not_written_to_the_file(words, capsys):
     with pytest.raises(SystemExit) as end:
         slurm.parse(["--", *words])
@@ -125,8 +158,13 @@ def test_a_command_that_is_missing_is_an_error(tmp_path):
 
 def test_unknown_hosts_stop_the_script(tmp_path):
     path = put(tmp_path / "bin", srun=SRUN, scontrol="#!/bin/bash\necho no hosts >&2; exit 1\n")
-    done = subprocess.run(["bash", "-c", text_of("--", "true")], capture_output=True, text=True, timeout=30,
-                          env={"PATH": path, "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "x"})
+    done = subprocess.run(
+        ["bash", "-c", text_of("--", "true")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={"PATH": path, "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "x"},
+    )
     assert done.returncode == 1 and "no hosts" in done.stderr and "option" not in done.stdout
 
 
@@ -137,8 +175,20 @@ def test_no_shell_stands_between_a_signal_and_the_run(tmp_path):
 
 
 def test_the_file_is_bash_and_asks_for_what_was_asked(tmp_path):
-    text = text_of("--nodes=4", "--gpus-per-node=8", "--partition=gpu,gpu-long", "--account=lab", "--time=1-12:30:00",
-                   "--grace=300", "--job-name=xl2", "--log=logs/%j.out", "--sbatch=--mem=200G", "--", "prog", *HARD)
+    text = text_of(
+        "--nodes=4",
+        "--gpus-per-node=8",
+        "--partition=gpu,gpu-long",
+        "--account=lab",
+        "--time=1-12:30:00",
+        "--grace=300",
+        "--job-name=xl2",
+        "--log=logs/%j.out",
+        "--sbatch=--mem=200G",
+        "--",
+        "prog",
+        *HARD,
+    )
     file = tmp_path / "job.sbatch"
     file.write_text(text)
     checked = subprocess.run(["bash", "-n", str(file)], capture_output=True, text=True)
@@ -147,31 +197,60 @@ def test_the_file_is_bash_and_asks_for_what_was_asked(tmp_path):
     assert lines[0] == "#!/bin/bash"
     asked = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")]
     assert set(asked) == {
-        "--job-name=xl2", "--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=8", "--partition=gpu,gpu-long",
-        "--account=lab", "--time=1-12:30:00", "--output=logs/%j.out", "--open-mode=append", "--signal=TERM@300",
-        "--requeue", "--mem=200G"}
-    assert lines[1:1 + len(asked)] == [f"#SBATCH {line}" for line in asked]  # sbatch stops reading at the first command
+        "--job-name=xl2",
+        "--nodes=4",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=8",
+        "--partition=gpu,gpu-long",
+        "--account=lab",
+        "--time=1-12:30:00",
+        "--output=logs/%j.out",
+        "--open-mode=append",
+        "--signal=TERM@300",
+        "--requeue",
+        "--mem=200G",
+    }
+    assert lines[1 : 1 + len(asked)] == [
+        f"#SBATCH {line}" for line in asked
+    ]  # sbatch stops reading at the first command
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("90", 5400), ("90:30", 5430), ("12:00:00", 43200), ("2-0", 172800), ("1-12:30", 131400), ("1-00:00:01", 86401)])
+@pytest.mark.parametrize(
+    "text, expected",
+    [("90", 5400), ("90:30", 5430), ("12:00:00", 43200), ("2-0", 172800), ("1-12:30", 131400), ("1-00:00:01", 86401)],
+)
 def test_times_as_slurm_reads_them(text, expected):
     assert slurm.seconds(slurm.duration(text)) == expected
 
 
-@pytest.mark.parametrize("argv, words", [
-    ([], "there is no command"), (["--nodes=2", "--"], "there is no command"),
-    (["--nodes=0", "--", "true"], "1 or more"), (["--nodes=two", "--", "true"], "'two'"),
-    (["--tasks-per-node=-1", "--", "true"], "1 or more"), (["--cpus-per-task=1.5", "--", "true"], "'1.5'"),
-    (["--gpus-per-node=8", "--tasks-per-node=3", "--", "true"], "does not divide"),
-    (["--time=1h", "--", "true"], "12:00:00"), (["--time=1:2:3:4", "--", "true"], "H:M:S"),
-    (["--time=1:00", "--grace=60", "--", "true"], "uses up"), (["--time=0", "--", "true"], "uses up"),
-    (["--partition=a b", "--", "true"], "'a b'"), (["--partition=a\n#SBATCH --uid=0", "--", "true"], "letters"),
-    (["--partition=", "--", "true"], "letters"), (["--account=$x", "--", "true"], "'$x'"),
-    (["--log=a b.out", "--", "true"], "without spaces"), (["--sbatch=-n4", "--", "true"], "long form"),
-    (["--sbatch=--mem=1\nrm x", "--", "true"], "long form"), (["--sbatch=--gres=gpu:8", "--", "true"], "launcher"),
-    (["--sbatch=--ntasks=8", "--", "true"], "launcher"), (["--sbatch=--no-requeue", "--", "true"], "launcher"),
-    (["--node=2", "--", "true"], "--node"), (["python", "x.py"], "python")])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ([], "there is no command"),
+        (["--nodes=2", "--"], "there is no command"),
+        (["--nodes=0", "--", "true"], "1 or more"),
+        (["--nodes=two", "--", "true"], "'two'"),
+        (["--tasks-per-node=-1", "--", "true"], "1 or more"),
+        (["--cpus-per-task=1.5", "--", "true"], "'1.5'"),
+        (["--gpus-per-node=8", "--tasks-per-node=3", "--", "true"], "does not divide"),
+        (["--time=1h", "--", "true"], "12:00:00"),
+        (["--time=1:2:3:4", "--", "true"], "H:M:S"),
+        (["--time=1:00", "--grace=60", "--", "true"], "uses up"),
+        (["--time=0", "--", "true"], "uses up"),
+        (["--partition=a b", "--", "true"], "'a b'"),
+        (["--partition=a\n#SBATCH --uid=0", "--", "true"], "letters"),
+        (["--partition=", "--", "true"], "letters"),
+        (["--account=$x", "--", "true"], "'$x'"),
+        (["--log=a b.out", "--", "true"], "without spaces"),
+        (["--sbatch=-n4", "--", "true"], "long form"),
+        (["--sbatch=--mem=1\nrm x", "--", "true"], "long form"),
+        (["--sbatch=--gres=gpu:8", "--", "true"], "launcher"),
+        (["--sbatch=--ntasks=8", "--", "true"], "launcher"),
+        (["--sbatch=--no-requeue", "--", "true"], "launcher"),
+        (["--node=2", "--", "true"], "--node"),
+        (["python", "x.py"], "python"),
+    ],
+)
 def test_bad_arguments(argv, words, capsys):
     with pytest.raises(SystemExit) as end:
         slurm.parse(argv)

@@ -28,12 +28,16 @@ def stage(name: str, script: str, least: float = 0.0, most: float = 20.0) -> sta
 
 def counted(path: pathlib.Path) -> str:
     """A script that counts its runs in a file, and writes their number."""
-    return f"p = pathlib.Path({str(path)!r}); n = p.read_text().count('.') + 1 if p.exists() else 1\n" \
-           "p.write_text('.' * n); write({'runs': n})"  # fmt: skip
+    return (
+        f"p = pathlib.Path({str(path)!r}); n = p.read_text().count('.') + 1 if p.exists() else 1\n"
+        "p.write_text('.' * n); write({'runs': n})"
+    )
 
 
 def test_stages_run_once_in_order_and_a_failure_stops_none(tmp_path):
-    a, b, c = stage("a", counted(tmp_path / "a")), stage("b", "print('why'); sys.exit(3)"), stage("c", "write([1])")
+    a = stage("a", counted(tmp_path / "a"))
+    b = stage("b", "print('why'); sys.exit(3)")
+    c = stage("c", "write([1])")
     results = stages.run([a, b, c], tmp_path / "out", 60)
     assert [results[name]["status"] for name in "abc"] == ["done", "failed", "done"]
     assert results["a"]["result"] == {"runs": 1} and results["b"]["said"] == ["why"] and results["b"]["exit"] == 3
@@ -43,7 +47,8 @@ def test_stages_run_once_in_order_and_a_failure_stops_none(tmp_path):
 
 
 def test_results_that_were_carried_back_are_not_made_again(tmp_path):
-    one, two = stage("one", counted(tmp_path / "one")), stage("two", counted(tmp_path / "two"))
+    one = stage("one", counted(tmp_path / "one"))
+    two = stage("two", counted(tmp_path / "two"))
     stages.run([one], tmp_path / "first", 60)
     results = stages.run([one, two], tmp_path / "second", 60, done=[tmp_path / "absent", tmp_path / "first"])
     assert results["one"]["result"] == results["two"]["result"] == {"runs": 1}
@@ -61,10 +66,14 @@ def test_what_another_machine_made_is_made_again(tmp_path):
 
 
 def test_a_stage_over_its_limit_is_ended_with_its_children_and_tried_last(tmp_path):
-    slow = stage("slow", f"""
+    slow = stage(
+        "slow",
+        f"""
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid)); time.sleep(60)
-        """, most=0.8)  # fmt: skip
+        """,
+        most=0.8,
+    )
     results = stages.run([slow], tmp_path / "out", 60)
     assert results["slow"]["status"] == "late"
     assert not alive(int((tmp_path / "pid").read_text()))
@@ -118,7 +127,9 @@ def test_a_driver_that_is_killed_goes_on(tmp_path, number):
     assert json.loads(file.read_text())["stages"]["a"]["status"] == "done"
     subprocess.run([sys.executable, "-c", script, "0"], check=True)
     assert {name: each["status"] for name, each in stages.gathered([tmp_path / "out"]).items()} == {
-        "a": "done", "b": "done"}  # fmt: skip
+        "a": "done",
+        "b": "done",
+    }
 
 
 def alive(pid: int) -> bool:

@@ -62,9 +62,18 @@ def test_dry_run_runs_nothing(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert tpu.main([*POD, "--project=my-project", "--gcloud=--internal-ip", "--dry-run", "--", "prog", "a b"]) == 0
     assert shlex.split(capsys.readouterr().out) == [
-        "gcloud", "compute", "tpus", "tpu-vm", "ssh", "my-pod", "--zone=us-east5-a", "--worker=all",
-        "--project=my-project", "--internal-ip",
-        "--command=export DIFFUSION_COORDINATOR=auto PYTHONUNBUFFERED=1 && exec prog 'a b'"]
+        "gcloud",
+        "compute",
+        "tpus",
+        "tpu-vm",
+        "ssh",
+        "my-pod",
+        "--zone=us-east5-a",
+        "--worker=all",
+        "--project=my-project",
+        "--internal-ip",
+        "--command=export DIFFUSION_COORDINATOR=auto PYTHONUNBUFFERED=1 && exec prog 'a b'",
+    ]
 
 
 def test_the_exit_status_is_passed_on(gcloud, capfd):
@@ -80,13 +89,24 @@ def test_without_gcloud_it_says_what_to_do(capsys, monkeypatch, tmp_path):
     assert "--dry-run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv, words", [
-    (POD, "there is no command"), ([*POD, "--"], "there is no command"), (["--zone=us-east5-a", "--", "x"], "--name"),
-    (["--name=a", "--", "x"], "--zone"), (["--name=A", "--zone=us-east5-a", "--", "x"], "small letters"),
-    (["--name=-a", "--zone=us-east5-a", "--", "x"], "'-a'"), (["--name=a;b", "--zone=us-east5-a", "--", "x"], "'a;b'"),
-    (["--name=a", "--zone=us-east5", "--", "x"], "must be a zone"), ([*POD, "--project=x", "--", "x"], "6 to 30"),
-    ([*POD, "--gcloud=--command=rm", "--", "x"], "launcher"), ([*POD, "--gcloud=-v", "--", "x"], "--internal-ip"),
-    ([*POD, "--dry", "--", "x"], "--dry"), ([*POD, "python", "x.py"], "python")])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (POD, "there is no command"),
+        ([*POD, "--"], "there is no command"),
+        (["--zone=us-east5-a", "--", "x"], "--name"),
+        (["--name=a", "--", "x"], "--zone"),
+        (["--name=A", "--zone=us-east5-a", "--", "x"], "small letters"),
+        (["--name=-a", "--zone=us-east5-a", "--", "x"], "'-a'"),
+        (["--name=a;b", "--zone=us-east5-a", "--", "x"], "'a;b'"),
+        (["--name=a", "--zone=us-east5", "--", "x"], "must be a zone"),
+        ([*POD, "--project=x", "--", "x"], "6 to 30"),
+        ([*POD, "--gcloud=--command=rm", "--", "x"], "launcher"),
+        ([*POD, "--gcloud=-v", "--", "x"], "--internal-ip"),
+        ([*POD, "--dry", "--", "x"], "--dry"),
+        ([*POD, "python", "x.py"], "python"),
+    ],
+)
 def test_bad_arguments(argv, words, capsys):
     with pytest.raises(SystemExit) as end:
         tpu.parse(argv)

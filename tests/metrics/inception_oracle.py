@@ -7,7 +7,8 @@ def convolution(x, kernel, stride, pad):
     """Sum over the pixels of the kernel [out, in, h, w], with `pad` = (rows, columns) of zeros on each side."""
     outputs, _, high, wide = kernel.shape
     x = np.pad(x, ((0, 0), (0, 0), (pad[0], pad[0]), (pad[1], pad[1])))
-    rows, columns = (x.shape[2] - high) // stride + 1, (x.shape[3] - wide) // stride + 1
+    rows = (x.shape[2] - high) // stride + 1
+    columns = (x.shape[3] - wide) // stride + 1
     total = np.zeros((len(x), outputs, rows, columns))
     for i in range(high):
         for j in range(wide):
@@ -19,11 +20,13 @@ def convolution(x, kernel, stride, pad):
 def pool(x, reduce, stride=1, pad=0):
     """Reduces each 3 x 3 window of the pixels that are there, one window at a time."""
     height, width = x.shape[2:]
-    rows, columns = (height + 2 * pad - 3) // stride + 1, (width + 2 * pad - 3) // stride + 1
+    rows = (height + 2 * pad - 3) // stride + 1
+    columns = (width + 2 * pad - 3) // stride + 1
     out = np.empty((*x.shape[:2], rows, columns))
     for i in range(rows):
         for j in range(columns):
-            top, left = i * stride - pad, j * stride - pad
+            top = i * stride - pad
+            left = j * stride - pad
             out[:, :, i, j] = reduce(x[:, :, max(top, 0) : top + 3, max(left, 0) : left + 3], axis=(2, 3))
     return out
 
@@ -52,8 +55,10 @@ def network(state, x, weight=None):
     conv = lambda name, x, outputs, kernel=(1, 1), **options: layer(
         state, name, x, outputs, kernel, weight=weight, **options
     )
-    three, one_pixel = dict(kernel=(3, 3)), dict(pad=(1, 1))
-    wide, high = dict(kernel=(1, 7), pad=(0, 3)), dict(kernel=(7, 1), pad=(3, 0))
+    three = dict(kernel=(3, 3))
+    one_pixel = dict(pad=(1, 1))
+    wide = dict(kernel=(1, 7), pad=(0, 3))
+    high = dict(kernel=(7, 1), pad=(3, 0))
     found = {}
 
     x = conv("Conv2d_1a_3x3", x, 32, **three, stride=2)

@@ -36,8 +36,9 @@ def test_it_reads_what_it_was_taught(pictures, reader):
 @pytest.mark.slow
 def test_a_picture_is_read_alone_as_among_others(pictures, reader):
     images, _ = pictures
-    np.testing.assert_allclose(attribute_reader.features(reader, images[5:6]),
-                               attribute_reader.features(reader, images)[5:6], atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        attribute_reader.features(reader, images[5:6]), attribute_reader.features(reader, images)[5:6], atol=1e-5
+    )
     assert attribute_reader.features(reader, images[:0]).shape == (0, attribute_reader.DIM)
 
 
@@ -71,10 +72,20 @@ def gelu(x):
 
 def test_the_layers_are_patches_convolutions_and_what_is_where():
     """Against SciPy's correlations: the kernels' rows are the 3 x 3 neighbours, then the channels."""
-    rng, sizes = np.random.default_rng(0), (48, 64, 96)
+    rng = np.random.default_rng(0)
+    sizes = (48, 64, 96)
     images = rng.integers(0, 256, (2, 8, 16, 3)).astype(np.uint8)
-    shapes = {"layer0": (48, 48), "layer1": (9 * 48, 64), "layer2": (9 * 64, 96), "bias0": (48,), "bias1": (64,),
-              "bias2": (96,), "hidden": (1 * 2 * 96, 128), "anywhere": (96, 128), "hidden_bias": (128,)}
+    shapes = {
+        "layer0": (48, 48),
+        "layer1": (9 * 48, 64),
+        "layer2": (9 * 64, 96),
+        "bias0": (48,),
+        "bias1": (64,),
+        "bias2": (96,),
+        "hidden": (1 * 2 * 96, 128),
+        "anywhere": (96, 128),
+        "hidden_bias": (128,),
+    }
     params = {name: (0.1 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
     found = attribute_reader.hidden(params, images)
     x = images.astype(float) / 127.5 - 1
@@ -82,8 +93,10 @@ def test_the_layers_are_patches_convolutions_and_what_is_where():
     x = gelu(np.stack([np.stack(row, 1) for row in patches], 1) @ params["layer0"] + params["bias0"])
     for i, stride in ((1, 2), (2, 1)):
         kernel = params[f"layer{i}"].reshape(3, 3, sizes[i - 1], sizes[i])
-        whole = [[correlate(np.pad(one, ((1, 1), (1, 1), (0, 0))), kernel[..., k], "valid")[..., 0]
-                  for k in range(sizes[i])] for one in x]  # fmt: skip
+        whole = [
+            [correlate(np.pad(one, ((1, 1), (1, 1), (0, 0))), kernel[..., k], "valid")[..., 0] for k in range(sizes[i])]
+            for one in x
+        ]
         x = gelu(np.moveaxis(np.array(whole), 1, -1)[:, ::stride, ::stride] + params[f"bias{i}"])
     there = x.max((1, 2)) @ params["anywhere"] + x.reshape(2, -1) @ params["hidden"] + params["hidden_bias"]
     np.testing.assert_allclose(found, gelu(there), rtol=1e-4, atol=1e-5)
@@ -91,7 +104,8 @@ def test_the_layers_are_patches_convolutions_and_what_is_where():
 
 def test_changed_pictures_are_blurred_paler_or_darker_in_their_own_measure():
     """The share that is blurred is seen on a chessboard, where the four neighbours of a place are its opposite."""
-    key, shape = jax.random.key(0), (400, 4, 4, 1)
+    key = jax.random.key(0)
+    shape = (400, 4, 4, 1)
     board = np.where(np.indices((4, 4)).sum(0) % 2, 50.0, -50.0)[None, :, :, None]
     grey, paler, mixed = (
         np.asarray(attribute_reader.changed(key, np.broadcast_to(128 + x, shape))) for x in (0, 100.0, board)
@@ -108,7 +122,8 @@ def test_changed_pictures_are_blurred_paler_or_darker_in_their_own_measure():
 
 def test_two_steps_of_training_are_reported_and_move_every_layer():
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
-    seen, labels = [], {"one": np.arange(5) % 2, "other": np.array([0, 3, 1, 1, 2])}
+    seen = []
+    labels = {"one": np.arange(5) % 2, "other": np.array([0, 3, 1, 1, 2])}
     reader = attribute_reader.train(images, labels, steps=2, batch_size=4, tell=lambda *at: seen.append(at))
     assert [step for step, _ in seen] == [1, 2] and all(np.isfinite(loss) for _, loss in seen)
     assert reader.classes == {"one": 2, "other": 4} and reader.params["other/out"].shape == (128, 4)

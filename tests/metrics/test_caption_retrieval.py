@@ -31,8 +31,14 @@ def test_equal_captions_are_no_rivals():
 
 
 def test_words_of_captions():
-    assert caption_retrieval.split("Woman pilot, medium-dark skin_tone") == ["woman", "pilot", "medium", "dark",
-                                                                             "skin", "tone"]  # fmt: skip
+    assert caption_retrieval.split("Woman pilot, medium-dark skin_tone") == [
+        "woman",
+        "pilot",
+        "medium",
+        "dark",
+        "skin",
+        "tone",
+    ]
     words = {"red": 0, "very": 1}
     assert caption_retrieval.bags(["very, very red", "blue"], words).tolist() == [[1, 2], [0, 0]]
 
@@ -56,7 +62,8 @@ def test_two_steps_of_training_know_all_words_and_put_pictures_on_the_sphere():
 @pytest.mark.slow
 def test_towers_learn_which_caption_is_whose():
     rng = np.random.default_rng(0)
-    hue, grey = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
+    hue = rng.integers(0, 3, 60)
+    grey = rng.integers(0, 3, 60)
     images = np.zeros((60, 16, 16, 3), np.uint8)
     images[np.arange(60), :8, :, hue] = 220
     images[:, 8:] = np.array([20, 120, 230])[grey][:, None, None, None]

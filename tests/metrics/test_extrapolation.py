@@ -32,7 +32,8 @@ def test_much_nearer_to_the_truth_than_fid_at_n(scale, shift):
 def test_the_line_and_its_error():
     """Three points by hand: 1/N = 0.5, 0.25, 0.125 and distances 3, 2, 1.25."""
     found = extrapolation._line(np.array([2, 4, 8]), np.array([3.0, 2.0, 1.25]), 7)
-    x, y = np.array([0.5, 0.25, 0.125]), np.array([3.0, 2.0, 1.25])
+    x = np.array([0.5, 0.25, 0.125])
+    y = np.array([3.0, 2.0, 1.25])
     design = np.stack([np.ones(3), x], axis=1)
     coefficients, residual, *_ = np.linalg.lstsq(design, y)
     covariance = residual[0] / (3 - 2) * np.linalg.inv(design.T @ design)
@@ -43,7 +44,8 @@ def test_the_line_and_its_error():
 
 
 def test_each_point_is_the_distance_of_so_many_rows(rng):
-    samples, reference = rng.normal(size=(40, 3)), population([1, 0, 0], [1, 2, 1])
+    samples = rng.normal(size=(40, 3))
+    reference = population([1, 0, 0], [1, 2, 1])
     found = extrapolation.extrapolate(samples, reference, [40, 40, 20, 10], seed=3)
     whole = frechet.frechet_distance(frechet.update(frechet.init(3), samples), reference)
     assert found.distances[:2] == pytest.approx(whole, rel=1e-10)  # without replacement, all 40 are the set itself
@@ -59,7 +61,8 @@ def test_the_papers_sizes():
 
 
 def test_bad_input(rng):
-    samples, reference = rng.normal(size=(40, 3)), population([0, 0, 0], [1, 1, 1])
+    samples = rng.normal(size=(40, 3))
+    reference = population([0, 0, 0], [1, 1, 1])
     with pytest.raises(ValueError, match="start at 5000, and 40 samples"):
         extrapolation.extrapolate(samples, reference)
     with pytest.raises(ValueError, match="at least 3 different whole numbers"):

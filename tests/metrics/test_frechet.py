@@ -50,7 +50,8 @@ def test_diagonal_covariances():
 
 def test_commuting_covariances(rng):
     rotation, _ = np.linalg.qr(rng.normal(size=(6, 6)))
-    s, t = rng.uniform(0.1, 3, 6), rng.uniform(0.1, 3, 6)
+    s = rng.uniform(0.1, 3, 6)
+    t = rng.uniform(0.1, 3, 6)
     a = gaussian(np.zeros(6), rotation @ np.diag(s**2) @ rotation.T)
     b = gaussian(np.zeros(6), rotation @ np.diag(t**2) @ rotation.T)
     assert frechet.frechet_distance(a, b) == pytest.approx(((s - t) ** 2).sum(), rel=1e-10)
@@ -59,11 +60,13 @@ def test_commuting_covariances(rng):
 def test_rank_deficient_covariances(rng):
     """Of two lines u u^T and v v^T it is |u|^2 + |v|^2 - 2 |u.v|; `sqrtm` is not defined there."""
     u, v = rng.normal(size=(2, 5))
-    a, b = gaussian(np.zeros(5), np.outer(u, u)), gaussian(np.zeros(5), np.outer(v, v))
+    a = gaussian(np.zeros(5), np.outer(u, u))
+    b = gaussian(np.zeros(5), np.outer(v, v))
     assert frechet.frechet_distance(a, b) == pytest.approx(u @ u + v @ v - 2 * abs(u @ v), rel=1e-6)
     orthogonal = frechet.frechet_distance(gaussian([0, 0], np.diag([1, 0])), gaussian([0, 0], np.diag([0, 4])))
     assert orthogonal == pytest.approx(5, abs=1e-7)
-    point, disc = gaussian([0, 0], np.zeros((2, 2))), gaussian([3, 4], np.eye(2))
+    point = gaussian([0, 0], np.zeros((2, 2)))
+    disc = gaussian([3, 4], np.eye(2))
     assert frechet.frechet_distance(point, disc) == pytest.approx(25 + 2)
 
 
@@ -109,9 +112,12 @@ def test_translation_adds_its_squared_length(rng):
 
 @pytest.mark.parametrize("dim", [1, 2, 17])
 def test_agrees_with_the_general_matrix_root(rng, dim):
-    s, t, shift = spd(rng, dim), spd(rng, dim), rng.normal(size=dim)
+    s = spd(rng, dim)
+    t = spd(rng, dim)
+    shift = rng.normal(size=dim)
     expected = shift @ shift + np.trace(s + t - 2 * scipy.linalg.sqrtm(s @ t).real)
-    a, b = gaussian(np.zeros(dim), s), gaussian(shift, t)
+    a = gaussian(np.zeros(dim), s)
+    b = gaussian(shift, t)
     assert frechet.frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
     assert frechet.frechet_distance(b, a) == pytest.approx(expected, rel=1e-8)
 
@@ -137,9 +143,10 @@ def test_merge_in_any_order(rng):
     whole = gather(np.concatenate(parts), [14])
     empty = frechet.init(3)
     merges = [
-        frechet.merge(frechet.merge(a, b), c), frechet.merge(a, frechet.merge(c, b)),
+        frechet.merge(frechet.merge(a, b), c),
+        frechet.merge(a, frechet.merge(c, b)),
         frechet.merge(empty, frechet.merge(c, frechet.merge(b, frechet.merge(a, empty)))),
-    ]  # fmt: skip
+    ]
     for merged in merges:
         assert merged.count == 14
         np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-13)

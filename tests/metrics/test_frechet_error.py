@@ -24,7 +24,9 @@ def test_one_dimension_by_hand():
     """d = (m - mu)^2 + (s - r)^2; the influence is 2 (m - mu)(x - m) + (1 - r / s)((x - m)^2 - s^2)."""
     x = np.random.default_rng(1).gamma(2.0, size=(500, 1))
     reference = frechet.Moments(11, np.array([0.7]), np.array([[2.5]]))
-    m, s, r = x.mean(), x.std(ddof=1), 0.5
+    m = x.mean()
+    s = x.std(ddof=1)
+    r = 0.5
     influence = 2 * (m - 0.7) * (x - m) + (1 - r / s) * (x - m) ** 2
     expected = influence.std(ddof=1) / np.sqrt(500)
     assert frechet_error.standard_error(x, reference) == pytest.approx(expected, rel=1e-9)

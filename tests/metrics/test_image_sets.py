@@ -121,10 +121,14 @@ def test_what_is_not_there(tmp_path):
     writer.write(b"no picture")
     writer.close()
     for spec, match in [
-        ("nowhere.npz", "is not there"), (f"{tmp_path}/empty", "holds no pictures"),
-        (f"{tmp_path}/other.npz", "no images named"), (f"{tmp_path}/a.txt", "are read from"),
-        ("digits@tset", "no split 'tset'"), ("no_such_dataset@test", "is not in"),
-        (str(broken), "no sound array_record"), (f"{tmp_path}/c.array_record", "not encoded pictures"),
-    ]:  # fmt: skip
+        ("nowhere.npz", "is not there"),
+        (f"{tmp_path}/empty", "holds no pictures"),
+        (f"{tmp_path}/other.npz", "no images named"),
+        (f"{tmp_path}/a.txt", "are read from"),
+        ("digits@tset", "no split 'tset'"),
+        ("no_such_dataset@test", "is not in"),
+        (str(broken), "no sound array_record"),
+        (f"{tmp_path}/c.array_record", "not encoded pictures"),
+    ]:
         with pytest.raises(ImageSetError, match=match):
             image_sets.open_set(spec)

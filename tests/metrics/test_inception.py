@@ -18,14 +18,21 @@ FIXTURE = safetensors.numpy.load_file(pathlib.Path(__file__).parents[1] / "fixtu
 DIMS = {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits": 1008}
 # Of each tap, the largest distance from the network in NumPy and from pytorch-fid: ten times what is measured on one
 # CPU, rounded up to one digit, for another rounds otherwise; 1e-5 at most.
-WITHIN = {"64": (3e-6, 5e-6), "192": (4e-6, 6e-6), "768": (4e-6, 6e-6), "2048": (6e-6, 8e-6), "spatial": (9e-6, 1e-5),
-          "logits": (7e-6, 9e-6)}  # fmt: skip
+WITHIN = {
+    "64": (3e-6, 5e-6),
+    "192": (4e-6, 6e-6),
+    "768": (4e-6, 6e-6),
+    "2048": (6e-6, 8e-6),
+    "spatial": (9e-6, 1e-5),
+    "logits": (7e-6, 9e-6),
+}
 SIZES = [(75, 75), (107, 139)]  # with one pixel after the last block, and with 2 x 3 of them
 
 
 def distance(ours, theirs):
     """The largest relative L2 distance of an image's features."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    ours = np.asarray(ours, np.float64)
+    theirs = np.asarray(theirs, np.float64)
     return (np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)).max()
 
 

@@ -14,10 +14,16 @@ from diffusion.io import limits, torch_files
 from diffusion.metrics import inception_weights
 from tests.metrics import torch_writer as writer
 
-STEM = {"conv": "Conv2d_1a_3x3", "conv_4": "Conv2d_4a_3x3", "mixed_2.tower_1.conv_2": "Mixed_5d.branch3x3dbl_3",
-        "mixed_3.conv": "Mixed_6a.branch3x3", "mixed_6.tower.conv_1": "Mixed_6d.branch7x7_2",
-        "mixed_8.tower_1.conv_3": "Mixed_7a.branch7x7x3_4", "mixed_10.tower_2_conv": "Mixed_7c.branch_pool",
-        "mixed_9.tower_1_mixed_conv_1": "Mixed_7b.branch3x3dbl_3b"}  # fmt: skip
+STEM = {
+    "conv": "Conv2d_1a_3x3",
+    "conv_4": "Conv2d_4a_3x3",
+    "mixed_2.tower_1.conv_2": "Mixed_5d.branch3x3dbl_3",
+    "mixed_3.conv": "Mixed_6a.branch3x3",
+    "mixed_6.tower.conv_1": "Mixed_6d.branch7x7_2",
+    "mixed_8.tower_1.conv_3": "Mixed_7a.branch7x7x3_4",
+    "mixed_10.tower_2_conv": "Mixed_7c.branch_pool",
+    "mixed_9.tower_1_mixed_conv_1": "Mixed_7b.branch3x3dbl_3b",
+}
 
 
 def peak() -> int:
@@ -294,11 +300,17 @@ def test_a_pickle_that_makes_no_sense_is_refused(body, tmp_path, little_memory):
         read_pickle(tmp_path / "file", body + b"0")
 
 
-@pytest.mark.parametrize("body", [
-    b"}q\x00" + writer.text("a") + b"h\x00s",  # a dictionary that holds itself
-    b"}q\x00" + b"".join(b"}" + writer.text("a") + b"h%cs" % i + writer.text("b") + b"h%cs" % i + b"q%c" % (i + 1)
-                         for i in range(60)),  # 60 of them, each twice in the next
-], ids=["itself", "doubling"])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"}q\x00" + writer.text("a") + b"h\x00s",  # a dictionary that holds itself
+        b"}q\x00"
+        + b"".join(
+            b"}" + writer.text("a") + b"h%cs" % i + writer.text("b") + b"h%cs" % i + b"q%c" % (i + 1) for i in range(60)
+        ),  # 60 of them, each twice in the next
+    ],
+    ids=["itself", "doubling"],
+)
 def test_containers_without_end_are_refused(body, tmp_path, little_memory):
     with pytest.raises(limits.Refused, match="without end"):
         read_pickle(tmp_path / "file", body)
@@ -307,7 +319,8 @@ def test_containers_without_end_are_refused(body, tmp_path, little_memory):
 def test_what_a_small_file_multiplies_is_refused_at_once(tmp_path, little_memory):
     """A dictionary that holds itself 60,000 times; long keys over many short ones; one state of many objects."""
     entries = b"".join(writer.text(f"{i}") + b"h\x00" for i in range(60_000))
-    long, tensor = writer.text("k" * 10**6), writer.tensor("0", "float32", (2, 3))
+    long = writer.text("k" * 10**6)
+    tensor = writer.tensor("0", "float32", (2, 3))
     below = b"}(" + b"".join(writer.text(f"{i}") + b"h\x01" for i in range(1000)) + b"u"
     state = b"}q\x01(" + b"".join(writer.text(f"{i}") + b"N" for i in range(1000)) + b"u"
     for body, words in (
@@ -323,8 +336,16 @@ def test_what_a_small_file_multiplies_is_refused_at_once(tmp_path, little_memory
 
 def test_a_tensor_of_many_sides_is_refused_before_they_are_counted(tmp_path, little_memory):
     sides = b"(" + b"K\x01" * 10**5 + b"tq\x01"
-    storage = writer.tuple_of(writer.text("storage"), writer.name("torch", "FloatStorage"), writer.text("0"),
-                              writer.text("cpu"), writer.integer(6)) + b"Q"  # fmt: skip
+    storage = (
+        writer.tuple_of(
+            writer.text("storage"),
+            writer.name("torch", "FloatStorage"),
+            writer.text("0"),
+            writer.text("cpu"),
+            writer.integer(6),
+        )
+        + b"Q"
+    )
     made = writer.name("torch._utils", "_rebuild_tensor_v2") + writer.tuple_of(storage, b"K\x00", b"h\x01", b"h\x01")
     with pytest.raises(limits.Refused, match="100000 sides and 100000 strides"):
         read_pickle(tmp_path / "file", sides + made + b"R")

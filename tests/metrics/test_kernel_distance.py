@@ -11,7 +11,8 @@ from diffusion.metrics import kernel_distance, pairwise
 
 def by_pairs(k, x, y, unbiased):
     """The definition, one pair at a time (Gretton et al. 2012, eq. 3 and 5)."""
-    n, m = len(x), len(y)
+    n = len(x)
+    m = len(y)
     skip = lambda i, j: unbiased and i == j
     xx = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if not skip(i, j)) / (n * (n - unbiased))
     yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if not skip(i, j)) / (m * (m - unbiased))
@@ -25,18 +26,20 @@ def cubic(a, b):
 @pytest.mark.parametrize("unbiased", [True, False])
 @pytest.mark.parametrize("block", [3, 100])
 def test_all_pairs_whatever_the_block(rng, unbiased, block):
-    x, y = rng.normal(size=(10, 4)), rng.normal(size=(7, 4)) + 1
+    x = rng.normal(size=(10, 4))
+    y = rng.normal(size=(7, 4)) + 1
     found = kernel_distance.mmd2(kernel_distance.cubic, x, y, unbiased, block)
     assert found.value == pytest.approx(by_pairs(cubic, x, y, unbiased), rel=1e-12)
     assert (found.samples, found.reference) == (10, 7)
-    rbf = lambda a, b: math.exp(-math.dist(a, b) ** 2 / (2 * 1.5**2))
+    rbf = lambda a, b: math.exp(-(math.dist(a, b) ** 2) / (2 * 1.5**2))
     found = kernel_distance.mmd2(kernel_distance.gaussian(1.5), x, y, unbiased, block)
     assert found.value == pytest.approx(by_pairs(rbf, x, y, unbiased), rel=1e-10)
 
 
 def test_by_hand():
     """x = 0, 1 and y = 0, 2 in one dimension: k = 1, 1, 8; 1, 1, 125; cross 1, 1, 1, 27."""
-    x, y = np.array([[0.0], [1.0]]), np.array([[0.0], [2.0]])
+    x = np.array([[0.0], [1.0]])
+    y = np.array([[0.0], [2.0]])
     unbiased = kernel_distance.mmd2(kernel_distance.cubic, x, y)
     assert unbiased.value == pytest.approx(1 + 1 - 2 * (1 + 1 + 1 + 27) / 4)
     biased = kernel_distance.mmd2(kernel_distance.cubic, x, y, unbiased=False)
@@ -47,7 +50,8 @@ def test_unbiased_for_gaussians_with_the_error_that_it_says(rng):
     """The kernel exp(-|x - y|^2 / 2) between N(0, I) and N(m, I): 2 3^(-D/2) (1 - exp(-|m|^2 / 6))."""
     dim, shift = 3, 1.0
     expected = 2 * 3 ** (-dim / 2) * (1 - np.exp(-dim * shift**2 / 6))
-    kernel, draw = kernel_distance.gaussian(1.0), lambda rows: rng.normal(size=(rows, dim))
+    kernel = kernel_distance.gaussian(1.0)
+    draw = lambda rows: rng.normal(size=(rows, dim))
     draws = [kernel_distance.mmd2(kernel, draw(60), draw(80) + shift) for _ in range(500)]
     values = np.array([draw.value for draw in draws])
     assert values.mean() == pytest.approx(expected, abs=4 * values.std() / 500**0.5)
@@ -55,7 +59,8 @@ def test_unbiased_for_gaussians_with_the_error_that_it_says(rng):
 
 
 def test_kid_is_the_mean_over_subsets(rng):
-    x, y = rng.normal(size=(40, 3)), rng.normal(size=(30, 3)) + 0.5
+    x = rng.normal(size=(40, 3))
+    y = rng.normal(size=(30, 3)) + 0.5
     kid = kernel_distance.kid(x, y, subsets=200, size=20, seed=1)
     full = kernel_distance.mmd2(kernel_distance.cubic, x, y).value
     assert kid.value == pytest.approx(full, abs=5 * kid.standard_error)  # a subset's mean is the full estimate
@@ -69,9 +74,10 @@ def test_kid_is_the_mean_over_subsets(rng):
 
 
 def test_cmmd_is_the_biased_estimate_of_directions(rng):
-    x, y = rng.normal(size=(9, 5)), rng.normal(size=(6, 5)) + 1
+    x = rng.normal(size=(9, 5))
+    y = rng.normal(size=(6, 5)) + 1
     unit = lambda rows: [row / math.sqrt(sum(row**2)) for row in rows]
-    rbf = lambda a, b: math.exp(-math.dist(a, b) ** 2 / 200)
+    rbf = lambda a, b: math.exp(-(math.dist(a, b) ** 2) / 200)
     expected = 1000 * by_pairs(rbf, unit(x), unit(y), False)
     assert kernel_distance.cmmd(x, y).value == pytest.approx(expected, rel=1e-9)
     assert kernel_distance.cmmd(7 * x, y).value == pytest.approx(expected, rel=1e-9)
@@ -87,7 +93,8 @@ def test_any_real_dtype(rng):
 
 
 def test_bad_input(rng):
-    x, y = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    x = rng.normal(size=(5, 3))
+    y = rng.normal(size=(5, 3))
     mmd2 = lambda x, y, **options: kernel_distance.mmd2(kernel_distance.cubic, x, y, **options)
     for bad in (np.nan, np.inf):
         broken = y.copy()

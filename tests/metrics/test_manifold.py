@@ -18,7 +18,8 @@ def brute_force(samples, real, manifold_k, density_k):
     real_balls = [radius(real, i, manifold_k) for i in range(len(real))]
     sample_balls = [radius(samples, i, manifold_k) for i in range(len(samples))]
     dense = [radius(real, i, density_k) for i in range(len(real))]
-    n, m = range(len(samples)), range(len(real))
+    n = range(len(samples))
+    m = range(len(real))
     return {
         "precision": sum(any(near[i][j] <= real_balls[j] for j in m) for i in n) / len(n),
         "recall": sum(any(near[i][j] <= sample_balls[i] for i in n) for j in m) / len(m),
@@ -87,7 +88,8 @@ def test_disjoint_sets(rng):
 
 
 def test_smallest_distances(rng):
-    rows, others = rng.normal(size=(23, 4)), rng.normal(size=(11, 4))
+    rows = rng.normal(size=(23, 4))
+    others = rng.normal(size=(11, 4))
     squared = np.square(rows[:, None] - others[None]).sum(-1)
     np.testing.assert_allclose(pairwise.smallest(rows, others, 3, block=4), np.sort(squared, axis=1)[:, :3], rtol=1e-12)
     own = np.sort(np.square(rows[:, None] - rows[None]).sum(-1), axis=1)[:, 1:4]  # the first is 0, the row itself

@@ -27,7 +27,8 @@ def test_nearest_rows(rng, block, dtype):
 
 @pytest.mark.parametrize("block", [4, 1000])
 def test_most_similar_rows(rng, block):
-    train, queries = rng.normal(size=(19, 5)), rng.normal(size=(9, 5))
+    train = rng.normal(size=(19, 5))
+    queries = rng.normal(size=(9, 5))
     queries[0] = 3 * train[7]
     queries[1] = -train[2]
     cosines, index = memorisation.most_similar(queries, train, block)
@@ -39,7 +40,8 @@ def test_most_similar_rows(rng, block):
 
 
 def test_authenticity(rng):
-    train, samples = rng.normal(size=(30, 3)), rng.normal(size=(40, 3))
+    train = rng.normal(size=(30, 3))
+    samples = rng.normal(size=(40, 3))
     samples[:5] = train[10:15]
     authentic = 0
     for sample in samples:
@@ -97,7 +99,9 @@ def test_data_copying_in_one_cell(rng):
 def test_data_copying_in_cells(rng):
     centres = np.array([[-10.0, 0], [10, 0], [0, 10]])
     around = lambda counts: np.concatenate([rng.normal(size=(n, 2)) + c for n, c in zip(counts, centres)])
-    train, held_out, samples = around((20, 20, 20)), around((5, 15, 10)), around((8, 9, 2))
+    train = around((20, 20, 20))
+    held_out = around((5, 15, 10))
+    samples = around((8, 9, 2))
     found = memorisation.data_copying(samples, held_out, train, centres, least=3)
 
     def expected(seen, real, drawn):

@@ -27,7 +27,8 @@ def test_exact_whatever_the_block(rng, shape, block):
 
 
 def test_extreme_bytes_do_not_overflow_exactness():
-    black, white = np.zeros((1, 64, 64, 3), np.uint8), np.full((1, 64, 64, 3), 255, np.uint8)
+    black = np.zeros((1, 64, 64, 3), np.uint8)
+    white = np.full((1, 64, 64, 3), 255, np.uint8)
     white[0, 0, 0, 0] = 254
     distance, _ = neighbours.nearest(white, black)
     assert distance[0] == np.sqrt(255**2 * (64 * 64 * 3 - 1) + 254**2) / 255
@@ -35,7 +36,8 @@ def test_extreme_bytes_do_not_overflow_exactness():
 
 def test_copying_shows(rng):
     draw = lambda n: rng.integers(0, 256, (n, 5, 5, 1), dtype=np.uint8)
-    train, held_out = draw(200), draw(300)
+    train = draw(200)
+    held_out = draw(300)
     honest = neighbours.copying(draw(400), held_out, train)
     assert honest["share_below_held_out_percentile"]["5"] < 0.12
     assert honest["samples"]["exact_duplicates"] == 0 and honest["samples"]["count"] == 400

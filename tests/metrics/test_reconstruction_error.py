@@ -6,7 +6,8 @@ import pytest
 
 from diffusion.metrics.reconstruction_error import psnr, ssim
 
-SSIM, PSNR = jax.jit(ssim), jax.jit(psnr)
+SSIM = jax.jit(ssim)
+PSNR = jax.jit(psnr)
 
 
 def drawn(*shape, seed=0):
@@ -18,21 +19,25 @@ def written_out(x, y):
     place = np.arange(11) - 5
     weights = np.exp(-(place[:, None] ** 2 + place**2) / (2 * 1.5**2))
     weights /= weights.sum()
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    c1 = (0.01 * 255) ** 2
+    c2 = (0.03 * 255) ** 2
     values = []
     for i in range(x.shape[0] - 10):
         for j in range(x.shape[1] - 10):
             for c in range(x.shape[2]):
                 a, b = (z[i : i + 11, j : j + 11, c].astype(np.float64) for z in (x, y))
-                ma, mb = (weights * a).sum(), (weights * b).sum()
-                va, vb = (weights * (a - ma) ** 2).sum(), (weights * (b - mb) ** 2).sum()
+                ma = (weights * a).sum()
+                mb = (weights * b).sum()
+                va = (weights * (a - ma) ** 2).sum()
+                vb = (weights * (b - mb) ** 2).sum()
                 cov = (weights * (a - ma) * (b - mb)).sum()
                 values.append((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
     return np.mean(values)
 
 
 def test_psnr_is_its_definition():
-    x, y = drawn(3, 5, 4, 3), drawn(3, 5, 4, 3, seed=1)
+    x = drawn(3, 5, 4, 3)
+    y = drawn(3, 5, 4, 3, seed=1)
     error = np.square(x.astype(float) - y).mean((1, 2, 3))
     np.testing.assert_allclose(PSNR(x, y), 10 * np.log10(255**2 / error), rtol=1e-6)
     off = np.full_like(x, 7)

@@ -64,7 +64,8 @@ def test_a_killed_gathering_goes_on_bit_for_bit(images, tmp_path, monkeypatch, d
     calls = []
     with pytest.raises(KeyboardInterrupt):
         references.gather(image_sets.from_array(images), space(calls=calls, dies_after=dies_after), ("main",), tmp_path)
-    done, calls = sum(calls), []
+    done = sum(calls)
+    calls = []
     found = references.gather(image_sets.from_array(images), space(calls=calls), ("main",), tmp_path)
     assert done >= dies_after and done + sum(calls) == 1300 and found.found == done
     same(straight, found)
@@ -185,7 +186,9 @@ def test_another_protocol_or_network_is_refused_by_its_fields(made):
     tf, torch = (references.inception_space(net, protocols.PROTOCOLS[name]).identity for name in ("adm", "pytorch-fid"))
     assert len(statistics.differences(tf, torch)) == 2  # resize and scaling
     assert statistics.differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == [
-        "b: made with 2, asked for None", "c: made with None, asked for 3"]  # fmt: skip
+        "b: made with 2, asked for None",
+        "c: made with None, asked for 3",
+    ]
     assert not statistics.differences(tf, references.inception_space(net, protocols.PROTOCOLS["edm"]).identity)
 
 
@@ -220,10 +223,12 @@ def test_foreign_files(images, tmp_path):
 def test_files_that_are_no_statistics(images, tmp_path):
     _, mean, m2 = exact(images)
     bad = {
-        "nan": (mean, np.where(m2 > 0, np.nan, m2), "NaN"), "shape": (mean, m2[:3], "shape"),
+        "nan": (mean, np.where(m2 > 0, np.nan, m2), "NaN"),
+        "shape": (mean, m2[:3], "shape"),
         "skew": (mean, m2 + np.triu(np.ones((5, 5))) * m2.max(), "not symmetric"),
-        "minus": (mean, -m2, "diagonal"), "ints": (mean.astype(int), m2, "not floating"),
-    }  # fmt: skip
+        "minus": (mean, -m2, "diagonal"),
+        "ints": (mean.astype(int), m2, "not floating"),
+    }
     for name, (mu, sigma, match) in bad.items():
         np.savez(tmp_path / f"{name}.npz", mu=mu, sigma=sigma)
         with pytest.raises(StatisticsError, match=match):
@@ -242,9 +247,15 @@ def test_files_that_are_no_statistics(images, tmp_path):
     text = json.dumps({"format": 99, "sha256": "", "count": 2, "taps": []})
     safetensors.numpy.save_file({"x": mean}, tmp_path / "new.safetensors", {"statistics": text})
     np.savez(tmp_path / "mu.npz", mu=mean)
-    for name, match in [("pickled.npz", "pickles"), ("a.pkl", "is a pickle"), ("x.safetensors", "no statistics"),
-                        ("new.safetensors", "format 99"), ("mu.npz", "holds mu"), ("no.npz", "is not there|cannot be"),
-                        ("no.safetensors", "cannot be read")]:  # fmt: skip
+    for name, match in [
+        ("pickled.npz", "pickles"),
+        ("a.pkl", "is a pickle"),
+        ("x.safetensors", "no statistics"),
+        ("new.safetensors", "format 99"),
+        ("mu.npz", "holds mu"),
+        ("no.npz", "is not there|cannot be"),
+        ("no.safetensors", "cannot be read"),
+    ]:
         with pytest.raises((StatisticsError, ImageSetError), match=match):
             references.open_reference(str(tmp_path / name))
 

@@ -22,10 +22,9 @@ def at(line, x):
 @pytest.mark.parametrize("name", ["bilinear_tf1", "bilinear_torch"])
 def test_bilinear_is_its_definition(name, size, to):
     line = np.random.default_rng(0).uniform(0, 255, size)
-    where = {
-        "bilinear_tf1": lambda i: i * size / to,
-        "bilinear_torch": lambda i: max((i + 0.5) * size / to - 0.5, 0),
-    }[name]  # fmt: skip
+    where = {"bilinear_tf1": lambda i: i * size / to, "bilinear_torch": lambda i: max((i + 0.5) * size / to - 0.5, 0)}[
+        name
+    ]
     expected = [at(line, where(i)) for i in range(to)]
     np.testing.assert_allclose(resizing.RESIZES[name](size, to) @ line, expected, rtol=1e-5, atol=1e-3)
 

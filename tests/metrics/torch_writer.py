@@ -41,9 +41,11 @@ def tensor(key, dtype, shape, strides=None, offset=0, kind=None):
     kind = name("torch", kind or KINDS[np.dtype(dtype).name])
     storage = tuple_of(text("storage"), kind, text(key), text("cpu"), integer(int(np.prod(shape)))) + b"Q"
     numbers = [integer(offset), tuple_of(*map(integer, shape)), tuple_of(*map(integer, strides))]
-    return name("torch._utils", "_rebuild_tensor_v2") + tuple_of(
-        storage, *numbers, b"\x89", name("collections", "OrderedDict") + b")R"
-    ) + b"R"  # fmt: skip
+    return (
+        name("torch._utils", "_rebuild_tensor_v2")
+        + tuple_of(storage, *numbers, b"\x89", name("collections", "OrderedDict") + b")R")
+        + b"R"
+    )
 
 
 def dictionary(items):
@@ -54,9 +56,12 @@ def dictionary(items):
 
 def module(attributes):
     """An object of TorchScript: a class of its own, and a state."""
-    return name("__torch__.some.where", "Module") + b")\x81}(" + b"".join(
-        text(key) + value for key, value in attributes.items()
-    ) + b"ub"  # fmt: skip
+    return (
+        name("__torch__.some.where", "Module")
+        + b")\x81}("
+        + b"".join(text(key) + value for key, value in attributes.items())
+        + b"ub"
+    )
 
 
 def state(tensors):
@@ -74,8 +79,9 @@ def script(tensors):
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = tensor(str(i), array.dtype, array.shape)
-    build = lambda node: module({"training": b"\x89", **{k: build(v) if isinstance(v, dict) else v
-                                                         for k, v in node.items()}})  # fmt: skip
+    build = lambda node: module(
+        {"training": b"\x89", **{k: build(v) if isinstance(v, dict) else v for k, v in node.items()}}
+    )
     return whole(build(tree)), [array.tobytes() for array in tensors.values()]
 
 

@@ -25,13 +25,13 @@ class Backbone(NamedTuple):
     """A tiny network.
 
     Attributes:
-      module: the network, float32.
-      shape: (H, W, C) of its images.
-      condition: batch -> what it is told, as numpy arrays, no two examples alike.
-      doors: (batch, scale) -> entries for adapters; at scale 0 they change nothing.
-      untrained: regular expression of the parameters that have no gradient, or one of rounding alone: the bias of keys
-        moves all scores of a query alike.
-      tensor: devices that its heads are divided over in test_sharded_backbones.py; 1 for one that has but one.
+        module: the network, float32.
+        shape: (H, W, C) of its images.
+        condition: batch -> what it is told, as numpy arrays, no two examples alike.
+        doors: (batch, scale) -> entries for adapters; at scale 0 they change nothing.
+        untrained: regular expression of the parameters that have no gradient, or one of rounding alone: the bias of
+            keys moves all scores of a query alike.
+        tensor: devices that its heads are divided over in test_sharded_backbones.py; 1 for one that has but one.
     """
 
     module: nn.Module
@@ -77,50 +77,73 @@ BACKBONES = {
     "dit": Backbone(DiT(**TOKENS, num_classes=CLASSES), (8, 8, 4), labels),
     "dit, rotary": Backbone(
         DiT(**TOKENS | {"heads": 6}, num_classes=0, norm="rmsnorm", mlp="swiglu", positions="rope", qk_norm=True),
-        (8, 8, 4), lambda batch: None,
+        (8, 8, 4),
+        lambda batch: None,
     ),
     "pixart": Backbone(
-        PixArt((8, 8, 4), **TOKENS, text_width=TEXT, learn_sigma=False, sized=True), (8, 8, 4),
-        words("text_mask", "size"), pixart_doors, r"key/bias$",
+        PixArt((8, 8, 4), **TOKENS, text_width=TEXT, learn_sigma=False, sized=True),
+        (8, 8, 4),
+        words("text_mask", "size"),
+        pixart_doors,
+        r"key/bias$",
     ),
     "u_vit, class": Backbone(
-        UViT((8, 8, 4), **TOKENS, num_classes=CLASSES, time_mlp=True), (8, 8, 4), labels, residuals(3, 18, 24),
+        UViT((8, 8, 4), **TOKENS, num_classes=CLASSES, time_mlp=True), (8, 8, 4), labels, residuals(3, 18, 24)
     ),
     "u_vit, text": Backbone(UViT((8, 8, 4), **TOKENS, text_width=TEXT, text_tokens=5), (8, 8, 4), words()),
     "mmdit": Backbone(
-        MMDiT(4, 4, **TOKENS | {"depth": 3}, text_width=TEXT, pooled_width=POOLED, positions=6, sample_size=8, dual=1,
-              qk_norm=True),
-        (8, 8, 4), words("pooled"),
+        MMDiT(
+            4,
+            4,
+            **TOKENS | {"depth": 3},
+            text_width=TEXT,
+            pooled_width=POOLED,
+            positions=6,
+            sample_size=8,
+            dual=1,
+            qk_norm=True,
+        ),
+        (8, 8, 4),
+        words("pooled"),
         untrained="positions_table|last_block/text/attention/query_norm",  # a fixed table; queries that none asks
     ),
     "flux": Backbone(
-        Flux(4, 4, 24, 2, 2, 2, TEXT, POOLED, (4, 4, 4), strength=True), (8, 8, 4), words("pooled", "strength"),
+        Flux(4, 4, 24, 2, 2, 2, TEXT, POOLED, (4, 4, 4), strength=True), (8, 8, 4), words("pooled", "strength")
     ),
     "unet, ddpm": Backbone(
-        UNet((8, 16), 1, (1,), heads=2, groups=4, frequency_shift=1, padding="end"), (8, 8, 3), lambda batch: None,
+        UNet((8, 16), 1, (1,), heads=2, groups=4, frequency_shift=1, padding="end"), (8, 8, 3), lambda batch: None
     ),
     "unet, adm": Backbone(
-        UNet((8, 16), 1, (1,), num_classes=CLASSES, heads=None, head_size=8, groups=4, scale_shift=True,
-             resample="block"),
-        (8, 8, 3), labels,
+        UNet(
+            (8, 16), 1, (1,), num_classes=CLASSES, heads=None, head_size=8, groups=4, scale_shift=True, resample="block"
+        ),
+        (8, 8, 3),
+        labels,
     ),
     "ddpm++": Backbone(
-        SongUNet(8, 8, (1, 2), 1, (4,), num_classes=CLASSES, augmentations=2), (8, 8, 3),
-        lambda batch: {"label": labels(batch), "augment": drawn(batch, 2)}, tensor=1,
+        SongUNet(8, 8, (1, 2), 1, (4,), num_classes=CLASSES, augmentations=2),
+        (8, 8, 3),
+        lambda batch: {"label": labels(batch), "augment": drawn(batch, 2)},
+        tensor=1,
     ),
     "ncsn++": Backbone(
-        SongUNet(8, 8, (1, 2), 1, (4,), clock="fourier", encoder="residual", taps=(1, 3, 3, 1)), (8, 8, 3),
-        lambda batch: None, untrained="^frequencies", tensor=1,
+        SongUNet(8, 8, (1, 2), 1, (4,), clock="fourier", encoder="residual", taps=(1, 3, 3, 1)),
+        (8, 8, 3),
+        lambda batch: None,
+        untrained="^frequencies",
+        tensor=1,
     ),
     "edm2": Backbone(
-        EDM2UNet(8, 8, (1, 2), 1, (4,), num_classes=CLASSES, head_size=8), (8, 8, 3), labels, untrained="^fourier/",
+        EDM2UNet(8, 8, (1, 2), 1, (4,), num_classes=CLASSES, head_size=8), (8, 8, 3), labels, untrained="^fourier/"
     ),
     "conditional_unet": Backbone(
-        ConditionalUNet((8, 16), (1, 1), (2, 2), TEXT, layers=1, groups=4, linear=True, added_width=POOLED + 6 * 8,
-                        size_width=8),
-        (8, 8, 4), words("text_mask", "pooled", "size"),
+        ConditionalUNet(
+            (8, 16), (1, 1), (2, 2), TEXT, layers=1, groups=4, linear=True, added_width=POOLED + 6 * 8, size_width=8
+        ),
+        (8, 8, 4),
+        words("text_mask", "pooled", "size"),
     ),
-}  # fmt: skip
+}
 
 
 def inputs(backbone, batch=2):

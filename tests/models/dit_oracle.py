@@ -43,7 +43,8 @@ def turn(x, rows, columns):
     out = np.zeros_like(x)
     for n in range(rows * columns):
         for axis, place in enumerate((n // columns, n % columns)):
-            a, b = 2 * axis * quarter, (2 * axis + 1) * quarter
+            a = 2 * axis * quarter
+            b = (2 * axis + 1) * quarter
             z = (x[n, a:b] + 1j * x[n, b : b + quarter]) * np.exp(1j * place * w)
             out[n, a:b], out[n, b : b + quarter] = z.real, z.imag
     return out
@@ -60,7 +61,8 @@ def attend(p, x, heads, rope):
             q = rmsnorm(q) * p["query_norm"]["scale"]
             k = rmsnorm(k) * p["key_norm"]["scale"]
         if rope:
-            q, k = turn(q, *rope), turn(k, *rope)
+            q = turn(q, *rope)
+            k = turn(k, *rope)
         weights = np.exp(q @ k.T / np.sqrt(width // heads))
         mixed[:, head] = weights / weights.sum(-1, keepdims=True) @ v
     return mixed.reshape(n, width) @ p["out"]["kernel"].reshape(width, width) + p["out"]["bias"]
@@ -81,7 +83,8 @@ def modulate(x, shift, scale):
 def forward(params, image, t, label, *, patch, heads, depth, norm="layernorm", mlp="gelu", positions="sincos"):
     """One image [H, W, C], one time, one label (or None) -> the network's output [H, W, C_out]."""
     norm = {"layernorm": layernorm, "rmsnorm": rmsnorm}[norm]
-    rows, columns = image.shape[0] // patch, image.shape[1] // patch
+    rows = image.shape[0] // patch
+    columns = image.shape[1] // patch
     patches = [
         image[i * patch : (i + 1) * patch, j * patch : (j + 1) * patch].ravel()
         for i in range(rows)
@@ -111,7 +114,8 @@ def forward(params, image, t, label, *, patch, heads, depth, norm="layernorm", m
     channels = x.shape[-1] // patch**2
     out = np.zeros((*image.shape[:2], channels))
     for n in range(rows * columns):
-        i, j = n // columns * patch, n % columns * patch
+        i = n // columns * patch
+        j = n % columns * patch
         out[i : i + patch, j : j + patch] = x[n].reshape(patch, patch, channels)
     return out
 

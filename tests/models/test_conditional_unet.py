@@ -20,16 +20,29 @@ from diffusion.models.interchange.conditional_unet_tables import PUBLISHED, buil
 from tests.models.interchange import published
 from tests.peers.made_weights import made
 
-TINY = ConditionalUNet(widths=(16, 32), depths=(2, 0), heads=(2, 4), text_width=12, layers=1, groups=4, added_width=20,
-                       size_width=2, strength_width=6)  # fmt: skip
+TINY = ConditionalUNet(
+    widths=(16, 32),
+    depths=(2, 0),
+    heads=(2, 4),
+    text_width=12,
+    layers=1,
+    groups=4,
+    added_width=20,
+    size_width=2,
+    strength_width=6,
+)
 slow = pytest.mark.slow
 
 
 def inputs(batch=2, channels=4, seed=0):
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    condition = {"text": draw(batch, 5, 12), "pooled": draw(batch, 8), "size": 10 + draw(batch, 6),
-                 "strength": 5 + draw(batch)}  # fmt: skip
+    condition = {
+        "text": draw(batch, 5, 12),
+        "pooled": draw(batch, 8),
+        "size": 10 + draw(batch, 6),
+        "strength": 5 + draw(batch),
+    }
     return draw(batch, 8, 4, channels), jnp.linspace(900.0, 10.0, batch), condition
 
 
@@ -84,28 +97,55 @@ def test_doors_that_let_nothing_in_change_nothing(variables):
 
 def test_residuals_and_pairs_have_the_published_shapes():
     """Of Stable Diffusion 1.5 and XL at their picture sizes: ControlNet's 13 places, IP-Adapter's 16 and 70 pairs."""
-    sd_1, xl = build(PUBLISHED["Stable Diffusion 1.x"]), build(PUBLISHED["Stable Diffusion XL"])
+    sd_1 = build(PUBLISHED["Stable Diffusion 1.x"])
+    xl = build(PUBLISHED["Stable Diffusion XL"])
     assert residual_shapes(sd_1, 64, 64) == (
-        (64, 64, 320), (64, 64, 320), (64, 64, 320), (32, 32, 320), (32, 32, 640), (32, 32, 640), (16, 16, 640),
-        (16, 16, 1280), (16, 16, 1280), (8, 8, 1280), (8, 8, 1280), (8, 8, 1280), (8, 8, 1280),
-    )  # fmt: skip
+        (64, 64, 320),
+        (64, 64, 320),
+        (64, 64, 320),
+        (32, 32, 320),
+        (32, 32, 640),
+        (32, 32, 640),
+        (16, 16, 640),
+        (16, 16, 1280),
+        (16, 16, 1280),
+        (8, 8, 1280),
+        (8, 8, 1280),
+        (8, 8, 1280),
+        (8, 8, 1280),
+    )
     assert residual_shapes(xl, 128, 96)[3:] == (
-        (64, 48, 320), (64, 48, 640), (64, 48, 640), (32, 24, 640), (32, 24, 1280), (32, 24, 1280), (32, 24, 1280),
-    )  # fmt: skip
+        (64, 48, 320),
+        (64, 48, 640),
+        (64, 48, 640),
+        (32, 24, 640),
+        (32, 24, 1280),
+        (32, 24, 1280),
+        (32, 24, 1280),
+    )
     assert extra_widths(sd_1) == (320, 320, 640, 640, 1280, 1280, *[1280] * 4, *[640] * 3, *[320] * 3)
     assert len(extra_widths(xl)) == 2 * 2 + 2 * 10 + 10 + 3 * 10 + 3 * 2
 
 
-SEGMIND = pytest.mark.parametrize("down, up, millions", [  # published as of 1.3 and 0.74 billion
-    ([1, [2, 2], [4, 4]], [[4, 4, 10], [2, 1, 1], 1], 1331), ([1, [1, 1], [2, 2]], [[2, 2, 2], [1, 1, 1], 1], 745),
-])  # fmt: skip
+SEGMIND = pytest.mark.parametrize(
+    "down, up, millions",
+    [  # published as of 1.3 and 0.74 billion
+        ([1, [2, 2], [4, 4]], [[4, 4, 10], [2, 1, 1], 1], 1331),
+        ([1, [1, 1], [2, 2]], [[2, 2, 2], [1, 1, 1], 1], 745),
+    ],
+)
 
 
 def segmind(down, up):
     """SSD-1B and Segmind-Vega: SDXL with fewer transformers, and one residual block in the middle."""
-    return build({
-        **PUBLISHED["Stable Diffusion XL"], "mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": down,
-        "reverse_transformer_layers_per_block": up})  # fmt: skip
+    return build(
+        {
+            **PUBLISHED["Stable Diffusion XL"],
+            "mid_block_type": "UNetMidBlock2D",
+            "transformer_layers_per_block": down,
+            "reverse_transformer_layers_per_block": up,
+        }
+    )
 
 
 @SEGMIND
@@ -134,9 +174,13 @@ def test_published_configs_are_the_peers(listing, name):
 @slow
 @pytest.mark.parametrize(
     ("listing", "channels", "name"),
-    [("sd15", 4, "Stable Diffusion 1.x"), ("sd21", 4, "Stable Diffusion 2.x"), ("sdxl", 4, "Stable Diffusion XL"),
-     ("sd15", 9, "Stable Diffusion 1.x inpainting")],
-)  # fmt: skip
+    [
+        ("sd15", 4, "Stable Diffusion 1.x"),
+        ("sd21", 4, "Stable Diffusion 2.x"),
+        ("sdxl", 4, "Stable Diffusion XL"),
+        ("sd15", 9, "Stable Diffusion 1.x inpainting"),
+    ],
+)
 def test_single_files_are_recognised(listing, channels, name):
     """Under the original names, as they stand beside an autoencoder and an averaged copy in one file."""
     _, shapes = published.listing(f"conditional_unet_original_full_{listing}")
@@ -169,7 +213,8 @@ def test_wrong_input_is_refused_in_words(change, message):
     x, t, condition = inputs()
     given = {"x": x, "t": t, **condition}
     given |= jax.tree.map(jnp.zeros, change, is_leaf=lambda a: isinstance(a, tuple))
-    x, t = given.pop("x"), given.pop("t")
+    x = given.pop("x")
+    t = given.pop("t")
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(TINY.init, jax.random.key(0), x, t, {k: v for k, v in given.items() if v is not None})
 
@@ -221,7 +266,8 @@ def test_fields_are_checked(fields, message):
 @slow
 def test_the_house_around_it(variables):
     """A guided sample of three steps reads the prompt, and a training step moves every parameter."""
-    schedule, parameterization = schedules.scaled_linear(), parameterizations.epsilon(parameterizations.steps())
+    schedule = schedules.scaled_linear()
+    parameterization = parameterizations.epsilon(parameterizations.steps())
     x, _, condition = inputs()
     null = {**condition, "text": jnp.zeros_like(condition["text"])}
     network = lambda variables: lambda x, t, c: TINY.apply(variables, x, t, c)
@@ -269,7 +315,8 @@ def test_remat_changes_nothing():
 def test_a_control_net_fits_the_door():
     """Its residuals go where the U-Net takes them, and add nothing at the start; a hint of another size is refused."""
     x, t, condition = inputs()
-    control, hint = ControlNet(TINY, (4, 6)), jnp.ones((2, 16, 8, 3))
+    control = ControlNet(TINY, (4, 6))
+    hint = jnp.ones((2, 16, 8, 3))
     variables = jax.jit(control.init)(jax.random.key(0), x, t, condition, hint)
     residuals = apply(control, variables, x, t, condition, hint)
     assert all((residual == 0).all() for residual in residuals)

@@ -135,8 +135,10 @@ def test_an_objective_has_a_gradient_in_every_parameter(name):
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     assert np.isfinite(value) and value > 0
-    sizes = {jax.tree_util.keystr(path, simple=True, separator="/"): float(np.abs(leaf).max())
-             for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}  # fmt: skip
+    sizes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): float(np.abs(leaf).max())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+    }
     assert np.isfinite(list(sizes.values())).all()
     silent = [path for path, size in sizes.items() if not size > 1e-6 * max(sizes.values())]
     assert [path for path in silent if not re.search(backbone.untrained, path)] == []
@@ -147,12 +149,14 @@ def test_an_objective_has_a_gradient_in_every_parameter(name):
 def test_guidance_runs_both_branches_in_one_call(name, at):
     """The two branches of one example are the two examples of a batch."""
     apply, x, t, condition, _ = at
-    velocity, rows = parameterizations.velocity(), [tree(condition, lambda a, i=i: a[i : i + 1]) for i in (0, 1)]
+    velocity = parameterizations.velocity()
+    rows = [tree(condition, lambda a, i=i: a[i : i + 1]) for i in (0, 1)]
     branches = guidance.together(apply, SCHEDULE, velocity, tuple(rows))
     found = branches(x[:1], t[:1])
     both = apply(np.stack([x[0], x[0]]), np.stack([t[0], t[0]]), condition)
     for i, prediction in enumerate(found):
-        x0, eps = prediction.x0[0], prediction.eps[0]
+        x0 = prediction.x0[0]
+        eps = prediction.eps[0]
         np.testing.assert_allclose(eps - x0, both[i], rtol=1e-4, atol=1e-4 * np.abs(both).max())
     assert np.abs(found[0].x0 - found[1].x0).max() > 1e-4
 

@@ -57,9 +57,15 @@ def test_forward_pass_is_the_papers(fields):
     options = {k: fields[k] for k in ("norm", "mlp", "positions") if k in fields}
     for i in range(2):
         expected = dit_oracle.forward(
-            wide, np.asarray(x[i], np.float64), float(t[i]), int(labels[i]) if model.num_classes else None,
-            patch=model.patch, heads=model.heads, depth=model.depth, **options,
-        )  # fmt: skip
+            wide,
+            np.asarray(x[i], np.float64),
+            float(t[i]),
+            int(labels[i]) if model.num_classes else None,
+            patch=model.patch,
+            heads=model.heads,
+            depth=model.depth,
+            **options,
+        )
         np.testing.assert_allclose(out[i], expected, atol=2e-4 * np.abs(expected).max())
 
 
@@ -87,26 +93,32 @@ def published_parameters(width, depth, patch, channels=4, classes=1000):
     )
     return (
         linear(patch**2 * channels, width)  # the patch embedding
-        + linear(256, width) + linear(width, width)  # the timestep's MLP
+        + linear(256, width)
+        + linear(width, width)  # the timestep's MLP
         + (classes + 1) * width  # labels and the null class
         + depth * block
         + linear(width, 2 * width)  # the final layer's adaLN
         + linear(width, patch**2 * 2 * channels)  # epsilon and sigma
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
     ("size", "width", "depth", "millions"),
-    [("S", 384, 12, (33, 33, 33)), ("B", 768, 12, (130, 130, 131)), ("L", 1024, 24, (458, 458, 459)),
-     ("XL", 1152, 28, (675, 675, 676))],
-)  # fmt: skip
+    [
+        ("S", 384, 12, (33, 33, 33)),
+        ("B", 768, 12, (130, 130, 131)),
+        ("L", 1024, 24, (458, 458, 459)),
+        ("XL", 1152, 28, (675, 675, 676)),
+    ],
+)
 def test_published_sizes(size, width, depth, millions):
     # The paper's table 4 counts what is trained: with the fixed positions that its code stores beside the weights,
     # (32 / patch)^2 * width numbers, B/2 would round to 131 M. Ours are no parameters.
     for patch, expected in zip((2, 4, 8), millions):
         model = dit_preset(f"{size}/{patch}", num_classes=1000, learn_sigma=True)
         x = jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32)
-        t, labels = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+        t = jax.ShapeDtypeStruct((1,), jnp.float32)
+        labels = jax.ShapeDtypeStruct((1,), jnp.int32)
         variables = jax.eval_shape(model.init, jax.random.key(0), x, t, labels)
         assert jax.eval_shape(model.apply, variables, x, t, labels).shape == (1, 32, 32, 8)
         leaves = jax.tree.leaves(variables)
@@ -120,29 +132,33 @@ def test_published_sizes(size, width, depth, millions):
 def test_forward_mode(attention):
     model, variables = build(attention=attention)
     x, t, labels = inputs()
-    dx, dt = jax.random.normal(jax.random.key(2), x.shape), jnp.ones_like(t)
+    dx = jax.random.normal(jax.random.key(2), x.shape)
+    dt = jnp.ones_like(t)
     _, out = jax.jit(lambda: jax.jvp(lambda x, t: model.apply(variables, x, t, labels), (x, t), (dx, dt)))()
 
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     ends = [
         dit_oracle.forward(
-            wide, np.asarray(x[0], np.float64) + h * np.asarray(dx[0], np.float64), float(t[0]) + h, int(labels[0]),
-            patch=model.patch, heads=model.heads, depth=model.depth,
+            wide,
+            np.asarray(x[0], np.float64) + h * np.asarray(dx[0], np.float64),
+            float(t[0]) + h,
+            int(labels[0]),
+            patch=model.patch,
+            heads=model.heads,
+            depth=model.depth,
         )
         for h in (1e-6, -1e-6)
-    ]  # fmt: skip
+    ]
     expected = (ends[0] - ends[1]) / 2e-6
     np.testing.assert_allclose(out[0], expected, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [*({"remat": remat} for remat in ("full", "dots")), {"unroll": 99}],
-)
+@pytest.mark.parametrize("options", [*({"remat": remat} for remat in ("full", "dots")), {"unroll": 99}])
 def test_remat_and_unrolling_change_nothing(options):
     model, variables = build()
-    plain, other = gradient(model, variables), gradient(model.clone(**options), variables)
+    plain = gradient(model, variables)
+    other = gradient(model.clone(**options), variables)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * jnp.abs(a).max())
 
@@ -163,7 +179,8 @@ def test_bfloat16_is_close_and_keeps_float32_outside():
     half = model.clone(dtype="bfloat16")
     shapes = jax.eval_shape(half.init, jax.random.key(0), x, t, labels)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    exact, rounded = apply(model, variables, x, t, labels), apply(half, variables, x, t, labels)
+    exact = apply(model, variables, x, t, labels)
+    rounded = apply(half, variables, x, t, labels)
     assert rounded.dtype == jnp.float32
     error = jnp.linalg.norm(rounded - exact) / jnp.linalg.norm(exact)
     assert 0 < error < 16 * 2**-8

@@ -54,7 +54,8 @@ def apply(model, params):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_learns_by_flow_matching_with_and_without_remat(name):
-    model, params = NETWORKS[name], parameters(NETWORKS[name])
+    model = NETWORKS[name]
+    params = parameters(NETWORKS[name])
     x, _, condition = inputs(model)
     objective = objectives.flow_matching(timesteps.logit_normal(SCHEDULE), clock=CLOCKS[name])
     keys = jax.random.split(jax.random.key(2), 2)
@@ -67,7 +68,8 @@ def test_every_parameter_learns_by_flow_matching_with_and_without_remat(name):
 
         return jax.jit(jax.value_and_grad(loss))(params)
 
-    plain, again = gradients(model), gradients(model.clone(remat="full"))
+    plain = gradients(model)
+    again = gradients(model.clone(remat="full"))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * jnp.abs(a).max())
     # A table that is not trained, and queries of the text where nothing needs what they find.
@@ -80,9 +82,11 @@ def test_every_parameter_learns_by_flow_matching_with_and_without_remat(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_guided_samples_are_those_of_separate_calls(name):
-    model, params = NETWORKS[name], parameters(NETWORKS[name])
+    model = NETWORKS[name]
+    params = parameters(NETWORKS[name])
     x, _, condition = inputs(model)
-    network, velocity = apply(model, params), parameterizations.velocity(CLOCKS[name])
+    network = apply(model, params)
+    velocity = parameterizations.velocity(CLOCKS[name])
     conditions = condition, told(model, key=1)
     if name == "sd3":  # a layer left out of the second branch alone
         conditions = tuple({**c, "skip": layer_masks.mask(2, 3, layers)} for c, layers in zip(conditions, ((), (1,))))
@@ -116,7 +120,8 @@ def test_one_extra_token_is_a_residual_for_every_patch():
 @pytest.mark.slow
 def test_remat_keeps_less():
     for model in NETWORKS.values():
-        kept, arguments = {}, inputs(model)
+        kept = {}
+        arguments = inputs(model)
         params = jax.eval_shape(model.init, jax.random.key(0), *arguments)
         for remat in ("none", "full"):
             run = model.clone(remat=remat).apply
@@ -136,7 +141,8 @@ def test_the_table_of_positions_starts_as_diffusers_makes_it():
 @pytest.mark.slow
 def test_rotary_positions_are_turns_in_the_complex_plane():
     rng = np.random.default_rng(0)
-    places, sizes = rng.integers(0, 60, (7, 3)), (4, 6, 6)
+    places = rng.integers(0, 60, (7, 3))
+    sizes = (4, 6, 6)
     x = rng.normal(size=(2, 7, 3, 16))
     waves = [place[:, None] / 10_000 ** (2 * np.arange(size // 2) / size) for place, size in zip(places.T, sizes)]
     expected = (x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * np.concatenate(waves, axis=1))[:, None]
@@ -211,9 +217,9 @@ def test_configs_that_ask_for_more_are_refused(family, change, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "name"), [(f, name) for f in ("SD3Transformer2DModel", "FluxTransformer2DModel")
-                         for name in FAMILIES[f].published]
-)  # fmt: skip
+    ("family", "name"),
+    [(f, name) for f in ("SD3Transformer2DModel", "FluxTransformer2DModel") for name in FAMILIES[f].published],
+)
 def test_a_single_file_is_recognised_among_the_published(family, name):
     """By names and shapes alone: fill and depth differ from Flux-dev in the channels of one tensor."""
     known = FAMILIES[family]

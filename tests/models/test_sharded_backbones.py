@@ -42,8 +42,12 @@ for name, backbone in backbones.BACKBONES.items():
 
 @pytest.mark.slow
 def test_every_backbone_splits_over_devices():
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu",
-           "PYTHONPATH": str(ROOT)}  # fmt: skip
+    env = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, timeout=1800)
     found = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}

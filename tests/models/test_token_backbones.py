@@ -18,11 +18,20 @@ U_VIT = {"shape": (8, 8, 4), "patch": 2, "width": 24, "depth": 2, "heads": 2}
 
 def test_pictures_of_any_size_span_the_same_places():
     """In a picture with twice as many patches on a side, every second one is where one of the smaller picture is."""
-    small, large = sincos_positions(2, 3, 8, span=5), sincos_positions(4, 6, 8, span=5)
+    small = sincos_positions(2, 3, 8, span=5)
+    large = sincos_positions(4, 6, 8, span=5)
     np.testing.assert_allclose(large.reshape(4, 6, 8)[::2, ::2], small.reshape(2, 3, 8), atol=1e-6)
     np.testing.assert_array_equal(sincos_positions(3, 3, 8, span=3), sincos_positions(3, 3, 8))
-    place = lambda row, column: [np.sin(column), np.sin(column / 100), np.cos(column), np.cos(column / 100),
-                                 np.sin(row), np.sin(row / 100), np.cos(row), np.cos(row / 100)]  # fmt: skip
+    place = lambda row, column: [
+        np.sin(column),
+        np.sin(column / 100),
+        np.cos(column),
+        np.cos(column / 100),
+        np.sin(row),
+        np.sin(row / 100),
+        np.cos(row),
+        np.cos(row / 100),
+    ]
     np.testing.assert_allclose(sincos_positions(4, 2, 8, span=6)[5], place(2 * 6 / 4, 1 * 6 / 2), atol=1e-6)
 
 
@@ -53,7 +62,8 @@ def test_bad_fields_are_refused_where_they_are_written(model, fields, message):
 def test_bad_doors_are_refused():
     x, t, condition = backbones.inputs(backbones.BACKBONES["pixart"])
     module = PixArt(**PIXART, sized=True)
-    tokens, pair = np.zeros((2, 16, 24), np.float32), (np.zeros((2, 3, 24), np.float32),) * 2
+    tokens = np.zeros((2, 16, 24), np.float32)
+    pair = (np.zeros((2, 3, 24), np.float32),) * 2
     for entries, message in [
         ({"residuals": (tokens,) * 3}, "1 to 2 arrays; got 3"),
         ({"residuals": (tokens[:, 1:],)}, r"\(2, 16, 24\); got \(2, 15, 24\)"),

@@ -24,10 +24,11 @@ SMALL = {"widths": (16, 32), "blocks": 1, "attention_levels": (1,), "groups": 8}
 NETWORKS = {
     "ddpm": UNet(**SMALL, padding="end", frequency_shift=1, sines_first=True),
     "adm": UNet(**SMALL, num_classes=3, scale_shift=True, resample="block", heads=None, head_size=8, out_channels=6),
-    "song": SongUNet(8, 16, (1, 2), 1, (4,), 3, 9, clock="fourier", encoder="residual", decoder="skip",
-                     taps=(1, 3, 3, 1)),
+    "song": SongUNet(
+        8, 16, (1, 2), 1, (4,), 3, 9, clock="fourier", encoder="residual", decoder="skip", taps=(1, 3, 3, 1)
+    ),
     "edm2": EDM2UNet(8, 16, (1, 2), 1, (4,), num_classes=3, head_size=16),
-}  # fmt: skip
+}
 FIXED = "frequencies|phases"  # drawn once and kept
 LABELS = jnp.array([2, 3])  # the null class is 3
 each = pytest.mark.parametrize("name", NETWORKS)
@@ -58,10 +59,15 @@ def apply(model, params, x, t, condition, **options):
 def recipe(name):
     """(schedule, what the network predicts, objective): EDM's for EDM's networks, DDPM's for the others."""
     if name in ("song", "edm2"):
-        schedule, parameterization = schedules.edm(), parameterizations.edm()
-        return schedule, parameterization, objectives.denoising(
-            parameterization, weightings.edm(), timesteps.log_normal(schedule))  # fmt: skip
-    schedule, parameterization = schedules.linear_beta(), parameterizations.epsilon(parameterizations.steps(1000))
+        schedule = schedules.edm()
+        parameterization = parameterizations.edm()
+        return (
+            schedule,
+            parameterization,
+            objectives.denoising(parameterization, weightings.edm(), timesteps.log_normal(schedule)),
+        )
+    schedule = schedules.linear_beta()
+    parameterization = parameterizations.epsilon(parameterizations.steps(1000))
     density = timesteps.discrete_density(schedule)
     if name == "adm":
         learned = parameterizations.learned_variance(parameterization)
@@ -98,7 +104,8 @@ def test_it_learns_and_samples(name):
         assert (np.abs(leaf).max() > 0) != bool(re.search(FIXED, path)), path
 
     denoise = parameterizations.denoiser(
-        functools.partial(network, trained.params), schedule, parameterization, condition=condition)
+        functools.partial(network, trained.params), schedule, parameterization, condition=condition
+    )
     grid = timesteps.karras(schedule, 3) if name in ("song", "edm2") else timesteps.uniform(schedule, 3)
     noise = jax.random.normal(jax.random.key(4), x.shape)
     start = noise * schedule.sigma(schedule.t_max)
@@ -126,9 +133,11 @@ def test_remat_keeps_less(name):
 @pytest.mark.slow
 def test_remat_changes_nothing():
     model, params = build("adm")
-    gradient = jax.jit(jax.grad(lambda params, model: jnp.mean(model.apply({"params": params}, *inputs(model)) ** 2)),
-                       static_argnums=1)  # fmt: skip
-    plain, again = gradient(params, model), gradient(params, model.clone(remat="full"))
+    gradient = jax.jit(
+        jax.grad(lambda params, model: jnp.mean(model.apply({"params": params}, *inputs(model)) ** 2)), static_argnums=1
+    )
+    plain = gradient(params, model)
+    again = gradient(params, model.clone(remat="full"))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * jnp.abs(a).max() + 1e-9)
 
@@ -143,8 +152,9 @@ def test_residuals_dropout_and_the_null_class(name):
     # [conv_in, block, resample, block], middle
     sides = [(8, 4, 16), (8, 4, 16), (4, 2, 16), (4, 2, 32), (4, 2, 32)]
     zeros = [jnp.zeros((2, *side)) for side in sides]
-    told = lambda residuals, labels=labels: {"residuals": tuple(residuals)} | (
-        {} if labels is None else {"label": labels})  # fmt: skip
+    told = lambda residuals, labels=labels: (
+        {"residuals": tuple(residuals)} | ({} if labels is None else {"label": labels})
+    )
     plain = apply(model, params, x, t, told(zeros))
     for i, place in enumerate(zeros):
         output = apply(model, params, x, t, told([*zeros[:i], place.at[0].set(1), *zeros[i + 1 :]]))
@@ -161,7 +171,8 @@ def parameters(model):
     """Number of a network's parameters."""
     side = 2 ** (len(model.widths) - 1)
     x = jax.ShapeDtypeStruct((1, side, side, getattr(model, "in_channels", 0) or model.channels), jnp.float32)
-    t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x, t, label if model.num_classes else None)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
@@ -205,15 +216,19 @@ def test_published_sizes(model, millions):
     ],
 )
 def test_bad_fields_are_refused_where_they_are_written(network, fields, message):
-    good = {UNet: SMALL, SongUNet: {"resolution": 8, "width": 16, "multipliers": (1, 2)},
-            EDM2UNet: {"resolution": 8, "width": 16, "multipliers": (1, 2), "head_size": 16,
-                       "attention_resolutions": (4,)}}[network]  # fmt: skip
+    good = {
+        UNet: SMALL,
+        SongUNet: {"resolution": 8, "width": 16, "multipliers": (1, 2)},
+        EDM2UNet: {"resolution": 8, "width": 16, "multipliers": (1, 2), "head_size": 16, "attention_resolutions": (4,)},
+    }[network]
     with pytest.raises(ValueError, match=message):
         network(**{**good, **fields})
 
 
 def test_residuals_that_do_not_fit_are_refused():
-    x, t, wide = jnp.zeros((2, 8, 4, 3)), jnp.zeros(2), jnp.zeros((2, 8, 4, 8))
+    x = jnp.zeros((2, 8, 4, 3))
+    t = jnp.zeros(2)
+    wide = jnp.zeros((2, 8, 4, 8))
     for residuals, message in [
         ((wide,), "'residuals' has 5 places in this U-Net, 4 skips"),
         ((wide,) * 5, r"'residuals'\[0\] has the shape \(2, 8, 4, 16\)"),
@@ -243,7 +258,8 @@ class Clock(SongUNet):
 @pytest.mark.parametrize("clock", ["positional", "fourier"])
 def test_song_unet_has_the_sines_of_its_clock_first(clock):
     """Karras et al.'s networks swap the halves [cos, sin] of both kinds of features; layers of ones show them."""
-    model, t = Clock(8, 8, (1,), 1, (), clock=clock), np.array([0.7, -1.3])
+    model = Clock(8, 8, (1,), 1, (), clock=clock)
+    t = np.array([0.7, -1.3])
     identity = {"kernel": jnp.eye(8, 32), "bias": jnp.zeros(32)}
     params = {"time_hidden": identity, "time_out": {"kernel": jnp.eye(32), "bias": jnp.zeros(32)}}
     if clock == "fourier":

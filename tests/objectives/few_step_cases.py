@@ -11,7 +11,9 @@ import pytest
 from diffusion import flow_maps, objectives, parameterizations, schedules, timesteps, weightings
 from tests import oracles
 
-FLOW, EDM, COSINE = schedules.rectified_flow(), schedules.edm(), schedules.cosine()
+FLOW = schedules.rectified_flow()
+EDM = schedules.edm()
+COSINE = schedules.cosine()
 DATA = oracles.tilted_gaussian()
 V = parameterizations.v()
 
@@ -42,7 +44,8 @@ MEMBERS = {
     ),
     "cd": Member(
         lambda: objectives.cd(EDM, flow_maps.consistency_boundary(), parameterizations.edm(), 18),
-        ("target", "teacher"), schedule=EDM,
+        ("target", "teacher"),
+        schedule=EDM,
     ),
     "continuous_consistency": Member(
         lambda: objectives.continuous_consistency(UNIFORM, clock=parameterizations.time(), warmup=5)
@@ -55,9 +58,7 @@ MEMBERS = {
     "mean_flow(guided)": Member(lambda: objectives.mean_flow(UNIFORM, guidance=objectives.Guidance(3, 1.5, 0.5))),
     "improved_mean_flow": Member(lambda: objectives.improved_mean_flow(UNIFORM)),
     "progressive_distillation": Member(lambda: objectives.progressive_distillation(V, V, 4), ("teacher",)),
-    "distribution_matching": Member(
-        lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")
-    ),
+    "distribution_matching": Member(lambda: objectives.distribution_matching(V, V, V, UNIFORM), ("teacher", "fake")),
     "fake_score": Member(
         lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
     ),
@@ -160,7 +161,8 @@ def exact_mean_velocity(x, clocks, condition):
     Along an eigenvector with variance c(t) = (1 - t)^2 l + t^2 it is (sqrt c_t - sqrt c_s) / (t - s) y / sqrt c_t, and
     (c_t - c_s) / (t - s) = (t + s - 2) l + t + s; the mean moves with speed -mu.
     """
-    t, s = clocks[0][:, None], (clocks[0] - clocks[1])[:, None]
+    t = clocks[0][:, None]
+    s = (clocks[0] - clocks[1])[:, None]
     variances, axes, mean = (jnp.asarray(a[0]) for a in (DATA.variances, DATA.axes, DATA.means))
     c_t, c_s = ((1 - at) ** 2 * variances + at**2 for at in (t, s))
     slope = ((t + s - 2) * variances + t + s) / (jnp.sqrt(c_t) + jnp.sqrt(c_s)) / jnp.sqrt(c_t)

@@ -35,16 +35,16 @@ class Case(NamedTuple):
     the least loss is weight times their mean variance given x_t, plus `offset` times the targets' own.
 
     Attributes:
-      make: density -> objective.
-      targets: (coefficients) -> one vector `[len(draws)]` for each C channels of the output.
-      weight: (coefficients) -> weight on the squared error of each target.
-      draws: "data" or "noise" for each of u.
-      state: (coefficients, t) -> `[len(draws)]`; (alpha, sigma) if None.
-      input_scale: (coefficients) -> what multiplies x_t before the network sees it.
-      part: the metric that is a function of the network, where the losses have further terms; None for the losses.
-      offset: (coefficients) -> see above.
-      batch: what the batch of this objective needs beside "x", from the data.
-      features: (x `[B, D]`) -> what the network returns beside its output; None for nothing.
+        make: density -> objective.
+        targets: (coefficients) -> one vector `[len(draws)]` for each C channels of the output.
+        weight: (coefficients) -> weight on the squared error of each target.
+        draws: "data" or "noise" for each of u.
+        state: (coefficients, t) -> `[len(draws)]`; (alpha, sigma) if None.
+        input_scale: (coefficients) -> what multiplies x_t before the network sees it.
+        part: the metric that is a function of the network, where the losses have further terms; None for the losses.
+        offset: (coefficients) -> see above.
+        batch: what the batch of this objective needs beside "x", from the data.
+        features: (x `[B, D]`) -> what the network returns beside its output; None for nothing.
 
     coefficients are (alpha, sigma, alpha', sigma', t).
     """
@@ -65,7 +65,9 @@ def _denoising(name, weighting, weight):
     p = getattr(parameterizations, name)()
     scale = {"edm": lambda a, s, *_: 1 / np.sqrt(0.25 * a**2 + s**2)}.get(name, lambda *_: 1.0)
     return Case(
-        lambda density: objectives.denoising(p, weighting, density), _target(name), _of_output(name, weight),
+        lambda density: objectives.denoising(p, weighting, density),
+        _target(name),
+        _of_output(name, weight),
         input_scale=scale,
     )
 

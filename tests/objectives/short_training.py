@@ -72,15 +72,15 @@ def train(players, params, schedule, steps=2000, size=256, averages=None, apply=
     """Trains, and returns {name: (x, clock, condition) -> output} of every network; "ema" is the average of "model".
 
     Args:
-      players: {name: Player}; see `diffusion.training.alternating`.
-      params: {network: parameters} of every network but the averages.
-      schedule: the process.
-      steps: of training.
-      size: of a batch.
-      averages: {network: Average} beside "ema".
-      apply: {network: function} for those that are not `network`.
-      extend: (key, batch) -> batch with more in it, such as "noise".
-      seed: of data, noise and times.
+        players: {name: Player}; see `diffusion.training.alternating`.
+        params: {network: parameters} of every network but the averages.
+        schedule: the process.
+        steps: of training.
+        size: of a batch.
+        averages: {network: Average} beside "ema".
+        apply: {network: function} for those that are not `network`.
+        extend: (key, batch) -> batch with more in it, such as "noise".
+        seed: of data, noise and times.
     """
     apply = {**dict.fromkeys(params, network), **(apply or {})}
     averages = {"ema": Average("model", exponential_moving_average(0.99)), **(averages or {})}

@@ -10,10 +10,14 @@ from diffusion import objectives, schedules
 
 @pytest.mark.parametrize("condition", [None, "label", "mapping"])
 def test_the_wrapped_objective_sees_changed_examples_and_is_told_of_the_change(condition):
-    x, label, keys = jnp.arange(6.0).reshape(3, 2), jnp.array([4, 5, 6]), jax.random.split(jax.random.key(0), 3)
+    x = jnp.arange(6.0).reshape(3, 2)
+    label = jnp.array([4, 5, 6])
+    keys = jax.random.split(jax.random.key(0), 3)
     mapping = {"label": label, "other": 2 * x}
     given = {None: {}, "label": {"condition": label}, "mapping": {"condition": mapping}}[condition]
-    seen, batch, schedule = {}, {"x": x, "index": label, **given}, schedules.rectified_flow()
+    seen = {}
+    batch = {"x": x, "index": label, **given}
+    schedule = schedules.rectified_flow()
     network = lambda x, t, condition: x
 
     def wrapped(networks, schedule, keys, batch, step):

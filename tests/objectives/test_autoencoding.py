@@ -28,7 +28,8 @@ def drawn(*shape, seed=0):
 
 @pytest.mark.slow
 def test_kl_is_that_of_gaussians():
-    mean, log_variance = drawn(B, 2, 2, 3), drawn(B, 2, 2, 3, seed=1)
+    mean = drawn(B, 2, 2, 3)
+    log_variance = drawn(B, 2, 2, 3, seed=1)
     # E_q[log q - log p] by Gauss-Hermite quadrature, which is exact for a polynomial of the second degree.
     points, weights = np.polynomial.hermite_e.hermegauss(5)
     z = np.asarray(mean)[..., None] + np.exp(np.asarray(log_variance)[..., None] / 2) * points
@@ -66,7 +67,8 @@ def test_perceptual_distance_of_two_directions():
 
 
 def test_critics_losses():
-    real, fake = jnp.array([[2.0, -1.0]]), jnp.array([[-3.0, 0.5]])
+    real = jnp.array([[2.0, -1.0]])
+    fake = jnp.array([[-3.0, 0.5]])
     np.testing.assert_allclose(autoencoding.hinge(real, fake), [0.5 * (0 + 2) / 2 + 0.5 * (0 + 1.5) / 2])
     expected = -0.5 * (np.log(1 / (1 + np.exp([-2.0, 1.0]))) + np.log(1 - 1 / (1 + np.exp([3.0, -0.5])))).mean()
     np.testing.assert_allclose(autoencoding.vanilla(real, fake), [expected], rtol=1e-6)
@@ -74,7 +76,8 @@ def test_critics_losses():
 
 @pytest.mark.slow
 def test_adaptive_weight_is_a_ratio_within_bounds():
-    a, b = jnp.array([3.0, 4.0]), jnp.array([[0.0, 2.0]])
+    a = jnp.array([3.0, 4.0])
+    b = jnp.array([[0.0, 2.0]])
     assert float(autoencoding.adaptive_weight(a, b)) == pytest.approx(5 / (2 + 1e-4), rel=1e-6)
     assert float(autoencoding.adaptive_weight(a, 0 * b)) == 1e4
     assert not jax.grad(lambda a: autoencoding.adaptive_weight(a, b))(a).any()
@@ -92,13 +95,21 @@ def linear(params, x, keys, condition=None):
     hidden = jnp.tanh(x @ params["first"])
     redo = lambda kernel: hidden @ kernel
     penalty = jnp.square(hidden).mean((1, 2, 3))
-    return Coded(redo(params["last"]), {"kl": penalty, "codebook": penalty, "commitment": 2 * penalty}, params["last"],
-                 redo, params["log_variance"])
+    return Coded(
+        redo(params["last"]),
+        {"kl": penalty, "codebook": penalty, "commitment": 2 * penalty},
+        params["last"],
+        redo,
+        params["log_variance"],
+    )
 
 
 def networks(params=PARAMS, critic=CRITIC):
-    return {"model": lambda *inputs: linear(params, *inputs), "critic": lambda x, *_: jnp.tanh(x @ critic),
-            "features": lambda x, *_: [jnp.concatenate([x, jnp.sin(x)], -1)]}
+    return {
+        "model": lambda *inputs: linear(params, *inputs),
+        "critic": lambda x, *_: jnp.tanh(x @ critic),
+        "features": lambda x, *_: [jnp.concatenate([x, jnp.sin(x)], -1)],
+    }
 
 
 def losses(objective, of=None, step=10):
@@ -110,7 +121,8 @@ def test_the_kl_autoencoders_loss_is_latent_diffusions():
     objective = autoencoding.kl_autoencoder(kl=0.7, perceptual=0.4, adversarial=0.6, start=10)
     found, metrics = losses(objective)
     coded = linear(PARAMS, X, None)
-    error, features = np.abs(X - coded.x), networks()["features"]
+    error = np.abs(X - coded.x)
+    features = networks()["features"]
     p = np.asarray(autoencoding.perceptual_distance(features(coded.x), features(X)))
     nll = ((error + 0.4 * p[:, None, None, None]) / np.exp(0.3) + 0.3).sum((1, 2, 3))
 
@@ -133,15 +145,19 @@ def test_the_kl_autoencoders_loss_is_latent_diffusions():
 @pytest.mark.parametrize("make, start", [(autoencoding.kl_autoencoder, 50_001), (autoencoding.vq_autoencoder, 250_001)])
 def test_the_critic_is_heard_from_its_start_on(make, start):
     """The authors' first steps, by the gradients of a linear decoder and a linear critic, written out."""
-    hidden, kernel, judge = np.tanh(X @ PARAMS["first"]), PARAMS["last"], drawn(2, seed=4)
+    hidden = np.tanh(X @ PARAMS["first"])
+    kernel = PARAMS["last"]
+    judge = drawn(2, seed=4)
     redo = lambda kernel: hidden @ kernel
     players = {"model": lambda *_: Coded(redo(kernel), {}, kernel, redo), "critic": lambda x, *_: x @ judge}
     found = [losses(make("l2"), players, step)[0] for step in (start - 1, start, start + 1)]
-    error, logits = X - redo(kernel), redo(kernel) @ judge
+    error = X - redo(kernel)
+    logits = redo(kernel) @ judge
     per_picture = np.square(error).mean((1, 2, 3))
     mine = np.einsum("bhwi,bhwj->ij", hidden, -2 * error) / error.size
     if make is autoencoding.kl_autoencoder:  # its errors are sums over the 32 numbers of a picture
-        per_picture, mine = 32 * per_picture, 32 * mine
+        per_picture = 32 * per_picture
+        mine = 32 * mine
     theirs = np.outer(hidden.mean((0, 1, 2)), judge)
     weight = np.linalg.norm(mine) / (np.linalg.norm(theirs) + 1e-4)
     share = 0.5 if make is autoencoding.kl_autoencoder else 0.75
@@ -161,7 +177,8 @@ def test_the_gradient_takes_the_weight_as_given_and_learns_the_variance():
         nll = jnp.abs(X - coded.x) / jnp.exp(params["log_variance"]) + params["log_variance"]
         return jnp.mean(nll.sum((1, 2, 3))) - weight * jnp.mean(jnp.tanh(coded.x @ CRITIC))
 
-    found, expected = jax.grad(total)(PARAMS), jax.grad(by_hand)(PARAMS)
+    found = jax.grad(total)(PARAMS)
+    expected = jax.grad(by_hand)(PARAMS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
     # At the optimum of the likelihood, the variance is the mean error.
     error = np.abs(X - linear(PARAMS, X, None).x).mean()
@@ -214,7 +231,8 @@ class Linear:
 @pytest.mark.parametrize("kind", ["draws", "codes", "levels"])
 def test_an_autoencoder_as_a_network(kind):
     """What it decodes, its penalties by their definitions, and the same with another kernel in place of the last."""
-    kernel, codes = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([[0.0, 0.0], [2.0, 1.0]])
+    kernel = np.array([[1.0, 2.0], [0.5, -1.0]])
+    codes = np.array([[0.0, 0.0], [2.0, 1.0]])
     params = {"factor": 3.0, "draws": kind == "draws", "decoder": {"conv_out": {"kernel": jnp.asarray(kernel)}}}
     params |= {"codebook": jnp.asarray(codes)} if kind == "codes" else {}
     network = (coding.kl_network if kind == "draws" else coding.vq_network)(Linear())
@@ -226,8 +244,11 @@ def test_an_autoencoder_as_a_network(kind):
     np.testing.assert_allclose(found.redo(2 * found.last), 2 * values @ kernel, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(found.last, np.float32(kernel))
     distance = np.square(z - codes[nearest]).mean((1, 2, 3))
-    expected = {"draws": {"kl": 0.5 * (z**2 + 199).sum((1, 2, 3))}, "levels": {},
-                "codes": {"codebook": distance, "commitment": distance}}[kind]  # fmt: skip
+    expected = {
+        "draws": {"kl": 0.5 * (z**2 + 199).sum((1, 2, 3))},
+        "levels": {},
+        "codes": {"codebook": distance, "commitment": distance},
+    }[kind]
     assert found.penalties.keys() == expected.keys() and found.log_variance == 0.25
     for name, value in expected.items():
         np.testing.assert_allclose(found.penalties[name], value, rtol=1e-4)
@@ -246,11 +267,17 @@ def test_a_patchs_logit_depends_on_its_patch_alone_and_on_no_other_picture():
     def plain(x):  # the same convolutions without norms
         for i in range(4):
             stride = 1 if i == 3 else 2
-            x = jax.lax.conv_general_dilated(x, params[f"conv_{i}"]["kernel"], (stride,) * 2, ((1, 1),) * 2,
-                                             dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            x = jax.lax.conv_general_dilated(
+                x,
+                params[f"conv_{i}"]["kernel"],
+                (stride,) * 2,
+                ((1, 1),) * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
             x = jnp.where(x > 0, x, 0.2 * x)
-        return jax.lax.conv_general_dilated(x, params["conv_out"]["kernel"], (1, 1), ((1, 1),) * 2,
-                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x, params["conv_out"]["kernel"], (1, 1), ((1, 1),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     touched = np.flatnonzero(np.abs(jax.grad(lambda x: plain(x)[0, 7, 7, 0])(x)[0]).sum((1, 2)))
     assert touched.max() - touched.min() + 1 == 70
@@ -264,19 +291,26 @@ IMAGES, _, SPLITS = digits()
 def trained(network, params, objective, steps):
     """Trains an autoencoder of digits with its critic."""
     critic = PatchDiscriminator(width=8, layers=1, groups=2)
-    players = {"autoencoder": Player(objective, "model", optax.adam(2e-3)),
-               "critic": Player(autoencoding.patch_critic(start=steps // 2), "critic", optax.adam(1e-3))}
+    players = {
+        "autoencoder": Player(objective, "model", optax.adam(2e-3)),
+        "critic": Player(autoencoding.patch_critic(start=steps // 2), "critic", optax.adam(1e-3)),
+    }
     judge = lambda params, *inputs: critic.apply({"params": params}, *inputs)
-    networks = {"model": coding.parameters(params),
-                "critic": critic.init(jax.random.key(1), jnp.zeros((1, 8, 8, 1)))["params"]}  # fmt: skip
+    networks = {
+        "model": coding.parameters(params),
+        "critic": critic.init(jax.random.key(1), jnp.zeros((1, 8, 8, 1)))["params"],
+    }
     state, seen = run(alternating(players, {"model": network, "critic": judge}, None), networks, steps)
     return state.networks["model"], seen
 
 
 def run(training, networks, steps):
     """The state after so many steps on digits, and the metrics of each."""
-    step, train, state = jax.jit(training.step, donate_argnums=0), IMAGES[SPLITS == "train"], training.init(networks)
-    rng, seen = np.random.default_rng(0), []
+    step = jax.jit(training.step, donate_argnums=0)
+    train = IMAGES[SPLITS == "train"]
+    state = training.init(networks)
+    rng = np.random.default_rng(0)
+    seen = []
     for _ in range(steps):
         rows = rng.integers(0, len(train), 32)
         batch = {"image": train[rows], "index": np.arange(32)}
@@ -299,14 +333,17 @@ def test_a_small_autoencoder_learns_the_digits(kind):
     options = {"widths": (8, 16), "layers": 1, "groups": 4, "middle_attention": False, "picture_channels": 1}
     if kind == "kl":
         module = AutoencoderKL(latent_channels=2, **options)
-        network, objective = coding.kl_network(module), autoencoding.kl_autoencoder(kl=1e-3, adversarial=0.1, start=120)
+        network = coding.kl_network(module)
+        objective = autoencoding.kl_autoencoder(kl=1e-3, adversarial=0.1, start=120)
     else:
         module = VQModel(codes=64, latent_channels=4, code_channels=4, **options)
-        network, objective = coding.vq_network(module), autoencoding.vq_autoencoder(adversarial=0.1, start=120)
+        network = coding.vq_network(module)
+        objective = autoencoding.vq_autoencoder(adversarial=0.1, start=120)
     params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     params, seen = trained(network, params, objective, 240)
     mean = np.broadcast_to(IMAGES.mean(0).round().astype(np.uint8), IMAGES.shape)
-    baseline, reached = float(jnp.mean(psnr(mean, IMAGES))), decibels(network, params)
+    baseline = float(jnp.mean(psnr(mean, IMAGES)))
+    reached = decibels(network, params)
     print(kind, baseline, reached)
     assert 10 < baseline < 12 and reached > {"kl": 19, "vq": 15}[kind]
     weights = [float(m["autoencoder/adaptive_weight"]) for m in seen]
@@ -316,11 +353,20 @@ def test_a_small_autoencoder_learns_the_digits(kind):
 @pytest.mark.slow
 def test_a_moving_codebook_brings_its_dead_codes_back_while_it_is_trained():
     """All codes but two begin far from every vector, where no gradient would ever find them."""
-    module = VQModel(codes=64, latent_channels=4, code_channels=4, widths=(8, 16), layers=1, groups=4,
-                     middle_attention=False, picture_channels=1)  # fmt: skip
+    module = VQModel(
+        codes=64,
+        latent_channels=4,
+        code_channels=4,
+        widths=(8, 16),
+        layers=1,
+        groups=4,
+        middle_attention=False,
+        picture_channels=1,
+    )
     params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     params["codebook"] = params["codebook"].at[2:].add(1e3)
-    network, test = coding.vq_network(module), to_model(IMAGES[SPLITS == "test"])
+    network = coding.vq_network(module)
+    test = to_model(IMAGES[SPLITS == "test"])
     player = Player(autoencoding.vq_autoencoder(codebook=0.0), "model", optax.adam(2e-3))
     training = alternating({"autoencoder": player}, {"model": network}, None)
     wrapped = following(training, module, 0.9, 1.0)  # codes below one vector of a batch's 512 begin anew
@@ -348,13 +394,15 @@ def test_the_codes_follow_as_the_moving_averages_do_unless_the_training_failed()
     init = lambda networks: AlternatingState(jnp.int32(0), networks, {}, {}, jnp.int32(-1))
     loss = lambda batch, key: batch["index"].sum() + jax.random.bernoulli(key, 1.0)
     rest = Alternating(init, lambda state, *drawn: (state._replace(step=state.step + 1), {"loss": loss(*drawn)}))
-    codes, x = jnp.array([[0.0, 0.0], [1.0, 1.0], [50.0, 50.0]]), drawn(B, 2, 2, 2)
+    codes = jnp.array([[0.0, 0.0], [1.0, 1.0], [50.0, 50.0]])
+    x = drawn(B, 2, 2, 2)
     networks = {"model": coding.parameters({"codebook": codes})}
     codes_of = lambda state: np.asarray(state.training.networks["model"]["autoencoder"]["codebook"])
     step = lambda training, state: training.step(state, {"x": x, "index": jnp.arange(B)}, jax.random.key(0))
 
     slow = following(rest, Vectors(), 0.9, 1e-9)  # nothing is dead
-    state, expected = slow.init(networks), quantizers.codebook_init(codes)
+    state = slow.init(networks)
+    expected = quantizers.codebook_init(codes)
     for _ in range(3):
         state, metrics = step(slow, state)
         expected = quantizers.codebook_update(expected, x, quantizers.nearest(x, expected.codes)[0], 0.9)
@@ -367,7 +415,8 @@ def test_the_codes_follow_as_the_moving_averages_do_unless_the_training_failed()
     assert int(metrics["codebook/restarted"]) == 1
     assert (codes_of(state)[2] == np.asarray(x).reshape(-1, 2)).all(1).any()  # one of the vectors
     every = following(rest, Vectors(), 0.9, 1e3)  # all codes are dead in each step: new draws each time
-    state, drawn_codes = every.init(networks), []
+    state = every.init(networks)
+    drawn_codes = []
     for _ in range(3):
         state, metrics = step(every, state)
         drawn_codes.append(codes_of(state))

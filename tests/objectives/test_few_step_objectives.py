@@ -37,8 +37,7 @@ def test_losses_are_per_example_float32_for_any_rank(name, shape):
 
 
 @pytest.mark.parametrize(
-    "name",
-    slow_but([("consistency_training",), ("distribution_matching",)], [(name,) for name in MEMBERS]),
+    "name", slow_but([("consistency_training",), ("distribution_matching",)], [(name,) for name in MEMBERS])
 )
 def test_half_precision_networks_give_finite_float32_losses_and_gradients(name):
     member = MEMBERS[name]
@@ -79,7 +78,8 @@ def test_a_missing_network_is_named(name):
 )
 def test_loss_of_an_example_does_not_depend_on_the_others(name):
     """Neither does what is drawn for it."""
-    keys, batch = jax.random.split(jax.random.key(2), 6), batch_of(6)
+    keys = jax.random.split(jax.random.key(2), 6)
+    batch = batch_of(6)
     changed = {**batch, "x": batch["x"].at[:2].set(9.0), "start": batch["start"].at[:2].set(-9.0)}
     with jax.disable_jit():
         losses, metrics = run(name, batch, keys=keys)
@@ -108,7 +108,8 @@ DECIDING = {
         lambda t, s, x_t, label: (t**2, s == t, x_t / t, label),
     ),
     "mean_flow(two times)": (
-        objectives.mean_flow(UNIFORM_STRATA, equal=0.0), lambda t, s, x_t, label: (s / t, t, x_t / t),
+        objectives.mean_flow(UNIFORM_STRATA, equal=0.0),
+        lambda t, s, x_t, label: (s / t, t, x_t / t),
     ),
     "mean_flow(guided)": (
         objectives.mean_flow(UNIFORM, equal=0.4, guidance=objectives.Guidance(1, dropout=0.3)),
@@ -169,7 +170,8 @@ def test_mean_flow_takes_the_larger_of_two_draws_on_the_diagonal_too(make, densi
     quantile = {"logit_normal": scipy.special.expit(scipy.stats.norm.ppf(u) - 0.4), "uniform": u}[density]
     larger = np.mean(2 * u * quantile)
     assert larger > quantile.mean() + 0.1
-    keys, x = jax.random.split(jax.random.key(3), 8192), jnp.zeros((8192, 1))
+    keys = jax.random.split(jax.random.key(3), 8192)
+    x = jnp.zeros((8192, 1))
     run = jax.jit(lambda keys: make(of, equal=0.5)({"model": lambda x, *_: x}, FLOW, keys, {"x": x}, 0)[1])
     t, s = (np.asarray(run(keys)[name], np.float64) for name in ("t", "s"))
     assert scipy.stats.binomtest(int((s == t).sum()), t.size, 0.5).pvalue > 1e-3
@@ -179,7 +181,8 @@ def test_mean_flow_takes_the_larger_of_two_draws_on_the_diagonal_too(make, densi
 
 def test_progressive_distillation_in_stages_is_that_of_the_stages_number_of_steps():
     """8, 4, 2 and 1 steps in stages of five: at step 12 the third, whose losses are those of N = 2."""
-    keys, batch = jax.random.split(jax.random.key(0), 6), batch_of(6)
+    keys = jax.random.split(jax.random.key(0), 6)
+    batch = batch_of(6)
     players = networks(MEMBERS["progressive_distillation"], parameters_of(MEMBERS["progressive_distillation"]))
     found, wanted = (
         objectives.progressive_distillation(V, V, N, stage=stage)(players, FLOW, keys, batch, 12)[0]
@@ -190,16 +193,20 @@ def test_progressive_distillation_in_stages_is_that_of_the_stages_number_of_step
 
 def test_progressive_distillation_guides_its_first_teacher_alone():
     """A student has the guidance built in, and would be guided anew in each stage: 2, 4, 8 times in place of 2."""
-    keys, batch = jax.random.split(jax.random.key(0), 6), batch_of(6)
+    keys = jax.random.split(jax.random.key(0), 6)
+    batch = batch_of(6)
     players = networks(MEMBERS["progressive_distillation"], parameters_of(MEMBERS["progressive_distillation"]))
-    teacher, scale, null = players["teacher"], 2.0, 3
+    teacher = players["teacher"]
+    scale = 2.0
+    null = 3
 
     def guided(x, clock, condition):
         nothing = teacher(x, clock, jnp.full_like(condition, null))
         return nothing + scale * (teacher(x, clock, condition) - nothing)
 
     losses = lambda players, step, **how: objectives.progressive_distillation(V, V, 8, stage=5, **how)(
-        players, FLOW, keys, batch, step)[0]  # fmt: skip
+        players, FLOW, keys, batch, step
+    )[0]
     built_in = {"teacher_scale": scale, "null": null}
     np.testing.assert_allclose(losses(players, 4, **built_in), losses(players | {"teacher": guided}, 4), rtol=1e-5)
     assert (losses(players, 4, **built_in) != losses(players, 4)).all()
@@ -228,7 +235,8 @@ def test_a_network_without_forward_derivative_is_refused_in_words(name):
 def test_mean_flow_trains_a_dit_of_two_times():
     """With the attention that passes forward mode; the gradient reaches the embedding of the second time."""
     model = DiT(patch=2, width=8, depth=1, heads=1, num_classes=0, attention="matmul", times=2)
-    keys, x = jax.random.split(jax.random.key(0), 3), jnp.ones((3, 4, 4, 1))
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jnp.ones((3, 4, 4, 1))
     shapes = jax.eval_shape(model.init, keys[0], x, (jnp.ones(3), jnp.ones(3)))
     variables = jax.tree.map(lambda s: jnp.asarray(np.random.default_rng(0).normal(size=s.shape), jnp.float32), shapes)
     objective = objectives.mean_flow(timesteps.uniform_density(FLOW), equal=0.0)
@@ -249,17 +257,21 @@ def test_mean_flow_trains_a_dit_of_two_times():
 )
 def test_the_unstable_part_of_the_tangent_fades_in(warmup, step, r):
     """A linear network, F = 0.3 x with the derivative 0.3 x', makes all of g known (Lu and Song 2024, algorithm 1)."""
-    sigma_data, rng = 0.5, np.random.default_rng(0)
+    sigma_data = 0.5
+    rng = np.random.default_rng(0)
     x_0, eps = rng.normal(size=(2, 3, 2))
     a = np.arctan2(0.6, sigma_data * 0.4)
-    cos, sin = np.cos(a), np.sin(a)
-    x, x_dot = cos * x_0 + sin * sigma_data * eps, cos * sigma_data * eps - sin * x_0
+    cos = np.cos(a)
+    sin = np.sin(a)
+    x = cos * x_0 + sin * sigma_data * eps
+    x_dot = cos * sigma_data * eps - sin * x_0
     g = -(cos**2) * (sigma_data * 0.3 * x - x_dot) - r * cos * sin * (x + sigma_data * 0.3 * x_dot)
     norm = np.linalg.norm(g, axis=1)
     objective = objectives.continuous_consistency(at(0.6), sigma_data, warmup=warmup, c=0.1)
     players = {"model": lambda x, t, condition: -0.3 * sigma_data * x}  # the output is -F, of x / sigma_data
     batch = {"x": jnp.float32(x_0), "noise": jnp.float32(eps)}
-    flow, keys = FLOW._replace(t_max=0.9), jax.random.split(jax.random.key(0), 3)
+    flow = FLOW._replace(t_max=0.9)
+    keys = jax.random.split(jax.random.key(0), 3)
     losses, metrics = objective(players, flow, keys, batch, step)
     np.testing.assert_allclose(metrics["tangent"], norm, rtol=1e-5)
     np.testing.assert_allclose(losses, (norm / (norm + 0.1)) ** 2 / 2, rtol=1e-5)

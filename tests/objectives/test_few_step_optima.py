@@ -72,27 +72,39 @@ def expected_gradient(make, schedule, exact, others):
 CLOCK = parameterizations.time()
 EXACT = {  # the objective, its schedule, the optimal network, the networks beside it
     "continuous_consistency": (
-        lambda _: objectives.continuous_consistency(at(0.7), clock=CLOCK), COSINE, exact_trigflow(COSINE, 0.5), {},
+        lambda _: objectives.continuous_consistency(at(0.7), clock=CLOCK),
+        COSINE,
+        exact_trigflow(COSINE, 0.5),
+        {},
     ),
     "continuous_consistency(edm)": (
-        lambda _: objectives.continuous_consistency(at(0.02), 0.8, clock=CLOCK), EDM, exact_trigflow(EDM, 0.8), {},
+        lambda _: objectives.continuous_consistency(at(0.02), 0.8, clock=CLOCK),
+        EDM,
+        exact_trigflow(EDM, 0.8),
+        {},
     ),
     "continuous_consistency(teacher)": (
-        lambda _: objectives.continuous_consistency(at(0.7), clock=CLOCK, teacher=V), COSINE,
-        exact_trigflow(COSINE, 0.5), {"teacher": exact_denoiser(COSINE)},
+        lambda _: objectives.continuous_consistency(at(0.7), clock=CLOCK, teacher=V),
+        COSINE,
+        exact_trigflow(COSINE, 0.5),
+        {"teacher": exact_denoiser(COSINE)},
     ),
     "mean_flow": (lambda _: objectives.mean_flow(between(0.7), equal=0.4), FLOW, exact_mean_velocity, {}),
     "mean_flow(p=0)": (lambda _: objectives.mean_flow(between(0.7), equal=0.0, p=0.0), FLOW, exact_mean_velocity, {}),
     "mean_flow(guided)": (  # omega v + kappa u + (1 - omega - kappa) u_null has its fixed point u here
-        lambda _: objectives.mean_flow(at(0.7), equal=1.0, guidance=objectives.Guidance(9, 2.0, 0.5, 0.0)), FLOW,
+        lambda _: objectives.mean_flow(at(0.7), equal=1.0, guidance=objectives.Guidance(9, 2.0, 0.5, 0.0)),
+        FLOW,
         lambda x, clocks, label: jnp.where(
             label[:, None] == 9, 0.3 * x, (2 * exact_mean_velocity(x, clocks, None) - 1.5 * 0.3 * x) / 0.5
-        ), {},
+        ),
+        {},
     ),
     "improved_mean_flow": (lambda _: objectives.improved_mean_flow(between(0.7)), FLOW, exact_mean_velocity, {}),
     "shortcut(share=0)": (  # where the smallest step stands for the velocity itself
-        lambda _: objectives.shortcut(2**20, share=0.0), FLOW,
-        lambda x, clocks, c: exact_mean_velocity(x, (clocks[0], 0 * clocks[1]), c), {"target": exact_mean_velocity},
+        lambda _: objectives.shortcut(2**20, share=0.0),
+        FLOW,
+        lambda x, clocks, c: exact_mean_velocity(x, (clocks[0], 0 * clocks[1]), c),
+        {"target": exact_mean_velocity},
     ),
 }
 
@@ -106,10 +118,7 @@ def between(t):
     return timesteps.Density(tuple, draw, lambda state, t, losses: state)
 
 
-@pytest.mark.parametrize(
-    "name",
-    slow_but([("continuous_consistency",), ("mean_flow",)], [(name,) for name in EXACT]),
-)
+@pytest.mark.parametrize("name", slow_but([("continuous_consistency",), ("mean_flow",)], [(name,) for name in EXACT]))
 def test_exact_map_is_the_optimum(name, x64):
     """The expected gradient vanishes there, and nowhere near it."""
     largest = expected_gradient(*EXACT[name])
@@ -121,7 +130,8 @@ def test_exact_map_is_the_optimum(name, x64):
 def test_mean_flow_at_one_time_is_flow_matching(make, x64):
     """equal = 1, p = 0: the loss of flow matching example by example, summed over dimensions."""
     t = jnp.full(2 * PAIRS, 0.6)
-    batch, keys = symmetric(FLOW, t), jax.random.split(jax.random.key(3), 2 * PAIRS)
+    batch = symmetric(FLOW, t)
+    keys = jax.random.split(jax.random.key(3), 2 * PAIRS)
     model = lambda x, clocks, c: 0.3 * x + clocks[0][:, None] + 5 * clocks[1][:, None]
     one_time = {"model": lambda x, t, c: model(x, (t, 0 * t), c)}
 
@@ -143,7 +153,8 @@ def test_guided_mean_flow_drops_the_guidance_with_the_condition(dropout):
     model = lambda x, clocks, label: 0.1 * label[:, None] + 0.5 * x
     objective = objectives.mean_flow(at(0.5), equal=1.0, p=0.0, guidance=objectives.Guidance(30, 3.0, 0.5, dropout))
     losses, _ = jax.jit(lambda batch: objective({"model": model}, FLOW, keys, batch, 0))(batch)
-    v, x_t = batch["noise"] - batch["x"], (batch["noise"] + batch["x"]) / 2
+    v = batch["noise"] - batch["x"]
+    x_t = (batch["noise"] + batch["x"]) / 2
     null, own = (model(x_t, None, label) for label in (jnp.full(24, 30), batch["condition"]))
     u, target = (null, v) if dropout else (own, 3 * v + 0.5 * own - 2.5 * null)
     np.testing.assert_allclose(losses, np.square(u - target).sum(1), rtol=1e-5)
@@ -153,19 +164,26 @@ def test_guided_mean_flow_drops_the_guidance_with_the_condition(dropout):
 
 ORDERS = {  # objective with a gap between its times, the order of its expected gradient, networks beside the model
     "consistency_training": (
-        lambda gap: objectives.consistency_training(V, at(0.6), near(gap), weighting=inverse_gap), 1, ("target",),
+        lambda gap: objectives.consistency_training(V, at(0.6), near(gap), weighting=inverse_gap),
+        1,
+        ("target",),
     ),
     "consistency_training(model)": (
-        lambda gap: objectives.consistency_training(V, at(0.6), near(gap), target="model"), 2, (),
+        lambda gap: objectives.consistency_training(V, at(0.6), near(gap), target="model"),
+        2,
+        (),
     ),
     "consistency_distillation": (
-        lambda gap: objectives.consistency_distillation(V, V, at(0.6), near(gap), weighting=inverse_gap), 2,
+        lambda gap: objectives.consistency_distillation(V, V, at(0.6), near(gap), weighting=inverse_gap),
+        2,
         ("target", "teacher"),
     ),
     "consistency_distillation(ddim)": (
         lambda gap: objectives.consistency_distillation(
             V, V, at(0.6), near(gap), weighting=inverse_gap, solver=flow_maps.from_denoiser
-        ), 1, ("target", "teacher"),
+        ),
+        1,
+        ("target", "teacher"),
     ),
 }
 
@@ -211,7 +229,8 @@ def test_progressive_student_does_in_one_step_what_its_teacher_does_in_two(N, x6
     objective = objectives.progressive_distillation(V, V, N)
 
     def student_x0(t, x):
-        middle, s = t - 0.5 / N, jnp.maximum(t - 1 / N, 0)
+        middle = t - 0.5 / N
+        s = jnp.maximum(t - 1 / N, 0)
         x_s = ddim(COSINE, exact_x0, ddim(COSINE, exact_x0, x, t, middle), middle, s)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = coefficients(COSINE, t), coefficients(COSINE, s)
         return (sigma_t * x_s - sigma_s * x) / (alpha_s * sigma_t - alpha_t * sigma_s)
@@ -242,8 +261,9 @@ def test_latent_consistency_follows_the_guided_flow(x64, shift):
     teacher = lambda x, t, label: exact_denoiser(FLOW)(x, t, None) * (1 + label[:, None])
     players = {"model": spy("model", lambda x, t, c: 0.2 * x), "target": spy("target", lambda x, t, c: 0.1 * x)}
     keys, batch = keys_and_data()
-    objective = objectives.latent_consistency_distillation(V, V, null=2, guidance=(3.0, 5.0), solver_steps=8, T=1000,
-                                                           shift=shift)  # fmt: skip
+    objective = objectives.latent_consistency_distillation(
+        V, V, null=2, guidance=(3.0, 5.0), solver_steps=8, T=1000, shift=shift
+    )
     batch["condition"] = jnp.arange(24) % 2
     losses, _ = objective({**players, "teacher": teacher}, FLOW, keys, batch, 0)
     (x_t, t, (label, w)), (x_s, s, (_, target_w)) = seen["model"][0], seen["target"][0]
@@ -259,8 +279,10 @@ def test_latent_consistency_follows_the_guided_flow(x64, shift):
     x_0 = (1 + w[:, None]) * conditional - w[:, None] * free
     expected = ddim(FLOW, lambda *_: x_0, x_t, t, s)
     np.testing.assert_allclose(x_s, expected, rtol=1e-5, atol=1e-8)
-    f = [parameterizations.predict(network, FLOW, V, *told).x0
-         for network, told in ((players["model"], (x_t, t)), (players["target"], (x_s, s)))]
+    f = [
+        parameterizations.predict(network, FLOW, V, *told).x0
+        for network, told in ((players["model"], (x_t, t)), (players["target"], (x_s, s)))
+    ]
     np.testing.assert_allclose(losses, (np.sqrt((f[0] - f[1]) ** 2 + 1e-6) - 1e-3).mean(1), rtol=1e-5)
 
 
@@ -268,7 +290,8 @@ def test_latent_consistency_follows_the_guided_flow(x64, shift):
 def test_latent_consistency_error_is_that_of_ddim(x64):
     """With a teacher that guidance leaves alone, the exact end of the flow is off by one DDIM step: order 2."""
     end = as_v(FLOW, lambda t, x: exact_end(FLOW, t, x))
-    found, counts = [], np.array([16, 32, 64])
+    found = []
+    counts = np.array([16, 32, 64])
     players = {"model": end, "target": end, "teacher": exact_denoiser(FLOW)}
     keys, batch = keys_and_data(128)
     batch["condition"] = jnp.zeros(128, int)

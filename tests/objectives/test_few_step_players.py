@@ -16,8 +16,10 @@ def test_distribution_matching_gradient_is_that_of_the_kl_divergence(x64):
     The loss is a quadratic in (z, eps), so that weights which give the drawn examples the moments of N(0, I) make its
     mean an expectation.
     """
-    t, B = 0.6, 2 * PAIRS
-    alpha, sigma = float(FLOW.alpha(t)), float(FLOW.sigma(t))
+    t = 0.6
+    B = 2 * PAIRS
+    alpha = float(FLOW.alpha(t))
+    sigma = float(FLOW.sigma(t))
     theta = {"A": jnp.array([[0.8, 0.2], [-0.1, 0.5]]), "b": jnp.array([0.3, -0.2])}
     generated = oracles.gaussian(theta["b"], theta["A"] @ theta["A"].T)
     seen = {}
@@ -34,7 +36,8 @@ def test_distribution_matching_gradient_is_that_of_the_kl_divergence(x64):
         return network
 
     objective = objectives.distribution_matching(V, V, V, at(t), normalise=False)
-    keys, batch = jax.random.split(jax.random.key(0), B), {"x": jnp.zeros((B, 2))}
+    keys = jax.random.split(jax.random.key(0), B)
+    batch = {"x": jnp.zeros((B, 2))}
     players = {"teacher": teacher, "fake": exact_denoiser(FLOW, generated)}
     run = lambda theta: objective({**players, "model": generator(theta)}, FLOW, keys, batch, 0)[0]
     seen = jax.jit(lambda: (run(theta), dict(seen))[1])()
@@ -50,7 +53,8 @@ def test_distribution_matching_gradient_is_that_of_the_kl_divergence(x64):
     def kl(theta):
         real_mean, real = oracles.marginal(DATA, alpha, sigma)
         fake = alpha**2 * theta["A"] @ theta["A"].T + sigma**2 * jnp.eye(2)
-        apart, precision = alpha * theta["b"] - real_mean, jnp.linalg.inv(real)
+        apart = alpha * theta["b"] - real_mean
+        precision = jnp.linalg.inv(real)
         return 0.5 * (jnp.trace(precision @ fake) + apart @ precision @ apart - jnp.linalg.slogdet(fake)[1])
 
     expected = jax.tree.map(lambda slope: sigma**2 / alpha**2 / 2 * slope, kl(theta))

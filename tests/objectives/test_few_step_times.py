@@ -80,7 +80,8 @@ def test_easy_consistency_tuning_starts_as_denoising():
 
 
 def test_pseudo_huber_is_between_the_distances():
-    a, b = jnp.array([[3.0, 4.0], [1.0, 1.0]]), jnp.array([[0.0, 0.0], [1.0, 1.0]])
+    a = jnp.array([[3.0, 4.0], [1.0, 1.0]])
+    b = jnp.array([[0.0, 0.0], [1.0, 1.0]])
     huber = objectives.few_step.pseudo_huber
     np.testing.assert_allclose(huber(0.0)(a, b), [5, 0])
     np.testing.assert_allclose(huber(12.0)(a, b), [1, 0], atol=1e-6)

@@ -28,14 +28,14 @@ class Training(NamedTuple):
     """A training, and the map that it ends with.
 
     Attributes:
-      objective: that of the network "model".
-      to_map: (network) -> flow map.
-      schedule: the process.
-      clocks: 1, or 2 for networks of two times.
-      bound: on the distance to the data of one-step samples, and of samples in `few` steps.
-      few: number of steps of the second.
-      sampler: that of the second.
-      networks: beside "model" and "target".
+        objective: that of the network "model".
+        to_map: (network) -> flow map.
+        schedule: the process.
+        clocks: 1, or 2 for networks of two times.
+        bound: on the distance to the data of one-step samples, and of samples in `few` steps.
+        few: number of steps of the second.
+        sampler: that of the second.
+        networks: beside "model" and "target".
     """
 
     objective: objectives.Objective
@@ -53,7 +53,8 @@ def teacher(schedule, parameterization):
 
     def network(params, x, clock, condition=None):
         t = clock if schedule is FLOW else schedule.inverse_log_snr(-8 * clock)
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        alpha = schedule.alpha(t)
+        sigma = schedule.sigma(t)
         x = x / parameterization.input_scale(schedule, t)[:, None]
         x_0 = oracles.mean_x0(short_training.DATA, alpha, sigma, x)
         eps = oracles.mean_eps(short_training.DATA, alpha, sigma, x)
@@ -70,9 +71,11 @@ def consistency(objective, **fields):
 LOG_NORMAL = timesteps.log_normal(EDM, -0.8, 1.6)
 pairs = objectives.consistency_times
 TRAININGS = {
-    "ct": consistency(objectives.consistency_training(
-        X0, pairs.ramp_density(EDM), pairs.discretised(pairs.square_root_curriculum(STEPS))
-    )),
+    "ct": consistency(
+        objectives.consistency_training(
+            X0, pairs.ramp_density(EDM), pairs.discretised(pairs.square_root_curriculum(STEPS))
+        )
+    ),
     # A distance that is robust finds a median of what is not symmetric, and two dimensions show it most.
     "ict": consistency(objectives.ict(EDM, X0, STEPS), bound=(0.16, 0.13)),
     "ect": consistency(objectives.ect(EDM, X0, STEPS // 4, sigma_data=SIGMA_DATA, c=1.0), bound=(0.16, 0.13)),
@@ -89,21 +92,33 @@ TRAININGS = {
     ),
     "mean_flow": Training(
         objectives.mean_flow(timesteps.uniform_density(FLOW), equal=0.5, p=0.0),
-        lambda network: flow_maps.mean_flow(network, FLOW), FLOW, 2, (0.08, 0.08),
+        lambda network: flow_maps.mean_flow(network, FLOW),
+        FLOW,
+        2,
+        (0.08, 0.08),
         sampler=samplers.flow_map(),
     ),
     "improved_mean_flow": Training(
         objectives.improved_mean_flow(timesteps.uniform_density(FLOW), equal=0.5, p=0.0),
-        lambda network: flow_maps.mean_flow(network, FLOW), FLOW, 2, (0.08, 0.08),
+        lambda network: flow_maps.mean_flow(network, FLOW),
+        FLOW,
+        2,
+        (0.08, 0.08),
         sampler=samplers.flow_map(),
     ),
     "shortcut": Training(
-        objectives.shortcut(64), lambda network: flow_maps.shortcut(network, FLOW), FLOW, 2,
-        few=4, sampler=samplers.flow_map(),
+        objectives.shortcut(64),
+        lambda network: flow_maps.shortcut(network, FLOW),
+        FLOW,
+        2,
+        few=4,
+        sampler=samplers.flow_map(),
     ),
     "latent_consistency_distillation": Training(
         objectives.latent_consistency_distillation(LATENT, V, null=0),
-        lambda network: flow_maps.consistency(network, FLOW, LATENT), FLOW, networks={"teacher": teacher(FLOW, V)},
+        lambda network: flow_maps.consistency(network, FLOW, LATENT),
+        FLOW,
+        networks={"teacher": teacher(FLOW, V)},
     ),
 }
 
@@ -120,7 +135,10 @@ def test_trained_for_a_short_time_few_steps_sample_the_data(name):
     trained = short_training.train(
         {"model": Player(training.objective, "model", short_training.optimizer(steps=STEPS))},
         {"model": short_training.parameters(clocks=training.clocks), **{name: () for name in training.networks}},
-        training.schedule, steps=STEPS, size=512, apply=training.networks,
+        training.schedule,
+        steps=STEPS,
+        size=512,
+        apply=training.networks,
         averages={"target": Average("model", exponential_moving_average(0.95, warmup=False))},
         extend=lambda key, batch: {**batch, "condition": jnp.zeros(len(batch["x"]), jnp.int32)},
     )
@@ -137,12 +155,16 @@ def test_trained_for_a_short_time_few_steps_sample_the_data(name):
 def test_progressive_distillation_halves_the_steps_and_keeps_the_samples():
     """From sixteen steps of the exact denoiser to two of the student, which the denoiser itself cannot do in two."""
     student = short_training.parameters()
-    params, apply = (), teacher(FLOW, V)
+    params = ()
+    apply = teacher(FLOW, V)
     for N in (8, 4, 2):
         objective = objectives.progressive_distillation(V, V, N)
         trained = short_training.train(
             {"model": Player(objective, "model", short_training.optimizer(steps=1500))},
-            {"model": student, "teacher": params}, FLOW, steps=1500, apply={"teacher": apply},
+            {"model": student, "teacher": params},
+            FLOW,
+            steps=1500,
+            apply={"teacher": apply},
         )
         student = params = trained["ema"].args[0]
         apply = short_training.network
@@ -152,7 +174,9 @@ def test_progressive_distillation_halves_the_steps_and_keeps_the_samples():
         return short_training.distance(sample(denoise, FLOW, samplers.ddim(), timesteps.uniform(FLOW, steps)))
 
     exact = lambda x, t, condition: teacher(FLOW, V)((), x, t)
-    sixteen, two, found = distance(exact, 16), distance(exact, 2), distance(trained["ema"], 2)
+    sixteen = distance(exact, 16)
+    two = distance(exact, 2)
+    found = distance(trained["ema"], 2)
     print(f"progressive: {found:.4f} in two steps; the teacher {sixteen:.4f} in sixteen, {two:.4f} in two")
     assert found < sixteen + 0.03 < two
 
@@ -170,12 +194,16 @@ def test_distribution_matching_makes_a_one_step_generator():
                 objectives.fake_score(X0, X0, weighting, LOG_NORMAL), "fake", short_training.optimizer(steps=4000)
             ),
             "generator": Player(
-                objectives.distribution_matching(X0, X0, X0, LOG_NORMAL), "model",
-                short_training.optimizer(1e-3, steps=800), every=5,
+                objectives.distribution_matching(X0, X0, X0, LOG_NORMAL),
+                "model",
+                short_training.optimizer(1e-3, steps=800),
+                every=5,
             ),
         },
         {"model": short_training.parameters(), "fake": short_training.parameters(1), "teacher": ()},
-        EDM, steps=4000, apply={"teacher": teacher(EDM, X0)},
+        EDM,
+        steps=4000,
+        apply={"teacher": teacher(EDM, X0)},
     )
     found = short_training.distance(generator_samples(trained["ema"]))
     print(f"distribution matching: {found:.4f}")
@@ -193,12 +221,15 @@ def test_adversarial_distillation_makes_a_one_step_generator():
                 objectives.adversarial_discriminator(X0, times, r1=0.1), "discriminator", short_training.optimizer()
             ),
             "generator": Player(
-                objectives.adversarial_generator(X0, X0, times, LOG_NORMAL, weight=0.5), "model",
+                objectives.adversarial_generator(X0, X0, times, LOG_NORMAL, weight=0.5),
+                "model",
                 short_training.optimizer(1e-3),
             ),
         },
         {"model": short_training.parameters(), "teacher": (), "discriminator": short_training.parameters(1, outputs=1)},
-        EDM, steps=3000, apply={"teacher": teacher(EDM, X0), "discriminator": discriminator},
+        EDM,
+        steps=3000,
+        apply={"teacher": teacher(EDM, X0), "discriminator": discriminator},
     )
     found = short_training.distance(generator_samples(trained["ema"]))
     print(f"adversarial: {found:.4f}")

@@ -31,8 +31,9 @@ def test_bound_term_is_the_kl_divergence_between_the_two_steps(i):
     mean, variance = posterior(i, x_t, x_0)
     model_mean, _ = posterior(i, x_t, estimate)
     model_variance = np.exp(fraction * np.log(BETAS[i]) + (1 - fraction) * np.log(variance))
-    kl = 0.5 * (np.log(model_variance / variance) + variance / model_variance - 1
-                + (mean - model_mean) ** 2 / model_variance)
+    kl = 0.5 * (
+        np.log(model_variance / variance) + variance / model_variance - 1 + (mean - model_mean) ** 2 / model_variance
+    )
     schedule = schedules.from_betas(BETAS)
     t = jnp.full(4, (i + 1) / T)
     prediction = parameterizations.Prediction(jnp.float32(estimate), jnp.zeros((4, 6)), jnp.float32(fraction))
@@ -44,8 +45,9 @@ def test_first_step_is_the_likelihood_of_the_256_levels():
     schedule = schedules.from_betas(BETAS)
     x_0 = jnp.float32(np.linspace(-1, 1, 256)[None, ::17])
     fraction = jnp.full_like(x_0, 0.3)
-    found = bound_term(schedule, jnp.array([1 / T]), x_0, x_0,
-                       parameterizations.Prediction(0.9 * x_0, x_0, fraction), T)
+    found = bound_term(
+        schedule, jnp.array([1 / T]), x_0, x_0, parameterizations.Prediction(0.9 * x_0, x_0, fraction), T
+    )
     # The smallest variance at the first step is the second step's, as in the authors' code.
     low = np.log(BETAS[1] * (1 - PREVIOUS[1]) / (1 - ALPHA_BAR[1]))
     log_std = 0.5 * (low + 0.3 * (np.log(BETAS[0]) - low))
@@ -99,11 +101,13 @@ def test_learned_variance_samples_between_the_two_fixed_ones():
 
 def test_the_first_half_of_the_channels_is_the_parameterizations(x64):
     """The squared error of 0.3 x to the noise; the bound's term is in test_objectives and above."""
-    schedule, rng = schedules.from_betas(BETAS), np.random.default_rng(0)
+    schedule = schedules.from_betas(BETAS)
+    rng = np.random.default_rng(0)
     x_0, eps = rng.uniform(-1, 1, (2, 4, 6))
     network = lambda x, t, condition: jnp.concatenate([0.3 * x, 0.7 + 0 * x], axis=-1)
     objective = objectives.hybrid(parameterizations.epsilon(), at(8 / T), T)
-    keys, batch = jax.random.split(jax.random.key(0), 4), {"x": jnp.asarray(x_0), "noise": jnp.asarray(eps)}
+    keys = jax.random.split(jax.random.key(0), 4)
+    batch = {"x": jnp.asarray(x_0), "noise": jnp.asarray(eps)}
     losses, metrics = objective({"model": network}, schedule, keys, batch, 0)
     x_t = np.sqrt(ALPHA_BAR[7]) * x_0 + np.sqrt(1 - ALPHA_BAR[7]) * eps
     np.testing.assert_allclose(metrics["mse"], np.square(0.3 * x_t - eps).mean(1), rtol=1e-6)

@@ -16,7 +16,8 @@ def unit(seed, batch=5, width=3):
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
-X, Y = unit(0), unit(1)
+X = unit(0)
+Y = unit(1)
 
 
 @jax.jit
@@ -26,7 +27,8 @@ def losses(x, y):
 
 def test_losses_are_the_papers_term_by_term():
     contrastive, sigmoid = losses(X, Y)
-    x, y = X.astype(np.float64), Y.astype(np.float64)
+    x = X.astype(np.float64)
+    y = Y.astype(np.float64)
     for i in range(5):
         row = [np.exp(14.0 * x[i] @ y[j]) for j in range(5)]
         column = [np.exp(14.0 * x[j] @ y[i]) for j in range(5)]
@@ -49,7 +51,8 @@ def test_closed_forms():
 
 def test_pretraining_is_the_contrastive_loss_of_both_towers_with_the_scale_cut():
     """A scale of 300 counts as 100; the second picture is nearer to the first caption than to its own."""
-    texts, images = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[0, 0, 2]]
+    texts = np.eye(3, dtype=np.float32)
+    images = np.eye(3, dtype=np.float32)[[0, 0, 2]]
     seen = []
 
     def model(x, clock, condition):

@@ -28,11 +28,14 @@ PATHS = {
     ),
     "encoding_decoding": (
         interpolants.encoding_decoding(),
-        lambda t: (np.cos(np.pi * t) ** 2 * np.where(t < 0.5, X0, X1),
-                   -np.pi * np.sin(2 * np.pi * t) * np.where(t < 0.5, X0, X1),
-                   np.sin(np.pi * t) ** 2, np.pi * np.sin(2 * np.pi * t)),
+        lambda t: (
+            np.cos(np.pi * t) ** 2 * np.where(t < 0.5, X0, X1),
+            -np.pi * np.sin(2 * np.pi * t) * np.where(t < 0.5, X0, X1),
+            np.sin(np.pi * t) ** 2,
+            np.pi * np.sin(2 * np.pi * t),
+        ),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(PATHS))
@@ -62,7 +65,8 @@ def test_interpolants_begin_and_end_at_their_data():
 @pytest.mark.slow
 def test_schroedinger_bridge_pairs_by_the_entropic_plan():
     """Unless it is told otherwise; the plan itself is proven with the couplings."""
-    keys, x = jax.random.split(jax.random.key(2), 64), jnp.asarray(np.random.default_rng(1).normal(size=(64, 2)))
+    keys = jax.random.split(jax.random.key(2), 64)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(64, 2)))
     network = lambda x, t, c: jnp.concatenate([x, x], axis=-1)
 
     def losses(*coupling):
@@ -73,13 +77,23 @@ def test_schroedinger_bridge_pairs_by_the_entropic_plan():
     assert np.abs(losses() - losses(couplings.independent())).max() > 0.1
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: objectives.stochastic_interpolant(interpolants.smooth_bridge(), DENSITY, ("velocity", "score")), "score"),
-    (lambda: objectives.stochastic_interpolant(interpolants.smooth_bridge(), DENSITY, ()), "one or more"),
-    (lambda: interpolants.brownian_bridge(0.0), "sigma = 0.0"),
-    (lambda: objectives.schroedinger_bridge(1.0, DENSITY, couplings.independent())(
-        {"model": lambda x, t, c: x}, SCHEDULE, KEYS, {"x": X0}, 0), "2 times its channels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda: objectives.stochastic_interpolant(interpolants.smooth_bridge(), DENSITY, ("velocity", "score")),
+            "score",
+        ),
+        (lambda: objectives.stochastic_interpolant(interpolants.smooth_bridge(), DENSITY, ()), "one or more"),
+        (lambda: interpolants.brownian_bridge(0.0), "sigma = 0.0"),
+        (
+            lambda: objectives.schroedinger_bridge(1.0, DENSITY, couplings.independent())(
+                {"model": lambda x, t, c: x}, SCHEDULE, KEYS, {"x": X0}, 0
+            ),
+            "2 times its channels",
+        ),
+    ],
+)
 def test_impossible_interpolants_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
@@ -89,14 +103,16 @@ def test_impossible_interpolants_are_refused(call, message):
 
 
 def _denoise(x, t):
-    alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    alpha = SCHEDULE.alpha(t)
+    sigma = SCHEDULE.sigma(t)
     gaussian = DATA["gaussian"]
     return Prediction(oracles.mean_x0(gaussian, alpha, sigma, x), oracles.mean_eps(gaussian, alpha, sigma, x))
 
 
 def test_reflow_pairs_are_ends_of_the_flow_and_their_loss_vanishes_at_the_straight_network():
     """The Gaussian's flow is x_0 = m + S^(1/2) z: paths do not cross, and u = z - x_0 is a function of x_t."""
-    gaussian, plan = DATA["gaussian"], timesteps.plan(timesteps.uniform(SCHEDULE, 64))
+    gaussian = DATA["gaussian"]
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 64))
     batch = objectives.reflow_pairs(_denoise, SCHEDULE, plan, KEYS, (2,))
     np.testing.assert_allclose(batch["x"], oracles.flow(gaussian, (0.0, 1.0), (1.0, 0.0), batch["noise"]), atol=2e-3)
     root = jnp.asarray((gaussian.axes[0] * np.sqrt(gaussian.variances[0])) @ gaussian.axes[0].T)
@@ -117,8 +133,10 @@ def test_reflow_is_the_error_of_the_velocity_whatever_the_network_predicts():
     batch = {"x": X0[:, :2], "noise": X0[::-1, :2] + 1.0}
     u = lambda x, t, c: 0.5 * x - t[:, None]
     x0 = lambda x, t, c: x - t[:, None] * u(x, t, c)  # x_t = x_0 + t u on the straight path
-    found = [objectives.reflow(DENSITY, parameterization)({"model": network}, SCHEDULE, KEYS, batch, 0)[0]
-             for parameterization, network in ((None, u), (parameterizations.x0(), x0))]  # fmt: skip
+    found = [
+        objectives.reflow(DENSITY, parameterization)({"model": network}, SCHEDULE, KEYS, batch, 0)[0]
+        for parameterization, network in ((None, u), (parameterizations.x0(), x0))
+    ]
     np.testing.assert_allclose(*found, rtol=1e-4)
 
 

@@ -24,12 +24,14 @@ drawing = pytest.mark.parametrize(
 def _draws(case, index=None, keys=None, rate=0.25):
     """What an objective with condition dropout decides: t, x_t's noise in units of its standard deviation, and
     whether the condition was dropped, per example."""
-    schedule, seen = schedules.rectified_flow()._replace(t_max=0.9999), []
+    schedule = schedules.rectified_flow()._replace(t_max=0.9999)
+    seen = []
     keys = jax.random.split(jax.random.key(5), MANY) if keys is None else keys
     index = jnp.arange(len(keys)) if index is None else index
     objective = case.make(timesteps.uniform_density(schedule))
     objective = objectives.with_condition_dropout(objective, null=-1, rate=rate)
-    x, labels = jnp.zeros((len(keys), 2)), jnp.zeros(len(keys), int)
+    x = jnp.zeros((len(keys), 2))
+    labels = jnp.zeros(len(keys), int)
     _, metrics = losses_of(objective, network_of(case, spy(seen)), schedule, keys, x, condition=labels, index=index)
     t = np.asarray(metrics["t"], np.float64)
     (x_t, _, condition), *_ = seen
@@ -71,8 +73,10 @@ def test_draws_of_an_example_do_not_depend_on_the_batch(name):
 @every_objective
 def test_loss_of_an_example_does_not_depend_on_the_others(name):
     """Of those in its own block, where an objective compares examples."""
-    case, schedule = OBJECTIVES[name], SCHEDULES["cosine"]
-    keys, x = jax.random.split(jax.random.key(2), 6), jnp.asarray(np.random.default_rng(0).standard_normal((6, 2)))
+    case = OBJECTIVES[name]
+    schedule = SCHEDULES["cosine"]
+    keys = jax.random.split(jax.random.key(2), 6)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 2)))
     objective = case.make(timesteps.uniform_density(schedule))
     network = network_of(case, lambda x, clock, condition: jnp.tanh(x))
     whole, _ = losses_of(objective, network, schedule, keys, x, **case.batch(x))

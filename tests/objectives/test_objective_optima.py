@@ -27,7 +27,8 @@ from tests.objectives.objective_cases import (
 
 def _coefficients(schedule, t, h=1e-6):
     """alpha, sigma, their numerical derivatives, and t, in float64."""
-    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    alpha = float(schedule.alpha(t))
+    sigma = float(schedule.sigma(t))
     rates = [float(f(t + h) - f(t - h)) / (2 * h) for f in (schedule.alpha, schedule.sigma)]
     return alpha, sigma, *rates, t
 
@@ -67,7 +68,9 @@ def _expectation(case, schedule, t):
     B, D = 96, 2
     keys = jax.random.split(jax.random.key(1), B)
     x0 = jnp.asarray(np.random.default_rng(0).standard_normal((B, D)))
-    batch, objective, seen = case.batch(x0), case.make(at(t)), []
+    batch = case.batch(x0)
+    objective = case.make(at(t))
+    seen = []
     coefficients = _coefficients(schedule, t)
     alpha, sigma = coefficients[:2]
     c_in = case.input_scale(*coefficients)
@@ -89,7 +92,8 @@ def _expectation(case, schedule, t):
         return (weights * (losses if case.part is None else metrics[case.part])).sum()
 
     L, T = (np.kron(np.atleast_2d(a), np.eye(D)) for a in (state, targets))
-    variance, cross = L @ covariance @ L.T, T @ covariance @ L.T
+    variance = L @ covariance @ L.T
+    cross = T @ covariance @ L.T
     A = cross @ np.linalg.inv(variance)
     optimum = {"A": jnp.asarray(A / c_in), "b": jnp.asarray(T @ mean - A @ L @ mean)}
     total = np.trace(T @ covariance @ T.T) / D

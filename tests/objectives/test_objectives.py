@@ -17,12 +17,28 @@ ELSEWHERE = {
     "with_uncertainty": "test_uncertainty.py",
     "with_augmentation": "data/test_augmentation.py: the objective it wraps, on what the augmentation makes",
     **dict.fromkeys(
-        ["adversarial_discriminator", "adversarial_generator", "cd", "consistency_distillation", "consistency_training",
-         "continuous_consistency", "ct", "distribution_matching", "ect", "fake_score", "ict", "improved_mean_flow",
-         "latent_consistency_distillation", "mean_flow", "progressive_distillation", "regression", "shortcut"],
+        [
+            "adversarial_discriminator",
+            "adversarial_generator",
+            "cd",
+            "consistency_distillation",
+            "consistency_training",
+            "continuous_consistency",
+            "ct",
+            "distribution_matching",
+            "ect",
+            "fake_score",
+            "ict",
+            "improved_mean_flow",
+            "latent_consistency_distillation",
+            "mean_flow",
+            "progressive_distillation",
+            "regression",
+            "shortcut",
+        ],
         "few_step_cases.py: test_few_step_optima.py and others hold what their papers guarantee",
     ),
-}  # fmt: skip
+}
 
 
 def test_every_objective_is_proven_here_or_elsewhere():
@@ -43,7 +59,8 @@ def test_losses_are_per_example_float32_for_any_rank(name, shape):
     case = OBJECTIVES[name]
     if not shape and len(case.targets(0.6, 0.8, -1, 1, 0.4)) > 1:
         shape = (1,)  # several outputs lie side by side in the channels, so there must be some
-    keys, x = jax.random.split(jax.random.key(0), 6), jnp.ones((6, *shape))
+    keys = jax.random.split(jax.random.key(0), 6)
+    x = jnp.ones((6, *shape))
     objective = case.make(timesteps.uniform_density(SCHEDULES["linear_beta"]))
     network = network_of(case, lambda x, clock, condition: 0.5 * x)
     run = lambda keys, x: losses_of(objective, network, SCHEDULES["linear_beta"], keys, x, **case.batch(x))
@@ -58,7 +75,8 @@ def test_losses_are_per_example_float32_for_any_rank(name, shape):
 def test_half_precision_networks_give_float32_losses(name):
     """bfloat16 outputs cost digits once, not again in the loss."""
     case = OBJECTIVES[name]
-    keys, x = jax.random.split(jax.random.key(0), 6), jnp.ones((6, 2))
+    keys = jax.random.split(jax.random.key(0), 6)
+    x = jnp.ones((6, 2))
     objective = case.make(timesteps.uniform_density(SCHEDULES["linear_beta"]))
     half = network_of(case, lambda x, clock, condition: (0.5 * x).astype(jnp.bfloat16))
     rounded = lambda *inputs: jax.tree.map(lambda y: y.astype(jnp.float32), half(*inputs))
@@ -71,11 +89,14 @@ def test_half_precision_networks_give_float32_losses(name):
 
 def test_flow_matching_is_its_formula():
     """mean |u - (eps - x_0)|^2 on x_t = (1 - t) x_0 + t eps (Liu et al. 2023, eq. 1), from what the network saw."""
-    schedule, seen = schedules.rectified_flow(), []
-    keys, x0 = jax.random.split(jax.random.key(0), 6), jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 4)))
+    schedule = schedules.rectified_flow()
+    seen = []
+    keys = jax.random.split(jax.random.key(0), 6)
+    x0 = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 4)))
     objective = objectives.flow_matching(timesteps.logit_normal(schedule))
     losses, metrics = losses_of(objective, spy(seen), schedule, keys, x0)
-    t, x_t = np.asarray(metrics["t"])[:, None], np.asarray(seen[0][0])
+    t = np.asarray(metrics["t"])[:, None]
+    x_t = np.asarray(seen[0][0])
     eps = (x_t - (1 - t) * np.asarray(x0)) / t
     np.testing.assert_allclose(losses, np.square(eps - np.asarray(x0)).mean(1), rtol=1e-4)
     np.testing.assert_array_equal(seen[0][1], metrics["t"])
@@ -83,8 +104,10 @@ def test_flow_matching_is_its_formula():
 
 def test_ddpm_loss_is_its_formula():
     """mean |eps - eps_theta|^2 (Ho et al. 2020, eq. 14): with a network that says 0 it is mean |eps|^2."""
-    schedule, seen = schedules.linear_beta(), []
-    keys, x0 = jax.random.split(jax.random.key(0), 6), jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 4)))
+    schedule = schedules.linear_beta()
+    seen = []
+    keys = jax.random.split(jax.random.key(0), 6)
+    x0 = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 4)))
     objective = OBJECTIVES["ddpm"].make(timesteps.discrete_density(schedule))
     losses, metrics = losses_of(objective, spy(seen), schedule, keys, x0)
     alpha, sigma = (np.asarray(f(metrics["t"]))[:, None] for f in (schedule.alpha, schedule.sigma))
@@ -93,8 +116,10 @@ def test_ddpm_loss_is_its_formula():
 
 
 def test_coupling_decides_the_pairs():
-    schedule, seen = schedules.rectified_flow(), []
-    keys, x0 = jax.random.split(jax.random.key(0), 6), jnp.zeros((6, 3))
+    schedule = schedules.rectified_flow()
+    seen = []
+    keys = jax.random.split(jax.random.key(0), 6)
+    x0 = jnp.zeros((6, 3))
     drawn = []
 
     def reversed_pairs(keys, x0, eps):
@@ -110,8 +135,10 @@ def test_coupling_decides_the_pairs():
 
 
 def test_clock_and_condition_reach_the_network():
-    schedule, seen = schedules.rectified_flow(), []
-    keys, labels = jax.random.split(jax.random.key(0), 4), jnp.arange(4)
+    schedule = schedules.rectified_flow()
+    seen = []
+    keys = jax.random.split(jax.random.key(0), 4)
+    labels = jnp.arange(4)
     objective = objectives.flow_matching(at(0.25), clock=parameterizations.steps())
     losses_of(objective, spy(seen), schedule, keys, jnp.ones((4, 2)), condition=labels)
     np.testing.assert_allclose(seen[0][1], 249.0)
@@ -121,7 +148,9 @@ def test_clock_and_condition_reach_the_network():
 @every_objective
 def test_importance_multiplies_and_the_density_gets_its_state(name):
     """An adaptive density keeps its state in the batch, and its importance undoes its preference."""
-    case, keys, x = OBJECTIVES[name], jax.random.split(jax.random.key(0), 6), jnp.ones((6, 2))
+    case = OBJECTIVES[name]
+    keys = jax.random.split(jax.random.key(0), 6)
+    x = jnp.ones((6, 2))
 
     def with_importance(state, keys, index):
         return jnp.full(6, 0.5), jnp.broadcast_to(state, 6)
@@ -138,7 +167,8 @@ def test_importance_multiplies_and_the_density_gets_its_state(name):
 
 def test_hybrid_is_finite_with_gradients_at_every_time():
     """Improved DDPM's objective, whose values have tests of their own, from the first step to the last."""
-    schedule, keys = schedules.linear_beta(), jax.random.split(jax.random.key(0), 4)
+    schedule = schedules.linear_beta()
+    keys = jax.random.split(jax.random.key(0), 4)
     x0 = jnp.asarray(np.array([[-1.0, 1.0, 0.0039]] * 4, np.float32))
 
     @jax.jit

@@ -23,7 +23,8 @@ def _x0_error(a, s, x0, eps):
 
 
 def _edm(a, s, x0, eps):
-    c_skip, c_out = 0.25 / (s**2 + 0.25), 0.5 * s / np.sqrt(s**2 + 0.25)
+    c_skip = 0.25 / (s**2 + 0.25)
+    c_out = 0.5 * s / np.sqrt(s**2 + 0.25)
     return (x0 - c_skip * (x0 + s * eps)) / c_out
 
 
@@ -41,7 +42,8 @@ def _vdm_plus_plus(a, s, x0, eps):
 normal = scipy.stats.norm()
 on_grid = lambda t, sigma: scipy.stats.chisquare(np.bincount(np.round(t * 1000).astype(int) - 1, minlength=1000)).pvalue
 uniform = lambda t, sigma: scipy.stats.kstest(t, "uniform").pvalue
-steps, time = (lambda t, sigma: 1000 * t - 1), (lambda t, sigma: t)
+steps = lambda t, sigma: 1000 * t - 1
+time = lambda t, sigma: t
 PUBLISHED = {
     "ddpm": (lambda a, s, x0, eps: eps**2, steps, on_grid),
     "latent_diffusion": (lambda a, s, x0, eps: eps**2, steps, on_grid),
@@ -72,7 +74,8 @@ def test_recipe_is_the_published_method(name):
     recipe = RECIPES[name]()
     objective = objectives.denoising(recipe.parameterization, recipe.weighting, recipe.density)
     seen = []
-    keys, x0 = jax.random.split(jax.random.key(4), MANY), np.random.default_rng(0).uniform(-1, 1, (MANY, 2))
+    keys = jax.random.split(jax.random.key(4), MANY)
+    x0 = np.random.default_rng(0).uniform(-1, 1, (MANY, 2))
     network = lambda x, clock, condition: seen.append((x, clock)) or 0 * x
     losses, metrics = objective({"model": network}, recipe.schedule, keys, {"x": jnp.float32(x0)}, 0)
     t = np.asarray(metrics["t"], np.float64)
@@ -82,7 +85,8 @@ def test_recipe_is_the_published_method(name):
         x_t = x_t * np.sqrt(sigma**2 + 0.25)[:, None]
     inside = (sigma > 0.03) & (alpha > 0.03)  # where eps can be read off in float32, and the weight is moderate
     assert inside.mean() > 0.8
-    a, s = alpha[inside, None], sigma[inside, None]
+    a = alpha[inside, None]
+    s = sigma[inside, None]
     eps = (x_t[inside] - a * x0[inside]) / s
     np.testing.assert_allclose(losses[inside], loss(a, s, x0[inside], eps).mean(1), rtol=5e-3, atol=1e-3)
     np.testing.assert_allclose(seen[0][1], clock(t, sigma), rtol=1e-3, atol=1e-3)

@@ -15,7 +15,8 @@ from tests.objectives import short_training as short
 
 pytestmark = pytest.mark.slow
 
-FLOW, COSINE = schedules.rectified_flow(), schedules.cosine()
+FLOW = schedules.rectified_flow()
+COSINE = schedules.cosine()
 UNIFORM = timesteps.uniform_density(FLOW, strata=256)
 INSIDE = timesteps.from_quantile(lambda u: 1e-3 + 0.998 * u, strata=256)  # of bridges, whose ends are singular
 
@@ -33,8 +34,7 @@ def _recipe(name):
     scale = 1e-3 if name in ("ddpm", "latent_diffusion", "min_snr") else 1.0
     slow_clock = lambda params, x, clock, condition=None: short.network(params, x, scale * clock)
     model = _train(
-        objectives.denoising(parameterization, recipe.weighting, recipe.density), schedule,
-        apply={"model": slow_clock},
+        objectives.denoising(parameterization, recipe.weighting, recipe.density), schedule, apply={"model": slow_clock}
     )
     if name == "edm":
         grid = timesteps.karras(schedule, 32)
@@ -46,7 +46,8 @@ def _recipe(name):
 
 
 def _hybrid():
-    schedule, p = schedules.linear_beta(), parameterizations.epsilon()
+    schedule = schedules.linear_beta()
+    p = parameterizations.epsilon()
     objective = objectives.hybrid(p, timesteps.discrete_density(schedule, strata=256), vlb_weight=1e-3)
     model = _train(objective, schedule, outputs=4)
     return short.generate(model, schedule, parameterizations.learned_variance(p), samplers.ddpm("learned"), 250)
@@ -62,7 +63,8 @@ def _reflow():
     """From the exact teacher, in a single step."""
 
     def teacher(x, t):
-        alpha, sigma = FLOW.alpha(t), FLOW.sigma(t)
+        alpha = FLOW.alpha(t)
+        sigma = FLOW.sigma(t)
         return Prediction(*(f(short.DATA, alpha, sigma, x) for f in (oracles.mean_x0, oracles.mean_eps)))
 
     plan = timesteps.plan(timesteps.uniform(FLOW, 64))
@@ -144,8 +146,9 @@ def _with_features(term, weight):
     encoder = lambda params, x, clock, condition=None: jnp.concatenate([x, jnp.sin(3 * x)], axis=-1)
     player = Player(objectives.added(objectives.flow_matching(UNIFORM), term, weight), "model", short.optimizer())
     params = {"output": short.parameters(), "features": short.parameters(1, outputs=4)}
-    model = short.train({"model": player}, {"model": params, "features": {}}, FLOW,
-                        apply={"model": apply, "features": encoder})["ema"]
+    model = short.train(
+        {"model": player}, {"model": params, "features": {}}, FLOW, apply={"model": apply, "features": encoder}
+    )["ema"]
     return short.generate(lambda *inputs: model(*inputs)[0], FLOW)
 
 
@@ -159,11 +162,17 @@ TRAININGS = {
     ),
     "denoising, score": lambda: short.generate(
         _train(
-            objectives.denoising(parameterizations.score(), weightings.constant(parameterizations.epsilon()),
-                                 timesteps.discrete_density(schedules.linear_beta(), strata=256)),
+            objectives.denoising(
+                parameterizations.score(),
+                weightings.constant(parameterizations.epsilon()),
+                timesteps.discrete_density(schedules.linear_beta(), strata=256),
+            ),
             schedules.linear_beta(),
         ),
-        schedules.linear_beta(), parameterizations.score(), samplers.dpmpp_2m(), 64,
+        schedules.linear_beta(),
+        parameterizations.score(),
+        samplers.dpmpp_2m(),
+        64,
     ),
     "reflow": _reflow,
     "stochastic_interpolant": _interpolant_flow,

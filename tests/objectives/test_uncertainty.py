@@ -44,7 +44,8 @@ def test_losses_are_equation_21():
     params = {"weight": jnp.asarray(np.random.default_rng(0).standard_normal(8), jnp.float32)}
     losses, metrics = _run()(0.5, params)
     generator = np.random.default_rng(0)  # the frequencies of seed 0, in the order in which they are drawn
-    frequencies, phases = 2 * np.pi * generator.standard_normal(8), 2 * np.pi * generator.random(8)
+    frequencies = 2 * np.pi * generator.standard_normal(8)
+    phases = 2 * np.pi * generator.random(8)
     clock = np.log(80 * np.asarray(metrics["t"], np.float64)) / 4
     u = np.sqrt(2) * np.cos(clock[:, None] * frequencies + phases) @ np.asarray(params["weight"], np.float64)
     np.testing.assert_allclose(metrics["uncertainty"], u, rtol=1e-3, atol=1e-4)
@@ -81,7 +82,8 @@ def test_gradient_of_the_model_is_relative_to_the_loss():
 
 def test_the_network_can_fit_a_curve():
     """Gradient descent on u alone brings the loss near its least value, mean(1 + ln L) for a smooth L(sigma)."""
-    pair, clock = objectives.uncertainty(channels=32), jnp.linspace(-1.5, 1.0, 64)
+    pair = objectives.uncertainty(channels=32)
+    clock = jnp.linspace(-1.5, 1.0, 64)
     losses = 3 * jnp.exp(1.5 * clock)
 
     @jax.jit

@@ -19,7 +19,8 @@ MANY = 2**17
 def exact(x, clock, condition):
     """v of the exact denoiser of the Gaussian, told ln(sigma / alpha) / 4 of a variance-preserving schedule."""
     alpha, sigma = (jnp.sqrt(jax.nn.sigmoid(sign * 8 * clock)) for sign in (-1, 1))
-    x0, eps = oracles.mean_x0(GAUSSIAN, alpha, sigma, x), oracles.mean_eps(GAUSSIAN, alpha, sigma, x)
+    x0 = oracles.mean_x0(GAUSSIAN, alpha, sigma, x)
+    eps = oracles.mean_eps(GAUSSIAN, alpha, sigma, x)
     return alpha[:, None] * eps - sigma[:, None] * x0
 
 
@@ -40,8 +41,10 @@ def entropy_and_gaps(snr_start, snr_end):
     L = E KL + (h(X | Z_start) + gap) + (I(X; Z_start) - I(X; Z_end)), the last by the I-MMSE relation: the entropy,
     what the factorised decoder wastes, and what the prior does.
     """
-    mean, v = GAUSSIAN.means[0], VARIANCES
-    alpha2, sigma2 = 1 / (1 + 1 / snr_end), 1 / (1 + snr_end)
+    mean = GAUSSIAN.means[0]
+    v = VARIANCES
+    alpha2 = 1 / (1 + 1 / snr_end)
+    sigma2 = 1 / (1 + snr_end)
     prior = 0.5 * (alpha2 * (v.sum() + (mean**2).sum()) + 2 * (sigma2 - 1 - np.log(sigma2)))
     entropy = 0.5 * np.log(2 * np.pi * np.e * v).sum()
     decoder = 0.5 * np.log1p(1 / (v * snr_start)).sum()
@@ -51,7 +54,8 @@ def entropy_and_gaps(snr_start, snr_end):
 @pytest.mark.slow
 def test_bound_of_a_learned_schedule_and_its_gradient_in_the_ends():
     """Both against the closed form, on a schedule whose log-SNR is nearly a straight line."""
-    params, t_start = dict(schedules.init_learned(jax.random.key(0), 6.0, -2.0, features=8)), 0.05
+    params = dict(schedules.init_learned(jax.random.key(0), 6.0, -2.0, features=8))
+    t_start = 0.05
 
     def closed(top, span):
         learned = schedules.learned({**params, "log_snr_max": top, "range": span})
@@ -106,11 +110,13 @@ def test_levels_are_bayes_rule(ratio):
 
 def test_the_decoder_has_a_key_of_its_own():
     """The reconstruction, -noise^2 / 2 up to a constant, says nothing of the noise that the network sees."""
-    schedule, seen = schedules.linear_beta(), []
+    schedule = schedules.linear_beta()
+    seen = []
     density = timesteps.discrete_density(schedule, 1000)
     objective = objectives.variational_bound(parameterizations.epsilon(), density, decoder=gaussian())
     network = lambda x, t, c: seen.append(x) or 0 * x
-    keys, x = jax.random.split(jax.random.key(1), 4096), jnp.zeros((4096, 1))
+    keys = jax.random.split(jax.random.key(1), 4096)
+    x = jnp.zeros((4096, 1))
     _, metrics = objective({"model": network}, schedule, keys, {"x": x}, 0)
     eps = np.abs(seen[0][:, 0]) / schedule.sigma(metrics["t"])
     assert abs(scipy.stats.spearmanr(eps, metrics["reconstruction"]).statistic) < 4 / 64
@@ -119,7 +125,9 @@ def test_the_decoder_has_a_key_of_its_own():
 
 def test_the_decoder_gets_the_noise_in_units_of_the_data_at_the_start():
     """sigma / alpha at t_start, for every entry; the reconstruction is what it returns, in bits a dimension."""
-    schedule, start, seen = schedules.trigonometric(), 0.25, []
+    schedule = schedules.trigonometric()
+    start = 0.25
+    seen = []
 
     def decoder(x_0, noise, ratio):
         seen.append((x_0, ratio))
@@ -127,7 +135,8 @@ def test_the_decoder_gets_the_noise_in_units_of_the_data_at_the_start():
 
     density = timesteps.uniform_density(schedule._replace(t_min=start))
     objective = objectives.variational_bound(parameterizations.v(), density, start, decoder)
-    keys, x = jax.random.split(jax.random.key(1), 4), jnp.linspace(-1, 1, 12).reshape(4, 3)
+    keys = jax.random.split(jax.random.key(1), 4)
+    x = jnp.linspace(-1, 1, 12).reshape(4, 3)
     _, metrics = objective({"model": lambda x, t, c: 0 * x}, schedule, keys, {"x": x}, 0)
     np.testing.assert_array_equal(seen[0][0], x)
     np.testing.assert_allclose(np.squeeze(seen[0][1]), np.tan(np.pi / 8), rtol=1e-5)

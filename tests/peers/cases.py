@@ -36,11 +36,11 @@ class Case(NamedTuple):
     """One small network of a peer.
 
     Attributes:
-      build: () -> torch module with `save_pretrained`.
-      inputs: arrays by name, as our network takes them (channels last where they are images).
-      run: (module, inputs as torch tensors) -> outputs by name, as our network gives them.
-      same: for a tensor that must equal another, its name and the other's.
-      kept: names of the tensors that keep what the module computed for them, such as tables of positions.
+        build: () -> torch module with `save_pretrained`.
+        inputs: arrays by name, as our network takes them (channels last where they are images).
+        run: (module, inputs as torch tensors) -> outputs by name, as our network gives them.
+        same: for a tensor that must equal another, its name and the other's.
+        kept: names of the tensors that keep what the module computed for them, such as tables of positions.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -90,11 +90,17 @@ def write(name: str, case: Case, folder: pathlib.Path) -> None:
     arrays = {f"in/{key}": np.ascontiguousarray(value) for key, value in case.inputs.items()}
     arrays |= {f"out/{key}": value.contiguous().numpy() for key, value in outputs.items()}
     versions = {library.__name__: library.__version__ for library in (diffusers, transformers, torch)}
-    save_file(arrays | kept, folder / f"{name}.safetensors", metadata={
-        "config": json.dumps(config), "shapes": json.dumps(shapes), "versions": json.dumps(versions),
-        "same": json.dumps(case.same),
-        "command": "python -m tests.peers.cases tests/fixtures/models",
-    })  # fmt: skip
+    save_file(
+        arrays | kept,
+        folder / f"{name}.safetensors",
+        metadata={
+            "config": json.dumps(config),
+            "shapes": json.dumps(shapes),
+            "versions": json.dumps(versions),
+            "same": json.dumps(case.same),
+            "command": "python -m tests.peers.cases tests/fixtures/models",
+        },
+    )
 
 
 def write_listing(name: str, build: Callable[[], torch.nn.Module], folder: pathlib.Path) -> None:

@@ -34,16 +34,17 @@ class Walk(NamedTuple):
     """One scheduler with its settings.
 
     Attributes:
-      scheduler: the class.
-      settings: of the class, on top of TABLE.
-      space: of its samples: "preserving" (alpha^2 + sigma^2 = 1), "exploding" (alpha = 1), "flow" (alpha = 1 - sigma).
-      calls: network evaluations of each step, the last entry repeated.
-      steps: asked for.
-      kept: how many of them are written, from the start.
-      step: arguments of `scheduler.step`.
-      solvers: the setting `solver_type` at each call of a step, where it is not one for all.
-      even: whether the sigmas are those that Flux's pipeline lays before.
-      mu: of a dynamic shift.
+        scheduler: the class.
+        settings: of the class, on top of TABLE.
+        space: of its samples: "preserving" (alpha^2 + sigma^2 = 1), "exploding" (alpha = 1), "flow" (alpha = 1 -
+            sigma).
+        calls: network evaluations of each step, the last entry repeated.
+        steps: asked for.
+        kept: how many of them are written, from the start.
+        step: arguments of `scheduler.step`.
+        solvers: the setting `solver_type` at each call of a step, where it is not one for all.
+        even: whether the sigmas are those that Flux's pipeline lays before.
+        mu: of a dynamic shift.
     """
 
     scheduler: str
@@ -74,26 +75,45 @@ WALKS = {
     "dpmpp_2m, to zero": Walk("DPMSolverMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "zero"}),
     "dpmpp_3m": Walk("DPMSolverMultistepScheduler", {**_plus, "solver_order": 3, "solver_type": "heun"}),
     "dpmpp_2s": Walk("DPMSolverSinglestepScheduler", {**GEOMETRIC, "solver_order": 2}, calls=(2,), steps=12, kept=5),
-    "dpm_solver_2": Walk("DPMSolverSinglestepScheduler", {
-        **GEOMETRIC, "algorithm_type": "dpmsolver", "solver_order": 2}, calls=(2,), steps=12, kept=5),
-    "dpm_solver_3": Walk("DPMSolverSinglestepScheduler", {
-        **GEOMETRIC, "algorithm_type": "dpmsolver", "solver_order": 3}, calls=(3,), steps=15, kept=4,
-        solvers=("midpoint", "heun", "midpoint")),  # the paper's inner step is what is called "heun" here
-    **{f"deis {order}": Walk("DEISMultistepScheduler", {"solver_order": order, "lower_order_final": False})
-       for order in (2, 3)},
-    **{f"unipc {order}, {solver}": Walk("UniPCMultistepScheduler", {
-        **INTERIOR, "solver_order": order, "solver_type": solver})
-       for order in (1, 2, 3) for solver in ("bh1", "bh2")},
+    "dpm_solver_2": Walk(
+        "DPMSolverSinglestepScheduler",
+        {**GEOMETRIC, "algorithm_type": "dpmsolver", "solver_order": 2},
+        calls=(2,),
+        steps=12,
+        kept=5,
+    ),
+    "dpm_solver_3": Walk(
+        "DPMSolverSinglestepScheduler",
+        {**GEOMETRIC, "algorithm_type": "dpmsolver", "solver_order": 3},
+        calls=(3,),
+        steps=15,
+        kept=4,
+        solvers=("midpoint", "heun", "midpoint"),
+    ),  # the paper's inner step is what is called "heun" here
+    **{
+        f"deis {order}": Walk("DEISMultistepScheduler", {"solver_order": order, "lower_order_final": False})
+        for order in (2, 3)
+    },
+    **{
+        f"unipc {order}, {solver}": Walk(
+            "UniPCMultistepScheduler", {**INTERIOR, "solver_order": order, "solver_type": solver}
+        )
+        for order in (1, 2, 3)
+        for solver in ("bh1", "bh2")
+    },
     "flow, euler": Walk("FlowMatchEulerDiscreteScheduler", {}, "flow"),
     "flow, euler, shift 3": Walk("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow"),
     "flow, heun": Walk("FlowMatchHeunDiscreteScheduler", {}, "flow", calls=(2,)),
-    **{f"ddpm, {variance}": Walk("DDPMScheduler", {"variance_type": variance, "clip_sample": False})
-       for variance in ("fixed_small", "fixed_large", "learned_range")},
+    **{
+        f"ddpm, {variance}": Walk("DDPMScheduler", {"variance_type": variance, "clip_sample": False})
+        for variance in ("fixed_small", "fixed_large", "learned_range")
+    },
     "euler_ancestral": Walk("EulerAncestralDiscreteScheduler", {}, "exploding"),
     "dpm_2_ancestral": Walk("KDPM2AncestralDiscreteScheduler", {}, "exploding", calls=(2,)),
-    "dpmpp_2m_sde": Walk("DPMSolverMultistepScheduler", {
-        **INTERIOR, "algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
-}  # fmt: skip
+    "dpmpp_2m_sde": Walk(
+        "DPMSolverMultistepScheduler", {**INTERIOR, "algorithm_type": "sde-dpmsolver++", "solver_order": 2}
+    ),
+}
 
 # The walks of diffusers' own tests (tests/schedulers of the repository), on their dummy model: only the settings are
 # here, the published sums are in test_diffusers.py.
@@ -110,7 +130,7 @@ PUBLISHED = {
     "dpmpp_2m": Walk("DPMSolverMultistepScheduler", {"solver_order": 2, **INTERIOR}),
     "unipc": Walk("UniPCMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "sigma_min"}),
     "deis": Walk("DEISMultistepScheduler", {"solver_order": 2}),
-}  # fmt: skip
+}
 
 # What a config alone must make: our process, sampler and plan are read from the settings, with nothing set by hand.
 _least, _karras = {"final_sigmas_type": "sigma_min"}, {"use_karras_sigmas": True}
@@ -129,14 +149,16 @@ READ = {
     "tcd": Walk("TCDScheduler", {}, steps=4, step={"eta": 0.0}),
     "ddim, clipped": Walk("DDIMScheduler", {"clip_sample_range": 0.7}),
     "ddpm, large": Walk("DDPMScheduler", {"variance_type": "fixed_large", "clip_sample": False}),
-    "heun, clipped": Walk("HeunDiscreteScheduler", {"clip_sample": True, "clip_sample_range": 0.7}, "exploding",
-                          calls=(2,)),
+    "heun, clipped": Walk(
+        "HeunDiscreteScheduler", {"clip_sample": True, "clip_sample_range": 0.7}, "exploding", calls=(2,)
+    ),
     "heun": Walk("HeunDiscreteScheduler", _karras, "exploding", calls=(2,)),
     "euler, exponential": Walk("EulerDiscreteScheduler", {"use_exponential_sigmas": True}, "exploding"),
     "lms, beta": Walk("LMSDiscreteScheduler", {"use_beta_sigmas": True}, "exploding"),
     "dpmpp_2m, sigma_min": Walk("DPMSolverMultistepScheduler", _least),
-    "dpmpp_2m, heun": Walk("DPMSolverMultistepScheduler", {
-        "solver_type": "heun", "lower_order_final": False, **_least}),
+    "dpmpp_2m, heun": Walk(
+        "DPMSolverMultistepScheduler", {"solver_type": "heun", "lower_order_final": False, **_least}
+    ),
     "dpmpp_2m, Euler at last": Walk("DPMSolverMultistepScheduler", {"euler_at_final": True, **_least}, steps=20),
     "dpmpp_2m, lu": Walk("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}),
     "dpmpp_2m, first order": Walk("DPMSolverMultistepScheduler", {"solver_order": 1}),
@@ -146,14 +168,17 @@ READ = {
     "dpmpp_2s, sigma_min": Walk("DPMSolverSinglestepScheduler", {**_least, "timestep_spacing": "trailing"}),
     "edm, euler": Walk("EDMEulerScheduler", _playground, "exploding"),
     "edm, dpmpp_2m": Walk("EDMDPMSolverMultistepScheduler", {**_playground, "rho": 5.0}, "exploding"),
-    "edm, v": Walk("EDMDPMSolverMultistepScheduler", {
-        **_playground, **_least, "sigma_schedule": "exponential", "prediction_type": "v_prediction"}, "exploding"),
+    "edm, v": Walk(
+        "EDMDPMSolverMultistepScheduler",
+        {**_playground, **_least, "sigma_schedule": "exponential", "prediction_type": "v_prediction"},
+        "exploding",
+    ),
     "flow": Walk("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", steps=4),
     "flow, even": Walk("FlowMatchEulerDiscreteScheduler", {}, "flow", steps=4, even=True),
     "flow, even, shift 3": Walk("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", steps=4, even=True),
     "flow, dynamic": Walk("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, mu=0.5),
     "flow, dynamic, even": Walk("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, even=True, mu=0.5),
-}  # fmt: skip
+}
 
 
 def prepared(walk: Walk, table: dict = TABLE):
@@ -166,8 +191,15 @@ def prepared(walk: Walk, table: dict = TABLE):
     else:
         scheduler.set_timesteps(walk.steps, **more)
     scheduler.is_scale_input_called = True  # the model here takes the sample as it is
-    for table in ("sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "alphas_cumprod", "one",
-                  "final_alpha_cumprod"):  # fmt: skip
+    for table in (
+        "sigmas",
+        "sigmas_interpol",
+        "sigmas_up",
+        "sigmas_down",
+        "alphas_cumprod",
+        "one",
+        "final_alpha_cumprod",
+    ):
         if isinstance(getattr(scheduler, table, None), torch.Tensor):
             setattr(scheduler, table, getattr(scheduler, table).double())
     return scheduler
@@ -222,7 +254,9 @@ def follow(walk: Walk, table: dict = TABLE) -> dict[str, np.ndarray]:
     arguments = dict(walk.step)
     if "generator" in inspect.signature(scheduler.step).parameters:
         arguments["generator"] = torch.Generator().manual_seed(0)
-    ways, noises, times = [x.numpy()], [], list(scheduler.timesteps)
+    ways = [x.numpy()]
+    noises = []
+    times = list(scheduler.timesteps)
     for i in range(walk.kept or walk.steps):
         before = arguments["generator"].get_state() if "generator" in arguments else None
         for call in range(walk.calls[min(i, len(walk.calls) - 1)]):
@@ -255,7 +289,8 @@ def inverted(clip: float) -> dict[str, np.ndarray]:
     scheduler.set_timesteps(10)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     x = torch.from_numpy(starts(1.0, 0.0))
-    ways, levels = [x.numpy()], [0.0]
+    ways = [x.numpy()]
+    levels = [0.0]
     for t in scheduler.timesteps[1:]:  # the first goes from the data to themselves
         levels.append(level(scheduler, t))
         eps = exact(x.numpy(), *coefficients("preserving", levels[-1]))[1]
@@ -272,7 +307,8 @@ def times_of(walk: Walk) -> dict[str, np.ndarray]:
     at the end.
     """
     scheduler = prepared(walk)
-    first, seen = float(scheduler.init_noise_sigma), []
+    first = float(scheduler.init_noise_sigma)
+    seen = []
     x = torch.from_numpy(ramp()) * first
     for t in scheduler.timesteps:
         seen.append((level(scheduler, t), float(t)))
@@ -292,11 +328,17 @@ def times_of(walk: Walk) -> dict[str, np.ndarray]:
 
 def write(path: str, made: dict[str, np.ndarray], name: str, about: dict) -> None:
     """Writes one file, with what is in it in its metadata."""
-    save_file({name: np.ascontiguousarray(value) for name, value in made.items()}, path, {
-        "diffusers": diffusers.__version__, "torch": torch.__version__, "numpy": np.__version__,
-        "command": f"python -m tests.peers.diffusers_reference {path}",
-        name: json.dumps(about, sort_keys=True),
-    })  # fmt: skip
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in made.items()},
+        path,
+        {
+            "diffusers": diffusers.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "command": f"python -m tests.peers.diffusers_reference {path}",
+            name: json.dumps(about, sort_keys=True),
+        },
+    )
     pathlib.Path(path).chmod(0o644)
 
 
@@ -305,21 +347,33 @@ def main(path: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)  # of the algorithm "dpmsolver", which is wanted here
     made = {f"{name}/{part}": value for name, walk in WALKS.items() for part, value in follow(walk).items()}
-    made |= {f"published/{name}/{part}": value
-             for name, walk in PUBLISHED.items() for part, value in times_of(walk).items()}
+    made |= {
+        f"published/{name}/{part}": value for name, walk in PUBLISHED.items() for part, value in times_of(walk).items()
+    }
     found = {"inverted": inverted(0.7)}
     for name, walk in READ.items():
         first = getattr(prepared(walk, {}), "init_noise_sigma", 1.0)
         found[name] = follow(walk, {}) | {"first": np.array(float(first))}
-    read = {name: {"config": {"_class_name": walk.scheduler, **walk.settings}, "steps": walk.steps, "even": walk.even,
-                   "space": walk.space} for name, walk in READ.items()}  # fmt: skip
-    about = {name: {"scheduler": walk.scheduler, "settings": walk.settings, "space": walk.space, "steps": walk.steps}
-             for name, walk in WALKS.items()}
+    read = {
+        name: {
+            "config": {"_class_name": walk.scheduler, **walk.settings},
+            "steps": walk.steps,
+            "even": walk.even,
+            "space": walk.space,
+        }
+        for name, walk in READ.items()
+    }
+    about = {
+        name: {"scheduler": walk.scheduler, "settings": walk.settings, "space": walk.space, "steps": walk.steps}
+        for name, walk in WALKS.items()
+    }
     write(path, made, "walks", about)
     made = {f"{name}/{part}": value for name, parts in found.items() for part, value in parts.items()}
     write(str(pathlib.Path(path).with_name("schedulers.safetensors")), made, "read", read)
-    print(f"{len(WALKS)} walks, {len(PUBLISHED)} published ones and {len(READ)} of configs of diffusers "
-          f"{diffusers.__version__} in {path}")
+    print(
+        f"{len(WALKS)} walks, {len(PUBLISHED)} published ones and {len(READ)} of configs of diffusers "
+        f"{diffusers.__version__} in {path}"
+    )
 
 
 if __name__ == "__main__":

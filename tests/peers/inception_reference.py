@@ -165,14 +165,18 @@ def real(network, logits=False):
     def state(shapes):
         convolutions = [name.removesuffix(".conv.weight") for name in shapes if name.endswith(".conv.weight")]
         kernels = [name.removesuffix(".weight") for name, _ in found if name.endswith(".weight")]
-        tensors, made = dict(found), {}
+        tensors = dict(found)
+        made = {}
         for name, kernel in zip(convolutions, kernels, strict=True):
             made[f"{name}.conv.weight"] = tensors[f"{kernel}.weight"]
             made[f"{name}.bn.bias"] = tensors[f"{kernel}.beta"]
             made[f"{name}.bn.running_mean"] = tensors[f"{kernel}.mean"]
             made[f"{name}.bn.running_var"] = tensors[f"{kernel}.var"]
-        rest = {name: torch.from_numpy(weight(name, shape)) for name, shape in shapes.items()
-                if name not in made and not name.endswith("num_batches_tracked")}  # fmt: skip
+        rest = {
+            name: torch.from_numpy(weight(name, shape))
+            for name, shape in shapes.items()
+            if name not in made and not name.endswith("num_batches_tracked")
+        }
         return made | rest | {name: torch.tensor(0) for name in shapes if name.endswith("num_batches_tracked")}
 
     return state
@@ -180,8 +184,10 @@ def real(network, logits=False):
 
 def made_up(shapes):
     """State with made-up weights."""
-    return {name: torch.tensor(0) if name.endswith("num_batches_tracked") else torch.from_numpy(weight(name, shape))
-            for name, shape in shapes.items()}  # fmt: skip
+    return {
+        name: torch.tensor(0) if name.endswith("num_batches_tracked") else torch.from_numpy(weight(name, shape))
+        for name, shape in shapes.items()
+    }
 
 
 def taps(network, state, x):
@@ -230,7 +236,8 @@ def features(path, images, out, which="all"):
     script = torch.jit.load(path, map_location="cpu").eval()
     network, shapes = pytorch_fid(real(script))
     state = real(script)(shapes)
-    images, parts = np.load(images), []
+    images = np.load(images)
+    parts = []
     for start in range(0, len(images), STEP):
         for x in batches(scaled(enlarge(images[start : start + STEP]))):
             parts.append({"torchscript": script(x)} | (taps(network, state, x) if which == "all" else {}))

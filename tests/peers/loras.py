@@ -36,14 +36,26 @@ from tests.peers.families import flux
 from tests.peers.made_weights import drawn, made
 
 UNET = {
-    "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 24,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "attention_head_dim": 2, "norm_num_groups": 8, "transformer_layers_per_block": 2,
-}  # fmt: skip
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "cross_attention_dim": 24,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": 2,
+    "norm_num_groups": 8,
+    "transformer_layers_per_block": 2,
+}
 TEXT = {
-    "vocab_size": 60, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "max_position_embeddings": 9, "projection_dim": 24, "eos_token_id": 50,
-}  # fmt: skip
+    "vocab_size": 60,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 9,
+    "projection_dim": 24,
+    "eos_token_id": 50,
+}
 # Attention, both layers of the MLP, convolutions of one pixel and of three, one layer of another rank and alpha.
 OF_UNET = {
     "r": 3, "lora_alpha": 6, "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2",
@@ -52,9 +64,11 @@ OF_UNET = {
 }  # fmt: skip
 OF_TEXT = {"r": 2, "lora_alpha": 3, "target_modules": ["q_proj", "v_proj", "out_proj", "fc1"]}
 INPUTS = {
-    "x": drawn("lora x", 2, 8, 8, 4), "t": np.array([3.0, 731.0], np.float32), "text": drawn("lora text", 2, 5, 24),
+    "x": drawn("lora x", 2, 8, 8, 4),
+    "t": np.array([3.0, 731.0], np.float32),
+    "text": drawn("lora text", 2, 5, 24),
     "ids": np.array([[58, 3, 17, 2, 50, 59, 59, 0, 0], [58, 9, 30, 31, 32, 33, 59, 1, 50]], np.int32),
-}  # fmt: skip
+}
 
 
 def networks():
@@ -70,8 +84,10 @@ def outputs(unet, text) -> dict[str, torch.Tensor]:
     """What both make of the inputs."""
     a = {name: torch.from_numpy(value) for name, value in INPUTS.items()}
     with torch.no_grad():
-        return {"unet": last(unet(first(a["x"]), a["t"], a["text"]).sample),
-                "text_encoder": text(input_ids=a["ids"].long()).last_hidden_state}  # fmt: skip
+        return {
+            "unet": last(unet(first(a["x"]), a["t"], a["text"]).sample),
+            "text_encoder": text(input_ids=a["ids"].long()).last_hidden_state,
+        }
 
 
 def loaded(path: str) -> dict[str, torch.Tensor]:
@@ -94,14 +110,17 @@ def main(path: str) -> None:
     factors = {}
     for component, network in (("unet", unet), ("text_encoder", text)):
         state = get_peft_model_state_dict(network, adapter_name="default")
-        factors[component] = {name: torch.from_numpy(made(f"{component}.{name}", tuple(value.shape)))
-                              for name, value in state.items()}  # fmt: skip
+        factors[component] = {
+            name: torch.from_numpy(made(f"{component}.{name}", tuple(value.shape))) for name, value in state.items()
+        }
     about = {"unet_config": dict(unet.config), "text_config": text.config.to_dict()}
     with tempfile.TemporaryDirectory() as folder:
         StableDiffusionPipeline.save_lora_weights(
-            folder, unet_lora_layers=factors["unet"], text_encoder_lora_layers=factors["text_encoder"],
+            folder,
+            unet_lora_layers=factors["unet"],
+            text_encoder_lora_layers=factors["text_encoder"],
             **_collate_lora_metadata({"unet": unet, "text_encoder": text}),
-        )  # fmt: skip
+        )
         (saved,) = pathlib.Path(folder).glob("*.safetensors")
         with safe_open(saved, framework="numpy") as file:
             about["peft"] = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -116,8 +135,11 @@ def main(path: str) -> None:
             if name.endswith(".alpha"):  # the converter says the rank: that alpha is not what was trained with
                 alphas[name] = float(len(kohya[name.replace(".alpha", ".lora_down.weight")]) * 0.75)
                 kohya[name] = torch.tensor(alphas[name])
-        same = {name: next(key for key, value in packed.items() if value is tensor)
-                for name, tensor in kohya.items() if name not in alphas}  # fmt: skip
+        same = {
+            name: next(key for key, value in packed.items() if value is tensor)
+            for name, tensor in kohya.items()
+            if name not in alphas
+        }
         path_of_kohya = pathlib.Path(folder) / "kohya.safetensors"
         save_file({name: value.contiguous() for name, value in kohya.items()}, path_of_kohya)
         found["kohya"] = loaded(str(path_of_kohya))
@@ -154,20 +176,28 @@ PROCESSORS = {
 XLABS = {
     f"{block}.0.processor.{part}.{factor}.weight": shape
     for block, part, outputs, inputs in (
-        ("double_blocks", "qkv_lora1", 96, 32), ("double_blocks", "qkv_lora2", 96, 32),
-        ("double_blocks", "proj_lora1", 32, 32), ("double_blocks", "proj_lora2", 32, 32),
-        ("single_blocks", "qkv_lora", 96, 32), ("single_blocks", "proj_lora", 32, 160),
-    ) for factor, shape in (("down", (2, inputs)), ("up", (outputs, 2)))
-}  # fmt: skip
+        ("double_blocks", "qkv_lora1", 96, 32),
+        ("double_blocks", "qkv_lora2", 96, 32),
+        ("double_blocks", "proj_lora1", 32, 32),
+        ("double_blocks", "proj_lora2", 32, 32),
+        ("single_blocks", "qkv_lora", 96, 32),
+        ("single_blocks", "proj_lora", 32, 160),
+    )
+    for factor, shape in (("down", (2, inputs)), ("up", (outputs, 2)))
+}
 # As kohya's programs name them. Diffusers takes only the published width of a single block's first layer.
 COMFYUI = {
     f"diffusion_model.{layer}.{end}": shape
     for layer, outputs, inputs in (
-        ("double_blocks.0.img_attn.qkv", 96, 32), ("double_blocks.0.txt_attn.proj", 32, 32),
-        ("double_blocks.0.img_mlp.0", 128, 32), ("double_blocks.0.txt_mod.lin", 192, 32),
-        ("single_blocks.0.linear2", 32, 160), ("single_blocks.0.modulation.lin", 96, 32),
-    ) for end, shape in (("lora_down.weight", (2, inputs)), ("lora_up.weight", (outputs, 2)), ("alpha", ()))
-}  # fmt: skip
+        ("double_blocks.0.img_attn.qkv", 96, 32),
+        ("double_blocks.0.txt_attn.proj", 32, 32),
+        ("double_blocks.0.img_mlp.0", 128, 32),
+        ("double_blocks.0.txt_mod.lin", 192, 32),
+        ("single_blocks.0.linear2", 32, 160),
+        ("single_blocks.0.modulation.lin", 96, 32),
+    )
+    for end, shape in (("lora_down.weight", (2, inputs)), ("lora_up.weight", (outputs, 2)), ("alpha", ()))
+}
 TARGETS = ["attn1.to_q", "attn2.to_k", "down_blocks.0.resnets.0.conv1"]
 OF_PEFT = {
     "dora": LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=TARGETS),
@@ -175,10 +205,11 @@ OF_PEFT = {
     "loha": peft.LoHaConfig(r=2, alpha=3, target_modules=TARGETS),
     "loha tucker": peft.LoHaConfig(r=2, alpha=3, target_modules=TARGETS, use_effective_conv2d=True),
     "lokr": peft.LoKrConfig(r=2, alpha=3, target_modules=TARGETS),
-    "lokr tucker": peft.LoKrConfig(r=2, alpha=3, target_modules=TARGETS, use_effective_conv2d=True, decompose_both=True,
-                                   decompose_factor=4),
+    "lokr tucker": peft.LoKrConfig(
+        r=2, alpha=3, target_modules=TARGETS, use_effective_conv2d=True, decompose_both=True, decompose_factor=4
+    ),
     "lokr whole": peft.LoKrConfig(r=16, alpha=3, target_modules=TARGETS),
-}  # fmt: skip
+}
 
 
 def networks_of_spellings() -> dict[str, torch.nn.Module]:
@@ -206,8 +237,10 @@ def fused(path: str, component: str) -> dict[str, torch.Tensor]:
 def by_peft(config: peft.PeftConfig, folder: str) -> dict[str, torch.Tensor]:
     """The weights of the U-Net into which peft has merged an adapter, which it has saved in the folder before."""
     adapted = peft.get_peft_model(networks_of_spellings()["unet"], config)
-    state = {name: torch.from_numpy(made(name, tuple(value.shape)))
-             for name, value in get_peft_model_state_dict(adapted).items()}  # fmt: skip
+    state = {
+        name: torch.from_numpy(made(name, tuple(value.shape)))
+        for name, value in get_peft_model_state_dict(adapted).items()
+    }
     peft.set_peft_model_state_dict(adapted, state)
     adapted.save_pretrained(folder)
     saved = load_file(pathlib.Path(folder) / "adapter_model.safetensors")
@@ -234,8 +267,10 @@ def spellings(path: str) -> None:
     for case, (component, shapes) in files.items():
         with tempfile.TemporaryDirectory() as folder:
             # Diffusers goes on for ever at an alpha that is not positive.
-            tensors = {name: torch.from_numpy(made(name, shape)) if shape else torch.tensor(1.5)
-                       for name, shape in shapes.items()}  # fmt: skip
+            tensors = {
+                name: torch.from_numpy(made(name, shape)) if shape else torch.tensor(1.5)
+                for name, shape in shapes.items()
+            }
             save_file(tensors, pathlib.Path(folder) / "pytorch_lora_weights.safetensors")
             put(case, component, fused(folder, component), shapes=shapes)
     for case, config in OF_PEFT.items():

@@ -15,9 +15,9 @@ def made(name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarra
     """The tensor of that name and shape.
 
     Args:
-      name: as the peer's checkpoint has it.
-      shape: of the tensor, output features first.
-      dtype: to round to.
+        name: as the peer's checkpoint has it.
+        shape: of the tensor, output features first.
+        dtype: to round to.
     """
     uniform = _uniform(name, shape)
     if len(shape) >= 2:

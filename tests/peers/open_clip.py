@@ -16,7 +16,9 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int, act: str):
         super().__init__()
-        self.c_fc, self.c_proj, self.act = nn.Linear(width, hidden), nn.Linear(hidden, width), act
+        self.c_fc = nn.Linear(width, hidden)
+        self.c_proj = nn.Linear(hidden, width)
+        self.act = act
 
     def forward(self, x):
         h = self.c_fc(x)
@@ -29,7 +31,8 @@ class Block(nn.Module):
     def __init__(self, config):
         super().__init__()
         width = config.hidden_size
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.ln_1 = nn.LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, config.num_attention_heads, batch_first=True)
         self.mlp = Mlp(width, config.intermediate_size, config.hidden_act)
 
@@ -57,11 +60,13 @@ class Visual(nn.Module):
 
     def __init__(self, config, features: int):
         super().__init__()
-        width, side = config.hidden_size, config.image_size // config.patch_size
+        width = config.hidden_size
+        side = config.image_size // config.patch_size
         self.conv1 = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(side**2 + 1, width))
-        self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.ln_pre = nn.LayerNorm(width)
+        self.ln_post = nn.LayerNorm(width)
         self.transformer = Transformer(config)
         self.proj = nn.Parameter(torch.empty(width, features))
 

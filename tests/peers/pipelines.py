@@ -37,28 +37,72 @@ STEPS, GUIDANCE = 30, 7.5
 STEPS_OF = {"lcm": 4, "pndm": 25}  # its half steps there are whole numbers of the process's: of 40, not of 33
 SMALL = 0.1  # factor of the last layer
 # As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
-SD_1 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
-        "num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True,
-        "trained_betas": None}  # fmt: skip
-SD_XL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
-         "timestep_spacing": "leading", "use_karras_sigmas": False}  # fmt: skip
-LCM = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "original_inference_steps": 50,
-       "num_train_timesteps": 1000, "clip_sample": False, "timestep_scaling": 10.0}  # fmt: skip
+SD_1 = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "trained_betas": None,
+}
+SD_XL = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "use_karras_sigmas": False,
+}
+LCM = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "original_inference_steps": 50,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "timestep_scaling": 10.0,
+}
 SHIFTED = {"shift": 3.0}
 PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "final_sigmas_type": "zero"}
-EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "rho": 7.0, "prediction_type": "epsilon",
-       "num_train_timesteps": 1000}  # fmt: skip
+EDM = {
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "sigma_data": 0.5,
+    "rho": 7.0,
+    "prediction_type": "epsilon",
+    "num_train_timesteps": 1000,
+}
 UNET = {
-    "sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "attention_head_dim": 2,
-}  # fmt: skip
+}
 VAE = {
-    "block_out_channels": (8, 16), "down_block_types": ("DownEncoderBlock2D",) * 2, "layers_per_block": 1,
-    "up_block_types": ("UpDecoderBlock2D",) * 2, "norm_num_groups": 4, "latent_channels": 4,
-}  # fmt: skip
-CLIP = {"vocab_size": 60, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 12, "projection_dim": 24, "bos_token_id": 52, "eos_token_id": 53}  # fmt: skip
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "layers_per_block": 1,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+}
+CLIP = {
+    "vocab_size": 60,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 12,
+    "projection_dim": 24,
+    "bos_token_id": 52,
+    "eos_token_id": 53,
+}
 
 
 def clip_tokenizer(folder: pathlib.Path):
@@ -79,8 +123,11 @@ def clip(projected: bool = False):
 
 
 def t5(width: int = 32):
-    return transformers.T5EncoderModel(transformers.T5Config(
-        vocab_size=512, d_model=width, d_kv=8, d_ff=40, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"))
+    return transformers.T5EncoderModel(
+        transformers.T5Config(
+            vocab_size=512, d_model=width, d_kv=8, d_ff=40, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+        )
+    )
 
 
 def t5_tokenizer(folder: pathlib.Path):
@@ -90,64 +137,101 @@ def t5_tokenizer(folder: pathlib.Path):
 def stable_diffusion(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """With the scheduler that SD 1.5 is published with."""
     return diffusers.StableDiffusionPipeline(
-        vae=diffusers.AutoencoderKL(**VAE), tokenizer=clip_tokenizer(folder / "clip"),
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
         text_encoder=clip(),
         unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, **UNET),
         scheduler=diffusers.PNDMScheduler.from_config(SD_1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def stable_diffusion_inpaint(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """Trained to paint: of nine channels, the latents, the mask and the latents of what is not masked."""
     return diffusers.StableDiffusionInpaintPipeline(
-        vae=diffusers.AutoencoderKL(**VAE), tokenizer=clip_tokenizer(folder / "clip"), text_encoder=clip(),
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        text_encoder=clip(),
         unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, in_channels=9, **UNET),
         scheduler=diffusers.PNDMScheduler.from_config(SD_1),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def stable_diffusion_xl(folder: pathlib.Path, **how) -> diffusers.DiffusionPipeline:
     unet = diffusers.UNet2DConditionModel(
-        cross_attention_dim=48, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=24 + 6 * 8, use_linear_projection=True, **UNET)
+        cross_attention_dim=48,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+        use_linear_projection=True,
+        **UNET,
+    )
     parts = {"vae": diffusers.AutoencoderKL(**VAE), "scheduler": diffusers.EulerDiscreteScheduler.from_config(SD_XL)}
     return diffusers.StableDiffusionXLPipeline(
-        tokenizer=clip_tokenizer(folder / "clip"), tokenizer_2=clip_tokenizer(folder / "clip_2"), text_encoder=clip(),
-        text_encoder_2=clip(True), unet=unet, add_watermarker=False, **{**parts, **how},
-    )  # fmt: skip
+        tokenizer=clip_tokenizer(folder / "clip"),
+        tokenizer_2=clip_tokenizer(folder / "clip_2"),
+        text_encoder=clip(),
+        text_encoder_2=clip(True),
+        unet=unet,
+        add_watermarker=False,
+        **{**parts, **how},
+    )
 
 
 def playground(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """As Playground 2.5 is published: EDM's process, and latents with a mean and a deviation for each channel."""
     vae = diffusers.AutoencoderKL(
-        latents_mean=[-1.6574, 1.886, -1.383, 2.5155], latents_std=[8.4927, 5.9022, 6.5498, 5.2299], scaling_factor=0.5,
-        **VAE)  # fmt: skip
+        latents_mean=[-1.6574, 1.886, -1.383, 2.5155],
+        latents_std=[8.4927, 5.9022, 6.5498, 5.2299],
+        scaling_factor=0.5,
+        **VAE,
+    )
     return stable_diffusion_xl(folder, vae=vae, scheduler=diffusers.EDMDPMSolverMultistepScheduler.from_config(EDM))
 
 
 def latent_consistency(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """A student of SD that reads the guidance as a strength."""
     return diffusers.LatentConsistencyModelPipeline(
-        vae=diffusers.AutoencoderKL(**VAE), tokenizer=clip_tokenizer(folder / "clip"), text_encoder=clip(),
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        text_encoder=clip(),
         unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, time_cond_proj_dim=16, **UNET),
         scheduler=diffusers.LCMScheduler.from_config(LCM),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def stable_diffusion_3(folder: pathlib.Path, with_t5: bool = False) -> diffusers.DiffusionPipeline:
     transformer = diffusers.SD3Transformer2DModel(
-        sample_size=8, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-        caption_projection_dim=32, joint_attention_dim=56, pooled_projection_dim=48, pos_embed_max_size=8)
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=56,
+        pooled_projection_dim=48,
+        pos_embed_max_size=8,
+    )
     return diffusers.StableDiffusion3Pipeline(
-        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE), tokenizer=clip_tokenizer(folder / "clip"),
-        tokenizer_2=clip_tokenizer(folder / "clip_2"), text_encoder=clip(True), text_encoder_2=clip(True),
-        text_encoder_3=t5(56) if with_t5 else None, tokenizer_3=t5_tokenizer(folder / "t5") if with_t5 else None,
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        tokenizer_2=clip_tokenizer(folder / "clip_2"),
+        text_encoder=clip(True),
+        text_encoder_2=clip(True),
+        text_encoder_3=t5(56) if with_t5 else None,
+        tokenizer_3=t5_tokenizer(folder / "t5") if with_t5 else None,
         transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED),
-    )  # fmt: skip
+    )
 
 
 def stable_diffusion_3_t5(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
@@ -157,89 +241,144 @@ def stable_diffusion_3_t5(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
 def pixart_alpha(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """Of 1024 pixels, which is told the size of the picture."""
     transformer = diffusers.PixArtTransformer2DModel(
-        sample_size=128, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=12, num_attention_heads=4,
-        cross_attention_dim=48, caption_channels=32, use_additional_conditions=True)
+        sample_size=128,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=12,
+        num_attention_heads=4,
+        cross_attention_dim=48,
+        caption_channels=32,
+        use_additional_conditions=True,
+    )
     return diffusers.PixArtAlphaPipeline(
-        vae=diffusers.AutoencoderKL(**VAE), tokenizer=t5_tokenizer(folder / "t5"), text_encoder=t5(),
-        transformer=transformer, scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
-    )  # fmt: skip
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=t5(),
+        transformer=transformer,
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
+    )
 
 
 def pixart_sigma(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     transformer = diffusers.PixArtTransformer2DModel(
-        sample_size=8, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-        cross_attention_dim=32, caption_channels=32, interpolation_scale=1, use_additional_conditions=False)
+        sample_size=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        cross_attention_dim=32,
+        caption_channels=32,
+        interpolation_scale=1,
+        use_additional_conditions=False,
+    )
     return diffusers.PixArtSigmaPipeline(
-        vae=diffusers.AutoencoderKL(**VAE), tokenizer=t5_tokenizer(folder / "t5"), text_encoder=t5(),
-        transformer=transformer, scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
-    )  # fmt: skip
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=t5(),
+        transformer=transformer,
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
+    )
 
 
 def flux(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     transformer = diffusers.FluxTransformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=24, guidance_embeds=True, axes_dims_rope=(4, 6, 6))
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=24,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
     return diffusers.FluxPipeline(
-        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE), tokenizer=clip_tokenizer(folder / "clip"),
-        tokenizer_2=t5_tokenizer(folder / "t5"), text_encoder=clip(), text_encoder_2=t5(), transformer=transformer,
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        tokenizer_2=t5_tokenizer(folder / "t5"),
+        text_encoder=clip(),
+        text_encoder_2=t5(),
+        transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED | {"use_dynamic_shifting": True}),
-    )  # fmt: skip
+    )
 
 
-PIPELINES = {"sd": stable_diffusion, "inpaint": stable_diffusion_inpaint, "xl": stable_diffusion_xl,
-             "mmdit": stable_diffusion_3, "t5_mmdit": stable_diffusion_3_t5, "pixart": pixart_sigma,
-             "alpha": pixart_alpha, "flux": flux, "playground": playground,
-             "lcm": latent_consistency}  # fmt: skip
+PIPELINES = {
+    "sd": stable_diffusion,
+    "inpaint": stable_diffusion_inpaint,
+    "xl": stable_diffusion_xl,
+    "mmdit": stable_diffusion_3,
+    "t5_mmdit": stable_diffusion_3_t5,
+    "pixart": pixart_sigma,
+    "alpha": pixart_alpha,
+    "flux": flux,
+    "playground": playground,
+    "lcm": latent_consistency,
+}
 # Of each pipeline: the base of its scheduler's config, and a name for our sampler with the scheduler and its settings.
 KARRAS = {"use_karras_sigmas": True}
 LEADING, TRAILING = {"timestep_spacing": "leading"}, {"timestep_spacing": "trailing"}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 V, ZERO = {"prediction_type": "v_prediction"}, {"rescale_betas_zero_snr": True}
 WALKS = {
-    "sd": (SD_1, {
-        "plms": ("PNDMScheduler", {}),
-        "pndm": ("PNDMScheduler", {"skip_prk_steps": False}),
-        "ddpm": ("DDPMScheduler", {}),
-        "ddim": ("DDIMScheduler", {}),
-        "ddim to zero, v": ("DDIMScheduler", {"set_alpha_to_one": True, **V}),
-        "euler": ("EulerDiscreteScheduler", {}),
-        "euler, leading": ("EulerDiscreteScheduler", LEADING),
-        "euler, trailing, zero-terminal v": ("EulerDiscreteScheduler", TRAILING | V | ZERO),
-        "euler, karras": ("EulerDiscreteScheduler", KARRAS),
-        "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
-        "heun": ("HeunDiscreteScheduler", {}),
-        "dpm_2": ("KDPM2DiscreteScheduler", {}),
-        "dpm_2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
-        "lms": ("LMSDiscreteScheduler", {}),
-        "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-        "dpmpp_2m, karras": ("DPMSolverMultistepScheduler", KARRAS),
-        "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", SDE),
-        "dpmpp_2m, trailing, sigma_min": ("DPMSolverMultistepScheduler", TRAILING | {"final_sigmas_type": "sigma_min"}),
-        "unipc": ("UniPCMultistepScheduler", {}),
-        "unipc, leading": ("UniPCMultistepScheduler", LEADING),
-        "lcm": ("LCMScheduler", {}),
-    }),
+    "sd": (
+        SD_1,
+        {
+            "plms": ("PNDMScheduler", {}),
+            "pndm": ("PNDMScheduler", {"skip_prk_steps": False}),
+            "ddpm": ("DDPMScheduler", {}),
+            "ddim": ("DDIMScheduler", {}),
+            "ddim to zero, v": ("DDIMScheduler", {"set_alpha_to_one": True, **V}),
+            "euler": ("EulerDiscreteScheduler", {}),
+            "euler, leading": ("EulerDiscreteScheduler", LEADING),
+            "euler, trailing, zero-terminal v": ("EulerDiscreteScheduler", TRAILING | V | ZERO),
+            "euler, karras": ("EulerDiscreteScheduler", KARRAS),
+            "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+            "heun": ("HeunDiscreteScheduler", {}),
+            "dpm_2": ("KDPM2DiscreteScheduler", {}),
+            "dpm_2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+            "lms": ("LMSDiscreteScheduler", {}),
+            "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+            "dpmpp_2m, karras": ("DPMSolverMultistepScheduler", KARRAS),
+            "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", SDE),
+            "dpmpp_2m, trailing, sigma_min": (
+                "DPMSolverMultistepScheduler",
+                TRAILING | {"final_sigmas_type": "sigma_min"},
+            ),
+            "unipc": ("UniPCMultistepScheduler", {}),
+            "unipc, leading": ("UniPCMultistepScheduler", LEADING),
+            "lcm": ("LCMScheduler", {}),
+        },
+    ),
     "inpaint": (SD_1, {"plms": ("PNDMScheduler", {}), "dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
-    "xl": (SD_XL, {
-        "euler": ("EulerDiscreteScheduler", {}),
-        "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
-        "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-        "unipc": ("UniPCMultistepScheduler", {}),
-    }),
-    "mmdit": (SHIFTED, {
-        "euler": ("FlowMatchEulerDiscreteScheduler", {}),
-        "heun": ("FlowMatchHeunDiscreteScheduler", {}),
-    }),
+    "xl": (
+        SD_XL,
+        {
+            "euler": ("EulerDiscreteScheduler", {}),
+            "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+            "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+            "unipc": ("UniPCMultistepScheduler", {}),
+        },
+    ),
+    "mmdit": (
+        SHIFTED,
+        {"euler": ("FlowMatchEulerDiscreteScheduler", {}), "heun": ("FlowMatchHeunDiscreteScheduler", {})},
+    ),
     "t5_mmdit": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "pixart": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "alpha": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "flux": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
-    "playground": (EDM, {
-        "dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
-        "euler": ("EDMEulerScheduler", {}),
-    }),
+    "playground": (
+        EDM,
+        {
+            "dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
+            "euler": ("EDMEulerScheduler", {}),
+        },
+    ),
     "lcm": (LCM, {"lcm": ("LCMScheduler", {})}),
-}  # fmt: skip
+}
 
 
 PICTURES = ("playground", "lcm")  # whose pictures are those of the pipeline itself, before they are clipped
@@ -323,8 +462,12 @@ def write(name: str, folder: pathlib.Path) -> None:
                 del told["negative_prompt"]
                 latents = pipe._pack_latents(latents, 2, channels, 8, 8)
             if name == "inpaint":
-                told |= {"image": torch.zeros(1, 3, 16, 16), "mask_image": mask(), "strength": 1.0,
-                         "masked_image_latents": torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1)}
+                told |= {
+                    "image": torch.zeros(1, 3, 16, 16),
+                    "mask_image": mask(),
+                    "strength": 1.0,
+                    "masked_image_latents": torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1),
+                }
             if name in ("pixart", "alpha"):
                 told |= {"clean_caption": False, "use_resolution_binning": False}
             if name == "lcm":
@@ -333,7 +476,8 @@ def write(name: str, folder: pathlib.Path) -> None:
             found = draw(output_type="latent").images
             if name == "flux":
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
-            factor, shift = pipe.vae.config.scaling_factor, getattr(pipe.vae.config, "shift_factor", None) or 0
+            factor = pipe.vae.config.scaling_factor
+            shift = getattr(pipe.vae.config, "shift_factor", None) or 0
             picture = pipe.vae.decode(found / factor + shift).sample
         if name in PICTURES and "picture" not in arrays:
             unclipped = mock.patch.object(pipe.image_processor, "postprocess", lambda image, **_: image)
@@ -350,8 +494,15 @@ def write(name: str, folder: pathlib.Path) -> None:
         for walk in EDITED:
             edit.scheduler = getattr(diffusers, walks[walk][0]).from_config(base | walks[walk][1])
             with made_noise(edit), torch.no_grad():
-                found = edit(PROMPTS, image=image, strength=STRENGTH, num_inference_steps=STEPS, output_type="latent",
-                             guidance_scale=GUIDANCE, negative_prompt=[NEGATIVE] * 2).images  # fmt: skip
+                found = edit(
+                    PROMPTS,
+                    image=image,
+                    strength=STRENGTH,
+                    num_inference_steps=STEPS,
+                    output_type="latent",
+                    guidance_scale=GUIDANCE,
+                    negative_prompt=[NEGATIVE] * 2,
+                ).images
             arrays[f"edited/{walk}"] = last(found).contiguous()
     arrays["about"] = torch.tensor(list(gzip.compress(json.dumps(about).encode(), mtime=0)), dtype=torch.uint8)
     versions = {library.__name__: library.__version__ for library in (diffusers, transformers, torch)}

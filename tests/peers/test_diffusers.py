@@ -34,7 +34,9 @@ from tests.peers.analytic import dummy, exact, ramp
 
 FOLDER = pathlib.Path(os.environ.get("PEERS_FIXTURES") or pathlib.Path(__file__).parent.parent / "fixtures")
 FOUND = safetensors.numpy.load_file(FOLDER / "diffusers.safetensors")
-PRESERVING, EXPLODING, FLOW = schedules.linear_beta(), schedules.edm(sigma_max=300.0), schedules.rectified_flow()
+PRESERVING = schedules.linear_beta()
+EXPLODING = schedules.edm(sigma_max=300.0)
+FLOW = schedules.rectified_flow()
 LOGARITHMIC = schedules.variance_exploding(1e-3, 300.0)  # t is the logarithm of sigma
 
 WALKS = {  # (the schedule to run on, our sampler, its arguments)
@@ -55,8 +57,11 @@ WALKS = {  # (the schedule to run on, our sampler, its arguments)
     "dpm_solver_3": (PRESERVING, samplers.dpm_solver_3, ()),
     "deis 2": (LOGARITHMIC, samplers.deis, (2,)),
     "deis 3": (LOGARITHMIC, samplers.deis, (3,)),
-    **{f"unipc {order}, {solver}": (PRESERVING, samplers.unipc, (order, solver))
-       for order in (1, 2, 3) for solver in ("bh1", "bh2")},
+    **{
+        f"unipc {order}, {solver}": (PRESERVING, samplers.unipc, (order, solver))
+        for order in (1, 2, 3)
+        for solver in ("bh1", "bh2")
+    },
     "flow, euler": (FLOW, samplers.euler, ()),
     "flow, euler, shift 3": (FLOW, samplers.euler, ()),
     "flow, heun": (FLOW, samplers.heun, ()),
@@ -66,23 +71,55 @@ WALKS = {  # (the schedule to run on, our sampler, its arguments)
     "euler_ancestral": (EXPLODING, samplers.euler_ancestral, ()),
     "dpm_2_ancestral": (EXPLODING, samplers.dpm_2_ancestral, ()),
     "dpmpp_2m_sde": (PRESERVING, samplers.dpmpp_2m_sde, ()),
-}  # fmt: skip
+}
 
-FAST = [(name,) for name in WALKS if name not in (
-    "euler, Karras", "flow, euler, shift 3", "dpmpp_2m, to zero", "deis 2", "ddpm, fixed_large", "unipc 1, bh1",
-    "unipc 1, bh2", "unipc 2, bh1", "ddpm, learned_range", "unipc 3, bh1", "unipc 3, bh2", "dpmpp_2s", "dpmpp_3m",
-    "dpm_solver_2")]  # fmt: skip
+FAST = [
+    (name,)
+    for name in WALKS
+    if name
+    not in (
+        "euler, Karras",
+        "flow, euler, shift 3",
+        "dpmpp_2m, to zero",
+        "deis 2",
+        "ddpm, fixed_large",
+        "unipc 1, bh1",
+        "unipc 1, bh2",
+        "unipc 2, bh1",
+        "ddpm, learned_range",
+        "unipc 3, bh1",
+        "unipc 3, bh2",
+        "dpmpp_2s",
+        "dpmpp_3m",
+        "dpm_solver_2",
+    )
+]
 # Of the largest number in a sample, the largest difference measured; ten times as much is allowed, up to LARGEST; it is
 # ROUNDING where none is given. 1e-7 is of diffusers' float32 samples; the multistep methods of order 3 integrate their
 # polynomial by quadrature, which is good to 1e-5 over the last step, of a ratio of 34 in sigma.
 ROUNDING, LARGEST = 2e-15, 2e-5
 MEASURED = {
-    "pndm": 6.7e-10, "euler": 8.2e-08, "euler, Karras": 9.7e-08, "dpm_2": 4.9e-09, "dpmpp_2m": 9.6e-08,
-    "dpmpp_2m, to zero": 9.6e-08, "dpmpp_3m": 3.8e-06, "dpmpp_2s": 2.4e-09, "dpm_solver_2": 9.6e-09,
-    "dpm_solver_3": 2.4e-08, "deis 2": 1.8e-06, "deis 3": 1.1e-05, "unipc 3, bh1": 3.0e-06, "unipc 3, bh2": 3.0e-06,
-    "flow, euler": 6.3e-08, "flow, euler, shift 3": 8.2e-08, "flow, heun": 8.2e-08, "euler_ancestral": 1.3e-07,
-    "dpm_2_ancestral": 1.9e-07, "dpmpp_2m_sde": 8.2e-08,
-}  # fmt: skip
+    "pndm": 6.7e-10,
+    "euler": 8.2e-08,
+    "euler, Karras": 9.7e-08,
+    "dpm_2": 4.9e-09,
+    "dpmpp_2m": 9.6e-08,
+    "dpmpp_2m, to zero": 9.6e-08,
+    "dpmpp_3m": 3.8e-06,
+    "dpmpp_2s": 2.4e-09,
+    "dpm_solver_2": 9.6e-09,
+    "dpm_solver_3": 2.4e-08,
+    "deis 2": 1.8e-06,
+    "deis 3": 1.1e-05,
+    "unipc 3, bh1": 3.0e-06,
+    "unipc 3, bh2": 3.0e-06,
+    "flow, euler": 6.3e-08,
+    "flow, euler, shift 3": 8.2e-08,
+    "flow, heun": 8.2e-08,
+    "euler_ancestral": 1.3e-07,
+    "dpm_2_ancestral": 1.9e-07,
+    "dpmpp_2m_sde": 8.2e-08,
+}
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -116,7 +153,8 @@ def test_every_walk_of_the_fixture_has_a_partner():
 
 def _walk(sampler, denoise, schedule, plan, x, noise):
     """The sample after each step, with the noise of each given."""
-    state, way = sampler.init(x, schedule, plan), []
+    state = sampler.init(x, schedule, plan)
+    way = []
     for i in range(len(plan.t)):
         state = sampler.step(state, denoise, schedule, plan, jnp.asarray(i), noise[i][None][: sampler.draws])
         way.append(state.x)
@@ -127,7 +165,9 @@ def _walk(sampler, denoise, schedule, plan, x, noise):
 def test_trajectory_is_that_of_diffusers(name):
     """Every sample on the way, to the rounding of its float32 tables; stochastic ones with the noise that it drew."""
     schedule, make, arguments = WALKS[name]
-    sampler, way, level = make(*arguments), FOUND[f"{name}/x"], FOUND[f"{name}/level"]
+    sampler = make(*arguments)
+    way = FOUND[f"{name}/x"]
+    level = FOUND[f"{name}/level"]
     if schedule is LOGARITHMIC:
         way = way * np.sqrt(1 + level**2)[:, None, None]  # x / alpha
     noise = FOUND.get(f"{name}/noise", np.zeros_like(way[1:]))
@@ -142,15 +182,18 @@ def test_trajectory_is_that_of_diffusers(name):
 
 def _with_half_the_second_difference(sampler, level):
     """DPM-Solver++(3M) as its authors' code has it: phi_3 D_2 in the place of 2 phi_3 D_2."""
-    estimates, h = [], -np.diff(np.log(level))
+    estimates = []
+    h = -np.diff(np.log(level))
 
     def step(state, denoise, schedule, plan, i, noise):
         estimates.append(denoise(state.x, plan.t[i]).x0)
         state = sampler.step(state, denoise, schedule, plan, i, noise)
         if i < 2:
             return state
-        r_0, r_1 = h[i - 1] / h[i], h[i - 2] / h[i]
-        first, before = (estimates[i] - estimates[i - 1]) / r_0, (estimates[i - 1] - estimates[i - 2]) / r_1
+        r_0 = h[i - 1] / h[i]
+        r_1 = h[i - 2] / h[i]
+        first = (estimates[i] - estimates[i - 1]) / r_0
+        before = (estimates[i - 1] - estimates[i - 2]) / r_1
         phi_3 = (np.expm1(-h[i]) + h[i]) / h[i] ** 2 - 1 / 2
         return state._replace(x=state.x + schedule.alpha(plan.s[i]) * phi_3 * (first - before) / (r_0 + r_1))
 
@@ -177,17 +220,23 @@ PUBLISHED = {
 
 # The relative difference of the mean from that of the same loop, as in MEASURED.
 MEASURED_SUMS = {
-    "euler": 3.0e-09, "euler, Karras": 6.8e-09, "dpm_2": 8.8e-07, "pndm": 1.9e-10, "dpmpp_2m": 9.0e-08,
+    "euler": 3.0e-09,
+    "euler, Karras": 6.8e-09,
+    "dpm_2": 8.8e-07,
+    "pndm": 1.9e-10,
+    "dpmpp_2m": 9.0e-08,
     "deis": 5.1e-15,
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("name", slow_but([(name,) for name in PUBLISHED if name not in ("unipc", "pndm")],
-                                          [(name,) for name in PUBLISHED]))  # fmt: skip
+@pytest.mark.parametrize(
+    "name", slow_but([(name,) for name in PUBLISHED if name not in ("unipc", "pndm")], [(name,) for name in PUBLISHED])
+)
 def test_published_sums_of_diffusers_tests(name):
     schedule, make, arguments, total, mean = PUBLISHED[name]
     levels, (seen, times) = FOUND[f"published/{name}/level"], FOUND[f"published/{name}/seen"].T
-    plan, sampler = _plan(schedule, levels), make(*arguments)
+    plan = _plan(schedule, levels)
+    sampler = make(*arguments)
     first = FOUND[f"published/{name}/first"]
     if schedule is LOGARITHMIC:  # x / alpha is walked there
         first = first * np.sqrt(1 + levels[0] ** 2)
@@ -197,7 +246,8 @@ def test_published_sums_of_diffusers_tests(name):
             state = state._replace(x=state.x / np.sqrt(1 + level**2))
 
         def denoise(x, t, level=level):
-            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            alpha = schedule.alpha(t)
+            sigma = schedule.sigma(t)
             call = int(np.argmin(np.abs(np.log(seen * alpha / sigma))))
             done = schedule is PRESERVING or (schedule is EXPLODING and seen[call] == level)
             eps = dummy(x if done else x / np.sqrt(1 + seen[call] ** 2), times[call])

@@ -66,7 +66,8 @@ def place(tmp_path_factory):
 def test_the_library_opens_what_we_write(place, name):
     ours = np.load(place / f"{name}.npz")
     with safetensors.safe_open(place / "ours" / f"{name}.safetensors", framework="numpy") as file:
-        told, theirs = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+        told = file.metadata()
+        theirs = {key: file.get_tensor(key) for key in file.keys()}
     config = json.loads((place / "ours" / name / "config.json").read_text())
     ignored = interchange.FAMILIES[config.get("_class_name") or config["architectures"][0]].ignored
     for kind, names in told.items():

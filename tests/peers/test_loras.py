@@ -22,11 +22,13 @@ WITHIN = {"unet": 5e-5, "text_encoder": 8e-6}
 @live
 @pytest.mark.parametrize("layout", lora_files.LAYOUTS)
 def test_diffusers_loads_what_we_write(layout, tmp_path):
-    modules, rng = ours.modules(), np.random.default_rng(0)
+    modules = ours.modules()
+    rng = np.random.default_rng(0)
     loras = lora_files.load(ours.file("peft", tmp_path / "theirs.safetensors"), modules)
     changed = lambda leaf: leaf * rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
     loras = {part: one._replace(adapter=jax.tree.map(changed, one.adapter)) for part, one in loras.items()}
-    path, to = tmp_path / "ours.safetensors", tmp_path / "outputs.safetensors"
+    path = tmp_path / "ours.safetensors"
+    to = tmp_path / "outputs.safetensors"
     lora_files.save(path, loras, modules, layout)
     subprocess.run([PYTHON, "-m", "tests.peers.loras", "opened", path, to], cwd=ROOT, check=True)
     theirs = load_file(to)
@@ -40,18 +42,26 @@ def test_diffusers_loads_what_we_write(layout, tmp_path):
 def test_diffusers_merges_the_flux_that_we_write_in_kohyas_layout(tmp_path):
     """All but the first layer of a single block, which diffusers reads in the published width alone; see below."""
     module, leaves, _ = flux.networks()["transformer"]
-    layers = {"transformer_blocks.0.attn.to_q": (32, 32), "transformer_blocks.0.attn.to_v": (32, 32),
-              "transformer_blocks.0.attn.add_k_proj": (32, 32), "transformer_blocks.0.attn.to_out.0": (32, 32),
-              "transformer_blocks.0.ff.net.0.proj": (128, 32), "transformer_blocks.0.ff_context.net.2": (32, 128),
-              "transformer_blocks.0.norm1.linear": (192, 32), "single_transformer_blocks.0.norm.linear": (96, 32),
-              "single_transformer_blocks.0.proj_out": (32, 160)}  # fmt: skip
+    layers = {
+        "transformer_blocks.0.attn.to_q": (32, 32),
+        "transformer_blocks.0.attn.to_v": (32, 32),
+        "transformer_blocks.0.attn.add_k_proj": (32, 32),
+        "transformer_blocks.0.attn.to_out.0": (32, 32),
+        "transformer_blocks.0.ff.net.0.proj": (128, 32),
+        "transformer_blocks.0.ff_context.net.2": (32, 128),
+        "transformer_blocks.0.norm1.linear": (192, 32),
+        "single_transformer_blocks.0.norm.linear": (96, 32),
+        "single_transformer_blocks.0.proj_out": (32, 160),
+    }
     tensors = factors(layers)
     _, expected = flux.merged(tensors, tmp_path, "transformer")
     loras = lora_files.load(tmp_path / "a.safetensors", {"transformer": module})
-    path, to = tmp_path / "ours.safetensors", tmp_path / "fused.safetensors"
+    path = tmp_path / "ours.safetensors"
+    to = tmp_path / "fused.safetensors"
     lora_files.save(path, loras, {"transformer": module}, "kohya")
     subprocess.run([PYTHON, "-m", "tests.peers.loras", "fused_by_diffusers", path, to], cwd=ROOT, check=True)
-    theirs, before = load_file(to), flux.weights("transformer", leaves, "diffusers")
+    theirs = load_file(to)
+    before = flux.weights("transformer", leaves, "diffusers")
     assert expected.keys() == {f"{layer}.weight" for layer in layers}
     for name, array in before.items():
         np.testing.assert_allclose(theirs[name], expected.get(name, array), rtol=0, atol=1e-6, err_msg=name)
@@ -61,12 +71,16 @@ def test_diffusers_merges_the_flux_that_we_write_in_kohyas_layout(tmp_path):
 def test_diffusers_splits_the_single_blocks_of_the_published_flux(tmp_path):
     module = interchange.FAMILIES["FluxTransformer2DModel"].build({"num_layers": 1, "num_single_layers": 1})
     block = "single_transformer_blocks.0"
-    layers = {f"{block}.attn.to_q": (3072, 3072), f"{block}.attn.to_v": (3072, 3072),
-              f"{block}.proj_mlp": (12288, 3072)}  # fmt: skip
+    layers = {
+        f"{block}.attn.to_q": (3072, 3072),
+        f"{block}.attn.to_v": (3072, 3072),
+        f"{block}.proj_mlp": (12288, 3072),
+    }
     tensors = factors(layers)
     save_file(tensors, tmp_path / "theirs.safetensors")
     loras = lora_files.load(tmp_path / "theirs.safetensors", {"transformer": module})
-    path, to = tmp_path / "ours.safetensors", tmp_path / "converted.safetensors"
+    path = tmp_path / "ours.safetensors"
+    to = tmp_path / "converted.safetensors"
     lora_files.save(path, loras, {"transformer": module}, "kohya")
     subprocess.run([PYTHON, "-m", "tests.peers.loras", "converted", path, to], cwd=ROOT, check=True)
     found = load_file(to)
@@ -79,6 +93,8 @@ def test_diffusers_splits_the_single_blocks_of_the_published_flux(tmp_path):
 
 def factors(layers):
     """A LoRA file of diffusers' Flux, by layers and the shapes of their weights."""
-    return {f"transformer.{layer}.lora_{factor}.weight": made(f"{layer}{factor}", shape)
-            for layer, (outputs, inputs) in layers.items()
-            for factor, shape in (("A", (2, inputs)), ("B", (outputs, 2)))}  # fmt: skip
+    return {
+        f"transformer.{layer}.lora_{factor}.weight": made(f"{layer}{factor}", shape)
+        for layer, (outputs, inputs) in layers.items()
+        for factor, shape in (("A", (2, inputs)), ("B", (outputs, 2)))
+    }

@@ -29,16 +29,40 @@ FAST = [(name,) for name in ("unipc, sigma_min", "deis", "tcd", "edm, euler")]
 # Of the largest number in a sample, the largest difference; ten times as much is allowed. The tables of betas are
 # float32 there: where sigma_min is the end of a formula, its first 1 - alpha^2 has five digits.
 MEASURED = {
-    "ddim, clipped": 6.7e-07, "ddpm, large": 7.3e-07, "deis": 6.0e-07, "deis 3": 6.1e-07, "deis, 20 steps": 5.1e-07,
-    "deis, karras": 1.1e-05, "dpmpp_2m, Euler at last": 4.9e-07, "dpmpp_2m, first order": 1.6e-07,
-    "dpmpp_2m, heun": 1.7e-05, "dpmpp_2m, lu": 1.0e-05, "dpmpp_2m, sigma_min": 6.0e-07, "dpmpp_2m_sde": 1.7e-06,
-    "dpmpp_2s": 2.6e-07, "dpmpp_2s, 9 steps": 6.4e-07, "dpmpp_2s, sigma_min": 8.5e-06, "edm, dpmpp_2m": 4.9e-07,
-    "edm, euler": 1.8e-07, "edm, v": 1.4e-07, "euler, exponential": 1.1e-05, "flow": 8.7e-08,
-    "flow, dynamic": 7.9e-08, "flow, dynamic, even": 6.7e-08, "flow, even": 8.6e-08, "flow, even, shift 3": 6.5e-08,
-    "heun": 8.9e-07, "heun, clipped": 7.6e-07, "lms, beta": 6.5e-06, "tcd": 3.2e-07, "unipc": 2.1e-07,
-    "unipc 3, bh1, sigma_min": 5.9e-07, "unipc, karras, sigma_min": 8.4e-06, "unipc, never lowered": 1.0e-05,
+    "ddim, clipped": 6.7e-07,
+    "ddpm, large": 7.3e-07,
+    "deis": 6.0e-07,
+    "deis 3": 6.1e-07,
+    "deis, 20 steps": 5.1e-07,
+    "deis, karras": 1.1e-05,
+    "dpmpp_2m, Euler at last": 4.9e-07,
+    "dpmpp_2m, first order": 1.6e-07,
+    "dpmpp_2m, heun": 1.7e-05,
+    "dpmpp_2m, lu": 1.0e-05,
+    "dpmpp_2m, sigma_min": 6.0e-07,
+    "dpmpp_2m_sde": 1.7e-06,
+    "dpmpp_2s": 2.6e-07,
+    "dpmpp_2s, 9 steps": 6.4e-07,
+    "dpmpp_2s, sigma_min": 8.5e-06,
+    "edm, dpmpp_2m": 4.9e-07,
+    "edm, euler": 1.8e-07,
+    "edm, v": 1.4e-07,
+    "euler, exponential": 1.1e-05,
+    "flow": 8.7e-08,
+    "flow, dynamic": 7.9e-08,
+    "flow, dynamic, even": 6.7e-08,
+    "flow, even": 8.6e-08,
+    "flow, even, shift 3": 6.5e-08,
+    "heun": 8.9e-07,
+    "heun, clipped": 7.6e-07,
+    "lms, beta": 6.5e-06,
+    "tcd": 3.2e-07,
+    "unipc": 2.1e-07,
+    "unipc 3, bh1, sigma_min": 5.9e-07,
+    "unipc, karras, sigma_min": 8.4e-06,
+    "unipc, never lowered": 1.0e-05,
     "unipc, sigma_min": 5.6e-07,
-}  # fmt: skip
+}
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -59,7 +83,8 @@ def _walk(name):
 
 def _alphas(name):
     """alpha at the levels of the reference in the space that it walks, over ours."""
-    level, space = FOUND[f"{name}/level"], READ[name]["space"]
+    level = FOUND[f"{name}/level"]
+    space = READ[name]["space"]
     if space == "exploding" and "sigma_max" not in READ[name]["config"]:
         return (1 + level**2) ** -0.5
     return np.ones_like(level)
@@ -89,7 +114,8 @@ def test_a_config_alone_makes_what_its_scheduler_makes(name):
 
     if sampler.of_flow_maps:
         denoise = flow_maps.from_denoiser(denoise, schedule)
-    state, scale = sampler.init(jnp.asarray(way[0]), schedule, plan), np.abs(way).max(axis=(1, 2))
+    state = sampler.init(jnp.asarray(way[0]), schedule, plan)
+    scale = np.abs(way).max(axis=(1, 2))
     errors = []
     for i in range(len(plan.t)):
         state = sampler.step(state, denoise, schedule, plan, jnp.asarray(i), noise[i][None][: sampler.draws])
@@ -98,8 +124,10 @@ def test_a_config_alone_makes_what_its_scheduler_makes(name):
 
 
 def test_inversion_with_clipped_data_is_diffusers():
-    schedule, sampler = schedules.linear_beta(), samplers.ddim_inversion(clip=0.7)
-    way, level = FOUND["inverted/x"], FOUND["inverted/level"]
+    schedule = schedules.linear_beta()
+    sampler = samplers.ddim_inversion(clip=0.7)
+    way = FOUND["inverted/x"]
+    level = FOUND["inverted/level"]
     times = np.asarray(schedule.inverse_log_snr(-2 * np.log(np.maximum(level, 1e-30))))
     plan = timesteps.plan(np.where(level > 0, times, 0))
     denoise = lambda x, t: Prediction(*exact(x, schedule.alpha(t), schedule.sigma(t), jnp))
@@ -110,5 +138,6 @@ def test_inversion_with_clipped_data_is_diffusers():
         errors.append(np.abs(state.x - way[i + 1]).max())
     assert max(errors) <= 2e-15
     unclipped = samplers.ddim_inversion().step(
-        sampler.init(jnp.asarray(way[0]), schedule, plan), denoise, schedule, plan, 0, jnp.zeros((0, *way[0].shape)))
+        sampler.init(jnp.asarray(way[0]), schedule, plan), denoise, schedule, plan, 0, jnp.zeros((0, *way[0].shape))
+    )
     assert np.abs(unclipped.x - way[1]).max() > 0.1

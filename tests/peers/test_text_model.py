@@ -54,8 +54,18 @@ def test_diffusers_makes_the_same_pictures(order, tmp_path):
     own = [jax.random.split(jax.random.key(seed), 3)[0] for seed in (0, 1)]
     noise = np.stack([jax.random.normal(key, (16, 16, 4)) for key in own])
     np.savez(tmp_path / "noise.npz", noise=noise, prompts=PROMPTS, negative=NEGATIVE, steps=STEPS, guidance=GUIDANCE)
-    subprocess.run([PYTHON, "-m", "tests.peers.text_model_opened", tmp_path / "model", tmp_path / "noise.npz",
-                    tmp_path / "theirs.npz"], cwd=ROOT, check=True)  # fmt: skip
+    subprocess.run(
+        [
+            PYTHON,
+            "-m",
+            "tests.peers.text_model_opened",
+            tmp_path / "model",
+            tmp_path / "noise.npz",
+            tmp_path / "theirs.npz",
+        ],
+        cwd=ROOT,
+        check=True,
+    )
     theirs = np.load(tmp_path / "theirs.npz")["pictures"].astype(int)
     assert theirs.std() > 10, "pictures of one colour compare nothing"
     difference = np.abs(ours - theirs)

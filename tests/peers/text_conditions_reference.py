@@ -22,15 +22,29 @@ from tests.text.vocabularies import folder_of
 PROMPTS = ["a cat, sitting on the mat!", "", "long " * 90]
 CLIP = {"vocab_size": 668, "num_hidden_layers": 2, "max_position_embeddings": 77, "projection_dim": 6}
 ENCODERS = {
-    "clip": (transformers.CLIPTextModel, transformers.CLIPTextConfig(
-        **CLIP, hidden_size=8, intermediate_size=10, num_attention_heads=2, eos_token_id=2)),
-    "clip_l": (transformers.CLIPTextModelWithProjection, transformers.CLIPTextConfig(
-        **CLIP, hidden_size=8, intermediate_size=10, num_attention_heads=2, eos_token_id=667)),
-    "clip_g": (transformers.CLIPTextModelWithProjection, transformers.CLIPTextConfig(
-        **CLIP, hidden_size=4, intermediate_size=10, num_attention_heads=2, eos_token_id=667, hidden_act="gelu")),
-    "t5": (transformers.T5EncoderModel, transformers.T5Config(
-        vocab_size=300, d_model=14, d_kv=4, d_ff=10, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu")),
-}  # fmt: skip
+    "clip": (
+        transformers.CLIPTextModel,
+        transformers.CLIPTextConfig(**CLIP, hidden_size=8, intermediate_size=10, num_attention_heads=2, eos_token_id=2),
+    ),
+    "clip_l": (
+        transformers.CLIPTextModelWithProjection,
+        transformers.CLIPTextConfig(
+            **CLIP, hidden_size=8, intermediate_size=10, num_attention_heads=2, eos_token_id=667
+        ),
+    ),
+    "clip_g": (
+        transformers.CLIPTextModelWithProjection,
+        transformers.CLIPTextConfig(
+            **CLIP, hidden_size=4, intermediate_size=10, num_attention_heads=2, eos_token_id=667, hidden_act="gelu"
+        ),
+    ),
+    "t5": (
+        transformers.T5EncoderModel,
+        transformers.T5Config(
+            vocab_size=300, d_model=14, d_kv=4, d_ff=10, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+        ),
+    ),
+}
 
 
 def main(folder: str) -> None:
@@ -49,39 +63,57 @@ def main(folder: str) -> None:
         clip, padded, t5 = (
             library.from_pretrained(folder_of(pathlib.Path(place) / kind, kind, fixtures))
             for kind, library in (
-                ("clip", transformers.CLIPTokenizer), ("clip, padded with !", transformers.CLIPTokenizer),
+                ("clip", transformers.CLIPTokenizer),
+                ("clip, padded with !", transformers.CLIPTokenizer),
                 ("t5", transformers.T5Tokenizer),
             )
-        )  # fmt: skip
+        )
         none = {"vae": None, "scheduler": None}
         one = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
         sd = diffusers.StableDiffusionPipeline(
-            **none, text_encoder=encoders["clip"], tokenizer=clip, unet=None, safety_checker=None,
-            feature_extractor=None, requires_safety_checker=False,
+            **none,
+            text_encoder=encoders["clip"],
+            tokenizer=clip,
+            unet=None,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
         )
         told["sd/text"] = sd.encode_prompt(PROMPTS, **one)[0]
         xl = diffusers.StableDiffusionXLPipeline(
-            **none, text_encoder=encoders["clip"], text_encoder_2=encoders["clip_g"], tokenizer=clip,
-            tokenizer_2=padded, unet=None,
+            **none,
+            text_encoder=encoders["clip"],
+            text_encoder_2=encoders["clip_g"],
+            tokenizer=clip,
+            tokenizer_2=padded,
+            unet=None,
         )
         told["sdxl/text"], _, told["sdxl/pooled"], _ = xl.encode_prompt(PROMPTS, **one)
         sd3 = diffusers.StableDiffusion3Pipeline(
-            **none, text_encoder=encoders["clip_l"], text_encoder_2=encoders["clip_g"], text_encoder_3=encoders["t5"],
-            tokenizer=clip, tokenizer_2=padded, tokenizer_3=t5, transformer=None,
+            **none,
+            text_encoder=encoders["clip_l"],
+            text_encoder_2=encoders["clip_g"],
+            text_encoder_3=encoders["t5"],
+            tokenizer=clip,
+            tokenizer_2=padded,
+            tokenizer_3=t5,
+            transformer=None,
         )
         told["sd3/text"], _, told["sd3/pooled"], _ = sd3.encode_prompt(
             PROMPTS, None, None, max_sequence_length=32, **one
         )
         flux = diffusers.FluxPipeline(
-            **none, text_encoder=encoders["clip"], tokenizer=clip, text_encoder_2=encoders["t5"], tokenizer_2=t5,
+            **none,
+            text_encoder=encoders["clip"],
+            tokenizer=clip,
+            text_encoder_2=encoders["t5"],
+            tokenizer_2=t5,
             transformer=None,
         )
         told["flux/text"], told["flux/pooled"], _ = flux.encode_prompt(
             PROMPTS, None, device="cpu", max_sequence_length=32
         )
-        pixart = diffusers.PixArtSigmaPipeline(
-            **none, text_encoder=encoders["t5"], tokenizer=t5, transformer=None
-        )
+        pixart = diffusers.PixArtSigmaPipeline(**none, text_encoder=encoders["t5"], tokenizer=t5, transformer=None)
         told["pixart/text"], told["pixart/text_mask"], _, _ = pixart.encode_prompt(
             ["A Cat ", *PROMPTS[1:]], do_classifier_free_guidance=False, device="cpu", max_sequence_length=32
         )

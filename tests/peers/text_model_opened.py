@@ -16,11 +16,15 @@ def main(folder: str, noise: str, out: str) -> None:
     given = np.load(noise)
     pipeline = PixArtSigmaPipeline.from_pretrained(folder)
     pictures = pipeline(
-        given["prompts"].tolist(), negative_prompt=str(given["negative"]), num_inference_steps=int(given["steps"]),
-        guidance_scale=float(given["guidance"]), latents=torch.from_numpy(given["noise"]).permute(0, 3, 1, 2),
-        max_sequence_length=pipeline.text_encoder.config.max_position_embeddings, use_resolution_binning=False,
+        given["prompts"].tolist(),
+        negative_prompt=str(given["negative"]),
+        num_inference_steps=int(given["steps"]),
+        guidance_scale=float(given["guidance"]),
+        latents=torch.from_numpy(given["noise"]).permute(0, 3, 1, 2),
+        max_sequence_length=pipeline.text_encoder.config.max_position_embeddings,
+        use_resolution_binning=False,
         output_type="np",
-    ).images  # fmt: skip
+    ).images
     np.savez(out, pictures=np.round(pictures * 255).astype(np.uint8))
 
 

@@ -73,9 +73,17 @@ def t5_vocabulary(folder: pathlib.Path, named: str) -> None:
         table.write_text("".join(f"{code(a)}\t{code(b)}\n" for a, b in rules))
         how = {"normalization_rule_name": named} if named else {"normalization_rule_tsv": str(table)}
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(captions()), model_prefix=f"{place}/spiece", vocab_size=108, pad_id=0, eos_id=1,
-            unk_id=2, bos_id=-1, minloglevel=2, num_threads=1, **how,
-        )  # fmt: skip
+            sentence_iterator=iter(captions()),
+            model_prefix=f"{place}/spiece",
+            vocab_size=108,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+            num_threads=1,
+            **how,
+        )
         shutil.copy(f"{place}/spiece.model", folder / "spiece.model")
 
 
@@ -88,8 +96,11 @@ def main(folder: str, named: str = "") -> None:
         t5_vocabulary(fixtures, named)
     found = {"texts": TEXTS, "versions": {m.__name__: m.__version__ for m in (transformers, tokenizers)}, "ids": {}}
     with tempfile.TemporaryDirectory() as place:
-        for kind, library in (("clip", transformers.CLIPTokenizer), ("clip, padded with !", transformers.CLIPTokenizer),
-                              ("t5", transformers.T5Tokenizer)):  # fmt: skip
+        for kind, library in (
+            ("clip", transformers.CLIPTokenizer),
+            ("clip, padded with !", transformers.CLIPTokenizer),
+            ("t5", transformers.T5Tokenizer),
+        ):
             theirs = library.from_pretrained(folder_of(pathlib.Path(place) / kind, kind, fixtures))
             rows = theirs(TEXTS, padding="max_length", truncation=True)
             found["ids"][kind] = {"ids": rows["input_ids"], "mask": rows["attention_mask"]}

@@ -43,8 +43,11 @@ class Translated(torch.nn.Module):
 def dense(**layers: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     """Shapes of dense layers, each given as (inputs, outputs); "__" stands for a dot."""
     names = {name.replace("__", "."): sizes for name, sizes in layers.items()}
-    return {f"{name}.{leaf}": shape for name, (inputs, outputs) in names.items()
-            for leaf, shape in (("weight", (outputs, inputs)), ("bias", (outputs,)))}  # fmt: skip
+    return {
+        f"{name}.{leaf}": shape
+        for name, (inputs, outputs) in names.items()
+        for leaf, shape in (("weight", (outputs, inputs)), ("bias", (outputs,)))
+    }
 
 
 def under(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

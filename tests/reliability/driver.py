@@ -16,11 +16,24 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {  # a network of a few thousand parameters, saved every other step
-    "model.width": 16, "model.depth": 1, "model.heads": 2, "train.steps": 60, "train.batch_size": 8,
-    "train.log_every": 3, "checkpoint.every": 2, "checkpoint.keep": 3, "objective.density.strata": 8,
-    "optimizer.warmup": 4, "optimizer.decay": "constant", "ema.decay": 0.9, "data.threads": 1,
-    "sample.steps": 1, "sample.number": 20, "sample.batch_size": 20, "evaluate.number": 20,
-}  # fmt: skip
+    "model.width": 16,
+    "model.depth": 1,
+    "model.heads": 2,
+    "train.steps": 60,
+    "train.batch_size": 8,
+    "train.log_every": 3,
+    "checkpoint.every": 2,
+    "checkpoint.keep": 3,
+    "objective.density.strata": 8,
+    "optimizer.warmup": 4,
+    "optimizer.decay": "constant",
+    "ema.decay": 0.9,
+    "data.threads": 1,
+    "sample.steps": 1,
+    "sample.number": 20,
+    "sample.batch_size": 20,
+    "evaluate.number": 20,
+}
 
 
 class Result(NamedTuple):
@@ -33,7 +46,7 @@ class Result(NamedTuple):
 
 
 class Driver:
-    """Starts commands and waits for them; use it in a ``with`` block."""
+    """Starts commands and waits for them; use it in a `with` block."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder, self.started = folder, 0
@@ -57,19 +70,20 @@ class Driver:
         self.server.stdin.write(json.dumps(job) + "\n")
         return json.loads(self.server.stdout.readline())
 
-    def start(self, *argv, kill: dict | None = None, record=False, env=None, cwd=ROOT, limit=None,
-              rights=True) -> tuple:
-        """Starts ``python -m argv...``; returns (process id, stem of the files of what it says).
+    def start(
+        self, *argv, kill: dict | None = None, record=False, env=None, cwd=ROOT, limit=None, rights=True
+    ) -> tuple:
+        """Starts `python -m argv...`; returns (process id, stem of the files of what it says).
 
         Args:
-          argv: the module and its arguments.
-          kill: {"point": [name, when], "number": n, "seconds": s}: where to end it, s seconds after the n-th time;
-            with "does": "wait" it waits there instead, with "clock" its clock then jumps by so many seconds.
-          record: whether to note the points that are passed.
-          env: environment variables to add.
-          cwd: the folder to run in.
-          limit: bytes beyond which no file grows, as if the disk were full.
-          rights: whether root may read and write what its mode denies to the owner.
+            argv: the module and its arguments.
+            kill: {"point": [name, when], "number": n, "seconds": s}: where to end it, s seconds after the n-th time;
+                with "does": "wait" it waits there instead, with "clock" its clock then jumps by so many seconds.
+            record: whether to note the points that are passed.
+            env: environment variables to add.
+            cwd: the folder to run in.
+            limit: bytes beyond which no file grows, as if the disk were full.
+            rights: whether root may read and write what its mode denies to the owner.
         """
         self.started += 1
         stem = str(self.folder / f"command{self.started}")
@@ -79,7 +93,7 @@ class Driver:
         return self._ask(**job, env=env or {}, cwd=str(cwd), stem=stem), stem
 
     def wait(self, started: tuple, timeout: float = 400) -> Result:
-        """Waits for a started command; one that takes longer than ``timeout`` seconds fails the test."""
+        """Waits for a started command; one that takes longer than `timeout` seconds fails the test."""
         pid, stem = started
         status = self._ask(wait=pid, timeout=timeout)
         out, err, points = (pathlib.Path(f"{stem}.{name}").read_text() for name in ("out", "err", "points"))
@@ -110,7 +124,7 @@ def until(condition, seconds: float = 300) -> None:
 
 
 def train_command(workdir: pathlib.Path, changes: dict | None = None) -> list[str]:
-    """The words after ``python -m`` that train the digits at TINY sizes."""
+    """The words after `python -m` that train the digits at TINY sizes."""
     flags = [f"--config.{name}={value}" for name, value in (TINY | (changes or {})).items()]
     return ["experiments.train", "--config=configs/digits.py", f"--workdir={workdir}", *flags]
 
@@ -124,11 +138,11 @@ def serve() -> None:
 
     import tensorboardX  # noqa: F401
 
-    from experiments.config import resolve
-    from experiments.evaluation import figures
-    from experiments.run import progress, training_means
+    from experiments.config import resolve  # noqa: F401
+    from experiments.evaluation import figures  # noqa: F401
+    from experiments.run import progress, training_means  # noqa: F401
     from experiments.run_folder import workdir  # noqa: F401
-    from experiments.sampling import generate
+    from experiments.sampling import generate  # noqa: F401
 
     warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")
     warnings.filterwarnings("ignore", message=r".*use of fork\(\)")

@@ -37,7 +37,8 @@ from tests.models.interchange import published
 from tests.reliability.hostile import peak
 from tests.text import vocabularies
 
-MEMORY, SECONDS = 200 * 10**6, 2  # of one input
+MEMORY = 200 * 10**6  # of one input
+SECONDS = 2
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
 
@@ -89,7 +90,8 @@ def spoilt(content: bytes, rng: random.Random) -> bytes:
     """Bytes with some flipped, cut, put in or repeated."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
-        at, length = rng.randrange(len(data) + 1), rng.choice((1, 1, 2, 8, 100))
+        at = rng.randrange(len(data) + 1)
+        length = rng.choice((1, 1, 2, 8, 100))
         match rng.randrange(5):
             case 0 | 1 if at < len(data):
                 data[at] ^= 1 << rng.randrange(8)
@@ -131,8 +133,11 @@ class Kind(NamedTuple):
     refusals: tuple[type[Exception], ...]
 
 
-ARRAYS = {"layers.conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "layers.bias": np.ones(3, np.float32),
-          "steps": np.arange(2, dtype=np.int64)}  # fmt: skip
+ARRAYS = {
+    "layers.conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    "layers.bias": np.ones(3, np.float32),
+    "steps": np.arange(2, dtype=np.int64),
+}
 
 
 def pth(folder: pathlib.Path) -> Reader:
@@ -179,8 +184,12 @@ def arrays(folder: pathlib.Path) -> Reader:
 def feature_statistics(folder: pathlib.Path) -> Reader:
     rows = np.random.default_rng(0).normal(size=(20, 4))
     moments = frechet.update(frechet.init(4), rows)
-    about = {"space": {"weights": "a", "resize": "b"}, "images": {"sha256": "c"}, "rows": {"pool": "d"},
-             "versions": {"numpy": "2"}}  # fmt: skip
+    about = {
+        "space": {"weights": "a", "resize": "b"},
+        "images": {"sha256": "c"},
+        "rows": {"pool": "d"},
+        "versions": {"numpy": "2"},
+    }
     tensors = {"pool.mean": moments.mean, "pool.m2": moments.m2}
 
     def own(path: pathlib.Path, rng: random.Random) -> bytes:
@@ -194,7 +203,8 @@ def feature_statistics(folder: pathlib.Path) -> Reader:
     def read(rng: random.Random | None) -> Any:
         path = folder / f"a.{'npz' if rng and rng.random() < 0.5 else 'safetensors'}"
         if path.suffix == ".npz":
-            shape, kind = rng.choice(((4, 4), (4, 3), (4,), (0, 0), (1, 4, 4))), rng.choice("fdeiU?")
+            shape = rng.choice(((4, 4), (4, 3), (4,), (0, 0), (1, 4, 4)))
+            kind = rng.choice("fdeiU?")
             with warnings.catch_warnings(action="ignore"):
                 sigma = np.resize(moments.m2, shape).astype(kind)
                 np.savez(path, mu=moments.mean * rng.choice((1, 1e308, np.nan)), sigma=sigma)
@@ -213,7 +223,7 @@ def header_altered(content: bytes, rng: random.Random) -> bytes:
     (length,) = struct.unpack("<Q", content[:8])
     header = as_json(json.loads(content[8 : 8 + length]), rng)
     stated = len(header) if rng.random() < 0.9 else rng.choice((0, 2**62, length, len(header) - 1))
-    return struct.pack("<Q", stated) + header + content[8 + length:]
+    return struct.pack("<Q", stated) + header + content[8 + length :]
 
 
 def scheduler_configs(folder: pathlib.Path) -> Reader:
@@ -227,8 +237,6 @@ def scheduler_configs(folder: pathlib.Path) -> Reader:
         return schedulers.read(limits.read_table(path))
 
     return read
-
-
 
 
 def network_folders(folder: pathlib.Path, names: str = "*") -> dict[str, dict]:
@@ -255,8 +263,10 @@ def network_configs(folder: pathlib.Path) -> Reader:
 
 
 def tokenizer_folders(folder: pathlib.Path) -> Reader:
-    made = {kind: vocabularies.folder_of(folder / str(i), kind, whole=whole)
-            for i, (kind, whole) in enumerate((("clip", False), ("t5", False)))}  # fmt: skip
+    made = {
+        kind: vocabularies.folder_of(folder / str(i), kind, whole=whole)
+        for i, (kind, whole) in enumerate((("clip", False), ("t5", False)))
+    }
     made["whole"] = vocabularies.folder_of(folder / "whole", "clip, padded with !", whole=True)
     content = {path: path.read_bytes() for place in made.values() for path in place.iterdir()}
 
@@ -321,8 +331,9 @@ def fault(kind: Kind, reader: Reader, seed: int) -> str:
     except kind.refusals as refusal:
         return "" if str(refusal) else "a refusal that says nothing"
     except ValueError as error:
-        known = type(error) is ValueError and ("is not known; valid: " in str(error) or "no length" in str(error)
-                                               or "leaves no room" in str(error))  # fmt: skip
+        known = type(error) is ValueError and (
+            "is not known; valid: " in str(error) or "no length" in str(error) or "leaves no room" in str(error)
+        )
         return "" if known else traceback.format_exc(limit=-4)
     except BaseException:
         return traceback.format_exc(limit=-4)

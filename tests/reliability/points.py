@@ -20,11 +20,13 @@ class Points:
 
     def __init__(self, notes: str, workdir: str, kill: dict | None, record: bool):
         self.notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.workdir, self.record = os.path.abspath(workdir or "."), record
+        self.workdir = os.path.abspath(workdir or ".")
+        self.record = record
         self.point = tuple(kill["point"]) if kill else None
         self.left, self.seconds = (kill["number"], kill["seconds"]) if kill else (0, 0)
         self.does = kill.get("does", "end") if kill else None
-        self.write, self.guard = os.write, threading.Lock()
+        self.write = os.write
+        self.guard = threading.Lock()
 
     def watch(self) -> None:
         """Puts itself between Python and the operating system, and around a few calls."""

@@ -23,9 +23,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 SIZE, BATCH, STEPS = 32, 8, 12
 BAD = {12: "truncated", 13: "truncated", 24: "flipped"}
 CHANGES = TINY | {
-    "data.name": "made", "train.steps": STEPS, "train.batch_size": BATCH, "train.log_every": 1, "checkpoint.every": 100,
-    "evaluate.features": ("pixels",), "data.damaged": "skip",
-}  # fmt: skip
+    "data.name": "made",
+    "train.steps": STEPS,
+    "train.batch_size": BATCH,
+    "train.log_every": 1,
+    "checkpoint.every": 100,
+    "evaluate.features": ("pixels",),
+    "data.damaged": "skip",
+}
 
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -70,8 +75,11 @@ def test_skip_counts_in_every_line_and_survives_an_interruption(flawed, tmp_path
     assert f"finished {STEPS} steps ({skipped_by_definition()[-1]} damaged records skipped)" in capsys.readouterr().out
     received = train.preemption.StopRequest.received
     with monkeypatch.context() as patch:
-        patch.setattr(train.preemption.StopRequest, "received",
-                      lambda self, step: signal.SIGTERM if step == 5 else received(self, step))  # fmt: skip
+        patch.setattr(
+            train.preemption.StopRequest,
+            "received",
+            lambda self, step: signal.SIGTERM if step == 5 else received(self, step),
+        )
         assert train.run(config(flawed), tmp_path / "stopped") == 143
     assert train.run(config(flawed), tmp_path / "stopped") == 0
     assert (tmp_path / "stopped/metrics.jsonl").read_bytes() == (tmp_path / "straight/metrics.jsonl").read_bytes()

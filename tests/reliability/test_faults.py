@@ -67,7 +67,8 @@ def test_a_checkpoint_that_may_not_be_read(driver, straight, tmp_path, file):
     """As after a restore of a backup by another user: nothing is renamed, and with the right to read it goes on."""
     folder = shutil.copytree(straight, tmp_path / "run")
     path = max((folder / "checkpoints").glob(f"10{file}"), key=lambda path: path.stat().st_size)
-    mode, before = path.stat().st_mode, sorted(folder.rglob("*"))
+    mode = path.stat().st_mode
+    before = sorted(folder.rglob("*"))
     path.chmod(0)
     result = driver.train(folder, {"train.steps": 11}, rights=False)
     path.chmod(mode)
@@ -133,8 +134,10 @@ def test_checkpoint_of_a_newer_version(driver, straight, tmp_path):
     assert sorted(os.listdir(folder / "checkpoints")) == before
 
 
-@pytest.mark.parametrize("fault", ["truncated", *(pytest.param(fault, marks=pytest.mark.slow)
-                                                 for fault in ("a file is missing", "half copied"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault",
+    ["truncated", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("a file is missing", "half copied"))],
+)
 def test_a_checkpoint_that_is_not_whole(driver, straight, tmp_path, fault):
     """The run falls back to the one before it, loudly, keeps the damaged one, and ends in the same bits."""
     folder = shutil.copytree(straight, tmp_path / "run")
@@ -188,7 +191,9 @@ ROWS = st.lists(st.tuples(st.integers(0, 3), st.floats(-1e9, 1e9), st.text(max_s
 @given(rows=ROWS, cut=st.floats(0, 1), at=st.integers(-1, 20), again=st.booleans())
 def test_rewound_lines_are_the_undisturbed_prefix(tmp_path, rows, cut, at, again):
     """Cut at any byte and rewound to any step: what remains are the whole lines up to that step, byte for byte."""
-    path, step, lines = tmp_path / "metrics.jsonl", 0, []
+    path = tmp_path / "metrics.jsonl"
+    step = 0
+    lines = []
     path.unlink(missing_ok=True)
     for further, loss, text in rows:
         step += further

@@ -60,7 +60,9 @@ def test_no_flipped_bit_of_the_values_passes(saved):
 
 def test_a_flipped_bit_elsewhere_is_refused_or_changes_nothing(saved):
     workdir, state = saved
-    root, refused, unread = workdir / "checkpoints/0", set(), set()
+    root = workdir / "checkpoints/0"
+    refused = set()
+    unread = set()
     for path in files(workdir)[1:]:
         name = re.sub(r"[0-9a-f]{32}", "FILE", str(path.relative_to(root)))
         if name.split("/")[0] in ("params", "ema"):

@@ -38,7 +38,8 @@ def command(module, *words):
 def whole(tmp_path_factory):
     """A checkpoint of a state of two leaves, at step 3."""
     folder = tmp_path_factory.mktemp("run")
-    optimizer, average = optimizers.adamw(1e-3), ema.exponential_moving_average(0.9)
+    optimizer = optimizers.adamw(1e-3)
+    average = ema.exponential_moving_average(0.9)
     params = {"kernel": np.arange(2048, dtype=np.float32).reshape(64, 32), "bias": np.ones(3, np.float32)}
     made = state.create(jax.tree.map(jax.numpy.asarray, params), optimizer, average)
     saver = checkpoints.Checkpoints(folder)
@@ -63,7 +64,7 @@ def change_about(run, change):
 
 
 def change_array(run, name, change):
-    """Rewrites the description of an array in the ``ema`` of the checkpoint."""
+    """Rewrites the description of an array in the `ema` of the checkpoint."""
     folder = run / "checkpoints/3/ema"
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
     described = json.loads(store[f"{name}/.zarray"])
@@ -130,8 +131,15 @@ def test_an_array_that_is_larger_than_declared_is_refused(run, changes):
 def test_a_compressed_bomb_in_an_array_is_not_unpacked(run):
     """A chunk of 12 bytes whose compressed form holds a thousand million: little_memory watches."""
     folder = run / "checkpoints/3/ema"
-    scratch = tensorstore.open({"driver": "zarr", "kvstore": {"driver": "memory"}, "dtype": "uint8", "metadata": {
-        "shape": [2**26], "chunks": [2**26], "compressor": {"id": "zstd", "level": 1}}}, create=True).result()
+    scratch = tensorstore.open(
+        {
+            "driver": "zarr",
+            "kvstore": {"driver": "memory"},
+            "dtype": "uint8",
+            "metadata": {"shape": [2**26], "chunks": [2**26], "compressor": {"id": "zstd", "level": 1}},
+        },
+        create=True,
+    ).result()
     scratch.write(np.ones(2**26, np.uint8)).result()
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
     store["bias/0"] = scratch.kvstore["0"]

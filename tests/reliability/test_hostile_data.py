@@ -78,8 +78,10 @@ def test_features_that_name_a_module_are_refused_and_not_imported(dataset, trap,
             features["image"]["pythonClassName"] = trap
         elif where == "deep":
             inner = {"pythonClassName": trap, "tensor": {"shape": {}, "dtype": "int64"}}
-            features["more"] = {"pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence",
-                                "sequence": {"feature": inner, "length": "-1"}}  # fmt: skip
+            features["more"] = {
+                "pythonClassName": "tensorflow_datasets.core.features.sequence_feature.Sequence",
+                "sequence": {"feature": inner, "length": "-1"},
+            }
         else:
             features["image"]["python_class_name"] = trap
 
@@ -95,13 +97,16 @@ def test_the_module_in_dataset_info_is_not_imported(dataset, trap):
     assert source[0]["image"].shape == (4, 4, 3)
 
 
-@pytest.mark.parametrize("tamper", [
-    lambda info: info["splits"][0].update(filepathTemplate="../../../{DATASET}-{SPLIT}"),
-    lambda info: info["splits"][0].update(filepathTemplate="/etc/passwd"),
-    lambda info: info["splits"][0].update(name="../train"),
-    lambda info: info.update(name="../../made"),
-    lambda info: info.update(fileFormat="../array_record"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda info: info["splits"][0].update(filepathTemplate="../../../{DATASET}-{SPLIT}"),
+        lambda info: info["splits"][0].update(filepathTemplate="/etc/passwd"),
+        lambda info: info["splits"][0].update(name="../train"),
+        lambda info: info.update(name="../../made"),
+        lambda info: info.update(fileFormat="../array_record"),
+    ],
+)
 def test_dataset_info_with_a_path_is_refused(dataset, tamper):
     root, folder = dataset
     change(folder / "dataset_info.json", tamper)
@@ -112,8 +117,12 @@ def test_dataset_info_with_a_path_is_refused(dataset, tamper):
 def test_a_feature_whose_name_is_a_path_is_refused(dataset):
     """TFDS reads the names of its classes from a file of that name."""
     root, folder = dataset
-    change(folder / "features.json", lambda content: content["featuresDict"]["features"].update(
-        {"../../label": content["featuresDict"]["features"]["label"]}))  # fmt: skip
+    change(
+        folder / "features.json",
+        lambda content: content["featuresDict"]["features"].update(
+            {"../../label": content["featuresDict"]["features"]["label"]}
+        ),
+    )
     with pytest.raises(ValueError, match="a path: the folder is damaged or hostile"):
         sources.open_source("made", "train", root)
 
@@ -128,8 +137,12 @@ def test_more_records_than_bytes_are_refused(dataset):
 
 def test_giant_images_are_refused_by_the_description(dataset):
     root, folder = dataset
-    change(folder / "features.json", lambda content: content["featuresDict"]["features"]["image"]["image"]["shape"]
-           .update(dimensions=["100000", "100000", "3"]))  # fmt: skip
+    change(
+        folder / "features.json",
+        lambda content: content["featuresDict"]["features"]["image"]["image"]["shape"].update(
+            dimensions=["100000", "100000", "3"]
+        ),
+    )
     with pytest.raises(ValueError, match=r"28 GiB each; at most 256 MiB are read|27\.94 GiB each; at most 256 MiB"):
         sources.open_source("made", "train", root)
 

@@ -24,9 +24,15 @@ FEW = [
 ]  # fmt: skip
 WRITES = [
     f"{TEMPORARY}/{name}"
-    for name in ("ITEM.tmp/array_metadatas/process_#", "ITEM.tmp/_METADATA", "ITEM.tmp/metadata",
-                 "ITEM.tmp/commit_success.txt", "commit_success.txt", "_CHECKPOINT_METADATA")
-] + [".config.json.new", "metrics.jsonl", "timing.jsonl", ".metrics.jsonl.new", ".timing.jsonl.new"]  # fmt: skip
+    for name in (
+        "ITEM.tmp/array_metadatas/process_#",
+        "ITEM.tmp/_METADATA",
+        "ITEM.tmp/metadata",
+        "ITEM.tmp/commit_success.txt",
+        "commit_success.txt",
+        "_CHECKPOINT_METADATA",
+    )
+] + [".config.json.new", "metrics.jsonl", "timing.jsonl", ".metrics.jsonl.new", ".timing.jsonl.new"]
 RENAMES = [
     f"{TEMPORARY}/ITEM.tmp", TEMPORARY, "checkpoints/#", ".config.json.new", ".metrics.jsonl.new", ".timing.jsonl.new"
 ]  # fmt: skip
@@ -41,20 +47,37 @@ ONCE = [  # the state that these leave is that of the next operation's beginning
     "write previews/.#.png.new", "rename previews/.#.png.new", "rename .probe",
 ]  # fmt: skip
 BEFORE = {  # what must have been killed before, so that the point comes by
-    ".metrics.jsonl.new": ("write metrics.jsonl", "half", 1), ".timing.jsonl.new": ("write timing.jsonl", "half", 1),
+    ".metrics.jsonl.new": ("write metrics.jsonl", "half", 1),
+    ".timing.jsonl.new": ("write timing.jsonl", "half", 1),
     f"remove {TEMPORARY}/ITEM/": (f"rename {TEMPORARY}", "before", 1),
     f"rmdir {TEMPORARY}": (f"rename {TEMPORARY}", "before", 1),
-}  # fmt: skip
+}
 EVERY = [  # files with a dot are written once a start
-    *((f"write {name}", when, 1 if name[0] == "." else 1 + i % 2)
-      for i, name in enumerate(WRITES) for when in ("before", "half", "after")),
-    *((f"rename {name}", when, 1 if name[0] == "." else 1 + i % 2)
-      for i, name in enumerate(RENAMES) for when in ("before", "after")),
+    *(
+        (f"write {name}", when, 1 if name[0] == "." else 1 + i % 2)
+        for i, name in enumerate(WRITES)
+        for when in ("before", "half", "after")
+    ),
+    *(
+        (f"rename {name}", when, 1 if name[0] == "." else 1 + i % 2)
+        for i, name in enumerate(RENAMES)
+        for when in ("before", "after")
+    ),
     *((name, "before", 1) for name in ONCE),
     *((f"data {what}", "after", n) for what in ("begun", "merged") for n in (1, 4, 9)),
-    *((f"call {name}", when, n) for name, n in (("_read", 1), ("checksums", 1), ("checksums", 3), ("restore_latest", 1),
-                                                ("records", 1), ("records", 6)) for when in ("before", "after")),
-]  # fmt: skip
+    *(
+        (f"call {name}", when, n)
+        for name, n in (
+            ("_read", 1),
+            ("checksums", 1),
+            ("checksums", 3),
+            ("restore_latest", 1),
+            ("records", 1),
+            ("records", 6),
+        )
+        for when in ("before", "after")
+    ),
+]
 
 
 def one_checkpoint_is_damaged(workdir):
@@ -104,14 +127,17 @@ def finish(driver, workdir, changes, env=None):
 
 def assert_same(workdir, other, step):
     """Parameters, average, optimizer, metrics, config and samples, bit for bit."""
-    ours, theirs = values(workdir, step), values(other, step)
+    ours = values(workdir, step)
+    theirs = values(other, step)
     assert ours == theirs
     assert sum("opt_state" in name for name in ours) >= 2 * sum(name.startswith("params") for name in ours) > 10
     assert checkpoints.read_about(workdir, step) == checkpoints.read_about(other, step)
     for name in ("metrics.jsonl", "config.json", "samples.npz"):
         assert (workdir / name).read_bytes() == (other / name).read_bytes(), name
-    steps = [[json.loads(line)["step"] for line in (folder / "timing.jsonl").read_text().splitlines()]
-             for folder in (workdir, other)]  # fmt: skip
+    steps = [
+        [json.loads(line)["step"] for line in (folder / "timing.jsonl").read_text().splitlines()]
+        for folder in (workdir, other)
+    ]
     assert steps[0] == steps[1]
 
 

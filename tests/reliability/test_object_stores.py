@@ -28,9 +28,13 @@ class MountedStore:
     def __init__(self, root, monkeypatch, lacking, silently=False):
         self.root, self.lacking, self.silently = root, lacking, silently
         for module, name, check in (
-            (os, "rename", self.rename), (os, "replace", self.replace), (os, "fsync", self.fsync),
-            (fcntl, "flock", self.lock), (builtins, "open", self.open), (os, "open", self.open),
-        ):  # fmt: skip
+            (os, "rename", self.rename),
+            (os, "replace", self.replace),
+            (os, "fsync", self.fsync),
+            (fcntl, "flock", self.lock),
+            (builtins, "open", self.open),
+            (os, "open", self.open),
+        ):
             real = getattr(module, name)
             monkeypatch.setattr(module, name, lambda *args, real=real, check=check, **rest: check(real, *args, **rest))
 
@@ -72,11 +76,16 @@ class MountedStore:
         return real(path, mode, *args, **options)
 
 
-@pytest.mark.parametrize(("lacking", "words"), [
-    ("append", "cannot append to a file"), ("rename", "cannot rename a folder"),
-    ("lock", r"cannot lock a file \(flock\)"), ("replace", r"cannot replace a file by another"),
-    ("fsync", r"cannot flush a file to disk \(fsync\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lacking", "words"),
+    [
+        ("append", "cannot append to a file"),
+        ("rename", "cannot rename a folder"),
+        ("lock", r"cannot lock a file \(flock\)"),
+        ("replace", r"cannot replace a file by another"),
+        ("fsync", r"cannot flush a file to disk \(fsync\)"),
+    ],
+)
 @pytest.mark.parametrize("new", [True, False])
 def test_a_mounted_bucket_is_refused_by_the_operation_that_it_lacks(tmp_path, monkeypatch, lacking, words, new):
     """Before anything is compiled: the run's own function is called."""
@@ -140,11 +149,13 @@ def test_addresses_on_the_command_line(driver, tmp_path):
     """Every command, every path that it takes: one sentence, status 2, and no folder named "gs:"."""
     run = f"--workdir={tmp_path / 'run'}"
     for command in (
-        train_command("gs://bucket/run"), train_command(tmp_path / "run", {"data.dir": "s3://bucket/data"}),
+        train_command("gs://bucket/run"),
+        train_command(tmp_path / "run", {"data.dir": "s3://bucket/data"}),
         ["experiments.train", "--config=configs/digits.py", "--workdir", "gs://bucket/run"],
-        ["experiments.sample", run, "--out=gs://bucket/out"], ["experiments.sample", "--workdir=gs://bucket/run"],
+        ["experiments.sample", run, "--out=gs://bucket/out"],
+        ["experiments.sample", "--workdir=gs://bucket/run"],
         ["experiments.evaluate", "--workdir=hdfs://bucket/run"],
-    ):  # fmt: skip
+    ):
         result = driver.run(*command, cwd=tmp_path)
         assert result.status == 2 and result.out == "", result
         assert "no append, no rename and no locks" in result.err and "Traceback" not in result.err

@@ -24,8 +24,10 @@ ENDLESS = {"train.steps": 10**6, "checkpoint.every": 20}
 def start_two(driver, workdir, changes, kills=(None, None)):
     """Starts both processes by hand, as SLURM would: no launcher watches them."""
     environments = two_processes(local.free_port())
-    return [driver.start(*train_command(workdir, changes), env={**env, "DIFFUSION_HEARTBEAT_SECONDS": "30"}, kill=kill)
-            for env, kill in zip(environments, kills)]  # fmt: skip
+    return [
+        driver.start(*train_command(workdir, changes), env={**env, "DIFFUSION_HEARTBEAT_SECONDS": "30"}, kill=kill)
+        for env, kill in zip(environments, kills)
+    ]
 
 
 def stopped(driver, run):
@@ -64,8 +66,15 @@ def test_a_killed_process_ends_the_other(driver, tmp_path, victim):
 @pytest.mark.slow
 def test_two_processes_evaluate_on_their_mesh_and_keep_one_best_checkpoint(driver, tmp_path):
     """As one process does: the same figures up to the order of sums, so the same best step, kept by both."""
-    changes = {"train.steps": 8, "evaluate.every": 2, "evaluate.features": "('pixels',)", "checkpoint.every": 3,
-               "checkpoint.keep": 1, "checkpoint.best": "fd_pixels", "sample.batch_size": 7}  # fmt: skip
+    changes = {
+        "train.steps": 8,
+        "evaluate.every": 2,
+        "evaluate.features": "('pixels',)",
+        "checkpoint.every": 3,
+        "checkpoint.keep": 1,
+        "checkpoint.best": "fd_pixels",
+        "sample.batch_size": 7,
+    }
     runs = start_two(driver, tmp_path / "two", changes)
     assert [driver.wait(run).status for run in runs] == [0, 0]
     assert driver.train(tmp_path / "one", changes).status == 0
@@ -89,8 +98,10 @@ def test_processes_without_a_shared_folder_refuse_to_train(driver, tmp_path):
     command = train_command("run")
     command[1] = f"--config={ROOT}/configs/digits.py"
     began = time.monotonic()
-    runs = [driver.start(*command, env=env, cwd=tmp_path / name)
-            for name, env in zip("ab", two_processes(local.free_port()))]  # fmt: skip
+    runs = [
+        driver.start(*command, env=env, cwd=tmp_path / name)
+        for name, env in zip("ab", two_processes(local.free_port()))
+    ]
     for result in [driver.wait(run) for run in runs]:
         assert result.status == 1 and "Traceback" not in result.err
         assert re.fullmatch(rf"error: --workdir=run is not one folder .* 1 \(.*{tmp_path}/b/run\) .*\n", result.err)
@@ -105,8 +116,10 @@ def test_a_process_that_cannot_read_ends_both_in_a_sentence(driver, tmp_path, vi
     path = tmp_path / "checkpoints/4/training/manifest.ocdbt"
     path.chmod(0)
     before = sorted((tmp_path / "checkpoints").rglob("*"))
-    runs = [driver.start(*train_command(tmp_path, {"train.steps": 6}), env=env, rights=index != victim)
-            for index, env in enumerate(two_processes(local.free_port()))]  # fmt: skip
+    runs = [
+        driver.start(*train_command(tmp_path, {"train.steps": 6}), env=env, rights=index != victim)
+        for index, env in enumerate(two_processes(local.free_port()))
+    ]
     results = [driver.wait(run) for run in runs]
     assert [result.status for result in results] == [1, 1], results
     assert "ermission denied" in results[victim].err and f"by process {victim} of this run" in results[1 - victim].err
@@ -169,8 +182,9 @@ def test_an_error_of_one_process_ends_the_launcher_with_its_words(driver, tmp_pa
     module, *arguments = train_command(tmp_path, ENDLESS)
     command = [sys.executable, "-m", "launch.local", "--processes=2", "--", "python", "-m", module, *arguments]
     began = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-                          timeout=200)  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 1 and time.monotonic() - began < BOUND
     assert "is in use" in done.stderr.splitlines()[-1]
     os.kill(alone[0], signal.SIGKILL)
@@ -181,8 +195,14 @@ def test_an_error_of_one_process_ends_the_launcher_with_its_words(driver, tmp_pa
 def test_the_launcher_ends_the_others(tmp_path):
     module, *arguments = train_command(tmp_path, ENDLESS)
     command = [sys.executable, "-m", "launch.local", "--processes=2", "--", "python", "-m", module, *arguments]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as launcher:  # fmt: skip
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as launcher:
         until(lambda: checkpoints.latest(tmp_path))
         children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
         os.kill(int(children[1]), signal.SIGKILL)
@@ -241,8 +261,10 @@ def test_an_error_without_a_sentence_ends_its_process_at_once(driver, tmp_path, 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "refuse").touch()
     limits = {"DIFFUSION_SHUTDOWN_SECONDS": "200", "DIFFUSION_HEARTBEAT_SECONDS": "30"}
-    runs = [driver.start(*train_command(tmp_path / "run", ENDLESS), *with_wandb, env={**env, **limits})
-            for env in two_processes(local.free_port())]  # fmt: skip
+    runs = [
+        driver.start(*train_command(tmp_path / "run", ENDLESS), *with_wandb, env={**env, **limits})
+        for env in two_processes(local.free_port())
+    ]
     result = driver.wait(runs[0], 100)
     assert result.status == 1 and result.err.splitlines()[-1] == "RuntimeError: the service says no"
     stopped(driver, runs[1])
@@ -253,8 +275,10 @@ def test_no_process_leaves_before_process_0_has_written_the_samples(driver, tmp_
     """Nor where it cannot write them."""
     assert driver.train(tmp_path / "run", {"train.steps": 2}).status == 0
     slow = tmp_path / "slow.py"
-    slow.write_text(f"import time\nfrom experiments import figures\nreal = figures.trajectory\n"
-                    f"figures.trajectory = lambda *args: (time.sleep({LONGER}), real(*args))\n")  # fmt: skip
+    slow.write_text(
+        f"import time\nfrom experiments import figures\nreal = figures.trajectory\n"
+        f"figures.trajectory = lambda *args: (time.sleep({LONGER}), real(*args))\n"
+    )
     for name, status in (("samples", [0, 0]), ("blocked", [1, 1])):
         out = tmp_path / name
         if name == "blocked":

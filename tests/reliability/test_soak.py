@@ -40,7 +40,7 @@ def test_nothing_gathers(tmp_path):
     """Two minutes here, or SOAK_MINUTES; `python -m benchmarks.soak` runs half an hour and draws it."""
     report, samples = soak.soak(MINUTES, tmp_path / "run", ("config.evaluate.every=40", "config.checkpoint.every=20"))
     assert report.recompilations == 0 and report.evaluations >= 2
-    third, last = (samples[int(len(samples) * a): int(len(samples) * b)] for a, b in ((0.5, 0.75), (0.75, 1.0)))
+    third, last = (samples[int(len(samples) * a) : int(len(samples) * b)] for a, b in ((0.5, 0.75), (0.75, 1.0)))
     least = lambda part, field: min(getattr(each, field) for each in part)
     assert least(last, "files") <= least(third, "files")
     assert least(last, "threads") <= least(third, "threads") + 2  # pools that grow on demand

@@ -20,11 +20,15 @@ from tests.conformance import DATA, SCHEDULES, exact_denoiser, level, slow_but, 
 )
 def test_error_follows_the_tolerance_at_the_price_of_evaluations(schedule_name, kind, x64):
     """From t_max to t_min against the exact flow; of order 5: 10^-4 of the tolerance takes 10^(4/5) of the steps."""
-    schedule, data = SCHEDULES[schedule_name], DATA[kind]
+    schedule = SCHEDULES[schedule_name]
+    data = DATA[kind]
     x = np.asarray(start(schedule)[0], np.float64)
     flow = oracles.flow if kind == "gaussian" else oracles.flow_by_integration
     exact = flow(data, level(schedule, schedule.t_max), level(schedule, schedule.t_min), x)
-    denoise, tolerances, errors, costs = exact_denoiser(data, schedule), (1e-4, 1e-8), [], []
+    denoise = exact_denoiser(data, schedule)
+    tolerances = (1e-4, 1e-8)
+    errors = []
+    costs = []
     solve = jax.jit(lambda x, tolerance: samplers.adaptive(denoise, schedule, x, tolerance, tolerance))
     for tolerance in tolerances:
         arrived, stats = solve(x, tolerance)
@@ -37,7 +41,8 @@ def test_error_follows_the_tolerance_at_the_price_of_evaluations(schedule_name, 
 
 
 def test_a_plan_up_is_the_inverse(x64):
-    schedule, denoise = SCHEDULES["cosine"], exact_denoiser(DATA["gaussian"], SCHEDULES["cosine"])
+    schedule = SCHEDULES["cosine"]
+    denoise = exact_denoiser(DATA["gaussian"], SCHEDULES["cosine"])
     x = jnp.asarray(start(schedule)[0], jnp.float64)
 
     @jax.jit
@@ -53,7 +58,8 @@ def test_a_plan_up_is_the_inverse(x64):
 
 def test_steps_are_each_samples_own_and_evaluations_are_counted():
     """Alone, in company and in any order: the same sample from the same number of evaluations."""
-    schedule, calls = SCHEDULES["edm"], []
+    schedule = SCHEDULES["edm"]
+    calls = []
     exact = exact_denoiser(DATA["mixture"], schedule)
 
     def denoise(x, t):

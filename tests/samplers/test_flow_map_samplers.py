@@ -53,7 +53,8 @@ def test_an_exact_map_stays_on_its_trajectory(schedule_name, steps, x64):
 def test_a_flow_map_inverts_on_a_plan_that_goes_up(x64):
     schedule = SCHEDULES["cosine"]
     x, keys = start(schedule)
-    grid, exact = np.array([0.0, 0.2, 0.9]), _exact_map(schedule)
+    grid = np.array([0.0, 0.2, 0.9])
+    exact = _exact_map(schedule)
     up = samplers.sample(samplers.flow_map(), exact, schedule, x.astype(jnp.float64), timesteps.plan(grid), keys)
     down = samplers.sample(samplers.flow_map(), exact, schedule, up, timesteps.plan(grid[::-1]), keys)
     np.testing.assert_allclose(down, x, rtol=1e-9, atol=1e-9)
@@ -68,7 +69,8 @@ def test_a_flow_map_inverts_on_a_plan_that_goes_up(x64):
 )
 def test_every_step_keeps_the_exact_moments(name, schedule_name, x64):
     """Mean and covariance of x_s after each step, by propagating the step's own Jacobians in (x, noise)."""
-    schedule, sampler = SCHEDULES[schedule_name], MAPS[name]
+    schedule = SCHEDULES[schedule_name]
+    sampler = MAPS[name]
     grid = _grid(schedule, 3)
     plan = timesteps.Plan(jnp.asarray(grid[:-1]), jnp.asarray(grid[1:]), jnp.zeros(3, bool))
     mean, covariance = oracles.marginal(GAUSSIAN, *level(schedule, grid[0]))
@@ -95,7 +97,8 @@ def test_every_step_keeps_the_exact_moments(name, schedule_name, x64):
 
 def test_consistency_is_the_authors_multistep_loop():
     """Song et al. 2023, algorithm 1, in their variables (variance exploding), with a map that is not exact."""
-    schedule, grid = SCHEDULES["variance_exploding"], np.array([1.0, 0.3, 0.1, 0.0])
+    schedule = SCHEDULES["variance_exploding"]
+    grid = np.array([1.0, 0.3, 0.1, 0.0])
     f = lambda x, sigma: jnp.tanh(x / (1 + sigma))
     wrong_map = lambda x, t, s: f(x, schedule.sigma(t)) + 1e6 * s  # of no use at s > 0
     x, keys = start(schedule)
@@ -125,7 +128,8 @@ def test_tcd_goes_from_the_flow_map_to_consistency():
 
 
 def test_tcd_jumps_to_the_share_of_s_that_gamma_leaves():
-    schedule, asked = SCHEDULES["rectified_flow"], []
+    schedule = SCHEDULES["rectified_flow"]
+    asked = []
     plan = timesteps.Plan(jnp.array([1.0, 0.5]), jnp.array([0.5, 0.0]), jnp.zeros(2, bool))
 
     def flow_map(x, t, s):
@@ -145,7 +149,8 @@ def test_tcd_jumps_to_the_share_of_s_that_gamma_leaves():
     ),
 )
 def test_one_two_and_three_steps_are_finite_and_cost_one_evaluation_each(name, schedule_name):
-    schedule, calls = SCHEDULES[schedule_name], []
+    schedule = SCHEDULES[schedule_name]
+    calls = []
     x, keys = start(schedule)
 
     def flow_map(x, t, s):
@@ -165,7 +170,8 @@ def test_a_sample_depends_on_its_own_seed_alone(name):
     schedule = SCHEDULES["cosine"]
     x, keys = start(schedule)
     run = jax.jit(lambda x, keys: _walk(name, schedule, x, keys, 3))
-    out, order = run(x, keys), np.array([2, 0, 3, 1])
+    out = run(x, keys)
+    order = np.array([2, 0, 3, 1])
     np.testing.assert_allclose(run(x[order], keys[order]), out[order], rtol=1e-5, atol=1e-6)
     changed = run(x, keys.at[0].set(jax.random.key(99)))
     np.testing.assert_array_equal(changed[1:], out[1:])
@@ -185,8 +191,10 @@ def test_gradient_through_a_stochastic_walk_is_finite():
 
 def test_networks_as_maps_sample():
     """The maps of the library fit these samplers: a consistency function, and a network of two times."""
-    schedule, keys = SCHEDULES["rectified_flow"], jax.random.split(jax.random.key(0), 4)
-    x, plan = start(schedule)[0], timesteps.plan(np.array([1.0, 0.5, 0.0]))
+    schedule = SCHEDULES["rectified_flow"]
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = start(schedule)[0]
+    plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))
     two_times = flow_maps.mean_flow(lambda x, clocks, condition: 0.5 * x, schedule)
     np.testing.assert_allclose(
         samplers.sample(samplers.flow_map(), two_times, schedule, x, plan, keys), 0.75**2 * x, rtol=1e-5
@@ -195,7 +203,8 @@ def test_networks_as_maps_sample():
     np.testing.assert_allclose(
         samplers.sample(samplers.flow_map(), ddim, schedule, x, plan, keys),
         samplers.sample(samplers.ddim(), exact_denoiser(GAUSSIAN, schedule), schedule, x, plan, keys),
-        rtol=1e-5, atol=1e-6,
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 

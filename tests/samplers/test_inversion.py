@@ -21,7 +21,8 @@ def _crooked(schedule):
     """A network that is nobody's optimum, for what must hold whatever it says; nowhere divided by alpha or sigma."""
 
     def denoise(x, t):
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        alpha = schedule.alpha(t)
+        sigma = schedule.sigma(t)
         norm = alpha**2 + sigma**2
         v = jnp.sin(2 * x) + jnp.cos(x[:, ::-1] + 5 * t)
         return Prediction((alpha * x - sigma * v) / norm, (sigma * x + alpha * v) / norm)
@@ -34,14 +35,16 @@ def _crooked(schedule):
 
 def test_ddim_inversion_is_the_published_recursion(x64):
     """Null-text inversion's `next_step`: the noise at x_t and the time of arrival, x0 from it, and x0 noised again."""
-    schedule, grid = SCHEDULES["cosine"], UP["cosine"]
+    schedule = SCHEDULES["cosine"]
+    grid = UP["cosine"]
     denoise = _crooked(schedule)
 
     @jax.jit
     def both(x):
         out = samplers.sample(samplers.ddim_inversion(), denoise, schedule, x, timesteps.plan(grid), KEYS)
         for t, s in itertools.pairwise(grid):
-            alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
+            alpha_t = schedule.alpha(t)
+            sigma_t = schedule.sigma(t)
             eps = denoise(x, s).eps
             x = schedule.alpha(s) * (x - sigma_t * eps) / alpha_t + schedule.sigma(s) * eps
         return out, x
@@ -54,12 +57,14 @@ def _order(solve, ratios, counts):
 
     `solve` is (denoise, schedule, x, exact second sample, grid) -> x at the end.
     """
-    schedule, data = SCHEDULES["edm"], DATA["gaussian"]
+    schedule = SCHEDULES["edm"]
+    data = DATA["gaussian"]
     denoise = exact_denoiser(data, schedule)
 
     @jax.jit
     def errors(x):
-        exact, found = lambda ratio: oracles.flow(data, (1.0, ratios[0]), (1.0, ratio), x), []
+        exact = lambda ratio: oracles.flow(data, (1.0, ratios[0]), (1.0, ratio), x)
+        found = []
         for steps in counts:
             grid = np.linspace(*ratios, steps + 1) / 80
             end = solve(denoise, schedule, x, exact(80 * grid[1]), grid)
@@ -79,9 +84,11 @@ def test_ddim_inversion_has_order_1(x64):
 @pytest.mark.parametrize("schedule_name", slow_but([("cosine",)], [(name,) for name in UP]))
 def test_more_iterations_invert_ddim_exactly(schedule_name, x64):
     """Their fixed point is the sample from which ddim's step arrives where we are: the error falls geometrically."""
-    schedule, data = SCHEDULES[schedule_name], DATA["mixture"]
+    schedule = SCHEDULES[schedule_name]
+    data = DATA["mixture"]
     grid = np.linspace(0.3, 0.8, 12) if schedule_name == "cosine" else np.geomspace(0.002, 0.02, 12)
-    denoise, x = exact_denoiser(data, schedule), jnp.asarray(POINTS)
+    denoise = exact_denoiser(data, schedule)
+    x = jnp.asarray(POINTS)
 
     @jax.jit
     def lost(x):
@@ -101,13 +108,15 @@ def test_more_iterations_invert_ddim_exactly(schedule_name, x64):
 
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_ddim_inversion_counts_its_evaluations(iterations):
-    schedule, calls = SCHEDULES["rectified_flow"], []
+    schedule = SCHEDULES["rectified_flow"]
+    calls = []
 
     def denoise(x, t):
         jax.debug.callback(lambda: calls.append(1))
         return Prediction(0.5 * x, 0.5 * x)
 
-    sampler, plan = samplers.ddim_inversion(iterations), timesteps.plan(np.array([0.0, 0.2, 0.5]))
+    sampler = samplers.ddim_inversion(iterations)
+    plan = timesteps.plan(np.array([0.0, 0.2, 0.5]))
     run = jax.jit(lambda x: samplers.sample(sampler, denoise, schedule, x, plan, KEYS))
     out = jax.block_until_ready(run(jnp.asarray(POINTS, jnp.float32)))
     jax.effects_barrier()
@@ -153,8 +162,7 @@ TRIPS = {
 
 @pytest.mark.parametrize("name", list(TRIPS))
 @pytest.mark.parametrize(
-    "schedule_name, dtype, tolerance",
-    [("cosine", jnp.float64, 1e-11), ("edm", jnp.float32, 1e-3)],
+    "schedule_name, dtype, tolerance", [("cosine", jnp.float64, 1e-11), ("edm", jnp.float32, 1e-3)]
 )
 def test_round_trip_is_exact_to_rounding(name, schedule_name, dtype, tolerance, x64):
     """Six coarse steps with a network that is nobody's optimum, on which DDIM's own round trip is far off."""
@@ -162,7 +170,8 @@ def test_round_trip_is_exact_to_rounding(name, schedule_name, dtype, tolerance, 
 
     @jax.jit
     def both(x):
-        grid, denoise = UP[schedule_name], _crooked(schedule)
+        grid = UP[schedule_name]
+        denoise = _crooked(schedule)
         noise = samplers.sample(samplers.ddim_inversion(), denoise, schedule, x, timesteps.plan(grid), KEYS)
         plain = samplers.sample(samplers.ddim(), denoise, schedule, noise, timesteps.plan(grid[::-1]), KEYS)
         return TRIPS[name](schedule, x), plain
@@ -190,14 +199,17 @@ def test_edict_has_order_1_and_bdia_order_2(x64):
 
 def test_edict_is_the_authors_loop(x64):
     """Wallace et al. 2023, `coupled_stablediffusion` of their code: a step each, turn and turn about, then mixed."""
-    schedule, p = SCHEDULES["cosine"], 0.8
-    denoise, grid = _crooked(schedule), np.array([0.9, 0.6, 0.35, 0.0])
+    schedule = SCHEDULES["cosine"]
+    p = 0.8
+    denoise = _crooked(schedule)
+    grid = np.array([0.9, 0.6, 0.35, 0.0])
 
     def loop(*pair):
         pair = list(pair)
         for i, (t, s) in enumerate(itertools.pairwise(grid)):
             for mine in ((0, 1), (1, 0))[i % 2]:
-                eps, quotient = denoise(pair[1 - mine], t).eps, schedule.alpha(t) / schedule.alpha(s)
+                eps = denoise(pair[1 - mine], t).eps
+                quotient = schedule.alpha(t) / schedule.alpha(s)
                 pair[mine] = (pair[mine] - schedule.sigma(t) * eps) / quotient + schedule.sigma(s) * eps
             pair[0] = p * pair[0] + (1 - p) * pair[1]
             pair[1] = (1 - p) * pair[0] + p * pair[1]
@@ -210,13 +222,18 @@ def test_edict_is_the_authors_loop(x64):
 
 def test_bdia_is_the_papers_recursion(x64):
     """Zhang et al. 2023: z_{i-1} = gamma z_{i+1} - gamma (z_i / a - b / a eps) + (a' z_i + b' eps), a and b DDIM's."""
-    schedule, gamma = SCHEDULES["cosine"], 0.6
-    denoise, x, grid = _crooked(schedule), jnp.asarray(POINTS), np.array([0.9, 0.5, 0.3])
+    schedule = SCHEDULES["cosine"]
+    gamma = 0.6
+    denoise = _crooked(schedule)
+    x = jnp.asarray(POINTS)
+    grid = np.array([0.9, 0.5, 0.3])
     second = x[:, ::-1]
     eps = denoise(second, 0.5).eps
     (alpha_2, sigma_2), (alpha_1, sigma_1), (alpha_0, sigma_0) = (level(schedule, t) for t in grid)
-    a_up, a_down = alpha_1 / alpha_2, alpha_0 / alpha_1
-    b_up, b_down = sigma_1 - sigma_2 * a_up, sigma_0 - sigma_1 * a_down
+    a_up = alpha_1 / alpha_2
+    a_down = alpha_0 / alpha_1
+    b_up = sigma_1 - sigma_2 * a_up
+    b_down = sigma_0 - sigma_1 * a_down
     expected = gamma * x - gamma * (second / a_up - b_up / a_up * eps) + (a_down * second + b_down * eps)
     before, out = samplers.bdia(denoise, schedule, (x, second), grid, gamma)
     np.testing.assert_array_equal(before, second)
@@ -225,7 +242,8 @@ def test_bdia_is_the_papers_recursion(x64):
 
 def test_bdia_passes_the_ends_where_alpha_or_sigma_vanish():
     schedule = SCHEDULES["rectified_flow"]
-    grid, x = np.linspace(1.0, 0.0, 5), jnp.asarray(POINTS, jnp.float32)
+    grid = np.linspace(1.0, 0.0, 5)
+    x = jnp.asarray(POINTS, jnp.float32)
     second = samplers.sample(samplers.ddim(), _crooked(schedule), schedule, x, timesteps.plan(grid[:2]), KEYS)
     assert np.isfinite(samplers.bdia(_crooked(schedule), schedule, (x, second), grid)).all()
 

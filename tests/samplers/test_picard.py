@@ -62,7 +62,8 @@ def test_it_takes_fewer_rounds_than_steps_and_keeps_its_tolerance(name, x64):
 
 def test_evaluations_counted_while_running_are_those_reported():
     """Each sweep evaluates the network at every step of the window, heun twice."""
-    schedule, calls = SCHEDULES["cosine"], []
+    schedule = SCHEDULES["cosine"]
+    calls = []
 
     def denoise(x, t):
         jax.debug.callback(lambda t: calls.append(float(t)), t)

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 def _walk(sampler, schedule, times, x, noise):
     """The sample after steps along some times with given noise `[N, draws, B, D]`, uncompiled, on the mixture."""
     plan = timesteps.Plan(*map(jnp.asarray, (times[:-1], times[1:], np.zeros(len(times) - 1, bool))))
-    denoise, state = exact_denoiser(DATA["mixture"], schedule), sampler.init(jnp.asarray(x), schedule, plan)
+    denoise = exact_denoiser(DATA["mixture"], schedule)
+    state = sampler.init(jnp.asarray(x), schedule, plan)
     with jax.disable_jit():
         for i in range(len(times) - 1):
             state = sampler.step(state, denoise, schedule, plan, i, jnp.asarray(noise[i]))
@@ -85,7 +86,8 @@ def _dpmpp_sde(y, r, z, eta, s_noise):
         middle = (r[i] * r[i + 1]) ** 0.5
         down, up = _down_up(r[i], middle, eta)
         y_m = down / r[i] * y + (1 - down / r[i]) * x0 + s_noise * up * z[i, 0]
-        first, second = middle**-2 - r[i] ** -2, r[i + 1] ** -2 - middle**-2
+        first = middle**-2 - r[i] ** -2
+        second = r[i + 1] ** -2 - middle**-2
         increment = (first**0.5 * z[i, 0] + second**0.5 * z[i, 1]) / (first + second) ** 0.5
         down, up = _down_up(r[i], r[i + 1], eta)
         y = down / r[i] * y + (1 - down / r[i]) * _model(y_m, middle) + s_noise * up * increment
@@ -119,8 +121,10 @@ def _third(h, k, x0, history):
     if len(history) < 2:
         return _heun(h, k, x0, history)
     (h_1, x0_1), (h_2, x0_2) = history[:2]
-    r0, r1 = h_1 / h, h_2 / h
-    d1_0, d1_1 = (x0 - x0_1) / r0, (x0_1 - x0_2) / r1
+    r0 = h_1 / h
+    r1 = h_2 / h
+    d1_0 = (x0 - x0_1) / r0
+    d1_1 = (x0_1 - x0_2) / r1
     d1 = d1_0 + (d1_0 - d1_1) * r0 / (r0 + r1)
     d2 = (d1_0 - d1_1) / (r0 + r1)
     phi_2 = 1 - (1 - np.exp(-k)) / k
@@ -143,9 +147,15 @@ LOOPS = {
 
 
 @pytest.mark.parametrize(
-    "make", [samplers.euler_ancestral, samplers.dpm_2_ancestral, samplers.dpmpp_sde, samplers.dpmpp_2m_sde,
-             samplers.dpmpp_3m_sde],
-)  # fmt: skip
+    "make",
+    [
+        samplers.euler_ancestral,
+        samplers.dpm_2_ancestral,
+        samplers.dpmpp_sde,
+        samplers.dpmpp_2m_sde,
+        samplers.dpmpp_3m_sde,
+    ],
+)
 def test_the_reverse_equation_is_taken_if_nothing_is_said(make):
     defaults = {name: value.default for name, value in inspect.signature(make).parameters.items()}
     assert (defaults["eta"], defaults["s_noise"]) == (1.0, 1.0) and make().draws >= 1
@@ -161,7 +171,8 @@ def test_walk_is_the_published_loop(name, schedule_name):
     schedule = SCHEDULES[schedule_name]
     r = np.array([4.0, 2.2, 0.9, 0.5, 0.2, 0.0])
     times = np.append(np.asarray(schedule.inverse_log_snr(-2 * np.log(r[:-1]))), 0.0)
-    y, z = 4 * _draw(3, 2), _draw(5, 2, 3, 2, seed=1)
+    y = 4 * _draw(3, 2)
+    z = _draw(5, 2, 3, 2, seed=1)
     alpha, _ = level(schedule, times[0])
     ours = _walk(sampler, schedule, times, alpha * y, z[:, : sampler.draws])
     np.testing.assert_allclose(ours, loop(y, r, z), rtol=1e-8, atol=1e-10)
@@ -169,7 +180,8 @@ def test_walk_is_the_published_loop(name, schedule_name):
 
 def test_edm_never_leaves_the_schedule():
     """Noise is added up to the largest sigma, from where it starts with none."""
-    schedule, z = SCHEDULES["edm"], _draw(1, 3, 2, seed=1)
+    schedule = SCHEDULES["edm"]
+    z = _draw(1, 3, 2, seed=1)
     x = 80 * _draw(3, 2)
     with_churn, without = (_one_step(samplers.edm(c), schedule, 1.0, 0.5, x, z[:d]) for c, d in ((9.0, 1), (0.0, 0)))
     np.testing.assert_array_equal(with_churn, without)
@@ -202,7 +214,8 @@ RELATIVES = [
 def test_a_sampler_is_its_relative_at_the_end_of_its_range(sampler, relative, only):
     """From alpha = 0, where there is such an end, to sigma = 0."""
     for name in [only] if only else ["rectified_flow", "edm"]:
-        schedule, times = SCHEDULES[name], np.array([1.0, 0.7, 0.5, 0.2, 0.05, 0.0])
+        schedule = SCHEDULES[name]
+        times = np.array([1.0, 0.7, 0.5, 0.2, 0.05, 0.0])
         x = level(schedule, 1.0)[1] * _draw(3, 2)
         z = _draw(5, 1, 3, 2, seed=1)
         ours, theirs = (_walk(s, schedule, times, x, z[:, : s.draws]) for s in (sampler, relative))
@@ -211,7 +224,9 @@ def test_a_sampler_is_its_relative_at_the_end_of_its_range(sampler, relative, on
 
 def test_without_noise_they_invert():
     """Up from the data, sigma = 0, where E[eps | x] = 0; and above it as their relatives do."""
-    schedule, times, x = SCHEDULES["edm"], np.array([0.0, 0.05, 0.2, 0.7]), _draw(3, 2)
+    schedule = SCHEDULES["edm"]
+    times = np.array([0.0, 0.05, 0.2, 0.7])
+    x = _draw(3, 2)
     walk = lambda sampler, times: _walk(sampler, schedule, times, x, np.zeros((3, 0, 3, 2)))
     np.testing.assert_allclose(walk(samplers.dpm_2_ancestral(0.0), times), walk(samplers.dpm_2(), times), rtol=1e-7)
     np.testing.assert_allclose(walk(samplers.edm(), times[1:]), walk(samplers.heun(), times[1:]), rtol=1e-7)
@@ -229,9 +244,11 @@ def _score(schedule, t, x):
 @pytest.mark.parametrize("schedule", [SCHEDULES["rectified_flow"], SCHEDULES["edm"], schedules.sub_vp()])
 def test_euler_maruyama_step_is_the_reverse_equation(schedule):
     """x - dt (f x - g^2 score) + g sqrt(dt) z."""
-    x, z = _draw(3, 2), _draw(1, 3, 2, seed=1)
+    x = _draw(3, 2)
+    z = _draw(1, 3, 2, seed=1)
     for t, s in ((0.9, 0.6), (0.3, 0.25)):
-        f, g = float(schedule.drift(t)), float(schedule.diffusion(t))
+        f = float(schedule.drift(t))
+        g = float(schedule.diffusion(t))
         expected = x - (t - s) * (f * x - g**2 * _score(schedule, t, x)) + g * np.sqrt(t - s) * z[0]
         ours = _one_step(samplers.euler_maruyama(), schedule, t, s, x, z)
         np.testing.assert_allclose(ours, expected, rtol=1e-8)
@@ -251,7 +268,9 @@ SIT = {
 @pytest.mark.parametrize("name", list(SIT))
 def test_interpolant_step_is_that_of_sit(name):
     """x + (v + D score) dt + sqrt(2 D dt) z, forward in a time with data at 1, v = E[x_0 - eps | x]."""
-    schedule, x, z = SCHEDULES["rectified_flow"], _draw(3, 2), _draw(1, 3, 2, seed=1)
+    schedule = SCHEDULES["rectified_flow"]
+    x = _draw(3, 2)
+    z = _draw(1, 3, 2, seed=1)
     for t, s in ((0.9, 0.6), (0.3, 0.25)):
         d = 1.3 * SIT[name](1 - t)
         x0, eps = (np.asarray(f(DATA["mixture"], 1 - t, t, x)) for f in (oracles.mean_x0, oracles.mean_eps))
@@ -263,7 +282,10 @@ def test_interpolant_step_is_that_of_sit(name):
 @pytest.mark.parametrize("last", ["mean", "tweedie"])
 def test_last_step_of_interpolant_is_that_of_sit(last):
     """Mean: x + (v + D score) dt, without noise. Tweedie: x / alpha + sigma^2 / alpha score."""
-    schedule, x, z, t = SCHEDULES["rectified_flow"], _draw(3, 2), _draw(1, 3, 2, seed=1), 0.04
+    schedule = SCHEDULES["rectified_flow"]
+    x = _draw(3, 2)
+    z = _draw(1, 3, 2, seed=1)
+    t = 0.04
     x0, eps = (np.asarray(f(DATA["mixture"], 1 - t, t, x)) for f in (oracles.mean_x0, oracles.mean_eps))
     score = _score(schedule, t, x)
     expected = {"mean": x + t * (x0 - eps + t * score), "tweedie": x / (1 - t) + t**2 / (1 - t) * score}[last]
@@ -273,16 +295,19 @@ def test_last_step_of_interpolant_is_that_of_sit(last):
 
 def test_reverse_diffusion_is_that_of_both_processes():
     """Song et al. 2021, algorithms 2 and 3: VE with sigma_i^2 - sigma_{i-1}^2, VP with beta_i, at its own times."""
-    x, z = _draw(3, 2), _draw(1, 3, 2, seed=1)
+    x = _draw(3, 2)
+    z = _draw(1, 3, 2, seed=1)
     schedule = SCHEDULES["variance_exploding"]
     gap = level(schedule, 0.6)[1] ** 2 - level(schedule, 0.4)[1] ** 2
     expected = x + gap * _score(schedule, 0.6, x) + np.sqrt(gap) * z[0]
     ours = _one_step(samplers.reverse_diffusion(), schedule, 0.6, 0.4, x, z)
     np.testing.assert_allclose(ours, expected, rtol=1e-8)
 
-    schedule, i = SCHEDULES["linear_beta"], 700
+    schedule = SCHEDULES["linear_beta"]
+    i = 700
     beta = np.linspace(1e-4, 0.02, 1000)[i]
-    t, s = (i + 1) / 1000, i / 1000
+    t = (i + 1) / 1000
+    s = i / 1000
     expected = (2 - np.sqrt(1 - beta)) * x + beta * _score(schedule, t, x) + np.sqrt(beta) * z[0]
     ours = _one_step(samplers.reverse_diffusion(), schedule, t, s, x, z)
     np.testing.assert_allclose(ours, expected, rtol=1e-7)
@@ -291,8 +316,12 @@ def test_reverse_diffusion_is_that_of_both_processes():
 @pytest.mark.parametrize("schedule_name", ["variance_exploding", "cosine"])
 def test_corrector_is_algorithm_4_sample_by_sample(schedule_name):
     """After DDPM's step, two Langevin steps; the norms of one sample, as in the authors' code for a batch of one."""
-    schedule, t, s, snr = SCHEDULES[schedule_name], 0.6, 0.4, 0.16
-    x, z = level(schedule, t)[1] * _draw(3, 2), _draw(3, 3, 2, seed=1)
+    schedule = SCHEDULES[schedule_name]
+    t = 0.6
+    s = 0.4
+    snr = 0.16
+    x = level(schedule, t)[1] * _draw(3, 2)
+    z = _draw(3, 3, 2, seed=1)
     expected = np.array(_one_step(samplers.ddpm(), schedule, t, s, x, z[:1]))
     for noise in z[1:]:
         score = _score(schedule, s, expected)
@@ -343,7 +372,9 @@ def test_bad_arguments_are_refused_by_name(make, words):
 )
 def test_ddpm_step_is_the_posterior(name, schedule_name):
     """N(a x_t + b x0, c) from the definition of the process; the variance as the three choices say."""
-    schedule, x, noise = SCHEDULES[schedule_name], _draw(3, 2), _draw(1, 3, 2, seed=1)
+    schedule = SCHEDULES[schedule_name]
+    x = _draw(3, 2)
+    noise = _draw(1, 3, 2, seed=1)
     for t, s in ((0.99, 0.5), (0.6, 0.599), (0.02, 0.01)):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = start, end = level(schedule, t), level(schedule, s)
         a, b, small = oracles.ancestral(start, end)
@@ -357,12 +388,16 @@ def test_ddpm_step_is_the_posterior(name, schedule_name):
 @every_schedule
 def test_ddim_step_is_equation_12(schedule_name):
     """alpha_s x0 + sqrt(sigma_s^2 - c^2) eps + c z; for variance-preserving processes c is Song et al.'s eq. 16."""
-    schedule, eta, x, noise = SCHEDULES[schedule_name], 0.5, _draw(3, 2), _draw(1, 3, 2, seed=1)
+    schedule = SCHEDULES[schedule_name]
+    eta = 0.5
+    x = _draw(3, 2)
+    noise = _draw(1, 3, 2, seed=1)
     for t, s in ((0.99, 0.5), (0.02, 0.01)):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = start, end = level(schedule, t), level(schedule, s)
         c = eta * np.sqrt(oracles.ancestral(start, end)[2])
         if schedule_name in ("linear_beta", "scaled_linear", "cosine"):
-            bar_t, bar_s = alpha_t**2, alpha_s**2
+            bar_t = alpha_t**2
+            bar_s = alpha_s**2
             published = eta * np.sqrt((1 - bar_s) / (1 - bar_t)) * np.sqrt(1 - bar_t / bar_s)
             np.testing.assert_allclose(c, published, rtol=1e-6)
         x0, eps = (f(DATA["mixture"], alpha_t, sigma_t, x) for f in (oracles.mean_x0, oracles.mean_eps))

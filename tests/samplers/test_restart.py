@@ -38,12 +38,15 @@ def test_sampling_along_the_plan_is_the_published_loop():
 
     The evaluations, counted while it runs, are those of the steps that go down.
     """
-    schedule, data = SCHEDULES["edm"], DATA["mixture"]
+    schedule = SCHEDULES["edm"]
+    data = DATA["mixture"]
     sigmas = np.array([4.0, 0.9, 0.2, 0.0])
     grid = np.append(sigmas[:-1] / 80.0, 0.0)
     plan = samplers.restart_plan(schedule, grid, [(2, 2, 0.9, 2.0)])
-    x, keys = 4 * np.random.default_rng(0).standard_normal((3, 2)), jax.random.split(jax.random.key(0), 3)
-    exact, calls = exact_denoiser(data, schedule), []
+    x = 4 * np.random.default_rng(0).standard_normal((3, 2))
+    keys = jax.random.split(jax.random.key(0), 3)
+    exact = exact_denoiser(data, schedule)
+    calls = []
 
     def denoise(x, t):
         jax.debug.callback(lambda: calls.append(1))
@@ -78,17 +81,21 @@ def test_a_restart_leaves_the_marginals_and_forgets_an_error():
     The flow from sigma_max = b to sigma_min = a contracts a deviation along an axis of variance v by
     sqrt((v + a^2) / (v + b^2)), in each round; the way up keeps it.
     """
-    schedule, data, v = SCHEDULES["edm"], oracles.gaussian([0.0], [[0.5]]), 0.5
+    schedule = SCHEDULES["edm"]
+    data = oracles.gaussian([0.0], [[0.5]])
+    v = 0.5
     low, high = 0.3, 2.0
     plan = samplers.restart_plan(schedule, np.array([high, low, 0.0]) / 80, [(200, 2, low, high)])
     rounds = np.arange(plan.t.size)[1:-1]  # from the low time, up and down twice
-    x, variance = jnp.array([[1.0], [0.0]]), jnp.array(v + low**2)  # a deviation, and the exact law
+    x = jnp.array([[1.0], [0.0]])  # a deviation, and the exact law
+    variance = jnp.array(v + low**2)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def through(x, variance):
         def go(carry, i):
             x, variance = carry
-            t, s = jnp.asarray(plan.t)[i], jnp.asarray(plan.s)[i]
+            t = jnp.asarray(plan.t)[i]
+            s = jnp.asarray(plan.s)[i]
             state = samplers.edm().init(x, schedule, plan)
             down = samplers.edm().step(state, exact_denoiser(data, schedule), schedule, plan, i, None).x
             up = jnp.asarray(plan.renoise)[i]

@@ -64,7 +64,8 @@ def dpm_solver_3(times, x, r_1=1 / 3, r_2=2 / 3):
     """Lu et al. 2022, "DPM-Solver", algorithm 2."""
     for t, s in pairwise(times):
         h = log_ratio(s) - log_ratio(t)
-        t_1, t_2 = time_of(log_ratio(t) + r_1 * h), time_of(log_ratio(t) + r_2 * h)
+        t_1 = time_of(log_ratio(t) + r_1 * h)
+        t_2 = time_of(log_ratio(t) + r_2 * h)
         e = eps(x, t)
         u_1 = alpha(t_1) / alpha(t) * x - sigma(t_1) * np.expm1(r_1 * h) * e
         d_1 = eps(u_1, t_1) - e
@@ -91,14 +92,16 @@ def dpmpp_3m(times, x, factor=2, truth=None):
     for i, (t, s) in enumerate(pairwise(times)):
         found.append(x0(x, t))
         h = log_ratio(s) - log_ratio(t)
-        phi_1, phi_2 = np.expm1(-h), np.expm1(-h) / h + 1
+        phi_1 = np.expm1(-h)
+        phi_2 = np.expm1(-h) / h + 1
         x = sigma(s) / sigma(t) * x - alpha(s) * phi_1 * found[-1]
         if i == 1:
             x = x + alpha(s) * phi_2 * (found[-1] - found[-2]) * h / (log_ratio(t) - log_ratio(times[0]))
         elif i > 1:
             r_0 = (log_ratio(t) - log_ratio(times[i - 1])) / h
             r_1 = (log_ratio(times[i - 1]) - log_ratio(times[i - 2])) / h
-            d_10, d_11 = (found[-1] - found[-2]) / r_0, (found[-2] - found[-3]) / r_1
+            d_10 = (found[-1] - found[-2]) / r_0
+            d_11 = (found[-2] - found[-3]) / r_1
             d_1 = d_10 + r_0 / (r_0 + r_1) * (d_10 - d_11)
             d_2 = (d_10 - d_11) / (r_0 + r_1)
             x = x + alpha(s) * (phi_2 * d_1 - factor * (phi_2 / h - 0.5) * d_2)
@@ -111,19 +114,25 @@ def unipc(times, x, p, variant):
     """Zhao et al. 2023's multistep_uni_pc_bh_update with predict_x0, its linear system, no lower order at the end."""
     models = [x0(x, times[0])]
     for step in range(1, len(times)):
-        order, t, s = min(p, step), times[step - 1], times[step]
+        order = min(p, step)
+        t = times[step - 1]
+        s = times[step]
         h = log_ratio(s) - log_ratio(t)
         rks = [(log_ratio(times[step - 1 - k]) - log_ratio(t)) / h for k in range(1, order)]
         slopes = [(models[-1 - k] - models[-1]) / r for k, r in zip(range(1, order), rks)]
         rks = np.array([*rks, 1.0])
         big_b = -h if variant == "bh1" else math.expm1(-h)
-        phi_k, factorial, rows, b = math.expm1(-h) / -h - 1, 1, [], []
+        phi_k = math.expm1(-h) / -h - 1
+        factorial = 1
+        rows = []
+        b = []
         for k in range(1, order + 1):
             rows.append(rks ** (k - 1))
             b.append(phi_k * factorial / big_b)
             factorial *= k + 1
             phi_k = phi_k / -h - 1 / factorial
-        rows, b = np.array(rows), np.array(b)
+        rows = np.array(rows)
+        b = np.array(b)
         rho_p = [0.5] if order == 2 else np.linalg.solve(rows[:-1, :-1], b[:-1])
         rho_c = [0.5] if order == 1 else np.linalg.solve(rows, b)
         base = sigma(s) / sigma(t) * x - alpha(s) * math.expm1(-h) * models[-1]
@@ -138,14 +147,16 @@ def unipc(times, x, p, variant):
 
 def adams_bashforth(times, x, order, node, density):
     """y_s = y_t + sum_k eps_k int_t^s l_k(node(tau)) r'(tau) dtau, with `density` r' and adaptive quadrature."""
-    y, found = x / alpha(times[0]), []
+    y = x / alpha(times[0])
+    found = []
     for i, (t, s) in enumerate(pairwise(times)):
         found.append(eps(alpha(t) * y, t))
         latest = range(max(0, i + 1 - order), i + 1)
         for k in latest:
             others = [j for j in latest if j != k]
             lagrange = lambda tau: math.prod(
-                (node(tau) - node(times[j])) / (node(times[k]) - node(times[j])) for j in others  # noqa: B023
+                (node(tau) - node(times[j])) / (node(times[k]) - node(times[j]))  # noqa: B023
+                for j in others  # noqa: B023
             )
             weight = scipy.integrate.quad(lambda tau: lagrange(tau) * density(tau), t, s, epsrel=1e-12)[0]  # noqa: B023
             y = y + weight * found[k]
@@ -185,7 +196,9 @@ REFERENCES = {
     "dpmpp_3m": (samplers.dpmpp_3m(), dpmpp_3m, TIMES),
     **{
         f"unipc({p}, {variant})": (
-            samplers.unipc(p, variant), lambda times, x, p=p, v=variant: unipc(times, x, p, v), TIMES
+            samplers.unipc(p, variant),
+            lambda times, x, p=p, v=variant: unipc(times, x, p, v),
+            TIMES,
         )
         for p in (1, 2, 3)
         for variant in ("bh1", "bh2")
@@ -196,7 +209,9 @@ REFERENCES = {
     },
     **{
         f"lms({k})": (
-            samplers.lms(k), lambda times, x, k=k: adams_bashforth(times, x, k, lambda t: t / (1 - t), r_prime), TIMES
+            samplers.lms(k),
+            lambda times, x, k=k: adams_bashforth(times, x, k, lambda t: t / (1 - t), r_prime),
+            TIMES,
         )
         for k in (1, 2, 4)
     },

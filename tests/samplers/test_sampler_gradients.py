@@ -62,13 +62,26 @@ def _directions(values):
     return [tuple(drawn[j] if j == i else zero[j] for j in range(3)) for i in range(3)]
 
 
-@pytest.mark.parametrize("name, schedule_name", slow_but(
-    [("ddpm", "learned"), ("euler_ancestral", "rectified_flow"), ("euler_maruyama", "rectified_flow"),
-     ("unipc", "linear_beta")],
-    [("ddpm", "learned"), ("euler_ancestral", "rectified_flow"), ("euler_maruyama", "rectified_flow"),
-     ("unipc", "linear_beta"), ("dpm_2_ancestral", "rectified_flow"), ("edm", "rectified_flow"),
-     ("dpmpp_sde", "rectified_flow")],
-))  # fmt: skip
+@pytest.mark.parametrize(
+    "name, schedule_name",
+    slow_but(
+        [
+            ("ddpm", "learned"),
+            ("euler_ancestral", "rectified_flow"),
+            ("euler_maruyama", "rectified_flow"),
+            ("unipc", "linear_beta"),
+        ],
+        [
+            ("ddpm", "learned"),
+            ("euler_ancestral", "rectified_flow"),
+            ("euler_maruyama", "rectified_flow"),
+            ("unipc", "linear_beta"),
+            ("dpm_2_ancestral", "rectified_flow"),
+            ("edm", "rectified_flow"),
+            ("dpmpp_sde", "rectified_flow"),
+        ],
+    ),
+)
 def test_gradients_are_finite_from_end_to_end(name, schedule_name):
     """Where they have been NaN; in two steps."""
     schedule = ALL_SCHEDULES[schedule_name]
@@ -88,11 +101,16 @@ def test_gradients_are_those_of_finite_differences(name):
     for which, schedule_name in enumerate(NAMES):
         values = _values(ALL_SCHEDULES[schedule_name])
         directions = _directions(values)
-        moved = [jax.tree.map(lambda a, d, by=by: a + by * d, values, direction)
-                 for direction in directions for by in (step, -step)]  # fmt: skip
+        moved = [
+            jax.tree.map(lambda a, d, by=by: a + by * d, values, direction)
+            for direction in directions
+            for by in (step, -step)
+        ]
         gradients, sums = _program(name)(which, values, jax.tree.map(lambda *a: np.stack(a), *moved))
-        found = [sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction)))
-                 for direction in directions]  # fmt: skip
+        found = [
+            sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction)))
+            for direction in directions
+        ]
         differences = (sums[0::2] - sums[1::2]) / (2 * step)
         assert np.isfinite(differences).all()
         finite = jax.tree.map(lambda leaf: bool(np.isfinite(leaf).all()), gradients)

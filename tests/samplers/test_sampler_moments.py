@@ -116,8 +116,13 @@ GRIDS = {
 AFFINE = [name for name in STOCHASTIC if name != "predictor_corrector"]  # whose steps depend on the length of the score
 SECOND_ORDER = {"dpm_2_ancestral", "edm(churn)", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde(heun)", "dpmpp_3m_sde"}
 FAST = [
-    ("ddpm", "cosine"), ("dpm_2_ancestral", "cosine"), ("dpmpp_sde", "edm"), ("dpmpp_2m_sde", "rectified_flow"),
-    ("dpmpp_3m_sde", "edm"), ("interpolant_sde", "cosine"), ("predictor_corrector(sigma)", "edm"),
+    ("ddpm", "cosine"),
+    ("dpm_2_ancestral", "cosine"),
+    ("dpmpp_sde", "edm"),
+    ("dpmpp_2m_sde", "rectified_flow"),
+    ("dpmpp_3m_sde", "edm"),
+    ("interpolant_sde", "cosine"),
+    ("predictor_corrector(sigma)", "edm"),
 ]
 every_affine = pytest.mark.parametrize(
     "name, schedule_name", slow_but(FAST, [(name, schedule_name) for name in AFFINE for schedule_name in GRIDS])
@@ -140,7 +145,8 @@ def test_weak_order_is_the_published_one(name, schedule_name):
 
     Langevin's corrections add a small share of the variance however small the predictor's steps: no order there.
     """
-    schedule, counts = SCHEDULES[schedule_name], (32, 64, 128, 256)
+    schedule = SCHEDULES[schedule_name]
+    counts = (32, 64, 128, 256)
     interior = lambda steps: np.asarray(schedule.inverse_log_snr(-2 * np.log(np.geomspace(4.0, 0.25, steps + 1))))
     errors = [_moment_error(name, schedule_name, interior(steps)) for steps in counts]
     order = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
@@ -152,8 +158,17 @@ def test_weak_order_is_the_published_one(name, schedule_name):
 
 
 EXACT_FOR_A_POINT = [
-    "ddpm", "ddim(0.5)", "ddim(1)", "ddim", "euler_ancestral", "dpm_2_ancestral", "edm(churn)", "dpmpp_sde",
-    "dpmpp_2m_sde", "dpmpp_2m_sde(heun)", "dpmpp_3m_sde",
+    "ddpm",
+    "ddim(0.5)",
+    "ddim(1)",
+    "ddim",
+    "euler_ancestral",
+    "dpm_2_ancestral",
+    "edm(churn)",
+    "dpmpp_sde",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde(heun)",
+    "dpmpp_3m_sde",
 ]
 
 
@@ -169,7 +184,8 @@ def test_one_point_of_data_gives_exact_marginals_in_any_step(name, schedule_name
 
     So is the solution of the reverse equation, and noise added and taken away along the flow.
     """
-    schedule, point = SCHEDULES[schedule_name], np.array([0.7, -0.4])
+    schedule = SCHEDULES[schedule_name]
+    point = np.array([0.7, -0.4])
 
     def denoise(x, t):
         return Prediction(jnp.broadcast_to(point, x.shape), (x - schedule.alpha(t) * point) / schedule.sigma(t))
@@ -185,7 +201,9 @@ def test_one_point_of_data_gives_exact_marginals_in_any_step(name, schedule_name
 @every_schedule
 def test_analytic_variance_is_exact_for_round_gaussians_in_any_step(schedule_name):
     """The best variance leaves nothing to improve where one number can say it; for N(0, I) it is `large`."""
-    schedule, mean, c = SCHEDULES[schedule_name], np.array([0.7, -0.4]), 0.3
+    schedule = SCHEDULES[schedule_name]
+    mean = np.array([0.7, -0.4])
+    c = 0.3
     data = oracles.gaussian(mean, c * np.eye(2))
     sampler = samplers.ddpm("analytic", error=lambda log_snr: c / (1 + c * jnp.exp(log_snr)))
     for t, s in ((1.0, 0.5), (0.8, 0.3003), (0.02, 0.01)):
@@ -199,10 +217,12 @@ def test_analytic_variance_is_exact_for_round_gaussians_in_any_step(schedule_nam
 @pytest.mark.parametrize("schedule_name", ["cosine", "edm"])
 def test_analytic_variance_keeps_the_power_and_is_the_paper_s(schedule_name):
     """The trace of the covariance is right for any Gaussian. Bao et al. 2022, theorem 1, Gamma = E |score|^2 / D."""
-    schedule, data = SCHEDULES[schedule_name], DATA["gaussian"]
+    schedule = SCHEDULES[schedule_name]
+    data = DATA["gaussian"]
     for t, s in ((0.9, 0.5), (0.3, 0.01)):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = level(schedule, t), level(schedule, s)
-        sampler, denoise = SAMPLERS["ddpm(analytic)"], exact_denoiser(data, schedule)
+        sampler = SAMPLERS["ddpm(analytic)"]
+        denoise = exact_denoiser(data, schedule)
         before = oracles.marginal(data, alpha_t, sigma_t)
         _, covariance = _one_step_moments(sampler, denoise, schedule, t, s, *before)
         exact = oracles.marginal(data, alpha_s, sigma_s)[1]
@@ -218,9 +238,12 @@ def test_analytic_variance_keeps_the_power_and_is_the_paper_s(schedule_name):
 
 def test_denoising_error_is_that_of_the_exact_denoiser():
     """The mean of the posterior variances, at alpha = 0 too, and constant beyond the times given."""
-    schedule, data, B = SCHEDULES["cosine"], DATA["gaussian"], 4000
+    schedule = SCHEDULES["cosine"]
+    data = DATA["gaussian"]
+    B = 4000
     x_0 = jnp.asarray(np.random.default_rng(0).multivariate_normal(data.means[0], oracles.covariance(data), B))
-    times, keys = np.array([0.3, 1.0, 0.6]), jax.random.split(jax.random.key(0), B)
+    times = np.array([0.3, 1.0, 0.6])
+    keys = jax.random.split(jax.random.key(0), B)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def estimate(x_0, keys, log_snr):
@@ -237,12 +260,15 @@ def test_denoising_error_is_that_of_the_exact_denoiser():
 @pytest.mark.parametrize("schedule", [schedules.cosine(), schedules.sub_vp()])
 def test_langevin_correction_of_a_gaussian(schedule):
     """From the exact marginal, three times: C <- (I - e C^-1) C (I - e C^-1) + 2 e I with e = 2 (snr sigma_s)^2."""
-    data, t, s = DATA["gaussian"], 0.5, 0.2
+    data = DATA["gaussian"]
+    t = 0.5
+    s = 0.2
     still = samplers.Sampler(samplers.ddpm().init, lambda state, *_: state, 0, lambda steps: 0)
     sampler = samplers.predictor_corrector(still, snr=0.3, corrections=3, step_size="sigma")
     exact_mean, exact = oracles.marginal(data, *level(schedule, s))
     e = 2 * (0.3 * level(schedule, s)[1]) ** 2
-    shrink, expected = np.eye(2) - e * np.linalg.inv(exact), exact
+    shrink = np.eye(2) - e * np.linalg.inv(exact)
+    expected = exact
     for _ in range(3):
         expected = shrink @ expected @ shrink.T + 2 * e * np.eye(2)
     denoise = exact_denoiser(data, schedule)
@@ -253,10 +279,13 @@ def test_langevin_correction_of_a_gaussian(schedule):
 
 def test_norms_tend_to_sigma_in_many_dimensions():
     """For data at one point |score| = |eps| / sigma, and both norms are sqrt(D)."""
-    schedule, s, D = SCHEDULES["edm"], 0.01, 20000
+    schedule = SCHEDULES["edm"]
+    s = 0.01
+    D = 20000
     still = samplers.Sampler(samplers.ddpm().init, lambda state, *_: state, 0, lambda steps: 0)
     x, z = np.random.default_rng(0).standard_normal((2, 1, D))
-    x, z = level(schedule, s)[1] * x, z[None]
+    x = level(schedule, s)[1] * x
+    z = z[None]
     denoise = lambda x, t: Prediction(0 * x, x / schedule.sigma(t))
     plan = timesteps.plan(np.array([0.02, s]))
     outs = []
@@ -270,7 +299,8 @@ def test_norms_tend_to_sigma_in_many_dimensions():
 
 def test_noises_of_dpmpp_sde_are_increments_of_one_motion():
     """With the estimate held fixed a step is the composition of its halves: Cov(x_m, x_s) = (dx_s / dx_m) Var(x_m)."""
-    schedule, seen = SCHEDULES["cosine"], []
+    schedule = SCHEDULES["cosine"]
+    seen = []
 
     def denoise(x, t):
         seen.append((x, t))
@@ -289,7 +319,8 @@ def test_noises_of_dpmpp_sde_are_increments_of_one_motion():
 @pytest.mark.parametrize("schedule_name", ["linear_beta", "cosine"])
 def test_large_variance_is_exact_for_standard_normal_data(schedule_name):
     """Of the two extreme choices of Ho et al. 2020, section 3.2, beta is right for x_0 ~ N(0, I)."""
-    schedule, data = SCHEDULES[schedule_name], oracles.gaussian([0.0, 0.0], np.eye(2))
+    schedule = SCHEDULES[schedule_name]
+    data = oracles.gaussian([0.0, 0.0], np.eye(2))
     for t, s in ((0.9, 0.5), (0.3003, 0.1)):
         denoise = exact_denoiser(data, schedule)
         mean, covariance = _one_step_moments(samplers.ddpm("large"), denoise, schedule, t, s, np.zeros(2), np.eye(2))

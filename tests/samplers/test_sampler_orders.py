@@ -33,11 +33,11 @@ class Solver(NamedTuple):
     """A deterministic sampler's published claim.
 
     Attributes:
-      order: of convergence.
-      variable: the increasing function of (alpha, sigma, t) in which it integrates.
-      history: steps before the method has the history that its order needs.
-      shipped: order with the sampler's own start, at least; `order` where it is not given.
-      counts: numbers of steps at which the error is above rounding and already asymptotic.
+        order: of convergence.
+        variable: the increasing function of (alpha, sigma, t) in which it integrates.
+        history: steps before the method has the history that its order needs.
+        shipped: order with the sampler's own start, at least; `order` where it is not given.
+        counts: numbers of steps at which the error is above rounding and already asymptotic.
     """
 
     order: int
@@ -146,7 +146,9 @@ def _exact(kind, ratio):
 
 def _measure(name, schedule_name, kind, exact_start):
     """The order fitted to the largest error of x / alpha at the end, and the errors by number of steps."""
-    schedule, solver, errors = SCHEDULES[schedule_name], SOLVERS[name], []
+    schedule = SCHEDULES[schedule_name]
+    solver = SOLVERS[name]
+    errors = []
     for steps in solver.counts:
         grid, ratios = _interior(schedule, solver.variable, steps)
         alphas = np.asarray(schedule.alpha(grid))
@@ -180,8 +182,7 @@ def test_interior_order_is_the_published_one(name, schedule_name, kind):
 
 @pytest.mark.parametrize("kind", list(DATA))
 @pytest.mark.parametrize(
-    "name",
-    slow_but([(name,) for name in FAST], [(name,) for name, solver in SOLVERS.items() if solver.history]),
+    "name", slow_but([(name,) for name in FAST], [(name,) for name, solver in SOLVERS.items() if solver.history])
 )
 def test_order_as_shipped_with_a_start_of_lower_order(name, kind):
     """A start of order p costs a method of order p + 1 nothing, and bounds those of higher order by p + 1."""
@@ -224,7 +225,8 @@ def test_a_plan_that_goes_up_inverts(name):
 def test_sample_walks_as_its_steps_do(name):
     """`sample` adds nothing to a sampler's own steps."""
     schedule = SCHEDULES["cosine"]
-    grid, keys = _interior(schedule, "t", 16)[0], jax.random.split(jax.random.key(0), 3)
+    grid = _interior(schedule, "t", 16)[0]
+    keys = jax.random.split(jax.random.key(0), 3)
     denoise = exact_denoiser(DATA["gaussian"], schedule)
     sampled = samplers.sample(SAMPLERS[name], denoise, schedule, jnp.asarray(POINTS), timesteps.plan(grid), keys)
     assert sampled.dtype == jnp.float64

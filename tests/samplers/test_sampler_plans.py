@@ -22,8 +22,10 @@ def _recorder(draws):
 
 
 def test_noise_is_bitwise_a_function_of_the_key_and_the_step():
-    schedule, plan = SCHEDULES["cosine"], timesteps.plan(np.array([1.0, 0.7, 0.3, 0.0]))
-    keys, x = jax.random.split(jax.random.key(0), 6), jnp.zeros((6, 3))
+    schedule = SCHEDULES["cosine"]
+    plan = timesteps.plan(np.array([1.0, 0.7, 0.3, 0.0]))
+    keys = jax.random.split(jax.random.key(0), 6)
+    x = jnp.zeros((6, 3))
     draw = lambda keys, x: samplers.sample(_recorder(1), None, schedule, x, plan, keys, trajectory=True)[1].x[1:]
     noise = draw(keys, x)
     np.testing.assert_array_equal(draw(keys[2:4], x[2:4]), noise[:, 2:4])
@@ -33,8 +35,10 @@ def test_noise_is_bitwise_a_function_of_the_key_and_the_step():
 
 
 def test_noise_is_standard_normal_and_independent_between_steps():
-    schedule, plan = SCHEDULES["cosine"], timesteps.plan(np.array([1.0, 0.5, 0.0]))
-    keys, x = jax.random.split(jax.random.key(0), 2000), jnp.zeros((2000, 2))
+    schedule = SCHEDULES["cosine"]
+    plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))
+    keys = jax.random.split(jax.random.key(0), 2000)
+    x = jnp.zeros((2000, 2))
     noise = samplers.sample(_recorder(1), None, schedule, x, plan, keys, trajectory=True)[1].x[1:]
     assert scipy.stats.kstest(np.asarray(noise).ravel(), "norm").pvalue > 1e-3
     correlation = np.corrcoef(np.asarray(noise).transpose(0, 2, 1).reshape(4, -1))
@@ -49,9 +53,11 @@ def _still():
 @pytest.mark.parametrize("schedule_name", ["cosine", "edm"])
 def test_renoising_draws_the_forward_transition(schedule_name):
     """q(x_s | x_t) = N(alpha_s / alpha_t x_t, sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2)."""
-    schedule, count = SCHEDULES[schedule_name], 4000
+    schedule = SCHEDULES[schedule_name]
+    count = 4000
     plan = timesteps.plan(np.array([0.5, 0.3, 0.7, 0.0]), np.array([False, True, False]))
-    keys, x = jax.random.split(jax.random.key(0), count), jnp.full((count, 1), 0.8)
+    keys = jax.random.split(jax.random.key(0), count)
+    x = jnp.full((count, 1), 0.8)
     _, trajectory = samplers.sample(_still(), None, schedule, x, plan, keys, trajectory=True)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = level(schedule, 0.3), level(schedule, 0.7)
     std = np.sqrt(sigma_s**2 - (alpha_s / alpha_t * sigma_t) ** 2)
@@ -63,7 +69,8 @@ def test_renoising_draws_the_forward_transition(schedule_name):
 
 def test_renoising_forgets_the_history():
     """After it a multistep method starts afresh: the rest is what it would be from there alone."""
-    schedule, renoise = SCHEDULES["cosine"], np.array([False, False, True, False, False, False])
+    schedule = SCHEDULES["cosine"]
+    renoise = np.array([False, False, True, False, False, False])
     grid = np.array([0.9, 0.6, 0.3, 0.7, 0.5, 0.2, 0.0])
     x, keys = start(schedule)
     denoise = exact_denoiser(DATA["mixture"], schedule)
@@ -74,7 +81,8 @@ def test_renoising_forgets_the_history():
 
 
 def test_renoising_costs_no_evaluation():
-    schedule, calls = SCHEDULES["cosine"], []
+    schedule = SCHEDULES["cosine"]
+    calls = []
 
     def denoise(x, t):
         calls.append(1)
@@ -88,7 +96,8 @@ def test_renoising_costs_no_evaluation():
 
 
 def test_hook_sees_every_step_and_its_result_goes_on():
-    schedule, plan = SCHEDULES["cosine"], timesteps.plan(np.array([1.0, 0.6, 0.2, 0.0]))
+    schedule = SCHEDULES["cosine"]
+    plan = timesteps.plan(np.array([1.0, 0.6, 0.2, 0.0]))
     x, keys = start(schedule)
     hook = lambda x, s, i, keys: x.at[:, 0].set(s).at[:, 1].set(i)
     denoise = exact_denoiser(DATA["gaussian"], schedule)
@@ -102,8 +111,10 @@ def test_hook_sees_every_step_and_its_result_goes_on():
 
 def test_hook_has_keys_of_its_own():
     """Its draws differ between steps and samples, and from those of the steps themselves."""
-    schedule, plan = SCHEDULES["cosine"], timesteps.plan(np.array([1.0, 0.6, 0.2, 0.0]))
-    x, keys = jnp.zeros((3, 2)), jax.random.split(jax.random.key(0), 3)
+    schedule = SCHEDULES["cosine"]
+    plan = timesteps.plan(np.array([1.0, 0.6, 0.2, 0.0]))
+    x = jnp.zeros((3, 2))
+    keys = jax.random.split(jax.random.key(0), 3)
     draw = jax.vmap(lambda key: jax.random.normal(key, (2,)))
     hook = lambda x, s, i, keys: jnp.concatenate([x, draw(keys)], axis=1)[:, 1:3]
     _, way = samplers.sample(_recorder(1), None, schedule, x, plan, keys, trajectory=True, after_step=hook)

@@ -19,7 +19,8 @@ def _round(schedule):
     """The exact denoiser of N(0.4, 0.5^2 I)."""
 
     def denoise(x, t):
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        alpha = schedule.alpha(t)
+        sigma = schedule.sigma(t)
         scaled = (x - alpha * 0.4) / (0.25 * alpha**2 + sigma**2)
         return Prediction(0.4 + 0.25 * alpha * scaled, sigma * scaled, 0.3 + 0 * x)
 

@@ -27,8 +27,16 @@ from tests.conformance import (
 
 # Those that differ from another by a number or a weight: slow.
 VARIANTS = {
-    "ddpm(large)", "ddpm(analytic)", "ddim(0.5)", "dpm_2", "unipc(1, bh1)", "unipc(2, bh1)", "deis(4)", "lms(2)",
-    "dpmpp_2m_sde(heun)", "predictor_corrector(sigma)",
+    "ddpm(large)",
+    "ddpm(analytic)",
+    "ddim(0.5)",
+    "dpm_2",
+    "unipc(1, bh1)",
+    "unipc(2, bh1)",
+    "deis(4)",
+    "lms(2)",
+    "dpmpp_2m_sde(heun)",
+    "predictor_corrector(sigma)",
 }
 every_name = pytest.mark.parametrize(
     "name", slow_but([(name,) for name in SAMPLERS if name not in VARIANTS], [(name,) for name in SAMPLERS])
@@ -44,7 +52,8 @@ def _round(schedule):
     """The exact denoiser of N(0.4, 0.5^2 I), in a few operations."""
 
     def denoise(x, t):
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        alpha = schedule.alpha(t)
+        sigma = schedule.sigma(t)
         scaled = (x - alpha * 0.4) / (0.25 * alpha**2 + sigma**2)
         return Prediction(0.4 + 0.25 * alpha * scaled, sigma * scaled, 0.3 + 0 * x)
 
@@ -57,7 +66,8 @@ LONGEST = 5
 @functools.cache
 def _steps(name):
     """(schedule's name, grid, x, noise) -> x after the steps, and the evaluations made: one compilation for all."""
-    sampler, calls = SAMPLERS[name], []
+    sampler = SAMPLERS[name]
+    calls = []
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def walk(which, grid, steps, x, noise):
@@ -136,7 +146,8 @@ def test_going_up_from_the_data_to_pure_noise_is_finite(name):
 )
 def test_networks_of_every_parameterization_sample_finitely(parameterization, name):
     """Whatever a denoiser accepts, a sampler can start at t_max and end at 0."""
-    p, sampler = PARAMETERIZATIONS[parameterization](), SAMPLERS[name]
+    p = PARAMETERIZATIONS[parameterization]()
+    sampler = SAMPLERS[name]
     network = lambda x, clock, condition: jnp.tanh(x) * jnp.cos(clock)[:, None]
 
     @functools.partial(jax.jit, compiler_options=QUICK)
@@ -162,8 +173,19 @@ def test_networks_of_every_parameterization_sample_finitely(parameterization, na
 # What `sample` does with it: the way, batches, `vmap`, derivatives, compilation. (Fast for one or two of a file.)
 
 FAMILIES = (
-    "ddpm", "ddim", "rk4", "dpm_solver_3", "dpmpp_2m", "unipc", "deis", "pndm",
-    "dpm_2_ancestral", "edm(churn)", "dpmpp_2m_sde", "predictor_corrector", "interpolant_sde",
+    "ddpm",
+    "ddim",
+    "rk4",
+    "dpm_solver_3",
+    "dpmpp_2m",
+    "unipc",
+    "deis",
+    "pndm",
+    "dpm_2_ancestral",
+    "edm(churn)",
+    "dpmpp_2m_sde",
+    "predictor_corrector",
+    "interpolant_sde",
 )
 every_family = pytest.mark.parametrize("name", slow_but([(name,) for name in FAMILIES], [(name,) for name in SAMPLERS]))
 
@@ -218,7 +240,8 @@ def _noise(draws):
     """The noise that `sample` hands out in four steps, `[4, draws, G, B, D]`."""
     schedule, _, plan = _four_steps()
     x, keys = _groups()
-    x, keys = x.reshape(4, 2), keys.reshape(4)
+    x = x.reshape(4, 2)
+    keys = keys.reshape(4)
 
     def draw(k):
         step = lambda state, denoise, schedule, plan, i, noise: samplers.State(noise[k], state.x0)
@@ -287,7 +310,8 @@ def test_compiled_program_equals_the_eager_one(name):
 
 def test_gradient_through_a_learned_variance_is_finite():
     """The last step adds no noise; its variance of zero must not make the network's gradient NaN."""
-    schedule, plan = SCHEDULES["cosine"], timesteps.plan(np.array([1.0, 0.5, 0.0]))
+    schedule = SCHEDULES["cosine"]
+    plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))
     x, keys = start(schedule)
 
     def loss(weight):

@@ -20,7 +20,8 @@ def denoiser(shift):
     """The exact denoiser of N(shift, 0.5^2 I)."""
 
     def denoise(x, t):
-        alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+        alpha = SCHEDULE.alpha(t)
+        sigma = SCHEDULE.sigma(t)
         scaled = (x - alpha * shift) / (0.25 * alpha**2 + sigma**2)
         return Prediction(shift + 0.25 * alpha * scaled, sigma * scaled, 0.3 + 0 * x)
 
@@ -45,7 +46,8 @@ def test_memory_hooks_and_steps_that_renoise_are_carried_too():
     x, keys = start(SCHEDULE)
     plan = editing.repaint(timesteps.uniform(SCHEDULE, 6), jump=2, resamplings=2)
     assert plan.renoise.any()
-    known, mask = jnp.full_like(x, 0.7), jnp.arange(x.shape[1]) == 0
+    known = jnp.full_like(x, 0.7)
+    mask = jnp.arange(x.shape[1]) == 0
     hook = editing.replacement(SCHEDULE, plan, known, mask)
 
     def walk(shift, keys):

@@ -52,7 +52,8 @@ def sigmoid_squares(t, start=-3.0, end=3.0, tau=1.0):
     s = lambda x: scipy.special.expit(np.asarray(x, np.float64) / tau)
     # S(b) - S(a) = S(-a) - S(-b): the side on which the two are small keeps their digits.
     difference = lambda b, a: np.where(np.asarray(a) > 0, s(-np.asarray(a)) - s(-np.asarray(b)), s(b) - s(a))
-    at, span = t * (end - start) + start, difference(end, start)
+    at = t * (end - start) + start
+    span = difference(end, start)
     return difference(end, at) / span, difference(at, start) / span
 
 
@@ -79,9 +80,9 @@ KNOTS = np.array([0.0, 0.13, 0.5, 0.81, 1.0]), np.array([9.0, 4.0, 1.0, -3.0, -8
 def _learned_log_snr(t):
     """That of `oracles.monotone_network`, by hand: |weights|, and the ends where they are asked for."""
     t = np.asarray(t, np.float64)
-    h = lambda t: 0.4 * t + (
-        np.tanh(2 * (2 * t - 1) + 0.5) + 2 * np.tanh(5 * (2 * t - 1) - 1) + 0.7 * np.tanh(2 * t - 1 + 3)
-    ) / 3
+    h = lambda t: (
+        0.4 * t + (np.tanh(2 * (2 * t - 1) + 0.5) + 2 * np.tanh(5 * (2 * t - 1) - 1) + 0.7 * np.tanh(2 * t - 1 + 3)) / 3
+    )
     return 11 - 15 * (h(t) - h(0.0)) / (h(1.0) - h(0.0))
 
 
@@ -90,8 +91,10 @@ def _shifted(squares, factor):
 
     def shifted(t):
         alpha_squared, sigma_squared = squares(t)
-        return (alpha_squared / (alpha_squared + factor**2 * sigma_squared),
-                factor**2 * sigma_squared / (alpha_squared + factor**2 * sigma_squared))
+        return (
+            alpha_squared / (alpha_squared + factor**2 * sigma_squared),
+            factor**2 * sigma_squared / (alpha_squared + factor**2 * sigma_squared),
+        )
 
     return shifted
 
@@ -99,7 +102,8 @@ def _shifted(squares, factor):
 def _zero_terminal_vp(t):
     """Lin et al. 2024, algorithm 1, with the first time 1e-5; 1 - alpha^2 from the two factors."""
     alpha = lambda t: np.exp(-linear_beta_integral(t) / 2)
-    first, last = alpha(1e-5), alpha(1.0)
+    first = alpha(1e-5)
+    last = alpha(1.0)
     # Differences of exponentials, so that the definition itself keeps its digits near both ends.
     above_last = last * np.expm1((linear_beta_integral(1.0) - linear_beta_integral(t)) / 2)
     below_first = -first * np.expm1((linear_beta_integral(1e-5) - linear_beta_integral(t)) / 2)
@@ -112,7 +116,9 @@ SCHEDULES = {
     "linear_beta": Case(schedules.linear_beta, _discrete(LINEAR), 0.0, _end(LINEAR)),
     "scaled_linear": Case(schedules.scaled_linear, _discrete(SCALED_LINEAR), 0.0, _end(SCALED_LINEAR)),
     "from_betas": Case(
-        lambda: schedules.from_betas([0.1, 0.3, 0.2, 0.6]), _discrete(np.array([0.1, 0.3, 0.2, 0.6])), 0.0,
+        lambda: schedules.from_betas([0.1, 0.3, 0.2, 0.6]),
+        _discrete(np.array([0.1, 0.3, 0.2, 0.6])),
+        0.0,
         _end(np.array([0.1, 0.3, 0.2, 0.6])),
     ),
     "cosine": Case(schedules.cosine, _cosine, 0.0, (0.0, 1.0)),
@@ -133,33 +139,47 @@ SCHEDULES = {
         schedules.trigonometric, lambda t: (np.cos(np.pi * t / 2) ** 2, np.sin(np.pi * t / 2) ** 2), 0.0, (0.0, 1.0)
     ),
     "from_log_snr": Case(
-        lambda: schedules.from_log_snr(KNOTS[1], KNOTS[0]), _of_log_snr(lambda t: np.interp(t, *KNOTS)), 1e-5,
+        lambda: schedules.from_log_snr(KNOTS[1], KNOTS[0]),
+        _of_log_snr(lambda t: np.interp(t, *KNOTS)),
+        1e-5,
         tuple(scipy.special.expit([-8.0, 8.0]) ** 0.5),
     ),
     "learned": Case(
-        lambda: _compiled(schedules.learned(oracles.monotone_network())), _of_log_snr(_learned_log_snr), 1e-5,
+        lambda: _compiled(schedules.learned(oracles.monotone_network())),
+        _of_log_snr(_learned_log_snr),
+        1e-5,
         tuple(scipy.special.expit([-4.0, 4.0]) ** 0.5),
     ),
     "from_alpha_sigma(lines at another pace)": Case(  # a kind of its own: neither circles nor straight lines
-        lambda: schedules.from_alpha_sigma(lambda t: 1 - t**2, lambda t: t), lambda t: ((1 - t**2) ** 2, t**2), 0.0,
+        lambda: schedules.from_alpha_sigma(lambda t: 1 - t**2, lambda t: t),
+        lambda t: ((1 - t**2) ** 2, t**2),
+        0.0,
         (0.0, 1.0),
     ),
     "from_alpha_sigma(circles)": Case(
         lambda: schedules.from_alpha_sigma(lambda t: jnp.cos(jnp.pi * t / 2), lambda t: jnp.sin(jnp.pi * t / 2)),
-        lambda t: (np.cos(np.pi * t / 2) ** 2, np.sin(np.pi * t / 2) ** 2), 0.0, (0.0, 1.0),
+        lambda t: (np.cos(np.pi * t / 2) ** 2, np.sin(np.pi * t / 2) ** 2),
+        0.0,
+        (0.0, 1.0),
     ),
     "from_alpha_sigma(exploding)": Case(
         lambda: schedules.from_alpha_sigma(jnp.ones_like, lambda t: 0.01 * 5000.0**t),
-        lambda t: (np.ones_like(t), (0.01 * 5000.0**t) ** 2), 1e-5, (1.0, 50.0),
+        lambda t: (np.ones_like(t), (0.01 * 5000.0**t) ** 2),
+        1e-5,
+        (1.0, 50.0),
     ),
     "shifted(cosine, 4)": Case(lambda: schedules.shifted(schedules.cosine(), 4.0), _shifted(_cosine, 4.0), 0.0, (0, 1)),
     "shifted(rectified_flow, 3)": Case(  # SD3's shift of the time, Esser et al. 2024, eq. 23
         lambda: schedules.shifted(schedules.rectified_flow(), 3.0),
-        lambda t: ((1 - 3 * t / (1 + 2 * t)) ** 2, (3 * t / (1 + 2 * t)) ** 2), 0.0, (0.0, 1.0),
+        lambda t: ((1 - 3 * t / (1 + 2 * t)) ** 2, (3 * t / (1 + 2 * t)) ** 2),
+        0.0,
+        (0.0, 1.0),
     ),
     "shifted(variance_exploding, 0.2)": Case(
         lambda: schedules.shifted(schedules.variance_exploding(), 0.2),
-        lambda t: (np.ones_like(t), (0.002 * 5000.0**t) ** 2), 1e-5, (1.0, 10.0),
+        lambda t: (np.ones_like(t), (0.002 * 5000.0**t) ** 2),
+        1e-5,
+        (1.0, 10.0),
     ),
     "zero_terminal_snr(variance_preserving)": Case(
         lambda: schedules.zero_terminal_snr(schedules.variance_preserving()), _zero_terminal_vp, 1e-5, (0.0, 1.0)

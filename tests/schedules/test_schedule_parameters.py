@@ -137,7 +137,8 @@ def test_left_broadcast(shape, expected):
 
 
 def test_left_broadcast_multiplies_example_by_example():
-    t, x = jnp.arange(3.0), jnp.ones((3, 2, 2))
+    t = jnp.arange(3.0)
+    x = jnp.ones((3, 2, 2))
     np.testing.assert_array_equal((schedules.left_broadcast(t, x) * x)[:, 0, 0], t)
 
 
@@ -151,7 +152,8 @@ def test_left_broadcast_refuses_what_is_not_a_prefix(shape):
 def test_a_learned_schedule_begins_with_small_independent_weights():
     """Standard deviation 0.01 as in the authors' code, so that the line is bent by little."""
     params = schedules.init_learned(jax.random.key(0), features=4096)
-    inner, outer = np.asarray(params["inner"]), np.asarray(params["outer"])
+    inner = np.asarray(params["inner"])
+    outer = np.asarray(params["outer"])
     np.testing.assert_allclose([inner.std(), outer.std()], 0.01, rtol=0.05)
     assert abs(np.corrcoef(inner, outer)[0, 1]) < 0.06
 

@@ -21,7 +21,8 @@ def test_inverse_is_a_right_inverse_too(t, name):
     """log_snr(inverse_log_snr(x)) = x, for x in the schedule's range."""
     with jax.enable_x64(True):
         schedule = _made(name)
-        low, high = float(schedule.log_snr(0.999)), float(schedule.log_snr(1e-3))
+        low = float(schedule.log_snr(0.999))
+        high = float(schedule.log_snr(1e-3))
         x = low + (high - low) * t
         np.testing.assert_allclose(schedule.log_snr(schedule.inverse_log_snr(x)), x, rtol=1e-9, atol=1e-9)
 
@@ -37,7 +38,8 @@ def _made(name):
 
 def test_vp_is_the_limit_of_ddpms_process(x64):
     """beta_i = beta(i / N) / N (Song et al. 2021, appendix B): at N = 1000 the difference is of order 1 / N."""
-    vp, discrete = schedules.variance_preserving(), schedules.linear_beta(1e-4, 0.02, 1000)
+    vp = schedules.variance_preserving()
+    discrete = schedules.linear_beta(1e-4, 0.02, 1000)
     t = np.arange(1, 11) / 10
     np.testing.assert_allclose(discrete.alpha(t), vp.alpha(t), rtol=0.06)
     fine = schedules.from_betas((0.1 + 19.9 * np.arange(1, 20001) / 20000) / 20000)
@@ -48,8 +50,10 @@ def test_vp_is_the_limit_of_ddpms_process(x64):
 def test_sub_vp_has_a_smaller_variance_and_the_papers_diffusion(x64):
     """g^2 = beta (1 - e^(-2 int beta)) and variance (1 - e^(-int beta))^2, below VP's (Song et al. 2021, eq. 12)."""
     t = np.array([0.01, 0.2, 0.5, 0.9])
-    vp, sub = schedules.variance_preserving(), schedules.sub_vp()
-    beta, integral = 0.1 + 19.9 * t, linear_beta_integral(t)
+    vp = schedules.variance_preserving()
+    sub = schedules.sub_vp()
+    beta = 0.1 + 19.9 * t
+    integral = linear_beta_integral(t)
     np.testing.assert_allclose(sub.diffusion(t) ** 2, beta * (1 - np.exp(-2 * integral)), rtol=1e-9)
     np.testing.assert_allclose(vp.diffusion(t) ** 2, beta, rtol=1e-12)
     np.testing.assert_array_equal(sub.drift(t), vp.drift(t))
@@ -59,7 +63,8 @@ def test_sub_vp_has_a_smaller_variance_and_the_papers_diffusion(x64):
 def _rescale_zero_terminal_snr(betas):
     """Algorithm 1 of Lin et al. 2024, from betas to betas, line by line in numpy."""
     alphas_bar_sqrt = np.sqrt(np.cumprod(1 - betas))
-    first, last = alphas_bar_sqrt[0], alphas_bar_sqrt[-1]
+    first = alphas_bar_sqrt[0]
+    last = alphas_bar_sqrt[-1]
     alphas_bar_sqrt = (alphas_bar_sqrt - last) * first / (first - last)
     alphas_bar = alphas_bar_sqrt**2
     alphas = alphas_bar[1:] / alphas_bar[:-1]
@@ -86,11 +91,13 @@ def test_zero_terminal_snr_is_the_published_algorithm(betas, x64):
 @pytest.mark.slow
 def test_zero_terminal_snr_between_and_below_the_times(x64):
     """Derivatives agree with the drift inside a step; before the first time nothing has changed."""
-    before, after = schedules.scaled_linear(), schedules.zero_terminal_snr(schedules.scaled_linear())
+    before = schedules.scaled_linear()
+    after = schedules.zero_terminal_snr(schedules.scaled_linear())
     t = np.array([0.0, 0.0004, 0.00099])
     for f in ("alpha", "sigma", "log_snr", "drift", "diffusion"):
         np.testing.assert_allclose(getattr(after, f)(t), getattr(before, f)(t), rtol=1e-12)
-    t, h = np.array([0.0104, 0.5004, 0.9504, 0.9996]), 1e-7
+    t = np.array([0.0104, 0.5004, 0.9504, 0.9996])
+    h = 1e-7
     drift = (np.log(after.alpha(t + h)) - np.log(after.alpha(t - h))) / (2 * h)
     np.testing.assert_allclose(after.drift(t), drift, rtol=1e-5)
     np.testing.assert_allclose(after.diffusion(t) ** 2, -2 * drift, rtol=1e-5)
@@ -115,8 +122,10 @@ def test_zero_terminal_snr_refuses_what_does_not_preserve_the_variance(made, nam
 def test_shift_moves_the_log_snr_and_keeps_the_kind(name, factor, t):
     """log-SNR - 2 ln(factor), on the same curve; back by 1 / factor; and its own derivatives (of any schedule)."""
     with jax.enable_x64(True):
-        schedule, shifted = _made(name), schedules.shifted(_made(name), factor)
-        alpha, sigma = float(shifted.alpha(t)), float(shifted.sigma(t))
+        schedule = _made(name)
+        shifted = schedules.shifted(_made(name), factor)
+        alpha = float(shifted.alpha(t))
+        sigma = float(shifted.sigma(t))
         np.testing.assert_allclose(2 * np.log(alpha / sigma), schedule.log_snr(t) - 2 * np.log(factor), atol=1e-8)
         np.testing.assert_allclose(schedule.norm(alpha, sigma), 1, rtol=1e-9)
         np.testing.assert_allclose(shifted.inverse_log_snr(shifted.log_snr(t)), t, rtol=1e-6)
@@ -129,5 +138,6 @@ def test_shift_moves_the_log_snr_and_keeps_the_kind(name, factor, t):
 def test_prior_of_a_shifted_schedule_is_the_noise_at_its_end():
     key = jax.random.key(0)
     for make, scale in ((schedules.edm, 3.0), (schedules.cosine, 1.0), (schedules.linear_beta, 1.0)):
-        before, after = make().prior(key, (4,)), schedules.shifted(make(), 3.0).prior(key, (4,))
+        before = make().prior(key, (4,))
+        after = schedules.shifted(make(), 3.0).prior(key, (4,))
         np.testing.assert_allclose(after, scale * before, rtol=1e-6)

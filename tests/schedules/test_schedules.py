@@ -37,7 +37,9 @@ def test_coefficients_equal_the_definition(made, name, dtype, rtol):
         t = INTERIOR.astype(dtype)
         t = t[t >= max(SCHEDULES[name].smallest, 1e-4)]
         alpha_squared, sigma_squared = SCHEDULES[name].squares(t.astype(np.float64))
-        alpha, sigma, log_snr = made[name].alpha(t), made[name].sigma(t), made[name].log_snr(t)
+        alpha = made[name].alpha(t)
+        sigma = made[name].sigma(t)
+        log_snr = made[name].log_snr(t)
         assert alpha.dtype == sigma.dtype == log_snr.dtype == dtype
     np.testing.assert_allclose(alpha, np.sqrt(alpha_squared), rtol=rtol)
     np.testing.assert_allclose(sigma, np.sqrt(sigma_squared), rtol=rtol)
@@ -119,7 +121,8 @@ def test_drift_and_diffusion_are_the_derivatives(made, name, x64):
 
     The points are away from multiples of 1/1000 and 1/4, where the discrete processes have kinks.
     """
-    t, h = np.round(np.linspace(50, 950, INTERIOR.size)) / 1000 + 0.0004, 1e-6
+    t = np.round(np.linspace(50, 950, INTERIOR.size)) / 1000 + 0.0004
+    h = 1e-6
     (a_plus, s_plus), (a_minus, s_minus) = SCHEDULES[name].squares(t + h), SCHEDULES[name].squares(t - h)
     drift = (np.log(a_plus) - np.log(a_minus)) / (4 * h)
     g_squared = (s_plus - s_minus) / (2 * h) - 2 * drift * SCHEDULES[name].squares(t)[1]
@@ -204,7 +207,8 @@ def test_prior_is_the_noise_at_t_max(made, name):
 @every_schedule
 def test_norm_is_one_along_the_process(made, name, x64):
     """And homogeneous: it tells the point of the process from its ratio of alpha to sigma alone."""
-    alpha, sigma = made[name].alpha(INTERIOR), made[name].sigma(INTERIOR)
+    alpha = made[name].alpha(INTERIOR)
+    sigma = made[name].sigma(INTERIOR)
     np.testing.assert_allclose(made[name].norm(alpha, sigma), 1, rtol=1e-9)
     np.testing.assert_allclose(made[name].norm(7 * alpha, 7 * sigma), 7, rtol=1e-9)
     assert schedules.preserves_variance(made[name]) == np.allclose(alpha**2 + sigma**2, 1, rtol=1e-7)

@@ -131,7 +131,9 @@ def part(batch, tokens, width, pooled=None):
 
 
 def test_encoders_stand_side_by_side_and_one_after_other():
-    a, b, c = part(2, 3, 2, 5), part(2, 3, 4, 6), part(2, 7, 8)
+    a = part(2, 3, 2, 5)
+    b = part(2, 3, 4, 6)
+    c = part(2, 7, 8)
     both = text.side_by_side(a, b)
     np.testing.assert_array_equal(both.tokens, np.concatenate([a.tokens, b.tokens], -1))
     assert both.pooled.shape == (2, 6)
@@ -177,8 +179,11 @@ def test_what_was_read_once_is_not_read_again(encoder, tokenizer, tmp_path):
 
 def test_a_fingerprint_knows_weights_names_shapes_and_the_call():
     params = {"a": np.arange(6.0).reshape(2, 3), "b": np.ones(2)}
-    others = [{**params, "b": np.zeros(2)}, {"a": params["a"].reshape(3, 2), "b": params["b"]},
-              {"c": params["a"], "b": params["b"]}]  # fmt: skip
+    others = [
+        {**params, "b": np.zeros(2)},
+        {"a": params["a"].reshape(3, 2), "b": params["b"]},
+        {"c": params["a"], "b": params["b"]},
+    ]
     prints = [text.fingerprint(params), text.fingerprint(params, skip=1), *map(text.fingerprint, others)]
     assert len(set(prints)) == 5 and text.fingerprint(dict(params)) == prints[0]
 

@@ -26,6 +26,7 @@ EXAMPLES = {  # the first six are theirs, of modules/prompt_parser.py
 
 @pytest.mark.parametrize("prompt", EXAMPLES)
 def test_weights_are_those_that_are_written(prompt):
-    found, expected = parse(prompt), EXAMPLES[prompt]
+    found = parse(prompt)
+    expected = EXAMPLES[prompt]
     assert [text for text, _ in found] == [text for text, _ in expected]
     assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])

@@ -31,8 +31,10 @@ def folder(name, place):
     for file, shapes in about["shapes"].items():
         component = file.split("/")[0]
         small = lambda key, component=component: component in ("unet", "transformer") and key.startswith(LAST)
-        tensors = {key: made(f"{component}.{key}", tuple(shape)) * np.float32(SMALL if small(key) else 1)
-                   for key, shape in shapes.items()}  # fmt: skip
+        tensors = {
+            key: made(f"{component}.{key}", tuple(shape)) * np.float32(SMALL if small(key) else 1)
+            for key, shape in shapes.items()
+        }
         tensors |= {key: arrays[f"kept/{component}/{key}"] for key in shapes if f"kept/{component}/{key}" in arrays}
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, place / file)

@@ -27,12 +27,34 @@ from tests.text_to_image import made_pipelines
 
 CHECKSUM = "0" * 64
 SOUND = {
-    "format": 1, "model": "model", "prompt": "a cat", "negative": None, "steps": 4, "guidance": 7.5, "sampler": "ddim",
-    "height": 20, "width": 16, "image": "image.png", "mask": None, "margins": [0, 4, 0, 0], "strength": None,
-    "loras": {}, "windows": False, "dtype": "float32", "batch_size": 2, "seeds": [1, 2], "tile": 0, "resamplings": 2,
-    "seed": 2, "at": 1, "checkpoint": CHECKSUM, "files": {"image.png": CHECKSUM}, "device": "cpu",
-    "versions": {"jax": "0.1"}, "label": 3,
-}  # fmt: skip
+    "format": 1,
+    "model": "model",
+    "prompt": "a cat",
+    "negative": None,
+    "steps": 4,
+    "guidance": 7.5,
+    "sampler": "ddim",
+    "height": 20,
+    "width": 16,
+    "image": "image.png",
+    "mask": None,
+    "margins": [0, 4, 0, 0],
+    "strength": None,
+    "loras": {},
+    "windows": False,
+    "dtype": "float32",
+    "batch_size": 2,
+    "seeds": [1, 2],
+    "tile": 0,
+    "resamplings": 2,
+    "seed": 2,
+    "at": 1,
+    "checkpoint": CHECKSUM,
+    "files": {"image.png": CHECKSUM},
+    "device": "cpu",
+    "versions": {"jax": "0.1"},
+    "label": 3,
+}
 HOSTILE = (
     None, True, -1, 0, 1, 0.5, 1e308, -1e308, float("nan"), float("inf"), 10**30, 2**31, 2**32, 4097, 2**63, "", "x",
     "x" * 300, "x" * 30_000, "x/" * 3000, "a\0b", "\ud800", "/", "..", "/dev/zero", "/dev/stdin", "~", "~nobody/x", [],
@@ -55,13 +77,16 @@ def holding(*chunks):
 
 def spelled(text, draw):
     """A chunk with a text under our key."""
-    key, data = pictures.KEY.encode() + b"\0", text.encode("utf-8", "surrogatepass")
-    return draw.choice([
-        lambda: chunk(b"iTXt", key + b"\0\0\0\0" + data),
-        lambda: chunk(b"iTXt", key + b"\1\0\0\0" + zlib.compress(data)),
-        lambda: chunk(b"tEXt", key + data),
-        lambda: chunk(b"zTXt", key + b"\0" + zlib.compress(data)),
-    ])()  # fmt: skip
+    key = pictures.KEY.encode() + b"\0"
+    data = text.encode("utf-8", "surrogatepass")
+    return draw.choice(
+        [
+            lambda: chunk(b"iTXt", key + b"\0\0\0\0" + data),
+            lambda: chunk(b"iTXt", key + b"\1\0\0\0" + zlib.compress(data)),
+            lambda: chunk(b"tEXt", key + data),
+            lambda: chunk(b"zTXt", key + b"\0" + zlib.compress(data)),
+        ]
+    )()
 
 
 def fuzzed(draw):
@@ -72,22 +97,48 @@ def fuzzed(draw):
             del about[name]
         else:
             about[name] = draw.choice(HOSTILE)
-    text, kind = json.dumps(about), draw.randrange(9)
+    text = json.dumps(about)
+    kind = draw.randrange(9)
     if kind == 0:
         at = draw.randrange(len(text))
         text = draw.choice([text[:at], text[at:], text[:at] + draw.choice('{}[]",:0-eN\\u') + text[at + 1 :]])
     elif kind == 1:
-        text = draw.choice(["[" * 100_000, "[[]," * 200_000 + "0]", "9" * 5000, '{"a":' * 50_000, "null", "3", "",
-                            json.dumps({**SOUND, "more": [[]] * 200_000}), " " * 3_000_000])  # fmt: skip
+        text = draw.choice(
+            [
+                "[" * 100_000,
+                "[[]," * 200_000 + "0]",
+                "9" * 5000,
+                '{"a":' * 50_000,
+                "null",
+                "3",
+                "",
+                json.dumps({**SOUND, "more": [[]] * 200_000}),
+                " " * 3_000_000,
+            ]
+        )
     made = holding(spelled(text, draw))
     if kind == 2:
         key = pictures.KEY.encode()
-        made = holding(draw.choice([
-            chunk(b"zTXt", key + b"\0\0" + zlib.compress(b"[" * 10**7)), chunk(b"iTXt", key + b"\0\1\0\0\0" + b"junk"),
-            chunk(b"iTXt", key), chunk(b"tEXt", key), chunk(b"zTXt", key + b"\0"), chunk(b"zTXt", key + b"\0\7abc"),
-            chunk(b"acTL", b"\xff" * 8), chunk(b"acTL", b""), chunk(b"fcTL", bytes(3)), chunk(b"iCCP", b"a\0\0b"),
-            chunk(b"tRNS", b"") + chunk(b"PLTE", b""), chunk(b"pHYs", b"1"), chunk(b"eXIf", b"II*"),
-        ]), *draw.choice([(), (spelled(text, draw),)]))  # fmt: skip
+        made = holding(
+            draw.choice(
+                [
+                    chunk(b"zTXt", key + b"\0\0" + zlib.compress(b"[" * 10**7)),
+                    chunk(b"iTXt", key + b"\0\1\0\0\0" + b"junk"),
+                    chunk(b"iTXt", key),
+                    chunk(b"tEXt", key),
+                    chunk(b"zTXt", key + b"\0"),
+                    chunk(b"zTXt", key + b"\0\7abc"),
+                    chunk(b"acTL", b"\xff" * 8),
+                    chunk(b"acTL", b""),
+                    chunk(b"fcTL", bytes(3)),
+                    chunk(b"iCCP", b"a\0\0b"),
+                    chunk(b"tRNS", b"") + chunk(b"PLTE", b""),
+                    chunk(b"pHYs", b"1"),
+                    chunk(b"eXIf", b"II*"),
+                ]
+            ),
+            *draw.choice([(), (spelled(text, draw),)]),
+        )
     elif kind == 3:
         made = made[: draw.randrange(len(made))]
     elif kind == 4:
@@ -99,7 +150,8 @@ def fuzzed(draw):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """With a folder that looks like a model's, a picture, and a pipe that nothing is written to."""
-    made, before = tmp_path_factory.mktemp("made"), os.getcwd()
+    made = tmp_path_factory.mktemp("made")
+    before = os.getcwd()
     os.chdir(made)
     (made / "model").mkdir()
     (made / "model" / "model_index.json").write_text("{}")
@@ -179,7 +231,8 @@ def taken(call):
     """(seconds, bytes of memory beyond what was held) of a call."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     words = lambda: dict(line.split(":") for line in pathlib.Path("/proc/self/status").read_text().splitlines())
-    before, began = int(words()["VmRSS"].split()[0]), time.perf_counter()
+    before = int(words()["VmRSS"].split()[0])
+    began = time.perf_counter()
     call()
     return time.perf_counter() - began, (int(words()["VmHWM"].split()[0]) - before) * 1024
 

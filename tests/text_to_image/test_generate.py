@@ -61,11 +61,29 @@ def compiled(name):
 # Of each pipeline, the walks of its fixture and the largest difference of each, as a part of the largest number in the
 # latents: ten times what is measured on one CPU, rounded up to one digit, for another rounds otherwise; 1e-4 at most.
 WALKS = {
-    "sd": {"plms": 4e-5, "pndm": 5e-5, "ddpm": 2e-5, "ddim": 8e-5, "ddim to zero, v": 3e-5, "euler": 7e-5,
-           "euler, leading": 8e-5, "euler, trailing, zero-terminal v": 1e-4, "euler, karras": 4e-5,
-           "euler_ancestral": 7e-5, "heun": 8e-5, "dpm_2": 5e-5, "dpm_2_ancestral": 4e-5, "lms": 8e-5,
-           "dpmpp_2m": 5e-5, "dpmpp_2m, karras": 5e-5, "dpmpp_2m_sde": 3e-5, "dpmpp_2m, trailing, sigma_min": 6e-5,
-           "unipc": 6e-5, "unipc, leading": 5e-5, "lcm": 2e-5},
+    "sd": {
+        "plms": 4e-5,
+        "pndm": 5e-5,
+        "ddpm": 2e-5,
+        "ddim": 8e-5,
+        "ddim to zero, v": 3e-5,
+        "euler": 7e-5,
+        "euler, leading": 8e-5,
+        "euler, trailing, zero-terminal v": 1e-4,
+        "euler, karras": 4e-5,
+        "euler_ancestral": 7e-5,
+        "heun": 8e-5,
+        "dpm_2": 5e-5,
+        "dpm_2_ancestral": 4e-5,
+        "lms": 8e-5,
+        "dpmpp_2m": 5e-5,
+        "dpmpp_2m, karras": 5e-5,
+        "dpmpp_2m_sde": 3e-5,
+        "dpmpp_2m, trailing, sigma_min": 6e-5,
+        "unipc": 6e-5,
+        "unipc, leading": 5e-5,
+        "lcm": 2e-5,
+    },
     "inpaint": {"plms": 6e-5, "dpmpp_2m": 6e-5},
     "xl": {"euler": 6e-5, "euler_ancestral": 4e-5, "dpmpp_2m": 7e-5, "unipc": 6e-5},
     "mmdit": {"euler": 7e-6, "heun": 8e-6},
@@ -75,7 +93,7 @@ WALKS = {
     "flux": {"euler": 3e-5},
     "playground": {"dpmpp_2m": 3e-5, "euler": 3e-5},
     "lcm": {"lcm": 4e-5},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WALKS)
@@ -99,13 +117,16 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, walk):
     sampler, shape = way.sampler, (2, 8, 8, model.channels)
     if sampler.draws:  # with the noise that theirs was given
         step = lambda state, denoise, schedule, plan, i, noise: way.sampler.step(
-            state, denoise, schedule, plan, i, jnp.asarray(drawn(f"step {i}", *shape))[None])
+            state, denoise, schedule, plan, i, jnp.asarray(drawn(f"step {i}", *shape))[None]
+        )
         sampler = sampler._replace(step=step)
-    part, guided = model.kind.denoiser, not model.distilled
+    part = model.kind.denoiser
+    guided = not model.distilled
     if model.sees_mask:
         right = np.broadcast_to(np.arange(8) >= 4, (2, 8, 8))[..., None].astype(np.float32)
         beside = jnp.concatenate([right, np.repeat(drawn("masked", 1, 8, 8, 4), 2, axis=0)], axis=-1)
-        told, untold = told | {"beside": beside}, untold | {"beside": beside}
+        told = told | {"beside": beside}
+        untold = untold | {"beside": beside}
     denoise = text_to_image.denoise(model, model.params[part], told, untold if guided else None, 7.5)
     if sampler.of_flow_maps:
         denoise = flow_maps.from_denoiser(denoise, process.schedule)
@@ -122,8 +143,9 @@ def test_a_picture_is_changed_as_diffusers_changes_it(walk, within):
     """60 % of the walk, from the same latents and the same noise on them."""
     model, told, untold = compiled("sd")
     process = schedulers.read(ABOUT["walks"][walk])
-    model, way = dataclasses.replace(model, process=process), schedulers.walk(process, walk, 30)
-    plan = timesteps.Plan(*(part[requests.first_step(30, 0.6):] for part in way.plan))
+    model = dataclasses.replace(model, process=process)
+    way = schedulers.walk(process, walk, 30)
+    plan = timesteps.Plan(*(part[requests.first_step(30, 0.6) :] for part in way.plan))
     x = text_to_image.noised(process.schedule, plan, drawn("image", 2, 8, 8, 4), drawn("step 0", 2, 8, 8, 4))
     denoise = text_to_image.denoise(model, model.params["unet"], told, untold, 7.5)
     with jax.disable_jit():
@@ -139,14 +161,25 @@ def test_pictures_of_bfloat16_are_near_those_of_float32():
     types = {part: {leaf.dtype.name for leaf in jax.tree.leaves(tree)} for part, tree in half.params.items()}
     assert types == {"unet": {"bfloat16"}, "vae": {"float32"}, "text_encoder": {"bfloat16"}}
     draw = lambda model, seed: text_to_image.generate(model, "a cat", negative="bad", sampler="dpmpp_2m", seeds=seed)
-    whole, other, found = draw(loaded(), 1), draw(loaded(), 2), draw(half, 1)
+    whole = draw(loaded(), 1)
+    other = draw(loaded(), 2)
+    found = draw(half, 1)
     distance = lambda a, b: np.abs(a.astype(float) - b).mean()
     assert 0 < distance(found, whole) < 0.1 * distance(other, whole)
 
 
-WALKS_OWN = {"sd": "plms", "inpaint": "plms", "xl": "euler", "mmdit": "euler", "t5_mmdit": "euler",
-             "pixart": "dpmpp_2m", "alpha": "dpmpp_2m", "flux": "euler", "playground": "dpmpp_2m",
-             "lcm": "lcm"}  # fmt: skip
+WALKS_OWN = {
+    "sd": "plms",
+    "inpaint": "plms",
+    "xl": "euler",
+    "mmdit": "euler",
+    "t5_mmdit": "euler",
+    "pixart": "dpmpp_2m",
+    "alpha": "dpmpp_2m",
+    "flux": "euler",
+    "playground": "dpmpp_2m",
+    "lcm": "lcm",
+}
 
 
 def _read_as(model, process):
@@ -157,24 +190,28 @@ def _read_as(model, process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, walk, within", [  # as in WALKS
-    ("sd", "plms", 4e-6), ("playground", "dpmpp_2m", 3e-6), ("lcm", "lcm", 5e-6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, walk, within",
+    [  # as in WALKS
+        ("sd", "plms", 4e-6),
+        ("playground", "dpmpp_2m", 3e-6),
+        ("lcm", "lcm", 5e-6),
+    ],
+)
 def test_the_picture_is_what_the_autoencoder_there_makes_of_the_latents(name, walk, within):
     """Of Playground, whose latents have a mean and a deviation for each channel, as its pipeline there decodes them."""
-    model, found_there = loaded(name), made_pipelines.fixture(name)[1]
+    model = loaded(name)
+    found_there = made_pipelines.fixture(name)[1]
     vae = model.modules["vae"]
     z = found_there[f"latents/{walk}"]
     found = jax.jit(lambda params, z: vae.apply({"params": params}, z, method="decode"))(
-        model.params["vae"], autoencoders.from_diffusion(z, vae.scale, vae.shift))  # fmt: skip
+        model.params["vae"], autoencoders.from_diffusion(z, vae.scale, vae.shift)
+    )
     expected = found_there["picture"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=within * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name, usual, levels", [
-    ("playground", (50, 5.0), (0.002, 80.0)),
-    ("lcm", (4, 8.5), None),
-])  # fmt: skip
+@pytest.mark.parametrize("name, usual, levels", [("playground", (50, 5.0), (0.002, 80.0)), ("lcm", (4, 8.5), None)])
 def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, levels, tmp_path):
     """A pipeline with EDM's scheduler, and that of latent consistency models, were refused."""
     model = text_to_image.load(made_pipelines.folder(name, tmp_path))
@@ -202,7 +239,8 @@ def picture():
 
 @pytest.mark.slow
 def test_a_picture_depends_on_its_own_prompt_and_seed_alone_and_settings_change_it():
-    model, same = loaded(), {"steps": 2, "negative": "bad", "sampler": "euler_ancestral"}
+    model = loaded()
+    same = {"steps": 2, "negative": "bad", "sampler": "euler_ancestral"}
     first = text_to_image.generate(model, "a cat", seeds=[3, 4, 5], **same)
     assert first.shape == (3, 16, 16, 3) and first.dtype == np.uint8 and np.ptp(first) > 50
     alone = text_to_image.generate(model, ["a cat"], seeds=5, **same)
@@ -217,7 +255,8 @@ def test_a_picture_depends_on_its_own_prompt_and_seed_alone_and_settings_change_
 
 @pytest.mark.slow
 def test_pictures_are_changed_repainted_and_made_larger():
-    model, image = loaded(), picture()
+    model = loaded()
+    image = picture()
     same = {"steps": 10, "sampler": "ddim", "seeds": 1}
     change = lambda strength: text_to_image.generate(model, "a cat", image=image, strength=strength, guidance=1, **same)
     coded = np.asarray(_through_the_autoencoder(model, image, seed=1))
@@ -237,7 +276,8 @@ def test_pictures_are_changed_repainted_and_made_larger():
 
 
 def _through_the_autoencoder(model, image, seed):
-    vae, params = model.modules["vae"], {"params": model.params["vae"]}
+    vae = model.modules["vae"]
+    params = {"params": model.params["vae"]}
     moments = vae.apply(params, to_model(image)[None], method="encode")
     encoding = jax.random.split(jax.random.key(seed), 3)[2:]
     z = autoencoders.draw(moments, encoding)
@@ -263,7 +303,9 @@ class Pixels:
 @pytest.mark.slow
 def test_a_large_picture_is_encoded_and_decoded_in_tiles():
     """Of a function of single pixels the tiles make the whole; none is larger than asked for."""
-    image, found, seen = np.tile(picture(), (2, 2, 1)), {}, {}  # 32 x 48
+    image = np.tile(picture(), (2, 2, 1))  # 32 x 48
+    found = {}
+    seen = {}
     for tile in (0, 16):
         vae = Pixels()
         model = dataclasses.replace(loaded(), modules={**loaded().modules, "vae": vae}, _programs={})
@@ -354,12 +396,15 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_computed(settin
         text_to_image.generate(settings.model, **{"prompts": "a cat", **wrong})
 
 
-@pytest.mark.parametrize("given, message", [
-    ({"guidance": 1.0, "negative": "blurry"}, "'blurry' has no effect: guidance = 1 is none; it needs one above 1"),
-    ({"guidance": 0.5, "negative": "blurry"}, "has no effect"),
-    ({"prompts": ["a cat", "  "]}, "a prompt is empty"),
-    ({"prompts": ""}, "a prompt is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"guidance": 1.0, "negative": "blurry"}, "'blurry' has no effect: guidance = 1 is none; it needs one above 1"),
+        ({"guidance": 0.5, "negative": "blurry"}, "has no effect"),
+        ({"prompts": ["a cat", "  "]}, "a prompt is empty"),
+        ({"prompts": ""}, "a prompt is empty"),
+    ],
+)
 def test_what_has_no_effect_is_said(settings, given, message):
     with pytest.warns(UserWarning, match=message):
         settings(**given)

@@ -14,8 +14,16 @@ from diffusion.models.interchange.family import Refusal
 from diffusion.text_to_image import pipelines
 from tests.text_to_image import made_pipelines
 
-SD_1 = {"_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-        "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "clip_sample": False}  # fmt: skip
+SD_1 = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 
 
@@ -73,14 +81,22 @@ def test_a_flow_is_shifted_once_for_its_last_time_and_once_for_all():
     assert many == pytest.approx(np.exp(1.15) / (np.exp(1.15) + 1 / 3), abs=1e-6)
 
 
-DPM_FLOW = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction",
-            "use_flow_sigmas": True, "beta_schedule": "linear", "variance_type": None}  # fmt: skip
+DPM_FLOW = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "beta_schedule": "linear",
+    "variance_type": None,
+}
 
 
-@pytest.mark.parametrize("shift, sigmas", [  # of diffusers 0.42 with 4 steps
-    (1.0, [0.9990000128746033, 0.7492499947547913, 0.49950000643730164, 0.24975000321865082, 0.0]),
-    (3.0, [0.9996664524078369, 0.8996397852897644, 0.7496247887611389, 0.4996665418148041, 0.0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shift, sigmas",
+    [  # of diffusers 0.42 with 4 steps
+        (1.0, [0.9990000128746033, 0.7492499947547913, 0.49950000643730164, 0.24975000321865082, 0.0]),
+        (3.0, [0.9996664524078369, 0.8996397852897644, 0.7496247887611389, 0.4996665418148041, 0.0]),
+    ],
+)
 @pytest.mark.parametrize("predicts, name", [("flow_prediction", "velocity"), ("sample", "x0")])
 def test_a_flow_by_dpm_solver_steps_where_its_scheduler_would(predicts, name, shift, sigmas):
     process = schedulers.read(DPM_FLOW | {"flow_shift": shift, "prediction_type": predicts})
@@ -100,10 +116,16 @@ def test_the_first_order_of_dpm_solver_on_a_flow_is_eulers_method():
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("steps, times", [  # of diffusers 0.42: LCMScheduler.set_timesteps
-    (1, [999]), (2, [999, 499]), (4, [999, 759, 499, 259]), (7, [999, 859, 719, 579, 439, 299, 159]),
-    (8, [999, 879, 759, 639, 499, 379, 259, 139]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "steps, times",
+    [  # of diffusers 0.42: LCMScheduler.set_timesteps
+        (1, [999]),
+        (2, [999, 499]),
+        (4, [999, 759, 499, 259]),
+        (7, [999, 859, 719, 579, 439, 299, 159]),
+        (8, [999, 879, 759, 639, 499, 379, 259, 139]),
+    ],
+)
 @pytest.mark.parametrize("settings", [{}, {"timestep_spacing": "trailing", "set_alpha_to_one": True}])
 def test_lcm_steps_from_where_it_learned_to_the_data(steps, times, settings):
     process = schedulers.read(SD_1 | {"_class_name": "LCMScheduler", "timestep_scaling": 10.0} | settings)
@@ -139,7 +161,8 @@ def test_a_student_of_a_flow_steps_from_its_noise_to_the_data():
     walk = schedulers.walk(process, "", 4)
     assert (process.sampler, process.parameterization.name, walk.start) == ("lcm", "x0", 1)
     np.testing.assert_allclose([*walk.plan.t, walk.plan.s[-1]], [1, 0.9, 0.75, 0.5, 0])  # 3 t / (1 + 2 t)
-    x_t, output = np.ones((1, 2)), np.zeros((1, 2))
+    x_t = np.ones((1, 2))
+    output = np.zeros((1, 2))
     bounded = schedulers.read(OURS | {"boundary_scaling": 0.01}).parameterization
     x0 = bounded.to_prediction(process.schedule, np.full(1, 0.1), x_t, output).x0
     np.testing.assert_allclose(x0, 0.25 / (1 + 0.25))  # n = 0.01 * 1000 * 0.1 = 1
@@ -154,7 +177,8 @@ def test_a_folder_may_say_how_its_model_is_sampled(content, usual, tmp_path):
 
 UNET = ConditionalUNet((32,), (1,), (2,), 8)
 STUDENT = UNET.clone(strength_width=8)
-DEV, SCHNELL = Flux(strength=True), Flux()
+DEV = Flux(strength=True)
+SCHNELL = Flux()
 TURBO = SD_1 | {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
 LCM = SD_1 | {"_class_name": "LCMScheduler"}
 
@@ -188,8 +212,10 @@ def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_pa
     refused = functools.partial(pytest.raises, Refusal)
     with refused(match=r"PixArtAlphaPAGPipeline.*Of its family are PixArtAlphaPipeline, PixArtSigmaPipeline\.$"):
         pipelines.kind_of("PixArtAlphaPAGPipeline", tmp_path)
-    with refused(match=r"Of its family are StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, "
-                       r"StableDiffusionXLInpaintPipeline\.$"):  # fmt: skip
+    with refused(
+        match=r"Of its family are StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, "
+        r"StableDiffusionXLInpaintPipeline\.$"
+    ):
         pipelines.kind_of("StableDiffusionXLControlNetPipeline", tmp_path)
     for stranger in ("WanPipeline", "StableVideoDiffusionPipeline", "None"):
         with refused(match=r"known are .*PixArtSigmaPipeline\.$"):

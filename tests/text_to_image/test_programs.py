@@ -18,8 +18,13 @@ from diffusion.models.budget import peak_memory
 from diffusion.models.interchange import schedulers
 from diffusion.text_to_image import pipelines
 
-CONFIG = {"_class_name": "DDIMScheduler", "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
-          "prediction_type": "sample"}  # fmt: skip
+CONFIG = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "sample",
+}
 WIDTH = 5  # of the condition
 
 
@@ -65,6 +70,7 @@ def model():
 
 def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
     """TAESD gives the latent itself; with next to no variance a posterior gives the same pictures."""
+
     class Itself(Pixels):
         def apply(self, variables, x, method):
             return x
@@ -79,9 +85,7 @@ def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
 
 def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_walk_is_one_program(model):
     """Four pictures of one prompt in two batches, six steps each: all of it is traced once."""
-    made = text_to_image.generate(
-        model, "a cat", negative="bad", steps=6, seeds=range(4), batch_size=2, sampler="ddim"
-    )
+    made = text_to_image.generate(model, "a cat", negative="bad", steps=6, seeds=range(4), batch_size=2, sampler="ddim")
     assert made.shape == (4, 8, 8, 3) and len(np.unique(made)) > 50
     assert model._programs["asked"] == [["a cat", "bad"]]
     walked = [shape for shape in model.denoiser.traced if shape[0] == 4]
@@ -119,9 +123,10 @@ EDITS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("edit, sampler", [
-    *((edit, "dpmpp_2m") for edit in EDITS), *(("painted", sampler) for sampler in ("euler_ancestral", "lcm")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "edit, sampler",
+    [*((edit, "dpmpp_2m") for edit in EDITS), *(("painted", sampler) for sampler in ("euler_ancestral", "lcm"))],
+)
 def test_pictures_seen_step_by_step_are_those_made_at_once(model, edit, sampler):
     same = {"negative": "bad", "steps": 4, "guidance": 3.0, "seeds": [3, 4], "sampler": sampler, **EDITS[edit]}
     frames = list(text_to_image.watch(model, "a cat", **same))
@@ -151,7 +156,9 @@ class Flat:
     def apply(self, variables, x, clock, condition):
         jax.debug.callback(lambda clock: self.clocks.append(float(clock)), clock.ravel()[0])
         t = (clock.ravel()[0] + 1) / 1000
-        alpha, sigma, pixels = self.schedule.alpha(t), self.schedule.sigma(t), x.shape[1] * x.shape[2]
+        alpha = self.schedule.alpha(t)
+        sigma = self.schedule.sigma(t)
+        pixels = x.shape[1] * x.shape[2]
         mean = x.mean((1, 2), keepdims=True) * alpha / (alpha**2 + sigma**2 / pixels)
         return jnp.broadcast_to(mean, x.shape)
 
@@ -171,7 +178,6 @@ def test_what_is_painted_agrees_with_what_is_kept_the_more_often_it_is_walked(mo
         np.testing.assert_array_equal(made[:, :, :4], np.broadcast_to(image[:, :4], (50, 8, 4, 3)))
         off[resamplings] = np.abs(made[:, :, 4:].astype(float) - 200).mean()
     assert off[1] > 1.5 * off[2] and off[2] > 1.25 * off[8]
-
 
 
 @pytest.mark.slow

@@ -35,7 +35,8 @@ class Resampler:
     """The published algorithm in plain Python, one loss at a time: the last losses in a list for each bin."""
 
     def __init__(self, uniform_prob=0.01):
-        self.losses, self.uniform_prob = [[] for _ in range(BINS)], uniform_prob
+        self.losses = [[] for _ in range(BINS)]
+        self.uniform_prob = uniform_prob
 
     def see(self, i, loss):
         self.losses[i] = [*self.losses[i], loss][-HISTORY:]
@@ -57,10 +58,13 @@ def _bin(t, discrete):
 
 def _trained(discrete, seed=0):
     """A state after some batches of one size, beside the published algorithm after the same losses."""
-    density, resampler, state = _density(discrete), Resampler(), _density(discrete).init()
+    density = _density(discrete)
+    resampler = Resampler()
+    state = _density(discrete).init()
     rng = np.random.default_rng(seed)
     for _ in range(8):
-        i, raw = rng.integers(0, BINS, 8), rng.uniform(0.1, 3.0, 8)
+        i = rng.integers(0, BINS, 8)
+        raw = rng.uniform(0.1, 3.0, 8)
         # What a training step hands over carries the importance of the state that drew the times.
         importance = 1 / (BINS * resampler.probabilities()[i])
         state = density.update(state, jnp.asarray(_time(i, discrete), jnp.float32), jnp.asarray(raw * importance))
@@ -101,9 +105,7 @@ def test_expectation_of_any_loss_is_that_of_uniform_times():
     f = lambda t: np.exp(2 * t) + np.sin(9 * t)
     edges = np.arange(BINS + 1) / BINS
     density_of_bin = resampler.probabilities() * BINS
-    total = sum(
-        density_of_bin[i] * by_bin[i] * scipy.integrate.quad(f, edges[i], edges[i + 1])[0] for i in range(BINS)
-    )
+    total = sum(density_of_bin[i] * by_bin[i] * scipy.integrate.quad(f, edges[i], edges[i + 1])[0] for i in range(BINS))
     np.testing.assert_allclose(total, scipy.integrate.quad(f, 0, 1)[0], rtol=1e-5)
     for i in range(BINS):  # within a bin times are uniform
         inside = np.asarray(t, np.float64)[_bin(t, False) == i] * BINS - i
@@ -136,7 +138,8 @@ def test_zero_losses_leave_the_times_uniform():
 
 def test_adaptive_draws_depend_on_the_example_alone():
     density, state, _ = _trained(False)
-    whole, part = _draw(density, state), _draw(density, state, KEYS[7:11], 7)
+    whole = _draw(density, state)
+    part = _draw(density, state, KEYS[7:11], 7)
     for one, other in zip(whole, part):
         np.testing.assert_array_equal(one[7:11], other)
 

@@ -29,8 +29,10 @@ def fixed(t):
 )
 def test_loss_is_the_mean_of_the_frames_losses(objective, output):
     """Frame f of all examples, with its times, in a batch of its own: the same noise gives the same loss."""
-    keys, x = jax.random.split(jax.random.key(0), B), jnp.asarray(np.random.default_rng(0).normal(size=(B, F, D)))
-    x, seen = x.astype(jnp.float32), []
+    keys = jax.random.split(jax.random.key(0), B)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(B, F, D)))
+    x = x.astype(jnp.float32)
+    seen = []
 
     def network(x, clock, condition):
         seen.append((x, clock))
@@ -63,7 +65,9 @@ def test_predictions_are_those_of_each_frame(name):
 def denoise(x, t):
     """The exact denoiser of frames that do not depend on each other; t is [B] for one frame, [B, F] for all."""
     t = jnp.broadcast_to(t, x.shape[:-1])
-    alpha, sigma, flat = SCHEDULE.alpha(t).ravel(), SCHEDULE.sigma(t).ravel(), x.reshape(-1, D)
+    alpha = SCHEDULE.alpha(t).ravel()
+    sigma = SCHEDULE.sigma(t).ravel()
+    flat = x.reshape(-1, D)
     estimate = lambda f: f(DATA["gaussian"], alpha, sigma, flat).reshape(x.shape)
     return Prediction(estimate(oracles.mean_x0), estimate(oracles.mean_eps))
 
@@ -114,13 +118,20 @@ def test_delay_of_the_whole_grid_is_one_frame_after_the_other():
     assert np.all((plan.t != plan.s).sum(1) == 1)
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: timesteps.staggered(GRID, 0, 1), "frames >= 1"),
-    (lambda: timesteps.staggered(GRID, 2, -1), "delay >= 0"),
-    (lambda: samplers.per_frame(samplers.heun()), "once a step"),
-    (lambda: samplers.sample(samplers.per_frame(samplers.dpmpp_2m()), denoise, SCHEDULE, NOISE,
-                             timesteps.staggered(GRID, F, 1), KEYS), "history"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: timesteps.staggered(GRID, 0, 1), "frames >= 1"),
+        (lambda: timesteps.staggered(GRID, 2, -1), "delay >= 0"),
+        (lambda: samplers.per_frame(samplers.heun()), "once a step"),
+        (
+            lambda: samplers.sample(
+                samplers.per_frame(samplers.dpmpp_2m()), denoise, SCHEDULE, NOISE, timesteps.staggered(GRID, F, 1), KEYS
+            ),
+            "history",
+        ),
+    ],
+)
 def test_what_frames_cannot_do_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

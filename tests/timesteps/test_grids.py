@@ -98,9 +98,11 @@ def test_grid_is_uniform_in_its_variable_between_its_ends(name, schedule_name, x
     schedule, (variable, function) = SCHEDULES[schedule_name], UNIFORM_IN[name]
     grid = np.asarray(GRIDS[name](schedule, 18))
     if variable == "t":
-        values, ends = grid / schedule.t_max, (1, 0)
+        values = grid / schedule.t_max
+        ends = (1, 0)
     else:
-        values, ends = RATIOS[schedule_name](grid[:-1]), (20.0, 0.02)
+        values = RATIOS[schedule_name](grid[:-1])
+        ends = (20.0, 0.02)
     np.testing.assert_allclose(values[[0, -1]], ends, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(_share(function(values)), np.linspace(0, 1, len(values)), atol=1e-6)
 
@@ -132,7 +134,8 @@ def test_align_your_steps_at_ten_steps_is_the_published_table(network, x64):
 @pytest.mark.parametrize("steps", [1, 4, 20, 25])
 def test_align_your_steps_at_other_counts_is_the_authors_interpolation(steps, x64):
     """Their `loglinear_interp`, from the small end up, and 0 in the place of the last value."""
-    schedule, sigma = schedules.rectified_flow(), RATIOS["rectified_flow"]
+    schedule = schedules.rectified_flow()
+    sigma = RATIOS["rectified_flow"]
     table = sigma(timesteps.align_your_steps(schedule, 10, "stable_diffusion_1.5"))
     table[-1] = 0.0291671582
     ascending = np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, 11), np.log(table[::-1]))

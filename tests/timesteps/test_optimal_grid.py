@@ -15,7 +15,8 @@ from tests.conformance import DATA, SCHEDULES, exact_denoiser, level
 
 def _draw_mixture(count, seed, alpha, sigma):
     """x_t = alpha x_0 + sigma eps of the three Gaussians."""
-    data, rng = DATA["mixture"], np.random.default_rng(seed)
+    data = DATA["mixture"]
+    rng = np.random.default_rng(seed)
     k = rng.choice(3, count, p=data.weights)
     spread = np.einsum("bij,bj->bi", data.axes[k] * np.sqrt(data.variances[k])[:, None], rng.normal(size=(count, 2)))
     return jnp.asarray(alpha * (data.means[k] + spread) + sigma * rng.normal(size=(count, 2)))
@@ -33,7 +34,8 @@ def _ddim_walk(schedule, x, grid, trajectory=False):
 
 def test_optimal_times_are_the_best_of_all_choices():
     """By trying all paths of three steps over seven times of the rectified flow, with errors by their definition."""
-    schedule, grid = SCHEDULES["rectified_flow"], np.array([1.0, 0.85, 0.6, 0.5, 0.3, 0.1, 0.0], np.float32)
+    schedule = SCHEDULES["rectified_flow"]
+    grid = np.array([1.0, 0.85, 0.6, 0.5, 0.3, 0.1, 0.0], np.float32)
     denoise = lambda x, t: Prediction(jnp.tanh(x), (x - (1 - t) * jnp.tanh(x)) / t)
     for seed in range(4):
         x = (1 + np.random.default_rng(seed).normal(size=(7, 5, 2)) * np.linspace(2, 0.3, 7)[:, None, None]).astype("f")
@@ -54,13 +56,15 @@ def test_optimal_times_are_the_best_of_all_choices():
 def test_optimal_grid_beats_the_others_on_samples_that_it_has_not_seen(schedule_name, gain, x64):
     """Five and ten steps of ddim against the exact flow; uniform times of the cosine schedule come closest."""
     schedule = SCHEDULES[schedule_name]
-    fine, denoise = timesteps.karras(schedule, 64), exact_denoiser(DATA["mixture"], schedule)
+    fine = timesteps.karras(schedule, 64)
+    denoise = exact_denoiser(DATA["mixture"], schedule)
     first = level(schedule, fine[0])
     seen, unseen = (_draw_mixture(64, seed, *first) for seed in (0, 1))
     keys = jax.random.split(jax.random.key(0), 64)
     plan = timesteps.plan(fine)
     heun = jax.jit(lambda x: samplers.sample(samplers.heun(), denoise, schedule, x, plan, keys, trajectory=True)[1].x)
-    way, exact = heun(seen), oracles.flow_by_integration(DATA["mixture"], first, (1.0, 1e-6), unseen)
+    way = heun(seen)
+    exact = oracles.flow_by_integration(DATA["mixture"], first, (1.0, 1e-6), unseen)
     error = lambda grid: np.sqrt(np.mean((_ddim_walk(schedule, unseen, grid) - exact) ** 2))
     for steps, least in zip((5, 10), gain):
         best = timesteps.optimal(denoise, schedule, fine, way, steps)
@@ -81,7 +85,8 @@ def test_optimal_grid_beats_the_others_on_samples_that_it_has_not_seen(schedule_
 @pytest.mark.slow
 def test_optimal_grid_is_the_best_of_all_choices(x64):
     """Of nine times, by going through every choice of so many steps between them."""
-    schedule, fine = SCHEDULES["rectified_flow"], np.linspace(1, 0, 9) ** 1.5
+    schedule = SCHEDULES["rectified_flow"]
+    fine = np.linspace(1, 0, 9) ** 1.5
     denoise = exact_denoiser(DATA["mixture"], schedule)
     way = np.asarray(_ddim_walk(schedule, _draw_mixture(8, 0, 0.0, 1.0), fine, trajectory=True))
     costs = np.zeros((9, 9))

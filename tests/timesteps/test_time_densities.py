@@ -84,7 +84,8 @@ DENSITIES = {
     ),
     "laplace": (timesteps.laplace, _laplace_cdf(0.0, 0.5)),
     "laplace(-3, 2)": (
-        lambda schedule, **more: timesteps.laplace(schedule, -3.0, 2.0, **more), _laplace_cdf(-3.0, 2.0)
+        lambda schedule, **more: timesteps.laplace(schedule, -3.0, 2.0, **more),
+        _laplace_cdf(-3.0, 2.0),
     ),
 }
 LIKE_OTHERS = ["mode(-0.9)", "beta_density(1.5, 1)", "laplace"]
@@ -139,7 +140,8 @@ def test_extreme_logit_normals_stay_off_the_ends(mean, std):
 def test_stratified_density_puts_one_in_each_stratum(name, strata):
     """Consecutive examples take the strata of u = F(t) in turn, from whatever global index the batch starts."""
     make, cdf = DENSITIES[name]
-    schedule, index = SCHEDULES["edm"], 1000 + np.arange(896)
+    schedule = SCHEDULES["edm"]
+    index = 1000 + np.arange(896)
     t, _ = _draw(make(schedule, strata=strata), KEYS[:896], index)
     u = cdf(schedule)(np.asarray(t, np.float64)) * strata
     assert (u > index % strata - 1e-3).all()

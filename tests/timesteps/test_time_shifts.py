@@ -72,7 +72,8 @@ def test_shift_lowers_the_log_snr(schedule_name, factor, x64):
     schedule = SCHEDULES[schedule_name]
     grid = np.array([0.7, 0.6, 0.5, 0.4, 0.0]) if schedule_name != "edm" else np.array([0.4, 0.2, 0.1, 0.01, 0.0])
     shifted = timesteps.shift(schedule, grid, factor)
-    before, after = np.asarray(schedule.log_snr(grid[:-1])), np.asarray(schedule.log_snr(shifted[:-1]))
+    before = np.asarray(schedule.log_snr(grid[:-1]))
+    after = np.asarray(schedule.log_snr(shifted[:-1]))
     np.testing.assert_allclose(after - before, -2 * np.log(factor), atol=1e-9)
     assert shifted[-1] == 0
 

@@ -8,18 +8,7 @@ import pytest
 from diffusion import samplers
 from diffusion.models.interchange import FAMILIES
 from tools.docs import catalogue
-from tools.docs.catalogue import (
-    DIAGRAMS,
-    DOCS,
-    PAGES,
-    Section,
-    facts,
-    members,
-    mistakes,
-    summary,
-    table,
-    written,
-)
+from tools.docs.catalogue import DIAGRAMS, DOCS, PAGES, Section, facts, members, mistakes, summary, table, written
 
 SECTIONS = [pytest.param(section, id=section.title) for sections in PAGES.values() for section in sections]
 
@@ -60,12 +49,12 @@ def _made(x: int) -> "Section":
     """A member: of no use.
 
     Facts:
-      kind: made up, a | b
-        and going on
-      paper: none
+        kind: made up, a | b
+            and going on
+        paper: none
 
     Args:
-      x: nothing.
+        x: nothing.
     """
 
 

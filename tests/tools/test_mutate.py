@@ -111,6 +111,7 @@ def test_an_instrumented_module_does_the_same_and_says_which_lines_run(monkeypat
 
 def test_a_child_that_does_not_end_is_killed_with_what_it_started(tmp_path):
     """Pieces of work in children: one answers, one raises, one waits with a process of its own, one turns round."""
+
     def do(piece, place):
         if piece == "raises":
             raise RuntimeError("as it should")
@@ -134,7 +135,7 @@ def test_a_child_that_does_not_end_is_killed_with_what_it_started(tmp_path):
     assert not stat.is_file() or stat.read_text().split()[2] == "Z"  # killed; no one has waited for it yet
 
 
-TOY = '''
+TOY = """
 import numpy as np
 
 LIMIT = 3
@@ -151,8 +152,8 @@ def scaled(x, factor=2.0):
 def unseen(x):
     return x + 1
 
-'''
-TESTS = '''
+"""
+TESTS = """
 import pytest
 
 from diffusion import toy
@@ -170,14 +171,14 @@ def test_clipped():
 def test_scaled_through_a_fixture(value):
     assert value > 0  # too weak
 
-'''
+"""
 
 
-BETTER = '''
+BETTER = """
 
 def test_more():
     assert toy.scaled(5.0) == 10 and toy.unseen(1) == 2
-'''
+"""
 EXPLAINED = """
 [[mutant]]
 path = "diffusion/toy.py"
@@ -190,14 +191,21 @@ why = "for the sake of this test"
 @pytest.mark.slow
 def test_survivors_of_a_toy_library_are_reported_and_fall_to_a_new_test(tmp_path):
     """One run over every mutant; then, of the survivors alone, one with a better test and an explanation."""
-    root, out = tmp_path / "root", tmp_path / "out"
-    for name, text in {"diffusion/__init__.py": "", "diffusion/toy.py": TOY, "tests/test_toy.py": TESTS,
-                       "explained.toml": "mutant = []"}.items():  # fmt: skip
+    root = tmp_path / "root"
+    out = tmp_path / "out"
+    for name, text in {
+        "diffusion/__init__.py": "",
+        "diffusion/toy.py": TOY,
+        "tests/test_toy.py": TESTS,
+        "explained.toml": "mutant = []",
+    }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    code = ("import pathlib, sys\nfrom tools.mutate import __main__ as tool\n"
-            "root = pathlib.Path(sys.argv[1])\ntool.EXPLAINED = root / 'explained.toml'\n"
-            "sys.exit(tool.main(sys.argv[2:], root))")
+    code = (
+        "import pathlib, sys\nfrom tools.mutate import __main__ as tool\n"
+        "root = pathlib.Path(sys.argv[1])\ntool.EXPLAINED = root / 'explained.toml'\n"
+        "sys.exit(tool.main(sys.argv[2:], root))"
+    )
 
     def run(*words):
         command = [sys.executable, "-c", code, root, "diffusion/toy.py", "--tests", "tests", "--out", out, *words]
@@ -209,8 +217,15 @@ def test_survivors_of_a_toy_library_are_reported_and_fall_to_a_new_test(tmp_path
 
     done, rows = run("--per-file", "100")
     survived = {now for now, row in rows.items() if row["outcome"] == "survived"}
-    assert survived == {"return (factor)", "return (x)", "return factor / x", "def scaled(x, factor=4.0):",
-                        "return x - 1", "return x + 0", "return x + 2"}  # fmt: skip
+    assert survived == {
+        "return (factor)",
+        "return (x)",
+        "return factor / x",
+        "def scaled(x, factor=4.0):",
+        "return x - 1",
+        "return x + 0",
+        "return x + 2",
+    }
     assert rows["return x - 1"]["why"] == "no test runs it"
     assert rows["return max(x, LIMIT)"]["by"] == "tests/test_toy.py::test_clipped"
     assert rows["LIMIT = 4"]["outcome"] == "killed"  # runs as the module is imported

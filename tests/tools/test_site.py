@@ -46,14 +46,19 @@ def test_public_names_are_those_of_the_lists_and_of_the_modules(tmp_path):
     (folder / "inner" / "parts.py").write_text(
         'def hidden(x):\n    """Steps i = 0 .. T - 1 of J. Doe\'s method: two.\n\n    More.\n    """\n\n'
         'def kept():\n    """Kept. And more."""\n\ndef _private():\n    pass\n\n'
-        "@overload\ndef twice(x: int): ...\n\ndef twice(x):\n    \"\"\"Twice.\"\"\"\n\n"
+        '@overload\ndef twice(x: int): ...\n\ndef twice(x):\n    """Twice."""\n\n'
         'Kind = str\n"""A kind."""\nSIZE = 2\nT = TypeVar("T")\nclass Thing:\n    """A thing,\n    of two lines."""\n'
     )
     (folder / "_private.py").write_text("def function(): ...\n")
     assert public_names.public_names(tmp_path, "made") == {
         "made.inner": [
-            Name("made.inner", "shown", "function", "Steps i = 0 .. T - 1 of J. Doe's method: two",
-                 "made.inner.parts.hidden"),
+            Name(
+                "made.inner",
+                "shown",
+                "function",
+                "Steps i = 0 .. T - 1 of J. Doe's method: two",
+                "made.inner.parts.hidden",
+            ),
             Name("made.inner", "TABLE", "constant", "All of them", "made.inner.TABLE"),
         ],
         "made.inner.parts": [
@@ -62,7 +67,7 @@ def test_public_names_are_those_of_the_lists_and_of_the_modules(tmp_path):
             Name("made.inner.parts", "Thing", "class", "A thing, of two lines", "made.inner.parts.Thing"),
             Name("made.inner.parts", "twice", "function", "Twice", "made.inner.parts.twice"),
         ],
-    }  # fmt: skip
+    }
 
 
 def test_the_api_is_grouped_as_the_table_of_the_readme(public):
@@ -73,7 +78,8 @@ def test_the_api_is_grouped_as_the_table_of_the_readme(public):
     assert groups[0].title == "schedules" and "diffusion.schedules" in groups[0].modules
     assert groups[-1].title == site_pages.REST
     assert {"diffusion.text", "diffusion.adapters.lora"} <= {
-        module for group in groups if "text_to_image" in group.title for module in group.modules}  # fmt: skip
+        module for group in groups if "text_to_image" in group.title for module in group.modules
+    }
 
 
 def navigation():
@@ -150,7 +156,9 @@ class Sources(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.loads, self.leads, self.ids = [], [], set()
+        self.loads = []
+        self.leads = []
+        self.ids = set()
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -169,9 +177,13 @@ class Sources(html.parser.HTMLParser):
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder], cwd=ROOT, capture_output=True,
-        text=True, timeout=600, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-    )  # fmt: skip
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr[-3000:]
     return folder
 

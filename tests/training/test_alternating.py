@@ -20,7 +20,8 @@ def test_one_player_is_the_plain_train_step(options, as_in_use):
     """Bit for bit: parameters, optimizer, average and metrics."""
     players = {"flow": Player(toys.objective, "model", toys.optimizer())}
     init, step = alternating(players, {"model": toys.apply}, None, {"ema": Average("model", toys.ema())}, **options)
-    plain, step = toys.make_state(), jax.jit(step)
+    plain = toys.make_state()
+    step = jax.jit(step)
     state = init({"model": plain.params})
     for k in range(4):
         state, metrics = step(state, toys.batch(k), KEY)
@@ -28,8 +29,10 @@ def test_one_player_is_the_plain_train_step(options, as_in_use):
     assert toys.equal(state.networks, {"model": plain.params, "ema": plain.ema})
     assert toys.equal(state.opt_state["flow"], plain.opt_state)
     assert int(state.step) == int(plain.step) == 4
-    assert toys.equal({f"flow/{name}": value for name, value in expected.items() if name != "failed_at"},
-                      {name: value for name, value in metrics.items() if name != "failed_at"})
+    assert toys.equal(
+        {f"flow/{name}": value for name, value in expected.items() if name != "failed_at"},
+        {name: value for name, value in metrics.items() if name != "failed_at"},
+    )
 
 
 # A game with known gradients: the model a pays (a - b)^2 / 2 to come to b, and b pays (b - 2 a - 1)^2 / 2. Both read
@@ -63,7 +66,8 @@ def test_two_players_by_hand(every):
     """In turn within a step, each on what the last one left; the average moves when its network does."""
     init, step = _game(generator={"every": every})
     a, b, average = 2.3, -1.0, 2.3
-    state, step = init({"a": jnp.float32(a), "b": jnp.float32(b), "c": jnp.float32(7.0)}), jax.jit(step)
+    state = init({"a": jnp.float32(a), "b": jnp.float32(b), "c": jnp.float32(7.0)})
+    step = jax.jit(step)
     for k in range(7):
         state, metrics = step(state, BATCH, KEY)
         seen = b
@@ -93,8 +97,9 @@ def test_a_run_of_two_players_is_that_game(as_in_use):
         "model": Player(_pay("model", lambda o: o["critic"]), "model", optax.sgd(0.5), every=3),
     }
     ema = ema_lib.exponential_moving_average(0.75, warmup=False)
-    init, step = alternating(players, dict.fromkeys(("model", "critic", "teacher"), _apply), None,
-                             {"target": Average("model", ema)})  # fmt: skip
+    init, step = alternating(
+        players, dict.fromkeys(("model", "critic", "teacher"), _apply), None, {"target": Average("model", ema)}
+    )
     game = init(rename({"a": a, "b": b, "c": c}))
     run = state_lib.create(a, optax.sgd(0.5), ema, None, {"teacher": c}, {"critic": (b, optax.sgd(0.1))})
     step, on_run = jax.jit(step), jax.jit(as_train_step(step))
@@ -133,15 +138,18 @@ def test_a_bad_loss_of_any_player_freezes_all_of_that_step(bad):
     """The critic acts first: where the generator fails, the critic's update of that step is taken back."""
     init, step = _game()
     player = {"critic": "b", "generator": "a"}[bad]
-    step, good = jax.jit(step), init({"a": jnp.float32(2.0), "b": jnp.float32(-1.0), "c": jnp.float32(0.0)})
+    step = jax.jit(step)
+    good = init({"a": jnp.float32(2.0), "b": jnp.float32(-1.0), "c": jnp.float32(0.0)})
     good, _ = step(good, BATCH, KEY)
 
     def poisoned(networks, schedule, keys, batch, step):
         losses, metrics = _pay(player, lambda o: 0.0)(networks, schedule, keys, batch, step)
         return losses + jnp.where(step >= 1, jnp.nan, 0.0), metrics
 
-    players = {name: Player(poisoned if name == bad else _pay(own, lambda o: 1.0), own, optax.sgd(0.1))
-               for name, own in (("critic", "b"), ("generator", "a"))}
+    players = {
+        name: Player(poisoned if name == bad else _pay(own, lambda o: 1.0), own, optax.sgd(0.1))
+        for name, own in (("critic", "b"), ("generator", "a"))
+    }
     averages = {"target": Average("a", ema_lib.exponential_moving_average(0.75, warmup=False))}
     sick = jax.jit(alternating(players, dict.fromkeys("abc", _apply), None, averages).step)
     frozen, metrics = sick(good, BATCH, KEY)
@@ -162,8 +170,9 @@ def test_a_bad_loss_of_any_player_freezes_all_of_that_step(bad):
     ],
 )
 def test_impossible_games_are_refused(players, apply, averages, message):
-    players = {name: Player(_pay(own, lambda o: 0.0), own, optax.sgd(0.1), every) for name, (own, every)
-               in players.items()}
+    players = {
+        name: Player(_pay(own, lambda o: 0.0), own, optax.sgd(0.1), every) for name, (own, every) in players.items()
+    }
     averages = {name: Average(of, ema_lib.exponential_moving_average()) for name, of in averages.items()}
     with pytest.raises(ValueError, match=message):
         alternating(players, dict.fromkeys(apply, _apply), None, averages)

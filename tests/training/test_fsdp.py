@@ -116,7 +116,8 @@ def test_split_state_trains_as_a_whole_one(tmp_path, data, fsdp, optimizer):
     run(TRAIN, 1, tmp_path / "one", 1, 1, 50, 0, optimizer)
     run(TRAIN, data * fsdp, tmp_path / "split", data, fsdp, 30, 20, optimizer)
     run(TRAIN, 1, tmp_path / "split", 1, 1, 50, 0, optimizer)  # the mesh may change
-    one, split = rows(tmp_path / "one"), rows(tmp_path / "split")
+    one = rows(tmp_path / "one")
+    split = rows(tmp_path / "split")
     assert [row["step"] for row in one] == [row["step"] for row in split] == [10, 20, 30, 40, 50]
     for ours, theirs in zip(split, one):
         assert ours["count_by_t"] == theirs["count_by_t"]

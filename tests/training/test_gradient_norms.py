@@ -10,12 +10,14 @@ def tree():
     """Two scanned layers, a module with nothing stacked, and one named like a stack whose leaves share no axis."""
     draw = lambda *shape: np.asarray(rng.normal(size=shape), np.float32)
     rng = np.random.default_rng(0)
-    return {"params": {
-        "single_blocks": {"mlp": {"kernel": draw(2, 3, 4), "bias": draw(2, 4)}},
-        "final": {"kernel": draw(5, 5), "bias": draw(5)},
-        "layers": {"a": draw(2), "b": draw(3)},
-        "scale": draw(),
-    }}  # fmt: skip
+    return {
+        "params": {
+            "single_blocks": {"mlp": {"kernel": draw(2, 3, 4), "bias": draw(2, 4)}},
+            "final": {"kernel": draw(5, 5), "bias": draw(5)},
+            "layers": {"a": draw(2), "b": draw(3)},
+            "scale": draw(),
+        }
+    }
 
 
 def norm(part):

@@ -86,8 +86,9 @@ def run(program, processes, devices, *arguments):
         place = {"COORDINATOR": address, "PROCESS_COUNT": str(processes), "PROCESS_INDEX": str(index)}
         of_this = env | ({f"DIFFUSION_{name}": value for name, value in place.items()} if processes > 1 else {})
         command = [sys.executable, "-c", program, *map(str, arguments)]
-        started.append(subprocess.Popen(command, env=of_this, cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE))  # fmt: skip
+        started.append(
+            subprocess.Popen(command, env=of_this, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
     try:
         outputs = [process.communicate(timeout=580) for process in started]
     finally:
@@ -115,7 +116,8 @@ def test_a_run_is_the_same_on_any_mesh(one, layout):
     assert set(one["draws"]) == {"index", "image", "label", "x_t", "clock", "condition"}
     assert found["draws"] == one["draws"]
     assert len(found["losses"]) == STEPS
-    ours, theirs = np.array(found["losses"]).T, np.array(one["losses"]).T
+    ours = np.array(found["losses"]).T
+    theirs = np.array(one["losses"]).T
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-4)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=2e-3)
     np.testing.assert_allclose(found["average"], one["average"], rtol=1e-5)

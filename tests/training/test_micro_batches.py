@@ -31,7 +31,8 @@ def test_accelerators_and_several_devices_take_the_batch_whole(monkeypatch, plat
 
 def test_a_config_names_the_number_or_leaves_it_to_the_rule():
     one = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    config, product = digits.get_config(), lambda seed: jnp.ones((2, 2)) @ jnp.full((2, 2), seed)
+    config = digits.get_config()
+    product = lambda seed: jnp.ones((2, 2)) @ jnp.full((2, 2), seed)
     assert resolve.micro_batches(config, one, product) == 4
     config.train.accumulate = 2
     assert resolve.micro_batches(config, one, product) == 2
@@ -44,7 +45,8 @@ def test_a_config_names_the_number_or_leaves_it_to_the_rule():
 
 def convolution(side: int, stride: int):
     """A convolution in a compiled function, which is where networks have theirs."""
-    kernel, names = jnp.ones((side, side, 1, 1)), ("NHWC", "HWIO", "NHWC")
+    kernel = jnp.ones((side, side, 1, 1))
+    names = ("NHWC", "HWIO", "NHWC")
     inner = lambda x: jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=names)
     return lambda x: jax.lax.scan(lambda carry, _: (jax.jit(inner)(x).mean() + carry, None), 0.0, None, length=2)[0]
 

@@ -15,12 +15,15 @@ def test_first_two_updates_by_hand():
     optimizer = adamw(learning_rate=0.1, weight_decay=0.01, b1=0.9, b2=0.99, clip=1.0)
     params = {"w": jnp.asarray([1.0, -2.0])}
     state = optimizer.init(params)
-    w, m, v = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+    w = np.array([1.0, -2.0])
+    m = np.zeros(2)
+    v = np.zeros(2)
     for k in (1, 2):
         updates, state = optimizer.update({"w": jnp.asarray([3.0, 4.0])}, state, params)
         params = optax.apply_updates(params, updates)
         g = np.array([3.0, 4.0]) / 5.0
-        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+        m = 0.9 * m + 0.1 * g
+        v = 0.99 * v + 0.01 * g**2
         w = w - 0.1 * (m / (1 - 0.9**k) / (np.sqrt(v / (1 - 0.99**k)) + 1e-8) + 0.01 * w)
         np.testing.assert_allclose(params["w"], w, rtol=1e-5)
 
@@ -29,10 +32,13 @@ def test_gradients_are_clipped_and_updates_are_not():
     """A gradient of norm 5 counts as one of norm 1 beside a later one of norm 0.5; steps are as long as the rate."""
     optimizer = adamw(learning_rate=10.0, b1=0.9, b2=0.99, clip=1.0)
     params = jnp.zeros(2)
-    state, m, v = optimizer.init(params), np.zeros(2), np.zeros(2)
+    state = optimizer.init(params)
+    m = np.zeros(2)
+    v = np.zeros(2)
     for k, (gradient, clipped) in enumerate([([3.0, 4.0], [0.6, 0.8]), ([-0.3, 0.4], [-0.3, 0.4])], 1):
         updates, state = optimizer.update(jnp.asarray(gradient), state, params)
-        m, v = 0.9 * m + 0.1 * np.array(clipped), 0.99 * v + 0.01 * np.array(clipped) ** 2
+        m = 0.9 * m + 0.1 * np.array(clipped)
+        v = 0.99 * v + 0.01 * np.array(clipped) ** 2
         np.testing.assert_allclose(updates, -10.0 * (m / (1 - 0.9**k)) / np.sqrt(v / (1 - 0.99**k)), rtol=1e-5)
 
 
@@ -111,13 +117,18 @@ def orthogonalized(g):
 def test_two_steps_of_muon_by_hand():
     """Each layer of a stack by itself; attention's output joins heads and sizes; all else by Nesterov's Adam."""
     rng = np.random.default_rng(0)
-    shapes = {"blocks": {"qkv": {"kernel": (2, 6, 3, 2, 2), "bias": (2, 3, 2, 2)}, "out": {"kernel": (2, 2, 2, 6)}},
-              "final": {"kernel": (6, 4)}}  # fmt: skip
+    shapes = {
+        "blocks": {"qkv": {"kernel": (2, 6, 3, 2, 2), "bias": (2, 3, 2, 2)}, "out": {"kernel": (2, 2, 2, 6)}},
+        "final": {"kernel": (6, 4)},
+    }
     draw = lambda: jax.tree.map(rng.standard_normal, shapes, is_leaf=lambda x: isinstance(x, tuple))
-    params, gradients = draw(), [draw(), draw()]
+    params = draw()
+    gradients = [draw(), draw()]
     matrices = {"qkv": (6, 12), "out": (4, 6)}
-    optimizer, plain = muon(learning_rate=0.1, weight_decay=0.01), optax.nadam(0.1)
-    state, plain_state = optimizer.init(params), plain.init(params)
+    optimizer = muon(learning_rate=0.1, weight_decay=0.01)
+    plain = optax.nadam(0.1)
+    state = optimizer.init(params)
+    plain_state = plain.init(params)
     moved, plainly = params, params
     moment = {name: np.zeros((2, *shape)) for name, shape in matrices.items()}
     expected = {name: params["blocks"][name]["kernel"].reshape(2, *shape) for name, shape in matrices.items()}
@@ -149,10 +160,12 @@ def test_hidden_matrices_of_a_transformer():
     told = lambda x: isinstance(x, contrib.MuonDimensionNumbers)
     found = jax.tree_util.tree_leaves_with_path(hidden_matrices(shapes), is_leaf=told)
     assert {leaf_names.leaf_name(path): axes.reduction_axis for path, axes in found} == {
-        "params/blocks/attention/out/kernel": (1, 2), "params/blocks/attention/qkv/kernel": (1,),
-        "params/blocks/mlp/hidden/kernel": (1,), "params/blocks/mlp/out/kernel": (1,),
+        "params/blocks/attention/out/kernel": (1, 2),
+        "params/blocks/attention/qkv/kernel": (1,),
+        "params/blocks/mlp/hidden/kernel": (1,),
+        "params/blocks/mlp/out/kernel": (1,),
         "params/blocks/modulation/dense/kernel": (1,),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(("changes", "words"), [({"momentum": 1.0}, "momentum = 1.0"), ({"clip": -1.0}, "clip = -1.0")])

@@ -13,7 +13,8 @@ PARAMS = np.cumsum(np.random.default_rng(0).standard_normal((64, 3)), axis=0)  #
 
 def averages(ema, steps=64):
     """The state after every update, [0] after none."""
-    update, states = jax.jit(ema.update), [ema.init(jnp.full(3, 100.0))]
+    update = jax.jit(ema.update)
+    states = [ema.init(jnp.full(3, 100.0))]
     for k in range(steps):
         states.append(update(states[-1], jnp.asarray(PARAMS[k], jnp.float32), jnp.asarray(k)))
     return states
@@ -74,7 +75,8 @@ def test_tracked_averages_are_each_its_own():
 
 # Reconstruction.
 
-STEPS, WIDTHS = np.repeat(np.arange(8, 65, 8), 2), np.tile([0.05, 0.1], 8)
+STEPS = np.repeat(np.arange(8, 65, 8), 2)
+WIDTHS = np.tile([0.05, 0.1], 8)
 
 
 @pytest.mark.parametrize("k", [0, 5, 15])
@@ -90,8 +92,9 @@ def test_weights_are_the_least_squares_fit_of_the_profile(step, sigma_rel):
     profile = lambda t, s: np.where(tau < t, (gamma(s) + 1) * (tau / t) ** gamma(s) / t, 0)
     stored = np.stack([profile(t, s) for t, s in zip(STEPS, WIDTHS)], axis=1)
     expected = np.linalg.lstsq(stored, profile(step, sigma_rel), rcond=None)[0]
-    np.testing.assert_allclose(reconstruction_weights(STEPS, WIDTHS, step, sigma_rel), expected / expected.sum(),
-                               atol=2e-3)
+    np.testing.assert_allclose(
+        reconstruction_weights(STEPS, WIDTHS, step, sigma_rel), expected / expected.sum(), atol=2e-3
+    )
 
 
 @pytest.mark.parametrize("step, sigma_rel", [(64, 0.07), (64, 0.15), (40, 0.08)])

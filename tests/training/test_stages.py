@@ -11,7 +11,8 @@ from diffusion.training.stages import staged
 
 def test_a_stage_begins_with_the_student_as_its_teacher():
     """By hand: each step adds the teacher to the student, and the average is half of the way to it."""
-    optimizer, ema = optax.sgd(0.1, momentum=0.9), ema_lib.exponential_moving_average(0.5, warmup=False)
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    ema = ema_lib.exponential_moving_average(0.5, warmup=False)
 
     def step(now, batch, key):
         assert (batch, key) == ("batch", "key")
@@ -28,7 +29,7 @@ def test_a_stage_begins_with_the_student_as_its_teacher():
         momentum = optax.tree_utils.tree_get(now.opt_state, "trace")
         seen.append([float(x) for x in (now.params, now.ema, now.frozen["teacher"], momentum)])
     # At steps 2 and 4 the average becomes teacher, student and average; the momentum starts from nothing.
-    np.testing.assert_array_equal(seen, [
-        [3, 2, 2, 1], [5, 3.5, 2, 2], [7, 5.25, 3.5, 1], [10.5, 7.875, 3.5, 2], [15.75, 11.8125, 7.875, 1],
-    ])  # fmt: skip
+    np.testing.assert_array_equal(
+        seen, [[3, 2, 2, 1], [5, 3.5, 2, 2], [7, 5.25, 3.5, 1], [10.5, 7.875, 3.5, 2], [15.75, 11.8125, 7.875, 1]]
+    )
     assert int(now.step) == 5

@@ -32,8 +32,12 @@ def test_takes_the_average_of_another_run(source_run, tmp_path):
 def test_names_each_leaf_that_is_skipped_and_why(source_run):
     _, average = source_run
     ours = {**toys.make_state().params, "out": {"kernel": jnp.zeros((9, 2))}, "new": jnp.ones(3)}
-    source = {"hidden/kernel": average["hidden"]["kernel"], "hidden/bias": average["hidden"]["bias"],
-              "out/kernel": average["out"]["kernel"], "old": np.zeros(1)}
+    source = {
+        "hidden/kernel": average["hidden"]["kernel"],
+        "hidden/bias": average["hidden"]["bias"],
+        "out/kernel": average["out"]["kernel"],
+        "old": np.zeros(1),
+    }
     params, taken, skipped = warm_start(ours, source, pattern="kernel|new")
     assert taken == ["hidden/kernel"]
     np.testing.assert_array_equal(params["hidden"]["kernel"], average["hidden"]["kernel"])

@@ -26,11 +26,11 @@ class Section(NamedTuple):
     """One table.
 
     Attributes:
-      title: its heading.
-      module: where its members are public.
-      facts: keys that every member's Facts have, which are the columns; the first tells a member whose type does not.
-      returns: names of the return types whose functions are members.
-      summary: whether the first sentence of the docstring is a column.
+        title: its heading.
+        module: where its members are public.
+        facts: keys that every member's Facts have, which are the columns; the first tells a member whose type does not.
+        returns: names of the return types whose functions are members.
+        summary: whether the first sentence of the docstring is a column.
     """
 
     title: str
@@ -58,20 +58,36 @@ PAGES = {
         Section("Their plans and measures", "diffusion.samplers", ("paper",), ("Plan",), summary=True),
     ),
     "guidance": (
-        Section("Guidance", "diffusion.guidance", ("nfe", "neutral", "paper"), ("Denoiser", "Memory", "Unpaired"),
-                summary=True),
+        Section(
+            "Guidance",
+            "diffusion.guidance",
+            ("nfe", "neutral", "paper"),
+            ("Denoiser", "Memory", "Unpaired"),
+            summary=True,
+        ),
         Section("Editing", "diffusion.editing", ("paper",), (), summary=True),
     ),
-}  # fmt: skip
+}
 DIAGRAMS = {  # pages of diagrams: the first indented block of a module's docstring, by its heading
     "models": {
-        "DiT, SiT": "dit", "PixArt": "pixart", "U-ViT": "u_vit", "Stable Diffusion 3": "mmdit", "Flux": "flux",
-        "Stable Diffusion 1, 2, XL": "conditional_unet", "ControlNet": "control_net", "DDPM, ADM": "unet",
-        "DDPM++, NCSN++": "song_unet", "EDM2": "edm2_unet", "KL autoencoder": "autoencoder_kl",
-        "VQ autoencoder": "autoencoder_vq", "Encoder and decoder of both": "encoder_decoder",
-        "Deep-compression autoencoder": "autoencoder_dc", "CLIP": "clip", "T5": "t5",
-    },
-}  # fmt: skip
+        "DiT, SiT": "dit",
+        "PixArt": "pixart",
+        "U-ViT": "u_vit",
+        "Stable Diffusion 3": "mmdit",
+        "Flux": "flux",
+        "Stable Diffusion 1, 2, XL": "conditional_unet",
+        "ControlNet": "control_net",
+        "DDPM, ADM": "unet",
+        "DDPM++, NCSN++": "song_unet",
+        "EDM2": "edm2_unet",
+        "KL autoencoder": "autoencoder_kl",
+        "VQ autoencoder": "autoencoder_vq",
+        "Encoder and decoder of both": "encoder_decoder",
+        "Deep-compression autoencoder": "autoencoder_dc",
+        "CLIP": "clip",
+        "T5": "t5",
+    }
+}
 TITLES = {"nfe": "NFE", "end": "alpha and sigma at t_max"}
 
 
@@ -79,7 +95,8 @@ def members(section: Section) -> dict[str, Callable]:
     """The functions that a section's table lists, by name, in the order of their module's list."""
     module = importlib.import_module(section.module)
     names = getattr(module, "__all__", None) or [
-        name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__
+    ]
     found = {name: getattr(module, name) for name in names if not name.startswith("_")}
     return {name: value for name, value in found.items() if inspect.isfunction(value) and _section(value, section)}
 
@@ -110,9 +127,10 @@ def facts(function: Callable) -> dict[str, str]:
     """The Facts of a docstring, by key, each in one line.
 
     Raises:
-      ValueError: if there is no such section, or a line of it is not "key: value" nor the continuation of one.
+        ValueError: if there is no such section, or a line of it is not "key: value" nor the continuation of one.
     """
-    lines, place = (inspect.getdoc(function) or "").splitlines(), f"{function.__module__}.{function.__qualname__}"
+    lines = (inspect.getdoc(function) or "").splitlines()
+    place = f"{function.__module__}.{function.__qualname__}"
     if "Facts:" not in lines:
         raise ValueError(f"{place}: its docstring has no Facts:")
     found, key = {}, ""
@@ -145,10 +163,13 @@ def mistakes(section: Section) -> list[str]:
         except ValueError as error:
             wrong.append(str(error))
             continue
-        missing, unknown = set(section.facts) - found.keys(), found.keys() - set(section.facts)
+        missing = set(section.facts) - found.keys()
+        unknown = found.keys() - set(section.facts)
         wrong += [f"{section.module}.{name}: its Facts lack {key}" for key in sorted(missing)]
-        wrong += [f"{section.module}.{name}: its Facts have {key}, which is none of {', '.join(section.facts)}"
-                  for key in sorted(unknown)]
+        wrong += [
+            f"{section.module}.{name}: its Facts have {key}, which is none of {', '.join(section.facts)}"
+            for key in sorted(unknown)
+        ]
     return wrong
 
 
@@ -166,7 +187,7 @@ def diagram(module: str) -> str:
     """The first indented block of a model's docstring, in Markdown.
 
     Raises:
-      ValueError: if there is none.
+        ValueError: if there is none.
     """
     text = importlib.import_module(f"diffusion.models.{module}").__doc__ or ""
     block = re.search(r"\n\n((?: {4}.*\n|\n(?= {4}))+)", text)
@@ -187,11 +208,12 @@ def written(page: str, text: str) -> str:
     """A page with its generated part made anew.
 
     Raises:
-      ValueError: if the page has not one pair of markers.
+        ValueError: if the page has not one pair of markers.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"docs/{page}.md must hold the lines {BEGIN!r} and {END!r} once, in this order")
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    before = text[: text.index(BEGIN)]
+    after = text[text.index(END) :]
     made = [table(section) for section in PAGES.get(page, ())]
     made += [f"### {title}\n\n{diagram(module)}" for title, module in DIAGRAMS.get(page, {}).items()]
     return "\n\n".join([before + BEGIN, *made, after])

@@ -33,10 +33,15 @@ FLOW = schedules.rectified_flow()
 def schedules_picture() -> Figure:
     """The coefficients and log-SNR of the schedules by t, and one mixture under three of them at six times."""
     made = {
-        "rectified_flow": FLOW, "cosine": schedules.cosine(), "linear_beta": schedules.linear_beta(),
-        "scaled_linear": schedules.scaled_linear(), "sigmoid": schedules.sigmoid(), "sub_vp": schedules.sub_vp(),
-        "variance_exploding": schedules.variance_exploding(), "edm": schedules.edm(),
-    }  # fmt: skip
+        "rectified_flow": FLOW,
+        "cosine": schedules.cosine(),
+        "linear_beta": schedules.linear_beta(),
+        "scaled_linear": schedules.scaled_linear(),
+        "sigmoid": schedules.sigmoid(),
+        "sub_vp": schedules.sub_vp(),
+        "variance_exploding": schedules.variance_exploding(),
+        "edm": schedules.edm(),
+    }
     near = {"cosine": " (near: trigonometric)", "linear_beta": " (near: variance_preserving)"}
     figure = Figure(figsize=(11, 8.6), dpi=110, layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1.9))
@@ -54,15 +59,20 @@ def schedules_picture() -> Figure:
     panels[2].set_ylim(-12, 12)
     above.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=4)
     shown, times = ("rectified_flow", "linear_beta", "variance_exploding"), (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-    below.suptitle("a mixture of three Gaussians under $x_t = \\alpha x_0 + \\sigma\\,\\varepsilon$, "
-                   "each picture in units of $\\sqrt{\\alpha^2 + \\sigma^2}$", fontsize=11)  # fmt: skip
-    data, random = oracles.three_gaussians(), np.random.default_rng(0)
+    below.suptitle(
+        "a mixture of three Gaussians under $x_t = \\alpha x_0 + \\sigma\\,\\varepsilon$, "
+        "each picture in units of $\\sqrt{\\alpha^2 + \\sigma^2}$",
+        fontsize=11,
+    )
+    data = oracles.three_gaussians()
+    random = np.random.default_rng(0)
     x0, component = _draw(data, 450, random)
     x0 = 1.3 * x0
     eps = random.standard_normal(x0.shape)
     for row, name in zip(below.subplots(len(shown), len(times)), shown):
         for panel, t in zip(row, times):
-            alpha, sigma = float(made[name].alpha(t)), float(made[name].sigma(t))
+            alpha = float(made[name].alpha(t))
+            sigma = float(made[name].sigma(t))
             x = (alpha * x0 + sigma * eps) / np.hypot(alpha, sigma)
             panel.scatter(*x.T, s=3, c=np.array([BLUE, ORANGE, GREEN])[component], linewidths=0, alpha=0.7)
             _square(panel, 3.0)
@@ -73,9 +83,16 @@ def schedules_picture() -> Figure:
 
 def samplers_picture() -> Figure:
     """The ways of six samplers in eight evaluations, the exact flow in grey."""
-    names = {"ddim": samplers.ddim(), "heun": samplers.heun(), "dpmpp_2m": samplers.dpmpp_2m(),
-             "unipc": samplers.unipc(), "dpm_solver_3": samplers.dpm_solver_3(), "ddpm": samplers.ddpm()}  # fmt: skip
-    data, evaluations = oracles.three_gaussians(), 8
+    names = {
+        "ddim": samplers.ddim(),
+        "heun": samplers.heun(),
+        "dpmpp_2m": samplers.dpmpp_2m(),
+        "unipc": samplers.unipc(),
+        "dpm_solver_3": samplers.dpm_solver_3(),
+        "ddpm": samplers.ddpm(),
+    }
+    data = oracles.three_gaussians()
+    evaluations = 8
     x = jnp.asarray(scipy.stats.norm.ppf(scipy.stats.qmc.Sobol(2, seed=3).random(16)))
     exact = _way(samplers.rk4(), exact_denoiser(data, FLOW), x, timesteps.uniform(FLOW, 200))
     figure = Figure(figsize=(11, 7.6), dpi=110, layout="constrained")
@@ -99,7 +116,8 @@ def samplers_picture() -> Figure:
 
 def objectives_picture() -> Figure:
     """What denoising, flow matching with two couplings, and flow maps are taught, exactly."""
-    near, random = oracles.three_gaussians(), np.random.default_rng(1)
+    near = oracles.three_gaussians()
+    random = np.random.default_rng(1)
     data = near._replace(means=2 * near.means, variances=0.6 * near.variances)
     figure = Figure(figsize=(11, 3.5), dpi=110, layout="constrained")
     field, independent, transport, jumps = figure.subplots(1, 4)
@@ -131,8 +149,16 @@ def objectives_picture() -> Figure:
     _contours(jumps, data)
     jumps.add_collection(LineCollection(way.swapaxes(0, 1), colors=GREY, linewidths=1.2))
     for i in (0, 40, 70):
-        jumps.quiver(*way[i].T, *(way[-1] - way[i]).T, color=BLUE, angles="xy", scale_units="xy", scale=1, width=0.005,
-                     alpha=0.35 + 0.6 * i / 100)  # fmt: skip
+        jumps.quiver(
+            *way[i].T,
+            *(way[-1] - way[i]).T,
+            color=BLUE,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.005,
+            alpha=0.35 + 0.6 * i / 100,
+        )
     jumps.scatter(*way[0].T, s=12, facecolors="white", edgecolors=INK, linewidths=0.8, zorder=3)
     jumps.set_title("flow maps (consistency, MeanFlow):\nfrom any $x_t$ to where its flow ends", fontsize=9.5)
     for panel in (field, independent, transport, jumps):
@@ -145,10 +171,14 @@ def guidance_picture() -> Figure:
     means = np.array([[-1.3, 0.9], [-0.2, 1.5], [1.0, 0.9], [-1.0, -0.7], [0.2, -0.1], [1.3, -0.8]])
     axes = [[[0.10, 0.04], [0.04, 0.06]], [[0.05, -0.02], [-0.02, 0.09]], [[0.12, 0.0], [0.0, 0.05]]]
     class_of = lambda rows, spread=0.0: oracles.mixture(
-        np.full(len(rows), 1 / len(rows)), means[rows], [np.add(axes[k % 3], spread * np.eye(2)) for k in rows])
-    ours, both = class_of([0, 1, 2]), class_of([0, 1, 2, 3, 4, 5])
-    cond, uncond = exact_denoiser(ours, FLOW), exact_denoiser(both, FLOW)
-    worse, branches = exact_denoiser(class_of([0, 1, 2], 0.25), FLOW), guidance.separately(cond, uncond)
+        np.full(len(rows), 1 / len(rows)), means[rows], [np.add(axes[k % 3], spread * np.eye(2)) for k in rows]
+    )
+    ours = class_of([0, 1, 2])
+    both = class_of([0, 1, 2, 3, 4, 5])
+    cond = exact_denoiser(ours, FLOW)
+    uncond = exact_denoiser(both, FLOW)
+    worse = exact_denoiser(class_of([0, 1, 2], 0.25), FLOW)
+    branches = guidance.separately(cond, uncond)
     cases = {
         "no guidance": cond,
         "classifier_free, w = 2": guidance.classifier_free(branches, 2.0),
@@ -172,8 +202,12 @@ def guidance_picture() -> Figure:
     return figure
 
 
-FAMILIES = {"schedules": schedules_picture, "objectives": objectives_picture, "samplers": samplers_picture,
-            "guidance": guidance_picture}  # fmt: skip
+FAMILIES = {
+    "schedules": schedules_picture,
+    "objectives": objectives_picture,
+    "samplers": samplers_picture,
+    "guidance": guidance_picture,
+}
 
 
 def _draw(data: oracles.Mixture, number: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

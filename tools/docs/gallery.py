@@ -43,8 +43,15 @@ STRENGTHS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = np.linspace(0, 1, 9)
 UNKNOWN = (206, 222, 242)  # colour of what is to be painted
 MEASURED = 360  # samples of a figure beside the pictures
-LEGEND = {"frameon": False, "fontsize": 7.5, "loc": "upper right", "borderaxespad": 0, "columnspacing": 1,
-          "handlelength": 1.2, "handletextpad": 0.5}  # fmt: skip
+LEGEND = {
+    "frameon": False,
+    "fontsize": 7.5,
+    "loc": "upper right",
+    "borderaxespad": 0,
+    "columnspacing": 1,
+    "handlelength": 1.2,
+    "handletextpad": 0.5,
+}
 SWEEP = "configs/sweeps/digits_steps.py"
 
 
@@ -99,38 +106,54 @@ def samples(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 def trajectory(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """The run's own picture."""
     _copy(folder / "trajectory.png", place / "trajectory.png")
-    return Shown(_shell("sample", f"--workdir={folder}"),
-                 "The sample x_t on its way, and what the network takes the digit for at each time.")  # fmt: skip
+    return Shown(
+        _shell("sample", f"--workdir={folder}"),
+        "The sample x_t on its way, and what the network takes the digit for at each time.",
+    )
 
 
 def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """The same noise under growing scales, with figures."""
-    run, number = trained_run.load(folder), MEASURED
-    labels, seeds = generate.balanced_labels(number, _classes(run)), generate.seeds(run.config, number)
+    run = trained_run.load(folder)
+    number = MEASURED
+    labels = generate.balanced_labels(number, _classes(run))
+    seeds = generate.seeds(run.config, number)
     made, table = [], []
     for scale in SCALES:
         at = run.changed({"sample.guidance.scale": scale, "sample.number": number})
         images = generate.generator(at.config, at.shape).images(at.params, labels, seeds)
         found = measures.evaluate_samples(images, labels, _evaluated(at.config))
         made.append(images)
-        table.append(f"| {scale:g} | {100 * found['asked_class']:.1f} % | {found['fd_classifier']:.3g} "
-                     f"({found['fd_classifier_over_floor']:.2f}) |")  # fmt: skip
+        table.append(
+            f"| {scale:g} | {100 * found['asked_class']:.1f} % | {found['fd_classifier']:.3g} "
+            f"({found['fd_classifier_over_floor']:.2f}) |"
+        )
     rows = [row for row in (3, 5, 8, 9, 2) if row < _classes(run)]
     shown = np.stack(made, axis=1)  # [number, scales, H, W, C]
     blocks = [figures.paper(shown[rows]), figures.paper(shown[[row + _classes(run) for row in rows]])]
     texts = [f"w = {SCALES[0]:g}", *(f"{scale:g}" for scale in SCALES[1:])]
-    figures.mosaic(blocks, [str(row) for row in rows], (texts, texts), place / "guidance.png",
-                   ("guidance w, one noise a row", "other seeds"))  # fmt: skip
+    figures.mosaic(
+        blocks,
+        [str(row) for row in rows],
+        (texts, texts),
+        place / "guidance.png",
+        ("guidance w, one noise a row", "other seeds"),
+    )
     words = f"--workdir={folder}", f"--out={folder}/guided", "--config.sample.guidance.scale=4"
-    return Shown(_shell("sample", *words), "\n".join([
-        "Classifier-free guidance, cond + (w - 1)(cond - uncond): w = 0 ignores the class that is asked for, 1 is no "
-        "guidance; too much of it makes all digits of a class alike.",
-        "",
-        f"| w | asked class recognised | Frechet distance, classifier features, N = {_real_number(run)} (times the "
-        "floor) |",
-        "| --- | --- | --- |",
-        *table,
-    ]))  # fmt: skip
+    return Shown(
+        _shell("sample", *words),
+        "\n".join(
+            [
+                "Classifier-free guidance, cond + (w - 1)(cond - uncond): w = 0 ignores the class that is asked for, 1 "
+                "is no guidance; too much of it makes all digits of a class alike.",
+                "",
+                f"| w | asked class recognised | Frechet distance, classifier features, N = {_real_number(run)} (times"
+                " the floor) |",
+                "| --- | --- | --- |",
+                *table,
+            ]
+        ),
+    )
 
 
 def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
@@ -142,18 +165,26 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     for name in SAMPLERS:
         found = []
         for steps in STEPS:
-            sampler, plan = names.SAMPLERS[name](), timesteps.plan(run.changed({"sample.steps": steps}).grid)
+            sampler = names.SAMPLERS[name]()
+            plan = timesteps.plan(run.changed({"sample.steps": steps}).grid)
             found.append(to_uint8(samplers.sample(sampler, run.denoise(labels), run.schedule, x, plan, keys)))
         for block, images in zip(blocks, np.swapaxes(found, 0, 1)):
             block.append(images)
     texts = [f"{STEPS[0]} step", *map(str, STEPS[1:])]
-    figures.mosaic([figures.paper(np.stack(block)) for block in blocks], SAMPLERS, (texts, texts),
-                   place / "samplers.png", ("seed 0", "seed 1"))  # fmt: skip
+    figures.mosaic(
+        [figures.paper(np.stack(block)) for block in blocks],
+        SAMPLERS,
+        (texts, texts),
+        place / "samplers.png",
+        ("seed 0", "seed 1"),
+    )
     words = f"--workdir={folder}", f"--out={folder}/unipc", "--config.sample.sampler.name=unipc"
-    return Shown(_shell("sample", *words, "--config.sample.steps=8"),
-                 "The same noise in every field; heun evaluates the network twice a step. The first "
-                 "four are deterministic and come to one picture; ddpm and dpmpp_2m_sde add noise of their own. All of "
-                 "them: [samplers](../samplers.md).")  # fmt: skip
+    return Shown(
+        _shell("sample", *words, "--config.sample.steps=8"),
+        "The same noise in every field; heun evaluates the network twice a step. The first "
+        "four are deterministic and come to one picture; ddpm and dpmpp_2m_sde add noise of their own. All of "
+        "them: [samplers](../samplers.md).",
+    )
 
 
 def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
@@ -163,17 +194,25 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     height, width = run.shape[:2]
     upper = np.arange(height)[:, None, None] < height // 2
     painted = inpaint(run, images, labels, upper)
-    top, left = height // 4, width // 4
+    top = height // 4
+    left = width // 4
     around, canvas, known = outpaint(run, images[:, top : height - top, left : width - left], labels)
     black = to_uint8(images)
     tinted = lambda given, mask: np.where(mask, figures.paper(to_uint8(given), black), np.uint8(UNKNOWN))
-    real, made = figures.paper(black), lambda x: figures.paper(to_uint8(x), black)
+    real = figures.paper(black)
+    made = lambda x: figures.paper(to_uint8(x), black)
     rows = [real, tinted(images, upper), made(painted), tinted(canvas, np.asarray(known)), made(around)]
-    figures.mosaic([np.stack(rows)], ["real", "upper half", "inpainted", "middle", "outpainted"],
-                   ([""] * len(images),), place / "editing.png")  # fmt: skip
-    return Shown(_python(inpaint, outpaint),
-                 "Digits of the test split, that training never saw: the lower half, and all but the middle, painted "
-                 "anew (blue is not known). A real digit and a painted one need not be the same.")  # fmt: skip
+    figures.mosaic(
+        [np.stack(rows)],
+        ["real", "upper half", "inpainted", "middle", "outpainted"],
+        ([""] * len(images),),
+        place / "editing.png",
+    )
+    return Shown(
+        _python(inpaint, outpaint),
+        "Digits of the test split, that training never saw: the lower half, and all but the middle, painted "
+        "anew (blue is not known). A real digit and a painted one need not be the same.",
+    )
 
 
 def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
@@ -183,15 +222,19 @@ def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     wanted = {1: 7, 3: 8, 4: 9, 5: 6, 0: 8}
     rows = np.array([row for row in wanted if row < _classes(run)])
     others = np.array([wanted[row] % _classes(run) for row in rows], np.int32)
-    black, grid = to_uint8(images), [figures.paper(to_uint8(images))[rows]]
+    black = to_uint8(images)
+    grid = [figures.paper(to_uint8(images))[rows]]
     for strength in STRENGTHS:
         made = to_uint8(edit(run, images[rows], others, strength))
         grid.append(figures.paper(made, black))
     names_of_rows = [f"{labels[row]} as {other}" for row, other in zip(rows, others)]
     texts = ["real", f"t = {STRENGTHS[0]:g}", *(f"{strength:g}" for strength in STRENGTHS[1:])]
     figures.mosaic([np.stack(grid, axis=1)], names_of_rows, (texts,), place / "sdedit.png")
-    return Shown(_python(edit), "A digit of the test split, noised to time t and sampled from there as another class: "
-                 "the longer the way, the less of it is kept.")  # fmt: skip
+    return Shown(
+        _python(edit),
+        "A digit of the test split, noised to time t and sampled from there as another class: "
+        "the longer the way, the less of it is kept.",
+    )
 
 
 def interpolation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
@@ -201,8 +244,10 @@ def interpolation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     grid = np.stack([to_uint8(between(run, labels, float(weight))) for weight in WEIGHTS], axis=1)
     texts = ["one seed", *(f"{weight:.2g}" for weight in WEIGHTS[1:-1]), "another"]
     figures.mosaic([figures.paper(grid)], [str(label) for label in labels], (texts,), place / "interpolation.png")
-    return Shown(_python(between), "A deterministic sampler maps noise to digits continuously: between two seeds lie "
-                 "digits of the same class.")  # fmt: skip
+    return Shown(
+        _python(between),
+        "A deterministic sampler maps noise to digits continuously: between two seeds lie digits of the same class.",
+    )
 
 
 def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
@@ -220,18 +265,26 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     with files.whole(place / "evaluation.png") as file:
         figure.savefig(file, format="png", metadata={"Software": None})
     _copy(folder / "curves.png", place / "curves.png")
-    return Shown(_shell("evaluate", f"--workdir={folder}"),
-                 "What `report.json` says, each figure beside real images and noise; intervals of 95 %.\n\n"
-                 "![Loss by step, and by t](curves.png)")  # fmt: skip
+    return Shown(
+        _shell("evaluate", f"--workdir={folder}"),
+        "What `report.json` says, each figure beside real images and noise; intervals of 95 %.\n\n"
+        "![Loss by step, and by t](curves.png)",
+    )
 
 
 def of_classes(axes, asked: dict) -> None:
     """Share of each class that the classifier recognises."""
     classes = list(asked["by_class"])
-    axes.bar(np.arange(len(classes)) - 0.2, [100 * asked["by_class"][c] for c in classes], 0.4, color=BLUE,
-             label="samples")  # fmt: skip
-    axes.bar(np.arange(len(classes)) + 0.2, [100 * asked["real"]["by_class"].get(c, np.nan) for c in classes], 0.4,
-             color=FAINT, label="real test images")  # fmt: skip
+    axes.bar(
+        np.arange(len(classes)) - 0.2, [100 * asked["by_class"][c] for c in classes], 0.4, color=BLUE, label="samples"
+    )
+    axes.bar(
+        np.arange(len(classes)) + 0.2,
+        [100 * asked["real"]["by_class"].get(c, np.nan) for c in classes],
+        0.4,
+        color=FAINT,
+        label="real test images",
+    )
     axes.set_xticks(range(len(classes)), classes)
     axes.set(xlabel="class asked for", ylabel="recognised, %", ylim=(80, 105), yticks=range(80, 101, 5))
     _plain(axes, "Asked class")
@@ -247,8 +300,16 @@ def of_distances(axes, frechet: dict) -> None:
         axes.plot(figure["noise"], row, "x", color=ORANGE, label="" if row else "noise")
         low, high = figure["interval"] or (figure["distance"], figure["distance"])
         error = np.clip([[figure["distance"] - low], [high - figure["distance"]]], 0, None)
-        axes.errorbar(figure["distance"], row, xerr=error, fmt="o", color=BLUE, markersize=5, capsize=3,
-                      label="" if row else "samples")  # fmt: skip
+        axes.errorbar(
+            figure["distance"],
+            row,
+            xerr=error,
+            fmt="o",
+            color=BLUE,
+            markersize=5,
+            capsize=3,
+            label="" if row else "samples",
+        )
     axes.set_yticks(range(len(frechet)), list(frechet))
     axes.set(xscale="log", xlabel="Frechet distance", ylim=(-0.6, len(frechet) + 0.2))
     _plain(axes, "Distance to test images")
@@ -260,8 +321,15 @@ def of_neighbours(axes, neighbours: dict) -> None:
     for name, color, label in (("samples", BLUE, "samples"), ("held_out", INK, "real test images")):
         quantiles = {float(q): value for q, value in neighbours[name]["quantiles"].items()}
         known = sorted(quantiles)
-        axes.plot([quantiles[q] for q in known], [100 * q for q in known], marker="o", markersize=3.5, color=color,
-                  linewidth=1.5, label=label)  # fmt: skip
+        axes.plot(
+            [quantiles[q] for q in known],
+            [100 * q for q in known],
+            marker="o",
+            markersize=3.5,
+            color=color,
+            linewidth=1.5,
+            label=label,
+        )
     axes.set(xlabel="to the nearest training image", ylabel="share below, %", ylim=(0, 100), xlim=(0, None))
     _plain(axes, "Copies lie at 0")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
@@ -280,8 +348,11 @@ def sweep(folder: pathlib.Path, place: pathlib.Path) -> Shown:
             page.screenshot(place / "sweep.png", whole=False)
     else:
         print(f"{place / 'sweep.png'} stays as it is: {browser.MISSING}")
-    return Shown(_shell(" ".join(command)), f"[Samplers by their steps](../../{SWEEP}) of the run above: the report "
-                 "that a sweep writes while it runs, one file that works offline: [sweeps](../sweeps.md).")  # fmt: skip
+    return Shown(
+        _shell(" ".join(command)),
+        f"[Samplers by their steps](../../{SWEEP}) of the run above: the report "
+        "that a sweep writes while it runs, one file that works offline: [sweeps](../sweeps.md).",
+    )
 
 
 PICTURES: dict[str, tuple[str, Callable[[pathlib.Path, pathlib.Path], Shown]]] = {
@@ -340,8 +411,9 @@ def _python(*functions: Callable) -> str:
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
     if not source.is_file():
-        raise ConfigError(f"{source} is not there: sample and evaluate the run first (experiments.sample, "
-                          "experiments.evaluate).")  # fmt: skip
+        raise ConfigError(
+            f"{source} is not there: sample and evaluate the run first (experiments.sample, experiments.evaluate)."
+        )
     with files.whole(target) as file, open(source, "rb") as given:
         shutil.copyfileobj(given, file)
 
@@ -368,7 +440,8 @@ def _plain(axes, title: str) -> None:
 
 def main(argv: list[str]) -> None:
     """Draws, and writes the page."""
-    folder, place = pathlib.Path(flags.FLAGS.workdir), pathlib.Path(flags.FLAGS.out)
+    folder = pathlib.Path(flags.FLAGS.workdir)
+    place = pathlib.Path(flags.FLAGS.out)
     wanted = flags.FLAGS.only or list(PICTURES)
     for name in wanted:
         if name not in PICTURES:

@@ -52,12 +52,16 @@ def public_names(root: pathlib.Path = ROOT, package: str = "diffusion") -> dict[
         {module: its names}, sorted; modules that have none of their own are left out.
     """
     found = _modules(root, package)
-    taken = {place for module in found.values() for place in module.taken.values()
-             if place[0].startswith(f"{module.name}.")}  # fmt: skip
+    taken = {
+        place for module in found.values() for place in module.taken.values() if place[0].startswith(f"{module.name}.")
+    }
     public = {}
     for module in found.values():
-        names = [found[place[0]].defined[place[1]]._replace(module=module.name, name=name)
-                 for name, place in module.taken.items() if place[0] in found and place[1] in found[place[0]].defined]
+        names = [
+            found[place[0]].defined[place[1]]._replace(module=module.name, name=name)
+            for name, place in module.taken.items()
+            if place[0] in found and place[1] in found[place[0]].defined
+        ]
         for name in module.defined.values():
             listed = name.name in module.listed if module.listed is not None else name.kind != "constant"
             if listed and not name.name.startswith("_") and (module.name, name.name) not in taken:
@@ -79,8 +83,11 @@ def sentence(docstring: str | None) -> str:
 
 
 def _modules(root: pathlib.Path, package: str) -> dict[str, _Module]:
-    files = [path for path in (root / package).rglob("*.py")
-             if not any(part.startswith("_") and part != "__init__.py" for part in path.relative_to(root).parts)]
+    files = [
+        path
+        for path in (root / package).rglob("*.py")
+        if not any(part.startswith("_") and part != "__init__.py" for part in path.relative_to(root).parts)
+    ]
     read = [_read(path, path.relative_to(root)) for path in files]
     return {module.name: module for module in read}
 

@@ -50,8 +50,9 @@ def groups(readme: str, public: Mapping[str, Sequence[Name]]) -> list[Group]:
     """
     rows = [re.findall(r"`(\w+)`", row) for row in ROW.findall(readme)]
     inside = lambda module, names: module.split(".")[1] in names
-    made = [Group(", ".join(row), [module for name in row for module in public if inside(module, [name])])
-            for row in rows]  # fmt: skip
+    made = [
+        Group(", ".join(row), [module for name in row for module in public if inside(module, [name])]) for row in rows
+    ]
     named = [name for row in rows for name in row]
     return [*made, Group(REST, [module for module in public if module != "diffusion" and not inside(module, named)])]
 
@@ -77,15 +78,28 @@ def index(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]], about:
         about: the sentence of each module.
     """
     count = sum(len(public[module]) for group in grouped for module in group.modules)
-    lines = ["# Public names", "", f"All {count} names that `diffusion` makes public, by the module to import them "
-             "from. Each leads to its arguments, shapes and errors."]  # fmt: skip
+    lines = [
+        "# Public names",
+        "",
+        f"All {count} names that `diffusion` makes public, by the module to import them "
+        "from. Each leads to its arguments, shapes and errors.",
+    ]
     for group in grouped:
         lines += ["", f"## {group.title}"]
         for module in group.modules:
-            lines += ["", f"### [{module}]({place(module).removeprefix('api/')})", "", f"{escaped(about[module])}.", "",
-                      "| name | what it is |", "| --- | --- |"]  # fmt: skip
-            lines += [f"| [`{name.name}`]({place(module).removeprefix('api/')}#{name.path}) "
-                      f"| {escaped(name.sentence)} |" for name in public[module]]  # fmt: skip
+            lines += [
+                "",
+                f"### [{module}]({place(module).removeprefix('api/')})",
+                "",
+                f"{escaped(about[module])}.",
+                "",
+                "| name | what it is |",
+                "| --- | --- |",
+            ]
+            lines += [
+                f"| [`{name.name}`]({place(module).removeprefix('api/')}#{name.path}) | {escaped(name.sentence)} |"
+                for name in public[module]
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -146,7 +160,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the front page and the pages of the API."""
-    readme, public = (ROOT / "README.md").read_text(), public_names.public_names()
+    readme = (ROOT / "README.md").read_text()
+    public = public_names.public_names()
     grouped = groups(readme, public)
     made = {"index.md": front(readme), "api/index.md": index(grouped, public, public_names.module_sentences())}
     made |= {place(module): page(module, public[module]) for group in grouped for module in group.modules}

@@ -43,7 +43,8 @@ def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
     arguments = _arguments(words)
     out = pathlib.Path(arguments.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
-    began, root = time.monotonic(), forks.copy(root, out / "copy")  # as it is now, whatever changes meanwhile
+    began = time.monotonic()  # as it is now, whatever changes meanwhile
+    root = forks.copy(root, out / "copy")
     chosen = _chosen(arguments, root)
     tests = sorted(str(path.relative_to(root)) for path in _files(root, arguments.tests, "test_*.py"))
     forks.prepare()
@@ -60,16 +61,25 @@ def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m tools.mutate", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("sources", nargs="*", default=[f"diffusion/{name}" for name in SOURCES],
-                        help="files and folders to change; the mathematics and the train step if none")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "python -m tools.mutate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        default=[f"diffusion/{name}" for name in SOURCES],
+        help="files and folders to change; the mathematics and the train step if none",
+    )
     parser.add_argument("--per-file", type=int, default=5, help="mutants of each file, on different lines (5)")
     parser.add_argument("--seed", type=int, default=0, help="which of them (0)")
     parser.add_argument("--tests", nargs="+", default=TESTS, help=f"test files and folders ({' '.join(TESTS)})")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (2)")
-    parser.add_argument("--limit", type=float, default=60.0,
-                        help="seconds of tests for one mutant, in the time they take without it (60)")  # fmt: skip
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=60.0,
+        help="seconds of tests for one mutant, in the time they take without it (60)",
+    )
     parser.add_argument("--again", help="a report.json: its survivors alone")
     parser.add_argument("--out", default="runs/mutate", help="reports, map and scratch copies (runs/mutate)")
     return parser.parse_args(words)
@@ -112,10 +122,19 @@ def _outcomes(
     root: pathlib.Path, chosen: list[Mutant], cases: list[Case], out: pathlib.Path, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """What became of each mutant, in their order."""
-    explained, rows, work = _explained(), {}, []
+    explained = _explained()
+    rows = {}
+    work = []
     for mutant in chosen:
-        row = {"name": mutant.name, "path": mutant.path, "line": mutant.line, "kind": mutant.kind, "was": mutant.was,
-               "now": mutant.now, "diff": mutant.diff((root / mutant.path).read_bytes())}  # fmt: skip
+        row = {
+            "name": mutant.name,
+            "path": mutant.path,
+            "line": mutant.line,
+            "kind": mutant.kind,
+            "was": mutant.was,
+            "now": mutant.now,
+            "diff": mutant.diff((root / mutant.path).read_bytes()),
+        }
         rows[mutant] = row
         if why := explained.get((mutant.path, mutant.was, mutant.now)):
             row |= {"outcome": "explained", "why": why}
@@ -139,7 +158,8 @@ def _outcomes(
     copies = [forks.copy(root, out / f"copy_{k}") for k in range(arguments.jobs)]
     do = lambda piece, place: _try(piece[0], piece[1], root, place)
     for done in forks.run_all(work, do, copies, lambda piece: START + 3 * piece[2]):
-        mutant, row = done.work[0], rows[done.work[0]]
+        mutant = done.work[0]
+        row = rows[done.work[0]]
         row["seconds"] = round(done.seconds, 1)
         if done.late:
             row |= {"outcome": "killed", "by": "time limit"}

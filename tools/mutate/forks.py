@@ -109,11 +109,14 @@ def run_all(
         copies: scratch copies, one for each child at a time.
         limit: seconds of a processor that a piece may take, and five times as many by the clock.
     """
-    waiting, free, running = list(work)[::-1], list(copies), {}
+    waiting = list(work)[::-1]
+    free = list(copies)
+    running = {}
     try:
         while waiting or running:
             while waiting and free:
-                piece, place = waiting.pop(), free.pop()
+                piece = waiting.pop()
+                place = free.pop()
                 place.with_suffix(".json").unlink(missing_ok=True)
                 place.with_suffix(".txt").touch()
                 sys.stdout.flush()
@@ -129,7 +132,8 @@ def run_all(
                     _kill(child, bool(ended))
                     del running[child]
                     free.append(place)
-                    answer, said = place.with_suffix(".json"), place.with_suffix(".txt").read_text(errors="replace")
+                    answer = place.with_suffix(".json")
+                    said = place.with_suffix(".txt").read_text(errors="replace")
                     found = json.loads(answer.read_text()) if answer.is_file() and not late else None
                     yield Finished(piece, found, took, late, said[-4000:])
             time.sleep(0.02)

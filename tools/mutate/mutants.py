@@ -59,16 +59,27 @@ def digest(*parts: object) -> str:
 
 
 OPERATORS = {
-    ast.Add: [("sign", "+", "-")], ast.Sub: [("sign", "-", "+")], ast.Mult: [("factor", "*", "/")],
-    ast.Div: [("factor", "/", "*")], ast.Pow: [("factor", "**", "*")], ast.Mod: [("factor", "%", "//")],
-    ast.BitAnd: [("condition", "&", "|")], ast.BitOr: [("condition", "|", "&")],
-    ast.Lt: [("bound", "<", "<="), ("condition", "<", ">")], ast.LtE: [("bound", "<=", "<"), ("condition", "<=", ">")],
-    ast.Gt: [("bound", ">", ">="), ("condition", ">", "<")], ast.GtE: [("bound", ">=", ">"), ("condition", ">=", "<")],
-    ast.Eq: [("condition", "==", "!=")], ast.NotEq: [("condition", "!=", "==")],
-    ast.Is: [("condition", "is", "is not")], ast.IsNot: [("condition", "is not", "is")],
-    ast.In: [("condition", "in", "not in")], ast.NotIn: [("condition", "not in", "in")],
-    ast.And: [("condition", "and", "or")], ast.Or: [("condition", "or", "and")],
-}  # fmt: skip
+    ast.Add: [("sign", "+", "-")],
+    ast.Sub: [("sign", "-", "+")],
+    ast.Mult: [("factor", "*", "/")],
+    ast.Div: [("factor", "/", "*")],
+    ast.Pow: [("factor", "**", "*")],
+    ast.Mod: [("factor", "%", "//")],
+    ast.BitAnd: [("condition", "&", "|")],
+    ast.BitOr: [("condition", "|", "&")],
+    ast.Lt: [("bound", "<", "<="), ("condition", "<", ">")],
+    ast.LtE: [("bound", "<=", "<"), ("condition", "<=", ">")],
+    ast.Gt: [("bound", ">", ">="), ("condition", ">", "<")],
+    ast.GtE: [("bound", ">=", ">"), ("condition", ">=", "<")],
+    ast.Eq: [("condition", "==", "!=")],
+    ast.NotEq: [("condition", "!=", "==")],
+    ast.Is: [("condition", "is", "is not")],
+    ast.IsNot: [("condition", "is not", "is")],
+    ast.In: [("condition", "in", "not in")],
+    ast.NotIn: [("condition", "not in", "in")],
+    ast.And: [("condition", "and", "or")],
+    ast.Or: [("condition", "or", "and")],
+}
 PAIRS = [("min", "max"), ("minimum", "maximum"), ("sin", "cos"), ("sinh", "cosh"), ("sum", "mean"), ("any", "all"),
          ("argmin", "argmax"), ("floor", "ceil"), ("std", "var"), ("zeros", "ones"), ("zeros_like", "ones_like"),
          ("logical_and", "logical_or"), ("alpha", "sigma"), ("x0", "eps"), ("t_min", "t_max"),
@@ -87,11 +98,13 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
         path: as reports name the file.
         source: its text.
     """
-    text, found = _Text(source), {}
+    text = _Text(source)
+    found = {}
     for place in _places(ast.parse(source)):
         for kind, start, end, new in _changes(place.node, text):
             mutated = source[:start] + new.encode() + source[end:]
-            first, last = source.count(b"\n", 0, start), source.count(b"\n", 0, end)
+            first = source.count(b"\n", 0, start)
+            last = source.count(b"\n", 0, end)
             was = _squeezed(source, first, last)
             now = _squeezed(mutated, first, last + mutated.count(b"\n") - source.count(b"\n"))
             mutant = Mutant(path, kind, first + 1, place.lines, place.body, was, now, start, end, new)
@@ -232,9 +245,12 @@ def _is_type(node: ast.AST) -> bool:
     parts = (node.left, node.right) if isinstance(node, ast.BinOp) else ()
     name = lambda part: getattr(part, "id", "")[:1].isupper() and not getattr(part, "id", "").isupper()
     return any(
-        _is_type(part) or (isinstance(part, ast.Constant) and part.value is None) or name(part)
-        or (isinstance(part, ast.Subscript) and name(part.value)) for part in parts
-    )  # fmt: skip
+        _is_type(part)
+        or (isinstance(part, ast.Constant) and part.value is None)
+        or name(part)
+        or (isinstance(part, ast.Subscript) and name(part.value))
+        for part in parts
+    )
 
 
 def _called(node: ast.Call) -> str:
@@ -247,15 +263,18 @@ def _changes(node: ast.AST, text: _Text) -> Iterator[tuple[str, int, int, str]]:
 
     def between(left, right, operator):
         for kind, old, new in OPERATORS.get(type(operator), []):
-            start, end = text.end(left), text.start(right)
+            start = text.end(left)
+            end = text.start(right)
             gap = text.source[start:end].decode()
             yield kind, start, end, gap.replace(old, new, 1)
 
     if isinstance(node, ast.BinOp):
         if isinstance(node.op, ast.BitOr) and _is_type(node):
             return
-        if any(isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", 0), str)
-               for side in (node.left, node.right)):  # fmt: skip
+        if any(
+            isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", 0), str)
+            for side in (node.left, node.right)
+        ):
             return
         yield from between(node.left, node.right, node.op)
         swapped = f"({ast.unparse(ast.BinOp(node.right, node.op, node.left))})"

@@ -83,7 +83,8 @@ class _Lines:
         builtins.__reached__ = lambda path, line: self.lines.add((path, line))  # pyright: ignore
 
     def taken(self) -> dict[str, list[int]]:
-        lines, self.lines = self.lines, set()
+        lines = self.lines
+        self.lines = set()
         found: dict[str, list[int]] = {}
         for path, line in sorted(lines):
             found.setdefault(path, []).append(line)
@@ -103,7 +104,8 @@ class _Recorder:
         self._keep(fixturedef)
 
     def _keep(self, fixturedef) -> None:
-        call, key = fixturedef.func, f"{fixturedef.baseid}::{fixturedef.argname}"
+        call = fixturedef.func
+        key = f"{fixturedef.baseid}::{fixturedef.argname}"
         if getattr(call, "recorded", False):
             return
 
@@ -134,12 +136,17 @@ class _Recorder:
 
     def pytest_runtest_makereport(self, item, call):
         if call.when == "call":
-            fixtures = [f"{d.baseid}::{d.argname}" for name in item.fixturenames
-                        for d in item._fixtureinfo.name2fixturedefs.get(name, ())]  # fmt: skip
+            fixtures = [
+                f"{d.baseid}::{d.argname}"
+                for name in item.fixturenames
+                for d in item._fixtureinfo.name2fixturedefs.get(name, ())
+            ]
             self.cases[item.nodeid] = {
-                "passed": call.excinfo is None, "seconds": call.duration, "lines": self.reached.taken(),
+                "passed": call.excinfo is None,
+                "seconds": call.duration,
+                "lines": self.reached.taken(),
                 "fixtures": fixtures,
-            }  # fmt: skip
+            }
 
 
 def _forget() -> None:
@@ -159,9 +166,14 @@ def _trace(test_file: str, place: pathlib.Path) -> dict[str, Any]:
 
 
 def find(
-    root: pathlib.Path, library: str, tests: Iterable[str], folder: pathlib.Path, jobs: int, limit: float,
+    root: pathlib.Path,
+    library: str,
+    tests: Iterable[str],
+    folder: pathlib.Path,
+    jobs: int,
+    limit: float,
     say: Callable[[str], None],
-) -> list[Case]:  # fmt: skip
+) -> list[Case]:
     """Every test that passes and what it runs; files that have changed since the last time are run again.
 
     Args:
@@ -182,7 +194,9 @@ def find(
 
     folder.mkdir(parents=True, exist_ok=True)
     kept = lambda test: folder / (test.replace("/", ".") + ".json")
-    tests, known, stale = list(tests), {}, []
+    tests = list(tests)
+    known = {}
+    stale = []
     for test in tests:
         record = json.loads(kept(test).read_text()) if kept(test).is_file() else {}
         if record.get("format") == FORMAT and all(printed(path) == was for path, was in record["prints"].items()):

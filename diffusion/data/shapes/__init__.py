@@ -58,12 +58,12 @@ def example(split: str, number: int, seed: int = SEED) -> tuple[np.ndarray, str,
     """Picture `number` of a split, the same whatever others are made.
 
     Args:
-      split: in `SIZES`.
-      number: >= 0.
-      seed: of the whole dataset.
+        split: in `SIZES`.
+        number: >= 0.
+        seed: of the whole dataset.
 
     Returns:
-      (uint8 [64, 64, 3], its caption, what it shows).
+        (uint8 [64, 64, 3], its caption, what it shows).
     """
     lot = scenes.Lot(seed, tuple(SIZES).index(split), number)
     shares = TRAIN_SHARES if split == "train" else scenes.SHARES

@@ -13,9 +13,15 @@ from diffusion.data.shapes.scenes import POSITIONS, RELATIONS, Lot, Scene
 
 SIDE = 64
 PALETTE = {
-    "red": (214, 40, 40), "orange": (240, 125, 20), "yellow": (242, 200, 30), "green": (48, 155, 70),
-    "cyan": (30, 185, 210), "blue": (40, 80, 210), "purple": (125, 55, 170), "pink": (240, 110, 175),
-}  # fmt: skip
+    "red": (214, 40, 40),
+    "orange": (240, 125, 20),
+    "yellow": (242, 200, 30),
+    "green": (48, 155, 70),
+    "cyan": (30, 185, 210),
+    "blue": (40, 80, 210),
+    "purple": (125, 55, 170),
+    "pink": (240, 110, 175),
+}
 PAPERS = ((250, 247, 240), (240, 244, 250), (243, 249, 241), (248, 242, 247))  # no caption says which
 NIGHT = (20, 18, 36)  # behind neon
 PLACES = (16.0, 32.0, 48.0)  # of centres, along each side: a step is a whole number of patches
@@ -34,11 +40,11 @@ def draw(scene: Scene, lot: Lot) -> np.ndarray:
     Objects stand upright at nine places, so that a small transformer can learn the shapes themselves in half an hour.
 
     Args:
-      scene: what to draw.
-      lot: the draws.
+        scene: what to draw.
+        lot: the draws.
 
     Returns:
-      uint8 [64, 64, 3].
+        uint8 [64, 64, 3].
     """
     paper = NIGHT if scene.style == "neon" else lot.pick(PAPERS)
     canvas = np.broadcast_to(np.array(paper, np.float64), (SIDE, SIDE, 3)).copy()
@@ -56,7 +62,8 @@ def _objects(scene: Scene, lot: Lot) -> list[tuple[str, str, float, float, float
     if scene.kind == "one":
         return [(*first, *_place(tuple(POSITIONS).index(scene.position)), lot.between(*RADII[scene.size]))]
     if scene.kind == "several":
-        radius, free = lot.between(*RADIUS_OF_MANY), list(range(len(POSITIONS)))
+        radius = lot.between(*RADIUS_OF_MANY)
+        free = list(range(len(POSITIONS)))
         places = [free.pop(lot.pick(range(len(free)))) for _ in range(scene.count)]
         return [(*first, *_place(place), radius) for place in places]
     if scene.kind == "pair":
@@ -64,8 +71,10 @@ def _objects(scene: Scene, lot: Lot) -> list[tuple[str, str, float, float, float
         upright = RELATIONS.index(scene.relation) >= 2
         ends = (line, 6 + line) if upright else (3 * line, 3 * line + 2)
         one, other = sorted(ends, reverse=scene.relation in ("right of", "below"))
-        return [(*first, *_place(one), lot.between(*RADIUS_OF_TWO)),
-                (*second, *_place(other), lot.between(*RADIUS_OF_TWO))]  # fmt: skip
+        return [
+            (*first, *_place(one), lot.between(*RADIUS_OF_TWO)),
+            (*second, *_place(other), lot.between(*RADIUS_OF_TWO)),
+        ]
     return []
 
 
@@ -82,7 +91,8 @@ def _paint(
     reach = 2 * radius + 8  # what lies farther off does not change
     left, right, top, bottom = (int(np.clip(a + end, 0, SIDE)) for a in centre for end in (-reach, reach))
     canvas = canvas[top:bottom, left:right]
-    x, y = np.arange(left, right) + 0.5 - centre[0], np.arange(top, bottom)[:, None] + 0.5 - centre[1]
+    x = np.arange(left, right) + 0.5 - centre[0]
+    y = np.arange(top, bottom)[:, None] + 0.5 - centre[1]
     distance = DISTANCES[shape](x, y, radius)
     if style != "plain":
         distance = np.abs(distance + STROKE / 2) - STROKE / 2
@@ -102,7 +112,8 @@ def _write(canvas: np.ndarray, word: str, colour: str, lot: Lot) -> None:
     ImageDraw.Draw(small).text((-left, -top), word, fill=255, font=font)
     letters = np.asarray(small).repeat(2, 0).repeat(2, 1)[..., None] / 255.0
     height, width = letters.shape[:2]
-    x, y = (SIDE - width) // 2, int(lot.pick(PLACES)) - height // 2
+    x = (SIDE - width) // 2
+    y = int(lot.pick(PLACES)) - height // 2
     part = canvas[y : y + height, x : x + width]
     part += letters * (np.array(PALETTE[colour]) - part)
 
@@ -116,7 +127,8 @@ def _square(x, y, radius):
 
 
 def _diamond(x, y, radius):
-    wide, high = 0.85 * radius, 1.15 * radius
+    wide = 0.85 * radius
+    high = 1.15 * radius
     return (np.abs(x) / wide + np.abs(y) / high - 1) * wide * high / math.hypot(wide, high)
 
 
@@ -126,7 +138,10 @@ def _triangle(x, y, radius):
 
 
 def _cross(x, y, radius):
-    x, y, long, short = np.abs(x), np.abs(y), radius, 0.36 * radius
+    x = np.abs(x)
+    y = np.abs(y)
+    long = radius
+    short = 0.36 * radius
     return np.minimum(np.maximum(x - long, y - short), np.maximum(x - short, y - long))
 
 
@@ -140,7 +155,8 @@ def _star(x, y, radius):
     radius, inner = 1.15 * radius, 0.5 * radius
     angle = np.abs((np.arctan2(x, -y) + math.pi / 5) % (2 * math.pi / 5) - math.pi / 5)
     distance = np.hypot(x, y)
-    along, off = distance * np.cos(angle), distance * np.sin(angle)
+    along = distance * np.cos(angle)
+    off = distance * np.sin(angle)
     corner = inner * math.cos(math.pi / 5), inner * math.sin(math.pi / 5)
     edge = corner[0] - radius, corner[1]
     return ((along - radius) * edge[1] - off * edge[0]) / math.hypot(*edge)
@@ -149,7 +165,8 @@ def _star(x, y, radius):
 def _heart(x, y, radius):
     """Two round lobes over a right angle that points down."""
     unit = 1.4 * radius
-    x, y = np.abs(x) / unit, (0.75 * radius - y) / unit + 0.08
+    x = np.abs(x) / unit
+    y = (0.75 * radius - y) / unit + 0.08
     lobe = np.hypot(x - 0.25, y - 0.75) - math.sqrt(2) / 4
     half = np.maximum(x + y, 0) / 2
     inside = np.sqrt(np.minimum(x**2 + (y - 1) ** 2, (x - half) ** 2 + (y - half) ** 2)) * np.sign(x - y)
@@ -157,6 +174,12 @@ def _heart(x, y, radius):
 
 
 DISTANCES: dict[str, Distance] = {
-    "circle": _circle, "square": _square, "triangle": _triangle, "diamond": _diamond, "star": _star, "heart": _heart,
-    "cross": _cross, "moon": _moon,
-}  # fmt: skip
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "diamond": _diamond,
+    "star": _star,
+    "heart": _heart,
+    "cross": _cross,
+    "moon": _moon,
+}

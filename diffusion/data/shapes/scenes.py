@@ -16,10 +16,16 @@ COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "moon")
 SIZES = ("small", "medium", "large")
 POSITIONS = {
-    "top left": "in the top left corner", "top": "at the top", "top right": "in the top right corner",
-    "left": "on the left", "middle": "in the middle", "right": "on the right",
-    "bottom left": "in the bottom left corner", "bottom": "at the bottom", "bottom right": "in the bottom right corner",
-}  # fmt: skip
+    "top left": "in the top left corner",
+    "top": "at the top",
+    "top right": "in the top right corner",
+    "left": "on the left",
+    "middle": "in the middle",
+    "right": "on the right",
+    "bottom left": "in the bottom left corner",
+    "bottom": "at the bottom",
+    "bottom right": "in the bottom right corner",
+}
 NUMBERS = ("a", "two", "three", "four", "five")
 RELATIONS = ("left of", "right of", "above", "below")
 STYLES = ("plain", "outlined", "neon")  # "plain" is never said
@@ -39,14 +45,14 @@ class Scene(NamedTuple):
     """What a picture shows; `NONE` for what its kind does not have.
 
     Attributes:
-      kind: in `KINDS`.
-      style: in `STYLES`.
-      colour, shape: of the object, of all objects alike, or of the first of two.
-      size, position: of one object.
-      count: number of objects, 1..5; 0 of a word.
-      relation: of the first object to the second.
-      second_colour, second_shape: of the second object.
-      word: that is written.
+        kind: in `KINDS`.
+        style: in `STYLES`.
+        colour, shape: of the object, of all objects alike, or of the first of two.
+        size, position: of one object.
+        count: number of objects, 1..5; 0 of a word.
+        relation: of the first object to the second.
+        second_colour, second_shape: of the second object.
+        word: that is written.
     """
 
     kind: str
@@ -107,9 +113,9 @@ def draw(lot: Lot, of_withheld: bool = False, shares: Shares = SHARES) -> Scene:
     """Draws a scene; colours, shapes, sizes, places and so on are each as frequent as any other.
 
     Args:
-      lot: the draws.
-      of_withheld: whether the scene is to be a withheld one, else it is not.
-      shares: of kinds and styles.
+        lot: the draws.
+        of_withheld: whether the scene is to be a withheld one, else it is not.
+        shares: of kinds and styles.
     """
     while True:
         scene = _any(lot, shares)
@@ -119,7 +125,9 @@ def draw(lot: Lot, of_withheld: bool = False, shares: Shares = SHARES) -> Scene:
 
 def _any(lot: Lot, shares: Shares) -> Scene:
     kind = lot.pick(KINDS, shares.kinds)
-    style, colour, shape = lot.pick(STYLES, shares.styles), lot.pick(COLOURS), lot.pick(SHAPES)
+    style = lot.pick(STYLES, shares.styles)
+    colour = lot.pick(COLOURS)
+    shape = lot.pick(SHAPES)
     if kind == "one":
         return Scene(kind, style, colour, shape, lot.pick(SIZES), lot.pick(tuple(POSITIONS)))
     if kind == "several":
@@ -127,8 +135,16 @@ def _any(lot: Lot, shares: Shares) -> Scene:
     if kind == "word":
         return Scene(kind, "plain", colour, count=0, word=lot.pick(WORDS))
     others = [one for one in COLOURS if one != colour], [one for one in SHAPES if one != shape]
-    return Scene(kind, style, colour, shape, count=2, relation=lot.pick(RELATIONS),
-                 second_colour=lot.pick(others[0]), second_shape=lot.pick(others[1]))  # fmt: skip
+    return Scene(
+        kind,
+        style,
+        colour,
+        shape,
+        count=2,
+        relation=lot.pick(RELATIONS),
+        second_colour=lot.pick(others[0]),
+        second_shape=lot.pick(others[1]),
+    )
 
 
 def caption(scene: Scene, lot: Lot) -> str:
@@ -139,9 +155,10 @@ def caption(scene: Scene, lot: Lot) -> str:
     told = scene._replace(
         colour=scene.colour if says["colour"] or scene.kind == "pair" else NONE,
         shape=scene.shape if says["shape"] or not says["colour"] or scene.kind == "pair" else NONE,
-        size=scene.size if says["size"] else NONE, position=scene.position if says["position"] else NONE,
+        size=scene.size if says["size"] else NONE,
+        position=scene.position if says["position"] else NONE,
         relation=scene.relation if says["relation"] else NONE,
-    )  # fmt: skip
+    )
     return phrase(told)
 
 
@@ -149,13 +166,17 @@ def phrase(told: Scene) -> str:
     """The caption that says exactly these attributes, `NONE` those that it leaves out: the inverse of `asked`.
 
     Args:
-      told: with `colour` or `shape` or both; its style "plain" is not said.
+        told: with `colour` or `shape` or both; its style "plain" is not said.
     """
     if told.kind == "word":
         return f'the word "{told.word}"' + (f" in {told.colour}" if told.colour != NONE else "")
     said = lambda *words: " ".join(word for word in words if word != NONE)
-    first = said(NUMBERS[told.count - 1] if told.kind == "several" else "a", told.size, told.colour,
-                 ("shape" if told.shape == NONE else told.shape) + "s" * (told.kind == "several"))  # fmt: skip
+    first = said(
+        NUMBERS[told.count - 1] if told.kind == "several" else "a",
+        told.size,
+        told.colour,
+        ("shape" if told.shape == NONE else told.shape) + "s" * (told.kind == "several"),
+    )
     if told.kind == "pair":
         between = "and" if told.relation == NONE else told.relation
         first = f"{first} {between} {said('a', told.second_colour, told.second_shape)}"
@@ -184,7 +205,7 @@ def asked(text: str) -> Scene:
     no style asks for "plain".
 
     Raises:
-      ValueError: for another text; names the word that is not known, or the form.
+        ValueError: for another text; names the word that is not known, or the form.
     """
     told, comma, style = text.strip().partition(", ")
     style = style if comma else "plain"
@@ -195,8 +216,16 @@ def asked(text: str) -> Scene:
     relation = next((one for one in (*RELATIONS, "and") if f" {one} a" in told), "")
     if relation:
         one, other = (_object(text, part.split(), False) for part in told.split(f" {relation} ", 1))
-        return Scene("pair", style, one["colour"], one["shape"], count=2, second_colour=other["colour"],
-                     second_shape=other["shape"], relation=NONE if relation == "and" else relation)  # fmt: skip
+        return Scene(
+            "pair",
+            style,
+            one["colour"],
+            one["shape"],
+            count=2,
+            second_colour=other["colour"],
+            second_shape=other["shape"],
+            relation=NONE if relation == "and" else relation,
+        )
     position = next((name for name, words in POSITIONS.items() if told.endswith(f" {words}")), NONE)
     rest = told.removesuffix(f" {POSITIONS[position]}") if position != NONE else told
     number = _known(text, rest.split()[0].replace("an", "a") if rest.split() else "", NUMBERS)

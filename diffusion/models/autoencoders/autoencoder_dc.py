@@ -76,7 +76,8 @@ class Level(nn.Module):
             if levels.blocks[i] == "ResBlock":
                 x = PlainBlock(levels.norms[i], levels.activations[i], self.dtype, name=f"block_{j}")(x)
             else:
-                scales, norm = levels.scales[i], levels.norms[i]
+                scales = levels.scales[i]
+                norm = levels.norms[i]
                 x = LinearAttention(self.head_size, scales, norm, self.dtype, name=f"mixing_{j}")(x)
                 x = GatedConv(self.dtype, name=f"gated_{j}")(x)
         return x
@@ -193,24 +194,31 @@ class AutoencoderDC(nn.Module):
         for field, entries in levels._asdict().items():
             if len(entries) != count or not count:
                 raise ValueError(f"{side}_levels.{field}={entries}: one entry for each of the {count} levels")
-        for names, kind, field in ((levels.blocks, BLOCKS, "blocks"), (levels.norms, NORMS, "norms"),
-                                   (levels.activations, ACTIVATIONS, "activations")):  # fmt: skip
+        for names, kind, field in (
+            (levels.blocks, BLOCKS, "blocks"),
+            (levels.norms, NORMS, "norms"),
+            (levels.activations, ACTIVATIONS, "activations"),
+        ):
             for name in names:
                 look_up(dict.fromkeys(kind), name, f"{side}_levels.{field}")
         if min(levels.layers[1:], default=1) <= 0 or levels.layers[0] < (0 if count > 1 else 1):
             raise ValueError(f"{side}_levels.layers={levels.layers}: positive numbers, or 0 at the first level")
-        widths = levels.widths[levels.first:]
+        widths = levels.widths[levels.first :]
         for one, next_one in itertools.pairwise(widths):
             if 4 * one % next_one:
-                raise ValueError(f"{side}_levels.widths={levels.widths}: {next_one} does not divide 4 x {one}, and "
-                                 "the shortcut takes means or copies of whole channels")
+                raise ValueError(
+                    f"{side}_levels.widths={levels.widths}: {next_one} does not divide 4 x {one}, and "
+                    "the shortcut takes means or copies of whole channels"
+                )
         for width, block in zip(levels.widths, levels.blocks):
             if block == "EfficientViTBlock" and width % self.head_size:
                 raise ValueError(f"head_size={self.head_size} does not divide the width {width} of {side}_levels")
         shortcut = self.out_shortcut if side == "encoder" else self.in_shortcut
         if shortcut and levels.widths[-1] % self.latent_channels:
-            raise ValueError(f"latent_channels={self.latent_channels} do not divide the last width "
-                             f"{levels.widths[-1]} of {side}_levels, as its shortcut needs")
+            raise ValueError(
+                f"latent_channels={self.latent_channels} do not divide the last width "
+                f"{levels.widths[-1]} of {side}_levels, as its shortcut needs"
+            )
 
     @property
     def factor(self) -> int:

@@ -39,7 +39,7 @@ class AutoencoderKL(nn.Module):
         quantization_convs: a convolution of one pixel behind the encoder, and one before the decoder.
         decoder_conv: whether there is the one before the decoder; None: as `quantization_convs` says of both.
         decoded_channels: of the pictures that are decoded; None: C.
-        scale: of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`; one number or one for each channel.
+        scale: of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
         shift: of the latents, likewise.
         input_range: of the pixels that the network itself takes; ours are in [-1, 1], and are brought there.
         attention: implementation, see `diffusion.models.layers.attention`.
@@ -74,8 +74,15 @@ class AutoencoderKL(nn.Module):
     @property
     def options(self) -> Options:
         """Of the encoder and the decoder."""
-        return Options(self.widths, self.layers, self.groups, self.attention_levels, self.middle_attention,
-                       self.attention, self.dtype)
+        return Options(
+            self.widths,
+            self.layers,
+            self.groups,
+            self.attention_levels,
+            self.middle_attention,
+            self.attention,
+            self.dtype,
+        )
 
     def setup(self):
         self.encoder = Encoder(self.options, 2 * self.latent_channels)

@@ -46,8 +46,9 @@ class TinyEncoder(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, number in enumerate(self.layers):
             if i:
-                x = nn.Conv(self.width, (3, 3), (2, 2), ((1, 1), (1, 1)), use_bias=False, dtype=self.dtype,
-                            name=f"down_{i - 1}")(x)  # fmt: skip
+                x = nn.Conv(
+                    self.width, (3, 3), (2, 2), ((1, 1), (1, 1)), use_bias=False, dtype=self.dtype, name=f"down_{i - 1}"
+                )(x)
             else:
                 x = conv(self.width, dtype=self.dtype, name="conv_in")(x)
             for j in range(number):
@@ -114,8 +115,10 @@ class AutoencoderTiny(nn.Module):
                 raise ValueError(f"{field}={getattr(self, field)} must be positive")
         both = (*self.encoder_layers, *self.decoder_layers)
         if len(self.encoder_layers) != len(self.decoder_layers) or min(both, default=-1) < 0:
-            raise ValueError(f"encoder_layers={self.encoder_layers} and decoder_layers={self.decoder_layers} say a "
-                             "number of blocks, 0 or more, for each level, and have as many levels")
+            raise ValueError(
+                f"encoder_layers={self.encoder_layers} and decoder_layers={self.decoder_layers} say a "
+                "number of blocks, 0 or more, for each level, and have as many levels"
+            )
         look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
         super().__post_init__()
 

@@ -72,18 +72,29 @@ class VQModel(nn.Module):
     def __post_init__(self):
         encoder_decoder.check_options(self.options, self.input_range)
         if bool(self.codes) == bool(self.finite_levels):
-            raise ValueError(f"codes={self.codes}, finite_levels={self.finite_levels}: give one of them, a number of "
-                             "codes or codes=0 and the levels of each channel")
+            raise ValueError(
+                f"codes={self.codes}, finite_levels={self.finite_levels}: give one of them, a number of "
+                "codes or codes=0 and the levels of each channel"
+            )
         if self.finite_levels and len(self.finite_levels) != self.code_channels:
-            raise ValueError(f"finite_levels={self.finite_levels} are {len(self.finite_levels)} for "
-                             f"code_channels={self.code_channels}; give one for each")
+            raise ValueError(
+                f"finite_levels={self.finite_levels} are {len(self.finite_levels)} for "
+                f"code_channels={self.code_channels}; give one for each"
+            )
         super().__post_init__()
 
     @property
     def options(self) -> Options:
         """Of the encoder and the decoder."""
-        return Options(self.widths, self.layers, self.groups, self.attention_levels, self.middle_attention,
-                       self.attention, self.dtype)
+        return Options(
+            self.widths,
+            self.layers,
+            self.groups,
+            self.attention_levels,
+            self.middle_attention,
+            self.attention,
+            self.dtype,
+        )
 
     @property
     def factor(self) -> int:
@@ -131,7 +142,7 @@ class VQModel(nn.Module):
         return quantizers.straight_through(z, values), indices
 
     def look_up(self, indices: jax.Array) -> jax.Array:
-        """The codes [B, h, w, d] of indices int [B, h, w], to be decoded with ``quantize=False``."""
+        """The codes [B, h, w, d] of indices int [B, h, w], to be decoded with `quantize=False`."""
         if self.finite_levels:
             return quantizers.FiniteScalar(self.finite_levels).codes(indices)
         return self.codebook[indices]

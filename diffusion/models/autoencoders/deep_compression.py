@@ -61,8 +61,11 @@ class FixedBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        one, zero, shape = nn.initializers.ones_init(), nn.initializers.zeros_init(), (x.shape[-1],)
-        scale, bias = self.param("scale", one, shape), self.param("bias", zero, shape)
+        one = nn.initializers.ones_init()
+        zero = nn.initializers.zeros_init()
+        shape = (x.shape[-1],)
+        scale = self.param("scale", one, shape)
+        bias = self.param("bias", zero, shape)
         mean, variance = map(jax.lax.stop_gradient, (self.param("mean", zero, shape), self.param("var", one, shape)))
         return ((x - mean) * (jax.lax.rsqrt(variance + 1e-5) * scale) + bias).astype(x.dtype)
 
@@ -120,7 +123,9 @@ class LinearAttention(nn.Module):
         # The published networks cut the 3 C channels into heads first, and each head's 3 d into q, k and v.
         heads = jnp.concatenate(qkv, -1).astype(jnp.float32)
         heads = heads.reshape(batch, height * width, -1, 3, self.head_size)
-        q, k, v = nn.relu(heads[..., 0, :]), nn.relu(heads[..., 1, :]), heads[..., 2, :]
+        q = nn.relu(heads[..., 0, :])
+        k = nn.relu(heads[..., 1, :])
+        v = heads[..., 2, :]
         summed = jnp.einsum("bmhd,bmhe->bhde", k, v)
         weight = jnp.einsum("bnhd,bhd->bnh", q, k.sum(1))
         h = jnp.einsum("bnhd,bhde->bnhe", q, summed) / (weight[..., None] + 1e-15)

@@ -143,8 +143,10 @@ def check_options(options: Options, input_range: tuple[float, float]) -> None:
     look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), attention, "attention")
     look_up(dict.fromkeys(("float32", "bfloat16")), dtype, "dtype")
     if not widths or layers <= 0 or groups <= 0:
-        raise ValueError(f"widths={widths}, layers={layers}, groups={groups}: an autoencoder has at least one level, "
-                         "and positive numbers of layers and groups")
+        raise ValueError(
+            f"widths={widths}, layers={layers}, groups={groups}: an autoencoder has at least one level, "
+            "and positive numbers of layers and groups"
+        )
     for width in widths:
         if width % groups:
             raise ValueError(f"groups={groups} does not divide the width {width} of widths={widths}")
@@ -171,8 +173,10 @@ def check_pictures(x: jax.Array, channels: int, factor: int) -> None:
     height, width = x.shape[1:3]
     if height % factor or width % factor or not height * width:
         nearest = " x ".join(str(max(factor, round(side / factor) * factor)) for side in (height, width))
-        raise ValueError(f"this autoencoder makes pictures {factor} times smaller, and {factor} does not divide "
-                         f"{height} x {width}; the nearest size that it takes is {nearest}")
+        raise ValueError(
+            f"this autoencoder makes pictures {factor} times smaller, and {factor} does not divide "
+            f"{height} x {width}; the nearest size that it takes is {nearest}"
+        )
 
 
 def check_latents(z: jax.Array, channels: int) -> None:

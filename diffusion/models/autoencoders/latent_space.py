@@ -1,8 +1,8 @@
 """Between an autoencoder and a diffusion model: draws from its posterior, and the scale and shift of its latents.
 
-    moments = vae.apply({"params": params}, x, method="encode")
-    z = to_diffusion(draw(moments, keys), vae.scale, vae.shift)      # what a diffusion model is trained on
-    x = vae.apply({"params": params}, from_diffusion(z, vae.scale, vae.shift), method="decode")
+moments = vae.apply({"params": params}, x, method="encode")
+z = to_diffusion(draw(moments, keys), vae.scale, vae.shift)      # what a diffusion model is trained on
+x = vae.apply({"params": params}, from_diffusion(z, vae.scale, vae.shift), method="decode")
 """
 
 from collections.abc import Iterable
@@ -83,7 +83,7 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
         shift = mean(z),    scale = 1 / sqrt(mean((z - shift)^2))
 
     The moments are merged batch by batch in float64, from centred values, and nothing but them is kept. For a stream
-    of images ``estimate(encode(x) for x in batches)``, then ``vae.clone(scale=..., shift=...)``.
+    of images `estimate(encode(x) for x in batches)`, then `vae.clone(scale=..., shift=...)`.
 
     Args:
         latents: batches [B, h, w, D], of any sizes.
@@ -96,13 +96,16 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
     Reference: Chan, Golub & LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979,
     equations 2.1.
     """
-    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    count = 0
+    mean = np.zeros(1)
+    squares = np.zeros(1)
     for batch in latents:
         values = np.asarray(batch, np.float64)
         values = values.reshape(-1, values.shape[-1] if per_channel else 1)
         if not len(values):
             continue
-        size, average = len(values), values.mean(0)
+        size = len(values)
+        average = values.mean(0)
         difference = average - mean
         squares = squares + ((values - average) ** 2).sum(0) + difference**2 * count * size / (count + size)
         count += size
@@ -110,8 +113,10 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
     if not count:
         raise ValueError("the scale of latents is estimated from a stream of them; it was empty")
     if not (np.isfinite(squares).all() and (squares > 0).all()):
-        raise ValueError(f"{count} latents with squared deviations {np.asarray(squares).tolist()} have no scale: "
-                         "they must be finite and vary")
+        raise ValueError(
+            f"{count} latents with squared deviations {np.asarray(squares).tolist()} have no scale: "
+            "they must be finite and vary"
+        )
     scale = (squares / count) ** -0.5
     if per_channel:
         return Scaling(tuple(map(float, scale)), tuple(map(float, mean)))

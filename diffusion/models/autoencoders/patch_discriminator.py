@@ -44,10 +44,13 @@ class PatchDiscriminator(nn.Module):
         """
         least = 3 * 2**self.layers
         if min(x.shape[1:3]) < least:
-            raise ValueError(f"a discriminator of {self.layers} layers judges pictures of at least {least} x {least} "
-                             f"pixels; got {x.shape[1]} x {x.shape[2]}. Take fewer layers")
+            raise ValueError(
+                f"a discriminator of {self.layers} layers judges pictures of at least {least} x {least} "
+                f"pixels; got {x.shape[1]} x {x.shape[2]}. Take fewer layers"
+            )
         for i in range(self.layers + 1):
-            width, last = self.width * min(2**i, 8), i == self.layers
+            width = self.width * min(2**i, 8)
+            last = i == self.layers
             x = self._conv(x, width, 1 if last else 2, f"conv_{i}", bias=i == 0)
             if i:
                 x = GroupNorm(min(self.groups, width), name=f"norm_{i}")(x)
@@ -56,5 +59,13 @@ class PatchDiscriminator(nn.Module):
 
     def _conv(self, x: jax.Array, features: int, stride: int, name: str, bias: bool = True, dtype: str = ""):
         start = nn.initializers.normal(0.02)
-        return nn.Conv(features, (4, 4), (stride, stride), ((1, 1), (1, 1)), use_bias=bias, dtype=dtype or self.dtype,
-                       kernel_init=start, name=name)(x)  # fmt: skip
+        return nn.Conv(
+            features,
+            (4, 4),
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            use_bias=bias,
+            dtype=dtype or self.dtype,
+            kernel_init=start,
+            name=name,
+        )(x)

@@ -244,8 +244,9 @@ class FiniteScalar:
     def bound(self, z: Array) -> Array:
         """[..., D] any numbers -> [..., D] numbers that round to one of the levels."""
         if z.shape[-1] != len(self.levels):
-            raise ValueError(f"z {z.shape} has {z.shape[-1]} numbers a vector, and there are levels for "
-                             f"{len(self.levels)}")
+            raise ValueError(
+                f"z {z.shape} has {z.shape[-1]} numbers a vector, and there are levels for {len(self.levels)}"
+            )
         levels = np.asarray(self.levels)
         half = (levels - 1) * (1 - 1e-3) / 2
         offset = np.where(levels % 2, 0.0, 0.5)

@@ -68,8 +68,8 @@ def weights(size: int, starts: np.ndarray, side: int, overlap: int, margin: int)
     ramps[:-1] *= rise[::-1]
     total = np.zeros(side)
     for start, ramp in zip(starts, ramps):
-        total[start:start + size] += ramp
-    return np.stack([ramp / total[start:start + size] for start, ramp in zip(starts, ramps)]).astype(np.float32)
+        total[start : start + size] += ramp
+    return np.stack([ramp / total[start : start + size] for start, ramp in zip(starts, ramps)]).astype(np.float32)
 
 
 def tiled(
@@ -97,8 +97,10 @@ def tiled(
     """
     sizes = {"tile": tile, "overlap": overlap, "margin": margin}
     if not 0 <= 2 * margin <= overlap or 2 * overlap > tile or tile <= 0 or (margin and 2 * margin == overlap):
-        raise ValueError(f"tile={tile}, overlap={overlap}, margin={margin}: an overlap is at most half of a tile, and "
-                         "a margin less than half of an overlap")
+        raise ValueError(
+            f"tile={tile}, overlap={overlap}, margin={margin}: an overlap is at most half of a tile, and "
+            "a margin less than half of an overlap"
+        )
     if step <= 0 or any(size % step for size in sizes.values()):
         raise ValueError(f"step={step} does not divide each of {sizes}")
 
@@ -114,13 +116,16 @@ def tiled(
         ratio = _ratio(made, piece, step)
 
         scaled = lambda size: size * ratio[0] // ratio[1]
-        ramps = [weights(scaled(one.size), scaled(one.starts), scaled(side), scaled(overlap), scaled(margin))
-                 for one, side in zip(cuts, sides)]  # fmt: skip
+        ramps = [
+            weights(scaled(one.size), scaled(one.starts), scaled(side), scaled(overlap), scaled(margin))
+            for one, side in zip(cuts, sides)
+        ]
         rows, columns = (jnp.asarray(ramp) for ramp in ramps)
 
         def add(result: Any, place: jax.Array) -> tuple[Any, None]:
             i, j = place
-            top, left = jnp.asarray(cuts[0].starts)[i], jnp.asarray(cuts[1].starts)[j]
+            top = jnp.asarray(cuts[0].starts)[i]
+            left = jnp.asarray(cuts[1].starts)[j]
             outputs = function(jax.lax.dynamic_slice(x, (0, top, left, 0), piece.shape))
             weight = rows[i][:, None, None] * columns[j][:, None]
 
@@ -146,8 +151,10 @@ def _ratio(made: Any, piece: jax.ShapeDtypeStruct, step: int) -> tuple[int, int]
     for leaf in jax.tree.leaves(made):
         a = leaf.shape[1]
         if leaf.ndim != 4 or leaf.shape[2] * height != a * piece.shape[2] or step * a % height:
-            raise ValueError(f"a tile {piece.shape} became {leaf.shape}: not a picture of sides that change by one "
-                             f"ratio, a multiple of 1 / step = 1 / {step}")
+            raise ValueError(
+                f"a tile {piece.shape} became {leaf.shape}: not a picture of sides that change by one "
+                f"ratio, a multiple of 1 / step = 1 / {step}"
+            )
         if a != jax.tree.leaves(made)[0].shape[1]:
             raise ValueError("the outputs of a tile have different sides")
     return a, height

@@ -14,8 +14,8 @@ What a layer keeps for one image, in elements, with N tokens of D features, hidd
 |        | attention "matmul"    | 5 N D + H N^2 (none in float32) | H N^2                         | sequence, tensor |
 |        | attention "cudnn"     | 4 N D                          | H N                            | sequence, tensor |
 
-A SwiGLU's M is two thirds (see ``flops.hidden``). The rest of the network keeps, once, N (D + p^2 C) and 8 D of the
-compute type and 2 N D of float32. These are what JAX's linearisation of the code in ``blocks`` keeps (a test compares
+A SwiGLU's M is two thirds (see `flops.hidden`). The rest of the network keeps, once, N (D + p^2 C) and 8 D of the
+compute type and 2 N D of float32. These are what JAX's linearisation of the code in `blocks` keeps (a test compares
 them with it, term by term); XLA may keep less where it finds two equal, and does not on a TPU.
 """
 
@@ -33,14 +33,16 @@ def kept_bytes(
     Args:
         model: the network.
         image_shape: height, width and channels of one image.
-        attention: implementation of attention, never "auto" (see ``attention.choice``).
+        attention: implementation of attention, never "auto" (see `attention.choice`).
         sequence: devices over which the tokens of an image are split.
         tensor: devices over which heads and hidden features are split.
 
     Returns:
         Bytes on each device.
     """
-    n, d, size = tokens(model, image_shape), model.width, BYTES[model.dtype]
+    n = tokens(model, image_shape)
+    d = model.width
+    size = BYTES[model.dtype]
     pixels = model.patch**2 * image_shape[2]
     rest = size * (n * (d + pixels) / sequence + 8 * d) + 4 * 2 * n * d / sequence
     return model.depth * layer_bytes(model, image_shape, attention, model.remat, sequence, tensor) + rest
@@ -49,8 +51,12 @@ def kept_bytes(
 def layer_bytes(
     model: DiT, image_shape: tuple[int, int, int], attention: str, remat: str, sequence: int = 1, tensor: int = 1
 ) -> float:
-    """Returns the bytes that a layer keeps of one image under a ``remat``, on each device; as ``kept_bytes``."""
-    n, d, m, h, size = tokens(model, image_shape), model.width, hidden(model), model.heads, BYTES[model.dtype]
+    """Returns the bytes that a layer keeps of one image under a `remat`, on each device; as `kept_bytes`."""
+    n = tokens(model, image_shape)
+    d = model.width
+    m = hidden(model)
+    h = model.heads
+    size = BYTES[model.dtype]
     if remat == "full":
         return size * n * d / sequence
     if remat == "dots":

@@ -14,7 +14,7 @@ operations in MPICH", section 4), from each device:
 | tensor   | a layer's two sums over heads and hidden features are all-reduced, as their gradients are               |
 | sequence | q, k, v and the output of attention go from tokens to heads and back, as their gradients do             |
 
-Parameters and gradients travel in the compute type. With ``mesh.split = "optimizer"``, whole parameters are gathered
+Parameters and gradients travel in the compute type. With `mesh.split = "optimizer"`, whole parameters are gathered
 once a step, in float32, after the update. XLA may find a cheaper way for small arrays, or choose an all-reduce where
 this says all-gather, as it does on a TPU for an axis over all of a torus.
 """
@@ -36,9 +36,9 @@ class Collective(NamedTuple):
     """What each device sends in a step, by one kind of collective over one group of axes.
 
     Attributes:
-      kind: a key of ``FACTORS``.
-      axes: names of the mesh axes whose devices form a group.
-      bytes: sent by each device in a step.
+        kind: a key of `FACTORS`.
+        axes: names of the mesh axes whose devices form a group.
+        bytes: sent by each device in a step.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Collective(NamedTuple):
 
 
 def sent(kind: str, size: float, devices: int) -> float:
-    """Returns the bytes that each of a group's devices sends for an array of ``size`` bytes; see the table above."""
+    """Returns the bytes that each of a group's devices sends for an array of `size` bytes; see the table above."""
     return FACTORS[kind] * (devices - 1) / devices * size
 
 
@@ -57,16 +57,16 @@ def collectives(
     """Returns the collectives of a train step.
 
     Args:
-      params: pytree of the parameters' jax.ShapeDtypeStruct with shardings.
-      average: likewise, of the moving average, which is split as the optimizer is.
-      mesh: the mesh.
-      model: the network.
-      image_shape: height, width and channels of one image.
-      rows: examples of a step on each device, of all micro-batches.
-      accumulate: micro-batches in a step.
+        params: pytree of the parameters' jax.ShapeDtypeStruct with shardings.
+        average: likewise, of the moving average, which is split as the optimizer is.
+        mesh: the mesh.
+        model: the network.
+        image_shape: height, width and channels of one image.
+        rows: examples of a step on each device, of all micro-batches.
+        accumulate: micro-batches in a step.
 
     Returns:
-      One Collective for each kind and group of axes; none for axes of one device.
+        One Collective for each kind and group of axes; none for axes of one device.
     """
     found: dict[tuple[str, tuple[str, ...]], float] = {}
 
@@ -79,7 +79,8 @@ def collectives(
     size = BYTES[model.dtype]
     parts = mesh.shape.get("fsdp", 1)
     for leaf, of_average in zip(jax.tree.leaves(params), jax.tree.leaves(average), strict=True):
-        split, split_after = "fsdp" in leaf.sharding.spec, "fsdp" in of_average.sharding.spec
+        split = "fsdp" in leaf.sharding.spec
+        split_after = "fsdp" in of_average.sharding.spec
         elements = math.prod(of_average.sharding.shard_shape(leaf.shape)) * (parts if split_after else 1)
         if split:
             add("all-gather", ("fsdp",), 2 * accumulate * size * elements)

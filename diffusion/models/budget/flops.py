@@ -23,7 +23,8 @@ def flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
 
     Reference: Peebles & Xie, 2023, table 4.
     """
-    n, d = tokens(model, image_shape), model.width
+    n = tokens(model, image_shape)
+    d = model.width
     pixels = model.patch**2 * image_shape[2]
     outputs = pixels * (2 if model.learn_sigma else 1)
     ends = n * pixels * d + model.times * (256 * d + d * d) + 2 * d * d + n * d * outputs
@@ -47,7 +48,7 @@ def train_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
 
 
 def recomputed_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
-    """Counts what the backward pass computes once more for one image, by the model's ``remat``.
+    """Counts what the backward pass computes once more for one image, by the model's `remat`.
 
     "full" computes every layer again, "dots" the two products of attention alone (they have batch dimensions, so that
     its policy does not keep them), "none" nothing.
@@ -57,14 +58,10 @@ def recomputed_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
         image_shape: height, width and channels of one image.
 
     Returns:
-        Operations, beyond ``train_flops``.
+        Operations, beyond `train_flops`.
     """
     n = tokens(model, image_shape)
-    again = {
-        "none": 0,
-        "dots": _attention(model, n),
-        "full": _dense(model, n) + _attention(model, n),
-    }
+    again = {"none": 0, "dots": _attention(model, n), "full": _dense(model, n) + _attention(model, n)}
     return 2 * model.depth * again[model.remat]
 
 

@@ -20,14 +20,15 @@ def peak(jaxpr: Any) -> int:
     another view of an array costs nothing. XLA fuses operations, and then needs less.
 
     Args:
-      jaxpr: of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`.
+        jaxpr: of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`.
     """
     last = {}
     for number, equation in enumerate(jaxpr.eqns):
         last |= {variable: number for variable in _variables(equation.invars)}
     last |= {variable: len(jaxpr.eqns) for variable in _variables(jaxpr.outvars)}
     held = {variable: _bytes(variable) for variable in (*jaxpr.invars, *jaxpr.constvars)}
-    inputs, live = set(held), sum(held.values())
+    inputs = set(held)
+    live = sum(held.values())
     most = live
     for number, equation in enumerate(jaxpr.eqns):
         free = equation.primitive.name in FREE
@@ -56,16 +57,18 @@ def check(what: str, needed: int, instead: str) -> None:
     """Refuses what does not fit.
 
     Args:
-      what: is asked for, e.g. "4 pictures of 64 x 64".
-      needed: bytes.
-      instead: what to do, e.g. "ask for fewer".
+        what: is asked for, e.g. "4 pictures of 64 x 64".
+        needed: bytes.
+        instead: what to do, e.g. "ask for fewer".
 
     Raises:
-      Refused: if it needs more than there is; says the estimate.
+        Refused: if it needs more than there is; says the estimate.
     """
     if needed > available():
-        raise limits.Refused(f"{what} would need about {limits.size(needed)} of memory, and there are "
-                             f"{limits.size(available())}: {instead}")  # fmt: skip
+        raise limits.Refused(
+            f"{what} would need about {limits.size(needed)} of memory, and there are "
+            f"{limits.size(available())}: {instead}"
+        )
 
 
 def _beside_its_inputs(jaxpr: Any) -> int:

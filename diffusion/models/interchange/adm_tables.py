@@ -15,17 +15,22 @@ NAME = "ADMUNet"
 
 def _rows(module: UNet) -> list[Row]:
     table = [
-        *linear("time_embed.0", "time_hidden"), *linear("time_embed.2", "time_out"),
-        *conv_rows("input_blocks.0.0", "conv_in"), *norm_rows("out.0", "norm_out"), *conv_rows("out.2", "conv_out"),
-    ]  # fmt: skip
+        *linear("time_embed.0", "time_hidden"),
+        *linear("time_embed.2", "time_out"),
+        *conv_rows("input_blocks.0.0", "conv_in"),
+        *norm_rows("out.0", "norm_out"),
+        *conv_rows("out.2", "conv_out"),
+    ]
     if module.num_classes:
         table.append(Row("label_emb.weight", "classes"))
     number = {"input": 0, "output": -1}  # of the box last read; the first input is the convolution
     attends = tuple(i in module.attention_levels for i in range(len(module.widths)))
     for box in boxes(module.widths, module.widths[0], module.blocks, attends):
-        way, place = {"down": "input", "middle": "middle", "up": "output"}[box.part], 0
+        way = {"down": "input", "middle": "middle", "up": "output"}[box.part]
+        place = 0
         if box.part == "middle":
-            theirs, place = "middle_block", 2 * (box.index or 0)
+            theirs = "middle_block"
+            place = 2 * (box.index or 0)
         else:
             if box.part == "up" and box.index is None:  # it stands behind the level's last block
                 place = 2 if attends[box.level] else 1
@@ -44,10 +49,12 @@ def _rows(module: UNet) -> list[Row]:
 
 def _block_rows(theirs: str, ours: str, shortcut: bool) -> list[Row]:
     rows = [
-        *norm_rows(f"{theirs}.in_layers.0", f"{ours}/norm_1"), *conv_rows(f"{theirs}.in_layers.2", f"{ours}/conv_1"),
+        *norm_rows(f"{theirs}.in_layers.0", f"{ours}/norm_1"),
+        *conv_rows(f"{theirs}.in_layers.2", f"{ours}/conv_1"),
         *linear(f"{theirs}.emb_layers.1", f"{ours}/time"),
-        *norm_rows(f"{theirs}.out_layers.0", f"{ours}/norm_2"), *conv_rows(f"{theirs}.out_layers.3", f"{ours}/conv_2"),
-    ]  # fmt: skip
+        *norm_rows(f"{theirs}.out_layers.0", f"{ours}/norm_2"),
+        *conv_rows(f"{theirs}.out_layers.3", f"{ours}/conv_2"),
+    ]
     return rows + (conv_rows(f"{theirs}.skip_connection", f"{ours}/shortcut") if shortcut else [])
 
 
@@ -55,9 +62,10 @@ def _attention_rows(theirs: str, ours: str, order: str) -> list[Row]:
     kernel, bias = fused(order, ones=1)
     return [
         *norm_rows(f"{theirs}.norm", f"{ours}/norm"),
-        Row(f"{theirs}.qkv.weight", f"{ours}/qkv/kernel", kernel), Row(f"{theirs}.qkv.bias", f"{ours}/qkv/bias", bias),
+        Row(f"{theirs}.qkv.weight", f"{ours}/qkv/kernel", kernel),
+        Row(f"{theirs}.qkv.bias", f"{ours}/qkv/bias", bias),
         *conv_rows(f"{theirs}.proj_out", f"{ours}/out", point_out(1)),
-    ]  # fmt: skip
+    ]
 
 
 MULTIPLIERS = schema.several(schema.number(0, 1024), 1, 16)
@@ -65,27 +73,39 @@ MULTIPLIERS = schema.several(schema.number(0, 1024), 1, 16)
 
 def _build(config: Mapping[str, Any]) -> UNet:
     fields = Fields(NAME, config, ("use_checkpoint", "use_fp16"))
-    for field, valid in (("image_size", SIZE), ("in_channels", SIZE), ("model_channels", SIZE), ("out_channels", SIZE),
-                         ("num_res_blocks", DEPTH), ("attention_resolutions", schema.several(SIZE))):  # fmt: skip
+    for field, valid in (
+        ("image_size", SIZE),
+        ("in_channels", SIZE),
+        ("model_channels", SIZE),
+        ("out_channels", SIZE),
+        ("num_res_blocks", DEPTH),
+        ("attention_resolutions", schema.several(SIZE)),
+    ):
         if fields.take(field, None, schema.optional(valid)) is None:
             raise Refusal(f"{NAME}: the config does not say {field}.")
     features = config["model_channels"]
     fields.only("dims", 2)
     fields.only("conv_resample", True)
-    head_size, heads = fields.take("num_head_channels", -1), fields.take("num_heads", 1)
+    head_size = fields.take("num_head_channels", -1)
+    heads = fields.take("num_heads", 1)
     fields.only("num_heads_upsample", -1, heads)
     widths = tuple(int(features * one) for one in fields.take("channel_mult", (1, 2, 4, 8), MULTIPLIERS))
     module = UNet(
-        widths=widths, blocks=config["num_res_blocks"],
+        widths=widths,
+        blocks=config["num_res_blocks"],
         attention_levels=tuple(i for i in range(len(widths)) if 2**i in config["attention_resolutions"]),
         num_classes=fields.take("num_classes", None, MAYBE_SIZE) or 0,
-        in_channels=config["in_channels"], out_channels=config["out_channels"],
-        heads=heads if head_size == -1 else None, head_size=None if head_size == -1 else head_size,
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
+        heads=heads if head_size == -1 else None,
+        head_size=None if head_size == -1 else head_size,
         scale_shift=fields.take("use_scale_shift_norm", False),
         resample="block" if fields.take("resblock_updown", False) else "conv",
-        features=None if features == widths[0] else features, dropout=float(fields.take("dropout", 0.0)),
-        resolution=config["image_size"], qkv_per_head=not fields.take("use_new_attention_order", False),
-    )  # fmt: skip
+        features=None if features == widths[0] else features,
+        dropout=float(fields.take("dropout", 0.0)),
+        resolution=config["image_size"],
+        qkv_per_head=not fields.take("use_new_attention_order", False),
+    )
     fields.end()
     return module
 
@@ -96,24 +116,39 @@ def _describe(module: UNet) -> dict[str, Any]:
     if module.resolution is None:
         raise Refusal(f"{NAME}: the side of the pictures must be said: module.clone(resolution=64).")
     return {
-        "image_size": module.resolution, "in_channels": module.in_channels, "model_channels": features,
-        "out_channels": module.out_channels, "num_res_blocks": module.blocks,
-        "attention_resolutions": [2**i for i in module.attention_levels], "dropout": module.dropout,
+        "image_size": module.resolution,
+        "in_channels": module.in_channels,
+        "model_channels": features,
+        "out_channels": module.out_channels,
+        "num_res_blocks": module.blocks,
+        "attention_resolutions": [2**i for i in module.attention_levels],
+        "dropout": module.dropout,
         "channel_mult": [width // features if width % features == 0 else width / features for width in module.widths],
         "num_classes": module.num_classes or None,
-        "num_heads": module.heads or 1, "num_head_channels": module.head_size or -1,
-        "use_scale_shift_norm": module.scale_shift, "resblock_updown": module.resample == "block",
+        "num_heads": module.heads or 1,
+        "num_head_channels": module.head_size or -1,
+        "use_scale_shift_norm": module.scale_shift,
+        "resblock_updown": module.resample == "block",
         "use_new_attention_order": not module.qkv_per_head,
-    }  # fmt: skip
+    }
 
 
 def _published(size: int, channels: int, levels: tuple, **config: Any) -> dict[str, Any]:
     """A network of the authors, all with learned variance."""
     return {
-        "image_size": size, "in_channels": 3, "model_channels": channels, "out_channels": 6, "num_res_blocks": 2,
-        "attention_resolutions": [size // 32, size // 16, size // 8], "channel_mult": list(levels), "num_classes": 1000,
-        "num_head_channels": 64, "use_scale_shift_norm": True, "resblock_updown": True, **config,
-    }  # fmt: skip
+        "image_size": size,
+        "in_channels": 3,
+        "model_channels": channels,
+        "out_channels": 6,
+        "num_res_blocks": 2,
+        "attention_resolutions": [size // 32, size // 16, size // 8],
+        "channel_mult": list(levels),
+        "num_classes": 1000,
+        "num_head_channels": 64,
+        "use_scale_shift_norm": True,
+        "resblock_updown": True,
+        **config,
+    }
 
 
 PUBLISHED = {

@@ -11,12 +11,12 @@ def fused(order: str, ones: int = 0) -> tuple[Layout, Layout]:
     """Layouts of the kernel and the bias of such a layer.
 
     Args:
-      order: of their rows from the outermost to the innermost: "ihd" as ours, "hid" where each head has its queries,
-        keys and values together, "hdi" where each feature of a head has.
-      ones: axes of length 1 behind theirs [3 C, C], for a convolution of one pixel.
+        order: of their rows from the outermost to the innermost: "ihd" as ours, "hid" where each head has its queries,
+            keys and values together, "hdi" where each feature of a head has.
+        ones: axes of length 1 behind theirs [3 C, C], for a convolution of one pixel.
 
     Returns:
-      (kernel: theirs [3 C, C, 1, ...], ours [C, 3, heads, size]; bias: theirs [3 C], ours [3, heads, size]).
+        (kernel: theirs [3 C, C, 1, ...], ours [C, 3, heads, size]; bias: theirs [3 C], ours [3, heads, size]).
     """
     to_ours = tuple(order.index(axis) for axis in OURS)
     to_theirs = tuple(OURS.index(axis) for axis in order)
@@ -29,8 +29,7 @@ def fused(order: str, ones: int = 0) -> tuple[Layout, Layout]:
         lambda a: a.transpose(*(axis + 1 for axis in to_theirs), 0).reshape(-1, a.shape[0], *(1,) * ones),
     )
     bias = Layout(
-        lambda a, shape: a.reshape(split(shape)).transpose(to_ours),
-        lambda a: a.transpose(to_theirs).reshape(-1),
+        lambda a, shape: a.reshape(split(shape)).transpose(to_ours), lambda a: a.transpose(to_theirs).reshape(-1)
     )
     return kernel, bias
 
@@ -39,7 +38,7 @@ def interleaved(ones: int = 0) -> Layout:
     """The layout of a kernel whose rows stand in the order "hdi", where ours is [C, 3 C] in the order "ihd".
 
     Args:
-      ones: axes of length 1 behind theirs.
+        ones: axes of length 1 behind theirs.
     """
     kernel, _ = fused("hdi", ones)
     return Layout(

@@ -21,13 +21,13 @@ class Names(NamedTuple):
     """How a layout names the parts of the encoder and the decoder; {n} counts levels from the picture, {m} from below.
 
     Attributes:
-      encoder: of a level: its blocks, its attentions, the convolution that halves.
-      decoder: of a level: its blocks, its attentions, the convolution that doubles.
-      middle: the first block, the attention, the second block.
-      norm_out: the last norm.
-      shortcut: of a block.
-      mixing: of an attention: norm, query, key, value, projection.
-      point: layout of the attention's kernels.
+        encoder: of a level: its blocks, its attentions, the convolution that halves.
+        decoder: of a level: its blocks, its attentions, the convolution that doubles.
+        middle: the first block, the attention, the second block.
+        norm_out: the last norm.
+        shortcut: of a block.
+        mixing: of an attention: norm, query, key, value, projection.
+        point: layout of the attention's kernels.
     """
 
     encoder: tuple[str, str, str]
@@ -43,17 +43,21 @@ DIFFUSERS = Names(
     encoder=("down_blocks.{n}.resnets", "down_blocks.{n}.attentions", "down_blocks.{n}.downsamplers.0.conv"),
     decoder=("up_blocks.{m}.resnets", "up_blocks.{m}.attentions", "up_blocks.{m}.upsamplers.0.conv"),
     middle=("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1"),
-    norm_out="conv_norm_out", shortcut="conv_shortcut",
-    mixing=("group_norm", "to_q", "to_k", "to_v", "to_out.0"), point=DENSE,
-)  # fmt: skip
+    norm_out="conv_norm_out",
+    shortcut="conv_shortcut",
+    mixing=("group_norm", "to_q", "to_k", "to_v", "to_out.0"),
+    point=DENSE,
+)
 EARLY_DIFFUSERS = DIFFUSERS._replace(mixing=("group_norm", "query", "key", "value", "proj_attn"))
 ORIGINAL = Names(
     encoder=("down.{n}.block", "down.{n}.attn", "down.{n}.downsample.conv"),
     decoder=("up.{n}.block", "up.{n}.attn", "up.{n}.upsample.conv"),
     middle=("mid.block_1", "mid.attn_1", "mid.block_2"),
-    norm_out="norm_out", shortcut="nin_shortcut",
-    mixing=("norm", "q", "k", "v", "proj_out"), point=POINT,
-)  # fmt: skip
+    norm_out="norm_out",
+    shortcut="nin_shortcut",
+    mixing=("norm", "q", "k", "v", "proj_out"),
+    point=POINT,
+)
 
 
 def norm_rows(theirs: str, ours: str) -> list[Row]:
@@ -82,8 +86,11 @@ def mixing_rows(names: Names, theirs: str, ours: str) -> list[Row]:
 def side_rows(module: Autoencoder, names: Names, encoder: bool) -> list[Row]:
     """The encoder or the decoder."""
     levels = len(module.widths)
-    rows = [*linear("conv_in", "conv_in", CONV), *linear("conv_out", "conv_out", CONV),
-            *norm_rows(names.norm_out, "norm_out")]
+    rows = [
+        *linear("conv_in", "conv_in", CONV),
+        *linear("conv_out", "conv_out", CONV),
+        *norm_rows(names.norm_out, "norm_out"),
+    ]
     for k in (0, 1):
         rows += block_rows(names, names.middle[2 * k], f"middle/block_{k}", shortcut=False)
     if module.middle_attention:
@@ -106,8 +113,9 @@ def side_rows(module: Autoencoder, names: Names, encoder: bool) -> list[Row]:
 
 def body_rows(module: Autoencoder, names: Names) -> list[Row]:
     """The encoder and the decoder."""
-    return (within(side_rows(module, names, True), "encoder.", "encoder/")
-            + within(side_rows(module, names, False), "decoder.", "decoder/"))
+    return within(side_rows(module, names, True), "encoder.", "encoder/") + within(
+        side_rows(module, names, False), "decoder.", "decoder/"
+    )
 
 
 def kl_rows(module: AutoencoderKL, names: Names) -> list[Row]:
@@ -139,33 +147,44 @@ def body_fields(fields: Fields) -> dict[str, Any]:
     up = fields.take("up_block_types", ("UpDecoderBlock2D",))
     attends = tuple(kind == "AttnDownEncoderBlock2D" for kind in down)
     types = tuple(f"{'Attn' if one else ''}{{}}Block2D" for one in attends)
-    if (len(down) != len(widths) or down != tuple(kind.format("DownEncoder") for kind in types)
-            or up != tuple(kind.format("UpDecoder") for kind in reversed(types))):
-        raise Refusal(f"{fields.name}: down_block_types = {down!r} and up_block_types = {up!r} are not supported for "
-                      f"{len(widths)} levels; supported are (Attn)DownEncoderBlock2D, one for each of "
-                      "block_out_channels, and (Attn)UpDecoderBlock2D in the reverse order.")
+    if (
+        len(down) != len(widths)
+        or down != tuple(kind.format("DownEncoder") for kind in types)
+        or up != tuple(kind.format("UpDecoder") for kind in reversed(types))
+    ):
+        raise Refusal(
+            f"{fields.name}: down_block_types = {down!r} and up_block_types = {up!r} are not supported for "
+            f"{len(widths)} levels; supported are (Attn)DownEncoderBlock2D, one for each of "
+            "block_out_channels, and (Attn)UpDecoderBlock2D in the reverse order."
+        )
     fields.only("act_fn", "silu")
     channels = fields.take("in_channels", 3)
     return {
-        "widths": widths, "layers": fields.take("layers_per_block", 1, DEPTH),
-        "groups": fields.take("norm_num_groups", 32), "picture_channels": channels,
+        "widths": widths,
+        "layers": fields.take("layers_per_block", 1, DEPTH),
+        "groups": fields.take("norm_num_groups", 32),
+        "picture_channels": channels,
         "attention_levels": tuple(i for i, one in enumerate(attends) if one),
         "middle_attention": fields.take("mid_block_add_attention", True),
         "input_range": tuple(map(float, fields.take("input_range", (-1.0, 1.0), RANGE))),
-    }  # fmt: skip
+    }
 
 
 def body_config(module: Autoencoder) -> dict[str, Any]:
     """Their config of the encoder and the decoder; the inverse of `body_fields`."""
     attends = ["Attn" if i in module.attention_levels else "" for i in range(len(module.widths))]
     config = {
-        "in_channels": module.picture_channels, "out_channels": module.picture_channels, "act_fn": "silu",
-        "block_out_channels": list(module.widths), "layers_per_block": module.layers,
-        "norm_num_groups": module.groups, "latent_channels": module.latent_channels,
+        "in_channels": module.picture_channels,
+        "out_channels": module.picture_channels,
+        "act_fn": "silu",
+        "block_out_channels": list(module.widths),
+        "layers_per_block": module.layers,
+        "norm_num_groups": module.groups,
+        "latent_channels": module.latent_channels,
         "down_block_types": [f"{kind}DownEncoderBlock2D" for kind in attends],
         "up_block_types": [f"{kind}UpDecoderBlock2D" for kind in reversed(attends)],
         "mid_block_add_attention": module.middle_attention,
-    }  # fmt: skip
+    }
     # A field of ours: the library leaves it aside and says so.
     return config if module.input_range == (-1, 1) else {**config, "input_range": list(module.input_range)}
 
@@ -173,19 +192,28 @@ def body_config(module: Autoencoder) -> dict[str, Any]:
 def build_kl(config: Mapping[str, Any]) -> AutoencoderKL:
     """Their config.json -> our module."""
     fields = Fields("AutoencoderKL", config, without_effect=("sample_size", "force_upcast"))
-    behind, before = fields.take("use_quant_conv", True), fields.take("use_post_quant_conv", True)
-    scale, shift = fields.take("scaling_factor", 0.18215), fields.take("shift_factor", None, MAYBE_NUMBER) or 0.0
-    mean, deviation = fields.take("latents_mean", None, STATISTICS), fields.take("latents_std", None, STATISTICS)
+    behind = fields.take("use_quant_conv", True)
+    before = fields.take("use_post_quant_conv", True)
+    scale = fields.take("scaling_factor", 0.18215)
+    shift = fields.take("shift_factor", None, MAYBE_NUMBER) or 0.0
+    mean = fields.take("latents_mean", None, STATISTICS)
+    deviation = fields.take("latents_std", None, STATISTICS)
     if (mean is None) != (deviation is None) or (mean is not None and shift):
         raise Refusal("AutoencoderKL: latents_mean and latents_std come together, and without shift_factor.")
     if mean is not None:
-        scale, shift = tuple(scale / one for one in deviation), mean
-    body, decoded = body_fields(fields), fields.take("out_channels", 3)
+        scale = tuple(scale / one for one in deviation)
+        shift = mean
+    body = body_fields(fields)
+    decoded = fields.take("out_channels", 3)
     module = AutoencoderKL(
-        **body, latent_channels=fields.take("latent_channels", 4), quantization_convs=behind, scale=scale, shift=shift,
+        **body,
+        latent_channels=fields.take("latent_channels", 4),
+        quantization_convs=behind,
+        scale=scale,
+        shift=shift,
         decoder_conv=None if before == behind else before,
         decoded_channels=None if decoded == body["picture_channels"] else decoded,
-    )  # fmt: skip
+    )
     fields.end()
     return module
 
@@ -194,14 +222,21 @@ def describe_kl(module: AutoencoderKL) -> dict[str, Any]:
     """Our module -> their config.json."""
     if isinstance(module.scale, tuple) or isinstance(module.shift, tuple):
         each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
-        scaling = {"scaling_factor": 1.0, "latents_mean": each(module.shift).tolist(),
-                   "latents_std": (1 / each(module.scale)).tolist()}
+        scaling = {
+            "scaling_factor": 1.0,
+            "latents_mean": each(module.shift).tolist(),
+            "latents_std": (1 / each(module.scale)).tolist(),
+        }
     else:
         scaling = {"scaling_factor": module.scale, "shift_factor": module.shift or None}
     behind, before = module.convs
     convs = {"use_quant_conv": behind, "use_post_quant_conv": before}
-    return {**body_config(module), "out_channels": module.decoded_channels or module.picture_channels, **scaling,
-            **convs}  # fmt: skip
+    return {
+        **body_config(module),
+        "out_channels": module.decoded_channels or module.picture_channels,
+        **scaling,
+        **convs,
+    }
 
 
 def picture(module: Autoencoder) -> tuple[jax.ShapeDtypeStruct]:
@@ -214,15 +249,20 @@ def build_vq(config: Mapping[str, Any]) -> VQModel:
     # lookup_from_codebook says what the library's decode takes; ours has look_up for it.
     fields = Fields("VQModel", config, without_effect=("sample_size", "force_upcast", "lookup_from_codebook"))
     fields.only("norm_type", "group")
-    latent, body = fields.take("latent_channels", 3), body_fields(fields)
+    latent = fields.take("latent_channels", 3)
+    body = body_fields(fields)
     if fields.take("out_channels", 3) != body["picture_channels"]:
-        raise Refusal(f"VQModel: out_channels = {fields.take('out_channels', 3)} is not supported; supported: "
-                      f"in_channels, {body['picture_channels']}.")
+        raise Refusal(
+            f"VQModel: out_channels = {fields.take('out_channels', 3)} is not supported; supported: "
+            f"in_channels, {body['picture_channels']}."
+        )
     module = VQModel(
-        fields.take("num_vq_embeddings", 256), **body, latent_channels=latent,
+        fields.take("num_vq_embeddings", 256),
+        **body,
+        latent_channels=latent,
         code_channels=fields.take("vq_embed_dim", None, MAYBE_SIZE) or latent,
         scale=fields.take("scaling_factor", 0.18215),
-    )  # fmt: skip
+    )
     fields.end()
     return module
 
@@ -232,8 +272,10 @@ def describe_vq(module: VQModel) -> dict[str, Any]:
     if module.finite_levels:
         raise Refusal("VQModel: diffusers has no finite scalar quantization, and cannot open this network.")
     if module.shift or isinstance(module.scale, tuple):
-        raise Refusal(f"VQModel: diffusers has one scaling_factor and no shift here; this network has "
-                      f"scale={module.scale}, shift={module.shift}.")
+        raise Refusal(
+            f"VQModel: diffusers has one scaling_factor and no shift here; this network has "
+            f"scale={module.scale}, shift={module.shift}."
+        )
     codes = {"num_vq_embeddings": module.codes, "vq_embed_dim": module.code_channels, "scaling_factor": module.scale}
     return {**body_config(module), **codes}
 
@@ -248,10 +290,12 @@ def sizes(levels: int, attention: tuple[int, ...] = (), widths: tuple[int, ...] 
     """The published configs have these in common."""
     kinds = tuple("Attn" if i in attention else "" for i in range(levels))
     return {
-        "block_out_channels": widths[:levels], "layers_per_block": 2, "norm_num_groups": 32,
+        "block_out_channels": widths[:levels],
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
         "down_block_types": tuple(f"{kind}DownEncoderBlock2D" for kind in kinds),
         "up_block_types": tuple(f"{kind}UpDecoderBlock2D" for kind in reversed(kinds)),
-    }  # fmt: skip
+    }
 
 
 WITHOUT_CONVS = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
@@ -289,11 +333,19 @@ VQ = Family(
     ignored=TRAINING,
     published={
         "VQ-f4": {**sizes(3), "latent_channels": 3, "num_vq_embeddings": 8192, "scaling_factor": 1.0},
-        "VQ-f8": {**sizes(4, attention=(3,), widths=(128, 256, 256, 512)), "latent_channels": 4,
-                  "num_vq_embeddings": 16384, "scaling_factor": 1.0},
-        "VQ-f16": {**sizes(5, attention=(4,), widths=(128, 128, 256, 256, 512)), "latent_channels": 8,
-                   "num_vq_embeddings": 16384, "scaling_factor": 1.0},
+        "VQ-f8": {
+            **sizes(4, attention=(3,), widths=(128, 256, 256, 512)),
+            "latent_channels": 4,
+            "num_vq_embeddings": 16384,
+            "scaling_factor": 1.0,
+        },
+        "VQ-f16": {
+            **sizes(5, attention=(4,), widths=(128, 128, 256, 256, 512)),
+            "latent_channels": 8,
+            "num_vq_embeddings": 16384,
+            "scaling_factor": 1.0,
+        },
     },
     prefixes=("", "first_stage_model."),
-)  # fmt: skip
+)
 FAMILIES = (KL, VQ)

@@ -55,36 +55,53 @@ def _build(config: Mapping[str, Any]) -> AutoencoderTiny:
     fields = Fields(NAME, config, ("force_upcast", "latent_magnitude", "latent_shift", "block_out_channels"))
     sides = ("encoder", "decoder")
     widths = [fields.take(f"{side}_block_out_channels", (64,) * 4, SIZES) for side in sides]
-    encoder, decoder = (fields.take(f"num_{side}_blocks", blocks, BLOCKS)
-                        for side, blocks in zip(sides, ((1, 3, 3, 3), (3, 3, 3, 1))))  # fmt: skip
+    encoder, decoder = (
+        fields.take(f"num_{side}_blocks", blocks, BLOCKS) for side, blocks in zip(sides, ((1, 3, 3, 3), (3, 3, 3, 1)))
+    )
     if len({*widths[0], *widths[1]}) != 1 or not len(widths[0]) == len(encoder) == len(decoder) == len(widths[1]):
-        raise Refusal(f"{NAME}: encoder_block_out_channels = {widths[0]} and decoder_block_out_channels = {widths[1]} "
-                      f"are not supported for {len(encoder)} and {len(decoder)} levels; one number for all levels is.")
+        raise Refusal(
+            f"{NAME}: encoder_block_out_channels = {widths[0]} and decoder_block_out_channels = {widths[1]} "
+            f"are not supported for {len(encoder)} and {len(decoder)} levels; one number for all levels is."
+        )
     fields.only("act_fn", "relu")
     fields.only("upsample_fn", "nearest")
     fields.only("upsampling_scaling_factor", 2)
     channels = fields.take("in_channels", 3)
     fields.only("out_channels", channels)
     module = AutoencoderTiny(
-        widths[0][0], encoder, decoder[::-1], fields.take("latent_channels", 4), channels,
-        scale=fields.take("scaling_factor", 1.0), shift=fields.take("shift_factor", None, MAYBE_NUMBER) or 0.0,
-    )  # fmt: skip
+        widths[0][0],
+        encoder,
+        decoder[::-1],
+        fields.take("latent_channels", 4),
+        channels,
+        scale=fields.take("scaling_factor", 1.0),
+        shift=fields.take("shift_factor", None, MAYBE_NUMBER) or 0.0,
+    )
     fields.end()
     return module
 
 
 def _describe(module: AutoencoderTiny) -> dict[str, Any]:
     if isinstance(module.scale, tuple) or isinstance(module.shift, tuple):
-        raise Refusal(f"{NAME}: diffusers has one scaling_factor and one shift_factor here; this network has "
-                      f"scale={module.scale}, shift={module.shift}.")
+        raise Refusal(
+            f"{NAME}: diffusers has one scaling_factor and one shift_factor here; this network has "
+            f"scale={module.scale}, shift={module.shift}."
+        )
     levels = len(module.encoder_layers)
     return {
-        "in_channels": module.picture_channels, "out_channels": module.picture_channels, "act_fn": "relu",
-        "encoder_block_out_channels": [module.width] * levels, "decoder_block_out_channels": [module.width] * levels,
-        "num_encoder_blocks": list(module.encoder_layers), "num_decoder_blocks": list(module.decoder_layers[::-1]),
-        "latent_channels": module.latent_channels, "upsampling_scaling_factor": 2, "upsample_fn": "nearest",
-        "scaling_factor": module.scale, "shift_factor": module.shift,
-    }  # fmt: skip
+        "in_channels": module.picture_channels,
+        "out_channels": module.picture_channels,
+        "act_fn": "relu",
+        "encoder_block_out_channels": [module.width] * levels,
+        "decoder_block_out_channels": [module.width] * levels,
+        "num_encoder_blocks": list(module.encoder_layers),
+        "num_decoder_blocks": list(module.decoder_layers[::-1]),
+        "latent_channels": module.latent_channels,
+        "upsampling_scaling_factor": 2,
+        "upsample_fn": "nearest",
+        "scaling_factor": module.scale,
+        "shift_factor": module.shift,
+    }
 
 
 def _picture(module: AutoencoderTiny) -> tuple[jax.ShapeDtypeStruct]:
@@ -92,6 +109,11 @@ def _picture(module: AutoencoderTiny) -> tuple[jax.ShapeDtypeStruct]:
 
 
 FAMILY = Family(
-    NAME, AutoencoderTiny, _build, _describe, _picture, {"diffusers": _rows},
+    NAME,
+    AutoencoderTiny,
+    _build,
+    _describe,
+    _picture,
+    {"diffusers": _rows},
     published={"TAESD, Stable Diffusion": {}, "TAESD, Stable Diffusion 3 and FLUX.1": {"latent_channels": 16}},
-)  # fmt: skip
+)

@@ -25,10 +25,14 @@ def _layer() -> list[Row]:
     """A layer by transformers' names."""
     table = _norm("layer_norm1", "norm_1") + _norm("layer_norm2", "norm_2")
     for theirs, ours in (("q", "query"), ("k", "key"), ("v", "value")):
-        table += [Row(f"self_attn.{theirs}_proj.weight", f"attention/{ours}/kernel", DENSE),
-                  Row(f"self_attn.{theirs}_proj.bias", f"attention/{ours}/bias", VECTOR)]  # fmt: skip
-    table += [Row("self_attn.out_proj.weight", "attention/out/kernel", DENSE_OUT),
-              Row("self_attn.out_proj.bias", "attention/out/bias")]  # fmt: skip
+        table += [
+            Row(f"self_attn.{theirs}_proj.weight", f"attention/{ours}/kernel", DENSE),
+            Row(f"self_attn.{theirs}_proj.bias", f"attention/{ours}/bias", VECTOR),
+        ]
+    table += [
+        Row("self_attn.out_proj.weight", "attention/out/kernel", DENSE_OUT),
+        Row("self_attn.out_proj.bias", "attention/out/bias"),
+    ]
     return table + _dense("mlp.fc1", "mlp/hidden") + _dense("mlp.fc2", "mlp/out")
 
 
@@ -37,10 +41,14 @@ def _original_layer(width: int) -> list[Row]:
     table = _norm("ln_1", "norm_1") + _norm("ln_2", "norm_2")
     for i, ours in enumerate(("query", "key", "value")):
         rows = (i * width, (i + 1) * width)
-        table += [Row("attn.in_proj_weight", f"attention/{ours}/kernel", DENSE, rows=rows),
-                  Row("attn.in_proj_bias", f"attention/{ours}/bias", VECTOR, rows=rows)]  # fmt: skip
-    table += [Row("attn.out_proj.weight", "attention/out/kernel", DENSE_OUT),
-              Row("attn.out_proj.bias", "attention/out/bias")]  # fmt: skip
+        table += [
+            Row("attn.in_proj_weight", f"attention/{ours}/kernel", DENSE, rows=rows),
+            Row("attn.in_proj_bias", f"attention/{ours}/bias", VECTOR, rows=rows),
+        ]
+    table += [
+        Row("attn.out_proj.weight", "attention/out/kernel", DENSE_OUT),
+        Row("attn.out_proj.bias", "attention/out/bias"),
+    ]
     return table + _dense("mlp.c_fc", "mlp/hidden") + _dense("mlp.c_proj", "mlp/out")
 
 
@@ -162,8 +170,10 @@ MAYBE_TABLE = schema.optional(schema.Valid("a table of fields", lambda value: is
 def _clip(config: Mapping[str, Any]) -> CLIP:
     # Configs of old versions repeat the towers' under *_config_dict, and they win there.
     fields = Fields("CLIPModel", config, WITHOUT_EFFECT)
-    part = lambda which: (fields.take(f"{which}_config", None, MAYBE_TABLE) or {}) | (
-        fields.take(f"{which}_config_dict", None, MAYBE_TABLE) or {})  # fmt: skip
+    part = lambda which: (
+        (fields.take(f"{which}_config", None, MAYBE_TABLE) or {})
+        | (fields.take(f"{which}_config_dict", None, MAYBE_TABLE) or {})
+    )
     module = CLIP(
         text=_text("CLIPModel's text_config", part("text")),
         vision=_vision("CLIPModel's vision_config", part("vision")),
@@ -197,21 +207,41 @@ def _images(module: CLIPVision) -> jax.ShapeDtypeStruct:
 
 
 LARGE = {  # the text tower of ViT-L/14 (OpenAI): SD 1, and the first of SDXL, SD 3 and Flux
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "hidden_act": "quick_gelu", "eos_token_id": 2, "projection_dim": 768,
-}  # fmt: skip
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "quick_gelu",
+    "eos_token_id": 2,
+    "projection_dim": 768,
+}
 HUGE = {  # of ViT-H/14 (OpenCLIP) without its last layer, which SD 2 does not use
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
-    "hidden_act": "gelu", "eos_token_id": 2, "projection_dim": 1024,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+    "eos_token_id": 2,
+    "projection_dim": 1024,
+}
 BIG_G = {  # of ViT-bigG/14 (OpenCLIP): the second of SDXL and SD 3
-    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
-    "hidden_act": "gelu", "eos_token_id": 2, "projection_dim": 1280,
-}  # fmt: skip
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "hidden_act": "gelu",
+    "eos_token_id": 2,
+    "projection_dim": 1280,
+}
 LARGE_VISION = {
-    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-    "image_size": 224, "patch_size": 14, "projection_dim": 768,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
 PREFIXES = {
     "ldm": "cond_stage_model.transformer.",
     "sgm": "conditioner.embedders.0.transformer.",
@@ -241,9 +271,7 @@ TEXT = Family(
 TEXT_PROJECTION = Family(
     name="CLIPTextModelWithProjection",
     module=CLIPTextProjection,
-    build=lambda config: CLIPTextProjection(
-        _text("CLIPTextModelWithProjection", config), _features(config)
-    ),
+    build=lambda config: CLIPTextProjection(_text("CLIPTextModelWithProjection", config), _features(config)),
     describe=lambda module: {**_describe_text(module.text), "projection_dim": module.features},
     example=lambda module: (_ids(module.text),),
     tables={
@@ -260,9 +288,13 @@ TEXT_PROJECTION = Family(
     library="transformers",
     ignored=(POSITIONS, "logit_scale"),
     published={"ViT-bigG/14": BIG_G, "ViT-L/14": LARGE},
-    prefixes=("", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.",
-              "text_encoders.clip_g.transformer."),
-)  # fmt: skip
+    prefixes=(
+        "",
+        "conditioner.embedders.1.model.",
+        "conditioner.embedders.0.model.",
+        "text_encoders.clip_g.transformer.",
+    ),
+)
 VISION = Family(
     name="CLIPVisionModel",
     module=CLIPVision,
@@ -281,9 +313,7 @@ VISION = Family(
 VISION_PROJECTION = Family(
     name="CLIPVisionModelWithProjection",
     module=CLIPVisionProjection,
-    build=lambda config: CLIPVisionProjection(
-        _vision("CLIPVisionModelWithProjection", config), _features(config)
-    ),
+    build=lambda config: CLIPVisionProjection(_vision("CLIPVisionModelWithProjection", config), _features(config)),
     describe=lambda module: {**_describe_vision(module.vision), "projection_dim": module.features},
     example=lambda module: (_images(module.vision),),
     tables={

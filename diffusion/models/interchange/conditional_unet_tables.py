@@ -51,8 +51,11 @@ class Place(NamedTuple):
 
 def places(module: ConditionalUNet) -> Iterator[Place]:
     """The residual blocks, transformers and changes of size, in the order of the network."""
-    levels, layers, widths = len(module.widths), module.layers, module.widths
-    before, skips = widths[0], [widths[0]]
+    levels = len(module.widths)
+    layers = module.layers
+    widths = module.widths
+    before = widths[0]
+    skips = [widths[0]]
     for i in range(levels):
         first = 1 + i * (layers + 1)
         for j in range(layers):
@@ -91,12 +94,15 @@ def table(module: ConditionalUNet, layout: str) -> list[Row]:
     """All rows of a U-Net.
 
     Args:
-      module: ours.
-      layout: "diffusers" or "original".
+        module: ours.
+        layout: "diffusers" or "original".
     """
     which = LAYOUTS.index(layout)
-    parts = {"strength": module.strength_width, "added": module.added_width,
-             "class": module.class_embedding in ("timestep", "projection")}  # fmt: skip
+    parts = {
+        "strength": module.strength_width,
+        "added": module.added_width,
+        "class": module.class_embedding in ("timestep", "projection"),
+    }
     absent = [name for name, there in parts.items() if not there]
     rows = []
     if module.class_embedding == "table":
@@ -144,10 +150,15 @@ def _transformer(depth: int, dense: bool) -> list[Row]:
 
 def build(config: Mapping[str, Any]) -> ConditionalUNet:
     """Our module for a config.json of UNet2DConditionModel."""
-    fields = Fields("UNet2DConditionModel", config, without_effect=(
-        "sample_size", "addition_embed_type_num_heads",
-        "upcast_attention",  # to float32, which our softmax always is
-    ))  # fmt: skip
+    fields = Fields(
+        "UNet2DConditionModel",
+        config,
+        without_effect=(
+            "sample_size",
+            "addition_embed_type_num_heads",
+            "upcast_attention",  # to float32, which our softmax always is
+        ),
+    )
     widths = fields.take("block_out_channels", (320, 640, 1280, 1280), SIZES)
     down = fields.take("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
     up = fields.take("up_block_types", ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3))
@@ -161,8 +172,10 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
     depths = _depths(fields, "transformer_layers_per_block", 1, len(widths))
     up_depths = _depths(fields, "reverse_transformer_layers_per_block", None, len(widths))[::-1]
     if any(isinstance(depth, tuple) for depth in depths) and not up_depths:
-        raise Refusal(f"UNet2DConditionModel: transformer_layers_per_block = {depths} has lists, and then "
-                      "reverse_transformer_layers_per_block has to say those of the way up.")
+        raise Refusal(
+            f"UNet2DConditionModel: transformer_layers_per_block = {depths} has lists, and then "
+            "reverse_transformer_layers_per_block has to say those of the way up."
+        )
     attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
     told = fields.only("addition_embed_type", None, "text_time")
     kind = fields.only("class_embed_type", None, "timestep", "projection")
@@ -170,17 +183,32 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
     wide = told or kind == "projection"
     vector = fields.take("projection_class_embeddings_input_dim", None, MAYBE_SIZE) if wide else None
     if wide and not isinstance(vector, int):
-        raise Refusal(f"UNet2DConditionModel: projection_class_embeddings_input_dim = {vector!r} is to say the width "
-                      "of what is projected.")
+        raise Refusal(
+            f"UNet2DConditionModel: projection_class_embeddings_input_dim = {vector!r} is to say the width "
+            "of what is projected."
+        )
     if kind == "projection" and told:
-        raise Refusal("UNet2DConditionModel: class_embed_type = 'projection' is not supported beside "
-                      "addition_embed_type = 'text_time'.")
+        raise Refusal(
+            "UNet2DConditionModel: class_embed_type = 'projection' is not supported beside "
+            "addition_embed_type = 'text_time'."
+        )
     for field, *valid in (
-        ("act_fn", "silu"), ("attention_type", "default"), ("center_input_sample", False), ("conv_in_kernel", 3),
-        ("conv_out_kernel", 3), ("downsample_padding", 1), ("dropout", 0.0), ("flip_sin_to_cos", True),
-        ("freq_shift", 0), ("mid_block_scale_factor", 1), ("norm_eps", 1e-5), ("only_cross_attention", False),
-        ("resnet_out_scale_factor", 1.0), ("resnet_time_scale_shift", "default"), ("time_embedding_type", "positional"),
-    ):  # fmt: skip
+        ("act_fn", "silu"),
+        ("attention_type", "default"),
+        ("center_input_sample", False),
+        ("conv_in_kernel", 3),
+        ("conv_out_kernel", 3),
+        ("downsample_padding", 1),
+        ("dropout", 0.0),
+        ("flip_sin_to_cos", True),
+        ("freq_shift", 0),
+        ("mid_block_scale_factor", 1),
+        ("norm_eps", 1e-5),
+        ("only_cross_attention", False),
+        ("resnet_out_scale_factor", 1.0),
+        ("resnet_time_scale_shift", "default"),
+        ("time_embedding_type", "positional"),
+    ):
         fields.only(field, *valid)
     module = ConditionalUNet(
         widths=widths,
@@ -221,22 +249,30 @@ def _each(fields: Fields, field: str, default: int, levels: int) -> tuple[int, .
     value = fields.take(field, default, ONE_OR_EACH)
     value = (value,) * levels if isinstance(value, int) else value
     if len(value) != levels or not all(isinstance(entry, int) for entry in value):
-        raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} "
-                      "levels is.")
+        raise Refusal(
+            f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} levels is."
+        )
     return value
 
 
 def _depths(fields: Fields, field: str, default: int | None, levels: int) -> tuple[int | tuple[int, ...], ...]:
     """A field of the transformers' depths at each level, in its own order; () where nothing is said."""
-    value = fields.take(field, default, schema.optional(schema.either(
-        DEPTH, schema.several(schema.either(DEPTH, schema.several(DEPTH, 1, 64)), 1, 16))))  # fmt: skip
+    value = fields.take(
+        field,
+        default,
+        schema.optional(
+            schema.either(DEPTH, schema.several(schema.either(DEPTH, schema.several(DEPTH, 1, 64)), 1, 16))
+        ),
+    )
     if value is None:
         return ()
     value = (value,) * levels if isinstance(value, int) else value
     numbers = [one for depth in value for one in (depth if isinstance(depth, tuple) else (depth,))]
     if len(value) != levels or not all(isinstance(one, int) and one > 0 for one in numbers):
-        raise Refusal(f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} "
-                      "levels, or a list of one for each of its residual blocks, is.")
+        raise Refusal(
+            f"UNet2DConditionModel: {field} = {value!r} is not supported; one number for each of {levels} "
+            "levels, or a list of one for each of its residual blocks, is."
+        )
     return value
 
 
@@ -252,11 +288,13 @@ def describe(module: ConditionalUNet) -> dict[str, Any]:
     """Their config.json of our module.
 
     Raises:
-      Refusal: for a middle that is deeper than the last level, of which theirs knows one depth.
+        Refusal: for a middle that is deeper than the last level, of which theirs knows one depth.
     """
     if module.depths[-1] and module.middle not in (0, _first(module.depths[-1])):
-        raise Refusal(f"UNet2DConditionModel has one depth for the last level and the middle; ours have "
-                      f"{module.depths[-1]} and {module.middle}.")
+        raise Refusal(
+            f"UNet2DConditionModel has one depth for the last level and the middle; ours have "
+            f"{module.depths[-1]} and {module.middle}."
+        )
     down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in module.depths]
     depths = [_listed(depth or 1) for depth in module.depths]
     if not module.depths[-1]:

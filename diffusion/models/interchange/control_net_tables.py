@@ -56,11 +56,16 @@ def describe(module: ControlNet) -> dict[str, Any]:
     """Their config.json of our module."""
     unet = conditional_unet_tables.describe(module.unet)
     if unet.pop("time_cond_proj_dim"):
-        raise Refusal("ControlNetModel is not told the strength of guidance; ours has strength_width = "
-                      f"{module.unet.strength_width}.")
+        raise Refusal(
+            "ControlNetModel is not told the strength of guidance; ours has strength_width = "
+            f"{module.unet.strength_width}."
+        )
     del unet["up_block_types"], unet["out_channels"]
-    return {**unet, "conditioning_channels": module.hint_channels,
-            "conditioning_embedding_out_channels": list(module.hint_widths)}  # fmt: skip
+    return {
+        **unet,
+        "conditioning_channels": module.hint_channels,
+        "conditioning_embedding_out_channels": list(module.hint_widths),
+    }
 
 
 def example(module: ControlNet) -> tuple:

@@ -56,8 +56,7 @@ def _original_vit(channels: int, scales: int, norm: str, j: int) -> Table:
     rows += _conv("proj.conv", "project", POINT, bias=False) + _norm("proj.norm", "norm", norm)
     gated = _conv("inverted_conv.conv", "widen", POINT) + _conv("depth_conv.conv", "near")
     gated += _conv("point_conv.conv", "project", POINT, bias=False) + _norm("point_conv.norm", "norm")
-    return (within(rows, "context_module.main.", f"mixing_{j}/")
-            + within(gated, "local_module.main.", f"gated_{j}/"))
+    return within(rows, "context_module.main.", f"mixing_{j}/") + within(gated, "local_module.main.", f"gated_{j}/")
 
 
 def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
@@ -79,8 +78,9 @@ def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
             rows += within(block, place.format(i, j + doubles), f"level_{i}/")
         if not last:
             resize = _conv(inner if original else "conv", "conv")
-            rows += within(resize, place.format(i, levels.layers[i] if encoder else 0),
-                           f"{'down' if encoder else 'up'}_{i}/")  # fmt: skip
+            rows += within(
+                resize, place.format(i, levels.layers[i] if encoder else 0), f"{'down' if encoder else 'up'}_{i}/"
+            )
     return rows
 
 
@@ -89,10 +89,14 @@ def _ends(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
     levels = module.encoder_levels if encoder else module.decoder_levels
     shuffled = module.shuffle_down if encoder else True  # the module of its own, see _levels
     if original:
-        into, out, norm = ("project_in.conv", "project_out.{}op_list.0.conv", "") if encoder else (
-            "project_in.{}conv", "project_out.op_list.2.conv", "project_out.op_list.0")
+        into, out, norm = (
+            ("project_in.conv", "project_out.{}op_list.0.conv", "")
+            if encoder
+            else ("project_in.{}conv", "project_out.op_list.2.conv", "project_out.op_list.0")
+        )
         main = "main." if (module.out_shortcut if encoder else module.in_shortcut) else ""
-        into, out = into.format(main), out.format(main)
+        into = into.format(main)
+        out = out.format(main)
         inner = ".conv" if shuffled else ""
     else:
         into, out, norm, inner = "conv_in", "conv_out", "norm_out", ".conv"
@@ -136,8 +140,12 @@ def build(config: Mapping[str, Any]) -> AutoencoderDC:
     low, high = fields.take("input_range", (-1.0, 1.0), schema.several(schema.number(), 2, 2))
     module = AutoencoderDC(
         encoder_levels=levels("encoder", (2, 2, 2, 3, 3, 3), "rms_norm", "silu"),
-        decoder_levels=levels("decoder", (3,) * 6, fields.take("decoder_norm_types", "rms_norm", WORDS),
-                              fields.take("decoder_act_fns", "silu", WORDS)),
+        decoder_levels=levels(
+            "decoder",
+            (3,) * 6,
+            fields.take("decoder_norm_types", "rms_norm", WORDS),
+            fields.take("decoder_act_fns", "silu", WORDS),
+        ),
         latent_channels=fields.take("latent_channels", 32),
         picture_channels=fields.take("in_channels", 3),
         head_size=fields.take("attention_head_dim", 32),
@@ -148,7 +156,7 @@ def build(config: Mapping[str, Any]) -> AutoencoderDC:
         last_activation=fields.take("decoder_conv_act_fn", "relu"),
         scale=fields.take("scaling_factor", 1.0),
         input_range=(float(low), float(high)),
-    )  # fmt: skip
+    )
     fields.end()
     return module
 
@@ -156,28 +164,34 @@ def build(config: Mapping[str, Any]) -> AutoencoderDC:
 def describe(module: AutoencoderDC) -> dict[str, Any]:
     """Our module -> their config.json."""
     if module.shift or isinstance(module.scale, tuple):
-        raise Refusal(f"AutoencoderDC: diffusers has one scaling_factor and no shift here; this network has "
-                      f"scale={module.scale}, shift={module.shift}.")
+        raise Refusal(
+            f"AutoencoderDC: diffusers has one scaling_factor and no shift here; this network has "
+            f"scale={module.scale}, shift={module.shift}."
+        )
     encoder = module.encoder_levels
     if set(encoder.norms) != {"rms_norm"} or set(encoder.activations) != {"silu"}:
         raise Refusal("AutoencoderDC: diffusers' encoder has rms_norm and silu at every level.")
     config: dict[str, Any] = {}
     for side, levels in (("encoder", encoder), ("decoder", module.decoder_levels)):
         config |= {
-            f"{side}_block_out_channels": list(levels.widths), f"{side}_layers_per_block": list(levels.layers),
+            f"{side}_block_out_channels": list(levels.widths),
+            f"{side}_layers_per_block": list(levels.layers),
             f"{side}_block_types": list(levels.blocks),
             f"{side}_qkv_multiscales": [list(sides) for sides in levels.scales],
-        }  # fmt: skip
+        }
     config |= {
         "decoder_norm_types": list(module.decoder_levels.norms),
         "decoder_act_fns": list(module.decoder_levels.activations),
-        "latent_channels": module.latent_channels, "in_channels": module.picture_channels,
+        "latent_channels": module.latent_channels,
+        "in_channels": module.picture_channels,
         "attention_head_dim": module.head_size,
         "downsample_block_type": "pixel_unshuffle" if module.shuffle_down else "conv",
         "upsample_block_type": "pixel_shuffle" if module.shuffle_up else "interpolate",
-        "encoder_out_shortcut": module.out_shortcut, "decoder_in_shortcut": module.in_shortcut,
-        "decoder_conv_act_fn": module.last_activation, "scaling_factor": module.scale,
-    }  # fmt: skip
+        "encoder_out_shortcut": module.out_shortcut,
+        "decoder_in_shortcut": module.in_shortcut,
+        "decoder_conv_act_fn": module.last_activation,
+        "scaling_factor": module.scale,
+    }
     return config if module.input_range == (-1, 1) else {**config, "input_range": list(module.input_range)}
 
 
@@ -192,13 +206,18 @@ def imagenet(levels: int, latent_channels: int) -> dict[str, Any]:
     wide = levels - 3
     blocks = ("ResBlock",) * 3 + ("EfficientViTBlock",) * wide
     return {
-        "latent_channels": latent_channels, "encoder_block_types": blocks, "decoder_block_types": blocks,
-        "encoder_block_out_channels": widths, "decoder_block_out_channels": widths,
-        "encoder_layers_per_block": (0, 4, 8) + (2,) * wide, "decoder_layers_per_block": (0, 5, 10) + (2,) * wide,
-        "encoder_qkv_multiscales": ((),) * levels, "decoder_qkv_multiscales": ((),) * levels,
+        "latent_channels": latent_channels,
+        "encoder_block_types": blocks,
+        "decoder_block_types": blocks,
+        "encoder_block_out_channels": widths,
+        "decoder_block_out_channels": widths,
+        "encoder_layers_per_block": (0, 4, 8) + (2,) * wide,
+        "decoder_layers_per_block": (0, 5, 10) + (2,) * wide,
+        "encoder_qkv_multiscales": ((),) * levels,
+        "decoder_qkv_multiscales": ((),) * levels,
         "decoder_norm_types": ("batch_norm",) * 3 + ("rms_norm",) * wide,
         "decoder_act_fns": ("relu",) * 3 + ("silu",) * wide,
-    }  # fmt: skip
+    }
 
 
 VIT = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
@@ -211,8 +230,13 @@ FAMILY = Family(
     tables={"diffusers": _rows(original=False), "original": _rows(original=True)},
     ignored=(r".*\.num_batches_tracked",),
     published={
-        "dc-ae-f32c32-sana": {"encoder_block_types": VIT, "decoder_block_types": VIT, "downsample_block_type": "conv",
-                              "upsample_block_type": "interpolate", "scaling_factor": 0.41407},
+        "dc-ae-f32c32-sana": {
+            "encoder_block_types": VIT,
+            "decoder_block_types": VIT,
+            "downsample_block_type": "conv",
+            "upsample_block_type": "interpolate",
+            "scaling_factor": 0.41407,
+        },
         "dc-ae-f32c32-in": {**imagenet(6, 32), "scaling_factor": 0.3189},
         "dc-ae-f32c32-mix": {**imagenet(6, 32), "scaling_factor": 0.4552},
         "dc-ae-f64c128-in": {**imagenet(7, 128), "scaling_factor": 0.2889},
@@ -221,4 +245,4 @@ FAMILY = Family(
         "dc-ae-f128c512-mix": {**imagenet(8, 512), "scaling_factor": 0.3620},
     },
     beside={name: "$^" for name in ("dc-ae-f32c32-in", "dc-ae-f64c128-in", "dc-ae-f128c512-in")},  # nothing tells
-)  # fmt: skip
+)

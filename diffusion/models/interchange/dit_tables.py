@@ -36,20 +36,28 @@ def _diffusers_rows(module: DiT) -> list[Row]:
         table = [row for layer in range(module.depth) for row in within(stacked(embeddings, layer), block(layer))]
     else:
         table = [
-            row._replace(theirs=block(0) + row.theirs,
-                         copies=tuple(block(layer) + row.theirs for layer in range(1, module.depth)))
+            row._replace(
+                theirs=block(0) + row.theirs,
+                copies=tuple(block(layer) + row.theirs for layer in range(1, module.depth)),
+            )
             for row in embeddings
-        ]  # fmt: skip
+        ]
     for layer in range(module.depth):
         before = f"transformer_blocks.{layer}"
-        table += stacked([
-            *linear(f"{before}.norm1.linear", "blocks/modulation/dense"),
-            *(row for i, name in enumerate("qkv")
-              for row in linear(f"{before}.attn1.to_{name}", "blocks/attention/qkv", at=(slice(None), i))),
-            *linear(f"{before}.attn1.to_out.0", "blocks/attention/out", DENSE_OUT),
-            *linear(f"{before}.ff.net.0.proj", "blocks/mlp/hidden"),
-            *linear(f"{before}.ff.net.2", "blocks/mlp/out"),
-        ], layer)  # fmt: skip
+        table += stacked(
+            [
+                *linear(f"{before}.norm1.linear", "blocks/modulation/dense"),
+                *(
+                    row
+                    for i, name in enumerate("qkv")
+                    for row in linear(f"{before}.attn1.to_{name}", "blocks/attention/qkv", at=(slice(None), i))
+                ),
+                *linear(f"{before}.attn1.to_out.0", "blocks/attention/out", DENSE_OUT),
+                *linear(f"{before}.ff.net.0.proj", "blocks/mlp/hidden"),
+                *linear(f"{before}.ff.net.2", "blocks/mlp/out"),
+            ],
+            layer,
+        )
     return [
         *linear("pos_embed.proj", "patch_embedding", patches(module.patch)),
         *table,
@@ -79,13 +87,16 @@ def _original_rows(module: DiT) -> list[Row]:
     ]
     for layer in range(module.depth):
         before = f"blocks.{layer}"
-        table += stacked([
-            *linear(f"{before}.adaLN_modulation.1", "blocks/modulation/dense"),
-            *linear(f"{before}.attn.qkv", "blocks/attention/qkv"),
-            *linear(f"{before}.attn.proj", "blocks/attention/out", DENSE_OUT),
-            *linear(f"{before}.mlp.fc1", "blocks/mlp/hidden"),
-            *linear(f"{before}.mlp.fc2", "blocks/mlp/out"),
-        ], layer)  # fmt: skip
+        table += stacked(
+            [
+                *linear(f"{before}.adaLN_modulation.1", "blocks/modulation/dense"),
+                *linear(f"{before}.attn.qkv", "blocks/attention/qkv"),
+                *linear(f"{before}.attn.proj", "blocks/attention/out", DENSE_OUT),
+                *linear(f"{before}.mlp.fc1", "blocks/mlp/hidden"),
+                *linear(f"{before}.mlp.fc2", "blocks/mlp/out"),
+            ],
+            layer,
+        )
     return table
 
 
@@ -93,18 +104,24 @@ def _build_diffusers(config: Mapping[str, Any]) -> DiT:
     # norm_eps is that of the second norm alone, and moves it by less than float32 sees.
     fields = Fields("DiTTransformer2DModel", config, ("dropout", "norm_num_groups", "norm_eps", "upcast_attention"))
     heads = fields.take("num_attention_heads", 16)
-    size, channels = fields.take("sample_size", 32), fields.take("in_channels", 4)
+    size = fields.take("sample_size", 32)
+    channels = fields.take("in_channels", 4)
     fields.only("activation_fn", "gelu-approximate")
     fields.only("norm_type", "ada_norm_zero")
     fields.only("norm_elementwise_affine", False)
     fields.only("attention_bias", True)
     fields.only("attention_type", "default")  # of the class before it
     module = DiT(
-        patch=fields.take("patch_size", 2), width=heads * fields.take("attention_head_dim", 72),
-        depth=fields.take("num_layers", 28, DEPTH), heads=heads, num_classes=fields.take("num_embeds_ada_norm", 1000),
+        patch=fields.take("patch_size", 2),
+        width=heads * fields.take("attention_head_dim", 72),
+        depth=fields.take("num_layers", 28, DEPTH),
+        heads=heads,
+        num_classes=fields.take("num_embeds_ada_norm", 1000),
         learn_sigma=fields.only("out_channels", None, channels, 2 * channels) == 2 * channels,
-        frequency_shift=1, own_embeddings=fields.take("own_embeddings", False), shape=(size, size, channels),
-    )  # fmt: skip
+        frequency_shift=1,
+        own_embeddings=fields.take("own_embeddings", False),
+        shape=(size, size, channels),
+    )
     fields.end()
     return module
 
@@ -112,20 +129,28 @@ def _build_diffusers(config: Mapping[str, Any]) -> DiT:
 def _describe_diffusers(module: DiT) -> dict[str, Any]:
     _refuse_others("DiTTransformer2DModel", module, mlp_ratio=4.0)
     if module.frequency_shift != 1:
-        raise Refusal("DiTTransformer2DModel: diffusers tells a DiT the time by the frequencies 10000^(-i / 127), and "
-                      "would make other pictures of a network with frequency_shift = 0, which has 10000^(-i / 128). "
-                      "module.clone(frequency_shift=1) is the network that it would make of these weights.")
+        raise Refusal(
+            "DiTTransformer2DModel: diffusers tells a DiT the time by the frequencies 10000^(-i / 127), and "
+            "would make other pictures of a network with frequency_shift = 0, which has 10000^(-i / 128). "
+            "module.clone(frequency_shift=1) is the network that it would make of these weights."
+        )
     side, _, channels = _shape(module)
     return {
-        "num_attention_heads": module.heads, "attention_head_dim": module.width // module.heads,
-        "in_channels": channels, "out_channels": channels * (2 if module.learn_sigma else 1),
-        "num_layers": module.depth, "sample_size": side, "patch_size": module.patch,
+        "num_attention_heads": module.heads,
+        "attention_head_dim": module.width // module.heads,
+        "in_channels": channels,
+        "out_channels": channels * (2 if module.learn_sigma else 1),
+        "num_layers": module.depth,
+        "sample_size": side,
+        "patch_size": module.patch,
         "num_embeds_ada_norm": module.num_classes,
-        "activation_fn": "gelu-approximate", "norm_type": "ada_norm_zero", "norm_elementwise_affine": False,
+        "activation_fn": "gelu-approximate",
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
         "attention_bias": True,
         # A field of ours: the library, which always has them, leaves it aside and says so.
         **({"own_embeddings": True} if module.own_embeddings else {}),
-    }  # fmt: skip
+    }
 
 
 def _build_original(config: Mapping[str, Any]) -> DiT:
@@ -134,12 +159,15 @@ def _build_original(config: Mapping[str, Any]) -> DiT:
     if not fields.take("class_dropout_prob", 0.1) > 0:
         raise Refusal("DiT: class_dropout_prob = 0 leaves out the null class, which this network has.")
     module = DiT(
-        patch=fields.take("patch_size", 2), width=fields.take("hidden_size", 1152),
-        depth=fields.take("depth", 28, DEPTH), heads=fields.take("num_heads", 16),
+        patch=fields.take("patch_size", 2),
+        width=fields.take("hidden_size", 1152),
+        depth=fields.take("depth", 28, DEPTH),
+        heads=fields.take("num_heads", 16),
         num_classes=fields.take("num_classes", 1000),
-        mlp_ratio=fields.take("mlp_ratio", 4.0), learn_sigma=fields.take("learn_sigma", True),
+        mlp_ratio=fields.take("mlp_ratio", 4.0),
+        learn_sigma=fields.take("learn_sigma", True),
         shape=(size, size, fields.take("in_channels", 4)),
-    )  # fmt: skip
+    )
     fields.end()
     return module
 
@@ -148,11 +176,17 @@ def _describe_original(module: DiT) -> dict[str, Any]:
     _refuse_others("DiT", module, frequency_shift=0, own_embeddings=False)
     side, _, channels = _shape(module)
     return {
-        "input_size": side, "patch_size": module.patch, "in_channels": channels,
+        "input_size": side,
+        "patch_size": module.patch,
+        "in_channels": channels,
         "hidden_size": module.width,
-        "depth": module.depth, "num_heads": module.heads, "mlp_ratio": module.mlp_ratio, "class_dropout_prob": 0.1,
-        "num_classes": module.num_classes, "learn_sigma": module.learn_sigma,
-    }  # fmt: skip
+        "depth": module.depth,
+        "num_heads": module.heads,
+        "mlp_ratio": module.mlp_ratio,
+        "class_dropout_prob": 0.1,
+        "num_classes": module.num_classes,
+        "learn_sigma": module.learn_sigma,
+    }
 
 
 def _refuse_others(name: str, module: DiT, **required: Any) -> None:
@@ -165,8 +199,10 @@ def _refuse_others(name: str, module: DiT, **required: Any) -> None:
     if not module.num_classes:
         raise Refusal(f"{name}: num_classes = 0 has no place in it; it is told a class.")
     if module.shape is None or module.shape[0] != module.shape[1]:
-        raise Refusal(f"{name}: shape = {module.shape}; it says the square images that it is made for, e.g. "
-                      "module.clone(shape=(32, 32, 4)).")
+        raise Refusal(
+            f"{name}: shape = {module.shape}; it says the square images that it is made for, e.g. "
+            "module.clone(shape=(32, 32, 4))."
+        )
 
 
 def _shape(module: DiT) -> tuple[int, int, int]:
@@ -181,7 +217,8 @@ def _example(module: DiT) -> tuple:
 
 
 def _positions(module: DiT) -> dict[str, Computed]:
-    side, width = _shape(module)[0] // module.patch, module.width
+    side = _shape(module)[0] // module.patch
+    width = module.width
     return {"pos_embed": Computed((1, side**2, width), lambda: sincos_positions(side, side, width)[None])}
 
 
@@ -190,14 +227,29 @@ def _published(size: int) -> dict[str, Any]:
 
 
 DIFFUSERS = Family(
-    "DiTTransformer2DModel", DiT, _build_diffusers, _describe_diffusers, _example, {"diffusers": _diffusers_rows},
+    "DiTTransformer2DModel",
+    DiT,
+    _build_diffusers,
+    _describe_diffusers,
+    _example,
+    {"diffusers": _diffusers_rows},
     published={f"DiT-XL/2, {8 * size} x {8 * size}": {"sample_size": size, "out_channels": 8} for size in (32, 64)},
-    varied=_varied, also={"Transformer2DModel": {"norm_type": "ada_norm_zero"}},
-)  # fmt: skip
+    varied=_varied,
+    also={"Transformer2DModel": {"norm_type": "ada_norm_zero"}},
+)
 ORIGINAL = Family(
-    "DiT", DiT, _build_original, _describe_original, _example, {"original": _original_rows}, library="",
+    "DiT",
+    DiT,
+    _build_original,
+    _describe_original,
+    _example,
+    {"original": _original_rows},
+    library="",
     computed=_positions,
-    published={"DiT-XL/2, 256 x 256": _published(32), "DiT-XL/2, 512 x 512": _published(64),
-               "SiT-XL/2, 256 x 256": _published(32)},
-)  # fmt: skip
+    published={
+        "DiT-XL/2, 256 x 256": _published(32),
+        "DiT-XL/2, 512 x 512": _published(64),
+        "SiT-XL/2, 256 x 256": _published(32),
+    },
+)
 FAMILIES = (DIFFUSERS, ORIGINAL)

@@ -32,18 +32,22 @@ def _rows(module: EDM2UNet) -> list[Row]:
         table.append(_kernel("emb_label", "class", DENSE))
     attends = tuple(map(module.attends, range(len(module.widths))))
     for box in boxes(module.widths, module.widths[0], module.blocks, attends):
-        ours, level, name = box.ours, box.level, f"block{box.index}"
+        ours = box.ours
+        level = box.level
+        name = f"block{box.index}"
         if box.part == "middle":
             name = f"in{box.index}"
         elif box.index is None:  # ours are named by the level that they lead to
             level += 1 if box.part == "down" else -1
-            ours, name = f"{box.part}_{level}_resample", box.part
+            ours = f"{box.part}_{level}_resample"
+            name = box.part
         theirs = f"{'enc' if box.part == 'down' else 'dec'}.{side(level)}_{name}"
         table += [
             Row(f"{theirs}.emb_gain", f"{ours}/embedding_gain"),
-            _kernel(f"{theirs}.conv_res0", f"{ours}/conv_1"), _kernel(f"{theirs}.conv_res1", f"{ours}/conv_2"),
+            _kernel(f"{theirs}.conv_res0", f"{ours}/conv_1"),
+            _kernel(f"{theirs}.conv_res1", f"{ours}/conv_2"),
             _kernel(f"{theirs}.emb_linear", f"{ours}/embedding", DENSE),
-        ]  # fmt: skip
+        ]
         if box.shortcut:
             table.append(_kernel(f"{theirs}.conv_skip", f"{ours}/skip"))
         if box.attends:
@@ -58,42 +62,70 @@ def _build(config: Mapping[str, Any]) -> EDM2UNet:
         if fields.take(field, None, MAYBE_SIZE) is None:
             raise Refusal(f"{NAME}: the config does not say {field}.")
     module = EDM2UNet(
-        resolution=config["img_resolution"], channels=config["img_channels"],
-        num_classes=config["label_dim"], width=fields.take("model_channels", 192),
+        resolution=config["img_resolution"],
+        channels=config["img_channels"],
+        num_classes=config["label_dim"],
+        width=fields.take("model_channels", 192),
         multipliers=fields.take("channel_mult", (1, 2, 3, 4), SIZES),
         noise_multiplier=fields.take("channel_mult_noise", None, MAYBE_SIZE),
         embedding_multiplier=fields.take("channel_mult_emb", None, MAYBE_SIZE),
-        blocks=fields.take("num_blocks", 3, DEPTH), attention_resolutions=fields.take("attn_resolutions", (16, 8)),
-        label_balance=fields.take("label_balance", 0.5), concat_balance=fields.take("concat_balance", 0.5),
-        residual_balance=fields.take("res_balance", 0.3), attention_balance=fields.take("attn_balance", 0.3),
-        head_size=fields.take("channels_per_head", 64), taps=fields.take("resample_filter", (1, 1), SIZES),
-        dropout=fields.take("dropout", 0.0), clip=fields.take("clip_act", 256.0),
-    )  # fmt: skip
+        blocks=fields.take("num_blocks", 3, DEPTH),
+        attention_resolutions=fields.take("attn_resolutions", (16, 8)),
+        label_balance=fields.take("label_balance", 0.5),
+        concat_balance=fields.take("concat_balance", 0.5),
+        residual_balance=fields.take("res_balance", 0.3),
+        attention_balance=fields.take("attn_balance", 0.3),
+        head_size=fields.take("channels_per_head", 64),
+        taps=fields.take("resample_filter", (1, 1), SIZES),
+        dropout=fields.take("dropout", 0.0),
+        clip=fields.take("clip_act", 256.0),
+    )
     fields.end()
     return module
 
 
 def _describe(module: EDM2UNet) -> dict[str, Any]:
     return {
-        "img_resolution": module.resolution, "img_channels": module.channels, "label_dim": module.num_classes,
-        "model_channels": module.width, "channel_mult": list(module.multipliers),
-        "channel_mult_noise": module.noise_multiplier, "channel_mult_emb": module.embedding_multiplier,
-        "num_blocks": module.blocks, "attn_resolutions": list(module.attention_resolutions),
-        "label_balance": module.label_balance, "concat_balance": module.concat_balance,
-        "res_balance": module.residual_balance, "attn_balance": module.attention_balance,
-        "channels_per_head": module.head_size, "resample_filter": list(module.taps), "dropout": module.dropout,
+        "img_resolution": module.resolution,
+        "img_channels": module.channels,
+        "label_dim": module.num_classes,
+        "model_channels": module.width,
+        "channel_mult": list(module.multipliers),
+        "channel_mult_noise": module.noise_multiplier,
+        "channel_mult_emb": module.embedding_multiplier,
+        "num_blocks": module.blocks,
+        "attn_resolutions": list(module.attention_resolutions),
+        "label_balance": module.label_balance,
+        "concat_balance": module.concat_balance,
+        "res_balance": module.residual_balance,
+        "attn_balance": module.attention_balance,
+        "channels_per_head": module.head_size,
+        "resample_filter": list(module.taps),
+        "dropout": module.dropout,
         "clip_act": module.clip,
-    }  # fmt: skip
+    }
 
 
 PUBLISHED = {
     f"EDM2-{size}, ImageNet {side}{'' if classes else ', without classes'}": {
-        "img_resolution": 64, "img_channels": channels, "label_dim": classes, "model_channels": width,
+        "img_resolution": 64,
+        "img_channels": channels,
+        "label_dim": classes,
+        "model_channels": width,
     }
     for side, channels in ((512, 4), (64, 3))
     for size, width in WIDTHS.items()
     for classes in (1000, 0)  # those without guide the others (Karras et al., 2024, section 5.2)
     if side == 512 or size not in ("XXS", "XXL")
-}  # fmt: skip
-FAMILY = Family(NAME, EDM2UNet, _build, _describe, example, {"original": _rows}, library="", published=PUBLISHED,
-                prefixes=("", "unet."))  # fmt: skip
+}
+FAMILY = Family(
+    NAME,
+    EDM2UNet,
+    _build,
+    _describe,
+    example,
+    {"original": _rows},
+    library="",
+    published=PUBLISHED,
+    prefixes=("", "unet."),
+)

@@ -22,8 +22,8 @@ class Named(NamedTuple):
     """A box with its name in their files.
 
     Attributes:
-      box: with our path, and the level of the side that it puts out.
-      theirs: "enc.32x32_block0".
+        box: with our path, and the level of the side that it puts out.
+        theirs: "enc.32x32_block0".
     """
 
     box: Box
@@ -55,9 +55,10 @@ def _attention_rows(theirs: str, ours: str) -> list[Row]:
     kernel, bias = fused("hdi", ones=2)
     return [
         *norm_rows(f"{theirs}.norm2", f"{ours}/norm"),
-        Row(f"{theirs}.qkv.weight", f"{ours}/qkv/kernel", kernel), Row(f"{theirs}.qkv.bias", f"{ours}/qkv/bias", bias),
+        Row(f"{theirs}.qkv.weight", f"{ours}/qkv/kernel", kernel),
+        Row(f"{theirs}.qkv.bias", f"{ours}/qkv/bias", bias),
         *conv_rows(f"{theirs}.proj", f"{ours}/out", point_out(2)),
-    ]  # fmt: skip
+    ]
 
 
 def _song_named(module: SongUNet) -> Iterator[Named]:
@@ -75,8 +76,11 @@ def _song_path(box: Box) -> str:
 def _song_rows(module: SongUNet) -> list[Row]:
     side = lambda level: f"{module.resolution >> level}x{module.resolution >> level}"
     levels = len(module.widths)
-    table = [*conv_rows(f"enc.{side(0)}_conv", "conv_in"), *linear("map_layer0", "time_hidden"),
-             *linear("map_layer1", "time_out")]  # fmt: skip
+    table = [
+        *conv_rows(f"enc.{side(0)}_conv", "conv_in"),
+        *linear("map_layer0", "time_hidden"),
+        *linear("map_layer1", "time_out"),
+    ]
     if module.clock == "fourier":
         table.append(Row("map_noise.freqs", "frequencies"))
     if module.num_classes:
@@ -99,11 +103,15 @@ def _song_computed(module: SongUNet) -> dict[str, Computed]:
     """The filter, beside each convolution that resamples."""
     levels = range(len(module.widths))
     side = lambda level: f"{module.resolution >> level}x{module.resolution >> level}"
-    places = [f"{theirs}.{part}" for box, theirs in _song_named(module) if box.index is None
-              for part in ("conv0", "skip")]  # fmt: skip
+    places = [
+        f"{theirs}.{part}" for box, theirs in _song_named(module) if box.index is None for part in ("conv0", "skip")
+    ]
     for level in levels[1:]:
-        places += {"skip": [f"enc.{side(level)}_aux_down"], "residual": [f"enc.{side(level)}_aux_residual"],
-                   "standard": []}[module.encoder]  # fmt: skip
+        places += {
+            "skip": [f"enc.{side(level)}_aux_down"],
+            "residual": [f"enc.{side(level)}_aux_residual"],
+            "standard": [],
+        }[module.encoder]
     places += [f"dec.{side(level)}_aux_up" for level in levels[:-1] if module.decoder == "skip"]
     return _filters(places, module.taps)
 
@@ -118,15 +126,22 @@ def _build_song(config: Mapping[str, Any]) -> SongUNet:
     fields = Fields("SongUNet", config, ("label_dropout",))
     fields.only("channel_mult_emb", 4)
     module = SongUNet(
-        resolution=_said(fields, "img_resolution"), width=fields.take("model_channels", 128),
-        multipliers=fields.take("channel_mult", (1, 2, 2, 2), SIZES), blocks=fields.take("num_blocks", 4, DEPTH),
-        attention_resolutions=fields.take("attn_resolutions", (16,)), num_classes=fields.take("label_dim", 0),
-        augmentations=fields.take("augment_dim", 0), in_channels=_said(fields, "in_channels"),
-        out_channels=_said(fields, "out_channels"), dropout=fields.take("dropout", 0.1),
-        clock=fields.take("embedding_type", "positional"), clock_multiplier=fields.take("channel_mult_noise", 1),
-        encoder=fields.take("encoder_type", "standard"), decoder=fields.take("decoder_type", "standard"),
+        resolution=_said(fields, "img_resolution"),
+        width=fields.take("model_channels", 128),
+        multipliers=fields.take("channel_mult", (1, 2, 2, 2), SIZES),
+        blocks=fields.take("num_blocks", 4, DEPTH),
+        attention_resolutions=fields.take("attn_resolutions", (16,)),
+        num_classes=fields.take("label_dim", 0),
+        augmentations=fields.take("augment_dim", 0),
+        in_channels=_said(fields, "in_channels"),
+        out_channels=_said(fields, "out_channels"),
+        dropout=fields.take("dropout", 0.1),
+        clock=fields.take("embedding_type", "positional"),
+        clock_multiplier=fields.take("channel_mult_noise", 1),
+        encoder=fields.take("encoder_type", "standard"),
+        decoder=fields.take("decoder_type", "standard"),
         taps=fields.take("resample_filter", (1, 1), SIZES),
-    )  # fmt: skip
+    )
     fields.end()
     return module
 
@@ -140,13 +155,22 @@ def _said(fields: Fields, name: str) -> Any:
 
 def _describe_song(module: SongUNet) -> dict[str, Any]:
     return {
-        "img_resolution": module.resolution, "in_channels": module.in_channels, "out_channels": module.out_channels,
-        "label_dim": module.num_classes, "augment_dim": module.augmentations, "model_channels": module.width,
-        "channel_mult": list(module.multipliers), "num_blocks": module.blocks,
-        "attn_resolutions": list(module.attention_resolutions), "dropout": module.dropout,
-        "embedding_type": module.clock, "channel_mult_noise": module.clock_multiplier, "encoder_type": module.encoder,
-        "decoder_type": module.decoder, "resample_filter": list(module.taps),
-    }  # fmt: skip
+        "img_resolution": module.resolution,
+        "in_channels": module.in_channels,
+        "out_channels": module.out_channels,
+        "label_dim": module.num_classes,
+        "augment_dim": module.augmentations,
+        "model_channels": module.width,
+        "channel_mult": list(module.multipliers),
+        "num_blocks": module.blocks,
+        "attn_resolutions": list(module.attention_resolutions),
+        "dropout": module.dropout,
+        "embedding_type": module.clock,
+        "channel_mult_noise": module.clock_multiplier,
+        "encoder_type": module.encoder,
+        "decoder_type": module.decoder,
+        "resample_filter": list(module.taps),
+    }
 
 
 def _dhariwal_named(module: UNet) -> Iterator[Named]:
@@ -157,9 +181,12 @@ def _dhariwal_named(module: UNet) -> Iterator[Named]:
 def _dhariwal_rows(module: UNet) -> list[Row]:
     side = module.resolution
     table = [
-        *conv_rows(f"enc.{side}x{side}_conv", "conv_in"), *linear("map_layer0", "time_hidden"),
-        *linear("map_layer1", "time_out"), *norm_rows("out_norm", "norm_out"), *conv_rows("out_conv", "conv_out"),
-    ]  # fmt: skip
+        *conv_rows(f"enc.{side}x{side}_conv", "conv_in"),
+        *linear("map_layer0", "time_hidden"),
+        *linear("map_layer1", "time_out"),
+        *norm_rows("out_norm", "norm_out"),
+        *conv_rows("out_conv", "conv_out"),
+    ]
     if module.num_classes:
         table.append(Row("map_label.weight", "classes", DENSE))
     for box, theirs in _dhariwal_named(module):
@@ -171,8 +198,9 @@ def _dhariwal_rows(module: UNet) -> list[Row]:
 
 
 def _dhariwal_computed(module: UNet) -> dict[str, Computed]:
-    places = [f"{theirs}.{part}" for box, theirs in _dhariwal_named(module) if box.index is None
-              for part in ("conv0", "skip")]  # fmt: skip
+    places = [
+        f"{theirs}.{part}" for box, theirs in _dhariwal_named(module) if box.index is None for part in ("conv0", "skip")
+    ]
     return _filters(places, (1, 1))
 
 
@@ -180,61 +208,113 @@ def _build_dhariwal(config: Mapping[str, Any]) -> UNet:
     fields = Fields("DhariwalUNet", config, ("label_dropout",))
     fields.only("channel_mult_emb", 4)
     fields.only("augment_dim", 0)
-    features, side = fields.take("model_channels", 192), _said(fields, "img_resolution")
+    features = fields.take("model_channels", 192)
+    side = _said(fields, "img_resolution")
     widths = tuple(features * one for one in fields.take("channel_mult", (1, 2, 3, 4), SIZES))
     if min(widths) < 128:
-        raise Refusal(f"DhariwalUNet: {min(widths)} channels are normalised in fewer than 32 groups there; this "
-                      "network has 32 always.")
+        raise Refusal(
+            f"DhariwalUNet: {min(widths)} channels are normalised in fewer than 32 groups there; this "
+            "network has 32 always."
+        )
     module = UNet(
-        widths=widths, blocks=fields.take("num_blocks", 3, DEPTH), num_classes=fields.take("label_dim", 0),
-        attention_levels=tuple(i for i in range(len(widths))
-                               if side >> i in fields.take("attn_resolutions", (32, 16, 8))),
-        in_channels=_said(fields, "in_channels"), out_channels=_said(fields, "out_channels"), heads=None, head_size=64,
-        scale_shift=True, resample="block", features=None if features == widths[0] else features,
-        dropout=fields.take("dropout", 0.1), resolution=side,
-    )  # fmt: skip
+        widths=widths,
+        blocks=fields.take("num_blocks", 3, DEPTH),
+        num_classes=fields.take("label_dim", 0),
+        attention_levels=tuple(
+            i for i in range(len(widths)) if side >> i in fields.take("attn_resolutions", (32, 16, 8))
+        ),
+        in_channels=_said(fields, "in_channels"),
+        out_channels=_said(fields, "out_channels"),
+        heads=None,
+        head_size=64,
+        scale_shift=True,
+        resample="block",
+        features=None if features == widths[0] else features,
+        dropout=fields.take("dropout", 0.1),
+        resolution=side,
+    )
     fields.end()
     return module
 
 
 def _describe_dhariwal(module: UNet) -> dict[str, Any]:
-    only("DhariwalUNet", module, groups=(32,), epsilon=(1e-5,), head_size=(64,), scale_shift=(True,),
-         resample=("block",), frequency_shift=(0,), sines_first=(False,))  # fmt: skip
+    only(
+        "DhariwalUNet",
+        module,
+        groups=(32,),
+        epsilon=(1e-5,),
+        head_size=(64,),
+        scale_shift=(True,),
+        resample=("block",),
+        frequency_shift=(0,),
+        sines_first=(False,),
+    )
     features = module.time_features
     if module.resolution is None or min(module.widths) < 128 or any(width % features for width in module.widths):
-        raise Refusal("DhariwalUNet: it says the side of its pictures (module.clone(resolution=64)), and its widths "
-                      f"are at least 128 and multiples of the sinusoids, {features}.")
+        raise Refusal(
+            "DhariwalUNet: it says the side of its pictures (module.clone(resolution=64)), and its widths "
+            f"are at least 128 and multiples of the sinusoids, {features}."
+        )
     return {
-        "img_resolution": module.resolution, "in_channels": module.in_channels, "out_channels": module.out_channels,
-        "label_dim": module.num_classes, "model_channels": features,
-        "channel_mult": [width // features for width in module.widths], "num_blocks": module.blocks,
-        "attn_resolutions": [module.resolution >> i for i in module.attention_levels], "dropout": module.dropout,
-    }  # fmt: skip
+        "img_resolution": module.resolution,
+        "in_channels": module.in_channels,
+        "out_channels": module.out_channels,
+        "label_dim": module.num_classes,
+        "model_channels": features,
+        "channel_mult": [width // features for width in module.widths],
+        "num_blocks": module.blocks,
+        "attn_resolutions": [module.resolution >> i for i in module.attention_levels],
+        "dropout": module.dropout,
+    }
 
 
 def _published(side: int, **config: Any) -> dict[str, Any]:
     return {"img_resolution": side, "in_channels": 3, "out_channels": 3, **config}
 
 
-NCSN_PP = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2,
-           "resample_filter": [1, 3, 3, 1]}  # fmt: skip
+NCSN_PP = {
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "channel_mult_noise": 2,
+    "resample_filter": [1, 3, 3, 1],
+}
 SONG_PUBLISHED = {
     f"{kind}, {data}{', with classes' * bool(classes)}{'' if augment else ', baseline'}": _published(
         side, **config, channel_mult=levels, label_dim=classes, augment_dim=augment
     )
     for kind, config in (("DDPM++", {}), ("NCSN++", NCSN_PP))
     for data, side, levels, labels in (
-        ("CIFAR-10", 32, [2, 2, 2], (0, 10)), ("FFHQ and AFHQ 64", 64, [1, 2, 2, 2], (0,)),
+        ("CIFAR-10", 32, [2, 2, 2], (0, 10)),
+        ("FFHQ and AFHQ 64", 64, [1, 2, 2, 2], (0,)),
     )
     for classes in labels
     for augment in (9, 0)
-}  # fmt: skip
-SONG = Family("SongUNet", SongUNet, _build_song, _describe_song, example, {"original": _song_rows}, library="",
-              computed=_song_computed, published=SONG_PUBLISHED, prefixes=("", "model."))  # fmt: skip
+}
+SONG = Family(
+    "SongUNet",
+    SongUNet,
+    _build_song,
+    _describe_song,
+    example,
+    {"original": _song_rows},
+    library="",
+    computed=_song_computed,
+    published=SONG_PUBLISHED,
+    prefixes=("", "model."),
+)
 DHARIWAL = Family(
-    "DhariwalUNet", UNet, _build_dhariwal, _describe_dhariwal, example, {"original": _dhariwal_rows}, library="",
-    computed=_dhariwal_computed, prefixes=("", "model."),
-    published={"ADM of EDM, ImageNet 64": _published(64, label_dim=1000),
-               "ADM of EDM, ImageNet 64, baseline": _published(64, label_dim=1000) | {"out_channels": 6}},
-)  # fmt: skip
+    "DhariwalUNet",
+    UNet,
+    _build_dhariwal,
+    _describe_dhariwal,
+    example,
+    {"original": _dhariwal_rows},
+    library="",
+    computed=_dhariwal_computed,
+    prefixes=("", "model."),
+    published={
+        "ADM of EDM, ImageNet 64": _published(64, label_dim=1000),
+        "ADM of EDM, ImageNet 64, baseline": _published(64, label_dim=1000) | {"out_channels": 6},
+    },
+)
 FAMILIES = (SONG, DHARIWAL)

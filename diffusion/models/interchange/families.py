@@ -23,24 +23,27 @@ from diffusion.models.interchange import (
 from diffusion.models.interchange.family import Family, Refusal
 from diffusion.models.layers.choices import look_up
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (
-    *autoencoder_tables.FAMILIES,
-    autoencoder_tiny_tables.FAMILY,
-    *clip_tables.FAMILIES,
-    conditional_unet_tables.FAMILY,
-    control_net_tables.FAMILY,
-    deep_compression_tables.FAMILY,
-    *dit_tables.FAMILIES,
-    flux_tables.FAMILY,
-    mmdit_tables.FAMILY,
-    pixart_tables.FAMILY,
-    t5_tables.FAMILY,
-    u_vit_tables.FAMILY,
-    unet_2d_tables.FAMILY,
-    adm_tables.FAMILY,
-    *edm_tables.FAMILIES,
-    edm2_tables.FAMILY,
-)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        *autoencoder_tables.FAMILIES,
+        autoencoder_tiny_tables.FAMILY,
+        *clip_tables.FAMILIES,
+        conditional_unet_tables.FAMILY,
+        control_net_tables.FAMILY,
+        deep_compression_tables.FAMILY,
+        *dit_tables.FAMILIES,
+        flux_tables.FAMILY,
+        mmdit_tables.FAMILY,
+        pixart_tables.FAMILY,
+        t5_tables.FAMILY,
+        u_vit_tables.FAMILY,
+        unet_2d_tables.FAMILY,
+        adm_tables.FAMILY,
+        *edm_tables.FAMILIES,
+        edm2_tables.FAMILY,
+    )
+}
 """The kinds of networks whose checkpoints are read and written, by their names."""
 
 
@@ -48,7 +51,7 @@ def find(name: str) -> Family:
     """The family of that name.
 
     Raises:
-      ValueError: for an unknown name; lists the valid ones, and the one that is meant where two letters are wrong.
+        ValueError: for an unknown name; lists the valid ones, and the one that is meant where two letters are wrong.
     """
     # Names of classes have most letters in common, whatever they are: FluxTransformer2DModel, WanTransformer3DModel.
     return look_up(FAMILIES, name, "architecture", alike=1 - 2 / max(len(name), 2))
@@ -58,8 +61,8 @@ def of(module: nn.Module) -> Family:
     """The first family that describes a module.
 
     Raises:
-      ValueError: if none has its class.
-      Refusal: if those of its class cannot express what it computes; that of the first.
+        ValueError: if none has its class.
+        Refusal: if those of its class cannot express what it computes; that of the first.
     """
     refusals = []
     for family in (family for family in FAMILIES.values() if type(module) in (family.module, family.other)):

@@ -27,8 +27,8 @@ class Computed(NamedTuple):
     """A tensor that a file holds though it is computed.
 
     Attributes:
-      shape: of it, known before it is made: a config may say any size.
-      make: () -> the array.
+        shape: of it, known before it is made: a config may say any size.
+        make: () -> the array.
     """
 
     shape: tuple[int, ...]
@@ -39,25 +39,25 @@ class Family(NamedTuple):
     """One architecture, in both directions.
 
     Attributes:
-      name: as the library that publishes it calls the class, e.g. "UNet2DConditionModel".
-      module: our class.
-      build: their config.json, as a mapping -> our module. Unknown or unsupported values are a `Refusal`.
-      describe: our module -> their config.json; the inverse of `build` up to fields at their defaults.
-      example: our module -> arguments of its call, as arrays or jax.ShapeDtypeStruct, small, to find its parameters.
-      tables: for each layout ("diffusers", "transformers", "original", ...) our module -> rows.
-      stem: of the weights' file in a folder.
-      library: that opens the folder: "diffusers" or "transformers".
-      ignored: regular expressions of whole names that files have and that carry nothing, such as position_ids.
-      computed: our module -> their tensors that are computed, not learned; checked when read, written when written.
-      published: configs of published checkpoints by name, so that a single file is recognised by its shapes.
-      prefixes: what stands before the names in single files that hold several networks, "model.diffusion_model.".
-      beside: where published configs differ in nothing that a file shows, such as the scale of latents: by their names,
-        a regular expression of the beginning of a name that only files with this one have.
-      also: other classes under whose names its networks are published, each with what a config of it says where it
-        is this one.
-      varied: (our module, tensors of a file) -> our module, where the numbers say what the config does not.
-      other: our class for some of its configs, where they are another network.
-      kohya: the layout of `tables` whose names kohya's programs have in LoRA files; "" is the first.
+        name: as the library that publishes it calls the class, e.g. "UNet2DConditionModel".
+        module: our class.
+        build: their config.json, as a mapping -> our module. Unknown or unsupported values are a `Refusal`.
+        describe: our module -> their config.json; the inverse of `build` up to fields at their defaults.
+        example: our module -> arguments of its call, as arrays or jax.ShapeDtypeStruct, small, to find its parameters.
+        tables: for each layout ("diffusers", "transformers", "original", ...) our module -> rows.
+        stem: of the weights' file in a folder.
+        library: that opens the folder: "diffusers" or "transformers".
+        ignored: regular expressions of whole names that files have and that carry nothing, such as position_ids.
+        computed: our module -> their tensors that are computed, not learned; checked when read, written when written.
+        published: configs of published checkpoints by name, so that a single file is recognised by its shapes.
+        prefixes: what stands before the names in single files that hold several networks, "model.diffusion_model.".
+        beside: where published configs differ in nothing that a file shows, such as the scale of latents: by their
+            names, a regular expression of the beginning of a name that only files with this one have.
+        also: other classes under whose names its networks are published, each with what a config of it says where it
+            is this one.
+        varied: (our module, tensors of a file) -> our module, where the numbers say what the config does not.
+        other: our class for some of its configs, where they are another network.
+        kohya: the layout of `tables` whose names kohya's programs have in LoRA files; "" is the first.
     """
 
     name: str
@@ -91,9 +91,12 @@ class Fields:
     """
 
     def __init__(
-        self, name: str, config: Mapping[str, Any], without_effect: tuple[str, ...] = (),
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        without_effect: tuple[str, ...] = (),
         kinds: Mapping[str, schema.Valid] | None = None,
-    ):  # fmt: skip
+    ):
         """Args:
         name: of the architecture, for messages.
         config: their config.json.
@@ -107,12 +110,12 @@ class Fields:
         """The value, or their default where the config leaves it out. Lists become tuples.
 
         Args:
-          field: its name.
-          default: theirs.
-          valid: what it may hold; None: as `kinds` says, or what is of the default's kind, see `schema.like`.
+            field: its name.
+            default: theirs.
+            valid: what it may hold; None: as `kinds` says, or what is of the default's kind, see `schema.like`.
 
         Raises:
-          Refusal: for a value of another type, or out of range.
+            Refusal: for a value of another type, or out of range.
         """
         self.read.add(field)
         if field not in self.config:
@@ -126,26 +129,29 @@ class Fields:
         """The value of a field of which our module knows few values; the first is their default.
 
         Raises:
-          Refusal: for any other value.
+            Refusal: for any other value.
         """
         self.read.add(field)
         value = _tuples(self.config.get(field, valid[0]))
         if value not in valid:
-            raise Refusal(f"{self.name}: {field} = {limits.short(value)} is not supported; supported: "
-                          f"{', '.join(map(repr, valid))}.")
+            raise Refusal(
+                f"{self.name}: {field} = {limits.short(value)} is not supported; supported: "
+                f"{', '.join(map(repr, valid))}."
+            )
         return valid[valid.index(value)]
 
     def end(self) -> None:
         """To be called when all is read.
 
         Raises:
-          Refusal: for a field that was not read and is set to something.
+            Refusal: for a field that was not read and is set to something.
         """
         for field, value in self.config.items():
             if field.startswith("_") or field in self.read or value in (None, False):
                 continue
-            raise Refusal(f"{self.name}: the config sets {field[:100]} = {limits.short(value)}, which is not known "
-                          "here.")
+            raise Refusal(
+                f"{self.name}: the config sets {field[:100]} = {limits.short(value)}, which is not known here."
+            )
 
 
 def _tuples(value: Any) -> Any:

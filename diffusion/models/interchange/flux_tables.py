@@ -28,11 +28,15 @@ PACKED_BIAS = Layout(
 JOINT = {  # by layout: of a joint layer the picture's stream and the text's
     "diffusers": joint_rows.DIFFUSERS,
     "original": tuple(
-        StreamNames(f"{stream}_mod.lin", (f"{stream}_attn.qkv", f"{stream}_attn.proj"),
-                    (f"{stream}_attn.norm.query_norm.scale", f"{stream}_attn.norm.key_norm.scale"),
-                    (f"{stream}_mlp.0", f"{stream}_mlp.2")) for stream in ("img", "txt")
+        StreamNames(
+            f"{stream}_mod.lin",
+            (f"{stream}_attn.qkv", f"{stream}_attn.proj"),
+            (f"{stream}_attn.norm.query_norm.scale", f"{stream}_attn.norm.key_norm.scale"),
+            (f"{stream}_mlp.0", f"{stream}_mlp.2"),
+        )
+        for stream in ("img", "txt")
     ),
-}  # fmt: skip
+}
 ENDS = {  # ours: (diffusers', the original)
     "time/hidden": ("time_text_embed.timestep_embedder.linear_1", "time_in.in_layer"),
     "time/out": ("time_text_embed.timestep_embedder.linear_2", "time_in.out_layer"),
@@ -48,8 +52,10 @@ def _diffusers_single() -> list[Row]:
     for part, name in enumerate(("attn.to_q", "attn.to_k", "attn.to_v")):
         rows += linear(name, "attention/qkv", at=(slice(None), part))
     rows += linear("proj_mlp", "attention/qkv", at=(slice(None), slice(3, 7)))
-    rows += [Row("attn.norm_q.weight", "attention/query_norm/scale"),
-             Row("attn.norm_k.weight", "attention/key_norm/scale")]  # fmt: skip
+    rows += [
+        Row("attn.norm_q.weight", "attention/query_norm/scale"),
+        Row("attn.norm_k.weight", "attention/key_norm/scale"),
+    ]
     return rows + linear("proj_out", "attention/out", DENSE_OUT)
 
 
@@ -66,14 +72,31 @@ def _original_single() -> list[Row]:
 def _table(module: Flux, layout: str) -> list[Row]:
     diffusers = layout == "diffusers"
     image, text, joints, singles, final, norm = (
-        ("x_embedder", "context_embedder", "transformer_blocks", "single_transformer_blocks", "proj_out",
-         "norm_out.linear") if diffusers
-        else ("img_in", "txt_in", "double_blocks", "single_blocks", "final_layer.linear",
-              "final_layer.adaLN_modulation.1")
-    )  # fmt: skip
-    rows = [*linear(image, "patch_embedding", PACKED_IN), *linear(text, "text_embedding"),
-            *shift_and_scale(norm, "final_modulation", module.width, diffusers),
-            Row(f"{final}.weight", "final/kernel", PACKED_OUT), Row(f"{final}.bias", "final/bias", PACKED_BIAS)]
+        (
+            "x_embedder",
+            "context_embedder",
+            "transformer_blocks",
+            "single_transformer_blocks",
+            "proj_out",
+            "norm_out.linear",
+        )
+        if diffusers
+        else (
+            "img_in",
+            "txt_in",
+            "double_blocks",
+            "single_blocks",
+            "final_layer.linear",
+            "final_layer.adaLN_modulation.1",
+        )
+    )
+    rows = [
+        *linear(image, "patch_embedding", PACKED_IN),
+        *linear(text, "text_embedding"),
+        *shift_and_scale(norm, "final_modulation", module.width, diffusers),
+        Row(f"{final}.weight", "final/kernel", PACKED_OUT),
+        Row(f"{final}.bias", "final/bias", PACKED_BIAS),
+    ]
     for ours, theirs in ENDS.items():
         if module.strength or not ours.startswith("strength"):
             rows += linear(theirs[0 if diffusers else 1], f"conditioning/{ours}")
@@ -90,28 +113,41 @@ def build(config: Mapping[str, Any]) -> Flux:
     """Our module for a config.json of FluxTransformer2DModel."""
     fields = Fields(NAME, config)
     fields.only("patch_size", 1)  # of packed tokens; the packing is by 2 x 2
-    heads, inputs = fields.take("num_attention_heads", 24), fields.take("in_channels", 64)
+    heads = fields.take("num_attention_heads", 24)
+    inputs = fields.take("in_channels", 64)
     module = Flux(
-        channels=inputs // PATCH**2, out_channels=(fields.take("out_channels", None, MAYBE_SIZE) or inputs) // PATCH**2,
-        width=heads * fields.take("attention_head_dim", 128), depth=fields.take("num_layers", 19, DEPTH),
-        singles=fields.take("num_single_layers", 38, DEPTH), heads=heads,
-        text_width=fields.take("joint_attention_dim", 4096), pooled_width=fields.take("pooled_projection_dim", 768),
-        axes=fields.take("axes_dims_rope", (16, 56, 56), SIZES), strength=fields.take("guidance_embeds", False),
-    )  # fmt: skip
+        channels=inputs // PATCH**2,
+        out_channels=(fields.take("out_channels", None, MAYBE_SIZE) or inputs) // PATCH**2,
+        width=heads * fields.take("attention_head_dim", 128),
+        depth=fields.take("num_layers", 19, DEPTH),
+        singles=fields.take("num_single_layers", 38, DEPTH),
+        heads=heads,
+        text_width=fields.take("joint_attention_dim", 4096),
+        pooled_width=fields.take("pooled_projection_dim", 768),
+        axes=fields.take("axes_dims_rope", (16, 56, 56), SIZES),
+        strength=fields.take("guidance_embeds", False),
+    )
     fields.end()
     return module
 
 
 def describe(module: Flux) -> dict[str, Any]:
     """The config.json of one of our modules."""
-    inputs, outputs = PATCH**2 * module.channels, PATCH**2 * module.out_channels
+    inputs = PATCH**2 * module.channels
+    outputs = PATCH**2 * module.out_channels
     return {
-        "patch_size": 1, "in_channels": inputs, "out_channels": None if outputs == inputs else outputs,
-        "num_layers": module.depth, "num_single_layers": module.singles,
-        "attention_head_dim": module.width // module.heads, "num_attention_heads": module.heads,
-        "joint_attention_dim": module.text_width, "pooled_projection_dim": module.pooled_width,
-        "guidance_embeds": module.strength, "axes_dims_rope": list(module.axes),
-    }  # fmt: skip
+        "patch_size": 1,
+        "in_channels": inputs,
+        "out_channels": None if outputs == inputs else outputs,
+        "num_layers": module.depth,
+        "num_single_layers": module.singles,
+        "attention_head_dim": module.width // module.heads,
+        "num_attention_heads": module.heads,
+        "joint_attention_dim": module.text_width,
+        "pooled_projection_dim": module.pooled_width,
+        "guidance_embeds": module.strength,
+        "axes_dims_rope": list(module.axes),
+    }
 
 
 def example(module: Flux) -> tuple:
@@ -124,12 +160,18 @@ def example(module: Flux) -> tuple:
 
 
 FAMILY = Family(
-    NAME, Flux, build, describe, example,
+    NAME,
+    Flux,
+    build,
+    describe,
+    example,
     {layout: lambda module, layout=layout: _table(module, layout) for layout in JOINT},
     published={
-        "Flux-dev": {"guidance_embeds": True}, "Flux-schnell": {},
+        "Flux-dev": {"guidance_embeds": True},
+        "Flux-schnell": {},
         "Flux-dev for depth or edges": {"guidance_embeds": True, "in_channels": 128, "out_channels": 64},
         "Flux-dev for filling": {"guidance_embeds": True, "in_channels": 384, "out_channels": 64},
     },
-    prefixes=("model.diffusion_model.", ""), kohya="original",
-)  # fmt: skip
+    prefixes=("model.diffusion_model.", ""),
+    kohya="original",
+)

@@ -56,24 +56,24 @@ def load(
     """Loads a network that another library saved.
 
     Args:
-      path: a folder with config.json and safetensors, as `save_pretrained` writes it, or a single file of the original
-        repositories, which is recognised by its names and shapes.
-      family: the architecture, a name in `families.FAMILIES`; "" as the folder's config or the file's names say. For a
-        single file also with the published network's name, "AutoencoderKL, FLUX.1", where its shapes do not tell.
-      config: their config, in place of the folder's.
-      dtype: of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
-      shardings: (pytree of shapes) -> pytree of shardings, e.g. ``lambda shapes: sharding.shardings(shapes, mesh)``.
-        Each leaf is read and put where it belongs before the next is read. By default all is on the first device.
+        path: a folder with config.json and safetensors, as `save_pretrained` writes it, or a single file of the
+            original repositories, which is recognised by its names and shapes.
+        family: the architecture, a name in `families.FAMILIES`; "" as the folder's config or the file's names say. For
+            a single file also with the published network's name, "AutoencoderKL, FLUX.1", where its shapes do not tell.
+        config: their config, in place of the folder's.
+        dtype: of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
+        shardings: (pytree of shapes) -> pytree of shardings, e.g. `lambda shapes: sharding.shardings(shapes, mesh)`.
+            Each leaf is read and put where it belongs before the next is read. By default all is on the first device.
 
     Returns:
-      (module, params): ``module.apply({"params": params}, ...)`` is the network.
+        (module, params): `module.apply({"params": params}, ...)` is the network.
 
     Raises:
-      FileNotFoundError: if nothing is there.
-      Refusal: if the config asks for what is not supported.
-      Mismatch: if a tensor is missing, superfluous or misshapen, or nothing known has these names (the nearest known
-        architecture is named).
-      limits.Refused: for files that are damaged or hostile.
+        FileNotFoundError: if nothing is there.
+        Refusal: if the config asks for what is not supported.
+        Mismatch: if a tensor is missing, superfluous or misshapen, or nothing known has these names (the nearest known
+            architecture is named).
+        limits.Refused: for files that are damaged or hostile.
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
     found = find(path, family, config)
@@ -84,10 +84,10 @@ class Found(NamedTuple):
     """A network in a folder or file, recognised and not yet read.
 
     Attributes:
-      family: its architecture.
-      module: ours, for its config.
-      layout: of its names, one of `layouts(family)`.
-      tensors: that belong to it.
+        family: its architecture.
+        module: ours, for its config.
+        layout: of its names, one of `layouts(family)`.
+        tensors: that belong to it.
     """
 
     family: Family
@@ -112,8 +112,10 @@ def find(path: str | pathlib.Path, family: str = "", config: Mapping[str, Any] |
     layout = max(names, key=lambda layout: len(names[layout] & set(tensors.shapes)))
     missing = sorted(names[layout] - set(tensors.shapes))
     if len(missing) > len(tensors.shapes) + 64:  # to find out their shapes could take for ever
-        raise Mismatch(f"{tensors.path} has {len(tensors.shapes)} tensors, and {known.name} with this config has "
-                       f"{len(names[layout])}: {', '.join(missing[:3])} and others are missing.")
+        raise Mismatch(
+            f"{tensors.path} has {len(tensors.shapes)} tensors, and {known.name} with this config has "
+            f"{len(names[layout])}: {', '.join(missing[:3])} and others are missing."
+        )
     return _varied(Found(known, module, layout, tensors))
 
 
@@ -143,7 +145,7 @@ def built(family: Family, config: Mapping[str, Any]) -> nn.Module:
     """Our module for their config.
 
     Raises:
-      Refusal: if the config asks for what is not supported, or for what no network is.
+        Refusal: if the config asks for what is not supported, or for what no network is.
     """
     with _refusing(family):
         module = family.build(config)
@@ -198,13 +200,15 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     """The folder's config.json.
 
     Raises:
-      FileNotFoundError: if it has none.
-      limits.Refused: if it is no JSON object.
+        FileNotFoundError: if it has none.
+        limits.Refused: if it is no JSON object.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; it says what the weights beside it are. Copy it from "
-                                "where the weights were published, or give the config.")  # fmt: skip
+        raise FileNotFoundError(
+            f"{path}: there is no such file; it says what the weights beside it are. Copy it from "
+            "where the weights were published, or give the config."
+        )
     return limits.read_table(path)
 
 
@@ -212,13 +216,15 @@ def family_of(config: Mapping[str, Any], path: pathlib.Path) -> str:
     """The name of the architecture that a config.json says it is.
 
     Raises:
-      Mismatch: if it says none.
+        Mismatch: if it says none.
     """
     architectures = config.get("architectures")
     name = config.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else "")
     if not name or not isinstance(name, str):
-        raise Mismatch(f"{path}: its config.json names no architecture (_class_name or architectures); give the "
-                       f"family, one of {', '.join(families.FAMILIES)}.")
+        raise Mismatch(
+            f"{path}: its config.json names no architecture (_class_name or architectures); give the "
+            f"family, one of {', '.join(families.FAMILIES)}."
+        )
     for family in families.FAMILIES.values():
         if name in family.also and family.also[name].items() <= config.items():
             return family.name
@@ -229,12 +235,12 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
     """Finds the published network that a single file holds, by its names and shapes.
 
     Args:
-      tensors: of the file.
-      name: of the family, if it is known, or "family, published network".
-      prefix: before the names, if it is known; else any of the family's.
+        tensors: of the file.
+        name: of the family, if it is known, or "family, published network".
+        prefix: before the names, if it is known; else any of the family's.
 
     Raises:
-      Mismatch: if none fits; names the nearest and what differs. If several fit that are not the same.
+        Mismatch: if none fits; names the nearest and what differs. If several fit that are not the same.
     """
     name, _, one = name.partition(", ")
     if one:
@@ -253,8 +259,9 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
                         share = common / len(names | set(mine.shapes))
                         candidates.append((share, Found(family, module, layout, mine), published))
     if not candidates:
-        raise Mismatch(f"{tensors.path}: no known architecture has tensors named like "
-                       f"{', '.join(sorted(tensors.shapes)[:3])}.")
+        raise Mismatch(
+            f"{tensors.path}: no known architecture has tensors named like {', '.join(sorted(tensors.shapes)[:3])}."
+        )
     # Shapes take seconds for a large network: they are asked of those alone whose names are nearest.
     share = max(share for share, *_ in candidates)
     nearest, exact = None, []
@@ -286,23 +293,26 @@ def _told_apart(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Found:
     if len(likely) == 1:
         return likely[0]
     names = [f"{family.name}, {published}" for published, _ in exact]
-    raise Mismatch(f"{tensors.path} has the names and shapes of several networks that differ in their config: say "
-                   f"which architecture it is, {' or '.join(map(repr, names))}.")
+    raise Mismatch(
+        f"{tensors.path} has the names and shapes of several networks that differ in their config: say "
+        f"which architecture it is, {' or '.join(map(repr, names))}."
+    )
 
 
 def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] | None = None) -> Any:
     """The parameters of a network, leaf by leaf.
 
     Args:
-      found: the network and its tensors.
-      dtype: of the parameters.
-      shardings: see `load`.
+        found: the network and its tensors.
+        dtype: of the parameters.
+        shardings: see `load`.
 
     Raises:
-      Mismatch: if a tensor is missing, superfluous or misshapen, or a computed one differs.
+        Mismatch: if a tensor is missing, superfluous or misshapen, or a computed one differs.
     """
     family, module, layout, tensors = found
-    target, table = shapes_of(family, module), rows_of(family, module, layout)
+    target = shapes_of(family, module)
+    table = rows_of(family, module, layout)
     leaves = leaves_of(target)
     rows.check_cover(table, leaves)
     rows.compare(expected_of(family, module, layout, leaves), tensors.shapes, f"{tensors.path} as {family.name}")
@@ -323,8 +333,9 @@ def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] |
             theirs = tensors.read(row.theirs)
             for copy in row.copies:
                 if not np.array_equal(tensors.read(copy), theirs, equal_nan=True):
-                    raise Mismatch(f"{tensors.path}: {copy} and {row.theirs} differ; {family.name} has one layer for "
-                                   "both here.")
+                    raise Mismatch(
+                        f"{tensors.path}: {copy} and {row.theirs} differ; {family.name} has one layer for both here."
+                    )
             if row.rows is not None:
                 theirs = theirs[slice(*row.rows)]
             whole[row.at] = row.layout.to_ours(theirs, rows.part_shape(whole.shape, row.at))
@@ -340,13 +351,14 @@ def write(
     """Yields their (name, array) pairs of our parameters; the inverse of `read`.
 
     Args:
-      family: of the module.
-      module: ours.
-      layout: of their names.
-      params: ours.
-      dtype: of the arrays.
+        family: of the module.
+        module: ours.
+        layout: of their names.
+        params: ours.
+        dtype: of the arrays.
     """
-    leaves, table = leaves_of(params), rows_of(family, module, layout)
+    leaves = leaves_of(params)
+    table = rows_of(family, module, layout)
     rows.check_cover(table, leaves)
     by_name: dict[str, list[Row]] = {}
     for row in table:
@@ -362,22 +374,27 @@ def write(
 
 
 def save(
-    folder: str | pathlib.Path, module: nn.Module, params: Any, *, layout: str = "", dtype: str = "float32",
+    folder: str | pathlib.Path,
+    module: nn.Module,
+    params: Any,
+    *,
+    layout: str = "",
+    dtype: str = "float32",
     family: str = "",
 ) -> None:
     """Writes our network as a folder that the library it comes from opens with `from_pretrained`.
 
     Args:
-      folder: is made; must not hold a network yet.
-      module: of a class that a family describes.
-      params: its parameters.
-      layout: of the names, one of `layouts(family)`; the family's first by default, which is its library's.
-      dtype: of the numbers.
-      family: name of the architecture, where several describe the module; the first that does by default.
+        folder: is made; must not hold a network yet.
+        module: of a class that a family describes.
+        params: its parameters.
+        layout: of the names, one of `layouts(family)`; the family's first by default, which is its library's.
+        dtype: of the numbers.
+        family: name of the architecture, where several describe the module; the first that does by default.
 
     Raises:
-      FileExistsError: if the folder holds a network.
-      ValueError: for a module that no family describes, or that this one does not.
+        FileExistsError: if the folder holds a network.
+        ValueError: for a module that no family describes, or that this one does not.
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
     known = families.find(family) if family else families.of(module)

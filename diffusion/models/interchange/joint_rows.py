@@ -1,4 +1,4 @@
-"""Rows of the layers of `diffusion.models.layers.joint_blocks`, by whatever names: what SD3's and Flux's tables share."""
+"""Rows of the layers of `models.layers.joint_blocks`, by whatever names: what SD3's and Flux's tables share."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,11 @@ class StreamNames(NamedTuple):
     """Their names of one stream's part of a joint layer.
 
     Attributes:
-      modulation: of adaLN.
-      attention: the names of queries, keys and values, three of them or one of all together, and of the projection out.
-      norms: of queries and keys, whole, with ".weight" or ".scale".
-      mlp: of both layers.
+        modulation: of adaLN.
+        attention: the names of queries, keys and values, three of them or one of all together, and of the projection
+            out.
+        norms: of queries and keys, whole, with ".weight" or ".scale".
+        mlp: of both layers.
     """
 
     modulation: str
@@ -23,22 +24,29 @@ class StreamNames(NamedTuple):
 
 # Diffusers' names of a joint layer's streams, the picture's and the text's.
 DIFFUSERS = (
-    StreamNames("norm1.linear", ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-                ("attn.norm_q.weight", "attn.norm_k.weight"), ("ff.net.0.proj", "ff.net.2")),
-    StreamNames("norm1_context.linear", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
-                ("attn.norm_added_q.weight", "attn.norm_added_k.weight"),
-                ("ff_context.net.0.proj", "ff_context.net.2")),
-)  # fmt: skip
+    StreamNames(
+        "norm1.linear",
+        ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+        ("attn.norm_q.weight", "attn.norm_k.weight"),
+        ("ff.net.0.proj", "ff.net.2"),
+    ),
+    StreamNames(
+        "norm1_context.linear",
+        ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        ("attn.norm_added_q.weight", "attn.norm_added_k.weight"),
+        ("ff_context.net.0.proj", "ff_context.net.2"),
+    ),
+)
 
 
 def projection_rows(attention: tuple[str, ...], norms: tuple[str, ...], ours: str, out: bool = True) -> list[Row]:
     """The rows of `Projections`.
 
     Args:
-      attention: see `StreamNames`.
-      norms: see `StreamNames`; () where queries and keys are not normalised.
-      ours: path of our module.
-      out: whether it has a projection out.
+        attention: see `StreamNames`.
+        norms: see `StreamNames`; () where queries and keys are not normalised.
+        ours: path of our module.
+        out: whether it has a projection out.
     """
     *enter, leave = attention
     if len(enter) == 1:
@@ -53,9 +61,9 @@ def stream_rows(names: StreamNames, ours: str, qk_norm: bool) -> list[Row]:
     """The rows of a `Stream` that goes on after its layer.
 
     Args:
-      names: theirs.
-      ours: "image" or "text".
-      qk_norm: whether queries and keys are normalised.
+        names: theirs.
+        ours: "image" or "text".
+        qk_norm: whether queries and keys are normalised.
     """
     rows = linear(names.modulation, "modulation/dense")
     rows += projection_rows(names.attention, names.norms if qk_norm else (), "attention")
@@ -68,15 +76,16 @@ def shift_and_scale(theirs: str, ours: str, width: int, scale_first: bool) -> li
     """The rows of an adaLN of two vectors, which diffusers has in the other order than we and the original code.
 
     Args:
-      theirs: name of the dense layer.
-      ours: path of our `Modulation`.
-      width: features of a vector.
-      scale_first: whether theirs begins with the scale.
+        theirs: name of the dense layer.
+        ours: path of our `Modulation`.
+        width: features of a vector.
+        scale_first: whether theirs begins with the scale.
     """
     if not scale_first:
         return linear(theirs, f"{ours}/dense")
     halves = [(0, width), (width, 2 * width)]
     return [
-        row._replace(rows=half) for i, half in zip((1, 0), halves)
+        row._replace(rows=half)
+        for i, half in zip((1, 0), halves)
         for row in linear(theirs, f"{ours}/dense", at=(slice(None), i))
-    ]  # fmt: skip
+    ]

@@ -23,12 +23,18 @@ LAYERS = {  # by layout: of a layer the picture's stream, the text's, and the se
         (("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"), ("attn2.norm_q.weight", "attn2.norm_k.weight")),
     ),
     "original": (
-        *(StreamNames(f"{stream}_block.adaLN_modulation.1", (f"{stream}_block.attn.qkv", f"{stream}_block.attn.proj"),
-                      (f"{stream}_block.attn.ln_q.weight", f"{stream}_block.attn.ln_k.weight"),
-                      (f"{stream}_block.mlp.fc1", f"{stream}_block.mlp.fc2")) for stream in ("x", "context")),
+        *(
+            StreamNames(
+                f"{stream}_block.adaLN_modulation.1",
+                (f"{stream}_block.attn.qkv", f"{stream}_block.attn.proj"),
+                (f"{stream}_block.attn.ln_q.weight", f"{stream}_block.attn.ln_k.weight"),
+                (f"{stream}_block.mlp.fc1", f"{stream}_block.mlp.fc2"),
+            )
+            for stream in ("x", "context")
+        ),
         (("x_block.attn2.qkv", "x_block.attn2.proj"), ("x_block.attn2.ln_q.weight", "x_block.attn2.ln_k.weight")),
     ),
-}  # fmt: skip
+}
 ENDS = {  # ours: (diffusers', the original)
     "conditioning/time/hidden": ("time_text_embed.timestep_embedder.linear_1", "t_embedder.mlp.0"),
     "conditioning/time/out": ("time_text_embed.timestep_embedder.linear_2", "t_embedder.mlp.2"),
@@ -43,24 +49,28 @@ def table(layout: str) -> Callable[[MMDiT], list[Row]]:
     """The rows of a network, by the names of a layout.
 
     Args:
-      layout: "diffusers" or "original".
+        layout: "diffusers" or "original".
     """
     diffusers = layout == "diffusers"
     image, text, second = LAYERS[layout]
 
     def rows(module: MMDiT) -> list[Row]:
         positions, patch, block, norm = (
-            ("pos_embed.pos_embed", "pos_embed.proj", "transformer_blocks", "norm_out.linear") if diffusers
+            ("pos_embed.pos_embed", "pos_embed.proj", "transformer_blocks", "norm_out.linear")
+            if diffusers
             else ("pos_embed", "x_embedder.proj", "joint_blocks", "final_layer.adaLN_modulation.1")
-        )  # fmt: skip
+        )
         picture = stream_rows(image, "image", module.qk_norm)
         joint = picture + stream_rows(text, "text", module.qk_norm)
         dual = joint + projection_rows(second[0], second[1] if module.qk_norm else (), "self_attention")
         ends = shift_and_scale(text.modulation, "text/modulation", module.width, diffusers)
         ends += projection_rows(text.attention, text.norms if module.qk_norm else (), "text/attention", out=False)
 
-        found = [Row(positions, "positions_table", TABLE), *linear(patch, "patch_embedding", patches(module.patch)),
-                 *shift_and_scale(norm, "final_modulation", module.width, diffusers)]
+        found = [
+            Row(positions, "positions_table", TABLE),
+            *linear(patch, "patch_embedding", patches(module.patch)),
+            *shift_and_scale(norm, "final_modulation", module.width, diffusers),
+        ]
         for ours, theirs in ENDS.items():
             found += linear(theirs[0 if diffusers else 1], ours)
         for i in range(module.depth):
@@ -79,25 +89,40 @@ def build(config: Mapping[str, Any]) -> MMDiT:
     """Our module for a config.json of SD3Transformer2DModel."""
     fields = Fields(NAME, config)
     heads, depth, channels = (
-        fields.take(name, default, valid) for name, default, valid in
-        (("num_attention_heads", 18, SIZE), ("num_layers", 18, DEPTH), ("in_channels", 16, SIZE))
-    )  # fmt: skip
+        fields.take(name, default, valid)
+        for name, default, valid in (
+            ("num_attention_heads", 18, SIZE),
+            ("num_layers", 18, DEPTH),
+            ("in_channels", 16, SIZE),
+        )
+    )
     width = heads * fields.take("attention_head_dim", 64)
     if fields.take("caption_projection_dim", 1152) != width:
-        raise Refusal(f"{NAME}: caption_projection_dim = {config.get('caption_projection_dim', 1152)} is not the width "
-                      f"of the picture's tokens, num_attention_heads * attention_head_dim = {width}.")
+        raise Refusal(
+            f"{NAME}: caption_projection_dim = {config.get('caption_projection_dim', 1152)} is not the width "
+            f"of the picture's tokens, num_attention_heads * attention_head_dim = {width}."
+        )
     dual = fields.take("dual_attention_layers", (), schema.several(DEPTH))
     if dual != tuple(range(len(dual))) or len(dual) >= depth:
-        raise Refusal(f"{NAME}: dual_attention_layers = {dual} is not supported; supported are the first of the "
-                      f"{depth} layers, without the last.")
+        raise Refusal(
+            f"{NAME}: dual_attention_layers = {dual} is not supported; supported are the first of the "
+            f"{depth} layers, without the last."
+        )
     out_channels = fields.take("out_channels", 16, MAYBE_SIZE)
     module = MMDiT(
-        channels=channels, out_channels=channels if out_channels is None else out_channels,
-        patch=fields.take("patch_size", 2), width=width, depth=depth, heads=heads,
-        text_width=fields.take("joint_attention_dim", 4096), pooled_width=fields.take("pooled_projection_dim", 2048),
-        positions=fields.take("pos_embed_max_size", 96), sample_size=fields.take("sample_size", 128), dual=len(dual),
+        channels=channels,
+        out_channels=channels if out_channels is None else out_channels,
+        patch=fields.take("patch_size", 2),
+        width=width,
+        depth=depth,
+        heads=heads,
+        text_width=fields.take("joint_attention_dim", 4096),
+        pooled_width=fields.take("pooled_projection_dim", 2048),
+        positions=fields.take("pos_embed_max_size", 96),
+        sample_size=fields.take("sample_size", 128),
+        dual=len(dual),
         qk_norm=fields.only("qk_norm", None, "rms_norm") is not None,
-    )  # fmt: skip
+    )
     fields.end()
     return module
 
@@ -105,13 +130,20 @@ def build(config: Mapping[str, Any]) -> MMDiT:
 def describe(module: MMDiT) -> dict[str, Any]:
     """The config.json of one of our modules."""
     return {
-        "sample_size": module.sample_size, "patch_size": module.patch, "in_channels": module.channels,
-        "num_layers": module.depth, "attention_head_dim": module.width // module.heads,
-        "num_attention_heads": module.heads, "joint_attention_dim": module.text_width,
-        "caption_projection_dim": module.width, "pooled_projection_dim": module.pooled_width,
-        "out_channels": module.out_channels, "pos_embed_max_size": module.positions,
-        "dual_attention_layers": list(range(module.dual)), "qk_norm": "rms_norm" if module.qk_norm else None,
-    }  # fmt: skip
+        "sample_size": module.sample_size,
+        "patch_size": module.patch,
+        "in_channels": module.channels,
+        "num_layers": module.depth,
+        "attention_head_dim": module.width // module.heads,
+        "num_attention_heads": module.heads,
+        "joint_attention_dim": module.text_width,
+        "caption_projection_dim": module.width,
+        "pooled_projection_dim": module.pooled_width,
+        "out_channels": module.out_channels,
+        "pos_embed_max_size": module.positions,
+        "dual_attention_layers": list(range(module.dual)),
+        "qk_norm": "rms_norm" if module.qk_norm else None,
+    }
 
 
 def example(module: MMDiT) -> tuple:
@@ -124,16 +156,33 @@ def example(module: MMDiT) -> tuple:
 def _published(heads: int, positions: int, dual: int = 0, qk_norm: str | None = "rms_norm") -> dict[str, Any]:
     """As many layers as heads, of 64 features each."""
     return {
-        "sample_size": 128, "patch_size": 2, "in_channels": 16, "num_layers": heads, "attention_head_dim": 64,
-        "num_attention_heads": heads, "joint_attention_dim": 4096, "caption_projection_dim": 64 * heads,
-        "pooled_projection_dim": 2048, "out_channels": 16, "pos_embed_max_size": positions,
-        "dual_attention_layers": list(range(dual)), "qk_norm": qk_norm,
-    }  # fmt: skip
+        "sample_size": 128,
+        "patch_size": 2,
+        "in_channels": 16,
+        "num_layers": heads,
+        "attention_head_dim": 64,
+        "num_attention_heads": heads,
+        "joint_attention_dim": 4096,
+        "caption_projection_dim": 64 * heads,
+        "pooled_projection_dim": 2048,
+        "out_channels": 16,
+        "pos_embed_max_size": positions,
+        "dual_attention_layers": list(range(dual)),
+        "qk_norm": qk_norm,
+    }
 
 
 FAMILY = Family(
-    NAME, MMDiT, build, describe, example, {layout: table(layout) for layout in LAYERS},
-    published={"SD3-medium": _published(24, 192, qk_norm=None), "SD3.5-medium": _published(24, 384, dual=13),
-               "SD3.5-large": _published(38, 192)},
+    NAME,
+    MMDiT,
+    build,
+    describe,
+    example,
+    {layout: table(layout) for layout in LAYERS},
+    published={
+        "SD3-medium": _published(24, 192, qk_norm=None),
+        "SD3.5-medium": _published(24, 384, dual=13),
+        "SD3.5-large": _published(38, 192),
+    },
     prefixes=("model.diffusion_model.", ""),
-)  # fmt: skip
+)

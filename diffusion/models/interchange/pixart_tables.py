@@ -41,17 +41,26 @@ def _diffusers_rows(module: PixArt) -> list[Row]:
         table += _embedding(embedder("aspect_ratio_embedder"), "ratio_embedding")
     for layer in range(module.depth):
         before = f"transformer_blocks.{layer}"
-        table += stacked([
-            Row(f"{before}.scale_shift_table", "blocks/table"),
-            *(row for i, name in enumerate("qkv")
-              for row in linear(f"{before}.attn1.to_{name}", "blocks/attention/qkv", at=(slice(None), i))),
-            *linear(f"{before}.attn1.to_out.0", "blocks/attention/out", DENSE_OUT),
-            *(row for name in ("query", "key", "value")
-              for row in linear(f"{before}.attn2.to_{name[0]}", f"blocks/cross_attention/{name}")),
-            *linear(f"{before}.attn2.to_out.0", "blocks/cross_attention/out", DENSE_OUT),
-            *linear(f"{before}.ff.net.0.proj", "blocks/mlp/hidden"),
-            *linear(f"{before}.ff.net.2", "blocks/mlp/out"),
-        ], layer)  # fmt: skip
+        table += stacked(
+            [
+                Row(f"{before}.scale_shift_table", "blocks/table"),
+                *(
+                    row
+                    for i, name in enumerate("qkv")
+                    for row in linear(f"{before}.attn1.to_{name}", "blocks/attention/qkv", at=(slice(None), i))
+                ),
+                *linear(f"{before}.attn1.to_out.0", "blocks/attention/out", DENSE_OUT),
+                *(
+                    row
+                    for name in ("query", "key", "value")
+                    for row in linear(f"{before}.attn2.to_{name[0]}", f"blocks/cross_attention/{name}")
+                ),
+                *linear(f"{before}.attn2.to_out.0", "blocks/cross_attention/out", DENSE_OUT),
+                *linear(f"{before}.ff.net.0.proj", "blocks/mlp/hidden"),
+                *linear(f"{before}.ff.net.2", "blocks/mlp/out"),
+            ],
+            layer,
+        )
     return table
 
 
@@ -69,30 +78,39 @@ def _original_rows(module: PixArt) -> list[Row]:
     if module.sized:
         table += _embedding(embedder("csize_embedder"), "original_embedding")
         table += _embedding(embedder("ar_embedder"), "ratio_embedding")
-    keys, values = (0, module.width), (module.width, 2 * module.width)
+    keys = (0, module.width)
+    values = (module.width, 2 * module.width)
     for layer in range(module.depth):
         before = f"blocks.{layer}"
-        table += stacked([
-            Row(f"{before}.scale_shift_table", "blocks/table"),
-            *linear(f"{before}.attn.qkv", "blocks/attention/qkv"),
-            *linear(f"{before}.attn.proj", "blocks/attention/out", DENSE_OUT),
-            *linear(f"{before}.cross_attn.q_linear", "blocks/cross_attention/query"),
-            *(row._replace(rows=part) for name, part in (("key", keys), ("value", values))
-              for row in linear(f"{before}.cross_attn.kv_linear", f"blocks/cross_attention/{name}")),
-            *linear(f"{before}.cross_attn.proj", "blocks/cross_attention/out", DENSE_OUT),
-            *linear(f"{before}.mlp.fc1", "blocks/mlp/hidden"),
-            *linear(f"{before}.mlp.fc2", "blocks/mlp/out"),
-        ], layer)  # fmt: skip
+        table += stacked(
+            [
+                Row(f"{before}.scale_shift_table", "blocks/table"),
+                *linear(f"{before}.attn.qkv", "blocks/attention/qkv"),
+                *linear(f"{before}.attn.proj", "blocks/attention/out", DENSE_OUT),
+                *linear(f"{before}.cross_attn.q_linear", "blocks/cross_attention/query"),
+                *(
+                    row._replace(rows=part)
+                    for name, part in (("key", keys), ("value", values))
+                    for row in linear(f"{before}.cross_attn.kv_linear", f"blocks/cross_attention/{name}")
+                ),
+                *linear(f"{before}.cross_attn.proj", "blocks/cross_attention/out", DENSE_OUT),
+                *linear(f"{before}.mlp.fc1", "blocks/mlp/hidden"),
+                *linear(f"{before}.mlp.fc2", "blocks/mlp/out"),
+            ],
+            layer,
+        )
     return table
 
 
 def _build(config: Mapping[str, Any]) -> PixArt:
-    fields = Fields("PixArtTransformer2DModel", config, ("dropout", "norm_num_groups", "num_embeds_ada_norm",
-                                                         "upcast_attention"))  # fmt: skip
+    fields = Fields(
+        "PixArtTransformer2DModel", config, ("dropout", "norm_num_groups", "num_embeds_ada_norm", "upcast_attention")
+    )
     heads, channels, size = (
         fields.take(*field) for field in (("num_attention_heads", 16), ("in_channels", 4), ("sample_size", 128))
     )
-    width, patch = heads * fields.take("attention_head_dim", 72), fields.take("patch_size", 2)
+    width = heads * fields.take("attention_head_dim", 72)
+    patch = fields.take("patch_size", 2)
     fields.only("activation_fn", "gelu-approximate")
     fields.only("norm_type", "ada_norm_single")
     fields.only("norm_elementwise_affine", False)
@@ -100,20 +118,27 @@ def _build(config: Mapping[str, Any]) -> PixArt:
     fields.only("attention_bias", True)
     fields.only("attention_type", "default")
     if fields.take("cross_attention_dim", 1152) != width:
-        raise Refusal(f"PixArtTransformer2DModel: cross_attention_dim = {config.get('cross_attention_dim')} is not "
-                      f"supported; supported: the width, {width}.")
+        raise Refusal(
+            f"PixArtTransformer2DModel: cross_attention_dim = {config.get('cross_attention_dim')} is not "
+            f"supported; supported: the width, {width}."
+        )
     text_width = fields.take("caption_channels", None, MAYBE_SIZE)
     sized = fields.take("use_additional_conditions", None, schema.optional(schema.FLAG))
     if text_width is None:
         raise Refusal("PixArtTransformer2DModel: caption_channels = None is not supported; it is the text's width.")
     scale = fields.take("interpolation_scale", None, MAYBE_NUMBER)
     module = PixArt(
-        shape=(size, size, channels), patch=patch, width=width, depth=fields.take("num_layers", 28, DEPTH),
-        heads=heads, text_width=text_width,
+        shape=(size, size, channels),
+        patch=patch,
+        width=width,
+        depth=fields.take("num_layers", 28, DEPTH),
+        heads=heads,
+        text_width=text_width,
         learn_sigma=fields.only("out_channels", 2 * channels, channels, None) == 2 * channels,
-        sized=size == 128 if sized is None else sized, strength=fields.take("guidance_embeds", False),
+        sized=size == 128 if sized is None else sized,
+        strength=fields.take("guidance_embeds", False),
         span=size // patch / (max(size // 64, 1) if scale is None else scale),
-    )  # fmt: skip
+    )
     fields.end()
     return module
 
@@ -126,15 +151,25 @@ def _describe(module: PixArt) -> dict[str, Any]:
         raise Refusal(f"PixArtTransformer2DModel: mlp_ratio = {module.mlp_ratio} has no place in it; only 4 has.")
     scale = size // module.patch / module.span
     return {
-        "num_attention_heads": module.heads, "attention_head_dim": module.width // module.heads,
-        "in_channels": channels, "out_channels": channels * (2 if module.learn_sigma else 1),
-        "num_layers": module.depth, "cross_attention_dim": module.width, "sample_size": size,
-        "patch_size": module.patch, "interpolation_scale": int(scale) if scale == int(scale) else scale,
-        "use_additional_conditions": module.sized, "caption_channels": module.text_width,
-        "activation_fn": "gelu-approximate", "norm_type": "ada_norm_single", "norm_elementwise_affine": False,
-        "norm_eps": 1e-6, "attention_bias": True, "num_embeds_ada_norm": 1000,
+        "num_attention_heads": module.heads,
+        "attention_head_dim": module.width // module.heads,
+        "in_channels": channels,
+        "out_channels": channels * (2 if module.learn_sigma else 1),
+        "num_layers": module.depth,
+        "cross_attention_dim": module.width,
+        "sample_size": size,
+        "patch_size": module.patch,
+        "interpolation_scale": int(scale) if scale == int(scale) else scale,
+        "use_additional_conditions": module.sized,
+        "caption_channels": module.text_width,
+        "activation_fn": "gelu-approximate",
+        "norm_type": "ada_norm_single",
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "attention_bias": True,
+        "num_embeds_ada_norm": 1000,
         **({"guidance_embeds": True} if module.strength else {}),
-    }  # fmt: skip
+    }
 
 
 def _example(module: PixArt) -> tuple:
@@ -145,12 +180,21 @@ def _example(module: PixArt) -> tuple:
 
 
 def _published(size: int, scale: float, sized: bool) -> dict[str, Any]:
-    return {"sample_size": size, "interpolation_scale": scale, "use_additional_conditions": sized,
-            "caption_channels": 4096, "out_channels": 8}  # fmt: skip
+    return {
+        "sample_size": size,
+        "interpolation_scale": scale,
+        "use_additional_conditions": sized,
+        "caption_channels": 4096,
+        "out_channels": 8,
+    }
 
 
 FAMILY = Family(
-    "PixArtTransformer2DModel", PixArt, _build, _describe, _example,
+    "PixArtTransformer2DModel",
+    PixArt,
+    _build,
+    _describe,
+    _example,
     {"diffusers": _diffusers_rows, "original": _original_rows},
     # Positions are computed, and the embedding of no text at all is T5's, which a pipeline computes.
     ignored=(r"pos_embed", r"y_embedder\.y_embedding"),
@@ -164,4 +208,4 @@ FAMILY = Family(
         "PixArt-Sigma, 2048 pixels": _published(256, 4, False),
     },
     also={"Transformer2DModel": {"norm_type": "ada_norm_single"}},
-)  # fmt: skip
+)

@@ -18,8 +18,8 @@ class Layout(NamedTuple):
     """The same numbers in two arrangements.
 
     Attributes:
-      to_ours: (their array, shape of our part) -> our part.
-      to_theirs: our part -> their array; the inverse.
+        to_ours: (their array, shape of our part) -> our part.
+        to_theirs: our part -> their array; the inverse.
     """
 
     to_ours: Callable[[Any, tuple[int, ...]], Any]
@@ -46,7 +46,7 @@ def patches(side: int) -> Layout:
     """The layout of a patch embedding: theirs a strided convolution [out, C, p, p], ours a dense layer [p p C, out].
 
     Args:
-      side: p, of a patch in pixels; the values of our token lie row by row, channels last.
+        side: p, of a patch in pixels; the values of our token lie row by row, channels last.
     """
     return Layout(
         lambda a, shape: a.transpose(2, 3, 1, 0).reshape(shape),
@@ -58,12 +58,12 @@ class Row(NamedTuple):
     """One line of a table: a tensor of theirs, or some rows of it, and the part of a leaf of ours that it is.
 
     Attributes:
-      theirs: its name in the file.
-      ours: the leaf's path among our parameters, "blocks/mlp/hidden/kernel".
-      layout: how the one becomes the other.
-      at: index of the part in our leaf, such as ``(3, slice(None), 0)``; () is the whole.
-      rows: (start, stop) along the first axis of theirs, where several rows of a table share one tensor; None: all.
-      copies: names of further tensors of theirs that hold the same numbers: checked when read, written when written.
+        theirs: its name in the file.
+        ours: the leaf's path among our parameters, "blocks/mlp/hidden/kernel".
+        layout: how the one becomes the other.
+        at: index of the part in our leaf, such as `(3, slice(None), 0)`; () is the whole.
+        rows: (start, stop) along the first axis of theirs, where several rows of a table share one tensor; None: all.
+        copies: names of further tensors of theirs that hold the same numbers: checked when read, written when written.
     """
 
     theirs: str
@@ -82,8 +82,8 @@ def stacked(rows: Iterable[Row], layer: int) -> list[Row]:
     """The same rows, for one layer of leaves whose first axis counts the layers of a scan.
 
     Args:
-      rows: of the layer, as if it stood alone.
-      layer: its index along the first axis of our leaves.
+        rows: of the layer, as if it stood alone.
+        layer: its index along the first axis of our leaves.
     """
     return [row._replace(at=(layer, *row.at)) for row in rows]
 
@@ -92,25 +92,23 @@ def within(rows: Iterable[Row], theirs: str = "", ours: str = "") -> list[Row]:
     """The same rows with a prefix before their names, ours, or both.
 
     Args:
-      rows: of a part of a network.
-      theirs: before each of their names, with its dot: "down_blocks.0.".
-      ours: before each of our paths, with its slash: "down_0/".
+        rows: of a part of a network.
+        theirs: before each of their names, with its dot: "down_blocks.0.".
+        ours: before each of our paths, with its slash: "down_0/".
     """
     longer = lambda names: tuple(theirs + name for name in names)
-    return [
-        row._replace(theirs=theirs + row.theirs, ours=ours + row.ours, copies=longer(row.copies)) for row in rows
-    ]
+    return [row._replace(theirs=theirs + row.theirs, ours=ours + row.ours, copies=longer(row.copies)) for row in rows]
 
 
 def linear(theirs: str, ours: str, kernel: Layout = DENSE, at: tuple = (), bias: bool = True) -> list[Row]:
     """The rows of a dense layer: "weight" to "kernel" and, if it has one, "bias" to "bias".
 
     Args:
-      theirs: its name, "blocks.0.attn.proj".
-      ours: its path, "blocks/attention/out".
-      kernel: layout of the kernel, DENSE or DENSE_OUT.
-      at: index of the part in our kernel; the axis of inputs is not one of the bias, and is left out for it.
-      bias: whether it has one.
+        theirs: its name, "blocks.0.attn.proj".
+        ours: its path, "blocks/attention/out".
+        kernel: layout of the kernel, DENSE or DENSE_OUT.
+        at: index of the part in our kernel; the axis of inputs is not one of the bias, and is left out for it.
+        bias: whether it has one.
     """
     rows = [Row(f"{theirs}.weight", f"{ours}/kernel", kernel, at)]
     outputs = tuple(index for index in at if index != slice(None))
@@ -126,11 +124,11 @@ def check_cover(table: Sequence[Row], leaves: Mapping[str, Any]) -> None:
     """Refuses a table that does not fill every leaf exactly once.
 
     Args:
-      table: the rows.
-      leaves: our leaves by path, anything with a shape.
+        table: the rows.
+        leaves: our leaves by path, anything with a shape.
 
     Raises:
-      ValueError: naming the leaf.
+        ValueError: naming the leaf.
     """
     filled = {path: np.zeros(_outer(table, path, leaf.shape), np.int32) for path, leaf in leaves.items()}
     for row in table:
@@ -151,8 +149,8 @@ def their_shapes(table: Sequence[Row], leaves: Mapping[str, Any]) -> dict[str, t
     """The shape that each of their tensors must have, by name.
 
     Args:
-      table: the rows.
-      leaves: our leaves by path, anything with a shape.
+        table: the rows.
+        leaves: our leaves by path, anything with a shape.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for row in table:
@@ -167,7 +165,7 @@ def their_shapes(table: Sequence[Row], leaves: Mapping[str, Any]) -> dict[str, t
 
 
 def part_shape(shape: tuple[int, ...], at: tuple) -> tuple[int, ...]:
-    """The shape of ``leaf[at]`` for a leaf of this shape."""
+    """The shape of `leaf[at]` for a leaf of this shape."""
     return np.broadcast_to(np.int8(0), shape)[at].shape
 
 
@@ -175,18 +173,19 @@ def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[i
     """Refuses a file with a missing, a superfluous or a misshapen tensor.
 
     Args:
-      expected: shapes by name, from the table.
-      found: shapes by name, from the file.
-      what: the file and the architecture, for the message.
+        expected: shapes by name, from the table.
+        found: shapes by name, from the file.
+        what: the file and the architecture, for the message.
 
     Raises:
-      Mismatch: naming the first few of each kind.
+        Mismatch: naming the first few of each kind.
     """
     problems = [f"{name} {list(shape)} is missing" for name, shape in expected.items() if name not in found]
     problems += [f"{name} {list(shape)} is superfluous" for name, shape in found.items() if name not in expected]
     problems += [
         f"{name} has shape {list(found[name])}, not {list(shape)}"
-        for name, shape in expected.items() if name in found and tuple(found[name]) != tuple(shape)
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
     ]
     if problems:
         more = f", and {len(problems) - 6} more" if len(problems) > 6 else ""

@@ -57,17 +57,17 @@ class Solver(NamedTuple):
     """A sampler and what its scheduler of diffusers does where a config is silent.
 
     Attributes:
-      scheduler: the class there.
-      make: (options, steps) -> sampler; a `Refusal` for options that ours has not.
-      spacing: of the steps; "lcm", which no config can change, takes them from those of its training.
-      own_spacing: whether the class has no `timestep_spacing`, so that a config cannot change it.
-      beyond: whether the grid is laid for one step more, whose first is left out.
-      exploding: whether x / alpha is what is walked there, which starts at sigma(t) noise if the grid reaches T.
-      to_zero: whether it ends at alpha = 1, or else at the first time of the process.
-      ends: the field of the config that says so otherwise; "" for none.
-      levels: whether the class has Karras' steps and its relatives.
-      clips: the class's own `clip_sample`; None where it has none.
-      betas: the class's own beta_schedule, beta_start and beta_end.
+        scheduler: the class there.
+        make: (options, steps) -> sampler; a `Refusal` for options that ours has not.
+        spacing: of the steps; "lcm", which no config can change, takes them from those of its training.
+        own_spacing: whether the class has no `timestep_spacing`, so that a config cannot change it.
+        beyond: whether the grid is laid for one step more, whose first is left out.
+        exploding: whether x / alpha is what is walked there, which starts at sigma(t) noise if the grid reaches T.
+        to_zero: whether it ends at alpha = 1, or else at the first time of the process.
+        ends: the field of the config that says so otherwise; "" for none.
+        levels: whether the class has Karras' steps and its relatives.
+        clips: the class's own `clip_sample`; None where it has none.
+        betas: the class's own beta_schedule, beta_start and beta_end.
     """
 
     scheduler: str
@@ -96,10 +96,16 @@ def _lowers(options: Options, steps: int) -> bool:
 def _order(options: Options, scheduler: str, *valid: int) -> int:
     order = options["solver_order"] or 2
     if order not in valid:
-        raise Refusal(f"{scheduler}: solver_order = {order} is not supported; supported: "
-                      f"{', '.join(map(str, valid))}." + (
-                          " diffusers' third order leaves out half of the second difference; set solver_order to 2, or "
-                          "leave it and sample with 'dpmpp_3m', which has all of it." if order == 3 else ""))
+        raise Refusal(
+            f"{scheduler}: solver_order = {order} is not supported; supported: "
+            f"{', '.join(map(str, valid))}."
+            + (
+                " diffusers' third order leaves out half of the second difference; set solver_order to 2, or "
+                "leave it and sample with 'dpmpp_3m', which has all of it."
+                if order == 3
+                else ""
+            )
+        )
     return order
 
 
@@ -134,11 +140,18 @@ def _unipc(options: Options, steps: int) -> Sampler:
 
 
 def _ddpm(options: Options, steps: int) -> Sampler:
-    kinds = {None: "small", "fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large",
-             "learned_range": "learned"}  # fmt: skip
+    kinds = {
+        None: "small",
+        "fixed_small": "small",
+        "fixed_small_log": "small",
+        "fixed_large": "large",
+        "learned_range": "learned",
+    }
     if options["variance_type"] not in kinds:
-        raise Refusal(f"DDPMScheduler: variance_type = {options['variance_type']!r} is not supported; supported: "
-                      f"{', '.join(repr(kind) for kind in kinds if kind)}. Sample with another solver, such as 'ddim'.")
+        raise Refusal(
+            f"DDPMScheduler: variance_type = {options['variance_type']!r} is not supported; supported: "
+            f"{', '.join(repr(kind) for kind in kinds if kind)}. Sample with another solver, such as 'ddim'."
+        )
     return samplers.ddpm(kinds[options["variance_type"]])
 
 
@@ -149,13 +162,16 @@ def _karras_kin(scheduler: str, make: Callable[[], Sampler], **how: Any) -> Solv
 
 SD_BETAS, KDPM_BETAS = ("scaled_linear", 0.00085, 0.012), ("linear", 0.00085, 0.012)
 SOLVERS = {
-    "ddim": Solver("DDIMScheduler", _plain(samplers.ddim), "leading", ends="set_alpha_to_one", levels=False,
-                   clips=True),
+    "ddim": Solver(
+        "DDIMScheduler", _plain(samplers.ddim), "leading", ends="set_alpha_to_one", levels=False, clips=True
+    ),
     "ddpm": Solver("DDPMScheduler", _ddpm, "leading", ends="", levels=False, clips=True),
-    "plms": Solver("PNDMScheduler", _plain(samplers.plms), "leading", to_zero=False, ends="set_alpha_to_one",
-                   levels=False),
-    "pndm": Solver("PNDMScheduler", _plain(samplers.pndm), "leading", to_zero=False, ends="set_alpha_to_one",
-                   levels=False),
+    "plms": Solver(
+        "PNDMScheduler", _plain(samplers.plms), "leading", to_zero=False, ends="set_alpha_to_one", levels=False
+    ),
+    "pndm": Solver(
+        "PNDMScheduler", _plain(samplers.pndm), "leading", to_zero=False, ends="set_alpha_to_one", levels=False
+    ),
     "euler": _karras_kin("EulerDiscreteScheduler", samplers.ddim, ends="final_sigmas_type"),
     "euler_ancestral": _karras_kin("EulerAncestralDiscreteScheduler", samplers.euler_ancestral, levels=False),
     "heun": _karras_kin("HeunDiscreteScheduler", samplers.edm, clips=False, betas=KDPM_BETAS),
@@ -164,18 +180,35 @@ SOLVERS = {
     "lms": _karras_kin("LMSDiscreteScheduler", samplers.lms),
     "dpmpp_2m": Solver("DPMSolverMultistepScheduler", _dpmpp_2m, beyond=True),
     "dpmpp_2m_sde": Solver("DPMSolverMultistepScheduler", functools.partial(_dpmpp_2m, stochastic=True), beyond=True),
-    "dpmpp_3m": Solver("DPMSolverMultistepScheduler", lambda options, steps: samplers.dpmpp_3m(_lowers(options, steps)),
-                       beyond=True),
+    "dpmpp_3m": Solver(
+        "DPMSolverMultistepScheduler", lambda options, steps: samplers.dpmpp_3m(_lowers(options, steps)), beyond=True
+    ),
     "dpmpp_2s": Solver("DPMSolverSinglestepScheduler", _dpmpp_2s, own_spacing=True, beyond=True),
     "dpmpp_sde": _karras_kin("DPMSolverSDEScheduler", samplers.dpmpp_sde, betas=KDPM_BETAS),
     "deis": Solver("DEISMultistepScheduler", _deis, beyond=True, to_zero=False, ends=""),
     "unipc": Solver("UniPCMultistepScheduler", _unipc, beyond=True),
-    "lcm": Solver("LCMScheduler", _plain(samplers.consistency), "lcm", own_spacing=True, ends="", levels=False,
-                  clips=False, betas=SD_BETAS),
+    "lcm": Solver(
+        "LCMScheduler",
+        _plain(samplers.consistency),
+        "lcm",
+        own_spacing=True,
+        ends="",
+        levels=False,
+        clips=False,
+        betas=SD_BETAS,
+    ),
     # (Its pipelines there ask for gamma = 0 where the caller says nothing.)
-    "tcd": Solver("TCDScheduler", _plain(samplers.flow_map), "lcm", own_spacing=True, to_zero=False, ends="",
-                  levels=False, betas=SD_BETAS),
-}  # fmt: skip
+    "tcd": Solver(
+        "TCDScheduler",
+        _plain(samplers.flow_map),
+        "lcm",
+        own_spacing=True,
+        to_zero=False,
+        ends="",
+        levels=False,
+        betas=SD_BETAS,
+    ),
+}
 OURS = "FlowConsistencyScheduler"
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 EDMS = {"EDMEulerScheduler": "euler", "EDMDPMSolverMultistepScheduler": "dpmpp_2m"}
@@ -226,28 +259,38 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 
 LONGEST = 10**5  # steps of a process; published ones have 1,000
 KINDS = {  # what the fields of a config may hold
-    "num_train_timesteps": schema.whole(1, LONGEST), "original_inference_steps": schema.whole(0, LONGEST),
-    "steps_offset": schema.whole(0, LONGEST), "beta_start": schema.number(0, 1), "beta_end": schema.number(0, 1),
+    "num_train_timesteps": schema.whole(1, LONGEST),
+    "original_inference_steps": schema.whole(0, LONGEST),
+    "steps_offset": schema.whole(0, LONGEST),
+    "beta_start": schema.number(0, 1),
+    "beta_end": schema.number(0, 1),
     "trained_betas": schema.optional(schema.several(schema.number(0, 1), 1, LONGEST)),
-    "shift": schema.number(1e-3, 1e3), "flow_shift": schema.number(1e-3, 1e3),
-    "base_shift": schema.number(-50, 50), "max_shift": schema.number(-50, 50),
-    "base_image_seq_len": schema.whole(1), "max_image_seq_len": schema.whole(1),
-    "boundary_scaling": schema.optional(schema.number()), "solver_order": schema.whole(1, 10),
-    "clip_sample_range": schema.number(1e-3, 1e3), "sigma_min": schema.number(1e-9, 1e9),
-    "sigma_max": schema.number(1e-9, 1e9), "sigma_data": schema.number(1e-9, 1e9), "rho": schema.number(1e-3, 1e3),
-}  # fmt: skip
+    "shift": schema.number(1e-3, 1e3),
+    "flow_shift": schema.number(1e-3, 1e3),
+    "base_shift": schema.number(-50, 50),
+    "max_shift": schema.number(-50, 50),
+    "base_image_seq_len": schema.whole(1),
+    "max_image_seq_len": schema.whole(1),
+    "boundary_scaling": schema.optional(schema.number()),
+    "solver_order": schema.whole(1, 10),
+    "clip_sample_range": schema.number(1e-3, 1e3),
+    "sigma_min": schema.number(1e-9, 1e9),
+    "sigma_max": schema.number(1e-9, 1e9),
+    "sigma_data": schema.number(1e-9, 1e9),
+    "rho": schema.number(1e-3, 1e3),
+}
 
 
 class Process(NamedTuple):
     """What a config says.
 
     Attributes:
-      schedule: the process that the network was trained with.
-      parameterization: what it predicts, and the clock that it is told, 0 .. T - 1 (0 .. T for a flow).
-      prediction: its name there: "epsilon", "v_prediction", "sample" or "flow_prediction".
-      sampler: the name of the solver that the config asks for.
-      T: steps of the process.
-      fields: what the config sets beside (OPTIONS and a few numbers), or the shifts of a flow, or EDM's levels.
+        schedule: the process that the network was trained with.
+        parameterization: what it predicts, and the clock that it is told, 0 .. T - 1 (0 .. T for a flow).
+        prediction: its name there: "epsilon", "v_prediction", "sample" or "flow_prediction".
+        sampler: the name of the solver that the config asks for.
+        T: steps of the process.
+        fields: what the config sets beside (OPTIONS and a few numbers), or the shifts of a flow, or EDM's levels.
     """
 
     schedule: NoiseSchedule
@@ -262,9 +305,9 @@ class Walk(NamedTuple):
     """How to sample.
 
     Attributes:
-      sampler: of the library.
-      plan: its steps.
-      start: factor of N(0, I) for the sample at the first time.
+        sampler: of the library.
+        plan: its steps.
+        start: factor of N(0, I) for the sample at the first time.
     """
 
     sampler: Sampler
@@ -276,13 +319,13 @@ def read(config: Mapping[str, Any], prediction: str = "", even: bool = False) ->
     """The process of a scheduler's config.
 
     Args:
-      config: scheduler_config.json.
-      prediction: what the network is thought to predict, a name in PREDICTIONS; "" as the config says.
-      even: whether the pipeline lays the steps of a flow itself, evenly from 1 to 1 / steps before they are shifted, as
-        Flux's does; its scheduler else does.
+        config: scheduler_config.json.
+        prediction: what the network is thought to predict, a name in PREDICTIONS; "" as the config says.
+        even: whether the pipeline lays the steps of a flow itself, evenly from 1 to 1 / steps before they are shifted,
+            as Flux's does; its scheduler else does.
 
     Raises:
-      Refusal: for what is not supported, or a prediction that contradicts the config.
+        Refusal: for what is not supported, or a prediction that contradicts the config.
     """
     if not isinstance(config, Mapping):
         raise Refusal(f"a scheduler's config is a table of fields, not {limits.short(config)}.")
@@ -301,9 +344,11 @@ def read(config: Mapping[str, Any], prediction: str = "", even: bool = False) ->
     if prediction:
         look_up(PREDICTIONS, prediction, "prediction")
     if prediction not in ("", process.prediction):
-        raise Refusal(f"{name}: prediction = {prediction!r} contradicts the config beside the checkpoint, which says "
-                      f"{process.prediction!r}: the pictures would be noise. Leave it out, or mend the config's "
-                      "prediction_type if it is that which is wrong.")
+        raise Refusal(
+            f"{name}: prediction = {prediction!r} contradicts the config beside the checkpoint, which says "
+            f"{process.prediction!r}: the pictures would be noise. Leave it out, or mend the config's "
+            "prediction_type if it is that which is wrong."
+        )
     fields.end()
     SOLVERS[process.sampler].make(process.fields, 2)  # what it refuses, now
     return process
@@ -350,13 +395,17 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
 
 def _options(fields: Fields) -> dict[str, Any]:
     options = {field: fields.only(field, *valid) for field, valid in OPTIONS.items()}
-    return options | {"solver_order": fields.take("solver_order"), "steps_offset": fields.take("steps_offset", 0),
-                      "clip_sample_range": fields.take("clip_sample_range", 1.0)}  # fmt: skip
+    return options | {
+        "solver_order": fields.take("solver_order"),
+        "steps_offset": fields.take("steps_offset", 0),
+        "clip_sample_range": fields.take("clip_sample_range", 1.0),
+    }
 
 
 def _edm(fields: Fields, name: str, T: int) -> Process:
     """EDM's process and preconditioning, as Playground 2.5 is published."""
-    low, high = fields.take("sigma_min", 0.002), fields.take("sigma_max", 80.0)
+    low = fields.take("sigma_min", 0.002)
+    high = fields.take("sigma_max", 80.0)
     predicts = fields.only("prediction_type", "epsilon", "v_prediction")
     if not low < high:
         raise Refusal(f"{name}: sigma_min = {low} must be below sigma_max = {high}.")
@@ -366,8 +415,12 @@ def _edm(fields: Fields, name: str, T: int) -> Process:
     sampler = EDMS[name]
     if fields.only("algorithm_type", "dpmsolver++", "sde-dpmsolver++", "deis") == "sde-dpmsolver++":
         sampler = "dpmpp_2m_sde"
-    levels = {"sigma_min": low, "sigma_max": high, "rho": fields.take("rho", 7.0),
-              "sigma_schedule": fields.only("sigma_schedule", "karras", "exponential")}  # fmt: skip
+    levels = {
+        "sigma_min": low,
+        "sigma_max": high,
+        "rho": fields.take("rho", 7.0),
+        "sigma_schedule": fields.only("sigma_schedule", "karras", "exponential"),
+    }
     return Process(schedules.edm(low, high), parameterization, predicts, sampler, T, _options(fields) | levels)
 
 
@@ -383,10 +436,13 @@ def _negated(parameterization: Parameterization) -> Parameterization:
 def _flow(fields: Fields, T: int, even: bool) -> Process:
     if fields.take("use_flow_sigmas", False):
         return _tabulated_flow(fields, T)
-    told = {"shift": float(fields.take("shift", 1.0)), "even": even,
-            "dynamic": bool(fields.take("use_dynamic_shifting", False)),
-            "base": (fields.take("base_image_seq_len", 256), fields.take("base_shift", 0.5)),
-            "largest": (fields.take("max_image_seq_len", 4096), fields.take("max_shift", 1.15))}  # fmt: skip
+    told = {
+        "shift": float(fields.take("shift", 1.0)),
+        "even": even,
+        "dynamic": bool(fields.take("use_dynamic_shifting", False)),
+        "base": (fields.take("base_image_seq_len", 256), fields.take("base_shift", 0.5)),
+        "largest": (fields.take("max_image_seq_len", 4096), fields.take("max_shift", 1.15)),
+    }
     for other in ("karras", "exponential", "beta"):
         fields.only(f"use_{other}_sigmas", False)
     sampler = "heun" if "Heun" in fields.name else "euler"
@@ -399,13 +455,21 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
         fields.take(field)
     name = fields.take("_class_name")
     if name not in ("DPMSolverMultistepScheduler", OURS):
-        raise Refusal(f"{name}: use_flow_sigmas = True is not supported of this class; it is of "
-                      f"DPMSolverMultistepScheduler and {OURS}.")
+        raise Refusal(
+            f"{name}: use_flow_sigmas = True is not supported of this class; it is of "
+            f"DPMSolverMultistepScheduler and {OURS}."
+        )
     predicts = fields.only("prediction_type", "flow_prediction", "sample")
     fields.only("algorithm_type", "dpmsolver++")
     fields.only("final_sigmas_type", "zero")
-    for other in ("rescale_betas_zero_snr", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
-                  "use_dynamic_shifting", "use_lu_lambdas"):  # fmt: skip
+    for other in (
+        "rescale_betas_zero_snr",
+        "use_karras_sigmas",
+        "use_exponential_sigmas",
+        "use_beta_sigmas",
+        "use_dynamic_shifting",
+        "use_lu_lambdas",
+    ):
         fields.only(other, False)
     told = {"shift": float(fields.take("flow_shift", 1.0)), "dynamic": False}
     if name == OURS:
@@ -430,13 +494,13 @@ def walk(process: Process, sampler: str, steps: int, tokens: int = 0) -> Walk:
     """A solver by name, and its steps.
 
     Args:
-      process: from `read`.
-      sampler: a name in SOLVERS; "" for the config's own.
-      steps: how many.
-      tokens: of a picture in the network, for flows whose shift grows with them; 0 elsewhere.
+        process: from `read`.
+        sampler: a name in SOLVERS; "" for the config's own.
+        steps: how many.
+        tokens: of a picture in the network, for flows whose shift grows with them; 0 elsewhere.
 
     Raises:
-      ValueError: for an unknown sampler (names the nearest), or more steps than the process has.
+        ValueError: for an unknown sampler (names the nearest), or more steps than the process has.
     """
     name = sampler or process.sampler
     solver = look_up(SOLVERS, name, "sampler")
@@ -454,7 +518,8 @@ def walk(process: Process, sampler: str, steps: int, tokens: int = 0) -> Walk:
         end = grid[-1] if fields["final_sigmas_type"] == "sigma_min" else 0.0
         return Walk(made, _ending(grid, end, solver.beyond), math.hypot(ends[0], 1))
     if solver.spacing == "lcm":
-        spacing, indices = "lcm", _indices_of_lcm(steps, fields["original_inference_steps"], process.T)
+        spacing = "lcm"
+        indices = _indices_of_lcm(steps, fields["original_inference_steps"], process.T)
     else:
         spacing = solver.spacing if solver.own_spacing else fields["timestep_spacing"] or solver.spacing
         indices = _indices(spacing, steps, process.T, fields["steps_offset"], solver.beyond)
@@ -466,7 +531,8 @@ def walk(process: Process, sampler: str, steps: int, tokens: int = 0) -> Walk:
         ends = _times(process, np.array([process.T - 1, 0])) if solver.beyond else grid[[0, -1]]
         sigma_max, sigma_min = np.exp(-np.asarray(process.schedule.log_snr(ends), np.float64) / 2)
         grid = _spread(process, spread.split("_")[1], steps, sigma_max, sigma_min)
-        grid[-1], grid[0] = ends[1], ends[0]  # without the rounding of the way there and back
+        grid[-1] = ends[1]  # without the rounding of the way there and back
+        grid[0] = ends[0]
     told = fields[solver.ends] if solver.ends else None
     end = 0.0 if (solver.to_zero if told is None else told in (True, "zero")) else 1 / process.T
     scaled = solver.exploding and spacing != "leading"
@@ -543,7 +609,8 @@ def _times(process: Process, indices: np.ndarray) -> np.ndarray:
     ratio = lambda index: np.exp(-np.asarray(process.schedule.log_snr((index + 1) / process.T), np.float64) / 2)
     if (whole == indices).all():
         return (indices + 1) / process.T
-    low, high = ratio(whole), ratio(np.minimum(whole + 1, process.T - 1))
+    low = ratio(whole)
+    high = ratio(np.minimum(whole + 1, process.T - 1))
     between = low + (indices - whole) * (high - low)
     times = np.asarray(process.schedule.inverse_log_snr(-2 * np.log(between)), np.float64)
     return np.where(whole == indices, (indices + 1) / process.T, times)
@@ -551,7 +618,8 @@ def _times(process: Process, indices: np.ndarray) -> np.ndarray:
 
 def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
     """t = sigma from 1 to 0, as FlowMatchEulerDiscreteScheduler has it, or as Flux's pipeline lays it before."""
-    fields, shift = process.fields, process.fields["shift"]
+    fields = process.fields
+    shift = process.fields["shift"]
     moved = lambda t: shift * t / (1 + (shift - 1) * t)
     if fields["dynamic"]:
         last = 1 / steps if fields["even"] else 1 / process.T

@@ -23,11 +23,11 @@ def prediction(path: str | pathlib.Path) -> str:
     """What a file's denoiser predicts, a name in `schedulers.PREDICTIONS`; "" where the file does not say.
 
     Args:
-      path: of a safetensors file, or a folder of such.
+        path: of a safetensors file, or a folder of such.
 
     Raises:
-      Refusal: if it says two things, or one that is not known.
-      FileNotFoundError, limits.Refused: as `tensor_files.open_tensors`.
+        Refusal: if it says two things, or one that is not known.
+        FileNotFoundError, limits.Refused: as `tensor_files.open_tensors`.
     """
     tensors = tensor_files.open_tensors(path)
     said = {"v_prediction": "a tensor named v_pred"} if "v_pred" in tensors.shapes else {}
@@ -35,8 +35,9 @@ def prediction(path: str | pathlib.Path) -> str:
         with safetensors.safe_open(file, framework="numpy") as opened:
             given = (opened.metadata() or {}).get("modelspec.prediction_type", "").strip().lower()
         if given and given not in SPECIFIED:
-            raise Refusal(f"{file}: its metadata says modelspec.prediction_type = {given!r}; known are "
-                          f"{', '.join(SPECIFIED)}.")
+            raise Refusal(
+                f"{file}: its metadata says modelspec.prediction_type = {given!r}; known are {', '.join(SPECIFIED)}."
+            )
         if given:
             said.setdefault(SPECIFIED[given], f"the metadata modelspec.prediction_type = {given}")
     if len(said) > 1:

@@ -21,8 +21,9 @@ def _layer(module: T5Encoder) -> list[Row]:
     if module.mlp == "relu":
         table.append(Row("layer.1.DenseReluDense.wi.weight", "mlp/hidden/kernel", DENSE))
     else:
-        table += [Row(f"layer.1.DenseReluDense.wi_{i}.weight", "mlp/hidden/kernel", DENSE, (slice(None), i))
-                  for i in range(2)]  # fmt: skip
+        table += [
+            Row(f"layer.1.DenseReluDense.wi_{i}.weight", "mlp/hidden/kernel", DENSE, (slice(None), i)) for i in range(2)
+        ]
     return [*table, Row("layer.1.DenseReluDense.wo.weight", "mlp/out/kernel", DENSE)]
 
 

@@ -28,10 +28,10 @@ class Tensors(NamedTuple):
     """What a checkpoint holds, without its content.
 
     Attributes:
-      path: of the file or folder, for messages.
-      places: the file of each tensor, by its name.
-      names: the tensor's name in that file, by its name here (they differ by a prefix).
-      shapes: by name.
+        path: of the file or folder, for messages.
+        places: the file of each tensor, by its name.
+        names: the tensor's name in that file, by its name here (they differ by a prefix).
+        shapes: by name.
     """
 
     path: pathlib.Path
@@ -43,23 +43,26 @@ class Tensors(NamedTuple):
         """The tensor of that name, in the type in which it is stored (bfloat16 and float8 as ml_dtypes has them).
 
         Raises:
-          limits.Refused: for a type that is not read.
+            limits.Refused: for a type that is not read.
         """
-        path, stored = self.places[name], self.names[name]
+        path = self.places[name]
+        stored = self.names[name]
         with safetensors.safe_open(path, framework="numpy") as file:
             kind = file.get_slice(stored).get_dtype()
             if kind not in EIGHT_BITS:
                 try:
                     return file.get_tensor(stored)
                 except (AttributeError, TypeError, safetensors.SafetensorError) as error:
-                    raise limits.Refused(f"{path}: {stored} is stored as {kind}, which is not read; save it as "
-                                         "float32, float16 or bfloat16.") from error
+                    raise limits.Refused(
+                        f"{path}: {stored} is stored as {kind}, which is not read; save it as "
+                        "float32, float16 or bfloat16."
+                    ) from error
         return _content(path, stored).view(EIGHT_BITS[kind]).reshape(self.shapes[name])
 
     def under(self, prefix: str) -> "Tensors":
         """Those whose names begin with the prefix, which is taken from them."""
         mine = [name for name in self.places if name.startswith(prefix)]
-        short = lambda table: {name[len(prefix):]: table[name] for name in mine}
+        short = lambda table: {name[len(prefix) :]: table[name] for name in mine}
         return Tensors(self.path, short(self.places), short(self.names), short(self.shapes))
 
     def without(self, patterns: tuple[str, ...]) -> "Tensors":
@@ -76,14 +79,14 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
     shortest name before the others, and a variant in shards where there is nothing else.
 
     Args:
-      path: of the file or folder.
+        path: of the file or folder.
 
     Returns:
-      Names and shapes; no content is read.
+        Names and shapes; no content is read.
 
     Raises:
-      FileNotFoundError: if there is nothing, or nothing in safetensors format, naming what is there.
-      limits.Refused: for a file that is not in the format, or an index that leads elsewhere.
+        FileNotFoundError: if there is nothing, or nothing in safetensors format, naming what is there.
+        limits.Refused: for a file that is not in the format, or an index that leads elsewhere.
     """
     path = pathlib.Path(path).expanduser()
     if not path.exists():
@@ -120,8 +123,10 @@ def _shards(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     index = limits.read_json(path)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise limits.Refused(f"{path} is not an index of safetensors files: its weight_map is "
-                             f"{limits.short(weight_map)}; valid: a table of names of files.")  # fmt: skip
+        raise limits.Refused(
+            f"{path} is not an index of safetensors files: its weight_map is "
+            f"{limits.short(weight_map)}; valid: a table of names of files."
+        )
     shards: dict[pathlib.Path, list[str]] = {}
     for name, file in weight_map.items():
         if pathlib.PurePath(file).name != file or len(file) > 200:
@@ -159,9 +164,9 @@ def write_tensors(folder: pathlib.Path, stem: str, tensors: Iterator[tuple[str, 
     Each file appears whole, and the index last: a reader finds all or nothing.
 
     Args:
-      folder: exists.
-      stem: of the file's name, "diffusion_pytorch_model".
-      tensors: (name, array) pairs, taken one by one, so that no more than one file's content is held.
+        folder: exists.
+        stem: of the file's name, "diffusion_pytorch_model".
+        tensors: (name, array) pairs, taken one by one, so that no more than one file's content is held.
     """
     shard: dict[str, np.ndarray] = {}
     written: list[list[str]] = []

@@ -26,13 +26,16 @@ def _block(module: UViT, theirs: str, ours: str, skip: bool = False) -> list[Row
     return [
         *_norm(f"{theirs}.norm1", f"{ours}/norm_1"),
         *_norm(f"{theirs}.norm2", f"{ours}/norm_2"),
-        *(row._replace(rows=(i * width, (i + 1) * width)) for i, name in enumerate(("query", "key", "value"))
-          for row in linear(f"{theirs}.attn.qkv", f"{ours}/attention/{name}", bias=module.qkv_bias)),
+        *(
+            row._replace(rows=(i * width, (i + 1) * width))
+            for i, name in enumerate(("query", "key", "value"))
+            for row in linear(f"{theirs}.attn.qkv", f"{ours}/attention/{name}", bias=module.qkv_bias)
+        ),
         *linear(f"{theirs}.attn.proj", f"{ours}/attention/out", DENSE_OUT),
         *linear(f"{theirs}.mlp.fc1", f"{ours}/mlp/hidden"),
         *linear(f"{theirs}.mlp.fc2", f"{ours}/mlp/out"),
         *(linear(f"{theirs}.skip_linear", f"{ours}/skip") if skip else ()),
-    ]  # fmt: skip
+    ]
 
 
 def _rows(module: UViT) -> list[Row]:
@@ -64,18 +67,26 @@ def _build(config: Mapping[str, Any]) -> UViT:
     size = fields.take("img_size", 224)
     if config.get("clip_dim"):
         fields.only("num_classes", -1)
-        told = {"text_width": fields.take("clip_dim", None, MAYBE_SIZE),
-                "text_tokens": fields.take("num_clip_token", 77)}  # fmt: skip
+        told = {
+            "text_width": fields.take("clip_dim", None, MAYBE_SIZE),
+            "text_tokens": fields.take("num_clip_token", 77),
+        }
     else:
         told = {"num_classes": max(fields.take("num_classes", -1), 1) - 1}
         if config.get("num_classes") == 1:
             raise Refusal("UViT: num_classes = 1 is not supported; it counts the classes and the null class, or is -1.")
     module = UViT(
-        shape=(size, size, fields.take("in_chans", 3)), patch=fields.take("patch_size", 16),
-        width=fields.take("embed_dim", 768), depth=fields.take("depth", 12, DEPTH), heads=fields.take("num_heads", 12),
-        mlp_ratio=fields.take("mlp_ratio", 4.0), qkv_bias=fields.take("qkv_bias", False),
-        time_mlp=fields.take("mlp_time_embed", False), last_conv=fields.take("conv", True), **told,
-    )  # fmt: skip
+        shape=(size, size, fields.take("in_chans", 3)),
+        patch=fields.take("patch_size", 16),
+        width=fields.take("embed_dim", 768),
+        depth=fields.take("depth", 12, DEPTH),
+        heads=fields.take("num_heads", 12),
+        mlp_ratio=fields.take("mlp_ratio", 4.0),
+        qkv_bias=fields.take("qkv_bias", False),
+        time_mlp=fields.take("mlp_time_embed", False),
+        last_conv=fields.take("conv", True),
+        **told,
+    )
     fields.end()
     return module
 
@@ -88,10 +99,18 @@ def _describe(module: UViT) -> dict[str, Any]:
     if module.text_width:
         told = {"clip_dim": module.text_width, "num_clip_token": module.text_tokens}
     return {
-        "img_size": size, "patch_size": module.patch, "in_chans": channels, "embed_dim": module.width,
-        "depth": module.depth, "num_heads": module.heads, "mlp_ratio": module.mlp_ratio, "qkv_bias": module.qkv_bias,
-        "mlp_time_embed": module.time_mlp, "conv": module.last_conv, **told,
-    }  # fmt: skip
+        "img_size": size,
+        "patch_size": module.patch,
+        "in_chans": channels,
+        "embed_dim": module.width,
+        "depth": module.depth,
+        "num_heads": module.heads,
+        "mlp_ratio": module.mlp_ratio,
+        "qkv_bias": module.qkv_bias,
+        "mlp_time_embed": module.time_mlp,
+        "conv": module.last_conv,
+        **told,
+    }
 
 
 def _example(module: UViT) -> tuple:
@@ -101,12 +120,25 @@ def _example(module: UViT) -> tuple:
 
 
 def _published(size: int, patch: int, channels: int, width: int, depth: int, heads: int, **others: Any) -> dict:
-    return {"img_size": size, "patch_size": patch, "in_chans": channels, "embed_dim": width, "depth": depth,
-            "num_heads": heads, **others}  # fmt: skip
+    return {
+        "img_size": size,
+        "patch_size": patch,
+        "in_chans": channels,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": heads,
+        **others,
+    }
 
 
 FAMILY = Family(
-    "UViT", UViT, _build, _describe, _example, {"original": _rows}, library="",
+    "UViT",
+    UViT,
+    _build,
+    _describe,
+    _example,
+    {"original": _rows},
+    library="",
     published={
         "CIFAR-10, S/2": _published(32, 2, 3, 512, 12, 8),
         "CelebA 64 x 64, S/4": _published(64, 4, 3, 512, 12, 8),
@@ -119,4 +151,4 @@ FAMILY = Family(
         "COCO, S/2": _published(32, 2, 4, 512, 12, 8, clip_dim=768, num_clip_token=77),
         "COCO, S/2, deep": _published(32, 2, 4, 512, 16, 8, clip_dim=768, num_clip_token=77),
     },
-)  # fmt: skip
+)

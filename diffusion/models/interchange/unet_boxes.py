@@ -15,12 +15,12 @@ class Box(NamedTuple):
     """A residual block in its place in a U-Net, with the attention behind it.
 
     Attributes:
-      ours: its path among our parameters.
-      part: "down", "middle" or "up".
-      level: counted from the finest.
-      index: in its level; None for the one that changes the side.
-      shortcut: whether it has a convolution beside its branch.
-      attends: whether attention follows, at `ours` + "_attention".
+        ours: its path among our parameters.
+        part: "down", "middle" or "up".
+        level: counted from the finest.
+        index: in its level; None for the one that changes the side.
+        shortcut: whether it has a convolution beside its branch.
+        attends: whether attention follows, at `ours` + "_attention".
     """
 
     ours: str
@@ -35,12 +35,14 @@ def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool,
     """The boxes of a U-Net in the order of its computation, with the two of the middle.
 
     Args:
-      widths: channels of each level.
-      first: channels of the first convolution.
-      blocks: of a level.
-      attends: whether the levels have attention, one for each.
+        widths: channels of each level.
+        first: channels of the first convolution.
+        blocks: of a level.
+        attends: whether the levels have attention, one for each.
     """
-    channels, skips, last = first, [first], len(widths) - 1
+    channels = first
+    skips = [first]
+    last = len(widths) - 1
     for level, width in enumerate(widths):
         for j in range(blocks):
             yield Box(f"down_{level}_block_{j}", "down", level, j, channels != width, attends[level])
@@ -73,17 +75,19 @@ def only(name: str, module: nn.Module, **valid: tuple) -> None:
     """Refuses a module with a field that an architecture has no word for.
 
     Args:
-      name: of the architecture.
-      module: ours.
-      **valid: the values of a field that have a place in it.
+        name: of the architecture.
+        module: ours.
+        **valid: the values of a field that have a place in it.
 
     Raises:
-      Refusal: naming the field.
+        Refusal: naming the field.
     """
     for field, values in valid.items():
         if getattr(module, field) not in values:
-            raise Refusal(f"{name}: {field} = {getattr(module, field)!r} has no place in it; "
-                          f"{' and '.join(map(repr, values))} {'has' if len(values) == 1 else 'have'}.")
+            raise Refusal(
+                f"{name}: {field} = {getattr(module, field)!r} has no place in it; "
+                f"{' and '.join(map(repr, values))} {'has' if len(values) == 1 else 'have'}."
+            )
 
 
 def example(module: nn.Module) -> tuple:

@@ -161,7 +161,8 @@ def _heads_first_tangent(primals, tangents):
     q, k, v = primals
     dq, dk, dv = tangents
     scale = q.shape[-1] ** -0.5
-    q, dq = q * scale, dq * scale
+    q = q * scale
+    dq = dq * scale
     wide = _wide(q)
     p = _probabilities(q, k)
     ds = jnp.matmul(dq, k.mT, preferred_element_type=wide) + jnp.matmul(q, dk.mT, preferred_element_type=wide)

@@ -38,7 +38,8 @@ class Attention(nn.Module):
             q = nn.RMSNorm(dtype=self.dtype, name="query_norm")(q)
             k = nn.RMSNorm(dtype=self.dtype, name="key_norm")(k)
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            q = rotate(q, angles)
+            k = rotate(k, angles)
         if "borrow" in doors:  # the maps are softmax(q k^T)
             rows = jnp.arange(x.shape[0]) + doors["borrow"]
             q, k = (layout.split(jnp.take(a, rows, axis=0), "batch", None, "attended heads", None) for a in (q, k))
@@ -78,9 +79,7 @@ class SwiGlu(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = int(2 * self.ratio * x.shape[-1] / 3)
-        h = nn.DenseGeneral(
-            (2, hidden), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="hidden"
-        )(x)
+        h = nn.DenseGeneral((2, hidden), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="hidden")(x)
         a, b = jnp.moveaxis(layout.split(h, "batch", "tokens", None, "hidden"), -2, 0)
         out = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="out")
         return out(nn.silu(a) * b)
@@ -98,9 +97,13 @@ class Modulation(nn.Module):
     @nn.compact
     def __call__(self, c: jax.Array) -> list[jax.Array]:
         out = nn.DenseGeneral(
-            (self.count, c.shape[-1]), dtype=self.dtype, kernel_init=zeros, bias_init=zeros, dot_general=rows_first,
+            (self.count, c.shape[-1]),
+            dtype=self.dtype,
+            kernel_init=zeros,
+            bias_init=zeros,
+            dot_general=rows_first,
             name="dense",
-        )(c)  # fmt: skip
+        )(c)
         out = layout.split(out, "batch", None, "hidden")
         out = layout.split(out, "batch", None, None)  # few numbers: every device wants all features of its tokens
         return [out[:, i, None] for i in range(self.count)]
@@ -130,7 +133,8 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, c: jax.Array, angles: jax.Array | None, doors: dict[str, jax.Array]
     ) -> tuple[jax.Array, None]:
-        norm, before = NORMS[self.norm], x
+        norm = NORMS[self.norm]
+        before = x
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Modulation(6, self.dtype, name="modulation")(c)
         mixed = Attention(self.heads, self.qk_norm, self.attention, self.dtype, name="attention")(
             norm(x) * (1 + scale_a) + shift_a, angles, doors

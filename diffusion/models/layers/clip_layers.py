@@ -1,6 +1,6 @@
 """The transformer that CLIP's two towers are: pre-norm layers, scanned.
 
-    x = x + attention(norm(x));  x = x + out(act(hidden(norm(x))))
+x = x + attention(norm(x));  x = x + out(act(hidden(norm(x))))
 """
 
 import flax.linen as nn

@@ -12,7 +12,7 @@
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, one for each place, in order        |
 | "extra"        | tuple of pairs | IP-Adapter's keys and values, [B, K, D] each, a pair for each cross-attention      |
 
-Doors into layers (`diffusion.models.layers.layer_masks`) stand in the same dict. The example is the first axis of every leaf, so
+Layer masks (`models.layers.layer_masks`) stand in the same dict. The example is the first axis of every leaf, so
 that guidance concatenates conditions with one `jax.tree.map`; a network refuses an entry that it does not know.
 """
 
@@ -41,14 +41,19 @@ def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...]
         ValueError: for a missing or an unknown entry, naming it and those that are valid.
     """
     if condition is not None and not isinstance(condition, Mapping):
-        raise ValueError(f"this network's condition is a dict with {', '.join(map(repr, required))}; "
-                         f"got {type(condition).__name__}")
+        raise ValueError(
+            f"this network's condition is a dict with {', '.join(map(repr, required))}; got {type(condition).__name__}"
+        )
     given = dict(condition or {})
     for name in required:
         if given.get(name) is None:
-            raise ValueError(f"the condition has no {name!r}, which this network is told (diffusion.models.layers.conditions)")
+            raise ValueError(
+                f"the condition has no {name!r}, which this network is told (diffusion.models.layers.conditions)"
+            )
     for name in given:
         if name not in required + optional:
-            raise ValueError(f"the condition has {name!r}, which this network does not know; it knows "
-                             f"{', '.join(map(repr, required + optional)) or 'none'}")
+            raise ValueError(
+                f"the condition has {name!r}, which this network does not know; it knows "
+                f"{', '.join(map(repr, required + optional)) or 'none'}"
+            )
     return {name: given.get(name) for name in required + optional}

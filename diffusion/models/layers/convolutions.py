@@ -117,7 +117,8 @@ class ResnetBlock(nn.Module):
         h = nn.silu(GroupNorm(self.groups, self.epsilon, self.least, name="norm_1")(x))
         if self.resample != "keep":
             side = {"down": halve, "up": double}[self.resample]
-            x, h = side(x, self.taps), side(h, self.taps)
+            x = side(x, self.taps)
+            h = side(h, self.taps)
         h = conv(self.features, dtype=self.dtype, name="conv_1")(h)
         norm = GroupNorm(self.groups, self.epsilon, self.least, name="norm_2")
         if embedding is None:

@@ -49,12 +49,15 @@ class CrossAttention(nn.Module):
         context = x if context is None else context
 
         def project(source: jax.Array, name: str) -> jax.Array:
-            dense = nn.DenseGeneral((self.heads, self.head_size), use_bias=self.bias, dtype=self.dtype,
-                                    kernel_init=xavier, name=name)  # fmt: skip
+            dense = nn.DenseGeneral(
+                (self.heads, self.head_size), use_bias=self.bias, dtype=self.dtype, kernel_init=xavier, name=name
+            )
             out = layout.split(dense(source), "batch", "tokens", "heads", None)
             return layout.split(out, "batch", None, "attended heads", None)
 
-        q, k, v = project(x, "query"), project(context, "key"), project(context, "value")
+        q = project(x, "query")
+        k = project(context, "key")
+        v = project(context, "value")
         out = attention(q, k, v, self.attention, bias)
         if extra is not None:
             split = lambda a: a.reshape(*a.shape[:2], self.heads, self.head_size).astype(q.dtype)

@@ -102,7 +102,8 @@ def sincos_positions(height: int, width: int, size: int, span: float | None = No
         raise ValueError(f"2-D sin-cos positions need a width that 4 divides; got {size}")
     row, column = _grid(height, width)
     if span is not None:
-        row, column = row * span / height, column * span / width
+        row = row * span / height
+        column = column * span / width
     angles = np.stack([column, row], axis=1)[:, :, None] * _frequencies(size // 4)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).reshape(height * width, size).astype(np.float32)
 
@@ -146,7 +147,8 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
     Returns:
         [B, N, H, D], of the dtype of x (turned in float32).
     """
-    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    cos = jnp.cos(angles)[:, None]
+    sin = jnp.sin(angles)[:, None]
     a, b = jnp.moveaxis(x.reshape(*x.shape[:-1], 2, 2, -1), -2, 0)
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-2).reshape(x.shape).astype(x.dtype)
 

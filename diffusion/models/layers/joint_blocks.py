@@ -66,7 +66,8 @@ class Projections(nn.Module):
         axes = (-3, -2, -1) if self.beside else (-2, -1)
         self.out = nn.DenseGeneral(self.width, axis=axes, dtype=self.dtype, kernel_init=xavier)
         if self.qk_norm:
-            self.query_norm, self.key_norm = nn.RMSNorm(dtype=self.dtype), nn.RMSNorm(dtype=self.dtype)
+            self.query_norm = nn.RMSNorm(dtype=self.dtype)
+            self.key_norm = nn.RMSNorm(dtype=self.dtype)
 
     def enter(self, x: jax.Array) -> list[jax.Array]:
         qkv = layout.split(self.qkv(x), "batch", "tokens", None, "heads", None)
@@ -74,7 +75,8 @@ class Projections(nn.Module):
         qkv = layout.split(qkv[:, :, :3], "batch", None, None, "attended heads", None)  # softmax needs all tokens
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         if self.qk_norm:
-            q, k = self.query_norm(q), self.key_norm(k)
+            q = self.query_norm(q)
+            k = self.key_norm(k)
         return [q, k, v, hidden] if self.beside else [q, k, v]
 
     def leave(self, x: jax.Array) -> jax.Array:
@@ -84,7 +86,8 @@ class Projections(nn.Module):
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, angles: jax.Array | None, implementation: str) -> jax.Array:
     """Attention with rotary positions, [B, N, H, D]; tokens are split over devices again, where they are."""
     if angles is not None:
-        q, k = turn(q, angles), turn(k, angles)
+        q = turn(q, angles)
+        k = turn(k, angles)
     return layout.split(attention(q, k, v, implementation), "batch", None, "attended heads", None)
 
 

@@ -18,7 +18,8 @@ def check_text(batch: int, text_width: int, pooled_width: int, told: dict[str, A
     Raises:
         ValueError: naming both shapes.
     """
-    text, pooled = told["text"].shape, told["pooled"].shape
+    text = told["text"].shape
+    pooled = told["pooled"].shape
     if len(text) != 3 or text[0] != batch or text[2] != text_width:
         raise ValueError(f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {text_width}); got {text}")
     if pooled != (batch, pooled_width):
@@ -34,12 +35,15 @@ def check_residuals(given: Any, tokens: tuple[int, int, int], depth: int) -> Non
     if given is None:
         return
     if not isinstance(given, tuple) or not 0 < len(given) <= depth:
-        raise ValueError(f"the condition's 'residuals' are a tuple of 1 to {depth} arrays; got "
-                         f"{len(given) if isinstance(given, tuple) else type(given).__name__}")
+        raise ValueError(
+            f"the condition's 'residuals' are a tuple of 1 to {depth} arrays; got "
+            f"{len(given) if isinstance(given, tuple) else type(given).__name__}"
+        )
     for array in given:
         if array.shape != tokens:
-            raise ValueError(f"the condition's 'residuals' have the shape of the picture's tokens {tokens}; got "
-                             f"{array.shape}")
+            raise ValueError(
+                f"the condition's 'residuals' have the shape of the picture's tokens {tokens}; got {array.shape}"
+            )
 
 
 def check_extra(given: Any, batch: int, width: int, depth: int) -> None:
@@ -54,5 +58,7 @@ def check_extra(given: Any, batch: int, width: int, depth: int) -> None:
         raise ValueError(f"the condition's 'extra' is a tuple of {depth} pairs (keys, values), one for each layer")
     shapes = {array.shape for pair in given for array in pair}
     if len(shapes) > 1 or any(len(s) != 3 or (s[0], s[2]) != (batch, width) for s in shapes):
-        raise ValueError(f"the condition's 'extra' has keys and values of one shape [B, K, width] = "
-                         f"({batch}, K, {width}); got {sorted(shapes)}")
+        raise ValueError(
+            f"the condition's 'extra' has keys and values of one shape [B, K, width] = "
+            f"({batch}, K, {width}); got {sorted(shapes)}"
+        )

@@ -11,7 +11,7 @@ about example b and column l about layer l:
 
 A door belongs to the example, so that `guidance.together` runs guided and impaired branches in one call; an offset
 stays right when conditions are concatenated. Conditions that are concatenated have the same doors, closed where they
-do nothing: ``{"label": labels, "skip": doors.mask(B, L, ())}``. Without doors the program is that of a network that
+do nothing: `{"label": labels, "skip": doors.mask(B, L, ())}`. Without doors the program is that of a network that
 has none.
 """
 
@@ -53,9 +53,13 @@ def parted(condition: Any, batch: int, depth: int) -> tuple[Any, dict[str, jax.A
     doors = {name: jnp.asarray(door) for name, door in condition.items() if name != "label"}
     for name, door in doors.items():
         if name not in KINDS:
-            raise ValueError(f"the condition has {name!r}, which is neither 'label' nor a door; doors are "
-                             f"{', '.join(map(repr, KINDS))}")
+            raise ValueError(
+                f"the condition has {name!r}, which is neither 'label' nor a door; doors are "
+                f"{', '.join(map(repr, KINDS))}"
+            )
         if door.shape != (batch, depth) or not jnp.issubdtype(door.dtype, KINDS[name]):
-            raise ValueError(f"the door {name!r} has shape {door.shape} and dtype {door.dtype}; it takes [B, L] = "
-                             f"({batch}, {depth}), {KINDS[name].__name__.rstrip('_')}, see diffusion.models.layers.layer_masks")
+            raise ValueError(
+                f"the door {name!r} has shape {door.shape} and dtype {door.dtype}; it takes [B, L] = "
+                f"({batch}, {depth}), {KINDS[name].__name__.rstrip('_')}, see diffusion.models.layers.layer_masks"
+            )
     return condition.get("label"), {name: door.T for name, door in doors.items()}

@@ -1,6 +1,6 @@
 """How activations are split over a mesh, said by the models in names of dimensions that know no mesh.
 
-A model says ``layout.split(tokens, "batch", "tokens", None)``. Outside ``over`` that does nothing; inside, the array is
+A model says `layout.split(tokens, "batch", "tokens", None)`. Outside `over` that does nothing; inside, the array is
 split over the axes that RULES give to the names:
 
 | name             | axes             |                                                                          |
@@ -35,7 +35,7 @@ _mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", defa
 
 @contextlib.contextmanager
 def over(mesh: Mesh) -> Iterator[None]:
-    """Splits what models ``split`` over this mesh; to be entered inside the function that ``jit`` traces.
+    """Splits what models `split` over this mesh; to be entered inside the function that `jit` traces.
 
     Args:
         mesh: with any of the axes that RULES name; those it lacks split nothing.

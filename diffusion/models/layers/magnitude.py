@@ -37,7 +37,8 @@ def mp_sum(a: jax.Array, b: jax.Array, t: float = 0.5) -> jax.Array:
 
 def mp_cat(a: jax.Array, b: jax.Array, t: float = 0.5) -> jax.Array:
     """[(1 - t) a / sqrt(N_a), t b / sqrt(N_b)] sqrt((N_a + N_b) / ((1 - t)^2 + t^2)), of N channels each (eq. 103)."""
-    n_a, n_b = a.shape[-1], b.shape[-1]
+    n_a = a.shape[-1]
+    n_b = b.shape[-1]
     scale = math.sqrt((n_a + n_b) / ((1 - t) ** 2 + t**2))
     return jnp.concatenate([scale * (1 - t) / math.sqrt(n_a) * a, scale * t / math.sqrt(n_b) * b], axis=-1)
 

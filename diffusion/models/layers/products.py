@@ -38,7 +38,8 @@ def rows_first(
         )
     if layout.is_split():
         return jax.lax.dot_general(x, kernel, dimension_numbers, precision, **options)
-    inner, outputs = math.prod(x.shape[kept:]), kernel.shape[len(over):]
+    inner = math.prod(x.shape[kept:])
+    outputs = kernel.shape[len(over) :]
     out = jax.lax.dot_general(
         x.reshape(-1, inner), kernel.reshape(inner, -1), (((1,), (0,)), ((), ())), precision, **options
     )

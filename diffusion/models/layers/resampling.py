@@ -68,6 +68,11 @@ def _convolve(x: jax.Array, kernel: np.ndarray, border: int, **how) -> jax.Array
     channels = x.shape[-1]
     each = jnp.broadcast_to(jnp.asarray(kernel, x.dtype)[:, :, None, None], (*kernel.shape, 1, channels))
     return jax.lax.conv_general_dilated(
-        x, each, how.pop("strides", (1, 1)), [(border, border)] * 2, feature_group_count=channels,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), **how,
-    )  # fmt: skip
+        x,
+        each,
+        how.pop("strides", (1, 1)),
+        [(border, border)] * 2,
+        feature_group_count=channels,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        **how,
+    )

@@ -41,6 +41,8 @@ def turn(x: jax.Array, angles: jax.Array) -> jax.Array:
     Returns:
         [B, N, H, D], of the dtype of x (turned in float32).
     """
-    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
-    a, b = x[..., 0::2], x[..., 1::2]
+    cos = jnp.cos(angles)[:, None]
+    sin = jnp.sin(angles)[:, None]
+    a = x[..., 0::2]
+    b = x[..., 1::2]
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)

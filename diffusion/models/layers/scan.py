@@ -48,4 +48,3 @@ def turn(length: int) -> int:
     scanned there too: nobody trains DiT-XL on a CPU, and unrolled it compiles for minutes.
     """
     return length if jax.default_backend() == "cpu" and length <= UNROLLED else 1
-

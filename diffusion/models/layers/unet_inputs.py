@@ -13,8 +13,16 @@ import jax.numpy as jnp
 from diffusion.models.layers import conditions
 
 
-def told(condition: Any, x: jax.Array, t: jax.Array, *, channels: int, halvings: int, num_classes: int,
-         optional: tuple[str, ...] = ()) -> dict[str, Any]:  # fmt: skip
+def told(
+    condition: Any,
+    x: jax.Array,
+    t: jax.Array,
+    *,
+    channels: int,
+    halvings: int,
+    num_classes: int,
+    optional: tuple[str, ...] = (),
+) -> dict[str, Any]:
     """The entries of a condition, after a look at all shapes.
 
     Args:
@@ -36,8 +44,10 @@ def told(condition: Any, x: jax.Array, t: jax.Array, *, channels: int, halvings:
         raise ValueError(f"this U-Net takes images [B, H, W, {channels}]; got an array of shape {x.shape}")
     factor = 2**halvings
     if x.shape[1] % factor or x.shape[2] % factor:
-        raise ValueError(f"height {x.shape[1]} and width {x.shape[2]} must be multiples of {factor}: the U-Net halves "
-                         f"them {halvings} times")
+        raise ValueError(
+            f"height {x.shape[1]} and width {x.shape[2]} must be multiples of {factor}: the U-Net halves "
+            f"them {halvings} times"
+        )
     if jnp.shape(t) not in ((), x.shape[:1]):
         raise ValueError(f"one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
     if condition is not None and not isinstance(condition, Mapping):
@@ -47,11 +57,14 @@ def told(condition: Any, x: jax.Array, t: jax.Array, *, channels: int, halvings:
     if num_classes == 0 and label is not None:
         raise ValueError("num_classes=0 makes an unconditional network, but a class was given; pass None")
     if num_classes and label is None:
-        raise ValueError(f"num_classes={num_classes} makes a class-conditional network, but no class was given; pass "
-                         f"labels [B], with the null class {num_classes} where none is meant")
+        raise ValueError(
+            f"num_classes={num_classes} makes a class-conditional network, but no class was given; pass "
+            f"labels [B], with the null class {num_classes} where none is meant"
+        )
     if label is not None and (jnp.shape(label) != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer)):
-        raise ValueError(f"one integer label for each image, [B] = {x.shape[:1]}; got shape {jnp.shape(label)}, dtype "
-                         f"{label.dtype}")
+        raise ValueError(
+            f"one integer label for each image, [B] = {x.shape[:1]}; got shape {jnp.shape(label)}, dtype {label.dtype}"
+        )
     return given
 
 
@@ -90,8 +103,10 @@ def with_residuals(skips: Sequence[jax.Array], middle: jax.Array, residuals: Seq
         return list(skips), middle
     places = [*skips, middle]
     if len(residuals) != len(places):
-        raise ValueError(f"'residuals' has {len(places)} places in this U-Net, {len(skips)} skips and the middle; got "
-                         f"{len(residuals)}")
+        raise ValueError(
+            f"'residuals' has {len(places)} places in this U-Net, {len(skips)} skips and the middle; got "
+            f"{len(residuals)}"
+        )
     for i, (place, residual) in enumerate(zip(places, residuals)):
         if residual.shape != place.shape:
             raise ValueError(f"'residuals'[{i}] has the shape {place.shape} in this U-Net; got {residual.shape}")

@@ -9,10 +9,10 @@ Text-to-image models read the states of the text's tokens, and some the pooled v
 
 | model   | call                                             | tokens are                                       |
 |---------|--------------------------------------------------|--------------------------------------------------|
-| SD 1, 2 | ``apply(variables, ids)``                        | of the last layer, normalised (SD 2's checkpoint |
+| SD 1, 2 | `apply(variables, ids)`                        | of the last layer, normalised (SD 2's checkpoint |
 |         |                                                  | lacks the layer after)                           |
-| SD 1    | ``apply(variables, ids, skip=1)``                | of the layer before: "clip skip 2" of user pages |
-| SDXL, 3 | ``apply(variables, ids, skip=1, norm=False)``    | of the layer before, as they are                 |
+| SD 1    | `apply(variables, ids, skip=1)`                | of the layer before: "clip skip 2" of user pages |
+| SDXL, 3 | `apply(variables, ids, skip=1, norm=False)`    | of the layer before, as they are                 |
 """
 
 from typing import NamedTuple
@@ -90,9 +90,7 @@ class CLIPText(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, ids: jax.Array, mask: jax.Array | None = None, *, skip: int = 0, norm: bool = True
-    ) -> Encoded:
+    def __call__(self, ids: jax.Array, mask: jax.Array | None = None, *, skip: int = 0, norm: bool = True) -> Encoded:
         """Args:
             ids: integers [B, N], 0 .. vocabulary - 1, N at most `positions`.
             mask: Bool [B, N], True where a token may be seen; None, as text-to-image models have it: all may.
@@ -108,8 +106,10 @@ class CLIPText(nn.Module):
         if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
             raise ValueError(f"the text is integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
         if ids.shape[1] > self.positions:
-            raise ValueError(f"the text has {ids.shape[1]} tokens, and this network {self.positions} positions; cut "
-                             "it, or encode it in windows (diffusion.text)")
+            raise ValueError(
+                f"the text has {ids.shape[1]} tokens, and this network {self.positions} positions; cut "
+                "it, or encode it in windows (diffusion.text)"
+            )
         if mask is not None and mask.shape != ids.shape:
             raise ValueError(f"the mask has shape {mask.shape}, the ids {ids.shape}")
         length = ids.shape[1]
@@ -119,8 +119,17 @@ class CLIPText(nn.Module):
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
         seen = jnp.tri(length, dtype=bool)[None]
         seen = seen if mask is None else seen & mask[:, None]
-        x, kept = Layers(self.depth, self.heads, self.hidden, self.activation, self.epsilon, self.attention,
-                         self.remat, self.dtype, name="encoder")(x, mask_bias(seen), skip)  # fmt: skip
+        x, kept = Layers(
+            self.depth,
+            self.heads,
+            self.hidden,
+            self.activation,
+            self.epsilon,
+            self.attention,
+            self.remat,
+            self.dtype,
+            name="encoder",
+        )(x, mask_bias(seen), skip)
         final = layer_norm(self.epsilon, jnp.float32, "final_norm")
         end = jnp.argmax(ids if self.eos == LEGACY_EOS else ids == self.eos, axis=1)
         pooled = final(x[jnp.arange(len(x)), end])
@@ -139,9 +148,7 @@ class CLIPTextProjection(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(
-        self, ids: jax.Array, mask: jax.Array | None = None, *, skip: int = 0, norm: bool = True
-    ) -> Encoded:
+    def __call__(self, ids: jax.Array, mask: jax.Array | None = None, *, skip: int = 0, norm: bool = True) -> Encoded:
         """Arguments and tokens as `CLIPText`; pooled is [B, features]."""
         tokens, pooled = self.text(ids, mask, skip=skip, norm=norm)
         return Encoded(tokens, _projection(self.features, "projection")(pooled))
@@ -201,8 +208,17 @@ class CLIPVision(nn.Module):
         first = jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, self.width))
         x = jnp.concatenate([first, x], axis=1) + places.astype(x.dtype)
         x = layout.split(layer_norm(self.epsilon, self.dtype, "first_norm")(x), "batch", "tokens", None)
-        x, kept = Layers(self.depth, self.heads, self.hidden, self.activation, self.epsilon, self.attention,
-                         self.remat, self.dtype, name="encoder")(x, None, skip)  # fmt: skip
+        x, kept = Layers(
+            self.depth,
+            self.heads,
+            self.hidden,
+            self.activation,
+            self.epsilon,
+            self.attention,
+            self.remat,
+            self.dtype,
+            name="encoder",
+        )(x, None, skip)
         return Encoded(kept.astype(jnp.float32), layer_norm(self.epsilon, jnp.float32, "final_norm")(x[:, 0]))
 
 

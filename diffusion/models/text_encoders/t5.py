@@ -1,10 +1,10 @@
 """T5's encoder: text as tokens that all see each other, with places that are differences alone.
 
-    ids [B, N] -> tokens -> depth x layer -> norm -> [B, N, D]
+ids [B, N] -> tokens -> depth x layer -> norm -> [B, N, D]
 
-    layer:  x = x + out(softmax(q k^T + b[j - i]) v);  x = x + out(gelu(gate(norm(x))) * linear(norm(x)))
+layer:  x = x + out(softmax(q k^T + b[j - i]) v);  x = x + out(gelu(gate(norm(x))) * linear(norm(x)))
 
-    q, k, v of norm(x);  norm(x) = scale * x / rms(x);  b one table for all layers;  no bias anywhere
+q, k, v of norm(x);  norm(x) = scale * x / rms(x);  b one table for all layers;  no bias anywhere
 """
 
 import math
@@ -41,7 +41,8 @@ def buckets(length: int, count: int, farthest: int) -> np.ndarray:
     2020, section 2.1; the logarithm is their code's.
     """
     difference = np.arange(length)[None] - np.arange(length)[:, None]
-    distance, half = np.abs(difference), count // 2
+    distance = np.abs(difference)
+    half = count // 2
     exact = half // 2
     # In float32, as there: at the edges of the buckets the rounding decides.
     wide = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))

@@ -1,7 +1,7 @@
 """Checkpoints: WORKDIR/checkpoints/<step>, atomic, asynchronous, verified.
 
-A checkpoint has four Orbax items, so that sampling needs no optimizer: ``params``, ``ema``, ``training`` (the rest
-of the state) and ``about`` (JSON: the step, the data position, shape, type and checksum of every leaf).
+A checkpoint has four Orbax items, so that sampling needs no optimizer: `params`, `ema`, `training` (the rest
+of the state) and `about` (JSON: the step, the data position, shape, type and checksum of every leaf).
 """
 
 import contextlib
@@ -82,9 +82,12 @@ def _items(state: Any) -> dict[str, Any]:
 
 def _state(items: dict[str, Any]) -> TrainState:
     return TrainState(
-        params=items["params"], ema=items["ema"], **items["training"],
-        frozen=items.get("frozen"), rivals=items.get("rivals"),
-    )  # fmt: skip
+        params=items["params"],
+        ema=items["ema"],
+        **items["training"],
+        frozen=items.get("frozen"),
+        rivals=items.get("rivals"),
+    )
 
 
 def _leaves(tree: Any) -> dict[str, dict]:
@@ -109,17 +112,19 @@ class Checkpoints:
         """Opens WORKDIR/checkpoints, and removes what an interrupted save left there.
 
         Args:
-          workdir: the run folder.
-          keep: number of latest checkpoints to keep, >= 1.
-          keep_every: keep, besides, those whose step is a multiple of this; 0 for none.
+            workdir: the run folder.
+            keep: number of latest checkpoints to keep, >= 1.
+            keep_every: keep, besides, those whose step is a multiple of this; 0 for none.
 
         Raises:
-          ValueError: if ``keep`` < 1.
-          CheckpointError: if the folder cannot be written.
+            ValueError: if `keep` < 1.
+            CheckpointError: if the folder cannot be written.
         """
         if keep < 1:
             raise ValueError(f"checkpoint.keep = {keep}: must be >= 1, or a run could not resume.")
-        self.workdir, self.keep, self.keep_every = pathlib.Path(workdir).absolute(), keep, keep_every
+        self.workdir = pathlib.Path(workdir).absolute()
+        self.keep = keep
+        self.keep_every = keep_every
         self.best: int | None = None  # a step whose checkpoint is kept besides
         path = folder(workdir)
         if jax.process_index() == 0:
@@ -137,14 +142,15 @@ class Checkpoints:
         """Starts to write a checkpoint of the state's step; returns once the state may be donated.
 
         Args:
-          state: the state to save; one that is saved already is not written again.
-          about: JSON-able facts to keep with it, for example {"examples": 1280, "config_hash": "..."}.
+            state: the state to save; one that is saved already is not written again.
+            about: JSON-able facts to keep with it, for example {"examples": 1280, "config_hash": "..."}.
 
         Raises:
-          CheckpointError: if the state is flagged as failed, or this or the last save cannot be written (then the
-            older checkpoints stay as they are).
+            CheckpointError: if the state is flagged as failed, or this or the last save cannot be written (then the
+                older checkpoints stay as they are).
         """
-        step, failed_at = int(state.step), int(state.failed_at)
+        step = int(state.step)
+        failed_at = int(state.failed_at)
         if failed_at != HEALTHY:
             raise CheckpointError(f"The state failed in step {failed_at} (a non-finite loss or gradient): not saved.")
         self.wait()
@@ -165,7 +171,7 @@ class Checkpoints:
         """Waits until the last save is on disk, then removes the checkpoints that the policy does not keep.
 
         Raises:
-          CheckpointError: if that save could not be written.
+            CheckpointError: if that save could not be written.
         """
         with self._explained():
             self._writer.wait_until_finished()
@@ -178,10 +184,10 @@ class Checkpoints:
         """Keeps a finished checkpoint for good, in place of the best so far, and notes that in it.
 
         Args:
-          best: JSON-able: {"step": of the checkpoint, ...}; its ``about`` then says so under "best".
+            best: JSON-able: {"step": of the checkpoint, ...}; its `about` then says so under "best".
 
         Raises:
-          CheckpointError: if it is not there, or cannot be written.
+            CheckpointError: if it is not there, or cannot be written.
         """
         step: int = best["step"]
         self.best = step
@@ -208,7 +214,7 @@ class Checkpoints:
         """Waits for the last save and ends the writer.
 
         Raises:
-          CheckpointError: if that save could not be written.
+            CheckpointError: if that save could not be written.
         """
         try:
             self.wait()
@@ -237,18 +243,20 @@ class Checkpoints:
 
 
 def read_about(workdir: str | pathlib.Path, step: int) -> dict:
-    """Returns what a checkpoint says about itself: step, examples, leaves and the facts given to ``save``.
+    """Returns what a checkpoint says about itself: step, examples, leaves and the facts given to `save`.
 
     Raises:
-      DamagedCheckpoint: if that part is missing or altered.
-      UnreadableCheckpoint: if this process could not read it.
-      MismatchedCheckpoint: if a newer version of this library wrote it.
+        DamagedCheckpoint: if that part is missing or altered.
+        UnreadableCheckpoint: if this process could not read it.
+        MismatchedCheckpoint: if a newer version of this library wrote it.
     """
     path = folder(workdir) / str(step)
     with _reading(path / "about" / "metadata"):
         written = limits.read_json(path / "about" / "metadata")
-        about, digest = written["about"], written["sha256"]
-        found, written_format = about["step"], int(about["format"])
+        about = written["about"]
+        digest = written["sha256"]
+        found = about["step"]
+        written_format = int(about["format"])
     if _digest(about) != digest or found != step:
         raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step is not its own.")
     if written_format > FORMAT:
@@ -276,7 +284,7 @@ def _reading(path: pathlib.Path):
 
 
 def _read(workdir: str | pathlib.Path, step: int, about: dict, target: dict[str, Any]) -> dict[str, Any]:
-    """Reads this process's part of items into the shapes, types and shardings of ``target``; `_verify` comes next."""
+    """Reads this process's part of items into the shapes, types and shardings of `target`; `_verify` comes next."""
     path = folder(workdir) / str(step)
     with _reading(path):
         validation.check_files(path)
@@ -301,7 +309,7 @@ def _verify(path: pathlib.Path, about: dict, restored: dict[str, Any]) -> None:
 
 
 def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
-    """Returns what ``read`` does, on each process of a run; an error of one is an error of the same kind on all."""
+    """Returns what `read` does, on each process of a run; an error of one is an error of the same kind on all."""
     kinds = (MismatchedCheckpoint, DamagedCheckpoint, UnreadableCheckpoint)  # the last weighs most
     result, error = None, None
     try:
@@ -322,20 +330,21 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
     """Returns the state saved at a step, verified, and what its checkpoint says about itself.
 
     Args:
-      workdir: the run folder.
-      step: which checkpoint.
-      target: a TrainState of arrays, or of jax.ShapeDtypeStruct with shardings: what to restore into. The mesh and
-        the shardings may differ from those that saved it.
+        workdir: the run folder.
+        step: which checkpoint.
+        target: a TrainState of arrays, or of jax.ShapeDtypeStruct with shardings: what to restore into. The mesh and
+            the shardings may differ from those that saved it.
 
     Returns:
-      (state, about).
+        (state, about).
 
     Raises:
-      MismatchedCheckpoint: if shapes, types or names differ; the message names the first leaf that does.
-      DamagedCheckpoint: if files are missing, cut short or altered; the message names the file or the leaf.
-      UnreadableCheckpoint: if a process could not read them, or has no memory for them.
+        MismatchedCheckpoint: if shapes, types or names differ; the message names the first leaf that does.
+        DamagedCheckpoint: if files are missing, cut short or altered; the message names the file or the leaf.
+        UnreadableCheckpoint: if a process could not read them, or has no memory for them.
     """
-    path, items = folder(workdir) / str(step), _items(target)
+    path = folder(workdir) / str(step)
+    items = _items(target)
 
     def read():
         about = read_about(workdir, step)
@@ -349,7 +358,8 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
 
 def _require_fit(path: pathlib.Path, found: dict, wanted: dict) -> None:
     for name in [*wanted, *(name for name in found if name not in wanted)]:
-        saved, ours = _describe(found.get(name)), _describe(wanted.get(name))
+        saved = _describe(found.get(name))
+        ours = _describe(wanted.get(name))
         if saved != ours:
             raise MismatchedCheckpoint(
                 f"The checkpoint {path} does not fit this config: the first leaf that differs is {name!r}: {saved} in "
@@ -371,14 +381,14 @@ def restore_latest(
     set aside for one that may not be there.
 
     Args:
-      workdir: the run folder.
-      target: see ``restore``.
-      warn: takes the loud line.
+        workdir: the run folder.
+        target: see `restore`.
+        warn: takes the loud line.
 
     Raises:
-      MismatchedCheckpoint: if the latest belongs to another architecture (an older one would as well).
-      DamagedCheckpoint: if there are checkpoints and none is sound; all of them stay as they are.
-      UnreadableCheckpoint: if one could not be read, which may be sound; all of them stay as they are.
+        MismatchedCheckpoint: if the latest belongs to another architecture (an older one would as well).
+        DamagedCheckpoint: if there are checkpoints and none is sound; all of them stay as they are.
+        UnreadableCheckpoint: if one could not be read, which may be sound; all of them stay as they are.
     """
     damaged: dict[int, str] = {}  # words alone: an error would hold the arrays of the step in memory
     listed = _together(folder(workdir), lambda: steps(workdir))
@@ -447,20 +457,20 @@ def load_ema(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any,
     """Returns the moving average of the parameters alone, for sampling: no optimizer or model is needed.
 
     Args:
-      workdir: the run folder.
-      step: which checkpoint; the latest by default.
+        workdir: the run folder.
+        step: which checkpoint; the latest by default.
 
     Returns:
-      (parameters as nested dicts of float32 arrays on the first device, the step).
+        (parameters as nested dicts of float32 arrays on the first device, the step).
 
     Raises:
-      CheckpointError: if there is no such checkpoint, it is damaged, or it could not be read.
+        CheckpointError: if there is no such checkpoint, it is damaged, or it could not be read.
     """
     return _load("ema", workdir, step)
 
 
 def load_params(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, int]:
-    """Returns the raw parameters alone; as ``load_ema`` otherwise."""
+    """Returns the raw parameters alone; as `load_ema` otherwise."""
     return _load("params", workdir, step)
 
 

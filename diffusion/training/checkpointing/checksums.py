@@ -34,16 +34,16 @@ def checksum(values: np.ndarray, start: tuple[int, ...] = (), shape: tuple[int, 
 
         sum_i h(h(i + c) ^ bits_i)  mod 2^32
 
-    with i the row-major position in the whole array, h the bijection ``mix`` and c a constant: a change of a single
+    with i the row-major position in the whole array, h the bijection `mix` and c a constant: a change of a single
     element, of any number of its bits, always changes the sum.
 
     Args:
-      values: the part, of a type of 1, 2, 4 or 8 bytes.
-      start: index of its first element in the whole array; the origin by default.
-      shape: of the whole array; that of ``values`` by default.
+        values: the part, of a type of 1, 2, 4 or 8 bytes.
+        start: index of its first element in the whole array; the origin by default.
+        shape: of the whole array; that of `values` by default.
 
     Returns:
-      An integer in [0, 2^32).
+        An integer in [0, 2^32).
     """
     shape = values.shape if shape is None else shape
     words = _words(values)
@@ -58,7 +58,8 @@ def checksum(values: np.ndarray, start: tuple[int, ...] = (), shape: tuple[int, 
     inner = np.zeros(words.shape[1:], np.uint64)
     for axis, positions in enumerate(along[1:]):
         inner = inner + positions.reshape(-1, *[1] * (inner.ndim - axis - 1))
-    total, rows = 0, max(1, CHUNK // max(inner.size, 1))
+    total = 0
+    rows = max(1, CHUNK // max(inner.size, 1))
     for first in range(0, len(words), rows):
         block = words[first : first + rows]
         position = along[0][first : first + rows].reshape(-1, *[1] * inner.ndim) + inner
@@ -85,11 +86,11 @@ def checksums(tree: Any) -> dict[str, str]:
     """Returns the checksum of every leaf by its path, as 8 hexadecimal digits. Waits for the arrays.
 
     Args:
-      tree: pytree of arrays, sharded in any way; in a run of several processes each must ask. What lies on devices of
-        one process alone is that process's own, of which it gets its own checksum.
+        tree: pytree of arrays, sharded in any way; in a run of several processes each must ask. What lies on devices of
+            one process alone is that process's own, of which it gets its own checksum.
 
     Returns:
-      {"params/blocks/kernel": "0123abcd", ...}.
+        {"params/blocks/kernel": "0123abcd", ...}.
     """
     named = jax.tree_util.tree_leaves_with_path(tree)
     parts = np.array([_own_part(leaf) for _, leaf in named], np.uint32)

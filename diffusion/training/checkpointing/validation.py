@@ -11,17 +11,17 @@ from diffusion.io.limits import Refused
 
 
 def check_leaves(what: str, leaves: object) -> dict[str, int]:
-    """Checks the description of the leaves in a checkpoint's ``about``.
+    """Checks the description of the leaves in a checkpoint's `about`.
 
     Args:
-      what: the file, for messages.
-      leaves: {"params/blocks/kernel": {"shape": [4, 128], "dtype": "float32", "checksum": "0123abcd"}, ...}.
+        what: the file, for messages.
+        leaves: {"params/blocks/kernel": {"shape": [4, 128], "dtype": "float32", "checksum": "0123abcd"}, ...}.
 
     Returns:
-      The bytes that each item (the first part of the names) declares, e.g. {"params": 4096, "ema": 4096}.
+        The bytes that each item (the first part of the names) declares, e.g. {"params": 4096, "ema": 4096}.
 
     Raises:
-      Refused: for a name that leads out of the folder, or a shape or type that is none.
+        Refused: for a name that leads out of the folder, or a shape or type that is none.
     """
     if not isinstance(leaves, dict):
         raise Refused(f"{what} describes no leaves.")
@@ -42,11 +42,11 @@ def check_files(folder: pathlib.Path) -> None:
     """Checks the files of a checkpoint before any is opened.
 
     Args:
-      folder: WORKDIR/checkpoints/<step>.
+        folder: WORKDIR/checkpoints/<step>.
 
     Raises:
-      Refused: at a link, a pipe or a device, or a description that is larger than any text that is read.
-      OSError: if a folder cannot be read.
+        Refused: at a link, a pipe or a device, or a description that is larger than any text that is read.
+        OSError: if a folder cannot be read.
     """
     for path in limits.plain_files(folder):
         if path.parent.name != "d" and path.stat().st_size > limits.TEXT:  # in d lie the values
@@ -55,17 +55,17 @@ def check_files(folder: pathlib.Path) -> None:
 
 
 def check_item(folder: pathlib.Path, declared: int) -> None:
-    """Checks that the arrays in one item of a checkpoint are no larger than what ``about`` declares of it.
+    """Checks that the arrays in one item of a checkpoint are no larger than what `about` declares of it.
 
     TensorStore allocates a whole chunk of an array at a time, and Orbax believes the shapes in the files.
 
     Args:
-      folder: of the item, e.g. WORKDIR/checkpoints/100/params.
-      declared: bytes of all of its leaves.
+        folder: of the item, e.g. WORKDIR/checkpoints/100/params.
+        declared: bytes of all of its leaves.
 
     Raises:
-      Refused: if it is not in the form that this library writes, or an array or a chunk is larger.
-      OSError, ValueError: if this machine cannot read it, see `failures.of_machine`.
+        Refused: if it is not in the form that this library writes, or an array or a chunk is larger.
+        OSError, ValueError: if this machine cannot read it, see `failures.of_machine`.
     """
     if not (folder / "manifest.ocdbt").is_file():
         raise Refused(f"{folder / 'manifest.ocdbt'} is missing: this library writes no other form.")
@@ -82,7 +82,9 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
         what = f"{folder}, array {key.removesuffix(b'/.zarray').decode(errors='replace')!r},"
         try:
             array = limits.parse_json(text, what)
-            shape, chunks, itemsize = array["shape"], array["chunks"], np.dtype(array["dtype"]).itemsize
+            shape = array["shape"]
+            chunks = array["chunks"]
+            itemsize = np.dtype(array["dtype"]).itemsize
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(f"{what} has no readable description: {error}.") from error
         total += limits.array_bytes(what, shape, itemsize)

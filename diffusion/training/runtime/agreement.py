@@ -19,19 +19,21 @@ def gather(about: str, text: str = "", seconds: float = float("inf")) -> list[st
     """Returns the texts of all processes, by their indices. Each must call it, as often as the others.
 
     Args:
-      about: what is agreed on.
-      text: of this process.
-      seconds: how long to wait for the others.
+        about: what is agreed on.
+        text: of this process.
+        seconds: how long to wait for the others.
 
     Raises:
-      TimeoutError: if one of them has said nothing by then; the message names it.
+        TimeoutError: if one of them has said nothing by then; the message names it.
     """
     if jax.process_count() == 1:
         return [text]
     from orbax.checkpoint import multihost  # of the extra "train": a single process, which needs none, may lack it
 
     _calls[about] += 1
-    client, call, end = multihost.get_jax_distributed_client(), f"{about}/{_calls[about]}", time.monotonic() + seconds
+    client = multihost.get_jax_distributed_client()
+    call = f"{about}/{_calls[about]}"
+    end = time.monotonic() + seconds
     client.key_value_set(f"diffusion/{call}/{jax.process_index()}", f"={text}")
     return [_get(client, call, index, end) for index in range(jax.process_count())]
 
@@ -44,10 +46,10 @@ def first(work: Callable[[], None]) -> None:
     """Does something on process 0 alone; the others wait until it is done, and fail where it fails.
 
     Args:
-      work: what process 0 does.
+        work: what process 0 does.
 
     Raises:
-      Abandoned: on the other processes, if ``work`` raised on process 0.
+        Abandoned: on the other processes, if `work` raised on process 0.
     """
     if jax.process_index() > 0:
         if gather("first")[0]:

@@ -25,17 +25,17 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
     """Keeps compiled programs from run to run in a folder that only this user can write.
 
     The folder holds executables that JAX loads without asking, so anyone who can write there, or put another folder in
-    its place, can run code as this user. ``JAX_COMPILATION_CACHE_DIR``, where set, takes the place of ``directory``.
+    its place, can run code as this user. `JAX_COMPILATION_CACHE_DIR`, where set, takes the place of `directory`.
 
     Args:
-      directory: created with mode 700 if missing; by default "jax" in the library's cache (`files.cache`). A link is
-        followed: what counts is where the programs lie.
+        directory: created with mode 700 if missing; by default "jax" in the library's cache (`files.cache`). A link is
+            followed: what counts is where the programs lie.
 
     Returns:
-      The folder in use, or None, with a warning, where none can be made.
+        The folder in use, or None, with a warning, where none can be made.
 
     Raises:
-      PermissionError: if the folder is another user's, or others may write to it or to one above it.
+        PermissionError: if the folder is another user's, or others may write to it or to one above it.
     """
     path = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or directory or files.cache("jax")).expanduser()
     try:

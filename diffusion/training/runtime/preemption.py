@@ -25,7 +25,7 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """Within its ``with`` block, a first SIGINT or SIGTERM only asks to stop; a second one ends the process at once.
+    """Within its `with` block, a first SIGINT or SIGTERM only asks to stop; a second one ends the process at once.
 
     SIGUSR1 and SIGHUP stand for SIGTERM, but for those that the process was started to ignore (`nohup`).
 
@@ -104,7 +104,8 @@ class StopRequest:
                 if self._reached or (jax.process_count() == 1 and self._signal):
                     return signal.pthread_kill(main, signal.SIGUSR2)  # wakes it from a wait
 
-        previous, watcher = signal.signal(signal.SIGUSR2, end), threading.Thread(target=watch, daemon=True)
+        previous = signal.signal(signal.SIGUSR2, end)
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
             yield

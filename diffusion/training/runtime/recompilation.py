@@ -19,7 +19,7 @@ class RecompilationWarning(UserWarning):
 
 
 class Watch:
-    """Counts recompilations; use it in a ``with`` block."""
+    """Counts recompilations; use it in a `with` block."""
 
     def __init__(self):
         self.count = 0  # recompilations so far
@@ -42,8 +42,8 @@ class Watch:
         """Encloses work that compiles the first time and never again; warns with the functions' names if it does.
 
         Args:
-          kind: what is done, for example "a step".
-          step: when, for the message.
+            kind: what is done, for example "a step".
+            step: when, for the message.
         """
         before = len(self.compiled)
         yield

@@ -10,10 +10,16 @@ from tests.experiments.config.test_resolve import HYBRID, LEARNED, LINEAR, NO_GU
 MODELS = {
     "unet": {"widths": (8, 16), "blocks": 1, "attention_levels": (1,), "groups": 4, "num_classes": 10},
     "song_unet": {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention_resolutions": (4,), "num_classes": 10},
-    "edm2_unet": {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention_resolutions": (4,), "num_classes": 10,
-                  "head_size": 8},
+    "edm2_unet": {
+        "width": 8,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention_resolutions": (4,),
+        "num_classes": 10,
+        "head_size": 8,
+    },
     "u_vit": {"patch": 2, "width": 16, "depth": 2, "heads": 2, "num_classes": 10},
-}  # fmt: skip
+}
 
 
 def config(name, *changes, **fields):
@@ -53,7 +59,6 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match=r"config\.model.*groups=32 must divide"):
         resolve.model(config("unet", groups=32))
 
-
     with pytest.raises(ConfigError, match=r"config\.model\.widths has 5 levels.*\(8, 8, 1\) cannot be halved 4 times"):
         resolve.model(config("unet", widths=(8,) * 5), (8, 8, 1))
 
@@ -64,6 +69,11 @@ def test_a_run_trains_and_samples(name, tmp_path):
     run = config(name, ("train.steps", 4), ("train.log_every", 2), ("checkpoint.every", 4), NO_GUIDANCE)
     train.run(run, tmp_path)
     assert list((tmp_path / "checkpoints").iterdir())
-    losses = np.array([float(line.split('"loss": ')[1].split(",")[0]) for line in
-                       (tmp_path / "metrics.jsonl").read_text().splitlines() if '"loss": ' in line])  # fmt: skip
+    losses = np.array(
+        [
+            float(line.split('"loss": ')[1].split(",")[0])
+            for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+            if '"loss": ' in line
+        ]
+    )
     assert len(losses) == 2 and np.isfinite(losses).all()

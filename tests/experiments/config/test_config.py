@@ -18,12 +18,23 @@ from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[3]
 
-SCALARS = st.none() | st.booleans() | st.integers(-2**63, 2**63) | st.floats(allow_nan=False, allow_infinity=False) \
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=5)
+)
 NAMES = st.text("abcde_", min_size=1, max_size=3)
-TREES = st.dictionaries(NAMES, st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3).map(tuple) | st.dictionaries(NAMES, inner, max_size=3),
-    max_leaves=6), max_size=4)
+TREES = st.dictionaries(
+    NAMES,
+    st.recursive(
+        SCALARS,
+        lambda inner: st.lists(inner, max_size=3).map(tuple) | st.dictionaries(NAMES, inner, max_size=3),
+        max_leaves=6,
+    ),
+    max_size=4,
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -61,23 +72,39 @@ def test_differences_are_dotted_fields():
     old = {"train": {"steps": 10, "batch_size": 4}, "sampler": {"name": "ddim", "eta": 0.5}, "same": (1, 2)}
     new = ConfigDict({"train": {"steps": 20, "batch_size": 4.0}, "sampler": {"name": "heun"}, "same": [1, 2]})
     assert configs.differences(old, new) == [
-        ("sampler.eta", 0.5, configs.MISSING), ("sampler.name", "ddim", "heun"), ("train.steps", 10, 20)]
+        ("sampler.eta", 0.5, configs.MISSING),
+        ("sampler.name", "ddim", "heun"),
+        ("train.steps", 10, 20),
+    ]
     assert str(configs.differences(old, new)[-1]) == "train.steps: 10 -> 20"
 
 
-@pytest.mark.parametrize("old, new", [
-    ({"a": True}, {"a": 1}), ({"a": None}, {}), ({"a": {}}, {}), ({"a": configs.MISSING}, {}), ({"a": "1"}, {"a": 1}),
-    ({"a": (True,)}, {"a": (1,)}), ({"a": {"b": 1}}, {"a": 1}),
-])
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ({"a": True}, {"a": 1}),
+        ({"a": None}, {}),
+        ({"a": {}}, {}),
+        ({"a": configs.MISSING}, {}),
+        ({"a": "1"}, {"a": 1}),
+        ({"a": (True,)}, {"a": (1,)}),
+        ({"a": {"b": 1}}, {"a": 1}),
+    ],
+)
 def test_differences_see_what_python_calls_equal(old, new):
     assert configs.differences(old, new)
     assert configs.digest(old) != configs.digest(new)
 
 
-@pytest.mark.parametrize("value, path", [
-    ({"a": {"b": float("inf")}}, "config.a.b"), ({"a": [1, float("nan")]}, "config.a[1]"),
-    ({"a": len}, "config.a"), ({"a": {1: 2}}, "config.a"),
-])
+@pytest.mark.parametrize(
+    "value, path",
+    [
+        ({"a": {"b": float("inf")}}, "config.a.b"),
+        ({"a": [1, float("nan")]}, "config.a[1]"),
+        ({"a": len}, "config.a"),
+        ({"a": {1: 2}}, "config.a"),
+    ],
+)
 def test_what_json_cannot_hold_is_refused_with_its_path(value, path):
     with pytest.raises(configs.ConfigError, match=path.replace("[", r"\[")):
         configs.to_json(value)
@@ -123,10 +150,18 @@ def command(tmp_path, *arguments: str, program: str = PROGRAM) -> subprocess.Com
 
 
 def test_any_value_can_be_overridden(tmp_path):
-    done = command(tmp_path, "--config=configs/digits.py:tiny", "--config.train.steps=7", "--config.seed=3",
-                   "--config.schedule.name=cosine", "--config.schedule.s=0.01",  # an argument that was not there
-                   "--config.sample.guidance.interval=(0.1, 0.9)", "--config.data.augment=({'name': 'flip'},)",
-                   '--config.sample.sampler={"name": "ddim", "eta": 0.5}', "--config.objective.density.mean=1")
+    done = command(
+        tmp_path,
+        "--config=configs/digits.py:tiny",
+        "--config.train.steps=7",
+        "--config.seed=3",
+        "--config.schedule.name=cosine",
+        "--config.schedule.s=0.01",  # an argument that was not there
+        "--config.sample.guidance.interval=(0.1, 0.9)",
+        "--config.data.augment=({'name': 'flip'},)",
+        '--config.sample.sampler={"name": "ddim", "eta": 0.5}',
+        "--config.objective.density.mean=1",
+    )
     assert done.returncode == 0, done.stderr
     got = configs.from_json(done.stdout)
     assert (got.train.steps, got.seed) == (7, 3)
@@ -137,16 +172,19 @@ def test_any_value_can_be_overridden(tmp_path):
     assert got.objective.density.mean == 1
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--config=configs/digits.py", "--config.train.stpes=3"], ["config.train", "'stpes'", "'steps'"]),
-    (["--config=configs/digits.py", "--config.trian.steps=3"], ["trian"]),
-    (["--config=configs/digits.py", "--config.train.steps=many"], ["config.train.steps", "many"]),
-    (["--config=configs/digits.py", "--config.train.steps=0"], ["config.train.steps = 0", "at least 1"]),
-    (["--config=configs/digits.py:tyni"], ["'tyni'", "'tiny'"]),
-    (["--config=configs/digitz.py"], ["configs/digitz.py"]),
-    (["--config=configs/digitz.py", "--config.seed=1"], ["configs/digitz.py"]),
-    ([], ["--config"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config=configs/digits.py", "--config.train.stpes=3"], ["config.train", "'stpes'", "'steps'"]),
+        (["--config=configs/digits.py", "--config.trian.steps=3"], ["trian"]),
+        (["--config=configs/digits.py", "--config.train.steps=many"], ["config.train.steps", "many"]),
+        (["--config=configs/digits.py", "--config.train.steps=0"], ["config.train.steps = 0", "at least 1"]),
+        (["--config=configs/digits.py:tyni"], ["'tyni'", "'tiny'"]),
+        (["--config=configs/digitz.py"], ["configs/digitz.py"]),
+        (["--config=configs/digitz.py", "--config.seed=1"], ["configs/digitz.py"]),
+        ([], ["--config"]),
+    ],
+)
 def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, arguments, words):
     done = command(tmp_path, *arguments)
     assert done.returncode == 2, done.stderr
@@ -163,25 +201,39 @@ def test_help_shows_the_flag_and_the_example(tmp_path):
 
 
 SAVED = PROGRAM.replace("configs.flag()", "configs.saved_flag()").replace(
-    "def main", "from absl import flags\nflags.DEFINE_string('workdir', None, 'the run')\ndef main")
+    "def main", "from absl import flags\nflags.DEFINE_string('workdir', None, 'the run')\ndef main"
+)
 
 
 def test_a_command_on_a_run_takes_its_config_with_changes(tmp_path):
     config = configs.load(f"{ROOT}/configs/digits.py:tiny")
     (tmp_path / "config.json").write_text(configs.to_json(config))
-    done = command(tmp_path, f"--workdir={tmp_path}", "--config.sample.guidance.interval=(0,1)",
-                   "--config.sample.steps=3", "--config.sample.sampler.name=ddim", "--config.sample.sampler.eta=0.5",
-                   program=SAVED)
+    done = command(
+        tmp_path,
+        f"--workdir={tmp_path}",
+        "--config.sample.guidance.interval=(0,1)",
+        "--config.sample.steps=3",
+        "--config.sample.sampler.name=ddim",
+        "--config.sample.sampler.eta=0.5",
+        program=SAVED,
+    )
     assert done.returncode == 0, done.stderr
     assert configs.differences(config, configs.from_json(done.stdout)) == [
-        ("sample.guidance.interval", None, (0, 1)), ("sample.sampler.eta", configs.MISSING, 0.5),
-        ("sample.sampler.name", config.sample.sampler.name, "ddim"), ("sample.steps", config.sample.steps, 3)]
+        ("sample.guidance.interval", None, (0, 1)),
+        ("sample.sampler.eta", configs.MISSING, 0.5),
+        ("sample.sampler.name", config.sample.sampler.name, "ddim"),
+        ("sample.steps", config.sample.steps, 3),
+    ]
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--config.sample.steps=3"], ["--workdir"]), (["--workdir", "no/run"], ["no/run", "config.json"]),
-    (["--workdir=.", "--config.sample.steps=3"], ["config.json"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config.sample.steps=3"], ["--workdir"]),
+        (["--workdir", "no/run"], ["no/run", "config.json"]),
+        (["--workdir=.", "--config.sample.steps=3"], ["config.json"]),
+    ],
+)
 def test_a_command_on_no_run_says_so(tmp_path, arguments, words):
     done = command(tmp_path, *arguments, program=SAVED)
     assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr

@@ -22,8 +22,7 @@ class Spec(NamedTuple):
     num_classes: int
 
 
-SPECS = {"digits": Spec((8, 8, 1), 10), "cifar10": Spec((32, 32, 3), 10),
-         "imagenet2012": Spec((32, 32, 4), 1000)}
+SPECS = {"digits": Spec((8, 8, 1), 10), "cifar10": Spec((32, 32, 3), 10), "imagenet2012": Spec((32, 32, 4), 1000)}
 
 
 def presets(recipe: str) -> list[str]:
@@ -62,17 +61,18 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     checks.validate(config, spec)
     assert configs.plain(configs.from_json(configs.to_json(config))) == configs.plain(config)
 
-    batch, network = 2, resolve.model(config)
+    batch = 2
+    network = resolve.model(config)
     x = jnp.zeros((batch, *spec.shape))
     inputs = (x, clock_of(network, batch), resolve.null_condition(config, batch))
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
-    objective, schedule = resolve.objective(config), resolve.schedule(config)
+    objective = resolve.objective(config)
+    schedule = resolve.schedule(config)
     density = resolve.density(config)
 
     def loss(params):
         keys = jax.random.split(jax.random.key(1), batch)
-        data = {"x": x, "condition": jnp.zeros(batch, jnp.int32), "index": jnp.arange(batch),
-                "density": density.init()}
+        data = {"x": x, "condition": jnp.zeros(batch, jnp.int32), "index": jnp.arange(batch), "density": density.init()}
         return objective({"model": lambda *a: network.apply(params, *a)}, schedule, keys, data, 0)
 
     losses, metrics = jax.eval_shape(loss, params)
@@ -84,11 +84,13 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
 
 
 def test_published_sizes_and_settings():
-    dit, sit = load("imagenet256_dit"), load("imagenet256_sit")
+    dit = load("imagenet256_dit")
+    sit = load("imagenet256_sit")
     for config, published in [(dit, 675e6), (sit, 675e6)]:
         network = resolve.model(config)
-        shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), jnp.zeros(1),
-                                jnp.zeros(1, jnp.int32))
+        shapes = jax.eval_shape(
+            network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+        )
         assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == pytest.approx(published, rel=0.002)
         assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 0)
         assert (config.train.batch_size, config.ema.decay, config.objective.condition_dropout) == (256, 0.9999, 0.1)
@@ -113,8 +115,13 @@ def test_published_sizes_and_settings():
     # Peebles and Xie 2023, table 1: the base size; what is compared after 400k steps is not guided.
     for recipe in ("imagenet256_dit", "imagenet256_sit"):
         base_size = load(recipe, "b2")
-        shapes = jax.eval_shape(resolve.model(base_size).init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)),
-                                jnp.zeros(1), jnp.zeros(1, jnp.int32))
+        shapes = jax.eval_shape(
+            resolve.model(base_size).init,
+            jax.random.key(0),
+            jnp.zeros((1, 32, 32, 4)),
+            jnp.zeros(1),
+            jnp.zeros(1, jnp.int32),
+        )
         assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == pytest.approx(130e6, rel=0.01)
         for preset in ("b2", "400k"):
             config = load(recipe, preset)
@@ -134,9 +141,11 @@ def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_tiny_is_small(recipe):
     tiny = load(recipe, "tiny")
-    network, spec = resolve.model(tiny), SPECS[tiny.data.name]
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1),
-                            jnp.zeros(1, jnp.int32))
+    network = resolve.model(tiny)
+    spec = SPECS[tiny.data.name]
+    shapes = jax.eval_shape(
+        network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1), jnp.zeros(1, jnp.int32)
+    )
     weights = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     tokens = np.prod(spec.shape[:2]) / tiny.model.get("patch", 1) ** 2
     guided = 2 if tiny.sample.guidance.scale != 1 else 1

@@ -65,11 +65,19 @@ def test_a_file_named_by_a_relative_path_fails_at_its_own_line(tmp_path, monkeyp
     assert extended == []
 
 
-@pytest.mark.parametrize("step, clip, there, missing", [
-    (0, None, "look at the data, the network and the objective", "learning_rate"),
-    (7, None, "smaller --config.optimizer.learning_rate or --config.optimizer.clip=1.0 with a new --workdir.", "look"),
-    (7, 1.0, "Try a smaller --config.optimizer.learning_rate with a new --workdir.", "clip"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "step, clip, there, missing",
+    [
+        (0, None, "look at the data, the network and the objective", "learning_rate"),
+        (
+            7,
+            None,
+            "smaller --config.optimizer.learning_rate or --config.optimizer.clip=1.0 with a new --workdir.",
+            "look",
+        ),
+        (7, 1.0, "Try a smaller --config.optimizer.learning_rate with a new --workdir.", "clip"),
+    ],
+)
 def test_the_advice_after_a_failure_is_of_use(tmp_path, step, clip, there, missing):
     message = train.failure_message(step, tmp_path, clip)
     assert there in message and missing not in message
@@ -81,11 +89,14 @@ def test_the_advice_quotes_the_checkpoint_to_start_from(tmp_path):
     assert f"'--config.init_from.path={tmp_path}/my run/checkpoints/5'." in message
 
 
-@pytest.mark.parametrize("error, start", [
-    (ValueError("c = -1 is below 0"), "a step of this config cannot be built: c = -1"),
-    (ConfigError("config.objective.c = -1."), "config.objective.c = -1."),
-    (sharding.MeshError("2 heads do not divide"), "config.mesh: 2 heads do not divide"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, start",
+    [
+        (ValueError("c = -1 is below 0"), "a step of this config cannot be built: c = -1"),
+        (ConfigError("config.objective.c = -1."), "config.objective.c = -1."),
+        (sharding.MeshError("2 heads do not divide"), "config.mesh: 2 heads do not divide"),
+    ],
+)
 def test_a_step_that_cannot_be_built_is_blamed_on_its_own_cause(monkeypatch, error, start):
     def refusing(density, parameterization):
         def objective(networks, schedule, keys, batch, step):
@@ -119,16 +130,28 @@ def test_a_dataset_that_is_not_there_may_be_one_of_a_file(tmp_path):
 def test_an_empty_folder_name_is_not_the_present_folder(tmp_path):
     root = pathlib.Path(__file__).parents[3]
     for words in (["--workdir="], ["--workdir", ""]):
-        done = commands.run("-m", "experiments.train", f"--config={root}/configs/digits.py:tiny", *words, cwd=tmp_path,
-                            env={**os.environ, "PYTHONPATH": str(root)})  # fmt: skip
+        done = commands.run(
+            "-m",
+            "experiments.train",
+            f"--config={root}/configs/digits.py:tiny",
+            *words,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(root)},
+        )
         assert done.returncode == 2 and "--workdir is empty" in done.stderr, done.stderr
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("path, encoding, refused", [
-    ("runs/ü", "utf-8", False), ("runs/ü", "iso8859-1", True), ("runs/\udcc3\udcbc", "ascii", True),
-    ("runs/u", "ascii", False), ("", "ascii", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path, encoding, refused",
+    [
+        ("runs/ü", "utf-8", False),
+        ("runs/ü", "iso8859-1", True),
+        ("runs/\udcc3\udcbc", "ascii", True),
+        ("runs/u", "ascii", False),
+        ("", "ascii", False),
+    ],
+)
 def test_a_path_that_libraries_would_spell_otherwise_is_refused(tmp_path, monkeypatch, path, encoding, refused):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
@@ -140,8 +163,13 @@ def test_a_run_under_a_locale_without_utf_8_says_so_before_anything_is_made(tmp_
     root = pathlib.Path(__file__).parents[3]
     env = {**os.environ, "PYTHONPATH": str(root), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for module, more in (("train", [f"--config={root}/configs/digits.py:tiny"]), ("sample", [])):
-        done = subprocess.run([sys.executable, "-m", f"experiments.{module}", f"--workdir={tmp_path}/ü", *more],
-                              env=env, cwd=root, capture_output=True, timeout=120)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", f"experiments.{module}", f"--workdir={tmp_path}/ü", *more],
+            env=env,
+            cwd=root,
+            capture_output=True,
+            timeout=120,
+        )
         assert done.returncode in (1, 2) and b"PYTHONUTF8=1" in done.stderr and b"Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
@@ -154,8 +182,14 @@ def test_the_printed_command_repeats_a_failure_of_ones_own_function_and_names_it
     env = {**os.environ, "PYTHONPATH": str(root)}
     objective = '{"name": "broken", "density": {"name": "uniform_density"}, "condition_dropout": 0.1}'
     done = commands.run(
-        "-m", "experiments.train", f"--config={root}/configs/digits.py:tiny", "--workdir=a run", "--extend=my ideas.py",
-        f"--config.objective={objective}", cwd=tmp_path, env=env,
+        "-m",
+        "experiments.train",
+        f"--config={root}/configs/digits.py:tiny",
+        "--workdir=a run",
+        "--extend=my ideas.py",
+        f"--config.objective={objective}",
+        cwd=tmp_path,
+        env=env,
     )
     assert done.returncode == 1, done.stderr
     assert "not finite in step 0" in done.stdout and "No step has changed the weights yet" in done.stdout

@@ -34,8 +34,12 @@ def changed(*changes, preset="tiny"):
     return ConfigDict(config)
 
 
-DENOISING = {"name": "denoising", "density": {"name": "uniform_density"}, "weighting": {"name": "min_snr"},
-             "condition_dropout": 0.1}
+DENOISING = {
+    "name": "denoising",
+    "density": {"name": "uniform_density"},
+    "weighting": {"name": "min_snr"},
+    "condition_dropout": 0.1,
+}
 HYBRID = {"name": "hybrid", "density": {"name": "discrete_density"}, "condition_dropout": 0.1}
 LEARNED = {"name": "learned_variance", "parameterization": {"name": "epsilon"}}
 LINEAR = ("schedule", {"name": "linear_beta"})
@@ -49,15 +53,21 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     "unknown deep field": ([("sample.guidance.scal", 3.0)], ["config.sample.guidance", "'scal'", "'scale'"]),
     "unknown schedule": ([("schedule.name", "cosin")], ["config.schedule.name", "'cosin'", "'cosine'", "linear_beta"]),
     "unknown argument": ([("schedule", {"name": "cosine", "z": 0.1})], ["config.schedule", "'z'", "Valid: s."]),
-    "misspelt argument": ([("objective.density", {"name": "logit_normal", "men": 0.0})],
-                          ["config.objective.density", "'men'", "'mean'"]),
-    "leftover argument": ([("schedule", {"name": "rectified_flow", "s": 0.1})],
-                          ["config.schedule", "--config.schedule="]),
+    "misspelt argument": (
+        [("objective.density", {"name": "logit_normal", "men": 0.0})],
+        ["config.objective.density", "'men'", "'mean'"],
+    ),
+    "leftover argument": (
+        [("schedule", {"name": "rectified_flow", "s": 0.1})],
+        ["config.schedule", "--config.schedule="],
+    ),
     "no name": ([("schedule", {"s": 0.1})], ["config.schedule", "name", "cosine"]),
     "dotted import": ([("schedule.name", "os.system")], ["config.schedule.name", "'os.system'"]),
     "private name": ([("schedule.name", "_normal")], ["config.schedule.name"]),
-    "unknown clock": ([("parameterization.clock", {"name": "step"})],
-                      ["config.parameterization.clock.name", "'step'", "'steps'"]),
+    "unknown clock": (
+        [("parameterization.clock", {"name": "step"})],
+        ["config.parameterization.clock.name", "'step'", "'steps'"],
+    ),
     "unknown sampler": ([("sample.sampler", {"name": "huen"})], ["config.sample.sampler.name", "'huen'", "'heun'"]),
     "unknown grid": ([("sample.grid", {"name": "karas"})], ["config.sample.grid.name", "'karras'"]),
     "unknown model": ([("model.name", "dti")], ["config.model.name", "'dit'"]),
@@ -67,11 +77,12 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     "unknown augmentation": ([("data.augment", ({"name": "flp"},))], ["config.data.augment[0].name", "'flip'"]),
     "unknown objective": ([("objective.name", "flow_macthing")], ["config.objective.name", "'flow_matching'"]),
     "unknown coupling": ([("objective.coupling", {"name": "optimal"})], ["config.objective.coupling.name"]),
-    "unknown weighting": ([("objective", DENOISING | {"weighting": {"name": "minsnr"}}),
-                           ("parameterization.name", "v")], ["config.objective.weighting.name", "'min_snr'"]),
+    "unknown weighting": (
+        [("objective", DENOISING | {"weighting": {"name": "minsnr"}}), ("parameterization.name", "v")],
+        ["config.objective.weighting.name", "'min_snr'"],
+    ),
     "no density": ([("objective", {"name": "flow_matching"})], ["config.objective", "density"]),
     "a name is no schedule": ([("schedule", "cosine")], ["config.schedule", "'cosine'", "a mapping"]),
-
     "zero steps": ([("train.steps", 0)], ["config.train.steps = 0", "at least 1"]),
     "negative steps": ([("train.steps", -5)], ["config.train.steps = -5"]),
     "zero batch": ([("train.batch_size", 0)], ["config.train.batch_size = 0"]),
@@ -101,15 +112,20 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     "include": ([("init_from.include", "(")], ["config.init_from.include", "regular expression"]),
     "init_from": ([("init_from.path", "/no/such/run")], ["config.init_from.path", "/no/such/run"]),
     "heads": ([("model.heads", 3)], ["config.model", "heads"]),
-
-    "best of no figure": ([("checkpoint.best", "fd_pixel"), ("evaluate.every", 10)],
-                          ["config.checkpoint.best", "'fd_pixel'", "'fd_pixels'"]),
-    "best of no evaluation": ([("checkpoint.best", "fd_pixels"), ("evaluate.every", 0),
-                               ("evaluate.features", ("pixels",))], ["config.checkpoint.best", "evaluate.every = 0"]),
+    "best of no figure": (
+        [("checkpoint.best", "fd_pixel"), ("evaluate.every", 10)],
+        ["config.checkpoint.best", "'fd_pixel'", "'fd_pixels'"],
+    ),
+    "best of no evaluation": (
+        [("checkpoint.best", "fd_pixels"), ("evaluate.every", 0), ("evaluate.features", ("pixels",))],
+        ["config.checkpoint.best", "evaluate.every = 0"],
+    ),
     "no Inception file": ([("evaluate.features", ("inception",))], ["config.evaluate.inception = ''", "no file"]),
     "unknown protocol": ([("evaluate.protocol", "fid")], ["config.evaluate.protocol", "'fid'", "pytorch-fid"]),
-    "unknown features": ([("evaluate.features", ("pixels", "clasifier"))],
-                         ["config.evaluate.features[1]", "'clasifier'", "'classifier'"]),
+    "unknown features": (
+        [("evaluate.features", ("pixels", "clasifier"))],
+        ["config.evaluate.features[1]", "'clasifier'", "'classifier'"],
+    ),
     "dropout without classes": ([("model.num_classes", 0)], ["config.model.num_classes = 0", "null class"]),
     "guidance without classes": ([("model.num_classes", 0), NO_DROPOUT], ["config.model.num_classes = 0"]),
     "guidance without dropout": ([NO_DROPOUT], ["config.sample.guidance.scale = 1.05", "condition_dropout = 0"]),
@@ -118,30 +134,59 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     "shape of the dataset": ([("data.shape", (8, 8, 3))], ["config.data.shape = (8, 8, 3)", "(8, 8, 1)"]),
     "devices": ([("mesh.data", 3)], ["config.train.batch_size = 32", "3 devices", "a multiple of 3"]),
     "micro-batches": ([("train.accumulate", 5)], ["config.train.batch_size = 32", "a multiple of 5"]),
-    "blocks": ([("objective.coupling", {"name": "optimal_transport", "block": 24})],
-               ["config.objective.coupling.block = 24", "e.g. 8"]),
+    "blocks": (
+        [("objective.coupling", {"name": "optimal_transport", "block": 24})],
+        ["config.objective.coupling.block = 24", "e.g. 8"],
+    ),
     "score-based sampler": ([OT, ("sample.sampler", {"name": "ddpm"})], ["config.sample.sampler", "optimal_transport"]),
     "stochastic ddim": ([OT, ("sample.sampler", {"name": "ddim", "eta": 1.0})], ["config.sample.sampler"]),
-    "flow matching predicts a velocity": ([("parameterization.name", "epsilon")],
-                                          ["config.parameterization.name = 'epsilon'", "flow_matching", "velocity"]),
-    "flow matching has no weighting": ([("objective.weighting", {"name": "min_snr"})],
-                                       ["config.objective", "weighting"]),
-    "denoising has no coupling": ([("objective", DENOISING | {"coupling": {"name": "independent"}})],
-                                  ["config.objective", "coupling"]),
-    "epsilon at alpha = 0": ([("schedule", {"name": "cosine"}), ("objective", DENOISING),
-                              ("parameterization.name", "epsilon")], ["config.parameterization", "alpha"]),
-    "learned variance untrained": ([LINEAR, ("objective", DENOISING), ("parameterization", LEARNED)],
-                                   ["learned_variance", "hybrid"]),
-    "hybrid without learned variance": ([LINEAR, ("objective", HYBRID), ("parameterization", {"name": "epsilon"})],
-                                        ["learned_variance", "hybrid"]),
-    "variance not learned": ([("sample.sampler", {"name": "ddpm", "variance": "learned"})],
-                             ["config.sample.sampler.variance", "small"]),
-    "grid beyond the process": ([LINEAR, ("objective", DENOISING), ("parameterization", {"name": "epsilon"}),
-                                 ("sample.grid", {"name": "leading"}), ("sample.steps", 1001)],
-                                ["config.sample", "1001", "1000"]),
-    "sigma beyond the process": ([LINEAR, ("objective", DENOISING), ("parameterization", {"name": "epsilon"}),
-                                  ("sample.grid", {"name": "karras", "sigma_max": 1e4})],
-                                 ["config.sample.grid", "sigma_max"]),
+    "flow matching predicts a velocity": (
+        [("parameterization.name", "epsilon")],
+        ["config.parameterization.name = 'epsilon'", "flow_matching", "velocity"],
+    ),
+    "flow matching has no weighting": (
+        [("objective.weighting", {"name": "min_snr"})],
+        ["config.objective", "weighting"],
+    ),
+    "denoising has no coupling": (
+        [("objective", DENOISING | {"coupling": {"name": "independent"}})],
+        ["config.objective", "coupling"],
+    ),
+    "epsilon at alpha = 0": (
+        [("schedule", {"name": "cosine"}), ("objective", DENOISING), ("parameterization.name", "epsilon")],
+        ["config.parameterization", "alpha"],
+    ),
+    "learned variance untrained": (
+        [LINEAR, ("objective", DENOISING), ("parameterization", LEARNED)],
+        ["learned_variance", "hybrid"],
+    ),
+    "hybrid without learned variance": (
+        [LINEAR, ("objective", HYBRID), ("parameterization", {"name": "epsilon"})],
+        ["learned_variance", "hybrid"],
+    ),
+    "variance not learned": (
+        [("sample.sampler", {"name": "ddpm", "variance": "learned"})],
+        ["config.sample.sampler.variance", "small"],
+    ),
+    "grid beyond the process": (
+        [
+            LINEAR,
+            ("objective", DENOISING),
+            ("parameterization", {"name": "epsilon"}),
+            ("sample.grid", {"name": "leading"}),
+            ("sample.steps", 1001),
+        ],
+        ["config.sample", "1001", "1000"],
+    ),
+    "sigma beyond the process": (
+        [
+            LINEAR,
+            ("objective", DENOISING),
+            ("parameterization", {"name": "epsilon"}),
+            ("sample.grid", {"name": "karras", "sigma_max": 1e4}),
+        ],
+        ["config.sample.grid", "sigma_max"],
+    ),
 }
 
 
@@ -164,17 +209,35 @@ ACCEPTED = {
     "augment": [("data.augment", ({"name": "flip"}, {"name": "crop", "padding": 2}))],
     "transport and an ODE": [OT, ("sample.sampler", {"name": "ddim", "eta": 0.0})],
     "denoising": [("schedule", {"name": "cosine"}), ("objective", DENOISING), ("parameterization", {"name": "v"})],
-    "constant weight": [("objective", DENOISING | {"weighting": {"name": "constant"}}),
-                        ("parameterization", {"name": "x0"})],
+    "constant weight": [
+        ("objective", DENOISING | {"weighting": {"name": "constant"}}),
+        ("parameterization", {"name": "x0"}),
+    ],
     "constant weight elsewhere": [
         ("objective", DENOISING | {"weighting": {"name": "constant", "parameterization": {"name": "v"}}}),
-        ("parameterization", {"name": "x0"})],
-    "edm": [("schedule", {"name": "edm"}), ("parameterization", {"name": "edm", "sigma_data": 0.5}),
-            ("objective", {"name": "denoising", "density": {"name": "log_normal"}, "weighting": {"name": "edm"},
-                           "condition_dropout": 0.1}),
-            ("sample.grid", {"name": "karras", "rho": 7})],
-    "hybrid": [LINEAR, ("objective", HYBRID), ("parameterization", LEARNED),
-               ("sample.sampler", {"name": "ddpm", "variance": "learned"}), ("sample.grid", {"name": "trailing"})],
+        ("parameterization", {"name": "x0"}),
+    ],
+    "edm": [
+        ("schedule", {"name": "edm"}),
+        ("parameterization", {"name": "edm", "sigma_data": 0.5}),
+        (
+            "objective",
+            {
+                "name": "denoising",
+                "density": {"name": "log_normal"},
+                "weighting": {"name": "edm"},
+                "condition_dropout": 0.1,
+            },
+        ),
+        ("sample.grid", {"name": "karras", "rho": 7}),
+    ],
+    "hybrid": [
+        LINEAR,
+        ("objective", HYBRID),
+        ("parameterization", LEARNED),
+        ("sample.sampler", {"name": "ddpm", "variance": "learned"}),
+        ("sample.grid", {"name": "trailing"}),
+    ],
     "shift": [("sample.shift", 3.0)],
     "no clipping": [("optimizer.clip", None)],
 }
@@ -201,9 +264,20 @@ def test_a_missing_field_is_named():
 
 
 def test_every_table_holds_functions_of_their_own_names():
-    for table in (names.SCHEDULES, names.PARAMETERIZATIONS, names.CLOCKS, names.DENSITIES, names.WEIGHTINGS,
-                  names.COUPLINGS, names.OBJECTIVES, names.SAMPLERS, names.GRIDS, names.GUIDANCES, names.OPTIMIZERS,
-                  names.AUGMENTATIONS):
+    for table in (
+        names.SCHEDULES,
+        names.PARAMETERIZATIONS,
+        names.CLOCKS,
+        names.DENSITIES,
+        names.WEIGHTINGS,
+        names.COUPLINGS,
+        names.OBJECTIVES,
+        names.SAMPLERS,
+        names.GRIDS,
+        names.GUIDANCES,
+        names.OPTIMIZERS,
+        names.AUGMENTATIONS,
+    ):
         assert table and all(function.__name__ == name for name, function in table.items())
 
 
@@ -278,15 +352,21 @@ def test_dropped_conditions_are_the_null_class():
 
 
 def test_constant_weighting_defaults_to_what_the_network_predicts():
-    config = changed(("schedule", {"name": "cosine"}), ("parameterization", {"name": "v"}), NO_DROPOUT, NO_GUIDANCE,
-                     ("objective", {"name": "denoising", "density": {"name": "uniform_density"},
-                                    "weighting": {"name": "constant"}}))
+    config = changed(
+        ("schedule", {"name": "cosine"}),
+        ("parameterization", {"name": "v"}),
+        NO_DROPOUT,
+        NO_GUIDANCE,
+        ("objective", {"name": "denoising", "density": {"name": "uniform_density"}, "weighting": {"name": "constant"}}),
+    )
+
     def losses(**weighting):
         config.objective.weighting = {"name": "constant", **weighting}
         keys = jax.random.split(jax.random.key(0), 8)
         batch = {"x": jax.random.normal(jax.random.key(1), (8, 4)), "index": jnp.arange(8)}
-        return resolve.objective(config)({"model": lambda x, t, c: jnp.zeros_like(x)}, resolve.schedule(config), keys,
-                                         batch, 0)[0]
+        return resolve.objective(config)(
+            {"model": lambda x, t, c: jnp.zeros_like(x)}, resolve.schedule(config), keys, batch, 0
+        )[0]
 
     np.testing.assert_allclose(losses(), losses(parameterization={"name": "v"}), rtol=1e-6)
     assert not np.allclose(losses(), losses(parameterization={"name": "x0"}), rtol=0.1)
@@ -302,24 +382,30 @@ def test_guidance_is_the_named_one():
     np.testing.assert_array_equal(denoise(x, 0.7).x0, 2 * x)
     config = changed(("sample.guidance", {"name": "classifier_free_plus_plus", "scale": 0.5}))
     assert isinstance(resolve.guidance(config, branches), guidance.Unpaired)
-    for wrong, words in (({"name": "classifer_free", "scale": 2.0}, "'classifier_free'"),
-                         ({"name": "classifier_free", "scale": -1.0}, "at least 0"),
-                         ({"name": "classifier_free", "scale": 2.0, "interval": (0.5, 0.2)}, "t_low < t_high"),
-                         ({"name": "rescaled", "scale": 2.0, "rescalee": 0.1}, "'rescale'")):
+    for wrong, words in (
+        ({"name": "classifer_free", "scale": 2.0}, "'classifier_free'"),
+        ({"name": "classifier_free", "scale": -1.0}, "at least 0"),
+        ({"name": "classifier_free", "scale": 2.0, "interval": (0.5, 0.2)}, "t_low < t_high"),
+        ({"name": "rescaled", "scale": 2.0, "rescalee": 0.1}, "'rescale'"),
+    ):
         with pytest.raises(ConfigError, match=words):
             resolve.guidance(changed(("sample.guidance", wrong)), branches)
 
 
 def test_strata_spread_a_batch_evenly():
     config = changed(("objective.density", {"name": "uniform_density", "strata": 32}))
-    density, keys = resolve.density(config), jax.random.split(jax.random.key(0), 32)
+    density = resolve.density(config)
+    keys = jax.random.split(jax.random.key(0), 32)
     t, _ = density.sample(density.init(), keys, jnp.arange(32))
     np.testing.assert_array_equal(np.floor(np.sort(t) * 32), np.arange(32))
 
 
 def test_parameterizations_nest():
-    read = resolve.parameterization(changed(("parameterization", LEARNED | {
-        "parameterization": {"name": "v", "clock": {"name": "steps", "T": 10}}})))
+    read = resolve.parameterization(
+        changed(
+            ("parameterization", LEARNED | {"parameterization": {"name": "v", "clock": {"name": "steps", "T": 10}}})
+        )
+    )
     schedule = schedules.cosine()
     assert float(read.clock(schedule, 1.0)) == 9
     prediction = read.to_prediction(schedule, jnp.asarray([0.5]), jnp.ones((1, 2)), jnp.ones((1, 4)))

@@ -105,7 +105,8 @@ def test_smoothing_is_a_mean_over_neighbours():
 
 
 def test_bad_input(tmp_path):
-    images, labels = np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, int)
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    labels = np.zeros(3, int)
     with pytest.raises(ValueError, match=r"\[8, 8, 1\]"):
         figures.sample_grid(images[0], labels, tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"labels \[N\], got .* \[2\]"):

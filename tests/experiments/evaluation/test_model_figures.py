@@ -102,10 +102,13 @@ def test_bits_per_dim_of_a_known_model(monkeypatch):
     assert found["protocol"]["step"] == 7 and found["protocol"]["evaluations"] > 5
 
 
-@pytest.mark.parametrize("names, words", [
-    (["cas", "bdp"], "'bdp'. Did you mean 'bpd'"),
-    (["fid", "cas"], "fid is taken in Inception features: name --protocol"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (["cas", "bdp"], "'bdp'. Did you mean 'bpd'"),
+        (["fid", "cas"], "fid is taken in Inception features: name --protocol"),
+    ],
+)
 def test_names_of_figures_are_checked(names, words, monkeypatch):
     class Flags:
         protocol = None

@@ -56,7 +56,8 @@ def test_figures_are_those_of_the_features(files):
     folder, a, b = files
     found = score.run(request(folder, metrics=tuple(score.METRICS)))
     figures = found["figures"]
-    x, y = flat(a).astype(np.float64), flat(b).astype(np.float64)
+    x = flat(a).astype(np.float64)
+    y = flat(b).astype(np.float64)
     cov = lambda rows: np.cov(rows, rowvar=False)
     values = np.linalg.eigvals(cov(x) @ cov(y))
     distance = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(cov(x) + cov(y)) - 2 * np.sqrt(values.real).sum()
@@ -99,8 +100,12 @@ def test_statistics_alone_give_the_distance_alone(files):
     whole = score.run(request(folder))["figures"]["fd"]
     y = flat(b).astype(np.float64)
     np.savez(folder / "b.npz", mu=y.mean(0), sigma=np.cov(y, rowvar=False))
-    found = score.measure(image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.npz"),
-                          named("18"), ("fid", "kid", "pr"))  # fmt: skip
+    found = score.measure(
+        image_sets.open_set(f"{folder}/a.npz"),
+        references.open_reference(f"{folder}/b.npz"),
+        named("18"),
+        ("fid", "kid", "pr"),
+    )
     assert found["figures"]["fd"]["value"] == pytest.approx(whole["value"], rel=1e-6)
     assert found["figures"]["fd"]["reference"] is None
     for name in ("kd", "pr"):
@@ -138,8 +143,9 @@ def test_a_reference_of_its_own(files, capsys):
     assert again == whole
     other = named("features")._replace(identity={"features": "others", "unit": "[0, 1]"})
     with pytest.raises(StatisticsError, match=r"features: made with 'pixels, flattened', asked for 'others'"):
-        score.measure(image_sets.open_set(f"{folder}/a.npz"),
-                      references.open_reference(f"{folder}/b.safetensors"), other)  # fmt: skip
+        score.measure(
+            image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.safetensors"), other
+        )
     with pytest.raises(ConfigError, match=r"written as \.safetensors"):
         score.make_reference(request(folder), folder / "b.json")
 
@@ -219,8 +225,12 @@ def test_verify(files):
 def test_a_record_of_an_earlier_version_is_measured_again(files):
     """It called a Frechet distance of pixels "fid"; that name is FID's own now."""
     content = measured(files[0])
-    old = dict(content) | {"figures": {{"fd": "fid", "kd": "kid"}.get(name, name): {
-        key: part for key, part in found.items() if key != "space"} for name, found in content["figures"].items()}}
+    old = dict(content) | {
+        "figures": {
+            {"fd": "fid", "kd": "kid"}.get(name, name): {key: part for key, part in found.items() if key != "space"}
+            for name, found in content["figures"].items()
+        }
+    }
     assert old["figures"].keys() != content["figures"].keys()
     assert records.compare(old, content) == []
 
@@ -249,8 +259,12 @@ def test_an_altered_record_is_refused(files):
     path.write_text(whole.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(records.ResultError, match="was altered"):
         records.read(path)
-    for text, match in [(whole[:200], "not valid JSON"), ("[1]", "no record"), ("{}", "no record"),
-                        (whole.replace('"format": 1', '"format": 2'), "has format 2")]:  # fmt: skip
+    for text, match in [
+        (whole[:200], "not valid JSON"),
+        ("[1]", "no record"),
+        ("{}", "no record"),
+        (whole.replace('"format": 1', '"format": 2'), "has format 2"),
+    ]:
         path.write_text(text)
         with pytest.raises(records.ResultError, match=match):
             records.read(path)
@@ -280,8 +294,12 @@ def test_the_command_is_rebuilt_from_fields(files):
 
 
 def test_the_report_shows_inception_figures():
-    rows = report.figure_rows({"fid": {"value": 3.14159, "standard_error": 0.02, "samples": 50000, "reference": None},
-                               "is": {"value": None, "why": "value not measured: no logits"}})  # fmt: skip
+    rows = report.figure_rows(
+        {
+            "fid": {"value": 3.14159, "standard_error": 0.02, "samples": 50000, "reference": None},
+            "is": {"value": None, "why": "value not measured: no logits"},
+        }
+    )
     assert rows == [("fid", "3.1416 ± 0.02", "50,000 samples"), ("is", "—", "value not measured: no logits")]
 
 
@@ -320,8 +338,13 @@ def command(*arguments, cache):
 def test_the_command_measures_and_verifies(files):
     folder, a, _ = files
     cache = folder / "cache"
-    found = command(f"--samples={folder}/a.npz", f"--reference={folder}/b.npz", "--features=pixels",
-                    f"--out={folder}/r.json", cache=cache)  # fmt: skip
+    found = command(
+        f"--samples={folder}/a.npz",
+        f"--reference={folder}/b.npz",
+        "--features=pixels",
+        f"--out={folder}/r.json",
+        cache=cache,
+    )
     assert found.returncode == 0 and "fd" in found.stdout and "fid" not in found.stdout, found.stderr
     a[0] ^= 1
     np.savez(folder / "a.npz", a)
@@ -338,8 +361,10 @@ def test_inception_end_to_end(files):
     for name, shape in inception_weights.CONVOLUTIONS.items():
         scale = np.sqrt(2 / np.prod(shape[1:]))
         tensors[f"{name}.weight"] = (rng.normal(size=shape) * scale).astype(np.float32)
-        tensors |= {f"{name}.{part}": np.full(shape[:1], value, np.float32)
-                    for part, value in (("beta", 0.1), ("mean", 0.0), ("var", 1.0))}  # fmt: skip
+        tensors |= {
+            f"{name}.{part}": np.full(shape[:1], value, np.float32)
+            for part, value in (("beta", 0.1), ("mean", 0.0), ("var", 1.0))
+        }
     tensors["output.weight"] = rng.normal(size=(1008, 2048)).astype(np.float32)
     tensors["output.bias"] = np.zeros(1008, np.float32)
     path = folder / "w.safetensors"

@@ -54,8 +54,12 @@ def files(tmp_path):
     """{name: path} of pictures of 8 x 8, one of another size, and a mask of the left half."""
     mask = np.zeros((8, 8), np.uint8)
     mask[:, :4] = 255
-    made = {"image": np.repeat(drawn((8, 8, 1)), 3, axis=-1), "large": drawn((16, 16, 3)), "mask": mask,
-            "wrong": drawn((4, 8))}  # fmt: skip
+    made = {
+        "image": np.repeat(drawn((8, 8, 1)), 3, axis=-1),
+        "large": drawn((16, 16, 3)),
+        "mask": mask,
+        "wrong": drawn((4, 8)),
+    }
     for name, array in made.items():
         (tmp_path / f"{name}.png").write_bytes(png(array))
     return {name: str(tmp_path / f"{name}.png") for name in made}
@@ -69,7 +73,8 @@ def test_a_runs_pictures_are_the_samples_of_its_scanned_sampler(run, sampler):
     wanted.sample.guidance.scale = 2.0
     frames = list(run.watch(Asked(label=3, steps=3, guidance=2.0, seed=7, sampler=sampler, batch=2)))
     assert [frame.step for frame in frames] == [1, 2, 3]
-    labels, seeds = np.full(2, 3, np.int32), np.array([7, 8], np.uint32)
+    labels = np.full(2, 3, np.int32)
+    seeds = np.array([7, 8], np.uint32)
     expected = generate.generator(wanted, SHAPE).images(run.params, labels, seeds)
     assert np.ptp(expected) > 50
     assert np.abs(frames[-1].pictures.astype(int) - expected).max() <= 1
@@ -117,10 +122,13 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_estimate(run, monkeyp
         run.watch(dataclasses.replace(run.usual, batch=4096))
 
 
-@pytest.mark.parametrize("name, message", [
-    ("autoencoder_kl", "trains autoencoder_kl, which makes no pictures"),
-    ("pixart", "holds no text model: it trains a denoiser that is told text. Make one of it"),
-])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("autoencoder_kl", "trains autoencoder_kl, which makes no pictures"),
+        ("pixart", "holds no text model: it trains a denoiser that is told text. Make one of it"),
+    ],
+)
 def test_runs_of_other_kinds_are_refused(name, message):
     config = digits.get_config("tiny")
     config.model = {"name": name}
@@ -174,8 +182,21 @@ def test_what_a_file_carries_loads_back(tmp_path, files):
     coded = lambda name: base64.b64encode(pathlib.Path(files[name]).read_bytes()).decode()
     image, mask = (request.keep(coded(name), inputs) for name in ("image", "mask"))
     np.testing.assert_array_equal(pictures.read(image), np.repeat(drawn((8, 8, 1)), 3, axis=-1))
-    wanted = Asked(prompt="a cat", negative="bad", steps=7, guidance=3.5, seed=5, sampler="ddim", height=8, width=8,
-                   batch=2, image=image, mask=mask, margins=(0, 8, 0, 0), strength=0.5)  # fmt: skip
+    wanted = Asked(
+        prompt="a cat",
+        negative="bad",
+        steps=7,
+        guidance=3.5,
+        seed=5,
+        sampler="ddim",
+        height=8,
+        width=8,
+        batch=2,
+        image=image,
+        mask=mask,
+        margins=(0, 8, 0, 0),
+        strength=0.5,
+    )
     *_, last = request.make(Made(), wanted, tmp_path / "out")
     assert [path.rpartition("/")[2] for path in last.paths] == ["5.png", "6.png"]
     np.testing.assert_array_equal(pictures.read(last.paths[1]), np.full((8, 8, 3), 200))

@@ -85,7 +85,8 @@ def serving(place, *words):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log, out = place / "log.txt", place / "out"
+    log = place / "log.txt"
+    out = place / "out"
     command = [PYTHON, "-m", "experiments.playground", *words, f"--port={port}", f"--out={out}"]
     with open(log, "w") as file:
         server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=commands.ROOT)
@@ -205,8 +206,10 @@ def test_settings_load_back_from_the_gallery_and_from_a_file(page, digits):
     page.click("#gallery .thumbnail-item")
     page.until("return document.querySelector('#load')?.offsetParent", 30)
     page.run("document.querySelector('#load').click()")
-    fields = lambda: page.run("return ['#seed input', '#steps input[type=number]', '#label input'].map("
-                              "css => document.querySelector(css).value)")  # fmt: skip
+    fields = lambda: page.run(
+        "return ['#seed input', '#steps input[type=number]', '#label input'].map("
+        "css => document.querySelector(css).value)"
+    )
     page.until("return document.querySelector('#seed input').value === '11'", 30)
     assert fields() == ["11", "4", "7"]
     visit(page, digits)
@@ -230,8 +233,11 @@ def start_from(page, path):
     page.run("document.querySelector('#start button').click()")
     page.until("return document.querySelector('#brush input[type=file]')", 30)
     page.type("#brush input[type=file]", str(path))
-    page.until("return document.querySelector('#brush canvas').width !== 300 && "
-               "document.querySelector('#brush canvas').offsetParent", 30)  # fmt: skip
+    page.until(
+        "return document.querySelector('#brush canvas').width !== 300 && "
+        "document.querySelector('#brush canvas').offsetParent",
+        30,
+    )
 
 
 def test_the_brush_marks_what_is_painted_and_the_rest_stays(page, digits, picture):

@@ -59,14 +59,20 @@ def memory(page):
 
 def test_other_hosts_and_origins_are_not_answered(page):
     own = page.address.removeprefix("http://")
-    body, kind = json.dumps({"label": 1}).encode(), {"Content_Type": "application/json"}
+    body = json.dumps({"label": 1}).encode()
+    kind = {"Content_Type": "application/json"}
     assert status(page, "GET", "/") == status(page, "POST", CALL, body, Origin=page.address, **kind) == 200
     for path in ("/", "/config", "/gradio_api/info", "/gradio_api/file=/etc/hostname"):
         assert status(page, "GET", path, Host="evil.example") == 403
         assert status(page, "GET", path, Origin="http://evil.example") == 403
-    for headers in ({"Host": "evil.example", "Origin": "http://evil.example"}, {"Origin": "null"},
-                    {"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"},
-                    {"Origin": f"http://{own.replace('127.0.0.1', 'localhost')}"}):  # fmt: skip
+    for headers in (
+        {"Host": "evil.example", "Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Origin": f"http://{own.replace('127.0.0.1', 'localhost')}"},
+    ):
         for path in (CALL, "/gradio_api/queue/join", "/gradio_api/upload"):
             assert status(page, "POST", path, body, **kind, **headers) == 403
     port = own.partition(":")[2]

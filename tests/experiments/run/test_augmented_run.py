@@ -16,8 +16,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compilation_cache")]
 
 def recipe(steps: int):
     config = digits.get_config("tiny")
-    config.model = {"name": "song_unet", "width": 8, "multipliers": (1, 2), "blocks": 1, "num_classes": 10,
-                    "attention_resolutions": (4,)}  # fmt: skip
+    config.model = {
+        "name": "song_unet",
+        "width": 8,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "num_classes": 10,
+        "attention_resolutions": (4,),
+    }
     config.objective.augment = {"name": "edm_augmentation", "probability": 0.5}
     config.ema.sigma_rel = 0.05
     config.train.update({"steps": steps, "batch_size": 16, "log_every": 4})
@@ -26,7 +32,6 @@ def recipe(steps: int):
     config.checkpoint.update({"every": 4, "keep": 1, "keep_every": 4})
     config.evaluate.every = 0
     return config
-
 
 
 def test_it_resumes_bit_for_bit_and_is_sampled_at_any_width(tmp_path):

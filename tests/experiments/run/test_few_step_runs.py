@@ -52,15 +52,20 @@ def test_a_flow_map_trains_and_samples_in_one_evaluation(name, tmp_path):
 def test_a_student_keeps_its_teacher(tmp_path):
     """It learns from the run's moving average, and goes on when the teacher's own folder is gone."""
     teacher = digits.get_config("tiny")
-    teacher.objective = {"name": "denoising", "density": {"name": "uniform_density"},
-                         "weighting": {"name": "truncated_snr"}, "condition_dropout": 0.1}  # fmt: skip
+    teacher.objective = {
+        "name": "denoising",
+        "density": {"name": "uniform_density"},
+        "weighting": {"name": "truncated_snr"},
+        "condition_dropout": 0.1,
+    }
     teacher.schedule, teacher.parameterization = {"name": "cosine"}, {"name": "v"}
     teacher.train.steps, teacher.checkpoint.every, teacher.optimizer.warmup = 2, 2, 1
     teacher.sample.sampler, teacher.sample.steps = {"name": "ddim"}, 4
     assert train.run(teacher, tmp_path / "teacher") == 0
     student = teacher.copy_and_resolve_references()
     student.objective = {"name": "progressive_distillation", "N": 2}
-    student.teacher.path, student.teacher.parameterization = str(tmp_path / "teacher"), {"name": "v"}
+    student.teacher.path = str(tmp_path / "teacher")
+    student.teacher.parameterization = {"name": "v"}
     student.init_from.path = str(tmp_path / "teacher")
     student.sample.steps, student.sample.guidance.scale = 2, 1.0
     checks.validate(student)
@@ -82,19 +87,23 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path):
     student = config.copy_and_resolve_references()
     student.schedule, student.parameterization = {"name": "cosine"}, {"name": "v"}
     student.objective = {"name": "progressive_distillation", "N": 2}
-    student.teacher.path, student.teacher.parameterization = str(tmp_path / "teacher"), {"name": "v"}
+    student.teacher.path = str(tmp_path / "teacher")
+    student.teacher.parameterization = {"name": "v"}
     student.sample.guidance.scale = 1.0
     with pytest.raises(ConfigError, match=r"the teacher's config.schedule is .*rectified_flow.* this run has .*cosine"):
         train.run(student, tmp_path / "student")
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"sample.sampler": {"name": "heun"}}, "trains a flow map. Valid: flow_map, consistency or tcd"),
-    ({"sample.guidance.scale": 2.0}, "guided while it is trained"),
-    ({"parameterization": {"name": "v"}}, "trains a velocity"),
-    ({"objective": {"name": "progressive_distillation", "N": 2}}, "learns from a teacher: --config.teacher.path"),
-    ({"teacher.path": "/"}, "has no use for a teacher"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"sample.sampler": {"name": "heun"}}, "trains a flow map. Valid: flow_map, consistency or tcd"),
+        ({"sample.guidance.scale": 2.0}, "guided while it is trained"),
+        ({"parameterization": {"name": "v"}}, "trains a velocity"),
+        ({"objective": {"name": "progressive_distillation", "N": 2}}, "learns from a teacher: --config.teacher.path"),
+        ({"teacher.path": "/"}, "has no use for a teacher"),
+    ],
+)
 def test_what_does_not_fit_is_refused(change, words):
     config = digits_mean_flow.get_config("tiny")
     config.update_from_flattened_dict(change)

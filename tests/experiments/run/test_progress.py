@@ -9,7 +9,8 @@ from experiments.run import process_memory, progress
 
 def display(monkeypatch, start=0, speaks=True, terminal=False):
     """A display with a clock of our own, and what it wrote."""
-    clock, out = [0.0], io.StringIO()
+    clock = [0.0]
+    out = io.StringIO()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(progress.memory, "used", lambda: (1_234_000_000, 4_000_000_000))
     console = Console(file=out, force_terminal=terminal, width=200, highlight=False)
@@ -29,8 +30,9 @@ def test_log_lines(monkeypatch):
         shown.report(100, 0.1)
     first, second, last = out.getvalue().splitlines()
     assert first == "first step after 3.0 s (compilation included)"
-    assert second == ("step=30 total=100 loss=0.25 steps_per_second=2 images_per_second=16 eta_seconds=35 "
-                      "memory_gb=1.234")  # fmt: skip
+    assert second == (
+        "step=30 total=100 loss=0.25 steps_per_second=2 images_per_second=16 eta_seconds=35 memory_gb=1.234"
+    )
     assert last.startswith("step=100 total=100 loss=0.1 ")
 
 
@@ -78,15 +80,15 @@ def test_terminal_shows_a_bar(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "0s"), (59.6, "1m00s"), (185, "3m05s"), (7620, "2h07m"), (356_400, "4d03h")],
+    ("seconds", "text"), [(0.2, "0s"), (59.6, "1m00s"), (185, "3m05s"), (7620, "2h07m"), (356_400, "4d03h")]
 )
 def test_durations(seconds, text):
     assert progress.duration(seconds) == text
 
 
 def test_bar_of_a_single_job(monkeypatch):
-    clock, out = [0.0], io.StringIO()
+    clock = [0.0]
+    out = io.StringIO()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(progress.memory, "used", lambda: (5e8, None))
     with progress.bar("sampling", 10, "images", Console(file=out, width=200)) as advance:
@@ -104,7 +106,8 @@ def test_bar_of_a_single_job(monkeypatch):
 
 def test_bar_of_a_single_job_on_a_terminal(monkeypatch):
     """Rate, time to go and memory after the first report, in a line that a narrow terminal holds."""
-    clock, out = [0.0], io.StringIO()
+    clock = [0.0]
+    out = io.StringIO()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(progress.memory, "used", lambda: (5e8, None))
     with progress.bar("sampling", 10, "images", Console(file=out, width=80, force_terminal=True)) as advance:

@@ -29,7 +29,8 @@ NUMBER = sum(EACH.values())
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A dataset: the first channel of a picture says which it is, the rest is noise; the last eight are for tests."""
-    rng, made = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    made = []
     sizes = [size for size, number in EACH.items() for _ in range(number)]
     sizes = [sizes[k] for k in rng.permutation(NUMBER)] + [(9, 10)] * 8
     for k, size in enumerate(sizes):
@@ -42,16 +43,37 @@ def pictures(tmp_path_factory):
 
 def config_of(folder, **changes):
     config = digits.get_config()
-    config.update_from_flattened_dict({
-        "data.name": "made", "data.dir": folder, "data.split": f"train[:{NUMBER}]", "data.shape": (8, 8, 3),
-        "data.augment": ({"name": "flip"},), "data.threads": 1,
-        "data.buckets": {"area": 64, "multiple": 4, "widest": 4.0},
-        "model.patch": 4, "model.width": 16, "model.depth": 1, "model.heads": 2, "model.num_classes": 2,
-        "train.steps": 10, "train.batch_size": BATCH, "train.log_every": 2, "checkpoint.every": 20,
-        "objective.density.strata": BATCH, "optimizer.warmup": 2, "optimizer.decay": "constant", "ema.decay": 0.9,
-        "sample.steps": 1, "sample.number": 6, "sample.batch_size": 8, "evaluate.number": 8,
-        "evaluate.features": ("pixels",), "evaluate.split": f"train[{NUMBER}:]",
-    } | changes)  # fmt: skip
+    config.update_from_flattened_dict(
+        {
+            "data.name": "made",
+            "data.dir": folder,
+            "data.split": f"train[:{NUMBER}]",
+            "data.shape": (8, 8, 3),
+            "data.augment": ({"name": "flip"},),
+            "data.threads": 1,
+            "data.buckets": {"area": 64, "multiple": 4, "widest": 4.0},
+            "model.patch": 4,
+            "model.width": 16,
+            "model.depth": 1,
+            "model.heads": 2,
+            "model.num_classes": 2,
+            "train.steps": 10,
+            "train.batch_size": BATCH,
+            "train.log_every": 2,
+            "checkpoint.every": 20,
+            "objective.density.strata": BATCH,
+            "optimizer.warmup": 2,
+            "optimizer.decay": "constant",
+            "ema.decay": 0.9,
+            "sample.steps": 1,
+            "sample.number": 6,
+            "sample.batch_size": 8,
+            "evaluate.number": 8,
+            "evaluate.features": ("pixels",),
+            "evaluate.split": f"train[{NUMBER}:]",
+        }
+        | changes
+    )
     return config
 
 
@@ -82,7 +104,8 @@ def test_batches_are_of_one_size_and_every_picture_comes_once_an_epoch(pictures)
 
 def test_headers_are_read_once_until_a_file_changes(pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
-    config, read = config_of(pictures), []
+    config = config_of(pictures)
+    read = []
     sizes = sources.Records.sizes
     monkeypatch.setattr(sources.Records, "sizes", lambda self, rows: read.extend(rows) or sizes(self, rows))
     first = examples.open_examples(config)
@@ -91,8 +114,10 @@ def test_headers_are_read_once_until_a_file_changes(pictures, tmp_path, monkeypa
     np.testing.assert_array_equal(examples.open_examples(config).bucket, first.bucket)
     assert not read
     (kept,) = (tmp_path / "sizes").iterdir()
-    for spoil in (lambda: kept.write_bytes(kept.read_bytes()[:-8]),
-                  lambda: [os.utime(path) for path in pathlib.Path(pictures).rglob("*array_record*")]):
+    for spoil in (
+        lambda: kept.write_bytes(kept.read_bytes()[:-8]),
+        lambda: [os.utime(path) for path in pathlib.Path(pictures).rglob("*array_record*")],
+    ):
         spoil()
         np.testing.assert_array_equal(examples.open_examples(config).bucket, first.bucket)
         assert sorted(read) == list(range(NUMBER))
@@ -109,12 +134,14 @@ REFUSED = {
     "no shape": ({"data.shape": None}, r"config\.data\.shape = None.*16 x 4, 8 x 8, 4 x 16"),
     "another shape": ({"data.shape": (8, 16, 3)}, r"config\.data\.shape = \(8, 16, 3\).*16 x 4, 8 x 8"),
     "patch": ({"model.patch": 8}, r"config\.model\.patch = 8.*\(16, 4, 3\)"),
-    "u_vit": ({"model": {"name": "u_vit", "patch": 4, "width": 16, "depth": 2, "heads": 2, "num_classes": 2}},
-              r"'u_vit' learns the positions of one size.*dit"),
+    "u_vit": (
+        {"model": {"name": "u_vit", "patch": 4, "width": 16, "depth": 2, "heads": 2, "num_classes": 2}},
+        r"'u_vit' learns the positions of one size.*dit",
+    ),
     "devices": ({"mesh.data": 3}, r"config\.train\.batch_size = 4 does not divide into .* on 3 devices"),
     "latents": ({"data.latents.dir": "/cache", "data.augment": ()}, r"latents of one size"),
     "skip": ({"data.damaged": "skip"}, r"config\.data\.damaged = \"skip\""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("changes, words", REFUSED.values(), ids=REFUSED)
@@ -159,7 +186,8 @@ def rows_of(folder):
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_is_the_undisturbed_one_bit_for_bit(pictures, straight, tmp_path, capsys, monkeypatch):
-    config, endless = config_of(pictures, **{"evaluate.every": 10}), buckets.batches
+    config = config_of(pictures, **{"evaluate.every": 10})
+    endless = buckets.batches
 
     def interrupted(*given, **options):
         for step, batch in enumerate(endless(*given, **options)):
@@ -212,7 +240,8 @@ LAYOUTS = {  # (processes, devices of each, config.mesh)
 @pytest.mark.parametrize("processes, devices, mesh", LAYOUTS.values(), ids=LAYOUTS)
 def test_any_devices_train_alike(pictures, straight, tmp_path, processes, devices, mesh):
     run_processes(TRAIN, processes, devices, pictures, tmp_path, json.dumps(mesh))
-    found, expected = rows_of(tmp_path), [row for row in rows_of(straight) if "evaluate" not in row]
+    found = rows_of(tmp_path)
+    expected = [row for row in rows_of(straight) if "evaluate" not in row]
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     for one, other in zip(found, expected):
         assert one["count_by_t"] == other["count_by_t"]

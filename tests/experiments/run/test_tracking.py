@@ -14,9 +14,13 @@ from experiments.config import ConfigError
 from experiments.run import tracking
 
 ROW = {
-    "step": 50, "loss": 0.25, "loss_by_t": [0.5, None], "count_by_t": [3, 0], "grad_norm_by_block": {"blocks/0": 2.0},
+    "step": 50,
+    "loss": 0.25,
+    "loss_by_t": [0.5, None],
+    "count_by_t": [3, 0],
+    "grad_norm_by_block": {"blocks/0": 2.0},
     "skipped": 1,
-}  # fmt: skip
+}
 NUMBERS = {"loss": 0.25, "loss_by_t/0.0-0.5": 0.5, "grad_norm_by_block/blocks/0": 2.0, "skipped": 1}
 
 
@@ -29,7 +33,8 @@ def picture(tmp_path):
 
 def events(path):
     """The events of a file: records of a length, its checksum, the event, its checksum."""
-    content, found = path.read_bytes(), []
+    content = path.read_bytes()
+    found = []
     while content:
         size = int.from_bytes(content[:8], "little")
         event = content[12 : 12 + size]
@@ -127,7 +132,8 @@ def logged(content):
         if 32768 - place % 32768 < 7:  # too little for a header: filled up
             place += 32768 - place % 32768
             continue
-        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        size = int.from_bytes(content[place + 4 : place + 6], "little")
+        kind = content[place + 6]
         record += content[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or its last part

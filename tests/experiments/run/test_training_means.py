@@ -8,8 +8,12 @@ from experiments.run import training_means
 def metrics(k):
     by_t = {"sum": np.array([1.0 * k, 0.0], np.float32), "count": np.array([2, 0], np.int32)}
     blocks = np.array([k, 3.0], np.float32)
-    return {"loss": np.float32(k + 0.1), "learning_rate": np.float32(0.5**k), "loss_by_t": by_t,
-            "grad_norm_by_block": blocks}  # fmt: skip
+    return {
+        "loss": np.float32(k + 0.1),
+        "learning_rate": np.float32(0.5**k),
+        "loss_by_t": by_t,
+        "grad_norm_by_block": blocks,
+    }
 
 
 def test_means_over_the_interval():
@@ -27,9 +31,12 @@ def test_means_over_the_interval():
 
 def test_a_player_that_rests_counts_in_no_mean():
     """The model acts at every third step, its rival at each: both have the mean over their own steps."""
-    resting = {"loss": np.float32(np.nan), "learning_rate": np.float32(np.nan),
-               "loss_by_t": {"sum": np.full(2, np.nan), "count": np.zeros(2, np.int32)},
-               "grad_norm_by_block": np.full(2, np.nan)}  # fmt: skip
+    resting = {
+        "loss": np.float32(np.nan),
+        "learning_rate": np.float32(np.nan),
+        "loss_by_t": {"sum": np.full(2, np.nan), "count": np.zeros(2, np.int32)},
+        "grad_norm_by_block": np.full(2, np.nan),
+    }
     sums = training_means.empty()
     for k in range(4):
         rival = {f"fake/{name}": value for name, value in metrics(2 * k).items()}

@@ -6,7 +6,8 @@ import pytest
 from configs import digits
 from experiments.sampling import batches_on_disk
 
-LABELS, SEEDS = np.arange(23, dtype=np.int32) % 4, np.arange(100, 123, dtype=np.uint32)
+LABELS = np.arange(23, dtype=np.int32) % 4
+SEEDS = np.arange(100, 123, dtype=np.uint32)
 
 
 def maker(calls, dies_at=None):
@@ -38,7 +39,8 @@ def test_goes_on(tmp_path, dies_at):
 
 
 def test_a_damaged_batch_is_made_again(tmp_path):
-    place, calls = tmp_path / ".samples-a", []
+    place = tmp_path / ".samples-a"
+    calls = []
     whole = make_all(place, calls)
     (place / "00000005.npy").write_bytes(b"torn")
     np.save(place / "00000010.npy", np.zeros((4, 2, 2, 3), np.uint8))
@@ -48,7 +50,8 @@ def test_a_damaged_batch_is_made_again(tmp_path):
 
 
 def test_the_key_is_of_all_that_makes_a_sample():
-    config, leaves = digits.get_config(), {"params/x": {"checksum": "1"}}
+    config = digits.get_config()
+    leaves = {"params/x": {"checksum": "1"}}
     keys = [batches_on_disk.key(config, leaves, "ema", LABELS, SEEDS)]
     assert keys[0] == batches_on_disk.key(digits.get_config(), dict(leaves), "ema", LABELS.copy(), SEEDS.copy())
     keys.append(batches_on_disk.key(config, {"params/x": {"checksum": "2"}}, "ema", LABELS, SEEDS))

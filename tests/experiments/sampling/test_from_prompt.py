@@ -19,9 +19,13 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 def sample(place, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "experiments.sample", *arguments], cwd=place, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "experiments.sample", *arguments],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
 
 
 @pytest.mark.slow
@@ -35,9 +39,17 @@ def test_pictures_carry_their_settings_and_are_made_again_to_the_byte(tmp_path, 
     assert told.returncode == 0, told.stderr
     assert told.stdout.split() == ["made/42.png", "made/43.png"]
     about = pictures.settings_of(tmp_path / "made" / "43.png")
-    known = {"prompt": "a cat", "negative": "bad", "steps": 3, "guidance": 5.0, "seed": 43,
-             "sampler": "euler_ancestral", "strength": 0.7, "image": "cat.png",
-             "device": jax.devices()[0].device_kind}  # fmt: skip
+    known = {
+        "prompt": "a cat",
+        "negative": "bad",
+        "steps": 3,
+        "guidance": 5.0,
+        "seed": 43,
+        "sampler": "euler_ancestral",
+        "strength": 0.7,
+        "image": "cat.png",
+        "device": jax.devices()[0].device_kind,
+    }
     assert {key: about[key] for key in known} == known
     assert len(about["checkpoint"]) == len(about["files"]["cat.png"]) == 64 and "jax" in about["versions"]
 
@@ -69,13 +81,16 @@ def flags():
             setattr(values, name, value)
 
 
-@pytest.mark.parametrize("given, message", [
-    ({}, "--prompt is missing"),
-    ({"prompt": "a cat", "n": 0}, "-n and --batch_size must be at least 1"),
-    ({"prompt": "a cat", "lora": ["style.safetensors:much"]}, "write FILE:WEIGHT"),
-    ({"prompt": "a cat", "margins": ["1", "2"]}, "write four numbers, top,bottom,left,right"),
-    ({"prompt": "a cat", "margins": ["1", "2", "x", "4"]}, "--margins=1,2,x,4: write four numbers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({}, "--prompt is missing"),
+        ({"prompt": "a cat", "n": 0}, "-n and --batch_size must be at least 1"),
+        ({"prompt": "a cat", "lora": ["style.safetensors:much"]}, "write FILE:WEIGHT"),
+        ({"prompt": "a cat", "margins": ["1", "2"]}, "write four numbers, top,bottom,left,right"),
+        ({"prompt": "a cat", "margins": ["1", "2", "x", "4"]}, "--margins=1,2,x,4: write four numbers"),
+    ],
+)
 def test_flags_that_do_not_fit_are_refused(flags, given, message):
     for name, value in given.items():
         setattr(flags, name, value)
@@ -101,7 +116,8 @@ def test_a_picture_without_all_its_settings_is_not_made_again(tmp_path, settings
 
 def test_what_differs_is_said_in_words(tmp_path):
     about = {"device": "TPU v9", "versions": {"jax": "0.1"}}
-    first, second = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 3, np.uint8)
+    first = np.zeros((2, 2, 3), np.uint8)
+    second = np.full((2, 2, 3), 3, np.uint8)
     for name, picture in (("a", first), ("b", second), ("c", second * 20)):
         pictures.write(tmp_path / f"{name}.png", picture, {"name": name})
     said = from_prompt.verdict(tmp_path / "a.png", tmp_path / "b.png", about, "cpu")

@@ -1,6 +1,6 @@
 """Sweeps that were never run: results in the shape of `experiments.sweeps.results`, for tests of their report.
 
-    python -m tests.experiments.sweeps.made_sweep DIR            # writes DIR/samplers/report.html, DIR/weightings/..., DIR/large/...
+python -m tests.experiments.sweeps.made_sweep DIR  # writes DIR/samplers/report.html, DIR/weightings/..., DIR/large/...
 """
 
 import pathlib
@@ -21,7 +21,10 @@ def picture(path: pathlib.Path, seed: int, noise: float) -> pathlib.Path:
     rows, columns = np.mgrid[:16, :16]
     images = []
     for _ in range(60):
-        y, x, radius, colour = rng.uniform(4, 11), rng.uniform(4, 11), rng.uniform(2, 5), rng.uniform(60, 255, 3)
+        y = rng.uniform(4, 11)
+        x = rng.uniform(4, 11)
+        radius = rng.uniform(2, 5)
+        colour = rng.uniform(60, 255, 3)
         disc = np.where(((rows - y) ** 2 + (columns - x) ** 2 < radius**2)[..., None], colour, 25)
         images.append(disc + noise * rng.normal(size=disc.shape))
     figures.sample_grid(np.clip(images, 0, 255).astype(np.uint8), np.arange(60) % 6, path)
@@ -54,8 +57,11 @@ def run(
     shown = {"samples": picture(folder / f"{index}.png", seed, 8 * level)} if images else {}
     words = " ".join(f"--config.{field}={value}" for field, value in overrides.items())
     command = f"python -m experiments.train --config=configs/digits.py --workdir={folder / name} {words}"
-    curves = {"loss": curve(rng, 0.2 + value / 100, points), "grad_norm": curve(rng, 0.4, points),
-              "evaluate/fd_pixels": curve(rng, value, 6)}  # fmt: skip
+    curves = {
+        "loss": curve(rng, 0.2 + value / 100, points),
+        "grad_norm": curve(rng, 0.4, points),
+        "evaluate/fd_pixels": curve(rng, value, 6),
+    }
     for module in ("sample", "evaluate"):
         command += f" && python -m experiments.{module} --workdir={folder / name}"
     return Run(name, overrides, folder / name, "done", measured, curves, command, 260.0 + index, shown, "", 1)

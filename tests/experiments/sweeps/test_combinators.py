@@ -49,39 +49,47 @@ def test_chain_is_associative(a, b, c):
 
 
 def test_zip_pairs_runs_and_is_associative():
-    a, b, c = each("a", (1, 2)), each("b", (3, 4)), each("c", (5, 6))
+    a = each("a", (1, 2))
+    b = each("b", (3, 4))
+    c = each("c", (5, 6))
     assert together(a, b) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
     assert together(a, b, c) == together(together(a, b), c) == together(a, together(b, c))
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: product(each("a", (1, 2)), []), "factor 2 of 2 is empty"),
-    (lambda: each("a", ()), "nothing to try"),
-    (lambda: together(each("a", (1, 2)), each("b", (1,))), "lists of 2, 1 runs"),
-    (lambda: together(), "no runs"),
-    (lambda: sample(0, 0, {"a": distributions.uniform(0, 1)}), "n = 0"),
-    (lambda: sample(3, -1, {"a": distributions.uniform(0, 1)}), "seed = -1"),
-    (lambda: product(each("a", (1,)), each("a", (2,))), "a is set twice"),
-    (lambda: together(each("a", (1,)), each("a", (2,))), "a is set twice"),
-    (lambda: product(each("a.b", (1,)), each("a", ({},))), "a is set whole after a.b"),
-    (lambda: product({"a": [1]}), "each(field, values)"),
-    (lambda: distributions.uniform(1, 1), "low < high"),
-    (lambda: distributions.log_uniform(0, 1), "0 < low"),
-    (lambda: distributions.integers(0, 1.5), "integers"),
-    (lambda: distributions.choice([]), "at least one value"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: product(each("a", (1, 2)), []), "factor 2 of 2 is empty"),
+        (lambda: each("a", ()), "nothing to try"),
+        (lambda: together(each("a", (1, 2)), each("b", (1,))), "lists of 2, 1 runs"),
+        (lambda: together(), "no runs"),
+        (lambda: sample(0, 0, {"a": distributions.uniform(0, 1)}), "n = 0"),
+        (lambda: sample(3, -1, {"a": distributions.uniform(0, 1)}), "seed = -1"),
+        (lambda: product(each("a", (1,)), each("a", (2,))), "a is set twice"),
+        (lambda: together(each("a", (1,)), each("a", (2,))), "a is set twice"),
+        (lambda: product(each("a.b", (1,)), each("a", ({},))), "a is set whole after a.b"),
+        (lambda: product({"a": [1]}), "each(field, values)"),
+        (lambda: distributions.uniform(1, 1), "low < high"),
+        (lambda: distributions.log_uniform(0, 1), "0 < low"),
+        (lambda: distributions.integers(0, 1.5), "integers"),
+        (lambda: distributions.choice([]), "at least one value"),
+    ],
+)
 def test_mistakes_are_named(make, words):
     with pytest.raises(ConfigError) as error:
         make()
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: chain(each("lr", (0.1, 0.2)), each("lr", (0.2, 0.3))),
-    lambda: each("lr", (0.2, 0.1, 0.2)),
-    lambda: chain([{"lr": 0.2, "x": 1}], [{"x": 1.0, "lr": 0.2}]),  # 1 and 1.0 are one value of a config
-    lambda: sample(9, 0, {"lr": distributions.choice([0.2])}),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: chain(each("lr", (0.1, 0.2)), each("lr", (0.2, 0.3))),
+        lambda: each("lr", (0.2, 0.1, 0.2)),
+        lambda: chain([{"lr": 0.2, "x": 1}], [{"x": 1.0, "lr": 0.2}]),  # 1 and 1.0 are one value of a config
+        lambda: sample(9, 0, {"lr": distributions.choice([0.2])}),
+    ],
+)
 def test_duplicates_are_errors_that_name_them(make):
     with pytest.raises(SweepError, match=r"more than once: \{.*'lr': 0\.2.*times\)") as error:
         make()
@@ -90,7 +98,9 @@ def test_duplicates_are_errors_that_name_them(make):
 
 def test_a_part_may_follow_its_whole():
     assert product([{"a": {"name": "x"}}], each("a.b", (1, 2))) == [
-        {"a": {"name": "x"}, "a.b": 1}, {"a": {"name": "x"}, "a.b": 2}]
+        {"a": {"name": "x"}, "a.b": 1},
+        {"a": {"name": "x"}, "a.b": 2},
+    ]
 
 
 def test_samples_depend_on_the_seed_and_the_fields_name_alone():
@@ -111,9 +121,13 @@ def test_distributions_are_quantile_functions(u):
 
 
 def test_names_say_what_differs_and_nothing_else():
-    runs = product(each("parameterization.name", ("epsilon", "v")), [{"train.steps": 100}],
-                   each("objective.weighting", ({"name": "min_snr", "gamma": 5.0}, {"name": "snr"})),
-                   each("seed", (0, 1)), each("sample.seed", (7, 8)))
+    runs = product(
+        each("parameterization.name", ("epsilon", "v")),
+        [{"train.steps": 100}],
+        each("objective.weighting", ({"name": "min_snr", "gamma": 5.0}, {"name": "snr"})),
+        each("seed", (0, 1)),
+        each("sample.seed", (7, 8)),
+    )
     names = naming.names(runs)
     assert naming.varying(runs) == ["parameterization.name", "objective.weighting", "seed", "sample.seed"]
     assert names[0] == "parameterization=epsilon,weighting=min_snr-gamma-5,seed=0,sample.seed=7"
@@ -125,13 +139,20 @@ def test_names_say_what_differs_and_nothing_else():
 def test_labels_are_the_shortest_ends_that_no_other_field_has():
     fields = ["a.name", "x.rate", "y.rate", "rate", "z.z.deep", "a"]
     assert naming.labels(fields) == {
-        "a.name": "a.name", "x.rate": "x.rate", "y.rate": "y.rate", "rate": "rate", "z.z.deep": "deep", "a": "a"}
+        "a.name": "a.name",
+        "x.rate": "x.rate",
+        "y.rate": "y.rate",
+        "rate": "rate",
+        "z.z.deep": "deep",
+        "a": "a",
+    }
 
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=80),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(string.ascii_lowercase, min_size=1), inner),
-    max_leaves=3)
+    max_leaves=3,
+)
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional={"a": anything, "b.a": anything, "A": anything}), max_size=6))

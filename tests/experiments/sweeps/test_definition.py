@@ -26,21 +26,36 @@ def test_runs_have_names_and_commands_of_their_own():
     made = record(product(each("optimizer.learning_rate", (1e-3, 2e-3)), each("seed", (0, 1))))
     assert (made.name, made.varies, made.seeds) == ("s_tiny", ["optimizer.learning_rate", "seed"], ["seed"])
     assert [plan.name for plan in made.runs] == [
-        f"learning_rate={rate},seed={seed}" for rate in (0.001, 0.002) for seed in (0, 1)]
+        f"learning_rate={rate},seed={seed}" for rate in (0.001, 0.002) for seed in (0, 1)
+    ]
     first, second, third = (shlex.join(words) for words in state.commands(DIR, made.runs[1]))
     folder = "runs/x/learning_rate=0.001,seed=1"
-    assert first == (f"python -m experiments.train --config={TINY} --workdir={folder} "
-                     "--config.optimizer.learning_rate=0.001 --config.seed=1")
-    assert (second, third) == (f"python -m experiments.sample --workdir={folder}",
-                               f"python -m experiments.evaluate --workdir={folder}")
+    assert first == (
+        f"python -m experiments.train --config={TINY} --workdir={folder} "
+        "--config.optimizer.learning_rate=0.001 --config.seed=1"
+    )
+    assert (second, third) == (
+        f"python -m experiments.sample --workdir={folder}",
+        f"python -m experiments.evaluate --workdir={folder}",
+    )
 
 
-@pytest.mark.parametrize("field, value", [
-    ("train.steps", 7), ("optimizer.learning_rate", 3), ("ema.warmup", False), ("data.shape", (8, 8, 1)),
-    ("evaluate.features", ("pixels", "classifier")), ("data.augment", ({"name": "flip"},)), ("init_from.include", "1"),
-    ("parameterization", {"name": "v", "clock": {"name": "steps", "T": 10}}),
-    ("objective.coupling", {"name": "sinkhorn"}),
-    ("schedule", {"name": "linear_beta", "beta_end": 0.02}), ("data.dir", "a b's \"c\"")])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("train.steps", 7),
+        ("optimizer.learning_rate", 3),
+        ("ema.warmup", False),
+        ("data.shape", (8, 8, 1)),
+        ("evaluate.features", ("pixels", "classifier")),
+        ("data.augment", ({"name": "flip"},)),
+        ("init_from.include", "1"),
+        ("parameterization", {"name": "v", "clock": {"name": "steps", "T": 10}}),
+        ("objective.coupling", {"name": "sinkhorn"}),
+        ("schedule", {"name": "linear_beta", "beta_end": 0.02}),
+        ("data.dir", 'a b\'s "c"'),
+    ],
+)
 def test_a_value_comes_through_a_command_line_as_it_is(field, value):
     words = overrides_as_words({field: value})
     (word,) = shlex.split(shlex.join(words))
@@ -50,24 +65,27 @@ def test_a_value_comes_through_a_command_line_as_it_is(field, value):
     assert configs.plain({"value": got}) == configs.plain({"value": value})
 
 
-@pytest.mark.parametrize("runs, commands, words", [
-    ([{"train.stpes": 3}], USUAL, "Did you mean 'steps'"),
-    ([{"schedule.name": "cosin"}], USUAL, "Did you mean 'cosine'"),
-    ([{"train.steps": 5}, {"train.steps": 0}], USUAL, "run steps=0: config.train.steps = 0"),
-    ([{"train.steps": 40}, {}], USUAL, "runs steps=40 and base come to the same config"),
-    ([{"seed": 1}, {"seed": 1.0}], USUAL, "more than once"),
-    ([], USUAL, "0 runs"),
-    ([{"seed": 1}], (), "of 0 commands"),
-    ([{"sed": 1}], (sample("--out={folder}", folder="{folder}/a"),), "sed, which no command takes"),
-    ([{"seed": 1}], (train("configs/no_such.py"),), "no config file"),
-    ([{"seed": 1}], (sample("{overrides}", folder="runs/no-such-run"),), "there is no run in runs/no-such-run"),
-    ([{"seed": 1}], (("echo", "{seeds}"),), "Did you mean 'seed'"),
-    ([{"seed": 1}, {"x": 2}], (("echo", "{seed}", "{x}"),), "does not set x"),
-    ([{"a b": 1}], USUAL, "dotted field"),
-    ([{"data.shape": None}], USUAL, "cannot be given on a command line"),
-    ([{"seed": lambda: 0}], USUAL, "function"),
-    ([{"seed": 1}], (train(TINY), sample("--config.sample.steps=0")), "config.sample.steps = 0"),
-])
+@pytest.mark.parametrize(
+    "runs, commands, words",
+    [
+        ([{"train.stpes": 3}], USUAL, "Did you mean 'steps'"),
+        ([{"schedule.name": "cosin"}], USUAL, "Did you mean 'cosine'"),
+        ([{"train.steps": 5}, {"train.steps": 0}], USUAL, "run steps=0: config.train.steps = 0"),
+        ([{"train.steps": 40}, {}], USUAL, "runs steps=40 and base come to the same config"),
+        ([{"seed": 1}, {"seed": 1.0}], USUAL, "more than once"),
+        ([], USUAL, "0 runs"),
+        ([{"seed": 1}], (), "of 0 commands"),
+        ([{"sed": 1}], (sample("--out={folder}", folder="{folder}/a"),), "sed, which no command takes"),
+        ([{"seed": 1}], (train("configs/no_such.py"),), "no config file"),
+        ([{"seed": 1}], (sample("{overrides}", folder="runs/no-such-run"),), "there is no run in runs/no-such-run"),
+        ([{"seed": 1}], (("echo", "{seeds}"),), "Did you mean 'seed'"),
+        ([{"seed": 1}, {"x": 2}], (("echo", "{seed}", "{x}"),), "does not set x"),
+        ([{"a b": 1}], USUAL, "dotted field"),
+        ([{"data.shape": None}], USUAL, "cannot be given on a command line"),
+        ([{"seed": lambda: 0}], USUAL, "function"),
+        ([{"seed": 1}], (train(TINY), sample("--config.sample.steps=0")), "config.sample.steps = 0"),
+    ],
+)
 def test_mistakes_are_found_before_anything_starts(runs, commands, words):
     with pytest.raises(ConfigError) as error:
         record(runs, commands)
@@ -106,9 +124,14 @@ def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(tmp_pat
     assert state.read(tmp_path).runs[1].name == "seed=1"
 
 
-@pytest.mark.parametrize("text, words", [
-    (None, "no sweep file"), ("x = 1", "defines no get_sweep"),
-    ("def get_sweep(arg=''): return [{}]", "Valid: a Sweep")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (None, "no sweep file"),
+        ("x = 1", "defines no get_sweep"),
+        ("def get_sweep(arg=''): return [{}]", "Valid: a Sweep"),
+    ],
+)
 def test_files_that_are_no_sweeps(tmp_path, text, words):
     if text:
         (tmp_path / "s.py").write_text(text)
@@ -117,8 +140,15 @@ def test_files_that_are_no_sweeps(tmp_path, text, words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file, runs", [("digits_weightings.py", 45), ("digits_weightings.py:tiny", 4),
-                                        ("digits_models.py", 3), ("cifar10_flow_or_diffusion.py", 9)])
+@pytest.mark.parametrize(
+    "file, runs",
+    [
+        ("digits_weightings.py", 45),
+        ("digits_weightings.py:tiny", 4),
+        ("digits_models.py", 3),
+        ("cifar10_flow_or_diffusion.py", 9),
+    ],
+)
 def test_the_sweeps_of_the_project_are_sound(file, runs):
     file = f"configs/sweeps/{file}"
     made = definition.record(definition.load(file), file, DIR)

@@ -37,7 +37,8 @@ def test_a_log_has_a_line_for_each_event(tmp_path, monkeypatch):
 def test_a_terminal_shows_what_each_run_says(tmp_path, monkeypatch):
     monkeypatch.setattr(display.memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
     (tmp_path / "log").write_text("step=100 loss=0.5\nstep=200 loss=0.25\n\n")
-    out, name = io.StringIO(), "sampler=dpmpp_2m_sde,steps=100"
+    out = io.StringIO()
+    name = "sampler=dpmpp_2m_sde,steps=100"
     shown = display.Display({state.QUEUED: 3}, 1, Console(file=out, width=80, force_terminal=True, highlight=False))
     for run in ("x=1", "x=2", name):
         shown.begin(run, 1, tmp_path / ("none" if run == "x=2" else "log"), SLOT)

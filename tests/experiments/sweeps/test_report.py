@@ -77,7 +77,9 @@ def test_written_anew_only_if_something_changed(small):
 
 
 def test_pictures_are_embedded_once_and_a_torn_one_is_left_out(small, tmp_path):
-    good, torn, gone = tmp_path / "good.png", tmp_path / "torn.png", tmp_path / "gone.png"
+    good = tmp_path / "good.png"
+    torn = tmp_path / "torn.png"
+    gone = tmp_path / "gone.png"
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(good)
     torn.write_bytes(good.read_bytes()[:40])
     images = [{"samples": good, "trajectory": torn}, {"samples": gone}, {"samples": good}]
@@ -98,8 +100,10 @@ def test_large_pictures_shrink_into_their_share(tmp_path, monkeypatch):
 
 def sweep_of(folder, commands=1):
     """A sweep's folder with two runs, of which nothing is known yet."""
-    plans = [state.Plan(f"width={width}", {"model.width": width}, [["python", "-m", "experiments.train"]] * commands)
-             for width in (8, 16)]  # fmt: skip
+    plans = [
+        state.Plan(f"width={width}", {"model.width": width}, [["python", "-m", "experiments.train"]] * commands)
+        for width in (8, 16)
+    ]
     state.write(folder, state.Record("widths", "widths.py", ["model.width"], [], {}, plans))
     for plan in plans:
         (folder / plan.name).mkdir(parents=True)

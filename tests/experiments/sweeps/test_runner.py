@@ -29,8 +29,14 @@ def go(folder, plans, jobs=1, tries=1, signals=None, slots=None):
     """Runs the plans; returns (exit statuses, statuses, what was shown)."""
     left = {p.name: 0 if state.status(folder / p.name, len(p.commands)).status == state.DONE else tries for p in plans}
     console = Console(file=open(os.devnull, "w"), record=True, width=200)
-    ended = runner.run(folder, plans, slots or [ANY] * jobs, left, Display({state.QUEUED: len(plans)}, jobs, console),
-                       signals or queue.SimpleQueue())
+    ended = runner.run(
+        folder,
+        plans,
+        slots or [ANY] * jobs,
+        left,
+        Display({state.QUEUED: len(plans)}, jobs, console),
+        signals or queue.SimpleQueue(),
+    )
     now = {p.name: state.status(folder / p.name, len(p.commands)).status for p in plans}
     return ended, now, console.export_text()
 
@@ -44,8 +50,13 @@ def later(action):
 
 
 def test_a_failure_stops_no_other_run_and_its_reason_is_kept(tmp_path):
-    plans = [plan("a", "echo fine"), plan("b", "echo starting; echo 'error: the disk is full' >&2; exit 3"),
-             state.Plan("c", {}, [["no-such-program"]]), plan("d", "kill -9 $$"), plan("e", "true")]
+    plans = [
+        plan("a", "echo fine"),
+        plan("b", "echo starting; echo 'error: the disk is full' >&2; exit 3"),
+        state.Plan("c", {}, [["no-such-program"]]),
+        plan("d", "kill -9 $$"),
+        plan("e", "true"),
+    ]
     ended, now, shown = go(tmp_path, plans, jobs=2)
     assert now == {"a": "done", "b": "failed", "c": "failed", "d": "failed", "e": "done"}
     assert ended == {"a": 0, "b": 3, "c": 127, "d": 137, "e": 0}
@@ -99,7 +110,8 @@ RESUMES = f'if [ -e "$1/saved" ]; then touch "$1/resumed"; else {SAVES}; fi'
 
 
 def test_a_signal_lets_all_running_runs_save_and_the_next_time_goes_on(tmp_path):
-    plans, signals = [plan("a", RESUMES), plan("b", RESUMES), plan("c", "true")], queue.SimpleQueue()
+    plans = [plan("a", RESUMES), plan("b", RESUMES), plan("c", "true")]
+    signals = queue.SimpleQueue()
 
     def interrupt():
         until(lambda: all((tmp_path / name / "up").exists() for name in "ab"), 60)

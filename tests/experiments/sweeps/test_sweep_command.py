@@ -33,8 +33,14 @@ def get_sweep(arg=""):
 
 
 def started(*argv, **more):
-    return subprocess.Popen([sys.executable, "-m", "experiments.sweep", *map(str, argv)], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, start_new_session=True, env=os.environ | more)
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.sweep", *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | more,
+    )
 
 
 def finished(*argv, **more):
@@ -50,7 +56,8 @@ def stubs(tmp_path):
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_lets_the_runs_save_and_the_same_command_goes_on(tmp_path, stubs, number, status):
-    there, argv = tmp_path / "there", [stubs, f"--workdir={tmp_path / 'there'}", "--jobs=2"]
+    there = tmp_path / "there"
+    argv = [stubs, f"--workdir={tmp_path / 'there'}", "--jobs=2"]
     process = started(*argv)
     until(lambda: all((there / f"x={i}" / "up").exists() for i in (0, 1)))
     process.send_signal(number)
@@ -102,7 +109,8 @@ def test_a_task_runs_one_run_and_has_its_exit_status(tmp_path, stubs):
 
 def test_a_sweep_of_trainings_ends_in_a_table_and_resumes_bit_for_bit(tmp_path):
     (tmp_path / "real.py").write_text(REAL)
-    there, sweep = tmp_path / "there", f"--sweep={tmp_path / 'real.py'}"
+    there = tmp_path / "there"
+    sweep = f"--sweep={tmp_path / 'real.py'}"
     process, told = finished(sweep, f"--workdir={there}", "--dry-run")
     assert process.returncode == 0 and "4 runs" in told and not there.exists(), told
     names = [f"density={name}-strata-32,seed={seed}" for name in ("uniform_density", "logit_normal") for seed in (0, 1)]

@@ -17,11 +17,15 @@ DISTANCES = {("v", 0): 1.0, ("v", 1): 2.0, ("v", 2): 6.0, ("x0", 0): 3.0}  # the
 
 def made(directory):
     """A sweep of two predictions and three seeds, some of which are done."""
-    runs = [state.Plan(f"parameterization={p},seed={s}", {"parameterization.name": p, "seed": s}, COMMANDS)
-            for p in ("v", "x0") for s in range(3)]
+    runs = [
+        state.Plan(f"parameterization={p},seed={s}", {"parameterization.name": p, "seed": s}, COMMANDS)
+        for p in ("v", "x0")
+        for s in range(3)
+    ]
     state.write(directory, state.Record("few", "few.py", ["parameterization.name", "seed"], ["seed"], {}, runs))
     for plan in runs:
-        folder, distance = directory / plan.name, DISTANCES.get(tuple(plan.overrides.values()))
+        folder = directory / plan.name
+        distance = DISTANCES.get(tuple(plan.overrides.values()))
         folder.mkdir()
         rows = [{"step": step, "loss": 1 / step, "loss_by_t": [1.0]} for step in range(1, 2001)]
         rows.insert(1000, {"step": 1000, "evaluate": {"fd_pixels": 9.0, "asked_class": None}})
@@ -36,8 +40,9 @@ def made(directory):
         near = {name: {"quantiles": {"0.5": half}, "count": 10} for name, half in (("samples", 3.0), ("held_out", 2.0))}
         figures = {"frechet": {"pixels": part}, "asked_class": asked, "neighbours": near}
         scores = {"fid": {"value": 5.0, "standard_error": 0.1, "samples": 50}, "kid": {"value": None, "why": "few"}}
-        (folder / "report.json").write_text(json.dumps(
-            {"figures": figures, "protocol": {"distance": {"N": 7}}, "inception": {"figures": scores}}))
+        (folder / "report.json").write_text(
+            json.dumps({"figures": figures, "protocol": {"distance": {"N": 7}}, "inception": {"figures": scores}})
+        )
         (folder / "samples.json").write_text('{"nfe": 19}')
         (folder / "samples.png").touch()
     state.tell(directory / "parameterization=x0,seed=1", state.FAILED, attempt=1, command=0, reason="error: no")
@@ -88,7 +93,9 @@ def test_tables_say_how_many_runs_they_are_of(tmp_path):
     assert (float(v["fd_pixels"]), v["fd_pixels_n"], x0["fd_pixels_std"]) == (3.0, "3", "")
     runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
     assert [(run["run"], run["status"], run["seed"], run["fd_pixels"]) for run in runs[2:4]] == [
-        ("parameterization=v,seed=2", "done", "2", "6.0"), ("parameterization=x0,seed=0", "done", "0", "3.0")]
+        ("parameterization=v,seed=2", "done", "2", "6.0"),
+        ("parameterization=x0,seed=0", "done", "0", "3.0"),
+    ]
 
 
 def test_figures_are_chosen(tmp_path):

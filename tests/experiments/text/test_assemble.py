@@ -14,8 +14,7 @@ from experiments import convert
 from experiments.text import assemble
 from tests.text_to_image import made_pipelines
 
-PARTS = {"unet": "model.diffusion_model.", "vae": "first_stage_model.",
-         "text_encoder": "cond_stage_model.transformer."}  # fmt: skip
+PARTS = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}
 V = {"modelspec.prediction_type": "v"}
 
 
@@ -35,8 +34,9 @@ def single(base, place, parts=tuple(PARTS), metadata=None, **more):
     tensors = dict(more)
     for part in parts:
         found = folders.find(base / part)
-        params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32),
-                              folders.shapes_of(found.family, found.module))
+        params = jax.tree.map(
+            lambda leaf: np.full(leaf.shape, 0.5, np.float32), folders.shapes_of(found.family, found.module)
+        )
         layout = "original" if "original" in found.family.tables else next(iter(found.family.tables))
         written = folders.write(found.family, found.module, layout, params)
         tensors |= {PARTS[part] + name: np.ascontiguousarray(array) for name, array in written}
@@ -47,16 +47,19 @@ def single(base, place, parts=tuple(PARTS), metadata=None, **more):
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [tuple(PARTS), ("unet", "vae")], ids=["all", "without a text encoder"])
 def test_a_file_and_a_folder_become_a_pipeline(base, tmp_path, parts):
-    source, out = single(base, tmp_path / "tuned.safetensors", parts), tmp_path / "tuned"
+    source = single(base, tmp_path / "tuned.safetensors", parts)
+    out = tmp_path / "tuned"
     (base / "sampling.json").write_text('{"steps": 4}')
     assert set(assemble.pipeline(source, convert.networks(source), base, out)) == set(parts)
-    made, before = pipelines.read(out), pipelines.read(base)
+    made = pipelines.read(out)
+    before = pipelines.read(base)
     assert made.usual == before.usual == (4, 7.5)
     assert made.modules == before.modules and made.process.prediction == before.process.prediction
     for part in PARTS:
         expected = jax.tree.map(lambda leaf: np.full_like(leaf, 0.5), before.params[part])
-        jax.tree.map(np.testing.assert_array_equal, made.params[part],
-                     expected if part in parts else before.params[part])
+        jax.tree.map(
+            np.testing.assert_array_equal, made.params[part], expected if part in parts else before.params[part]
+        )
     with pytest.raises(FileExistsError, match="exists already"):
         assemble.pipeline(source, convert.networks(source), base, out)
 
@@ -66,7 +69,8 @@ MARKED = {"metadata": {"metadata": V}, "tensor": {"v_pred": np.zeros(0, np.float
 
 @pytest.mark.parametrize("marks", MARKED.values(), ids=MARKED)
 def test_a_file_that_predicts_another_thing_than_the_folder_is_refused(base, tmp_path, marks):
-    source, out = single(base, tmp_path / "tuned.safetensors", ("vae",), **marks), tmp_path / "tuned"
+    source = single(base, tmp_path / "tuned.safetensors", ("vae",), **marks)
+    out = tmp_path / "tuned"
     assert stated.prediction(source) == "v_prediction"
     words = r"predicts 'v_prediction', and the scheduler of .* 'epsilon'.*with prediction_type = 'v_prediction'"
     with pytest.raises(interchange.Refusal, match=words):
@@ -90,8 +94,11 @@ def test_a_file_of_another_architecture_leaves_nothing_behind(base, tmp_path, mo
 def test_what_a_file_says_of_itself(tmp_path):
     array = {"x": np.zeros(1, np.float32)}
     place = tmp_path / "a.safetensors"
-    for metadata, more, expected in ((None, {}, ""), ({"modelspec.prediction_type": "epsilon"}, {}, "epsilon"),
-                                     (V, {"v_pred": np.zeros(0, np.float32)}, "v_prediction")):
+    for metadata, more, expected in (
+        (None, {}, ""),
+        ({"modelspec.prediction_type": "epsilon"}, {}, "epsilon"),
+        (V, {"v_pred": np.zeros(0, np.float32)}, "v_prediction"),
+    ):
         save_file(array | more, place, metadata=metadata)
         assert stated.prediction(place) == expected
     save_file(array | {"v_pred": np.zeros(0, np.float32)}, place, metadata={"modelspec.prediction_type": "epsilon"})

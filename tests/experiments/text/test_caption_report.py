@@ -39,9 +39,16 @@ def test_real_pictures_score_as_real_and_exchanged_ones_as_chance(made, tmp_path
     rows = np.sort(np.random.default_rng(caption_report.SEED).permutation(60)[:40])
     monkeypatch.setattr(text_to_image, "generate", lambda *_, **__: np.roll(real.images[rows], turn, axis=0))
     content = caption_report.run(
-        types.SimpleNamespace(side=16), tmp_path, tmp_path, "made@train[:60]", "made@train[60:]", data_dir=made,
-        number=40, train_steps=80, among=6,
-    )  # fmt: skip
+        types.SimpleNamespace(side=16),
+        tmp_path,
+        tmp_path,
+        "made@train[:60]",
+        "made@train[60:]",
+        data_dir=made,
+        number=40,
+        train_steps=80,
+        among=6,
+    )
     found = content["figures"]["retrieval"]
     assert found["real_pictures"]["share"] > 0.9 and found["held_out_pictures"]["share"] > 0.9
     if right:

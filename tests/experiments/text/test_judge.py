@@ -41,8 +41,9 @@ def test_verdicts(asked, shown, wrong):
 
 
 def test_a_picture_has_one_description():
-    turned = Scene("pair", "plain", "blue", "star", count=2, relation="right of", second_colour="red",
-                   second_shape="circle")  # fmt: skip
+    turned = Scene(
+        "pair", "plain", "blue", "star", count=2, relation="right of", second_colour="red", second_shape="circle"
+    )
     assert judge.facing(turned) == judge.facing(PAIR) == PAIR and judge.facing(ONE) == ONE
 
 
@@ -176,10 +177,12 @@ def test_the_smallest_guidance_within_a_standard_error_of_the_best_is_chosen():
 @pytest.mark.slow
 def test_distance_to_real_pictures_is_nothing_for_the_same_and_beside_its_floor_for_others(real, monkeypatch):
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images[:, ::16, ::16].reshape(len(images), -1))
-    images, others = real[0][:40], real[0][40:80]
+    images = real[0][:40]
+    others = real[0][40:80]
     effort = measures.Effort(0, 2)
     told = lambda made: measures.distance_to(Subject(None, NOBODY), made, images, others, effort)
-    same, different = told(images), told(others)
+    same = told(images)
+    different = told(others)
     assert same["distance"] == pytest.approx(0, abs=1e-3 * different["distance"])
     assert different["distance"] == pytest.approx(different["floor"]["mean"]) and different["ratio"] == pytest.approx(1)
 

@@ -37,18 +37,26 @@ STAGES = ("encoder", "autoencoder", "denoiser")
 def dataset(tmp_path_factory):
     """18 pictures of 16x16 pixels, of a colour each, which their captions say."""
     features = {"image": image_feature(shape=(16, 16, 3)), "caption": tfds.features.Text()}
-    examples = [{"image": png(np.full((16, 16, 3), rgb, np.uint8) // (1 + i)), "caption": f"a {name} square"}
-                for i in range(6) for name, rgb in COLOURS.items()]  # fmt: skip
+    examples = [
+        {"image": png(np.full((16, 16, 3), rgb, np.uint8) // (1 + i)), "caption": f"a {name} square"}
+        for i in range(6)
+        for name, rgb in COLOURS.items()
+    ]
     return write(tmp_path_factory.mktemp("tfds"), features, examples)
 
 
 def recipe(dataset, **changes):
     config = shapes.get_config("tiny")
     config.data.update({"name": "made", "dir": dataset})
-    config.update_from_flattened_dict({
-        "encoder.model.vision.patch": 8, "denoiser.model.depth": 1, "measured": 18,
-        **{f"{stage}.data.threads": 0 for stage in STAGES}, **changes,
-    })  # fmt: skip
+    config.update_from_flattened_dict(
+        {
+            "encoder.model.vision.patch": 8,
+            "denoiser.model.depth": 1,
+            "measured": 18,
+            **{f"{stage}.data.threads": 0 for stage in STAGES},
+            **changes,
+        }
+    )
     return config
 
 
@@ -78,10 +86,12 @@ def leaves(run):
 def test_a_stage_that_was_stopped_ends_as_if_it_had_not_been(name, made, dataset, tmp_path, compilation_cache):
     """It is ended after half of its steps, and begun again by the same command."""
     constant = {f"{name}.optimizer.decay": "constant"}  # a cosine would end with the half
-    whole, half = recipe(dataset, **constant), recipe(dataset, **{f"{name}.train.steps": 2}, **constant)
-    once, twice = tmp_path / "once", tmp_path / "twice"
+    whole = recipe(dataset, **constant)
+    half = recipe(dataset, **{f"{name}.train.steps": 2}, **constant)
+    once = tmp_path / "once"
+    twice = tmp_path / "twice"
     for folder in (once, twice):
-        shutil.copytree(made, folder, ignore=shutil.ignore_patterns(*STAGES[STAGES.index(name):], "model"))
+        shutil.copytree(made, folder, ignore=shutil.ignore_patterns(*STAGES[STAGES.index(name) :], "model"))
     for config, folder in ((whole, once), (half, twice), (whole, twice)):
         assert train.run(text_demo.settled(config, folder)[name], folder / name) == 0
     (step, expected), (_, found) = leaves(once / name), leaves(twice / name)
@@ -98,7 +108,8 @@ def test_the_folder_holds_the_networks_that_were_trained(made):
     module, params, _ = text_model.trained(made / "denoiser")
     table = captions.read(made / "captions")
     told = {name: jnp.asarray(rows[:2]) for name, rows in table.entries.items()}
-    x, t = jnp.asarray(rng.normal(size=(2, 4, 4, 4)), jnp.float32), jnp.array([100.0, 900.0])
+    x = jnp.asarray(rng.normal(size=(2, 4, 4, 4)), jnp.float32)
+    t = jnp.array([100.0, 900.0])
     ours = module.apply({"params": params}, x, t, told)
     theirs = model.denoiser.apply({"params": model.params["transformer"]}, x, t, told)
     assert np.abs(ours).max() > 0
@@ -128,8 +139,18 @@ def test_the_latents_have_mean_0_and_variance_1_in_each_channel(made):
 
 @pytest.mark.slow
 def test_the_command_makes_the_pictures_of_the_function(made, tmp_path):
-    done = commands.run("-m", "experiments.sample", f"--workdir={made}", "--prompt=a red square", "--steps=2",
-                        "--guidance=2", "-n", "2", f"--out={tmp_path}", timeout=600)  # fmt: skip
+    done = commands.run(
+        "-m",
+        "experiments.sample",
+        f"--workdir={made}",
+        "--prompt=a red square",
+        "--steps=2",
+        "--guidance=2",
+        "-n",
+        "2",
+        f"--out={tmp_path}",
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     model = text_to_image.load(made / "model")
     for seed in range(2):
@@ -152,36 +173,49 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     assert train.run(config, tmp_path) == 0
     done = commands.run("-m", "experiments.text.model", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    config, model = workdir.read_config(tmp_path), text_to_image.load(tmp_path / "model")
+    config = workdir.read_config(tmp_path)
+    model = text_to_image.load(tmp_path / "model")
     assert model.usual == (config.sample.steps, config.sample.guidance.scale)
 
-    plan, walk = resolve.plan(config), schedulers.walk(model.process, "", 4)
+    plan = resolve.plan(config)
+    walk = schedulers.walk(model.process, "", 4)
     config.sample.steps = 4
     for ours, theirs in zip(resolve.plan(config), walk.plan):
         np.testing.assert_allclose(theirs, ours, atol=1.001e-3)  # a scheduler of diffusers begins at 0.999
     assert len(plan.t) == model.usual.steps
-    prompts, keys = ["a red square", "a blue square"], jax.random.split(jax.random.key(1), 2)
-    scale, shape = 1.5 if name == "lcm" else 1.0, workdir.example_shape(config)  # LCM alone is told it
+    prompts = ["a red square", "a blue square"]
+    keys = jax.random.split(jax.random.key(1), 2)
+    scale = 1.5 if name == "lcm" else 1.0  # LCM alone is told it
+    shape = workdir.example_shape(config)
     config.sample.guidance.scale = scale
     told, _ = text_to_image.conditions(model, prompts, None, scale, 16, 16)
     network = (generate.flow_map if walk.sampler.of_flow_maps else generate.denoiser)(config, shape)
-    params, x = checkpoints.load_ema(tmp_path)[0], jax.random.normal(keys[0], (2, *shape))
+    params = checkpoints.load_ema(tmp_path)[0]
+    x = jax.random.normal(keys[0], (2, *shape))
     theirs = text_to_image.denoise(model, model.params["transformer"], told, None, 1.0)
     table = captions.read(made / "captions").entries
     rows = {key: jnp.asarray(table[key][np.array([1, 3])]) for key in table}  # of these captions
     np.testing.assert_allclose(told["text"], rows["text"], atol=1e-5)
     if walk.sampler.of_flow_maps:
-        own, theirs = network(params, rows), flow_maps.from_denoiser(theirs, model.process.schedule)
+        own = network(params, rows)
+        theirs = flow_maps.from_denoiser(theirs, model.process.schedule)
     else:
         denoisers = network(params, rows), theirs
         own, theirs = (lambda x, t, s, denoiser=denoiser: denoiser(x, t).x0 for denoiser in denoisers)
     for t, s in zip(walk.plan.t, walk.plan.s):
-        ours, found = own(x, t, s), theirs(x, t, s)
+        ours = own(x, t, s)
+        found = theirs(x, t, s)
         assert np.abs(ours).max() > 0
         np.testing.assert_allclose(found, ours, rtol=1e-4, atol=1e-5)
 
-    made_of = commands.run("-m", "experiments.sample", f"--workdir={tmp_path}", "--prompt=a red square",
-                           f"--out={tmp_path / 'out'}", timeout=600)  # fmt: skip
+    made_of = commands.run(
+        "-m",
+        "experiments.sample",
+        f"--workdir={tmp_path}",
+        "--prompt=a red square",
+        f"--out={tmp_path / 'out'}",
+        timeout=600,
+    )
     assert made_of.returncode == 0, made_of.stderr
     expected = text_to_image.generate(model, "a red square")[0]
     np.testing.assert_array_equal(pictures.read(tmp_path / "out" / "0.png"), expected)
@@ -230,10 +264,12 @@ def test_an_autoencoder_with_other_latents_makes_the_same_pictures():
     x = jnp.asarray(rng.uniform(-1, 1, (2, 4, 4, 3)), jnp.float32)
     shapes_of = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.3, jnp.float32), shapes_of)
-    scale, shift = np.array([2.0, 0.5, 3.0], np.float32), np.array([0.1, -2.0, 1.0], np.float32)
+    scale = np.array([2.0, 0.5, 3.0], np.float32)
+    shift = np.array([0.1, -2.0, 1.0], np.float32)
     other = text_model.standardised(module, params, Scaling(tuple(scale), tuple(shift)))
-    run = jax.jit(lambda params: (module.apply({"params": params}, x, method="encode"),
-                                  module.apply({"params": params}, x)))  # fmt: skip
+    run = jax.jit(
+        lambda params: (module.apply({"params": params}, x, method="encode"), module.apply({"params": params}, x))
+    )
     (before, picture), (after, again) = run(params), run(other)
     np.testing.assert_allclose(after.mean, scale * (before.mean - shift), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(after.log_variance, before.log_variance + 2 * np.log(scale), rtol=1e-4, atol=1e-4)
@@ -249,8 +285,10 @@ def test_every_stage_of_a_recipe_resolves(recipe, preset, tmp_path):
     text_demo.check(config)
     byte_pairs.write(tmp_path / "tokenizer", byte_pairs.learn(["a cat"], 600), config.vocabulary.length)
     width, length = config.encoder.model.text.width, config.vocabulary.length
-    said = lambda few: {"text": np.zeros((len(few), length, width), np.float32),
-                        "text_mask": np.ones((len(few), length), bool)}  # fmt: skip
+    said = lambda few: {
+        "text": np.zeros((len(few), length, width), np.float32),
+        "text_mask": np.ones((len(few), length), bool),
+    }
     captions.write(tmp_path / "captions", captions.table(["a cat"], said), {"format": 1, "dataset": {}, "encoder": ""})
     (tmp_path / "vae").mkdir()
     for each in text_demo.settled(config, tmp_path).values():
@@ -296,11 +334,14 @@ def test_a_folder_without_a_model_is_told_in_a_sentence(tmp_path):
         workdir.text_model(tmp_path)
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--workdir=nowhere", "--prompt=a"], "--workdir=nowhere holds no text-to-image model"),
-    pytest.param(["--prompt=a"], "name its folder by --model, or by --workdir", marks=pytest.mark.slow),
-    pytest.param(["--workdir=a", "--model=x", "--prompt=a"], "Name one of them", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--workdir=nowhere", "--prompt=a"], "--workdir=nowhere holds no text-to-image model"),
+        pytest.param(["--prompt=a"], "name its folder by --model, or by --workdir", marks=pytest.mark.slow),
+        pytest.param(["--workdir=a", "--model=x", "--prompt=a"], "Name one of them", marks=pytest.mark.slow),
+    ],
+)
 def test_the_command_says_what_is_missing(flags, message):
     done = commands.run("-m", "experiments.sample", *flags)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -71,12 +71,18 @@ def test_pictures_to_edit_are_what_they_say():
 
 def test_the_seam_is_the_step_between_its_two_columns():
     real = np.full((2, 4, 64, 3), 100, np.uint8)
-    made, coded = real.copy(), real + np.uint8(2)  # both halves are 2 brighter, and the left one is put back
+    made = real.copy()  # both halves are 2 brighter, and the left one is put back
+    coded = real + np.uint8(2)
     made[:, :, 32:] += 10
     made[0, 2, 32] += 20
     assert edits.seam(made, coded, real) == {
-        "mean": 12.5, "worst": 20, "coded_mean": 2, "coded_worst": 2, "real_mean": 0, "real_worst": 0,
-    }  # fmt: skip
+        "mean": 12.5,
+        "worst": 20,
+        "coded_mean": 2,
+        "coded_worst": 2,
+        "real_mean": 0,
+        "real_worst": 0,
+    }
 
 
 @pytest.mark.slow
@@ -92,8 +98,10 @@ def test_the_autoencoder_gives_pictures_back_one_by_one(tmp_path):
 @pytest.mark.slow
 def test_the_way_between_prompts_begins_and_ends_at_their_pictures(tmp_path):
     model = text_to_image.load(made_pipelines.folder("sd", tmp_path / "sd"))
-    ends = [text_to_image.generate(model, prompt, seeds=seed, guidance=3.0, steps=4)[0]
-            for prompt, seed in (("a cat", 3), ("a dog", 5))]  # fmt: skip
+    ends = [
+        text_to_image.generate(model, prompt, seeds=seed, guidance=3.0, steps=4)[0]
+        for prompt, seed in (("a cat", 3), ("a dog", 5))
+    ]
     way = edits.between(model, ["a cat", "a dog"], (3, 5), np.array([0.0, 0.5, 1.0]), guidance=3.0, steps=4)
     assert np.abs(way[0].astype(int) - ends[0]).max() <= 1 and np.abs(way[2].astype(int) - ends[1]).max() <= 1
     assert np.abs(way[1].astype(int) - ends[0]).max() > 1

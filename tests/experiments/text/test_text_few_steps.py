@@ -46,11 +46,14 @@ def test_a_picture_depends_on_its_own_caption_and_seed_alone(runs, compilation_c
     asked = text_few_steps.prompts(config, 4)
     assert asked.texts == [data.example("train", row)[1] for row in range(4)]
     rng = np.random.default_rng(0)  # weights that make every layer matter, which a few steps of training do not
-    params = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32),
-                          checkpoints.load_ema(runs[0])[0])  # fmt: skip
+    params = jax.tree.map(
+        lambda leaf: leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32), checkpoints.load_ema(runs[0])[0]
+    )
     seeds = generate.seeds(config, 4)
     of = lambda number, rows: _made(config, params, number, {k: v[rows] for k, v in asked.told.items()}, seeds[rows])
-    together, reversed_, alone = of(4, [0, 1, 2, 3]), of(4, [3, 2, 1, 0]), of(1, [2])
+    together = of(4, [0, 1, 2, 3])
+    reversed_ = of(4, [3, 2, 1, 0])
+    alone = of(1, [2])
     np.testing.assert_array_equal(together, reversed_[::-1])
     assert np.abs(together[2:3].astype(int) - alone).max() <= 1
     other = _made(config, params, 4, {name: rows[[1, 0, 2, 3]] for name, rows in asked.told.items()}, seeds)
@@ -67,7 +70,8 @@ def _made(config, params, batch_size, told, seeds):
 def test_pairs_of_latents_are_those_of_the_guided_teacher_at_its_own_times(runs, tmp_path, compilation_cache):
     config = reflow.get_config(f"{runs[0]},tiny")
     config.teacher.pairs.update({"number": 4, "steps": 3})
-    config.train.batch_size, shape = 4, workdir.example_shape(config)
+    config.train.batch_size = 4
+    shape = workdir.example_shape(config)
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
     made = noise_pairs.paired(config, tmp_path, examples.open_examples(config), mesh)
     batch = next(made.batches(config, 0, np.arange(4), 0))
@@ -78,7 +82,9 @@ def test_pairs_of_latents_are_those_of_the_guided_teacher_at_its_own_times(runs,
     assert sampling.sample.shift == 3 and config.teacher.scale > 1
     told = jax.tree.map(jnp.asarray, batch["condition"])
     denoise = generate.denoiser(sampling, shape)(checkpoints.load_ema(runs[0])[0], told)
-    schedule, plan, keys = resolve.schedule(sampling), resolve.plan(sampling), jax.random.split(jax.random.key(0), 4)
+    schedule = resolve.schedule(sampling)
+    plan = resolve.plan(sampling)
+    keys = jax.random.split(jax.random.key(0), 4)
     x = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, batch["noise"], plan, keys)
     np.testing.assert_allclose(batch["x"], x, rtol=1e-4, atol=1e-4)
 
@@ -94,8 +100,10 @@ def test_teacher_and_student_are_measured_on_the_same_captions(runs, tmp_path, c
     found = [measured(row) for row in (*students, *teacher)]
     assert [(row["name"], row["nfe"]) for row in found] == [("lcm", 1), ("lcm", 2), ("teacher", 3)]
     assert all(0 <= row["attributes"] <= 1 and row["fd_judge"] > row["floor_judge"] > 0 for row in found)
-    texts = [np.load(tmp_path / "rows" / f"{name}.npz", allow_pickle=False)["labels"].tolist()
-             for name in ("lcm-1", "teacher-3")]  # fmt: skip
+    texts = [
+        np.load(tmp_path / "rows" / f"{name}.npz", allow_pickle=False)["labels"].tolist()
+        for name in ("lcm-1", "teacher-3")
+    ]
     assert texts[0] == texts[1] and len(texts[0]) == few_steps.SHOWN
     assert few_steps.kept(students[0], tmp_path, None, "one") == found[0], "kept, and read with no judge at all"
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):

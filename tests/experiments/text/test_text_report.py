@@ -44,8 +44,10 @@ def painted(monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(shapes, "SIZES", sizes)
     for split, number in sizes.items():
-        table |= {image.tobytes(): judge.facing(scene)
-                  for image, _, scene in (shapes.example(split, place) for place in range(number))}  # fmt: skip
+        table |= {
+            image.tobytes(): judge.facing(scene)
+            for image, _, scene in (shapes.example(split, place) for place in range(number))
+        }
     monkeypatch.setattr(text_report, "_make", made)
     monkeypatch.setattr(judge, "reader", lambda: Reader({}, {}, ""))
     monkeypatch.setattr(judge, "seen", seen)
@@ -82,7 +84,10 @@ def test_a_model_of_other_pictures_is_refused(tmp_path):
 @pytest.mark.slow
 def test_mistakes_of_the_command_line_are_sentences(tmp_path):
     flags = ["-m", "experiments.text_report", f"--model={tmp_path}", f"--out={tmp_path / 'out'}"]
-    for more, message in (([], "model_index.json: there is no such file"), (["--parts=swep"], "sweep"),
-                          (["--scales=1,two"], "write numbers, such as 1,2,4")):  # fmt: skip
+    for more, message in (
+        ([], "model_index.json: there is no such file"),
+        (["--parts=swep"], "sweep"),
+        (["--scales=1,two"], "write numbers, such as 1,2,4"),
+    ):
         done = commands.run(*flags, *more)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr

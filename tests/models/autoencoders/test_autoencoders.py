@@ -113,7 +113,8 @@ def test_the_log_variance_is_clipped():
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [KL, VQ, DC], ids=lambda module: type(module).__name__)
 def test_ranges_of_pixels_are_the_networks_own(module):
-    params, x = parameters(module), pictures()
+    params = parameters(module)
+    x = pictures()
     other = module.clone(input_range=(0.0, 2.0))
     run = lambda module, x: jax.jit(lambda x: module.apply({"params": params}, x))(x)
     np.testing.assert_allclose(run(other, x), run(module, x + 1) - 1, rtol=1e-4, atol=1e-5)
@@ -122,7 +123,8 @@ def test_ranges_of_pixels_are_the_networks_own(module):
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [KL, DC], ids=lambda module: type(module).__name__)
 def test_bfloat16_is_close_and_keeps_float32_outside(module):
-    params, x = parameters(module), pictures()
+    params = parameters(module)
+    x = pictures()
     half = module.clone(dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(parameters(half))} == {jnp.dtype("float32")}
     encode = lambda module: jax.tree.leaves(jax.jit(lambda x: module.apply({"params": params}, x, method="encode"))(x))
@@ -159,8 +161,9 @@ def test_configs_say_how_latents_are_scaled():
     flux = family.build(family.published["FLUX.1"])
     assert (flux.scale, flux.shift, flux.quantization_convs, flux.latent_channels) == (0.3611, 0.1159, False, 16)
     # One for each channel, as Playground v2.5 has them: z / std * scale, after the mean is taken off.
-    each = family.build({"latents_mean": [1.0, 2.0], "latents_std": [4.0, 8.0], "scaling_factor": 0.5,
-                         "latent_channels": 2})  # fmt: skip
+    each = family.build(
+        {"latents_mean": [1.0, 2.0], "latents_std": [4.0, 8.0], "scaling_factor": 0.5, "latent_channels": 2}
+    )
     np.testing.assert_allclose(latent_space.to_diffusion(jnp.asarray([5.0, 10.0]), each.scale, each.shift), [0.5, 0.5])
     assert family.build(family.describe(each)) == each
     other = KL.clone(scale=2.0, shift=0.5, input_range=(0.0, 1.0))
@@ -186,21 +189,30 @@ def test_original_names_of_attention_at_a_level():
     names = {row.theirs for row in family.tables["original"](family.build(family.published["VQ-f8"]))}
     at_level = {name for name in names if re.search(r"(down|up)\.\d\.attn", name)}
     leaves = [f"{part}.{leaf}" for part in ("norm", "q", "k", "v", "proj_out") for leaf in ("weight", "bias")]
-    assert at_level == {f"{side}.3.attn.{j}.{leaf}" for side, count in (("encoder.down", 2), ("decoder.up", 3))
-                        for j in range(count) for leaf in leaves}  # fmt: skip
+    assert at_level == {
+        f"{side}.3.attn.{j}.{leaf}"
+        for side, count in (("encoder.down", 2), ("decoder.up", 3))
+        for j in range(count)
+        for leaf in leaves
+    }
     assert {"quantize.embedding.weight", "quant_conv.weight", "post_quant_conv.bias"} < names
 
 
 def test_the_scale_of_a_single_file_is_never_guessed(tmp_path, monkeypatch):
     case = published.case("autoencoder_kl_original")
-    family, shapes = interchange.FAMILIES["AutoencoderKL"], case.shapes
+    family = interchange.FAMILIES["AutoencoderKL"]
+    shapes = case.shapes
     names = ("Stable Diffusion", "Stable Diffusion XL")  # of which small ones are faster
     scaled = {name: {**case.config, "scaling_factor": family.published[name]["scaling_factor"]} for name in names}
     monkeypatch.setitem(interchange.FAMILIES, "AutoencoderKL", family._replace(published=scaled))
     alone = tmp_path / "vae.safetensors"
     sparse(alone, shapes)
-    with pytest.raises(interchange.Mismatch, match=(
-        "say which architecture it is, 'AutoencoderKL, Stable Diffusion' or 'AutoencoderKL, Stable Diffusion XL'")):
+    with pytest.raises(
+        interchange.Mismatch,
+        match=(
+            "say which architecture it is, 'AutoencoderKL, Stable Diffusion' or 'AutoencoderKL, Stable Diffusion XL'"
+        ),
+    ):
         folders.find(alone, "AutoencoderKL")
     assert folders.find(alone, "AutoencoderKL, Stable Diffusion XL").module.scale == 0.13025
     with pytest.raises(ValueError, match=r"published network='Stable Difusion'.*did you mean 'Stable Diffusion'"):
@@ -213,22 +225,28 @@ def test_the_scale_of_a_single_file_is_never_guessed(tmp_path, monkeypatch):
         assert found.module.scale == scale and found.layout == "original"
 
 
-@pytest.mark.parametrize("fields, message", [
-    ({"width": 0}, "width=0 must be positive"),
-    ({"encoder_layers": (1, 3)}, "have as many levels"),
-    ({"dtype": "float16"}, "dtype='float16' is not known"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"width": 0}, "width=0 must be positive"),
+        ({"encoder_layers": (1, 3)}, "have as many levels"),
+        ({"dtype": "float16"}, "dtype='float16' is not known"),
+    ],
+)
 def test_fields_of_the_tiny_autoencoder_are_checked(fields, message):
     with pytest.raises(ValueError, match=message):
         AutoencoderTiny(**fields)
 
 
-@pytest.mark.parametrize("config, message", [
-    ({"encoder_block_out_channels": [64, 64, 64, 32]}, "one number for all levels is"),
-    ({"num_decoder_blocks": [3, 1]}, "are not supported for 4 and 2 levels"),
-    ({"act_fn": "gelu"}, "act_fn = 'gelu' is not supported"),
-    ({"out_channels": 4}, "out_channels = 4 is not supported"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"encoder_block_out_channels": [64, 64, 64, 32]}, "one number for all levels is"),
+        ({"num_decoder_blocks": [3, 1]}, "are not supported for 4 and 2 levels"),
+        ({"act_fn": "gelu"}, "act_fn = 'gelu' is not supported"),
+        ({"out_channels": 4}, "out_channels = 4 is not supported"),
+    ],
+)
 def test_a_tiny_autoencoder_that_is_not_had_is_refused(config, message):
     with pytest.raises(interchange.Refusal, match=message):
         interchange.FAMILIES["AutoencoderTiny"].build(config)

@@ -28,7 +28,8 @@ def drawn(*shape, seed=0):
 
 
 def test_nearest_is_the_least_distance():
-    z, codes = drawn(2, 3, 5, 4), drawn(7, 4, seed=1)
+    z = drawn(2, 3, 5, 4)
+    codes = drawn(7, 4, seed=1)
     indices, found = nearest(jnp.asarray(z), jnp.asarray(codes))
     expected = np.square(z[..., None, :] - codes).sum(-1).argmin(-1)
     np.testing.assert_array_equal(indices, expected)
@@ -38,7 +39,8 @@ def test_nearest_is_the_least_distance():
 
 
 def test_values_are_codes_and_their_gradient_is_the_inputs():
-    z, codes = jnp.asarray(drawn(2, 3, 4)), jnp.asarray(drawn(5, 4, seed=1))
+    z = jnp.asarray(drawn(2, 3, 4))
+    codes = jnp.asarray(drawn(5, 4, seed=1))
     weights = jnp.asarray(drawn(2, 3, 4, seed=2))
     np.testing.assert_array_equal(quantize(z, codes).values, codes[quantize(z, codes).indices])
     through = lambda z, codes: jnp.sum(weights * quantize(z, codes).values)
@@ -49,7 +51,8 @@ def test_values_are_codes_and_their_gradient_is_the_inputs():
 
 @pytest.mark.slow
 def test_each_loss_of_quantize_moves_one_side():
-    z, codes = jnp.asarray(drawn(2, 3, 4)), jnp.asarray(drawn(5, 4, seed=1))
+    z = jnp.asarray(drawn(2, 3, 4))
+    codes = jnp.asarray(drawn(5, 4, seed=1))
     quantized = quantize(z, codes)
     error = np.asarray(z - codes[quantized.indices])
     np.testing.assert_allclose(quantized.codebook, np.square(error).mean((1, 2)), rtol=1e-6)
@@ -67,7 +70,10 @@ def test_each_loss_of_quantize_moves_one_side():
 @pytest.mark.slow
 def test_fixed_assignments_lead_to_their_means_as_the_closed_form_says():
     """N_k = g^t + (1 - g^t) n_k and m_k = g^t e_k + (1 - g^t) sum z, so that without smoothing e_k is their ratio."""
-    z, indices, decay, steps = jnp.asarray(drawn(6, 2)), jnp.array([0, 0, 2, 2, 2, 0]), 0.8, 40
+    z = jnp.asarray(drawn(6, 2))
+    indices = jnp.array([0, 0, 2, 2, 2, 0])
+    decay = 0.8
+    steps = 40
     codes = drawn(3, 2, seed=1)
     state = codebook_init(codes)
     totals = np.stack([np.asarray(z)[np.asarray(indices) == k].sum(0) for k in range(3)])
@@ -85,7 +91,9 @@ def test_fixed_assignments_lead_to_their_means_as_the_closed_form_says():
 @pytest.mark.slow
 def test_smoothing_is_laplaces():
     state = Codebook(jnp.zeros((3, 1)), jnp.array([5.0, 1.0, 0.0]), jnp.array([[10.0], [4.0], [0.0]]))
-    z, indices, epsilon = jnp.zeros((0, 1)), jnp.zeros(0, jnp.int32), 0.5
+    z = jnp.zeros((0, 1))
+    indices = jnp.zeros(0, jnp.int32)
+    epsilon = 0.5
     state = codebook_update(state, z, indices, decay=0.0 + 0.5, epsilon=epsilon)
     counts = np.array([2.5, 0.5, 0.0])
     smoothed = (counts + epsilon) / (3.0 + 3 * epsilon) * 3.0
@@ -171,7 +179,8 @@ def test_finite_scalar_reaches_every_level_and_no_other(levels):
 @pytest.mark.slow
 def test_finite_scalar_of_the_papers_listing():
     """Its formulas for L = 8 and 5, written out in float64; and its gradient, that of the bound alone."""
-    fsq, z = FiniteScalar((8, 5)), drawn(40, 2) * 2
+    fsq = FiniteScalar((8, 5))
+    z = drawn(40, 2) * 2
     half = np.array([7, 4]) * 0.999 / 2
     offset = np.array([0.5, 0.0])
     bound = np.tanh(z + np.tan(offset / half)) * half - offset

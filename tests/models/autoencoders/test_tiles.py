@@ -35,11 +35,11 @@ def test_tiles_cover_every_side_and_their_weights_sum_to_one(step):
             ramps = tiles.weights(one.size, one.starts, step * side, step * overlap, step * margin)
             total = np.zeros(step * side)
             for start, ramp in zip(one.starts, ramps):
-                total[start:start + one.size] += ramp
+                total[start : start + one.size] += ramp
             np.testing.assert_allclose(total, 1, atol=1e-6)
             assert ramps.min() >= 0
             if margin and len(one.starts) > 1:
-                assert not ramps[1:, :step * margin].any() and not ramps[:-1, -step * margin:].any()
+                assert not ramps[1:, : step * margin].any() and not ramps[:-1, -step * margin :].any()
                 assert ramps[0, 0] == ramps[-1, -1] == 1  # the picture's own edges are no tile's
 
 
@@ -50,7 +50,8 @@ def test_the_overlap_of_two_tiles_is_blended_linearly():
 
 
 def test_local_functions_come_out_exactly():
-    half, twice = convolution(2), lambda x: (enlarged(x), -enlarged(x))
+    half = convolution(2)
+    twice = lambda x: (enlarged(x), -enlarged(x))
     exact = {
         "enlarged": (enlarged, {"tile": 6, "overlap": 2}),
         "two outputs, tiles that do not overlap": (twice, {"tile": 9, "overlap": 0}),
@@ -91,7 +92,8 @@ def test_memory_is_that_of_one_tile():
         return jax.jit(function).lower(x).compile().memory_analysis().temp_size_in_bytes
 
     tiled = tiles.tiled(function, tile=16, overlap=4)
-    small, large = temporary(tiled, 64), temporary(tiled, 256)
+    small = temporary(tiled, 64)
+    large = temporary(tiled, 256)
     assert large < 1.1 * small < 0.1 * temporary(function, 256)
 
 

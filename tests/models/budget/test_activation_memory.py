@@ -28,11 +28,7 @@ def test_formula_equals_what_jax_keeps(fields, monkeypatch):
     fields = {"attention": "xla", "mlp_ratio": 3.0, **fields}
     model = DiT(patch=2, width=96, depth=DEPTH, heads=4, num_classes=10, **fields)
     struct = jax.ShapeDtypeStruct
-    inputs = (
-        struct((BATCH, *SHAPE), jnp.float32),
-        struct((BATCH,), jnp.float32),
-        struct((BATCH,), jnp.int32),
-    )
+    inputs = (struct((BATCH, *SHAPE), jnp.float32), struct((BATCH,), jnp.float32), struct((BATCH,), jnp.int32))
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     backward = jax.eval_shape(lambda p, *of: jax.vjp(lambda p: model.apply(p, *of), p)[1], params, *inputs)
     size = lambda leaves: sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / BATCH

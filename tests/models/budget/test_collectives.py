@@ -23,7 +23,8 @@ def traffic(params, average=None, rows=4, accumulate=1, model=None, **axes):
     return {(kind, over): size for kind, over, size in found}
 
 
-WHOLE, SPLIT = PartitionSpec(), PartitionSpec(None, "fsdp")
+WHOLE = PartitionSpec()
+SPLIT = PartitionSpec(None, "fsdp")
 BYTES = 128 * 512 * 2  # of the leaf in bfloat16
 
 

@@ -22,7 +22,8 @@ from experiments.run import program
 def test_xla_counts_the_same(fields):
     # XLA counts a scanned body once: the scan is unrolled. It also counts additions and the like, some per cent.
     model = DiT(patch=2, width=256, depth=2, heads=4, unroll=2, **fields)
-    x, t = jax.ShapeDtypeStruct((1, 16, 16, 4), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, 16, 16, 4), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
     labels = jax.ShapeDtypeStruct((1,), jnp.int32) if model.num_classes else None
     variables = jax.eval_shape(model.init, jax.random.key(0), x, t, labels)
     counted = jax.jit(model.apply).lower(variables, x, t, labels).cost_analysis()["flops"]

@@ -44,7 +44,7 @@ def case(name: str) -> Published:
     with safetensors.safe_open(FIXTURES / f"{name}.safetensors", framework="numpy") as file:
         about = file.metadata()
         arrays = {key: file.get_tensor(key) for key in file.keys()}
-    part = lambda which: {key[len(which):]: value for key, value in arrays.items() if key.startswith(which)}
+    part = lambda which: {key[len(which) :]: value for key, value in arrays.items() if key.startswith(which)}
     shapes = {key: tuple(shape) for key, shape in json.loads(about["shapes"]).items()}
     same = json.loads(about.get("same", "{}"))
     return Published(json.loads(about["config"]), shapes, part("in/"), part("out/"), same, part("kept/"))

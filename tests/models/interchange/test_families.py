@@ -29,10 +29,12 @@ def autoencoder_kl(apply, inputs):
 def autoencoder_vq(apply, inputs):
     codes, indices = apply(inputs["z"], method="quantize")
     return {
-        "encoded": apply(inputs["x"], method="encode"), "codes": codes, "indices": indices,
+        "encoded": apply(inputs["x"], method="encode"),
+        "codes": codes,
+        "indices": indices,
         "decoded": apply(inputs["z"], method="decode"),
         "decoded_as_is": apply(inputs["z"], quantize=False, method="decode"),
-    }  # fmt: skip
+    }
 
 
 def autoencoder_dc(apply, inputs):
@@ -40,8 +42,10 @@ def autoencoder_dc(apply, inputs):
 
 
 def clip_text(apply, inputs):
-    plain, skipped = apply(inputs["ids"]), apply(inputs["ids"], skip=1)
-    before, masked = apply(inputs["ids"], skip=1, norm=False), apply(inputs["ids"], inputs["mask"])
+    plain = apply(inputs["ids"])
+    skipped = apply(inputs["ids"], skip=1)
+    before = apply(inputs["ids"], skip=1, norm=False)
+    masked = apply(inputs["ids"], inputs["mask"])
     return {**plain._asdict(), "before": before.tokens, "skip": skipped.tokens, "masked": masked.tokens}
 
 
@@ -51,8 +55,10 @@ def clip_vision(apply, inputs):
 
 def clip_both(apply, inputs):
     texts, images, scale = apply(inputs["ids"], inputs["images"])
-    alone = {"texts": apply(inputs["ids"], method="encode_text"),
-             "images": apply(inputs["images"], method="encode_images")}  # fmt: skip
+    alone = {
+        "texts": apply(inputs["ids"], method="encode_text"),
+        "images": apply(inputs["images"], method="encode_images"),
+    }
     return {**alone, "logits": scale * texts @ images.T}
 
 
@@ -108,19 +114,21 @@ def flux_dev(net, a):
     residuals = tuple((a[f"{kind}_0"], a[f"{kind}_1"]) for kind in ("joint", "single"))
     parts = jnp.split(a["extra"], 4, axis=-1)
     extra = ((parts[0], parts[1]), (parts[2], parts[3]))
-    return {**mmdit(net, a),
-            "controlled": net(a["x"], a["t"], {**plain, "residuals": residuals}),
-            "adapted": net(a["x"], a["t"], {**plain, "extra": extra})}  # fmt: skip
+    return {
+        **mmdit(net, a),
+        "controlled": net(a["x"], a["t"], {**plain, "residuals": residuals}),
+        "adapted": net(a["x"], a["t"], {**plain, "extra": extra}),
+    }
 
 
 class Call(NamedTuple):
     """One call of a network.
 
     Attributes:
-      outputs: (apply, inputs) -> outputs, by the names of the fixture; `apply` is the module's, with the loaded
-        parameters.
-      within: largest difference from the peer's, as a part of the largest number in an output: ten times what is
-        measured on one CPU, rounded up to one digit, for another rounds otherwise; 1e-4 at most, 1e-6 at least.
+        outputs: (apply, inputs) -> outputs, by the names of the fixture; `apply` is the module's, with the loaded
+            parameters.
+        within: largest difference from the peer's, as a part of the largest number in an output: ten times what is
+            measured on one CPU, rounded up to one digit, for another rounds otherwise; 1e-4 at most, 1e-6 at least.
     """
 
     outputs: Callable[..., dict[str, Any]]
@@ -128,34 +136,66 @@ class Call(NamedTuple):
 
 
 CALLS = {
-    "dit": Call(dit, 5e-5), "dit_diffusers": Call(dit, 7e-5), "pixart": Call(pixart, 2e-5),
-    "pixart_sized": Call(pixart, 2e-5), "pixart_original": Call(pixart, 3e-5), "u_vit": Call(u_vit, 7e-6),
-    "u_vit_class": Call(u_vit, 6e-6), "u_vit_text": Call(u_vit, 5e-6), "dit_original": Call(dit, 2e-5),
-    "clip_text": Call(clip_text, 4e-6), "clip_text_projection": Call(clip_text, 7e-6),
-    "clip_vision": Call(clip_vision, 4e-6), "clip_vision_tower": Call(clip_vision, 3e-6), "t5_gated": Call(t5, 2e-5),
-    "t5_relu": Call(t5, 2e-5), "t5_whole": Call(t5, 3e-5), "clip_both": Call(clip_both, 6e-6),
-    "clip_original": Call(clip_both, 1e-5), "conditional_unet_sd1": Call(conditional_unet, 8e-6),
+    "dit": Call(dit, 5e-5),
+    "dit_diffusers": Call(dit, 7e-5),
+    "pixart": Call(pixart, 2e-5),
+    "pixart_sized": Call(pixart, 2e-5),
+    "pixart_original": Call(pixart, 3e-5),
+    "u_vit": Call(u_vit, 7e-6),
+    "u_vit_class": Call(u_vit, 6e-6),
+    "u_vit_text": Call(u_vit, 5e-6),
+    "dit_original": Call(dit, 2e-5),
+    "clip_text": Call(clip_text, 4e-6),
+    "clip_text_projection": Call(clip_text, 7e-6),
+    "clip_vision": Call(clip_vision, 4e-6),
+    "clip_vision_tower": Call(clip_vision, 3e-6),
+    "t5_gated": Call(t5, 2e-5),
+    "t5_relu": Call(t5, 2e-5),
+    "t5_whole": Call(t5, 3e-5),
+    "clip_both": Call(clip_both, 6e-6),
+    "clip_original": Call(clip_both, 1e-5),
+    "conditional_unet_sd1": Call(conditional_unet, 8e-6),
     "conditional_unet_original_sd1": Call(conditional_unet, 1e-5),
-    "conditional_unet_sd2": Call(conditional_unet, 9e-6), "conditional_unet_xl": Call(conditional_unet, 2e-5),
+    "conditional_unet_sd2": Call(conditional_unet, 9e-6),
+    "conditional_unet_xl": Call(conditional_unet, 2e-5),
     "conditional_unet_original_xl": Call(conditional_unet, 2e-5),
     "conditional_unet_distilled": Call(conditional_unet, 1e-4),
-    "conditional_unet_uneven": Call(conditional_unet, 9e-6), "conditional_unet_number": Call(conditional_unet, 8e-6),
+    "conditional_unet_uneven": Call(conditional_unet, 9e-6),
+    "conditional_unet_number": Call(conditional_unet, 8e-6),
     "conditional_unet_projection": Call(conditional_unet, 1e-5),
-    "conditional_unet_table": Call(conditional_unet, 9e-6), "control_net": Call(control_net, 8e-6),
-    "autoencoder_kl_sd": Call(autoencoder_kl, 2e-5), "autoencoder_kl_flux": Call(autoencoder_kl, 2e-5),
-    "autoencoder_kl_attention": Call(autoencoder_kl, 9e-6), "autoencoder_kl_uneven": Call(autoencoder_kl, 8e-6),
-    "autoencoder_kl_original": Call(autoencoder_kl, 2e-5), "autoencoder_vq_small": Call(autoencoder_vq, 2e-5),
-    "autoencoder_tiny_small": Call(autoencoder_dc, 5e-6), "autoencoder_tiny_flux": Call(autoencoder_dc, 4e-6),
-    "autoencoder_dc_sana": Call(autoencoder_dc, 6e-6), "autoencoder_dc_paper": Call(autoencoder_dc, 6e-6),
-    "autoencoder_dc_original": Call(autoencoder_dc, 7e-6), "mmdit_sd3": Call(mmdit, 9e-6),
-    "mmdit_original": Call(mmdit, 4e-5), "flux_schnell": Call(mmdit, 2e-5), "flux_original": Call(mmdit, 8e-5),
-    "mmdit_sd35_medium": Call(mmdit_doors, 2e-5), "flux_dev": Call(flux_dev, 7e-5), "unet_2d_ddpm": Call(unet, 2e-5),
-    "unet_2d_heads": Call(unet, 8e-6), "unet_2d_adm": Call(unet, 2e-5), "unet_2d_ncsnpp": Call(ncsnpp, 8e-6),
-    "adm_unet_new": Call(unet, 3e-5), "adm_unet_legacy": Call(unet, 1e-4), "adm_unet_convolutions": Call(unet, 2e-5),
-    "song_unet_ddpmpp": Call(unet, 1e-5), "song_unet_ncsnpp": Call(unet, 8e-6), "song_unet_skips": Call(unet, 1e-5),
-    "song_unet_dhariwal": Call(unet, 2e-5), "edm2_unet_classes": Call(unet, 6e-6),
+    "conditional_unet_table": Call(conditional_unet, 9e-6),
+    "control_net": Call(control_net, 8e-6),
+    "autoencoder_kl_sd": Call(autoencoder_kl, 2e-5),
+    "autoencoder_kl_flux": Call(autoencoder_kl, 2e-5),
+    "autoencoder_kl_attention": Call(autoencoder_kl, 9e-6),
+    "autoencoder_kl_uneven": Call(autoencoder_kl, 8e-6),
+    "autoencoder_kl_original": Call(autoencoder_kl, 2e-5),
+    "autoencoder_vq_small": Call(autoencoder_vq, 2e-5),
+    "autoencoder_tiny_small": Call(autoencoder_dc, 5e-6),
+    "autoencoder_tiny_flux": Call(autoencoder_dc, 4e-6),
+    "autoencoder_dc_sana": Call(autoencoder_dc, 6e-6),
+    "autoencoder_dc_paper": Call(autoencoder_dc, 6e-6),
+    "autoencoder_dc_original": Call(autoencoder_dc, 7e-6),
+    "mmdit_sd3": Call(mmdit, 9e-6),
+    "mmdit_original": Call(mmdit, 4e-5),
+    "flux_schnell": Call(mmdit, 2e-5),
+    "flux_original": Call(mmdit, 8e-5),
+    "mmdit_sd35_medium": Call(mmdit_doors, 2e-5),
+    "flux_dev": Call(flux_dev, 7e-5),
+    "unet_2d_ddpm": Call(unet, 2e-5),
+    "unet_2d_heads": Call(unet, 8e-6),
+    "unet_2d_adm": Call(unet, 2e-5),
+    "unet_2d_ncsnpp": Call(ncsnpp, 8e-6),
+    "adm_unet_new": Call(unet, 3e-5),
+    "adm_unet_legacy": Call(unet, 1e-4),
+    "adm_unet_convolutions": Call(unet, 2e-5),
+    "song_unet_ddpmpp": Call(unet, 1e-5),
+    "song_unet_ncsnpp": Call(unet, 8e-6),
+    "song_unet_skips": Call(unet, 1e-5),
+    "song_unet_dhariwal": Call(unet, 2e-5),
+    "edm2_unet_classes": Call(unet, 6e-6),
     "edm2_unet_options": Call(unet, 6e-6),
-}  # fmt: skip
+}
 FAST = ("autoencoder_tiny_small",)  # whose outputs are compared in the fast suite
 # Whose round trips and listings are not.
 LEFT_OUT = (
@@ -179,15 +219,16 @@ LISTINGS = {
     "u_vit_full_h_2": "UViT",
     "u_vit_full_coco": "UViT",
     **{f"pixart_xl_2_{size}": "PixArtTransformer2DModel" for size in (512, 1024)},
-    **{f"conditional_unet_{name}": "UNet2DConditionModel"
-       for name in ("full_sd15", "original_full_sd15", "full_sdxl")},
+    **{f"conditional_unet_{name}": "UNet2DConditionModel" for name in ("full_sd15", "original_full_sd15", "full_sdxl")},
     "control_net_full_sd15": "ControlNetModel",
     **{f"autoencoder_kl_full_{name}": "AutoencoderKL" for name in ("sd15", "sdxl", "sd3", "flux", "original")},
     "autoencoder_vq_full_f4": "VQModel",
     "autoencoder_tiny_full_sd": "AutoencoderTiny",
     "autoencoder_vq_full_f8": "VQModel",
-    **{f"autoencoder_dc_full_{name}": "AutoencoderDC"
-       for name in ("f32c32_sana", "f32c32", "f64c128", "original_sana", "original_f32c32")},
+    **{
+        f"autoencoder_dc_full_{name}": "AutoencoderDC"
+        for name in ("f32c32_sana", "f32c32", "f64c128", "original_sana", "original_f32c32")
+    },
     **{f"mmdit_full_{name}": "SD3Transformer2DModel" for name in ("sd3_medium", "sd35_medium", "sd35_large")},
     "flux_full_dev": "FluxTransformer2DModel",
     **{f"unet_2d_full_{name}": "UNet2DModel" for name in ("cifar10", "256", "imagenet64", "ncsnpp")},
@@ -217,7 +258,8 @@ def known(ours, theirs):
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in CALLS])
 def test_outputs_are_the_peers(name, tmp_path):
-    case, call = published.case(name), CALLS[name]
+    case = published.case(name)
+    call = CALLS[name]
     module, params = interchange.load(case.folder(tmp_path))
     network = lambda params: lambda *arguments, **named: module.apply({"params": params}, *arguments, **named)
     outputs = jax.jit(lambda params, inputs: call.outputs(network(params), inputs))(params, case.inputs)
@@ -236,7 +278,8 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
     layout = layout_of(family, module, case.shapes.keys())
     interchange.save(tmp_path / "ours", module, params, layout=layout, family=family.name)
     (file,) = (tmp_path / "ours").glob("*.safetensors")
-    written, read = load_file(file), case.tensors()
+    written = load_file(file)
+    read = case.tensors()
     kept = {key for key in read if not any(re.fullmatch(pattern, key) for pattern in family.ignored)}
     assert written.keys() == kept
     for key in kept:
@@ -269,7 +312,8 @@ def test_the_published_size_has_the_published_names_and_shapes(name):
 def test_a_student_that_is_told_its_guidance_is_read_as_it_was_written(strength, tmp_path):
     """No PixArt of diffusers is told it: the field and the names are Flux's, and stand where they are needed alone."""
     module = PixArt((8, 8, 4), width=24, depth=2, heads=2, text_width=16, learn_sigma=False, strength=strength)
-    shapes, rng = folders.shapes_of(families.of(module), module), np.random.default_rng(0)
+    shapes = folders.shapes_of(families.of(module), module)
+    rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
     interchange.save(tmp_path / "ours", module, params)
     config = json.loads((tmp_path / "ours" / "config.json").read_text())

@@ -80,7 +80,8 @@ def test_what_is_written_is_what_was_read(tmp_path):
 def test_other_layouts(tmp_path, layout):
     module, params = interchange.load(folder(tmp_path / "theirs"))
     interchange.save(tmp_path / "written", module, params, layout=layout)
-    written, theirs = load_file(tmp_path / "written" / FILE), toy.tensors()
+    written = load_file(tmp_path / "written" / FILE)
+    theirs = toy.tensors()
     if layout == "ours":
         assert written.keys() == {"a.kernel", "a.bias", "b.kernel", "b.bias"}
     else:
@@ -118,17 +119,27 @@ def test_a_type_that_is_not_read_is_refused(tmp_path):
         tensor_files.open_tensors(tmp_path / "x.safetensors").read("x")
 
 
-@pytest.mark.parametrize("shards, index", [  # of diffusers 0.42 and transformers 5; of older ones
-    ("diffusion_pytorch_model.fp16-{}.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json"),
-    ("diffusion_pytorch_model-{}.fp16.safetensors", "diffusion_pytorch_model.safetensors.fp16.index.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shards, index",
+    [  # of diffusers 0.42 and transformers 5; of older ones
+        ("diffusion_pytorch_model.fp16-{}.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json"),
+        ("diffusion_pytorch_model-{}.fp16.safetensors", "diffusion_pytorch_model.safetensors.fp16.index.json"),
+    ],
+)
 def test_shards_of_a_variant_are_read_through_their_index(tmp_path, shards, index):
-    place = shard(tmp_path, [{name: tensor.astype(np.float16) for name, tensor in part.items()} for part in halves()],
-                  shards=shards, index=index)  # fmt: skip
+    place = shard(
+        tmp_path,
+        [{name: tensor.astype(np.float16) for name, tensor in part.items()} for part in halves()],
+        shards=shards,
+        index=index,
+    )
     check(interchange.load(place)[1], "float16")
     check(interchange.load(place / index, config=CONFIG)[1], "float16")
-    save_file({name: 2 * tensor for name, tensor in toy.tensors().items() if name != "table"} |
-              {"table": toy.tensors()["table"]}, place / FILE)  # fmt: skip
+    save_file(
+        {name: 2 * tensor for name, tensor in toy.tensors().items() if name != "table"}
+        | {"table": toy.tensors()["table"]},
+        place / FILE,
+    )
     doubled = interchange.load(place)[1]  # what is no variant goes first
     np.testing.assert_array_equal(doubled["a"]["bias"], 2 * toy.tensors()["layers.0.bias"])
 
@@ -191,8 +202,12 @@ def test_missing_superfluous_and_misshapen_tensors_are_named(tmp_path):
     tensors["layers.2.bias"], tensors["layers.0.weight"] = bias, tensors["layers.0.weight"].T.copy()
     with pytest.raises(interchange.Mismatch) as error:
         interchange.load(folder(tmp_path, tensors))
-    for part in ("as ToyModel", "layers.1.bias [3] is missing", "layers.2.bias [3] is superfluous",
-                 "layers.0.weight has shape [4, 3], not [3, 4]"):  # fmt: skip
+    for part in (
+        "as ToyModel",
+        "layers.1.bias [3] is missing",
+        "layers.2.bias [3] is superfluous",
+        "layers.0.weight has shape [4, 3], not [3, 4]",
+    ):
         assert part in str(error.value)
 
 
@@ -243,21 +258,40 @@ def test_strangers_are_not_answered_with_a_family_of_like_spelling(tmp_path, mon
         families.find("FluxTransfomer2DModel")
 
 
-@pytest.mark.parametrize("norm_type, family, module", [
-    ("ada_norm_zero", "DiTTransformer2DModel", DiT), ("ada_norm_single", "PixArtTransformer2DModel", PixArt),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "norm_type, family, module",
+    [("ada_norm_zero", "DiTTransformer2DModel", DiT), ("ada_norm_single", "PixArtTransformer2DModel", PixArt)],
+)
 def test_a_class_that_was_divided_is_what_its_norm_says(monkeypatch, tmp_path, norm_type, family, module):
     """As the configs of DiT-XL-2-256 and PixArt-XL-2-1024-MS were published, in 2022 and 2023."""
     monkeypatch.setattr(families, "FAMILIES", interchange.FAMILIES)
     config = {
-        "_class_name": "Transformer2DModel", "_diffusers_version": "0.22.0.dev0", "activation_fn": "gelu-approximate",
-        "attention_bias": True, "attention_head_dim": 72, "attention_type": "default", "caption_channels": None,
-        "cross_attention_dim": None, "double_self_attention": False, "dropout": 0.0, "in_channels": 4,
-        "norm_elementwise_affine": False, "norm_eps": 1e-06, "norm_num_groups": 32, "norm_type": norm_type,
-        "num_attention_heads": 16, "num_embeds_ada_norm": 1000, "num_layers": 28, "num_vector_embeds": None,
-        "only_cross_attention": False, "out_channels": 8, "patch_size": 2, "sample_size": 32,
-        "upcast_attention": False, "use_linear_projection": False,
-    }  # fmt: skip
+        "_class_name": "Transformer2DModel",
+        "_diffusers_version": "0.22.0.dev0",
+        "activation_fn": "gelu-approximate",
+        "attention_bias": True,
+        "attention_head_dim": 72,
+        "attention_type": "default",
+        "caption_channels": None,
+        "cross_attention_dim": None,
+        "double_self_attention": False,
+        "dropout": 0.0,
+        "in_channels": 4,
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-06,
+        "norm_num_groups": 32,
+        "norm_type": norm_type,
+        "num_attention_heads": 16,
+        "num_embeds_ada_norm": 1000,
+        "num_layers": 28,
+        "num_vector_embeds": None,
+        "only_cross_attention": False,
+        "out_channels": 8,
+        "patch_size": 2,
+        "sample_size": 32,
+        "upcast_attention": False,
+        "use_linear_projection": False,
+    }
     if module is PixArt:
         config |= {"caption_channels": 4096, "cross_attention_dim": 1152, "sample_size": 128}
     assert folders.family_of(config, tmp_path) == family
@@ -289,9 +323,13 @@ def test_the_nearest_known_architecture_is_named(tmp_path):
     tensors = toy.tensors(5)
     tensors.pop("layers.1.bias")
     save_file(tensors, tmp_path / "toy.safetensors")
-    with pytest.raises(interchange.Mismatch, match=(
-        r"is no known network; the nearest is ToyModel, the toy of five \(diffusers names\): "
-        r"layers\.1\.bias \[5\] is missing")):  # fmt: skip
+    with pytest.raises(
+        interchange.Mismatch,
+        match=(
+            r"is no known network; the nearest is ToyModel, the toy of five \(diffusers names\): "
+            r"layers\.1\.bias \[5\] is missing"
+        ),
+    ):
         interchange.load(tmp_path / "toy.safetensors")
     save_file({"other.weight": np.zeros(1, np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(interchange.Mismatch, match=r"no known architecture has tensors named like other\.weight"):
@@ -378,9 +416,13 @@ def test_a_published_file_is_recognised_among_all_families(tmp_path, monkeypatch
     assert (found.family.name, found.layout, found.module.shape) == ("DiT", "original", (64, 64, 4))
     del shapes["blocks.7.attn.proj.bias"]
     sparse(tmp_path / "dit.safetensors", shapes)
-    with pytest.raises(interchange.Mismatch, match=(
-        r"the nearest is DiT, DiT-XL/2, 512 x 512 \(original names\): blocks\.7\.attn\.proj\.bias \[1152\] is "
-        r"missing\.")):  # fmt: skip
+    with pytest.raises(
+        interchange.Mismatch,
+        match=(
+            r"the nearest is DiT, DiT-XL/2, 512 x 512 \(original names\): blocks\.7\.attn\.proj\.bias \[1152\] is "
+            r"missing\."
+        ),
+    ):
         folders.find(tmp_path / "dit.safetensors")
 
 

@@ -20,32 +20,60 @@ from tests.text_to_image import made_pipelines
 CLASSES = json.loads((made_pipelines.FIXTURES / "schedulers.json").read_text())
 # Another value than the default for each field.
 OTHER = {
-    "algorithm_type": "sde-dpmsolver++", "base_image_seq_len": 128, "base_shift": 0.6, "beta_end": 0.015,
-    "beta_schedule": "squaredcos_cap_v2", "beta_start": 0.0005, "clip_sample_range": 0.5, "disable_corrector": [1],
-    "dynamic_thresholding_ratio": 0.9, "flow_shift": 3.0, "interpolation_type": "log_linear",
-    "lambda_min_clipped": -5.0, "max_image_seq_len": 2048, "max_shift": 1.2, "noise_sampler_seed": 3,
-    "num_train_timesteps": 500, "original_inference_steps": 25, "prediction_type": "v_prediction", "rho": 5.0,
-    "sample_max_value": 2.0, "shift": 3.0, "shift_terminal": 0.1, "sigma_data": 1.0, "sigma_max": 70.0,
-    "sigma_min": 0.01, "sigma_schedule": "exponential", "solver_order": 1, "solver_p": "DPMSolverMultistepScheduler",
-    "steps_offset": 1, "time_shift_type": "linear", "timestep_scaling": 1.0, "timestep_type": "continuous",
+    "algorithm_type": "sde-dpmsolver++",
+    "base_image_seq_len": 128,
+    "base_shift": 0.6,
+    "beta_end": 0.015,
+    "beta_schedule": "squaredcos_cap_v2",
+    "beta_start": 0.0005,
+    "clip_sample_range": 0.5,
+    "disable_corrector": [1],
+    "dynamic_thresholding_ratio": 0.9,
+    "flow_shift": 3.0,
+    "interpolation_type": "log_linear",
+    "lambda_min_clipped": -5.0,
+    "max_image_seq_len": 2048,
+    "max_shift": 1.2,
+    "noise_sampler_seed": 3,
+    "num_train_timesteps": 500,
+    "original_inference_steps": 25,
+    "prediction_type": "v_prediction",
+    "rho": 5.0,
+    "sample_max_value": 2.0,
+    "shift": 3.0,
+    "shift_terminal": 0.1,
+    "sigma_data": 1.0,
+    "sigma_max": 70.0,
+    "sigma_min": 0.01,
+    "sigma_schedule": "exponential",
+    "solver_order": 1,
+    "solver_p": "DPMSolverMultistepScheduler",
+    "steps_offset": 1,
+    "time_shift_type": "linear",
+    "timestep_scaling": 1.0,
+    "timestep_type": "continuous",
     "trained_betas": [0.01] * 1000,
-}  # fmt: skip
+}
 CHOICES = {
-    "final_sigmas_type": ("zero", "sigma_min"), "timestep_spacing": ("leading", "trailing"),
-    "variance_type": ("fixed_large", "fixed_small"), "solver_type": ("heun", "bh1"),
-}  # fmt: skip
+    "final_sigmas_type": ("zero", "sigma_min"),
+    "timestep_spacing": ("leading", "trailing"),
+    "variance_type": ("fixed_large", "fixed_small"),
+    "solver_type": ("heun", "bh1"),
+}
 # What a class itself does not use, or only beside another field.
 ASIDE = {
     "clip_sample_range": {"clip_sample": True},
-    "base_image_seq_len": {"use_dynamic_shifting": True}, "max_image_seq_len": {"use_dynamic_shifting": True},
-    "base_shift": {"use_dynamic_shifting": True}, "max_shift": {"use_dynamic_shifting": True},
+    "base_image_seq_len": {"use_dynamic_shifting": True},
+    "max_image_seq_len": {"use_dynamic_shifting": True},
+    "base_shift": {"use_dynamic_shifting": True},
+    "max_shift": {"use_dynamic_shifting": True},
     "steps_offset": {"timestep_spacing": "leading"},
     "flow_shift": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
     "use_flow_sigmas": {"prediction_type": "flow_prediction"},
-    "lower_order_final": {"final_sigmas_type": "sigma_min"}, "euler_at_final": {
-        "final_sigmas_type": "sigma_min", "lower_order_final": False},
+    "lower_order_final": {"final_sigmas_type": "sigma_min"},
+    "euler_at_final": {"final_sigmas_type": "sigma_min", "lower_order_final": False},
     "variance_type": {"clip_sample": False},
-}  # fmt: skip
+}
 IDLE = {  # (class, field): why diffusers makes the same whatever its value
     ("LCM", "set_alpha_to_one"): "its last step returns the estimate of the data",
     ("LCM", "timestep_spacing"): "its steps are those of its training",
@@ -75,10 +103,15 @@ def _made(config):
 
 def _read(process):
     at = np.array([0.25, 0.5])
-    x, output = np.ones((2, 1)), np.full((2, 1), 0.3)
+    x = np.ones((2, 1))
+    output = np.full((2, 1), 0.3)
     parameterization, schedule = process.parameterization, process.schedule
-    return (parameterization.clock(schedule, at), parameterization.input_scale(schedule, at),
-            parameterization.to_prediction(schedule, at, x, output).x0, schedule.sigma(at))  # fmt: skip
+    return (
+        parameterization.clock(schedule, at),
+        parameterization.input_scale(schedule, at),
+        parameterization.to_prediction(schedule, at, x, output).x0,
+        schedule.sigma(at),
+    )
 
 
 def _sampled(process, walk):

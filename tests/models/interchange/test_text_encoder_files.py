@@ -56,28 +56,75 @@ def test_the_encoder_is_found_in_a_single_file(file):
 def test_configs_of_old_versions_are_read():
     """As transformers 4 wrote them: how text would be generated stands in a config of an encoder."""
     text = {
-        "_name_or_path": "", "add_cross_attention": False, "architectures": None, "attention_dropout": 0.0,
-        "bad_words_ids": None, "bos_token_id": 0, "chunk_size_feed_forward": 0, "diversity_penalty": 0.0,
-        "do_sample": False, "dropout": 0.0, "early_stopping": False, "eos_token_id": 2, "hidden_act": "quick_gelu",
-        "hidden_size": 768, "id2label": {"0": "LABEL_0"}, "initializer_factor": 1.0, "initializer_range": 0.02,
-        "intermediate_size": 3072, "label2id": {"LABEL_0": 0}, "layer_norm_eps": 1e-05, "length_penalty": 1.0,
-        "max_length": 20, "max_position_embeddings": 77, "min_length": 0, "model_type": "clip_text_model",
-        "num_attention_heads": 12, "num_beam_groups": 1, "num_beams": 1, "num_hidden_layers": 12,
-        "num_return_sequences": 1, "output_attentions": False, "pad_token_id": 1, "projection_dim": 768,
-        "pruned_heads": {}, "repetition_penalty": 1.0, "return_dict": True, "temperature": 1.0,
-        "tie_word_embeddings": True, "top_k": 50, "top_p": 1.0, "torch_dtype": "float32",
-        "transformers_version": "4.21.0.dev0", "typical_p": 1.0, "vocab_size": 49408,
-    }  # fmt: skip
+        "_name_or_path": "",
+        "add_cross_attention": False,
+        "architectures": None,
+        "attention_dropout": 0.0,
+        "bad_words_ids": None,
+        "bos_token_id": 0,
+        "chunk_size_feed_forward": 0,
+        "diversity_penalty": 0.0,
+        "do_sample": False,
+        "dropout": 0.0,
+        "early_stopping": False,
+        "eos_token_id": 2,
+        "hidden_act": "quick_gelu",
+        "hidden_size": 768,
+        "id2label": {"0": "LABEL_0"},
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "label2id": {"LABEL_0": 0},
+        "layer_norm_eps": 1e-05,
+        "length_penalty": 1.0,
+        "max_length": 20,
+        "max_position_embeddings": 77,
+        "min_length": 0,
+        "model_type": "clip_text_model",
+        "num_attention_heads": 12,
+        "num_beam_groups": 1,
+        "num_beams": 1,
+        "num_hidden_layers": 12,
+        "num_return_sequences": 1,
+        "output_attentions": False,
+        "pad_token_id": 1,
+        "projection_dim": 768,
+        "pruned_heads": {},
+        "repetition_penalty": 1.0,
+        "return_dict": True,
+        "temperature": 1.0,
+        "tie_word_embeddings": True,
+        "top_k": 50,
+        "top_p": 1.0,
+        "torch_dtype": "float32",
+        "transformers_version": "4.21.0.dev0",
+        "typical_p": 1.0,
+        "vocab_size": 49408,
+    }
     expected = clip_tables.TEXT.build(clip_tables.LARGE)
     assert clip_tables.TEXT.build(text) == expected == CLIPText(49408, 768, 12, 12, 3072)
     vision = {**clip_tables.LARGE_VISION, "model_type": "clip_vision_model", "num_beams": 1}
-    both = {"architectures": ["CLIPModel"], "logit_scale_init_value": 2.6592, "projection_dim": 768,
-            "text_config": {"hidden_size": 1}, "text_config_dict": text, "vision_config": vision,
-            "vision_config_dict": None}  # fmt: skip
+    both = {
+        "architectures": ["CLIPModel"],
+        "logit_scale_init_value": 2.6592,
+        "projection_dim": 768,
+        "text_config": {"hidden_size": 1},
+        "text_config_dict": text,
+        "vision_config": vision,
+        "vision_config_dict": None,
+    }
     module = clip_tables.BOTH.build(both)
     assert isinstance(module, CLIP) and module.text == expected and module.features == 768
-    t5 = {**t5_tables.XXL, "output_past": True, "n_positions": 512, "task_specific_params": {"a": 1}, "use_cache": True,
-          "is_encoder_decoder": True, "tie_word_embeddings": False, "decoder_start_token_id": 0}  # fmt: skip
+    t5 = {
+        **t5_tables.XXL,
+        "output_past": True,
+        "n_positions": 512,
+        "task_specific_params": {"a": 1},
+        "use_cache": True,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+    }
     assert t5_tables.FAMILY.build(t5) == t5_tables.FAMILY.build(t5_tables.XXL)
 
 
@@ -99,9 +146,12 @@ def test_a_config_that_asks_for_more_is_refused(family, field, value):
 def test_the_encoder_is_read_out_of_a_whole_t5(tmp_path):
     case = published.case("t5_gated")
     folder = case.folder(tmp_path / "whole")
-    whole = {**case.tensors(), "encoder.embed_tokens.weight": case.tensors()["shared.weight"],
-             "decoder.block.0.layer.0.SelfAttention.q.weight": np.ones((2, 2), np.float32),
-             "lm_head.weight": np.ones((3, 3), np.float32)}  # fmt: skip
+    whole = {
+        **case.tensors(),
+        "encoder.embed_tokens.weight": case.tensors()["shared.weight"],
+        "decoder.block.0.layer.0.SelfAttention.q.weight": np.ones((2, 2), np.float32),
+        "lm_head.weight": np.ones((3, 3), np.float32),
+    }
     save_file(whole, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({**case.config, "architectures": ["T5ForConditionalGeneration"]}))
     module, params = interchange.load(folder, "T5EncoderModel")

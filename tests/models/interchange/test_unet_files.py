@@ -14,8 +14,14 @@ from tests.models.interchange import published
 
 SONG = {"img_resolution": 32, "in_channels": 3, "out_channels": 3}
 EDM2 = {"img_resolution": 64, "img_channels": 4, "label_dim": 0}
-ADM = {"image_size": 64, "in_channels": 3, "model_channels": 64, "out_channels": 6, "num_res_blocks": 1,
-       "attention_resolutions": [2]}  # fmt: skip
+ADM = {
+    "image_size": 64,
+    "in_channels": 3,
+    "model_channels": 64,
+    "out_channels": 6,
+    "num_res_blocks": 1,
+    "attention_resolutions": [2],
+}
 SMALL = {"block_out_channels": [32, 64], "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
 
 
@@ -66,8 +72,15 @@ def test_a_published_network_is_described_as_it_was_built(name):
         ("UNet2DConditionModel", {"transformer_layers_per_block": [1, 1]}, "one number for each of 4 levels"),
         ("UNet2DConditionModel", {"class_embed_type": "identity"}, "class_embed_type = 'identity' is not supported"),
         ("UNet2DConditionModel", {"class_embed_type": "projection"}, "is to say the width"),
-        ("UNet2DConditionModel", {"class_embed_type": "projection", "addition_embed_type": "text_time",
-                                  "projection_class_embeddings_input_dim": 8}, "not supported beside"),
+        (
+            "UNet2DConditionModel",
+            {
+                "class_embed_type": "projection",
+                "addition_embed_type": "text_time",
+                "projection_class_embeddings_input_dim": 8,
+            },
+            "not supported beside",
+        ),
         ("ADMUNet", {**ADM, "conv_resample": False}, "conv_resample = False"),
         ("ADMUNet", {**ADM, "num_heads": 2, "num_heads_upsample": 4}, "num_heads_upsample = 4"),
         ("ADMUNet", {"image_size": 64}, "does not say in_channels"),

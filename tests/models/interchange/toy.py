@@ -46,25 +46,37 @@ def by_layer(module):
 def fused(module):
     """The original names: one tensor for both layers."""
     parts = {"a": (0, module.width), "b": (module.width, 2 * module.width)}
-    return [Row(f"both.{theirs}", f"{name}/{ours}", layout, rows=rows) for name, rows in parts.items()
-            for theirs, ours, layout in (("weight", "kernel", DENSE), ("bias", "bias", VECTOR))]  # fmt: skip
+    return [
+        Row(f"both.{theirs}", f"{name}/{ours}", layout, rows=rows)
+        for name, rows in parts.items()
+        for theirs, ours, layout in (("weight", "kernel", DENSE), ("bias", "bias", VECTOR))
+    ]
 
 
 FAMILY = Family(
-    "ToyModel", Toy, build, describe, lambda module: (jax.ShapeDtypeStruct((1, INPUTS), jnp.float32),),
-    {"diffusers": by_layer, "original": fused}, ignored=(r"steps\..*",),
-    computed=lambda module: {"table": Computed(
-        (module.width,), lambda: np.sin(np.arange(module.width)).astype(np.float32)
-    )},
-    published={"the toy of three": {"width": 3}, "the toy of five": {"width": 5}}, prefixes=("", "model.toy."),
-)  # fmt: skip
+    "ToyModel",
+    Toy,
+    build,
+    describe,
+    lambda module: (jax.ShapeDtypeStruct((1, INPUTS), jnp.float32),),
+    {"diffusers": by_layer, "original": fused},
+    ignored=(r"steps\..*",),
+    computed=lambda module: {
+        "table": Computed((module.width,), lambda: np.sin(np.arange(module.width)).astype(np.float32))
+    },
+    published={"the toy of three": {"width": 3}, "the toy of five": {"width": 5}},
+    prefixes=("", "model.toy."),
+)
 
 
 def tensors(width=3, dtype="float32"):
     """What a file of the library holds; each number tells where it is from."""
     number = lambda start, *shape: (start + np.arange(np.prod(shape)).reshape(shape)).astype(dtype)
     return {
-        "layers.0.weight": number(100, width, INPUTS), "layers.0.bias": number(1, width),
-        "again.bias": number(1, width), "layers.1.weight": number(200, width, INPUTS),
-        "layers.1.bias": number(11, width), "table": np.sin(np.arange(width)).astype(dtype),
-    }  # fmt: skip
+        "layers.0.weight": number(100, width, INPUTS),
+        "layers.0.bias": number(1, width),
+        "again.bias": number(1, width),
+        "layers.1.weight": number(200, width, INPUTS),
+        "layers.1.bias": number(11, width),
+        "table": np.sin(np.arange(width)).astype(dtype),
+    }

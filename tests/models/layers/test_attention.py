@@ -27,11 +27,7 @@ def arrays():
     """q [2, 5, 3, 4]; k, v [2, 7, 3, 4]; a direction for each; a cotangent. All float64."""
     rng = np.random.default_rng(0)
     shapes = [(2, 5, 3, 4), (2, 7, 3, 4), (2, 7, 3, 4)]
-    return (
-        [2 * rng.normal(size=s) for s in shapes],
-        [rng.normal(size=s) for s in shapes],
-        rng.normal(size=shapes[0]),
-    )
+    return ([2 * rng.normal(size=s) for s in shapes], [rng.normal(size=s) for s in shapes], rng.normal(size=shapes[0]))
 
 
 def single(arrays):
@@ -78,9 +74,7 @@ def test_a_masked_key_is_not_there(name, arrays):
 @pytest.mark.parametrize("name", PORTABLE)
 def test_forward_mode(name, arrays):
     primals, tangents, _ = arrays
-    _, out = jax.jit(lambda p, t: jax.jvp(lambda *a: attention(*a, name), p, t))(
-        single(primals), single(tangents)
-    )
+    _, out = jax.jit(lambda p, t: jax.jvp(lambda *a: attention(*a, name), p, t))(single(primals), single(tangents))
     np.testing.assert_allclose(out, derivative(primals, tangents), atol=1e-5)
 
 

@@ -13,7 +13,8 @@ from diffusion.models.layers.convolutions import GroupNorm
 def by_definition(x, scale, bias, groups, epsilon):
     """Wu & He (2018), equation 7: one mean and one variance over the pixels and channels of each group."""
     parts = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-    mean, variance = parts.mean((1, 3), keepdims=True), parts.var((1, 3), keepdims=True)
+    mean = parts.mean((1, 3), keepdims=True)
+    variance = parts.var((1, 3), keepdims=True)
     return ((parts - mean) / jnp.sqrt(variance + epsilon)).reshape(x.shape) * scale + bias
 
 

@@ -14,7 +14,8 @@ def test_sinusoid_is_dits():
     for n, t in enumerate(times):
         for i in range(128):
             w = 10000.0 ** (-i / 128)
-            expected[n, i], expected[n, 128 + i] = np.cos(t * w), np.sin(t * w)
+            expected[n, i] = np.cos(t * w)
+            expected[n, 128 + i] = np.sin(t * w)
     # 999 is known in float32 to 3e-5, and so is its cosine.
     np.testing.assert_allclose(sinusoid(jnp.asarray(times, jnp.float32)), expected, atol=3e-4)
     np.testing.assert_allclose(sinusoid(jnp.asarray(times[:3], jnp.float32)), expected[:3], atol=1e-6)

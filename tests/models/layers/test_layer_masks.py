@@ -17,9 +17,7 @@ from tests.models import dit_oracle
 from tests.models.test_dit import SMALL, build, inputs
 
 B, L = 2, 3
-CLOSED = {
-    "skip": np.zeros((B, L), bool), "identity": np.zeros((B, L), bool), "borrow": np.zeros((B, L), np.int32)
-}  # fmt: skip
+CLOSED = {"skip": np.zeros((B, L), bool), "identity": np.zeros((B, L), bool), "borrow": np.zeros((B, L), np.int32)}
 
 
 @partial(jax.jit, static_argnums=0)
@@ -64,9 +62,14 @@ def oracle(network, example, monkeypatch, change=lambda layer, maps: maps, skip=
     monkeypatch.setattr(dit_oracle, "attend", attend)
     x, t, labels = inputs()
     out = dit_oracle.forward(
-        wide, np.asarray(x[example], np.float64), float(t[example]), int(labels[example]),
-        patch=model.patch, heads=model.heads, depth=L - len(skip),
-    )  # fmt: skip
+        wide,
+        np.asarray(x[example], np.float64),
+        float(t[example]),
+        int(labels[example]),
+        patch=model.patch,
+        heads=model.heads,
+        depth=L - len(skip),
+    )
     return out, seen
 
 
@@ -114,7 +117,9 @@ def test_guided_and_impaired_branches_run_in_one_call(network):
     """`together` concatenates doors with labels: each branch is what it is alone, and guidance combines them."""
     model, variables = network
     x, t, labels = (a[:1] for a in inputs())
-    schedule, v, calls = schedules.cosine(), parameterizations.v(), []
+    schedule = schedules.cosine()
+    v = parameterizations.v()
+    calls = []
 
     def counted(x, clock, condition):
         calls.append(x.shape[0])
@@ -127,7 +132,8 @@ def test_guided_and_impaired_branches_run_in_one_call(network):
     assert calls == [2]
     twice = lambda tree: jax.tree.map(lambda a: jnp.concatenate([a, a]), tree)
     one = lambda c: parameterizations.denoiser(counted, schedule, v, twice(c))(twice(x), twice(t))
-    cond, worse = one(closed).eps[:1], one(skipped).eps[:1]
+    cond = one(closed).eps[:1]
+    worse = one(skipped).eps[:1]
     assert np.abs(cond - worse).max() > 0.01
     np.testing.assert_allclose(guided.eps, cond + 2.5 * (cond - worse), rtol=1e-4, atol=1e-4)
 
@@ -136,7 +142,8 @@ def test_an_edit_like_its_source_is_its_source(network):
     """With one x and one label in both halves, borrowed maps are one's own; with another label they are not."""
     model, variables = network
     x, t, labels = inputs()
-    x, t = x[:1], t[:1]
+    x = x[:1]
+    t = t[:1]
     twice = lambda a: jnp.concatenate([a, a])
     for target, same in ((labels[:1], True), (labels[1:], False)):
         condition = {**CLOSED, **editing.borrowing(labels[:1], target, L, (0, 1, 2))}
@@ -186,9 +193,15 @@ def test_doors_on_a_mesh():
 def test_gradients_pass_through_doors(network, options):
     model, variables = network
     x, t, labels = inputs()
-    condition = {"label": labels, **CLOSED, "skip": layer_masks.mask(B, L, (1,)), "borrow": np.array([[1] * L, [0] * L])}
+    condition = {
+        "label": labels,
+        **CLOSED,
+        "skip": layer_masks.mask(B, L, (1,)),
+        "borrow": np.array([[1] * L, [0] * L]),
+    }
     gradient = lambda model: jax.jit(jax.grad(lambda v: jnp.mean(model.apply(v, x, t, condition) ** 2)))(variables)
-    plain, other = gradient(model), gradient(model.clone(**options))
+    plain = gradient(model)
+    other = gradient(model.clone(**options))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * jnp.abs(a).max())
     skipped = jax.tree.map(lambda leaf: np.abs(leaf[1]).max(), plain["params"]["blocks"])

@@ -22,7 +22,8 @@ def rms(x):
 
 
 def test_sums_and_activations_keep_the_magnitude():
-    a, b = draw(0, N, 1), draw(1, N, 1)
+    a = draw(0, N, 1)
+    b = draw(1, N, 1)
     assert rms(mp_silu(a)) == pytest.approx(1, abs=0.01)
     for t in (0.0, 0.3, 1.0):
         assert rms(mp_sum(a, b, t)) == pytest.approx(1, abs=0.01)
@@ -32,7 +33,8 @@ def test_sums_and_activations_keep_the_magnitude():
 
 
 def test_concatenation_keeps_the_magnitude_and_gives_each_its_share():
-    a, b = draw(0, N // 4, 1), draw(1, N // 4, 3)
+    a = draw(0, N // 4, 1)
+    b = draw(1, N // 4, 3)
     for t in (0.3, 0.5):
         joined = np.asarray(mp_cat(a, b, t))
         assert rms(joined) == pytest.approx(1, abs=0.02)
@@ -44,7 +46,8 @@ def test_concatenation_keeps_the_magnitude_and_gives_each_its_share():
 @pytest.mark.slow
 def test_a_layer_uses_its_weights_at_magnitude_one():
     """So it does not see their length, keeps its input's magnitude, and its gradient is at right angles to them."""
-    x, kernel = draw(0, 64, 100), 3 * draw(1, 100, 50)
+    x = draw(0, 64, 100)
+    kernel = 3 * draw(1, 100, 50)
     layer = MPConv(50)
     out = layer.apply({"params": {"kernel": kernel}}, x)
     lengths = np.sqrt(np.square(kernel).mean(0))
@@ -58,12 +61,15 @@ def test_a_layer_uses_its_weights_at_magnitude_one():
 
 def test_forced_weights_have_magnitude_one_and_all_else_stays():
     params = {
-        "conv": {"kernel": 5 * draw(0, 3, 3, 8, 4)}, "dense": {"kernel": 0.5 * draw(1, 16, 4)},
-        "fourier": {"frequencies": draw(2, 4)}, "gain": np.float32(0.3),
-    }  # fmt: skip
+        "conv": {"kernel": 5 * draw(0, 3, 3, 8, 4)},
+        "dense": {"kernel": 0.5 * draw(1, 16, 4)},
+        "fourier": {"frequencies": draw(2, 4)},
+        "gain": np.float32(0.3),
+    }
     once = forced(params)
     for name in ("conv", "dense"):
-        given, kernel = params[name]["kernel"], np.asarray(once[name]["kernel"])
+        given = params[name]["kernel"]
+        kernel = np.asarray(once[name]["kernel"])
         lengths = np.sqrt(np.square(given).mean(tuple(range(given.ndim - 1))))
         np.testing.assert_allclose(kernel, given / lengths, rtol=4e-4)
         np.testing.assert_allclose(forced(once)[name]["kernel"], kernel, rtol=4e-4)
@@ -74,7 +80,8 @@ def test_forced_weights_have_magnitude_one_and_all_else_stays():
 def test_an_optimizer_that_forces_leads_to_forced_weights():
     params = {"conv": {"kernel": jnp.asarray(draw(0, 3, 3, 8, 4))}, "gain": jnp.float32(0.5)}
     gradient = jax.tree.map(jnp.ones_like, params)
-    plain, optimizer = optax.sgd(0.1), magnitude.forcing(optax.sgd(0.1))
+    plain = optax.sgd(0.1)
+    optimizer = magnitude.forcing(optax.sgd(0.1))
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     reached = optax.apply_updates(params, updates)
     expected = forced(optax.apply_updates(params, plain.update(gradient, plain.init(params))[0]))
@@ -90,7 +97,9 @@ def test_the_network_keeps_magnitudes_at_the_start_and_does_not_see_the_weights_
     Attention averages its values, so that what it adds is smaller.
     """
     model = EDM2UNet(16, 64, (1, 2), 2, (8,), num_classes=4)
-    x, t, labels = draw(0, 4, 16, 16, 3), np.array([-1.0, -0.3, 0.2, 1.0], np.float32), np.array([0, 1, 2, 4])
+    x = draw(0, 4, 16, 16, 3)
+    t = np.array([-1.0, -0.3, 0.2, 1.0], np.float32)
+    labels = np.array([0, 1, 2, 4])
     params = dict(jax.jit(model.init)(jax.random.key(0), x, t, labels)["params"])
     np.testing.assert_array_equal(jax.jit(model.apply)({"params": params}, x, t, labels), 0)
     params["gain"] = jnp.float32(1)

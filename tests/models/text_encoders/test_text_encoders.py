@@ -60,7 +60,8 @@ def test_the_spread_of_the_embeddings_at_the_start():
 
 
 def test_a_token_of_clip_sees_those_before_it_alone(text):
-    plain, changed = apply(TEXT, (), text, IDS), apply(TEXT, (), text, np.where(np.arange(6) == 4, 11, IDS))
+    plain = apply(TEXT, (), text, IDS)
+    changed = apply(TEXT, (), text, np.where(np.arange(6) == 4, 11, IDS))
     np.testing.assert_allclose(changed.tokens[:, :4], plain.tokens[:, :4], atol=1e-6)
     assert (np.abs(changed.tokens - plain.tokens)[:, 4:].max((0, 2)) > 1e-3).all()
     # The text ends at the first eos, whatever comes after it: at place 3, and at place 1.
@@ -118,7 +119,8 @@ def test_options_change_neither_output_nor_gradient(model, options):
 @pytest.mark.parametrize("model", [TEXT, ENCODER])
 def test_bfloat16_stays_near_float32_and_gives_float32(model):
     params = made(model, IDS)
-    plain, half = apply(model, (), params, IDS), apply(model.clone(dtype="bfloat16"), (), params, IDS)
+    plain = apply(model, (), params, IDS)
+    half = apply(model.clone(dtype="bfloat16"), (), params, IDS)
     assert half.tokens.dtype == jnp.float32
     assert 1e-4 < jnp.abs(half.tokens - plain.tokens).max() < 0.1 * jnp.abs(plain.tokens).max()
 

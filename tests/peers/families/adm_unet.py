@@ -49,7 +49,8 @@ class Residual(nn.Module):
         norm, activate, convolve = self.in_layers
         h = activate(norm(x))
         if self.resize[0] is not None:
-            h, x = self.resize[0](h), self.resize[0](x)
+            h = self.resize[0](h)
+            x = self.resize[0](x)
         h = convolve(h)
         told = self.emb_layers(embedding)[:, :, None, None]
         norm, *rest = self.out_layers
@@ -69,13 +70,15 @@ class Attend(nn.Module):
     def __init__(self, channels: int, heads: int, new_order: bool):
         super().__init__()
         self.heads, self.new_order = heads, new_order
-        self.norm, self.qkv = nn.GroupNorm(32, channels), nn.Conv1d(channels, 3 * channels, 1)
+        self.norm = nn.GroupNorm(32, channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x, embedding):
         batch, channels, height, width = x.shape
         flat = x.reshape(batch, channels, height * width)
-        qkv, size = self.qkv(self.norm(flat)), channels // self.heads
+        qkv = self.qkv(self.norm(flat))
+        size = channels // self.heads
         if self.new_order:
             q, k, v = qkv.reshape(batch, 3, self.heads, size, -1).unbind(1)
         else:
@@ -97,15 +100,30 @@ class ADMUNet(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, image_size, in_channels, model_channels, out_channels, num_res_blocks, attention_resolutions, dropout=0,
-        channel_mult=(1, 2, 4, 8), conv_resample=True, num_classes=None, num_heads=1, num_head_channels=-1,
-        use_scale_shift_norm=False, resblock_updown=False, use_new_attention_order=False,
-    ):  # fmt: skip
+        self,
+        image_size,
+        in_channels,
+        model_channels,
+        out_channels,
+        num_res_blocks,
+        attention_resolutions,
+        dropout=0,
+        channel_mult=(1, 2, 4, 8),
+        conv_resample=True,
+        num_classes=None,
+        num_heads=1,
+        num_head_channels=-1,
+        use_scale_shift_norm=False,
+        resblock_updown=False,
+        use_new_attention_order=False,
+    ):
         super().__init__()
-        embedding, shift = 4 * model_channels, use_scale_shift_norm
+        embedding = 4 * model_channels
+        shift = use_scale_shift_norm
         self.features = model_channels
-        self.time_embed = nn.Sequential(nn.Linear(model_channels, embedding), nn.SiLU(),
-                                        nn.Linear(embedding, embedding))  # fmt: skip
+        self.time_embed = nn.Sequential(
+            nn.Linear(model_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
         if num_classes:
             self.label_emb = nn.Embedding(num_classes, embedding)
         widths = [int(one * model_channels) for one in channel_mult]
@@ -119,7 +137,8 @@ class ADMUNet(ModelMixin, ConfigMixin):
                 return Residual(channels, channels, embedding, shift, Resize(up, channels, False))
             return untold(Resize(up, channels, conv_resample))
 
-        channels, rate = widths[0], 1
+        channels = widths[0]
+        rate = 1
         self.input_blocks = nn.ModuleList([nn.ModuleList([untold(nn.Conv2d(in_channels, channels, 3, 1, 1))])])
         skips = [channels]
         for level, width in enumerate(widths):
@@ -134,10 +153,13 @@ class ADMUNet(ModelMixin, ConfigMixin):
                 self.input_blocks.append(nn.ModuleList([resize(channels, False)]))
                 skips.append(channels)
                 rate *= 2
-        self.middle_block = nn.ModuleList([
-            Residual(channels, channels, embedding, shift), attention(channels),
-            Residual(channels, channels, embedding, shift),
-        ])  # fmt: skip
+        self.middle_block = nn.ModuleList(
+            [
+                Residual(channels, channels, embedding, shift),
+                attention(channels),
+                Residual(channels, channels, embedding, shift),
+            ]
+        )
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for i in range(num_res_blocks + 1):
@@ -183,27 +205,52 @@ LABEL = {"label": np.array([4, 0], np.int32)}
 CASES = {
     # 0.5, as in the network for 512 x 512: the sinusoids are more than the first level's channels
     "adm_unet_new": Case(
-        lambda: ADMUNet(8, 3, 64, 6, 1, [2], channel_mult=[0.5, 1], num_classes=5, num_head_channels=16,
-                        use_scale_shift_norm=True, resblock_updown=True, use_new_attention_order=True),
-        INPUTS | LABEL, run,
+        lambda: ADMUNet(
+            8,
+            3,
+            64,
+            6,
+            1,
+            [2],
+            channel_mult=[0.5, 1],
+            num_classes=5,
+            num_head_channels=16,
+            use_scale_shift_norm=True,
+            resblock_updown=True,
+            use_new_attention_order=True,
+        ),
+        INPUTS | LABEL,
+        run,
     ),
     "adm_unet_legacy": Case(
-        lambda: ADMUNet(8, 3, 32, 6, 1, [1, 4], channel_mult=[1, 1, 2], num_heads=4, use_scale_shift_norm=True,
-                        resblock_updown=True), INPUTS, run,
+        lambda: ADMUNet(
+            8, 3, 32, 6, 1, [1, 4], channel_mult=[1, 1, 2], num_heads=4, use_scale_shift_norm=True, resblock_updown=True
+        ),
+        INPUTS,
+        run,
     ),
     # the parent repository's, improved-diffusion: convolutions change the side, and the time is added
     "adm_unet_convolutions": Case(
-        lambda: ADMUNet(8, 3, 32, 3, 2, [2], channel_mult=[1, 2], num_heads=2, dropout=0.1), INPUTS, run,
+        lambda: ADMUNet(8, 3, 32, 3, 2, [2], channel_mult=[1, 2], num_heads=2, dropout=0.1), INPUTS, run
     ),
-}  # fmt: skip
+}
 
 
 def published(size, channels, levels, **options):
     """A network of the authors."""
     rates = [size // side for side in (32, 16, 8)]
     options = {"num_res_blocks": 2, "num_classes": 1000, "num_head_channels": 64, **options}
-    return lambda: ADMUNet(size, 3, channels, 6, attention_resolutions=rates, channel_mult=levels,
-                           use_scale_shift_norm=True, resblock_updown=True, **options)  # fmt: skip
+    return lambda: ADMUNet(
+        size,
+        3,
+        channels,
+        6,
+        attention_resolutions=rates,
+        channel_mult=levels,
+        use_scale_shift_norm=True,
+        resblock_updown=True,
+        **options,
+    )
 
 
 LISTINGS = {

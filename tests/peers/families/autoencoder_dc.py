@@ -20,26 +20,49 @@ def run(module, inputs):
 def dc_ae(widths, encoder_layers, decoder_layers, blocks, scales, norms, activations, **options):
     """An autoencoder whose encoder and decoder have the same levels."""
     return diffusers.AutoencoderDC(
-        encoder_block_types=blocks, decoder_block_types=blocks, encoder_block_out_channels=widths,
-        decoder_block_out_channels=widths, encoder_layers_per_block=encoder_layers,
-        decoder_layers_per_block=decoder_layers, encoder_qkv_multiscales=scales, decoder_qkv_multiscales=scales,
-        decoder_norm_types=norms, decoder_act_fns=activations, **options,
-    )  # fmt: skip
+        encoder_block_types=blocks,
+        decoder_block_types=blocks,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_layers_per_block=encoder_layers,
+        decoder_layers_per_block=decoder_layers,
+        encoder_qkv_multiscales=scales,
+        decoder_qkv_multiscales=scales,
+        decoder_norm_types=norms,
+        decoder_act_fns=activations,
+        **options,
+    )
 
 
 def paper(levels, latent_channels):
     """The paper's own: nothing at the picture's side, batch norms at the first levels of the decoder."""
     wide = levels - 3
-    return dc_ae((128, 256, 512, 512, 1024, 1024, 2048)[:levels], (0, 4, 8) + (2,) * wide, (0, 5, 10) + (2,) * wide,
-                 (RES,) * 3 + (VIT,) * wide, ((),) * levels, ("batch_norm",) * 3 + ("rms_norm",) * wide,
-                 ("relu",) * 3 + ("silu",) * wide, latent_channels=latent_channels)  # fmt: skip
+    return dc_ae(
+        (128, 256, 512, 512, 1024, 1024, 2048)[:levels],
+        (0, 4, 8) + (2,) * wide,
+        (0, 5, 10) + (2,) * wide,
+        (RES,) * 3 + (VIT,) * wide,
+        ((),) * levels,
+        ("batch_norm",) * 3 + ("rms_norm",) * wide,
+        ("relu",) * 3 + ("silu",) * wide,
+        latent_channels=latent_channels,
+    )
 
 
 def sana():
     """Sana's."""
-    return dc_ae((128, 256, 512, 512, 1024, 1024), (2, 2, 2, 3, 3, 3), (3,) * 6, (RES,) * 3 + (VIT,) * 3,
-                 ((),) * 3 + ((5,),) * 3, ("rms_norm",) * 6, ("silu",) * 6, downsample_block_type="conv",
-                 upsample_block_type="interpolate", scaling_factor=0.41407)  # fmt: skip
+    return dc_ae(
+        (128, 256, 512, 512, 1024, 1024),
+        (2, 2, 2, 3, 3, 3),
+        (3,) * 6,
+        (RES,) * 3 + (VIT,) * 3,
+        ((),) * 3 + ((5,),) * 3,
+        ("rms_norm",) * 6,
+        ("silu",) * 6,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
 
 
 def original_names(network):
@@ -94,8 +117,11 @@ class Original(Translated):
         super().__init__(network, original_names(network), self.translate)
 
     def translate(self, left):
-        counts = {name: tensor for name, tensor in self.networks[0].state_dict().items()
-                  if name.endswith("num_batches_tracked")}  # fmt: skip
+        counts = {
+            name: tensor
+            for name, tensor in self.networks[0].state_dict().items()
+            if name.endswith("num_batches_tracked")
+        }
         return convert_autoencoder_dc_checkpoint_to_diffusers(left) | counts
 
     def encode(self, x):
@@ -108,27 +134,60 @@ class Original(Translated):
 CASES = {
     # Sana's parts: strided convolutions, nearest neighbours, attention on neighbourhoods of 5 x 5
     "autoencoder_dc_sana": Case(
-        lambda: dc_ae((16, 32, 32), (1, 1, 2), (1, 2, 1), (RES, RES, VIT), ((), (), (5,)), ("rms_norm",) * 3,
-                      ("silu",) * 3, downsample_block_type="conv", upsample_block_type="interpolate",
-                      latent_channels=8, attention_head_dim=8, scaling_factor=0.41407),
-        {"x": drawn("autoencoder_dc_sana x", 2, 16, 24, 3), "z": drawn("autoencoder_dc_sana z", 2, 3, 5, 8)}, run,
+        lambda: dc_ae(
+            (16, 32, 32),
+            (1, 1, 2),
+            (1, 2, 1),
+            (RES, RES, VIT),
+            ((), (), (5,)),
+            ("rms_norm",) * 3,
+            ("silu",) * 3,
+            downsample_block_type="conv",
+            upsample_block_type="interpolate",
+            latent_channels=8,
+            attention_head_dim=8,
+            scaling_factor=0.41407,
+        ),
+        {"x": drawn("autoencoder_dc_sana x", 2, 16, 24, 3), "z": drawn("autoencoder_dc_sana z", 2, 3, 5, 8)},
+        run,
     ),
     # the paper's: shuffles, level 0 without layers, batch norms, a latent of fewer pixels than a head has features
     "autoencoder_dc_paper": Case(
-        lambda: dc_ae((8, 16, 32), (0, 1, 1), (0, 1, 1), (RES, RES, VIT), ((), (), ()),
-                      ("batch_norm", "batch_norm", "rms_norm"), ("relu", "relu", "silu"), latent_channels=8,
-                      attention_head_dim=16),
-        {"x": drawn("autoencoder_dc_paper x", 2, 16, 8, 3), "z": drawn("autoencoder_dc_paper z", 2, 2, 3, 8)}, run,
+        lambda: dc_ae(
+            (8, 16, 32),
+            (0, 1, 1),
+            (0, 1, 1),
+            (RES, RES, VIT),
+            ((), (), ()),
+            ("batch_norm", "batch_norm", "rms_norm"),
+            ("relu", "relu", "silu"),
+            latent_channels=8,
+            attention_head_dim=16,
+        ),
+        {"x": drawn("autoencoder_dc_paper x", 2, 16, 8, 3), "z": drawn("autoencoder_dc_paper z", 2, 2, 3, 8)},
+        run,
         kept=("decoder.up_blocks.1.1.norm.num_batches_tracked",),
     ),
     "autoencoder_dc_original": Case(
-        lambda: Original(dc_ae((16, 32, 32), (1, 1, 1), (1, 1, 1), (RES, RES, VIT), ((), (), (5,)), ("rms_norm",) * 3,
-                               ("silu",) * 3, downsample_block_type="conv", upsample_block_type="interpolate",
-                               latent_channels=8, attention_head_dim=8)),
+        lambda: Original(
+            dc_ae(
+                (16, 32, 32),
+                (1, 1, 1),
+                (1, 1, 1),
+                (RES, RES, VIT),
+                ((), (), (5,)),
+                ("rms_norm",) * 3,
+                ("silu",) * 3,
+                downsample_block_type="conv",
+                upsample_block_type="interpolate",
+                latent_channels=8,
+                attention_head_dim=8,
+            )
+        ),
         {"x": drawn("autoencoder_dc_original x", 1, 8, 16, 3), "z": drawn("autoencoder_dc_original z", 1, 2, 3, 8)},
         run,
     ),
-}  # fmt: skip
+}
 LISTINGS = {
     "autoencoder_dc_full_f32c32_sana": sana,
     "autoencoder_dc_full_f32c32": lambda: paper(6, 32),

@@ -16,8 +16,12 @@ def tiny(width, encoder, decoder, **options):
     """One width at all levels."""
     widths = (width,) * len(encoder)
     return diffusers.AutoencoderTiny(
-        encoder_block_out_channels=widths, decoder_block_out_channels=widths, num_encoder_blocks=encoder,
-        num_decoder_blocks=decoder, **options)  # fmt: skip
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        num_encoder_blocks=encoder,
+        num_decoder_blocks=decoder,
+        **options,
+    )
 
 
 CASES = {
@@ -29,7 +33,8 @@ CASES = {
     ),
     "autoencoder_tiny_flux": Case(
         lambda: tiny(12, (1, 3, 1), (3, 2, 1), latent_channels=16, scaling_factor=0.5, shift_factor=0.25),
-        {"x": drawn("autoencoder_tiny_flux x", 2, 8, 12, 3), "z": drawn("autoencoder_tiny_flux z", 2, 2, 3, 16)}, run,
+        {"x": drawn("autoencoder_tiny_flux x", 2, 8, 12, 3), "z": drawn("autoencoder_tiny_flux z", 2, 2, 3, 16)},
+        run,
     ),
-}  # fmt: skip
+}
 LISTINGS = {"autoencoder_tiny_full_sd": lambda: diffusers.AutoencoderTiny()}

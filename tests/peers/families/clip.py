@@ -10,13 +10,23 @@ from tests.peers.made_weights import drawn
 from tests.peers.open_clip import OpenClip
 
 TEXT = {
-    "vocab_size": 60, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "max_position_embeddings": 9, "projection_dim": 24,
-}  # fmt: skip
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 9,
+    "projection_dim": 24,
+}
 VISION = {
-    "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 12,
-    "patch_size": 4, "projection_dim": 24,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 12,
+    "patch_size": 4,
+    "projection_dim": 24,
+}
 # 57 is the largest id and 50 stands at another place, so that the two ways to find the end differ.
 IDS = np.array([[58, 3, 17, 50, 2, 59, 59, 0, 0], [58, 50, 9, 50, 30, 31, 32, 33, 59]], np.int32)
 MASK = np.array([[1, 1, 1, 1, 1, 1, 0, 0, 0], [1] * 9], bool)
@@ -32,9 +42,12 @@ def run_text(model, inputs):
     masked = model(input_ids=inputs["ids"], attention_mask=inputs["mask"])
     pooled = out.text_embeds if hasattr(out, "text_embeds") else out.pooler_output
     return {
-        "tokens": out.last_hidden_state, "pooled": pooled, "before": before, "skip": tower.final_layer_norm(before),
+        "tokens": out.last_hidden_state,
+        "pooled": pooled,
+        "before": before,
+        "skip": tower.final_layer_norm(before),
         "masked": masked.last_hidden_state,
-    }  # fmt: skip
+    }
 
 
 def run_vision(model, inputs):
@@ -59,7 +72,8 @@ def run_original(model, inputs):
     theirs = transformers.CLIPTextModelWithProjection(model.config.text_config).eval()
     theirs.load_state_dict(convert_open_clip_checkpoint(theirs, model.state_dict(), prefix=""))
     torch.testing.assert_close(theirs(inputs["ids"]).text_embeds, found, rtol=1e-5, atol=1e-5)
-    texts, images = unit(found), unit(model.visual(first(inputs["images"])))
+    texts = unit(found)
+    images = unit(model.visual(first(inputs["images"])))
     return {"texts": texts, "images": images, "logits": model.logit_scale.exp() * texts @ images.T}
 
 
@@ -95,19 +109,40 @@ LISTINGS = {
         config(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, eos_token_id=2)
     ),
     "clip_text_big_g": lambda: transformers.CLIPTextModelWithProjection(
-        config(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, eos_token_id=2,
-               hidden_act="gelu", projection_dim=1280)
+        config(
+            hidden_size=1280,
+            intermediate_size=5120,
+            num_hidden_layers=32,
+            num_attention_heads=20,
+            eos_token_id=2,
+            hidden_act="gelu",
+            projection_dim=1280,
+        )
     ),
     # As the single files of SD 2 and SDXL have them, without the prefix; SD 2 reads 23 of its 24 layers.
     "clip_original_sd2": lambda: OpenClip(
-        config(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, eos_token_id=2,
-               hidden_act="gelu", projection_dim=1024),
+        config(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=23,
+            num_attention_heads=16,
+            eos_token_id=2,
+            hidden_act="gelu",
+            projection_dim=1024,
+        ),
         "CLIPTextModel",
         layers=24,
     ),
     "clip_original_big_g": lambda: OpenClip(
-        config(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, eos_token_id=2,
-               hidden_act="gelu", projection_dim=1280),
+        config(
+            hidden_size=1280,
+            intermediate_size=5120,
+            num_hidden_layers=32,
+            num_attention_heads=20,
+            eos_token_id=2,
+            hidden_act="gelu",
+            projection_dim=1280,
+        ),
         "CLIPTextModelWithProjection",
     ),
-}  # fmt: skip
+}

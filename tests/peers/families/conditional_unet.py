@@ -17,25 +17,42 @@ from tests.peers.made_weights import drawn, made
 # Groups of several channels: the norm of a group of one takes away what the time adds to it.
 FEW = {"norm_num_groups": 8}
 DOWN, UP = ("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
-SMALL_XL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "attention_head_dim": (1, 4),
-            "projection_class_embeddings_input_dim": 24 + 6 * 8, "transformer_layers_per_block": 2,
-            "use_linear_projection": True}  # fmt: skip
-XL = {"attention_head_dim": (5, 10, 20), "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-      "projection_class_embeddings_input_dim": 2816, "transformer_layers_per_block": (1, 2, 10),
-      "use_linear_projection": True}  # fmt: skip
+SMALL_XL = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "attention_head_dim": (1, 4),
+    "projection_class_embeddings_input_dim": 24 + 6 * 8,
+    "transformer_layers_per_block": 2,
+    "use_linear_projection": True,
+}
+XL = {
+    "attention_head_dim": (5, 10, 20),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+    "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True,
+}
 
 
 def unet(widths: tuple[int, ...], attends: tuple[int, ...], text: int, **options) -> UNet2DConditionModel:
     """A U-Net with attention (1) or without (0) at each level."""
     return UNet2DConditionModel(
-        block_out_channels=widths, down_block_types=tuple(DOWN[a] for a in attends), cross_attention_dim=text,
-        up_block_types=tuple(UP[a] for a in reversed(attends)), **options,
-    )  # fmt: skip
+        block_out_channels=widths,
+        down_block_types=tuple(DOWN[a] for a in attends),
+        cross_attention_dim=text,
+        up_block_types=tuple(UP[a] for a in reversed(attends)),
+        **options,
+    )
 
 
 def inputs(name: str, channels: int = 4, text: int = 24, **more: np.ndarray) -> dict[str, np.ndarray]:
-    return {"x": drawn(f"{name} x", 2, 8, 16, channels), "t": np.array([3.0, 731.0], np.float32),
-            "text": drawn(f"{name} text", 2, 5, text), **more}  # fmt: skip
+    return {
+        "x": drawn(f"{name} x", 2, 8, 16, channels),
+        "t": np.array([3.0, 731.0], np.float32),
+        "text": drawn(f"{name} text", 2, 5, text),
+        **more,
+    }
 
 
 def run(module: torch.nn.Module, a: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -59,14 +76,18 @@ def through_doors(module: torch.nn.Module, a: Mapping[str, torch.Tensor]) -> dic
     """ControlNet's residuals, and IP-Adapter's tokens, with projections that are made here and in our test."""
     residuals = [first(a[key]) for key in sorted(a) if key.startswith("residual_")]
     call = lambda text, **more: last(module(first(a["x"]), a["t"], text, **more).sample)
-    controlled = call(a["text"], down_block_additional_residuals=residuals[:-1],
-                      mid_block_additional_residual=residuals[-1])  # fmt: skip
+    controlled = call(
+        a["text"], down_block_additional_residuals=residuals[:-1], mid_block_additional_residual=residuals[-1]
+    )
     # Theirs stand in the order down, up, middle; the network's order is down, middle, up.
-    order = sorted((name for name in module.attn_processors if "attn2" in name),
-                   key=lambda name: ("down", "mid", "up").index(name.split("_")[0]))  # fmt: skip
+    order = sorted(
+        (name for name in module.attn_processors if "attn2" in name),
+        key=lambda name: ("down", "mid", "up").index(name.split("_")[0]),
+    )
     processors = dict(module.attn_processors)
     for i, name in enumerate(order):
-        width, features = module.get_submodule(name.removesuffix(".processor")).to_q.in_features, a["image"].shape[-1]
+        width = module.get_submodule(name.removesuffix(".processor")).to_q.in_features
+        features = a["image"].shape[-1]
         processors[name] = IPAdapterAttnProcessor2_0(width, features, num_tokens=(a["image"].shape[1],))
         for which in ("k", "v"):
             layer = getattr(processors[name], f"to_{which}_ip")[0]
@@ -130,10 +151,13 @@ def original_names(network: UNet2DConditionModel) -> Iterator[str]:
         if block.downsamplers:
             yield from both(f"input_blocks.{count}.0.op")
             count += 1
-    for i, (kind, each) in enumerate((
-        (resnet, network.mid_block.resnets[0]), (transformer, network.mid_block.attentions[0]),
-        (resnet, network.mid_block.resnets[1]),
-    )):  # fmt: skip
+    for i, (kind, each) in enumerate(
+        (
+            (resnet, network.mid_block.resnets[0]),
+            (transformer, network.mid_block.attentions[0]),
+            (resnet, network.mid_block.resnets[1]),
+        )
+    ):
         yield from kind(f"middle_block.{i}", each)
     count = 0
     for block in network.up_blocks:
@@ -147,61 +171,105 @@ def original_names(network: UNet2DConditionModel) -> Iterator[str]:
 
 
 SD1 = lambda: unet((32, 64), (1, 0), 24, attention_head_dim=4, **FEW)
-SD2 = lambda: unet((32, 64), (1, 0), 24, attention_head_dim=(1, 4), use_linear_projection=True, in_channels=9,
-                   layers_per_block=1, **FEW)  # fmt: skip
+SD2 = lambda: unet(
+    (32, 64),
+    (1, 0),
+    24,
+    attention_head_dim=(1, 4),
+    use_linear_projection=True,
+    in_channels=9,
+    layers_per_block=1,
+    **FEW,
+)
 XL_SMALL = lambda: unet((32, 64), (0, 1), 24, layers_per_block=1, **SMALL_XL)
 PLACES = ((4, 4, 32), (4, 4, 32), (2, 2, 32), (2, 2, 64), (2, 2, 64))  # of the residuals, in the network of the doors
-TOLD_XL = {"pooled": drawn("unet xl pooled", 2, 24),
-           "size": np.array([[512, 768, 0, 16, 1024, 1024], [8, 8, 0, 0, 8, 16]], np.float32)}  # fmt: skip
+TOLD_XL = {
+    "pooled": drawn("unet xl pooled", 2, 24),
+    "size": np.array([[512, 768, 0, 16, 1024, 1024], [8, 8, 0, 0, 8, 16]], np.float32),
+}
 CASES = {
     "conditional_unet_sd1": Case(SD1, inputs("unet sd1"), run),
-    "conditional_unet_sd2": Case(
-        SD2, inputs("unet sd2", 9, text_mask=np.arange(5) < np.array([[3], [5]])), run,
-    ),
+    "conditional_unet_sd2": Case(SD2, inputs("unet sd2", 9, text_mask=np.arange(5) < np.array([[3], [5]])), run),
     "conditional_unet_xl": Case(XL_SMALL, inputs("unet xl", **TOLD_XL), run),
     "conditional_unet_distilled": Case(  # LCM's strength, and the lists of blocks of small-sd: no middle
-        lambda: unet((32, 64), (1, 1), 24, attention_head_dim=4, layers_per_block=1, mid_block_type=None,
-                     time_cond_proj_dim=16, **FEW),
-        inputs("unet lcm", strength=np.array([1.5, 8.0], np.float32)), run,
+        lambda: unet(
+            (32, 64),
+            (1, 1),
+            24,
+            attention_head_dim=4,
+            layers_per_block=1,
+            mid_block_type=None,
+            time_cond_proj_dim=16,
+            **FEW,
+        ),
+        inputs("unet lcm", strength=np.array([1.5, 8.0], np.float32)),
+        run,
     ),
     "conditional_unet_uneven": Case(  # SSD-1B: other depths in each block, other ones on the way up, a bare middle
-        lambda: unet((32, 64), (1, 1), 24, layers_per_block=1, mid_block_type="UNetMidBlock2D",
-                     reverse_transformer_layers_per_block=[[1, 3], 2],
-                     **{**SMALL_XL, "transformer_layers_per_block": [[1], [2]]}, **FEW),
-        inputs("unet uneven", **TOLD_XL), run,
+        lambda: unet(
+            (32, 64),
+            (1, 1),
+            24,
+            layers_per_block=1,
+            mid_block_type="UNetMidBlock2D",
+            reverse_transformer_layers_per_block=[[1, 3], 2],
+            **{**SMALL_XL, "transformer_layers_per_block": [[1], [2]]},
+            **FEW,
+        ),
+        inputs("unet uneven", **TOLD_XL),
+        run,
     ),
     "conditional_unet_number": Case(
-        lambda: unet((32, 64), (1, 0), 24, attention_head_dim=4, layers_per_block=1, class_embed_type="timestep",
-                     **FEW),
-        inputs("unet number", label=np.array([7.5, 300.0], np.float32)), run,
+        lambda: unet(
+            (32, 64), (1, 0), 24, attention_head_dim=4, layers_per_block=1, class_embed_type="timestep", **FEW
+        ),
+        inputs("unet number", label=np.array([7.5, 300.0], np.float32)),
+        run,
     ),
     "conditional_unet_projection": Case(
-        lambda: unet((32, 64), (1, 0), 24, attention_head_dim=4, layers_per_block=1, class_embed_type="projection",
-                     projection_class_embeddings_input_dim=12, **FEW),
-        inputs("unet projection", pooled=drawn("unet projection pooled", 2, 12)), run,
+        lambda: unet(
+            (32, 64),
+            (1, 0),
+            24,
+            attention_head_dim=4,
+            layers_per_block=1,
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=12,
+            **FEW,
+        ),
+        inputs("unet projection", pooled=drawn("unet projection pooled", 2, 12)),
+        run,
     ),
     "conditional_unet_table": Case(
         lambda: unet((32, 64), (1, 0), 24, attention_head_dim=4, layers_per_block=1, num_class_embeds=5, **FEW),
-        inputs("unet table", label=np.array([4, 1], np.int32)), run,
+        inputs("unet table", label=np.array([4, 1], np.int32)),
+        run,
     ),
     "conditional_unet_doors": Case(
         lambda: unet((32, 64), (1, 0), 16, layers_per_block=1, attention_head_dim=4, **FEW),
-        {"x": drawn("unet doors x", 1, 4, 4, 4), "t": np.array([500.0], np.float32),
-         "text": drawn("unet doors text", 1, 5, 16), "image": drawn("unet doors image", 1, 3, 12),
-         **{f"residual_{i}": drawn(f"unet doors {i}", 1, *shape) for i, shape in enumerate(PLACES)}},
+        {
+            "x": drawn("unet doors x", 1, 4, 4, 4),
+            "t": np.array([500.0], np.float32),
+            "text": drawn("unet doors text", 1, 5, 16),
+            "image": drawn("unet doors image", 1, 3, 12),
+            **{f"residual_{i}": drawn(f"unet doors {i}", 1, *shape) for i, shape in enumerate(PLACES)},
+        },
         through_doors,
     ),
     "conditional_unet_original_sd1": Case(lambda: Original(SD1()), inputs("unet sd1"), run),
     "conditional_unet_original_xl": Case(lambda: Original(XL_SMALL()), inputs("unet xl", **TOLD_XL), run),
-}  # fmt: skip
+}
 FULL = {
     "sd15": lambda: unet((320, 640, 1280, 1280), (1, 1, 1, 0), 768),
-    "sd21": lambda: unet((320, 640, 1280, 1280), (1, 1, 1, 0), 1024, attention_head_dim=(5, 10, 20, 20),
-                         use_linear_projection=True),
+    "sd21": lambda: unet(
+        (320, 640, 1280, 1280), (1, 1, 1, 0), 1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
+    ),
     "sdxl": lambda: unet((320, 640, 1280), (0, 1, 1), 2048, **XL),
-}  # fmt: skip
+}
 LISTINGS = {
     **{f"conditional_unet_full_{name}": build for name, build in FULL.items()},
-    **{f"conditional_unet_original_full_{name}": (lambda build=build: Original(build()))
-       for name, build in FULL.items()},
-}  # fmt: skip
+    **{
+        f"conditional_unet_original_full_{name}": (lambda build=build: Original(build()))
+        for name, build in FULL.items()
+    },
+}

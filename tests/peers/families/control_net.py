@@ -7,8 +7,12 @@ from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
 
 DOWN = ("CrossAttnDownBlock2D", "DownBlock2D")
-INPUTS = {"x": drawn("control x", 1, 4, 4, 4), "t": np.array([500.0], np.float32),
-          "text": drawn("control text", 1, 5, 16), "hint": drawn("control hint", 1, 8, 8, 3)}  # fmt: skip
+INPUTS = {
+    "x": drawn("control x", 1, 4, 4, 4),
+    "t": np.array([500.0], np.float32),
+    "text": drawn("control text", 1, 5, 16),
+    "hint": drawn("control hint", 1, 8, 8, 3),
+}
 
 
 def run(module, a):
@@ -20,10 +24,16 @@ def run(module, a):
 CASES = {
     "control_net": Case(
         lambda: ControlNetModel(
-            block_out_channels=(32, 64), down_block_types=DOWN, cross_attention_dim=16, layers_per_block=1,
-            attention_head_dim=4, norm_num_groups=8, conditioning_embedding_out_channels=(16, 32),
+            block_out_channels=(32, 64),
+            down_block_types=DOWN,
+            cross_attention_dim=16,
+            layers_per_block=1,
+            attention_head_dim=4,
+            norm_num_groups=8,
+            conditioning_embedding_out_channels=(16, 32),
         ),
-        INPUTS, run,
-    ),
-}  # fmt: skip
+        INPUTS,
+        run,
+    )
+}
 LISTINGS = {"control_net_full_sd15": lambda: ControlNetModel(cross_attention_dim=768)}

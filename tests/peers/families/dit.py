@@ -17,9 +17,14 @@ INPUTS = {"x": drawn("dit x", 2, 8, 8, 4), "t": np.array([3.0, 731.0], np.float3
 
 def small() -> DiTTransformer2DModel:
     return DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=8,
         num_embeds_ada_norm=3,
-    )  # fmt: skip
+    )
 
 
 def copies(layers: int) -> dict[str, str]:
@@ -37,13 +42,25 @@ class DiT(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, input_size=32, patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_heads=16, mlp_ratio=4.0,
-        class_dropout_prob=0.1, num_classes=1000, learn_sigma=True,
-    ):  # fmt: skip
+        self,
+        input_size=32,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=1152,
+        depth=28,
+        num_heads=16,
+        mlp_ratio=4.0,
+        class_dropout_prob=0.1,
+        num_classes=1000,
+        learn_sigma=True,
+    ):
         super().__init__()
-        width, hidden = hidden_size, int(hidden_size * mlp_ratio)
+        width = hidden_size
+        hidden = int(hidden_size * mlp_ratio)
         outputs = patch_size**2 * in_channels * (2 if learn_sigma else 1)
-        self.x_embedder, self.t_embedder, self.y_embedder = nn.Module(), nn.Module(), nn.Module()
+        self.x_embedder = nn.Module()
+        self.t_embedder = nn.Module()
+        self.y_embedder = nn.Module()
         self.x_embedder.proj = nn.Conv2d(in_channels, width, patch_size, patch_size)
         self.t_embedder.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
         self.y_embedder.embedding_table = nn.Embedding(num_classes + 1, width)
@@ -68,7 +85,9 @@ class DiT(ModelMixin, ConfigMixin):
         return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        patch, side, heads = self.config.patch_size, x.shape[-1] // self.config.patch_size, self.config.num_heads
+        patch = self.config.patch_size
+        side = x.shape[-1] // self.config.patch_size
+        heads = self.config.num_heads
         norm = lambda h: nn.functional.layer_norm(h, h.shape[-1:], eps=1e-6)
         told = lambda layer, c, count: layer(c)[:, None].chunk(count, dim=-1)
         angles = t[:, None] * torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float32) / 128)
@@ -96,10 +115,9 @@ CASES = {
     "dit_diffusers": Case(small, INPUTS, run),  # as diffusers makes it: every block has embeddings of its own
     "dit_original": Case(
         lambda: DiT(input_size=8, hidden_size=32, depth=2, num_heads=2, num_classes=3),
-        INPUTS, lambda m, a: {"output": last(m(first(a["x"]), a["t"], a["label"].long()))}, kept=("pos_embed",),
+        INPUTS,
+        lambda m, a: {"output": last(m(first(a["x"]), a["t"], a["label"].long()))},
+        kept=("pos_embed",),
     ),
-}  # fmt: skip
-LISTINGS = {
-    "dit_xl_2_256": lambda: DiTTransformer2DModel(out_channels=8),
-    "dit_original_xl_2": lambda: DiT(),
 }
+LISTINGS = {"dit_xl_2_256": lambda: DiTTransformer2DModel(out_channels=8), "dit_original_xl_2": lambda: DiT()}

@@ -47,18 +47,34 @@ class Weight(nn.Module):
 class Box(nn.Module):
     """Their Block."""
 
-    def __init__(self, channels, out, embedding, decoder, way="", attends=False, size=64, taps=(1, 1), clip=256,
-                 residual=0.3, attention=0.3):  # fmt: skip
+    def __init__(
+        self,
+        channels,
+        out,
+        embedding,
+        decoder,
+        way="",
+        attends=False,
+        size=64,
+        taps=(1, 1),
+        clip=256,
+        residual=0.3,
+        attention=0.3,
+    ):
         super().__init__()
         self.decoder, self.way, self.taps, self.clip, self.out_channels = decoder, way, taps, clip, out
-        self.residual, self.attention, self.heads = residual, attention, out // size if attends else 0
+        self.residual = residual
+        self.attention = attention
+        self.heads = out // size if attends else 0
         self.emb_gain = nn.Parameter(torch.zeros(()))
         self.conv_res0 = Weight(channels if decoder else out, out, 3)
-        self.emb_linear, self.conv_res1 = Weight(embedding, out, 0), Weight(out, out, 3)
+        self.emb_linear = Weight(embedding, out, 0)
+        self.conv_res1 = Weight(out, out, 3)
         if channels != out:
             self.conv_skip = Weight(channels, out, 1)
         if attends:
-            self.attn_qkv, self.attn_proj = Weight(out, 3 * out, 1), Weight(out, out, 1)
+            self.attn_qkv = Weight(out, 3 * out, 1)
+            self.attn_proj = Weight(out, out, 1)
 
     def resample(self, x):
         line = torch.tensor(self.taps, dtype=torch.float32) / sum(self.taps)
@@ -87,11 +103,25 @@ class EDM2UNet(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, img_resolution, img_channels, label_dim, model_channels=192, channel_mult=(1, 2, 3, 4),
-        channel_mult_noise=None, channel_mult_emb=None, num_blocks=3, attn_resolutions=(16, 8), label_balance=0.5,
-        concat_balance=0.5, resample_filter=(1, 1), channels_per_head=64, dropout=0, res_balance=0.3, attn_balance=0.3,
+        self,
+        img_resolution,
+        img_channels,
+        label_dim,
+        model_channels=192,
+        channel_mult=(1, 2, 3, 4),
+        channel_mult_noise=None,
+        channel_mult_emb=None,
+        num_blocks=3,
+        attn_resolutions=(16, 8),
+        label_balance=0.5,
+        concat_balance=0.5,
+        resample_filter=(1, 1),
+        channels_per_head=64,
+        dropout=0,
+        res_balance=0.3,
+        attn_balance=0.3,
         clip_act=256,
-    ):  # fmt: skip
+    ):
         super().__init__()
         widths = [model_channels * one for one in channel_mult]
         noise = model_channels * channel_mult_noise if channel_mult_noise else widths[0]
@@ -103,17 +133,30 @@ class EDM2UNet(ModelMixin, ConfigMixin):
         self.emb_noise = Weight(noise, embedding, 0)
         if label_dim:
             self.emb_label = Weight(label_dim, embedding, 0)
-        self.enc, self.dec, skips = nn.ModuleDict(), nn.ModuleDict(), []
+        self.enc = nn.ModuleDict()
+        self.dec = nn.ModuleDict()
+        skips = []
 
         def box(channels, out, decoder, side, **options):
-            return Box(channels, out, embedding, decoder, attends=side in attn_resolutions or side == "middle",
-                       size=channels_per_head, taps=resample_filter, clip=clip_act, residual=res_balance,
-                       attention=attn_balance, **options)  # fmt: skip
+            return Box(
+                channels,
+                out,
+                embedding,
+                decoder,
+                attends=side in attn_resolutions or side == "middle",
+                size=channels_per_head,
+                taps=resample_filter,
+                clip=clip_act,
+                residual=res_balance,
+                attention=attn_balance,
+                **options,
+            )
 
         for level, width in enumerate(widths):
             side = img_resolution >> level
             if level == 0:
-                self.enc[f"{side}x{side}_conv"], channels = Weight(img_channels + 1, width, 3), width
+                self.enc[f"{side}x{side}_conv"] = Weight(img_channels + 1, width, 3)
+                channels = width
             else:
                 self.enc[f"{side}x{side}_down"] = box(channels, channels, False, None, way="down")
             skips.append(channels)
@@ -135,7 +178,8 @@ class EDM2UNet(ModelMixin, ConfigMixin):
 
     def forward(self, x, t, label=None):
         fourier = math.sqrt(2) * torch.cos(t[:, None] * self.emb_fourier.freqs + self.emb_fourier.phases)
-        embedding, skips = self.emb_noise(fourier), []
+        embedding = self.emb_noise(fourier)
+        skips = []
         if label is not None:
             told = self.emb_label(label * math.sqrt(label.shape[1]))
             embedding = mix(embedding, told, self.config.label_balance)
@@ -152,7 +196,8 @@ class EDM2UNet(ModelMixin, ConfigMixin):
 
     def join(self, a, b):
         """Their magnitude-preserving concatenation."""
-        t, channels = self.config.concat_balance, a.shape[1] + b.shape[1]
+        t = self.config.concat_balance
+        channels = a.shape[1] + b.shape[1]
         scale = math.sqrt(channels / ((1 - t) ** 2 + t**2))
         return torch.cat([scale * (1 - t) / math.sqrt(a.shape[1]) * a, scale * t / math.sqrt(b.shape[1]) * b], 1)
 
@@ -168,16 +213,35 @@ def run(module, inputs):
 INPUTS = {"x": drawn("edm2_unet x", 2, 8, 4, 3), "t": np.array([-0.9, 0.4], np.float32)}
 CASES = {
     "edm2_unet_classes": Case(
-        lambda: EDM2UNet(8, 3, 5, model_channels=16, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4],
-                         channels_per_head=16), INPUTS | {"label": np.array([3, 5], np.int32)}, run,
+        lambda: EDM2UNet(
+            8, 3, 5, model_channels=16, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4], channels_per_head=16
+        ),
+        INPUTS | {"label": np.array([3, 5], np.int32)},
+        run,
     ),
     # every balance and multiplier of its own, and activations that are clipped
     "edm2_unet_options": Case(
-        lambda: EDM2UNet(8, 3, 0, model_channels=16, channel_mult=[1, 3], num_blocks=1, attn_resolutions=[8],
-                         channels_per_head=8, channel_mult_noise=2, channel_mult_emb=1, concat_balance=0.4,
-                         resample_filter=[1, 3, 3, 1], res_balance=0.6, attn_balance=0.2, clip_act=1.5), INPUTS, run,
+        lambda: EDM2UNet(
+            8,
+            3,
+            0,
+            model_channels=16,
+            channel_mult=[1, 3],
+            num_blocks=1,
+            attn_resolutions=[8],
+            channels_per_head=8,
+            channel_mult_noise=2,
+            channel_mult_emb=1,
+            concat_balance=0.4,
+            resample_filter=[1, 3, 3, 1],
+            res_balance=0.6,
+            attn_balance=0.2,
+            clip_act=1.5,
+        ),
+        INPUTS,
+        run,
     ),
-}  # fmt: skip
+}
 LISTINGS = {
     "edm2_unet_full_xs": lambda: EDM2UNet(64, 4, 1000, model_channels=128),
     "edm2_unet_full_xxl": lambda: EDM2UNet(64, 4, 1000, model_channels=448, dropout=0.1),

@@ -11,18 +11,24 @@ from tests.peers.made_weights import drawn
 from tests.peers.translated import Tensors, Translated, dense, under
 
 INPUTS = {
-    "x": drawn("flux x", 2, 8, 12, 4), "t": np.array([0.003, 0.7315], np.float32), "text": drawn("flux text", 2, 5, 24),
+    "x": drawn("flux x", 2, 8, 12, 4),
+    "t": np.array([0.003, 0.7315], np.float32),
+    "text": drawn("flux text", 2, 5, 24),
     "pooled": drawn("flux pooled", 2, 20),
-}  # fmt: skip
+}
 WIDTH, DEPTH = 32, 2
 
 
 def small(**options) -> FluxTransformer2DModel:
     sizes = {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, **options}
     return FluxTransformer2DModel(
-        attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24, pooled_projection_dim=20,
-        axes_dims_rope=(4, 6, 6), **sizes,
-    )  # fmt: skip
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=20,
+        axes_dims_rope=(4, 6, 6),
+        **sizes,
+    )
 
 
 def call(module: FluxTransformer2DModel, a: dict[str, torch.Tensor], **doors) -> torch.Tensor:
@@ -54,8 +60,12 @@ def run(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str,
 def run_doors(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Also with the residuals of a ControlNet, and with the keys and values of an IP-Adapter."""
     plain = call(module, a)
-    controlled = call(module, a, controlnet_block_samples=[a["joint_0"], a["joint_1"]],
-                      controlnet_single_block_samples=[a["single_0"], a["single_1"]])
+    controlled = call(
+        module,
+        a,
+        controlnet_block_samples=[a["joint_0"], a["joint_1"]],
+        controlnet_single_block_samples=[a["single_0"], a["single_1"]],
+    )
     for i, block in enumerate(module.transformer_blocks):
         adapter = FluxIPAdapterAttnProcessor(WIDTH, WIDTH)
         adapter.to_k_ip, adapter.to_v_ip = (torch.nn.ModuleList([Part(2 * i + j)]) for j in (0, 1))
@@ -71,8 +81,10 @@ def convert(tensors: Tensors) -> Tensors:
         tensors[name] = tensors[name].repeat_interleave(times, dim=0)
     split = ("to_q.", "to_k.", "to_v.", "proj_mlp.")
     converted = convert_flux_transformer_checkpoint_to_diffusers(tensors)
-    return {name: tensor[::times] if name.startswith("single") and any(part in name for part in split) else tensor
-            for name, tensor in converted.items()}  # fmt: skip
+    return {
+        name: tensor[::times] if name.startswith("single") and any(part in name for part in split) else tensor
+        for name, tensor in converted.items()
+    }
 
 
 def original() -> Translated:
@@ -80,14 +92,25 @@ def original() -> Translated:
     two = lambda inputs: dense(in_layer=(inputs, WIDTH), out_layer=(WIDTH, WIDTH))
     norms = {"query_norm.scale": (16,), "key_norm.scale": (16,)}
     shapes = {
-        **under("time_in", two(256)), **under("vector_in", two(20)), **under("guidance_in", two(256)),
-        **dense(txt_in=(24, WIDTH), img_in=(24, WIDTH), final_layer__linear=(WIDTH, 16),
-                final_layer__adaLN_modulation__1=(WIDTH, 2 * WIDTH)),
-    }  # fmt: skip
+        **under("time_in", two(256)),
+        **under("vector_in", two(20)),
+        **under("guidance_in", two(256)),
+        **dense(
+            txt_in=(24, WIDTH),
+            img_in=(24, WIDTH),
+            final_layer__linear=(WIDTH, 16),
+            final_layer__adaLN_modulation__1=(WIDTH, 2 * WIDTH),
+        ),
+    }
     for i in range(2):
         for stream in ("img", "txt"):
-            block = dense(mod__lin=(WIDTH, 6 * WIDTH), attn__qkv=(WIDTH, 3 * WIDTH), attn__proj=(WIDTH, WIDTH),
-                          mlp__0=(WIDTH, 4 * WIDTH), mlp__2=(4 * WIDTH, WIDTH)) | under("attn.norm", norms)
+            block = dense(
+                mod__lin=(WIDTH, 6 * WIDTH),
+                attn__qkv=(WIDTH, 3 * WIDTH),
+                attn__proj=(WIDTH, WIDTH),
+                mlp__0=(WIDTH, 4 * WIDTH),
+                mlp__2=(4 * WIDTH, WIDTH),
+            ) | under("attn.norm", norms)
             shapes |= {f"double_blocks.{i}.{stream}_{name}": shape for name, shape in block.items()}
         block = dense(modulation__lin=(WIDTH, 3 * WIDTH), linear1=(WIDTH, 7 * WIDTH), linear2=(5 * WIDTH, WIDTH))
         shapes |= under(f"single_blocks.{i}", block | under("norm", norms))
@@ -100,12 +123,16 @@ CASES = {
     "flux_schnell": Case(small, INPUTS, run),
     "flux_dev": Case(
         lambda: small(num_layers=DEPTH, num_single_layers=3, guidance_embeds=True),
-        {**INPUTS, **RESIDUALS, "strength": np.array([3.5, 1.25], np.float32),
-         "extra": drawn("flux extra", 2, 3, 2 * DEPTH * WIDTH)}, run_doors,
+        {
+            **INPUTS,
+            **RESIDUALS,
+            "strength": np.array([3.5, 1.25], np.float32),
+            "extra": drawn("flux extra", 2, 3, 2 * DEPTH * WIDTH),
+        },
+        run_doors,
     ),
     "flux_original": Case(
-        original,
-        {**INPUTS, "x": drawn("flux wide x", 2, 4, 6, 6), "strength": np.array([3.5, 1.25], np.float32)}, run,
+        original, {**INPUTS, "x": drawn("flux wide x", 2, 4, 6, 6), "strength": np.array([3.5, 1.25], np.float32)}, run
     ),
-}  # fmt: skip
+}
 LISTINGS = {"flux_full_dev": lambda: FluxTransformer2DModel(guidance_embeds=True)}

@@ -10,17 +10,27 @@ from tests.peers.made_weights import drawn
 from tests.peers.translated import Translated, dense, under
 
 INPUTS = {
-    "x": drawn("mmdit x", 2, 8, 12, 4), "t": np.array([3.0, 731.5], np.float32), "text": drawn("mmdit text", 2, 5, 24),
+    "x": drawn("mmdit x", 2, 8, 12, 4),
+    "t": np.array([3.0, 731.5], np.float32),
+    "text": drawn("mmdit text", 2, 5, 24),
     "pooled": drawn("mmdit pooled", 2, 20),
-}  # fmt: skip
+}
 
 
 def small(**options) -> SD3Transformer2DModel:
     sizes = {"num_layers": 2, **options}
     return SD3Transformer2DModel(
-        sample_size=8, in_channels=4, out_channels=4, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=24, caption_projection_dim=32, pooled_projection_dim=20, pos_embed_max_size=7, **sizes,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        caption_projection_dim=32,
+        pooled_projection_dim=20,
+        pos_embed_max_size=7,
+        **sizes,
+    )
 
 
 def call(module: SD3Transformer2DModel, a: dict[str, torch.Tensor], **doors) -> torch.Tensor:
@@ -43,16 +53,25 @@ def original() -> Translated:
     network = small(qk_norm="rms_norm", num_layers=3, dual_attention_layers=(0,))
     width, head = 32, 16
     shapes = {
-        "pos_embed": (1, 49, width), "x_embedder.proj.weight": (width, 4, 2, 2), "x_embedder.proj.bias": (width,),
-        **dense(t_embedder__mlp__0=(256, width), t_embedder__mlp__2=(width, width), y_embedder__mlp__0=(20, width),
-                y_embedder__mlp__2=(width, width), context_embedder=(24, width), final_layer__linear=(width, 16),
-                final_layer__adaLN_modulation__1=(width, 2 * width)),
-    }  # fmt: skip
+        "pos_embed": (1, 49, width),
+        "x_embedder.proj.weight": (width, 4, 2, 2),
+        "x_embedder.proj.bias": (width,),
+        **dense(
+            t_embedder__mlp__0=(256, width),
+            t_embedder__mlp__2=(width, width),
+            y_embedder__mlp__0=(20, width),
+            y_embedder__mlp__2=(width, width),
+            context_embedder=(24, width),
+            final_layer__linear=(width, 16),
+            final_layer__adaLN_modulation__1=(width, 2 * width),
+        ),
+    }
     enter = dense(qkv=(width, 3 * width)) | {"ln_q.weight": (head,), "ln_k.weight": (head,)}
     attention = enter | dense(proj=(width, width))
     for i in range(3):
         for stream in ("x", "context"):
-            ends, dual = i == 2 and stream == "context", i == 0 and stream == "x"
+            ends = i == 2 and stream == "context"
+            dual = i == 0 and stream == "x"
             vectors = 2 if ends else 9 if dual else 6
             block = dense(adaLN_modulation__1=(width, vectors * width)) | under("attn", enter if ends else attention)
             if not ends:
@@ -68,18 +87,22 @@ CASES = {
     "mmdit_sd3": Case(small, INPUTS, run, kept=TABLE),
     "mmdit_sd35_medium": Case(
         lambda: small(qk_norm="rms_norm", num_layers=4, dual_attention_layers=(0, 1)),
-        {**INPUTS, **{f"residual_{i}": drawn(f"mmdit residual {i}", 2, 24, 32) for i in range(2)}}, run_doors,
+        {**INPUTS, **{f"residual_{i}": drawn(f"mmdit residual {i}", 2, 24, 32) for i in range(2)}},
+        run_doors,
         kept=TABLE,
     ),
     "mmdit_original": Case(original, INPUTS, run),
-}  # fmt: skip
+}
 
 
 def published(heads: int, positions: int, **options):
     return lambda: SD3Transformer2DModel(
-        num_layers=heads, num_attention_heads=heads, caption_projection_dim=64 * heads, pos_embed_max_size=positions,
+        num_layers=heads,
+        num_attention_heads=heads,
+        caption_projection_dim=64 * heads,
+        pos_embed_max_size=positions,
         **options,
-    )  # fmt: skip
+    )
 
 
 LISTINGS = {

@@ -14,14 +14,21 @@ from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
 
 INPUTS = {
-    "x": drawn("pixart x", 2, 8, 12, 4), "t": np.array([3.0, 731.0], np.float32),
-    "text": drawn("pixart text", 2, 5, 10), "text_mask": np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], bool),
-}  # fmt: skip
+    "x": drawn("pixart x", 2, 8, 12, 4),
+    "t": np.array([3.0, 731.0], np.float32),
+    "text": drawn("pixart text", 2, 5, 10),
+    "text_mask": np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], bool),
+}
 SIZE = np.array([[640, 480, 0, 0, 1024, 512], [512, 700, 0, 0, 1024, 1024]], np.float32)
 SMALL = {
-    "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "cross_attention_dim": 24,
-    "caption_channels": 10, "sample_size": 16, "interpolation_scale": 2,
-}  # fmt: skip
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "num_layers": 2,
+    "cross_attention_dim": 24,
+    "caption_channels": 10,
+    "sample_size": 16,
+    "interpolation_scale": 2,
+}
 PUBLISHED = {"caption_channels": 4096, "norm_eps": 1e-6}
 
 
@@ -33,9 +40,19 @@ class PixArtTransformer2DModel(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, num_attention_heads, attention_head_dim, num_layers, cross_attention_dim, caption_channels, sample_size,
-        interpolation_scale, use_additional_conditions, in_channels=4, out_channels=8, patch_size=2,
-    ):  # fmt: skip
+        self,
+        num_attention_heads,
+        attention_head_dim,
+        num_layers,
+        cross_attention_dim,
+        caption_channels,
+        sample_size,
+        interpolation_scale,
+        use_additional_conditions,
+        in_channels=4,
+        out_channels=8,
+        patch_size=2,
+    ):
         super().__init__()
         width = num_attention_heads * attention_head_dim
         self.span = sample_size // patch_size / interpolation_scale
@@ -45,17 +62,21 @@ class PixArtTransformer2DModel(ModelMixin, ConfigMixin):
         self.t_embedder = told(width)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         if use_additional_conditions:
-            self.csize_embedder, self.ar_embedder = told(width // 3), told(width // 3)
+            self.csize_embedder = told(width // 3)
+            self.ar_embedder = told(width // 3)
         pair = lambda size, hidden: nn.ModuleDict({"fc1": nn.Linear(size, hidden), "fc2": nn.Linear(hidden, width)})
         self.y_embedder = nn.ModuleDict({"y_proj": pair(caption_channels, width)})
         self.blocks = nn.ModuleList()
         for _ in range(num_layers):
             block = nn.Module()
             block.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
-            block.cross_attn = nn.ModuleDict({
-                "q_linear": nn.Linear(width, width), "kv_linear": nn.Linear(width, 2 * width),
-                "proj": nn.Linear(width, width),
-            })  # fmt: skip
+            block.cross_attn = nn.ModuleDict(
+                {
+                    "q_linear": nn.Linear(width, width),
+                    "kv_linear": nn.Linear(width, 2 * width),
+                    "proj": nn.Linear(width, width),
+                }
+            )
             block.mlp = pair(width, 4 * width)
             block.scale_shift_table = nn.Parameter(torch.zeros(6, width))
             self.blocks.append(block)
@@ -76,7 +97,8 @@ class PixArtTransformer2DModel(ModelMixin, ConfigMixin):
 
     def forward(self, x, t, text, mask, size=None):
         heads, patch = self.config.num_attention_heads, self.config.patch_size
-        rows, columns = x.shape[2] // patch, x.shape[3] // patch
+        rows = x.shape[2] // patch
+        columns = x.shape[3] // patch
         norm = lambda h: layer_norm(h, h.shape[-1:], eps=1e-6)
         mlp = lambda layers, h: layers["fc2"](gelu(layers["fc1"](h), approximate="tanh"))
         split = lambda h, parts: h.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
@@ -115,10 +137,11 @@ CASES = {
     "pixart": Case(lambda: Theirs(**SMALL, use_additional_conditions=False), INPUTS, run),
     "pixart_sized": Case(lambda: Theirs(**SMALL, use_additional_conditions=True), {**INPUTS, "size": SIZE}, run),
     "pixart_original": Case(
-        lambda: PixArtTransformer2DModel(**SMALL, use_additional_conditions=True), {**INPUTS, "size": SIZE},
+        lambda: PixArtTransformer2DModel(**SMALL, use_additional_conditions=True),
+        {**INPUTS, "size": SIZE},
         lambda m, a: {"output": last(m(first(a["x"]), a["t"], a["text"], a["text_mask"], a["size"]))},
     ),
-}  # fmt: skip
+}
 LISTINGS = {
     "pixart_xl_2_512": lambda: Theirs(**PUBLISHED, sample_size=64),
     "pixart_xl_2_1024": lambda: Theirs(**PUBLISHED, sample_size=128),

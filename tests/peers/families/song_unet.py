@@ -58,8 +58,10 @@ class Dense(nn.Module):
 class Norm(nn.Module):
     def __init__(self, channels, epsilon):
         super().__init__()
-        self.epsilon, self.groups = epsilon, min(32, channels // 4)
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.epsilon = epsilon
+        self.groups = min(32, channels // 4)
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x):
         return group_norm(x, self.groups, self.weight, self.bias, self.epsilon)
@@ -73,14 +75,17 @@ class Box(nn.Module):
         epsilon = 1e-6 if song else 1e-5
         self.channels, self.out_channels, self.song, self.heads = channels, out, song, heads
         self.gain = math.sqrt(0.5) if song else 1.0
-        self.norm0, self.conv0 = Norm(channels, epsilon), Conv(channels, out, 3, way, taps)
+        self.norm0 = Norm(channels, epsilon)
+        self.conv0 = Conv(channels, out, 3, way, taps)
         self.affine = Dense(embedding, out if song else 2 * out)
-        self.norm1, self.conv1 = Norm(out, epsilon), Conv(out, out, 3)
+        self.norm1 = Norm(out, epsilon)
+        self.conv1 = Conv(out, out, 3)
         if way or channels != out:
             self.skip = Conv(channels, out, 1 if song or channels != out else 0, way, taps)
         if heads:
             self.norm2 = Norm(out, epsilon)
-            self.qkv, self.proj = Conv(out, 3 * out, 1), Conv(out, out, 1)
+            self.qkv = Conv(out, 3 * out, 1)
+            self.proj = Conv(out, out, 1)
 
     def forward(self, x, embedding):
         h = self.conv0(silu(self.norm0(x)))
@@ -105,8 +110,10 @@ def build(module, song, side, in_channels, widths, base, blocks, sides, embeddin
     """The dictionaries "enc" and "dec" of a network, in the order of its computation."""
     heads = lambda width, attends: (1 if song else width // 64) if attends else 0
     box = lambda channels, out, way="", attends=False: Box(
-        channels, out, embedding, song, way, heads(out, attends), taps)  # fmt: skip
-    module.enc, module.dec = nn.ModuleDict(), nn.ModuleDict()
+        channels, out, embedding, song, way, heads(out, attends), taps
+    )
+    module.enc = nn.ModuleDict()
+    module.dec = nn.ModuleDict()
     skips, channels = [], base
     for level, width in enumerate(widths):
         here = side >> level
@@ -140,12 +147,26 @@ class SongUNet(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, img_resolution, in_channels, out_channels, label_dim=0, augment_dim=0, model_channels=128,
-        channel_mult=(1, 2, 2, 2), num_blocks=4, attn_resolutions=(16,), dropout=0.1, embedding_type="positional",
-        channel_mult_noise=1, encoder_type="standard", decoder_type="standard", resample_filter=(1, 1),
-    ):  # fmt: skip
+        self,
+        img_resolution,
+        in_channels,
+        out_channels,
+        label_dim=0,
+        augment_dim=0,
+        model_channels=128,
+        channel_mult=(1, 2, 2, 2),
+        num_blocks=4,
+        attn_resolutions=(16,),
+        dropout=0.1,
+        embedding_type="positional",
+        channel_mult_noise=1,
+        encoder_type="standard",
+        decoder_type="standard",
+        resample_filter=(1, 1),
+    ):
         super().__init__()
-        base, noise = model_channels, model_channels * channel_mult_noise
+        base = model_channels
+        noise = model_channels * channel_mult_noise
         widths = [base * one for one in channel_mult]
         if embedding_type == "fourier":
             self.map_noise = nn.Module()
@@ -156,8 +177,10 @@ class SongUNet(ModelMixin, ConfigMixin):
             self.map_label = Dense(label_dim, noise)
         if augment_dim:
             self.map_augment = Dense(augment_dim, noise, bias=False)
-        self.map_layer0, self.map_layer1 = Dense(noise, 4 * base), Dense(4 * base, 4 * base)
-        self.residual, side_channels = encoder_type == "residual", [in_channels]
+        self.map_layer0 = Dense(noise, 4 * base)
+        self.map_layer1 = Dense(4 * base, 4 * base)
+        self.residual = encoder_type == "residual"
+        side_channels = [in_channels]
 
         def extra_down(here, channels):
             if encoder_type == "skip":
@@ -175,8 +198,20 @@ class SongUNet(ModelMixin, ConfigMixin):
                 self.dec[f"{here}_aux_norm"] = Norm(channels, 1e-6)
                 self.dec[f"{here}_aux_conv"] = Conv(channels, out_channels, 3)
 
-        build(self, True, img_resolution, in_channels, widths, base, num_blocks, attn_resolutions, 4 * base,
-              resample_filter, extra_down, extra_up)  # fmt: skip
+        build(
+            self,
+            True,
+            img_resolution,
+            in_channels,
+            widths,
+            base,
+            num_blocks,
+            attn_resolutions,
+            4 * base,
+            resample_filter,
+            extra_down,
+            extra_up,
+        )
 
     def embedding(self, t, label, augment):
         if hasattr(self, "map_noise"):
@@ -192,7 +227,9 @@ class SongUNet(ModelMixin, ConfigMixin):
         return silu(self.map_layer1(silu(self.map_layer0(h))))
 
     def forward(self, x, t, label=None, augment=None):
-        embedding, skips, aux = self.embedding(t, label, augment), [], x
+        embedding = self.embedding(t, label, augment)
+        skips = []
+        aux = x
         for name, layer in self.enc.items():
             if name.endswith("aux_down"):
                 aux = layer(aux)
@@ -221,24 +258,36 @@ class DhariwalUNet(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, img_resolution, in_channels, out_channels, label_dim=0, model_channels=192, channel_mult=(1, 2, 3, 4),
-        num_blocks=3, attn_resolutions=(32, 16, 8), dropout=0.1,
-    ):  # fmt: skip
+        self,
+        img_resolution,
+        in_channels,
+        out_channels,
+        label_dim=0,
+        model_channels=192,
+        channel_mult=(1, 2, 3, 4),
+        num_blocks=3,
+        attn_resolutions=(32, 16, 8),
+        dropout=0.1,
+    ):
         super().__init__()
-        self.base, embedding = model_channels, 4 * model_channels
-        self.map_layer0, self.map_layer1 = Dense(model_channels, embedding), Dense(embedding, embedding)
+        self.base = model_channels
+        embedding = 4 * model_channels
+        self.map_layer0 = Dense(model_channels, embedding)
+        self.map_layer1 = Dense(embedding, embedding)
         if label_dim:
             self.map_label = Dense(label_dim, embedding, bias=False)
         widths = [model_channels * one for one in channel_mult]
         channels = build(self, False, img_resolution, in_channels, widths, widths[0], num_blocks, attn_resolutions,
                          embedding, (1, 1), lambda *_: None, lambda *_: None)  # fmt: skip
-        self.out_norm, self.out_conv = Norm(channels, 1e-5), Conv(channels, out_channels, 3)
+        self.out_norm = Norm(channels, 1e-5)
+        self.out_conv = Conv(channels, out_channels, 3)
 
     def forward(self, x, t, label=None, augment=None):
         half = self.base // 2
         angles = t[:, None] * (1 / 10_000) ** (torch.arange(half) / half)
         h = self.map_layer1(silu(self.map_layer0(torch.cat([angles.cos(), angles.sin()], 1))))
-        embedding, skips = silu(h if label is None else h + self.map_label(label)), []
+        embedding = silu(h if label is None else h + self.map_label(label))
+        skips = []
         for layer in self.enc.values():
             x = layer(x, embedding) if isinstance(layer, Box) else layer(x)
             skips.append(x)
@@ -262,8 +311,12 @@ def filters(network):
 
 def case(network, inputs):
     """A case of a network that has filters."""
-    return Case(network, {"x": drawn("song_unet x", 2, 8, 4, 3), "t": np.array([-0.9, 0.4], np.float32), **inputs}, run,
-                kept=filters(network()))  # fmt: skip
+    return Case(
+        network,
+        {"x": drawn("song_unet x", 2, 8, 4, 3), "t": np.array([-0.9, 0.4], np.float32), **inputs},
+        run,
+        kept=filters(network()),
+    )
 
 
 FOUR = {"model_channels": 16, "num_blocks": 1, "attn_resolutions": [4]}
@@ -281,10 +334,12 @@ CASES = {
         lambda: SongUNet(8, 3, 6, channel_mult=[1, 2], encoder_type="skip", decoder_type="skip", **FOUR, **NCSN_PP), {}
     ),
     "song_unet_dhariwal": case(
-        lambda: DhariwalUNet(8, 3, 3, label_dim=5, model_channels=128, channel_mult=[1, 2], num_blocks=1,
-                             attn_resolutions=[4]), {"label": np.array([3, 5], np.int32)},
+        lambda: DhariwalUNet(
+            8, 3, 3, label_dim=5, model_channels=128, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4]
+        ),
+        {"label": np.array([3, 5], np.int32)},
     ),
-}  # fmt: skip
+}
 LISTINGS = {
     "song_unet_full_ddpmpp": lambda: SongUNet(32, 3, 3, 10, 9, channel_mult=[2, 2, 2], dropout=0.13),
     "song_unet_full_ncsnpp": lambda: SongUNet(64, 3, 3, 0, 9, dropout=0.05, encoder_type="residual", **NCSN_PP),

@@ -20,7 +20,8 @@ class Block(nn.Module):
     def __init__(self, width, heads, ratio, qkv_bias, skip):
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
         self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width, bias=qkv_bias), "proj": nn.Linear(width, width)})
         hidden = int(ratio * width)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, hidden), "fc2": nn.Linear(hidden, width)})
@@ -38,9 +39,21 @@ class Block(nn.Module):
 class UViT(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
-        self, img_size=224, patch_size=16, in_chans=3, embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0,
-        qkv_bias=False, mlp_time_embed=False, num_classes=-1, conv=True, clip_dim=None, num_clip_token=None,
-    ):  # fmt: skip
+        self,
+        img_size=224,
+        patch_size=16,
+        in_chans=3,
+        embed_dim=768,
+        depth=12,
+        num_heads=12,
+        mlp_ratio=4.0,
+        qkv_bias=False,
+        mlp_time_embed=False,
+        num_classes=-1,
+        conv=True,
+        clip_dim=None,
+        num_clip_token=None,
+    ):
         super().__init__()
         width = embed_dim
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_chans, width, patch_size, patch_size)})
@@ -95,12 +108,13 @@ CASES = {
     "u_vit": Case(lambda: UViT(**SMALL), INPUTS, run),
     "u_vit_class": Case(
         lambda: UViT(**SMALL, num_classes=4, qkv_bias=True, mlp_time_embed=True, conv=False),
-        {**INPUTS, "label": np.array([1, 3], np.int32)}, run,
+        {**INPUTS, "label": np.array([1, 3], np.int32)},
+        run,
     ),
     "u_vit_text": Case(
-        lambda: UViT(**SMALL, clip_dim=10, num_clip_token=5), {**INPUTS, "text": drawn("u_vit text", 2, 5, 10)}, run,
+        lambda: UViT(**SMALL, clip_dim=10, num_clip_token=5), {**INPUTS, "text": drawn("u_vit text", 2, 5, 10)}, run
     ),
-}  # fmt: skip
+}
 LISTINGS = {
     "u_vit_full_h_2": lambda: UViT(32, 2, 4, 1152, 28, 16, num_classes=1001, conv=False),
     "u_vit_full_coco": lambda: UViT(32, 2, 4, 512, 12, 8, clip_dim=768, num_clip_token=77),

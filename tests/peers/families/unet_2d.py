@@ -26,11 +26,21 @@ def types(attends: str, down: str, up: str) -> dict:
 
 
 PLAIN, RESNET = ("DownBlock2D", "UpBlock2D"), ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
-DDPM = {"attention_head_dim": None, "norm_eps": 1e-6, "downsample_padding": 0, "flip_sin_to_cos": False,
-        "freq_shift": 1}  # fmt: skip
+DDPM = {
+    "attention_head_dim": None,
+    "norm_eps": 1e-6,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+}
 ADM = {"resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"}
-SONG = {"attention_head_dim": None, "norm_eps": 1e-6, "norm_num_groups": None, "time_embedding_type": "fourier",
-        "mid_block_scale_factor": math.sqrt(2)}  # fmt: skip
+SONG = {
+    "attention_head_dim": None,
+    "norm_eps": 1e-6,
+    "norm_num_groups": None,
+    "time_embedding_type": "fourier",
+    "mid_block_scale_factor": math.sqrt(2),
+}
 
 
 def skips(attends: str) -> dict:
@@ -49,34 +59,70 @@ def small(**options):
 
 CASES = {
     "unet_2d_ddpm": Case(
-        small(sample_size=8, block_out_channels=(16, 16, 32), layers_per_block=2, norm_num_groups=8, dropout=0.1,
-              **types("-a-", *PLAIN), **DDPM), {"x": X, "t": T}, run,
+        small(
+            sample_size=8,
+            block_out_channels=(16, 16, 32),
+            layers_per_block=2,
+            norm_num_groups=8,
+            dropout=0.1,
+            **types("-a-", *PLAIN),
+            **DDPM,
+        ),
+        {"x": X, "t": T},
+        run,
     ),
     # Diffusers' own defaults, and two outputs a channel
     "unet_2d_heads": Case(
-        small(sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, out_channels=6,
-              **types("-a", *PLAIN)), {"x": X, "t": T}, run,
+        small(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=4,
+            out_channels=6,
+            **types("-a", *PLAIN),
+        ),
+        {"x": X, "t": T},
+        run,
     ),
     "unet_2d_adm": Case(
-        small(sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, num_class_embeds=5,
-              attn_norm_num_groups=8, **types("-a", *RESNET), **ADM),
-        {"x": X, "t": T, "label": np.array([4, 0], np.int64)}, run,
+        small(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=8,
+            num_class_embeds=5,
+            attn_norm_num_groups=8,
+            **types("-a", *RESNET),
+            **ADM,
+        ),
+        {"x": X, "t": T, "label": np.array([4, 0], np.int64)},
+        run,
     ),
     # 128 channels are the fewest of which diffusers' norms have groups as the paper's.
     "unet_2d_ncsnpp": Case(
         small(sample_size=8, block_out_channels=(32, 32, 128), layers_per_block=1, **skips("--a"), **SONG),
-        {"x": X, "t": np.array([0.02, 7.0], np.float32)}, run,
+        {"x": X, "t": np.array([0.02, 7.0], np.float32)},
+        run,
     ),
-}  # fmt: skip
+}
 LISTINGS = {
-    "unet_2d_full_cifar10": small(sample_size=32, block_out_channels=(128, 256, 256, 256), **types("-a--", *PLAIN),
-                                  **DDPM),
-    "unet_2d_full_256": small(sample_size=256, block_out_channels=(128, 128, 256, 256, 512, 512),
-                              **types("----a-", *PLAIN), **DDPM),
-    "unet_2d_full_imagenet64": small(
-        sample_size=64, block_out_channels=(192, 384, 576, 768), layers_per_block=3, num_class_embeds=1000,
-        attention_head_dim=64, attn_norm_num_groups=32, **types("-aaa", *RESNET), **ADM,
+    "unet_2d_full_cifar10": small(
+        sample_size=32, block_out_channels=(128, 256, 256, 256), **types("-a--", *PLAIN), **DDPM
     ),
-    "unet_2d_full_ncsnpp": small(sample_size=256, block_out_channels=(128, 128, 256, 256, 256, 256, 256),
-                                 **skips("----a--"), **SONG),
-}  # fmt: skip
+    "unet_2d_full_256": small(
+        sample_size=256, block_out_channels=(128, 128, 256, 256, 512, 512), **types("----a-", *PLAIN), **DDPM
+    ),
+    "unet_2d_full_imagenet64": small(
+        sample_size=64,
+        block_out_channels=(192, 384, 576, 768),
+        layers_per_block=3,
+        num_class_embeds=1000,
+        attention_head_dim=64,
+        attn_norm_num_groups=32,
+        **types("-aaa", *RESNET),
+        **ADM,
+    ),
+    "unet_2d_full_ncsnpp": small(
+        sample_size=256, block_out_channels=(128, 128, 256, 256, 256, 256, 256), **skips("----a--"), **SONG
+    ),
+}

@@ -35,10 +35,13 @@ def train(state, first, last):
 
 def save_all(workdir, wanted, **options):
     """Trains to each wanted step in turn and saves; returns the states on the host."""
-    state, at, seen = toys.make_state(), 0, {}
+    state = toys.make_state()
+    at = 0
+    seen = {}
     saver = Checkpoints(workdir, **{"keep": 10, **options})
     for step in wanted:
-        state, at = train(state, at, step), step
+        state = train(state, at, step)
+        at = step
         seen[step] = host(state)
         saver.save(state, {"examples": 16 * step})
     saver.close()
@@ -92,7 +95,9 @@ def test_resumed_equals_uninterrupted(saved):
 
 def test_saving_does_not_see_later_steps(tmp_path):
     """The state is donated to the next step while the writer still works."""
-    saver, state, seen = Checkpoints(tmp_path, keep=100), toys.make_state(), {}
+    saver = Checkpoints(tmp_path, keep=100)
+    state = toys.make_state()
+    seen = {}
     for k in range(6):
         state = train(state, k, k + 1)
         seen[k + 1] = host(state)
@@ -109,7 +114,8 @@ def test_policy_keeps_the_last_and_the_milestones(tmp_path):
 
 def test_the_best_is_kept_besides(tmp_path):
     """From when it is named on; one that is no longer the best goes as any other."""
-    state, saver = toys.make_state(), Checkpoints(tmp_path, keep=1)
+    state = toys.make_state()
+    saver = Checkpoints(tmp_path, keep=1)
     for step, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4)):
         state = train(state, step - 1, step)
         saver.save(state)
@@ -243,18 +249,23 @@ def test_nothing_sound_left_is_an_error(run_folder):
 
 
 MACHINE = {
-    **{name: OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
-       for name in ("EACCES", "EIO", "ESTALE", "ENOMEM")},
+    **{
+        name: OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+        for name in ("EACCES", "EIO", "ESTALE", "ENOMEM")
+    },
     "TensorStore": ValueError("UNKNOWN: Error reading local file: Input/output error [os_error_code='5']"),
     "device": jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2 bytes."),
     "host": MemoryError(),
-}  # fmt: skip
+}
 
 
 def fail(monkeypatch, part, error, steps):
     """Makes a part of the reading fail at some steps, as a disk, a server or a device would."""
-    owner, name = {"about": (checkpoints.limits, "read_json"), "claims": (checkpoints.claims, "check_item"),
-                   "restore": (checkpoints.ocp.Checkpointer, "restore")}[part]  # fmt: skip
+    owner, name = {
+        "about": (checkpoints.limits, "read_json"),
+        "claims": (checkpoints.claims, "check_item"),
+        "restore": (checkpoints.ocp.Checkpointer, "restore"),
+    }[part]
     real = getattr(owner, name)
 
     def read(*args, **kwargs):
