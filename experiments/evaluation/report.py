@@ -111,7 +111,8 @@ def table(content: dict) -> list[tuple[str, str, str, str]]:
                 f"{asked['share']:.1%} ({_percent(asked['interval'])})",
                 f"{asked['real']['share']:.1%} of real {split} images",
                 f"{asked['count']:,} samples; classifier trained on the {data['train_size']:,} real "
-                f"{data['train_split']} images alone (sha256 {asked['classifier_sha256'][:12]}); Wilson's 95 % interval",
+                f"{data['train_split']} images alone (sha256 {asked['classifier_sha256'][:12]}); "
+                "Wilson's 95 % interval",
             )
         )
     for name, figure in measured["frechet"].items():
