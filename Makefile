@@ -90,6 +90,7 @@ $(PLAYGROUND)/.complete: requirements-playground.txt
 
 lint: setup
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 
 types: setup
 	$(RUN) -m pyright --pythonpath $(RUN)
