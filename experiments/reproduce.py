@@ -12,7 +12,6 @@ Exit status: 0 the step is finite; 1 it is not, or there is no such state; 2 a m
 """
 
 import pathlib
-import shutil
 import sys
 import sysconfig
 import traceback
@@ -33,7 +32,7 @@ from diffusion.training.runtime import compilation_cache
 from diffusion.training.step import example_keys, join, prepare, split
 from experiments import config as configs
 from experiments.config import checks, resolve
-from experiments.run import noise_pairs
+from experiments.run import failure, noise_pairs
 from experiments.run import program as programs
 from experiments.run.examples import open_examples
 from experiments.run_folder import workdir
@@ -74,37 +73,6 @@ class Findings(NamedTuple):
     origins: list[str]
 
 
-def folder_of_failed(workdir: str | pathlib.Path) -> pathlib.Path:
-    """Returns WORKDIR/failed, which has the form of a run folder."""
-    return pathlib.Path(workdir) / "failed"
-
-
-def keep(workdir: str | pathlib.Path, frozen: state.TrainState, about: dict) -> pathlib.Path:
-    """Saves the state before a step that failed, apart from the good ones; in place of one of an earlier failure.
-
-    Args:
-        workdir: the run folder.
-        frozen: the state that the step left as it was.
-        about: see `Checkpoints.save`; "examples" is the number of examples before the step.
-
-    Returns:
-        Where it lies, WORKDIR/failed/checkpoints/<step>.
-
-    Raises:
-        CheckpointError: if it cannot be written.
-    """
-    place = folder_of_failed(workdir)
-    if jax.process_index() == 0:
-        shutil.rmtree(place, ignore_errors=True)
-    healthy = jax.device_put(np.int32(state.HEALTHY), frozen.failed_at.sharding)
-    saver = checkpoints.Checkpoints(place)
-    try:
-        saver.save(frozen._replace(failed_at=healthy), about)
-    finally:
-        saver.close()
-    return checkpoints.folder(place) / str(int(frozen.step))
-
-
 def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = None) -> Repeated:
     """Repeats a step of a run.
 
@@ -117,7 +85,7 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
         CheckpointError: if there is no such state, or it is damaged.
         ConfigError: for a mistake in the config.
     """
-    place = folder_of_failed(workdir) if step is None else pathlib.Path(workdir)
+    place = failure.folder(workdir) if step is None else pathlib.Path(workdir)
     step = checkpoints.latest(place) if step is None else step
     if step not in checkpoints.steps(place):
         have = ", ".join(map(str, checkpoints.steps(workdir))) or "none"

@@ -16,6 +16,7 @@ from configs import digits
 from diffusion.training import state
 from diffusion.training.checkpointing import checkpoints
 from experiments import reproduce, train
+from experiments.run import failure
 from tests.reliability.driver import TINY
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -131,8 +132,8 @@ def test_where_no_step_has_failed(healthy):
 def test_a_later_failure_takes_the_place_of_an_earlier_one(tmp_path):
     weights = {"w": np.float32([1.5])}
     frozen = jax.tree.map(jax.numpy.asarray, state.TrainState(np.int32(3), weights, weights, weights, (), np.int32(3)))
-    assert reproduce.keep(tmp_path, frozen, {"examples": 24}).name == "3"
-    reproduce.keep(tmp_path, frozen._replace(step=jax.numpy.asarray(2)), {"examples": 16})
+    assert failure.keep(tmp_path, frozen, {"examples": 24}).name == "3"
+    failure.keep(tmp_path, frozen._replace(step=jax.numpy.asarray(2)), {"examples": 16})
     assert checkpoints.steps(tmp_path / "failed") == [2]
 
 

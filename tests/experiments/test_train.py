@@ -17,8 +17,10 @@ import pytest
 from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import preemption
 from experiments import train
 from experiments.config import ConfigError
+from experiments.run import bookkeeping, examples, hooks
 from experiments.run_folder import workdir
 from tests import commands
 
@@ -162,7 +164,7 @@ def test_failure_stops_names_the_step_and_saves_nothing_bad(tmp_path, monkeypatc
         state, about = restore(*args)
         return state._replace(params=jax.tree.map(lambda leaf: leaf * 1e30, state.params)), about
 
-    monkeypatch.setattr(train.checkpoints, "restore_latest", restore_beyond_reason)
+    monkeypatch.setattr(checkpoints, "restore_latest", restore_beyond_reason)
     for _ in range(2):
         assert train.run(config, tmp_path) == 1
         told = capsys.readouterr().out
@@ -191,7 +193,7 @@ def test_evaluation_in_the_loop(tmp_path, monkeypatch):
 
 def scripted(monkeypatch, evaluate):
     """The evaluation of each step, without its samples."""
-    monkeypatch.setattr(train.hooks, "evaluation", lambda *_: evaluate)
+    monkeypatch.setattr(hooks, "evaluation", lambda *_: evaluate)
 
 
 def rows_of(folder):
@@ -210,13 +212,13 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, capsys, f
         seen.append(step)
         assert checkpoints.latest(tmp_path) == step
         if step == 3:
-            raise train.hooks.EvaluationFailed("MemoryError: 8 GiB")
+            raise hooks.EvaluationFailed("MemoryError: 8 GiB")
         return {"fd_pixels": 1.0}
 
     scripted(monkeypatch, evaluate)
     config = tiny(**EVALUATED, **{"evaluate.failed": failed})
     if failed == "stop":
-        with pytest.raises(train.EvaluationStopped, match=r"MemoryError: 8 GiB.*saved at step 3"):
+        with pytest.raises(bookkeeping.EvaluationStopped, match=r"MemoryError: 8 GiB.*saved at step 3"):
             train.run(config, tmp_path)
     assert train.run(config, tmp_path) == 0
     found = [row for row in rows_of(tmp_path) if "loss" not in row]
@@ -258,16 +260,16 @@ def test_whatever_an_evaluation_raises_is_its_failure(tmp_path, monkeypatch, err
         raise error
 
     config = tiny()
-    given = train.examples.open_examples(config)
-    made = train.hooks.generate.Generator(images, None, 1)
-    monkeypatch.setattr(train.hooks.generate, "generator", lambda *_: made)
-    evaluate = train.hooks.evaluation(config, given.spec, tmp_path, None)
+    given = examples.open_examples(config)
+    made = hooks.generate.Generator(images, None, 1)
+    monkeypatch.setattr(hooks.generate, "generator", lambda *_: made)
+    evaluate = hooks.evaluation(config, given.spec, tmp_path, None)
     where = r"\(test_train.py, line \d+\)"
-    with pytest.raises(train.hooks.EvaluationFailed, match=rf"{type(error).__name__}: .* {where}"):
-        evaluate(None, 3, train.preemption.StopRequest())
+    with pytest.raises(hooks.EvaluationFailed, match=rf"{type(error).__name__}: .* {where}"):
+        evaluate(None, 3, preemption.StopRequest())
     error = ConfigError("config.evaluate.split")
     with pytest.raises(ConfigError):
-        evaluate(None, 3, train.preemption.StopRequest())
+        evaluate(None, 3, preemption.StopRequest())
 
 
 def test_samples_are_left_between_two_batches(tmp_path, monkeypatch):
@@ -276,11 +278,11 @@ def test_samples_are_left_between_two_batches(tmp_path, monkeypatch):
         pytest.fail("the next batch")
 
     config = tiny()
-    stop = train.preemption.StopRequest()
-    made = train.hooks.generate.Generator(images, None, 1)
-    monkeypatch.setattr(train.hooks.generate, "generator", lambda *_: made)
-    evaluate = train.hooks.evaluation(config, train.examples.open_examples(config).spec, tmp_path, None)
-    with stop, pytest.raises(train.preemption.Interrupted):
+    stop = preemption.StopRequest()
+    made = hooks.generate.Generator(images, None, 1)
+    monkeypatch.setattr(hooks.generate, "generator", lambda *_: made)
+    evaluate = hooks.evaluation(config, examples.open_examples(config).spec, tmp_path, None)
+    with stop, pytest.raises(preemption.Interrupted):
         signal.raise_signal(signal.SIGTERM)
         evaluate(None, 3, stop)
 
@@ -316,7 +318,7 @@ def test_a_checkpoint_without_a_fingerprint_goes_on(straight, tmp_path):
 def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, capsys):
     """By the figures 5, 3, 4, 6 of steps 2, 4, 6, 8 that is step 4, also where the run is stopped after it."""
     scripted = {2: 5.0, 4: 3.0, 6: 4.0, 8: 6.0}
-    monkeypatch.setattr(train.hooks, "evaluation", lambda *_: lambda params, step, stop: {"fd_pixels": scripted[step]})
+    monkeypatch.setattr(hooks, "evaluation", lambda *_: lambda params, step, stop: {"fd_pixels": scripted[step]})
     config = tiny(
         **{
             "train.steps": 8,

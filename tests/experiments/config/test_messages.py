@@ -12,9 +12,8 @@ import pytest
 from configs import digits
 from diffusion.training import sharding
 from experiments import config as configs
-from experiments import train
 from experiments.config import ConfigError, names
-from experiments.run import examples, program
+from experiments.run import examples, failure, program
 from experiments.run_folder import file_systems
 from tests import commands
 
@@ -22,7 +21,7 @@ BROKEN = """
 import jax.numpy as jnp
 
 from diffusion import objectives, weightings
-from experiments import names
+from experiments.config import names
 
 
 def broken(density, parameterization):
@@ -79,13 +78,13 @@ def test_a_file_named_by_a_relative_path_fails_at_its_own_line(tmp_path, monkeyp
     ],
 )
 def test_the_advice_after_a_failure_is_of_use(tmp_path, step, clip, there, missing):
-    message = train.failure_message(step, tmp_path, clip)
+    message = failure.message(step, tmp_path, clip)
     assert there in message and missing not in message
 
 
 def test_the_advice_quotes_the_checkpoint_to_start_from(tmp_path):
     (tmp_path / "my run" / "checkpoints" / "5").mkdir(parents=True)
-    message = train.failure_message(7, tmp_path / "my run", 1.0)
+    message = failure.message(7, tmp_path / "my run", 1.0)
     assert f"'--config.init_from.path={tmp_path}/my run/checkpoints/5'." in message
 
 

@@ -1,0 +1,72 @@
+"""A step whose loss or gradient is not finite: what the user reads, and the state that is kept to repeat it."""
+
+import pathlib
+import shlex
+import shutil
+
+import jax
+import numpy as np
+
+from diffusion.training import state
+from diffusion.training.checkpointing import checkpoints
+
+
+class RunFailed(Exception):
+    """The loss or the gradient of a step was not finite; the state is frozen as it was before that step."""
+
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
+
+
+def message(step: int, workdir: pathlib.Path, clip: float | None = None) -> str:
+    """What a user reads when a step fails.
+
+    Args:
+        step: that has failed.
+        workdir: the run folder.
+        clip: the largest norm of a gradient that the run's optimizer lets pass; None for any.
+    """
+    good = checkpoints.latest(workdir)
+    kept = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
+    if step == 0:
+        advice = "No step has changed the weights yet: look at the data, the network and the objective."
+    else:
+        less = "--config.optimizer.learning_rate" + ("" if clip else " or --config.optimizer.clip=1.0")
+        source = f"--config.init_from.path={checkpoints.folder(workdir) / str(good)}"
+        advice = f"Try a smaller {less} with a new --workdir{'' if good is None else f' {shlex.quote(source)}'}."
+    return (
+        f"error: the loss or the gradient was not finite in step {step} (counted from 0). The state was frozen before "
+        f"that step. {kept}\nThe same command fails the same way. {advice}"
+    )
+
+
+def folder(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Returns WORKDIR/failed, which has the form of a run folder."""
+    return pathlib.Path(workdir) / "failed"
+
+
+def keep(workdir: str | pathlib.Path, frozen: state.TrainState, about: dict) -> pathlib.Path:
+    """Saves the state before a step that failed, apart from the good ones; in place of one of an earlier failure.
+
+    Args:
+        workdir: the run folder.
+        frozen: the state that the step left as it was.
+        about: see `Checkpoints.save`; "examples" is the number of examples before the step.
+
+    Returns:
+        Where it lies, WORKDIR/failed/checkpoints/<step>.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    place = folder(workdir)
+    if jax.process_index() == 0:
+        shutil.rmtree(place, ignore_errors=True)
+    healthy = jax.device_put(np.int32(state.HEALTHY), frozen.failed_at.sharding)
+    saver = checkpoints.Checkpoints(place)
+    try:
+        saver.save(frozen._replace(failed_at=healthy), about)
+    finally:
+        saver.close()
+    return checkpoints.folder(place) / str(int(frozen.step))
