@@ -261,7 +261,10 @@ def test_a_name_that_is_taken_or_no_function_is_refused(ideas):
     [
         ("x = 1\ny = = 2\n", "line 2: SyntaxError"),
         ("import no_such_module\n", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
-        ("from experiments import names\n\nnames.add(names.SAMPLERS, len, 'ddim')\n", "line 3: names.add: there is a"),
+        (
+            "from experiments.config import names\n\nnames.add(names.SAMPLERS, len, 'ddim')\n",
+            "line 3: names.add: there is a",
+        ),
         (None, "no such Python file"),
     ],
 )
@@ -278,7 +281,7 @@ def test_a_file_that_fails_is_told_in_a_sentence(tmp_path, text, words):
 def test_a_sweep_knows_the_names_of_its_commands_files(tmp_path):
     path = tmp_path / "swept.py"
     path.write_text(
-        "from diffusion import schedules\nfrom experiments import names\n"
+        "from diffusion import schedules\nfrom experiments.config import names\n"
         "names.add(names.SCHEDULES, schedules.rectified_flow, 'swept')\n"
     )
     assert sweep_commands.settings([("python", "-m", "experiments.train", f"--extend={path}")], {}, set()) == []

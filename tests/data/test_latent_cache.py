@@ -265,7 +265,7 @@ def test_what_the_encoder_gives_is_checked(tmp_path):
 
 SCRIPT = """
 import sys, time
-from tests.data import test_latents as t
+from tests.data import test_latent_cache as t
 def slow(images):
     time.sleep(0.2)
     return t.encode(images)

@@ -143,7 +143,9 @@ def test_memory_against_xla(remat):
 REAL_RUN = """
 import resource, sys, jax
 from configs import digits
-from experiments import estimate, plan, program, train
+from experiments import plan, train
+from experiments.planning import estimate
+from experiments.run import program
 config = digits.get_config()
 config.model.update(depth=8, unroll=1)
 config.train.accumulate = 1

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import json
 import jax, numpy as np
-from diffusion.models import layout
+from diffusion.models.layers import layout
 from diffusion.training import sharding
 from tests.models import backbones
 

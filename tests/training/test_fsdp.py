@@ -14,7 +14,7 @@ BYTES = """
 import json, jax
 from configs import digits
 from diffusion.training import ema, sharding, state
-from experiments import resolve
+from experiments.config import resolve
 import jax.numpy as jnp
 
 config = digits.get_config()
@@ -56,7 +56,8 @@ SAMPLE = """
 import jax, jax.numpy as jnp, numpy as np
 from configs import digits
 from diffusion.training import sharding
-from experiments import generate, resolve
+from experiments.config import resolve
+from experiments.sampling import generate
 
 config = digits.get_config("tiny")
 config.sample.batch_size, config.model.heads = 13, 4

@@ -19,7 +19,8 @@ from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.training import sharding
 from diffusion.training.step import example_keys, prepare
-from experiments import program as programs, checks, resolve
+from experiments.config import checks, resolve
+from experiments.run import program as programs
 
 sharding.initialize_distributed()
 config = digits.get_config("tiny")
@@ -127,8 +128,9 @@ STATE = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from configs import digits
-from diffusion.training import checkpoints, sharding
-from experiments import program as programs
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
+from experiments.run import program as programs
 
 sharding.initialize_distributed()
 workdir, meshes = sys.argv[1], json.loads(sys.argv[2])
@@ -191,7 +193,7 @@ import json, re
 import jax, numpy as np
 from configs import digits
 from diffusion.training import sharding
-from experiments import program as programs
+from experiments.run import program as programs
 
 config = digits.get_config("tiny")
 config.model.update({"heads": 8, "width": 128, "depth": 2, "unroll": 2})  # unrolled: XLA counts a scan's body once

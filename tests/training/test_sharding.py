@@ -88,7 +88,8 @@ def test_the_limits_of_a_run_of_several_processes(monkeypatch):
 CHILD = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
-from diffusion.training import checkpoints, sharding
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
 from diffusion.training.checkpointing.checksums import checksums
 from diffusion.training.step import make_train_step
 from tests.training import toys

@@ -136,7 +136,7 @@ Example: python -m command --config=x.py
 from experiments import config as configs
 CONFIG = configs.flag()
 def main(argv):
-    from experiments import checks
+    from experiments.config import checks
     checks.validate(CONFIG.value)
     print(configs.to_json(CONFIG.value))
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def display(monkeypatch, start=0, speaks=True, terminal=False):
     clock = [0.0]
     out = io.StringIO()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(progress.memory, "used", lambda: (1_234_000_000, 4_000_000_000))
+    monkeypatch.setattr(progress.process_memory, "used", lambda: (1_234_000_000, 4_000_000_000))
     console = Console(file=out, force_terminal=terminal, width=200, highlight=False)
     return progress.Display(100, start, 8, speaks, console), clock, out
 
@@ -90,7 +90,7 @@ def test_bar_of_a_single_job(monkeypatch):
     clock = [0.0]
     out = io.StringIO()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(progress.memory, "used", lambda: (5e8, None))
+    monkeypatch.setattr(progress.process_memory, "used", lambda: (5e8, None))
     with progress.bar("sampling", 10, "images", Console(file=out, width=200)) as advance:
         clock[0] = 1.0
         advance(2)  # too soon for a line
@@ -109,7 +109,7 @@ def test_bar_of_a_single_job_on_a_terminal(monkeypatch):
     clock = [0.0]
     out = io.StringIO()
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(progress.memory, "used", lambda: (5e8, None))
+    monkeypatch.setattr(progress.process_memory, "used", lambda: (5e8, None))
     with progress.bar("sampling", 10, "images", Console(file=out, width=80, force_terminal=True)) as advance:
         clock[0] = 90.0
         advance(4)

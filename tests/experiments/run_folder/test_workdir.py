@@ -87,7 +87,8 @@ HOLDER = """
 import sys
 from configs import digits
 from experiments import config as config_lib
-from experiments import fields, workdir
+from experiments.config import fields
+from experiments.run_folder import workdir
 with workdir.lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -156,7 +156,8 @@ def test_an_edit_like_its_source_is_its_source(network):
 CHILD = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from diffusion.models import DiT, doors, layout
+from diffusion.models import DiT
+from diffusion.models.layers import layer_masks, layout
 
 model = DiT(patch=2, width=16, depth=3, heads=2, num_classes=3)
 x, t, labels = jax.random.normal(jax.random.key(1), (4, 4, 4, 1)), jnp.linspace(0.1, 0.9, 4), jnp.arange(4)
@@ -165,8 +166,8 @@ shapes = jax.eval_shape(model.init, jax.random.key(0), x, t, labels)
 variables = jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), jnp.float32), shapes)
 condition = {
     "label": labels,
-    "skip": doors.mask(4, 3, (1,)) & np.array([[True], [False], [False], [True]]),
-    "identity": doors.mask(4, 3, (0,)) & np.array([[False], [True], [False], [False]]),
+    "skip": layer_masks.mask(4, 3, (1,)) & np.array([[True], [False], [False], [True]]),
+    "identity": layer_masks.mask(4, 3, (0,)) & np.array([[False], [True], [False], [False]]),
     "borrow": np.int32([[0] * 3, [0] * 3, [-2] * 3, [-2] * 3]),  # from the other device
 }
 plain = jax.jit(model.apply)(variables, x, t, condition)

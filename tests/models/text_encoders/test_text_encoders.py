@@ -180,7 +180,7 @@ def test_wrong_input_is_refused():
 OVER_A_MESH = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from diffusion.models import layout
+from diffusion.models.layers import layout
 from diffusion.training import sharding
 from tests.models.text_encoders.test_text_encoders import ENCODER, IDS, TEXT, VISION, made
 mesh = sharding.make_mesh({"data": 2, "tensor": 2})
