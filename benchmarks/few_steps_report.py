@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from experiments.evaluation import figures
+from experiments.evaluation import plots
 
 SHOWN = (4, 8, 16, 32, 64)  # columns of the tables
 AT = 16  # the number of evaluations at which a sampler's grid is chosen
@@ -212,7 +212,7 @@ def _finish(panel: Axes, ends: list[tuple[float, str, str]], title: str) -> None
     ticks = [1, 2, 4, 8, 16, 32, 64]
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
     panel.minorticks_off()
-    figures.plain(panel)
+    plots.plain(panel)
     panel.set_ylim(top=min(TOP, panel.get_ylim()[1]))
     low, high = np.log10(panel.get_ylim())
     gap = (high - low) / 22

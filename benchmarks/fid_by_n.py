@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from diffusion.metrics import extrapolation, image_sets, inception, kernel_distance, protocols, references
 from experiments import config as configs
-from experiments.evaluation import report, score
+from experiments.evaluation import comparison, report
 from experiments.run_folder.workdir import write_text
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the samples, in a subset
@@ -113,4 +113,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "of the subsets")
     flags.DEFINE_string("out", "docs/images/fid_by_n.png", "the picture; its numbers go beside it")
     flags.mark_flag_as_required("inception")
-    configs.run(main, score.FAILURES)
+    configs.run(main, comparison.FAILURES)

@@ -14,7 +14,7 @@ from absl import flags
 
 from diffusion.metrics import frechet, image_sets, inception, protocols, references
 from experiments import config as configs
-from experiments.evaluation import records, report, score
+from experiments.evaluation import comparison, records, report
 from experiments.run_folder.workdir import write_text
 
 METRICS = ("fid", "kid")
@@ -25,10 +25,10 @@ def main(argv: list[str]) -> None:
     asked = flags.FLAGS
     lines = ["| protocol | resize to 299 | scaling of bytes b | FID | KID x 1,000 |", "|---|---|---|---|---|"]
     for name, protocol in protocols.PROTOCOLS.items():
-        request = score.Request(
+        request = comparison.Request(
             asked.samples, asked.reference, name, asked.inception, metrics=METRICS, data_dir=asked.data_dir
         )
-        content = records.record(request, score.run(request))
+        content = records.measure(request)
         figures = content["figures"]
         kid = figures["kid"]
         lines.append(
@@ -71,4 +71,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_string("out", "protocols.md", "the table")
     flags.mark_flag_as_required("inception")
-    configs.run(main, score.FAILURES)
+    configs.run(main, comparison.FAILURES)

@@ -27,10 +27,11 @@ from diffusion.text_to_image import pipelines
 from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.evaluation import report
-from experiments.evaluation.measures import FULL, Split, distance
+from experiments.evaluation.real_images import Split
+from experiments.evaluation.sample_metrics import FULL, distance
 from experiments.run import progress
 from experiments.run_folder import workdir
-from experiments.text import figures, measures
+from experiments.text import figures, prompt_metrics
 
 STEPS = 1_500  # of the towers' training
 SEED = 0
@@ -191,7 +192,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     folder = pathlib.Path(given.model)
     how = {name: given[name].value for name in ("data_dir", "number", "guidance", "steps", "batch_size")}
-    content = run(measures.load(folder), folder, pathlib.Path(given.out), given.data, given.held_out, **how)
+    content = run(prompt_metrics.load(folder), folder, pathlib.Path(given.out), given.data, given.held_out, **how)
     print(markdown(content))
 
 

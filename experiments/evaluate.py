@@ -10,7 +10,7 @@
     python -m experiments.evaluate --verify=result.json
 
 With --workdir: reads config.json, and samples.npz (from experiments.sample, whose --out is our --samples). Measures
-the share of samples that a classifier of real images takes for the class asked for, the Frechet distance to the real
+the share of samples that a classifier of real images takes for the requested class, the Frechet distance to the real
 images of config.evaluate.split in each feature space of config.evaluate.features, beside real images and noise, and
 nearest neighbours in the training set. Also draws curves.png from the metrics of the training, and writes report.md
 and report.json beside the samples; with --protocol and --inception also the Inception figures, in inception.json; with
@@ -32,8 +32,18 @@ from absl import flags
 
 from diffusion.metrics import classifier, protocols
 from experiments import config as configs
-from experiments.evaluation import figures, measures, model_figures, records, report, score
-from experiments.evaluation.measures import FULL, Effort
+from experiments.evaluation import (
+    comparison,
+    image_metrics,
+    model_metrics,
+    plots,
+    real_images,
+    records,
+    report,
+    run_report,
+    sample_metrics,
+)
+from experiments.evaluation.sample_metrics import FULL, Effort
 from experiments.run import progress
 from experiments.run_folder import workdir
 from experiments.sampling import autoencoder_folders
@@ -55,20 +65,19 @@ def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effor
         The content of report.json.
 
     Raises:
-        ConfigError, WorkdirError: as in `measure` and `read_samples`.
+        ConfigError, WorkdirError: as in `sample_metrics.measure` and `read_samples`.
     """
     folder = pathlib.Path(folder)
     images, labels = read_samples(folder)
     split = config["evaluate"]["split"]
-    learned_from = measures.split_of(config, config["data"]["split"])
-    if "classifier" in config["evaluate"]["features"] and learned_from.spec.num_classes:
-        classifier.cached(learned_from.images, learned_from.labels, training=_train_classifier)
+    train = real_images.split_of(config, config["data"]["split"])
+    if "classifier" in config["evaluate"]["features"] and train.spec.num_classes:
+        classifier.cached(train.images, train.labels, training=_train_classifier)
     with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
-        measured = measures.measure(images, labels, config, split, effort, advance)
+        measured = sample_metrics.measure(images, labels, config, split, effort, advance)
     if (folder / "metrics.jsonl").is_file():
-        figures.curves(folder / "metrics.jsonl", folder / "curves.png")
-    real = measures.split_of(config, split)
-    train = measures.split_of(config, config["data"]["split"])
+        plots.curves(folder / "metrics.jsonl", folder / "curves.png")
+    real = real_images.split_of(config, split)
     conditional = bool(config["model"].get("num_classes", 0))
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     protocol = {
@@ -84,13 +93,13 @@ def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effor
         "distance": {
             "N": measured["count"],
             "selection": SELECTION if conditional else "the first N samples",
-            "seed": measures.SEED,
+            "seed": sample_metrics.SEED,
             "level": 0.95,
         },
-        **report.provenance(config, folder, command),
+        **run_report.provenance(config, folder, command),
     }
     content = report.plain({"figures": measured, "protocol": protocol})
-    report.write(content, folder)
+    run_report.write(content, folder)
     return content
 
 
@@ -99,79 +108,74 @@ def _train_classifier(images: np.ndarray, labels: np.ndarray, seed: int) -> clas
         return classifier.train(images, labels, seed, advance=advance)
 
 
-def figures_of_model(
+def add_model_metrics(
     content: dict, config: Mapping, run_folder: pathlib.Path, folder: pathlib.Path, names: Sequence[str]
-) -> dict:
-    """Adds figures of `model_figures` to the report.
+) -> None:
+    """Measures metrics of `model_metrics` and adds them to the report, as {"model": {metric: dict}}.
 
     Args:
         content: from `run`.
         config: the run's config.
         run_folder: the run folder.
         folder: of the samples and of the report.
-        names: of `model_figures.FIGURES`.
-
-    Returns:
-        The content with {"model": {figure: dict}}.
+        names: of `model_metrics.METRICS`.
     """
     images, labels = read_samples(folder)
-    train, real = (measures.split_of(config, name) for name in (config["data"]["split"], config["evaluate"]["split"]))
-    subject = model_figures.Subject(config, run_folder, images, labels, train, real)
+    train, real = (
+        real_images.split_of(config, split) for split in (config["data"]["split"], config["evaluate"]["split"])
+    )
+    subject = model_metrics.Subject(config, run_folder, images, labels, train, real)
     content["model"] = {}
     for name in names:
-        content["model"] |= report.plain(model_figures.FIGURES[name](subject))
-    report.write(content, folder)
-    return content
+        content["model"] |= report.plain(model_metrics.METRICS[name](subject))
+    run_report.write(content, folder)
 
 
-def inception_figures(content: dict, folder: pathlib.Path, request: score.Request, out: pathlib.Path) -> dict:
-    """Adds the Inception figures of the same samples to the report, and writes their record.
+def add_inception_metrics(content: dict, folder: pathlib.Path, request: comparison.Request, out: pathlib.Path) -> None:
+    """Measures the same samples in Inception features, writes the record, and adds the metrics to the report.
 
     Args:
-        content: from `run`.
+        content: from `run`; it gets {"inception": {"figures", "warnings", "protocol": name, "record": file}}.
         folder: of the report.
         request: what to measure.
         out: file of the record.
-
-    Returns:
-        The content with {"inception": {"figures", "warnings", "protocol": name, "record": file}}.
     """
-    found = records.record(request, score.run(request))
-    records.write(out, found)
+    record = records.measure(request)
+    records.write(out, record)
     content["inception"] = {
-        "figures": found["figures"],
-        "warnings": found["warnings"],
+        "figures": record["figures"],
+        "warnings": record["warnings"],
         "protocol": request.protocol,
         "reference": request.reference,
         "record": str(out),
     }
-    report.write(content, folder)
-    return content
+    run_report.write(content, folder)
 
 
 def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of --metrics with --workdir: those of `score.METRICS`, and those of `model_figures.FIGURES`.
+    """The names of --metrics with --workdir: those of `image_metrics.METRICS`, and those of `model_metrics.METRICS`.
 
     Raises:
         ConfigError: for a name of neither, or one that needs --protocol where there is none.
     """
-    valid = {**score.METRICS, **model_figures.FIGURES}
+    valid = {**image_metrics.METRICS, **model_metrics.METRICS}
     for name in names:
         if name not in valid:
             raise configs.unknown("--metrics", name, valid, "metric")
-    of_pair = [name for name in names if name in score.METRICS]
-    if of_pair and not flags.FLAGS.protocol:
+    of_images = [name for name in names if name in image_metrics.METRICS]
+    if of_images and not flags.FLAGS.protocol:
         raise configs.ConfigError(
-            f"--metrics={of_pair[0]} is taken in Inception features: name --protocol and "
-            f"--inception. (Without: {', '.join(model_figures.FIGURES)}.)"
+            f"--metrics={of_images[0]} is taken in Inception features: name --protocol and "
+            f"--inception. (Without: {', '.join(model_metrics.METRICS)}.)"
         )
-    return of_pair, [name for name in names if name in model_figures.FIGURES]
+    return of_images, [name for name in names if name in model_metrics.METRICS]
 
 
-def requested(**given) -> score.Request:
-    """The request of the command line, with some fields given."""
-    values = {name: getattr(flags.FLAGS, name) for name in score.Request._fields if name in flags.FLAGS}
-    values = {name: value for name, value in {**values, **given}.items() if value is not None}
+def requested(**changes) -> comparison.Request:
+    """The request of the command line, with changes of its fields."""
+    fields = comparison.Request._fields
+    values = {name: getattr(flags.FLAGS, name) for name in fields if name in flags.FLAGS} | changes
+    values = {name: value for name, value in values.items() if value is not None}
     if values.get("autoencoder") and {"samples", "metrics"} & values.keys():
         raise configs.ConfigError(
             "--autoencoder is measured by psnr, ssim and rfid of its reconstructions of "
@@ -179,49 +183,52 @@ def requested(**given) -> score.Request:
         )
     if "metrics" in values:
         values["metrics"] = tuple(values["metrics"])
-    return score.Request(**{"samples": "", "reference": ""} | values)
+    return comparison.Request(**values)
+
+
+def evaluate_run() -> None:
+    """Evaluates the samples of the run that --workdir names."""
+    config = CONFIG.value
+    folder = pathlib.Path(flags.FLAGS.samples or flags.FLAGS.workdir)
+    of_images, of_model = split_metrics(flags.FLAGS.metrics or ())
+    content = run(config, folder, workdir.command("experiments.evaluate"))
+    if of_model:
+        add_model_metrics(content, config, pathlib.Path(flags.FLAGS.workdir), folder, of_model)
+    if flags.FLAGS.protocol or flags.FLAGS.inception:
+        protocol = protocols.PROTOCOLS.get(flags.FLAGS.protocol)
+        request = requested(
+            samples=str(folder / "samples.npz"),
+            reference=flags.FLAGS.reference or f"{config.data.name}@{protocol.split if protocol else 'train'}",
+            metrics=of_images or None,
+            data_dir=flags.FLAGS.data_dir or config.data.dir,
+        )
+        add_inception_metrics(content, folder, request, pathlib.Path(flags.FLAGS.out or folder / "inception.json"))
+    run_report.show(content, folder, run=flags.FLAGS.workdir)
 
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    out = pathlib.Path(flags.FLAGS.out) if flags.FLAGS.out else None
     if flags.FLAGS.verify:
         differences = records.verify(pathlib.Path(flags.FLAGS.verify))
-        told = [f"differs: {line}" for line in differences] or [f"{flags.FLAGS.verify}: every figure is found again"]
-        print("\n".join(told))
+        lines = [f"differs: {line}" for line in differences] or [f"{flags.FLAGS.verify}: every figure is found again"]
+        print("\n".join(lines))
         sys.exit(bool(differences))
     if flags.FLAGS.workdir:
-        folder = pathlib.Path(flags.FLAGS.samples or flags.FLAGS.workdir)
-        names, of_model = split_metrics(flags.FLAGS.metrics or ())
-        content = run(CONFIG.value, folder, workdir.command("experiments.evaluate"))
-        if of_model:
-            content = figures_of_model(content, CONFIG.value, pathlib.Path(flags.FLAGS.workdir), folder, of_model)
-        if flags.FLAGS.protocol or flags.FLAGS.inception:
-            data = CONFIG.value.data
-            protocol = protocols.PROTOCOLS.get(flags.FLAGS.protocol)
-            reference = flags.FLAGS.reference or f"{data.name}@{protocol.split if protocol else 'train'}"
-            request = requested(
-                samples=str(folder / "samples.npz"),
-                reference=reference,
-                metrics=names or None,
-                data_dir=flags.FLAGS.data_dir or data.dir,
-            )
-            content = inception_figures(content, folder, request, out or folder / "inception.json")
-        report.show(content, folder, run=flags.FLAGS.workdir)
-        return
-    if out is None:
+        return evaluate_run()
+    if not flags.FLAGS.out:
         raise configs.ConfigError(
             "--out is missing: where to write, e.g. --out=result.json (with --samples), or "
             "--out=reference.safetensors (a --reference alone)."
         )
+    out = pathlib.Path(flags.FLAGS.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not (flags.FLAGS.samples or flags.FLAGS.autoencoder):
-        made = score.make_reference(requested(), out)
-        print(f"{out}: statistics of {made.count:,} images")
+        statistics = comparison.make_reference(requested(), out)
+        print(f"{out}: statistics of {statistics.count:,} images")
         return
-    content = records.record(requested(), score.run(requested()))
-    records.write(out, content)
-    records.show(content)
+    record = records.measure(requested())
+    records.write(out, record)
+    records.show(record)
     print(f"{out}; measure it again by: {configs.printed('evaluate', f'--verify={out}')}")
 
 
@@ -244,12 +251,12 @@ if __name__ == "__main__":
     flags.DEFINE_string("protocol", None, f"how images are prepared: {', '.join(protocols.PROTOCOLS)}")
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
     flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
-    flags.DEFINE_string("features", None, f"space to compare in, without --workdir: {', '.join(score.FEATURES)}")
+    flags.DEFINE_string("features", None, f"space to compare in, without --workdir: {', '.join(comparison.FEATURES)}")
     flags.DEFINE_list(
         "metrics",
         None,
-        f"figures, of {','.join(score.METRICS)}; {','.join(score.DEFAULT)} by default; "
-        f"with --workdir also {','.join(model_figures.FIGURES)}, in the report",
+        f"figures, of {','.join(image_metrics.METRICS)}; {','.join(comparison.DEFAULT)} by default; "
+        f"with --workdir also {','.join(model_metrics.METRICS)}, in the report",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_integer(
@@ -262,4 +269,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
     flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
     flags.DEFINE_string("verify", None, "a record to measure again")
-    configs.run(main, (*workdir.FAILURES, *score.FAILURES, *autoencoder_folders.FAILURES, records.ResultError))
+    configs.run(main, (*workdir.FAILURES, *comparison.FAILURES, *autoencoder_folders.FAILURES, records.ResultError))

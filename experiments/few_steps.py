@@ -29,11 +29,11 @@ from diffusion.io.files import whole
 from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
 from experiments.config import ConfigError, checks, names, resolve
-from experiments.evaluation import figures, measures
+from experiments.evaluation import plots, sample_metrics
 from experiments.run_folder import workdir
 from experiments.sampling import generate
 
-EFFORT = measures.Effort(0, 10)
+EFFORT = sample_metrics.Effort(0, 10)
 SHOWN = 10  # samples in a row of the picture
 WRAPPED = 10  # letters in a line above a sample
 ASKED = ("asked_class", "class recognised")
@@ -155,7 +155,7 @@ def measured(row: Row) -> Made:
     make = generate.generator(config, workdir.example_shape(config))
     labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
     images = make.images(params, labels, generate.seeds(config, number))
-    found = measures.measure(images, labels, config, config.evaluate.split, EFFORT)
+    found = sample_metrics.measure(images, labels, config, config.evaluate.split, EFFORT)
     figures_of = {"nfe": make.nfe, "asked_class": found["asked_class"] and found["asked_class"]["share"]}
     for name, part in found["frechet"].items():
         figures_of |= {f"fd_{name}": part["all_samples"]["mean"], f"floor_{name}": part["floor"]["mean"]}
@@ -187,7 +187,7 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
     figure = Figure(figsize=(4.6 * len(shown) + 2.2, 3.9), dpi=110, layout="constrained")
     models = list(dict.fromkeys(row["name"] for row in rows))
     for axes, feature in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown):
-        for model, colour in zip(models, (*figures.COLOURS, *figures.COLOURS)):
+        for model, colour in zip(models, (*plots.COLOURS, *plots.COLOURS)):
             mine = [row for row in rows if row["name"] == model]
             teacher = {"linestyle": "--", "color": "#888888", "marker": "s"} if model == models[-1] else {}
             line = {"linestyle": "-", "color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.7} | teacher
@@ -197,19 +197,19 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
         counts = sorted({row["nfe"] for row in rows})
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
-        figures.log_heights(axes, (1, 1.5, 2, 3, 5, 7))
-        figures.plain(axes)
+        plots.log_heights(axes, (1, 1.5, 2, 3, 5, 7))
+        plots.plain(axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
-    figures.save(figure, path)
+    plots.save(figure, path)
 
 
 def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> None:
     """The first samples of every row, one below the other: a column has one seed and one class."""
     shown = [np.load(out / "rows" / f"{row['name']}-{row['steps']}.npz", allow_pickle=False) for row in rows]
-    images = figures.paper(np.stack([arrays["images"] for arrays in shown]))
+    images = plots.paper(np.stack([arrays["images"] for arrays in shown]))
     beside = [f"{row['name']}, {row['nfe']}" for row in rows]
-    figures.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
+    plots.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
 
 
 def compare(measure: Callable[[Row], Made], inception: str, asked: tuple[str, str], command: str, *judges: str) -> None:

@@ -30,7 +30,7 @@ from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
 from experiments import config as configs
 from experiments.config import checks, resolve
-from experiments.evaluation import figures
+from experiments.evaluation import plots
 from experiments.run import progress
 from experiments.run_folder import workdir
 from experiments.sampling import averages, batches_on_disk, from_prompt, generate
@@ -136,11 +136,11 @@ def write(
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
     batches_on_disk.clear(out)
 
-    figures.sample_grid(images, labels, out / "samples.png")
+    plots.sample_grid(images, labels, out / "samples.png")
     first = np.unique(labels, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, labels[first], seeds[first])
     plan = resolve.plan(config)
-    figures.trajectory(x, x0, np.append(plan.t, plan.s[-1]), labels[first], out / "trajectory.png")
+    plots.trajectory(x, x0, np.append(plan.t, plan.s[-1]), labels[first], out / "trajectory.png")
 
 
 def requested_labels(requested: list[str] | None, number: int, num_classes: int) -> np.ndarray:

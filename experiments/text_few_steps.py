@@ -23,13 +23,12 @@ from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
 from experiments import few_steps
 from experiments.config import ConfigError
-from experiments.evaluation import measures
+from experiments.evaluation import sample_metrics
 from experiments.run_folder import workdir
 from experiments.sampling import generate
-from experiments.text import judge
-from experiments.text import measures as text_measures
+from experiments.text import judge, prompt_metrics
 
-EFFORT = measures.Effort(0, 10)
+EFFORT = sample_metrics.Effort(0, 10)
 ASKED = ("attributes", "attributes right")
 FEATURE = "judge"
 NEW = 2_000  # pictures that distances are measured to
@@ -75,11 +74,11 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
     params, _ = checkpoints.load_ema(row.folder, row.step)
     make = generate.of_conditions(config, workdir.example_shape(config))
     images = make.images(params, asked.told, generate.seeds(config, number))
-    subject = text_measures.Subject(None, reader())
-    frechet = text_measures.distance_to(subject, images, *_new(), EFFORT)
+    subject = prompt_metrics.Subject(None, reader())
+    frechet = prompt_metrics.distance_to(subject, images, *_new(), EFFORT)
     figures = {
         "nfe": make.nfe,
-        "attributes": text_measures.scores(subject.judge, asked.texts, images)["attributes"]["share"],
+        "attributes": prompt_metrics.scores(subject.judge, asked.texts, images)["attributes"]["share"],
         f"fd_{FEATURE}": frechet["all_samples"]["mean"],
         f"floor_{FEATURE}": frechet["floor"]["mean"],
         "count": number,

@@ -18,13 +18,11 @@ import contextlib
 import functools
 import json
 import pathlib
-import platform
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -36,9 +34,9 @@ from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.evaluation import report
 from experiments.run_folder import workdir
-from experiments.text import edits, judge, measures, tables
+from experiments.text import edits, judge, prompt_metrics, tables
 from experiments.text import figures as text_figures
-from experiments.text.measures import Subject
+from experiments.text.prompt_metrics import Subject
 
 PARTS = ("sweep", "prompts", "negative", "distances", "edits")
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
@@ -107,15 +105,15 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     test = real("test", settings.number)
     withheld = real("withheld", settings.number)
     figures["judge"] = {
-        name: measures.scores(reader, split.captions, split.images)
+        name: prompt_metrics.scores(reader, split.captions, split.images)
         for name, split in (("test", test), ("withheld", withheld))
     }
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:
         captions = real("validation", max(8, settings.number // 8)).captions
         with _said("sweep of the guidance"):
-            rows = measures.sweep(subject, captions, settings.scales)
-        guidance = settings.guidance or measures.chosen(rows)
+            rows = prompt_metrics.sweep(subject, captions, settings.scales)
+        guidance = settings.guidance or prompt_metrics.chosen(rows)
         near = min(rows, key=lambda row: abs(row["guidance"] - guidance))
         text_figures.guidance_curve(rows, guidance, out / "guidance.png")
         text_figures.guidance_rows(rows, captions, out / "guidance_rows.png")
@@ -125,23 +123,23 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     made = None
     if {"prompts", "distances"} & set(settings.parts):
         with _said("pictures of the test captions"):
-            made = measures.accuracy(subject, test.captions, guidance)
+            made = prompt_metrics.accuracy(subject, test.captions, guidance)
     if "prompts" in settings.parts and made is not None:
         with _said("pictures of withheld combinations"):
-            unseen = measures.accuracy(subject, withheld.captions, guidance, first_seed=5_000)
+            unseen = prompt_metrics.accuracy(subject, withheld.captions, guidance, first_seed=5_000)
         figures["prompts"] = {"test": made["scores"], "withheld": unseen["scores"]}
         for name, images, captions in (
             ("test", made["images"], test.captions),
             ("withheld", unseen["images"], withheld.captions),
         ):
-            text_figures.gallery(images, captions, measures.whole(reader, captions, images), out / f"{name}.png")
+            text_figures.gallery(images, captions, prompt_metrics.whole(reader, captions, images), out / f"{name}.png")
     if "negative" in settings.parts:
         with _said("negative prompts"):
-            figures["negative"] = measures.negatives(subject, guidance, max(8, settings.number // 8))
+            figures["negative"] = prompt_metrics.negatives(subject, guidance, max(8, settings.number // 8))
     if "distances" in settings.parts and made is not None:
         with _said("distances"):
             held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
-            figures["frechet"] = measures.distance_to(subject, made["images"], held_out, others)
+            figures["frechet"] = prompt_metrics.distance_to(subject, made["images"], held_out, others)
             figures["copies"] = neighbours.copying(made["images"], held_out, train)
     if "edits" in settings.parts:
         figures["edits"] = {}
@@ -184,9 +182,7 @@ def _protocol(folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
         "dataset": f"shapes {shapes.Shapes.VERSION}",
         **settings._asdict(),
         "seeds": "0.. of test captions, 5000.. of withheld ones, 0.. of the sweep",
-        "git_commit": report.git_commit(),
-        "device": jax.devices()[0].device_kind,
-        "versions": {"python": platform.python_version(), **{name: report.version(name) for name in report.PACKAGES}},
+        **report.software(),
     }
 
 
@@ -210,7 +206,7 @@ def main(argv: list[str]) -> None:
     settings = Settings(given.number, given.steps, given.guidance, scales, given.batch_size, tuple(given.parts))
     folder = pathlib.Path(given.model)
     out = pathlib.Path(given.out)
-    content = run(measures.load(folder), folder, out, settings)
+    content = run(prompt_metrics.load(folder), folder, out, settings)
     for what, value, beside in tables.summary(content["figures"]):
         print(f"{what:48} {value:24} {beside}")
     print(f"{out / 'report.md'}")

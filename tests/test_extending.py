@@ -18,7 +18,7 @@ from diffusion.data import catalog
 from diffusion.metrics import features
 from experiments import config as configs
 from experiments.config import ConfigError, names, plain, resolve
-from experiments.evaluation import model_figures
+from experiments.evaluation import model_metrics
 from experiments.run import examples
 from experiments.sweeps import commands as sweep_commands
 from tests import commands, conformance
@@ -33,7 +33,7 @@ PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
 KINDS = ("schedule", "objective", "sampler", "guidance", "backbone", "dataset", "metric")
 TABLES = (
     names.SCHEDULES, names.OBJECTIVES, names.SAMPLERS, names.GUIDANCES, names.MODELS, names.FEATURES, catalog.BUNDLED,
-    model_figures.FIGURES,
+    model_metrics.METRICS,
 )  # fmt: skip
 
 
@@ -222,8 +222,8 @@ def test_the_dataset_is_read_by_the_pipeline(tmp_path, monkeypatch):
 
 def test_the_figure_is_the_mean_with_its_error(ideas):
     images = np.stack([np.full((2, 2, 1), value, np.uint8) for value in (0, 51, 102)])  # 0, 0.2, 0.4
-    of = model_figures.Subject({}, pathlib.Path(), images, None, None, type("Split", (), {"images": images[:2]}))
-    found = model_figures.FIGURES["brightness"](of)
+    of = model_metrics.Subject({}, pathlib.Path(), images, None, None, type("Split", (), {"images": images[:2]}))
+    found = model_metrics.METRICS["brightness"](of)
     assert found["brightness"] == pytest.approx({"value": 0.2, "standard_error": 0.2 / 3**0.5, "samples": 3})
     assert found["brightness_of_held_out"]["value"] == pytest.approx(0.1)
 

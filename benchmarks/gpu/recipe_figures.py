@@ -10,7 +10,7 @@ import numpy as np
 from diffusion.io.leaf_names import leaf_name
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import compilation_cache
-from experiments.evaluation import figures, score
+from experiments.evaluation import comparison, plots
 from experiments.run_folder import workdir
 from experiments.sampling import averages, generate
 
@@ -76,12 +76,14 @@ class Measured:
             began = time.monotonic()
             images, labels, nfe = self._samples(number, step, width, scale)
             if number > 1000 or "picture" not in self.found:
-                figures.sample_grid(images, labels, self._home / "samples.png")
+                plots.sample_grid(images, labels, self._home / "samples.png")
                 self.found["picture"] = name
             file = self._home / "samples.npz"
             np.savez(file, images=images, labels=labels)
-            result = score.run(
-                score.Request(samples=str(file), reference=str(self._home / "reference.safetensors"), **self._asked)
+            result = comparison.run(
+                comparison.Request(
+                    samples=str(file), reference=str(self._home / "reference.safetensors"), **self._asked
+                )
             )
             self.found["figures"][name] = {
                 "fid": result["figures"]["fid"]["value"],

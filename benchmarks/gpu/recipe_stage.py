@@ -61,9 +61,9 @@ def home() -> pathlib.Path:
 
 def reference() -> dict[str, Any]:
     """The statistics of the training images, by the EDM protocol."""
-    from experiments.evaluation import score
+    from experiments.evaluation import comparison
 
-    made = score.make_reference(request(reference=size().reference), home() / "reference.safetensors")
+    made = comparison.make_reference(request(reference=size().reference), home() / "reference.safetensors")
     return {"images": made.count, "of": size().reference}
 
 
@@ -121,10 +121,10 @@ def keep() -> dict[str, Any]:
 
 
 def request(**given):
-    """What is asked of `experiments.evaluation.score`."""
-    from experiments.evaluation import score
+    """What is requested of `experiments.evaluation.comparison`."""
+    from experiments.evaluation import comparison
 
-    return score.Request(protocol="edm", inception=INCEPTION.value, data_dir=DATA.value, **given)
+    return comparison.Request(protocol="edm", inception=INCEPTION.value, data_dir=DATA.value, **given)
 
 
 def batch_size() -> int:

@@ -17,8 +17,8 @@ import numpy as np
 from diffusion.metrics import references
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.reconstruction_error import WINDOW, psnr, ssim
-from experiments.evaluation import score
-from experiments.evaluation.comparisons import called
+from experiments.evaluation import comparison
+from experiments.evaluation.image_metrics import called
 from experiments.run import progress
 from experiments.sampling import autoencoder_folders
 
@@ -86,18 +86,18 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
     )
 
 
-def run(request: score.Request, fresh: bool = False) -> dict:
+def run(request: comparison.Request, fresh: bool = False) -> dict:
     """Measures the autoencoder that a request names.
 
     Args:
         request: its autoencoder, reference and, for rFID, protocol and network (or features="pixels").
-        fresh: as in `score.measure`.
+        fresh: as in `comparison.measure`.
 
     Returns:
-        What `score.run` does; the figures are "psnr", "ssim" (of pictures of at least 11 pixels) and "rfid".
+        What `comparison.run` does; the figures are "psnr", "ssim" (of pictures of at least 11 pixels) and "rfid".
 
     Raises:
-        ConfigError, WeightsError, ImageSetError: as in `score.run` and `of`.
+        ConfigError, WeightsError, ImageSetError: as in `comparison.run` and `of`.
     """
     began = time.perf_counter()
     autoencoder = autoencoder_folders.load(request.autoencoder)
@@ -105,7 +105,7 @@ def run(request: score.Request, fresh: bool = False) -> dict:
     if reference.images is None:
         raise ImageSetError(f"{request.reference} holds statistics alone; an autoencoder needs the pictures.")
     measures_distance = bool(request.inception) or request.features == "pixels"
-    space, about = score.space_of(request) if measures_distance else (None, UNMEASURED)
+    space, about = comparison.space_of(request) if measures_distance else (None, UNMEASURED)
     own = of(autoencoder, reference.images)
     if space is None:
         why = {"value": None, "why": "value not measured: it needs --inception and --protocol"}
@@ -117,7 +117,7 @@ def run(request: score.Request, fresh: bool = False) -> dict:
             "samples": about_of(own.images),
         }
     else:
-        found = score.measure(own.images, reference, space, ("fid",), request.seed, "ten, shuffled",
+        found = comparison.measure(own.images, reference, space, ("fid",), request.seed, "ten, shuffled",
                               references.cache_folder(), fresh)  # fmt: skip
         found["figures"] = {called(space, "rfid"): found["figures"][called(space, "fid")]}
     _complete(own)

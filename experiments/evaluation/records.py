@@ -16,10 +16,11 @@ from rich.table import Table
 
 from diffusion.io import limits
 from diffusion.metrics import references
-from experiments.evaluation import report, score
-from experiments.evaluation.comparisons import ELSEWHERE
-from experiments.evaluation.score import Request
+from experiments.evaluation import comparison, reconstructions, report
+from experiments.evaluation.comparison import Request
+from experiments.evaluation.image_metrics import ELSEWHERE
 from experiments.run_folder.workdir import write_text
+from experiments.sampling import sample_files
 
 FORMAT = 1  # raised when a change makes older readers wrong
 # How far a value may be off when it is measured again: absolute, and relative besides. Features of other hardware agree
@@ -47,17 +48,24 @@ class ResultError(ValueError):
     """A record cannot be used; the message says which, why, and what to do."""
 
 
-def record(request: Request, measured: Mapping[str, Any]) -> dict:
-    """What a measurement leaves behind.
+def measure(request: Request, fresh: bool = False) -> dict:
+    """Measures what a request names: samples, or the reconstructions of an autoencoder.
 
     Args:
-        request: what was asked.
-        measured: from `score.run`.
+        request: from the command line, or from a record.
+        fresh: whether the samples' features are computed anew although they are kept.
 
     Returns:
-        JSON-able; "sha256" is of everything else in it.
+        The record, JSON-able; "sha256" is of everything else in it.
+
+    Raises:
+        ConfigError, WeightsError, ImageSetError, StatisticsError: as `comparison.run` and `reconstructions.run`.
     """
-    sampling = _sampling(request.samples) if request.samples else None
+    measured = (reconstructions if request.autoencoder else comparison).run(request, fresh)
+    samples = pathlib.Path(request.samples)
+    sampling = None
+    if request.samples and (samples.is_dir() or samples.name == "samples.npz"):  # as experiments.sample writes them
+        sampling = sample_files.read_record(samples if samples.is_dir() else samples.parent)
     content = {
         "format": FORMAT,
         "figures": measured["figures"],
@@ -81,21 +89,11 @@ def record(request: Request, measured: Mapping[str, Any]) -> dict:
     return {**content, "sha256": _digest(content)}
 
 
-def _sampling(samples: str) -> dict | None:
-    """How the samples were made, where experiments.sample wrote them: sampler, NFE, guidance, checkpoint, seeds."""
-    path = pathlib.Path(samples)
-    try:
-        found = limits.read_json((path if path.is_dir() else path.parent) / "samples.json")
-    except (FileNotFoundError, NotADirectoryError, limits.Refused):
-        return None
-    return found if isinstance(found, dict) and (path.is_dir() or path.name == "samples.npz") else None
-
-
 def command(request: Request) -> str:
     """The command line of a request, from its fields.
 
     Args:
-        request: what is asked.
+        request: what is measured.
 
     Returns:
         Text for people to copy; nothing here executes it.
@@ -125,7 +123,7 @@ def write(path: pathlib.Path, content: Mapping) -> None:
 
     Args:
         path: of the file.
-        content: from `record`.
+        content: from `measure`.
 
     Raises:
         OSError: if it cannot be written.
@@ -177,10 +175,10 @@ def verify(path: pathlib.Path) -> list[str]:
     """
     before = read(path)
     try:
-        request = score.parse(before["request"])
+        request = comparison.parse(before["request"])
     except ValueError as error:
         raise ResultError(f"{path} cannot be repeated: {error}.") from error
-    return compare(before, record(request, score.run(request, fresh=True)))
+    return compare(before, measure(request, fresh=True))
 
 
 def compare(before: Mapping, after: Mapping) -> list[str]:
@@ -228,7 +226,7 @@ def show(content: Mapping, console: Console | None = None) -> None:
     """Prints the figures and the warnings.
 
     Args:
-        content: from `record`.
+        content: from `measure`.
         console: where to; standard output by default.
     """
     console = console or Console(highlight=False)
@@ -240,7 +238,7 @@ def show(content: Mapping, console: Console | None = None) -> None:
     shown.add_column("")
     shown.add_column("± standard error", style="bold")
     shown.add_column("of")
-    for line in report.figure_rows(content["figures"]):
+    for line in report.metric_rows(content["figures"]):
         shown.add_row(*line)
     console.print(shown)
     for text in content["warnings"]:

@@ -15,8 +15,8 @@ from diffusion.data import sources
 from diffusion.training.runtime import agreement
 from diffusion.training.runtime.preemption import StopRequest
 from experiments.config import ConfigError, resolve
-from experiments.evaluation import figures
-from experiments.evaluation.measures import evaluate_samples
+from experiments.evaluation import plots
+from experiments.evaluation.sample_metrics import evaluate_samples
 from experiments.run import examples
 from experiments.sampling import generate
 
@@ -70,8 +70,8 @@ def evaluation(
 
     def compare(images, trajectory, step):
         paths = _places(folder, step)
-        figures.sample_grid(images, labels, paths["samples"])
-        figures.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
+        plots.sample_grid(images, labels, paths["samples"])
+        plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
         found = evaluate_samples(images, labels, config, split)
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
 

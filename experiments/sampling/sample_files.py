@@ -39,6 +39,15 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     return images, labels.astype(np.int64)
 
 
+def read_record(folder: str | pathlib.Path) -> dict | None:
+    """What samples.json says of how the samples were made; None where there is none that can be read."""
+    try:
+        content = limits.read_json(pathlib.Path(folder) / "samples.json")
+    except (FileNotFoundError, NotADirectoryError, limits.Refused):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int) -> None:
     """Refuses samples that cannot be compared with a dataset.
 

@@ -21,7 +21,7 @@ from diffusion.data.transforms import to_model
 from diffusion.schedules import NoiseSchedule
 from diffusion.training.checkpointing import checkpoints
 from experiments.config import ConfigError, checks, resolve
-from experiments.evaluation import measures
+from experiments.evaluation import real_images
 from experiments.run_folder import workdir
 from experiments.sampling import generate
 
@@ -30,7 +30,7 @@ class Trained(NamedTuple):
     """What a run has learned, and how its config samples it.
 
     Attributes:
-        config: of the run, with what `load` was told to change.
+        config: of the run, with the changes of `load`.
         params: of the moving average.
         schedule: its process.
         sampler: of config.sample.
@@ -79,8 +79,8 @@ class Trained(NamedTuple):
                 f"the run is on latents ({self.config.data.latents.dir}), and its network takes no "
                 "images: encode them by `experiments.sampling.autoencoder_folders`."
             )
-        found = measures.split_of(self.config, split)
-        rows = measures.balanced_order(found.labels)[:number]
+        found = real_images.split_of(self.config, split)
+        rows = real_images.balanced_order(found.labels)[:number]
         return to_model(jnp.asarray(found.images[rows])), found.labels[rows]
 
 

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffusion.io.files import whole
-from experiments.evaluation import figures
-from experiments.evaluation.figures import BLUE, DPI, FAINT, INK, ORANGE
+from experiments.evaluation import plots
+from experiments.evaluation.plots import BLUE, DPI, FAINT, INK, ORANGE
 
 ROWS = 6  # captions shown in the sweep
 COLUMNS = 8
@@ -63,7 +63,7 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
     figure.legend(*right.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower right", ncols=3)
     for axes in (left, right):
         axes.title.set_fontsize(11)
-        figures.plain(axes)
+        plots.plain(axes)
     _save(figure, path)
 
 
@@ -77,14 +77,14 @@ def guidance_rows(rows: Sequence[dict[str, Any]], captions: Sequence[str], path:
     """
     shown = np.stack([row["images"][:ROWS, 0] for row in rows], axis=1)
     columns = [f"{'guidance ' if i == 0 else ''}{row['guidance']:g}" for i, row in enumerate(rows)]
-    figures.mosaic([shown], list(captions[:ROWS]), [columns], path)
+    plots.mosaic([shown], list(captions[:ROWS]), [columns], path)
 
 
 def variety_rows(row: dict[str, Any], captions: Sequence[str], path: pathlib.Path) -> None:
     """A row for each caption, its pictures at one scale by seed."""
     shown = row["images"][: ROWS + 2]
     columns = [f"seed {i}" for i in range(shown.shape[1])]
-    figures.mosaic([shown], list(captions[: ROWS + 2]), [columns], path)
+    plots.mosaic([shown], list(captions[: ROWS + 2]), [columns], path)
 
 
 def gallery(images: np.ndarray, captions: Sequence[str], right: Sequence[bool], path: pathlib.Path) -> None:
@@ -117,7 +117,7 @@ def rows(named: Sequence[tuple[str, np.ndarray]], path: pathlib.Path) -> None:
         path: the PNG to write.
     """
     names, images = zip(*named)
-    figures.mosaic([list(images)], list(names), [[""] * len(images[0])], path)
+    plots.mosaic([list(images)], list(names), [[""] * len(images[0])], path)
 
 
 def _save(figure: Figure, path: pathlib.Path) -> None:

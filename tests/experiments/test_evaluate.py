@@ -13,12 +13,12 @@ from diffusion.data.digits import digits
 from diffusion.metrics import classifier
 from experiments import config as configs
 from experiments import evaluate
-from experiments.evaluation import measures, report
+from experiments.evaluation import real_images, report, run_report, sample_metrics
 from experiments.run_folder.workdir import WorkdirError
 from experiments.sampling.sample_files import read_samples
 from tests import commands
 
-QUICK = measures.Effort(draws=20, subsets=3)
+QUICK = sample_metrics.Effort(draws=20, subsets=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,9 +28,9 @@ def own_cache(tmp_path_factory):
         patch.setenv("DIFFUSION_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(classifier, "train", functools.partial(classifier.train, steps=120))
         patch.setattr(classifier, "_in_memory", {})
-        measures._read_split.cache_clear()
+        real_images._read_split.cache_clear()
         yield
-        measures._read_split.cache_clear()
+        real_images._read_split.cache_clear()
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def write(folder, config, **arrays):
 @pytest.mark.slow
 def test_real_digits_reach_the_floor_and_noise_does_not(config):
     images, labels = samples("train", 40)
-    good = measures.measure(images, labels, config, "test", QUICK)
+    good = sample_metrics.measure(images, labels, config, "test", QUICK)
     assert good["count"] == 359  # the whole test split
     assert good["asked_class"]["share"] > 0.95 and good["asked_class"]["real"]["count"] == 359
     for name in ("pixels", "classifier"):
@@ -78,7 +78,7 @@ def test_real_digits_reach_the_floor_and_noise_does_not(config):
         assert figure["noise"] > 10 * figure["distance"]
     assert good["neighbours"]["samples"]["exact_duplicates"] == 400  # copies show
 
-    bad = measures.measure(noise(images), labels, config, "test", QUICK)
+    bad = sample_metrics.measure(noise(images), labels, config, "test", QUICK)
     assert bad["asked_class"]["share"] < 0.3
     for name, figure in bad["frechet"].items():
         assert figure["distance"] == pytest.approx(figure["noise"], rel=0.2), name
@@ -87,26 +87,26 @@ def test_real_digits_reach_the_floor_and_noise_does_not(config):
 
 def test_a_wrong_class_is_not_the_asked_one(config):
     images, labels = samples("test", 10)
-    assert measures.measure(images, (labels + 1) % 10, config, "test", QUICK)["asked_class"]["share"] < 0.05
+    assert sample_metrics.measure(images, (labels + 1) % 10, config, "test", QUICK)["asked_class"]["share"] < 0.05
 
 
 def test_a_missing_mode_costs_distance(config):
     """Samples that are one image a class: right classes, no variety."""
     images, labels = samples("train", 40)
     first = images[:10][labels]
-    figure = measures.measure(first, labels, config, "test", QUICK)["frechet"]["pixels"]
+    figure = sample_metrics.measure(first, labels, config, "test", QUICK)["frechet"]["pixels"]
     assert figure["ratio"] > 3
 
 
 def test_same_samples_same_figures(config):
     images, labels = samples("validation", 10)
-    measure = lambda: report.plain(measures.measure(images, labels, config, "test", QUICK))
+    measure = lambda: report.plain(sample_metrics.measure(images, labels, config, "test", QUICK))
     assert measure() == measure()
 
 
 def test_in_loop_figures_are_plain_numbers(config):
     images, labels = samples("test", 6)
-    flat = measures.evaluate_samples(images, labels, config)
+    flat = sample_metrics.evaluate_samples(images, labels, config)
     assert set(flat) == {
         "asked_class",
         "fd_pixels",
@@ -122,13 +122,13 @@ def test_in_loop_figures_are_plain_numbers(config):
 def test_an_unconditional_model_has_no_asked_class(config):
     config.model.num_classes = 0
     images, _ = samples("validation", 10)
-    flat = measures.evaluate_samples(images, np.zeros(len(images), int), config)
+    flat = sample_metrics.evaluate_samples(images, np.zeros(len(images), int), config)
     assert "asked_class" not in flat and flat["fd_pixels_over_floor"] < 3
 
 
 def test_balanced_order_takes_turns():
     labels = np.array([2, 2, 0, 1, 2, 0, 1, 0])
-    order = measures.balanced_order(labels)
+    order = real_images.balanced_order(labels)
     assert order.tolist() == [2, 3, 0, 5, 6, 1, 7, 4]
 
 
@@ -166,7 +166,7 @@ def test_report(folder, config):
         assert part in text, part
     assert "(trajectory.png)" not in text  # which is not there
     console = Console(file=io.StringIO(), width=100)
-    report.show(content, folder, console, run="runs/of")
+    run_report.show(content, folder, console, run="runs/of")
     shown = console.file.getvalue()
     assert "experiments.sample --workdir=runs/of --config.sample.steps" in shown  # and not the samples' folder
     assert f"{ratio:.2f}" in shown and "Look at:" in shown and "Try next:" in shown and "report.md" in shown
@@ -230,19 +230,19 @@ def test_samples_that_cannot_be_read(folder, config, capsys):
 def test_samples_that_do_not_fit(config, change, match):
     images, labels = change(*samples("validation", 2))
     with pytest.raises(WorkdirError, match=match):
-        measures.measure(images, labels, config, "test", QUICK)
+        sample_metrics.measure(images, labels, config, "test", QUICK)
 
 
 def test_names_that_are_not_known(config):
     images, labels = samples("validation", 2)
     config.evaluate.features = ("pixels", "clasifier")
     with pytest.raises(configs.ConfigError, match="'classifier'"):
-        measures.measure(images, labels, config, "test", QUICK)
+        sample_metrics.measure(images, labels, config, "test", QUICK)
     config.evaluate.features = ("pixels",)
     with pytest.raises(configs.ConfigError, match="tset"):
-        measures.measure(images, labels, config, "tset", QUICK)
+        sample_metrics.measure(images, labels, config, "tset", QUICK)
     with pytest.raises(configs.ConfigError, match="trained on"):
-        measures.measure(images, labels, config, "train", QUICK)
+        sample_metrics.measure(images, labels, config, "train", QUICK)
 
 
 def test_command_line(folder):

@@ -139,7 +139,7 @@ def serve() -> None:
     import tensorboardX  # noqa: F401
 
     from experiments.config import resolve  # noqa: F401
-    from experiments.evaluation import figures  # noqa: F401
+    from experiments.evaluation import plots  # noqa: F401
     from experiments.run import progress, training_means  # noqa: F401
     from experiments.run_folder import workdir  # noqa: F401
     from experiments.sampling import generate  # noqa: F401

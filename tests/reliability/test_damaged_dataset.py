@@ -15,7 +15,7 @@ from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.training.checkpointing import checkpoints
 from experiments import train
-from experiments.evaluation import measures
+from experiments.evaluation import real_images
 from tests.data.made import image_feature, png, write
 from tests.reliability.driver import TINY
 
@@ -115,12 +115,12 @@ def test_stop_is_one_sentence_on_the_command_line(flawed, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:left out")
 def test_evaluation_leaves_damaged_records_out(flawed):
-    measures._read_split.cache_clear()
-    split = measures.split_of(config(flawed), "train")
+    real_images._read_split.cache_clear()
+    split = real_images.split_of(config(flawed), "train")
     assert len(split.images) == SIZE - len(BAD)
     assert split.labels.tolist() == [k % 10 for k in range(SIZE) if k not in BAD]
     with pytest.raises(sources.DamagedRecord):
-        measures.split_of(config(flawed, **{"data.damaged": "stop"}), "train")
+        real_images.split_of(config(flawed, **{"data.damaged": "stop"}), "train")
 
 
 @pytest.mark.slow

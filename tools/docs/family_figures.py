@@ -20,8 +20,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from diffusion import couplings, guidance, samplers, schedules, timesteps
-from experiments.evaluation import figures
-from experiments.evaluation.figures import BLUE, FAINT, INK, ORANGE
+from experiments.evaluation import plots
+from experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
 from tests import oracles
 from tests.conformance import exact_denoiser
 
@@ -54,7 +54,7 @@ def schedules_picture() -> Figure:
     for panel, title in zip(panels, (r"$\alpha(t)$", r"$\sigma(t)$", r"$\log\,\alpha^2/\sigma^2$")):
         panel.set(xlabel="t  (0 data, 1 noise)", xlim=(0, 1))
         panel.set_title(title, fontsize=11)
-        figures.plain(panel)
+        plots.plain(panel)
     panels[1].set(yscale="log", ylim=(5e-3, 120))
     panels[2].set_ylim(-12, 12)
     above.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=4)

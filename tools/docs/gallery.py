@@ -29,8 +29,8 @@ from diffusion.data.transforms import to_uint8
 from diffusion.io import files
 from experiments import config as configs
 from experiments.config import ConfigError, names
-from experiments.evaluation import figures, measures
-from experiments.evaluation.figures import BLUE, FAINT, INK, ORANGE
+from experiments.evaluation import plots, real_images, sample_metrics
+from experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
 from experiments.run import progress
 from experiments.run_folder import workdir
 from experiments.sampling import generate, trained_run
@@ -122,7 +122,7 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     for scale in SCALES:
         at = run.changed({"sample.guidance.scale": scale, "sample.number": number})
         images = generate.generator(at.config, at.shape).images(at.params, labels, seeds)
-        found = measures.evaluate_samples(images, labels, _evaluated(at.config))
+        found = sample_metrics.evaluate_samples(images, labels, _evaluated(at.config))
         made.append(images)
         table.append(
             f"| {scale:g} | {100 * found['asked_class']:.1f} % | {found['fd_classifier']:.3g} "
@@ -130,9 +130,9 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
         )
     rows = [row for row in (3, 5, 8, 9, 2) if row < _classes(run)]
     shown = np.stack(made, axis=1)  # [number, scales, H, W, C]
-    blocks = [figures.paper(shown[rows]), figures.paper(shown[[row + _classes(run) for row in rows]])]
+    blocks = [plots.paper(shown[rows]), plots.paper(shown[[row + _classes(run) for row in rows]])]
     texts = [f"w = {SCALES[0]:g}", *(f"{scale:g}" for scale in SCALES[1:])]
-    figures.mosaic(
+    plots.mosaic(
         blocks,
         [str(row) for row in rows],
         (texts, texts),
@@ -171,8 +171,8 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
         for block, images in zip(blocks, np.swapaxes(found, 0, 1)):
             block.append(images)
     texts = [f"{STEPS[0]} step", *map(str, STEPS[1:])]
-    figures.mosaic(
-        [figures.paper(np.stack(block)) for block in blocks],
+    plots.mosaic(
+        [plots.paper(np.stack(block)) for block in blocks],
         SAMPLERS,
         (texts, texts),
         place / "samplers.png",
@@ -198,11 +198,11 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     left = width // 4
     around, canvas, known = outpaint(run, images[:, top : height - top, left : width - left], labels)
     black = to_uint8(images)
-    tinted = lambda given, mask: np.where(mask, figures.paper(to_uint8(given), black), np.uint8(UNKNOWN))
-    real = figures.paper(black)
-    made = lambda x: figures.paper(to_uint8(x), black)
+    tinted = lambda given, mask: np.where(mask, plots.paper(to_uint8(given), black), np.uint8(UNKNOWN))
+    real = plots.paper(black)
+    made = lambda x: plots.paper(to_uint8(x), black)
     rows = [real, tinted(images, upper), made(painted), tinted(canvas, np.asarray(known)), made(around)]
-    figures.mosaic(
+    plots.mosaic(
         [np.stack(rows)],
         ["real", "upper half", "inpainted", "middle", "outpainted"],
         ([""] * len(images),),
@@ -223,13 +223,13 @@ def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     rows = np.array([row for row in wanted if row < _classes(run)])
     others = np.array([wanted[row] % _classes(run) for row in rows], np.int32)
     black = to_uint8(images)
-    grid = [figures.paper(to_uint8(images))[rows]]
+    grid = [plots.paper(to_uint8(images))[rows]]
     for strength in STRENGTHS:
         made = to_uint8(edit(run, images[rows], others, strength))
-        grid.append(figures.paper(made, black))
+        grid.append(plots.paper(made, black))
     names_of_rows = [f"{labels[row]} as {other}" for row, other in zip(rows, others)]
     texts = ["real", f"t = {STRENGTHS[0]:g}", *(f"{strength:g}" for strength in STRENGTHS[1:])]
-    figures.mosaic([np.stack(grid, axis=1)], names_of_rows, (texts,), place / "sdedit.png")
+    plots.mosaic([np.stack(grid, axis=1)], names_of_rows, (texts,), place / "sdedit.png")
     return Shown(
         _python(edit),
         "A digit of the test split, noised to time t and sampled from there as another class: "
@@ -243,7 +243,7 @@ def interpolation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     labels = np.array([row for row in (0, 2, 3, 4, 7) if row < _classes(run)], np.int32)
     grid = np.stack([to_uint8(between(run, labels, float(weight))) for weight in WEIGHTS], axis=1)
     texts = ["one seed", *(f"{weight:.2g}" for weight in WEIGHTS[1:-1]), "another"]
-    figures.mosaic([figures.paper(grid)], [str(label) for label in labels], (texts,), place / "interpolation.png")
+    plots.mosaic([plots.paper(grid)], [str(label) for label in labels], (texts,), place / "interpolation.png")
     return Shown(
         _python(between),
         "A deterministic sampler maps noise to digits continuously: between two seeds lie digits of the same class.",
@@ -256,7 +256,7 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     if not path.is_file():
         raise ConfigError(f"{path} is not there. Write it by: {configs.printed('evaluate', f'--workdir={folder}')}")
     found = json.loads(path.read_text())["figures"]
-    figure = Figure(figsize=(10, 3.1), dpi=figures.DPI, layout="constrained")
+    figure = Figure(figsize=(10, 3.1), dpi=plots.DPI, layout="constrained")
     classes, distances, nearest = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
     of_classes(classes, found["asked_class"])
     of_distances(distances, found["frechet"])
@@ -423,7 +423,7 @@ def _classes(run: Trained) -> int:
 
 
 def _real_number(run: Trained) -> int:
-    return min(MEASURED, len(measures.split_of(run.config, "validation").images))
+    return min(MEASURED, len(real_images.split_of(run.config, "validation").images))
 
 
 def _evaluated(config):
@@ -435,7 +435,7 @@ def _evaluated(config):
 
 def _plain(axes, title: str) -> None:
     axes.set_title(title, fontsize=11)
-    figures.plain(axes)
+    plots.plain(axes)
 
 
 def main(argv: list[str]) -> None:

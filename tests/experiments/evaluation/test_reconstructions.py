@@ -16,7 +16,7 @@ from diffusion.metrics.reconstruction_error import psnr, ssim
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from experiments.config import ConfigError
-from experiments.evaluation import reconstructions, records, score
+from experiments.evaluation import comparison, reconstructions, records
 from experiments.sampling import autoencoder_folders
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -40,8 +40,8 @@ def files(tmp_path_factory):
 def test_figures_are_those_of_the_reconstructions(files, monkeypatch):
     folder, images, expected = files
     monkeypatch.setenv("DIFFUSION_CACHE", str(folder / "cache"))
-    request = score.Request(autoencoder=f"{folder}/vae", reference=f"{folder}/a.npz", features="pixels")
-    found = score.run(request)["figures"]
+    request = comparison.Request(autoencoder=f"{folder}/vae", reference=f"{folder}/a.npz", features="pixels")
+    found = reconstructions.run(request)["figures"]
     for name, function in (("psnr", psnr), ("ssim", ssim)):
         values = np.asarray(function(expected, images))
         assert found[name]["value"] == pytest.approx(values.mean(), rel=1e-3) and found[name]["samples"] == 19
@@ -49,7 +49,7 @@ def test_figures_are_those_of_the_reconstructions(files, monkeypatch):
     flat = lambda x: frechet.update(frechet.init(432), x.reshape(19, -1) / 255)
     assert found["rfid"]["value"] == pytest.approx(frechet.frechet_distance(flat(expected), flat(images)), rel=1e-3)
     # The features are on disk now, and the pictures are compared all the same.
-    again = score.run(request)["figures"]
+    again = reconstructions.run(request)["figures"]
     assert again["psnr"] == found["psnr"] and again["rfid"]["value"] == found["rfid"]["value"]
 
 
@@ -82,6 +82,6 @@ def test_what_cannot_be_reconstructed_is_refused(files):
 
 
 def test_records_of_before_autoencoders_are_still_read():
-    fields = score.Request("a.npz", "b.npz")._asdict()
+    fields = comparison.Request("a.npz", "b.npz")._asdict()
     del fields["autoencoder"]
-    assert score.parse(fields) == score.Request("a.npz", "b.npz")
+    assert comparison.parse(fields) == comparison.Request("a.npz", "b.npz")

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from experiments.evaluation import figures
+from experiments.evaluation import plots
 from experiments.sweeps import naming, report
 from experiments.sweeps.results import Figure, Results, Run
 
@@ -27,7 +27,7 @@ def picture(path: pathlib.Path, seed: int, noise: float) -> pathlib.Path:
         colour = rng.uniform(60, 255, 3)
         disc = np.where(((rows - y) ** 2 + (columns - x) ** 2 < radius**2)[..., None], colour, 25)
         images.append(disc + noise * rng.normal(size=disc.shape))
-    figures.sample_grid(np.clip(images, 0, 255).astype(np.uint8), np.arange(60) % 6, path)
+    plots.sample_grid(np.clip(images, 0, 255).astype(np.uint8), np.arange(60) % 6, path)
     return path
 
 

@@ -9,8 +9,8 @@ from diffusion.data.shapes import scenes
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Scene
 from diffusion.metrics import attribute_reader, neighbours
 from diffusion.metrics.attribute_reader import Reader
-from experiments.text import judge, measures
-from experiments.text.measures import Subject
+from experiments.text import judge, prompt_metrics
+from experiments.text.prompt_metrics import Subject
 
 ONE = Scene("one", "plain", "red", "circle", "small", "top")
 PAIR = Scene("pair", "plain", "red", "circle", count=2, relation="left of", second_colour="blue", second_shape="star")
@@ -87,21 +87,21 @@ def perfect(monkeypatch, real):
 
 def test_real_pictures_score_as_the_judge_reads_them(real, perfect):
     images, captions, shown = real
-    scores = measures.scores(NOBODY, captions, images)
+    scores = prompt_metrics.scores(NOBODY, captions, images)
     assert all(found["share"] == 1 for found in scores.values())
     assert scores["kind"]["count"] == 160
     assert scores["count"]["count"] == sum(scene.kind == "several" for scene in shown)
     # A judge that takes every tenth picture for one of no scene at all is right about the others.
     for image in images[::10]:
         perfect[image.tobytes()] = Scene("nothing", "nothing", "nothing")
-    scores = measures.scores(NOBODY, captions, images)
+    scores = prompt_metrics.scores(NOBODY, captions, images)
     assert scores["kind"]["share"] == scores["pictures"]["share"] == 0.9
 
 
 def test_pictures_of_other_captions_score_as_chance(real, perfect):
     images, captions, shown = real
     rows = np.random.default_rng(0).permutation(160)
-    scores = measures.scores(NOBODY, captions, images[rows])
+    scores = prompt_metrics.scores(NOBODY, captions, images[rows])
     ones = sum(scene.kind == "one" for scene in shown) / 160
     # A colour agrees one time in eight, where the other picture has one object too; two colours hardly ever do.
     assert abs(scores["colour"]["share"] - 1 / 8) < 4 * np.sqrt(1 / 8 * 7 / 8 / scores["colour"]["count"])
@@ -131,7 +131,7 @@ def painter(monkeypatch):
             drawn = ((scenes.completed(scenes.asked(text), lot), lot) for lot in lots)
             fits = lambda scene, no=no: scene.colour != no.colour and (scene.shape != no.shape or no.shape == NONE)
             scene, lot = next(one for one in drawn if fits(one[0]))
-            images.append(measures.drawing.draw(scene, lot))
+            images.append(prompt_metrics.drawing.draw(scene, lot))
             table[images[-1].tobytes()] = judge.facing(scene)
         return np.stack(images)
 
@@ -142,7 +142,7 @@ def painter(monkeypatch):
 
 @pytest.mark.slow
 def test_a_negative_prompt_that_is_obeyed_is_never_shown(painter):
-    found = measures.negatives(Subject(painter, NOBODY), 3.0, each=16)
+    found = prompt_metrics.negatives(Subject(painter, NOBODY), 3.0, each=16)
     for name, values in (("colour", COLOURS), ("shape", SHAPES)):
         assert found[name]["after"]["share"] == 0
         assert found[name]["before"]["share"] == 1 / len(values)  # each picture shows one of them
@@ -152,26 +152,26 @@ def test_a_negative_prompt_that_is_obeyed_is_never_shown(painter):
 @pytest.mark.slow
 def test_real_pictures_are_as_varied_as_real_pictures(painter, monkeypatch):
     captions = ["a circle", "a red shape", "two stars", "a red heart", "a cyan moon and a pink cross"]
-    (row,) = measures.sweep(Subject(painter, NOBODY), captions, [1.0])
-    assert row["images"].shape == (5, measures.SEEDS, 64, 64, 3)
+    (row,) = prompt_metrics.sweep(Subject(painter, NOBODY), captions, [1.0])
+    assert row["images"].shape == (5, prompt_metrics.SEEDS, 64, 64, 3)
     assert row["scores"]["attributes"]["share"] == 1
     assert 0.8 < row["variety"] < 1.25
     # A model with one picture for each prompt has no variety.
     same = lambda prompts, seeds, guidance, negative: painter(prompts, [0] * len(prompts), guidance, negative)
-    (row,) = measures.sweep(Subject(same, NOBODY), captions, [1.0])
+    (row,) = prompt_metrics.sweep(Subject(same, NOBODY), captions, [1.0])
     assert row["variety"] == 0
 
 
 def test_variety_is_the_mean_distance_of_pairs():
     features = np.array([[[0.0, 0.0], [3.0, 4.0]], [[1.0, 1.0], [1.0, 2.0]]])
-    assert measures.variety(features) == pytest.approx((5 + 1) / 2)
+    assert prompt_metrics.variety(features) == pytest.approx((5 + 1) / 2)
 
 
 def test_the_smallest_guidance_within_a_standard_error_of_the_best_is_chosen():
     row = lambda scale, share: {"guidance": scale, "scores": {"attributes": {"share": share, "count": 100}}}
-    assert measures.chosen([row(1, 0.5), row(2, 0.9), row(4, 0.9), row(8, 0.7)]) == 2
-    assert measures.chosen([row(1, 0.86), row(2, 0.88), row(4, 0.9)]) == 2  # sqrt(0.9 * 0.1 / 100) = 0.03
-    assert measures.chosen([row(1, 0.86), row(2, 0.88), row(4, 1.0)]) == 4
+    assert prompt_metrics.chosen([row(1, 0.5), row(2, 0.9), row(4, 0.9), row(8, 0.7)]) == 2
+    assert prompt_metrics.chosen([row(1, 0.86), row(2, 0.88), row(4, 0.9)]) == 2  # sqrt(0.9 * 0.1 / 100) = 0.03
+    assert prompt_metrics.chosen([row(1, 0.86), row(2, 0.88), row(4, 1.0)]) == 4
 
 
 @pytest.mark.slow
@@ -179,8 +179,8 @@ def test_distance_to_real_pictures_is_nothing_for_the_same_and_beside_its_floor_
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images[:, ::16, ::16].reshape(len(images), -1))
     images = real[0][:40]
     others = real[0][40:80]
-    effort = measures.Effort(0, 2)
-    told = lambda made: measures.distance_to(Subject(None, NOBODY), made, images, others, effort)
+    effort = prompt_metrics.Effort(0, 2)
+    told = lambda made: prompt_metrics.distance_to(Subject(None, NOBODY), made, images, others, effort)
     same = told(images)
     different = told(others)
     assert same["distance"] == pytest.approx(0, abs=1e-3 * different["distance"])

@@ -25,7 +25,7 @@ from diffusion.metrics.image_sets import ImageSetError
 from diffusion.metrics.inception_weights import WeightsError
 from diffusion.metrics.statistics import StatisticsError
 from experiments.config import ConfigError
-from experiments.evaluation import measures, records, report, score
+from experiments.evaluation import comparison, image_metrics, real_images, records, report, sample_metrics
 from experiments.run_folder.workdir import WorkdirError
 from tests import commands
 
@@ -45,7 +45,7 @@ def files(tmp_path, monkeypatch):
 
 def request(folder, **fields):
     given = {"samples": f"{folder}/a.npz", "reference": f"{folder}/b.npz", "features": "pixels"}
-    return score.Request(**given | fields)
+    return comparison.Request(**given | fields)
 
 
 def flat(images):
@@ -54,7 +54,7 @@ def flat(images):
 
 def test_figures_are_those_of_the_features(files):
     folder, a, b = files
-    found = score.run(request(folder, metrics=tuple(score.METRICS)))
+    found = comparison.run(request(folder, metrics=tuple(image_metrics.METRICS)))
     figures = found["figures"]
     x = flat(a).astype(np.float64)
     y = flat(b).astype(np.float64)
@@ -79,28 +79,28 @@ def test_subsets_of_equal_numbers(files):
     folder, _, b = files
     more = np.concatenate([b, np.random.default_rng(3).integers(0, 256, (500, 2, 3, 3), dtype=np.uint8)])
     np.savez(folder / "b.npz", more)
-    found = [score.run(request(folder, metrics=("pr", "kid", "fid")))["figures"] for _ in range(2)]
+    found = [comparison.run(request(folder, metrics=("pr", "kid", "fid")))["figures"] for _ in range(2)]
     assert found[0] == found[1]
     assert found[0]["recall"]["reference"] == 300 and found[0]["fd"]["reference"] == 800
-    other = score.run(request(folder, metrics=("pr",), seed=1))["figures"]
+    other = comparison.run(request(folder, metrics=("pr",), seed=1))["figures"]
     assert other["recall"]["value"] != found[0]["recall"]["value"]
 
 
 def test_too_few_samples_are_said(files):
     folder, a, _ = files
     np.savez(folder / "a.npz", a[:18])
-    (first,) = score.run(request(folder, metrics=("fid",)))["warnings"]
+    (first,) = comparison.run(request(folder, metrics=("fid",)))["warnings"]
     assert "18 samples are not more than the 18 features" in first and "far too high" in first
     np.savez(folder / "a.npz", a[:19])
-    assert not score.run(request(folder, metrics=("fid",)))["warnings"]
+    assert not comparison.run(request(folder, metrics=("fid",)))["warnings"]
 
 
 def test_statistics_alone_give_the_distance_alone(files):
     folder, _, b = files
-    whole = score.run(request(folder))["figures"]["fd"]
+    whole = comparison.run(request(folder))["figures"]["fd"]
     y = flat(b).astype(np.float64)
     np.savez(folder / "b.npz", mu=y.mean(0), sigma=np.cov(y, rowvar=False))
-    found = score.measure(
+    found = comparison.measure(
         image_sets.open_set(f"{folder}/a.npz"),
         references.open_reference(f"{folder}/b.npz"),
         named("18"),
@@ -126,35 +126,37 @@ def test_clip_mmd_is_of_clip_features(files):
     """
     folder, a, b = files
     sets = image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.npz")
-    found = score.measure(*sets, references.function_space(features.pixels(None, None)), ("cmmd",))["figures"]["cmmd"]
+    found = comparison.measure(*sets, references.function_space(features.pixels(None, None)), ("cmmd",))["figures"][
+        "cmmd"
+    ]
     x, y = (flat(images).astype(np.float64) for images in (a, b))
     x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
     mean = lambda p, q: np.exp(-np.square(p[:, None] - q).sum(-1) / 200).mean()
     assert found["value"] == pytest.approx(1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y)), rel=1e-6)
-    assert "CLIP's embeddings" in score.measure(*sets, named("2048"), ("cmmd",))["figures"]["cmmd"]["why"]
+    assert "CLIP's embeddings" in comparison.measure(*sets, named("2048"), ("cmmd",))["figures"]["cmmd"]["why"]
 
 
 def test_a_reference_of_its_own(files, capsys):
     folder, _, _ = files
-    whole = score.run(request(folder, metrics=("fid",)))["figures"]["fd"]
-    made = score.make_reference(request(folder), folder / "b.safetensors")
+    whole = comparison.run(request(folder, metrics=("fid",)))["figures"]["fd"]
+    made = comparison.make_reference(request(folder), folder / "b.safetensors")
     assert made.count == 300
-    again = score.run(request(folder, metrics=("fid",), reference=f"{folder}/b.safetensors"))["figures"]["fd"]
+    again = comparison.run(request(folder, metrics=("fid",), reference=f"{folder}/b.safetensors"))["figures"]["fd"]
     assert again == whole
     other = named("features")._replace(identity={"features": "others", "unit": "[0, 1]"})
     with pytest.raises(StatisticsError, match=r"features: made with 'pixels, flattened', asked for 'others'"):
-        score.measure(
+        comparison.measure(
             image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.safetensors"), other
         )
     with pytest.raises(ConfigError, match=r"written as \.safetensors"):
-        score.make_reference(request(folder), folder / "b.json")
+        comparison.make_reference(request(folder), folder / "b.json")
 
 
 def test_images_of_another_size_are_refused(files):
     folder, _, _ = files
     np.savez(folder / "b.npz", np.random.default_rng(1).integers(0, 256, (30, 3, 3, 3), dtype=np.uint8))
     with pytest.raises(StatisticsError, match="27 features of features, and the samples have 18"):
-        score.run(request(folder))
+        comparison.run(request(folder))
 
 
 @pytest.mark.parametrize(
@@ -170,14 +172,14 @@ def test_images_of_another_size_are_refused(files):
 )
 def test_mistakes(files, fields, match):
     with pytest.raises(ConfigError, match=match):
-        score.run(request(files[0], **fields))
+        comparison.run(request(files[0], **fields))
 
 
 def test_a_cache_that_cannot_be_written(files, monkeypatch):
     (files[0] / "file").write_text("")
     monkeypatch.setenv("DIFFUSION_CACHE", f"{files[0]}/file")
     with pytest.raises(WorkdirError, match="DIFFUSION_CACHE"):
-        score.run(request(files[0]))
+        comparison.run(request(files[0]))
 
 
 # ==== Records ====
@@ -185,7 +187,7 @@ def test_a_cache_that_cannot_be_written(files, monkeypatch):
 
 def measured(folder, **fields):
     wanted = request(folder, **fields)
-    return records.record(wanted, score.run(wanted))
+    return records.measure(wanted)
 
 
 def test_a_record_says_it_all(files):
@@ -247,7 +249,7 @@ def test_tolerances(files, name, off, differs):
 
 
 def test_every_figure_has_a_tolerance(files):
-    content = measured(files[0], metrics=tuple(score.METRICS))
+    content = measured(files[0], metrics=tuple(image_metrics.METRICS))
     assert content["figures"].keys() <= records.TOLERANCES.keys()
 
 
@@ -290,11 +292,11 @@ def test_the_command_is_rebuilt_from_fields(files):
         "python -m experiments.evaluate '--samples=/tmp/a b/a.npz' '--reference=/tmp/a b/b.npz' "
         "--features=pixels --metrics=fid,is --seed=3"
     )
-    assert score.parse(json.loads(json.dumps(wanted._asdict()))) == wanted
+    assert comparison.parse(json.loads(json.dumps(wanted._asdict()))) == wanted
 
 
 def test_the_report_shows_inception_figures():
-    rows = report.figure_rows(
+    rows = report.metric_rows(
         {
             "fid": {"value": 3.14159, "standard_error": 0.02, "samples": 50000, "reference": None},
             "is": {"value": None, "why": "value not measured: no logits"},
@@ -313,13 +315,13 @@ def test_inception_features_in_the_loop(tmp_path, monkeypatch):
         return batch.reshape(len(batch), -1)[:, 20:30].astype(np.float32)
 
     fake = features.Extractor(extract, {"features": "slow ones", "sha256": "0"}, keep=True)
-    monkeypatch.setattr(measures, "inception_features", lambda path, protocol: fake)
+    monkeypatch.setattr(sample_metrics, "inception_features", lambda path, protocol: fake)
     config = digits.get_config()
     config.evaluate.features, config.model.num_classes = ("inception",), 0
     images = np.random.default_rng(0).integers(0, 17, (50, 8, 8, 1), dtype=np.uint8) * 15
-    found = [measures.evaluate_samples(images, np.zeros(50, int), config, "test") for _ in range(2)]
+    found = [sample_metrics.evaluate_samples(images, np.zeros(50, int), config, "test") for _ in range(2)]
     assert found[0] == found[1] and found[0]["fd_inception"] > 0
-    train, real = (measures.split_of(config, name).images for name in ("train", "test"))
+    train, real = (real_images.split_of(config, name).images for name in ("train", "test"))
     assert sum(calls) == len(train) + len(real) + 2 * (50 + 50)  # of the samples and of noise, every time
     x = images.reshape(50, -1)[:, 20:30]
     whole = frechet.update(frechet.init(10), real.reshape(len(real), -1)[:, 20:30])
@@ -373,12 +375,12 @@ def test_inception_end_to_end(files):
     np.savez(folder / "b.npz", np.repeat(b[:20], 4, 1))
     wanted = request(folder, features="inception", protocol="pytorch-fid", inception=str(path), metrics=("fid", "is"))
     with pytest.raises(WeightsError, match="not that of the published numbers"):
-        score.run(wanted)
+        comparison.run(wanted)
     with pytest.raises(WeightsError, match="asks for"):
-        score.run(wanted._replace(inception_sha256="0" * 64))
+        comparison.run(wanted._replace(inception_sha256="0" * 64))
     net = inception.load(path)
     wanted = wanted._replace(inception_sha256=net.digest)
-    found = score.run(wanted)
+    found = comparison.run(wanted)
     assert any("not those of the published figures" in text for text in found["warnings"])
     x = np.repeat(a[:20], 4, 1)
     prepared = protocols.preprocess(protocols.PROTOCOLS["pytorch-fid"], x)
@@ -390,8 +392,8 @@ def test_inception_end_to_end(files):
     real = frechet.update(frechet.init(2048), np.asarray(inception.features(net.params, other)["2048"]))
     assert mean["value"] == pytest.approx(frechet.frechet_distance(moments, real), rel=1e-4)
     assert found["figures"]["is"]["value"] > 1
-    score.make_reference(wanted, folder / "b.safetensors")
+    comparison.make_reference(wanted, folder / "b.safetensors")
     with pytest.raises(StatisticsError, match="resize: made with 'bilinear_torch', asked for 'bicubic_pil'"):
-        score.run(wanted._replace(protocol="clean-fid", reference=str(folder / "b.safetensors")))
+        comparison.run(wanted._replace(protocol="clean-fid", reference=str(folder / "b.safetensors")))
     with pytest.raises(ImageSetError, match="is not there"):
-        score.run(wanted._replace(samples="none.npz"))
+        comparison.run(wanted._replace(samples="none.npz"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.evaluation import figures
+from experiments.evaluation import plots
 
 
 def read(path):
@@ -30,7 +30,7 @@ def holds(picture, image, factor):
 def test_grid_shows_one_row_a_class_in_crisp_pixels(rng, tmp_path):
     images = rng.integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     labels = np.array([2, 0, 2, 0, 2, 5, 2])
-    figures.sample_grid(images, labels, tmp_path / "grid.png", columns=3)
+    plots.sample_grid(images, labels, tmp_path / "grid.png", columns=3)
     picture = read(tmp_path / "grid.png")
     for i in range(6):
         assert holds(picture, images[i], 6), i
@@ -44,15 +44,15 @@ def test_grid_shows_one_row_a_class_in_crisp_pixels(rng, tmp_path):
 def test_grey_on_black_is_shown_as_ink_on_paper(rng, tmp_path):
     digit = np.zeros((1, 8, 8, 1), np.uint8)
     digit[0, 2:6, 2:6] = rng.integers(1, 256, (4, 4, 1))
-    figures.sample_grid(digit, np.zeros(1, int), tmp_path / "ink.png")
+    plots.sample_grid(digit, np.zeros(1, int), tmp_path / "ink.png")
     assert holds(read(tmp_path / "ink.png"), 255 - digit[0], 6)
-    figures.sample_grid(255 - digit, np.zeros(1, int), tmp_path / "paper.png")
+    plots.sample_grid(255 - digit, np.zeros(1, int), tmp_path / "paper.png")
     assert holds(read(tmp_path / "paper.png"), 255 - digit[0], 6)
 
 
 def test_grid_of_one_class_fills_rows(rng, tmp_path):
     images = rng.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
-    figures.sample_grid(images, np.zeros(12, int), tmp_path / "grid.png", columns=5)
+    plots.sample_grid(images, np.zeros(12, int), tmp_path / "grid.png", columns=5)
     picture = read(tmp_path / "grid.png")
     assert all(holds(picture, image, 6) for image in images)
 
@@ -63,7 +63,7 @@ def test_trajectory_ends_in_the_sample(rng, tmp_path):
     x[-1] = rng.integers(0, 256, (count, 8, 8, 1)) / 127.5 - 1
     x[-1, :, 0] = x[-1, :, -1] = 1.0  # a white border: shown as it is
     x0 = np.tanh(rng.normal(size=(steps, count, 8, 8, 1)))
-    figures.trajectory(x, x0, np.linspace(1, 0, steps + 1), np.arange(count), tmp_path / "way.png")
+    plots.trajectory(x, x0, np.linspace(1, 0, steps + 1), np.arange(count), tmp_path / "way.png")
     picture = read(tmp_path / "way.png")
     to_bytes = lambda image: np.floor(np.clip(image * 127.5 + 128, 0, 255)).astype(np.uint8)
     for b in range(count):
@@ -75,7 +75,7 @@ def test_trajectory_ends_in_the_sample(rng, tmp_path):
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_trajectory_of_few_steps_and_large_noise(rng, tmp_path, steps):
     x = rng.normal(size=(steps + 1, 2, 32, 32, 3)) * 80
-    figures.trajectory(x, x[1:] / 80, np.linspace(1, 0, steps + 1) * 1e-3, np.arange(2), tmp_path / "way.png")
+    plots.trajectory(x, x[1:] / 80, np.linspace(1, 0, steps + 1) * 1e-3, np.arange(2), tmp_path / "way.png")
     assert read(tmp_path / "way.png").shape[1] > 2 * (steps + 1) * 64
 
 
@@ -84,7 +84,7 @@ def test_curves_survive_gaps_and_a_torn_line(tmp_path):
     rows.insert(5, {"step": 50, "evaluate": {"fd_pixels": 1.0}})
     text = "\n".join(map(json.dumps, rows)) + '\n{"step": 300, "lo'
     (tmp_path / "metrics.jsonl").write_text(text)
-    figures.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
     picture = read(tmp_path / "curves.png")
     assert picture.shape[1] >= 800
     blue = (np.abs(picture.astype(int) - [0x1F, 0x5F, 0xA8]).max(-1) < 30).sum(0)
@@ -94,37 +94,37 @@ def test_curves_survive_gaps_and_a_torn_line(tmp_path):
 
 def test_curves_of_one_row_without_times(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
-    figures.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
     assert read(tmp_path / "curves.png").size
 
 
 def test_smoothing_is_a_mean_over_neighbours():
     values = np.array([1.0, np.nan, 4.0, 7.0])
-    np.testing.assert_allclose(figures._smooth(values), [1, 2.5, 5.5, 5.5])
-    np.testing.assert_allclose(figures._smooth(np.full(200, 3.0)), 3.0)
+    np.testing.assert_allclose(plots._smooth(values), [1, 2.5, 5.5, 5.5])
+    np.testing.assert_allclose(plots._smooth(np.full(200, 3.0)), 3.0)
 
 
 def test_bad_input(tmp_path):
     images = np.zeros((3, 8, 8, 1), np.uint8)
     labels = np.zeros(3, int)
     with pytest.raises(ValueError, match=r"\[8, 8, 1\]"):
-        figures.sample_grid(images[0], labels, tmp_path / "a.png")
+        plots.sample_grid(images[0], labels, tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"labels \[N\], got .* \[2\]"):
-        figures.sample_grid(images, labels[:2], tmp_path / "a.png")
+        plots.sample_grid(images, labels[:2], tmp_path / "a.png")
     with pytest.raises(ValueError, match="got"):
-        figures.sample_grid(images[:0], labels[:0], tmp_path / "a.png")
+        plots.sample_grid(images[:0], labels[:0], tmp_path / "a.png")
     with pytest.raises(ValueError, match="4 channels"):
-        figures.sample_grid(np.zeros((3, 8, 8, 4), np.uint8), labels, tmp_path / "a.png")
+        plots.sample_grid(np.zeros((3, 8, 8, 4), np.uint8), labels, tmp_path / "a.png")
     x = np.zeros((5, 3, 8, 8, 1))
     with pytest.raises(ValueError, match="x0"):
-        figures.trajectory(x, x, np.linspace(1, 0, 5), labels, tmp_path / "a.png")
+        plots.trajectory(x, x, np.linspace(1, 0, 5), labels, tmp_path / "a.png")
     with pytest.raises(ValueError, match="ts"):
-        figures.trajectory(x, x[1:], np.linspace(1, 0, 4), labels, tmp_path / "a.png")
+        plots.trajectory(x, x[1:], np.linspace(1, 0, 4), labels, tmp_path / "a.png")
     with pytest.raises(FileNotFoundError, match=r"experiments\.train"):
-        figures.curves(tmp_path / "none.jsonl", tmp_path / "a.png")
+        plots.curves(tmp_path / "none.jsonl", tmp_path / "a.png")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="no row"):
-        figures.curves(tmp_path / "empty.jsonl", tmp_path / "a.png")
+        plots.curves(tmp_path / "empty.jsonl", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 
@@ -134,6 +134,6 @@ def rng():
 
 
 def test_a_mosaic_needs_no_texts_above_its_columns(tmp_path):
-    figures.mosaic([np.full((1, 2, 8, 8, 3), 90, np.uint8)], ["row"], [[]], tmp_path / "bare.png")
+    plots.mosaic([np.full((1, 2, 8, 8, 3), 90, np.uint8)], ["row"], [[]], tmp_path / "bare.png")
     with Image.open(tmp_path / "bare.png") as bare:
         assert (np.asarray(bare.convert("RGB")) == 90).all(-1).sum() >= 2 * 64

@@ -19,7 +19,8 @@ from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.metrics.features import Extractor
 from experiments.config import ConfigError
-from experiments.evaluation.measures import FULL, Effort, Split, distance
+from experiments.evaluation.real_images import Split
+from experiments.evaluation.sample_metrics import FULL, Effort, distance
 from experiments.text import judge
 
 SEED = 0  # of what is chosen by lot, so that the same model gives the same report
@@ -174,7 +175,7 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
 def distance_to(
     subject: Subject, images: np.ndarray, real: np.ndarray, others: np.ndarray, effort: Effort = FULL
 ) -> dict[str, Any]:
-    """Frechet distance to real pictures in the judge's features, beside the floor and noise: `measures.distance`.
+    """Frechet distance to real pictures in the judge's features, beside the floor and noise: `sample_metrics.distance`.
 
     Args:
         subject: whose judge gives the features.

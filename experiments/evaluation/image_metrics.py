@@ -1,6 +1,6 @@
-"""Figures of two sets of features: what `experiments.evaluation.score` can measure.
+"""Metrics of two sets of features, FID and its like: what `experiments.evaluation.comparison` measures by name.
 
-To add one: a function of a Pair below, a line in METRICS, and its tolerance in experiments/evaluation/records.py.
+To add one: a function of FeatureSets below, a line in METRICS, and its tolerance in experiments/evaluation/records.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from diffusion.metrics import (
 from diffusion.metrics.references import Gathered, Space
 
 
-class Pair(NamedTuple):
-    """Both sides, gathered.
+class FeatureSets(NamedTuple):
+    """The features of samples and of their reference.
 
     Attributes:
         samples: features of the samples.
@@ -47,14 +47,14 @@ class NotMeasured(Exception):
     """A figure has no value here; the message says why, and what it needs."""
 
 
-# (Pair) -> {figure: {"value", "standard_error", "samples", "reference", ...}}
+# (FeatureSets) -> {figure: {"value", "standard_error", "samples", "reference", ...}}
 
 
-def _distance(pair: Pair, tap: str) -> dict:
-    reference, own = pair.reference.statistics, pair.samples.statistics
+def _distance(sets: FeatureSets, tap: str) -> dict:
+    reference, own = sets.reference.statistics, sets.samples.statistics
     if tap not in reference.moments:
         raise NotMeasured(f"the reference has no statistics of {tap} features, only {', '.join(reference.moments)}")
-    error = frechet_error.standard_error(pair.samples.rows[tap], reference.moments[tap])
+    error = frechet_error.standard_error(sets.samples.rows[tap], reference.moments[tap])
     return {
         "value": frechet.frechet_distance(own.moments[tap], reference.moments[tap]),
         "standard_error": error,
@@ -64,17 +64,17 @@ def _distance(pair: Pair, tap: str) -> dict:
     }
 
 
-def _rows(pair: Pair, tap: str) -> tuple[np.ndarray, np.ndarray]:
-    if tap not in pair.reference.rows:
+def _rows(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
+    if tap not in sets.reference.rows:
         raise NotMeasured("the reference holds statistics alone, and this figure needs its images")
-    return pair.samples.rows[tap], pair.reference.rows[tap]
+    return sets.samples.rows[tap], sets.reference.rows[tap]
 
 
-def _equal(pair: Pair, tap: str) -> tuple[np.ndarray, np.ndarray]:
+def _equal(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
     """As many rows of each, drawn by the seed from the larger set: figures of unequal numbers do not compare."""
-    both = _rows(pair, tap)
+    both = _rows(sets, tap)
     count = min(map(len, both))
-    rng = np.random.default_rng(pair.seed)
+    rng = np.random.default_rng(sets.seed)
     return tuple(rows if len(rows) == count else rows[np.sort(rng.permutation(len(rows))[:count])] for rows in both)
 
 
@@ -87,65 +87,65 @@ def called(space: Space, name: str) -> str:
     return name if space.main in inception.TAPS else ELSEWHERE.get(name, name)
 
 
-def fid(pair: Pair) -> dict:
+def fid(sets: FeatureSets) -> dict:
     """Frechet distance, with the standard error over draws of the samples."""
-    return {called(pair.space, "fid"): _distance(pair, pair.space.main)}
+    return {called(sets.space, "fid"): _distance(sets, sets.space.main)}
 
 
-def sfid(pair: Pair) -> dict:
+def sfid(sets: FeatureSets) -> dict:
     """Frechet distance of spatial features."""
-    return {"sfid": _distance(pair, "spatial")}
+    return {"sfid": _distance(sets, "spatial")}
 
 
-def fid_infinity(pair: Pair) -> dict:
+def fid_infinity(sets: FeatureSets) -> dict:
     """The distance extrapolated to infinitely many samples."""
-    rows = pair.samples.rows[pair.space.main]
-    tap = pair.space.main
+    rows = sets.samples.rows[sets.space.main]
+    tap = sets.space.main
     try:
-        found = extrapolation.extrapolate(rows, pair.reference.statistics.moments[tap], seed=pair.seed)
+        found = extrapolation.extrapolate(rows, sets.reference.statistics.moments[tap], seed=sets.seed)
     except ValueError as error:
         raise NotMeasured(str(error)) from error
     figure = {
         "value": found.value,
         "standard_error": found.standard_error,
         "samples": len(rows),
-        "reference": pair.reference.statistics.count,
+        "reference": sets.reference.statistics.count,
         "slope": found.slope,
         "sizes": found.sizes.tolist(),
         "distances": found.distances.tolist(),
     }
-    return {called(pair.space, "fid_infinity"): figure}
+    return {called(sets.space, "fid_infinity"): figure}
 
 
-def kid(pair: Pair) -> dict:
+def kid(sets: FeatureSets) -> dict:
     """Kernel distance, unbiased: over 100 subsets of 1,000, or of all rows at once where there are no more."""
-    samples, reference = _rows(pair, pair.space.main)
+    samples, reference = _rows(sets, sets.space.main)
     if min(len(samples), len(reference)) <= SUBSET:
         found = kernel_distance.mmd2(kernel_distance.cubic, samples, reference)
     else:
-        found = kernel_distance.kid(samples, reference, size=SUBSET, seed=pair.seed)
-    return {called(pair.space, "kid"): found._asdict()}
+        found = kernel_distance.kid(samples, reference, size=SUBSET, seed=sets.seed)
+    return {called(sets.space, "kid"): found._asdict()}
 
 
-def cmmd(pair: Pair) -> dict:
+def cmmd(sets: FeatureSets) -> dict:
     """CLIP-MMD, for a space of CLIP's image embeddings: another space has another scale, and the kernel is fixed."""
-    if pair.space.main in inception.TAPS:
+    if sets.space.main in inception.TAPS:
         raise NotMeasured("it is defined in CLIP's embeddings; give them as a function, see docs/evaluation.md")
-    return {"cmmd": kernel_distance.cmmd(*_rows(pair, pair.space.main))._asdict()}
+    return {"cmmd": kernel_distance.cmmd(*_rows(sets, sets.space.main))._asdict()}
 
 
-def pr(pair: Pair) -> dict:
+def pr(sets: FeatureSets) -> dict:
     """Precision and recall, k = 3, of equal numbers."""
-    return _overlap(pair, ("precision", "recall"), "manifold_k")
+    return _overlap(sets, ("precision", "recall"), "manifold_k")
 
 
-def dc(pair: Pair) -> dict:
+def dc(sets: FeatureSets) -> dict:
     """Density and coverage, k = 5, of equal numbers."""
-    return _overlap(pair, ("density", "coverage"), "density_k")
+    return _overlap(sets, ("density", "coverage"), "density_k")
 
 
-def _overlap(pair: Pair, names: Sequence[str], k: str) -> dict:
-    found = manifold.overlap(*_equal(pair, pair.space.main))
+def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
+    found = manifold.overlap(*_equal(sets, sets.space.main))
     return {
         name: {
             "value": getattr(found, name),
@@ -158,13 +158,13 @@ def _overlap(pair: Pair, names: Sequence[str], k: str) -> dict:
     }
 
 
-def score(pair: Pair) -> dict:
+def score(sets: FeatureSets) -> dict:
     """Inception Score, over the protocol's splits; the deviation is that over the splits."""
-    if "logits" not in pair.samples.rows:
+    if "logits" not in sets.samples.rows:
         raise NotMeasured("this copy of the network has no logits")
-    logits = pair.samples.rows["logits"]
-    splits = {"ten, shuffled": 10, "every 5,000": max(1, round(len(logits) / 5000)), "one": 1}[pair.score_splits]
-    seed = pair.seed if pair.score_splits == "ten, shuffled" else None
+    logits = sets.samples.rows["logits"]
+    splits = {"ten, shuffled": 10, "every 5,000": max(1, round(len(logits) / 5000)), "one": 1}[sets.score_splits]
+    seed = sets.seed if sets.score_splits == "ten, shuffled" else None
     found = inception_score.inception_score(logits, splits, seed)
     return {
         "is": {
@@ -176,9 +176,9 @@ def score(pair: Pair) -> dict:
     }
 
 
-def authenticity(pair: Pair) -> dict:
+def authenticity(sets: FeatureSets) -> dict:
     """Share of samples that are no near copies of a reference image: name the training set as the reference."""
-    found = memorisation.authenticity(*_rows(pair, pair.space.main))
+    found = memorisation.authenticity(*_rows(sets, sets.space.main))
     return {
         "authenticity": {
             "value": found.value,
@@ -189,7 +189,7 @@ def authenticity(pair: Pair) -> dict:
     }
 
 
-METRICS: dict[str, Callable[[Pair], dict]] = {
+METRICS: dict[str, Callable[[FeatureSets], dict]] = {
     "fid": fid,
     "sfid": sfid,
     "fid_infinity": fid_infinity,

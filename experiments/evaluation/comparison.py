@@ -1,10 +1,10 @@
-"""Measures a set of images against a reference, in Inception features under a published protocol or in another space.
+"""Compares a set of images with a reference, in Inception features under a published protocol or in another space.
 
 In Python, for features of your own (DINOv2, CLIP, ...), which no command line names, since it would run what it names:
 
     extractor = features.Extractor(my_network, {"features": "DINOv2 ViT-L/14", "sha256": "..."})
-    score.measure(image_sets.open_set("a.npz"), references.open_reference("cifar10@train"),
-                  references.function_space(extractor), metrics=("fid", "kid"))
+    comparison.measure(image_sets.open_set("a.npz"), references.open_reference("cifar10@train"),
+                       references.function_space(extractor), metrics=("fid", "kid"))
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from diffusion.metrics.inception_weights import KNOWN, WeightsError
 from diffusion.metrics.references import Gathered, Reference, Space
 from diffusion.metrics.statistics import StatisticsError
 from experiments import config as configs
-from experiments.evaluation.comparisons import METRICS, OF_ROWS, TAPS, NotMeasured, Pair, called
+from experiments.evaluation.image_metrics import METRICS, OF_ROWS, TAPS, FeatureSets, NotMeasured, called
 from experiments.run import progress
 from experiments.run_folder.workdir import WorkdirError
 
@@ -68,7 +68,7 @@ def measure(
     folder: pathlib.Path | None = None,
     fresh: bool = False,
 ) -> dict:
-    """Every figure that is asked for.
+    """Every metric that is requested.
 
     Args:
         samples: images to measure.
@@ -82,7 +82,7 @@ def measure(
 
     Returns:
         {"figures": {name: {"value" (None if not measured), "why", "space", "standard_error", "samples", "reference",
-        ...}}, where the name is that of `comparisons.called`,
+        ...}}, where the name is that of `image_metrics.called`,
         "warnings": [text], "samples": dict, "reference": dict, "seconds": dict}.
 
     Raises:
@@ -108,13 +108,13 @@ def measure(
         real = Gathered(reference.statistics, {}, 0.0, 0)
     own = _gather("the samples", samples, space, rows, folder, fresh)
     _require_same_dims(reference, own, real)
-    pair = Pair(own, real, space, seed, score_splits)
+    sets = FeatureSets(own, real, space, seed, score_splits)
     figures = {}
     then = time.perf_counter()
     with progress.bar("measuring", len(metrics), "metrics") as advance:
         for done, name in enumerate(metrics):
             try:
-                figures |= METRICS[name](pair)
+                figures |= METRICS[name](sets)
             except NotMeasured as reason:
                 figures[called(space, name)] = {"value": None, "why": f"value not measured: {reason}"}
             advance(done + 1)
@@ -122,7 +122,7 @@ def measure(
     now = time.perf_counter()
     return {
         "figures": figures,
-        "warnings": warnings(samples, reference, pair),
+        "warnings": warnings(samples, reference, sets),
         "samples": {**own.statistics.about["images"], "count": samples.count, "shape": list(samples.shape)},
         "reference": _described(reference, real),
         "seconds": {
@@ -164,28 +164,28 @@ def _described(reference: Reference, real: Gathered) -> dict:
     return {**described, "count": real.statistics.count, "space": about["space"]}
 
 
-def warnings(samples: ImageSet, reference: Reference, pair: Pair) -> list[str]:
+def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list[str]:
     """What a reader of the figures has to know."""
     found = []
-    dim = len(pair.samples.statistics.moments[pair.space.main].mean)
+    dim = len(sets.samples.statistics.moments[sets.space.main].mean)
     if samples.count <= dim:
         found.append(
             f"{samples.count:,} samples are not more than the {dim:,} features: their covariance is singular, "
             "and the Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare "
             "KID, or make more samples."
         )
-    elif samples.count != USUAL and pair.space.main == "2048":
+    elif samples.count != USUAL and sets.space.main == "2048":
         found.append(
             f"published figures are of {USUAL:,} samples; of {samples.count:,} a Frechet distance is "
             f"{'higher' if samples.count < USUAL else 'lower'} for the same model."
         )
-    count = pair.reference.statistics.count
+    count = sets.reference.statistics.count
     if count is not None and count <= dim:
         found.append(
             f"the reference has {count:,} images, not more than the {dim:,} features: its covariance is "
             "singular, and the Frechet distance is far too high."
         )
-    if pair.reference.statistics.about.get("space") is None:
+    if sets.reference.statistics.about.get("space") is None:
         found.append(f"{reference.spec} does not say how it was made: that its protocol is this one is your word.")
     if reference.images is not None and reference.images.fingerprint == samples.fingerprint:
         found.append("the samples are the reference itself.")
@@ -247,10 +247,10 @@ def space_of(request: Request) -> tuple[Space, dict]:
 
 
 def run(request: Request, fresh: bool = False) -> dict:
-    """Measures what a command line asks for.
+    """Compares the samples of a request with its reference.
 
     Args:
-        request: from the command line, or from a record.
+        request: from the command line, or from a record; without an autoencoder.
         fresh: as in `measure`.
 
     Returns:
@@ -259,10 +259,6 @@ def run(request: Request, fresh: bool = False) -> dict:
     Raises:
         ConfigError, WeightsError, ImageSetError, StatisticsError: as in `space_of` and `measure`.
     """
-    if request.autoencoder:
-        from experiments.evaluation import reconstructions  # which measures by `measure`
-
-        return reconstructions.run(request, fresh)
     for name in request.metrics:
         if name not in METRICS:
             raise configs.unknown("--metrics", name, METRICS, "metric")

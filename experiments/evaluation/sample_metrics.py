@@ -1,17 +1,15 @@
-"""Figures of a run's samples, each beside real images, held-out images and noise."""
+"""Metrics of a run's samples, each beside real images, held-out images and noise."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.data import buckets, pipeline, sources
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
 from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, rows
 from diffusion.metrics.features import names as feature_names
 from experiments import config as configs
-from experiments.run.examples import varied
+from experiments.evaluation.real_images import Split, balanced_order, split_of
 from experiments.sampling.sample_files import check_samples
 
 SEED = 0  # of the subsets, the resamples and the noise, so that the same samples give the same report
@@ -35,20 +33,12 @@ IN_LOOP = Effort(0, 4)
 AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))  # by the features D: a distance costs D^3
 
 
-class Split(NamedTuple):
-    """Real images uint8 [N, H, W, C], labels int64 [N] (zeros without classes), and the description of the split."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    spec: sources.DataSpec
-
-
 def evaluate_samples(images: np.ndarray, labels: np.ndarray, config: Mapping, split: str = "validation") -> dict:
-    """The few figures of some samples that a training loop logs, without intervals.
+    """The few metrics of some samples that a training loop logs, without intervals.
 
     Args:
         images: uint8 `[N, H, W, C]`, samples.
-        labels: int `[N]`, the classes that were asked for; zeros if the model has none.
+        labels: int `[N]`, the classes that were requested; zeros if the model has none.
         config: the run's config; its dataset's training split and `split` are the real images.
         split: that the samples are compared with; by default the one that choices may be made on.
 
@@ -76,15 +66,15 @@ def measure(
     effort: Effort = FULL,
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict:
-    """Every figure of a set of samples, each beside its reference.
+    """Every metric of a set of samples, each beside its reference.
 
     Args:
         images: uint8 `[N, H, W, C]`, samples.
-        labels: int `[N]`, the classes that were asked for.
+        labels: int `[N]`, the classes that were requested.
         config: the run's config.
         split: of the dataset, that the samples are compared with.
         effort: how many resamples and subsets.
-        advance: told the number of parts done, of len(config.evaluate.features) + 2.
+        advance: receives the number of parts done, of len(config.evaluate.features) + 2.
 
     Returns:
         {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances}.
@@ -102,7 +92,8 @@ def measure(
             f"config.evaluate.split = {split!r} is what the model was trained on, and the floor would compare images "
             "with themselves. Valid: another split, e.g. 'test', or 'train[90%:]' after training on 'train[:90%]'."
         )
-    train, real = (split_of(config, name) for name in (config["data"]["split"], split))
+    train = split_of(config, config["data"]["split"])
+    real = split_of(config, split)
     classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0
     check_samples(images, labels, real.spec.shape, classes)
     if "classifier" in names and not real.spec.num_classes:
@@ -110,27 +101,30 @@ def measure(
             f"config.evaluate.features holds 'classifier', but {real.spec.name} has no classes to train it on. "
             f"Valid: {', '.join(sorted(set(FEATURES) - {'classifier'}))}."
         )
-    asked = asked_class(images, labels, train, real) if "classifier" in names and classes else None
+    recognised = class_accuracy(images, labels, train, real) if "classifier" in names and classes else None
     advance(1)
     count = min(len(images), len(real.images), len(train.images))
     distances = {}
     for done, name in enumerate(names):
-        extractor = _extractor(config, name, train)
+        if name == "inception":
+            extractor = inception_features(config["evaluate"]["inception"], config["evaluate"]["protocol"])
+        else:
+            extractor = FEATURES[name](train.images, train.labels)
         distances[name] = distance(extractor, images, labels, train, real, count, bool(classes), effort)
         advance(done + 2)
     rng = np.random.default_rng(SEED)
     some = lambda of: of if len(of) <= NEIGHBOURS else of[rng.permutation(len(of))[:NEIGHBOURS]]
     copies = neighbours.copying(some(images), some(real.images), train.images)
     advance(len(names) + 2)
-    return {"asked_class": asked, "frechet": distances, "neighbours": copies, "count": count}
+    return {"asked_class": recognised, "frechet": distances, "neighbours": copies, "count": count}
 
 
-def asked_class(images: np.ndarray, labels: np.ndarray, train: Split, real: Split) -> dict:
-    """Share of samples that a classifier, trained on the real training images alone, takes for the class asked for.
+def class_accuracy(images: np.ndarray, labels: np.ndarray, train: Split, real: Split) -> dict:
+    """Share of samples that a classifier, trained on the real training images alone, takes for the requested class.
 
     Args:
         images: uint8 `[N, H, W, C]`, samples.
-        labels: int `[N]`, the classes asked for.
+        labels: int `[N]`, the requested classes.
         train: real images that the classifier learns from.
         real: real images that it is tested on, for reference.
 
@@ -148,11 +142,20 @@ def asked_class(images: np.ndarray, labels: np.ndarray, train: Split, real: Spli
     return share(images, labels) | {"real": share(real.images, real.labels), "classifier_sha256": net.digest}
 
 
-def distance(extractor, images, labels, train: Split, real: Split, count: int, balanced: bool, effort: Effort) -> dict:
-    """Frechet distance of samples to all images of a split, beside real training images and noise, N alike.
+def distance(
+    extractor: Extractor,
+    images: np.ndarray,
+    labels: np.ndarray,
+    train: Split,
+    real: Split,
+    count: int,
+    balanced: bool,
+    effort: Effort,
+) -> dict:
+    """Frechet distance of samples to all images of a split, beside N real training images and N images of noise.
 
     Args:
-        extractor: a `features.Extractor`.
+        extractor: of the features.
         images: uint8 `[M, H, W, C]`, samples, M >= N.
         labels: int `[M]`.
         train: real images that the floor's subsets are drawn from.
@@ -167,9 +170,17 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
         the distance of the first N, and under "all_samples" the mean over random subsets of N of all samples.
     """
     rng = np.random.default_rng(SEED)
-    reference = _real_moments(extractor, real.images)
+    if extractor.keep:  # features of real images, which are the same at every evaluation
+        kept = lambda of: references.gather(
+            image_sets.from_array(of), references.function_space(extractor), ("features",), references.cache_folder()
+        )
+        reference = kept(real.images).statistics.moments["features"]
+        real_rows = kept(train.images).rows["features"]
+    else:
+        reference = moments(extractor.extract, real.images)
+        real_rows = rows(extractor.extract, train.images)
     distance_to_real = frechet.distance_to(reference)
-    to_reference = lambda features: distance_to_real(_moments(features))
+    to_reference = lambda features: distance_to_real(frechet.update(frechet.init(features.shape[1]), features))
     most = next(most for dim, most in AFFORDABLE if len(reference.mean) <= dim)
     effort = Effort(min(effort.draws, most.draws), min(effort.subsets, most.subsets))
     as_they_are = lambda wanted: np.arange(len(wanted))
@@ -182,14 +193,13 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
             values.append(to_reference(features[shuffled[order(wanted[shuffled])[:count]]]))
         return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
 
-    made = rows(extractor.extract, images)
-    real_made = _real_rows(extractor, train.images)
+    sample_rows = rows(extractor.extract, images)
     first = order(labels)[:count]
-    chosen = made[first]
+    chosen = sample_rows[first]
     measured = to_reference(chosen)
-    floor = subsets(real_made, train.labels, order)
-    every = subsets(made, labels, order)
-    floor["unbalanced_mean"] = subsets(real_made, train.labels, as_they_are)["mean"] if balanced else None
+    floor = subsets(real_rows, train.labels, order)
+    every = subsets(sample_rows, labels, order)
+    floor["unbalanced_mean"] = subsets(real_rows, train.labels, as_they_are)["mean"] if balanced else None
     noise = rng.integers(0, 256, (count, *images.shape[1:]), dtype=np.uint8)
     interval = None
     if effort.draws:
@@ -213,76 +223,3 @@ def distance(extractor, images, labels, train: Split, real: Split, count: int, b
         "extractor": extractor.record,
         "effort": effort._asdict(),
     }
-
-
-def balanced_order(labels: np.ndarray) -> np.ndarray:
-    """Row numbers `[N]` so that the classes take turns, each in the order of its rows."""
-    turn = np.zeros(len(labels), int)
-    for label in np.unique(labels):
-        mine = labels == label
-        turn[mine] = np.arange(mine.sum())
-    return np.lexsort((labels, turn))
-
-
-def split_of(config: Mapping, split: str) -> Split:
-    """Real images of a split of the run's dataset, read once.
-
-    Raises:
-        ConfigError: if the dataset or the split is not there.
-    """
-    data = config["data"]
-    try:
-        return _read_split(data["name"], split, data["dir"], data["damaged"], varied(config))
-    except sources.DamagedRecord:
-        raise  # no mistake in the config
-    except ValueError as error:
-        how = ""
-        if data["latents"]["dir"]:
-            how = (
-                f" The samples of a run on latents are measured by --samples=RUN/samples.npz --reference="
-                f"{data['name']}@{data['split']} --size=SIDE --protocol=adm, without --workdir."
-            )
-        raise configs.ConfigError(f"config.data, config.evaluate.split: {error}{how}") from error
-
-
-@functools.lru_cache(maxsize=4)
-def _read_split(name: str, split: str, data_dir: str, damaged: str, size: tuple[int, ...]) -> Split:
-    records, spec = sources.open_source(name, split, data_dir, varied=size)
-    images = np.empty((spec.size, *spec.shape), np.uint8)
-    labels = np.zeros(spec.size, np.int64)
-    found = 0
-    for start in range(0, spec.size, 1000):
-        rows = range(start, min(start + 1000, spec.size))
-        for record in pipeline.sound(records, rows) if damaged == "skip" else records.__getitems__(rows):
-            if record is not None:
-                image = buckets.fit(record["image"], size)[0] if size else record["image"]  # the middle
-                images[found] = image
-                labels[found] = record.get("label", 0)
-                found += 1
-    return Split(images[:found], labels[:found], spec)
-
-
-def _extractor(config: Mapping, name: str, train: Split) -> Extractor:
-    if name == "inception":
-        return inception_features(config["evaluate"]["inception"], config["evaluate"]["protocol"])
-    return FEATURES[name](train.images, train.labels)
-
-
-def _real_moments(extractor: Extractor, images: np.ndarray) -> frechet.Moments:
-    if not extractor.keep:
-        return moments(extractor.extract, images)
-    return _kept(extractor, images).statistics.moments["features"]
-
-
-def _real_rows(extractor: Extractor, images: np.ndarray) -> np.ndarray:
-    return _kept(extractor, images).rows["features"] if extractor.keep else rows(extractor.extract, images)
-
-
-def _kept(extractor: Extractor, images: np.ndarray) -> references.Gathered:
-    """Features of real images, which are the same at every evaluation."""
-    space = references.function_space(extractor)
-    return references.gather(image_sets.from_array(images), space, ("features",), references.cache_folder())
-
-
-def _moments(features: np.ndarray) -> frechet.Moments:
-    return frechet.update(frechet.init(features.shape[1]), features)

@@ -1,6 +1,6 @@
-"""Figures of a run's model beyond the distance of its samples: what `evaluate --workdir --metrics` can name.
+"""Metrics of a run's model beyond the distance of its samples: what `evaluate --workdir --metrics` can name.
 
-To add one: a function of a Subject below, and a line in FIGURES.
+To add one: a function of a Subject below, and a line in METRICS.
 """
 
 import pathlib
@@ -16,7 +16,8 @@ from diffusion.metrics import classifier_accuracy, features, memorisation
 from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
 from experiments.config import resolve
-from experiments.evaluation.measures import SEED, Split
+from experiments.evaluation.real_images import Split
+from experiments.evaluation.sample_metrics import SEED
 from experiments.run import progress
 from experiments.sampling import generate
 
@@ -32,7 +33,7 @@ class Subject(NamedTuple):
         config: the run's config.
         workdir: the run folder, with its checkpoints.
         images: uint8 [N, H, W, C], samples.
-        labels: int [N], the classes that were asked for.
+        labels: int [N], the classes that were requested.
         train: the images that the model was trained on.
         real: images that it was not trained on.
     """
@@ -45,7 +46,7 @@ class Subject(NamedTuple):
     real: Split
 
 
-# (Subject) -> {figure: {"value", "standard_error" or "interval", "samples", ...}}, as those of `comparisons`.
+# (Subject) -> {metric: {"value", "standard_error" or "interval", "samples", ...}}, as those of `image_metrics`.
 
 
 def accuracy(subject: Subject) -> dict:
@@ -170,4 +171,4 @@ def bits_per_dim(subject: Subject) -> dict:
     }
 
 
-FIGURES: dict[str, Callable[[Subject], dict]] = {"cas": accuracy, "copying": copying, "bpd": bits_per_dim}
+METRICS: dict[str, Callable[[Subject], dict]] = {"cas": accuracy, "copying": copying, "bpd": bits_per_dim}

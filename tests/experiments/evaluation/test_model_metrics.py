@@ -11,7 +11,7 @@ from diffusion.metrics import classifier
 from diffusion.parameterizations import Prediction
 from experiments import evaluate
 from experiments.config import ConfigError
-from experiments.evaluation import measures, model_figures
+from experiments.evaluation import model_metrics, real_images
 
 MEAN, STD = -0.2, 0.6
 
@@ -29,19 +29,19 @@ def quick(tmp_path_factory):
 def subject(images, labels, **changes):
     config = recipe.get_config()
     config.update_from_flattened_dict(changes)
-    train, real = (measures.split_of(config, split) for split in ("train", "test"))
-    return model_figures.Subject(config, "runs/none", images, labels, train, real)
+    train, real = (real_images.split_of(config, split) for split in ("train", "test"))
+    return model_metrics.Subject(config, "runs/none", images, labels, train, real)
 
 
 def real_digits():
-    train = measures.split_of(recipe.get_config(), "train")
+    train = real_images.split_of(recipe.get_config(), "train")
     return train.images, train.labels
 
 
 @pytest.mark.slow
 def test_accuracy_of_shuffled_labels_is_chance_beside_the_ceiling_of_real_images():
     images, labels = real_digits()
-    found = model_figures.accuracy(subject(images, np.random.default_rng(0).permutation(labels)))
+    found = model_metrics.accuracy(subject(images, np.random.default_rng(0).permutation(labels)))
     assert found["cas"]["value"] < 0.3 < 0.85 < found["cas_of_real_images"]["value"]
     assert found["cas"]["samples"] == found["cas_of_real_images"]["samples"] == len(images)
     low, high = found["cas"]["interval"]
@@ -51,25 +51,25 @@ def test_accuracy_of_shuffled_labels_is_chance_beside_the_ceiling_of_real_images
 def test_accuracy_needs_classes():
     images, labels = real_digits()
     with pytest.raises(ConfigError, match="no classes"):
-        model_figures.accuracy(subject(images, labels, **{"model.num_classes": 0}))
+        model_metrics.accuracy(subject(images, labels, **{"model.num_classes": 0}))
 
 
 def test_accuracy_needs_samples_of_every_class():
     images, labels = real_digits()
     few = labels < 8
     with pytest.raises(ConfigError, match=r"no sample of the classes \[8, 9\].*sample.number"):
-        model_figures.accuracy(subject(images[few], labels[few]))
+        model_metrics.accuracy(subject(images[few], labels[few]))
 
 
 @pytest.mark.slow
 def test_copies_of_training_images_are_told_from_held_out_ones():
     images, labels = real_digits()
     nudged = np.clip(images[:300].astype(int) + np.random.default_rng(0).integers(-2, 3, images[:300].shape), 0, 255)
-    copied = model_figures.copying(subject(nudged.astype(np.uint8), labels[:300]))
+    copied = model_metrics.copying(subject(nudged.astype(np.uint8), labels[:300]))
     assert copied["data_copying"]["value"] < -3
     assert copied["authenticity"]["value"] < copied["authenticity_of_held_out"]["value"] - 0.3
-    held_out = measures.split_of(recipe.get_config(), "test")
-    honest = model_figures.copying(subject(held_out.images, held_out.labels))
+    held_out = real_images.split_of(recipe.get_config(), "test")
+    honest = model_metrics.copying(subject(held_out.images, held_out.labels))
     assert honest["data_copying"]["value"] == pytest.approx(0, abs=1e-9)  # the held-out images against themselves
     assert honest["authenticity"]["value"] == honest["authenticity_of_held_out"]["value"]
 
@@ -87,11 +87,11 @@ def test_bits_per_dim_of_a_known_model(monkeypatch):
         whitened = (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
         return Prediction(MEAN + alpha * STD**2 * whitened, sigma * whitened)
 
-    monkeypatch.setattr(model_figures.generate, "denoiser", lambda config, shape: lambda params, labels: denoise)
-    monkeypatch.setattr(model_figures.checkpoints, "load_ema", lambda folder: ((), 7))
+    monkeypatch.setattr(model_metrics.generate, "denoiser", lambda config, shape: lambda params, labels: denoise)
+    monkeypatch.setattr(model_metrics.checkpoints, "load_ema", lambda folder: ((), 7))
     images, labels = real_digits()
     asked = subject(images, labels, **{"evaluate.number": 100, "schedule": {"name": "rectified_flow"}})
-    found = model_figures.bits_per_dim(asked)["bits_per_dim"]
+    found = model_metrics.bits_per_dim(asked)["bits_per_dim"]
     chosen = np.sort(np.random.default_rng(0).permutation(len(asked.real.images))[:100])
     cell = (np.arange(1000) + 0.5) / 1000
     x = (np.arange(256)[:, None] + cell) / 128 - 1
