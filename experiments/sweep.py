@@ -6,7 +6,7 @@
 
 Each run has a folder DIR/NAME, named by what differs, and its commands (train, sample, evaluate by default) are
 ordinary ones, which --dry-run shows. A run that fails is left, and the others go on; --retry=1 tries failed runs once
-more, also those of an earlier time. Ctrl-C or SIGTERM asks the running ones to save, and ends the sweep; the same
+more, also those of an earlier time. At Ctrl-C or SIGTERM the running ones save, and the sweep ends; the same
 command goes on with all of them. --table works while the sweep runs, and writes table.md, table.csv and runs.csv.
 
 On a cluster each task runs one: --run=INDEX (launch/slurm_array.py, launch/kubernetes_array.py). See docs/sweeps.md.
@@ -15,13 +15,14 @@ Exit status: 0 all runs are done; 1 some failed, or were stopped by someone else
 130 after Ctrl-C, 143 after SIGTERM. With --run that of the run's command.
 """
 
+import collections
 import contextlib
 import pathlib
 import queue
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 from absl import flags
@@ -32,12 +33,13 @@ from diffusion.training.runtime import preemption
 from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.run_folder import workdir
-from experiments.sweeps import definition, devices, naming, results, runner, state, table
-from experiments.sweeps.display import Display
-from experiments.sweeps.report_following import following
+from experiments.sweeps import definition, devices, naming, results, runner, sweep_folder, table
+from experiments.sweeps.html_report import following
+from experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED, Plan, Record
+from experiments.sweeps.terminal import Display
 
 
-def dry_run(record: state.Record, directory: pathlib.Path, console: Console) -> None:
+def dry_run(record: Record, directory: pathlib.Path, console: Console) -> None:
     """Prints the runs, what each sets, and the commands of the first."""
     called = naming.labels(record.varies)
     shown = Table(title=f"{record.name}: {len(record.runs)} runs in {directory}", title_justify="left")
@@ -45,17 +47,17 @@ def dry_run(record: state.Record, directory: pathlib.Path, console: Console) -> 
     for name in called.values():
         shown.add_column(name)
     shown.add_column("status", style="dim")
+    statuses = sweep_folder.statuses(directory, record.runs)
     for index, plan in enumerate(record.runs):
-        values = [naming.text(plan.overrides[field]) if field in plan.overrides else "" for field in called]
-        shown.add_row(str(index), *values, state.status(directory / plan.name, len(plan.commands)).status)
+        shown.add_row(str(index), *naming.texts(plan.overrides, called), statuses[plan.name])
     console.print(shown)
     first = record.runs[0]
     console.print(f"Commands of run 0, {first.name}:", markup=False)
-    for words in state.commands(directory, first):
+    for words in sweep_folder.commands(directory, first):
         console.print(f"  {shlex.join(words)}", markup=False)
 
 
-def chosen(record: state.Record, run: str) -> list[state.Plan]:
+def chosen(record: Record, run: str) -> list[Plan]:
     """The runs that --run names: all of them, or one by its index or name.
 
     Raises:
@@ -71,82 +73,79 @@ def chosen(record: state.Record, run: str) -> list[state.Plan]:
     raise ConfigError(f"--run={run}: the sweep has no such run. Valid: 0 .. {len(names) - 1}, or a run's name.")
 
 
-def tries(plans: Sequence[state.Plan], directory: pathlib.Path, retry: int, asked_for: bool) -> dict[str, int]:
-    """How often each run may be begun: not if it is done, and a failed one only by --retry, or where it is asked for.
+def tries(plans: Sequence[Plan], directory: pathlib.Path, retry: int, requested: bool) -> dict[str, int]:
+    """How often each run may be begun: not if it is done, and a failed one only by --retry, or where --run names it.
 
     Args:
         plans: the runs.
         directory: of the sweep.
         retry: attempts after a failure.
-        asked_for: whether --run names the run.
+        requested: whether --run names the run.
     """
-    found = {}
-    for plan in plans:
-        status = state.status(directory / plan.name, len(plan.commands)).status
-        fresh = status != state.FAILED or asked_for
-        found[plan.name] = 0 if status == state.DONE else retry + fresh
-    return found
+    statuses = sweep_folder.statuses(directory, plans)
+    return {name: 0 if now == DONE else retry + (now != FAILED or requested) for name, now in statuses.items()}
 
 
-def run(record: state.Record, directory: pathlib.Path, given: flags.FlagValues) -> int:
-    """Runs what is not done; returns the exit status."""
-    plans = chosen(record, given.run)
-    gpus = given.devices if given.devices is not None else devices.found_gpus()
-    jobs = 1 if given.run else given.jobs or len(gpus) or 1
-    slots = (
-        [devices.Slot({}, frozenset())]
-        if given.run
-        else devices.slots(jobs, gpus, devices.found_cores() if jobs > 1 else ())
-    )
-    definition.settle(directory, record)
-    allowed = tries(plans, directory, given.retry, bool(given.run))
-    told = lambda plan: state.told(directory / plan.name, len(plan.commands)).status
-    before = [state.QUEUED if allowed[plan.name] else told(plan) for plan in plans]
-    signals = queue.SimpleQueue()
-    got = []
+@contextlib.contextmanager
+def receiving(signals: queue.SimpleQueue) -> Iterator[list[int]]:
+    """Puts the signals that ask to stop into a queue during a `with` block; gives the list of those that came."""
+    received: list[int] = []
 
-    def note(number, frame):
+    def receive(number, frame):
         if number in preemption.NOTICES:
-            if got:
+            if received:
                 return
             number = signal.SIGTERM
-        got.append(number)
+        received.append(number)
         signals.put(number)
 
-    heard = [number for number in preemption.NOTICES if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, *heard)}
+    notices = [number for number in preemption.NOTICES if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM, *notices)}
     try:
-        counts = {status: before.count(status) for status in state.STATUSES}
-        reporting = contextlib.nullcontext() if given.run else following(directory)  # a task is one of many
-        with Display(counts, jobs) as display, reporting:
-            display.say(f"{record.name}: {len(plans)} runs in {directory}, {jobs} at a time")
-            if not given.run:
-                display.say(f"To see how they do, open {directory / 'report.html'}: it follows them")
-            stop = signal.SIGINT if given.run else signal.SIGTERM
-            ended = runner.run(directory, plans, slots, allowed, display, signals, stop)
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return _conclude(record, plans, directory, ended, got, bool(given.run))
 
 
-def _conclude(record, plans, directory, ended, got, single) -> int:
-    """Says how the runs stand and what can be done; returns the exit status."""
-    now = {plan.name: state.status(directory / plan.name, len(plan.commands)).status for plan in plans}
-    count = {status: list(now.values()).count(status) for status in state.STATUSES}
-    go_on = shlex.join(["python", "-m", "experiments.sweep", *sys.argv[1:]])
-    print(", ".join(f"{number} {status}" for status, number in count.items() if number))
-    if count[state.FAILED]:
-        print(f"Failed runs are tried again with --retry=1; their output is in {directory}/NAME/output.log")
-    if count[state.DONE] + count[state.FAILED] < len(plans):
-        print(f"To go on:\n  {go_on}")
-    if count[state.DONE] and not single:
-        print(f"The figures: {configs.printed('sweep', f'--workdir={directory}', '--table')}")
-    if count[state.DONE] == len(plans):
+def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> int:
+    """Runs what is not done; returns the exit status."""
+    plans = chosen(record, settings.run)
+    single = bool(settings.run)
+    gpus = settings.devices if settings.devices is not None else devices.found_gpus()
+    jobs = 1 if single else settings.jobs or len(gpus) or 1
+    cores = devices.found_cores() if jobs > 1 else ()
+    slots = [devices.Slot({}, frozenset())] if single else devices.slots(jobs, gpus, cores)
+    definition.settle(directory, record)
+    allowed = tries(plans, directory, settings.retry, single)
+    logged = lambda plan: sweep_folder.logged_status(directory / plan.name, len(plan.commands)).status
+    before = [QUEUED if allowed[plan.name] else logged(plan) for plan in plans]
+    signals = queue.SimpleQueue()
+    reporting = contextlib.nullcontext() if single else following(directory)  # a task is one of many
+    with receiving(signals) as received, Display(collections.Counter(before), jobs) as display, reporting:
+        display.say(f"{record.name}: {len(plans)} runs in {directory}, {jobs} at a time")
+        if not single:
+            display.say(f"To see how they do, open {directory / 'report.html'}: it follows them")
+        ended = runner.run(
+            directory, plans, slots, allowed, display, signals, signal.SIGINT if single else signal.SIGTERM
+        )
+    statuses = sweep_folder.statuses(directory, plans)
+    _say_how_to_go_on(list(statuses.values()), directory, single)
+    if all(status == DONE for status in statuses.values()):
         return 0
-    if got:
-        return 128 + got[0]
+    if received:
+        return 128 + received[0]
     return ended.get(plans[0].name, 1) if single else 1
+
+
+def _say_how_to_go_on(statuses: Sequence[str], directory: pathlib.Path, single: bool) -> None:
+    print(sweep_folder.tally(statuses))
+    if FAILED in statuses:
+        print(f"Failed runs are tried again with --retry=1; their output is in {directory}/NAME/output.log")
+    if not set(statuses) <= {DONE, FAILED}:
+        print(f"To go on:\n  {shlex.join(['python', '-m', 'experiments.sweep', *sys.argv[1:]])}")
+    if DONE in statuses and not single:
+        print(f"The figures: {configs.printed('sweep', f'--workdir={directory}', '--table')}")
 
 
 def main(argv: list[str]) -> None:
@@ -159,33 +158,33 @@ def main(argv: list[str]) -> None:
 
 def _main() -> None:
     jax.config.update("jax_platforms", "cpu")  # what is checked here needs no GPU, and must not take its memory
-    given = flags.FLAGS
+    settings = flags.FLAGS
     console = Console(highlight=False, soft_wrap=True)
-    if not given.sweep:
-        if not given.workdir:
+    if not settings.sweep:
+        if not settings.workdir:
             raise ConfigError(
                 "--sweep is missing: the sweep to run, e.g. --sweep=configs/sweeps/digits_weightings.py; "
                 "or --workdir, with --table, of one that was begun."
             )
-        if not given.table:
-            given.sweep = state.read(pathlib.Path(given.workdir)).file
-    directory = pathlib.Path(given.workdir or f"runs/{definition.name_of(given.sweep)}")
-    if given.table:
-        found = results.collect(directory)
-        made = table.table(found, given.figures or ())
-        table.show(made, found.name)
-        print("wrote " + ", ".join(map(str, table.write(found, made))))
+        if not settings.table:
+            settings.sweep = sweep_folder.read(pathlib.Path(settings.workdir)).file
+    directory = pathlib.Path(settings.workdir or f"runs/{definition.name_of(settings.sweep)}")
+    if settings.table:
+        measured = results.collect(directory)
+        made = table.table(measured, settings.figures or ())
+        table.show(made, measured.name)
+        print("wrote " + ", ".join(map(str, table.write(measured, made))))
         return
-    record = definition.record(definition.load(given.sweep), given.sweep, directory)
-    if given["dry-run"].value:
+    record = definition.record(definition.load(settings.sweep), settings.sweep, directory)
+    if settings["dry-run"].value:
         return dry_run(record, directory, console)
     with contextlib.ExitStack() as stack:
-        if not given.run and stack.enter_context(state.hold(directory / ".lock")) is None:
+        if not settings.run and stack.enter_context(sweep_folder.hold(directory / ".lock")) is None:
             raise workdir.WorkdirError(
                 f"--workdir={directory} is in use: another sweep runs there. Wait until it has "
                 "ended, stop it, or choose another folder."
             )
-        sys.exit(run(record, directory, given))
+        sys.exit(run(record, directory, settings))
 
 
 if __name__ == "__main__":

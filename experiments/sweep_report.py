@@ -14,7 +14,7 @@ from absl import flags
 
 from experiments import config as configs
 from experiments.run_folder import workdir
-from experiments.sweeps import report, results
+from experiments.sweeps import html_report, results, sweep_folder
 
 WORKDIR = flags.DEFINE_string("workdir", None, "the sweep's folder, e.g. runs/weightings")
 WATCH = flags.DEFINE_float("watch", None, "seconds between two looks at the folder, until all runs are finished", 0.5)
@@ -25,19 +25,14 @@ def main(argv: list[str]) -> None:
     directory = pathlib.Path(WORKDIR.value)
     version = ""
     while True:
-        found = results.collect(directory)
-        version, before = report.write(found, version), version
+        now = results.collect(directory)
+        before = version
+        version = html_report.write(now, before)
         if version != before:
-            print(f"{directory / 'report.html'}: {tally(found)}", flush=True)
-        if WATCH.value is None or not report.content(found)["live"]:
+            print(f"{directory / 'report.html'}: {sweep_folder.tally(run.status for run in now.runs)}", flush=True)
+        if WATCH.value is None or not html_report.content(now)["live"]:
             return
         time.sleep(WATCH.value)
-
-
-def tally(found: results.Results) -> str:
-    """How many runs have each status: "12 done, 2 running"."""
-    statuses = [run.status for run in found.runs]
-    return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
 
 
 if __name__ == "__main__":

@@ -166,30 +166,30 @@ def _described(reference: Reference, real: Gathered) -> dict:
 
 def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list[str]:
     """What a reader of the figures has to know."""
-    found = []
+    texts = []
     dim = len(sets.samples.statistics.moments[sets.space.main].mean)
     if samples.count <= dim:
-        found.append(
+        texts.append(
             f"{samples.count:,} samples are not more than the {dim:,} features: their covariance is singular, "
             "and the Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare "
             "KID, or make more samples."
         )
     elif samples.count != USUAL and sets.space.main == "2048":
-        found.append(
+        texts.append(
             f"published figures are of {USUAL:,} samples; of {samples.count:,} a Frechet distance is "
             f"{'higher' if samples.count < USUAL else 'lower'} for the same model."
         )
     count = sets.reference.statistics.count
     if count is not None and count <= dim:
-        found.append(
+        texts.append(
             f"the reference has {count:,} images, not more than the {dim:,} features: its covariance is "
             "singular, and the Frechet distance is far too high."
         )
     if sets.reference.statistics.about.get("space") is None:
-        found.append(f"{reference.spec} does not say how it was made: that its protocol is this one is your word.")
+        texts.append(f"{reference.spec} does not say how it was made: that its protocol is this one is your word.")
     if reference.images is not None and reference.images.fingerprint == samples.fingerprint:
-        found.append("the samples are the reference itself.")
-    return found
+        texts.append("the samples are the reference itself.")
+    return texts
 
 
 # ==== A request of the command line ====
@@ -234,7 +234,7 @@ def space_of(request: Request) -> tuple[Space, dict]:
     elif net.digest != request.inception_sha256:
         raise WeightsError(
             f"{request.inception} has the digest {net.digest}, not the {request.inception_sha256} that "
-            "--inception_sha256 asks for."
+            "--inception_sha256 names."
         )
     wanted = dict.fromkeys(tap for name in request.metrics for tap in TAPS.get(name, ()))
     taps = ("2048", *(tap for tap in wanted if tap != "logits" or net.logits))
@@ -266,10 +266,12 @@ def run(request: Request, fresh: bool = False) -> dict:
     reference = references.open_reference(request.reference, request.data_dir, request.size)
     samples = image_sets.open_set(request.samples, request.data_dir, request.size)
     splits = about["protocol"]["score_splits"] if about["protocol"] else "ten, shuffled"
-    found = measure(samples, reference, space, request.metrics, request.seed, splits, references.cache_folder(), fresh)
+    measured = measure(
+        samples, reference, space, request.metrics, request.seed, splits, references.cache_folder(), fresh
+    )
     if about["weights"] and about["weights"]["sha256"] not in KNOWN:
-        found["warnings"].append("the Inception weights are not those of the published figures.")
-    return found | about
+        measured["warnings"].append("the Inception weights are not those of the published figures.")
+    return measured | about
 
 
 def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics:
@@ -289,9 +291,9 @@ def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics
         raise configs.ConfigError(f"--out={out}: statistics are written as .safetensors. (To measure, name --samples.)")
     space, _ = space_of(request)
     images = image_sets.open_set(request.reference, request.data_dir, request.size)
-    found = _gather("the reference", images, space, (), references.cache_folder())
-    statistics.write(out, found.statistics)
-    return found.statistics
+    gathered = _gather("the reference", images, space, (), references.cache_folder())
+    statistics.write(out, gathered.statistics)
+    return gathered.statistics
 
 
 def parse(fields: Mapping[str, Any]) -> Request:

@@ -102,17 +102,17 @@ def fid_infinity(sets: FeatureSets) -> dict:
     rows = sets.samples.rows[sets.space.main]
     tap = sets.space.main
     try:
-        found = extrapolation.extrapolate(rows, sets.reference.statistics.moments[tap], seed=sets.seed)
+        fit = extrapolation.extrapolate(rows, sets.reference.statistics.moments[tap], seed=sets.seed)
     except ValueError as error:
         raise NotMeasured(str(error)) from error
     figure = {
-        "value": found.value,
-        "standard_error": found.standard_error,
+        "value": fit.value,
+        "standard_error": fit.standard_error,
         "samples": len(rows),
         "reference": sets.reference.statistics.count,
-        "slope": found.slope,
-        "sizes": found.sizes.tolist(),
-        "distances": found.distances.tolist(),
+        "slope": fit.slope,
+        "sizes": fit.sizes.tolist(),
+        "distances": fit.distances.tolist(),
     }
     return {called(sets.space, "fid_infinity"): figure}
 
@@ -121,10 +121,10 @@ def kid(sets: FeatureSets) -> dict:
     """Kernel distance, unbiased: over 100 subsets of 1,000, or of all rows at once where there are no more."""
     samples, reference = _rows(sets, sets.space.main)
     if min(len(samples), len(reference)) <= SUBSET:
-        found = kernel_distance.mmd2(kernel_distance.cubic, samples, reference)
+        distance = kernel_distance.mmd2(kernel_distance.cubic, samples, reference)
     else:
-        found = kernel_distance.kid(samples, reference, size=SUBSET, seed=sets.seed)
-    return {called(sets.space, "kid"): found._asdict()}
+        distance = kernel_distance.kid(samples, reference, size=SUBSET, seed=sets.seed)
+    return {called(sets.space, "kid"): distance._asdict()}
 
 
 def cmmd(sets: FeatureSets) -> dict:
@@ -145,14 +145,14 @@ def dc(sets: FeatureSets) -> dict:
 
 
 def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
-    found = manifold.overlap(*_equal(sets, sets.space.main))
+    overlap = manifold.overlap(*_equal(sets, sets.space.main))
     return {
         name: {
-            "value": getattr(found, name),
-            "standard_error": found.standard_errors[name],
-            "samples": found.samples,
-            "reference": found.reference,
-            "k": getattr(found, k),
+            "value": getattr(overlap, name),
+            "standard_error": overlap.standard_errors[name],
+            "samples": overlap.samples,
+            "reference": overlap.reference,
+            "k": getattr(overlap, k),
         }
         for name in names
     }
@@ -165,12 +165,12 @@ def score(sets: FeatureSets) -> dict:
     logits = sets.samples.rows["logits"]
     splits = {"ten, shuffled": 10, "every 5,000": max(1, round(len(logits) / 5000)), "one": 1}[sets.score_splits]
     seed = sets.seed if sets.score_splits == "ten, shuffled" else None
-    found = inception_score.inception_score(logits, splits, seed)
+    score = inception_score.inception_score(logits, splits, seed)
     return {
         "is": {
-            "value": found.value,
-            "standard_deviation": found.standard_deviation,
-            "samples": found.samples,
+            "value": score.value,
+            "standard_deviation": score.standard_deviation,
+            "samples": score.samples,
             "splits": splits,
         }
     }
@@ -178,13 +178,13 @@ def score(sets: FeatureSets) -> dict:
 
 def authenticity(sets: FeatureSets) -> dict:
     """Share of samples that are no near copies of a reference image: name the training set as the reference."""
-    found = memorisation.authenticity(*_rows(sets, sets.space.main))
+    share = memorisation.authenticity(*_rows(sets, sets.space.main))
     return {
         "authenticity": {
-            "value": found.value,
-            "interval": list(found.interval),
-            "samples": found.samples,
-            "reference": found.train,
+            "value": share.value,
+            "interval": list(share.interval),
+            "samples": share.samples,
+            "reference": share.train,
         }
     }
 

@@ -68,10 +68,10 @@ def accuracy(subject: Subject) -> dict:
         "cas": (subject.images[:count], subject.labels[:count]),
         "cas_of_real_images": (subject.train.images[some], subject.train.labels[some]),
     }
-    found = {}
+    metrics = {}
     for name, (images, labels) in sets.items():
         score = classifier_accuracy.classifier_accuracy(images, labels, subject.real.images, subject.real.labels)
-        found[name] = {
+        metrics[name] = {
             "value": score.value,
             "interval": list(score.interval),
             "samples": score.samples,
@@ -79,7 +79,7 @@ def accuracy(subject: Subject) -> dict:
             "by_class": score.by_class,
             "sha256": score.digest,
         }
-    return found
+    return metrics
 
 
 def copying(subject: Subject) -> dict:
@@ -94,7 +94,7 @@ def copying(subject: Subject) -> dict:
         for images in (subject.images, subject.real.images, subject.train.images)
     )
     statistic = memorisation.data_copying(made, held_out, train)
-    found = {
+    metrics = {
         "data_copying": {
             "value": statistic.value,
             "samples": len(made),
@@ -104,13 +104,13 @@ def copying(subject: Subject) -> dict:
     }
     for name, rows in (("authenticity", made), ("authenticity_of_held_out", held_out)):
         share = memorisation.authenticity(rows, train)
-        found[name] = {
+        metrics[name] = {
             "value": share.value,
             "interval": list(share.interval),
             "samples": share.samples,
             "reference": share.train,
         }
-    return found
+    return metrics
 
 
 def bits_per_dim(subject: Subject) -> dict:
@@ -130,8 +130,8 @@ def bits_per_dim(subject: Subject) -> dict:
         keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(jax.random.key(SEED), number)))(numbers)
         x = likelihood.dequantise(images, keys[:, 0])
         probe = likelihood.hutchinson(likelihood.rademacher(keys[:, 1], shape))
-        found = likelihood.log_likelihood(denoise(params, labels), schedule, x, solver, probe)
-        return likelihood.bits_per_dim(found.log_density, dims), jnp.broadcast_to(found.nfe, images.shape[:1])
+        density = likelihood.log_likelihood(denoise(params, labels), schedule, x, solver, probe)
+        return likelihood.bits_per_dim(density.log_density, dims), jnp.broadcast_to(density.nfe, images.shape[:1])
 
     count = min(config.evaluate.number, len(subject.real.images))
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(subject.real.images))[:count])

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from diffusion.data.transforms import to_uint8
-from diffusion.io import limits
 from diffusion.io.files import whole
+from experiments.run_folder import workdir
 
 DPI = 100  # of the figures' layout: with it, one unit below is one pixel of the picture
 TILE = 48  # least side of an image in the picture, in pixels; small images are enlarged by whole numbers
@@ -142,7 +142,13 @@ def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
         FileNotFoundError: if there is no such file.
         ValueError: if no row has a step and a loss.
     """
-    rows = _rows(metrics)
+    path_of_metrics = pathlib.Path(metrics)
+    if not path_of_metrics.is_file():
+        raise FileNotFoundError(f"{metrics} is not there; experiments.train writes it into the run folder")
+    rows = [row for row in workdir.rows(path_of_metrics) if "step" in row and row.get("loss") is not None]
+    if not rows:
+        raise ValueError(f"{metrics} has no row with a step and a loss")
+    rows.sort(key=lambda row: row["step"])
     steps = np.array([row["step"] for row in rows], float)
     loss = np.array([row["loss"] for row in rows], float)
     figure = Figure(figsize=(9.0, 3.2), dpi=DPI, layout="constrained")
@@ -266,23 +272,6 @@ def _time(t, first):
 
 def _share(part, table):
     return "tenth of training" if len(table) >= 10 else f"{part} of {len(table)} logged"
-
-
-def _rows(metrics):
-    path = pathlib.Path(metrics)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; experiments.train writes it into the run folder")
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            row = limits.parse_json(line, str(path))
-        except limits.Refused:
-            continue  # a run that was killed may leave half a line
-        if isinstance(row, dict) and "step" in row and row.get("loss") is not None:
-            rows.append(row)
-    if not rows:
-        raise ValueError(f"{path} has no row with a step and a loss")
-    return sorted(rows, key=lambda row: row["step"])
 
 
 def _smooth(values):

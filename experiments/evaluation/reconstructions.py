@@ -30,11 +30,11 @@ class Reconstructions(NamedTuple):
 
     Attributes:
         images: the set of them.
-        found: {"psnr", "ssim"}: float64 [N] of each picture that was read, NaN of the others.
+        errors: {"psnr", "ssim"}: float64 `[N]` of each picture that was read, NaN of the others.
     """
 
     images: ImageSet
-    found: dict[str, np.ndarray]
+    errors: dict[str, np.ndarray]
 
 
 def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Reconstructions:
@@ -59,7 +59,7 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
     if min(originals.shape[:2]) >= WINDOW:
         figures["ssim"] = jax.jit(ssim)
     reconstruct = autoencoder_folders.reconstruction(autoencoder)
-    found = {figure: np.full(originals.count, np.nan) for figure in figures}
+    errors = {figure: np.full(originals.count, np.nan) for figure in figures}
 
     def read(start, stop):
         made = []
@@ -69,7 +69,7 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
             filled = pictures[np.arange(BATCH) % len(rows)]  # one shape, so that one program serves all
             decoded = reconstruct(filled)
             for figure, function in figures.items():
-                found[figure][rows.start : rows.stop] = np.asarray(function(decoded, filled))[: len(rows)]
+                errors[figure][rows.start : rows.stop] = np.asarray(function(decoded, filled))[: len(rows)]
             made.append(decoded[: len(rows)])
         return np.concatenate(made)
 
@@ -82,7 +82,7 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
     }
     shape = (*originals.shape[:2], autoencoder.module.picture_channels)
     return Reconstructions(
-        ImageSet(originals.count, shape, read, hashlib.sha256(known.encode()).hexdigest(), record), found
+        ImageSet(originals.count, shape, read, hashlib.sha256(known.encode()).hexdigest(), record), errors
     )
 
 
@@ -110,20 +110,20 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
     if space is None:
         why = {"value": None, "why": "value not measured: it needs --inception and --protocol"}
         about_of = lambda images: {**images.record, "fingerprint": images.fingerprint, "count": images.count}
-        found = {
+        measured = {
             "figures": {"rfid": why},
             "warnings": [],
             "reference": about_of(reference.images),
             "samples": about_of(own.images),
         }
     else:
-        found = comparison.measure(own.images, reference, space, ("fid",), request.seed, "ten, shuffled",
+        measured = comparison.measure(own.images, reference, space, ("fid",), request.seed, "ten, shuffled",
                               references.cache_folder(), fresh)  # fmt: skip
-        found["figures"] = {called(space, "rfid"): found["figures"][called(space, "fid")]}
+        measured["figures"] = {called(space, "rfid"): measured["figures"][called(space, "fid")]}
     _complete(own)
-    found["figures"] = {name: _mean(values) for name, values in own.found.items()} | found["figures"]
+    measured["figures"] = {name: _mean(values) for name, values in own.errors.items()} | measured["figures"]
     total = time.perf_counter() - began
-    return found | about | {"seconds": {**found.get("seconds", {}), "total": total}}
+    return measured | about | {"seconds": {**measured.get("seconds", {}), "total": total}}
 
 
 UNMEASURED = {"features": {"features": "none: picture by picture", "dimensions": 0}, "protocol": None, "weights": None}
@@ -135,7 +135,7 @@ def _complete(own: Reconstructions) -> None:
     with progress.bar("reconstructing", count, "pictures") as advance:
         for first in range(0, count, BATCH):
             stop = min(first + BATCH, count)
-            if np.isnan(own.found["psnr"][first:stop]).any():
+            if np.isnan(own.errors["psnr"][first:stop]).any():
                 own.images.read(first, stop)
             advance(stop)
 

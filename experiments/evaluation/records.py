@@ -191,35 +191,35 @@ def compare(before: Mapping, after: Mapping) -> list[str]:
     Returns:
         A sentence for each: other samples, reference, weights or protocol; a value out of `TOLERANCES`.
     """
-    found = []
+    differences = []
     inputs = (("samples", "sha256"), ("samples", "count"), ("reference", "sha256"), ("reference", "count"),
               ("reference", "fingerprint"), ("weights", "sha256"), ("protocol", "resize"), ("protocol", "scaling"),
               ("protocol", "rounding"), ("protocol", "score_splits"))  # fmt: skip
     for part, field in inputs:
         old, new = ((content.get(part) or {}).get(field) for content in (before, after))
         if old != new:
-            found.append(f"{part}.{field}: {old} in the record, {new} now")
+            differences.append(f"{part}.{field}: {old} in the record, {new} now")
     figures = [_called_as_now(content) for content in (before, after)]
     for name in sorted(figures[0].keys() | figures[1].keys()):
         old, new = (each.get(name, {}).get("value") for each in figures)
         if old is None or new is None:
             if old is not new:
-                found.append(f"figures.{name}.value: {old} in the record, {new} now")
+                differences.append(f"figures.{name}.value: {old} in the record, {new} now")
             continue
         absolute, relative = TOLERANCES[name]
         allowed = absolute + relative * abs(old)
         if not abs(new - old) <= allowed:
-            found.append(
+            differences.append(
                 f"figures.{name}.value: {old:.9g} in the record, {new:.9g} now; "
                 f"{abs(new - old):.3g} apart, {allowed:.3g} allowed"
             )
-    return found
+    return differences
 
 
 def _called_as_now(content: Mapping) -> dict:
     """The figures of a record; records of earlier versions called a Frechet distance of pixels "fid" too."""
     inception = content["protocol"] is not None
-    return {name if inception else ELSEWHERE.get(name, name): found for name, found in content["figures"].items()}
+    return {name if inception else ELSEWHERE.get(name, name): figure for name, figure in content["figures"].items()}
 
 
 def show(content: Mapping, console: Console | None = None) -> None:

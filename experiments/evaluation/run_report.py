@@ -136,9 +136,9 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     distance = protocol["distance"]
     shown = [(what, f"**{value}**", beside, how) for what, value, beside, how in rows(content)]
     unbalanced = {
-        name: found["floor"]["unbalanced_mean"]
-        for name, found in frechet.items()
-        if found["floor"]["unbalanced_mean"] is not None
+        name: distances["floor"]["unbalanced_mean"]
+        for name, distances in frechet.items()
+        if distances["floor"]["unbalanced_mean"] is not None
     }
     how_to_read = [
         f"- **Distance**: squared Frechet distance between Gaussian fits, in float64 with unbiased covariances; "

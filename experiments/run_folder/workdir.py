@@ -269,6 +269,23 @@ def append(path: pathlib.Path, row: Mapping) -> None:
         os.close(descriptor)
 
 
+def rows(path: pathlib.Path) -> list[dict]:
+    """The lines of a .jsonl file that a run is perhaps writing; a torn one is left out.
+
+    Args:
+        path: metrics.jsonl or its like; may be missing.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    whole_lines = []
+    for line in lines:
+        with contextlib.suppress(limits.Refused):
+            whole_lines.append(limits.parse_json(line, str(path)))
+    return [row for row in whole_lines if isinstance(row, dict)]
+
+
 def rewind(path: pathlib.Path, step: int) -> None:
     """Drops the lines that a run wrote after the step at which it goes on, and a torn last one.
 

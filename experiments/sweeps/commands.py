@@ -78,7 +78,7 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
 
     Args:
         commands: words, complete.
-        overrides: of the run, {dotted field: value}; those that a command gives must come to these values.
+        overrides: of the run, {dotted field: value}; those that a command sets must come to these values.
         valid: digests of configs that were checked before; those that pass are added.
 
     Returns:
@@ -89,7 +89,7 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
             value that a command line cannot give.
     """
     made: dict[str, str] = {}  # config.json of the runs that these commands train, by their folders
-    found = []
+    checked = []
     for words in commands:
         if not any(word.startswith("experiments.") for word in words):
             continue
@@ -101,9 +101,9 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
             continue
         saved = None if base else made.get(folder) or _saved(folder, words)
         start = configs.load(base) if base else configs.settable(configs.of_run(saved))
-        given = [word for word in words if word.startswith("--config.")]
-        config = parsed(start, given)
-        fields = {word.removeprefix("--config.").partition("=")[0] for word in given}
+        changes = [word for word in words if word.startswith("--config.")]
+        config = parsed(start, changes)
+        fields = {word.removeprefix("--config.").partition("=")[0] for word in changes}
         _require_set(config, {field: value for field, value in overrides.items() if field in fields})
         digest = configs.digest(config)
         if digest not in valid:
@@ -111,8 +111,8 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
             valid.add(digest)
         if base and folder:
             made[folder] = configs.to_json(config)
-        found.append(Setting(base or "", digest))
-    return found
+        checked.append(Setting(base or "", digest))
+    return checked
 
 
 def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
@@ -175,7 +175,7 @@ def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
         parts = {name.removeprefix(inner): part for name, part in overrides.items() if name.startswith(inner)}
         if configs.digest({"value": got}) != configs.digest({"value": _with(value, parts)}):
             raise ConfigError(
-                f"config.{field} = {value!r} cannot be given on a command line: it is read as "
+                f"config.{field} = {value!r} cannot be written on a command line: it is read as "
                 f"{plain(got)!r}. Valid: another spelling, or a base config that holds it."
             )
 

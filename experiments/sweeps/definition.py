@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from experiments import config as configs
 from experiments.config import ConfigError, plain, unknown
 from experiments.run_folder import file_systems
-from experiments.sweeps import naming, state
+from experiments.sweeps import naming, sweep_folder
 from experiments.sweeps.combinators import Overrides, SweepError, require_distinct
 from experiments.sweeps.commands import Setting, overrides_as_words, settings
+from experiments.sweeps.sweep_folder import Plan, Record
 
 FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 PLACE = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # in a word of a command
@@ -73,12 +74,12 @@ def name_of(file: str) -> str:
     return "_".join([pathlib.Path(path).stem, *([naming.text(preset)] if preset else [])])
 
 
-def record(sweep: Sweep, file: str, directory: pathlib.Path) -> state.Record:
+def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
     """The runs of a sweep with their names and commands, every config checked.
 
     Args:
         sweep: from `load`.
-        file: as it was given.
+        file: as on the command line.
         directory: of the sweep; it need not be there.
 
     Returns:
@@ -100,11 +101,11 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> state.Record:
     valid = {*GIVEN, "overrides", *(field for run in runs for field in run)}
     for place in sorted(places_named - valid):
         raise unknown(f"{file}: a command has {{{place}}}", place, valid, "place")
-    plans = [state.Plan(name, run, _commands(sweep, run, name, places_named)) for name, run in zip(names, runs)]
-    found = _checked(plans, directory)
-    bases = {setting.base: plain(configs.load(setting.base)) for setting in found if setting.base}
+    plans = [Plan(name, run, _commands(sweep, run, name, places_named)) for name, run in zip(names, runs)]
+    checked = _checked(plans, directory)
+    bases = {setting.base: plain(configs.load(setting.base)) for setting in checked if setting.base}
     seeds = [field for field in sweep.seeds if field in varies]
-    return state.Record(name_of(file), file, varies, seeds, bases, plans)
+    return Record(name_of(file), file, varies, seeds, bases, plans)
 
 
 def _plain(run: Overrides) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
     return filled
 
 
-def _checked(plans: Sequence[state.Plan], directory: pathlib.Path) -> list[Setting]:
+def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
     """Checks the config of every command of every run; refuses two runs that come to the same.
 
     Returns:
@@ -152,14 +153,14 @@ def _checked(plans: Sequence[state.Plan], directory: pathlib.Path) -> list[Setti
     valid = set()
     for plan in plans:
         try:
-            found = settings(state.commands(directory, plan), plan.overrides, valid)
+            of_run = settings(sweep_folder.commands(directory, plan), plan.overrides, valid)
         except ConfigError as error:
             raise ConfigError(f"run {plan.name}: {error}") from error
-        every += found
+        every += of_run
         # What a run comes to: its words apart from the overrides, and the configs that these make.
         bare = tuple(tuple(word for word in words if not word.startswith("--config.")) for words in plan.commands)
-        same = (bare, tuple(setting.digest for setting in found))
-        if found and same in seen:
+        same = (bare, tuple(setting.digest for setting in of_run))
+        if of_run and same in seen:
             raise SweepError(
                 f"runs {seen[same]} and {plan.name} come to the same config: what they set differently "
                 "is the base config's own value, or another spelling of it. Valid: each once."
@@ -168,7 +169,7 @@ def _checked(plans: Sequence[state.Plan], directory: pathlib.Path) -> list[Setti
     return every
 
 
-def settle(directory: pathlib.Path, new: state.Record) -> None:
+def settle(directory: pathlib.Path, new: Record) -> None:
     """Writes sweep.json, or compares the sweep with the one that is there.
 
     Args:
@@ -180,18 +181,18 @@ def settle(directory: pathlib.Path, new: state.Record) -> None:
         WorkdirError: if sweep.json is there and cannot be read.
     """
     if not (directory / "sweep.json").exists():
-        return state.write(directory, new)
-    lines = difference(state.read(directory), new)
+        return sweep_folder.write(directory, new)
+    lines = difference(sweep_folder.read(directory), new)
     if lines:
-        told = "\n".join(f"  {line}" for line in lines[:SHOWN])
+        changes = "\n".join(f"  {line}" for line in lines[:SHOWN])
         more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise SweepError(
-            f"--workdir={directory} holds another sweep:\n{told}{more}\n"
+            f"--workdir={directory} holds another sweep:\n{changes}{more}\n"
             "Set these back to go on with it, or choose another --workdir."
         )
 
 
-def difference(old: state.Record, new: state.Record) -> list[str]:
+def difference(old: Record, new: Record) -> list[str]:
     """In what two sweeps differ, a line each; none if they are the same."""
     lines = []
     before, after = ({run.name: run for run in of.runs} for of in (old, new))

@@ -72,8 +72,10 @@ def found_gpus() -> list[str]:
         return [gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi") is None:
         return []
-    asked = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
-    return asked.stdout.split() if asked.returncode == 0 else []
+    listed = subprocess.run(
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
+    )
+    return listed.stdout.split() if listed.returncode == 0 else []
 
 
 def found_cores() -> list[int]:

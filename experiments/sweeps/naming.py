@@ -2,7 +2,7 @@
 
 import collections
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.sweeps.combinators import Overrides, SweepError, identity
@@ -20,10 +20,9 @@ def varying(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
     """
     fields = dict.fromkeys(field for run in runs for field in run)
     value = lambda run, *some: identity({field: run[field] for field in some if field in run})
-    told = {field: len({value(run, field) for run in runs}) for field in fields}
-    of_titles = len({value(run, *titles) for run in runs})
-    follows = lambda field: len({value(run, field, *titles) for run in runs}) == of_titles
-    return [field for field in fields if told[field] > 1 and (field in titles or not titles or not follows(field))]
+    count = lambda *some: len({value(run, *some) for run in runs})
+    follows = lambda field: bool(titles) and field not in titles and count(field, *titles) == count(*titles)
+    return [field for field in fields if count(field) > 1 and not follows(field)]
 
 
 def labels(fields: Sequence[str]) -> dict[str, str]:
@@ -37,14 +36,14 @@ def labels(fields: Sequence[str]) -> dict[str, str]:
     Returns:
         {field: label}, the labels distinct.
     """
-    ends = {field: _ends(field) for field in fields}
-    common = collections.Counter(end for found in ends.values() for end in set(found))
+
+    def ends_of(field: str) -> list[str]:
+        parts = field.removesuffix(".name").split(".")
+        return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
+
+    ends = {field: ends_of(field) for field in fields}
+    common = collections.Counter(end for each in ends.values() for end in set(each))
     return {field: next((end for end in ends[field] if common[end] == 1), field) for field in fields}
-
-
-def _ends(field: str) -> list[str]:
-    parts = field.removesuffix(".name").split(".")
-    return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
 
 
 def label(run: Overrides, called: Mapping[str, str]) -> str:
@@ -74,10 +73,15 @@ def names(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
     first = [label(run, called) for run in runs]
     count = collections.Counter(name.casefold() for name in first)
     unclear = lambda name: count[name.casefold()] > 1 or len(name) > LONGEST
-    found = [f"{name[:LONGEST]}-{identity(run)[:8]}" if unclear(name) else name for name, run in zip(first, runs)]
-    if len({name.casefold() for name in found}) < len(found):
+    made = [f"{name[:LONGEST]}-{identity(run)[:8]}" if unclear(name) else name for name, run in zip(first, runs)]
+    if len({name.casefold() for name in made}) < len(made):
         raise SweepError("two runs have the same name; vary another field with them")
-    return found
+    return made
+
+
+def texts(run: Overrides, fields: Iterable[str]) -> list[str]:
+    """The values of some fields as parts of a name; "" for those that the run lacks."""
+    return [text(run[field]) if field in run else "" for field in fields]
 
 
 def text(value: Any) -> str:

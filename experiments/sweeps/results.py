@@ -1,4 +1,4 @@
-"""What the runs of a sweep have found so far: `collect` reads a sweep's folder, `over_seeds` averages."""
+"""What the runs of a sweep have measured so far: `collect` reads a sweep's folder, `over_seeds` averages."""
 
 import json
 import math
@@ -11,7 +11,10 @@ import numpy as np
 from scipy import stats
 
 from diffusion.io import limits
-from experiments.sweeps import naming, state
+from experiments.run_folder import workdir
+from experiments.sampling import sample_files
+from experiments.sweeps import naming, sweep_folder
+from experiments.sweeps.sweep_folder import DONE, FAILED, Plan
 
 POINTS = 500  # of a curve, at most
 LEVEL = 0.95  # of intervals over seeds
@@ -121,17 +124,17 @@ def collect(directory: str | pathlib.Path) -> Results:
         WorkdirError: if the folder holds no sweep.
     """
     directory = pathlib.Path(directory)
-    record = state.read(directory)
+    record = sweep_folder.read(directory)
     runs = [_run(directory, plan) for plan in record.runs]
     fields = [field for field in record.varies if field not in record.seeds]
     command = shlex.join(["python", "-m", "experiments.sweep", f"--sweep={record.file}", f"--workdir={directory}"])
     return Results(record.name, record.file, fields, record.seeds, runs, directory, command)
 
 
-def _run(directory: pathlib.Path, plan: state.Plan) -> Run:
+def _run(directory: pathlib.Path, plan: Plan) -> Run:
     folder = directory / plan.name
-    now = state.status(folder, len(plan.commands))
-    rows = read_rows(folder / "metrics.jsonl")
+    now = sweep_folder.status(folder, len(plan.commands))
+    rows = _steps(folder / "metrics.jsonl")
     figures = _of_training(rows, folder) | _of_samples(folder)
     for index, seconds in now.seconds.items():
         if index < now.done:
@@ -150,14 +153,14 @@ def _run(directory: pathlib.Path, plan: state.Plan) -> Run:
         command(directory, plan),
         sum(now.seconds.values()),
         {name: path for name, path in images.items() if path.is_file()},
-        now.reason if now.status == state.FAILED else "",
+        now.reason if now.status == FAILED else "",
         now.attempts,
     )
 
 
-def command(directory: pathlib.Path, plan: state.Plan) -> str:
+def command(directory: pathlib.Path, plan: Plan) -> str:
     """The commands of a run as one line for a shell."""
-    return " && ".join(shlex.join(words) for words in state.commands(directory, plan))
+    return " && ".join(shlex.join(words) for words in sweep_folder.commands(directory, plan))
 
 
 def _kind(words: list[str]) -> str:
@@ -166,38 +169,18 @@ def _kind(words: list[str]) -> str:
     return module.rpartition(".")[2]
 
 
-def read_rows(path: pathlib.Path) -> list[dict]:
-    """The lines of a .jsonl file that a run is perhaps writing; a torn one is left out."""
-    try:
-        text = path.read_text(errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    rows = []
-    for line in text.splitlines():
-        try:
-            row = limits.parse_json(line, str(path))
-        except limits.Refused:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
-
-
 def curves(rows: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
     """The numbers of metrics.jsonl by name, each as (step, value); at most POINTS, the last of them always."""
-    found: dict[str, dict[int, float]] = {}
+    points: dict[str, dict[int, float]] = {}
     for row in rows:
         flat = {**row, **{f"evaluate/{name}": value for name, value in row.get("evaluate", {}).items()}}
         for name, value in flat.items():
             if name != "step" and _number(value):
-                found.setdefault(name, {})[row["step"]] = value
-    return {name: _thinned(sorted(points.items())) for name, points in found.items()}
-
-
-def _thinned(points: list) -> list:
-    if len(points) <= POINTS:
-        return points
-    return [points[i] for i in np.linspace(0, len(points) - 1, POINTS).round().astype(int)]
+                points.setdefault(name, {})[row["step"]] = value
+    thinned = lambda curve: [
+        curve[i] for i in np.linspace(0, len(curve) - 1, min(len(curve), POINTS)).round().astype(int)
+    ]
+    return {name: thinned(sorted(curve.items())) for name, curve in points.items()}
 
 
 def _number(value: Any) -> bool:
@@ -208,52 +191,47 @@ def _of_training(rows: list[dict], folder: pathlib.Path) -> dict[str, Figure]:
     lines = [row for row in rows if _number(row.get("loss"))]
     if not lines:
         return {}
-    found = {"loss": Figure(lines[-1]["loss"]), "step": Figure(lines[-1]["step"])}
-    rates = [
-        row["steps_per_second"] for row in read_rows(folder / "timing.jsonl") if _number(row.get("steps_per_second"))
-    ]
-    return found | ({"steps_per_second": Figure(float(np.median(rates)))} if rates else {})
-
-
-def _json(path: pathlib.Path) -> dict:
-    try:
-        content = limits.read_json(path)
-    except (FileNotFoundError, NotADirectoryError, limits.Refused):
-        return {}
-    return content if isinstance(content, dict) else {}
+    last = {"loss": Figure(lines[-1]["loss"]), "step": Figure(lines[-1]["step"])}
+    rates = [row.get("steps_per_second") for row in _steps(folder / "timing.jsonl")]
+    rates = [rate for rate in rates if _number(rate)]
+    return last | ({"steps_per_second": Figure(float(np.median(rates)))} if rates else {})
 
 
 def _of_samples(folder: pathlib.Path) -> dict[str, Figure]:
     """The figures of samples.json and report.json."""
-    found = {}
-    if _number(nfe := _json(folder / "samples.json").get("nfe")):
-        found["nfe"] = Figure(nfe)
-    content = _json(folder / "report.json")
-    measured = content.get("figures", {})
-    if asked := measured.get("asked_class"):
-        found["asked_class"] = Figure(asked["share"], *asked["interval"], n=asked["count"])
+    try:
+        report = limits.read_json(folder / "report.json")
+    except (FileNotFoundError, NotADirectoryError, limits.Refused):
+        report = {}
+    measured = report.get("figures", {})
+    figures = {"nfe": Figure((sample_files.read_record(folder) or {}).get("nfe"))}
+    if accuracy := measured.get("asked_class"):
+        figures["asked_class"] = Figure(accuracy["share"], *accuracy["interval"], n=accuracy["count"])
     for name, part in measured.get("frechet", {}).items():
-        count = content["protocol"]["distance"]["N"]
-        found[f"fd_{name}"] = Figure(part["distance"], *(part["interval"] or (None, None)), n=count)
-        found[f"fd_{name}_over_floor"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
+        count = report["protocol"]["distance"]["N"]
+        figures[f"fd_{name}"] = Figure(part["distance"], *(part["interval"] or (None, None)), n=count)
+        figures[f"fd_{name}_over_floor"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
     if near := measured.get("neighbours"):
-        medians = [near[name]["quantiles"]["0.5"] for name in ("samples", "held_out")]
-        found["nearest_over_held_out"] = Figure(medians[0] / medians[1], n=near["samples"]["count"])
-    for name, part in {**content.get("model", {}), **content.get("inception", {}).get("figures", {})}.items():
-        found[name] = _scored(part)
-    return {name: figure for name, figure in found.items() if figure and _number(figure.value)}
+        samples, held_out = (near[name]["quantiles"]["0.5"] for name in ("samples", "held_out"))
+        figures["nearest_over_held_out"] = Figure(samples / held_out, n=near["samples"]["count"])
+    for name, part in {**report.get("model", {}), **report.get("inception", {}).get("figures", {})}.items():
+        figures[name] = _metric(part)
+    return {name: figure for name, figure in figures.items() if _number(figure.value)}
 
 
-def _scored(part: Mapping) -> Figure | None:
-    """A figure of `experiments.evaluation.score`, {"value", "interval" or "standard_error", "samples"}."""
+def _metric(part: Mapping) -> Figure:
+    """A metric of `image_metrics` or `model_metrics`: {"value", "interval" or "standard_error", "samples"}."""
     value = part.get("value")
-    if not _number(value):
-        return None
     low, high = part.get("interval") or (None, None)
-    if low is None and _number(error := part.get("standard_error")):
+    if low is None and _number(value) and _number(error := part.get("standard_error")):
         low = value - 1.96 * error
         high = value + 1.96 * error
     return Figure(value, low, high, part.get("samples"))
+
+
+def _steps(path: pathlib.Path) -> list[dict]:
+    """The lines of a .jsonl file that have a step."""
+    return [row for row in workdir.rows(path) if isinstance(row.get("step"), int)]
 
 
 def over_seeds(results: Results) -> list[Group]:
@@ -274,9 +252,9 @@ def over_seeds(results: Results) -> list[Group]:
     for runs in groups.values():
         overrides = {field: value for field, value in runs[0].overrides.items() if field not in results.seeds}
         names = dict.fromkeys(name for run in runs for name in run.figures)
-        done = [run for run in runs if run.status == state.DONE]
+        done = [run for run in runs if run.status == DONE]
         values = {name: [run.figures[name].value for run in done if name in run.figures] for name in names}
-        figures = {name: mean(found) for name, found in values.items() if found}
+        figures = {name: mean(each) for name, each in values.items() if each}
         made.append(Group(naming.label(overrides, called), overrides, runs, figures))
     return made
 

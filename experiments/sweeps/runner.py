@@ -18,14 +18,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.sweeps import state
+from experiments.sweeps import sweep_folder
 from experiments.sweeps.devices import Slot
-from experiments.sweeps.display import Display
+from experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, STOPPED, Plan
+from experiments.sweeps.terminal import Display
 
 POLL = 0.1  # seconds
 RETRY_LOCK = 2.0  # seconds after which a run that another process holds is looked at again
 MISTAKE = 2  # the exit status of a mistake in the config, which another attempt would make again
-SAVED = (130, 143)  # those of a run that was asked to stop by someone else
+SAVED = (130, 143)  # those of a run that someone else stopped
 LINES, LETTERS = 6, 800  # of an error, at most
 
 
@@ -33,7 +34,7 @@ LINES, LETTERS = 6, 800  # of an error, at most
 class Job:
     """A run of which a command is running."""
 
-    plan: state.Plan
+    plan: Plan
     slot: Slot
     stack: contextlib.ExitStack  # holds the run's lock
     lock: int
@@ -46,7 +47,7 @@ class Job:
 
 def run(
     directory: pathlib.Path,
-    plans: Sequence[state.Plan],
+    plans: Sequence[Plan],
     slots: Sequence[Slot],
     tries: dict[str, int],
     display: Display,
@@ -60,10 +61,10 @@ def run(
         plans: the runs.
         slots: one for each job that may run at a time.
         tries: how often each run may be begun before it counts as failed, by name; 0 leaves it as it is.
-        display: that is told what happens.
-        signals: numbers of signals that this process got. The first asks the runs to stop, which save; the second ends
+        display: shows what happens.
+        signals: numbers of signals that this process got. At the first the runs save and stop; the second ends
             them at once, as they end by their own rules; the third kills them.
-        stop: the signal that asks them. SLURM sends SIGTERM to all processes of a task, so that one of ours would be
+        stop: the signal that they get. SLURM sends SIGTERM to all processes of a task, so that one of ours would be
             their second: there it is SIGINT, which they count apart.
 
     Returns:
@@ -72,7 +73,7 @@ def run(
     todo = collections.deque(plan for plan in plans if tries[plan.name] > 0)
     free = list(slots)
     running = []
-    asked = 0
+    requests = 0
     later: dict[str, float] = {}  # when to look again at a run that another process holds
     ended: dict[str, int] = {}
 
@@ -87,7 +88,7 @@ def run(
         elif job.command == len(plan.commands):
             job.stack.close()
             ended[plan.name] = 0
-            display.end(plan.name, state.DONE, 0.0, "")
+            display.end(plan.name, DONE, 0.0, "")
         else:
             tries[plan.name] -= 1
             running.append(job)
@@ -99,29 +100,29 @@ def run(
         """Writes down how a command ended; goes on with the next, or with the run's next attempt."""
         name = job.plan.name
         code = exit_status(job)
-        status = _finish(directory, job, code, asked)
-        if status == state.DONE and job.command + 1 < len(job.plan.commands):
-            if not asked:
+        status = _finish(directory, job, code, requests)
+        if status == DONE and job.command + 1 < len(job.plan.commands):
+            if not requests:
                 job.command += 1
                 return _start(directory, job)
-            status = state.STOPPED
+            status = STOPPED
         running.remove(job)
         free.append(job.slot)
         job.stack.close()
         ended[name] = code
-        again = status == state.FAILED and tries[name] > 0 and code != MISTAKE and not asked
-        now = state.told(directory / name, len(job.plan.commands))
+        again = status == FAILED and tries[name] > 0 and code != MISTAKE and not requests
+        now = sweep_folder.logged_status(directory / name, len(job.plan.commands))
         display.end(name, status, sum(now.seconds.values()), now.reason, again)
         if again:
             todo.append(job.plan)
 
     try:
-        while running or (todo and not asked):
+        while running or (todo and not requests):
             if (number := _received(signals)) is not None:
-                asked += 1
-                _signal(running, signal.SIGKILL if asked > 2 else stop)
-                display.stopping(number, len(running), asked)
-            if free and todo and not asked:
+                requests += 1
+                _signal(running, signal.SIGKILL if requests > 2 else stop)
+                display.stopping(number, len(running), requests)
+            if free and todo and not requests:
                 plan = todo.popleft()
                 if later.get(plan.name, 0) > time.monotonic():
                     todo.append(plan)
@@ -154,22 +155,22 @@ def _received(signals: queue.SimpleQueue) -> int | None:
         return None
 
 
-def _hold(directory: pathlib.Path, plan: state.Plan, slot: Slot) -> Job | None:
+def _hold(directory: pathlib.Path, plan: Plan, slot: Slot) -> Job | None:
     """Takes hold of a run, and finds its first command that is not done; None if another process holds it."""
     stack = contextlib.ExitStack()
-    lock = stack.enter_context(state.hold(directory / plan.name / ".sweep.lock"))
+    lock = stack.enter_context(sweep_folder.hold(directory / plan.name / ".sweep.lock"))
     if lock is None:
         stack.close()
         return None
-    now = state.told(directory / plan.name, len(plan.commands))
+    now = sweep_folder.logged_status(directory / plan.name, len(plan.commands))
     return Job(plan, slot, stack, lock, now.attempts + 1, now.done)
 
 
 def _start(directory: pathlib.Path, job: Job) -> None:
     """Starts a job's command; where it cannot be, the reason is written to its log and `popen` is None."""
     folder = directory / job.plan.name
-    words = state.commands(directory, job.plan)[job.command]
-    state.tell(folder, state.RUNNING, attempt=job.attempt, command=job.command)
+    words = sweep_folder.commands(directory, job.plan)[job.command]
+    sweep_folder.log_event(folder, RUNNING, attempt=job.attempt, command=job.command)
     job.began = time.monotonic()
     job.popen = None
     with open(folder / "output.log", "ab") as log:
@@ -197,7 +198,7 @@ def _start(directory: pathlib.Path, job: Job) -> None:
                 os.sched_setaffinity(0, before)
 
 
-def _finish(directory: pathlib.Path, job: Job, code: int, asked: int) -> str:
+def _finish(directory: pathlib.Path, job: Job, code: int, requests: int) -> str:
     """Writes down how a command ended; returns its status."""
     folder = directory / job.plan.name
     about: dict[str, Any] = {
@@ -207,13 +208,13 @@ def _finish(directory: pathlib.Path, job: Job, code: int, asked: int) -> str:
         "seconds": round(time.monotonic() - job.began, 3),
     }
     if code == 0:
-        status = state.DONE
-    elif asked or code in SAVED:
-        status = state.STOPPED
+        status = DONE
+    elif requests or code in SAVED:
+        status = STOPPED
     else:
-        status = state.FAILED
+        status = FAILED
         about["reason"] = reason(folder / "output.log", job.offset, code)
-    state.tell(folder, status, **about)
+    sweep_folder.log_event(folder, status, **about)
     return status
 
 

@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from experiments.config import unknown
+from experiments.evaluation import report
 from experiments.run_folder.workdir import write_text
-from experiments.sweeps import naming, state
+from experiments.sweeps import naming
 from experiments.sweeps.results import Figure, Results, over_seeds
+from experiments.sweeps.sweep_folder import DONE
 
-USUAL = ("asked_class", "fid", "nfe")  # shown where no figures are asked for, and every fd_ besides
+USUAL = ("asked_class", "fid", "nfe")  # shown where no figures are requested, and every fd_ besides
 LEFT_OUT = ("over_floor",)  # of these
 WIDE = 200  # letters in a line of a log, where nothing is cut off
 
@@ -55,22 +57,20 @@ def table(results: Results, figures: Sequence[str] = ()) -> Table:
     columns = naming.labels(results.fields)
     rows = []
     for group in groups:
-        values = [naming.text(group.overrides[field]) if field in group.overrides else "" for field in columns]
-        done = sum(run.status == state.DONE for run in group.runs)
+        values = naming.texts(group.overrides, columns)
+        done = sum(run.status == DONE for run in group.runs)
         rows.append((values, f"{done} of {len(group.runs)}", group.figures))
     return Table(list(columns.values()), _chosen(there, figures), rows, results.seeds)
 
 
-def _chosen(there: Sequence[str], asked: Sequence[str]) -> list[str]:
-    if tuple(asked) == ("all",):
-        return list(there)
-    if asked:
-        for name in asked:
-            if there and name not in there:
-                raise unknown("--figures", name, there, "figure")
-        return list(asked)
-    distances = [name for name in there if name.startswith("fd_") and not name.endswith(LEFT_OUT)]
-    return [name for name in (*distances, *USUAL) if name in there] or list(there)
+def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
+    if tuple(requested) == ("all",):
+        return list(known)
+    for name in requested:
+        if known and name not in known:
+            raise unknown("--figures", name, known, "figure")
+    distances = [name for name in known if name.startswith("fd_") and not name.endswith(LEFT_OUT)]
+    return list(requested) or [name for name in (*distances, *USUAL) if name in known] or list(known)
 
 
 def cell(figure: Figure | None) -> str:
@@ -83,11 +83,8 @@ def cell(figure: Figure | None) -> str:
 
 def markdown(of: Table) -> str:
     """The table as Markdown, with a line on how to read it."""
-    header = [*of.columns, "runs done", *of.figures]
-    lines = [header, ["---"] * len(header)]
-    lines += [[*values, done, *(cell(found.get(name)) for name in of.figures)] for values, done, found in of.rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{text}\n\n{note(of)}\n"
+    rows = ([*values, done, *(cell(figures.get(name)) for name in of.figures)] for values, done, figures in of.rows)
+    return f"{report.table([*of.columns, 'runs done', *of.figures], rows)}\n\n{note(of)}\n"
 
 
 def note(of: Table) -> str:
@@ -102,13 +99,11 @@ def averages_csv(of: Table) -> str:
     """The table as CSV: of each figure its mean, standard deviation, 95 % interval of the mean, and number of runs."""
     parts = ("", "_std", "_low", "_high", "_n")
     lines = [[*of.columns, "runs_done", *(name + part for name in of.figures for part in parts)]]
-    for values, done, found in of.rows:
+    for values, done, figures in of.rows:
         lines.append([*values, done])
         for name in of.figures:
-            figure = found.get(name)
-            lines[-1] += (
-                [""] * len(parts) if figure is None else [figure.value, figure.std, figure.low, figure.high, figure.n]
-            )
+            value, low, high, n, std = figures.get(name, [""] * len(Figure._fields))
+            lines[-1] += [value, std, low, high, n]
     return _csv(lines)
 
 
@@ -119,9 +114,9 @@ def runs_csv(results: Results) -> str:
     lines = [["run", "status", "attempts", *fields, *figures, "seconds", "command"]]
     for run in results.runs:
         values = [run.overrides.get(field) for field in fields]
-        found = [run.figures[name].value if name in run.figures else None for name in figures]
+        numbers = [run.figures[name].value if name in run.figures else None for name in figures]
         seconds = round(run.seconds, 1)
-        lines.append([run.name, run.status, run.attempts, *map(_flat, values), *found, seconds, run.command])
+        lines.append([run.name, run.status, run.attempts, *map(_flat, values), *numbers, seconds, run.command])
     return _csv(lines)
 
 
@@ -155,8 +150,8 @@ def show(of: Table, title: str, console: Console | None = None) -> None:
     shown.add_column("done", style="dim")
     for name in of.figures:
         shown.add_column(name, justify="right")
-    for values, done, found in of.rows:
-        shown.add_row(*values, done, *(cell(found.get(name)) for name in of.figures))
+    for values, done, figures in of.rows:
+        shown.add_row(*values, done, *(cell(figures.get(name)) for name in of.figures))
     console = console or Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     console.print(shown)
     console.print(note(of), markup=False)

@@ -13,9 +13,10 @@ from diffusion.data.sources import DamagedRecord
 from diffusion.io import failures, files
 from diffusion.metrics import attribute_reader, classifier, statistics
 from experiments.run import noise_pairs
+from experiments.run_folder import workdir
 from experiments.sampling import batches_on_disk
-from experiments.sweeps import results as sweep_results
-from experiments.sweeps import state as sweep_state
+from experiments.sweeps import sweep_folder
+from experiments.sweeps.sweep_folder import DONE
 from tests import rights
 
 OF_THE_MACHINE = [
@@ -96,13 +97,13 @@ def pieces_of(path):
 
 
 def sweep_of(path):
-    sweep_state.tell(path, sweep_state.DONE, command=0)
-    return path / "sweep.jsonl", lambda: sweep_state.status(path, 1)
+    sweep_folder.log_event(path, DONE, command=0)
+    return path / "sweep.jsonl", lambda: sweep_folder.status(path, 1)
 
 
 def rows_of(path):
     (path / "metrics.jsonl").write_text('{"step": 1}\n')
-    return path / "metrics.jsonl", lambda: sweep_results.read_rows(path / "metrics.jsonl")
+    return path / "metrics.jsonl", lambda: workdir.rows(path / "metrics.jsonl")
 
 
 KEPT = [classifier_of, reader_of, captions_of, no_condition_of, statistics_of, pairs_of, pieces_of, sweep_of, rows_of]

@@ -18,7 +18,7 @@ from diffusion.io import pictures
 from diffusion.metrics import image_sets
 from experiments.playground import request
 from experiments.run import tracking
-from experiments.sweeps import report_pictures
+from experiments.sweeps import embedded_pictures
 from tests import commands
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
@@ -53,7 +53,7 @@ def folder_with_captions(path):
 
 
 def report(path):
-    assert report_pictures.embedded([path]) == {str(path): None}
+    assert embedded_pictures.embedded([path]) == {str(path): None}
     raise ValueError("is not shown")
 
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from experiments.evaluation import plots
-from experiments.sweeps import naming, report
+from experiments.sweeps import html_report, naming
 from experiments.sweeps.results import Figure, Results, Run
 
 STEPS = (1, 2, 4, 8, 20, 50, 100)
@@ -123,4 +123,4 @@ def results(name: str, fields: list[str], seeds: list[str], runs: list[Run], fol
 if __name__ == "__main__":
     for make in (samplers, weightings, large):
         made = make(pathlib.Path(sys.argv[1]) / make.__name__)
-        print(report.write(made), made.directory / "report.html", (made.directory / "report.html").stat().st_size)
+        print(html_report.write(made), made.directory / "report.html", (made.directory / "report.html").stat().st_size)

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import config as configs
 from experiments.config import ConfigError
-from experiments.sweeps import definition, state
+from experiments.sweeps import definition, sweep_folder
 from experiments.sweeps.combinators import each, product
 from experiments.sweeps.combinators import zip as together
 from experiments.sweeps.commands import evaluate, overrides_as_words, parsed, sample, train
@@ -28,7 +28,7 @@ def test_runs_have_names_and_commands_of_their_own():
     assert [plan.name for plan in made.runs] == [
         f"learning_rate={rate},seed={seed}" for rate in (0.001, 0.002) for seed in (0, 1)
     ]
-    first, second, third = (shlex.join(words) for words in state.commands(DIR, made.runs[1]))
+    first, second, third = (shlex.join(words) for words in sweep_folder.commands(DIR, made.runs[1]))
     folder = "runs/x/learning_rate=0.001,seed=1"
     assert first == (
         f"python -m experiments.train --config={TINY} --workdir={folder} "
@@ -81,7 +81,7 @@ def test_a_value_comes_through_a_command_line_as_it_is(field, value):
         ([{"seed": 1}], (("echo", "{seeds}"),), "Did you mean 'seed'"),
         ([{"seed": 1}, {"x": 2}], (("echo", "{seed}", "{x}"),), "does not set x"),
         ([{"a b": 1}], USUAL, "dotted field"),
-        ([{"data.shape": None}], USUAL, "cannot be given on a command line"),
+        ([{"data.shape": None}], USUAL, "cannot be written on a command line"),
         ([{"seed": lambda: 0}], USUAL, "function"),
         ([{"seed": 1}], (train(TINY), sample("--config.sample.steps=0")), "config.sample.steps = 0"),
     ],
@@ -105,7 +105,7 @@ def test_titles_stand_for_what_they_name():
 def test_a_command_may_train_what_a_later_one_learns_from():
     student = train(TINY, "{folder}/student", "--config.init_from.path={folder}/teacher")
     made = record(each("seed", (0, 1)), (train(TINY, "{folder}/teacher"), student, sample(folder="{folder}/student")))
-    assert state.commands(DIR, made.runs[0])[1][-1] == "--config.init_from.path=runs/x/seed=0/teacher"
+    assert sweep_folder.commands(DIR, made.runs[0])[1][-1] == "--config.init_from.path=runs/x/seed=0/teacher"
     with pytest.raises(ConfigError, match="no such run"):
         record(each("seed", (0, 1)), (student,))
 
@@ -113,7 +113,7 @@ def test_a_command_may_train_what_a_later_one_learns_from():
 def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(tmp_path):
     one = record(each("seed", (0, 1)))
     definition.settle(tmp_path, one)
-    assert definition.difference(state.read(tmp_path), one) == []
+    assert definition.difference(sweep_folder.read(tmp_path), one) == []
     definition.settle(tmp_path, one)
     other = record(product(each("seed", (0, 2)), [{"train.steps": 50}]))
     base = {TINY: {**one.bases[TINY], "seed": 5}}
@@ -121,7 +121,7 @@ def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(tmp_pat
         definition.settle(tmp_path, other._replace(bases=base))
     for words in ("no longer a run: seed=1", "a new run: seed=2", "--config.train.steps=50", "seed: 0 -> 5"):
         assert words in str(error.value)
-    assert state.read(tmp_path).runs[1].name == "seed=1"
+    assert sweep_folder.read(tmp_path).runs[1].name == "seed=1"
 
 
 @pytest.mark.parametrize(

@@ -13,31 +13,32 @@ import time
 import pytest
 from rich.console import Console
 
-from experiments.sweeps import runner, state
+from experiments.sweeps import runner, sweep_folder
 from experiments.sweeps.devices import Slot
-from experiments.sweeps.display import Display
+from experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED, RUNNING, Plan
+from experiments.sweeps.terminal import Display
 from tests.reliability.driver import until
 
 ANY = Slot({}, frozenset())
 
 
 def plan(name, *scripts):
-    return state.Plan(name, {"x": name}, [["sh", "-c", script, "sh", "{folder}"] for script in scripts])
+    return Plan(name, {"x": name}, [["sh", "-c", script, "sh", "{folder}"] for script in scripts])
 
 
 def go(folder, plans, jobs=1, tries=1, signals=None, slots=None):
     """Runs the plans; returns (exit statuses, statuses, what was shown)."""
-    left = {p.name: 0 if state.status(folder / p.name, len(p.commands)).status == state.DONE else tries for p in plans}
+    left = {p.name: 0 if sweep_folder.status(folder / p.name, len(p.commands)).status == DONE else tries for p in plans}
     console = Console(file=open(os.devnull, "w"), record=True, width=200)
     ended = runner.run(
         folder,
         plans,
         slots or [ANY] * jobs,
         left,
-        Display({state.QUEUED: len(plans)}, jobs, console),
+        Display({QUEUED: len(plans)}, jobs, console),
         signals or queue.SimpleQueue(),
     )
-    now = {p.name: state.status(folder / p.name, len(p.commands)).status for p in plans}
+    now = {p.name: sweep_folder.status(folder / p.name, len(p.commands)).status for p in plans}
     return ended, now, console.export_text()
 
 
@@ -53,22 +54,22 @@ def test_a_failure_stops_no_other_run_and_its_reason_is_kept(tmp_path):
     plans = [
         plan("a", "echo fine"),
         plan("b", "echo starting; echo 'error: the disk is full' >&2; exit 3"),
-        state.Plan("c", {}, [["no-such-program"]]),
+        Plan("c", {}, [["no-such-program"]]),
         plan("d", "kill -9 $$"),
         plan("e", "true"),
     ]
     ended, now, shown = go(tmp_path, plans, jobs=2)
     assert now == {"a": "done", "b": "failed", "c": "failed", "d": "failed", "e": "done"}
     assert ended == {"a": 0, "b": 3, "c": 127, "d": 137, "e": 0}
-    told = {name: state.status(tmp_path / name, 1).reason for name in "bcd"}
+    told = {name: sweep_folder.status(tmp_path / name, 1).reason for name in "bcd"}
     assert told["b"] == "error: the disk is full" and "no-such-program" in told["c"] and "signal 9" in told["d"]
     assert "error: the disk is full" in shown and "starting" in (tmp_path / "b" / "output.log").read_text()
 
 
 def test_of_a_traceback_the_exception_and_its_place_are_told(tmp_path):
     script = "import json\ndef f(): json.loads('no')\nf()"
-    go(tmp_path, [state.Plan("a", {}, [["python", "-c", script]])])
-    first, last = state.status(tmp_path / "a", 1).reason.splitlines()
+    go(tmp_path, [Plan("a", {}, [["python", "-c", script]])])
+    first, last = sweep_folder.status(tmp_path / "a", 1).reason.splitlines()
     assert first.startswith('File "') and "decoder.py" in first and last.startswith("json.decoder.JSONDecodeError: Exp")
 
 
@@ -77,7 +78,7 @@ def test_commands_run_in_turn_in_the_runs_folder_and_a_failure_ends_the_turn(tmp
     _, now, _ = go(tmp_path, plans)
     assert now == {"a": "done", "b": "failed"}
     assert (tmp_path / "a" / "made").read_text() == "1\n2\n" and not (tmp_path / "b" / "made").exists()
-    events = state.events(tmp_path / "a")
+    events = sweep_folder.events(tmp_path / "a")
     assert [(e["status"], e["command"]) for e in events] == [("running", 0), ("done", 0), ("running", 1), ("done", 1)]
 
 
@@ -89,7 +90,7 @@ def test_retries_are_by_choice_and_go_on_with_the_command_that_failed(tmp_path):
     assert now == {"a": "done"} and (tmp_path / "a" / "first").read_text() == "x\n"
     _, now, shown = go(tmp_path / "two", [flaky, plan("b", "true")], tries=2)
     assert now == {"a": "done", "b": "done"} and "to be tried again" in shown
-    assert state.status(tmp_path / "two" / "a", 2).attempts == 2
+    assert sweep_folder.status(tmp_path / "two" / "a", 2).attempts == 2
 
 
 def test_a_mistake_in_the_config_is_not_tried_again(tmp_path):
@@ -137,7 +138,7 @@ def test_second_and_third_signals_end_what_does_not_listen(tmp_path):
     with later(interrupt):
         ended, now, shown = go(tmp_path, [deaf], signals=signals)
     assert now == {"a": "stopped"} and ended == {"a": 137} and (tmp_path / "a" / "heard").exists()
-    assert "asked to save" in shown and "killed" in shown
+    assert "saving and stopping" in shown and "killed" in shown
 
 
 def test_a_run_that_someone_else_stopped_has_not_failed(tmp_path):
@@ -151,11 +152,11 @@ def test_a_killed_sweeps_runs_go_on_and_are_waited_for(tmp_path, monkeypatch):
     job = runner._hold(tmp_path, slow, ANY)
     runner._start(tmp_path, job)
     job.stack.close()  # what the kernel does when a sweep is killed: its descriptors go, the command's stay
-    assert state.status(tmp_path / "a", 1).status == "running"
+    assert sweep_folder.status(tmp_path / "a", 1).status == "running"
 
     def finish():
-        until(lambda: state.status(tmp_path / "b", 1).status == "done", 60)  # the others go first
-        assert not (tmp_path / "a" / "n").exists() and len(state.events(tmp_path / "a")) == 1
+        until(lambda: sweep_folder.status(tmp_path / "b", 1).status == "done", 60)  # the others go first
+        assert not (tmp_path / "a" / "n").exists() and len(sweep_folder.events(tmp_path / "a")) == 1
         (tmp_path / "a" / "go").touch()
 
     with later(finish):
@@ -166,31 +167,31 @@ def test_a_killed_sweeps_runs_go_on_and_are_waited_for(tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_killed_with_its_sweep_is_stopped_not_running(tmp_path):
-    state.tell((tmp_path / "a").parent, state.RUNNING, attempt=1, command=0)
-    assert state.status(tmp_path, 1).status == "stopped"
-    with state.hold(tmp_path / ".sweep.lock") as mine:
-        assert mine is not None and state.status(tmp_path, 1).status == "running"
-        with state.hold(tmp_path / ".sweep.lock") as second:
+    sweep_folder.log_event((tmp_path / "a").parent, RUNNING, attempt=1, command=0)
+    assert sweep_folder.status(tmp_path, 1).status == "stopped"
+    with sweep_folder.hold(tmp_path / ".sweep.lock") as mine:
+        assert mine is not None and sweep_folder.status(tmp_path, 1).status == "running"
+        with sweep_folder.hold(tmp_path / ".sweep.lock") as second:
             assert second is None
 
 
 def test_a_command_that_was_done_twice_is_one(tmp_path):
     for _ in range(2):  # as after a sweep that was killed
-        state.tell(tmp_path, state.DONE, attempt=1, command=0, seconds=2.0)
-    now = state.told(tmp_path, 2)
+        sweep_folder.log_event(tmp_path, DONE, attempt=1, command=0, seconds=2.0)
+    now = sweep_folder.logged_status(tmp_path, 2)
     assert (now.status, now.done, now.seconds) == ("running", 1, {0: 4.0})
 
 
 def test_torn_events_are_left_out(tmp_path):
-    state.tell(tmp_path, state.RUNNING, attempt=1, command=0)
-    state.tell(tmp_path, state.DONE, attempt=1, command=0, seconds=1.0)
+    sweep_folder.log_event(tmp_path, RUNNING, attempt=1, command=0)
+    sweep_folder.log_event(tmp_path, DONE, attempt=1, command=0, seconds=1.0)
     whole = (tmp_path / "sweep.jsonl").read_bytes()
     for cut in range(len(whole)):
         (tmp_path / "sweep.jsonl").write_bytes(whole[:cut])
-        assert state.told(tmp_path, 1).status in ("queued", "running", "done")
+        assert sweep_folder.logged_status(tmp_path, 1).status in ("queued", "running", "done")
     (tmp_path / "sweep.jsonl").write_bytes(whole[:-20])
-    state.tell(tmp_path, state.FAILED, attempt=2, command=0, reason="r")  # it follows on the torn line
-    assert state.told(tmp_path, 1).status in ("running", "failed")
+    sweep_folder.log_event(tmp_path, FAILED, attempt=2, command=0, reason="r")  # it follows on the torn line
+    assert sweep_folder.logged_status(tmp_path, 1).status in ("running", "failed")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
@@ -198,7 +199,7 @@ def test_jobs_have_devices_and_cores_of_their_own(tmp_path):
     core = min(os.sched_getaffinity(0))
     before = os.sched_getaffinity(0)
     script = "import json, os; print(json.dumps([sorted(os.sched_getaffinity(0)), os.environ['CUDA_VISIBLE_DEVICES']]))"
-    plans = [state.Plan(name, {}, [[sys.executable, "-c", script]]) for name in "ab"]
+    plans = [Plan(name, {}, [[sys.executable, "-c", script]]) for name in "ab"]
     go(tmp_path, plans, slots=[Slot({"CUDA_VISIBLE_DEVICES": "5"}, frozenset([core]))])
     for name in "ab":
         assert json.loads((tmp_path / name / "output.log").read_text().splitlines()[-1]) == [[core], "5"]

@@ -9,7 +9,8 @@ from scipy import stats
 
 from experiments.config import ConfigError
 from experiments.run_folder.workdir import WorkdirError
-from experiments.sweeps import results, state, table
+from experiments.sweeps import results, sweep_folder, table
+from experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, Plan, Record
 
 COMMANDS = [["python", "-m", "experiments.train", "--workdir={folder}"], ["python", "-m", "experiments.evaluate"]]
 DISTANCES = {("v", 0): 1.0, ("v", 1): 2.0, ("v", 2): 6.0, ("x0", 0): 3.0}  # the rest is not done
@@ -18,11 +19,11 @@ DISTANCES = {("v", 0): 1.0, ("v", 1): 2.0, ("v", 2): 6.0, ("x0", 0): 3.0}  # the
 def made(directory):
     """A sweep of two predictions and three seeds, some of which are done."""
     runs = [
-        state.Plan(f"parameterization={p},seed={s}", {"parameterization.name": p, "seed": s}, COMMANDS)
+        Plan(f"parameterization={p},seed={s}", {"parameterization.name": p, "seed": s}, COMMANDS)
         for p in ("v", "x0")
         for s in range(3)
     ]
-    state.write(directory, state.Record("few", "few.py", ["parameterization.name", "seed"], ["seed"], {}, runs))
+    sweep_folder.write(directory, Record("few", "few.py", ["parameterization.name", "seed"], ["seed"], {}, runs))
     for plan in runs:
         folder = directory / plan.name
         distance = DISTANCES.get(tuple(plan.overrides.values()))
@@ -31,10 +32,10 @@ def made(directory):
         rows.insert(1000, {"step": 1000, "evaluate": {"fd_pixels": 9.0, "asked_class": None}})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 2001, "lo')
         if distance is None:
-            state.tell(folder, state.RUNNING, attempt=1, command=0)
+            sweep_folder.log_event(folder, RUNNING, attempt=1, command=0)
             continue
         for command in (0, 1):
-            state.tell(folder, state.DONE, attempt=1, command=command, seconds=10.0 + command)
+            sweep_folder.log_event(folder, DONE, attempt=1, command=command, seconds=10.0 + command)
         part = {"distance": distance, "interval": [distance - 1, distance + 1], "ratio": 2.0, "ratio_interval": None}
         asked = {"share": 0.9, "interval": [0.8, 0.95], "count": 100}
         near = {name: {"quantiles": {"0.5": half}, "count": 10} for name, half in (("samples", 3.0), ("held_out", 2.0))}
@@ -45,7 +46,7 @@ def made(directory):
         )
         (folder / "samples.json").write_text('{"nfe": 19}')
         (folder / "samples.png").touch()
-    state.tell(directory / "parameterization=x0,seed=1", state.FAILED, attempt=1, command=0, reason="error: no")
+    sweep_folder.log_event(directory / "parameterization=x0,seed=1", FAILED, attempt=1, command=0, reason="error: no")
     return results.collect(directory)
 
 

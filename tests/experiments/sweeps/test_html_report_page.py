@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from experiments.sweeps import report
+from experiments.sweeps import html_report
 from tests import browser
 from tests.experiments.sweeps import made_sweep
 
@@ -29,8 +29,8 @@ def page():
 def folder(tmp_path_factory):
     """The report of a sweep over samplers and steps, finished; and of one over two choices that runs."""
     folder = tmp_path_factory.mktemp("sweeps")
-    report.write(made_sweep.samplers(folder / "samplers"))
-    report.write(made_sweep.weightings(folder / "weightings"))
+    html_report.write(made_sweep.samplers(folder / "samplers"))
+    html_report.write(made_sweep.weightings(folder / "weightings"))
     return folder
 
 
@@ -153,12 +153,12 @@ def test_pictures_open_and_turn_by_keys(samplers):
 def test_page_follows_the_sweep_and_keeps_its_place(page, folder):
     place = folder / "running"
     made = made_sweep.weightings(place)._replace(directory=place)
-    version = report.write(made)
+    version = html_report.write(made)
     visit(page, place, "#sort=-v:fd_pixels&error=sd")
     assert page.texts("#head .counts span:first-child")[0] == "53 done"
     page.run("scrollTo(0, 2000)")  # below what is there before the charts are drawn
     runs = [*made.runs[:-5], *(run._replace(status="done") for run in made.runs[-5:])]
-    assert report.write(made._replace(runs=runs), version) != version
+    assert html_report.write(made._replace(runs=runs), version) != version
     page.until("return document.querySelector('#head .counts').innerText.includes('58 done')")
     page.until("return Math.abs(scrollY - 2000) < 3")
     assert page.run("return document.querySelector('[aria-sort]').innerText").startswith("fd_pixels")
@@ -174,7 +174,7 @@ def test_reasons_of_failures_are_told(page, folder):
 
 def test_three_hundred_runs_are_drawn_and_sorted_at_once(page, tmp_path):
     """Not a measurement: a quadratic page would take minutes."""
-    report.write(made_sweep.large(tmp_path))
+    html_report.write(made_sweep.large(tmp_path))
     assert (tmp_path / "report.html").stat().st_size < 30e6
     began = time.monotonic()
     visit(page, tmp_path)

@@ -4,22 +4,23 @@ import io
 
 from rich.console import Console
 
-from experiments.sweeps import display, state
+from experiments.sweeps import terminal
 from experiments.sweeps.devices import Slot
+from experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED
 
 SLOT = Slot({"CUDA_VISIBLE_DEVICES": "3"}, frozenset())
 
 
 def test_a_log_has_a_line_for_each_event(tmp_path, monkeypatch):
     clock = iter([100.0, 100.0, 160.0, 160.0, 180.0])
-    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(display.memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal.process_memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
     out = io.StringIO()
-    with display.Display({state.DONE: 2, state.QUEUED: 4}, 1, Console(file=out, width=200, soft_wrap=True)) as shown:
+    with terminal.Display({DONE: 2, QUEUED: 4}, 1, Console(file=out, width=200, soft_wrap=True)) as shown:
         shown.begin("x=1[red]", 2, tmp_path / "log", SLOT)
-        shown.end("x=1[red]", state.DONE, 60.0, "")
-        shown.end("x=2", state.FAILED, 20.0, "error: no\nreally", again=True)
-        shown.end("x=2", state.FAILED, 20.0, "error: no", again=False)
+        shown.end("x=1[red]", DONE, 60.0, "")
+        shown.end("x=2", FAILED, 20.0, "error: no\nreally", again=True)
+        shown.end("x=2", FAILED, 20.0, "error: no", again=False)
     assert out.getvalue().splitlines() == [
         "begun   x=1[red], attempt 2 (GPU 3)",
         "done    x=1[red]  seconds=60 done=3 failed=0 total=6 runs_per_minute=1 eta_seconds=180 memory_gb=5.25",
@@ -35,15 +36,15 @@ def test_a_log_has_a_line_for_each_event(tmp_path, monkeypatch):
 
 
 def test_a_terminal_shows_what_each_run_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(display.memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
+    monkeypatch.setattr(terminal.process_memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
     (tmp_path / "log").write_text("step=100 loss=0.5\nstep=200 loss=0.25\n\n")
     out = io.StringIO()
     name = "sampler=dpmpp_2m_sde,steps=100"
-    shown = display.Display({state.QUEUED: 3}, 1, Console(file=out, width=80, force_terminal=True, highlight=False))
+    shown = terminal.Display({QUEUED: 3}, 1, Console(file=out, width=80, force_terminal=True, highlight=False))
     for run in ("x=1", "x=2", name):
         shown.begin(run, 1, tmp_path / ("none" if run == "x=2" else "log"), SLOT)
     shown._begun -= 90
-    shown.end("x=1", state.DONE, 90.0, "")
+    shown.end("x=1", DONE, 90.0, "")
     shown.console.print(shown._drawn())
     told = out.getvalue()
     assert "1 of 3 done, 0.667 runs/min, ETA 3m00s, memory 5.2 of 8.0 GB" in told

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from experiments.run import process_memory
 from experiments.run.progress import duration, held, line
-from experiments.sweeps import state
 from experiments.sweeps.devices import Slot
+from experiments.sweeps.sweep_folder import DONE, FAILED
 
 REFRESH = 0.5  # seconds
 
@@ -42,8 +42,8 @@ class Display:
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.total = sum(counts.values())
         self.jobs = jobs
-        self.done = counts.get(state.DONE, 0)
-        self.failed = counts.get(state.FAILED, 0)
+        self.done = counts.get(DONE, 0)
+        self.failed = counts.get(FAILED, 0)
         self.running: dict[str, Shown] = {}
         self._begun = time.monotonic()
         self._finished = 0
@@ -66,7 +66,7 @@ class Display:
         self.console.print(text, markup=False)
 
     def begin(self, name: str, attempt: int, log: pathlib.Path, slot: Slot) -> None:
-        """Tells that a run was begun."""
+        """Shows that a run was begun."""
         gpus = slot.variables.get("CUDA_VISIBLE_DEVICES")
         cores = ",".join(map(str, sorted(slot.cores)))
         where = f"GPU {gpus}" if gpus else f"cores {cores}" if cores else ""
@@ -76,7 +76,7 @@ class Display:
             self.say(f"begun   {name}{again}{f' ({where})' if where else ''}")
 
     def end(self, name: str, status: str, seconds: float, reason: str, again: bool = False) -> None:
-        """Tells that a run ended.
+        """Shows that a run ended.
 
         Args:
             name: of the run.
@@ -87,27 +87,27 @@ class Display:
         """
         self.running.pop(name, None)
         self._finished += 1
-        self.done += status == state.DONE
-        self.failed += status == state.FAILED and not again
+        self.done += status == DONE
+        self.failed += status == FAILED and not again
         if self._live:
-            told = f"{status:<7} {name}  {duration(seconds)}  ({self._counts()}{self._rate()})"
+            text = f"{status:<7} {name}  {duration(seconds)}  ({self._counts()}{self._rate()})"
         else:
-            told = f"{status:<7} {name}  {self._line(seconds)}"
-        if status == state.FAILED:
-            told += (", to be tried again" if again else "") + "".join(f"\n        {x}" for x in reason.splitlines())
-        self.say(told)
+            text = f"{status:<7} {name}  {self._line(seconds)}"
+        if status == FAILED:
+            text += (", to be tried again" if again else "") + "".join(f"\n        {x}" for x in reason.splitlines())
+        self.say(text)
 
     def elsewhere(self, name: str) -> None:
-        """Tells that another process holds a run."""
+        """Shows that another process holds a run."""
         self.say(f"waiting {name}: a process that another sweep has started holds it")
 
-    def stopping(self, number: int, running: int, asked: int) -> None:
-        """Tells that a signal came and what it does."""
+    def stopping(self, number: int, running: int, requests: int) -> None:
+        """Shows that a signal came and what it does."""
         what = (
-            "asked to save and stop; once more ends them at once"
-            if asked == 1
+            "saving and stopping; once more ends them at once"
+            if requests == 1
             else "ended at once; what they had saved stays"
-            if asked == 2
+            if requests == 2
             else "killed"
         )
         self.say(f"{signal.Signals(number).name}: {running} running runs are {what}")
@@ -123,7 +123,7 @@ class Display:
         return f"{self.done} of {self.total} done{failed}"
 
     def _pace(self) -> tuple[float | None, float | None]:
-        """Runs a minute, and the seconds to go, where they can be told."""
+        """Runs a minute, and the seconds to go, where they are known."""
         seconds = time.monotonic() - self._begun
         rest = self.total - self.done - self.failed
         if not self._finished or not seconds:

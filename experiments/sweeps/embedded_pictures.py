@@ -33,8 +33,8 @@ def embedded(paths: Sequence[pathlib.Path]) -> dict[str, str | None]:
 
 def _address(path: pathlib.Path, share: int) -> str | None:
     try:
-        found = path.stat()
-        return _encoded(path, found.st_mtime_ns, found.st_size, share)
+        about = path.stat()
+        return _encoded(path, about.st_mtime_ns, about.st_size, share)
     except (OSError, ValueError):
         return None
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.sweeps import report, report_pictures, state
-from experiments.sweeps.report_following import following
+from experiments.sweeps import embedded_pictures, html_report, sweep_folder
+from experiments.sweeps.html_report import following
 from experiments.sweeps.results import collect
+from experiments.sweeps.sweep_folder import DONE, FAILED, Plan, Record
 from tests import commands
 from tests.experiments.sweeps import made_sweep
 
@@ -29,7 +30,7 @@ def small(tmp_path):
 
 
 def test_page_holds_everything_and_asks_for_nothing(small):
-    report.write(small)
+    html_report.write(small)
     text = (small.directory / "report.html").read_text()
     assert text.count("<script") == text.count("</script>") == 3 and "{{" not in text
     assert set(re.findall(r"https?://[^\"'\s]+", text)) == {"http://www.w3.org/2000/svg"}  # a name, never fetched
@@ -41,7 +42,7 @@ def test_page_holds_everything_and_asks_for_nothing(small):
 
 
 def test_figures_are_those_of_the_runs(small):
-    report.write(small)
+    html_report.write(small)
     told = embedded(small)
     assert told["fields"] == ["sampler", "steps"] and told["seeds"] == ["seed"]
     assert [group["values"] for group in told["groups"]] == [["euler", "1"], ["euler", "2"]]
@@ -61,18 +62,18 @@ def test_figures_are_those_of_the_runs(small):
     ("is", "higher"), ("loss", None), ("seconds/train", "lower"), ("nearest_over_held_out", None), ("nfe", None),
 ])  # fmt: skip
 def test_which_way_is_better(name, way):
-    assert report.better(name) == way
+    assert html_report.better(name) == way
 
 
 def test_written_anew_only_if_something_changed(small):
-    first = report.write(small)
+    first = html_report.write(small)
     page = small.directory / "report.html"
     assert (small.directory / "news.js").read_text() == f'sweepNews("{first}");\n'
     assert embedded(small)["version"] == first
     page.write_text("kept")
-    assert report.write(small, first) == first and page.read_text() == "kept"
+    assert html_report.write(small, first) == first and page.read_text() == "kept"
     changed = small._replace(runs=[small.runs[0]._replace(status="running"), *small.runs[1:]])
-    second = report.write(changed, first)
+    second = html_report.write(changed, first)
     assert second != first and embedded(small)["live"] and second in (small.directory / "news.js").read_text()
 
 
@@ -84,7 +85,7 @@ def test_pictures_are_embedded_once_and_a_torn_one_is_left_out(small, tmp_path):
     torn.write_bytes(good.read_bytes()[:40])
     images = [{"samples": good, "trajectory": torn}, {"samples": gone}, {"samples": good}]
     runs = [run._replace(images=some) for run, some in zip(small.runs, images)]
-    report.write(small._replace(runs=runs))
+    html_report.write(small._replace(runs=runs))
     assert [run["images"] for run in embedded(small)["runs"]] == [{"samples": 0}, {}, {"samples": 0}]
     (address,) = embedded(small, "pictures")
     assert address.startswith("data:image/png;base64,")
@@ -93,18 +94,18 @@ def test_pictures_are_embedded_once_and_a_torn_one_is_left_out(small, tmp_path):
 def test_large_pictures_shrink_into_their_share(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (300, 250, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    monkeypatch.setattr(report_pictures, "LARGEST", 20_000)
-    (address,) = report_pictures.embedded([tmp_path / "noise.png"]).values()
+    monkeypatch.setattr(embedded_pictures, "LARGEST", 20_000)
+    (address,) = embedded_pictures.embedded([tmp_path / "noise.png"]).values()
     assert address.startswith("data:image/webp;base64,") and 5_000 < len(address) < 20_000 * 4 / 3 + 40
 
 
 def sweep_of(folder, commands=1):
     """A sweep's folder with two runs, of which nothing is known yet."""
     plans = [
-        state.Plan(f"width={width}", {"model.width": width}, [["python", "-m", "experiments.train"]] * commands)
+        Plan(f"width={width}", {"model.width": width}, [["python", "-m", "experiments.train"]] * commands)
         for width in (8, 16)
     ]
-    state.write(folder, state.Record("widths", "widths.py", ["model.width"], [], {}, plans))
+    sweep_folder.write(folder, Record("widths", "widths.py", ["model.width"], [], {}, plans))
     for plan in plans:
         (folder / plan.name).mkdir(parents=True)
     return plans
@@ -112,9 +113,9 @@ def sweep_of(folder, commands=1):
 
 def test_command_writes_the_report_of_a_folder(tmp_path):
     first, second = sweep_of(tmp_path)
-    state.tell(tmp_path / first.name, state.DONE, attempt=1, command=0, seconds=2.5)
+    sweep_folder.log_event(tmp_path / first.name, DONE, attempt=1, command=0, seconds=2.5)
     (tmp_path / first.name / "metrics.jsonl").write_text('{"step": 5, "loss": 0.5}\n{"step": 10, "loss": 0.25}\n{"st')
-    state.tell(tmp_path / second.name, state.FAILED, attempt=1, command=0, seconds=1.0, reason="error: no space")
+    sweep_folder.log_event(tmp_path / second.name, FAILED, attempt=1, command=0, seconds=1.0, reason="error: no space")
     found = commands.run("-m", "experiments.sweep_report", f"--workdir={tmp_path}", "--watch=0.5")  # ends: nothing runs
     assert found.returncode == 0, found.stderr
     assert found.stdout.split(": ")[1] == "1 done, 1 failed\n"
@@ -134,11 +135,11 @@ def test_report_follows_a_sweep_and_never_stops_it(tmp_path, capsys):
 
     with following(tmp_path, every=0.05):
         until('"status":"queued"')
-        state.tell(tmp_path / plan.name, state.FAILED, attempt=1, command=0, reason="first words")
+        sweep_folder.log_event(tmp_path / plan.name, FAILED, attempt=1, command=0, reason="first words")
         until("first words")
         (tmp_path / "sweep.json").rename(tmp_path / "away")
         time.sleep(0.3)
         (tmp_path / "away").rename(tmp_path / "sweep.json")
-        state.tell(tmp_path / plan.name, state.DONE, attempt=2, command=0, seconds=1.0)
+        sweep_folder.log_event(tmp_path / plan.name, DONE, attempt=2, command=0, seconds=1.0)
     assert embedded(collect(tmp_path))["runs"][0]["status"] == "done"  # written once more at the end
     assert capsys.readouterr().err.count("could not be written") <= 1

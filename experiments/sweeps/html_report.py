@@ -1,10 +1,11 @@
 """The report of a sweep: one HTML file that holds everything that it shows, and follows the sweep while that runs.
 
-DIR/report.html is to be opened from the disk, or sent round; nothing in it asks a network. Beside it, DIR/news.js says
+DIR/report.html is to be opened from the disk, or sent round; nothing in it needs a network. Beside it, DIR/news.js says
 which version there is: a page in a file can read no other file, but it can run one, and loads itself anew when that
 names another version than its own. The parts of the page lie in page/.
 """
 
+import contextlib
 import datetime
 import hashlib
 import html
@@ -12,18 +13,23 @@ import json
 import math
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.run_folder.workdir import write_text
-from experiments.sweeps import naming, state
-from experiments.sweeps.report_pictures import embedded
-from experiments.sweeps.results import Figure, Group, Results, Run, over_seeds
+from experiments.run_folder.workdir import WorkdirError, write_text
+from experiments.sweeps import naming
+from experiments.sweeps.embedded_pictures import embedded
+from experiments.sweeps.results import Figure, Results, Run, collect, over_seeds
+from experiments.sweeps.sweep_folder import QUEUED, RUNNING
 
 PAGE = pathlib.Path(__file__).parent / "page"
 SCRIPTS = ("state", "rows", "table", "filters", "chart", "against", "curves", "pictures", "main")  # in this order
 NEWS = "news.js"
 POLL = 2000  # milliseconds between two looks at the news
+SHARE = 50  # times as long as one look takes is the least wait until the next: 2 % of a core
 LOWER, HIGHER = "lower", "higher"  # is better
 BETTER = {
     "fd_": LOWER,
@@ -57,7 +63,7 @@ NOTES = {
 
 
 def content(results: Results) -> dict[str, Any]:
-    """What the page is told, as JSON holds it; see page/rows.js for what becomes of it.
+    """The data of the page, as JSON holds it; see page/rows.js for what becomes of it.
 
     Args:
         results: from `results.collect`.
@@ -67,25 +73,32 @@ def content(results: Results) -> dict[str, Any]:
     """
     runs = [_with_total(run) for run in results.runs]
     groups = over_seeds(results._replace(runs=runs))
-    called = naming.labels(results.fields)
     seeds = naming.labels([*results.fields, *results.seeds])
-    of_group = {run.name: index for index, group in enumerate(groups) for run in group.runs}
+    group_of = {run.name: index for index, group in enumerate(groups) for run in group.runs}
     number = {run.name: index for index, run in enumerate(runs)}
-    names = list(dict.fromkeys([*USUAL, *(name for run in runs for name in run.figures)]))
-    there = [name for name in names if any(name in run.figures for run in runs)]
-    usual = [name for name in there if name in USUAL] or there[:4]
+    figures = list(dict.fromkeys([*USUAL, *(name for run in runs for name in run.figures)]))
+    known = [name for name in figures if any(name in run.figures for run in runs)]
+    usual = [name for name in known if name in USUAL] or known[:4]
     return {
         "name": results.name,
         "file": results.file,
-        "fields": list(called.values()),
+        "fields": list(naming.labels(results.fields).values()),
         "seeds": [seeds[field] for field in results.seeds],
         "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds)),
         "command": results.command,
         "page_command": shlex.join(["python", "-m", "experiments.sweep_report", f"--workdir={results.directory}"]),
-        "figures": [{"name": name, "better": better(name), "usual": name in usual} for name in there],
-        "groups": [_group(group, number, called) for group in groups],
-        "runs": [_run(run, of_group[run.name], called, results.seeds) for run in runs],
-        "live": any(run.status in (state.RUNNING, state.QUEUED) for run in runs),
+        "figures": [{"name": name, "better": better(name), "usual": name in usual} for name in known],
+        "groups": [
+            {
+                "name": group.name,
+                "values": naming.texts(group.overrides, results.fields),
+                "runs": [number[run.name] for run in group.runs],
+                "figures": {name: list(figure) for name, figure in group.figures.items()},
+            }
+            for group in groups
+        ],
+        "runs": [_run(run, group_of[run.name], results) for run in runs],
+        "live": any(run.status in (RUNNING, QUEUED) for run in runs),
         "news": NEWS,
         "poll": POLL,
     }
@@ -95,8 +108,8 @@ def better(name: str) -> str | None:
     """Whether less or more of a figure is better; None where that is not known."""
     if name.endswith("_of_real_images") or name.startswith("nearest"):
         return None
-    found = [way for start, way in BETTER.items() if name == start or (start[-1] in "_/" and name.startswith(start))]
-    return found[0] if found else None
+    known = (way for start, way in BETTER.items() if name == start or (start[-1] in "_/" and name.startswith(start)))
+    return next(known, None)
 
 
 def _with_total(run: Run) -> Run:
@@ -105,30 +118,13 @@ def _with_total(run: Run) -> Run:
     return run._replace(figures=run.figures | total)
 
 
-def _texts(overrides: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
-    return [naming.text(overrides[field]) if field in overrides else "" for field in fields]
-
-
-def _figures(figures: Mapping[str, Figure]) -> dict[str, list]:
-    return {name: list(figure) for name, figure in figures.items()}
-
-
-def _group(group: Group, number: Mapping[str, int], called: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "name": group.name,
-        "values": _texts(group.overrides, list(called)),
-        "runs": [number[run.name] for run in group.runs],
-        "figures": _figures(group.figures),
-    }
-
-
-def _run(run: Run, group: int, called: Mapping[str, str], seeds: Sequence[str]) -> dict[str, Any]:
+def _run(run: Run, group: int, results: Results) -> dict[str, Any]:
     shorter = lambda value: float(f"{value:.5g}")
     return {
         "name": run.name,
         "group": group,
-        "values": _texts(run.overrides, list(called)),
-        "seeds": _texts(run.overrides, seeds),
+        "values": naming.texts(run.overrides, results.fields),
+        "seeds": naming.texts(run.overrides, results.seeds),
         "sample_seed": run.overrides.get("sample.seed"),
         "status": run.status,
         "reason": run.reason,
@@ -136,7 +132,7 @@ def _run(run: Run, group: int, called: Mapping[str, str], seeds: Sequence[str]) 
         "seconds": round(run.seconds, 1),
         "workdir": str(run.workdir),
         "command": run.command,
-        "figures": _figures(run.figures),
+        "figures": {name: list(figure) for name, figure in run.figures.items()},
         "curves": {
             name: [[step for step, _ in points], [shorter(value) for _, value in points]]
             for name, points in run.curves.items()
@@ -145,25 +141,24 @@ def _run(run: Run, group: int, called: Mapping[str, str], seeds: Sequence[str]) 
     }
 
 
-def page(told: Mapping[str, Any], pictures: Sequence[str], version: str, written: str) -> str:
+def page(data: Mapping[str, Any], pictures: Sequence[str], version: str, written: str) -> str:
     """The page as one text.
 
     Args:
-        told: from `content`, with the numbers of pictures in place of their paths.
+        data: from `content`, with the numbers of pictures in place of their paths.
         pictures: "data:" addresses.
         version: of the content, that the news will compare.
         written: the time, for people.
     """
     parts = {
-        "title": html.escape(f"{told['name']}: sweep"),
+        "title": html.escape(f"{data['name']}: sweep"),
         "style": (PAGE / "page.css").read_text("utf-8"),
-        "data": _embed({**told, "version": version, "written": written}),
+        "data": _embed({**data, "version": version, "written": written}),
         "pictures": _embed(pictures),
         "script": "\n".join((PAGE / f"{name}.js").read_text("utf-8") for name in SCRIPTS),
     }
     first, *rest = (PAGE / "page.html").read_text("utf-8").split("{{")
-    filled = [parts[name] + after for name, after in (piece.split("}}", 1) for piece in rest)]
-    return first + "".join(filled)
+    return first + "".join(parts[name] + after for name, after in (part.split("}}", 1) for part in rest))
 
 
 def _embed(value: Any) -> str:
@@ -181,16 +176,56 @@ def write(results: Results, before: str = "") -> str:
     Returns:
         The version that is there now.
     """
-    told = content(results)
-    paths = list(dict.fromkeys(path for run in told["runs"] for path in run["images"].values()))
+    data = content(results)
+    paths = list(dict.fromkeys(path for run in data["runs"] for path in run["images"].values()))
     pictures = embedded([pathlib.Path(path) for path in paths])
     place = {path: index for index, path in enumerate(path for path in paths if pictures[path])}
-    for run in told["runs"]:
+    for run in data["runs"]:
         run["images"] = {kind: place[path] for kind, path in run["images"].items() if path in place}
     shown = [pictures[path] for path in place]
-    version = hashlib.sha256(json.dumps([told, shown], sort_keys=True).encode()).hexdigest()[:16]
+    version = hashlib.sha256(json.dumps([data, shown], sort_keys=True).encode()).hexdigest()[:16]
     if version != before:
         written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        write_text(results.directory / "report.html", page(told, shown, version, written))
+        write_text(results.directory / "report.html", page(data, shown, version, written))
         write_text(results.directory / NEWS, f"sweepNews({json.dumps(version)});\n")
     return version
+
+
+@contextlib.contextmanager
+def following(directory: pathlib.Path, every: float = 10.0) -> Iterator[None]:
+    """Keeps DIR/report.html up to date during a `with` block, from a thread, and once more at its end.
+
+    A report that cannot be written stops no run: each reason is printed once.
+
+    Args:
+        directory: of the sweep.
+        every: seconds between two looks, at least.
+    """
+    over = threading.Event()
+    version = ""
+    printed = set()
+
+    def look() -> float:
+        nonlocal version
+        began = time.monotonic()
+        try:
+            version = write(collect(directory), version)
+        except (WorkdirError, OSError, LookupError, TypeError, ValueError) as error:  # of files that a run is writing
+            if str(error) not in printed:
+                printed.add(str(error))
+                print(f"the report of {directory} could not be written: {error}", file=sys.stderr)
+        return max(every, SHARE * (time.monotonic() - began))
+
+    def follow() -> None:
+        wait = look()
+        while not over.wait(wait):
+            wait = look()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        look()

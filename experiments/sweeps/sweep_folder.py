@@ -5,19 +5,20 @@ system on which appending is not atomic, never write the same file. A run is hel
 where a sweep is killed, what it had started holds on until it ends.
 """
 
+import collections
 import contextlib
 import fcntl
 import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from diffusion.io import limits
 from experiments import config as configs
 from experiments.run_folder import file_systems
-from experiments.run_folder.workdir import WorkdirError, append, write_text
+from experiments.run_folder.workdir import WorkdirError, append, rows, write_text
 
 FORMAT = 1  # raised when a change makes older readers wrong
 QUEUED, RUNNING, DONE, FAILED, STOPPED = STATUSES = ("queued", "running", "done", "failed", "stopped")
@@ -43,7 +44,7 @@ class Record(NamedTuple):
 
     Attributes:
         name: of the sweep.
-        file: sweep file and preset, as they were given.
+        file: sweep file and preset, as on the command line.
         varies: the fields that are not the same in all runs.
         seeds: those of them over which figures are averaged.
         bases: the configs that the runs change, by their files.
@@ -113,7 +114,7 @@ def commands(directory: pathlib.Path, plan: Plan) -> list[list[str]]:
     return [[put(word) for word in words] for words in plan.commands]
 
 
-def tell(folder: pathlib.Path, status: str, **about: Any) -> None:
+def log_event(folder: pathlib.Path, status: str, **about: Any) -> None:
     """Adds a line to a run's sweep.jsonl.
 
     Args:
@@ -126,19 +127,11 @@ def tell(folder: pathlib.Path, status: str, **about: Any) -> None:
 
 def events(folder: pathlib.Path) -> list[dict]:
     """The lines of a run's sweep.jsonl, but for a torn one."""
-    try:
-        lines = (folder / "sweep.jsonl").read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(limits.Refused):
-            found.append(limits.parse_json(line, "sweep.jsonl"))
-    return [event for event in found if isinstance(event, dict) and event.get("status") in STATUSES]
+    return [event for event in rows(folder / "sweep.jsonl") if event.get("status") in STATUSES]
 
 
-def told(folder: pathlib.Path, commands: int) -> Status:
-    """What became of a run, as its events tell it.
+def logged_status(folder: pathlib.Path, commands: int) -> Status:
+    """What became of a run by its events.
 
     Args:
         folder: of the run.
@@ -158,20 +151,31 @@ def told(folder: pathlib.Path, commands: int) -> Status:
         if last == DONE:
             done.add(index)
         if last == FAILED:
-            failures = failures + 1
+            failures += 1
             reason = event.get("reason", "")
     last = DONE if len(done) == commands else RUNNING if last == DONE else last
     return Status(last, len(done), attempts, failures, seconds, reason)
 
 
 def status(folder: pathlib.Path, commands: int) -> Status:
-    """What became of a run, from its events and its lock: one that was killed is stopped, whatever it told."""
-    now = told(folder, commands)
+    """What became of a run, by its events and its lock: one that was killed is stopped, whatever its events say."""
+    now = logged_status(folder, commands)
     if now.status == DONE:
         return now
     if held(folder):
         return now._replace(status=RUNNING)
     return now._replace(status=STOPPED) if now.status == RUNNING else now
+
+
+def statuses(directory: pathlib.Path, plans: Iterable[Plan]) -> dict[str, str]:
+    """The status of each run, by its name."""
+    return {plan.name: status(directory / plan.name, len(plan.commands)).status for plan in plans}
+
+
+def tally(statuses: Iterable[str]) -> str:
+    """How many runs have each status: "2 running, 12 done"."""
+    count = collections.Counter(statuses)
+    return ", ".join(f"{count[status]} {status}" for status in STATUSES if count[status])
 
 
 def held(folder: pathlib.Path) -> bool:
