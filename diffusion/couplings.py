@@ -1,14 +1,15 @@
 """Couplings: which noise goes with which data.
 
-A coupling is a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired, where the keys are for pairs that
-are drawn and used for nothing else. With any but `independent`, E[eps | x_t] is no longer -sigma times the score, so
-samplers that read a score do not apply to what is trained with it.
+A coupling is called as a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired, where the keys are for
+pairs that are drawn and used for nothing else. With any but `independent`, E[eps | x_t] is no longer -sigma times the
+score, so samplers that read a score do not apply to what is trained with it.
 
 Plans of transport are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
 depend on the number of devices or of micro-batches, as long as each holds whole blocks. Every x0 stays where it is,
 with its condition.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -16,8 +17,23 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
-Coupling = Callable[[Array, Array, Array], Array]
-"""(keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired."""
+
+@dataclasses.dataclass(frozen=True)
+class Coupling:
+    """Which noise goes with which data; called as `pair`.
+
+    Attributes:
+        pair: (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired.
+        block: examples are paired within the same so many consecutive ones, which divide the batch.
+        independent: whether the noise does not depend on the data, so that what is trained knows the score.
+    """
+
+    pair: Callable[[Array, Array, Array], Array]
+    block: int = 1
+    independent: bool = False
+
+    def __call__(self, keys: Array, x0: Array, eps: Array) -> Array:
+        return self.pair(keys, x0, eps)
 
 
 def independent() -> Coupling:
@@ -26,7 +42,7 @@ def independent() -> Coupling:
     Facts:
         paper: Lipman et al. 2023, "Flow Matching for Generative Modeling"; Ho et al. 2020
     """
-    return lambda keys, x0, eps: eps
+    return Coupling(lambda keys, x0, eps: eps, independent=True)
 
 
 def optimal_transport(block: int = 64) -> Coupling:
@@ -52,7 +68,7 @@ def optimal_transport(block: int = 64) -> Coupling:
         return e[jnp.zeros(block, columns.dtype).at[rows].set(columns)], jnp.zeros([])
 
     couple = _in_blocks("optimal_transport", block, match)
-    return lambda keys, x0, eps: couple(keys, x0, eps)[0]
+    return Coupling(lambda keys, x0, eps: couple(keys, x0, eps)[0], block)
 
 
 def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000) -> Coupling:
@@ -101,7 +117,7 @@ def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: i
             )
         return paired
 
-    return checked
+    return Coupling(checked, block)
 
 
 def schroedinger_bridge(sigma: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000) -> Coupling:

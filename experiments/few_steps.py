@@ -26,9 +26,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from diffusion.io.files import whole
+from diffusion.objectives import Jumps
 from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
-from experiments.config import ConfigError, checks, names, resolve
+from experiments.config import ConfigError, checks, resolve
 from experiments.evaluation import plots, sample_metrics
 from experiments.run_folder import workdir
 from experiments.sampling import generate
@@ -101,12 +102,13 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
         if inception:
             features = dict.fromkeys((*config.evaluate.features, "inception"))
             config.evaluate.update({"features": tuple(features), "inception": inception})
-        objective, at = config.objective, latest
-        if objective.name in names.ONE_STEP and count > 1:
+        objective = resolve.objective(config)
+        at = latest
+        if isinstance(objective.reads, Jumps) and objective.reads.one_step and count > 1:
             continue
-        if stage := resolve.stage(config):
-            stages = {objective.N >> k: (k + 1) * stage for k in range(objective.N.bit_length())}
-            at = stages.get(count, -1)
+        if objective.teacher and (stages := objective.teacher.stages):
+            ends = {steps: (k + 1) * stages.length for k, steps in enumerate(stages.sampling_steps)}
+            at = ends.get(count, -1)
             if at not in checkpoints.steps(folder):
                 continue
         checks.validate(config)

@@ -112,7 +112,7 @@ def examine(config, shape, program, mesh, before: state.TrainState, batch: dict,
     """Computes the losses of single examples and the leaves of the gradient; `trace` also finds the origins."""
     objective = resolve.objective(config)
     schedule = resolve.schedule(config)
-    density = resolve.density(config)
+    density = objective.density
     examples = config.train.batch_size
     shards = sharding.batch_shards(mesh)
     number = program.micro_batches

@@ -12,17 +12,15 @@ sampling that there was none (zeros), so that nothing of it leaks into the sampl
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-Augmentation = Callable[[Array, Array], tuple[Array, Array]]
-"""(key, image) -> (image, what the network is told of the change)."""
+from diffusion.objectives.augmented import Augmentation
 
-NUMBERS = 9  # that the network is told
+NUMBERS = 9  # that the network receives
 SYM6 = (  # low-pass filter of the symlet with six vanishing moments (Daubechies, "Ten Lectures on Wavelets", 1992)
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466,
     0.787641141030194, 0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578,
@@ -52,7 +50,7 @@ def edm_augmentation(probability: float = 0.12, mirror: bool = True) -> Augmenta
         mirror: whether images are mirrored left to right; not for digits.
 
     Returns:
-        Function (key, image float [H, W, C] in [-1, 1]) -> (image of that shape, float32 [9] of what was done; zeros
+        Called with (key, image float [H, W, C] in [-1, 1]) -> (image of that shape, float32 [9] of what was done; zeros
         where nothing was, and the image is then exactly as it was).
 
     Raises:
@@ -64,7 +62,7 @@ def edm_augmentation(probability: float = 0.12, mirror: bool = True) -> Augmenta
         raise ValueError(f"edm_augmentation: probability = {probability} must be in [0, 1]; 0.12 is CIFAR-10's")
 
     if probability == 0:
-        return lambda key, image: (image, jnp.zeros(NUMBERS))
+        return Augmentation(lambda key, image: (image, jnp.zeros(NUMBERS)), NUMBERS)
 
     def augment(key: Array, image: Array) -> tuple[Array, Array]:
         uniform_key, normal_key = jax.random.split(key)
@@ -92,7 +90,7 @@ def edm_augmentation(probability: float = 0.12, mirror: bool = True) -> Augmenta
         moved = transform(image, inverse).astype(image.dtype)
         return jnp.where(still, image, moved), jnp.stack(told, dtype=jnp.float32)
 
-    return augment
+    return Augmentation(augment, NUMBERS)
 
 
 def transform(image: Array, inverse: Array) -> Array:

@@ -25,7 +25,7 @@ from diffusion.models.layers import layer_masks, layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
 from diffusion.models.layers.blocks import Attention, Gelu, xavier, zeros
 from diffusion.models.layers.choices import look_up
-from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
 from diffusion.models.layers.joint_conditions import check_extra, check_residuals, stacked_pairs
@@ -118,6 +118,7 @@ class PixArt(nn.Module):
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
+    text_inputs = EMBEDDINGS
 
     def __post_init__(self):
         for field in ("patch", "width", "depth", "heads", "text_width", "mlp_ratio", "span"):

@@ -124,6 +124,7 @@ class UViT(nn.Module):
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
+    one_size = True  # a position is learned for each patch
 
     def __post_init__(self):
         for field in ("patch", "width", "depth", "heads", "text_tokens", "mlp_ratio"):

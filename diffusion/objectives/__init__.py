@@ -2,7 +2,7 @@
 
 from diffusion.objectives import autoencoding, decoders, image_text, interpolants, recipes
 from diffusion.objectives.adversarial import adversarial_discriminator, adversarial_generator
-from diffusion.objectives.augmented import with_augmentation
+from diffusion.objectives.augmented import Augmentation, with_augmentation
 from diffusion.objectives.conditioning import drop_condition, with_condition_dropout
 from diffusion.objectives.consistency import cd, consistency_distillation, consistency_training, ct, ect, ict
 from diffusion.objectives.continuous_consistency import continuous_consistency
@@ -12,9 +12,9 @@ from diffusion.objectives.distribution_matching import distribution_matching, fa
 from diffusion.objectives.feature_losses import added, alignment, dispersive
 from diffusion.objectives.flow_matching import flow_matching
 from diffusion.objectives.hybrid import hybrid
-from diffusion.objectives.inputs import Objective
 from diffusion.objectives.latent_consistency import latent_consistency_distillation
 from diffusion.objectives.mean_flow import Guidance, improved_mean_flow, mean_flow
+from diffusion.objectives.objective import Denoises, Jumps, Objective, Second, Stages, Teacher
 from diffusion.objectives.progressive import progressive_distillation
 from diffusion.objectives.reflow import reflow, reflow_pairs
 from diffusion.objectives.shortcut import shortcut
@@ -23,8 +23,14 @@ from diffusion.objectives.uncertainty import uncertainty, with_uncertainty
 from diffusion.objectives.variational_bound import variational_bound
 
 __all__ = [
+    "Augmentation",
+    "Denoises",
     "Guidance",
+    "Jumps",
     "Objective",
+    "Second",
+    "Stages",
+    "Teacher",
     "added",
     "adversarial_discriminator",
     "adversarial_generator",

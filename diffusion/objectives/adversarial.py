@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import frozen, mix, player, sum_square
-from diffusion.objectives.inputs import Objective, mean_square, noised, normal, split, times
+from diffusion.objectives.few_step import frozen, mix, player, sum_square, to_the_end
+from diffusion.objectives.inputs import mean_square, noised, normal, split, times
+from diffusion.objectives.objective import Objective, Second, Teacher
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density
@@ -47,7 +48,7 @@ def adversarial_generator(
     weighting = weighting or (lambda schedule, t: schedule.alpha(t))
 
     @entry(student, teacher)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         student_keys, time_keys, noise_keys = split(keys, 3)
         condition = batch.get("condition")
         x, s, importance = _student(networks, schedule, student, student_density, student_keys, batch)
@@ -59,7 +60,13 @@ def adversarial_generator(
         losses = jnp.mean(fooled, axis=1) + weight * distillation
         return importance * losses, {"t": s, "adversarial": jnp.mean(fooled, axis=1), "distillation": distillation}
 
-    return objective
+    return Objective(
+        loss,
+        reads=to_the_end(student),
+        density=student_density,
+        teacher=Teacher(),
+        second=Second("discriminator", logit=True),
+    )
 
 
 def adversarial_discriminator(student: Parameterization, student_density: Density, r1: float = 1e-5) -> Objective:
@@ -91,7 +98,7 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
         raise ValueError(f"adversarial_discriminator: r1 = {r1} must not be negative (1e-5 in the paper)")
 
     @entry(student)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
         x, s, importance = _student(networks, schedule, student, student_density, keys, batch)
         features = _features(networks, batch["x"], condition)
@@ -108,7 +115,7 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
         metrics = {"t": s, "real": jnp.mean(real, axis=1), "fake": jnp.mean(fake, axis=1)}
         return importance * (hinge + penalty), metrics
 
-    return objective
+    return Objective(loss, reads=None, density=student_density, trains="discriminator")
 
 
 def _student(networks, schedule: NoiseSchedule, student, density, keys, batch) -> tuple[Array, Array, Array]:

@@ -1,15 +1,33 @@
 """Training on changed examples, of whose change the network is told."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
 from jax import Array
 
 from diffusion.objectives.entry import entry
-from diffusion.objectives.inputs import Objective, split
+from diffusion.objectives.inputs import split
+from diffusion.objectives.objective import Objective
 
 
-def with_augmentation(objective: Objective, augment: Callable[[Array, Array], tuple[Array, Array]]) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """A random change of an example, and numbers on what was done, which the network receives.
+
+    Attributes:
+        change: (key, x [...]) -> (x [...], numbers [A]), zeros where nothing was done.
+        numbers: A.
+    """
+
+    change: Callable[[Array, Array], tuple[Array, Array]]
+    numbers: int
+
+    def __call__(self, key: Array, x: Array) -> tuple[Array, Array]:
+        return self.change(key, x)
+
+
+def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
     """An objective on augmented examples, with numbers on what was done to each in its condition, as "augment".
 
     Facts:
@@ -20,18 +38,18 @@ def with_augmentation(objective: Objective, augment: Callable[[Array, Array], tu
 
     Args:
         objective: the objective to wrap; those that drop the condition are wrapped around this one, so that what is
-            told of the augmentation stays.
-        augment: (key, x [...]) -> (x [...], numbers [A]); for images `data.augmentation.edm_augmentation`.
+            said of the augmentation stays.
+        augment: for images `data.augmentation.edm_augmentation`.
     """
 
     @entry(entries=None)
     def augmented(networks, schedule, keys, batch, step):
         augment_keys, keys = split(keys, 2)
-        x, told = jax.vmap(augment)(augment_keys, batch["x"])
+        x, numbers = jax.vmap(augment)(augment_keys, batch["x"])
         condition = batch.get("condition")
         if condition is not None and not isinstance(condition, Mapping):
             condition = {"label": condition}
-        condition = {**(condition or {}), "augment": told}
+        condition = {**(condition or {}), "augment": numbers}
         return objective(networks, schedule, keys, {**batch, "x": x, "condition": condition}, step)
 
-    return augmented
+    return dataclasses.replace(objective, loss=augmented, augmentations=augment.numbers)

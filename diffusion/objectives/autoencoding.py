@@ -19,7 +19,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Objective
+from diffusion.objectives.objective import Objective
 
 
 class Coded(NamedTuple):
@@ -231,7 +231,7 @@ def _error(networks, distance, perceptual, channel_weights, x, reconstruction) -
 
 
 def _autoencoder(losses_of, weights: Mapping[str, float], adversarial: float, start: int) -> Objective:
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x = batch["x"]
         condition = batch.get("condition")
         coded = player(networks, "model")(x, keys, condition)
@@ -251,7 +251,7 @@ def _autoencoder(losses_of, weights: Mapping[str, float], adversarial: float, st
             losses += adversarial * jnp.where(step >= start, weight, 0.0) * metrics["adversarial"]
         return losses, {"t": jnp.zeros(x.shape[0]), **metrics}
 
-    return objective
+    return Objective(loss, reads=None, kind="autoencoder", block=None)
 
 
 def patch_critic(loss: str = "hinge", start: int = 0) -> Objective:
@@ -278,7 +278,7 @@ def patch_critic(loss: str = "hinge", start: int = 0) -> Objective:
     """
     compare = _of(CRITICS, loss, "loss")
 
-    def objective(networks, schedule, keys, batch, step):
+    def critic(networks, schedule, keys, batch, step):
         x = batch["x"]
         condition = batch.get("condition")
         y = jax.lax.stop_gradient(player(networks, "model")(x, keys, condition).x)
@@ -288,4 +288,4 @@ def patch_critic(loss: str = "hinge", start: int = 0) -> Objective:
         losses = jnp.where(step >= start, compare(real, fake), 0.0)
         return losses, {"t": jnp.zeros(x.shape[0]), "real": _mean(real), "fake": _mean(fake)}
 
-    return objective
+    return Objective(critic, reads=None, trains="critic")

@@ -1,5 +1,6 @@
 """Dropping the condition of some examples, so that one network learns both terms of classifier-free guidance."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.objectives.entry import entry
-from diffusion.objectives.inputs import Objective, split
+from diffusion.objectives.inputs import split
+from diffusion.objectives.objective import Objective
 from diffusion.schedules import left_broadcast
 
 
@@ -60,4 +62,5 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Obje
         condition = drop_condition(drop_keys, batch["condition"], null, rate)
         return objective(networks, schedule, keys, {**batch, "condition": condition}, step)
 
-    return dropped
+    kept = (1 - objective.condition_dropout) * (1 - rate)
+    return dataclasses.replace(objective, loss=dropped, condition_dropout=1 - kept)

@@ -16,8 +16,9 @@ from diffusion.objectives.consistency_times import (
     square_root_curriculum,
 )
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, pseudo_huber, squared
-from diffusion.objectives.inputs import Objective, noised
+from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, pseudo_huber, squared, to_the_end
+from diffusion.objectives.inputs import noised
+from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Density, log_normal
@@ -62,7 +63,7 @@ def consistency_training(
     distance = per_example(distance or squared)
 
     @entry(parameterization)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x_0, eps, _, t, importance = noised(schedule, density, keys, batch)
         t, s = pairs(schedule, t, step)
         end = lambda network, x, t: _end(network, schedule, parameterization, x, t, batch.get("condition"))
@@ -71,7 +72,7 @@ def consistency_training(
         weight = 1 if weighting is None else weighting(schedule, t, s)
         return importance * weight * distance(f_t, jax.lax.stop_gradient(f_s)), {"t": t, "s": s}
 
-    return objective
+    return Objective(loss, reads=to_the_end(parameterization), density=density)
 
 
 def consistency_distillation(
@@ -109,7 +110,7 @@ def consistency_distillation(
     distance = per_example(distance or squared)
 
     @entry(parameterization, teacher)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x_0, eps, _, t, importance = noised(schedule, density, keys, batch)
         condition = batch.get("condition")
         t, s = pairs(schedule, t, step)
@@ -121,7 +122,7 @@ def consistency_distillation(
         weight = 1 if weighting is None else weighting(schedule, t, s)
         return importance * weight * distance(f_t, jax.lax.stop_gradient(f_s)), {"t": t, "s": s}
 
-    return objective
+    return Objective(loss, reads=to_the_end(parameterization), density=density, teacher=Teacher())
 
 
 def ct(schedule: NoiseSchedule, parameterization: Parameterization, total: int, strata: int | None = None) -> Objective:

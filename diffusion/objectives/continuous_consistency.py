@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import derivative, frozen, player, sum_square
-from diffusion.objectives.inputs import Objective, noised
+from diffusion.objectives.few_step import derivative, frozen, player, sum_square, to_the_end
+from diffusion.objectives.inputs import noised
+from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Clock, Parameterization, edm, predict, read_output
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -56,7 +57,7 @@ def continuous_consistency(
     parameterization = edm(sigma_data, clock)
 
     @entry(parameterization, teacher)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         condition = batch.get("condition")
         if teacher is not None:
@@ -87,4 +88,10 @@ def continuous_consistency(
         losses = sum_square(F - fixed - g) / (x.size / x.shape[0])
         return importance * losses, {"t": t, "tangent": norm}
 
-    return objective
+    return Objective(
+        loss,
+        reads=to_the_end(parameterization),
+        density=density,
+        forward_mode=True,
+        teacher=None if teacher is None else Teacher(),
+    )

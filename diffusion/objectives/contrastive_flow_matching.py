@@ -1,11 +1,14 @@
 """Contrastive flow matching: towards the example's own velocity, and away from another example's."""
 
+import math
+
 import jax.numpy as jnp
 
 from diffusion.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Objective, in_blocks, noised, weighted_mean_square
+from diffusion.objectives.inputs import in_blocks, noised, weighted_mean_square
+from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.timesteps import Density
 
@@ -48,7 +51,7 @@ def contrastive_flow_matching(
     another = lambda x: jnp.roll(in_blocks(x, block), -1, axis=1).reshape(x.shape)
 
     @entry(parameterization)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
         u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         # The other pair at this example's own time: on the rectified flow, the authors' shuffled targets.
@@ -57,4 +60,10 @@ def contrastive_flow_matching(
         positive, negative = (weighted_mean_square(importance, u - goal) for goal in (target, other))
         return positive - weight * negative, {"t": t, "positive": positive, "negative": negative}
 
-    return objective
+    return Objective(
+        loss,
+        reads=Denoises(parameterization),
+        density=density,
+        block=block if coupling is None else math.lcm(block, coupling.block),
+        score=coupling is None or coupling.independent,
+    )

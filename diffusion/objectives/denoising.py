@@ -2,7 +2,8 @@
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Objective, noised, weighted_mean_square
+from diffusion.objectives.inputs import noised, weighted_mean_square
+from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.timesteps import Density
 from diffusion.weightings import Weighting, error_scale
@@ -33,11 +34,11 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
     """
 
     @entry(parameterization)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         error = output - parameterization.target(schedule, t, x_0, eps)
         weight = weighting(schedule, t) * error_scale(schedule, t, parameterization)
         return weighted_mean_square(importance * weight, error), {"t": t}
 
-    return objective
+    return Objective(loss, reads=Denoises(parameterization), density=density)

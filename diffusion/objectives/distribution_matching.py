@@ -11,8 +11,9 @@ from jax import Array
 
 from diffusion.objectives.denoising import denoising
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, squared
-from diffusion.objectives.inputs import Objective, mean_square, normal, split, times
+from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, squared, to_the_end
+from diffusion.objectives.inputs import mean_square, normal, split, times
+from diffusion.objectives.objective import Denoises, Objective, Second, Teacher
 from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Density
@@ -68,7 +69,7 @@ def distribution_matching(
     """
 
     @entry(generator, teacher, fake)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         prior_keys, time_keys, noise_keys = split(keys, 3)
         condition = batch.get("condition")
         x = generate(player(networks, "model"), schedule, generator, _prior(schedule, prior_keys, batch), condition)
@@ -82,7 +83,9 @@ def distribution_matching(
             g = g / left_broadcast(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny), g)
         return importance * mean_square(x - jax.lax.stop_gradient(x - g)) / 2, {"t": t}
 
-    return objective
+    return Objective(
+        loss, reads=to_the_end(generator, one_step=True), density=density, teacher=Teacher(), second=Second("fake")
+    )
 
 
 def fake_score(
@@ -110,7 +113,7 @@ def fake_score(
     denoise = denoising(fake, weighting, density)
 
     @entry(generator)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         prior_keys, denoise_keys = split(keys, 2)
         z = _prior(schedule, prior_keys, batch)
         x = generate(frozen(networks, "model"), schedule, generator, z, batch.get("condition"))
@@ -118,7 +121,7 @@ def fake_score(
         samples.pop("noise", None)  # what the batch's own x is paired with
         return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, samples, step)
 
-    return objective
+    return Objective(loss, reads=Denoises(fake), density=density, trains="fake")
 
 
 def regression(generator: Parameterization, distance: Distance | None = None) -> Objective:
@@ -141,11 +144,11 @@ def regression(generator: Parameterization, distance: Distance | None = None) ->
     distance = per_example(distance or squared)
 
     @entry(generator)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x = generate(player(networks, "model"), schedule, generator, batch["start"], batch.get("condition"))
         return distance(x, batch["x"]), {"t": jnp.full(x.shape[0], schedule.t_max)}
 
-    return objective
+    return Objective(loss, reads=to_the_end(generator, one_step=True))
 
 
 def _prior(schedule: NoiseSchedule, keys: Array, batch) -> Array:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from diffusion.arguments import require, require_floats, require_keys, require_shape
 from diffusion.objectives.few_step import NETWORKS
-from diffusion.objectives.inputs import Objective
+from diffusion.objectives.objective import Loss
 from diffusion.parameterizations import Parameterization, check
 from diffusion.schedules import check_schedule
 
@@ -13,20 +13,18 @@ from diffusion.schedules import check_schedule
 ENTRIES = ("x", "condition", "index", "noise", "start", "density")
 
 
-def entry(
-    *read: Parameterization | None, entries: tuple[str, ...] | None = ENTRIES
-) -> Callable[[Objective], Objective]:
-    """A decorator of objectives that refuses what they would otherwise broadcast, ignore, or train in vain.
+def entry(*read: Parameterization | None, entries: tuple[str, ...] | None = ENTRIES) -> Callable[[Loss], Loss]:
+    """A decorator of losses that refuses what they would otherwise broadcast, ignore, or train in vain.
 
         @entry(parameterization)
-        def objective(networks, schedule, keys, batch, step): ...
+        def loss(networks, schedule, keys, batch, step): ...
 
     Args:
         *read: the parameterizations by which its networks are read; None stands for no network.
         entries: what the batch may hold; None for a wrapper, which leaves that to the objective that it wraps.
 
     Returns:
-        objective -> the objective, which raises
+        loss -> the loss, which raises
 
         TypeError: for networks that are no mapping, a schedule or a batch that is none, or an x of integers.
         ValueError: for keys that are not one an example, an entry of the batch that no objective reads, noise of
@@ -34,8 +32,8 @@ def entry(
         parameterization that is not defined at schedule.t_max: what is trained there could not be sampled.
     """
 
-    def of(objective: Objective) -> Objective:
-        @functools.wraps(objective)
+    def of(loss: Loss) -> Loss:
+        @functools.wraps(loss)
         def entered(networks, schedule, keys, batch, step):
             require(networks, Mapping, "networks", NETWORKS)
             require(batch, Mapping, "batch", 'a mapping with the data as "x", {"x": x, "condition": labels}')
@@ -57,7 +55,7 @@ def entry(
             for parameterization in read:
                 if parameterization is not None:
                     check(parameterization, schedule)
-            losses, metrics = objective(networks, schedule, keys, batch, step)
+            losses, metrics = loss(networks, schedule, keys, batch, step)
             require_shape(losses, keys.shape, "an objective's losses, one an example,")
             return losses, metrics
 

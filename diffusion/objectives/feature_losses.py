@@ -4,6 +4,7 @@ A term is a function (features, networks, batch) -> `[B]`; `features` is the sec
 returns, (output, features), where an objective alone would take the output.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from jax import Array
 from diffusion.arguments import require_shape
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Batch, Objective, in_blocks
+from diffusion.objectives.inputs import in_blocks
+from diffusion.objectives.objective import Batch, Objective
 from diffusion.parameterizations import Network
 
 Term = Callable[[Any, Mapping[str, Network], Batch], Array]
@@ -68,7 +70,7 @@ def added(objective: Objective, term: Term, weight: float) -> Objective:
         require_shape(extra, losses.shape, "added: the losses of the term, one an example,")
         return losses + weight * extra, {**metrics, "term": extra}
 
-    return total
+    return dataclasses.replace(objective, loss=total)
 
 
 def alignment() -> Term:

@@ -1,5 +1,6 @@
 """What the objectives of few-step networks share: named networks, exact derivatives through them, distances."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -7,9 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion import flow_maps
 from diffusion.arguments import require, require_function, require_shape
 from diffusion.objectives.inputs import mean_square
-from diffusion.parameterizations import Network
+from diffusion.objectives.objective import Jumps
+from diffusion.parameterizations import Network, Parameterization
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 Distance = Callable[[Array, Array], Array]
@@ -57,6 +60,13 @@ def derivative(f: Callable[..., Array], primals: tuple, tangents: tuple) -> tupl
             "'xla' (see diffusion.models.layers.attention), and no custom_vjp elsewhere"
         )
     return jax.jvp(f, primals, tangents)
+
+
+def to_the_end(parameterization: Parameterization, one_step: bool = False) -> Jumps:
+    """How the network of a consistency function is read: see `flow_maps.consistency` and `Jumps`."""
+    return Jumps(
+        functools.partial(flow_maps.consistency, parameterization=parameterization), parameterization, one_step
+    )
 
 
 def per_example(distance: Distance) -> Distance:

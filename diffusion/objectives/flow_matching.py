@@ -3,7 +3,8 @@
 from diffusion.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Objective, noised, weighted_mean_square
+from diffusion.objectives.inputs import noised, weighted_mean_square
+from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.timesteps import Density
 
@@ -33,10 +34,16 @@ def flow_matching(density: Density, coupling: Coupling | None = None, clock: Clo
     parameterization = velocity(clock)
 
     @entry(parameterization)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
         u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         error = u - parameterization.target(schedule, t, x_0, eps)
         return weighted_mean_square(importance, error), {"t": t}
 
-    return objective
+    return Objective(
+        loss,
+        reads=Denoises(parameterization),
+        density=density,
+        block=1 if coupling is None else coupling.block,
+        score=coupling is None or coupling.independent,
+    )

@@ -8,7 +8,8 @@ from jax.scipy.special import log_ndtr
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Objective, mean_square, noised
+from diffusion.objectives.inputs import mean_square, noised
+from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Parameterization, Prediction, evaluate, learned_variance
 from diffusion.samplers.posterior import posterior_mean, posterior_variance, transition_variance
 from diffusion.schedules import left_broadcast
@@ -43,7 +44,7 @@ def hybrid(parameterization: Parameterization, density: Density, T: int = 1000, 
     both = learned_variance(parameterization)
 
     @entry(both)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         output, t = evaluate(player(networks, "model"), schedule, both, x_t, t, batch.get("condition"))
         prediction = both.to_prediction(schedule, t, x_t, output)
@@ -53,7 +54,7 @@ def hybrid(parameterization: Parameterization, density: Density, T: int = 1000, 
         vlb = bound_term(schedule, t, x_0, x_t, frozen, T)
         return importance * (mse + vlb_weight * vlb), {"t": t, "mse": mse, "vlb": vlb}
 
-    return objective
+    return Objective(loss, reads=Denoises(both), density=density)
 
 
 def bound_term(schedule, t, x_0, x_t, prediction: Prediction, T: int):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Objective
+from diffusion.objectives.objective import Objective
 
 MOST_SCALE = 100.0  # Radford et al., 2021, section 2.5
 
@@ -79,7 +79,7 @@ def contrastive_pretraining() -> Objective:
         picture's own caption is the nearest of the batch's (or of no more distance than the nearest), each `[B]`.
     """
 
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         x = batch["x"]
         texts, images, scale = player(networks, "model")(x, jnp.zeros(x.shape[0]), batch["condition"])
         losses = contrastive(images, texts, jnp.minimum(scale, MOST_SCALE))
@@ -87,7 +87,7 @@ def contrastive_pretraining() -> Objective:
         found = (jnp.diagonal(cosines) >= cosines.max(axis=1)).astype(jnp.float32)
         return losses, {"t": jnp.zeros(x.shape[0]), "found": found}
 
-    return objective
+    return Objective(loss, reads=None, kind="towers", block=None)
 
 
 def _products(images: Array, texts: Array) -> Array:

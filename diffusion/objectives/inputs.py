@@ -18,26 +18,17 @@ Losses that compare examples do so within fixed blocks of consecutive ones, so t
 of devices or of micro-batches, as long as each holds whole blocks.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from diffusion.arguments import require_shape
 from diffusion.couplings import Coupling
-from diffusion.parameterizations import Network
+from diffusion.objectives.objective import Batch
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Density
-
-Batch = Mapping[str, Any]
-"""Arrays `[B, ...]` by their names: "x", and what else the objective reads."""
-Metrics = Mapping[str, Array]
-"""Arrays `[B]` by their names; "t" is always there."""
-Objective = Callable[[Mapping[str, Network], NoiseSchedule, Array, Batch, ArrayLike], tuple[Array, Metrics]]
-"""(networks by name, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics)."""
 
 
 class Noised(NamedTuple):

@@ -9,8 +9,9 @@ import numpy as np
 from diffusion import flow_maps, timesteps
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import frozen, mix, player
-from diffusion.objectives.inputs import Objective, pairs, split
+from diffusion.objectives.few_step import frozen, mix, player, to_the_end
+from diffusion.objectives.inputs import pairs, split
+from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Parameterization, Prediction, predict
 from diffusion.schedules import left_broadcast
 
@@ -64,7 +65,7 @@ def latent_consistency_distillation(
         raise ValueError(f"latent consistency: solver_steps = {solver_steps} must be in [1, T = {T}]")
 
     @entry(parameterization, teacher)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
         if condition is None:
             raise ValueError("latent consistency distils guidance, and the batch has no condition")
@@ -89,4 +90,4 @@ def latent_consistency_distillation(
         losses = jnp.mean(jnp.sqrt(jnp.square(error) + c**2) - c, axis=tuple(range(1, error.ndim)))
         return losses, {"t": t, "s": s, "guidance": w}
 
-    return objective
+    return Objective(loss, reads=to_the_end(parameterization), teacher=Teacher(scale=1.0), strength=(1 + low, 1 + high))

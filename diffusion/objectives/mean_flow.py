@@ -1,16 +1,19 @@
 """MeanFlow: the mean velocity between two times, by the identity that its derivative along the flow fulfils."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion import flow_maps
 from diffusion.flow_maps import Clocks, mean_velocity, start_and_duration
 from diffusion.objectives.conditioning import drop_condition, null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import derivative, mix, player, sum_square
-from diffusion.objectives.inputs import Objective, pairs, split, times
+from diffusion.objectives.inputs import pairs, split, times
+from diffusion.objectives.objective import Jumps, Objective
 from diffusion.parameterizations import velocity
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -77,7 +80,7 @@ def mean_flow(
     clocks = clocks or start_and_duration()
 
     @entry()
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         pair_keys, noise_keys, drop_keys = split(keys, 3)
         t, s, importance = _two_times(density, equal, pair_keys, batch)
         x_0, eps = pairs(noise_keys, batch)
@@ -93,7 +96,14 @@ def mean_flow(
         target = jax.lax.stop_gradient(v - left_broadcast(t - s, x_t) * du_dt)
         return importance * _adaptive(sum_square(u_t - target), p, c), {"t": t, "s": s}
 
-    return objective
+    return Objective(
+        loss,
+        reads=Jumps(functools.partial(flow_maps.mean_flow, clocks=clocks), velocity()),
+        density=density,
+        times=2,
+        forward_mode=True,
+        condition_dropout=0.0 if guidance is None else guidance.dropout,
+    )
 
 
 def improved_mean_flow(
@@ -132,7 +142,7 @@ def improved_mean_flow(
     clocks = clocks or start_and_duration()
 
     @entry()
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         pair_keys, noise_keys = split(keys, 2)
         t, s, importance = _two_times(density, equal, pair_keys, batch)
         x_0, eps = pairs(noise_keys, batch)
@@ -144,7 +154,13 @@ def improved_mean_flow(
         error = V - velocity().target(schedule, t, x_0, eps)
         return importance * _adaptive(sum_square(error), p, c), {"t": t, "s": s}
 
-    return objective
+    return Objective(
+        loss,
+        reads=Jumps(functools.partial(flow_maps.mean_flow, clocks=clocks), velocity()),
+        density=density,
+        times=2,
+        forward_mode=True,
+    )
 
 
 def _two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:

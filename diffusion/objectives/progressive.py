@@ -10,7 +10,8 @@ from diffusion.guidance import classifier_free, together
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player
-from diffusion.objectives.inputs import Objective, mean_square, pairs, split
+from diffusion.objectives.inputs import mean_square, pairs, split
+from diffusion.objectives.objective import Denoises, Objective, Stages, Teacher
 from diffusion.parameterizations import Parameterization, denoiser, predict
 from diffusion.schedules import left_broadcast
 from diffusion.weightings import Weighting, truncated_snr
@@ -66,9 +67,10 @@ def progressive_distillation(
             "power of 2, such as 8, and a stage at least one step"
         )
     weighting = weighting or truncated_snr()
+    stages = None if stage is None else Stages(stage, tuple(N >> halvings for halvings in range(N.bit_length())))
 
     @entry(parameterization, teacher)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         time_keys, noise_keys = split(keys, 2)
         condition = batch.get("condition")
         if teacher_scale != 1 and condition is None:
@@ -97,4 +99,4 @@ def progressive_distillation(
         x0 = predict(player(networks, "model"), schedule, parameterization, x_t, t, condition).x0
         return weighting(schedule, t) * mean_square(x0 - x_target), {"t": t}
 
-    return objective
+    return Objective(loss, reads=Denoises(parameterization), teacher=Teacher(scale=teacher_scale, stages=stages))

@@ -1,5 +1,6 @@
 """Reflow: flow matching on the pairs that a trained flow has made, whose paths are straighter."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,7 +8,8 @@ from jax import Array
 
 from diffusion import samplers, weightings
 from diffusion.objectives.denoising import denoising
-from diffusion.objectives.inputs import Objective, split
+from diffusion.objectives.inputs import split
+from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Denoiser, Parameterization, velocity
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density, Plan
@@ -40,7 +42,7 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
     of_velocity = weightings.constant(velocity())
     matching = denoising(velocity() if parameterization is None else parameterization, of_velocity, density)
 
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         if "noise" not in batch:
             raise ValueError(
                 'reflow learns from pairs: the batch needs the "noise" that each "x" was made of; '
@@ -48,7 +50,7 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
             )
         return matching(networks, schedule, keys, batch, step)
 
-    return objective
+    return dataclasses.replace(matching, loss=loss, teacher=Teacher(pairs=True))
 
 
 def reflow_pairs(

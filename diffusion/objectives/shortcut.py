@@ -1,14 +1,17 @@
 """Shortcut models: one network for every step size, each size taught by two steps of half of it."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
+from diffusion import flow_maps
 from diffusion.flow_maps import mean_velocity, start_and_duration
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player
-from diffusion.objectives.inputs import Objective, mean_square, pairs, split
+from diffusion.objectives.inputs import mean_square, pairs, split
+from diffusion.objectives.objective import Jumps, Objective
 from diffusion.parameterizations import Clock, velocity
 from diffusion.schedules import left_broadcast
 
@@ -50,7 +53,7 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
     clocks = start_and_duration(clock)
 
     @entry()
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         noise_keys, case_keys, size_keys, time_keys = split(keys, 4)
         x_0, eps = pairs(noise_keys, batch)
         condition = batch.get("condition")
@@ -70,4 +73,4 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
         target = jax.lax.stop_gradient(jnp.where(left_broadcast(bootstrap, v), joined, v))
         return mean_square(u(player(networks, "model"), x_t, t, t - d) - target), {"t": t, "duration": d}
 
-    return objective
+    return Objective(loss, reads=Jumps(functools.partial(flow_maps.shortcut, clock=clock), velocity(clock)), times=2)

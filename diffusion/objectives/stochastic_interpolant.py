@@ -9,8 +9,9 @@ from diffusion import couplings
 from diffusion.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Objective, normal, pairs, split, times, weighted_mean_square
+from diffusion.objectives.inputs import normal, pairs, split, times, weighted_mean_square
 from diffusion.objectives.interpolants import Interpolant, brownian_bridge
+from diffusion.objectives.objective import Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -66,7 +67,7 @@ def stochastic_interpolant(
     outputs = velocity(clock)._replace(channels=len(predicts))  # of any meaning: only its clock is read
 
     @entry(outputs)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         time_keys, pair_keys, noise_keys = split(keys, 3)
         x_0, x_1 = pairs(pair_keys, batch, coupling)
         t, importance = times(density, time_keys, batch)
@@ -81,7 +82,7 @@ def stochastic_interpolant(
         }
         return functools.reduce(jnp.add, losses.values()), {"t": t, **losses}
 
-    return objective
+    return Objective(loss, reads=None, density=density, block=1 if coupling is None else coupling.block, score=False)
 
 
 def schroedinger_bridge(

@@ -1,5 +1,6 @@
 """Learned uncertainty weighting: every noise level contributes alike, whatever the size of its loss."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from jax import Array
 from diffusion.arguments import require_shape
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Objective
+from diffusion.objectives.objective import Objective
 from diffusion.parameterizations import log_sigma
 
 
@@ -91,4 +92,4 @@ def with_uncertainty(objective: Objective) -> Objective:
         require_shape(u, losses.shape, 'with_uncertainty: what the network "uncertainty" returns, one an example,')
         return losses / jnp.exp(u) + u, {**metrics, "unweighted": losses, "uncertainty": u}
 
-    return weighted
+    return dataclasses.replace(objective, loss=weighted)

@@ -11,7 +11,8 @@ from diffusion.arguments import require_shape
 from diffusion.objectives.decoders import Decoder, levels
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import Objective, noised, normal, split, weighted_mean_square
+from diffusion.objectives.inputs import noised, normal, split, weighted_mean_square
+from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -54,7 +55,7 @@ def variational_bound(
     decoder = decoder or levels()
 
     @entry(parameterization)
-    def objective(networks, schedule, keys, batch, step):
+    def loss(networks, schedule, keys, batch, step):
         start = schedule.t_min if t_start is None else t_start
         if start <= 0:
             raise ValueError(
@@ -79,7 +80,7 @@ def variational_bound(
         terms = {name: term / math.log(2) for name, term in terms.items()}
         return functools.reduce(jnp.add, terms.values()), {"t": t, **terms}
 
-    return objective
+    return Objective(loss, reads=Denoises(parameterization), density=density)
 
 
 def _prior(schedule, x_0):

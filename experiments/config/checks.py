@@ -1,8 +1,9 @@
 """What the parts of a config must fit: with each other, with the data, with the files that they name."""
 
+import contextlib
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from diffusion import parameterizations
 from diffusion.guidance import Unpaired
 from diffusion.metrics import features
+from diffusion.models import facts
+from diffusion.objectives import Objective
 from diffusion.training import sharding
 from experiments.config import ConfigError, fields, names, plain, resolve, unknown
 
@@ -30,11 +33,14 @@ def validate(config: Mapping, spec: Any = None) -> None:
     process = resolve.schedule(config)
     read = resolve.parameterization(config)
     times = resolve.plan(config).t
-    resolve.objective(config), resolve.optimizer(config), resolve.augmentations(config), resolve.model(config)
-    _check_training(config)
-    _check_teacher(config)
-    _check_rival(config)
-    _check_sampling(config)
+    objective = resolve.objective(config)
+    resolve.optimizer(config)
+    resolve.augmentations(config)
+    resolve.model(config)
+    _check_training(config, objective)
+    _check_teacher(config, objective)
+    _check_second(config, objective)
+    _check_sampling(config, objective)
     try:
         parameterizations.check(read, process, np.append(times, process.t_max))
     except ValueError as error:
@@ -46,14 +52,25 @@ def validate(config: Mapping, spec: Any = None) -> None:
         if name not in features.names():
             raise unknown(f"config.evaluate.features[{i}]", name, features.names(), "features")
     _check_evaluation(config)
-    _check_text(config)
+    _check_text(config, objective)
     _check_latents(config)
     _check_buckets(config)
     if spec is not None:
         _check_dataset(config, spec)
 
 
-def _check_training(config: Mapping) -> None:
+@contextlib.contextmanager
+def named(path: str) -> Iterator[None]:
+    """Turns a ValueError of the values that are checked within into a ConfigError with the path of the value."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}.") from error
+
+
+def _check_training(config: Mapping, objective: Objective) -> None:
     train = config["train"]
     devices = math.prod(max(config["mesh"][axis], 1) for axis in sharding.BATCH_AXES)
     parts = max(train["accumulate"], 1) * devices
@@ -64,26 +81,27 @@ def _check_training(config: Mapping) -> None:
             f"devices (config.mesh). Valid: a multiple of {parts}."
         )
     rows = train["batch_size"] // max(train["accumulate"], 1)
-    for path, block in resolve.blocks(config).items():
-        if rows % block:
-            raise ConfigError(
-                f"{path}.block = {block} does not divide the {rows} examples of a micro-batch. "
-                f"Valid: a divisor, e.g. {math.gcd(rows, block)}."
-            )
+    if rows % (objective.block or 1):
+        path = "config.objective.coupling" if "coupling" in config["objective"] else "config.objective"
+        raise ConfigError(
+            f"{path}.block = {objective.block} does not divide the {rows} examples of a micro-batch. "
+            f"Valid: a divisor, e.g. {math.gcd(rows, objective.block)}."
+        )
     source = pathlib.Path(config["init_from"]["path"]).expanduser()
     if config["init_from"]["path"] and not source.exists():
         raise ConfigError(f"config.init_from.path = {str(source)!r}: there is no such run folder, checkpoint or file.")
 
 
-def _check_teacher(config: Mapping) -> None:
+def _check_teacher(config: Mapping, objective: Objective) -> None:
     name = config["objective"]["name"]
     path = config["teacher"]["path"]
-    if name in names.TAUGHT and not path:
+    teacher = objective.teacher
+    if teacher and not path:
         raise ConfigError(
             f"config.objective.name = {name!r} learns from a teacher: --config.teacher.path=RUN, the "
             "folder of a run whose moving average is to be distilled."
         )
-    if path and name not in names.TAUGHT and not resolve.takes(names.OBJECTIVES[name], "teacher"):
+    if path and not teacher:
         raise ConfigError(
             f"config.teacher.path = {path!r}, but config.objective.name = {name!r} has no use for a "
             f'teacher. Valid: "" here; a run to start from is config.init_from.path.'
@@ -92,20 +110,24 @@ def _check_teacher(config: Mapping) -> None:
         raise ConfigError(f"config.teacher.path = {path!r}: there is no such run folder.")
     scale = config["teacher"]["scale"]
     pairs = config["teacher"]["pairs"]["number"]
-    if scale != 1:
-        if not path or name in names.TOLD_STRENGTH:
-            raise ConfigError(
-                f"config.teacher.scale = {scale}, but config.objective.name = {name!r} "
-                f"{'guides its teacher itself' if path else 'has no teacher'}. Valid: 1."
-            )
-        if config["teacher"]["parameterization"]["name"] == "learned_variance":
-            raise ConfigError(
-                f"config.teacher.scale = {scale} guides what the teacher puts out, of which a learned "
-                "variance is a part. Valid: 1."
-            )
-    if scale != 1 or name in names.TOLD_STRENGTH:
+    if scale != 1 and not teacher:
+        raise ConfigError(
+            f"config.teacher.scale = {scale}, but config.objective.name = {name!r} has no teacher. Valid: 1."
+        )
+    if teacher and teacher.scale not in (None, scale):
+        raise ConfigError(
+            f"config.teacher.scale = {scale}, but config.objective.name = {name!r} guides its teacher itself. Valid: "
+            f"{teacher.scale:g}."
+        )
+    if scale != 1 and config["teacher"]["parameterization"]["name"] == "learned_variance":
+        raise ConfigError(
+            f"config.teacher.scale = {scale} guides what the teacher puts out, of which a learned "
+            "variance is a part. Valid: 1."
+        )
+    if scale != 1 or objective.strength:
         resolve.required_null(config)  # says why there is no guidance without a condition
-    if (name in names.PAIRED) != (pairs > 0):
+    learns_from_pairs = teacher is not None and teacher.pairs
+    if learns_from_pairs != (pairs > 0):
         raise ConfigError(
             f"config.teacher.pairs.number = {pairs}, but config.objective.name = {name!r} "
             + ("learns from pairs. Valid: e.g. 10000." if pairs == 0 else "learns from none. Valid: 0.")
@@ -116,46 +138,41 @@ def _check_teacher(config: Mapping) -> None:
             f"config.teacher.pairs.number = {pairs}: pairs are neither augmented nor of several sizes. "
             "Valid: config.data.augment = () and config.data.buckets.area = 0."
         )
-    _check_stages(config)
+    if teacher and teacher.stages:
+        with named("config.train.steps"):
+            teacher.stages.check(config["train"]["steps"])
+        if config["ema"]["sigma_rel"]:
+            raise ConfigError(
+                f"config.ema.sigma_rel = {config['ema']['sigma_rel']} averages a run as a whole, and "
+                f"config.objective begins anew after every {teacher.stages.length} steps. Valid: 0."
+            )
 
 
-def _check_stages(config: Mapping) -> None:
-    stage = resolve.stage(config)
-    steps = config["train"]["steps"]
-    if stage is None:
-        return
-    N = config["objective"]["N"]
-    most = stage * N.bit_length()  # N, N / 2, .. 1
-    if steps > most:
-        raise ConfigError(
-            f"config.train.steps = {steps}, but config.objective halves N = {N} to 1 in stages of "
-            f"{stage} steps, which are {most}. Valid: at most that."
-        )
-    if config["ema"]["sigma_rel"]:
-        raise ConfigError(
-            f"config.ema.sigma_rel = {config['ema']['sigma_rel']} averages a run as a whole, and "
-            f"config.objective.stage = {stage} begins anew with each stage. Valid: 0."
-        )
-
-
-def _check_rival(config: Mapping) -> None:
+def _check_second(config: Mapping, objective: Objective) -> None:
     name = config["objective"]["name"]
-    rival = config["rival"]["objective"]
+    second = config["rival"]["objective"]
     updates = config["rival"]["updates"]
-    wanted = names.SECOND.get(name, ("", ""))[0]
-    if rival.get("name") != wanted:
-        valid = f'{{"name": "{wanted}", ...}}, which it plays with' if wanted else '{"name": ""}: it has one player'
-        raise ConfigError(
-            f"config.rival.objective.name = {rival.get('name')!r}, but config.objective.name = {name!r}. "
-            f"Valid: {valid}."
-        )
-    if not wanted:
+    if objective.second is None:
+        if second.get("name"):
+            raise ConfigError(
+                f"config.rival.objective.name = {second['name']!r}, but config.objective.name = {name!r} has no second "
+                'player. Valid: {"name": ""}.'
+            )
         if updates != 1:
             raise ConfigError(
-                f"config.rival.updates = {updates}, but config.objective.name = {name!r} has no rival. Valid: 1."
+                f"config.rival.updates = {updates}, but config.objective.name = {name!r} has no second player. "
+                "Valid: 1."
             )
         return
-    resolve.rival(config), resolve.rival_optimizer(config)
+    network = objective.second.network
+    trains = resolve.second_player(config).trains if second.get("name") else None
+    if trains != network:
+        raise ConfigError(
+            f"config.rival.objective.name = {second.get('name')!r}, but config.objective.name = {name!r} plays with an "
+            f"objective that trains the network {network!r}. Valid: one such out of "
+            f"{', '.join(sorted(names.SECOND_PLAYERS))}."
+        )
+    resolve.second_optimizer(config)
     if config["train"]["log_every"] % updates:
         raise ConfigError(
             f"config.train.log_every = {config['train']['log_every']}, but the model acts at every "
@@ -163,46 +180,24 @@ def _check_rival(config: Mapping) -> None:
         )
 
 
-def _check_sampling(config: Mapping) -> None:
+def _check_sampling(config: Mapping, objective: Objective) -> None:
     scale = config["sample"]["guidance"]["scale"]
     guided = resolve.guidance(config, lambda x, t: None)  # checks its arguments
-    name = config["objective"]["name"]
-    walks = resolve.sampler(config)
-    if (name in names.FLOW_MAPS) != walks.of_flow_maps:
-        words = (
-            "trains a flow map. Valid: flow_map, consistency or tcd"
-            if name in names.FLOW_MAPS
-            else "trains a denoiser, which samplers of flow maps do not take. Valid: e.g. heun or dpmpp_2m"
-        )
-        raise ConfigError(
-            f"config.sample.sampler.name = {config['sample']['sampler']['name']!r}, but "
-            f"config.objective.name = {name!r} {words}."
-        )
-    imitated = name in names.TOLD_STRENGTH
-    if imitated:  # its w is the scale less one
-        low, high = (1 + w for w in config["objective"].get("guidance", (2.0, 14.0)))
-        if not low <= scale <= high:
-            raise ConfigError(
-                f"config.sample.guidance.scale = {scale}, but config.objective.guidance trains the "
-                f"network for scales of {low:g} to {high:g}. Valid: one of them."
-            )
-    elif walks.of_flow_maps and scale != 1:
-        raise ConfigError(
-            f"config.sample.guidance.scale = {scale}, but a flow map is guided while it is trained, not "
-            "when it is sampled. Valid: 1."
-        )
-    if isinstance(guided, Unpaired) and scale != 1 and not walks.reads_both:
+    sampler = resolve.sampler(config)
+    if objective.reads is not None:
+        coupling = config["objective"].get("coupling")
+        paired = f", config.objective.coupling = {plain(coupling)!r}" if coupling else ""
+        with named(f"config.sample.sampler = {plain(config['sample']['sampler'])!r}{paired}"):
+            objective.check_sampler(sampler)
+    if isinstance(guided, Unpaired) and scale != 1 and not sampler.reads_both:
         raise ConfigError(
             f"config.sample.guidance.name = {config['sample']['guidance']['name']!r} needs a sampler "
             'that reads x0 and eps as they are. Valid: {"name": "ddim"}.'
         )
-    if scale != 1 and not imitated:
+    if scale != 1 and not objective.strength and not sampler.of_flow_maps:
         resolve.required_null(config)
-        if config["objective"].get("condition_dropout", 0.0) == 0:
-            raise ConfigError(
-                f"config.sample.guidance.scale = {scale}, but config.objective.condition_dropout = 0: "
-                "the network never sees the null class. Valid: a scale of 1, or a dropout of e.g. 0.1."
-            )
+    with named(f"config.sample.guidance.scale = {scale}, config.objective.name = {config['objective']['name']!r}"):
+        objective.check_scale(scale)
     solver = config["sample"]["sampler"]
     if solver["name"] == "ddpm" and solver.get("variance") == "learned":
         predicts = config["parameterization"]["name"]
@@ -211,13 +206,6 @@ def _check_sampling(config: Mapping) -> None:
                 f'config.sample.sampler.variance = "learned", but config.parameterization.name = '
                 f'{predicts!r} predicts none. Valid: "small" or "large".'
             )
-    coupling = config["objective"].get("coupling", {}).get("name", "independent")
-    if coupling != "independent" and walks.draws:
-        raise ConfigError(
-            f"config.sample.sampler = {plain(solver)!r} adds noise by the score, which a network trained "
-            f"with config.objective.coupling.name = {coupling!r} does not know. Valid: a deterministic "
-            "sampler, e.g. euler, heun or dpmpp_2m."
-        )
 
 
 def _check_evaluation(config: Mapping) -> None:
@@ -263,25 +251,25 @@ def _check_latents(config: Mapping) -> None:
         )
 
 
-def _check_text(config: Mapping) -> None:
+def _check_text(config: Mapping, objective: Objective) -> None:
     name = config["model"]["name"]
-    objective = config["objective"]["name"]
     text = config["data"]["text"]
-    mine = names.TRAINED_BY.get(name)
-    if mine not in (None, objective) or (mine is None and objective in names.TRAINED_BY.values()):
-        pairs = ", ".join(f"{network} with {own}" for network, own in names.TRAINED_BY.items())
+    kind = facts.kind(names.MODELS[name])
+    if kind != objective.kind:
         raise ConfigError(
-            f"config.objective.name = {objective!r} does not train config.model.name = {name!r}. Valid: "
-            f"{pairs}; the other objectives with the other networks."
+            f"config.objective.name = {config['objective']['name']!r} trains a network of the kind {objective.kind!r}, "
+            f"and config.model.name = {name!r} is one of the kind {kind!r}. Valid: "
+            f"{', '.join(n for n, network in sorted(names.MODELS.items()) if facts.kind(network) == objective.kind)}."
         )
-    field, _ = names.TOLD_TEXT.get(name, ("", ()))
+    inputs = resolve.text_inputs(config)
+    field = resolve.TEXT_FOLDERS[inputs.of] if inputs else ""
     for other in text:
         if text[other] and other != field:
             raise ConfigError(
-                f"config.data.text.{other} = {text[other]!r}, which config.model.name = {name!r} is not "
-                f"told. Valid: '' here{f', and config.data.text.{field}' if field else ''}."
+                f"config.data.text.{other} = {text[other]!r}, which config.model.name = {name!r} does not "
+                f"receive. Valid: '' here{f', and config.data.text.{field}' if field else ''}."
             )
-    if (field or mine) and config["evaluate"]["every"]:
+    if (field or objective.reads is None) and config["evaluate"]["every"]:
         raise ConfigError(
             f"config.evaluate.every = {config['evaluate']['every']}, but config.model.name = {name!r} "
             "makes no samples of classes that the loop could evaluate. Valid: 0."
@@ -289,18 +277,18 @@ def _check_text(config: Mapping) -> None:
     if field and config["data"]["buckets"]["area"]:
         raise ConfigError(
             f"config.data.buckets.area = {config['data']['buckets']['area']}, but config.model.name = "
-            f"{name!r} is told text, which comes with pictures of one size. Valid: 0."
+            f"{name!r} receives text, which comes with pictures of one size. Valid: 0."
         )
-    told = resolve.null(config)
-    if field == "dir" and told["text"].shape[-1] != config["model"]["text_width"]:
+    null = resolve.null(config)
+    if field == "dir" and null["text"].shape[-1] != config["model"]["text_width"]:
         raise ConfigError(
             f"config.model.text_width = {config['model']['text_width']}, but the captions in "
-            f"{text['dir']} have {told['text'].shape[-1]} features. Valid: that."
+            f"{text['dir']} have {null['text'].shape[-1]} features. Valid: that."
         )
     if field == "tokenizer":
         tower = config["model"]["text"]
-        ids = int(told["ids"].max()) + 1
-        length = len(told["ids"])
+        ids = int(null["ids"].max()) + 1
+        length = len(null["ids"])
         if tower["vocabulary"] < ids or tower["positions"] < length:
             raise ConfigError(
                 f"config.model.text has vocabulary = {tower['vocabulary']} and positions = "
@@ -323,10 +311,10 @@ def _check_buckets(config: Mapping) -> None:
         )
     if data["damaged"] == "skip":
         raise ConfigError(f'{on}, but config.data.damaged = "skip": a damaged picture has no size. Valid: "stop".')
-    if name in names.ONE_SIZE:
+    if facts.one_size(names.MODELS[name]):
         raise ConfigError(
             f"{on}, but config.model.name = {name!r} learns the positions of one size. Valid: an area of "
-            f"0, or one of {', '.join(sorted(names.MODELS.keys() - {*names.ONE_SIZE}))}."
+            f"0, or one of {', '.join(n for n, other in sorted(names.MODELS.items()) if not facts.one_size(other))}."
         )
     shape = data["shape"]
     if shape is None or len(shape) != 3 or tuple(shape[:2]) not in sizes:

@@ -132,7 +132,7 @@ OBJECTIVES = _table(
     objectives.adversarial_generator,
     objectives.reflow,
 )
-RIVALS = _table(objectives.fake_score, objectives.adversarial_discriminator)  # objectives of the second player
+SECOND_PLAYERS = _table(objectives.fake_score, objectives.adversarial_discriminator)  # their objectives
 SAMPLERS = _table(
     samplers.ddpm,
     samplers.ddim,
@@ -188,74 +188,25 @@ GUIDANCES = _table(  # of two branches, the condition and the null one
 )
 OPTIMIZERS = optimizers.OPTIMIZERS
 AUGMENTATIONS = transforms.AUGMENTATIONS
-TOLD_AUGMENTATIONS = _table(augmentation.edm_augmentation)  # the network is told of them
+CONDITIONING_AUGMENTATIONS = _table(augmentation.edm_augmentation)  # which the network receives as numbers
 FEATURES = features.FEATURES
 
-# How the network of an objective jumps from time to time; the other objectives train denoisers.
-FLOW_MAPS = {
-    "mean_flow": flow_maps.mean_flow,
-    "improved_mean_flow": flow_maps.mean_flow,
-    "shortcut": flow_maps.shortcut,
-    "ct": flow_maps.consistency,
-    "ict": flow_maps.consistency,
-    "ect": flow_maps.consistency,
-    "continuous_consistency": flow_maps.consistency,
-    "cd": flow_maps.consistency,
-    "latent_consistency_distillation": flow_maps.consistency,
-    "distribution_matching": flow_maps.consistency,
-    "adversarial_generator": flow_maps.consistency,
-}
-TWO_TIMES = ("mean_flow", "improved_mean_flow", "shortcut")  # their networks are told two times
-VELOCITIES = ("flow_matching", "contrastive_flow_matching", *TWO_TIMES)  # their networks predict one
-# They differentiate the network in forward mode (jax.jvp), which cuDNN's attention does not have.
-FORWARD_MODE = ("mean_flow", "improved_mean_flow", "continuous_consistency")
-ONE_SIZE = ("u_vit",)  # a position of its own is learned for each patch: these take pictures of one size
-TAUGHT = (  # they need config.teacher
-    "progressive_distillation", "cd", "latent_consistency_distillation", "distribution_matching",
-    "adversarial_generator", "reflow",
-)  # fmt: skip
-PAIRED = ("reflow",)  # of these, those that learn from config.teacher.pairs
-STAGED = ("progressive_distillation",)  # their students are teachers in turn, and have the guidance of the first
-ONE_STEP = ("distribution_matching",)  # what they train makes samples in one step, and in no more
-TOLD_STRENGTH = ("latent_consistency_distillation",)  # their networks are told the scale of the guidance
-# The objective of the second player that belongs to each, and the network that it trains.
-SECOND = {
-    "distribution_matching": ("fake_score", "fake"),
-    "adversarial_generator": ("adversarial_discriminator", "discriminator"),
-}
-# The networks that are no backbones, and the objective that trains each.
-TRAINED_BY = {"autoencoder_kl": "kl_autoencoder", "clip": "contrastive_pretraining"}
-# The networks that are told text, the field of config.data.text that it comes from, and the entries of their condition.
-TOLD_TEXT = {"clip": ("tokenizer", ("ids", "mask")), "pixart": ("dir", ("text", "text_mask"))}
 __all__ = [
     "AUGMENTATIONS",
     "CLOCKS",
+    "CONDITIONING_AUGMENTATIONS",
     "COUPLINGS",
     "DENSITIES",
     "FEATURES",
-    "FLOW_MAPS",
-    "FORWARD_MODE",
     "GRIDS",
     "GUIDANCES",
     "MODELS",
     "OBJECTIVES",
-    "ONE_SIZE",
-    "ONE_STEP",
     "OPTIMIZERS",
-    "PAIRED",
     "PARAMETERIZATIONS",
-    "RIVALS",
     "SAMPLERS",
     "SCHEDULES",
-    "SECOND",
-    "STAGED",
-    "TAUGHT",
-    "TOLD_AUGMENTATIONS",
-    "TOLD_STRENGTH",
-    "TOLD_TEXT",
+    "SECOND_PLAYERS",
     "TOWERS",
-    "TRAINED_BY",
-    "TWO_TIMES",
-    "VELOCITIES",
     "WEIGHTINGS",
 ]

@@ -13,14 +13,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps, weightings
-from diffusion.data import augmentation, buckets, transforms
+from diffusion.data import buckets, transforms
 from diffusion.data import captions as texts
 from diffusion.guidance import Branches, Memory, Unpaired
+from diffusion.models import facts
+from diffusion.models.layers import conditions
 from diffusion.parameterizations import Denoiser
 from diffusion.training import ema, optimizers, power_ema
 from diffusion.training import micro_batches as rule
 from experiments.config import ConfigError, fields, names, plain, unknown
 
+TEXT_FOLDERS = {"tokens": "tokenizer", "embeddings": "dir"}  # of config.data.text, by what the network receives
 MOST_MULTIPLES = 128  # that a side of a bucket is
 HIDDEN = {"parent", "name"}  # arguments of Linen modules that are not ours to set
 
@@ -132,34 +135,15 @@ def _parameterization(spec: Mapping, path: str) -> parameterizations.Parameteriz
     )
 
 
-def density(config: Mapping) -> timesteps.Density | None:
-    """The density of the model's training times, `config.objective.density`; None for an objective of its own times."""
-    spec = config["objective"]
-    objective = names.OBJECTIVES.get(spec.get("name"))
-    student = objective is not None and takes(objective, "student_density")
-    field = "student_density" if student else "density"
-    if field not in spec and not takes(objective, field):
-        return None
-    return _density(config, spec.get(field), f"config.objective.{field}")
-
-
 def takes(function: Callable | None, argument: str) -> bool:
     """Whether a function has an argument of that name; None, of an unknown name, has any."""
     return function is None or argument in inspect.signature(function).parameters
 
 
-def blocks(config: Mapping) -> dict[str, int]:
-    """{path: block} of the objective and its coupling, where examples meet others of the same block of the batch."""
-    spec = config["objective"]
-    found = {}
-    for entry, table, path in (
-        (spec, names.OBJECTIVES, "config.objective"),
-        (spec.get("coupling", {}), names.COUPLINGS, "config.objective.coupling"),
-    ):
-        function = table.get(entry.get("name"))
-        if function is not None and takes(function, "block"):
-            found[path] = entry.get("block", inspect.signature(function).parameters["block"].default)
-    return found
+def annotation(function: Callable | None, argument: str) -> Any:
+    """How a function annotates its argument of that name; None where it does not, or has none."""
+    parameters = inspect.signature(function, eval_str=True).parameters if function is not None else {}
+    return parameters[argument].annotation if argument in parameters else None
 
 
 def micro_batches(config: Mapping, mesh: Mesh, init: Callable) -> int:
@@ -170,11 +154,12 @@ def micro_batches(config: Mapping, mesh: Mesh, init: Callable) -> int:
         mesh: of its devices.
         init: of its networks, seed -> pytree; looked at for convolutions where that matters.
     """
-    asked = config["train"]["accumulate"]
-    if asked or config["objective"]["name"] in names.TRAINED_BY.values():  # these compare all examples of the batch
-        return asked or 1
-    found = rule.number(config["train"]["batch_size"], mesh, math.lcm(*blocks(config).values()))
-    return 1 if found > 1 and rule.convolves(init, np.uint32(0)) else found
+    requested = config["train"]["accumulate"]
+    block = objective(config).block
+    if requested or block is None:
+        return requested or 1
+    number = rule.number(config["train"]["batch_size"], mesh, block)
+    return 1 if number > 1 and rule.convolves(init, np.uint32(0)) else number
 
 
 def _density(config: Mapping, spec: Mapping | None, path: str) -> timesteps.Density:
@@ -190,16 +175,25 @@ def objective(config: Mapping) -> objectives.Objective:
     Raises:
         ConfigError: also where the objective cannot train a network of that parameterization.
     """
-    return _objective(config, config["objective"], "config.objective", names.OBJECTIVES)
+    made = _objective(config, config["objective"], "config.objective", names.OBJECTIVES)
+    try:
+        made.check_parameterization(parameterization(config))
+    except ValueError as error:
+        predicts = config["parameterization"]["name"]
+        raise ConfigError(
+            f"config.parameterization.name = {predicts!r}, config.objective.name = {config['objective']['name']!r}: "
+            f"{error}."
+        ) from error
+    return made
 
 
-def rival(config: Mapping) -> objectives.Objective:
+def second_player(config: Mapping) -> objectives.Objective:
     """The objective of the second player, `config.rival.objective`.
 
     Raises:
         ConfigError: as `objective`.
     """
-    return _objective(config, config["rival"]["objective"], "config.rival.objective", names.RIVALS)
+    return _objective(config, config["rival"]["objective"], "config.rival.objective", names.SECOND_PLAYERS)
 
 
 def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
@@ -207,14 +201,13 @@ def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Ca
     rate = spec.pop("condition_dropout", 0.0)
     augment = spec.pop("augment", None)
     predicts = plain(config["parameterization"])
-    if table is names.OBJECTIVES:
-        _check_pair(spec.get("name"), predicts.get("name"))
     learned = predicts.get("name") == "learned_variance"  # then of the first half of the channels
     inner = predicts.get("parameterization", predicts) if learned else predicts
     inner_path = "config.parameterization" + (".parameterization" if inner is not predicts else "")
     read = _parameterization(inner, inner_path)
     told = clock(inner["clock"], f"{inner_path}.clock") if "clock" in inner else None
     taught = teacher_parameterization(config)
+    guidances = _tuples(annotation(table.get(spec.get("name")), "guidance"))
     result = call(
         table,
         spec,
@@ -225,19 +218,7 @@ def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Ca
             "student_density": lambda s, p: _density(config, s, p),
             "coupling": lambda s, p: call(names.COUPLINGS, s, p, "coupling"),
             "weighting": lambda s, p: _weighting(s, p, read),
-            **(
-                {
-                    "guidance": lambda s, p: call(
-                        {"Guidance": objectives.Guidance},
-                        {"name": "Guidance", **s},
-                        p,
-                        "guidance",
-                        null=null_class(config),
-                    )
-                }
-                if spec.get("name") in names.TWO_TIMES
-                else {}
-            ),
+            **({"guidance": lambda s, p: _training_guidance(guidances[0], config, s, p)} if guidances else {}),
         },
         schedule=schedule(config),
         parameterization=read,
@@ -251,10 +232,14 @@ def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Ca
         total=config["train"]["steps"],
         teacher_scale=config["teacher"]["scale"],
     )
-    if augment is not None:
-        result = objectives.with_augmentation(
-            result, call(names.TOLD_AUGMENTATIONS, augment, f"{path}.augment", "augmentation")
+    if not isinstance(result, objectives.Objective):
+        raise ConfigError(
+            f"{path}.name = {spec['name']!r} returns a {type(result).__name__}. Valid: a function that returns an "
+            "objectives.Objective, which holds the loss; see docs/extend.md."
         )
+    if augment is not None:
+        augmentation = call(names.CONDITIONING_AUGMENTATIONS, augment, f"{path}.augment", "augmentation")
+        result = objectives.with_augmentation(result, augmentation)
     fields.check_type(f"{path}.condition_dropout", rate, float)
     if rate == 0:
         return result
@@ -262,6 +247,16 @@ def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Ca
         return objectives.with_condition_dropout(result, required_null(config), rate)
     except ValueError as error:
         raise ConfigError(f"{path}.condition_dropout: {error}") from error
+
+
+def _tuples(annotation: Any) -> list[type]:
+    """The NamedTuples among the types of an annotation: such an argument is an entry of the tuple's fields."""
+    kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if isinstance(kind, type)]
+    return [kind for kind in kinds if issubclass(kind, tuple) and hasattr(kind, "_fields")]
+
+
+def _training_guidance(kind: type, config: Mapping, spec: Mapping, path: str) -> Any:
+    return call({"guidance": kind}, {"name": "guidance", **spec}, path, "guidance", null=null_class(config))
 
 
 def _weighting(spec: Mapping, path: str, read: parameterizations.Parameterization) -> weightings.Weighting:
@@ -274,28 +269,6 @@ def teacher_parameterization(config: Mapping) -> parameterizations.Parameterizat
     if not config["teacher"]["path"]:
         return None
     return _parameterization(config["teacher"]["parameterization"], "config.teacher.parameterization")
-
-
-def _check_pair(name: str, predicts: str) -> None:
-    if name in names.VELOCITIES and predicts != "velocity":
-        raise ConfigError(
-            f"config.parameterization.name = {predicts!r}, but config.objective.name = {name!r} "
-            'trains a velocity and sampling would misread the network. Valid: "velocity" here, or '
-            '"denoising" as the objective.'
-        )
-    if name == "continuous_consistency" and predicts != "edm":
-        raise ConfigError(
-            f"config.parameterization.name = {predicts!r}, but config.objective.name = "
-            '"continuous_consistency" trains a network that is read by "edm". Valid: "edm", of the same '
-            "sigma_data."
-        )
-    if (name == "hybrid") != (predicts == "learned_variance"):
-        raise ConfigError(
-            f"config.objective.name = {name!r} and config.parameterization.name = {predicts!r} do not "
-            'fit. "hybrid" is the objective that trains a learned variance, and it trains nothing '
-            'else: use {"name": "learned_variance", "parameterization": {"name": "epsilon"}} with it, '
-            "and neither without the other."
-        )
 
 
 def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
@@ -320,11 +293,11 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
     size = tuple(shape or (64, 64, 3))
     height = size[0]
     channels = size[-1]
-    two_times = config["objective"].get("name") in names.TWO_TIMES
-    if two_times and not takes(network, "times"):
+    trains = objective(config)
+    if trains.times > 1 and not takes(network, "times"):
         raise ConfigError(
-            f"config.model.name = {name!r} is told one time, and config.objective.name = "
-            f"{config['objective']['name']!r} trains networks of two. Valid: dit."
+            f"config.model.name = {name!r} receives one time, and config.objective.name = "
+            f"{config['objective']['name']!r} trains networks of {trains.times}. Valid: dit."
         )
     learned = plain(config["parameterization"]).get("name") == "learned_variance"
     if learned and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
@@ -332,18 +305,16 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
             f"config.model.name = {name!r} puts out as many channels as it takes, and "
             'config.parameterization.name = "learned_variance" needs as many again. Valid: dit, unet.'
         )
-    imitates = config["objective"].get("name") in names.TOLD_STRENGTH
-    if imitates and not takes(network, "strength"):
+    if trains.strength and not takes(network, "strength"):
         raise ConfigError(
-            f"config.model.name = {name!r} is told no strength of guidance, and config.objective.name = "
-            f"{config['objective']['name']!r} trains networks that are. Valid: dit or pixart."
+            f"config.model.name = {name!r} receives no strength of guidance, and config.objective.name = "
+            f"{config['objective']['name']!r} trains networks that do. Valid: dit or pixart."
         )
-    told = {"augmentations": augmentation.NUMBERS} if config["objective"].get("augment") is not None else {}
-    if told and not takes(network, "augmentations"):
+    augmented = {"augmentations": trains.augmentations} if trains.augmentations else {}
+    if augmented and not takes(network, "augmentations"):
         raise ConfigError(
-            f"config.model.name = {name!r} is told nothing of an augmentation, and "
-            "config.objective.augment tells it. Valid: song_unet; or config.data.augment, of which no "
-            "network is told."
+            f"config.model.name = {name!r} receives nothing of an augmentation, and config.objective.augment "
+            "passes it on. Valid: song_unet; or config.data.augment, of which no network receives anything."
         )
     tower = lambda s, p: call(
         names.TOWERS, {"name": p.rpartition(".")[2], **s}, p, "tower", size=height, dtype=config["train"]["dtype"]
@@ -353,10 +324,10 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
         config["model"],
         "config.model",
         "model",
-        **told,
-        nested=dict.fromkeys(names.TOWERS, tower) if name == "clip" else {},
-        times=2 if two_times else 1,
-        strength=imitates,
+        **augmented,
+        nested=dict.fromkeys(names.TOWERS, tower) if facts.kind(network) == "towers" else {},
+        times=trains.times,
+        strength=trains.strength is not None,
         learn_sigma=learned,
         dtype=config["train"]["dtype"],
         shape=size,
@@ -368,7 +339,7 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
     )
     if getattr(module, "dropout", 0):
         raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
-    if config["objective"].get("name") in names.FORWARD_MODE and getattr(module, "attention", None) == "auto":
+    if trains.forward_mode and getattr(module, "attention", None) == "auto":
         module = module.clone(attention="matmul")  # what "auto" is on a CPU; on a GPU it could be cuDNN's
     return module if shape is not None or name != "dit" else module.clone(shape=None)
 
@@ -380,7 +351,7 @@ def optimizer(config: Mapping) -> optimizers.Optimizer:
     """
     total = config["train"]["steps"]
     every = config["rival"]["updates"]
-    length = stage(config)
+    length = stage_length(config)
     updates = length or math.ceil(total / every)
     made = call(names.OPTIMIZERS, config["optimizer"], "config.optimizer", "optimizer", steps=updates)
     if length is None and every == 1:
@@ -388,17 +359,17 @@ def optimizer(config: Mapping) -> optimizers.Optimizer:
     return made._replace(learning_rate=lambda step: made.learning_rate(step % length if length else step // every))
 
 
-def rival_optimizer(config: Mapping) -> optimizers.Optimizer:
+def second_optimizer(config: Mapping) -> optimizers.Optimizer:
     """The optimizer of the second player, `config.rival.optimizer`, for a run of `config.train.steps`."""
     spec = config["rival"]["optimizer"]
     path = "config.rival.optimizer"
     return call(names.OPTIMIZERS, spec, path, "optimizer", steps=config["train"]["steps"])
 
 
-def stage(config: Mapping) -> int | None:
+def stage_length(config: Mapping) -> int | None:
     """The training steps after which the student becomes the teacher, where the objective has such stages."""
-    spec = config["objective"]
-    return spec.get("stage") if spec.get("name") in names.STAGED else None
+    teacher = objective(config).teacher
+    return teacher.stages.length if teacher and teacher.stages else None
 
 
 def average(config: Mapping) -> ema.ExponentialMovingAverage:
@@ -496,6 +467,11 @@ def guidance(config: Mapping, branches: Branches) -> Denoiser | Memory | Unpaire
     return call(names.GUIDANCES, spec, path, "guidance", branches=branches, schedule=schedule(config))
 
 
+def text_inputs(config: Mapping) -> conditions.TextInputs | None:
+    """What the network `config.model` receives of a text; None for one that receives no text."""
+    return facts.text_inputs(names.MODELS.get(config["model"].get("name")))
+
+
 def null_class(config: Mapping) -> int:
     """The label that stands for no class: num_classes, one beyond the last.
 
@@ -513,24 +489,25 @@ def null_class(config: Mapping) -> int:
 
 
 def null(config: Mapping) -> Any:
-    """What one example is told where it is told nothing: a label, entries of the empty caption, or None.
+    """The null condition of one example: a label, entries of the empty caption, or None.
 
     Returns:
-        int32 `[]`, num_classes; {name: `[...]`} for a network that is told text; None for one that is told nothing.
+        int32 `[]`, num_classes; {name: `[...]`} for a network that receives text; None for an unconditional one.
 
     Raises:
         ConfigError: if config.data.text names no vocabulary, or no captions.
     """
-    if config["model"].get("name") in names.TOLD_TEXT:
-        field, _ = names.TOLD_TEXT[config["model"]["name"]]
+    text = text_inputs(config)
+    if text is not None:
+        field = TEXT_FOLDERS[text.of]
         place = config["data"]["text"][field]
         if not place:
             raise ConfigError(
-                f"config.data.text.{field} = '', but config.model.name = {config['model']['name']!r} is "
-                "told text. Valid: a folder that experiments.encode_text wrote."
+                f"config.data.text.{field} = '', but config.model.name = {config['model']['name']!r} receives "
+                "text. Valid: a folder that experiments.encode_text wrote."
             )
         try:
-            return texts.null(place) if field == "dir" else texts.tokens([""], place).null
+            return texts.null(place) if text.of == "embeddings" else texts.tokens([""], place).null
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(f"config.data.text.{field} = {place!r}: {error}") from error
     return np.int32(null_class(config)) if config["model"].get("num_classes", 0) else None
@@ -540,7 +517,7 @@ def required_null(config: Mapping) -> Any:
     """`null`, where something is trained or guided that needs one.
 
     Raises:
-        ConfigError: as `null`, and for a network that is told nothing.
+        ConfigError: as `null`, and for an unconditional network.
     """
     nothing = null(config)
     return null_class(config) if nothing is None else nothing

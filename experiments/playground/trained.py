@@ -227,15 +227,14 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
     Raises:
         ConfigError: says what to do instead.
     """
-    name = config.model.name
-    if name in names.TRAINED_BY:
+    if resolve.objective(config).reads is None:
         raise ConfigError(
-            f"--workdir={folder} trains {name}, which makes no pictures. Name the run of a denoiser, or "
+            f"--workdir={folder} trains {config.model.name}, which makes no pictures. Name the run of a denoiser, or "
             "a text-to-image model by --model=FOLDER."
         )
-    if name in names.TOLD_TEXT:
+    if resolve.text_inputs(config) is not None:
         raise ConfigError(
-            f"--workdir={folder} holds no text model: it trains a denoiser that is told text. Make one "
+            f"--workdir={folder} holds no text model: it trains a denoiser that receives text. Make one "
             f"of it: {configs.printed('text_model', f'--workdir={folder}')}"
         )
 

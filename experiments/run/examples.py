@@ -7,7 +7,7 @@ from typing import NamedTuple
 from diffusion.data import buckets, captions, catalog, latent_cache, pipeline, sources
 from diffusion.data.transforms import Augmentation
 from diffusion.training.runtime import agreement
-from experiments.config import ConfigError, names, resolve
+from experiments.config import ConfigError, resolve
 from experiments.sampling import autoencoder_folders
 
 
@@ -94,12 +94,12 @@ def open_examples(config: Mapping) -> Examples:
             source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=varied(config))
             bucket = buckets.nearest(buckets.measured_once(source, data["threads"]), sizes) if sizes else ()
             where = str(catalog.find(data["name"], data["dir"]))
-            return Examples(_told(config, source), spec, resolve.augmentations(config), sizes, bucket, where)
+            return Examples(_with_texts(config, source), spec, resolve.augmentations(config), sizes, bucket, where)
         cache, spec = latent_cache.open_cache(place)
         asked = data["latents"]["autoencoder"]
         autoencoder = autoencoder_folders.load(asked).record if asked else None
         latent_cache.require(cache.description, data["name"], data["split"], autoencoder, where=place)
-        return Examples(_told(config, cache), spec, (cache.draw,), where=place)
+        return Examples(_with_texts(config, cache), spec, (cache.draw,), where=place)
     except sources.DamagedRecord:
         raise  # no mistake in the config
     except (FileNotFoundError, ValueError) as error:
@@ -147,19 +147,19 @@ def _differing(before: Mapping, now: Mapping) -> str:
     )
 
 
-def _told(config: Mapping, source: pipeline.Source) -> pipeline.Source:
-    """The source, with what a network that is told text is told of each record's caption."""
-    field, entries = names.TOLD_TEXT.get(config["model"]["name"], ("", ()))
-    if not field:
+def _with_texts(config: Mapping, source: pipeline.Source) -> pipeline.Source:
+    """The source, with what a network that receives text receives of each record's caption."""
+    inputs = resolve.text_inputs(config)
+    if inputs is None:
         return source
     data = config["data"]
-    place = config["data"]["text"][field]
-    if field == "dir":
+    place = data["text"][resolve.TEXT_FOLDERS[inputs.of]]
+    if inputs.of == "embeddings":
         captions.require(place, data["name"], data["split"], len(source))
         table = captions.read(place)
     else:
         table = captions.tokens(captions.texts_of(data["name"], data["split"], data["dir"]), place)
-    return captions.Told(source, table._replace(entries={name: table.entries[name] for name in entries}))
+    return captions.Told(source, table._replace(entries={name: table.entries[name] for name in inputs.entries}))
 
 
 def varied(config: Mapping) -> tuple[int, ...]:

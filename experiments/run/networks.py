@@ -1,4 +1,4 @@
-"""The network that a run trains, from its module: how it is born, and how its objective calls it."""
+"""The network that a run trains, from its module: its initial parameters, and how its objective calls it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from diffusion.models import facts
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.text_encoders.clip import CLIP, normalised
 from diffusion.training import coding
@@ -26,11 +27,11 @@ class Network(NamedTuple):
 
 
 def network_of(module: nn.Module) -> Network:
-    """The network of a module: a backbone is called as it is; autoencoders and CLIP as their objectives do."""
-    if isinstance(module, AutoencoderKL):
-        return _autoencoder(module)
-    if isinstance(module, CLIP):
-        return _clip(module)
+    """The network of a module: a backbone is called as it is; the other kinds as their objectives do."""
+    return KINDS[facts.kind(module)](module)
+
+
+def _backbone(module: nn.Module) -> Network:
     return Network(module.init, module.apply, lambda params: params["params"])
 
 
@@ -41,7 +42,7 @@ def _autoencoder(module: AutoencoderKL) -> Network:
     return Network(init, coding.kl_network(module), lambda params: params["autoencoder"])
 
 
-def _clip(module: CLIP) -> Network:
+def _towers(module: CLIP) -> Network:
     def init(key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         return module.init(key, condition["ids"], x, condition["mask"])
 
@@ -49,3 +50,6 @@ def _clip(module: CLIP) -> Network:
         return module.apply(params, condition["ids"], normalised(x), condition["mask"])
 
     return Network(init, apply, lambda params: params["params"])
+
+
+KINDS = {"backbone": _backbone, "autoencoder": _autoencoder, "towers": _towers}

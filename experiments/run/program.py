@@ -29,11 +29,11 @@ class Program(NamedTuple):
         conditional: whether the network takes labels.
         average: the exponential moving average.
         networks: TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a
-            rival.
+            second player.
         init: seed -> TrainState; not jitted, see `sharding.create`.
         target: what `init(seed)` will be: TrainState of jax.ShapeDtypeStruct with shardings.
         batch: what a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings; the entry
-            "condition", of networks that are told text, is a dict of them itself.
+            "condition", of networks that receive text, is a dict of them itself.
         micro_batches: into how many parts a step cuts its batch.
         step: (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state.
     """
@@ -90,32 +90,33 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
 
 def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     cast = players.of(config, shape)
-    density = resolve.density(config)
+    objective = resolve.objective(config)
+    density = objective.density
     optimizer = resolve.optimizer(config)
     average = resolve.average(config)
     conditional = config.model.get("num_classes", 0) > 0
     null = resolve.null(config)
-    second = resolve.rival_optimizer(config) if cast.rival else None
-    stage = resolve.stage(config)
+    second = resolve.second_optimizer(config) if cast.second else None
+    stage = resolve.stage_length(config)
 
     def init(seed):
         init_key, _ = jax.random.split(jax.random.key(seed))
         nothing = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], null)
 
-        def born(network):
+        def initial(network):
             times = getattr(network, "times", 1)
             clock = jnp.zeros([1]) if times == 1 else (jnp.zeros([1]),) * times
-            told = getattr(network, "strength", False)
-            condition = conditions.with_strength(nothing, jnp.ones([1])) if told else nothing
+            strength = getattr(network, "strength", False)
+            condition = conditions.with_strength(nothing, jnp.ones([1])) if strength else nothing
             return network_of(network).init(init_key, jnp.zeros((1, *shape)), clock, condition)
 
-        frozen = {name: born(cast.modules[name]) for name in cast.frozen}
-        rivals = {cast.rival: (born(cast.modules[cast.rival]), second)} if cast.rival else {}
-        return state.create(born(cast.modules["model"]), optimizer, average, density, frozen, rivals)
+        frozen = {name: initial(cast.modules[name]) for name in cast.frozen}
+        rivals = {cast.second: (initial(cast.modules[cast.second]), second)} if cast.second else {}
+        return state.create(initial(cast.modules["model"]), optimizer, average, density, frozen, rivals)
 
     def networks(state):
         params = {"model": state.params, "target": state.ema, **(state.frozen or {})}
-        params |= {name: rival.params for name, rival in (state.rivals or {}).items()}
+        params |= {name: player.params for name, player in (state.rivals or {}).items()}
         return {
             name: functools.partial(cast.apply["model" if name == "target" else name], params[name]) for name in params
         }
@@ -126,12 +127,11 @@ def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
     target = sharding.abstract(init, mesh, sharding.RULES, seed, whole=whole)
 
     def make(**engine):
-        objective = resolve.objective(config)
         schedule = resolve.schedule(config)
         engine["accumulate"] = number
-        if cast.rival:
+        if cast.second:
             turns = {
-                cast.rival: Player(resolve.rival(config), cast.rival, second),
+                cast.second: Player(resolve.second_player(config), cast.second, second),
                 "model": Player(objective, "model", optimizer, config.rival.updates, density),
             }
             averages = {"target": Average("model", average)}

@@ -1,7 +1,6 @@
 """Samples from a trained network, as a config describes them: the same function in training's loop and in `sample`."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,8 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from diffusion import flow_maps, guidance, parameterizations, samplers
 from diffusion.data.transforms import to_uint8
 from diffusion.models.layers import conditions, layout
+from diffusion.objectives import Jumps
 from diffusion.training import sharding
-from experiments.config import ConfigError, names, resolve
+from experiments.config import ConfigError, resolve
 from experiments.sampling import autoencoder_folders
 
 SEEDS = 1_000_000  # samples that one config.sample.seed stands for
@@ -57,9 +57,10 @@ def denoiser(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], 
     Raises:
         ConfigError: if the parts do not fit, or the run trains a flow map, which has no denoiser.
     """
-    objective = config["objective"]["name"]
-    if objective in names.FLOW_MAPS:
-        raise ConfigError(f"config.objective.name = {objective!r} trains a flow map, and a denoiser is asked for.")
+    if isinstance(resolve.objective(config).reads, Jumps):
+        raise ConfigError(
+            f"config.objective.name = {config['objective']['name']!r} trains a flow map, and this needs a denoiser."
+        )
     schedule = resolve.schedule(config)
     parameterization = resolve.parameterization(config)
     model = resolve.model(config, shape)
@@ -67,7 +68,7 @@ def denoiser(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], 
 
     def of(params: Any, labels: Array) -> Any:
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
-        if not _told(config):
+        if not conditional(config):
             return parameterizations.denoiser(network, schedule, parameterization)
         if scale == 1:
             return parameterizations.denoiser(network, schedule, parameterization, labels)
@@ -86,34 +87,27 @@ def flow_map(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], 
     """
     schedule = resolve.schedule(config)
     model = resolve.model(config, shape)
-    parameterization = resolve.parameterization(config)
-    make = names.FLOW_MAPS[config["objective"]["name"]]
-    given = {
-        "clock": parameterization.clock,
-        "clocks": flow_maps.start_and_duration(parameterization.clock),
-        "parameterization": parameterization,
-    }
-    given = {name: given[name] for name in inspect.signature(make).parameters if name in given}
+    objective = resolve.objective(config)
 
     def of(params: Any, labels: Array) -> flow_maps.FlowMap:
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
-        condition = labels if _told(config) else None
-        if config["objective"]["name"] in names.TOLD_STRENGTH:
+        condition = labels if conditional(config) else None
+        if objective.strength:
             strength = jnp.full(_number(labels), config["sample"]["guidance"]["scale"], jnp.float32)
             condition = conditions.with_strength(condition, strength)
-        return make(network, schedule, condition=condition, **given)
+        return objective.reads.flow_map(network, schedule, condition=condition)
 
     return of
 
 
 def sampled(config: Mapping) -> bool:
     """Whether a run makes samples of its classes, or of none: not a text encoder's, an autoencoder's, or of prompts."""
-    return config["model"]["name"] not in (*names.TRAINED_BY, *names.TOLD_TEXT)
+    return resolve.objective(config).reads is not None and resolve.text_inputs(config) is None
 
 
-def _told(config: Mapping) -> bool:
-    """Whether the network of a run is told a class or a text."""
-    return config["model"].get("num_classes", 0) > 0 or config["model"]["name"] in names.TOLD_TEXT
+def conditional(config: Mapping) -> bool:
+    """Whether the network of a run receives a class or a text."""
+    return config["model"].get("num_classes", 0) > 0 or resolve.text_inputs(config) is not None
 
 
 def _number(labels: Any) -> int:

@@ -34,12 +34,14 @@ from diffusion.models import interchange
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.interchange import schedulers
+from diffusion.models.layers import conditions
 from diffusion.models.pixart import PixArt
+from diffusion.objectives import Jumps
 from diffusion.text_to_image import pipelines
 from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
 from experiments import encode_text
-from experiments.config import ConfigError, names, resolve
+from experiments.config import ConfigError, resolve
 from experiments.run.networks import network_of
 from experiments.run_folder import workdir
 from experiments.sampling import autoencoder_folders
@@ -187,7 +189,7 @@ def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
             f'Valid: "pixart" on the schedule rectified_flow, with {X0}, or a boundary around it.'
         )
     shift = {"flow_shift": float(config["sample"]["shift"])}
-    if config["objective"]["name"] in names.FLOW_MAPS:
+    if isinstance(resolve.objective(config).reads, Jumps):
         return {"_class_name": schedulers.OURS, **FLOW, **shift, **boundary}
     return {**PLUS, "solver_order": 1 if config["sample"]["sampler"]["name"] in FIRST_ORDER else 2, **shift}
 
@@ -223,9 +225,9 @@ def of_run(run: str | pathlib.Path) -> pathlib.Path:
     """
     run = pathlib.Path(run)
     config = workdir.read_config(run)
-    if config["model"]["name"] not in names.TOLD_TEXT or not config["data"]["text"]["dir"]:
+    if resolve.text_inputs(config) != conditions.EMBEDDINGS or not config["data"]["text"]["dir"]:
         raise ConfigError(
-            f"--workdir={run} trained {config['model']['name']!r}, which is told no captions. Valid: a "
+            f"--workdir={run} trained {config['model']['name']!r}, which receives no captions. Valid: a "
             "run of a text-to-image model's denoiser, or of a student of it."
         )
     read_by = pathlib.Path(config["data"]["text"]["dir"])

@@ -156,7 +156,7 @@ def test_the_objective_is_that_of_the_changed_examples():
     x = jnp.linspace(-1, 1, 24).reshape(4, 2, 3, 1)
     label = jnp.arange(4)
     batch = {"x": x, "condition": label, "index": jnp.arange(4)}
-    outer = objectives.with_augmentation(inner, augment)
+    outer = objectives.with_augmentation(inner, objectives.Augmentation(augment, 2))
     losses, _ = outer({"model": network}, schedule, keys(4), batch, 0)
     assert np.array_equal(seen[-1]["label"], label) and seen[-1]["augment"].shape == (4, 2)
     assert len(set(np.asarray(seen[-1]["augment"][:, 0]).tolist())) == 4

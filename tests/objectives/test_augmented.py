@@ -25,7 +25,9 @@ def test_the_wrapped_objective_sees_changed_examples_and_is_told_of_the_change(c
         return jnp.zeros(3), {}
 
     augment = lambda key, x: (x + jax.random.uniform(key), jnp.stack([jax.random.uniform(key), 1.0]))
-    objectives.with_augmentation(wrapped, augment)({"model": network}, schedule, keys, batch, 7)
+    augmented = objectives.with_augmentation(objectives.Objective(wrapped), objectives.Augmentation(augment, 2))
+    assert augmented.augmentations == 2
+    augmented({"model": network}, schedule, keys, batch, 7)
     told = seen["condition"].pop("augment")
     np.testing.assert_allclose(seen["x"], x + told[:, :1], rtol=1e-6)
     np.testing.assert_array_equal(told[:, 1], 1)

@@ -126,7 +126,7 @@ def test_coupling_decides_the_pairs():
         drawn.append(eps)
         return eps[::-1]
 
-    objective = objectives.flow_matching(at(1.0), coupling=reversed_pairs)
+    objective = objectives.flow_matching(at(1.0), coupling=couplings.Coupling(reversed_pairs))
     losses_of(objective, spy(seen), schedule, keys, x0)
     np.testing.assert_array_equal(seen[0][0], drawn[0][::-1])  # at t = 1 the network sees eps itself
     seen.clear()

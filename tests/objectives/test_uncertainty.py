@@ -104,7 +104,7 @@ def test_a_missing_network_is_named():
 def test_times_per_frame_are_refused():
     inner = lambda networks, schedule, keys, batch, step: (jnp.ones(B), {"t": jnp.ones((B, 2))})
     with pytest.raises(ValueError, match="one time"):
-        objectives.with_uncertainty(inner)(_networks(0.5, PAIR.init()), SCHEDULE, KEYS, BATCH, 0)
+        objectives.with_uncertainty(objectives.Objective(inner))(_networks(0.5, PAIR.init()), SCHEDULE, KEYS, BATCH, 0)
 
 
 def test_bad_channels_are_refused():

@@ -66,6 +66,7 @@ class AutoencoderKL(nn.Module):
     decoded_channels: int | None = None
     attention: str = "auto"
     dtype: str = "float32"
+    kind = "autoencoder"
 
     def __post_init__(self):
         encoder_decoder.check_options(self.options, self.input_range)

@@ -17,7 +17,23 @@ that guidance concatenates conditions with one `jax.tree.map`; a network refuses
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class TextInputs(NamedTuple):
+    """What a network that receives text receives of it; such a module has it as its `text_inputs`.
+
+    Attributes:
+        of: "tokens" of the text, or the "embeddings" that a text encoder made of them.
+        entries: names in the condition.
+    """
+
+    of: str
+    entries: tuple[str, ...]
+
+
+TOKENS = TextInputs("tokens", ("ids", "mask"))
+EMBEDDINGS = TextInputs("embeddings", ("text", "text_mask"))
 
 
 def with_strength(condition: Any, strength: Any) -> dict[str, Any]:

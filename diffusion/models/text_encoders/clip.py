@@ -25,6 +25,7 @@ from diffusion.models.dit import patchify
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.clip_layers import Layers, check, layer_norm
+from diffusion.models.layers.conditions import TOKENS
 from diffusion.models.layers.cross_attention import xavier
 
 LEGACY_EOS = 2  # what old configs say the end of the text is; then it is found as the largest id
@@ -256,6 +257,8 @@ class CLIP(nn.Module):
     vision: CLIPVision
     features: int
     scale: float = 2.6592
+    kind = "towers"
+    text_inputs = TOKENS
 
     def setup(self):
         self.text_projection = _projection(self.features, None)

@@ -48,7 +48,7 @@ def test_a_learned_variance_doubles_the_output():
 
 def test_what_does_not_fit_is_refused():
     two_times = ("objective", {"name": "mean_flow", "density": {"name": "uniform_density"}})
-    with pytest.raises(ConfigError, match=r"'unet' is told one time.*'mean_flow' trains networks of two"):
+    with pytest.raises(ConfigError, match=r"'unet' receives one time.*'mean_flow' trains networks of 2"):
         resolve.model(config("unet", two_times))
     with pytest.raises(ConfigError, match=r"config\.model\.dropout = 0\.1: this loop draws none"):
         resolve.model(config("song_unet", dropout=0.1))

@@ -68,7 +68,7 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     objective = resolve.objective(config)
     schedule = resolve.schedule(config)
-    density = resolve.density(config)
+    density = objective.density
 
     def loss(params):
         keys = jax.random.split(jax.random.key(1), batch)

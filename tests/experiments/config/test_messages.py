@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from configs import digits
+from diffusion import objectives
 from diffusion.training import sharding
 from experiments import config as configs
 from experiments.config import ConfigError, names
@@ -31,7 +32,7 @@ def broken(density, parameterization):
         losses, metrics = inner(networks, schedule, keys, batch, step)
         return losses * jnp.log(-jnp.ones_like(losses)), metrics
 
-    return objective
+    return objectives.Objective(objective)
 
 
 names.add(names.OBJECTIVES, broken)
@@ -101,7 +102,7 @@ def test_a_step_that_cannot_be_built_is_blamed_on_its_own_cause(monkeypatch, err
         def objective(networks, schedule, keys, batch, step):
             raise error
 
-        return objective
+        return objectives.Objective(objective)
 
     monkeypatch.setitem(names.OBJECTIVES, "refusing", refusing)
     config = digits.get_config("tiny")

@@ -394,7 +394,7 @@ def test_guidance_is_the_named_one():
 
 def test_strata_spread_a_batch_evenly():
     config = changed(("objective.density", {"name": "uniform_density", "strata": 32}))
-    density = resolve.density(config)
+    density = resolve.objective(config).density
     keys = jax.random.split(jax.random.key(0), 32)
     t, _ = density.sample(density.init(), keys, jnp.arange(32))
     np.testing.assert_array_equal(np.floor(np.sort(t) * 32), np.arange(32))

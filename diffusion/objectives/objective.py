@@ -1,0 +1,207 @@
+"""An objective as a value: its loss, and what a training, a sampler and a network have to know of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.flow_maps import FlowMap
+from diffusion.parameterizations import Network, Parameterization
+from diffusion.samplers.sample import Sampler
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Density
+
+Batch = Mapping[str, Any]
+"""Arrays `[B, ...]` by their names: "x", and what else the objective reads."""
+Metrics = Mapping[str, Array]
+"""Arrays `[B]` by their names; "t" is always there."""
+Loss = Callable[[Mapping[str, Network], NoiseSchedule, Array, Batch, ArrayLike], tuple[Array, Metrics]]
+"""(networks by name, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics)."""
+
+
+class Denoises(NamedTuple):
+    """The trained network is read as a denoiser.
+
+    Attributes:
+        parameterization: what it predicts; None: what the run says that it predicts.
+    """
+
+    parameterization: Parameterization | None = None
+
+
+DENOISER = Denoises()
+
+
+class Jumps(NamedTuple):
+    """The trained network is read as a flow map, which the samplers of flow maps take.
+
+    Attributes:
+        flow_map: (network, schedule, condition=condition) -> the map (x_t, t, s) -> x_s.
+        parameterization: what it predicts; None: what the run says that it predicts.
+        one_step: whether it is trained at t_max alone, and makes its samples in one step.
+    """
+
+    flow_map: Callable[..., FlowMap]
+    parameterization: Parameterization | None = None
+    one_step: bool = False
+
+
+class Stages(NamedTuple):
+    """A training in stages: after each the student becomes the teacher.
+
+    Attributes:
+        length: training steps of a stage.
+        sampling_steps: of the student of each stage, in order.
+    """
+
+    length: int
+    sampling_steps: tuple[int, ...]
+
+    def check(self, steps: int) -> None:
+        """Refuses a training of more steps than all stages have.
+
+        Raises:
+            ValueError: naming both.
+        """
+        most = self.length * len(self.sampling_steps)
+        if steps > most:
+            raise ValueError(
+                f"{steps} training steps, but the objective has {len(self.sampling_steps)} stages of {self.length} "
+                f"steps, which are {most}. Valid: at most that"
+            )
+
+
+class Teacher(NamedTuple):
+    """How an objective learns from the frozen network "teacher".
+
+    Attributes:
+        pairs: whether it learns from pairs of a noise and the teacher's sample of it, the batch's "noise" and "x"; they
+            are made before the training, in which the teacher then takes no part.
+        scale: of the classifier-free guidance that the objective itself gives the teacher; None: it takes the teacher
+            as the run guides it.
+        stages: those of the training; None: it has one teacher throughout.
+    """
+
+    pairs: bool = False
+    scale: float | None = None
+    stages: Stages | None = None
+
+
+class Second(NamedTuple):
+    """The player that trains in turn with the model, by an objective of its own.
+
+    Attributes:
+        network: its name among the networks.
+        logit: whether objectives read one logit an example in its output.
+    """
+
+    network: str
+    logit: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A training objective: called as its loss, `objective(networks, schedule, keys, batch, step)`.
+
+    Everything that depends on the kind of objective reads these facts. Those of a plain denoising objective are the
+    defaults.
+
+    Attributes:
+        loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
+        reads: how the trained network is read when it makes samples; None: it makes none.
+        density: of the training times, whose state the training carries; None: it carries none.
+        times: that the network receives: 1, or 2 of networks that jump from one to the other.
+        forward_mode: whether the loss differentiates the network in forward mode (`jax.jvp`), which fused attention
+            does not have.
+        trains: name of the network that the gradient goes to.
+        kind: of that network: "backbone", "autoencoder", or "towers" of images and texts.
+        teacher: how it learns from a trained network; None: it has no teacher.
+        second: the second player; None: the model trains alone.
+        strength: least and largest guidance scale that the network is trained for and receives in its condition; the
+            loss calls it with (condition, scale - 1 `[B]`). None: it receives none.
+        augmentations: how many numbers on the augmentation of an example it adds to the condition, as "augment".
+        condition_dropout: share of the examples that are trained on the null condition.
+        block: examples are compared with others of the same so many consecutive ones; 1: each stands alone. None: all
+            examples of the batch are compared.
+        score: whether a denoiser so trained knows the score, as it does where x and its noise are drawn independently.
+    """
+
+    loss: Loss
+    reads: Denoises | Jumps | None = DENOISER
+    density: Density | None = None
+    times: int = 1
+    forward_mode: bool = False
+    trains: str = "model"
+    kind: str = "backbone"
+    teacher: Teacher | None = None
+    second: Second | None = None
+    strength: tuple[float, float] | None = None
+    augmentations: int = 0
+    condition_dropout: float = 0.0
+    block: int | None = 1
+    score: bool = True
+
+    def __call__(
+        self, networks: Mapping[str, Network], schedule: NoiseSchedule, keys: Array, batch: Batch, step: ArrayLike
+    ) -> tuple[Array, Metrics]:
+        return self.loss(networks, schedule, keys, batch, step)
+
+    def check_parameterization(self, parameterization: Parameterization) -> None:
+        """Refuses a parameterization by which samples would misread the trained network.
+
+        Raises:
+            ValueError: naming what the network predicts.
+        """
+        own = self.reads and self.reads.parameterization
+        if self.reads is None or (parameterization.channels == 1 if own is None else own.name == parameterization.name):
+            return
+        valid = "one of as many channels as the data" if own is None else repr(own.name)
+        others = " of a learned variance, such as hybrid" if parameterization.channels > 1 else ""
+        raise ValueError(
+            f"sampling would read what the objective trains as {parameterization.name!r}. Valid: {valid}, which it "
+            f"trains, or another objective{others}"
+        )
+
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Refuses a sampler that does not take what is trained.
+
+        Raises:
+            ValueError: naming which samplers do.
+        """
+        if isinstance(self.reads, Jumps) != sampler.of_flow_maps:
+            raise ValueError(
+                "the objective trains a flow map. Valid: flow_map, consistency or tcd"
+                if isinstance(self.reads, Jumps)
+                else "the objective trains a denoiser, which samplers of flow maps do not take. Valid: e.g. heun or "
+                "dpmpp_2m"
+            )
+        if sampler.draws and not self.score:
+            raise ValueError(
+                "the sampler adds noise by the score, which a network trained with dependent pairs (a coupling) does "
+                "not know. Valid: a deterministic sampler, e.g. euler, heun or dpmpp_2m"
+            )
+
+    def check_scale(self, scale: float) -> None:
+        """Refuses a scale of classifier-free guidance with which the trained network cannot make samples.
+
+        Args:
+            scale: 1 is no guidance.
+
+        Raises:
+            ValueError: naming the valid scales.
+        """
+        if self.strength is not None:
+            low, high = self.strength
+            if not low <= scale <= high:
+                raise ValueError(f"the objective trains the network for scales of {low:g} to {high:g}. Valid: these")
+        elif scale == 1:
+            return
+        elif isinstance(self.reads, Jumps):
+            raise ValueError("a flow map is guided while it is trained, not when it is sampled. Valid: 1")
+        elif self.condition_dropout == 0:
+            raise ValueError(
+                "the network is never trained on the null condition (condition_dropout = 0). Valid: a scale of 1, or "
+                "a dropout of e.g. 0.1"
+            )
