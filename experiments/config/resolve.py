@@ -339,7 +339,13 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
     )
     if getattr(module, "dropout", 0):
         raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
-    if trains.forward_mode and getattr(module, "attention", None) == "auto":
+    attention = getattr(module, "attention", "auto")
+    if trains.forward_mode and attention == "cudnn":
+        raise ConfigError(
+            f"config.model.attention = {attention!r} has no forward derivative, and config.objective.name = "
+            f"{config['objective']['name']!r} differentiates the network in forward mode. Valid: auto, matmul, xla."
+        )
+    if trains.forward_mode and hasattr(module, "attention") and attention == "auto":
         module = module.clone(attention="matmul")  # what "auto" is on a CPU; on a GPU it could be cuDNN's
     return module if shape is not None or name != "dit" else module.clone(shape=None)
 

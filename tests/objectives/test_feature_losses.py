@@ -83,8 +83,9 @@ def test_dispersive_pushes_features_apart():
                  features=lambda x, t, c: jnp.zeros((6, 4, 7))), "have shape"),
     (lambda: objectives.added(BASE, objectives.dispersive(2), 1.0)(
         {"model": lambda x, t, c: x}, SCHEDULE, KEYS, {"x": X}, 0), r"\(output, features\)"),
-    (lambda: objectives.added(lambda networks, *_: (networks["model"](X, X, None), networks["model"](X, X, None)),
-                              objectives.dispersive(2), 1.0)(
+    (lambda: objectives.added(
+        objectives.Objective(lambda networks, *_: (networks["model"](X, X, None), networks["model"](X, X, None))),
+        objectives.dispersive(2), 1.0)(
         {"model": lambda x, t, c: (x, x)}, SCHEDULE, KEYS, {"x": X}, 0), "2 times"),
 ])  # fmt: skip
 def test_impossible_terms_are_refused(call, message):

@@ -15,7 +15,7 @@ from tests.objectives.objective_cases import OBJECTIVES, SCHEDULES, at, every_ob
 ELSEWHERE = {
     "hybrid": "test_hybrid.py: the variance's term against the discrete process, the mean's gradient stopped",
     "with_uncertainty": "test_uncertainty.py",
-    "with_augmentation": "data/test_augmentation.py: the objective it wraps, on what the augmentation makes",
+    "with_augmentation": "../data/test_augmentation.py: the objective it wraps, on what the augmentation makes",
     **dict.fromkeys(
         [
             "adversarial_discriminator",
@@ -49,7 +49,7 @@ def test_every_objective_is_proven_here_or_elsewhere():
     published = {name for name in functions if makes_one(name)}
     assert published - under_other_names <= set(OBJECTIVES) | set(ELSEWHERE)
     for name, where in ELSEWHERE.items():
-        text = (pathlib.Path(__file__).parents[1] / where.partition(":")[0]).read_text()
+        text = (pathlib.Path(__file__).parent / where.partition(":")[0]).read_text()
         assert f"{name}(" in text, f"{where} does not mention {name}"
 
 
