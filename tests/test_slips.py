@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import (
+    couplings,
     flow_maps,
     guidance,
     likelihood,
@@ -81,9 +82,18 @@ SLIPS = {
         "single",
     ),
     "coupling": (
-        lambda: train(objective=objectives.flow_matching(timesteps.uniform_density(FLOW), lambda k, x, e: e[:, 0])),
+        lambda: train(
+            objective=objectives.flow_matching(
+                timesteps.uniform_density(FLOW), couplings.Coupling(lambda k, x, e: e[:, 0])
+            )
+        ),
         ValueError,
         r"\(4, 2\), and has \(4,\)",
+    ),
+    "a coupling that is not made": (
+        lambda: objectives.flow_matching(timesteps.uniform_density(FLOW), couplings.optimal_transport),
+        TypeError,
+        r"coupling must be a Coupling.* optimal_transport\(\)",
     ),
     "distance": (
         lambda: train(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from diffusion.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import in_blocks, noised, weighted_mean_square
+from diffusion.objectives.inputs import in_blocks, noised, pairing, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.timesteps import Density
@@ -48,6 +48,7 @@ def contrastive_flow_matching(
     if block < 2:
         raise ValueError(f"contrastive_flow_matching: block = {block} must be at least 2, or nobody has another")
     parameterization = velocity(clock)
+    facts = pairing(coupling)
     another = lambda x: jnp.roll(in_blocks(x, block), -1, axis=1).reshape(x.shape)
 
     @entry(parameterization)
@@ -64,6 +65,5 @@ def contrastive_flow_matching(
         loss,
         reads=Denoises(parameterization),
         density=density,
-        block=block if coupling is None else math.lcm(block, coupling.block),
-        score=coupling is None or coupling.independent,
+        **facts | {"block": math.lcm(block, facts.get("block", 1))},
     )

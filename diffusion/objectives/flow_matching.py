@@ -3,7 +3,7 @@
 from diffusion.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import noised, weighted_mean_square
+from diffusion.objectives.inputs import noised, pairing, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.timesteps import Density
@@ -40,10 +40,4 @@ def flow_matching(density: Density, coupling: Coupling | None = None, clock: Clo
         error = u - parameterization.target(schedule, t, x_0, eps)
         return weighted_mean_square(importance, error), {"t": t}
 
-    return Objective(
-        loss,
-        reads=Denoises(parameterization),
-        density=density,
-        block=1 if coupling is None else coupling.block,
-        score=coupling is None or coupling.independent,
-    )
+    return Objective(loss, reads=Denoises(parameterization), density=density, **pairing(coupling))

@@ -18,13 +18,13 @@ Losses that compare examples do so within fixed blocks of consecutive ones, so t
 of devices or of micro-batches, as long as each holds whole blocks.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arguments import require_shape
+from diffusion.arguments import require, require_shape
 from diffusion.couplings import Coupling
 from diffusion.objectives.objective import Batch
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -69,6 +69,14 @@ def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[
         x_1 = coupling(pair_keys, x_0, x_1)
     require_shape(x_1, x_0.shape, "what each x is paired with")
     return x_0, x_1
+
+
+def pairing(coupling: Coupling | None) -> dict[str, Any]:
+    """The facts of an objective that pairs data and noise by a coupling: its `block` and its `score`."""
+    if coupling is None:
+        return {}
+    require(coupling, Coupling, "coupling", "a Coupling, e.g. couplings.optimal_transport()")
+    return {"block": coupling.block, "score": coupling.independent}
 
 
 def times(density: Density, keys: Array, batch: Batch) -> tuple[Array, Array]:

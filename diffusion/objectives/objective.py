@@ -68,8 +68,8 @@ class Stages(NamedTuple):
         most = self.length * len(self.sampling_steps)
         if steps > most:
             raise ValueError(
-                f"{steps} training steps, but the objective has {len(self.sampling_steps)} stages of {self.length} "
-                f"steps, which are {most}. Valid: at most that"
+                f"{steps} training steps are more than the {len(self.sampling_steps)} stages of {self.length} steps "
+                f"have, which are {most}. Valid: at most that"
             )
 
 
@@ -157,11 +157,11 @@ class Objective:
         own = self.reads and self.reads.parameterization
         if self.reads is None or (parameterization.channels == 1 if own is None else own.name == parameterization.name):
             return
-        valid = "one of as many channels as the data" if own is None else repr(own.name)
+        trained = "as many channels as the data has" if own is None else repr(own.name)
         others = " of a learned variance, such as hybrid" if parameterization.channels > 1 else ""
         raise ValueError(
-            f"sampling would read what the objective trains as {parameterization.name!r}. Valid: {valid}, which it "
-            f"trains, or another objective{others}"
+            f"the objective trains a network that predicts {trained}, and sampling would read it as "
+            f"{parameterization.name!r}. Valid: what it predicts, or another objective{others}"
         )
 
     def check_sampler(self, sampler: Sampler) -> None:

@@ -9,7 +9,7 @@ from diffusion import couplings
 from diffusion.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import normal, pairs, split, times, weighted_mean_square
+from diffusion.objectives.inputs import normal, pairing, pairs, split, times, weighted_mean_square
 from diffusion.objectives.interpolants import Interpolant, brownian_bridge
 from diffusion.objectives.objective import Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
@@ -82,7 +82,7 @@ def stochastic_interpolant(
         }
         return functools.reduce(jnp.add, losses.values()), {"t": t, **losses}
 
-    return Objective(loss, reads=None, density=density, block=1 if coupling is None else coupling.block, score=False)
+    return Objective(loss, reads=None, density=density, **pairing(coupling) | {"score": False})
 
 
 def schroedinger_bridge(

@@ -139,7 +139,7 @@ def _check_teacher(config: Mapping, objective: Objective) -> None:
             "Valid: config.data.augment = () and config.data.buckets.area = 0."
         )
     if teacher and teacher.stages:
-        with named("config.train.steps"):
+        with named("config.train.steps, config.objective.stage"):
             teacher.stages.check(config["train"]["steps"])
         if config["ema"]["sigma_rel"]:
             raise ConfigError(

@@ -267,14 +267,14 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
 
 
 @pytest.mark.parametrize("name, changes, words", [
-    ("dmd", {"rival.objective": {"name": ""}}, "Valid: {\"name\": \"fake_score\", ...}, which it plays with"),
+    ("dmd", {"rival.objective": {"name": ""}}, "trains the network 'fake'. Valid: one such out of .*, fake_score"),
     ("dmd", {"train.log_every": 7}, "log_every = 7, but the model acts at every 5-th step"),
-    ("consistency", {"rival.updates": 2}, "config.rival.updates = 2, but .* has no rival"),
-    ("progressive", {"train.steps": 7}, "halves N = 2 to 1 in stages of 3 steps, which are 6"),
+    ("consistency", {"rival.updates": 2}, "config.rival.updates = 2, but .* has no second player"),
+    ("progressive", {"train.steps": 7}, "7 training steps are more than the 2 stages of 3 steps have, which are 6"),
     ("progressive", {"objective.N": 6}, "N must be a power of 2"),
     ("lcm", {"teacher.scale": 2.0}, "guides its teacher itself. Valid: 1"),
     ("lcm", {"sample.guidance.scale": 7.0}, "trains the network for scales of 1 to 3"),
-    ("lcm", {"model.name": "unet", "model.width": 16}, "is told no strength of guidance"),
+    ("lcm", {"model.name": "unet", "model.width": 16}, "receives no strength of guidance"),
     ("reflow", {"teacher.pairs.number": 0}, "learns from pairs. Valid: e.g. 10000"),
     ("consistency", {"teacher.pairs.number": 5}, "learns from none. Valid: 0"),
     ("reflow", {"teacher.pairs.sampler": {"name": "ddpm"}}, "makes no pairs"),

@@ -99,7 +99,7 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path):
     [
         ({"sample.sampler": {"name": "heun"}}, "trains a flow map. Valid: flow_map, consistency or tcd"),
         ({"sample.guidance.scale": 2.0}, "guided while it is trained"),
-        ({"parameterization": {"name": "v"}}, "trains a velocity"),
+        ({"parameterization": {"name": "v"}}, "trains a network that predicts 'velocity'"),
         ({"objective": {"name": "progressive_distillation", "N": 2}}, "learns from a teacher: --config.teacher.path"),
         ({"teacher.path": "/"}, "has no use for a teacher"),
     ],
@@ -112,5 +112,5 @@ def test_what_does_not_fit_is_refused(change, words):
 
 
 def test_a_flow_map_has_no_denoiser():
-    with pytest.raises(ConfigError, match="trains a flow map, and a denoiser is asked for"):
+    with pytest.raises(ConfigError, match="trains a flow map, and this needs a denoiser"):
         generate.denoiser(digits_mean_flow.get_config("tiny"), (8, 8, 1))
