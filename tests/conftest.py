@@ -1,7 +1,12 @@
 """Settings that every test shares: the CPU, float32 unless a test asks for float64, and reproducible hypothesis."""
 
+import contextlib
 import gc
+import hashlib
 import os
+import pathlib
+import platform
+import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,18 +25,46 @@ settings.register_profile(
 )
 settings.load_profile("diffusion")
 FAST = "not slow"  # the tests that pyproject.toml selects by default
+COMPILED = pathlib.Path(__file__).parent.parent / ".cache" / "compiled"  # programs, from run to run
+FLAG = "--xla_cpu_use_fusion_emitters=false"
+KEPT = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
+COMPILED_LIMIT = 2**30  # bytes after which the next run starts with none
 
 
 def pytest_configure(config):
     """A recompilation is a warning in use and a failure here. (In pyproject.toml the line would import jax first.)
 
     The fast tests spend most of their time in XLA's compiler, on programs that then run for milliseconds: they are
-    compiled without its optimizations. With the slow ones (make test-all) every program is compiled as in use.
+    compiled without its optimizations, by the emitters that need half the time, and kept for the next run. JAX finds a
+    kept program by a hash of its operations, options and versions, so that a change of the code compiles anew. With the
+    slow ones (make test-all) every program is compiled as in use.
     """
     config.addinivalue_line("filterwarnings", "error::diffusion.training.runtime.recompilation.RecompilationWarning")
     if config.option.markexpr == FAST:
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
+        flags = os.environ.get("XLA_FLAGS", "")
+        if FLAG not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
+        if jax.config.jax_compilation_cache_dir is None:  # tools.mutate has a folder of its own
+            keep_compiled(first=not hasattr(config, "workerinput"))
+
+
+def keep_compiled(first: bool) -> None:
+    """Keeps every compiled program in this checkout, in a folder for this kind of processor.
+
+    Args:
+        first: whether this process is the one that may empty the folder: pytest's own, not a worker's.
+    """
+    if first and sum(file.stat().st_size for file in COMPILED.rglob("*-cache")) > COMPILED_LIMIT:
+        shutil.rmtree(COMPILED, ignore_errors=True)
+    processor = platform.machine()
+    with contextlib.suppress(OSError):  # not Linux
+        processor += next(line for line in open("/proc/cpuinfo") if line.startswith(("flags", "Features")))
+    folder = COMPILED / hashlib.sha256(processor.encode()).hexdigest()[:12]
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    for name, value in KEPT.items():
+        jax.config.update(name, value)
 
 
 @pytest.hookimpl(trylast=True)

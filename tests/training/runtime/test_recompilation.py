@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from diffusion.training.runtime.recompilation import RecompilationWarning, Watch
 
@@ -17,6 +18,7 @@ def cache(request, tmp_path):
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update(names[0], str(tmp_path) if request.param != "no cache" else None)
     jax.config.update(names[1], 0.0)
+    compilation_cache.reset_cache()  # JAX reads the folder once
     jax.clear_caches()
     if request.param == "warm cache":
         jax.jit(double)(np.ones(3, np.float32)), jax.jit(double)(np.ones(4, np.float32))
@@ -24,6 +26,7 @@ def cache(request, tmp_path):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()
     jax.clear_caches()
 
 
