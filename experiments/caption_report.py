@@ -9,6 +9,23 @@ that the towers learned from, and held-out ones. Also measured: the Frechet dist
 floor, and copies of training pictures.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
+    flags.DEFINE_string("data", None, "captions to ask for, and pictures for the towers: NAME@SPLIT")
+    flags.DEFINE_string("held_out", None, "other pictures: NAME@SPLIT")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_string("out", None, "folder of the report")
+    flags.DEFINE_integer("number", 400, "pictures", lower_bound=50)
+    flags.DEFINE_float("guidance", 2.0, "scale of the guidance", lower_bound=0)
+    flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
+    flags.mark_flags_as_required(["model", "data", "held_out", "out"])
+    configs.begin()
+
 import functools
 import hashlib
 import json
@@ -16,7 +33,6 @@ import pathlib
 
 import jax
 import numpy as np
-from absl import flags
 
 from diffusion import text_to_image
 from diffusion.data import captions as captions_of
@@ -24,7 +40,6 @@ from diffusion.data import sources
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
 from diffusion.text_to_image import pipelines
-from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.evaluation import report
 from experiments.evaluation.real_images import Split
@@ -197,14 +212,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
-    flags.DEFINE_string("data", None, "captions to ask for, and pictures for the towers: NAME@SPLIT")
-    flags.DEFINE_string("held_out", None, "other pictures: NAME@SPLIT")
-    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 400, "pictures", lower_bound=50)
-    flags.DEFINE_float("guidance", 2.0, "scale of the guidance", lower_bound=0)
-    flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
-    flags.mark_flags_as_required(["model", "data", "held_out", "out"])
     configs.run(main, workdir.FAILURES)

@@ -21,19 +21,30 @@ kohya's or peft's layout, --base is the pipeline that it is for, and --out a fil
 Every tensor of the source is accounted for; nothing in it is executed. See docs/models.md for what is known.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("source", None, "folder, safetensors file or run folder to read", required=True)
+    flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
+    flags.DEFINE_string("architecture", "", "as docs/models.md lists them; by default as the source says")
+    flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
+    flags.DEFINE_string("base", "", "a pipeline's folder: what a LoRA file is for, or what a single file lacks")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "of the numbers that are written")
+    configs.begin()
+
 import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
-from absl import flags
 
 from diffusion.adapters import lora_files, lora_names
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, stated
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments.config import resolve
 from experiments.run_folder import workdir
 from experiments.text import assemble
@@ -143,10 +154,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("source", None, "folder, safetensors file or run folder to read", required=True)
-    flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
-    flags.DEFINE_string("architecture", "", "as docs/models.md lists them; by default as the source says")
-    flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
-    flags.DEFINE_string("base", "", "a pipeline's folder: what a LoRA file is for, or what a single file lacks")
-    flags.DEFINE_enum("dtype", "float32", folders.FLOATS, "of the numbers that are written")
     configs.run(main, FAILURES)

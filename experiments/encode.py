@@ -10,13 +10,34 @@ it; --mean keeps the means alone. --flip adds those of the mirrored pictures, fr
 The same command goes on with a writing that was interrupted; the result is the same.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("autoencoder", None, "folder or file of the autoencoder")
+    flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. cifar10@train")
+    flags.DEFINE_integer(
+        "size",
+        0,
+        "make squares of this side of pictures of any size: the shorter side is resized "
+        "and the middle cut out, as ADM's code does; 0 for pictures of one size",
+        lower_bound=0,
+    )
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_string("out", None, "folder of the cache, made if missing")
+    flags.DEFINE_bool("mean", False, "keep the means alone: half the size, and the same latent in every epoch")
+    flags.DEFINE_bool("flip", False, "encode the mirrored pictures, too")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "of the numbers on disk")
+    flags.DEFINE_integer("batch_size", 64, "pictures encoded at once", lower_bound=1)
+    flags.DEFINE_integer("threads", 4, "that read pictures", lower_bound=0)
+    flags.mark_flags_as_required(["autoencoder", "data", "out"])
+    configs.begin()
+
 import contextlib
 import shlex
 
-from absl import flags
-
 from diffusion.data import latent_cache, latent_writer, sources
-from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.run import progress
 from experiments.sampling import autoencoder_folders
@@ -152,21 +173,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("autoencoder", None, "folder or file of the autoencoder")
-    flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. cifar10@train")
-    flags.DEFINE_integer(
-        "size",
-        0,
-        "make squares of this side of pictures of any size: the shorter side is resized "
-        "and the middle cut out, as ADM's code does; 0 for pictures of one size",
-        lower_bound=0,
-    )
-    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_string("out", None, "folder of the cache, made if missing")
-    flags.DEFINE_bool("mean", False, "keep the means alone: half the size, and the same latent in every epoch")
-    flags.DEFINE_bool("flip", False, "encode the mirrored pictures, too")
-    flags.DEFINE_enum("dtype", "float32", latent_cache.DTYPES, "of the numbers on disk")
-    flags.DEFINE_integer("batch_size", 64, "pictures encoded at once", lower_bound=1)
-    flags.DEFINE_integer("threads", 4, "that read pictures", lower_bound=0)
-    flags.mark_flags_as_required(["autoencoder", "data", "out"])
     configs.run(main, (*autoencoder_folders.FAILURES, latent_cache.CacheError, sources.DamagedRecord, OSError))

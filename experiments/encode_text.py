@@ -9,18 +9,30 @@ The first learns byte pairs from the captions, and writes them as CLIP's are pub
 reads what it said, and needs no text encoder.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. shapes@train")
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_integer("vocabulary", 0, "learn a vocabulary of this many ids at most", lower_bound=0)
+    flags.DEFINE_integer("length", 24, "of a text in ids, start and end among them")
+    flags.DEFINE_string("tokenizer", None, "folder of a vocabulary")
+    flags.DEFINE_string("text_encoder", None, "folder of a text encoder, to run on the captions")
+    flags.DEFINE_string("out", None, "folder to write, made if missing")
+    flags.mark_flags_as_required(["data", "out"])
+    configs.begin()
+
 import pathlib
 import shlex
 from typing import Any
-
-from absl import flags
 
 from diffusion import text
 from diffusion.data import captions, sources
 from diffusion.io import files
 from diffusion.models import interchange
 from diffusion.text import byte_pairs
-from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.sampling import autoencoder_folders
 
@@ -135,12 +147,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. shapes@train")
-    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_integer("vocabulary", 0, "learn a vocabulary of this many ids at most", lower_bound=0)
-    flags.DEFINE_integer("length", 24, "of a text in ids, start and end among them")
-    flags.DEFINE_string("tokenizer", None, "folder of a vocabulary")
-    flags.DEFINE_string("text_encoder", None, "folder of a text encoder, to run on the captions")
-    flags.DEFINE_string("out", None, "folder to write, made if missing")
-    flags.mark_flags_as_required(["data", "out"])
     configs.run(main, (*autoencoder_folders.FAILURES, captions.CacheError, sources.DamagedRecord, OSError))

@@ -22,16 +22,59 @@ alone is computed and written as a statistics file (--out=FILE.safetensors). Wit
 --inception, rFID of its reconstructions of the reference. See docs/evaluation.md.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = configs.saved_flag(unless=("reference", "verify"))
+    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
+    flags.DEFINE_string(
+        "samples",
+        None,
+        "with --workdir: folder of samples.npz, and of the report, the run folder by "
+        "default; else images: a .npz, a folder of pictures, an .array_record, or NAME@SPLIT",
+    )
+    flags.DEFINE_string(
+        "reference",
+        None,
+        "images likewise, or statistics: .safetensors, or .npz with mu and sigma; "
+        "with --workdir by default the run's dataset at the protocol's split",
+    )
+    flags.DEFINE_string("autoencoder", None, "folder or file of an autoencoder, to measure its reconstructions")
+    flags.DEFINE_string(
+        "protocol", None, "how images are prepared: adm, edm, pytorch-fid, torch-fidelity, clean-fid, tf-gan"
+    )
+    flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
+    flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
+    flags.DEFINE_string("features", None, "space to compare in, without --workdir: inception, pixels")
+    flags.DEFINE_list(
+        "metrics",
+        None,
+        "figures, of fid,sfid,fid_infinity,kid,cmmd,pr,dc,is,authenticity; fid,kid,pr by default; "
+        "with --workdir also cas,copying,bpd, in the report",
+    )
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_integer(
+        "size",
+        None,
+        "make squares of this side of a dataset's pictures of any size, as ADM's code "
+        "does; 0, for pictures of one size, by default",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
+    flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
+    flags.DEFINE_string("verify", None, "a record to measure again")
+    configs.begin()
+
 import hashlib
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import flags
 
 from diffusion.metrics import classifier, protocols
-from experiments import config as configs
 from experiments.evaluation import (
     comparison,
     image_metrics,
@@ -233,40 +276,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    CONFIG = configs.saved_flag(unless=("reference", "verify"))
-    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-    flags.DEFINE_string(
-        "samples",
-        None,
-        "with --workdir: folder of samples.npz, and of the report, the run folder by "
-        "default; else images: a .npz, a folder of pictures, an .array_record, or NAME@SPLIT",
-    )
-    flags.DEFINE_string(
-        "reference",
-        None,
-        "images likewise, or statistics: .safetensors, or .npz with mu and sigma; "
-        "with --workdir by default the run's dataset at the protocol's split",
-    )
-    flags.DEFINE_string("autoencoder", None, "folder or file of an autoencoder, to measure its reconstructions")
-    flags.DEFINE_string("protocol", None, f"how images are prepared: {', '.join(protocols.PROTOCOLS)}")
-    flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
-    flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
-    flags.DEFINE_string("features", None, f"space to compare in, without --workdir: {', '.join(comparison.FEATURES)}")
-    flags.DEFINE_list(
-        "metrics",
-        None,
-        f"figures, of {','.join(image_metrics.METRICS)}; {','.join(comparison.DEFAULT)} by default; "
-        f"with --workdir also {','.join(model_metrics.METRICS)}, in the report",
-    )
-    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_integer(
-        "size",
-        None,
-        "make squares of this side of a dataset's pictures of any size, as ADM's code "
-        "does; 0, for pictures of one size, by default",
-        lower_bound=0,
-    )
-    flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
-    flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
-    flags.DEFINE_string("verify", None, "a record to measure again")
     configs.run(main, (*workdir.FAILURES, *comparison.FAILURES, *autoencoder_folders.FAILURES, records.ResultError))

@@ -12,6 +12,16 @@ asked for. Writes table.md, few_steps.json, plot.png and samples.png (the same s
 The same command goes on where it was interrupted, and measures again what has changed.
 """
 
+from absl import flags
+
+from experiments import config as configs
+from experiments.evaluation import few_step_flags
+
+if __name__ == "__main__":  # before the imports that take seconds
+    few_step_flags.define("runs/digits", "runs/digits_students", "runs/few_steps")
+    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for FID beside the other distances")
+    configs.begin()
+
 import glob
 import hashlib
 import json
@@ -21,21 +31,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from diffusion.io.files import whole
 from diffusion.objectives import Jumps
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments.config import ConfigError, checks, resolve
 from experiments.evaluation import plots, sample_metrics
 from experiments.run_folder import workdir
 from experiments.sampling import generate
 
 EFFORT = sample_metrics.Effort(0, 10)
-SHOWN = 10  # samples in a row of the picture
+SHOWN = 10  # samples in a row of the picture, and the least number that --number may be
 WRAPPED = 10  # letters in a line above a sample
 ASKED = ("asked_class", "class recognised")
 
@@ -250,23 +258,10 @@ def compare(measure: Callable[[Row], Made], inception: str, asked: tuple[str, st
     print(text)
 
 
-def define(teacher: str, students: str, out: str) -> None:
-    """Defines the flags that `compare` reads; the arguments are examples, and where it writes by default."""
-    flags.DEFINE_string("teacher", None, f"the teacher's run folder, e.g. {teacher}")
-    flags.DEFINE_list("students", None, f'their run folders, or patterns of such, e.g. "{students}/*"')
-    flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps of the students")
-    flags.DEFINE_list("teacher_steps", ["8", "20", "50"], "sampling steps of the teacher")
-    flags.DEFINE_integer("number", 1000, "samples of each", lower_bound=SHOWN)
-    flags.DEFINE_string("out", out, "where to write")
-    flags.mark_flags_as_required(["teacher", "students"])
-
-
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     compare(measured, flags.FLAGS.inception, ASKED, "experiments.few_steps")
 
 
 if __name__ == "__main__":
-    define("runs/digits", "runs/digits_students", "runs/few_steps")
-    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for FID beside the other distances")
     configs.run(main, workdir.FAILURES)

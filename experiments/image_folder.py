@@ -6,12 +6,21 @@
 FOLDER/metadata.csv has the columns file_name, caption and, by choice, category.
 """
 
-import shlex
-
 from absl import flags
 
-from diffusion.data import image_folder, sources
 from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("folder", None, "the pictures, and metadata.csv")
+    flags.DEFINE_string("name", None, "of the dataset")
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets, where it is written")
+    flags.DEFINE_integer("side", 0, "make squares of this side of pictures of any size; 0 for pictures of one size")
+    flags.mark_flags_as_required(["folder", "name", "data_dir"])
+    configs.begin()
+
+import shlex
+
+from diffusion.data import image_folder, sources
 
 
 def main(argv: list[str]) -> None:
@@ -30,9 +39,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("folder", None, "the pictures, and metadata.csv")
-    flags.DEFINE_string("name", None, "of the dataset")
-    flags.DEFINE_string("data_dir", None, "folder of prepared datasets, where it is written")
-    flags.DEFINE_integer("side", 0, "make squares of this side of pictures of any size; 0 for pictures of one size")
-    flags.mark_flags_as_required(["folder", "name", "data_dir"])
     configs.run(main, ())

@@ -12,23 +12,35 @@ every other figure is an estimate by formulas, and times are those of the makers
 Exit status: 0, also where the run would not fit; 1 without libtpu where it is needed; 2 a mistake in the config.
 """
 
+from absl import flags
+
+from experiments import config as configs
+from experiments.planning.machines import MACHINES
+
+if __name__ == "__main__":  # before the imports that take seconds
+    configs.flag()
+    flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64")
+    flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "whose data sheet to reckon by")
+    flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
+    flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and say what XLA says")
+    flags.mark_flags_as_required(["config", "devices"])
+    configs.begin()
+
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from absl import flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from diffusion.models.dit import DiT
-from experiments import config as configs
 from experiments.config import ConfigError, checks, resolve
 from experiments.planning import ahead_of_time, estimate, tables
 from experiments.planning.estimate import Work
-from experiments.planning.machines import MACHINES, Machine, topology_name
+from experiments.planning.machines import Machine, topology_name
 from experiments.run import program as programs
 from experiments.run_folder import workdir
 
@@ -169,10 +181,4 @@ def write(path: pathlib.Path, found: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    configs.flag()
-    flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64")
-    flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "whose data sheet to reckon by")
-    flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
-    flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and say what XLA says")
-    flags.mark_flags_as_required(["config", "devices"])
     configs.run(main, (*workdir.FAILURES, ahead_of_time.AheadError))

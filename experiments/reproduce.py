@@ -11,6 +11,16 @@ mend it. With --step, it is the step after that checkpoint of the run. Nothing i
 Exit status: 0 the step is finite; 1 it is not, or there is no such state; 2 a mistake in the config.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = configs.saved_flag()
+    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
+    flags.DEFINE_integer("step", None, "repeat the step after this checkpoint of the run, not the one that failed")
+    configs.begin()
+
 import pathlib
 import sys
 import sysconfig
@@ -20,7 +30,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -30,7 +39,6 @@ from diffusion.training import sharding, state
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import compilation_cache
 from diffusion.training.step import example_keys, join, prepare, split
-from experiments import config as configs
 from experiments.config import checks, resolve
 from experiments.run import failure, noise_pairs
 from experiments.run import program as programs
@@ -222,7 +230,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    CONFIG = configs.saved_flag()
-    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-    flags.DEFINE_integer("step", None, "repeat the step after this checkpoint of the run, not the one that failed")
     configs.run(main, workdir.FAILURES)

@@ -15,6 +15,22 @@ Exit status: 0 all runs are done; 1 some failed, or were stopped by someone else
 130 after Ctrl-C, 143 after SIGTERM. With --run that of the run's command.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("sweep", None, "file of the sweep, with its preset, e.g. configs/sweeps/digits_weightings.py")
+    flags.DEFINE_string("workdir", None, "folder of the sweep, made if missing; runs/NAME by default")
+    flags.DEFINE_integer("jobs", None, "runs side by side; by default one for each GPU, or one")
+    flags.DEFINE_list("devices", None, "GPUs to deal out to them, e.g. 0,1,2,3; by default all; 0,0 shares one")
+    flags.DEFINE_integer("retry", 0, "attempts more for a run that failed, also before", lower_bound=0)
+    flags.DEFINE_string("run", "", "one run alone, by its index or name, as a task of a cluster has it")
+    flags.DEFINE_bool("dry-run", False, "show the runs and run nothing")
+    flags.DEFINE_bool("table", False, "show and write the table of the figures so far, and run nothing")
+    flags.DEFINE_list("figures", None, "of the table, e.g. fd_pixels,loss; or all")
+    configs.begin()
+
 import collections
 import contextlib
 import pathlib
@@ -25,12 +41,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import jax
-from absl import flags
 from rich.console import Console
 from rich.table import Table
 
 from diffusion.training.runtime import preemption
-from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.run_folder import workdir
 from experiments.sweeps import definition, devices, naming, results, runner, sweep_folder, table
@@ -188,13 +202,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("sweep", None, "file of the sweep, with its preset, e.g. configs/sweeps/digits_weightings.py")
-    flags.DEFINE_string("workdir", None, "folder of the sweep, made if missing; runs/NAME by default")
-    flags.DEFINE_integer("jobs", None, "runs side by side; by default one for each GPU, or one")
-    flags.DEFINE_list("devices", None, "GPUs to deal out to them, e.g. 0,1,2,3; by default all; 0,0 shares one")
-    flags.DEFINE_integer("retry", 0, "attempts more for a run that failed, also before", lower_bound=0)
-    flags.DEFINE_string("run", "", "one run alone, by its index or name, as a task of a cluster has it")
-    flags.DEFINE_bool("dry-run", False, "show the runs and run nothing")
-    flags.DEFINE_bool("table", False, "show and write the table of the figures so far, and run nothing")
-    flags.DEFINE_list("figures", None, "of the table, e.g. fd_pixels,loss; or all")
     configs.run(main, workdir.FAILURES)

@@ -7,22 +7,26 @@ The file is DIR/report.html: open it from the disk, or send it round. With --wat
 has changed, until the sweep is finished; a page that is open follows.
 """
 
-import pathlib
-import time
-
 from absl import flags
 
 from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("workdir", None, "the sweep's folder, e.g. runs/weightings")
+    flags.DEFINE_float("watch", None, "seconds between two looks at the folder, until all runs are finished", 0.5)
+    flags.mark_flags_as_required(["workdir"])
+    configs.begin()
+
+import pathlib
+import time
+
 from experiments.run_folder import workdir
 from experiments.sweeps import html_report, results, sweep_folder
-
-WORKDIR = flags.DEFINE_string("workdir", None, "the sweep's folder, e.g. runs/weightings")
-WATCH = flags.DEFINE_float("watch", None, "seconds between two looks at the folder, until all runs are finished", 0.5)
 
 
 def main(argv: list[str]) -> None:
     """Writes the report once, or as long as the sweep runs."""
-    directory = pathlib.Path(WORKDIR.value)
+    directory = pathlib.Path(flags.FLAGS.workdir)
     version = ""
     while True:
         now = results.collect(directory)
@@ -30,11 +34,10 @@ def main(argv: list[str]) -> None:
         version = html_report.write(now, before)
         if version != before:
             print(f"{directory / 'report.html'}: {sweep_folder.tally(run.status for run in now.runs)}", flush=True)
-        if WATCH.value is None or not html_report.content(now)["live"]:
+        if flags.FLAGS.watch is None or not html_report.content(now)["live"]:
             return
-        time.sleep(WATCH.value)
+        time.sleep(flags.FLAGS.watch)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir"])
     configs.run(main, workdir.FAILURES)

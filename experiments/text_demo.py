@@ -17,6 +17,22 @@ is a command that the stage's first line names. Any field of a stage's config is
 Exit status: as experiments.train.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    configs.flag()
+    flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/text")
+    flags.DEFINE_enum(
+        "until",
+        "denoiser",
+        ["encoder", "autoencoder", "denoiser"],
+        "the last training; without it the same command goes on from there",
+    )
+    flags.mark_flags_as_required(["config", "workdir"])
+    configs.begin()
+
 import pathlib
 import shlex
 import shutil
@@ -24,12 +40,10 @@ import sys
 import time
 from collections.abc import Mapping
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion.data import captions, latent_cache
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments import encode, encode_text, train
 from experiments.config import ConfigError, checks, fields, resolve, unknown
 from experiments.run_folder import workdir
@@ -180,8 +194,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.flag()
-    flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/text")
-    flags.DEFINE_enum("until", STAGES[-1], STAGES, "the last training; without it the same command goes on from there")
-    flags.mark_flags_as_required(["config", "workdir"])
     configs.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError, latent_cache.CacheError))

@@ -11,6 +11,13 @@ says, but for the number of steps. Writes table.md, few_steps.json, plot.png and
 seeds, one below the other) into --out, and goes on where it was interrupted.
 """
 
+from experiments import config as configs
+from experiments.evaluation import few_step_flags
+
+if __name__ == "__main__":  # before the imports that take seconds
+    few_step_flags.define("runs/text/denoiser", "runs/text_students", "runs/text_few_steps")
+    configs.begin()
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,7 +27,6 @@ import numpy as np
 from diffusion.data import captions, shapes
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments import few_steps
 from experiments.config import ConfigError
 from experiments.evaluation import sample_metrics
@@ -102,5 +108,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    few_steps.define("runs/text/denoiser", "runs/text_students", "runs/text_few_steps")
     configs.run(main, (*workdir.FAILURES, captions.CacheError))

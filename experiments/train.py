@@ -12,6 +12,17 @@ Exit status: 0 finished; 1 failed (a non-finite loss, a full disk, ...); 2 a mis
 saved after Ctrl-C, 143 after SIGTERM.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    configs.flag()
+    flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
+    flags.DEFINE_string("wandb", "", "project of Weights & Biases to log to as well; WANDB_MODE=offline stays local")
+    flags.mark_flags_as_required(["config", "workdir"])
+    configs.begin()
+
 import contextlib
 import pathlib
 import signal
@@ -19,14 +30,12 @@ import sys
 import time
 
 import jax
-from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, compilation_cache, preemption
-from experiments import config as configs
 from experiments.config import checks, fields
 from experiments.run import bookkeeping, examples, noise_pairs, tracking
 from experiments.run import program as programs
@@ -143,8 +152,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.flag()
-    flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
-    flags.DEFINE_string("wandb", "", "project of Weights & Biases to log to as well; WANDB_MODE=offline stays local")
-    flags.mark_flags_as_required(["config", "workdir"])
     configs.run(main, (*workdir.FAILURES, bookkeeping.EvaluationStopped))

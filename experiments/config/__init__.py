@@ -17,16 +17,14 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-import jax
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
 from ml_collections.config_dict import placeholder
 
 from diffusion.io import limits
-from diffusion.training.runtime import preemption
 from experiments.run_folder import file_systems
 
 flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module
@@ -413,6 +411,17 @@ def settable(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def begin() -> None:
+    """Parses the command line, and says that the command begins.
+
+    A command calls it once its flags are defined, before it imports the libraries, which takes seconds: then `--help`
+    and a mistake in the command line are answered at once.
+    """
+    app.define_help_flags()
+    _in_one_sentence(_parse, ())(sys.argv)
+    print(f"{sys.modules['__main__'].__spec__.name}: loading the libraries", file=sys.stderr, flush=True)
+
+
 def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
     """`absl.app.run`, where a mistake in the config ends the command with one sentence and exit status 2.
 
@@ -421,7 +430,7 @@ def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
         failures: types of errors whose message is meant for the user: one sentence too, and exit status 1.
     """
     sys.unraisablehook, sys.excepthook = _without_echoes, _without_waiting
-    app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse, failures))
+    app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse_and_extend, failures))
 
 
 def _without_echoes(told: Any) -> None:
@@ -433,8 +442,26 @@ def _without_echoes(told: Any) -> None:
 def _without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
     """Leaves after an error that is no sentence; JAX would wait for the other processes, which wait for this one."""
     sys.__excepthook__(kind, error, trace)
-    if jax.distributed.is_initialized() and issubclass(kind, Exception):
-        preemption.leave(1)
+    jax = sys.modules.get("jax")  # None where the command failed before it was imported
+    if jax and jax.distributed.is_initialized() and issubclass(kind, Exception):
+        _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process, at once where JAX has been imported: it would wait for the other processes of the run."""
+    if "jax" not in sys.modules:
+        sys.exit(status)
+    from diffusion.training.runtime import preemption
+
+    preemption.leave(status)
+
+
+def _parse_and_extend(argv: list[str]) -> list[str]:
+    """Parses the flags, if `begin` has not done so, and runs the user's files."""
+    remaining = [argv[0]] if flags.FLAGS.is_parsed() else _parse(argv)
+    for file in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
+        extend(file)
+    return remaining
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -448,8 +475,6 @@ def _parse(argv: list[str]) -> list[str]:
         for check in _checks:
             check(argv)
         remaining = flags.FLAGS(argv)
-        for file in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
-            extend(file)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell of every file; their errors become ours
             python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's too
@@ -475,6 +500,6 @@ def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) 
             return function(argv)
         except (ConfigError, *failures) as error:
             print(f"error: {error}", file=sys.stderr)
-            preemption.leave(2 if isinstance(error, ConfigError) else 1)
+            _leave(2 if isinstance(error, ConfigError) else 1)
 
     return wrapped

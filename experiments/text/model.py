@@ -18,6 +18,15 @@ lie beside the captions that it learned from, where experiments.text_demo put th
 diffusers opens it too, but for the last kind of student, whose scheduler is our own.
 """
 
+from absl import flags
+
+from experiments import config as configs
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("workdir", None, "the run, e.g. runs/text_students/turbo")
+    flags.mark_flag_as_required("workdir")
+    configs.begin()
+
 import json
 import pathlib
 import shutil
@@ -26,7 +35,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from diffusion.data import captions, sources
 from diffusion.io import files
@@ -39,7 +47,6 @@ from diffusion.models.pixart import PixArt
 from diffusion.objectives import Jumps
 from diffusion.text_to_image import pipelines
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments import encode_text
 from experiments.config import ConfigError, resolve
 from experiments.run.networks import network_of
@@ -261,6 +268,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "the run, e.g. runs/text_students/turbo")
-    flags.mark_flag_as_required("workdir")
     configs.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError))

@@ -1,0 +1,14 @@
+"""The flags of the commands that compare students with their teacher."""
+
+from absl import flags
+
+
+def define(teacher: str, students: str, out: str) -> None:
+    """Defines the flags that `compare` reads; the arguments are examples, and where it writes by default."""
+    flags.DEFINE_string("teacher", None, f"the teacher's run folder, e.g. {teacher}")
+    flags.DEFINE_list("students", None, f'their run folders, or patterns of such, e.g. "{students}/*"')
+    flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps of the students")
+    flags.DEFINE_list("teacher_steps", ["8", "20", "50"], "sampling steps of the teacher")
+    flags.DEFINE_integer("number", 1000, "samples of each", lower_bound=10)
+    flags.DEFINE_string("out", out, "where to write")
+    flags.mark_flags_as_required(["teacher", "students"])
