@@ -8,22 +8,14 @@ A text-to-image model is a folder with model_index.json; of a trained run the cl
 are written to --out, each with the settings that it was made with. See docs/playground.md.
 """
 
-from absl import flags
-
-from experiments import config as configs
-
-if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
-    flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
-    flags.DEFINE_string("host", "127.0.0.1", "who may come: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
-    flags.DEFINE_integer("port", 7860, "of the page's address")
-    configs.begin()
-
 import pathlib
+
+from absl import flags
 
 from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.training.runtime import compilation_cache
+from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.playground.gate import BODY, Gate
 from experiments.playground.published import Published
@@ -90,4 +82,8 @@ def opened(model: str | None, run: str | None) -> Source:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
+    flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
+    flags.DEFINE_string("host", "127.0.0.1", "who may come: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
+    flags.DEFINE_integer("port", 7860, "of the page's address")
     configs.run(main, FAILURES)
