@@ -26,7 +26,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import pathlib
 import shlex
-from typing import Any
 
 from diffusion import text
 from diffusion.data import captions, sources
@@ -35,8 +34,6 @@ from diffusion.models import interchange
 from diffusion.text import byte_pairs
 from experiments.config import ConfigError
 from experiments.sampling import autoencoder_folders
-
-HOW = {"masked": True}  # texts are read, as PixArt is told them
 
 
 def vocabulary(data: str, out: str | pathlib.Path, size: int, length: int, data_dir: str = "") -> int:
@@ -67,11 +64,6 @@ def vocabulary(data: str, out: str | pathlib.Path, size: int, length: int, data_
     return len(learned.ids)
 
 
-def fingerprint(params: Any) -> str:
-    """What captions say of the text encoder that read them."""
-    return text.fingerprint(params, **HOW)
-
-
 def run(
     text_encoder: str | pathlib.Path,
     tokenizer: str | pathlib.Path,
@@ -98,11 +90,11 @@ def run(
     module, params = interchange.load(text_encoder)
     vocabulary = text.Tokenizer.open(tokenizer)
     _check_lengths(found, vocabulary, data)
-    encoder = text.Encoder.of(vocabulary, module, params, **HOW)
+    encoder = text.Encoder.of(vocabulary, module, params, **captions.READING)
     table = captions.table(found, lambda few: text.pixart(few, encoder))
     name, _, split = data.rpartition("@")
     spec = sources.describe(name, split, data_dir)
-    captions.write(out, table, captions.describe(spec, fingerprint(params)))
+    captions.write(out, table, captions.describe(spec, captions.encoder_fingerprint(params)))
     return table
 
 

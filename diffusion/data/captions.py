@@ -21,11 +21,12 @@ from diffusion.data import fingerprints, pipeline, sources
 from diffusion.data.latent_cache import CacheError
 from diffusion.data.sources import DataSpec
 from diffusion.io import failures, files, limits
-from diffusion.text import Tokenizer
+from diffusion.text import Tokenizer, fingerprint
 
 FORMAT = 1
 INDEX, ARRAYS = "captions.json", "captions.safetensors"
 ROW = "row"
+READING = {"masked": True}  # how a text encoder reads captions: without the padding, as PixArt's does
 
 Entries = dict[str, np.ndarray]
 """What a network is told, arrays by the names of its condition's entries."""
@@ -136,6 +137,11 @@ def tokens(found: Sequence[str], tokenizer: str | pathlib.Path) -> Table:
         return {"ids": read_as.ids, "mask": read_as.mask}
 
     return table(found, read)
+
+
+def encoder_fingerprint(params: Any) -> str:
+    """What a folder of captions says of the text encoder that read them, from that one's parameters."""
+    return fingerprint(params, **READING)
 
 
 def describe(spec: DataSpec, encoder: str) -> dict[str, Any]:

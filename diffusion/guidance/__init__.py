@@ -7,8 +7,8 @@ negative condition as second branch, or `composed` with a negative weight beside
 
 from diffusion.guidance import measurements
 from diffusion.guidance.branches import Branches, separately, together
-from diffusion.guidance.classifier import classifier
 from diffusion.guidance.classifier_free import autoguidance, classifier_free
+from diffusion.guidance.classifier_gradient import classifier
 from diffusion.guidance.composed import composed
 from diffusion.guidance.measurement_guidance import (
     gaussian_likelihood,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.guidance.classifier import shift_score
+from diffusion.guidance.classifier_gradient import shift_score
 from diffusion.guidance.measurements import Measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength

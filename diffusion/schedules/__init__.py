@@ -7,11 +7,11 @@ log_snr(0) = +inf, so that a sampling plan can end at the clean sample whatever 
 
 from diffusion.schedules.coefficients import from_alpha_sigma
 from diffusion.schedules.cosine import cosine, sigmoid
+from diffusion.schedules.derived import shifted, zero_terminal_snr
 from diffusion.schedules.discrete import from_betas, linear_beta, scaled_linear
 from diffusion.schedules.flow import rectified_flow, trigonometric
 from diffusion.schedules.given import from_log_snr, init_learned, learned
 from diffusion.schedules.noise_schedule import NoiseSchedule, check_schedule, left_broadcast, preserves_variance
-from diffusion.schedules.transforms import shifted, zero_terminal_snr
 from diffusion.schedules.variance_exploding import edm, variance_exploding
 from diffusion.schedules.variance_preserving import sub_vp, variance_preserving
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps.checks import at_least_one, check_sigmas
 from diffusion.timesteps.grids import ending_at_zero
+from diffusion.timesteps.valid_ranges import at_least_one, check_sigmas
 
 # sigma / alpha at the starts of ten steps and at the end of the last; from the authors' page "Quickstart Guide", in the
 # digits that ComfyUI's `nodes_align_your_steps.py` keeps of it.

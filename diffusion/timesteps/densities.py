@@ -10,8 +10,8 @@ import numpy as np
 from jax import Array
 
 from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps.checks import check_positive
 from diffusion.timesteps.shifts import shift as shifted
+from diffusion.timesteps.valid_ranges import check_positive
 
 
 class Density(NamedTuple):

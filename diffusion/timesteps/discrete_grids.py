@@ -3,7 +3,7 @@
 import numpy as np
 
 from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps.checks import at_least_one
+from diffusion.timesteps.valid_ranges import at_least_one
 
 
 def leading(schedule: NoiseSchedule, steps: int, T: int = 1000, offset: int = 0) -> np.ndarray:

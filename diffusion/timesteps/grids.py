@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps.checks import at_least_one, check_positive, check_sigmas
+from diffusion.timesteps.valid_ranges import at_least_one, check_positive, check_sigmas
 
 
 def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> np.ndarray:

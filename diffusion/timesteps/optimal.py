@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps.checks import at_least_one
+from diffusion.timesteps.valid_ranges import at_least_one
 
 
 def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Array, steps: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps.checks import check_positive
+from diffusion.timesteps.valid_ranges import check_positive
 
 
 def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray:

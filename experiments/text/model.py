@@ -47,7 +47,6 @@ from diffusion.models.pixart import PixArt
 from diffusion.objectives import Jumps
 from diffusion.text_to_image import pipelines
 from diffusion.training.checkpointing import checkpoints
-from experiments import encode_text
 from experiments.config import ConfigError, resolve
 from experiments.run.networks import network_of
 from experiments.run_folder import workdir
@@ -247,7 +246,7 @@ def of_run(run: str | pathlib.Path) -> pathlib.Path:
         if not folder.is_dir():
             raise ConfigError(f"{run} learned from {read_by}, but {folder}, the model's {name}, is not there.")
     _, params = interchange.load(parts["text_encoder"])
-    if encode_text.fingerprint(params) != captions.description_of(read_by)["encoder"]:
+    if captions.encoder_fingerprint(params) != captions.description_of(read_by)["encoder"]:
         raise ConfigError(
             f"{parts['text_encoder']} is not the text encoder that {read_by} was made with, from which "
             f"{run} learned: it has been trained on since."

@@ -141,12 +141,13 @@ def test_links_lead_to_the_same_places_from_the_site():
 
 def test_docstrings_become_markdown():
     docstring = (
-        'It calls networks["model"](x, t) and `f[0](x)`.\n\n    y = f[0](x)\n\nFacts:\n  kind: a\n    b\n  paper: c\n\n'
-        "Args:\n  x: a[0][1].\n\n    More."
+        'It calls networks["model"](x, t) and `f[0](x)`.\n\n    y = f[0](x)\n\n'
+        "Facts:\n    kind: a\n        b\n    paper: c\n\n"
+        "Args:\n    x: a[0][1].\n\n    More."
     )
     assert site_pages.as_markdown(docstring) == (
         'It calls networks["model"]\\(x, t) and `f[0](x)`.\n\n    y = f[0](x)\n\n- **kind**: a b\n- **paper**: c\n\n'
-        "Args:\n  x: a[0]\\[1].\n\n    More."
+        "Args:\n    x: a[0]\\[1].\n\n    More."
     )
     assert site_pages.escaped("a_b | `c_d` [x]") == "a\\_b \\| `c_d` \\[x\\]"
 

@@ -13,6 +13,7 @@ import inspect
 import pathlib
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -80,12 +81,12 @@ DIAGRAMS = {  # pages of diagrams: the first indented block of a module's docstr
         "DDPM, ADM": "unet",
         "DDPM++, NCSN++": "song_unet",
         "EDM2": "edm2_unet",
-        "KL autoencoder": "autoencoder_kl",
-        "VQ autoencoder": "autoencoder_vq",
-        "Encoder and decoder of both": "encoder_decoder",
-        "Deep-compression autoencoder": "autoencoder_dc",
-        "CLIP": "clip",
-        "T5": "t5",
+        "KL autoencoder": "autoencoders.autoencoder_kl",
+        "VQ autoencoder": "autoencoders.autoencoder_vq",
+        "Encoder and decoder of both": "autoencoders.encoder_decoder",
+        "Deep-compression autoencoder": "autoencoders.autoencoder_dc",
+        "CLIP": "text_encoders.clip",
+        "T5": "text_encoders.t5",
     }
 }
 TITLES = {"nfe": "NFE", "end": "alpha and sigma at t_max"}
@@ -137,10 +138,10 @@ def facts(function: Callable) -> dict[str, str]:
     for line in lines[lines.index("Facts:") + 1 :]:
         if not line.strip():
             break
-        if line.startswith("    ") and key:
+        if line.startswith(" " * 8) and key:
             found[key] += f" {line.strip()}"
             continue
-        start = re.fullmatch(r"  (\w+): (\S.*)", line)
+        start = re.fullmatch(r" {4}(\w+): (\S.*)", line)
         if start is None:
             raise ValueError(f"{place}: {line!r} in its Facts is not 'key: value'")
         key = start[1]
@@ -184,16 +185,22 @@ def table(section: Section) -> str:
 
 
 def diagram(module: str) -> str:
-    """The first indented block of a model's docstring, in Markdown.
+    """The diagram in a model's docstring, in Markdown.
+
+    It is the first block that is indented by four, or, where no other text follows the first sentence (ruff takes the
+    common indentation away there), all that follows it.
 
     Raises:
         ValueError: if there is none.
     """
-    text = importlib.import_module(f"diffusion.models.{module}").__doc__ or ""
-    block = re.search(r"\n\n((?: {4}.*\n|\n(?= {4}))+)", text)
-    if block is None:
-        raise ValueError(f"diffusion.models.{module}: its docstring has no diagram, indented by four")
-    return "\n".join(["```", *(line[4:].rstrip() for line in block[1].rstrip().splitlines()), "```"])
+    text = (importlib.import_module(f"diffusion.models.{module}").__doc__ or "").partition("\n\n")[2].rstrip()
+    if not text:
+        raise ValueError(f"diffusion.models.{module}: its docstring has no diagram")
+    indented = [all(line.startswith(" " * 4) for line in part.splitlines()) for part in text.split("\n\n")]
+    if any(indented):
+        text = re.search(r"(?:^|\n\n)((?: {4}.*(?:\n|$)|\n(?= {4}))+)", text)[1]
+    lines = textwrap.dedent(text).rstrip().splitlines()
+    return "\n".join(["```", *map(str.rstrip, lines), "```"])
 
 
 def _row(cells: list[str]) -> str:

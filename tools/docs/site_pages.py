@@ -197,7 +197,7 @@ def as_markdown(docstring: str) -> str:
 
 def _with_listed_facts(docstring: str) -> str:
     def listed(found):
-        entries = re.sub(r"\n {3,}", " ", found[1]).splitlines()  # an entry may go on in a line that is further in
+        entries = re.sub(r"\n {5,}", " ", found[1]).splitlines()  # an entry may go on in a line that is further in
         pairs = [entry.strip().partition(":") for entry in entries]
         return "".join(f"- **{key}**: {value.strip()}\n" for key, _, value in pairs)
 

@@ -1,0 +1,143 @@
+"""Imports point downward, without circles.
+
+Imports are read from the source, also those inside functions. A module belongs to the layer of its longest name below;
+it imports its own package, and what lies in lower layers. A new command needs no entry: it is in "experiments".
+"""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+LAYERS = (  # from the bottom to the top
+    ("diffusion.arguments", "diffusion.io"),
+    ("diffusion.schedules", "diffusion.text"),
+    ("diffusion.parameterizations", "diffusion.ode"),
+    ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings", "diffusion.conversions",
+     "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance"),
+    ("diffusion.samplers", "diffusion.likelihood"),
+    ("diffusion.editing", "diffusion.objectives"),
+    ("diffusion",),  # the names of the mathematics
+    ("diffusion.data", "diffusion.models"),
+    ("diffusion.adapters", "diffusion.metrics", "diffusion.training"),
+    ("diffusion.text_to_image",),
+    ("experiments.run_folder.file_systems", "experiments.run.process_memory"),
+    ("experiments.config", "experiments.run.progress"),
+    ("experiments.run_folder",),
+    ("experiments.sampling",),
+    ("experiments.run.examples",),
+    ("experiments.evaluation",),
+    ("experiments.run", "experiments.sampling.trained_run"),
+    ("experiments.planning", "experiments.playground", "experiments.sweeps", "experiments.text"),
+    ("experiments",),  # the commands
+)  # fmt: skip
+LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
+MATHEMATICS = LAYERS[: LAYERS.index(("diffusion",))]
+
+
+def modules(package: str) -> dict[str, pathlib.Path]:
+    """The modules of a package by name."""
+    return {
+        ".".join(part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__"): path
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+
+MODULES = modules("diffusion") | modules("experiments")
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """What a file imports, by full names: modules, and names in modules."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def module_of(name: str) -> str | None:
+    """The module of ours that an imported name is, or that holds it."""
+    return name if name in MODULES else name.rpartition(".")[0] if name.rpartition(".")[0] in MODULES else None
+
+
+GRAPH = {
+    name: {imported for each in imports(path) if (imported := module_of(each)) is not None} - {name}
+    for name, path in MODULES.items()
+}
+
+
+def owner(module: str) -> str:
+    """The longest name in LAYERS that holds a module."""
+    while module and module not in LAYER:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def listed(module: str) -> bool:
+    """Whether a module of the library has a name in LAYERS of its own or of its package, not "diffusion" alone."""
+    return module == "diffusion" or owner(module) != "diffusion"
+
+
+def arrows_up(graph: dict[str, set[str]]) -> list[str]:
+    """Imports of something that lies no lower, but for those inside one package."""
+    return [
+        f"{module} imports {imported}"
+        for module, others in graph.items()
+        for imported in others
+        if owner(module) != owner(imported) and LAYER[owner(module)] <= LAYER[owner(imported)]
+    ]
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that remain when those that import none of the rest are taken away again and again."""
+    left = {module: set(others) for module, others in graph.items()}
+    while free := {module for module, others in left.items() if not others & left.keys()}:
+        left = {module: others for module, others in left.items() if module not in free}
+    return sorted(left)
+
+
+def test_every_package_of_the_library_has_a_layer():
+    assert [module for module in MODULES if module.startswith("diffusion") and not listed(module)] == []
+    assert [name for names in LAYERS for name in names if name not in MODULES] == []
+
+
+def test_imports_point_downward():
+    assert arrows_up(GRAPH) == []
+
+
+def test_there_is_no_circle_of_imports():
+    assert circles(GRAPH) == []
+
+
+def test_an_arrow_up_and_a_circle_are_found():
+    """The two checks above on three modules that break both rules."""
+    graph = {
+        "diffusion.schedules.flow": {"diffusion.samplers.ddpm"},
+        "diffusion.samplers.ddpm": {"diffusion.schedules.flow"},
+        "diffusion.samplers.edm": {"diffusion.samplers.ddpm"},
+    }
+    assert arrows_up(graph) == ["diffusion.schedules.flow imports diffusion.samplers.ddpm"]
+    assert circles(graph) == sorted(graph)
+    assert circles({"diffusion.samplers.edm": {"diffusion.samplers.ddpm"}, "diffusion.samplers.ddpm": set()}) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "foreign"),
+    [
+        ("diffusion", ("experiments", "configs", "benchmarks", "launch", "tools", "tests")),
+        ("experiments", ("benchmarks", "launch", "tools", "tests")),
+    ],
+)
+def test_a_package_imports_nothing_that_is_built_on_it(package, foreign):
+    roots = {name: {each.partition(".")[0] for each in imports(path)} for name, path in modules(package).items()}
+    assert {name: sorted(found) for name, others in roots.items() if (found := others & set(foreign))} == {}
+
+
+def test_the_mathematics_imports_no_networks_data_or_files_of_runs():
+    mathematics = {name for names in MATHEMATICS for name in names} - {"diffusion.io", "diffusion.text"}
+    reached = {imported for module in GRAPH if owner(module) in mathematics for imported in GRAPH[module]}
+    assert {owner(module) for module in reached} <= mathematics
