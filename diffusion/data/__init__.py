@@ -1,12 +1,12 @@
 """TFDS datasets through Grain, without TensorFlow.
 
 - `digits`: the bundled dataset, a TFDS builder over scikit-learn's digits.
-- `shapes`: captioned pictures for text to image, made of `scenes` (what is shown, and said) by `drawing`.
+- `shapes`: captioned pictures for text to image, made of `shapes.scenes` (what is shown, and said) by `shapes.drawing`.
 - `image_folder`: a folder of pictures with a metadata CSV as a dataset.
 - `catalog`: which datasets there are and where they lie; to bundle another, add its builder to `catalog.BUNDLED`.
 - `sources`: random access to the records of a dataset.
 - `transforms`: decoding, augmentation and the change of range of one image.
 - `pipeline`: the batches of a run, as a function of (seed, global example index).
-- `latents`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
+- `latent_cache`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
 - `buckets`: batches of several sizes and aspect ratios in one run.
 """

@@ -1,15 +1,17 @@
 """The cross-attention U-Net of Stable Diffusion 1, 2 and XL: residual blocks, and transformers that read the prompt.
 
-x_t -- conv_in ------------------------------------------------- conv_out(silu(norm_out)) -- output
-          |            skips, one after each box                      |
-       level 0   n [ResnetBlock, SpatialTransformer] --> (n + 1) [ResnetBlock, SpatialTransformer]
-          | / 2                                                       | x 2
-       level 1   ...                                  -->            ...
-          | / 2                                                       | x 2
-       level L-1 ...                                  -->            ...
-          +------ middle: ResnetBlock, SpatialTransformer, ResnetBlock +
+    x_t -- conv_in ------------------------------------------------- conv_out(silu(norm_out)) -- output
+              |            skips, one after each box                      |
+           level 0   n [ResnetBlock, SpatialTransformer] --> (n + 1) [ResnetBlock, SpatialTransformer]
+              | / 2                                                       | x 2
+           level 1   ...                                  -->            ...
+              | / 2                                                       | x 2
+           level L-1 ...                                  -->            ...
+              +------ middle: ResnetBlock, SpatialTransformer, ResnetBlock +
 
-t (and size, pooled, strength) -> one embedding -> every ResnetBlock;   text -> every SpatialTransformer
+    t (and size, pooled, strength) -> one embedding -> every ResnetBlock;   text -> every SpatialTransformer
+
+Pictures and features are channels last.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,11 @@
 """ControlNet: a copy of a U-Net's way down that reads a picture, and adds what it finds to the U-Net's skips.
 
-hint -- convolutions, / 8 -- + -- the way down and the middle, as the U-Net's
-                             |        |  one convolution of one pixel a skip, all zero at the start
-x_t ------ conv_in ----------+        v
-                                  residuals -- the door "residuals" of the U-Net
+    hint -- convolutions, / 8 -- + -- the way down and the middle, as the U-Net's
+                                 |        |  one convolution of one pixel a skip, all zero at the start
+    x_t ------ conv_in ----------+        v
+                                      residuals -- the door "residuals" of the U-Net
+
+Pictures and features are channels last.
 """
 
 import flax.linen as nn

@@ -1,15 +1,17 @@
 """DiT: a diffusion transformer over image patches, conditioned by adaptive layer norm (Peebles & Xie, 2023).
 
- class     t                    x [B, H, W, C]
-   |       |                          |
-embedding  sinusoid, MLP      patches, dense, + sin-cos
-   +---+---+                          |
-     silu: c --> [ norm, shift, scale, attention, gate ]
-       |         [ norm, shift, scale, MLP, gate       ]  x depth
-       |                              |
-       +------> shift, scale -- norm, dense, patches put back
-                                      |
-                             [B, H, W, C or 2 C]
+     class     t                    x [B, H, W, C]
+       |       |                          |
+    embedding  sinusoid, MLP      patches, dense, + sin-cos
+       +---+---+                          |
+         silu: c --> [ norm, shift, scale, attention, gate ]
+           |         [ norm, shift, scale, MLP, gate       ]  x depth
+           |                              |
+           +------> shift, scale -- norm, dense, patches put back
+                                          |
+                                 [B, H, W, C or 2 C]
+
+Pictures and features are channels last.
 """
 
 import functools

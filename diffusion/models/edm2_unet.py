@@ -1,17 +1,19 @@
 """EDM2's U-Net: no norms with learned scales and no biases, every layer keeps the magnitude of its input.
 
-[x_t, 1] -- conv_in ------------------------------------------------- gain conv_out -- output
-              |            skips, one after each box                    |
-           level 0   n [encoder box]     -->   (n + 1) [mp_cat, decoder box]
-              | / 2, box                                                | x 2, box
-           level 1   ...                 -->           ...
-              | / 2, box                                                | x 2, box
-           level L-1 ...                 -->           ...
-              +------ decoder box with attention, decoder box ----------+
+    [x_t, 1] -- conv_in ------------------------------------------------- gain conv_out -- output
+                  |            skips, one after each box                    |
+               level 0   n [encoder box]     -->   (n + 1) [mp_cat, decoder box]
+                  | / 2, box                                                | x 2, box
+               level 1   ...                 -->           ...
+                  | / 2, box                                                | x 2, box
+               level L-1 ...                 -->           ...
+                  +------ decoder box with attention, decoder box ----------+
 
-encoder box: x = unit(skip(x));  y = conv(mp_silu((1 + gain emb) conv(mp_silu(x))));  mp_sum(x, y, 0.3)
-decoder box: the same without unit, the branch y before skip(x);  then attention with unit q, k, v, mp_sum(.., 0.3)
-mp_silu(mp_sum(dense(fourier(ln(sigma) / 4)), dense(class))) -> every box
+    encoder box: x = unit(skip(x));  y = conv(mp_silu((1 + gain emb) conv(mp_silu(x))));  mp_sum(x, y, 0.3)
+    decoder box: the same without unit, the branch y before skip(x);  then attention with unit q, k, v, mp_sum(.., 0.3)
+    mp_silu(mp_sum(dense(fourier(ln(sigma) / 4)), dense(class))) -> every box
+
+Pictures and features are channels last.
 """
 
 from typing import Any

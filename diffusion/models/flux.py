@@ -1,18 +1,20 @@
 """Flux's transformer: layers of two streams, then layers of one, with rotary positions over three axes.
 
-             text [B, M, E]        x [B, H, W, C]
-                  |                      |
-                dense              patches of 2 x 2, dense
-                  |                      |
-t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth
-(strength)        |                      |
-     c            +------ [text, picture] ------+
-                              |
-          --> [ single layer: attention beside an MLP ]           x singles
-                              |  picture's tokens
-               norm, shift, scale, dense, patches put back
-                              |
-                       [B, H, W, C]
+                 text [B, M, E]        x [B, H, W, C]
+                      |                      |
+                    dense              patches of 2 x 2, dense
+                      |                      |
+    t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth
+    (strength)        |                      |
+         c            +------ [text, picture] ------+
+                                  |
+              --> [ single layer: attention beside an MLP ]           x singles
+                                  |  picture's tokens
+                   norm, shift, scale, dense, patches put back
+                                  |
+                           [B, H, W, C]
+
+Pictures and features are channels last.
 """
 
 import math

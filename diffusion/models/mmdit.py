@@ -1,16 +1,18 @@
 """MM-DiT: the transformer of Stable Diffusion 3 and 3.5, in which picture and text are streams of their own.
 
-             text [B, M, E]        x [B, H, W, C]
-                  |                      |
-                dense            patches, dense, + positions
-                  |                      |
-t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth - 1
-     c            |                      |                        (the first `dual` with a second attention
-                  +-- attended to only --|                         of the picture to itself)
-                                         |
-                   norm, shift, scale, dense, patches put back
-                                         |
-                                  [B, H, W, C]
+                 text [B, M, E]        x [B, H, W, C]
+                      |                      |
+                    dense            patches, dense, + positions
+                      |                      |
+    t, pooled --> [ joint layer: attention over both, an MLP each ]   x depth - 1
+         c            |                      |                        (the first `dual` with a second attention
+                      +-- attended to only --|                         of the picture to itself)
+                                             |
+                       norm, shift, scale, dense, patches put back
+                                             |
+                                      [B, H, W, C]
+
+Pictures and features are channels last.
 """
 
 from collections.abc import Mapping

@@ -1,16 +1,18 @@
 """PixArt: a diffusion transformer that reads a prompt by cross-attention, told the time once for all layers.
 
-text [B, M, E] -- dense, gelu, dense      x [B, H, W, C]
-                          |                     |
-                          |             patches, dense, + positions
-                          |                     |
-t (and the size) --+--> [ attention to itself, shifted, scaled and gated by table + c      ]
-    |              |    [ attention to the text                                            ]  x depth
-dense: c [6, D] ---+    [ MLP, shifted, scaled and gated by table + c                      ]
-    |                                           |
-    +----- table + t: shift, scale ------ norm, dense, patches put back
-                                                |
-                                           [B, H, W, 2 C]
+    text [B, M, E] -- dense, gelu, dense      x [B, H, W, C]
+                              |                     |
+                              |             patches, dense, + positions
+                              |                     |
+    t (and the size) --+--> [ attention to itself, shifted, scaled and gated by table + c      ]
+        |              |    [ attention to the text                                            ]  x depth
+    dense: c [6, D] ---+    [ MLP, shifted, scaled and gated by table + c                      ]
+        |                                           |
+        +----- table + t: shift, scale ------ norm, dense, patches put back
+                                                    |
+                                               [B, H, W, 2 C]
+
+Pictures and features are channels last.
 """
 
 from collections.abc import Mapping

@@ -1,19 +1,21 @@
 """U-ViT: a transformer to which all is tokens (time, class or text, patches), with long skips as in a U-Net.
 
-class or text   time        x [B, H, W, C]
-     |            |               |
- embedding    sinusoid      patches, dense
-     +------------+---------------+------ + positions
-                                  |
-                      [ attention, MLP ] x depth / 2 ---- skips, the last first
-                                  |                                |
-                           attention, MLP                          |
-                                  |                                |
-           [ dense of tokens and skip, attention, MLP ] x depth / 2
-                                  |
-                norm, dense, patches put back, convolution
-                                  |
-                           [B, H, W, C]
+    class or text   time        x [B, H, W, C]
+         |            |               |
+     embedding    sinusoid      patches, dense
+         +------------+---------------+------ + positions
+                                      |
+                          [ attention, MLP ] x depth / 2 ---- skips, the last first
+                                      |                                |
+                               attention, MLP                          |
+                                      |                                |
+               [ dense of tokens and skip, attention, MLP ] x depth / 2
+                                      |
+                    norm, dense, patches put back, convolution
+                                      |
+                               [B, H, W, C]
+
+Pictures and features are channels last.
 """
 
 from typing import Any

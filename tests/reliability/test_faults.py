@@ -181,7 +181,7 @@ def test_the_clock_on_the_wall_is_read_for_the_record_alone():
                 if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "datetime.now"):
                     readers.setdefault(str(path.relative_to(ROOT)), []).append(ast.unparse(node))
     # timing, events, result.json, the record of a sweep's run
-    records = ("train.py", "tracking.py", "results.py", "sweeps/state.py")
+    records = ("run/bookkeeping.py", "run/tracking.py", "evaluation/records.py", "sweeps/sweep_folder.py")
     assert readers == {f"experiments/{path}": ["time.time"] for path in records}
 
 

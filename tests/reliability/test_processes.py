@@ -298,11 +298,11 @@ def test_a_read_error_of_one_process_at_restore_is_a_sentence_on_both(driver, tm
     broken = tmp_path / "broken.py"
     broken.write_text(f"""
 import errno, os
-from diffusion.training import claims
+from diffusion.training.checkpointing import validation
 def unreadable(path):
     raise OSError(errno.EIO, "Input/output error", str(path))
 if os.environ["DIFFUSION_PROCESS_INDEX"] == "{victim}":
-    claims.check_files = unreadable
+    validation.check_files = unreadable
 """)
     command = [*train_command(tmp_path / "run", {"train.steps": 4}), f"--extend={broken}"]
     began = time.monotonic()

@@ -73,7 +73,7 @@ def test_facts_are_read_with_their_continuations():
     assert summary(_made) == "A member: of no use"
 
 
-@pytest.mark.parametrize("lines, words", [("", "no Facts"), ("Facts:\n      Kind is odd", "not 'key: value'")])
+@pytest.mark.parametrize("lines, words", [("", "no Facts"), ("Facts:\n        Kind is odd", "not 'key: value'")])
 def test_facts_that_cannot_be_read_are_refused_by_name(lines, words):
     function = lambda: None
     function.__doc__ = f"One sentence.\n\n    {lines}\n"

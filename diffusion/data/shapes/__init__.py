@@ -9,6 +9,8 @@ from PIL import Image
 
 from diffusion.data.shapes import drawing, scenes
 
+__all__ = ["SEED", "SIZES", "TRAIN_SHARES", "Shapes", "drawing", "example", "scenes"]
+
 SEED = 2026
 SIZES = {"train": 20_000, "validation": 1_000, "test": 2_000, "withheld": 1_000}  # pictures of each split
 # Train has more of what is learned last, two objects and neon; the other splits have what is measured.

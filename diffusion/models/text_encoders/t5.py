@@ -1,10 +1,12 @@
 """T5's encoder: text as tokens that all see each other, with places that are differences alone.
 
-ids [B, N] -> tokens -> depth x layer -> norm -> [B, N, D]
+    ids [B, N] -> tokens -> depth x layer -> norm -> [B, N, D]
 
-layer:  x = x + out(softmax(q k^T + b[j - i]) v);  x = x + out(gelu(gate(norm(x))) * linear(norm(x)))
+    layer:  x = x + out(softmax(q k^T + b[j - i]) v);  x = x + out(gelu(gate(norm(x))) * linear(norm(x)))
 
-q, k, v of norm(x);  norm(x) = scale * x / rms(x);  b one table for all layers;  no bias anywhere
+    q, k, v of norm(x);  norm(x) = scale * x / rms(x);  b one table for all layers;  no bias anywhere
+
+Tokens are the second axis, features the last.
 """
 
 import math

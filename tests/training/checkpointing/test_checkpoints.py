@@ -263,7 +263,7 @@ def fail(monkeypatch, part, error, steps):
     """Makes a part of the reading fail at some steps, as a disk, a server or a device would."""
     owner, name = {
         "about": (checkpoints.limits, "read_json"),
-        "claims": (checkpoints.claims, "check_item"),
+        "validation": (checkpoints.validation, "check_item"),
         "restore": (checkpoints.ocp.Checkpointer, "restore"),
     }[part]
     real = getattr(owner, name)
@@ -277,7 +277,7 @@ def fail(monkeypatch, part, error, steps):
     monkeypatch.setattr(owner, name, read)
 
 
-@pytest.mark.parametrize("part", ["about", "claims", "restore"])
+@pytest.mark.parametrize("part", ["about", "validation", "restore"])
 @pytest.mark.parametrize("error", MACHINE.values(), ids=MACHINE)
 def test_a_failure_to_read_is_no_damage_and_touches_nothing(run_folder, monkeypatch, part, error):
     workdir, states = run_folder
