@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import pathlib
 import tempfile
@@ -350,7 +351,7 @@ def settings(monkeypatch):
     def reached(*_, **__):
         raise Reached
 
-    monkeypatch.setattr(text_to_image, "conditions", reached)
+    monkeypatch.setattr(importlib.import_module("diffusion.text_to_image.generate"), "conditions", reached)
 
     def call(prompts="a cat", replaced=None, **settings):
         with pytest.raises(Reached):

@@ -13,7 +13,6 @@ import inspect
 import pathlib
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -185,22 +184,16 @@ def table(section: Section) -> str:
 
 
 def diagram(module: str) -> str:
-    """The diagram in a model's docstring, in Markdown.
-
-    It is the first block that is indented by four, or, where no other text follows the first sentence (ruff takes the
-    common indentation away there), all that follows it.
+    """The first indented block of a model's docstring, in Markdown.
 
     Raises:
         ValueError: if there is none.
     """
-    text = (importlib.import_module(f"diffusion.models.{module}").__doc__ or "").partition("\n\n")[2].rstrip()
-    if not text:
-        raise ValueError(f"diffusion.models.{module}: its docstring has no diagram")
-    indented = [all(line.startswith(" " * 4) for line in part.splitlines()) for part in text.split("\n\n")]
-    if any(indented):
-        text = re.search(r"(?:^|\n\n)((?: {4}.*(?:\n|$)|\n(?= {4}))+)", text)[1]
-    lines = textwrap.dedent(text).rstrip().splitlines()
-    return "\n".join(["```", *map(str.rstrip, lines), "```"])
+    text = importlib.import_module(f"diffusion.models.{module}").__doc__ or ""
+    block = re.search(r"\n\n((?: {4}.*\n|\n(?= {4}))+)", text)
+    if block is None:
+        raise ValueError(f"diffusion.models.{module}: its docstring has no diagram, indented by four")
+    return "\n".join(["```", *(line[4:].rstrip() for line in block[1].rstrip().splitlines()), "```"])
 
 
 def _row(cells: list[str]) -> str:
