@@ -8,6 +8,7 @@ import scipy.special
 import scipy.stats
 
 from diffusion import schedules
+from diffusion.schedules import bisection
 from tests.conformance import slow_but
 from tests.schedules import schedule_cases
 from tests.schedules.schedule_cases import INTERIOR, LINEAR, NAMES, SCALED_LINEAR, SCHEDULES
@@ -223,6 +224,22 @@ def test_from_alpha_sigma_finds_the_inverse_and_the_slopes_alone():
     np.testing.assert_allclose(schedule.drift(t), -2 * t / (1 - t**2), rtol=1e-3)
     np.testing.assert_allclose(schedule.diffusion(t) ** 2, 2 * t + 4 * t**3 / (1 - t**2), rtol=1e-3)
     assert schedule.t_min == 0 and schedule.alpha(1.0) == 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_from_alpha_sigma_at_its_ends():
+    """alpha(1) = 0 where cos(pi / 2) is 6e-17; a process that starts at t_min = 1e-5 is clean at t = 0."""
+    circle = schedules.from_alpha_sigma(lambda t: jnp.cos(jnp.pi * t / 2), lambda t: jnp.sin(jnp.pi * t / 2))
+    assert circle.alpha(1.0) == 0 and circle.drift(1.0) == -np.inf
+    exploding = schedules.from_alpha_sigma(jnp.ones_like, lambda t: 0.01 * 5000.0**t)
+    assert exploding.t_min == 1e-5 and exploding.alpha(0.0) == 1 and exploding.sigma(0.0) == 0
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_bisection_halves_as_often_as_it_says(steps):
+    low, high = bisection.bisect(lambda t: -(t**3), jnp.float32(-0.1), steps)
+    assert high - low == 2.0**-steps
+    assert low**3 <= 0.1 <= high**3
 
 
 def test_from_alpha_sigma_differentiates_through_its_parameters():
