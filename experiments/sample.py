@@ -51,7 +51,7 @@ LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8
 
 def main(argv: list[str]) -> None:
     """Loads the weights, samples, and writes; each file appears whole or not at all."""
-    if from_prompt.asked():
+    if from_prompt.is_requested():
         return from_prompt.main(OUT.value, WORKDIR.value)
     config = CONFIG.value
     sharding.initialize_distributed()

@@ -120,8 +120,14 @@ def write(path: str | pathlib.Path, picture: np.ndarray, settings: Mapping[str, 
         Image.fromarray(picture).save(file, "PNG", pnginfo=about)
 
 
+def unused(folder: pathlib.Path, stem: str) -> pathlib.Path:
+    """A path that no file has yet: stem.png, stem-1.png, .."""
+    names = [f"{stem}.png", *(f"{stem}-{i}.png" for i in range(1, 10_000))]
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
 def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
-    """The settings in a file that `write` wrote, as they stand there (`picture_fields.carried` checks them).
+    """The settings in a file that `write` wrote, as they stand there (`text_to_image.png.read` checks them).
 
     Raises:
         FileNotFoundError: if there is no file.

@@ -1,4 +1,4 @@
-"""The programs of text to image: what is compiled of a model for one course of settings, whole or step by step.
+"""The programs of text to image: what is compiled for a model and one course of settings, whole or step by step.
 
 `model` is a `text_to_image.TextToImage`.
 """
@@ -16,22 +16,22 @@ from diffusion.data.transforms import to_uint8
 from diffusion.models.autoencoders import latent_space as autoencoders
 from diffusion.models.autoencoders import tiles
 from diffusion.models.budget import peak_memory
-from diffusion.models.interchange.schedulers import Walk
+from diffusion.models.interchange.schedulers import Trajectory
 from diffusion.schedules import NoiseSchedule
 
 VAE = ("encode", "decode")  # methods of an autoencoder
 
 
 def denoise(
-    model: Any, params: Any, told: Mapping[str, Array], untold: Mapping[str, Array] | None, scale: Any
+    model: Any, params: Any, conditional: Mapping[str, Array], unconditional: Mapping[str, Array] | None, scale: Any
 ) -> parameterizations.Denoiser:
     """The guided denoiser of a model.
 
     Args:
         model: from `load`.
         params: the denoiser's.
-        told: condition of B pictures; with "beside" [B, h, w, K] for a network that sees more than the latents.
-        untold: of the negative prompt; None for no guidance.
+        conditional: condition of B pictures; with "beside" [B, h, w, K] for a network that sees more than the latents.
+        unconditional: condition of the negative prompt; None for no guidance.
         scale: of the guidance.
     """
 
@@ -42,13 +42,14 @@ def denoise(
         return model.denoiser.apply({"params": params}, x, clock, condition)
 
     schedule, parameterization = model.process.schedule, model.process.parameterization
-    if untold is None:
-        return parameterizations.denoiser(network, schedule, parameterization, told)
-    return guidance.classifier_free(guidance.together(network, schedule, parameterization, (told, untold)), scale)
+    if unconditional is None:
+        return parameterizations.denoiser(network, schedule, parameterization, conditional)
+    branches = guidance.together(network, schedule, parameterization, (conditional, unconditional))
+    return guidance.classifier_free(branches, scale)
 
 
 def noised(schedule: NoiseSchedule, plan: timesteps.Plan, known: Array, noise: Array) -> Array:
-    """Latents of a picture with the noise of a plan's first time, where its walk begins: alpha known + sigma noise."""
+    """Latents of a picture at a plan's first time, where its trajectory begins: alpha known + sigma noise."""
     t = plan.t[0]
     return schedule.alpha(t) * known + schedule.sigma(t) * noise
 
@@ -58,28 +59,28 @@ class Course(NamedTuple):
 
     Attributes:
         size: (height, width) of the pictures.
-        walk: the sampler, and the steps that are walked.
-        noised: whether it begins at a picture, of which there is one.
+        trajectory: the sampler and its steps.
+        noised: whether it begins at a picture with noise.
         guided: whether two branches are evaluated.
-        tile: side of the autoencoder's tiles, or 0.
-        key: equal for equal ones.
+        tile: side of the autoencoder's tiles in pixels, or 0.
+        key: equal for equal courses.
     """
 
     size: tuple[int, int]
-    walk: Walk
+    trajectory: Trajectory
     noised: bool
     guided: bool
     tile: int
     key: tuple
 
 
-def check_memory(model: Any, course: Course, batch: int, told: dict, untold: dict) -> bool:
-    """Refuses what the decoder or a call of the denoiser cannot hold beside the weights; or returns True.
+def check_memory(model: Any, course: Course, batch: int, conditional: dict, unconditional: dict) -> bool:
+    """Refuses pictures that the decoder or a call of the denoiser cannot hold beside the weights; or returns True.
 
-    The decoder comes first: a denoiser makes a table of positions, as large as the pictures, where it is traced.
+    The decoder comes first: while a denoiser is traced it makes a table of positions, as large as the pictures.
     """
     what = f"{batch} {'pictures' if batch > 1 else 'picture'} of {course.size[0]} x {course.size[1]} (height x width)"
-    instead = f"ask for fewer at once or smaller ones{'' if course.tile else ', or for tiles of the autoencoder'}"
+    instead = f"choose fewer at once or smaller ones{'' if course.tile else ', or for tiles of the autoencoder'}"
 
     def check(params: Any, program: Callable, *arguments: Any) -> None:
         peak = peak_memory.peak(jax.make_jaxpr(program)(params, *arguments).jaxpr)
@@ -88,11 +89,12 @@ def check_memory(model: Any, course: Course, batch: int, told: dict, untold: dic
 
     x = _latents(model, course, batch)
     check(model.params["vae"], functools.partial(decoded, model, course), x)
-    if model.sees_mask:  # what it is told comes with the picture
+    if model.sees_mask:  # its condition comes with the picture
         return True
-    guided = lambda params, x, told, untold: denoise(model, params, told, untold, 2.0)(x, 0.5)
+    guided = lambda params, x, *conditions: denoise(model, params, *conditions, 2.0)(x, 0.5)
     rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
-    check(model.params[model.kind.denoiser], guided, x, rows(told), rows(untold) if course.guided else None)
+    other = rows(unconditional) if course.guided else None
+    check(model.params[model.kind.denoiser], guided, x, rows(conditional), other)
     return True
 
 
@@ -107,17 +109,19 @@ def compiled(function: Callable) -> Callable[[Any, Course], Any]:
 
 
 def stepwise(model: Any, course: Course) -> Callable:
-    """The walk step by step, see `samplers.stepwise`; its arguments are those of `_guided`."""
+    """The trajectory step by step, see `samplers.stepwise`; its arguments are those of `_guided`."""
 
-    def walk(*arguments):
-        evaluated, rest, hook = _guided(model, course, *arguments)
-        return samplers.loop(course.walk.sampler, evaluated, model.process.schedule, course.walk.plan, rest, hook)
+    def loop(*arguments):
+        evaluated, keys, hook = _guided(model, course, *arguments)
+        return samplers.loop(
+            course.trajectory.sampler, evaluated, model.process.schedule, course.trajectory.plan, keys, hook
+        )
 
-    return samplers.stepwise(walk)
+    return samplers.stepwise(loop)
 
 
 def _autoencoder(model: Any, params: Any, tile: int) -> tuple[Callable, Callable]:
-    """(encode, decode), in tiles where they are asked for."""
+    """(encode, decode), in tiles if `tile` is not 0."""
     vae = model.modules["vae"]
     factor = model.modules["vae"].factor
     encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in VAE)
@@ -131,11 +135,11 @@ def _autoencoder(model: Any, params: Any, tile: int) -> tuple[Callable, Callable
 def begin(
     model: Any, course: Course, vae_params: Any, keys: Array, image: Array | None, mask: Array | None
 ) -> tuple[Array, Array, Array | None, Array | None, dict[str, Array]]:
-    """(x at the first time, keys of the walk, latents that are kept, where they are not, what the denoiser is told)."""
+    """(x at the first time, keys, latents of the image, where they are painted, further conditions)."""
     vae = model.modules["vae"]
     factor = model.modules["vae"].factor
     encode, _ = _autoencoder(model, vae_params, course.tile)
-    own, rest, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
+    own, keys, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     shape = (course.size[0] // factor, course.size[1] // factor, model.channels)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(own)
 
@@ -144,41 +148,41 @@ def begin(
         z = autoencoders.draw(found, encoding) if isinstance(found, autoencoders.Moments) else found
         return autoencoders.to_diffusion(z, vae.scale, vae.shift)
 
-    x = course.walk.start * noise
+    x = course.trajectory.start * noise
     if image is None:
-        return x, rest, None, None, {}
+        return x, keys, None, None, {}
     known = encoded(image)
     if course.noised:
-        x = noised(model.process.schedule, course.walk.plan, known, noise)
+        x = noised(model.process.schedule, course.trajectory.plan, known, noise)
     if mask is None:
-        return x, rest, None, None, {}
+        return x, keys, None, None, {}
     # A value of the latents is painted anew if one of its pixels is.
-    whole = mask.reshape(1, shape[0], factor, shape[1], factor).any((2, 4))[..., None]
+    painted = mask.reshape(1, shape[0], factor, shape[1], factor).any((2, 4))[..., None]
     if model.sees_mask:
-        wide = jnp.repeat(whole.astype(x.dtype), keys.size, axis=0)
-        return x, rest, None, None, {"beside": jnp.concatenate([wide, encoded(jnp.where(mask, 0, image))], axis=-1)}
-    return x, rest, known, whole, {}
+        wide = jnp.repeat(painted.astype(x.dtype), keys.size, axis=0)
+        return x, keys, None, None, {"beside": jnp.concatenate([wide, encoded(jnp.where(mask, 0, image))], axis=-1)}
+    return x, keys, known, painted, {}
 
 
 def _guided(
     model: Any,
     course: Course,
     params: Any,
-    told: dict,
-    untold: dict,
+    conditional: dict,
+    unconditional: dict,
     scale: Array,
-    rest: Array,
+    keys: Array,
     known: Array | None,
-    whole: Array | None,
+    painted: Array | None,
 ) -> tuple[Any, Array, Callable | None]:
-    """(denoiser or flow map, keys, the hook that puts back what is known of the latents) of a walk."""
+    """(denoiser or flow map, keys, the hook that puts back the known latents) of a trajectory."""
     schedule = model.process.schedule
-    evaluated = denoise(model, params, told, untold if course.guided else None, scale)
-    if course.walk.sampler.of_flow_maps:
+    evaluated = denoise(model, params, conditional, unconditional if course.guided else None, scale)
+    if course.trajectory.sampler.of_flow_maps:
         evaluated = flow_maps.from_denoiser(evaluated, schedule)
-    if known is None or whole is None:
-        return evaluated, rest, None
-    return evaluated, rest, editing.replacement(schedule, course.walk.plan, known, ~whole)
+    if known is None or painted is None:
+        return evaluated, keys, None
+    return evaluated, keys, editing.replacement(schedule, course.trajectory.plan, known, ~painted)
 
 
 def decoded(model: Any, course: Course, vae_params: Any, x: Array) -> Array:
@@ -191,17 +195,17 @@ def pictures(
     model: Any,
     course: Course,
     params: Mapping[str, Any],
-    told: dict,
-    untold: dict,
+    conditional: dict,
+    unconditional: dict,
     scale: Array,
     keys: Array,
     image: Array | None,
     mask: Array | None,
 ) -> Array:
-    """uint8 [B, H, W, 3]: the whole walk as one program."""
-    x, rest, known, whole, beside = begin(model, course, params["vae"], keys, image, mask)
-    own = params[model.kind.denoiser]
-    evaluated, rest, hook = _guided(model, course, own, told | beside, untold | beside, scale, rest, known, whole)
-    schedule, plan = model.process.schedule, course.walk.plan
-    x = samplers.sample(course.walk.sampler, evaluated, schedule, x, plan, rest, after_step=hook)
+    """uint8 [B, H, W, 3]: the whole trajectory as one program."""
+    x, keys, known, painted, beside = begin(model, course, params["vae"], keys, image, mask)
+    both = conditional | beside, unconditional | beside
+    evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, painted)
+    schedule, plan = model.process.schedule, course.trajectory.plan
+    x = samplers.sample(course.trajectory.sampler, evaluated, schedule, x, plan, keys, after_step=hook)
     return decoded(model, course, params["vae"], x)

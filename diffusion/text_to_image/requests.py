@@ -1,184 +1,360 @@
-"""The settings of `text_to_image.generate`, checked before anything is computed, and what is said of them.
+"""A request for pictures: each setting with its type, default, range and help, for function, command, page and file.
 
-`model` is a `text_to_image.TextToImage`.
+    request = Request(prompts="a cat", seeds=range(4), steps=30, guidance=7.5)
+    for name, setting in settings(Request).items():
+        print(name, setting.type, setting.default, setting.help)
+
+A request checks itself where it is made: first each setting on its own, then what must fit together. `check` and `size`
+check what depends on the model. `model` is a `text_to_image.TextToImage`.
 """
 
-import math
+import dataclasses
+import functools
+import os
+import types
+import typing
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from diffusion import editing
-from diffusion.io.pictures import PIXELS
-from diffusion.text_to_image.fields import RESAMPLINGS
+from diffusion.io import pictures, schema
+from diffusion.text.encoding import EMPHASIS
+from diffusion.text_to_image.canvas import Canvas
 from diffusion.timesteps import Plan
 
-JUMPS = 4  # parts of a walk, each of which is walked as often as `resamplings` says
+STEPS = 1000
+RESAMPLINGS = 100  # the published figures are of 10
+BATCH = 4096  # pictures at once
+NUMBER = 2**20  # pictures of one request
+SIDE = 2**16  # pixels
+SEED = 2**32 - 1
+TEXT = 20_000  # characters of a prompt
+PATH = 4096  # characters
+QUARTERS = 4  # parts of a trajectory that `resamplings` repeats
 
 
-def strength(given: float | None, image: np.ndarray | None, mask: np.ndarray | None) -> float:
-    """How much of an image is changed: what is given, or 0.8, and 1 where there is no image, or a part of it is kept.
+def text(longest: int) -> schema.Valid:
+    """Texts of at most so many letters, without the letter NUL, which ends a path."""
+    valid = schema.text(longest)
+    return schema.Valid(f"{valid.words}, without NUL", lambda value: valid.holds(value) and "\0" not in value)
+
+
+def one_of(*values: str) -> schema.Valid:
+    """Some texts."""
+    return schema.Valid(f"one of {', '.join(values)}", lambda value: isinstance(value, str) and value in values)
+
+
+PROMPT = text(TEXT)
+FILE = text(PATH)
+STRENGTH = schema.Valid("a number above 0 and at most 1", lambda value: type(value) in (int, float) and 0 < value <= 1)
+PICTURE = schema.Valid(
+    f"the path of a picture ({FILE.words}) or an array",
+    lambda value: isinstance(value, np.ndarray) or FILE.holds(value),
+)
+
+
+class Setting(NamedTuple):
+    """One setting of a request.
+
+    Attributes:
+        type: int, float, bool, str or tuple; a picture is a str, its path.
+        default: what holds where nothing is said.
+        valid: what it may be.
+        optional: whether it may also be None.
+        help: what it does, in words.
+    """
+
+    type: type
+    default: Any
+    valid: schema.Valid
+    optional: bool
+    help: str
+
+    def read(self, name: str, value: Any) -> Any:
+        """The value as its type: JSON has one type of numbers, NumPy has its own, and a tuple of one needs no brackets.
+
+        Args:
+            name: of the setting, for the message.
+            value: what a caller, a page or a file says.
+
+        Raises:
+            ValueError: for a value of another type, or out of range.
+        """
+        if value is None and self.optional:
+            return None
+        value = valid_as(self.valid, name, _typed(self.type, value))
+        return float(value) if self.type is float else value
+
+
+def valid_as(valid: schema.Valid, name: str, value: Any) -> Any:
+    """The value itself.
 
     Raises:
-        ValueError: for another than 1 without an image.
+        ValueError: if it is not valid.
     """
-    if given is None:
-        given = 0.8 if image is not None and mask is None else 1.0
-    if image is None and given != 1:
-        raise ValueError(f"strength = {given}: it says how much of an image is changed; give the image")
-    return given
+    if why := schema.objection(name, value, valid):
+        raise ValueError(why)
+    return value
 
 
-def first_step(steps: int, strength: float) -> int:
-    """The step at which a walk begins that changes a picture with this strength.
-
-    Raises:
-        ValueError: for a strength that is not in (0, 1], or leaves no step.
-    """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength = {strength} must be in (0, 1]: it is the part of the walk that is walked")
-    walked = int(steps * strength)
-    if not walked and steps > 0:
-        raise ValueError(f"strength = {strength} of {steps} steps is less than one step; at least {1 / steps:.3g} is")
-    return steps - walked
-
-
-def walked(plan: Plan, first: int, resamplings: int) -> Plan:
-    """The steps of a plan from one on, and those of RePaint, which walk each quarter of it but the last several times.
+def setting(default: Any, valid: schema.Valid, help: str) -> Any:
+    """A field of a dataclass of settings.
 
     Args:
-        plan: of the whole walk.
-        first: the step at which it begins.
-        resamplings: how often each of these is walked.
+        default: of the setting.
+        valid: what it may be, None aside.
+        help: what it does.
     """
-    grid = np.append(plan.t[first:], plan.s[-1])
-    return editing.repaint(grid, max((len(grid) - 1) // JUMPS, 1), resamplings)
+    return dataclasses.field(default=default, metadata={"valid": valid, "help": help})
 
 
-def resampled(resamplings: int, mask: np.ndarray | None, sees_mask: bool) -> None:
-    """Checks how often each part of a walk is walked.
+@functools.cache
+def settings(record: type) -> Mapping[str, Setting]:
+    """The settings of `Request`, or of a dataclass that adds some to it, by their names."""
+    hints = typing.get_type_hints(record)
+    found = {}
+    for field in dataclasses.fields(record):
+        hint = hints[field.name]
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kind = typing.get_origin(kinds[0]) or kinds[0]
+        optional = types.NoneType in kinds
+        found[field.name] = Setting(kind, field.default, field.metadata["valid"], optional, field.metadata["help"])
+    return types.MappingProxyType(found)
 
-    Raises:
-        ValueError: for less than once, too many times, or where nothing is kept that x is to agree with.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """A request for pictures: N prompts with N seeds, or one of either for all pictures.
+
+    `settings(Request)` has the type, default, range and help of each field. None stands for what depends on the model,
+    or on the other settings.
     """
-    if resamplings < 1:
-        raise ValueError(f"resamplings = {resamplings} must be at least 1: each part of the walk is walked once")
-    if resamplings > RESAMPLINGS:
-        raise ValueError(f"resamplings = {resamplings}: at most {RESAMPLINGS}; the published figures are of 10")
-    if resamplings > 1 and mask is None:
-        raise ValueError(
-            f"resamplings = {resamplings}: what is painted comes to agree with what is kept; give a mask or margins"
-        )
-    if resamplings > 1 and sees_mask:
-        raise ValueError(f"resamplings = {resamplings}: this model sees what is kept, and walks once; leave it at 1")
 
+    prompts: tuple[str, ...] = setting(("",), schema.several(PROMPT, 1, NUMBER), "what the pictures show")
+    negative: str | None = setting(None, PROMPT, "what the pictures are pushed away from; one text for all of them")
+    steps: int | None = setting(
+        None, schema.whole(1, STEPS), "steps of the sampler; by default as the model was published"
+    )
+    guidance: float | None = setting(
+        None,
+        schema.number(-1e6, 1e6),
+        "scale of classifier-free guidance, or the strength that a distilled model reads; 1 or below is none; by "
+        "default as the model was published",
+    )
+    seeds: tuple[int, ...] = setting((0,), schema.several(schema.whole(0, SEED), 1, NUMBER), "one of each picture")
+    sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default the model's own")
+    height: int = setting(0, schema.whole(0, SIDE), "of the pictures in pixels; 0: of the image, or the model's own")
+    width: int = setting(0, schema.whole(0, SIDE), "of the pictures in pixels; 0: of the image, or the model's own")
+    image: str | np.ndarray | None = setting(None, PICTURE, "a picture to start from")
+    mask: str | np.ndarray | None = setting(
+        None, PICTURE, "a picture of the image's size, white where the image is painted anew; the rest stays as it is"
+    )
+    margins: tuple[int, int, int, int] = setting(
+        (0, 0, 0, 0),
+        schema.several(schema.whole(0, SIDE), 4, 4),
+        "pixels to put on the image and paint: top,bottom,left,right",
+    )
+    strength: float | None = setting(
+        None,
+        STRENGTH,
+        "how much of the image is changed, above 0 and at most 1; by default 0.8, and 1 with a mask or margins",
+    )
+    resamplings: int = setting(
+        1,
+        schema.whole(1, RESAMPLINGS),
+        "with a mask or margins: how often each quarter of the trajectory but the last is sampled, so that what is "
+        "painted agrees with what is kept (RePaint)",
+    )
+    batch_size: int = setting(1, schema.whole(1, BATCH), "pictures at once")
+    tile: int = setting(
+        0, schema.whole(0, SIDE), "side in pixels of the tiles in which the autoencoder sees a large picture; 0: none"
+    )
+    windows: bool = setting(
+        False, schema.FLAG, "read a prompt longer than the text encoder's context in several windows"
+    )
+    emphasis: str = setting("none", one_of(*EMPHASIS), f"what brackets in a prompt do: {', '.join(EMPHASIS)}")
 
-def rows(prompts: str | Sequence[str], seeds: int | Sequence[int]) -> tuple[list[str], list[int]]:
-    """N prompts and N seeds."""
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    seeds = [seeds] if isinstance(seeds, (int, np.integer)) else [int(seed) for seed in seeds]
-    number = max(len(prompts), len(seeds))
-    if not prompts or len(prompts) not in (1, number) or len(seeds) not in (1, number):
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give as many of both, or one of either")
-    if min(seeds) < 0 or max(seeds) >= 2**32:
-        raise ValueError(f"seeds are whole numbers in 0 .. {2**32 - 1}; got {min(seeds)} .. {max(seeds)}")
-    if not all(isinstance(prompt, str) for prompt in prompts):
-        raise ValueError("prompts are texts")
-    if not all(prompt.strip() for prompt in prompts):
-        warnings.warn("a prompt is empty: its picture is of anything that the model knows", stacklevel=3)
-    return prompts * (number // len(prompts)), seeds * (number // len(seeds))
-
-
-def guided(model: Any, scale: float, negative: str | None) -> bool:
-    """Whether two branches are evaluated; says it where a negative prompt has no effect."""
-    if not math.isfinite(scale):
-        raise ValueError(f"guidance = {scale} must be a number; 1 is none")
-    if model.distilled or scale <= 1:
-        if negative:
-            why = "this model has its guidance distilled in" if model.distilled else f"guidance = {scale:g} is none"
-            warnings.warn(
-                f"the negative prompt {negative[:30]!r} has no effect: {why}"
-                f"{'' if model.distilled else '; it needs one above 1'}",
-                stacklevel=3,
-            )
-        return False
-    return True
-
-
-def canvas(
-    image: np.ndarray | None, mask: np.ndarray | None, margins: tuple[int, int, int, int]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The picture with its margins, and the mask of what is painted."""
-    if image is None:
-        if mask is not None or any(margins):
+    def __post_init__(self):
+        for name, one in settings(type(self)).items():
+            object.__setattr__(self, name, one.read(name, getattr(self, name)))
+        prompts = len(self.prompts)
+        seeds = len(self.seeds)
+        if 1 not in (prompts, seeds) and prompts != seeds:
+            raise ValueError(f"{prompts} prompts and {seeds} seeds: give as many of both, or one of either")
+        if self.image is None and (self.mask is not None or any(self.margins)):
             raise ValueError("a mask and margins belong to an image; give the image")
-        return None, None
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(
-            f"image is uint8 [H, W, 3]; got {image.dtype} {list(image.shape)} (pictures.read turns files "
-            "with alpha or 16 bits into such)"
-        )
-    if mask is not None:
-        mask = np.asarray(mask)
-        if mask.shape != image.shape[:2] or mask.dtype != bool:
+        if self.image is None and self.strength not in (None, 1):
+            raise ValueError(f"strength = {self.strength}: it says how much of an image is changed; give the image")
+        if self.resamplings > 1 and not self.keeps:
             raise ValueError(
-                f"mask is Bool of the image's size {list(image.shape[:2])}; got {mask.dtype} {list(mask.shape)}"
+                f"resamplings = {self.resamplings}: what is painted comes to agree with what is kept; give a mask or "
+                "margins"
             )
-        if not mask.any():
-            raise ValueError("the mask marks nothing to be painted; True is what is painted anew")
-    if min(margins) < 0:
-        raise ValueError(f"margins = {tuple(margins)} (top, bottom, left, right) must not be negative")
-    top, bottom, left, right = margins
-    height = image.shape[0] + top + bottom
-    width = image.shape[1] + left + right
-    if height * width > PIXELS:
-        raise ValueError(
-            f"margins = {tuple(margins)} (top, bottom, left, right) make a picture of {height} x {width} "
-            f"pixels, and at most {PIXELS:,} are made from one: choose smaller margins"
-        )
-    if any(margins):
-        pad = ((top, bottom), (left, right))
-        mask = np.pad(np.zeros(image.shape[:2], bool) if mask is None else mask, pad, constant_values=True)
-        image = np.pad(image, (*pad, (0, 0)), mode="edge")
-    return image, mask
 
+    @classmethod
+    def series(cls, prompt: str, seed: int, number: int, **more: Any) -> Self:
+        """The request for several pictures of one prompt, with seeds that follow one another.
 
-def size(model: Any, height: int, width: int, image: np.ndarray | None) -> tuple[int, int]:
-    """Height and width, checked."""
-    if image is not None:
-        if (height or image.shape[0], width or image.shape[1]) != image.shape[:2]:
+        Args:
+            prompt: of all pictures.
+            seed: of the first one.
+            number: of pictures.
+            **more: the other settings.
+        """
+        number = _whole("number", number, 1, NUMBER)
+        seed = _whole("seed", seed, 0, SEED - number + 1)  # so that the last one is in range, too
+        return cls(prompts=(prompt,), seeds=tuple(range(seed, seed + number)), **more)
+
+    @property
+    def number(self) -> int:
+        """How many pictures it asks for."""
+        return max(len(self.prompts), len(self.seeds))
+
+    def rows(self) -> tuple[list[str], list[int]]:
+        """N prompts and N seeds."""
+        repeated = lambda values: list(values) * (self.number // len(values))
+        return repeated(self.prompts), repeated(self.seeds)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a part of the image is kept."""
+        return self.mask is not None or any(self.margins)
+
+    def opened(self) -> Canvas:
+        """The image and the mask as arrays, without the margins.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that is no sound picture, an array of another type, or a mask of another size.
+        """
+        if self.image is None:
+            return Canvas(None, None)
+        image = pictures.read(self.image) if isinstance(self.image, str) else self.image
+        mask = pictures.read_mask(self.mask, image.shape[:2]) if isinstance(self.mask, str) else self.mask
+        return Canvas.of(image, mask)
+
+    def first_step(self, steps: int) -> int:
+        """The step of the sampler at which the trajectory begins, later the less of an image is changed.
+
+        Args:
+            steps: of the whole trajectory.
+
+        Raises:
+            ValueError: for a strength that leaves no step.
+        """
+        strength = self.strength if self.strength is not None else 1.0 if self.image is None or self.keeps else 0.8
+        left = int(steps * strength)
+        if not left and steps > 0:
             raise ValueError(
-                f"height and width {height} x {width} are asked for, and the image with its margins has "
-                f"{image.shape[0]} x {image.shape[1]}; leave them out, or scale the image"
+                f"strength = {strength} of {steps} steps is less than one step; at least {1 / steps:.3g} is"
             )
-        height, width = image.shape[:2]
-    height = height or model.side
-    width = width or model.side
-    for name, value in (("height", height), ("width", width)):
-        if value % model.multiple or value < 1:
-            low = max(value // model.multiple, 1) * model.multiple
+        return steps - left
+
+    def begins_at_image(self, first: int) -> bool:
+        """Whether the trajectory begins at the image with noise, in place of noise alone.
+
+        Args:
+            first: from `first_step`.
+        """
+        return self.image is not None and (not self.keeps or first > 0)
+
+    def trajectory(self, plan: Plan, first: int) -> Plan:
+        """The steps of a plan from one on, with RePaint's repetitions of each quarter but the last.
+
+        Args:
+            plan: of the whole trajectory.
+            first: from `first_step`.
+        """
+        grid = np.append(plan.t[first:], plan.s[-1])
+        return editing.repaint(grid, max((len(grid) - 1) // QUARTERS, 1), self.resamplings)
+
+    def resolved(self, model: Any) -> Self:
+        """The request with the model's own steps, guidance and sampler where it names none."""
+        steps, guidance = model.usual.but(self.steps, self.guidance)
+        return dataclasses.replace(self, steps=steps, guidance=guidance, sampler=self.sampler or model.process.sampler)
+
+    def check(self, model: Any) -> None:
+        """Checks a resolved request against a model; a setting without effect is a warning.
+
+        Raises:
+            ValueError: if the model cannot do it.
+        """
+        factor = model.modules["vae"].factor
+        if self.tile % factor:
             raise ValueError(
-                f"{name} = {value}: {model.multiple} must divide it (the autoencoder's "
-                f"{model.modules['vae'].factor} times the denoiser's "
-                f"{model.kind.multiple(model.denoiser)}); near it are {low} and {low + model.multiple}"
+                f"tile = {self.tile}: the autoencoder's factor {factor} must divide it, for example "
+                f"{max(self.tile // factor, 1) * factor}; 0 is no tiles"
             )
-    if model.sees_mask and image is None:
-        raise ValueError("this model was trained to paint what is masked: give an image and a mask")
-    return height, width
+        if model.sees_mask and self.image is None:
+            raise ValueError("this model was trained to paint what is masked: give an image and a mask")
+        if model.sees_mask and self.resamplings > 1:
+            raise ValueError(
+                f"resamplings = {self.resamplings}: this model sees what is kept, and repeats nothing; leave it at 1"
+            )
+        if self.negative and not self.guided(model):
+            why = (
+                "this model has its guidance distilled in"
+                if model.distilled
+                else f"guidance = {self.guidance:g} is none; it needs one above 1"
+            )
+            warnings.warn(f"the negative prompt {self.negative[:30]!r} has no effect: {why}", stacklevel=3)
+        if not all(prompt.strip() for prompt in self.prompts):
+            warnings.warn("a prompt is empty: its picture shows anything that the model knows", stacklevel=3)
+
+    def guided(self, model: Any) -> bool:
+        """Whether the model is evaluated with the negative prompt, too; the request is a resolved one."""
+        return not model.distilled and self.guidance is not None and self.guidance > 1
+
+    def size(self, model: Any, canvas: Canvas) -> tuple[int, int]:
+        """(height, width) of the pictures.
+
+        Args:
+            model: that makes them.
+            canvas: the image with its margins.
+
+        Raises:
+            ValueError: for a size that is not the image's, or that the model cannot make.
+        """
+        height, width = self.height, self.width
+        if canvas.image is not None:
+            sides = canvas.image.shape[:2]
+            if (height or sides[0], width or sides[1]) != sides:
+                raise ValueError(
+                    f"the request is for {height} x {width} pixels (height x width), and the image with its margins "
+                    f"has {sides[0]} x {sides[1]}; leave height and width out, or scale the image"
+                )
+            height, width = sides
+        height = height or model.side
+        width = width or model.side
+        for name, value in (("height", height), ("width", width)):
+            if value % model.multiple:
+                low = max(value // model.multiple, 1) * model.multiple
+                raise ValueError(
+                    f"{name} = {value}: {model.multiple} must divide it (the autoencoder's "
+                    f"{model.modules['vae'].factor} times the denoiser's "
+                    f"{model.kind.multiple(model.denoiser)}); near it are {low} and {low + model.multiple}"
+                )
+        return height, width
 
 
-def tile(model: Any, side: int) -> None:
-    """Checks the side of the autoencoder's tiles.
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    return valid_as(schema.whole(low, high), name, _typed(int, value))
 
-    Raises:
-        ValueError: if it is no multiple of the autoencoder's factor.
-    """
-    factor = model.modules["vae"].factor
-    if side % factor or side < 0:
-        raise ValueError(
-            f"tile = {side}: the autoencoder's factor {factor} must divide it, for example "
-            f"{max(side // factor, 1) * factor}; 0 is no tiles"
-        )
+
+def _typed(kind: type, value: Any) -> Any:
+    if kind is tuple:
+        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+            value = (value,)
+        return value if isinstance(value, Mapping) else tuple(_typed(object, one) for one in value)
+    if isinstance(value, os.PathLike):
+        return str(value)
+    if kind is str and hasattr(value, "shape") and not isinstance(value, str):
+        return np.asarray(value)
+    if hasattr(value, "item") and np.ndim(value) == 0:
+        value = value.item()
+    if isinstance(value, float) and kind is not float and value % 1 == 0:
+        return int(value)
+    return value

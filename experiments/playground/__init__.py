@@ -1,5 +1,7 @@
 """A page to try a model on: `python -m experiments.playground`, see docs/playground.md.
 
-asked.py says what is asked for; published.py and trained.py make it, with a text-to-image model or a trained run;
-shown.py turns what is seen of it into HTML; page.py is the page and its API.
+page_request.py is the request of a visitor, and uploads.py keeps the pictures that come with it. source.py makes the
+pictures and writes them; published.py is a text-to-image model and trained.py a trained run. page.py is the page,
+live_view.py its HTML of a trajectory, api.py its HTTP interface, log.py its lines in the terminal; gate.py decides who
+is answered.
 """

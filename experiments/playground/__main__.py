@@ -19,10 +19,11 @@ from experiments import config as configs
 from experiments.config import ConfigError
 from experiments.playground.gate import BODY, Gate
 from experiments.playground.published import Published
-from experiments.playground.request import Source
+from experiments.playground.source import Source
 from experiments.playground.trained import Trained
 from experiments.run_folder import workdir
-from experiments.sampling import from_prompt
+from experiments.sampling import model_flags
+from experiments.sampling.model_flags import DTYPE, MODEL
 
 WAITING = 20  # requests in the line, each with its body
 FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)
@@ -30,8 +31,8 @@ FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits
 
 def main(argv: list[str]) -> None:
     """Loads the model, and serves until it is interrupted."""
-    asked = flags.FLAGS
-    if bool(from_prompt.MODEL.value) == bool(asked.workdir):
+    values = flags.FLAGS
+    if bool(MODEL.value) == bool(values.workdir):
         raise ConfigError("name one: --model=FOLDER, a text-to-image model, or --workdir=RUN, a trained run.")
     try:
         from experiments.playground import page
@@ -41,15 +42,15 @@ def main(argv: list[str]) -> None:
             "start the page with .venv-playground/bin/python."
         ) from error
     compilation_cache.enable()
-    source = opened(from_prompt.MODEL.value, asked.workdir)
-    out = pathlib.Path(asked.out or "playground")
+    source = opened(MODEL.value, values.workdir)
+    out = pathlib.Path(values.out or "playground")
     built = page.build(source, out).queue(max_size=WAITING)
     try:
         built.launch(
-            app_kwargs={"middleware": [(Gate, (), {"host": asked.host})]},
+            app_kwargs={"middleware": [(Gate, (), {"host": values.host})]},
             max_file_size=BODY,
-            server_name=asked.host,
-            server_port=asked.port,
+            server_name=values.host,
+            server_port=values.port,
             share=False,
             quiet=True,
             allowed_paths=[str(out.resolve())],
@@ -60,8 +61,8 @@ def main(argv: list[str]) -> None:
             prevent_thread_lock=True,
         )
     except OSError as error:
-        raise ConfigError(f"--port={asked.port}: {error}") from error
-    address = f"http://{asked.host}:{asked.port}"
+        raise ConfigError(f"--port={values.port}: {error}") from error
+    address = f"http://{values.host}:{values.port}"
     print(f"{source.name}: open {address} (pictures go to {out}/; Ctrl-C ends it)", flush=True)
     built.block_thread()
 
@@ -75,7 +76,7 @@ def opened(model: str | None, run: str | None) -> Source:
     made = pathlib.Path(run or "") / "model"
     if model or (made / "model_index.json").is_file():
         try:
-            return Published(model or str(made), from_prompt.DTYPE.value, from_prompt.loras())
+            return Published(model or str(made), DTYPE.value, model_flags.loras())
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(str(error)) from error
     return Trained.load(run)
@@ -84,6 +85,6 @@ def opened(model: str | None, run: str | None) -> Source:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
     flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
-    flags.DEFINE_string("host", "127.0.0.1", "who may come: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
+    flags.DEFINE_string("host", "127.0.0.1", "who can connect: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
     flags.DEFINE_integer("port", 7860, "of the page's address")
     configs.run(main, FAILURES)

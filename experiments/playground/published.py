@@ -6,9 +6,8 @@ from typing import Any
 
 from diffusion import text_to_image
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import Frame, pipelines
-from experiments.playground.request import Asked, common
-from experiments.sampling import from_prompt
+from diffusion.text_to_image import Frame, png
+from experiments.playground.page_request import PageRequest
 
 
 class Published:
@@ -25,41 +24,17 @@ class Published:
     def __init__(self, folder: str, dtype: str, loras: Mapping[str, float]):
         self.model = text_to_image.load(folder, dtype=dtype, loras=loras)
         self.name = pathlib.Path(folder).resolve().name
-        sampler, side = self.model.process.sampler, self.model.side
-        self.usual = Asked(sampler=sampler, height=side, width=side, **self.model.usual._asdict())
+        self.size = self.model.side, self.model.side
+        self.usual = PageRequest().resolved(self.model)
         self.samplers = tuple(sorted(schedulers.SOLVERS))
-        self._fixed = {
-            "format": from_prompt.FORMAT,
-            "model": folder,
-            "dtype": dtype,
-            "loras": dict(loras),
-            "windows": False,
-            "tile": 0,
-            "checkpoint": pipelines.fingerprint(folder),
-        }
+        self._record = png.model(folder, dtype, loras)
 
-    def watch(self, asked: Asked) -> Iterator[Frame]:
-        image, mask = asked.canvas()
-        return text_to_image.watch(
-            self.model,
-            asked.prompt,
-            negative=asked.negative or None,
-            steps=asked.steps,
-            guidance=asked.guidance,
-            seeds=asked.seeds,
-            sampler=asked.sampler,
-            image=image,
-            mask=mask,
-            margins=asked.margins,
-            strength=asked.strength or None,
-            resamplings=asked.resamplings,
-            **({} if asked.image else {"height": asked.height, "width": asked.width}),
-        )
+    def resolved(self, request: PageRequest) -> PageRequest:
+        return request.resolved(self.model)
 
-    def carried(self, asked: Asked) -> dict[str, Any]:
+    def watch(self, request: PageRequest) -> Iterator[Frame]:
+        return text_to_image.frames(self.model, request)
+
+    def record(self, request: PageRequest) -> Mapping[str, Any]:
         """So that `experiments.sample --again` makes the picture anew."""
-        said = common(asked)
-        if asked.image:
-            said |= {"height": 0, "width": 0}
-        sampler = asked.sampler or self.model.process.sampler
-        return {**self._fixed, "prompt": asked.prompt, "sampler": sampler, **said}
+        return self._record

@@ -1,9 +1,10 @@
 """A trained run on the page: the class takes the prompt's place."""
 
+import dataclasses
 import functools
 import inspect
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,13 +14,14 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from diffusion import editing, samplers, text_to_image, timesteps
-from diffusion.data.transforms import to_model, to_uint8
+from diffusion.data.transforms import to_uint8
 from diffusion.models.budget import peak_memory
-from diffusion.text_to_image import Frame, requests
+from diffusion.text_to_image import Frame
+from diffusion.text_to_image.canvas import Canvas
 from diffusion.training.checkpointing import checkpoints
 from experiments import config as configs
 from experiments.config import ConfigError, checks, names, resolve
-from experiments.playground.request import Asked, common
+from experiments.playground.page_request import PageRequest
 from experiments.run_folder import workdir
 from experiments.sampling import autoencoder_folders, generate
 
@@ -52,13 +54,11 @@ class Trained:
         )
         x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
         self.size = x0.shape[1:3]
-        self.usual = Asked(
+        self.usual = PageRequest(
             label=0 if self.classes else -1,
             steps=sample.steps,
             guidance=float(sample.guidance.scale),
             sampler=sample.sampler.name,
-            height=self.size[0],
-            width=self.size[1],
         )
         self._programs = {}
 
@@ -67,7 +67,7 @@ class Trained:
         """The moving average of the latest checkpoint of a run.
 
         Raises:
-            ConfigError: if the run makes no pictures, or is told text; others as `workdir` and `checkpoints`.
+            ConfigError: if the run makes no pictures, or receives text; others as `workdir` and `checkpoints`.
         """
         config = workdir.read_config(folder)
         refuse_other_kinds(config, folder)
@@ -75,89 +75,79 @@ class Trained:
         params, step = checkpoints.load_ema(folder)
         return cls(folder, config, params, step, workdir.example_shape(config))
 
-    def watch(self, asked: Asked) -> Iterator[Frame]:
-        if self.classes and not 0 <= asked.label < self.classes:
-            raise ValueError(f"label = {asked.label} is no class of this model: 0 .. {self.classes - 1} are")
-        if asked.prompt or asked.negative:
-            raise ValueError(
-                f"{self.name} is told {'a class' if self.classes else 'nothing'}, and no prompt: it has "
-                "no text model. Leave the prompts out, or start the page with a text-to-image model."
-            )
-        requests.rows("a picture", asked.seeds)
-        image, mask = self._canvas(asked)
-        config = self._configured(asked)
+    def resolved(self, request: PageRequest) -> PageRequest:
+        usual = self.usual
+        own = {name: getattr(usual, name) for name in ("steps", "guidance") if getattr(request, name) is None}
+        return dataclasses.replace(request, sampler=request.sampler or usual.sampler, **own)
+
+    def watch(self, request: PageRequest) -> Iterator[Frame]:
+        canvas = self._canvas(request)
+        config = self._configured(request)
         plan = resolve.plan(config)
-        strength = requests.strength(asked.strength or None, image, mask)
-        first = requests.first_step(len(plan.t), strength)
-        requests.resampled(asked.resamplings, mask, False)
-        plan = requests.walked(plan, first, asked.resamplings)
-        begin, run, finish = self._compiled(asked, config, plan, image is not None and (mask is None or first > 0))
-        labels = jnp.full(asked.batch, max(asked.label, 0), jnp.int32)
-        known = None if image is None else jnp.asarray(to_model(image))[None]
-        painted = None if mask is None else jnp.asarray(mask)[None, :, :, None]
-        return self._frames(begin, run, finish, plan, labels, asked.seeds, known, painted, image)
+        first = request.first_step(len(plan.t))
+        plan = request.trajectory(plan, first)
+        begin, run, finish = self._compiled(request, config, plan, request.begins_at_image(first))
+        labels = jnp.full(request.number, max(request.label, 0), jnp.int32)
+        return self._frames(begin, run, finish, plan, labels, request.rows()[1], canvas)
 
-    def carried(self, asked: Asked) -> dict[str, Any]:
-        return {
-            "workdir": str(self._folder),
-            "step": self.step,
-            "label": asked.label,
-            "sampler": asked.sampler,
-            **common(asked),
-        }
+    def record(self, request: PageRequest) -> Mapping[str, Any]:
+        return {"workdir": str(self._folder), "step": self.step, "label": request.label}
 
-    def _canvas(self, asked: Asked) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The image in as many channels as the run's, and the mask."""
-        image, mask = asked.canvas()
-        for side, own in zip((asked.height, asked.width), self.size):
+    def _canvas(self, request: PageRequest) -> Canvas:
+        """The image in as many channels as the run's, with its margins, and the mask.
+
+        Raises:
+            ValueError: if the run does not make pictures of this size, or cannot start from a picture.
+        """
+        for side, own in zip((request.height, request.width), self.size):
             if side not in (0, own):
                 raise ValueError(
-                    f"{asked.height} x {asked.width} pixels are asked for, and {self.name} makes pictures "
+                    f"the request is for {request.height} x {request.width} pixels, and {self.name} makes pictures "
                     f"of {self.size[0]} x {self.size[1]} alone"
                 )
-        if image is None:
-            return None, None
+        canvas = request.opened()
+        if canvas.image is None:
+            return canvas
         if self._decoder != ():
             raise ValueError(
                 f"{self.name} was trained on latents: its pictures are made, not changed, here. A folder "
                 "with model_index.json (--model) changes pictures."
             )
-        top, bottom, left, right = asked.margins
-        height = image.shape[0] + top + bottom
-        width = image.shape[1] + left + right
+        height, width = canvas.size_with(request.margins)
         if (height, width) != self.size:
             raise ValueError(
                 f"the picture has {height} x {width} pixels with its margins, and "
                 f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it"
             )
-        image, mask = requests.canvas(image, mask, asked.margins)
-        if self.shape[-1] == 1:
-            image = np.round(image.mean(axis=-1, keepdims=True)).astype(np.uint8)
-        return image, mask
+        canvas = canvas.extended(request.margins)
+        if self.shape[-1] == 1 and canvas.image is not None:
+            canvas = canvas._replace(image=np.round(canvas.image.mean(axis=-1, keepdims=True)).astype(np.uint8))
+        return canvas
 
-    def _configured(self, asked: Asked) -> ConfigDict:
-        """The run's config with what is asked for in its place.
+    def _configured(self, request: PageRequest) -> ConfigDict:
+        """The run's config with the settings of a request in it.
 
         Raises:
             ConfigError: if it does not fit, before anything is computed.
         """
         config = self.config.copy_and_resolve_references()
-        config.sample.steps, config.sample.guidance.scale = asked.steps, asked.guidance
-        if asked.sampler and asked.sampler != config.sample.sampler.name:
-            if asked.sampler not in self.samplers:
+        config.sample.steps = request.steps
+        config.sample.guidance.scale = request.guidance
+        if request.sampler != config.sample.sampler.name:
+            if request.sampler not in self.samplers:
                 valid = ", ".join(self.samplers)
-                raise ConfigError(f"sampler = {asked.sampler!r} is none for this run. Valid: {valid}.")
-            config.sample.sampler = {"name": asked.sampler}
+                raise ConfigError(f"sampler = {request.sampler!r} is none for this run. Valid: {valid}.")
+            config.sample.sampler = {"name": request.sampler}
         checks.validate(config)
         return config
 
-    def _compiled(self, asked: Asked, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple:
+    def _compiled(self, request: PageRequest, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple:
         """(begin, run, finish) for settings; what they need of memory is checked when they are new."""
-        key = (asked.sampler, asked.steps, asked.guidance, len(plan.t), asked.resamplings, noised)
-        if (key, asked.batch) not in self._programs:
+        key = (request.sampler, request.steps, request.guidance, len(plan.t), request.resamplings, noised)
+        if (key, request.number) not in self._programs:
             programs = self._programs.get(key) or self._made(config, plan, noised)
-            self._check_memory(asked, config, plan)
-            self._programs |= {key: programs, (key, asked.batch): programs}
+            self._check_memory(request, config, plan)
+            self._programs |= {key: programs, (key, request.number): programs}
         return self._programs[key]
 
     def _made(self, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
@@ -173,14 +163,14 @@ class Trained:
                 x = text_to_image.noised(schedule, plan, known, noise)
             return x, keys[1]
 
-        def walk(params: Any, labels: Array, keys: Array, known: Array | None, painted: Array | None) -> samplers.Loop:
+        def loop(params: Any, labels: Array, keys: Array, known: Array | None, painted: Array | None) -> samplers.Loop:
             hook = None if painted is None else editing.replacement(schedule, plan, known, ~painted)
             return samplers.loop(sampler, network(params, labels), schedule, plan, keys, hook)
 
         finish = jax.jit(lambda decoder, x: to_uint8(self._decode(decoder, x)))
-        return jax.jit(begin), samplers.stepwise(walk), finish
+        return jax.jit(begin), samplers.stepwise(loop), finish
 
-    def _check_memory(self, asked: Asked, config: ConfigDict, plan: timesteps.Plan) -> None:
+    def _check_memory(self, request: PageRequest, config: ConfigDict, plan: timesteps.Plan) -> None:
         schedule = resolve.schedule(config)
         sampler = resolve.sampler(config)
         network = (generate.flow_map if sampler.of_flow_maps else generate.denoiser)(config, self.shape)
@@ -189,14 +179,14 @@ class Trained:
             x = samplers.sample(sampler, network(params, labels), schedule, x, plan, keys)
             return self._decode(decoder, x)
 
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), asked.batch))
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), request.number))
         shaped = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-        labels = jax.ShapeDtypeStruct((asked.batch,), jnp.int32)
+        labels = jax.ShapeDtypeStruct((request.number,), jnp.int32)
         program = jax.make_jaxpr(all_of_it)(
-            self.params, self._decoder, labels, keys, shaped((asked.batch, *self.shape))
+            self.params, self._decoder, labels, keys, shaped((request.number, *self.shape))
         )
-        what = f"{asked.batch} pictures of {self.size[0]} x {self.size[1]}"
-        peak_memory.check(what, peak_memory.peak(program.jaxpr), "ask for fewer at once")
+        what = f"{request.number} pictures of {self.size[0]} x {self.size[1]}"
+        peak_memory.check(what, peak_memory.peak(program.jaxpr), "choose fewer at once")
 
     def _frames(
         self,
@@ -206,23 +196,20 @@ class Trained:
         plan: timesteps.Plan,
         labels: Array,
         seeds: list[int],
-        known: Array | None,
-        painted: Array | None,
-        image: np.ndarray | None,
+        canvas: Canvas,
     ) -> Iterator[Frame]:
+        known, painted = canvas.arrays()
         x, keys = begin(jnp.asarray(np.array(seeds, np.uint32)), known)
         s = np.asarray(plan.s)
         for i, state in enumerate(run(x, len(s), self.params, labels, keys, known, painted)):
             if plan.renoise[i]:
                 continue
             made = np.asarray(finish(self._decoder, state.x0 if i + 1 < len(s) else state.x))
-            if painted is not None and image is not None:
-                made = np.where(np.asarray(painted), made, image)
-            yield Frame(i + 1, len(s), float(s[i]), made)
+            yield Frame(i + 1, len(s), float(s[i]), canvas.kept(made))
 
 
 def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
-    """Refuses runs that make no pictures, or are told text that nothing in the folder reads.
+    """Refuses runs that make no pictures, or that receive text which nothing in the folder reads.
 
     Raises:
         ConfigError: says what to do instead.

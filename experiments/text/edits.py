@@ -291,9 +291,11 @@ def between(
 def _walked(model, steps, params, x, told, untold, guidance, keys):
     """uint8 [N, H, W, 3] of latents of the prior and of conditions."""
     vae = model.modules["vae"]
-    walk = schedulers.walk(model.process, "", steps, (model.side // model.multiple) ** 2)
+    trajectory = schedulers.trajectory(model.process, "", steps, (model.side // model.multiple) ** 2)
     denoise = text_to_image.denoise(model, params[model.kind.denoiser], told, untold, guidance)
-    x = samplers.sample(walk.sampler, denoise, model.process.schedule, walk.start * x, walk.plan, keys)
+    x = samplers.sample(
+        trajectory.sampler, denoise, model.process.schedule, trajectory.start * x, trajectory.plan, keys
+    )
     scaled = latent_space.from_diffusion(x, vae.scale, vae.shift)
     return to_uint8(vae.apply({"params": params["vae"]}, scaled, method="decode"))
 

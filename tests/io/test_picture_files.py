@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 from diffusion.data import image_folder, transforms
 from diffusion.io import pictures
 from diffusion.metrics import image_sets
-from experiments.playground import request
+from experiments.playground import page_request, uploads
 from experiments.run import tracking
 from experiments.sweeps import embedded_pictures
 from tests import commands
@@ -73,8 +73,8 @@ OPENED = {
     "captions": folder_with_captions,
     "report": report,
     "tensorboard": tensorboard,
-    "page": lambda path: request.keep(base64.b64encode(path.read_bytes()).decode(), path.parent / "inputs"),
-    "settings on the page": lambda path: request.of_file(path, request.Asked(), path.parent),
+    "page": lambda path: uploads.keep(base64.b64encode(path.read_bytes()).decode(), path.parent / "inputs"),
+    "settings on the page": lambda path: page_request.of_file(path, page_request.PageRequest(), path.parent),
 }
 
 

@@ -73,12 +73,12 @@ def eager(x64):
         yield
 
 
-def _walk(name):
-    """(process, walk) of the settings."""
+def _trajectory(name):
+    """(process, trajectory) of the settings."""
     about = READ[name]
     process = schedulers.read(about["config"], even=about["even"])
     tokens = 256  # for which the dynamic shift is the 0.5 that the reference asks for
-    return process, schedulers.walk(process, "", about["steps"], tokens)
+    return process, schedulers.trajectory(process, "", about["steps"], tokens)
 
 
 def _alphas(name):
@@ -93,51 +93,56 @@ def _alphas(name):
 @pytest.mark.parametrize("name", slow_but(FAST + [("flow, even",), ("flow, dynamic",)], [(name,) for name in READ]))
 def test_a_config_steps_where_its_scheduler_does(name):
     """sigma / alpha (sigma of a flow) at every step, to its float32, and the factor of the noise at the start."""
-    process, walk = _walk(name)
+    process, trajectory = _trajectory(name)
     level = FOUND[f"{name}/level"]
-    times = np.append(walk.plan.t, walk.plan.s[-1])
+    times = np.append(trajectory.plan.t, trajectory.plan.s[-1])
     flow = READ[name]["space"] == "flow"
     found = times if flow else np.exp(-np.asarray(process.schedule.log_snr(times)) / 2)
     np.testing.assert_allclose(found, level, rtol=1e-4, atol=1e-6)
-    assert walk.start == pytest.approx(FOUND[f"{name}/first"].item() * _alphas(name)[0], rel=1e-6)
+    assert trajectory.start == pytest.approx(FOUND[f"{name}/first"].item() * _alphas(name)[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", slow_but(FAST, [(name,) for name in READ]))
 def test_a_config_alone_makes_what_its_scheduler_makes(name):
-    process, walk = _walk(name)
-    schedule, plan, sampler = process.schedule, walk.plan, walk.sampler
-    way = FOUND[f"{name}/x"] * _alphas(name)[:, None, None]
-    noise = FOUND.get(f"{name}/noise", np.zeros_like(way[1:]))
+    process, trajectory = _trajectory(name)
+    schedule, plan, sampler = process.schedule, trajectory.plan, trajectory.sampler
+    states = FOUND[f"{name}/x"] * _alphas(name)[:, None, None]
+    noise = FOUND.get(f"{name}/noise", np.zeros_like(states[1:]))
 
     def denoise(x, t):
         return Prediction(*exact(x, schedule.alpha(t), schedule.sigma(t), jnp))
 
     if sampler.of_flow_maps:
         denoise = flow_maps.from_denoiser(denoise, schedule)
-    state = sampler.init(jnp.asarray(way[0]), schedule, plan)
-    scale = np.abs(way).max(axis=(1, 2))
+    state = sampler.init(jnp.asarray(states[0]), schedule, plan)
+    scale = np.abs(states).max(axis=(1, 2))
     errors = []
     for i in range(len(plan.t)):
         state = sampler.step(state, denoise, schedule, plan, jnp.asarray(i), noise[i][None][: sampler.draws])
-        errors.append(np.abs(state.x - way[i + 1]).max() / scale[i + 1])
+        errors.append(np.abs(state.x - states[i + 1]).max() / scale[i + 1])
     assert max(errors) <= 10 * MEASURED[name], errors
 
 
 def test_inversion_with_clipped_data_is_diffusers():
     schedule = schedules.linear_beta()
     sampler = samplers.ddim_inversion(clip=0.7)
-    way = FOUND["inverted/x"]
+    states = FOUND["inverted/x"]
     level = FOUND["inverted/level"]
     times = np.asarray(schedule.inverse_log_snr(-2 * np.log(np.maximum(level, 1e-30))))
     plan = timesteps.plan(np.where(level > 0, times, 0))
     denoise = lambda x, t: Prediction(*exact(x, schedule.alpha(t), schedule.sigma(t), jnp))
-    state = sampler.init(jnp.asarray(way[0]), schedule, plan)
+    state = sampler.init(jnp.asarray(states[0]), schedule, plan)
     errors = []
     for i in range(len(plan.t)):
-        state = sampler.step(state, denoise, schedule, plan, jnp.asarray(i), jnp.zeros((0, *way[0].shape)))
-        errors.append(np.abs(state.x - way[i + 1]).max())
+        state = sampler.step(state, denoise, schedule, plan, jnp.asarray(i), jnp.zeros((0, *states[0].shape)))
+        errors.append(np.abs(state.x - states[i + 1]).max())
     assert max(errors) <= 2e-15
     unclipped = samplers.ddim_inversion().step(
-        sampler.init(jnp.asarray(way[0]), schedule, plan), denoise, schedule, plan, 0, jnp.zeros((0, *way[0].shape))
+        sampler.init(jnp.asarray(states[0]), schedule, plan),
+        denoise,
+        schedule,
+        plan,
+        0,
+        jnp.zeros((0, *states[0].shape)),
     )
-    assert np.abs(unclipped.x - way[1]).max() > 0.1
+    assert np.abs(unclipped.x - states[1]).max() > 0.1

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import json
 import pathlib
 import tempfile
@@ -18,7 +17,8 @@ from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import interchange
 from diffusion.models.autoencoders import latent_space as autoencoders
 from diffusion.models.interchange import folders, schedulers
-from diffusion.text_to_image import pipelines, requests
+from diffusion.text_to_image import pipelines
+from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines
 
@@ -27,7 +27,7 @@ ABOUT, FOUND = made_pipelines.fixture("sd")
 
 
 class Compiled:
-    """A network, compiled once, that runs inside `jax.disable_jit`: the walks around it are not worth a compilation."""
+    """A network, compiled once, that runs inside `jax.disable_jit`: the loop around it is not worth a compilation."""
 
     def __init__(self, module):
         self._module = module
@@ -49,19 +49,20 @@ def loaded(name="sd"):
 
 @functools.cache
 def compiled(name):
-    """(model, told, untold) whose denoiser is compiled for two pictures with guidance, LCM's own."""
+    """(model, conditional, unconditional): its denoiser is compiled for two pictures with guidance, LCM's own."""
     model = loaded(name)
     scale = model.usual.guidance if name == "lcm" else 7.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the second prompt is too long for CLIP, there and here
-        told, untold = text_to_image.conditions(model, PROMPTS, "bad", scale, 16, 16)
+        conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", scale, 16, 16)
     modules = {**model.modules, model.kind.denoiser: Compiled(model.denoiser)}
-    return dataclasses.replace(model, modules=modules), told, untold
+    return dataclasses.replace(model, modules=modules), conditional, unconditional
 
 
-# Of each pipeline, the walks of its fixture and the largest difference of each, as a part of the largest number in the
-# latents: ten times what is measured on one CPU, rounded up to one digit, for another rounds otherwise; 1e-4 at most.
-WALKS = {
+# Of each pipeline, the trajectories of its fixture and the largest difference of each, as a part of the largest number
+# in the latents: ten times what is measured on one CPU, rounded up to one digit, for another rounds otherwise; 1e-4 at
+# most.
+TRAJECTORIES = {
     "sd": {
         "plms": 4e-5,
         "pndm": 5e-5,
@@ -97,27 +98,29 @@ WALKS = {
 }
 
 
-@pytest.mark.parametrize("name", WALKS)
-def test_every_walk_of_a_fixture_is_compared(name):
-    assert WALKS[name].keys() == made_pipelines.fixture(name)[0]["walks"].keys()
+@pytest.mark.parametrize("name", TRAJECTORIES)
+def test_every_trajectory_of_a_fixture_is_compared(name):
+    assert TRAJECTORIES[name].keys() == made_pipelines.fixture(name)[0]["walks"].keys()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, walk", [(name, walk) for name, walks in WALKS.items() for walk in walks])
-def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, walk):
+@pytest.mark.parametrize("name, case", [(name, case) for name, cases in TRAJECTORIES.items() for case in cases])
+def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
     about, found = made_pipelines.fixture(name)
-    model, told, untold = compiled(name)
-    process = schedulers.read(about["walks"][walk], even=model.kind.even)
-    if walk == "dpmpp_2m, karras":  # the network is told whole times there, though its sigma is of one between
+    model, conditional, unconditional = compiled(name)
+    process = schedulers.read(about["walks"][case], even=model.kind.even)
+    if case == "dpmpp_2m, karras":  # the network there receives whole times, though its sigma is of one between
         clock = process.parameterization.clock
         whole = process.parameterization._replace(clock=lambda schedule, t: jnp.round(clock(schedule, t)))
         process = process._replace(parameterization=whole)
-    way = schedulers.walk(process, walk.partition(",")[0].partition(" ")[0], about["steps"][walk], tokens=16)
-    assert model.process.sampler == WALKS_OWN[name]
+    trajectory = schedulers.trajectory(
+        process, case.partition(",")[0].partition(" ")[0], about["steps"][case], tokens=16
+    )
+    assert model.process.sampler == OWN_SAMPLER[name]
     model = dataclasses.replace(model, process=process._replace(parameterization=_read_as(model, process)))
-    sampler, shape = way.sampler, (2, 8, 8, model.channels)
-    if sampler.draws:  # with the noise that theirs was given
-        step = lambda state, denoise, schedule, plan, i, noise: way.sampler.step(
+    sampler, shape = trajectory.sampler, (2, 8, 8, model.channels)
+    if sampler.draws:  # with the noise that theirs received
+        step = lambda state, denoise, schedule, plan, i, noise: trajectory.sampler.step(
             state, denoise, schedule, plan, i, jnp.asarray(drawn(f"step {i}", *shape))[None]
         )
         sampler = sampler._replace(step=step)
@@ -126,32 +129,37 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, walk):
     if model.sees_mask:
         right = np.broadcast_to(np.arange(8) >= 4, (2, 8, 8))[..., None].astype(np.float32)
         beside = jnp.concatenate([right, np.repeat(drawn("masked", 1, 8, 8, 4), 2, axis=0)], axis=-1)
-        told = told | {"beside": beside}
-        untold = untold | {"beside": beside}
-    denoise = text_to_image.denoise(model, model.params[part], told, untold if guided else None, 7.5)
+        conditional = conditional | {"beside": beside}
+        unconditional = unconditional | {"beside": beside}
+    other = unconditional if guided else None
+    denoise = text_to_image.denoise(model, model.params[part], conditional, other, 7.5)
     if sampler.of_flow_maps:
         denoise = flow_maps.from_denoiser(denoise, process.schedule)
-    x = way.start * jnp.asarray(drawn("latents", *shape))
+    x = trajectory.start * jnp.asarray(drawn("latents", *shape))
     with jax.disable_jit():
-        ours = samplers.sample(sampler, denoise, process.schedule, x, way.plan, jax.random.split(jax.random.key(0), 2))
-    theirs = found[f"latents/{walk}"]
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=WALKS[name][walk] * np.abs(theirs).max())
+        ours = samplers.sample(
+            sampler, denoise, process.schedule, x, trajectory.plan, jax.random.split(jax.random.key(0), 2)
+        )
+    theirs = found[f"latents/{case}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TRAJECTORIES[name][case] * np.abs(theirs).max())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("walk, within", [("ddim", 4e-5), ("euler", 4e-5), ("dpmpp_2m", 4e-5)])  # as in WALKS
-def test_a_picture_is_changed_as_diffusers_changes_it(walk, within):
-    """60 % of the walk, from the same latents and the same noise on them."""
-    model, told, untold = compiled("sd")
-    process = schedulers.read(ABOUT["walks"][walk])
+@pytest.mark.parametrize("case, within", [("ddim", 4e-5), ("euler", 4e-5), ("dpmpp_2m", 4e-5)])  # as in TRAJECTORIES
+def test_a_picture_is_changed_as_diffusers_changes_it(case, within):
+    """60 % of the trajectory, from the same latents and the same noise on them."""
+    model, conditional, unconditional = compiled("sd")
+    process = schedulers.read(ABOUT["walks"][case])
     model = dataclasses.replace(model, process=process)
-    way = schedulers.walk(process, walk, 30)
-    plan = timesteps.Plan(*(part[requests.first_step(30, 0.6) :] for part in way.plan))
+    trajectory = schedulers.trajectory(process, case, 30)
+    plan = timesteps.Plan(*(part[Request(image="a.png", strength=0.6).first_step(30) :] for part in trajectory.plan))
     x = text_to_image.noised(process.schedule, plan, drawn("image", 2, 8, 8, 4), drawn("step 0", 2, 8, 8, 4))
-    denoise = text_to_image.denoise(model, model.params["unet"], told, untold, 7.5)
+    denoise = text_to_image.denoise(model, model.params["unet"], conditional, unconditional, 7.5)
     with jax.disable_jit():
-        ours = samplers.sample(way.sampler, denoise, process.schedule, x, plan, jax.random.split(jax.random.key(0), 2))
-    theirs = FOUND[f"edited/{walk}"]
+        ours = samplers.sample(
+            trajectory.sampler, denoise, process.schedule, x, plan, jax.random.split(jax.random.key(0), 2)
+        )
+    theirs = FOUND[f"edited/{case}"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
 
 
@@ -169,7 +177,7 @@ def test_pictures_of_bfloat16_are_near_those_of_float32():
     assert 0 < distance(found, whole) < 0.1 * distance(other, whole)
 
 
-WALKS_OWN = {
+OWN_SAMPLER = {
     "sd": "plms",
     "inpaint": "plms",
     "xl": "euler",
@@ -184,7 +192,7 @@ WALKS_OWN = {
 
 
 def _read_as(model, process):
-    """The clock and the channels of the model, with what the process of a walk predicts."""
+    """The clock and the channels of the model, with what the process of a trajectory predicts."""
     if model.name.startswith("StableDiffusionP"):
         return process.parameterization
     return model.process.parameterization
@@ -192,19 +200,19 @@ def _read_as(model, process):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, walk, within",
-    [  # as in WALKS
+    "name, case, within",
+    [  # as in TRAJECTORIES
         ("sd", "plms", 4e-6),
         ("playground", "dpmpp_2m", 3e-6),
         ("lcm", "lcm", 5e-6),
     ],
 )
-def test_the_picture_is_what_the_autoencoder_there_makes_of_the_latents(name, walk, within):
+def test_the_picture_is_what_the_autoencoder_there_makes_of_the_latents(name, case, within):
     """Of Playground, whose latents have a mean and a deviation for each channel, as its pipeline there decodes them."""
     model = loaded(name)
     found_there = made_pipelines.fixture(name)[1]
     vae = model.modules["vae"]
-    z = found_there[f"latents/{walk}"]
+    z = found_there[f"latents/{case}"]
     found = jax.jit(lambda params, z: vae.apply({"params": params}, z, method="decode"))(
         model.params["vae"], autoencoders.from_diffusion(z, vae.scale, vae.shift)
     )
@@ -217,7 +225,7 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
     """A pipeline with EDM's scheduler, and that of latent consistency models, were refused."""
     model = text_to_image.load(made_pipelines.folder(name, tmp_path))
     assert model.usual == usual and model.distilled == (name == "lcm")
-    assert model.process.sampler == WALKS_OWN[name]
+    assert model.process.sampler == OWN_SAMPLER[name]
     if levels:
         fields = model.process.fields
         assert (fields["sigma_min"], fields["sigma_max"]) == levels and model.process.parameterization.name == "edm"
@@ -339,19 +347,19 @@ class Reached(Exception):
 
 
 @pytest.fixture
-def settings(monkeypatch):
+def settings():
     """`generate` of a model without parameters, up to where it would compute."""
     files = ABOUT["files"]
     config = lambda part: json.loads(files[f"{part}/config.json"])
     build = lambda part: interchange.FAMILIES[folders.family_of(config(part), part)].build(config(part))
     modules = {part: build(part) for part in ("unet", "vae")}
     process = schedulers.read(json.loads(files["scheduler/scheduler_config.json"]))
-    model = text_to_image.TextToImage("StableDiffusionPipeline", pipelines.SD, modules, {}, {}, process, 16, False)
 
     def reached(*_, **__):
         raise Reached
 
-    monkeypatch.setattr(importlib.import_module("diffusion.text_to_image.generate"), "conditions", reached)
+    kind = pipelines.SD._replace(condition=reached)
+    model = text_to_image.TextToImage("StableDiffusionPipeline", kind, modules, {}, {}, process, 16, False)
 
     def call(prompts="a cat", replaced=None, **settings):
         with pytest.raises(Reached):
@@ -365,30 +373,30 @@ def settings(monkeypatch):
     ({"sampler": "dpmp_2m"}, "sampler='dpmp_2m' is not known.*did you mean 'dpmpp_2m'"),
     ({"height": 18}, r"height = 18: 4 must divide it \(the autoencoder's 2 times the denoiser's 2\); near it are"),
     ({"width": 1}, "width = 1: 4 must divide it"),
-    ({"steps": 0}, r"steps = 0 must be in 1 \.\. 1000"),
-    ({"steps": 1001}, r"steps = 1001 must be in"),
+    ({"steps": 0}, "steps = 0; valid: a whole number, at least 1 and at most 1000"),
+    ({"steps": 1001}, "steps = 1001; valid"),
     ({"guidance": float("nan")}, "guidance = nan"),
-    ({"seeds": -1}, r"seeds are whole numbers in 0 \.\. 4294967295; got -1"),
+    ({"seeds": -1}, r"seeds = \[-1\]; valid: .* at least 0 and at most 4294967295"),
     ({"seeds": [1, 2, 3], "prompts": ["a", "b"]}, "2 prompts and 3 seeds"),
-    ({"prompts": []}, "0 prompts"),
+    ({"prompts": []}, r"prompts = \[\]; valid: a list of 1 to"),
     ({"strength": 0.5}, "strength = 0.5.*give the image"),
     ({"resamplings": 2}, "resamplings = 2: .*; give a mask or margins"),
-    ({"resamplings": 0}, "resamplings = 0 must be at least 1"),
+    ({"resamplings": 0}, "resamplings = 0; valid: a whole number, at least 1"),
     ({"tile": 15}, "tile = 15: the autoencoder's factor 2 must divide it, for example 14"),
     ({"mask": np.ones((16, 16), bool)}, "a mask and margins belong to an image"),
     ({"image": np.zeros((16, 16, 4), np.uint8)}, r"uint8 \[H, W, 3\]; got uint8 \[16, 16, 4\]"),
     ({"image": np.zeros((16, 16, 3), np.uint16)}, "got uint16"),
     ({"image": np.zeros((16, 18, 3), np.uint8)}, "width = 18: 4 must divide it"),
-    ({"image": np.zeros((16, 16, 3), np.uint8), "height": 32}, "height and width 32 x 0 are asked for"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "height": 32}, "the request is for 32 x 0 pixels"),
     ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.ones((8, 16), bool)}, r"\[16, 16\]; got bool \[8, 16\]"),
     ({"image": np.zeros((16, 16, 3), np.uint8), "mask": np.zeros((16, 16), bool)}, "the mask marks nothing"),
     ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 0.01}, "is less than one step; at least 0.0333 is"),
-    ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, r"strength = 1.5 must be in \(0, 1\]"),
-    ({"image": np.zeros((16, 16, 3), np.uint8), "margins": (-4, 0, 0, 0)}, "must not be negative"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "strength": 1.5}, "strength = 1.5; valid: a number above 0"),
+    ({"image": np.zeros((16, 16, 3), np.uint8), "margins": (-4, 0, 0, 0)}, r"margins = \[-4, 0, 0, 0\]; valid: "),
     ({"image": np.zeros((8, 8, 3), np.uint8), "margins": (40_000, 0, 40_000, 0)},
      r"margins = \(40000, 0, 40000, 0\) .* make a picture of 40008 x 40008 pixels, and at most 67,108,864"),
     ({"image": np.zeros((16, 16, 3), np.uint8), "margins": (4, 0, 0, 0), "resamplings": 10**9},
-     "resamplings = 1000000000: at most 100"),
+     "resamplings = 1000000000; valid: .* at most 100"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit_are_refused_before_anything_is_computed(settings, wrong, message, monkeypatch):
     if max(wrong.get("margins", [0])) > 1000:
@@ -398,7 +406,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_computed(settin
 
 
 @pytest.mark.parametrize(
-    "given, message",
+    "said, message",
     [
         ({"guidance": 1.0, "negative": "blurry"}, "'blurry' has no effect: guidance = 1 is none; it needs one above 1"),
         ({"guidance": 0.5, "negative": "blurry"}, "has no effect"),
@@ -406,9 +414,9 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_computed(settin
         ({"prompts": ""}, "a prompt is empty"),
     ],
 )
-def test_what_has_no_effect_is_said(settings, given, message):
+def test_what_has_no_effect_is_said(settings, said, message):
     with pytest.warns(UserWarning, match=message):
-        settings(**given)
+        settings(**said)
 
 
 def test_settings_that_fit_say_nothing(settings, recwarn):

@@ -27,16 +27,16 @@ SD_1 = {
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 
 
-def indices(walk):
-    return np.append(walk.plan.t, walk.plan.s[-1]) * 1000 - 1
+def indices(trajectory):
+    return np.append(trajectory.plan.t, trajectory.plan.s[-1]) * 1000 - 1
 
 
 def test_the_published_scheduler_of_sd_is_its_process_its_sampler_and_its_steps():
     process = schedulers.read(SD_1)
     assert (process.prediction, process.sampler, process.T) == ("epsilon", "plms", 1000)
-    walk = schedulers.walk(process, "", 50)
+    trajectory = schedulers.trajectory(process, "", 50)
     # The times of the original repository, and an end at the first time of the process.
-    np.testing.assert_allclose(indices(walk), [*range(981, 0, -20), 0], atol=1e-9)
+    np.testing.assert_allclose(indices(trajectory), [*range(981, 0, -20), 0], atol=1e-9)
     assert float(process.schedule.alpha(1.0)) ** 2 == pytest.approx(0.0047, abs=1e-4)  # as published for SD
     assert float(process.parameterization.clock(process.schedule, np.float64(1.0))) == pytest.approx(999)
 
@@ -51,8 +51,8 @@ def test_the_published_scheduler_of_sd_is_its_process_its_sampler_and_its_steps(
     ("unipc", {"final_sigmas_type": "sigma_min"}, [999, 979], [20, 0]),
 ])  # fmt: skip
 def test_a_solver_steps_where_the_scheduler_of_its_name_would(sampler, settings, first, last):
-    walk = schedulers.walk(schedulers.read(SD_1 | settings), sampler, 50)
-    found = indices(walk)
+    trajectory = schedulers.trajectory(schedulers.read(SD_1 | settings), sampler, 50)
+    found = indices(trajectory)
     np.testing.assert_allclose(found[:2], first, atol=0.01)
     np.testing.assert_allclose(found[-2:], last, atol=1e-6)
 
@@ -60,23 +60,23 @@ def test_a_solver_steps_where_the_scheduler_of_its_name_would(sampler, settings,
 @pytest.mark.slow
 def test_the_start_is_the_noise_of_the_process_where_x_over_alpha_is_walked():
     process = schedulers.read(SD_1)
-    assert schedulers.walk(process, "euler", 50).start == pytest.approx(float(process.schedule.sigma(1.0)))
-    assert schedulers.walk(process, "dpmpp_2m", 50).start == 1
+    assert schedulers.trajectory(process, "euler", 50).start == pytest.approx(float(process.schedule.sigma(1.0)))
+    assert schedulers.trajectory(process, "dpmpp_2m", 50).start == 1
     leading = schedulers.read(SD_1 | {"timestep_spacing": "leading"})
-    assert schedulers.walk(leading, "euler", 50).start == 1
+    assert schedulers.trajectory(leading, "euler", 50).start == 1
 
 
 def test_a_flow_is_shifted_once_for_its_last_time_and_once_for_all():
     """SD 3's published sigmas: 1 at first, 0.00893 before the end, for a shift of 3."""
     process = schedulers.read(FLOW)
-    walk = schedulers.walk(process, "", 28)
+    trajectory = schedulers.trajectory(process, "", 28)
     assert process.sampler == "euler" and process.prediction == "flow_prediction"
-    assert walk.plan.t[0] == 1 and walk.plan.s[-1] == 0 and len(walk.plan.t) == 28
-    assert walk.plan.t[-1] == pytest.approx(0.00893, abs=1e-5)
+    assert trajectory.plan.t[0] == 1 and trajectory.plan.s[-1] == 0 and len(trajectory.plan.t) == 28
+    assert trajectory.plan.t[-1] == pytest.approx(0.00893, abs=1e-5)
     assert float(process.parameterization.clock(process.schedule, np.float64(0.5))) == 500
     config = FLOW | {"shift": 3.0, "use_dynamic_shifting": True, "max_shift": 1.15}
     dynamic = schedulers.read(config, even=True)  # as Flux's pipeline
-    few, many = (schedulers.walk(dynamic, "", 4, tokens).plan.t[1] for tokens in (256, 4096))
+    few, many = (schedulers.trajectory(dynamic, "", 4, tokens).plan.t[1] for tokens in (256, 4096))
     assert few == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 1 / 3), abs=1e-6)
     assert many == pytest.approx(np.exp(1.15) / (np.exp(1.15) + 1 / 3), abs=1e-6)
 
@@ -102,9 +102,9 @@ def test_a_flow_by_dpm_solver_steps_where_its_scheduler_would(predicts, name, sh
     process = schedulers.read(DPM_FLOW | {"flow_shift": shift, "prediction_type": predicts})
     assert (process.prediction, process.sampler) == (predicts, "dpmpp_2m")
     assert process.parameterization.name == name
-    walk = schedulers.walk(process, "", 4)
-    np.testing.assert_allclose([*walk.plan.t, walk.plan.s[-1]], sigmas, atol=1e-7)
-    assert walk.start == 1
+    trajectory = schedulers.trajectory(process, "", 4)
+    np.testing.assert_allclose([*trajectory.plan.t, trajectory.plan.s[-1]], sigmas, atol=1e-7)
+    assert trajectory.start == 1
     assert float(process.parameterization.clock(process.schedule, np.float64(0.5))) == 500
 
 
@@ -112,7 +112,7 @@ def test_the_first_order_of_dpm_solver_on_a_flow_is_eulers_method():
     process = schedulers.read(DPM_FLOW | {"solver_order": 1, "flow_shift": 3.0})
     assert process.sampler == "ddim"
     second = schedulers.read(DPM_FLOW | {"solver_order": 2, "flow_shift": 3.0})
-    for ours, theirs in zip(schedulers.walk(process, "", 4).plan, schedulers.walk(second, "", 4).plan):
+    for ours, theirs in zip(schedulers.trajectory(process, "", 4).plan, schedulers.trajectory(second, "", 4).plan):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -130,27 +130,27 @@ def test_the_first_order_of_dpm_solver_on_a_flow_is_eulers_method():
 def test_lcm_steps_from_where_it_learned_to_the_data(steps, times, settings):
     process = schedulers.read(SD_1 | {"_class_name": "LCMScheduler", "timestep_scaling": 10.0} | settings)
     assert process.sampler == "lcm"
-    np.testing.assert_allclose(indices(schedulers.walk(process, "", steps)), [*times, -1], atol=1e-9)
+    np.testing.assert_allclose(indices(schedulers.trajectory(process, "", steps)), [*times, -1], atol=1e-9)
     with pytest.raises(ValueError, match=r"steps = 51 must be in 1 \.\. 50, the steps that the model was distilled"):
-        schedulers.walk(process, "", 51)
+        schedulers.trajectory(process, "", 51)
     other = schedulers.read(SD_1 | {"_class_name": "LCMScheduler", "original_inference_steps": 100})
-    assert indices(schedulers.walk(other, "", 4)).tolist() == pytest.approx([999, 749, 499, 249, -1])
+    assert indices(schedulers.trajectory(other, "", 4)).tolist() == pytest.approx([999, 749, 499, 249, -1])
 
 
 def test_the_steps_of_a_students_training_matter_to_the_solvers_that_read_them_alone():
     """A process of fewer than LCM's 50 steps was refused, whatever its class."""
     short = SD_1 | {"num_train_timesteps": 20}
     process = schedulers.read(short)
-    at = lambda walk: np.rint(walk.plan.t * 20 - 1).tolist()
-    assert at(schedulers.walk(process, "ddim", 10)) == [*range(19, 0, -2)]
+    at = lambda trajectory: np.rint(trajectory.plan.t * 20 - 1).tolist()
+    assert at(schedulers.trajectory(process, "ddim", 10)) == [*range(19, 0, -2)]
     message = "original_inference_steps = 50 is no number of the process's 20 steps"
     with pytest.raises(ValueError, match=message):
-        schedulers.walk(process, "lcm", 4)
+        schedulers.trajectory(process, "lcm", 4)
     for name in ("LCMScheduler", "TCDScheduler"):
         with pytest.raises(Refusal, match=f"{name}: {message}"):
             schedulers.read(short | {"_class_name": name})
         own = schedulers.read(short | {"_class_name": name, "original_inference_steps": 10})
-        assert at(schedulers.walk(own, "", 5)) == [19, 15, 11, 7, 3]
+        assert at(schedulers.trajectory(own, "", 5)) == [19, 15, 11, 7, 3]
 
 
 OURS = {"_class_name": schedulers.OURS, "use_flow_sigmas": True, "prediction_type": "sample", "flow_shift": 3.0}
@@ -158,9 +158,9 @@ OURS = {"_class_name": schedulers.OURS, "use_flow_sigmas": True, "prediction_typ
 
 def test_a_student_of_a_flow_steps_from_its_noise_to_the_data():
     process = schedulers.read(OURS)
-    walk = schedulers.walk(process, "", 4)
-    assert (process.sampler, process.parameterization.name, walk.start) == ("lcm", "x0", 1)
-    np.testing.assert_allclose([*walk.plan.t, walk.plan.s[-1]], [1, 0.9, 0.75, 0.5, 0])  # 3 t / (1 + 2 t)
+    trajectory = schedulers.trajectory(process, "", 4)
+    assert (process.sampler, process.parameterization.name, trajectory.start) == ("lcm", "x0", 1)
+    np.testing.assert_allclose([*trajectory.plan.t, trajectory.plan.s[-1]], [1, 0.9, 0.75, 0.5, 0])  # 3 t / (1 + 2 t)
     x_t = np.ones((1, 2))
     output = np.zeros((1, 2))
     bounded = schedulers.read(OURS | {"boundary_scaling": 0.01}).parameterization
@@ -274,7 +274,7 @@ def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'epsilon'"):
         schedulers.read(SD_1, prediction="epsilo")
     with pytest.raises(ValueError, match="did you mean 'unipc'"):
-        schedulers.walk(schedulers.read(SD_1), "unip", 30)
+        schedulers.trajectory(schedulers.read(SD_1), "unip", 30)
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ class Pixels:
 
 
 class Product:
-    """A denoiser that keeps the shapes with which it is traced: a part of x, and of what it is told."""
+    """A denoiser that keeps the shapes with which it is traced: a part of x, and of its condition."""
 
     widths, in_channels = (1,), 3
 
@@ -52,11 +52,11 @@ class Product:
 
 @pytest.fixture
 def model():
-    """A model of 8 x 8 pixels, whose `asked` are the texts that its encoder was given, call by call."""
-    asked = []
+    """A model of 8 x 8 pixels; `_programs["encoded"]` are the texts that its encoder has read, call by call."""
+    encoded = []
 
-    def condition(texts):
-        asked.append(list(texts))
+    def condition(texts, **how):
+        encoded.append(list(texts))
         return {"tokens": jnp.stack([jnp.linspace(0, len(text), WIDTH) for text in texts])}
 
     kind = pipelines.Kind("Made", "unet", (), condition, lambda denoiser: 1, pipelines.Usual())
@@ -64,7 +64,7 @@ def model():
     params = {"unet": {"kernel": kernel}, "vae": {}}
     modules = {"unet": Product(), "vae": Pixels()}
     made = text_to_image.TextToImage("made", kind, modules, params, {}, schedulers.read(CONFIG), 8, False)
-    made._programs["asked"] = asked
+    made._programs["encoded"] = encoded
     return made
 
 
@@ -75,7 +75,7 @@ def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
         def apply(self, variables, x, method):
             return x
 
-    bare = dataclasses.replace(model, modules={**model.modules, "vae": Itself()}, _programs={"asked": []})
+    bare = dataclasses.replace(model, modules={**model.modules, "vae": Itself()}, _programs={"encoded": []})
     image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     edit = lambda model: text_to_image.generate(
         model, "a cat", negative="bad", steps=4, sampler="ddim", image=image, strength=0.5
@@ -83,18 +83,18 @@ def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
     assert np.abs(edit(bare).astype(int) - edit(model)).max() <= 1
 
 
-def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_walk_is_one_program(model):
+def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_trajectory_is_one_program(model):
     """Four pictures of one prompt in two batches, six steps each: all of it is traced once."""
     made = text_to_image.generate(model, "a cat", negative="bad", steps=6, seeds=range(4), batch_size=2, sampler="ddim")
     assert made.shape == (4, 8, 8, 3) and len(np.unique(made)) > 50
-    assert model._programs["asked"] == [["a cat", "bad"]]
-    walked = [shape for shape in model.denoiser.traced if shape[0] == 4]
-    assert walked == model.denoiser.traced and len(walked) == 2  # one of them to count its memory
+    assert model._programs["encoded"] == [["a cat", "bad"]]
+    pairs = [shape for shape in model.denoiser.traced if shape[0] == 4]
+    assert pairs == model.denoiser.traced and len(pairs) == 2  # one of them to count its memory
     text_to_image.generate(model, "a cat", negative="bad", steps=6, seeds=range(4), batch_size=2, sampler="ddim")
     assert len(model.denoiser.traced) == 2
 
 
-def test_where_nothing_is_asked_for_the_model_is_sampled_as_it_is_made_for(model):
+def test_a_request_without_settings_is_sampled_as_the_model_was_published(model):
     model = dataclasses.replace(model, usual=pipelines.Usual(2, 1.0))
     made = text_to_image.generate(model, "a cat", sampler="lcm")
     assert {shape[0] for shape in model.denoiser.traced} == {1}  # no guidance
@@ -130,11 +130,11 @@ EDITS = {
 def test_pictures_seen_step_by_step_are_those_made_at_once(model, edit, sampler):
     same = {"negative": "bad", "steps": 4, "guidance": 3.0, "seeds": [3, 4], "sampler": sampler, **EDITS[edit]}
     frames = list(text_to_image.watch(model, "a cat", **same))
-    if edit == "painted, each part twice":  # of one step each; the last is walked once; steps 2, 5 and 8 add noise
+    if edit == "painted, each part twice":  # of one step each; the last is taken once; steps 2, 5 and 8 add noise
         assert [frame.step for frame in frames] == [1, 3, 4, 6, 7, 9, 10] and frames[0].steps == 10
     else:
-        walked = 2 if edit == "a picture changed" else 4
-        assert [frame.step for frame in frames] == list(range(1, walked + 1)) and frames[0].steps == walked
+        steps = 2 if edit == "a picture changed" else 4
+        assert [frame.step for frame in frames] == list(range(1, steps + 1)) and frames[0].steps == steps
         assert all(a.t > b.t for a, b in itertools.pairwise(frames))
     assert frames[-1].t < 0.002
     at_once = text_to_image.generate(model, "a cat", batch_size=2, **same)
@@ -146,7 +146,7 @@ def test_pictures_seen_step_by_step_are_those_made_at_once(model, edit, sampler)
 
 
 class Flat:
-    """E[x0 | x_t] where all pixels of a picture have one colour, which is N(0, 1): what is kept tells what to paint."""
+    """E[x0 | x_t] where all pixels of a picture have one colour, which is N(0, 1): what is kept says what to paint."""
 
     widths, in_channels = (1,), 3
 
@@ -164,7 +164,7 @@ class Flat:
 
 
 @pytest.mark.slow
-def test_what_is_painted_agrees_with_what_is_kept_the_more_often_it_is_walked(model):
+def test_what_is_painted_agrees_with_what_is_kept_the_more_often_it_is_sampled(model):
     flat = model.modules["unet"] = Flat(model.process.schedule)
     image = np.full((8, 8, 3), 200, np.uint8)
     same = {"steps": 20, "guidance": 1.0, "seeds": range(50), "batch_size": 50, "image": image, "sampler": "ddim"}
@@ -173,7 +173,7 @@ def test_what_is_painted_agrees_with_what_is_kept_the_more_often_it_is_walked(mo
         flat.clocks.clear()
         made = text_to_image.generate(model, "a cat", mask=RIGHT, resamplings=resamplings, **same)
         jax.effects_barrier()
-        # Three of the four quarters, of five steps each, are walked again.
+        # Three of the four quarters, of five steps each, are sampled again.
         assert len(flat.clocks) == 20 + 15 * (resamplings - 1)
         np.testing.assert_array_equal(made[:, :, :4], np.broadcast_to(image[:, :4], (50, 8, 4, 3)))
         off[resamplings] = np.abs(made[:, :, 4:].astype(float) - 200).mean()
@@ -181,7 +181,7 @@ def test_what_is_painted_agrees_with_what_is_kept_the_more_often_it_is_walked(mo
 
 
 @pytest.mark.slow
-def test_a_walk_that_is_left_is_not_walked(model):
+def test_a_trajectory_that_is_left_ends(model):
     ran = []
     inner = model.denoiser.apply
 
@@ -199,7 +199,9 @@ def test_a_walk_that_is_left_is_not_walked(model):
 
 def test_pictures_that_do_not_fit_into_memory_are_refused_with_the_estimate(model, monkeypatch):
     monkeypatch.setattr(limits, "memory", lambda: 10 * 2**20)
-    words = r"4 pictures of 1024 x 1024 \(height x width\) would need about .* MiB of memory, and there are 10 MiB: ask"
+    words = (
+        r"4 pictures of 1024 x 1024 \(height x width\) would need about .* MiB of memory, and there are 10 MiB: choose"
+    )
     for make in (text_to_image.watch, text_to_image.generate):
         count = {"batch_size": 4} if make is text_to_image.generate else {}
         with pytest.raises(limits.Refused, match=words):
@@ -228,6 +230,6 @@ def test_the_peak_is_near_what_xla_allocates():
     """Of a pair of products with a softmax between, as in attention, XLA's own count of the compiled program."""
     attend = lambda q, k, v: jax.nn.softmax(q @ k.T) @ v
     shapes = [jax.ShapeDtypeStruct((1000, 64), jnp.float32)] * 3
-    told = jax.jit(attend).lower(*shapes).compile().memory_analysis()
-    held = told.temp_size_in_bytes + told.argument_size_in_bytes + told.output_size_in_bytes
+    memory = jax.jit(attend).lower(*shapes).compile().memory_analysis()
+    held = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     assert 0.5 * held < peak_memory.peak(jax.make_jaxpr(attend)(*shapes).jaxpr) < 2.5 * held

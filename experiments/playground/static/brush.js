@@ -32,7 +32,7 @@ function draw() {
   pen.globalAlpha = 1;
 }
 
-function load(address, given) {
+function load(address, oldMask) {
   picture = address;
   element.classList.toggle("has-picture", !!address);
   if (!address) { painted = false; say(); return; }
@@ -41,7 +41,7 @@ function load(address, given) {
     stage.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
     element.classList.toggle("coarse", Math.max(image.naturalWidth, image.naturalHeight) <= 256);
     painted = false;
-    if (!given) { draw(); say(); return; }
+    if (!oldMask) { draw(); say(); return; }
     const drawn = new Image();
     drawn.onload = () => {  // black becomes transparent, as the brush leaves it
       const pen = mask.getContext("2d");
@@ -53,7 +53,7 @@ function load(address, given) {
       draw();
       say();
     };
-    drawn.src = given;
+    drawn.src = oldMask;
   };
   image.onerror = () => { element.classList.remove("has-picture"); say(); };  // the server says what is wrong with it
   image.src = address;

@@ -1,9 +1,8 @@
-"""What the page makes, without its components: parameters, files, refusals; a run's pictures are its samples."""
+"""What the page makes, without its components: requests, files, refusals; a run's pictures are its samples."""
 
 import base64
 import dataclasses
 import io
-import json
 import pathlib
 import types
 
@@ -15,14 +14,14 @@ from PIL import Image
 
 from configs import digits
 from diffusion.io import limits, pictures
-from diffusion.text_to_image import Frame
+from diffusion.text_to_image import Frame, png
 from experiments import config as configs
 from experiments.config import ConfigError, resolve
 from experiments.playground import __main__ as command
-from experiments.playground import display, request, trained
-from experiments.playground.request import Asked
+from experiments.playground import live_view, page_request, source, trained, uploads
+from experiments.playground.page_request import PageRequest
 from experiments.run_folder import workdir
-from experiments.sampling import from_prompt, generate
+from experiments.sampling import generate, model_flags
 from tests import commands
 
 SHAPE = (8, 8, 1)
@@ -43,7 +42,7 @@ def drawn(shape, seed=0):
     return np.random.default_rng(seed).integers(0, 255, shape).astype(np.uint8)
 
 
-def png(array):
+def encoded(array):
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
     return file.getvalue()
@@ -61,7 +60,7 @@ def files(tmp_path):
         "wrong": drawn((4, 8)),
     }
     for name, array in made.items():
-        (tmp_path / f"{name}.png").write_bytes(png(array))
+        (tmp_path / f"{name}.png").write_bytes(encoded(array))
     return {name: str(tmp_path / f"{name}.png") for name in made}
 
 
@@ -71,7 +70,7 @@ def test_a_runs_pictures_are_the_samples_of_its_scanned_sampler(run, sampler):
     wanted = run.config.copy_and_resolve_references()
     wanted.sample.update({"steps": 3, "sampler": {"name": sampler}})
     wanted.sample.guidance.scale = 2.0
-    frames = list(run.watch(Asked(label=3, steps=3, guidance=2.0, seed=7, sampler=sampler, batch=2)))
+    frames = list(run.watch(PageRequest(label=3, steps=3, guidance=2.0, seeds=(7, 8), sampler=sampler)))
     assert [frame.step for frame in frames] == [1, 2, 3]
     labels = np.full(2, 3, np.int32)
     seeds = np.array([7, 8], np.uint32)
@@ -83,50 +82,50 @@ def test_a_runs_pictures_are_the_samples_of_its_scanned_sampler(run, sampler):
 @pytest.mark.slow
 def test_a_run_changes_paints_and_widens_pictures(run, files):
     image = drawn((8, 8, 1))
-    told = dataclasses.replace(run.usual, steps=4, image=files["image"])
-    *_, last = run.watch(dataclasses.replace(told, mask=files["mask"]))
+    request = dataclasses.replace(run.usual, steps=4, image=files["image"])
+    *_, last = run.watch(dataclasses.replace(request, mask=files["mask"]))
     np.testing.assert_array_equal(last.pictures[0, :, 4:], image[:, 4:])
     assert (last.pictures[0, :, :4] != image[:, :4]).mean() > 0.9
-    few = list(run.watch(dataclasses.replace(told, strength=0.5)))
+    few = list(run.watch(dataclasses.replace(request, strength=0.5)))
     assert [frame.steps for frame in few] == [2, 2] and (few[-1].pictures[0] != image).any()
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"prompt": "a cat"}, "digits is told a class, and no prompt: it has no text model"),
-    ({"label": 10}, r"label = 10 is no class of this model: 0 \.\. 9 are"),
+    ({"prompts": "a cat"}, "digits receives a class, and no prompt: it has no text model"),
+    ({"label": 10}, r"label = 10 is no class of this model; valid: 0 \.\. 9"),
     ({"image": "large"}, r"the picture has 16 x 16 pixels with its margins, and digits makes 8 x 8 alone"),
     ({"image": "image", "margins": (0, 0, 2, 0)}, "the picture has 8 x 10 pixels with its margins"),
     ({"image": "image", "margins": (40_000, 0, 40_000, 0)}, "the picture has 40008 x 40008 pixels with its margins"),
     ({"image": "image", "mask": "wrong"}, r"has 4 x 8 pixels \(height x width\), and its picture 8 x 8"),
-    ({"mask": "mask"}, "a mask and margins belong to a picture"),
+    ({"mask": "mask"}, "a mask and margins belong to an image; give the image"),
     ({"image": "nothing"}, "there is no such file"),
-    ({"height": 16}, "16 x 8 pixels are asked for, and digits makes pictures of 8 x 8 alone"),
+    ({"height": 16}, "the request is for 16 x 0 pixels, and digits makes pictures of 8 x 8 alone"),
     ({"strength": 0.5}, "strength = 0.5.*give the image"),
     ({"sampler": "consistency"}, "sampler = 'consistency' is none for this run. Valid: .*dpmpp_2m"),
     ({"steps": 0}, "steps"),
     ({"guidance": -1.0}, r"config.sample.guidance.scale = -1.0. Valid: at least 0"),
-    ({"seed": -1}, "seeds are whole numbers"),
+    ({"seeds": -1}, "seeds = .*; valid: .* at least 0"),
 ])  # fmt: skip
-def test_what_a_run_cannot_do_is_refused_in_words(run, files, wrong, message, monkeypatch):
+def test_what_a_run_cannot_do_is_refused_in_words(run, files, wrong, message, monkeypatch, tmp_path):
     monkeypatch.setattr(np, "pad", lambda *_, **__: pytest.fail("an array was made before its size was checked"))
     wrong = {name: files.get(value, value) if name in ("image", "mask") else value for name, value in wrong.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run.watch(dataclasses.replace(run.usual, **wrong))
+        next(source.make(run, dataclasses.replace(run.usual, **wrong), tmp_path))
 
 
 @pytest.mark.slow
 def test_what_does_not_fit_into_memory_is_refused_with_the_estimate(run, monkeypatch):
     monkeypatch.setattr(limits, "memory", lambda: 2**20)
-    words = r"4096 pictures of 8 x 8 would need about .*iB of memory, and there are 1 MiB: ask for fewer"
+    words = r"4096 pictures of 8 x 8 would need about .*iB of memory, and there are 1 MiB: choose fewer"
     with pytest.raises(limits.Refused, match=words):
-        run.watch(dataclasses.replace(run.usual, batch=4096))
+        run.watch(dataclasses.replace(run.usual, seeds=range(4096)))
 
 
 @pytest.mark.parametrize(
     "name, message",
     [
         ("autoencoder_kl", "trains autoencoder_kl, which makes no pictures"),
-        ("pixart", "holds no text model: it trains a denoiser that is told text. Make one of it"),
+        ("pixart", "holds no text model: it trains a denoiser that receives text. Make one of it"),
     ],
 )
 def test_runs_of_other_kinds_are_refused(name, message):
@@ -137,103 +136,113 @@ def test_runs_of_other_kinds_are_refused(name, message):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"steps": 2.5}, "steps = 2.5: a whole number is needed"),
-    ({"seed": None}, "seed = None: a whole number"),
-    ({"margins": (0, 0, 0.5, 0)}, "margins = .*whole"),
-    ({"margins": (0, 0, 0)}, "four"),
-    ({"batch": 0}, r"batch = 0: 1 \.\. 4096 pictures"),
-    ({"batch": 10**9}, r"batch = 1000000000: 1 \.\. 4096 pictures"),
-    ({"steps": 1_000_000}, r"steps = 1000000: 1 \.\. 1000 are valid"),
-    ({"resamplings": 10**6}, r"resamplings = 1000000: 1 \.\. 100 are valid"),
-    ({"margins": [10**6, 0, 0, 0]}, r"margins = 1000000: 0 \.\. 65536 are valid"),
-    ({"height": 10**6}, r"height = 1000000: 0 \.\. 65536"),
-    ({"seed": 2**32 - 1, "batch": 2}, "seed = 4294967295: the last of 2 would be above 4294967295"),
-    ({"prompt": "x" * 10**6}, "prompt has 1000000 characters"),
-    ({"guidance": float("inf")}, "guidance = inf"),
-    ({"guidance": "much"}, "guidance = 'much': a number is needed"),
-    ({"prompt": 3}, "prompt = 3: a text is needed"),
+    ({"steps": 2.5}, "steps = 2.5; valid: a whole number"),
+    ({"seed": None}, "seed = None; valid: a whole number"),
+    ({"margins": (0, 0, 0.5, 0)}, "margins = .*; valid: .* whole"),
+    ({"margins": (0, 0, 0)}, "valid: a list of 4"),
+    ({"batch": 0}, "batch = 0; valid: .* at least 1"),
+    ({"batch": 10**9}, "batch = 1000000000; valid: .* at most 4096"),
+    ({"steps": 1_000_000}, "steps = 1000000; valid: .* at most 1000"),
+    ({"resamplings": 10**6}, "resamplings = 1000000; valid: .* at most 100"),
+    ({"margins": [10**6, 0, 0, 0]}, r"margins = \[1000000, 0, 0, 0\]; valid: .* at most 65536"),
+    ({"height": 10**6}, "height = 1000000; valid: .* at most 65536"),
+    ({"seed": 2**32 - 1, "batch": 2}, "seed = 4294967295; valid: .* at most 4294967294"),
+    ({"prompt": "x" * 10**6}, "prompt = .*; valid: a text of at most 20000 letters"),
+    ({"guidance": float("inf")}, "guidance = inf; valid: a number"),
+    ({"guidance": "much"}, "guidance = 'much'; valid: a number"),
+    ({"prompt": 3}, "prompt = 3; valid: a text"),
 ])  # fmt: skip
-def test_parameters_of_the_wrong_kind_are_refused(wrong, message):
+def test_inputs_of_the_wrong_kind_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        request.checked(wrong)
+        page_request.read(wrong)
 
 
-def test_numbers_of_json_are_taken():
-    found = request.checked({"steps": 20.0, "guidance": 2, "margins": [1.0, 0, 0, 0], "prompt": "a cat"})
-    assert (found.steps, found.guidance, found.margins, found.prompt) == (20, 2.0, (1, 0, 0, 0), "a cat")
-    assert found.seeds == [0]
+def test_numbers_of_json_are_taken_and_empty_inputs_say_nothing():
+    request = page_request.read({"steps": 20.0, "guidance": 2, "prompt": "a cat", "negative": "", "strength": 0})
+    assert (request.steps, request.guidance, request.prompts, request.seeds) == (20, 2.0, ("a cat",), (0,))
+    assert request.negative is request.strength is None
+    assert page_request.read(page_request.values(request)) == request
+
+
+@pytest.mark.parametrize("prompts, classes, wrong, message", [
+    (True, 0, {"label": 3}, "label = 3: made has no classes; leave it out"),
+    (False, 0, {"prompts": "a cat"}, "made receives no condition, and no prompt"),
+    (False, 0, {"negative": "a cat"}, "made receives no condition, and no prompt"),
+    (False, 2, {"label": -1}, r"label = -1 is no class of this model; valid: 0 \.\. 1"),
+])  # fmt: skip
+def test_a_model_is_asked_for_what_it_reads_alone(prompts, classes, wrong, message):
+    kind = types.SimpleNamespace(name="made", prompts=prompts, classes=classes)
+    with pytest.raises(ValueError, match=message):
+        source.check(kind, PageRequest(**wrong))
 
 
 class Made:
     """A source of known frames."""
 
-    usual = Asked(sampler="ddim", steps=2)
+    name, prompts, classes, usual = "made", True, 0, PageRequest(sampler="ddim", steps=2)
 
-    def watch(self, told):
+    def resolved(self, request):
+        return request
+
+    def watch(self, request):
         for step in (1, 2):
-            yield Frame(step, 2, 1 - step / 2, np.full((told.batch, 8, 8, 1), 100 * step, np.uint8))
+            yield Frame(step, 2, 1 - step / 2, np.full((request.number, 8, 8, 1), 100 * step, np.uint8))
 
-    def carried(self, told):
-        return {"prompt": told.prompt, "sampler": told.sampler, **request.common(told)}
+    def record(self, request):
+        return {"format": 1, "model": "m", "dtype": "float32", "loras": {}, "checkpoint": "c"}
 
 
 def test_what_a_file_carries_loads_back(tmp_path, files):
     inputs = tmp_path / "out" / "inputs"
     coded = lambda name: base64.b64encode(pathlib.Path(files[name]).read_bytes()).decode()
-    image, mask = (request.keep(coded(name), inputs) for name in ("image", "mask"))
+    image, mask = (uploads.keep(coded(name), inputs) for name in ("image", "mask"))
     np.testing.assert_array_equal(pictures.read(image), np.repeat(drawn((8, 8, 1)), 3, axis=-1))
-    wanted = Asked(
-        prompt="a cat",
+    wanted = PageRequest.series(
+        "a cat",
+        seed=5,
+        number=2,
         negative="bad",
         steps=7,
         guidance=3.5,
-        seed=5,
         sampler="ddim",
         height=8,
         width=8,
-        batch=2,
+        batch_size=2,
         image=image,
         mask=mask,
         margins=(0, 8, 0, 0),
         strength=0.5,
     )
-    *_, last = request.make(Made(), wanted, tmp_path / "out")
+    *_, last = source.make(Made(), wanted, tmp_path / "out")
     assert [path.rpartition("/")[2] for path in last.paths] == ["5.png", "6.png"]
     np.testing.assert_array_equal(pictures.read(last.paths[1]), np.full((8, 8, 3), 200))
-    assert pictures.settings_of(last.paths[1])["seed"] == 6
-    assert request.of_file(last.paths[1], Made.usual, inputs) == wanted
+    about = png.read(last.paths[1])
+    assert about["seed"] == 6
+    assert png.is_complete(about)  # so that `experiments.sample --again` makes it anew
+    assert page_request.of_file(last.paths[1], Made.usual, inputs) == wanted
     # A file from elsewhere may name any picture of this machine: none is read.
-    assert request.of_file(last.paths[1], Made.usual, tmp_path / "another") == dataclasses.replace(
-        wanted, image="", mask="", margins=(0, 0, 0, 0), strength=0.0
+    assert page_request.of_file(last.paths[1], Made.usual, tmp_path / "another") == dataclasses.replace(
+        wanted, image=None, mask=None, margins=(0, 0, 0, 0), strength=None
     )
 
 
 def test_a_picture_arrives_in_base64_or_not_at_all(tmp_path):
     array = drawn((3, 5, 3))
-    path = request.keep("data:image/png;base64," + base64.b64encode(png(array)).decode(), tmp_path)
+    path = uploads.keep("data:image/png;base64," + base64.b64encode(encoded(array)).decode(), tmp_path)
     np.testing.assert_array_equal(pictures.read(path), array)
-    assert request.keep("", tmp_path) == ""
     for wrong in ("/etc/hostname", "data:image/png;base64,####", base64.b64encode(b"no picture").decode()):
-        with pytest.raises(ValueError, match=r"did not arrive whole|the file that was given is no sound picture"):
-            request.keep(wrong, tmp_path)
-
-
-def test_pictures_of_a_model_carry_what_again_reads(tmp_path):
-    """So that `experiments.sample --again` makes them anew."""
-    fixed = {"format": 1, "model": "m", "dtype": "float32", "loras": {}, "windows": False, "tile": 0, "checkpoint": "c"}
-    about = {**fixed, **Made().carried(Asked(prompt="a cat")), "seed": 0, "seeds": [0], "at": 0}
-    assert not set(from_prompt.SETTINGS + from_prompt.RECORD) - set(about)
-    json.dumps(about)
+        with pytest.raises(ValueError, match=r"did not arrive whole|the file that was sent is no sound picture"):
+            uploads.keep(wrong, tmp_path)
 
 
 def test_the_strip_shows_the_first_the_last_and_some_between():
-    strip = display.Strip()
+    strip = live_view.Strip()
     for step in range(1, 31):
         strip.add(Frame(step, 30, 1 - step / 30, np.zeros((2, 4, 4, 3), np.uint8)))
     text = strip.html([5, 6])
-    assert text.count("<img") == 2 * display.COLUMNS
+    assert text.count("<img") == 2 * live_view.COLUMNS
     assert [step in text for step in ('title="step 1"', 'title="step 30"')] == [True, True]
-    assert "<b>" not in display.refused("<b>").replace("<b>Not made.</b>", "")
+    assert "<b>" not in live_view.refused("<b>").replace("<b>Not made.</b>", "")
 
 
 def test_one_model_is_named():
@@ -242,8 +251,8 @@ def test_one_model_is_named():
 
 
 def test_folders_without_a_model_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(from_prompt, "DTYPE", types.SimpleNamespace(value="float32"))
-    monkeypatch.setattr(from_prompt, "loras", dict)
+    monkeypatch.setattr(command, "DTYPE", types.SimpleNamespace(value="float32"))
+    monkeypatch.setattr(model_flags, "loras", dict)
     with pytest.raises(ConfigError, match=r"a text-to-image model is a folder with model_index\.json"):
         command.opened(str(tmp_path), None)
     with pytest.raises(workdir.WorkdirError, match="holds no run"):

@@ -215,8 +215,8 @@ def test_settings_load_back_from_the_gallery_and_from_a_file(page, digits):
     visit(page, digits)
     assert fields()[0] == "0" and page.count("#gallery .thumbnail-item") == 0  # another visit has its own gallery
     page.run("document.querySelector('#reload button').click()")
-    page.until("return document.querySelector('#given input[type=file]')", 30)
-    page.type("#given input[type=file]", str(digits.out / "11.png"))
+    page.until("return document.querySelector('#file input[type=file]')", 30)
+    page.type("#file input[type=file]", str(digits.out / "11.png"))
     page.until("return document.querySelector('#seed input').value === '11'", 30)
     assert fields() == ["11", "4", "7"]
 
@@ -298,7 +298,7 @@ def test_stop_stops_and_the_page_goes_on(page, digits):
         page.click("#stop")
     digits.until_said("seed 41, 16 at once: stopped after", 60)
     page.until("return document.querySelector('.live.stopped')", 60)
-    assert page.texts(".live .told")[0].startswith("stopped after step")
+    assert page.texts(".live .status")[0].startswith("stopped after step")
     put(page, "#steps input[type=number]", 4)
     put(page, "#batch input[type=number]", 1)
     page.click("#make")
@@ -330,9 +330,9 @@ def test_the_api_takes_the_same_parameters(digits, run, picture):
     (painted,), _ = digits.ask(label=4, image=base64.b64encode(path.read_bytes()).decode(), mask=coded(mask))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(painted))))[4:], array[4:])
     for wrong, words in (
-        ({"prompt": "a cat"}, "digits is told a class, and no prompt: it has no text model"),
+        ({"prompt": "a cat"}, "digits receives a class, and no prompt: it has no text model"),
         ({"image": coded(array), "mask": coded(mask[:3])}, "and its picture 8 x 8"),
-        ({"batch": 10**8}, "1 .. 4096 pictures are made at once"),
+        ({"batch": 10**8}, "batch = 100000000; valid: "),
         ({"image": "/etc/hostname"}, "did not arrive whole"),
     ):
         assert words in digits.ask(**wrong)[1]

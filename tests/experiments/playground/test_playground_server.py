@@ -31,7 +31,7 @@ def page(run, tmp_path_factory):
 
 
 @contextlib.contextmanager
-def asked(page, method, path, body=None, **headers):
+def answered(page, method, path, body=None, **headers):
     """The answer to one request, headers as they are named here with "_" for "-"."""
     line = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=120)
     try:
@@ -47,7 +47,7 @@ def asked(page, method, path, body=None, **headers):
 
 
 def status(page, method, path, body=None, **headers):
-    with asked(page, method, path, body, **headers) as answer:
+    with answered(page, method, path, body, **headers) as answer:
         return answer.status
 
 
@@ -96,10 +96,10 @@ def test_requests_out_of_range_take_no_memory_and_no_time(page):
     _, most = memory(page)
     for wrong, words in (
         ({"image": picture, "margins": [40_000, 0, 40_000, 0]}, "the picture has 40008 x 40008 pixels"),
-        ({"image": picture, "margins": [10**9, 0, 0, 0]}, "margins = 1000000000: 0 .. 65536 are valid"),
-        ({"image": picture, "resamplings": 10**9}, "resamplings = 1000000000: 1 .. 100 are valid"),
-        ({"steps": 1_000_000}, "steps = 1000000: 1 .. 1000 are valid"),
-        ({"batch": 10**9}, "1 .. 4096 pictures are made at once"),
+        ({"image": picture, "margins": [10**9, 0, 0, 0]}, "margins = [1000000000, 0, 0, 0]; valid: "),
+        ({"image": picture, "resamplings": 10**9}, "resamplings = 1000000000; valid: "),
+        ({"steps": 1_000_000}, "steps = 1000000; valid: "),
+        ({"batch": 10**9}, "batch = 1000000000; valid: "),
         ({"image": large}, "declares 13000 x 13000 pixels"),
         ({"image": base64.b64encode(EPS).decode()}, "is no sound picture of these formats"),
     ):
@@ -118,9 +118,9 @@ def test_eps_content_sent_to_the_page_runs_nothing(run, run_programs, tmp_path):
 
 def test_a_job_ends_when_its_client_leaves(page):
     body = json.dumps({"label": 1, "seed": 77, "steps": 1000, "batch": 64}).encode()
-    with asked(page, "POST", CALL, body, Content_Type="application/json") as answer:
+    with answered(page, "POST", CALL, body, Content_Type="application/json") as answer:
         number = json.load(answer)["event_id"]
-    with asked(page, "GET", f"{CALL}/{number}") as answer:
+    with answered(page, "GET", f"{CALL}/{number}") as answer:
         while b"generating" not in answer.readline():
             pass
     left = time.monotonic()

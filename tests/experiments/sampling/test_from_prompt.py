@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from diffusion.io import pictures
+from diffusion.text_to_image import png
+from diffusion.text_to_image.requests import Request, settings
 from experiments.config import ConfigError
-from experiments.sampling import from_prompt
+from experiments.sampling import again, from_prompt, model_flags
 from tests.text_to_image import made_pipelines
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -35,9 +37,9 @@ def test_pictures_carry_their_settings_and_are_made_again_to_the_byte(tmp_path, 
     pictures.write(tmp_path / "cat.png", rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), {})
     flags = ["--model=model", "--prompt=a cat", "--negative=bad", "--steps=3", "--guidance=5", "--seed=42", "-n", "2",
              "--sampler=euler_ancestral", "--image=cat.png", "--strength=0.7"]  # fmt: skip
-    told = sample(tmp_path, *flags, "--out=made")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.split() == ["made/42.png", "made/43.png"]
+    done = sample(tmp_path, *flags, "--out=made")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["made/42.png", "made/43.png"]
     about = pictures.settings_of(tmp_path / "made" / "43.png")
     known = {
         "prompt": "a cat",
@@ -53,17 +55,17 @@ def test_pictures_carry_their_settings_and_are_made_again_to_the_byte(tmp_path, 
     assert {key: about[key] for key in known} == known
     assert len(about["checkpoint"]) == len(about["files"]["cat.png"]) == 64 and "jax" in about["versions"]
 
-    told = sample(tmp_path, "--again=made/43.png")
-    assert told.stdout.strip() == "made/43_again.png: the same bytes", told.stderr
+    done = sample(tmp_path, "--again=made/43.png")
+    assert done.stdout.strip() == "made/43_again.png: the same bytes", done.stderr
     assert (tmp_path / "made/43.png").read_bytes() == (tmp_path / "made/43_again.png").read_bytes()
 
     pictures.write(tmp_path / "cat.png", rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), {})
-    told = sample(tmp_path, "--again=made/43.png")
-    assert told.returncode == 2 and "cat.png is not the file that made/43.png was made with" in told.stderr
+    done = sample(tmp_path, "--again=made/43.png")
+    assert done.returncode == 2 and "cat.png is not the file that made/43.png was made with" in done.stderr
     (tmp_path / "model" / "scheduler" / "scheduler_config.json").write_text("{}")
-    told = sample(tmp_path, "--again=made/43.png")
-    assert told.returncode == 2 and "is not the model that made/43.png was made with" in told.stderr
-    assert "Traceback" not in told.stderr
+    done = sample(tmp_path, "--again=made/43.png")
+    assert done.returncode == 2 and "is not the model that made/43.png was made with" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
@@ -82,36 +84,49 @@ def flags():
 
 
 @pytest.mark.parametrize(
-    "given, message",
+    "values, message",
     [
         ({}, "--prompt is missing"),
-        ({"prompt": "a cat", "n": 0}, "-n and --batch_size must be at least 1"),
-        ({"prompt": "a cat", "lora": ["style.safetensors:much"]}, "write FILE:WEIGHT"),
-        ({"prompt": "a cat", "margins": ["1", "2"]}, "write four numbers, top,bottom,left,right"),
-        ({"prompt": "a cat", "margins": ["1", "2", "x", "4"]}, "--margins=1,2,x,4: write four numbers"),
+        ({"prompt": "a cat", "n": 0}, "-n = 0 must be at least 1"),
+        ({"prompt": "a cat", "batch_size": 0}, "batch_size = 0; valid: a whole number, at least 1"),
+        ({"prompt": "a cat", "steps": 0}, "steps = 0; valid: a whole number, at least 1 and at most 1000"),
+        ({"prompt": "a cat", "margins": ["1", "2"]}, r"margins = \[1, 2\]; valid: a list of 4"),
+        ({"prompt": "a cat", "margins": ["1", "2", "x", "4"]}, r"margins = \[1, 2, .x., 4\]; valid: a list of 4"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(flags, given, message):
-    for name, value in given.items():
+def test_flags_that_do_not_fit_are_refused(flags, values, message):
+    for name, value in values.items():
         setattr(flags, name, value)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         from_prompt.from_flags()
 
 
-def test_flags_are_settings(flags):
-    flags.model, flags.prompt, flags.seed, flags.n = "folder", "a cat", 5, 3
-    flags.lora, flags.margins = ["a.safetensors:0.5", "b.safetensors"], ["0", "8", "0", "8"]
-    found = from_prompt.from_flags()
-    assert found["seeds"] == [5, 6, 7] and found["margins"] == [0, 8, 0, 8]
-    assert found["loras"] == {"a.safetensors": 0.5, "b.safetensors": 1.0}
-    assert set(found) == set(from_prompt.SETTINGS)
+def test_flags_are_a_request(flags):
+    flags.prompt, flags.seed, flags.n = "a cat", 5, 3
+    flags.image, flags.margins, flags.guidance = "cat.png", ["0", "8", "0", "8"], 2
+    request = Request.series("a cat", 5, 3, image="cat.png", margins=(0, 8, 0, 8), guidance=2.0)
+    assert from_prompt.from_flags() == request
 
 
-@pytest.mark.parametrize("settings", [{}, {"format": 2}, {"format": from_prompt.FORMAT, "prompt": "a cat"}])
-def test_a_picture_without_all_its_settings_is_not_made_again(tmp_path, settings):
-    pictures.write(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), settings)
+def test_every_setting_is_a_flag_with_its_help(flags):
+    for name, setting in settings(Request).items():
+        flag = flags[{"prompts": "prompt", "seeds": "seed"}.get(name, name)]
+        assert flag.help == setting.help or name == "seeds"
+
+
+def test_loras_are_files_and_weights(flags):
+    flags.lora = ["a.safetensors:0.5", "b.safetensors"]
+    assert model_flags.loras() == {"a.safetensors": 0.5, "b.safetensors": 1.0}
+    flags.lora = ["style.safetensors:much"]
+    with pytest.raises(ConfigError, match="write FILE:WEIGHT"):
+        model_flags.loras()
+
+
+@pytest.mark.parametrize("about", [{}, {"format": 2}, {"format": png.FORMAT, "prompt": "a cat"}])
+def test_a_picture_without_all_its_settings_is_not_made_again(tmp_path, about):
+    pictures.write(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), about)
     with pytest.raises(ValueError, match=r"are of another format than this program writes \(1\)"):
-        from_prompt.again(tmp_path / "a.png", None)
+        again.again(tmp_path / "a.png", None)
 
 
 def test_what_differs_is_said_in_words(tmp_path):
@@ -120,13 +135,13 @@ def test_what_differs_is_said_in_words(tmp_path):
     second = np.full((2, 2, 3), 3, np.uint8)
     for name, picture in (("a", first), ("b", second), ("c", second * 20)):
         pictures.write(tmp_path / f"{name}.png", picture, {"name": name})
-    said = from_prompt.verdict(tmp_path / "a.png", tmp_path / "b.png", about, "cpu")
-    assert "differ by up to 3 of 255 (device 'cpu' in place of 'TPU v9', jax" in said and "within the 8" in said
-    assert "MORE THAN the 8" in from_prompt.verdict(tmp_path / "a.png", tmp_path / "c.png", about, "cpu")
+    words = again.verdict(tmp_path / "a.png", tmp_path / "b.png", about, "cpu")
+    assert "differ by up to 3 of 255 (device 'cpu' in place of 'TPU v9', jax" in words and "within the 8" in words
+    assert "MORE THAN the 8" in again.verdict(tmp_path / "a.png", tmp_path / "c.png", about, "cpu")
 
 
 def test_no_file_is_written_over(tmp_path):
     for expected in ("7.png", "7-1.png", "7-2.png"):
-        path = from_prompt.free(tmp_path, "7")
+        path = pictures.unused(tmp_path, "7")
         assert path.name == expected
         path.touch()

@@ -178,9 +178,9 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     assert model.usual == (config.sample.steps, config.sample.guidance.scale)
 
     plan = resolve.plan(config)
-    walk = schedulers.walk(model.process, "", 4)
+    trajectory = schedulers.trajectory(model.process, "", 4)
     config.sample.steps = 4
-    for ours, theirs in zip(resolve.plan(config), walk.plan):
+    for ours, theirs in zip(resolve.plan(config), trajectory.plan):
         np.testing.assert_allclose(theirs, ours, atol=1.001e-3)  # a scheduler of diffusers begins at 0.999
     assert len(plan.t) == model.usual.steps
     prompts = ["a red square", "a blue square"]
@@ -189,20 +189,20 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     shape = workdir.example_shape(config)
     config.sample.guidance.scale = scale
     told, _ = text_to_image.conditions(model, prompts, None, scale, 16, 16)
-    network = (generate.flow_map if walk.sampler.of_flow_maps else generate.denoiser)(config, shape)
+    network = (generate.flow_map if trajectory.sampler.of_flow_maps else generate.denoiser)(config, shape)
     params = checkpoints.load_ema(tmp_path)[0]
     x = jax.random.normal(keys[0], (2, *shape))
     theirs = text_to_image.denoise(model, model.params["transformer"], told, None, 1.0)
     table = captions.read(made / "captions").entries
     rows = {key: jnp.asarray(table[key][np.array([1, 3])]) for key in table}  # of these captions
     np.testing.assert_allclose(told["text"], rows["text"], atol=1e-5)
-    if walk.sampler.of_flow_maps:
+    if trajectory.sampler.of_flow_maps:
         own = network(params, rows)
         theirs = flow_maps.from_denoiser(theirs, model.process.schedule)
     else:
         denoisers = network(params, rows), theirs
         own, theirs = (lambda x, t, s, denoiser=denoiser: denoiser(x, t).x0 for denoiser in denoisers)
-    for t, s in zip(walk.plan.t, walk.plan.s):
+    for t, s in zip(trajectory.plan.t, trajectory.plan.s):
         ours = own(x, t, s)
         found = theirs(x, t, s)
         assert np.abs(ours).max() > 0

@@ -97,8 +97,13 @@ FIELDS = [(name, field) for name, config in CLASSES.items() for field in config 
 def _made(config):
     """What a config makes, as numbers: its steps, its start, the network's reading, and four steps of its sampler."""
     process = schedulers.read(config)
-    walk = schedulers.walk(process, "", 4, tokens=300)
-    return [np.append(walk.plan.t, walk.plan.s[-1]), walk.start, *_read(process), _sampled(process, walk)]
+    trajectory = schedulers.trajectory(process, "", 4, tokens=300)
+    return [
+        np.append(trajectory.plan.t, trajectory.plan.s[-1]),
+        trajectory.start,
+        *_read(process),
+        _sampled(process, trajectory),
+    ]
 
 
 def _read(process):
@@ -114,15 +119,15 @@ def _read(process):
     )
 
 
-def _sampled(process, walk):
+def _sampled(process, trajectory):
     # The plan's times are what tells one evaluation from another, so that every weight of a solver shows.
     denoise = lambda x, t: Prediction(2 * np.cos(9 * t) + 0.1 * x, 0.5 * x + np.sin(7 * t))
-    if walk.sampler.of_flow_maps:
+    if trajectory.sampler.of_flow_maps:
         denoise = flow_maps.from_denoiser(denoise, process.schedule)
-    state = walk.sampler.init(np.full((1, 1), 1.3), process.schedule, walk.plan)
-    for i in range(len(walk.plan.t)):
-        noise = np.full((walk.sampler.draws, 1, 1), 0.4)
-        state = walk.sampler.step(state, denoise, process.schedule, walk.plan, i, noise)
+    state = trajectory.sampler.init(np.full((1, 1), 1.3), process.schedule, trajectory.plan)
+    for i in range(len(trajectory.plan.t)):
+        noise = np.full((trajectory.sampler.draws, 1, 1), 0.4)
+        state = trajectory.sampler.step(state, denoise, process.schedule, trajectory.plan, i, noise)
     return state.x
 
 

@@ -1,0 +1,41 @@
+"""diffusers' scheduler_config.json as a process, what the network predicts, and grids of times.
+
+    process = schedulers.read(config)
+    trajectory = schedulers.trajectory(process, "dpmpp_2m", steps=30)
+    x = trajectory.start * noise
+    samplers.sample(trajectory.sampler, denoise, process.schedule, x, trajectory.plan, keys)
+
+One scheduler of diffusers is three things: the process that the network was trained with, a solver, and where its steps
+lie. The process is read once. A solver has a name, and steps where diffusers' scheduler of that name would step with
+this config. A spacing or an offset that the config sets holds for all solvers; where the config is silent, each has its
+own default. What differs from diffusers:
+
+- Steps end where the next one begins. (DDIM, PLMS and DDPM of diffusers step by T // steps whatever the grid, which is
+  the same with spacing "leading".)
+- A step from the first time of the process to itself is left out.
+- Times between two of the process's are where its log alpha is linear; in diffusers sigma / alpha is. The times that
+  the network receives differ by less than 0.01 of a training step.
+- With Karras' steps the network of diffusers' DPM-Solver++ receives whole times; ours receives those that belong to its
+  noise.
+- PNDM's Runge-Kutta steps of diffusers have whole half steps, (T // steps) // 2.
+- "euler", "heun" and their kin integrate in sigma / alpha, as everywhere in this field; `samplers.euler` is in t.
+- LCM's boundary, whose weight is 7e-6 at the smallest of its times, is left out.
+
+One scheduler is ours, with no counterpart in diffusers: OURS, of few-step students of flows, see
+`experiments.text.model`.
+"""
+
+from diffusion.models.interchange.schedulers.process import (
+    ONLY,
+    OPTIONS,
+    OURS,
+    PREDICTIONS,
+    WITHOUT_EFFECT,
+    Process,
+    read,
+)
+from diffusion.models.interchange.schedulers.solvers import SOLVERS
+from diffusion.models.interchange.schedulers.trajectories import Trajectory, trajectory
+
+__all__ = ["ONLY", "OPTIONS", "OURS", "PREDICTIONS", "SOLVERS", "WITHOUT_EFFECT", "Process", "Trajectory", "read",
+           "trajectory"]  # fmt: skip

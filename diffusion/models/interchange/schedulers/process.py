@@ -1,0 +1,287 @@
+"""scheduler_config.json as the process that a network was trained with, and what the config says of its sampling."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion import flow_maps, parameterizations, schedules
+from diffusion.io import limits, schema
+from diffusion.models.interchange.family import Fields, Refusal
+from diffusion.models.interchange.schedulers.solvers import SOLVERS, SPACINGS, lcm_indices
+from diffusion.models.layers.choices import look_up
+from diffusion.parameterizations import Parameterization
+from diffusion.schedules import NoiseSchedule
+
+PREDICTIONS = {
+    "epsilon": parameterizations.epsilon,
+    "v_prediction": parameterizations.v,
+    "sample": parameterizations.x0,
+    "flow_prediction": parameterizations.velocity,
+}
+OURS = "FlowConsistencyScheduler"
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+EDMS = {"EDMEulerScheduler": "euler", "EDMDPMSolverMultistepScheduler": "dpmpp_2m"}
+# Of tables of betas: the options and the values that are known. The first value holds where a config is silent; None
+# there means that each solver has its own.
+OPTIONS: Mapping[str, tuple] = {
+    "timestep_spacing": (None, *SPACINGS),
+    "set_alpha_to_one": (None, True, False),
+    "final_sigmas_type": (None, "zero", "sigma_min"),
+    "lower_order_final": (None, True, False),
+    "euler_at_final": (False, True),
+    "solver_type": (None, "midpoint", "heun", "logrho", "bh1", "bh2"),
+    "clip_sample": (None, True, False),
+    "variance_type": (None, "fixed_small", "fixed_large", "fixed_small_log", "learned", "learned_range"),
+    "use_karras_sigmas": (False, True, None),
+    "use_exponential_sigmas": (False, True, None),
+    "use_beta_sigmas": (False, True, None),
+    "use_lu_lambdas": (False, True, None),
+}
+LEVELS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+# Fields of which only these values are supported.
+ONLY: Mapping[str, tuple] = {
+    "thresholding": (False, None),
+    "predict_x0": (True,),
+    "disable_corrector": ((), None),
+    "solver_p": (None,),
+    "lambda_min_clipped": (-math.inf, None),
+    "interpolation_type": ("linear",),
+    "sigma_min": (None,),
+    "sigma_max": (None,),
+    "timestep_type": ("discrete",),
+    "timestep_scaling": (10.0,),
+    "invert_sigmas": (False, None),
+    "stochastic_sampling": (False, None),
+    "time_shift_type": ("exponential",),
+    "shift_terminal": (None,),
+    "use_dynamic_shifting": (False, None),
+}
+# Fields that are read without effect, and why.
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "dynamic_thresholding_ratio": "of thresholding, which is refused",
+    "sample_max_value": "of thresholding, which is refused",
+    "noise_sampler_seed": "every sample has its own key",
+    "flow_shift": "of use_flow_sigmas, which reads it",
+    "skip_prk_steps": "of PNDM, which reads it",
+}
+
+
+LONGEST = 10**5  # steps of a process; published ones have 1,000
+KINDS = {  # what the fields of a config may hold
+    "num_train_timesteps": schema.whole(1, LONGEST),
+    "original_inference_steps": schema.whole(0, LONGEST),
+    "steps_offset": schema.whole(0, LONGEST),
+    "beta_start": schema.number(0, 1),
+    "beta_end": schema.number(0, 1),
+    "trained_betas": schema.optional(schema.several(schema.number(0, 1), 1, LONGEST)),
+    "shift": schema.number(1e-3, 1e3),
+    "flow_shift": schema.number(1e-3, 1e3),
+    "base_shift": schema.number(-50, 50),
+    "max_shift": schema.number(-50, 50),
+    "base_image_seq_len": schema.whole(1),
+    "max_image_seq_len": schema.whole(1),
+    "boundary_scaling": schema.optional(schema.number()),
+    "solver_order": schema.whole(1, 10),
+    "clip_sample_range": schema.number(1e-3, 1e3),
+    "sigma_min": schema.number(1e-9, 1e9),
+    "sigma_max": schema.number(1e-9, 1e9),
+    "sigma_data": schema.number(1e-9, 1e9),
+    "rho": schema.number(1e-3, 1e3),
+}
+
+
+class Process(NamedTuple):
+    """What a config says.
+
+    Attributes:
+        schedule: the process that the network was trained with.
+        parameterization: what it predicts, and the clock that it receives, 0 .. T - 1 (0 .. T for a flow).
+        prediction: its name in diffusers: "epsilon", "v_prediction", "sample" or "flow_prediction".
+        sampler: the name of the solver that the config names.
+        T: steps of the process.
+        fields: what the config sets beside (OPTIONS and a few numbers), or the shifts of a flow, or EDM's levels.
+    """
+
+    schedule: NoiseSchedule
+    parameterization: Parameterization
+    prediction: str
+    sampler: str
+    T: int
+    fields: Mapping[str, Any]
+
+
+def read(config: Mapping[str, Any], prediction: str = "", even: bool = False) -> Process:
+    """The process of a scheduler's config.
+
+    Args:
+        config: scheduler_config.json.
+        prediction: what the caller expects the network to predict, a name in PREDICTIONS; "" as the config says.
+        even: whether the pipeline lays the steps of a flow itself, evenly from 1 to 1 / steps before they are shifted,
+            as Flux's does; otherwise its scheduler does.
+
+    Raises:
+        Refusal: for what is not supported, or a prediction that contradicts the config.
+    """
+    if not isinstance(config, Mapping):
+        raise Refusal(f"a scheduler's config is a table of fields, not {limits.short(config)}.")
+    name = Fields("scheduler", config).take("_class_name", "")
+    fields = Fields(name or "scheduler", config, tuple(WITHOUT_EFFECT), KINDS)
+    T = fields.take("num_train_timesteps", 1000)
+    if name in FLOWS or config.get("use_flow_sigmas"):
+        process = _flow(fields, T, even)
+    elif name in EDMS:
+        process = _edm(fields, name, T)
+    else:
+        process = _tabulated(fields, name, T)
+    for field, valid in ONLY.items():
+        if field not in fields.read:
+            fields.only(field, *valid)
+    if prediction:
+        look_up(PREDICTIONS, prediction, "prediction")
+    if prediction not in ("", process.prediction):
+        raise Refusal(
+            f"{name}: prediction = {prediction!r} contradicts the config beside the checkpoint, which says "
+            f"{process.prediction!r}: the pictures would be noise. Leave it out, or correct the config's "
+            "prediction_type if that is wrong."
+        )
+    fields.end()
+    SOLVERS[process.sampler].make(process.fields, 2)  # refuses now what it would refuse later
+    return process
+
+
+def _tabulated(fields: Fields, name: str, T: int) -> Process:
+    known = {solver.scheduler: sampler for sampler, solver in reversed(SOLVERS.items())}
+    sampler = look_up(known, name, "scheduler")
+    usual = SOLVERS[sampler].betas
+    kind = fields.only("beta_schedule", *dict.fromkeys((usual[0], "linear", "scaled_linear", "squaredcos_cap_v2")))
+    ends = fields.take("beta_start", usual[1]), fields.take("beta_end", usual[2])
+    betas = fields.take("trained_betas")
+    if betas is not None and len(betas) != T:
+        raise Refusal(f"{name}: {len(betas)} trained_betas and num_train_timesteps = {T} contradict each other.")
+    try:
+        if betas is not None:
+            schedule = schedules.from_betas(np.asarray(betas))
+        elif kind == "squaredcos_cap_v2":
+            bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
+            schedule = schedules.from_betas(np.minimum(1 - bar[1:] / bar[:-1], 0.999))
+        else:
+            schedule = (schedules.linear_beta if kind == "linear" else schedules.scaled_linear)(*ends, T)
+        if fields.take("rescale_betas_zero_snr", False):
+            schedule = schedules.zero_terminal_snr(schedule)
+    except ValueError as error:
+        raise Refusal(f"{name}: its betas are those of no process: {limits.reason(error)}") from error
+    predicts = fields.only("prediction_type", "epsilon", "v_prediction", "sample")
+    if fields.only("algorithm_type", "dpmsolver++", "sde-dpmsolver++", "deis") == "sde-dpmsolver++":
+        sampler = "dpmpp_2m_sde"
+    if name == "PNDMScheduler" and not fields.take("skip_prk_steps", False):
+        sampler = "pndm"
+    options = _options(fields)
+    options["original_inference_steps"] = fields.take("original_inference_steps", 50)
+    if SOLVERS[sampler].spacing == "lcm":  # the others do not read it
+        try:
+            lcm_indices(1, options["original_inference_steps"], T)
+        except ValueError as error:
+            raise Refusal(f"{name}: {error}.") from error
+    if sum(bool(options[level]) for level in LEVELS) > 1:
+        raise Refusal(f"{name}: more than one of {', '.join(LEVELS)} is set; choose one.")
+    parameterization = PREDICTIONS[predicts](parameterizations.steps(T))
+    return Process(schedule, parameterization, predicts, sampler, T, options)
+
+
+def _options(fields: Fields) -> dict[str, Any]:
+    options = {field: fields.only(field, *valid) for field, valid in OPTIONS.items()}
+    return options | {
+        "solver_order": fields.take("solver_order"),
+        "steps_offset": fields.take("steps_offset", 0),
+        "clip_sample_range": fields.take("clip_sample_range", 1.0),
+    }
+
+
+def _edm(fields: Fields, name: str, T: int) -> Process:
+    """EDM's process and preconditioning, as Playground 2.5 is published."""
+    low = fields.take("sigma_min", 0.002)
+    high = fields.take("sigma_max", 80.0)
+    predicts = fields.only("prediction_type", "epsilon", "v_prediction")
+    if not low < high:
+        raise Refusal(f"{name}: sigma_min = {low} must be below sigma_max = {high}.")
+    parameterization = parameterizations.edm(fields.take("sigma_data", 0.5))
+    if predicts == "v_prediction":  # the same with the other sign
+        parameterization = _negated(parameterization)
+    sampler = EDMS[name]
+    if fields.only("algorithm_type", "dpmsolver++", "sde-dpmsolver++", "deis") == "sde-dpmsolver++":
+        sampler = "dpmpp_2m_sde"
+    levels = {
+        "sigma_min": low,
+        "sigma_max": high,
+        "rho": fields.take("rho", 7.0),
+        "sigma_schedule": fields.only("sigma_schedule", "karras", "exponential"),
+    }
+    return Process(schedules.edm(low, high), parameterization, predicts, sampler, T, _options(fields) | levels)
+
+
+def _negated(parameterization: Parameterization) -> Parameterization:
+    """A network whose output has the other sign."""
+    read, target = parameterization.to_prediction, parameterization.target
+    return parameterization._replace(
+        to_prediction=lambda schedule, t, x_t, output: read(schedule, t, x_t, -output),
+        target=lambda schedule, t, x0, eps: -target(schedule, t, x0, eps),
+    )
+
+
+def _flow(fields: Fields, T: int, even: bool) -> Process:
+    if fields.take("use_flow_sigmas", False):
+        return _tabulated_flow(fields, T)
+    shifts = {
+        "shift": float(fields.take("shift", 1.0)),
+        "even": even,
+        "dynamic": bool(fields.take("use_dynamic_shifting", False)),
+        "base": (fields.take("base_image_seq_len", 256), fields.take("base_shift", 0.5)),
+        "largest": (fields.take("max_image_seq_len", 4096), fields.take("max_shift", 1.15)),
+    }
+    for other in ("karras", "exponential", "beta"):
+        fields.only(f"use_{other}_sigmas", False)
+    sampler = "heun" if "Heun" in fields.name else "euler"
+    return _flow_process(sampler, T, _options(fields) | shifts)
+
+
+def _tabulated_flow(fields: Fields, T: int) -> Process:
+    """A flow by a scheduler that was made for tables of betas, which it then does not use."""
+    for field in ("beta_schedule", "beta_start", "beta_end", "trained_betas"):
+        fields.take(field)
+    name = fields.take("_class_name")
+    if name not in ("DPMSolverMultistepScheduler", OURS):
+        raise Refusal(
+            f"{name}: use_flow_sigmas = True is not supported for this class; it is for "
+            f"DPMSolverMultistepScheduler and {OURS}."
+        )
+    predicts = fields.only("prediction_type", "flow_prediction", "sample")
+    fields.only("algorithm_type", "dpmsolver++")
+    fields.only("final_sigmas_type", "zero")
+    for other in (
+        "rescale_betas_zero_snr",
+        "use_karras_sigmas",
+        "use_exponential_sigmas",
+        "use_beta_sigmas",
+        "use_dynamic_shifting",
+        "use_lu_lambdas",
+    ):
+        fields.only(other, False)
+    shifts = {"shift": float(fields.take("flow_shift", 1.0)), "dynamic": False}
+    if name == OURS:
+        process = _flow_process("lcm", T, _options(fields) | shifts | {"first": 1.0}, predicts)
+        scaling = fields.take("boundary_scaling")
+        if scaling is not None:
+            if not isinstance(scaling, (int, float)) or not scaling > 0:
+                raise Refusal(f"{name}: boundary_scaling = {scaling!r} must be a positive number.")
+            bounded = flow_maps.latent_consistency(process.parameterization, scaling=scaling, T=T)
+            process = process._replace(parameterization=bounded)
+        return process
+    sampler = "ddim" if fields.take("solver_order", 2) == 1 else "dpmpp_2m"
+    return _flow_process(sampler, T, _options(fields) | shifts | {"first": 1 - 1 / T}, predicts)
+
+
+def _flow_process(sampler: str, T: int, shifts: dict[str, Any], predicts: str = "flow_prediction") -> Process:
+    parameterization = PREDICTIONS[predicts](parameterizations.time(T))
+    return Process(schedules.rectified_flow(), parameterization, predicts, sampler, T, shifts)

@@ -1,0 +1,165 @@
+"""A solver by name for a process, and its steps."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import samplers, timesteps
+from diffusion.guidance.prediction_changes import replace_x0
+from diffusion.models.interchange.schedulers.process import LEVELS, Process
+from diffusion.models.interchange.schedulers.solvers import SOLVERS, Solver, lcm_indices, spaced_indices
+from diffusion.models.layers.choices import look_up
+from diffusion.samplers import Sampler
+from diffusion.timesteps import Plan
+
+
+class Trajectory(NamedTuple):
+    """How to sample.
+
+    Attributes:
+        sampler: of the library.
+        plan: its steps.
+        start: factor of N(0, I) for the sample at the first time.
+    """
+
+    sampler: Sampler
+    plan: Plan
+    start: float
+
+
+def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> Trajectory:
+    """A solver by name, and its steps.
+
+    Args:
+        process: from `read`.
+        sampler: a name in SOLVERS; "" for the config's own.
+        steps: number of solver steps, at least 1.
+        tokens: of a picture in the network, for flows whose shift grows with them; 0 elsewhere.
+
+    Raises:
+        ValueError: for an unknown sampler (names the nearest), or more steps than the process has.
+    """
+    name = sampler or process.sampler
+    solver = look_up(SOLVERS, name, "sampler")
+    if not 1 <= steps <= process.T:
+        raise ValueError(f"steps = {steps} must be in 1 .. {process.T}, the steps of the process")
+    if "shift" in process.fields:
+        return _of_flow(process, name, solver, steps, tokens)
+    if "sigma_schedule" in process.fields:
+        return _of_edm(process, solver, steps)
+    return _of_table(process, name, solver, steps)
+
+
+def _of_flow(process: Process, name: str, solver: Solver, steps: int, tokens: int) -> Trajectory:
+    in_t = {"euler": samplers.euler, "heun": samplers.heun}
+    made = in_t[name]() if name in in_t else solver.make(process.fields, steps)
+    return Trajectory(made, timesteps.plan(_flow_grid(process, steps, tokens)), 1.0)
+
+
+def _of_edm(process: Process, solver: Solver, steps: int) -> Trajectory:
+    fields = process.fields
+    ends = fields["sigma_max"], fields["sigma_min"]
+    grid = _spread(process, fields["sigma_schedule"], steps, *ends, fields["rho"])
+    end = grid[-1] if fields["final_sigmas_type"] == "sigma_min" else 0.0
+    plan = _ending(grid, end, solver.beyond)
+    return Trajectory(solver.make(fields, steps), plan, math.hypot(ends[0], 1))
+
+
+def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajectory:
+    """Of a process whose steps are a table of betas."""
+    fields = process.fields
+    made = solver.make(fields, steps)
+    if solver.spacing == "lcm":
+        spacing = "lcm"
+        indices = lcm_indices(steps, fields["original_inference_steps"], process.T)
+    else:
+        spacing = solver.spacing if solver.own_spacing else fields["timestep_spacing"] or solver.spacing
+        indices = spaced_indices(spacing, steps, process.T, fields["steps_offset"], solver.beyond)
+    if not solver.exploding:
+        indices = np.round(indices)
+    grid = _times(process, indices)
+    spread = next((level for level in LEVELS if fields[level]), None) if solver.levels else None
+    if spread:
+        ends = _times(process, np.array([process.T - 1, 0])) if solver.beyond else grid[[0, -1]]
+        sigma_max, sigma_min = np.exp(-np.asarray(process.schedule.log_snr(ends), np.float64) / 2)
+        grid = _spread(process, spread.split("_")[1], steps, sigma_max, sigma_min)
+        grid[-1] = ends[1]  # without the rounding of the way there and back
+        grid[0] = ends[0]
+    stated = fields[solver.ends] if solver.ends else None
+    end = 0.0 if (solver.to_zero if stated is None else stated in (True, "zero")) else 1 / process.T
+    scaled = solver.exploding and spacing != "leading"
+    start = float(process.schedule.sigma(grid[0])) if scaled else 1.0
+    # A scheduler's own default holds where the config names it, not where it stands in for the one that is named.
+    own = SOLVERS[process.sampler].scheduler == solver.scheduler and solver.clips
+    if solver.clips is not None and (own if fields["clip_sample"] is None else fields["clip_sample"]):
+        made = _clipping(made, name, fields["clip_sample_range"])
+    return Trajectory(made, _ending(grid, end, solver.beyond), start)
+
+
+def _ending(grid: np.ndarray, end: float, beyond: bool) -> Plan:
+    """The plan of a grid and its end; a step that goes nowhere is kept for solvers that count it among their last."""
+    if grid[-1] == end and beyond:
+        return Plan(grid, np.append(grid[1:], end), np.zeros(len(grid), bool))
+    return timesteps.plan(np.append(grid, end) if grid[-1] > end else grid)
+
+
+def _clipping(sampler: Sampler, name: str, largest: float) -> Sampler:
+    """A sampler that clips the estimates of the data; Heun's method recomputes eps, the others keep it."""
+
+    def step(state, denoise, schedule, plan, i, noise):
+        def clipped(x, t, *s) -> Any:
+            found = denoise(x, t, *s)
+            if sampler.of_flow_maps:
+                return jnp.clip(found, -largest, largest)
+            x0 = jnp.clip(found.x0, -largest, largest)
+            return replace_x0(found, schedule, t, x0) if name == "heun" else found._replace(x0=x0)
+
+        return sampler.step(state, clipped, schedule, plan, i, noise)
+
+    return sampler._replace(step=step)
+
+
+def _spread(
+    process: Process, kind: str, steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0
+) -> np.ndarray:
+    """`[steps]` times between two values of sigma / alpha, with both."""
+    if kind == "karras":
+        return timesteps.karras(process.schedule, steps, sigma_min, sigma_max, rho)[:-1]
+    if kind == "beta":
+        import scipy.stats
+
+        ratios = sigma_min + scipy.stats.beta.ppf(np.linspace(1, 0, steps), 0.6, 0.6) * (sigma_max - sigma_min)
+        return np.array(process.schedule.inverse_log_snr(-2 * np.log(ratios)), np.float64)
+    return timesteps.uniform_log_snr(process.schedule, steps, sigma_min, sigma_max)[:-1]  # "exponential" and "lu"
+
+
+def _times(process: Process, indices: np.ndarray) -> np.ndarray:
+    """The times of indices; between two whole ones sigma / alpha is linear."""
+    whole = np.floor(indices)
+    ratio = lambda index: np.exp(-np.asarray(process.schedule.log_snr((index + 1) / process.T), np.float64) / 2)
+    if (whole == indices).all():
+        return (indices + 1) / process.T
+    low = ratio(whole)
+    high = ratio(np.minimum(whole + 1, process.T - 1))
+    between = low + (indices - whole) * (high - low)
+    times = np.asarray(process.schedule.inverse_log_snr(-2 * np.log(between)), np.float64)
+    return np.where(whole == indices, (indices + 1) / process.T, times)
+
+
+def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
+    """t = sigma from 1 to 0, as FlowMatchEulerDiscreteScheduler has it, or as Flux's pipeline sets it."""
+    fields = process.fields
+    shift = process.fields["shift"]
+    moved = lambda t: shift * t / (1 + (shift - 1) * t)
+    if fields["dynamic"]:
+        last = 1 / steps if fields["even"] else 1 / process.T
+        grid = np.append(np.linspace(1.0, last, steps), 0.0)
+        return timesteps.flux_shift(process.schedule, grid, tokens, fields["base"], fields["largest"])
+    if fields.get("even"):
+        return moved(np.append(np.linspace(1.0, 1 / steps, steps), 0.0))
+    if "first" in fields:
+        return moved(fields["first"] * np.linspace(1.0, 0.0, steps + 1))
+    # diffusers shifts the smallest time where it builds the scheduler, and again with all others; pictures show it.
+    return np.append(moved(np.linspace(1.0, moved(1 / process.T), steps)), 0.0)

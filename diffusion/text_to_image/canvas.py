@@ -1,0 +1,83 @@
+"""What a picture starts from: an image with its margins, and the mask of what is painted anew."""
+
+from typing import NamedTuple, Self
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.data.transforms import to_model
+from diffusion.io.pictures import PIXELS
+
+
+class Canvas(NamedTuple):
+    """An image that is changed.
+
+    Attributes:
+        image: uint8 [H, W, 3] (or as many channels as the model's pictures have), or None.
+        mask: Bool [H, W], True where the image is painted anew, or None.
+    """
+
+    image: np.ndarray | None
+    mask: np.ndarray | None
+
+    @classmethod
+    def of(cls, image: np.ndarray, mask: np.ndarray | None) -> Self:
+        """The canvas of an image and perhaps a mask.
+
+        Raises:
+            ValueError: for arrays of another type or size.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+            raise ValueError(
+                f"image is uint8 [H, W, 3]; got {image.dtype} {list(image.shape)} (pictures.read turns files "
+                "with alpha or 16 bits into such)"
+            )
+        if mask is None:
+            return cls(image, None)
+        if mask.shape != image.shape[:2] or mask.dtype != bool:
+            raise ValueError(
+                f"mask is Bool of the image's size {list(image.shape[:2])}; got {mask.dtype} {list(mask.shape)}"
+            )
+        if not mask.any():
+            raise ValueError("the mask marks nothing to be painted; True is what is painted anew")
+        return cls(image, mask)
+
+    def size_with(self, margins: tuple[int, int, int, int]) -> tuple[int, int]:
+        """(height, width) of an image with its margins (top, bottom, left, right) in pixels."""
+        if self.image is None:
+            raise ValueError("margins belong to an image; give the image")
+        top, bottom, left, right = margins
+        return self.image.shape[0] + top + bottom, self.image.shape[1] + left + right
+
+    def extended(self, margins: tuple[int, int, int, int]) -> "Canvas":
+        """The canvas with margins (top, bottom, left, right) in pixels, which are painted.
+
+        Raises:
+            ValueError: if it is too large.
+        """
+        if self.image is None:
+            return self
+        height, width = self.size_with(margins)
+        if height * width > PIXELS:
+            raise ValueError(
+                f"margins = {tuple(margins)} (top, bottom, left, right) make a picture of {height} x {width} "
+                f"pixels, and at most {PIXELS:,} are made from one: choose smaller margins"
+            )
+        if not any(margins):
+            return self
+        pad = (margins[:2], margins[2:])
+        mask = np.zeros(self.image.shape[:2], bool) if self.mask is None else self.mask
+        mask = np.pad(mask, pad, constant_values=True)
+        return Canvas(np.pad(self.image, (*pad, (0, 0)), mode="edge"), mask)
+
+    def arrays(self) -> tuple[Array | None, Array | None]:
+        """The image [1, H, W, C] in the model's range and the mask Bool [1, H, W, 1], as programs take them."""
+        image = None if self.image is None else jnp.asarray(to_model(self.image))[None]
+        return image, None if self.mask is None else jnp.asarray(self.mask)[None, :, :, None]
+
+    def kept(self, pictures: np.ndarray) -> np.ndarray:
+        """Pictures [B, H, W, C] with the image in the place of what is not painted."""
+        if self.mask is None or self.image is None:
+            return pictures
+        return np.where(self.mask[..., None], pictures, self.image)

@@ -1,0 +1,148 @@
+"""The settings in the PNG file of a picture: its request, and what it was made by.
+
+`diffusion.io.pictures` reads and writes the file; here is what its JSON holds. A file may come from anyone, so that
+`read` checks each setting.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+
+from diffusion.io import pictures, schema
+from diffusion.text_to_image import pipelines, requests
+from diffusion.text_to_image.requests import BATCH, FILE, PROMPT, SEED, Request
+
+FORMAT = 1
+LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
+TYPES = ("float32", "bfloat16")
+PLAIN = tuple(name for name in requests.settings(Request) if name not in ("prompts", "seeds"))  # a file has its own
+LATER = ("tile", "resamplings", "emphasis")  # settings that older files do not carry
+CHECKSUM = schema.Valid(
+    "a checksum of 64 digits, 0 .. 9 and a .. f",
+    lambda value: isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"),
+)
+PICTURE: Mapping[str, schema.Valid] = {
+    "format": schema.whole(0, 2**31),
+    "prompt": PROMPT,
+    "seed": schema.whole(0, SEED),
+    "seeds": schema.several(schema.whole(0, SEED), 1, BATCH),  # of the pictures that were made with it
+    "at": schema.whole(0, BATCH - 1),  # which of them it is
+    "files": schema.table(CHECKSUM, 200, FILE),
+    "versions": schema.table(requests.text(100), 100),
+    "device": requests.text(200),
+}
+MODEL: Mapping[str, schema.Valid] = {
+    "model": FILE,
+    "dtype": requests.one_of(*TYPES),
+    "loras": schema.table(schema.number(-1e6, 1e6), 100, FILE),
+    "checkpoint": FILE,
+}
+RUN: Mapping[str, schema.Valid] = {
+    "workdir": FILE,
+    "step": schema.whole(0, 2**63),
+    "label": schema.whole(-1, 2**31 - 1),
+}
+Kind = TypeVar("Kind", bound=Request)
+
+
+def model(folder: str, dtype: str, loras: Mapping[str, float]) -> dict[str, Any]:
+    """What the file of a picture says of the model that made it.
+
+    Args:
+        folder: of the pipeline, see `text_to_image.load`.
+        dtype: of the denoiser and the text encoders.
+        loras: LoRA files and the weight of each.
+    """
+    checkpoint = pipelines.fingerprint(folder)
+    return {"format": FORMAT, "model": folder, "dtype": dtype, "loras": dict(loras), "checkpoint": checkpoint}
+
+
+def records(request: Request, source: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The settings that go into the files of a request's pictures, one table for each picture.
+
+    Args:
+        request: of one prompt, with the model's own settings in it; its image and mask are paths.
+        source: what makes the pictures: from `model`, or the folder, the step and the class of a trained run.
+    """
+    named = [path for path in (request.image, request.mask, *source.get("loras", ())) if path]
+    common = {
+        **source,
+        **{name: getattr(request, name) for name in PLAIN},
+        "prompt": request.prompts[0],
+        "files": {path: checksum(path) for path in named},
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "device": jax.devices()[0].device_kind,
+    }
+    _, seeds = request.rows()
+    found = []
+    for i, seed in enumerate(seeds):
+        begin = i // request.batch_size * request.batch_size
+        batch = seeds[begin : begin + request.batch_size]
+        found.append({**common, "seed": seed, "seeds": batch, "at": i - begin})
+    return found
+
+
+def read(path: str | pathlib.Path) -> dict[str, Any]:
+    """The settings in the file of a picture, each of its type and in its range; unknown fields are left out.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it carries no settings, or one of another type or out of range.
+    """
+    valid = {**PICTURE, **MODEL, **RUN}
+    found = {}
+    try:
+        for name, value in pictures.settings_of(path).items():
+            if name in PLAIN:
+                found[name] = requests.settings(Request)[name].read(name, value)
+            elif name in valid:
+                found[name] = requests.valid_as(valid[name], name, value)
+    except ValueError as error:
+        raise ValueError(f"{path} carries settings that this program does not write: {error}") from None
+    return found
+
+
+def is_complete(about: Mapping[str, Any]) -> bool:
+    """Whether a file carries all that is needed to make its picture again with a text-to-image model."""
+    needed = {*PLAIN, *PICTURE, *MODEL} - {*LATER}
+    return about.get("format") == FORMAT and needed <= about.keys()
+
+
+def request(about: Mapping[str, Any], otherwise: Kind) -> Kind:
+    """The request of a picture's batch.
+
+    Args:
+        about: from `read`.
+        otherwise: for the settings that the file does not carry.
+
+    Raises:
+        ValueError: if they do not fit together.
+    """
+    names = [name for name in requests.settings(type(otherwise)) if about.get(name) is not None]
+    own: dict[str, Any] = {name: about[name] for name in names}
+    if "prompt" in about:
+        own["prompts"] = (about["prompt"],)
+    if "seed" in about:
+        own["seeds"] = about.get("seeds") or (about["seed"],)
+    return dataclasses.replace(otherwise, **own)
+
+
+def checksum(name: str) -> str:
+    """sha256 of a file.
+
+    Raises:
+        FileNotFoundError: if there is no such file; a pipe or a device, which would be read without end, is none.
+    """
+    if not os.path.isfile(name):
+        raise FileNotFoundError(f"{name}: there is no such file.")
+    with open(name, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

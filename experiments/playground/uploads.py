@@ -1,0 +1,54 @@
+"""Pictures that visitors start from: measured before they are decoded, and kept under their checksum."""
+
+import base64
+import binascii
+import hashlib
+import io
+import pathlib
+import tempfile
+
+from PIL import Image
+
+from diffusion.io import files, pictures
+
+PIXELS = 2**24  # of a picture to start from
+NAME = "the file that was sent"
+
+
+def keep(content: str, inputs: pathlib.Path) -> str:
+    """Writes a picture to the folder of such pictures; returns its path.
+
+    Args:
+        content: a file in base64, or as a data URL.
+        inputs: the folder.
+
+    Raises:
+        ValueError: if it is no sound picture, or too large.
+    """
+    if not isinstance(content, str):
+        raise ValueError("a picture is a file in base64, or a data URL")
+    try:
+        sent = base64.b64decode(content.rpartition(",")[2], validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the picture did not arrive whole: {error}") from error
+    with pictures.opened(sent, NAME) as header:
+        if header.width * header.height > PIXELS:
+            raise ValueError(
+                f"the picture has {header.width} x {header.height} pixels, and at most {PIXELS:,} are "
+                "taken here (4096 x 4096): scale it"
+            )
+    with tempfile.NamedTemporaryFile(suffix=".picture") as file:
+        file.write(sent)
+        file.flush()
+        try:
+            picture = pictures.read(file.name)
+        except ValueError as error:
+            raise ValueError(str(error).replace(file.name, NAME)) from error
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "PNG")
+    inputs.mkdir(parents=True, exist_ok=True)
+    path = inputs / f"{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}-{picture.shape[1]}x{picture.shape[0]}.png"
+    if not path.exists():
+        with files.whole(path) as file:
+            file.write(encoded.getvalue())
+    return str(path)

@@ -1,0 +1,82 @@
+"""Requests for pictures: every setting has one type, range and help, wherever it is written."""
+
+import dataclasses
+import inspect
+import pathlib
+
+import numpy as np
+import pytest
+
+from diffusion import text_to_image
+from diffusion.text_to_image.requests import Request, settings
+
+IMAGE = np.zeros((16, 16, 3), np.uint8)
+
+
+def test_generate_takes_the_settings_of_a_request_with_their_defaults():
+    arguments = {name: one.default for name, one in inspect.signature(text_to_image.generate).parameters.items()}
+    assert arguments.pop("model") is arguments.pop("prompts") is inspect.Parameter.empty
+    assert arguments.pop("seeds") == 0
+    assert arguments == {
+        name: one.default for name, one in settings(Request).items() if name not in ("prompts", "seeds")
+    }
+
+
+def test_every_setting_says_what_it_does_and_its_default_is_valid():
+    for name, one in settings(Request).items():
+        assert len(one.help) > 10 and one.read(name, one.default) == one.default
+
+
+def test_values_of_json_and_of_numpy_become_those_of_python():
+    request = Request(
+        prompts="a cat", seeds=np.arange(2), steps=20.0, guidance=np.float32(2), margins=[1.0, 0, 0, 0],
+        image=pathlib.Path("a.png"),
+    )  # fmt: skip
+    assert (request.prompts, request.seeds, request.steps) == (("a cat",), (0, 1), 20)
+    assert (request.margins, request.image) == ((1, 0, 0, 0), "a.png")
+    assert isinstance(request.steps, int) and isinstance(request.guidance, float)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"steps": 2.5}, "steps = 2.5; valid: a whole number"),
+    ({"steps": True}, "steps = True; valid: a whole number"),
+    ({"seeds": None}, r"seeds = \[null\]; valid: a list"),
+    ({"seeds": {"0": 1}}, "seeds = .*; valid: a list"),
+    ({"margins": (0, 0, 0)}, "margins = .*; valid: a list of 4, each a whole number"),
+    ({"batch_size": 10**9}, "batch_size = 1000000000; valid: .* at most 4096"),
+    ({"prompts": "x" * 10**6}, "valid: .* a text of at most 20000 letters"),
+    ({"prompts": "a\0b"}, "without NUL"),
+    ({"guidance": 10**400}, "guidance = 1000.*; valid: a number"),
+    ({"emphasis": "loud"}, "emphasis = 'loud'; valid: one of none, scale"),
+    ({"strength": 0, "image": IMAGE}, "strength = 0; valid: a number above 0"),
+    ({"image": [[1]]}, "image = .*; valid: the path of a picture"),
+    ({"resamplings": 2, "image": IMAGE}, "resamplings = 2: .*; give a mask or margins"),
+    ({"prompts": ["a", "b"], "seeds": [1, 2, 3]}, "2 prompts and 3 seeds"),
+])  # fmt: skip
+def test_a_request_is_refused_where_it_is_made(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Request(**wrong)
+
+
+def test_a_series_has_seeds_that_follow_one_another():
+    request = Request.series("a cat", 5, 3, steps=2)
+    assert request.rows() == (["a cat"] * 3, [5, 6, 7]) and request.number == 3
+    with pytest.raises(ValueError, match=r"seed = 4294967295; valid: .* at most 4294967294"):
+        Request.series("a cat", 2**32 - 1, 2)
+    with pytest.raises(ValueError, match=r"number = 1000000000; valid"):
+        Request.series("a cat", 0, 10**9)
+
+
+def test_less_strength_begins_later_and_what_is_kept_is_sampled_from_the_start():
+    first = lambda steps=10, **how: Request(image=IMAGE, **how).first_step(steps)
+    assert [first(), first(strength=0.5), first(strength=1)] == [2, 5, 0]
+    assert first(margins=(4, 0, 0, 0)) == first(mask=np.ones((16, 16), bool)) == Request().first_step(10) == 0
+    with pytest.raises(ValueError, match=r"strength = 0.05 of 10 steps is less than one step; at least 0.1 is"):
+        first(strength=0.05)
+
+
+def test_a_request_is_frozen_and_a_changed_one_is_checked_again():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Request().steps = 3
+    with pytest.raises(ValueError, match="steps = 0; valid"):
+        dataclasses.replace(Request(), steps=0)
