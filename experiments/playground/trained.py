@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from diffusion import editing, samplers, text_to_image, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.models.budget import peak_memory
+from diffusion.models.layers import conditions
 from diffusion.text_to_image import Frame
 from diffusion.text_to_image.canvas import Canvas
 from diffusion.training.checkpointing import checkpoints
@@ -214,15 +215,15 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
     Raises:
         ConfigError: says what to do instead.
     """
+    if resolve.text_inputs(config) == conditions.EMBEDDINGS:
+        raise ConfigError(
+            f"--workdir={folder} holds no text model: it trains a denoiser that receives text. Make one "
+            f"of it: {configs.printed('text_model', f'--workdir={folder}')}"
+        )
     if resolve.objective(config).reads is None:
         raise ConfigError(
             f"--workdir={folder} trains {config.model.name}, which makes no pictures. Name the run of a denoiser, or "
             "a text-to-image model by --model=FOLDER."
-        )
-    if resolve.text_inputs(config) is not None:
-        raise ConfigError(
-            f"--workdir={folder} holds no text model: it trains a denoiser that receives text. Make one "
-            f"of it: {configs.printed('text_model', f'--workdir={folder}')}"
         )
 
 

@@ -122,15 +122,16 @@ def test_what_does_not_fit_into_memory_is_refused_with_the_estimate(run, monkeyp
 
 
 @pytest.mark.parametrize(
-    "name, message",
+    "name, objective, message",
     [
-        ("autoencoder_kl", "trains autoencoder_kl, which makes no pictures"),
-        ("pixart", "holds no text model: it trains a denoiser that receives text. Make one of it"),
+        ("autoencoder_kl", {"name": "kl_autoencoder"}, "trains autoencoder_kl, which makes no pictures"),
+        ("pixart", None, "holds no text model: it trains a denoiser that receives text. Make one of it"),
     ],
 )
-def test_runs_of_other_kinds_are_refused(name, message):
+def test_runs_of_other_kinds_are_refused(name, objective, message):
     config = digits.get_config("tiny")
     config.model = {"name": name}
+    config.objective = objective or config.objective
     with pytest.raises(ConfigError, match=message):
         trained.refuse_other_kinds(config, "runs/other")
 
