@@ -15,7 +15,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from diffusion.metrics import extrapolation, image_sets, inception, kernel_distance, protocols, references
-from experiments import config as configs
+from experiments.config import command_line
 from experiments.evaluation import comparison, report
 from experiments.run_folder.workdir import write_text
 
@@ -113,4 +113,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "of the subsets")
     flags.DEFINE_string("out", "docs/images/fid_by_n.png", "the picture; its numbers go beside it")
     flags.mark_flag_as_required("inception")
-    configs.run(main, comparison.FAILURES)
+    command_line.run(main, comparison.FAILURES)

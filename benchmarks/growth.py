@@ -23,9 +23,9 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import rows
-from configs import base
 from diffusion.training import sharding
 from experiments import plan
+from experiments.config.defaults import defaults
 from experiments.planning import estimate
 from experiments.run import program
 
@@ -83,7 +83,7 @@ def measured(sizes: list[Size], rounds: int) -> dict[Size, Cost]:
 
 def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
     """(seconds of a step, its bytes, its operations, the estimate of its bytes) for flow matching on random images."""
-    config = base.defaults()
+    config = defaults()
     config.model = {
         "name": "dit",
         "patch": 2,

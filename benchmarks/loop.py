@@ -26,8 +26,8 @@ from benchmarks import rows
 from diffusion.data import pipeline, sources
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments import train
+from experiments.config import recipes
 from experiments.run import program as programs
 
 CASES = {  # recipe, what is changed in it, and steps of a stretch
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     asked, told = flags.FLAGS, []
     for name in asked.cases:
         file, changes, steps = CASES[name]
-        config = configs.load(file)
+        config = recipes.load(file)
         config.update_from_flattened_dict(changes | ({"data.dir": asked.data_dir} if name == "S/2" else {}))
         try:
             sources.describe(config.data.name, config.data.split, config.data.dir)

@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 from diffusion.metrics import frechet, image_sets, inception, protocols, references
-from experiments import config as configs
+from experiments.config import command_line
 from experiments.evaluation import comparison, records, report
 from experiments.run_folder.workdir import write_text
 
@@ -71,4 +71,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_string("out", "protocols.md", "the table")
     flags.mark_flag_as_required("inception")
-    configs.run(main, comparison.FAILURES)
+    command_line.run(main, comparison.FAILURES)

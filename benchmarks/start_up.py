@@ -107,10 +107,10 @@ def compile_only(depth: int, unroll: int) -> None:
     """Traces and compiles the step, allocates nothing, and prints the seconds."""
     from diffusion.training import sharding
     from diffusion.training.runtime import compilation_cache
-    from experiments import config as configs
+    from experiments.config import recipes
     from experiments.run import program
 
-    config = configs.load(RECIPE)
+    config = recipes.load(RECIPE)
     config.update_from_flattened_dict({"train.dtype": "float32", "model.depth": depth})
     config.model.unroll = unroll
     compilation_cache.enable()

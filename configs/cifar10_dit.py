@@ -10,7 +10,8 @@ Presets: `cifar10_dit.py:tiny` (under a minute on two CPU cores; to see that eve
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.config.defaults import defaults
+from experiments.config.recipes import preset
 
 PRESETS = {
     "tiny": {
@@ -37,7 +38,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.defaults()
+    config = defaults()
     config.data.name = "cifar10"
     config.data.augment = ({"name": "flip"},)
     config.data.threads = 8
@@ -71,4 +72,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.number = 50_000
     config.sample.batch_size = 500
     config.evaluate.update({"every": 50_000, "number": 10_000, "split": "test", "features": ("pixels",)})
-    return base.preset(config, arg, PRESETS)
+    return preset(config, arg, PRESETS)

@@ -29,7 +29,8 @@ core, as docs/results.md measured it).
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.config.defaults import defaults
+from experiments.config.recipes import preset
 
 PRESETS = {
     "tiny": {
@@ -74,7 +75,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.defaults()
+    config = defaults()
     config.data.name = "cifar10"
     config.data.threads = 8
     config.data.shape = (32, 32, 3)
@@ -117,4 +118,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.number = 50_000
     config.sample.batch_size = 1_000
     config.evaluate.update({"every": 0, "number": 10_000, "split": "test", "features": ("pixels",)})
-    return base.preset(config, arg, PRESETS)
+    return preset(config, arg, PRESETS)

@@ -10,7 +10,8 @@ Presets: `digits.py:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.config.defaults import defaults
+from experiments.config.recipes import preset
 
 PRESETS = {
     "tiny": {
@@ -34,7 +35,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.defaults()
+    config = defaults()
     config.data.name = "digits"
     config.schedule = {"name": "rectified_flow"}
     config.parameterization = {"name": "velocity", "clock": {"name": "steps"}}
@@ -71,4 +72,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.number = 2000
     config.sample.batch_size = 500
     config.evaluate.update({"every": 0, "number": 1000, "split": "test", "features": ("pixels", "classifier")})
-    return base.preset(config, arg, PRESETS)
+    return preset(config, arg, PRESETS)

@@ -13,7 +13,8 @@ Presets: `digits_mean_flow.py:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from configs import base, digits
+from configs import digits
+from experiments.config.recipes import preset
 
 PRESETS = {"tiny": digits.PRESETS["tiny"] | {"sample.steps": 1}}
 
@@ -31,4 +32,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.sampler = {"name": "flow_map"}
     config.sample.steps = 1
     config.sample.guidance.scale = 1.0
-    return base.preset(config, arg, PRESETS)
+    return preset(config, arg, PRESETS)

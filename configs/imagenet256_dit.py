@@ -35,7 +35,8 @@ Presets: `imagenet256_dit.py:400k` and `imagenet256_dit.py:b2` (the rows above, 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.config.defaults import defaults
+from experiments.config.recipes import preset
 
 TINY = {
     "model.width": 64,
@@ -65,7 +66,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.defaults()
+    config = defaults()
     config.data.name = "imagenet2012"
     config.data.shape = (32, 32, 4)
     config.data.latents.dir = "latents/imagenet256"
@@ -97,4 +98,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.number = 50_000
     config.sample.batch_size = 256
     config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return base.preset(config, arg, PRESETS)
+    return preset(config, arg, PRESETS)

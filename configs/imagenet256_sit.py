@@ -34,7 +34,8 @@ Presets: `imagenet256_sit.py:400k`, `imagenet256_sit.py:b2` and `imagenet256_sit
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.config.defaults import defaults
+from experiments.config.recipes import preset
 
 TINY = {
     "model.width": 64,
@@ -64,7 +65,7 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.defaults()
+    config = defaults()
     config.data.name = "imagenet2012"
     config.data.shape = (32, 32, 4)
     config.data.latents.dir = "latents/imagenet256"
@@ -89,4 +90,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.number = 50_000
     config.sample.batch_size = 256
     config.evaluate.update({"every": 0, "number": 50_000, "split": "validation", "features": ("pixels",)})
-    return base.preset(config, arg, PRESETS)
+    return preset(config, arg, PRESETS)

@@ -11,7 +11,7 @@ floor, and copies of training pictures.
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
@@ -24,7 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
     flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
     flags.mark_flags_as_required(["model", "data", "held_out", "out"])
-    configs.begin()
+    command_line.begin()
 
 import functools
 import hashlib
@@ -212,4 +212,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES)

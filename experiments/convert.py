@@ -23,7 +23,7 @@ Every tensor of the source is accounted for; nothing in it is executed. See docs
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("source", None, "folder, safetensors file or run folder to read", required=True)
@@ -32,7 +32,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
     flags.DEFINE_string("base", "", "a pipeline's folder: what a LoRA file is for, or what a single file lacks")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "of the numbers that are written")
-    configs.begin()
+    command_line.begin()
 
 import pathlib
 import re
@@ -154,4 +154,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, FAILURES)
+    command_line.run(main, FAILURES)

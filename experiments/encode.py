@@ -12,7 +12,7 @@ The same command goes on with a writing that was interrupted; the result is the 
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("autoencoder", None, "folder or file of the autoencoder")
@@ -32,7 +32,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("batch_size", 64, "pictures encoded at once", lower_bound=1)
     flags.DEFINE_integer("threads", 4, "that read pictures", lower_bound=0)
     flags.mark_flags_as_required(["autoencoder", "data", "out"])
-    configs.begin()
+    command_line.begin()
 
 import contextlib
 import shlex
@@ -173,4 +173,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, (*autoencoder_folders.FAILURES, latent_cache.CacheError, sources.DamagedRecord, OSError))
+    command_line.run(main, (*autoencoder_folders.FAILURES, latent_cache.CacheError, sources.DamagedRecord, OSError))

@@ -11,7 +11,7 @@ reads what it said, and needs no text encoder.
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. shapes@train")
@@ -22,7 +22,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("text_encoder", None, "folder of a text encoder, to run on the captions")
     flags.DEFINE_string("out", None, "folder to write, made if missing")
     flags.mark_flags_as_required(["data", "out"])
-    configs.begin()
+    command_line.begin()
 
 import pathlib
 import shlex
@@ -139,4 +139,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, (*autoencoder_folders.FAILURES, captions.CacheError, sources.DamagedRecord, OSError))
+    command_line.run(main, (*autoencoder_folders.FAILURES, captions.CacheError, sources.DamagedRecord, OSError))

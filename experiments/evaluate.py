@@ -24,10 +24,10 @@ alone is computed and written as a statistics file (--out=FILE.safetensors). Wit
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = configs.saved_flag(unless=("reference", "verify"))
+    CONFIG = command_line.saved_flag(unless=("reference", "verify"))
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_string(
         "samples",
@@ -65,7 +65,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
     flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
     flags.DEFINE_string("verify", None, "a record to measure again")
-    configs.begin()
+    command_line.begin()
 
 import hashlib
 import pathlib
@@ -75,6 +75,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from diffusion.metrics import classifier, protocols
+from experiments.config import ConfigError, unknown
+from experiments.config.extensions import printed
 from experiments.evaluation import (
     comparison,
     image_metrics,
@@ -204,10 +206,10 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
     valid = {**image_metrics.METRICS, **model_metrics.METRICS}
     for name in names:
         if name not in valid:
-            raise configs.unknown("--metrics", name, valid, "metric")
+            raise unknown("--metrics", name, valid, "metric")
     of_images = [name for name in names if name in image_metrics.METRICS]
     if of_images and not flags.FLAGS.protocol:
-        raise configs.ConfigError(
+        raise ConfigError(
             f"--metrics={of_images[0]} is taken in Inception features: name --protocol and "
             f"--inception. (Without: {', '.join(model_metrics.METRICS)}.)"
         )
@@ -220,7 +222,7 @@ def requested(**changes) -> comparison.Request:
     values = {name: getattr(flags.FLAGS, name) for name in fields if name in flags.FLAGS} | changes
     values = {name: value for name, value in values.items() if value is not None}
     if values.get("autoencoder") and {"samples", "metrics"} & values.keys():
-        raise configs.ConfigError(
+        raise ConfigError(
             "--autoencoder is measured by psnr, ssim and rfid of its reconstructions of "
             "--reference: leave out --samples and --metrics."
         )
@@ -259,7 +261,7 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.workdir:
         return evaluate_run()
     if not flags.FLAGS.out:
-        raise configs.ConfigError(
+        raise ConfigError(
             "--out is missing: where to write, e.g. --out=result.json (with --samples), or "
             "--out=reference.safetensors (a --reference alone)."
         )
@@ -272,8 +274,10 @@ def main(argv: list[str]) -> None:
     record = records.measure(requested())
     records.write(out, record)
     records.show(record)
-    print(f"{out}; measure it again by: {configs.printed('evaluate', f'--verify={out}')}")
+    print(f"{out}; measure it again by: {printed('evaluate', f'--verify={out}')}")
 
 
 if __name__ == "__main__":
-    configs.run(main, (*workdir.FAILURES, *comparison.FAILURES, *autoencoder_folders.FAILURES, records.ResultError))
+    command_line.run(
+        main, (*workdir.FAILURES, *comparison.FAILURES, *autoencoder_folders.FAILURES, records.ResultError)
+    )

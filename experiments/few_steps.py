@@ -14,13 +14,13 @@ The same command goes on where it was interrupted, and measures again what has c
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 from experiments.evaluation import few_step_flags
 
 if __name__ == "__main__":  # before the imports that take seconds
     few_step_flags.define("runs/digits", "runs/digits_students", "runs/few_steps")
     flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for FID beside the other distances")
-    configs.begin()
+    command_line.begin()
 
 import glob
 import hashlib
@@ -38,6 +38,7 @@ from diffusion.io.files import whole
 from diffusion.objectives import Jumps
 from diffusion.training.checkpointing import checkpoints
 from experiments.config import ConfigError, checks, resolve
+from experiments.config.values import config_hash
 from experiments.evaluation import plots, sample_metrics
 from experiments.run_folder import workdir
 from experiments.sampling import generate
@@ -138,7 +139,7 @@ def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) ->
     """
     place = out / "rows" / f"{row.name}-{row.steps}.json"
     leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
-    told = json.dumps([configs.digest(row.config), leaves, *judges], sort_keys=True)
+    told = json.dumps([config_hash(row.config), leaves, *judges], sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()[:16]
     if place.exists() and (found := json.loads(place.read_text()))["key"] == key:
         return found
@@ -264,4 +265,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES)

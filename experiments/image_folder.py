@@ -8,7 +8,7 @@ FOLDER/metadata.csv has the columns file_name, caption and, by choice, category.
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("folder", None, "the pictures, and metadata.csv")
@@ -16,11 +16,12 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets, where it is written")
     flags.DEFINE_integer("side", 0, "make squares of this side of pictures of any size; 0 for pictures of one size")
     flags.mark_flags_as_required(["folder", "name", "data_dir"])
-    configs.begin()
+    command_line.begin()
 
 import shlex
 
 from diffusion.data import image_folder, sources
+from experiments.config import ConfigError
 
 
 def main(argv: list[str]) -> None:
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     try:
         made = image_folder.prepare(given.folder, given.name, given.data_dir, given.side)
     except (FileNotFoundError, FileExistsError, ValueError) as error:
-        raise configs.ConfigError(str(error)) from error
+        raise ConfigError(str(error)) from error
     spec = sources.describe(given.name, "train", given.data_dir)
     height, width, _ = spec.shape
     print(
@@ -39,4 +40,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, ())
+    command_line.run(main, ())

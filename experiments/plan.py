@@ -14,17 +14,17 @@ Exit status: 0, also where the run would not fit; 1 without libtpu where it is n
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 from experiments.planning.machines import MACHINES
 
 if __name__ == "__main__":  # before the imports that take seconds
-    configs.flag()
+    command_line.flag()
     flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64")
     flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "whose data sheet to reckon by")
     flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
     flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and say what XLA says")
     flags.mark_flags_as_required(["config", "devices"])
-    configs.begin()
+    command_line.begin()
 
 import json
 import pathlib
@@ -38,6 +38,8 @@ from rich.console import Console
 
 from diffusion.models.dit import DiT
 from experiments.config import ConfigError, checks, resolve
+from experiments.config.differences import differences
+from experiments.config.values import config_hash
 from experiments.planning import ahead_of_time, estimate, tables
 from experiments.planning.estimate import Work
 from experiments.planning.machines import Machine, topology_name
@@ -68,7 +70,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
     work = work_of(config, shape, programs.mesh_of(config, jax.devices()[:devices]))
     needed = estimate.operations(work)
     return {
-        "config_hash": configs.digest(config),
+        "config_hash": config_hash(config),
         "devices": devices,
         "mesh": dict(work.mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(work.target.params)),
@@ -128,7 +130,7 @@ def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Mach
         found = on_mesh[mesh]._replace(model=model, accumulate=changed.train.accumulate or 1)
         parts = estimate.memory_by_part(found, machine.platform)
         if estimate.fits(parts, machine):
-            told = " ".join(f"--config.{field}={new}" for field, _, new in configs.differences(config, changed))
+            told = " ".join(f"--config.{field}={new}" for field, _, new in differences(config, changed))
             return f"{told} brings it to {tables.in_bytes(sum(parts.values()))}"
     return "take more devices, or split the network by --config.mesh.tensor"
 
@@ -181,4 +183,4 @@ def write(path: pathlib.Path, found: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, (*workdir.FAILURES, ahead_of_time.AheadError))
+    command_line.run(main, (*workdir.FAILURES, ahead_of_time.AheadError))

@@ -13,13 +13,13 @@ Exit status: 0 the step is finite; 1 it is not, or there is no such state; 2 a m
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = configs.saved_flag()
+    CONFIG = command_line.saved_flag()
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_integer("step", None, "repeat the step after this checkpoint of the run, not the one that failed")
-    configs.begin()
+    command_line.begin()
 
 import pathlib
 import sys
@@ -230,4 +230,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES)

@@ -28,14 +28,14 @@ from diffusion.io import files
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
-from experiments import config as configs
-from experiments.config import checks, resolve
+from experiments.config import ConfigError, checks, command_line, resolve
+from experiments.config.values import config_hash, plain
 from experiments.evaluation import plots
 from experiments.run import progress
 from experiments.run_folder import workdir
 from experiments.sampling import averages, batches_on_disk, from_prompt, generate
 
-CONFIG = configs.saved_flag(unless=("model", "again", "prompt"))
+CONFIG = command_line.saved_flag(unless=("model", "again", "prompt"))
 WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
 OUT = flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
@@ -126,9 +126,9 @@ def write(
         np.savez(file, images=images, labels=labels, seeds=seeds)  # deflate is 20 times as slow, and gains 8 % or so
     record = {
         "checkpoint": checkpoint,
-        "sample": configs.plain(config.sample),
+        "sample": plain(config.sample),
         "nfe": make.nfe,
-        "config": configs.digest(config),
+        "config": config_hash(config),
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         "device": jax.devices()[0].device_kind,
         "command": workdir.command("experiments.sample"),
@@ -154,9 +154,9 @@ def requested_labels(requested: list[str] | None, number: int, num_classes: int)
     for label in requested:
         if not label.isdigit() or int(label) >= num_classes:
             valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"
-            raise configs.ConfigError(f"--labels: {label!r} is not a class of this model. Valid: {valid}.")
+            raise ConfigError(f"--labels: {label!r} is not a class of this model. Valid: {valid}.")
     return np.resize(np.array(requested, np.int32), number)
 
 
 if __name__ == "__main__":
-    configs.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES)

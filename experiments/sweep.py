@@ -17,7 +17,7 @@ Exit status: 0 all runs are done; 1 some failed, or were stopped by someone else
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("sweep", None, "file of the sweep, with its preset, e.g. configs/sweeps/digits_weightings.py")
@@ -29,7 +29,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_bool("dry-run", False, "show the runs and run nothing")
     flags.DEFINE_bool("table", False, "show and write the table of the figures so far, and run nothing")
     flags.DEFINE_list("figures", None, "of the table, e.g. fd_pixels,loss; or all")
-    configs.begin()
+    command_line.begin()
 
 import collections
 import contextlib
@@ -46,6 +46,7 @@ from rich.table import Table
 
 from diffusion.training.runtime import preemption
 from experiments.config import ConfigError
+from experiments.config.extensions import printed
 from experiments.run_folder import workdir
 from experiments.sweeps import definition, devices, naming, results, runner, sweep_folder, table
 from experiments.sweeps.html_report import following
@@ -159,7 +160,7 @@ def _say_how_to_go_on(statuses: Sequence[str], directory: pathlib.Path, single: 
     if not set(statuses) <= {DONE, FAILED}:
         print(f"To go on:\n  {shlex.join(['python', '-m', 'experiments.sweep', *sys.argv[1:]])}")
     if DONE in statuses and not single:
-        print(f"The figures: {configs.printed('sweep', f'--workdir={directory}', '--table')}")
+        print(f"The figures: {printed('sweep', f'--workdir={directory}', '--table')}")
 
 
 def main(argv: list[str]) -> None:
@@ -202,4 +203,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES)

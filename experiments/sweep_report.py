@@ -9,13 +9,13 @@ has changed, until the sweep is finished; a page that is open follows.
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the sweep's folder, e.g. runs/weightings")
     flags.DEFINE_float("watch", None, "seconds between two looks at the folder, until all runs are finished", 0.5)
     flags.mark_flags_as_required(["workdir"])
-    configs.begin()
+    command_line.begin()
 
 import pathlib
 import time
@@ -40,4 +40,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES)

@@ -19,10 +19,10 @@ Exit status: as experiments.train.
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    configs.flag()
+    command_line.flag()
     flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/text")
     flags.DEFINE_enum(
         "until",
@@ -31,7 +31,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         "the last training; without it the same command goes on from there",
     )
     flags.mark_flags_as_required(["config", "workdir"])
-    configs.begin()
+    command_line.begin()
 
 import pathlib
 import shlex
@@ -46,6 +46,8 @@ from diffusion.data import captions, latent_cache
 from diffusion.training.checkpointing import checkpoints
 from experiments import encode, encode_text, train
 from experiments.config import ConfigError, checks, fields, resolve, unknown
+from experiments.config.differences import differences
+from experiments.config.extensions import printed
 from experiments.run_folder import workdir
 from experiments.sampling import autoencoder_folders
 from experiments.text import model
@@ -108,7 +110,7 @@ def run(
     )
     print(
         f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: "
-        f'{configs.printed("sample", f"--model={folder}/model")} --prompt="..."',
+        f'{printed("sample", f"--model={folder}/model")} --prompt="..."',
         flush=True,
     )
     return 0
@@ -153,7 +155,7 @@ def check(config: Mapping) -> None:
 def _train(config: ConfigDict, folder: pathlib.Path, command: str) -> int:
     """The exit status of a training, which is left alone where it is finished."""
     if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
-        if not configs.differences(workdir.read_config(folder), fields.absolute(config)):
+        if not differences(workdir.read_config(folder), fields.absolute(config)):
             print(f"{folder} is finished: step {config.train.steps}", flush=True)
             return 0
     return train.run(config, folder, command)
@@ -194,4 +196,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError, latent_cache.CacheError))
+    command_line.run(
+        main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError, latent_cache.CacheError)
+    )

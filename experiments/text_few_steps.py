@@ -11,12 +11,12 @@ says, but for the number of steps. Writes table.md, few_steps.json, plot.png and
 seeds, one below the other) into --out, and goes on where it was interrupted.
 """
 
-from experiments import config as configs
+from experiments.config import command_line
 from experiments.evaluation import few_step_flags
 
 if __name__ == "__main__":  # before the imports that take seconds
     few_step_flags.define("runs/text/denoiser", "runs/text_students", "runs/text_few_steps")
-    configs.begin()
+    command_line.begin()
 
 import functools
 from collections.abc import Callable, Sequence
@@ -108,4 +108,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, (*workdir.FAILURES, captions.CacheError))
+    command_line.run(main, (*workdir.FAILURES, captions.CacheError))

@@ -16,7 +16,7 @@ measured on captions of the test split and of the withheld combinations. Parts, 
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
@@ -30,7 +30,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         "parts", ["sweep", "prompts", "negative", "distances", "edits"], "what is measured; all of it by default"
     )
     flags.mark_flags_as_required(["model", "out"])
-    configs.begin()
+    command_line.begin()
 
 import contextlib
 import functools
@@ -47,7 +47,7 @@ from diffusion import text_to_image
 from diffusion.data import shapes, sources
 from diffusion.metrics import neighbours
 from diffusion.text_to_image import pipelines
-from experiments.config import ConfigError
+from experiments.config import ConfigError, unknown
 from experiments.evaluation import report
 from experiments.run_folder import workdir
 from experiments.text import edits, judge, prompt_metrics, tables
@@ -214,7 +214,7 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     for name in given.parts:
         if name not in PARTS:
-            raise configs.unknown("--parts", name, PARTS, "part")
+            raise unknown("--parts", name, PARTS, "part")
     try:
         scales = tuple(float(scale) for scale in given.scales)
     except ValueError:
@@ -229,4 +229,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES)

@@ -14,14 +14,14 @@ saved after Ctrl-C, 143 after SIGTERM.
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    configs.flag()
+    command_line.flag()
     flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
     flags.DEFINE_string("wandb", "", "project of Weights & Biases to log to as well; WANDB_MODE=offline stays local")
     flags.mark_flags_as_required(["config", "workdir"])
-    configs.begin()
+    command_line.begin()
 
 import contextlib
 import pathlib
@@ -152,4 +152,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.run(main, (*workdir.FAILURES, bookkeeping.EvaluationStopped))
+    command_line.run(main, (*workdir.FAILURES, bookkeeping.EvaluationStopped))

@@ -16,8 +16,8 @@ from configs import digits
 from diffusion import parameterizations, schedules, timesteps
 from diffusion.data import catalog
 from diffusion.metrics import features
-from experiments import config as configs
-from experiments.config import ConfigError, names, plain, resolve
+from experiments.config import ConfigError, extensions, names, resolve
+from experiments.config.values import plain
 from experiments.evaluation import model_metrics
 from experiments.run import examples
 from experiments.sweeps import commands as sweep_commands
@@ -49,7 +49,7 @@ def file(tmp_path_factory):
 def ideas(file):
     """The module of that file; afterwards the tables are again what they were."""
     before = [dict(table) for table in TABLES]
-    configs.extend(str(file))
+    extensions.extend(str(file))
     yield sys.modules["extension_my_ideas"]
     for table, old in zip(TABLES, before):
         table.clear()
@@ -273,7 +273,7 @@ def test_a_file_that_fails_is_told_in_a_sentence(tmp_path, text, words):
     if text:
         path.write_text(text)
     with pytest.raises(ConfigError) as error:
-        configs.extend(str(path))
+        extensions.extend(str(path))
     assert str(error.value).startswith(f"--extend={path}") and words in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -129,7 +129,7 @@ def test_an_arrow_up_and_a_circle_are_found():
     ("package", "foreign"),
     [
         ("diffusion", ("experiments", "configs", "benchmarks", "launch", "tools", "tests")),
-        ("experiments", ("benchmarks", "launch", "tools", "tests")),
+        ("experiments", ("configs", "benchmarks", "launch", "tools", "tests")),
     ],
 )
 def test_a_package_imports_nothing_that_is_built_on_it(package, foreign):

@@ -129,9 +129,9 @@ def request(**given):
 
 def batch_size() -> int:
     """Of the recipe."""
-    from experiments import config
+    from experiments.config import recipes
 
-    return config.load(f"{CONFIG}:{size().preset}").train.batch_size
+    return recipes.load(f"{CONFIG}:{size().preset}").train.batch_size
 
 
 STAGES = {"reference": reference, "rate": rate, "train": train, "measure": measure, "keep": keep}

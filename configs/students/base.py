@@ -4,9 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from configs import base
-from experiments import config as configs
-from experiments.config import ConfigError
+from experiments.config import ConfigError, recipes, versions
 
 DEFAULT = "runs/digits"  # the run of `make demo`
 TINY = {
@@ -36,7 +34,7 @@ def student(arg: str) -> ConfigDict:
     """
     folder = arg.partition(",")[0] or DEFAULT
     try:
-        config = configs.of_run((pathlib.Path(folder).expanduser() / "config.json").read_text())
+        config = versions.read((pathlib.Path(folder).expanduser() / "config.json").read_text())
     except OSError as error:
         raise ConfigError(
             f"{folder!r} holds no run to learn from ({error.strerror}). Valid: the folder of a trained "
@@ -78,4 +76,4 @@ def bounded(config: ConfigDict) -> dict:
 
 def preset(config: ConfigDict, arg: str, tiny: dict) -> ConfigDict:
     """Applies the preset after the comma, of which there is one, "tiny": TINY and what a recipe changes with it."""
-    return base.preset(config, arg.partition(",")[2], {"tiny": TINY | tiny})
+    return recipes.preset(config, arg.partition(",")[2], {"tiny": TINY | tiny})

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = base.student(arg)
     config.objective = {"name": "distribution_matching", "density": TIMES}
-    config.rival = {
+    config.second_player = {
         "objective": {
             "name": "fake_score",
             "density": TIMES,

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "density": {"name": "uniform_density", "strata": 32},
         "weight": 0.5,  # the paper's 2.5 and more lose variety here
     }
-    config.rival = {
+    config.second_player = {
         "objective": {"name": "adversarial_discriminator", "student_density": four, "r1": 1.0},
         "optimizer": {"name": "adamw", "learning_rate": 2e-4, "b1": 0.5, "clip": 1.0},
         "updates": 1,

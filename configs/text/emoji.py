@@ -13,8 +13,8 @@ Presets: `emoji.py:tiny`.
 
 from ml_collections import ConfigDict
 
-from configs import base
 from configs.text import shapes
+from experiments.config.recipes import preset
 
 PRESETS = {"tiny": shapes.TINY}
 
@@ -28,4 +28,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.encoder.model.text.update({"vocabulary": 2048, "positions": 24})
     for stage, steps in (("encoder", 300), ("autoencoder", 1_200), ("denoiser", 1_500)):  # a fifth as many pictures
         config[stage].train.steps = steps
-    return base.preset(config, arg, PRESETS)
+    return preset(config, arg, PRESETS)

@@ -14,7 +14,8 @@ Presets: `shapes.py:tiny` (minutes; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.config.defaults import defaults
+from experiments.config.recipes import preset
 
 TINY = {
     "vocabulary.size": 600,
@@ -66,12 +67,12 @@ def get_config(arg: str = "") -> ConfigDict:
             "denoiser": denoiser(),
         }
     )
-    return base.preset(config, arg, PRESETS)
+    return preset(config, arg, PRESETS)
 
 
 def encoder() -> ConfigDict:
     """CLIP: two towers."""
-    config = base.defaults()
+    config = defaults()
     config.objective = {"name": "contrastive_pretraining"}
     config.model = {
         "name": "clip",
@@ -100,7 +101,7 @@ def encoder() -> ConfigDict:
 
 def autoencoder() -> ConfigDict:
     """Latent diffusion's KL autoencoder, small, by its pixels' error alone."""
-    config = base.defaults()
+    config = defaults()
     config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # by "l1" dark pictures lose their hues
     config.model = {
         "name": "autoencoder_kl",
@@ -123,7 +124,7 @@ def autoencoder() -> ConfigDict:
 
 def denoiser() -> ConfigDict:
     """PixArt's transformer, small, as a flow."""
-    config = base.defaults()
+    config = defaults()
     velocity = {"name": "velocity", "clock": {"name": "time", "scale": 1000.0}}
     config.parameterization = velocity | {"name": "x0"}
     config.objective = {  # the error of the velocity, by a network that need not carry the noise from end to end

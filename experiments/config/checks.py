@@ -14,7 +14,8 @@ from diffusion.metrics import features
 from diffusion.models import facts
 from diffusion.objectives import Objective
 from diffusion.training import sharding
-from experiments.config import ConfigError, fields, names, plain, resolve, unknown
+from experiments.config import ConfigError, fields, names, resolve, unknown
+from experiments.config.values import plain
 
 
 def validate(config: Mapping, spec: Any = None) -> None:
@@ -150,17 +151,17 @@ def _check_teacher(config: Mapping, objective: Objective) -> None:
 
 def _check_second(config: Mapping, objective: Objective) -> None:
     name = config["objective"]["name"]
-    second = config["rival"]["objective"]
-    updates = config["rival"]["updates"]
+    second = config["second_player"]["objective"]
+    updates = config["second_player"]["updates"]
     if objective.second is None:
         if second.get("name"):
             raise ConfigError(
-                f"config.rival.objective.name = {second['name']!r}, but config.objective.name = {name!r} has no second "
-                'player. Valid: {"name": ""}.'
+                f"config.second_player.objective.name = {second['name']!r}, but config.objective.name = {name!r} has "
+                'no second player. Valid: {"name": ""}.'
             )
         if updates != 1:
             raise ConfigError(
-                f"config.rival.updates = {updates}, but config.objective.name = {name!r} has no second player. "
+                f"config.second_player.updates = {updates}, but config.objective.name = {name!r} has no second player. "
                 "Valid: 1."
             )
         return
@@ -168,15 +169,15 @@ def _check_second(config: Mapping, objective: Objective) -> None:
     trains = resolve.second_player(config).trains if second.get("name") else None
     if trains != network:
         raise ConfigError(
-            f"config.rival.objective.name = {second.get('name')!r}, but config.objective.name = {name!r} plays with an "
-            f"objective that trains the network {network!r}. Valid: one such out of "
+            f"config.second_player.objective.name = {second.get('name')!r}, but config.objective.name = {name!r} plays "
+            f"with an objective that trains the network {network!r}. Valid: one such out of "
             f"{', '.join(sorted(names.SECOND_PLAYERS))}."
         )
     resolve.second_optimizer(config)
     if config["train"]["log_every"] % updates:
         raise ConfigError(
             f"config.train.log_every = {config['train']['log_every']}, but the model acts at every "
-            f"{updates}-th step alone (config.rival.updates). Valid: a multiple of {updates}."
+            f"{updates}-th step alone (config.second_player.updates). Valid: a multiple of {updates}."
         )
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
 from diffusion.data import pipeline
 from diffusion.metrics import protocols
 from diffusion.training import parallel, sharding
 from diffusion.training.power_ema import WIDEST
-from experiments.config import ConfigError, plain, unknown
+from experiments.config import ConfigError, unknown
+from experiments.config.defaults import defaults
+from experiments.config.values import plain
 from experiments.run_folder import file_systems
 
 # Entries that name a function: their fields are the function's arguments, which resolve.call checks.
@@ -29,8 +30,8 @@ NAMED = {
     "sample.guidance",
     "teacher.parameterization",
     "teacher.pairs.sampler",
-    "rival.objective",
-    "rival.optimizer",
+    "second_player.objective",
+    "second_player.optimizer",
 }
 
 
@@ -68,7 +69,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "teacher.scale": (lambda v: v >= 0, "at least 0; 1 is no guidance"),
     "teacher.pairs.number": (lambda v: 0 <= v <= 10**8, "in [0, 10^8]; 0 for none"),
     "teacher.pairs.steps": AT_LEAST_ONE,
-    "rival.updates": AT_LEAST_ONE,
+    "second_player.updates": AT_LEAST_ONE,
     "init_from.path": (_folder, "a folder or file of a local or shared file system; copy it there from its address"),
     "data.dir": (_folder, "a folder of a local or shared file system; copy the data there from its address"),
     "data.latents.dir": (_folder, "a folder of a local or shared file system that experiments.encode wrote, or ''"),
@@ -149,18 +150,19 @@ def check(config: Mapping) -> None:
     Raises:
         ConfigError: naming the first such field, its value and what is valid.
     """
-    _check(plain(config), plain(base.defaults()), "")
+    _check(plain(config), plain(defaults()), "")
 
 
-def _check(values: dict, defaults: dict, prefix: str) -> None:
+def _check(values: dict, known: dict, prefix: str) -> None:
     for name in values:
-        if name not in defaults:
-            raise unknown(f"config.{prefix}".rstrip("."), name, defaults, "field")
-    for name, default in defaults.items():
+        if name not in known:
+            raise unknown(f"config.{prefix}".rstrip("."), name, known, "field")
+    for name, default in known.items():
         field = prefix + name
         if name not in values:
             raise ConfigError(
-                f"config.{field} is missing. Its default is {default!r}; start a config from configs.base.defaults()."
+                f"config.{field} is missing. Its default is {default!r}; start a config from "
+                "experiments.config.defaults.defaults()."
             )
         check_type(f"config.{field}", values[name], OPTIONAL.get(field, type(default)), field in OPTIONAL)
         if field in NAMED:
@@ -187,7 +189,7 @@ def check_type(path: str, value: Any, kinds: type | tuple[type, ...], optional: 
 
     Args:
         path: where the value stands, e.g. `config.train.steps`.
-        value: the value, as `experiments.config.plain` gives it.
+        value: the value, as `values.plain` gives it.
         kinds: the type that it must have, or several, out of the keys of `WORDS`.
         optional: whether None is valid too.
 

@@ -21,7 +21,8 @@ from diffusion.models.layers import conditions
 from diffusion.parameterizations import Denoiser
 from diffusion.training import ema, optimizers, power_ema
 from diffusion.training import micro_batches as rule
-from experiments.config import ConfigError, fields, names, plain, unknown
+from experiments.config import ConfigError, fields, names, unknown
+from experiments.config.values import plain
 
 TEXT_FOLDERS = {"tokens": "tokenizer", "embeddings": "dir"}  # of config.data.text, by what the network receives
 MOST_MULTIPLES = 128  # that a side of a bucket is
@@ -188,12 +189,14 @@ def objective(config: Mapping) -> objectives.Objective:
 
 
 def second_player(config: Mapping) -> objectives.Objective:
-    """The objective of the second player, `config.rival.objective`.
+    """The objective of the second player, `config.second_player.objective`.
 
     Raises:
         ConfigError: as `objective`.
     """
-    return _objective(config, config["rival"]["objective"], "config.rival.objective", names.SECOND_PLAYERS)
+    return _objective(
+        config, config["second_player"]["objective"], "config.second_player.objective", names.SECOND_PLAYERS
+    )
 
 
 def _objective(config: Mapping, spec: Mapping, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
@@ -353,10 +356,11 @@ def model(config: Mapping, shape: tuple[int, ...] | None = None) -> Any:
 def optimizer(config: Mapping) -> optimizers.Optimizer:
     """The optimizer `config.optimizer`, for the updates of the model in `config.train.steps`.
 
-    Where the objective has stages it starts anew with each; a model with a rival is updated at some steps alone.
+    Where the objective has stages it starts anew with each; beside a second player it updates the model at some steps
+    alone.
     """
     total = config["train"]["steps"]
-    every = config["rival"]["updates"]
+    every = config["second_player"]["updates"]
     length = stage_length(config)
     updates = length or math.ceil(total / every)
     made = call(names.OPTIMIZERS, config["optimizer"], "config.optimizer", "optimizer", steps=updates)
@@ -366,9 +370,9 @@ def optimizer(config: Mapping) -> optimizers.Optimizer:
 
 
 def second_optimizer(config: Mapping) -> optimizers.Optimizer:
-    """The optimizer of the second player, `config.rival.optimizer`, for a run of `config.train.steps`."""
-    spec = config["rival"]["optimizer"]
-    path = "config.rival.optimizer"
+    """The optimizer of the second player, `config.second_player.optimizer`, for a run of `config.train.steps`."""
+    spec = config["second_player"]["optimizer"]
+    path = "config.second_player.optimizer"
     return call(names.OPTIMIZERS, spec, path, "optimizer", steps=config["train"]["steps"])
 
 

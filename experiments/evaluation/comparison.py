@@ -17,12 +17,12 @@ from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.inception_weights import KNOWN, WeightsError
 from diffusion.metrics.references import Gathered, Reference, Space
 from diffusion.metrics.statistics import StatisticsError
-from experiments import config as configs
+from experiments.config import ConfigError, unknown
 from experiments.evaluation.image_metrics import METRICS, OF_ROWS, TAPS, FeatureSets, NotMeasured, called
 from experiments.run import progress
 from experiments.run_folder.workdir import WorkdirError
 
-FAILURES = (ImageSetError, StatisticsError, WeightsError)  # for configs.run
+FAILURES = (ImageSetError, StatisticsError, WeightsError)  # for command_line.run
 DEFAULT = ("fid", "kid", "pr")
 FEATURES = ("inception", "pixels")  # the spaces that a command line can name
 USUAL = 50_000  # samples of published figures
@@ -91,7 +91,7 @@ def measure(
     """
     for name in metrics:
         if name not in METRICS:
-            raise configs.unknown("--metrics", name, METRICS, "metric")
+            raise unknown("--metrics", name, METRICS, "metric")
     began = time.perf_counter()
     if reference.statistics is not None:
         statistics.require_same(reference.spec, reference.statistics, space.identity)
@@ -209,21 +209,21 @@ def space_of(request: Request) -> tuple[Space, dict]:
         WeightsError: if the network cannot be read, or is another than it must be.
     """
     if request.features not in FEATURES:
-        raise configs.unknown("--features", request.features, FEATURES, "features")
+        raise unknown("--features", request.features, FEATURES, "features")
     if request.features == "pixels":
         if request.protocol or request.inception:
-            raise configs.ConfigError("--features=pixels takes no --protocol and no --inception.")
+            raise ConfigError("--features=pixels takes no --protocol and no --inception.")
         extractor = features.pixels(None, None)
         return references.function_space(extractor), {"features": extractor.record, "protocol": None, "weights": None}
     if request.protocol not in protocols.PROTOCOLS:
         if not request.protocol:
-            raise configs.ConfigError(
+            raise ConfigError(
                 "--protocol is missing: the one that the figure is to be compared under. Valid: "
                 f"{', '.join(sorted(protocols.PROTOCOLS))}."
             )
-        raise configs.unknown("--protocol", request.protocol, protocols.PROTOCOLS, "protocol")
+        raise unknown("--protocol", request.protocol, protocols.PROTOCOLS, "protocol")
     if not request.inception:
-        raise configs.ConfigError(
+        raise ConfigError(
             "--inception is missing: the file of FID's Inception-v3. docs/evaluation.md says "
             "where to get it. (--features=pixels needs none.)"
         )
@@ -261,7 +261,7 @@ def run(request: Request, fresh: bool = False) -> dict:
     """
     for name in request.metrics:
         if name not in METRICS:
-            raise configs.unknown("--metrics", name, METRICS, "metric")
+            raise unknown("--metrics", name, METRICS, "metric")
     space, about = space_of(request)
     reference = references.open_reference(request.reference, request.data_dir, request.size)
     samples = image_sets.open_set(request.samples, request.data_dir, request.size)
@@ -288,7 +288,7 @@ def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics
         ConfigError, WeightsError, ImageSetError: as in `run`.
     """
     if out.suffix != ".safetensors":
-        raise configs.ConfigError(f"--out={out}: statistics are written as .safetensors. (To measure, name --samples.)")
+        raise ConfigError(f"--out={out}: statistics are written as .safetensors. (To measure, name --samples.)")
     space, _ = space_of(request)
     images = image_sets.open_set(request.reference, request.data_dir, request.size)
     gathered = _gather("the reference", images, space, (), references.cache_folder())

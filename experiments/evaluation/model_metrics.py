@@ -14,8 +14,8 @@ import numpy as np
 from diffusion import likelihood, ode
 from diffusion.metrics import classifier_accuracy, features, memorisation
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
-from experiments.config import resolve
+from experiments.config import ConfigError, resolve
+from experiments.config.values import from_json, to_json
 from experiments.evaluation.real_images import Split
 from experiments.evaluation.sample_metrics import SEED
 from experiments.run import progress
@@ -56,10 +56,10 @@ def accuracy(subject: Subject) -> dict:
         ConfigError: if the model has no classes, or one has no sample.
     """
     if not subject.config["model"].get("num_classes", 0):
-        raise configs.ConfigError("--metrics=cas: the model has no classes, and samples without a label teach none.")
+        raise ConfigError("--metrics=cas: the model has no classes, and samples without a label teach none.")
     count = min(len(subject.images), len(subject.train.images))
     if len(missing := np.setdiff1d(subject.real.labels, subject.labels[:count])):
-        raise configs.ConfigError(
+        raise ConfigError(
             f"--metrics=cas: no sample of the classes {missing.tolist()} among {count}. "
             "Make more: experiments.sample --config.sample.number=N."
         )
@@ -115,7 +115,7 @@ def copying(subject: Subject) -> dict:
 
 def bits_per_dim(subject: Subject) -> dict:
     """Bits per dimension of held-out images under the moving average, without guidance; see `diffusion.likelihood`."""
-    config = configs.from_json(configs.to_json(subject.config))
+    config = from_json(to_json(subject.config))
     config.sample.guidance.scale = 1.0  # a guided flow has another density
     schedule = resolve.schedule(config)
     shape = subject.real.images.shape[1:]

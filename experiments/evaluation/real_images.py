@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.data import buckets, captions, pipeline, sources
-from experiments import config as configs
+from experiments.config import ConfigError
 from experiments.run.examples import varied
 
 
@@ -38,7 +38,7 @@ def split_of(config: Mapping, split: str) -> Split:
                 f" The samples of a run on latents are measured by --samples=RUN/samples.npz --reference="
                 f"{data['name']}@{data['split']} --size=SIDE --protocol=adm, without --workdir."
             )
-        raise configs.ConfigError(f"config.data, config.evaluate.split: {error}{how}") from error
+        raise ConfigError(f"config.data, config.evaluate.split: {error}{how}") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -71,12 +71,12 @@ def captioned(data: str, data_dir: str = "", number: int = 0) -> Split:
     """
     name, at, part = data.rpartition("@")
     if not at:
-        raise configs.ConfigError(f"{data} is no dataset with its split. Valid: NAME@SPLIT, e.g. noto_emoji@train.")
+        raise ConfigError(f"{data} is no dataset with its split. Valid: NAME@SPLIT, e.g. noto_emoji@train.")
     try:
         records, spec = sources.open_source(name, part, data_dir)
         texts = captions.texts_of(name, part, data_dir)
     except (FileNotFoundError, ValueError) as error:
-        raise configs.ConfigError(f"{data}: {error}") from error
+        raise ConfigError(f"{data}: {error}") from error
     count = min(number or spec.size, spec.size)
     images = np.stack([record["image"] for record in records.__getitems__(range(count))])
     return Split(images, np.zeros(count, np.int64), spec, tuple(texts[:count]))

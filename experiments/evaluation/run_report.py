@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from experiments import config as configs
+from experiments.config.extensions import printed
+from experiments.config.values import config_hash, plain
 from experiments.evaluation import report
 from experiments.sampling import sample_files
 
@@ -37,14 +38,14 @@ def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
         {"sampling", "config_hash", "git_commit", "versions", "device", "commands"}; values that are not known are None.
     """
     sampling = sample_files.read_record(folder) or {  # samples from elsewhere: config.json is the best there is
-        "sample": configs.plain(config["sample"]),
+        "sample": plain(config["sample"]),
         "nfe": None,
         "checkpoint": None,
         "note": "no samples.json: the settings are those of config.json",
     }
     return {
         "sampling": sampling,
-        "config_hash": configs.digest(config),
+        "config_hash": config_hash(config),
         **report.software(),
         "commands": {"sample": sampling.get("command"), "evaluate": command},
     }
@@ -246,8 +247,8 @@ def show(
     if accuracy := content["figures"]["asked_class"]:
         labels = ",".join(list(accuracy["by_class"])[3:9:5])
         guided = "--config.sample.guidance.scale=3", f"--out={run / 'guided'}"
-        say(f"  {configs.printed('sample', f'--workdir={run}', f'--labels={labels}', *guided)}")
+        say(f"  {printed('sample', f'--workdir={run}', f'--labels={labels}', *guided)}")
     if steps := (content["protocol"]["sampling"].get("sample") or {}).get("steps"):
         fast = f"--config.sample.steps={max(1, steps // 4)}", f"--out={run / 'fast'}"
-        say(f"  {configs.printed('sample', f'--workdir={run}', *fast)}   (fewer steps)")
+        say(f"  {printed('sample', f'--workdir={run}', *fast)}   (fewer steps)")
     say("  python -m experiments.train --help   (other recipes: configs/)")

@@ -8,7 +8,7 @@ import numpy as np
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
 from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, rows
 from diffusion.metrics.features import names as feature_names
-from experiments import config as configs
+from experiments.config import ConfigError, unknown
 from experiments.evaluation.real_images import Split, balanced_order, split_of
 from experiments.sampling.sample_files import check_samples
 
@@ -86,9 +86,9 @@ def measure(
     names = tuple(config["evaluate"]["features"])
     for name in names:
         if name not in feature_names():
-            raise configs.unknown("config.evaluate.features", name, feature_names(), "feature")
+            raise unknown("config.evaluate.features", name, feature_names(), "feature")
     if split == config["data"]["split"]:
-        raise configs.ConfigError(
+        raise ConfigError(
             f"config.evaluate.split = {split!r} is what the model was trained on, and the floor would compare images "
             "with themselves. Valid: another split, e.g. 'test', or 'train[90%:]' after training on 'train[:90%]'."
         )
@@ -97,7 +97,7 @@ def measure(
     classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0
     check_samples(images, labels, real.spec.shape, classes)
     if "classifier" in names and not real.spec.num_classes:
-        raise configs.ConfigError(
+        raise ConfigError(
             f"config.evaluate.features holds 'classifier', but {real.spec.name} has no classes to train it on. "
             f"Valid: {', '.join(sorted(set(FEATURES) - {'classifier'}))}."
         )

@@ -80,7 +80,7 @@ def memory_by_part(work: Work, platform: str) -> dict[str, float]:
     """Returns the bytes that each part of a step holds on each device, at its fullest.
 
         parameters, optimizer, average    exact
-        others                            exact: a teacher's parameters, a rival's and their optimizer's state
+        others                            exact: a teacher's parameters, a second player's and their optimizer's state
         activations                       what a micro-batch leaves for its backward pass
         gradients                         float32, split as the parameters; twice when they are summed
         copies                            parameters in the compute type

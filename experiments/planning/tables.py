@@ -11,7 +11,7 @@ from experiments.planning.machines import MACHINES
 
 WORDS = {
     "average": "moving average",
-    "others": "teacher, rival and its optimizer",
+    "others": "teacher, second player and its optimizer",
     "activations": "activations, kept for the backward pass",
     "gradients": "temporary: gradients",
     "copies": "temporary: parameters in the compute type",

@@ -15,8 +15,7 @@ from absl import flags
 from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.training.runtime import compilation_cache
-from experiments import config as configs
-from experiments.config import ConfigError
+from experiments.config import ConfigError, command_line
 from experiments.playground.gate import BODY, Gate
 from experiments.playground.published import Published
 from experiments.playground.source import Source
@@ -87,4 +86,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
     flags.DEFINE_string("host", "127.0.0.1", "who can connect: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
     flags.DEFINE_integer("port", 7860, "of the page's address")
-    configs.run(main, FAILURES)
+    command_line.run(main, FAILURES)

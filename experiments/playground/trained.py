@@ -20,8 +20,8 @@ from diffusion.models.layers import conditions
 from diffusion.text_to_image import Frame
 from diffusion.text_to_image.canvas import Canvas
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments.config import ConfigError, checks, names, resolve
+from experiments.config.extensions import printed
 from experiments.playground.page_request import PageRequest
 from experiments.run_folder import workdir
 from experiments.sampling import autoencoder_folders, generate
@@ -218,7 +218,7 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
     if resolve.text_inputs(config) == conditions.EMBEDDINGS:
         raise ConfigError(
             f"--workdir={folder} holds no text model: it trains a denoiser that receives text. Make one "
-            f"of it: {configs.printed('text_model', f'--workdir={folder}')}"
+            f"of it: {printed('text_model', f'--workdir={folder}')}"
         )
     if resolve.objective(config).reads is None:
         raise ConfigError(

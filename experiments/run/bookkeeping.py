@@ -16,7 +16,8 @@ from diffusion.training import gradient_norms, sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, preemption, recompilation
 from diffusion.training.state import HEALTHY, TrainState
-from experiments import config as configs
+from experiments.config.extensions import printed
+from experiments.config.values import config_hash
 from experiments.run import failure, hooks, process_memory, progress, tracking, training_means
 from experiments.run.examples import Examples
 from experiments.run.program import Program
@@ -182,7 +183,7 @@ class Bookkeeping:
         self._take_in(0)
         began = time.perf_counter()
         workdir.sync(self._metrics_file)
-        about = {"examples": step * self._config.train.batch_size, "config_hash": configs.digest(self._config)}
+        about = {"examples": step * self._config.train.batch_size, "config_hash": config_hash(self._config)}
         about |= {"data": self._start.fingerprint, "interval": self._sums, "best": self._best}
         with self._watch.work("a save", step):
             self._saver.save(train_state, about)
@@ -275,9 +276,9 @@ class Bookkeeping:
         place = failure.keep(self._folder, frozen, {"examples": step * self._config.train.batch_size})
         self.display.say(
             f"The state before that step is kept in {place}. To repeat the step and see what is not finite:"
-            f"\n  {configs.printed('reproduce', f'--workdir={self._folder}')}"
+            f"\n  {printed('reproduce', f'--workdir={self._folder}')}"
         )
         return 1
 
     def _sampling(self) -> str:
-        return configs.printed("sample", f"--workdir={self._folder}")
+        return printed("sample", f"--workdir={self._folder}")

@@ -132,7 +132,7 @@ def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
         if cast.second:
             turns = {
                 cast.second: Player(resolve.second_player(config), cast.second, second),
-                "model": Player(objective, "model", optimizer, config.rival.updates, density),
+                "model": Player(objective, "model", optimizer, config.second_player.updates, density),
             }
             averages = {"target": Average("model", average)}
             step = as_train_step(alternating(turns, cast.apply, schedule, averages, **engine).step)

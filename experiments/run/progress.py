@@ -87,7 +87,7 @@ class Display:
 
         Args:
             step: updates made.
-            loss: mean of the last interval; None if the model rested in it, see config.rival.updates.
+            loss: mean of the last interval; None if the model rested in it, see config.second_player.updates.
             skipped: damaged records so far.
 
         Returns:

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from diffusion.training import sharding, state, warm_start
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
-from experiments.config import ConfigError
+from experiments.config import ConfigError, versions
+from experiments.config.values import plain
 from experiments.run import examples, training_means
 from experiments.run.program import Program
 
@@ -87,16 +87,16 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.Tr
     A second player starts from the same weights.
     """
     path = pathlib.Path(config.teacher.path).expanduser()
-    theirs = configs.from_json((path / "config.json").read_text())
+    theirs = versions.read((path / "config.json").read_text())
     for ours, field in (
         (config.schedule, "schedule"),
         (config.teacher.parameterization, "parameterization"),
         (config.model, "model"),
     ):
-        if configs.plain(ours) != configs.plain(theirs[field]):
+        if plain(ours) != plain(theirs[field]):
             raise ConfigError(
                 f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
-                f"{configs.plain(theirs[field])}, and this run has {configs.plain(ours)} for it."
+                f"{plain(theirs[field])}, and this run has {plain(ours)} for it."
             )
     source = warm_start.read(path)
 
@@ -107,5 +107,5 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.Tr
         return params
 
     frozen = {name: taken(params) for name, params in (train_state.frozen or {}).items()}
-    rivals = {name: rival._replace(params=taken(rival.params)) for name, rival in (train_state.rivals or {}).items()}
-    return train_state._replace(frozen=frozen or None, rivals=rivals or None)
+    others = {name: other._replace(params=taken(other.params)) for name, other in (train_state.rivals or {}).items()}
+    return train_state._replace(frozen=frozen or None, rivals=others or None)

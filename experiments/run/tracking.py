@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from diffusion.io import pictures as picture_files
-from experiments import config as configs
+from experiments.config import ConfigError
+from experiments.config.values import plain
 
 
 class Tracker(NamedTuple):
@@ -55,7 +56,7 @@ def check(project: str) -> None:
         ConfigError: says what to do.
     """
     if project and importlib.util.find_spec("wandb") is None:
-        raise configs.ConfigError(
+        raise ConfigError(
             f"--wandb={project} needs the package wandb, which is not installed: pip install "
             "wandb, or leave the flag out (TensorBoard's events are written without it)."
         )
@@ -141,7 +142,7 @@ def weights_and_biases(folder: pathlib.Path, config: Mapping, project: str) -> I
         id=name.read_text(),
         resume="allow",
         dir=str(folder),
-        config=configs.plain(config),
+        config=plain(config),
         settings=wandb.Settings(console="off", silent=not sys.stdout.isatty()),
     )
     run.define_metric("step")

@@ -25,8 +25,9 @@ from diffusion.io import limits
 from diffusion.io.files import whole
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
-from experiments import config as config_lib
-from experiments.config import ConfigError, fields
+from experiments.config import ConfigError, fields, versions
+from experiments.config.differences import differences
+from experiments.config.extensions import printed
 from experiments.run_folder import file_systems as places
 
 # Fields that a run may change when it goes on: they do not alter what its past steps computed.
@@ -43,7 +44,7 @@ class WorkdirError(RuntimeError):
     """A run folder cannot be used; the message says why and what to do."""
 
 
-FAILURES = (  # for configs.run
+FAILURES = (  # for command_line.run
     WorkdirError,
     checkpoints.CheckpointError,
     agreement.Abandoned,
@@ -152,7 +153,7 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
-        return config_lib.of_run(limits.read_text(path))
+        return versions.read(limits.read_text(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise WorkdirError(f"--workdir={workdir} holds no run: {path} cannot be read ({error.strerror}).") from error
     except limits.Refused as error:
@@ -179,11 +180,10 @@ def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
     if not (folder / "model_index.json").is_file():
         here = f"--workdir={workdir}"
         what = (
-            f"is made of a run that learns from captions by: {config_lib.printed('text_model', here)}; one of "
+            f"is made of a run that learns from captions by: {printed('text_model', here)}; one of "
             "classes is sampled without --prompt"
             if (folder.parent / "config.json").is_file()
-            else "is put together at the end of: "
-            f"{config_lib.printed('text_demo', '--config=configs/text/shapes.py', here)}"
+            else f"is put together at the end of: {printed('text_demo', '--config=configs/text/shapes.py', here)}"
             if folder.parent.is_dir()
             else "is no folder"
         )
@@ -222,7 +222,7 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
         raise WorkdirError(f"{workdir} holds checkpoints but no config.json: choose another --workdir.")
     if there:
         saved = read_config(workdir)
-        changed = config_lib.differences(fields.absolute(saved), config)
+        changed = differences(fields.absolute(saved), config)
         fixed = [change for change in changed if not _may_change(change.field)]
         if fixed:
             free = [change for change in changed if _may_change(change.field)]
@@ -233,10 +233,10 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
                 + f"A run may change {', '.join(MAY_CHANGE)}. Set the others back to go on with it, or choose another "
                 f"--workdir (with --config.init_from.path={workdir} it starts from this run's weights)."
             )
-        if not config_lib.differences(saved, config):
+        if not differences(saved, config):
             return True
     try:
-        write_text(path, config_lib.to_json(config) + "\n")
+        write_text(path, versions.write(config) + "\n")
     except OSError as error:
         raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
     return there

@@ -20,7 +20,7 @@ from diffusion.models.autoencoders.latent_space import Moments, from_diffusion
 from diffusion.models.interchange import families, folders
 from experiments.config import ConfigError
 
-FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused)  # for configs.run
+FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused)  # for command_line.run
 
 
 class Autoencoder(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.io import files
-from experiments import config as configs
+from experiments.config.values import config_hash
 
 
 def key(config: Mapping, leaves: Mapping, weights: str, labels: np.ndarray, seeds: np.ndarray) -> str:
@@ -27,7 +27,7 @@ def key(config: Mapping, leaves: Mapping, weights: str, labels: np.ndarray, seed
         labels: int [N].
         seeds: uint32 [N].
     """
-    told = json.dumps([configs.digest(config), weights, leaves], sort_keys=True).encode()
+    told = json.dumps([config_hash(config), weights, leaves], sort_keys=True).encode()
     return hashlib.sha256(told + labels.tobytes() + seeds.tobytes()).hexdigest()[:16]
 
 

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from diffusion.io import limits, npz
-from experiments import config as configs
+from experiments.config.extensions import printed
 from experiments.run_folder.workdir import WorkdirError
 
 
@@ -22,7 +22,7 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         WorkdirError: if it is missing, damaged, or lacks an array; says which command makes it.
     """
     path = pathlib.Path(folder) / "samples.npz"
-    again = f"Make it by: {configs.printed('sample', f'--workdir={folder}')}"
+    again = f"Make it by: {printed('sample', f'--workdir={folder}')}"
     if not path.is_file():
         raise WorkdirError(f"{path} is not there. {again}")
     try:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import config as configs
 from experiments.config import ConfigError
+from experiments.config.values import config_hash
 from experiments.sweeps.distributions import Distribution
 
 Overrides = Mapping[str, Any]
@@ -134,7 +134,7 @@ def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrid
 
 def identity(run: Overrides) -> str:
     """A hash of what a run sets: equal for 1 and 1.0, as for configs; the order of the fields does not count."""
-    return configs.digest(dict(run))
+    return config_hash(dict(run))
 
 
 def require_distinct(runs: Sequence[Overrides], what: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments import config as configs
-from experiments.config import ConfigError, checks, plain
+from experiments.config import ConfigError, checks, command_line, extensions, recipes, versions
+from experiments.config.values import config_hash, from_json, plain, to_json
 
 PYTHON = ("python", "-m")
 
@@ -94,23 +94,23 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
         if not any(word.startswith("experiments.") for word in words):
             continue
         for file in filter(None, (_value(words, "extend") or "").split(",")):
-            configs.extend(file)
+            extensions.extend(file)
         base = _value(words, "config")
         folder = _value(words, "workdir")
         if base is None and folder is None:
             continue
         saved = None if base else made.get(folder) or _saved(folder, words)
-        start = configs.load(base) if base else configs.settable(configs.of_run(saved))
+        start = recipes.load(base) if base else command_line.settable(versions.read(saved))
         changes = [word for word in words if word.startswith("--config.")]
         config = parsed(start, changes)
         fields = {word.removeprefix("--config.").partition("=")[0] for word in changes}
         _require_set(config, {field: value for field, value in overrides.items() if field in fields})
-        digest = configs.digest(config)
+        digest = config_hash(config)
         if digest not in valid:
             checks.validate(_as_if_made(config, made))
             valid.add(digest)
         if base and folder:
-            made[folder] = configs.to_json(config)
+            made[folder] = versions.write(config)
         checked.append(Setting(base or "", digest))
     return checked
 
@@ -145,7 +145,7 @@ def _as_if_made(config: ConfigDict, made: Mapping[str, str]) -> ConfigDict:
     changes = {name: "." for name in ("teacher", "init_from") if config[name].path in made}
     if not changes:
         return config
-    config = configs.of_run(configs.to_json(config))
+    config = from_json(to_json(config))
     for name, there in changes.items():
         config[name].path = there
     return config
@@ -173,7 +173,7 @@ def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
             got = got[part]
         inner = f"{field}."
         parts = {name.removeprefix(inner): part for name, part in overrides.items() if name.startswith(inner)}
-        if configs.digest({"value": got}) != configs.digest({"value": _with(value, parts)}):
+        if config_hash({"value": got}) != config_hash({"value": _with(value, parts)}):
             raise ConfigError(
                 f"config.{field} = {value!r} cannot be written on a command line: it is read as "
                 f"{plain(got)!r}. Valid: another spelling, or a base config that holds it."

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments import config as configs
-from experiments.config import ConfigError, plain, unknown
+from experiments.config import ConfigError, recipes, unknown
+from experiments.config.differences import differences
+from experiments.config.values import plain
 from experiments.run_folder import file_systems
 from experiments.sweeps import naming, sweep_folder
 from experiments.sweeps.combinators import Overrides, SweepError, require_distinct
@@ -103,7 +104,7 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
         raise unknown(f"{file}: a command has {{{place}}}", place, valid, "place")
     plans = [Plan(name, run, _commands(sweep, run, name, places_named)) for name, run in zip(names, runs)]
     checked = _checked(plans, directory)
-    bases = {setting.base: plain(configs.load(setting.base)) for setting in checked if setting.base}
+    bases = {setting.base: plain(recipes.load(setting.base)) for setting in checked if setting.base}
     seeds = [field for field in sweep.seeds if field in varies]
     return Record(name_of(file), file, varies, seeds, bases, plans)
 
@@ -202,7 +203,7 @@ def difference(old: Record, new: Record) -> list[str]:
         if before[name].commands != after[name].commands:
             lines.append(f"other commands of {name}: {_first(before[name].commands, after[name].commands)}")
     for file in old.bases.keys() & new.bases.keys():
-        lines += [f"{file}: {change}" for change in configs.differences(old.bases[file], new.bases[file])]
+        lines += [f"{file}: {change}" for change in differences(old.bases[file], new.bases[file])]
     if not lines and [*before] != [*after]:
         lines.append("another order of the runs")
     return lines

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from diffusion.io import limits
-from experiments import config as configs
+from experiments.config.extensions import printed
 from experiments.run_folder import file_systems
 from experiments.run_folder.workdir import WorkdirError, append, rows, write_text
 
@@ -102,7 +102,7 @@ def read(directory: pathlib.Path) -> Record:
     except FileNotFoundError as error:
         raise WorkdirError(
             f"--workdir={directory} holds no sweep: there is no sweep.json. Start one by "
-            f"{configs.printed('sweep', '--sweep=FILE', f'--workdir={directory}')}"
+            f"{printed('sweep', '--sweep=FILE', f'--workdir={directory}')}"
         ) from error
     except (OSError, limits.Refused, ValueError, KeyError, TypeError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}") from error

@@ -20,12 +20,12 @@ diffusers opens it too, but for the last kind of student, whose scheduler is our
 
 from absl import flags
 
-from experiments import config as configs
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the run, e.g. runs/text_students/turbo")
     flags.mark_flag_as_required("workdir")
-    configs.begin()
+    command_line.begin()
 
 import json
 import pathlib
@@ -48,6 +48,7 @@ from diffusion.objectives import Jumps
 from diffusion.text_to_image import pipelines
 from diffusion.training.checkpointing import checkpoints
 from experiments.config import ConfigError, resolve
+from experiments.config.extensions import printed
 from experiments.run.networks import network_of
 from experiments.run_folder import workdir
 from experiments.sampling import autoencoder_folders
@@ -263,8 +264,8 @@ def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     run = flags.FLAGS.workdir
-    print(f'{of_run(run)}. Next: {configs.printed("sample", f"--workdir={run}")} --prompt="..."')
+    print(f'{of_run(run)}. Next: {printed("sample", f"--workdir={run}")} --prompt="..."')
 
 
 if __name__ == "__main__":
-    configs.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError))
+    command_line.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError))

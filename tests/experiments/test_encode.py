@@ -13,9 +13,9 @@ from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments import encode, reproduce, train
 from experiments.config import ConfigError, checks
+from experiments.config.values import plain
 from experiments.run import examples
 from experiments.run_folder import workdir
 from experiments.sampling import autoencoder_folders, generate
@@ -118,9 +118,9 @@ def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae,
     images = generate.generator(config, (4, 4, 4)).images(params, labels, seeds)
     assert images.shape == (3, 8, 8, 1) and images.dtype == np.uint8
     # The same latents, decoded by hand.
-    plain = config.copy_and_resolve_references()
-    plain.data.latents.dir = plain.data.latents.autoencoder = ""
-    x, _ = generate.generator(plain, (4, 4, 4)).trajectory(params, labels, seeds)
+    pictures = config.copy_and_resolve_references()
+    pictures.data.latents.dir = pictures.data.latents.autoencoder = ""
+    x, _ = generate.generator(pictures, (4, 4, 4)).trajectory(params, labels, seeds)
     autoencoder = autoencoder_folders.load(vae)
     expected = autoencoder.module.apply({"params": autoencoder.params}, x[-1] / 0.5 + 0.25, method="decode")
     assert np.abs(images.astype(int) - np.asarray(to_uint8(expected)).astype(int)).max() <= 1
@@ -201,8 +201,8 @@ def test_what_does_not_fit_the_encoder_is_refused(vae, tmp_path):
 
 def test_a_run_of_before_latents_is_still_read(tmp_path):
     config = config_of("")
-    old = configs.plain(config)
+    old = plain(config)
     del old["data"]["latents"]
     (tmp_path / "config.json").write_text(json.dumps(old))
-    assert configs.plain(workdir.read_config(tmp_path)) == configs.plain(config)
+    assert plain(workdir.read_config(tmp_path)) == plain(config)
     assert workdir.settle_config(tmp_path, config)

@@ -11,8 +11,9 @@ from rich.console import Console
 from configs import digits as recipe
 from diffusion.data.digits import digits
 from diffusion.metrics import classifier
-from experiments import config as configs
 from experiments import evaluate
+from experiments.config import ConfigError
+from experiments.config.values import config_hash, plain, to_json
 from experiments.evaluation import real_images, report, run_report, sample_metrics
 from experiments.run_folder.workdir import WorkdirError
 from experiments.sampling.sample_files import read_samples
@@ -60,7 +61,7 @@ def folder(tmp_path, config):
 
 
 def write(folder, config, **arrays):
-    (folder / "config.json").write_text(configs.to_json(config))
+    (folder / "config.json").write_text(to_json(config))
     np.savez(folder / "samples.npz", **arrays)
 
 
@@ -136,7 +137,7 @@ def test_report(folder, config):
     (folder / "samples.png").write_bytes(b"")
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     sampling = {
-        "sample": configs.plain(config.sample),
+        "sample": plain(config.sample),
         "nfe": 39,
         "checkpoint": {"step": 7, "weights": "ema"},
         "config": "abc",
@@ -147,7 +148,7 @@ def test_report(folder, config):
     assert json.loads((folder / "report.json").read_text()) == content
     protocol = content["protocol"]
     assert protocol["dataset"] | {"split": "test", "split_size": 359, "train_size": 1258} == protocol["dataset"]
-    assert protocol["config_hash"] == configs.digest(config) and protocol["sampling"] == sampling
+    assert protocol["config_hash"] == config_hash(config) and protocol["sampling"] == sampling
     assert protocol["distance"]["N"] == 359 and protocol["versions"]["jax"]
     text = (folder / "report.md").read_text()
     ratio = content["figures"]["frechet"]["pixels"]["ratio"]
@@ -236,12 +237,12 @@ def test_samples_that_do_not_fit(config, change, match):
 def test_names_that_are_not_known(config):
     images, labels = samples("validation", 2)
     config.evaluate.features = ("pixels", "clasifier")
-    with pytest.raises(configs.ConfigError, match="'classifier'"):
+    with pytest.raises(ConfigError, match="'classifier'"):
         sample_metrics.measure(images, labels, config, "test", QUICK)
     config.evaluate.features = ("pixels",)
-    with pytest.raises(configs.ConfigError, match="tset"):
+    with pytest.raises(ConfigError, match="tset"):
         sample_metrics.measure(images, labels, config, "tset", QUICK)
-    with pytest.raises(configs.ConfigError, match="trained on"):
+    with pytest.raises(ConfigError, match="trained on"):
         sample_metrics.measure(images, labels, config, "train", QUICK)
 
 

@@ -17,9 +17,9 @@ from diffusion import guidance, parameterizations, samplers, timesteps
 from diffusion.data import pipeline
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments import few_steps, reproduce, train
-from experiments.config import ConfigError, checks, resolve
+from experiments.config import ConfigError, checks, recipes, resolve
+from experiments.config.values import to_json
 from experiments.run import examples, noise_pairs, players
 from experiments.run import program as programs
 from experiments.sampling import generate
@@ -42,11 +42,11 @@ TINY = {
 }
 OF_ONE = {
     "progressive": {"objective.N": 2, "objective.stage": 3},
-    "dmd": {"objective.density.strata": 8, "rival.objective.density.strata": 8},
+    "dmd": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "turbo": {
         "objective.density.strata": 8,
         "objective.student_density.strata": 8,
-        "rival.objective.student_density.strata": 8,
+        "second_player.objective.student_density.strata": 8,
     },
     "reflow": {"objective.density.strata": 8, "teacher.pairs.number": 600, "teacher.pairs.steps": 2},
 }
@@ -82,12 +82,12 @@ def teacher(tmp_path_factory):
 def written(tmp_path_factory):
     """A teacher's config alone, for what reads no weights."""
     folder = tmp_path_factory.mktemp("written")
-    (folder / "config.json").write_text(configs.to_json(of_teacher()))
+    (folder / "config.json").write_text(to_json(of_teacher()))
     return folder
 
 
 def student(name, teacher, **changes):
-    config = configs.load(f"{ROOT}/configs/students/{name}.py:{teacher},tiny")
+    config = recipes.load(f"{ROOT}/configs/students/{name}.py:{teacher},tiny")
     config.update_from_flattened_dict(TINY | OF_ONE.get(name, {}) | changes)
     checks.validate(config)
     return config
@@ -104,7 +104,7 @@ def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
         "weighting": {"name": "constant", "parameterization": velocity},
     }
     config.sample.shift = 3.0
-    (tmp_path / "config.json").write_text(configs.to_json(config))
+    (tmp_path / "config.json").write_text(to_json(config))
     for name in STUDENTS:
         made = student(name, tmp_path)
         network = made.parameterization.name
@@ -164,7 +164,7 @@ def of_metrics(folder):
 @pytest.mark.slow
 def test_a_step_of_players_is_repeated_alone(teacher, tmp_path):
     """What experiments.reproduce computes from a checkpoint is the gradient of that run's next step."""
-    config = student("dmd", teacher, **{"train.steps": 5, "rival.updates": 5})
+    config = student("dmd", teacher, **{"train.steps": 5, "second_player.updates": 5})
     assert train.run(config, tmp_path) == 0
     repeated = reproduce.repeat(config, tmp_path, step=5)
     assert repeated.finite and len(repeated.findings.losses) == 8 and set(repeated.findings.gradient.values()) == {0}
@@ -172,8 +172,9 @@ def test_a_step_of_players_is_repeated_alone(teacher, tmp_path):
 
 ON_TWO = """
 import json, sys
-from experiments import config as configs, train
-config = configs.from_json(open(sys.argv[1]).read())
+from experiments import train
+from experiments.config.values import from_json
+config = from_json(open(sys.argv[1]).read())
 config.mesh.update(json.loads(sys.argv[3]))
 assert train.run(config, sys.argv[2]) == 0
 """
@@ -193,7 +194,7 @@ assert train.run(config, sys.argv[2]) == 0
 def test_two_devices_train_the_same_student(name, mesh, teacher, tmp_path):
     config = student(name, teacher)
     assert train.run(config, tmp_path / "one") == 0
-    (tmp_path / "config.json").write_text(configs.to_json(config))
+    (tmp_path / "config.json").write_text(to_json(config))
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     words = (str(tmp_path / "config.json"), str(tmp_path / "two"), json.dumps(mesh))
     subprocess.run([sys.executable, "-c", ON_TWO, *words], env=environment, cwd=ROOT, check=True, timeout=300)
@@ -267,9 +268,9 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
 
 
 @pytest.mark.parametrize("name, changes, words", [
-    ("dmd", {"rival.objective": {"name": ""}}, "trains the network 'fake'. Valid: one such out of .*, fake_score"),
+    ("dmd", {"second_player.objective": {"name": ""}}, "the network 'fake'. Valid: one such out of .*, fake_score"),
     ("dmd", {"train.log_every": 7}, "log_every = 7, but the model acts at every 5-th step"),
-    ("consistency", {"rival.updates": 2}, "config.rival.updates = 2, but .* has no second player"),
+    ("consistency", {"second_player.updates": 2}, "config.second_player.updates = 2, but .* has no second player"),
     ("progressive", {"train.steps": 7}, "7 training steps are more than the 2 stages of 3 steps have, which are 6"),
     ("progressive", {"objective.N": 6}, "N must be a power of 2"),
     ("lcm", {"teacher.scale": 2.0}, "guides its teacher itself. Valid: 1"),
@@ -290,7 +291,7 @@ def test_a_student_is_compared_at_the_steps_that_it_was_trained_for(written, tmp
     for name, of_checkpoints in (("progressive", (3, 6)), ("dmd", (6,))):
         config = student(name, written)
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(configs.to_json(config))
+        (tmp_path / name / "config.json").write_text(to_json(config))
         for step in of_checkpoints:
             (tmp_path / name / "checkpoints" / str(step)).mkdir(parents=True)
     rows = lambda name: few_steps.rows_of(tmp_path / name, name, (1, 2, 4), 20, "")
@@ -303,7 +304,7 @@ def test_a_student_is_compared_at_the_steps_that_it_was_trained_for(written, tmp
 
 @pytest.mark.parametrize("preset", ["", ",tiny"])
 def test_the_student_at_the_end_of_every_stage_is_kept(preset, written):
-    config = configs.load(f"{ROOT}/configs/students/progressive.py:{written}{preset}")
+    config = recipes.load(f"{ROOT}/configs/students/progressive.py:{written}{preset}")
     stage, kept = config.objective.stage, config.checkpoint
     assert stage % kept.every == stage % kept.keep_every == 0
     assert config.train.steps == stage * config.objective.N.bit_length()
@@ -341,7 +342,7 @@ def test_one_command_compares(teacher, tmp_path):
 
 def test_a_recipe_without_a_teacher_says_so():
     with pytest.raises(ConfigError, match=r"'no/such' holds no run .* configs/students/turbo.py:runs/digits"):
-        configs.load(f"{ROOT}/configs/students/turbo.py:no/such")
+        recipes.load(f"{ROOT}/configs/students/turbo.py:no/such")
 
 
 @pytest.mark.slow

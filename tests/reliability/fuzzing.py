@@ -30,7 +30,8 @@ from diffusion.io import limits, npz, torch_files
 from diffusion.metrics import frechet, statistics
 from diffusion.models import interchange
 from diffusion.models.interchange import schedulers, tensor_files
-from experiments import config as configs
+from experiments.config import ConfigError, recipes
+from experiments.config.values import plain
 from experiments.run_folder import workdir
 from tests.metrics import torch_writer
 from tests.models.interchange import published
@@ -287,7 +288,7 @@ def tokenizer_folders(folder: pathlib.Path) -> Reader:
 
 
 def run_configs(folder: pathlib.Path) -> Reader:
-    config = configs.plain(configs.load("configs/digits.py"))
+    config = plain(recipes.load("configs/digits.py"))
     path = folder / "config.json"
 
     def read(rng: random.Random | None) -> Any:
@@ -318,7 +319,7 @@ KINDS = {
     "scheduler": Kind(scheduler_configs, (interchange.Refusal, limits.Refused)),
     "networks": Kind(network_configs, (interchange.Refusal, interchange.Mismatch, limits.Refused)),
     "tokenizers": Kind(tokenizer_folders, (limits.Refused,)),
-    "runs": Kind(run_configs, (workdir.WorkdirError, configs.ConfigError)),
+    "runs": Kind(run_configs, (workdir.WorkdirError, ConfigError)),
     "safetensors": Kind(headers, (interchange.Mismatch, limits.Refused)),
 }
 

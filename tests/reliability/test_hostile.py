@@ -16,7 +16,8 @@ import tensorstore
 
 from diffusion.training import ema, optimizers, state, warm_start
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
+from experiments.config import ConfigError
+from experiments.config.values import plain
 from experiments.run_folder import workdir
 from experiments.run_folder.workdir import WorkdirError
 from tests import commands
@@ -238,7 +239,7 @@ def test_a_config_that_names_code_comes_back_as_data(tmp_path, monkeypatch, valu
     (tmp_path / "config.json").write_text(json.dumps({"field": value}))
     before = set(sys.modules)
     config = workdir.read_config(tmp_path)
-    assert configs.plain(config) == configs.plain({"field": value})
+    assert plain(config) == plain({"field": value})
     assert set(sys.modules) == before and not (tmp_path / "executed").exists()
 
 
@@ -259,7 +260,7 @@ def test_a_config_that_names_code_comes_back_as_data(tmp_path, monkeypatch, valu
 def test_a_config_of_another_form_is_refused(tmp_path, monkeypatch, content, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises((WorkdirError, configs.ConfigError), match=words):
+    with pytest.raises((WorkdirError, ConfigError), match=words):
         workdir.read_config(tmp_path)
     assert not (tmp_path / "executed").exists()
 

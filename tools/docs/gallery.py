@@ -27,8 +27,8 @@ from matplotlib.figure import Figure
 from diffusion import editing, samplers, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.io import files
-from experiments import config as configs
-from experiments.config import ConfigError, names
+from experiments.config import ConfigError, command_line, names, unknown
+from experiments.config.extensions import printed
 from experiments.evaluation import plots, real_images, sample_metrics
 from experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
 from experiments.run import progress
@@ -254,7 +254,7 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """The figures of report.json, drawn."""
     path = folder / "report.json"
     if not path.is_file():
-        raise ConfigError(f"{path} is not there. Write it by: {configs.printed('evaluate', f'--workdir={folder}')}")
+        raise ConfigError(f"{path} is not there. Write it by: {printed('evaluate', f'--workdir={folder}')}")
     found = json.loads(path.read_text())["figures"]
     figure = Figure(figsize=(10, 3.1), dpi=plots.DPI, layout="constrained")
     classes, distances, nearest = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
@@ -391,7 +391,7 @@ Every picture is of one run, the digits of `make demo` (8x8 pixels, 1,258 traini
 cores), and was made by one command:
 
 ```sh
-{configs.printed("gallery", f"--workdir={folder}")}
+{printed("gallery", f"--workdir={folder}")}
 ```
 
 Text to image and its edits, of the model of `make demo-text`: [its report](text/report.md).
@@ -400,7 +400,7 @@ Text to image and its edits, of the model of `make demo-text`: [its report](text
 
 
 def _shell(module: str, *words: str) -> str:
-    return f"```sh\n{configs.printed(module, *words)}\n```"
+    return f"```sh\n{printed(module, *words)}\n```"
 
 
 def _python(*functions: Callable) -> str:
@@ -445,7 +445,7 @@ def main(argv: list[str]) -> None:
     wanted = flags.FLAGS.only or list(PICTURES)
     for name in wanted:
         if name not in PICTURES:
-            raise configs.unknown("--only", name, PICTURES, "picture")
+            raise unknown("--only", name, PICTURES, "picture")
     place.mkdir(parents=True, exist_ok=True)
     path = place / "README.md"
     sections = sections_of(path.read_text()) if path.is_file() else {}
@@ -461,4 +461,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", "runs/digits", "a run folder, trained, sampled and evaluated")
     flags.DEFINE_string("out", "docs/gallery", "where to write")
     flags.DEFINE_list("only", None, f"some of {', '.join(PICTURES)}; the others stay as they are")
-    configs.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from experiments import config as configs
+from experiments.config import ConfigError, recipes
+from experiments.config.differences import MISSING, differences
+from experiments.config.values import config_hash, from_json, plain, to_json
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -40,43 +42,43 @@ TREES = st.dictionaries(
 @settings(max_examples=100, deadline=None)
 @given(TREES)
 def test_round_trip(tree):
-    text = configs.to_json(ConfigDict(tree))
-    again = configs.from_json(text)
+    text = to_json(ConfigDict(tree))
+    again = from_json(text)
     assert again.to_dict() == tree
-    assert configs.to_json(again) == text
-    assert configs.differences(tree, again) == []
+    assert to_json(again) == text
+    assert differences(tree, again) == []
 
 
 def test_lists_tuples_numpy_and_placeholders_have_one_form():
     ours = ConfigDict({"a": [1, (2, 3)], "b": ({"name": "flip"},), "c": np.float32(0.5), "d": placeholder(tuple)})
-    plain = {"a": (1, (2, 3)), "b": ({"name": "flip"},), "c": 0.5, "d": None}
-    assert configs.plain(ours) == plain
-    assert configs.plain(configs.from_json(configs.to_json(ours))) == plain
-    assert configs.digest(ours) == configs.digest(plain)
+    expected = {"a": (1, (2, 3)), "b": ({"name": "flip"},), "c": 0.5, "d": None}
+    assert plain(ours) == expected
+    assert plain(from_json(to_json(ours))) == expected
+    assert config_hash(ours) == config_hash(expected)
 
 
 def test_digest_is_the_hash_of_canonical_json():
     text = '{"a": {"x": null, "y": "\\u00e9"}, "b": [1, 2.5]}'  # keys sorted, ASCII, 1.0 written as 1
     expected = hashlib.sha256(text.encode()).hexdigest()[:12]
-    assert configs.digest({"b": (1, 2.5), "a": {"x": None, "y": "é"}}) == expected
-    assert configs.digest({"a": {"y": "é", "x": None}, "b": [1.0, 2.5]}) == expected
+    assert config_hash({"b": (1, 2.5), "a": {"x": None, "y": "é"}}) == expected
+    assert config_hash({"a": {"y": "é", "x": None}, "b": [1.0, 2.5]}) == expected
 
 
 @settings(max_examples=100, deadline=None)
 @given(TREES, TREES)
 def test_digests_differ_exactly_where_fields_do(one, other):
-    assert (configs.digest(one) == configs.digest(other)) == (configs.differences(one, other) == [])
+    assert (config_hash(one) == config_hash(other)) == (differences(one, other) == [])
 
 
 def test_differences_are_dotted_fields():
     old = {"train": {"steps": 10, "batch_size": 4}, "sampler": {"name": "ddim", "eta": 0.5}, "same": (1, 2)}
     new = ConfigDict({"train": {"steps": 20, "batch_size": 4.0}, "sampler": {"name": "heun"}, "same": [1, 2]})
-    assert configs.differences(old, new) == [
-        ("sampler.eta", 0.5, configs.MISSING),
+    assert differences(old, new) == [
+        ("sampler.eta", 0.5, MISSING),
         ("sampler.name", "ddim", "heun"),
         ("train.steps", 10, 20),
     ]
-    assert str(configs.differences(old, new)[-1]) == "train.steps: 10 -> 20"
+    assert str(differences(old, new)[-1]) == "train.steps: 10 -> 20"
 
 
 @pytest.mark.parametrize(
@@ -85,15 +87,15 @@ def test_differences_are_dotted_fields():
         ({"a": True}, {"a": 1}),
         ({"a": None}, {}),
         ({"a": {}}, {}),
-        ({"a": configs.MISSING}, {}),
+        ({"a": MISSING}, {}),
         ({"a": "1"}, {"a": 1}),
         ({"a": (True,)}, {"a": (1,)}),
         ({"a": {"b": 1}}, {"a": 1}),
     ],
 )
 def test_differences_see_what_python_calls_equal(old, new):
-    assert configs.differences(old, new)
-    assert configs.digest(old) != configs.digest(new)
+    assert differences(old, new)
+    assert config_hash(old) != config_hash(new)
 
 
 @pytest.mark.parametrize(
@@ -106,26 +108,26 @@ def test_differences_see_what_python_calls_equal(old, new):
     ],
 )
 def test_what_json_cannot_hold_is_refused_with_its_path(value, path):
-    with pytest.raises(configs.ConfigError, match=path.replace("[", r"\[")):
-        configs.to_json(value)
+    with pytest.raises(ConfigError, match=path.replace("[", r"\[")):
+        to_json(value)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "__import__('os')", '{"a": NaN}', ""])
 def test_from_json_refuses_what_is_not_an_object(text):
-    with pytest.raises(configs.ConfigError):
-        configs.from_json(text)
+    with pytest.raises(ConfigError):
+        from_json(text)
 
 
 def test_load(tmp_path):
     file = tmp_path / "c.py"
     file.write_text("def get_config(arg=''):\n    return {'arg': arg}\n")
-    assert configs.load(str(file)) == {"arg": ""}
-    assert configs.load(f"{file}:tiny") == {"arg": "tiny"}
-    with pytest.raises(configs.ConfigError, match="no config file"):
-        configs.load(str(tmp_path / "other.py"))
+    assert recipes.load(str(file)) == {"arg": ""}
+    assert recipes.load(f"{file}:tiny") == {"arg": "tiny"}
+    with pytest.raises(ConfigError, match="no config file"):
+        recipes.load(str(tmp_path / "other.py"))
     file.write_text("x = 1\n")
-    with pytest.raises(configs.ConfigError, match="get_config"):
-        configs.load(str(file))
+    with pytest.raises(ConfigError, match="get_config"):
+        recipes.load(str(file))
 
 
 PROGRAM = '''
@@ -133,14 +135,15 @@ PROGRAM = '''
 
 Example: python -m command --config=x.py
 """
-from experiments import config as configs
-CONFIG = configs.flag()
+from experiments.config import command_line
+from experiments.config.values import to_json
+CONFIG = command_line.flag()
 def main(argv):
     from experiments.config import checks
     checks.validate(CONFIG.value)
-    print(configs.to_json(CONFIG.value))
+    print(to_json(CONFIG.value))
 if __name__ == "__main__":
-    configs.run(main)
+    command_line.run(main)
 '''
 
 
@@ -163,11 +166,11 @@ def test_any_value_can_be_overridden(tmp_path):
         "--config.objective.density.mean=1",
     )
     assert done.returncode == 0, done.stderr
-    got = configs.from_json(done.stdout)
+    got = from_json(done.stdout)
     assert (got.train.steps, got.seed) == (7, 3)
     assert got.schedule.to_dict() == {"name": "cosine", "s": 0.01}
     assert got.sample.guidance.interval == (0.1, 0.9)
-    assert configs.plain(got.data.augment) == ({"name": "flip"},)
+    assert plain(got.data.augment) == ({"name": "flip"},)
     assert got.sample.sampler.to_dict() == {"name": "ddim", "eta": 0.5}
     assert got.objective.density.mean == 1
 
@@ -200,14 +203,14 @@ def test_help_shows_the_flag_and_the_example(tmp_path):
     assert "configs/cifar10_dit.py:tiny" in done.stdout
 
 
-SAVED = PROGRAM.replace("configs.flag()", "configs.saved_flag()").replace(
+SAVED = PROGRAM.replace("command_line.flag()", "command_line.saved_flag()").replace(
     "def main", "from absl import flags\nflags.DEFINE_string('workdir', None, 'the run')\ndef main"
 )
 
 
 def test_a_command_on_a_run_takes_its_config_with_changes(tmp_path):
-    config = configs.load(f"{ROOT}/configs/digits.py:tiny")
-    (tmp_path / "config.json").write_text(configs.to_json(config))
+    config = recipes.load(f"{ROOT}/configs/digits.py:tiny")
+    (tmp_path / "config.json").write_text(to_json(config))
     done = command(
         tmp_path,
         f"--workdir={tmp_path}",
@@ -218,9 +221,9 @@ def test_a_command_on_a_run_takes_its_config_with_changes(tmp_path):
         program=SAVED,
     )
     assert done.returncode == 0, done.stderr
-    assert configs.differences(config, configs.from_json(done.stdout)) == [
+    assert differences(config, from_json(done.stdout)) == [
         ("sample.guidance.interval", None, (0, 1)),
-        ("sample.sampler.eta", configs.MISSING, 0.5),
+        ("sample.sampler.eta", MISSING, 0.5),
         ("sample.sampler.name", config.sample.sampler.name, "ddim"),
         ("sample.steps", config.sample.steps, 3),
     ]

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
-from experiments import config as configs
-from experiments.config import checks, resolve
+import configs
+from experiments.config import ConfigError, checks, recipes, resolve
+from experiments.config.defaults import defaults
+from experiments.config.values import from_json, plain, to_json
 
-FOLDER = pathlib.Path(base.__file__).parent
-RECIPES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "base", "saved"))
+FOLDER = pathlib.Path(configs.__file__).parent
+RECIPES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "saved"))
 
 
 class Spec(NamedTuple):
@@ -27,13 +28,13 @@ SPECS = {"digits": Spec((8, 8, 1), 10), "cifar10": Spec((32, 32, 3), 10), "image
 
 def presets(recipe: str) -> list[str]:
     """The names in a recipe's PRESETS, by an error that lists them."""
-    with pytest.raises(configs.ConfigError) as error:
-        configs.load(f"{FOLDER}/{recipe}.py:no such preset")
+    with pytest.raises(ConfigError) as error:
+        recipes.load(f"{FOLDER}/{recipe}.py:no such preset")
     return str(error.value).split("Valid: ")[1].rstrip(".").split(", ")
 
 
 def load(recipe: str, preset: str = ""):
-    return configs.load(f"{FOLDER}/{recipe}.py:{preset}")
+    return recipes.load(f"{FOLDER}/{recipe}.py:{preset}")
 
 
 def clock_of(network, batch: int):
@@ -59,7 +60,7 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     spec = SPECS[config.data.name]
     checks.validate(config)
     checks.validate(config, spec)
-    assert configs.plain(configs.from_json(configs.to_json(config))) == configs.plain(config)
+    assert plain(from_json(to_json(config))) == plain(config)
 
     batch = 2
     network = resolve.model(config)
@@ -130,7 +131,7 @@ def test_published_sizes_and_settings():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
-    assert configs.plain(load(recipe)).keys() == configs.plain(base.defaults()).keys()
+    assert plain(load(recipe)).keys() == plain(defaults()).keys()
     text = ast.get_docstring(ast.parse((FOLDER / f"{recipe}.py").read_text()))
     assert f"python -m experiments.train --config=configs/{recipe}.py --workdir=" in text
     assert "core" in text.lower() and "Time" in text
@@ -155,18 +156,18 @@ def test_tiny_is_small(recipe):
 
 
 def test_the_defaults_are_valid():
-    assert checks.validate(base.defaults()) is None
+    assert checks.validate(defaults()) is None
 
 
 def test_unknown_preset_lists_the_valid_ones():
-    with pytest.raises(configs.ConfigError) as error:
+    with pytest.raises(ConfigError) as error:
         load("digits", "tyni")
     assert "'tyni'" in str(error.value) and "Did you mean 'tiny'" in str(error.value)
 
 
 def test_a_preset_replaces_entries_whole_and_values_one_by_one():
-    config = base.preset(base.defaults(), "p", {"p": {"schedule": {"name": "cosine"}, "train.steps": 3}})
+    config = recipes.preset(defaults(), "p", {"p": {"schedule": {"name": "cosine"}, "train.steps": 3}})
     assert config.schedule.to_dict() == {"name": "cosine"}
-    assert config.train.steps == 3 and config.train.batch_size == base.defaults().train.batch_size
-    with pytest.raises(configs.ConfigError, match="trian"):
-        base.preset(base.defaults(), "p", {"p": {"trian.steps": 3}})
+    assert config.train.steps == 3 and config.train.batch_size == defaults().train.batch_size
+    with pytest.raises(ConfigError, match="trian"):
+        recipes.preset(defaults(), "p", {"p": {"trian.steps": 3}})

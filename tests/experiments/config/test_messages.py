@@ -12,8 +12,8 @@ import pytest
 from configs import digits
 from diffusion import objectives
 from diffusion.training import sharding
-from experiments import config as configs
-from experiments.config import ConfigError, names
+from experiments.config import ConfigError, extensions, names
+from experiments.config.extensions import printed
 from experiments.run import examples, failure, program
 from experiments.run_folder import file_systems
 from tests import commands
@@ -42,15 +42,15 @@ names.add(names.OBJECTIVES, broken)
 @pytest.fixture
 def extended(monkeypatch):
     """The files that this process has run, of this test alone."""
-    monkeypatch.setattr(configs, "extended", [])
-    return configs.extended
+    monkeypatch.setattr(extensions, "extended", [])
+    return extensions.extended
 
 
 def test_a_printed_command_is_quoted_and_has_the_files_that_extend_this_process(extended):
-    assert configs.printed("sample", "--workdir=runs/digits") == "python -m experiments.sample --workdir=runs/digits"
+    assert printed("sample", "--workdir=runs/digits") == "python -m experiments.sample --workdir=runs/digits"
     extended += ["my ideas.py", "b.py"]
     words = ["--workdir=runs/my digits; rm -r x", "--extend=my ideas.py,b.py"]
-    line = configs.printed("sample", words[0])
+    line = printed("sample", words[0])
     assert shlex.split(line) == ["python", "-m", "experiments.sample", *words]
 
 
@@ -61,7 +61,7 @@ def test_a_file_named_by_a_relative_path_fails_at_its_own_line(tmp_path, monkeyp
     monkeypatch.chdir(here)
     pathlib.Path(name).write_text("x = 1\n\n\ndef inner():\n    raise KeyError('no')\n\n\ninner()\n")
     with pytest.raises(ConfigError, match=rf"^--extend={name}, line 5: KeyError: 'no'"):
-        configs.extend(name)
+        extensions.extend(name)
     assert extended == []
 
 

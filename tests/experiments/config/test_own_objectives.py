@@ -11,9 +11,8 @@ from configs import digits
 from diffusion import objectives
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments import train
-from experiments.config import ConfigError, checks, names, resolve
+from experiments.config import ConfigError, checks, extensions, names, resolve
 from experiments.run import program
 from experiments.sampling import generate
 
@@ -48,7 +47,7 @@ def files(tmp_path_factory):
             text = text.replace(word, other)
         path = folder / f"own_{module}.py"
         path.write_text(f"{text}\n\nfrom experiments.config import names\n\n{added}\n")
-        configs.extend(str(path))
+        extensions.extend(str(path))
     yield folder
     for table, old in zip(tables, before):
         table.clear()
@@ -75,7 +74,7 @@ def config_of(tmp_path):
             config.parameterization = BOUNDARY
         if name == "own_dmd":
             config.objective = {"name": name, "density": DENSITY}
-            config.rival.update({"objective": {"name": "own_score", "density": DENSITY, "weighting": CONSTANT}})
+            config.second_player.update({"objective": {"name": "own_score", "density": DENSITY, "weighting": CONSTANT}})
         if name in ("own_lcm", "own_dmd"):
             config.teacher.update({"path": str(tmp_path / "teacher"), "parameterization": {"name": "velocity"}})
             config.parameterization = BOUNDARY if name == "own_lcm" else {"name": "velocity"}
@@ -151,18 +150,18 @@ BAD = {  # the objective, what is changed, and the error: the path, the value, w
     ),
     "no second player": (
         "own_dmd",
-        {"rival__objective": {"name": ""}},
-        r"config\.rival\.objective\.name = ''.* trains the network 'shadow'\. Valid: one such out of .*own_score",
+        {"second_player__objective": {"name": ""}},
+        r"config\.second_player\.objective\.name = ''.* the network 'shadow'\. Valid: one such out of .*own_score",
     ),
     "another second player": (
         "own_dmd",
-        {"rival__objective": {"name": "fake_score", "density": DENSITY, "weighting": CONSTANT}},
-        r"config\.rival\.objective\.name = 'fake_score'.* 'own_dmd' plays with .* 'shadow'",
+        {"second_player__objective": {"name": "fake_score", "density": DENSITY, "weighting": CONSTANT}},
+        r"config\.second_player\.objective\.name = 'fake_score'.* 'own_dmd' plays with .* 'shadow'",
     ),
     "a second player of one": (
         "own_flow",
-        {"rival__objective": {"name": "own_score", "density": DENSITY, "weighting": CONSTANT}},
-        r"config\.rival\.objective\.name = 'own_score'.* 'own_flow' has no second player",
+        {"second_player__objective": {"name": "own_score", "density": DENSITY, "weighting": CONSTANT}},
+        r"config\.second_player\.objective\.name = 'own_score'.* 'own_flow' has no second player",
     ),
     "an autoencoder": (
         "own_flow",

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from configs import digits
 from diffusion import guidance, parameterizations, schedules, timesteps
 from diffusion.parameterizations import Prediction
-from experiments.config import ConfigError, checks, names, plain, resolve
+from experiments.config import ConfigError, checks, names, resolve
+from experiments.config.values import plain
 
 
 class Spec(NamedTuple):

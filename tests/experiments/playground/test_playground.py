@@ -15,8 +15,8 @@ from PIL import Image
 from configs import digits
 from diffusion.io import limits, pictures
 from diffusion.text_to_image import Frame, png
-from experiments import config as configs
 from experiments.config import ConfigError, resolve
+from experiments.config.values import to_json
 from experiments.playground import __main__ as command
 from experiments.playground import live_view, page_request, source, trained, uploads
 from experiments.playground.page_request import PageRequest
@@ -260,6 +260,6 @@ def test_folders_without_a_model_are_refused(tmp_path, monkeypatch):
         command.opened(None, str(tmp_path))
     config = digits.get_config("tiny")
     config.model = {"name": "pixart"}
-    (tmp_path / "config.json").write_text(configs.to_json(config))
+    (tmp_path / "config.json").write_text(to_json(config))
     with pytest.raises(ConfigError, match="holds no text model"):
         command.opened(None, str(tmp_path))

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from configs import base, digits
+from configs import digits
 from diffusion.data import buckets, sources
 from diffusion.training.checkpointing import checkpoints
 from experiments import reproduce, train
-from experiments.config import ConfigError, checks, of_run, plain
+from experiments.config import ConfigError, checks, versions
+from experiments.config.defaults import defaults
+from experiments.config.values import plain
 from experiments.run import examples
 from experiments.sampling import generate
 from tests.data.made import image_feature, png, write
@@ -169,7 +171,7 @@ def test_a_description_that_does_not_fit_is_refused_before_anything_is_made(pict
 def test_configs_of_older_runs_are_of_one_size():
     old = plain(config_of(""))
     del old["data"]["buckets"]
-    assert of_run(json.dumps(old)).data.buckets.to_dict() == plain(base.defaults())["data"]["buckets"]
+    assert versions.read(json.dumps(old)).data.buckets.to_dict() == plain(defaults())["data"]["buckets"]
 
 
 @pytest.fixture(scope="module")

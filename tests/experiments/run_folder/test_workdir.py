@@ -10,8 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from experiments import config as config_lib
 from experiments.config import ConfigError, fields
+from experiments.config.differences import differences
+from experiments.config.values import to_json
 from experiments.run_folder import workdir
 from experiments.run_folder.workdir import WorkdirError
 
@@ -85,9 +86,6 @@ def test_read_only_folder(tmp_path):
 
 HOLDER = """
 import sys
-from configs import digits
-from experiments import config as config_lib
-from experiments.config import fields
 from experiments.run_folder import workdir
 with workdir.lock(sys.argv[1]):
     print("held", flush=True)
@@ -188,11 +186,11 @@ def test_paths_mean_the_same_from_any_folder(tmp_path, monkeypatch):
     assert whole.data.dir == str(here / "data") and whole.data.latents.dir == ""
     assert whole.teacher.path == os.path.expanduser("~/run")
     assert named.data.dir == "data" and fields.absolute(whole).to_dict() == whole.to_dict()
-    (tmp_path / "config.json").write_text(config_lib.to_json(named))
+    (tmp_path / "config.json").write_text(to_json(named))
     assert workdir.settle_config(tmp_path, named) is True
     monkeypatch.chdir(tmp_path)
     assert workdir.settle_config(tmp_path, whole) is True
-    assert config_lib.differences(workdir.read_config(tmp_path), whole) == []
+    assert differences(workdir.read_config(tmp_path), whole) == []
     whole.teacher.path = str(tmp_path / "other")
     with pytest.raises(ConfigError, match=r"(?s)teacher\.path: .*A run may change"):
         workdir.settle_config(tmp_path, whole)

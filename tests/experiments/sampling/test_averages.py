@@ -6,8 +6,8 @@ import pytest
 
 from configs import digits
 from diffusion.training import power_ema
-from experiments import config
-from experiments.config import ConfigError, resolve
+from experiments.config import ConfigError, resolve, versions
+from experiments.config.values import to_json
 from experiments.sampling import averages
 
 KEPT = list(range(100, 3001, 100))
@@ -54,5 +54,5 @@ def test_a_config_chooses_the_average():
     assert 0 < first() < 1  # an exponential average of the start and of the first update
     recipe.ema.sigma_rel = 0.05
     assert first() == 1  # a power function forgets its start
-    before = config.to_json(digits.get_config()).replace('"sigma_rel": 0.0', '"warmup": true')
-    assert config.of_run(before).ema.sigma_rel == 0.0  # a run of before the field was there
+    before = to_json(digits.get_config()).replace('"sigma_rel": 0.0', '"warmup": true')
+    assert versions.read(before).ema.sigma_rel == 0.0  # a run of before the field was there

@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from experiments import config as configs
-from experiments.config import ConfigError
+from experiments.config import ConfigError, recipes
+from experiments.config.values import plain
 from experiments.sweeps import definition, sweep_folder
 from experiments.sweeps.combinators import each, product
 from experiments.sweeps.combinators import zip as together
@@ -59,10 +59,10 @@ def test_runs_have_names_and_commands_of_their_own():
 def test_a_value_comes_through_a_command_line_as_it_is(field, value):
     words = overrides_as_words({field: value})
     (word,) = shlex.split(shlex.join(words))
-    got = parsed(configs.load(TINY), [word])
+    got = parsed(recipes.load(TINY), [word])
     for part in field.split("."):
         got = got[part]
-    assert configs.plain({"value": got}) == configs.plain({"value": value})
+    assert plain({"value": got}) == plain({"value": value})
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from diffusion.data import shapes as data
 from diffusion.metrics import attribute_reader
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from experiments import config as configs
 from experiments import few_steps, text_demo, text_few_steps, train
 from experiments.config import ConfigError, resolve
+from experiments.config.values import config_hash
 from experiments.run import examples, noise_pairs
 from experiments.run_folder import workdir
 from experiments.sampling import generate
@@ -108,6 +108,6 @@ def test_teacher_and_student_are_measured_on_the_same_captions(runs, tmp_path, c
     assert few_steps.kept(students[0], tmp_path, None, "one") == found[0], "kept, and read with no judge at all"
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         few_steps.kept(students[0], tmp_path, None, "another judge")
-    assert configs.digest(students[0].config) != configs.digest(students[1].config)
+    assert config_hash(students[0].config) != config_hash(students[1].config)
     table = few_steps.table(found, ("judge",), found[-1], text_few_steps.ASKED)
     assert "attributes right" in table and "(1.00)" in table.splitlines()[-1]

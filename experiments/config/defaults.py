@@ -1,16 +1,11 @@
 """The fields that every config has, with their defaults: recipes change values, and no other field is known.
 
 An entry with a "name" names a function of the library and its arguments, e.g. {"name": "cosine", "s": 0.008};
-experiments/config/resolve.py lists the names.
+experiments/config/names.py lists the names.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-
-from experiments.config import ConfigError, unknown
 
 
 def defaults() -> ConfigDict:
@@ -32,7 +27,7 @@ def defaults() -> ConfigDict:
                     "steps": 20,
                 },
             },
-            "rival": {  # the second player: a network that trains in turn with the model, from the teacher's weights
+            "second_player": {  # a network that trains in turn with the model, from the teacher's weights
                 "objective": {
                     "name": ""
                 },  # fake_score beside distribution_matching, adversarial_discriminator beside ...
@@ -131,33 +126,3 @@ def defaults() -> ConfigDict:
             },
         }
     )
-
-
-def preset(config: ConfigDict, arg: str, presets: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
-    """Applies the preset that a command names after the colon, as in `configs/cifar10_dit.py:tiny`.
-
-    Args:
-        config: the recipe, changed in place.
-        arg: a preset's name, or "" for the recipe itself.
-        presets: for each name the dotted fields that it changes, e.g. {"tiny": {"train.steps": 20}}. A mapping as value
-            replaces the whole entry.
-
-    Returns:
-        The config.
-
-    Raises:
-        ConfigError: where no preset has that name.
-    """
-    if not arg:
-        return config
-    if arg not in presets:
-        raise unknown("the config's argument (after the colon)", arg, presets, "preset")
-    for field, value in presets[arg].items():
-        *parents, name = field.split(".")
-        entry = config
-        for parent in parents:
-            if parent not in entry:
-                raise ConfigError(f"preset {arg!r} changes {field}, but the config has no {parent!r}")
-            entry = entry[parent]
-        entry[name] = ConfigDict(value) if isinstance(value, Mapping) else value
-    return config

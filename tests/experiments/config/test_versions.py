@@ -1,0 +1,111 @@
+"""Run folders of earlier commits: their config.json is read, and the run goes on, samples and evaluates as it did.
+
+tests/fixtures/run_folders holds two runs at step 2 as commit 2d372fd wrote them, without a version, and what that
+commit made of them: metrics.jsonl after two more steps, and samples.npz at step 4.
+
+    digits.tar.gz   configs/digits.py, of width 8 and depth 1
+    dmd.tar.gz      configs/students/dmd.py of that run, with a second player updated twice as often
+"""
+
+import json
+import pathlib
+import tarfile
+
+import numpy as np
+import pytest
+
+from diffusion.training.checkpointing import checkpoints
+from experiments import evaluate, train
+from experiments.config import ConfigError, checks, versions
+from experiments.config.defaults import defaults
+from experiments.config.values import plain
+from experiments.evaluation.sample_metrics import Effort
+from experiments.run_folder import workdir
+from experiments.sampling import generate
+
+ROOT = pathlib.Path(__file__).parents[3]
+FIXTURES = ROOT / "tests" / "fixtures" / "run_folders"
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+@pytest.fixture
+def before(request, tmp_path):
+    with tarfile.open(FIXTURES / f"{request.param}.tar.gz") as file:
+        file.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+def written(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("before", ["digits", "dmd"], indirect=True)
+def test_the_config_of_an_earlier_commit_is_complete(before):
+    old = written(before)
+    config = workdir.read_config(before)
+    checks.validate(config)
+    assert "version" not in old and "version" not in config
+    assert plain(config)["second_player"] == plain(old)["rival"]
+    rest = plain(config)
+    del rest["second_player"], old["rival"]
+    assert rest == plain(old)
+
+
+def test_each_field_that_came_later_gets_the_value_that_changes_nothing():
+    """A folder that lacks all of them is the oldest of version 0."""
+    config = defaults()
+    oldest = plain(config)
+    del oldest["second_player"], oldest["ema"]["sigma_rel"], oldest["evaluate"]["failed"]
+    del oldest["teacher"]["scale"], oldest["teacher"]["pairs"]
+    for name in ("latents", "changed", "buckets", "text"):
+        del oldest["data"][name]
+    assert plain(versions.read(json.dumps(oldest))) == plain(config)
+
+
+def test_a_config_is_written_with_its_version_and_read_back():
+    config = defaults()
+    config.second_player.updates = 5
+    text = versions.write(config)
+    assert json.loads(text)["version"] == len(versions.MIGRATIONS)
+    assert plain(versions.read(text)) == plain(config)
+
+
+def test_migrations_before_a_folders_version_are_left_out(monkeypatch):
+    """A field of an old name that a later version uses anew stays."""
+    text = json.dumps({"version": len(versions.MIGRATIONS), "rival": 1})
+    assert plain(versions.read(text)) == {"rival": 1}
+    assert plain(versions.read(json.dumps({"rival": 1}))) == {"second_player": 1}
+
+
+@pytest.mark.parametrize("version", [-1, len(versions.MIGRATIONS) + 1, "1", True, None, 1.0])
+def test_a_version_that_none_can_be_is_refused(version):
+    with pytest.raises(ConfigError, match=f"version {version!r}. Valid here: 0 to {len(versions.MIGRATIONS)}"):
+        versions.read(json.dumps({"version": version}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["digits", "dmd"], indirect=True)
+def test_a_run_of_an_earlier_commit_goes_on_samples_and_evaluates_as_it_did(before):
+    config = workdir.read_config(before)
+    config.train.steps = 4
+    assert train.run(config, before) == 0
+    assert written(before)["version"] == len(versions.MIGRATIONS)
+    rows, expected = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (before, before / "expected")
+    )
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, old in zip(rows, expected, strict=True):
+        assert row.keys() == old.keys()
+        for name in row:
+            if name.rpartition("/")[2] in ("loss", "grad_norm", "learning_rate"):
+                np.testing.assert_allclose(row[name], old[name], rtol=1e-4, atol=1e-8, err_msg=name)
+    old = np.load(before / "expected" / "samples.npz")
+    params, step = checkpoints.load_ema(before)
+    images = generate.generator(config, (8, 8, 1)).images(params, old["labels"], old["seeds"], lambda done: None)
+    assert step == 4 and np.abs(images.astype(int) - old["images"].astype(int)).max() <= 1
+    np.savez(before / "samples.npz", images=images, labels=old["labels"], seeds=old["seeds"])
+    config.evaluate.features = ("pixels",)
+    figures = evaluate.run(config, before, "the command", Effort(draws=0, subsets=2))["figures"]
+    assert figures["count"] == 20 and np.isfinite(figures["features"]["pixels"]["distance"]["value"])
