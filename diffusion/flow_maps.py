@@ -5,7 +5,7 @@ a denoiser: the samplers of flow maps take maps, all others take denoisers.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -26,10 +26,24 @@ from diffusion.parameterizations import (
 )
 from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
-FlowMap = Callable[[Array, ArrayLike, ArrayLike], Array]
-"""(x_t, t, s) -> x_s."""
 Clocks = Callable[[NoiseSchedule, ArrayLike, ArrayLike], tuple[Array, Array]]
-"""(schedule, t, s) -> the two times that a network is told."""
+"""(schedule, t, s) -> the two times that a network receives."""
+
+
+class FlowMap(NamedTuple):
+    """A function that carries a sample from time t to time s; only the samplers that state so take it.
+
+    `FlowMap(f)` makes one of your own function f(x_t, t, s).
+
+    Attributes:
+        carry: (x_t, t, s) -> x_s.
+    """
+
+    carry: Callable[[Array, ArrayLike, ArrayLike], Array]
+
+    def __call__(self, x_t: Array, t: ArrayLike, s: ArrayLike) -> Array:
+        """x_s."""
+        return self.carry(x_t, t, s)
 
 
 def consistency(
@@ -65,7 +79,7 @@ def consistency(
         prediction = predict(network, schedule, parameterization, x_t, t, condition)
         return _along_the_line(schedule, x_t, s, prediction)
 
-    return flow_map
+    return FlowMap(flow_map)
 
 
 def from_denoiser(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
@@ -80,7 +94,7 @@ def from_denoiser(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
         denoise: (x_t, t) -> Prediction.
         schedule: the process.
     """
-    return lambda x_t, t, s: _along_the_line(schedule, x_t, s, denoise(x_t, t))
+    return FlowMap(lambda x_t, t, s: _along_the_line(schedule, x_t, s, denoise(x_t, t)))
 
 
 def heun(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
@@ -105,7 +119,7 @@ def heun(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
         weight = left_broadcast(schedule.alpha(s) * (r_s - r_t) / 2, x_t)
         return euler + weight * (denoise(euler, s).eps - prediction.eps)
 
-    return flow_map
+    return FlowMap(flow_map)
 
 
 def mean_flow(
@@ -134,7 +148,7 @@ def mean_flow(
         t, s = (_one_each(at, x_t) for at in (t, s))
         return x_t - left_broadcast(t - s, x_t) * mean_velocity(network, schedule, clocks, x_t, t, s, condition)
 
-    return flow_map
+    return FlowMap(flow_map)
 
 
 def shortcut(network: Network, schedule: NoiseSchedule, condition: Any = None, clock: Clock | None = None) -> FlowMap:

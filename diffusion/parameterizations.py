@@ -172,14 +172,16 @@ def checked(denoise: Denoiser) -> Denoiser:
     """
 
     def read(x_t, t):
-        prediction = denoise(x_t, t)
-        require(
-            prediction,
-            Prediction,
-            "what a denoiser returns",
-            "a Prediction(x0, eps); a network becomes a denoiser by parameterizations.denoiser(network, schedule, "
-            "parameterization)",
-        )
+        advice = "a network becomes a denoiser by parameterizations.denoiser(network, schedule, parameterization)"
+        try:
+            prediction = denoise(x_t, t)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # from inside the denoiser; else its arguments are others
+            raise TypeError(
+                f"a denoiser is called as denoise(x_t, t), and this one refused: {error}; {advice}"
+            ) from None
+        require(prediction, Prediction, "what a denoiser returns", f"a Prediction(x0, eps); {advice}")
         for name, part in zip(("x0", "eps"), prediction[:2]):
             if jnp.shape(part) != x_t.shape:
                 raise ValueError(

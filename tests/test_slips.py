@@ -17,6 +17,7 @@ from diffusion import (
     schedules,
     timesteps,
 )
+from diffusion.flow_maps import FlowMap
 from tests.objectives import few_step_cases, objective_cases
 
 FLOW = schedules.rectified_flow()
@@ -142,7 +143,34 @@ SLIPS = {
     "parameters to guide": (lambda: guidance.together({}, FLOW, V, (X, X)), TypeError, "network must be a function"),
     "integers to denoise": (lambda: DENOISE(jnp.ones((4, 2), int), 0.5), TypeError, "x_t must be .* floating-point"),
     "sampler's function": (lambda: sample(samplers.heun), TypeError, f"samplers.heun.*the function heun.*{CALLED}"),
-    "network for a denoiser": (lambda: sample(denoise=network), ValueError, "a network becomes a denoiser by"),
+    "network for a denoiser": (lambda: sample(denoise=network), TypeError, "a network becomes a denoiser by"),
+    "map for a denoiser": (
+        lambda: sample(denoise=MAP),
+        TypeError,
+        r"takes a denoiser .* got .* FlowMap; .* flow_map\(\)",
+    ),
+    "picard's map": (lambda: sample(denoise=MAP, by=samplers.picard), TypeError, "takes a denoiser .* got .* FlowMap"),
+    "denoiser for a map": (
+        lambda: sample(samplers.tcd()),
+        TypeError,
+        r"takes FlowMap, and got the function .* ddim\(\)",
+    ),
+    "function for a map": (
+        lambda: sample(samplers.flow_map(), lambda x, t, s: x),
+        TypeError,
+        r"takes FlowMap, and got the function <lambda>; .*FlowMap\(f\) of your own",
+    ),
+    "guidance with memory for a map": (
+        lambda: sample(samplers.flow_map(), guidance.Memory(jnp.zeros_like, MAP)),
+        TypeError,
+        "takes FlowMap, and got a value of type Memory",
+    ),
+    "unpaired guidance": (
+        lambda: sample(denoise=guidance.Unpaired(DENOISE)),
+        TypeError,
+        "takes a denoiser .* or Memory, and got a value of type Unpaired; .* ddim",
+    ),
+    "array for a denoiser": (lambda: sample(denoise=X), TypeError, "got an array of float32.*becomes a denoiser by"),
     "network of two arguments": (lambda: sample(denoise=optional), TypeError, "returns must be a Prediction.*array of"),
     "grid for a plan": (lambda: sample(plan=timesteps.uniform(FLOW, 3)), TypeError, "plan must be a Plan.*array of"),
     "schedule's function to sample": (lambda: sample(schedule=schedules.cosine), TypeError, CALLED),
@@ -153,7 +181,11 @@ SLIPS = {
     "picard's keys": (lambda: sample(keys=KEYS[0], by=samplers.picard), ValueError, "a single key"),
     "estimate": (lambda: sample(denoise=said(lambda x: x[:, 0])), ValueError, r"\(4, 2\), and has \(4,\)"),
     "picard's estimate": (lambda: sample(denoise=said(lambda x: x[0]), by=samplers.picard), ValueError, r"has \(2,\)"),
-    "map": (lambda: sample(samplers.flow_map(), lambda x, t, s: x[0]), ValueError, r"shape \(4, 2\), and has \(2,\)"),
+    "map": (
+        lambda: sample(samplers.flow_map(), FlowMap(lambda x, t, s: x[0])),
+        ValueError,
+        r"shape \(4, 2\), and has \(2,\)",
+    ),
     "branches": (
         lambda: guidance.separately(DENOISE, said(lambda x: x[:1]))(X, 0.5),
         ValueError,

@@ -17,7 +17,7 @@ from diffusion.samplers.picard import PicardStats, picard
 from diffusion.samplers.pndm import plms, pndm
 from diffusion.samplers.restart import Restart, restart_plan
 from diffusion.samplers.runge_kutta import euler, heun, midpoint, rk4
-from diffusion.samplers.sample import Loop, Sampler, State, Trajectory, loop, prior, sample, stepwise
+from diffusion.samplers.sample import Loop, Sampler, State, Trajectory, loop, prior, sample, sample_trajectory, stepwise
 from diffusion.samplers.stochastic_interpolant import euler_maruyama, interpolant_sde
 from diffusion.samplers.unipc import unipc
 
@@ -68,6 +68,7 @@ __all__ = [
     "reverse_diffusion",
     "rk4",
     "sample",
+    "sample_trajectory",
     "stepwise",
     "tcd",
     "unipc",

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion.guidance.memory import Memory, Unpaired
+from diffusion.parameterizations import Denoiser
 from diffusion.samplers.exponential import between, ddim_step, log_ratio, noise_gain
 from diffusion.samplers.posterior import check_eta, split_noise
 from diffusion.samplers.sample import Sampler, State, start
@@ -39,7 +41,7 @@ def euler_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         x = schedule.alpha(s) * x0 + down * eps
         return State(x + s_noise * up * noise[0] if eta > 0 else x, x0)
 
-    return Sampler(start, step, draws=1 if eta > 0 else 0, nfe=lambda steps: steps, reads_both=True)
+    return Sampler(start, step, draws=1 if eta > 0 else 0, nfe=lambda steps: steps, takes=(Denoiser, Memory, Unpaired))
 
 
 def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:

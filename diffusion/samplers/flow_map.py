@@ -6,6 +6,7 @@ stays on its trajectory, the others keep every marginal.
 
 import jax.numpy as jnp
 
+from diffusion.flow_maps import FlowMap
 from diffusion.samplers.posterior import root, transition_variance
 from diffusion.samplers.sample import Sampler, State, start
 
@@ -28,7 +29,7 @@ def flow_map() -> Sampler:
         x = flow_map(state.x, plan.t[i], plan.s[i])
         return State(x, x)
 
-    return Sampler(start, step, draws=0, nfe=lambda steps: steps, of_flow_maps=True)
+    return Sampler(start, step, draws=0, nfe=lambda steps: steps, takes=(FlowMap,))
 
 
 def consistency() -> Sampler:
@@ -52,7 +53,7 @@ def consistency() -> Sampler:
         x0 = flow_map(state.x, t, jnp.zeros_like(s))
         return State(schedule.alpha(s) * x0 + schedule.sigma(s) * noise[0], x0)
 
-    return Sampler(start, step, draws=1, nfe=lambda steps: steps, of_flow_maps=True)
+    return Sampler(start, step, draws=1, nfe=lambda steps: steps, takes=(FlowMap,))
 
 
 def tcd(gamma: float = 0.3) -> Sampler:
@@ -87,4 +88,4 @@ def tcd(gamma: float = 0.3) -> Sampler:
         std = root(transition_variance(schedule, jnp.where(last, t, s), r))
         return State(schedule.alpha(s) / schedule.alpha(r) * x_r + jnp.where(last, 0, std) * noise[0], x_r)
 
-    return Sampler(start, step, draws=1, nfe=lambda steps: steps, of_flow_maps=True)
+    return Sampler(start, step, draws=1, nfe=lambda steps: steps, takes=(FlowMap,))

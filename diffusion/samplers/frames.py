@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion.flow_maps import FlowMap
 from diffusion.samplers.sample import Sampler, State, start
 from diffusion.timesteps import Plan
 
@@ -28,7 +29,7 @@ def per_frame(sampler: Sampler) -> Sampler:
     Raises:
         ValueError: if the sampler asks the network more than once a step; when called, if it has a history.
     """
-    if sampler.nfe(3) != 3 or sampler.of_flow_maps:
+    if sampler.nfe(3) != 3 or FlowMap in sampler.takes:
         raise ValueError(
             "per_frame takes samplers of denoisers that ask the network once a step, such as ddim(); this "
             f"one needs {sampler.nfe(3)} evaluations for 3 steps"
@@ -53,4 +54,4 @@ def per_frame(sampler: Sampler) -> Sampler:
         over_frames = jax.vmap(advance, in_axes=(1, 1, 0, 0, 2), out_axes=1)
         return over_frames(state, prediction, plan.t[i], plan.s[i], noise)
 
-    return Sampler(init, step, draws=sampler.draws, nfe=lambda steps: steps, reads_both=sampler.reads_both)
+    return Sampler(init, step, draws=sampler.draws, nfe=lambda steps: steps, takes=sampler.takes)

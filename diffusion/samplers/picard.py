@@ -1,7 +1,6 @@
 """A driver beside `sample` that computes many steps of a walk at once and repeats them until they agree."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,9 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion import probability_flow
-from diffusion.parameterizations import Denoiser, checked
-from diffusion.samplers.sample import Sampler, check_start, check_walk, checked_map, keys_of_step, normal
+from diffusion.flow_maps import FlowMap
+from diffusion.parameterizations import Denoiser
+from diffusion.samplers.sample import Sampler, check_arguments, check_start, checker, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Plan
 
@@ -32,7 +32,7 @@ class PicardStats(NamedTuple):
 
 def picard(
     sampler: Sampler,
-    denoise: Denoiser,
+    denoise: Denoiser | FlowMap,
     schedule: NoiseSchedule,
     x: Array,
     plan: Plan,
@@ -77,10 +77,9 @@ def picard(
     Raises:
         ValueError: if the plan renoises, the window is not in [1, N], or the tolerance is negative.
     """
-    check_walk(sampler, denoise, schedule, plan)
+    check_arguments(sampler, denoise, schedule, plan)
     check_start(x, keys)
-    read: Callable[..., Any] = checked_map if sampler.of_flow_maps else checked
-    denoise = read(denoise)
+    denoise = checker(denoise)(denoise)
     N = len(plan.t)
     window = N if window is None else window
     if not 1 <= window <= N:

@@ -1,8 +1,7 @@
 """The one loop of every sampler: a scan over the steps of a plan, or the same steps one by one."""
 
-import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arguments import require, require_floats, require_keys, require_shape
+from diffusion.arguments import described, require, require_floats, require_keys, require_shape
+from diffusion.flow_maps import FlowMap
 from diffusion.guidance.memory import Memory, Unpaired, within_step
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.posterior import forward
@@ -39,21 +39,21 @@ class Sampler(NamedTuple):
         step: (state, denoise, schedule, plan, i, noise) -> state, from plan.t[i] to plan.s[i].
         draws: number of noise arrays of x's shape that a step uses, `noise` `[draws, B, ...]`; 0 if deterministic.
         nfe: steps -> number of network evaluations of a plan of so many steps that ends at t = 0.
-        reads_both: whether a step puts x0 and eps as they are into x_s = alpha_s x0 + c eps + ..., so that it takes a
-            guidance that does not keep alpha x0 + sigma eps = x_t (`guidance.Unpaired`).
-        of_flow_maps: whether a step asks a `FlowMap` (x_t, t, s) -> x_s in the place of a denoiser.
+        takes: the types of what `denoise` may be. `Denoiser` stands for any function (x_t, t) -> Prediction, and
+            `guidance.Memory` for a denoiser whose memory `sample` carries. A sampler takes `guidance.Unpaired` if its
+            step puts x0 and eps, as they are, into x_s = alpha_s x0 + c eps + ... A sampler of flow maps takes
+            `flow_maps.FlowMap` alone, and calls it as (x_t, t, s) -> x_s.
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
     step: Callable[[Any, Denoiser, NoiseSchedule, Plan, ArrayLike, Array], Any]
     draws: int
     nfe: Callable[[int], int]
-    reads_both: bool = False
-    of_flow_maps: bool = False
+    takes: tuple[Any, ...] = (Denoiser, Memory)
 
 
 class Trajectory(NamedTuple):
-    """What a sampler saw on its way.
+    """The samples and the estimates of the clean sample after each step.
 
     Attributes:
         x: `[N + 1, B, ...]` the samples, from the start to the end.
@@ -74,7 +74,7 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
 
     Args:
         schedule: gives the distribution at t_max.
-        keys: `[B]` random keys; not those given to `sample`.
+        keys: `[B]` random keys; other keys than those of `sample`.
         shape: of one sample.
 
     Raises:
@@ -91,7 +91,7 @@ AfterStep = Callable[[Array, Array, Array, Array], Array]
 
 
 class Loop(NamedTuple):
-    """A walk as the pieces that `sample` scans and `stepwise` runs one by one.
+    """The two functions of a trajectory, which `sample` scans and `stepwise` runs step by step.
 
     Attributes:
         init: x `[B, ...]` at plan.t[0] -> carry, a pair (state, memory of the guidance).
@@ -104,14 +104,14 @@ class Loop(NamedTuple):
 
 def loop(
     sampler: Sampler,
-    denoise: Denoiser | Memory | Unpaired,
+    denoise: Denoiser | Memory | Unpaired | FlowMap,
     schedule: NoiseSchedule,
     plan: Plan,
     keys: Array,
     after_step: AfterStep | None = None,
 ) -> Loop:
-    """The pieces of a walk; arguments and errors are those of `sample`."""
-    check_walk(sampler, denoise, schedule, plan)
+    """The functions that make a trajectory; arguments and errors are those of `sample`."""
+    check_arguments(sampler, denoise, schedule, plan)
     concrete = not isinstance(plan.renoise, Tracer)
     renoises = not concrete or bool(np.any(plan.renoise))
     if concrete and not isinstance(plan.t, Tracer) and sampler.draws:
@@ -121,13 +121,8 @@ def loop(
                 "use a deterministic sampler such as ddim()"
             )
     if isinstance(denoise, Unpaired):
-        if not sampler.reads_both:
-            raise ValueError(
-                "this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler "
-                "that reads both x0 and eps: ddim()"
-            )
         denoise = denoise.denoise
-    read: Callable[..., Any] = checked_map if sampler.of_flow_maps else checked
+    read = checker(denoise)
     begin = denoise.init if isinstance(denoise, Memory) else lambda x: ()
     if isinstance(plan.t, Tracer):  # may be differentiated
         plan = plan._replace(t=held_at_ends(schedule, plan.t), s=held_at_ends(schedule, plan.s))
@@ -161,97 +156,70 @@ def loop(
     return Loop(init, step)
 
 
-@overload
 def sample(
     sampler: Sampler,
-    denoise: Denoiser | Memory | Unpaired,
+    denoise: Denoiser | Memory | Unpaired | FlowMap,
     schedule: NoiseSchedule,
     x: Array,
     plan: Plan,
     keys: Array,
     *,
-    trajectory: Literal[False] = False,
     after_step: AfterStep | None = None,
-) -> Array: ...
-
-
-@overload
-def sample(
-    sampler: Sampler,
-    denoise: Denoiser | Memory | Unpaired,
-    schedule: NoiseSchedule,
-    x: Array,
-    plan: Plan,
-    keys: Array,
-    *,
-    trajectory: Literal[True],
-    after_step: AfterStep | None = None,
-) -> tuple[Array, Trajectory]: ...
-
-
-@overload
-def sample(
-    sampler: Sampler,
-    denoise: Denoiser | Memory | Unpaired,
-    schedule: NoiseSchedule,
-    x: Array,
-    plan: Plan,
-    keys: Array,
-    *,
-    trajectory: bool,
-    after_step: AfterStep | None = None,
-) -> Array | tuple[Array, Trajectory]: ...
-
-
-def sample(
-    sampler: Sampler,
-    denoise: Denoiser | Memory | Unpaired,
-    schedule: NoiseSchedule,
-    x: Array,
-    plan: Plan,
-    keys: Array,
-    *,
-    trajectory: bool = False,
-    after_step: AfterStep | None = None,
-) -> Array | tuple[Array, Trajectory]:
-    """Walks x along a plan.
+) -> Array:
+    """Carries x along the steps of a plan.
 
     The program holds a constant number of copies of the network, whatever the number of steps. Sample i depends on
     x[i] and keys[i] alone.
 
     Args:
         sampler: for example `samplers.heun()`.
-        denoise: (x_t, t) -> Prediction; or a guidance with memory, which is carried from step to step; or, for the
-            samplers of flow maps, a `FlowMap` (x_t, t, s) -> x_s.
+        denoise: what the sampler takes (`Sampler.takes`): a denoiser (x_t, t) -> Prediction, a guidance with memory,
+            or, for the samplers of flow maps, a `FlowMap`.
         schedule: the process.
         x: `[B, ...]` sample at plan.t[0]; from `prior` for a plan that starts at t_max.
         plan: the steps.
-        keys: `[B]` random keys, one a sample; a deterministic sampler needs them only where the plan renoises.
-        trajectory: whether to return the way as well.
+        keys: `[B]` random keys, one for each sample; a deterministic sampler uses them only where the plan renoises.
         after_step: (x, s, i, keys) -> x, applied after each step to the sample at time s = plan.s[i], with keys `[B]`
             that no other draw of this step uses.
 
     Returns:
-        x at plan.s[-1], `[B, ...]`; with `trajectory`, also a `Trajectory`.
+        x at plan.s[-1], `[B, ...]`.
 
     Raises:
-        TypeError: for arguments of another kind, such as a grid in the place of a plan, or a network in that of a
-            denoiser.
-        ValueError: if keys do not match the batch, a prediction has not the shape of x, a stochastic sampler is given
-            steps that go up, or one that does not read both fields an unpaired guidance, or one of flow maps a denoiser
-            or the reverse.
+        TypeError: if the sampler does not take `denoise`, or an argument has another type, such as a grid in the place
+            of a plan.
+        ValueError: if keys do not match the batch, a prediction does not have the shape of x, or the plan of a
+            stochastic sampler has steps that go up without renoise.
     """
-    walk = loop(sampler, denoise, schedule, plan, keys, after_step)
+    run = loop(sampler, denoise, schedule, plan, keys, after_step)
+    (state, _), _ = jax.lax.scan(lambda carry, i: (run.step(carry, i), None), run.init(x), jnp.arange(plan.t.shape[0]))
+    return state.x
+
+
+def sample_trajectory(
+    sampler: Sampler,
+    denoise: Denoiser | Memory | Unpaired | FlowMap,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    *,
+    after_step: AfterStep | None = None,
+) -> tuple[Array, Trajectory]:
+    """The samples of `sample` and the trajectory that leads to them; arguments and errors are those of `sample`.
+
+    Returns:
+        (x at plan.s[-1] `[B, ...]`, its `Trajectory`).
+    """
+    run = loop(sampler, denoise, schedule, plan, keys, after_step)
 
     def advance(carry, i):
-        state, memory = walk.step(carry, i)
-        return (state, memory), (state.x, state.x0) if trajectory else None
+        state, memory = run.step(carry, i)
+        return (state, memory), (state.x, state.x0)
 
-    begin = walk.init(x)
-    (state, _), way = jax.lax.scan(advance, begin, jnp.arange(plan.t.shape[0]))
-    if way is None:
-        return state.x
-    return state.x, Trajectory(jnp.concatenate([begin[0].x[None], way[0]]), way[1])
+    begin = run.init(x)
+    (state, _), (steps, estimates) = jax.lax.scan(advance, begin, jnp.arange(plan.t.shape[0]))
+    return state.x, Trajectory(jnp.concatenate([begin[0].x[None], steps]), estimates)
 
 
 def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
@@ -263,24 +231,24 @@ def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
     return jnp.where(inside, times, jax.lax.stop_gradient(times))
 
 
-def stepwise(walk: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
-    """A walk whose steps are compiled one by one, so that it can be watched and stopped.
+def stepwise(make: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
+    """A trajectory whose steps are compiled one by one, so that it can be watched and stopped.
 
-    Nothing is computed but what is asked for: a generator that is closed ends the walk. Its samples are those of
-    `sample` up to the rounding of another program.
+    A step is computed when the generator is advanced; closing the generator ends the trajectory. The samples are those
+    of `sample` up to the rounding of another program.
 
         run = samplers.stepwise(lambda params, keys: samplers.loop(sampler, denoiser(params), schedule, plan, keys))
         for state in run(x, 20, params, keys): show(state.x0)
 
     Args:
-        walk: (*arguments) -> what `loop` returns; the arguments are pytrees of arrays.
+        make: (*arguments) -> what `loop` returns; the arguments are pytrees of arrays.
 
     Returns:
         (x, steps, *arguments) -> the state after each of the steps. The programs are compiled once for each shape of x
         and the arguments.
     """
-    begin = jax.jit(lambda x, *arguments: walk(*arguments).init(x))
-    advance = jax.jit(lambda carry, i, *arguments: walk(*arguments).step(carry, i))
+    begin = jax.jit(lambda x, *arguments: make(*arguments).init(x))
+    advance = jax.jit(lambda carry, i, *arguments: make(*arguments).step(carry, i))
 
     def run(x: Array, steps: int, *arguments: Any) -> Iterator[State]:
         carry = begin(x, *arguments)
@@ -291,12 +259,12 @@ def stepwise(walk: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
     return run
 
 
-def check_walk(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, plan: Plan) -> None:
-    """Refuses what no walk is made of; errors are those of `sample`."""
+def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, plan: Plan) -> None:
+    """Refuses arguments of a wrong type; errors are those of `sample`."""
     require(sampler, Sampler, "sampler", "a Sampler, such as samplers.heun()")
     check_schedule(schedule)
     require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")
-    check_kind(sampler, denoise)
+    check_taken(sampler, denoise)
 
 
 def check_start(x: Array, keys: Array) -> None:
@@ -305,8 +273,13 @@ def check_start(x: Array, keys: Array) -> None:
     require_keys(keys, x.shape[0], f"sampling needs one key for each of the {x.shape[0]} samples")
 
 
+def checker(denoise: Any) -> Callable[[Callable], Callable]:
+    """Which check the outputs of `denoise` pass: those of a flow map `checked_map`, all others `checked`."""
+    return checked_map if isinstance(denoise, FlowMap) else checked
+
+
 def checked_map(flow_map: Callable[..., Any]) -> Callable[..., Array]:
-    """A flow map, what it makes of x_t refused where it has not its shape."""
+    """A flow map that raises a ValueError if its output does not have the shape of x_t."""
 
     def read(x_t, t, s):
         x_s = flow_map(x_t, t, s)
@@ -316,32 +289,35 @@ def checked_map(flow_map: Callable[..., Any]) -> Callable[..., Array]:
     return read
 
 
-def check_kind(sampler: Sampler, network: Callable) -> None:
-    """Refuses a denoiser for a sampler of flow maps, and the reverse, by the number of arguments that each takes."""
-    try:
-        signature = inspect.signature(network)
-    except (TypeError, ValueError):
-        return  # a callable that does not tell
+def check_taken(sampler: Sampler, denoise: Any) -> None:
+    """Refuses what the sampler does not take (`Sampler.takes`).
 
-    def takes(count):
-        try:
-            signature.bind(*[None] * count)
-        except TypeError:
-            return False
-        return True
-
-    if sampler.of_flow_maps and takes(2) and not takes(3):
-        raise ValueError(
-            "this sampler takes a flow map (x_t, t, s) -> x_s, such as flow_maps.consistency(...), and "
-            "got a denoiser (x_t, t) -> Prediction; sample it with ddim() or another sampler of denoisers"
+    Raises:
+        TypeError: naming what it takes and what came.
+    """
+    if isinstance(denoise, tuple(kind for kind in sampler.takes if isinstance(kind, type))):
+        return
+    special = isinstance(denoise, FlowMap | Memory | Unpaired)
+    if Denoiser in sampler.takes and callable(denoise) and not special:
+        return
+    taken = " or ".join("a denoiser (x_t, t) -> Prediction" if k == Denoiser else k.__name__ for k in sampler.takes)
+    if Denoiser not in sampler.takes:
+        advice = (
+            "flow_maps.consistency, mean_flow or shortcut makes a FlowMap of a network, flow_maps.from_denoiser of a "
+            "denoiser, and flow_maps.FlowMap(f) of your own function f(x_t, t, s) -> x_s; a denoiser is sampled with "
+            "ddim() or another sampler of denoisers"
         )
-    if not sampler.of_flow_maps and takes(3) and not takes(2):
-        raise ValueError(
-            "this sampler takes a denoiser (x_t, t) -> Prediction and got a flow map (x_t, t, s) -> x_s, "
-            "or a network (x, clock, condition). A map is sampled with flow_map(), consistency() or "
-            "tcd(); a network becomes a denoiser by parameterizations.denoiser(network, schedule, "
-            "parameterization)"
+    elif isinstance(denoise, FlowMap):
+        advice = "a FlowMap is sampled with flow_map(), consistency() or tcd()"
+    elif isinstance(denoise, Unpaired):
+        advice = (
+            "this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler that takes "
+            "Unpaired, such as ddim()"
         )
+    else:
+        advice = "a network becomes a denoiser by parameterizations.denoiser(network, schedule, parameterization)"
+    came = f"the function {denoise.__name__}" if hasattr(denoise, "__name__") else described(denoise)
+    raise TypeError(f"the sampler takes {taken}, and got {came}; {advice}")
 
 
 def keys_of_step(keys: Array, i: ArrayLike) -> Array:

@@ -178,7 +178,7 @@ def _guided(
     """(denoiser or flow map, keys, the hook that puts back the known latents) of a trajectory."""
     schedule = model.process.schedule
     evaluated = denoise(model, params, conditional, unconditional if course.guided else None, scale)
-    if course.trajectory.sampler.of_flow_maps:
+    if flow_maps.FlowMap in course.trajectory.sampler.takes:
         evaluated = flow_maps.from_denoiser(evaluated, schedule)
     if known is None or painted is None:
         return evaluated, keys, None

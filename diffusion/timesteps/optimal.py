@@ -24,7 +24,7 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
     of the network on the whole batch for each time of the fine grid. It is made for solvers of order 1 (ddim; euler,
     where the paths are straight); one of a higher order may do better on another grid.
 
-        _, way = samplers.sample(samplers.heun(), denoise, schedule, x, timesteps.plan(fine), keys, trajectory=True)
+        _, way = samplers.sample_trajectory(samplers.heun(), denoise, schedule, x, timesteps.plan(fine), keys)
         grid = timesteps.optimal(denoise, schedule, fine, way.x, steps=8)
 
     Facts:

@@ -190,7 +190,7 @@ def _check_sampling(config: Mapping, objective: Objective) -> None:
         paired = f", config.objective.coupling = {plain(coupling)!r}" if coupling else ""
         with named(f"config.sample.sampler = {plain(config['sample']['sampler'])!r}{paired}"):
             objective.check_sampler(sampler)
-    if isinstance(guided, Unpaired) and scale != 1 and not sampler.reads_both:
+    if isinstance(guided, Unpaired) and scale != 1 and Unpaired not in sampler.takes:
         raise ConfigError(
             f"config.sample.guidance.name = {config['sample']['guidance']['name']!r} needs a sampler "
             'that reads x0 and eps as they are. Valid: {"name": "ddim"}.'

@@ -439,7 +439,7 @@ def pair_sampler(config: Mapping) -> samplers.Sampler:
     spec = config["teacher"]["pairs"]["sampler"]
     path = "config.teacher.pairs.sampler"
     made = _sampler(spec, path)
-    if made.draws or made.of_flow_maps:
+    if made.draws or flow_maps.FlowMap in made.takes:
         raise ConfigError(
             f"{path} = {plain(spec)!r} makes no pairs: a sample has to follow from the noise that it "
             "started from. Valid: a deterministic sampler of denoisers, e.g. heun or dpmpp_2m."

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffusion import editing, samplers, text_to_image, timesteps
+from diffusion import editing, flow_maps, samplers, text_to_image, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import conditions
@@ -49,9 +49,7 @@ class Trained:
         mine = resolve.sampler(config)
         sample = config.sample
         self.samplers = tuple(
-            name
-            for name, make in sorted(names.SAMPLERS.items())
-            if name == sample.sampler.name or _fits(make, mine.of_flow_maps)
+            name for name, make in sorted(names.SAMPLERS.items()) if name == sample.sampler.name or _fits(make, mine)
         )
         x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
         self.size = x0.shape[1:3]
@@ -154,7 +152,7 @@ class Trained:
     def _made(self, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
         schedule = resolve.schedule(config)
         sampler = resolve.sampler(config)
-        network = (generate.flow_map if sampler.of_flow_maps else generate.denoiser)(config, self.shape)
+        network = (generate.flow_map if flow_maps.FlowMap in sampler.takes else generate.denoiser)(config, self.shape)
 
         def begin(seeds: Array, known: Array | None) -> tuple[Array, Array]:
             keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
@@ -174,7 +172,7 @@ class Trained:
     def _check_memory(self, request: PageRequest, config: ConfigDict, plan: timesteps.Plan) -> None:
         schedule = resolve.schedule(config)
         sampler = resolve.sampler(config)
-        network = (generate.flow_map if sampler.of_flow_maps else generate.denoiser)(config, self.shape)
+        network = (generate.flow_map if flow_maps.FlowMap in sampler.takes else generate.denoiser)(config, self.shape)
 
         def all_of_it(params, decoder, labels, keys, x):
             x = samplers.sample(sampler, network(params, labels), schedule, x, plan, keys)
@@ -227,7 +225,7 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
         )
 
 
-def _fits(make: Callable, of_flow_maps: bool) -> bool:
-    """Whether a sampler can be made without arguments, for the same kind of network."""
+def _fits(make: Callable, mine: samplers.Sampler) -> bool:
+    """Whether a sampler can be made without arguments, and takes flow maps if `mine` does."""
     needed = [p for p in inspect.signature(make).parameters.values() if p.default is inspect.Parameter.empty]
-    return not needed and make().of_flow_maps == of_flow_maps
+    return not needed and (flow_maps.FlowMap in make().takes) == (flow_maps.FlowMap in mine.takes)

@@ -147,7 +147,7 @@ def of_conditions(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = N
     schedule = resolve.schedule(config)
     sampler = resolve.sampler(config)
     plan = resolve.plan(config)
-    network = (flow_map if sampler.of_flow_maps else denoiser)(config, shape)
+    network = (flow_map if flow_maps.FlowMap in sampler.takes else denoiser)(config, shape)
     decoder, decode = autoencoder_folders.decoding(config)
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is not None:
@@ -156,18 +156,18 @@ def of_conditions(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = N
         held = sharding.positions(batch_size, mesh)
         decoder = jax.device_put(decoder, NamedSharding(mesh, PartitionSpec()))
 
-    def walk(params, labels, seeds, trajectory):
+    def walk(sample, params, labels, seeds):
         keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
         x = samplers.prior(schedule, keys[0], shape)
-        return samplers.sample(sampler, network(params, labels), schedule, x, plan, keys[1], trajectory=trajectory)
+        return sample(sampler, network(params, labels), schedule, x, plan, keys[1])
 
     def finish(params, decoder, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            return to_uint8(decode(decoder, walk(params, labels, seeds, False)))
+            return to_uint8(decode(decoder, walk(samplers.sample, params, labels, seeds)))
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     finish = jax.jit(finish, out_shardings=everywhere)
-    watch = jax.jit(lambda params, labels, seeds: walk(params, labels, seeds, True)[1], out_shardings=everywhere)
+    watch = jax.jit(lambda *arguments: walk(samplers.sample_trajectory, *arguments)[1], out_shardings=everywhere)
     show = jax.jit(lambda decoder, steps: jax.lax.map(lambda x: decode(decoder, x), steps), out_shardings=everywhere)
 
     def batch(rows):

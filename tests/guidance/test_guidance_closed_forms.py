@@ -112,7 +112,7 @@ def test_zero_init_stands_still_for_the_first_steps(name):
     plan = timesteps.plan(np.array([1.0, 0.8, 0.5, 0.0]))
     denoise = guidance.zero_star(_branches(COND, NULL, schedule=flow), flow, 3.0, zero_above=float(plan.s[1]))
     keys = jax.random.split(jax.random.key(0), 3)
-    _, way = samplers.sample(getattr(samplers, name)(), denoise, flow, jnp.asarray(X), plan, keys, trajectory=True)
+    _, way = samplers.sample_trajectory(getattr(samplers, name)(), denoise, flow, jnp.asarray(X), plan, keys)
     np.testing.assert_allclose(way.x[1:3], np.stack([X, X]), rtol=1e-12)
     assert np.abs(way.x[3] - X).min() > 1e-3
 

@@ -21,7 +21,7 @@ RENOISE = np.array([False, False, True, False, False])
 
 def _sample(sampler, denoise, plan, **more):
     keys = jax.random.split(jax.random.key(0), 3)
-    return samplers.sample(sampler, denoise, SCHEDULE, jnp.asarray(X), plan, keys, **more)
+    return samplers.sample_trajectory(sampler, denoise, SCHEDULE, jnp.asarray(X), plan, keys, **more)[1]
 
 
 def _white(mean, schedule=SCHEDULE, seen=lambda: None):
@@ -52,7 +52,7 @@ def _diary():
 def test_the_first_evaluation_of_a_step_writes_and_all_read_the_last_steps(name, compiled):
     """Heun asks twice a step, at another x: were the second one written or read, the diary would hold that."""
     plan = timesteps.plan(np.array([0.9, 0.6, 0.3, 0.1]))
-    run = lambda: _sample(getattr(samplers, name)(), _diary(), plan, trajectory=True)[1]
+    run = lambda: _sample(getattr(samplers, name)(), _diary(), plan)
     with jax.disable_jit(not compiled):
         way = run()
     np.testing.assert_array_equal(way.x0[0], 2 * X)
@@ -69,7 +69,7 @@ def test_the_first_evaluation_of_a_step_writes_and_all_read_the_last_steps(name,
 def test_renoising_starts_the_memory_afresh():
     """And a hook does not touch it."""
     hook = lambda x, s, i, keys: x + 1.0
-    way = _sample(samplers.ddim(), _diary(), timesteps.plan(GRID, RENOISE), trajectory=True, after_step=hook)[1]
+    way = _sample(samplers.ddim(), _diary(), timesteps.plan(GRID, RENOISE), after_step=hook)
     np.testing.assert_array_equal(way.x0[1], way.x[0])
     np.testing.assert_allclose(way.x0[3], 2 * (way.x[3] - 1.0), rtol=1e-6, atol=1e-6)  # made before the hook
     np.testing.assert_array_equal(way.x0[4], way.x[3])
@@ -122,14 +122,14 @@ def test_a_first_evaluation_inside_control_flow_is_refused():
     _sample(sampler, _white(0.5), plan)
 
 
-def test_guidance_that_breaks_the_pair_needs_a_sampler_that_reads_both():
+def test_guidance_that_breaks_the_pair_needs_a_sampler_that_takes_it():
     branches = guidance.separately(_white(0.5), _white(-0.5))
     guided = guidance.classifier_free_plus_plus(branches, 0.6)
     plan = timesteps.plan(GRID[:3])
     for sampler in (samplers.euler(), samplers.heun(), samplers.dpmpp_2m(), samplers.ddpm()):
-        with pytest.raises(ValueError, match=r"reads both.*ddim"):
+        with pytest.raises(TypeError, match=r"got a value of type Unpaired.*ddim"):
             _sample(sampler, guided, plan)
-    assert np.isfinite(_sample(samplers.ddim(), guided, plan)).all()
+    assert np.isfinite(_sample(samplers.ddim(), guided, plan).x).all()
 
 
 @pytest.mark.parametrize("guided", [_diary(), guidance.Unpaired(_white(0.5))])

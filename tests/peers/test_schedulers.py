@@ -112,7 +112,7 @@ def test_a_config_alone_makes_what_its_scheduler_makes(name):
     def denoise(x, t):
         return Prediction(*exact(x, schedule.alpha(t), schedule.sigma(t), jnp))
 
-    if sampler.of_flow_maps:
+    if flow_maps.FlowMap in sampler.takes:
         denoise = flow_maps.from_denoiser(denoise, schedule)
     state = sampler.init(jnp.asarray(states[0]), schedule, plan)
     scale = np.abs(states).max(axis=(1, 2))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import flow_maps, samplers, timesteps
+from diffusion.flow_maps import FlowMap
 from diffusion.parameterizations import Prediction
 from diffusion.samplers.sample import keys_of_step, normal
 from tests import oracles
@@ -24,7 +25,7 @@ GAUSSIAN = DATA["gaussian"]
 
 def _exact_map(schedule):
     at = lambda t: (schedule.alpha(t), schedule.sigma(t))
-    return lambda x, t, s: oracles.flow(GAUSSIAN, at(t), at(s), x)
+    return FlowMap(lambda x, t, s: oracles.flow(GAUSSIAN, at(t), at(s), x))
 
 
 def _grid(schedule, steps):
@@ -32,9 +33,9 @@ def _grid(schedule, steps):
     return schedule.t_max * np.linspace(1, 0, steps + 1) ** 1.7
 
 
-def _walk(name, schedule, x, keys, steps, **more):
+def _trajectory(name, schedule, x, keys, steps):
     plan = timesteps.plan(_grid(schedule, steps))
-    return samplers.sample(MAPS[name], _exact_map(schedule), schedule, x, plan, keys, **more)
+    return samplers.sample_trajectory(MAPS[name], _exact_map(schedule), schedule, x, plan, keys)
 
 
 @two_schedules
@@ -44,7 +45,7 @@ def test_an_exact_map_stays_on_its_trajectory(schedule_name, steps, x64):
     schedule = SCHEDULES[schedule_name]
     x, keys = start(schedule)
     x = x.astype(jnp.float64)
-    _, way = _walk("flow_map", schedule, x, keys, steps, trajectory=True)
+    _, way = _trajectory("flow_map", schedule, x, keys, steps)
     for t, x_t in zip(_grid(schedule, steps), way.x):
         exact = oracles.flow(GAUSSIAN, level(schedule, schedule.t_max), level(schedule, t), x)
         np.testing.assert_allclose(x_t, exact, rtol=1e-9, atol=1e-9)
@@ -100,11 +101,9 @@ def test_consistency_is_the_authors_multistep_loop():
     schedule = SCHEDULES["variance_exploding"]
     grid = np.array([1.0, 0.3, 0.1, 0.0])
     f = lambda x, sigma: jnp.tanh(x / (1 + sigma))
-    wrong_map = lambda x, t, s: f(x, schedule.sigma(t)) + 1e6 * s  # of no use at s > 0
+    wrong_map = FlowMap(lambda x, t, s: f(x, schedule.sigma(t)) + 1e6 * s)  # of no use at s > 0
     x, keys = start(schedule)
-    _, way = samplers.sample(
-        samplers.consistency(), wrong_map, schedule, x, timesteps.plan(grid), keys, trajectory=True
-    )
+    _, way = samplers.sample_trajectory(samplers.consistency(), wrong_map, schedule, x, timesteps.plan(grid), keys)
     sigmas = np.asarray(schedule.sigma(grid))
     sample = f(x, sigmas[0])
     for i, sigma in enumerate(sigmas[1:-1]):
@@ -119,7 +118,7 @@ def test_tcd_goes_from_the_flow_map_to_consistency():
     schedule = SCHEDULES["rectified_flow"]
     x, keys = start(schedule)
     plan = timesteps.plan(_grid(schedule, 3))
-    wrong_map = lambda x, t, s: x * (0.1 + s / t) + s  # on which the three differ
+    wrong_map = FlowMap(lambda x, t, s: x * (0.1 + s / t) + s)  # on which the three differ
     walk = lambda sampler: jax.jit(lambda x: samplers.sample(sampler, wrong_map, schedule, x, plan, keys))(x)
     assert samplers.tcd(0.0).draws == 0
     np.testing.assert_array_equal(walk(samplers.tcd(0.0)), walk(samplers.flow_map()))
@@ -160,7 +159,9 @@ def test_one_two_and_three_steps_are_finite_and_cost_one_evaluation_each(name, s
     with jax.disable_jit():
         for steps in (1, 2, 3):
             calls.clear()
-            out = samplers.sample(MAPS[name], flow_map, schedule, x, timesteps.plan(_grid(schedule, steps)), keys)
+            out = samplers.sample(
+                MAPS[name], FlowMap(flow_map), schedule, x, timesteps.plan(_grid(schedule, steps)), keys
+            )
             assert out.dtype == jnp.float32 and np.isfinite(out).all()
             assert len(calls) == MAPS[name].nfe(steps) == steps
 
@@ -169,7 +170,7 @@ def test_one_two_and_three_steps_are_finite_and_cost_one_evaluation_each(name, s
 def test_a_sample_depends_on_its_own_seed_alone(name):
     schedule = SCHEDULES["cosine"]
     x, keys = start(schedule)
-    run = jax.jit(lambda x, keys: _walk(name, schedule, x, keys, 3))
+    run = jax.jit(lambda x, keys: _trajectory(name, schedule, x, keys, 3)[0])
     out = run(x, keys)
     order = np.array([2, 0, 3, 1])
     np.testing.assert_allclose(run(x[order], keys[order]), out[order], rtol=1e-5, atol=1e-6)
@@ -184,7 +185,7 @@ def test_gradient_through_a_stochastic_walk_is_finite():
     x, keys = start(schedule)
     plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))
     loss = lambda w: samplers.sample(
-        samplers.tcd(0.5), lambda x, t, s: w * x * (1 - t + s), schedule, x, plan, keys
+        samplers.tcd(0.5), FlowMap(lambda x, t, s: w * x * (1 - t + s)), schedule, x, plan, keys
     ).sum()
     assert np.isfinite(jax.jit(jax.grad(loss))(0.5))
 
@@ -213,11 +214,11 @@ def test_denoisers_and_maps_are_not_mistaken_for_each_other(name):
     schedule = SCHEDULES["cosine"]
     x, keys = start(schedule)
     plan = timesteps.plan(np.array([1.0, 0.0]))
-    with pytest.raises(ValueError, match=r"takes a flow map .* got a denoiser"):
+    with pytest.raises(TypeError, match=r"takes FlowMap, and got .*ddim"):
         samplers.sample(MAPS[name], lambda x, t: Prediction(x, x), schedule, x, plan, keys)
-    with pytest.raises(ValueError, match=r"takes a flow map .* got a denoiser"):
+    with pytest.raises(TypeError, match=r"takes FlowMap, and got .*ddim"):
         samplers.sample(MAPS[name], jax.jit(lambda x, t: Prediction(x, x)), schedule, x, plan, keys)
-    with pytest.raises(ValueError, match=r"got a flow map .* consistency"):
+    with pytest.raises(TypeError, match=r"takes a denoiser .* got .*FlowMap; .* consistency"):
         samplers.sample(samplers.ddim(), _exact_map(schedule), schedule, x, plan, keys)
 
 

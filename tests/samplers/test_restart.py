@@ -52,7 +52,7 @@ def test_sampling_along_the_plan_is_the_published_loop():
         jax.debug.callback(lambda: calls.append(1))
         return exact(x, t)
 
-    run = lambda x: samplers.sample(samplers.edm(), denoise, schedule, x, plan, keys, trajectory=True)
+    run = lambda x: samplers.sample_trajectory(samplers.edm(), denoise, schedule, x, plan, keys)
     ours, way = jax.jit(run, compiler_options=QUICK)(jnp.asarray(x))
     jax.effects_barrier()
     assert len(calls) == samplers.edm().nfe(int((~plan.renoise).sum())) == 2 * 7 - 1

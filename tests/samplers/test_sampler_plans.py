@@ -26,7 +26,7 @@ def test_noise_is_bitwise_a_function_of_the_key_and_the_step():
     plan = timesteps.plan(np.array([1.0, 0.7, 0.3, 0.0]))
     keys = jax.random.split(jax.random.key(0), 6)
     x = jnp.zeros((6, 3))
-    draw = lambda keys, x: samplers.sample(_recorder(1), None, schedule, x, plan, keys, trajectory=True)[1].x[1:]
+    draw = lambda keys, x: samplers.sample_trajectory(_recorder(1), lambda x, t: None, schedule, x, plan, keys)[1].x[1:]
     noise = draw(keys, x)
     np.testing.assert_array_equal(draw(keys[2:4], x[2:4]), noise[:, 2:4])
     order = np.array([5, 3, 0, 1, 4, 2])
@@ -39,7 +39,7 @@ def test_noise_is_standard_normal_and_independent_between_steps():
     plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))
     keys = jax.random.split(jax.random.key(0), 2000)
     x = jnp.zeros((2000, 2))
-    noise = samplers.sample(_recorder(1), None, schedule, x, plan, keys, trajectory=True)[1].x[1:]
+    noise = samplers.sample_trajectory(_recorder(1), lambda x, t: None, schedule, x, plan, keys)[1].x[1:]
     assert scipy.stats.kstest(np.asarray(noise).ravel(), "norm").pvalue > 1e-3
     correlation = np.corrcoef(np.asarray(noise).transpose(0, 2, 1).reshape(4, -1))
     assert np.abs(correlation - np.eye(4)).max() < 4 / np.sqrt(2000)
@@ -58,7 +58,7 @@ def test_renoising_draws_the_forward_transition(schedule_name):
     plan = timesteps.plan(np.array([0.5, 0.3, 0.7, 0.0]), np.array([False, True, False]))
     keys = jax.random.split(jax.random.key(0), count)
     x = jnp.full((count, 1), 0.8)
-    _, trajectory = samplers.sample(_still(), None, schedule, x, plan, keys, trajectory=True)
+    _, trajectory = samplers.sample_trajectory(_still(), lambda x, t: None, schedule, x, plan, keys)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = level(schedule, 0.3), level(schedule, 0.7)
     std = np.sqrt(sigma_s**2 - (alpha_s / alpha_t * sigma_t) ** 2)
     np.testing.assert_array_equal(trajectory.x[1], x)
@@ -74,7 +74,7 @@ def test_renoising_forgets_the_history():
     grid = np.array([0.9, 0.6, 0.3, 0.7, 0.5, 0.2, 0.0])
     x, keys = start(schedule)
     denoise = exact_denoiser(DATA["mixture"], schedule)
-    walk = lambda x, plan: samplers.sample(samplers.dpmpp_2m(), denoise, schedule, x, plan, keys, trajectory=True)[1]
+    walk = lambda x, plan: samplers.sample_trajectory(samplers.dpmpp_2m(), denoise, schedule, x, plan, keys)[1]
     whole = walk(x, timesteps.plan(grid, renoise))
     rest = walk(whole.x[3], timesteps.plan(grid[3:]))
     np.testing.assert_allclose(whole.x[4:], rest.x[1:], rtol=1e-5, atol=1e-6)
@@ -101,9 +101,7 @@ def test_hook_sees_every_step_and_its_result_goes_on():
     x, keys = start(schedule)
     hook = lambda x, s, i, keys: x.at[:, 0].set(s).at[:, 1].set(i)
     denoise = exact_denoiser(DATA["gaussian"], schedule)
-    out, trajectory = samplers.sample(
-        samplers.dpmpp_2m(), denoise, schedule, x, plan, keys, trajectory=True, after_step=hook
-    )
+    out, trajectory = samplers.sample_trajectory(samplers.dpmpp_2m(), denoise, schedule, x, plan, keys, after_step=hook)
     np.testing.assert_allclose(trajectory.x[1:, :, 0], np.repeat([[0.6], [0.2], [0.0]], 4, axis=1), rtol=1e-6)
     np.testing.assert_array_equal(trajectory.x[1:, :, 1], np.repeat([[0], [1], [2]], 4, axis=1))
     np.testing.assert_array_equal(out, trajectory.x[-1])
@@ -117,5 +115,5 @@ def test_hook_has_keys_of_its_own():
     keys = jax.random.split(jax.random.key(0), 3)
     draw = jax.vmap(lambda key: jax.random.normal(key, (2,)))
     hook = lambda x, s, i, keys: jnp.concatenate([x, draw(keys)], axis=1)[:, 1:3]
-    _, way = samplers.sample(_recorder(1), None, schedule, x, plan, keys, trajectory=True, after_step=hook)
+    _, way = samplers.sample_trajectory(_recorder(1), lambda x, t: None, schedule, x, plan, keys, after_step=hook)
     assert len(np.unique(np.asarray(way.x[1:]))) == way.x[1:].size

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from diffusion import samplers, timesteps
+from diffusion.flow_maps import FlowMap
 from diffusion.parameterizations import Prediction
 from tests.conformance import DATA, SAMPLERS, SCHEDULES, STOCHASTIC, every_sampler, exact_denoiser, published, start
 
@@ -82,6 +83,52 @@ def test_learned_variance_must_be_learned():
     denoise = lambda x, t: Prediction(x, x)
     with pytest.raises(ValueError, match="learned"):
         samplers.sample(samplers.ddpm("learned"), denoise, schedule, x, timesteps.plan(np.array([1.0, 0.0])), keys)
+
+
+class _Doubtful:
+    """A denoiser of a user's own class, and a type that a sampler of theirs asks for."""
+
+    def __init__(self, doubt):
+        self.doubt = doubt
+
+    def __call__(self, x, t):
+        return Prediction(0.5 * x, self.doubt * x)
+
+
+def test_a_users_own_type_is_a_denoiser_and_may_be_what_their_sampler_takes():
+    """Every sampler of denoisers takes it; a sampler that states the type takes nothing else."""
+    schedule = SCHEDULES["rectified_flow"]
+    x, keys = start(schedule)
+    plan = timesteps.plan(np.array([0.8, 0.4]))
+    own = _Doubtful(doubt=1.0)
+    expected = 0.6 * 0.5 * x + 0.4 * x
+    np.testing.assert_allclose(samplers.sample(samplers.ddim(), own, schedule, x, plan, keys), expected, rtol=1e-5)
+    strict = samplers.ddim()._replace(takes=(_Doubtful,))
+    np.testing.assert_allclose(samplers.sample(strict, own, schedule, x, plan, keys), expected, rtol=1e-5)
+    with pytest.raises(TypeError, match="takes _Doubtful, and got the function <lambda>"):
+        samplers.sample(strict, lambda x, t: own(x, t), schedule, x, plan, keys)
+
+
+def test_a_users_own_flow_map_is_carried_along_the_plan():
+    """x_s = x_t + (s - t): from 0.8 to 0.1 it moves x by -0.7, in any number of steps."""
+    schedule = SCHEDULES["rectified_flow"]
+    x, keys = start(schedule)
+    plan = timesteps.plan(np.array([0.8, 0.4, 0.1]))
+    out = samplers.sample(samplers.flow_map(), FlowMap(lambda x, t, s: x + (s - t)), schedule, x, plan, keys)
+    np.testing.assert_allclose(out, x - 0.7, rtol=1e-5, atol=1e-5)
+
+
+def test_an_error_inside_a_denoiser_stays_what_it_was():
+    """Only a denoiser that cannot be called as (x_t, t) is said to be no denoiser."""
+
+    def denoise(x, t):
+        raise TypeError("of its own")
+
+    schedule = SCHEDULES["rectified_flow"]
+    x, keys = start(schedule)
+    with pytest.raises(TypeError, match="of its own") as caught:
+        samplers.sample(samplers.ddim(), denoise, schedule, x, timesteps.plan(np.array([0.8, 0.4])), keys)
+    assert "called as denoise" not in str(caught.value)
 
 
 def test_one_key_a_sample():

@@ -200,7 +200,7 @@ def _sampled(name):
 
     def run(x, keys):
         def first(x):
-            out, way = samplers.sample(SAMPLERS[name], denoise, schedule, x, plan, keys, trajectory=True)
+            out, way = samplers.sample_trajectory(SAMPLERS[name], denoise, schedule, x, plan, keys)
             return out[0].sum(), (out, way)
 
         (_, (out, way)), gradient = jax.value_and_grad(first, has_aux=True)(x)
@@ -246,7 +246,7 @@ def _noise(draws):
     def draw(k):
         step = lambda state, denoise, schedule, plan, i, noise: samplers.State(noise[k], state.x0)
         recorder = samplers.Sampler(SAMPLERS["ddim"].init, step, draws, lambda steps: 0)
-        return samplers.sample(recorder, None, schedule, x, plan, keys, trajectory=True)[1].x[1:]
+        return samplers.sample_trajectory(recorder, lambda x, t: None, schedule, x, plan, keys)[1].x[1:]
 
     return np.stack([draw(k) for k in range(draws)], axis=1) if draws else np.zeros((4, 0, 4, 2))
 

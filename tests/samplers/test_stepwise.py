@@ -34,7 +34,7 @@ def test_steps_one_by_one_are_the_scanned_trajectory(name):
     plan = timesteps.plan(timesteps.uniform(SCHEDULE, 4))
     walk = lambda shift, keys: samplers.loop(SAMPLERS[name], denoiser(shift), SCHEDULE, plan, keys)
     found = list(samplers.stepwise(walk)(x, 4, 0.4, keys))
-    _, way = samplers.sample(SAMPLERS[name], denoiser(0.4), SCHEDULE, x, plan, keys, trajectory=True)
+    _, way = samplers.sample_trajectory(SAMPLERS[name], denoiser(0.4), SCHEDULE, x, plan, keys)
     assert np.ptp(way.x[-1]) > 0.1
     for i, state in enumerate(found):
         np.testing.assert_allclose(state.x, way.x[i + 1], **TOLERANCE)

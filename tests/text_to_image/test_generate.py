@@ -133,7 +133,7 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
         unconditional = unconditional | {"beside": beside}
     other = unconditional if guided else None
     denoise = text_to_image.denoise(model, model.params[part], conditional, other, 7.5)
-    if sampler.of_flow_maps:
+    if flow_maps.FlowMap in sampler.takes:
         denoise = flow_maps.from_denoiser(denoise, process.schedule)
     x = trajectory.start * jnp.asarray(drawn("latents", *shape))
     with jax.disable_jit():

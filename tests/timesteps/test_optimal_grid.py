@@ -22,14 +22,14 @@ def _draw_mixture(count, seed, alpha, sigma):
     return jnp.asarray(alpha * (data.means[k] + spread) + sigma * rng.normal(size=(count, 2)))
 
 
-def _ddim_walk(schedule, x, grid, trajectory=False):
+def _ddim_trajectory(schedule, x, grid):
     """DDIM by its definition on the exact denoiser, a step at a time."""
     denoise = jax.jit(exact_denoiser(DATA["mixture"], schedule))
     way = [x]
     for t, s in itertools.pairwise(np.asarray(grid)):
         x0, eps = denoise(way[-1], t)[:2]
         way.append(schedule.alpha(s) * x0 + schedule.sigma(s) * eps)
-    return jnp.stack(way) if trajectory else way[-1]
+    return jnp.stack(way)
 
 
 def test_optimal_times_are_the_best_of_all_choices():
@@ -62,10 +62,10 @@ def test_optimal_grid_beats_the_others_on_samples_that_it_has_not_seen(schedule_
     seen, unseen = (_draw_mixture(64, seed, *first) for seed in (0, 1))
     keys = jax.random.split(jax.random.key(0), 64)
     plan = timesteps.plan(fine)
-    heun = jax.jit(lambda x: samplers.sample(samplers.heun(), denoise, schedule, x, plan, keys, trajectory=True)[1].x)
+    heun = jax.jit(lambda x: samplers.sample_trajectory(samplers.heun(), denoise, schedule, x, plan, keys)[1].x)
     way = heun(seen)
     exact = oracles.flow_by_integration(DATA["mixture"], first, (1.0, 1e-6), unseen)
-    error = lambda grid: np.sqrt(np.mean((_ddim_walk(schedule, unseen, grid) - exact) ** 2))
+    error = lambda grid: np.sqrt(np.mean((_ddim_trajectory(schedule, unseen, grid)[-1] - exact) ** 2))
     for steps, least in zip((5, 10), gain):
         best = timesteps.optimal(denoise, schedule, fine, way, steps)
         assert best.shape == (steps + 1,) and (best[0], best[-1]) == (fine[0], 0)
@@ -88,10 +88,10 @@ def test_optimal_grid_is_the_best_of_all_choices(x64):
     schedule = SCHEDULES["rectified_flow"]
     fine = np.linspace(1, 0, 9) ** 1.5
     denoise = exact_denoiser(DATA["mixture"], schedule)
-    way = np.asarray(_ddim_walk(schedule, _draw_mixture(8, 0, 0.0, 1.0), fine, trajectory=True))
+    way = np.asarray(_ddim_trajectory(schedule, _draw_mixture(8, 0, 0.0, 1.0), fine))
     costs = np.zeros((9, 9))
     for i, j in itertools.combinations(range(9), 2):
-        arrived = np.asarray(_ddim_walk(schedule, jnp.asarray(way[i]), fine[[i, j]]))
+        arrived = np.asarray(_ddim_trajectory(schedule, jnp.asarray(way[i]), fine[[i, j]])[-1])
         spread = np.sqrt(np.mean((way[j] - way[j].mean(axis=0)) ** 2))
         costs[i, j] = np.sqrt(np.mean((arrived - way[j]) ** 2)) / spread
     for steps in (1, 3, 8):

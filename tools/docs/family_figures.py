@@ -219,7 +219,7 @@ def _draw(data: oracles.Mixture, number: int, random: np.random.Generator) -> tu
 def _way(sampler: samplers.Sampler, denoise, x, grid: np.ndarray) -> np.ndarray:
     """`[N + 1, B, 2]`."""
     keys = jax.random.split(jax.random.key(0), len(x))
-    walk = jax.jit(lambda x: samplers.sample(sampler, denoise, FLOW, x, timesteps.plan(grid), keys, trajectory=True)[1])
+    walk = jax.jit(lambda x: samplers.sample_trajectory(sampler, denoise, FLOW, x, timesteps.plan(grid), keys)[1])
     return np.asarray(walk(x).x)
 
 

@@ -189,14 +189,14 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     shape = workdir.example_shape(config)
     config.sample.guidance.scale = scale
     told, _ = text_to_image.conditions(model, prompts, None, scale, 16, 16)
-    network = (generate.flow_map if trajectory.sampler.of_flow_maps else generate.denoiser)(config, shape)
+    network = (generate.flow_map if flow_maps.FlowMap in trajectory.sampler.takes else generate.denoiser)(config, shape)
     params = checkpoints.load_ema(tmp_path)[0]
     x = jax.random.normal(keys[0], (2, *shape))
     theirs = text_to_image.denoise(model, model.params["transformer"], told, None, 1.0)
     table = captions.read(made / "captions").entries
     rows = {key: jnp.asarray(table[key][np.array([1, 3])]) for key in table}  # of these captions
     np.testing.assert_allclose(told["text"], rows["text"], atol=1e-5)
-    if trajectory.sampler.of_flow_maps:
+    if flow_maps.FlowMap in trajectory.sampler.takes:
         own = network(params, rows)
         theirs = flow_maps.from_denoiser(theirs, model.process.schedule)
     else:

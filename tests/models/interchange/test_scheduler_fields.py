@@ -122,7 +122,7 @@ def _read(process):
 def _sampled(process, trajectory):
     # The plan's times are what tells one evaluation from another, so that every weight of a solver shows.
     denoise = lambda x, t: Prediction(2 * np.cos(9 * t) + 0.1 * x, 0.5 * x + np.sin(7 * t))
-    if trajectory.sampler.of_flow_maps:
+    if flow_maps.FlowMap in trajectory.sampler.takes:
         denoise = flow_maps.from_denoiser(denoise, process.schedule)
     state = trajectory.sampler.init(np.full((1, 1), 1.3), process.schedule, trajectory.plan)
     for i in range(len(trajectory.plan.t)):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import samplers, timesteps
+from diffusion import flow_maps, samplers, timesteps
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.models.interchange.schedulers.process import LEVELS, Process
 from diffusion.models.interchange.schedulers.solvers import SOLVERS, Solver, lcm_indices, spaced_indices
@@ -111,7 +111,7 @@ def _clipping(sampler: Sampler, name: str, largest: float) -> Sampler:
     def step(state, denoise, schedule, plan, i, noise):
         def clipped(x, t, *s) -> Any:
             found = denoise(x, t, *s)
-            if sampler.of_flow_maps:
+            if flow_maps.FlowMap in sampler.takes:
                 return jnp.clip(found, -largest, largest)
             x0 = jnp.clip(found.x0, -largest, largest)
             return replace_x0(found, schedule, t, x0) if name == "heun" else found._replace(x0=x0)
