@@ -26,7 +26,7 @@ from diffusion import timesteps
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
 from diffusion.parameterizations import Denoiser, Network
-from diffusion.samplers.sample import Sampler, sample
+from diffusion.samplers.sample import AfterStep, Sampler, sample
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Plan
 
@@ -135,7 +135,7 @@ def sdedit(
     grid: ArrayLike,
     t_0: float,
     keys: Array,
-    **options: Any,
+    after_step: AfterStep | None = None,
 ) -> Array:
     """SDEdit: noises an image to the time t_0 and samples from there.
 
@@ -156,7 +156,7 @@ def sdedit(
         grid: `[N + 1]` decreasing times, of which those below t_0 are taken.
         t_0: where to start; above the grid's last time and at most the schedule's t_max.
         keys: `[B]` random keys.
-        **options: of `samplers.sample`.
+        after_step: a hook after each step, as in `samplers.sample`.
 
     Raises:
         ValueError: if t_0 is out of range.
@@ -171,7 +171,7 @@ def sdedit(
     plan = timesteps.plan(np.append(t_0, below).astype(grid.dtype))
     own, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
     x = noised(schedule, t_0, images.astype(jnp.promote_types(images.dtype, jnp.float32)), own)
-    return sample(sampler, denoise, schedule, x, plan, rest, **options)
+    return sample(sampler, denoise, schedule, x, plan, rest, after_step=after_step)
 
 
 def slerp(a: Array, b: Array, weight: ArrayLike) -> Array:
