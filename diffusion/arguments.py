@@ -1,6 +1,7 @@
-"""Checks of what a function is called with, for values that would otherwise be computed with in silence.
+"""Checks of arguments that would otherwise give wrong results without an error.
 
-They look at kinds, dtypes and shapes alone, which are known while JAX traces: a compiled program holds nothing of them.
+The checks read types, dtypes and shapes alone, which are known while JAX traces: they add nothing to a compiled
+program.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from jax import Array
 
 
 def require(value: Any, kind: type, argument: str, valid: str) -> None:
-    """Refuses a value of another kind.
+    """Refuses a value of another type.
 
     Args:
         value: what the caller passed.
@@ -20,14 +21,14 @@ def require(value: Any, kind: type, argument: str, valid: str) -> None:
         valid: what is valid, with its article and an example.
 
     Raises:
-        TypeError: saying what is valid and what came.
+        TypeError: naming what is valid and what was passed.
     """
     if not isinstance(value, kind):
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
 
 
 def require_function(value: Any, argument: str, valid: str) -> None:
-    """Refuses what cannot be called; otherwise as `require`."""
+    """Refuses a value that cannot be called; otherwise as `require`."""
     if not callable(value):
         raise TypeError(f"{argument} must be {valid}; got {described(value)}")
 
@@ -37,15 +38,15 @@ def described(value: Any) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of {value.dtype}, shape {tuple(value.shape)}"
     if callable(value) and hasattr(value, "__name__"):
-        return f"the function {value.__name__}; one that makes what is needed has to be called: {value.__name__}()"
+        return f"the function {value.__name__}; if it makes the value, call it: {value.__name__}()"
     return f"a value of type {type(value).__name__}"
 
 
 def require_floats(x: Any, argument: str) -> None:
-    """Refuses what is no array of floating-point numbers, such as images of bytes.
+    """Refuses anything but an array of floating-point numbers, such as images of bytes.
 
     Raises:
-        TypeError: naming what came.
+        TypeError: naming what was passed.
     """
     if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)):
         raise TypeError(
@@ -62,7 +63,7 @@ def require_keys(keys: Any, size: int, user: str) -> None:
         user: who needs the keys and for what, the beginning of the sentence.
 
     Raises:
-        ValueError: telling raw keys, a single key and another number of keys apart.
+        ValueError: saying whether the keys are raw, a single one, or of another number.
     """
     if not (hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
         raise ValueError(

@@ -16,17 +16,17 @@ def denoiser_under(denoise: Denoiser, trained: NoiseSchedule, sampled: NoiseSche
 
     Two processes differ in the clock and in the scale of x alone: at equal log-SNR they hold the same information,
     and the estimates of x_0 and eps are the same. So a network trained on one is sampled on any other, without
-    training it again: a DDPM network along EDM's noise levels and straight lines, say. A discrete process is asked
-    at times between its steps. Where `trained` has no such log-SNR, beyond its t_min and t_max, it is asked at the
-    end, and of its answer the part is kept that x_t does not show: x_0 where x_t has more noise, eps where it has
-    less.
+    training it again: for example a DDPM network along EDM's noise levels, or along straight lines. A discrete
+    process is evaluated at times between its steps. Where `trained` has no such log-SNR, beyond its t_min and t_max,
+    the denoiser is evaluated at the nearer end. Only the part that x_t does not determine is kept of that
+    prediction: x_0 where x_t has more noise, eps where it has less.
 
     Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", section 4 and appendix C.
 
     Args:
         denoise: (x_t, t) -> `Prediction`, under `trained`.
         trained: the schedule that the denoiser belongs to.
-        sampled: the schedule that a sampler walks along.
+        sampled: the schedule along which a sampler goes.
 
     Returns:
         denoise'(x_t, t), where t has a shape that is a prefix of x_t's.

@@ -1,7 +1,7 @@
 """Couplings: which noise goes with which data.
 
 A coupling is called as a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired, where the keys are for
-pairs that are drawn and used for nothing else. With any but `independent`, E[eps | x_t] is no longer -sigma times the
+pairs that are drawn at random, and have no other use. With any but `independent`, E[eps | x_t] is no longer -sigma times the
 score, so samplers that read a score do not apply to what is trained with it.
 
 Plans of transport are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
@@ -169,7 +169,7 @@ def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, itera
         iterations: see `sinkhorn`.
     """
     n = x.shape[0]
-    # The plan does not know where the two sets lie, and their differences keep their digits when it is not told.
+    # The plan does not depend on the means of the two sets; without them, differences keep their digits.
     x, e = (a.reshape(n, -1) - a.reshape(n, -1).mean(0) for a in (x, e))
     scores = 2 * x @ e.T / reg
     normalized = lambda scores, axis: scores - jax.nn.logsumexp(scores, axis, keepdims=True) - jnp.log(n)
@@ -186,9 +186,9 @@ def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, itera
 
 
 def _in_blocks(
-    name: str, block: int, pair: Callable[[Array, Array, Array], tuple[Array, Array]]
+    name: str, block: int, match: Callable[[Array, Array, Array], tuple[Array, Array]]
 ) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
-    """(keys, x0, eps) -> (eps re-paired, the largest error of a block `[]`), by `pair` of `block` consecutive ones."""
+    """(keys, x0, eps) -> (eps re-paired, the largest error of a block `[]`), by `match` of `block` consecutive ones."""
     if block < 2:
         raise ValueError(f"{name}: block = {block}; at least 2 examples can be matched")
 
@@ -197,7 +197,7 @@ def _in_blocks(
         if batch % block:
             raise ValueError(f"{name}: the batch of {batch} is not a whole number of blocks of {block}")
         blocks = lambda a: a.reshape((batch // block, block) + a.shape[1:])
-        paired, errors = jax.vmap(pair)(blocks(keys), blocks(x0), blocks(eps))
+        paired, errors = jax.vmap(match)(blocks(keys), blocks(x0), blocks(eps))
         return paired.reshape(eps.shape), errors.max()
 
     return couple

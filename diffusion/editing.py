@@ -1,4 +1,4 @@
-"""Editing with a trained denoiser: pieces that `samplers.sample` and `guidance` are combined with.
+"""Editing with a trained denoiser: functions to combine with `samplers.sample` and `guidance`.
 
 | task                      | how                                                                           |
 |---------------------------|-------------------------------------------------------------------------------|
@@ -10,7 +10,7 @@
 | SDEdit                    | sdedit(...)                                                                   |
 | style transfer            | sdedit(...) with a denoiser conditioned on the style; t_0 is how much goes    |
 | latent interpolation      | ddim() along a plan that goes up, slerp of the ends, ddim() down again        |
-| prompt-to-prompt          | prompt_to_prompt(...); the layers have the door "borrow" (`models.doors`)     |
+| prompt-to-prompt          | prompt_to_prompt(...); the layers have the mask "borrow" (`layer_masks`)      |
 """
 
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ def replacement(
         x_s <- mask (alpha_s known + sigma_s z) + (1 - mask) x_s
 
     The known part has its exact law at every s, and is exact at s = 0; the rest does not quite follow its conditional
-    law, since each step sees known values of another draw: that is what RePaint's resampling mends. Steps that renoise
+    law, since each step has known values of another draw; RePaint's resampling corrects that. Steps that renoise
     are left alone, as in RePaint's algorithm 1.
 
     Facts:
@@ -78,7 +78,7 @@ def replacement(
 
 
 def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
-    """RePaint's walk: from every jump-th level it goes back up by `jump` levels, resamplings - 1 times.
+    """RePaint's plan: from every jump-th level it goes back up by `jump` levels, resamplings - 1 times.
 
     As the resamplings grow, the values that are not known come to agree with those that are, and with short steps the
     samples follow the exact conditional law. A way up is one step here, q(x_s | x_t) of the whole jump, where the
@@ -92,7 +92,7 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
     Args:
         grid: `[N + 1]` decreasing times.
         jump: length of a jump in levels, >= 1; 10 in the paper.
-        resamplings: how often each stretch is walked, >= 1; 10 in the paper.
+        resamplings: how often each jump is sampled, >= 1; 10 in the paper.
 
     Raises:
         ValueError: if jump or resamplings is below 1.
@@ -102,15 +102,16 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
     grid = np.asarray(grid)
     last = grid.size - 2  # levels last .. 0 are noisy and -1 is the end of the grid, as the authors count
     left = dict.fromkeys(range(0, last + 1 - jump, jump), resamplings - 1)
-    level, walk = last, [last]
+    level = last
+    levels = [last]
     while level >= 0:
         if left.get(level, 0) > 0:
             left[level] -= 1
             level += jump
         else:
             level -= 1
-        walk.append(level)
-    return timesteps.plan(grid[last - np.array(walk)], renoise=np.diff(walk) > 0)
+        levels.append(level)
+    return timesteps.plan(grid[last - np.array(levels)], renoise=np.diff(levels) > 0)
 
 
 def extended(images: Array, pad: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
@@ -199,7 +200,8 @@ def slerp(a: Array, b: Array, weight: ArrayLike) -> Array:
 
 
 def borrowing(source: Array, target: Array, depth: int, layers: Sequence[int]) -> dict[str, Any]:
-    """The condition of a batch of 2 B in which each target attends with the maps of its source (`models.doors`).
+    """The condition of a batch of 2 B in which each target attends with the maps of its source
+    (`models.layers.layer_masks`).
 
     Args:
         source: `[B]` labels.
@@ -208,15 +210,15 @@ def borrowing(source: Array, target: Array, depth: int, layers: Sequence[int]) -
         layers: those in which maps are borrowed.
     """
     offset = np.repeat([0, -source.shape[0]], source.shape[0])
-    door = offset[:, None] * np.isin(np.arange(depth), list(layers))
-    return {"label": jnp.concatenate([source, target]), "borrow": jnp.asarray(door, jnp.int32)}
+    borrow = offset[:, None] * np.isin(np.arange(depth), list(layers))
+    return {"label": jnp.concatenate([source, target]), "borrow": jnp.asarray(borrow, jnp.int32)}
 
 
 def prompt_to_prompt(make: Callable[[Network], Callable], network: Network, until: float) -> Callable:
     """Samples sources and their edits side by side; while t >= until, edits borrow the sources' attention maps.
 
-    The maps hold the layout, which the edit so keeps, while its values follow its own condition. Here self-attention is
-    replaced; of cross-attention in networks that have it, it would be the same door.
+    The maps hold the layout, which the edit keeps, while its values follow its own condition. Here self-attention is
+    replaced; in networks with cross-attention, its maps would be replaced in the same way.
 
         both = lambda label: borrowing(label[0], label[1], depth, layers)
         make = lambda network: guidance.together(network, schedule, parameterization, (both(labels), both(nulls)))
@@ -230,7 +232,7 @@ def prompt_to_prompt(make: Callable[[Network], Callable], network: Network, unti
 
     Args:
         make: network -> denoiser or branches, with conditions by `borrowing`.
-        network: (x, clock, condition) -> output, with the door "borrow".
+        network: (x, clock, condition) -> output, with the layer mask "borrow".
         until: t below which every example has its own maps again.
 
     Returns:

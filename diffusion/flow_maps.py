@@ -138,7 +138,8 @@ def mean_flow(
         network: (x `[B, ...]`, clocks ([B], [B]), condition) -> output.
         schedule: the process that it was trained on; the rectified flow in the paper.
         condition: passed to the network as it is.
-        clocks: what the network is told of t and s; `start_and_duration()` if None, as in the authors' code.
+        clocks: the two times that the network receives for t and s; `start_and_duration()` if None, as in the authors'
+            code.
     """
     require_function(network, "network", "a function (x, clocks, condition) -> output")
     check_schedule(schedule)
@@ -152,7 +153,7 @@ def mean_flow(
 
 
 def shortcut(network: Network, schedule: NoiseSchedule, condition: Any = None, clock: Clock | None = None) -> FlowMap:
-    """A network that is told the time and the size d = t - s of the step: x_s = x_t - d u(x_t, t, d).
+    """A network that receives the time and the size d = t - s of the step: x_s = x_t - d u(x_t, t, d).
 
     Facts:
         map: the step sizes 1 / M, 2 / M, 4 / M .. 1 on which `objectives.shortcut` trains
@@ -177,13 +178,13 @@ def mean_velocity(
 
 
 def start_and_end(clock: Clock | None = None) -> Clocks:
-    """The network is told both times on its clock, (clock(t), clock(s))."""
+    """The network receives both times on its clock, (clock(t), clock(s))."""
     clock = clock or time()
     return lambda schedule, t, s: (clock(schedule, t), clock(schedule, s))
 
 
 def start_and_duration(clock: Clock | None = None) -> Clocks:
-    """The network is told the start and the time that passes on its clock, (clock(t), clock(t) - clock(s))."""
+    """The network receives the start and the duration on its clock, (clock(t), clock(t) - clock(s))."""
     clock = clock or time()
     return lambda schedule, t, s: (clock(schedule, t), clock(schedule, t) - clock(schedule, s))
 

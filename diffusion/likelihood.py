@@ -1,7 +1,7 @@
 """Log-likelihood of a diffusion or flow model through its probability flow, and bits per dimension of images.
 
 The flow dx/dt = alpha' x0(x, t) + sigma' eps(x, t) is integrated in the angle atan2(sigma, alpha) instead of t; see
-`polar`.
+`probability_flow`.
 """
 
 import math
@@ -27,7 +27,7 @@ Divergence = Callable[[Field, Array], tuple[Array, Array]]
 
 
 class Likelihood(NamedTuple):
-    """What the flow says of a batch.
+    """The likelihood of a batch under the flow.
 
     Attributes:
         log_density: `[B]` log p(x) in nats, of the model at the first time.

@@ -1,6 +1,6 @@
 """Solvers of du/ds = f(s, u) for a batch whose examples do not know of each other.
 
-A solver holds the two times between which it goes; the caller says how a time becomes the variable s in which it
+A solver holds the two times between which it goes; the caller passes how a time becomes the variable s in which it
 integrates. The adaptive one chooses the steps of every example by that example's own error, so that a result does not
 depend on the batch: a general solver controls the error of the batch as a whole, or is mapped over examples, which a
 denoiser that carries the batch's condition does not allow.

@@ -18,13 +18,13 @@ from diffusion.arguments import described, require, require_floats, require_func
 from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
 Network = Callable[[Any, Any, Any], Any]
-"""(x, clock or clocks, condition) -> an array, with features or heads beside it where an objective asks for them."""
+"""(x, clock or clocks, condition) -> an array, with features or heads beside it where an objective needs them."""
 Clock = Callable[[NoiseSchedule, ArrayLike], Array]
-"""(schedule, t) -> the time that a network is told."""
+"""(schedule, t) -> the time that a network receives."""
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t.
+    """A denoiser's estimates from x_t.
 
     Attributes:
         x0: `[B, ...]` estimate of E[x_0 | x_t].
@@ -48,11 +48,11 @@ class Parameterization(NamedTuple):
     Attributes:
         name: as in the tables of names.
         input_scale: (schedule, t) -> c_in, by which x_t is multiplied before the network sees it.
-        clock: (schedule, t) -> the time that the network is told.
+        clock: (schedule, t) -> the time that the network receives.
         to_prediction: (schedule, t, x_t, output) -> `Prediction`.
         target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.
         defined: (schedule, t) -> Bool, whether `to_prediction` divides by nothing that vanishes at t.
-        needs: what `defined` asks for, in words.
+        needs: the condition that `defined` checks, in words.
         channels: how many times x's channels the network returns: 1, or 2 where it learns a variance too.
     """
 
@@ -162,13 +162,13 @@ def read_output(output: Any, x: Array, channels: int = 1) -> Array:
 
 
 def checked(denoise: Denoiser) -> Denoiser:
-    """A denoiser of any origin, what it says of x_t refused where it is no `Prediction` of x_t's shape.
+    """A denoiser that raises an error if its output is not a `Prediction` of x_t's shape.
 
     Args:
         denoise: (x_t, t) -> Prediction.
 
     Returns:
-        The same function, which raises a TypeError or a ValueError with what came.
+        The same function, with a TypeError or a ValueError that names the output.
     """
 
     def read(x_t, t):
@@ -207,7 +207,7 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
         times: concrete times of any shape, each one at which the network is to be evaluated; schedule.t_max if None.
 
     Raises:
-        TypeError: for a schedule or parameterization that is none.
+        TypeError: if the schedule or the parameterization has another type.
         ValueError: naming the first time at which it is not defined, and what it needs.
     """
     check_schedule(schedule)
@@ -219,15 +219,15 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
     with jax.ensure_compile_time_eval():  # so that a denoiser can be built under jit too
         t = jnp.asarray(times)
         defined = parameterization.defined(schedule, t)
-        told = jnp.isfinite(parameterization.clock(schedule, t))
-    if isinstance(defined, Tracer) or isinstance(told, Tracer):
+        finite = jnp.isfinite(parameterization.clock(schedule, t))
+    if isinstance(defined, Tracer) or isinstance(finite, Tracer):
         return  # the schedule itself is being differentiated or compiled, and has no values yet
     defined = np.asarray(defined)
-    told = np.asarray(told)
-    if not told.all():
+    finite = np.asarray(finite)
+    if not finite.all():
         raise ValueError(
             f"{parameterization.name} prediction: the network's clock is not finite at "
-            f"t = {times[~told][0]:g} of this schedule; ln(sigma / alpha) needs sigma > 0 and alpha > 0. "
+            f"t = {times[~finite][0]:g} of this schedule; ln(sigma / alpha) needs sigma > 0 and alpha > 0. "
             "Use the clock time(), or a schedule that does not reach this end: "
             "schedule._replace(t_max=...), for training and sampling alike."
         )
@@ -241,22 +241,22 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
 
 
 def time(scale: float = 1.0) -> Clock:
-    """The network is told scale t: t itself, or 1000 t by the transformers of flows (Esser et al. 2024)."""
+    """The network receives scale t: t itself, or 1000 t by the transformers of flows (Esser et al. 2024)."""
     return lambda schedule, t: scale * jnp.asarray(t) if scale != 1 else jnp.asarray(t)
 
 
 def steps(T: int = 1000) -> Clock:
-    """The network is told the index T t - 1 of a discrete process of T steps, 0 .. T - 1 (Ho et al. 2020)."""
+    """The network receives the index T t - 1 of a discrete process of T steps, 0 .. T - 1 (Ho et al. 2020)."""
     return lambda schedule, t: T * jnp.asarray(t) - 1
 
 
 def log_sigma() -> Clock:
-    """The network is told ln(sigma / alpha) / 4 (Karras et al. 2022, table 1, c_noise)."""
+    """The network receives ln(sigma / alpha) / 4 (Karras et al. 2022, table 1, c_noise)."""
     return lambda schedule, t: -schedule.log_snr(t) / 8
 
 
 def reversed_time() -> Clock:
-    """The network is told 1 - t, for networks trained with their data at time 1 (Ma et al. 2024, SiT's code)."""
+    """The network receives 1 - t, for networks trained with their data at time 1 (Ma et al. 2024, SiT's code)."""
     return lambda schedule, t: 1 - jnp.asarray(t)
 
 

@@ -20,19 +20,19 @@ def together(
 ) -> Branches:
     """Evaluates K conditions in one call of the network on a batch of K B.
 
-    Args:
-        network: (x `[K B, ...]`, clock `[K B]`, condition) -> output.
-        schedule: the process.
-        parameterization: what the output means.
-        conditions: K pytrees of one structure, with leading axis B; none of them may be None (pass the null class).
+        Args:
+            network: (x `[K B, ...]`, clock `[K B]`, condition) -> output.
+            schedule: the process.
+            parameterization: what the output means.
+            conditions: K pytrees of one structure, with leading axis B; none of them may be None (pass the null class).
 
-    Returns:
-        (x_t, t) -> K predictions.
+        Returns:
+            (x_t, t) -> K predictions.
 
-    Raises:
-        TypeError: as `parameterizations.denoiser`.
-        ValueError: if fewer than two conditions are given, one is None, or the parameterization is not defined at
-            t_max.
+        Raises:
+            TypeError: as `parameterizations.denoiser`.
+    ValueError: if there are fewer than two conditions, one is None, or the parameterization is not defined at
+                t_max.
     """
     if len(conditions) < 2:
         raise ValueError(f"guidance.together needs at least two conditions; got {len(conditions)}")
@@ -68,7 +68,7 @@ def separately(*denoisers: Denoiser) -> Branches:
 
 
 def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ...], order: str) -> tuple:
-    """The predictions of the branches, whose number must be one of `counts`; `order` says what they are."""
+    """The predictions of the branches, whose number must be one of `counts`; `order` names them."""
     predictions = branches(x_t, t)
     if len(predictions) not in counts:
         raise ValueError(f"this guidance combines the branches {order}; got {len(predictions)} branches")

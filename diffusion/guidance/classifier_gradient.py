@@ -25,7 +25,7 @@ def classifier(
 
         eps - w sigma grad,    x0 + w sigma^2 / alpha grad.
 
-    With the exact p(y | x_t) and w = 1 it is the denoiser of p(x_0 | y). At alpha = 0, where x_t says nothing of y,
+    With the exact p(y | x_t) and w = 1 it is the denoiser of p(x_0 | y). At alpha = 0, where x_t holds nothing about y,
     the denoiser is left as it is.
 
     Facts:

@@ -1,4 +1,4 @@
-"""Denoisers that are more than a function of (x_t, t), and that only `samplers.sample` knows how to call."""
+"""Denoisers that are more than a function of (x_t, t): only `samplers.sample` can call them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ class Memory(NamedTuple):
     apply: Callable[[Any, Array, ArrayLike], tuple[Prediction, Any]]
 
     def __call__(self, x_t, t):
-        """Refuses: a plain call would forget."""
+        """Refuses: a plain call would lose the memory."""
         raise TypeError(
             "this guidance has a memory, which samplers.sample carries from step to step; where a plain "
             "denoiser (x_t, t) -> Prediction is called, use a guidance without memory, such as "
@@ -36,8 +36,8 @@ class Memory(NamedTuple):
 class Unpaired(NamedTuple):
     """A denoiser whose alpha x0 + sigma eps is not x_t, by design, such as CFG++.
 
-    Only samplers with `reads_both` give such a pair the meaning that its paper has: they put x0 and eps, as they are,
-    into x_s = alpha_s x0 + sigma_s eps. `samplers.sample` refuses the others.
+    A sampler that takes `Unpaired` uses x0 and eps as the paper means them: it puts both, as they are, into
+    x_s = alpha_s x0 + sigma_s eps. `samplers.sample` refuses the other samplers.
 
     Attributes:
         denoise: (x_t, t) -> Prediction.
@@ -46,22 +46,22 @@ class Unpaired(NamedTuple):
     denoise: Denoiser
 
     def __call__(self, x_t, t):
-        """Refuses: whoever calls a plain denoiser counts on the pair."""
+        """Refuses: a caller of a plain denoiser relies on alpha x0 + sigma eps = x_t."""
         raise TypeError(
             "alpha x0 + sigma eps of this guidance (CFG++) is not x_t, by design; it goes into "
-            "samplers.sample with a sampler that reads both fields, such as ddim()"
+            "samplers.sample with a sampler that takes Unpaired, such as ddim()"
         )
 
 
 def within_step(denoise: Any, memory: Any) -> tuple[Callable, Callable[[], Any]]:
-    """What one step of a sampler calls, and afterwards what there is to remember.
+    """The denoiser that one step of a sampler calls, and the memory after the step.
 
     Args:
         denoise: a `Memory`, or any other callable, which stays as it is.
         memory: of the last step.
 
     Returns:
-        (the callable for the step, () -> the next memory, to be asked once the step is done).
+        (the denoiser for the step, () -> the next memory, to be called once the step is done).
     """
     if not isinstance(denoise, Memory):
         return denoise, lambda: memory

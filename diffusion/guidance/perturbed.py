@@ -1,4 +1,4 @@
-"""Guidance away from the same network with some of its layers impaired (doors in the model, `models.doors`)."""
+"""Guidance away from the same network with some of its layers impaired (`models.layers.layer_masks`)."""
 
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import extrapolate
@@ -11,8 +11,8 @@ def perturbed_attention(
 ) -> Denoiser:
     """Perturbed-attention guidance: cond + s (cond - perturbed) + (w - 1) (cond - uncond).
 
-    The perturbed branch replaces the attention maps of some layers by the identity: the door "identity" of
-    `models.doors` in its condition. Without w there is no last term.
+    The perturbed branch replaces the attention maps of some layers by the identity: its condition has the layer mask
+    "identity" of `models.layers.layer_masks`. Without w there is no last term.
 
     Facts:
         nfe: 2 branches a call, 3 with classifier-free guidance
@@ -36,9 +36,9 @@ def skip_layer(
 ) -> Denoiser:
     """Skip-layer guidance: cond + s (cond - skipped) + (w - 1) (cond - uncond).
 
-    The skipped branch leaves some layers out: the door "skip" of `models.doors` in its condition. Without w there is
-    no last term. Stable Diffusion 3.5 medium has s = 2.5 and skips layers 7, 8 and 9 of 24, from 1 % to 20 % of the
-    steps after the start.
+    The skipped branch leaves some layers out: its condition has the layer mask "skip" of `models.layers.layer_masks`.
+    Without w there is no last term. Stable Diffusion 3.5 medium has s = 2.5 and skips layers 7, 8 and 9 of 24, from 1 %
+    to 20 % of the steps after the start.
 
     Facts:
         nfe: 2 branches a call, 3 with classifier-free guidance

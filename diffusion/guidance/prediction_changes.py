@@ -20,7 +20,7 @@ def extrapolate(prediction: Prediction, others: Sequence[Prediction], strengths:
 
 
 def slide(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, c: Array) -> Prediction:
-    """x0 - sigma c and eps + alpha c: every pair with the same x_t is of this form, and nothing is divided by.
+    """x0 - sigma c and eps + alpha c: every prediction with the same x_t has this form, and nothing is divided by.
 
     c changes v = alpha eps - sigma x0 by (alpha^2 + sigma^2) c, the velocity by (alpha sigma' - sigma alpha') c and the
     score by -alpha / sigma c.
@@ -31,7 +31,7 @@ def slide(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, c: Arra
 
 
 def replace_x0(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, x0: Array) -> Prediction:
-    """The pair with this x0: eps + alpha / sigma (old x0 - new x0); eps stays at sigma = 0, where x_t has none."""
+    """The prediction with this x0: eps + alpha / sigma (old x0 - new x0); eps stays as it is at sigma = 0."""
     alpha = left_broadcast(schedule.alpha(t), x0)
     sigma = left_broadcast(schedule.sigma(t), x0)
     noisy = sigma > 0

@@ -1,4 +1,4 @@
-"""Ancestral samplers: a deterministic step to less noise than asked for, then fresh noise."""
+"""Ancestral samplers: a deterministic step to less noise than at s, then fresh noise."""
 
 import jax
 import jax.numpy as jnp

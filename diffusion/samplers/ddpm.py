@@ -38,7 +38,7 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
     Args:
         variance: "small", "large", "learned" or "analytic". The step onto t = 0 adds no noise.
         error: for "analytic", log-SNR -> mean squared error of the denoiser there, per dimension, >= 0; see
-            `denoising_error`. The paper's statistic Gamma = E |score|^2 / D says the same: for a perfect denoiser
+            `denoising_error`. The paper's statistic Gamma = E |score|^2 / D is equivalent: for a perfect denoiser
             error = (sigma / alpha)^2 (1 - sigma^2 Gamma).
 
     Raises:

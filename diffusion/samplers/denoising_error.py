@@ -1,4 +1,4 @@
-"""The error of a denoiser as a function of the noise level: what the analytic variance of `ddpm` asks for."""
+"""The error of a denoiser as a function of the noise level: the statistic of `ddpm`'s analytic variance."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def denoising_error(
 
     Facts:
         paper: Bao et al. 2022, "Analytic-DPM", section 3.1; Bao et al. 2022, "Estimating the Optimal Covariance with
-            Imperfect Mean", for the error in the place of the score's norm
+            Imperfect Mean", for the error in place of the score's norm
 
     Args:
         denoise: (x_t, t) -> Prediction, for a batch of B.

@@ -1,7 +1,7 @@
 """Samplers of flow maps: networks x_s = F(x_t, t, s) that jump along the probability flow from one time to another.
 
-They take the map in the place of the denoiser. With the exact map each is exact in any number of steps: `flow_map`
-stays on its trajectory, the others keep every marginal.
+They take a `FlowMap` where other samplers take a denoiser. With the exact map each is exact in any number of steps:
+`flow_map` stays on its trajectory, the others keep every marginal.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from diffusion.samplers.sample import Sampler, State, start
 def flow_map() -> Sampler:
     """x_s = F(x_t, t, s): the jumps of the map and nothing else, in one step or a few.
 
-    The way's `x0` are the samples themselves, since a map to s makes no estimate of x_0.
+    The `x0` of the trajectory are the samples themselves, since a map to s makes no estimate of x_0.
 
     Facts:
         kind: deterministic, flow map
@@ -59,7 +59,7 @@ def consistency() -> Sampler:
 def tcd(gamma: float = 0.3) -> Sampler:
     """Trajectory consistency: x_r = F(x_t, t, r) to r = (1 - gamma) s, then back up to s by x_s ~ q(x_s | x_r).
 
-    gamma = 0 is `flow_map`, gamma = 1 `consistency`. The way's `x0` are the x_r.
+    gamma = 0 is `flow_map`, gamma = 1 `consistency`. The `x0` of the trajectory are the x_r.
 
     Facts:
         kind: stochastic, deterministic at gamma = 0; flow map

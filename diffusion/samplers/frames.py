@@ -13,8 +13,8 @@ def per_frame(sampler: Sampler) -> Sampler:
 
         x_s[f] = step of the sampler from t[f] to s[f] on the prediction for the whole sequence at times t
 
-    The denoiser is asked once a step, with times `[B, F]`. A frame with t[f] = s[f] rests. Plans have t and s of
-    shape `[N, F]`; see `timesteps.staggered`.
+    The denoiser is evaluated once in each step, with times `[B, F]`. A frame with t[f] = s[f] rests. Plans have t and s
+    of shape `[N, F]`; see `timesteps.staggered`.
 
     Facts:
         kind: as the sampler's
@@ -24,14 +24,14 @@ def per_frame(sampler: Sampler) -> Sampler:
         paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 2
 
     Args:
-        sampler: of one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
+        sampler: with one evaluation in each step and without history: `ddpm()`, `ddim()`, `euler()`.
 
     Raises:
-        ValueError: if the sampler asks the network more than once a step; when called, if it has a history.
+        ValueError: if the sampler evaluates the network more than once in a step; when called, if it has a history.
     """
     if sampler.nfe(3) != 3 or FlowMap in sampler.takes:
         raise ValueError(
-            "per_frame takes samplers of denoisers that ask the network once a step, such as ddim(); this "
+            "per_frame takes samplers of denoisers that evaluate the network once in a step, such as ddim(); this "
             f"one needs {sampler.nfe(3)} evaluations for 3 steps"
         )
 

@@ -19,9 +19,9 @@ from diffusion.timesteps import Plan
 def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
     """x_s = (alpha_s / alpha_t) x_t + (sigma_s - alpha_s sigma_t / alpha_t) eps(x_t, s) for s > t: DDIM's step back.
 
-    The network is asked at the time where the step arrives, as the step of `ddim` from s to t asks it, but at x_t. With
-    more iterations it is asked again at the x_s that came out, and the fixed point is the exact inverse of `ddim`'s
-    step; they converge where the step is not too long.
+    The network is evaluated at the time where the step arrives, as in the step of `ddim` from s to t, but at x_t. Each
+    further iteration evaluates it at the last x_s, and the fixed point is the exact inverse of `ddim`'s step; the
+    iterations converge where the step is not too long.
 
     Facts:
         kind: deterministic
@@ -80,7 +80,7 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
 def edict(
     denoise: Denoiser, schedule: NoiseSchedule, pair: tuple[Array, Array], plan: Plan, mix: float = 0.93
 ) -> tuple[Array, Array]:
-    """Two coupled DDIM chains x and y, each moved by the noise that the network sees in the other.
+    """Two coupled DDIM chains x and y, each moved by the noise that the network predicts in the other.
 
         x' = a x_t + b eps(y_t, t),    y' = a y_t + b eps(x', t),    a = alpha_s / alpha_t,    b = sigma_s - a sigma_t,
         x_s = p x' + (1 - p) y',       y_s = p y' + (1 - p) x_s
@@ -153,7 +153,7 @@ def bdia(
         Phi(x; t -> s) = alpha_s x0(x, t) + sigma_s eps(x, t)
 
     Solved for x_{i-1} it is the same formula with 1 / gamma, so that the grid in reverse undoes it to rounding,
-    whatever the network. Nothing is divided by alpha or sigma. The first of a walk's two samples comes from `ddim`:
+    whatever the network. Nothing is divided by alpha or sigma. The second of the two first samples comes from `ddim`:
 
         second = samplers.sample(samplers.ddim(), denoise, schedule, x, timesteps.plan(grid[:2]), keys)
         last = samplers.bdia(denoise, schedule, (x, second), grid)         # the samples at grid[-2] and grid[-1]

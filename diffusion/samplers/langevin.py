@@ -20,7 +20,7 @@ def reverse_diffusion() -> Sampler:
         kind: stochastic
         order: weak 1
         nfe: steps
-        accepts: any schedule; wants many steps where alpha is small
+        accepts: any schedule; needs many steps where alpha is small
         paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix E
     """
 

@@ -84,10 +84,10 @@ def integrate_polynomials(
     half = (end - start) / 2
     at = variable(start + half * (1 + jnp.asarray(_POINTS, nodes.dtype)))
     finite = jnp.isfinite(nodes)
-    places = jnp.where(finite, nodes, 0)
-    pairs = finite[:, None] & finite & ~np.eye(nodes.size, dtype=bool)
-    apart = jnp.where(pairs, places[:, None] - places, 1)
-    factors = jnp.where(pairs[..., None], (at - places[:, None]) / apart[..., None], 1)
+    at_nodes = jnp.where(finite, nodes, 0)
+    others = finite[:, None] & finite & ~np.eye(nodes.size, dtype=bool)
+    apart = jnp.where(others, at_nodes[:, None] - at_nodes, 1)
+    factors = jnp.where(others[..., None], (at - at_nodes[:, None]) / apart[..., None], 1)
     # (Sums, because accelerators multiply matrices in less than float32.)
     return jnp.where(finite, half * (factors.prod(1) * jnp.asarray(_WEIGHTS, nodes.dtype)).sum(-1), 0)
 
@@ -128,7 +128,7 @@ def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -
 
         y_s = y_t + sum_k eps_k int_{r_t}^{r_s} l_k(t(r)) dr,    y = x / alpha
 
-    diffusers' DEIS has the polynomial in log(r) in the place of t.
+    diffusers' DEIS has the polynomial in log(r) in place of t.
 
     Facts:
         kind: deterministic, multistep

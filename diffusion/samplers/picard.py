@@ -1,4 +1,4 @@
-"""A driver beside `sample` that computes many steps of a walk at once and repeats them until they agree."""
+"""A driver beside `sample` that computes many steps of a trajectory at once and repeats them until they agree."""
 
 from typing import NamedTuple
 
@@ -18,11 +18,11 @@ from diffusion.timesteps import Plan
 
 
 class PicardStats(NamedTuple):
-    """What a parallel walk cost.
+    """The cost of a parallel trajectory.
 
     Attributes:
-        sweeps: `[]` rounds of evaluations one after the other, each of a whole window of steps at once; `sample` needs
-            as many rounds as there are steps.
+        sweeps: `[]` number of sweeps, one after the other, each of a whole window of steps at once; `sample` needs as
+            many evaluations one after the other as there are steps.
         steps: `[]` steps computed in all, sweeps * window.
     """
 
@@ -41,17 +41,17 @@ def picard(
     window: int | None = None,
     tolerance: ArrayLike = 1e-3,
 ) -> tuple[Array, PicardStats]:
-    """Walks x along a plan as `sample` does, with the same noise, but a window of steps at a time in parallel.
+    """Carries x along a plan as `sample` does, with the same noise, but a window of steps at a time in parallel.
 
     From a guess of all samples in the window, x_0 being final, one sweep takes every step at once and sums what they
     changed,
 
         x_{j+1} <- x_0 + sum_{i <= j} (step_i(x_i) - x_i),
 
-    while what else a sampler's state holds (the history of a multistep method) is that of the step before. Every sweep
+    while the rest of a sampler's state (the history of a multistep method) is that of the step before. Every sweep
     makes at least one more sample final, so that N sweeps give the result of `sample` to rounding; the window moves on
     over those that a sweep changes by no more than the tolerance. The batch moves together, at the pace of its slowest
-    sample: the others are then closer than asked, and depend on their company by less than the tolerance.
+    sample: the others are then closer than required, and depend on the rest of the batch by less than the tolerance.
 
     Facts:
         kind: as the sampler, with the same noise
@@ -87,7 +87,7 @@ def picard(
     if not isinstance(tolerance, Tracer) and not np.all(np.asarray(tolerance) >= 0):
         raise ValueError(f"picard: tolerance = {tolerance} must not be negative")
     if not isinstance(plan.renoise, Tracer) and np.any(plan.renoise):
-        raise ValueError("picard: this plan adds noise on the way (renoise); only `sample` walks such plans")
+        raise ValueError("picard: this plan adds noise on the way (renoise); only `sample` takes such plans")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
     radii = probability_flow.radius(schedule, plan.s)

@@ -28,7 +28,7 @@ class Restart(NamedTuple):
 
 
 def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Restart], rho: float = 7.0) -> Plan:
-    """The plan that walks down a grid and, at the time of each restart, goes `repeats` times up and down again:
+    """The plan that goes down a grid and, at the time of each restart, goes `repeats` times up and down again:
 
         x at sigma_max ~ q(x | x at sigma_min), then `steps` steps back, with sigma / alpha spaced as in `karras`.
 
@@ -40,7 +40,7 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
 
     Args:
         schedule: turns sigma / alpha into t.
-        grid: `[N + 1]` decreasing times of the main walk.
+        grid: `[N + 1]` decreasing times of the main trajectory.
         restarts: in any order; tuples (steps, repeats, sigma_min, sigma_max) serve as well.
         rho: spacing of the steps within a restart.
 

@@ -2,7 +2,8 @@
 
 Where sigma is 0 at one end of a step, its slope in t may be infinite, and the step is DDIM's, alpha_s x0 + sigma_s eps:
 Euler's itself where the path is straight (rectified flow, EDM), and on its way down it leaves no noise where it is not.
-So it is where the slope of alpha is infinite (`schedules.sigmoid` at t_max). It asks the network once, at the start.
+So it is where the slope of alpha is infinite (`schedules.sigmoid` at t_max). It evaluates the network once, at the
+start.
 
 The slopes of a tabulated process (`schedules.from_betas`) jump at its T times, since log alpha is linear between them:
 there no step that samples them is of more than order 1 once the error is some tenth of 1 / T. The exponential

@@ -78,7 +78,7 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
         shape: of one sample.
 
     Raises:
-        TypeError: for a schedule that is none.
+        TypeError: if the schedule is not a `NoiseSchedule`.
         ValueError: for raw keys, or a single one.
     """
     check_schedule(schedule)

@@ -23,7 +23,7 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
     in which the variants differ, since their linear system cancels B(h) elsewhere.
 
     A corrected sample is used within the next step alone: what `sample` returns, and its trajectory holds, are the
-    predicted samples, at which the network was asked.
+    predicted samples, at which the network was evaluated.
 
     Facts:
         kind: deterministic, multistep, predictor-corrector

@@ -26,9 +26,9 @@ def from_alpha_sigma(alpha: Coefficient, sigma: Coefficient, t_min: float | None
     that it keeps its digits near the data: sqrt((1 - alpha) (1 + alpha)), not sqrt(1 - alpha^2).
 
     Facts:
-        alpha: as the function says
-        sigma: as the function says
-        end: as the functions say
+        alpha: the function
+        sigma: the function
+        end: that of the functions
         paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 5, for
             drift and diffusion of any process; Kingma et al. 2021, "Variational Diffusion Models", appendix A
 

@@ -1,4 +1,4 @@
-"""Variance-preserving schedules that are given by the shape of alpha: cosine and sigmoid."""
+"""Variance-preserving schedules defined by the shape of alpha: cosine and sigmoid."""
 
 import math
 
@@ -71,7 +71,7 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
 
 
 def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSchedule:
-    """A piece of the logistic curve, stretched to reach from 1 to 0, for t in [0, 1].
+    """A segment of the logistic curve, stretched to reach from 1 to 0, for t in [0, 1].
 
         alpha^2 = (S(end) - S(start + t (end - start))) / (S(end) - S(start)),    S(x) = 1 / (1 + exp(-x / tau))
 
@@ -87,7 +87,7 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
             the Importance of Noise Scheduling for Diffusion Models", algorithm 1
 
     Args:
-        start: where the piece begins; -3 in the papers, or 0.
+        start: where the segment begins; -3 in the papers, or 0.
         end: where it ends, > start; 3 in the papers.
         tau: temperature, > 0: 1 here as in the code, 0.3 to 1.1 in the second paper.
 

@@ -55,7 +55,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
     Facts:
         alpha: sqrt(prod_{j <= i} (1 - beta_j)) at t = (i + 1) / T
         sigma: sqrt(1 - alpha^2)
-        end: as the betas say
+        end: that of the betas
         paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 4
 
     Args:

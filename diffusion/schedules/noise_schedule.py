@@ -85,7 +85,7 @@ def preserves_variance(schedule: NoiseSchedule) -> bool:
 def variance_preserving_from(
     log_snr: Callable[[Array], Array], inverse_log_snr: Callable[[Array], Array], t_min: float
 ) -> NoiseSchedule:
-    """The variance-preserving process of a log-SNR that is given for t in (0, 1] and finite there.
+    """The variance-preserving process of a log-SNR that is defined and finite for t in (0, 1].
 
     alpha^2 = sigmoid(log-SNR), sigma^2 = sigmoid(-log-SNR) and g^2 = -sigma^2 d log-SNR / dt; at t = 0 sigma jumps
     to 0, the data.

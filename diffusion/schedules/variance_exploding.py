@@ -67,7 +67,7 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
         paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1
 
     Args:
-        sigma_min: smallest noise a network sees, > 0, in units of the data.
+        sigma_min: smallest noise at which the network is trained, > 0, in units of the data.
         sigma_max: largest noise, > sigma_min.
 
     Raises:

@@ -40,7 +40,7 @@ SIGMAS = {
 
 
 def align_your_steps(schedule: NoiseSchedule, steps: int, network: str) -> np.ndarray:
-    """`[steps + 1]` times of the published optimal grid of a network, then 0 in the place of its last.
+    """`[steps + 1]` times of the published optimal grid of a network, then 0 in place of its last.
 
     The tables are of ten steps; for another number ln(sigma / alpha) is interpolated linearly in the index, as the
     authors do.

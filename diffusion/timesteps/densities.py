@@ -259,7 +259,7 @@ def per_frame(density: Density, frames: int) -> Density:
     """A time for each frame of each example, all drawn from `density` independently: t `[B, F]`, importance `[B, F]`.
 
     Frame f of example i has the index F i + f, so that strata cover the frames of consecutive examples. An adaptive
-    density is told the loss of an example for each of its frames.
+    density receives the loss of an example for each of its frames.
 
     Facts:
         paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 1

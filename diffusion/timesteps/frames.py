@@ -7,7 +7,7 @@ from diffusion.timesteps.plans import Plan, plan
 
 
 def staggered(grid: ArrayLike, frames: int, delay: int) -> Plan:
-    """The plan in which frame f walks along the grid `delay` f steps after the first, for `samplers.per_frame`.
+    """The plan in which frame f follows the grid `delay` f steps after the first, for `samplers.per_frame`.
 
     With delay 0 all frames go together, with delay N one after the other; between them is diffusion forcing's pyramid,
     in which the near future is sharp before the far one.

@@ -1,4 +1,4 @@
-"""The best grid for a given number of steps, found on a network of one's own."""
+"""The best grid for a number of steps, found on a network of one's own."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from diffusion.timesteps.valid_ranges import at_least_one
 
 
 def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Array, steps: int) -> np.ndarray:
-    """The `steps + 1` times of a fine grid between which `ddim` strays least from trajectories that were solved finely.
+    """The `steps + 1` times of a fine grid on which `ddim` stays closest to trajectories that were solved finely.
 
     A step of ddim from t_i to t_j, taken at the trajectory's own x_i, misses x_j by
 
@@ -37,13 +37,13 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
         schedule: the process.
         grid: `[M + 1]` decreasing times, the choice that there is; some 50 to 100.
         x: `[M + 1, B, ...]` the trajectories on this grid, by any solver of the flow; B of a few dozen.
-        steps: number of steps N of the grid that is asked for, in [1, M].
+        steps: number of steps N of the new grid, in [1, M].
 
     Returns:
-        `[N + 1]` times, the first and the last as given.
+        `[N + 1]` times, of which the first and the last are those of the fine grid.
 
     Raises:
-        ValueError: if the trajectories do not belong to the grid, or there are fewer times than asked for.
+        ValueError: if the trajectories do not belong to the grid, or there are fewer times than `steps + 1`.
     """
     grid = np.asarray(grid)
     if grid.ndim != 1 or len(x) != grid.size or not np.all(np.diff(grid) < 0):

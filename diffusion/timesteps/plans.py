@@ -22,7 +22,7 @@ class Plan(NamedTuple):
 
 
 def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
-    """The plan that walks along a grid of times.
+    """The plan that follows a grid of times.
 
     Args:
         grid: `[N + 1]` times, strictly decreasing for sampling or strictly increasing for inversion; with `renoise`,

@@ -31,7 +31,7 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     grid = np.asarray(grid)
     if factor == 1:
         return grid
-    with jax.ensure_compile_time_eval():  # a grid is known before the program, also where it is asked for within one
+    with jax.ensure_compile_time_eval():  # a grid is known before the program, also where it is made within one
         moved = np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
     outside = ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))
     if outside.any() or np.any(np.sign(np.diff(moved)) != np.sign(np.diff(grid))):
@@ -52,22 +52,22 @@ def flux_shift(
 ) -> np.ndarray:
     """Shifts a grid by a factor e^mu that grows with the number of tokens.
 
-        mu = mu_1 + (tokens - n_1) (mu_2 - mu_1) / (n_2 - n_1),    t' = e^mu / (e^mu + 1 / t - 1)
+            mu = mu_1 + (tokens - n_1) (mu_2 - mu_1) / (n_2 - n_1),    t' = e^mu / (e^mu + 1 / t - 1)
 
-    The formula of t' is the rectified flow's; elsewhere the log-SNR falls by 2 mu, which is the same thing.
+        The formula of t' is the rectified flow's; elsewhere the log-SNR falls by 2 mu, which is the same thing.
 
-    Facts:
-        paper: none; the code of FLUX.1 (Black Forest Labs 2024), `get_schedule`
+        Facts:
+            paper: none; the code of FLUX.1 (Black Forest Labs 2024), `get_schedule`
 
-    Args:
-        schedule: the process.
-        grid: `[N + 1]` times.
-        tokens: number of patches that the transformer sees, >= 1: height x width / 16^2 for FLUX.1.
-        base: (n_1, mu_1).
-        largest: (n_2, mu_2).
+        Args:
+            schedule: the process.
+            grid: `[N + 1]` times.
+    tokens: number of patches that the transformer reads, >= 1: height x width / 16^2 for FLUX.1.
+            base: (n_1, mu_1).
+            largest: (n_2, mu_2).
 
-    Raises:
-        ValueError: if tokens is not positive, or the shift leaves the schedule (see `shift`).
+        Raises:
+            ValueError: if tokens is not positive, or the shift leaves the schedule (see `shift`).
     """
     check_positive("flux_shift", "tokens", tokens)
     (n_1, mu_1), (n_2, mu_2) = base, largest

@@ -1,4 +1,4 @@
-"""Schedules that are given by their log-SNR: as an array, or by a monotone network that is trained with the rest."""
+"""Schedules defined by their log-SNR: an array of values, or a monotone network that is trained with the model."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,12 @@ T_MIN = 1e-5
 
 
 def from_log_snr(log_snr: np.ndarray, times: np.ndarray | None = None) -> NoiseSchedule:
-    """A variance-preserving process whose log-SNR is given at some times and interpolated linearly between them.
+    """A variance-preserving process whose log-SNR has known values at some times, with straight lines between them.
 
     Facts:
         alpha: sqrt(sigmoid(log-SNR))
         sigma: sqrt(sigmoid(-log-SNR))
-        end: as the array says, with a finite log-SNR
+        end: as in the array, with a finite log-SNR
         paper: Kingma et al. 2021, "Variational Diffusion Models": alpha^2 and sigma^2 are sigmoids of the log-SNR
 
     Args:
