@@ -215,15 +215,15 @@ def test_prompt_to_prompt_opens_the_door_while_it_is_early():
 
     condition = editing.borrowing(jnp.array([1, 2]), jnp.array([3, 4]), depth=3, layers=(0, 2))
     np.testing.assert_array_equal(condition["label"], [1, 2, 3, 4])
-    door = np.array([[0, 0, 0], [0, 0, 0], [-2, 0, -2], [-2, 0, -2]])
+    borrow = np.array([[0, 0, 0], [0, 0, 0], [-2, 0, -2], [-2, 0, -2]])
     x = jnp.zeros((4, 1, 1, 1))
     evaluate = editing.prompt_to_prompt(lambda network: lambda x, t: network(x, t, condition), network, until=0.6)
     for t in (0.6, 0.59, jnp.array([0.9, 0.1, 0.9, 0.1])):
         evaluate(x, t)
-    np.testing.assert_array_equal(seen, [door, 0 * door, door * np.array([[1], [0], [1], [0]])])
+    np.testing.assert_array_equal(seen, [borrow, 0 * borrow, borrow * np.array([[1], [0], [1], [0]])])
     repeat = lambda a: jnp.concatenate([a, a])
     twice = editing.prompt_to_prompt(
         lambda network: lambda x, t: network(repeat(x), repeat(t), jax.tree.map(repeat, condition)), network, until=0.6
     )
     twice(x, jnp.array([0.9, 0.1, 0.9, 0.1]))
-    np.testing.assert_array_equal(seen[-1], np.tile(door * np.array([[1], [0], [1], [0]]), (2, 1)))
+    np.testing.assert_array_equal(seen[-1], np.tile(borrow * np.array([[1], [0], [1], [0]]), (2, 1)))

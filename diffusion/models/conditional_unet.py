@@ -34,13 +34,13 @@ CLASS_EMBEDDINGS = {"": (), "timestep": ("label",), "projection": ("pooled",), "
 
 
 class ConditionalUNet(nn.Module):
-    """The U-Net of latent diffusion, told a prompt: `apply(variables, x, t, condition)` is a `Network`.
+    """The U-Net of latent diffusion, conditional on a prompt: `apply(variables, x, t, condition)` is a `Network`.
 
     Parameters are float32 whatever the compute type, and so is the output. The transformers' blocks are scanned.
 
     The condition is a dict (`models.layers.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
     with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, with "label" or "pooled" as
-    `class_embedding` says, and two doors for adapters by choice: "residuals", as `residual_shapes` lists them, and
+    `class_embedding` selects, and two optional entries for adapters: "residuals", as `residual_shapes` lists them, and
     "extra", a pair of keys and values [B, K, D] for each cross-attention, with the widths D that `extra_widths` lists.
 
     Attributes:
@@ -59,10 +59,10 @@ class ConditionalUNet(nn.Module):
         groups: of the group norms; it divides the widths.
         linear: the transformers' projections are dense, see `SpatialTransformer`.
         added_width: numbers that "pooled" and the sinusoids of "size" make together (XL: 1280 + 6 * 256); 0 for a
-            network that is not told them.
+            network that does not receive them.
         size_width: sinusoids of each number in "size".
         strength_width: sinusoids of "strength", the scale of the guidance (1: none) that a distilled network imitates;
-            0 for a network that is not told it.
+            0 for a network that does not receive it.
         class_embedding: what is added to the embedding of the time: "" nothing more; "timestep" two layers on the
             sinusoids of "label" [B], any number; "projection" two layers on "pooled" [B, class_width] (unCLIP);
             "table" a row for "label" int [B] in 0 .. class_width - 1 (the level of noise of the x4 upscaler).
@@ -103,7 +103,7 @@ class ConditionalUNet(nn.Module):
     def __post_init__(self):
         if not len(self.widths) == len(self.depths) == len(self.heads) > 0:
             raise ValueError(
-                f"widths={self.widths}, depths={self.depths} and heads={self.heads} say one number for each level"
+                f"widths={self.widths}, depths={self.depths} and heads={self.heads} must have one number for each level"
             )
         for field in ("text_width", "layers", "in_channels", "out_channels", "groups", "size_width"):
             if getattr(self, field) <= 0:
@@ -121,7 +121,7 @@ class ConditionalUNet(nn.Module):
             )
         if self.class_embedding == "projection" and self.added_width:
             raise ValueError(
-                f"class_embedding='projection' and added_width={self.added_width} both read 'pooled'; say one of them"
+                f"class_embedding='projection' and added_width={self.added_width} both read 'pooled'; set one of them"
             )
         for width, heads in zip(self.widths, self.heads):
             if width % self.groups or width % heads:
@@ -138,7 +138,7 @@ class ConditionalUNet(nn.Module):
         """One number for each level, or one for each of its residual blocks, in both directions."""
         if self.up_depths and len(self.up_depths) != len(self.depths):
             raise ValueError(
-                f"up_depths={self.up_depths} are {len(self.up_depths)} for {len(self.depths)} levels; say "
+                f"up_depths={self.up_depths} are {len(self.up_depths)} for {len(self.depths)} levels; set "
                 "one for each, or () for those of depths"
             )
         ways = [("depths", self.depths, self.layers)]
@@ -178,14 +178,14 @@ class ConditionalUNet(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, or a missing or unknown entry of the condition.
         """
-        given = self.checked(x, t, condition)
-        layers = Layers(self, jnp.broadcast_to(t, x.shape[:1]), given)
+        inputs = self.checked(x, t, condition)
+        layers = Layers(self, jnp.broadcast_to(t, x.shape[:1]), inputs)
         h, skips = layers.down(x)
-        if given["residuals"]:
-            skips = [skip + more.astype(skip.dtype) for skip, more in zip(skips, given["residuals"])]
+        if inputs["residuals"]:
+            skips = [skip + more.astype(skip.dtype) for skip, more in zip(skips, inputs["residuals"])]
         h = layers.middle(h)
-        if given["residuals"]:
-            h = h + given["residuals"][-1].astype(h.dtype)
+        if inputs["residuals"]:
+            h = h + inputs["residuals"][-1].astype(h.dtype)
         h = layers.up(h, skips)
         h = nn.silu(GroupNorm(self.groups, EPSILON, name="norm_out")(h))
         # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
@@ -199,7 +199,7 @@ class ConditionalUNet(nn.Module):
             *("strength",) * (self.strength_width > 0),
             *CLASS_EMBEDDINGS[self.class_embedding],
         )
-        given = conditions.entries(condition, required, ("text_mask", "residuals", "extra"))
+        inputs = conditions.entries(condition, required, ("text_mask", "residuals", "extra"))
         if x.ndim != 4 or x.shape[-1] != self.in_channels:
             raise ValueError(f"this U-Net takes images [B, H, W, {self.in_channels}]; got shape {x.shape}")
         factor = 2 ** (len(self.widths) - 1)
@@ -211,16 +211,16 @@ class ConditionalUNet(nn.Module):
         if jnp.shape(t) not in ((), x.shape[:1]):
             raise ValueError(f"one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
         batch = x.shape[0]
-        text = given["text"].shape
+        text = inputs["text"].shape
         if len(text) != 3 or text[0] != batch or text[2] != self.text_width:
             raise ValueError(f"'text' is [B, M, E] = [{batch}, M, {self.text_width}]; got shape {text}")
-        if given["text_mask"] is not None and given["text_mask"].shape != text[:2]:
-            raise ValueError(f"'text_mask' is [B, M] = {text[:2]}; got shape {given['text_mask'].shape}")
-        if self.strength_width and given["strength"].shape != (batch,):
-            raise ValueError(f"'strength' is [B] = ({batch},); got shape {given['strength'].shape}")
+        if inputs["text_mask"] is not None and inputs["text_mask"].shape != text[:2]:
+            raise ValueError(f"'text_mask' is [B, M] = {text[:2]}; got shape {inputs['text_mask'].shape}")
+        if self.strength_width and inputs["strength"].shape != (batch,):
+            raise ValueError(f"'strength' is [B] = ({batch},); got shape {inputs['strength'].shape}")
         if self.added_width:
-            pooled = given["pooled"].shape
-            size = given["size"].shape
+            pooled = inputs["pooled"].shape
+            size = inputs["size"].shape
             if not (
                 len(pooled) == len(size) == 2
                 and pooled[0] == size[0] == batch
@@ -230,38 +230,38 @@ class ConditionalUNet(nn.Module):
                     f"'pooled' [B, P] and 'size' [B, n] have B = {batch} and P + {self.size_width} n = "
                     f"{self.added_width}; got shapes {pooled} and {size}"
                 )
-        if self.class_embedding == "projection" and given["pooled"].shape != (batch, self.class_width):
-            raise ValueError(f"'pooled' is [B, P] = ({batch}, {self.class_width}); got shape {given['pooled'].shape}")
+        if self.class_embedding == "projection" and inputs["pooled"].shape != (batch, self.class_width):
+            raise ValueError(f"'pooled' is [B, P] = ({batch}, {self.class_width}); got shape {inputs['pooled'].shape}")
         if "label" in CLASS_EMBEDDINGS[self.class_embedding]:
-            whole = jnp.issubdtype(jnp.result_type(given["label"]), jnp.integer)
-            if jnp.shape(given["label"]) != (batch,) or not (whole or self.class_embedding == "timestep"):
+            whole = jnp.issubdtype(jnp.result_type(inputs["label"]), jnp.integer)
+            if jnp.shape(inputs["label"]) != (batch,) or not (whole or self.class_embedding == "timestep"):
                 raise ValueError(
                     f"'label' is {'int ' * (self.class_embedding == 'table')}[B] = ({batch},); got shape "
-                    f"{jnp.shape(given['label'])}, dtype {jnp.result_type(given['label'])}"
+                    f"{jnp.shape(inputs['label'])}, dtype {jnp.result_type(inputs['label'])}"
                 )
-        if given["residuals"]:
-            _same_shapes("residuals", given["residuals"], [(batch, *s) for s in residual_shapes(self, *x.shape[1:3])])
-        if given["extra"]:
-            tokens = given["extra"][0][0].shape[1:2]
-            pair = lambda width: ((batch, *tokens, width),) * 2
-            _same_shapes("extra", given["extra"], [pair(width) for width in extra_widths(self)])
-        return given
+        if inputs["residuals"]:
+            _same_shapes("residuals", inputs["residuals"], [(batch, *s) for s in residual_shapes(self, *x.shape[1:3])])
+        if inputs["extra"]:
+            tokens = inputs["extra"][0][0].shape[1:2]
+            keys_and_values = lambda width: ((batch, *tokens, width),) * 2
+            _same_shapes("extra", inputs["extra"], [keys_and_values(width) for width in extra_widths(self)])
+        return inputs
 
 
 class Layers:
     """The three parts of a U-Net, made inside the module that is being called: a U-Net, or a ControlNet of its fields.
 
     Attributes:
-        unet: whose fields say what the layers are.
-        given: the entries of the condition.
-        embedding: what the residual blocks are told, [B, 4 widths[0]].
+        unet: whose fields describe the layers.
+        inputs: the entries of the condition.
+        embedding: of the clock and the condition, for the residual blocks, [B, 4 widths[0]].
     """
 
-    def __init__(self, unet: ConditionalUNet, t: jax.Array, given: dict):
-        self.unet, self.given = unet, given
-        self.text = given["text"].astype(unet.dtype)
-        self.bias = None if given["text_mask"] is None else mask_bias(given["text_mask"])
-        self.extra = iter(given["extra"] or ())
+    def __init__(self, unet: ConditionalUNet, t: jax.Array, inputs: dict):
+        self.unet, self.inputs = unet, inputs
+        self.text = inputs["text"].astype(unet.dtype)
+        self.bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
+        self.extra = iter(inputs["extra"] or ())
         self.embedding = self._embedding(t)
 
     def down(self, x: jax.Array, hint: jax.Array | None = None) -> tuple[jax.Array, list[jax.Array]]:
@@ -315,7 +315,7 @@ class Layers:
         unet = self.unet
         depth = depths[j]
         pairs = None
-        if self.given["extra"]:
+        if self.inputs["extra"]:
             pairs = jax.tree.map(lambda *a: jnp.stack(a), *(next(self.extra) for _ in range(depth)))
         module = SpatialTransformer(
             depth, unet.heads[level], unet.groups, unet.linear, unet.attention, unet.remat, unet.dtype, name=name
@@ -323,7 +323,7 @@ class Layers:
         return module(h, self.text, self.bias, pairs)
 
     def _embedding(self, t: jax.Array) -> jax.Array:
-        unet, given = self.unet, self.given
+        unet, inputs = self.unet, self.inputs
         dense = lambda width, name, bias=True: nn.Dense(width, bias, dtype=unet.dtype, name=name)
 
         def two_layers(features: jax.Array, name: str) -> jax.Array:
@@ -332,19 +332,19 @@ class Layers:
 
         features = sinusoid(t, unet.widths[0])
         if unet.strength_width:
-            strength = strength_features(given["strength"], unet.strength_width)
+            strength = strength_features(inputs["strength"], unet.strength_width)
             features = features + dense(unet.widths[0], "strength", bias=False)(strength)
         out = two_layers(features, "time")
         if unet.added_width:
-            size = sinusoid(given["size"].reshape(-1), unet.size_width).reshape(t.shape[0], -1)
-            out = out + two_layers(jnp.concatenate([given["pooled"].astype(size.dtype), size], axis=-1), "added")
+            size = sinusoid(inputs["size"].reshape(-1), unet.size_width).reshape(t.shape[0], -1)
+            out = out + two_layers(jnp.concatenate([inputs["pooled"].astype(size.dtype), size], axis=-1), "added")
         if unet.class_embedding == "timestep":
-            out = out + two_layers(sinusoid(given["label"].astype(features.dtype), unet.widths[0]), "class")
+            out = out + two_layers(sinusoid(inputs["label"].astype(features.dtype), unet.widths[0]), "class")
         elif unet.class_embedding == "projection":
-            out = out + two_layers(given["pooled"], "class")
+            out = out + two_layers(inputs["pooled"], "class")
         elif unet.class_embedding == "table":
             rows = nn.Embed(unet.class_width, 4 * unet.widths[0], name="classes").embedding
-            row = rows.at[given["label"]].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+            row = rows.at[inputs["label"]].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
             out = out + row.astype(out.dtype)
         return out
 
@@ -359,7 +359,7 @@ def strength_features(strength: jax.Array, size: int) -> jax.Array:
 
 
 def residual_shapes(module: ConditionalUNet, height: int, width: int) -> tuple[tuple[int, int, int], ...]:
-    """Shapes [H, W, C] of what the door "residuals" takes: one for each skip, in order, then one for the middle.
+    """Shapes [H, W, C] of the condition's "residuals": one for each skip, in order, then one for the middle.
 
     Args:
         module: the U-Net.
@@ -376,7 +376,7 @@ def residual_shapes(module: ConditionalUNet, height: int, width: int) -> tuple[t
 
 
 def extra_widths(module: ConditionalUNet) -> tuple[int, ...]:
-    """Features D of the pairs [B, K, D] that the door "extra" takes: a pair for each cross-attention.
+    """Features D of the pairs [B, K, D] of the condition's "extra": a pair for each cross-attention.
 
     They stand in the order of the network: down, middle, up; within a transformer block by block.
 
@@ -393,11 +393,11 @@ def extra_widths(module: ConditionalUNet) -> tuple[int, ...]:
     return (*way(levels, up=False), *middle, *way(levels[::-1], up=True))
 
 
-def _same_shapes(name: str, given: tuple, expected: list) -> None:
-    if len(given) != len(expected):
-        raise ValueError(f"{name!r} has {len(expected)} places in this U-Net; got {len(given)}")
-    for i, (entry, shape) in enumerate(zip(given, expected)):
+def _same_shapes(name: str, arrays: tuple, expected: list) -> None:
+    if len(arrays) != len(expected):
+        raise ValueError(f"{name!r} has {len(expected)} entries in this U-Net; got {len(arrays)}")
+    for i, (entry, shape) in enumerate(zip(arrays, expected)):
         found = jax.tree.map(jnp.shape, entry)
         found = tuple(found) if isinstance(found, list) else found
         if found != shape:
-            raise ValueError(f"{name!r}: place {i} takes shape {shape}; got {found}")
+            raise ValueError(f"{name!r}: entry {i} takes shape {shape}; got {found}")

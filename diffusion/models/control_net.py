@@ -3,7 +3,7 @@
     hint -- convolutions, / 8 -- + -- the way down and the middle, as the U-Net's
                                  |        |  one convolution of one pixel a skip, all zero at the start
     x_t ------ conv_in ----------+        v
-                                      residuals -- the door "residuals" of the U-Net
+                                      residuals -- the entry "residuals" of the U-Net's condition
 
 Pictures and features are channels last.
 """
@@ -42,7 +42,7 @@ class ControlNet(nn.Module):
         """Args:
             x: [B, H, W, in_channels], as the U-Net's.
             t: its clock, [B] or [].
-            condition: its condition, without doors.
+            condition: its condition, without residuals and extra keys.
             hint: [B, 8H, 8W, hint_channels] with the default widths, in [0, 1].
 
         Returns:
@@ -51,7 +51,7 @@ class ControlNet(nn.Module):
         Raises:
             ValueError: as the U-Net, and for a hint that does not fit.
         """
-        given = self.unet.checked(x, t, condition)
+        inputs = self.unet.checked(x, t, condition)
         factor = 2 ** (len(self.hint_widths) - 1)
         expected = (x.shape[0], factor * x.shape[1], factor * x.shape[2], self.hint_channels)
         if hint.shape != expected:
@@ -63,7 +63,7 @@ class ControlNet(nn.Module):
             seen = nn.silu(conv(wider, stride=2, dtype=dtype, name=f"hint_{i}_half")(seen))
         seen = conv(widths[0], zero=True, dtype=dtype, name="hint_out")(seen)
 
-        layers = Layers(self.unet, jnp.broadcast_to(t, x.shape[:1]), given)
+        layers = Layers(self.unet, jnp.broadcast_to(t, x.shape[:1]), inputs)
         h, skips = layers.down(x, seen)
         h = layers.middle(h)
         out = lambda h, name: conv(h.shape[-1], 1, zero=True, dtype="float32", name=name)(h.astype(jnp.float32))

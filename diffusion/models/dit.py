@@ -93,14 +93,14 @@ class DiT(nn.Module):
         remat: what to compute again in the backward pass to save memory: "none", "full", or "dots" (all but matmuls).
         unroll: blocks in one turn of the scan; 0: on CPU all of up to 12 (faster; compiles more slowly), elsewhere 1.
         dtype: compute type, "float32" or "bfloat16".
-        times: numbers that the network is told as its clock: 1, or 2 for a network of two times (MeanFlow, shortcut
+        times: numbers that the network receives as its clock: 1, or 2 for a network of two times (MeanFlow, shortcut
             models), each with an embedding of its own, which are added.
-        strength: the network is told, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
+        strength: the network receives, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
             imitates, see `objectives.latent_consistency_distillation`.
         frequency_shift: of the time's features, 0 (the paper) or 1, see `sinusoid`.
         own_embeddings: every block has embeddings of its own of the time and the class, and the end those of the first,
             as diffusers trains a DiT; the paper has one for all.
-        shape: (H, W, C) of the images that it is made for, which the files of other libraries say; it takes other H and
+        shape: (H, W, C) of the images that it is made for, as in the files of other libraries; it takes other H and
             W too. None: that of the first images.
 
     Raises:
@@ -169,7 +169,7 @@ class DiT(nn.Module):
         strength = None
         if self.strength:
             condition, strength = self._without_strength(condition, x.shape[0])
-        label, opened = layer_masks.parted(condition, x.shape[0], self.depth)
+        label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         clocks = t if isinstance(t, tuple) else (t,)
         self._check(x, clocks, label)
         batch, height, width, channels = x.shape
@@ -193,13 +193,13 @@ class DiT(nn.Module):
         )
         if not self.own_embeddings:
             each = lambda module: module
-        told = [
+        embeddings = [
             each(TimestepEmbedding)(self.width, self.dtype, self.frequency_shift, name=f"timestep_embedding{number}")(
                 jnp.broadcast_to(clock, (batch,))
             )
             for number, clock in zip(("", *(f"_{i}" for i in range(2, self.times + 1))), clocks)
         ]
-        c = sum(told[1:], told[0])
+        c = sum(embeddings[1:], embeddings[0])
         if strength is not None:
             c = c + each(TimestepEmbedding)(self.width, self.dtype, name="strength_embedding")(1000 * (strength - 1))
         if self.num_classes:
@@ -212,7 +212,7 @@ class DiT(nn.Module):
         blocks = scanned(Block, self.depth, self.remat, axes, self.unroll)
         tokens, _ = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
-        )(tokens, c, angles, opened)
+        )(tokens, c, angles, masks)
 
         c = c[0] if self.own_embeddings else c
         shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
@@ -226,7 +226,7 @@ class DiT(nn.Module):
         """The condition without its strength, and the strength."""
         if not isinstance(condition, Mapping) or "strength" not in condition:
             raise ValueError(
-                'this DiT is told the strength of the guidance: its condition is a dict with "label" and "strength" [B]'
+                'this DiT receives the strength of guidance: its condition is a dict with "label" and "strength" [B]'
             )
         rest = {name: leaf for name, leaf in condition.items() if name != "strength"}
         if condition["strength"].shape != (batch,):
@@ -240,14 +240,14 @@ class DiT(nn.Module):
             raise ValueError(f"shape={self.shape}: this DiT takes images of that many channels; got {x.shape[-1]}")
         if len(clocks) != self.times:
             raise ValueError(
-                f"times={self.times}: this DiT is told {self.times} times, as a tuple if more than one; "
+                f"times={self.times}: this DiT receives {self.times} times, as a tuple if more than one; "
                 f"got {len(clocks)}"
             )
         for t in clocks:
             if t.shape not in ((), x.shape[:1]):
                 raise ValueError(f"DiT takes one time for each image, t [B] = {x.shape[:1]}; got shape {t.shape}")
         if self.num_classes == 0 and condition is not None:
-            raise ValueError("num_classes=0 makes an unconditional network, but a condition was given; pass None")
+            raise ValueError("num_classes=0 makes an unconditional network, but there is a condition; pass None")
         if self.num_classes and condition is None:
             raise ValueError(
                 f"num_classes={self.num_classes} makes a class-conditional network, but the condition is None; "

@@ -97,7 +97,7 @@ class EDM2Block(nn.Module):
 class EDM2UNet(nn.Module):
     """EDM2's magnitude-preserving U-Net: `apply(variables, x, t, condition)` is a `Network`.
 
-    It is told ln(sigma) / 4, and its images have magnitude 1: `parameterizations.edm` sees to both. The output is 0 at
+    Its clock is ln(sigma) / 4, and its images have magnitude 1, both by `parameterizations.edm`. The output is 0 at
     the start. After each update in training, `magnitude.forced` brings its weights back to magnitude 1; its loss is
     weighed by `objectives.with_uncertainty`, and its average kept by `training.power_ema`. Parameters are float32
     whatever the compute type, and so is the output.
@@ -110,7 +110,7 @@ class EDM2UNet(nn.Module):
         blocks: boxes of a level on the way down; one more on the way up.
         attention_resolutions: sides with attention.
         channels: of input and output.
-        num_classes: classes that it is told, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
+        num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         noise_multiplier: Fourier features of the clock over `width`; None: as many as the first level has channels.
         embedding_multiplier: features of the embedding over `width`; None: as many as the widest level.
         label_balance: share of the class in the embedding.
@@ -208,10 +208,10 @@ class EDM2UNet(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
         """
-        given = unet_inputs.told(
+        inputs = unet_inputs.checked(
             condition, x, t, channels=self.channels, halvings=len(self.widths) - 1, num_classes=self.num_classes
         )
-        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), given["label"]).astype(self.dtype)
+        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"]).astype(self.dtype)
         block_class = EDM2Block
         if REMAT[self.remat]:
             block_class = nn.remat(EDM2Block, policy=REMAT[self.remat], static_argnums=(3,))
@@ -246,7 +246,7 @@ class EDM2UNet(nn.Module):
 
         h = box(h, self.widths[-1], "middle_block_0", True, decoder=True)
         h = box(h, self.widths[-1], "middle_block_1", decoder=True)
-        skips, h = unet_inputs.with_residuals(skips, h, given["residuals"])
+        skips, h = unet_inputs.with_residuals(skips, h, inputs["residuals"])
 
         for i, features in reversed(list(enumerate(self.widths))):
             if i < len(self.widths) - 1:
@@ -259,7 +259,7 @@ class EDM2UNet(nn.Module):
         return MPConv(self.channels, 3, "float32", name="conv_out")(h.astype(jnp.float32), gain)
 
     def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
-        """What the boxes are told, [B, E], in float32."""
+        """The embedding of clock and class, [B, E], in float32."""
         noise = self.widths[0] if self.noise_multiplier is None else self.width * self.noise_multiplier
         width = max(self.widths) if self.embedding_multiplier is None else self.width * self.embedding_multiplier
         h = MPConv(width, 0, name="noise")(MPFourier(noise, name="fourier")(t))

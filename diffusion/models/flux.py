@@ -45,7 +45,7 @@ class Flux(nn.Module):
     """The transformer of FLUX.1: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t in [0, 1] itself, and the strength is the guidance's itself, 3.5 or so: both are multiplied by 1000
-    inside. The place of a text token is (0, 0, 0), that of a patch (0, row, column).
+    inside. The position of a text token is (0, 0, 0), that of a patch (0, row, column).
 
     Attributes:
         channels: C of the input: 16 of the latents, and further ones for what is concatenated to them (fill, depth).
@@ -57,7 +57,7 @@ class Flux(nn.Module):
         text_width: E, features of the text's tokens.
         pooled_width: P, features of the pooled text.
         axes: features of a head that turn with each of the three coordinates; they sum to width / heads.
-        strength: the network is told the guidance strength that it was distilled with (Flux-dev).
+        strength: the network receives the guidance strength that it imitates (Flux-dev).
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
@@ -105,7 +105,7 @@ class Flux(nn.Module):
             t: in [0, 1], [B] or [], float32 or wider.
             condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "pooled": [B, pooled_width].
-                "strength": [B], needed where the network is told it, refused elsewhere.
+                "strength": [B], required where the network receives it, refused elsewhere.
                 "residuals": a pair of tuples, for the joint and for the single layers, either of them empty or of K
                 arrays [B, N, width] over the N patches, row by row; the k-th is added to the picture's tokens after
                 each of the layers i with floor(i / ceil(L / K)) = k, of L layers of the kind.
@@ -118,30 +118,30 @@ class Flux(nn.Module):
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         required = ("text", "pooled", "strength") if self.strength else ("text", "pooled")
-        told = entries(condition, required, ("residuals", "extra"))
-        self._check(x, t, told)
+        inputs = entries(condition, required, ("residuals", "extra"))
+        self._check(x, t, inputs)
         _, height, width, _ = x.shape
 
         image = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patchify(x, PATCH))
-        text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(told["text"])
-        strength = 1000 * told["strength"] if self.strength else None
+        text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(inputs["text"])
+        strength = 1000 * inputs["strength"] if self.strength else None
         t = jnp.asarray(t)
-        c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, told["pooled"], strength)
+        c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, inputs["pooled"], strength)
         angles = jnp.asarray(axis_angles(self._places(text.shape[1], height, width), self.axes))
 
-        joint, single = told["residuals"] or ((), ())
-        opened: dict[str, Any] = {"residual": _spread(joint, self.depth)} if joint else {}
-        if told["extra"] is not None:
-            opened["extra"] = stacked_pairs(told["extra"])
+        joint, single = inputs["residuals"] or ((), ())
+        per_layer: dict[str, Any] = {"residual": _spread(joint, self.depth)} if joint else {}
+        if inputs["extra"] is not None:
+            per_layer["extra"] = stacked_pairs(inputs["extra"])
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         blocks = scanned(JointBlock, self.depth, self.remat)
         blocks = blocks(self.heads, True, False, False, self.attention, self.dtype, name="blocks")
-        (image, text), _ = blocks(streams, c, angles, opened)
+        (image, text), _ = blocks(streams, c, angles, per_layer)
 
-        opened = {"residual": _spread(single, self.singles)} if single else {}
+        per_layer = {"residual": _spread(single, self.singles)} if single else {}
         blocks = scanned(SingleBlock, self.singles, self.remat)
         blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
-        tokens, _ = blocks(jnp.concatenate([text, image], axis=1), c, angles, opened)
+        tokens, _ = blocks(jnp.concatenate([text, image], axis=1), c, angles, per_layer)
 
         tokens = modulated(tokens[:, text.shape[1] :], *Modulation(2, self.dtype, name="final_modulation")(c))
         # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
@@ -155,26 +155,26 @@ class Flux(nn.Module):
         patches = np.stack([np.zeros_like(rows), rows, columns], axis=1)
         return np.concatenate([np.zeros((words, 3)), patches])
 
-    def _check(self, x: jax.Array, t: jax.Array, told: dict[str, Any]) -> None:
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         if x.ndim != 4 or x.shape[-1] != self.channels:
             raise ValueError(f"this Flux takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
         if jnp.shape(t) not in ((), x.shape[:1]):
             raise ValueError(f"Flux takes one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
-        check_text(x.shape[0], self.text_width, self.pooled_width, told)
-        if self.strength and told["strength"].shape != x.shape[:1]:
-            raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {told['strength'].shape}")
+        check_text(x.shape[0], self.text_width, self.pooled_width, inputs)
+        if self.strength and inputs["strength"].shape != x.shape[:1]:
+            raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {inputs['strength'].shape}")
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // PATCH**2, self.width)
-        if told["residuals"] is not None and len(told["residuals"]) != 2:
+        if inputs["residuals"] is not None and len(inputs["residuals"]) != 2:
             raise ValueError(
                 "the condition's 'residuals' are a pair of tuples, for the joint and the single layers; "
-                f"got {len(told['residuals'])}"
+                f"got {len(inputs['residuals'])}"
             )
-        for given, depth in zip(told["residuals"] or (), (self.depth, self.singles)):
-            check_residuals(given or None, tokens, depth)
-        check_extra(told["extra"], x.shape[0], self.width, self.depth)
+        for residuals, depth in zip(inputs["residuals"] or (), (self.depth, self.singles)):
+            check_residuals(residuals or None, tokens, depth)
+        check_extra(inputs["extra"], x.shape[0], self.width, self.depth)
 
 
 def _spread(residuals: tuple[jax.Array, ...], depth: int) -> jax.Array:
     """K arrays over `depth` layers, as evenly as Flux's ControlNets: [depth, B, N, D]."""
-    interval = math.ceil(depth / len(residuals))
-    return jnp.stack([residuals[i // interval] for i in range(depth)])
+    layers_each = math.ceil(depth / len(residuals))
+    return jnp.stack([residuals[i // layers_each] for i in range(depth)])

@@ -114,7 +114,7 @@ class MMDiT(nn.Module):
 
         Args:
             x: noised latents [B, H, W, C].
-            t: the network's clock [B] or [], float32 or wider; the published networks are told 1000 t for t in [0, 1].
+            t: the network's clock [B] or [], float32 or wider; the published networks receive 1000 t for t in [0, 1].
             condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "pooled": [B, pooled_width].
                 "skip": Bool [B, depth], layers to leave out for an example (`diffusion.models.layers.layer_masks`).
@@ -128,8 +128,8 @@ class MMDiT(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
-        told = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra"))
-        self._check(x, t, told)
+        inputs = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra"))
+        self._check(x, t, inputs)
         batch, height, width, _ = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -140,14 +140,14 @@ class MMDiT(nn.Module):
         table = self.param("positions_table", self._table)
         top = (self.positions - rows) // 2
         left = (self.positions - columns) // 2
-        places = jax.lax.stop_gradient(table)[top : top + rows, left : left + columns]
-        tokens = tokens + places.reshape(rows * columns, self.width).astype(tokens.dtype)
-        text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(told["text"])
-        c = Conditioning(self.width, self.dtype, name="conditioning")(t, told["pooled"])
+        positions = jax.lax.stop_gradient(table)[top : top + rows, left : left + columns]
+        tokens = tokens + positions.reshape(rows * columns, self.width).astype(tokens.dtype)
+        text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(inputs["text"])
+        c = Conditioning(self.width, self.dtype, name="conditioning")(t, inputs["pooled"])
 
         streams = layout.split(tokens, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        opened = self._doors(told, batch)
-        part = lambda start, stop: jax.tree.map(lambda door: door[start:stop], opened)
+        per_layer = self._per_layer(inputs, batch)
+        part = lambda start, stop: jax.tree.map(lambda entry: entry[start:stop], per_layer)
         last = self.depth - 1
         for name, start, stop, dual in (("dual_blocks", 0, self.dual, True), ("blocks", self.dual, last, False)):
             if stop > start:
@@ -155,7 +155,7 @@ class MMDiT(nn.Module):
                 blocks = stack(self.heads, self.qk_norm, dual, False, self.attention, self.dtype, name=name)
                 streams, _ = blocks(streams, c, None, part(start, stop))
         final = JointBlock(self.heads, self.qk_norm, False, True, self.attention, self.dtype, name="last_block")
-        (tokens, _), _ = final(streams, c, None, jax.tree.map(lambda door: door[last], opened))
+        (tokens, _), _ = final(streams, c, None, jax.tree.map(lambda entry: entry[last], per_layer))
 
         tokens = modulated(tokens, *Modulation(2, self.dtype, name="final_modulation")(c))
         # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
@@ -165,26 +165,26 @@ class MMDiT(nn.Module):
 
     def _table(self, key: jax.Array) -> jax.Array:
         """The table as diffusers makes it: e(p) = [sin(p w), cos(p w)], table[row, column] = [e(column), e(row)]."""
-        places = jnp.arange(self.positions) * (self.sample_size // self.patch / self.positions)
-        angles = places[:, None] * 10_000.0 ** (-jnp.arange(self.width // 4) / (self.width // 4))
+        positions = jnp.arange(self.positions) * (self.sample_size // self.patch / self.positions)
+        angles = positions[:, None] * 10_000.0 ** (-jnp.arange(self.width // 4) / (self.width // 4))
         e = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
         whole = (self.positions, *e.shape)
         return jnp.concatenate([jnp.broadcast_to(e, whole), jnp.broadcast_to(e[:, None], whole)], axis=-1)
 
-    def _doors(self, told: dict[str, Any], batch: int) -> dict[str, Any]:
-        """What the layers are given, each with the layers as first axis."""
-        opened: dict[str, Any] = {}
-        if told["skip"] is not None:
-            opened |= layer_masks.parted({"skip": told["skip"]}, batch, self.depth)[1]
-        if told["extra"] is not None:
-            opened["extra"] = stacked_pairs(told["extra"])
-        if told["residuals"] is not None:
-            given = told["residuals"]
-            spread = [given[i * len(given) // self.depth] for i in range(self.depth - 1)]
-            opened["residual"] = jnp.stack([*spread, jnp.zeros_like(given[0])])
-        return opened
+    def _per_layer(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
+        """The entries of the condition that belong to single layers, each with the layers as first axis."""
+        per_layer: dict[str, Any] = {}
+        if inputs["skip"] is not None:
+            per_layer |= layer_masks.parted({"skip": inputs["skip"]}, batch, self.depth)[1]
+        if inputs["extra"] is not None:
+            per_layer["extra"] = stacked_pairs(inputs["extra"])
+        if inputs["residuals"] is not None:
+            residuals = inputs["residuals"]
+            spread = [residuals[i * len(residuals) // self.depth] for i in range(self.depth - 1)]
+            per_layer["residual"] = jnp.stack([*spread, jnp.zeros_like(residuals[0])])
+        return per_layer
 
-    def _check(self, x: jax.Array, t: jax.Array, told: dict[str, Any]) -> None:
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         if x.ndim != 4 or x.shape[-1] != self.channels:
             raise ValueError(f"this MMDiT takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
         if jnp.shape(t) not in ((), x.shape[:1]):
@@ -194,7 +194,7 @@ class MMDiT(nn.Module):
                 f"latents of {x.shape[1]} x {x.shape[2]} have more patches of {self.patch} on a side than "
                 f"the table of positions={self.positions}"
             )
-        check_text(x.shape[0], self.text_width, self.pooled_width, told)
+        check_text(x.shape[0], self.text_width, self.pooled_width, inputs)
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // self.patch**2, self.width)
-        check_residuals(told["residuals"], tokens, self.depth)
-        check_extra(told["extra"], x.shape[0], self.width, self.depth)
+        check_residuals(inputs["residuals"], tokens, self.depth)
+        check_extra(inputs["extra"], x.shape[0], self.width, self.depth)

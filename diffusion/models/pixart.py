@@ -1,4 +1,4 @@
-"""PixArt: a diffusion transformer that reads a prompt by cross-attention, told the time once for all layers.
+"""PixArt: a diffusion transformer that reads a prompt by cross-attention, and the time once for all layers.
 
     text [B, M, E] -- dense, gelu, dense      x [B, H, W, C]
                               |                     |
@@ -44,10 +44,11 @@ def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
 
 
 class PixArtBlock(nn.Module):
-    """Attention, attention to the text, MLP; the first and the last as in DiT's block, told by table + c.
+    """Attention, attention to the text, MLP; the first and the last as in DiT's block, conditioned by table + c.
 
     Arguments of the call: tokens x [B, N, D]; c [B, 6, D], the same for all layers; the text [B, M, D]; what is added
-    to the scores of its tokens, or None; this layer's doors. Returns (x, None), as a scan wants it.
+    to the scores of its tokens, or None; this layer's entries of the condition. Returns (x, None), as a scan
+    expects.
     """
 
     heads: int
@@ -57,25 +58,25 @@ class PixArtBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, opened: dict[str, Any]
+        self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, per_layer: dict[str, Any]
     ) -> tuple[jax.Array, None]:
         before = x
         width = x.shape[-1]
-        told = c + self.param("table", _table, (6, width)).astype(c.dtype)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (told[:, i, None] for i in range(6))
+        vectors = c + self.param("table", _table, (6, width)).astype(c.dtype)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (vectors[:, i, None] for i in range(6))
         mixed = Attention(self.heads, False, self.attention, self.dtype, name="attention")(
-            layer_norm(x) * (1 + scale_a) + shift_a, None, opened
+            layer_norm(x) * (1 + scale_a) + shift_a, None, per_layer
         )
         x = x + gate_a * mixed
         x = x + CrossAttention(
             self.heads, width // self.heads, True, True, self.attention, self.dtype, name="cross_attention"
-        )(x, text, bias, opened.get("extra"))
+        )(x, text, bias, per_layer.get("extra"))
         mlp = Gelu(self.mlp_ratio, self.dtype, name="mlp")
         x = x + gate_m * mlp(layer_norm(x) * (1 + scale_m) + shift_m)
-        if "residual" in opened:
-            x = x + opened["residual"].astype(x.dtype)
-        if "skip" in opened:
-            x = jnp.where(opened["skip"][:, None, None], before, x)
+        if "residual" in per_layer:
+            x = x + per_layer["residual"].astype(x.dtype)
+        if "skip" in per_layer:
+            x = jnp.where(per_layer["skip"][:, None, None], before, x)
         return layout.split(x, "batch", "tokens", None), None
 
 
@@ -91,9 +92,9 @@ class PixArt(nn.Module):
         text_width: E, features of the text's tokens.
         mlp_ratio: hidden features of the MLP over `width`.
         learn_sigma: put out 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
-        sized: is told the size of the picture (PixArt-alpha of 1024 pixels).
-        strength: is told the scale of the guidance (1: none) that it imitates, as DiT.
-        span: the places of the patches of a picture of any size go from 0 to this along each side.
+        sized: the network receives the size of the picture (PixArt-alpha of 1024 pixels).
+        strength: the network receives the scale of the guidance (1: none) that it imitates, as DiT.
+        span: the positions of the patches of a picture of any size go from 0 to this along each side.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
@@ -146,8 +147,8 @@ class PixArt(nn.Module):
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
             condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
-                "size": [B, 6], with `sized`: told are the original height and width, and the ratio height / width of
-                what is asked for. "strength": [B], with `strength`.
+                "size": [B, 6], with `sized`, of which the original height and width are used, and the requested ratio
+                height / width. "strength": [B], with `strength`.
                 "skip", "identity", "borrow": [B, depth], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
                 "extra": tuple of `depth` pairs (keys, values) [B, K, width], see `CrossAttention`.
@@ -158,32 +159,32 @@ class PixArt(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
-        asked = (*("size",) * self.sized, *("strength",) * self.strength)
-        told = entries(condition, ("text", *asked), ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
-        self._check(x, t, told)
+        optional = (*("size",) * self.sized, *("strength",) * self.strength)
+        inputs = entries(condition, ("text", *optional), ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
+        self._check(x, t, inputs)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
         dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
 
         tokens = dense(self.width, "patch_embedding")(patchify(x, self.patch))
-        places = sincos_positions(rows, columns, self.width, self.span)
-        tokens = layout.split(tokens + jnp.asarray(places, tokens.dtype), "batch", "tokens", None)
-        text = dense(self.width, "text_hidden", small)(told["text"])
+        positions = sincos_positions(rows, columns, self.width, self.span)
+        tokens = layout.split(tokens + jnp.asarray(positions, tokens.dtype), "batch", "tokens", None)
+        text = dense(self.width, "text_hidden", small)(inputs["text"])
         text = dense(self.width, "text_out", small)(nn.gelu(text, approximate=True))
-        bias = None if told["text_mask"] is None else mask_bias(told["text_mask"])
+        bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
 
         embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
         if self.sized:
-            embedding = embedding + self._size(told["size"])
+            embedding = embedding + self._size(inputs["size"])
         if self.strength:
             strength = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")
-            embedding = embedding + strength(1000 * (told["strength"] - 1))
+            embedding = embedding + strength(1000 * (inputs["strength"] - 1))
         c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
         blocks = scanned(PixArtBlock, self.depth, self.remat, (nn.broadcast, nn.broadcast, nn.broadcast, 0))
         tokens, _ = blocks(self.heads, self.mlp_ratio, self.attention, self.dtype, name="blocks")(
-            tokens, c, text, bias, self._doors(told, batch)
+            tokens, c, text, bias, self._per_layer(inputs, batch)
         )
 
         final = embedding[:, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
@@ -194,31 +195,31 @@ class PixArt(nn.Module):
         return unpatchify(tokens, self.patch, height, width)
 
     def _size(self, size: jax.Array) -> jax.Array:
-        """[B, 6] -> [B, width]: a third each for the original height, the width, and the ratio asked for."""
+        """[B, 6] -> [B, width]: a third each for the original height, the original width, and the requested ratio."""
         third = lambda name: TimestepEmbedding(self.width // 3, self.dtype, name=name)
         original = third("original_embedding")(size[:, :2].reshape(-1)).reshape(size.shape[0], -1)
         return jnp.concatenate([original, third("ratio_embedding")(size[:, 4] / size[:, 5])], axis=-1)
 
-    def _doors(self, told: dict[str, Any], batch: int) -> dict[str, Any]:
-        """What the layers are given, each with the layers as first axis."""
-        given = {name: told[name] for name in layer_masks.KINDS if told[name] is not None}
-        opened: dict[str, Any] = layer_masks.parted(given, batch, self.depth)[1]
-        if told["extra"] is not None:
-            opened["extra"] = stacked_pairs(told["extra"])
-        if told["residuals"] is not None:
-            missing = [jnp.zeros_like(told["residuals"][0])] * (self.depth - len(told["residuals"]))
-            opened["residual"] = jnp.stack([*told["residuals"], *missing])
-        return opened
+    def _per_layer(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
+        """The entries of the condition that belong to single layers, each with the layers as first axis."""
+        masks = {name: inputs[name] for name in layer_masks.KINDS if inputs[name] is not None}
+        per_layer: dict[str, Any] = layer_masks.parted(masks, batch, self.depth)[1]
+        if inputs["extra"] is not None:
+            per_layer["extra"] = stacked_pairs(inputs["extra"])
+        if inputs["residuals"] is not None:
+            missing = [jnp.zeros_like(inputs["residuals"][0])] * (self.depth - len(inputs["residuals"]))
+            per_layer["residual"] = jnp.stack([*inputs["residuals"], *missing])
+        return per_layer
 
-    def _check(self, x: jax.Array, t: jax.Array, told: dict[str, Any]) -> None:
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         if x.ndim != 4 or x.shape[-1] != self.shape[-1]:
             raise ValueError(f"this PixArt takes latents [B, H, W, {self.shape[-1]}]; got an array of shape {x.shape}")
         if jnp.shape(t) not in ((), x.shape[:1]):
             raise ValueError(f"PixArt takes one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
         batch = x.shape[0]
-        text = told["text"].shape
-        mask = told["text_mask"]
-        size = told.get("size")
+        text = inputs["text"].shape
+        mask = inputs["text_mask"]
+        size = inputs.get("size")
         if len(text) != 3 or text[0] != batch or text[2] != self.text_width:
             raise ValueError(
                 f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {self.text_width}); got {text}"
@@ -228,5 +229,5 @@ class PixArt(nn.Module):
         if size is not None and size.shape != (batch, 6):
             raise ValueError(f"the condition's 'size' is [B, 6] = ({batch}, 6); got {size.shape}")
         tokens = (batch, x.shape[1] * x.shape[2] // self.patch**2, self.width)
-        check_residuals(told["residuals"], tokens, self.depth)
-        check_extra(told["extra"], batch, self.width, self.depth)
+        check_residuals(inputs["residuals"], tokens, self.depth)
+        check_extra(inputs["extra"], batch, self.width, self.depth)

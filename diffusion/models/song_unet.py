@@ -1,4 +1,4 @@
-"""DDPM++ and NCSN++, the U-Nets of Song et al. (2021), with the choices that EDM leaves open.
+"""DDPM++ and NCSN++, the U-Nets of Song et al. (2021), with the options of EDM's code.
 
     x_t ---- conv_in ------------------------- conv(silu(norm)) -- output            (decoder "standard")
       |         |           skips                    |
@@ -51,8 +51,8 @@ NORM = {"groups": 32, "epsilon": 1e-6, "least": 4}
 class SongUNet(nn.Module):
     """The U-Net of DDPM++ or NCSN++: `apply(variables, x, t, condition)` is a `Network`.
 
-    EDM's checkpoints are told ln(sigma) / 4 (`parameterizations.edm`). Parameters are float32 whatever the compute
-    type, and so is the output.
+    EDM's checkpoints receive the clock ln(sigma) / 4 (`parameterizations.edm`). Parameters are float32 whatever the
+    compute type, and so is the output.
 
     Attributes:
         resolution: side of the pictures that it is for; attention is where the side would be one of
@@ -61,8 +61,8 @@ class SongUNet(nn.Module):
         multipliers: channels of each level over `width`, the finest first.
         blocks: residual blocks of a level on the way down; one more on the way up.
         attention_resolutions: sides with attention.
-        num_classes: classes that it is told, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
-        augmentations: numbers about the augmentation of an example (EDM: 9) that it is told; 0 for none.
+        num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
+        augmentations: numbers that describe the augmentation of an example (EDM: 9); 0 for none.
         in_channels, out_channels: of input and output.
         clock: "positional" or "fourier" features of the time; the frequencies of the latter are drawn once, and kept.
         clock_multiplier: number of these features over `width`.
@@ -153,7 +153,7 @@ class SongUNet(nn.Module):
             ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
         """
         optional = ("augment",) if self.augmentations else ()
-        given = unet_inputs.told(
+        inputs = unet_inputs.checked(
             condition,
             x,
             t,
@@ -162,7 +162,7 @@ class SongUNet(nn.Module):
             num_classes=self.num_classes,
             optional=optional,
         )
-        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), given)
+        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs)
         again = lambda module, *static: (
             nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
         )
@@ -202,7 +202,7 @@ class SongUNet(nn.Module):
 
         h = box(h, self.widths[-1], "middle_block_0", attend=True)
         h = box(h, self.widths[-1], "middle_block_1")
-        skips, h = unet_inputs.with_residuals(skips, h, given["residuals"])
+        skips, h = unet_inputs.with_residuals(skips, h, inputs["residuals"])
 
         output = None
         for i, features in reversed(list(enumerate(self.widths))):
@@ -219,8 +219,8 @@ class SongUNet(nn.Module):
         assert output is not None  # there is at least one level
         return output
 
-    def _embedding(self, t: jax.Array, given: dict) -> jax.Array:
-        """What the blocks are told, [B, 4 width], before its last silu."""
+    def _embedding(self, t: jax.Array, inputs: dict) -> jax.Array:
+        """The embedding of clock, class and augmentation, [B, 4 width], before its last silu."""
         size = self.width * self.clock_multiplier
         if self.clock == "positional":
             features = jnp.roll(sinusoid(t, size, shift=1), size // 2, axis=-1)  # sines first
@@ -231,16 +231,16 @@ class SongUNet(nn.Module):
         if self.num_classes:
             table = self.param("classes", nn.initializers.xavier_uniform(), (self.num_classes, size))
             bias = self.param("classes_bias", nn.initializers.zeros_init(), (size,))
-            rows = unet_inputs.class_rows(table, given["label"])
+            rows = unet_inputs.class_rows(table, inputs["label"])
             features = features + math.sqrt(self.num_classes) * rows + bias
         if self.augmentations:
-            told = given["augment"]
+            augment = inputs["augment"]
             shape = (t.shape[0], self.augmentations)
-            if told is None:
-                told = jnp.zeros(shape)
-            if told.shape != shape:
-                raise ValueError(f"'augment' is [B, augmentations] = {shape}; got shape {told.shape}")
-            features = features + nn.Dense(size, use_bias=False, name="augment")(told)
+            if augment is None:
+                augment = jnp.zeros(shape)
+            if augment.shape != shape:
+                raise ValueError(f"'augment' is [B, augmentations] = {shape}; got shape {augment.shape}")
+            features = features + nn.Dense(size, use_bias=False, name="augment")(augment)
         h = nn.silu(nn.Dense(4 * self.width, dtype=self.dtype, name="time_hidden")(features))
         return nn.Dense(4 * self.width, dtype=self.dtype, name="time_out")(h)
 

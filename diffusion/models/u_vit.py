@@ -53,8 +53,8 @@ def _norm(dtype: str, name: str) -> nn.LayerNorm:
 class UViTBlock(nn.Module):
     """x <- x + f(norm(x)), f = attention, then the MLP; before them, x <- dense([x, skip]) where there is a skip.
 
-    Arguments of the call: tokens x [B, T, D]; the skip [B, T, D] or None; this layer's doors. Returns (x, x), as a scan
-    wants it that keeps the tokens of every layer.
+    Arguments of the call: tokens x [B, T, D]; the skip [B, T, D] or None; this layer's entries of the
+    condition. Returns (x, x), as a scan expects that keeps the tokens of every layer.
     """
 
     heads: int
@@ -65,7 +65,7 @@ class UViTBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, skip: jax.Array | None, opened: dict[str, jax.Array]
+        self, x: jax.Array, skip: jax.Array | None, per_layer: dict[str, jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
         width = x.shape[-1]
         before = x
@@ -77,10 +77,10 @@ class UViTBlock(nn.Module):
         )
         x = x + mixed(_norm(self.dtype, "norm_1")(x))
         x = x + Gelu(self.mlp_ratio, self.dtype, False, name="mlp")(_norm(self.dtype, "norm_2")(x))
-        if "residual" in opened:
-            x = x + opened["residual"].astype(x.dtype)
-        if "skip" in opened:
-            x = jnp.where(opened["skip"][:, None, None], before, x)
+        if "residual" in per_layer:
+            x = x + per_layer["residual"].astype(x.dtype)
+        if "skip" in per_layer:
+            x = jnp.where(per_layer["skip"][:, None, None], before, x)
         x = layout.split(x, "batch", "tokens", None)
         return x, x
 
@@ -137,7 +137,7 @@ class UViT(nn.Module):
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
         if self.depth % 2:
-            raise ValueError(f"depth={self.depth} must be even: half of the layers keep what the others are given")
+            raise ValueError(f"depth={self.depth} must be even: half of the layers keep tokens for the other half")
         if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
             raise ValueError(f"shape={self.shape}: (H, W, C) of images whose sides patch={self.patch} divides")
         if self.num_classes < 0 or self.text_width < 0 or (self.num_classes and self.text_width):
@@ -163,7 +163,7 @@ class UViT(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
-        told = self._told(x, t, condition)
+        inputs = self._inputs(x, t, condition)
         batch, height, width, channels = x.shape
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=small, name=name)
 
@@ -172,20 +172,20 @@ class UViT(nn.Module):
             time = dense(self.width, "time_out")(nn.silu(dense(4 * self.width, "time_hidden")(time)))
         tokens = [time, dense(self.width, "patch_embedding")(patchify(x, self.patch))]
         if self.num_classes:
-            label = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(told["label"])
+            label = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(inputs["label"])
             tokens.insert(0, label[:, None])
         if self.text_width:
-            tokens.insert(1, dense(self.width, "text_embedding")(told["text"]))
+            tokens.insert(1, dense(self.width, "text_embedding")(inputs["text"]))
         tokens = jnp.concatenate(tokens, axis=1)
         tokens = tokens + self.param("positions", small, tokens.shape[1:]).astype(tokens.dtype)
         tokens = layout.split(tokens, "batch", "tokens", None)
 
-        opened = self._doors(told, tokens)
+        per_layer = self._per_layer(inputs, tokens)
         half = self.depth // 2
-        part = lambda start, stop: jax.tree.map(lambda door: door[start:stop], opened)
+        part = lambda start, stop: jax.tree.map(lambda entry: entry[start:stop], per_layer)
         fields = (self.heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype)
         tokens, skips = self._stack(nn.broadcast)(*fields, name="in_blocks")(tokens, None, part(0, half))
-        middle = jax.tree.map(lambda door: door[half], opened)
+        middle = jax.tree.map(lambda entry: entry[half], per_layer)
         tokens, _ = UViTBlock(*fields, name="middle_block")(tokens, None, middle)
         tokens, _ = self._stack(0)(*fields, name="out_blocks")(tokens, skips[::-1], part(half + 1, None))
 
@@ -199,24 +199,25 @@ class UViT(nn.Module):
         """Half of the layers as a scan; `skips`: the axis of the layers in the second argument."""
         return scanned(UViTBlock, self.depth // 2, self.remat, (skips, 0))
 
-    def _doors(self, told: dict[str, Any], tokens: jax.Array) -> dict[str, jax.Array]:
-        """What the layers are given, each with the layers as first axis."""
+    def _per_layer(self, inputs: dict[str, Any], tokens: jax.Array) -> dict[str, jax.Array]:
+        """The entries of the condition that belong to single layers, each with the layers as first axis."""
         layers = self.depth + 1
-        opened = {}
-        if told["skip"] is not None:
-            opened |= layer_masks.parted({"skip": told["skip"]}, tokens.shape[0], layers)[1]
-        given = told["residuals"]
-        if given is not None:
-            if not isinstance(given, tuple) or len(given) != layers or {a.shape for a in given} != {tokens.shape}:
+        per_layer = {}
+        if inputs["skip"] is not None:
+            per_layer |= layer_masks.parted({"skip": inputs["skip"]}, tokens.shape[0], layers)[1]
+        residuals = inputs["residuals"]
+        if residuals is not None:
+            shapes = {a.shape for a in residuals} if isinstance(residuals, tuple) else set()
+            if shapes != {tokens.shape} or len(residuals) != layers:
                 raise ValueError(
                     f"the condition's 'residuals' are a tuple of depth + 1 = {layers} arrays of the "
                     f"tokens' shape {tokens.shape}"
                 )
-            opened["residual"] = jnp.stack(given)
-        return opened
+            per_layer["residual"] = jnp.stack(residuals)
+        return per_layer
 
-    def _told(self, x: jax.Array, t: jax.Array, condition: Any) -> dict[str, Any]:
-        """The entries of the condition, after a look at all shapes."""
+    def _inputs(self, x: jax.Array, t: jax.Array, condition: Any) -> dict[str, Any]:
+        """The entries of the condition, once all shapes are checked."""
         if x.shape[1:] != tuple(self.shape):
             raise ValueError(
                 f"this U-ViT takes images [B, *shape] = [B, {', '.join(map(str, self.shape))}]; got an "
@@ -227,9 +228,9 @@ class UViT(nn.Module):
         if self.num_classes and condition is not None and not isinstance(condition, dict):
             condition = {"label": condition}
         required = ("label",) * bool(self.num_classes) + ("text",) * bool(self.text_width)
-        told = conditions.entries(condition, required, ("skip", "residuals"))
-        label = told.get("label")
-        text = told.get("text")
+        inputs = conditions.entries(condition, required, ("skip", "residuals"))
+        label = inputs.get("label")
+        text = inputs.get("text")
         if label is not None and (label.shape != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer)):
             raise ValueError(
                 f"U-ViT takes one integer label for each image, [B] = {x.shape[:1]}; got shape "
@@ -240,4 +241,4 @@ class UViT(nn.Module):
                 f"the condition's 'text' is [B, text_tokens, text_width] = "
                 f"({len(x)}, {self.text_tokens}, {self.text_width}); got {text.shape}"
             )
-        return told
+        return inputs

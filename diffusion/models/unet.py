@@ -52,11 +52,11 @@ class UNet(nn.Module):
         widths: channels of each level, the finest first.
         blocks: residual blocks of a level on the way down; one more on the way up.
         attention_levels: levels that have attention behind each of their blocks; the middle always has.
-        num_classes: classes that it is told, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
+        num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         in_channels: C of the input.
         out_channels: of the output; 2 C for a learned variance (Nichol & Dhariwal, 2021).
-        heads: attention heads of every level; None where `head_size` says them.
-        head_size: channels of a head; None where `heads` says them.
+        heads: attention heads of every level; None where `head_size` decides.
+        head_size: channels of a head; None where `heads` decides.
         scale_shift: the embedding scales and shifts the norm (ADM); else it is added (DDPM).
         resample: "conv" or "block", what changes the side, see the table above.
         padding: of the convolutions that halve: zeros on "both" sides, or at the "end" alone (DDPM's code).
@@ -114,7 +114,7 @@ class UNet(nn.Module):
         if self.num_classes < 0:
             raise ValueError(f"num_classes={self.num_classes} must be 0 (unconditional) or the number of classes")
         if (self.heads is None) == (self.head_size is None):
-            raise ValueError(f"heads={self.heads} and head_size={self.head_size}: say one, and None for the other")
+            raise ValueError(f"heads={self.heads} and head_size={self.head_size}: set one, and None for the other")
         if not self.widths or any(width <= 0 or width % self.groups for width in self.widths):
             raise ValueError(f"groups={self.groups} must divide every width of widths={self.widths}")
         for level in {*self.attention_levels, len(self.widths) - 1}:
@@ -161,10 +161,10 @@ class UNet(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
         """
-        given = unet_inputs.told(
+        inputs = unet_inputs.checked(
             condition, x, t, channels=self.in_channels, halvings=len(self.widths) - 1, num_classes=self.num_classes
         )
-        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), given["label"])
+        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"])
         again = lambda module, *static: (
             nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
         )
@@ -211,7 +211,7 @@ class UNet(nn.Module):
         last = len(self.widths) - 1
         h = attend(block(h, last, "middle_block_0"), "middle_attention")
         h = block(h, last, "middle_block_1")
-        skips, h = unet_inputs.with_residuals(skips, h, given["residuals"])
+        skips, h = unet_inputs.with_residuals(skips, h, inputs["residuals"])
 
         for i in reversed(range(len(self.widths))):
             for j in range(self.blocks + 1):
@@ -226,7 +226,7 @@ class UNet(nn.Module):
         return conv(self.out_channels, zero=True, dtype="float32", name="conv_out")(h.astype(jnp.float32))
 
     def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
-        """What the blocks are told, [B, 4 features]."""
+        """The embedding of clock and class, [B, 4 features]."""
         features = sinusoid(t, self.time_features, shift=self.frequency_shift)
         width = 4 * self.time_features
         if self.sines_first:
@@ -240,7 +240,7 @@ class UNet(nn.Module):
         return h
 
     def _convolve_down(self, h: jax.Array, level: int, name: str) -> jax.Array:
-        """A convolution of stride 2, with zeros where `padding` says."""
+        """A convolution of stride 2, with the zeros of `padding`."""
         border = {"both": (1, 1), "end": (0, 1)}[self.padding]
         return nn.Conv(self.widths[level], (3, 3), (2, 2), [border] * 2, dtype=self.dtype, name=name)(h)
 

@@ -103,7 +103,7 @@ def alternating(
         apply: {network: (params, x_t, clock, condition) -> output}, for every network but the averages, which are
             applied as the networks that they average.
         schedule: NoiseSchedule.
-        averages: {network: Average}; objectives see them under these names ("target" is usual).
+        averages: {network: Average}; objectives receive them under these names ("target" is usual).
         accumulate: see `make_train_step`, as the next two.
         shards: number of devices that the batch is split over.
         axis: under `pmap`, the name of the axis.
@@ -113,7 +113,7 @@ def alternating(
         and "failed_at".
 
     Raises:
-        ValueError: if a network has two players, no function to apply it, or is both averaged and given; from `init`,
+        ValueError: if a network has two players or no function to apply it, or an average is in `apply`; from `init`,
             if networks are missing or unknown.
     """
     averages = dict(averages or {})
@@ -122,9 +122,9 @@ def alternating(
     every = {player.trained: player.every for player in players.values()}
 
     def init(networks):
-        given = set(apply) - set(averages)
-        if set(networks) != given:
-            raise ValueError(f"alternating: needs the parameters of {sorted(given)}, got those of {sorted(networks)}.")
+        own = set(apply) - set(averages)
+        if set(networks) != own:
+            raise ValueError(f"alternating: needs the parameters of {sorted(own)}, got those of {sorted(networks)}.")
         return AlternatingState(
             step=jnp.zeros([], jnp.int32),
             networks={**networks, **{name: a.ema.init(networks[a.of]) for name, a in averages.items()}},
@@ -202,7 +202,8 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
     """Returns the step of `alternating` as one of `TrainState`, so that a run of several players is a run like any.
 
     The network "model" is the run's own: its player has that name, "target" is its average, and its metrics bear their
-    plain names ("loss"). Each player but that one has the name of the network that it trains, which is a rival.
+    plain names ("loss"). Every other player has the name of the network that it trains, and is a second player of the
+    run.
 
     Args:
         step: of `alternating`.
@@ -220,7 +221,7 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
         after, metrics = step(AlternatingState(state.step, networks, opt_state, density, state.failed_at), batch, key)
         counted = [metrics.pop(name) for name in list(metrics) if name.endswith("/skipped")]  # of one batch
         if counted:
-            metrics["skipped"] = jnp.max(jnp.stack(counted))  # who rested has counted none
+            metrics["skipped"] = jnp.max(jnp.stack(counted))  # a player that rested has counted none
         return TrainState(
             step=after.step,
             params=after.networks["model"],

@@ -72,10 +72,10 @@ def following(
     def step(state: FollowingState, batch: Any, key: jax.Array) -> tuple[FollowingState, dict]:
         after, metrics = training.step(state.training, batch, key)
         player = after.networks[network]
-        given = player["autoencoder"]
+        weights = player["autoencoder"]
         before = state.training.networks[network]["autoencoder"]["codebook"]
         codebook = quantizers.Codebook(before.astype(jnp.float32), state.counts, state.sums)
-        z = cast(jax.Array, module.apply({"params": given}, prepare(batch)["x"], method="encode"))
+        z = cast(jax.Array, module.apply({"params": weights}, prepare(batch)["x"], method="encode"))
         indices, _ = quantizers.nearest(z, codebook.codes)
         moved = quantizers.codebook_update(codebook, z, indices, decay)
         # Neither a step nor a player folds in this number.
@@ -83,8 +83,8 @@ def following(
         moved, restarted = quantizers.restart_dead(moved, z, drawn, threshold)
         healthy = after.failed_at == HEALTHY
         codebook = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), moved, codebook)
-        codes = codebook.codes.astype(given["codebook"].dtype)
-        networks = {**after.networks, network: {**player, "autoencoder": {**given, "codebook": codes}}}
+        codes = codebook.codes.astype(weights["codebook"].dtype)
+        networks = {**after.networks, network: {**player, "autoencoder": {**weights, "codebook": codes}}}
         used = quantizers.perplexity(quantizers.histogram(indices, len(codes)))
         metrics = {**metrics, "codebook/restarted": restarted, "codebook/perplexity": used}
         return FollowingState(after._replace(networks=networks), codebook.counts, codebook.sums), metrics

@@ -40,11 +40,11 @@ def kl_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[...,
     """
 
     def network(params, x, keys, condition=None):
-        given = params["autoencoder"]
-        moments = _call(module, given, "encode", x)
+        weights = params["autoencoder"]
+        moments = _call(module, weights, "encode", x)
         z = latent_space.draw(moments, keys)
-        redo = lambda kernel: _call(module, _with(given, last, kernel), "decode", z)
-        kernel = _at(given, last)
+        redo = lambda kernel: _call(module, _with(weights, last, kernel), "decode", z)
+        kernel = _at(weights, last)
         return Coded(redo(kernel), {"kl": gaussian_kl(*moments)}, kernel, redo, params["log_variance"])
 
     return network
@@ -63,15 +63,16 @@ def vq_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[...,
     """
 
     def network(params, x, keys=None, condition=None):
-        given = params["autoencoder"]
-        z = _call(module, given, "encode", x)
-        if "codebook" in given:
-            found = quantizers.quantize(z, given["codebook"])
-            values, penalties = found.values, {"codebook": found.codebook, "commitment": found.commitment}
+        weights = params["autoencoder"]
+        z = _call(module, weights, "encode", x)
+        if "codebook" in weights:
+            quantized = quantizers.quantize(z, weights["codebook"])
+            values = quantized.values
+            penalties = {"codebook": quantized.codebook, "commitment": quantized.commitment}
         else:
-            (values, _), penalties = _call(module, given, "quantize", z), {}
-        decode = lambda kernel: _call(module, _with(given, last, kernel), "decode", values, quantize=False)
-        kernel = _at(given, last)
+            (values, _), penalties = _call(module, weights, "quantize", z), {}
+        decode = lambda kernel: _call(module, _with(weights, last, kernel), "decode", values, quantize=False)
+        kernel = _at(weights, last)
         return Coded(decode(kernel), penalties, kernel, decode, params["log_variance"])
 
     return network

@@ -12,7 +12,7 @@ from diffusion.training.gradient_norms import STACKS
 
 
 class Optimizer(NamedTuple):
-    """An optax transformation that also tells its learning rate.
+    """An optax transformation with its learning rate.
 
     Attributes:
         init: params -> state.

@@ -2,7 +2,7 @@
 
 Both take `make`, which returns the pure step `(state, batch, seed) -> (state, metrics)` (the arguments of `make`
 are those of `make_train_step` that depend on the engine), and return it ready to be called with global arrays: the
-state as `target` says, the batch from `sharding.to_devices`. Both donate the state, and compute the same.
+state as in `target`, the batch from `sharding.to_devices`. Both donate the state, and compute the same.
 """
 
 from collections.abc import Callable

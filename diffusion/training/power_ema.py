@@ -114,7 +114,7 @@ def reconstruction_weights(steps: ArrayLike, sigma_rels: ArrayLike, step: float,
             f"reconstruction: step = {step} is later than the last stored average, of step {steps.max():g}."
         )
     if len({*zip(steps, sigma_rels)}) < len(steps):
-        raise ValueError(f"reconstruction: an average is given twice among steps {steps}, sigma_rels {sigma_rels}.")
+        raise ValueError(f"reconstruction: an average occurs twice among steps {steps}, sigma_rels {sigma_rels}.")
     gammas = np.array([gamma(value) for value in sigma_rels])
     stored = _inner(steps[:, None], gammas[:, None], steps, gammas)
     wanted = _inner(steps, gammas, float(step), gamma(sigma_rel))

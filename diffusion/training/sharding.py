@@ -69,7 +69,7 @@ def limits() -> dict[str, Any]:
 
 
 def initialize_distributed() -> bool:
-    """Joins this process to the others of its run, where the environment says that there are any.
+    """Joins this process to the others of its run, where the environment names any.
 
     Reads DIFFUSION_COORDINATOR ("host:port"), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX, which launchers
     set; a coordinator "auto", alone, leaves all three to JAX, which knows them on a TPU pod. `LIMITS` are set too.
@@ -112,7 +112,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
         Mesh.
 
     Raises:
-        MeshError: if an axis is unknown, the sizes do not multiply to the number of devices, or JAX finds no place for
+        MeshError: if an axis is unknown, the sizes do not multiply to the number of devices, or JAX finds no layout for
             them on the torus of a TPU (an axis is to be a product of its sides).
     """
     devices = jax.devices() if devices is None else list(devices)

@@ -33,7 +33,7 @@ def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Ar
 
 
 def prepare(batch: dict) -> dict:
-    """Returns the batch as objectives take it, from the batch as it comes from the host.
+    """Returns the batch that objectives take, from the batch that the host loads.
 
     Args:
         batch: {"image": uint8 [B, H, W, C], "label": int [B] (optional), "index": int [B]}; or, for data of any other
@@ -43,13 +43,13 @@ def prepare(batch: dict) -> dict:
     Returns:
         {"x": float32 [B, ...], images in [-1, 1]; "condition": labels or None; "index": int [B]}.
     """
-    told = {"condition": batch.get("label")}
-    told |= {name: leaf for name, leaf in batch.items() if name not in ("image", "label", "skipped")}
+    prepared = {"condition": batch.get("label")}
+    prepared |= {name: leaf for name, leaf in batch.items() if name not in ("image", "label", "skipped")}
     if "image" in batch:
         from diffusion.data.transforms import to_model
 
-        told["x"] = to_model(batch["image"])
-    return told
+        prepared["x"] = to_model(batch["image"])
+    return prepared
 
 
 def split(tree: Any, number: int, shards: int) -> Any:
@@ -116,7 +116,7 @@ def make_train_step(
     average follows the new parameters. If the loss or the gradient's norm is not finite, nothing of the state
     changes but `failed_at`, which records the step, and every later call returns the state as it is.
 
-    The objective sees the networks "model", "target" (the moving average, as it is before the update) and those of
+    The objective receives the networks "model", "target" (the moving average, as it is before the update) and those of
     `frozen`; gradients go to "model" alone.
 
     Put it under `jax.jit(step, donate_argnums=0)`.
@@ -132,7 +132,7 @@ def make_train_step(
             to the order of the sum, with its very draws.
         shards: number of devices that the batch is split over.
         axis: under `pmap`, the name of the axis over which the batch is split: each device then gets its own rows,
-            and sums of gradients are taken here; None under `jit`, where every function sees the whole batch.
+            and sums of gradients are taken here; None under `jit`, where every function has the whole batch.
         frozen: {name: (params, x_t, clock, condition) -> output} of the networks whose parameters are `state.frozen`.
 
     Returns:

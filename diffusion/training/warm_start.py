@@ -55,7 +55,7 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
 
     Returns:
         (params, taken, skipped): the names that were taken, and for each one that was not, on either side, a line
-        that says why.
+        that has the reason.
 
     Raises:
         ValueError: if not one leaf could be taken, or `pattern` is not a regular expression.

@@ -28,7 +28,7 @@ class Backbone(NamedTuple):
         module: the network, float32.
         shape: (H, W, C) of its images.
         condition: batch -> what it is told, as numpy arrays, no two examples alike.
-        doors: (batch, scale) -> entries for adapters; at scale 0 they change nothing.
+        adapter_entries: (batch, scale) -> entries of the condition for adapters; at scale 0 they change nothing.
         untrained: regular expression of the parameters that have no gradient, or one of rounding alone: the bias of
             keys moves all scores of a query alike.
         tensor: devices that its heads are divided over in test_sharded_backbones.py; 1 for one that has but one.
@@ -37,7 +37,7 @@ class Backbone(NamedTuple):
     module: nn.Module
     shape: tuple[int, int, int]
     condition: Callable[[int], Any]
-    doors: Callable[[int, float], dict] | None = None
+    adapter_entries: Callable[[int, float], dict] | None = None
     untrained: str = "(?!)"
     tensor: int = 2
 
@@ -67,7 +67,7 @@ def residuals(layers, *tokens):
     return lambda batch, scale: {"residuals": (scale * drawn(batch, *tokens),) * layers}
 
 
-def pixart_doors(batch, scale):
+def pixart_adapter_entries(batch, scale):
     pair = (drawn(batch, 3, 24), scale * drawn(batch, 3, 24))
     return {**residuals(2, 16, 24)(batch, scale), "extra": (pair, pair)}
 
@@ -84,7 +84,7 @@ BACKBONES = {
         PixArt((8, 8, 4), **TOKENS, text_width=TEXT, learn_sigma=False, sized=True),
         (8, 8, 4),
         words("text_mask", "size"),
-        pixart_doors,
+        pixart_adapter_entries,
         r"key/bias$",
     ),
     "u_vit, class": Backbone(

@@ -1,4 +1,5 @@
-"""The U-Net of Stable Diffusion: its doors beside diffusers', its sizes, what it refuses, and the house around it.
+"""The U-Net of Stable Diffusion: its adapter entries beside diffusers', its sizes, its errors, and the layers around
+it.
 
 Its outputs are compared with diffusers' in tests/models/interchange.
 """
@@ -71,28 +72,28 @@ def zeros(x):
 
 
 @slow
-def test_doors_are_diffusers(tmp_path):
+def test_adapter_entries_are_diffusers(tmp_path):
     """ControlNet's residuals and IP-Adapter's tokens, with the projections that the peer made from the same names."""
-    case = published.case("conditional_unet_doors")
+    case = published.case("conditional_unet_adapters")
     (module, params), a = interchange.load(case.folder(tmp_path)), case.inputs
     residuals = tuple(a[key] for key in sorted(a) if key.startswith("residual_"))
     assert [r.shape[1:] for r in residuals] == list(residual_shapes(module, 4, 4))
     project = lambda i, which, width: a["image"] @ made(f"ip {i} {which}", (width, a["image"].shape[-1])).T
     extra = tuple((project(i, "k", w), project(i, "v", w)) for i, w in enumerate(extra_widths(module)))
     text = {"text": a["text"]}
-    for key, door in {"controlled": {"residuals": residuals}, "prompted": {"extra": extra}}.items():
-        out = apply(module, {"params": params}, a["x"], a["t"], {**text, **door})
+    for key, entry in {"controlled": {"residuals": residuals}, "prompted": {"extra": extra}}.items():
+        out = apply(module, {"params": params}, a["x"], a["t"], {**text, **entry})
         plain = apply(module, {"params": params}, a["x"], a["t"], text)
         assert np.abs(out - plain).max() > 0.01
         np.testing.assert_allclose(out, case.outputs[key], atol=1e-4 * np.abs(case.outputs[key]).max())
 
 
 @slow
-def test_doors_that_let_nothing_in_change_nothing(variables):
+def test_adapter_entries_of_zeros_change_nothing(variables):
     x, t, condition = inputs()
     plain = apply(TINY, variables, x, t, condition)
-    for door, zero in zeros(x).items():
-        np.testing.assert_array_equal(apply(TINY, variables, x, t, {**condition, door: zero}), plain)
+    for name, zero in zeros(x).items():
+        np.testing.assert_array_equal(apply(TINY, variables, x, t, {**condition, name: zero}), plain)
 
 
 def test_residuals_and_pairs_have_the_published_shapes():
@@ -204,9 +205,9 @@ def test_single_files_are_recognised(listing, channels, name):
         ({"strength": (2, 1)}, r"'strength' is \[B\]"),
         ({"strength": None}, "has no 'strength'"),
         ({"txet": (2, 5, 12)}, "'txet', which this network does not know"),
-        ({"residuals": [(2, 8, 4, 16)]}, "'residuals' has 5 places in this U-Net; got 1"),
-        ({"residuals": [(2, 8, 4, 16), (2, 8, 4, 16), (2, 8, 4, 16), (2, 4, 2, 32), (2, 4, 2, 32)]}, "place 2 takes"),
-        ({"extra": [[(2, 3, 16)] * 2] * 2}, "'extra' has 7 places"),
+        ({"residuals": [(2, 8, 4, 16)]}, "'residuals' has 5 entries in this U-Net; got 1"),
+        ({"residuals": [(2, 8, 4, 16), (2, 8, 4, 16), (2, 8, 4, 16), (2, 4, 2, 32), (2, 4, 2, 32)]}, "entry 2 takes"),
+        ({"extra": [[(2, 3, 16)] * 2] * 2}, "'extra' has 7 entries"),
     ],
 )
 def test_wrong_input_is_refused_in_words(change, message):

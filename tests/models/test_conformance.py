@@ -185,10 +185,10 @@ def test_a_sampler_runs(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, backbone in BACKBONES.items() if backbone.doors])
-def test_doors_that_add_nothing_change_nothing(name, at):
+@pytest.mark.parametrize("name", [name for name, backbone in BACKBONES.items() if backbone.adapter_entries])
+def test_adapter_entries_that_add_nothing_change_nothing(name, at):
     apply, x, t, condition, output = at
     entries = {"label": condition} if isinstance(condition, np.ndarray) else condition
-    opened = lambda scale: apply(x, t, {**entries, **BACKBONES[name].doors(2, scale)})
+    opened = lambda scale: apply(x, t, {**entries, **BACKBONES[name].adapter_entries(2, scale)})
     np.testing.assert_allclose(opened(0.0), output, rtol=1e-5, atol=1e-5)
     assert np.abs(opened(1.0) - output).max() > 1e-2

@@ -244,7 +244,7 @@ def test_bad_calls_are_refused():
         with pytest.raises(ValueError, match=message):
             model.apply(variables, *arguments)
     model, variables = build(num_classes=0)
-    with pytest.raises(ValueError, match="unconditional network, but a condition was given"):
+    with pytest.raises(ValueError, match="unconditional network, but there is a condition"):
         model.apply(variables, x, t, labels)
 
 

@@ -1,4 +1,4 @@
-"""PixArt and U-ViT: places of patches, and fields and doors that are refused. What they compute is the peers' business.
+"""PixArt and U-ViT: positions of patches, and fields and adapter entries that are refused. The peers test the outputs.
 
 (tests/models/interchange/test_families.py; what all backbones do is in test_conformance.py.)
 """
@@ -59,7 +59,7 @@ def test_bad_fields_are_refused_where_they_are_written(model, fields, message):
         model(**{**(PIXART if model is PixArt else U_VIT), **fields})
 
 
-def test_bad_doors_are_refused():
+def test_bad_adapter_entries_are_refused():
     x, t, condition = backbones.inputs(backbones.BACKBONES["pixart"])
     module = PixArt(**PIXART, sized=True)
     tokens = np.zeros((2, 16, 24), np.float32)

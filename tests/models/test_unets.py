@@ -1,4 +1,4 @@
-"""The U-Nets without text in training and sampling, their doors, their published sizes, and what they refuse.
+"""The U-Nets without text in training and sampling, their adapter entries, their published sizes, and what they refuse.
 
 What they compute is compared with other libraries in tests/models/interchange/test_families.py, and what they have in
 common with all other backbones is in tests/models/test_conformance.py.
@@ -35,7 +35,7 @@ each = pytest.mark.parametrize("name", NETWORKS)
 
 
 def inputs(model):
-    """An image that is not square, two times, and labels for a network that is told any."""
+    """An image that is not square, two times, and labels for a conditional network."""
     x = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
     return x, jnp.array([-0.9, 0.4]), LABELS if model.num_classes else None
 
@@ -203,7 +203,7 @@ def test_published_sizes(model, millions):
     [
         (UNet, {"widths": (16, 20)}, "groups=8 must divide every width"),
         (UNet, {"attention_levels": (2,)}, "level 2 is not there; valid are 0 .. 1"),
-        (UNet, {"head_size": 8}, "heads=1 and head_size=8: say one"),
+        (UNet, {"head_size": 8}, "heads=1 and head_size=8: set one"),
         (UNet, {"heads": 3}, "heads=3 does not divide the width 32 of level 1"),
         (UNet, {"resample": "pool"}, "resample='pool' is not known; valid: 'conv', 'block'"),
         (UNet, {"dropout": 1.0}, "dropout=1.0"),
@@ -230,7 +230,7 @@ def test_residuals_that_do_not_fit_are_refused():
     t = jnp.zeros(2)
     wide = jnp.zeros((2, 8, 4, 8))
     for residuals, message in [
-        ((wide,), "'residuals' has 5 places in this U-Net, 4 skips"),
+        ((wide,), "'residuals' has 5 arrays in this U-Net, for 4 skips"),
         ((wide,) * 5, r"'residuals'\[0\] has the shape \(2, 8, 4, 16\)"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -248,7 +248,7 @@ def test_presets():
 
 
 class Clock(SongUNet):
-    """What its blocks are told of the time alone."""
+    """The embedding of the time alone."""
 
     @nn.compact
     def __call__(self, t):

@@ -288,7 +288,7 @@ def test_no_process_leaves_before_process_0_has_written_the_samples(driver, tmp_
         assert [result.status for result in results] == status, results
         assert len(np.load(out / "samples.npz")["images"]) == 20
     assert (tmp_path / "samples" / "trajectory.png").exists()
-    assert results[1].err == "error: process 0 of this run has failed, whose own output says why\n"
+    assert results[1].err == "error: process 0 of this run has failed; its own output has the reason\n"
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ class Levels(NamedTuple):
         widths: channels.
         layers: blocks; 0 at level 0 alone.
         blocks: "ResBlock" or "EfficientViTBlock".
-        scales: sides of the neighbourhoods that attention sees beside pixels; () for none.
+        scales: sides of the neighbourhoods that attention reads beside pixels; () for none.
         norms: "rms_norm" or "batch_norm" (with fixed statistics).
         activations: of the residual blocks, "silu" or "relu".
     """

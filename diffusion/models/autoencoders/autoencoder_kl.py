@@ -37,7 +37,7 @@ class AutoencoderKL(nn.Module):
         attention_levels: levels, 0 at the picture's side, that have attention behind each block.
         middle_attention: attention between the two blocks of the smallest side.
         quantization_convs: a convolution of one pixel behind the encoder, and one before the decoder.
-        decoder_conv: whether there is the one before the decoder; None: as `quantization_convs` says of both.
+        decoder_conv: whether there is the one before the decoder; None: as `quantization_convs` for both.
         decoded_channels: of the pictures that are decoded; None: C.
         scale: of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
         shift: of the latents, likewise.

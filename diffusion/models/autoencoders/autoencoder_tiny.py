@@ -1,4 +1,4 @@
-"""The tiny autoencoder that imitates another's: pictures to the latents that a diffusion model sees, and back (TAESD).
+"""The tiny autoencoder that imitates another's: pictures to the latents of a diffusion model, and back (TAESD).
 
     encoder: conv - [block x n_i - (halve)] x levels - conv
     decoder: 3 tanh(z / 3) - conv - relu - [block x n_i - (double, conv)] x levels - conv
@@ -116,7 +116,7 @@ class AutoencoderTiny(nn.Module):
         both = (*self.encoder_layers, *self.decoder_layers)
         if len(self.encoder_layers) != len(self.decoder_layers) or min(both, default=-1) < 0:
             raise ValueError(
-                f"encoder_layers={self.encoder_layers} and decoder_layers={self.decoder_layers} say a "
+                f"encoder_layers={self.encoder_layers} and decoder_layers={self.decoder_layers} must have a "
                 "number of blocks, 0 or more, for each level, and have as many levels"
             )
         look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")

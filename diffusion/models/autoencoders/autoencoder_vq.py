@@ -27,10 +27,10 @@ class VQModel(nn.Module):
         x = module.apply({"params": params}, z, method="decode")        # quantizes first
 
     The codebook is the parameter "codebook" [K, d]; where it follows the vectors as a moving average instead of a
-    gradient (`quantizers.codebook_update`), that state's codes are put in its place.
+    gradient (`quantizers.codebook_update`), the codes of that state replace it.
 
     Attributes:
-        codes: K, of the codebook; 0 where `finite_levels` are given.
+        codes: K, of the codebook; 0 with `finite_levels`.
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
         latent_channels: channels between the encoder or decoder and its convolution of one pixel.

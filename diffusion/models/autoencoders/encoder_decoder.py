@@ -66,7 +66,7 @@ class Options(NamedTuple):
 
 
 class Blocks(nn.Module):
-    """Residual blocks of one side, each with attention behind it where `attends` says so."""
+    """Residual blocks of one side, each with attention behind it if `attends`."""
 
     width: int
     attends: tuple[bool, ...]

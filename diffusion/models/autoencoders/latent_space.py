@@ -50,7 +50,7 @@ def draw(moments: Moments, keys: jax.Array) -> jax.Array:
 
 
 def to_diffusion(z: jax.Array, scale: Factor, shift: Factor) -> jax.Array:
-    """Latents as a diffusion model sees them, of about zero mean and unit variance.
+    """Latents as a diffusion model reads them, of about zero mean and unit variance.
 
         out = scale (z - shift)
 

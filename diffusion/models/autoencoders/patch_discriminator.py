@@ -8,7 +8,7 @@ from diffusion.models.layers.convolutions import GroupNorm
 
 
 class PatchDiscriminator(nn.Module):
-    """Logits for the patches of pictures; with three layers each sees 70 x 70 pixels.
+    """Logits for the patches of pictures; with three layers each covers 70 x 70 pixels.
 
         x [B, H, W, C] - conv 4x4 /2 - leaky - [conv 4x4 /2 - norm - leaky] x (layers - 1)
           - conv 4x4 - norm - leaky - conv 4x4 - logits [B, h, w, 1],  h = H / 2^layers - 2

@@ -21,7 +21,7 @@ from jax import Array
 
 
 class Quantized(NamedTuple):
-    """Vectors in the place of which a decoder sees their nearest codes.
+    """Vectors, and the nearest codes that a decoder receives instead of them.
 
     Attributes:
         values: [B, ..., D] the codes, exactly; their gradient goes to z as it is (straight through).
@@ -155,7 +155,7 @@ def codebook_update(
 
 
 def restart_dead(codebook: Codebook, z: Array, key: Array, threshold: float = 1.0) -> tuple[Codebook, Array]:
-    """Puts a random vector of the batch in the place of each code that hardly any vector is assigned to.
+    """Replaces each code that hardly any vector is assigned to by a random vector of the batch.
 
     A new code starts with the count `threshold`, so that it has a batch's time to find vectors of its own.
 

@@ -89,7 +89,7 @@ def tiled(
         step: 1 / r for an encoder, its factor: tiles begin at multiples of it, and it divides all sizes.
 
     Returns:
-        The function of whole pictures, of any sides that `step` divides. A picture that fits one tile is given to the
+        The function of whole pictures, of any sides that `step` divides. A picture that fits one tile goes to the
         function as it is.
 
     Raises:
@@ -111,9 +111,9 @@ def tiled(
         cuts = [cut(side, tile, overlap, step) for side in sides]
         if all(len(one.starts) == 1 for one in cuts):
             return function(x)
-        piece = jax.ShapeDtypeStruct((x.shape[0], cuts[0].size, cuts[1].size, x.shape[3]), x.dtype)
-        made = jax.eval_shape(function, piece)
-        ratio = _ratio(made, piece, step)
+        tile = jax.ShapeDtypeStruct((x.shape[0], cuts[0].size, cuts[1].size, x.shape[3]), x.dtype)
+        made = jax.eval_shape(function, tile)
+        ratio = _ratio(made, tile, step)
 
         scaled = lambda size: size * ratio[0] // ratio[1]
         ramps = [
@@ -122,11 +122,11 @@ def tiled(
         ]
         rows, columns = (jnp.asarray(ramp) for ramp in ramps)
 
-        def add(result: Any, place: jax.Array) -> tuple[Any, None]:
-            i, j = place
+        def add(result: Any, position: jax.Array) -> tuple[Any, None]:
+            i, j = position
             top = jnp.asarray(cuts[0].starts)[i]
             left = jnp.asarray(cuts[1].starts)[j]
-            outputs = function(jax.lax.dynamic_slice(x, (0, top, left, 0), piece.shape))
+            outputs = function(jax.lax.dynamic_slice(x, (0, top, left, 0), tile.shape))
             weight = rows[i][:, None, None] * columns[j][:, None]
 
             def put(whole: jax.Array, part: jax.Array) -> jax.Array:
@@ -139,20 +139,20 @@ def tiled(
         empty = jax.tree.map(
             lambda leaf: jnp.zeros((leaf.shape[0], scaled(sides[0]), scaled(sides[1]), leaf.shape[3]), leaf.dtype), made
         )
-        places = np.indices([len(one.starts) for one in cuts]).reshape(2, -1).T
-        return jax.lax.scan(add, empty, jnp.asarray(places))[0]
+        positions = np.indices([len(one.starts) for one in cuts]).reshape(2, -1).T
+        return jax.lax.scan(add, empty, jnp.asarray(positions))[0]
 
     return whole
 
 
-def _ratio(made: Any, piece: jax.ShapeDtypeStruct, step: int) -> tuple[int, int]:
+def _ratio(made: Any, tile: jax.ShapeDtypeStruct, step: int) -> tuple[int, int]:
     """(a, b): outputs have a / b times the sides of the input."""
-    height = piece.shape[1]
+    height = tile.shape[1]
     for leaf in jax.tree.leaves(made):
         a = leaf.shape[1]
-        if leaf.ndim != 4 or leaf.shape[2] * height != a * piece.shape[2] or step * a % height:
+        if leaf.ndim != 4 or leaf.shape[2] * height != a * tile.shape[2] or step * a % height:
             raise ValueError(
-                f"a tile {piece.shape} became {leaf.shape}: not a picture of sides that change by one "
+                f"a tile {tile.shape} became {leaf.shape}: not a picture of sides that change by one "
                 f"ratio, a multiple of 1 / step = 1 / {step}"
             )
         if a != jax.tree.leaves(made)[0].shape[1]:

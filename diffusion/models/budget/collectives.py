@@ -16,7 +16,7 @@ operations in MPICH", section 4), from each device:
 
 Parameters and gradients travel in the compute type. With `mesh.split = "optimizer"`, whole parameters are gathered
 once a step, in float32, after the update. XLA may find a cheaper way for small arrays, or choose an all-reduce where
-this says all-gather, as it does on a TPU for an axis over all of a torus.
+this counts an all-gather, as on a TPU for an axis over all of a torus.
 """
 
 import math

@@ -49,20 +49,20 @@ def held(tree: Any) -> int:
 
 def available() -> int:
     """The bytes of memory of the device that JAX uses: its own, or the machine's."""
-    told = jax.local_devices()[0].memory_stats() or {}
-    return told.get("bytes_limit") or limits.memory()
+    reported = jax.local_devices()[0].memory_stats() or {}
+    return reported.get("bytes_limit") or limits.memory()
 
 
 def check(what: str, needed: int, instead: str) -> None:
     """Refuses what does not fit.
 
     Args:
-        what: is asked for, e.g. "4 pictures of 64 x 64".
+        what: the request, e.g. "4 pictures of 64 x 64".
         needed: bytes.
         instead: what to do, e.g. "ask for fewer".
 
     Raises:
-        Refused: if it needs more than there is; says the estimate.
+        Refused: if it needs more memory than there is; the message has the estimate.
     """
     if needed > available():
         raise limits.Refused(

@@ -27,20 +27,20 @@ def _rows(module: UNet) -> list[Row]:
     attends = tuple(i in module.attention_levels for i in range(len(module.widths)))
     for box in boxes(module.widths, module.widths[0], module.blocks, attends):
         way = {"down": "input", "middle": "middle", "up": "output"}[box.part]
-        place = 0
+        index = 0
         if box.part == "middle":
             theirs = "middle_block"
-            place = 2 * (box.index or 0)
+            index = 2 * (box.index or 0)
         else:
             if box.part == "up" and box.index is None:  # it stands behind the level's last block
-                place = 2 if attends[box.level] else 1
+                index = 2 if attends[box.level] else 1
             else:
                 number[way] += 1
             theirs = f"{way}_blocks.{number[way]}"
         if box.index is None and module.resample == "conv":
-            table += conv_rows(f"{theirs}.{place}.{'op' if box.part == 'down' else 'conv'}", box.ours)
+            table += conv_rows(f"{theirs}.{index}.{'op' if box.part == 'down' else 'conv'}", box.ours)
             continue
-        table += _block_rows(f"{theirs}.{place}", box.ours, box.shortcut)
+        table += _block_rows(f"{theirs}.{index}", box.ours, box.shortcut)
         if box.attends:
             ours = "middle_attention" if box.part == "middle" else f"{box.ours}_attention"
             table += _attention_rows(f"{theirs}.1", ours, "hid" if module.qkv_per_head else "ihd")

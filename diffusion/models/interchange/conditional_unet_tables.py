@@ -174,20 +174,20 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
     if any(isinstance(depth, tuple) for depth in depths) and not up_depths:
         raise Refusal(
             f"UNet2DConditionModel: transformer_layers_per_block = {depths} has lists, and then "
-            "reverse_transformer_layers_per_block has to say those of the way up."
+            "reverse_transformer_layers_per_block must list those of the way up."
         )
     attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
-    told = fields.only("addition_embed_type", None, "text_time")
+    added = fields.only("addition_embed_type", None, "text_time")
     kind = fields.only("class_embed_type", None, "timestep", "projection")
     classes = fields.take("num_class_embeds", None, MAYBE_SIZE)
-    wide = told or kind == "projection"
+    wide = added or kind == "projection"
     vector = fields.take("projection_class_embeddings_input_dim", None, MAYBE_SIZE) if wide else None
     if wide and not isinstance(vector, int):
         raise Refusal(
-            f"UNet2DConditionModel: projection_class_embeddings_input_dim = {vector!r} is to say the width "
-            "of what is projected."
+            f"UNet2DConditionModel: projection_class_embeddings_input_dim = {vector!r} must be the width "
+            "of the projected vector."
         )
-    if kind == "projection" and told:
+    if kind == "projection" and added:
         raise Refusal(
             "UNet2DConditionModel: class_embed_type = 'projection' is not supported beside "
             "addition_embed_type = 'text_time'."
@@ -225,8 +225,8 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
         out_channels=fields.take("out_channels", 4),
         groups=_whole(fields, "norm_num_groups", 32),
         linear=bool(fields.take("use_linear_projection", False)),
-        added_width=(vector or 0) if told else 0,
-        size_width=fields.take("addition_time_embed_dim", None, SIZE) if told else ConditionalUNet.size_width,
+        added_width=(vector or 0) if added else 0,
+        size_width=fields.take("addition_time_embed_dim", None, SIZE) if added else ConditionalUNet.size_width,
         strength_width=fields.take("time_cond_proj_dim", None, MAYBE_SIZE) or 0,
     )
     fields.end()

@@ -57,7 +57,7 @@ def describe(module: ControlNet) -> dict[str, Any]:
     unet = conditional_unet_tables.describe(module.unet)
     if unet.pop("time_cond_proj_dim"):
         raise Refusal(
-            "ControlNetModel is not told the strength of guidance; ours has strength_width = "
+            "ControlNetModel does not receive the strength of guidance; ours has strength_width = "
             f"{module.unet.strength_width}."
         )
     del unet["up_block_types"], unet["out_channels"]

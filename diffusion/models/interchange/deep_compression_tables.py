@@ -62,7 +62,7 @@ def _original_vit(channels: int, scales: int, norm: str, j: int) -> Table:
 def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
     """The levels of one side, with what halves behind them or doubles before them."""
     levels = module.encoder_levels if encoder else module.decoder_levels
-    place = "stages.{}.op_list.{}." if original else f"{'down' if encoder else 'up'}_blocks.{{}}.{{}}."
+    block_name = "stages.{}.op_list.{}." if original else f"{'down' if encoder else 'up'}_blocks.{{}}.{{}}."
     # A strided convolution stands alone in the original, the others within a module of their own.
     inner = "main.conv.conv" if not encoder or module.shuffle_down else "main.conv"
     rows = []
@@ -75,11 +75,11 @@ def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
             else:
                 vit = _original_vit if original else _diffusers_vit
                 block = vit(levels.widths[i], len(levels.scales[i]), levels.norms[i], j)
-            rows += within(block, place.format(i, j + doubles), f"level_{i}/")
+            rows += within(block, block_name.format(i, j + doubles), f"level_{i}/")
         if not last:
             resize = _conv(inner if original else "conv", "conv")
             rows += within(
-                resize, place.format(i, levels.layers[i] if encoder else 0), f"{'down' if encoder else 'up'}_{i}/"
+                resize, block_name.format(i, levels.layers[i] if encoder else 0), f"{'down' if encoder else 'up'}_{i}/"
             )
     return rows
 

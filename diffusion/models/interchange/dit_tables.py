@@ -1,6 +1,6 @@
 """DiT and SiT: diffusers' DiTTransformer2DModel, and the networks of the papers' own repositories.
 
-They hold the same numbers under other names, and are told the time otherwise: diffusers' features have the frequencies
+They hold the same numbers under other names, and embed the time otherwise: diffusers' features have the frequencies
 10000^(-i / 127), where the papers' networks were trained with 10000^(-i / 128). What is loaded computes what the
 library computes that it was loaded from; `module.clone(frequency_shift=0)` turns the one network into the other.
 
@@ -195,9 +195,9 @@ def _refuse_others(name: str, module: DiT, **required: Any) -> None:
     required |= {"times": 1, "strength": False}
     for field, value in required.items():
         if getattr(module, field) != value:
-            raise Refusal(f"{name}: {field} = {getattr(module, field)!r} has no place in it; only {value!r} has.")
+            raise Refusal(f"{name}: {field} = {getattr(module, field)!r} cannot be written to it; only {value!r} can.")
     if not module.num_classes:
-        raise Refusal(f"{name}: num_classes = 0 has no place in it; it is told a class.")
+        raise Refusal(f"{name}: num_classes = 0 cannot be written to it; it is conditional on a class.")
     if module.shape is None or module.shape[0] != module.shape[1]:
         raise Refusal(
             f"{name}: shape = {module.shape}; it says the square images that it is made for, e.g. "

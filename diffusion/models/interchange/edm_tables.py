@@ -2,7 +2,7 @@
 
 A config is the arguments of the class. The authors publish pickles, which are not read here: write the weights of one
 to safetensors where you trust it, with their program beside it. In the file of a whole EDMPrecond "model." stands
-before the names; it is told ln(sigma) / 4 (`parameterizations.edm`).
+before the names; its clock is ln(sigma) / 4 (`parameterizations.edm`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -103,23 +103,23 @@ def _song_computed(module: SongUNet) -> dict[str, Computed]:
     """The filter, beside each convolution that resamples."""
     levels = range(len(module.widths))
     side = lambda level: f"{module.resolution >> level}x{module.resolution >> level}"
-    places = [
+    resampled = [
         f"{theirs}.{part}" for box, theirs in _song_named(module) if box.index is None for part in ("conv0", "skip")
     ]
     for level in levels[1:]:
-        places += {
+        resampled += {
             "skip": [f"enc.{side(level)}_aux_down"],
             "residual": [f"enc.{side(level)}_aux_residual"],
             "standard": [],
         }[module.encoder]
-    places += [f"dec.{side(level)}_aux_up" for level in levels[:-1] if module.decoder == "skip"]
-    return _filters(places, module.taps)
+    resampled += [f"dec.{side(level)}_aux_up" for level in levels[:-1] if module.decoder == "skip"]
+    return _filters(resampled, module.taps)
 
 
-def _filters(places: list[str], taps: tuple[int, ...]) -> dict[str, Computed]:
+def _filters(resampled: list[str], taps: tuple[int, ...]) -> dict[str, Computed]:
     line = np.asarray(taps, np.float32) / sum(taps)
     filter_ = Computed((1, 1, len(taps), len(taps)), lambda: np.outer(line, line)[None, None])
-    return {f"{place}.resample_filter": filter_ for place in places}
+    return {f"{layer}.resample_filter": filter_ for layer in resampled}
 
 
 def _build_song(config: Mapping[str, Any]) -> SongUNet:
@@ -198,10 +198,10 @@ def _dhariwal_rows(module: UNet) -> list[Row]:
 
 
 def _dhariwal_computed(module: UNet) -> dict[str, Computed]:
-    places = [
+    resampled = [
         f"{theirs}.{part}" for box, theirs in _dhariwal_named(module) if box.index is None for part in ("conv0", "skip")
     ]
-    return _filters(places, (1, 1))
+    return _filters(resampled, (1, 1))
 
 
 def _build_dhariwal(config: Mapping[str, Any]) -> UNet:

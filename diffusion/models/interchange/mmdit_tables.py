@@ -66,21 +66,21 @@ def table(layout: str) -> Callable[[MMDiT], list[Row]]:
         ends = shift_and_scale(text.modulation, "text/modulation", module.width, diffusers)
         ends += projection_rows(text.attention, text.norms if module.qk_norm else (), "text/attention", out=False)
 
-        found = [
+        table = [
             Row(positions, "positions_table", TABLE),
             *linear(patch, "patch_embedding", patches(module.patch)),
             *shift_and_scale(norm, "final_modulation", module.width, diffusers),
         ]
         for ours, theirs in ENDS.items():
-            found += linear(theirs[0 if diffusers else 1], ours)
+            table += linear(theirs[0 if diffusers else 1], ours)
         for i in range(module.depth):
             if i < module.dual:
-                found += within(stacked(dual, i), f"{block}.{i}.", "dual_blocks/")
+                table += within(stacked(dual, i), f"{block}.{i}.", "dual_blocks/")
             elif i < module.depth - 1:
-                found += within(stacked(joint, i - module.dual), f"{block}.{i}.", "blocks/")
+                table += within(stacked(joint, i - module.dual), f"{block}.{i}.", "blocks/")
             else:
-                found += within(picture + ends, f"{block}.{i}.", "last_block/")
-        return found
+                table += within(picture + ends, f"{block}.{i}.", "last_block/")
+        return table
 
     return rows
 

@@ -1,10 +1,10 @@
 """PixArt-alpha and PixArt-Sigma: diffusers' PixArtTransformer2DModel, and the names of the authors' repositories.
 
-Of ours, a few-step student that is told the scale of its guidance has Flux's field for that, guidance_embeds, which no
+Of ours, a few-step student that receives the scale of its guidance has Flux's field for that, guidance_embeds, which no
 PixArt of diffusers has.
 
-A file of theirs does not say for which size of picture it was trained, and the places of its patches depend on it only
-at 256 pixels (interpolation_scale): a single file is read as one of 512 pixels and more, unless its config is given.
+A file of theirs does not say for which size of picture it was trained, and the positions of its patches depend on it
+only at 256 pixels (interpolation_scale): a single file without a config is read as one of 512 pixels and more.
 """
 
 from collections.abc import Mapping
@@ -146,9 +146,11 @@ def _build(config: Mapping[str, Any]) -> PixArt:
 def _describe(module: PixArt) -> dict[str, Any]:
     size, other, channels = module.shape
     if size != other:
-        raise Refusal(f"PixArtTransformer2DModel: shape = {module.shape} has no place in it; it is made for squares.")
+        raise Refusal(
+            f"PixArtTransformer2DModel: shape = {module.shape} cannot be written to it; it is made for squares."
+        )
     if module.mlp_ratio != 4:
-        raise Refusal(f"PixArtTransformer2DModel: mlp_ratio = {module.mlp_ratio} has no place in it; only 4 has.")
+        raise Refusal(f"PixArtTransformer2DModel: mlp_ratio = {module.mlp_ratio} cannot be written to it; only 4 can.")
     scale = size // module.patch / module.span
     return {
         "num_attention_heads": module.heads,

@@ -1,11 +1,11 @@
-"""What a single file says of itself beside its weights: what its denoiser predicts.
+"""The prediction type that a single file states beside its weights.
 
 | mark                                            | who writes it            | means                        |
 |-------------------------------------------------|--------------------------|------------------------------|
-| metadata modelspec.prediction_type = epsilon, v | kohya's scripts, Stability's ModelSpec | as it says     |
+| metadata modelspec.prediction_type = epsilon, v | kohya's scripts, Stability's ModelSpec | that one       |
 | a tensor named v_pred                           | merged SDXL files        | v                            |
 
-A folder says it in its scheduler_config.json. Most single files say nothing.
+A folder has it in its scheduler_config.json. Most single files state nothing.
 """
 
 import pathlib
@@ -20,26 +20,26 @@ SPECIFIED = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_predi
 
 
 def prediction(path: str | pathlib.Path) -> str:
-    """What a file's denoiser predicts, a name in `schedulers.PREDICTIONS`; "" where the file does not say.
+    """The prediction type of a file's denoiser, a name in `schedulers.PREDICTIONS`; "" where the file states none.
 
     Args:
         path: of a safetensors file, or a folder of such.
 
     Raises:
-        Refusal: if it says two things, or one that is not known.
+        Refusal: if the file states two types, or an unknown one.
         FileNotFoundError, limits.Refused: as `tensor_files.open_tensors`.
     """
     tensors = tensor_files.open_tensors(path)
-    said = {"v_prediction": "a tensor named v_pred"} if "v_pred" in tensors.shapes else {}
+    stated = {"v_prediction": "a tensor named v_pred"} if "v_pred" in tensors.shapes else {}
     for file in sorted(set(tensors.places.values())):
         with safetensors.safe_open(file, framework="numpy") as opened:
-            given = (opened.metadata() or {}).get("modelspec.prediction_type", "").strip().lower()
-        if given and given not in SPECIFIED:
+            stated_type = (opened.metadata() or {}).get("modelspec.prediction_type", "").strip().lower()
+        if stated_type and stated_type not in SPECIFIED:
             raise Refusal(
-                f"{file}: its metadata says modelspec.prediction_type = {given!r}; known are {', '.join(SPECIFIED)}."
+                f"{file}: its metadata has modelspec.prediction_type = {stated_type!r}; valid: {', '.join(SPECIFIED)}."
             )
-        if given:
-            said.setdefault(SPECIFIED[given], f"the metadata modelspec.prediction_type = {given}")
-    if len(said) > 1:
-        raise Refusal(f"{path} contradicts itself: {' and '.join(f'{why} ({what})' for what, why in said.items())}.")
-    return next(iter(said), "")
+        if stated_type:
+            stated.setdefault(SPECIFIED[stated_type], f"the metadata modelspec.prediction_type = {stated_type}")
+    if len(stated) > 1:
+        raise Refusal(f"{path} contradicts itself: {' and '.join(f'{why} ({what})' for what, why in stated.items())}.")
+    return next(iter(stated), "")

@@ -67,12 +67,12 @@ def _build(config: Mapping[str, Any]) -> UViT:
     size = fields.take("img_size", 224)
     if config.get("clip_dim"):
         fields.only("num_classes", -1)
-        told = {
+        condition = {
             "text_width": fields.take("clip_dim", None, MAYBE_SIZE),
             "text_tokens": fields.take("num_clip_token", 77),
         }
     else:
-        told = {"num_classes": max(fields.take("num_classes", -1), 1) - 1}
+        condition = {"num_classes": max(fields.take("num_classes", -1), 1) - 1}
         if config.get("num_classes") == 1:
             raise Refusal("UViT: num_classes = 1 is not supported; it counts the classes and the null class, or is -1.")
     module = UViT(
@@ -85,7 +85,7 @@ def _build(config: Mapping[str, Any]) -> UViT:
         qkv_bias=fields.take("qkv_bias", False),
         time_mlp=fields.take("mlp_time_embed", False),
         last_conv=fields.take("conv", True),
-        **told,
+        **condition,
     )
     fields.end()
     return module
@@ -94,10 +94,10 @@ def _build(config: Mapping[str, Any]) -> UViT:
 def _describe(module: UViT) -> dict[str, Any]:
     size, other, channels = module.shape
     if size != other:
-        raise Refusal(f"UViT: shape = {module.shape} has no place in it; its images are square.")
-    told = {"num_classes": module.num_classes + 1 if module.num_classes else -1}
+        raise Refusal(f"UViT: shape = {module.shape} cannot be written to it; its images are square.")
+    condition = {"num_classes": module.num_classes + 1 if module.num_classes else -1}
     if module.text_width:
-        told = {"clip_dim": module.text_width, "num_clip_token": module.text_tokens}
+        condition = {"clip_dim": module.text_width, "num_clip_token": module.text_tokens}
     return {
         "img_size": size,
         "patch_size": module.patch,
@@ -109,7 +109,7 @@ def _describe(module: UViT) -> dict[str, Any]:
         "qkv_bias": module.qkv_bias,
         "mlp_time_embed": module.time_mlp,
         "conv": module.last_conv,
-        **told,
+        **condition,
     }
 
 

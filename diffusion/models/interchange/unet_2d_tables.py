@@ -296,7 +296,7 @@ def _describe_song(module: SongUNet) -> dict[str, Any]:
     attends = tuple(module.attends(i) for i in range(len(module.widths)))
     if module.multipliers[0] != 1 or any(one and width < 128 for one, width in zip(attends, module.widths)):
         raise Refusal(
-            f"{NAME}: widths {module.widths} over {module.width} have no place in it; the first level has "
+            f"{NAME}: widths {module.widths} over {module.width} cannot be written to it; the first level has "
             "that width, and those with attention have at least 128."
         )
     down, up = _skip_kinds(attends)

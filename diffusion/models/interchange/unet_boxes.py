@@ -1,4 +1,4 @@
-"""The places of a U-Net's blocks, in the order of its computation, for the tables of its names."""
+"""The blocks of a U-Net, in the order of its computation, for the tables of its names."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from diffusion.models.interchange.rows import CONV, Layout, Row, linear
 
 
 class Box(NamedTuple):
-    """A residual block in its place in a U-Net, with the attention behind it.
+    """A residual block of a U-Net, with the attention behind it.
 
     Attributes:
         ours: its path among our parameters.
@@ -77,7 +77,7 @@ def only(name: str, module: nn.Module, **valid: tuple) -> None:
     Args:
         name: of the architecture.
         module: ours.
-        **valid: the values of a field that have a place in it.
+        **valid: the values of a field that can be written to it.
 
     Raises:
         Refusal: naming the field.
@@ -85,7 +85,7 @@ def only(name: str, module: nn.Module, **valid: tuple) -> None:
     for field, values in valid.items():
         if getattr(module, field) not in values:
             raise Refusal(
-                f"{name}: {field} = {getattr(module, field)!r} has no place in it; "
+                f"{name}: {field} = {getattr(module, field)!r} cannot be written to it; "
                 f"{' and '.join(map(repr, values))} {'has' if len(values) == 1 else 'have'}."
             )
 

@@ -65,7 +65,7 @@ def attention(
 def mask_bias(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
     """The bias that hides keys: 0 where the mask is True, else a number that no score outweighs.
 
-    A query that may see nothing sees all keys alike, and nothing is NaN.
+    A query that may attend to no key attends to all keys alike, and nothing is NaN.
 
     Args:
         mask: Bool [B, M] over keys, or [B or 1, N, M] over queries and keys.
@@ -88,7 +88,7 @@ def xla(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None)
 def matmul(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Attention as batched matmuls over [B, H, N, D] with a hand-written derivative; arguments as `attention`.
 
-    On CPU the einsum over [B, N, H, D] walks memory with the stride of all heads; putting the heads first costs four
+    On CPU the einsum over [B, N, H, D] reads memory with the stride of all heads; putting the heads first costs four
     transposes and gives each matmul contiguous operands.
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))

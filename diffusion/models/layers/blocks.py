@@ -26,7 +26,7 @@ class Attention(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, angles: jax.Array | None, doors: dict[str, jax.Array]) -> jax.Array:
+    def __call__(self, x: jax.Array, angles: jax.Array | None, masks: dict[str, jax.Array]) -> jax.Array:
         head_size = x.shape[-1] // self.heads
         qkv = nn.DenseGeneral(
             (3, self.heads, head_size), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="qkv"
@@ -40,12 +40,12 @@ class Attention(nn.Module):
         if angles is not None:
             q = rotate(q, angles)
             k = rotate(k, angles)
-        if "borrow" in doors:  # the maps are softmax(q k^T)
-            rows = jnp.arange(x.shape[0]) + doors["borrow"]
+        if "borrow" in masks:  # the maps are softmax(q k^T)
+            rows = jnp.arange(x.shape[0]) + masks["borrow"]
             q, k = (layout.split(jnp.take(a, rows, axis=0), "batch", None, "attended heads", None) for a in (q, k))
         out = attention(q, k, v, self.attention)
-        if "identity" in doors:
-            out = jnp.where(doors["identity"][:, None, None, None], v, out)
+        if "identity" in masks:
+            out = jnp.where(masks["identity"][:, None, None, None], v, out)
         out = layout.split(out, "batch", None, "attended heads", None)
         out = layout.split(out, "batch", "tokens", "heads", None)
         out = nn.DenseGeneral(
@@ -105,7 +105,7 @@ class Modulation(nn.Module):
             name="dense",
         )(c)
         out = layout.split(out, "batch", None, "hidden")
-        out = layout.split(out, "batch", None, None)  # few numbers: every device wants all features of its tokens
+        out = layout.split(out, "batch", None, None)  # few numbers: every device needs all features of its tokens
         return [out[:, i, None] for i in range(self.count)]
 
 
@@ -115,8 +115,8 @@ class Block(nn.Module):
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
 
     The gates start at zero, and the layer with them as the identity. Arguments of the call: tokens x [B, N, D], the
-    condition c [B, D] (time and class, after SiLU), rotary angles or None, this layer's doors, each [B]
-    (`diffusion.models.layers.layer_masks`). Returns (x, None), as a scan wants it.
+    condition c [B, D] (time and class, after SiLU), rotary angles or None, this layer's masks, each [B]
+    (`diffusion.models.layers.layer_masks`). Returns (x, None), as a scan expects.
 
     Reference: Peebles & Xie, 2023, figure 3.
     """
@@ -131,17 +131,17 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, c: jax.Array, angles: jax.Array | None, doors: dict[str, jax.Array]
+        self, x: jax.Array, c: jax.Array, angles: jax.Array | None, masks: dict[str, jax.Array]
     ) -> tuple[jax.Array, None]:
         norm = NORMS[self.norm]
         before = x
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Modulation(6, self.dtype, name="modulation")(c)
         mixed = Attention(self.heads, self.qk_norm, self.attention, self.dtype, name="attention")(
-            norm(x) * (1 + scale_a) + shift_a, angles, doors
+            norm(x) * (1 + scale_a) + shift_a, angles, masks
         )
         x = x + gate_a * mixed
         mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
         x = x + gate_m * mlp(norm(x) * (1 + scale_m) + shift_m)
-        if "skip" in doors:
-            x = jnp.where(doors["skip"][:, None, None], before, x)
+        if "skip" in masks:
+            x = jnp.where(masks["skip"][:, None, None], before, x)
         return layout.split(x, "batch", "tokens", None), None

@@ -1,4 +1,4 @@
-"""Names that stand for choices: one look-up, so that every misspelling gets the same answer."""
+"""The look-up of a name in a table of choices, with one error message for every misspelling."""
 
 import difflib
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ def look_up(table: Mapping[str, Choice], name: str, field: str, alike: float = 0
 
     Args:
         table: the choices by name.
-        name: the name asked for.
-        field: what is being chosen, for the error ("attention", "norm", ...).
+        name: the requested name.
+        field: the name of the choice, for the error ("attention", "norm", ...).
         alike: share of letters that the nearest name has in common with `name` to be suggested, in [0, 1].
 
     Returns:

@@ -1,15 +1,15 @@
-"""What the conditional networks of the field are told beside x_t and the time: one dict, the same names for all.
+"""The condition of a network, beside x_t and the time: one dict, with the same names for all networks.
 
 | entry          | shape          | what it is                                                                         |
 |----------------|----------------|------------------------------------------------------------------------------------|
-| "label"        | int [B]        | the class, or a number that is embedded in its place (ConditionalUNet)             |
+| "label"        | int [B]        | the class, or a number that is embedded instead of one (ConditionalUNet)           |
 | "text"         | [B, M, E]      | embeddings of the prompt's tokens                                                  |
-| "text_mask"    | Bool [B, M]    | which of them are there; without it all are                                        |
+| "text_mask"    | Bool [B, M]    | which of these tokens exist; without it all do                                     |
 | "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |
-| "size"         | [B, 6]         | original height and width, top and left of the crop, height and width asked for    |
+| "size"         | [B, 6]         | original height and width, top and left of the crop, requested height and width    |
 | "strength"     | [B]            | guidance strength that the network was distilled with                              |
 | "augment"      | [B, A]         | what an augmentation did to the example, as numbers (EDM); without it nothing      |
-| "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, one for each place, in order        |
+| "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, in the order of the layers          |
 | "extra"        | tuple of pairs | IP-Adapter's keys and values, [B, K, D] each, a pair for each cross-attention      |
 
 Layer masks (`models.layers.layer_masks`) stand in the same dict. The example is the first axis of every leaf, so
@@ -37,18 +37,18 @@ EMBEDDINGS = TextInputs("embeddings", ("text", "text_mask"))
 
 
 def with_strength(condition: Any, strength: Any) -> dict[str, Any]:
-    """A condition with the guidance strength beside what it holds: class labels [B] alone stand under "label"."""
-    given = condition if isinstance(condition, Mapping) else {"label": condition}
-    return {**given, "strength": strength}
+    """A condition with the guidance strength added; class labels [B] alone become the entry "label"."""
+    named = condition if isinstance(condition, Mapping) else {"label": condition}
+    return {**named, "strength": strength}
 
 
 def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The entries of a condition, those that are not given as None.
+    """The entries of a condition, with None for those that it does not have.
 
     Args:
         condition: a mapping, or None for one without entries.
-        required: names that must be there.
-        optional: names that may be there.
+        required: names that must be present.
+        optional: names that may be present.
 
     Returns:
         One value for each name.
@@ -60,16 +60,16 @@ def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...]
         raise ValueError(
             f"this network's condition is a dict with {', '.join(map(repr, required))}; got {type(condition).__name__}"
         )
-    given = dict(condition or {})
+    present = dict(condition or {})
     for name in required:
-        if given.get(name) is None:
+        if present.get(name) is None:
             raise ValueError(
-                f"the condition has no {name!r}, which this network is told (diffusion.models.layers.conditions)"
+                f"the condition has no {name!r}, which this network requires (diffusion.models.layers.conditions)"
             )
-    for name in given:
+    for name in present:
         if name not in required + optional:
             raise ValueError(
                 f"the condition has {name!r}, which this network does not know; it knows "
                 f"{', '.join(map(repr, required + optional)) or 'none'}"
             )
-    return {name: given.get(name) for name in required + optional}
+    return {name: present.get(name) for name in required + optional}

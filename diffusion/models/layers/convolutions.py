@@ -46,8 +46,8 @@ class GroupNorm(nn.Module):
 def _group_mean(h: jax.Array, groups: int) -> jax.Array:
     """The mean over all pixels of each group of channels, at each of its channels: [B, N, C] -> [B, 1, C].
 
-    Over the pixels first: XLA walks a reduction over pixels and channels at once as a scalar loop on CPU (a sixth of a
-    U-Net's call).
+    Over the pixels first: XLA compiles a reduction over pixels and channels at once to a scalar loop on CPU (a sixth of
+    a U-Net's call).
     """
     batch, _, channels = h.shape
     means = h.mean(1).reshape(batch, groups, -1).mean(-1)
@@ -73,7 +73,7 @@ def conv(
 
 
 class ResnetBlock(nn.Module):
-    """x + conv(act(norm(h))), h = conv(act(norm(x))), told the time between: the block of DDPM's U-Net.
+    """x + conv(act(norm(h))), h = conv(act(norm(x))), with the time added between: the block of DDPM's U-Net.
 
     The embedding of the time is added to h, or, with `scale_shift`, scales and shifts its norm (ADM's adaptive group
     norm): norm(h) (1 + scale) + shift. Where it resamples, both branches do, before their first convolution.
@@ -125,12 +125,12 @@ class ResnetBlock(nn.Module):
             h = norm(h)
         else:
             width = self.features * (2 if self.scale_shift else 1)
-            told = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(embedding))[:, None, None]
+            time = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(embedding))[:, None, None]
             if self.scale_shift:
-                scale, shift = jnp.split(told, 2, axis=-1)
+                scale, shift = jnp.split(time, 2, axis=-1)
                 h = norm(h) * (1 + scale) + shift
             else:
-                h = norm(h + told)
+                h = norm(h + time)
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
         h = conv(self.features, dtype=self.dtype, zero=True, name="conv_2")(h)
         if self.project or x.shape[-1] != self.features:

@@ -1,4 +1,4 @@
-"""Embeddings of what a transformer is told beside its tokens: the time, the class label, the place of a token."""
+"""Embeddings of a transformer's other inputs: the time, the class label, the position of a token."""
 
 import math
 
@@ -57,7 +57,7 @@ class TimestepEmbedding(nn.Module):
 class LabelEmbedding(nn.Module):
     """One learned vector for each class and one for "no class": int [B] -> [B, width].
 
-    Row `num_classes` is the null class, the one that label dropout and classifier-free guidance ask for.
+    Row `num_classes` is the null class, which label dropout and classifier-free guidance use.
 
     Attributes:
         num_classes: number of real classes; labels are 0 .. num_classes. Any other label gives NaN, never a wrong row.
@@ -79,7 +79,7 @@ class LabelEmbedding(nn.Module):
 
 
 def sincos_positions(height: int, width: int, size: int, span: float | None = None) -> np.ndarray:
-    """Fixed sin-cos embedding of the places of a height x width grid.
+    """Fixed sin-cos embedding of the positions of a height x width grid.
 
         e(p) = [sin(p w), cos(p w)],   w_i = 10000^(-i / (size / 4)),   i = 0 .. size / 4 - 1
         out[row * width + column] = [e(column), e(row)]
@@ -87,8 +87,8 @@ def sincos_positions(height: int, width: int, size: int, span: float | None = No
     Args:
         height, width: the grid, in tokens.
         size: number of features; 4 divides it.
-        span: what height and width are stretched or shrunk to, so that pictures of any size see the same places; None
-            leaves the places whole numbers.
+        span: what height and width are stretched or shrunk to, so that pictures of any size have the same range of
+            positions; None leaves the positions whole numbers.
 
     Returns:
         [height * width, size], float32 (computed in float64).
@@ -129,12 +129,12 @@ def rope_angles(height: int, width: int, head_size: int, theta: float = 10_000.0
     """
     if head_size % 4:
         raise ValueError(f"axial rotary positions need a head width that 4 divides; got {head_size}")
-    places = np.stack(_grid(height, width), axis=1)
-    return (places[:, :, None] * _frequencies(head_size // 4, theta)).astype(np.float32)
+    positions = np.stack(_grid(height, width), axis=1)
+    return (positions[:, :, None] * _frequencies(head_size // 4, theta)).astype(np.float32)
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Turns pairs of features by the angles of their token, so that q . k sees differences of places alone.
+    """Turns pairs of features by the angles of their token, so that q . k depends on differences of positions alone.
 
         [a', b'] = [a cos - b sin, a sin + b cos]
 

@@ -27,7 +27,7 @@ class VectorEmbedding(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """What every layer is told beside the tokens: silu(time(t) + pooled(text) [+ strength(guidance)]), [B, width].
+    """The vector that conditions every layer: silu(time(t) + pooled(text) [+ strength(guidance)]), [B, width].
 
     Arguments of the call: the time [B] or [], the pooled text [B, P], and the guidance strength [B] or None.
     """
@@ -45,7 +45,7 @@ class Conditioning(nn.Module):
 
 
 class Projections(nn.Module):
-    """The way of one stream's tokens into an attention's heads, and back.
+    """The projections of one stream's tokens into an attention's heads, and back.
 
         enter: [B, N, D] -> q, k, v, each [B, N, H, D / H], q and k RMS-normalised by choice with a learned scale
         leave: [B, N, H, D / H] -> [B, N, D]
@@ -137,14 +137,14 @@ class JointBlock(nn.Module):
         stream <- stream + gate' * mlp(norm(stream) (1 + scale') + shift')
 
     Arguments of the call: the streams (picture [B, N, D], text [B, M, D]), the condition c [B, D] after SiLU, rotary
-    angles of text and picture [M + N, D / (2 H)] or None, and this layer's doors:
+    angles of text and picture [M + N, D / (2 H)] or None, and this layer's entries of the condition:
 
         "skip"      Bool [B]: the layer does nothing
         "residual"  [B, N, D]: added to the picture after the layer, skipped or not
         "extra"     (keys, values) [B, K, D]: attended to by the picture's queries, before they are turned, and added
                     to the picture after the layer
 
-    Returns (streams, None), as a scan wants it.
+    Returns (streams, None), as a scan expects.
 
     Attributes:
         heads: attention heads.
@@ -166,7 +166,7 @@ class JointBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, streams: tuple[jax.Array, jax.Array], c: jax.Array, angles: jax.Array | None, doors: dict[str, Any]
+        self, streams: tuple[jax.Array, jax.Array], c: jax.Array, angles: jax.Array | None, inputs: dict[str, Any]
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         x, text = streams
         width = x.shape[-1]
@@ -186,13 +186,13 @@ class JointBlock(nn.Module):
         if not self.last:
             text = words.leave(text, mixed[:, : text.shape[1]], text_vectors)
 
-        if "extra" in doors:
-            keys, values = (a.reshape(*a.shape[:2], self.heads, -1).astype(x.dtype) for a in doors["extra"])
+        if "extra" in inputs:
+            keys, values = (a.reshape(*a.shape[:2], self.heads, -1).astype(x.dtype) for a in inputs["extra"])
             x = x + attention(own[0], keys, values, self.attention).reshape(x.shape)
-        if "skip" in doors:
-            x, text = (jnp.where(doors["skip"][:, None, None], *pair) for pair in zip(streams, (x, text)))
-        if "residual" in doors:
-            x = x + doors["residual"].astype(x.dtype)
+        if "skip" in inputs:
+            x, text = (jnp.where(inputs["skip"][:, None, None], *pair) for pair in zip(streams, (x, text)))
+        if "residual" in inputs:
+            x = x + inputs["residual"].astype(x.dtype)
         return (x, text), None
 
 
@@ -202,8 +202,8 @@ class SingleBlock(nn.Module):
         q, k, v, h = enter(norm(x) (1 + scale) + shift)
         x <- x + gate * leave([attention(q, k, v), gelu(h)])
 
-    Arguments of the call: tokens x [B, M + N, D], text first; c and angles as `JointBlock`; its door "residual"
-    [B, N, D] is added to the picture's tokens. Returns (x, None).
+    Arguments of the call: tokens x [B, M + N, D], text first; c and angles as `JointBlock`; its entry
+    "residual" [B, N, D] is added to the picture's tokens. Returns (x, None).
 
     Reference: Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023, section 2, for the
     parallel layer; the code of FLUX.1 (Black Forest Labs, 2024).
@@ -215,14 +215,14 @@ class SingleBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, c: jax.Array, angles: jax.Array, doors: dict[str, jax.Array]
+        self, x: jax.Array, c: jax.Array, angles: jax.Array, inputs: dict[str, jax.Array]
     ) -> tuple[jax.Array, None]:
         shift, scale, gate = Modulation(3, self.dtype, name="modulation")(c)
         both = Projections(x.shape[-1], self.heads, True, self.dtype, beside=4, name="attention")
         q, k, v, hidden = both.enter(modulated(x, shift, scale))
         mixed = _to_tokens(_attend(q, k, v, angles, self.attention))
         x = x + gate * both.leave(jnp.concatenate([mixed[:, :, None], nn.gelu(hidden, approximate=True)], axis=2))
-        if "residual" in doors:
-            text = x.shape[1] - doors["residual"].shape[1]
-            x = x.at[:, text:].add(doors["residual"].astype(x.dtype))
+        if "residual" in inputs:
+            text = x.shape[1] - inputs["residual"].shape[1]
+            x = x.at[:, text:].add(inputs["residual"].astype(x.dtype))
         return layout.split(x, "batch", "tokens", None), None

@@ -1,18 +1,18 @@
-"""Doors into scanned layers: what a condition may ask of single layers and single examples.
+"""Layer masks: the entries of a condition that change single layers for single examples.
 
 A condition is the labels `[B]` alone, or a dict with them under "label" and any of these beside, in which row b is
 about example b and column l about layer l:
 
-| door       | `[B, L]` | what the layer does where it is open                                                        |
+| mask       | `[B, L]` | what the layer does where it is True, or not 0                                              |
 |------------|----------|---------------------------------------------------------------------------------------------|
 | "skip"     | Bool     | nothing: its output is its input (skip-layer guidance)                                      |
 | "identity" | Bool     | every token attends to itself alone (perturbed-attention guidance)                          |
 | "borrow"   | int      | example b attends with the maps of example b + borrow, 0 its own (prompt-to-prompt editing) |
 
-A door belongs to the example, so that `guidance.together` runs guided and impaired branches in one call; an offset
-stays right when conditions are concatenated. Conditions that are concatenated have the same doors, closed where they
-do nothing: `{"label": labels, "skip": doors.mask(B, L, ())}`. Without doors the program is that of a network that
-has none.
+A mask belongs to the example, so that `guidance.together` runs guided and impaired branches in one call; an offset
+stays right when conditions are concatenated. Conditions that are concatenated have the same masks, False where they
+do nothing: `{"label": labels, "skip": layer_masks.mask(B, L, ())}`. Without masks the program is that of a network
+without them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,35 +31,35 @@ def mask(batch: int, depth: int, layers: Sequence[int]) -> np.ndarray:
     Args:
         batch: number of examples B.
         depth: number of layers L.
-        layers: their numbers, 0 .. depth - 1, from the input; () for a closed door.
+        layers: their numbers, 0 .. depth - 1, from the input; () for a mask that is False everywhere.
 
     Raises:
-        ValueError: if a layer is not there.
+        ValueError: if a layer does not exist.
     """
     outside = [layer for layer in layers if not 0 <= layer < depth]
     if outside:
-        raise ValueError(f"layer {outside[0]} is not there: valid are 0 .. {depth - 1}")
+        raise ValueError(f"layer {outside[0]} does not exist: valid are 0 .. {depth - 1}")
     return np.tile(np.isin(np.arange(depth), list(layers)), (batch, 1))
 
 
 def parted(condition: Any, batch: int, depth: int) -> tuple[Any, dict[str, jax.Array]]:
-    """Parts a condition into the label (or None) and its doors, each turned to `[L, B]` for the scan over layers.
+    """Separates a condition into the label (or None) and its masks, each as `[L, B]` for the scan over layers.
 
     Raises:
-        ValueError: for an unknown door, a shape that is not [B, L], or a dtype that is not the door's.
+        ValueError: for an unknown mask, a shape that is not [B, L], or a dtype that is not the mask's.
     """
     if not isinstance(condition, Mapping):
         return condition, {}
-    doors = {name: jnp.asarray(door) for name, door in condition.items() if name != "label"}
-    for name, door in doors.items():
+    masks = {name: jnp.asarray(entry) for name, entry in condition.items() if name != "label"}
+    for name, entry in masks.items():
         if name not in KINDS:
             raise ValueError(
-                f"the condition has {name!r}, which is neither 'label' nor a door; doors are "
+                f"the condition has {name!r}, which is neither 'label' nor a layer mask; masks are "
                 f"{', '.join(map(repr, KINDS))}"
             )
-        if door.shape != (batch, depth) or not jnp.issubdtype(door.dtype, KINDS[name]):
+        if entry.shape != (batch, depth) or not jnp.issubdtype(entry.dtype, KINDS[name]):
             raise ValueError(
-                f"the door {name!r} has shape {door.shape} and dtype {door.dtype}; it takes [B, L] = "
+                f"the layer mask {name!r} has shape {entry.shape} and dtype {entry.dtype}; it takes [B, L] = "
                 f"({batch}, {depth}), {KINDS[name].__name__.rstrip('_')}, see diffusion.models.layers.layer_masks"
             )
-    return condition.get("label"), {name: door.T for name, door in doors.items()}
+    return condition.get("label"), {name: entry.T for name, entry in masks.items()}

@@ -1,6 +1,6 @@
-"""How activations are split over a mesh, said by the models in names of dimensions that know no mesh.
+"""How activations are split over a mesh: models name the dimensions, and do not depend on the mesh.
 
-A model says `layout.split(tokens, "batch", "tokens", None)`. Outside `over` that does nothing; inside, the array is
+A model calls `layout.split(tokens, "batch", "tokens", None)`. Outside `over` that does nothing; inside, the array is
 split over the axes that RULES give to the names:
 
 | name             | axes             |                                                                          |
@@ -59,11 +59,11 @@ def _devices() -> Mesh | None:
 
 
 class MeshError(ValueError):
-    """A mesh does not fit: its axes, the devices, or what is to be split over them; the message says which."""
+    """A mesh does not fit its axes, the devices, or the array that is split over them; the message names which."""
 
 
 def split(x: jax.Array, *names: str | None) -> jax.Array:
-    """Returns x, with its dimensions split over the mesh as their names say.
+    """Returns x, with its dimensions split over the mesh by their names.
 
     Args:
         x: any array.

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def axis_angles(places: np.ndarray, sizes: Sequence[int], theta: float = 10_000.0) -> np.ndarray:
+def axis_angles(positions: np.ndarray, sizes: Sequence[int], theta: float = 10_000.0) -> np.ndarray:
     """Angles of the pairs of a head's features: the first pairs turn with the first coordinate, and so on.
 
-        out[n] = [places[n, 0] w_0, places[n, 1] w_1, ...],   w_a[i] = theta^(-2 i / sizes[a]),   i < sizes[a] / 2
+        out[n] = [positions[n, 0] w_0, positions[n, 1] w_1, ...],   w_a[i] = theta^(-2 i / sizes[a]),   i < sizes[a] / 2
 
     Args:
-        places: coordinates of the tokens, [N, A].
+        positions: coordinates of the tokens, [N, A].
         sizes: features of a head that turn with each coordinate, A even numbers; their sum is the head's width D.
         theta: base of the frequencies.
 
@@ -25,7 +25,7 @@ def axis_angles(places: np.ndarray, sizes: Sequence[int], theta: float = 10_000.
 
     Reference: Su et al., "RoFormer", 2021, equation 15; the axes as in the code of FLUX.1 (Black Forest Labs, 2024).
     """
-    turns = [np.outer(place, theta ** (-np.arange(0, size, 2) / size)) for place, size in zip(places.T, sizes)]
+    turns = [np.outer(axis, theta ** (-np.arange(0, size, 2) / size)) for axis, size in zip(positions.T, sizes)]
     return np.concatenate(turns, axis=1).astype(np.float32)
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 UNROLLED = 12  # layers that CPU takes in one turn of the scan, where the stack has no more
-REMAT = {  # what the backward pass finds kept from the forward pass, layer by layer; the rest is computed again
+REMAT = {  # what the forward pass keeps for the backward pass, layer by layer; the rest is computed again
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -22,9 +22,9 @@ def scanned(
         block: a layer, called with what it changes and further arguments; returns (what it changed, None or an output).
         length: number of layers.
         remat: a name in `REMAT`.
-        in_axes: of each further argument: `nn.broadcast` where all layers see the same, 0 where its first axis counts
-            the layers. By default (c, angles, the layer's doors).
-        unroll: layers in one turn of the scan; 0: as `turn` says.
+        in_axes: of each further argument: `nn.broadcast` where all layers have the same, 0 where its first axis counts
+            the layers. By default (c, angles, the layer's entries of the condition).
+        unroll: layers in one turn of the scan; 0: the number of `turn`.
 
     Returns:
         A module class with the fields of `block`.
@@ -41,10 +41,10 @@ def scanned(
 
 
 def turn(length: int) -> int:
-    """Returns the layers in one turn of the scan where nobody has said: 1, but on CPU all of up to UNROLLED.
+    """Returns the default number of layers in one turn of the scan: 1, but on CPU all of up to UNROLLED.
 
     On CPU a scan copies what the backward pass needs of each layer into one array of all layers and out again, which
     takes a third of the step of DiT-S/2; its compilation takes 17 s scanned and 20 s unrolled. Deeper stacks are
-    scanned there too: nobody trains DiT-XL on a CPU, and unrolled it compiles for minutes.
+    scanned there too, since DiT-XL, which is not trained on a CPU, compiles for minutes when it is unrolled.
     """
     return length if jax.default_backend() == "cpu" and length <= UNROLLED else 1

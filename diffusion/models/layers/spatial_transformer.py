@@ -1,4 +1,4 @@
-"""Transformer layers at a place of a convolutional network: where the pixels of Stable Diffusion meet the prompt."""
+"""Transformer layers inside a convolutional network, where the pixels of Stable Diffusion attend to the prompt."""
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,7 @@ class TransformerBlock(nn.Module):
     """x <- x + f(norm(x)), with f = attention to itself, attention to the text, and the MLP, one after the other.
 
     Arguments of the call: tokens x [B, N, D], the text [B, M, E], what is added to the scores of its keys (or None),
-    further keys and values (or None), see `CrossAttention`. Returns (x, None), as a scan wants it.
+    further keys and values (or None), see `CrossAttention`. Returns (x, None), as a scan expects.
     """
 
     heads: int

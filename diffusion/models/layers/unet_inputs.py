@@ -1,7 +1,7 @@
-"""What the U-Nets without text are told beside x_t, looked at before anything is computed.
+"""The inputs of the U-Nets without text beside x_t, checked before anything is computed.
 
-The class is one of `num_classes`, or label `num_classes`, the null class: of that nothing is added to the embedding of
-the time, as in EDM, so that label dropout and classifier-free guidance need no row in a published table.
+The class is one of `num_classes`, or label `num_classes`, the null class, which adds nothing to the embedding of the
+time, as in EDM, so that label dropout and classifier-free guidance need no row in a published table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from diffusion.models.layers import conditions
 
 
-def told(
+def checked(
     condition: Any,
     x: jax.Array,
     t: jax.Array,
@@ -23,7 +23,7 @@ def told(
     num_classes: int,
     optional: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The entries of a condition, after a look at all shapes.
+    """The entries of a condition, once all shapes are checked.
 
     Args:
         condition: labels int [B], None, or a dict with "label", "residuals" and those that are `optional`.
@@ -31,14 +31,14 @@ def told(
         t: the network's clock.
         channels: that the network takes.
         halvings: how often it halves the side.
-        num_classes: of the network; 0 for one that is told no class.
+        num_classes: of the network; 0 for an unconditional one.
         optional: names of further entries.
 
     Returns:
         One value, or None, for each of "label", "residuals" and `optional`.
 
     Raises:
-        ValueError: naming what does not fit, and what would.
+        ValueError: naming the value that does not fit, and the valid ones.
     """
     if x.ndim != 4 or x.shape[-1] != channels:
         raise ValueError(f"this U-Net takes images [B, H, W, {channels}]; got an array of shape {x.shape}")
@@ -52,20 +52,20 @@ def told(
         raise ValueError(f"one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
     if condition is not None and not isinstance(condition, Mapping):
         condition = {"label": condition}
-    given = conditions.entries(condition, (), ("label", "residuals", *optional))
-    label = given["label"]
+    inputs = conditions.entries(condition, (), ("label", "residuals", *optional))
+    label = inputs["label"]
     if num_classes == 0 and label is not None:
-        raise ValueError("num_classes=0 makes an unconditional network, but a class was given; pass None")
+        raise ValueError("num_classes=0 makes an unconditional network, but there is a class; pass None")
     if num_classes and label is None:
         raise ValueError(
-            f"num_classes={num_classes} makes a class-conditional network, but no class was given; pass "
-            f"labels [B], with the null class {num_classes} where none is meant"
+            f"num_classes={num_classes} makes a class-conditional network, but there is no class; pass "
+            f"labels [B], with the null class {num_classes} for no class"
         )
     if label is not None and (jnp.shape(label) != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer)):
         raise ValueError(
             f"one integer label for each image, [B] = {x.shape[:1]}; got shape {jnp.shape(label)}, dtype {label.dtype}"
         )
-    return given
+    return inputs
 
 
 def class_rows(table: jax.Array, labels: jax.Array | None) -> jax.Array:
@@ -73,7 +73,7 @@ def class_rows(table: jax.Array, labels: jax.Array | None) -> jax.Array:
 
     Args:
         table: [num_classes, D].
-        labels: int [B] in 0 .. num_classes; any other gives NaN, never a wrong row. Not None, which `told` refuses.
+        labels: int [B] in 0 .. num_classes; any other gives NaN, never a wrong row. Not None, which `checked` refuses.
 
     Returns:
         [B, D].
@@ -84,7 +84,7 @@ def class_rows(table: jax.Array, labels: jax.Array | None) -> jax.Array:
 
 
 def with_residuals(skips: Sequence[jax.Array], middle: jax.Array, residuals: Sequence[jax.Array] | None):
-    """Adds what an adapter such as ControlNet says to the skips, in order, and to the middle, last.
+    """Adds the residuals of an adapter such as ControlNet to the skips, in order, and to the middle, last.
 
     Args:
         skips: arrays [B, H, W, C], as the encoder made them.
@@ -101,14 +101,14 @@ def with_residuals(skips: Sequence[jax.Array], middle: jax.Array, residuals: Seq
     """
     if residuals is None:
         return list(skips), middle
-    places = [*skips, middle]
-    if len(residuals) != len(places):
+    streams = [*skips, middle]
+    if len(residuals) != len(streams):
         raise ValueError(
-            f"'residuals' has {len(places)} places in this U-Net, {len(skips)} skips and the middle; got "
+            f"'residuals' has {len(streams)} arrays in this U-Net, for {len(skips)} skips and the middle; got "
             f"{len(residuals)}"
         )
-    for i, (place, residual) in enumerate(zip(places, residuals)):
-        if residual.shape != place.shape:
-            raise ValueError(f"'residuals'[{i}] has the shape {place.shape} in this U-Net; got {residual.shape}")
-    *skips, middle = (place + residual.astype(place.dtype) for place, residual in zip(places, residuals))
+    for i, (stream, residual) in enumerate(zip(streams, residuals)):
+        if residual.shape != stream.shape:
+            raise ValueError(f"'residuals'[{i}] has the shape {stream.shape} in this U-Net; got {residual.shape}")
+    *skips, middle = (stream + residual.astype(stream.dtype) for stream, residual in zip(streams, residuals))
     return skips, middle

@@ -1,4 +1,4 @@
-"""CLIP: a text tower and an image tower that put a caption and its picture at the same place.
+"""CLIP: a text tower and an image tower that map a caption and its picture to nearby vectors.
 
     ids [B, N] -> tokens + positions -> depth x layer -> norm -> at the end of the text -> projection -> [B, P]
     images -> patches, class token, positions -> norm -> depth x layer -> class token -> norm -> projection -> [B, P]
@@ -28,7 +28,7 @@ from diffusion.models.layers.clip_layers import Layers, check, layer_norm
 from diffusion.models.layers.conditions import TOKENS
 from diffusion.models.layers.cross_attention import xavier
 
-LEGACY_EOS = 2  # what old configs say the end of the text is; then it is found as the largest id
+LEGACY_EOS = 2  # the end of the text in old configs; then it is found as the largest id
 normal = nn.initializers.normal(0.02)
 
 
@@ -59,7 +59,7 @@ class CLIPText(nn.Module):
             old configs have it, stands for the largest id of the text, which is where the published vocabulary ends.
         epsilon: of the norms.
         token_std: standard deviation of the tokens' embeddings at the start, 0.02 as published. With 1 the words stay
-            apart in what the tower says of them, also those that its loss has not come to ask for.
+            apart in the tower's output, also those that its loss has not yet needed.
         attention: implementation, see `diffusion.models.layers.attention`.
         remat: see `diffusion.models.dit.DiT`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
@@ -114,9 +114,9 @@ class CLIPText(nn.Module):
         if mask is not None and mask.shape != ids.shape:
             raise ValueError(f"the mask has shape {mask.shape}, the ids {ids.shape}")
         length = ids.shape[1]
-        places = self.param("positions", normal, (self.positions, self.width))
+        positions = self.param("positions", normal, (self.positions, self.width))
         start = nn.initializers.normal(self.token_std)
-        x = nn.Embed(self.vocabulary, self.width, embedding_init=start, name="tokens")(ids) + places[:length]
+        x = nn.Embed(self.vocabulary, self.width, embedding_init=start, name="tokens")(ids) + positions[:length]
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
         seen = jnp.tri(length, dtype=bool)[None]
         seen = seen if mask is None else seen & mask[:, None]
@@ -205,9 +205,9 @@ class CLIPVision(nn.Module):
         x = patchify(images.astype(self.dtype), self.patch)
         x = nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(x)
         first = self.param("class_token", normal, (self.width,))
-        places = self.param("positions", normal, ((self.size // self.patch) ** 2 + 1, self.width))
+        positions = self.param("positions", normal, ((self.size // self.patch) ** 2 + 1, self.width))
         first = jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, self.width))
-        x = jnp.concatenate([first, x], axis=1) + places.astype(x.dtype)
+        x = jnp.concatenate([first, x], axis=1) + positions.astype(x.dtype)
         x = layout.split(layer_norm(self.epsilon, self.dtype, "first_norm")(x), "batch", "tokens", None)
         x, kept = Layers(
             self.depth,

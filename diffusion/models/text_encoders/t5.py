@@ -1,4 +1,4 @@
-"""T5's encoder: text as tokens that all see each other, with places that are differences alone.
+"""T5's encoder: tokens that all attend to each other, with relative positions alone.
 
     ids [B, N] -> tokens -> depth x layer -> norm -> [B, N, D]
 

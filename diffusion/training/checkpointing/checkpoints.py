@@ -33,7 +33,7 @@ PATIENCE = 10**9  # seconds for a save: Orbax's 600 are too few for a slow disk,
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read; the message says which, why, and what to do."""
+    """A checkpoint could not be written or read; the message names it, the reason, and the next step."""
 
 
 class DamagedCheckpoint(CheckpointError):
@@ -41,7 +41,7 @@ class DamagedCheckpoint(CheckpointError):
 
 
 class UnreadableCheckpoint(CheckpointError):
-    """A checkpoint could not be read now, for a reason that says nothing about it: it may be sound."""
+    """A checkpoint could not be read now, for a reason outside it: it may be sound."""
 
 
 class MismatchedCheckpoint(CheckpointError):
@@ -181,10 +181,10 @@ class Checkpoints:
         self._prune()
 
     def keep_best(self, best: dict) -> None:
-        """Keeps a finished checkpoint for good, in place of the best so far, and notes that in it.
+        """Keeps a finished checkpoint for good, as the best so far, and records that in it.
 
         Args:
-            best: JSON-able: {"step": of the checkpoint, ...}; its `about` then says so under "best".
+            best: JSON-able: {"step": of the checkpoint, ...}; its `about` then has this under "best".
 
         Raises:
             CheckpointError: if it is not there, or cannot be written.
@@ -219,7 +219,7 @@ class Checkpoints:
         try:
             self.wait()
         except BaseException:
-            with contextlib.suppress(Exception):  # it may tell of the same save again, in its own words
+            with contextlib.suppress(Exception):  # it may raise the same error of this save again
                 self._writer.close()
             raise
         with self._explained():
@@ -243,7 +243,7 @@ class Checkpoints:
 
 
 def read_about(workdir: str | pathlib.Path, step: int) -> dict:
-    """Returns what a checkpoint says about itself: step, examples, leaves and the facts given to `save`.
+    """Returns a checkpoint's description of itself: step, examples, leaves and the facts passed to `save`.
 
     Raises:
         DamagedCheckpoint: if that part is missing or altered.
@@ -268,17 +268,17 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path):
-    """Turns what a read raises into our errors: damage is what the content of the files says, and nothing else."""
+    """Turns the errors of a read into ours: only the content of the files can be damage."""
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many types here
         if failures.of_machine(error):
             raise UnreadableCheckpoint(
-                f"{path} could not be read: {_first_line(error)}. That says nothing about the checkpoint: nothing was "
-                "renamed or removed. See that this user may read it, that the disk answers and that there is memory, "
+                f"{path} could not be read: {_first_line(error)}. The checkpoint may be sound: nothing was renamed or "
+                "removed. See that this user may read it, that the disk answers and that there is memory, "
                 "then run the same command again."
             ) from error
-        if isinstance(error, limits.Refused):  # a claim that is refused is damage, whoever did it
+        if isinstance(error, limits.Refused):  # a declaration that is refused is damage
             raise DamagedCheckpoint(str(error)) from error
         raise DamagedCheckpoint(f"{path} cannot be read: {_first_line(error)}.") from error
 
@@ -292,7 +292,7 @@ def _read(workdir: str | pathlib.Path, step: int, about: dict, target: dict[str,
         for item in target:
             validation.check_item(path / item, declared.get(item, 0))
     args = {name: ocp.args.StandardRestore(tree) for name, tree in target.items()}
-    # Each process reads alone, without Orbax's barrier: where one cannot, `_together` says so to all.
+    # Each process reads alone, without Orbax's barrier: where one cannot, `_together` reports it to all.
     alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes={jax.process_index()})
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
     with contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=alone)) as reader, _reading(path):
@@ -316,18 +316,20 @@ def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
         result = read()
     except kinds as failure:
         error = failure
-    found = agreement.gather("restore", "" if error is None else type(error).__name__)
-    worst = next((kind for kind in reversed(kinds) if kind.__name__ in found), None)
+    failures_of_all = agreement.gather("restore", "" if error is None else type(error).__name__)
+    worst = next((kind for kind in reversed(kinds) if kind.__name__ in failures_of_all), None)
     if worst is None:
         return result
     if isinstance(error, worst):
         raise error
-    which = ", ".join(str(i) for i, name in enumerate(found) if name == worst.__name__)
-    raise worst(f"{path} could not be restored by process {which} of this run, whose own output says why.") from error
+    which = ", ".join(str(i) for i, name in enumerate(failures_of_all) if name == worst.__name__)
+    raise worst(
+        f"{path} could not be restored by process {which} of this run; its own output has the reason."
+    ) from error
 
 
 def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple[TrainState, dict]:
-    """Returns the state saved at a step, verified, and what its checkpoint says about itself.
+    """Returns the state saved at a step, verified, and its checkpoint's description.
 
     Args:
         workdir: the run folder.

@@ -1,4 +1,4 @@
-"""What a checkpoint declares, checked before anything of that size is allocated or a file that it names is opened."""
+"""Checkpoint validation: checks of the declared sizes and files before anything is allocated or opened."""
 
 import math
 import pathlib
@@ -21,7 +21,7 @@ def check_leaves(what: str, leaves: object) -> dict[str, int]:
         The bytes that each item (the first part of the names) declares, e.g. {"params": 4096, "ema": 4096}.
 
     Raises:
-        Refused: for a name that leads out of the folder, or a shape or type that is none.
+        Refused: for a name that leads out of the folder, or a shape or type that is not valid.
     """
     if not isinstance(leaves, dict):
         raise Refused(f"{what} describes no leaves.")

@@ -1,6 +1,6 @@
-"""What the processes of a run say to each other about anything but arrays: short texts, through JAX's coordinator.
+"""Messages between the processes of a run: short texts, through JAX's coordinator.
 
-No device takes part, so that a process whose device or disk has failed can still say so.
+No device takes part, so that a process whose device or disk has failed can still report it.
 """
 
 import collections
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-WAIT = 500  # milliseconds that a process is deaf to signals
+WAIT = 500  # milliseconds during which a process does not handle signals
 
 _calls: collections.Counter[str] = collections.Counter()
 
@@ -24,7 +24,7 @@ def gather(about: str, text: str = "", seconds: float = float("inf")) -> list[st
         seconds: how long to wait for the others.
 
     Raises:
-        TimeoutError: if one of them has said nothing by then; the message names it.
+        TimeoutError: if one of them has sent nothing by then; the message names it.
     """
     if jax.process_count() == 1:
         return [text]
@@ -39,7 +39,7 @@ def gather(about: str, text: str = "", seconds: float = float("inf")) -> list[st
 
 
 class Abandoned(RuntimeError):
-    """Process 0 has failed in what all were waiting for; it says itself why."""
+    """Process 0 has failed in work that all were waiting for; its own output has the reason."""
 
 
 def first(work: Callable[[], None]) -> None:
@@ -53,7 +53,7 @@ def first(work: Callable[[], None]) -> None:
     """
     if jax.process_index() > 0:
         if gather("first")[0]:
-            raise Abandoned("process 0 of this run has failed, whose own output says why")
+            raise Abandoned("process 0 of this run has failed; its own output has the reason")
         return
     try:
         work()

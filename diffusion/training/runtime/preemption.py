@@ -1,4 +1,4 @@
-"""Being told to stop: Ctrl-C, SIGTERM, and the notices of schedulers, turned into a question asked between steps."""
+"""Requests to stop: Ctrl-C, SIGTERM, and the notices of schedulers, which a run checks between steps."""
 
 import contextlib
 import os
@@ -17,15 +17,15 @@ from diffusion.training.runtime import agreement
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: as SIGTERM, however often they come
-BEAT = 0.5  # seconds between two questions while one process works alone
+BEAT = 0.5  # seconds between two checks while one process works alone
 
 
 class Interrupted(BaseException):
-    """Work that can be repeated was left, because the run is to stop. (No handler of errors is to take it for one.)"""
+    """Work that can be repeated was left, because the run must stop. (No `Exception`, so that no handler catches it.)"""
 
 
 class StopRequest:
-    """Within its `with` block, a first SIGINT or SIGTERM only asks to stop; a second one ends the process at once.
+    """Within its `with` block, a first SIGINT or SIGTERM only requests a stop; a second one ends the process at once.
 
     SIGUSR1 and SIGHUP stand for SIGTERM, but for those that the process was started to ignore (`nohup`).
 
@@ -35,15 +35,16 @@ class StopRequest:
 
     def __init__(self):
         self._signal = None
-        self._asked, self._reached = 0, False  # questions so far, as many on every process, and the answer
+        self._checks = 0  # so far, as many on every process
+        self._reached = False  # whether a check has found the request
         self._previous: dict[int, Any] = {}
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def __enter__(self) -> "StopRequest":
         # jax.distributed listens to SIGTERM itself: a handler of ours would take it away.
         ours = SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
-        heard = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._note) for number in (*ours, *heard)}
+        received = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._note) for number in (*ours, *received)}
         return self
 
     def __exit__(self, *_) -> None:
@@ -62,7 +63,7 @@ class StopRequest:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _leave_lost_terminals(self) -> None:
-        """Sends what is still to be said to nowhere, where a write to a terminal that is gone would end the run."""
+        """Discards further output to a terminal that is gone, since a write to it would end the run."""
         for descriptor in self._terminals:
             if not os.isatty(descriptor):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
@@ -70,15 +71,15 @@ class StopRequest:
     def received(self) -> int | None:
         """Returns the number of the signal to stop for now, SIGINT or SIGTERM, or None.
 
-        In a run of several processes each must ask as often as the others, and all get the answer at one question.
+        In a run of several processes each must check as often as the others, and all see the request at the same check.
         """
         if jax.process_count() == 1:
             return self._signal
-        self._ask(self._asked + 1)
+        self._check_up_to(self._checks + 1)
         return (self._signal or int(signal.SIGTERM)) if self._reached else None
 
     def check(self) -> None:
-        """Raises `Interrupted` if the run is to stop; asks as `received` does."""
+        """Raises `Interrupted` if the run must stop; checks as `received` does."""
         if self.received() is not None:
             raise Interrupted
 
@@ -88,7 +89,10 @@ class StopRequest:
 
         For what one process does alone while the others wait for it. All of them must enter it, and leave it.
         """
-        began, first, over, inside = time.monotonic(), self._asked, threading.Event(), True
+        began = time.monotonic()
+        first = self._checks
+        over = threading.Event()
+        inside = True
         main = threading.get_ident()  # only the main thread may set a handler
 
         def end(number, frame):
@@ -99,8 +103,8 @@ class StopRequest:
 
         def watch():
             while not over.wait(BEAT):
-                if jax.process_count() > 1:  # by the clock, so that all are at about the same question
-                    self._ask(first + int((time.monotonic() - began) / BEAT))
+                if jax.process_count() > 1:  # by the clock, so that all are at about the same check
+                    self._check_up_to(first + int((time.monotonic() - began) / BEAT))
                 if self._reached or (jax.process_count() == 1 and self._signal):
                     return signal.pthread_kill(main, signal.SIGUSR2)  # wakes it from a wait
 
@@ -117,22 +121,22 @@ class StopRequest:
             self.align()
 
     def align(self) -> None:
-        """Brings the processes to the same number of questions, where they may have asked differently often."""
-        self._ask(max(map(int, agreement.gather("questions", str(self._asked)))))
+        """Brings the processes to the same number of checks, where they may have checked differently often."""
+        self._check_up_to(max(map(int, agreement.gather("checks", str(self._checks)))))
 
-    def _ask(self, number: int) -> None:
-        """Asks up to the question of that number: JAX says yes at one of them alone."""
-        while self._asked < number:
-            self._asked += 1
-            self._reached = multihost_utils.reached_preemption_sync_point(self._asked) or self._reached
+    def _check_up_to(self, number: int) -> None:
+        """Checks until that number of checks is reached: JAX reports the request at one of them alone."""
+        while self._checks < number:
+            self._checks += 1
+            self._reached = multihost_utils.reached_preemption_sync_point(self._checks) or self._reached
 
 
 def leave(status: int) -> NoReturn:
-    """Ends a process that has failed, and has said why, at once.
+    """Ends a process at once that has failed and has printed why.
 
-    In a run of several processes JAX would have it wait for the others, which wait for it in the next step; and what
-    Orbax still had to write would fail with pages of its own. Process 0 stays a second longer: the coordinator ends
-    with it, and what the others had to say would become pages of JAX's.
+    In a run of several processes JAX would let it wait for the others, which wait for it in the next step; and writes
+    of Orbax that are not finished would print pages of errors. Process 0 stays a second longer: the coordinator ends
+    with it, and the messages of the others would be lost in JAX's errors.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from jax import monitoring
 
-# JAX tells of each program that it compiles or takes from the compilation cache; one that is in memory is not told.
+# JAX reports each program that it compiles or reads from the compilation cache, but no program in memory.
 EVENT = "/jax/core/compile/backend_compile_duration"
 
 
@@ -47,12 +47,12 @@ class Watch:
         """
         before = len(self.compiled)
         yield
-        found = self.compiled[before:]
-        if kind in self._done and found:
-            self.count += len(found)
+        again = self.compiled[before:]
+        if kind in self._done and again:
+            self.count += len(again)
             warnings.warn(
-                f"step {step}: {kind} compiled {', '.join(found)} again ({self.count} recompilations so far). A shape, "
-                "type or sharding changed, or a function is made anew at each call; JAX_EXPLAIN_CACHE_MISSES=1 says "
+                f"step {step}: {kind} compiled {', '.join(again)} again ({self.count} recompilations so far). A shape, "
+                "type or sharding changed, or a function is made anew at each call; JAX_EXPLAIN_CACHE_MISSES=1 logs "
                 "which.",
                 RecompilationWarning,
                 stacklevel=3,

@@ -102,7 +102,7 @@ def mmdit(net, a):
     return {"output": net(a["x"], a["t"], told)}
 
 
-def mmdit_doors(net, a):
+def mmdit_adapters(net, a):
     plain = {"text": a["text"], "pooled": a["pooled"]}
     skip = np.array([[False] * 4, [False, True, True, False]])
     controlled = net(a["x"], a["t"], {**plain, "residuals": (a["residual_0"], a["residual_1"])})
@@ -180,7 +180,7 @@ CALLS = {
     "mmdit_original": Call(mmdit, 4e-5),
     "flux_schnell": Call(mmdit, 2e-5),
     "flux_original": Call(mmdit, 8e-5),
-    "mmdit_sd35_medium": Call(mmdit_doors, 2e-5),
+    "mmdit_sd35_medium": Call(mmdit_adapters, 2e-5),
     "flux_dev": Call(flux_dev, 7e-5),
     "unet_2d_ddpm": Call(unet, 2e-5),
     "unet_2d_heads": Call(unet, 8e-6),

@@ -385,7 +385,7 @@ def test_embeddings_that_differ_from_block_to_block_are_each_blocks_own(tmp_path
 
 def test_what_no_family_describes_is_not_written(tmp_path):
     _, params = interchange.load(folder(tmp_path / "theirs"))
-    with pytest.raises(interchange.Refusal, match="trained = False has no place in it"):
+    with pytest.raises(interchange.Refusal, match="trained = False cannot be written to it"):
         interchange.save(tmp_path / "ours", toy.Toy(3, trained=False), params)
     with pytest.raises(ValueError, match=r"no family describes a Dense; those that can be written are .*Toy"):
         interchange.save(tmp_path / "ours", folders.nn.Dense(3), params)
@@ -430,7 +430,7 @@ def test_dit_for_which_library_depends_on_how_it_is_told_the_time():
     paper = DiT(2, 32, 1, 2, 3, shape=(8, 8, 4))
     assert families.of(paper).name == "DiT"
     assert families.of(paper.clone(frequency_shift=1)).name == "DiTTransformer2DModel"
-    with pytest.raises(interchange.Refusal, match="own_embeddings = True has no place in it"):
+    with pytest.raises(interchange.Refusal, match="own_embeddings = True cannot be written to it"):
         interchange.FAMILIES["DiT"].describe(paper.clone(own_embeddings=True))
-    with pytest.raises(interchange.Refusal, match=r"positions = 'rope' has no place in it; only 'sincos' has"):
+    with pytest.raises(interchange.Refusal, match=r"positions = 'rope' cannot be written to it; only 'sincos' can"):
         families.of(paper.clone(positions="rope"))

@@ -71,7 +71,7 @@ def test_a_published_network_is_described_as_it_was_built(name):
         ("UNet2DConditionModel", {"transformer_layers_per_block": [[1, 2], 1, 1, 1]}, "has to say those of the way up"),
         ("UNet2DConditionModel", {"transformer_layers_per_block": [1, 1]}, "one number for each of 4 levels"),
         ("UNet2DConditionModel", {"class_embed_type": "identity"}, "class_embed_type = 'identity' is not supported"),
-        ("UNet2DConditionModel", {"class_embed_type": "projection"}, "is to say the width"),
+        ("UNet2DConditionModel", {"class_embed_type": "projection"}, "must be the width"),
         (
             "UNet2DConditionModel",
             {
@@ -107,7 +107,7 @@ def test_a_network_goes_to_the_family_that_has_words_for_it():
     known = interchange.FAMILIES["UNet2DModel"]
     assert of(known.build(known.published["NCSN++, CelebA-HQ 256"])) == "UNet2DModel"
     assert of(SongUNet(32, encoder="skip", decoder="skip", clock="fourier")) == "SongUNet"
-    with pytest.raises(Refusal, match="heads = 2 has no place in it"):
+    with pytest.raises(Refusal, match="heads = 2 cannot be written to it"):
         of(UNet((32, 64), 1, heads=2, padding="end"))
-    with pytest.raises(Refusal, match="clock = 'positional' has no place in it; 'fourier' has"):
+    with pytest.raises(Refusal, match="clock = 'positional' cannot be written to it; 'fourier' can"):
         interchange.FAMILIES["UNet2DModel"].describe(SongUNet(32))

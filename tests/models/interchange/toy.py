@@ -33,7 +33,7 @@ def build(config):
 
 def describe(module):
     if not module.trained:
-        raise Refusal("ToyModel: trained = False has no place in it.")
+        raise Refusal("ToyModel: trained = False cannot be written to it.")
     return {"width": module.width, "act": "linear"}
 
 

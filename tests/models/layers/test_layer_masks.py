@@ -30,10 +30,10 @@ def network():
     return build(depth=L, qk_norm=True)
 
 
-def run(network, **open_doors):
-    """The network with every door there is, those named open, so that all tests share one program."""
+def run(network, **masks):
+    """The network with every mask there is, those of no name False, so that all tests share one program."""
     x, t, labels = inputs()
-    return apply(*network, x, t, {"label": labels, **CLOSED, **open_doors})
+    return apply(*network, x, t, {"label": labels, **CLOSED, **masks})
 
 
 def maps(p, x, heads):
@@ -77,13 +77,13 @@ def assert_close(out, expected):
     np.testing.assert_allclose(out, expected, atol=2e-4 * np.abs(expected).max())
 
 
-def test_closed_doors_change_nothing(network):
+def test_masks_that_are_false_change_nothing(network):
     x, t, labels = inputs()
     np.testing.assert_allclose(run(network), apply(*network, x, t, labels), rtol=1e-5, atol=1e-5)
 
 
-def test_without_doors_the_program_is_the_same(network):
-    """Labels in a dict make the program of the labels alone, to the letter; nor do parameters depend on doors."""
+def test_without_masks_the_program_is_the_same(network):
+    """Labels in a dict make the program of the labels alone, to the letter; nor do parameters depend on masks."""
     model, variables = network
     x, t, labels = inputs()
     plain = str(jax.make_jaxpr(lambda c: model.apply(variables, x, t, c))(labels))
@@ -93,7 +93,7 @@ def test_without_doors_the_program_is_the_same(network):
 
 
 def test_a_skipped_layer_is_a_network_without_it(network, monkeypatch):
-    """Of the one example that asks for it; the other goes through."""
+    """Of the one example whose mask skips it; the other passes through all layers."""
     out = run(network, skip=np.array([[False, True, False], [False, False, False]]))
     assert_close(out[0], oracle(network, 0, monkeypatch, skip=(1,))[0])
     assert_close(out[1], oracle(network, 1, monkeypatch)[0])
@@ -114,7 +114,7 @@ def test_borrowed_maps_are_those_of_the_other_example(network, monkeypatch):
 
 
 def test_guided_and_impaired_branches_run_in_one_call(network):
-    """`together` concatenates doors with labels: each branch is what it is alone, and guidance combines them."""
+    """`together` concatenates masks with labels: each branch is what it is alone, and guidance combines them."""
     model, variables = network
     x, t, labels = (a[:1] for a in inputs())
     schedule = schedules.cosine()
@@ -125,7 +125,7 @@ def test_guided_and_impaired_branches_run_in_one_call(network):
         calls.append(x.shape[0])
         return apply(model, variables, x, clock, condition)
 
-    closed = {"label": labels, **{name: door[:1] for name, door in CLOSED.items()}}
+    closed = {"label": labels, **{name: mask[:1] for name, mask in CLOSED.items()}}
     skipped = {**closed, "skip": layer_masks.mask(1, L, (0, 2))}
     branches = guidance.together(counted, schedule, v, (closed, skipped))
     guided = guidance.skip_layer(branches, 2.5)(x, t)
@@ -183,7 +183,7 @@ np.testing.assert_allclose(jax.jit(apply)(*batch), plain, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_doors_on_a_mesh():
+def test_masks_on_a_mesh():
     """Examples over one axis and heads over the other, in a process of four simulated devices."""
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", CHILD], env=env, check=True)
@@ -191,7 +191,7 @@ def test_doors_on_a_mesh():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"remat": "full"}, {"unroll": 99}])
-def test_gradients_pass_through_doors(network, options):
+def test_gradients_pass_through_masks(network, options):
     model, variables = network
     x, t, labels = inputs()
     condition = {
@@ -209,20 +209,23 @@ def test_gradients_pass_through_doors(network, options):
     assert max(jax.tree.leaves(skipped)) == 0  # a skipped layer has no gradient
 
 
-def test_bad_doors_are_refused_by_name(network):
+def test_bad_masks_are_refused_by_name(network):
     model, variables = network
     x, t, labels = inputs()
-    for door, message in [
-        ({"skipp": CLOSED["skip"]}, r"'skipp'.*neither 'label' nor a door; doors are 'skip', 'identity', 'borrow'"),
+    for mask, message in [
+        (
+            {"skipp": CLOSED["skip"]},
+            r"'skipp'.*neither 'label' nor a layer mask; masks are 'skip', 'identity', 'borrow'",
+        ),
         ({"skip": np.zeros(L, bool)}, r"'skip' has shape \(3,\).*\[B, L\] = \(2, 3\), bool"),
         ({"skip": np.zeros((B, L))}, r"'skip'.*float32"),
         ({"borrow": np.zeros((B, L), bool)}, r"'borrow'.*integer"),
     ]:
         with pytest.raises(ValueError, match=message):
-            model.apply(variables, x, t, {"label": labels, **door})
+            model.apply(variables, x, t, {"label": labels, **mask})
     with pytest.raises(ValueError, match="condition is None"):
         model.apply(variables, x, t, {"skip": CLOSED["skip"]})
-    with pytest.raises(ValueError, match=r"layer 3 is not there: valid are 0 \.\. 2"):
+    with pytest.raises(ValueError, match=r"layer 3 does not exist: valid are 0 \.\. 2"):
         layer_masks.mask(B, L, (0, 3))
     unconditional = DiT(**{**SMALL, "num_classes": 0, "depth": L})
     shapes = jax.eval_shape(unconditional.init, jax.random.key(0), x, t, {"skip": CLOSED["skip"]})

@@ -56,7 +56,7 @@ def inputs(name: str, channels: int = 4, text: int = 24, **more: np.ndarray) -> 
 
 
 def run(module: torch.nn.Module, a: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """One call with everything that the network is told."""
+    """One call with every entry of the condition."""
     told = {}
     if "text_mask" in a:
         told["encoder_attention_mask"] = a["text_mask"]
@@ -72,7 +72,7 @@ def run(module: torch.nn.Module, a: Mapping[str, torch.Tensor]) -> dict[str, tor
     return {"output": last(module(first(a["x"]), a["t"], a["text"], **told).sample)}
 
 
-def through_doors(module: torch.nn.Module, a: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_adapters(module: torch.nn.Module, a: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """ControlNet's residuals, and IP-Adapter's tokens, with projections that are made here and in our test."""
     residuals = [first(a[key]) for key in sorted(a) if key.startswith("residual_")]
     call = lambda text, **more: last(module(first(a["x"]), a["t"], text, **more).sample)
@@ -182,7 +182,7 @@ SD2 = lambda: unet(
     **FEW,
 )
 XL_SMALL = lambda: unet((32, 64), (0, 1), 24, layers_per_block=1, **SMALL_XL)
-PLACES = ((4, 4, 32), (4, 4, 32), (2, 2, 32), (2, 2, 64), (2, 2, 64))  # of the residuals, in the network of the doors
+PLACES = ((4, 4, 32), (4, 4, 32), (2, 2, 32), (2, 2, 64), (2, 2, 64))  # of the residuals, in the network with adapters
 TOLD_XL = {
     "pooled": drawn("unet xl pooled", 2, 24),
     "size": np.array([[512, 768, 0, 16, 1024, 1024], [8, 8, 0, 0, 8, 16]], np.float32),
@@ -245,7 +245,7 @@ CASES = {
         inputs("unet table", label=np.array([4, 1], np.int32)),
         run,
     ),
-    "conditional_unet_doors": Case(
+    "conditional_unet_adapters": Case(
         lambda: unet((32, 64), (1, 0), 16, layers_per_block=1, attention_head_dim=4, **FEW),
         {
             "x": drawn("unet doors x", 1, 4, 4, 4),
@@ -254,7 +254,7 @@ CASES = {
             "image": drawn("unet doors image", 1, 3, 12),
             **{f"residual_{i}": drawn(f"unet doors {i}", 1, *shape) for i, shape in enumerate(PLACES)},
         },
-        through_doors,
+        with_adapters,
     ),
     "conditional_unet_original_sd1": Case(lambda: Original(SD1()), inputs("unet sd1"), run),
     "conditional_unet_original_xl": Case(lambda: Original(XL_SMALL()), inputs("unet xl", **TOLD_XL), run),

@@ -31,13 +31,13 @@ def small(**options) -> FluxTransformer2DModel:
     )
 
 
-def call(module: FluxTransformer2DModel, a: dict[str, torch.Tensor], **doors) -> torch.Tensor:
+def call(module: FluxTransformer2DModel, a: dict[str, torch.Tensor], **entries) -> torch.Tensor:
     """As diffusers' pipeline calls it."""
     batch, height, width, channels = a["x"].shape
     tokens = FluxPipeline._pack_latents(first(a["x"]), batch, channels, height, width)
     places = FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", torch.float32)
     out = module(
-        tokens, a["text"], a["pooled"], a["t"], places, torch.zeros(a["text"].shape[1], 3), a.get("strength"), **doors
+        tokens, a["text"], a["pooled"], a["t"], places, torch.zeros(a["text"].shape[1], 3), a.get("strength"), **entries
     ).sample
     return last(FluxPipeline._unpack_latents(out, 8 * height, 8 * width, 8))
 
@@ -57,7 +57,7 @@ def run(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str,
     return {"output": call(module, a)}
 
 
-def run_doors(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def run_adapters(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Also with the residuals of a ControlNet, and with the keys and values of an IP-Adapter."""
     plain = call(module, a)
     controlled = call(
@@ -129,7 +129,7 @@ CASES = {
             "strength": np.array([3.5, 1.25], np.float32),
             "extra": drawn("flux extra", 2, 3, 2 * DEPTH * WIDTH),
         },
-        run_doors,
+        run_adapters,
     ),
     "flux_original": Case(
         original, {**INPUTS, "x": drawn("flux wide x", 2, 4, 6, 6), "strength": np.array([3.5, 1.25], np.float32)}, run

@@ -33,15 +33,15 @@ def small(**options) -> SD3Transformer2DModel:
     )
 
 
-def call(module: SD3Transformer2DModel, a: dict[str, torch.Tensor], **doors) -> torch.Tensor:
-    return last(module(first(a["x"]), a["text"], a["pooled"], a["t"], **doors).sample)
+def call(module: SD3Transformer2DModel, a: dict[str, torch.Tensor], **entries) -> torch.Tensor:
+    return last(module(first(a["x"]), a["text"], a["pooled"], a["t"], **entries).sample)
 
 
 def run(module: SD3Transformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"output": call(module, a)}
 
 
-def run_doors(module: SD3Transformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def run_adapters(module: SD3Transformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Also with ControlNet's residuals, and with layers skipped: 1 and 2 for the second example, none for the first."""
     skipped = torch.cat([call(module, a)[:1], call(module, a, skip_layers=[1, 2])[1:]])
     controlled = call(module, a, block_controlnet_hidden_states=[a["residual_0"], a["residual_1"]])
@@ -88,7 +88,7 @@ CASES = {
     "mmdit_sd35_medium": Case(
         lambda: small(qk_norm="rms_norm", num_layers=4, dual_attention_layers=(0, 1)),
         {**INPUTS, **{f"residual_{i}": drawn(f"mmdit residual {i}", 2, 24, 32) for i in range(2)}},
-        run_doors,
+        run_adapters,
         kept=TABLE,
     ),
     "mmdit_original": Case(original, INPUTS, run),
