@@ -1,14 +1,14 @@
-"""EDM's augmentation: flips and geometric changes of a training image, and what a network is told of them.
+"""EDM's augmentation: flips and geometric changes of a training image, and the numbers that describe them to a network.
 
 It runs where the training step runs, each example with its own key, and is one matrix product, one interpolation, one
-matrix product: the image is made twice as fine, read at the moved places, and made coarse again, by the low-pass
+matrix product: the image is made twice as fine, read at the moved positions, and made coarse again, by the low-pass
 filter of a wavelet (so that what is not moved comes back as it was).
 
     fine = U x U^T,    moved[p] = fine(G^-1 p),    out = D moved D^T
 
 Karras et al., "Training Generative Adversarial Networks with Limited Data", 2020, appendix B, as used by "Elucidating
-the Design Space of Diffusion-Based Generative Models", 2022, appendix F.2: the network is told of the change, and when
-sampling that there was none (zeros), so that nothing of it leaks into the samples.
+the Design Space of Diffusion-Based Generative Models", 2022, appendix F.2: the network receives the numbers of the
+change, and zeros (no change) when sampling, so that no change leaks into the samples.
 """
 
 import math
@@ -20,7 +20,7 @@ from jax import Array
 
 from diffusion.objectives.augmented import Augmentation
 
-NUMBERS = 9  # that the network receives
+NUMBERS = 9  # that describe a change
 SYM6 = (  # low-pass filter of the symlet with six vanishing moments (Daubechies, "Ten Lectures on Wavelets", 1992)
     0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466,
     0.787641141030194, 0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578,
@@ -33,7 +33,7 @@ SCALE, MOVE = 0.2, 0.125  # standard deviations: of log2 of the sizes, and of th
 def edm_augmentation(probability: float = 0.12, mirror: bool = True) -> Augmentation:
     """EDM's augmentation of one image.
 
-    | change                                            | with            | told             |
+    | change                                            | with            | numbers          |
     |---------------------------------------------------|-----------------|------------------|
     | mirrored left to right                            | 1/2             | 0 or 1           |
     | mirrored top to bottom                            | probability / 2 | 0 or 1           |
@@ -75,7 +75,7 @@ def edm_augmentation(probability: float = 0.12, mirror: bool = True) -> Augmenta
         scaled, turned, stretched, shifted = u[3:7] < probability
         scale, stretch, right, down = n * jnp.stack([scaled, stretched, shifted, shifted])
         angle, direction = (2 * u[7:9] - 1) * math.pi * jnp.stack([turned, stretched & (u[9] < 0.5)])
-        told = [left, top, scale, jnp.cos(angle) - 1, jnp.sin(angle), stretch * jnp.cos(direction),
+        numbers = [left, top, scale, jnp.cos(angle) - 1, jnp.sin(angle), stretch * jnp.cos(direction),
                 stretch * jnp.sin(direction), right, down]  # fmt: skip
         height, width, _ = image.shape
         inverse = (
@@ -88,7 +88,7 @@ def edm_augmentation(probability: float = 0.12, mirror: bool = True) -> Augmenta
         )
         still = ~(scaled | turned | stretched | shifted)
         moved = transform(image, inverse).astype(image.dtype)
-        return jnp.where(still, image, moved), jnp.stack(told, dtype=jnp.float32)
+        return jnp.where(still, image, moved), jnp.stack(numbers, dtype=jnp.float32)
 
     return Augmentation(augment, NUMBERS)
 
@@ -98,7 +98,8 @@ def transform(image: Array, inverse: Array) -> Array:
 
     Args:
         image: float [H, W, C].
-        inverse: float [3, 3], from places in the result to places in the image, in pixels, x to the right, y down.
+        inverse: float [3, 3], from positions in the result to positions in the image, in pixels, x to the right, y
+            down.
 
     Returns:
         float [H, W, C].
@@ -111,8 +112,8 @@ def transform(image: Array, inverse: Array) -> Array:
     inverse = _shift(-0.5, -0.5) @ jnp.diag(jnp.array([2.0, 2.0, 1.0])) @ inverse
     inverse = inverse @ jnp.diag(jnp.array([0.5, 0.5, 1.0])) @ _shift(0.5, 0.5)
     y, x = (jnp.arange(2 * (side + 2 * BORDER)) - (side + 2 * BORDER - 0.5) for side in (height, width))
-    places = jnp.stack(jnp.broadcast_arrays(x[None, :], y[:, None], jnp.ones((1, 1))))
-    columns, rows, _ = jnp.einsum("ij,jyx->iyx", inverse, places, precision="highest")
+    positions = jnp.stack(jnp.broadcast_arrays(x[None, :], y[:, None], jnp.ones((1, 1))))
+    columns, rows, _ = jnp.einsum("ij,jyx->iyx", inverse, positions, precision="highest")
     moved = _read(fine, rows + (fine.shape[0] - 1) / 2, columns + (fine.shape[1] - 1) / 2)
     return both(_coarser(height), _coarser(width), moved)
 
@@ -122,13 +123,13 @@ def _read(image: Array, rows: Array, columns: Array) -> Array:
     height, width, _ = image.shape
     top = jnp.floor(rows)
     left = jnp.floor(columns)
-    found = 0.0
+    total = 0.0
     for i, down in ((top, rows - top), (top + 1, top + 1 - rows)):
         for j, right in ((left, columns - left), (left + 1, left + 1 - columns)):
             inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
             value = image[jnp.clip(i, 0, height - 1).astype(jnp.int32), jnp.clip(j, 0, width - 1).astype(jnp.int32)]
-            found += jnp.where(inside, (1 - down) * (1 - right), 0)[..., None] * value
-    return found
+            total += jnp.where(inside, (1 - down) * (1 - right), 0)[..., None] * value
+    return total
 
 
 def _finer(side: int) -> np.ndarray:
@@ -138,9 +139,9 @@ def _finer(side: int) -> np.ndarray:
     half = len(SYM6) // 2
     for n, source in enumerate(reflected):
         for k, weight in enumerate(SYM6):
-            place = 2 * n + k - half + 1
-            if 0 <= place < len(finer):
-                finer[place, source] += weight
+            row = 2 * n + k - half + 1
+            if 0 <= row < len(finer):
+                finer[row, source] += weight
     return finer
 
 

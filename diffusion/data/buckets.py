@@ -4,7 +4,7 @@
     order = buckets.Order.of(buckets.nearest(pictures, sizes), len(sizes), batch_size=256, seed=0)
     for batch in buckets.batches(source, order, sizes, start=step): ...
 
-Which pictures a step sees is a function of (seed, step) alone: a run goes on from its step, and processes share the
+Which pictures a step reads is a function of (seed, step) alone: a run goes on from its step, and processes share the
 rows of a batch as they like. Each bucket has an endless sequence of its pictures, one permutation after the other; what
 does not fill a batch at the end of an epoch begins the bucket's first one of the next, so that none is left out.
 """
@@ -156,7 +156,7 @@ def measured_once(source: Any, threads: int = 2) -> np.ndarray:
 
 
 class Order(NamedTuple):
-    """Which pictures each step of a run sees.
+    """Which pictures each step of a run reads.
 
     Attributes:
         members: rows of the pictures of each bucket, int64 [n_k].
@@ -204,7 +204,7 @@ class Order(NamedTuple):
         return low
 
     def batch(self, step: int) -> tuple[int, np.ndarray]:
-        """What a step sees.
+        """The pictures of a step.
 
         Args:
             step: >= 0.
@@ -213,13 +213,13 @@ class Order(NamedTuple):
             (the bucket, rows int64 [B] of its pictures).
         """
         epoch = self.epoch_of(step)
-        place = step - self.batches_before(epoch)
+        position = step - self.batches_before(epoch)
         before = [epoch * len(rows) // self.batch_size for rows in self.members]
         after = [(epoch + 1) * len(rows) // self.batch_size for rows in self.members]
         turns = np.repeat(np.arange(len(self.members)), np.subtract(after, before))
         turns = turns[_shuffled(len(turns), self.seed, epoch, 0)]
-        bucket = int(turns[place])
-        number = before[bucket] + int((turns[:place] == bucket).sum())
+        bucket = int(turns[position])
+        number = before[bucket] + int((turns[:position] == bucket).sum())
         rows = self.members[bucket]
         positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
         found = np.empty(self.batch_size, np.int64)
@@ -260,8 +260,8 @@ def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -
         image = np.stack([np.asarray(channel) for channel in channels], axis=-1)
     room = [covering[i] - size[i] for i in (0, 1)]
     top, left = (each // 2 for each in room) if rng is None else (int(rng.integers(each + 1)) for each in room)
-    told = np.array([height, width, top, left, *size], np.float32)
-    return image[top : top + size[0], left : left + size[1]], told
+    size_condition = np.array([height, width, top, left, *size], np.float32)
+    return image[top : top + size[0], left : left + size[1]], size_condition
 
 
 def batches(
@@ -272,7 +272,7 @@ def batches(
     start: int = 0,
     positions: Sequence[int] | None = None,
     augment: Sequence[Augmentation] = (),
-    told: bool = True,
+    with_sizes: bool = True,
     threads: int = 2,
 ) -> Iterator[pipeline.Batch]:
     """Returns the endless training batches from a step on, this process's rows of each.
@@ -284,8 +284,8 @@ def batches(
         start: the first step.
         positions: of the rows [b] of every batch that this process reads, each in 0..B - 1; None: all.
         augment: functions (rng, image) -> image of the same size, applied in this order to the pictures as they fit.
-        told: whether the batches have "size", for networks that are told it.
-        threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        with_sizes: whether the batches have "size", for networks that receive it.
+        threads: threads that prepare batches in advance; 0 prepares each when it is requested.
 
     Returns:
         Iterator of {"image": uint8 [b, h, w, C], "size": float32 [b, 6], "label": int32 [b], "index": int64 [b], the
@@ -303,13 +303,13 @@ def batches(
             for i, record in zip(index.tolist(), records)
         ]
         examples = [image for image, _ in fitted]
-        sizes_told = np.stack([size for _, size in fitted])
+        size_conditions = np.stack([size for _, size in fitted])
         for position, function in enumerate(augment, 1):
             examples = [
                 function(pipeline.rng_of(order.seed, i, position), image) for i, image in zip(index.tolist(), examples)
             ]
         images = np.stack(examples)
         labels = np.array([record.get("label", 0) for record in records], np.int32)
-        return {"image": images, "label": labels, "index": index} | ({"size": sizes_told} if told else {})
+        return {"image": images, "label": labels, "index": index} | ({"size": size_conditions} if with_sizes else {})
 
     return pipeline.iterate(sys.maxsize, read, threads)

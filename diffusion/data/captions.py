@@ -29,15 +29,15 @@ ROW = "row"
 READING = {"masked": True}  # how a text encoder reads captions: without the padding, as PixArt's does
 
 Entries = dict[str, np.ndarray]
-"""What a network is told, arrays by the names of its condition's entries."""
+"""The entries of a network's condition, arrays by their names."""
 
 
 class Table(NamedTuple):
     """The conditions of a dataset.
 
     Attributes:
-        entries: {name: [U, ...]}, as networks are told them; row 0 is that of the empty caption.
-        row: int32 [N], which row each record is told.
+        entries: {name: [U, ...]}, of the condition; row 0 is that of the empty caption.
+        row: int32 [N], the row of each record.
     """
 
     entries: Entries
@@ -45,15 +45,15 @@ class Table(NamedTuple):
 
     @property
     def null(self) -> Entries:
-        """What stands for no condition, {name: [...]}."""
+        """The null condition, {name: [...]}."""
         return {name: rows[0] for name, rows in self.entries.items()}
 
 
-class Told:
+class Captioned:
     """A source whose records have a "condition" too, {name: [...]}."""
 
     def __init__(self, source: pipeline.Source, table: Table):
-        """Raises CacheError if the table is of another number of records."""
+        """Raises CacheError if the table has another number of records."""
         if len(source) != len(table.row):
             raise CacheError(f"there are {len(source):,} records and the captions of {len(table.row):,}")
         self._source, self._table = source, table
@@ -66,18 +66,18 @@ class Told:
         return self.__getitems__([row])[0]
 
     def fingerprint(self) -> dict[str, int | str]:
-        """That of the source, and "conditions": a digest of which record is told what, and of some of the rows."""
+        """That of the source, and "conditions": a digest of the row of each record, and of some of the rows."""
         row, entries = self._table.row, self._table.entries
         some = [entries[name][k].tobytes() for name in sorted(entries) for k in fingerprints.rows(len(entries[name]))]
         return cast(Any, self._source).fingerprint() | {"conditions": fingerprints.digest([row.tobytes(), *some])}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records; errors as the source's."""
-        found = pipeline.fetch(self._source, np.asarray(rows))
+        records = pipeline.fetch(self._source, np.asarray(rows))
         entries = self._table.entries
         return [
             record | {"condition": {name: entries[name][k] for name in entries}}
-            for record, k in zip(found, self._table.row[np.asarray(rows)])
+            for record, k in zip(records, self._table.row[np.asarray(rows)])
         ]
 
 
@@ -91,14 +91,14 @@ def texts_of(name: str, split: str, data_dir: str = "") -> list[str]:
         FileNotFoundError: as `sources.describe`.
         ValueError: for a dataset without captions, or with empty ones: names their records.
     """
-    found = [text.strip() for text in sources.column(name, split, "caption", data_dir)]
-    if empty := [row for row, text in enumerate(found) if not text]:
-        told = ", ".join(map(str, empty[:20])) + (", .." if len(empty) > 20 else "")
+    texts = [text.strip() for text in sources.column(name, split, "caption", data_dir)]
+    if empty := [row for row, text in enumerate(texts) if not text]:
+        listed = ", ".join(map(str, empty[:20])) + (", .." if len(empty) > 20 else "")
         raise ValueError(
-            f"{name} ({split}): {len(empty)} of {len(found)} captions are empty, those of the records "
-            f"{told} (counted from 0). Give each picture a caption, or leave it out."
+            f"{name} ({split}): {len(empty)} of {len(texts)} captions are empty, those of the records "
+            f"{listed} (counted from 0). Give each picture a caption, or leave it out."
         )
-    return found
+    return texts
 
 
 def table(texts: Sequence[str], read: Callable[[list[str]], Mapping[str, Any]], batch_size: int = 256) -> Table:
@@ -106,7 +106,7 @@ def table(texts: Sequence[str], read: Callable[[list[str]], Mapping[str, Any]], 
 
     Args:
         texts: of each record.
-        read: texts -> {name: [B, ...]}, what a network is told of them.
+        read: texts -> {name: [B, ...]}, the entries of the condition.
         batch_size: texts that are read at once.
     """
     distinct = list(dict.fromkeys(["", *texts]))
@@ -120,11 +120,11 @@ def table(texts: Sequence[str], read: Callable[[list[str]], Mapping[str, Any]], 
     return Table(entries, np.array([number[text] for text in texts], np.int32))
 
 
-def tokens(found: Sequence[str], tokenizer: str | pathlib.Path) -> Table:
+def tokens(texts: Sequence[str], tokenizer: str | pathlib.Path) -> Table:
     """The table of captions as the tokens of a vocabulary: {"ids": int32 [U, M], "mask": Bool [U, M]}.
 
     Args:
-        found: the captions of each record.
+        texts: the captions of each record.
         tokenizer: folder of the vocabulary, see `text.Tokenizer`.
 
     Raises:
@@ -136,7 +136,7 @@ def tokens(found: Sequence[str], tokenizer: str | pathlib.Path) -> Table:
         read_as = vocabulary(few)
         return {"ids": read_as.ids, "mask": read_as.mask}
 
-    return table(found, read)
+    return table(texts, read)
 
 
 def encoder_fingerprint(params: Any) -> str:
@@ -150,7 +150,7 @@ def describe(spec: DataSpec, encoder: str) -> dict[str, Any]:
     return {"format": FORMAT, "dataset": dataset, "encoder": encoder}
 
 
-def write(folder: str | pathlib.Path, found: Table, description: Mapping[str, Any]) -> None:
+def write(folder: str | pathlib.Path, contents: Table, description: Mapping[str, Any]) -> None:
     """Writes a table as a folder; the note last, so that no part is taken for the whole."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,8 +159,8 @@ def write(folder: str | pathlib.Path, found: Table, description: Mapping[str, An
         file.write(
             save(
                 {
-                    **{f"entries/{name}": np.ascontiguousarray(rows) for name, rows in found.entries.items()},
-                    ROW: found.row,
+                    **{f"entries/{name}": np.ascontiguousarray(rows) for name, rows in contents.entries.items()},
+                    ROW: contents.row,
                 }
             )
         )
@@ -181,10 +181,10 @@ def description_of(folder: str | pathlib.Path) -> dict[str, Any]:
             f"{folder} holds no captions. They are written by: python -m experiments.encode_text "
             f"--text_encoder=FOLDER --tokenizer=FOLDER --data=NAME@SPLIT " + shlex.quote(f"--out={folder}")
         )
-    found = limits.read_json(path)
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("dataset"), dict):
+    note = limits.read_json(path)
+    if not isinstance(note, dict) or note.get("format") != FORMAT or not isinstance(note.get("dataset"), dict):
         raise CacheError(f"{path} is no description of captions in format {FORMAT}; write them again.")
-    return found
+    return note
 
 
 def read(folder: str | pathlib.Path) -> Table:
@@ -228,7 +228,7 @@ def _failure(path: pathlib.Path, error: Exception) -> Exception:
 
 
 def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> None:
-    """Refuses captions of other pictures than a run asks for.
+    """Refuses captions of other pictures than those of a run.
 
     Args:
         folder: of the captions.
@@ -240,12 +240,12 @@ def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> Non
         FileNotFoundError: as `description_of`.
     """
     about, (bare, _, version) = description_of(folder)["dataset"], name.partition(":")
-    wanted = {"name": bare, "split": split, "size": size} | ({"version": version} if version else {})
-    found = {**about, "name": str(about.get("name")).partition(":")[0]}
+    required = {"name": bare, "split": split, "size": size} | ({"version": version} if version else {})
+    present = {**about, "name": str(about.get("name")).partition(":")[0]}
     if differs := [
-        f"{key} is {found.get(key)!r} there, and {value!r} is asked for"
-        for key, value in wanted.items()
-        if found.get(key) != value
+        f"{key} is {present.get(key)!r} there, but the run needs {value!r}"
+        for key, value in required.items()
+        if present.get(key) != value
     ]:
         raise CacheError(
             f"{folder} holds other captions: {'; '.join(differs)}. Write them by experiments.encode_text "

@@ -55,7 +55,8 @@ def find(name: str, data_dir: str = "") -> Path:
 
     Raises:
         ValueError: the name is not of that form, or other code than the builder's has made the bundled dataset.
-        FileNotFoundError: it is not there; says where it was looked for, what is there, and how to prepare it.
+        FileNotFoundError: it does not exist; the message names where it was looked for, what is there, and how to
+            prepare it.
         OSError: a bundled dataset cannot be written.
     """
     parts = _NAME.fullmatch(name)

@@ -82,9 +82,9 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
     if twice := [name for name, number in Counter(row.file_name for row in rows).items() if number > 1]:
         raise ValueError(f"{path} names files more than once: {', '.join(twice)}.")
     if missing := [row.file_name for row in rows if not (folder / row.file_name).is_file()]:
-        told = "\n  ".join(missing)
+        listed = "\n  ".join(missing)
         raise FileNotFoundError(
-            f"{path} names {len(missing)} of {len(rows)} pictures that are not in {folder}:\n  {told}"
+            f"{path} names {len(missing)} of {len(rows)} pictures that are not in {folder}:\n  {listed}"
         )
     return rows
 
@@ -165,9 +165,9 @@ def _one_size(folder: pathlib.Path, rows: list[Row]) -> tuple[int, int]:
     sizes = {row.file_name: _header(folder, row.file_name) for row in rows}
     usual, _ = Counter(sizes.values()).most_common(1)[0]
     if others := [f"{name} ({size[0]} x {size[1]})" for name, size in sizes.items() if size != usual]:
-        told = ", ".join(others[:20]) + (f" and {len(others) - 20} more" if len(others) > 20 else "")
+        listed = ", ".join(others[:20]) + (f" and {len(others) - 20} more" if len(others) > 20 else "")
         raise ValueError(
-            f"most pictures of {folder} are {usual[0]} x {usual[1]}, but not {told}; "
+            f"most pictures of {folder} are {usual[0]} x {usual[1]}, but not {listed}; "
             "give the side of squares that all are made."
         )
     return usual[1], usual[0]

@@ -5,7 +5,7 @@
     FOLDER/encoding.json                           what is being written; a writing that was killed goes on from it
 
 A record is the example's label and, for each view of its picture (as it is; mirrored), the mean and log variance of its
-posterior. Moments, not draws, so that training sees another latent of a picture in every epoch, as it would have from
+posterior. Moments, not draws, so that training draws another latent of a picture in every epoch, as it would from
 the encoder itself; `scale` and `shift` are applied when a record is read, and stored beside it.
 """
 
@@ -31,7 +31,7 @@ INDEX, BEGUN = "latents.json", "encoding.json"  # what a cache holds, and what o
 
 
 class CacheError(ValueError):
-    """A folder is no cache of the latents that are asked for; the message says what differs, and what to do."""
+    """A folder is no cache of the required latents; the message names what differs, and the next step."""
 
 
 class Description(NamedTuple):
@@ -44,7 +44,7 @@ class Description(NamedTuple):
         kind: "moments" of a posterior, from which each epoch draws anew, or its "mean" alone.
         views: of each picture: "plain", and "flipped", its mirror image, where flips are wanted.
         dtype: of the numbers on disk: "float32", or "float16" of half the size.
-        scale: of the latents, one number or D: training sees scale (z - shift), of about unit variance.
+        scale: of the latents, one number or D: training reads scale (z - shift), of about unit variance.
         shift: of the latents, likewise.
     """
 
@@ -93,7 +93,7 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
 
     Raises:
         FileNotFoundError: if it holds no finished cache, or a file of it is missing.
-        CacheError, limits.Refused: if its description is damaged, or a file has another length than that says.
+        CacheError, limits.Refused: if its description is damaged, or a file does not have the length in it.
     """
     description = describe(folder)
     sizes = limits.read_json(_index(folder))["files"]
@@ -160,7 +160,7 @@ class Latents:
         return [self._decode(row, record) for row, record in zip(rows, self._read(list(rows)))]
 
     def draw(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-        """A latent as training sees it: an augmentation, for which `pipeline` has an rng for each example.
+        """A latent as training reads it: an augmentation, for which `pipeline` has an rng for each example.
 
             scale (mean + exp(log variance / 2) eps - shift),   eps ~ N(0, 1)
 
@@ -222,26 +222,26 @@ class Latents:
 # ==== What a cache is of ====
 
 
-def differences(there: Description, asked: Description) -> list[str]:
+def differences(there: Description, required: Description) -> list[str]:
     """What differs between two descriptions, a phrase for each field: "autoencoder.sha256: 'ab..' -> 'cd..'"."""
-    there, asked = (json.loads(json.dumps(each._asdict())) for each in (there, asked))
-    return [f"{field}: {old!r} -> {new!r}" for field, old, new in _differing("", there, asked)]
+    there, required = (json.loads(json.dumps(each._asdict())) for each in (there, required))
+    return [f"{field}: {old!r} -> {new!r}" for field, old, new in _differing("", there, required)]
 
 
-def _differing(path: str, there: Any, asked: Any) -> list[tuple[str, Any, Any]]:
-    if isinstance(there, dict) and isinstance(asked, dict):
+def _differing(path: str, there: Any, required: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(there, dict) and isinstance(required, dict):
         return [
             item
-            for key in sorted(there.keys() | asked.keys())
-            for item in _differing(f"{path}.{key}" if path else key, there.get(key), asked.get(key))
+            for key in sorted(there.keys() | required.keys())
+            for item in _differing(f"{path}.{key}" if path else key, there.get(key), required.get(key))
         ]
-    return [] if there == asked else [(path, there, asked)]
+    return [] if there == required else [(path, there, required)]
 
 
 def require(
     description: Description, name: str, split: str, autoencoder: Mapping[str, Any] | None = None, where: str = "it"
 ) -> None:
-    """Refuses a cache of other pictures, or by another autoencoder, than a run asks for.
+    """Refuses a cache of other pictures, or of another autoencoder, than those of a run.
 
     Args:
         description: of the cache.
@@ -254,16 +254,16 @@ def require(
         CacheError: naming what differs.
     """
     about, (bare, _, version) = description.dataset, name.partition(":")
-    wanted = {"name": bare, "split": split} | ({"version": version} if version else {})
-    found = {key: about[key] for key in wanted}
-    found["name"] = found["name"].partition(":")[0]
-    differs = _differing("dataset", found, wanted)
+    required = {"name": bare, "split": split} | ({"version": version} if version else {})
+    present = {key: about[key] for key in required}
+    present["name"] = present["name"].partition(":")[0]
+    differs = _differing("dataset", present, required)
     if autoencoder is not None:
         differs += _differing("autoencoder", description.autoencoder, dict(autoencoder))
     if differs:
-        told = "; ".join(f"{field} is {old!r} there, and {new!r} is asked for" for field, old, new in differs)
+        listed = "; ".join(f"{field} is {old!r} there, but the run needs {new!r}" for field, old, new in differs)
         raise CacheError(
-            f"{where} holds other latents than are asked for: {told}. Write them by experiments.encode "
+            f"{where} holds other latents than the run needs: {listed}. Write them by experiments.encode "
             "into another folder."
         )
 
@@ -292,27 +292,28 @@ def parse(path: pathlib.Path, content: Any) -> Description:
         fields: dict[str, Any] = {name: content[name] for name in Description._fields}
         tuples: dict[str, Any] = {"shape": tuple(fields["shape"]), "views": tuple(fields["views"])}
         tuples |= {name: tuple(fields[name]) for name in ("scale", "shift") if isinstance(fields[name], list)}
-        found = Description(**{**fields, **tuples})
-        numbers = [*np.ravel(found.scale), *np.ravel(found.shift)]
+        description = Description(**{**fields, **tuples})
+        numbers = [*np.ravel(description.scale), *np.ravel(description.shift)]
         sound = (
-            len(found.shape) == 3
-            and found.kind in PARTS
-            and found.dtype in DTYPES
-            and found.record_bytes > 0
-            and found.views in (VIEWS[:1], VIEWS)
+            len(description.shape) == 3
+            and description.kind in PARTS
+            and description.dtype in DTYPES
+            and description.record_bytes > 0
+            and description.views in (VIEWS[:1], VIEWS)
             and all(np.isfinite(float(x)) for x in numbers)
-            and isinstance(found.autoencoder, dict)
-            and found.dataset["size"] > 0
-            and {type(found.dataset[key]) for key in ("name", "version", "split")} == {str}
-            and type(found.dataset["num_classes"]) is type(found.dataset["size"]) is int
+            and isinstance(description.autoencoder, dict)
+            and description.dataset["size"] > 0
+            and {type(description.dataset[key]) for key in ("name", "version", "split")} == {str}
+            and type(description.dataset["num_classes"]) is type(description.dataset["size"]) is int
             and type(content["shard_records"]) is int
             and content["shard_records"] > 0
             and all(type(size) is int for size in content["files"].values())
-            and np.broadcast_shapes(np.shape(found.scale), np.shape(found.shift), found.shape[-1:]) == found.shape[-1:]
+            and np.broadcast_shapes(np.shape(description.scale), np.shape(description.shift), description.shape[-1:])
+            == description.shape[-1:]
         )
         limits.inside(str(path), content["files"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CacheError(f"{path} is damaged ({error!r}); write the cache of latents again.") from error
     if not sound:
         raise CacheError(f"{path} is damaged: a field is out of range; write the cache of latents again.")
-    return found
+    return description

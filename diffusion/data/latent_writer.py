@@ -41,12 +41,13 @@ def write(
         description: of the cache.
         encode: uint8 [batch_size, H, W, C] -> [batch_size, parts, h, w, D], for the views one after the other.
         batch_size: pictures in one call; the last ones are filled up with repetitions.
-        threads: that read and decode pictures ahead.
+        threads: that read and decode pictures in advance.
         shard_records: records of a file; 0 for files of about `SHARD` bytes.
-        begin: told how many records are to be written, returns a function that is told how many are.
+        begin: called with the number of records; returns a function that is called with the number written so far.
 
     Raises:
-        CacheError: if the folder holds, or was to hold, other latents: names what differs. If it is being written.
+        CacheError: if the folder holds other latents, or an unfinished writing of other latents (naming what differs),
+            or if it is being written.
         DamagedRecord: if a picture cannot be read.
         ValueError: if latents are not finite in their type on disk, or have another shape.
         OSError: if it cannot be written.
@@ -88,24 +89,24 @@ def _records(batch: Mapping, description: Description, encode: Callable, batch_s
     images = images[np.arange(batch_size) % rows]  # one shape for all calls, so that one program serves them
     views = [images if view == "plain" else images[:, :, ::-1] for view in description.views]
     with np.errstate(over="ignore"):
-        found = np.stack([np.asarray(encode(view))[:rows] for view in views], 1).astype(description.dtype)
-    if found.shape[1:] != description.record:
+        latents = np.stack([np.asarray(encode(view))[:rows] for view in views], 1).astype(description.dtype)
+    if latents.shape[1:] != description.record:
         raise ValueError(
-            f"the encoder gives arrays {found.shape[1:]} for a picture, and the cache is described with "
+            f"the encoder gives arrays {latents.shape[1:]} for a picture, and the cache is described with "
             f"{description.record} (views, parts, height, width, channels)"
         )
-    if not np.isfinite(found).all():
-        row = int(batch["index"][np.argmin(np.isfinite(found).reshape(rows, -1).all(1))])
+    if not np.isfinite(latents).all():
+        row = int(batch["index"][np.argmin(np.isfinite(latents).reshape(rows, -1).all(1))])
         raise ValueError(
             f"the latents of record {row} are not finite in {description.dtype}: encode in float32, and store float32"
         )
-    for label, array in zip(batch["label"].astype(LABEL), found):
+    for label, array in zip(batch["label"].astype(LABEL), latents):
         yield label.tobytes() + array.tobytes()
 
 
 def _finish(part: pathlib.Path, file: pathlib.Path, records: int) -> None:
     """Gives a file that is whole its name, once it is on the disk."""
-    if ArrayRecordReader(str(part)).num_records() != records:  # the writer says nothing of a disk that is full
+    if ArrayRecordReader(str(part)).num_records() != records:  # the writer does not report a full disk
         raise OSError(f"{part} could not be written whole: is the disk full? The same command goes on.")
     with open(part, "rb") as handle:
         os.fsync(handle.fileno())
@@ -122,13 +123,12 @@ def _settle(folder: pathlib.Path, description: Description, each: int) -> tuple[
     if noted is None:
         _note(folder / BEGUN, description, each, {})
         return each, {}
-    found = limits.read_json(noted)
-    if differs := differences(parse(noted, found), description):
+    note = limits.read_json(noted)
+    if differs := differences(parse(noted, note), description):
         raise CacheError(
-            f"{folder} holds other latents than are asked for: {'; '.join(differs)}. Choose another "
-            "folder, or remove it."
+            f"{folder} holds other latents than these: {'; '.join(differs)}. Choose another folder, or remove it."
         )
-    return found["shard_records"], found["files"]
+    return note["shard_records"], note["files"]
 
 
 def _note(path: pathlib.Path, description: Description, each: int, sizes: Mapping[str, int]) -> None:

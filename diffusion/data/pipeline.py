@@ -2,7 +2,7 @@
 
 The examples of a run are numbered 0, 1, 2, ... without end: example i is record `permutation(size, seed, e)[r]` with
 e, r = divmod(i, size), augmented by draws that depend on (seed, i) alone. Batches and processes only cut this one
-sequence into pieces, so a position in it is a single number that holds for any batch size and number of processes.
+sequence into parts, so a position in it is a single number that holds for any batch size and number of processes.
 """
 
 import functools
@@ -67,7 +67,7 @@ def batches(
         positions: of the rows [b] of every global batch that this process reads, each in 0..batch_size - 1; None: all.
         augment: functions (rng, image) -> image, applied in this order, each with an rng of its own.
         shuffle: False keeps the order of the source in every epoch.
-        threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        threads: threads that prepare batches in advance; 0 prepares each when it is requested.
         damaged: what to do about a record that the source calls damaged: "stop", or "skip": the next sound one in the
             order of the source takes its place, under the same global example index and its draws.
 
@@ -112,7 +112,7 @@ def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) 
         source: the records.
         spec: what the records are, from `sources.open_source`.
         batch_size: records in a batch.
-        threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        threads: threads that prepare batches in advance; 0 prepares each when it is requested.
 
     Returns:
         Iterator of batches as in `batches`; "index" is the row in the source.
@@ -133,7 +133,7 @@ def rows(source: Source, spec: DataSpec, runs: Sequence[range], *, threads: int 
         source: the records.
         spec: what the records are, from `sources.open_source`.
         runs: rows of each batch.
-        threads: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        threads: threads that prepare batches in advance; 0 prepares each when it is requested.
 
     Returns:
         Iterator of batches as in `epoch`.
@@ -188,7 +188,7 @@ def rng_of(seed: int, index: int, position: int) -> np.random.Generator:
 
 
 def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
-    """Reads records, with None in the place of those that are damaged, each of which is told once as a warning.
+    """Reads records, with None in place of those that are damaged; each of these gives one warning.
 
     Args:
         source: the records.
@@ -202,12 +202,12 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
     except DamagedRecord as error:
         if len(rows) > 1:
             return [sound(source, [row])[0] for row in rows]
-        warnings.warn(f"left out: {error}", stacklevel=1)  # from one place, so that Python tells each once
+        warnings.warn(f"left out: {error}", stacklevel=1)  # from one line, so that Python prints each once
         return [None]
 
 
-def told(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
-    """What the records of these rows are told, without their examples.
+def conditions(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
+    """The labels and conditions of records, without their examples.
 
     Args:
         source: the records.
@@ -251,8 +251,12 @@ def _labels(records: list[dict[str, Any]], spec: DataSpec) -> np.ndarray:
 
 def _conditions(records: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
     """Returns {"condition": {entry: [b, ...]}} of records that have one, see `data.captions`, else nothing."""
-    told = [record["condition"] for record in records if "condition" in record]
-    return {"condition": {name: np.stack([one[name] for one in told]) for name in told[0]}} if told else {}
+    conditions = [record["condition"] for record in records if "condition" in record]
+    return (
+        {"condition": {name: np.stack([one[name] for one in conditions]) for name in conditions[0]}}
+        if conditions
+        else {}
+    )
 
 
 def _stack(examples: list[np.ndarray], spec: DataSpec) -> np.ndarray:
@@ -271,10 +275,10 @@ def positions_of(batch_size: int, positions: Sequence[int] | None) -> np.ndarray
     """Returns the positions as int64 [b], checked."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    found = np.arange(batch_size, dtype=np.int64) if positions is None else np.asarray(positions, np.int64)
-    if outside := [x for x in found.tolist() if not 0 <= x < batch_size]:
+    rows = np.arange(batch_size, dtype=np.int64) if positions is None else np.asarray(positions, np.int64)
+    if outside := [x for x in rows.tolist() if not 0 <= x < batch_size]:
         raise ValueError(f"positions must be in 0..batch_size - 1 = {batch_size - 1}, got {outside[0]}.")
-    return found
+    return rows
 
 
 def _check(source: Source, spec: DataSpec, seed: int, start: int, threads: int) -> None:
@@ -287,7 +291,7 @@ def _check(source: Source, spec: DataSpec, seed: int, start: int, threads: int) 
 
 
 def iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Iterator[Batch]:
-    """Runs `read` over 0..steps - 1 in order, in threads that work ahead by twice their number of batches."""
+    """Runs `read` over 0..steps - 1 in order, in threads that prepare twice their number of batches in advance."""
     # Grain's elements are whole batches: its cost per element would be most of the work if each were a small image.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(grain.MapDataset.range(steps).map(read).to_iter_dataset(options))

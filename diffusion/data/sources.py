@@ -20,13 +20,13 @@ MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in m
 
 
 class DamagedRecord(ValueError):
-    """A record cannot be read, or is not what its dataset's description says; the message says which and why."""
+    """A record cannot be read, or does not fit its dataset's description; the message names it and the reason."""
 
 
 class DataSpec(NamedTuple):
     """What the records of one split of a dataset are."""
 
-    name: str  # as it was asked for: "digits", "cifar10", "imagenet_resized/64x64"
+    name: str  # as it was requested: "digits", "cifar10", "imagenet_resized/64x64"
     split: str  # "train", "test", or a part of one such as "train[:90%]"
     shape: tuple[int, int, int]  # of an image: height, width, channels
     num_classes: int  # 0 where the dataset has no classes
@@ -221,15 +221,15 @@ class Records:
             DamagedRecord: a record is damaged, or begins with no image.
             failures.Unreadable: this machine could not read the file.
         """
-        found = []
+        sizes = []
         for row, record in zip(rows, self._read(list(rows))):
             try:
                 with pictures.opened(record["image"], "its image") as image:
-                    found.append((image.height, image.width))
+                    sizes.append((image.height, image.width))
             except ValueError as error:
                 self._require_read(row, error)
                 raise self._unusable(row, error) from error
-        return np.array(found, np.int64).reshape(-1, 2)
+        return np.array(sizes, np.int64).reshape(-1, 2)
 
     def _read(self, rows: list[int]) -> list[dict[str, Any]]:
         """Reads encoded records, and finds out which one it is if one cannot be read."""
@@ -257,7 +257,7 @@ class Records:
         return {"image": image, "label": label}
 
     def _require_read(self, row: int, error: Exception) -> None:
-        """Raises `failures.Unreadable` for an error that says nothing about the record."""
+        """Raises `failures.Unreadable` for an error of the machine, not of the record."""
         if failures.of_machine(error):
             raise failures.Unreadable(
                 f"{self._spec.name} ({self._spec.split}): record {row} could not be read: {error}. The dataset may be "
@@ -268,7 +268,7 @@ class Records:
         """Returns the error for a record that cannot be used, and remembers it."""
         self._damaged[row] = DamagedRecord(
             f"{self._spec.name} ({self._spec.split}): record {row} cannot be used: {reason}. "
-            "The dataset on disk is damaged or not what its description says: prepare it again, or leave such records "
+            "The dataset on disk is damaged or does not fit its description: prepare it again, or leave such records "
             "out by --config.data.damaged=skip."
         )
         return self._damaged[row]

@@ -1,6 +1,6 @@
 """A small network that reads the attributes of a picture, one class of each: the judge of prompts.
 
-It is trained on real pictures and their attributes alone, and never told what a picture was asked to show. Its last
+It is trained on real pictures and their attributes alone, and never with the prompt of a picture. Its last
 hidden layer serves as features. It is written without a network library, as `classifier` is.
 """
 
@@ -22,7 +22,7 @@ from diffusion.io import failures, files
 from diffusion.metrics import chunks
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers
-WIDTHS = (48, 64, 96)  # of a patch, of its neighbourhood at every other place, and of the neighbourhood of those
+WIDTHS = (48, 64, 96)  # of a patch, of its neighbourhood at every other position, and of the neighbourhood of those
 DIM = 128  # features
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2
@@ -50,11 +50,11 @@ def train(
     steps: int = 3000,
     batch_size: int = 64,
     seed: int = 0,
-    tell: Callable[[int, float], None] = lambda step, loss: None,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Reader:
     """Trains by AdamW with a cosine decay, on the mean cross entropy of the attributes.
 
-    Pictures are blurred and made paler or darker by lot, so that what a decoder leaves behind does not matter.
+    Pictures are blurred and made paler or darker at random, so that the traces of a decoder do not matter.
 
     Args:
         images: uint8 [N, H, W, 3], H and W multiples of 8.
@@ -62,7 +62,7 @@ def train(
         steps: number of updates.
         batch_size: pictures in an update.
         seed: of the initial weights, batches and changes.
-        tell: called after every step with its number and the loss.
+        progress: called after every step with its number and the loss.
 
     Raises:
         TypeError: if the pictures are not uint8.
@@ -89,7 +89,7 @@ def train(
         rows = rng.integers(0, len(images), batch_size)
         some = {name: np.asarray(column)[rows] for name, column in labels.items()}
         params, state, loss = update(params, state, jax.random.fold_in(key, step + 1), images[rows], some)
-        tell(step + 1, loss)
+        progress(step + 1, loss)
     return _reader(jax.tree.map(np.asarray, params), classes)
 
 
@@ -121,7 +121,7 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
     """The reader of a file, or one that is made now and kept there.
 
     Args:
-        name: of the file, which says all that the reader depends on.
+        name: of the file, with all that the reader depends on.
         made: trains it.
         folder: of the file; "readers" in the library's cache by default.
     """
@@ -181,13 +181,13 @@ def hidden(params: Mapping[str, Array], images: Array) -> Array:
         # Convolutions as products of neighbourhoods: XLA's own take many times as long on a CPU.
         x = _neighbourhoods(x, stride) if stride else x
         x = jax.nn.gelu(x @ params[f"layer{i}"] + params[f"bias{i}"])
-    # What is there, wherever it is, and what is where: a shape need not be learned anew at every place.
+    # The mean over positions, and each position: a shape need not be learned anew at every position.
     anywhere = x.max((1, 2)) @ params["anywhere"]
     return jax.nn.gelu(x.reshape(len(x), -1) @ params["hidden"] + anywhere + params["hidden_bias"])
 
 
 def _neighbourhoods(x: Array, stride: int) -> Array:
-    """The 3 x 3 values around every stride-th place, [B, H, W, C] -> [B, H / stride, W / stride, 9 C]."""
+    """The 3 x 3 values around every stride-th position, [B, H, W, C] -> [B, H / stride, W / stride, 9 C]."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifted = [padded[:, i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)]
@@ -207,7 +207,7 @@ def _loss(params: Mapping[str, Array], images: Array, labels: Mapping[str, Array
 
 
 def changed(key: Array, images: Array) -> Array:
-    """Pictures in 0..255, blurred and of other contrast by lot, each in its own measure."""
+    """Pictures in 0..255, each blurred and changed in contrast at random."""
     x = images.astype(jnp.float32)
     blur, bright, contrast = jax.random.split(key, 3)
     draw = functools.partial(jax.random.uniform, shape=(len(x), 1, 1, 1))

@@ -20,7 +20,7 @@ def replicates(
         rows: number of rows, at least 2.
         draws: number of resamples, at least 1.
         rng: numpy Generator; the same state gives the same resamples.
-        strata: int [rows] or None; where given, each stratum (a class, say) keeps its number of rows, as in a design
+        strata: int [rows] or None; with strata, each stratum (such as a class) keeps its number of rows, as in a design
             that fixes these numbers.
 
     Returns:

@@ -44,7 +44,7 @@ def train(
     steps: int = 2000,
     batch_size: int = 128,
     seed: int = 0,
-    tell: Callable[[int, float], None] = lambda step, loss: None,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Retriever:
     """Trains both towers by AdamW with a cosine decay.
 
@@ -54,7 +54,7 @@ def train(
         steps: number of updates.
         batch_size: pictures in an update.
         seed: of the initial weights, batches and changes.
-        tell: called after every step with its number and the loss.
+        progress: called after every step with its number and the loss.
 
     Raises:
         TypeError, ValueError: as `attribute_reader.train`.
@@ -64,7 +64,7 @@ def train(
         raise ValueError(f"{len(images)} pictures and {len(captions)} captions: give as many of both")
     counts = Counter(word for text in captions for word in split(text))
     words = {word: i for i, word in enumerate(sorted(counts))}
-    told = bags(captions, words)
+    caption_bags = bags(captions, words)
     key = jax.random.key(seed)
     own = [jax.random.fold_in(key, i) for i in range(3)]
     params = attribute_reader.init_hidden(own[0], images.shape[1:])
@@ -88,8 +88,10 @@ def train(
     rng = np.random.default_rng(seed)
     for step in range(steps):
         rows = rng.choice(len(images), min(batch_size, len(images)), replace=False)
-        params, state, value = update(params, state, jax.random.fold_in(key, step + 3), images[rows], told[rows])
-        tell(step + 1, value)
+        params, state, value = update(
+            params, state, jax.random.fold_in(key, step + 3), images[rows], caption_bags[rows]
+        )
+        progress(step + 1, value)
     params = jax.tree.map(np.asarray, params)
     digest = hashlib.sha256(b"".join(params[name].tobytes() for name in sorted(params))).hexdigest()
     return Retriever(params, words, digest)
@@ -101,11 +103,11 @@ def similarities(retriever: Retriever, images: np.ndarray, captions: Sequence[st
     Args:
         retriever: from `train`.
         images: uint8 [N, H, W, 3].
-        captions: M texts; words that are not known count for nothing.
+        captions: M texts; unknown words are ignored.
     """
-    told = bags(captions, retriever.words) @ np.asarray(retriever.params["word"])
-    told /= np.maximum(np.linalg.norm(told, axis=-1, keepdims=True), 1e-6)
-    return features(retriever, images) @ told.T
+    texts = bags(captions, retriever.words) @ np.asarray(retriever.params["word"])
+    texts /= np.maximum(np.linalg.norm(texts, axis=-1, keepdims=True), 1e-6)
+    return features(retriever, images) @ texts.T
 
 
 def features(retriever: Retriever, images: np.ndarray) -> np.ndarray:
@@ -115,13 +117,13 @@ def features(retriever: Retriever, images: np.ndarray) -> np.ndarray:
 
 
 def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed: int = 0) -> dict:
-    """How often the asked caption is the nearest of `among`, the others drawn by lot from those of other pictures.
+    """How often a picture's own caption is the nearest of `among`; the others are drawn from those of other pictures.
 
     Args:
-        scores: [N, N], of each picture with the caption asked for each; from `similarities`.
+        scores: [N, N], of each picture with the caption of each; from `similarities`.
         captions: N texts; equal ones are never drawn as others.
-        among: candidates, the asked one among them.
-        seed: of the lot.
+        among: candidates, with the picture's own caption.
+        seed: of the draws.
 
     Returns:
         {"share", "interval" (Wilson's, 95 %), "count", "among", "chance": 1 / among}.
@@ -148,12 +150,12 @@ def split(text: str) -> list[str]:
 
 def bags(captions: Sequence[str], words: dict[str, int]) -> np.ndarray:
     """How often each known word is in each caption, float32 [N, words]."""
-    found = np.zeros((len(captions), len(words)), np.float32)
+    counts = np.zeros((len(captions), len(words)), np.float32)
     for i, text in enumerate(captions):
         for word in split(text):
             if word in words:
-                found[i, words[word]] += 1
-    return found
+                counts[i, words[word]] += 1
+    return counts
 
 
 def _unit(x: Array) -> Array:

@@ -13,7 +13,7 @@ class Accuracy(NamedTuple):
 
     Attributes:
         value: share of real images whose label is predicted, in [0, 1].
-        interval: 95 % interval of it over draws of the real images (Wilson), the classifier given.
+        interval: its 95 % interval over draws of the real images (Wilson), with the classifier fixed.
         by_class: label -> share of the real images of that label; the classes that a model misses show here.
         samples: number of generated training images.
         test: number of real test images.
@@ -38,7 +38,7 @@ def classifier_accuracy(
     seed: int = 0,
     folder: pathlib.Path | str | None = None,
 ) -> Accuracy:
-    """Trains a classifier on samples with the labels they were asked for, and tests it on real held-out images.
+    """Trains a classifier on samples with their requested labels, and tests it on real held-out images.
 
     Ravuri and Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models", there with a ResNet-50
     on ImageNet; here with the small network of `classifier`, so that only figures of this network compare. Report the
@@ -47,7 +47,7 @@ def classifier_accuracy(
 
     Args:
         samples: uint8 [N, H, W, C], generated images.
-        labels: int [N] in 0..K-1, the class that each was asked for.
+        labels: int [N] in 0..K-1, the requested class of each.
         test_images: uint8 [M, H, W, C], real images that neither the model nor the classifier has seen, M >= 1.
         test_labels: int [M] in 0..K-1.
         seed: of the training.
@@ -58,7 +58,7 @@ def classifier_accuracy(
 
     Raises:
         TypeError: if images are not uint8.
-        ValueError: if shapes do not fit, there is no test image, or a test label was asked of no sample.
+        ValueError: if shapes do not fit, there is no test image, or no sample has a test label.
     """
     test_labels = np.asarray(test_labels)
     if len(test_images) == 0 or test_labels.shape != (len(test_images),):
@@ -68,7 +68,7 @@ def classifier_accuracy(
         )
     if not np.isin(test_labels, labels).all():
         missing = np.setdiff1d(test_labels, labels).tolist()
-        raise ValueError(f"no sample was asked for the labels {missing} of the test images; ask for every class")
+        raise ValueError(f"no sample has the labels {missing} of the test images; sample every class")
     net = classifier.cached(samples, labels, seed, folder)
     right = classifier.predict(net, test_images) == test_labels
     by_class = {int(label): float(right[test_labels == label].mean()) for label in np.unique(test_labels)}

@@ -13,7 +13,7 @@ from diffusion.metrics import classifier, frechet, inception, protocols
 
 
 class Extractor(NamedTuple):
-    """A feature extractor, and what a report has to say of it.
+    """A feature extractor, and its record for a report.
 
     Attributes:
         extract: images uint8 [B, H, W, C] -> features [B, D], real, finite.

@@ -110,7 +110,7 @@ def covariance(moments: Moments) -> np.ndarray:
         float64 [D, D], symmetric.
 
     Raises:
-        ValueError: if there are fewer than two rows, or a moment (of a file, say) is not finite.
+        ValueError: if there are fewer than two rows, or a moment (for example of a file) is not finite.
     """
     if moments.count < 2:
         raise ValueError(f"a covariance needs at least 2 rows, got {moments.count}")
@@ -127,7 +127,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     (Dowson and Landau 1982, eq. 4, with L = S_a^1/2; as a score of generators, Heusel et al. 2017, eq. 6, there as
     Tr((S_a S_b)^1/2), which has the same eigenvalues with every such L). A Cholesky factor takes a fraction of the time
     of S_a^1/2, and with pivoting it exists for every rank. The matrix under the root is symmetric and positive
-    semi-definite, so that only real eigenvalues are asked for and a rank-deficient covariance is no special case;
+    semi-definite, so that only real eigenvalues are computed and a rank-deficient covariance is no special case;
     general matrix roots (`scipy.linalg.sqrtm`) fail there. Eigenvalues below zero are rounding and count as zero.
 
     Args:

@@ -1,6 +1,6 @@
 """Sets of images to measure, wherever they lie: read batch by batch in a fixed order, and with a fingerprint.
 
-`open_set` takes what a command line says: a file of arrays, a folder of pictures, an array_record file of encoded
+`open_set` takes the value of a command line: a file of arrays, a folder of pictures, an array_record file of encoded
 pictures, or a prepared dataset as NAME@SPLIT.
 """
 
@@ -25,7 +25,7 @@ _BLOCK = 2**20
 
 
 class ImageSetError(ValueError):
-    """Images cannot be measured; the message says which, why, and what is needed."""
+    """Images cannot be measured; the message names them, the reason, and the requirement."""
 
 
 class ImageSet(NamedTuple):
@@ -36,7 +36,7 @@ class ImageSet(NamedTuple):
         shape: (H, W, C) of each, C = 1 or 3.
         read: (start, stop) -> [stop - start, H, W, C] as they are stored: uint8, or floating.
         fingerprint: sha256 that is another if an image is.
-        record: what a report says: "images" (as it was named), "kind", "dtype", and for a dataset "version".
+        record: for a report: "images" (as it was named), "kind", "dtype", and for a dataset "version".
     """
 
     count: int
@@ -130,19 +130,19 @@ def _check(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def _npz(spec: str, path: pathlib.Path) -> ImageSet:
-    there = npz.headers(path)
-    named = [name for name in ARRAYS if name in there]
+    headers = npz.headers(path)
+    named = [name for name in ARRAYS if name in headers]
     if not named:
-        raise ImageSetError(f"{spec} holds {', '.join(there) or 'nothing'}, and no images named {', '.join(ARRAYS)}.")
-    found = there[named[0]]
-    _check(f"{named[0]} in {spec}", found.shape, found.dtype)
-    count, height, width, channels = found.shape
+        raise ImageSetError(f"{spec} holds {', '.join(headers) or 'nothing'}, and no images named {', '.join(ARRAYS)}.")
+    header = headers[named[0]]
+    _check(f"{named[0]} in {spec}", header.shape, header.dtype)
+    count, height, width, channels = header.shape
     return ImageSet(
         count,
         (height, width, channels),
         npz.rows(path, named[0]),
         _file_digest(path),
-        _record(spec, "npz", found.dtype),
+        _record(spec, "npz", header.dtype),
     )
 
 
@@ -228,11 +228,11 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
 def _dataset(spec: str, data_dir: str, side: int) -> ImageSet:
     name, _, split = spec.rpartition("@")
     try:
-        records, found = sources.open_source(name, split, data_dir, side)
+        records, about = sources.open_source(name, split, data_dir, side)
         folder = catalog.find(name, data_dir)
     except (FileNotFoundError, ValueError) as error:
         raise ImageSetError(f"{spec}: {error}") from error
-    _check(spec, (found.size, *found.shape), np.dtype(np.uint8))
+    _check(spec, (about.size, *about.shape), np.dtype(np.uint8))
 
     def read(start, stop):  # decoding leaves Python's lock: a million photographs are an hour of one core
         parts = [range(first, min(first + PART, stop)) for first in range(start, stop, PART)]
@@ -241,7 +241,7 @@ def _dataset(spec: str, data_dir: str, side: int) -> ImageSet:
 
     # A dataset may be too large to be read for a fingerprint: its description and the sizes of its files stand for it.
     files = sorted((file.name, file.stat().st_size) for file in folder.iterdir() if file.is_file())
-    described = [json.dumps([name.partition(":")[0], found.version, split, found.size, list(found.shape), files])]
+    described = [json.dumps([name.partition(":")[0], about.version, split, about.size, list(about.shape), files])]
     described += [(folder / file).read_text() for file in ("dataset_info.json", "features.json")]
     digest = hashlib.sha256("\n".join(described).encode()).hexdigest()
-    return ImageSet(found.size, found.shape, read, digest, _record(spec, "dataset", np.uint8, version=found.version))
+    return ImageSet(about.size, about.shape, read, digest, _record(spec, "dataset", np.uint8, version=about.version))

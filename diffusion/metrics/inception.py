@@ -57,7 +57,7 @@ def load(path: pathlib.Path | str) -> Inception:
         path: of the file.
 
     Returns:
-        The network. If it is not the one of 2015-12-05, its `record` says so.
+        The network. If it is not the one of 2015-12-05, its `record` has that.
 
     Raises:
         WeightsError: if there is no such file, or it does not hold a network of this form.
@@ -87,7 +87,7 @@ def fold(tensors: dict[str, np.ndarray]) -> Params:
 
 
 def record(inception: Inception) -> dict:
-    """What a report has to say of the weights: "network", "sha256", and "logits_sha256"."""
+    """The record of the weights in a report: "network", "sha256", and "logits_sha256"."""
     return {
         "network": inception_weights.describe(inception.digest),
         "sha256": inception.digest,

@@ -33,9 +33,9 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
     (i + 1) N // splits, so that none is dropped. Rows are shuffled first, because samples sorted by class would give
     every split few classes and a low score: torch-fidelity shuffles too, with its own generator; the authors' code,
     TF-GAN and ADM's evaluator take the order as it comes (seed=None), the last in splits of 5,000. The score grows
-    with the images in a split: say N and splits beside it (50,000 in 10 splits is usual). Which logits: the 2015-12-05
-    network has 1,008; the authors' code, ADM and torch-fidelity take them without the bias of the last layer, TF-GAN
-    with it.
+    with the images in a split: report N and splits beside it (50,000 in 10 splits is usual). Which logits: the
+    2015-12-05 network has 1,008; the authors' code, ADM and torch-fidelity take them without the bias of the last
+    layer, TF-GAN with it.
 
     Args:
         logits: [N, K], N >= splits, K >= 2.

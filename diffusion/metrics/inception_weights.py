@@ -4,7 +4,7 @@ Read, without executing anything in them: pytorch-fid's .pth, the TorchScript ne
 and safetensors with the names of either. All become one set of tensors with the names of the TensorFlow graph that
 they were taken from: per convolution its `weight` [out, in, height, width], and `beta`, `mean`, `var` [out] of a batch
 norm without a scale; `output.weight` [1008, 2048] and `output.bias` [1008] where the file has the last layer. The
-digest of these tensors, not of the file, says which network it is.
+digest of these tensors, not of the file, identifies the network.
 """
 
 import hashlib
@@ -116,7 +116,7 @@ _PEER_PARTS = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_m
 
 
 class WeightsError(ValueError):
-    """A file does not hold the network; the message says what is wrong and how to get one that does."""
+    """A file does not hold the network; the message names the error and the way to a file that does."""
 
 
 class Weights(NamedTuple):
@@ -190,34 +190,34 @@ def digest(tensors: dict[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def _weights(found: dict[str, np.ndarray]) -> Weights:
+def _weights(arrays: dict[str, np.ndarray]) -> Weights:
     """The tensors under their canonical names, once their shapes and values are known to be those of the network."""
     # TorchScript puts the layers below an object of any name.
-    found = {re.sub(r"^(.*\.)?layers\.", "", name): array for name, array in found.items()}
-    peer = _ROWS[0][1] + ".conv.weight" in found
+    arrays = {re.sub(r"^(.*\.)?layers\.", "", name): array for name, array in arrays.items()}
+    peer = _ROWS[0][1] + ".conv.weight" in arrays
     if peer:
-        _no_scale(found)
+        _no_scale(arrays)
     wanted = {}
     for name, other, *_ in _ROWS:
         for part, other_part in _PEER_PARTS.items():
             wanted[f"{name}.{part}"] = f"{other}.{other_part}" if peer else f"{name}.{part}"
-    missing = [name for name in wanted.values() if name not in found]
+    missing = [name for name in wanted.values() if name not in arrays]
     if missing:
         raise ValueError(f"{len(missing)} of {len(wanted)} tensors are missing, {missing[0]} first.")
-    tensors = {name: found[source] for name, source in wanted.items()}
+    tensors = {name: arrays[source] for name, source in wanted.items()}
     for name, array in tensors.items():
         layer, part = name.rsplit(".", 1)
         _expect(wanted[name], array, CONVOLUTIONS[layer] if part == "weight" else CONVOLUTIONS[layer][:1])
         if part == "var" and array.min() < 0:
             raise ValueError(f"{wanted[name]} has a variance below 0.")
-    last = _last_layer(found, "fc" if peer else "output")
+    last = _last_layer(arrays, "fc" if peer else "output")
     logits_digest = digest(last) if last else None
     return Weights(tensors | last, digest(tensors), logits_digest)
 
 
-def _no_scale(found: dict[str, np.ndarray]) -> None:
+def _no_scale(arrays: dict[str, np.ndarray]) -> None:
     """FID's network has no scale in its batch norms; that of torchvision, with which it is confused, has."""
-    for name, array in found.items():
+    for name, array in arrays.items():
         if name.endswith(".bn.weight") and not (array == 1).all():
             raise ValueError(
                 f"{name} is a scale, which FID's network does not have. torchvision's Inception has one, "
@@ -225,12 +225,12 @@ def _no_scale(found: dict[str, np.ndarray]) -> None:
             )
 
 
-def _last_layer(found: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    if f"{name}.weight" not in found or f"{name}.bias" not in found:
+def _last_layer(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    if f"{name}.weight" not in arrays or f"{name}.bias" not in arrays:
         return {}
-    _expect(f"{name}.weight", found[f"{name}.weight"], (CLASSES, FEATURES))
-    _expect(f"{name}.bias", found[f"{name}.bias"], (CLASSES,))
-    return {f"output.{part}": found[f"{name}.{part}"] for part in ("weight", "bias")}
+    _expect(f"{name}.weight", arrays[f"{name}.weight"], (CLASSES, FEATURES))
+    _expect(f"{name}.bias", arrays[f"{name}.bias"], (CLASSES,))
+    return {f"output.{part}": arrays[f"{name}.{part}"] for part in ("weight", "bias")}
 
 
 def _expect(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -146,7 +146,7 @@ def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: in
     if min(len(x), len(y)) < size:
         raise ValueError(
             f"a subset of {size} rows cannot be drawn from {len(x)} samples and {len(y)} reference rows; "
-            f"give size <= {min(len(x), len(y))}, and say so beside the figure"
+            f"choose size <= {min(len(x), len(y))}, and report it beside the figure"
         )
     rng = np.random.default_rng(seed)
     values = np.empty(subsets)

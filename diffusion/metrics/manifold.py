@@ -18,7 +18,7 @@ class Overlap(NamedTuple):
         density: mean number of real balls around a sample, over k; 1 is expected for equal distributions, and more
             is possible.
         coverage: share of real balls that hold a sample, in [0, 1].
-        standard_errors: of the four by name, over draws of the rows that are averaged, the balls given.
+        standard_errors: of the four by name, over draws of the rows that are averaged, with the balls fixed.
         manifold_k: neighbours in precision and recall.
         density_k: neighbours in density and coverage.
         samples: number of generated rows.

@@ -12,7 +12,7 @@ class Share(NamedTuple):
 
     Attributes:
         value: in [0, 1].
-        interval: 95 % interval of it over draws of the samples (Wilson), the training set given.
+        interval: its 95 % interval over draws of the samples (Wilson), with the training set fixed.
         samples: number of generated rows.
         train: number of training rows.
     """
@@ -28,7 +28,7 @@ class DataCopying(NamedTuple):
 
     Attributes:
         value: C_T; below 0 where samples lie nearer to the training set than held-out rows do. In one cell it is about
-            N(0, 1) for a perfect model: far below (-3, say) speaks of copying, far above of underfitting.
+            N(0, 1) for a perfect model: far below (such as -3) indicates copying, far above underfitting.
         cells: float64 [K], the statistic of each cell; NaN for one that was left out.
         samples: number of generated rows.
         held_out: number of held-out rows.
@@ -101,7 +101,7 @@ def authenticity(samples: np.ndarray, train: np.ndarray, block: int = pairwise.B
     (Alaa et al. 2022, "How Faithful is your Synthetic Data?", section 3.3; computed as by Stein et al. 2023, "Exposing
     flaws of generative model evaluation metrics", whose AuthPct is 100 times this; the first paper's code takes the
     nearest sample of a training row instead). An exact copy is never authentic. Real data does not score 1 either:
-    compare with what held-out rows score in the place of the samples.
+    compare with the score of held-out rows in place of the samples.
 
     Args:
         samples: [N, D] features of generated images, N >= 1.
@@ -154,7 +154,7 @@ def copied_by_similarity(
     """Share of samples whose largest cosine with a training row exceeds a threshold.
 
     Somepalli et al. 2023, "Diffusion Art or Digital Forgery?", with 0.5 for SSCD's features; another space of features
-    needs a threshold of its own (say, the 99.9th percentile of the cosines of held-out rows).
+    needs a threshold of its own (such as the 99.9th percentile of the cosines of held-out rows).
 
     Args:
         samples: [N, D] features of generated images, N >= 1.
@@ -237,6 +237,6 @@ def _rank_score(a, b):
     return (u - len(a) * len(b) / 2) / np.sqrt(len(a) * len(b) * (len(a) + len(b) + 1) / 12)
 
 
-def _share(found, train):
-    count = int(found.sum())
-    return Share(count / len(found), bootstrap.wilson_interval(count, len(found)), len(found), train)
+def _share(flags, train):
+    count = int(flags.sum())
+    return Share(count / len(flags), bootstrap.wilson_interval(count, len(flags)), len(flags), train)

@@ -144,7 +144,7 @@ def smallest(queries: np.ndarray, references: np.ndarray | None, count: int, blo
 
     Args:
         queries: [N, D].
-        references: [M, D] with M >= count; None for the queries themselves, each but the one that is asked.
+        references: [M, D] with M >= count; None for the queries themselves, each but the query itself.
         count: how many, at least 1.
         block: rows in one matrix product; bounds the memory, not the result.
 
@@ -152,7 +152,7 @@ def smallest(queries: np.ndarray, references: np.ndarray | None, count: int, blo
         float64 [N, count], ascending.
 
     Raises:
-        ValueError: if there are fewer references than asked for.
+        ValueError: if there are fewer references than `count`.
     """
     others = len(queries) - 1 if references is None else len(references)
     if not 1 <= count <= others:

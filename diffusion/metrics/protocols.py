@@ -191,7 +191,7 @@ def to_bytes(rounding: str, images: np.ndarray) -> np.ndarray:
 
 
 def preprocess(protocol: Protocol, images: np.ndarray) -> np.ndarray:
-    """What the network is given: colours, 299 x 299 pixels, in about [-1, 1].
+    """The network's input: colours, 299 x 299 pixels, in about [-1, 1].
 
     Args:
         protocol: which resize and scaling.

@@ -48,7 +48,7 @@ class Space(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What a table calls it: "Inception-v3", "pixels", or as the extractor's record says."""
+        """Its name in a table: "Inception-v3", "pixels", or that of the extractor's record."""
         return "Inception-v3" if self.main in inception.TAPS else str(self.identity.get("features", self.main))
 
 
@@ -100,10 +100,10 @@ def inception_space(net: inception.Inception, protocol: protocols.Protocol, taps
 
 
 def function_space(extractor: features.Extractor, rounding: str = protocols.PROTOCOLS["edm"].rounding) -> Space:
-    """A space given as a function: pixels, or any network of your own, such as DINOv2 or CLIP.
+    """A space defined by a function: pixels, or any network of your own, such as DINOv2 or CLIP.
 
     Args:
-        extractor: the function and what a report has to say of it, the sha256 of its weights above all.
+        extractor: the function and its record for a report, above all the sha256 of its weights.
         rounding: of floating images to bytes.
 
     Returns:
@@ -156,16 +156,16 @@ def gather(
     folder: pathlib.Path | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Gathered:
-    """Moments of the features of all images, and rows of those that are asked for one by one.
+    """Moments of the features of all images, and the rows of some taps.
 
     Without `keep` only the moments and one chunk of features are ever in memory.
 
     Args:
         images: the set, N >= 2.
         space: the features.
-        keep: taps whose rows are wanted.
+        keep: taps whose rows are kept.
         folder: where they are looked for and kept, and an interrupted gathering goes on; None for neither.
-        advance: told the number of images done.
+        advance: called with the number of images done.
 
     Returns:
         What was gathered; the same numbers, bit for bit, however often it was interrupted.
@@ -247,30 +247,30 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
 
 
 def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[str]) -> Statistics | None:
-    """What an earlier gathering left, if it is sound and has all that is asked for now."""
+    """The result of an earlier gathering, if it is sound and has all that is needed now."""
     try:
-        found = statistics.read(path)
-        kept = found.about["rows"]
-        count = found.count or 0
-        if found.about["space"] != space.identity or not set(keep) <= kept.keys() or not 0 < count <= images.count:
+        earlier = statistics.read(path)
+        kept = earlier.about["rows"]
+        count = earlier.count or 0
+        if earlier.about["space"] != space.identity or not set(keep) <= kept.keys() or not 0 < count <= images.count:
             return None
         for tap in keep:
-            size = count * len(found.moments[tap].mean) * 4
+            size = count * len(earlier.moments[tap].mean) * 4
             os.truncate(_rows_path(path, tap), max(size, 0))  # what was written after the moments were
-            if _rows_digest(path, tap, found) != kept[tap]:
+            if _rows_digest(path, tap, earlier) != kept[tap]:
                 return None
     except (StatisticsError, OSError, KeyError, TypeError) as error:
         if failures.of_machine(error):
             raise failures.Unreadable(f"{path} could not be read: {error}") from error
         return None
-    if found.count == images.count:
-        return found if set(space.taps) <= found.moments.keys() else None
-    goes_on = found.moments.keys() == set(space.taps) and kept.keys() == set(keep)
-    return found if goes_on else None
+    if earlier.count == images.count:
+        return earlier if set(space.taps) <= earlier.moments.keys() else None
+    goes_on = earlier.moments.keys() == set(space.taps) and kept.keys() == set(keep)
+    return earlier if goes_on else None
 
 
-def _rows_digest(path: pathlib.Path, tap: str, found: Statistics) -> str:
-    rows = _mapped(path, tap, found.count or 0, len(found.moments[tap].mean))
+def _rows_digest(path: pathlib.Path, tap: str, gathered: Statistics) -> str:
+    rows = _mapped(path, tap, gathered.count or 0, len(gathered.moments[tap].mean))
     total = ""
     for start in range(0, len(rows), CHUNK):
         total = hashlib.sha256(total.encode() + rows[start : start + CHUNK].tobytes()).hexdigest()

@@ -1,7 +1,7 @@
 """Statistics of the features of a set of images, as a file: ours, and those that others publish.
 
 Ours is safetensors: TAP.mean and TAP.m2 in float64 of each tap of the network, and beside them, as JSON, how they were
-made. ADM's, EDM's and pytorch-fid's are .npz with mu and sigma, which do not say it. Pickles are not read.
+made. ADM's, EDM's and pytorch-fid's are .npz with mu and sigma, which do not record it. Pickles are not read.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ FORMAT = 1  # raised when a change makes older readers wrong
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 _FOREIGN = {"mu": "sigma", "mu_s": "sigma_s"}  # mean -> covariance in .npz files
 _TABLE = schema.Valid("a table", lambda value: isinstance(value, dict))
-_ABOUT = {  # what our own files say of themselves
+_ABOUT = {  # the description in our own files
     "format": schema.whole(1),
     "sha256": schema.text(64),
     "count": schema.whole(1, 2**53),
@@ -34,17 +34,17 @@ _ABOUT = {  # what our own files say of themselves
 
 
 class StatisticsError(ValueError):
-    """Statistics cannot be used; the message says which, why, and what to do."""
+    """Statistics cannot be used; the message names them, the reason, and the next step."""
 
 
 class Statistics(NamedTuple):
     """Moments of features, and how they were made.
 
     Attributes:
-        moments: tap -> Moments. Where a file does not tell the number of rows, count is 2 and m2 the covariance.
-        count: number of images, or None if the file does not tell it.
-        about: "space" (what the features are; None if the file does not say), "images" (which they are of), "rows"
-            (tap -> sha256 of kept rows), "versions"; of a foreign file "file" and "sha256".
+        moments: tap -> Moments. Where a file does not record the number of rows, count is 2 and m2 the covariance.
+        count: number of images, or None if the file does not record it.
+        about: "space" (what the features are; None if the file does not record it), "images" (which they are of),
+            "rows" (tap -> sha256 of kept rows), "versions"; of a foreign file "file" and "sha256".
     """
 
     moments: dict[str, frechet.Moments]
@@ -141,20 +141,22 @@ def _read_own(path: pathlib.Path) -> Statistics:
 
 
 def _read_npz(path: pathlib.Path) -> Statistics:
-    there = npz.headers(path)
-    if not {"mu", "sigma"} <= there.keys():
-        raise StatisticsError(f"{path} holds {', '.join(there) or 'nothing'}; statistics are named mu and sigma.")
-    pairs = {mean: sigma for mean, sigma in _FOREIGN.items() if mean in there and sigma in there}
+    arrays_in_file = npz.headers(path)
+    if not {"mu", "sigma"} <= arrays_in_file.keys():
+        raise StatisticsError(
+            f"{path} holds {', '.join(arrays_in_file) or 'nothing'}; statistics are named mu and sigma."
+        )
+    pairs = {mean: sigma for mean, sigma in _FOREIGN.items() if mean in arrays_in_file and sigma in arrays_in_file}
     for name in (name for pair in pairs.items() for name in pair):
-        if there[name].dtype.kind != "f":
-            raise StatisticsError(f"{path}: {name} is {there[name].dtype}, not floating.")
+        if arrays_in_file[name].dtype.kind != "f":
+            raise StatisticsError(f"{path}: {name} is {arrays_in_file[name].dtype}, not floating.")
     for mean, sigma in pairs.items():
-        _check_shapes(str(path), there[mean].shape, there[sigma].shape)
+        _check_shapes(str(path), arrays_in_file[mean].shape, arrays_in_file[sigma].shape)
     arrays = npz.load(path, [name for pair in pairs.items() for name in pair])
     moments = {}
     for mean, sigma in pairs.items():
-        found = arrays[mean].astype(np.float64), arrays[sigma].astype(np.float64)
-        moments["spatial" if mean == "mu_s" else str(arrays[mean].size)] = frechet.Moments(2, *found)
+        mean_and_covariance = arrays[mean].astype(np.float64), arrays[sigma].astype(np.float64)
+        moments["spatial" if mean == "mu_s" else str(arrays[mean].size)] = frechet.Moments(2, *mean_and_covariance)
     with open(path, "rb") as file:
         total = hashlib.file_digest(file, "sha256").hexdigest()
     return Statistics(moments, None, {"space": None, "images": None, "file": str(path), "sha256": total})
@@ -180,20 +182,20 @@ def _check_shapes(name: str, mean: tuple[int, ...], covariance: tuple[int, ...])
         raise StatisticsError(f"{name}: the mean has shape {list(mean)} and the covariance {list(covariance)}.")
 
 
-def differences(made: dict, asked: dict) -> list[str]:
+def differences(made: dict, required: dict) -> list[str]:
     """The fields in which two descriptions of features differ, in words.
 
     Args:
         made: "space" of statistics.
-        asked: that of the space to compare in.
+        required: that of the space to compare in.
 
     Returns:
         "field: old, not new" of each, sorted.
     """
     return [
-        f"{field}: made with {made.get(field)!r}, asked for {asked.get(field)!r}"
-        for field in sorted(made.keys() | asked.keys())
-        if made.get(field) != asked.get(field)
+        f"{field}: made with {made.get(field)!r}, but needed with {required.get(field)!r}"
+        for field in sorted(made.keys() | required.keys())
+        if made.get(field) != required.get(field)
     ]
 
 
@@ -202,8 +204,8 @@ def require_same(name: str, statistics: Statistics, space: dict) -> None:
 
     Args:
         name: of the reference, for the message.
-        statistics: of it; a foreign file that does not say how it was made passes.
-        space: what the samples' features are.
+        statistics: of it; a foreign file that does not record how it was made passes.
+        space: of the samples' features.
 
     Raises:
         StatisticsError: names the fields that differ.
@@ -211,6 +213,6 @@ def require_same(name: str, statistics: Statistics, space: dict) -> None:
     made = statistics.about.get("space")
     if made is not None and (differ := differences(made, space)):
         raise StatisticsError(
-            f"{name} was made under another protocol, and a distance to it would mean nothing: "
+            f"{name} was made under another protocol, and a distance to it would be meaningless: "
             f"{'; '.join(differ)}. Choose that protocol, or make the reference again."
         )

@@ -17,10 +17,10 @@ STACKS = ("blocks", "layers")  # how the names of scanned layers end: the first 
 
 def _blocks(params: Any) -> Iterator[tuple[str, list, int]]:
     """(block, its leaves, layers that are stacked in it or 0), sorted by name."""
-    found: dict[str, list] = {}
+    blocks: dict[str, list] = {}
     for name, leaf in leaves_of(params).items():
-        found.setdefault(name.removeprefix("params/").partition("/")[0], []).append(leaf)
-    for block, leaves in sorted(found.items()):
+        blocks.setdefault(name.removeprefix("params/").partition("/")[0], []).append(leaf)
+    for block, leaves in sorted(blocks.items()):
         heights = {leaf.shape[:1] for leaf in leaves}
         scanned = block.endswith(STACKS) and len(heights) == 1
         yield block, leaves, sum(heights.pop()) if scanned else 0

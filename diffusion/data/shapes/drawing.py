@@ -22,7 +22,7 @@ PALETTE = {
     "purple": (125, 55, 170),
     "pink": (240, 110, 175),
 }
-PAPERS = ((250, 247, 240), (240, 244, 250), (243, 249, 241), (248, 242, 247))  # no caption says which
+PAPERS = ((250, 247, 240), (240, 244, 250), (243, 249, 241), (248, 242, 247))  # captions do not name it
 NIGHT = (20, 18, 36)  # behind neon
 PLACES = (16.0, 32.0, 48.0)  # of centres, along each side: a step is a whole number of patches
 RADII = {"small": (6.0, 6.6), "medium": (9.3, 9.9), "large": (13.0, 13.6)}
@@ -35,7 +35,7 @@ Distance = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 
 def draw(scene: Scene, lot: Lot) -> np.ndarray:
-    """Draws a scene: what it leaves open of places, sizes and tints by lot.
+    """Draws a scene; positions, sizes and tints that it leaves open are random.
 
     Objects stand upright at nine places, so that a small transformer can learn the shapes themselves in half an hour.
 
@@ -60,26 +60,26 @@ def _objects(scene: Scene, lot: Lot) -> list[tuple[str, str, float, float, float
     """(colour, shape, x, y, radius) of each object."""
     first, second = (scene.colour, scene.shape), (scene.second_colour, scene.second_shape)
     if scene.kind == "one":
-        return [(*first, *_place(tuple(POSITIONS).index(scene.position)), lot.between(*RADII[scene.size]))]
+        return [(*first, *_centre(tuple(POSITIONS).index(scene.position)), lot.between(*RADII[scene.size]))]
     if scene.kind == "several":
         radius = lot.between(*RADIUS_OF_MANY)
         free = list(range(len(POSITIONS)))
-        places = [free.pop(lot.pick(range(len(free)))) for _ in range(scene.count)]
-        return [(*first, *_place(place), radius) for place in places]
+        cells = [free.pop(lot.pick(range(len(free)))) for _ in range(scene.count)]
+        return [(*first, *_centre(cell), radius) for cell in cells]
     if scene.kind == "pair":
         line = lot.pick(range(3))
         upright = RELATIONS.index(scene.relation) >= 2
         ends = (line, 6 + line) if upright else (3 * line, 3 * line + 2)
         one, other = sorted(ends, reverse=scene.relation in ("right of", "below"))
         return [
-            (*first, *_place(one), lot.between(*RADIUS_OF_TWO)),
-            (*second, *_place(other), lot.between(*RADIUS_OF_TWO)),
+            (*first, *_centre(one), lot.between(*RADIUS_OF_TWO)),
+            (*second, *_centre(other), lot.between(*RADIUS_OF_TWO)),
         ]
     return []
 
 
-def _place(number: int) -> tuple[float, float]:
-    """(x, y) of the centre of one of nine places, counted in rows."""
+def _centre(number: int) -> tuple[float, float]:
+    """(x, y) of the centre of one of nine cells, counted in rows."""
     row, column = divmod(number, 3)
     return PLACES[column], PLACES[row]
 
@@ -146,7 +146,7 @@ def _cross(x, y, radius):
 
 
 def _moon(x, y, radius):
-    x = x - 0.28 * radius  # so that it stands in the middle of its place
+    x = x - 0.28 * radius  # so that it stands in the middle of its cell
     return np.maximum(np.hypot(x, y) - 1.02 * radius, 0.82 * radius - np.hypot(x - 0.52 * radius, y + 0.2 * radius))
 
 

@@ -1,4 +1,4 @@
-"""Scenes of a few coloured shapes: what one is, how it is told in words, and how one is drawn by lot.
+"""Scenes of a few coloured shapes: what a scene is, its caption, and how one is drawn at random.
 
     "a small red circle in the top left corner"      "three blue stars, neon"
     "a green heart left of a pink cross"             'the word "cat" in purple'
@@ -28,7 +28,7 @@ POSITIONS = {
 }
 NUMBERS = ("a", "two", "three", "four", "five")
 RELATIONS = ("left of", "right of", "above", "below")
-STYLES = ("plain", "outlined", "neon")  # "plain" is never said
+STYLES = ("plain", "outlined", "neon")  # a caption never names "plain"
 WORDS = ("cat", "dog", "sun", "sky", "sea", "ice", "tea", "map", "key", "box", "car", "bus", "hat", "cup", "pen", "egg",
          "bee", "fox", "owl", "cow", "ant", "jam", "oak", "zoo", "tree", "fish", "bird", "lamp", "rain", "snow", "wind",
          "fire", "gold", "king", "love", "milk", "rose", "ship", "wolf", "yarn")  # fmt: skip
@@ -37,7 +37,13 @@ WITHHELD = frozenset(zip(COLOURS, (SHAPES[3:] + SHAPES[:3])))  # ("red", "diamon
 WITHHELD_WORDS = frozenset({"bus", "owl", "snow", "lamp", "hat", "key", "rain", "tea"})
 
 KINDS = ("one", "several", "pair", "word")
-SAID = {"colour": 0.92, "shape": 0.92, "size": 0.6, "position": 0.7, "relation": 0.75}  # how often a caption says it
+STATED = {
+    "colour": 0.92,
+    "shape": 0.92,
+    "size": 0.6,
+    "position": 0.7,
+    "relation": 0.75,
+}  # how often a caption states it
 NONE = "none"  # the value of an attribute that a kind of scene does not have
 
 
@@ -110,7 +116,7 @@ def withheld(scene: Scene) -> bool:
 
 
 def draw(lot: Lot, of_withheld: bool = False, shares: Shares = SHARES) -> Scene:
-    """Draws a scene; colours, shapes, sizes, places and so on are each as frequent as any other.
+    """Draws a scene; all colours are equally frequent, and so are all shapes, sizes and positions.
 
     Args:
         lot: the draws.
@@ -148,74 +154,76 @@ def _any(lot: Lot, shares: Shares) -> Scene:
 
 
 def caption(scene: Scene, lot: Lot) -> str:
-    """A scene in words, some of its attributes left out by lot; never both its colour and its shape."""
-    says = {name: lot.between(0, 1) < share for name, share in SAID.items()}
+    """The caption of a scene. It leaves some attributes out at random, but never both colour and shape."""
+    keeps = {name: lot.between(0, 1) < share for name, share in STATED.items()}
     if scene.kind == "word":
-        return f'the word "{scene.word}"' + (f" in {scene.colour}" if says["colour"] else "")
-    told = scene._replace(
-        colour=scene.colour if says["colour"] or scene.kind == "pair" else NONE,
-        shape=scene.shape if says["shape"] or not says["colour"] or scene.kind == "pair" else NONE,
-        size=scene.size if says["size"] else NONE,
-        position=scene.position if says["position"] else NONE,
-        relation=scene.relation if says["relation"] else NONE,
+        return f'the word "{scene.word}"' + (f" in {scene.colour}" if keeps["colour"] else "")
+    partial = scene._replace(
+        colour=scene.colour if keeps["colour"] or scene.kind == "pair" else NONE,
+        shape=scene.shape if keeps["shape"] or not keeps["colour"] or scene.kind == "pair" else NONE,
+        size=scene.size if keeps["size"] else NONE,
+        position=scene.position if keeps["position"] else NONE,
+        relation=scene.relation if keeps["relation"] else NONE,
     )
-    return phrase(told)
+    return phrase(partial)
 
 
-def phrase(told: Scene) -> str:
-    """The caption that says exactly these attributes, `NONE` those that it leaves out: the inverse of `asked`.
+def phrase(scene: Scene) -> str:
+    """The caption that states exactly these attributes, without those that are `NONE`: the inverse of `parsed`.
 
     Args:
-        told: with `colour` or `shape` or both; its style "plain" is not said.
+        scene: with `colour` or `shape` or both; its style "plain" is not stated.
     """
-    if told.kind == "word":
-        return f'the word "{told.word}"' + (f" in {told.colour}" if told.colour != NONE else "")
-    said = lambda *words: " ".join(word for word in words if word != NONE)
-    first = said(
-        NUMBERS[told.count - 1] if told.kind == "several" else "a",
-        told.size,
-        told.colour,
-        ("shape" if told.shape == NONE else told.shape) + "s" * (told.kind == "several"),
+    if scene.kind == "word":
+        return f'the word "{scene.word}"' + (f" in {scene.colour}" if scene.colour != NONE else "")
+    joined = lambda *words: " ".join(word for word in words if word != NONE)
+    first = joined(
+        NUMBERS[scene.count - 1] if scene.kind == "several" else "a",
+        scene.size,
+        scene.colour,
+        ("shape" if scene.shape == NONE else scene.shape) + "s" * (scene.kind == "several"),
     )
-    if told.kind == "pair":
-        between = "and" if told.relation == NONE else told.relation
-        first = f"{first} {between} {said('a', told.second_colour, told.second_shape)}"
-    elif told.position != NONE:
-        first = f"{first} {POSITIONS[told.position]}"
+    if scene.kind == "pair":
+        between = "and" if scene.relation == NONE else scene.relation
+        first = f"{first} {between} {joined('a', scene.second_colour, scene.second_shape)}"
+    elif scene.position != NONE:
+        first = f"{first} {POSITIONS[scene.position]}"
     first = first.replace("a orange", "an orange").replace("crosss", "crosses")
-    return first if told.style == "plain" else f"{first}, {told.style}"
+    return first if scene.style == "plain" else f"{first}, {scene.style}"
 
 
-def completed(told: Scene, lot: Lot) -> Scene:
-    """A scene that shows what a caption asks for, and the rest by lot: what `asked` leaves open, filled in."""
+def completed(scene: Scene, lot: Lot) -> Scene:
+    """A scene with the attributes of a caption; those that `parsed` leaves open are drawn at random."""
     open_to = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "position": tuple(POSITIONS)}
-    if told.kind == "several":
+    if scene.kind == "several":
         open_to = {"colour": COLOURS, "shape": SHAPES}
-    elif told.kind == "word":
+    elif scene.kind == "word":
         open_to = {"colour": COLOURS}
-    elif told.kind == "pair":
+    elif scene.kind == "pair":
         open_to = {"relation": RELATIONS}
-    return told._replace(**{name: lot.pick(values) for name, values in open_to.items() if getattr(told, name) == NONE})
+    return scene._replace(
+        **{name: lot.pick(values) for name, values in open_to.items() if getattr(scene, name) == NONE}
+    )
 
 
-def asked(text: str) -> Scene:
-    """What a caption of this form asks for: the scene, with `NONE` for all that it leaves open.
+def parsed(text: str) -> Scene:
+    """The scene that a caption of this form describes, with `NONE` for all that it leaves open.
 
     A pair without relation is of kind "pair" with relation `NONE`: either object may be anywhere. A caption that names
-    no style asks for "plain".
+    no style means "plain".
 
     Raises:
         ValueError: for another text; names the word that is not known, or the form.
     """
-    told, comma, style = text.strip().partition(", ")
+    content, comma, style = text.strip().partition(", ")
     style = style if comma else "plain"
-    if told.startswith("the word "):
-        word, _, colour = told.removeprefix("the word ").partition(" in ")
+    if content.startswith("the word "):
+        word, _, colour = content.removeprefix("the word ").partition(" in ")
         return Scene("word", style, _known(text, colour or NONE, (*COLOURS, NONE)), count=0, word=word.strip('"'))
     _known(text, style, STYLES)
-    relation = next((one for one in (*RELATIONS, "and") if f" {one} a" in told), "")
+    relation = next((one for one in (*RELATIONS, "and") if f" {one} a" in content), "")
     if relation:
-        one, other = (_object(text, part.split(), False) for part in told.split(f" {relation} ", 1))
+        one, other = (_object(text, part.split(), False) for part in content.split(f" {relation} ", 1))
         return Scene(
             "pair",
             style,
@@ -226,8 +234,8 @@ def asked(text: str) -> Scene:
             second_shape=other["shape"],
             relation=NONE if relation == "and" else relation,
         )
-    position = next((name for name, words in POSITIONS.items() if told.endswith(f" {words}")), NONE)
-    rest = told.removesuffix(f" {POSITIONS[position]}") if position != NONE else told
+    position = next((name for name, words in POSITIONS.items() if content.endswith(f" {words}")), NONE)
+    rest = content.removesuffix(f" {POSITIONS[position]}") if position != NONE else content
     number = _known(text, rest.split()[0].replace("an", "a") if rest.split() else "", NUMBERS)
     count = NUMBERS.index(number) + 1
     kind = "one" if count == 1 else "several"
@@ -235,14 +243,14 @@ def asked(text: str) -> Scene:
 
 
 def _object(text: str, words: list[str], plural: bool) -> dict[str, str]:
-    """Colour, shape and size of an object that is told as a number, a size, a colour and a shape."""
-    found = {"colour": NONE, "shape": NONE, "size": NONE}
+    """Colour, shape and size of an object that a caption names as a number, a size, a colour and a shape."""
+    attributes = {"colour": NONE, "shape": NONE, "size": NONE}
     shape = words[-1].replace("crosses", "cross" + "s" * plural) if words else ""
     shape = shape.removesuffix("s") if plural else shape
-    found["shape"] = NONE if shape == "shape" else _known(text, shape, SHAPES)
+    attributes["shape"] = NONE if shape == "shape" else _known(text, shape, SHAPES)
     for word in words[1:-1]:
-        found["size" if word in SIZES else "colour"] = _known(text, word, (*SIZES, *COLOURS))
-    return found
+        attributes["size" if word in SIZES else "colour"] = _known(text, word, (*SIZES, *COLOURS))
+    return attributes
 
 
 def _known(text: str, word: str, valid: tuple[str, ...]) -> str:

@@ -86,7 +86,7 @@ def only(name: str, module: nn.Module, **valid: tuple) -> None:
         if getattr(module, field) not in values:
             raise Refusal(
                 f"{name}: {field} = {getattr(module, field)!r} cannot be written to it; "
-                f"{' and '.join(map(repr, values))} {'has' if len(values) == 1 else 'have'}."
+                f"{' and '.join(map(repr, values))} can."
             )
 
 

@@ -255,9 +255,9 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
         written = limits.read_json(path / "about" / "metadata")
         about = written["about"]
         digest = written["sha256"]
-        found = about["step"]
+        written_step = about["step"]
         written_format = int(about["format"])
-    if _digest(about) != digest or found != step:
+    if _digest(about) != digest or written_step != step:
         raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step is not its own.")
     if written_format > FORMAT:
         raise MismatchedCheckpoint(f"{path} has format {written_format}; this version reads up to {FORMAT}: update.")
@@ -303,8 +303,8 @@ def _verify(path: pathlib.Path, about: dict, restored: dict[str, Any]) -> None:
     """Compares every leaf with its checksum; all processes of a run call it."""
     with _reading(path):
         sums = checksums(restored)
-    for name, found in sums.items():
-        if found != about["leaves"][name]["checksum"]:
+    for name, checksum in sums.items():
+        if checksum != about["leaves"][name]["checksum"]:
             raise DamagedCheckpoint(f"The checkpoint {path} is damaged: the values of leaf {name!r} were altered.")
 
 
@@ -358,10 +358,10 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
     return _state(restored), about
 
 
-def _require_fit(path: pathlib.Path, found: dict, wanted: dict) -> None:
-    for name in [*wanted, *(name for name in found if name not in wanted)]:
-        saved = _describe(found.get(name))
-        ours = _describe(wanted.get(name))
+def _require_fit(path: pathlib.Path, saved_leaves: dict, target_leaves: dict) -> None:
+    for name in [*target_leaves, *(name for name in saved_leaves if name not in target_leaves)]:
+        saved = _describe(saved_leaves.get(name))
+        ours = _describe(target_leaves.get(name))
         if saved != ours:
             raise MismatchedCheckpoint(
                 f"The checkpoint {path} does not fit this config: the first leaf that differs is {name!r}: {saved} in "
@@ -396,14 +396,14 @@ def restore_latest(
     listed = _together(folder(workdir), lambda: steps(workdir))
     for step in reversed(json.loads(agreement.gather("steps", json.dumps(listed))[0])):
         try:
-            found = restore(workdir, step, target)
+            restored = restore(workdir, step, target)
         except DamagedCheckpoint as error:
             damaged[step] = str(error)
             continue
         for other, why in damaged.items():
             warn(f"{why} FALLING BACK to step {step}; the damaged one is kept as {other}.damaged.")
         _set_aside(workdir, list(damaged))
-        return found
+        return restored
     if damaged:
         raise DamagedCheckpoint(
             f"{' '.join(damaged.values())} No sound checkpoint is left in {folder(workdir)}: start again in another "

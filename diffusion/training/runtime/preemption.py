@@ -21,7 +21,7 @@ BEAT = 0.5  # seconds between two checks while one process works alone
 
 
 class Interrupted(BaseException):
-    """Work that can be repeated was left, because the run must stop. (No `Exception`, so that no handler catches it.)"""
+    """Work that can be repeated was left, because the run must stop (no `Exception`, so that no handler catches it)."""
 
 
 class StopRequest:
