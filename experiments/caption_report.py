@@ -118,7 +118,9 @@ def run(
             f"{real.images.shape[1]}: give the data that it was trained on."
         )
     with progress.bar("training the towers", train_steps, "steps") as advance:
-        retriever = caption_retrieval.train(real.images, texts, steps=train_steps, tell=lambda step, _: advance(step))
+        retriever = caption_retrieval.train(
+            real.images, texts, steps=train_steps, progress=lambda step, _: advance(step)
+        )
     rows = np.sort(np.random.default_rng(SEED).permutation(len(texts))[:number])
     asked = [texts[row] for row in rows]
     images = text_to_image.generate(

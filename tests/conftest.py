@@ -1,4 +1,4 @@
-"""Settings that every test shares: the CPU, float32 unless a test asks for float64, and reproducible hypothesis."""
+"""Settings that every test shares: the CPU, float32 unless a test uses float64, and reproducible hypothesis."""
 
 import contextlib
 import gc
@@ -69,7 +69,7 @@ def keep_compiled(first: bool) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session):
-    """What collection has built stays until the end: the garbage collector need not walk over it again and again."""
+    """What collection has built stays until the end: the garbage collector need not scan it again and again."""
     gc.collect()
     gc.freeze()
 

@@ -92,11 +92,11 @@ def test_beyond_the_trained_times_the_prediction_stays_consistent(trained, t):
     """No such noise level was trained: finite, alpha x0 + sigma eps = x_t, and near the exact estimate."""
     trained = SCHEDULES[trained]
     sampled = schedules.rectified_flow()
-    asked = []
+    seen = []
 
     def denoise(x, s):
         """The exact denoiser of N(0.4, 0.5^2 I)."""
-        asked.append(s)
+        seen.append(s)
         alpha = trained.alpha(s)[:, None]
         sigma = trained.sigma(s)[:, None]
         scaled = (x - alpha * 0.4) / (0.25 * alpha**2 + sigma**2)
@@ -104,7 +104,7 @@ def test_beyond_the_trained_times_the_prediction_stays_consistent(trained, t):
 
     x_t = jnp.asarray([[0.4, -0.3], [0.9, 1.2]], jnp.float32)
     prediction = conversions.denoiser_under(denoise, trained, sampled)(x_t, jnp.full(2, t))
-    np.testing.assert_allclose(asked[0], trained.t_max if t == 1 else trained.t_min, rtol=1e-6)
+    np.testing.assert_allclose(seen[0], trained.t_max if t == 1 else trained.t_min, rtol=1e-6)
     assert np.isfinite(prediction.x0).all()
     assert np.isfinite(prediction.eps).all()
     np.testing.assert_allclose((1 - t) * prediction.x0 + t * prediction.eps, x_t, atol=1e-6)

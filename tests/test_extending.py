@@ -39,7 +39,7 @@ TABLES = (
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """All pieces of the page, as a user's file."""
+    """All examples of the page, as one file of a user."""
     path = tmp_path_factory.mktemp("extend") / "my_ideas.py"
     path.write_text("\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)))
     return path

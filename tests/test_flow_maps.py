@@ -70,9 +70,9 @@ def test_mean_flow_and_shortcut_tell_their_networks_both_times():
         flow_maps.mean_flow(network, FLOW, clocks=flow_maps.start_and_duration(thousand)): (799.0, 600.0),
         flow_maps.shortcut(network, FLOW, clock=thousand): (799.0, 600.0),
     }
-    for flow_map, told in maps.items():
+    for flow_map, clocks in maps.items():
         np.testing.assert_allclose(flow_map(jnp.float32(X), 0.8, 0.2), X - 0.6 * 2, rtol=1e-6)
-        for clock, expected in zip(seen[-1], told, strict=True):
+        for clock, expected in zip(seen[-1], clocks, strict=True):
             np.testing.assert_allclose(clock, np.full(3, expected), rtol=1e-4)
 
 

@@ -125,10 +125,10 @@ def test_divergences_of_a_linear_field_of_any_rank():
 
 def test_a_network_on_images_and_the_prior_of_the_schedule():
     """For N(0, I) data the v of every variance-preserving process is 0, and the density is known at every D."""
-    told = []
+    shapes = []
 
     def network(x, t, condition):
-        told.append((x.shape, t.shape, condition.shape))
+        shapes.append((x.shape, t.shape, condition.shape))
         return jnp.zeros_like(x)
 
     schedule = schedules.cosine()
@@ -138,7 +138,7 @@ def test_a_network_on_images_and_the_prior_of_the_schedule():
     found = likelihood.log_likelihood(denoise, schedule, x, solver, likelihood.exact())
     expected = -0.5 * (np.asarray(x) ** 2).sum((1, 2, 3)) - 6 * np.log(2 * np.pi)
     np.testing.assert_allclose(found.log_density, expected, rtol=1e-5)
-    assert found.latent.shape == x.shape and set(told) == {((2, 4, 3, 1), (2,), (2,))}
+    assert found.latent.shape == x.shape and set(shapes) == {((2, 4, 3, 1), (2,), (2,))}
 
 
 @pytest.mark.parametrize("schedule_name", list(SCHEDULES))

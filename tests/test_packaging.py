@@ -46,7 +46,7 @@ DISTRIBUTIONS = {
 
 
 def required(*extras):
-    """The names of the distributions that an installation with these extras asks for."""
+    """The names of the distributions that an installation with these extras needs."""
     lines = list(PROJECT["dependencies"])
     for extra in extras:
         for line in PROJECT["optional-dependencies"][extra]:

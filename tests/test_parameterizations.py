@@ -128,7 +128,7 @@ def test_a_denoiser_that_was_accepted_is_finite_at_both_ends(name, schedule_name
     try:
         denoise = parameterizations.denoiser(network, schedule, p)
     except ValueError:
-        pytest.skip(f"{name} is refused on {schedule_name}, which another test asks for")
+        pytest.skip(f"{name} is refused on {schedule_name}, which another test checks")
     smallest = max(schedule.t_min, 1e-5)
     x, _ = _pair((2, 3))
     prediction = denoise(x, jnp.array([smallest, schedule.t_max], jnp.float32))

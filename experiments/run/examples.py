@@ -75,7 +75,7 @@ class Examples(NamedTuple):
             start=start // batch_size,
             positions=positions,
             augment=self.augment,
-            told=False,
+            with_sizes=False,
             threads=threads,
         )
 
@@ -159,7 +159,7 @@ def _with_texts(config: Mapping, source: pipeline.Source) -> pipeline.Source:
         table = captions.read(place)
     else:
         table = captions.tokens(captions.texts_of(data["name"], data["split"], data["dir"]), place)
-    return captions.Told(source, table._replace(entries={name: table.entries[name] for name in inputs.entries}))
+    return captions.Captioned(source, table._replace(entries={name: table.entries[name] for name in inputs.entries}))
 
 
 def varied(config: Mapping) -> tuple[int, ...]:

@@ -145,7 +145,7 @@ def _told(config, given, numbers: np.ndarray) -> Any:
     """What those pairs are told, `[b, ...]`; None where the network is told nothing."""
     if resolve.null(config) is None:
         return None
-    return prepare(pipeline.told(given.source, given.spec, numbers % len(given.source)))["condition"]
+    return prepare(pipeline.conditions(given.source, given.spec, numbers % len(given.source)))["condition"]
 
 
 def _maker(config: Mapping, shape: tuple[int, ...], mesh: Mesh):

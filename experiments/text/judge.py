@@ -84,7 +84,7 @@ def reader(folder: pathlib.Path | None = None) -> Reader:
     def made() -> Reader:
         images, shown = pictures()
         with progress.bar("training the judge", STEPS, "steps") as advance:
-            return attribute_reader.train(images, labels(shown), steps=STEPS, tell=lambda step, _: advance(step))
+            return attribute_reader.train(images, labels(shown), steps=STEPS, progress=lambda step, _: advance(step))
 
     return attribute_reader.cached(name(), made, folder)
 
@@ -110,7 +110,7 @@ def verdict(asked: Scene, shown: Scene) -> dict[str, bool]:
     the matched objects. "plain" is not asked for, since no caption says it.
 
     Args:
-        asked: as `scenes.asked` returns it.
+        asked: as `scenes.parsed` returns it.
         shown: a scene, as `seen` returns it.
 
     Returns:

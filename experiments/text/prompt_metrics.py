@@ -69,13 +69,13 @@ def accuracy(subject: Subject, captions: Sequence[str], guidance: float, first_s
 def scores(reader: Reader, captions: Sequence[str], images: np.ndarray) -> dict[str, Any]:
     """`judge.score` of pictures that captions asked for."""
     shown = judge.seen(reader, images)
-    return judge.score([judge.verdict(scenes.asked(text), scene) for text, scene in zip(captions, shown)])
+    return judge.score([judge.verdict(scenes.parsed(text), scene) for text, scene in zip(captions, shown)])
 
 
 def whole(reader: Reader, captions: Sequence[str], images: np.ndarray) -> list[bool]:
     """Whether all that its caption asks for is in a picture, for each."""
     pairs = zip(captions, judge.seen(reader, images))
-    return [all(judge.verdict(scenes.asked(text), scene).values()) for text, scene in pairs]
+    return [all(judge.verdict(scenes.parsed(text), scene).values()) for text, scene in pairs]
 
 
 def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def chosen(rows: Sequence[dict[str, Any]]) -> float:
 def real_picture(caption: str, number: int) -> np.ndarray:
     """A real picture of a caption, uint8 [64, 64, 3]: what it leaves open is drawn by lot."""
     lot = Lot(SEED, 99, number)
-    return drawing.draw(scenes.completed(scenes.asked(caption), lot), lot)
+    return drawing.draw(scenes.completed(scenes.parsed(caption), lot), lot)
 
 
 def variety(features: np.ndarray) -> float:

@@ -38,7 +38,7 @@ def test_each_distinct_caption_is_read_once_and_the_empty_one_is_the_first():
 
 
 def test_batches_bring_each_picture_its_own_caption():
-    told = captions.Told(Source(), table())
+    told = captions.Captioned(Source(), table())
     batch = next(pipeline.batches(told, SPEC, seed=3, batch_size=6, threads=0))
     rows = batch["image"][:, 0, 0, 0]
     assert sorted(rows) == list(range(6))
@@ -48,13 +48,13 @@ def test_batches_bring_each_picture_its_own_caption():
 
 
 def test_what_records_are_told_is_read_without_their_examples():
-    found = pipeline.told(captions.Told(Source(), table()), SPEC, [4, 0, 4])
+    found = pipeline.conditions(captions.Captioned(Source(), table()), SPEC, [4, 0, 4])
     expected = [sum(map(ord, TEXTS[row])) for row in (4, 0, 4)]
     np.testing.assert_array_equal(found["condition"]["text"][:, 0], expected)
     classes = SPEC._replace(num_classes=9)
     # Of another shape than the spec's, as the moments of latents are before a draw.
     labelled = [{"x": np.zeros((2, 5)), "label": row + 3} for row in range(6)]
-    assert pipeline.told(labelled, classes, [5, 1])["label"].tolist() == [8, 4]
+    assert pipeline.conditions(labelled, classes, [5, 1])["label"].tolist() == [8, 4]
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
@@ -93,7 +93,7 @@ def test_damaged_and_missing_folders_are_refused(tmp_path):
         with pytest.raises(CacheError, match="is damaged"):
             read(tmp_path)
     with pytest.raises(CacheError, match="there are 2 records and the captions of 6"):
-        captions.Told([1, 2], table())
+        captions.Captioned([1, 2], table())
 
 
 def test_empty_captions_are_refused_and_all_named(tmp_path):

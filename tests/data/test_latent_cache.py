@@ -195,7 +195,7 @@ def test_other_latents_are_refused_by_what_differs(tmp_path):
     latent_cache.require(there, "numbers", "train", there.autoencoder)
     latent_cache.require(there, "numbers:1.0.0", "train")
     for asked, match in [
-        (("letters", "train"), "dataset.name is 'numbers' there, and 'letters' is asked for"),
+        (("letters", "train"), "dataset.name is 'numbers' there, but the run needs 'letters'"),
         (("numbers", "test"), "dataset.split is 'train'"),
         (("numbers:2.0.0", "train"), "dataset.version is '1.0.0' there, and '2.0.0'"),
         (("numbers", "train", other), "autoencoder.sha256 is 'abab"),

@@ -191,7 +191,7 @@ def test_each_split_has_its_shares_of_kinds_and_styles():
 def test_a_caption_says_what_the_picture_shows_or_leaves_it_out(drawn):
     left_out = Counter()
     for _, caption, scene in drawn:
-        told = scenes.asked(caption)
+        told = scenes.parsed(caption)
         for name in Scene._fields:
             value = getattr(told, name)
             if value == NONE and getattr(scene, name) != NONE:
@@ -214,13 +214,13 @@ def test_a_caption_says_what_the_picture_shows_or_leaves_it_out(drawn):
 ])  # fmt: skip
 def test_phrases_and_what_they_ask_for(told, text):
     assert scenes.phrase(told) == text
-    assert scenes.asked(text) == told
+    assert scenes.parsed(text) == told
 
 
 @pytest.mark.parametrize("text", ["a red dog", "seven red circles", "a red circle, baroque", "", "a big circle"])
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match="is not one of"):
-        scenes.asked(text)
+        scenes.parsed(text)
 
 
 def test_the_dataset_holds_the_pictures_the_captions_and_the_attributes(tmp_path, monkeypatch):

@@ -147,7 +147,7 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
         tmp_path, source, spec._replace(size=2), told, lambda x: np.zeros((len(x), 1, 4, 4, 4)), threads=0
     )
     config = config_of(tmp_path)
-    with pytest.raises(ConfigError, match=r"dataset.split is 'validation' there, and 'train' is asked for"):
+    with pytest.raises(ConfigError, match=r"dataset.split is 'validation' there, but the run needs 'train'"):
         examples.open_examples(config)
     config.data.split = "validation"
     assert examples.open_examples(config).spec.shape == (4, 4, 4)
@@ -157,9 +157,9 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
         patch.setattr(
             autoencoder_folders, "load", lambda path: autoencoder_folders.Autoencoder(path, None, None, describe("cd"))
         )
-        with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, and 'cd' is asked for"):
+        with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, but the run needs 'cd'"):
             examples.open_examples(config)
-        with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, and 'cd' is asked for"):
+        with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, but the run needs 'cd'"):
             autoencoder_folders.decoding(config)
 
 

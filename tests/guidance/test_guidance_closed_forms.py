@@ -195,13 +195,13 @@ WHITE = oracles.gaussian([0.7, -0.4], 0.6**2 * np.eye(2))
     ),
 )
 def test_pseudoinverse_guidance_is_exact_for_white_gaussians(name, schedule_name, std):
-    rows, measurement, y, given = {
+    rows, measurement, y, observed = {
         "matrix": (A, measurements.matrix(A), np.array([0.4]), np.array([[0.4]])),
         "masked": (np.eye(2)[:1], measurements.masked(jnp.array([True, False])), np.array([0.4]), np.array([[0.4, 9]])),
     }[name]
     schedule = SCHEDULES[schedule_name]
     denoise = exact_denoiser(WHITE, schedule)
-    guided = _call(guidance.pseudoinverse(denoise, schedule, measurement, jnp.asarray(given), std, data_std=0.6))
+    guided = _call(guidance.pseudoinverse(denoise, schedule, measurement, jnp.asarray(observed), std, data_std=0.6))
     exact = _call(exact_denoiser(_posterior(WHITE, rows, y, std), schedule))
     _assert_close(guided, exact, 1e-7)
 
@@ -219,12 +219,12 @@ def test_measurements_solve_their_own_systems():
         size = np.prod(shape)
         matrix = np.asarray(measurement.forward(jnp.eye(size).reshape(size, *shape))).reshape(size, -1).T
         y = matrix @ np.random.default_rng(1).standard_normal(size)
-        given = jnp.asarray(y).reshape(measurement.forward(jnp.zeros((1, *shape))).shape)
+        observed = jnp.asarray(y).reshape(measurement.forward(jnp.zeros((1, *shape))).shape)
         for ratio in (0.0, 0.7):
-            solved = np.asarray(measurement.solve(given, jnp.asarray(ratio))).ravel()
+            solved = np.asarray(measurement.solve(observed, jnp.asarray(ratio))).ravel()
             expected = np.linalg.pinv(matrix @ matrix.T + ratio * np.eye(len(y)), rcond=1e-10) @ y
             np.testing.assert_allclose(solved, expected, atol=1e-12)
-        np.testing.assert_array_equal(measurement.solve(given, jnp.asarray(jnp.inf)), 0)
+        np.testing.assert_array_equal(measurement.solve(observed, jnp.asarray(jnp.inf)), 0)
 
 
 def test_posterior_sampling_pulls_the_residual_through_the_denoiser():

@@ -289,10 +289,10 @@ def test_leading_channels_alone_are_guided_where_that_is_asked_for():
     alone = cond(x, t)
     guided = guidance.classifier_free(branches, 3.0)(x, t)
     some = guidance.classifier_free(branches, 3.0, channels=count)(x, t)
-    for found, of_all, given in zip(some[:2], guided[:2], alone[:2], strict=True):
+    for found, of_all, plain in zip(some[:2], guided[:2], alone[:2], strict=True):
         np.testing.assert_array_equal(found[..., :count], of_all[..., :count])
-        np.testing.assert_array_equal(found[..., count:], given[..., count:])
-        assert not np.allclose(of_all[..., count:], given[..., count:])
+        np.testing.assert_array_equal(found[..., count:], plain[..., count:])
+        assert not np.allclose(of_all[..., count:], plain[..., count:])
     with pytest.raises(ValueError, match="channels = 0"):
         guidance.classifier_free(branches, 3.0, channels=0)
 

@@ -38,7 +38,7 @@ def _white(mean, schedule=SCHEDULE, seen=lambda: None):
 
 
 def _diary():
-    """Remembers where it was asked, and predicts what it remembers: at the start twice x."""
+    """Remembers where it was evaluated, and predicts what it remembers: at the start twice x."""
 
     def apply(memory, x_t, t):
         return Prediction(memory, (x_t - SCHEDULE.alpha(t) * memory) / SCHEDULE.sigma(t)), x_t
@@ -50,7 +50,7 @@ def _diary():
     "name, compiled", slow_but([("heun", True)], [("heun", True), ("heun", False), ("ddim", True), ("ddim", False)])
 )
 def test_the_first_evaluation_of_a_step_writes_and_all_read_the_last_steps(name, compiled):
-    """Heun asks twice a step, at another x: were the second one written or read, the diary would hold that."""
+    """Heun evaluates twice in a step, at another x: were the second one written or read, the diary would hold that."""
     plan = timesteps.plan(np.array([0.9, 0.6, 0.3, 0.1]))
     run = lambda: _sample(getattr(samplers, name)(), _diary(), plan)
     with jax.disable_jit(not compiled):
@@ -99,7 +99,7 @@ def test_momentum_is_the_papers_running_average():
     np.testing.assert_allclose(out, x, rtol=1e-4, atol=1e-5)
 
 
-def test_a_walk_with_memory_costs_what_it_says():
+def test_a_trajectory_with_memory_costs_what_it_says():
     calls = []
     branches = guidance.separately(*(_white(mean, seen=lambda: calls.append(1)) for mean in (0.5, -0.5)))
     guided = guidance.adaptive_projected(branches, SCHEDULE, 3.0, norm_threshold=2.0, momentum=-0.6)
@@ -109,7 +109,7 @@ def test_a_walk_with_memory_costs_what_it_says():
 
 
 def test_a_first_evaluation_inside_control_flow_is_refused():
-    """From there nothing can be carried on; plain denoisers may be asked anywhere."""
+    """From there nothing can be carried on; plain denoisers may be evaluated anywhere."""
 
     def step(state, denoise, schedule, plan, i, noise):
         ask = lambda x: denoise(x, plan.t[i]).x0

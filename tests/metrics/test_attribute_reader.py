@@ -124,7 +124,7 @@ def test_two_steps_of_training_are_reported_and_move_every_layer():
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
     seen = []
     labels = {"one": np.arange(5) % 2, "other": np.array([0, 3, 1, 1, 2])}
-    reader = attribute_reader.train(images, labels, steps=2, batch_size=4, tell=lambda *at: seen.append(at))
+    reader = attribute_reader.train(images, labels, steps=2, batch_size=4, progress=lambda *at: seen.append(at))
     assert [step for step, _ in seen] == [1, 2] and all(np.isfinite(loss) for _, loss in seen)
     assert reader.classes == {"one": 2, "other": 4} and reader.params["other/out"].shape == (128, 4)
     assert all(np.abs(value).max() > 0 for name, value in reader.params.items() if "bias" in name)  # zeros at first

@@ -47,7 +47,7 @@ def test_two_steps_of_training_know_all_words_and_put_pictures_on_the_sphere():
     """A batch is no larger than the set; what is known of a caption does not depend on its other pictures."""
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
     seen, captions = [], ["a red cat", "a cat", "blue", "Red blue", "a dog"]
-    found = caption_retrieval.train(images, captions, steps=2, tell=lambda *at: seen.append(at))
+    found = caption_retrieval.train(images, captions, steps=2, progress=lambda *at: seen.append(at))
     assert [step for step, _ in seen] == [1, 2] and all(np.isfinite(loss) for _, loss in seen)
     assert found.words == {"a": 0, "blue": 1, "cat": 2, "dog": 3, "red": 4} and found.params["word"].shape == (5, 64)
     places = caption_retrieval.features(found, images)

@@ -179,15 +179,17 @@ def test_statistics_of_other_types_are_refused(tmp_path):
 
 def test_another_protocol_or_network_is_refused_by_its_fields(made):
     statistics.require_same("ref", made, space().identity)
-    with pytest.raises(StatisticsError, match=r"another protocol.*weights: made with 'a', asked for 'b'") as caught:
+    with pytest.raises(
+        StatisticsError, match=r"another protocol.*weights: made with 'a', but needed with 'b'"
+    ) as caught:
         statistics.require_same("ref", made, space("b").identity)
     assert "resize" not in str(caught.value)
     net = inception.Inception({}, "0" * 64, False)
     tf, torch = (references.inception_space(net, protocols.PROTOCOLS[name]).identity for name in ("adm", "pytorch-fid"))
     assert len(statistics.differences(tf, torch)) == 2  # resize and scaling
     assert statistics.differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == [
-        "b: made with 2, asked for None",
-        "c: made with None, asked for 3",
+        "b: made with 2, but needed with None",
+        "c: made with None, but needed with 3",
     ]
     assert not statistics.differences(tf, references.inception_space(net, protocols.PROTOCOLS["edm"]).identity)
 

@@ -27,7 +27,7 @@ class Backbone(NamedTuple):
     Attributes:
         module: the network, float32.
         shape: (H, W, C) of its images.
-        condition: batch -> what it is told, as numpy arrays, no two examples alike.
+        condition: batch -> its condition, as numpy arrays, no two examples alike.
         adapter_entries: (batch, scale) -> entries of the condition for adapters; at scale 0 they change nothing.
         untrained: regular expression of the parameters that have no gradient, or one of rounding alone: the bias of
             keys moves all scores of a query alike.
@@ -105,7 +105,7 @@ BACKBONES = {
         ),
         (8, 8, 4),
         words("pooled"),
-        untrained="positions_table|last_block/text/attention/query_norm",  # a fixed table; queries that none asks
+        untrained="positions_table|last_block/text/attention/query_norm",  # a fixed table; queries that nothing uses
     ),
     "flux": Backbone(
         Flux(4, 4, 24, 2, 2, 2, TEXT, POOLED, (4, 4, 4), strength=True), (8, 8, 4), words("pooled", "strength")

@@ -212,12 +212,12 @@ def test_single_files_are_recognised(listing, channels, name):
 )
 def test_wrong_input_is_refused_in_words(change, message):
     x, t, condition = inputs()
-    given = {"x": x, "t": t, **condition}
-    given |= jax.tree.map(jnp.zeros, change, is_leaf=lambda a: isinstance(a, tuple))
-    x = given.pop("x")
-    t = given.pop("t")
+    entries = {"x": x, "t": t, **condition}
+    entries |= jax.tree.map(jnp.zeros, change, is_leaf=lambda a: isinstance(a, tuple))
+    x = entries.pop("x")
+    t = entries.pop("t")
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(TINY.init, jax.random.key(0), x, t, {k: v for k, v in given.items() if v is not None})
+        jax.eval_shape(TINY.init, jax.random.key(0), x, t, {k: v for k, v in entries.items() if v is not None})
 
 
 @pytest.mark.parametrize(
@@ -232,9 +232,9 @@ def test_wrong_input_is_refused_in_words(change, message):
 def test_what_is_embedded_like_a_class_is_looked_at(kind, entry, message):
     x, t, condition = inputs()
     module = TINY.clone(added_width=0, class_embedding=kind, class_width=3 * (kind != "timestep"))
-    told = {"text": condition["text"], "strength": condition["strength"], **(entry or {})}
+    entries = {"text": condition["text"], "strength": condition["strength"], **(entry or {})}
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(module.init, jax.random.key(0), x, t, told)
+        jax.eval_shape(module.init, jax.random.key(0), x, t, entries)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_control_net_fits_the_door():
     variables = jax.jit(control.init)(jax.random.key(0), x, t, condition, hint)
     residuals = apply(control, variables, x, t, condition, hint)
     assert all((residual == 0).all() for residual in residuals)
-    given = {**condition, "residuals": residuals}
-    assert jax.eval_shape(TINY.init_with_output, jax.random.key(0), x, t, given)[0].shape == x.shape
+    entries = {**condition, "residuals": residuals}
+    assert jax.eval_shape(TINY.init_with_output, jax.random.key(0), x, t, entries)[0].shape == x.shape
     with pytest.raises(ValueError, match=r"2 times the height and width of x, \(2, 16, 8, 3\); got \(2, 8, 4, 3\)"):
         control.init(jax.random.key(0), x, t, condition, hint[:, :8, :4])

@@ -28,7 +28,7 @@ SCHEDULE = schedules.rectified_flow()
 CLOCKS = {"sd3": lambda schedule, t: 1000 * t, "flux": parameterizations.time()}
 
 
-def told(model, key=0, batch=2):
+def entries(model, key=0, batch=2):
     """A condition of random embeddings."""
     draw = lambda *shape: np.random.default_rng(key).normal(size=(batch, *shape)).astype(np.float32)
     condition = {"text": draw(5, model.text_width), "pooled": draw(model.pooled_width)}
@@ -37,7 +37,7 @@ def told(model, key=0, batch=2):
 
 def inputs(model, batch=2):
     x = np.random.default_rng(1).normal(size=(batch, 4, 8, model.channels)).astype(np.float32)
-    return x, np.linspace(0.2, 0.9, batch, dtype=np.float32), told(model, batch=batch)
+    return x, np.linspace(0.2, 0.9, batch, dtype=np.float32), entries(model, batch=batch)
 
 
 def parameters(model):
@@ -87,7 +87,7 @@ def test_guided_samples_are_those_of_separate_calls(name):
     x, _, condition = inputs(model)
     network = apply(model, params)
     velocity = parameterizations.velocity(CLOCKS[name])
-    conditions = condition, told(model, key=1)
+    conditions = condition, entries(model, key=1)
     if name == "sd3":  # a layer left out of the second branch alone
         conditions = tuple({**c, "skip": layer_masks.mask(2, 3, layers)} for c, layers in zip(conditions, ((), (1,))))
     grid = timesteps.shift(SCHEDULE, timesteps.uniform(SCHEDULE, steps=3), 3.0)

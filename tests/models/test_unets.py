@@ -152,16 +152,16 @@ def test_residuals_dropout_and_the_null_class(name):
     # [conv_in, block, resample, block], middle
     sides = [(8, 4, 16), (8, 4, 16), (4, 2, 16), (4, 2, 32), (4, 2, 32)]
     zeros = [jnp.zeros((2, *side)) for side in sides]
-    told = lambda residuals, labels=labels: (
+    entries = lambda residuals, labels=labels: (
         {"residuals": tuple(residuals)} | ({} if labels is None else {"label": labels})
     )
-    plain = apply(model, params, x, t, told(zeros))
+    plain = apply(model, params, x, t, entries(zeros))
     for i, place in enumerate(zeros):
-        output = apply(model, params, x, t, told([*zeros[:i], place.at[0].set(1), *zeros[i + 1 :]]))
+        output = apply(model, params, x, t, entries([*zeros[:i], place.at[0].set(1), *zeros[i + 1 :]]))
         assert np.abs(output[0] - plain[0]).max() > 1e-3
         np.testing.assert_allclose(output[1], plain[1], rtol=1e-4, atol=1e-5)
     if labels is not None:
-        assert np.isnan(apply(model, params, x, t, told(zeros, jnp.array([-1, 4])))).all()
+        assert np.isnan(apply(model, params, x, t, entries(zeros, jnp.array([-1, 4])))).all()
     draw = lambda seed: apply(model, params, x, t, labels, train=True, rngs={"dropout": jax.random.key(seed)})
     assert np.abs(draw(0) - draw(1)).max() > 0.01
     np.testing.assert_array_equal(draw(0), draw(0))

@@ -114,30 +114,30 @@ def test_consistency_is_the_authors_multistep_loop():
 
 
 def test_tcd_goes_from_the_flow_map_to_consistency():
-    """gamma = 0 asks for no noise and is the former; gamma = 1 the latter with the same keys."""
+    """gamma = 0 uses no noise and is the former; gamma = 1 the latter with the same keys."""
     schedule = SCHEDULES["rectified_flow"]
     x, keys = start(schedule)
     plan = timesteps.plan(_grid(schedule, 3))
     wrong_map = FlowMap(lambda x, t, s: x * (0.1 + s / t) + s)  # on which the three differ
-    walk = lambda sampler: jax.jit(lambda x: samplers.sample(sampler, wrong_map, schedule, x, plan, keys))(x)
+    run = lambda sampler: jax.jit(lambda x: samplers.sample(sampler, wrong_map, schedule, x, plan, keys))(x)
     assert samplers.tcd(0.0).draws == 0
-    np.testing.assert_array_equal(walk(samplers.tcd(0.0)), walk(samplers.flow_map()))
-    np.testing.assert_allclose(walk(samplers.tcd(1.0)), walk(samplers.consistency()), rtol=1e-5, atol=1e-5)
-    assert np.abs(walk(samplers.tcd(0.3)) - walk(samplers.flow_map())).max() > 1e-2
+    np.testing.assert_array_equal(run(samplers.tcd(0.0)), run(samplers.flow_map()))
+    np.testing.assert_allclose(run(samplers.tcd(1.0)), run(samplers.consistency()), rtol=1e-5, atol=1e-5)
+    assert np.abs(run(samplers.tcd(0.3)) - run(samplers.flow_map())).max() > 1e-2
 
 
 def test_tcd_jumps_to_the_share_of_s_that_gamma_leaves():
     schedule = SCHEDULES["rectified_flow"]
-    asked = []
+    seen = []
     plan = timesteps.Plan(jnp.array([1.0, 0.5]), jnp.array([0.5, 0.0]), jnp.zeros(2, bool))
 
     def flow_map(x, t, s):
-        asked.append((float(t), float(s)))
+        seen.append((float(t), float(s)))
         return x
 
     for i in range(2):
         samplers.tcd(0.3).step(samplers.State(jnp.ones(1), jnp.ones(1)), flow_map, schedule, plan, i, jnp.zeros((1, 1)))
-    np.testing.assert_allclose(asked, [(1.0, 0.35), (0.5, 0.0)], rtol=1e-6)
+    np.testing.assert_allclose(seen, [(1.0, 0.35), (0.5, 0.0)], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_sample_depends_on_its_own_seed_alone(name):
     assert np.asarray(changed[0] != out[0]).all() == (MAPS[name].draws > 0)
 
 
-def test_gradient_through_a_stochastic_walk_is_finite():
+def test_gradient_through_a_stochastic_trajectory_is_finite():
     """The last step adds no noise; its variance of zero must not make the gradient NaN."""
     schedule = SCHEDULES["rectified_flow"]
     x, keys = start(schedule)

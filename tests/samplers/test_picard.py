@@ -19,8 +19,8 @@ def _both(name, schedule, plan, **more):
 
     @jax.jit
     def run(x, keys):
-        walked = samplers.sample(SAMPLERS[name], denoise, schedule, x, plan, keys)
-        return walked, *samplers.picard(SAMPLERS[name], denoise, schedule, x, plan, keys, **more)
+        sampled = samplers.sample(SAMPLERS[name], denoise, schedule, x, plan, keys)
+        return sampled, *samplers.picard(SAMPLERS[name], denoise, schedule, x, plan, keys, **more)
 
     return run
 
@@ -33,8 +33,8 @@ def test_at_tolerance_0_it_is_the_sequential_walk_within_n_sweeps(name, schedule
     schedule = SCHEDULES[schedule_name]
     x, keys = start(schedule)
     plan = timesteps.plan(timesteps.uniform(schedule, 5))
-    walked, swept, stats = _both(name, schedule, plan, window=3, tolerance=0.0)(x.astype(jnp.float64), keys)
-    np.testing.assert_allclose(swept, walked, rtol=1e-9, atol=1e-9)
+    sampled, swept, stats = _both(name, schedule, plan, window=3, tolerance=0.0)(x.astype(jnp.float64), keys)
+    np.testing.assert_allclose(swept, sampled, rtol=1e-9, atol=1e-9)
     assert int(stats.sweeps) <= 5
     assert int(stats.steps) == 3 * int(stats.sweeps)
 
@@ -49,13 +49,13 @@ def test_it_takes_fewer_rounds_than_steps_and_keeps_its_tolerance(name, x64):
 
     @jax.jit
     def run(x, tolerance):
-        walked = samplers.sample(SAMPLERS[name], denoise, schedule, x, plan, keys)
-        return walked, *samplers.picard(SAMPLERS[name], denoise, schedule, x, plan, keys, tolerance=tolerance)
+        sampled = samplers.sample(SAMPLERS[name], denoise, schedule, x, plan, keys)
+        return sampled, *samplers.picard(SAMPLERS[name], denoise, schedule, x, plan, keys, tolerance=tolerance)
 
     rounds = []
     for tolerance in (1e-2, 1e-4, 1e-8):
-        walked, swept, stats = run(x.astype(jnp.float64), tolerance)
-        assert np.abs(swept - walked).max() < 10 * tolerance
+        sampled, swept, stats = run(x.astype(jnp.float64), tolerance)
+        assert np.abs(swept - sampled).max() < 10 * tolerance
         rounds.append(int(stats.sweeps))
         assert int(stats.steps) == 64 * rounds[-1]
     assert rounds[0] < rounds[1] < rounds[2] < 40
@@ -77,7 +77,7 @@ def test_evaluations_counted_while_running_are_those_reported():
     assert len(calls) == 2 * int(stats.steps) == 8 * int(stats.sweeps)
 
 
-def test_flow_maps_are_walked_too():
+def test_flow_maps_are_carried_too():
     """Jumps that change x by what depends on t alone are right after one sweep, and a second one sees it."""
     schedule = SCHEDULES["rectified_flow"]
     x, keys = start(schedule)
@@ -88,7 +88,7 @@ def test_flow_maps_are_walked_too():
 
 
 def test_what_enters_the_window_starts_from_its_last_sample():
-    """A walk that stands still in its second half: the guess is right there, and no sweep is needed to find it."""
+    """A trajectory that stands still in its second half: the guess is right there, and no sweep is needed for it."""
     schedule = SCHEDULES["rectified_flow"]
     x, keys = start(schedule)
     plan = timesteps.plan(np.linspace(1.0, 0.0, 9))

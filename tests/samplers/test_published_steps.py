@@ -14,8 +14,8 @@ from tests.conformance import DATA, SAMPLERS, SCHEDULES, every_schedule, exact_d
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def _walk(sampler, schedule, times, x, noise):
-    """The sample after steps along some times with given noise `[N, draws, B, D]`, uncompiled, on the mixture."""
+def _follow(sampler, schedule, times, x, noise):
+    """The sample after steps along some times with known noise `[N, draws, B, D]`, uncompiled, on the mixture."""
     plan = timesteps.Plan(*map(jnp.asarray, (times[:-1], times[1:], np.zeros(len(times) - 1, bool))))
     denoise = exact_denoiser(DATA["mixture"], schedule)
     state = sampler.init(jnp.asarray(x), schedule, plan)
@@ -26,7 +26,7 @@ def _walk(sampler, schedule, times, x, noise):
 
 
 def _one_step(sampler, schedule, t, s, x, noise):
-    return _walk(sampler, schedule, np.array([t, s]), x, noise[None])
+    return _follow(sampler, schedule, np.array([t, s]), x, noise[None])
 
 
 def _draw(*shape, seed=0):
@@ -174,7 +174,7 @@ def test_walk_is_the_published_loop(name, schedule_name):
     y = 4 * _draw(3, 2)
     z = _draw(5, 2, 3, 2, seed=1)
     alpha, _ = level(schedule, times[0])
-    ours = _walk(sampler, schedule, times, alpha * y, z[:, : sampler.draws])
+    ours = _follow(sampler, schedule, times, alpha * y, z[:, : sampler.draws])
     np.testing.assert_allclose(ours, loop(y, r, z), rtol=1e-8, atol=1e-10)
 
 
@@ -218,7 +218,7 @@ def test_a_sampler_is_its_relative_at_the_end_of_its_range(sampler, relative, on
         times = np.array([1.0, 0.7, 0.5, 0.2, 0.05, 0.0])
         x = level(schedule, 1.0)[1] * _draw(3, 2)
         z = _draw(5, 1, 3, 2, seed=1)
-        ours, theirs = (_walk(s, schedule, times, x, z[:, : s.draws]) for s in (sampler, relative))
+        ours, theirs = (_follow(s, schedule, times, x, z[:, : s.draws]) for s in (sampler, relative))
         np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
@@ -227,11 +227,11 @@ def test_without_noise_they_invert():
     schedule = SCHEDULES["edm"]
     times = np.array([0.0, 0.05, 0.2, 0.7])
     x = _draw(3, 2)
-    walk = lambda sampler, times: _walk(sampler, schedule, times, x, np.zeros((3, 0, 3, 2)))
-    np.testing.assert_allclose(walk(samplers.dpm_2_ancestral(0.0), times), walk(samplers.dpm_2(), times), rtol=1e-7)
-    np.testing.assert_allclose(walk(samplers.edm(), times[1:]), walk(samplers.heun(), times[1:]), rtol=1e-7)
+    follow = lambda sampler, times: _follow(sampler, schedule, times, x, np.zeros((3, 0, 3, 2)))
+    np.testing.assert_allclose(follow(samplers.dpm_2_ancestral(0.0), times), follow(samplers.dpm_2(), times), rtol=1e-7)
+    np.testing.assert_allclose(follow(samplers.edm(), times[1:]), follow(samplers.heun(), times[1:]), rtol=1e-7)
     expected = x + 4.0 / 2 * oracles.mean_eps(DATA["mixture"], 1.0, 4.0, x)
-    np.testing.assert_allclose(walk(samplers.edm(), times[:2]), expected, rtol=1e-7)
+    np.testing.assert_allclose(follow(samplers.edm(), times[:2]), expected, rtol=1e-7)
 
 
 # Song et al. 2021 and Ma et al. 2024, in t.

@@ -44,7 +44,7 @@ def flow(t, s, x):
 
 
 def transfer(x, t, s, e):
-    """DDIM's step by a given noise (Liu et al. 2022, eq. 11, in alpha and sigma)."""
+    """DDIM's step by a known noise (Liu et al. 2022, eq. 11, in alpha and sigma)."""
     return alpha(s) * (x - sigma(t) * e) / alpha(t) + sigma(s) * e
 
 

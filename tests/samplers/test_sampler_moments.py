@@ -237,7 +237,7 @@ def test_analytic_variance_keeps_the_power_and_is_the_paper_s(schedule_name):
 
 
 def test_denoising_error_is_that_of_the_exact_denoiser():
-    """The mean of the posterior variances, at alpha = 0 too, and constant beyond the times given."""
+    """The mean of the posterior variances, at alpha = 0 too, and constant beyond the last times."""
     schedule = SCHEDULES["cosine"]
     data = DATA["gaussian"]
     B = 4000

@@ -1,6 +1,6 @@
 """The measured order of convergence of every deterministic sampler, against the exact probability flow, in float64.
 
-Two claims a sampler: the published order, inside an interval where nothing is singular and with an exact starting
+Two orders a sampler: the published one, inside an interval where nothing is singular and with an exact starting
 history; and what remains of it as shipped, with its own start and from pure noise to the data.
 """
 
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 class Solver(NamedTuple):
-    """A deterministic sampler's published claim.
+    """A deterministic sampler's published order.
 
     Attributes:
         order: of convergence.
         variable: the increasing function of (alpha, sigma, t) in which it integrates.
         history: steps before the method has the history that its order needs.
-        shipped: order with the sampler's own start, at least; `order` where it is not given.
+        shipped: order with the sampler's own start, at least; `order` where it is None.
         counts: numbers of steps at which the error is above rounding and already asymptotic.
     """
 
@@ -102,7 +102,7 @@ def _interior(schedule, variable, steps):
 
 @functools.cache
 def _walk(name):
-    """A compiled walk of any number of steps along a padded grid, through the sampler's own `init` and `step`.
+    """A compiled trajectory of any number of steps along a padded grid, through the sampler's own `init` and `step`.
 
     After each of the first `known` steps the sample is replaced by the true one, in `truth`: with true evaluations
     before it a multistep method has an exact starting history. Schedule, data, grid and number of steps are arguments,
@@ -111,7 +111,7 @@ def _walk(name):
     sampler = SAMPLERS[name]
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def walk(which, data, grid, steps, x, truth, known):
+    def follow(which, data, grid, steps, x, truth, known):
         schedule = any_schedule(which)
         plan = timesteps.Plan(grid[:-1], grid[1:], jnp.zeros(grid.size - 1, bool))
         denoise = exact_denoiser(data, schedule)
@@ -122,11 +122,11 @@ def _walk(name):
 
         return jax.lax.fori_loop(0, steps, step, sampler.init(x, schedule, plan)).x
 
-    return walk
+    return follow
 
 
 def _arrive(name, schedule_name, kind, grid, x, truth=None):
-    """Where a walk along a grid leads from x; `truth` holds the samples after the first steps, if they are given."""
+    """The end of a trajectory along a grid from x; `truth` holds the samples after the first steps, or None."""
     padded = np.concatenate([grid, np.full(LONGEST + 1 - grid.size, grid[-1])])
     known = 0 if truth is None else len(truth)
     whole = np.zeros((LATEST, *x.shape))
@@ -187,8 +187,8 @@ def test_interior_order_is_the_published_one(name, schedule_name, kind):
 def test_order_as_shipped_with_a_start_of_lower_order(name, kind):
     """A start of order p costs a method of order p + 1 nothing, and bounds those of higher order by p + 1."""
     measured, errors = _measure(name, "cosine", kind, exact_start=False)
-    claimed = SOLVERS[name].shipped or SOLVERS[name].order
-    assert measured >= claimed - 0.2, f"order {measured:.2f} measured, {claimed} claimed; errors {errors}"
+    expected = SOLVERS[name].shipped or SOLVERS[name].order
+    assert measured >= expected - 0.2, f"order {measured:.2f} measured, {expected} expected; errors {errors}"
 
 
 @every_solver

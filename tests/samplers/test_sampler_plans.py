@@ -13,7 +13,7 @@ from tests.conformance import DATA, SCHEDULES, exact_denoiser, level, start
 
 
 def _recorder(draws):
-    """A sampler whose sample is the noise that it was given."""
+    """A sampler whose sample is the noise that it receives."""
 
     def step(state, denoise, schedule, plan, i, noise):
         return State(noise.sum(0), state.x0)
@@ -74,9 +74,9 @@ def test_renoising_forgets_the_history():
     grid = np.array([0.9, 0.6, 0.3, 0.7, 0.5, 0.2, 0.0])
     x, keys = start(schedule)
     denoise = exact_denoiser(DATA["mixture"], schedule)
-    walk = lambda x, plan: samplers.sample_trajectory(samplers.dpmpp_2m(), denoise, schedule, x, plan, keys)[1]
-    whole = walk(x, timesteps.plan(grid, renoise))
-    rest = walk(whole.x[3], timesteps.plan(grid[3:]))
+    run = lambda x, plan: samplers.sample_trajectory(samplers.dpmpp_2m(), denoise, schedule, x, plan, keys)[1]
+    whole = run(x, timesteps.plan(grid, renoise))
+    rest = run(whole.x[3], timesteps.plan(grid[3:]))
     np.testing.assert_allclose(whole.x[4:], rest.x[1:], rtol=1e-5, atol=1e-6)
 
 

@@ -86,7 +86,7 @@ def test_learned_variance_must_be_learned():
 
 
 class _Doubtful:
-    """A denoiser of a user's own class, and a type that a sampler of theirs asks for."""
+    """A denoiser of a user's own class, and a type that a sampler of theirs takes."""
 
     def __init__(self, doubt):
         self.doubt = doubt

@@ -34,7 +34,7 @@ def test_samplers_are_finite_on_the_other_schedules(name):
     sampler = SAMPLERS[name]
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def walk(which, grid, steps, x, noise):
+    def follow(which, grid, steps, x, noise):
         schedule = any_schedule(which, OTHERS)
         plan = timesteps.Plan(grid[:-1], grid[1:], jnp.zeros(STEPS, bool))
         step = lambda i, state: sampler.step(state, _round(schedule), schedule, plan, i, noise[i])
@@ -46,7 +46,7 @@ def test_samplers_are_finite_on_the_other_schedules(name):
         smallest = max(schedule.t_min, 1e-4)
         for grid in ([1.0, 2 / 3, 1 / 3, 0.0], [1.5 * smallest, smallest, 0.0], [1.0, 0.0]):
             padded = np.append(grid, [0.0] * (STEPS + 1 - len(grid))).astype(np.float32)
-            out = walk(which, padded, len(grid) - 1, x, noise)
+            out = follow(which, padded, len(grid) - 1, x, noise)
             assert np.isfinite(out).all(), (schedule_name, grid)
             if len(grid) == 2:
                 expected = _round(schedule)(x, grid[0]).x0

@@ -70,7 +70,7 @@ def _steps(name):
     calls = []
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def walk(which, grid, steps, x, noise):
+    def follow(which, grid, steps, x, noise):
         schedule = any_schedule(which)
         exact = _round(schedule)
 
@@ -89,7 +89,7 @@ def _steps(name):
         jax.effects_barrier()
         calls.clear()
         which = list(SCHEDULES).index(schedule_name)
-        out = np.asarray(walk(which, padded, len(grid) - 1, x, np.asarray(noise, np.float32)))
+        out = np.asarray(follow(which, padded, len(grid) - 1, x, np.asarray(noise, np.float32)))
         jax.effects_barrier()
         return out, len(calls)
 
@@ -253,7 +253,7 @@ def _noise(draws):
 
 @every_family
 def test_vmapped_samples_are_those_of_the_sampler_s_own_steps(name, x64):
-    """`sample`, two batch axes and a gradient beside it change nothing in what the steps do, given their noise."""
+    """`sample`, two batch axes and a gradient beside it change nothing in the steps, which have the same noise."""
     x, keys = _groups()
     out, _, _ = _sampled(name)(x, keys)
     noise = np.zeros((LONGEST, SAMPLERS[name].draws, 4, 2))

@@ -1,4 +1,4 @@
-"""A walk whose steps are compiled one by one is the scanned one, and stops where nobody asks for more."""
+"""A trajectory whose steps are compiled one by one is the scanned one, and stops when the caller stops."""
 
 import itertools
 
@@ -32,8 +32,8 @@ def denoiser(shift):
 def test_steps_one_by_one_are_the_scanned_trajectory(name):
     x, keys = start(SCHEDULE)
     plan = timesteps.plan(timesteps.uniform(SCHEDULE, 4))
-    walk = lambda shift, keys: samplers.loop(SAMPLERS[name], denoiser(shift), SCHEDULE, plan, keys)
-    found = list(samplers.stepwise(walk)(x, 4, 0.4, keys))
+    make = lambda shift, keys: samplers.loop(SAMPLERS[name], denoiser(shift), SCHEDULE, plan, keys)
+    found = list(samplers.stepwise(make)(x, 4, 0.4, keys))
     _, way = samplers.sample_trajectory(SAMPLERS[name], denoiser(0.4), SCHEDULE, x, plan, keys)
     assert np.ptp(way.x[-1]) > 0.1
     for i, state in enumerate(found):
@@ -50,12 +50,12 @@ def test_memory_hooks_and_steps_that_renoise_are_carried_too():
     mask = jnp.arange(x.shape[1]) == 0
     hook = editing.replacement(SCHEDULE, plan, known, mask)
 
-    def walk(shift, keys):
+    def make(shift, keys):
         branches = lambda x, t: (denoiser(shift)(x, t), denoiser(0.0)(x, t))
         guided = guidance.adaptive_projected(branches, SCHEDULE, 3.0)
         return samplers.loop(samplers.ddpm(), guided, SCHEDULE, plan, keys, hook)
 
-    last = list(samplers.stepwise(walk)(x, len(plan.t), 0.4, keys))[-1].x
+    last = list(samplers.stepwise(make)(x, len(plan.t), 0.4, keys))[-1].x
     branches = lambda x, t: (denoiser(0.4)(x, t), denoiser(0.0)(x, t))
     guided = guidance.adaptive_projected(branches, SCHEDULE, 3.0)
     expected = samplers.sample(samplers.ddpm(), guided, SCHEDULE, x, plan, keys, after_step=hook)

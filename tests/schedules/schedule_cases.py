@@ -78,7 +78,7 @@ KNOTS = np.array([0.0, 0.13, 0.5, 0.81, 1.0]), np.array([9.0, 4.0, 1.0, -3.0, -8
 
 
 def _learned_log_snr(t):
-    """That of `oracles.monotone_network`, by hand: |weights|, and the ends where they are asked for."""
+    """That of `oracles.monotone_network`, by hand: |weights|, and the ends where they are needed."""
     t = np.asarray(t, np.float64)
     h = lambda t: (
         0.4 * t + (np.tanh(2 * (2 * t - 1) + 0.5) + 2 * np.tanh(5 * (2 * t - 1) - 1) + 0.7 * np.tanh(2 * t - 1 + 3)) / 3

@@ -16,7 +16,7 @@ TIMES = np.linspace(0.1, 0.9, B * F, dtype=np.float32).reshape(B, F)
 
 
 def fixed(t):
-    """The density of given times and given importances."""
+    """The density of these times and importances."""
     return timesteps.Density(tuple, lambda state, keys, index: (jnp.asarray(t), 1 + jnp.asarray(t)), lambda s, *_: s)
 
 
@@ -96,17 +96,17 @@ def test_frames_that_go_together_are_the_plain_sampler_with_its_noise():
 
 
 def test_the_network_is_told_the_time_of_every_frame_and_resting_frames_stay():
-    told = []
+    seen = []
 
     def spy(x, t):
-        jax.debug.callback(lambda x, t: told.append((np.asarray(x), np.asarray(t))), x, t, ordered=True)
+        jax.debug.callback(lambda x, t: seen.append((np.asarray(x), np.asarray(t))), x, t, ordered=True)
         return denoise(x, t)
 
     plan = timesteps.staggered(GRID, F, 3)
     samplers.sample(samplers.per_frame(samplers.ddim()), spy, SCHEDULE, NOISE, plan, KEYS)
     jax.effects_barrier()
-    assert len(told) == 5 + 3 * (F - 1) == samplers.per_frame(samplers.ddim()).nfe(14)
-    for i, (x, t) in enumerate(told):
+    assert len(seen) == 5 + 3 * (F - 1) == samplers.per_frame(samplers.ddim()).nfe(14)
+    for i, (x, t) in enumerate(seen):
         expected = GRID[np.clip(i - 3 * np.arange(F), 0, 5)]
         np.testing.assert_allclose(t, np.broadcast_to(expected, (B, F)), rtol=1e-6)
         waiting = 3 * np.arange(F) >= i

@@ -144,7 +144,7 @@ def test_a_reference_of_its_own(files, capsys):
     again = comparison.run(request(folder, metrics=("fid",), reference=f"{folder}/b.safetensors"))["figures"]["fd"]
     assert again == whole
     other = named("features")._replace(identity={"features": "others", "unit": "[0, 1]"})
-    with pytest.raises(StatisticsError, match=r"features: made with 'pixels, flattened', asked for 'others'"):
+    with pytest.raises(StatisticsError, match=r"features: made with 'pixels, flattened', but needed with 'others'"):
         comparison.measure(
             image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.safetensors"), other
         )
@@ -393,7 +393,7 @@ def test_inception_end_to_end(files):
     assert mean["value"] == pytest.approx(frechet.frechet_distance(moments, real), rel=1e-4)
     assert found["figures"]["is"]["value"] > 1
     comparison.make_reference(wanted, folder / "b.safetensors")
-    with pytest.raises(StatisticsError, match="resize: made with 'bilinear_torch', asked for 'bicubic_pil'"):
+    with pytest.raises(StatisticsError, match="resize: made with 'bilinear_torch', but needed with 'bicubic_pil'"):
         comparison.run(wanted._replace(protocol="clean-fid", reference=str(folder / "b.safetensors")))
     with pytest.raises(ImageSetError, match="is not there"):
         comparison.run(wanted._replace(samples="none.npz"))

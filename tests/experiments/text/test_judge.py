@@ -36,7 +36,7 @@ ONES = Scene("one", "plain", NONE)
     ('the word "cat" in red', Scene("word", "plain", "red", count=0, word="dog"), {"word"}),
 ])  # fmt: skip
 def test_verdicts(asked, shown, wrong):
-    found = judge.verdict(scenes.asked(asked), shown)
+    found = judge.verdict(scenes.parsed(asked), shown)
     assert {name for name, right in found.items() if not right} == wrong
 
 
@@ -66,7 +66,7 @@ def test_more_than_five_objects_are_more():
     objects = np.array([ndimage.label(np.ptp(images[i], axis=-1) > 60)[1] for i in plain])
     np.testing.assert_array_equal(np.minimum(objects, judge.MORE), counts[plain])
     assert {7, 8, 9} & set(objects)
-    found = judge.verdict(scenes.asked("five red circles"), ONE._replace(kind="several", count=judge.MORE))
+    found = judge.verdict(scenes.parsed("five red circles"), ONE._replace(kind="several", count=judge.MORE))
     assert found["kind"] and not found["count"]
 
 
@@ -126,9 +126,9 @@ def painter(monkeypatch):
     def make(prompts, seeds, guidance, negative):
         images = []
         for text, seed in zip(prompts, seeds):
-            no = scenes.asked(negative) if negative else Scene("", "", NONE)
+            no = scenes.parsed(negative) if negative else Scene("", "", NONE)
             lots = (scenes.Lot(int(seed), 7, place) for place in range(1000))
-            drawn = ((scenes.completed(scenes.asked(text), lot), lot) for lot in lots)
+            drawn = ((scenes.completed(scenes.parsed(text), lot), lot) for lot in lots)
             fits = lambda scene, no=no: scene.colour != no.colour and (scene.shape != no.shape or no.shape == NONE)
             scene, lot = next(one for one in drawn if fits(one[0]))
             images.append(prompt_metrics.drawing.draw(scene, lot))

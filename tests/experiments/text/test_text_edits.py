@@ -24,7 +24,7 @@ def editor(monkeypatch):
             mask = np.pad(np.zeros(image.shape[:2], bool), ((0, 0), (0, right)), constant_values=True)
             image = np.pad(image, ((0, 0), (0, right), (0, 0)), mode="edge")
         lot = Lot(int(seeds), 8, 0)
-        scene = scenes.completed(scenes.asked(prompt), lot)
+        scene = scenes.completed(scenes.parsed(prompt), lot)
         drawn = drawing.draw(scene, lot)
         made = drawn if mask is None else np.where(mask[..., None], drawn, image)
         if model == "careless":

@@ -30,7 +30,7 @@ def painted(monkeypatch, tmp_path):
         images = []
         for text, seed in zip(prompts, seeds):
             lot = Lot(int(seed), 9, 0)
-            scene = scenes.completed(scenes.asked(text), lot)
+            scene = scenes.completed(scenes.parsed(text), lot)
             if guidance > 5:
                 scene = scene._replace(colour="pink" if scene.colour == "red" else "red")
             images.append(drawing.draw(scene, lot))

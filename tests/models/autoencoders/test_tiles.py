@@ -72,11 +72,11 @@ def test_local_functions_come_out_exactly():
 
 
 def test_a_picture_that_fits_one_tile_is_given_as_it_is():
-    given = []
-    whole = tiles.tiled(lambda x: given.append(x) or enlarged(x), tile=16, overlap=4)
+    seen = []
+    whole = tiles.tiled(lambda x: seen.append(x) or enlarged(x), tile=16, overlap=4)
     x = jax.ShapeDtypeStruct((1, 16, 9, 1), jnp.float32)
     assert jax.eval_shape(whole, x).shape == (1, 32, 18, 1)
-    assert len(given) == 1 and given[0].shape == x.shape
+    assert len(seen) == 1 and seen[0].shape == x.shape
 
 
 def test_memory_is_that_of_one_tile():

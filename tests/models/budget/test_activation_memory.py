@@ -32,7 +32,7 @@ def test_formula_equals_what_jax_keeps(fields, monkeypatch):
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     backward = jax.eval_shape(lambda p, *of: jax.vjp(lambda p: model.apply(p, *of), p)[1], params, *inputs)
     size = lambda leaves: sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / BATCH
-    leaves = jax.tree.leaves(backward)  # the arrays that the backward pass is given
+    leaves = jax.tree.leaves(backward)  # the arrays that the backward pass receives
     rows = BATCH * (SHAPE[0] // model.patch) * (SHAPE[1] // model.patch)  # dense layers join examples and tokens
     of_layers = size(leaf for leaf in leaves if leaf.shape[:1] == (DEPTH,) and leaf.shape[1] in (BATCH, rows))
     of_rest = size(leaf for leaf in leaves if leaf.shape[:1] in ((BATCH,), (rows,)))

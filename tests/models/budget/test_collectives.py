@@ -12,7 +12,7 @@ SHAPE = (32, 32, 4)  # 256 tokens
 WIDTH, DEPTH = 128, 2
 
 
-def traffic(params, average=None, rows=4, accumulate=1, model=None, **axes):
+def communication(params, average=None, rows=4, accumulate=1, model=None, **axes):
     """{(kind, axes): bytes} of a state with one leaf [128, 512], split as the arguments say, on these axes."""
     mesh = AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
     leaf = lambda spec: jax.ShapeDtypeStruct((128, 512), jnp.float32, sharding=NamedSharding(mesh, spec))
@@ -29,43 +29,43 @@ BYTES = 128 * 512 * 2  # of the leaf in bfloat16
 
 
 def test_one_device_sends_nothing():
-    assert traffic(WHOLE, data=1, fsdp=1, sequence=1, tensor=1) == {}
+    assert communication(WHOLE, data=1, fsdp=1, sequence=1, tensor=1) == {}
 
 
 def test_data_parallel_sums_gradients():
-    assert traffic(WHOLE, data=8) == {("all-reduce", ("data",)): pytest.approx(2 * 7 / 8 * BYTES)}
+    assert communication(WHOLE, data=8) == {("all-reduce", ("data",)): pytest.approx(2 * 7 / 8 * BYTES)}
     # in float32 twice as much, and as often as there are micro-batches
-    assert traffic(WHOLE, data=8, accumulate=3, model={"dtype": "float32"}) == {
+    assert communication(WHOLE, data=8, accumulate=3, model={"dtype": "float32"}) == {
         ("all-reduce", ("data",)): pytest.approx(6 * 2 * 7 / 8 * BYTES)
     }
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_fsdp_gathers_twice_and_scatters_once(remat):
-    assert traffic(SPLIT, data=1, fsdp=8, model={"remat": remat}) == {
+    assert communication(SPLIT, data=1, fsdp=8, model={"remat": remat}) == {
         ("all-gather", ("fsdp",)): pytest.approx(2 * 7 / 8 * BYTES),
         ("reduce-scatter", ("fsdp",)): pytest.approx(7 / 8 * BYTES),
     }
 
 
 def test_micro_batches_gather_and_scatter_each():
-    once, thrice = (traffic(SPLIT, data=2, fsdp=8, accumulate=accumulate) for accumulate in (1, 3))
+    once, thrice = (communication(SPLIT, data=2, fsdp=8, accumulate=accumulate) for accumulate in (1, 3))
     assert thrice == {kind: pytest.approx(3 * size) for kind, size in once.items()} and len(once) == 3
 
 
 def test_fsdp_leaves_its_part_to_data_and_sequence():
-    found = traffic(SPLIT, data=2, fsdp=8)
+    found = communication(SPLIT, data=2, fsdp=8)
     assert found["all-reduce", ("data",)] == pytest.approx(2 * 1 / 2 * BYTES / 8)
-    found = traffic(SPLIT, data=2, fsdp=8, sequence=2)
+    found = communication(SPLIT, data=2, fsdp=8, sequence=2)
     assert found["all-reduce", ("data", "sequence")] == pytest.approx(2 * 3 / 4 * BYTES / 8)
 
 
 def test_a_leaf_that_fsdp_leaves_whole_is_summed_over_it():
-    assert traffic(WHOLE, data=2, fsdp=4) == {("all-reduce", ("data", "fsdp")): pytest.approx(2 * 7 / 8 * BYTES)}
+    assert communication(WHOLE, data=2, fsdp=4) == {("all-reduce", ("data", "fsdp")): pytest.approx(2 * 7 / 8 * BYTES)}
 
 
 def test_a_split_optimizer_scatters_gradients_and_gathers_what_it_made():
-    assert traffic(WHOLE, average=SPLIT, data=1, fsdp=8) == {
+    assert communication(WHOLE, average=SPLIT, data=1, fsdp=8) == {
         ("all-gather", ("fsdp",)): pytest.approx(7 / 8 * 2 * BYTES),  # in float32
         ("reduce-scatter", ("fsdp",)): pytest.approx(7 / 8 * BYTES),
     }
@@ -75,14 +75,14 @@ def test_a_split_optimizer_scatters_gradients_and_gathers_what_it_made():
 def test_tensor_sums_tokens_and_sequence_turns_them(remat, passes):
     tokens = 4 * 256 * WIDTH * 2  # of the rows of a device, in bfloat16
     split = PartitionSpec(None, "tensor")
-    found = traffic(split, tensor=4, model={"remat": remat})
+    found = communication(split, tensor=4, model={"remat": remat})
     assert found == {("all-reduce", ("tensor",)): pytest.approx(DEPTH * passes * 2 * 2 * 3 / 4 * tokens)}
-    found = traffic(WHOLE, sequence=4, model={"remat": remat})
+    found = communication(WHOLE, sequence=4, model={"remat": remat})
     # q, k and v go to the heads and the output comes back: four arrays, a quarter of each on each device
     assert found["all-to-all", ("sequence",)] == pytest.approx(DEPTH * passes * 4 * 3 / 4 * tokens / 4)
 
 
 def test_tensor_leaves_a_part_of_the_gradients():
-    found = traffic(PartitionSpec("tensor", "fsdp"), data=2, fsdp=4, tensor=2)
+    found = communication(PartitionSpec("tensor", "fsdp"), data=2, fsdp=4, tensor=2)
     assert found["reduce-scatter", ("fsdp",)] == pytest.approx(3 / 4 * BYTES / 2)
     assert found["all-reduce", ("data",)] == pytest.approx(2 * 1 / 2 * BYTES / 8)

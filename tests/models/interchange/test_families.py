@@ -67,8 +67,8 @@ def t5(apply, inputs):
 
 
 def conditional_unet(apply, inputs):
-    told = ("text", "text_mask", "pooled", "size", "strength", "label")
-    return {"output": apply(inputs["x"], inputs["t"], {name: inputs[name] for name in told if name in inputs})}
+    names = ("text", "text_mask", "pooled", "size", "strength", "label")
+    return {"output": apply(inputs["x"], inputs["t"], {name: inputs[name] for name in names if name in inputs})}
 
 
 def control_net(net, a):
@@ -77,8 +77,8 @@ def control_net(net, a):
 
 
 def unet(net, a):
-    told = {name: a[name] for name in ("label", "augment") if name in a}
-    return {"output": net(a["x"], a["t"], told)}
+    condition = {name: a[name] for name in ("label", "augment") if name in a}
+    return {"output": net(a["x"], a["t"], condition)}
 
 
 def dit(net, a):
@@ -98,8 +98,8 @@ def u_vit(net, a):
 
 
 def mmdit(net, a):
-    told = {name: a[name] for name in ("text", "pooled", "strength") if name in a}
-    return {"output": net(a["x"], a["t"], told)}
+    condition = {name: a[name] for name in ("text", "pooled", "strength") if name in a}
+    return {"output": net(a["x"], a["t"], condition)}
 
 
 def mmdit_adapters(net, a):
@@ -310,7 +310,7 @@ def test_the_published_size_has_the_published_names_and_shapes(name):
 
 @pytest.mark.parametrize("strength", [False, True])
 def test_a_student_that_is_told_its_guidance_is_read_as_it_was_written(strength, tmp_path):
-    """No PixArt of diffusers is told it: the field and the names are Flux's, and stand where they are needed alone."""
+    """No PixArt of diffusers receives it: the field and the names are Flux's, and stand where they are needed alone."""
     module = PixArt((8, 8, 4), width=24, depth=2, heads=2, text_width=16, learn_sigma=False, strength=strength)
     shapes = folders.shapes_of(families.of(module), module)
     rng = np.random.default_rng(0)

@@ -23,7 +23,7 @@ FILE = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    """The toy among a few families; all of them are asked in one test below."""
+    """The toy among a few families; all of them are tried in one test below."""
     few = {family.name: family for family in (toy.FAMILY, *dit_tables.FAMILIES)}
     monkeypatch.setattr(families, "FAMILIES", few)
 

@@ -36,8 +36,8 @@ def single(arrays):
 
 def derivative(primals, tangents, h=1e-5):
     """Of the definition along the tangents, by central differences."""
-    ahead, behind = ([p + s * h * t for p, t in zip(primals, tangents)] for s in (1, -1))
-    return (definition(*ahead) - definition(*behind)) / (2 * h)
+    forward, backward = ([p + s * h * t for p, t in zip(primals, tangents)] for s in (1, -1))
+    return (definition(*forward) - definition(*backward)) / (2 * h)
 
 
 @pytest.mark.parametrize("name", PORTABLE)

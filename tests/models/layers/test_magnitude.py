@@ -68,10 +68,10 @@ def test_forced_weights_have_magnitude_one_and_all_else_stays():
     }
     once = forced(params)
     for name in ("conv", "dense"):
-        given = params[name]["kernel"]
+        weights = params[name]["kernel"]
         kernel = np.asarray(once[name]["kernel"])
-        lengths = np.sqrt(np.square(given).mean(tuple(range(given.ndim - 1))))
-        np.testing.assert_allclose(kernel, given / lengths, rtol=4e-4)
+        lengths = np.sqrt(np.square(weights).mean(tuple(range(weights.ndim - 1))))
+        np.testing.assert_allclose(kernel, weights / lengths, rtol=4e-4)
         np.testing.assert_allclose(forced(once)[name]["kernel"], kernel, rtol=4e-4)
     np.testing.assert_array_equal(once["fourier"]["frequencies"], params["fourier"]["frequencies"])
     assert once["gain"] == params["gain"]

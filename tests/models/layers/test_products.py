@@ -20,9 +20,9 @@ def test_it_is_the_product_and_its_derivatives(shape, kernel, summed):
     np.testing.assert_array_equal(tangent, np.tensordot(dx, w, summed) + np.tensordot(x, dw, summed))
     gx, gw = jax.vjp(product, x, w)[1](out)
     kept = len(shape) - summed
-    given = len(kernel) - summed
+    free = len(kernel) - summed
     outputs = tuple(range(summed, len(kernel)))
-    np.testing.assert_array_equal(gx, np.tensordot(out, w, (tuple(range(kept, kept + given)), outputs)))
+    np.testing.assert_array_equal(gx, np.tensordot(out, w, (tuple(range(kept, kept + free)), outputs)))
     np.testing.assert_array_equal(gw, np.tensordot(x, out, (tuple(range(kept)), tuple(range(kept)))))
 
 

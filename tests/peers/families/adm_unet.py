@@ -52,13 +52,13 @@ class Residual(nn.Module):
             h = self.resize[0](h)
             x = self.resize[0](x)
         h = convolve(h)
-        told = self.emb_layers(embedding)[:, :, None, None]
+        time = self.emb_layers(embedding)[:, :, None, None]
         norm, *rest = self.out_layers
         if self.scale_shift:
-            scale, shift = told.chunk(2, 1)
+            scale, shift = time.chunk(2, 1)
             h = shift + (scale + 1) * norm(h)
         else:
-            h = norm(told + h)
+            h = norm(time + h)
         for layer in rest:
             h = layer(h)
         return h + (self.skip_connection(x) if hasattr(self, "skip_connection") else x)
@@ -88,7 +88,7 @@ class Attend(nn.Module):
         return (flat + self.proj_out(out)).reshape(x.shape)
 
 
-def untold(layer: nn.Module) -> nn.Module:
+def unconditional(layer: nn.Module) -> nn.Module:
     """The layer, called with the embedding as the others are."""
     forward = layer.forward
     layer.forward = lambda x, embedding: forward(x)
@@ -135,11 +135,11 @@ class ADMUNet(ModelMixin, ConfigMixin):
         def resize(channels: int, up: bool) -> nn.Module:
             if resblock_updown:
                 return Residual(channels, channels, embedding, shift, Resize(up, channels, False))
-            return untold(Resize(up, channels, conv_resample))
+            return unconditional(Resize(up, channels, conv_resample))
 
         channels = widths[0]
         rate = 1
-        self.input_blocks = nn.ModuleList([nn.ModuleList([untold(nn.Conv2d(in_channels, channels, 3, 1, 1))])])
+        self.input_blocks = nn.ModuleList([nn.ModuleList([unconditional(nn.Conv2d(in_channels, channels, 3, 1, 1))])])
         skips = [channels]
         for level, width in enumerate(widths):
             for _ in range(num_res_blocks):

@@ -57,19 +57,19 @@ def inputs(name: str, channels: int = 4, text: int = 24, **more: np.ndarray) -> 
 
 def run(module: torch.nn.Module, a: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """One call with every entry of the condition."""
-    told = {}
+    entries = {}
     if "text_mask" in a:
-        told["encoder_attention_mask"] = a["text_mask"]
+        entries["encoder_attention_mask"] = a["text_mask"]
     if "size" in a:
-        told["added_cond_kwargs"] = {"text_embeds": a["pooled"], "time_ids": a["size"]}
+        entries["added_cond_kwargs"] = {"text_embeds": a["pooled"], "time_ids": a["size"]}
     if module.config.class_embed_type == "projection":
-        told["class_labels"] = a["pooled"]
+        entries["class_labels"] = a["pooled"]
     elif "label" in a:
-        told["class_labels"] = a["label"]
+        entries["class_labels"] = a["label"]
     if "strength" in a:  # the scale of the guidance, embedded as their pipelines do
         embed, size = StableDiffusionPipeline.get_guidance_scale_embedding, module.config.time_cond_proj_dim
-        told["timestep_cond"] = embed(None, a["strength"] - 1, size)
-    return {"output": last(module(first(a["x"]), a["t"], a["text"], **told).sample)}
+        entries["timestep_cond"] = embed(None, a["strength"] - 1, size)
+    return {"output": last(module(first(a["x"]), a["t"], a["text"], **entries).sample)}
 
 
 def with_adapters(module: torch.nn.Module, a: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

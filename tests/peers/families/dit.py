@@ -89,18 +89,18 @@ class DiT(ModelMixin, ConfigMixin):
         side = x.shape[-1] // self.config.patch_size
         heads = self.config.num_heads
         norm = lambda h: nn.functional.layer_norm(h, h.shape[-1:], eps=1e-6)
-        told = lambda layer, c, count: layer(c)[:, None].chunk(count, dim=-1)
+        vectors = lambda layer, c, count: layer(c)[:, None].chunk(count, dim=-1)
         angles = t[:, None] * torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float32) / 128)
         c = self.t_embedder.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1)) + self.y_embedder.embedding_table(y)
         h = self.x_embedder.proj(x).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
-            shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = told(block.adaLN_modulation, c, 6)
+            shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = vectors(block.adaLN_modulation, c, 6)
             qkv = block.attn["qkv"](norm(h) * (1 + scale_1) + shift_1)
             q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
             h = h + gate_1 * block.attn["proj"](scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
             inner = block.mlp["act"](block.mlp["fc1"](norm(h) * (1 + scale_2) + shift_2))
             h = h + gate_2 * block.mlp["fc2"](inner)
-        shift, scale = told(self.final_layer.adaLN_modulation, c, 2)
+        shift, scale = vectors(self.final_layer.adaLN_modulation, c, 2)
         h = self.final_layer.linear(norm(h) * (1 + scale) + shift)
         h = h.unflatten(1, (side, side)).unflatten(-1, (patch, patch, -1))
         return h.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)

@@ -181,8 +181,8 @@ class EDM2UNet(ModelMixin, ConfigMixin):
         embedding = self.emb_noise(fourier)
         skips = []
         if label is not None:
-            told = self.emb_label(label * math.sqrt(label.shape[1]))
-            embedding = mix(embedding, told, self.config.label_balance)
+            embedded = self.emb_label(label * math.sqrt(label.shape[1]))
+            embedding = mix(embedding, embedded, self.config.label_balance)
         embedding = activate(embedding)
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         for layer in self.enc.values():

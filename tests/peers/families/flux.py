@@ -43,7 +43,7 @@ def call(module: FluxTransformer2DModel, a: dict[str, torch.Tensor], **entries) 
 
 
 class Part(torch.nn.Module):
-    """In the place of an adapter's projection: the i-th part of what it is given."""
+    """Instead of an adapter's projection: the i-th part of its input."""
 
     def __init__(self, i: int):
         super().__init__()

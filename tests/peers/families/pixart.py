@@ -57,13 +57,13 @@ class PixArtTransformer2DModel(ModelMixin, ConfigMixin):
         width = num_attention_heads * attention_head_dim
         self.span = sample_size // patch_size / interpolation_scale
         layers = lambda size: nn.Sequential(nn.Linear(256, size), nn.SiLU(), nn.Linear(size, size))
-        told = lambda size: nn.ModuleDict({"mlp": layers(size)})
+        embedder = lambda size: nn.ModuleDict({"mlp": layers(size)})
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(in_channels, width, patch_size, patch_size)})
-        self.t_embedder = told(width)
+        self.t_embedder = embedder(width)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         if use_additional_conditions:
-            self.csize_embedder = told(width // 3)
-            self.ar_embedder = told(width // 3)
+            self.csize_embedder = embedder(width // 3)
+            self.ar_embedder = embedder(width // 3)
         pair = lambda size, hidden: nn.ModuleDict({"fc1": nn.Linear(size, hidden), "fc2": nn.Linear(hidden, width)})
         self.y_embedder = nn.ModuleDict({"y_proj": pair(caption_channels, width)})
         self.blocks = nn.ModuleList()
@@ -128,8 +128,8 @@ class PixArtTransformer2DModel(ModelMixin, ConfigMixin):
 
 def run(module, a):
     size = a.get("size")
-    told = None if size is None else {"resolution": size[:, :2], "aspect_ratio": (size[:, 4] / size[:, 5])[:, None]}
-    found = module(first(a["x"]), a["text"], a["t"], told, encoder_attention_mask=a["text_mask"])
+    sizes = None if size is None else {"resolution": size[:, :2], "aspect_ratio": (size[:, 4] / size[:, 5])[:, None]}
+    found = module(first(a["x"]), a["text"], a["t"], sizes, encoder_attention_mask=a["text_mask"])
     return {"output": last(found.sample)}
 
 

@@ -89,11 +89,11 @@ class Box(nn.Module):
 
     def forward(self, x, embedding):
         h = self.conv0(silu(self.norm0(x)))
-        told = self.affine(embedding)[:, :, None, None]
+        time = self.affine(embedding)[:, :, None, None]
         if self.song:
-            h = self.norm1(h + told)
+            h = self.norm1(h + time)
         else:
-            scale, shift = told.chunk(2, 1)
+            scale, shift = time.chunk(2, 1)
             h = self.norm1(h) * (1 + scale) + shift
         x = self.gain * (self.conv1(silu(h)) + (self.skip(x) if hasattr(self, "skip") else x))
         if not self.heads:
