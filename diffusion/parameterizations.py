@@ -47,7 +47,7 @@ class Parameterization(NamedTuple):
 
     Attributes:
         name: as in the tables of names.
-        input_scale: (schedule, t) -> c_in, by which x_t is multiplied before the network sees it.
+        input_scale: (schedule, t) -> c_in, by which x_t is multiplied before it enters the network.
         clock: (schedule, t) -> the time that the network receives.
         to_prediction: (schedule, t, x_t, output) -> `Prediction`.
         target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.

@@ -46,8 +46,8 @@ def classifier_free(
         guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
         if channels is None:
             return guided
-        given = jnp.arange(x_t.shape[-1]) < channels
-        return guided._replace(x0=jnp.where(given, guided.x0, cond.x0), eps=jnp.where(given, guided.eps, cond.eps))
+        chosen = jnp.arange(x_t.shape[-1]) < channels
+        return guided._replace(x0=jnp.where(chosen, guided.x0, cond.x0), eps=jnp.where(chosen, guided.eps, cond.eps))
 
     return denoise
 

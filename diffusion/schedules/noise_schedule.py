@@ -30,8 +30,8 @@ class NoiseSchedule(NamedTuple):
         prior: (key, shape) -> one example of the distribution that sampling starts from: N(0, I) where the variance is
             preserved, for data of mean 0 and variance 1, and N(0, sigma(t_max)^2 I) elsewhere.
         norm: (a, b) -> the norm that is 1 along the process, norm(alpha(t), sigma(t)) = 1, with norm(c a, c b) = c
-            norm(a, b): `jnp.hypot` where the variance is preserved, a + b on straight lines, a where alpha = 1. It says
-            what kind of process this is, whatever its clock: (a, b) / norm(a, b) is its point with the ratio a / b.
+            norm(a, b): `jnp.hypot` where the variance is preserved, a + b on straight lines, a where alpha = 1. It
+            defines the kind of process, whatever its clock: (a, b) / norm(a, b) is its point with the ratio a / b.
 
     Every function of t takes float t of any shape (integers and half precision are promoted to float32) and returns
     the same shape, float32, or float64 where t is.

@@ -13,7 +13,7 @@ class Plan(NamedTuple):
     Attributes:
         t: `[N]` time at which step i starts.
         s: `[N]` time at which it ends.
-        renoise: `[N]` Bool; where True, s > t and the step draws q(x_s | x_t) instead of asking the network.
+        renoise: `[N]` Bool; where True, s > t and the step draws q(x_s | x_t) without the network.
     """
 
     t: Array | np.ndarray

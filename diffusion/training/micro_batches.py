@@ -14,7 +14,7 @@ def number(batch_size: int, mesh: Mesh, block: int = 1) -> int:
     """The number of micro-batches of the fastest step, by a rule: four on one CPU device, one anywhere else.
 
     On a CPU the activations of a part stay nearer to its cores, and take a quarter of the memory; the sums of the
-    gradients cost little beside that. An accelerator wants large products. A network that `convolves` should
+    gradients cost little beside that. An accelerator needs large products. A network that `convolves` should
     take its batch whole, too.
 
     Args:

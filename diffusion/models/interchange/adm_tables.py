@@ -82,7 +82,7 @@ def _build(config: Mapping[str, Any]) -> UNet:
         ("attention_resolutions", schema.several(SIZE)),
     ):
         if fields.take(field, None, schema.optional(valid)) is None:
-            raise Refusal(f"{NAME}: the config does not say {field}.")
+            raise Refusal(f"{NAME}: the config has no {field}.")
     features = config["model_channels"]
     fields.only("dims", 2)
     fields.only("conv_resample", True)
@@ -114,7 +114,7 @@ def _describe(module: UNet) -> dict[str, Any]:
     only(NAME, module, groups=(32,), epsilon=(1e-5,), padding=("both",), frequency_shift=(0,), sines_first=(False,))
     features = module.time_features
     if module.resolution is None:
-        raise Refusal(f"{NAME}: the side of the pictures must be said: module.clone(resolution=64).")
+        raise Refusal(f"{NAME}: the module needs the side of the pictures: module.clone(resolution=64).")
     return {
         "image_size": module.resolution,
         "in_channels": module.in_channels,

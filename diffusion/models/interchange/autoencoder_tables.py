@@ -185,7 +185,7 @@ def body_config(module: Autoencoder) -> dict[str, Any]:
         "up_block_types": [f"{kind}UpDecoderBlock2D" for kind in reversed(attends)],
         "mid_block_add_attention": module.middle_attention,
     }
-    # A field of ours: the library leaves it aside and says so.
+    # A field of ours: the library ignores it with a warning.
     return config if module.input_range == (-1, 1) else {**config, "input_range": list(module.input_range)}
 
 
@@ -246,7 +246,7 @@ def picture(module: Autoencoder) -> tuple[jax.ShapeDtypeStruct]:
 
 def build_vq(config: Mapping[str, Any]) -> VQModel:
     """Their config.json -> our module."""
-    # lookup_from_codebook says what the library's decode takes; ours has look_up for it.
+    # lookup_from_codebook selects what the library's decode takes; ours has look_up for it.
     fields = Fields("VQModel", config, without_effect=("sample_size", "force_upcast", "lookup_from_codebook"))
     fields.only("norm_type", "group")
     latent = fields.take("latent_channels", 3)
@@ -315,7 +315,7 @@ KL = Family(
         "FLUX.1": {**sizes(4), **WITHOUT_CONVS, "scaling_factor": 0.3611, "shift_factor": 0.1159},
     },
     prefixes=("", "first_stage_model.", "vae."),
-    # The scale of the latents is in no tensor: the network that was trained on them tells.
+    # The scale of the latents is in no tensor: it follows from the network that was trained on them.
     beside={
         "Stable Diffusion": r"cond_stage_model\.",
         "Stable Diffusion XL": r"conditioner\.",

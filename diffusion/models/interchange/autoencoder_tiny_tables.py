@@ -51,7 +51,8 @@ def _rows(module: AutoencoderTiny) -> list[Row]:
 
 
 def _build(config: Mapping[str, Any]) -> AutoencoderTiny:
-    # The magnitude and its shift say how latents become bytes, and block_out_channels repeats those of the decoder.
+    # The magnitude and its shift determine how latents become bytes, and block_out_channels repeats those of the
+    # decoder.
     fields = Fields(NAME, config, ("force_upcast", "latent_magnitude", "latent_shift", "block_out_channels"))
     sides = ("encoder", "decoder")
     widths = [fields.take(f"{side}_block_out_channels", (64,) * 4, SIZES) for side in sides]

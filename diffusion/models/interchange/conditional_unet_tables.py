@@ -120,7 +120,7 @@ def table(module: ConditionalUNet, layout: str) -> list[Row]:
 
 
 def _layer(theirs: str, ours: str, conv: bool = False) -> list[Row]:
-    """A convolution, a norm or a dense layer, as our name says."""
+    """A convolution, a norm or a dense layer, by our name."""
     if "norm" in ours:
         return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
     if conv or ours.startswith(("conv", "shortcut")):
@@ -256,7 +256,7 @@ def _each(fields: Fields, field: str, default: int, levels: int) -> tuple[int, .
 
 
 def _depths(fields: Fields, field: str, default: int | None, levels: int) -> tuple[int | tuple[int, ...], ...]:
-    """A field of the transformers' depths at each level, in its own order; () where nothing is said."""
+    """A field of the transformers' depths at each level, in its own order; () where the config has none."""
     value = fields.take(
         field,
         default,

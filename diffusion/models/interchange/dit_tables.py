@@ -67,7 +67,7 @@ def _diffusers_rows(module: DiT) -> list[Row]:
 
 
 def _varied(module: DiT, tensors: Tensors) -> DiT:
-    """With own embeddings where those of the blocks differ, which no config says."""
+    """With own embeddings where those of the blocks differ, which no config states."""
     for row in _diffusers_rows(module):
         if row.copies and {row.theirs, *row.copies} <= tensors.shapes.keys():
             first = tensors.read(row.theirs)
@@ -101,7 +101,7 @@ def _original_rows(module: DiT) -> list[Row]:
 
 
 def _build_diffusers(config: Mapping[str, Any]) -> DiT:
-    # norm_eps is that of the second norm alone, and moves it by less than float32 sees.
+    # norm_eps is that of the second norm alone, and moves it by less than float32 resolves.
     fields = Fields("DiTTransformer2DModel", config, ("dropout", "norm_num_groups", "norm_eps", "upcast_attention"))
     heads = fields.take("num_attention_heads", 16)
     size = fields.take("sample_size", 32)
@@ -130,7 +130,7 @@ def _describe_diffusers(module: DiT) -> dict[str, Any]:
     _refuse_others("DiTTransformer2DModel", module, mlp_ratio=4.0)
     if module.frequency_shift != 1:
         raise Refusal(
-            "DiTTransformer2DModel: diffusers tells a DiT the time by the frequencies 10000^(-i / 127), and "
+            "DiTTransformer2DModel: diffusers embeds the time of a DiT by the frequencies 10000^(-i / 127), and "
             "would make other pictures of a network with frequency_shift = 0, which has 10000^(-i / 128). "
             "module.clone(frequency_shift=1) is the network that it would make of these weights."
         )
@@ -148,7 +148,7 @@ def _describe_diffusers(module: DiT) -> dict[str, Any]:
         "norm_type": "ada_norm_zero",
         "norm_elementwise_affine": False,
         "attention_bias": True,
-        # A field of ours: the library, which always has them, leaves it aside and says so.
+        # A field of ours: the library, which always has them, ignores it with a warning.
         **({"own_embeddings": True} if module.own_embeddings else {}),
     }
 
@@ -200,14 +200,13 @@ def _refuse_others(name: str, module: DiT, **required: Any) -> None:
         raise Refusal(f"{name}: num_classes = 0 cannot be written to it; it is conditional on a class.")
     if module.shape is None or module.shape[0] != module.shape[1]:
         raise Refusal(
-            f"{name}: shape = {module.shape}; it says the square images that it is made for, e.g. "
-            "module.clone(shape=(32, 32, 4))."
+            f"{name}: shape = {module.shape}; it must be that of square images, e.g. module.clone(shape=(32, 32, 4))."
         )
 
 
 def _shape(module: DiT) -> tuple[int, int, int]:
     if module.shape is None:
-        raise Refusal("DiT: it does not say which images it is made for; use e.g. module.clone(shape=(32, 32, 4)).")
+        raise Refusal("DiT: it has no shape of images; use e.g. module.clone(shape=(32, 32, 4)).")
     return module.shape
 
 

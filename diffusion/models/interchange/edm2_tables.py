@@ -60,7 +60,7 @@ def _build(config: Mapping[str, Any]) -> EDM2UNet:
     fields = Fields(NAME, config)
     for field in ("img_resolution", "img_channels", "label_dim"):
         if fields.take(field, None, MAYBE_SIZE) is None:
-            raise Refusal(f"{NAME}: the config does not say {field}.")
+            raise Refusal(f"{NAME}: the config has no {field}.")
     module = EDM2UNet(
         resolution=config["img_resolution"],
         channels=config["img_channels"],

@@ -33,7 +33,7 @@ class Named(NamedTuple):
 def _named(module: SongUNet | UNet, first: int, attends: tuple[bool, ...]) -> Iterator[Named]:
     """The boxes of a network with their names; both authors' networks have the same."""
     if (resolution := module.resolution) is None:
-        raise Refusal("this network's resolution is not stated, and the names say it; use module.clone(resolution=64)")
+        raise Refusal("this network has no resolution, which the names contain; use module.clone(resolution=64)")
     for box in boxes(module.widths, first, module.blocks, attends):
         level = box.level
         if box.index is None:
@@ -149,7 +149,7 @@ def _build_song(config: Mapping[str, Any]) -> SongUNet:
 def _said(fields: Fields, name: str) -> Any:
     value = fields.take(name, None, MAYBE_SIZE)
     if value is None:
-        raise Refusal(f"{fields.name}: the config does not say {name}.")
+        raise Refusal(f"{fields.name}: the config has no {name}.")
     return value
 
 
@@ -252,7 +252,7 @@ def _describe_dhariwal(module: UNet) -> dict[str, Any]:
     features = module.time_features
     if module.resolution is None or min(module.widths) < 128 or any(width % features for width in module.widths):
         raise Refusal(
-            "DhariwalUNet: it says the side of its pictures (module.clone(resolution=64)), and its widths "
+            "DhariwalUNet: it needs the side of its pictures (module.clone(resolution=64)), and its widths "
             f"are at least 128 and multiples of the sinusoids, {features}."
         )
     return {

@@ -10,7 +10,7 @@ from diffusion.io import limits, schema
 from diffusion.models.interchange.rows import Row
 from diffusion.models.interchange.tensor_files import Tensors
 
-# What fields hold whose default does not say it; the default says it for the others, see `schema.like`.
+# The types of fields whose default does not determine it; see `schema.like` for the others.
 SIZE = schema.whole(1)
 SIZES = schema.several(SIZE, 1, 16)
 MAYBE_SIZE = schema.optional(schema.whole())
@@ -20,14 +20,14 @@ SIDES = schema.optional(schema.either(SIZE, schema.several(SIZE, 2, 2)))
 
 
 class Refusal(ValueError):
-    """A config asks for what our module does not have; the message names the field and what is had."""
+    """A config has a value that our module does not support; the message names the field and the valid values."""
 
 
 class Computed(NamedTuple):
     """A tensor that a file holds though it is computed.
 
     Attributes:
-        shape: of it, known before it is made: a config may say any size.
+        shape: of it, known before it is made: a config may have any size.
         make: () -> the array.
     """
 
@@ -53,9 +53,9 @@ class Family(NamedTuple):
         prefixes: what stands before the names in single files that hold several networks, "model.diffusion_model.".
         beside: where published configs differ in nothing that a file shows, such as the scale of latents: by their
             names, a regular expression of the beginning of a name that only files with this one have.
-        also: other classes under whose names its networks are published, each with what a config of it says where it
-            is this one.
-        varied: (our module, tensors of a file) -> our module, where the numbers say what the config does not.
+        also: other classes under whose names its networks are published, each with the fields of its config
+            that identify this one.
+        varied: (our module, tensors of a file) -> our module, where the numbers determine what the config does not.
         other: our class for some of its configs, where they are another network.
         kohya: the layout of `tables` whose names kohya's programs have in LoRA files; "" is the first.
     """
@@ -79,15 +79,15 @@ class Family(NamedTuple):
     kohya: str = ""
 
 
-# Fields of every config.json that say what the file is, beside those that begin with "_".
+# Fields of every config.json that describe the file, beside those that begin with "_".
 ABOUT = ("architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
 
 
 class Fields:
-    """Their config, read field by field, so that what nobody asked for is noticed.
+    """Their config, read field by field, so that no field is ignored by mistake.
 
-    Every field is either taken, or known to be without effect on the network, or it is an error: a config that asks
-    for something that our module would silently leave out gives other pictures.
+    Every field is either taken, or known to have no effect on the network, or it is an error: a field that our module
+    ignored would give other pictures.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Fields:
         name: of the architecture, for messages.
         config: their config.json.
         without_effect: fields that do not change what the network computes, such as "sample_size".
-        kinds: what fields may hold, where one table says it for all that read them.
+        kinds: what fields may hold, where one table has it for all readers.
         """
         self.name, self.config, self.read = name, config, {*ABOUT, *without_effect}
         self.kinds = kinds or {}
@@ -112,7 +112,7 @@ class Fields:
         Args:
             field: its name.
             default: theirs.
-            valid: what it may hold; None: as `kinds` says, or what is of the default's kind, see `schema.like`.
+            valid: what it may hold; None: as in `kinds`, or a value of the default's type, see `schema.like`.
 
         Raises:
             Refusal: for a value of another type, or out of range.

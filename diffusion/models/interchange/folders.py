@@ -58,8 +58,9 @@ def load(
     Args:
         path: a folder with config.json and safetensors, as `save_pretrained` writes it, or a single file of the
             original repositories, which is recognised by its names and shapes.
-        family: the architecture, a name in `families.FAMILIES`; "" as the folder's config or the file's names say. For
-            a single file also with the published network's name, "AutoencoderKL, FLUX.1", where its shapes do not tell.
+        family: the architecture, a name in `families.FAMILIES`; "" for that of the folder's config or of the file's
+            names. For a single file also with the published network's name, "AutoencoderKL, FLUX.1", where several
+            networks have its shapes.
         config: their config, in place of the folder's.
         dtype: of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
         shardings: (pytree of shapes) -> pytree of shardings, e.g. `lambda shapes: sharding.shardings(shapes, mesh)`.
@@ -70,7 +71,7 @@ def load(
 
     Raises:
         FileNotFoundError: if nothing is there.
-        Refusal: if the config asks for what is not supported.
+        Refusal: if the config has a value that is not supported.
         Mismatch: if a tensor is missing, superfluous or misshapen, or nothing known has these names (the nearest known
             architecture is named).
         limits.Refused: for files that are damaged or hostile.
@@ -120,7 +121,7 @@ def find(path: str | pathlib.Path, family: str = "", config: Mapping[str, Any] |
 
 
 def _varied(found: Found) -> Found:
-    """With the module that the numbers of the file say, where its config does not."""
+    """With the module that the numbers of the file determine, where its config does not."""
     varied = found.family.varied
     return found if varied is None else found._replace(module=varied(found.module, found.tensors))
 
@@ -145,7 +146,7 @@ def built(family: Family, config: Mapping[str, Any]) -> nn.Module:
     """Our module for their config.
 
     Raises:
-        Refusal: if the config asks for what is not supported, or for what no network is.
+        Refusal: if the config has a value that is not supported, or describes no network.
     """
     with _refusing(family):
         module = family.build(config)
@@ -206,17 +207,17 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: there is no such file; it says what the weights beside it are. Copy it from "
-            "where the weights were published, or give the config."
+            f"{path}: there is no such file; it describes the weights beside it. Copy it from "
+            "where the weights were published, or pass the config."
         )
     return limits.read_table(path)
 
 
 def family_of(config: Mapping[str, Any], path: pathlib.Path) -> str:
-    """The name of the architecture that a config.json says it is.
+    """The name of the architecture in a config.json.
 
     Raises:
-        Mismatch: if it says none.
+        Mismatch: if it names none.
     """
     architectures = config.get("architectures")
     name = config.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else "")
@@ -262,7 +263,7 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
         raise Mismatch(
             f"{tensors.path}: no known architecture has tensors named like {', '.join(sorted(tensors.shapes)[:3])}."
         )
-    # Shapes take seconds for a large network: they are asked of those alone whose names are nearest.
+    # Shapes take seconds for a large network: they are computed only for those whose names are nearest.
     share = max(share for share, *_ in candidates)
     nearest, exact = None, []
     for found, published in [(found, published) for s, found, published in candidates if s == share]:
@@ -275,26 +276,26 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
             what = f"{found.family.name}, {published} ({found.layout} names)"
             nearest = wrong, expected, found.tensors.shapes, what
     if exact:
-        return _varied(_told_apart(exact, tensors))
+        return _varied(_distinguished(exact, tensors))
     if nearest:
         _, expected, shapes, what = nearest
         rows.compare(expected, shapes, f"{tensors.path} is no known network; the nearest is {what}")
     raise AssertionError("a difference was counted")
 
 
-def _told_apart(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Found:
-    """That of several published networks of the same names and shapes which the rest of the file speaks for."""
+def _distinguished(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Found:
+    """The one of several published networks with the same names and shapes to which the rest of the file belongs."""
     (_, first), family = exact[0], exact[0][1].family
     exact = [(published, found) for published, found in exact if found.family is family]
     if not family.beside or all(found.module == first.module for _, found in exact):
         return first
-    speaks = lambda published: any(re.match(family.beside.get(published, "$^"), name) for name in tensors.shapes)
-    likely = [found for published, found in exact if speaks(published)]
+    matches = lambda published: any(re.match(family.beside.get(published, "$^"), name) for name in tensors.shapes)
+    likely = [found for published, found in exact if matches(published)]
     if len(likely) == 1:
         return likely[0]
     names = [f"{family.name}, {published}" for published, _ in exact]
     raise Mismatch(
-        f"{tensors.path} has the names and shapes of several networks that differ in their config: say "
+        f"{tensors.path} has the names and shapes of several networks that differ in their config: name "
         f"which architecture it is, {' or '.join(map(repr, names))}."
     )
 
@@ -318,7 +319,7 @@ def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] |
     rows.compare(expected_of(family, module, layout, leaves), tensors.shapes, f"{tensors.path} as {family.name}")
     for name, computed in computed_of(family, module, layout).items():
         theirs = tensors.read(name)
-        # A table of sines in half precision is off by 2^-9 at most, in 8 bits by half of what they tell apart.
+        # A table of sines in half precision is off by 2^-9 at most, in 8 bits by half of their resolution.
         eps = float(jnp.finfo(theirs.dtype).eps) if jnp.issubdtype(theirs.dtype, jnp.floating) else 0.0
         if not np.allclose(theirs.astype(np.float32), computed.make(), atol=max(4e-3, eps / 2)):
             raise Mismatch(f"{tensors.path}: {name} is not the table that {family.name} computes.")

@@ -15,7 +15,7 @@ from diffusion.models.mmdit import MMDiT
 
 NAME = "SD3Transformer2DModel"
 # The table of positions is read, not computed: the original code leaves a buffer of zeros for the file to fill, and
-# does not say how the published numbers were made.
+# does not reveal how the published numbers were made.
 TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, -1, a.shape[-1]))
 LAYERS = {  # by layout: of a layer the picture's stream, the text's, and the second attention
     "diffusers": (

@@ -3,7 +3,7 @@
 Of ours, a few-step student that receives the scale of its guidance has Flux's field for that, guidance_embeds, which no
 PixArt of diffusers has.
 
-A file of theirs does not say for which size of picture it was trained, and the positions of its patches depend on it
+A file of theirs does not record the size of its training pictures, and the positions of its patches depend on it
 only at 256 pixels (interpolation_scale): a single file without a config is read as one of 512 pixels and more.
 """
 

@@ -4,7 +4,7 @@ A family's table is a list of rows, written once and used in both directions:
 
     Row("blocks.3.attn1.to_q.weight", "blocks/attention/qkv/kernel", DENSE, at=(3, slice(None), 0))
 
-says that their tensor, transposed, is layer 3, query, of our stacked and fused kernel [L, D, 3, heads, size].
+means that their tensor, transposed, is layer 3, query, of our stacked and fused kernel [L, D, 3, heads, size].
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Tensors by name in safetensors files: one file, or several with an index, as people download them.
 
-Nothing is read before it is asked for, and nothing in a file is executed.
+A tensor is read when it is requested, and nothing in a file is executed.
 """
 
 import json
@@ -114,12 +114,12 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
             places[name], names[name], shapes[name] = shard, name, shape
         for name in expected or ():
             if name not in places:
-                raise limits.Refused(f"{path}: its index says that {name} is in {shard.name}; it is not.")
+                raise limits.Refused(f"{path}: its index lists {name} in {shard.name}; it is not there.")
     return Tensors(path, places, names, shapes)
 
 
 def _shards(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
-    """The files of an index, each with the names that the index says it has."""
+    """The files of an index, each with the names that the index lists for it."""
     index = limits.read_json(path)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):

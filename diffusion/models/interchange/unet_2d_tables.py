@@ -114,7 +114,7 @@ def _build(config: Mapping[str, Any]) -> nn.Module:
     up = fields.take("up_block_types", (*("AttnUpBlock2D",) * 3, "UpBlock2D"))
     if not len(down) == len(up) == len(widths):
         raise Refusal(
-            f"{NAME}: block_out_channels says {len(widths)} levels, down_block_types {len(down)} and "
+            f"{NAME}: block_out_channels has {len(widths)} levels, down_block_types {len(down)} and "
             f"up_block_types {len(up)}."
         )
     fields.only("act_fn", "silu")

@@ -24,7 +24,7 @@ def _private(group: int) -> bool:
 def enable(directory: str | None = None) -> pathlib.Path | None:
     """Keeps compiled programs from run to run in a folder that only this user can write.
 
-    The folder holds executables that JAX loads without asking, so anyone who can write there, or put another folder in
+    The folder holds executables that JAX loads without a check, so anyone who can write there, or put another folder in
     its place, can run code as this user. `JAX_COMPILATION_CACHE_DIR`, where set, takes the place of `directory`.
 
     Args:

@@ -83,13 +83,13 @@ def test_a_published_network_is_described_as_it_was_built(name):
         ),
         ("ADMUNet", {**ADM, "conv_resample": False}, "conv_resample = False"),
         ("ADMUNet", {**ADM, "num_heads": 2, "num_heads_upsample": 4}, "num_heads_upsample = 4"),
-        ("ADMUNet", {"image_size": 64}, "does not say in_channels"),
+        ("ADMUNet", {"image_size": 64}, "the config has no in_channels"),
         ("SongUNet", {**SONG, "channel_mult_emb": 2}, "channel_mult_emb = 2"),
         ("SongUNet", {**SONG, "skip_scale": 1}, "the config sets skip_scale = 1"),
         ("DhariwalUNet", {**SONG, "model_channels": 64}, "fewer than 32 groups"),
         ("DhariwalUNet", {**SONG, "augment_dim": 9}, "augment_dim = 9"),
         ("EDM2UNet", {**EDM2, "use_fp16": True}, "the config sets use_fp16 = True"),
-        ("EDM2UNet", {"img_resolution": 64}, "does not say img_channels"),
+        ("EDM2UNet", {"img_resolution": 64}, "the config has no img_channels"),
     ],
 )
 def test_a_config_that_our_networks_have_no_word_for_is_refused(family, config, message):
