@@ -20,19 +20,19 @@ def together(
 ) -> Branches:
     """Evaluates K conditions in one call of the network on a batch of K B.
 
-        Args:
-            network: (x `[K B, ...]`, clock `[K B]`, condition) -> output.
-            schedule: the process.
-            parameterization: what the output means.
-            conditions: K pytrees of one structure, with leading axis B; none of them may be None (pass the null class).
+    Args:
+        network: (x `[K B, ...]`, clock `[K B]`, condition) -> output.
+        schedule: the process.
+        parameterization: what the output means.
+        conditions: K pytrees of one structure, with leading axis B; none of them may be None (pass the null class).
 
-        Returns:
-            (x_t, t) -> K predictions.
+    Returns:
+        (x_t, t) -> K predictions.
 
-        Raises:
-            TypeError: as `parameterizations.denoiser`.
-    ValueError: if there are fewer than two conditions, one is None, or the parameterization is not defined at
-                t_max.
+    Raises:
+        TypeError: as `parameterizations.denoiser`.
+        ValueError: if there are fewer than two conditions, one is None, or the parameterization is not defined at
+            t_max.
     """
     if len(conditions) < 2:
         raise ValueError(f"guidance.together needs at least two conditions; got {len(conditions)}")

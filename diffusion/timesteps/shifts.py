@@ -52,22 +52,22 @@ def flux_shift(
 ) -> np.ndarray:
     """Shifts a grid by a factor e^mu that grows with the number of tokens.
 
-            mu = mu_1 + (tokens - n_1) (mu_2 - mu_1) / (n_2 - n_1),    t' = e^mu / (e^mu + 1 / t - 1)
+        mu = mu_1 + (tokens - n_1) (mu_2 - mu_1) / (n_2 - n_1),    t' = e^mu / (e^mu + 1 / t - 1)
 
-        The formula of t' is the rectified flow's; elsewhere the log-SNR falls by 2 mu, which is the same thing.
+    The formula of t' is the rectified flow's; elsewhere the log-SNR falls by 2 mu, which is the same thing.
 
-        Facts:
-            paper: none; the code of FLUX.1 (Black Forest Labs 2024), `get_schedule`
+    Facts:
+        paper: none; the code of FLUX.1 (Black Forest Labs 2024), `get_schedule`
 
-        Args:
-            schedule: the process.
-            grid: `[N + 1]` times.
-    tokens: number of patches that the transformer reads, >= 1: height x width / 16^2 for FLUX.1.
-            base: (n_1, mu_1).
-            largest: (n_2, mu_2).
+    Args:
+        schedule: the process.
+        grid: `[N + 1]` times.
+        tokens: number of patches that the transformer reads, >= 1: height x width / 16^2 for FLUX.1.
+        base: (n_1, mu_1).
+        largest: (n_2, mu_2).
 
-        Raises:
-            ValueError: if tokens is not positive, or the shift leaves the schedule (see `shift`).
+    Raises:
+        ValueError: if tokens is not positive, or the shift leaves the schedule (see `shift`).
     """
     check_positive("flux_shift", "tokens", tokens)
     (n_1, mu_1), (n_2, mu_2) = base, largest
