@@ -1,8 +1,8 @@
 """Couplings: which noise goes with which data.
 
 A coupling is called as a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired, where the keys are for
-pairs that are drawn at random, and have no other use. With any but `independent`, E[eps | x_t] is no longer -sigma times the
-score, so samplers that read a score do not apply to what is trained with it.
+pairs that are drawn at random, and have no other use. With any but `independent`, E[eps | x_t] is no longer -sigma
+times the score, so samplers that read a score do not apply to what is trained with it.
 
 Plans of transport are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
 depend on the number of devices or of micro-batches, as long as each holds whole blocks. Every x0 stays where it is,

@@ -170,7 +170,7 @@ class Objective:
         Raises:
             ValueError: naming which samplers do.
         """
-        if isinstance(self.reads, Jumps) != sampler.of_flow_maps:
+        if isinstance(self.reads, Jumps) != (FlowMap in sampler.takes):
             raise ValueError(
                 "the objective trains a flow map. Valid: flow_map, consistency or tcd"
                 if isinstance(self.reads, Jumps)

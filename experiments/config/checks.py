@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffusion import parameterizations
+from diffusion.flow_maps import FlowMap
 from diffusion.guidance import Unpaired
 from diffusion.metrics import features
 from diffusion.models import facts
@@ -195,7 +196,7 @@ def _check_sampling(config: Mapping, objective: Objective) -> None:
             f"config.sample.guidance.name = {config['sample']['guidance']['name']!r} needs a sampler "
             'that reads x0 and eps as they are. Valid: {"name": "ddim"}.'
         )
-    if scale != 1 and not objective.strength and not sampler.of_flow_maps:
+    if scale != 1 and not objective.strength and FlowMap not in sampler.takes:
         resolve.required_null(config)
     with named(f"config.sample.guidance.scale = {scale}, config.objective.name = {config['objective']['name']!r}"):
         objective.check_scale(scale)
