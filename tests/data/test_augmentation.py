@@ -23,37 +23,37 @@ def keys(number: int) -> jax.Array:
 
 def many(probability: float, number: int, image=NOISE, **options):
     augment = augmentation.edm_augmentation(probability, **options)
-    images, told = jax.jit(jax.vmap(augment, (0, None)))(keys(number), image)
-    return np.asarray(images), np.asarray(told)
+    images, numbers = jax.jit(jax.vmap(augment, (0, None)))(keys(number), image)
+    return np.asarray(images), np.asarray(numbers)
 
 
 def test_at_probability_zero_nothing_is_done():
-    images, told = many(0.0, 8)
-    assert np.array_equal(images, np.broadcast_to(NOISE, images.shape)) and not told.any()
+    images, numbers = many(0.0, 8)
+    assert np.array_equal(images, np.broadcast_to(NOISE, images.shape)) and not numbers.any()
 
 
-def test_mirrors_are_exact_and_told():
-    images, told = many(1e-9, 32)
-    assert set(told[:, 0]) == {0, 1} and not told[:, 1:].any()
-    for image, row in zip(images, told):
+def test_mirrors_are_exact_and_numbered():
+    images, numbers = many(1e-9, 32)
+    assert set(numbers[:, 0]) == {0, 1} and not numbers[:, 1:].any()
+    for image, row in zip(images, numbers):
         assert np.array_equal(image, NOISE[:, ::-1] if row[0] else NOISE)
 
 
 @pytest.mark.slow
 def test_each_change_has_its_probability_and_its_numbers():
     p, number = 0.3, 4000
-    told = many(p, number, NOISE[:4, :4])[1]
-    shares = (told != 0).mean(0)
+    numbers = many(p, number, NOISE[:4, :4])[1]
+    shares = (numbers != 0).mean(0)
     expected = [0.5, p / 2, p, p, p, p, p * 0.5, p, p]  # the stretch is along x itself half of the time
     assert np.all(np.abs(shares - expected) < 4 * np.sqrt(0.25 / number))
-    together = collections.Counter((row[3] != 0) != (row[4] != 0) or (row[7] != 0) != (row[8] != 0) for row in told)
+    together = collections.Counter((row[3] != 0) != (row[4] != 0) or (row[7] != 0) != (row[8] != 0) for row in numbers)
     assert together[True] == 0  # the numbers of one change come together
-    assert np.allclose((told[:, 3] + 1) ** 2 + told[:, 4] ** 2, 1, atol=1e-5)
+    assert np.allclose((numbers[:, 3] + 1) ** 2 + numbers[:, 4] ** 2, 1, atol=1e-5)
     for column in (2, 7, 8):
-        drawn = told[told[:, column] != 0, column]
+        drawn = numbers[numbers[:, column] != 0, column]
         assert abs(drawn.mean()) < 4 / np.sqrt(len(drawn)) and abs(drawn.std() - 1) < 4 / np.sqrt(2 * len(drawn))
     assert not many(1e-9, 32, mirror=False)[1].any()
-    both = np.corrcoef(told[:, 2] != 0, told[:, 7] != 0)[0, 1]
+    both = np.corrcoef(numbers[:, 2] != 0, numbers[:, 7] != 0)[0, 1]
     assert abs(both) < 4 / np.sqrt(number)  # independent of each other
 
 
@@ -116,13 +116,13 @@ def test_a_smooth_image_is_read_at_the_moved_places(inverse):
     assert np.abs(moved - smooth(u, v))[inside].max() < 0.03  # the image varies by 3
 
 
-def test_what_is_told_is_what_was_done():
+def test_the_numbers_are_those_of_the_change():
     """The image is read where the numbers say; a stretch by n along r has the numbers of one by -n along -r."""
     side = 32
     x, y = grid(side)
-    images, told = many(1.0, 12, jnp.asarray(smooth(x, y)[..., None], jnp.float32))
+    images, numbers = many(1.0, 12, jnp.asarray(smooth(x, y)[..., None], jnp.float32))
     checked = 0
-    for image, (left, top, n, cos, sin, along, across, right, down) in zip(images, told):
+    for image, (left, top, n, cos, sin, along, across, right, down) in zip(images, numbers):
         seen = []
         for sign in (1, -1):
             m = sign * np.hypot(along, across)

@@ -1,4 +1,4 @@
-"""Captions as conditions: which row each record is told, on disk and in batches, and what is refused."""
+"""Captions as conditions: the row of each record, on disk and in batches, and what is refused."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SPEC = sources.DataSpec("made", "train", (4, 4, 3), 0, len(TEXTS), "1.2.0")
 
 
 def table():
-    """What is told of a text here: its letters' sum, and its length."""
+    """The entries of a text here: the sum of its letters, and its length."""
     letters = lambda few: {
         "text": np.array([[sum(map(ord, text))] for text in few], np.float32),
         "text_mask": np.array([[len(text) > 0] for text in few]),
@@ -38,8 +38,8 @@ def test_each_distinct_caption_is_read_once_and_the_empty_one_is_the_first():
 
 
 def test_batches_bring_each_picture_its_own_caption():
-    told = captions.Captioned(Source(), table())
-    batch = next(pipeline.batches(told, SPEC, seed=3, batch_size=6, threads=0))
+    source = captions.Captioned(Source(), table())
+    batch = next(pipeline.batches(source, SPEC, seed=3, batch_size=6, threads=0))
     rows = batch["image"][:, 0, 0, 0]
     assert sorted(rows) == list(range(6))
     expected = [sum(map(ord, TEXTS[row])) for row in rows]
@@ -47,7 +47,7 @@ def test_batches_bring_each_picture_its_own_caption():
     assert batch["condition"]["text_mask"].shape == (6, 1)
 
 
-def test_what_records_are_told_is_read_without_their_examples():
+def test_conditions_are_read_without_the_examples():
     found = pipeline.conditions(captions.Captioned(Source(), table()), SPEC, [4, 0, 4])
     expected = [sum(map(ord, TEXTS[row])) for row in (4, 0, 4)]
     np.testing.assert_array_equal(found["condition"]["text"][:, 0], expected)
@@ -69,18 +69,18 @@ def test_what_is_written_is_what_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "asked, message",
+    "wanted, message",
     [
-        (("other", "train", 6), "name is 'made' there, and 'other'"),
+        (("other", "train", 6), "name is 'made' there, but the run needs 'other'"),
         (("made", "test", 6), "split is 'train' there"),
-        (("made", "train", 7), "size is 6 there, and 7"),
+        (("made", "train", 7), "size is 6 there, but the run needs 7"),
         (("made:2.0.0", "train", 6), "version is '1.2.0' there"),
     ],
 )
-def test_captions_of_other_pictures_are_refused(asked, message, tmp_path):
+def test_captions_of_other_pictures_are_refused(wanted, message, tmp_path):
     captions.write(tmp_path, table(), captions.describe(SPEC, "e5"))
     with pytest.raises(CacheError, match=message):
-        captions.require(tmp_path, *asked)
+        captions.require(tmp_path, *wanted)
 
 
 def test_damaged_and_missing_folders_are_refused(tmp_path):

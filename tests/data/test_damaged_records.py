@@ -92,15 +92,15 @@ def test_augmentation_draws_belong_to_the_index_and_not_to_the_record(flawed, tm
     assert whole["skipped"].sum() == 0
 
 
-def test_each_damaged_record_is_told_once(tmp_path):
+def test_each_damaged_record_gives_one_warning(tmp_path):
     source, spec = made(tmp_path, {4: "no image"})
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("default")
         batches = pipeline.batches(source, spec, seed=SEED, batch_size=SIZE, damaged="skip")
         for _ in range(3):
             next(batches)
         batches.close()
-    (one,) = [str(each.message) for each in told if "left out" in str(each.message)]
+    (one,) = [str(each.message) for each in warned if "left out" in str(each.message)]
     assert "made (train): record 4 cannot be used: its image is no sound picture of these formats: PNG" in one
 
 

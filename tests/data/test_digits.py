@@ -177,7 +177,7 @@ def test_a_shape_is_known_without_preparing(tmp_path, monkeypatch):
         sources.shape("digits", "train", str(tmp_path))
 
 
-def test_the_cache_is_the_users_unless_told_otherwise(fake, tmp_path, monkeypatch):
+def test_the_cache_is_the_users_unless_a_variable_names_another(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("DIFFUSION_CACHE", raising=False)
     assert catalog.find("fake") == tmp_path / ".cache/diffusion/tfds/fake/1.0.0"

@@ -57,12 +57,12 @@ def description(**changes):
     return given._replace(**changes)
 
 
-def write(folder, function=encode, told=None, source=None, **options):
+def write(folder, function=encode, of=None, source=None, **options):
     latent_writer.write(
         folder,
         source or Pictures(),
         SPEC,
-        told or description(),
+        of or description(),
         function,
         **{"batch_size": 2, "threads": 0, "shard_records": 4} | options,
     )
@@ -107,7 +107,7 @@ def test_training_reads_it_through_the_same_pipeline(tmp_path):
 def test_mirrored_views_are_drawn_as_often(tmp_path):
     write(
         tmp_path,
-        told=description(views=("plain", "flipped"), kind="mean", scale=1.0, shift=0.0),
+        of=description(views=("plain", "flipped"), kind="mean", scale=1.0, shift=0.0),
         function=lambda images: encode(images)[:, :1],
     )
     cache, spec = latent_cache.open_cache(tmp_path)
@@ -121,7 +121,7 @@ def test_mirrored_views_are_drawn_as_often(tmp_path):
 def test_scale_and_shift_may_be_of_each_channel(tmp_path):
     scale, shift = (1.0, 2.0, 0.5, 3.0), (0.0, 1.0, -1.0, 0.25)
     write(
-        tmp_path, told=description(kind="mean", scale=scale, shift=shift), function=lambda images: encode(images)[:, :1]
+        tmp_path, of=description(kind="mean", scale=scale, shift=shift), function=lambda images: encode(images)[:, :1]
     )
     cache, _ = latent_cache.open_cache(tmp_path)
     drawn = cache.draw(np.random.default_rng(0), cache[3]["x"])
@@ -129,13 +129,13 @@ def test_scale_and_shift_may_be_of_each_channel(tmp_path):
 
 
 def test_half_precision_takes_half_and_refuses_what_it_cannot_hold(tmp_path):
-    write(tmp_path / "a", told=description(dtype="float16"))
+    write(tmp_path / "a", of=description(dtype="float16"))
     cache, _ = latent_cache.open_cache(tmp_path / "a")
     assert cache[4]["x"].dtype == np.float16 and cache[4]["x"][0, 0].max() == 40
     assert description(dtype="float16").record_bytes == 4 + 2 * 24 * 2 == description().record_bytes - 2 * 24 * 2
     with pytest.raises(ValueError, match="record 7 are not finite in float16"):
         large = lambda images: np.where(encode(images) == 70, 1e5, encode(images))
-        write(tmp_path / "b", large, told=description(dtype="float16"))
+        write(tmp_path / "b", large, of=description(dtype="float16"))
 
 
 class Killed(Exception):
@@ -156,21 +156,21 @@ def test_an_interrupted_writing_goes_on_and_ends_in_the_same_files(tmp_path):
         write(tmp_path / "resumed", failing)
     with pytest.raises(FileNotFoundError, match="its writing was never finished"):
         latent_cache.open_cache(tmp_path / "resumed")
-    told, counts = [], []
+    progress, counts = [], []
 
     def begin(records):
         counts.append(records)
-        return told.append
+        return progress.append
 
     calls[:] = [0] * 9
     write(tmp_path / "resumed", failing, begin=begin)
-    assert counts == [7] and told == [2, 4, 6, 7] and len(calls) == 13  # the first file was not made anew
+    assert counts == [7] and progress == [2, 4, 6, 7] and len(calls) == 13  # the first file was not made anew
     assert content(tmp_path / "resumed") == content(tmp_path / "whole")
     write(tmp_path / "resumed", failing)
     assert len(calls) == 13
 
 
-def test_a_lost_or_cut_file_is_told_and_written_again(tmp_path):
+def test_a_lost_or_cut_file_is_named_and_written_again(tmp_path):
     write(tmp_path)
     before = content(tmp_path)
     lost, cut = (tmp_path / f"latents-0000{i}-of-00003.array_record" for i in (0, 1))
@@ -188,20 +188,20 @@ def test_other_latents_are_refused_by_what_differs(tmp_path):
     write(tmp_path)
     other = {"family": "AutoencoderKL", "config": {"act_fn": "silu", "scaling_factor": 0.5}, "sha256": "cd" * 32}
     with pytest.raises(CacheError, match=r"autoencoder.config.scaling_factor: None -> 0.5; autoencoder.sha256: 'abab"):
-        write(tmp_path, told=description(autoencoder=other))
+        write(tmp_path, of=description(autoencoder=other))
     with pytest.raises(CacheError, match=r"views: \['plain'\] -> \['plain', 'flipped'\]"):
-        write(tmp_path, told=description(views=latent_cache.VIEWS))
+        write(tmp_path, of=description(views=latent_cache.VIEWS))
     there = latent_cache.describe(tmp_path)
     latent_cache.require(there, "numbers", "train", there.autoencoder)
     latent_cache.require(there, "numbers:1.0.0", "train")
-    for asked, match in [
+    for wanted, match in [
         (("letters", "train"), "dataset.name is 'numbers' there, but the run needs 'letters'"),
         (("numbers", "test"), "dataset.split is 'train'"),
-        (("numbers:2.0.0", "train"), "dataset.version is '1.0.0' there, and '2.0.0'"),
+        (("numbers:2.0.0", "train"), "dataset.version is '1.0.0' there, but the run needs '2.0.0'"),
         (("numbers", "train", other), "autoencoder.sha256 is 'abab"),
     ]:
         with pytest.raises(CacheError, match=match):
-            latent_cache.require(there, *asked)
+            latent_cache.require(there, *wanted)
 
 
 def test_damage_is_named_by_its_record(tmp_path):

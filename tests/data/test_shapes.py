@@ -64,8 +64,8 @@ def test_a_picture_is_a_function_of_seed_split_and_number(drawn):
 
 def test_what_pictures_show_never_changes():
     """A frozen number, on purpose: figures on the test pictures compare only as long as these are the same."""
-    told = [shapes.example("test", number)[1:] for number in range(50)]
-    text = "; ".join(f"{caption} {' '.join(map(str, scene))}" for caption, scene in told)
+    examples = [shapes.example("test", number)[1:] for number in range(50)]
+    text = "; ".join(f"{caption} {' '.join(map(str, scene))}" for caption, scene in examples)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "e4e01ea7b086c32e"
 
 
@@ -148,9 +148,9 @@ def test_no_training_picture_has_what_is_withheld():
     seen = Counter()
     kept_back = Counter()
     for number in range(900):
-        for split, told in (("train", seen), ("withheld", kept_back)):
+        for split, shown in (("train", seen), ("withheld", kept_back)):
             scene = shapes.example(split, number)[2]
-            told.update({(scene.colour, scene.shape), (scene.second_colour, scene.second_shape), scene.word})
+            shown.update({(scene.colour, scene.shape), (scene.second_colour, scene.second_shape), scene.word})
     forbidden = set(scenes.WITHHELD) | set(scenes.WITHHELD_WORDS)
     assert not forbidden & seen.keys()
     assert forbidden <= kept_back.keys()
@@ -191,9 +191,9 @@ def test_each_split_has_its_shares_of_kinds_and_styles():
 def test_a_caption_says_what_the_picture_shows_or_leaves_it_out(drawn):
     left_out = Counter()
     for _, caption, scene in drawn:
-        told = scenes.parsed(caption)
+        stated = scenes.parsed(caption)
         for name in Scene._fields:
-            value = getattr(told, name)
+            value = getattr(stated, name)
             if value == NONE and getattr(scene, name) != NONE:
                 left_out[name] += 1
             else:
@@ -201,7 +201,7 @@ def test_a_caption_says_what_the_picture_shows_or_leaves_it_out(drawn):
     assert left_out.keys() == {"colour", "shape", "size", "position", "relation"}
 
 
-@pytest.mark.parametrize("told, text", [
+@pytest.mark.parametrize("scene, text", [
     (Scene("one", "plain", "orange", "star"), "an orange star"),
     (Scene("one", "neon", NONE, "heart", "small", "top left"), "a small heart in the top left corner, neon"),
     (Scene("several", "plain", "red", "cross", count=3), "three red crosses"),
@@ -212,9 +212,9 @@ def test_a_caption_says_what_the_picture_shows_or_leaves_it_out(drawn):
     (Scene("word", "plain", NONE, count=0, word="cat"), 'the word "cat"'),
     (Scene("one", "plain", "red"), "a red shape"),
 ])  # fmt: skip
-def test_phrases_and_what_they_ask_for(told, text):
-    assert scenes.phrase(told) == text
-    assert scenes.parsed(text) == told
+def test_phrases_and_their_scenes(scene, text):
+    assert scenes.phrase(scene) == text
+    assert scenes.parsed(text) == scene
 
 
 @pytest.mark.parametrize("text", ["a red dog", "seven red circles", "a red circle, baroque", "", "a big circle"])

@@ -22,7 +22,7 @@ def test_similarities_that_know_nothing_are_chance():
     assert abs(found["share"] - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 600)
 
 
-def test_equal_captions_are_no_rivals():
+def test_equal_captions_do_not_compete():
     captions = ["a", "b"] * 5
     scores = np.array([[one == other for other in captions] for one in captions], float)
     assert caption_retrieval.retrieved(scores, captions, among=2)["share"] == 1
@@ -53,8 +53,8 @@ def test_two_steps_of_training_know_all_words_and_put_pictures_on_the_sphere():
     places = caption_retrieval.features(found, images)
     np.testing.assert_allclose(np.linalg.norm(places, axis=1), 1, rtol=1e-5)
     words = found.params["word"]
-    told = np.stack([words[0] + words[2] + words[4], 2 * words[1]])
-    expected = places @ (told / np.linalg.norm(told, axis=1, keepdims=True)).T
+    bags = np.stack([words[0] + words[2] + words[4], 2 * words[1]])
+    expected = places @ (bags / np.linalg.norm(bags, axis=1, keepdims=True)).T
     scores = caption_retrieval.similarities(found, images, ["a red cat", "blue and blue"])
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
 

@@ -35,7 +35,7 @@ def test_samples_teach_what_their_labels_say(tmp_path):
     counts = np.bincount(test_labels)
     assert sum(good.by_class[label] * counts[label] for label in (0, 1)) == pytest.approx(50 * good.value)
     swapped = classifier_accuracy(samples, 1 - labels, test_images, test_labels, seed=3, folder=tmp_path)
-    assert swapped.value < 0.1  # it is the asked labels that are learnt, and the real ones that are tested
+    assert swapped.value < 0.1  # it is the requested labels that are learnt, and the real ones that are tested
     assert swapped.digest != good.digest
     lower = test_images.copy()  # its pictures of class 0 that look like those of class 1
     lower[test_labels == 0] = test_images[test_labels == 1][0]

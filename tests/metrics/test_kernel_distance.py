@@ -113,7 +113,9 @@ def test_bad_input(rng):
         mmd2(x, y, block=0)
     with pytest.raises(ValueError, match="sigma = 0"):
         kernel_distance.gaussian(0)
-    with pytest.raises(ValueError, match="1000 rows cannot be drawn from 5 samples and 5 reference rows; give size <="):
+    with pytest.raises(
+        ValueError, match="1000 rows cannot be drawn from 5 samples and 5 reference rows; choose size <="
+    ):
         kernel_distance.kid(x, y)
     with pytest.raises(ValueError, match="1 subsets"):
         kernel_distance.kid(x, y, subsets=1, size=3)

@@ -65,11 +65,11 @@ def test_environment_of_several_processes(monkeypatch):
 def test_a_tpu_pod_knows_its_processes(monkeypatch):
     for name in ("PROCESS_COUNT", "PROCESS_INDEX"):
         monkeypatch.delenv(f"DIFFUSION_{name}", raising=False)
-    asked = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: asked.append((args, kwargs)))
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: calls.append((args, kwargs)))
     monkeypatch.setenv("DIFFUSION_COORDINATOR", "auto")
     assert sharding.initialize_distributed() is False  # of one process here
-    assert asked == [((), sharding.limits())]
+    assert calls == [((), sharding.limits())]
 
 
 def test_the_limits_of_a_run_of_several_processes(monkeypatch):
@@ -144,9 +144,9 @@ def start(devices, workdir="", accumulate=1):
 
 def result(process):
     """What the process tells at its end."""
-    told, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors[-3000:]
-    return json.loads(told.splitlines()[-1])
+    return json.loads(output.splitlines()[-1])
 
 
 @pytest.mark.slow
