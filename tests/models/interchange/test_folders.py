@@ -187,7 +187,7 @@ def test_broken_shards_are_refused(tmp_path):
     with pytest.raises(limits.Refused, match=r"layers\.0\.bias is in two shards, .*00001.*00002"):
         interchange.load(shard(tmp_path / "twice", [first, twice]))
     file = "diffusion_pytorch_model-00001-of-00002.safetensors"
-    with pytest.raises(limits.Refused, match=r"says that lost\.weight is in .*00001.*; it is not"):
+    with pytest.raises(limits.Refused, match=r"lists lost\.weight in .*00001.*; it is not there"):
         interchange.load(shard(tmp_path / "lost", [first, second], {"lost.weight": file}))
     with pytest.raises(limits.Refused, match=r"leads to '\.\./elsewhere\.safetensors'"):
         interchange.load(shard(tmp_path / "outside", [first, second], {"x": "../elsewhere.safetensors"}))
@@ -303,7 +303,7 @@ def test_a_class_that_was_divided_is_what_its_norm_says(monkeypatch, tmp_path, n
 def test_a_config_may_be_given(tmp_path):
     place = folder(tmp_path)
     (place / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"config\.json: there is no such file; it says what the weights"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json: there is no such file; it describes the weights"):
         interchange.load(place)
     check(interchange.load(place, config=CONFIG)[1])
     check(interchange.load(place, "ToyModel", config={"width": 3})[1])
