@@ -1,7 +1,7 @@
 """TFDS datasets through Grain, without TensorFlow.
 
 - `digits`: the bundled dataset, a TFDS builder over scikit-learn's digits.
-- `shapes`: captioned pictures for text to image, made of `shapes.scenes` (what is shown, and its caption) by `shapes.drawing`.
+- `shapes`: captioned pictures for text to image, made of `shapes.scenes` (scenes and captions) by `shapes.drawing`.
 - `image_folder`: a folder of pictures with a metadata CSV as a dataset.
 - `catalog`: which datasets there are and where they lie; to bundle another, add its builder to `catalog.BUNDLED`.
 - `sources`: random access to the records of a dataset.

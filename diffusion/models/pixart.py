@@ -159,8 +159,8 @@ class PixArt(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
-        optional = (*("size",) * self.sized, *("strength",) * self.strength)
-        inputs = entries(condition, ("text", *optional), ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
+        required = ("text", *("size",) * self.sized, *("strength",) * self.strength)
+        inputs = entries(condition, required, ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
         self._check(x, t, inputs)
         batch, height, width, channels = x.shape
         rows = height // self.patch
