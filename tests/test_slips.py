@@ -25,7 +25,7 @@ V = parameterizations.velocity()
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jnp.ones((4, 2))
 PLAN = timesteps.plan(timesteps.uniform(FLOW, 3))
-CALLED = "has to be called"
+CALLED = "if it makes the value, call it"
 
 
 def network(x, clock, condition):
