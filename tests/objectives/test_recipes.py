@@ -1,5 +1,7 @@
 """Recipes against what their papers write: the loss at a network that says nothing, the times, and the clock."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,12 @@ def test_every_recipe_is_compared():
     assert set(PUBLISHED) == set(RECIPES)
 
 
-@pytest.mark.parametrize("name", slow_but([("ddpm",), ("edm",), ("rectified_flow",)], [(name,) for name in RECIPES]))
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        [("ddpm",), ("min_snr",), ("edm",), ("rectified_flow",), ("stable_diffusion_3",)], [(name,) for name in RECIPES]
+    ),
+)
 def test_recipe_is_the_published_method(name):
     loss, clock, p_value = PUBLISHED[name]
     recipe = RECIPES[name]()
@@ -91,6 +98,18 @@ def test_recipe_is_the_published_method(name):
     np.testing.assert_allclose(losses[inside], loss(a, s, x0[inside], eps).mean(1), rtol=5e-3, atol=1e-3)
     np.testing.assert_allclose(seen[0][1], clock(t, sigma), rtol=1e-3, atol=1e-3)
     assert p_value(t, sigma) > 1e-3
+
+
+def test_defaults_of_guided_few_step_objectives():
+    """Luo et al. 2023: 1000 steps, of which the solver takes every 20th, w in 2 .. 14. MeanFlow's scale is 2."""
+    distillation = inspect.signature(objectives.latent_consistency_distillation).parameters
+    assert {name: distillation[name].default for name in ("T", "solver_steps", "guidance")} == {
+        "T": 1000,
+        "solver_steps": 50,
+        "guidance": (2.0, 14.0),
+    }
+    guidance = objectives.Guidance(null=10)
+    assert guidance.omega / (1 - guidance.kappa) == 2 and guidance.dropout == 0.1
 
 
 def test_strata_reach_the_density():
