@@ -34,7 +34,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import contextlib
 import functools
-import json
 import pathlib
 import time
 import warnings
@@ -44,18 +43,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion import text_to_image
-from diffusion.data import shapes, sources
+from diffusion.data import shapes
 from diffusion.metrics import neighbours
 from diffusion.text_to_image import pipelines
 from experiments.config import ConfigError, unknown
-from experiments.evaluation import report
+from experiments.evaluation import plots, real_images, report
 from experiments.run_folder import workdir
-from experiments.text import edits, judge, prompt_metrics, tables
-from experiments.text import figures as text_figures
+from experiments.text import edits, judge, pictures, prompt_metrics, shapes_report
 from experiments.text.prompt_metrics import Subject
 
 PARTS = ("sweep", "prompts", "negative", "distances", "edits")
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
+SHOWN = 6  # captions in a picture of the sweep
 
 
 class Settings(NamedTuple):
@@ -76,21 +75,6 @@ class Settings(NamedTuple):
     scales: tuple[float, ...] = SCALES
     batch_size: int = 50
     parts: tuple[str, ...] = PARTS
-
-
-class Real(NamedTuple):
-    """Real pictures of a split, uint8 [N, 64, 64, 3], and their captions."""
-
-    images: np.ndarray
-    captions: list[str]
-
-
-def real(split: str, number: int = 0) -> Real:
-    """The first pictures of a split of `shapes`; all of them for 0."""
-    records, spec = sources.open_source("shapes", split)
-    number = min(number or spec.size, spec.size)
-    images = np.stack([record["image"] for record in records.__getitems__(range(number))])
-    return Real(images, sources.column("shapes", split, "caption")[:number])
 
 
 def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Path, settings: Settings) -> dict:
@@ -116,58 +100,64 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     out.mkdir(parents=True, exist_ok=True)
     reader = judge.reader()
     subject = Subject(functools.partial(_make, model, settings), reader)
-    content: dict[str, Any] = {"figures": {}, "protocol": _protocol(folder, settings)}
-    figures = content["figures"]
-    test = real("test", settings.number)
-    withheld = real("withheld", settings.number)
-    figures["judge"] = {
-        name: prompt_metrics.scores(reader, split.captions, split.images)
-        for name, split in (("test", test), ("withheld", withheld))
+    real = lambda split, number=0: real_images.captioned(f"shapes@{split}", number=number)
+    eighth = max(8, settings.number // 8)
+    splits = {name: real(name, settings.number) for name in ("test", "withheld")}
+    figures: dict[str, Any] = {
+        "judge": {name: prompt_metrics.scores(reader, each.captions, each.images) for name, each in splits.items()}
     }
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:
-        captions = real("validation", max(8, settings.number // 8)).captions
-        with _said("sweep of the guidance"):
+        captions = real("validation", eighth).captions
+        with _timed("sweep of the guidance"):
             rows = prompt_metrics.sweep(subject, captions, settings.scales)
         guidance = settings.guidance or prompt_metrics.chosen(rows)
-        near = min(rows, key=lambda row: abs(row["guidance"] - guidance))
-        text_figures.guidance_curve(rows, guidance, out / "guidance.png")
-        text_figures.guidance_rows(rows, captions, out / "guidance_rows.png")
-        text_figures.variety_rows(near, captions, out / "variety.png")
+        pictures.guidance_curve(rows, guidance, out / "guidance.png")
+        _draw_sweep(rows, captions, guidance, out)
         figures["sweep"] = [{key: value for key, value in row.items() if key != "images"} for row in rows]
     figures["guidance"] = guidance
-    made = None
+    made = {}
     if {"prompts", "distances"} & set(settings.parts):
-        with _said("pictures of the test captions"):
-            made = prompt_metrics.accuracy(subject, test.captions, guidance)
-    if "prompts" in settings.parts and made is not None:
-        with _said("pictures of withheld combinations"):
-            unseen = prompt_metrics.accuracy(subject, withheld.captions, guidance, first_seed=5_000)
-        figures["prompts"] = {"test": made["scores"], "withheld": unseen["scores"]}
-        for name, images, captions in (
-            ("test", made["images"], test.captions),
-            ("withheld", unseen["images"], withheld.captions),
-        ):
-            text_figures.gallery(images, captions, prompt_metrics.whole(reader, captions, images), out / f"{name}.png")
+        with _timed("pictures of the test captions"):
+            made["test"] = prompt_metrics.accuracy(subject, splits["test"].captions, guidance)
+    if "prompts" in settings.parts:
+        with _timed("pictures of withheld combinations"):
+            made["withheld"] = prompt_metrics.accuracy(subject, splits["withheld"].captions, guidance, first_seed=5_000)
+        figures["prompts"] = {name: each["scores"] for name, each in made.items()}
+        for name, each in made.items():
+            captions = splits[name].captions
+            right = prompt_metrics.whole(reader, captions, each["images"])
+            pictures.gallery(each["images"], captions, right, out / f"{name}.png")
     if "negative" in settings.parts:
-        with _said("negative prompts"):
-            figures["negative"] = prompt_metrics.negatives(subject, guidance, max(8, settings.number // 8))
-    if "distances" in settings.parts and made is not None:
-        with _said("distances"):
+        with _timed("negative prompts"):
+            figures["negative"] = prompt_metrics.negatives(subject, guidance, eighth)
+    if "distances" in settings.parts:
+        with _timed("distances"):
             held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
-            figures["frechet"] = prompt_metrics.distance_to(subject, made["images"], held_out, others)
-            figures["copies"] = neighbours.copying(made["images"], held_out, train)
+            figures["frechet"] = prompt_metrics.distance_to(subject, made["test"]["images"], held_out, others)
+            figures["copies"] = neighbours.copying(made["test"]["images"], held_out, train)
     if "edits" in settings.parts:
         figures["edits"] = {}
         for name, edit in edits.EDITS.items():
-            with _said(name):
-                found = edit(model, reader, max(2, settings.number // 16), guidance=guidance, steps=settings.steps)
-            figures["edits"][name] = found["figures"]
-            text_figures.rows(found["rows"], out / f"{name.replace(' ', '_')}.png")
-    content = report.plain(content)
-    workdir.write_text(out / "report.json", json.dumps(content, indent=2) + "\n")
-    workdir.write_text(out / "report.md", tables.markdown(content, out))
+            with _timed(name):
+                edited = edit(model, reader, max(2, settings.number // 16), guidance=guidance, steps=settings.steps)
+            figures["edits"][name] = edited["figures"]
+            names, images = zip(*edited["rows"])
+            blank = [""] * len(images[0])
+            plots.mosaic([list(images)], list(names), [blank], out / f"{name.replace(' ', '_')}.png")
+    content = report.plain({"figures": figures, "protocol": _protocol(folder, settings)})
+    report.write(out, content, shapes_report.markdown(content, out))
     return content
+
+
+def _draw_sweep(rows: Sequence[dict], captions: Sequence[str], guidance: float, out: pathlib.Path) -> None:
+    """Pictures of the sweep: captions by guidance at one seed, and captions by seed at the guidance that was chosen."""
+    by_scale = np.stack([row["images"][:SHOWN, 0] for row in rows], axis=1)
+    scales = [f"{'guidance ' if i == 0 else ''}{row['guidance']:g}" for i, row in enumerate(rows)]
+    plots.mosaic([by_scale], list(captions[:SHOWN]), [scales], out / "guidance_rows.png")
+    by_seed = min(rows, key=lambda row: abs(row["guidance"] - guidance))["images"][: SHOWN + 2]
+    seeds = [f"seed {i}" for i in range(by_seed.shape[1])]
+    plots.mosaic([by_seed], list(captions[: SHOWN + 2]), [seeds], out / "variety.png")
 
 
 def _make(
@@ -203,7 +193,7 @@ def _protocol(folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _said(what: str) -> Iterator[None]:
+def _timed(what: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     print(f"{what}: {time.monotonic() - began:.0f} s", flush=True)
@@ -211,19 +201,19 @@ def _said(what: str) -> Iterator[None]:
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    given = flags.FLAGS
-    for name in given.parts:
+    values = flags.FLAGS
+    for name in values.parts:
         if name not in PARTS:
             raise unknown("--parts", name, PARTS, "part")
     try:
-        scales = tuple(float(scale) for scale in given.scales)
+        scales = tuple(float(scale) for scale in values.scales)
     except ValueError:
-        raise ConfigError(f"--scales={','.join(given.scales)}: write numbers, such as 1,2,4.") from None
-    settings = Settings(given.number, given.steps, given.guidance, scales, given.batch_size, tuple(given.parts))
-    folder = pathlib.Path(given.model)
-    out = pathlib.Path(given.out)
+        raise ConfigError(f"--scales={','.join(values.scales)}: write numbers, such as 1,2,4.") from None
+    settings = Settings(values.number, values.steps, values.guidance, scales, values.batch_size, tuple(values.parts))
+    folder = pathlib.Path(values.model)
+    out = pathlib.Path(values.out)
     content = run(prompt_metrics.load(folder), folder, out, settings)
-    for what, value, beside in tables.summary(content["figures"]):
+    for what, value, beside in shapes_report.rows(content["figures"]):
         print(f"{what:48} {value:24} {beside}")
     print(f"{out / 'report.md'}")
 

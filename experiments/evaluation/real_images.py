@@ -57,9 +57,8 @@ def _read_split(name: str, split: str, data_dir: str, damaged: str, sizes: tuple
     return Split(images[:count], labels[:count], spec)
 
 
-@functools.lru_cache(maxsize=8)
 def captioned(data: str, data_dir: str = "", number: int = 0) -> Split:
-    """Images of a dataset with their captions, read once.
+    """Images of a dataset with their captions.
 
     Args:
         data: NAME@SPLIT.

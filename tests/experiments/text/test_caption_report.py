@@ -11,6 +11,7 @@ from diffusion import text_to_image
 from diffusion.text_to_image import pipelines
 from experiments import caption_report
 from experiments.config import ConfigError
+from experiments.evaluation import real_images
 from tests.data.made import image_feature, png, write
 
 HUES, GREYS = ("red", "green", "blue"), ("black", "grey", "white")
@@ -33,7 +34,8 @@ def made(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("turn, right", [(0, True), (1, False)])
 def test_real_pictures_score_as_real_and_exchanged_ones_as_chance(made, tmp_path, monkeypatch, turn, right):
-    real, texts = caption_report.split_of("made@train[:60]", made)
+    real = real_images.captioned("made@train[:60]", made)
+    texts = real.captions
     monkeypatch.setattr(pipelines, "fingerprint", lambda folder: "0" * 64)
     monkeypatch.setattr(caption_report, "FULL", caption_report.FULL._replace(draws=5, subsets=2))
     rows = np.sort(np.random.default_rng(caption_report.SEED).permutation(60)[:40])
@@ -63,8 +65,8 @@ def test_real_pictures_score_as_real_and_exchanged_ones_as_chance(made, tmp_path
 
 def test_data_that_are_not_there_are_named(made):
     with pytest.raises(ConfigError, match="Valid: NAME@SPLIT"):
-        caption_report.split_of("made", made)
+        real_images.captioned("made", made)
     with pytest.raises(ConfigError, match="has no split 'test'"):
-        caption_report.split_of("made@test", made)
+        real_images.captioned("made@test", made)
     with pytest.raises(ConfigError, match="of 32 pixels, and those of made@train have 16"):
         caption_report.run(types.SimpleNamespace(side=32), "model", "out", "made@train", "made@train", data_dir=made)

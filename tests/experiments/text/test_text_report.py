@@ -71,7 +71,7 @@ def test_a_report_of_a_model_that_is_right(painted, tmp_path):
     assert figures["negative"]["colour"]["before"] == figures["negative"]["colour"]["after"]  # it is not listened to
     assert figures["copies"]["samples"]["exact_duplicates"] == 0
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "asked attributes that are right, withheld combinations | **100.0%" in text
+    assert "requested attributes that are right, withheld combinations | **100.0%" in text
     for picture in ("guidance", "guidance_rows", "variety", "test", "withheld"):
         assert f"({picture}.png)" in text and (tmp_path / "out" / f"{picture}.png").is_file()
 
