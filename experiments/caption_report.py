@@ -42,7 +42,7 @@ from experiments.evaluation.real_images import captioned
 from experiments.evaluation.sample_metrics import FULL, distance
 from experiments.run import progress
 from experiments.run_folder import workdir
-from experiments.text import pictures, prompt_metrics
+from experiments.text import prompt_metrics, report_pictures
 from experiments.text.shapes_report import copies_row, frechet_row
 
 STEPS = 1_500  # of the towers' training
@@ -143,8 +143,8 @@ def run(
     captions = [texts[row] for row in some]
     nearest = similar(images[some], texts).argmax(1)
     right = [texts[best] == caption for best, caption in zip(nearest, captions)]
-    pictures.gallery(images[some], captions, right, out / "asked.png")
-    pictures.gallery(real.images[rows[some]], captions, [True] * len(some), out / "real.png")
+    report_pictures.gallery(images[some], captions, right, out / "asked.png")
+    report_pictures.gallery(real.images[rows[some]], captions, [True] * len(some), out / "real.png")
     report.write(out, content, markdown(content, out))
     return content
 

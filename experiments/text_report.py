@@ -49,7 +49,7 @@ from diffusion.text_to_image import pipelines
 from experiments.config import ConfigError, unknown
 from experiments.evaluation import plots, real_images, report
 from experiments.run_folder import workdir
-from experiments.text import edits, judge, pictures, prompt_metrics, shapes_report
+from experiments.text import edits, judge, prompt_metrics, report_pictures, shapes_report
 from experiments.text.prompt_metrics import Subject
 
 PARTS = ("sweep", "prompts", "negative", "distances", "edits")
@@ -112,7 +112,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         with _timed("sweep of the guidance"):
             rows = prompt_metrics.sweep(subject, captions, settings.scales)
         guidance = settings.guidance or prompt_metrics.chosen(rows)
-        pictures.guidance_curve(rows, guidance, out / "guidance.png")
+        report_pictures.guidance_curve(rows, guidance, out / "guidance.png")
         _draw_sweep(rows, captions, guidance, out)
         figures["sweep"] = [{key: value for key, value in row.items() if key != "images"} for row in rows]
     figures["guidance"] = guidance
@@ -127,7 +127,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         for name, each in made.items():
             captions = splits[name].captions
             right = prompt_metrics.whole(reader, captions, each["images"])
-            pictures.gallery(each["images"], captions, right, out / f"{name}.png")
+            report_pictures.gallery(each["images"], captions, right, out / f"{name}.png")
     if "negative" in settings.parts:
         with _timed("negative prompts"):
             figures["negative"] = prompt_metrics.negatives(subject, guidance, eighth)

@@ -1,10 +1,11 @@
-"""Imports point downward, without circles.
+"""Imports point downward, without circles, and no two unrelated files have the same name.
 
 Imports are read from the source, also those inside functions. A module belongs to the layer of its longest name below;
 it imports its own package, and what lies in lower layers. A new command needs no entry: it is in "experiments".
 """
 
 import ast
+import collections
 import pathlib
 
 import pytest
@@ -34,6 +35,15 @@ LAYERS = (  # from the bottom to the top
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 MATHEMATICS = LAYERS[: LAYERS.index(("diffusion",))]
+SAME_CONCEPT = {  # files of one name, and why
+    "frames": "a noise level for each frame: its grids, and the sampler that takes them",
+    "generate": "samples from a network, in the library; and from a run's config",
+    "image_folder": "datasets of a folder of pictures; and the command that shows one",
+    "model": "a text-to-image model in memory; and the command that writes a run's as a folder",
+    "recipes": "the arguments of a published method; and the config files of whole runs",
+    "sample": "the loop over a plan; and the command that samples",
+    "stochastic_interpolant": "the objective, and the sampler of what it trains",
+}
 
 
 def modules(package: str) -> dict[str, pathlib.Path]:
@@ -141,3 +151,12 @@ def test_the_mathematics_imports_no_networks_data_or_files_of_runs():
     mathematics = {name for names in MATHEMATICS for name in names} - {"diffusion.io", "diffusion.text"}
     reached = {imported for module in GRAPH if owner(module) in mathematics for imported in GRAPH[module]}
     assert {owner(module) for module in reached} <= mathematics
+
+
+def test_files_of_one_name_are_of_one_concept():
+    files = collections.defaultdict(list)
+    for module, path in (MODULES | modules("tools")).items():
+        if not path.name.startswith("__"):
+            files[path.stem].append(module)
+    assert {name: found for name, found in files.items() if len(found) > 1 and name not in SAME_CONCEPT} == {}
+    assert [name for name in SAME_CONCEPT if len(files[name]) < 2] == []
