@@ -35,6 +35,7 @@ from diffusion.samplers import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
 from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import huge_pages
 from experiments.config import resolve
 from experiments.run_folder import workdir
 from experiments.sampling import generate
@@ -270,6 +271,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_list("schedules", ["edm", "linear_beta", "rectified_flow"], "of the mixture, of the conformance list")
     flags.DEFINE_list("samplers", [], "of the conformance list; all by default")
     flags.DEFINE_list("counts", [str(count) for count in COUNTS], "most network evaluations")

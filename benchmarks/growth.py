@@ -24,6 +24,7 @@ from absl import app, flags, logging
 
 from benchmarks import rows
 from diffusion.training import sharding
+from diffusion.training.runtime import huge_pages
 from experiments import plan
 from experiments.config.defaults import defaults
 from experiments.planning import estimate
@@ -215,6 +216,7 @@ def draw(sweeps: dict[str, list[Size]], costs: dict[Size, Cost], path: pathlib.P
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_multi_enum("sweeps", list(SWEEPS), list(SWEEPS), "what is changed")
     flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
     flags.DEFINE_string("figure", None, "where to draw, e.g. docs/images/growth.png; nowhere by default")

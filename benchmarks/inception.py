@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from benchmarks import rows
 from diffusion.metrics import inception
+from diffusion.training.runtime import huge_pages
 from tests.peers.pictures import pictures, scaled
 
 REST = 0.5  # seconds between measurements, in which the threads of one program stop to wait for work
@@ -64,6 +65,7 @@ def ours(file: str, batch_size: int):
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_string("inception", None, "file of the weights, of any form", required=True)
     flags.DEFINE_string("torch_python", None, "python of the environment with PyTorch; ours alone without")
     flags.DEFINE_string("torchscript", None, "file of the TorchScript network, for PyTorch")

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from benchmarks import rows
 from diffusion.data import pipeline, sources
 from diffusion.data.transforms import Augmentation, crop, flip
+from diffusion.training.runtime import huge_pages
 
 BATCH = 128
 AUGMENTATIONS = {"none": (), "flip": (flip(),), "flip and crop": (flip(), crop(4))}
@@ -83,6 +84,7 @@ def copied(name: str, folder: str, steps: int) -> float:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_string("dataset", "cifar10", "as TFDS names it")
     flags.DEFINE_string("data_dir", "", "where it lies; TFDS_DATA_DIR by default")
     flags.DEFINE_integer("images", 10_000, "read at each measurement", 1)

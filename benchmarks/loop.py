@@ -26,6 +26,7 @@ from benchmarks import rows
 from diffusion.data import pipeline, sources
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import huge_pages
 from experiments import train
 from experiments.config import recipes
 from experiments.run import program as programs
@@ -155,6 +156,7 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_multi_enum("cases", list(CASES), list(CASES), "what to measure")
     flags.DEFINE_integer("steps", None, "of a stretch; by default 40 of the digits, 2 of DiT-S/2", 2)
     flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn; of DiT-S/2 at most twice", 1)

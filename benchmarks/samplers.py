@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from benchmarks import rows
 from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.models.dit import DiT
+from diffusion.training.runtime import huge_pages
 
 SHAPE, CLASSES = (16, 16, 4), 10
 
@@ -83,6 +84,7 @@ def _wait(run, *args) -> jax.Array:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_list("samplers", ["dpmpp_2m", "euler", "heun", "ddpm", "unipc"], "functions of diffusion.samplers")
     flags.DEFINE_integer("steps", 50, "of each sampler")
     flags.DEFINE_integer("rounds", 15, "how often everything is measured in turn")

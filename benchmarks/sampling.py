@@ -28,6 +28,7 @@ from diffusion import guidance, parameterizations, samplers, schedules, timestep
 from diffusion.models import interchange
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.models.unet import UNet, unet_preset
+from diffusion.training.runtime import huge_pages
 
 SCALE = 4.0  # of the guidance
 AGREEMENT = 1e-3  # of the largest number in a sample, after all steps in float32
@@ -221,6 +222,7 @@ def _asked(peer: rows.Peer, line: str) -> float:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_list("cases", list(CASES), f"of {', '.join(CASES)}")
     flags.DEFINE_integer("batch_size", 1, "samples at once")
     flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn")

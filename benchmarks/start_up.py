@@ -22,6 +22,7 @@ import time
 from absl import app, flags, logging
 
 from benchmarks import rows
+from diffusion.training.runtime import huge_pages
 
 RECIPE, SHAPE, DEPTH = "configs/imagenet256_dit.py", (32, 32, 4), 28
 TOLD = re.compile(r"first step after ([0-9.]+) s")
@@ -131,6 +132,7 @@ def command(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_integer("depth", DEPTH, "blocks of the network that is compiled", 1)
     flags.DEFINE_integer("rounds", 1, "how often everything is measured in turn", 1)
     flags.DEFINE_string("out", None, "file for the rows as JSON")

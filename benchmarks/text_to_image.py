@@ -22,6 +22,7 @@ from absl import app, flags, logging
 
 from benchmarks import rows, sampling
 from diffusion import text_to_image
+from diffusion.training.runtime import huge_pages
 
 WHAT = {"transformer": "PixArt's transformer, 8 x 256", "unet": "Stable Diffusion's U-Net, 64-128-256"}
 PROMPT, NEGATIVE, SCALE, SEED = "the red car on a hill", "bad", 4.5, 0
@@ -111,6 +112,7 @@ def operations(model: text_to_image.TextToImage, steps: int) -> int:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_list("kinds", list(WHAT), f"of {', '.join(WHAT)}")
     flags.DEFINE_integer("steps", 20, "of the sampler")
     flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn")

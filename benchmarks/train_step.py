@@ -17,6 +17,7 @@ from diffusion import objectives, schedules, timesteps
 from diffusion.models.budget.flops import flops
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.training import ema, micro_batches, optimizers, sharding, state
+from diffusion.training.runtime import huge_pages
 from diffusion.training.step import make_train_step
 
 THREADS = 2  # of PyTorch: the cores
@@ -105,6 +106,7 @@ def train_step(model: DiT, shape: tuple[int, ...], batch_size: int, accumulate: 
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
     flags.DEFINE_integer("batch_size", 16, "of the DiT-S/2")
     flags.DEFINE_integer("accumulate", 0, "micro-batches of the DiT-S/2; 0: as a run chooses them")

@@ -13,6 +13,11 @@ from_prompt.py:
     python -m experiments.sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
 """
 
+from diffusion.training.runtime import huge_pages
+
+if __name__ == "__main__":  # before the imports that take seconds
+    huge_pages.start_anew()
+
 import json
 import pathlib
 import time

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from benchmarks import rows
 from benchmarks.gpu import plan
+from diffusion.training.runtime import huge_pages
 from launch import stages
 
 OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
@@ -83,4 +84,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     app.run(main)

@@ -22,6 +22,7 @@ from diffusion import objectives, parameterizations, samplers, schedules, timest
 from diffusion.models.dit import DiT
 from diffusion.models.song_unet import SongUNet
 from diffusion.training import ema, optimizers, state
+from diffusion.training.runtime import huge_pages
 from diffusion.training.step import make_train_step
 
 OUT = flags.DEFINE_string("out", None, "file to write", required=True)
@@ -156,4 +157,5 @@ def on(where: Callable[[], contextlib.AbstractContextManager], check: Check) -> 
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     app.run(main)

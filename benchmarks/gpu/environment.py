@@ -13,6 +13,8 @@ import sys
 
 from absl import app, flags
 
+from diffusion.training.runtime import huge_pages
+
 OUT = flags.DEFINE_string("out", None, "file to write", required=True)
 NEEDED = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "rich", "absl-py", "safetensors")
 USED = ("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "orbax-checkpoint", "torch",
@@ -61,4 +63,5 @@ def nvidia_smi() -> str | None:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     app.run(main)

@@ -11,6 +11,7 @@ from absl import app, flags
 from benchmarks import rows
 from benchmarks.gpu import plan
 from benchmarks.gpu.accounting import Worker, about, beside_base, beside_limit
+from diffusion.training.runtime import huge_pages
 
 STAGE = flags.DEFINE_enum("stage", None, list(plan.measurements()), "what to measure", required=True)
 OUT = flags.DEFINE_string("out", None, "file of the rows, JSON", required=True)
@@ -39,4 +40,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     app.run(main)

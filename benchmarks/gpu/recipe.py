@@ -17,6 +17,7 @@ import sys
 from absl import app, flags
 
 from benchmarks.gpu import recipe_figures
+from diffusion.training.runtime import huge_pages
 from launch import stages
 
 OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
@@ -75,4 +76,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     app.run(main)

@@ -20,6 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.gpu import recipe_figures
+from diffusion.training.runtime import huge_pages
 from launch.stages import SECONDS, UNFINISHED
 
 HOME = flags.DEFINE_string("home", None, "folder of what the stages make", required=True)
@@ -147,4 +148,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.start_anew()
     app.run(main)

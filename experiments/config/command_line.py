@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from diffusion.io import limits
+from diffusion.training.runtime import huge_pages
 from experiments.config import ConfigError, recipes, versions
 from experiments.config.extensions import extend, printed
 from experiments.run_folder import file_systems
@@ -128,13 +129,14 @@ def settable(config: ConfigDict) -> ConfigDict:
 
 
 def begin() -> None:
-    """Parses the command line, and says that the command begins.
+    """Parses the command line, starts the process anew with huge pages, and says that the command begins.
 
     A command calls it once its flags are defined, before it imports the libraries, which takes seconds: then `--help`
     and a mistake in the command line are answered at once.
     """
     app.define_help_flags()
     _in_one_sentence(_parse, ())(sys.argv)
+    huge_pages.start_anew()
     print(f"{sys.modules['__main__'].__spec__.name}: loading the libraries", file=sys.stderr, flush=True)
 
 
@@ -173,8 +175,12 @@ def _leave(status: int) -> NoReturn:
 
 
 def _parse_and_extend(argv: list[str]) -> list[str]:
-    """Parses the flags, if `begin` has not done so, and runs the user's files."""
-    remaining = [argv[0]] if flags.FLAGS.is_parsed() else _parse(argv)
+    """Does what `begin` does, if it has not been called, and runs the user's files."""
+    if flags.FLAGS.is_parsed():
+        remaining = [argv[0]]
+    else:
+        remaining = _parse(argv)
+        huge_pages.start_anew()
     for file in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
         extend(file)
     return remaining

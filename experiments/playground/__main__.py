@@ -8,6 +8,11 @@ A text-to-image model is a folder with model_index.json; of a trained run the cl
 are written to --out, each with the settings that it was made with. See docs/playground.md.
 """
 
+from diffusion.training.runtime import huge_pages
+
+if __name__ == "__main__":  # before the imports that take seconds
+    huge_pages.start_anew()
+
 import pathlib
 
 from absl import flags

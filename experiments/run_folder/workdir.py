@@ -180,7 +180,7 @@ def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
     if not (folder / "model_index.json").is_file():
         here = f"--workdir={workdir}"
         what = (
-            f"is made of a run that learns from captions by: {printed('text_model', here)}; one of "
+            f"is made of a run that learns from captions by: {printed('text.model', here)}; one of "
             "classes is sampled without --prompt"
             if (folder.parent / "config.json").is_file()
             else f"is put together at the end of: {printed('text_demo', '--config=configs/text/shapes.py', here)}"

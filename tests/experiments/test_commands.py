@@ -1,6 +1,5 @@
 """Every command explains itself, with an example, and keeps the arguments that it was started with."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -90,17 +89,3 @@ def test_the_help_of_evaluate_names_what_there_is():
     assert f"without --workdir: {', '.join(comparison.FEATURES)}" in said
     assert f"figures, of {','.join(image_metrics.METRICS)}; {','.join(comparison.DEFAULT)} by default" in said
     assert f"with --workdir also {','.join(model_metrics.METRICS)}, in the report" in said
-
-
-def test_a_command_that_starts_itself_anew_keeps_its_arguments(tmp_path):
-    """experiments/__init__.py asks for huge pages that way; the folder's name has a blank to make it hard."""
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    found = subprocess.run(
-        [sys.executable, "-m", "experiments.sample", f"--workdir={tmp_path}/no run"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-    )
-    assert found.returncode == 2
-    assert f"--workdir={tmp_path}/no run" in found.stderr

@@ -1,0 +1,63 @@
+"""Commands start themselves anew with huge pages; nothing else does, and importing the packages changes no process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from diffusion.training.runtime.huge_pages import TUNABLES
+
+ROOT = pathlib.Path(__file__).parents[3]
+COMMAND = """
+from absl import flags
+from experiments.config import command_line
+import benchmarks, experiments
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "")
+    print("parses")
+    command_line.begin()
+
+import os, sys
+print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])
+"""
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux's C library")
+
+
+def started(folder, *words, **environment):
+    """The process id of a command, its own and the one that it started with, and its output."""
+    (folder / "mine.py").write_text(COMMAND)
+    known = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**known, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return process.pid, process.communicate(timeout=60)[0]
+
+
+def test_a_command_starts_itself_anew_once_with_its_arguments(tmp_path):
+    """The folder's name has a blank to make it hard. A scheduler knows the process by its id, which stays."""
+    process, said = started(tmp_path, "-m", "mine", f"--workdir={tmp_path}/no run")
+    assert said == f"parses\nparses\n{process} {TUNABLES} ['--workdir={tmp_path}/no run']\n"
+
+
+@pytest.mark.parametrize(
+    "words, environment",
+    [
+        (("-m", "mine"), {"GLIBC_TUNABLES": "glibc.malloc.arena_max=3"}),
+        (("-c", "import runpy; runpy.run_module('mine', run_name='__main__', alter_sys=True)"), {}),
+    ],
+)
+def test_what_is_set_stays_and_other_programs_are_left_alone(tmp_path, words, environment):
+    process, said = started(tmp_path, *words, **environment)
+    assert said == f"parses\n{process} {environment.get('GLIBC_TUNABLES')} []\n"
+
+
+def test_help_and_a_mistake_are_answered_by_the_first_process(tmp_path):
+    for word in ("--help", "--wordkir=x"):
+        assert started(tmp_path, "-m", "mine", word)[1].count("parses\n") == 1
