@@ -108,4 +108,4 @@ def test_a_run_of_an_earlier_commit_goes_on_samples_and_evaluates_as_it_did(befo
     np.savez(before / "samples.npz", images=images, labels=old["labels"], seeds=old["seeds"])
     config.evaluate.features = ("pixels",)
     figures = evaluate.run(config, before, "the command", Effort(draws=0, subsets=2))["figures"]
-    assert figures["count"] == 20 and np.isfinite(figures["features"]["pixels"]["distance"]["value"])
+    assert figures["count"] == 20 and figures["frechet"]["pixels"]["ratio"] > 0
