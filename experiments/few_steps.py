@@ -7,9 +7,9 @@
 Each run samples as its own config says, but for the number of steps: students 1, 2, 4 and 8 (--steps), the teacher 8,
 20 and 50 (--teacher_steps); a generator of one step takes one, and a progressive student of K steps is the checkpoint
 at the end of its stage. Measured: Frechet distance to the real images of config.evaluate.split in pixels and in
-features of a classifier (FID with --inception=FILE), and the share of samples that the classifier takes for the class
-asked for. Writes table.md, few_steps.json, plot.png and samples.png (the same seeds, one below the other) into --out.
-The same command goes on where it was interrupted, and measures again what has changed.
+features of a classifier (FID with --inception=FILE), and the share of samples that the classifier takes for the
+requested class. Writes table.md, few_steps.json, plot.png and samples.png (the same seeds, one below the other) into
+--out. The same command goes on where it was interrupted, and measures again what has changed.
 """
 
 from absl import flags
@@ -39,17 +39,17 @@ from diffusion.objectives import Jumps
 from diffusion.training.checkpointing import checkpoints
 from experiments.config import ConfigError, checks, resolve
 from experiments.config.values import config_hash
-from experiments.evaluation import plots, sample_metrics
+from experiments.evaluation import plots, report, sample_metrics
 from experiments.run_folder import workdir
 from experiments.sampling import generate
 
 EFFORT = sample_metrics.Effort(0, 10)
 SHOWN = 10  # samples in a row of the picture, and the least number that --number may be
 WRAPPED = 10  # letters in a line above a sample
-ASKED = ("asked_class", "class recognised")
+SHARE = ("asked_class", "class recognised")  # of samples that show what was requested: its key and its title
 
 Made = tuple[Mapping[str, Any], np.ndarray, Sequence]
-"""(figures, all samples, what each was asked for)."""
+"""(figures, all samples, the class or caption of each)."""
 
 
 class Row(NamedTuple):
@@ -81,19 +81,19 @@ def runs_of(pattern: str) -> list[str]:
     """
     if not glob.has_magic(pattern) or pathlib.Path(pattern).is_dir():
         return [pattern]
-    found = sorted(str(path.parent) for path in map(pathlib.Path, glob.glob(f"{pattern}/config.json")))
-    if not found:
+    folders = sorted(str(path.parent) for path in map(pathlib.Path, glob.glob(f"{pattern}/config.json")))
+    if not folders:
         raise ConfigError(f"--students={pattern} matches no run folder. Valid: e.g. 'runs/digits_students/*'.")
-    return found
+    return folders
 
 
 def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number: int, inception: str) -> list[Row]:
-    """The rows of a run, those that it can make out of the steps that are asked for.
+    """The rows of a run, for those of the requested steps that it can take.
 
     Args:
         folder: of the run.
         name: of it in the table.
-        steps: sampling steps that are asked for.
+        steps: requested sampling steps.
         number: of samples.
         inception: file of FID's Inception-v3, or "".
 
@@ -104,7 +104,7 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
     if latest is None:
         workdir.read_config(folder)
         raise ConfigError(f"{folder} has no checkpoint yet: train it to its end.")
-    found = []
+    rows = []
     for count in steps:
         config = workdir.read_config(folder)
         config.sample.update({"steps": count, "number": number})
@@ -121,8 +121,8 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
             if at not in checkpoints.steps(folder):
                 continue
         checks.validate(config)
-        found.append(Row(name, pathlib.Path(folder), at, config))
-    return found
+        rows.append(Row(name, pathlib.Path(folder), at, config))
+    return rows
 
 
 def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) -> dict:
@@ -139,15 +139,15 @@ def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) ->
     """
     place = out / "rows" / f"{row.name}-{row.steps}.json"
     leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
-    told = json.dumps([config_hash(row.config), leaves, *judges], sort_keys=True)
-    key = hashlib.sha256(told.encode()).hexdigest()[:16]
-    if place.exists() and (found := json.loads(place.read_text()))["key"] == key:
-        return found
-    figures_of, images, labels = make()
+    identity = json.dumps([config_hash(row.config), leaves, *judges], sort_keys=True)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    if place.exists() and (before := json.loads(place.read_text()))["key"] == key:
+        return before
+    figures, images, labels = make()
     content = {
         "name": row.name,
         "steps": row.steps,
-        **figures_of,
+        **figures,
         "checkpoint": row.step,
         "folder": str(row.folder),
         "key": key,
@@ -161,43 +161,39 @@ def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) ->
 
 def measured(row: Row) -> Made:
     """({"nfe", "asked_class", "fd_FEATURE", "floor_FEATURE", "count"}, samples, labels) of a row."""
-    config, number = row.config, row.config.sample.number
+    config = row.config
+    number = config.sample.number
     params, _ = checkpoints.load_ema(row.folder, row.step)
     make = generate.generator(config, workdir.example_shape(config))
     labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
     images = make.images(params, labels, generate.seeds(config, number))
-    found = sample_metrics.measure(images, labels, config, config.evaluate.split, EFFORT)
-    figures_of = {"nfe": make.nfe, "asked_class": found["asked_class"] and found["asked_class"]["share"]}
-    for name, part in found["frechet"].items():
-        figures_of |= {f"fd_{name}": part["all_samples"]["mean"], f"floor_{name}": part["floor"]["mean"]}
-    return figures_of | {"count": found["count"]}, images, labels
+    metrics = sample_metrics.measure(images, labels, config, config.evaluate.split, EFFORT)
+    figures = {"nfe": make.nfe, "asked_class": metrics["asked_class"] and metrics["asked_class"]["share"]}
+    for name, part in metrics["frechet"].items():
+        figures |= {f"fd_{name}": part["all_samples"]["mean"], f"floor_{name}": part["floor"]["mean"]}
+    return figures | {"count": metrics["count"]}, images, labels
 
 
 def table(
-    rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | None, asked: tuple[str, str] = ASKED
+    rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | None, share: tuple[str, str] = SHARE
 ) -> str:
-    """The rows as Markdown; distances in brackets are over that of the reference, the teacher at its own steps.
-
-    `asked` is the key and the title of the share of samples that show what was asked for.
-    """
+    """The rows as Markdown; distances in brackets are over that of the reference, the teacher at its own steps."""
     distances = [f"fd_{name}" for name in features]
     titles = {"fd_inception": "FID", **{f"fd_{name}": f"FD {name}" for name in features if name != "inception"}}
-    header = ["model", "evaluations", *(titles[name] for name in distances), asked[1]]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for row in rows:
         over = lambda name, row=row: f" ({row[name] / reference[name]:.2f})" if reference else ""
         cells = [f"{row[name]:.4g}{over(name)}" for name in distances]
-        share = "—" if row[asked[0]] is None else f"{100 * row[asked[0]]:.1f} %"
-        lines.append([row["name"], str(row["nfe"]), *cells, share])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        recognised = "—" if row[share[0]] is None else f"{100 * row[share[0]]:.1f} %"
+        lines.append([row["name"], row["nfe"], *cells, recognised])
+    return report.table(["model", "evaluations", *(titles[name] for name in distances), share[1]], lines) + "\n"
 
 
 def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -> None:
     """The distances by evaluations, a line for each model, the teacher's dashed, with the floor of real images."""
-    shown = list(features)
-    figure = Figure(figsize=(4.6 * len(shown) + 2.2, 3.9), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.6 * len(features) + 2.2, 3.9), dpi=plots.DPI, layout="constrained")
     models = list(dict.fromkeys(row["name"] for row in rows))
-    for axes, feature in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown):
+    for axes, feature in zip(np.atleast_1d(figure.subplots(1, len(features))), features):
         for model, colour in zip(models, (*plots.COLOURS, *plots.COLOURS)):
             mine = [row for row in rows if row["name"] == model]
             teacher = {"linestyle": "--", "color": "#888888", "marker": "s"} if model == models[-1] else {}
@@ -223,45 +219,45 @@ def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> N
     plots.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
 
 
-def compare(measure: Callable[[Row], Made], inception: str, asked: tuple[str, str], command: str, *judges: str) -> None:
+def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, str], command: str, *judges: str) -> None:
     """Measures the runs that the flags name, prints, and writes.
 
     Args:
-        measure: a row -> what is kept of it; among its figures are "nfe", `asked[0]`, and "fd_FEATURE" and
+        measure: a row -> what is kept of it; among its figures are "nfe", `share[0]`, and "fd_FEATURE" and
             "floor_FEATURE" of features.
         inception: file of FID's Inception-v3, or "".
-        asked: as in `table`.
+        share: as in `table`.
         command: the module that is run, for the record.
         *judges: as in `kept`.
     """
-    given = flags.FLAGS
+    values = flags.FLAGS
     console = Console(highlight=False, soft_wrap=True)
-    out = pathlib.Path(given.out)
-    folders = [folder for pattern in given.students for folder in runs_of(pattern)]
-    counts, theirs = ([int(count) for count in few] for few in (given.steps, given.teacher_steps))
+    out = pathlib.Path(values.out)
+    folders = [folder for pattern in values.students for folder in runs_of(pattern)]
+    counts, theirs = ([int(count) for count in few] for few in (values.steps, values.teacher_steps))
     called = lambda folder: pathlib.Path(folder).name.rpartition("=")[2]
-    wanted = [row for folder in folders for row in rows_of(folder, called(folder), counts, given.number, inception)]
-    wanted += rows_of(given.teacher, "teacher", theirs, given.number, inception)
-    found = []
+    wanted = [row for folder in folders for row in rows_of(folder, called(folder), counts, values.number, inception)]
+    wanted += rows_of(values.teacher, "teacher", theirs, values.number, inception)
+    rows = []
     for row in wanted:
-        found.append(kept(row, out, lambda row=row: measure(row), *judges))
-        features = [name.removeprefix("fd_") for name in found[-1] if name.startswith("fd_")]
-        told = "  ".join(f"{name} {found[-1][f'fd_{name}']:.4g}" for name in features)
-        console.print(f"{row.name}, {found[-1]['nfe']} evaluations: {told}", markup=False)
-    own = workdir.read_config(given.teacher).sample.steps
-    reference = next((row for row in found if row["name"] == "teacher" and row["steps"] == own), None)
-    text = table(found, features, reference, asked)
-    record = {"command": workdir.command(command), "number": given.number, "rows": found}
+        rows.append(kept(row, out, lambda row=row: measure(row), *judges))
+        features = [name.removeprefix("fd_") for name in rows[-1] if name.startswith("fd_")]
+        distances = "  ".join(f"{name} {rows[-1][f'fd_{name}']:.4g}" for name in features)
+        console.print(f"{row.name}, {rows[-1]['nfe']} evaluations: {distances}", markup=False)
+    own = workdir.read_config(values.teacher).sample.steps
+    reference = next((row for row in rows if row["name"] == "teacher" and row["steps"] == own), None)
+    text = table(rows, features, reference, share)
+    record = {"command": workdir.command(command), "number": values.number, "rows": rows}
     workdir.write_text(out / "few_steps.json", json.dumps(record, indent=1) + "\n")
     workdir.write_text(out / "table.md", text)
-    draw(found, features, out / "plot.png")
-    picture(found, out, out / "samples.png")
+    draw(rows, features, out / "plot.png")
+    picture(rows, out, out / "samples.png")
     print(text)
 
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    compare(measured, flags.FLAGS.inception, ASKED, "experiments.few_steps")
+    compare(measured, flags.FLAGS.inception, SHARE, "experiments.few_steps")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Compares few-step students of a text-to-image run with it: what is asked for and found, by network evaluations.
+"""Compares few-step students of a text-to-image run with it: prompt adherence and distances, by network evaluations.
 
     python -m experiments.train --config=configs/students/lcm.py:runs/text/denoiser --workdir=runs/text_students/lcm
     python -m experiments.text_few_steps --teacher=runs/text/denoiser --students="runs/text_students/*" \\
         --out=runs/text_few_steps
 
 As `experiments.few_steps`, for runs on the captioned shapes: the prompts are the captions of the first training
-pictures, the judge of `experiments.text_report` reads the attributes that they ask for, and the Frechet distance, in
+pictures, the judge of `experiments.text_report` reads the attributes that they request, and the Frechet distance, in
 the judge's features, is to new pictures that are drawn as the training pictures are. Each run samples as its own config
 says, but for the number of steps. Writes table.md, few_steps.json, plot.png and samples.png (the same prompts and
 seeds, one below the other) into --out, and goes on where it was interrupted.
@@ -35,16 +35,16 @@ from experiments.sampling import generate
 from experiments.text import judge, prompt_metrics
 
 EFFORT = sample_metrics.Effort(0, 10)
-ASKED = ("attributes", "attributes right")
+SHARE = ("attributes", "attributes right")
 FEATURE = "judge"
 NEW = 2_000  # pictures that distances are measured to
 
 
 class Prompts(NamedTuple):
-    """What all runs are asked for: N texts, and what the text encoder made of them, {name: [N, ...]}."""
+    """What all runs are to show: N texts, and what the text encoder made of them, {name: [N, ...]}."""
 
     texts: list[str]
-    told: dict[str, np.ndarray]
+    conditions: dict[str, np.ndarray]
 
 
 def prompts(config, number: int) -> Prompts:
@@ -55,7 +55,7 @@ def prompts(config, number: int) -> Prompts:
         number: of captions, at most as many as there are pictures.
 
     Raises:
-        ConfigError: for a run that is told no captions, or of other pictures than the shapes.
+        ConfigError: for a run without captions, or of other pictures than the shapes.
     """
     if config.model.name != "pixart" or config.data.name != "shapes":
         raise ConfigError(
@@ -73,24 +73,24 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
 
     Args:
         row: a run at a number of steps.
-        reader: () -> the judge, asked for once there are pictures to read.
+        reader: () -> the judge, called once there are pictures to read.
     """
     config, number = row.config, row.config.sample.number
-    asked = prompts(config, number)
+    requested = prompts(config, number)
     params, _ = checkpoints.load_ema(row.folder, row.step)
     make = generate.of_conditions(config, workdir.example_shape(config))
-    images = make.images(params, asked.told, generate.seeds(config, number))
+    images = make.images(params, requested.conditions, generate.seeds(config, number))
     subject = prompt_metrics.Subject(None, reader())
     frechet = prompt_metrics.distance_to(subject, images, *_new(), EFFORT)
     figures = {
         "nfe": make.nfe,
-        "attributes": prompt_metrics.scores(subject.judge, asked.texts, images)["attributes"]["share"],
+        "attributes": prompt_metrics.scores(subject.judge, requested.texts, images)["attributes"]["share"],
         f"fd_{FEATURE}": frechet["all_samples"]["mean"],
         f"floor_{FEATURE}": frechet["floor"]["mean"],
         "count": number,
         "dataset": f"shapes {shapes.Shapes.VERSION}",
     }
-    return figures, images, asked.texts
+    return figures, images, requested.texts
 
 
 @functools.cache
@@ -104,7 +104,7 @@ def _new() -> tuple[np.ndarray, np.ndarray]:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     reader = functools.cache(judge.reader)
-    few_steps.compare(lambda row: measured(row, reader), "", ASKED, "experiments.text_few_steps", judge.name())
+    few_steps.compare(lambda row: measured(row, reader), "", SHARE, "experiments.text_few_steps", judge.name())
 
 
 if __name__ == "__main__":

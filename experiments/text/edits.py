@@ -35,9 +35,9 @@ def starts(number: int, **fixed: str) -> list[tuple[np.ndarray, Scene]]:
         number: of pictures.
         **fixed: attributes that all have, such as `position="left"`.
     """
-    told = Scene("one", "plain", NONE)._replace(**fixed)
-    found = ((scenes.completed(told, lot), lot) for lot in (Lot(1, STREAM, place) for place in itertools.count()))
-    trained = ((drawing.draw(scene, lot), scene) for scene, lot in found if not scenes.withheld(scene))
+    stated = Scene("one", "plain", NONE)._replace(**fixed)
+    every = ((scenes.completed(stated, lot), lot) for lot in (Lot(1, STREAM, place) for place in itertools.count()))
+    trained = ((drawing.draw(scene, lot), scene) for scene, lot in every if not scenes.withheld(scene))
     return list(itertools.islice(trained, number))
 
 
@@ -50,26 +50,26 @@ def image_to_image(model: text_to_image.TextToImage, reader: Reader, number: int
         number: of pictures.
         **settings: of `text_to_image.generate`.
     """
-    found, rows = {}, []
+    metrics, rows = {}, []
     for strength in (0.4, 0.6, 0.8, 0.95):
-        asked, made, begun = [], [], []
+        requested, made, begun = [], [], []
         for seed, (image, scene) in enumerate(starts(number)):
-            asked.append(_recoloured(scene))
+            requested.append(_recoloured(scene))
             made.append(
                 text_to_image.generate(
-                    model, scenes.phrase(asked[-1]), image=image, strength=strength, seeds=seed, **settings
+                    model, scenes.phrase(requested[-1]), image=image, strength=strength, seeds=seed, **settings
                 )[0]
             )
             begun.append(image)
         shown = judge.seen(reader, np.stack(made))
-        share = lambda name, asked=asked, shown=shown: bootstrap.share(
-            [getattr(a, name) == getattr(b, name) for a, b in zip(asked, shown)]
+        share = lambda name, requested=requested, shown=shown: bootstrap.share(
+            [getattr(a, name) == getattr(b, name) for a, b in zip(requested, shown)]
         )
-        found[f"{strength:g}"] = {name: share(name) for name in ("colour", "shape", "size", "position")}
+        metrics[f"{strength:g}"] = {name: share(name) for name in ("colour", "shape", "size", "position")}
         if not rows:
             rows.append(("before", np.stack(begun[:SHOWN])))
         rows.append((f"strength {strength:g}", np.stack(made[:SHOWN])))
-    return {"figures": found, "rows": rows}
+    return {"figures": metrics, "rows": rows}
 
 
 def style(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
@@ -77,26 +77,26 @@ def style(model: text_to_image.TextToImage, reader: Reader, number: int, **setti
 
     Arguments as those of `image_to_image`.
     """
-    found, rows = {}, []
+    metrics, rows = {}, []
     begun = starts(number, size="large")
     rows.append(("before", np.stack([image for image, _ in begun[:SHOWN]])))
     for word in ("outlined", "neon"):
-        asked = [scene._replace(style=word) for _, scene in begun]
+        requested = [scene._replace(style=word) for _, scene in begun]
         made = np.stack(
             [
                 text_to_image.generate(model, scenes.phrase(scene), image=image, strength=0.9, seeds=seed, **settings)[
                     0
                 ]
-                for seed, ((image, _), scene) in enumerate(zip(begun, asked))
+                for seed, ((image, _), scene) in enumerate(zip(begun, requested))
             ]
         )
         shown = judge.seen(reader, made)
-        found[word] = {
-            name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in zip(asked, shown)])
+        metrics[word] = {
+            name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in zip(requested, shown)])
             for name in ("style", "colour", "shape", "position")
         }
         rows.append((word, made[:SHOWN]))
-    return {"figures": found, "rows": rows}
+    return {"figures": metrics, "rows": rows}
 
 
 def inpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def inpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **
     begun = _left_objects(number)
     # The second object has the third colour after the first's; its shape is another one, too.
     other = lambda scene: _recoloured(scene._replace(shape=SHAPES[(SHAPES.index(scene.shape) + 5) % 8]), 3)
-    asked = [
+    requested = [
         Scene(
             "pair",
             "plain",
@@ -128,11 +128,11 @@ def inpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **
             text_to_image.generate(
                 model, scenes.phrase(scene), image=image, mask=mask, seeds=seed, resamplings=RESAMPLINGS, **settings
             )[0]
-            for seed, ((image, _), scene) in enumerate(zip(begun, asked))
+            for seed, ((image, _), scene) in enumerate(zip(begun, requested))
         ]
     )
     before = np.stack([image for image, _ in begun])
-    verdicts = [judge.verdict(one, shown) for one, shown in zip(asked, judge.seen(reader, made))]
+    verdicts = [judge.verdict(one, shown) for one, shown in zip(requested, judge.seen(reader, made))]
     figures = {
         "kept_to_the_bit": bootstrap.share([np.array_equal(a[~mask], b[~mask]) for a, b in zip(before, made)]),
         "seam": seam(made, through_autoencoder(model, before), before),
@@ -204,11 +204,11 @@ def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, flo
         over all pixels of the seam, and of the pixel at which they are largest, the mean over pictures.
     """
     pasted = np.concatenate([real[:, :, :HALF], coded[:, :, HALF:]], axis=2)
-    found = {}
+    differences = {}
     for name, images in (("", made), ("coded_", pasted), ("real_", real)):
         steps = np.abs(images[:, :, HALF].astype(float) - images[:, :, HALF - 1]).mean(-1)
-        found |= {f"{name}mean": float(steps.mean()), f"{name}worst": float(steps.max(1).mean())}
-    return found
+        differences |= {f"{name}mean": float(steps.mean()), f"{name}worst": float(steps.max(1).mean())}
+    return differences
 
 
 def through_autoencoder(model: text_to_image.TextToImage, images: np.ndarray) -> np.ndarray:
@@ -226,8 +226,8 @@ def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int,
     """From one prompt to another at one seed, and from one seed to another with one prompt.
 
     Along the way between prompts each picture is compared with both: the share that shows the one or the other. Along
-    the way between seeds every picture is to show what is asked. Arguments as those of `image_to_image`, with guidance
-    and steps among the settings.
+    the way between seeds every picture is to show what is requested. Arguments as those of `image_to_image`, with
+    guidance and steps among the settings.
     """
     ends = [(scene, _recoloured(scene, 4)) for _, scene in starts(number, size="large", position="middle")]
     weights = np.linspace(0, 1, WAY)
@@ -239,7 +239,9 @@ def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int,
         between(model, [scenes.phrase(a)] * 2, (seed, seed + number), weights, **settings)
         for seed, (a, _) in enumerate(ends)
     ]
-    right = lambda asked, images: [all(judge.verdict(asked, shown).values()) for shown in judge.seen(reader, images)]
+    right = lambda requested, images: [
+        all(judge.verdict(requested, shown).values()) for shown in judge.seen(reader, images)
+    ]
     first = np.array([right(a, images) for (a, _), images in zip(ends, prompts)])
     last = np.array([right(b, images) for (_, b), images in zip(ends, prompts)])
     kept = [right(a, images) for (a, _), images in zip(ends, seeds)]
@@ -276,23 +278,26 @@ def between(
     """
     factor = model.modules["vae"].factor
     weight = jnp.asarray(weights, jnp.float32)
-    told, untold = text_to_image.conditions(model, prompts, None, guidance, model.side, model.side)
-    told, untold = (jax.tree.map(lambda pair: _mixed(pair, weight), each) for each in (told, untold))
+    conditional, unconditional = text_to_image.conditions(model, prompts, None, guidance, model.side, model.side)
+    conditional, unconditional = (
+        jax.tree.map(lambda ends: _mixed(ends, weight), each) for each in (conditional, unconditional)
+    )
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     shape = (model.side // factor, model.side // factor, model.channels)
     noise = jax.vmap(lambda key: jax.random.normal(jax.random.split(key, 3)[0], shape))(keys)
     one, other = (jnp.repeat(noise[i : i + 1], len(weights), axis=0) for i in (0, 1))
     x = one if seeds[0] == seeds[1] else editing.slerp(one, other, weight)
     params = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
-    return np.asarray(_walked(model, steps, params, x, told, untold, guidance, jax.random.split(keys[0], len(weights))))
+    keys = jax.random.split(keys[0], len(weights))
+    return np.asarray(_sampled(model, steps, params, x, conditional, unconditional, guidance, keys))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _walked(model, steps, params, x, told, untold, guidance, keys):
+def _sampled(model, steps, params, x, conditional, unconditional, guidance, keys):
     """uint8 [N, H, W, 3] of latents of the prior and of conditions."""
     vae = model.modules["vae"]
     trajectory = schedulers.trajectory(model.process, "", steps, (model.side // model.multiple) ** 2)
-    denoise = text_to_image.denoise(model, params[model.kind.denoiser], told, untold, guidance)
+    denoise = text_to_image.denoise(model, params[model.kind.denoiser], conditional, unconditional, guidance)
     x = samplers.sample(
         trajectory.sampler, denoise, model.process.schedule, trajectory.start * x, trajectory.plan, keys
     )
@@ -300,12 +305,12 @@ def _walked(model, steps, params, x, told, untold, guidance, keys):
     return to_uint8(vae.apply({"params": params["vae"]}, scaled, method="decode"))
 
 
-def _mixed(pair: jax.Array, weight: jax.Array) -> jax.Array:
+def _mixed(ends: jax.Array, weight: jax.Array) -> jax.Array:
     """[N, ...] between the two rows of an array; what is no number (a mask) is that of either."""
-    if pair.dtype == bool:
-        return jnp.repeat(pair.any(0, keepdims=True), len(weight), axis=0)
-    weight = weight.reshape(-1, *[1] * (pair.ndim - 1))
-    return ((1 - weight) * pair[:1] + weight * pair[1:]).astype(pair.dtype)
+    if ends.dtype == bool:
+        return jnp.repeat(ends.any(0, keepdims=True), len(weight), axis=0)
+    weight = weight.reshape(-1, *[1] * (ends.ndim - 1))
+    return ((1 - weight) * ends[:1] + weight * ends[1:]).astype(ends.dtype)
 
 
 EDITS = {

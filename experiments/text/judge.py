@@ -1,4 +1,4 @@
-"""Whether a picture shows what its caption asks for: an evaluator that was trained apart from every text encoder.
+"""Whether a picture shows what its caption requests: an evaluator that was trained apart from every text encoder.
 
 It is a small network (`diffusion.metrics.attribute_reader`) that reads the attributes of pictures of `shapes`, trained
 on pictures of its own (another seed, withheld combinations among them), so that it owes nothing to the model that it
@@ -21,16 +21,16 @@ from experiments.run import progress
 SEED = 7_001  # of its pictures; that of the dataset is another
 PICTURES = {"one": 20_000, "several": 20_000, "pair": 20_000, "word": 16_000}  # it learns from
 WITHHELD_SHARE = 1 / 8  # so that each pair of a colour and a shape is as frequent as any other
-MORE = 6  # objects, and the answer for any larger number: no caption asks for so many, but a model may paint them
+MORE = 6  # objects, and the answer for any larger number: no caption requests so many, but a model may paint them
 CROWDED_SHARE = 1 / 5  # of several objects: so that MORE is as frequent as each of two to five
 ATTRIBUTES = scenes.ATTRIBUTES | {"count": (*scenes.ATTRIBUTES["count"], MORE)}
 STEPS = 4_000
-EASY = ("kind", "style", "colour", "shape", "size", "position")  # what is asked of a model in full
+EASY = ("kind", "style", "colour", "shape", "size", "position")  # what a model is to get right in full
 HARD = ("count", "relation", "word")  # what models of this field are known to be weak at
 
 
 def facing(scene: Scene) -> Scene:
-    """The same picture told from its left or upper object, so that each picture has one description."""
+    """The same picture described from its left or upper object, so that each picture has one description."""
     if scene.relation not in ("right of", "below"):
         return scene
     opposite = {"right of": "left of", "below": "above"}[scene.relation]
@@ -51,7 +51,7 @@ def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np
         number: of each kind of scene; `PICTURES` by default.
     """
     left = dict(number or PICTURES)
-    found: list[tuple[np.ndarray, Scene]] = []
+    examples: list[tuple[np.ndarray, Scene]] = []
     place = 0
     while sum(left.values()):
         lot = scenes.Lot(seed, 0, place)
@@ -60,9 +60,9 @@ def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np
             scene = scene._replace(count=lot.pick(range(MORE, len(scenes.POSITIONS) + 1)))
         if left[scene.kind]:
             left[scene.kind] -= 1
-            found.append((drawing.draw(scene, lot), facing(scene)._replace(count=min(scene.count, MORE))))
+            examples.append((drawing.draw(scene, lot), facing(scene)._replace(count=min(scene.count, MORE))))
         place += 1
-    images, shown = zip(*found)
+    images, shown = zip(*examples)
     return np.stack(images), list(shown)
 
 
@@ -99,29 +99,31 @@ def labels(shown: Sequence[Scene]) -> dict[str, np.ndarray]:
 
 def seen(judge: Reader, images: np.ndarray) -> list[Scene]:
     """What the judge reads in pictures, uint8 [N, 64, 64, 3]."""
-    found = attribute_reader.read(judge, images)
-    return [Scene(**{name: values[found[name][i]] for name, values in ATTRIBUTES.items()}) for i in range(len(images))]
+    classes = attribute_reader.read(judge, images)
+    return [
+        Scene(**{name: values[classes[name][i]] for name, values in ATTRIBUTES.items()}) for i in range(len(images))
+    ]
 
 
-def verdict(asked: Scene, shown: Scene) -> dict[str, bool]:
-    """Which of the attributes that are asked for are shown.
+def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
+    """Which of the requested attributes are shown.
 
     Two objects are matched so that as many as possible of their colours and shapes agree; the relation is then that of
-    the matched objects. "plain" is not asked for, since no caption says it.
+    the matched objects. "plain" is not requested, since no caption says it.
 
     Args:
-        asked: as `scenes.parsed` returns it.
+        requested: as `scenes.parsed` returns it.
         shown: a scene, as `seen` returns it.
 
     Returns:
-        {attribute: whether it is right}, for "kind" and the attributes that are asked; "colour" and "shape" of two
+        {attribute: whether it is right}, for "kind" and the requested attributes; "colour" and "shape" of two
         objects are right if both are.
     """
-    found = {"kind": asked.kind == shown.kind}
-    if asked.style != "plain":
-        found["style"] = asked.style == shown.style
-    if asked.kind == "pair":
-        turned = facing(asked)
+    right = {"kind": requested.kind == shown.kind}
+    if requested.style != "plain":
+        right["style"] = requested.style == shown.style
+    if requested.kind == "pair":
+        turned = facing(requested)
         one, other = ((turned.colour, turned.shape), (turned.second_colour, turned.second_shape))
         first, second = (shown.colour, shown.shape), (shown.second_colour, shown.second_shape)
         agree = lambda a, b: sum(x == y for x, y in zip(a, b))
@@ -129,16 +131,16 @@ def verdict(asked: Scene, shown: Scene) -> dict[str, bool]:
         crossed = agree(one, second) + agree(other, first)
         matched = (first, second) if straight >= crossed else (second, first)
         for i, name in enumerate(("colour", "shape")):
-            found[name] = (one[i], other[i]) == (matched[0][i], matched[1][i])
-        if asked.relation != NONE:
-            found["relation"] = turned.relation == shown.relation and straight > crossed and straight >= 3
-        return found
+            right[name] = (one[i], other[i]) == (matched[0][i], matched[1][i])
+        if requested.relation != NONE:
+            right["relation"] = turned.relation == shown.relation and straight > crossed and straight >= 3
+        return right
     for name in ("colour", "shape", "size", "position", "word"):
-        if getattr(asked, name) != NONE:
-            found[name] = getattr(asked, name) == getattr(shown, name)
-    if asked.kind == "several":
-        found["count"] = asked.count == shown.count
-    return found
+        if getattr(requested, name) != NONE:
+            right[name] = getattr(requested, name) == getattr(shown, name)
+    if requested.kind == "several":
+        right["count"] = requested.count == shown.count
+    return right
 
 
 def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
@@ -148,13 +150,13 @@ def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
         verdicts: of each picture.
 
     Returns:
-        {"attributes": of all asked attributes of `EASY`, "pictures": of pictures of which all asked ones of `EASY` are
-        right, and one entry for each attribute that is asked}, each {"share", "interval", "count"}.
+        {"attributes": of all requested attributes of `EASY`, "pictures": of pictures of which all requested ones
+        of `EASY` are right, and one entry for each requested attribute}, each {"share", "interval", "count"}.
     """
     easy = [[right for name, right in each.items() if name in EASY] for each in verdicts]
     attributes = [right for each in easy for right in each]
-    found = {"attributes": bootstrap.share(attributes), "pictures": bootstrap.share(list(map(all, easy)))}
+    shares = {"attributes": bootstrap.share(attributes), "pictures": bootstrap.share(list(map(all, easy)))}
     for name in (*EASY, *HARD):
-        if asked := [each[name] for each in verdicts if name in each]:
-            found[name] = bootstrap.share(asked)
-    return found
+        if of_name := [each[name] for each in verdicts if name in each]:
+            shares[name] = bootstrap.share(of_name)
+    return shares

@@ -3,7 +3,7 @@
     python -m experiments.text.model --workdir=runs/text_students/turbo
     python -m experiments.sample --workdir=runs/text_students/turbo --prompt="a red circle above a blue square"
 
-makes WORKDIR/model of a run that is told captions: a few-step student, or a denoiser by another recipe. Its other parts
+makes WORKDIR/model of a run on captions: a few-step student, or a denoiser by another recipe. Its other parts
 lie beside the captions that it learned from, where experiments.text_demo put them.
 
     FOLDER/model_index.json     PixArtSigmaPipeline
@@ -225,7 +225,7 @@ def write(
 
 
 def of_run(run: str | pathlib.Path) -> pathlib.Path:
-    """Writes RUN/model, of a run that is told captions and the parts that these were made with; returns the folder.
+    """Writes RUN/model, of a run on captions and the parts that these were made with; returns the folder.
 
     Raises:
         ConfigError: as `pipeline`, and if a part is not there, or is not the one that the run learned from.

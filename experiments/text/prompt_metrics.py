@@ -51,7 +51,7 @@ def load(folder: pathlib.Path) -> text_to_image.TextToImage:
 
 
 def accuracy(subject: Subject, captions: Sequence[str], guidance: float, first_seed: int = 0) -> dict[str, Any]:
-    """Which of the attributes that captions ask for are in their pictures.
+    """Which of the attributes that captions request are in their pictures.
 
     Args:
         subject: what is measured.
@@ -67,13 +67,13 @@ def accuracy(subject: Subject, captions: Sequence[str], guidance: float, first_s
 
 
 def scores(reader: Reader, captions: Sequence[str], images: np.ndarray) -> dict[str, Any]:
-    """`judge.score` of pictures that captions asked for."""
+    """`judge.score` of pictures of captions."""
     shown = judge.seen(reader, images)
     return judge.score([judge.verdict(scenes.parsed(text), scene) for text, scene in zip(captions, shown)])
 
 
 def whole(reader: Reader, captions: Sequence[str], images: np.ndarray) -> list[bool]:
-    """Whether all that its caption asks for is in a picture, for each."""
+    """Whether all that its caption requests is in a picture, for each."""
     pairs = zip(captions, judge.seen(reader, images))
     return [all(judge.verdict(scenes.parsed(text), scene).values()) for text, scene in pairs]
 
@@ -81,7 +81,7 @@ def whole(reader: Reader, captions: Sequence[str], images: np.ndarray) -> list[b
 def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) -> list[dict[str, Any]]:
     """Fidelity and variety at each scale of the guidance, on the same captions and seeds.
 
-    Fidelity is the share of asked attributes that are right. Variety is the mean distance, in the judge's features,
+    Fidelity is the share of requested attributes that are right. Variety is the mean distance, in the judge's features,
     between `SEEDS` pictures of one caption, as a share of the same of real pictures that the caption leaves open.
 
     Args:
@@ -97,10 +97,10 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
     grouped = lambda images: attribute_reader.features(subject.judge, images).reshape(len(captions), SEEDS, -1)
     spread = lambda images: variety(grouped(images))
     real = spread(np.stack([real_picture(text, number) for number, text in enumerate(prompts)]))
-    found = []
+    rows = []
     for scale in scales:
         images = subject.make(prompts, range(len(prompts)), scale, None)
-        found.append(
+        rows.append(
             {
                 "guidance": scale,
                 "scores": scores(subject.judge, prompts, images),
@@ -109,7 +109,7 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
                 "images": images.reshape(len(captions), SEEDS, *images.shape[1:]),
             }
         )
-    return found
+    return rows
 
 
 def chosen(rows: Sequence[dict[str, Any]]) -> float:
@@ -118,10 +118,10 @@ def chosen(rows: Sequence[dict[str, Any]]) -> float:
     As often: to one standard error of the best share, sqrt(p (1 - p) / count), the rule of Breiman et al. (1984,
     "Classification and Regression Trees", section 3.4.3).
     """
-    found = [(row["guidance"], row["scores"]["attributes"]) for row in rows]
-    best = max((scores for _, scores in found), key=lambda scores: scores["share"])
+    shares = [(row["guidance"], row["scores"]["attributes"]) for row in rows]
+    best = max((scores for _, scores in shares), key=lambda scores: scores["share"])
     error = math.sqrt(best["share"] * (1 - best["share"]) / best["count"])
-    return min(guidance for guidance, scores in found if scores["share"] >= best["share"] - error)
+    return min(guidance for guidance, scores in shares if scores["share"] >= best["share"] - error)
 
 
 def real_picture(caption: str, number: int) -> np.ndarray:
@@ -151,7 +151,7 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
     Returns:
         {"colour": {"before", "after"}, "shape": likewise}, each as `bootstrap.share`.
     """
-    found, seed = {}, 10_000
+    metrics, seed = {}, 10_000
     for name, values, others in (("colour", COLOURS, SHAPES), ("shape", SHAPES, COLOURS)):
         prompt = lambda other, name=name: scenes.phrase(
             Scene("one", "plain", NONE, other) if name == "colour" else Scene("one", "plain", other)
@@ -164,12 +164,12 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
         for value in values:
             images = subject.make(prompts, range(seed, seed + each), guidance, named(value))
             after[value] = [getattr(scene, name) == value for scene in judge.seen(subject.judge, images)]
-        found[name] = {
+        metrics[name] = {
             when: bootstrap.share([hit for value in values for hit in hits[value]])
             for when, hits in (("before", shown), ("after", after))
         }
         seed += each
-    return found
+    return metrics
 
 
 def distance_to(

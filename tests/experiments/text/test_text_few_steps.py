@@ -50,13 +50,15 @@ def test_a_picture_depends_on_its_own_caption_and_seed_alone(runs, compilation_c
         lambda leaf: leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32), checkpoints.load_ema(runs[0])[0]
     )
     seeds = generate.seeds(config, 4)
-    of = lambda number, rows: _made(config, params, number, {k: v[rows] for k, v in asked.told.items()}, seeds[rows])
+    of = lambda number, rows: _made(
+        config, params, number, {k: v[rows] for k, v in asked.conditions.items()}, seeds[rows]
+    )
     together = of(4, [0, 1, 2, 3])
     reversed_ = of(4, [3, 2, 1, 0])
     alone = of(1, [2])
     np.testing.assert_array_equal(together, reversed_[::-1])
     assert np.abs(together[2:3].astype(int) - alone).max() <= 1
-    other = _made(config, params, 4, {name: rows[[1, 0, 2, 3]] for name, rows in asked.told.items()}, seeds)
+    other = _made(config, params, 4, {name: rows[[1, 0, 2, 3]] for name, rows in asked.conditions.items()}, seeds)
     assert (other != together).any(axis=(1, 2, 3)).tolist() == [True, True, False, False]
 
 
@@ -109,5 +111,5 @@ def test_teacher_and_student_are_measured_on_the_same_captions(runs, tmp_path, c
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         few_steps.kept(students[0], tmp_path, None, "another judge")
     assert config_hash(students[0].config) != config_hash(students[1].config)
-    table = few_steps.table(found, ("judge",), found[-1], text_few_steps.ASKED)
+    table = few_steps.table(found, ("judge",), found[-1], text_few_steps.SHARE)
     assert "attributes right" in table and "(1.00)" in table.splitlines()[-1]
