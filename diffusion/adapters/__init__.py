@@ -1,4 +1,4 @@
-"""Adapters: small pytrees beside a network's parameters, and functions that put the one into the other."""
+"""Adapters: small pytrees beside a network's parameters, and functions that merge them."""
 
 from diffusion.adapters import lora
 

@@ -9,11 +9,11 @@ read as layers of a scan (none or one), then inputs, then outputs:
 
     kernel [*layers, *inputs, *outputs],    down [*layers, *inputs, r],    up [*layers, r, *outputs]
 
-so that dense layers [in, *out] and [*in, out], stacked layers and convolutions (inputs H, W, C) are one case; how many
-axes of each kind there are, the ranks of the three arrays tell. Factors may stand for a part of a kernel: their name is
+so that dense layers [in, *out] and [*in, out], stacked layers and convolutions (inputs H, W, C) are one case. The ranks
+of the three arrays show how many axes there are of each kind. Factors may belong to a part of a kernel: their name is
 then "kernel[:, :, 0]", here the queries of a stacked qkv [L, in, 3, heads, size].
 
-With D = down up the update is W + scale D. Two kinds more are read from files:
+With D = down up the merged kernel is W + scale D. Files have two more kinds:
 
     {"down", "up", "down_2", "up_2"}    LoHa and LoKr: D = (down up) * (down_2 up_2), element by element
     + "magnitude" [*layers, *outputs]   DoRA: m (W + scale D) / |W + scale D|, the norm over the inputs of each output
@@ -35,9 +35,9 @@ from jax import Array
 from diffusion.io.leaf_names import leaf_name, leaves_of
 
 Scale = float | Array | Mapping[str, float]
-"""By how much adapters count: one number, an array, or one for each place by its name."""
+"""The scale of an adapter: one number, an array, or one for each kernel (or part of one) by its name."""
 
-# The factors that a part of a kernel may have, and what may stand beside them.
+# The factors that a part of a kernel may have, and the magnitudes beside them.
 FACTORS = (frozenset({"down", "up"}), frozenset({"down", "up", "down_2", "up_2"}))
 MAGNITUDES = ("magnitude", "input_magnitude")
 # Where the networks of `diffusion.models` have layers of a scan, and which of their kernels are [in, *out]; others are
@@ -52,13 +52,14 @@ def init(
     """An adapter that changes nothing yet: down uniform with variance 1 / (3 inputs), up zero.
 
     Args:
-        key: random key; a place's draw depends on it and on the place alone.
+        key: random key; the draw of a kernel depends on it and on the kernel's path alone.
         params: the network's parameters, or their shapes.
         rank: r, >= 1.
         pattern: regular expression, searched in the paths of the leaves ("blocks/attention/qkv/kernel"); among those
             that it finds, leaves with less than two axes (biases, scales) are left out.
-        layers: the leaves whose first axis counts the layers of a scan.
-        fan_out: the leaves with one axis of inputs and any number of outputs; the others have one of outputs.
+        layers: regular expression for the leaves whose first axis counts the layers of a scan.
+        fan_out: regular expression for the leaves with one axis of inputs and any number of outputs; the others have
+            one axis of outputs.
 
     Returns:
         The adapter, float32. Its update is `scale * down up` with the `scale` of `merge`, alpha / r in the paper.
@@ -66,8 +67,8 @@ def init(
     Raises:
         ValueError: if the rank is below 1, or the pattern finds no kernel.
 
-    Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1; the start of down as
-    in its authors' code.
+    Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1; the initial down is
+    that of the authors' code.
     """
     if rank < 1:
         raise ValueError(f"lora: rank = {rank} must be at least 1")
@@ -95,9 +96,9 @@ def init(
 def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> Any:
     """The parameters with the update of an adapter, or of several at once: W + sum_k scale_k down_k up_k.
 
-    Where an adapter has magnitudes, the sum up to it gets them. Products and sums are float32 whatever the type of the
-    parameters, and rounded to it once. Leaves without an update are the same arrays. A pure function: under `jit`, in a
-    gradient, on sharded parameters.
+    The magnitudes of an adapter apply to the sum up to it. Products and sums are float32 whatever the type of the
+    parameters, and rounded to that type once. Leaves without an update are the same arrays. It is a pure function: use
+    it under `jit`, in a gradient, on sharded parameters.
 
     Args:
         params: pytree of parameters.
@@ -106,13 +107,15 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
             for several adapters a sequence of such.
 
     Raises:
-        ValueError: for factors that do not fit the parameters, or a scale without its adapter, naming it.
+        ValueError: for factors that do not fit the parameters, or a scale without its adapter; names it.
     """
     several = isinstance(adapter, Sequence)
     adapters = adapter if several else [adapter]
     scales: list[Any] = list(scale) if several and isinstance(scale, Sequence) else [scale] * len(adapters)
     if len(scales) != len(adapters):
-        raise ValueError(f"lora.merge: {len(adapters)} adapters and {len(scales)} scales; give one for each")
+        raise ValueError(
+            f"lora.merge: {len(adapters)} adapters and {len(scales)} scales; give one scale for each adapter"
+        )
     updates: dict[str, list] = {}
     for one, its_scale in zip(adapters, scales):
         for place, factors in places_of(one).items():
@@ -137,7 +140,7 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
 
 
 def replaced(params: Any, adapter: Any) -> dict[str, Array]:
-    """The leaves, by path, in whose place `merge` puts others; what `unmerge` needs.
+    """The leaves that `merge` replaces, by their paths, for `unmerge`.
 
     Args:
         params: pytree of parameters, before they are merged.
@@ -151,11 +154,11 @@ def replaced(params: Any, adapter: Any) -> dict[str, Array]:
 def unmerge(merged: Any, kept: Mapping[str, Array]) -> Any:
     """The parameters as they were before `merge`, bit for bit.
 
-        kept = lora.replaced(params, adapter)    # may lie in the host's memory
+        kept = lora.replaced(params, adapter)    # may be in the host's memory
         lora.unmerge(lora.merge(params, adapter), kept)
 
-    W + D is rounded, and many W round to the same sum: no arithmetic on it finds W again, and subtracting D leaves
-    errors that grow with each change of adapters. So the leaves that were replaced are kept, and put back.
+    W + D is rounded, and many W round to the same sum: no arithmetic on the sum gives W again, and subtracting D leaves
+    errors that grow with each change of adapters. So keep the leaves that are replaced, and put them back.
 
     Args:
         merged: from `merge`.
@@ -183,7 +186,7 @@ def adapted(apply: Callable[..., Array], params: Any, scale: Scale = 1.0) -> Cal
 
 
 def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
-    """The factors, {"down", "up"} or those of another kind, by the place that they stand for.
+    """The factors, {"down", "up"} or those of another kind, by the kernel (or the part of one) that they belong to.
 
     Raises:
         ValueError: for a pytree that is no adapter.
@@ -267,7 +270,7 @@ def _decomposed(place: str, kernel: Array, magnitude: Array, shape: tuple[int, .
     if not fits or np.prod(shape) != jnp.size(magnitude):
         raise ValueError(
             f"lora: magnitudes of shape {jnp.shape(magnitude)} do not fit {place}, {kernel.shape}: they "
-            "are to be [*layers, *outputs], or of the inputs [*layers, *inputs]"
+            "must be [*layers, *outputs], or of the inputs [*layers, *inputs]"
         )
     axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
     squares = jnp.sum(kernel * kernel, axes, keepdims=True)
@@ -293,8 +296,8 @@ def _product(place: str, down: Array, up: Array, shape: tuple[int, ...]) -> Arra
         or (up.shape[: layers + 1] != (*shape[:layers], down.shape[-1]))
     ):
         raise ValueError(
-            f"lora: factors of shapes {down.shape} and {up.shape} do not fit {place}, {shape}: they are "
-            "to be [*layers, *inputs, r] and [*layers, r, *outputs]"
+            f"lora: factors of shapes {down.shape} and {up.shape} do not fit {place}, {shape}: they "
+            "must be [*layers, *inputs, r] and [*layers, r, *outputs]"
         )
     wide = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
     stack = down.shape[:layers]

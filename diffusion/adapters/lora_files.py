@@ -1,10 +1,10 @@
-"""LoRA files as people share them, in every spelling that is met, to adapters of our networks and back.
+"""LoRA files as people share them, in every spelling that is known, to adapters of our networks and back.
 
     loras = lora_files.load("style.safetensors", {"unet": unet, "text_encoder": text_encoder})
     merged = lora.merge(params, loras["unet"].adapter, loras["unet"].scale)
 
-What they name is a layer of the network as its library calls it; the tables of `diffusion.models.interchange` say
-which part of which parameter of ours that layer's weight is. The names of a file, for the layer down_blocks.0.proj_in:
+A file names a layer of the network as its library does; the tables of `diffusion.models.interchange` state which part
+of which parameter of ours that layer's weight is. The names in a file, for the layer down_blocks.0.proj_in:
 
     peft          unet.down_blocks.0.proj_in.lora_A.weight, .lora_B.weight; older .lora.down.weight, .lora.up.weight
     kohya         lora_unet_down_blocks_0_proj_in.lora_down.weight, .lora_up.weight, .alpha
@@ -12,9 +12,9 @@ which part of which parameter of ours that layer's weight is. The names of a fil
     processors    unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight
     XLabs         double_blocks.0.processor.qkv_lora1.down.weight
 
-A is down, B is up, and the update is alpha / r B A; where a file has no alpha it is r. Names of the original
+A is down, B is up, and the update is alpha / r B A; without an alpha in the file, alpha = r. Names of the original
 repositories' layers (input_blocks_1_1_..) are known as well where the tables have them. DoRA, LoHa and LoKr
-(`lora_kinds`) go by the ends of the names in any of these. Plain LoRA alone is written.
+(`lora_kinds`) are known by the ends of the names in any of these. `save` writes plain LoRA alone.
 """
 
 import collections
@@ -39,11 +39,11 @@ LAYOUTS = ("peft", "kohya")
 
 
 class Lora(NamedTuple):
-    """The adapter of one network, and alpha / r of each of its places: what `lora.merge` takes.
+    """The adapter of one network, and alpha / r of each of its kernels, for `lora.merge`.
 
     Attributes:
         adapter: nested like the parameters.
-        scale: a number for each place.
+        scale: a number for each kernel, or part of one.
     """
 
     adapter: dict[str, Any]
@@ -69,8 +69,8 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
 
     Raises:
         FileNotFoundError: if nothing is there.
-        Mismatch: for a tensor that names nothing in these networks, a factor without its other, a network's layers in
-            two spellings, or shapes that do not fit; they are named.
+        Mismatch: for a tensor that names nothing in these networks, one factor of two, a network's layers in two
+            spellings, or shapes that do not fit; names them.
         limits.Refused: for a file that is damaged or hostile.
     """
     tensors = tensor_files.open_tensors(path)
@@ -128,7 +128,7 @@ def save(
         layout: "peft" or "kohya".
 
     Raises:
-        ValueError: for a part of a parameter that no layer of theirs is, naming it.
+        ValueError: for a part of a parameter that is no layer of theirs; names it.
     """
     look_up(dict.fromkeys(LAYOUTS), layout, "layout")
     tensors: dict[str, np.ndarray] = {}
@@ -228,8 +228,8 @@ def _parts(
         how = place.how()
         if how is None:
             raise Mismatch(
-                f"{what}: our {place.row.ours} takes its inputs and outputs apart otherwise; a LoRA of this "
-                "layer is not known here."
+                f"{what}: our {place.row.ours} separates inputs and outputs in another way; a LoRA of this "
+                "layer is not supported."
             )
         rows_of_it = slice(*place.row.rows) if place.row.rows else slice(None)
         factors: dict[str, np.ndarray] = {}
@@ -242,7 +242,7 @@ def _parts(
             if ours is None or place.row.rows:
                 raise Mismatch(
                     f"{what}: its magnitudes are norms over outputs, [1, in, ..], which our "
-                    f"{place.row.ours} has apart; such a DoRA of this layer is not known here."
+                    f"{place.row.ours} splits; such a DoRA of this layer is not supported."
                 )
             factors["input_magnitude"] = ours
         found.append(_Part(place.row.ours, place.row.at, place.leaf, factors, scale))

@@ -5,8 +5,8 @@
     LoKr    W + s kron(w1, w2) = W + s (B A) * (B' A')  lokr_w1, lokr_w2, or the two factors of either
     DoRA    m (W + s D) / |W + s D|                     one of these and a vector of magnitudes
 
-(*) is the product of elements. A Kronecker product is one, of w1 with each element repeated and of w2 tiled, so that
-two pairs say all kinds. A is [r, in, ..] and B is [out, r].
+* is the product of elements. A Kronecker product is such a product too, of w1 with each element repeated and of w2
+tiled, so that two pairs (A, B) hold every kind. A is [r, in, ..] and B is [out, r].
 
 Reference: Yeh et al. 2023, "Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation".
 """
@@ -31,7 +31,7 @@ class Update(NamedTuple):
 
     Attributes:
         pairs: (A, B), one or two.
-        rank: r of alpha / r; None for a LoKr whose matrices are both whole, which has none.
+        rank: r of alpha / r; None for a LoKr whose two matrices are not factored.
     """
 
     pairs: tuple[Pair, ...]
@@ -50,14 +50,14 @@ def update(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
         Its pairs and its rank.
 
     Raises:
-        Mismatch: for parts that make no kind of update, or more than one, and for shapes that do not fit.
+        Mismatch: for tensors that are no kind of update, or of more than one, and for shapes that do not fit.
     """
     names = parts.keys() - {"alpha", "dora_scale", "magnitude"}
     for tensors, read, cores in KINDS:
         if any(set(whole) <= names <= {*whole, *cores} for whole in tensors):
             return read(parts, theirs, what)
     raise Mismatch(
-        f"{what} has {', '.join(sorted(names)) or 'alpha or magnitudes'} alone, and needs the factors down "
+        f"{what} has only {', '.join(sorted(names)) or 'alpha or magnitudes'}; it needs the factors down "
         "and up, hada_w1_a to hada_w2_b, or lokr_w1 and lokr_w2 or their factors _a and _b."
     )
 
@@ -70,7 +70,7 @@ def lora(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     if down.size != rank * math.prod(theirs[1:]) or up.size != rank * theirs[0] or up.shape[1:2] != (rank,):
         raise Mismatch(
             f"{what}: factors of shapes {list(down.shape)} and {list(up.shape)} do not fit the weight "
-            f"{list(theirs)}; they are to be [r, in, ..] and [out, r, ..]."
+            f"{list(theirs)}; valid: [r, in, ..] and [out, r, ..]."
         )
     return Update(((down, up),), rank)
 
@@ -124,7 +124,7 @@ KINDS = (
 
 
 def magnitude(parts: Parts, theirs: tuple[int, ...], what: str) -> tuple[str, np.ndarray] | None:
-    """DoRA's vector and whose it is, "outputs" or "inputs"; None without one.
+    """DoRA's vector, and whether it is of "outputs" or "inputs"; None without one.
 
     peft's `lora_magnitude_vector` has a norm for each output. LyCORIS' `dora_scale` has one for each output, [out, 1,
     ..], or, in older files, for each input, [1, in, ..].
@@ -150,7 +150,7 @@ def first_rows(up: np.ndarray, theirs: tuple[int, ...], what: str) -> np.ndarray
     if up.ndim != 2 or len(up) != 3 * theirs[1] or len(up) > theirs[0]:
         raise Mismatch(
             f"{what}: B of queries, keys and values {list(up.shape)} does not fit the weight {list(theirs)}"
-            f"; it is to be [{3 * theirs[1]}, r]."
+            f"; valid: [{3 * theirs[1]}, r]."
         )
     return np.pad(up, ((0, theirs[0] - len(up)), (0, 0)))
 
@@ -169,8 +169,8 @@ def _factors(parts: Parts, i: int, what: str) -> tuple[Pair, int | None]:
         down, up = _tucker(core, down, up, what)
     if up.ndim != 2 or down.ndim < 2 or up.shape[1] != len(down):
         raise Mismatch(
-            f"{what}: lokr_w{i}_a {list(up.shape)} and lokr_w{i}_b {list(down.shape)} are no factors; they "
-            "are to be [out, r] and [r, in]."
+            f"{what}: lokr_w{i}_a {list(up.shape)} and lokr_w{i}_b {list(down.shape)} are no factors; "
+            "valid: [out, r] and [r, in]."
         )
     return (down, up), len(down)
 
@@ -180,6 +180,6 @@ def _tucker(core: np.ndarray, down: np.ndarray, up: np.ndarray, what: str) -> Pa
     if core.ndim < 3 or down.ndim != 2 or up.ndim != 2 or core.shape[:2] != (len(up), len(down)):
         raise Mismatch(
             f"{what}: a core of shape {list(core.shape)} with factors {list(up.shape)} and "
-            f"{list(down.shape)}; they are to be [r, r, H, W], [r, out] and [r, in]."
+            f"{list(down.shape)}; valid: [r, r, H, W], [r, out] and [r, in]."
         )
     return np.einsum("ij...,jn->in...", core, down), up.T

@@ -1,4 +1,4 @@
-"""The names in LoRA files, of every tool that writes them, and what they say of alpha."""
+"""The names in LoRA files of every tool that writes them, and their alpha."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from diffusion.models.interchange.tensor_files import Tensors
 
 METADATA = "lora_adapter_metadata"  # where diffusers writes peft's config, as JSON
 DENOISER = ("unet", "transformer")
-# What stands before a layer's name, and the networks that it can mean. One that ends in "_" has "_" for every ".".
+# Prefixes of a layer's name, and the networks that each can mean. Names after one that ends in "_" have "_" for ".".
 PREFIXES = {
     "lora_unet_": DENOISER,
     "lora_transformer_": ("transformer",),
@@ -67,7 +67,7 @@ PROCESSORS = {
 
 
 def underscored(layers: Iterable[str]) -> dict[str, str]:
-    """The layers by their names with "_" for ".", as kohya has them, but those that would share one."""
+    """The layers by their names with "_" for ".", as kohya has them, without those that would share a name."""
     found: dict[str, list[str]] = {}
     for layer in layers:
         found.setdefault(layer.replace(".", "_"), []).append(layer)
@@ -80,7 +80,7 @@ def is_lora(names: Iterable[str]) -> bool:
 
 
 def parsed(name: str, names: Mapping[str, Mapping[str, str]]) -> tuple[str, str, str] | None:
-    """(component, layer, part) of a tensor's name; None if it names nothing that there is.
+    """(component, layer, part) of a tensor's name; None if there is no such layer.
 
     Args:
         name: of the tensor.
@@ -105,7 +105,7 @@ def parsed(name: str, names: Mapping[str, Mapping[str, str]]) -> tuple[str, str,
 
 
 def _ended(name: str) -> tuple[str, str]:
-    """A tensor's name without its end, and the part that this says; "" for an end that is not in the table."""
+    """A tensor's name without its end, and the part that the end means; "" for an end that is not in the table."""
     for pattern, layer in PROCESSORS.items():
         name = re.sub(pattern, layer, name)
     end = max((end for end in ENDS if name.endswith(f".{end}")), key=len, default="")
@@ -113,7 +113,7 @@ def _ended(name: str) -> tuple[str, str]:
 
 
 def _known(layer: str, clip: str, layers: Mapping[str, str]) -> str | None:
-    """The layer of that name, with or without what stands before CLIP's."""
+    """The layer of that name, with or without CLIP's prefix."""
     return layers.get(layer) or layers.get(layer.removeprefix(clip)) or layers.get(clip + layer)
 
 
@@ -148,18 +148,18 @@ def scale(
     """
     if "alpha" in parts:
         if parts["alpha"].size != 1:
-            raise Mismatch(f"{what}: its alpha has the shape {list(parts['alpha'].shape)}, and is to be one number.")
+            raise Mismatch(f"{what}: its alpha has the shape {list(parts['alpha'].shape)}, and must be one number.")
         return float(parts["alpha"].reshape(-1)[0]) / rank if rank else 1.0
     if not config:
         return 1.0
     if config.get("use_dora") and not parts.keys() & {"magnitude", "dora_scale"}:
-        raise Mismatch(f"{what}: its config sets use_dora, and it has no lora_magnitude_vector.")
+        raise Mismatch(f"{what}: its config sets use_dora, but it has no lora_magnitude_vector.")
     for field in ("lora_bias", "fan_in_fan_out"):
         if config.get(field):
-            raise Mismatch(f"{what}: its config sets {field}, which is not known here.")
+            raise Mismatch(f"{what}: its config sets {field}, which is not supported.")
     r: int = rank or _number(config, "r", "rank_pattern", 1, layer, what)
     if not r > 0:
-        raise Mismatch(f"{what}: its config's r is {r!r}, and is to be positive.")
+        raise Mismatch(f"{what}: its config's r is {r!r}, and must be positive.")
     alpha = _number(config, "alpha" if "alpha" in config else "lora_alpha", "alpha_pattern", r, layer, what)
     return float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)
 
@@ -173,12 +173,12 @@ def _number(config: Mapping[str, Any], field: str, exceptions: str, default: int
         if layer == name.removeprefix("^") or layer.endswith(f".{name}"):
             value = other
     if not isinstance(value, (int, float)):
-        raise Mismatch(f"{what}: its config's {field} is {limits.short(value)}, and is to be a number.")
+        raise Mismatch(f"{what}: its config's {field} is {limits.short(value)}, and must be a number.")
     return value
 
 
 def prefix_of(component: str, components: Collection[str], original: bool) -> str:
-    """kohya's prefix of a network's layers; `original` where it has the original repository's names of them."""
+    """kohya's prefix of a network's layers; `original` where the layers have the original repository's names."""
     if original:
         return "lora_unet_"
     if component == "text_encoder":
@@ -191,5 +191,5 @@ def prefix_of(component: str, components: Collection[str], original: bool) -> st
 
 
 def shown(component: str, layer: str) -> str:
-    """A layer's name in the files that we write: CLIP's as those know it that read LoRA files."""
+    """A layer's name in the files that we write; CLIP's has the prefix that other readers of LoRA files expect."""
     return CLIP + layer if component.startswith("text_encoder") and layer.startswith("encoder.layers.") else layer

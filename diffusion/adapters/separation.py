@@ -1,8 +1,8 @@
-"""Which of another library's inputs and outputs the axes of our kernels are, found from the layout of a table's row.
+"""How the inputs and outputs of another library's layer become axes of our kernel, from the layout of a table's row.
 
-A layout moves the numbers of a matrix [out, in, ..] about. An update of low rank, B A, can follow it when every input
-of theirs goes to one place among our inputs, and every output to one among our outputs; which, two arrays of indices
-tell that are sent through the layout.
+A layout permutes the numbers of a matrix [out, in, ..]. An update of low rank, B A, can follow it when every input of
+theirs becomes one of our inputs, and every output one of our outputs. Two arrays of indices that pass through the
+layout show which.
 """
 
 import functools
@@ -63,7 +63,7 @@ class Separation(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def separation(layout: Layout, theirs: tuple[int, ...], ours: tuple[int, ...]) -> Separation | None:
-    """What a layout does to inputs and outputs, or None where it does not keep them apart.
+    """What a layout does to inputs and outputs; None where it mixes them.
 
     Args:
         layout: of a row.

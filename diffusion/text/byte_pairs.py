@@ -1,10 +1,10 @@
-"""A vocabulary of one's own: byte pairs of the words of captions, written as CLIP's is published.
+"""A vocabulary of your own: byte pairs of the words of captions, written as CLIP's is published.
 
     byte_pairs.write("run/tokenizer", byte_pairs.learn(captions, 1024), length=24)
     tokenizer = text.Tokenizer.open("run/tokenizer")
 
-The order of the ids is CLIP's: 256 bytes, 256 bytes that end a word, the merges as they were learned, start, end. So
-the end of a text is its largest id, which is how CLIP's text tower finds it, and no text is unknown.
+The order of the ids is CLIP's: 256 bytes, 256 bytes that end a word, the merges as they were learned, start, end. The
+end of a text is therefore its largest id, by which CLIP's text tower finds it, and no text is unknown.
 """
 
 import json
@@ -39,7 +39,7 @@ def learn(captions: Iterable[str], size: int) -> BytePairs:
 
     Args:
         captions: texts, at least one.
-        size: the most ids, at least `LEAST`; there are fewer where all words are tokens before.
+        size: the largest number of ids, at least `LEAST`; there are fewer once all words are tokens.
 
     Raises:
         ValueError: for a size out of range, or no caption.
@@ -49,9 +49,9 @@ def learn(captions: Iterable[str], size: int) -> BytePairs:
     """
     captions = [checked(caption) for caption in captions]
     if size < LEAST:
-        raise ValueError(f"a vocabulary of {size} ids has no place for the bytes; at least {LEAST}")
+        raise ValueError(f"a vocabulary of {size} ids has no room for the bytes; valid: at least {LEAST}")
     if not captions:
-        raise ValueError("a vocabulary is learned from captions; there is none")
+        raise ValueError("a vocabulary is learned from captions, and there are none")
     library = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     library.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     library.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,4 +1,4 @@
-"""Embeddings on disk: a prompt that an encoder has read is not read again, in this run or another.
+"""Embeddings on disk: an encoder reads each prompt once, whether in this run or another.
 
 t5 = text.cached(t5, text.fingerprint(params))
 """
@@ -20,11 +20,11 @@ from diffusion.text.encoding import Encoder
 
 
 def fingerprint(params: Any, **how: Any) -> str:
-    """A hash of an encoder's weights and of how it is called: what its embeddings depend on beside the text.
+    """A hash of an encoder's weights and of its arguments: what its embeddings depend on beside the text.
 
     Args:
         params: its parameters.
-        **how: what else was given to `Encoder.of`, such as `skip=1, norm=False`.
+        **how: the other arguments of `Encoder.of`, such as `skip=1, norm=False`.
     """
     digest = hashlib.sha256(repr(sorted(how.items())).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -37,7 +37,7 @@ def fingerprint(params: Any, **how: Any) -> str:
 def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = None) -> Encoder:
     """An encoder that keeps what it has read, one safetensors file for each row of token ids.
 
-    A file appears whole; one that is damaged is made anew. Several processes may share the folder.
+    A file appears whole, and a damaged one is made again. Several processes may share the folder.
 
     Args:
         encoder: whose network is called outside `jit`.

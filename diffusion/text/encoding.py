@@ -1,4 +1,4 @@
-"""Prompts as embeddings: what a text encoder makes of them, and how several encoders are put together."""
+"""Prompts as embeddings: by one text encoder, or by several whose embeddings are joined."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Encoder(NamedTuple):
             tokenizer: of its vocabulary.
             module: such as `models.clip.CLIPText` or `models.t5.T5Encoder`.
             params: its parameters.
-            masked: whether its attention is told the mask: of the published text-to-image models PixArt's T5 alone is.
+            masked: whether its attention receives the mask; of the published models only PixArt's T5 does.
             **how: further arguments of its call: `skip=1, norm=False` for CLIP as SDXL and SD 3 read it.
         """
         apply = jax.jit(lambda params, ids, mask: tuple(module.apply({"params": params}, ids, mask, **how)))
@@ -44,7 +44,7 @@ class Encoder(NamedTuple):
 
 
 class Embeddings(NamedTuple):
-    """Prompts as a network is told them.
+    """Prompts as a network receives them.
 
     Attributes:
         tokens: [B, M, D].
@@ -61,17 +61,17 @@ def encode(prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", 
     """The embeddings of prompts.
 
     Args:
-        prompts: B texts, "" among them by choice. Negatives belong into the same call: they get as many windows.
+        prompts: B texts, which may be "". Negative prompts belong into the same call: they need as many windows.
         encoder: to read them.
         emphasis: what brackets do, see `weighting`:
             "none": they are text.
             "scale": a token's embedding is multiplied by its weight.
-            "restore_mean": and then all of its window by one number, so that their mean over tokens and features is
-                what it was (AUTOMATIC1111's way, over a batch there; "scale" is "No norm" there).
-            "from_empty": empty + weight (embedding - empty), with the embedding of an empty prompt at the same place
-                (ComfyUI's way, and compel's for weights above one).
+            "restore_mean": as "scale", and then the whole window is multiplied by one number, so that the mean over
+                tokens and features is kept (AUTOMATIC1111's way, over a batch there; "scale" is "No norm" there).
+            "from_empty": empty + weight (embedding - empty), with the embedding of an empty prompt at the same
+                position (ComfyUI's way, and compel's for weights above one).
         windows: read a long prompt in several windows, which follow one another, [B, K N, D]; pooled is the first's.
-            Otherwise what has no place is cut, and a warning says which text.
+            Otherwise what does not fit is cut, and a warning quotes it.
 
     Returns:
         `Embeddings`, with M = N, or K N for the K windows of the longest prompt.
@@ -82,7 +82,7 @@ def encode(prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", 
     if emphasis not in EMPHASIS:
         raise ValueError(f"emphasis={emphasis!r} is not known; valid: {', '.join(map(repr, EMPHASIS))}")
     if isinstance(prompts, str) or not prompts:
-        raise ValueError(f"prompts are a list of at least one text; got {prompts!r}")
+        raise ValueError(f"prompts = {prompts!r}; valid: a list of at least one text")
     tokenizer = encoder.tokenizer
     found = []
     for prompt in map(checked, prompts):
@@ -91,7 +91,7 @@ def encode(prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", 
         if cut := found[-1].cut:
             warnings.warn(
                 f"the prompt {prompt[:30]!r} is longer than the {tokenizer.length} tokens of its encoder; "
-                f"left out: {cut!r}. Windows take all of it (windows=True)",
+                f"left out: {cut!r}. windows=True reads all of it",
                 stacklevel=2,
             )
     count = max(len(one.rows) for one in found)
@@ -130,7 +130,7 @@ def side_by_side(*parts: Embeddings) -> Embeddings:
     """
     shapes = {part.tokens.shape[:2] for part in parts}
     if len(shapes) > 1:
-        raise ValueError(f"encoders side by side read as many tokens each; got [B, M] = {sorted(shapes)}")
+        raise ValueError(f"encoders side by side must read as many tokens each; theirs are [B, M] = {sorted(shapes)}")
     return Embeddings(jnp.concatenate([part.tokens for part in parts], -1), parts[0].mask, parts[-1].pooled)
 
 

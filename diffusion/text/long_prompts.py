@@ -1,7 +1,7 @@
 """Long prompts in windows: as many tokens as the encoder's context holds, each window encoded on its own.
 
-A window ends where it is full, or after its last comma if that is near the end, so that no phrase is torn; "BREAK" in
-the prompt ends one by hand. That is what AUTOMATIC1111's "stable-diffusion-webui" does.
+A window ends where it is full, or after its last comma if that is near the end, so that no phrase is split; "BREAK" in
+the prompt ends one by hand. AUTOMATIC1111's "stable-diffusion-webui" does the same.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from diffusion.text.tokenizer import Tokenizer
 
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
-NEAR = 20  # tokens after a comma that go with it into the next window rather than be torn from what follows
+NEAR = 20  # fewer tokens than this after a comma go into the next window, with what follows them
 
 
 class Windows(NamedTuple):
@@ -19,7 +19,7 @@ class Windows(NamedTuple):
 
     Attributes:
         rows: for each window its (id, weight) pairs, at most as many as a context has room for; at least one window.
-        cut: the text that has no place.
+        cut: the text that did not fit.
     """
 
     rows: list[list[tuple[int, float]]]
@@ -27,7 +27,7 @@ class Windows(NamedTuple):
 
 
 def first_window(pieces: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Windows:
-    """The beginning of a prompt, and what of it has no place.
+    """The beginning of a prompt, and the rest, which does not fit.
 
     Args:
         pieces: texts and weights, see `weighting.parse`.

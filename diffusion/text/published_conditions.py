@@ -1,4 +1,4 @@
-"""What the published text-to-image models are told of a prompt: entries of their condition (models.conditions).
+"""The conditions that the published text-to-image models receive of a prompt (`models.layers.conditions`).
 
 | model  | "text"                                                       | "pooled"            | "text_mask" |
 |--------|--------------------------------------------------------------|---------------------|-------------|
@@ -9,8 +9,8 @@
 | PixArt | [B, 120 or 300, 4096] T5                                     |                     | T5's        |
 
 SDXL and SD 3 read CLIP's states before the last layer, without the final norm: `Encoder.of(..., skip=1, norm=False)`.
-Prompts and negatives are encoded in one call, so that they have as many tokens; "" is a prompt as any other. (SDXL was
-published to be told zeros where no negative is given: `jax.tree.map(jnp.zeros_like, condition)`.)
+Encode prompts and negative prompts in one call, so that they have as many tokens; "" is a prompt like any other. (SDXL
+was published to receive zeros where there is no negative prompt: `jax.tree.map(jnp.zeros_like, condition)`.)
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def stable_diffusion_3(
         prompts: B texts.
         clip: ViT-L's text tower with its projection, `skip=1, norm=False`.
         clip_g: ViT-bigG's, the same.
-        t5: T5's encoder with a tokenizer of `length`; None: the model is told zeros in its place, as it was trained to.
+        t5: T5's encoder with a tokenizer of `length`; None: the model receives zeros in its place, as in training.
         width, length: of T5's tokens where there is none.
         **how: further arguments of `encode`.
     """
@@ -82,7 +82,7 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
 
     Args:
         prompts: B texts.
-        clip: ViT-L's text tower; of its long prompts the first window alone is read.
+        clip: ViT-L's text tower; it reads the first window of a long prompt alone.
         t5: T5's encoder with a tokenizer of 512 (dev) or 256 (schnell) tokens.
         **how: further arguments of `encode`, for T5.
     """
@@ -103,5 +103,5 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
 
 def _pooled(embeddings: Embeddings) -> jax.Array:
     if embeddings.pooled is None:
-        raise ValueError("this encoder gives no pooled embedding: CLIP's text tower is asked for here, not T5")
+        raise ValueError("this encoder has no pooled embedding; valid: CLIP's text tower, not T5")
     return embeddings.pooled

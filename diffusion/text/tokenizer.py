@@ -23,7 +23,7 @@ from tokenizers import normalizers, pre_tokenizers
 
 from diffusion.io import limits, schema
 
-BOUNDLESS = 10**6  # a longer "model_max_length" is how configs say that there is none
+BOUNDLESS = 10**6  # configs without a length have a larger "model_max_length"
 # How OpenAI's code cuts text into words, whose bytes are then merged.
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 GROWTH = 1000  # letters that rules of a vocabulary may make of one
@@ -59,7 +59,7 @@ class Tokens(NamedTuple):
     Attributes:
         ids: int32 [B, N].
         mask: Bool [B, N], True from the start to the end of the text, False where it is padded.
-        cut: for each text what of it had no place, "" where all had.
+        cut: for each text the part that did not fit, "" where all of it did.
     """
 
     ids: np.ndarray
@@ -68,11 +68,10 @@ class Tokens(NamedTuple):
 
 
 class Tokenizer(NamedTuple):
-    """A vocabulary, and how its encoder is given text: start, ids, end, padding.
+    """A vocabulary, and how a text is framed for its encoder: start, ids, end, padding.
 
     Attributes:
-        split: text -> (ids, [for each id the text from there on]), without start and end; the texts are made when
-            they are asked for.
+        split: text -> (ids, n -> the text from id n on), without start and end.
         start: ids before a text.
         end: ids after it.
         pad: id after the end.
@@ -102,15 +101,13 @@ class Tokenizer(NamedTuple):
         found = next((build for name, build in BUILDS.items() if (folder / name).is_file()), None)
         if found is None:
             there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-            raise FileNotFoundError(
-                f"{folder}: no vocabulary ({', '.join(BUILDS)}) lies there, but {there or 'nothing'}."
-            )
+            raise FileNotFoundError(f"{folder} holds no vocabulary ({', '.join(BUILDS)}), but {there or 'nothing'}.")
         config = _config(folder / "special_tokens_map.json") | _config(folder / "tokenizer_config.json")
         known = config.get("model_max_length") or 0
         length = length or (known if known < BOUNDLESS else 0)
         if length < 1:
             raise ValueError(
-                f"{folder}: its tokenizer_config.json says no length; give it, for example length=77 for "
+                f"{folder}: its tokenizer_config.json states no length; set it, for example length=77 for "
                 "CLIP, 256 or 512 for T5"
             )
         tokenizer = found(folder, config, int(length))
@@ -149,17 +146,17 @@ class Tokenizer(NamedTuple):
             ValueError: for one text in place of a list, or a text that is no Unicode.
         """
         if isinstance(texts, str):
-            raise ValueError("a tokenizer takes a list of texts; got one text: put it into a list")
+            raise ValueError("a tokenizer takes a list of texts, and this is one text: put it into a list")
         found = [self.split(checked(text)) for text in texts]
         cut = tuple(rest(self.room) if len(ids) > self.room else "" for ids, rest in found)
         return Tokens(*self.framed([ids[: self.room] for ids, _ in found]), cut)
 
 
 def checked(text: str) -> str:
-    """The text, refused where it is none.
+    """The text itself, if it is one.
 
     Raises:
-        ValueError: for what is no str, or no Unicode.
+        ValueError: if it is no str, or no Unicode.
     """
     if not isinstance(text, str):
         raise ValueError(f"a text is a str; got {type(text).__name__}")
@@ -193,8 +190,8 @@ def _refusing(what: str) -> Iterator[None]:
 
 def _special(config: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str, str]:
     """The special tokens by their part, "pad_token": configs have them as text or as a table with their content."""
-    given = {name: config[name] for name in CLIP_SPECIAL if config.get(name)}
-    return {**defaults, **{name: t["content"] if isinstance(t, Mapping) else t for name, t in given.items()}}
+    stated = {name: config[name] for name in CLIP_SPECIAL if config.get(name)}
+    return {**defaults, **{name: t["content"] if isinstance(t, Mapping) else t for name, t in stated.items()}}
 
 
 def _from_library(
@@ -208,7 +205,7 @@ def _from_library(
     with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
         library.no_truncation()
         library.no_padding()
-        # Where they stand in a text they are found whole: "!" too, where it is the padding.
+        # A special token within a text is one id: "!" too, where it is the padding.
         library.add_special_tokens(sorted(set(special.values())))
         numbers = {name: library.token_to_id(token) for name, token in special.items()}
         largest = max(library.get_vocab().values(), default=0)
@@ -227,7 +224,7 @@ def _from_library(
         bare, whole = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
     at = next((i for i in range(len(whole) + 1) if whole[i : i + len(bare)] == bare), None)
     if at is None:
-        raise limits.Refused(f"{path} reads a text in another way where start and end are put on it.")
+        raise limits.Refused(f"{path} splits a text differently once it has a start and an end.")
     start = tuple(whole[:at])
     end = tuple(whole[at + len(bare) :])
     pad = vocabulary.get("pad_token", end[-1] if end else 0)
@@ -297,7 +294,7 @@ def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length:
         size = library.get_piece_size()
         library.encode("a")
     if library.eos_id() < 0:
-        raise limits.Refused(f"{path} has no end of a text, which T5's vocabularies have.")
+        raise limits.Refused(f"{path} has no id for the end of a text; T5's vocabularies have one.")
     # T5's sentinels come after the vocabulary, the last first.
     sentinels = config.get("extra_ids", 100)
     special = {f"<extra_id_{i}>": size + sentinels - 1 - i for i in range(sentinels)}
@@ -308,7 +305,7 @@ def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length:
         with _refusing(f"{path} cannot read the text {text[:40]!r}"):
             parts = [[special[part]] if part in special else library.encode(part) for part in pattern.split(text)]
         ids = [i for part in parts for i in part]
-        # The pieces have no places in the text, since it was normalised: they are put together again.
+        # The text was normalised, so that its tokens have no offsets: their text is decoded.
         return ids, lambda n: library.decode([i for i in ids[n:] if i < size])
 
     return Tokenizer(split, (), (library.eos_id(),), max(library.pad_id(), 0), length)

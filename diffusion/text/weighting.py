@@ -7,8 +7,8 @@
 | "(word:1.3)"   | 1.3                                     |
 | "\\(word\\)"     | 1: the brackets are text                |
 
-Brackets nest, and their factors multiply; one that is left open closes at the end of the prompt; one that closes
-nothing is text. The syntax, and what it does in these corners, is that of AUTOMATIC1111's "stable-diffusion-webui".
+Brackets nest, and their factors multiply. A bracket that is left open closes at the end of the prompt, and one that
+closes nothing is text. Syntax and corner cases are those of AUTOMATIC1111's "stable-diffusion-webui".
 """
 
 import re

@@ -21,6 +21,7 @@ from diffusion.models.interchange import schedulers
 from diffusion.text_to_image import programs
 from diffusion.text_to_image.canvas import Canvas
 from diffusion.text_to_image.model import TextToImage, conditions
+from diffusion.text_to_image.pipelines import Usual
 from diffusion.text_to_image.programs import Course, compiled
 from diffusion.text_to_image.requests import Request
 
@@ -80,12 +81,12 @@ def generate(
         ValueError: for settings that do not fit, before anything is computed; `limits.Refused` for pictures that do not
             fit into memory, with what they would need.
     """
-    request = Request(
-        prompts=prompts,
+    request = Request.of(
+        prompts,
+        seeds,
         negative=negative,
         steps=steps,
         guidance=guidance,
-        seeds=seeds,
         sampler=sampler,
         height=height,
         width=width,
@@ -133,7 +134,7 @@ def watch(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> 
     Returns:
         An iterator; what `generate` refuses is refused before it is returned.
     """
-    return frames(model, Request(prompts=prompts, **settings))
+    return frames(model, Request.of(prompts, **settings))
 
 
 def make(model: TextToImage, request: Request) -> np.ndarray:
@@ -158,7 +159,7 @@ def make(model: TextToImage, request: Request) -> np.ndarray:
     for begin in range(0, request.number, batch):
         rows = np.resize(np.arange(begin, min(begin + batch, request.number)), batch)
         pick = lambda tree, rows=rows: jax.tree.map(lambda leaf: leaf[rows], tree)
-        guidance = job.request.guidance
+        guidance = job.usual.guidance
         found = program(params, pick(conditional), pick(unconditional), guidance, job.keys(rows), *job.canvas.arrays())
         made.append(np.asarray(found)[: request.number - begin])
     return job.canvas.kept(np.concatenate(made))
@@ -181,7 +182,7 @@ def _frames(model: TextToImage, job: "Job", conditional: dict, unconditional: di
     decoded = _program(model, job.course, "decoded", compiled(programs.decoded))
     params = model.params[model.kind.denoiser]
     vae = model.params["vae"]
-    guidance = jnp.float32(job.request.guidance)
+    guidance = jnp.float32(job.usual.guidance)
     x, keys, known, painted, beside = begin(vae, job.keys(), *job.canvas.arrays())
     plan = job.course.trajectory.plan
     s = np.asarray(plan.s)
@@ -197,12 +198,14 @@ class Job(NamedTuple):
     """A request that fits a model, with all that is known before anything is computed.
 
     Attributes:
-        request: with the model's own steps, guidance and sampler in it.
+        request: for N pictures.
+        usual: its steps and guidance, or the model's own.
         canvas: the image with its margins, and the mask of what is painted.
         course: what programs are compiled for.
     """
 
     request: Request
+    usual: Usual
     canvas: Canvas
     course: Course
 
@@ -214,17 +217,18 @@ class Job(NamedTuple):
             FileNotFoundError, ValueError: if the request does not fit the model.
         """
         request = request.resolved(model)
+        usual = model.usual.but(request.steps, request.guidance)
         request.check(model)
         canvas = request.opened().extended(request.margins)
         size = request.size(model, canvas)
         tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
-        first = request.first_step(request.steps)
-        trajectory = schedulers.trajectory(model.process, request.sampler, request.steps, tokens)
+        first = request.first_step(usual.steps)
+        trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
         trajectory = trajectory._replace(plan=request.trajectory(trajectory.plan, first))
         noised = request.begins_at_image(first)
         guided = request.guided(model)
-        key = (request.sampler, request.steps, first, request.resamplings, noised, guided, size, request.tile)
-        return cls(request, canvas, Course(size, trajectory, noised, guided, request.tile, key))
+        key = (request.sampler, usual.steps, first, request.resamplings, noised, guided, size, request.tile)
+        return cls(request, usual, canvas, Course(size, trajectory, noised, guided, request.tile, key))
 
     def conditions(self, model: TextToImage, batch: int) -> tuple[dict[str, Array], dict[str, Array]]:
         """The conditions of the denoiser's branches; with their shapes, `batch` pictures at once must fit into memory.
@@ -235,7 +239,7 @@ class Job(NamedTuple):
         request = self.request
         prompts, _ = request.rows()
         how = {"windows": request.windows, "emphasis": request.emphasis}
-        both = conditions(model, prompts, request.negative, request.guidance, *self.course.size, **how)
+        both = conditions(model, prompts, request.negative, self.usual.guidance, *self.course.size, **how)
         check = lambda *_: programs.check_memory(model, self.course, batch, *both)
         _program(model, self.course, ("memory", batch), check)
         return both

@@ -1,6 +1,6 @@
 """Text-to-image models as diffusers publishes them: a denoiser, an autoencoder, text encoders and a scheduler.
 
-| model_index.json says          | denoiser                 | is told                                                |
+| class in model_index.json      | denoiser                 | receives                                               |
 |--------------------------------|--------------------------|--------------------------------------------------------|
 | StableDiffusionPipeline        | U-Net                    | CLIP's tokens                                          |
 | LatentConsistencyModelPipeline | U-Net                    | CLIP's tokens, the guidance                            |
@@ -10,7 +10,7 @@
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
 | PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
 
-Each is one line in KINDS.
+Each is one line of KINDS.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ from diffusion.models.interchange.family import SIDES, Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.text import Encoder, Tokenizer
 
-SAMPLING = "sampling.json"  # our own; other programs leave it alone
-CONTENT = (".json", ".txt", ".model", ".safetensors")  # of a folder, what makes a difference
+SAMPLING = "sampling.json"  # our own; other programs ignore it
+CONTENT = (".json", ".txt", ".model", ".safetensors")  # the files of a folder that change its pictures
 HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
 
 
 class Reader(NamedTuple):
-    """How one text encoder is read.
+    """How one text encoder of a pipeline is used.
 
     Attributes:
         suffix: of its folders, "text_encoder" + suffix and "tokenizer" + suffix.
@@ -51,7 +51,7 @@ class Reader(NamedTuple):
 
 
 class Usual(NamedTuple):
-    """How a model is sampled where nothing else is asked for; sampling.json of its folder says so where it is there.
+    """Steps and guidance of a model where a request names none; its folder may state them in sampling.json.
 
     Attributes:
         steps: of the sampler, at least 1.
@@ -62,27 +62,27 @@ class Usual(NamedTuple):
     guidance: float = 7.5
 
     def but(self, steps: int | None, guidance: float | None) -> "Usual":
-        """What is asked for, and these in the place of None."""
+        """The values of a request, with these in the place of None."""
         return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
 
 
-USUAL = Usual()  # of a model that is no folder's
+USUAL = Usual()  # of a model that has no folder
 
 
 class Kind(NamedTuple):
     """One pipeline.
 
     Attributes:
-        family: what the names of its classes begin with, and those of its relatives.
+        family: the beginning of its classes' names, and of its relatives' names.
         denoiser: name of its folder.
         readers: of the text encoders, in the order that `condition` takes them.
         condition: (prompts, *encoders, **how) -> condition.
         multiple: denoiser -> the number that divides the sides of its latents.
         usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
-        undistilled: those for a denoiser that reads no strength, where the class expects one that does; None: the same.
-        unit_clock: whether the network of a flow is told t in [0, 1], not in [0, 1000].
-        even: whether it lays the steps of a flow itself, see `schedulers.read`.
-        zeros: whether it is told zeros where no negative prompt is given.
+        undistilled: the same for a denoiser that reads no strength, where the class expects one; None: `usual`.
+        unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
+        even: whether it sets the steps of a flow itself, see `schedulers.read`.
+        zeros: whether its unconditional branch receives zeros where there is no negative prompt.
     """
 
     family: str
@@ -170,7 +170,7 @@ class Parts(NamedTuple):
         tokenizers: by the names of the encoders that they belong to.
         process: of the scheduler.
         side: of the latents that the denoiser was made for.
-        zeros: whether zeros are told where no negative prompt is given.
+        zeros: whether the unconditional branch receives zeros where there is no negative prompt.
         usual: steps and guidance.
     """
 
@@ -192,13 +192,13 @@ def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str 
         folder: as diffusers' `save_pretrained` writes it, with model_index.json.
         dtype: of the denoiser's and the encoders' parameters and computation, "float32" or "bfloat16". The autoencoder
             stays float32.
-        prediction: what the denoiser is thought to predict, see `schedulers.read`; "" as the folder says.
+        prediction: what the caller expects the denoiser to predict, see `schedulers.read`; "" as the folder says.
         **how: of `interchange.load`, for every network: shardings.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        Refusal: for another pipeline (its known relatives are named), or a config that asks for what is not supported
-            or contradicts itself.
+        Refusal: for another pipeline (names its known relatives), or a config that is not supported or contradicts
+            itself.
         Mismatch: if weights do not fit their config.
     """
     folder = pathlib.Path(folder).expanduser()
@@ -239,14 +239,14 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
         folder: for the message.
 
     Raises:
-        Refusal: for another class; names its relatives where any is known.
+        Refusal: for another class; names its known relatives.
     """
     if name in KINDS:
         return KINDS[name]
     family = max((kind.family for kind in KINDS.values() if name.startswith(kind.family)), key=len, default=None)
     relatives = [other for other, kind in KINDS.items() if kind.family == family]
-    hint = f" Of its family are {', '.join(relatives)}." if relatives else ""
-    raise Refusal(f"{folder} is a {name}, which is not known here; known are {', '.join(KINDS)}.{hint}")
+    hint = f" Its family has {', '.join(relatives)}." if relatives else ""
+    raise Refusal(f"{folder} is a {name}, which is not supported; supported: {', '.join(KINDS)}.{hint}")
 
 
 def distilled(denoiser: nn.Module) -> bool:
@@ -292,13 +292,13 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     """The folder's model_index.json.
 
     Raises:
-        FileNotFoundError: if it has none; says what is there and what to do.
+        FileNotFoundError: if it has none; says what to do.
     """
     path = folder / "model_index.json"
     if not path.is_file():
         single = folder.suffix == ".safetensors" and folder.is_file()
         raise FileNotFoundError(
-            f"{folder} is a single file; experiments.convert makes folders of the networks in it."
+            f"{folder} is a single file; experiments.convert makes a folder of each network in it."
             if single
             else f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and one for "
             "each of its networks, as diffusers' save_pretrained writes it."
@@ -309,11 +309,11 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
-    """What the folder's sampling.json says.
+    """Steps and guidance that the folder's sampling.json states.
 
     Args:
         folder: of the pipeline.
-        otherwise: where there is no such file, and for what it leaves out.
+        otherwise: the values without such a file, and for fields that it leaves out.
 
     Raises:
         Refusal: for a field that is not known, or a value out of range.
@@ -323,7 +323,7 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
         return otherwise
     found = limits.read_json(path)
     if not isinstance(found, dict) or not found.keys() <= set(Usual._fields):
-        raise Refusal(f"{path} holds {json.dumps(found)[:200]}; known are {', '.join(Usual._fields)}.")
+        raise Refusal(f"{path} holds {json.dumps(found)[:200]}; valid fields: {', '.join(Usual._fields)}.")
     usual = otherwise._replace(**found)
     for field, valid in (("steps", schema.whole(1)), ("guidance", schema.number())):
         if why := schema.objection(field, getattr(usual, field), valid):
@@ -332,9 +332,9 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
 
 
 def _there(index: Mapping[str, Any], part: str, optional: bool) -> bool:
-    given = index.get(part) or [None]
-    if not isinstance(given, list):
-        raise limits.Refused(f"model_index.json: {part} = {limits.short(given)}; valid: a library and a class.")
-    if given[0] is None and not optional:
+    stated = index.get(part) or [None]
+    if not isinstance(stated, list):
+        raise limits.Refused(f"model_index.json: {part} = {limits.short(stated)}; valid: a library and a class.")
+    if stated[0] is None and not optional:
         raise Refusal(f"model_index.json has no {part}, which this pipeline reads: {json.dumps(dict(index))[:200]}")
-    return given[0] is not None
+    return stated[0] is not None

@@ -75,7 +75,7 @@ def records(request: Request, source: Mapping[str, Any]) -> list[dict[str, Any]]
         **source,
         **{name: getattr(request, name) for name in PLAIN},
         "prompt": request.prompts[0],
-        "files": {path: checksum(path) for path in named},
+        "files": {path: checksum(path) for path in map(str, named)},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "device": jax.devices()[0].device_kind,
     }

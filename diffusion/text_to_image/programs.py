@@ -91,7 +91,7 @@ def check_memory(model: Any, course: Course, batch: int, conditional: dict, unco
     check(model.params["vae"], functools.partial(decoded, model, course), x)
     if model.sees_mask:  # its condition comes with the picture
         return True
-    guided = lambda params, x, *conditions: denoise(model, params, *conditions, 2.0)(x, 0.5)
+    guided = lambda params, x, condition, other: denoise(model, params, condition, other, 2.0)(x, 0.5)
     rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
     other = rows(unconditional) if course.guided else None
     check(model.params[model.kind.denoiser], guided, x, rows(conditional), other)

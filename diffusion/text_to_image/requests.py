@@ -14,7 +14,7 @@ import os
 import types
 import typing
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -195,6 +195,17 @@ class Request:
             )
 
     @classmethod
+    def of(cls, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0, **more: Any) -> Self:
+        """The request for N pictures.
+
+        Args:
+            prompts: one text, or N.
+            seeds: one number, or N.
+            **more: the other settings.
+        """
+        return cls(prompts=prompts, seeds=seeds, **more)  # pyright: ignore[reportArgumentType]; read as tuples
+
+    @classmethod
     def series(cls, prompt: str, seed: int, number: int, **more: Any) -> Self:
         """The request for several pictures of one prompt, with seeds that follow one another.
 
@@ -353,8 +364,8 @@ def _typed(kind: type, value: Any) -> Any:
         return str(value)
     if kind is str and hasattr(value, "shape") and not isinstance(value, str):
         return np.asarray(value)
-    if hasattr(value, "item") and np.ndim(value) == 0:
-        value = value.item()
+    if np.ndim(value) == 0 and (item := getattr(value, "item", None)):
+        value = item()
     if isinstance(value, float) and kind is not float and value % 1 == 0:
         return int(value)
     return value

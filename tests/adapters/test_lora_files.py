@@ -209,7 +209,7 @@ def test_what_is_wrong_with_a_file_is_said_by_name(tmp_path):
     refused({"lora_unet_nothing.lora_down.weight": some}, "lora_unet_nothing")
     refused({f"{layer}.lora_magnitude_vector": some}, "proj_in.lora_magnitude_vector")
     refused({"text_encoder_2.encoder.layers.0.mlp.fc1.lora_A.weight": some}, "text_encoder_2")
-    refused({f"{layer}.lora_B.weight": None}, f"{layer[5:]} of unet has down alone")
+    refused({f"{layer}.lora_B.weight": None}, f"{layer[5:]} of unet has only down")
     refused({f"{layer}.lora_A.weight": made("x", (3, 17, 1, 1))}, r"\[3, 17, 1, 1\] and \[16, 3, 1, 1\] do not fit")
     refused({f"{layer}.lora_B.weight": made("x", (16, 4, 1, 1))}, r"do not fit the weight \[16, 16, 1, 1\]")
     metadata = lambda **fields: {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in fields.items()})}

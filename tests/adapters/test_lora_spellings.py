@@ -381,8 +381,8 @@ def test_unknown_and_mixed_spellings_are_refused_by_their_first_name(tmp_path):
     part = "transformer.transformer_blocks.0.attn.to_q.lora"
     both = {f"{part}_A.weight": made("a", (2, 32)), f"{part}_B.weight": made("b", (32, 2))}
     refused(flux | both, "by two spellings of its layers.*(to_q|qkv).lora_A.weight", "transformer")
-    refused({f"unet.{Q}.hada_w1_a": A, **peft}, "has down, hada_w1_a, up alone, and needs the factors")
-    refused({f"unet.{Q}.lokr_w1": A}, "has lokr_w1 alone, and needs")
+    refused({f"unet.{Q}.hada_w1_a": A, **peft}, "has only down, hada_w1_a, up; it needs the factors")
+    refused({f"unet.{Q}.lokr_w1": A}, "has only lokr_w1; it needs")
     refused({f"unet.{Q}.lokr_w1": A, f"unet.{Q}.lokr_w2": A}, r"lokr_w1 \[3, 16\], lokr_w2 \[3, 16\] make no matrix")
     refused({f"unet.{Q}.oft_blocks": A}, f"unet.{Q}.oft_blocks")
     refused(peft | {f"unet.{Q}.dora_scale": A}, r"dora_scale: its magnitudes \[3, 16\] are neither \[16, 1")

@@ -210,21 +210,21 @@ def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual
 
 def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_path):
     refused = functools.partial(pytest.raises, Refusal)
-    with refused(match=r"PixArtAlphaPAGPipeline.*Of its family are PixArtAlphaPipeline, PixArtSigmaPipeline\.$"):
+    with refused(match=r"PixArtAlphaPAGPipeline.*Its family has PixArtAlphaPipeline, PixArtSigmaPipeline\.$"):
         pipelines.kind_of("PixArtAlphaPAGPipeline", tmp_path)
     with refused(
-        match=r"Of its family are StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, "
+        match=r"Its family has StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, "
         r"StableDiffusionXLInpaintPipeline\.$"
     ):
         pipelines.kind_of("StableDiffusionXLControlNetPipeline", tmp_path)
     for stranger in ("WanPipeline", "StableVideoDiffusionPipeline", "None"):
-        with refused(match=r"known are .*PixArtSigmaPipeline\.$"):
+        with refused(match=r"supported: .*PixArtSigmaPipeline\.$"):
             pipelines.kind_of(stranger, tmp_path)
 
 
 @pytest.mark.parametrize("content, message", [
-    ({"step": 4}, r"sampling\.json holds .*'?step.* known are steps, guidance"),
-    ([4, 1.0], "known are steps, guidance"),
+    ({"step": 4}, r"sampling\.json holds .*'?step.* valid fields: steps, guidance"),
+    ([4, 1.0], "valid fields: steps, guidance"),
     ({"steps": 0}, "steps = 0; valid: a whole number, at least 1"),
     ({"steps": 4.0}, r"steps = 4\.0; valid"),
     ({"guidance": "2"}, "guidance = '2'; valid: a number"),
@@ -292,7 +292,7 @@ def test_folders_that_are_no_known_pipeline_are_refused(tmp_path):
         pipelines.read(tmp_path / "one.safetensors")
     index = tmp_path / "model_index.json"
     index.write_text(json.dumps({"_class_name": "StableDifusion3Pipeline"}))
-    with pytest.raises(Refusal, match=r"is a StableDifusion3Pipeline.* known are .*StableDiffusion3Pipeline"):
+    with pytest.raises(Refusal, match=r"is a StableDifusion3Pipeline.* supported: .*StableDiffusion3Pipeline"):
         pipelines.read(tmp_path)
     index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "text_encoder": [None, None]}))
     with pytest.raises(Refusal, match="has no text_encoder"):
