@@ -262,7 +262,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     with whole(path) as file:
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _time(t, first):

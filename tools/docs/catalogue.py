@@ -97,8 +97,8 @@ def members(section: Section) -> dict[str, Callable]:
     names = getattr(module, "__all__", None) or [
         name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__
     ]
-    found = {name: getattr(module, name) for name in names if not name.startswith("_")}
-    return {name: value for name, value in found.items() if inspect.isfunction(value) and _section(value, section)}
+    public = {name: getattr(module, name) for name in names if not name.startswith("_")}
+    return {name: value for name, value in public.items() if inspect.isfunction(value) and _section(value, section)}
 
 
 def _section(function: Callable, section: Section) -> bool:
@@ -133,19 +133,20 @@ def facts(function: Callable) -> dict[str, str]:
     place = f"{function.__module__}.{function.__qualname__}"
     if "Facts:" not in lines:
         raise ValueError(f"{place}: its docstring has no Facts:")
-    found, key = {}, ""
+    entries: dict[str, str] = {}
+    key = ""
     for line in lines[lines.index("Facts:") + 1 :]:
         if not line.strip():
             break
         if line.startswith(" " * 8) and key:
-            found[key] += f" {line.strip()}"
+            entries[key] += f" {line.strip()}"
             continue
         start = re.fullmatch(r" {4}(\w+): (\S.*)", line)
         if start is None:
             raise ValueError(f"{place}: {line!r} in its Facts is not 'key: value'")
         key = start[1]
-        found[key] = start[2]
-    return found
+        entries[key] = start[2]
+    return entries
 
 
 def summary(function: Callable) -> str:
@@ -159,12 +160,12 @@ def mistakes(section: Section) -> list[str]:
     wrong = []
     for name, function in members(section).items():
         try:
-            found = facts(function)
+            keys = facts(function).keys()
         except ValueError as error:
             wrong.append(str(error))
             continue
-        missing = set(section.facts) - found.keys()
-        unknown = found.keys() - set(section.facts)
+        missing = set(section.facts) - keys
+        unknown = keys - set(section.facts)
         wrong += [f"{section.module}.{name}: its Facts lack {key}" for key in sorted(missing)]
         wrong += [
             f"{section.module}.{name}: its Facts have {key}, which is none of {', '.join(section.facts)}"

@@ -15,7 +15,6 @@ import numpy as np
 import scipy.stats
 from absl import app, flags, logging
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -94,12 +93,12 @@ def samplers_picture() -> Figure:
     data = oracles.three_gaussians()
     evaluations = 8
     x = jnp.asarray(scipy.stats.norm.ppf(scipy.stats.qmc.Sobol(2, seed=3).random(16)))
-    exact = _way(samplers.rk4(), exact_denoiser(data, FLOW), x, timesteps.uniform(FLOW, 200))
+    exact = _trajectory(samplers.rk4(), exact_denoiser(data, FLOW), x, timesteps.uniform(FLOW, 200))
     figure = Figure(figsize=(11, 7.6), dpi=110, layout="constrained")
     for panel, (name, sampler) in zip(figure.subplots(2, 3).ravel(), names.items()):
         steps = max(steps for steps in range(1, evaluations + 1) if sampler.nfe(steps) <= evaluations)
         grid = timesteps.uniform(FLOW, steps)
-        way = _way(sampler, exact_denoiser(data, FLOW), x, grid)[:, : 4 if sampler.draws else None]
+        way = _trajectory(sampler, exact_denoiser(data, FLOW), x, grid)[:, : 4 if sampler.draws else None]
         _contours(panel, data)
         panel.add_collection(LineCollection(exact.swapaxes(0, 1), colors=GREY, linewidths=1.0))
         panel.add_collection(LineCollection(way.swapaxes(0, 1), colors=BLUE, linewidths=1.0))
@@ -108,8 +107,8 @@ def samplers_picture() -> Figure:
         panel.scatter(*exact[-1].T, s=26, facecolors="none", edgecolors=GREY, linewidths=1.2, zorder=3)
         panel.scatter(*way[-1].T, s=14, color=RED, linewidths=0, zorder=4)
         error = np.sqrt(np.mean(np.sum((way[-1] - exact[-1, : way.shape[1]]) ** 2, axis=-1)))
-        told = "stochastic, four samples" if sampler.draws else f"{error:.3f} from the exact flow"
-        panel.set_title(f"{name}: {steps} steps, {sampler.nfe(steps)} evaluations\n{told}", fontsize=9.5)
+        kind = "stochastic, four samples" if sampler.draws else f"{error:.3f} from the exact flow"
+        panel.set_title(f"{name}: {steps} steps, {sampler.nfe(steps)} evaluations\n{kind}", fontsize=9.5)
         _square(panel, 2.5)
     return figure
 
@@ -143,7 +142,7 @@ def objectives_picture() -> Figure:
         panel.scatter(*data_points.T, s=8, color=BLUE, linewidths=0, zorder=3)
         panel.set_title(title, fontsize=9.5)
     start = jnp.asarray(scipy.stats.norm.ppf(scipy.stats.qmc.Sobol(2, seed=3).random(8)))
-    way = _way(samplers.rk4(), exact_denoiser(data, FLOW), start, timesteps.uniform(FLOW, 100))
+    way = _trajectory(samplers.rk4(), exact_denoiser(data, FLOW), start, timesteps.uniform(FLOW, 100))
     independent.add_collection(LineCollection(way.swapaxes(0, 1), colors=ORANGE, linewidths=1.6, zorder=4))
 
     _contours(jumps, data)
@@ -193,10 +192,10 @@ def guidance_picture() -> Figure:
     grid = timesteps.uniform(FLOW, 50)
     figure = Figure(figsize=(11, 5.9), dpi=110, layout="constrained")
     for panel, (name, denoise) in zip(figure.subplots(2, 4).ravel(), cases.items()):
-        found = _way(samplers.ddim(), denoise, x, grid)[-1]
+        samples = _trajectory(samplers.ddim(), denoise, x, grid)[-1]
         _contours(panel, both, GREY)
         _contours(panel, ours, BLUE)
-        panel.scatter(*found.T, s=4, color=ORANGE, linewidths=0, alpha=0.8, zorder=3)
+        panel.scatter(*samples.T, s=4, color=ORANGE, linewidths=0, alpha=0.8, zorder=3)
         _square(panel, 2.6)
         panel.set_title(name, fontsize=9.5)
     return figure
@@ -216,11 +215,11 @@ def _draw(data: oracles.Mixture, number: int, random: np.random.Generator) -> tu
     return data.means[component] + np.einsum("nij,nj->ni", np.asarray(data.axes)[component], stretched), component
 
 
-def _way(sampler: samplers.Sampler, denoise, x, grid: np.ndarray) -> np.ndarray:
+def _trajectory(sampler: samplers.Sampler, denoise, x, grid: np.ndarray) -> np.ndarray:
     """`[N + 1, B, 2]`."""
     keys = jax.random.split(jax.random.key(0), len(x))
-    walk = jax.jit(lambda x: samplers.sample_trajectory(sampler, denoise, FLOW, x, timesteps.plan(grid), keys)[1])
-    return np.asarray(walk(x).x)
+    run = jax.jit(lambda x: samplers.sample_trajectory(sampler, denoise, FLOW, x, timesteps.plan(grid), keys)[1])
+    return np.asarray(run(x).x)
 
 
 def _contours(panel: Axes, data: oracles.Mixture, color: str = GREY) -> None:
@@ -243,12 +242,10 @@ def main(argv: list[str]) -> None:
     """Draws."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
     folder = pathlib.Path(flags.FLAGS.folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for family in flags.FLAGS.families:
         with jax.enable_x64(True):
             figure = FAMILIES[family]()
-        FigureCanvasAgg(figure)
-        figure.savefig(folder / f"{family}.png", metadata={"Software": None})
+        plots.save(figure, folder / f"{family}.png")
         print(folder / f"{family}.png")
 
 

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 from jax import Array
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffusion import editing, samplers, timesteps
@@ -68,7 +67,7 @@ def inpaint(run: Trained, images: Array, labels: np.ndarray, known: np.ndarray) 
 
 def outpaint(run: Trained, middles: Array, labels: np.ndarray) -> tuple[Array, Array, Array]:
     """What lies around a picture's middle is painted."""
-    rest = [(side - given) // 2 for side, given in zip(run.shape, middles.shape[1:3])]
+    rest = [(side - middle) // 2 for side, middle in zip(run.shape, middles.shape[1:3])]
     canvas, known = editing.extended(middles, [(margin, margin) for margin in rest])
     return inpaint(run, canvas, labels, known), canvas, known
 
@@ -122,11 +121,11 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     for scale in SCALES:
         at = run.changed({"sample.guidance.scale": scale, "sample.number": number})
         images = generate.generator(at.config, at.shape).images(at.params, labels, seeds)
-        found = sample_metrics.evaluate_samples(images, labels, _evaluated(at.config))
+        metrics = sample_metrics.evaluate_samples(images, labels, _evaluated(at.config))
         made.append(images)
         table.append(
-            f"| {scale:g} | {100 * found['asked_class']:.1f} % | {found['fd_classifier']:.3g} "
-            f"({found['fd_classifier_over_floor']:.2f}) |"
+            f"| {scale:g} | {100 * metrics['asked_class']:.1f} % | {metrics['fd_classifier']:.3g} "
+            f"({metrics['fd_classifier_over_floor']:.2f}) |"
         )
     rows = [row for row in (3, 5, 8, 9, 2) if row < _classes(run)]
     shown = np.stack(made, axis=1)  # [number, scales, H, W, C]
@@ -144,11 +143,11 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
         _shell("sample", *words),
         "\n".join(
             [
-                "Classifier-free guidance, cond + (w - 1)(cond - uncond): w = 0 ignores the class that is asked for, 1 "
+                "Classifier-free guidance, cond + (w - 1)(cond - uncond): w = 0 ignores the requested class, 1 "
                 "is no guidance; too much of it makes all digits of a class alike.",
                 "",
-                f"| w | asked class recognised | Frechet distance, classifier features, N = {_real_number(run)} (times"
-                " the floor) |",
+                "| w | requested class recognised | Frechet distance, classifier features, "
+                f"N = {_real_number(run)} (times the floor) |",
                 "| --- | --- | --- |",
                 *table,
             ]
@@ -163,13 +162,13 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     labels = np.array([0, 3], np.int32) % _classes(run)
     x, keys = run.noise(2)
     for name in SAMPLERS:
-        found = []
+        images = []
         for steps in STEPS:
             sampler = names.SAMPLERS[name]()
             plan = timesteps.plan(run.changed({"sample.steps": steps}).grid)
-            found.append(to_uint8(samplers.sample(sampler, run.denoise(labels), run.schedule, x, plan, keys)))
-        for block, images in zip(blocks, np.swapaxes(found, 0, 1)):
-            block.append(images)
+            images.append(to_uint8(samplers.sample(sampler, run.denoise(labels), run.schedule, x, plan, keys)))
+        for block, of_seed in zip(blocks, np.swapaxes(images, 0, 1)):
+            block.append(of_seed)
     texts = [f"{STEPS[0]} step", *map(str, STEPS[1:])]
     plots.mosaic(
         [plots.paper(np.stack(block)) for block in blocks],
@@ -198,7 +197,7 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     left = width // 4
     around, canvas, known = outpaint(run, images[:, top : height - top, left : width - left], labels)
     black = to_uint8(images)
-    tinted = lambda given, mask: np.where(mask, plots.paper(to_uint8(given), black), np.uint8(UNKNOWN))
+    tinted = lambda x, mask: np.where(mask, plots.paper(to_uint8(x), black), np.uint8(UNKNOWN))
     real = plots.paper(black)
     made = lambda x: plots.paper(to_uint8(x), black)
     rows = [real, tinted(images, upper), made(painted), tinted(canvas, np.asarray(known)), made(around)]
@@ -255,15 +254,13 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     path = folder / "report.json"
     if not path.is_file():
         raise ConfigError(f"{path} is not there. Write it by: {printed('evaluate', f'--workdir={folder}')}")
-    found = json.loads(path.read_text())["figures"]
+    measured = json.loads(path.read_text())["figures"]
     figure = Figure(figsize=(10, 3.1), dpi=plots.DPI, layout="constrained")
     classes, distances, nearest = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
-    of_classes(classes, found["asked_class"])
-    of_distances(distances, found["frechet"])
-    of_neighbours(nearest, found["neighbours"])
-    FigureCanvasAgg(figure)
-    with files.whole(place / "evaluation.png") as file:
-        figure.savefig(file, format="png", metadata={"Software": None})
+    of_classes(classes, measured["asked_class"])
+    of_distances(distances, measured["frechet"])
+    of_neighbours(nearest, measured["neighbours"])
+    plots.save(figure, place / "evaluation.png")
     _copy(folder / "curves.png", place / "curves.png")
     return Shown(
         _shell("evaluate", f"--workdir={folder}"),
@@ -272,22 +269,26 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     )
 
 
-def of_classes(axes, asked: dict) -> None:
+def of_classes(axes, accuracy: dict) -> None:
     """Share of each class that the classifier recognises."""
-    classes = list(asked["by_class"])
+    classes = list(accuracy["by_class"])
     axes.bar(
-        np.arange(len(classes)) - 0.2, [100 * asked["by_class"][c] for c in classes], 0.4, color=BLUE, label="samples"
+        np.arange(len(classes)) - 0.2,
+        [100 * accuracy["by_class"][c] for c in classes],
+        0.4,
+        color=BLUE,
+        label="samples",
     )
     axes.bar(
         np.arange(len(classes)) + 0.2,
-        [100 * asked["real"]["by_class"].get(c, np.nan) for c in classes],
+        [100 * accuracy["real"]["by_class"].get(c, np.nan) for c in classes],
         0.4,
         color=FAINT,
         label="real test images",
     )
     axes.set_xticks(range(len(classes)), classes)
-    axes.set(xlabel="class asked for", ylabel="recognised, %", ylim=(80, 105), yticks=range(80, 101, 5))
-    _plain(axes, "Asked class")
+    axes.set(xlabel="requested class", ylabel="recognised, %", ylim=(80, 105), yticks=range(80, 101, 5))
+    _plain(axes, "Requested class")
     axes.legend(**LEGEND, ncols=2)
 
 
@@ -405,7 +406,7 @@ def _shell(module: str, *words: str) -> str:
 
 def _python(*functions: Callable) -> str:
     code = "\n\n".join(textwrap.dedent(inspect.getsource(function)).strip() for function in functions)
-    where = 'where `run = trained.load("runs/digits")` and `images, labels = run.real("test", 10)`.'
+    where = 'where `run = trained_run.load("runs/digits")` and `images, labels = run.real("test", 10)`.'
     return f"```python\n{code}\n```\n\n{where}"
 
 
@@ -414,8 +415,8 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
         raise ConfigError(
             f"{source} is not there: sample and evaluate the run first (experiments.sample, experiments.evaluate)."
         )
-    with files.whole(target) as file, open(source, "rb") as given:
-        shutil.copyfileobj(given, file)
+    with files.whole(target) as file, open(source, "rb") as original:
+        shutil.copyfileobj(original, file)
 
 
 def _classes(run: Trained) -> int:

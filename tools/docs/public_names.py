@@ -51,16 +51,16 @@ def public_names(root: pathlib.Path = ROOT, package: str = "diffusion") -> dict[
     Returns:
         {module: its names}, sorted; modules that have none of their own are left out.
     """
-    found = _modules(root, package)
+    every = _modules(root, package)
     taken = {
-        place for module in found.values() for place in module.taken.values() if place[0].startswith(f"{module.name}.")
+        place for module in every.values() for place in module.taken.values() if place[0].startswith(f"{module.name}.")
     }
     public = {}
-    for module in found.values():
+    for module in every.values():
         names = [
-            found[place[0]].defined[place[1]]._replace(module=module.name, name=name)
+            every[place[0]].defined[place[1]]._replace(module=module.name, name=name)
             for name, place in module.taken.items()
-            if place[0] in found and place[1] in found[place[0]].defined
+            if place[0] in every and place[1] in every[place[0]].defined
         ]
         for name in module.defined.values():
             listed = name.name in module.listed if module.listed is not None else name.kind != "constant"

@@ -196,8 +196,8 @@ def as_markdown(docstring: str) -> str:
 
 
 def _with_listed_facts(docstring: str) -> str:
-    def listed(found):
-        entries = re.sub(r"\n {5,}", " ", found[1]).splitlines()  # an entry may go on in a line that is further in
+    def listed(section):
+        entries = re.sub(r"\n {5,}", " ", section[1]).splitlines()  # an entry may go on in a line that is further in
         pairs = [entry.strip().partition(":") for entry in entries]
         return "".join(f"- **{key}**: {value.strip()}\n" for key, _, value in pairs)
 
