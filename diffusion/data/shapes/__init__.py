@@ -12,9 +12,11 @@ from diffusion.data.shapes import drawing, scenes
 __all__ = ["SEED", "SIZES", "TRAIN_SHARES", "Shapes", "drawing", "example", "scenes"]
 
 SEED = 2026
-SIZES = {"train": 20_000, "validation": 1_000, "test": 2_000, "withheld": 1_000}  # pictures of each split
-# Train has more of what is learned last, two objects and neon; the other splits have what is measured.
+"""Seed of all pictures."""
+SIZES = {"train": 20_000, "validation": 1_000, "test": 2_000, "withheld": 1_000}
+"""Pictures of each split."""
 TRAIN_SHARES = scenes.Shares(kinds=(0.34, 0.18, 0.42, 0.06), styles=(0.65, 0.13, 0.22))
+"""Shares of the training split, which has more of what is learned last: two objects and neon."""
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):

@@ -20,11 +20,11 @@ PREDICTIONS = {
     "sample": parameterizations.x0,
     "flow_prediction": parameterizations.velocity,
 }
+"""Parameterizations by the prediction_type of a scheduler's config."""
 OURS = "FlowConsistencyScheduler"
+"""The class that our own scheduler has in a scheduler's config."""
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 EDMS = {"EDMEulerScheduler": "euler", "EDMDPMSolverMultistepScheduler": "dpmpp_2m"}
-# Of tables of betas: the options and the values that are known. The first value holds where a config is silent; None
-# there means that each solver has its own.
 OPTIONS: Mapping[str, tuple] = {
     "timestep_spacing": (None, *SPACINGS),
     "set_alpha_to_one": (None, True, False),
@@ -39,8 +39,11 @@ OPTIONS: Mapping[str, tuple] = {
     "use_beta_sigmas": (False, True, None),
     "use_lu_lambdas": (False, True, None),
 }
+"""Options of tables of betas and their known values.
+
+The first value holds where a config is silent; None there means that each solver has its own.
+"""
 LEVELS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-# Fields of which only these values are supported.
 ONLY: Mapping[str, tuple] = {
     "thresholding": (False, None),
     "predict_x0": (True,),
@@ -58,7 +61,7 @@ ONLY: Mapping[str, tuple] = {
     "shift_terminal": (None,),
     "use_dynamic_shifting": (False, None),
 }
-# Fields that are read without effect, and why.
+"""Fields of which only these values are supported."""
 WITHOUT_EFFECT: Mapping[str, str] = {
     "dynamic_thresholding_ratio": "of thresholding, which is refused",
     "sample_max_value": "of thresholding, which is refused",
@@ -66,6 +69,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "flow_shift": "of use_flow_sigmas, which reads it",
     "skip_prk_steps": "of PNDM, which reads it",
 }
+"""Fields that are read without effect, and why."""
 
 
 LONGEST = 10**5  # steps of a process; published ones have 1,000

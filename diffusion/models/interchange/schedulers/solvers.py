@@ -171,6 +171,7 @@ SOLVERS = {
         betas=SD_BETAS,
     ),
 }
+"""Solvers by the names of our samplers."""
 
 
 def spaced_indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) -> np.ndarray:
