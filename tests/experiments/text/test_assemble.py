@@ -105,5 +105,5 @@ def test_what_a_file_says_of_itself(tmp_path):
     with pytest.raises(interchange.Refusal, match=r"contradicts itself: a tensor named v_pred .* and the metadata"):
         stated.prediction(place)
     save_file(array, place, metadata={"modelspec.prediction_type": "velocity"})
-    with pytest.raises(interchange.Refusal, match="'velocity'; known are epsilon, v"):
+    with pytest.raises(interchange.Refusal, match="'velocity'; valid: epsilon, v"):
         stated.prediction(place)

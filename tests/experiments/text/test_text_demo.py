@@ -330,7 +330,7 @@ def test_a_folder_without_a_model_is_told_in_a_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"put together at the end of: python -m experiments\.text_demo"):
         workdir.text_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
-    with pytest.raises(ConfigError, match=r"experiments\.text_model --workdir=.*; one of classes is"):
+    with pytest.raises(ConfigError, match=r"experiments\.text\.model --workdir=.*; one of classes is"):
         workdir.text_model(tmp_path)
 
 
