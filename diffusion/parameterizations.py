@@ -83,7 +83,7 @@ def denoiser(
         denoise(x_t, t), where t has a shape that is a prefix of x_t's; predictions are at least float32.
 
     Raises:
-        TypeError: for a schedule, parameterization or network that is none, such as schedules.cosine without ().
+        TypeError: if one of them has another type, such as schedules.cosine without ().
         ValueError: if the parameterization is not defined at schedule.t_max, where sampling starts; from denoise, as
             `evaluate`.
     """

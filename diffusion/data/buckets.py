@@ -69,22 +69,22 @@ def widest(area: int, multiple: int = 64, least: int = 256, most: int = 1024) ->
 
     Reference: NovelAI, "Improvements on Stable Diffusion", 2022, "Aspect Ratio Bucketing"; as kohya's scripts have it.
     """
-    found = set()
+    sizes = set()
     square = int(area**0.5) // multiple * multiple
     if square:
-        found.add((square, square))
+        sizes.add((square, square))
     for side in range(least, most + 1, multiple):
         other = min(most, area // side // multiple * multiple)
         if other >= least:
-            found |= {(side, other), (other, side)}
-    return _sorted(found)
+            sizes |= {(side, other), (other, side)}
+    return _sorted(sizes)
 
 
 def _sorted(sizes) -> tuple[Size, ...]:
-    found = tuple(sorted(set(sizes), key=lambda size: (size[1] / size[0], size)))
-    if not found:
+    ordered = tuple(sorted(set(sizes), key=lambda size: (size[1] / size[0], size)))
+    if not ordered:
         raise ValueError("no size fits: the area is too small for sides of that multiple between least and most")
-    return found
+    return ordered
 
 
 def nearest(pictures: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
@@ -141,18 +141,18 @@ def measured_once(source: Any, threads: int = 2) -> np.ndarray:
         int64 [N, 2].
     """
     path = files.cache("sizes") / f"{source.stamp()}.npy"
-    found = files.array(path)
-    if found is not None and found.shape == (len(source), 2) and found.dtype == np.int64 and found.min() >= 1:
-        return found
-    found = measured(source, threads)
-    with contextlib.suppress(OSError):  # it is not lost, only found again the next time
+    sizes = files.array(path)
+    if sizes is not None and sizes.shape == (len(source), 2) and sizes.dtype == np.int64 and sizes.min() >= 1:
+        return sizes
+    sizes = measured(source, threads)
+    with contextlib.suppress(OSError):  # it is not lost, only measured again the next time
         path.parent.mkdir(parents=True, exist_ok=True)
         # Each process writes a file of its own; the last one is as good as the first.
         own = path.with_name(f"{os.getpid()}.{path.name}")
         with files.whole(own) as file:
-            np.save(file, found)
+            np.save(file, sizes)
         os.replace(own, path)
-    return found
+    return sizes
 
 
 class Order(NamedTuple):
@@ -222,11 +222,11 @@ class Order(NamedTuple):
         number = before[bucket] + int((turns[:position] == bucket).sum())
         rows = self.members[bucket]
         positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        found = np.empty(self.batch_size, np.int64)
+        chosen = np.empty(self.batch_size, np.int64)
         for epoch in np.unique(positions // len(rows)).tolist():
             now = positions // len(rows) == epoch
-            found[now] = rows[_shuffled(len(rows), self.seed, epoch, bucket + 1)[positions[now] % len(rows)]]
-        return bucket, found
+            chosen[now] = rows[_shuffled(len(rows), self.seed, epoch, bucket + 1)[positions[now] % len(rows)]]
+        return bucket, chosen
 
 
 @functools.lru_cache(maxsize=256)

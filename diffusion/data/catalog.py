@@ -130,10 +130,10 @@ def _check_features(path: Path) -> None:
     if not isinstance(content, dict) or "type" in content or _values(content, "jsonFeature", "json_feature"):
         raise ValueError(f"{path} is not in the form that TFDS 4.3 and later write; prepare the dataset again.")
     allowed = {f"{feature.__module__}.{feature.__qualname__}" for feature in FEATURES}
-    for found in _values(content, "pythonClassName", "python_class_name"):
-        if isinstance(found, str) and found not in allowed:
+    for class_name in _values(content, "pythonClassName", "python_class_name"):
+        if isinstance(class_name, str) and class_name not in allowed:
             raise ValueError(
-                f"{path} names the feature class {found!r}, whose module would be imported to open the dataset. "
+                f"{path} names the feature class {class_name!r}, whose module would be imported to open the dataset. "
                 f"Only TFDS's own are opened: {', '.join(sorted(feature.__name__ for feature in FEATURES))}."
             )
     names = [name for features in _values(content, "features") if isinstance(features, dict) for name in features]
@@ -212,10 +212,10 @@ def _not_found(name: str, root: Path, origin: str) -> str:
     there = available(root)
     names = sorted({entry.split(":")[0] for entry in there} | set(BUNDLED))
     near = difflib.get_close_matches(name.split(":")[0], names, n=1)
-    found = f"it holds {', '.join(there)}" if there else "it holds no dataset" if root.is_dir() else "no such folder"
+    contents = f"it holds {', '.join(there)}" if there else "it holds no dataset" if root.is_dir() else "no such folder"
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
-        f"dataset {name!r} is not in {root} ({origin}): {found}; bundled: {', '.join(BUNDLED)}.{hint} "
+        f"dataset {name!r} is not in {root} ({origin}): {contents}; bundled: {', '.join(BUNDLED)}.{hint} "
         "Nothing is downloaded here. Prepare it once, where TensorFlow is installed too, with "
         f'`python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir={str(root)!r}, '
         "file_format='array_record').download_and_prepare()\"`, "

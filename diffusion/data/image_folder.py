@@ -62,20 +62,20 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
         text = path.read_text(encoding="utf-8-sig")
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         names = table.fieldnames or []
-        found = [(table.line_num, line) for line in table]
+        numbered = [(table.line_num, line) for line in table]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read ({error}): it is a CSV in UTF-8 with {_columns()}.") from None
     if set(REQUIRED) - set(names) or set(names) - set(REQUIRED + OPTIONAL):
         raise ValueError(f"{path} has the columns {', '.join(map(str, names)) or 'none'}; it takes {_columns()}.")
-    if not found:
+    if not numbered:
         raise ValueError(f"{path} names no picture.")
-    if ragged := [line for line, row in found if None in row or None in row.values()]:
+    if ragged := [line for line, row in numbered if None in row or None in row.values()]:
         raise ValueError(
             f"{path}: {_lines(ragged)} another number of values than there are columns; a caption with a "
             "comma stands in quotes."
         )
-    rows = [Row(*(str(row.get(name, "")).strip() for name in Row._fields)) for _, row in found]
-    lines = [line for line, _ in found]
+    rows = [Row(*(str(row.get(name, "")).strip() for name in Row._fields)) for _, row in numbered]
+    lines = [line for line, _ in numbered]
     if empty := [line for line, row in zip(lines, rows) if not row.caption]:
         raise ValueError(f"{path}: {_lines(empty)} an empty caption; give each picture one, or leave it out.")
     limits.inside(str(path), (row.file_name for row in rows))

@@ -131,29 +131,29 @@ def features(params: Params, x: Array, taps: tuple[str, ...] = ("2048",)) -> dic
     """
     _check(params, x.shape, taps)
     conv = functools.partial(_conv, params)
-    found = {}
+    taken = {}
     x = conv("conv", x, stride=2, pad=False)
     x = conv("conv_1", x, pad=False)
     x = _max_pool(conv("conv_2", x), stride=2)
-    found["64"] = x.mean((1, 2))
+    taken["64"] = x.mean((1, 2))
     x = conv("conv_4", conv("conv_3", x), pad=False)
     x = _max_pool(x, stride=2)
-    found["192"] = x.mean((1, 2))
+    taken["192"] = x.mean((1, 2))
     for name in ("mixed", "mixed_1", "mixed_2"):
         x = _block_a(params, name, x)
     x = _block_b(params, "mixed_3", x)
     for name in ("mixed_4", "mixed_5", "mixed_6", "mixed_7"):
         x = _block_c(params, name, x)
         if name == "mixed_6":  # its first branch comes first
-            found["spatial"] = x[..., :_SPATIAL_CHANNELS].reshape(len(x), -1)
-    found["768"] = x.mean((1, 2))
+            taken["spatial"] = x[..., :_SPATIAL_CHANNELS].reshape(len(x), -1)
+    taken["768"] = x.mean((1, 2))
     x = _block_d(params, "mixed_8", x)
     x = _block_e(params, "mixed_9", x, last=False)
     x = _block_e(params, "mixed_10", x, last=True)
-    found["2048"] = x.mean((1, 2))
+    taken["2048"] = x.mean((1, 2))
     if "logits" in taps:
-        found["logits"] = jnp.dot(found["2048"], params["output.kernel"], precision="highest")
-    return {tap: found[tap] for tap in taps}
+        taken["logits"] = jnp.dot(taken["2048"], params["output.kernel"], precision="highest")
+    return {tap: taken[tap] for tap in taps}
 
 
 def extract(

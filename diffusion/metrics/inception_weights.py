@@ -148,8 +148,8 @@ def read(path: pathlib.Path | str) -> Weights:
     path = pathlib.Path(path)
     if not path.is_file():  # a pipe would be waited for without end
         raise WeightsError(f"There is no file of Inception weights at {path}. {HOW_TO_GET}")
-    if (found := path.stat().st_size) > LIMIT:
-        raise WeightsError(f"{path} has {limits.size(found)}; at most {limits.size(LIMIT)} are read. {HOW_TO_GET}")
+    if (size := path.stat().st_size) > LIMIT:
+        raise WeightsError(f"{path} has {limits.size(size)}; at most {limits.size(LIMIT)} are read. {HOW_TO_GET}")
     try:
         with open(path, "rb") as file:
             is_torch = torch_files.is_torch(file.read(16))

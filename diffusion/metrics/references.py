@@ -196,7 +196,7 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
     rows_sha = dict(before.about["rows"]) if before else dict.fromkeys(keep, "")
     images_sha = before.about["images"]["sha256"] if before else ""
     in_memory = {tap: [] for tap in keep}
-    found = done
+    on_disk = done
     saved = time.perf_counter()
 
     def state():
@@ -242,8 +242,8 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
         rows = {tap: np.concatenate(parts) for tap, parts in in_memory.items()}
     else:
         rows = {tap: _mapped(path, tap, images.count, len(moments[tap].mean)) for tap in keep}
-    seconds = time.perf_counter() - began if found < images.count else 0.0
-    return Gathered(state(), rows, seconds, found)
+    seconds = time.perf_counter() - began if on_disk < images.count else 0.0
+    return Gathered(state(), rows, seconds, on_disk)
 
 
 def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[str]) -> Statistics | None:

@@ -97,12 +97,12 @@ def read(path: pathlib.Path | str) -> Statistics:
             'it, save what it holds by np.savez("reference.npz", mu=..., sigma=...).'
         )
     try:
-        found = _read_npz(path) if path.suffix == ".npz" else _read_own(path)
+        statistics = _read_npz(path) if path.suffix == ".npz" else _read_own(path)
     except (OSError, limits.Refused, safetensors.SafetensorError) as error:
         raise StatisticsError(f"{path} cannot be read as statistics: {error}") from error
-    for tap, moments in found.moments.items():
+    for tap, moments in statistics.moments.items():
         _check(f"{path}, tap {tap}", moments)
-    return found
+    return statistics
 
 
 def _read_own(path: pathlib.Path) -> Statistics:

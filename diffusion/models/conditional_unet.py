@@ -397,7 +397,7 @@ def _same_shapes(name: str, arrays: tuple, expected: list) -> None:
     if len(arrays) != len(expected):
         raise ValueError(f"{name!r} has {len(expected)} entries in this U-Net; got {len(arrays)}")
     for i, (entry, shape) in enumerate(zip(arrays, expected)):
-        found = jax.tree.map(jnp.shape, entry)
-        found = tuple(found) if isinstance(found, list) else found
-        if found != shape:
-            raise ValueError(f"{name!r}: entry {i} takes shape {shape}; got {found}")
+        entry_shape = jax.tree.map(jnp.shape, entry)
+        entry_shape = tuple(entry_shape) if isinstance(entry_shape, list) else entry_shape
+        if entry_shape != shape:
+            raise ValueError(f"{name!r}: entry {i} takes shape {shape}; got {entry_shape}")

@@ -293,7 +293,7 @@ def check_taken(sampler: Sampler, denoise: Any) -> None:
     """Refuses what the sampler does not take (`Sampler.takes`).
 
     Raises:
-        TypeError: naming what it takes and what came.
+        TypeError: naming the types that it takes, and the value.
     """
     if isinstance(denoise, tuple(kind for kind in sampler.takes if isinstance(kind, type))):
         return
@@ -316,7 +316,8 @@ def check_taken(sampler: Sampler, denoise: Any) -> None:
         )
     else:
         advice = "a network becomes a denoiser by parameterizations.denoiser(network, schedule, parameterization)"
-    came = f"the function {denoise.__name__}" if hasattr(denoise, "__name__") else described(denoise)
+    name = getattr(denoise, "__name__", None)
+    came = described(denoise) if name is None else f"the function {name}"
     raise TypeError(f"the sampler takes {taken}, and got {came}; {advice}")
 
 

@@ -72,7 +72,7 @@ def check_schedule(schedule: Any) -> None:
     """Refuses what is no schedule, such as a function of `schedules` that was not called.
 
     Raises:
-        TypeError: saying what came.
+        TypeError: naming the value.
     """
     require(schedule, NoiseSchedule, "schedule", "a NoiseSchedule, such as schedules.rectified_flow()")
 

@@ -167,10 +167,10 @@ def hidden_matrices(params: Any) -> Any:
         split = leaf.ndim - 1 if modules[-1] == "out" else 2
         return contrib.MuonDimensionNumbers(tuple(range(1, split)), tuple(range(split, leaf.ndim)))
 
-    found = jax.tree_util.tree_map_with_path(axes, params)
-    if not jax.tree.leaves(found, is_leaf=lambda x: isinstance(x, contrib.MuonDimensionNumbers)):
+    dimensions = jax.tree_util.tree_map_with_path(axes, params)
+    if not jax.tree.leaves(dimensions, is_leaf=lambda x: isinstance(x, contrib.MuonDimensionNumbers)):
         raise ValueError("muon finds no stacked layers in this network, and moves nothing else but by Adam. Use adamw.")
-    return found
+    return dimensions
 
 
 def _check(weight_decay: float, clip: float | None, **decays: float) -> None:

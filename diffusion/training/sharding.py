@@ -59,13 +59,13 @@ def limits() -> dict[str, Any]:
     Raises:
         ValueError: if a variable of `LIMITS` is no whole number of seconds, 1 or more.
     """
-    found = {}
+    seconds_by_name = {}
     for name, (variable, seconds) in LIMITS.items():
         text = os.environ.get(variable) or str(seconds)
         if not re.fullmatch("0*[1-9][0-9]{0,6}", text):
             raise ValueError(f"{variable} = {text!r}: must be a whole number of seconds, 1 to 9999999.")
-        found[name] = int(text)
-    return found
+        seconds_by_name[name] = int(text)
+    return seconds_by_name
 
 
 def initialize_distributed() -> bool:

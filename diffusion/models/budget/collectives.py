@@ -68,13 +68,13 @@ def collectives(
     Returns:
         One Collective for each kind and group of axes; none for axes of one device.
     """
-    found: dict[tuple[str, tuple[str, ...]], float] = {}
+    bytes_by_kind: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def add(kind, axes, size):
         axes = tuple(axis for axis in axes if mesh.shape.get(axis, 1) > 1)
         devices = math.prod(mesh.shape[axis] for axis in axes)
         if devices > 1:
-            found[kind, axes] = found.get((kind, axes), 0.0) + sent(kind, size, devices)
+            bytes_by_kind[kind, axes] = bytes_by_kind.get((kind, axes), 0.0) + sent(kind, size, devices)
 
     size = BYTES[model.dtype]
     parts = mesh.shape.get("fsdp", 1)
@@ -95,4 +95,4 @@ def collectives(
     of_tokens = rows * tokens(model, image_shape) * model.width * size / mesh.shape.get("sequence", 1)
     add("all-reduce", ("tensor",), model.depth * passes * 2 * of_tokens)
     add("all-to-all", ("sequence",), model.depth * passes * 4 * of_tokens / mesh.shape.get("tensor", 1))
-    return [Collective(kind, axes, total) for (kind, axes), total in found.items()]
+    return [Collective(kind, axes, total) for (kind, axes), total in bytes_by_kind.items()]

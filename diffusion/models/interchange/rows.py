@@ -169,23 +169,23 @@ def part_shape(shape: tuple[int, ...], at: tuple) -> tuple[int, ...]:
     return np.broadcast_to(np.int8(0), shape)[at].shape
 
 
-def compare(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
+def compare(expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
     """Refuses a file with a missing, a superfluous or a misshapen tensor.
 
     Args:
         expected: shapes by name, from the table.
-        found: shapes by name, from the file.
+        shapes: shapes by name, from the file.
         what: the file and the architecture, for the message.
 
     Raises:
         Mismatch: naming the first few of each kind.
     """
-    problems = [f"{name} {list(shape)} is missing" for name, shape in expected.items() if name not in found]
-    problems += [f"{name} {list(shape)} is superfluous" for name, shape in found.items() if name not in expected]
+    problems = [f"{name} {list(shape)} is missing" for name, shape in expected.items() if name not in shapes]
+    problems += [f"{name} {list(shape)} is superfluous" for name, shape in shapes.items() if name not in expected]
     problems += [
-        f"{name} has shape {list(found[name])}, not {list(shape)}"
+        f"{name} has shape {list(shapes[name])}, not {list(shape)}"
         for name, shape in expected.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in shapes and tuple(shapes[name]) != tuple(shape)
     ]
     if problems:
         more = f", and {len(problems) - 6} more" if len(problems) > 6 else ""

@@ -93,17 +93,17 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
         raise FileNotFoundError(f"{path}: there is no such file or folder.")
     if path.is_dir():
         shortest = lambda paths: sorted(paths, key=lambda p: (len(p.name), p.name))
-        found: list[pathlib.Path] = shortest(path.glob(f"*{INDEX}"))
+        candidates: list[pathlib.Path] = shortest(path.glob(f"*{INDEX}"))
         # Shards are found through their index alone.
-        found += shortest(p for p in path.glob(f"*{SUFFIX}") if not re.search(r"-\d+-of-\d+\.", p.name))
-        found += shortest(p for p in path.glob("*.json") if VARIANT.search(p.name))
-        if not found:
+        candidates += shortest(p for p in path.glob(f"*{SUFFIX}") if not re.search(r"-\d+-of-\d+\.", p.name))
+        candidates += shortest(p for p in path.glob("*.json") if VARIANT.search(p.name))
+        if not candidates:
             there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
             raise FileNotFoundError(
                 f"{path}: no {SUFFIX} file lies there, but {there}. Pickled weights (.bin, .ckpt, .pt) are not read; "
                 "most are published as safetensors too, and `safetensors.torch.save_file` writes them."
             )
-        path = found[0]
+        path = candidates[0]
     indexed = path.name.endswith(INDEX) or VARIANT.search(path.name)
     shards = _shards(path) if indexed else {path: None}
     places, names, shapes = {}, {}, {}

@@ -43,11 +43,11 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         path = path.resolve()
-        found = {part: part.stat() for part in (path, *path.parents)}
+        stats = {part: part.stat() for part in (path, *path.parents)}
     except OSError as error:
         warnings.warn(f"no compilation cache, every run compiles anew: {error}", stacklevel=2)
         return None
-    for part, what in found.items():
+    for part, what in stats.items():
         others = stat.S_IWOTH if part != path and _private(what.st_gid) else stat.S_IWGRP | stat.S_IWOTH
         replaceable = not what.st_mode & stat.S_ISVTX  # with the sticky bit, as in /tmp, others may only add entries
         foreign = part == path and what.st_uid != os.geteuid()

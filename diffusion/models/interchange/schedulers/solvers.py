@@ -181,10 +181,10 @@ def spaced_indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) 
     count = steps + beyond
     if spacing == "linspace":
         return np.linspace(0, T - 1, count)[::-1][:steps]
-    found = np.arange(count)[::-1][:steps] * (T // count) + offset
-    if found.max() >= T:
+    indices = np.arange(count)[::-1][:steps] * (T // count) + offset
+    if indices.max() >= T:
         raise ValueError(f"{steps} steps with an offset of {offset} leave the {T} steps of the process")
-    return found.astype(np.float64)
+    return indices.astype(np.float64)
 
 
 def lcm_indices(steps: int, original: int, T: int) -> np.ndarray:

@@ -110,11 +110,11 @@ def _clipping(sampler: Sampler, name: str, largest: float) -> Sampler:
 
     def step(state, denoise, schedule, plan, i, noise):
         def clipped(x, t, *s) -> Any:
-            found = denoise(x, t, *s)
+            output = denoise(x, t, *s)
             if flow_maps.FlowMap in sampler.takes:
-                return jnp.clip(found, -largest, largest)
-            x0 = jnp.clip(found.x0, -largest, largest)
-            return replace_x0(found, schedule, t, x0) if name == "heun" else found._replace(x0=x0)
+                return jnp.clip(output, -largest, largest)
+            x0 = jnp.clip(output.x0, -largest, largest)
+            return replace_x0(output, schedule, t, x0) if name == "heun" else output._replace(x0=x0)
 
         return sampler.step(state, clipped, schedule, plan, i, noise)
 
