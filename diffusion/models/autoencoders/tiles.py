@@ -111,9 +111,9 @@ def tiled(
         cuts = [cut(side, tile, overlap, step) for side in sides]
         if all(len(one.starts) == 1 for one in cuts):
             return function(x)
-        tile = jax.ShapeDtypeStruct((x.shape[0], cuts[0].size, cuts[1].size, x.shape[3]), x.dtype)
-        made = jax.eval_shape(function, tile)
-        ratio = _ratio(made, tile, step)
+        one_tile = jax.ShapeDtypeStruct((x.shape[0], cuts[0].size, cuts[1].size, x.shape[3]), x.dtype)
+        made = jax.eval_shape(function, one_tile)
+        ratio = _ratio(made, one_tile, step)
 
         scaled = lambda size: size * ratio[0] // ratio[1]
         ramps = [
@@ -126,7 +126,7 @@ def tiled(
             i, j = position
             top = jnp.asarray(cuts[0].starts)[i]
             left = jnp.asarray(cuts[1].starts)[j]
-            outputs = function(jax.lax.dynamic_slice(x, (0, top, left, 0), tile.shape))
+            outputs = function(jax.lax.dynamic_slice(x, (0, top, left, 0), one_tile.shape))
             weight = rows[i][:, None, None] * columns[j][:, None]
 
             def put(whole: jax.Array, part: jax.Array) -> jax.Array:
