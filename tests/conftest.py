@@ -1,6 +1,7 @@
 """Settings that every test shares: the CPU, float32 unless a test uses float64, and reproducible hypothesis."""
 
 import contextlib
+import functools
 import gc
 import hashlib
 import os
@@ -14,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+from jax._src.interpreters import mlir
 
 # Compilation makes the first example slow, and an example must not depend on the day it is run.
 settings.register_profile(
@@ -48,6 +50,13 @@ def pytest_configure(config):
             os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
         if jax.config.jax_compilation_cache_dir is None:  # tools.mutate has a folder of its own
             keep_compiled(first=not hasattr(config, "workerinput"))
+        mlir.make_ir_context = _shared_context
+
+
+@functools.cache
+def _shared_context(make=mlir.make_ir_context):
+    """One MLIR context for all programs of a file: JAX makes one for each, and needs longer for it than to lower it."""
+    return make()
 
 
 def keep_compiled(first: bool) -> None:
@@ -78,6 +87,7 @@ def pytest_collection_finish(session):
 def fresh_caches():
     """Empties JAX's caches before each file: a trace made in float32 can hold constants that one in float64 meets."""
     jax.clear_caches()
+    _shared_context.cache_clear()
 
 
 @pytest.fixture
