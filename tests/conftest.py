@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+from jax._src import lru_cache
 from jax._src.interpreters import mlir
 
 # Compilation makes the first example slow, and an example must not depend on the day it is run.
@@ -74,6 +75,17 @@ def keep_compiled(first: bool) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     for name, value in KEPT.items():
         jax.config.update(name, value)
+        os.environ[name.upper()] = str(
+            value
+        )  # for processes, and for `compilation_cache.enable`
+    lru_cache.LRUCache.put = _put_whole
+
+
+def _put_whole(cache, key: str, value: bytes) -> None:
+    """Writes a kept program at once: JAX's own way shows a part of it to other workers, and leaves it to the next run."""
+    part = cache.path / f"{key}.{os.getpid()}"
+    part.write_bytes(value)
+    part.replace(cache.path / f"{key}-cache")
 
 
 @pytest.hookimpl(trylast=True)

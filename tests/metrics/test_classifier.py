@@ -14,13 +14,13 @@ def real(split):
 
 @pytest.fixture(scope="module")
 def bars():
-    """Two classes that a few steps tell apart: a bright upper or lower half, in colour, not square; in small batches."""
+    """Two classes that a few steps tell apart: a bright upper or lower half, in colour, not square."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 64)
     images = rng.integers(0, 80, (64, 6, 9, 3)).astype(np.uint8)
     for image, label in zip(images, labels):
         image[label * 3 : label * 3 + 3] += 150
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # small batches
         patch.setattr(classifier, "BATCH", 16)
         patch.setattr(classifier, "_CHUNK", 32)
         yield images, labels

@@ -26,6 +26,7 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
 
     The folder holds executables that JAX loads without a check, so anyone who can write there, or put another folder in
     its place, can run code as this user. `JAX_COMPILATION_CACHE_DIR`, where set, takes the place of `directory`.
+    Programs are kept that took half a second to compile, or `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
 
     Args:
         directory: created with mode 700 if missing; by default "jax" in the library's cache (`files.cache`). A link is
@@ -59,5 +60,6 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
             )
     path.chmod(0o700)
     jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     return path

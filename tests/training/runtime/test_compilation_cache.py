@@ -39,6 +39,17 @@ def test_the_environment_comes_first(tmp_path, monkeypatch):
     assert compilation_cache.enable(str(tmp_path / "ours")) == tmp_path / "theirs"
 
 
+@pytest.mark.parametrize("seconds", [None, 0.0])
+def test_what_is_kept_took_half_a_second_or_what_the_environment_says(tmp_path, monkeypatch, seconds):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    monkeypatch.delenv(name.upper(), raising=False)
+    if seconds is not None:
+        monkeypatch.setenv(name.upper(), str(seconds))
+        jax.config.update(name, seconds)  # as JAX does when it is imported
+    compilation_cache.enable(str(tmp_path / "jax"))
+    assert getattr(jax.config, name) == (0.5 if seconds is None else seconds)
+
+
 def test_where_none_can_be_made_there_is_none(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="no compilation cache"):
