@@ -75,14 +75,12 @@ def keep_compiled(first: bool) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     for name, value in KEPT.items():
         jax.config.update(name, value)
-        os.environ[name.upper()] = str(
-            value
-        )  # for processes, and for `compilation_cache.enable`
+        os.environ[name.upper()] = str(value)  # for processes, and for `compilation_cache.enable`
     lru_cache.LRUCache.put = _put_whole
 
 
 def _put_whole(cache, key: str, value: bytes) -> None:
-    """Writes a kept program at once: JAX's own way shows a part of it to other workers, and leaves it to the next run."""
+    """Writes a program whole: JAX's own way shows other workers a part, and leaves it where a run is ended."""
     part = cache.path / f"{key}.{os.getpid()}"
     part.write_bytes(value)
     part.replace(cache.path / f"{key}-cache")
