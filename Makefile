@@ -1,5 +1,6 @@
-# make demo    train, sample and evaluate on handwritten digits   make test      the fast tests
-# make setup   the environment alone                              make test-all  with the slow ones
+# make demo    train, sample and evaluate on handwritten digits   make test        the fast tests
+# make setup   the environment alone                              make test-all    with the slow ones
+#                                                                 make test-quick  the mathematics alone
 # make demo-text   a text-to-image model, trained from nothing: three quarters of an hour
 # make bench   timings                                            make lint      ruff   make types   pyright
 # make gallery   docs/gallery, of the run of make demo
@@ -16,7 +17,7 @@ TEXT := runs/text
 PEERS := .venv-peers
 PLAYGROUND := .venv-playground
 
-.PHONY: setup demo gallery demo-text test test-all test-cluster test-peers fixtures bench playground-env lint types mutate
+.PHONY: setup demo gallery demo-text test test-all test-quick test-cluster test-peers fixtures bench playground-env lint types mutate
 .PHONY: site lock clean
 setup: $(VENV)/.complete
 
@@ -46,8 +47,16 @@ demo-text: setup
 gallery: setup
 	$(RUN) -m tools.docs.gallery --workdir=$(DEMO)
 
+# The first run compiles; what it compiled lies in .cache, for the next one, of every target that has fast tests alone.
 test: setup
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist worksteal
+
+# The mathematics, without the files whose tests differentiate through a sampler, draw many samples or have two players.
+MATHEMATICS := tests/schedules tests/timesteps tests/samplers tests/guidance tests/objectives $(addprefix tests/test_, \
+  parameterizations.py weightings.py couplings.py conversions.py flow_maps.py ode.py likelihood.py editing.py)
+test-quick: setup
+	$(RUN) -m pytest -n 2 --dist worksteal -q $(MATHEMATICS) --ignore-glob='*/test_few_step_*' \
+	  --ignore-glob='*/test_sampler_gradients.py' --ignore-glob='*/test_sampler_moments.py'
 
 test-all: setup
 	$(RUN) -m pytest -n 2 --dist loadfile -m ""
