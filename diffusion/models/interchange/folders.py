@@ -296,7 +296,7 @@ def _distinguished(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Foun
     names = [f"{family.name}, {published}" for published, _ in exact]
     raise Mismatch(
         f"{tensors.path} has the names and shapes of several networks that differ in their config: name "
-        f"which architecture it is, {' or '.join(map(repr, names))}."
+        f"the architecture, {' or '.join(map(repr, names))}."
     )
 
 

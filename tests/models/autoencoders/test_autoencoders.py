@@ -209,9 +209,7 @@ def test_the_scale_of_a_single_file_is_never_guessed(tmp_path, monkeypatch):
     sparse(alone, shapes)
     with pytest.raises(
         interchange.Mismatch,
-        match=(
-            "say which architecture it is, 'AutoencoderKL, Stable Diffusion' or 'AutoencoderKL, Stable Diffusion XL'"
-        ),
+        match=("name the architecture, 'AutoencoderKL, Stable Diffusion' or 'AutoencoderKL, Stable Diffusion XL'"),
     ):
         folders.find(alone, "AutoencoderKL")
     assert folders.find(alone, "AutoencoderKL, Stable Diffusion XL").module.scale == 0.13025
