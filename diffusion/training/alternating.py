@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.training.ema import ExponentialMovingAverage
-from diffusion.training.state import HEALTHY, Rival, TrainState
+from diffusion.training.state import HEALTHY, SecondPlayer, TrainState
 from diffusion.training.step import make_train_step
 
 NOTHING = ExponentialMovingAverage(lambda params: (), lambda average, params, step: ())
@@ -213,11 +213,11 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
     """
 
     def on_train_state(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
-        rivals = state.rivals
+        others = state.rivals
         networks = {"model": state.params, "target": state.ema, **(state.frozen or {})}
-        networks |= {name: rival.params for name, rival in rivals.items()}
-        opt_state = {"model": state.opt_state} | {name: rival.opt_state for name, rival in rivals.items()}
-        density = {"model": state.density} | dict.fromkeys(rivals, ())
+        networks |= {name: other.params for name, other in others.items()}
+        opt_state = {"model": state.opt_state} | {name: other.opt_state for name, other in others.items()}
+        density = {"model": state.density} | dict.fromkeys(others, ())
         after, metrics = step(AlternatingState(state.step, networks, opt_state, density, state.failed_at), batch, key)
         counted = [metrics.pop(name) for name in list(metrics) if name.endswith("/skipped")]  # of one batch
         if counted:
@@ -230,7 +230,7 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
             density=after.density["model"],
             failed_at=after.failed_at,
             frozen=state.frozen,
-            rivals={name: Rival(after.networks[name], after.opt_state[name]) for name in rivals},
+            rivals={name: SecondPlayer(after.networks[name], after.opt_state[name]) for name in others},
         ), {name.removeprefix("model/"): value for name, value in metrics.items()}
 
     return on_train_state

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 HEALTHY = -1  # failed_at while every loss and gradient has been finite
 
 
-class Rival(NamedTuple):
+class SecondPlayer(NamedTuple):
     """A network that is trained in turn with the run's own, such as a discriminator.
 
     Attributes:
@@ -35,7 +35,7 @@ class TrainState(NamedTuple):
             state is frozen: the step leaves it as it is.
         frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; None where
             there are none.
-        rivals: {name: Rival} of the other networks that train; None where there are none.
+        rivals: {name: SecondPlayer} of the second players, named as in checkpoints; None where there are none.
     """
 
     step: jax.Array
@@ -59,7 +59,7 @@ def create(
         ema: an `ema.ExponentialMovingAverage` (`init`, `update`).
         density: a `timesteps.Density` whose state is carried, or None where there is none to carry.
         frozen: {name: parameters} of networks that are read alone; None for none.
-        rivals: {name: (parameters, optimizer)} of networks that train beside it; None for none.
+        rivals: {name: (parameters, optimizer)} of the second players; None without any.
 
     Returns:
         TrainState with step 0; the moving average starts as a copy of `params`.
@@ -72,5 +72,5 @@ def create(
         density=() if density is None else density.init(),
         failed_at=jnp.full([], HEALTHY, jnp.int32),
         frozen=frozen or None,
-        rivals={name: Rival(theirs, own.init(theirs)) for name, (theirs, own) in (rivals or {}).items()} or None,
+        rivals={name: SecondPlayer(theirs, own.init(theirs)) for name, (theirs, own) in (rivals or {}).items()} or None,
     )
