@@ -37,12 +37,15 @@ import pathlib
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion.data import captions, latent_cache
+from diffusion.text import byte_pairs
 from diffusion.training.checkpointing import checkpoints
 from experiments import encode, encode_text, train
 from experiments.config import ConfigError, checks, fields, resolve, unknown
@@ -117,7 +120,7 @@ def run(
 
 
 def settled(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
-    """The config of each training, told where its data lie."""
+    """The config of each training, with the folders of its data."""
     stage = {name: config[name].copy_and_resolve_references() for name in STAGES}
     for each in stage.values():
         each.data.update({field: config.data[field] for field in ("name", "dir", "split")})
@@ -141,15 +144,30 @@ def check(config: Mapping) -> None:
             raise ConfigError(f"config.{name} is missing. Start from configs/text/shapes.py.")
     if config["measured"] < 1:
         raise ConfigError(f"config.measured = {config['measured']}. Valid: at least 1 picture.")
-    for name in STAGES:  # the rest when its data are there; what is misspelt shows before an hour of training
-        fields.check(config[name])
-        resolve.model(config[name]), resolve.optimizer(config[name]), resolve.schedule(config[name])
+    with tempfile.TemporaryDirectory() as folder:  # what is misspelt shows before an hour of training
+        stage = _with_stand_ins(config, pathlib.Path(folder))
+        for name in STAGES:
+            fields.check(config[name])
+            resolve.model(stage[name]), resolve.optimizer(stage[name]), resolve.schedule(stage[name])
     widths = config["encoder"]["model"]["text"]["width"], config["denoiser"]["model"]["text_width"]
     if widths[0] != widths[1]:
         raise ConfigError(
             f"config.denoiser.model.text_width = {widths[1]}, and config.encoder.model.text.width = "
             f"{widths[0]}: the denoiser reads what the text encoder writes. Valid: the same number."
         )
+
+
+def _with_stand_ins(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
+    """The configs of `settled`, with a vocabulary and captions of one word in the places of those to come."""
+    width = config["encoder"]["model"]["text"]["width"]
+    length = config["vocabulary"]["length"]
+    entries = lambda texts: {
+        "text": np.zeros((len(texts), length, width), np.float32),
+        "text_mask": np.ones((len(texts), length), bool),
+    }
+    byte_pairs.write(folder / "tokenizer", byte_pairs.learn(["a"], 600), length)
+    captions.write(folder / "captions", captions.table(["a"], entries), {"format": 1, "dataset": {}, "encoder": ""})
+    return settled(config, folder)
 
 
 def _train(config: ConfigDict, folder: pathlib.Path, command: str) -> int:

@@ -316,9 +316,12 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
     assert found["ids"].tolist() == [*tokenizer.start, *tokenizer.end, *[tokenizer.pad] * 46]
     for changes, message in (
         ({"model.text.vocabulary": 300}, r"vocabulary = 300 and positions = 48, but .* has 516 ids and texts of 48"),
-        ({"objective": {"name": "kl_autoencoder"}}, r"'kl_autoencoder' does not train config\.model\.name = 'clip'"),
+        (
+            {"objective": {"name": "kl_autoencoder"}},
+            r"'kl_autoencoder' trains a network of the kind 'autoencoder', and config\.model\.name = 'clip'",
+        ),
         ({"evaluate.every": 5}, r"config\.evaluate\.every = 5, but config\.model\.name = 'clip' makes no samples"),
-        ({"data.text.dir": "x"}, r"config\.data\.text\.dir = 'x', which config\.model\.name = 'clip' is not told"),
+        ({"data.text.dir": "x"}, r"config\.data\.text\.dir = 'x', which config\.model\.name = 'clip' does not receive"),
     ):
         with pytest.raises(ConfigError, match=message):
             checks.validate(stage("encoder", tmp_path, **changes))
