@@ -212,7 +212,7 @@ def _finish(panel: Axes, ends: list[tuple[float, str, str]], title: str) -> None
     ticks = [1, 2, 4, 8, 16, 32, 64]
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
     panel.minorticks_off()
-    plots.plain(panel)
+    plots.style(panel)
     panel.set_ylim(top=min(TOP, panel.get_ylim()[1]))
     low, high = np.log10(panel.get_ylim())
     gap = (high - low) / 22

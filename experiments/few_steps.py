@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
 
 from diffusion.io.files import whole
@@ -204,8 +205,11 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
         counts = sorted({row["nfe"] for row in rows})
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
-        plots.log_heights(axes, (1, 1.5, 2, 3, 5, 7))
-        plots.plain(axes)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+        plots.style(axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     plots.save(figure, path)

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from diffusion.data.transforms import to_uint8
 from diffusion.io.files import whole
@@ -181,25 +180,17 @@ def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
         right.text(0.5, 0.5, "not recorded in this run", ha="center", va="center", color=INK, transform=right.transAxes)
     for axes in (left, right):
         axes.title.set_fontsize(11)
-        plain(axes)
+        style(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
     save(figure, path)
 
 
-def plain(axes: Axes) -> None:
+def style(axes: Axes) -> None:
     """The look of all plots: no frame at the top and on the right, a faint grid behind the lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def log_heights(axes: Axes, ticks: Sequence[float] = (1, 2, 5)) -> None:
-    """A logarithmic axis upwards, with plain numbers at these ticks of each power of ten."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=ticks))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
 
 
 class _Picture:

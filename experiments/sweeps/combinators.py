@@ -9,7 +9,6 @@ chain(product(a, c), product(b, c)), order included. An empty product and a run 
 
 import builtins
 import collections
-import functools
 import itertools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -166,13 +165,13 @@ def _listed(runs: Any, what: str) -> Sequence[Overrides]:
 
 
 def _merged(parts: Iterable[Overrides], what: str) -> Overrides:
-    return functools.reduce(lambda left, right: _pair(left, right, what), parts, {})
-
-
-def _pair(left: Overrides, right: Overrides, what: str) -> Overrides:
-    for field in right:
-        lost = [name for name in left if name == field or name.startswith(f"{field}.")]
-        if lost:
-            how = "twice" if lost[0] == field else f"whole after {lost[0]}, which is a part of it"
-            raise SweepError(f"{what}: {field} is set {how}. Valid: each field in one list; a part after its whole.")
-    return {**left, **right}
+    whole: Overrides = {}
+    for part in parts:
+        for field in part:
+            if lost := [name for name in whole if name == field or name.startswith(f"{field}.")]:
+                how = "twice" if lost[0] == field else f"whole after {lost[0]}, which is a part of it"
+                raise SweepError(
+                    f"{what}: {field} is set {how}. Valid: each field in one list; a part after its whole."
+                )
+        whole = {**whole, **part}
+    return whole

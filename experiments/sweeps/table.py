@@ -114,14 +114,11 @@ def runs_csv(results: Results) -> str:
     lines = [["run", "status", "attempts", *fields, *figures, "seconds", "command"]]
     for run in results.runs:
         values = [run.overrides.get(field) for field in fields]
+        values = [json.dumps(value) if isinstance(value, (dict, list, tuple)) else value for value in values]
         numbers = [run.figures[name].value if name in run.figures else None for name in figures]
         seconds = round(run.seconds, 1)
-        lines.append([run.name, run.status, run.attempts, *map(_flat, values), *numbers, seconds, run.command])
+        lines.append([run.name, run.status, run.attempts, *values, *numbers, seconds, run.command])
     return _csv(lines)
-
-
-def _flat(value):
-    return json.dumps(value) if isinstance(value, (dict, list, tuple)) else value
 
 
 def _csv(lines) -> str:

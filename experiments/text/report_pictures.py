@@ -54,7 +54,7 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
     figure.legend(*right.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower right", ncols=3)
     for axes in (left, right):
         axes.title.set_fontsize(11)
-        plots.plain(axes)
+        plots.style(axes)
     plots.save(figure, path)
 
 

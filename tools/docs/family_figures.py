@@ -53,7 +53,7 @@ def schedules_picture() -> Figure:
     for panel, title in zip(panels, (r"$\alpha(t)$", r"$\sigma(t)$", r"$\log\,\alpha^2/\sigma^2$")):
         panel.set(xlabel="t  (0 data, 1 noise)", xlim=(0, 1))
         panel.set_title(title, fontsize=11)
-        plots.plain(panel)
+        plots.style(panel)
     panels[1].set(yscale="log", ylim=(5e-3, 120))
     panels[2].set_ylim(-12, 12)
     above.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=4)

@@ -138,6 +138,7 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
         place / "guidance.png",
         ("guidance w, one noise a row", "other seeds"),
     )
+    number_of_real = min(MEASURED, len(real_images.split_of(run.config, "validation").images))
     words = f"--workdir={folder}", f"--out={folder}/guided", "--config.sample.guidance.scale=4"
     return Shown(
         _shell("sample", *words),
@@ -147,7 +148,7 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
                 "is no guidance; too much of it makes all digits of a class alike.",
                 "",
                 "| w | requested class recognised | Frechet distance, classifier features, "
-                f"N = {_real_number(run)} (times the floor) |",
+                f"N = {number_of_real} (times the floor) |",
                 "| --- | --- | --- |",
                 *table,
             ]
@@ -423,10 +424,6 @@ def _classes(run: Trained) -> int:
     return run.config.model.num_classes
 
 
-def _real_number(run: Trained) -> int:
-    return min(MEASURED, len(real_images.split_of(run.config, "validation").images))
-
-
 def _evaluated(config):
     """The config with the classifier's features alone, which the table is of."""
     config = config.copy_and_resolve_references()
@@ -436,7 +433,7 @@ def _evaluated(config):
 
 def _plain(axes, title: str) -> None:
     axes.set_title(title, fontsize=11)
-    plots.plain(axes)
+    plots.style(axes)
 
 
 def main(argv: list[str]) -> None:

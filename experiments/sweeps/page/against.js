@@ -29,22 +29,22 @@ const numeric = label => data.groups.every(group => asNumber(group.values[data.f
 function settleAgainst() {
   const names = data.figures.map(figure => figure.name);
   if (!names.includes(state.y)) state.y = wanted.find(name => names.includes(name)) ?? names[0] ?? "";
-  const there = crossings().map(([value]) => value),
-    has = name => there.includes(name);
+  const known = crossings().map(([value]) => value),
+    has = name => known.includes(name);
   const number = data.fields.find(numeric);
   if (!has(state.x1))
-    state.x1 = has("v:nfe") ? "v:nfe" : number ? "f:" + number : (there.find(value => value[0] === "f") ?? "");
+    state.x1 = has("v:nfe") ? "v:nfe" : number ? "f:" + number : (known.find(value => value[0] === "f") ?? "");
   if (!has(state.x2)) {
     const costs = has("v:nfe")
       ? ["v:seconds/sample", "v:seconds/total"]
       : ["v:seconds/train", "v:seconds/total", "v:seconds/sample"];
-    const tells = name => {
-      // a cost that is nearly the same for all tells nothing
+    const differs = name => {
+      // a cost that is nearly the same for all says nothing
       const values = data.groups.map(group => group.figures[name.slice(2)]?.[0]).filter(value => value > 0);
       return has(name) && Math.max(...values) > 1.5 * Math.min(...values);
     };
     const field = data.fields.map(label => "f:" + label).find(value => value !== state.x1);
-    state.x2 = costs.find(tells) ?? field ?? there.find(value => value !== state.x1) ?? "";
+    state.x2 = costs.find(differs) ?? field ?? known.find(value => value !== state.x1) ?? "";
   }
 }
 
@@ -155,7 +155,7 @@ function drawAgainst(which) {
           stroke: "var(--card)",
           "stroke-width": 1.5,
           "data-key": row.key,
-          onpointerenter: event => showTip(event, told(row, x, y, bar)),
+          onpointerenter: event => showTip(event, tooltip(row, x, y, bar)),
           onpointerleave: hideTip,
           onclick: () => {
             hideTip();
@@ -181,7 +181,7 @@ function drawAgainst(which) {
   keepFocus(shownLegend, () => shownLegend.replaceChildren(every.length > 1 ? legend(every, emphasise) : ""));
 }
 
-function told(row, x, y, bar) {
+function tooltip(row, x, y, bar) {
   const of = crossing(row, x),
     figure = row.figures[y];
   return [

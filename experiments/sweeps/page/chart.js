@@ -131,7 +131,7 @@ const shorten = (text, most) => (text.length > most ? text.slice(0, most - 1) + 
 
 const path = points => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 
-// The button line of a card, given what it draws.
+// The button line of a card, by what it draws.
 function tools(name, what) {
   const rows = () => what().rows;
   return el(

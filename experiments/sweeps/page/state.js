@@ -32,14 +32,14 @@ const state = {...DEFAULTS};
 const watchers = [];
 
 function readState() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  for (const name in DEFAULTS) state[name] = given.get(name) ?? DEFAULTS[name];
+  const address = new URLSearchParams(location.hash.slice(1));
+  for (const name in DEFAULTS) state[name] = address.get(name) ?? DEFAULTS[name];
 }
 
 function writeState() {
-  const given = new URLSearchParams();
-  for (const name in DEFAULTS) if (state[name] !== DEFAULTS[name]) given.set(name, state[name]);
-  const text = given.toString();
+  const address = new URLSearchParams();
+  for (const name in DEFAULTS) if (state[name] !== DEFAULTS[name]) address.set(name, state[name]);
+  const text = address.toString();
   history.replaceState(null, "", text ? "#" + text : location.pathname + location.search);
 }
 
