@@ -38,7 +38,7 @@ from experiments.config.values import config_hash, plain
 from experiments.evaluation import plots
 from experiments.run import progress
 from experiments.run_folder import workdir
-from experiments.sampling import averages, batches_on_disk, from_prompt, generate
+from experiments.sampling import averages, batches_on_disk, from_prompt, generate, model_flags
 
 CONFIG = command_line.saved_flag(unless=("model", "again", "prompt"))
 WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
@@ -52,6 +52,8 @@ AVERAGE = flags.DEFINE_float(
     "of all kept checkpoints; for a run with config.ema.sigma_rel",
 )
 LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
+flags.adopt_module_key_flags(from_prompt)  # so that --help lists its flags
+flags.adopt_module_key_flags(model_flags)
 
 
 def main(argv: list[str]) -> None:

@@ -1,8 +1,8 @@
 """What a failed read means: that a file is damaged, or that this machine could not read it now.
 
-Damage is a file that is missing, or whose content is not in its format or not of its checksum. A right that is missing,
-a disk or server that does not answer, and memory that is full say nothing about the file: it may be sound, so it must
-not be moved, written again or left out.
+A file is damaged if it is missing, or if its content does not have its format or its checksum. A missing right, a disk
+or server that does not answer, and full memory show nothing about the file: it may be sound, and must not be moved,
+written again or left out.
 """
 
 import errno
@@ -11,7 +11,7 @@ import re
 
 import jax
 
-MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # another thing, or nothing, stands where the file should be
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # there is no file, or something else, at the path
 # How TensorStore, Rust and Riegeli (of array_record) name the operating system's error.
 CODE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
 WORDS = re.compile(r"\w+\(\) failed: ([^;]+)")
@@ -26,7 +26,7 @@ class Unreadable(OSError):
 
 
 def of_machine(error: BaseException) -> bool:
-    """Whether a read failed for a reason other than the content of the file.
+    """Whether a read failed for another reason than the content of the file.
 
     Args:
         error: what the reader raised; what caused it counts too.

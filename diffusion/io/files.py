@@ -1,4 +1,4 @@
-"""Files that the library keeps: where, and never half-written."""
+"""The files that the library keeps: their folder, and how to write them whole."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarr
         mmap_mode: as `np.load` takes it.
 
     Raises:
-        failures.Unreadable: if this machine could not read it: it may be sound.
+        failures.Unreadable: if this machine could not read it, so that it may be sound.
     """
     try:
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
@@ -42,7 +42,7 @@ def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarr
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Yields a file to write, so that a reader, or a run that was killed, finds the old or the new content, no part."""
+    """Yields a file to write; a reader, or a run that was killed, finds the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.new")
     with open(temporary, "wb") as file:
         yield file

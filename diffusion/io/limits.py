@@ -1,8 +1,8 @@
-"""What a file from elsewhere may claim: sizes that this machine can hold, names that stay inside their folder.
+"""What a file from elsewhere may declare: sizes that this machine can hold, names that stay inside their folder.
 
-Checkpoints, datasets and samples are read without executing anything; what is left for a hostile one is to declare
-more than there is (a shape of 10^15, an archive that unpacks without end), or to lead elsewhere (a link, a name with
-".."). Each reader asks here before it allocates or opens. The limits are those of the machine, not of a usual model.
+Checkpoints, datasets and samples are read without executing anything. A hostile one can still declare more than there
+is (a shape of 10^15, an archive that unpacks without end), or lead elsewhere (a link, a name with ".."). Each reader
+calls these functions before it allocates or opens. The limits are those of the machine, not of a usual model.
 """
 
 import json
@@ -19,7 +19,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 class Refused(ValueError):
-    """A file claims what it must not; the message says what was declared, what is allowed, and how to go on."""
+    """A file declares what it must not; the message says what it declares, what is valid, and how to go on."""
 
 
 def memory() -> int:
@@ -62,7 +62,7 @@ def fits(what: str, declared: int) -> None:
     if declared > memory():
         raise Refused(
             f"{what} declares {size(declared)}, and this machine has {size(memory())} of memory. If that is "
-            "its true size, read it on a larger machine; else the file is damaged or hostile."
+            "its true size, read it on a larger machine; otherwise the file is damaged or hostile."
         )
 
 
@@ -105,8 +105,8 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 word = "a link" if stat.S_ISLNK(kind) else "no file"
                 raise Refused(
-                    f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Copy what it stands "
-                    "for to its place (cp -rL copies links as files)."
+                    f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Replace it by "
+                    "the file that it names (cp -rL copies links as files)."
                 )
         found += [pathlib.Path(parent, name) for name in files]
     return found
@@ -132,7 +132,7 @@ def read_text(path: pathlib.Path) -> str:
     """Reads a file of text of at most `TEXT` bytes.
 
     Args:
-        path: of a file; a pipe or device would be read without end, and is refused.
+        path: of a file; a pipe or a device has no end, and is refused.
 
     Raises:
         OSError: if it cannot be read.
@@ -200,12 +200,12 @@ def parse_json(text: str | bytes, what: str) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """Returns what an error says, on one line and no longer than one; its type where it says nothing."""
-    said = " ".join(str(error).split())
-    return said[:200] or type(error).__name__
+    """Returns the message of an error on one line, at most 200 characters of it; its type where there is none."""
+    message = " ".join(str(error).split())
+    return message[:200] or type(error).__name__
 
 
 def short(value: Any) -> str:
-    """Returns a value from elsewhere as an error message shows it: on one line, and no longer than one."""
+    """Returns a value from elsewhere as an error message shows it: on one line, at most 100 characters of it."""
     text = json.dumps(value, default=repr) if isinstance(value, (dict, list, tuple)) else repr(value)
     return text if len(text) <= 100 else f"{text[:100]} ..."

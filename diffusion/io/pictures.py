@@ -28,10 +28,10 @@ DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of more than 8 bit
 def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
     """A picture whose header is read and checked, and none of whose pixels is decoded; every picture is opened here.
 
-    Of a file that holds several (an animation, pages) it is the first.
+    It is the first one of a file that holds several (an animation, pages).
 
     Args:
-        source: path of a file of one of `FORMATS`, whatever it is called, or its content.
+        source: path of a file of one of `FORMATS`, whatever its name, or its content.
         name: of it, for messages; the path by default.
 
     Raises:
@@ -61,7 +61,7 @@ def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
 def read(path: str | pathlib.Path) -> np.ndarray:
     """A picture as uint8 [H, W, 3].
 
-    Transparent parts are laid on white and 16 bits rounded to 8, which a warning says; grey becomes colour.
+    Transparent parts become white, and 16 bits are rounded to 8, with a warning; grey becomes colour.
 
     Args:
         path: a file, as `opened` takes it.
@@ -77,7 +77,7 @@ def read(path: str | pathlib.Path) -> np.ndarray:
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         if np.asarray(picture)[..., 3].min() < 255:
-            warnings.warn(f"{path} has transparent parts: laid on white", stacklevel=2)
+            warnings.warn(f"{path} has transparent parts: they become white", stacklevel=2)
             white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture)
     return np.asarray(picture.convert("RGB"))
@@ -112,7 +112,7 @@ def write(path: str | pathlib.Path, picture: np.ndarray, settings: Mapping[str, 
     Args:
         path: of the file.
         picture: uint8 [H, W, 3].
-        settings: what JSON can say.
+        settings: a table that JSON can hold.
     """
     about = PngImagePlugin.PngInfo()
     about.add_itxt(KEY, json.dumps(settings, sort_keys=True))
@@ -127,7 +127,7 @@ def unused(folder: pathlib.Path, stem: str) -> pathlib.Path:
 
 
 def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
-    """The settings in a file that `write` wrote, as they stand there (`text_to_image.png.read` checks them).
+    """The settings in a file that `write` wrote, unchecked (`text_to_image.png.read` checks them).
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -160,5 +160,7 @@ def _loaded(picture: Image.Image, path: str | pathlib.Path) -> Image.Image:
 def _eight_bits(path: str | pathlib.Path, deep: np.ndarray) -> np.ndarray:
     """Grey of 16 bits in 8."""
     if deep.dtype.kind == "f" or deep.min() < 0 or deep.max() >= 2**16:
-        raise ValueError(f"{path} has numbers {deep.min()} .. {deep.max()} for pixels; 0 .. 65535 is what 16 bits say")
+        raise ValueError(
+            f"{path} has numbers {deep.min()} .. {deep.max()} for pixels; valid: 0 .. 65535, as 16 bits hold"
+        )
     return ((deep.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)

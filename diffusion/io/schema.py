@@ -3,7 +3,7 @@
     FIELDS = {"num_train_timesteps": whole(1, 10**5), "shift": number(1e-6, 1e6), "shift_terminal": optional(number())}
     schema.check(FIELDS, limits.read_table(path), str(path))
 
-A field that a schema does not name is not checked here: whether it may be there is for the reader to say.
+A field that a schema does not name is not checked here; the reader decides whether it may be there.
 """
 
 import re
@@ -30,7 +30,7 @@ class Valid(NamedTuple):
 
 
 def whole(low: int = 0, high: int = LARGEST) -> Valid:
-    """Whole numbers from low to high; true and false are none."""
+    """Whole numbers from low to high; true and false are not valid."""
     return Valid(
         f"a whole number, at least {low} and at most {high}", lambda value: type(value) is int and low <= value <= high
     )
@@ -43,7 +43,7 @@ def number(low: float = -FARTHEST, high: float = FARTHEST) -> Valid:
 
 
 def text(longest: int = LONGEST) -> Valid:
-    """Texts of at most so many letters, all of Unicode: halves of pairs, which JSON can spell, are none."""
+    """Texts of at most so many letters of Unicode; halves of surrogate pairs, which JSON can write, are not valid."""
     return Valid(
         f"a text of at most {longest} letters of Unicode",
         lambda value: isinstance(value, str) and len(value) <= longest and not re.search("[\ud800-\udfff]", value),
@@ -118,9 +118,9 @@ def check(fields: Mapping[str, Valid], found: Mapping[str, Any], what: str) -> N
     """Refuses a table in which a field holds what it may not.
 
     Args:
-        fields: what each may hold; one that is not there is not missed.
+        fields: what each may hold; a field may be absent.
         found: the table.
-        what: it is, for the message.
+        what: the table is, for the message.
 
     Raises:
         limits.Refused: at the first such field.

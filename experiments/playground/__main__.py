@@ -91,4 +91,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
     flags.DEFINE_string("host", "127.0.0.1", "who can connect: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
     flags.DEFINE_integer("port", 7860, "of the page's address")
+    flags.adopt_module_key_flags(model_flags)  # so that --help lists its flags
     command_line.run(main, FAILURES)

@@ -1,7 +1,8 @@
-"""Who may ask the page, and how much: each request is checked before anything of it is read.
+"""Who may send requests to the page, and how large: each is checked before anything of it is read.
 
-A page of another origin that is open in the visitor's browser can send requests to this machine, and by a name of its
-own that it points at 127.0.0.1 (DNS rebinding) it can also read the answers. Both carry names that are not ours.
+A page of another origin that is open in the visitor's browser can send requests to this machine. Under a name of its
+own that it points at 127.0.0.1 (DNS rebinding) it can also read the answers. Both kinds of request carry names that are
+not ours.
 """
 
 import ipaddress
@@ -32,7 +33,7 @@ class Gate:
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] not in ("http", "websocket"):  # what the server says of itself
+        if scope["type"] not in ("http", "websocket"):  # messages of the server itself
             return await self._app(scope, receive, send)
         refusal = self._refusal(scope)
         if refusal is None:
@@ -45,18 +46,18 @@ class Gate:
         await send({"type": "http.response.body", "body": f"{words}\n".encode()})
 
     def _refusal(self, scope: Any) -> tuple[int, str] | None:
-        """(status, why) of what is not answered."""
+        """(status, why) of a request that is not answered; None for the others."""
         found: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
         if any(len(found.get(name, [])) > 1 for name in ("host", "origin", "content-length")):
-            return 400, "a header is there twice"
+            return 400, "a header is present twice"
         headers = {name: values[0] for name, values in found.items()}
         host = headers.get("host", "")
         if not self._ours(host):
             return 403, f"this page is not served under the name {host[:100]!r}; open it at the address in its terminal"
         if not _same_origin(headers, host):
-            return 403, "requests of other pages are not answered"
+            return 403, "requests from other pages are not answered"
         return _too_large(headers)
 
     def _ours(self, host: str) -> bool:
@@ -64,14 +65,14 @@ class Gate:
             name = urlsplit(f"//{host}").hostname or ""
             if name in self._names:
                 return True
-            ipaddress.ip_address(name)  # a browser that was led here by a foreign name says that name
+            ipaddress.ip_address(name)  # a browser that came by a foreign name sends that name
         except ValueError:
             return False
         return self._any_address
 
 
 def _same_origin(headers: Mapping[str, str], host: str) -> bool:
-    """Whether a request is of this page: browsers say where others come from, and programs say nothing."""
+    """Whether a request is from this page: browsers name the origin of others, and programs name none."""
     if "origin" in headers and headers["origin"].lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
         return False
     return headers.get("sec-fetch-site") in (None, "same-origin", "none") or headers.get("sec-fetch-mode") == "navigate"
@@ -79,8 +80,8 @@ def _same_origin(headers: Mapping[str, str], host: str) -> bool:
 
 def _too_large(headers: Mapping[str, str]) -> tuple[int, str] | None:
     if "transfer-encoding" in headers:
-        return 411, "say the length of the body (Content-Length)"
+        return 411, "Content-Length is missing: send the length of the body"
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
-        return 400, "Content-Length is no number"
-    return (413, f"{int(length):,} bytes: at most {BODY:,} are taken") if int(length) > BODY else None
+        return 400, "Content-Length is not a number"
+    return (413, f"{int(length):,} bytes: at most {BODY:,} are accepted") if int(length) > BODY else None

@@ -28,7 +28,7 @@ def test_transparent_parts_are_laid_on_white_and_it_is_said(tmp_path):
     alpha = np.full((5, 7), 255, np.uint8)
     alpha[0], alpha[1] = 0, 128
     path = saved(tmp_path / "a.png", np.dstack([PIXELS, alpha]))
-    with pytest.warns(UserWarning, match=r"a\.png has transparent parts: laid on white"):
+    with pytest.warns(UserWarning, match=r"a\.png has transparent parts: they become white"):
         found = pictures.read(path)
     np.testing.assert_array_equal(found[2:], PIXELS[2:])
     np.testing.assert_array_equal(found[0], 255)

@@ -12,6 +12,7 @@ import pytest
 from diffusion.io import pictures
 from diffusion.text_to_image import png
 from diffusion.text_to_image.requests import Request, settings
+from experiments import sample as sample_command
 from experiments.config import ConfigError
 from experiments.sampling import again, from_prompt, model_flags
 from tests.text_to_image import made_pipelines
@@ -112,6 +113,11 @@ def test_every_setting_is_a_flag_with_its_help(flags):
     for name, setting in settings(Request).items():
         flag = flags[{"prompts": "prompt", "seeds": "seed"}.get(name, name)]
         assert flag.help == setting.help or name == "seeds"
+
+
+def test_help_lists_the_settings(flags):
+    listed = {flag.name for flag in flags.get_key_flags_for_module(sample_command.__name__)}
+    assert {"prompt", "seed", "n", "model", "lora", "again", *from_prompt.SETTINGS} <= listed
 
 
 def test_loras_are_files_and_weights(flags):
