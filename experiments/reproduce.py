@@ -38,7 +38,7 @@ from diffusion.models.layers import layout
 from diffusion.training import sharding, state
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import compilation_cache
-from diffusion.training.step import example_keys, join, prepare, split
+from diffusion.training.step import example_keys, join, prepare, split, training_key
 from experiments.config import checks, resolve
 from experiments.run import failure, noise_pairs
 from experiments.run import program as programs
@@ -132,7 +132,7 @@ def examine(config, shape, program, mesh, before: state.TrainState, batch: dict,
         return losses.sum() / examples, (losses, details["t"])
 
     def prepared(before, batch, seed):
-        keys = example_keys(jax.random.split(jax.random.key(seed))[1], before.step, jnp.arange(examples))
+        keys = example_keys(training_key(seed), before.step, jnp.arange(examples))
         return split((keys, prepare(batch)), number, shards)
 
     def parts(before, batch, seed):

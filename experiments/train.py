@@ -117,7 +117,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
                     raise
                 if not program.conditional:
                     del batch["label"]
-                with books.compiled_once(step, batch):
+                size = batch["image"].shape[1:3] if data.sizes else ()
+                with books.compiled_once(step, size):
                     train_state, metrics = program.step(train_state, sharding.to_devices(batch, mesh, batch_size), seed)
                 step += 1
                 books.note(step, metrics)

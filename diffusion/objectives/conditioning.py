@@ -60,7 +60,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Obje
         if batch.get("condition") is None:
             raise ValueError('condition dropout needs a condition, and the batch has none; labels are its "condition"')
         condition = drop_condition(drop_keys, batch["condition"], null, rate)
-        return objective(networks, schedule, keys, {**batch, "condition": condition}, step)
+        return objective.loss(networks, schedule, keys, {**batch, "condition": condition}, step)
 
     kept = (1 - objective.condition_dropout) * (1 - rate)
     return dataclasses.replace(objective, loss=dropped, condition_dropout=1 - kept)

@@ -32,6 +32,16 @@ def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Ar
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), position)
 
 
+def training_key(seed: jax.typing.ArrayLike) -> jax.Array:
+    """Returns the key of all draws in training, by a run's seed; the other half of its split draws the parameters."""
+    return jax.random.split(jax.random.key(seed))[1]
+
+
+def seeded(step: Callable) -> Callable:
+    """Returns a train step `(state, batch, seed) -> (state, metrics)` from one of a key, see `make_train_step`."""
+    return lambda state, batch, seed: step(state, batch, training_key(seed))
+
+
 def prepare(batch: dict) -> dict:
     """Returns the batch that objectives take, from the batch that the host loads.
 

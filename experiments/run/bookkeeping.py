@@ -124,14 +124,21 @@ class Bookkeeping:
 
     # ==== Around each step ====
 
-    def compiled_once(self, step: int, batch: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-        """Encloses a step, which is compiled once for each size of pictures, and warns where it is compiled again."""
+    def compiled_once(self, step: int, size: tuple[int, ...]) -> contextlib.AbstractContextManager[None]:
+        """Encloses a step, which is compiled once for each size of pictures, and warns where it is compiled again.
+
+        Args:
+            step: updates made before.
+            size: (height, width) of the batch's pictures, where the run has several.
+        """
         kind = "a step"
-        if sizes := self._data.sizes:
-            kind = "a step of {} x {} pictures".format(*batch["image"].shape[1:3])
+        if size:
+            kind = "a step of {} x {} pictures".format(*size)
             if kind not in self._sizes:
                 self._sizes.add(kind)
-                self.display.say(f"step {step}: {kind} is compiled ({len(self._sizes)} of {len(sizes)} sizes)")
+                self.display.say(
+                    f"step {step}: {kind} is compiled ({len(self._sizes)} of {len(self._data.sizes)} sizes)"
+                )
         return self._watch.work(kind, step)
 
     def note(self, step: int, metrics: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from diffusion.models.layers.layout import MeshError
 from diffusion.training import ema, parallel, sharding, state
 from diffusion.training.alternating import Average, Player, alternating, as_train_step
 from diffusion.training.stages import staged
-from diffusion.training.step import make_train_step
+from diffusion.training.step import make_train_step, seeded
 from experiments.config import ConfigError, resolve
 from experiments.run import players
 from experiments.run.networks import network_of
@@ -139,11 +139,11 @@ def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
         else:
             frozen = {name: cast.apply[name] for name in cast.frozen}
             step = make_train_step(
-                objective, cast.apply["model"], schedule, optimizer, average, density, frozen=frozen, **engine
+                objective.loss, cast.apply["model"], schedule, optimizer, average, density, frozen=frozen, **engine
             )
         if stage:
             step = staged(step, stage, optimizer, average)
-        return lambda state, batch, seed: step(state, batch, jax.random.split(jax.random.key(seed))[1])
+        return seeded(step)
 
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
     example = {"x": (np.float32, shape)} if config.data.latents.dir else {"image": (np.uint8, shape)}

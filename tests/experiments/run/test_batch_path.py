@@ -1,0 +1,66 @@
+"""The way of a batch from its source to its gradient: the files of ours whose functions get it, by tracing them."""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+
+import jax
+
+from configs import digits
+from diffusion.training import sharding
+from experiments.run import examples
+from experiments.run import program as programs
+
+ROOT = pathlib.Path(__file__).parents[3]
+OURS = (f"{ROOT}/diffusion/", f"{ROOT}/experiments/")
+MOST = 10
+
+
+def holds_examples(value) -> bool:
+    """Whether a value is a batch, a record, or records: mappings of the entries that a source has, or a step reads."""
+    if isinstance(value, (list, tuple)):
+        return any(map(holds_examples, value))
+    return isinstance(value, Mapping) and bool({"image", "x"} & value.keys())
+
+
+class Files:
+    """In its `with` block, the files of `diffusion` and `experiments` with a function that takes or returns examples.
+
+    A network takes none: it gets x_t, a time and a condition. Nor does what comes after the gradient.
+    """
+
+    def __init__(self):
+        self.names: dict[str, set[str]] = {}
+
+    def __enter__(self) -> "Files":
+        sys.setprofile(self._seen)
+        return self
+
+    def __exit__(self, *_) -> None:
+        sys.setprofile(None)
+
+    def _seen(self, frame, event, value) -> None:
+        code = frame.f_code
+        if event not in ("call", "return") or not code.co_filename.startswith(OURS):
+            return
+        taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if event == "call" else ()
+        if any(map(holds_examples, map(frame.f_locals.get, taken))) or (event == "return" and holds_examples(value)):
+            self.names.setdefault(code.co_filename.removeprefix(f"{ROOT}/"), set()).add(code.co_name)
+
+
+def test_a_batch_of_the_digits_passes_at_most_ten_files_to_its_gradient():
+    config = digits.get_config("tiny")
+    config.train.batch_size = config.objective.density.strata = 8
+    config.model.update({"width": 16, "depth": 1})
+    mesh = programs.mesh_of(config)
+    data = examples.open_examples(config)
+    batches = data.batches(config, 0, sharding.positions(8, mesh), threads=0)
+    program = programs.build(config, data.spec.shape, mesh)
+    with Files() as files:
+        batch = sharding.to_devices(next(batches), mesh, 8)
+        step = lambda *inputs: program.step.__wrapped__(*inputs)  # another function, for the step is traced already
+        jax.eval_shape(step, program.target, batch, program.seed)
+    ends = {"diffusion/data/sources.py", "diffusion/training/step.py", "diffusion/objectives/flow_matching.py"}
+    assert ends <= files.names.keys()
+    assert "summed_loss" in files.names["diffusion/training/step.py"]  # whose gradient is taken
+    assert len(files.names) <= MOST, files.names
