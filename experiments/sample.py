@@ -13,10 +13,30 @@ from_prompt.py:
     python -m experiments.sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
 """
 
-from diffusion.training.runtime import huge_pages
+from absl import flags
+
+from experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    huge_pages.start_anew()
+    CONFIG = command_line.saved_flag(unless=("model", "again", "prompt"))
+    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
+    flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
+    flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
+    flags.DEFINE_enum("weights", "ema", ["ema", "params"], "which weights: the moving average, or the raw ones")
+    flags.DEFINE_float(
+        "average",
+        None,
+        "width, as a share of the run, of a moving average made now from those "
+        "of all kept checkpoints; for a run with config.ema.sigma_rel",
+    )
+    flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
+    if command_line.names("model", "again", "prompt") or command_line.help_is_requested():
+        command_line.load()
+        from experiments.sampling import from_prompt, model_flags  # define the flags of a request
+
+        flags.adopt_module_key_flags(from_prompt)  # so that --help lists them
+        flags.adopt_module_key_flags(model_flags)
+    command_line.begin()
 
 import json
 import pathlib
@@ -25,7 +45,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -33,48 +52,34 @@ from diffusion.io import files
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
-from experiments.config import ConfigError, checks, command_line, resolve
+from experiments.config import ConfigError, checks, resolve
 from experiments.config.values import config_hash, plain
 from experiments.evaluation import plots
 from experiments.run import progress
 from experiments.run_folder import workdir
-from experiments.sampling import averages, batches_on_disk, from_prompt, generate, model_flags
-
-CONFIG = command_line.saved_flag(unless=("model", "again", "prompt"))
-WORKDIR = flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-OUT = flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
-STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
-WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "params"], "which weights: the moving average, or the raw ones")
-AVERAGE = flags.DEFINE_float(
-    "average",
-    None,
-    "width, as a share of the run, of a moving average made now from those "
-    "of all kept checkpoints; for a run with config.ema.sigma_rel",
-)
-LABELS = flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
-flags.adopt_module_key_flags(from_prompt)  # so that --help lists its flags
-flags.adopt_module_key_flags(model_flags)
+from experiments.sampling import averages, batches_on_disk, generate
 
 
 def main(argv: list[str]) -> None:
     """Loads the weights, samples, and writes; each file appears whole or not at all."""
-    if from_prompt.is_requested():
-        return from_prompt.main(OUT.value, WORKDIR.value)
+    values = flags.FLAGS
+    if command_line.names("model", "again", "prompt"):
+        return from_prompt.main(values.out, values.workdir)
     config = CONFIG.value
     sharding.initialize_distributed()
     checks.validate(config)
-    out = pathlib.Path(OUT.value or WORKDIR.value)
+    out = pathlib.Path(values.out or values.workdir)
     out.mkdir(parents=True, exist_ok=True)
     shape = workdir.example_shape(config)
-    about = {"weights": WEIGHTS.value}
-    if AVERAGE.value is not None:
-        params, step, about = averages.post_hoc(WORKDIR.value, config.ema.sigma_rel, AVERAGE.value, STEP.value)
+    about = {"weights": values.weights}
+    if values.average is not None:
+        params, step, about = averages.post_hoc(values.workdir, config.ema.sigma_rel, values.average, values.step)
     else:
-        load = checkpoints.load_ema if WEIGHTS.value == "ema" else checkpoints.load_params
-        params, step = load(WORKDIR.value, STEP.value)
+        load = checkpoints.load_ema if values.weights == "ema" else checkpoints.load_params
+        params, step = load(values.workdir, values.step)
 
     number = config.sample.number
-    labels = requested_labels(LABELS.value, number, config.model.get("num_classes", 0))
+    labels = requested_labels(values.labels, number, config.model.get("num_classes", 0))
     seeds = generate.seeds(config, number)
     devices = jax.local_devices()
     mesh = sharding.make_mesh({"data": -1}, devices) if len(devices) > 1 else None
@@ -82,7 +87,7 @@ def main(argv: list[str]) -> None:
         params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     make = generate.generator(config, shape, mesh)
     began = time.perf_counter()
-    leaves = checkpoints.read_about(WORKDIR.value, step)["leaves"]
+    leaves = checkpoints.read_about(values.workdir, step)["leaves"]
     place = batches_on_disk.folder(out, batches_on_disk.key(config, leaves, json.dumps(about), labels, seeds))
     batch_size = min(config.sample.batch_size, number)
     index = jax.process_index()

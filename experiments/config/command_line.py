@@ -1,6 +1,7 @@
 """How a command starts: its flags, the config that they name, and errors in one sentence."""
 
 import argparse
+import functools
 import logging as python_logging
 import pathlib
 import sys
@@ -128,6 +129,16 @@ def settable(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def names(*flags_of_others: str) -> bool:
+    """Whether the command line has one of these flags, before any is parsed."""
+    return any(_named(sys.argv, name) is not None for name in flags_of_others)
+
+
+def help_is_requested() -> bool:
+    """Whether the command line has --help, or one of its kind."""
+    return _asks_for_help(sys.argv)
+
+
 def begin() -> None:
     """Parses the command line, starts the process anew with huge pages, and says that the command begins.
 
@@ -136,6 +147,12 @@ def begin() -> None:
     """
     app.define_help_flags()
     _in_one_sentence(_parse, ())(sys.argv)
+    load()
+
+
+@functools.cache
+def load() -> None:
+    """The part of `begin` after parsing, for a command whose flags are defined by a module that needs the libraries."""
     huge_pages.start_anew()
     print(f"{sys.modules['__main__'].__spec__.name}: loading the libraries", file=sys.stderr, flush=True)
 

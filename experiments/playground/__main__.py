@@ -8,26 +8,31 @@ A text-to-image model is a folder with model_index.json; of a trained run the cl
 are written to --out, each with the settings that it was made with. See docs/playground.md.
 """
 
-from diffusion.training.runtime import huge_pages
+from absl import flags
+
+from experiments.config import command_line
+from experiments.sampling import model_flags
+from experiments.sampling.model_flags import DTYPE, MODEL
 
 if __name__ == "__main__":  # before the imports that take seconds
-    huge_pages.start_anew()
+    flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
+    flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
+    flags.DEFINE_string("host", "127.0.0.1", "who can connect: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
+    flags.DEFINE_integer("port", 7860, "of the page's address")
+    flags.adopt_module_key_flags(model_flags)  # so that --help lists its flags
+    command_line.begin()
 
 import pathlib
-
-from absl import flags
 
 from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.training.runtime import compilation_cache
-from experiments.config import ConfigError, command_line
+from experiments.config import ConfigError
 from experiments.playground.gate import BODY, Gate
 from experiments.playground.published import Published
 from experiments.playground.source import Source
 from experiments.playground.trained import Trained
 from experiments.run_folder import workdir
-from experiments.sampling import model_flags
-from experiments.sampling.model_flags import DTYPE, MODEL
 
 WAITING = 20  # requests in the line, each with its body
 FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)
@@ -87,9 +92,4 @@ def opened(model: str | None, run: str | None) -> Source:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
-    flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
-    flags.DEFINE_string("host", "127.0.0.1", "who can connect: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
-    flags.DEFINE_integer("port", 7860, "of the page's address")
-    flags.adopt_module_key_flags(model_flags)  # so that --help lists its flags
     command_line.run(main, FAILURES)

@@ -47,11 +47,6 @@ SETTINGS = {
 }
 
 
-def is_requested() -> bool:
-    """Whether the command line is for pictures of a prompt."""
-    return any(flag.value is not None for flag in (MODEL, AGAIN, PROMPT))
-
-
 def main(out: str | None, work: str | None = None) -> None:
     """Makes the pictures that the flags say.
 

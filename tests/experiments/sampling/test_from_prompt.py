@@ -122,6 +122,7 @@ def test_help_lists_the_settings(flags):
 
 def test_loras_are_files_and_weights(flags):
     flags.lora = ["a.safetensors:0.5", "b.safetensors"]
+    assert list(flags["dtype"].parser.enum_values) == list(png.TYPES)
     assert model_flags.loras() == {"a.safetensors": 0.5, "b.safetensors": 1.0}
     flags.lora = ["style.safetensors:much"]
     with pytest.raises(ConfigError, match="write FILE:WEIGHT"):
