@@ -224,6 +224,8 @@ def test_from_alpha_sigma_finds_the_inverse_and_the_slopes_alone():
     np.testing.assert_allclose(schedule.drift(t), -2 * t / (1 - t**2), rtol=1e-3)
     np.testing.assert_allclose(schedule.diffusion(t) ** 2, 2 * t + 4 * t**3 / (1 - t**2), rtol=1e-3)
     assert schedule.t_min == 0 and schedule.alpha(1.0) == 0
+    scaled = schedule.norm(3 * schedule.alpha(t), 3 * schedule.sigma(t))
+    np.testing.assert_allclose(scaled, 3, rtol=1e-4)  # a process that is three times as large
 
 
 @pytest.mark.usefixtures("x64")
