@@ -110,11 +110,11 @@ def mixture(schedule: NoiseSchedule, number: int) -> Problem:
 def digits(folder: str, number: int) -> Problem:
     """A run's network under its own guidance, one class after the other."""
     config = workdir.read_config(folder)
-    schedule = resolve.schedule(config)
+    schedule = resolve.Resolver(config).schedule
     shape = workdir.example_shape(config)
     params, _ = checkpoints.load_ema(folder, None)
     labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
-    denoise = generate.denoiser(config, shape)
+    denoise = generate.denoiser(resolve.recipe(config, shape))
     real = image_sets.open_set(f"{config.data.name}@train", config.data.dir)
     images = real.read(0, real.count).reshape(real.count, -1) / 127.5 - 1
     eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, shape))(jax.random.split(jax.random.key(0), number)))

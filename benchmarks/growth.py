@@ -26,6 +26,7 @@ from benchmarks import rows
 from diffusion.training import sharding
 from diffusion.training.runtime import huge_pages
 from experiments import plan
+from experiments.config import resolve
 from experiments.config.defaults import defaults
 from experiments.planning import estimate
 from experiments.run import program
@@ -97,7 +98,7 @@ def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
     shape = (size.side, size.side, CHANNELS)
     mesh = sharding.make_mesh({"data": 1})
     work = plan.work_of(config, shape, mesh)
-    made = program.build(config, shape, mesh)
+    made = program.build(resolve.recipe(config, shape), mesh)
     step = made.step.lower(made.target, made.batch, made.seed).compile()
     told = step.memory_analysis()
     rng = np.random.default_rng(0)

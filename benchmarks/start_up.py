@@ -108,7 +108,7 @@ def compile_only(depth: int, unroll: int) -> None:
     """Traces and compiles the step, allocates nothing, and prints the seconds."""
     from diffusion.training import sharding
     from diffusion.training.runtime import compilation_cache
-    from experiments.config import recipes
+    from experiments.config import recipes, resolve
     from experiments.run import program
 
     config = recipes.load(RECIPE)
@@ -117,7 +117,7 @@ def compile_only(depth: int, unroll: int) -> None:
     compilation_cache.enable()
     mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
     began = time.perf_counter()
-    made = program.build(config, SHAPE, mesh)
+    made = program.build(resolve.recipe(config, SHAPE), mesh)
     made.step.lower(made.target, made.batch, made.seed).compile()
     print(json.dumps(time.perf_counter() - began))
 

@@ -70,13 +70,14 @@ if __name__ == "__main__":  # before the imports that take seconds
 import hashlib
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from diffusion.metrics import classifier, protocols
 from experiments.config import ConfigError, unknown
 from experiments.config.extensions import printed
+from experiments.config.recipe import Recipe
 from experiments.evaluation import (
     comparison,
     image_metrics,
@@ -98,12 +99,19 @@ SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class 
 
 
 def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effort = FULL) -> dict:
+    """Evaluates the samples in a folder as a config says; see `evaluate`."""
+    splits = (config["data"]["split"], config["evaluate"]["split"])
+    return _evaluated(
+        config, lambda: [real_images.split_of(config, split) for split in splits], folder, command, effort
+    )
+
+
+def evaluate(recipe: Recipe, folder: str | pathlib.Path, effort: Effort = FULL) -> dict:
     """Evaluates the samples in a folder and writes report.json and report.md there (and curves.png, in a run folder).
 
     Args:
-        config: the run's config.
-        folder: the run folder, or another that experiments.sample wrote to (--out).
-        command: how this was started, for the record.
+        recipe: of the run; one of records of its own has `held_out` ones too.
+        folder: the run folder, or another that `sample` wrote to.
         effort: how many resamples and subsets.
 
     Returns:
@@ -111,27 +119,37 @@ def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effor
 
     Raises:
         ConfigError, WorkdirError: as in `sample_metrics.measure` and `read_samples`.
+        ValueError: as `real_images.of_recipe`.
     """
+    call = "experiments.evaluate.evaluate(recipe, folder)"
+    return _evaluated(recipe.config, lambda: real_images.of_recipe(recipe), folder, call, effort)
+
+
+def _evaluated(
+    config: Mapping,
+    splits: Callable[[], Sequence[real_images.Split]],
+    folder: str | pathlib.Path,
+    command: str,
+    effort: Effort,
+) -> dict:
     folder = pathlib.Path(folder)
     images, labels = read_samples(folder)
-    split = config["evaluate"]["split"]
-    train = real_images.split_of(config, config["data"]["split"])
+    train, real = splits()
     if "classifier" in config["evaluate"]["features"] and train.spec.num_classes:
         classifier.cached(train.images, train.labels, training=_train_classifier)
     with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
-        measured = sample_metrics.measure(images, labels, config, split, effort, advance)
+        measured = sample_metrics.measure(images, labels, config, real.spec.split, effort, advance, (train, real))
     if (folder / "metrics.jsonl").is_file():
         plots.curves(folder / "metrics.jsonl", folder / "curves.png")
-    real = real_images.split_of(config, split)
     conditional = bool(config["model"].get("num_classes", 0))
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     protocol = {
         "dataset": {
             "name": real.spec.name,
             "version": real.spec.version,
-            "train_split": config["data"]["split"],
+            "train_split": train.spec.split,
             "train_size": len(train.images),
-            "split": split,
+            "split": real.spec.split,
             "split_size": len(real.images),
         },
         "samples": {"number": len(images), "sha256": digest, "rounding": "floor(clip(127.5 x + 128, 0, 255))"},

@@ -112,7 +112,7 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
         if inception:
             features = dict.fromkeys((*config.evaluate.features, "inception"))
             config.evaluate.update({"features": tuple(features), "inception": inception})
-        objective = resolve.objective(config)
+        objective = resolve.Resolver(config).objective
         at = latest
         if isinstance(objective.reads, Jumps) and objective.reads.one_step and count > 1:
             continue
@@ -165,7 +165,7 @@ def measured(row: Row) -> Made:
     config = row.config
     number = config.sample.number
     params, _ = checkpoints.load_ema(row.folder, row.step)
-    make = generate.generator(config, workdir.example_shape(config))
+    make = generate.generator(resolve.recipe(config, workdir.example_shape(config)))
     labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
     images = make.images(params, labels, generate.seeds(config, number))
     metrics = sample_metrics.measure(images, labels, config, config.evaluate.split, EFFORT)

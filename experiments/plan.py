@@ -100,10 +100,11 @@ def on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str
 
 def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
     """Returns what a run of that config computes on a mesh, for counting."""
-    model = resolve.model(config, shape)
+    recipe = resolve.recipe(config, shape)
+    model = recipe.network
     if not isinstance(model, DiT):
         raise ConfigError(f'config.model.name = {config.model.name!r}: plans are made for "dit" alone.')
-    target = programs.build(config, shape, mesh).target
+    target = programs.build(recipe, mesh).target
     return Work(model, shape, target, mesh, config.train.batch_size, config.train.accumulate or 1)
 
 
@@ -116,7 +117,8 @@ def compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, de
     except ValueError as error:
         raise ConfigError(f"--compile: {error}") from error
     mesh = programs.mesh_of(config, ahead_of_time.devices(topology))
-    return {"topology": topology, **ahead_of_time.compile_step(lambda mesh: programs.build(config, shape, mesh), mesh)}
+    recipe = resolve.recipe(config, shape)
+    return {"topology": topology, **ahead_of_time.compile_step(lambda mesh: programs.build(recipe, mesh), mesh)}
 
 
 def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Machine) -> str:
@@ -126,7 +128,7 @@ def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Mach
         mesh = changed.mesh.to_json()
         if mesh not in on_mesh:
             on_mesh[mesh] = work_of(changed, shape, programs.mesh_of(changed, list(work.mesh.devices.flat)))
-        model = resolve.model(changed, shape)
+        model = resolve.Resolver(changed).model(shape)
         found = on_mesh[mesh]._replace(model=model, accumulate=changed.train.accumulate or 1)
         parts = estimate.memory_by_part(found, machine.platform)
         if estimate.fits(parts, machine):

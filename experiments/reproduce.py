@@ -99,12 +99,13 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
         have = ", ".join(map(str, checkpoints.steps(workdir))) or "none"
         asked = "it holds no step that has failed" if step is None else f"it has no checkpoint of step {step}"
         raise checkpoints.CheckpointError(f"{workdir}: {asked}; --step takes one of its checkpoints: {have}.")
-    given = open_examples(config)
-    spec = given.spec
+    recipe = resolve.recipe(config)
+    given = open_examples(recipe)
+    recipe = recipe.at(given.spec.shape)
     mesh = programs.mesh_of(config)
-    program = programs.build(config, spec.shape, mesh)
-    if config.teacher.pairs.number:
-        given = noise_pairs.paired(config, workdir, given, mesh)
+    program = programs.build(recipe, mesh)
+    if recipe.teacher and recipe.teacher.pairs:
+        given = noise_pairs.paired(recipe, workdir, given, mesh)
     before, about = checkpoints.restore(place, step, program.target)
     batch = next(given.batches(config, about["examples"], sharding.positions(config.train.batch_size, mesh), 0))
     if not program.conditional:
@@ -113,15 +114,15 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
     donated = jax.tree.map(jnp.copy, before)
     metrics = jax.device_get(program.step(donated, batch, program.seed)[1])
     finite = int(metrics["failed_at"]) == state.HEALTHY
-    return Repeated(step, finite, metrics, examine(config, spec.shape, program, mesh, before, batch, not finite))
+    return Repeated(step, finite, metrics, examine(recipe, program, mesh, before, batch, not finite))
 
 
-def examine(config, shape, program, mesh, before: state.TrainState, batch: dict, trace: bool) -> Findings:
+def examine(recipe, program, mesh, before: state.TrainState, batch: dict, trace: bool) -> Findings:
     """Computes the losses of single examples and the leaves of the gradient; `trace` also finds the origins."""
-    objective = resolve.objective(config)
-    schedule = resolve.schedule(config)
+    objective = recipe.objective
+    schedule = recipe.schedule
     density = objective.density
-    examples = config.train.batch_size
+    examples = recipe.config.train.batch_size
     shards = sharding.batch_shards(mesh)
     number = program.micro_batches
 

@@ -148,7 +148,8 @@ def check(config: Mapping) -> None:
         stage = _with_stand_ins(config, pathlib.Path(folder))
         for name in STAGES:
             fields.check(config[name])
-            resolve.model(stage[name]), resolve.optimizer(stage[name]), resolve.schedule(stage[name])
+            made = resolve.Resolver(stage[name])
+            _ = made.model(), made.optimizer, made.schedule
     widths = config["encoder"]["model"]["text"]["width"], config["denoiser"]["model"]["text_width"]
     if widths[0] != widths[1]:
         raise ConfigError(

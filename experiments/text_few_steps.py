@@ -28,7 +28,7 @@ from diffusion.data import captions, shapes
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.training.checkpointing import checkpoints
 from experiments import few_steps
-from experiments.config import ConfigError
+from experiments.config import ConfigError, resolve
 from experiments.evaluation import sample_metrics
 from experiments.run_folder import workdir
 from experiments.sampling import generate
@@ -78,7 +78,7 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
     config, number = row.config, row.config.sample.number
     requested = prompts(config, number)
     params, _ = checkpoints.load_ema(row.folder, row.step)
-    make = generate.of_conditions(config, workdir.example_shape(config))
+    make = generate.of_conditions(resolve.recipe(config, workdir.example_shape(config)))
     images = make.images(params, requested.conditions, generate.seeds(config, number))
     subject = prompt_metrics.Subject(None, reader())
     frechet = prompt_metrics.distance_to(subject, images, *_new(), EFFORT)

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 import contextlib
+import dataclasses
 import pathlib
 import signal
 import sys
@@ -37,6 +38,7 @@ from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, compilation_cache, preemption
 from experiments.config import checks, fields
+from experiments.config.recipe import Recipe
 from experiments.run import bookkeeping, examples, noise_pairs, tracking
 from experiments.run import program as programs
 from experiments.run.failure import RunFailed
@@ -45,10 +47,21 @@ from experiments.run_folder import workdir
 
 
 def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command", project: str = "") -> int:
+    """Trains as a config describes it: `train` of its recipe.
+
+    Raises:
+        ConfigError: for a mistake in the config; else as `train`.
+    """
+    sharding.initialize_distributed()
+    recipe = checks.validate(config)
+    return train(dataclasses.replace(recipe, config=fields.absolute(config)), folder, command, project)
+
+
+def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same call", project: str = "") -> int:
     """Trains until config.train.steps, or until it is asked to stop.
 
     Args:
-        config: the config, complete.
+        recipe: of the run.
         folder: the run folder, made if missing.
         command: how a user goes on with the run, for messages.
         project: of Weights & Biases, to log to beside TensorBoard's events; "" is none.
@@ -57,23 +70,21 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         The exit status; see the module's docstring.
 
     Raises:
-        ConfigError: for a mistake in the config, or a folder that holds another config's run.
+        ConfigError: if the recipe does not fit its data, or the folder holds another recipe's run.
         WorkdirError: if the folder is in use or cannot be written.
         CheckpointError: if a checkpoint cannot be written, none is sound, or the latest is of another architecture.
     """
     begun = time.perf_counter()
+    config = recipe.config
     with contextlib.ExitStack() as stack:
         # ==== Processes, mesh, data ====
-        sharding.initialize_distributed()
         stack.enter_context(agreement.together())  # process 0 may have more to do at the end than the others
-        checks.validate(config)
         tracking.check(project)
         compilation_cache.enable()
         mesh = programs.mesh_of(config)
-        config = fields.absolute(config)
-        data = examples.open_examples(config)
+        data = examples.open_examples(recipe)
         fingerprint = data.source.fingerprint()
-        checks.validate(config, data.spec)
+        recipe = checks.with_data(recipe, data.spec)
 
         # ==== Run folder ====
         folder = pathlib.Path(folder)
@@ -83,18 +94,18 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
         workdir.require_shared(folder)
 
         # ==== Program, first state, bookkeeping ====
-        program = programs.build(config, data.spec.shape, mesh)
+        program = programs.build(recipe, mesh)
         saver = checkpoints.Checkpoints(folder, config.checkpoint.keep, config.checkpoint.keep_every)
         stack.callback(saver.close)
         train_state, start = first_state(config, folder, program, fingerprint)
-        books = bookkeeping.Bookkeeping(config, folder, data, program, mesh, saver, start, project, begun, stack)
+        books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
         if books.finished():
             return 0
         books.announce()
 
         # ==== Batches ====
-        if config.teacher.pairs.number:
-            data = noise_pairs.paired(config, folder, data, mesh)
+        if recipe.teacher and recipe.teacher.pairs:
+            data = noise_pairs.paired(recipe, folder, data, mesh)
         batch_size = config.train.batch_size
         positions = sharding.positions(batch_size, mesh)
         batches = data.batches(config, start.examples, positions, config.data.threads)

@@ -74,7 +74,7 @@ def power(ideas, monkeypatch):
     """The schedule beside its definition, as the suite takes it."""
     case = schedule_cases.Case(ideas.power, lambda t: ((1 - t**2) ** 2, t**4), 0.0, (0.0, 1.0))
     monkeypatch.setitem(schedule_suite.SCHEDULES, "power", case)
-    return {"power": resolve.schedule(changed(schedule={"name": "power", "p": 2.0}))}
+    return {"power": resolve.Resolver(changed(schedule={"name": "power", "p": 2.0})).schedule}
 
 
 def test_the_schedule_is_its_definition(power):
@@ -172,7 +172,7 @@ def test_the_guidance_moves_no_farther_than_it_says(ideas):
 
 
 def test_the_backbone_is_told_time_and_class(ideas):
-    module = resolve.model(changed(model={"name": "conv_net", "width": 16, "depth": 1, "num_classes": 10}))
+    module = resolve.Resolver(changed(model={"name": "conv_net", "width": 16, "depth": 1, "num_classes": 10})).model()
     assert isinstance(module, ideas.ConvNet) and module.width == 16
     backbone = backbones.Backbone(module, (8, 8, 1), lambda batch: np.arange(batch, dtype=np.int32))
     params = {"params": backbones.parameters(backbone)}
@@ -206,7 +206,7 @@ def test_the_dataset_is_read_by_the_pipeline(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
     config = changed()
     config.data.update({"name": "rings", "threads": 0})
-    found = examples.open_examples(config)
+    found = examples.open_examples(resolve.recipe(config))
     assert (found.spec.shape, found.spec.num_classes, found.spec.size) == ((8, 8, 1), 3, 300)
     batches = found.batches(config, 0, range(32), 0)
     batch = next(batches)
@@ -238,14 +238,14 @@ def test_the_space_of_features_can_be_named(ideas):
 
 def test_their_arguments_are_checked_like_any_other():
     with pytest.raises(ConfigError, match=r"config\.schedule: unknown argument of power 'q'.* Valid: p\."):
-        resolve.schedule(changed(schedule={"name": "power", "q": 2.0}))
+        _ = resolve.Resolver(changed(schedule={"name": "power", "q": 2.0})).schedule
     with pytest.raises(ConfigError, match=r"config\.schedule\.p = 'two'"):
-        resolve.schedule(changed(schedule={"name": "power", "p": "two"}))
+        _ = resolve.Resolver(changed(schedule={"name": "power", "p": "two"})).schedule
 
 
 def test_an_unknown_name_says_how_to_add_one():
     with pytest.raises(ConfigError, match=r"unknown schedule 'pover'\. Did you mean 'power'\?.* --extend=FILE"):
-        resolve.schedule(changed(schedule={"name": "pover"}))
+        _ = resolve.Resolver(changed(schedule={"name": "pover"})).schedule
 
 
 def test_a_name_that_is_taken_or_no_function_is_refused(ideas):

@@ -29,7 +29,7 @@ LAYERS = (  # from the bottom to the top
     ("experiments.sampling",),
     ("experiments.run.examples",),
     ("experiments.evaluation",),
-    ("experiments.run", "experiments.sampling.trained_run"),
+    ("experiments.run", "experiments.sampling.of_run", "experiments.sampling.trained_run"),
     ("experiments.planning", "experiments.playground", "experiments.sweeps", "experiments.text"),
     ("experiments",),  # the commands
 )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 from diffusion.io.leaf_names import leaf_name
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import compilation_cache
+from experiments.config import resolve
 from experiments.evaluation import comparison, plots
 from experiments.run_folder import workdir
 from experiments.sampling import averages, generate
@@ -129,7 +130,7 @@ class Measured:
         config = self.config.copy_and_resolve_references()
         config.sample.number = max(number, config.sample.batch_size)  # one size of batch, compiled once
         config.sample.guidance.scale = scale
-        make = generate.generator(config, workdir.example_shape(config))
+        make = generate.generator(resolve.recipe(config, workdir.example_shape(config)))
         labels = generate.balanced_labels(number, config.model.num_classes)
         return make.images(params, labels, generate.seeds(config, number)), labels, make.nfe
 

@@ -16,11 +16,12 @@ from diffusion.models import facts
 from diffusion.objectives import Objective
 from diffusion.training import sharding
 from experiments.config import ConfigError, fields, names, resolve, unknown
+from experiments.config.recipe import Recipe
 from experiments.config.values import plain
 
 
-def validate(config: Mapping, spec: Any = None) -> None:
-    """Refuses a config that cannot run, before anything is read or compiled.
+def validate(config: Mapping, spec: Any = None) -> Recipe:
+    """The recipe that a config describes; refuses one that cannot run, before anything is read or compiled.
 
     Checks every field by itself, resolves every name, and checks what must fit together.
 
@@ -28,37 +29,51 @@ def validate(config: Mapping, spec: Any = None) -> None:
         config: the config.
         spec: of the dataset, once it is known: `shape` (H, W, C) and `num_classes` (0 for none).
 
+    Returns:
+        The recipe, for the dataset's shape where that is known.
+
     Raises:
         ConfigError: naming the first field at fault, its value and what is valid.
     """
     fields.check(config)
-    process = resolve.schedule(config)
-    read = resolve.parameterization(config)
-    times = resolve.plan(config).t
-    objective = resolve.objective(config)
-    resolve.optimizer(config)
-    resolve.augmentations(config)
-    resolve.model(config)
+    made = resolve.Resolver(config)
+    schedule = made.schedule
+    times = made.plan.t
+    objective = made.objective
+    _ = made.optimizer, made.augmentations, made.model()  # their own mistakes, before those of several together
     _check_training(config, objective)
-    _check_teacher(config, objective)
-    _check_second(config, objective)
-    _check_sampling(config, objective)
+    _check_teacher(made)
+    _check_second(made)
+    _check_sampling(made)
     try:
-        parameterizations.check(read, process, np.append(times, process.t_max))
+        parameterizations.check(made.parameterization, schedule, np.append(times, schedule.t_max))
     except ValueError as error:
         raise ConfigError(f"config.parameterization, on the times of config.sample: {error}") from error
-    shape = config["data"]["shape"] if spec is None else spec.shape
-    if shape is not None:
-        resolve.check_shape(config, tuple(shape))
+    if spec is not None:
+        resolve.check_shape(config, tuple(spec.shape))
     for i, name in enumerate(config["evaluate"]["features"]):
         if name not in features.names():
             raise unknown(f"config.evaluate.features[{i}]", name, features.names(), "features")
     _check_evaluation(config)
-    _check_text(config, objective)
+    _check_text(made)
     _check_latents(config)
-    _check_buckets(config)
-    if spec is not None:
-        _check_dataset(config, spec)
+    _check_buckets(made)
+    recipe = made.recipe(config["data"]["shape"])
+    return recipe if spec is None else with_data(recipe, spec)
+
+
+def with_data(recipe: Recipe, spec: Any) -> Recipe:
+    """The recipe for the examples of a dataset.
+
+    Args:
+        recipe: of a config.
+        spec: of the dataset: `shape` (H, W, C) and `num_classes` (0 for none).
+
+    Raises:
+        ConfigError: if they do not fit.
+    """
+    _check_dataset(recipe.config, spec)
+    return recipe.at(spec.shape)
 
 
 @contextlib.contextmanager
@@ -94,7 +109,9 @@ def _check_training(config: Mapping, objective: Objective) -> None:
         raise ConfigError(f"config.init_from.path = {str(source)!r}: there is no such run folder, checkpoint or file.")
 
 
-def _check_teacher(config: Mapping, objective: Objective) -> None:
+def _check_teacher(made: resolve.Resolver) -> None:
+    config = made.config
+    objective = made.objective
     name = config["objective"]["name"]
     path = config["teacher"]["path"]
     teacher = objective.teacher
@@ -127,14 +144,14 @@ def _check_teacher(config: Mapping, objective: Objective) -> None:
             "variance is a part. Valid: 1."
         )
     if scale != 1 or objective.strength:
-        resolve.required_null(config)  # says why there is no guidance without a condition
+        _ = made.required_null  # says why there is no guidance without a condition
     learns_from_pairs = teacher is not None and teacher.pairs
     if learns_from_pairs != (pairs > 0):
         raise ConfigError(
             f"config.teacher.pairs.number = {pairs}, but config.objective.name = {name!r} "
             + ("learns from pairs. Valid: e.g. 10000." if pairs == 0 else "learns from none. Valid: 0.")
         )
-    resolve.pair_sampler(config)
+    _ = made.pair_sampler  # deterministic
     if pairs and (config["data"]["augment"] or resolve.sizes(config)):
         raise ConfigError(
             f"config.teacher.pairs.number = {pairs}: pairs are neither augmented nor of several sizes. "
@@ -150,7 +167,9 @@ def _check_teacher(config: Mapping, objective: Objective) -> None:
             )
 
 
-def _check_second(config: Mapping, objective: Objective) -> None:
+def _check_second(made: resolve.Resolver) -> None:
+    config = made.config
+    objective = made.objective
     name = config["objective"]["name"]
     second = config["second_player"]["objective"]
     updates = config["second_player"]["updates"]
@@ -167,14 +186,14 @@ def _check_second(config: Mapping, objective: Objective) -> None:
             )
         return
     network = objective.second.network
-    trains = resolve.second_player(config).trains if second.get("name") else None
+    trains = made.second_player.trains if second.get("name") else None
     if trains != network:
         raise ConfigError(
             f"config.second_player.objective.name = {second.get('name')!r}, but config.objective.name = {name!r} plays "
             f"with an objective that trains the network {network!r}. Valid: one such out of "
             f"{', '.join(sorted(names.SECOND_PLAYERS))}."
         )
-    resolve.second_optimizer(config)
+    _ = made.second_optimizer
     if config["train"]["log_every"] % updates:
         raise ConfigError(
             f"config.train.log_every = {config['train']['log_every']}, but the model acts at every "
@@ -182,10 +201,12 @@ def _check_second(config: Mapping, objective: Objective) -> None:
         )
 
 
-def _check_sampling(config: Mapping, objective: Objective) -> None:
+def _check_sampling(made: resolve.Resolver) -> None:
+    config = made.config
+    objective = made.objective
     scale = config["sample"]["guidance"]["scale"]
-    guided = resolve.guidance(config, lambda x, t: None)  # checks its arguments
-    sampler = resolve.sampler(config)
+    guided = made.guidance(lambda x, t: None)  # checks its arguments
+    sampler = made.sampler
     if objective.reads is not None:
         coupling = config["objective"].get("coupling")
         paired = f", config.objective.coupling = {plain(coupling)!r}" if coupling else ""
@@ -197,7 +218,7 @@ def _check_sampling(config: Mapping, objective: Objective) -> None:
             'that reads x0 and eps as they are. Valid: {"name": "ddim"}.'
         )
     if scale != 1 and not objective.strength and FlowMap not in sampler.takes:
-        resolve.required_null(config)
+        _ = made.required_null  # likewise
     with named(f"config.sample.guidance.scale = {scale}, config.objective.name = {config['objective']['name']!r}"):
         objective.check_scale(scale)
     solver = config["sample"]["sampler"]
@@ -253,7 +274,9 @@ def _check_latents(config: Mapping) -> None:
         )
 
 
-def _check_text(config: Mapping, objective: Objective) -> None:
+def _check_text(made: resolve.Resolver) -> None:
+    config = made.config
+    objective = made.objective
     name = config["model"]["name"]
     text = config["data"]["text"]
     kind = facts.kind(names.MODELS[name])
@@ -263,7 +286,7 @@ def _check_text(config: Mapping, objective: Objective) -> None:
             f"and config.model.name = {name!r} is one of the kind {kind!r}. Valid: "
             f"{', '.join(n for n, network in sorted(names.MODELS.items()) if facts.kind(network) == objective.kind)}."
         )
-    inputs = resolve.text_inputs(config)
+    inputs = made.text_inputs
     field = resolve.TEXT_FOLDERS[inputs.of] if inputs else ""
     for other in text:
         if text[other] and other != field:
@@ -281,7 +304,7 @@ def _check_text(config: Mapping, objective: Objective) -> None:
             f"config.data.buckets.area = {config['data']['buckets']['area']}, but config.model.name = "
             f"{name!r} receives text, which comes with pictures of one size. Valid: 0."
         )
-    null = resolve.null(config)
+    null = made.null
     if field == "dir" and null["text"].shape[-1] != config["model"]["text_width"]:
         raise ConfigError(
             f"config.model.text_width = {config['model']['text_width']}, but the captions in "
@@ -299,7 +322,8 @@ def _check_text(config: Mapping, objective: Objective) -> None:
             )
 
 
-def _check_buckets(config: Mapping) -> None:
+def _check_buckets(made: resolve.Resolver) -> None:
+    config = made.config
     sizes = resolve.sizes(config)
     data = config["data"]
     name = config["model"]["name"]
@@ -326,7 +350,7 @@ def _check_buckets(config: Mapping) -> None:
             f"{', '.join(f'{h} x {w}' for h, w in sizes)}."
         )
     for size in sizes:  # patches and halvings
-        resolve.model(config, (*size, shape[-1]))
+        made.model((*size, shape[-1]))
 
 
 def _check_dataset(config: Mapping, spec: Any) -> None:

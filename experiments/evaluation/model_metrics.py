@@ -117,9 +117,9 @@ def bits_per_dim(subject: Subject) -> dict:
     """Bits per dimension of held-out images under the moving average, without guidance; see `diffusion.likelihood`."""
     config = from_json(to_json(subject.config))
     config.sample.guidance.scale = 1.0  # a guided flow has another density
-    schedule = resolve.schedule(config)
+    schedule = resolve.Resolver(config).schedule
     shape = subject.real.images.shape[1:]
-    denoise = generate.denoiser(config, shape)
+    denoise = generate.denoiser(resolve.recipe(config, shape))
     params, step = checkpoints.load_ema(subject.workdir)
     start = max(schedule.t_min, EARLIEST)
     dims = int(np.prod(shape))

@@ -1,13 +1,14 @@
 """Real images that samples are compared with: a split of a run's dataset, or captioned images of a named one."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.data import buckets, captions, pipeline, sources
+from diffusion.data import buckets, captions, own_records, pipeline, sources
 from experiments.config import ConfigError
+from experiments.config.recipe import Recipe
 from experiments.run.examples import varied
 
 
@@ -41,15 +42,36 @@ def split_of(config: Mapping, split: str) -> Split:
         raise ConfigError(f"config.data, config.evaluate.split: {error}{how}") from error
 
 
+def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
+    """The images that a run was trained on, and those that its samples are compared with.
+
+    Raises:
+        ConfigError: if they are not there.
+        ValueError: if the recipe has records of its own that are no pictures, or none that are held out.
+    """
+    if recipe.data is None:
+        return split_of(recipe.config, recipe.config.data.split), split_of(recipe.config, recipe.config.evaluate.split)
+    if recipe.entry != "image" or recipe.held_out is None:
+        needed = "pictures" if recipe.entry != "image" else "Recipe(held_out=records), pictures that are held out"
+        raise ValueError(f"samples are measured beside real pictures: the recipe needs {needed}")
+    return _of_records(recipe.data, "train", recipe), _of_records(recipe.held_out, "held out", recipe)
+
+
+def _of_records(own: Sequence[Mapping], split: str, recipe: Recipe) -> Split:
+    spec = own_records.describe(own, recipe.num_classes, split)
+    labels = np.array([record.get("label", 0) for record in own], np.int64)
+    return Split(np.stack([record["image"] for record in own]), labels, spec)
+
+
 @functools.lru_cache(maxsize=4)
 def _read_split(name: str, split: str, data_dir: str, damaged: str, sizes: tuple[int, ...]) -> Split:
-    records, spec = sources.open_source(name, split, data_dir, varied=sizes)
+    source, spec = sources.open_source(name, split, data_dir, varied=sizes)
     images = np.empty((spec.size, *spec.shape), np.uint8)
     labels = np.zeros(spec.size, np.int64)
     count = 0
     for start in range(0, spec.size, 1000):
         rows = range(start, min(start + 1000, spec.size))
-        for record in pipeline.sound(records, rows) if damaged == "skip" else records.__getitems__(rows):
+        for record in pipeline.sound(source, rows) if damaged == "skip" else source.__getitems__(rows):
             if record is not None:
                 images[count] = buckets.fit(record["image"], sizes)[0] if sizes else record["image"]  # the middle
                 labels[count] = record.get("label", 0)
@@ -72,12 +94,12 @@ def captioned(data: str, data_dir: str = "", number: int = 0) -> Split:
     if not at:
         raise ConfigError(f"{data} is no dataset with its split. Valid: NAME@SPLIT, e.g. noto_emoji@train.")
     try:
-        records, spec = sources.open_source(name, part, data_dir)
+        source, spec = sources.open_source(name, part, data_dir)
         texts = captions.texts_of(name, part, data_dir)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"{data}: {error}") from error
     count = min(number or spec.size, spec.size)
-    images = np.stack([record["image"] for record in records.__getitems__(range(count))])
+    images = np.stack([record["image"] for record in source.__getitems__(range(count))])
     return Split(images, np.zeros(count, np.int64), spec, tuple(texts[:count]))
 
 

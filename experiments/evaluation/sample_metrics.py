@@ -65,6 +65,7 @@ def measure(
     split: str,
     effort: Effort = FULL,
     advance: Callable[[int], None] = lambda done: None,
+    real_splits: tuple[Split, Split] | None = None,
 ) -> dict:
     """Every metric of a set of samples, each beside its reference.
 
@@ -75,6 +76,7 @@ def measure(
         split: of the dataset, that the samples are compared with.
         effort: how many resamples and subsets.
         advance: receives the number of parts done, of len(config.evaluate.features) + 2.
+        real_splits: the training images, and those that the samples are compared with; None: those of config.data.
 
     Returns:
         {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances}.
@@ -87,13 +89,12 @@ def measure(
     for name in names:
         if name not in feature_names():
             raise unknown("config.evaluate.features", name, feature_names(), "feature")
-    if split == config["data"]["split"]:
+    if split == (real_splits[0].spec.split if real_splits else config["data"]["split"]):
         raise ConfigError(
             f"config.evaluate.split = {split!r} is what the model was trained on, and the floor would compare images "
             "with themselves. Valid: another split, e.g. 'test', or 'train[90%:]' after training on 'train[:90%]'."
         )
-    train = split_of(config, config["data"]["split"])
-    real = split_of(config, split)
+    train, real = real_splits or (split_of(config, config["data"]["split"]), split_of(config, split))
     classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0
     check_samples(images, labels, real.spec.shape, classes)
     if "classifier" in names and not real.spec.num_classes:

@@ -22,6 +22,7 @@ from diffusion.text_to_image.canvas import Canvas
 from diffusion.training.checkpointing import checkpoints
 from experiments.config import ConfigError, checks, names, resolve
 from experiments.config.extensions import printed
+from experiments.config.recipe import Recipe
 from experiments.playground.page_request import PageRequest
 from experiments.run_folder import workdir
 from experiments.sampling import autoencoder_folders, generate
@@ -46,7 +47,7 @@ class Trained:
         self.name = pathlib.Path(folder).resolve().name
         self._folder = folder
         self.classes = config.model.get("num_classes", 0)
-        mine = resolve.sampler(config)
+        mine = resolve.Resolver(config).sampler
         sample = config.sample
         self.samplers = tuple(
             name for name, make in sorted(names.SAMPLERS.items()) if name == sample.sampler.name or _fits(make, mine)
@@ -81,11 +82,11 @@ class Trained:
 
     def watch(self, request: PageRequest) -> Iterator[Frame]:
         canvas = self._canvas(request)
-        config = self._configured(request)
-        plan = resolve.plan(config)
+        recipe = self._configured(request)
+        plan = recipe.plan
         first = request.first_step(len(plan.t))
         plan = request.trajectory(plan, first)
-        begin, run, finish = self._compiled(request, config, plan, request.begins_at_image(first))
+        begin, run, finish = self._compiled(request, recipe, plan, request.begins_at_image(first))
         labels = jnp.full(request.number, max(request.label, 0), jnp.int32)
         return self._frames(begin, run, finish, plan, labels, request.rows()[1], canvas)
 
@@ -123,8 +124,8 @@ class Trained:
             canvas = canvas._replace(image=np.round(canvas.image.mean(axis=-1, keepdims=True)).astype(np.uint8))
         return canvas
 
-    def _configured(self, request: PageRequest) -> ConfigDict:
-        """The run's config with the settings of a request in it.
+    def _configured(self, request: PageRequest) -> Recipe:
+        """The run's recipe with the settings of a request in it.
 
         Raises:
             ConfigError: if it does not fit, before anything is computed.
@@ -137,22 +138,21 @@ class Trained:
                 valid = ", ".join(self.samplers)
                 raise ConfigError(f"sampler = {request.sampler!r} is none for this run. Valid: {valid}.")
             config.sample.sampler = {"name": request.sampler}
-        checks.validate(config)
-        return config
+        return checks.validate(config).at(self.shape)
 
-    def _compiled(self, request: PageRequest, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple:
+    def _compiled(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple:
         """(begin, run, finish) for settings; what they need of memory is checked when they are new."""
         key = (request.sampler, request.steps, request.guidance, len(plan.t), request.resamplings, noised)
         if (key, request.number) not in self._programs:
-            programs = self._programs.get(key) or self._made(config, plan, noised)
-            self._check_memory(request, config, plan)
+            programs = self._programs.get(key) or self._made(recipe, plan, noised)
+            self._check_memory(request, recipe, plan)
             self._programs |= {key: programs, (key, request.number): programs}
         return self._programs[key]
 
-    def _made(self, config: ConfigDict, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
-        schedule = resolve.schedule(config)
-        sampler = resolve.sampler(config)
-        network = (generate.flow_map if flow_maps.FlowMap in sampler.takes else generate.denoiser)(config, self.shape)
+    def _made(self, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
+        schedule = recipe.schedule
+        sampler = recipe.sampler
+        network = generate.of_kind(recipe)
 
         def begin(seeds: Array, known: Array | None) -> tuple[Array, Array]:
             keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
@@ -169,10 +169,10 @@ class Trained:
         finish = jax.jit(lambda decoder, x: to_uint8(self._decode(decoder, x)))
         return jax.jit(begin), samplers.stepwise(loop), finish
 
-    def _check_memory(self, request: PageRequest, config: ConfigDict, plan: timesteps.Plan) -> None:
-        schedule = resolve.schedule(config)
-        sampler = resolve.sampler(config)
-        network = (generate.flow_map if flow_maps.FlowMap in sampler.takes else generate.denoiser)(config, self.shape)
+    def _check_memory(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan) -> None:
+        schedule = recipe.schedule
+        sampler = recipe.sampler
+        network = generate.of_kind(recipe)
 
         def all_of_it(params, decoder, labels, keys, x):
             x = samplers.sample(sampler, network(params, labels), schedule, x, plan, keys)
@@ -213,12 +213,13 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
     Raises:
         ConfigError: says what to do instead.
     """
-    if resolve.text_inputs(config) == conditions.EMBEDDINGS:
+    made = resolve.Resolver(config)
+    if made.text_inputs == conditions.EMBEDDINGS:
         raise ConfigError(
             f"--workdir={folder} holds no text model: it trains a denoiser that receives text. Make one "
             f"of it: {printed('text.model', f'--workdir={folder}')}"
         )
-    if resolve.objective(config).reads is None:
+    if made.objective.reads is None:
         raise ConfigError(
             f"--workdir={folder} trains {config.model.name}, which makes no pictures. Name the run of a denoiser, or "
             "a text-to-image model by --model=FOLDER."

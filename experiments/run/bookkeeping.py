@@ -10,20 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from diffusion.training import gradient_norms, sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, preemption, recompilation
 from diffusion.training.state import HEALTHY, TrainState
 from experiments.config.extensions import printed
+from experiments.config.recipe import Recipe
 from experiments.config.values import config_hash
 from experiments.run import failure, hooks, process_memory, progress, tracking, training_means
 from experiments.run.examples import Examples
 from experiments.run.program import Program
 from experiments.run.start import Start
 from experiments.run_folder import workdir
-from experiments.sampling import generate
 
 STEPS_AHEAD = 2  # whose metrics may still be on their way when the next step is dispatched
 
@@ -42,7 +41,7 @@ class Bookkeeping:
 
     def __init__(
         self,
-        config: ConfigDict,
+        recipe: Recipe,
         folder: pathlib.Path,
         data: Examples,
         program: Program,
@@ -56,7 +55,7 @@ class Bookkeeping:
         """Opens the books where the run's checkpoint left them.
 
         Args:
-            config: the run's.
+            recipe: of the run.
             folder: the run folder.
             data: what the run trains on.
             program: what it computes.
@@ -67,11 +66,13 @@ class Bookkeeping:
             begun: what time.perf_counter() said when the run began.
             stack: closes what is opened here.
         """
+        config = recipe.config
         self.display = progress.Display(
             config.train.steps, start.step, config.train.batch_size, jax.process_index() == 0, begun=begun
         )
         self.stop = preemption.StopRequest()
-        self._config, self._folder, self._data, self._program = config, folder, data, program
+        self._recipe, self._config, self._folder = recipe, config, folder
+        self._data, self._program = data, program
         self._saver, self._start = saver, start
         self._total = config.train.steps
         self._speaks = jax.process_index() == 0
@@ -93,7 +94,7 @@ class Bookkeeping:
         self._evaluated = 0 if figures is None else start.step
         if self._speaks:
             self._tracker = stack.enter_context(tracking.tracker(folder, start.step, config, project))
-        self._evaluate = hooks.evaluation(config, data.spec, folder, mesh) if config.evaluate.every else None
+        self._evaluate = hooks.evaluation(recipe, folder, mesh) if config.evaluate.every else None
         self._watch = stack.enter_context(recompilation.Watch())
         self._keep_best(start.step, figures or {})
 
@@ -104,7 +105,7 @@ class Bookkeeping:
         step = self._start.step
         if step < self._total or self.owes_evaluation(step):
             return False
-        after = f"{self._sampling()}, or " if generate.sampled(self._config) else ""
+        after = f"{self._sampling()}, or " if self._recipe.makes_samples else ""
         self.display.say(
             f"{self._folder} is finished: step {step} of {self._total}. Next: {after}train on with "
             f"--config.train.steps={2 * self._total}."
@@ -272,7 +273,7 @@ class Bookkeeping:
             )
             return 128 + signal_number
         skipped = f" ({self._sums['skipped']} damaged records skipped)" if self._sums.get("skipped") else ""
-        after = f". Next: {self._sampling()}" if generate.sampled(self._config) else ""
+        after = f". Next: {self._sampling()}" if self._recipe.makes_samples else ""
         self.display.say(f"finished {self._total} steps{skipped}: {self._folder}{after}")
         return 0
 

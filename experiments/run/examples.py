@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from diffusion.data import buckets, captions, catalog, latent_cache, pipeline, sources
+from diffusion.data import buckets, captions, catalog, latent_cache, own_records, pipeline, sources
 from diffusion.data.transforms import Augmentation
+from diffusion.models import facts
 from diffusion.training.runtime import agreement
 from experiments.config import ConfigError, resolve
+from experiments.config.recipe import Recipe
 from experiments.sampling import autoencoder_folders
 
 
@@ -34,7 +36,7 @@ class Examples(NamedTuple):
         """One line for the start of a run: what they are, how many, and where they lie."""
         shape = " x ".join(map(str, self.spec.shape))
         classes = self.spec.num_classes
-        kind = "pictures" if self.spec.entry == "image" else "latents"
+        kind = "pictures" if self.spec.entry == "image" else "examples" if self.where == "memory" else "latents"
         sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
         of_classes = f" of {classes} classes" if classes else ""
         named = " ".join(filter(None, (self.spec.name, self.spec.version)))
@@ -80,12 +82,16 @@ class Examples(NamedTuple):
         )
 
 
-def open_examples(config: Mapping) -> Examples:
-    """Opens what config.data names.
+def open_examples(recipe: Recipe) -> Examples:
+    """Opens the recipe's records, or what its config.data names.
 
     Raises:
         ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than is asked for.
     """
+    if recipe.data is not None:
+        spec = own_records.describe(recipe.data, recipe.num_classes)
+        return Examples(own_records.Records(recipe.data), spec, recipe.augmentations, where="memory")
+    config = recipe.config
     data = config["data"]
     place = data["latents"]["dir"]
     try:
@@ -94,12 +100,12 @@ def open_examples(config: Mapping) -> Examples:
             source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=varied(config))
             bucket = buckets.nearest(buckets.measured_once(source, data["threads"]), sizes) if sizes else ()
             where = str(catalog.find(data["name"], data["dir"]))
-            return Examples(_with_texts(config, source), spec, resolve.augmentations(config), sizes, bucket, where)
+            return Examples(_with_texts(recipe, source), spec, recipe.augmentations, sizes, bucket, where)
         cache, spec = latent_cache.open_cache(place)
         asked = data["latents"]["autoencoder"]
         autoencoder = autoencoder_folders.load(asked).record if asked else None
         latent_cache.require(cache.description, data["name"], data["split"], autoencoder, where=place)
-        return Examples(_with_texts(config, cache), spec, (cache.draw,), where=place)
+        return Examples(_with_texts(recipe, cache), spec, (cache.draw,), where=place)
     except sources.DamagedRecord:
         raise  # no mistake in the config
     except (FileNotFoundError, ValueError) as error:
@@ -147,12 +153,12 @@ def _differing(before: Mapping, now: Mapping) -> str:
     )
 
 
-def _with_texts(config: Mapping, source: pipeline.Source) -> pipeline.Source:
+def _with_texts(recipe: Recipe, source: pipeline.Source) -> pipeline.Source:
     """The source, with what a network that receives text receives of each record's caption."""
-    inputs = resolve.text_inputs(config)
+    inputs = facts.text_inputs(recipe.network)
     if inputs is None:
         return source
-    data = config["data"]
+    data = recipe.config["data"]
     place = data["text"][resolve.TEXT_FOLDERS[inputs.of]]
     if inputs.of == "embeddings":
         captions.require(place, data["name"], data["split"], len(source))

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from diffusion.data import sources
 from diffusion.training.runtime import agreement
 from diffusion.training.runtime.preemption import StopRequest
-from experiments.config import ConfigError, resolve
+from experiments.config import ConfigError
+from experiments.config.recipe import Recipe
 from experiments.evaluation import plots
 from experiments.evaluation.sample_metrics import evaluate_samples
 from experiments.run import examples
@@ -39,7 +39,7 @@ def _places(folder, step):
 
 
 def evaluation(
-    config: ConfigDict, spec: sources.DataSpec, folder: pathlib.Path, mesh: Mesh
+    recipe: Recipe, folder: pathlib.Path, mesh: Mesh
 ) -> Callable[[Any, int, StopRequest], dict[str, float | None]]:
     """What happens every config.evaluate.every steps: (params, step, stop) -> {figure: number}, and `previews`.
 
@@ -52,16 +52,17 @@ def evaluation(
     Samples are compared with the dataset's validation split, so that choices made while training leave the test split
     alone; a dataset that has none is read at config.evaluate.split.
     """
+    config = recipe.config
     split = "validation"
     try:
         sources.describe(config.data.name, split, config.data.dir, examples.varied(config))
     except ValueError:
         split = config.evaluate.split
-    make = generate.generator(config, spec.shape, mesh)
-    labels = generate.balanced_labels(config.evaluate.number, config.model.get("num_classes", 0))
+    make = generate.generator(recipe, mesh)
+    labels = generate.balanced_labels(config.evaluate.number, recipe.num_classes)
     seeds = generate.seeds(config, config.evaluate.number)
     shown = np.unique(labels, return_index=True)[1][:FOLLOWED]
-    plan = resolve.plan(config)
+    plan = recipe.plan
     times = np.append(plan.t, plan.s[-1])
 
     def samples(params, stop):

@@ -28,7 +28,8 @@ from diffusion.models.layers import layout
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import prepare
-from experiments.config import ConfigError, resolve
+from experiments.config import ConfigError
+from experiments.config.recipe import Recipe
 from experiments.run import players, progress
 from experiments.run.examples import Examples
 from experiments.run_folder.workdir import write_text
@@ -82,11 +83,11 @@ class Pairs:
         return [record | {"x": np.array(self._parts[row // FILE][row % FILE])} for record, row in zip(told, rows)]
 
 
-def paired(config: Mapping, workdir: str | pathlib.Path, given: Examples, mesh: Mesh) -> Paired:
+def paired(recipe: Recipe, workdir: str | pathlib.Path, given: Examples, mesh: Mesh) -> Paired:
     """Makes the pairs of a run that are not yet there, and opens all of them. Every process of a run calls it.
 
     Args:
-        config: the run's.
+        recipe: of the run.
         workdir: the run folder.
         given: the data, for what the pairs are told.
         mesh: that the pairs are made on.
@@ -99,12 +100,12 @@ def paired(config: Mapping, workdir: str | pathlib.Path, given: Examples, mesh: 
         CheckpointError: if the teacher's checkpoint is gone or damaged.
     """
     place = pathlib.Path(workdir) / "pairs"
-    number = config["teacher"]["pairs"]["number"]
+    number = recipe.teacher.pairs
     shape = given.spec.shape
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
     missing = [rows for rows in runs if _read(place, rows, shape) is None]
     if missing:
-        _make(config, place, given, mesh, missing, number)
+        _make(recipe, place, given, mesh, missing, number)
     parts = [_read(place, rows, shape) for rows in runs]
     spec = given.spec._replace(shape=(2, *shape), dtype="float32")
     return Paired(Pairs(given.source, parts), spec)
@@ -121,16 +122,16 @@ def _file(place, rows):
     return place / f"{rows[0]:08}.npy"
 
 
-def _make(config, place, given, mesh, missing, number) -> None:
-    params = _teacher(config, place, mesh)
-    make = _maker(config, given.spec.shape, mesh)
+def _make(recipe, place, given, mesh, missing, number) -> None:
+    params = _teacher(recipe.config, place, mesh)
+    make = _maker(recipe, mesh)
     padded = -(-FILE // sharding.batch_shards(mesh)) * sharding.batch_shards(mesh)
     held = sharding.positions(padded, mesh)
     made = number - sum(map(len, missing))
     with _bar(number) as advance:
         for rows in missing:
             numbers = np.resize(np.asarray(rows, np.int32), padded)[held]  # a short last file is filled up, and cut
-            found = make(params, *sharding.to_devices((_told(config, given, numbers), numbers), mesh, padded))
+            found = make(params, *sharding.to_devices((_told(recipe, given, numbers), numbers), mesh, padded))
             if jax.process_index() == 0:
                 pair = np.stack([np.asarray(found[name].addressable_data(0)) for name in ("x", "noise")], axis=1)
                 with files.whole(_file(place, rows)) as file:
@@ -141,28 +142,30 @@ def _make(config, place, given, mesh, missing, number) -> None:
         multihost_utils.sync_global_devices("pairs made")
 
 
-def _told(config, given, numbers: np.ndarray) -> Any:
+def _told(recipe, given, numbers: np.ndarray) -> Any:
     """What those pairs are told, `[b, ...]`; None where the network is told nothing."""
-    if resolve.null(config) is None:
+    if recipe.null is None:
         return None
     return prepare(pipeline.conditions(given.source, given.spec, numbers % len(given.source)))["condition"]
 
 
-def _maker(config: Mapping, shape: tuple[int, ...], mesh: Mesh):
+def _maker(recipe: Recipe, mesh: Mesh):
     """(parameters, conditions `[b, ...]`, numbers of pairs `[b]`) -> {"x", "noise"}, whole on every process."""
-    schedule = resolve.schedule(config)
-    sampler = resolve.pair_sampler(config)
-    read = resolve.teacher_parameterization(config)
-    apply = players.guided_teacher(config, players.teacher(resolve.model(config, shape)))
-    grid = timesteps.uniform(schedule, steps=config["teacher"]["pairs"]["steps"])
+    config = recipe.config
+    schedule = recipe.schedule
+    teacher = recipe.teacher
+    apply = players.guided_teacher(recipe, players.teacher(recipe.network))
+    grid = timesteps.uniform(schedule, steps=teacher.pair_steps)
     plan = timesteps.plan(timesteps.shift(schedule, grid, config["sample"]["shift"]))
     key = functools.partial(jax.random.fold_in, jax.random.split(jax.random.key(np.uint32(config["seed"])), 3)[2])
 
     def make(params, condition, numbers):
         network = lambda *inputs: apply(params, *inputs)
         with layout.over(mesh):
-            denoise = parameterizations.denoiser(network, schedule, read, condition)
-            return objectives.reflow_pairs(denoise, schedule, plan, jax.vmap(key)(numbers), shape, sampler)
+            denoise = parameterizations.denoiser(network, schedule, teacher.parameterization, condition)
+            return objectives.reflow_pairs(
+                denoise, schedule, plan, jax.vmap(key)(numbers), recipe.shape, teacher.pair_sampler
+            )
 
     return jax.jit(make, out_shardings=NamedSharding(mesh, PartitionSpec()))
 

@@ -1,6 +1,6 @@
 """The networks of a run beside its model, and how each is called: a teacher, and a second player."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import conditions
 from diffusion.objectives.conditioning import null_of
-from experiments.config import resolve
+from experiments.config.recipe import Recipe
 from experiments.run.networks import network_of
 
 Apply = Callable[..., jax.Array]  # (params, x_t, clock, condition) -> output
@@ -30,21 +30,20 @@ class Players(NamedTuple):
     second: str
 
 
-def of(config: Mapping, shape: tuple[int, ...]) -> Players:
+def of(recipe: Recipe) -> Players:
     """The players of a run.
 
     A second player has the teacher's architecture, and starts from its weights; its logit, where it has one, is the
     mean of its output. A teacher of pairs alone (reflow) makes them before the training, and takes no part in it.
 
     Args:
-        config: the config, valid.
-        shape: of one example, (H, W, C).
+        recipe: of the run.
 
     Returns:
         `Players`.
     """
-    model = resolve.model(config, shape)
-    objective = resolve.objective(config)
+    model = recipe.network
+    objective = recipe.objective
     modules = {"model": model}
     apply = {"model": network_of(model).apply}
     if objective.strength:
@@ -53,7 +52,7 @@ def of(config: Mapping, shape: tuple[int, ...]) -> Players:
         return Players(modules, apply, (), "")
     modules["teacher"] = teacher(model)
     itself = objective.teacher.scale is not None  # the objective guides it, if anything does
-    apply["teacher"] = modules["teacher"].apply if itself else guided_teacher(config, modules["teacher"])
+    apply["teacher"] = modules["teacher"].apply if itself else guided_teacher(recipe, modules["teacher"])
     if objective.second is None:
         return Players(modules, apply, ("teacher",), "")
     name = objective.second.network
@@ -68,16 +67,15 @@ def teacher(model: Any) -> Any:
     return model.clone(**{field: value for field, value in plain.items() if hasattr(model, field)})
 
 
-def guided_teacher(config: Mapping, module: Any) -> Apply:
-    """The teacher as it teaches: guided by `config.teacher.scale`, in one call on both branches."""
-    scale = config["teacher"]["scale"]
+def guided_teacher(recipe: Recipe, module: Any) -> Apply:
+    """The teacher as it teaches: guided by its scale, in one call on both branches."""
+    scale = recipe.teacher.scale
     if scale == 1:
         return module.apply
-    null = resolve.null(config)
 
     def apply(params, x, clock, condition):
         both = lambda a, b: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
-        output = module.apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, null)))
+        output = module.apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, recipe.null)))
         conditional, unconditional = jnp.split(output, 2)
         return conditional + (scale - 1) * (
             conditional - unconditional

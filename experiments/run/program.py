@@ -17,6 +17,7 @@ from diffusion.training.alternating import Average, Player, alternating, as_trai
 from diffusion.training.stages import staged
 from diffusion.training.step import make_train_step, seeded
 from experiments.config import ConfigError, resolve
+from experiments.config.recipe import Recipe
 from experiments.run import players
 from experiments.run.networks import network_of
 
@@ -63,23 +64,22 @@ def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
     return mesh
 
 
-def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
-    """Returns what a run of that config computes on a mesh; computes nothing itself.
+def build(recipe: Recipe, mesh: Mesh) -> Program:
+    """Returns what a run of that recipe computes on a mesh; computes nothing itself.
 
     Args:
-        config: the config, valid.
-        shape: of one example, (H, W, C).
+        recipe: of the run, for a shape of examples.
         mesh: of real devices, or of the described ones of a plan.
 
     Returns:
         Program.
 
     Raises:
-        ConfigError: if the model does not divide over the mesh, or a function that the config names refuses to be
-            combined so; the message is that function's own.
+        ConfigError: if the model does not divide over the mesh, or functions of the recipe refuse to be combined so;
+            the message is that function's own.
     """
     try:
-        return _built(config, shape, mesh)
+        return _built(recipe, mesh)
     except MeshError as error:
         raise ConfigError(f"config.mesh: {error}") from error
     except ConfigError:
@@ -88,16 +88,18 @@ def build(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
         raise ConfigError(f"a step of this config cannot be built: {error}") from error
 
 
-def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
-    cast = players.of(config, shape)
-    objective = resolve.objective(config)
+def _built(recipe: Recipe, mesh: Mesh) -> Program:
+    config = recipe.config
+    shape = recipe.shape
+    cast = players.of(recipe)
+    objective = recipe.objective
     density = objective.density
-    optimizer = resolve.optimizer(config)
-    average = resolve.average(config)
-    conditional = config.model.get("num_classes", 0) > 0
-    null = resolve.null(config)
-    second = resolve.second_optimizer(config) if cast.second else None
-    stage = resolve.stage_length(config)
+    optimizer = recipe.optimizer
+    average = recipe.average
+    conditional = recipe.num_classes > 0
+    null = recipe.null
+    second = recipe.second
+    stages = objective.teacher and objective.teacher.stages
 
     def init(seed):
         init_key, _ = jax.random.split(jax.random.key(seed))
@@ -111,7 +113,7 @@ def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
             return network_of(network).init(init_key, jnp.zeros((1, *shape)), clock, condition)
 
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen}
-        rivals = {cast.second: (initial(cast.modules[cast.second]), second)} if cast.second else {}
+        rivals = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
         return state.create(initial(cast.modules["model"]), optimizer, average, density, frozen, rivals)
 
     def networks(state):
@@ -121,18 +123,18 @@ def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
             name: functools.partial(cast.apply["model" if name == "target" else name], params[name]) for name in params
         }
 
-    number = resolve.micro_batches(config, mesh, init)
+    number = recipe.micro_batches(mesh, init)
     seed = np.uint32(config.seed)
     whole = sharding.WHOLE[config.mesh.split]
     target = sharding.abstract(init, mesh, sharding.RULES, seed, whole=whole)
 
     def make(**engine):
-        schedule = resolve.schedule(config)
+        schedule = recipe.schedule
         engine["accumulate"] = number
         if cast.second:
             turns = {
-                cast.second: Player(resolve.second_player(config), cast.second, second),
-                "model": Player(objective, "model", optimizer, config.second_player.updates, density),
+                cast.second: Player(second.objective, cast.second, second.optimizer),
+                "model": Player(objective, "model", optimizer, second.updates, density),
             }
             averages = {"target": Average("model", average)}
             step = as_train_step(alternating(turns, cast.apply, schedule, averages, **engine).step)
@@ -141,13 +143,13 @@ def _built(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Program:
             step = make_train_step(
                 objective.loss, cast.apply["model"], schedule, optimizer, average, density, frozen=frozen, **engine
             )
-        if stage:
-            step = staged(step, stage, optimizer, average)
+        if stages:
+            step = staged(step, stages.length, optimizer, average)
         return seeded(step)
 
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
-    example = {"x": (np.float32, shape)} if config.data.latents.dir else {"image": (np.uint8, shape)}
-    if config.teacher.pairs.number:
+    example = {"x": (np.float32, shape)} if recipe.entry == "x" else {"image": (np.uint8, shape)}
+    if recipe.teacher and recipe.teacher.pairs:
         example = {name: (np.float32, shape) for name in ("x", "noise")}
     parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
     rows = config.train.batch_size

@@ -15,7 +15,8 @@ from diffusion.data.transforms import to_uint8
 from diffusion.models.layers import conditions, layout
 from diffusion.objectives import Jumps
 from diffusion.training import sharding
-from experiments.config import ConfigError, resolve
+from experiments.config import ConfigError
+from experiments.config.recipe import Recipe
 from experiments.sampling import autoencoder_folders
 
 SEEDS = 1_000_000  # samples that one config.sample.seed stands for
@@ -25,8 +26,9 @@ class Generator(NamedTuple):
     """Compiled functions of (params, labels, seeds); of a run of prompts, labels are {name: `[N, ...]`}.
 
     Attributes:
-        images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, H, W, C]`, for any N, in batches of the
-            config's size. Image i depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
+        images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, H, W, C]`, or float32 `[N, ...]` for a run
+            on data that are no pictures; for any N, in batches of the config's size. Image i depends on labels[i] and
+            seeds[i] alone. `progress(done)` is called after each batch.
         trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
             [-1, 1] of the network's world.
         nfe: network evaluations for each sample; one that guidance evaluates twice counts once.
@@ -47,79 +49,68 @@ def seeds(config: Mapping, number: int) -> np.ndarray:
     return (config["sample"]["seed"] * SEEDS + np.arange(number)).astype(np.uint32)
 
 
-def denoiser(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], Any]:
+def denoiser(recipe: Recipe) -> Callable[[Any, Array], Any]:
     """The guided denoiser of a run, (params, labels `[B]`) -> what `samplers.sample` takes.
 
     Args:
-        config: the run's config.
-        shape: (H, W, C) of one image.
+        recipe: of the run, for a shape of examples.
 
     Raises:
-        ConfigError: if the parts do not fit, or the run trains a flow map, which has no denoiser.
+        ConfigError: if the run trains a flow map, which has no denoiser.
     """
-    if isinstance(resolve.objective(config).reads, Jumps):
+    if isinstance(recipe.objective.reads, Jumps):
         raise ConfigError(
-            f"config.objective.name = {config['objective']['name']!r} trains a flow map, and this needs a denoiser."
+            f"config.objective.name = {recipe.config.objective.name!r} trains a flow map, and this needs a denoiser."
         )
-    schedule = resolve.schedule(config)
-    parameterization = resolve.parameterization(config)
-    model = resolve.model(config, shape)
-    scale = config["sample"]["guidance"]["scale"]
+    schedule = recipe.schedule
+    parameterization = recipe.parameterization
+    scale = recipe.config.sample.guidance.scale
 
     def of(params: Any, labels: Array) -> Any:
-        network = lambda x, clock, condition: model.apply(params, x, clock, condition)
-        if not conditional(config):
+        network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
+        if recipe.null is None:
             return parameterizations.denoiser(network, schedule, parameterization)
         if scale == 1:
             return parameterizations.denoiser(network, schedule, parameterization, labels)
-        conditions = (labels, resolve.null_condition(config, _number(labels)))
-        return resolve.guidance(config, guidance.together(network, schedule, parameterization, conditions))
+        conditions = (labels, recipe.null_condition(_number(labels)))
+        return recipe.guidance(guidance.together(network, schedule, parameterization, conditions))
 
     return of
 
 
-def flow_map(config: Mapping, shape: tuple[int, ...]) -> Callable[[Any, Array], flow_maps.FlowMap]:
+def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
     """The flow map of a run whose objective trains one, (params, labels `[B]`) -> (x_t, t, s) -> x_s.
 
     Args:
-        config: the run's config.
-        shape: (H, W, C) of one image.
+        recipe: of the run, for a shape of examples.
     """
-    schedule = resolve.schedule(config)
-    model = resolve.model(config, shape)
-    objective = resolve.objective(config)
+    objective = recipe.objective
 
     def of(params: Any, labels: Array) -> flow_maps.FlowMap:
-        network = lambda x, clock, condition: model.apply(params, x, clock, condition)
-        condition = labels if conditional(config) else None
+        network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
+        condition = labels if recipe.null is not None else None
         if objective.strength:
-            strength = jnp.full(_number(labels), config["sample"]["guidance"]["scale"], jnp.float32)
+            strength = jnp.full(_number(labels), recipe.config.sample.guidance.scale, jnp.float32)
             condition = conditions.with_strength(condition, strength)
-        return objective.reads.flow_map(network, schedule, condition=condition)
+        return objective.reads.flow_map(network, recipe.schedule, condition=condition)
 
     return of
 
 
-def sampled(config: Mapping) -> bool:
-    """Whether a run makes samples of its classes, or of none: not a text encoder's, an autoencoder's, or of prompts."""
-    return resolve.objective(config).reads is not None and resolve.text_inputs(config) is None
-
-
-def conditional(config: Mapping) -> bool:
-    """Whether the network of a run receives a class or a text."""
-    return config["model"].get("num_classes", 0) > 0 or resolve.text_inputs(config) is not None
+def of_kind(recipe: Recipe) -> Callable[[Any, Array], Any]:
+    """`flow_map` or `denoiser`, whichever the recipe's sampler takes."""
+    return (flow_map if flow_maps.FlowMap in recipe.sampler.takes else denoiser)(recipe)
 
 
 def _number(labels: Any) -> int:
     return jax.tree.leaves(labels)[0].shape[0]
 
 
-def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None) -> Generator:
-    """Resolves sampler, plan and guidance once, and compiles them at the first call.
+def generator(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
+    """Compiles sampler, plan and guidance of a recipe at the first call.
 
     Args:
-        config: the run's config.
-        shape: of one example, (H, W, C); where that is a latent, the samples are decoded to pictures.
+        recipe: of the run, for a shape of examples; where these are latents, the samples are decoded to pictures.
         mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
             then makes the same calls and gets the same images. None: the default device.
 
@@ -127,27 +118,28 @@ def generator(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None)
         A `Generator`.
 
     Raises:
-        ConfigError: if the parts do not fit.
+        ConfigError: if the run makes no samples of classes.
     """
-    if not sampled(config):
+    if not recipe.makes_samples:
         raise ConfigError(
-            f"config.model.name = {config['model']['name']!r} makes no samples of classes. Pictures of "
+            f"config.model.name = {recipe.config.model.name!r} makes no samples of classes. Pictures of "
             "prompts are made by the model that experiments.text_demo puts together: python -m "
             "experiments.sample --model=FOLDER --prompt=..."
         )
-    return of_conditions(config, shape, mesh)
+    return of_conditions(recipe, mesh)
 
 
-def of_conditions(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = None) -> Generator:
-    """`generator` of any run that makes pictures, those of prompts too, whose labels are what its network is told.
+def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
+    """`generator` of any run that makes pictures, those of prompts too, whose labels are what its network receives.
 
     Args:
-        config, shape, mesh: as `generator`.
+        recipe, mesh: as `generator`.
     """
-    schedule = resolve.schedule(config)
-    sampler = resolve.sampler(config)
-    plan = resolve.plan(config)
-    network = (flow_map if flow_maps.FlowMap in sampler.takes else denoiser)(config, shape)
+    config = recipe.config
+    schedule = recipe.schedule
+    sampler = recipe.sampler
+    plan = recipe.plan
+    network = of_kind(recipe)
     decoder, decode = autoencoder_folders.decoding(config)
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is not None:
@@ -158,12 +150,13 @@ def of_conditions(config: Mapping, shape: tuple[int, ...], mesh: Mesh | None = N
 
     def walk(sample, params, labels, seeds):
         keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
-        x = samplers.prior(schedule, keys[0], shape)
+        x = samplers.prior(schedule, keys[0], recipe.shape)
         return sample(sampler, network(params, labels), schedule, x, plan, keys[1])
 
     def finish(params, decoder, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            return to_uint8(decode(decoder, walk(samplers.sample, params, labels, seeds)))
+            x = decode(decoder, walk(samplers.sample, params, labels, seeds))
+            return to_uint8(x) if recipe.makes_pictures else x
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     finish = jax.jit(finish, out_shardings=everywhere)

@@ -20,7 +20,8 @@ from diffusion import samplers
 from diffusion.data.transforms import to_model
 from diffusion.schedules import NoiseSchedule
 from diffusion.training.checkpointing import checkpoints
-from experiments.config import ConfigError, checks, resolve
+from experiments.config import ConfigError, checks
+from experiments.config.recipe import Recipe
 from experiments.evaluation import real_images
 from experiments.run_folder import workdir
 from experiments.sampling import generate
@@ -30,7 +31,7 @@ class Trained(NamedTuple):
     """What a run has learned, and how its config samples it.
 
     Attributes:
-        config: of the run, with the changes of `load`.
+        recipe: of the run, with the changes of `load`.
         params: of the moving average.
         schedule: its process.
         sampler: of config.sample.
@@ -38,12 +39,17 @@ class Trained(NamedTuple):
         shape: (H, W, C) of one example.
     """
 
-    config: ConfigDict
+    recipe: Recipe
     params: Any
     schedule: NoiseSchedule
     sampler: samplers.Sampler
     grid: np.ndarray
     shape: tuple[int, ...]
+
+    @property
+    def config(self) -> ConfigDict:
+        """The settings of the recipe."""
+        return self.recipe.config
 
     def changed(self, changes: Mapping[str, Any]) -> "Trained":
         """The same run with other fields of its config, e.g. {"sample.steps": 8}.
@@ -60,7 +66,7 @@ class Trained(NamedTuple):
 
     def denoise(self, labels: ArrayLike) -> Any:
         """The denoiser of these classes, int `[B]`, guided as config.sample.guidance says."""
-        return generate.denoiser(self.config, self.shape)(self.params, jnp.asarray(labels, jnp.int32))
+        return generate.denoiser(self.recipe)(self.params, jnp.asarray(labels, jnp.int32))
 
     def noise(self, number: int) -> tuple[Array, Array]:
         """What `samplers.sample` starts from, of as many seeds as experiments.sample has them: (x `[B, ...]`, keys)."""
@@ -101,9 +107,7 @@ def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, s
 
 
 def _of(config: ConfigDict, params: Any) -> Trained:
-    checks.validate(config)
-    shape = workdir.example_shape(config)
-    generate.denoiser(config, shape)  # refuses a flow map
-    plan = resolve.plan(config)
-    grid = np.append(plan.t, plan.s[-1])
-    return Trained(config, params, resolve.schedule(config), resolve.sampler(config), grid, shape)
+    recipe = checks.validate(config).at(workdir.example_shape(config))
+    generate.denoiser(recipe)  # refuses a flow map
+    grid = np.append(recipe.plan.t, recipe.plan.s[-1])
+    return Trained(recipe, params, recipe.schedule, recipe.sampler, grid, recipe.shape)

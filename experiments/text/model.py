@@ -80,7 +80,7 @@ def trained(run: str | pathlib.Path) -> tuple[Any, Any, Mapping[str, Any]]:
         WorkdirError, CheckpointError: if the folder holds no run, or no sound checkpoint.
     """
     config = workdir.read_config(run)
-    module = resolve.model(config, workdir.example_shape(config))
+    module = resolve.Resolver(config).model(workdir.example_shape(config))
     params, _ = checkpoints.load_ema(run)
     return module, network_of(module).weights(params), config
 
@@ -196,7 +196,7 @@ def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
             f'Valid: "pixart" on the schedule rectified_flow, with {X0}, or a boundary around it.'
         )
     shift = {"flow_shift": float(config["sample"]["shift"])}
-    if isinstance(resolve.objective(config).reads, Jumps):
+    if isinstance(resolve.Resolver(config).objective.reads, Jumps):
         return {"_class_name": schedulers.OURS, **FLOW, **shift, **boundary}
     return {**PLUS, "solver_order": 1 if config["sample"]["sampler"]["name"] in FIRST_ORDER else 2, **shift}
 
@@ -232,7 +232,7 @@ def of_run(run: str | pathlib.Path) -> pathlib.Path:
     """
     run = pathlib.Path(run)
     config = workdir.read_config(run)
-    if resolve.text_inputs(config) != conditions.EMBEDDINGS or not config["data"]["text"]["dir"]:
+    if resolve.Resolver(config).text_inputs != conditions.EMBEDDINGS or not config["data"]["text"]["dir"]:
         raise ConfigError(
             f"--workdir={run} trained {config['model']['name']!r}, which receives no captions. Valid: a "
             "run of a text-to-image model's denoiser, or of a student of it."

@@ -180,9 +180,9 @@ def recipe(model=None, **augment):
 
 def test_a_config_gives_the_network_its_numbers():
     config = recipe(UNET, name="edm_augmentation", probability=0.2)
-    assert resolve.model(config, (8, 8, 1)).augmentations == augmentation.NUMBERS
-    assert resolve.model(recipe(UNET), (8, 8, 1)).augmentations == 0
-    resolve.objective(config)
+    assert resolve.Resolver(config).model((8, 8, 1)).augmentations == augmentation.NUMBERS
+    assert resolve.Resolver(recipe(UNET)).model((8, 8, 1)).augmentations == 0
+    _ = resolve.Resolver(config).objective
 
 
 @pytest.mark.parametrize(
@@ -196,5 +196,5 @@ def test_a_config_gives_the_network_its_numbers():
 def test_a_wrong_augmentation_is_refused_in_words(model, augment, words):
     config = recipe(model, **augment)
     with pytest.raises(ConfigError) as refused:
-        resolve.model(config, (8, 8, 1)), resolve.objective(config)
+        resolve.Resolver(config).model((8, 8, 1)), resolve.Resolver(config).objective
     assert all(word in str(refused.value) for word in words)

@@ -14,7 +14,7 @@ from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.training.checkpointing import checkpoints
 from experiments import encode, reproduce, train
-from experiments.config import ConfigError, checks
+from experiments.config import ConfigError, checks, resolve
 from experiments.config.values import plain
 from experiments.run import examples
 from experiments.run_folder import workdir
@@ -115,16 +115,16 @@ def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae,
     params, _ = checkpoints.load_ema(tmp_path / "whole")
     seeds = generate.seeds(config, 3)
     labels = np.zeros(3, np.int32)
-    images = generate.generator(config, (4, 4, 4)).images(params, labels, seeds)
+    images = generate.generator(resolve.recipe(config, (4, 4, 4))).images(params, labels, seeds)
     assert images.shape == (3, 8, 8, 1) and images.dtype == np.uint8
     # The same latents, decoded by hand.
     pictures = config.copy_and_resolve_references()
     pictures.data.latents.dir = pictures.data.latents.autoencoder = ""
-    x, _ = generate.generator(pictures, (4, 4, 4)).trajectory(params, labels, seeds)
+    x, _ = generate.generator(resolve.recipe(pictures, (4, 4, 4))).trajectory(params, labels, seeds)
     autoencoder = autoencoder_folders.load(vae)
     expected = autoencoder.module.apply({"params": autoencoder.params}, x[-1] / 0.5 + 0.25, method="decode")
     assert np.abs(images.astype(int) - np.asarray(to_uint8(expected)).astype(int)).max() <= 1
-    shown, _ = generate.generator(config, (4, 4, 4)).trajectory(params, labels, seeds)
+    shown, _ = generate.generator(resolve.recipe(config, (4, 4, 4))).trajectory(params, labels, seeds)
     np.testing.assert_allclose(shown[-1], expected, atol=1e-4)
 
 
@@ -148,9 +148,9 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
     )
     config = config_of(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset.split is 'validation' there, but the run needs 'train'"):
-        examples.open_examples(config)
+        examples.open_examples(resolve.recipe(config))
     config.data.split = "validation"
-    assert examples.open_examples(config).spec.shape == (4, 4, 4)
+    assert examples.open_examples(resolve.recipe(config)).spec.shape == (4, 4, 4)
     assert workdir.example_shape(config_of(tmp_path, **{"data.shape": None})) == (4, 4, 4)
     config.data.latents.autoencoder = "vae"
     with pytest.MonkeyPatch.context() as patch:
@@ -158,7 +158,7 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
             autoencoder_folders, "load", lambda path: autoencoder_folders.Autoencoder(path, None, None, describe("cd"))
         )
         with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, but the run needs 'cd'"):
-            examples.open_examples(config)
+            examples.open_examples(resolve.recipe(config))
         with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, but the run needs 'cd'"):
             autoencoder_folders.decoding(config)
 
@@ -172,9 +172,9 @@ def test_configs_that_mix_latents_and_pictures_are_refused(tmp_path):
         with pytest.raises(ConfigError, match=match):
             checks.validate(config_of(tmp_path, **change))
     with pytest.raises(ConfigError, match=r"holds no cache of latents: there is none. It is made by"):
-        examples.open_examples(config_of(tmp_path))
+        examples.open_examples(resolve.recipe(config_of(tmp_path)))
     with pytest.raises(ConfigError, match=r"this run makes latents. Name the autoencoder"):
-        generate.generator(config_of(tmp_path), (4, 4, 4))
+        generate.generator(resolve.recipe(config_of(tmp_path), (4, 4, 4)))
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from configs import digits, imagenet256_dit
 from configs.students import turbo
 from diffusion.models.dit import DiT
 from experiments import plan
+from experiments.config import resolve
 from experiments.planning import ahead_of_time, estimate
 from experiments.planning.machines import MACHINES, ring_bandwidth, topology_name
 from experiments.run import program
@@ -128,7 +129,7 @@ def test_memory_against_xla(remat):
         config.model.update(width=64, depth=depth, unroll=1, remat=remat)
         config.train.update({"batch_size": 256, "accumulate": 1})  # as on an accelerator; a CPU's rule is four parts
         mesh = program.mesh_of(config, jax.devices()[:1])
-        run = program.build(config, (8, 8, 1), mesh)
+        run = program.build(resolve.recipe(config, (8, 8, 1)), mesh)
         told = run.step.lower(run.target, run.batch, run.seed).compile().memory_analysis()
         parts = estimate.memory_by_part(plan.work_of(config, (8, 8, 1), mesh), "cpu")
         state = sum(parts[part] for part in estimate.EXACT)

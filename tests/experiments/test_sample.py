@@ -29,8 +29,10 @@ def config():
 
 @pytest.fixture(scope="module")
 def params(config):
-    params = resolve.model(config, SHAPE).init(
-        jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    params = (
+        resolve.Resolver(config)
+        .model(SHAPE)
+        .init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     )
     # An untrained DiT answers 0 to everything: give every parameter a value that shows.
     leaves, structure = jax.tree.flatten(params)
@@ -43,7 +45,7 @@ def params(config):
 def images(config, params, labels, seeds, batch_size):
     config = config.copy_and_resolve_references()
     config.sample.batch_size = batch_size
-    return generate.generator(config, SHAPE).images(params, labels, seeds)
+    return generate.generator(resolve.recipe(config, SHAPE)).images(params, labels, seeds)
 
 
 def test_a_sample_depends_on_its_own_seed_and_label_alone(config, params):
@@ -96,7 +98,7 @@ def test_a_label_out_of_range_is_refused():
 def test_trajectory_starts_at_the_prior_and_ends_at_the_sample(config, params):
     labels = generate.balanced_labels(10, 10)
     seeds = generate.seeds(config, 10)
-    make = generate.generator(config, SHAPE)
+    make = generate.generator(resolve.recipe(config, SHAPE))
     x, x0 = make.trajectory(params, labels, seeds)
     assert x.shape == (3, 10, *SHAPE) and x0.shape == (2, 10, *SHAPE)
     final = np.floor(np.clip(x[-1] * 127.5 + 128, 0, 255))

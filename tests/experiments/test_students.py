@@ -135,7 +135,7 @@ def test_a_student_is_one_command_that_goes_on_bit_for_bit(name, teacher, tmp_pa
     assert bool(rivals) == (name in ("dmd", "turbo")) and all(np.isfinite(line["loss"]) for line in lines[0])
 
     params, _ = checkpoints.load_ema(tmp_path / "broken")
-    make = generate.generator(config, (8, 8, 1))
+    make = generate.generator(resolve.recipe(config, (8, 8, 1)))
     images = make.images(params, generate.balanced_labels(4, 10), generate.seeds(config, 4))
     assert images.shape == (4, 8, 8, 1) and make.nfe == config.sample.steps
 
@@ -207,16 +207,16 @@ def test_two_devices_train_the_same_student(name, mesh, teacher, tmp_path):
 @pytest.mark.slow
 def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teacher, tmp_path):
     config = student("reflow", teacher)
-    given = examples.open_examples(config)
+    given = examples.open_examples(resolve.recipe(config))
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    noise_pairs.paired(config, tmp_path, given, mesh)
+    noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, given, mesh)
     files = sorted((tmp_path / "pairs").glob("*.npy"))
     content = {file.name: file.read_bytes() for file in files}
     assert list(content) == ["00000000.npy", "00000512.npy"]
 
     files[0].write_bytes(content[files[0].name][:1000])  # a torn file, and one that was not yet there
     files[1].unlink()
-    made = noise_pairs.paired(config, tmp_path, given, mesh)
+    made = noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, given, mesh)
     assert {file.name: file.read_bytes() for file in files} == content
 
     # As experiments.sample would: the guided teacher, from the same noise.
@@ -224,9 +224,9 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     batch = next(made.batches(config, 0, np.arange(8), 0))
     sampling = of_teacher()
     params, _ = checkpoints.load_ema(teacher)
-    schedule = resolve.schedule(sampling)
+    schedule = resolve.Resolver(sampling).schedule
     plan = timesteps.plan(timesteps.uniform(schedule, steps=2))
-    denoise = generate.denoiser(sampling, (8, 8, 1))(params, jnp.asarray(batch["label"]))
+    denoise = generate.denoiser(resolve.recipe(sampling, (8, 8, 1)))(params, jnp.asarray(batch["label"]))
     keys = jax.random.split(jax.random.key(0), 8)
     x = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, batch["noise"], plan, keys)
     np.testing.assert_allclose(batch["x"], x, rtol=1e-4, atol=1e-5)
@@ -239,7 +239,7 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     assert train.run(other, tmp_path / "other") == 0
     config.teacher.path = str(tmp_path / "other")
     with pytest.raises(ConfigError, match="holds another run than the one by which the first pairs"):
-        noise_pairs.paired(config, tmp_path, given, mesh)
+        noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, given, mesh)
 
 
 @pytest.mark.slow
@@ -247,8 +247,8 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
     """Guiding the raw output is guiding x0 and eps, for every parameterization that is affine in it."""
     config = student("consistency", written)
     assert config.teacher.scale == 1.5
-    cast = players.of(config, (8, 8, 1))
-    schedule = resolve.schedule(config)
+    cast = players.of(resolve.recipe(config, (8, 8, 1)))
+    schedule = resolve.Resolver(config).schedule
     module = cast.modules["teacher"]
     labels = jnp.arange(4)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, int))
@@ -256,7 +256,7 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32), shapes)
     x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     t = jnp.array([0.1, 0.4, 0.8, 1.0])
-    read = resolve.teacher_parameterization(config)
+    read = resolve.Resolver(config).teacher_parameterization
     network = lambda x, clock, condition: module.apply(params, x, clock, condition)
     branches = guidance.together(network, schedule, read, (labels, jnp.full(4, 10)))
     wanted = guidance.classifier_free(branches, scale=1.5)(x, t)
@@ -350,7 +350,7 @@ def test_a_recipe_without_a_teacher_says_so():
 def test_every_recipe_is_a_program_of_its_players(name, written):
     """Shapes alone: the step takes the state and the batch that the config says."""
     config = student(name, written)
-    program = programs.build(config, (8, 8, 1), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
+    program = programs.build(resolve.recipe(config, (8, 8, 1)), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
     names = set(program.networks(program.target))
     assert names == {"model", "target"} | {
         "reflow": set(),

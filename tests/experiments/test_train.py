@@ -19,8 +19,8 @@ from diffusion.data import pipeline, sources
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import preemption
 from experiments import train
-from experiments.config import ConfigError
-from experiments.run import bookkeeping, examples, hooks
+from experiments.config import ConfigError, resolve
+from experiments.run import bookkeeping, hooks
 from experiments.run_folder import workdir
 from tests import commands
 
@@ -260,10 +260,10 @@ def test_whatever_an_evaluation_raises_is_its_failure(tmp_path, monkeypatch, err
         raise error
 
     config = tiny()
-    given = examples.open_examples(config)
+    recipe = resolve.recipe(config, (8, 8, 1))
     made = hooks.generate.Generator(images, None, 1)
     monkeypatch.setattr(hooks.generate, "generator", lambda *_: made)
-    evaluate = hooks.evaluation(config, given.spec, tmp_path, None)
+    evaluate = hooks.evaluation(recipe, tmp_path, None)
     where = r"\(test_train.py, line \d+\)"
     with pytest.raises(hooks.EvaluationFailed, match=rf"{type(error).__name__}: .* {where}"):
         evaluate(None, 3, preemption.StopRequest())
@@ -281,7 +281,7 @@ def test_samples_are_left_between_two_batches(tmp_path, monkeypatch):
     stop = preemption.StopRequest()
     made = hooks.generate.Generator(images, None, 1)
     monkeypatch.setattr(hooks.generate, "generator", lambda *_: made)
-    evaluate = hooks.evaluation(config, examples.open_examples(config).spec, tmp_path, None)
+    evaluate = hooks.evaluation(resolve.recipe(config, (8, 8, 1)), tmp_path, None)
     with stop, pytest.raises(preemption.Interrupted):
         signal.raise_signal(signal.SIGTERM)
         evaluate(None, 3, stop)

@@ -8,7 +8,7 @@ from configs import digits
 from diffusion import samplers, timesteps
 from diffusion.data.transforms import to_uint8
 from experiments import train
-from experiments.config import ConfigError
+from experiments.config import ConfigError, resolve
 from experiments.sampling import generate, trained_run
 from tests import commands
 from tools.docs import gallery
@@ -28,7 +28,7 @@ def test_a_run_as_functions_makes_the_samples_of_the_command(run):
     x, keys = found.noise(6)
     made = samplers.sample(found.sampler, found.denoise(labels), found.schedule, x, timesteps.plan(found.grid), keys)
     seeds = generate.seeds(found.config, 6)
-    expected = generate.generator(found.config, found.shape).images(found.params, labels, seeds)
+    expected = generate.generator(resolve.recipe(found.config, found.shape)).images(found.params, labels, seeds)
     assert np.ptp(expected) > 50 and np.abs(np.asarray(to_uint8(made)).astype(int) - expected).max() <= 1
     images, labels = found.real("test", 12)
     assert labels.tolist() == [*range(10), 0, 1] and images.shape == (12, 8, 8, 1)

@@ -33,14 +33,14 @@ def test_a_config_names_the_number_or_leaves_it_to_the_rule():
     one = sharding.make_mesh({"data": 1}, jax.devices()[:1])
     config = digits.get_config()
     product = lambda seed: jnp.ones((2, 2)) @ jnp.full((2, 2), seed)
-    assert resolve.micro_batches(config, one, product) == 4
+    assert resolve.recipe(config).micro_batches(one, product) == 4
     config.train.accumulate = 2
-    assert resolve.micro_batches(config, one, product) == 2
+    assert resolve.recipe(config).micro_batches(one, product) == 2
     config.train.accumulate = 0
     config.objective["coupling"] = {"name": "optimal_transport", "block": 32}
-    assert resolve.micro_batches(config, one, product) == 1
+    assert resolve.recipe(config).micro_batches(one, product) == 1
     config.objective["coupling"] = {"name": "independent"}
-    assert resolve.micro_batches(config, one, lambda seed: convolution(3, 1)(jnp.ones((1, 8, 8, 1)))) == 1
+    assert resolve.recipe(config).micro_batches(one, lambda seed: convolution(3, 1)(jnp.ones((1, 8, 8, 1)))) == 1
 
 
 def convolution(side: int, stride: int):

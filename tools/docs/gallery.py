@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from diffusion import editing, samplers, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.io import files
-from experiments.config import ConfigError, command_line, names, unknown
+from experiments.config import ConfigError, command_line, names, resolve, unknown
 from experiments.config.extensions import printed
 from experiments.evaluation import plots, real_images, sample_metrics
 from experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
@@ -120,7 +120,7 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     made, table = [], []
     for scale in SCALES:
         at = run.changed({"sample.guidance.scale": scale, "sample.number": number})
-        images = generate.generator(at.config, at.shape).images(at.params, labels, seeds)
+        images = generate.generator(resolve.recipe(at.config, at.shape)).images(at.params, labels, seeds)
         metrics = sample_metrics.evaluate_samples(images, labels, _evaluated(at.config))
         made.append(images)
         table.append(

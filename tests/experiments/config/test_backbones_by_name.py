@@ -28,39 +28,39 @@ def config(name, *changes, **fields):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_sizes_come_from_the_data(name):
-    module = resolve.model(config(name, ("train.dtype", "bfloat16")), (8, 8, 1))
+    module = resolve.Resolver(config(name, ("train.dtype", "bfloat16"))).model((8, 8, 1))
     assert module.dtype == "bfloat16" and module.num_classes == 10
     if name == "u_vit":
         assert module.shape == (8, 8, 1)
     else:
         assert module.resolution == 8
         assert {getattr(module, field, 1) for field in ("channels", "in_channels", "out_channels")} == {1}
-    resolve.model(config(name))  # before the data are known
+    resolve.Resolver(config(name)).model()  # before the data are known
 
 
 def test_a_learned_variance_doubles_the_output():
     learned = [LINEAR, ("objective", HYBRID), ("parameterization", LEARNED)]
-    assert resolve.model(config("unet", *learned), (8, 8, 1)).out_channels == 2
+    assert resolve.Resolver(config("unet", *learned)).model((8, 8, 1)).out_channels == 2
     for name in ("edm2_unet", "u_vit"):
         with pytest.raises(ConfigError, match=r"as many channels as it takes.*learned_variance.*Valid: dit, unet"):
-            resolve.model(config(name, *learned), (8, 8, 1))
+            resolve.Resolver(config(name, *learned)).model((8, 8, 1))
 
 
 def test_what_does_not_fit_is_refused():
     two_times = ("objective", {"name": "mean_flow", "density": {"name": "uniform_density"}})
     with pytest.raises(ConfigError, match=r"'unet' receives one time.*'mean_flow' trains networks of 2"):
-        resolve.model(config("unet", two_times))
+        resolve.Resolver(config("unet", two_times)).model()
     with pytest.raises(ConfigError, match=r"config\.model\.dropout = 0\.1: this loop draws none"):
-        resolve.model(config("song_unet", dropout=0.1))
+        resolve.Resolver(config("song_unet", dropout=0.1)).model()
     with pytest.raises(ConfigError, match=r"config\.model.*'width'.*mean 'widths'"):
-        resolve.model(config("unet", width=8))
+        resolve.Resolver(config("unet", width=8)).model()
     with pytest.raises(ConfigError, match=r"config\.model.*'in_channels'"):  # not for a config to say
-        resolve.model(config("unet", in_channels=3))
+        resolve.Resolver(config("unet", in_channels=3)).model()
     with pytest.raises(ConfigError, match=r"config\.model.*groups=32 must divide"):
-        resolve.model(config("unet", groups=32))
+        resolve.Resolver(config("unet", groups=32)).model()
 
     with pytest.raises(ConfigError, match=r"config\.model\.widths has 5 levels.*\(8, 8, 1\) cannot be halved 4 times"):
-        resolve.model(config("unet", widths=(8,) * 5), (8, 8, 1))
+        resolve.Resolver(config("unet", widths=(8,) * 5)).model((8, 8, 1))
 
 
 @pytest.mark.slow

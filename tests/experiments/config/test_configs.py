@@ -63,12 +63,12 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     assert plain(from_json(to_json(config))) == plain(config)
 
     batch = 2
-    network = resolve.model(config)
+    network = resolve.Resolver(config).model()
     x = jnp.zeros((batch, *spec.shape))
-    inputs = (x, clock_of(network, batch), resolve.null_condition(config, batch))
+    inputs = (x, clock_of(network, batch), resolve.recipe(config).null_condition(batch))
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
-    objective = resolve.objective(config)
-    schedule = resolve.schedule(config)
+    objective = resolve.Resolver(config).objective
+    schedule = resolve.Resolver(config).schedule
     density = objective.density
 
     def loss(params):
@@ -78,9 +78,9 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
 
     losses, metrics = jax.eval_shape(loss, params)
     assert losses.shape == metrics["t"].shape == (batch,) and losses.dtype == jnp.float32
-    plan = resolve.plan(config)
+    plan = resolve.Resolver(config).plan
     assert plan.t.shape == (config.sample.steps,) and plan.s[-1] == 0
-    optimizer = resolve.optimizer(config)
+    optimizer = resolve.Resolver(config).optimizer
     jax.eval_shape(optimizer.init, params)
 
 
@@ -88,7 +88,7 @@ def test_published_sizes_and_settings():
     dit = load("imagenet256_dit")
     sit = load("imagenet256_sit")
     for config, published in [(dit, 675e6), (sit, 675e6)]:
-        network = resolve.model(config)
+        network = resolve.Resolver(config).model()
         shapes = jax.eval_shape(
             network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
         )
@@ -97,27 +97,27 @@ def test_published_sizes_and_settings():
         assert (config.train.batch_size, config.ema.decay, config.objective.condition_dropout) == (256, 0.9999, 0.1)
         assert (config.sample.guidance.scale, config.sample.guidance.channels) == (1.5, 3)
     # Peebles and Xie 2023, section 4: the diffusion of ADM, 1000 linear steps from 1e-4 to 0.02, 250 steps to sample.
-    schedule = resolve.schedule(dit)
+    schedule = resolve.Resolver(dit).schedule
     assert float(schedule.alpha(1 / 1000)) ** 2 == pytest.approx(1 - 1e-4, rel=1e-6)
     second = 1e-4 + (0.02 - 1e-4) / 999
     assert float(schedule.alpha(2 / 1000)) ** 2 == pytest.approx((1 - 1e-4) * (1 - second), rel=1e-6)
-    plan = resolve.plan(dit)
+    plan = resolve.Resolver(dit).plan
     assert (len(plan.t), plan.t[0], plan.t[-1]) == (250, 1.0, 1 / 1000)
-    clock = resolve.parameterization(dit).clock
+    clock = resolve.Resolver(dit).parameterization.clock
     np.testing.assert_allclose(clock(schedule, jnp.asarray([1 / 1000, 1.0])), [0, 999], atol=1e-4)
     # Ma et al. 2024: data at time 1, noise at time 0, and 250 evaluations to sample.
-    clock = resolve.parameterization(sit).clock
-    np.testing.assert_allclose(clock(resolve.schedule(sit), jnp.asarray([0.0, 1.0])), [1, 0])
-    assert resolve.sampler(sit).nfe(sit.sample.steps) == 250
-    plan = resolve.plan(sit)  # 249 equal steps, and the last of its length 0.04
+    clock = resolve.Resolver(sit).parameterization.clock
+    np.testing.assert_allclose(clock(resolve.Resolver(sit).schedule, jnp.asarray([0.0, 1.0])), [1, 0])
+    assert resolve.Resolver(sit).sampler.nfe(sit.sample.steps) == 250
+    plan = resolve.Resolver(sit).plan  # 249 equal steps, and the last of its length 0.04
     assert (len(plan.t), plan.t[0], plan.t[-1], plan.s[-1]) == (250, 1.0, 0.04, 0.0)
     ode = load("imagenet256_sit", "ode")
-    assert resolve.sampler(ode).nfe(ode.sample.steps) == 249
+    assert resolve.Resolver(ode).sampler.nfe(ode.sample.steps) == 249
     # Peebles and Xie 2023, table 1: the base size; what is compared after 400k steps is not guided.
     for recipe in ("imagenet256_dit", "imagenet256_sit"):
         base_size = load(recipe, "b2")
         shapes = jax.eval_shape(
-            resolve.model(base_size).init,
+            resolve.Resolver(base_size).model().init,
             jax.random.key(0),
             jnp.zeros((1, 32, 32, 4)),
             jnp.zeros(1),
@@ -142,7 +142,7 @@ def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_tiny_is_small(recipe):
     tiny = load(recipe, "tiny")
-    network = resolve.model(tiny)
+    network = resolve.Resolver(tiny).model()
     spec = SPECS[tiny.data.name]
     shapes = jax.eval_shape(
         network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1), jnp.zeros(1, jnp.int32)
@@ -150,13 +150,13 @@ def test_tiny_is_small(recipe):
     weights = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     tokens = np.prod(spec.shape[:2]) / tiny.model.get("patch", 1) ** 2
     guided = 2 if tiny.sample.guidance.scale != 1 else 1
-    evaluations = resolve.sampler(tiny).nfe(tiny.sample.steps) * tiny.sample.number * guided
+    evaluations = resolve.Resolver(tiny).sampler.nfe(tiny.sample.steps) * tiny.sample.number * guided
     operations = 2 * weights * tokens * (3 * tiny.train.steps * tiny.train.batch_size + evaluations)
     assert operations < 2e12  # seconds of two cores at a slow 50 GFLOP/s; compilation is what remains
 
 
 def test_the_defaults_are_valid():
-    assert checks.validate(defaults()) is None
+    assert checks.validate(defaults()).network.width == 384
 
 
 def test_unknown_preset_lists_the_valid_ones():

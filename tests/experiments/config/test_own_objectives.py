@@ -17,7 +17,8 @@ from experiments.run import program
 from experiments.sampling import generate
 
 DENSITY = {"name": "uniform_density"}
-BOUNDARY = {"name": "latent_consistency", "parameterization": {"name": "velocity"}}
+VELOCITY = {"name": "velocity", "clock": {"name": "steps"}}  # what the teacher predicts
+BOUNDARY = {"name": "latent_consistency", "parameterization": VELOCITY}
 CONSTANT = {"name": "constant", "parameterization": {"name": "velocity"}}
 COPIES = (  # the module that is copied, and what is called otherwise in the copy
     ("mean_flow", {"def mean_flow(": "def own_flow("}, "names.add(names.OBJECTIVES, own_flow)"),
@@ -76,8 +77,8 @@ def config_of(tmp_path):
             config.objective = {"name": name, "density": DENSITY}
             config.second_player.update({"objective": {"name": "own_score", "density": DENSITY, "weighting": CONSTANT}})
         if name in ("own_lcm", "own_dmd"):
-            config.teacher.update({"path": str(tmp_path / "teacher"), "parameterization": {"name": "velocity"}})
-            config.parameterization = BOUNDARY if name == "own_lcm" else {"name": "velocity"}
+            config.teacher.update({"path": str(tmp_path / "teacher"), "parameterization": VELOCITY})
+            config.parameterization = BOUNDARY if name == "own_lcm" else VELOCITY
         for field, value in changes.items():
             *sections, last = field.split("__")
             entry = config
@@ -94,10 +95,10 @@ def test_a_copy_is_accepted_and_its_step_and_its_samples_can_be_built(config_of,
     config = config_of(name)
     checks.validate(config)
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    built = program.build(config, (8, 8, 1), mesh)
+    built = program.build(resolve.recipe(config, (8, 8, 1)), mesh)
     assert set(built.target.rivals or ()) == ({"shadow"} if name == "own_dmd" else set())
     assert set(built.target.frozen or ()) == (set() if name == "own_flow" else {"teacher"})
-    jump = generate.flow_map(config, (8, 8, 1))
+    jump = generate.flow_map(resolve.recipe(config, (8, 8, 1)))
     x = jax.ShapeDtypeStruct((3, 8, 8, 1), np.float32)
     at = jax.ShapeDtypeStruct((3,), np.float32)
     labels = jax.ShapeDtypeStruct((3,), np.int32)
@@ -114,7 +115,7 @@ BAD = {  # the objective, what is changed, and the error: the path, the value, w
     "another parameterization": (
         "own_flow",
         {"parameterization__name": "v"},
-        r"config\.parameterization\.name = 'v', config\.objective\.name = 'own_flow'.* Valid: 'velocity'",
+        r"config\.parameterization\.name = 'v', config\.objective\.name = 'own_flow': .* predicts 'velocity'",
     ),
     "a network of one time": (
         "own_flow",
@@ -192,12 +193,12 @@ def test_every_fact_of_a_copy_is_that_of_its_original(config_of):
         for each in (name, original):
             config = config_of(name)
             config.objective.name = each
-            facts.append(resolve.objective(config))
+            facts.append(resolve.Resolver(config).objective)
         for fact in ("times", "forward_mode", "trains", "kind", "teacher", "second", "strength", "block", "score"):
             assert getattr(facts[0], fact) == getattr(facts[1], fact), fact
-    own = resolve.objective(config_of("own_dmd"))
+    own = resolve.Resolver(config_of("own_dmd")).objective
     assert own.second == objectives.Second("shadow") and own.reads.one_step
-    assert resolve.second_player(config_of("own_dmd")).trains == "shadow"
+    assert resolve.Resolver(config_of("own_dmd")).second_player.trains == "shadow"
 
 
 @pytest.mark.slow
@@ -208,12 +209,10 @@ def test_a_copy_trains_goes_on_samples_and_is_evaluated(config_of, name, tmp_pat
         teacher.train.steps = teacher.checkpoint.every = 1
         assert train.run(teacher, tmp_path / "teacher") == 0
     config = config_of(name)
-    if name != "own_flow":
-        config.parameterization.update({"clock": {"name": "steps"}} if name == "own_dmd" else {})
     for steps in (2, 4):
         config.train.steps = steps
         assert train.run(config, tmp_path / "run") == 0
     params, step = checkpoints.load_ema(tmp_path / "run")
-    make = generate.generator(config, (8, 8, 1))
+    make = generate.generator(resolve.recipe(config, (8, 8, 1)))
     images = make.images(params, generate.balanced_labels(20, 10), generate.seeds(config, 20))
     assert step == 4 and make.nfe == 1 and images.shape == (20, 8, 8, 1) and np.ptp(images) > 0

@@ -1,5 +1,7 @@
 """Names in a config become functions, and what cannot run is refused in words, early."""
 
+import collections
+import functools
 from typing import NamedTuple
 
 import jax
@@ -11,7 +13,9 @@ from ml_collections import ConfigDict
 from configs import digits
 from diffusion import guidance, parameterizations, schedules, timesteps
 from diffusion.parameterizations import Prediction
-from experiments.config import ConfigError, checks, names, resolve
+from experiments import train
+from experiments.config import ConfigError, checks, entries, names, resolve
+from experiments.config.recipe import Recipe
 from experiments.config.values import plain
 
 
@@ -247,8 +251,8 @@ ACCEPTED = {
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_what_can_run_is_accepted(case):
     config = changed(*ACCEPTED[case])
-    assert checks.validate(config) is None
-    assert checks.validate(config, SPEC) is None
+    assert isinstance(checks.validate(config), Recipe)
+    assert checks.validate(config, SPEC).shape == SPEC.shape
 
 
 def test_a_classifier_needs_classes():
@@ -287,12 +291,12 @@ def test_call_passes_arguments_and_leaves_the_entry_alone():
         return width, height, unit
 
     entry = {"name": "area", "width": 3, "unit": "km"}
-    assert resolve.call({"area": area}, entry, "config.x", "shape", height=5.0, other=1) == (3, 5.0, "km")
+    assert entries.call({"area": area}, entry, "config.x", "shape", height=5.0, other=1) == (3, 5.0, "km")
     assert entry == {"name": "area", "width": 3, "unit": "km"}
     with pytest.raises(ConfigError, match="needs width"):
-        resolve.call({"area": area}, {"name": "area"}, "config.x", "shape")
+        entries.call({"area": area}, {"name": "area"}, "config.x", "shape")
     with pytest.raises(ConfigError, match="'height'"):  # supplied by the program, so the config cannot set it
-        resolve.call({"area": area}, entry | {"height": 1.0}, "config.x", "shape", height=5.0)
+        entries.call({"area": area}, entry | {"height": 1.0}, "config.x", "shape", height=5.0)
 
 
 def test_call_puts_the_path_before_an_error_of_the_function_but_hides_no_bug():
@@ -300,23 +304,23 @@ def test_call_puts_the_path_before_an_error_of_the_function_but_hides_no_bug():
         raise {"value": ValueError("too much"), "bug": ZeroDivisionError()}[kind]
 
     with pytest.raises(ConfigError, match=r"^config\.x: too much$"):
-        resolve.call({"fails": fails}, {"name": "fails", "kind": "value"}, "config.x", "thing")
+        entries.call({"fails": fails}, {"name": "fails", "kind": "value"}, "config.x", "thing")
     with pytest.raises(ZeroDivisionError):
-        resolve.call({"fails": fails}, {"name": "fails", "kind": "bug"}, "config.x", "thing")
+        entries.call({"fails": fails}, {"name": "fails", "kind": "bug"}, "config.x", "thing")
 
 
 def test_arguments_arrive():
     config = changed(("schedule", {"name": "cosine", "s": 0.02}))
     t = jnp.linspace(0.1, 0.9, 5)
-    np.testing.assert_array_equal(resolve.schedule(config).alpha(t), schedules.cosine(s=0.02).alpha(t))
-    assert not np.array_equal(resolve.schedule(config).alpha(t), schedules.cosine().alpha(t))
+    np.testing.assert_array_equal(resolve.Resolver(config).schedule.alpha(t), schedules.cosine(s=0.02).alpha(t))
+    assert not np.array_equal(resolve.Resolver(config).schedule.alpha(t), schedules.cosine().alpha(t))
 
 
 def test_the_plan_is_shifted_once_and_has_as_many_steps_as_asked_for():
     config = changed(("sample.steps", 5), ("sample.shift", 3.0))
     grid = np.linspace(1, 0, 6)
     expected = 3 * grid / (1 + 2 * grid)  # Esser et al. 2024, eq. 23
-    plan = resolve.plan(config)
+    plan = resolve.Resolver(config).plan
     np.testing.assert_allclose(np.append(plan.t, plan.s[-1]), expected, atol=1e-6)
 
 
@@ -330,7 +334,9 @@ def test_the_objective_tells_the_network_the_clock_that_sampling_uses():
     config = changed(("parameterization.clock", {"name": "reversed_time"}), ("objective.density.strata", 4))
     keys = jax.random.split(jax.random.key(0), 4)
     batch = {"x": jnp.zeros((4, 8, 8, 1)), "condition": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
-    _, metrics = resolve.objective(config)({"model": network}, resolve.schedule(config), keys, batch, 0)
+    _, metrics = resolve.Resolver(config).objective(
+        {"model": network}, resolve.Resolver(config).schedule, keys, batch, 0
+    )
     np.testing.assert_allclose(told[0], 1 - metrics["t"], rtol=1e-6)
 
 
@@ -345,11 +351,11 @@ def test_dropped_conditions_are_the_null_class():
     number = 256
     keys = jax.random.split(jax.random.key(0), number)
     batch = {"x": jnp.zeros((number, 2, 2, 1)), "condition": jnp.full(number, 3), "index": jnp.arange(number)}
-    resolve.objective(config)({"model": network}, resolve.schedule(config), keys, batch, 0)
+    resolve.Resolver(config).objective({"model": network}, resolve.Resolver(config).schedule, keys, batch, 0)
     assert set(np.unique(seen[0])) == {3, 10}
     assert abs(np.mean(seen[0] == 10) - 0.5) < 0.15  # 5 standard deviations
-    np.testing.assert_array_equal(resolve.null_condition(config, 3), [10, 10, 10])
-    assert resolve.null_condition(changed(("model.num_classes", 0)), 3) is None
+    np.testing.assert_array_equal(resolve.recipe(config).null_condition(3), [10, 10, 10])
+    assert resolve.recipe(changed(("model.num_classes", 0), NO_DROPOUT)).null_condition(3) is None
 
 
 def test_constant_weighting_defaults_to_what_the_network_predicts():
@@ -365,8 +371,8 @@ def test_constant_weighting_defaults_to_what_the_network_predicts():
         config.objective.weighting = {"name": "constant", **weighting}
         keys = jax.random.split(jax.random.key(0), 8)
         batch = {"x": jax.random.normal(jax.random.key(1), (8, 4)), "index": jnp.arange(8)}
-        return resolve.objective(config)(
-            {"model": lambda x, t, c: jnp.zeros_like(x)}, resolve.schedule(config), keys, batch, 0
+        return resolve.Resolver(config).objective(
+            {"model": lambda x, t, c: jnp.zeros_like(x)}, resolve.Resolver(config).schedule, keys, batch, 0
         )[0]
 
     np.testing.assert_allclose(losses(), losses(parameterization={"name": "v"}), rtol=1e-6)
@@ -378,11 +384,11 @@ def test_guidance_is_the_named_one():
     branches = lambda x, t: (Prediction(2 * x, x), Prediction(x, 0 * x))
     x = jnp.ones((2, 3))
     config = changed(("sample.guidance.scale", 2), ("sample.guidance.interval", (0, 0.5)))
-    denoise = resolve.guidance(config, branches)
+    denoise = resolve.Resolver(config).guidance(branches)
     np.testing.assert_array_equal(denoise(x, 0.3).x0, 3 * x)
     np.testing.assert_array_equal(denoise(x, 0.7).x0, 2 * x)
     config = changed(("sample.guidance", {"name": "classifier_free_plus_plus", "scale": 0.5}))
-    assert isinstance(resolve.guidance(config, branches), guidance.Unpaired)
+    assert isinstance(resolve.Resolver(config).guidance(branches), guidance.Unpaired)
     for wrong, words in (
         ({"name": "classifer_free", "scale": 2.0}, "'classifier_free'"),
         ({"name": "classifier_free", "scale": -1.0}, "at least 0"),
@@ -390,35 +396,78 @@ def test_guidance_is_the_named_one():
         ({"name": "rescaled", "scale": 2.0, "rescalee": 0.1}, "'rescale'"),
     ):
         with pytest.raises(ConfigError, match=words):
-            resolve.guidance(changed(("sample.guidance", wrong)), branches)
+            resolve.Resolver(changed(("sample.guidance", wrong))).guidance(branches)
 
 
 def test_strata_spread_a_batch_evenly():
     config = changed(("objective.density", {"name": "uniform_density", "strata": 32}))
-    density = resolve.objective(config).density
+    density = resolve.Resolver(config).objective.density
     keys = jax.random.split(jax.random.key(0), 32)
     t, _ = density.sample(density.init(), keys, jnp.arange(32))
     np.testing.assert_array_equal(np.floor(np.sort(t) * 32), np.arange(32))
 
 
 def test_parameterizations_nest():
-    read = resolve.parameterization(
+    read = resolve.Resolver(
         changed(
             ("parameterization", LEARNED | {"parameterization": {"name": "v", "clock": {"name": "steps", "T": 10}}})
         )
-    )
+    ).parameterization
     schedule = schedules.cosine()
     assert float(read.clock(schedule, 1.0)) == 9
     prediction = read.to_prediction(schedule, jnp.asarray([0.5]), jnp.ones((1, 2)), jnp.ones((1, 4)))
     expected = parameterizations.v().to_prediction(schedule, jnp.asarray([0.5]), jnp.ones((1, 2)), jnp.ones((1, 2)))
     np.testing.assert_allclose(prediction.x0, expected.x0)
     np.testing.assert_allclose(prediction.variance, 1.0)
-    assert isinstance(resolve.plan(changed()), timesteps.Plan)
+    assert isinstance(resolve.Resolver(changed()).plan, timesteps.Plan)
 
 
 def test_forward_mode_never_meets_fused_attention():
-    assert resolve.model(changed(), (8, 8, 1)).attention == "auto"
+    assert resolve.Resolver(changed()).model((8, 8, 1)).attention == "auto"
     mean_flow = ("objective", {"name": "mean_flow", "density": {"name": "uniform_density"}})
-    assert resolve.model(changed(mean_flow), (8, 8, 1)).attention == "matmul"
+    assert resolve.Resolver(changed(mean_flow)).model((8, 8, 1)).attention == "matmul"
     asked = changed(mean_flow, ("model.attention", "xla"))
-    assert resolve.model(asked, (8, 8, 1)).attention == "xla"
+    assert resolve.Resolver(asked).model((8, 8, 1)).attention == "xla"
+
+
+class Started(Exception):
+    """The run has built everything that its first step needs."""
+
+
+def test_starting_the_digits_run_builds_each_of_its_eleven_entries_once(tmp_path, monkeypatch):
+    calls = collections.Counter()
+
+    def counted(name, function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    for table in (getattr(names, name) for name in names.__all__):
+        for name, function in list(table.items()):
+            if not isinstance(function, type):  # a network's class is counted where it is called
+                monkeypatch.setitem(table, name, counted(name, function))
+    monkeypatch.setattr(
+        resolve,
+        "call",
+        lambda table, *rest, **more: (
+            calls.update(["dit"] * (table is names.MODELS)),
+            entries.call(table, *rest, **more),
+        )[1],
+    )
+
+    def started(*_):
+        raise Started
+
+    monkeypatch.setattr(train, "first_state", started)
+    with pytest.raises(Started):
+        train.run(digits.get_config("tiny"), tmp_path)
+    assert calls == dict.fromkeys(
+        (
+            "rectified_flow", "velocity", "steps", "flow_matching", "logit_normal", "dit", "adamw",
+            "dpmpp_2m", "uniform", "classifier_free", "heun",
+        ),
+        1,
+    )  # fmt: skip

@@ -32,7 +32,7 @@ def run():
     """A tiny digits run in memory, whose network answers something, as a `Source`."""
     config = digits.get_config("tiny")
     example = jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
-    shapes = jax.eval_shape(lambda: resolve.model(config, SHAPE).init(jax.random.key(0), *example))
+    shapes = jax.eval_shape(lambda: resolve.Resolver(config).model(SHAPE).init(jax.random.key(0), *example))
     numbers = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: 0.15 * numbers.standard_normal(leaf.shape).astype(np.float32), shapes)
     return trained.Trained("runs/digits", config, params, 40, SHAPE)
@@ -74,7 +74,7 @@ def test_a_runs_pictures_are_the_samples_of_its_scanned_sampler(run, sampler):
     assert [frame.step for frame in frames] == [1, 2, 3]
     labels = np.full(2, 3, np.int32)
     seeds = np.array([7, 8], np.uint32)
-    expected = generate.generator(wanted, SHAPE).images(run.params, labels, seeds)
+    expected = generate.generator(resolve.recipe(wanted, SHAPE)).images(run.params, labels, seeds)
     assert np.ptp(expected) > 50
     assert np.abs(frames[-1].pictures.astype(int) - expected).max() <= 1
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from diffusion.io import pictures
 from diffusion.training.checkpointing import checkpoints
+from experiments.config import resolve
 from experiments.run_folder import workdir
 from experiments.sampling import generate
 from tests import browser, commands
@@ -125,7 +126,7 @@ def page():
 def samples(run):
     """(labels, seeds) -> the samples of `experiments.sample`."""
     params, _ = checkpoints.load_ema(run)
-    return functools.partial(generate.generator(workdir.read_config(run), (8, 8, 1)).images, params)
+    return functools.partial(generate.generator(resolve.recipe(workdir.read_config(run), (8, 8, 1))).images, params)
 
 
 def expected(run, label, seed):

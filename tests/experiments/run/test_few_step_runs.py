@@ -7,7 +7,7 @@ import pytest
 from configs import digits, digits_mean_flow
 from diffusion.training.checkpointing import checkpoints
 from experiments import train
-from experiments.config import ConfigError, checks
+from experiments.config import ConfigError, checks, resolve
 from experiments.sampling import generate
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -43,7 +43,7 @@ def test_a_flow_map_trains_and_samples_in_one_evaluation(name, tmp_path):
     checks.validate(config)
     assert train.run(config, tmp_path) == 0
     params, _ = checkpoints.load_ema(tmp_path)
-    make = generate.generator(config, (8, 8, 1))
+    make = generate.generator(resolve.recipe(config, (8, 8, 1)))
     images = make.images(params, generate.balanced_labels(20, 10), generate.seeds(config, 20))
     assert make.nfe == 1 and images.shape == (20, 8, 8, 1) and np.ptp(images) > 0  # hardly trained, nearly grey
 
@@ -113,4 +113,4 @@ def test_what_does_not_fit_is_refused(change, words):
 
 def test_a_flow_map_has_no_denoiser():
     with pytest.raises(ConfigError, match="trains a flow map, and this needs a denoiser"):
-        generate.denoiser(digits_mean_flow.get_config("tiny"), (8, 8, 1))
+        generate.denoiser(resolve.recipe(digits_mean_flow.get_config("tiny"), (8, 8, 1)))

@@ -13,7 +13,7 @@ from configs import digits
 from diffusion.data import buckets, sources
 from diffusion.training.checkpointing import checkpoints
 from experiments import reproduce, train
-from experiments.config import ConfigError, checks, versions
+from experiments.config import ConfigError, checks, resolve, versions
 from experiments.config.defaults import defaults
 from experiments.config.values import plain
 from experiments.run import examples
@@ -82,7 +82,7 @@ def config_of(folder, **changes):
 def test_batches_are_of_one_size_and_every_picture_comes_once_an_epoch(pictures):
     config = config_of(pictures)
     checks.validate(config)
-    given = examples.open_examples(config)
+    given = examples.open_examples(resolve.recipe(config))
     checks.validate(config, given.spec)
     assert given.spec.shape == (8, 8, 3) and given.sizes == ((16, 4), (8, 8), (4, 16))
     steps = NUMBER // BATCH  # of an epoch
@@ -110,10 +110,10 @@ def test_headers_are_read_once_until_a_file_changes(pictures, tmp_path, monkeypa
     read = []
     sizes = sources.Records.sizes
     monkeypatch.setattr(sources.Records, "sizes", lambda self, rows: read.extend(rows) or sizes(self, rows))
-    first = examples.open_examples(config)
+    first = examples.open_examples(resolve.recipe(config))
     assert sorted(read) == list(range(NUMBER))
     read.clear()
-    np.testing.assert_array_equal(examples.open_examples(config).bucket, first.bucket)
+    np.testing.assert_array_equal(examples.open_examples(resolve.recipe(config)).bucket, first.bucket)
     assert not read
     (kept,) = (tmp_path / "sizes").iterdir()
     for spoil in (
@@ -121,11 +121,11 @@ def test_headers_are_read_once_until_a_file_changes(pictures, tmp_path, monkeypa
         lambda: [os.utime(path) for path in pathlib.Path(pictures).rglob("*array_record*")],
     ):
         spoil()
-        np.testing.assert_array_equal(examples.open_examples(config).bucket, first.bucket)
+        np.testing.assert_array_equal(examples.open_examples(resolve.recipe(config)).bucket, first.bucket)
         assert sorted(read) == list(range(NUMBER))
         read.clear()
     monkeypatch.setenv("DIFFUSION_CACHE", f"{kept}/file")  # nowhere to write
-    np.testing.assert_array_equal(examples.open_examples(config).bucket, first.bucket)
+    np.testing.assert_array_equal(examples.open_examples(resolve.recipe(config)).bucket, first.bucket)
 
 
 REFUSED = {
@@ -215,7 +215,9 @@ def test_samples_have_the_shape_of_the_config(pictures, straight):
     for shape in [(8, 8, 3), (4, 16, 3)]:
         config = config_of(pictures, **{"data.shape": shape})
         params, _ = checkpoints.load_ema(straight)
-        images = generate.generator(config, shape).images(params, np.arange(6) % 2, generate.seeds(config, 6))
+        images = generate.generator(resolve.recipe(config, shape)).images(
+            params, np.arange(6) % 2, generate.seeds(config, 6)
+        )
         assert images.shape == (6, *shape)
     repeated = reproduce.repeat(config_of(pictures), straight, 10)  # the next step, of whichever size
     assert repeated.finite and repeated.step == 10

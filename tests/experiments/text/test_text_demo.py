@@ -177,10 +177,10 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     model = text_to_image.load(tmp_path / "model")
     assert model.usual == (config.sample.steps, config.sample.guidance.scale)
 
-    plan = resolve.plan(config)
+    plan = resolve.Resolver(config).plan
     trajectory = schedulers.trajectory(model.process, "", 4)
     config.sample.steps = 4
-    for ours, theirs in zip(resolve.plan(config), trajectory.plan):
+    for ours, theirs in zip(resolve.Resolver(config).plan, trajectory.plan):
         np.testing.assert_allclose(theirs, ours, atol=1.001e-3)  # a scheduler of diffusers begins at 0.999
     assert len(plan.t) == model.usual.steps
     prompts = ["a red square", "a blue square"]
@@ -189,7 +189,7 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     shape = workdir.example_shape(config)
     config.sample.guidance.scale = scale
     told, _ = text_to_image.conditions(model, prompts, None, scale, 16, 16)
-    network = (generate.flow_map if flow_maps.FlowMap in trajectory.sampler.takes else generate.denoiser)(config, shape)
+    network = generate.of_kind(resolve.recipe(config, shape))
     params = checkpoints.load_ema(tmp_path)[0]
     x = jax.random.normal(keys[0], (2, *shape))
     theirs = text_to_image.denoise(model, model.params["transformer"], told, None, 1.0)
@@ -250,7 +250,7 @@ def test_an_encoder_that_trains_on_is_refused_once_the_denoiser_has_begun(made, 
         text_demo.run(longer, tmp_path / "text")
     with pytest.raises(ConfigError, match=r"'pixart' makes no samples of classes.*--prompt"):
         config = workdir.read_config(made / "denoiser")
-        generate.generator(config, (4, 4, 4))
+        generate.generator(resolve.recipe(config, (4, 4, 4)))
 
 
 # ==== Without training ====
@@ -307,11 +307,11 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
     with pytest.raises(ConfigError, match=r"unknown field 'stepss'.*Did you mean 'steps'"):
         text_demo.check(config)
     with pytest.raises(ConfigError, match=r"data\.text\.tokenizer = .*no vocabulary"):
-        resolve.null(stage("encoder", tmp_path))
+        _ = resolve.Resolver(stage("encoder", tmp_path)).null
     with pytest.raises(ConfigError, match=r"data\.text\.dir = .*holds no captions"):
-        resolve.null(stage("denoiser", tmp_path))
+        _ = resolve.Resolver(stage("denoiser", tmp_path)).null
     byte_pairs.write(tmp_path / "tokenizer", byte_pairs.learn(["a cat"], 600), 48)
-    found = resolve.null(stage("encoder", tmp_path))
+    found = resolve.Resolver(stage("encoder", tmp_path)).null
     tokenizer = Tokenizer.open(tmp_path / "tokenizer")
     assert found["ids"].tolist() == [*tokenizer.start, *tokenizer.end, *[tokenizer.pad] * 46]
     for changes, message in (

@@ -65,7 +65,7 @@ def test_a_picture_depends_on_its_own_caption_and_seed_alone(runs, compilation_c
 def _made(config, params, batch_size, told, seeds):
     config = config.copy_and_resolve_references()
     config.sample.batch_size = batch_size
-    return generate.of_conditions(config, workdir.example_shape(config)).images(params, told, seeds)
+    return generate.of_conditions(resolve.recipe(config, workdir.example_shape(config))).images(params, told, seeds)
 
 
 @pytest.mark.slow
@@ -75,7 +75,8 @@ def test_pairs_of_latents_are_those_of_the_guided_teacher_at_its_own_times(runs,
     config.train.batch_size = 4
     shape = workdir.example_shape(config)
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    made = noise_pairs.paired(config, tmp_path, examples.open_examples(config), mesh)
+    recipe = resolve.recipe(config, workdir.example_shape(config))
+    made = noise_pairs.paired(recipe, tmp_path, examples.open_examples(recipe), mesh)
     batch = next(made.batches(config, 0, np.arange(4), 0))
     assert batch["x"].shape == batch["noise"].shape == (4, *shape)
     # As experiments.sample would: the guided teacher at its shifted times.
@@ -83,9 +84,9 @@ def test_pairs_of_latents_are_those_of_the_guided_teacher_at_its_own_times(runs,
     sampling.sample.update({"steps": 3, "guidance": {"name": "classifier_free", "scale": config.teacher.scale}})
     assert sampling.sample.shift == 3 and config.teacher.scale > 1
     told = jax.tree.map(jnp.asarray, batch["condition"])
-    denoise = generate.denoiser(sampling, shape)(checkpoints.load_ema(runs[0])[0], told)
-    schedule = resolve.schedule(sampling)
-    plan = resolve.plan(sampling)
+    denoise = generate.denoiser(resolve.recipe(sampling, shape))(checkpoints.load_ema(runs[0])[0], told)
+    schedule = resolve.Resolver(sampling).schedule
+    plan = resolve.Resolver(sampling).plan
     keys = jax.random.split(jax.random.key(0), 4)
     x = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, batch["noise"], plan, keys)
     np.testing.assert_allclose(batch["x"], x, rtol=1e-4, atol=1e-4)

@@ -48,9 +48,9 @@ def step_flops(**fields):
     config = imagenet256_dit.get_config()
     config.model.update(width=256, depth=2, heads=4, unroll=2, attention="xla", **fields)
     config.train.batch_size, config.train.dtype = images, "float32"
-    run = program.build(config, shape, sharding.make_mesh({"data": 1}, jax.devices()[:1]))
+    run = program.build(resolve.recipe(config, shape), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
     counted = run.step.lower(run.target, run.batch, run.seed).cost_analysis()["flops"]
-    model = resolve.model(config, shape)
+    model = resolve.Resolver(config).model(shape)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.target.params))
     return counted, images * train_flops(model, shape), images * recomputed_flops(model, shape), parameters
 
