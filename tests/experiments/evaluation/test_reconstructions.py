@@ -47,10 +47,10 @@ def test_figures_are_those_of_the_reconstructions(files, monkeypatch):
         assert found[name]["value"] == pytest.approx(values.mean(), rel=1e-3) and found[name]["samples"] == 19
         assert found[name]["standard_error"] == pytest.approx(values.std(ddof=1) / 19**0.5, rel=2e-2)
     flat = lambda x: frechet.update(frechet.init(432), x.reshape(19, -1) / 255)
-    assert found["rfid"]["value"] == pytest.approx(frechet.frechet_distance(flat(expected), flat(images)), rel=1e-3)
+    assert found["rfd"]["value"] == pytest.approx(frechet.frechet_distance(flat(expected), flat(images)), rel=1e-3)
     # The features are on disk now, and the pictures are compared all the same.
     again = reconstructions.run(request)["figures"]
-    assert again["psnr"] == found["psnr"] and again["rfid"]["value"] == found["rfid"]["value"]
+    assert again["psnr"] == found["psnr"] and again["rfd"]["value"] == found["rfd"]["value"]
 
 
 @pytest.mark.slow
