@@ -8,6 +8,7 @@ import jax
 
 from configs import digits
 from diffusion.training import sharding
+from experiments.config import resolve
 from experiments.run import examples
 from experiments.run import program as programs
 
@@ -53,9 +54,10 @@ def test_a_batch_of_the_digits_passes_at_most_ten_files_to_its_gradient():
     config.train.batch_size = config.objective.density.strata = 8
     config.model.update({"width": 16, "depth": 1})
     mesh = programs.mesh_of(config)
-    data = examples.open_examples(config)
+    recipe = resolve.recipe(config, (8, 8, 1))
+    data = examples.open_examples(recipe)
     batches = data.batches(config, 0, sharding.positions(8, mesh), threads=0)
-    program = programs.build(config, data.spec.shape, mesh)
+    program = programs.build(recipe, mesh)
     with Files() as files:
         batch = sharding.to_devices(next(batches), mesh, 8)
         step = lambda *inputs: program.step.__wrapped__(*inputs)  # another function, for the step is traced already
