@@ -51,12 +51,13 @@ gallery: setup
 test: setup
 	$(RUN) -m pytest -n 2 --dist worksteal
 
-# The mathematics, without the files whose tests differentiate through a sampler, draw many samples or have two players.
+# The mathematics by its formulas: without what runs every sampler or guidance through the conformance lists, learns, or
+# has two players.
 MATHEMATICS := tests/schedules tests/timesteps tests/samplers tests/guidance tests/objectives $(addprefix tests/test_, \
   parameterizations.py weightings.py couplings.py conversions.py flow_maps.py ode.py likelihood.py editing.py)
+LONG := few_step_* samplers sampler_orders sampler_gradients sampler_moments guidance_conformance short_trainings
 test-quick: setup
-	$(RUN) -m pytest -n 2 --dist worksteal -q $(MATHEMATICS) --ignore-glob='*/test_few_step_*' \
-	  --ignore-glob='*/test_sampler_gradients.py' --ignore-glob='*/test_sampler_moments.py'
+	$(RUN) -m pytest -n 2 --dist worksteal -q $(MATHEMATICS) $(patsubst %,--ignore-glob='*/test_%.py',$(LONG))
 
 test-all: setup
 	$(RUN) -m pytest -n 2 --dist loadfile -m ""
