@@ -16,7 +16,7 @@ import pytest
 
 from diffusion.training.checkpointing import checkpoints
 from experiments import evaluate, train
-from experiments.config import ConfigError, checks, versions
+from experiments.config import ConfigError, checks, resolve, versions
 from experiments.config.defaults import defaults
 from experiments.config.values import plain
 from experiments.evaluation.sample_metrics import Effort
@@ -103,7 +103,8 @@ def test_a_run_of_an_earlier_commit_goes_on_samples_and_evaluates_as_it_did(befo
                 np.testing.assert_allclose(row[name], old[name], rtol=1e-4, atol=1e-8, err_msg=name)
     old = np.load(before / "expected" / "samples.npz")
     params, step = checkpoints.load_ema(before)
-    images = generate.generator(config, (8, 8, 1)).images(params, old["labels"], old["seeds"], lambda done: None)
+    make = generate.generator(resolve.recipe(config, (8, 8, 1)))
+    images = make.images(params, old["labels"], old["seeds"])
     assert step == 4 and np.abs(images.astype(int) - old["images"].astype(int)).max() <= 1
     np.savez(before / "samples.npz", images=images, labels=old["labels"], seeds=old["seeds"])
     config.evaluate.features = ("pixels",)
