@@ -1,5 +1,6 @@
 """Contrastive flow matching: towards the example's own velocity, and away from another example's."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -48,7 +49,6 @@ def contrastive_flow_matching(
     if block < 2:
         raise ValueError(f"contrastive_flow_matching: block = {block} must be at least 2, or nobody has another")
     parameterization = velocity(clock)
-    facts = pairing(coupling)
     another = lambda x: jnp.roll(in_blocks(x, block), -1, axis=1).reshape(x.shape)
 
     @entry(parameterization)
@@ -61,9 +61,5 @@ def contrastive_flow_matching(
         positive, negative = (weighted_mean_square(importance, u - goal) for goal in (target, other))
         return positive - weight * negative, {"t": t, "positive": positive, "negative": negative}
 
-    return Objective(
-        loss,
-        reads=Denoises(parameterization),
-        density=density,
-        **facts | {"block": math.lcm(block, facts.get("block", 1))},
-    )
+    paired = Objective(loss, reads=Denoises(parameterization), density=density, **pairing(coupling))
+    return dataclasses.replace(paired, block=math.lcm(block, paired.block or 1))

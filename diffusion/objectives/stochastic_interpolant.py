@@ -1,5 +1,6 @@
 """Stochastic interpolants and Schroedinger bridges: velocity and noise of a path between any two distributions."""
 
+import dataclasses
 import functools
 
 import jax
@@ -82,7 +83,8 @@ def stochastic_interpolant(
         }
         return functools.reduce(jnp.add, losses.values()), {"t": t, **losses}
 
-    return Objective(loss, reads=None, density=density, **pairing(coupling) | {"score": False})
+    paired = Objective(loss, reads=None, density=density, **pairing(coupling))
+    return dataclasses.replace(paired, score=False)
 
 
 def schroedinger_bridge(

@@ -16,8 +16,9 @@ def start_anew() -> None:
     The arguments and the process id stay. It takes as long as the imports before it: a command calls it early.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    command = ("-m", spec.name.removesuffix(".__main__")) if spec else None
-    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ or command not in itertools.pairwise(sys.orig_argv):
+    if spec is None or sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
+        return
+    if ("-m", spec.name.removesuffix(".__main__")) not in itertools.pairwise(sys.orig_argv):
         return
     sys.stdout.flush()
     sys.stderr.flush()
