@@ -76,7 +76,8 @@ def _power_function_average(fields: Fields) -> None:
 def _students_of_pairs_and_two_players(fields: Fields) -> None:
     teacher = fields.get("teacher")
     if isinstance(teacher, dict) and "pairs" not in teacher:
-        teacher.update({"scale": 1.0, "pairs": {"number": 0, "sampler": {"name": "heun"}, "steps": 20}})
+        teacher["pairs"] = {"number": 0, "sampler": {"name": "heun"}, "steps": 20}
+        teacher.setdefault("scale", 1.0)
         optimizer = {"name": "adamw", "learning_rate": 1e-4}
         fields["rival"] = {"objective": {"name": ""}, "optimizer": optimizer, "updates": 1}
 

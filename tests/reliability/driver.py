@@ -37,7 +37,8 @@ TINY = {  # a network of a few thousand parameters, saved every other step
 
 
 class Result(NamedTuple):
-    """How a command ended: its status (-9: by SIGKILL), what it said, and the points that it passed or died at."""
+    """How a command ended: its status (-9: by SIGKILL), its words but the first line of each command, and the points
+    that it passed or died at."""
 
     status: int
     out: str
@@ -98,6 +99,7 @@ class Driver:
         status = self._ask(wait=pid, timeout=timeout)
         out, err, points = (pathlib.Path(f"{stem}.{name}").read_text() for name in ("out", "err", "points"))
         assert status is not None, f"still running after {timeout} s:\n{out}\n{err}"
+        err = "".join(line for line in err.splitlines(True) if not line.endswith(": loading the libraries\n"))
         return Result(status, out, err, [tuple(json.loads(line)) for line in points.splitlines()])
 
     def run(self, *argv, **options) -> Result:

@@ -78,6 +78,11 @@ def test_migrations_before_a_folders_version_are_left_out(monkeypatch):
     assert plain(versions.read(json.dumps({"rival": 1}))) == {"second_player": 1}
 
 
+def test_a_migration_replaces_nothing_that_was_written():
+    """Not even what is no scale, which the checks of the config then refuse by its name."""
+    assert versions.read('{"teacher": {"scale": [1]}}').teacher.scale == (1,)
+
+
 @pytest.mark.parametrize("version", [-1, len(versions.MIGRATIONS) + 1, "1", True, None, 1.0])
 def test_a_version_that_none_can_be_is_refused(version):
     with pytest.raises(ConfigError, match=f"version {version!r}. Valid here: 0 to {len(versions.MIGRATIONS)}"):

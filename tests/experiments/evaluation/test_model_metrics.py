@@ -87,7 +87,7 @@ def test_bits_per_dim_of_a_known_model(monkeypatch):
         whitened = (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
         return Prediction(MEAN + alpha * STD**2 * whitened, sigma * whitened)
 
-    monkeypatch.setattr(model_metrics.generate, "denoiser", lambda config, shape: lambda params, labels: denoise)
+    monkeypatch.setattr(model_metrics.generate, "denoiser", lambda recipe: lambda params, labels: denoise)
     monkeypatch.setattr(model_metrics.checkpoints, "load_ema", lambda folder: ((), 7))
     images, labels = real_digits()
     asked = subject(images, labels, **{"evaluate.number": 100, "schedule": {"name": "rectified_flow"}})
