@@ -1,6 +1,7 @@
 """An objective as a value: its loss, and what a training, a sampler and a network have to know of it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -147,6 +148,21 @@ class Objective:
         self, networks: Mapping[str, Network], schedule: NoiseSchedule, keys: Array, batch: Batch, step: ArrayLike
     ) -> tuple[Array, Metrics]:
         return self.loss(networks, schedule, keys, batch, step)
+
+    def check_rows(self, rows: int) -> None:
+        """Refuses a micro-batch that the blocks of examples that are compared do not divide.
+
+        Args:
+            rows: of the micro-batch.
+
+        Raises:
+            ValueError: naming both.
+        """
+        if rows % (self.block or 1):
+            raise ValueError(
+                f"block = {self.block} does not divide the {rows} examples of a micro-batch. Valid: a divisor, e.g. "
+                f"{math.gcd(rows, self.block or 1)}"
+            )
 
     def check_parameterization(self, parameterization: Parameterization) -> None:
         """Refuses a parameterization by which samples would misread the trained network.

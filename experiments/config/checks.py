@@ -98,12 +98,11 @@ def _check_training(config: Mapping, objective: Objective) -> None:
             f"devices (config.mesh). Valid: a multiple of {parts}."
         )
     rows = train["batch_size"] // max(train["accumulate"], 1)
-    if rows % (objective.block or 1):
+    try:
+        objective.check_rows(rows)
+    except ValueError as error:
         path = "config.objective.coupling" if "coupling" in config["objective"] else "config.objective"
-        raise ConfigError(
-            f"{path}.block = {objective.block} does not divide the {rows} examples of a micro-batch. "
-            f"Valid: a divisor, e.g. {math.gcd(rows, objective.block)}."
-        )
+        raise ConfigError(f"{path}.{error}.") from error
     source = pathlib.Path(config["init_from"]["path"]).expanduser()
     if config["init_from"]["path"] and not source.exists():
         raise ConfigError(f"config.init_from.path = {str(source)!r}: there is no such run folder, checkpoint or file.")
@@ -218,7 +217,7 @@ def _check_sampling(made: resolve.Resolver) -> None:
             'that reads x0 and eps as they are. Valid: {"name": "ddim"}.'
         )
     if scale != 1 and not objective.strength and FlowMap not in sampler.takes:
-        _ = made.required_null  # likewise
+        _ = made.required_null  # says why there is no guidance without a condition
     with named(f"config.sample.guidance.scale = {scale}, config.objective.name = {config['objective']['name']!r}"):
         objective.check_scale(scale)
     solver = config["sample"]["sampler"]

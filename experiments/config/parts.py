@@ -107,12 +107,7 @@ def check(recipe: Any) -> None:
     if trains != (objective.second and objective.second.network):
         wanted = f"plays with the network {objective.second.network!r}" if objective.second else "has no second player"
         raise ValueError(f"the objective {wanted}, and recipe.second trains {trains!r}")
-    rows = recipe.config.train.batch_size // max(recipe.config.train.accumulate, 1)
-    if rows % (objective.block or 1):
-        raise ValueError(
-            f"the objective compares examples in blocks of {objective.block}, which do not divide the {rows} of a "
-            "micro-batch (train.batch_size, train.accumulate)"
-        )
+    objective.check_rows(recipe.config.train.batch_size // max(recipe.config.train.accumulate, 1))
 
 
 def described(part: Any) -> Any:

@@ -155,12 +155,12 @@ class Trained:
         network = generate.of_kind(recipe)
 
         def begin(seeds: Array, known: Array | None) -> tuple[Array, Array]:
-            keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
-            x = samplers.prior(schedule, keys[0], self.shape)
+            first, rest = generate.keys(seeds)
+            x = samplers.prior(schedule, first, self.shape)
             if noised and known is not None:
-                noise = jax.vmap(lambda key: jax.random.normal(key, self.shape))(keys[0])
+                noise = jax.vmap(lambda key: jax.random.normal(key, self.shape))(first)
                 x = text_to_image.noised(schedule, plan, known, noise)
-            return x, keys[1]
+            return x, rest
 
         def loop(params: Any, labels: Array, keys: Array, known: Array | None, painted: Array | None) -> samplers.Loop:
             hook = None if painted is None else editing.replacement(schedule, plan, known, ~painted)

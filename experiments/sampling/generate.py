@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from diffusion import flow_maps, guidance, parameterizations, samplers
 from diffusion.data.transforms import to_uint8
@@ -47,6 +48,12 @@ def balanced_labels(number: int, num_classes: int) -> np.ndarray:
 def seeds(config: Mapping, number: int) -> np.ndarray:
     """uint32 `[number]` seeds, one a sample; those of different config.sample.seed have none in common."""
     return (config["sample"]["seed"] * SEEDS + np.arange(number)).astype(np.uint32)
+
+
+def keys(seeds: ArrayLike) -> tuple[Array, Array]:
+    """(`[N]` keys for the prior, `[N]` keys for `samplers.sample`), those of each sample from its own seed."""
+    first, rest = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
+    return first, rest
 
 
 def denoiser(recipe: Recipe) -> Callable[[Any, Array], Any]:
@@ -149,9 +156,9 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
         decoder = jax.device_put(decoder, NamedSharding(mesh, PartitionSpec()))
 
     def walk(sample, params, labels, seeds):
-        keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
-        x = samplers.prior(schedule, keys[0], recipe.shape)
-        return sample(sampler, network(params, labels), schedule, x, plan, keys[1])
+        first, rest = keys(seeds)
+        x = samplers.prior(schedule, first, recipe.shape)
+        return sample(sampler, network(params, labels), schedule, x, plan, rest)
 
     def finish(params, decoder, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():

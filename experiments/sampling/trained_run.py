@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -71,7 +70,7 @@ class Trained(NamedTuple):
     def noise(self, number: int) -> tuple[Array, Array]:
         """What `samplers.sample` starts from, of as many seeds as experiments.sample has them: (x `[B, ...]`, keys)."""
         seeds = generate.seeds(self.config, number)
-        first, rest = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
+        first, rest = generate.keys(seeds)
         return samplers.prior(self.schedule, first, self.shape), rest
 
     def real(self, split: str, number: int) -> tuple[Array, np.ndarray]:

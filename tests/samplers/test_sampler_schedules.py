@@ -8,23 +8,19 @@ import numpy as np
 import pytest
 
 from diffusion import timesteps
-from diffusion.parameterizations import Prediction
-from tests.conformance import ALL_SCHEDULES, QUICK, SAMPLERS, SCHEDULES, any_schedule, every_sampler, start
+from tests.conformance import (
+    ALL_SCHEDULES,
+    QUICK,
+    SAMPLERS,
+    SCHEDULES,
+    any_schedule,
+    every_sampler,
+    round_denoiser,
+    start,
+)
 
 OTHERS = {name: schedule for name, schedule in ALL_SCHEDULES.items() if name not in SCHEDULES}
 STEPS = 3
-
-
-def _round(schedule):
-    """The exact denoiser of N(0.4, 0.5^2 I)."""
-
-    def denoise(x, t):
-        alpha = schedule.alpha(t)
-        sigma = schedule.sigma(t)
-        scaled = (x - alpha * 0.4) / (0.25 * alpha**2 + sigma**2)
-        return Prediction(0.4 + 0.25 * alpha * scaled, sigma * scaled, 0.3 + 0 * x)
-
-    return denoise
 
 
 @pytest.mark.slow
@@ -37,7 +33,7 @@ def test_samplers_are_finite_on_the_other_schedules(name):
     def follow(which, grid, steps, x, noise):
         schedule = any_schedule(which, OTHERS)
         plan = timesteps.Plan(grid[:-1], grid[1:], jnp.zeros(STEPS, bool))
-        step = lambda i, state: sampler.step(state, _round(schedule), schedule, plan, i, noise[i])
+        step = lambda i, state: sampler.step(state, round_denoiser(schedule), schedule, plan, i, noise[i])
         return jax.lax.fori_loop(0, steps, step, sampler.init(x, schedule, plan)).x
 
     noise = np.random.default_rng(0).standard_normal((STEPS, sampler.draws, 4, 2)).astype(np.float32)
@@ -49,5 +45,5 @@ def test_samplers_are_finite_on_the_other_schedules(name):
             out = follow(which, padded, len(grid) - 1, x, noise)
             assert np.isfinite(out).all(), (schedule_name, grid)
             if len(grid) == 2:
-                expected = _round(schedule)(x, grid[0]).x0
+                expected = round_denoiser(schedule)(x, grid[0]).x0
                 np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5, err_msg=schedule_name)

@@ -21,6 +21,7 @@ from tests.conformance import (
     SCHEDULES,
     any_schedule,
     published,
+    round_denoiser,
     slow_but,
     start,
 )
@@ -48,18 +49,6 @@ LOOK_ELSEWHERE = {"edm(churn)"}
 # A few steps, at both ends of every schedule, in float32.
 
 
-def _round(schedule):
-    """The exact denoiser of N(0.4, 0.5^2 I), in a few operations."""
-
-    def denoise(x, t):
-        alpha = schedule.alpha(t)
-        sigma = schedule.sigma(t)
-        scaled = (x - alpha * 0.4) / (0.25 * alpha**2 + sigma**2)
-        return Prediction(0.4 + 0.25 * alpha * scaled, sigma * scaled, 0.3 + 0 * x)
-
-    return denoise
-
-
 LONGEST = 5
 
 
@@ -72,7 +61,7 @@ def _steps(name):
     @functools.partial(jax.jit, compiler_options=QUICK)
     def follow(which, grid, steps, x, noise):
         schedule = any_schedule(which)
-        exact = _round(schedule)
+        exact = round_denoiser(schedule)
 
         def denoise(x, t):
             jax.debug.callback(lambda: calls.append(1))
@@ -112,7 +101,7 @@ def test_a_few_steps_are_finite_and_make_the_documented_evaluations(name):
             assert calls == SAMPLERS[name].nfe(steps) == published(name)[1](steps), case
             if steps == 1:
                 with jax.disable_jit():
-                    expected = _round(schedule)(x, schedule.t_max).x0
+                    expected = round_denoiser(schedule)(x, schedule.t_max).x0
                 np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5, err_msg=case)
 
 
@@ -211,7 +200,7 @@ def _sampled(name):
 
 def _four_steps():
     schedule = SCHEDULES["cosine"]
-    return schedule, _round(schedule), timesteps.plan(timesteps.uniform(schedule, 4))
+    return schedule, round_denoiser(schedule), timesteps.plan(timesteps.uniform(schedule, 4))
 
 
 def _groups():
