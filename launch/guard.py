@@ -16,9 +16,10 @@ class Guard:
     """The launcher's side."""
 
     def __init__(self):
+        # In a session of its own: no signal to the launcher's group reaches it.
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, start_new_session=True
-        )  # no signal to the launcher's group reaches it
+        )
 
     def add_this(self) -> None:
         """Adds the group that the calling process leads: in a child, before it runs its command.

@@ -28,9 +28,8 @@ def defaults() -> ConfigDict:
                 },
             },
             "second_player": {  # a network that trains in turn with the model, from the teacher's weights
-                "objective": {
-                    "name": ""
-                },  # fake_score beside distribution_matching, adversarial_discriminator beside ...
+                # fake_score beside distribution_matching, adversarial_discriminator beside adversarial_generator
+                "objective": {"name": ""},
                 "optimizer": {"name": "adamw", "learning_rate": 1e-4},
                 "updates": 1,  # of it for one of the model, which acts at every so many-th step
             },
@@ -43,24 +42,24 @@ def defaults() -> ConfigDict:
                 "damaged": "stop",  # at a damaged record; or "skip": the next sound one takes its place and is counted
                 "changed": "stop",  # where a run that goes on finds other examples than before; or "accept" them
                 "shape": placeholder(tuple),  # of one example, (H, W, C); None: as the dataset says
-                "buckets": {  # pictures of several sizes: each batch is of one, nearest in aspect ratio to its pictures
+                # Pictures of several sizes: each batch is of one, nearest in aspect ratio to its pictures. The shape
+                # above is then that of the samples, and one of the sizes.
+                "buckets": {
                     "area": 0,  # pixels that no size exceeds and all nearly have, e.g. 1024 * 1024; 0: one size
                     "multiple": 64,  # of which every side is one
                     "widest": 4.0,  # the most that a side is of the other
-                },  # shape is then that of the samples, and one of the sizes
+                },
                 "latents": {
                     "dir": "",  # a cache of the latents of name at split (experiments.encode), in place of pictures
                     "autoencoder": "",  # the one that must have made them, and decodes samples; "": whichever it was
                 },
-                "text": {  # the captions of name at split, for networks that are told text
+                "text": {  # the captions of name at split, for networks that receive text
                     "tokenizer": "",  # a vocabulary (experiments.encode_text), for text encoders, which read tokens
                     "dir": "",  # what a text encoder made of the captions (experiments.encode_text), for a denoiser
                 },
             },
             "schedule": {"name": "rectified_flow"},
-            "parameterization": {
-                "name": "velocity"
-            },  # for flow_matching: velocity; its clock is what the network is told
+            "parameterization": {"name": "velocity"},  # of flow_matching; its clock is what the network receives
             "objective": {
                 "name": "flow_matching",
                 "density": {"name": "uniform_density"},
@@ -72,8 +71,8 @@ def defaults() -> ConfigDict:
                 "width": 384,
                 "depth": 12,
                 "heads": 6,
-                "num_classes": 0,
-            },  # unconditional
+                "num_classes": 0,  # unconditional
+            },
             "optimizer": {"name": "adamw", "learning_rate": 1e-4},
             "ema": {
                 "decay": 0.9999,

@@ -33,6 +33,11 @@ def load(file: str) -> ConfigDict:
 
 
 def check_is_file(path: str) -> None:
+    """Refuses a config file that is not there.
+
+    Raises:
+        ConfigError: naming the path, and where recipes lie.
+    """
     if not pathlib.Path(path).is_file():
         raise ConfigError(f"there is no config file {path!r}. Recipes lie in configs/, e.g. configs/digits.py.")
 

@@ -1,6 +1,8 @@
 """From the names in a config to one `Recipe`, by the tables of `experiments.config.names`."""
 
 import math
+import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,9 +79,12 @@ class Resolver:
 
     def _call(self, table: Mapping[str, Callable], spec: Mapping, path: str, kind: str, **supplied: Any) -> Any:
         """What the entry at a path names, called once."""
-        if path not in self._built:
-            self._built[path] = call(table, spec, path, kind, **supplied)
-        return self._built[path]
+        return self._once(path, lambda: call(table, spec, path, kind, **supplied))
+
+    def _once(self, what: str, build: Callable[[], Any]) -> Any:
+        if what not in self._built:
+            self._built[what] = build()
+        return self._built[what]
 
     # ==== The process ====
 
@@ -147,11 +152,6 @@ class Resolver:
 
     def _objective(self, spec: Mapping, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
         return self._once(f"{path} with dropout", lambda: self._with_dropout(spec, path, table))
-
-    def _once(self, what: str, build: Callable[[], Any]) -> Any:
-        if what not in self._built:
-            self._built[what] = build()
-        return self._built[what]
 
     def _with_dropout(self, spec: Mapping, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
         made = self._without_dropout(spec, path, table)
@@ -260,7 +260,8 @@ class Resolver:
             )
         if trains.forward_mode and attention == "auto":
             module = module.clone(attention="matmul")  # what "auto" is on a CPU; on a GPU it could be cuDNN's
-        return module if shape is not None or name != "dit" else module.clone(shape=None)
+        of_any_shape = types.NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
+        return module.clone(shape=None) if shape is None and of_any_shape else module
 
     def _check_network(self, name: str) -> None:
         """Refuses a network that does not receive what the objective passes it, or puts out too little."""

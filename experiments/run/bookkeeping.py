@@ -67,15 +67,15 @@ class Bookkeeping:
             stack: closes what is opened here.
         """
         config = recipe.config
+        self._speaks = jax.process_index() == 0
         self.display = progress.Display(
-            config.train.steps, start.step, config.train.batch_size, jax.process_index() == 0, begun=begun
+            config.train.steps, start.step, config.train.batch_size, self._speaks, begun=begun
         )
         self.stop = preemption.StopRequest()
         self._recipe, self._config, self._folder = recipe, config, folder
         self._data, self._program = data, program
         self._saver, self._start = saver, start
         self._total = config.train.steps
-        self._speaks = jax.process_index() == 0
         self._pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
         self._ahead = 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
         self._sums = start.sums

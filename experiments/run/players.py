@@ -77,9 +77,8 @@ def guided_teacher(recipe: Recipe, module: Any) -> Apply:
         both = lambda a, b: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
         output = module.apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, recipe.null)))
         conditional, unconditional = jnp.split(output, 2)
-        return conditional + (scale - 1) * (
-            conditional - unconditional
-        )  # every parameterization is affine in the output
+        # Every parameterization is affine in the output.
+        return conditional + (scale - 1) * (conditional - unconditional)
 
     return apply
 
