@@ -30,15 +30,15 @@ from rich.console import Console
 
 from benchmarks import few_steps_report
 from diffusion import samplers, timesteps
+from diffusion.experiments.config import resolve
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate
 from diffusion.metrics import frechet, image_sets
 from diffusion.samplers import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import huge_pages
-from experiments.config import resolve
-from experiments.run_folder import workdir
-from experiments.sampling import generate
 from tests import oracles
 from tests.conformance import SAMPLERS, SCHEDULES, exact_denoiser
 from tools.docs import catalogue

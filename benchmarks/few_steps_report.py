@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from experiments.evaluation import plots
+from diffusion.experiments.evaluation import plots
 
 SHOWN = (4, 8, 16, 32, 64)  # columns of the tables
 AT = 16  # the number of evaluations at which a sampler's grid is chosen

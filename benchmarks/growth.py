@@ -23,13 +23,13 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import rows
+from diffusion.experiments import plan
+from diffusion.experiments.config import resolve
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.planning import estimate
+from diffusion.experiments.run import program
 from diffusion.training import sharding
 from diffusion.training.runtime import huge_pages
-from experiments import plan
-from experiments.config import resolve
-from experiments.config.defaults import defaults
-from experiments.planning import estimate
-from experiments.run import program
 
 
 class Size(NamedTuple):

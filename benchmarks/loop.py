@@ -24,12 +24,12 @@ from ml_collections import ConfigDict
 
 from benchmarks import rows
 from diffusion.data import pipeline, sources
+from diffusion.experiments import train
+from diffusion.experiments.config import recipes
+from diffusion.experiments.run import program as programs
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import huge_pages
-from experiments import train
-from experiments.config import recipes
-from experiments.run import program as programs
 
 CASES = {  # recipe, what is changed in it, and steps of a stretch
     "digits": ("configs/digits.py", {}, 40),

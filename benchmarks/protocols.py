@@ -12,10 +12,10 @@ import pathlib
 
 from absl import flags
 
+from diffusion.experiments.config import command_line
+from diffusion.experiments.evaluation import comparison, records, report
+from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.metrics import frechet, image_sets, inception, protocols, references
-from experiments.config import command_line
-from experiments.evaluation import comparison, records, report
-from experiments.run_folder.workdir import write_text
 
 METRICS = ("fid", "kid")
 

@@ -106,10 +106,10 @@ def output(words: list[str], cache: pathlib.Path) -> str:
 
 def compile_only(depth: int, unroll: int) -> None:
     """Traces and compiles the step, allocates nothing, and prints the seconds."""
+    from diffusion.experiments.config import recipes, resolve
+    from diffusion.experiments.run import program
     from diffusion.training import sharding
     from diffusion.training.runtime import compilation_cache
-    from experiments.config import recipes, resolve
-    from experiments.run import program
 
     config = recipes.load(RECIPE)
     config.update_from_flattened_dict({"train.dtype": "float32", "model.depth": depth})

@@ -10,8 +10,8 @@ Presets: `cifar10_dit.py:tiny` (under a minute on two CPU cores; to see that eve
 
 from ml_collections import ConfigDict
 
-from experiments.config.defaults import defaults
-from experiments.config.recipes import preset
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.recipes import preset
 
 PRESETS = {
     "tiny": {

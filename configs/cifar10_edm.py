@@ -29,8 +29,8 @@ core, as docs/results.md measured it).
 
 from ml_collections import ConfigDict
 
-from experiments.config.defaults import defaults
-from experiments.config.recipes import preset
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.recipes import preset
 
 PRESETS = {
     "tiny": {

@@ -11,8 +11,8 @@ Presets: `cifar10_unet.py:tiny` (under a minute on two CPU cores; to see that ev
 
 from ml_collections import ConfigDict
 
-from experiments.config.defaults import defaults
-from experiments.config.recipes import preset
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.recipes import preset
 
 PRESETS = {
     "tiny": {

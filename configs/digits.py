@@ -10,8 +10,8 @@ Presets: `digits.py:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from experiments.config.defaults import defaults
-from experiments.config.recipes import preset
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.recipes import preset
 
 PRESETS = {
     "tiny": {

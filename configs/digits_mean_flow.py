@@ -14,7 +14,7 @@ Presets: `digits_mean_flow.py:tiny` (seconds; to see that everything works).
 from ml_collections import ConfigDict
 
 from configs import digits
-from experiments.config.recipes import preset
+from diffusion.experiments.config.recipes import preset
 
 PRESETS = {"tiny": digits.PRESETS["tiny"] | {"sample.steps": 1}}
 

@@ -35,8 +35,8 @@ Presets: `imagenet256_dit.py:400k` and `imagenet256_dit.py:b2` (the rows above, 
 
 from ml_collections import ConfigDict
 
-from experiments.config.defaults import defaults
-from experiments.config.recipes import preset
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.recipes import preset
 
 TINY = {
     "model.width": 64,

@@ -34,8 +34,8 @@ Presets: `imagenet256_sit.py:400k`, `imagenet256_sit.py:b2` and `imagenet256_sit
 
 from ml_collections import ConfigDict
 
-from experiments.config.defaults import defaults
-from experiments.config.recipes import preset
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.recipes import preset
 
 TINY = {
     "model.width": 64,

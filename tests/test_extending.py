@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from configs import digits
 from diffusion import parameterizations, schedules, timesteps
 from diffusion.data import catalog
+from diffusion.experiments.config import ConfigError, extensions, names, resolve
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.evaluation import model_metrics
+from diffusion.experiments.run import examples
+from diffusion.experiments.sweeps import commands as sweep_commands
 from diffusion.metrics import features
-from experiments.config import ConfigError, extensions, names, resolve
-from experiments.config.values import plain
-from experiments.evaluation import model_metrics
-from experiments.run import examples
-from experiments.sweeps import commands as sweep_commands
 from tests import commands, conformance
 from tests.guidance import test_guidance_conformance
 from tests.models import backbones
@@ -262,7 +262,7 @@ def test_a_name_that_is_taken_or_no_function_is_refused(ideas):
         ("x = 1\ny = = 2\n", "line 2: SyntaxError"),
         ("import no_such_module\n", "line 1: ModuleNotFoundError: No module named 'no_such_module'"),
         (
-            "from experiments.config import names\n\nnames.add(names.SAMPLERS, len, 'ddim')\n",
+            "from diffusion.experiments.config import names\n\nnames.add(names.SAMPLERS, len, 'ddim')\n",
             "line 3: names.add: there is a",
         ),
         (None, "no such Python file"),
@@ -281,7 +281,7 @@ def test_a_file_that_fails_is_told_in_a_sentence(tmp_path, text, words):
 def test_a_sweep_knows_the_names_of_its_commands_files(tmp_path):
     path = tmp_path / "swept.py"
     path.write_text(
-        "from diffusion import schedules\nfrom experiments.config import names\n"
+        "from diffusion import schedules\nfrom diffusion.experiments.config import names\n"
         "names.add(names.SCHEDULES, schedules.rectified_flow, 'swept')\n"
     )
     assert sweep_commands.settings([("python", "-m", "experiments.train", f"--extend={path}")], {}, set()) == []

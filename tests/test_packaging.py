@@ -20,7 +20,8 @@ import diffusion
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FOUND = list(pkgutil.walk_packages(diffusion.__path__, "diffusion."))
+COMMANDS = "diffusion.experiments"  # with requirements of their own, and no names for other programs
+FOUND = [found for found in pkgutil.walk_packages(diffusion.__path__, "diffusion.") if COMMANDS not in found.name]
 MODULES = [found.name for found in FOUND]
 PACKAGES = ["diffusion", *(found.name for found in FOUND if found.ispkg)]
 # Where the library reads datasets and writes runs: these need the extras "eval" or "train".
@@ -63,7 +64,7 @@ def imported(path):
             tops |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             tops.add(node.module.partition(".")[0])
-    tops -= {*sys.stdlib_module_names, "diffusion", "experiments", "configs", "launch", "tests"}
+    tops -= {*sys.stdlib_module_names, "diffusion", "configs", "tests"}
     return {DISTRIBUTIONS.get(top, top) for top in tops}
 
 
@@ -75,7 +76,7 @@ def test_every_module_imports_what_its_installation_has(name):
 
 
 def test_experiments_import_what_the_extras_have():
-    for path in (ROOT / "experiments").rglob("*.py"):
+    for path in (ROOT / "diffusion" / "experiments").rglob("*.py"):
         more = ["playground"] * ("playground" in path.parts) + ["docs"] * (path.name == "site_pages.py")
         assert imported(path) - {"wandb", "libtpu"} <= required("train", *more), path
 

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from benchmarks import rows
 from benchmarks.gpu import plan
+from diffusion.launch import stages
 from diffusion.training.runtime import huge_pages
-from launch import stages
 
 OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
 DONE = flags.DEFINE_multi_string("done", [], "folder with the results.json of an earlier call; may be repeated")

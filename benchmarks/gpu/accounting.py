@@ -9,7 +9,7 @@ import math
 import sys
 
 from benchmarks import rows
-from experiments.planning.machines import MACHINES
+from diffusion.experiments.planning.machines import MACHINES
 
 MODULES = {"torch": "benchmarks.gpu.torch_worker"}
 

@@ -17,8 +17,8 @@ import sys
 from absl import app, flags
 
 from benchmarks.gpu import recipe_figures
+from diffusion.launch import stages
 from diffusion.training.runtime import huge_pages
-from launch import stages
 
 OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
 DONE = flags.DEFINE_multi_string("done", [], "folder with the results.json of an earlier call; may be repeated")

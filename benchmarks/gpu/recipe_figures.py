@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffusion.experiments.config import resolve
+from diffusion.experiments.evaluation import comparison, plots
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import averages, generate
 from diffusion.io.leaf_names import leaf_name
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import compilation_cache
-from experiments.config import resolve
-from experiments.evaluation import comparison, plots
-from experiments.run_folder import workdir
-from experiments.sampling import averages, generate
 
 MARGIN = 1.5  # times what a figure of as many samples took before: what must be left to begin another
 

@@ -20,8 +20,8 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.gpu import recipe_figures
+from diffusion.launch.stages import SECONDS, UNFINISHED
 from diffusion.training.runtime import huge_pages
-from launch.stages import SECONDS, UNFINISHED
 
 HOME = flags.DEFINE_string("home", None, "folder of what the stages make", required=True)
 DATA = flags.DEFINE_string("data_dir", None, "folder of the prepared dataset", required=True)
@@ -62,7 +62,7 @@ def home() -> pathlib.Path:
 
 def reference() -> dict[str, Any]:
     """The statistics of the training images, by the EDM protocol."""
-    from experiments.evaluation import comparison
+    from diffusion.experiments.evaluation import comparison
 
     made = comparison.make_reference(request(reference=size().reference), home() / "reference.safetensors")
     return {"images": made.count, "of": size().reference}
@@ -113,7 +113,7 @@ def measure() -> dict[str, Any]:
 
 def keep() -> dict[str, Any]:
     """The best weights in bfloat16, in pieces that are small enough to come back, and the picture."""
-    from launch import carry
+    from diffusion.launch import carry
 
     file = home() / "weights.safetensors"
     leaves = recipe_figures.Measured(home(), DATA.value, INCEPTION.value).write_best(file)
@@ -122,15 +122,15 @@ def keep() -> dict[str, Any]:
 
 
 def request(**given):
-    """What is requested of `experiments.evaluation.comparison`."""
-    from experiments.evaluation import comparison
+    """What is requested of `diffusion.experiments.evaluation.comparison`."""
+    from diffusion.experiments.evaluation import comparison
 
     return comparison.Request(protocol="edm", inception=INCEPTION.value, data_dir=DATA.value, **given)
 
 
 def batch_size() -> int:
     """Of the recipe."""
-    from experiments.config import recipes
+    from diffusion.experiments.config import recipes
 
     return recipes.load(f"{CONFIG}:{size().preset}").train.batch_size
 

@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from experiments.config import ConfigError, recipes, versions
+from diffusion.experiments.config import ConfigError, recipes, versions
 
 DEFAULT = "runs/digits"  # the run of `make demo`
 TINY = {

@@ -9,9 +9,9 @@ Time: about 17 minutes on two CPU cores (measured: a run 8 minutes of one core o
 Presets: `digits_models.py:tiny` (one seed, 20 steps of each, to see that everything works).
 """
 
-from experiments.sweeps.combinators import each
-from experiments.sweeps.commands import train
-from experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.combinators import each
+from diffusion.experiments.sweeps.commands import train
+from diffusion.experiments.sweeps.definition import Sweep
 
 STUDENTS = (16, 8, 4, 2, 1)  # their numbers of steps
 PREDICTS = '{"name": "v", "clock": {"name": "steps"}}'

@@ -15,9 +15,9 @@ Presets: `digits_samplers.py:tiny` (of the tiny models in runs/digits_models_tin
 """
 
 from configs.sweeps.digits_models import STUDENTS
-from experiments.sweeps.combinators import chain, each, product
-from experiments.sweeps.commands import evaluate, sample
-from experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.combinators import chain, each, product
+from diffusion.experiments.sweeps.commands import evaluate, sample
+from diffusion.experiments.sweeps.definition import Sweep
 
 LADDER = (1000, 100, 50, 20, 8, 4, 2, 1)
 ONE_A_STEP = ("ddpm", "ddim", "dpmpp_2m")  # evaluations of the network

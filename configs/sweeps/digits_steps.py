@@ -8,9 +8,9 @@ Time: about 4 minutes on two CPU cores (20 s a run, most of it start and evaluat
 Presets: `digits_steps.py:tiny` (of a run in runs/digits_tiny, to see that everything works).
 """
 
-from experiments.sweeps.combinators import each, product
-from experiments.sweeps.commands import evaluate, sample
-from experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.combinators import each, product
+from diffusion.experiments.sweeps.commands import evaluate, sample
+from diffusion.experiments.sweeps.definition import Sweep
 
 
 def get_sweep(arg: str = "") -> Sweep:

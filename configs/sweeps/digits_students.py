@@ -8,9 +8,9 @@ Each run is one command, that of its recipe in configs/students; the last comman
 Presets: `digits_students.py:tiny` (of a run in runs/digits_tiny, to see that everything works).
 """
 
-from experiments.sweeps.combinators import each, zip
-from experiments.sweeps.commands import train
-from experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.combinators import each, zip
+from diffusion.experiments.sweeps.commands import train
+from diffusion.experiments.sweeps.definition import Sweep
 
 STUDENTS = ("lcm", "turbo", "consistency", "progressive", "dmd", "reflow")
 FROM_SCRATCH = "mean_flow"

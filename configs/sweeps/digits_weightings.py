@@ -13,9 +13,9 @@ Time: about 45 minutes on two CPU cores (measured: a run with its samples and th
 Presets: `digits_weightings.py:tiny` (4 runs of a tiny network, to see that everything works).
 """
 
-from experiments.sweeps.combinators import each, product, zip
-from experiments.sweeps.commands import evaluate, sample, train
-from experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.combinators import each, product, zip
+from diffusion.experiments.sweeps.commands import evaluate, sample, train
+from diffusion.experiments.sweeps.definition import Sweep
 
 PREDICTIONS = ("epsilon", "x0", "v")
 WEIGHTINGS = {

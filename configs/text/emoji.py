@@ -14,7 +14,7 @@ Presets: `emoji.py:tiny`.
 from ml_collections import ConfigDict
 
 from configs.text import shapes
-from experiments.config.recipes import preset
+from diffusion.experiments.config.recipes import preset
 
 PRESETS = {"tiny": shapes.TINY}
 

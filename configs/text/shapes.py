@@ -14,8 +14,8 @@ Presets: `shapes.py:tiny` (minutes; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from experiments.config.defaults import defaults
-from experiments.config.recipes import preset
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.recipes import preset
 
 TINY = {
     "vocabulary.size": 600,

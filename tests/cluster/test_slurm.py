@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from launch import slurm, slurm_array
+from diffusion.launch import slurm, slurm_array
 from tests.cluster import daemons
 from tests.reliability.driver import ROOT, train_command, until
 from tests.reliability.test_kills import values

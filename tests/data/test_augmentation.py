@@ -10,7 +10,7 @@ import pytest
 from configs import digits
 from diffusion import objectives, schedules, timesteps
 from diffusion.data import augmentation
-from experiments.config import ConfigError, resolve
+from diffusion.experiments.config import ConfigError, resolve
 
 SIDE = 16
 TRANSFORM = jax.jit(augmentation.transform)

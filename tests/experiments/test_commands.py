@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
+from diffusion.experiments.evaluation import comparison, image_metrics, model_metrics
 from diffusion.metrics import protocols
-from experiments.evaluation import comparison, image_metrics, model_metrics
 from tests import commands
 from tests.conformance import slow_but
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 MAINS = (
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
-    for folder in ("experiments", "launch", "benchmarks")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__").removeprefix("diffusion.")
+    for folder in ("diffusion/experiments", "diffusion/launch", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
     if '__name__ == "__main__"' in path.read_text()
 )
@@ -33,7 +33,7 @@ LIBRARIES = ("jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "m
 # Runs each command line in a fork until it imports one of the libraries, and names it.
 WITHOUT_LIBRARIES = """
 import os, runpy, sys
-import experiments.config.command_line
+import diffusion.experiments.config.command_line
 
 class Named:
     def find_spec(self, name, path=None, target=None):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from diffusion.experiments import convert
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders
-from experiments import convert
 from tests.adapters import test_lora_files
 from tests.models.interchange import published
 

@@ -10,15 +10,15 @@ import pytest
 from configs import imagenet256_dit
 from diffusion.data import latent_cache, sources
 from diffusion.data.transforms import to_model, to_uint8
+from diffusion.experiments import encode, reproduce, train
+from diffusion.experiments.config import ConfigError, checks, resolve
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.run import examples
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import autoencoder_folders, generate
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.training.checkpointing import checkpoints
-from experiments import encode, reproduce, train
-from experiments.config import ConfigError, checks, resolve
-from experiments.config.values import plain
-from experiments.run import examples
-from experiments.run_folder import workdir
-from experiments.sampling import autoencoder_folders, generate
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from configs import digits as recipe
 from diffusion.data.digits import digits
+from diffusion.experiments import evaluate
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.values import config_hash, plain, to_json
+from diffusion.experiments.evaluation import real_images, report, run_report, sample_metrics
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.experiments.sampling.sample_files import read_samples
 from diffusion.metrics import classifier
-from experiments import evaluate
-from experiments.config import ConfigError
-from experiments.config.values import config_hash, plain, to_json
-from experiments.evaluation import real_images, report, run_report, sample_metrics
-from experiments.run_folder.workdir import WorkdirError
-from experiments.sampling.sample_files import read_samples
 from tests import commands
 
 QUICK = sample_metrics.Effort(draws=20, subsets=3)

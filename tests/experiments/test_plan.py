@@ -15,13 +15,13 @@ from jax.sharding import AbstractMesh, AxisType
 
 from configs import digits, imagenet256_dit
 from configs.students import turbo
+from diffusion.experiments import plan
+from diffusion.experiments.config import resolve
+from diffusion.experiments.planning import ahead_of_time, estimate
+from diffusion.experiments.planning.machines import MACHINES, ring_bandwidth, topology_name
+from diffusion.experiments.run import program
+from diffusion.experiments.run_folder import workdir
 from diffusion.models.dit import DiT
-from experiments import plan
-from experiments.config import resolve
-from experiments.planning import ahead_of_time, estimate
-from experiments.planning.machines import MACHINES, ring_bandwidth, topology_name
-from experiments.run import program
-from experiments.run_folder import workdir
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -144,9 +144,9 @@ def test_memory_against_xla(remat):
 REAL_RUN = """
 import resource, sys, jax
 from configs import digits
-from experiments import plan, train
-from experiments.planning import estimate
-from experiments.run import program
+from diffusion.experiments import plan, train
+from diffusion.experiments.planning import estimate
+from diffusion.experiments.run import program
 config = digits.get_config()
 config.model.update(depth=8, unroll=1)
 config.train.accumulate = 1

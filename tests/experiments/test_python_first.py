@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.recipe import Recipe, Teacher
+from diffusion.experiments.evaluate import evaluate
+from diffusion.experiments.evaluation.sample_metrics import Effort
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.train import train
 from diffusion.objectives.inputs import mean_square, noised
 from diffusion.training.checkpointing import checkpoints
-from experiments.config import ConfigError
-from experiments.config.recipe import Recipe, Teacher
-from experiments.evaluate import evaluate
-from experiments.evaluation.sample_metrics import Effort
-from experiments.run_folder import workdir
-from experiments.sampling.of_run import sample
-from experiments.train import train
 
 LINE = schedules.rectified_flow()
 DENSITY = timesteps.uniform_density(LINE)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from configs import digits
+from diffusion.experiments import reproduce, train
+from diffusion.experiments.run import failure
 from diffusion.training import state
 from diffusion.training.checkpointing import checkpoints
-from experiments import reproduce, train
-from experiments.run import failure
 from tests.reliability.driver import TINY
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import train
-from experiments.config import ConfigError, resolve
-from experiments.sample import requested_labels
-from experiments.sampling import generate
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.sample import requested_labels
+from diffusion.experiments.sampling import generate
 
 SHAPE = (8, 8, 1)
 ROOT = pathlib.Path(__file__).parents[2]

@@ -16,12 +16,12 @@ import pytest
 
 from configs import digits
 from diffusion.data import pipeline, sources
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.run import bookkeeping, hooks
+from diffusion.experiments.run_folder import workdir
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import preemption
-from experiments import train
-from experiments.config import ConfigError, resolve
-from experiments.run import bookkeeping, hooks
-from experiments.run_folder import workdir
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]

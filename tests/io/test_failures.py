@@ -10,13 +10,13 @@ import safetensors.numpy
 
 from diffusion.data import buckets, captions, sources
 from diffusion.data.sources import DamagedRecord
+from diffusion.experiments.run import noise_pairs
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import batches_on_disk
+from diffusion.experiments.sweeps import sweep_folder
+from diffusion.experiments.sweeps.sweep_folder import DONE
 from diffusion.io import failures, files
 from diffusion.metrics import attribute_reader, classifier, statistics
-from experiments.run import noise_pairs
-from experiments.run_folder import workdir
-from experiments.sampling import batches_on_disk
-from experiments.sweeps import sweep_folder
-from experiments.sweeps.sweep_folder import DONE
 from tests import rights
 
 OF_THE_MACHINE = [

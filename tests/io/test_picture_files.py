@@ -14,18 +14,18 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image, ImageFile
 
 from diffusion.data import image_folder, transforms
+from diffusion.experiments.playground import page_request, uploads
+from diffusion.experiments.run import tracking
+from diffusion.experiments.sweeps import embedded_pictures
 from diffusion.io import pictures
 from diffusion.metrics import image_sets
-from experiments.playground import page_request, uploads
-from experiments.run import tracking
-from experiments.sweeps import embedded_pictures
 from tests import commands
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 DDS = b"DDS " + struct.pack("<7I44x2I4s5I", 124, 0x1007, 8, 8, 32, 0, 1, 32, 4, b"????", 0, 0, 0, 0, 0) + bytes(64)
 GIF = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b";"
 PPM = b"P6 8 8 255\n" + bytes(192)
-PROGRAMS = ("diffusion", "experiments", "configs", "launch", "benchmarks")
+PROGRAMS = ("diffusion", "configs", "benchmarks")
 
 
 def coded(kind, size=(8, 8), **options):

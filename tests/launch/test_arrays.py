@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from launch import kubernetes_array, slurm_array
+from diffusion.launch import kubernetes_array, slurm_array
 from tests.launch import schema
 from tests.launch.test_kubernetes import HARD as WORDS_OF_PODS
 from tests.launch.test_kubernetes import TASK as TASK_OF_PODS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch import carry
+from diffusion.launch import carry
 
 
 def made(tmp_path, size=3000):

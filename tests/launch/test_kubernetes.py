@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from launch import kubernetes
+from diffusion.launch import kubernetes
 from tests.launch import schema
 
 HARD = ["a b", "it's", '"quoted"', "$HOME $(HOME) $$(HOME) $$ `no`", "back\\slash\\n", "two\nlines", "", "*", "-x", "é"]

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from launch import local
-from launch.guard import Guard
+from diffusion.launch import local
+from diffusion.launch.guard import Guard
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -254,7 +254,7 @@ def test_a_launcher_killed_while_it_starts_a_process_leaves_none(tmp_path):
     program = f"""
         import os, signal, subprocess, sys
         sys.path.insert(0, {str(ROOT)!r})
-        from launch.guard import Guard
+        from diffusion.launch.guard import Guard
         guard, launcher = Guard(), os.getpid()
         def last():
             os.kill(launcher, signal.SIGKILL)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from launch import slurm
+from diffusion.launch import slurm
 
 HARD = ["a b", "it's", '"quoted"', "$HOME $(echo no) `no`", "back\\slash\\n", "two\nlines", "", "*", "-x", "é", "{}"]
 

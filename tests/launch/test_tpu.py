@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from launch import tpu
+from diffusion.launch import tpu
 
 HARD = ["a b", "it's", '"quoted"', "$HOME $(echo no) `no`", "back\\slash\\n", "two\nlines", "", "*", "-x", "é", "{}"]
 POD = ["--name=my-pod", "--zone=us-east5-a"]

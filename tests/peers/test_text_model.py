@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from diffusion import parameterizations, text_to_image
+from diffusion.experiments.text import model as text_model
 from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.interchange import families, folders
@@ -18,7 +19,6 @@ from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIPText
 from diffusion.text import byte_pairs
 from diffusion.text_to_image import pipelines
-from experiments.text import model as text_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-peers/bin/python"

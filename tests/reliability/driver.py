@@ -140,11 +140,11 @@ def serve() -> None:
 
     import tensorboardX  # noqa: F401
 
-    from experiments.config import resolve  # noqa: F401
-    from experiments.evaluation import plots  # noqa: F401
-    from experiments.run import progress, training_means  # noqa: F401
-    from experiments.run_folder import workdir  # noqa: F401
-    from experiments.sampling import generate  # noqa: F401
+    from diffusion.experiments.config import resolve  # noqa: F401
+    from diffusion.experiments.evaluation import plots  # noqa: F401
+    from diffusion.experiments.run import progress, training_means  # noqa: F401
+    from diffusion.experiments.run_folder import workdir  # noqa: F401
+    from diffusion.experiments.sampling import generate  # noqa: F401
 
     warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")
     warnings.filterwarnings("ignore", message=r".*use of fork\(\)")

@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 
 from configs import digits
 from diffusion.data import pipeline, sources
+from diffusion.experiments import train
+from diffusion.experiments.evaluation import real_images
 from diffusion.training.checkpointing import checkpoints
-from experiments import train
-from experiments.evaluation import real_images
 from tests.data.made import image_feature, png, write
 from tests.reliability.driver import TINY
 

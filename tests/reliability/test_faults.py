@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion.experiments.run_folder import workdir
 from diffusion.training.checkpointing import checkpoints
-from experiments.run_folder import workdir
 from tests.reliability.driver import ROOT, train_command, until
 
 YEAR = 365 * 24 * 3600
@@ -175,14 +175,13 @@ def test_a_clock_that_jumps(driver, straight, tmp_path, jump):
 def test_the_clock_on_the_wall_is_read_for_the_record_alone():
     """Durations come from a clock that never jumps; nothing that a run computes depends on either."""
     readers = {}
-    for folder in ("diffusion", "experiments"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "datetime.now"):
-                    readers.setdefault(str(path.relative_to(ROOT)), []).append(ast.unparse(node))
+    for path in sorted((ROOT / "diffusion").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "datetime.now"):
+                readers.setdefault(str(path.relative_to(ROOT)), []).append(ast.unparse(node))
     # timing, events, result.json, the record of a sweep's run
     records = ("run/bookkeeping.py", "run/tracking.py", "evaluation/records.py", "sweeps/sweep_folder.py")
-    assert readers == {f"experiments/{path}": ["time.time"] for path in records}
+    assert readers == {f"diffusion/experiments/{path}": ["time.time"] for path in records}
 
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.floats(-1e9, 1e9), st.text(max_size=5)), max_size=8)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import tensorstore
 
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.training import ema, optimizers, state, warm_start
 from diffusion.training.checkpointing import checkpoints
-from experiments.config import ConfigError
-from experiments.config.values import plain
-from experiments.run_folder import workdir
-from experiments.run_folder.workdir import WorkdirError
 from tests import commands
 from tests.reliability.hostile import HUGE, Called, little_memory  # noqa: F401
 

@@ -9,10 +9,10 @@ import pathlib
 import pytest
 
 from configs import digits
-from experiments import train
-from experiments.config import ConfigError, fields
-from experiments.run_folder import workdir
-from experiments.run_folder.workdir import WorkdirError
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, fields
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from tests.reliability.driver import train_command
 
 ADDRESSES = ["gs://bucket/run", "s3://bucket/run", "hdfs://host/run", "gs:/bucket/run", "file:///tmp/run"]

@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
+from diffusion.launch import local
 from diffusion.training.checkpointing import checkpoints
-from launch import local
 from tests.reliability.driver import ROOT, train_command, two_processes, until
 from tests.reliability.test_kills import values
 

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
+from diffusion.experiments import train
+from diffusion.launch import local
 from diffusion.training.checkpointing import checkpoints
-from experiments import train
-from launch import local
 from tests.reliability.driver import ROOT, train_command, two_processes, until
 
 GRACE = 30.0  # seconds that every scheduler gives: Kubernetes by default, TPU and spot machines about as many

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion import text_to_image
+from diffusion.experiments.playground.page_request import PageRequest, of_file
+from diffusion.experiments.sampling import again
 from diffusion.io import pictures
 from diffusion.text_to_image import pipelines, png
 from diffusion.text_to_image.requests import Request
-from experiments.playground.page_request import PageRequest, of_file
-from experiments.sampling import again
 from tests.text_to_image import made_pipelines
 
 CHECKSUM = "0" * 64

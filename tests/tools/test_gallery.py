@@ -7,9 +7,9 @@ from PIL import Image
 from configs import digits
 from diffusion import samplers, timesteps
 from diffusion.data.transforms import to_uint8
-from experiments import train
-from experiments.config import ConfigError, resolve
-from experiments.sampling import generate, trained_run
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.sampling import generate, trained_run
 from tests import commands
 from tools.docs import gallery
 

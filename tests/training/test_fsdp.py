@@ -14,7 +14,7 @@ BYTES = """
 import json, jax
 from configs import digits
 from diffusion.training import ema, sharding, state
-from experiments.config import resolve
+from diffusion.experiments.config import resolve
 import jax.numpy as jnp
 
 config = digits.get_config()
@@ -44,7 +44,7 @@ print(json.dumps(found))
 TRAIN = """
 import sys
 from configs import digits
-from experiments import train
+from diffusion.experiments import train
 config = digits.get_config("tiny")
 config.mesh.data, config.mesh.fsdp, config.train.steps = map(int, sys.argv[2:5])
 config.train.batch_size, config.optimizer.decay = 16, "constant"
@@ -56,8 +56,8 @@ SAMPLE = """
 import jax, jax.numpy as jnp, numpy as np
 from configs import digits
 from diffusion.training import sharding
-from experiments.config import resolve
-from experiments.sampling import generate
+from diffusion.experiments.config import resolve
+from diffusion.experiments.sampling import generate
 
 config = digits.get_config("tiny")
 config.sample.batch_size, config.model.heads = 13, 4

@@ -19,8 +19,8 @@ from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.training import sharding
 from diffusion.training.step import example_keys, prepare
-from experiments.config import checks, resolve
-from experiments.run import program as programs
+from diffusion.experiments.config import checks, resolve
+from diffusion.experiments.run import program as programs
 
 sharding.initialize_distributed()
 config = digits.get_config("tiny")
@@ -130,8 +130,8 @@ import jax, jax.numpy as jnp, numpy as np
 from configs import digits
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from experiments.config import resolve
-from experiments.run import program as programs
+from diffusion.experiments.config import resolve
+from diffusion.experiments.run import program as programs
 
 sharding.initialize_distributed()
 workdir, meshes = sys.argv[1], json.loads(sys.argv[2])
@@ -195,8 +195,8 @@ import json, re
 import jax, numpy as np
 from configs import digits
 from diffusion.training import sharding
-from experiments.config import resolve
-from experiments.run import program as programs
+from diffusion.experiments.config import resolve
+from diffusion.experiments.run import program as programs
 
 config = digits.get_config("tiny")
 config.model.update({"heads": 8, "width": 128, "depth": 2, "unroll": 2})  # unrolled: XLA counts a scan's body once

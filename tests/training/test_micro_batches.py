@@ -6,10 +6,10 @@ import pytest
 from jax.sharding import AbstractMesh, Mesh
 
 from configs import digits
+from diffusion.experiments.config import resolve
 from diffusion.models.dit import DiT
 from diffusion.models.song_unet import SongUNet
 from diffusion.training import micro_batches, sharding
-from experiments.config import resolve
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from diffusion import couplings, guidance, samplers, schedules, timesteps
-from experiments.evaluation import plots
-from experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
+from diffusion.experiments.evaluation import plots
+from diffusion.experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
 from tests import oracles
 from tests.conformance import exact_denoiser
 

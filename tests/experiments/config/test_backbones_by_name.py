@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import train
-from experiments.config import ConfigError, resolve
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, resolve
 from tests.experiments.config.test_resolve import HYBRID, LEARNED, LINEAR, NO_GUIDANCE, changed
 
 MODELS = {

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from experiments.config import ConfigError, recipes
-from experiments.config.differences import MISSING, differences
-from experiments.config.values import config_hash, from_json, plain, to_json
+from diffusion.experiments.config import ConfigError, recipes
+from diffusion.experiments.config.differences import MISSING, differences
+from diffusion.experiments.config.values import config_hash, from_json, plain, to_json
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -135,11 +135,11 @@ PROGRAM = '''
 
 Example: python -m command --config=x.py
 """
-from experiments.config import command_line
-from experiments.config.values import to_json
+from diffusion.experiments.config import command_line
+from diffusion.experiments.config.values import to_json
 CONFIG = command_line.flag()
 def main(argv):
-    from experiments.config import checks
+    from diffusion.experiments.config import checks
     checks.validate(CONFIG.value)
     print(to_json(CONFIG.value))
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import configs
-from experiments.config import ConfigError, checks, recipes, resolve
-from experiments.config.defaults import defaults
-from experiments.config.values import from_json, plain, to_json
+from diffusion.experiments.config import ConfigError, checks, recipes, resolve
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.values import from_json, plain, to_json
 
 FOLDER = pathlib.Path(configs.__file__).parent
 RECIPES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "saved"))

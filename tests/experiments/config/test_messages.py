@@ -11,18 +11,18 @@ import pytest
 
 from configs import digits
 from diffusion import objectives
+from diffusion.experiments.config import ConfigError, extensions, names, resolve
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.run import examples, failure, program
+from diffusion.experiments.run_folder import file_systems
 from diffusion.training import sharding
-from experiments.config import ConfigError, extensions, names, resolve
-from experiments.config.extensions import printed
-from experiments.run import examples, failure, program
-from experiments.run_folder import file_systems
 from tests import commands
 
 BROKEN = """
 import jax.numpy as jnp
 
 from diffusion import objectives, weightings
-from experiments.config import names
+from diffusion.experiments.config import names
 
 
 def broken(density, parameterization):

@@ -9,12 +9,12 @@ import pytest
 
 from configs import digits
 from diffusion import objectives
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, checks, extensions, names, resolve
+from diffusion.experiments.run import program
+from diffusion.experiments.sampling import generate
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from experiments import train
-from experiments.config import ConfigError, checks, extensions, names, resolve
-from experiments.run import program
-from experiments.sampling import generate
 
 DENSITY = {"name": "uniform_density"}
 VELOCITY = {"name": "velocity", "clock": {"name": "steps"}}  # what the teacher predicts
@@ -47,7 +47,7 @@ def files(tmp_path_factory):
             assert word in text
             text = text.replace(word, other)
         path = folder / f"own_{module}.py"
-        path.write_text(f"{text}\n\nfrom experiments.config import names\n\n{added}\n")
+        path.write_text(f"{text}\n\nfrom diffusion.experiments.config import names\n\n{added}\n")
         extensions.extend(str(path))
     yield folder
     for table, old in zip(tables, before):

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 
 from configs import digits
 from diffusion import guidance, parameterizations, schedules, timesteps
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, checks, entries, names, resolve
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.values import plain
 from diffusion.parameterizations import Prediction
-from experiments import train
-from experiments.config import ConfigError, checks, entries, names, resolve
-from experiments.config.recipe import Recipe
-from experiments.config.values import plain
 
 
 class Spec(NamedTuple):

@@ -14,14 +14,14 @@ import tarfile
 import numpy as np
 import pytest
 
+from diffusion.experiments import evaluate, train
+from diffusion.experiments.config import ConfigError, checks, resolve, versions
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.evaluation.sample_metrics import Effort
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate
 from diffusion.training.checkpointing import checkpoints
-from experiments import evaluate, train
-from experiments.config import ConfigError, checks, resolve, versions
-from experiments.config.defaults import defaults
-from experiments.config.values import plain
-from experiments.evaluation.sample_metrics import Effort
-from experiments.run_folder import workdir
-from experiments.sampling import generate
 
 ROOT = pathlib.Path(__file__).parents[3]
 FIXTURES = ROOT / "tests" / "fixtures" / "run_folders"

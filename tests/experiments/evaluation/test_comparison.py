@@ -11,6 +11,9 @@ import safetensors.numpy
 from rich.console import Console
 
 from configs import digits
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import comparison, image_metrics, real_images, records, report, sample_metrics
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import (
     features,
     frechet,
@@ -24,9 +27,6 @@ from diffusion.metrics import (
 from diffusion.metrics.image_sets import ImageSetError
 from diffusion.metrics.inception_weights import WeightsError
 from diffusion.metrics.statistics import StatisticsError
-from experiments.config import ConfigError
-from experiments.evaluation import comparison, image_metrics, real_images, records, report, sample_metrics
-from experiments.run_folder.workdir import WorkdirError
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[3]

@@ -7,11 +7,11 @@ import pytest
 
 from configs import digits as recipe
 from diffusion import schedules
+from diffusion.experiments import evaluate
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import model_metrics, real_images
 from diffusion.metrics import classifier
 from diffusion.parameterizations import Prediction
-from experiments import evaluate
-from experiments.config import ConfigError
-from experiments.evaluation import model_metrics, real_images
 
 MEAN, STD = -0.2, 0.6
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.evaluation import plots
+from diffusion.experiments.evaluation import plots
 
 
 def read(path):

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 from configs import digits
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config.values import to_json
+from diffusion.experiments.playground import __main__ as command
+from diffusion.experiments.playground import live_view, page_request, source, trained, uploads
+from diffusion.experiments.playground.page_request import PageRequest
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate, model_flags
 from diffusion.io import limits, pictures
 from diffusion.text_to_image import Frame, png
-from experiments.config import ConfigError, resolve
-from experiments.config.values import to_json
-from experiments.playground import __main__ as command
-from experiments.playground import live_view, page_request, source, trained, uploads
-from experiments.playground.page_request import PageRequest
-from experiments.run_folder import workdir
-from experiments.sampling import generate, model_flags
 from tests import commands
 
 SHAPE = (8, 8, 1)

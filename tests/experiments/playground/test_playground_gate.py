@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion.experiments.playground import page_request
+from diffusion.experiments.playground.gate import BODY, Gate
 from diffusion.io import pictures
-from experiments.playground import page_request
-from experiments.playground.gate import BODY, Gate
 
 HERE = "127.0.0.1:7860"
 

@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion.experiments.config import resolve
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate
 from diffusion.io import pictures
 from diffusion.training.checkpointing import checkpoints
-from experiments.config import resolve
-from experiments.run_folder import workdir
-from experiments.sampling import generate
 from tests import browser, commands
 from tests.text_to_image import made_pipelines
 

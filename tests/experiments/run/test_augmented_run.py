@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs import digits
+from diffusion.experiments import train
 from diffusion.training.checkpointing import checkpoints
-from experiments import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compilation_cache")]
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import jax
 
 from configs import digits
+from diffusion.experiments.config import resolve
+from diffusion.experiments.run import examples
+from diffusion.experiments.run import program as programs
 from diffusion.training import sharding
-from experiments.config import resolve
-from experiments.run import examples
-from experiments.run import program as programs
 
 ROOT = pathlib.Path(__file__).parents[3]
-OURS = (f"{ROOT}/diffusion/", f"{ROOT}/experiments/")
+OURS = f"{ROOT}/diffusion/"
 MOST = 10
 
 
@@ -25,7 +25,7 @@ def holds_examples(value) -> bool:
 
 
 class Files:
-    """In its `with` block, the files of `diffusion` and `experiments` with a function that takes or returns examples.
+    """In its `with` block, the files of `diffusion` with a function that takes or returns examples.
 
     A network takes none: it gets x_t, a time and a condition. Nor does what comes after the gradient.
     """

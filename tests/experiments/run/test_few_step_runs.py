@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from configs import digits, digits_mean_flow
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, checks, resolve
+from diffusion.experiments.sampling import generate
 from diffusion.training.checkpointing import checkpoints
-from experiments import train
-from experiments.config import ConfigError, checks, resolve
-from experiments.sampling import generate
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 BOUNDARY = {"name": "consistency_boundary"}

@@ -11,13 +11,13 @@ import tensorflow_datasets as tfds
 
 from configs import digits
 from diffusion.data import buckets, sources
+from diffusion.experiments import reproduce, train
+from diffusion.experiments.config import ConfigError, checks, resolve, versions
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.run import examples
+from diffusion.experiments.sampling import generate
 from diffusion.training.checkpointing import checkpoints
-from experiments import reproduce, train
-from experiments.config import ConfigError, checks, resolve, versions
-from experiments.config.defaults import defaults
-from experiments.config.values import plain
-from experiments.run import examples
-from experiments.sampling import generate
 from tests.data.made import image_feature, png, write
 from tests.training.test_meshes import run as run_processes
 
@@ -225,7 +225,7 @@ def test_samples_have_the_shape_of_the_config(pictures, straight):
 
 TRAIN = """
 import json, pathlib, sys
-from experiments import train
+from diffusion.experiments import train
 from tests.experiments.run.test_runs_of_several_sizes import config_of
 
 config = config_of(sys.argv[1])

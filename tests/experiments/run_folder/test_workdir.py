@@ -10,11 +10,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from experiments.config import ConfigError, fields
-from experiments.config.differences import differences
-from experiments.config.values import to_json
-from experiments.run_folder import workdir
-from experiments.run_folder.workdir import WorkdirError
+from diffusion.experiments.config import ConfigError, fields
+from diffusion.experiments.config.differences import differences
+from diffusion.experiments.config.values import to_json
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.run_folder.workdir import WorkdirError
 
 
 def config(**changes):
@@ -86,7 +86,7 @@ def test_read_only_folder(tmp_path):
 
 HOLDER = """
 import sys
-from experiments.run_folder import workdir
+from diffusion.experiments.run_folder import workdir
 with workdir.lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from configs import digits
+from diffusion.experiments.config import ConfigError, resolve, versions
+from diffusion.experiments.config.values import to_json
+from diffusion.experiments.sampling import averages
 from diffusion.training import power_ema
-from experiments.config import ConfigError, resolve, versions
-from experiments.config.values import to_json
-from experiments.sampling import averages
 
 KEPT = list(range(100, 3001, 100))
 

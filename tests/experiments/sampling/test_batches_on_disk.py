@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments.sampling import batches_on_disk
+from diffusion.experiments.sampling import batches_on_disk
 
 LABELS = np.arange(23, dtype=np.int32) % 4
 SEEDS = np.arange(100, 123, dtype=np.uint32)

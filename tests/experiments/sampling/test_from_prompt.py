@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.sampling import again, from_prompt, model_flags
 from diffusion.io import pictures
 from diffusion.text_to_image import png
 from diffusion.text_to_image.requests import Request, settings
-from experiments.config import ConfigError
-from experiments.sampling import again, from_prompt, model_flags
 from tests import commands
 from tests.text_to_image import made_pipelines
 

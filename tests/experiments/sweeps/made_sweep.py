@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 
-from experiments.evaluation import plots
-from experiments.sweeps import html_report, naming
-from experiments.sweeps.results import Figure, Results, Run
+from diffusion.experiments.evaluation import plots
+from diffusion.experiments.sweeps import html_report, naming
+from diffusion.experiments.sweeps.results import Figure, Results, Run
 
 STEPS = (1, 2, 4, 8, 20, 50, 100)
 

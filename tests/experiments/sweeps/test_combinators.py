@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.config import ConfigError
-from experiments.sweeps import distributions, naming
-from experiments.sweeps.combinators import SweepError, chain, each, product, sample
-from experiments.sweeps.combinators import zip as together
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.sweeps import distributions, naming
+from diffusion.experiments.sweeps.combinators import SweepError, chain, each, product, sample
+from diffusion.experiments.sweeps.combinators import zip as together
 
 values = st.lists(st.integers(-3, 3), min_size=1, max_size=4, unique=True)
 

@@ -5,13 +5,13 @@ import shlex
 
 import pytest
 
-from experiments.config import ConfigError, recipes
-from experiments.config.values import plain
-from experiments.sweeps import definition, sweep_folder
-from experiments.sweeps.combinators import each, product
-from experiments.sweeps.combinators import zip as together
-from experiments.sweeps.commands import evaluate, overrides_as_words, parsed, sample, train
-from experiments.sweeps.definition import Sweep
+from diffusion.experiments.config import ConfigError, recipes
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.sweeps import definition, sweep_folder
+from diffusion.experiments.sweeps.combinators import each, product
+from diffusion.experiments.sweeps.combinators import zip as together
+from diffusion.experiments.sweeps.commands import evaluate, overrides_as_words, parsed, sample, train
+from diffusion.experiments.sweeps.definition import Sweep
 
 TINY = "configs/digits.py:tiny"
 USUAL = (train(TINY), sample(), evaluate())

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.sweeps import devices
-from experiments.sweeps.combinators import SweepError
+from diffusion.experiments.sweeps import devices
+from diffusion.experiments.sweeps.combinators import SweepError
 
 
 @given(st.integers(1, 9), st.integers(0, 20))

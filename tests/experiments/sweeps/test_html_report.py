@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.sweeps import embedded_pictures, html_report, sweep_folder
-from experiments.sweeps.html_report import following
-from experiments.sweeps.results import collect
-from experiments.sweeps.sweep_folder import DONE, FAILED, Plan, Record
+from diffusion.experiments.sweeps import embedded_pictures, html_report, sweep_folder
+from diffusion.experiments.sweeps.html_report import following
+from diffusion.experiments.sweeps.results import collect
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, Plan, Record
 from tests import commands
 from tests.experiments.sweeps import made_sweep
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from experiments.sweeps import html_report
+from diffusion.experiments.sweeps import html_report
 from tests import browser
 from tests.experiments.sweeps import made_sweep
 

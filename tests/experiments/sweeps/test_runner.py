@@ -13,10 +13,10 @@ import time
 import pytest
 from rich.console import Console
 
-from experiments.sweeps import runner, sweep_folder
-from experiments.sweeps.devices import Slot
-from experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED, RUNNING, Plan
-from experiments.sweeps.terminal import Display
+from diffusion.experiments.sweeps import runner, sweep_folder
+from diffusion.experiments.sweeps.devices import Slot
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED, RUNNING, Plan
+from diffusion.experiments.sweeps.terminal import Display
 from tests.reliability.driver import until
 
 ANY = Slot({}, frozenset())

@@ -8,22 +8,22 @@ import sys
 
 import pytest
 
-from experiments.sweeps import devices
+from diffusion.experiments.sweeps import devices
 from tests.reliability.driver import until
 
 pytestmark = pytest.mark.slow
 STUBS = """
-from experiments.sweeps.combinators import each
-from experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.combinators import each
+from diffusion.experiments.sweeps.definition import Sweep
 SCRIPT = ('test -e "$1/saved" && exit 0; trap "touch $1/saved; exit 143" TERM INT; touch "$1/up"; '
           'while :; do sleep 0.05; done')
 def get_sweep(arg=""):
     return Sweep(each("x", range(3)), [("sh", "-c", SCRIPT if not arg else arg, "{x}", "{folder}")])
 """
 REAL = """
-from experiments.sweeps.combinators import each, product
-from experiments.sweeps.commands import evaluate, sample, train
-from experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.combinators import each, product
+from diffusion.experiments.sweeps.commands import evaluate, sample, train
+from diffusion.experiments.sweeps.definition import Sweep
 def get_sweep(arg=""):
     densities = [{"name": name, "strata": 32} for name in ("uniform_density", "logit_normal")]
     runs = product(each("objective.density", densities), each("seed", (0, 1)),

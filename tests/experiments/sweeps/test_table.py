@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.config import ConfigError
-from experiments.run_folder.workdir import WorkdirError
-from experiments.sweeps import results, sweep_folder, table
-from experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, Plan, Record
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.experiments.sweeps import results, sweep_folder, table
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, Plan, Record
 
 COMMANDS = [["python", "-m", "experiments.train", "--workdir={folder}"], ["python", "-m", "experiments.evaluate"]]
 DISTANCES = {("v", 0): 1.0, ("v", 1): 2.0, ("v", 2): 6.0, ("x0", 0): 3.0}  # the rest is not done

@@ -4,9 +4,9 @@ import io
 
 from rich.console import Console
 
-from experiments.sweeps import terminal
-from experiments.sweeps.devices import Slot
-from experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED
+from diffusion.experiments.sweeps import terminal
+from diffusion.experiments.sweeps.devices import Slot
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED
 
 SLOT = Slot({"CUDA_VISIBLE_DEVICES": "3"}, frozenset())
 

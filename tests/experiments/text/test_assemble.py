@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffusion.experiments import convert
+from diffusion.experiments.text import assemble
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, stated
 from diffusion.text_to_image import pipelines
-from experiments import convert
-from experiments.text import assemble
 from tests.text_to_image import made_pipelines
 
 PARTS = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}

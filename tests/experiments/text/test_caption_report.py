@@ -8,10 +8,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from diffusion import text_to_image
+from diffusion.experiments import caption_report
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import real_images
 from diffusion.text_to_image import pipelines
-from experiments import caption_report
-from experiments.config import ConfigError
-from experiments.evaluation import real_images
 from tests.data.made import image_feature, png, write
 
 HUES, GREYS = ("red", "green", "blue"), ("black", "grey", "white")

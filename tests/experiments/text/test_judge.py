@@ -7,10 +7,10 @@ from scipy import ndimage
 from diffusion.data import shapes
 from diffusion.data.shapes import scenes
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Scene
+from diffusion.experiments.text import judge, prompt_metrics
+from diffusion.experiments.text.prompt_metrics import Subject
 from diffusion.metrics import attribute_reader, neighbours
 from diffusion.metrics.attribute_reader import Reader
-from experiments.text import judge, prompt_metrics
-from experiments.text.prompt_metrics import Subject
 
 ONE = Scene("one", "plain", "red", "circle", "small", "top")
 PAIR = Scene("pair", "plain", "red", "circle", count=2, relation="left of", second_colour="blue", second_shape="star")

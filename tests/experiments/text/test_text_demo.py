@@ -14,6 +14,11 @@ from configs.students import lcm, progressive, turbo
 from configs.text import emoji, shapes
 from diffusion import flow_maps, text_to_image
 from diffusion.data import captions, latent_cache
+from diffusion.experiments import text_demo, train
+from diffusion.experiments.config import ConfigError, checks, resolve
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate
+from diffusion.experiments.text import model as text_model
 from diffusion.io import pictures
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -21,11 +26,6 @@ from diffusion.models.autoencoders.latent_space import Scaling
 from diffusion.models.interchange import schedulers
 from diffusion.text import Tokenizer, byte_pairs
 from diffusion.training.checkpointing import checkpoints
-from experiments import text_demo, train
-from experiments.config import ConfigError, checks, resolve
-from experiments.run_folder import workdir
-from experiments.sampling import generate
-from experiments.text import model as text_model
 from tests import commands
 from tests.data.made import image_feature, png, write
 
@@ -171,7 +171,7 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     if name == "progressive":
         config.objective.update({"N": 4, "stage": 1})
     assert train.run(config, tmp_path) == 0
-    done = commands.run("-m", "experiments.text.model", f"--workdir={tmp_path}")
+    done = commands.run("-m", "diffusion.experiments.text.model", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     config = workdir.read_config(tmp_path)
     model = text_to_image.load(tmp_path / "model")

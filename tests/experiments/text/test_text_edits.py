@@ -6,8 +6,8 @@ import pytest
 from diffusion import text_to_image
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import Lot
+from diffusion.experiments.text import edits, judge
 from diffusion.metrics.attribute_reader import Reader
-from experiments.text import edits, judge
 from tests.text_to_image import made_pipelines
 
 NOBODY = Reader({}, {}, "")

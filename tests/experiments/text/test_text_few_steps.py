@@ -10,16 +10,16 @@ from configs.students import lcm, reflow
 from configs.text import shapes
 from diffusion import samplers
 from diffusion.data import shapes as data
+from diffusion.experiments import few_steps, text_demo, text_few_steps, train
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config.values import config_hash
+from diffusion.experiments.run import examples, noise_pairs
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate
+from diffusion.experiments.text import judge
 from diffusion.metrics import attribute_reader
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from experiments import few_steps, text_demo, text_few_steps, train
-from experiments.config import ConfigError, resolve
-from experiments.config.values import config_hash
-from experiments.run import examples, noise_pairs
-from experiments.run_folder import workdir
-from experiments.sampling import generate
-from experiments.text import judge
 
 
 def test_other_runs_are_sent_to_the_other_command():

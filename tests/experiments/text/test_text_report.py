@@ -9,13 +9,13 @@ import pytest
 from diffusion.data import shapes
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import Lot, Scene
+from diffusion.experiments import text_report
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.text import judge
+from diffusion.experiments.text_report import Settings
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.text_to_image import pipelines
-from experiments import text_report
-from experiments.config import ConfigError
-from experiments.text import judge
-from experiments.text_report import Settings
 from tests import commands
 
 MODEL = types.SimpleNamespace(side=64)

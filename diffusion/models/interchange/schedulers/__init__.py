@@ -22,7 +22,7 @@ own default. What differs from diffusers:
 - LCM's boundary, whose weight is 7e-6 at the smallest of its times, is left out.
 
 One scheduler is ours, with no counterpart in diffusers: OURS, of few-step students of flows, see
-`experiments.text.model`.
+`diffusion.experiments.text.model`.
 """
 
 from diffusion.models.interchange.schedulers.process import (

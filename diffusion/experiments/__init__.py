@@ -1,0 +1,1 @@
+"""What one runs: train, sample, evaluate."""

@@ -1,0 +1,190 @@
+"""Measures a text-to-image model on real captioned pictures, such as emoji, by retrieval: report.json and pictures.
+
+    python -m experiments.caption_report --model=runs/emoji/model --data="noto_emoji@train[:90%]" \\
+        --held_out="noto_emoji@train[90%:]" --out=runs/emoji/report
+
+Two small towers, trained on the pictures of --data apart from the model, say which caption a picture is nearest to:
+the requested one, or one of 49 others drawn by lot. Beside it stand chance, and the same figure of real pictures: those
+that the towers learned from, and held-out ones. Also measured: the Frechet distance in the towers' features beside its
+floor, and copies of training pictures.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
+    flags.DEFINE_string("data", None, "captions to request, and pictures for the towers: NAME@SPLIT")
+    flags.DEFINE_string("held_out", None, "other pictures: NAME@SPLIT")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_string("out", None, "folder of the report")
+    flags.DEFINE_integer("number", 400, "pictures", lower_bound=50)
+    flags.DEFINE_float("guidance", 2.0, "scale of the guidance", lower_bound=0)
+    flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
+    flags.mark_flags_as_required(["model", "data", "held_out", "out"])
+    command_line.begin()
+
+import functools
+import hashlib
+import pathlib
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation.real_images import captioned
+from diffusion.experiments.evaluation.sample_metrics import FULL, distance
+from diffusion.experiments.run import progress
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.text import prompt_metrics, report_pictures
+from diffusion.experiments.text.shapes_report import copies_row, frechet_row
+from diffusion.metrics import caption_retrieval, neighbours
+from diffusion.metrics.features import Extractor
+from diffusion.text_to_image import pipelines
+
+STEPS = 1_500  # of the towers' training
+SEED = 0
+PICTURES = {
+    "asked.png": "Requested, and made; orange: the towers prefer another caption of all",
+    "real.png": "The real pictures of the same captions",
+}
+
+
+def run(
+    model: text_to_image.TextToImage,
+    folder: pathlib.Path,
+    out: pathlib.Path,
+    data: str,
+    held_out: str,
+    *,
+    data_dir: str = "",
+    number: int = 400,
+    guidance: float = 4.0,
+    steps: int = 20,
+    batch_size: int = 50,
+    train_steps: int = STEPS,
+    among: int = 50,
+) -> dict:
+    """Measures a model, and writes the report.
+
+    Args:
+        model: of `text_to_image.load`.
+        folder: of the model, for the record.
+        out: where to write.
+        data: NAME@SPLIT whose captions are requested, and whose pictures the towers learn from.
+        held_out: NAME@SPLIT of other pictures.
+        data_dir: folder of prepared datasets.
+        number: of pictures.
+        guidance, steps, batch_size: of `text_to_image.generate`.
+        train_steps: of the towers.
+        among: candidates of the retrieval.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        ConfigError: if the data are not there, or the model makes pictures of another size.
+    """
+    real = captioned(data, data_dir)
+    others = captioned(held_out, data_dir)
+    if real.images.shape[1] != model.side:
+        raise ConfigError(
+            f"{folder} makes pictures of {model.side} pixels, and those of {data} have "
+            f"{real.images.shape[1]}: name the data that it was trained on."
+        )
+    with progress.bar("training the towers", train_steps, "steps") as advance:
+        retriever = caption_retrieval.train(
+            real.images, list(real.captions), steps=train_steps, progress=lambda step, _: advance(step)
+        )
+    similar = functools.partial(caption_retrieval.similarities, retriever)
+    retrieved = lambda images, texts: caption_retrieval.retrieved(similar(images, texts), texts, among)
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(real.captions))[:number])
+    texts = [real.captions[row] for row in rows]
+    images = text_to_image.generate(
+        model, texts, seeds=range(len(texts)), guidance=guidance, steps=steps, batch_size=batch_size
+    )
+    features = Extractor(
+        lambda batch: caption_retrieval.features(retriever, batch),
+        {"features": "the towers' space", "unit": "length 1", "sha256": retriever.digest},
+    )
+    no_labels = np.zeros(len(images), np.int64)
+    count = min(len(images), len(others.images))
+    content = report.plain(
+        {
+            "figures": {
+                "retrieval": {
+                    "pictures": retrieved(images, texts),
+                    "real_pictures": retrieved(real.images[rows], texts),
+                    "held_out_pictures": retrieved(others.images, list(others.captions)),
+                },
+                "frechet": distance(features, images, no_labels, real, others, count, balanced=False, effort=FULL),
+                "copies": neighbours.copying(images, others.images, real.images),
+            },
+            "protocol": {
+                "model": str(folder),
+                "checkpoint": pipelines.fingerprint(folder),
+                "data": data,
+                "held_out": held_out,
+                "guidance": guidance,
+                "steps": steps,
+                "number": len(texts),
+                "seeds": "0..",
+                "towers": train_steps,
+                "pictures_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
+                **report.software(),
+            },
+        }
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    some = np.random.default_rng(SEED + 1).permutation(len(texts))[:48]
+    captions = [texts[row] for row in some]
+    nearest = similar(images[some], texts).argmax(1)
+    right = [texts[best] == caption for best, caption in zip(nearest, captions)]
+    report_pictures.gallery(images[some], captions, right, out / "asked.png")
+    report_pictures.gallery(real.images[rows[some]], captions, [True] * len(some), out / "real.png")
+    report.write(out, content, markdown(content, out))
+    return content
+
+
+def markdown(content: dict, folder: pathlib.Path) -> str:
+    """The report as Markdown; pictures that are in the folder are embedded by relative links."""
+    figures = content["figures"]
+    protocol = content["protocol"]
+    shares = figures["retrieval"]
+    rows = [
+        (
+            f"the requested caption is the nearest of {shares['pictures']['among']}",
+            report.percent(shares["pictures"]),
+            f"chance {shares['pictures']['chance']:.1%}; real pictures {report.percent(shares['real_pictures'])}, "
+            f"held-out ones {report.percent(shares['held_out_pictures'])}",
+        ),
+        frechet_row("the towers' space", figures["frechet"], ".3g"),
+        copies_row("held-out ones", figures["copies"]),
+    ]
+    parts = [
+        f"# Text to image: {protocol['model']}",
+        f"{protocol['number']} pictures of captions of {protocol['data']}; guidance {protocol['guidance']:g}, "
+        f"{protocol['steps']} steps.",
+        report.table(("", "pictures", "beside"), ((what, f"**{value}**", beside) for what, value, beside in rows)),
+        *report.pictures(folder, PICTURES),
+        report.table(("", ""), protocol.items()),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    folder = pathlib.Path(values.model)
+    out = pathlib.Path(values.out)
+    settings = {name: values[name].value for name in ("data_dir", "number", "guidance", "steps", "batch_size")}
+    content = run(prompt_metrics.load(folder), folder, out, values.data, values.held_out, **settings)
+    print(markdown(content, out))
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,244 @@
+"""How a command starts: its flags, the config that they name, and errors in one sentence."""
+
+import argparse
+import functools
+import logging as python_logging
+import pathlib
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
+
+from diffusion.experiments.config import ConfigError, recipes, versions
+from diffusion.experiments.config.extensions import extend, printed
+from diffusion.experiments.run_folder import file_systems
+from diffusion.io import limits
+from diffusion.training.runtime import huge_pages
+
+flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module
+
+
+def _define_extend() -> None:
+    if "extend" not in flags.FLAGS:  # another command's module may have been imported
+        flags.DEFINE_list("extend", [], "Python files of your own, whose functions configs can name: docs/extend.md")
+
+
+def flag() -> flags.FlagHolder:
+    """Defines `--config=FILE[:PRESET]` with `--config.a.b=value` for any value of it; the command starts by `run`.
+
+    Unknown fields are accepted here and refused by `checks.validate`, which knows what each name takes: that lets
+    `--config.schedule.name=cosine --config.schedule.s=0.01` add an argument, and words the error for all of them.
+
+    Returns:
+        The flag's holder; `.value` is the ConfigDict after parsing.
+    """
+    _define_extend()
+    _checks.append(_check_config_file)
+    return config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "config file and preset, e.g. configs/digits.py or configs/cifar10_dit.py:tiny; "
+        "change a value by --config.train.steps=100",
+        lock_config=False,
+        accept_new_attributes=True,
+    )
+
+
+class SavedFlag:
+    """What `saved_flag` returns; `.value` is the ConfigDict once `run` has parsed the flags."""
+
+    @property
+    def value(self) -> ConfigDict:
+        return flags.FLAGS["config"].value
+
+
+def saved_flag(unless: tuple[str, ...] = ()) -> SavedFlag:
+    """Declares that a command takes its config from the run in `--workdir`, changed by `--config.a.b=value`.
+
+    The command defines the flag `workdir` itself, and starts by `run`.
+
+    Args:
+        unless: flags with which it has no config, whether a `--workdir` is named or not.
+    """
+    _define_extend()
+    _checks.append(lambda argv: _define_saved_flag(argv, unless))
+    return SavedFlag()
+
+
+_checks: list[Callable[[list[str]], None]] = []  # what `run` does with the arguments before they are parsed
+
+
+def _named(argv: list[str], name: str) -> str | None:
+    """The value of a flag before any is parsed; None where it is absent."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", f"-{name}", dest="value")
+    return parser.parse_known_args(argv[1:])[0].value
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    return any(arg.lstrip("-") in ("help", "helpfull", "helpshort", "helpxml", "?") for arg in argv[1:])
+
+
+def _check_config_file(argv: list[str]) -> None:
+    file = _named(argv, "config")
+    if file is None and not _asks_for_help(argv):
+        raise ConfigError("--config is missing: the recipe to run, e.g. --config=configs/digits.py.")
+    if file is not None:
+        recipes.check_is_file(file.partition(":")[0])
+
+
+def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
+    """Defines `--config.a.b` from the config of the run that the arguments name: only they say which fields it has."""
+    workdir = _named(argv, "workdir")
+    if any(_named(argv, name) is not None for name in unless):
+        return
+    if workdir is None:
+        if _asks_for_help(argv):
+            return
+        others = f" Without a run, name --{' or --'.join(unless)}." if unless else ""
+        raise ConfigError(f"--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.{others}")
+    if why := file_systems.objection(workdir):
+        raise ConfigError(f"--workdir={workdir} is {why}")
+    file = pathlib.Path(workdir) / "config.json"
+    if not file.is_file():
+        raise ConfigError(
+            f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by "
+            f"{printed('train', '--config=configs/digits.py', f'--workdir={workdir}')}"
+        )
+    try:
+        limits.no_links(file.parent)
+        saved = versions.read(limits.read_text(file))
+    except limits.Refused as error:
+        raise ConfigError(f"--workdir={workdir}: {error}") from error
+    config_flags.DEFINE_config_dict(
+        "config", settable(saved), sys_argv=argv, lock_config=False, accept_new_attributes=True
+    )
+
+
+def settable(config: ConfigDict) -> ConfigDict:
+    """The config with None as a placeholder, for a flag could not replace a plain None."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            settable(value)
+        elif value is None:
+            config[name] = placeholder(object)
+    return config
+
+
+def names(*flags_of_others: str) -> bool:
+    """Whether the command line has one of these flags, before any is parsed."""
+    return any(_named(sys.argv, name) is not None for name in flags_of_others)
+
+
+def help_is_requested() -> bool:
+    """Whether the command line has --help, or one of its kind."""
+    return _asks_for_help(sys.argv)
+
+
+def begin() -> None:
+    """Parses the command line, starts the process anew with huge pages, and says that the command begins.
+
+    A command calls it once its flags are defined, before it imports the libraries, which takes seconds: then `--help`
+    and a mistake in the command line are answered at once.
+    """
+    app.define_help_flags()
+    _in_one_sentence(_parse, ())(sys.argv)
+    load()
+
+
+@functools.cache
+def load() -> None:
+    """The part of `begin` after parsing, for a command whose flags are defined by a module that needs the libraries."""
+    huge_pages.start_anew()
+    print(f"{sys.modules['__main__'].__spec__.name}: loading the libraries", file=sys.stderr, flush=True)
+
+
+def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
+    """`absl.app.run`, where a mistake in the config ends the command with one sentence and exit status 2.
+
+    Args:
+        main: function of the remaining arguments.
+        failures: types of errors whose message is meant for the user: one sentence too, and exit status 1.
+    """
+    sys.unraisablehook, sys.excepthook = _without_echoes, _without_waiting
+    app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse_and_extend, failures))
+
+
+def _without_echoes(told: Any) -> None:
+    """When one file of a checkpoint fails, TensorStore prints this for each of the others."""
+    if str(told.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(told)
+
+
+def _without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Leaves after an error that is no sentence; JAX would wait for the other processes, which wait for this one."""
+    sys.__excepthook__(kind, error, trace)
+    jax = sys.modules.get("jax")  # None where the command failed before it was imported
+    if jax and jax.distributed.is_initialized() and issubclass(kind, Exception):
+        _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process, at once where JAX has been imported: it would wait for the other processes of the run."""
+    if "jax" not in sys.modules:
+        sys.exit(status)
+    from diffusion.training.runtime import preemption
+
+    preemption.leave(status)
+
+
+def _parse_and_extend(argv: list[str]) -> list[str]:
+    """Does what `begin` does, if it has not been called, and runs the user's files."""
+    if flags.FLAGS.is_parsed():
+        remaining = [argv[0]]
+    else:
+        remaining = _parse(argv)
+        huge_pages.start_anew()
+    for file in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
+        extend(file)
+    return remaining
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; absl's and ml_collections' errors become ours."""
+    if _named(argv, "workdir") == "":
+        raise ConfigError("--workdir is empty. Name the folder of the run, e.g. runs/digits; this one is --workdir=.")
+    for arg in argv[1:]:
+        if why := file_systems.address(arg.partition("=")[2] if arg.startswith("-") else arg):
+            raise ConfigError(f"{arg} is {why}")
+    try:
+        for check in _checks:
+            check(argv)
+        remaining = flags.FLAGS(argv)
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell of every file; their errors become ours
+            python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's too
+        if len(remaining) > 1:
+            raise ConfigError(f"unexpected argument {remaining[1]!r}: flags are written as --name=value.")
+        return remaining
+    except flags.Error as error:  # wraps what get_config raised, with its traceback: show our own sentence alone
+        cause = error
+        while cause is not None and not isinstance(cause, ConfigError):
+            cause = cause.__cause__ or cause.__context__
+        last = str(cause or error).strip().splitlines()
+        raise ConfigError(last[-1].rpartition("ConfigError: ")[2]) from error
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(
+            f"a --config.FIELD does not exist: {error}. To add a nested entry, set it whole, e.g. "
+            """--config.objective.coupling='{"name": "optimal_transport"}'."""
+        ) from error
+
+
+def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) -> Callable:
+    def wrapped(argv):
+        try:
+            return function(argv)
+        except (ConfigError, *failures) as error:
+            print(f"error: {error}", file=sys.stderr)
+            _leave(2 if isinstance(error, ConfigError) else 1)
+
+    return wrapped

@@ -1,0 +1,127 @@
+"""The fields that every config has, with their defaults: recipes change values, and no other field is known.
+
+An entry with a "name" names a function of the library and its arguments, e.g. {"name": "cosine", "s": 0.008};
+diffusion/experiments/config/names.py lists the names.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def defaults() -> ConfigDict:
+    """The config that every recipe starts from."""
+    return ConfigDict(
+        {
+            "seed": 0,  # of the parameters, the order of the data, and every draw in training
+            "init_from": {
+                "path": "",  # start from the EMA weights of this run or checkpoint; "" starts from random ones
+                "include": ".*",  # regular expression: the leaves to take, e.g. "blocks"
+            },
+            "teacher": {  # of objectives that distil a run
+                "path": "",  # its folder; the moving average of its latest checkpoint is read when the run begins
+                "parameterization": {"name": "velocity"},  # what it predicts, as its own config says
+                "scale": 1.0,  # of the classifier-free guidance with which it teaches; its student has it built in
+                "pairs": {  # of noise and the sample that it makes of it, for objectives that learn from them (reflow)
+                    "number": 0,  # made when the run begins, and kept in its folder
+                    "sampler": {"name": "heun"},  # a deterministic one
+                    "steps": 20,
+                },
+            },
+            "second_player": {  # a network that trains in turn with the model, from the teacher's weights
+                # fake_score beside distribution_matching, adversarial_discriminator beside adversarial_generator
+                "objective": {"name": ""},
+                "optimizer": {"name": "adamw", "learning_rate": 1e-4},
+                "updates": 1,  # of it for one of the model, which acts at every so many-th step
+            },
+            "data": {
+                "name": "digits",  # as TFDS names it
+                "dir": "",  # where the prepared dataset lies; "" is TFDS's own default
+                "split": "train",
+                "augment": (),  # e.g. ({"name": "flip"}, {"name": "crop", "padding": 4})
+                "threads": 2,  # that read and decode
+                "damaged": "stop",  # at a damaged record; or "skip": the next sound one takes its place and is counted
+                "changed": "stop",  # where a run that goes on finds other examples than before; or "accept" them
+                "shape": placeholder(tuple),  # of one example, (H, W, C); None: as the dataset says
+                # Pictures of several sizes: each batch is of one, nearest in aspect ratio to its pictures. The shape
+                # above is then that of the samples, and one of the sizes.
+                "buckets": {
+                    "area": 0,  # pixels that no size exceeds and all nearly have, e.g. 1024 * 1024; 0: one size
+                    "multiple": 64,  # of which every side is one
+                    "widest": 4.0,  # the most that a side is of the other
+                },
+                "latents": {
+                    "dir": "",  # a cache of the latents of name at split (experiments.encode), in place of pictures
+                    "autoencoder": "",  # the one that must have made them, and decodes samples; "": whichever it was
+                },
+                "text": {  # the captions of name at split, for networks that receive text
+                    "tokenizer": "",  # a vocabulary (experiments.encode_text), for text encoders, which read tokens
+                    "dir": "",  # what a text encoder made of the captions (experiments.encode_text), for a denoiser
+                },
+            },
+            "schedule": {"name": "rectified_flow"},
+            "parameterization": {"name": "velocity"},  # of flow_matching; its clock is what the network receives
+            "objective": {
+                "name": "flow_matching",
+                "density": {"name": "uniform_density"},
+                "condition_dropout": 0.0,  # share of examples trained on the null class; guidance needs e.g. 0.1
+            },
+            "model": {
+                "name": "dit",
+                "patch": 2,
+                "width": 384,
+                "depth": 12,
+                "heads": 6,
+                "num_classes": 0,  # unconditional
+            },
+            "optimizer": {"name": "adamw", "learning_rate": 1e-4},
+            "ema": {
+                "decay": 0.9999,
+                "warmup": True,  # shortens it at the start of a run
+                "sigma_rel": 0.0,  # in place of both: width of a power function, as a share of the run; 0.05 is EDM2's
+            },
+            "train": {
+                "steps": 1000,
+                "batch_size": 128,  # of the whole job
+                "accumulate": 0,  # micro-batches whose gradients are summed before an update; 0: as is fastest here
+                "log_every": 50,
+                "dtype": "float32",  # of the network's computations; parameters and losses stay float32
+            },
+            "checkpoint": {
+                "every": 1000,  # steps
+                "keep": 2,  # the latest so many
+                "keep_every": 0,  # and for good those at multiples of this step; 0: none
+                "best": "",  # and that of the least figure so far of the evaluations in the loop, e.g. "fd_inception"
+            },
+            "mesh": {
+                "data": -1,  # devices over which the batch alone is split; -1: the rest of them
+                "fsdp": 1,  # devices over which batch, parameters, optimizer and moving average are split
+                "sequence": 1,  # devices over which the tokens of an example are split; in attention, the heads
+                "tensor": 1,  # devices over which heads and hidden features are split, with their parameters
+                "split": "all",  # what fsdp splits: "all", or "optimizer": it and the average, not the parameters
+                "kind": "jit",  # or "pmap", for the axis data alone
+            },
+            "sample": {
+                "sampler": {"name": "heun"},
+                "grid": {"name": "uniform"},
+                "shift": 1.0,  # towards the noise, for large images: 1 is none
+                "steps": 50,
+                "guidance": {
+                    "name": "classifier_free",
+                    "scale": 1.0,  # 1 is none
+                    "interval": placeholder(tuple),  # (t_low, t_high) outside of which the scale is 1; None: everywhere
+                },
+                "number": 1000,
+                "batch_size": 250,
+                "seed": 0,
+            },
+            "evaluate": {
+                "failed": "skip",  # at an evaluation in the loop that fails: the run goes on; or "stop"
+                "every": 0,  # training steps between evaluations in the loop; 0: none
+                "number": 1000,
+                "split": "test",  # that samples are compared with
+                "features": ("pixels",),
+                "inception": "",  # file of FID's Inception-v3, for the feature "inception"
+                "protocol": "adm",  # how images are prepared for it
+            },
+        }
+    )

@@ -1,0 +1,107 @@
+"""An entry of a config, {"name": ..., **arguments}, to the call of the function that it names."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diffusion.experiments.config import ConfigError, fields, unknown
+from diffusion.experiments.config.values import plain
+
+HIDDEN = {"parent", "name"}  # arguments of Linen modules that are not ours to set
+
+
+def call(
+    table: Mapping[str, Callable],
+    spec: Mapping,
+    path: str,
+    kind: str,
+    nested: Mapping[str, Callable[[Any, str], Any]] = types.MappingProxyType({}),
+    **supplied: Any,
+) -> Any:
+    """Calls the function that an entry {"name": ..., **arguments} names.
+
+    Args:
+        table: the names that are allowed, and their functions.
+        spec: the entry.
+        path: where it stands, e.g. `config.schedule`.
+        kind: what the table holds, e.g. "schedule".
+        nested: for arguments that are entries themselves, the function (spec, path) that resolves them.
+        **supplied: arguments that do not come from the entry; those that the function does not take are left out. The
+            entry may give those among `nested` instead.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        ConfigError: for a name or argument that is not known (with the nearest valid one), an argument that is missing
+            or of the wrong type, and whatever ValueError the function raises, each with its path.
+    """
+    spec = plain(spec, path)
+    if not isinstance(spec, dict) or "name" not in spec:
+        raise ConfigError(
+            f'{path} = {spec!r}. Valid: {{"name": ..., arguments}} with a {kind} out of {", ".join(sorted(table))}.'
+        )
+    name = spec.pop("name")
+    if name not in table:
+        raise ConfigError(
+            f"{unknown(f'{path}.name', name, table, kind)} One of your own: --extend=FILE, see docs/extend.md."
+        )
+    parameters = {
+        argument: parameter
+        for argument, parameter in inspect.signature(table[name], eval_str=True).parameters.items()
+        if argument not in HIDDEN
+    }
+    supplied = {argument: value for argument, value in supplied.items() if argument in parameters}
+    free = parameters.keys() - (supplied.keys() - nested.keys())
+    arguments = {}
+    for argument, value in spec.items():
+        if argument not in free:
+            raise ConfigError(
+                f"{unknown(path, argument, free, f'argument of {name}')} To replace the whole entry: "
+                f'--{path}=\'{{"name": "{name}"}}\'.'
+            )
+        if argument in nested:
+            arguments[argument] = nested[argument](value, f"{path}.{argument}")
+        else:
+            _check_annotation(f"{path}.{argument}", value, parameters[argument].annotation)
+            arguments[argument] = value
+    missing = [
+        argument
+        for argument in parameters
+        if argument in free
+        and argument not in supplied | arguments
+        and parameters[argument].default is inspect.Parameter.empty
+    ]
+    if missing:
+        raise ConfigError(f"{path}: {kind} {name!r} needs {', '.join(missing)}; e.g. --{path}.{missing[0]}=...")
+    try:
+        return table[name](**supplied | arguments)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _check_annotation(path: str, value: Any, annotation: Any) -> None:
+    """Checks a value against an annotation that is made of the types that a config can hold; others pass."""
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    options = tuple(typing.get_origin(option) or option for option in options)
+    if all(option in fields.WORDS for option in options):
+        fields.check_type(path, value, options)
+
+
+def takes(function: Callable | None, argument: str) -> bool:
+    """Whether a function has an argument of that name; None, of an unknown name, has any."""
+    return function is None or argument in inspect.signature(function).parameters
+
+
+def annotation(function: Callable | None, argument: str) -> Any:
+    """How a function annotates its argument of that name; None where it does not, or has none."""
+    parameters = inspect.signature(function, eval_str=True).parameters if function is not None else {}
+    return parameters[argument].annotation if argument in parameters else None
+
+
+def tuples_of(annotation: Any) -> list[type]:
+    """The NamedTuples among the types of an annotation: such an argument is an entry of the tuple's fields."""
+    kinds = [kind for kind in typing.get_args(annotation) or (annotation,) if isinstance(kind, type)]
+    return [kind for kind in kinds if issubclass(kind, tuple) and hasattr(kind, "_fields")]

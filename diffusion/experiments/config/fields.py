@@ -1,0 +1,203 @@
+"""Which fields a config may have, of which types, in which ranges: what can be said of each field by itself."""
+
+import functools
+import math
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion.data import pipeline
+from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.run_folder import file_systems
+from diffusion.metrics import protocols
+from diffusion.training import parallel, sharding
+from diffusion.training.power_ema import WIDEST
+
+# Entries that name a function: their fields are the function's arguments, which resolve.call checks.
+NAMED = {
+    "schedule",
+    "parameterization",
+    "objective",
+    "model",
+    "optimizer",
+    "sample.sampler",
+    "sample.grid",
+    "sample.guidance",
+    "teacher.parameterization",
+    "teacher.pairs.sampler",
+    "second_player.objective",
+    "second_player.optimizer",
+}
+
+
+def pair(value: Any) -> bool:
+    """Whether a sequence is two times, 0 <= low < high."""
+    return len(value) == 2 and all(_is(float, v) for v in value) and 0 <= value[0] < value[1]
+
+
+def _shape(value: Any) -> bool:
+    return len(value) >= 1 and all(_is(int, v) and v >= 1 for v in value)
+
+
+def _texts(value: Any) -> bool:
+    return all(isinstance(v, str) for v in value)
+
+
+def _pattern(value: str) -> bool:
+    try:
+        re.compile(value)
+    except re.error:
+        return False
+    return True
+
+
+def _folder(value: str) -> bool:
+    return file_systems.objection(value) is None
+
+
+AT_LEAST_ZERO = (lambda v: v >= 0, "at least 0")
+AT_LEAST_ONE = (lambda v: v >= 1, "at least 1")
+DEVICES = (lambda v: v == -1 or v >= 1, "a number of devices, at least 1, or -1 for the rest")
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
+    "teacher.path": (_folder, "the folder of a run, on a local or shared file system"),
+    "teacher.scale": (lambda v: v >= 0, "at least 0; 1 is no guidance"),
+    "teacher.pairs.number": (lambda v: 0 <= v <= 10**8, "in [0, 10^8]; 0 for none"),
+    "teacher.pairs.steps": AT_LEAST_ONE,
+    "second_player.updates": AT_LEAST_ONE,
+    "init_from.path": (_folder, "a folder or file of a local or shared file system; copy it there from its address"),
+    "data.dir": (_folder, "a folder of a local or shared file system; copy the data there from its address"),
+    "data.latents.dir": (_folder, "a folder of a local or shared file system that experiments.encode wrote, or ''"),
+    "data.latents.autoencoder": (_folder, "a folder or file of a local or shared file system, or ''"),
+    "data.text.tokenizer": (_folder, "a folder of a local or shared file system that holds a vocabulary, or ''"),
+    "data.text.dir": (_folder, "a folder of a local or shared file system that experiments.encode_text wrote, or ''"),
+    "init_from.include": (_pattern, "a regular expression"),
+    "data.name": (bool, 'a dataset\'s name, e.g. "digits" or "cifar10"'),
+    "data.split": (bool, 'a split\'s name, e.g. "train"'),
+    "data.threads": (lambda v: 0 <= v <= 1024, "in [0, 1024]; 0 reads in the main thread"),
+    "data.damaged": (lambda v: v in pipeline.DAMAGED, '"stop" or "skip"'),
+    "data.changed": (lambda v: v in ("stop", "accept"), '"stop" or "accept"'),
+    "data.buckets.area": (lambda v: 0 <= v <= 2**26, "in [0, 2^26]; 0 for pictures of one size"),
+    "data.buckets.multiple": AT_LEAST_ONE,
+    "data.buckets.widest": (lambda v: 1 <= v <= 64, "in [1, 64]"),
+    "data.shape": (_shape, "sizes of at least 1, e.g. (32, 32, 4), or None"),
+    "ema.sigma_rel": (lambda v: 0 <= v <= WIDEST, f"in [0, {WIDEST:.4f}]; 0.05 is EDM2's, 0 takes ema.decay"),
+    "ema.decay": (lambda v: 0 <= v < 1, "in [0, 1); 0.9999 is usual, 0 follows the weights"),
+    "train.steps": AT_LEAST_ONE,
+    "train.batch_size": AT_LEAST_ONE,
+    "train.accumulate": AT_LEAST_ZERO,
+    "train.log_every": AT_LEAST_ONE,
+    "train.dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
+    "checkpoint.every": AT_LEAST_ONE,
+    "checkpoint.keep": AT_LEAST_ONE,
+    "checkpoint.keep_every": AT_LEAST_ZERO,
+    "mesh.data": DEVICES,
+    "mesh.fsdp": DEVICES,
+    "mesh.sequence": DEVICES,
+    "mesh.tensor": DEVICES,
+    "mesh.split": (lambda v: v in sharding.WHOLE, '"all" or "optimizer"'),
+    "mesh.kind": (lambda v: v in parallel.KINDS, '"jit" or "pmap"'),
+    "sample.shift": (lambda v: v > 0, "above 0; 1 shifts nothing"),
+    "sample.steps": AT_LEAST_ONE,
+    "sample.number": (lambda v: 1 <= v <= 10**6, "in [1, 10^6]"),  # a seed stands for 10^6 samples
+    "sample.batch_size": AT_LEAST_ONE,
+    "sample.seed": (lambda v: 0 <= v < 4000, "in [0, 4000)"),
+    "evaluate.every": AT_LEAST_ZERO,
+    "evaluate.failed": (lambda v: v in ("skip", "stop"), '"skip" or "stop"'),
+    "evaluate.number": AT_LEAST_ONE,
+    "evaluate.features": (_texts, 'names of features, e.g. ("pixels",)'),
+    "evaluate.protocol": (lambda v: v in protocols.PROTOCOLS, f"one of {', '.join(protocols.PROTOCOLS)}"),
+}
+FOLDERS = tuple(field for field, (fits, _) in RANGES.items() if fits is _folder)
+OPTIONAL = {"data.shape": tuple}  # None by default, so the type is said here
+WORDS = {
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    bool: "True or False",
+    tuple: "a sequence",
+    dict: "a mapping",
+    type(None): "None",
+}
+
+
+def absolute(config: ConfigDict) -> ConfigDict:
+    """Returns the config with whole paths, so that it means the same wherever the next command is run.
+
+    Args:
+        config: of a run, as far as it has the fields `FOLDERS`.
+    """
+    config = config.copy_and_resolve_references()
+    for field in FOLDERS:
+        *above, name = field.split(".")
+        section = functools.reduce(lambda part, key: part.get(key, ConfigDict()), above, config)
+        if section.get(name):
+            section[name] = str(pathlib.Path(section[name]).expanduser().absolute())
+    return config
+
+
+def check(config: Mapping) -> None:
+    """Refuses a config with an unknown, missing, mistyped or out-of-range field.
+
+    Args:
+        config: a ConfigDict or mapping.
+
+    Raises:
+        ConfigError: naming the first such field, its value and what is valid.
+    """
+    _check(plain(config), plain(defaults()), "")
+
+
+def _check(values: dict, known: dict, prefix: str) -> None:
+    for name in values:
+        if name not in known:
+            raise unknown(f"config.{prefix}".rstrip("."), name, known, "field")
+    for name, default in known.items():
+        field = prefix + name
+        if name not in values:
+            raise ConfigError(
+                f"config.{field} is missing. Its default is {default!r}; start a config from "
+                "diffusion.experiments.config.defaults.defaults()."
+            )
+        check_type(f"config.{field}", values[name], OPTIONAL.get(field, type(default)), field in OPTIONAL)
+        if field in NAMED:
+            continue
+        if isinstance(default, dict):
+            _check(values[name], default, f"{field}.")
+        elif field in RANGES and values[name] is not None:
+            fits, words = RANGES[field]
+            if not fits(values[name]):
+                raise ConfigError(f"config.{field} = {values[name]!r}. Valid: {words}.")
+
+
+def _is(kind: type, value: Any) -> bool:
+    """Whether a value is of a type as configs mean it: an integer is a number, True is not an integer."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def check_type(path: str, value: Any, kinds: type | tuple[type, ...], optional: bool = False) -> None:
+    """Refuses a value of another type.
+
+    Args:
+        path: where the value stands, e.g. `config.train.steps`.
+        value: the value, as `values.plain` gives it.
+        kinds: the type that it must have, or several, out of the keys of `WORDS`.
+        optional: whether None is valid too.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    kinds = (*kinds, type(None)) if optional else kinds
+    if not any(_is(kind, value) for kind in kinds):
+        words = " or ".join(WORDS[kind] for kind in kinds)
+        raise ConfigError(f"{path} = {value!r} is {WORDS.get(type(value), type(value).__name__)}. Valid: {words}.")

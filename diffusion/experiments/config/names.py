@@ -1,0 +1,212 @@
+"""The names that a config can use, and their functions. To add one: a line in a table.
+
+Arguments are those of the function, checked against its signature by `resolve.call`; what does not come from the entry
+(the schedule, what the network predicts, the steps of the run ...) is supplied there.
+"""
+
+from collections.abc import Callable
+
+from diffusion import (
+    couplings,
+    flow_maps,
+    guidance,
+    objectives,
+    parameterizations,
+    samplers,
+    schedules,
+    timesteps,
+    weightings,
+)
+from diffusion.data import augmentation, transforms
+from diffusion.experiments.config import ConfigError
+from diffusion.metrics import features
+from diffusion.models import MODELS as BACKBONES
+from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusion.models.pixart import PixArt
+from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
+from diffusion.training import optimizers
+
+MODELS = {**BACKBONES, "autoencoder_kl": AutoencoderKL, "clip": CLIP, "pixart": PixArt}
+TOWERS = {"text": CLIPText, "vision": CLIPVision}  # of "clip"
+
+
+def _table(*functions):
+    return {function.__name__: function for function in functions}
+
+
+def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
+    """Adds a function to a table, so that configs can name it: what a file that --extend names does (docs/extend.md).
+
+    Args:
+        table: e.g. SAMPLERS.
+        function: of the kind that the table holds.
+        name: that configs have for it; its own if "".
+
+    Raises:
+        ConfigError: if it is no function, or the table has another of that name.
+    """
+    if not callable(function):
+        raise ConfigError(
+            f"names.add was given {function!r}. Valid: a function, or a class, that returns one of the "
+            "table's kind; not what it returns."
+        )
+    name = name or function.__name__
+    if name in table:
+        raise ConfigError(f"names.add: there is a {name!r} already. Valid: another name, which the argument name sets.")
+    table[name] = function
+
+
+SCHEDULES = _table(
+    schedules.rectified_flow,
+    schedules.trigonometric,
+    schedules.cosine,
+    schedules.sigmoid,
+    schedules.linear_beta,
+    schedules.scaled_linear,
+    schedules.from_betas,
+    schedules.from_log_snr,
+    schedules.variance_preserving,
+    schedules.sub_vp,
+    schedules.variance_exploding,
+    schedules.edm,
+    schedules.shifted,
+    schedules.zero_terminal_snr,
+)
+PARAMETERIZATIONS = _table(
+    parameterizations.epsilon,
+    parameterizations.x0,
+    parameterizations.v,
+    parameterizations.score,
+    parameterizations.velocity,
+    parameterizations.edm,
+    parameterizations.learned_variance,
+    flow_maps.consistency_boundary,
+    flow_maps.latent_consistency,
+)
+CLOCKS = _table(
+    parameterizations.time, parameterizations.steps, parameterizations.log_sigma, parameterizations.reversed_time
+)
+DENSITIES = _table(
+    timesteps.uniform_density,
+    timesteps.discrete_density,
+    timesteps.logit_normal,
+    timesteps.log_normal,
+    timesteps.mode,
+    timesteps.cosmap,
+    timesteps.laplace,
+    timesteps.beta_density,
+    timesteps.loss_second_moment,
+)
+WEIGHTINGS = _table(
+    weightings.constant,
+    weightings.snr,
+    weightings.truncated_snr,
+    weightings.min_snr,
+    weightings.soft_min_snr,
+    weightings.p2,
+    weightings.edm,
+    weightings.sigmoid,
+    weightings.per_log_snr,
+)
+COUPLINGS = _table(
+    couplings.independent, couplings.optimal_transport, couplings.sinkhorn, couplings.schroedinger_bridge
+)
+OBJECTIVES = _table(
+    objectives.denoising,
+    objectives.flow_matching,
+    objectives.contrastive_flow_matching,
+    objectives.hybrid,
+    objectives.mean_flow,
+    objectives.improved_mean_flow,
+    objectives.shortcut,
+    objectives.ct,
+    objectives.ict,
+    objectives.ect,
+    objectives.continuous_consistency,
+    objectives.progressive_distillation,
+    objectives.cd,
+    objectives.autoencoding.kl_autoencoder,
+    objectives.image_text.contrastive_pretraining,
+    objectives.latent_consistency_distillation,
+    objectives.distribution_matching,
+    objectives.adversarial_generator,
+    objectives.reflow,
+)
+SECOND_PLAYERS = _table(objectives.fake_score, objectives.adversarial_discriminator)  # their objectives
+SAMPLERS = _table(
+    samplers.ddpm,
+    samplers.ddim,
+    samplers.euler,
+    samplers.heun,
+    samplers.midpoint,
+    samplers.rk4,
+    samplers.dpm_2,
+    samplers.dpm_solver_2,
+    samplers.dpm_solver_3,
+    samplers.dpmpp_2s,
+    samplers.dpmpp_2m,
+    samplers.dpmpp_3m,
+    samplers.unipc,
+    samplers.deis,
+    samplers.lms,
+    samplers.plms,
+    samplers.pndm,
+    samplers.edm,
+    samplers.euler_ancestral,
+    samplers.dpm_2_ancestral,
+    samplers.dpmpp_sde,
+    samplers.dpmpp_2m_sde,
+    samplers.dpmpp_3m_sde,
+    samplers.euler_maruyama,
+    samplers.reverse_diffusion,
+    samplers.predictor_corrector,
+    samplers.interpolant_sde,
+    samplers.consistency,
+    samplers.tcd,
+    samplers.flow_map,
+)
+GRIDS = _table(
+    timesteps.uniform,
+    timesteps.polynomial,
+    timesteps.beta,
+    timesteps.sigmoid,
+    timesteps.uniform_log_snr,
+    timesteps.exponential,
+    timesteps.karras,
+    timesteps.kl_optimal,
+    timesteps.leading,
+    timesteps.trailing,
+    timesteps.linspace,
+    timesteps.align_your_steps,
+)
+GUIDANCES = _table(  # of two branches, the condition and the null one
+    guidance.classifier_free,
+    guidance.rescaled,
+    guidance.adaptive_projected,
+    guidance.classifier_free_plus_plus,
+    guidance.zero_star,
+)
+OPTIMIZERS = optimizers.OPTIMIZERS
+AUGMENTATIONS = transforms.AUGMENTATIONS
+CONDITIONING_AUGMENTATIONS = _table(augmentation.edm_augmentation)  # which the network receives as numbers
+FEATURES = features.FEATURES
+
+__all__ = [
+    "AUGMENTATIONS",
+    "CLOCKS",
+    "CONDITIONING_AUGMENTATIONS",
+    "COUPLINGS",
+    "DENSITIES",
+    "FEATURES",
+    "GRIDS",
+    "GUIDANCES",
+    "MODELS",
+    "OBJECTIVES",
+    "OPTIMIZERS",
+    "PARAMETERIZATIONS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "SECOND_PLAYERS",
+    "TOWERS",
+    "WEIGHTINGS",
+]

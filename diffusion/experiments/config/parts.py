@@ -1,0 +1,136 @@
+"""The parts of a recipe that is built in Python: what it leaves out, what must fit, and how each is recorded."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion import guidance, parameterizations, samplers, timesteps
+from diffusion.data import own_records
+from diffusion.experiments.config import ConfigError, fields
+from diffusion.experiments.config.defaults import defaults
+from diffusion.objectives import Jumps
+from diffusion.training import ema, optimizers
+
+RECORDED = {  # the fields of a config that stand for the parts
+    "schedule": "schedule",
+    "objective": "objective",
+    "network": "model",
+    "parameterization": "parameterization",
+    "optimizer": "optimizer",
+    "sampler": "sample.sampler",
+}
+
+
+def completed(recipe: Any) -> dict[str, Any]:
+    """The parts that a recipe leaves out, by the name of their field, and its settings as a whole config.
+
+    Raises:
+        ConfigError: for a setting that is not known, or out of range.
+        ValueError: if a part that has no default is missing.
+    """
+    config = settings(recipe.config)
+    jumps = isinstance(recipe.objective.reads, Jumps)
+    predicts = recipe.parameterization or (recipe.objective.reads and recipe.objective.reads.parameterization)
+    if predicts is None and recipe.objective.reads is not None:
+        raise ValueError(
+            "Recipe(parameterization=...) is missing: the objective does not say what its network predicts. Valid: "
+            "e.g. parameterizations.velocity()"
+        )
+    classes = getattr(recipe.network, "num_classes", 0) if recipe.num_classes is None else recipe.num_classes
+    sampler = recipe.sampler or (samplers.flow_map() if jumps else samplers.heun())
+    steps = config.sample.steps
+    parts = {
+        "parameterization": predicts,
+        "num_classes": classes,
+        "null": np.int32(classes) if recipe.null is None and classes else recipe.null,
+        "optimizer": recipe.optimizer or optimizers.adamw(steps=config.train.steps),
+        "average": recipe.average or ema.exponential_moving_average(config.ema.decay, config.ema.warmup),
+        "sampler": sampler,
+        "plan": recipe.plan or timesteps.plan(timesteps.uniform(recipe.schedule, steps=steps)),
+        "guidance": recipe.guidance or (lambda both: guidance.classifier_free(both, config.sample.guidance.scale)),
+    }
+    if recipe.data is not None and recipe.shape is None:
+        parts["shape"] = tuple(own_records.describe(recipe.data, classes).shape)
+    for name, field in RECORDED.items():
+        section, _, last = field.rpartition(".")
+        part = parts.get(name, getattr(recipe, name))
+        (config[section] if section else config)[last] = described(part)
+    config.model.num_classes = classes
+    if recipe.data is not None:
+        config.data.name = f"{type(recipe.data).__module__}.{type(recipe.data).__qualname__}"
+    return parts | {"config": config}
+
+
+def settings(changes: Mapping[str, Any]) -> ConfigDict:
+    """The default settings with changes of dotted fields.
+
+    Raises:
+        ConfigError: for a field that is not known, or a value out of range.
+    """
+    config = defaults()
+    for field in changes:
+        if field.partition(".")[0] in {*RECORDED.values(), "second_player"} or field == "sample.sampler":
+            raise ConfigError(f"config.{field} names a part that Recipe takes as an argument. Valid: settings alone.")
+    try:
+        config.update_from_flattened_dict(dict(changes))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"config = {dict(changes)!r} holds a setting that is none: {error}.") from error
+    fields.check(config)
+    return config
+
+
+def check(recipe: Any) -> None:
+    """Refuses parts that do not fit each other.
+
+    Raises:
+        ValueError: naming the parts.
+    """
+    objective = recipe.objective
+    if recipe.parameterization is not None:
+        objective.check_parameterization(recipe.parameterization)
+        ends = np.append(recipe.plan.t, recipe.schedule.t_max)
+        parameterizations.check(recipe.parameterization, recipe.schedule, ends)
+    if objective.reads is not None:
+        objective.check_sampler(recipe.sampler)
+    objective.check_scale(recipe.config.sample.guidance.scale)
+    times = getattr(recipe.network, "times", 1)
+    if isinstance(times, int) and hasattr(recipe.network, "times") and times != objective.times:
+        raise ValueError(f"the objective trains a network of {objective.times} times, and network.times = {times}")
+    if (objective.teacher is None) != (recipe.teacher is None):
+        needs = "learns from a teacher: Recipe(teacher=Teacher(...))" if objective.teacher else "has no teacher"
+        raise ValueError(f"the objective {needs}, and recipe.teacher = {recipe.teacher!r}")
+    trains = recipe.second and recipe.second.objective.trains
+    if trains != (objective.second and objective.second.network):
+        wanted = f"plays with the network {objective.second.network!r}" if objective.second else "has no second player"
+        raise ValueError(f"the objective {wanted}, and recipe.second trains {trains!r}")
+    objective.check_rows(recipe.config.train.batch_size // max(recipe.config.train.accumulate, 1))
+
+
+def described(part: Any) -> Any:
+    """A part as data, as far as it can be told: its qualified name, and its fields, of functions their names.
+
+    So a run is not resumed with a part of another kind, or a network of another width. What a function has captured,
+    such as the standard deviation of a density, is not seen.
+    """
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part if not isinstance(part, float) or math.isfinite(part) else repr(part)
+    if isinstance(part, (list, tuple)) and not hasattr(part, "_fields"):
+        return [described(each) for each in part]
+    fields_of = {}
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields_of = {
+            f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in ("parent", "name")
+        }
+    elif hasattr(part, "_asdict") and not isinstance(part, type):
+        fields_of = part._asdict()
+    named = part if callable(part) and hasattr(part, "__qualname__") else type(part)
+    name = f"{named.__module__}.{named.__qualname__}"
+    return (
+        {"name": name, **{f: described(x) for f, x in fields_of.items() if f != "name"}}
+        if fields_of
+        else {"name": name}
+    )

@@ -1,0 +1,163 @@
+"""A run as one value: what is trained, how, on what, and how it makes samples."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import parts
+from diffusion.guidance import Branches
+from diffusion.models import facts
+from diffusion.objectives import Objective
+from diffusion.parameterizations import Parameterization
+from diffusion.samplers import Sampler
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Plan
+from diffusion.training import micro_batches as rule
+
+
+class SecondPlayer(NamedTuple):
+    """The player that trains in turn with the model.
+
+    Attributes:
+        objective: its own, which says which network it trains.
+        optimizer: of that network.
+        updates: of it for one of the model, which acts at every so many-th step.
+    """
+
+    objective: Objective
+    optimizer: Any
+    updates: int = 1
+
+
+class Teacher(NamedTuple):
+    """How the teacher of a run is read.
+
+    Attributes:
+        parameterization: what it predicts.
+        scale: of the classifier-free guidance with which it teaches; 1 is none.
+        pairs: how many pairs of noise and sample it makes before the training.
+        pair_sampler: by which it makes them.
+        pair_steps: of that sampler.
+    """
+
+    parameterization: Parameterization
+    scale: float
+    pairs: int
+    pair_sampler: Sampler
+    pair_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that a run is made of, each part built once.
+
+    A config makes one (`experiments.config.resolve`); so does Python, where the schedule, the objective, the network
+    and the data are enough, and what is left out is as in `experiments.config.defaults`:
+
+        recipe = Recipe(schedule, objective, network, data, config={"train.steps": 100})
+        train(recipe, "runs/mine")
+
+    Attributes:
+        schedule: the process.
+        objective: what the model is trained by, with its facts.
+        network: the model's module, not initialised: anything with `init(key, x, clock, condition)` and
+            `apply(params, x, clock, condition)`, as Linen's modules have.
+        data: records {"image": uint8 [H, W, C], "label": int}, or float32 "x" of any shape; None: those of config.data.
+        held_out: such records that samples are compared with; None: those of config.evaluate.split.
+        parameterization: what the network predicts; None: as the objective says.
+        optimizer: of the model; None: AdamW.
+        average: the moving average of its parameters; None: as config.ema says.
+        second: the second player, where the objective has one.
+        teacher: where the objective has one.
+        sampler: that makes samples; None: Heun's method, or one jump of a flow map.
+        plan: the times of its steps; None: config.sample.steps equal ones.
+        guidance: branches -> the guided denoiser; None: classifier-free, of scale config.sample.guidance.scale.
+        null: the null condition of one example; None for an unconditional network.
+        num_classes: 0 for a network without classes; None: as the network's field of that name says.
+        augmentations: of the training examples.
+        shape: of one example; None before the data are known.
+        config: the settings that are data (steps, batch size, seeds, folders, mesh ...): a whole ConfigDict, or a
+            mapping of dotted fields that differ from their defaults.
+        network_of: shape -> the network for examples of that shape; None: the network as it is.
+
+    Raises:
+        ValueError: for parts that do not fit each other, naming the part.
+        ConfigError: for a setting that is not known, or out of range.
+    """
+
+    schedule: NoiseSchedule
+    objective: Objective
+    network: Any
+    data: Sequence[Mapping[str, Any]] | None = None
+    held_out: Sequence[Mapping[str, Any]] | None = None
+    parameterization: Parameterization = None  # type: ignore[assignment]
+    optimizer: Any = None
+    average: Any = None
+    second: SecondPlayer | None = None
+    teacher: Teacher | None = None
+    sampler: Sampler = None  # type: ignore[assignment]
+    plan: Plan = None  # type: ignore[assignment]
+    guidance: Callable[[Branches], Any] = None  # type: ignore[assignment]
+    null: Any = None
+    num_classes: int = None  # type: ignore[assignment]
+    augmentations: tuple = ()
+    shape: tuple[int, ...] | None = None
+    config: ConfigDict | Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    network_of: Callable[[tuple[int, ...]], Any] | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.config, ConfigDict):
+            for name, value in parts.completed(self).items():
+                object.__setattr__(self, name, value)
+            parts.check(self)
+
+    def at(self, shape: tuple[int, ...]) -> "Recipe":
+        """The recipe for examples of a shape."""
+        network = self.network if self.network_of is None else self.network_of(tuple(shape))
+        return dataclasses.replace(self, network=network, shape=tuple(shape))
+
+    @property
+    def entry(self) -> str:
+        """The name of an example in a record and in a batch: "image" for bytes, else "x"."""
+        if self.data is not None:
+            return "image" if "image" in self.data[0] else "x"
+        return "x" if self.config.data.latents.dir else "image"
+
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether its samples are pictures: of bytes, or what an autoencoder makes of latents."""
+        return self.entry == "image" or bool(self.config.data.latents.dir)
+
+    @property
+    def receives_text(self) -> bool:
+        """Whether the network receives what is made of a text."""
+        return facts.text_inputs(self.network) is not None
+
+    @property
+    def makes_samples(self) -> bool:
+        """Whether the run makes samples of classes, or of none: no encoder, no autoencoder, no model of prompts."""
+        return self.objective.reads is not None and not self.receives_text
+
+    def null_condition(self, number: int) -> Any:
+        """The null condition of `number` samples: a pytree of arrays `[number, ...]`, or None."""
+        whole = lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (number, *np.shape(leaf)))
+        return jax.tree.map(whole, self.null)
+
+    def micro_batches(self, mesh: Mesh, init: Callable) -> int:
+        """Into how many micro-batches a step cuts its batch: `config.train.accumulate`, or by rule if that is 0.
+
+        Args:
+            mesh: of the devices.
+            init: of the networks, seed -> pytree; looked at for convolutions where that matters.
+        """
+        requested = self.config.train.accumulate
+        if requested or self.objective.block is None:
+            return requested or 1
+        number = rule.number(self.config.train.batch_size, mesh, self.objective.block)
+        return 1 if number > 1 and rule.convolves(init, np.uint32(0)) else number

@@ -1,0 +1,121 @@
+"""A config's content: as plain values, as JSON and back, and as a hash.
+
+A config is an `ml_collections.ConfigDict` of numbers, strings, booleans, None, sequences and mappings, so that it is
+written to and read from JSON without executing anything.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict, FieldReference
+
+from diffusion.experiments.config import ConfigError
+from diffusion.io import limits
+
+
+def plain(value: Any, path: str = "config") -> Any:
+    """A config as plain dicts, tuples and scalars, so that two configs of the same content compare equal.
+
+    Args:
+        value: a ConfigDict, mapping, sequence or scalar (numpy scalars and arrays become numbers and tuples).
+        path: where it stands, for the error.
+
+    Returns:
+        Nested dicts with sorted keys, tuples, and str, bool, int, float or None.
+
+    Raises:
+        ConfigError: where a value has no exact form in JSON (a function, an infinity ...).
+    """
+    if isinstance(value, FieldReference):
+        value = value.get()
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"{path}: the key {key!r} is a {type(key).__name__}. Valid: strings.")
+        return {key: plain(value[key], f"{path}.{key}") for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return tuple(plain(item, f"{path}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, float) and not np.isfinite(value):
+        raise ConfigError(f"{path} = {value!r} is not a finite number. Valid: finite numbers.")
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise ConfigError(
+        f"{path} = {value!r} is a {type(value).__name__}. Valid: numbers, strings, booleans, None, "
+        "sequences and mappings of them; name a function instead of passing it."
+    )
+
+
+def to_json(config: ConfigDict | Mapping) -> str:
+    """A config as JSON text with sorted keys.
+
+    Args:
+        config: a ConfigDict or mapping.
+
+    Returns:
+        Text that `from_json` turns back into an equal config.
+
+    Raises:
+        ConfigError: where a value has no exact form in JSON.
+    """
+    return json.dumps(plain(config), indent=2, allow_nan=False)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that `to_json` wrote; nothing is executed, and sequences come back as tuples.
+
+    Args:
+        text: JSON text of one object.
+
+    Returns:
+        A ConfigDict.
+
+    Raises:
+        ConfigError: where the text is not JSON, or not an object.
+    """
+    try:
+        value = limits.parse_json(text, "it")
+    except limits.Refused as refused:
+        raise ConfigError(
+            f"config.json is not JSON: {refused} It is written by experiments.train; restore it from "
+            "there or start the run again."
+        ) from refused
+    if not isinstance(value, dict):
+        raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")
+    value = plain(value)
+    try:
+        return ConfigDict(value)
+    # A field that would hide a method of ConfigDict's, as "__class__", or has a dot in its name.
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"config.json holds a field that none may have: {error}.") from error
+
+
+def config_hash(config: ConfigDict | Mapping) -> str:
+    """A hash of a config's content that is the same on every machine and for every order of keys.
+
+    Args:
+        config: a ConfigDict or mapping.
+
+    Returns:
+        12 hexadecimal digits; equal for two configs exactly where `differences` finds none.
+    """
+    return hashlib.sha256(canonical(plain(config)).encode()).hexdigest()[:12]
+
+
+def canonical(value: Any) -> str:
+    """One text for each value: 1.0 is written as 1 (a flag may have made one of the other), True stays apart."""
+
+    def spell(value):
+        if isinstance(value, dict):
+            return {key: spell(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return [spell(item) for item in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return json.dumps(spell(value))

@@ -1,0 +1,99 @@
+"""config.json of a run folder: a config with the version of its fields, and what later versions made of earlier ones.
+
+A folder without a version is of version 0. `MIGRATIONS[v]` turns a config of version v into one of version v + 1, so
+that the run computes what it did; a field that moves or comes adds a function to the end of the list. Those up to
+version 7 ask whether the field is there: folders of all of these versions say none.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.values import from_json, plain
+
+Fields = dict[str, Any]  # of a config.json, which anybody may have written: an entry may be of any type
+
+
+def write(config: ConfigDict | Fields) -> str:
+    """The text of config.json, which `read` turns back into an equal config."""
+    return json.dumps({"version": len(MIGRATIONS), **plain(config)}, indent=2, allow_nan=False)
+
+
+def read(text: str) -> ConfigDict:
+    """The config of a run from its config.json, of any version; fields that came later have values that change nothing.
+
+    Args:
+        text: JSON text of one object.
+
+    Raises:
+        ConfigError: where the text is not JSON, not an object, or of a version to come.
+    """
+    fields = plain(from_json(text))
+    version = fields.pop("version", 0)
+    if type(version) is not int or not 0 <= version <= len(MIGRATIONS):
+        raise ConfigError(
+            f"config.json is of version {version!r}. Valid here: 0 to {len(MIGRATIONS)}; a later version of this "
+            "library reads it."
+        )
+    for migrate in MIGRATIONS[version:]:
+        migrate(fields)
+    return ConfigDict(fields)
+
+
+def _add(fields: Fields, section: str, name: str, value: Any) -> None:
+    """Adds a field to a section that lacks it."""
+    if isinstance(fields.get(section), dict):
+        fields[section].setdefault(name, value)
+
+
+def _latents(fields: Fields) -> None:
+    _add(fields, "data", "latents", {"dir": "", "autoencoder": ""})
+
+
+def _changed_data(fields: Fields) -> None:
+    _add(fields, "data", "changed", "stop")
+
+
+def _buckets(fields: Fields) -> None:
+    _add(fields, "data", "buckets", {"area": 0, "multiple": 64, "widest": 4.0})
+
+
+def _captions(fields: Fields) -> None:
+    _add(fields, "data", "text", {"tokenizer": "", "dir": ""})
+
+
+def _failed_evaluations(fields: Fields) -> None:
+    _add(fields, "evaluate", "failed", "skip")
+
+
+def _power_function_average(fields: Fields) -> None:
+    _add(fields, "ema", "sigma_rel", 0.0)
+
+
+def _students_of_pairs_and_two_players(fields: Fields) -> None:
+    teacher = fields.get("teacher")
+    if isinstance(teacher, dict) and "pairs" not in teacher:
+        teacher["pairs"] = {"number": 0, "sampler": {"name": "heun"}, "steps": 20}
+        teacher.setdefault("scale", 1.0)
+        optimizer = {"name": "adamw", "learning_rate": 1e-4}
+        fields["rival"] = {"objective": {"name": ""}, "optimizer": optimizer, "updates": 1}
+
+
+def _second_player(fields: Fields) -> None:
+    if "rival" in fields:
+        fields["second_player"] = fields.pop("rival")
+
+
+MIGRATIONS: list[Callable[[Fields], None]] = [
+    _latents,
+    _changed_data,
+    _buckets,
+    _captions,
+    _failed_evaluations,
+    _power_function_average,
+    _students_of_pairs_and_two_players,
+    _second_player,
+]

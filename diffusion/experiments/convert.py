@@ -1,0 +1,157 @@
+"""Converts networks between the files of other libraries and ours.
+
+    python -m experiments.convert --source=stable-diffusion/unet --out=unet_half --dtype=float16
+    python -m experiments.convert --source=v1-5-pruned.safetensors --out=sd15
+    python -m experiments.convert --source=flux1-dev.safetensors --out=flux --dtype=bfloat16
+    python -m experiments.convert --source=runs/imagenet --out=exported
+    python -m experiments.convert --source=finetuned.safetensors --base=stable-diffusion --out=finetuned
+    python -m experiments.convert --source=style.safetensors --base=stable-diffusion --out=style.peft.safetensors
+
+--source is a folder as diffusers and transformers save them (config.json beside safetensors, in one file or with an
+index), a single file of an original repository, which is recognised by the names and shapes of its tensors, or a run of
+ours, whose moving average is taken. --out is a folder that the library of that architecture opens with
+`from_pretrained`; a file that holds several networks becomes one folder for each. --layout names the tensors as the
+original repository does, or as our own parameters ("ours": a run's config.init_from.path can name that file).
+
+With --base, the folder of a pipeline of the same architecture, --out is the folder of a pipeline: the file's networks
+with the tokenizers, the scheduler and the rest of the base, which experiments.sample --model takes. Of a LoRA file, of
+kohya's or peft's layout, --base is the pipeline that it is for, and --out a file of the layout "peft" (the default) or
+"kohya".
+
+Every tensor of the source is accounted for; nothing in it is executed. See docs/models.md for what is known.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("source", None, "folder, safetensors file or run folder to read", required=True)
+    flags.DEFINE_string("out", None, "folder to write; it must not hold a network yet", required=True)
+    flags.DEFINE_string("architecture", "", "as docs/models.md lists them; by default as the source says")
+    flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
+    flags.DEFINE_string("base", "", "a pipeline's folder: what a LoRA file is for, or what a single file lacks")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "of the numbers that are written")
+    command_line.begin()
+
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+
+from diffusion.adapters import lora_files, lora_names
+from diffusion.experiments.config import resolve
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.text import assemble
+from diffusion.models import interchange
+from diffusion.models.interchange import FAMILIES, folders, stated
+from diffusion.training.checkpointing import checkpoints
+
+FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
+            *workdir.FAILURES)  # fmt: skip
+# What single files hold beside the networks: the schedule's tables, and what only training uses.
+NOT_NETWORKS = (
+    r"(alphas|betas|sqrt|log|posterior|logvar|lvlb).*",
+    r"model_ema\..*",
+    r"scale_factor",
+    r"loss\..*",
+    r"cond_stage_model\.logit_scale",
+    r"conditioner\.embedders\..*\.logit_scale",
+    stated.MARKS,
+)
+
+
+def networks(path: pathlib.Path, architecture: str = "") -> Iterator[tuple[str, nn.Module, Any]]:
+    """Yields (folder's name, module, params) of every network in a source; the name is "" where it is the only one.
+
+    Args:
+        path: of the source.
+        architecture: one of FAMILIES, or "".
+
+    Raises:
+        Mismatch: for a file of which something is left over that no network has.
+    """
+    if (path / "checkpoints").is_dir():
+        config = workdir.read_config(path)
+        params, _ = checkpoints.load_ema(path)
+        yield "", resolve.Resolver(config).model(workdir.example_shape(config)), params
+        return
+    several = [] if path.is_dir() or architecture else _under_prefixes(path)
+    if not several:
+        found = folders.find(path, architecture)
+        yield "", found.module, folders.read(found)
+    for found in several:
+        yield found.family.name, found.module, folders.read(found)
+
+
+def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
+    """The networks of a single file that holds each under a prefix of its own; none for another file."""
+    tensors = interchange.open_tensors(path)
+    left = {name for name in tensors.shapes if not any(re.fullmatch(pattern, name) for pattern in NOT_NETWORKS)}
+    several = []
+    for family in FAMILIES.values():
+        for prefix in filter(None, family.prefixes):
+            if not any(name.startswith(prefix) for name in left):
+                continue
+            try:
+                several.append(folders.recognise(tensors, family.name, prefix))
+            except interchange.Mismatch:
+                continue  # another architecture may have this prefix; what none takes is told below
+            left -= {name for name in left if name.startswith(prefix)}
+    if several and left:
+        raise interchange.Mismatch(
+            f"{path}: {len(left)} tensors belong to no known network, such as {', '.join(sorted(left)[:5])}."
+        )
+    return several
+
+
+def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, layout: str = "") -> list[str]:
+    """Writes a LoRA file in another layout; returns the names of the networks that it changes.
+
+    Args:
+        source: of the LoRA file.
+        base: folder of the pipeline, of which the configs alone are read.
+        out: of the file to write; must not exist.
+        layout: "peft" or "kohya"; "" is "peft".
+
+    Raises:
+        FileExistsError: if `out` exists.
+        Mismatch: as `lora_files.load`.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
+    modules = {part: module for part, (_, module) in assemble.modules_of(base).items()}
+    loras = lora_files.load(source, modules)
+    lora_files.save(out, loras, modules, layout or "peft")
+    return list(loras)
+
+
+def _is_lora(source: pathlib.Path) -> bool:
+    return source.is_file() and lora_names.is_lora(interchange.open_tensors(source).shapes)
+
+
+def main(argv: list[str]) -> None:
+    """Reads, and writes one folder a network; each file appears whole or not at all."""
+    given = flags.FLAGS
+    source = pathlib.Path(given.source)
+    out = pathlib.Path(given.out)
+    if given.base and _is_lora(source):
+        changed = convert_lora(source, pathlib.Path(given.base), out, given.layout)
+        print(f"LoRA of {', '.join(changed)}: {out}")
+        return
+    if given.base:
+        base = pathlib.Path(given.base)
+        parts = assemble.pipeline(source, networks(source, given.architecture), base, out, given.dtype)
+        print(f"{out}: {', '.join(parts)} of {source}, the rest of {base}")
+        return
+    for name, module, params in networks(source, given.architecture):
+        folder = out / name if name else out
+        interchange.save(folder, module, params, layout=given.layout, dtype=given.dtype)
+        count = sum(leaf.size for leaf in folders.leaves_of(params).values())
+        print(f"{type(module).__name__}, {count:,} parameters: {folder}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, FAILURES)

@@ -1,0 +1,301 @@
+"""Measures the samples of a run, or any images, against real images.
+
+    python -m experiments.evaluate --workdir=runs/digits
+    python -m experiments.evaluate --workdir=runs/digits --samples=runs/digits/guided --config.evaluate.split=validation
+    python -m experiments.evaluate --workdir=runs/digits --metrics=cas,copying,bpd
+    python -m experiments.evaluate --samples=a.npz --reference=b.npz --protocol=pytorch-fid \\
+        --inception=inception.safetensors --out=result.json
+    python -m experiments.evaluate --autoencoder=sd-vae --reference=cifar10@test --protocol=adm \\
+        --inception=inception.safetensors --out=result.json
+    python -m experiments.evaluate --verify=result.json
+
+With --workdir: reads config.json, and samples.npz (from experiments.sample, whose --out is our --samples). Measures
+the share of samples that a classifier of real images takes for the requested class, the Frechet distance to the real
+images of config.evaluate.split in each feature space of config.evaluate.features, beside real images and noise, and
+nearest neighbours in the training set. Also draws curves.png from the metrics of the training, and writes report.md
+and report.json beside the samples; with --protocol and --inception also the Inception figures, in inception.json; with
+--metrics=cas,copying,bpd also the classifier accuracy score, tests of copying, and bits per dimension.
+
+Without: FID, KID, precision and recall and more (--metrics) of any images against any reference, under a published
+protocol, into a record (--out) that --verify measures again: exit status 1 where it finds another value. A --reference
+alone is computed and written as a statistics file (--out=FILE.safetensors). With --autoencoder: PSNR, SSIM and, with
+--inception, rFID of its reconstructions of the reference. See docs/evaluation.md.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = command_line.saved_flag(unless=("reference", "verify"))
+    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
+    flags.DEFINE_string(
+        "samples",
+        None,
+        "with --workdir: folder of samples.npz, and of the report, the run folder by "
+        "default; else images: a .npz, a folder of pictures, an .array_record, or NAME@SPLIT",
+    )
+    flags.DEFINE_string(
+        "reference",
+        None,
+        "images likewise, or statistics: .safetensors, or .npz with mu and sigma; "
+        "with --workdir by default the run's dataset at the protocol's split",
+    )
+    flags.DEFINE_string("autoencoder", None, "folder or file of an autoencoder, to measure its reconstructions")
+    flags.DEFINE_string(
+        "protocol", None, "how images are prepared: adm, edm, pytorch-fid, torch-fidelity, clean-fid, tf-gan"
+    )
+    flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
+    flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
+    flags.DEFINE_string("features", None, "space to compare in, without --workdir: inception, pixels")
+    flags.DEFINE_list(
+        "metrics",
+        None,
+        "figures, of fid,sfid,fid_infinity,kid,cmmd,pr,dc,is,authenticity; fid,kid,pr by default; "
+        "with --workdir also cas,copying,bpd, in the report",
+    )
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_integer(
+        "size",
+        None,
+        "make squares of this side of a dataset's pictures of any size, as ADM's code "
+        "does; 0, for pictures of one size, by default",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
+    flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
+    flags.DEFINE_string("verify", None, "a record to measure again")
+    command_line.begin()
+
+import hashlib
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import (
+    comparison,
+    image_metrics,
+    model_metrics,
+    plots,
+    real_images,
+    records,
+    report,
+    run_report,
+    sample_metrics,
+)
+from diffusion.experiments.evaluation.sample_metrics import FULL, Effort
+from diffusion.experiments.run import progress
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.experiments.sampling.sample_files import read_samples
+from diffusion.metrics import classifier, protocols
+
+SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
+
+
+def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effort = FULL) -> dict:
+    """Evaluates the samples in a folder as a config says; see `evaluate`."""
+    splits = (config["data"]["split"], config["evaluate"]["split"])
+    return _evaluated(
+        config, lambda: [real_images.split_of(config, split) for split in splits], folder, command, effort
+    )
+
+
+def evaluate(recipe: Recipe, folder: str | pathlib.Path, effort: Effort = FULL) -> dict:
+    """Evaluates the samples in a folder and writes report.json and report.md there (and curves.png, in a run folder).
+
+    Args:
+        recipe: of the run; one of records of its own has `held_out` ones too.
+        folder: the run folder, or another that `sample` wrote to.
+        effort: how many resamples and subsets.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        ConfigError, WorkdirError: as in `sample_metrics.measure` and `read_samples`.
+        ValueError: as `real_images.of_recipe`.
+    """
+    call = "diffusion.experiments.evaluate.evaluate(recipe, folder)"
+    return _evaluated(recipe.config, lambda: real_images.of_recipe(recipe), folder, call, effort)
+
+
+def _evaluated(
+    config: Mapping,
+    splits: Callable[[], Sequence[real_images.Split]],
+    folder: str | pathlib.Path,
+    command: str,
+    effort: Effort,
+) -> dict:
+    folder = pathlib.Path(folder)
+    images, labels = read_samples(folder)
+    train, real = splits()
+    if "classifier" in config["evaluate"]["features"] and train.spec.num_classes:
+        classifier.cached(train.images, train.labels, training=_train_classifier)
+    with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
+        measured = sample_metrics.measure(images, labels, config, real.spec.split, effort, advance, (train, real))
+    if (folder / "metrics.jsonl").is_file():
+        plots.curves(folder / "metrics.jsonl", folder / "curves.png")
+    conditional = bool(config["model"].get("num_classes", 0))
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    protocol = {
+        "dataset": {
+            "name": real.spec.name,
+            "version": real.spec.version,
+            "train_split": train.spec.split,
+            "train_size": len(train.images),
+            "split": real.spec.split,
+            "split_size": len(real.images),
+        },
+        "samples": {"number": len(images), "sha256": digest, "rounding": "floor(clip(127.5 x + 128, 0, 255))"},
+        "distance": {
+            "N": measured["count"],
+            "selection": SELECTION if conditional else "the first N samples",
+            "seed": sample_metrics.SEED,
+            "level": 0.95,
+        },
+        **run_report.provenance(config, folder, command),
+    }
+    content = report.plain({"figures": measured, "protocol": protocol})
+    run_report.write(content, folder)
+    return content
+
+
+def _train_classifier(images: np.ndarray, labels: np.ndarray, seed: int) -> classifier.Classifier:
+    with progress.bar("training the classifier of real images", classifier.STEPS, "steps") as advance:
+        return classifier.train(images, labels, seed, advance=advance)
+
+
+def add_model_metrics(
+    content: dict, config: Mapping, run_folder: pathlib.Path, folder: pathlib.Path, names: Sequence[str]
+) -> None:
+    """Measures metrics of `model_metrics` and adds them to the report, as {"model": {metric: dict}}.
+
+    Args:
+        content: from `run`.
+        config: the run's config.
+        run_folder: the run folder.
+        folder: of the samples and of the report.
+        names: of `model_metrics.METRICS`.
+    """
+    images, labels = read_samples(folder)
+    train, real = (
+        real_images.split_of(config, split) for split in (config["data"]["split"], config["evaluate"]["split"])
+    )
+    subject = model_metrics.Subject(config, run_folder, images, labels, train, real)
+    content["model"] = {}
+    for name in names:
+        content["model"] |= report.plain(model_metrics.METRICS[name](subject))
+    run_report.write(content, folder)
+
+
+def add_inception_metrics(content: dict, folder: pathlib.Path, request: comparison.Request, out: pathlib.Path) -> None:
+    """Measures the same samples in Inception features, writes the record, and adds the metrics to the report.
+
+    Args:
+        content: from `run`; it gets {"inception": {"figures", "warnings", "protocol": name, "record": file}}.
+        folder: of the report.
+        request: what to measure.
+        out: file of the record.
+    """
+    record = records.measure(request)
+    records.write(out, record)
+    content["inception"] = {
+        "figures": record["figures"],
+        "warnings": record["warnings"],
+        "protocol": request.protocol,
+        "reference": request.reference,
+        "record": str(out),
+    }
+    run_report.write(content, folder)
+
+
+def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names of --metrics with --workdir: those of `image_metrics.METRICS`, and those of `model_metrics.METRICS`.
+
+    Raises:
+        ConfigError: for a name of neither, or one that needs --protocol where there is none.
+    """
+    valid = {**image_metrics.METRICS, **model_metrics.METRICS}
+    for name in names:
+        if name not in valid:
+            raise unknown("--metrics", name, valid, "metric")
+    of_images = [name for name in names if name in image_metrics.METRICS]
+    if of_images and not flags.FLAGS.protocol:
+        raise ConfigError(
+            f"--metrics={of_images[0]} is taken in Inception features: name --protocol and "
+            f"--inception. (Without: {', '.join(model_metrics.METRICS)}.)"
+        )
+    return of_images, [name for name in names if name in model_metrics.METRICS]
+
+
+def requested(**changes) -> comparison.Request:
+    """The request of the command line, with changes of its fields."""
+    fields = comparison.Request._fields
+    values = {name: getattr(flags.FLAGS, name) for name in fields if name in flags.FLAGS} | changes
+    values = {name: value for name, value in values.items() if value is not None}
+    if values.get("autoencoder") and {"samples", "metrics"} & values.keys():
+        raise ConfigError(
+            "--autoencoder is measured by psnr, ssim and rfid of its reconstructions of "
+            "--reference: leave out --samples and --metrics."
+        )
+    if "metrics" in values:
+        values["metrics"] = tuple(values["metrics"])
+    return comparison.Request(**values)
+
+
+def evaluate_run() -> None:
+    """Evaluates the samples of the run that --workdir names."""
+    config = CONFIG.value
+    folder = pathlib.Path(flags.FLAGS.samples or flags.FLAGS.workdir)
+    of_images, of_model = split_metrics(flags.FLAGS.metrics or ())
+    content = run(config, folder, workdir.command("experiments.evaluate"))
+    if of_model:
+        add_model_metrics(content, config, pathlib.Path(flags.FLAGS.workdir), folder, of_model)
+    if flags.FLAGS.protocol or flags.FLAGS.inception:
+        protocol = protocols.PROTOCOLS.get(flags.FLAGS.protocol)
+        request = requested(
+            samples=str(folder / "samples.npz"),
+            reference=flags.FLAGS.reference or f"{config.data.name}@{protocol.split if protocol else 'train'}",
+            metrics=of_images or None,
+            data_dir=flags.FLAGS.data_dir or config.data.dir,
+        )
+        add_inception_metrics(content, folder, request, pathlib.Path(flags.FLAGS.out or folder / "inception.json"))
+    run_report.show(content, folder, run=flags.FLAGS.workdir)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    if flags.FLAGS.verify:
+        differences = records.verify(pathlib.Path(flags.FLAGS.verify))
+        lines = [f"differs: {line}" for line in differences] or [f"{flags.FLAGS.verify}: every figure is found again"]
+        print("\n".join(lines))
+        sys.exit(bool(differences))
+    if flags.FLAGS.workdir:
+        return evaluate_run()
+    if not flags.FLAGS.out:
+        raise ConfigError(
+            "--out is missing: where to write, e.g. --out=result.json (with --samples), or "
+            "--out=reference.safetensors (a --reference alone)."
+        )
+    out = pathlib.Path(flags.FLAGS.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not (flags.FLAGS.samples or flags.FLAGS.autoencoder):
+        statistics = comparison.make_reference(requested(), out)
+        print(f"{out}: statistics of {statistics.count:,} images")
+        return
+    record = records.measure(requested())
+    records.write(out, record)
+    records.show(record)
+    print(f"{out}; measure it again by: {printed('evaluate', f'--verify={out}')}")
+
+
+if __name__ == "__main__":
+    command_line.run(
+        main, (*workdir.FAILURES, *comparison.FAILURES, *autoencoder_folders.FAILURES, records.ResultError)
+    )

@@ -1,0 +1,322 @@
+"""Compares a set of images with a reference, in Inception features under a published protocol or in another space.
+
+In Python, for features of your own (DINOv2, CLIP, ...), which no command line names, since it would run what it names:
+
+    extractor = features.Extractor(my_network, {"features": "DINOv2 ViT-L/14", "sha256": "..."})
+    comparison.measure(image_sets.open_set("a.npz"), references.open_reference("cifar10@train"),
+                       references.function_space(extractor), metrics=("fid", "kid"))
+"""
+
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.evaluation.image_metrics import METRICS, OF_ROWS, TAPS, FeatureSets, NotMeasured, called
+from diffusion.experiments.run import progress
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.metrics import features, image_sets, inception, protocols, references, statistics
+from diffusion.metrics.image_sets import ImageSet, ImageSetError
+from diffusion.metrics.inception_weights import KNOWN, WeightsError
+from diffusion.metrics.references import Gathered, Reference, Space
+from diffusion.metrics.statistics import StatisticsError
+
+FAILURES = (ImageSetError, StatisticsError, WeightsError)  # for command_line.run
+DEFAULT = ("fid", "kid", "pr")
+FEATURES = ("inception", "pixels")  # the spaces that a command line can name
+USUAL = 50_000  # samples of published figures
+
+
+class Request(NamedTuple):
+    """What to measure: all that a command line says, and all that `--verify` needs to repeat it.
+
+    Attributes:
+        samples: images, as `image_sets.open_set` takes them.
+        reference: images or statistics, as `references.open_reference` takes them.
+        protocol: a name of `protocols.PROTOCOLS`; "" for features other than Inception's.
+        inception: file of the network; "" likewise.
+        inception_sha256: digest that the network must have; "" for that of the published figures.
+        features: a name of FEATURES.
+        metrics: names of METRICS.
+        data_dir: folder of prepared datasets.
+        seed: of subsets.
+        autoencoder: whose reconstructions of the reference are measured, in place of samples.
+        size: side of the squares that a dataset's images of any size are made; 0 for images of one size.
+    """
+
+    samples: str = ""
+    reference: str = ""
+    protocol: str = ""
+    inception: str = ""
+    inception_sha256: str = ""
+    features: str = "inception"
+    metrics: tuple[str, ...] = DEFAULT
+    data_dir: str = ""
+    seed: int = 0
+    autoencoder: str = ""
+    size: int = 0
+
+
+def measure(
+    samples: ImageSet,
+    reference: Reference,
+    space: Space,
+    metrics: Sequence[str] = DEFAULT,
+    seed: int = 0,
+    score_splits: str = "ten, shuffled",
+    folder: pathlib.Path | None = None,
+    fresh: bool = False,
+) -> dict:
+    """Every metric that is requested.
+
+    Args:
+        samples: images to measure.
+        reference: what they are compared with.
+        space: the features.
+        metrics: names of METRICS.
+        seed: of subsets.
+        score_splits: of the Inception Score.
+        folder: where features are kept; None for nowhere.
+        fresh: whether the samples' features are computed anew although they are kept.
+
+    Returns:
+        {"figures": {name: {"value" (None if not measured), "why", "space", "standard_error", "samples", "reference",
+        ...}}, where the name is that of `image_metrics.called`,
+        "warnings": [text], "samples": dict, "reference": dict, "seconds": dict}.
+
+    Raises:
+        ConfigError: for a metric that is not known.
+        ImageSetError, StatisticsError: if a side cannot be measured, or the reference was made under another protocol.
+    """
+    for name in metrics:
+        if name not in METRICS:
+            raise unknown("--metrics", name, METRICS, "metric")
+    began = time.perf_counter()
+    if reference.statistics is not None:
+        statistics.require_same(reference.spec, reference.statistics, space.identity)
+    # Rows are kept for what needs them: of the samples always, for the standard error.
+    rows = tuple(dict.fromkeys(tap for name in metrics for tap in (space.main, *TAPS.get(name, ()))))
+    rows = tuple(tap for tap in rows if tap in space.taps)
+    wants_images = reference.statistics is None or (reference.images and set(metrics) & set(OF_ROWS))
+    if wants_images:
+        kept = (space.main,) if set(metrics) & set(OF_ROWS) else ()
+        real = _gather("the reference", reference.images, space, kept, folder)
+        if reference.statistics is not None:
+            real = real._replace(statistics=reference.statistics)
+    else:
+        real = Gathered(reference.statistics, {}, 0.0, 0)
+    own = _gather("the samples", samples, space, rows, folder, fresh)
+    _require_same_dims(reference, own, real)
+    sets = FeatureSets(own, real, space, seed, score_splits)
+    figures = {}
+    then = time.perf_counter()
+    with progress.bar("measuring", len(metrics), "metrics") as advance:
+        for done, name in enumerate(metrics):
+            try:
+                figures |= METRICS[name](sets)
+            except NotMeasured as reason:
+                figures[called(space, name)] = {"value": None, "why": f"value not measured: {reason}"}
+            advance(done + 1)
+    figures = {name: {**figure, "space": space.name} for name, figure in figures.items()}
+    now = time.perf_counter()
+    return {
+        "figures": figures,
+        "warnings": warnings(samples, reference, sets),
+        "samples": {**own.statistics.about["images"], "count": samples.count, "shape": list(samples.shape)},
+        "reference": _described(reference, real),
+        "seconds": {
+            "reference": real.seconds,
+            "samples": own.seconds,
+            "figures": now - then,
+            "total": now - began,
+            "images_per_second": (samples.count - own.found) / own.seconds if own.seconds else None,
+        },
+    }
+
+
+def _gather(what, images, space, keep, folder, fresh=False):
+    with progress.bar(f"features of {what}", images.count, "images") as advance:
+        try:
+            return references.gather(images, space, keep, None if fresh else folder, advance)
+        except OSError as error:
+            raise WorkdirError(
+                f"features of {what} cannot be read or kept in {folder} ({error}). Make room, or choose "
+                "another folder by DIFFUSION_CACHE; the same command goes on."
+            ) from error
+
+
+def _require_same_dims(reference, own, real):
+    for tap, moments in real.statistics.moments.items():
+        ours = own.statistics.moments.get(tap)
+        if ours is not None and len(ours.mean) != len(moments.mean):
+            raise StatisticsError(
+                f"{reference.spec} has {len(moments.mean)} features of {tap}, and the samples have "
+                f"{len(ours.mean)}; images of another size have other ones."
+            )
+
+
+def _described(reference: Reference, real: Gathered) -> dict:
+    about = real.statistics.about
+    described = about.get("images") or {"images": reference.spec, "kind": "statistics"}
+    if reference.statistics is not None:
+        described = {**described, "file": reference.spec, "sha256": about.get("sha256") or described.get("sha256")}
+    return {**described, "count": real.statistics.count, "space": about["space"]}
+
+
+def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list[str]:
+    """What a reader of the figures has to know."""
+    texts = []
+    dim = len(sets.samples.statistics.moments[sets.space.main].mean)
+    if samples.count <= dim:
+        texts.append(
+            f"{samples.count:,} samples are not more than the {dim:,} features: their covariance is singular, "
+            "and the Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare "
+            "KID, or make more samples."
+        )
+    elif samples.count != USUAL and sets.space.main == "2048":
+        texts.append(
+            f"published figures are of {USUAL:,} samples; of {samples.count:,} a Frechet distance is "
+            f"{'higher' if samples.count < USUAL else 'lower'} for the same model."
+        )
+    count = sets.reference.statistics.count
+    if count is not None and count <= dim:
+        texts.append(
+            f"the reference has {count:,} images, not more than the {dim:,} features: its covariance is "
+            "singular, and the Frechet distance is far too high."
+        )
+    if sets.reference.statistics.about.get("space") is None:
+        texts.append(f"{reference.spec} does not say how it was made: that its protocol is this one is your word.")
+    if reference.images is not None and reference.images.fingerprint == samples.fingerprint:
+        texts.append("the samples are the reference itself.")
+    return texts
+
+
+# ==== A request of the command line ====
+
+
+def space_of(request: Request) -> tuple[Space, dict]:
+    """The features of a request, and what a record says of them.
+
+    Args:
+        request: from the command line.
+
+    Returns:
+        The space, and {"features", "protocol": every field or None, "weights": dict or None}.
+
+    Raises:
+        ConfigError: for a name that is not known, or one that is missing.
+        WeightsError: if the network cannot be read, or is another than it must be.
+    """
+    if request.features not in FEATURES:
+        raise unknown("--features", request.features, FEATURES, "features")
+    if request.features == "pixels":
+        if request.protocol or request.inception:
+            raise ConfigError("--features=pixels takes no --protocol and no --inception.")
+        extractor = features.pixels(None, None)
+        return references.function_space(extractor), {"features": extractor.record, "protocol": None, "weights": None}
+    if request.protocol not in protocols.PROTOCOLS:
+        if not request.protocol:
+            raise ConfigError(
+                "--protocol is missing: the one that the figure is to be compared under. Valid: "
+                f"{', '.join(sorted(protocols.PROTOCOLS))}."
+            )
+        raise unknown("--protocol", request.protocol, protocols.PROTOCOLS, "protocol")
+    if not request.inception:
+        raise ConfigError(
+            "--inception is missing: the file of FID's Inception-v3. docs/evaluation.md says "
+            "where to get it. (--features=pixels needs none.)"
+        )
+    protocol = protocols.PROTOCOLS[request.protocol]
+    net = inception.load(request.inception)
+    if not request.inception_sha256:
+        inception.require_known(net)
+    elif net.digest != request.inception_sha256:
+        raise WeightsError(
+            f"{request.inception} has the digest {net.digest}, not the {request.inception_sha256} that "
+            "--inception_sha256 names."
+        )
+    wanted = dict.fromkeys(tap for name in request.metrics for tap in TAPS.get(name, ()))
+    taps = ("2048", *(tap for tap in wanted if tap != "logits" or net.logits))
+    about = {
+        "features": {"features": "Inception-v3, 2048 averages of the last block", "dimensions": 2048},
+        "protocol": protocols.record(protocol),
+        "weights": inception.record(net),
+    }
+    return references.inception_space(net, protocol, taps), about
+
+
+def run(request: Request, fresh: bool = False) -> dict:
+    """Compares the samples of a request with its reference.
+
+    Args:
+        request: from the command line, or from a record; without an autoencoder.
+        fresh: as in `measure`.
+
+    Returns:
+        What `measure` does, and what `space_of` says of the features.
+
+    Raises:
+        ConfigError, WeightsError, ImageSetError, StatisticsError: as in `space_of` and `measure`.
+    """
+    for name in request.metrics:
+        if name not in METRICS:
+            raise unknown("--metrics", name, METRICS, "metric")
+    space, about = space_of(request)
+    reference = references.open_reference(request.reference, request.data_dir, request.size)
+    samples = image_sets.open_set(request.samples, request.data_dir, request.size)
+    splits = about["protocol"]["score_splits"] if about["protocol"] else "ten, shuffled"
+    measured = measure(
+        samples, reference, space, request.metrics, request.seed, splits, references.cache_folder(), fresh
+    )
+    if about["weights"] and about["weights"]["sha256"] not in KNOWN:
+        measured["warnings"].append("the Inception weights are not those of the published figures.")
+    return measured | about
+
+
+def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics:
+    """Computes the statistics of a reference and writes them.
+
+    Args:
+        request: its reference, protocol and network; without samples.
+        out: the file, .safetensors.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        ConfigError, WeightsError, ImageSetError: as in `run`.
+    """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out={out}: statistics are written as .safetensors. (To measure, name --samples.)")
+    space, _ = space_of(request)
+    images = image_sets.open_set(request.reference, request.data_dir, request.size)
+    gathered = _gather("the reference", images, space, (), references.cache_folder())
+    statistics.write(out, gathered.statistics)
+    return gathered.statistics
+
+
+def parse(fields: Mapping[str, Any]) -> Request:
+    """The request of a record, each field checked; nothing in it is executed.
+
+    Args:
+        fields: as in a record's "request".
+
+    Returns:
+        The request.
+
+    Raises:
+        ValueError: naming the first field that is missing, unknown or of another type.
+    """
+    if isinstance(fields, Mapping):
+        fields = {"autoencoder": "", "size": 0, **fields}  # records of earlier versions have none
+    if not isinstance(fields, Mapping) or set(fields) != set(Request._fields):
+        have = sorted(fields) if isinstance(fields, Mapping) else type(fields).__name__
+        raise ValueError(f"its request has the fields {have}, not {sorted(Request._fields)}")
+    for name, value in fields.items():
+        kind = {"metrics": (list, tuple), "seed": int, "size": int}.get(name, str)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"its request.{name} is {value!r}, of the wrong type")
+    if not all(isinstance(name, str) for name in fields["metrics"]):
+        raise ValueError("its request.metrics are no names")
+    return Request(**{**fields, "metrics": tuple(fields["metrics"])})

@@ -1,0 +1,204 @@
+"""Metrics of two sets of features, FID and its like: what `evaluation.comparison` measures by name.
+
+To add one: a function of FeatureSets below, a line in METRICS, and its tolerance in records.py.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.metrics import (
+    extrapolation,
+    frechet,
+    frechet_error,
+    inception,
+    inception_score,
+    kernel_distance,
+    manifold,
+    memorisation,
+)
+from diffusion.metrics.references import Gathered, Space
+
+
+class FeatureSets(NamedTuple):
+    """The features of samples and of their reference.
+
+    Attributes:
+        samples: features of the samples.
+        reference: moments of the reference, and rows where it has images; its rows are those of the images, and its
+            statistics those of the file where both are there.
+        space: the features.
+        seed: of subsets.
+        score_splits: of the Inception Score, see `protocols.Protocol`.
+    """
+
+    samples: Gathered
+    reference: Gathered
+    space: Space
+    seed: int
+    score_splits: str
+
+
+SUBSET = 1000  # rows of a subset of KID
+
+
+class NotMeasured(Exception):
+    """A figure has no value here; the message says why, and what it needs."""
+
+
+# (FeatureSets) -> {figure: {"value", "standard_error", "samples", "reference", ...}}
+
+
+def _distance(sets: FeatureSets, tap: str) -> dict:
+    reference, own = sets.reference.statistics, sets.samples.statistics
+    if tap not in reference.moments:
+        raise NotMeasured(f"the reference has no statistics of {tap} features, only {', '.join(reference.moments)}")
+    error = frechet_error.standard_error(sets.samples.rows[tap], reference.moments[tap])
+    return {
+        "value": frechet.frechet_distance(own.moments[tap], reference.moments[tap]),
+        "standard_error": error,
+        "samples": own.count,
+        "reference": reference.count,
+        "features": len(own.moments[tap].mean),
+    }
+
+
+def _rows(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
+    if tap not in sets.reference.rows:
+        raise NotMeasured("the reference holds statistics alone, and this figure needs its images")
+    return sets.samples.rows[tap], sets.reference.rows[tap]
+
+
+def _equal(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
+    """As many rows of each, drawn by the seed from the larger set: figures of unequal numbers do not compare."""
+    both = _rows(sets, tap)
+    count = min(map(len, both))
+    rng = np.random.default_rng(sets.seed)
+    return tuple(rows if len(rows) == count else rows[np.sort(rng.permutation(len(rows))[:count])] for rows in both)
+
+
+# What the figures of Inception features, which alone have these names in the literature, are called in other spaces.
+ELSEWHERE = {"fid": "fd", "fid_infinity": "fd_infinity", "kid": "kd", "rfid": "rfd"}
+
+
+def called(space: Space, name: str) -> str:
+    """The name of a figure in a space: "fid" is of FID's Inception features alone, "fd" a Frechet distance of any."""
+    return name if space.main in inception.TAPS else ELSEWHERE.get(name, name)
+
+
+def fid(sets: FeatureSets) -> dict:
+    """Frechet distance, with the standard error over draws of the samples."""
+    return {called(sets.space, "fid"): _distance(sets, sets.space.main)}
+
+
+def sfid(sets: FeatureSets) -> dict:
+    """Frechet distance of spatial features."""
+    return {"sfid": _distance(sets, "spatial")}
+
+
+def fid_infinity(sets: FeatureSets) -> dict:
+    """The distance extrapolated to infinitely many samples."""
+    rows = sets.samples.rows[sets.space.main]
+    tap = sets.space.main
+    try:
+        fit = extrapolation.extrapolate(rows, sets.reference.statistics.moments[tap], seed=sets.seed)
+    except ValueError as error:
+        raise NotMeasured(str(error)) from error
+    figure = {
+        "value": fit.value,
+        "standard_error": fit.standard_error,
+        "samples": len(rows),
+        "reference": sets.reference.statistics.count,
+        "slope": fit.slope,
+        "sizes": fit.sizes.tolist(),
+        "distances": fit.distances.tolist(),
+    }
+    return {called(sets.space, "fid_infinity"): figure}
+
+
+def kid(sets: FeatureSets) -> dict:
+    """Kernel distance, unbiased: over 100 subsets of 1,000, or of all rows at once where there are no more."""
+    samples, reference = _rows(sets, sets.space.main)
+    if min(len(samples), len(reference)) <= SUBSET:
+        distance = kernel_distance.mmd2(kernel_distance.cubic, samples, reference)
+    else:
+        distance = kernel_distance.kid(samples, reference, size=SUBSET, seed=sets.seed)
+    return {called(sets.space, "kid"): distance._asdict()}
+
+
+def cmmd(sets: FeatureSets) -> dict:
+    """CLIP-MMD, for a space of CLIP's image embeddings: another space has another scale, and the kernel is fixed."""
+    if sets.space.main in inception.TAPS:
+        raise NotMeasured("it is defined in CLIP's embeddings; give them as a function, see docs/evaluation.md")
+    return {"cmmd": kernel_distance.cmmd(*_rows(sets, sets.space.main))._asdict()}
+
+
+def pr(sets: FeatureSets) -> dict:
+    """Precision and recall, k = 3, of equal numbers."""
+    return _overlap(sets, ("precision", "recall"), "manifold_k")
+
+
+def dc(sets: FeatureSets) -> dict:
+    """Density and coverage, k = 5, of equal numbers."""
+    return _overlap(sets, ("density", "coverage"), "density_k")
+
+
+def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
+    overlap = manifold.overlap(*_equal(sets, sets.space.main))
+    return {
+        name: {
+            "value": getattr(overlap, name),
+            "standard_error": overlap.standard_errors[name],
+            "samples": overlap.samples,
+            "reference": overlap.reference,
+            "k": getattr(overlap, k),
+        }
+        for name in names
+    }
+
+
+def score(sets: FeatureSets) -> dict:
+    """Inception Score, over the protocol's splits; the deviation is that over the splits."""
+    if "logits" not in sets.samples.rows:
+        raise NotMeasured("this copy of the network has no logits")
+    logits = sets.samples.rows["logits"]
+    splits = {"ten, shuffled": 10, "every 5,000": max(1, round(len(logits) / 5000)), "one": 1}[sets.score_splits]
+    seed = sets.seed if sets.score_splits == "ten, shuffled" else None
+    score = inception_score.inception_score(logits, splits, seed)
+    return {
+        "is": {
+            "value": score.value,
+            "standard_deviation": score.standard_deviation,
+            "samples": score.samples,
+            "splits": splits,
+        }
+    }
+
+
+def authenticity(sets: FeatureSets) -> dict:
+    """Share of samples that are no near copies of a reference image: name the training set as the reference."""
+    share = memorisation.authenticity(*_rows(sets, sets.space.main))
+    return {
+        "authenticity": {
+            "value": share.value,
+            "interval": list(share.interval),
+            "samples": share.samples,
+            "reference": share.train,
+        }
+    }
+
+
+METRICS: dict[str, Callable[[FeatureSets], dict]] = {
+    "fid": fid,
+    "sfid": sfid,
+    "fid_infinity": fid_infinity,
+    "kid": kid,
+    "cmmd": cmmd,
+    "pr": pr,
+    "dc": dc,
+    "is": score,
+    "authenticity": authenticity,
+}
+TAPS = {"sfid": ("spatial",), "is": ("logits",)}  # besides the main one
+OF_ROWS = ("kid", "cmmd", "pr", "dc", "authenticity")  # what needs the rows of the reference

@@ -1,0 +1,174 @@
+"""Metrics of a run's model beyond the distance of its samples: what `evaluate --workdir --metrics` can name.
+
+To add one: a function of a Subject below, and a line in METRICS.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import likelihood, ode
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config.values import from_json, to_json
+from diffusion.experiments.evaluation.real_images import Split
+from diffusion.experiments.evaluation.sample_metrics import SEED
+from diffusion.experiments.run import progress
+from diffusion.experiments.sampling import generate
+from diffusion.metrics import classifier_accuracy, features, memorisation
+from diffusion.training.checkpointing import checkpoints
+
+TOLERANCE = 1e-5  # of the likelihood's solver, absolute and relative
+EARLIEST = 1e-5  # time at which the likelihood is taken, where the schedule begins before
+BATCH = 64  # images whose likelihood is computed at once
+
+
+class Subject(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        config: the run's config.
+        workdir: the run folder, with its checkpoints.
+        images: uint8 [N, H, W, C], samples.
+        labels: int [N], the classes that were requested.
+        train: the images that the model was trained on.
+        real: images that it was not trained on.
+    """
+
+    config: Mapping
+    workdir: pathlib.Path
+    images: np.ndarray
+    labels: np.ndarray
+    train: Split
+    real: Split
+
+
+# (Subject) -> {metric: {"value", "standard_error" or "interval", "samples", ...}}, as those of `image_metrics`.
+
+
+def accuracy(subject: Subject) -> dict:
+    """Classifier accuracy score, and that of as many real training images, its ceiling.
+
+    Raises:
+        ConfigError: if the model has no classes, or one has no sample.
+    """
+    if not subject.config["model"].get("num_classes", 0):
+        raise ConfigError("--metrics=cas: the model has no classes, and samples without a label teach none.")
+    count = min(len(subject.images), len(subject.train.images))
+    if len(missing := np.setdiff1d(subject.real.labels, subject.labels[:count])):
+        raise ConfigError(
+            f"--metrics=cas: no sample of the classes {missing.tolist()} among {count}. "
+            "Make more: experiments.sample --config.sample.number=N."
+        )
+    some = np.random.default_rng(SEED).permutation(len(subject.train.images))[:count]
+    sets = {
+        "cas": (subject.images[:count], subject.labels[:count]),
+        "cas_of_real_images": (subject.train.images[some], subject.train.labels[some]),
+    }
+    metrics = {}
+    for name, (images, labels) in sets.items():
+        score = classifier_accuracy.classifier_accuracy(images, labels, subject.real.images, subject.real.labels)
+        metrics[name] = {
+            "value": score.value,
+            "interval": list(score.interval),
+            "samples": score.samples,
+            "reference": score.test,
+            "by_class": score.by_class,
+            "sha256": score.digest,
+        }
+    return metrics
+
+
+def copying(subject: Subject) -> dict:
+    """Whether samples lie nearer to the training images than held-out images do: C_T, below -3 where they do; and
+    the share of samples that are no near copies, beside that of the held-out images."""
+    if subject.train.spec.num_classes:
+        extractor = features.classifier_features(subject.train.images, subject.train.labels)
+    else:
+        extractor = features.pixels(subject.train.images, subject.train.labels)
+    made, held_out, train = (
+        features.rows(extractor.extract, images)
+        for images in (subject.images, subject.real.images, subject.train.images)
+    )
+    statistic = memorisation.data_copying(made, held_out, train)
+    metrics = {
+        "data_copying": {
+            "value": statistic.value,
+            "samples": len(made),
+            "reference": len(train),
+            "features": extractor.record,
+        }
+    }
+    for name, rows in (("authenticity", made), ("authenticity_of_held_out", held_out)):
+        share = memorisation.authenticity(rows, train)
+        metrics[name] = {
+            "value": share.value,
+            "interval": list(share.interval),
+            "samples": share.samples,
+            "reference": share.train,
+        }
+    return metrics
+
+
+def bits_per_dim(subject: Subject) -> dict:
+    """Bits per dimension of held-out images under the moving average, without guidance; see `diffusion.likelihood`."""
+    config = from_json(to_json(subject.config))
+    config.sample.guidance.scale = 1.0  # a guided flow has another density
+    schedule = resolve.Resolver(config).schedule
+    shape = subject.real.images.shape[1:]
+    denoise = generate.denoiser(resolve.recipe(config, shape))
+    params, step = checkpoints.load_ema(subject.workdir)
+    start = max(schedule.t_min, EARLIEST)
+    dims = int(np.prod(shape))
+    solver = ode.dormand_prince(start, schedule.t_max, TOLERANCE, TOLERANCE)
+
+    @jax.jit
+    def of(params, images, labels, numbers):
+        keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(jax.random.key(SEED), number)))(numbers)
+        x = likelihood.dequantise(images, keys[:, 0])
+        probe = likelihood.hutchinson(likelihood.rademacher(keys[:, 1], shape))
+        density = likelihood.log_likelihood(denoise(params, labels), schedule, x, solver, probe)
+        return likelihood.bits_per_dim(density.log_density, dims), jnp.broadcast_to(density.nfe, images.shape[:1])
+
+    count = min(config.evaluate.number, len(subject.real.images))
+    chosen = np.sort(np.random.default_rng(SEED).permutation(len(subject.real.images))[:count])
+    bits, nfe = [], []
+    with progress.bar("likelihood", count, "images") as advance:
+        for first in range(0, count, BATCH):
+            rows = np.resize(chosen[first : first + BATCH], BATCH)
+            labels = jnp.asarray(subject.real.labels[rows], jnp.int32)
+            some = [np.asarray(a)[: count - first] for a in of(params, subject.real.images[rows], labels, rows)]
+            bits.append(some[0])
+            nfe.append(some[1])
+            advance(min(first + BATCH, count))
+    bits = np.concatenate(bits).astype(np.float64)
+    nfe = np.concatenate(nfe)
+    return {
+        "bits_per_dim": {
+            "value": float(bits.mean()),
+            "standard_error": float(bits.std(ddof=1) / np.sqrt(count)),
+            "samples": count,
+            "protocol": {
+                "density": "probability flow from t_start to the prior, change of variables",
+                "t_start": start,
+                "solver": "Dormand-Prince 5(4), step control for each image",
+                "rtol": TOLERANCE,
+                "atol": TOLERANCE,
+                "evaluations": float(nfe.mean()),
+                "divergence": "Hutchinson, one Rademacher probe an image, held fixed",
+                "probes": 1,
+                "dequantisation": "uniform, (byte + u) / 128 - 1, one draw an image; + 7 bits",
+                "images": f"{count} of the {len(subject.real.images)} held-out images, drawn by seed {SEED}",
+                "weights": "moving average",
+                "step": step,
+                "guidance": 1.0,
+                "seed": SEED,
+            },
+        }
+    }
+
+
+METRICS: dict[str, Callable[[Subject], dict]] = {"cas": accuracy, "copying": copying, "bpd": bits_per_dim}

@@ -1,0 +1,283 @@
+"""The pictures of a run: a grid of samples, the way from noise to image, and the training curves."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from diffusion.data.transforms import to_uint8
+from diffusion.experiments.run_folder import workdir
+from diffusion.io.files import whole
+
+DPI = 100  # of the figures' layout: with it, one unit below is one pixel of the picture
+TILE = 48  # least side of an image in the picture, in pixels; small images are enlarged by whole numbers
+GAP = 6
+MARGIN = 12
+INK, FAINT, BLUE, ORANGE = "#222222", "#b8c4d6", "#1f5fa8", "#d9822b"
+COLOURS = ("#1f5fa8", "#d9822b", "#3a8a4d", "#8e5ea2", "#c0392b", "#7a4a12", "#444444", "#2aa6a6")  # of lines
+FRAME = 225  # grey of the line around an image
+SHOWN_CLASSES = 20
+SHOWN_TIMES = 8
+
+
+def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike, columns: int = 10) -> None:
+    """Draws samples with one row for each class, or in plain rows where all have the same label.
+
+    Args:
+        images: uint8 `[N, H, W, C]`, C = 1 or 3.
+        labels: int `[N]`.
+        path: the PNG to write.
+        columns: images in a row, at most; further images of a class are left out, and classes beyond the 20th.
+
+    Raises:
+        ValueError: if there is no image, or shapes do not fit.
+    """
+    images = np.asarray(images)
+    labels = np.asarray(labels)
+    if images.ndim != 4 or labels.shape != (len(images),) or len(images) == 0:
+        raise ValueError(f"need images [N, H, W, C] and labels [N], got {list(images.shape)} and {list(labels.shape)}")
+    classes = np.unique(labels)[:SHOWN_CLASSES]
+    if len(classes) == 1 and len(images) > columns:  # one class, or none: fill the rows
+        rows = [np.arange(start, min(start + columns, len(images))) for start in range(0, len(images), columns)][:10]
+        names = [""] * len(rows)
+    else:
+        rows = [np.flatnonzero(labels == label)[:columns] for label in classes]
+        names = [str(label) for label in classes]
+    shown = paper(images)
+    mosaic = [[shown[i] for i in row] for row in rows]
+    picture = _Picture([mosaic], names, top=0)
+    picture.save(path)
+
+
+def trajectory(
+    x: np.ndarray, x0: np.ndarray, ts: np.ndarray, labels: np.ndarray, path: str | os.PathLike, rows: int = 5
+) -> None:
+    """Draws the way from noise to image: the sample x_t on the left, the predicted x_0 on the right, t above.
+
+    Args:
+        x: float `[N + 1, B, H, W, C]`, the samples at each time, data on the scale [-1, 1].
+        x0: float `[N, B, H, W, C]`, the prediction of the clean image in each step.
+        ts: float `[N + 1]`, the times of x, decreasing.
+        labels: int `[B]`.
+        path: the PNG to write.
+        rows: samples to show, at most.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    x, x0, ts, labels = (np.asarray(a) for a in (x, x0, ts, labels))
+    if x.ndim != 5 or x0.shape != (len(x) - 1, *x.shape[1:]) or ts.shape != (len(x),) or labels.shape != (x.shape[1],):
+        raise ValueError(
+            "need x [N + 1, B, H, W, C], x0 [N, B, H, W, C], ts [N + 1] and labels [B], got "
+            f"{list(x.shape)}, {list(x0.shape)}, {list(ts.shape)} and {list(labels.shape)}"
+        )
+    chosen = np.unique(np.linspace(0, len(x0) - 1, SHOWN_TIMES - 1).round().astype(int))
+    chosen = np.append(chosen, len(x0))
+    predicted = np.concatenate([x0, x[-1:]])  # at the end the sample is its own prediction
+    # Noise is wider than data (much wider where variance explodes): each time is shown on a scale that holds it.
+    width = [max(1.0, 1.25 * float(x[i].std())) for i in chosen]
+    noisy = np.stack([x[i] / scale for i, scale in zip(chosen, width)])
+    blocks = [np.swapaxes(paper(to_uint8(a[:, :rows]), to_uint8(x[-1])), 0, 1) for a in (noisy, predicted[chosen])]
+    times = [_time(ts[index], column == 0) for column, index in enumerate(chosen)]
+    titles = ("sample $x_t$", "prediction of $x_0$")
+    mosaic(blocks, [str(label) for label in labels[:rows]], (times, times), path, titles)
+
+
+def mosaic(
+    blocks: Sequence,
+    names: Sequence[str],
+    columns: Sequence[Sequence[str]],
+    path: str | os.PathLike,
+    titles: Sequence[str] = (),
+) -> None:
+    """Draws blocks of images side by side, with a name beside each row and one above each column.
+
+    Args:
+        blocks: each uint8 `[R, C, H, W, 3]`, from `paper`; R, H and W alike.
+        names: of the R rows; "" for one without.
+        columns: for each block the texts above its C columns.
+        path: the PNG to write.
+        titles: for each block, above it.
+    """
+    more = max((text.count("\n") for texts in columns for text in texts), default=0)  # lines above a column
+    picture = _Picture(blocks, names, top=(46 if titles else 28 if any(map(any, columns)) else 0) + 16 * more)
+    for block, texts in enumerate(columns):
+        if titles:
+            picture.text(picture.left(block, 0), 16, titles[block], size=12, align="left")
+        for column, text in enumerate(texts):
+            place = picture.left(block, column) + picture.width / 2
+            picture.text(place, picture.top - 10 - 8 * more, text, size=9)
+    picture.save(path)
+
+
+def paper(images: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+    """uint8 `[..., H, W, 3]`, as images are shown: grey ones on black ground (digits) become dark ink on white paper.
+
+    Args:
+        images: uint8 `[..., H, W, C]`, C = 1 or 3.
+        like: images `[..., H, W, C]` whose ground is that of all; the images themselves by default.
+    """
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(f"an image of {images.shape[-1]} channels cannot be shown; pictures take 1 or 3")
+    like = images if like is None else like
+    border = np.concatenate([edge.ravel() for edge in (like[..., 0, :, :], like[..., -1, :, :], like[..., :, 0, :])])
+    images = 255 - images if images.shape[-1] == 1 and np.median(border) < 64 else images
+    return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Draws the loss by step (each logged value, and smoothed) and the loss by training time t, early and late.
+
+    Args:
+        metrics: metrics.jsonl of a run: rows with "step", "loss" and, where known, "loss_by_t", means over ten equal
+            bins of t in [0, 1] (null for an empty bin).
+        path: the PNG to write.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if no row has a step and a loss.
+    """
+    path_of_metrics = pathlib.Path(metrics)
+    if not path_of_metrics.is_file():
+        raise FileNotFoundError(f"{metrics} is not there; experiments.train writes it into the run folder")
+    rows = [row for row in workdir.rows(path_of_metrics) if "step" in row and row.get("loss") is not None]
+    if not rows:
+        raise ValueError(f"{metrics} has no row with a step and a loss")
+    rows.sort(key=lambda row: row["step"])
+    steps = np.array([row["step"] for row in rows], float)
+    loss = np.array([row["loss"] for row in rows], float)
+    figure = Figure(figsize=(9.0, 3.2), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(steps, loss, color=FAINT, linewidth=0.8, label="logged")
+    left.plot(steps, _smooth(loss), color=BLUE, linewidth=1.8, label="smoothed")
+    left.set(xlabel="step", ylabel="loss", title="Loss by step")
+    positive = loss[np.isfinite(loss) & (loss > 0)]
+    if len(positive) == len(loss) and positive.max() > 20 * positive.min():
+        left.set_yscale("log")
+    else:  # the first steps are far above the rest, and would flatten it
+        low = np.nanmin(loss)
+        high = np.nanquantile(loss, 0.99)
+        if high > low:
+            left.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
+    by_time = [row["loss_by_t"] for row in rows if row.get("loss_by_t")]
+    right.set(xlabel="t  (0 data, 1 noise)", ylabel="loss", title="Loss by t", xlim=(0, 1))
+    if by_time:
+        table = np.array(by_time, float)  # null becomes NaN
+        part = max(1, len(table) // 10)
+        for values, color, name in (
+            (table[:part], ORANGE, f"first {_share(part, table)}"),
+            (table[-part:], BLUE, f"last {_share(part, table)}"),
+        ):
+            mean = _mean_of_known(values)
+            centers = (np.arange(len(mean)) + 0.5) / len(mean)
+            right.plot(centers, mean, color=color, marker="o", markersize=3.5, linewidth=1.6, label=name)
+        right.set_ylim(bottom=0)
+    else:
+        right.text(0.5, 0.5, "not recorded in this run", ha="center", va="center", color=INK, transform=right.transAxes)
+    for axes in (left, right):
+        axes.title.set_fontsize(11)
+        style(axes)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def style(axes: Axes) -> None:
+    """The look of all plots: no frame at the top and on the right, a faint grid behind the lines."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e8e8e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+class _Picture:
+    """Blocks of rows of images side by side, each image enlarged by a whole number, laid out in pixels."""
+
+    def __init__(self, blocks: Sequence, names: Sequence[str], top: int):
+        image = blocks[0][0][0]
+        self.factor = max(1, -(-TILE // max(image.shape[:2])))
+        self.height = image.shape[0] * self.factor
+        self.width = image.shape[1] * self.factor
+        longest = max(map(len, names), default=0)
+        self.names = 0 if not longest else 26 if longest <= 2 else 14 + 8 * longest
+        self.top = max(top, MARGIN)
+        self.columns = max(len(row) for block in blocks for row in block)
+        rows = max(len(block) for block in blocks)
+        size = (self.left(len(blocks) - 1, self.columns) - GAP + MARGIN, self._row(rows) - GAP + MARGIN)
+        self.canvas = np.full((size[1], size[0], 3), 255, np.uint8)
+        self.texts = []
+        for b, block in enumerate(blocks):
+            for r, row in enumerate(block):
+                for c, tile in enumerate(row):
+                    enlarged = tile.repeat(self.factor, 0).repeat(self.factor, 1)
+                    y = self._row(r)
+                    x = self.left(b, c)
+                    self.canvas[y - 1 : y + self.height + 1, x - 1 : x + self.width + 1] = FRAME
+                    self.canvas[y : y + self.height, x : x + self.width] = enlarged
+        for r, name in enumerate(names):
+            x = MARGIN + self.names
+            y = self._row(r) + self.height / 2
+            if longest <= 2:
+                self.text(x - self.names / 2 - 4, y, name, size=12)
+            else:
+                self.text(x - 10, y, name, size=9, align="right")
+
+    def left(self, block: int, column: int) -> int:
+        """The left side of a column of images."""
+        block_width = self.columns * (self.width + GAP) + 20
+        return MARGIN + self.names + block * block_width + column * (self.width + GAP)
+
+    def _row(self, row: int) -> int:
+        return self.top + row * (self.height + GAP)
+
+    def text(self, x: float, y: float, text: str, size: int, align: str = "center") -> None:
+        """Writes at a place in pixels from the upper left."""
+        self.texts.append((x, y, text, size, align))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the PNG."""
+        height, width = self.canvas.shape[:2]
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+        figure.figimage(self.canvas, 0, 0, origin="upper")
+        for x, y, text, size, align in self.texts:
+            figure.text(x / width, 1 - y / height, text, fontsize=size, ha=align, va="center", color=INK)
+        save(figure, path)
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a figure as a PNG, whole or not at all, the same bytes whenever it is drawn."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    with whole(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def _time(t, first):
+    text = f"{t:.2f}" if t >= 0.005 or t == 0 else f"{t:.0e}"
+    return f"t = {text}" if first else text
+
+
+def _share(part, table):
+    return "tenth of training" if len(table) >= 10 else f"{part} of {len(table)} logged"
+
+
+def _smooth(values):
+    """Mean over a centred window of a twentieth of the run, cut at its ends."""
+    half = max(1, len(values) // 40)
+    known = np.isfinite(values)
+    total = np.concatenate([[0], np.cumsum(np.where(known, values, 0))])
+    count = np.concatenate([[0], np.cumsum(known)])
+    low = np.clip(np.arange(len(values)) - half, 0, None)
+    high = np.clip(np.arange(len(values)) + half + 1, None, len(values))
+    number = count[high] - count[low]
+    return np.where(number > 0, (total[high] - total[low]) / np.maximum(number, 1), np.nan)
+
+
+def _mean_of_known(table):
+    known = np.isfinite(table)
+    number = known.sum(0)
+    return np.where(number > 0, np.where(known, table, 0).sum(0) / np.maximum(number, 1), np.nan)

@@ -1,0 +1,146 @@
+"""Measures an autoencoder: its reconstructions of a set of pictures against the pictures themselves.
+
+PSNR and SSIM compare each picture with its own reconstruction; rFID, the Frechet distance between the two sets in
+Inception features under a published protocol, sees what a blur or an invented texture does to them as a whole. All
+are of pictures rounded to bytes, decoded from the mean of the posterior (published figures are often of draws from
+it, which differ little where its deviation is small).
+"""
+
+import hashlib
+import json
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from diffusion.experiments.evaluation import comparison
+from diffusion.experiments.evaluation.image_metrics import called
+from diffusion.experiments.run import progress
+from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.metrics import references
+from diffusion.metrics.image_sets import ImageSet, ImageSetError
+from diffusion.metrics.reconstruction_error import WINDOW, psnr, ssim
+
+BATCH = 16  # pictures decoded at once
+
+
+class Reconstructions(NamedTuple):
+    """The reconstructions of a set, made as they are read.
+
+    Attributes:
+        images: the set of them.
+        errors: {"psnr", "ssim"}: float64 `[N]` of each picture that was read, NaN of the others.
+    """
+
+    images: ImageSet
+    errors: dict[str, np.ndarray]
+
+
+def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Reconstructions:
+    """The reconstructions of a set of pictures.
+
+    Args:
+        autoencoder: that makes them.
+        originals: bytes [N, H, W, C], of a size that it takes.
+
+    Returns:
+        Reconstructions.
+
+    Raises:
+        ImageSetError: if the pictures are no bytes.
+        ConfigError: if they do not fit the autoencoder.
+    """
+    name = originals.record["images"]
+    if originals.record["dtype"] != "uint8":
+        raise ImageSetError(f"{name} holds {originals.record['dtype']}; reconstructions are compared with bytes.")
+    autoencoder_folders.latent(autoencoder, originals.shape)
+    figures = {"psnr": jax.jit(psnr)}
+    if min(originals.shape[:2]) >= WINDOW:
+        figures["ssim"] = jax.jit(ssim)
+    reconstruct = autoencoder_folders.reconstruction(autoencoder)
+    errors = {figure: np.full(originals.count, np.nan) for figure in figures}
+
+    def read(start, stop):
+        made = []
+        for first in range(start, stop, BATCH):
+            rows = range(first, min(first + BATCH, stop))
+            pictures = autoencoder_folders.channels(originals.read(rows.start, rows.stop), autoencoder)
+            filled = pictures[np.arange(BATCH) % len(rows)]  # one shape, so that one program serves all
+            decoded = reconstruct(filled)
+            for figure, function in figures.items():
+                errors[figure][rows.start : rows.stop] = np.asarray(function(decoded, filled))[: len(rows)]
+            made.append(decoded[: len(rows)])
+        return np.concatenate(made)
+
+    known = json.dumps([originals.fingerprint, autoencoder.record], sort_keys=True)
+    record = {
+        "images": f"{name} through {autoencoder.path}",
+        "kind": "reconstructions",
+        "dtype": "uint8",
+        "autoencoder": autoencoder.record,
+    }
+    shape = (*originals.shape[:2], autoencoder.module.picture_channels)
+    return Reconstructions(
+        ImageSet(originals.count, shape, read, hashlib.sha256(known.encode()).hexdigest(), record), errors
+    )
+
+
+def run(request: comparison.Request, fresh: bool = False) -> dict:
+    """Measures the autoencoder that a request names.
+
+    Args:
+        request: its autoencoder, reference and, for rFID, protocol and network (or features="pixels").
+        fresh: as in `comparison.measure`.
+
+    Returns:
+        What `comparison.run` does; the figures are "psnr", "ssim" (of pictures of at least 11 pixels) and "rfid".
+
+    Raises:
+        ConfigError, WeightsError, ImageSetError: as in `comparison.run` and `of`.
+    """
+    began = time.perf_counter()
+    autoencoder = autoencoder_folders.load(request.autoencoder)
+    reference = references.open_reference(request.reference, request.data_dir, request.size)
+    if reference.images is None:
+        raise ImageSetError(f"{request.reference} holds statistics alone; an autoencoder needs the pictures.")
+    measures_distance = bool(request.inception) or request.features == "pixels"
+    space, about = comparison.space_of(request) if measures_distance else (None, UNMEASURED)
+    own = of(autoencoder, reference.images)
+    if space is None:
+        why = {"value": None, "why": "value not measured: it needs --inception and --protocol"}
+        about_of = lambda images: {**images.record, "fingerprint": images.fingerprint, "count": images.count}
+        measured = {
+            "figures": {"rfid": why},
+            "warnings": [],
+            "reference": about_of(reference.images),
+            "samples": about_of(own.images),
+        }
+    else:
+        measured = comparison.measure(own.images, reference, space, ("fid",), request.seed, "ten, shuffled",
+                              references.cache_folder(), fresh)  # fmt: skip
+        measured["figures"] = {called(space, "rfid"): measured["figures"][called(space, "fid")]}
+    _complete(own)
+    measured["figures"] = {name: _mean(values) for name, values in own.errors.items()} | measured["figures"]
+    total = time.perf_counter() - began
+    return measured | about | {"seconds": {**measured.get("seconds", {}), "total": total}}
+
+
+UNMEASURED = {"features": {"features": "none: picture by picture", "dimensions": 0}, "protocol": None, "weights": None}
+
+
+def _complete(own: Reconstructions) -> None:
+    """Measures the pictures that were not read, since their features were found on disk."""
+    count = own.images.count
+    with progress.bar("reconstructing", count, "pictures") as advance:
+        for first in range(0, count, BATCH):
+            stop = min(first + BATCH, count)
+            if np.isnan(own.errors["psnr"][first:stop]).any():
+                own.images.read(first, stop)
+            advance(stop)
+
+
+def _mean(values: np.ndarray) -> dict:
+    """Mean over pictures, with its standard error; of equal pictures the PSNR is infinite, and so is the mean."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 and np.isfinite(values).all() else None
+    return {"value": float(np.mean(values)), "standard_error": error, "samples": len(values)}

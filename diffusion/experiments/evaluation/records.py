@@ -1,0 +1,247 @@
+"""The record of a measurement: a JSON file that says what was measured, how, and by what, and can be measured again."""
+
+import datetime
+import hashlib
+import json
+import math
+import pathlib
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from diffusion.experiments.evaluation import comparison, reconstructions, report
+from diffusion.experiments.evaluation.comparison import Request
+from diffusion.experiments.evaluation.image_metrics import ELSEWHERE
+from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.experiments.sampling import sample_files
+from diffusion.io import limits
+from diffusion.metrics import references
+
+FORMAT = 1  # raised when a change makes older readers wrong
+# How far a value may be off when it is measured again: absolute, and relative besides. Features of other hardware agree
+# to 1e-5 or so; a share may change by the images that lie on an edge.
+TOLERANCES = {
+    "fid": (1e-3, 1e-4),
+    "sfid": (1e-3, 1e-4),
+    "fid_infinity": (1e-2, 1e-3),
+    "kid": (1e-6, 1e-3),
+    "cmmd": (1e-4, 1e-3),
+    "is": (1e-3, 1e-4),
+    "precision": (2e-3, 0),
+    "recall": (2e-3, 0),
+    "density": (2e-3, 2e-3),
+    "coverage": (2e-3, 0),
+    "authenticity": (2e-3, 0),
+    "rfid": (1e-3, 1e-4),
+    "psnr": (1e-2, 0),
+    "ssim": (1e-4, 0),
+}
+TOLERANCES |= {other: TOLERANCES[name] for name, other in ELSEWHERE.items()}
+
+
+class ResultError(ValueError):
+    """A record cannot be used; the message says which, why, and what to do."""
+
+
+def measure(request: Request, fresh: bool = False) -> dict:
+    """Measures what a request names: samples, or the reconstructions of an autoencoder.
+
+    Args:
+        request: from the command line, or from a record.
+        fresh: whether the samples' features are computed anew although they are kept.
+
+    Returns:
+        The record, JSON-able; "sha256" is of everything else in it.
+
+    Raises:
+        ConfigError, WeightsError, ImageSetError, StatisticsError: as `comparison.run` and `reconstructions.run`.
+    """
+    measured = (reconstructions if request.autoencoder else comparison).run(request, fresh)
+    samples = pathlib.Path(request.samples)
+    sampling = None
+    if request.samples and (samples.is_dir() or samples.name == "samples.npz"):  # as experiments.sample writes them
+        sampling = sample_files.read_record(samples if samples.is_dir() else samples.parent)
+    content = {
+        "format": FORMAT,
+        "figures": measured["figures"],
+        "warnings": measured["warnings"],
+        "samples": measured["samples"],
+        "reference": measured["reference"],
+        "protocol": measured["protocol"],
+        "features": measured["features"],
+        "weights": measured["weights"],
+        "request": request._asdict(),
+        "sampling": sampling,
+        "config_hash": sampling.get("config") if sampling else None,
+        "git_commit": report.git_commit(),
+        "versions": {"diffusion": report.version("diffusion"), **references.versions()},
+        "device": jax.devices()[0].device_kind,
+        "seconds": measured["seconds"],
+        "finished": datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat(timespec="seconds"),
+        "command": command(request),
+    }
+    content = _finite(report.plain(content))
+    return {**content, "sha256": _digest(content)}
+
+
+def command(request: Request) -> str:
+    """The command line of a request, from its fields.
+
+    Args:
+        request: what is measured.
+
+    Returns:
+        Text for people to copy; nothing here executes it.
+    """
+    words = ["python", "-m", "experiments.evaluate"]
+    for name, value in request._asdict().items():
+        if value != Request._field_defaults.get(name):
+            words.append(f"--{name}={','.join(value) if name == 'metrics' else value}")
+    return shlex.join(words)
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity, which JSON does not have, as None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _digest(content: Mapping) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def write(path: pathlib.Path, content: Mapping) -> None:
+    """Writes a record, whole or not at all.
+
+    Args:
+        path: of the file.
+        content: from `measure`.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read(path: pathlib.Path) -> dict:
+    """Reads a record; nothing in it is executed.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ResultError: if it is not there, is damaged, or is no record.
+    """
+    try:
+        content = limits.read_json(path)
+        if not isinstance(content, dict) or not {"format", "figures", "request", "sha256"} <= content.keys():
+            raise ResultError(f"{path} is no record of a measurement; those are written by --out=FILE.json.")
+        if content["format"] != FORMAT:
+            raise ResultError(f"{path} has format {content['format']!r}; this version reads {FORMAT}.")
+        if _digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
+            raise ResultError(f"{path} was altered: its checksum is not that of its content.")
+    except (OSError, limits.Refused, ValueError) as error:
+        raise error if isinstance(error, ResultError) else ResultError(f"{path} cannot be read: {error}") from error
+    return content
+
+
+def verify(path: pathlib.Path) -> list[str]:
+    """Measures again what a record says, and compares.
+
+    The request is rebuilt from its parsed fields; no text of the file is executed. The samples' features are computed
+    anew; those of the reference are taken from the cache, where their hash is checked.
+
+    Args:
+        path: of the record.
+
+    Returns:
+        What differs, a sentence each; empty if nothing does.
+
+    Raises:
+        ResultError: if it is no sound record.
+        ConfigError, WeightsError, ImageSetError, StatisticsError: if it cannot be measured again.
+    """
+    before = read(path)
+    try:
+        request = comparison.parse(before["request"])
+    except ValueError as error:
+        raise ResultError(f"{path} cannot be repeated: {error}.") from error
+    return compare(before, measure(request, fresh=True))
+
+
+def compare(before: Mapping, after: Mapping) -> list[str]:
+    """The fields in which two records of one request differ.
+
+    Args:
+        before: a record.
+        after: of a later measurement.
+
+    Returns:
+        A sentence for each: other samples, reference, weights or protocol; a value out of `TOLERANCES`.
+    """
+    differences = []
+    inputs = (("samples", "sha256"), ("samples", "count"), ("reference", "sha256"), ("reference", "count"),
+              ("reference", "fingerprint"), ("weights", "sha256"), ("protocol", "resize"), ("protocol", "scaling"),
+              ("protocol", "rounding"), ("protocol", "score_splits"))  # fmt: skip
+    for part, field in inputs:
+        old, new = ((content.get(part) or {}).get(field) for content in (before, after))
+        if old != new:
+            differences.append(f"{part}.{field}: {old} in the record, {new} now")
+    figures = [_called_as_now(content) for content in (before, after)]
+    for name in sorted(figures[0].keys() | figures[1].keys()):
+        old, new = (each.get(name, {}).get("value") for each in figures)
+        if old is None or new is None:
+            if old is not new:
+                differences.append(f"figures.{name}.value: {old} in the record, {new} now")
+            continue
+        absolute, relative = TOLERANCES[name]
+        allowed = absolute + relative * abs(old)
+        if not abs(new - old) <= allowed:
+            differences.append(
+                f"figures.{name}.value: {old:.9g} in the record, {new:.9g} now; "
+                f"{abs(new - old):.3g} apart, {allowed:.3g} allowed"
+            )
+    return differences
+
+
+def _called_as_now(content: Mapping) -> dict:
+    """The figures of a record; records of earlier versions called a Frechet distance of pixels "fid" too."""
+    inception = content["protocol"] is not None
+    return {name if inception else ELSEWHERE.get(name, name): figure for name, figure in content["figures"].items()}
+
+
+def show(content: Mapping, console: Console | None = None) -> None:
+    """Prints the figures and the warnings.
+
+    Args:
+        content: from `measure`.
+        console: where to; standard output by default.
+    """
+    console = console or Console(highlight=False)
+    request = content["request"]
+    protocol = content["protocol"]
+    under = f", protocol {protocol['name']}" if protocol else f", {content['features']['features']}"
+    title = f"{request['samples'] or request['autoencoder']} against {request['reference']}{under}"
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("")
+    shown.add_column("± standard error", style="bold")
+    shown.add_column("of")
+    for line in report.metric_rows(content["figures"]):
+        shown.add_row(*line)
+    console.print(shown)
+    for text in content["warnings"]:
+        console.print(f"note: {text}", markup=False, soft_wrap=True)
+    rate = content["seconds"].get("images_per_second")
+    console.print(f"{content['seconds']['total']:.1f} s" + (f", {rate:.1f} images/s" if rate else ""), markup=False)

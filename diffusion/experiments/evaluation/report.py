@@ -1,0 +1,106 @@
+"""What all reports share: report.json beside report.md, Markdown tables, figures as text, what produced them."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.experiments.run_folder.workdir import write_text
+
+PACKAGES = ("jax", "flax", "optax", "grain", "numpy")
+IN_FULL = "Every number in full: [report.json](report.json)."
+
+
+def write(folder: pathlib.Path, content: Mapping, markdown: str) -> None:
+    """Writes report.json and report.md, each whole or not at all.
+
+    Args:
+        folder: where they belong.
+        content: JSON-able, from `plain`.
+        markdown: the same for people.
+    """
+    write_text(folder / "report.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / "report.md", markdown)
+
+
+def plain(value: Any) -> Any:
+    """Nested mappings, sequences and numpy numbers as what JSON holds."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def software() -> dict[str, Any]:
+    """What measures here: {"git_commit" (or None), "versions", "device"}."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"git_commit": git_commit(), "versions": versions, "device": jax.devices()[0].device_kind}
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with "-dirty" where files differ from it; None outside a git checkout."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
+
+
+def version(name: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table, without a line break at its end."""
+    line = lambda cells: f"| {' | '.join(map(str, cells))} |"
+    return "\n".join(map(line, [header, ["---"] * len(header), *rows]))
+
+
+def pictures(folder: pathlib.Path, captions: Mapping[str, str]) -> list[str]:
+    """Markdown paragraphs that embed those of the named files that are in the folder, each above its caption."""
+    return [f"![{text}]({name})\n*{text}.*" for name, text in captions.items() if (folder / name).is_file()]
+
+
+def percent(share: Mapping) -> str:
+    """A share with its interval, {"share", "interval"}: "97.1% (95.2% to 98.3%)"."""
+    low, high = share["interval"]
+    return f"{share['share']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def span(interval: Sequence[float], form: str = ".3g") -> str:
+    """An interval in brackets after a space: " (1.2 to 1.4)"; "" where there is none."""
+    return f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
+
+
+def metric_rows(metrics: Mapping[str, Mapping]) -> list[tuple[str, str, str]]:
+    """Metrics of `image_metrics` and `model_metrics` as text: (name, value with its error, of how many)."""
+    rows = []
+    for name, metric in metrics.items():
+        if metric["value"] is None:
+            rows.append((name, "—", metric.get("why", "value not measured")))
+            continue
+        value = f"{metric['value']:.5g}"
+        if metric.get("standard_error") is not None:
+            value += f" ± {metric['standard_error']:.2g}"
+        elif metric.get("standard_deviation") is not None:
+            value += f" (sd {metric['standard_deviation']:.2g})"
+        else:
+            value += span(metric.get("interval"))
+        against = f" against {metric['reference']:,}" if metric.get("reference") else ""
+        size = f", subsets of {metric['size']:,}" if "size" in metric else ""
+        space = f", {metric['space']}" if metric.get("space") else ""
+        rows.append((name, value, f"{metric['samples']:,} samples{against}{size}{space}"))
+    return rows

@@ -1,0 +1,254 @@
+"""The report of a run's evaluation: its rows, as Markdown for report.md and as a summary on the terminal."""
+
+import pathlib
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.config.values import config_hash, plain
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.sampling import sample_files
+
+PICTURES = {
+    "samples.png": "Samples, one row for each class",
+    "trajectory.png": "From noise to image: the sample x_t, and the prediction of x_0, over the steps",
+    "curves.png": "Training: the loss by step, and by t",
+}
+MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experiments/evaluation/model_metrics.py
+    "cas": "classifier accuracy score: a classifier trained on samples alone, tested on real held-out images",
+    "cas_of_real_images": "the same, trained on as many real training images: the ceiling",
+    "data_copying": "C_T: below -3, samples lie nearer to the training images than held-out images do",
+    "authenticity": "share of samples farther from their nearest training image than that is from its own neighbour",
+    "authenticity_of_held_out": "the same share of real held-out images",
+    "bits_per_dim": "probability flow, Hutchinson's estimate, uniform dequantisation; protocol in report.json",
+}
+
+
+def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
+    """What made the samples and this report.
+
+    Args:
+        config: the run's config.
+        folder: of the samples; its samples.json says how they were made.
+        command: how the evaluation was started.
+
+    Returns:
+        {"sampling", "config_hash", "git_commit", "versions", "device", "commands"}; values that are not known are None.
+    """
+    sampling = sample_files.read_record(folder) or {  # samples from elsewhere: config.json is the best there is
+        "sample": plain(config["sample"]),
+        "nfe": None,
+        "checkpoint": None,
+        "note": "no samples.json: the settings are those of config.json",
+    }
+    return {
+        "sampling": sampling,
+        "config_hash": config_hash(config),
+        **report.software(),
+        "commands": {"sample": sampling.get("command"), "evaluate": command},
+    }
+
+
+def write(content: dict, folder: pathlib.Path) -> None:
+    """Writes report.json and report.md of {"figures", "protocol"}, as `experiments.evaluate.run` makes them."""
+    report.write(folder, content, markdown(content, folder))
+
+
+def rows(content: dict) -> list[tuple[str, str, str, str]]:
+    """The figures as text: (what, of the samples, the reference beside it, how it was measured)."""
+    measured = content["figures"]
+    data = content["protocol"]["dataset"]
+    number = content["protocol"]["distance"]["N"]
+    split = data["split"]
+    made = []
+    if accuracy := measured["asked_class"]:
+        made.append(
+            (
+                "requested class recognised",
+                report.percent(accuracy),
+                f"{accuracy['real']['share']:.1%} of real {split} images",
+                f"{accuracy['count']:,} samples; classifier trained on the {data['train_size']:,} real "
+                f"{data['train_split']} images alone (sha256 {accuracy['classifier_sha256'][:12]}); "
+                "Wilson's 95 % interval",
+            )
+        )
+    for name, distance in measured["frechet"].items():
+        floor = distance["floor"]
+        every = distance["all_samples"]
+        effort = distance["effort"]
+        weights = distance["extractor"]["sha256"]
+        made.append(
+            (
+                f"Frechet distance ({name})",
+                f"{distance['distance']:.3g}{report.span(distance['interval'])}",
+                f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {distance['noise']:.3g}",
+                f"N = {number:,} against all {data['split_size']:,} {split} images; {distance['dimensions']}"
+                f" features{f' (sha256 {weights[:12]})' if weights else ''}; {effort['draws']} resamples, "
+                f"{effort['subsets']} subsets",
+            )
+        )
+        made.append(
+            (
+                "… times the floor",
+                f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}",
+                f"1; noise {distance['noise'] / floor['mean']:.0f}",
+                f"mean over {effort['subsets']} random subsets of all samples: {every['ratio']:.2f} ± "
+                f"{every['std'] / floor['mean']:.2f}",
+            )
+        )
+    near = measured["neighbours"]
+    samples = near["samples"]
+    held_out = near["held_out"]
+    share = near["share_below_held_out_percentile"]
+    made += [
+        (
+            "nearest training image, median",
+            f"{samples['quantiles']['0.5']:.3g}",
+            f"{held_out['quantiles']['0.5']:.3g} from real {split} images",
+            f"Euclidean, pixels in [0, 1]; {samples['count']:,} samples, {held_out['count']:,} held out",
+        ),
+        (
+            "… nearer than 1 % / 5 % of held-out images",
+            f"{share['1']:.1%} / {share['5']:.1%}",
+            "1 % / 5 % without copying",
+            "share of samples below those quantiles of the held-out distances",
+        ),
+        (
+            "… exact copies",
+            f"{samples['exact_duplicates']}",
+            f"{held_out['exact_duplicates']} of the held-out images",
+            f"the same bytes as one of the {data['train_size']:,} training images",
+        ),
+    ]
+    made += [(*row, MODEL_METRICS.get(row[0], "")) for row in report.metric_rows(content.get("model", {}))]
+    if inception := content.get("inception"):
+        how = f"Inception, protocol {inception['protocol']}, against {inception['reference']}; {inception['record']}"
+        made += [(*row, how) for row in report.metric_rows(inception["figures"])]
+    return made
+
+
+def markdown(content: dict, folder: pathlib.Path) -> str:
+    """The report as Markdown; pictures that are in the folder are embedded by relative links."""
+    frechet = content["figures"]["frechet"]
+    protocol = content["protocol"]
+    data = protocol["dataset"]
+    distance = protocol["distance"]
+    shown = [(what, f"**{value}**", beside, how) for what, value, beside, how in rows(content)]
+    unbalanced = {
+        name: distances["floor"]["unbalanced_mean"]
+        for name, distances in frechet.items()
+        if distances["floor"]["unbalanced_mean"] is not None
+    }
+    how_to_read = [
+        f"- **Distance**: squared Frechet distance between Gaussian fits, in float64 with unbiased covariances; "
+        f"N = {distance['N']:,}: {distance['selection']}. Lower is better, and never 0: it depends on N.",
+        "- **Floor**: the same distance for N real training images; mean and standard deviation over random subsets"
+        + (
+            ", with every class as often as any other, as the samples have them. Without that balance it is higher: "
+            + ", ".join(f"{value:.3g} ({name})" for name, value in unbalanced.items())
+            if unbalanced
+            else ""
+        )
+        + ".",
+        "- **Noise**: the same distance for N images of uniform random bytes.",
+        "- **Intervals** (95 %) of distances are percentile bootstrap intervals over the samples, class by class, the "
+        "real images held fixed, shifted by the bias of resampling with replacement. They do not hold the variation "
+        "between training runs, nor that of the floor.",
+    ]
+    if "classifier" in frechet:
+        how_to_read.append(
+            "- **Classifier features** come from a network that was trained on the training images. It is surer of "
+            "those than of new images, which raises this floor: a ratio below 1 is possible there."
+        )
+    how_to_read += [f"- **Inception**: {text}" for text in content.get("inception", {}).get("warnings", ())]
+    commands = [command for command in protocol["commands"].values() if command]
+    parts = [
+        f"# Report: {data['name']}",
+        report.table(("", "samples", "reference", "measured"), shown),
+        *report.pictures(folder, PICTURES),
+        "## How to read the figures",
+        "\n".join(how_to_read),
+        "## Protocol",
+        report.table(("", ""), _protocol_rows(protocol)),
+        "Commands:",
+        "\n".join(["```", *commands, "```"]),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _protocol_rows(protocol: Mapping) -> list[tuple[str, str]]:
+    data = protocol["dataset"]
+    sampling = protocol["sampling"]
+    samples = protocol["samples"]
+    settings = sampling.get("sample") or {}
+    checkpoint = sampling.get("checkpoint") or {}
+    guidance = settings.get("guidance") or {}
+    versions = ", ".join(f"{name} {version}" for name, version in protocol["versions"].items())
+    rows = {
+        "data": f"{data['name']} {data['version']}: {data['train_split']} ({data['train_size']:,}), "
+        f"{data['split']} ({data['split_size']:,})",
+        "weights": f"{checkpoint['weights']} of step {checkpoint['step']}" if checkpoint else "not recorded",
+        "sampler": f"{_entry(settings.get('sampler'))}, grid {_entry(settings.get('grid'))}, shift "
+        f"{settings.get('shift')}, {settings.get('steps')} steps, {sampling.get('nfe')} network evaluations",
+        "guidance": f"scale {guidance.get('scale')}, interval {guidance.get('interval')}",
+        "samples": f"{samples['number']:,}, seed {settings.get('seed')}, sha256 {samples['sha256'][:12]}, "
+        f"bytes {samples['rounding']}",
+        "evaluation": f"seed {protocol['distance']['seed']}",
+        "config": f"{protocol['config_hash']} (config.json); of the samples {sampling.get('config')}",
+        "code": f"commit {protocol['git_commit']}; {versions}",
+        "device": protocol["device"],
+    }
+    if "note" in sampling:
+        rows["note"] = sampling["note"]
+    return list(rows.items())
+
+
+def _entry(spec) -> str:
+    if not isinstance(spec, Mapping):
+        return str(spec)
+    arguments = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
+    return f"{spec.get('name')}({arguments})"
+
+
+def show(
+    content: dict, folder: str | pathlib.Path, console: Console | None = None, run: str | pathlib.Path = ""
+) -> None:
+    """Prints the figures, where to look, and what to try next.
+
+    Args:
+        content: as in `write`.
+        folder: of the report.
+        console: where to; standard output by default.
+        run: the run folder, where it is another.
+    """
+    console = console or Console(highlight=False)
+    folder = pathlib.Path(folder)
+    run = pathlib.Path(run or folder)
+    data = content["protocol"]["dataset"]
+    shown = Table(title=f"{folder}: {data['name']}, samples against real images", title_justify="left")
+    shown.add_column("")
+    shown.add_column("samples", style="bold")
+    shown.add_column("reference")
+    for what, value, beside, _ in rows(content):
+        shown.add_row(what, value, beside)
+    console.print(shown)
+    say = lambda text: console.print(text, markup=False, soft_wrap=True)
+    for text in content.get("inception", {}).get("warnings", ()):
+        say(f"note: {text}")
+    say("Look at:")
+    say(f"  {folder / 'report.md'}  (figures and how they were measured)")
+    for name in PICTURES:
+        if (folder / name).is_file():
+            say(f"  {folder / name}")
+    say("Try next:")
+    if accuracy := content["figures"]["asked_class"]:
+        labels = ",".join(list(accuracy["by_class"])[3:9:5])
+        guided = "--config.sample.guidance.scale=3", f"--out={run / 'guided'}"
+        say(f"  {printed('sample', f'--workdir={run}', f'--labels={labels}', *guided)}")
+    if steps := (content["protocol"]["sampling"].get("sample") or {}).get("steps"):
+        fast = f"--config.sample.steps={max(1, steps // 4)}", f"--out={run / 'fast'}"
+        say(f"  {printed('sample', f'--workdir={run}', *fast)}   (fewer steps)")
+    say("  python -m experiments.train --help   (other recipes: configs/)")

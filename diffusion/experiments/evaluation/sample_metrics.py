@@ -1,0 +1,226 @@
+"""Metrics of a run's samples, each beside real images, held-out images and noise."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.evaluation.real_images import Split, balanced_order, split_of
+from diffusion.experiments.sampling.sample_files import check_samples
+from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
+from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, rows
+from diffusion.metrics.features import names as feature_names
+
+SEED = 0  # of the subsets, the resamples and the noise, so that the same samples give the same report
+NEIGHBOURS = 2000  # images whose nearest training image is sought, at most: drawn at random where there are more
+
+
+class Effort(NamedTuple):
+    """How much work an evaluation spends.
+
+    Attributes:
+        draws: bootstrap resamples of an interval; 0 for no intervals.
+        subsets: random subsets of real training images whose mean distance is the floor.
+    """
+
+    draws: int
+    subsets: int
+
+
+FULL = Effort(500, 20)
+IN_LOOP = Effort(0, 4)
+AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))  # by the features D: a distance costs D^3
+
+
+def evaluate_samples(images: np.ndarray, labels: np.ndarray, config: Mapping, split: str = "validation") -> dict:
+    """The few metrics of some samples that a training loop logs, without intervals.
+
+    Args:
+        images: uint8 `[N, H, W, C]`, samples.
+        labels: int `[N]`, the classes that were requested; zeros if the model has none.
+        config: the run's config; its dataset's training split and `split` are the real images.
+        split: that the samples are compared with; by default the one that choices may be made on.
+
+    Returns:
+        {"asked_class": share in [0, 1], "fd_FEATURE": distance, "fd_FEATURE_over_floor": ratio,
+        "nearest_over_held_out": ratio of median distances to the training set}; "asked_class" where the classifier is
+        among the features and the model has classes.
+
+    Raises:
+        ConfigError, WorkdirError, ValueError: as in `measure`.
+    """
+    measured = measure(images, labels, config, split, effort=IN_LOOP)
+    flat = {} if measured["asked_class"] is None else {"asked_class": measured["asked_class"]["share"]}
+    for name, figure in measured["frechet"].items():
+        flat |= {f"fd_{name}": figure["distance"], f"fd_{name}_over_floor": figure["ratio"]}
+    median = {name: measured["neighbours"][name]["quantiles"]["0.5"] for name in ("samples", "held_out")}
+    return flat | {"nearest_over_held_out": median["samples"] / median["held_out"]}
+
+
+def measure(
+    images: np.ndarray,
+    labels: np.ndarray,
+    config: Mapping,
+    split: str,
+    effort: Effort = FULL,
+    advance: Callable[[int], None] = lambda done: None,
+    real_splits: tuple[Split, Split] | None = None,
+) -> dict:
+    """Every metric of a set of samples, each beside its reference.
+
+    Args:
+        images: uint8 `[N, H, W, C]`, samples.
+        labels: int `[N]`, the classes that were requested.
+        config: the run's config.
+        split: of the dataset, that the samples are compared with.
+        effort: how many resamples and subsets.
+        advance: receives the number of parts done, of len(config.evaluate.features) + 2.
+        real_splits: the training images, and those that the samples are compared with; None: those of config.data.
+
+    Returns:
+        {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances}.
+
+    Raises:
+        ConfigError: if a feature is not known, or a split is not in the dataset.
+        WorkdirError: if the samples do not fit the dataset.
+    """
+    names = tuple(config["evaluate"]["features"])
+    for name in names:
+        if name not in feature_names():
+            raise unknown("config.evaluate.features", name, feature_names(), "feature")
+    if split == (real_splits[0].spec.split if real_splits else config["data"]["split"]):
+        raise ConfigError(
+            f"config.evaluate.split = {split!r} is what the model was trained on, and the floor would compare images "
+            "with themselves. Valid: another split, e.g. 'test', or 'train[90%:]' after training on 'train[:90%]'."
+        )
+    train, real = real_splits or (split_of(config, config["data"]["split"]), split_of(config, split))
+    classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0
+    check_samples(images, labels, real.spec.shape, classes)
+    if "classifier" in names and not real.spec.num_classes:
+        raise ConfigError(
+            f"config.evaluate.features holds 'classifier', but {real.spec.name} has no classes to train it on. "
+            f"Valid: {', '.join(sorted(set(FEATURES) - {'classifier'}))}."
+        )
+    recognised = class_accuracy(images, labels, train, real) if "classifier" in names and classes else None
+    advance(1)
+    count = min(len(images), len(real.images), len(train.images))
+    distances = {}
+    for done, name in enumerate(names):
+        if name == "inception":
+            extractor = inception_features(config["evaluate"]["inception"], config["evaluate"]["protocol"])
+        else:
+            extractor = FEATURES[name](train.images, train.labels)
+        distances[name] = distance(extractor, images, labels, train, real, count, bool(classes), effort)
+        advance(done + 2)
+    rng = np.random.default_rng(SEED)
+    some = lambda of: of if len(of) <= NEIGHBOURS else of[rng.permutation(len(of))[:NEIGHBOURS]]
+    copies = neighbours.copying(some(images), some(real.images), train.images)
+    advance(len(names) + 2)
+    return {"asked_class": recognised, "frechet": distances, "neighbours": copies, "count": count}
+
+
+def class_accuracy(images: np.ndarray, labels: np.ndarray, train: Split, real: Split) -> dict:
+    """Share of samples that a classifier, trained on the real training images alone, takes for the requested class.
+
+    Args:
+        images: uint8 `[N, H, W, C]`, samples.
+        labels: int `[N]`, the requested classes.
+        train: real images that the classifier learns from.
+        real: real images that it is tested on, for reference.
+
+    Returns:
+        {"share", "interval", "count", "by_class", "real": {...}, "classifier_sha256"}, shares in [0, 1], intervals
+        Wilson's of 95 %.
+    """
+    net = classifier.cached(train.images, train.labels)
+
+    def share(of, wanted):
+        right = classifier.predict(net, of) == wanted
+        by_class = {str(c): float(right[wanted == c].mean()) for c in np.unique(wanted)}
+        return bootstrap.share(right) | {"by_class": by_class}
+
+    return share(images, labels) | {"real": share(real.images, real.labels), "classifier_sha256": net.digest}
+
+
+def distance(
+    extractor: Extractor,
+    images: np.ndarray,
+    labels: np.ndarray,
+    train: Split,
+    real: Split,
+    count: int,
+    balanced: bool,
+    effort: Effort,
+) -> dict:
+    """Frechet distance of samples to all images of a split, beside N real training images and N images of noise.
+
+    Args:
+        extractor: of the features.
+        images: uint8 `[M, H, W, C]`, samples, M >= N.
+        labels: int `[M]`.
+        train: real images that the floor's subsets are drawn from.
+        real: the reference; all of its images.
+        count: N.
+        balanced: whether samples and the floor's subsets hold every class alike.
+        effort: how many resamples and subsets, at most; see AFFORDABLE.
+
+    Returns:
+        {"distance", "interval" (or None), "floor": {"mean", "std", "unbalanced_mean" (or None)}, "noise", "ratio",
+        "ratio_interval" (or None), "all_samples": {"mean", "std", "ratio"}, "dimensions", "extractor", "effort"}:
+        the distance of the first N, and under "all_samples" the mean over random subsets of N of all samples.
+    """
+    rng = np.random.default_rng(SEED)
+    if extractor.keep:  # features of real images, which are the same at every evaluation
+        kept = lambda of: references.gather(
+            image_sets.from_array(of), references.function_space(extractor), ("features",), references.cache_folder()
+        )
+        reference = kept(real.images).statistics.moments["features"]
+        real_rows = kept(train.images).rows["features"]
+    else:
+        reference = moments(extractor.extract, real.images)
+        real_rows = rows(extractor.extract, train.images)
+    distance_to_real = frechet.distance_to(reference)
+    to_reference = lambda features: distance_to_real(frechet.update(frechet.init(features.shape[1]), features))
+    most = next(most for dim, most in AFFORDABLE if len(reference.mean) <= dim)
+    effort = Effort(min(effort.draws, most.draws), min(effort.subsets, most.subsets))
+    as_they_are = lambda wanted: np.arange(len(wanted))
+    order = balanced_order if balanced else as_they_are
+
+    def subsets(features, wanted, order):
+        values = []
+        for _ in range(effort.subsets):
+            shuffled = rng.permutation(len(wanted))
+            values.append(to_reference(features[shuffled[order(wanted[shuffled])[:count]]]))
+        return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+
+    sample_rows = rows(extractor.extract, images)
+    first = order(labels)[:count]
+    chosen = sample_rows[first]
+    measured = to_reference(chosen)
+    floor = subsets(real_rows, train.labels, order)
+    every = subsets(sample_rows, labels, order)
+    floor["unbalanced_mean"] = subsets(real_rows, train.labels, as_they_are)["mean"] if balanced else None
+    noise = rng.integers(0, 256, (count, *images.shape[1:]), dtype=np.uint8)
+    interval = None
+    if effort.draws:
+        values = bootstrap.replicates(
+            lambda chosen_rows: to_reference(chosen[chosen_rows]),
+            count,
+            effort.draws,
+            rng,
+            labels[first] if balanced else None,
+        )
+        interval = bootstrap.percentile_interval(values, estimate=measured)
+    return {
+        "distance": measured,
+        "interval": interval,
+        "ratio": measured / floor["mean"],
+        "ratio_interval": None if interval is None else tuple(end / floor["mean"] for end in interval),
+        "floor": floor,
+        "all_samples": every | {"ratio": every["mean"] / floor["mean"]},
+        "noise": distance_to_real(moments(extractor.extract, noise)),
+        "dimensions": len(reference.mean),
+        "extractor": extractor.record,
+        "effort": effort._asdict(),
+    }

@@ -1,0 +1,268 @@
+"""Compares few-step students with their teacher: figures by the number of network evaluations, from the same noise.
+
+    python -m experiments.few_steps --teacher=runs/digits --out=runs/few_steps \\
+        --students=runs/digits_students/student=lcm,runs/digits_students/student=turbo
+    python -m experiments.few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
+
+Each run samples as its own config says, but for the number of steps: students 1, 2, 4 and 8 (--steps), the teacher 8,
+20 and 50 (--teacher_steps); a generator of one step takes one, and a progressive student of K steps is the checkpoint
+at the end of its stage. Measured: Frechet distance to the real images of config.evaluate.split in pixels and in
+features of a classifier (FID with --inception=FILE), and the share of samples that the classifier takes for the
+requested class. Writes table.md, few_steps.json, plot.png and samples.png (the same seeds, one below the other) into
+--out. The same command goes on where it was interrupted, and measures again what has changed.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+from diffusion.experiments.evaluation import few_step_flags
+
+if __name__ == "__main__":  # before the imports that take seconds
+    few_step_flags.define("runs/digits", "runs/digits_students", "runs/few_steps")
+    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for FID beside the other distances")
+    command_line.begin()
+
+import glob
+import hashlib
+import json
+import pathlib
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from rich.console import Console
+
+from diffusion.experiments.config import ConfigError, checks, resolve
+from diffusion.experiments.config.values import config_hash
+from diffusion.experiments.evaluation import plots, report, sample_metrics
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate
+from diffusion.io.files import whole
+from diffusion.objectives import Jumps
+from diffusion.training.checkpointing import checkpoints
+
+EFFORT = sample_metrics.Effort(0, 10)
+SHOWN = 10  # samples in a row of the picture, and the least number that --number may be
+WRAPPED = 10  # letters in a line above a sample
+SHARE = ("asked_class", "class recognised")  # of samples that show what was requested: its key and its title
+
+Made = tuple[Mapping[str, Any], np.ndarray, Sequence]
+"""(figures, all samples, the class or caption of each)."""
+
+
+class Row(NamedTuple):
+    """A run at a number of steps.
+
+    Attributes:
+        name: of the run, as the table has it.
+        folder: of the run.
+        step: of its checkpoint.
+        config: its config, with these sampling steps.
+    """
+
+    name: str
+    folder: pathlib.Path
+    step: int
+    config: Any
+
+    @property
+    def steps(self) -> int:
+        """Sampling steps."""
+        return self.config.sample.steps
+
+
+def runs_of(pattern: str) -> list[str]:
+    """The run folders that a pattern matches, by name; a name without wildcards stands for itself.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if not glob.has_magic(pattern) or pathlib.Path(pattern).is_dir():
+        return [pattern]
+    folders = sorted(str(path.parent) for path in map(pathlib.Path, glob.glob(f"{pattern}/config.json")))
+    if not folders:
+        raise ConfigError(f"--students={pattern} matches no run folder. Valid: e.g. 'runs/digits_students/*'.")
+    return folders
+
+
+def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number: int, inception: str) -> list[Row]:
+    """The rows of a run, for those of the requested steps that it can take.
+
+    Args:
+        folder: of the run.
+        name: of it in the table.
+        steps: requested sampling steps.
+        number: of samples.
+        inception: file of FID's Inception-v3, or "".
+
+    Raises:
+        ConfigError, WorkdirError, CheckpointError: if there is no such run, or its config does not fit.
+    """
+    latest = checkpoints.latest(folder)
+    if latest is None:
+        workdir.read_config(folder)
+        raise ConfigError(f"{folder} has no checkpoint yet: train it to its end.")
+    rows = []
+    for count in steps:
+        config = workdir.read_config(folder)
+        config.sample.update({"steps": count, "number": number})
+        if inception:
+            features = dict.fromkeys((*config.evaluate.features, "inception"))
+            config.evaluate.update({"features": tuple(features), "inception": inception})
+        objective = resolve.Resolver(config).objective
+        at = latest
+        if isinstance(objective.reads, Jumps) and objective.reads.one_step and count > 1:
+            continue
+        if objective.teacher and (stages := objective.teacher.stages):
+            ends = {steps: (k + 1) * stages.length for k, steps in enumerate(stages.sampling_steps)}
+            at = ends.get(count, -1)
+            if at not in checkpoints.steps(folder):
+                continue
+        checks.validate(config)
+        rows.append(Row(name, pathlib.Path(folder), at, config))
+    return rows
+
+
+def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) -> dict:
+    """Figures of a row, with its first samples; made now, or read from an earlier time of the same samples.
+
+    Args:
+        row: a run at a number of steps.
+        out: where figures and samples are kept.
+        make: () -> what is kept.
+        *judges: what else the figures depend on, by name.
+
+    Returns:
+        {"name", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-STEPS.npz.
+    """
+    place = out / "rows" / f"{row.name}-{row.steps}.json"
+    leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
+    identity = json.dumps([config_hash(row.config), leaves, *judges], sort_keys=True)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    if place.exists() and (before := json.loads(place.read_text()))["key"] == key:
+        return before
+    figures, images, labels = make()
+    content = {
+        "name": row.name,
+        "steps": row.steps,
+        **figures,
+        "checkpoint": row.step,
+        "folder": str(row.folder),
+        "key": key,
+    }
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with whole(place.with_suffix(".npz")) as file:
+        np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
+    workdir.write_text(place, json.dumps(content) + "\n")
+    return content
+
+
+def measured(row: Row) -> Made:
+    """({"nfe", "asked_class", "fd_FEATURE", "floor_FEATURE", "count"}, samples, labels) of a row."""
+    config = row.config
+    number = config.sample.number
+    params, _ = checkpoints.load_ema(row.folder, row.step)
+    make = generate.generator(resolve.recipe(config, workdir.example_shape(config)))
+    labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
+    images = make.images(params, labels, generate.seeds(config, number))
+    metrics = sample_metrics.measure(images, labels, config, config.evaluate.split, EFFORT)
+    figures = {"nfe": make.nfe, "asked_class": metrics["asked_class"] and metrics["asked_class"]["share"]}
+    for name, part in metrics["frechet"].items():
+        figures |= {f"fd_{name}": part["all_samples"]["mean"], f"floor_{name}": part["floor"]["mean"]}
+    return figures | {"count": metrics["count"]}, images, labels
+
+
+def table(
+    rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | None, share: tuple[str, str] = SHARE
+) -> str:
+    """The rows as Markdown; distances in brackets are over that of the reference, the teacher at its own steps."""
+    distances = [f"fd_{name}" for name in features]
+    titles = {"fd_inception": "FID", **{f"fd_{name}": f"FD {name}" for name in features if name != "inception"}}
+    lines = []
+    for row in rows:
+        over = lambda name, row=row: f" ({row[name] / reference[name]:.2f})" if reference else ""
+        cells = [f"{row[name]:.4g}{over(name)}" for name in distances]
+        recognised = "—" if row[share[0]] is None else f"{100 * row[share[0]]:.1f} %"
+        lines.append([row["name"], row["nfe"], *cells, recognised])
+    return report.table(["model", "evaluations", *(titles[name] for name in distances), share[1]], lines) + "\n"
+
+
+def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -> None:
+    """The distances by evaluations, a line for each model, the teacher's dashed, with the floor of real images."""
+    figure = Figure(figsize=(4.6 * len(features) + 2.2, 3.9), dpi=plots.DPI, layout="constrained")
+    models = list(dict.fromkeys(row["name"] for row in rows))
+    for axes, feature in zip(np.atleast_1d(figure.subplots(1, len(features))), features):
+        for model, colour in zip(models, (*plots.COLOURS, *plots.COLOURS)):
+            mine = [row for row in rows if row["name"] == model]
+            teacher = {"linestyle": "--", "color": "#888888", "marker": "s"} if model == models[-1] else {}
+            line = {"linestyle": "-", "color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.7} | teacher
+            axes.plot([row["nfe"] for row in mine], [row[f"fd_{feature}"] for row in mine], label=model, **line)
+        axes.axhline(rows[0][f"floor_{feature}"], color="#222222", linewidth=0.8, linestyle=":", label="real images")
+        axes.set(xscale="log", xlabel="network evaluations", title=f"Frechet distance, {feature}")
+        counts = sorted({row["nfe"] for row in rows})
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+        plots.style(axes)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    plots.save(figure, path)
+
+
+def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> None:
+    """The first samples of every row, one below the other: a column has one seed and one class."""
+    shown = [np.load(out / "rows" / f"{row['name']}-{row['steps']}.npz", allow_pickle=False) for row in rows]
+    images = plots.paper(np.stack([arrays["images"] for arrays in shown]))
+    beside = [f"{row['name']}, {row['nfe']}" for row in rows]
+    plots.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
+
+
+def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, str], command: str, *judges: str) -> None:
+    """Measures the runs that the flags name, prints, and writes.
+
+    Args:
+        measure: a row -> what is kept of it; among its figures are "nfe", `share[0]`, and "fd_FEATURE" and
+            "floor_FEATURE" of features.
+        inception: file of FID's Inception-v3, or "".
+        share: as in `table`.
+        command: the module that is run, for the record.
+        *judges: as in `kept`.
+    """
+    values = flags.FLAGS
+    console = Console(highlight=False, soft_wrap=True)
+    out = pathlib.Path(values.out)
+    folders = [folder for pattern in values.students for folder in runs_of(pattern)]
+    counts, theirs = ([int(count) for count in few] for few in (values.steps, values.teacher_steps))
+    called = lambda folder: pathlib.Path(folder).name.rpartition("=")[2]
+    wanted = [row for folder in folders for row in rows_of(folder, called(folder), counts, values.number, inception)]
+    wanted += rows_of(values.teacher, "teacher", theirs, values.number, inception)
+    rows = []
+    for row in wanted:
+        rows.append(kept(row, out, lambda row=row: measure(row), *judges))
+        features = [name.removeprefix("fd_") for name in rows[-1] if name.startswith("fd_")]
+        distances = "  ".join(f"{name} {rows[-1][f'fd_{name}']:.4g}" for name in features)
+        console.print(f"{row.name}, {rows[-1]['nfe']} evaluations: {distances}", markup=False)
+    own = workdir.read_config(values.teacher).sample.steps
+    reference = next((row for row in rows if row["name"] == "teacher" and row["steps"] == own), None)
+    text = table(rows, features, reference, share)
+    record = {"command": workdir.command(command), "number": values.number, "rows": rows}
+    workdir.write_text(out / "few_steps.json", json.dumps(record, indent=1) + "\n")
+    workdir.write_text(out / "table.md", text)
+    draw(rows, features, out / "plot.png")
+    picture(rows, out, out / "samples.png")
+    print(text)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    compare(measured, flags.FLAGS.inception, SHARE, "experiments.few_steps")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,43 @@
+"""Prepares a folder of pictures with captions as a dataset, which training then reads by its name.
+
+    python -m experiments.image_folder --folder=photos --name=photos --side=64 --data_dir=data
+    python -m experiments.train --config=FILE --workdir=DIR --config.data.name=photos --config.data.dir=data
+
+FOLDER/metadata.csv has the columns file_name, caption and, by choice, category.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("folder", None, "the pictures, and metadata.csv")
+    flags.DEFINE_string("name", None, "of the dataset")
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets, where it is written")
+    flags.DEFINE_integer("side", 0, "make squares of this side of pictures of any size; 0 for pictures of one size")
+    flags.mark_flags_as_required(["folder", "name", "data_dir"])
+    command_line.begin()
+
+import shlex
+
+from diffusion.data import image_folder, sources
+from diffusion.experiments.config import ConfigError
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    given = flags.FLAGS
+    try:
+        made = image_folder.prepare(given.folder, given.name, given.data_dir, given.side)
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    spec = sources.describe(given.name, "train", given.data_dir)
+    height, width, _ = spec.shape
+    print(
+        f"{made}: {spec.size:,} pictures of {height} x {width} with captions. Read them by "
+        + shlex.join([f"--config.data.name={given.name}", f"--config.data.dir={given.data_dir}"])
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main, ())

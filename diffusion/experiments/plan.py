@@ -1,0 +1,188 @@
+"""Tells what a run would need of its devices and how fast it could be, without any of them.
+
+    python -m experiments.plan --config=configs/imagenet256_dit.py --devices=64 --config.mesh.fsdp=64
+    python -m experiments.plan --config=configs/imagenet256_dit.py:7b --devices=64 --machine=v5p --out=plan.json
+    tpu/bin/python -m experiments.plan --config=configs/imagenet256_dit.py --devices=64 --machine=v5p --compile
+
+Takes the config of a run as experiments.train does, and any mesh of --devices devices. Bytes of the state are exact;
+every other figure is an estimate by formulas, and times are those of the makers' data sheets, which no program reaches.
+--compile compiles the step itself for a TPU, and says what XLA says
+(diffusion/experiments/planning/ahead_of_time.py says how to install libtpu).
+
+Exit status: 0, also where the run would not fit; 1 without libtpu where it is needed; 2 a mistake in the config.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+from diffusion.experiments.planning.machines import MACHINES
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command_line.flag()
+    flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64")
+    flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "whose data sheet to reckon by")
+    flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
+    flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and say what XLA says")
+    flags.mark_flags_as_required(["config", "devices"])
+    command_line.begin()
+
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from diffusion.experiments.config import ConfigError, checks, resolve
+from diffusion.experiments.config.differences import differences
+from diffusion.experiments.config.values import config_hash
+from diffusion.experiments.planning import ahead_of_time, estimate, tables
+from diffusion.experiments.planning.estimate import Work
+from diffusion.experiments.planning.machines import Machine, topology_name
+from diffusion.experiments.run import program as programs
+from diffusion.experiments.run_folder import workdir
+from diffusion.models.dit import DiT
+
+
+def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: bool = False) -> dict[str, Any]:
+    """Returns everything that is known of a run before it is started.
+
+    Args:
+        config: the config, complete.
+        devices: their number; this process must have as many, real or simulated.
+        names: keys of `MACHINES`.
+        compiled: whether to compile the step for each machine.
+
+    Returns:
+        {"config_hash", "devices", "mesh", "parameters", "images", "flops", "collectives", "machines": {name:
+        {"platform", "attention", "memory", "hbm_bytes", "seconds", "fits", "change", "compiled"}}}; bytes and seconds a
+        step on each device, FLOPs of the whole job.
+
+    Raises:
+        ConfigError: for a mistake in the config, or one that does not go with the number of devices.
+        AheadError: where a step cannot be compiled here.
+    """
+    checks.validate(config)
+    shape = workdir.example_shape(config)
+    work = work_of(config, shape, programs.mesh_of(config, jax.devices()[:devices]))
+    needed = estimate.operations(work)
+    return {
+        "config_hash": config_hash(config),
+        "devices": devices,
+        "mesh": dict(work.mesh.shape),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(work.target.params)),
+        "images": {"step": work.batch_size, "device": work.rows, "micro_batches": work.accumulate},
+        "flops": needed,
+        "collectives": [collective._asdict() for collective in estimate.collectives(work)],
+        "machines": {name: on_machine(config, shape, work, name, compiled) for name in names},
+    }
+
+
+def on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str, compiled: bool) -> dict[str, Any]:
+    """Returns what differs from one machine to another; see `plan`."""
+    machine = MACHINES[name]
+    parts = estimate.memory_by_part(work, machine.platform)
+    fits = estimate.fits(parts, machine)
+    return {
+        "platform": machine.platform,
+        "attention": estimate.attention_name(work.model, work.shape, machine.platform),
+        "memory": parts,
+        "hbm_bytes": machine.memory,
+        "seconds": estimate.seconds(work, machine),
+        "fits": fits,
+        "change": None if fits else change(config, shape, work, machine),
+        "compiled": compile_for(config, shape, machine, work.mesh.size) if compiled else None,
+    }
+
+
+def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
+    """Returns what a run of that config computes on a mesh, for counting."""
+    recipe = resolve.recipe(config, shape)
+    model = recipe.network
+    if not isinstance(model, DiT):
+        raise ConfigError(f'config.model.name = {config.model.name!r}: plans are made for "dit" alone.')
+    target = programs.build(recipe, mesh).target
+    return Work(model, shape, target, mesh, config.train.batch_size, config.train.accumulate or 1)
+
+
+def compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
+    """Returns what XLA says of the step, compiled for a slice of a TPU; see `ahead.compile_step`."""
+    if config.mesh.get("kind", "jit") != "jit":
+        raise ConfigError(f'config.mesh.kind = {config.mesh.kind!r}, but --compile takes "jit" alone.')
+    try:
+        topology = topology_name(machine, devices)
+    except ValueError as error:
+        raise ConfigError(f"--compile: {error}") from error
+    mesh = programs.mesh_of(config, ahead_of_time.devices(topology))
+    recipe = resolve.recipe(config, shape)
+    return {"topology": topology, **ahead_of_time.compile_step(lambda mesh: programs.build(recipe, mesh), mesh)}
+
+
+def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Machine) -> str:
+    """Returns what to change so that a run fits a machine: the first of a few remedies that does."""
+    on_mesh: dict[str, Work] = {}  # shapes and shardings depend on the mesh alone
+    for changed in remedies(config, work):
+        mesh = changed.mesh.to_json()
+        if mesh not in on_mesh:
+            on_mesh[mesh] = work_of(changed, shape, programs.mesh_of(changed, list(work.mesh.devices.flat)))
+        model = resolve.Resolver(changed).model(shape)
+        found = on_mesh[mesh]._replace(model=model, accumulate=changed.train.accumulate or 1)
+        parts = estimate.memory_by_part(found, machine.platform)
+        if estimate.fits(parts, machine):
+            told = " ".join(f"--config.{field}={new}" for field, _, new in differences(config, changed))
+            return f"{told} brings it to {tables.in_bytes(sum(parts.values()))}"
+    return "take more devices, or split the network by --config.mesh.tensor"
+
+
+def remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
+    """Yields configs that need less memory, the cheapest in time first."""
+    mesh = work.mesh.shape
+    batch_devices = mesh.get("data", 1) * mesh.get("fsdp", 1)
+
+    def changed(**fields):
+        found = config.copy_and_resolve_references()
+        with found.unlocked():
+            found.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+        return found
+
+    split = {"mesh__fsdp": batch_devices, "mesh__data": -1}
+    yield changed(**split)
+    for remat in ("dots", "full"):
+        yield changed(model__remat=remat)
+        yield changed(model__remat=remat, **split)
+    for parts in range(2, work.rows + 1):
+        if work.rows % parts == 0:
+            yield changed(model__remat="full", train__accumulate=parts, **split)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    devices, names, out = flags.FLAGS.devices, flags.FLAGS.machine, flags.FLAGS.out
+    if devices < 1:
+        raise ConfigError(f"--devices = {devices}. Valid: at least 1.")
+    names = tuple(MACHINES) if names == "all" else (names,)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)  # described alone: nothing is computed on them
+    found = plan(flags.FLAGS.config, devices, names, flags.FLAGS["compile"].value)
+    console = Console()
+    tables.show(found, console if console.is_terminal else Console(width=110))
+    if out:
+        write(pathlib.Path(out), found)
+        print(f"written: {out}")
+
+
+def write(path: pathlib.Path, found: Mapping[str, Any]) -> None:
+    """Writes a plan as JSON, whole or not at all."""
+    if path.exists() and not path.is_file():  # a file takes its place: not that of /dev/stdout
+        raise workdir.WorkdirError(f"--out={path} is not a file: choose another.")
+    try:
+        workdir.write_text(path, json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        raise workdir.WorkdirError(f"--out={path} cannot be written ({error.strerror}): choose another.") from error
+
+
+if __name__ == "__main__":
+    command_line.run(main, (*workdir.FAILURES, ahead_of_time.AheadError))

@@ -1,0 +1,92 @@
+"""Compiles the train step of a run for a slice of a TPU that this machine does not have.
+
+XLA's compiler for TPUs comes with the package libtpu, which belongs in an environment of its own:
+
+    python3 -m venv tpu && tpu/bin/pip install -r requirements.txt && tpu/bin/pip install libtpu
+    tpu/bin/python -m experiments.plan --config=FILE --devices=64 --machine=v5p --compile
+"""
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from diffusion.experiments.planning import hlo
+from diffusion.experiments.planning.estimate import as_on
+from diffusion.experiments.run.program import Program
+
+
+class AheadError(RuntimeError):
+    """The step cannot be compiled here; the message says why and what to do."""
+
+
+# libtpu asks a cloud's metadata server which machine it is on, and refuses a second process, unless it is told.
+ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+
+
+def devices(topology: str) -> list[Any]:
+    """Returns the described devices of a slice, e.g. "v5p:4x4x4"; nothing can be put on them.
+
+    Raises:
+        AheadError: without libtpu, or if it does not know the slice.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise AheadError(
+            "--compile needs the package libtpu, which belongs in an environment of its own: python3 -m venv tpu && "
+            "tpu/bin/pip install -r requirements.txt && tpu/bin/pip install libtpu, and then this command with "
+            "tpu/bin/python."
+        )
+    kind, _, sides = topology.partition(":")
+    chips = 1
+    for side in sides.split("x"):
+        chips *= int(side)
+    for name, value in {**ENVIRONMENT, "TPU_ACCELERATOR_TYPE": f"{kind}-{chips}"}.items():
+        os.environ.setdefault(name, value)
+    small = {"chips_per_host_bounds": [int(side) for side in sides.split("x")] + [1] * (2 - sides.count("x"))}
+    try:
+        described = topologies.get_topology_desc(topology, "tpu", **(small if chips < 4 else {}))
+    except jax.errors.JaxRuntimeError as error:
+        raise AheadError(f"libtpu has no slice {topology!r}: {str(error).splitlines()[0]}.") from error
+    return described.devices
+
+
+def compile_step(build: Callable[[Mesh], Program], mesh: Mesh) -> dict[str, Any]:
+    """Compiles a step for a described mesh, and returns what XLA says of it.
+
+    Args:
+        build: mesh -> Program.
+        mesh: over `devices`.
+
+    Returns:
+        {"seconds": of compilation, "fits": whether XLA found room in the HBM; "error": its words if not; else, in bytes
+        on each device, "arguments", "outputs", "aliased" (outputs in the place of arguments), "temporaries", "peak",
+        and "collectives": {kind: bytes sent by each device in a step}}.
+    """
+    with as_on("tpu"):
+        program = build(mesh)
+        lowered = program.step.lower(program.target, program.batch, program.seed)
+    began = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        kind, _, said = str(error).partition(": ")
+        if kind != "RESOURCE_EXHAUSTED":
+            raise
+        return {"seconds": time.perf_counter() - began, "fits": False, "error": said.splitlines()[0]}
+    spent = time.perf_counter() - began
+    told = compiled.memory_analysis()
+    return {
+        "seconds": spent,
+        "fits": True,
+        "arguments": told.argument_size_in_bytes,
+        "outputs": told.output_size_in_bytes,
+        "aliased": told.alias_size_in_bytes,
+        "temporaries": told.temp_size_in_bytes,
+        "peak": told.peak_memory_in_bytes,
+        "collectives": hlo.collective_bytes(compiled.as_text(), mesh.size),
+    }

@@ -1,0 +1,181 @@
+"""What a run needs of each device, and how fast it can be: memory, operations, traffic and time, from its config.
+
+The bytes of the state are exact: they are those of the shapes and shardings that the run itself uses. All else is an
+estimate by the formulas of `diffusion.models.budget` for the model alone: what a teacher or a second player computes
+comes on top.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+from jax.sharding import Mesh
+
+from diffusion.experiments.planning.machines import Machine, ring_bandwidth
+from diffusion.models.budget import activation_memory
+from diffusion.models.budget import collectives as traffic
+from diffusion.models.budget.flops import recomputed_flops, tokens, train_flops
+from diffusion.models.dit import DiT
+from diffusion.models.layers import attention
+from diffusion.training.state import TrainState
+
+
+class Work(NamedTuple):
+    """What is computed: enough of a run to count its bytes and operations.
+
+    Attributes:
+        model: the network.
+        shape: height, width and channels of one image.
+        target: TrainState of jax.ShapeDtypeStruct with shardings.
+        mesh: the mesh of these shardings.
+        batch_size: images in a step of the whole job.
+        accumulate: micro-batches in a step.
+    """
+
+    model: DiT
+    shape: tuple[int, int, int]
+    target: TrainState
+    mesh: Mesh
+    batch_size: int
+    accumulate: int
+
+    @property
+    def rows(self) -> int:
+        """Images on each device in a step, of all micro-batches."""
+        return self.batch_size // (self.mesh.shape.get("data", 1) * self.mesh.shape.get("fsdp", 1))
+
+
+def as_on(platform: str):
+    """A context in which JAX takes that platform for the one of this process, as code that asks for it will find.
+
+    What a network computes may depend on it (the "auto" of attention, the mean of a norm): a plan traces for a device
+    that this process does not have.
+    """
+    return mock.patch.object(jax, "default_backend", lambda: platform)
+
+
+def local_bytes(tree: Any) -> int:
+    """Returns the bytes of a pytree of jax.ShapeDtypeStruct with shardings on each device."""
+    shard = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    return sum(map(shard, jax.tree.leaves(tree)))
+
+
+def attention_name(model: DiT, shape: tuple[int, int, int], platform: str) -> str:
+    """Returns the implementation of attention that a model gets on a platform."""
+    if model.attention != "auto":
+        return model.attention
+    head = model.width // model.heads
+    with as_on(platform):
+        return attention.choice(jax.ShapeDtypeStruct((1, tokens(model, shape), model.heads, head), model.dtype))
+
+
+def parameters_are_split(work: Work) -> bool:
+    """Whether fsdp splits parameters, which are then gathered to be used."""
+    return any("fsdp" in leaf.sharding.spec for leaf in jax.tree.leaves(work.target.params))
+
+
+def memory_by_part(work: Work, platform: str) -> dict[str, float]:
+    """Returns the bytes that each part of a step holds on each device, at its fullest.
+
+        parameters, optimizer, average    exact
+        others                            exact: a teacher's parameters, a second player's and their optimizer's state
+        activations                       what a micro-batch leaves for its backward pass
+        gradients                         float32, split as the parameters; twice when they are summed
+        copies                            parameters in the compute type
+        layer                             a layer's gathered parameters and their gradients, in the compute type
+        working                           what a layer keeps without rematerialisation: computed again, or cotangents
+
+    Args:
+        work: the run.
+        platform: "gpu", "tpu" or "cpu": decides the "auto" of attention.
+    """
+    model, mesh = work.model, work.mesh.shape
+    size = activation_memory.BYTES[model.dtype]
+    parameters = local_bytes(work.target.params)
+    name = attention_name(model, work.shape, platform)
+    splits = mesh.get("sequence", 1), mesh.get("tensor", 1)
+    rows = work.rows // work.accumulate
+    gathered = parameters_are_split(work)
+    layer = parameters * (mesh.get("fsdp", 1) if gathered else 1) * size // 4 / model.depth
+    return {
+        "parameters": parameters,
+        "optimizer": local_bytes(work.target.opt_state),
+        "average": local_bytes(work.target.ema),
+        "others": local_bytes((work.target.frozen, work.target.rivals)),
+        "activations": rows * activation_memory.kept_bytes(model, work.shape, name, *splits),
+        "gradients": parameters * (2 if work.accumulate > 1 else 1),
+        "copies": parameters // 2 if size == 2 else 0,
+        "layer": layer * (2 if gathered else 1),
+        "working": rows * activation_memory.layer_bytes(model, work.shape, name, "none", *splits),
+    }
+
+
+EXACT = ("parameters", "optimizer", "average", "others")
+TEMPORARY = ("gradients", "copies", "layer", "working")
+
+
+def operations(work: Work) -> dict[str, float]:
+    """Returns the operations of a step of the whole job: the model's, and those that rematerialisation adds."""
+    return {
+        "model": work.batch_size * train_flops(work.model, work.shape),
+        "recomputed": work.batch_size * recomputed_flops(work.model, work.shape),
+    }
+
+
+def collectives(work: Work) -> list[traffic.Collective]:
+    """Returns what each device sends in a step."""
+    return traffic.collectives(
+        work.target.params, work.target.ema, work.mesh, work.model, work.shape, work.rows, work.accumulate
+    )
+
+
+def hbm_traffic(work: Work, platform: str) -> float:
+    """Returns the bytes that a step reads from and writes to each device's memory.
+
+    The state is read and written once, gradients too, for each micro-batch. Parameters are read in the compute type
+    for the three products that each is in, and where they are gathered, in both passes, written as often. What a layer
+    keeps without rematerialisation is written and read once, and so are its cotangents.
+    """
+    parts = memory_by_part(work, platform)
+    splits = work.mesh.shape.get("sequence", 1), work.mesh.shape.get("tensor", 1)
+    name = attention_name(work.model, work.shape, platform)
+    gathered = parameters_are_split(work)
+    weights = parts["layer"] * work.model.depth / (2 if gathered else 1)
+    layers = work.model.depth * activation_memory.layer_bytes(work.model, work.shape, name, "none", *splits)
+    state = sum(parts[name] for name in EXACT)
+    return (
+        2 * state
+        + 2 * work.accumulate * parts["gradients"]
+        + (5 if gathered else 3) * work.accumulate * weights
+        + 4 * work.rows * layers
+    )
+
+
+def seconds(work: Work, machine: Machine) -> dict[str, float]:
+    """Returns the seconds of a step that each resource takes at its peak, and what follows for the whole.
+
+    The longest of the three is the step if all of them overlap, their sum if none do; a real step is longer than the
+    first, for no program reaches the peaks. The model's utilisation is model FLOPs / (seconds x devices x peak).
+    """
+    needed = operations(work)
+    found = {
+        "compute": sum(needed.values()) / work.mesh.size / machine.flops,
+        "memory": hbm_traffic(work, machine.platform) / machine.bandwidth,
+        "network": sum(c.bytes / ring_bandwidth(machine, work.mesh.shape, c.axes) for c in collectives(work)),
+    }
+    ideal = needed["model"] / work.mesh.size / machine.flops
+    overlapped = max(found.values())
+    in_turn = sum(found.values())
+    return found | {
+        "overlapped": overlapped,
+        "in_turn": in_turn,
+        "mfu_overlapped": ideal / overlapped,
+        "mfu_in_turn": ideal / in_turn,
+    }
+
+
+def fits(parts: Mapping[str, float], machine: Machine) -> bool:
+    """Whether the parts of memory leave a tenth of the HBM free, for the compiler's own and for fragments."""
+    return sum(parts.values()) <= 0.9 * machine.memory

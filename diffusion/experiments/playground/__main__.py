@@ -1,0 +1,95 @@
+"""Opens a page to try a model on, on this machine alone unless --host says otherwise.
+
+    make playground-env
+    .venv-playground/bin/python -m experiments.playground --model=stable-diffusion-v1-5
+    .venv-playground/bin/python -m experiments.playground --workdir=runs/digits
+
+A text-to-image model is a folder with model_index.json; of a trained run the class takes the prompt's place. Pictures
+are written to --out, each with the settings that it was made with. See docs/playground.md.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+from diffusion.experiments.sampling import model_flags
+from diffusion.experiments.sampling.model_flags import DTYPE, MODEL
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
+    flags.DEFINE_string("out", None, "where pictures are written; playground/ by default")
+    flags.DEFINE_string("host", "127.0.0.1", "who can connect: 127.0.0.1 is this machine alone, 0.0.0.0 its network")
+    flags.DEFINE_integer("port", 7860, "of the page's address")
+    flags.adopt_module_key_flags(model_flags)  # so that --help lists its flags
+    command_line.begin()
+
+import pathlib
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.playground.gate import BODY, Gate
+from diffusion.experiments.playground.published import Published
+from diffusion.experiments.playground.source import Source
+from diffusion.experiments.playground.trained import Trained
+from diffusion.experiments.run_folder import workdir
+from diffusion.io import limits
+from diffusion.models import interchange
+from diffusion.training.runtime import compilation_cache
+
+WAITING = 20  # requests in the line, each with its body
+FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)
+
+
+def main(argv: list[str]) -> None:
+    """Loads the model, and serves until it is interrupted."""
+    values = flags.FLAGS
+    if bool(MODEL.value) == bool(values.workdir):
+        raise ConfigError("name one: --model=FOLDER, a text-to-image model, or --workdir=RUN, a trained run.")
+    try:
+        from diffusion.experiments.playground import page
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{error.name} is not installed here. `make playground-env` makes the page's environment; "
+            "start the page with .venv-playground/bin/python."
+        ) from error
+    compilation_cache.enable()
+    source = opened(MODEL.value, values.workdir)
+    out = pathlib.Path(values.out or "playground")
+    built = page.build(source, out).queue(max_size=WAITING)
+    try:
+        built.launch(
+            app_kwargs={"middleware": [(Gate, (), {"host": values.host})]},
+            max_file_size=BODY,
+            server_name=values.host,
+            server_port=values.port,
+            share=False,
+            quiet=True,
+            allowed_paths=[str(out.resolve())],
+            theme=page.theme(),
+            css=page.css(),
+            footer_links=[],
+            enable_monitoring=False,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise ConfigError(f"--port={values.port}: {error}") from error
+    address = f"http://{values.host}:{values.port}"
+    print(f"{source.name}: open {address} (pictures go to {out}/; Ctrl-C ends it)", flush=True)
+    built.block_thread()
+
+
+def opened(model: str | None, run: str | None) -> Source:
+    """What the flags name: a text-to-image model, one that experiments.text_demo left in its folder, or a trained run.
+
+    Raises:
+        ConfigError, FAILURES: for a folder that makes no pictures.
+    """
+    made = pathlib.Path(run or "") / "model"
+    if model or (made / "model_index.json").is_file():
+        try:
+            return Published(model or str(made), DTYPE.value, model_flags.loras())
+        except (ValueError, FileNotFoundError) as error:
+            raise ConfigError(str(error)) from error
+    return Trained.load(run)
+
+
+if __name__ == "__main__":
+    command_line.run(main, FAILURES)

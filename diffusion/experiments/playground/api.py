@@ -1,0 +1,55 @@
+"""The HTTP interface of the page: POST /gradio_api/call/v2/generate, with the inputs of the page as its parameters."""
+
+import base64
+import inspect
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+import jax
+
+from diffusion.experiments.playground import log
+from diffusion.experiments.playground.page_request import INPUTS, received, values
+from diffusion.experiments.playground.source import Source, make
+
+REFUSALS = (ValueError, OSError, jax.errors.JaxRuntimeError)  # the last: a device without memory
+
+
+def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[str]]]:
+    """The function behind the interface; gradio reads its signature: the inputs with the model's usual values.
+
+    Args:
+        source: what makes the pictures.
+        out: the folder that they are written to.
+    """
+    usual = values(source.usual)
+
+    def generate(*sent: Any) -> Iterator[list[str]]:
+        """Makes pictures: PNG files in base64, which carry their settings. `image` and `mask` are files in base64."""
+        try:
+            request = received(dict(zip(INPUTS, sent, strict=True)), out / "inputs")
+            for made in make(source, request, out):
+                if not made.paths:
+                    yield []  # here it ends where the client has left
+        except REFUSALS as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        except GeneratorExit:
+            log.line(request, "by the API: stopped, the client has left")
+            raise
+        log.line(request, "by the API")
+        yield [encoded(path) for path in made.paths]
+
+    types = {name: list[int] if one.type is tuple else one.type for name, one in INPUTS.items()}
+    default = lambda name: list(usual[name]) if INPUTS[name].type is tuple else usual[name]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind, default=default(name), annotation=types[name]) for name in INPUTS]
+    returned = Iterator[list[str]]
+    vars(generate)["__signature__"] = inspect.Signature(parameters, return_annotation=returned)
+    generate.__annotations__ = {**types, "return": returned}
+    return generate
+
+
+def encoded(path: str) -> str:
+    """A file in base64."""
+    return base64.b64encode(pathlib.Path(path).read_bytes()).decode()

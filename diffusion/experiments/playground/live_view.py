@@ -1,0 +1,97 @@
+"""A trajectory as HTML, with its pictures inside."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from diffusion.experiments.playground.source import coloured
+from diffusion.text_to_image import Frame
+
+COLUMNS, THUMBNAIL = 8, 112  # of the strip: pictures, and their larger side in pixels
+EMPTY = '<div class="live empty"><p>Pictures appear here, step by step.</p></div>'
+
+
+class Strip:
+    """The trajectory of a picture: the prediction of x_0 at some steps, evenly apart, kept small."""
+
+    def __init__(self):
+        self._kept: list[tuple[int, float, list[str]]] = []
+        self.steps_done = 0
+        self._columns = 0
+
+    def add(self, frame: Frame) -> None:
+        """Counts a frame, and keeps it if its step is one of the strip's."""
+        self.steps_done = frame.step
+        self._columns = min(COLUMNS, frame.steps)
+        if frame.step in {round(i * (frame.steps - 1) / (COLUMNS - 1)) + 1 for i in range(COLUMNS)}:
+            self._kept.append((frame.step, frame.t, [address(picture, THUMBNAIL) for picture in frame.pictures]))
+
+    def html(self, seeds: Sequence[int]) -> str:
+        """A row for each picture."""
+        times = "".join(f"<span>{t:.2f}</span>" for _, t, _ in self._kept)
+        rows = "".join(
+            '<div class="row">'
+            + "".join(
+                f'<img src="{pictures[row]}" alt="seed {seed}, step {step}" title="step {step}">'
+                for step, _, pictures in self._kept
+            )
+            + "</div>"
+            for row, seed in enumerate(seeds)
+        )
+        return (
+            f'<div class="strip" style="--columns:{self._columns}"><h3>The prediction of the picture at each time t'
+            f'</h3><div class="row times">{times}</div>{rows}</div>'
+        )
+
+
+def progress(
+    frame: Frame, seeds: Sequence[int], strip: Strip, notes: Sequence[str], seconds: float, stopped: bool = False
+) -> str:
+    """The prediction of the pictures, how many steps are done, and the trajectory until here."""
+    state = "done" if frame.step == frame.steps else "stopped" if stopped else "going"
+    stopped_after = "stopped after " if state == "stopped" else ""
+    status = (
+        f"{frame.steps} steps in {seconds:.1f} s"
+        if state == "done"
+        else f"{stopped_after}step {frame.step} of {frame.steps}, t = {frame.t:.2f}, {seconds:.1f} s"
+    )
+    figures = "".join(
+        f'<figure><img src="{address(picture)}" alt="the picture of seed {seed}"><figcaption>seed {seed}</figcaption>'
+        "</figure>"
+        for seed, picture in zip(seeds, frame.pictures)
+    )
+    side = "one" if len(seeds) == 1 else "few" if len(seeds) <= 4 else "many"
+    return (
+        f'<div class="live {state}" data-step="{frame.step}" data-steps="{frame.steps}">'
+        f'<progress value="{frame.step}" max="{frame.steps}" aria-label="steps"></progress>'
+        f'<p class="status" role="status">{status}</p>'
+        f"{''.join(f'<p class=note>{html.escape(note)}</p>' for note in notes)}"
+        f'<div class="made {side}">{figures}</div>{strip.html(seeds)}</div>'
+    )
+
+
+def refused(message: str) -> str:
+    """Why no picture is made."""
+    return f'<div class="live refused" role="alert"><p><b>Not made.</b> {html.escape(message)}</p></div>'
+
+
+def waiting(message: str) -> str:
+    """A message before the first step."""
+    return (
+        f'<div class="live going"><progress aria-label="steps"></progress><p class="status" role="status">'
+        f"{html.escape(message)}</p></div>"
+    )
+
+
+def address(picture: np.ndarray, most: int = 0) -> str:
+    """A data URL of uint8 [H, W, C], made smaller where a side is more than `most`."""
+    image = Image.fromarray(coloured(picture))
+    file = io.BytesIO()
+    if most and max(image.size) > most:
+        image.thumbnail((most, most))
+    image.save(file, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,91 @@
+"""The request of a visitor: what the page and its HTTP interface take, and how the file of a picture brings it back."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion.experiments.playground.uploads import keep
+from diffusion.io import schema
+from diffusion.text_to_image import png
+from diffusion.text_to_image.requests import BATCH, PROMPT, SEED, Request, Setting, setting, settings
+
+EDITS = ("image", "mask", "margins", "strength", "resamplings")  # what belongs to a picture to start from
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PageRequest(Request):
+    """A request for pictures of one prompt, or of one class of a trained run; all of them are made at once."""
+
+    label: int = setting(-1, schema.whole(-1, 2**31 - 1), "the class, of a trained run; -1 for a run without classes")
+
+    def __str__(self):
+        what = repr(self.prompts[0]) if self.prompts[0] else f"class {self.label}"
+        return f"{what}, seed {self.seeds[0]}, {self.number} at once"
+
+
+ONE_PROMPT = {
+    "prompt": Setting(str, "", PROMPT, False, settings(Request)["prompts"].help),
+    "seed": Setting(int, 0, schema.whole(0, SEED), False, "of the first picture; each further one has the next"),
+    "batch": Setting(int, 1, schema.whole(1, BATCH), False, "how many pictures, made at once"),
+}
+INPUTS: Mapping[str, Setting] = {
+    name: ONE_PROMPT.get(name) or settings(PageRequest)[name]
+    for name in ("prompt", "negative", "label", "steps", "guidance", "seed", "sampler", "height", "width", "batch",
+                 "image", "mask", "margins", "strength", "resamplings")
+}  # fmt: skip
+EMPTY = {"negative": "", "image": "", "mask": "", "strength": 0.0}  # inputs that say nothing; a form has no None
+
+
+def read(values: Mapping[str, Any]) -> PageRequest:
+    """The request of the inputs' values; what is left out has its default.
+
+    Raises:
+        ValueError: for a value of another type, or out of range, or values that do not fit together.
+    """
+    own = {name: value for name, value in values.items() if name not in EMPTY or value != EMPTY[name]}
+    one = {name: one.read(name, own.pop(name, one.default)) for name, one in ONE_PROMPT.items()}
+    return PageRequest.series(one["prompt"], one["seed"], one["batch"], batch_size=one["batch"], **own)
+
+
+def values(request: PageRequest) -> dict[str, Any]:
+    """The inputs' values of a request."""
+    one = {"prompt": request.prompts[0], "seed": request.seeds[0], "batch": request.number}
+    value = lambda name: one[name] if name in one else getattr(request, name)
+    return {name: EMPTY[name] if name in EMPTY and value(name) is None else value(name) for name in INPUTS}
+
+
+def received(sent: Mapping[str, Any], inputs: pathlib.Path) -> PageRequest:
+    """The request of inputs whose pictures come in base64; these are read once all else is found to be valid.
+
+    Args:
+        sent: the inputs' values.
+        inputs: the folder that the pictures are kept in.
+
+    Raises:
+        ValueError: as `read` and `uploads.keep`.
+    """
+    named = [name for name in ("image", "mask") if sent.get(name)]
+    request = read({**sent, **dict.fromkeys(named, "is not read yet")})
+    return dataclasses.replace(request, **{name: keep(sent[name], inputs) for name in named})
+
+
+def of_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) -> PageRequest:
+    """The request that a picture was made by.
+
+    Args:
+        path: of a file that this page, or `experiments.sample --model`, wrote.
+        usual: for the settings that it does not carry.
+        inputs: the folder of the pictures that were started from. Others are not read, since a file from elsewhere may
+            name any picture of this machine; the request then has none.
+
+    Raises:
+        ValueError: if it carries no settings, or settings that do not fit together.
+    """
+    about = png.read(path)
+    is_here = lambda name: os.path.isfile(name) and pathlib.Path(name).resolve().is_relative_to(inputs.resolve())
+    files = [about[name] for name in ("image", "mask") if about.get(name)]
+    if not files or not all(map(is_here, files)):
+        about = {name: value for name, value in about.items() if name not in EDITS}
+    return png.request(about, usual)

@@ -1,0 +1,110 @@
+"""What makes the pictures of a page, and how they are made: step by step, and then as files with their settings."""
+
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from diffusion.experiments.playground.page_request import PageRequest
+from diffusion.io import pictures
+from diffusion.text_to_image import Frame, png
+
+
+class Source(Protocol):
+    """A model on the page.
+
+    Attributes:
+        name: as the page is headed.
+        usual: the request where a visitor says nothing.
+        size: (height, width) of the pictures that it was made for, in pixels.
+        prompts: whether it reads prompts.
+        classes: how many it has; 0 for none.
+        samplers: names.
+        free: whether it makes pictures of other sizes, too.
+    """
+
+    name: str
+    usual: PageRequest
+    size: tuple[int, int]
+    prompts: bool
+    classes: int
+    samplers: tuple[str, ...]
+    free: bool
+
+    def resolved(self, request: PageRequest) -> PageRequest:
+        """The request with the model's own settings where it names none."""
+        ...
+
+    def watch(self, request: PageRequest) -> Iterator[Frame]:
+        """The pictures after each step; refuses (ValueError) before it returns."""
+        ...
+
+    def record(self, request: PageRequest) -> Mapping[str, Any]:
+        """What the files of the pictures say of the model."""
+        ...
+
+
+class Made(NamedTuple):
+    """What has been made of a request until now.
+
+    Attributes:
+        frame: of the last step.
+        notes: warnings of the model about the request.
+        paths: files of the pictures, once they are done.
+    """
+
+    frame: Frame
+    notes: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+
+
+def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Made]:
+    """Makes pictures, step by step, and at the end writes them to a folder with all that they were made from.
+
+    Args:
+        source: what makes them.
+        request: of a visitor.
+        out: the folder.
+
+    Raises:
+        ValueError: for a request that the model cannot do.
+    """
+    check(source, request)
+    request = source.resolved(request)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        frames = source.watch(request)
+    notes = tuple(str(warning.message) for warning in caught if warning.category is UserWarning)
+    for frame in frames:
+        if frame.step < frame.steps:
+            yield Made(frame, notes)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for picture, about in zip(frame.pictures, png.records(request, source.record(request))):
+        paths.append(pictures.unused(out, str(about["seed"])))
+        pictures.write(paths[-1], coloured(picture), about)
+    yield Made(frame, notes, tuple(map(str, paths)))
+
+
+def check(source: Source, request: PageRequest) -> None:
+    """Refuses a prompt for a model that reads none, and a class that the model does not have.
+
+    Raises:
+        ValueError: says what the model reads.
+    """
+    if not source.prompts and (request.prompts[0] or request.negative):
+        raise ValueError(
+            f"{source.name} receives {'a class' if source.classes else 'no condition'}, and no prompt: it has "
+            "no text model. Leave the prompts out, or start the page with a text-to-image model."
+        )
+    if source.classes and not 0 <= request.label < source.classes:
+        raise ValueError(f"label = {request.label} is no class of this model; valid: 0 .. {source.classes - 1}")
+    if not source.classes and request.label >= 0:
+        raise ValueError(f"label = {request.label}: {source.name} has no classes; leave it out")
+
+
+def coloured(picture: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] of a picture of 1 or 3 channels."""
+    return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture

@@ -1,0 +1,232 @@
+"""A trained run on the page: the class takes the prompt's place."""
+
+import dataclasses
+import functools
+import inspect
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from diffusion import editing, flow_maps, samplers, text_to_image, timesteps
+from diffusion.data.transforms import to_uint8
+from diffusion.experiments.config import ConfigError, checks, names, resolve
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.playground.page_request import PageRequest
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import autoencoder_folders, generate
+from diffusion.models.budget import peak_memory
+from diffusion.models.layers import conditions
+from diffusion.text_to_image import Frame
+from diffusion.text_to_image.canvas import Canvas
+from diffusion.training.checkpointing import checkpoints
+
+
+class Trained:
+    """A network that was trained here, as a `Source`.
+
+    Args:
+        folder: of the run.
+        config: its config.
+        params: the parameters.
+        step: the training step that they are of.
+        shape: (H, W, C) of one example.
+    """
+
+    prompts, free = False, False
+
+    def __init__(self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, int, int]):
+        self.config, self.params, self.step, self.shape = config, params, step, shape
+        self._decoder, self._decode = autoencoder_folders.decoding(config)
+        self.name = pathlib.Path(folder).resolve().name
+        self._folder = folder
+        self.classes = config.model.get("num_classes", 0)
+        mine = resolve.Resolver(config).sampler
+        sample = config.sample
+        self.samplers = tuple(
+            name for name, make in sorted(names.SAMPLERS.items()) if name == sample.sampler.name or _fits(make, mine)
+        )
+        x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+        self.size = x0.shape[1:3]
+        self.usual = PageRequest(
+            label=0 if self.classes else -1,
+            steps=sample.steps,
+            guidance=float(sample.guidance.scale),
+            sampler=sample.sampler.name,
+        )
+        self._programs = {}
+
+    @classmethod
+    def load(cls, folder: str) -> "Trained":
+        """The moving average of the latest checkpoint of a run.
+
+        Raises:
+            ConfigError: if the run makes no pictures, or receives text; others as `workdir` and `checkpoints`.
+        """
+        config = workdir.read_config(folder)
+        refuse_other_kinds(config, folder)
+        checks.validate(config)
+        params, step = checkpoints.load_ema(folder)
+        return cls(folder, config, params, step, workdir.example_shape(config))
+
+    def resolved(self, request: PageRequest) -> PageRequest:
+        usual = self.usual
+        own = {name: getattr(usual, name) for name in ("steps", "guidance") if getattr(request, name) is None}
+        return dataclasses.replace(request, sampler=request.sampler or usual.sampler, **own)
+
+    def watch(self, request: PageRequest) -> Iterator[Frame]:
+        canvas = self._canvas(request)
+        recipe = self._configured(request)
+        plan = recipe.plan
+        first = request.first_step(len(plan.t))
+        plan = request.trajectory(plan, first)
+        begin, run, finish = self._compiled(request, recipe, plan, request.begins_at_image(first))
+        labels = jnp.full(request.number, max(request.label, 0), jnp.int32)
+        return self._frames(begin, run, finish, plan, labels, request.rows()[1], canvas)
+
+    def record(self, request: PageRequest) -> Mapping[str, Any]:
+        return {"workdir": str(self._folder), "step": self.step, "label": request.label}
+
+    def _canvas(self, request: PageRequest) -> Canvas:
+        """The image in as many channels as the run's, with its margins, and the mask.
+
+        Raises:
+            ValueError: if the run does not make pictures of this size, or cannot start from a picture.
+        """
+        for side, own in zip((request.height, request.width), self.size):
+            if side not in (0, own):
+                raise ValueError(
+                    f"the request is for {request.height} x {request.width} pixels, and {self.name} makes pictures "
+                    f"of {self.size[0]} x {self.size[1]} alone"
+                )
+        canvas = request.opened()
+        if canvas.image is None:
+            return canvas
+        if self._decoder != ():
+            raise ValueError(
+                f"{self.name} was trained on latents: its pictures are made, not changed, here. A folder "
+                "with model_index.json (--model) changes pictures."
+            )
+        height, width = canvas.size_with(request.margins)
+        if (height, width) != self.size:
+            raise ValueError(
+                f"the picture has {height} x {width} pixels with its margins, and "
+                f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it"
+            )
+        canvas = canvas.extended(request.margins)
+        if self.shape[-1] == 1 and canvas.image is not None:
+            canvas = canvas._replace(image=np.round(canvas.image.mean(axis=-1, keepdims=True)).astype(np.uint8))
+        return canvas
+
+    def _configured(self, request: PageRequest) -> Recipe:
+        """The run's recipe with the settings of a request in it.
+
+        Raises:
+            ConfigError: if it does not fit, before anything is computed.
+        """
+        config = self.config.copy_and_resolve_references()
+        config.sample.steps = request.steps
+        config.sample.guidance.scale = request.guidance
+        if request.sampler != config.sample.sampler.name:
+            if request.sampler not in self.samplers:
+                valid = ", ".join(self.samplers)
+                raise ConfigError(f"sampler = {request.sampler!r} is none for this run. Valid: {valid}.")
+            config.sample.sampler = {"name": request.sampler}
+        return checks.validate(config).at(self.shape)
+
+    def _compiled(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple:
+        """(begin, run, finish) for settings; what they need of memory is checked when they are new."""
+        key = (request.sampler, request.steps, request.guidance, len(plan.t), request.resamplings, noised)
+        if (key, request.number) not in self._programs:
+            programs = self._programs.get(key) or self._made(recipe, plan, noised)
+            self._check_memory(request, recipe, plan)
+            self._programs |= {key: programs, (key, request.number): programs}
+        return self._programs[key]
+
+    def _made(self, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
+        schedule = recipe.schedule
+        sampler = recipe.sampler
+        network = generate.of_kind(recipe)
+
+        def begin(seeds: Array, known: Array | None) -> tuple[Array, Array]:
+            first, rest = generate.keys(seeds)
+            x = samplers.prior(schedule, first, self.shape)
+            if noised and known is not None:
+                noise = jax.vmap(lambda key: jax.random.normal(key, self.shape))(first)
+                x = text_to_image.noised(schedule, plan, known, noise)
+            return x, rest
+
+        def loop(params: Any, labels: Array, keys: Array, known: Array | None, painted: Array | None) -> samplers.Loop:
+            hook = None if painted is None else editing.replacement(schedule, plan, known, ~painted)
+            return samplers.loop(sampler, network(params, labels), schedule, plan, keys, hook)
+
+        finish = jax.jit(lambda decoder, x: to_uint8(self._decode(decoder, x)))
+        return jax.jit(begin), samplers.stepwise(loop), finish
+
+    def _check_memory(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan) -> None:
+        schedule = recipe.schedule
+        sampler = recipe.sampler
+        network = generate.of_kind(recipe)
+
+        def all_of_it(params, decoder, labels, keys, x):
+            x = samplers.sample(sampler, network(params, labels), schedule, x, plan, keys)
+            return self._decode(decoder, x)
+
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), request.number))
+        shaped = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+        labels = jax.ShapeDtypeStruct((request.number,), jnp.int32)
+        program = jax.make_jaxpr(all_of_it)(
+            self.params, self._decoder, labels, keys, shaped((request.number, *self.shape))
+        )
+        what = f"{request.number} pictures of {self.size[0]} x {self.size[1]}"
+        peak_memory.check(what, peak_memory.peak(program.jaxpr), "choose fewer at once")
+
+    def _frames(
+        self,
+        begin: Callable,
+        run: Callable,
+        finish: Callable,
+        plan: timesteps.Plan,
+        labels: Array,
+        seeds: list[int],
+        canvas: Canvas,
+    ) -> Iterator[Frame]:
+        known, painted = canvas.arrays()
+        x, keys = begin(jnp.asarray(np.array(seeds, np.uint32)), known)
+        s = np.asarray(plan.s)
+        for i, state in enumerate(run(x, len(s), self.params, labels, keys, known, painted)):
+            if plan.renoise[i]:
+                continue
+            made = np.asarray(finish(self._decoder, state.x0 if i + 1 < len(s) else state.x))
+            yield Frame(i + 1, len(s), float(s[i]), canvas.kept(made))
+
+
+def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
+    """Refuses runs that make no pictures, or that receive text which nothing in the folder reads.
+
+    Raises:
+        ConfigError: says what to do instead.
+    """
+    made = resolve.Resolver(config)
+    if made.text_inputs == conditions.EMBEDDINGS:
+        raise ConfigError(
+            f"--workdir={folder} holds no text model: it trains a denoiser that receives text. Make one "
+            f"of it: {printed('text.model', f'--workdir={folder}')}"
+        )
+    if made.objective.reads is None:
+        raise ConfigError(
+            f"--workdir={folder} trains {config.model.name}, which makes no pictures. Name the run of a denoiser, or "
+            "a text-to-image model by --model=FOLDER."
+        )
+
+
+def _fits(make: Callable, mine: samplers.Sampler) -> bool:
+    """Whether a sampler can be made without arguments, and takes flow maps if `mine` does."""
+    needed = [p for p in inspect.signature(make).parameters.values() if p.default is inspect.Parameter.empty]
+    return not needed and (flow_maps.FlowMap in make().takes) == (flow_maps.FlowMap in mine.takes)

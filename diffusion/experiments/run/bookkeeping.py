@@ -1,0 +1,292 @@
+"""What a run keeps beside its state: metrics on their way, lines, checkpoints, evaluations, and what people see."""
+
+import collections
+import contextlib
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.values import config_hash
+from diffusion.experiments.run import failure, hooks, process_memory, progress, tracking, training_means
+from diffusion.experiments.run.examples import Examples
+from diffusion.experiments.run.program import Program
+from diffusion.experiments.run.start import Start
+from diffusion.experiments.run_folder import workdir
+from diffusion.training import gradient_norms, sharding
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import agreement, preemption, recompilation
+from diffusion.training.state import HEALTHY, TrainState
+
+STEPS_AHEAD = 2  # whose metrics may still be on their way when the next step is dispatched
+
+
+class EvaluationStopped(RuntimeError):
+    """An evaluation failed, and config.evaluate.failed says to stop; the message says how to go on."""
+
+
+class Bookkeeping:
+    """Everything that a run does beside its update; every process of the run has one.
+
+    Attributes:
+        display: what people see, to be entered when the training begins.
+        stop: the request to stop, likewise.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: pathlib.Path,
+        data: Examples,
+        program: Program,
+        mesh: Mesh,
+        saver: checkpoints.Checkpoints,
+        start: Start,
+        project: str,
+        begun: float,
+        stack: contextlib.ExitStack,
+    ):
+        """Opens the books where the run's checkpoint left them.
+
+        Args:
+            recipe: of the run.
+            folder: the run folder.
+            data: what the run trains on.
+            program: what it computes.
+            mesh: that it computes on.
+            saver: of its checkpoints.
+            start: what the run knows at its first step.
+            project: of Weights & Biases; "" is none.
+            begun: what time.perf_counter() said when the run began.
+            stack: closes what is opened here.
+        """
+        config = recipe.config
+        self._speaks = jax.process_index() == 0
+        self.display = progress.Display(
+            config.train.steps, start.step, config.train.batch_size, self._speaks, begun=begun
+        )
+        self.stop = preemption.StopRequest()
+        self._recipe, self._config, self._folder = recipe, config, folder
+        self._data, self._program = data, program
+        self._saver, self._start = saver, start
+        self._total = config.train.steps
+        self._pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
+        self._ahead = 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
+        self._sums = start.sums
+        self._blocks = gradient_norms.names(program.target.params)
+        self._sizes: set[str] = set()  # of pictures so far, as kinds of a step
+        self._best = start.best if start.best and start.best["figure"] == config.checkpoint.best else None
+        saver.best = self._best and self._best["step"]
+        self._metrics_file = folder / "metrics.jsonl"
+        self._timing_file = folder / "timing.jsonl"
+        if self._speaks:
+            workdir.rewind(self._metrics_file, start.step)
+            workdir.rewind(self._timing_file, start.step)
+        # The evaluation of a step comes after its save.
+        figures = json.dumps(workdir.evaluation(self._metrics_file, start.step))
+        figures = json.loads(agreement.gather("evaluated", figures)[0])
+        self._evaluated = 0 if figures is None else start.step
+        if self._speaks:
+            self._tracker = stack.enter_context(tracking.tracker(folder, start.step, config, project))
+        self._evaluate = hooks.evaluation(recipe, folder, mesh) if config.evaluate.every else None
+        self._watch = stack.enter_context(recompilation.Watch())
+        self._keep_best(start.step, figures or {})
+
+    # ==== Before the first step ====
+
+    def finished(self) -> bool:
+        """Whether the run has nothing left to do, and says so."""
+        step = self._start.step
+        if step < self._total or self.owes_evaluation(step):
+            return False
+        after = f"{self._sampling()}, or " if self._recipe.makes_samples else ""
+        self.display.say(
+            f"{self._folder} is finished: step {step} of {self._total}. Next: {after}train on with "
+            f"--config.train.steps={2 * self._total}."
+        )
+        return True
+
+    def announce(self) -> None:
+        """Says what the run trains on, and from where."""
+        self.display.say(f"training on {self._data}")
+        if self._start.resumed:
+            self.display.say(f"going on with {self._folder} from step {self._start.step} of {self._total}")
+        if self._program.micro_batches > 1:
+            self.display.say(
+                f"each step in {self._program.micro_batches} micro-batches of "
+                f"{self._config.train.batch_size // self._program.micro_batches} (config.train.accumulate)"
+            )
+
+    # ==== Around each step ====
+
+    def compiled_once(self, step: int, size: tuple[int, ...]) -> contextlib.AbstractContextManager[None]:
+        """Encloses a step, which is compiled once for each size of pictures, and warns where it is compiled again.
+
+        Args:
+            step: updates made before.
+            size: (height, width) of the batch's pictures, where the run has several.
+        """
+        kind = "a step"
+        if size:
+            kind = "a step of {} x {} pictures".format(*size)
+            if kind not in self._sizes:
+                self._sizes.add(kind)
+                self.display.say(
+                    f"step {step}: {kind} is compiled ({len(self._sizes)} of {len(self._data.sizes)} sizes)"
+                )
+        return self._watch.work(kind, step)
+
+    def note(self, step: int, metrics: dict[str, Any]) -> None:
+        """Sends the metrics of a step on their way to the host, and takes in those that have come.
+
+        Raises:
+            RunFailed: if one of the steps whose metrics have come was not finite.
+        """
+        jax.tree.map(lambda leaf: leaf.copy_to_host_async(), metrics)
+        self._pending.append((step, metrics))
+        if step == self._start.step + 1:
+            jax.block_until_ready(metrics)
+            self.display.first_step()
+        self._take_in(self._ahead)
+
+    def _take_in(self, ahead: int) -> None:
+        """Takes in the metrics of all but the last `ahead` steps."""
+        while len(self._pending) > ahead:
+            step, metrics = self._pending.popleft()
+            metrics = jax.tree.map(np.asarray, metrics)  # on the host already, or as soon as the step is done
+            failed_at = int(metrics.pop("failed_at"))
+            if failed_at != HEALTHY:
+                raise failure.RunFailed(failed_at)
+            self._sums = training_means.add(self._sums, metrics)
+            if step % self._config.train.log_every == 0 or step == self._total:
+                self._write(training_means.row(step, self._sums, self._blocks))
+                self._sums = training_means.empty(self._sums)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        """One line of metrics: to metrics.jsonl, the tracker and the display; the clock's part to timing.jsonl."""
+        rate = self.display.report(row["step"], row.get("loss"), row.get("skipped", 0))
+        if not self._speaks:
+            return
+        workdir.require_there(self._folder)
+        workdir.append(self._metrics_file, row)
+        clock = {"steps_per_second": rate, "memory": process_memory.used()[0]}
+        timing = {"step": row["step"], "time": time.time(), **clock, "recompilations": self._watch.count}
+        workdir.append(self._timing_file, timing)
+        self._tracker.numbers(row["step"], tracking.flat(row | clock))
+
+    # ==== Checkpoints ====
+
+    def owes_save(self, step: int) -> bool:
+        """Whether a checkpoint of this step is due."""
+        return step % self._config.checkpoint.every == 0 or step == self._total
+
+    def save(self, step: int, train_state: TrainState) -> None:
+        """Starts a checkpoint; the lines that it relies on are on the disk first."""
+        self._take_in(0)
+        began = time.perf_counter()
+        workdir.sync(self._metrics_file)
+        about = {"examples": step * self._config.train.batch_size, "config_hash": config_hash(self._config)}
+        about |= {"data": self._start.fingerprint, "interval": self._sums, "best": self._best}
+        with self._watch.work("a save", step):
+            self._saver.save(train_state, about)
+        self.display.pause(time.perf_counter() - began)
+
+    def save_before_data_fails(self, step: int, train_state: TrainState) -> None:
+        """Saves a run whose next batch cannot be read: whatever is done about the data, it goes on from here."""
+        if jax.process_count() == 1:
+            self.save(step, train_state)
+            self._saver.wait()
+
+    def _keep_best(self, step: int, figures: dict[str, float | None]) -> None:
+        """Keeps the checkpoint of this step for good if the figure is the least so far."""
+        figure = self._config.checkpoint.best
+        value = figures.get(figure)
+        if value is not None and (self._best is None or value < self._best["value"]):
+            self._best = {"figure": figure, "step": step, "value": value}
+            self._saver.keep_best(self._best)
+            self.display.say(f"step {step}  the least {figure} so far: its checkpoint is kept")
+
+    # ==== Evaluations ====
+
+    def owes_evaluation(self, step: int) -> bool:
+        """Whether an evaluation of this step is due and not yet made."""
+        every = self._config.evaluate.every
+        return bool(every) and step % every == 0 and step > 0 and self._evaluated != step
+
+    def evaluate(self, step: int, train_state: TrainState) -> int | None:
+        """Samples from the moving average and compares them with real images; one line of metrics.
+
+        The state is on the disk before, so that whatever becomes of the evaluation costs no step.
+
+        Returns:
+            The signal to stop for, or None.
+
+        Raises:
+            EvaluationStopped: if the evaluation failed, where config.evaluate.failed = "stop".
+        """
+        self.save(step, train_state)
+        self._saver.wait()
+        began = time.perf_counter()
+        figures: dict[str, float | None] = {}
+        failed = None
+        try:
+            with self._watch.work("the evaluation", step):
+                figures = self._evaluate(train_state.ema, step, self.stop)
+        except hooks.EvaluationFailed as error:
+            failed = str(error)
+        except preemption.Interrupted:
+            self.display.say(f"step {step}  the evaluation is left, and made when the run goes on")
+            return self.stop.received()
+        self._evaluated = step
+        if self._speaks:
+            row = {"evaluate": figures} if failed is None else {"evaluation_failed": failed}
+            workdir.append(self._metrics_file, {"step": step, **row})
+            self._tracker.numbers(step, tracking.flat({"evaluate": figures}))
+            self._tracker.pictures(step, hooks.previews(self._folder, step))
+            shown = "  ".join(f"{name} {x:.4g}" for name, x in figures.items() if x is not None)
+            shown = shown if failed is None else f"WARNING: the evaluation failed: {failed}"
+            self.display.say(f"step {step}  {shown}")
+        process_memory.release()
+        self.display.pause(time.perf_counter() - began)
+        if failed is not None and self._config.evaluate.failed == "stop":
+            raise EvaluationStopped(
+                f"the evaluation failed: {failed}. The run is saved at step {step}; the same command goes on behind "
+                "that evaluation (config.evaluate.failed = 'stop')."
+            )
+        self._keep_best(step, figures)
+        return self.stop.received()
+
+    # ==== At the end ====
+
+    def ended(self, step: int, signal_number: int | None, command: str) -> int:
+        """Says how the run has ended; returns the exit status."""
+        if signal_number is not None and (step < self._total or self.owes_evaluation(step)):
+            self.display.say(
+                f"stopped at step {step} of {self._total}, saved in {checkpoints.folder(self._folder) / str(step)}. "
+                f"To go on:\n  {command}"
+            )
+            return 128 + signal_number
+        skipped = f" ({self._sums['skipped']} damaged records skipped)" if self._sums.get("skipped") else ""
+        after = f". Next: {self._sampling()}" if self._recipe.makes_samples else ""
+        self.display.say(f"finished {self._total} steps{skipped}: {self._folder}{after}")
+        return 0
+
+    def failed(self, step: int, frozen: TrainState) -> int:
+        """Keeps the state before a step that was not finite, and says so; returns the exit status."""
+        self._saver.wait()
+        self.display.say(failure.message(step, self._folder, self._config.optimizer.get("clip")))
+        place = failure.keep(self._folder, frozen, {"examples": step * self._config.train.batch_size})
+        self.display.say(
+            f"The state before that step is kept in {place}. To repeat the step and see what is not finite:"
+            f"\n  {printed('reproduce', f'--workdir={self._folder}')}"
+        )
+        return 1
+
+    def _sampling(self) -> str:
+        return printed("sample", f"--workdir={self._folder}")

@@ -1,0 +1,173 @@
+"""The examples that a run trains on: pictures of a dataset, of one size or several, or latents from a cache."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from diffusion.data import buckets, captions, catalog, latent_cache, own_records, pipeline, sources
+from diffusion.data.transforms import Augmentation
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.models import facts
+from diffusion.training.runtime import agreement
+
+
+class Examples(NamedTuple):
+    """What batches are made of.
+
+    Attributes:
+        source: random access to the records.
+        spec: what they are.
+        augment: what is done to each, in order.
+        sizes: (height, width) of each bucket; none where all pictures are of one size.
+        bucket: int [N], that of each picture, in 0..len(sizes) - 1.
+        where: the folder that holds them.
+    """
+
+    source: pipeline.Source
+    spec: sources.DataSpec
+    augment: tuple[Augmentation, ...]
+    sizes: tuple[buckets.Size, ...] = ()
+    bucket: Sequence[int] = ()
+    where: str = ""
+
+    def __str__(self) -> str:
+        """One line for the start of a run: what they are, how many, and where they lie."""
+        shape = " x ".join(map(str, self.spec.shape))
+        classes = self.spec.num_classes
+        kind = "pictures" if self.spec.entry == "image" else "examples" if self.where == "memory" else "latents"
+        sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
+        of_classes = f" of {classes} classes" if classes else ""
+        named = " ".join(filter(None, (self.spec.name, self.spec.version)))
+        return f"{named} ({self.spec.split}): {self.spec.size:,} {kind}{of_classes}, {sizes}, in {self.where}"
+
+    def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[pipeline.Batch]:
+        """The batches of a run.
+
+        Args:
+            config: the run's.
+            start: global index of the first example, a multiple of the batch size.
+            positions: of the rows [b] of every global batch that this process reads.
+            threads: that read.
+
+        Returns:
+            Iterator as that of `pipeline.batches`; with buckets, the images [b, h, w, C] of a batch are of its bucket's
+            size. No network that a config names is told "size", so it is left out.
+        """
+        seed = config["seed"]
+        batch_size = config["train"]["batch_size"]
+        if not self.sizes:
+            return pipeline.batches(
+                self.source,
+                self.spec,
+                seed=seed,
+                batch_size=batch_size,
+                start=start,
+                positions=positions,
+                augment=self.augment,
+                threads=threads,
+                damaged=config["data"]["damaged"],
+            )
+        order = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
+        return buckets.batches(
+            self.source,
+            order,
+            self.sizes,
+            start=start // batch_size,
+            positions=positions,
+            augment=self.augment,
+            with_sizes=False,
+            threads=threads,
+        )
+
+
+def open_examples(recipe: Recipe) -> Examples:
+    """Opens the recipe's records, or what its config.data names.
+
+    Raises:
+        ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than is asked for.
+    """
+    if recipe.data is not None:
+        spec = own_records.describe(recipe.data, recipe.num_classes)
+        return Examples(own_records.Records(recipe.data), spec, recipe.augmentations, where="memory")
+    config = recipe.config
+    data = config["data"]
+    place = data["latents"]["dir"]
+    try:
+        if not place:
+            sizes = resolve.sizes(config)
+            source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=varied(config))
+            bucket = buckets.nearest(buckets.measured_once(source, data["threads"]), sizes) if sizes else ()
+            where = str(catalog.find(data["name"], data["dir"]))
+            return Examples(_with_texts(recipe, source), spec, recipe.augmentations, sizes, bucket, where)
+        cache, spec = latent_cache.open_cache(place)
+        asked = data["latents"]["autoencoder"]
+        autoencoder = autoencoder_folders.load(asked).record if asked else None
+        latent_cache.require(cache.description, data["name"], data["split"], autoencoder, where=place)
+        return Examples(_with_texts(recipe, cache), spec, (cache.draw,), where=place)
+    except sources.DamagedRecord:
+        raise  # no mistake in the config
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"config.data: {error}") from error
+
+
+def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
+    """Refuses to go on with other examples than the run has been trained on; all processes of the run call it.
+
+    Args:
+        config: the run's; config.data.changed = "accept" goes on with them.
+        before: their fingerprint, of the run's checkpoint; None if it was made by an earlier version.
+        now: that of the source.
+
+    Raises:
+        ConfigError: naming what differs, or the process that has other data than process 0.
+    """
+    everywhere = [json.loads(text) for text in agreement.gather("data", json.dumps(now))]
+    if other := [str(i) for i, there in enumerate(everywhere) if there != everywhere[0]]:
+        what = _differing(everywhere[0], everywhere[int(other[0])])
+        raise ConfigError(
+            f"config.data: process {', '.join(other)} of this run reads other examples than process 0: "
+            f"{what}. Valid: the same data on every host."
+        )
+    if before is None or before == now or config["data"]["changed"] == "accept":
+        return
+    raise ConfigError(
+        "config.data: these are not the examples that the run was trained on so far: "
+        f"{_differing(before, now)}. Put those back, or go on with these by "
+        "--config.data.changed=accept; its start can then not be repeated."
+    )
+
+
+def _differing(before: Mapping, now: Mapping) -> str:
+    words = {
+        "records": "number of records",
+        "bytes": "bytes of the files",
+        "sha256": "digest of sampled records",
+        "conditions": "digest of what they are told",
+    }
+    return "; ".join(
+        f"{words.get(key, key)} {before.get(key)} -> {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    )
+
+
+def _with_texts(recipe: Recipe, source: pipeline.Source) -> pipeline.Source:
+    """The source, with what a network that receives text receives of each record's caption."""
+    inputs = facts.text_inputs(recipe.network)
+    if inputs is None:
+        return source
+    data = recipe.config["data"]
+    place = data["text"][resolve.TEXT_FOLDERS[inputs.of]]
+    if inputs.of == "embeddings":
+        captions.require(place, data["name"], data["split"], len(source))
+        table = captions.read(place)
+    else:
+        table = captions.tokens(captions.texts_of(data["name"], data["split"], data["dir"]), place)
+    return captions.Captioned(source, table._replace(entries={name: table.entries[name] for name in inputs.entries}))
+
+
+def varied(config: Mapping) -> tuple[int, ...]:
+    """(H, W) of the samples where the run's pictures are of several sizes; () where all are of one."""
+    return tuple(config["data"]["shape"][:2]) if config["data"]["buckets"]["area"] else ()

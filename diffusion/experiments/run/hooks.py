@@ -1,0 +1,104 @@
+"""What a run does beside its steps: the evaluation in the loop, with pictures of what it made."""
+
+import json
+import pathlib
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion.data import sources
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import plots
+from diffusion.experiments.evaluation.sample_metrics import evaluate_samples
+from diffusion.experiments.run import examples
+from diffusion.experiments.sampling import generate
+from diffusion.training.runtime import agreement
+from diffusion.training.runtime.preemption import StopRequest
+
+PATIENCE = 60.0  # seconds that a process whose samples failed waits for the others, which may wait for it
+FOLLOWED = 5  # samples, of different classes, whose way from noise to image is shown
+
+
+class EvaluationFailed(RuntimeError):
+    """An evaluation ended in an error, on all processes of the run; the state is as it was."""
+
+
+def previews(folder: pathlib.Path, step: int) -> dict[str, pathlib.Path]:
+    """The pictures that the evaluation of a step has left: "samples", and "trajectory", the way of some of them."""
+    return {name: path for name, path in _places(folder, step).items() if path.exists()}
+
+
+def _places(folder, step):
+    place = folder / "previews"
+    return {"samples": place / f"{step}.png", "trajectory": place / "trajectories" / f"{step}.png"}
+
+
+def evaluation(
+    recipe: Recipe, folder: pathlib.Path, mesh: Mesh
+) -> Callable[[Any, int, StopRequest], dict[str, float | None]]:
+    """What happens every config.evaluate.every steps: (params, step, stop) -> {figure: number}, and `previews`.
+
+    All processes call it: the samples are made on the mesh, from the parameters as they lie there. Process 0 alone
+    then compares them with real images, and all get its figures.
+
+    It raises `preemption.Interrupted` soon after a request to stop, between two batches of samples or anywhere in what
+    process 0 does alone, and `EvaluationFailed` for any error but a mistake in the config.
+
+    Samples are compared with the dataset's validation split, so that choices made while training leave the test split
+    alone; a dataset that has none is read at config.evaluate.split.
+    """
+    config = recipe.config
+    split = "validation"
+    try:
+        sources.describe(config.data.name, split, config.data.dir, examples.varied(config))
+    except ValueError:
+        split = config.evaluate.split
+    make = generate.generator(recipe, mesh)
+    labels = generate.balanced_labels(config.evaluate.number, recipe.num_classes)
+    seeds = generate.seeds(config, config.evaluate.number)
+    shown = np.unique(labels, return_index=True)[1][:FOLLOWED]
+    plan = recipe.plan
+    times = np.append(plan.t, plan.s[-1])
+
+    def samples(params, stop):
+        images = make.images(params, labels, seeds, lambda done: stop.check())
+        return images, make.trajectory(params, labels[shown], seeds[shown])
+
+    def compare(images, trajectory, step):
+        paths = _places(folder, step)
+        plots.sample_grid(images, labels, paths["samples"])
+        plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
+        found = evaluate_samples(images, labels, config, split)
+        return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
+
+    def evaluate(params, step, stop):
+        made, why = _attempt(lambda: samples(params, stop))
+        whys = agreement.gather("samples", why, PATIENCE if why else float("inf"))
+        if any(whys):
+            stop.align()
+            raise EvaluationFailed(next(filter(None, whys)))
+        with stop.interrupting():
+            found, why = _attempt(lambda: compare(*made, step)) if jax.process_index() == 0 else ({}, "")
+            found, why = json.loads(agreement.gather("figures", json.dumps([found, why]))[0])
+        if why:
+            raise EvaluationFailed(why)
+        return found
+
+    return evaluate
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What the work returns, and ""; or None, and what failed and where."""
+    try:
+        return work(), ""
+    except ConfigError:
+        raise
+    except Exception as error:  # a metric, a disk or a device: whatever it is, the training needs none of it
+        line = (str(error).strip().splitlines() or [""])[0]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return None, f"{type(error).__name__}: {line} ({pathlib.Path(frame.filename).name}, line {frame.lineno})"

@@ -1,0 +1,199 @@
+"""Pairs of noise and the sample that a teacher makes of it: made when a run begins, by `config.teacher.pairs`.
+
+    WORKDIR/pairs/teacher.json    the teacher's checkpoint, by its step and a hash of its weights
+    WORKDIR/pairs/00000512.npy    float32 [n, 2, H, W, C], sample and noise of pairs 512 .. 512 + n - 1
+
+Pair i is told what example i of the data is told, a label or a caption, the examples over and over. Its noise depends
+on the run's seed and on i alone, so that a making that was interrupted goes on at the first file that is missing. The
+times of the teacher's steps are moved by `config.sample.shift`, as those of its own samples are.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from diffusion import objectives, parameterizations, timesteps
+from diffusion.data import pipeline, sources
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.run import players, progress
+from diffusion.experiments.run.examples import Examples
+from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.io import files, limits
+from diffusion.models.layers import layout
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.step import prepare
+
+FILE = 512  # pairs in a file
+
+
+class Paired(NamedTuple):
+    """The examples of a run that learns from pairs; as `Examples` otherwise.
+
+    Attributes:
+        source: records of the data, with the pair `[2, H, W, C]` as their example.
+        spec: what they are.
+        sizes: none: all are of one size.
+    """
+
+    source: pipeline.Source
+    spec: sources.DataSpec
+    sizes: tuple = ()
+
+    def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[dict[str, Any]]:
+        """The batches of a run, see `Examples.batches`: "x" is the samples, "noise" what they were made of."""
+        found = pipeline.batches(
+            self.source,
+            self.spec,
+            seed=config["seed"],
+            batch_size=config["train"]["batch_size"],
+            start=start,
+            positions=positions,
+            threads=threads,
+        )
+        with contextlib.closing(found):
+            for batch in found:
+                yield batch | {"x": batch["x"][:, 0], "noise": batch["x"][:, 1]}
+
+
+class Pairs:
+    """The data's records, over and over, each with its pair in place of its example."""
+
+    def __init__(self, source: pipeline.Source, parts: Sequence[np.ndarray]):
+        self._source, self._parts = source, parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        told = pipeline.fetch(self._source, np.asarray(rows) % len(self._source))
+        return [record | {"x": np.array(self._parts[row // FILE][row % FILE])} for record, row in zip(told, rows)]
+
+
+def paired(recipe: Recipe, workdir: str | pathlib.Path, given: Examples, mesh: Mesh) -> Paired:
+    """Makes the pairs of a run that are not yet there, and opens all of them. Every process of a run calls it.
+
+    Args:
+        recipe: of the run.
+        workdir: the run folder.
+        given: the data, for what the pairs are told.
+        mesh: that the pairs are made on.
+
+    Returns:
+        `Paired`.
+
+    Raises:
+        ConfigError: if the teacher is another than the one that made the first of them.
+        CheckpointError: if the teacher's checkpoint is gone or damaged.
+    """
+    place = pathlib.Path(workdir) / "pairs"
+    number = recipe.teacher.pairs
+    shape = given.spec.shape
+    runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
+    missing = [rows for rows in runs if _read(place, rows, shape) is None]
+    if missing:
+        _make(recipe, place, given, mesh, missing, number)
+    parts = [_read(place, rows, shape) for rows in runs]
+    spec = given.spec._replace(shape=(2, *shape), dtype="float32")
+    return Paired(Pairs(given.source, parts), spec)
+
+
+def _read(place: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The pairs of a file, not yet read from the disk; None where it is missing or torn."""
+    found = files.array(_file(place, rows), mmap_mode="r")
+    sound = found is not None and found.shape == (len(rows), 2, *shape) and found.dtype == np.float32
+    return found if sound else None
+
+
+def _file(place, rows):
+    return place / f"{rows[0]:08}.npy"
+
+
+def _make(recipe, place, given, mesh, missing, number) -> None:
+    params = _teacher(recipe.config, place, mesh)
+    make = _maker(recipe, mesh)
+    padded = -(-FILE // sharding.batch_shards(mesh)) * sharding.batch_shards(mesh)
+    held = sharding.positions(padded, mesh)
+    made = number - sum(map(len, missing))
+    with _bar(number) as advance:
+        for rows in missing:
+            numbers = np.resize(np.asarray(rows, np.int32), padded)[held]  # a short last file is filled up, and cut
+            found = make(params, *sharding.to_devices((_told(recipe, given, numbers), numbers), mesh, padded))
+            if jax.process_index() == 0:
+                pair = np.stack([np.asarray(found[name].addressable_data(0)) for name in ("x", "noise")], axis=1)
+                with files.whole(_file(place, rows)) as file:
+                    np.save(file, pair[: len(rows)])
+            made += len(rows)
+            advance(made)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("pairs made")
+
+
+def _told(recipe, given, numbers: np.ndarray) -> Any:
+    """What those pairs are told, `[b, ...]`; None where the network is told nothing."""
+    if recipe.null is None:
+        return None
+    return prepare(pipeline.conditions(given.source, given.spec, numbers % len(given.source)))["condition"]
+
+
+def _maker(recipe: Recipe, mesh: Mesh):
+    """(parameters, conditions `[b, ...]`, numbers of pairs `[b]`) -> {"x", "noise"}, whole on every process."""
+    config = recipe.config
+    schedule = recipe.schedule
+    teacher = recipe.teacher
+    apply = players.guided_teacher(recipe, players.teacher(recipe.network))
+    grid = timesteps.uniform(schedule, steps=teacher.pair_steps)
+    plan = timesteps.plan(timesteps.shift(schedule, grid, config["sample"]["shift"]))
+    key = functools.partial(jax.random.fold_in, jax.random.split(jax.random.key(np.uint32(config["seed"])), 3)[2])
+
+    def make(params, condition, numbers):
+        network = lambda *inputs: apply(params, *inputs)
+        with layout.over(mesh):
+            denoise = parameterizations.denoiser(network, schedule, teacher.parameterization, condition)
+            return objectives.reflow_pairs(
+                denoise, schedule, plan, jax.vmap(key)(numbers), recipe.shape, teacher.pair_sampler
+            )
+
+    return jax.jit(make, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def _teacher(config: Mapping, place: pathlib.Path, mesh: Mesh) -> Any:
+    """The teacher's moving average: of its latest checkpoint, or of that by which the first pairs were made."""
+    path = pathlib.Path(config["teacher"]["path"]).expanduser()
+    record = place / "teacher.json"
+    before = limits.read_json(record) if record.exists() else None
+    params, step = checkpoints.load_ema(path, before and before["step"])
+    leaves = json.dumps(checkpoints.read_about(path, step)["leaves"], sort_keys=True)
+    now = {"step": step, "sha256": hashlib.sha256(leaves.encode()).hexdigest()}
+    if before not in (None, now):
+        raise ConfigError(
+            f"config.teacher.path = {str(path)!r} holds another run than the one by which the first "
+            f"pairs in {place} were made. Valid: that one, or a new --workdir."
+        )
+    if jax.process_index() == 0 and before is None:
+        place.mkdir(exist_ok=True)
+        write_text(record, json.dumps(now) + "\n")
+    return jax.device_put(params, sharding.shardings(params, mesh))
+
+
+@contextlib.contextmanager
+def _bar(number: int):
+    """A bar on process 0, nothing on the others."""
+    if jax.process_index():
+        yield lambda done: None
+        return
+    with progress.bar("making pairs", number, "pairs") as advance:
+        yield advance

@@ -1,0 +1,98 @@
+"""The networks of a run beside its model, and how each is called: a teacher, and a second player."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.run.networks import network_of
+from diffusion.models.layers import conditions
+from diffusion.objectives.conditioning import null_of
+
+Apply = Callable[..., jax.Array]  # (params, x_t, clock, condition) -> output
+
+
+class Players(NamedTuple):
+    """What plays in a run.
+
+    Attributes:
+        modules: {network: Linen module}: "model", and "teacher" and the second player where there are such.
+        apply: {network: (params, x_t, clock, condition) -> output}, as objectives see them.
+        frozen: names of those that no step changes.
+        second: name of the one that trains in turn with the model; "" for none.
+    """
+
+    modules: dict[str, Any]
+    apply: dict[str, Apply]
+    frozen: tuple[str, ...]
+    second: str
+
+
+def of(recipe: Recipe) -> Players:
+    """The players of a run.
+
+    A second player has the teacher's architecture, and starts from its weights; its logit, where it has one, is the
+    mean of its output. A teacher of pairs alone (reflow) makes them before the training, and takes no part in it.
+
+    Args:
+        recipe: of the run.
+
+    Returns:
+        `Players`.
+    """
+    model = recipe.network
+    objective = recipe.objective
+    modules = {"model": model}
+    apply = {"model": network_of(model).apply}
+    if objective.strength:
+        apply["model"] = with_strength(model.apply)
+    if objective.teacher is None or objective.teacher.pairs:
+        return Players(modules, apply, (), "")
+    modules["teacher"] = teacher(model)
+    itself = objective.teacher.scale is not None  # the objective guides it, if anything does
+    apply["teacher"] = modules["teacher"].apply if itself else guided_teacher(recipe, modules["teacher"])
+    if objective.second is None:
+        return Players(modules, apply, ("teacher",), "")
+    name = objective.second.network
+    modules[name] = modules["teacher"]
+    apply[name] = mean_logit(modules[name].apply) if objective.second.logit else modules[name].apply
+    return Players(modules, apply, ("teacher",), name)
+
+
+def teacher(model: Any) -> Any:
+    """The module of a student's teacher: it receives one time, and no strength of guidance."""
+    plain = {"times": 1, "strength": False}
+    return model.clone(**{field: value for field, value in plain.items() if hasattr(model, field)})
+
+
+def guided_teacher(recipe: Recipe, module: Any) -> Apply:
+    """The teacher as it teaches: guided by its scale, in one call on both branches."""
+    scale = recipe.teacher.scale
+    if scale == 1:
+        return module.apply
+
+    def apply(params, x, clock, condition):
+        both = lambda a, b: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), a, b)
+        output = module.apply(params, both(x, x), both(clock, clock), both(condition, null_of(condition, recipe.null)))
+        conditional, unconditional = jnp.split(output, 2)
+        # Every parameterization is affine in the output.
+        return conditional + (scale - 1) * (conditional - unconditional)
+
+    return apply
+
+
+def with_strength(apply: Apply) -> Apply:
+    """A network that is called with (condition, w), as an objective with a `strength` calls its student."""
+
+    def strengthened(params, x, clock, condition):
+        condition, w = condition
+        return apply(params, x, clock, conditions.with_strength(condition, 1 + w))
+
+    return strengthened
+
+
+def mean_logit(apply: Apply) -> Apply:
+    """A backbone as a judge, whose logit `[B]` is the mean of its output."""
+    return lambda *inputs: jnp.mean(apply(*inputs), axis=(1, 2, 3))

@@ -1,0 +1,165 @@
+"""What a run computes, from its config: the birth of its state and one step, the same for a run and for its plan."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.run import players
+from diffusion.experiments.run.networks import network_of
+from diffusion.models.layers import conditions
+from diffusion.models.layers.layout import MeshError
+from diffusion.training import ema, parallel, sharding, state
+from diffusion.training.alternating import Average, Player, alternating, as_train_step
+from diffusion.training.stages import staged
+from diffusion.training.step import make_train_step, seeded
+
+
+class Program(NamedTuple):
+    """What a run computes.
+
+    Attributes:
+        seed: of the parameters and of every draw, uint32.
+        conditional: whether the network takes labels.
+        average: the exponential moving average.
+        networks: TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a
+            second player.
+        init: seed -> TrainState; not jitted, see `sharding.create`.
+        target: what `init(seed)` will be: TrainState of jax.ShapeDtypeStruct with shardings.
+        batch: what a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings; the entry
+            "condition", of networks that receive text, is a dict of them itself.
+        micro_batches: into how many parts a step cuts its batch.
+        step: (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state.
+    """
+
+    seed: np.uint32
+    conditional: bool
+    average: ema.ExponentialMovingAverage
+    networks: Callable[[state.TrainState], dict[str, Callable]]
+    init: Callable[[Any], state.TrainState]
+    target: state.TrainState
+    batch: dict[str, Any]
+    micro_batches: int
+    step: Any
+
+
+def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
+    """Returns config.mesh over these devices, all of them by default.
+
+    Raises:
+        ConfigError: if it does not fit them, or the batch does not divide over it.
+    """
+    try:
+        mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES}, devices)
+        sharding.check_batch_size(config.train.batch_size, mesh, config.train.accumulate or 1)
+    except MeshError as error:
+        raise ConfigError(f"config.mesh: {error}") from error
+    return mesh
+
+
+def build(recipe: Recipe, mesh: Mesh) -> Program:
+    """Returns what a run of that recipe computes on a mesh; computes nothing itself.
+
+    Args:
+        recipe: of the run, for a shape of examples.
+        mesh: of real devices, or of the described ones of a plan.
+
+    Returns:
+        Program.
+
+    Raises:
+        ConfigError: if the model does not divide over the mesh, or functions of the recipe refuse to be combined so;
+            the message is that function's own.
+    """
+    try:
+        return _built(recipe, mesh)
+    except MeshError as error:
+        raise ConfigError(f"config.mesh: {error}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"a step of this config cannot be built: {error}") from error
+
+
+def _built(recipe: Recipe, mesh: Mesh) -> Program:
+    config = recipe.config
+    shape = recipe.shape
+    cast = players.of(recipe)
+    objective = recipe.objective
+    density = objective.density
+    optimizer = recipe.optimizer
+    average = recipe.average
+    conditional = recipe.num_classes > 0
+    null = recipe.null
+    second = recipe.second
+    stages = objective.teacher and objective.teacher.stages
+
+    def init(seed):
+        init_key, _ = jax.random.split(jax.random.key(seed))
+        nothing = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], null)
+
+        def initial(network):
+            times = getattr(network, "times", 1)
+            clock = jnp.zeros([1]) if times == 1 else (jnp.zeros([1]),) * times
+            strength = getattr(network, "strength", False)
+            condition = conditions.with_strength(nothing, jnp.ones([1])) if strength else nothing
+            return network_of(network).init(init_key, jnp.zeros((1, *shape)), clock, condition)
+
+        frozen = {name: initial(cast.modules[name]) for name in cast.frozen}
+        rivals = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
+        return state.create(initial(cast.modules["model"]), optimizer, average, density, frozen, rivals)
+
+    def networks(state):
+        params = {"model": state.params, "target": state.ema, **(state.frozen or {})}
+        params |= {name: player.params for name, player in (state.rivals or {}).items()}
+        return {
+            name: functools.partial(cast.apply["model" if name == "target" else name], params[name]) for name in params
+        }
+
+    number = recipe.micro_batches(mesh, init)
+    seed = np.uint32(config.seed)
+    whole = sharding.WHOLE[config.mesh.split]
+    target = sharding.abstract(init, mesh, sharding.RULES, seed, whole=whole)
+
+    def make(**engine):
+        schedule = recipe.schedule
+        engine["accumulate"] = number
+        if cast.second:
+            turns = {
+                cast.second: Player(second.objective, cast.second, second.optimizer),
+                "model": Player(objective, "model", optimizer, second.updates, density),
+            }
+            averages = {"target": Average("model", average)}
+            step = as_train_step(alternating(turns, cast.apply, schedule, averages, **engine).step)
+        else:
+            frozen = {name: cast.apply[name] for name in cast.frozen}
+            step = make_train_step(
+                objective.loss, cast.apply["model"], schedule, optimizer, average, density, frozen=frozen, **engine
+            )
+        if stages:
+            step = staged(step, stages.length, optimizer, average)
+        return seeded(step)
+
+    step = parallel.KINDS[config.mesh.kind](make, target, mesh)
+    example = {"x": (np.float32, shape)} if recipe.entry == "x" else {"image": (np.uint8, shape)}
+    if recipe.teacher and recipe.teacher.pairs:
+        example = {name: (np.float32, shape) for name in ("x", "noise")}
+    parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
+    rows = config.train.batch_size
+    where = sharding.batch_sharding(mesh)
+    entry = lambda of, kind: jax.ShapeDtypeStruct((rows, *of), kind, sharding=where)
+    batch: dict[str, Any] = {name: entry(of, kind) for name, (kind, of) in parts.items()}
+    if null is not None and not conditional:
+        batch["condition"] = jax.tree.map(lambda leaf: entry(np.shape(leaf), leaf.dtype), null)
+    if config.mesh.kind == "jit":  # what does not fit the mesh shows before anything is made
+        for size in resolve.sizes(config) or (None,):
+            image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
+            jax.eval_shape(step, target, batch | image, seed)
+    return Program(seed, conditional, average, networks, init, target, batch, number, step)

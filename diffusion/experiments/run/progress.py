@@ -1,0 +1,214 @@
+"""What a run shows while it works: a bar on a terminal, in a log now and then a line of name=value.
+
+Only process 0 speaks.
+"""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+from diffusion.experiments.run import process_memory
+
+SECONDS_BETWEEN_LINES = (5.0, 60.0)  # in a log, where every line stays: at first, and of a job that takes hours
+GROWTH = 0.02  # of the time since the start, between two lines
+FORGET = 0.7  # of the rate at each report: the rate shown is a moving average
+
+
+class Display:
+    """Shows step, rate, loss and time to go; use it in a `with` block."""
+
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        batch_size: int,
+        speaks: bool = True,
+        console: Console | None = None,
+        begun: float | None = None,
+    ):
+        """Starts the clock.
+
+        Args:
+            total: the step at which the run ends.
+            start: updates made before.
+            batch_size: images in a step, for the rate.
+            speaks: whether this process shows anything.
+            console: where to; standard output by default.
+            begun: what time.perf_counter() said when the run began, for the time to its first step; now by default.
+        """
+        self.total, self.batch_size, self.speaks = total, batch_size, speaks
+        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.rate = None  # steps a second
+        self._reported = time.perf_counter()
+        self._begun = self._reported if begun is None else begun
+        self._first = self._step = start
+        self._line = -math.inf
+        self._paused = 0.0
+        self._bar = None
+        if speaks and self.console.is_terminal:
+            columns = _columns("{task.description}")
+            self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
+            self._task = self._bar.add_task("starting (the first step compiles)", total=total, completed=start)
+
+    def __enter__(self) -> "Display":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar where there is one."""
+        if self.speaks:
+            self.console.print(text, markup=False)
+
+    def first_step(self) -> float:
+        """Tells that the first step is done; the rate counts from here. Returns the seconds that it took."""
+        seconds = time.perf_counter() - self._begun
+        self.say(f"first step after {seconds:.1f} s (compilation included)")
+        self._reported = time.perf_counter()
+        self._step = self._first + 1
+        return seconds
+
+    def pause(self, seconds: float) -> None:
+        """Leaves the time that something else took (sampling, saving) out of the rate."""
+        self._paused += seconds
+
+    def report(self, step: int, loss: float | None, skipped: int = 0) -> float | None:
+        """Shows where the run is; call it with every line of metrics.
+
+        Args:
+            step: updates made.
+            loss: mean of the last interval; None if the model rested in it, see config.second_player.updates.
+            skipped: damaged records so far.
+
+        Returns:
+            Steps a second since the last report, or None if it cannot tell.
+        """
+        now = time.perf_counter()
+        seconds = now - self._reported - self._paused
+        steps = step - self._step
+        rate = steps / seconds if steps > 0 and seconds > 0 else None
+        if rate:
+            self.rate = rate if self.rate is None else FORGET * self.rate + (1 - FORGET) * rate
+            self._reported, self._step, self._paused = now, step, 0.0
+        if self.speaks:
+            self._show(step, loss, skipped, now)
+        return rate
+
+    def _show(self, step: int, loss: float | None, skipped: int, now: float) -> None:
+        rate = self.rate
+        left = (self.total - step) / self.rate if self.rate else None
+        if self._bar:
+            text = f"step {step}/{self.total}" + ("" if loss is None else f"  loss {loss:.4f}")
+            text += f"  {skipped} records skipped" if skipped else ""
+            if rate:
+                text += f"  {rate:.3g} steps/s  {rate * self.batch_size:.4g} images/s  ETA {duration(left)}"
+            self._bar.update(self._task, completed=step, description=f"{text}  {held()}")
+        elif due(now - self._begun, now - self._line) or step == self.total:
+            self._line = now
+            told = {"step": step, "total": self.total, "loss": loss, "skipped": skipped or None}
+            rates = {"steps_per_second": rate, "images_per_second": rate and rate * self.batch_size}
+            self.say(line(told | rates | {"eta_seconds": left}))
+
+
+@contextlib.contextmanager
+def bar(
+    description: str, total: int, unit: str, console: Console | None = None, speaks: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Shows the progress of a single job: a bar on a terminal, now and then a line in a log.
+
+    Args:
+        description: what is done, e.g. "sampling".
+        total: how much of it there is.
+        unit: of the total, e.g. "images".
+        console: where to; standard output by default.
+        speaks: whether this process shows anything.
+
+    Yields:
+        advance(done): tells how much is done.
+    """
+    if not speaks:
+        yield lambda done: None
+        return
+    console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    begun = time.perf_counter()
+    rate = lambda done: done / max(time.perf_counter() - begun, 1e-9)
+    left = lambda done: (total - done) / rate(done) if done else None
+    if console.is_terminal:
+        text = f"{{task.description}} {{task.completed}}/{{task.total}} {unit}{{task.fields[told]}}"
+        with Progress(*_columns(text), console=console, expand=True) as shown:
+            task = shown.add_task(description, total=total, told="")
+
+            def show(done: int) -> None:
+                eta = f"  ETA {duration(left(done))}" if 0 < done < total else ""
+                shown.update(task, completed=done, told=f"  {rate(done):.3g} {unit}/s{eta}  {held()}")
+
+            yield show
+        return
+    last = begun
+    console.print(f"{description} {line({'done': 0, 'total': total, 'unit': unit})}", markup=False)
+
+    def advance(done: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if due(now - begun, now - last) or done >= total:
+            last = now
+            told = {"done": done, "total": total, "unit": unit, "per_second": rate(done), "eta_seconds": left(done)}
+            console.print(f"{description} {line(told)}", markup=False)
+
+    yield advance
+
+
+def _columns(text: str) -> tuple[ProgressColumn, ...]:
+    """The words, whole where there is room for them, and the time since the start; the bar has the rest of the line."""
+    words = TextColumn(text, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    return SpinnerColumn(), words, BarColumn(bar_width=None, table_column=Column(ratio=1)), TimeElapsedColumn()
+
+
+def due(elapsed: float, since: float) -> bool:
+    """Whether a log gets another line, `elapsed` seconds after the start and `since` seconds after the last line."""
+    shortest, longest = SECONDS_BETWEEN_LINES
+    return since >= min(max(shortest, GROWTH * elapsed), longest)
+
+
+def line(told: Mapping[str, float | str | None], used: int | None = None) -> str:
+    """A line for a log that people and programs read: "step=30 total=100 loss=0.25 memory_gb=1.2"; None is left out.
+
+    Args:
+        told: numbers and words by name.
+        used: bytes of memory; what this process has in use by default.
+    """
+    bytes_used = process_memory.used()[0] if used is None else used
+    known = {name: x for name, x in told.items() if x is not None} | {"memory_gb": bytes_used / 1e9}
+    return " ".join(f"{name}={x:.4g}" if isinstance(x, float) else f"{name}={x}" for name, x in known.items())
+
+
+def held(of: tuple[int, int | None] | None = None) -> str:
+    """The memory in use as people say it, with what there is where that is known: "1.2 GB", "70.1 of 139.8 GB".
+
+    Args:
+        of: (bytes in use, bytes there are or None); those of this process by default.
+    """
+    used, limit = of or process_memory.used()
+    return f"{used / 1e9:.1f}{f' of {limit / 1e9:.1f}' if limit else ''} GB"
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as people say it: "8s", "3m05s", "2h07m", "4d03h"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"

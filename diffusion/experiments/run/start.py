@@ -1,0 +1,111 @@
+"""Where a run starts from: its latest sound checkpoint, the parameters of another run, or random ones."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import ConfigError, versions
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.run import examples, training_means
+from diffusion.experiments.run.program import Program
+from diffusion.training import sharding, state, warm_start
+from diffusion.training.checkpointing import checkpoints
+
+
+class Start(NamedTuple):
+    """What a run knows when it begins or goes on.
+
+    Attributes:
+        step: updates made.
+        examples: that they took.
+        sums: of the training metrics since the last line, see `training_means`.
+        fingerprint: of the data's source.
+        best: {"figure", "step", "value"} of the best checkpoint so far; None for none.
+        resumed: whether there was a checkpoint.
+    """
+
+    step: int
+    examples: int
+    sums: dict[str, Any]
+    fingerprint: dict[str, Any]
+    best: dict[str, Any] | None
+    resumed: bool
+
+
+def first_state(
+    config: ConfigDict, folder: pathlib.Path, program: Program, fingerprint: dict[str, Any]
+) -> tuple[state.TrainState, Start]:
+    """Returns the state that the run starts from, on the devices. In this order:
+
+    1. the latest sound checkpoint of the run folder, else
+    2. the parameters of config.init_from, as far as they fit, else
+    3. random parameters.
+
+    Args:
+        config: the run's.
+        folder: the run folder.
+        program: what the run computes.
+        fingerprint: of the data's source.
+
+    Raises:
+        ConfigError: if the data is not what the run was trained on, or the weights to start from do not fit.
+        CheckpointError: if no checkpoint is sound, or the latest is of another architecture.
+    """
+    restored = checkpoints.restore_latest(folder, program.target)
+    examples.require_same(config, restored[1].get("data") if restored else None, fingerprint)
+    if restored:
+        train_state, about = restored
+        step = int(train_state.step)
+        return train_state, Start(step, about["examples"], about["interval"], fingerprint, about.get("best"), True)
+    train_state = sharding.create(program.init, program.target, program.seed)
+    if config.init_from.path:
+        train_state = _from_weights(config.init_from, train_state, program.average)
+    if config.teacher.path:
+        train_state = _with_teacher(config, train_state)
+    return train_state, Start(0, 0, training_means.empty(), fingerprint, None, False)
+
+
+def _from_weights(init_from: ConfigDict, train_state: state.TrainState, average) -> state.TrainState:
+    """Takes over the parameters of config.init_from, into the moving average too, and names what it leaves."""
+    try:
+        source = warm_start.read(init_from.path)
+        params, taken, skipped = warm_start.warm_start(train_state.params, source, init_from.include)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"config.init_from: {error}") from error
+    if jax.process_index() == 0:
+        print(f"init_from {init_from.path}: took {len(taken)} leaves, skipped {len(skipped)}")
+        print("".join(f"  skipped {line}\n" for line in skipped), end="", flush=True)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, train_state.ema)
+    return train_state._replace(params=params, ema=jax.jit(average.init, out_shardings=shardings)(params))
+
+
+def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.TrainState:
+    """Takes the moving average of the run config.teacher.path as the teacher, which this run then keeps itself.
+
+    A second player starts from the same weights.
+    """
+    path = pathlib.Path(config.teacher.path).expanduser()
+    theirs = versions.read((path / "config.json").read_text())
+    for ours, field in (
+        (config.schedule, "schedule"),
+        (config.teacher.parameterization, "parameterization"),
+        (config.model, "model"),
+    ):
+        if plain(ours) != plain(theirs[field]):
+            raise ConfigError(
+                f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
+                f"{plain(theirs[field])}, and this run has {plain(ours)} for it."
+            )
+    source = warm_start.read(path)
+
+    def taken(params):
+        params, _, skipped = warm_start.warm_start(params, source)
+        if skipped:
+            raise ConfigError(f"config.teacher.path = {config.teacher.path!r} does not fit: {skipped[0]}.")
+        return params
+
+    frozen = {name: taken(params) for name, params in (train_state.frozen or {}).items()}
+    others = {name: other._replace(params=taken(other.params)) for name, other in (train_state.rivals or {}).items()}
+    return train_state._replace(frozen=frozen or None, rivals=others or None)

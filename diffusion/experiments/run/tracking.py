@@ -1,0 +1,162 @@
+"""Where the numbers and pictures of a run go while it trains: TensorBoard's events, and Weights & Biases if asked for.
+
+tensorboard --logdir=runs
+WANDB_MODE=offline python -m experiments.train ... --wandb=PROJECT  # pip install wandb; then wandb sync RUN/wandb/*
+"""
+
+import contextlib
+import importlib.util
+import pathlib
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.values import plain
+from diffusion.io import pictures as picture_files
+
+
+class Tracker(NamedTuple):
+    """What is told of a run.
+
+    Attributes:
+        numbers: (step, {name: number}).
+        pictures: (step, {name: PNG file}).
+    """
+
+    numbers: Callable[[int, Mapping[str, float]], None]
+    pictures: Callable[[int, Mapping[str, pathlib.Path]], None]
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line of metrics.jsonl by name; "group/part" for the parts of an entry.
+
+    Args:
+        row: numbers, {part: number}, and "loss_by_t", a list over equal bins of t in [0, 1]; None where there is none.
+
+    Returns:
+        {name: number}, without the step and without the counts of the bins.
+    """
+    found: dict[str, float] = {}
+    for name, value in row.items():
+        if name == "loss_by_t":
+            bins = len(value)
+            value = {f"{i / bins:.1f}-{(i + 1) / bins:.1f}": mean for i, mean in enumerate(value)}
+        parts = {f"{name}/{part}": x for part, x in value.items()} if isinstance(value, Mapping) else {name: value}
+        found |= {part: x for part, x in parts.items() if isinstance(x, (int, float)) and part != "step"}
+    return found
+
+
+def check(project: str) -> None:
+    """Refuses a project of Weights & Biases where that is not installed.
+
+    Raises:
+        ConfigError: says what to do.
+    """
+    if project and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"--wandb={project} needs the package wandb, which is not installed: pip install "
+            "wandb, or leave the flag out (TensorBoard's events are written without it)."
+        )
+
+
+@contextlib.contextmanager
+def tracker(folder: pathlib.Path, step: int, config: Mapping, project: str = "") -> Iterator[Tracker]:
+    """Opens TensorBoard's event file in a run folder, and a run of Weights & Biases.
+
+    Args:
+        folder: the run folder.
+        step: at which the run starts or goes on.
+        config: of the run.
+        project: of Weights & Biases; "" leaves it out. WANDB_MODE, WANDB_ENTITY and its other variables are read by it.
+
+    Yields:
+        Tracker.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(weights_and_biases(folder, config, project))] if project else []
+        opened.append(stack.enter_context(tensorboard(folder, step)))
+
+        def numbers(step, values):
+            for each in opened:
+                each.numbers(step, values)
+
+        def pictures(step, files):
+            for each in opened:
+                each.pictures(step, files)
+
+        yield Tracker(numbers, pictures)
+
+
+@contextlib.contextmanager
+def tensorboard(folder: pathlib.Path, step: int) -> Iterator[Tracker]:
+    """TensorBoard's event file; what an interrupted run wrote beyond `step` is marked as void."""
+    from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter's thread hangs when the clock is set back
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    # The name says the second alone: a number tells two starts within one apart, and keeps them in order for readers.
+    writer = EventsWriter(str(folder / "events"), f".{len(list(folder.glob('events.*'))):05}")
+
+    def write(step, values):
+        writer.write_event(Event(summary=Summary(value=values), step=step, wall_time=time.time()))
+        writer.flush()
+
+    def numbers(step, values):
+        write(step, [Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+
+    def pictures(step, files):
+        shown = []
+        for name, path in files.items():
+            with picture_files.opened(path) as image:
+                width, height = image.size
+            encoded = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes())
+            shown.append(Summary.Value(tag=name, image=encoded))
+        write(step, shown)
+
+    try:
+        if step:
+            writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        yield Tracker(numbers, pictures)
+    finally:
+        writer.close()
+
+
+@contextlib.contextmanager
+def weights_and_biases(folder: pathlib.Path, config: Mapping, project: str) -> Iterator[Tracker]:
+    """A run of Weights & Biases, the same one when the run folder's run goes on.
+
+    Its own step cannot go back, as a run that goes on from a checkpoint does: the training step is a number among the
+    others, and the axis that all are drawn over.
+    """
+    import wandb
+
+    name = folder / "wandb.id"
+    if not name.exists():
+        name.write_text(uuid.uuid4().hex[:8])
+    run = wandb.init(
+        project=project,
+        name=folder.name,
+        id=name.read_text(),
+        resume="allow",
+        dir=str(folder),
+        config=plain(config),
+        settings=wandb.Settings(console="off", silent=not sys.stdout.isatty()),
+    )
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+
+    def numbers(step, values):
+        run.log({**values, "step": step})
+
+    def pictures(step, files):
+        run.log({**{name: wandb.Image(str(path)) for name, path in files.items()}, "step": step})
+
+    failed = 1
+    try:
+        yield Tracker(numbers, pictures)
+        failed = 0
+    finally:
+        run.finish(exit_code=failed)

@@ -1,0 +1,336 @@
+"""A run folder: one run at a time, of one config, with lines that are never torn.
+
+WORKDIR holds config.json, metrics.jsonl (what a run computed: the same bytes however often it was interrupted),
+timing.jsonl (what depends on the clock), checkpoints/<step>, and TensorBoard events.
+"""
+
+import contextlib
+import fcntl
+import fnmatch
+import json
+import os
+import pathlib
+import shlex
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+
+import jax
+from ml_collections import ConfigDict
+
+from diffusion.data import latent_cache, sources
+from diffusion.experiments.config import ConfigError, fields, versions
+from diffusion.experiments.config.differences import differences
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.run_folder import file_systems as places
+from diffusion.io import limits
+from diffusion.io.files import whole
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import agreement
+
+# Fields that a run may change when it goes on: they do not alter what its past steps computed.
+MAY_CHANGE = (
+    "train.steps", "train.log_every", "checkpoint.*", "evaluate.*", "sample.*", "mesh.*", "data.dir", "data.threads",
+    "data.damaged", "data.changed", "data.latents.*", "data.text.*",
+)  # fmt: skip
+
+
+SHARED = 60.0  # seconds: as long as NFS may remember that a file was not there
+
+
+class WorkdirError(RuntimeError):
+    """A run folder cannot be used; the message says why and what to do."""
+
+
+FAILURES = (  # for command_line.run
+    WorkdirError,
+    checkpoints.CheckpointError,
+    agreement.Abandoned,
+    sources.DamagedRecord,
+    OSError,
+)
+
+
+@contextlib.contextmanager
+def lock(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Holds WORKDIR for this process; the kernel lets go of it however the process ends.
+
+    Raises:
+        WorkdirError: if another process holds it, it cannot be written, or its file system lacks what a run needs.
+    """
+    path = pathlib.Path(workdir)
+    if why := places.objection(workdir):
+        raise WorkdirError(f"--workdir={workdir} is {why}")
+    made = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        limits.no_links(path)
+        handle = open(path / ".lock", "r+", opener=lambda name, how: os.open(name, how | os.O_CREAT, 0o644))
+    except OSError as error:
+        raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another.") from error
+    except limits.Refused as error:
+        raise WorkdirError(f"--workdir={workdir}: {error}") from error
+    with handle:
+        try:
+            with places.trying("lock a file (flock)"):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            places.probe(path)
+        except BlockingIOError as error:
+            raise WorkdirError(
+                f"--workdir={workdir} is in use: process {handle.read().strip() or '(unknown)'} trains there. "
+                "Wait until it has ended, stop it, or choose another folder."
+            ) from error
+        except places.Lacking as error:
+            if made:
+                (path / ".lock").unlink()
+                path.rmdir()
+            raise WorkdirError(
+                f"--workdir={workdir} lies on a file system that cannot hold a run: {error}. {places.WHERE}; a bucket "
+                "that is mounted as a folder is none. Choose another folder."
+            ) from error
+        except OSError as error:
+            raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another.") from error
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        yield
+
+
+def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None:
+    """Proves that all processes of a run see one folder; each of them calls it, process 0 once it holds the folder.
+
+    Args:
+        workdir: the run folder.
+        seconds: how long a file server may take to show one host what another wrote.
+
+    Raises:
+        WorkdirError: on all processes, if one of them does not see what process 0 has written.
+    """
+    if jax.process_count() == 1:
+        return
+    path = pathlib.Path(workdir).absolute() / ".shared"
+    here = f"{socket.gethostname()}:{path.parent}"
+    token = uuid.uuid4().hex if jax.process_index() == 0 else ""
+    if token:
+        write_text(path, token)
+    token = agreement.gather("folder", token)[0]
+    end = time.monotonic() + seconds
+    while not (seen := _reads(path, token)) and time.monotonic() < end:
+        time.sleep(0.1)
+    places = agreement.gather("folder seen", json.dumps([here, seen]))
+    if jax.process_index() == 0:
+        path.unlink(missing_ok=True)
+    places = [json.loads(place) for place in places]
+    if lost := [f"process {i} ({place})" for i, (place, seen) in enumerate(places) if not seen]:
+        raise WorkdirError(
+            f"--workdir={workdir} is not one folder for all processes of this run: within {seconds:g} s "
+            f"{', '.join(lost)} has not seen what process 0 ({places[0][0]}) wrote there. Choose a folder of a file "
+            "system that every host mounts, by its absolute path."
+        )
+
+
+def _reads(path: pathlib.Path, token: str) -> bool:
+    try:
+        return path.read_text() == token
+    except OSError:
+        return False
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with whole(path) as file:
+        file.write(text.encode())
+
+
+def read_config(workdir: str | pathlib.Path) -> ConfigDict:
+    """Returns the config of the run in a folder; nothing is executed.
+
+    Raises:
+        WorkdirError: if the folder holds no run.
+        OSError: if it cannot be read.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        return versions.read(limits.read_text(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise WorkdirError(f"--workdir={workdir} holds no run: {path} cannot be read ({error.strerror}).") from error
+    except limits.Refused as error:
+        raise WorkdirError(f"--workdir={workdir}: {error}") from error
+
+
+def example_shape(config: Mapping) -> tuple[int, ...]:
+    """Returns the shape (H, W, C) of one example: the config's own, or that of its dataset or cache of latents."""
+    data = config["data"]
+    if data["shape"] is not None:
+        return tuple(data["shape"])
+    if data["latents"]["dir"]:
+        return latent_cache.describe(data["latents"]["dir"]).shape
+    return sources.shape(data["name"], data["split"], data["dir"])
+
+
+def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the text-to-image model that experiments.text_demo has put together in a folder.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    folder = pathlib.Path(workdir) / "model"
+    if not (folder / "model_index.json").is_file():
+        here = f"--workdir={workdir}"
+        what = (
+            f"is made of a run that learns from captions by: {printed('text.model', here)}; one of "
+            "classes is sampled without --prompt"
+            if (folder.parent / "config.json").is_file()
+            else f"is put together at the end of: {printed('text_demo', '--config=configs/text/shapes.py', here)}"
+            if folder.parent.is_dir()
+            else "is no folder"
+        )
+        raise ConfigError(f"--workdir={workdir} holds no text-to-image model (model/model_index.json); it {what}.")
+    return folder
+
+
+def command(module: str) -> str:
+    """Returns the command line that this process was started by, its launcher included, for messages and records.
+
+    Args:
+        module: what was run, e.g. "experiments.train".
+    """
+    launcher = os.environ.get("DIFFUSION_LAUNCHER", "")
+    return f"{launcher} python -m {module} {shlex.join(sys.argv[1:])}".strip()
+
+
+def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
+    """Writes config.json, or compares the config with the one of the run that is there.
+
+    Args:
+        workdir: the run folder, locked.
+        config: the resolved config.
+
+    Returns:
+        Whether the folder held a run of this config already.
+
+    Raises:
+        ConfigError: if it holds another config's run.
+        WorkdirError: if it cannot be written, or holds checkpoints without a config.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    config = fields.absolute(ConfigDict(config))
+    there = path.exists()
+    if not there and checkpoints.steps(workdir):
+        raise WorkdirError(f"{workdir} holds checkpoints but no config.json: choose another --workdir.")
+    if there:
+        saved = read_config(workdir)
+        changed = differences(fields.absolute(saved), config)
+        fixed = [change for change in changed if not _may_change(change.field)]
+        if fixed:
+            free = [change for change in changed if _may_change(change.field)]
+            raise ConfigError(
+                f"--workdir={workdir} holds a run of another config. These fields differ and may not change:\n"
+                + "".join(f"  {change}\n" for change in fixed)
+                + ("These differ and may change:\n" + "".join(f"  {change}\n" for change in free) if free else "")
+                + f"A run may change {', '.join(MAY_CHANGE)}. Set the others back to go on with it, or choose another "
+                f"--workdir (with --config.init_from.path={workdir} it starts from this run's weights)."
+            )
+        if not differences(saved, config):
+            return True
+    try:
+        write_text(path, versions.write(config) + "\n")
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
+    return there
+
+
+def _may_change(field: str) -> bool:
+    return any(fnmatch.fnmatchcase(field, pattern) for pattern in MAY_CHANGE)
+
+
+def require_there(workdir: pathlib.Path) -> None:
+    """Refuses to go on in a run folder that was removed, of which a save in that moment may have made an empty twin.
+
+    Raises:
+        WorkdirError: if config.json is gone.
+    """
+    if not (workdir / "config.json").exists():
+        raise WorkdirError(f"{workdir} cannot be written: its config.json is gone, as if the folder had been removed.")
+
+
+def append(path: pathlib.Path, row: Mapping) -> None:
+    """Adds one line of JSON by a single write, so that a run that is killed leaves it whole or not at all."""
+    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise WorkdirError(f"{path}: a line could only be written in part: the disk is full.")
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        os.close(descriptor)
+
+
+def rows(path: pathlib.Path) -> list[dict]:
+    """The lines of a .jsonl file that a run is perhaps writing; a torn one is left out.
+
+    Args:
+        path: metrics.jsonl or its like; may be missing.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    whole_lines = []
+    for line in lines:
+        with contextlib.suppress(limits.Refused):
+            whole_lines.append(limits.parse_json(line, str(path)))
+    return [row for row in whole_lines if isinstance(row, dict)]
+
+
+def rewind(path: pathlib.Path, step: int) -> None:
+    """Drops the lines that a run wrote after the step at which it goes on, and a torn last one.
+
+    Args:
+        path: metrics.jsonl or timing.jsonl; may be missing.
+        step: the largest step whose lines stay.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = []
+    for line in lines:
+        try:
+            if limits.parse_json(line, str(path))["step"] <= step and line.endswith(b"\n"):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            break  # torn by a crash of the machine; so nothing after it is of this run's making
+    if kept != lines:
+        with whole(path) as file:
+            file.write(b"".join(kept))
+
+
+def evaluation(path: pathlib.Path, step: int) -> dict | None:
+    """Returns the figures of the evaluation after a step, as metrics.jsonl has them.
+
+    Args:
+        path: metrics.jsonl; may be missing.
+        step: of the evaluation.
+
+    Returns:
+        {figure: number}, {} for one that failed, None where there was none.
+    """
+    if not path.exists():
+        return None
+    for line in reversed(path.read_bytes().splitlines()):
+        row = json.loads(line)
+        if row["step"] < step:
+            return None
+        if row["step"] == step and ("evaluate" in row or "evaluation_failed" in row):
+            return row.get("evaluate", {})
+    return None
+
+
+def sync(path: pathlib.Path) -> None:
+    """Sees a file to the disk, before a checkpoint that relies on its lines is written."""
+    if path.exists():
+        with open(path) as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,78 @@
+"""Samples from a trained run, with the pictures that show them; or pictures of prompts by a published model.
+
+    python -m experiments.sample --workdir=runs/digits
+    python -m experiments.sample --workdir=runs/digits --config.sample.steps=8 --config.sample.guidance.scale=2.0
+    python -m experiments.sample --workdir=runs/digits --labels=3,8 --out=runs/digits/threes_and_eights
+
+Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
+labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out.
+Each device of a process makes a part of every batch, and each of several processes (launch/) a share of the batches, in
+a folder that all see. The same command goes on with samples that were interrupted. `--model` and `--again` are in
+from_prompt.py:
+
+    python -m experiments.sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = command_line.saved_flag(unless=("model", "again", "prompt"))
+    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
+    flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
+    flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
+    flags.DEFINE_enum("weights", "ema", ["ema", "params"], "which weights: the moving average, or the raw ones")
+    flags.DEFINE_float(
+        "average",
+        None,
+        "width, as a share of the run, of a moving average made now from those "
+        "of all kept checkpoints; for a run with config.ema.sigma_rel",
+    )
+    flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
+    if command_line.names("model", "again", "prompt") or command_line.help_is_requested():
+        command_line.load()
+        from diffusion.experiments.sampling import from_prompt, model_flags  # define the flags of a request
+
+        flags.adopt_module_key_flags(from_prompt)  # so that --help lists them
+        flags.adopt_module_key_flags(model_flags)
+    command_line.begin()
+
+
+import numpy as np
+
+from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate, of_run
+from diffusion.training import sharding
+
+
+def main(argv: list[str]) -> None:
+    """Samples the run, or by a prompt; each file appears whole or not at all."""
+    values = flags.FLAGS
+    if command_line.names("model", "again", "prompt"):
+        return from_prompt.main(values.out, values.workdir)
+    config = CONFIG.value
+    sharding.initialize_distributed()
+    recipe = checks.validate(config).at(workdir.example_shape(config))
+    labels = requested_labels(values.labels, config.sample.number, recipe.num_classes)
+    of_run.sample(recipe, values.workdir, values.out, labels, values.step, values.weights, values.average)
+
+
+def requested_labels(requested: list[str] | None, number: int, num_classes: int) -> np.ndarray:
+    """int32 `[number]` labels: the requested classes in turn, or all of them.
+
+    Raises:
+        ConfigError: if one is not a class of the model.
+    """
+    if requested is None:
+        return generate.balanced_labels(number, num_classes)
+    for label in requested:
+        if not label.isdigit() or int(label) >= num_classes:
+            valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"
+            raise ConfigError(f"--labels: {label!r} is not a class of this model. Valid: {valid}.")
+    return np.resize(np.array(requested, np.int32), number)
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,220 @@
+"""Autoencoders from folders, as functions of pictures in bytes: for the cache of latents, samples and evaluation."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from diffusion.data import latent_cache
+from diffusion.data.transforms import to_model, to_uint8
+from diffusion.experiments.config import ConfigError
+from diffusion.io import limits
+from diffusion.models import interchange
+from diffusion.models.autoencoders.latent_space import Moments, from_diffusion
+from diffusion.models.interchange import families, folders
+
+FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused)  # for command_line.run
+
+
+class Autoencoder(NamedTuple):
+    """A network that encodes and decodes.
+
+    Attributes:
+        path: as it was named.
+        module: with the methods encode and decode, and the fields scale and shift of its latents.
+        params: its parameters, float32.
+        record: {"family", "config", "sha256"}, by which it is known again.
+    """
+
+    path: str
+    module: nn.Module
+    params: Any
+    record: dict[str, Any]
+
+
+def load(path: str | pathlib.Path) -> Autoencoder:
+    """Loads an autoencoder.
+
+    Args:
+        path: a folder or file as `interchange.load` takes it.
+
+    Returns:
+        The autoencoder.
+
+    Raises:
+        ConfigError: if nothing is there, or it is a network that does not encode.
+        Refusal, Mismatch, limits.Refused: as in `interchange.load`.
+    """
+    try:
+        module, params = interchange.load(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"the autoencoder {path}: {error}") from error
+    if not (hasattr(module, "encode") and hasattr(module, "decode")):
+        having = [name for name, family in families.FAMILIES.items() if hasattr(family.module, "encode")]
+        raise ConfigError(
+            f"{path} is a {type(module).__name__}, which does not encode pictures. Valid: a folder of "
+            f"{', '.join(having)}."
+        )
+    return of(module, params, str(path))
+
+
+def of(module: nn.Module, params: Any, path: str = "") -> Autoencoder:
+    """The autoencoder of a module and its parameters."""
+    family = families.of(module)
+    record = {
+        "family": family.name,
+        "config": json.loads(json.dumps(family.describe(module))),
+        "sha256": digest(params),
+    }
+    return Autoencoder(path, module, params, record)
+
+
+def digest(params: Any) -> str:
+    """sha256 of parameters: of names, shapes and float32 values, however and in which file they are stored."""
+    total = hashlib.sha256()
+    for name, leaf in sorted(folders.leaves_of(params).items()):
+        array = np.ascontiguousarray(leaf, np.float32)
+        total.update(f"{name} {array.shape}\n".encode() + array.tobytes())
+    return total.hexdigest()
+
+
+def channels(images: np.ndarray, autoencoder: Autoencoder) -> np.ndarray:
+    """Pictures with the channels that the autoencoder takes: grey ones are repeated.
+
+    Args:
+        images: [..., C].
+        autoencoder: of pictures with as many channels, or of 3 where C is 1.
+
+    Raises:
+        ConfigError: for others.
+    """
+    takes = autoencoder.module.picture_channels
+    if images.shape[-1] == 1 and takes == 3:
+        return np.repeat(images, 3, axis=-1)
+    if images.shape[-1] != takes:
+        raise ConfigError(f"the autoencoder takes pictures of {takes} channels, and these have {images.shape[-1]}.")
+    return images
+
+
+def latent(autoencoder: Autoencoder, shape: tuple[int, int, int]) -> tuple[str, tuple[int, int, int]]:
+    """What the encoder gives for a picture, without computing it.
+
+    Args:
+        autoencoder: see `load`.
+        shape: (H, W, C) of the picture.
+
+    Returns:
+        ("moments" or "mean", (h, w, D)).
+
+    Raises:
+        ConfigError: if it does not take pictures of that size.
+    """
+    height, width, _ = shape
+    x = jax.ShapeDtypeStruct((1, height, width, autoencoder.module.picture_channels), jnp.float32)
+    try:
+        found = jax.eval_shape(lambda params, x: _encode(autoencoder.module, params, x), autoencoder.params, x)
+    except ValueError as error:
+        raise ConfigError(f"the pictures do not fit the autoencoder: {error}") from error
+    return ("moments", found.mean.shape[1:]) if isinstance(found, Moments) else ("mean", found.shape[1:])
+
+
+def _encode(module: nn.Module, params: Any, x: jax.Array) -> Moments | jax.Array:
+    return module.apply({"params": params}, x, method="encode")
+
+
+def encoder(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles uint8 [B, H, W, C] -> float32 [B, parts, h, w, D]: the mean, and a log variance where there is one.
+
+    The pictures of a batch are split over all devices of this process if they divide it.
+    """
+
+    @jax.jit
+    def encode(params, images):
+        found = _encode(autoencoder.module, params, to_model(images))
+        return jnp.stack(found if isinstance(found, Moments) else (found,), axis=1).astype(jnp.float32)
+
+    return lambda images: np.asarray(encode(*_placed(autoencoder, images)))
+
+
+def reconstruction(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles uint8 [B, H, W, C] -> uint8 [B, H, W, C]: decoded from the mean of the posterior, and rounded.
+
+    Raises:
+        ConfigError: for an autoencoder whose pictures come back with other channels.
+    """
+    takes = autoencoder.module.picture_channels
+    gives = getattr(autoencoder.module, "decoded_channels", None)
+    if gives not in (None, takes):
+        raise ConfigError(
+            f"{autoencoder.path} takes pictures of {takes} channels and decodes {gives}, which are not "
+            "compared with them."
+        )
+
+    @jax.jit
+    def reconstruct(params, images):
+        found = _encode(autoencoder.module, params, to_model(images))
+        z = found.mean if isinstance(found, Moments) else found
+        return to_uint8(autoencoder.module.apply({"params": params}, z, method="decode"))
+
+    return lambda images: np.asarray(reconstruct(*_placed(autoencoder, images)))
+
+
+def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
+    """How the samples of a run become pictures.
+
+    Args:
+        config: the run's config.
+
+    Returns:
+        (parameters, (parameters, x [B, ...]) -> pictures [B, H, W, C] in [-1, 1]); without latents it changes nothing.
+
+    Raises:
+        ConfigError: for a run on latents that names no autoencoder, or another than its latents are of.
+        Refusal, Mismatch, limits.Refused: as in `load`.
+    """
+    given = config["data"]["latents"]
+    if not given["dir"]:
+        return (), lambda params, x: x
+    if not given["autoencoder"]:
+        raise ConfigError(
+            "config.data.latents.autoencoder = '': this run makes latents. Name the autoencoder that "
+            "decodes them: --config.data.latents.autoencoder=FOLDER."
+        )
+    autoencoder = load(given["autoencoder"])
+    try:
+        latent_cache.require(
+            latent_cache.describe(given["dir"]),
+            config["data"]["name"],
+            config["data"]["split"],
+            autoencoder.record,
+            where=given["dir"],
+        )
+    except FileNotFoundError:
+        pass  # the cache may have stayed where the run was
+    except latent_cache.CacheError as error:
+        raise ConfigError(f"config.data.latents.autoencoder = {given['autoencoder']!r}: {error}") from error
+    module = autoencoder.module
+
+    def decode(params, x):
+        z = from_diffusion(x, module.scale, getattr(module, "shift", 0.0))
+        return module.apply({"params": params}, z, method="decode")
+
+    return autoencoder.params, decode
+
+
+def _placed(autoencoder: Autoencoder, images: np.ndarray) -> tuple[Any, jax.Array]:
+    """Parameters and pictures where they are used: on every device, and split over them."""
+    devices = jax.local_devices()
+    images = channels(images, autoencoder)
+    if len(devices) == 1 or len(images) % len(devices):
+        return autoencoder.params, images
+    mesh = Mesh(np.array(devices), ("data",))
+    everywhere = jax.device_put(autoencoder.params, NamedSharding(mesh, PartitionSpec()))
+    return everywhere, jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))

@@ -1,0 +1,58 @@
+"""Moving averages of any width, made after training from those that a run's checkpoints keep."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+from diffusion.experiments.config import ConfigError
+from diffusion.training import power_ema
+from diffusion.training.checkpointing import checkpoints
+
+
+class Average(NamedTuple):
+    """A moving average made after training.
+
+    Attributes:
+        params: the parameters.
+        step: at which it ends.
+        about: what it is made of, for a record.
+    """
+
+    params: Any
+    step: int
+    about: dict[str, Any]
+
+
+def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int | None = None) -> Average:
+    """The average of a power function's profile, from the checkpoints of a run that tracked another's.
+
+    Args:
+        folder: the run folder; more checkpoints (config.checkpoint.keep_every) come closer to the profile.
+        tracked: config.ema.sigma_rel of the run.
+        width: of the wanted profile as a share of the run; not much below the tracked one.
+        step: the checkpoint at which it ends; the latest by default.
+
+    Returns:
+        Average.
+
+    Raises:
+        ConfigError: if the run tracks no power function, or the width is out of range.
+        CheckpointError: if a checkpoint cannot be read.
+
+    Reference: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2024, section 3.
+    """
+    if not tracked:
+        raise ConfigError(
+            "--average needs a run that tracked a power function: --config.ema.sigma_rel=0.05 when it "
+            "is trained, and --config.checkpoint.keep_every, so that averages of many steps are there."
+        )
+    step = checkpoints.latest(folder) if step is None else step
+    steps = [kept for kept in checkpoints.steps(folder) if 0 < kept <= (step or 0)]
+    if not steps:
+        raise ConfigError(f"--average: {folder} has no checkpoint up to step {step}.")
+    try:
+        weights = power_ema.reconstruction_weights(steps, tracked, step, width)
+    except ValueError as error:
+        raise ConfigError(f"--average = {width}: {error}") from error
+    averages = [checkpoints.load_ema(folder, kept)[0] for kept in steps]
+    about = {"average": width, "tracked": tracked, "of_steps": steps, "weights": [float(f"{w:.6g}") for w in weights]}
+    return Average(power_ema.reconstruct(averages, weights), step, about)

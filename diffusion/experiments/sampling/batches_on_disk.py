@@ -1,0 +1,82 @@
+"""Samples made batch by batch, each on the disk as soon as it is made, so that a sampling that was killed goes on.
+
+WORKDIR/.samples-KEY/00000250.npy holds the batch that begins with image 250; KEY is a hash of the weights, of the
+config, and of all labels and seeds. Image i depends on its own label and seed alone: it is the same whenever made.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from diffusion.experiments.config.values import config_hash
+from diffusion.io import files
+
+
+def key(config: Mapping, leaves: Mapping, weights: str, labels: np.ndarray, seeds: np.ndarray) -> str:
+    """Returns what names the samples: equal for equal ones.
+
+    Args:
+        config: the run's config.
+        leaves: of the checkpoint, with their checksums (`checkpoints.read_about`).
+        weights: which of its items.
+        labels: int [N].
+        seeds: uint32 [N].
+    """
+    told = json.dumps([config_hash(config), weights, leaves], sort_keys=True).encode()
+    return hashlib.sha256(told + labels.tobytes() + seeds.tobytes()).hexdigest()[:16]
+
+
+def folder(out: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns where the batches of the samples of that key lie."""
+    return out / f".samples-{name}"
+
+
+def images(
+    make: Callable[..., np.ndarray],
+    params: Any,
+    labels: np.ndarray,
+    seeds: np.ndarray,
+    batch_size: int,
+    place: pathlib.Path,
+    advance: Callable[[int], None],
+    share: tuple[int, int] = (0, 1),
+) -> np.ndarray:
+    """Makes the samples that are not yet there, and returns all of them, or those of a process's share.
+
+    Args:
+        make: `generate.Generator.images`.
+        params: the weights.
+        labels: int [N].
+        seeds: uint32 [N].
+        batch_size: images in a batch, as `make` takes them.
+        place: from `folder`; made if missing.
+        advance: told the number of images done.
+        share: (p, P): every P-th batch from the p-th on; (0, 1) is all.
+
+    Returns:
+        uint8 [N, H, W, C], or the rows of the share, at least one.
+    """
+    place.mkdir(exist_ok=True)
+    made = []
+    for first in list(range(0, len(labels), batch_size))[share[0] :: share[1]] or [0]:
+        rows = slice(first, min(first + batch_size, len(labels)))
+        file = place / f"{first:08}.npy"
+        batch = files.array(file)
+        if batch is None or batch.dtype != np.uint8 or batch.ndim != 4 or len(batch) != len(labels[rows]):
+            batch = make(params, labels[rows], seeds[rows])
+            with files.whole(file) as handle:
+                np.save(handle, batch)
+        made.append(batch)
+        advance(rows.stop)
+    return np.concatenate(made)
+
+
+def clear(out: pathlib.Path) -> None:
+    """Removes the batches, once the samples are written; those of other samples that were never finished, too."""
+    for place in out.glob(".samples-*"):
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,192 @@
+"""Samples from a trained network, as a config describes them: the same function in training's loop and in `sample`."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+
+from diffusion import flow_maps, guidance, parameterizations, samplers
+from diffusion.data.transforms import to_uint8
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.models.layers import conditions, layout
+from diffusion.objectives import Jumps
+from diffusion.training import sharding
+
+SEEDS = 1_000_000  # samples that one config.sample.seed stands for
+
+
+class Generator(NamedTuple):
+    """Compiled functions of (params, labels, seeds); of a run of prompts, labels are {name: `[N, ...]`}.
+
+    Attributes:
+        images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, H, W, C]`, or float32 `[N, ...]` for a run
+            on data that are no pictures; for any N, in batches of the config's size. Image i depends on labels[i] and
+            seeds[i] alone. `progress(done)` is called after each batch.
+        trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
+            [-1, 1] of the network's world.
+        nfe: network evaluations for each sample; one that guidance evaluates twice counts once.
+    """
+
+    images: Callable[..., np.ndarray]
+    trajectory: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    nfe: int
+
+
+def balanced_labels(number: int, num_classes: int) -> np.ndarray:
+    """int32 `[number]` labels 0, 1, .., num_classes - 1, 0, 1, ..: every class as often as any other, up to one."""
+    return (np.arange(number) % max(num_classes, 1)).astype(np.int32)
+
+
+def seeds(config: Mapping, number: int) -> np.ndarray:
+    """uint32 `[number]` seeds, one a sample; those of different config.sample.seed have none in common."""
+    return (config["sample"]["seed"] * SEEDS + np.arange(number)).astype(np.uint32)
+
+
+def keys(seeds: ArrayLike) -> tuple[Array, Array]:
+    """(`[N]` keys for the prior, `[N]` keys for `samplers.sample`), those of each sample from its own seed."""
+    first, rest = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
+    return first, rest
+
+
+def denoiser(recipe: Recipe) -> Callable[[Any, Array], Any]:
+    """The guided denoiser of a run, (params, labels `[B]`) -> what `samplers.sample` takes.
+
+    Args:
+        recipe: of the run, for a shape of examples.
+
+    Raises:
+        ConfigError: if the run trains a flow map, which has no denoiser.
+    """
+    if isinstance(recipe.objective.reads, Jumps):
+        raise ConfigError(
+            f"config.objective.name = {recipe.config.objective.name!r} trains a flow map, and this needs a denoiser."
+        )
+    schedule = recipe.schedule
+    parameterization = recipe.parameterization
+    scale = recipe.config.sample.guidance.scale
+
+    def of(params: Any, labels: Array) -> Any:
+        network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
+        if recipe.null is None:
+            return parameterizations.denoiser(network, schedule, parameterization)
+        if scale == 1:
+            return parameterizations.denoiser(network, schedule, parameterization, labels)
+        conditions = (labels, recipe.null_condition(_number(labels)))
+        return recipe.guidance(guidance.together(network, schedule, parameterization, conditions))
+
+    return of
+
+
+def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
+    """The flow map of a run whose objective trains one, (params, labels `[B]`) -> (x_t, t, s) -> x_s.
+
+    Args:
+        recipe: of the run, for a shape of examples.
+    """
+    objective = recipe.objective
+
+    def of(params: Any, labels: Array) -> flow_maps.FlowMap:
+        network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
+        condition = labels if recipe.null is not None else None
+        if objective.strength:
+            strength = jnp.full(_number(labels), recipe.config.sample.guidance.scale, jnp.float32)
+            condition = conditions.with_strength(condition, strength)
+        return objective.reads.flow_map(network, recipe.schedule, condition=condition)
+
+    return of
+
+
+def of_kind(recipe: Recipe) -> Callable[[Any, Array], Any]:
+    """`flow_map` or `denoiser`, whichever the recipe's sampler takes."""
+    return (flow_map if flow_maps.FlowMap in recipe.sampler.takes else denoiser)(recipe)
+
+
+def _number(labels: Any) -> int:
+    return jax.tree.leaves(labels)[0].shape[0]
+
+
+def generator(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
+    """Compiles sampler, plan and guidance of a recipe at the first call.
+
+    Args:
+        recipe: of the run, for a shape of examples; where these are latents, the samples are decoded to pictures.
+        mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
+            then makes the same calls and gets the same images. None: the default device.
+
+    Returns:
+        A `Generator`.
+
+    Raises:
+        ConfigError: if the run makes no samples of classes.
+    """
+    if not recipe.makes_samples:
+        raise ConfigError(
+            f"config.model.name = {recipe.config.model.name!r} makes no samples of classes. Pictures of "
+            "prompts are made by the model that experiments.text_demo puts together: python -m "
+            "experiments.sample --model=FOLDER --prompt=..."
+        )
+    return of_conditions(recipe, mesh)
+
+
+def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
+    """`generator` of any run that makes pictures, those of prompts too, whose labels are what its network receives.
+
+    Args:
+        recipe, mesh: as `generator`.
+    """
+    config = recipe.config
+    schedule = recipe.schedule
+    sampler = recipe.sampler
+    plan = recipe.plan
+    network = of_kind(recipe)
+    decoder, decode = autoencoder_folders.decoding(config)
+    batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
+    if mesh is not None:
+        shards = sharding.batch_shards(mesh)
+        batch_size = -(-batch_size // shards) * shards
+        held = sharding.positions(batch_size, mesh)
+        decoder = jax.device_put(decoder, NamedSharding(mesh, PartitionSpec()))
+
+    def walk(sample, params, labels, seeds):
+        first, rest = keys(seeds)
+        x = samplers.prior(schedule, first, recipe.shape)
+        return sample(sampler, network(params, labels), schedule, x, plan, rest)
+
+    def finish(params, decoder, labels, seeds):
+        with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
+            x = decode(decoder, walk(samplers.sample, params, labels, seeds))
+            return to_uint8(x) if recipe.makes_pictures else x
+
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    finish = jax.jit(finish, out_shardings=everywhere)
+    watch = jax.jit(lambda *arguments: walk(samplers.sample_trajectory, *arguments)[1], out_shardings=everywhere)
+    show = jax.jit(lambda decoder, steps: jax.lax.map(lambda x: decode(decoder, x), steps), out_shardings=everywhere)
+
+    def batch(rows):
+        """Those rows where the samples are made, from arrays that every process has whole."""
+        return rows if mesh is None else sharding.to_devices(jax.tree.map(lambda a: a[held], rows), mesh, batch_size)
+
+    def images(params, labels, seeds, progress=lambda done: None):
+        made = []
+        for first in range(0, len(seeds), batch_size):
+            rows = np.arange(first, min(first + batch_size, len(seeds)))
+            filled = np.resize(rows, batch_size)  # a short last batch is filled up, and cut again
+            few = jax.tree.map(lambda leaf, filled=filled: leaf[filled], (labels, seeds))
+            found = finish(params, decoder, *batch(few))
+            made.append(np.asarray(found.addressable_data(0))[: len(rows)])
+            progress(first + len(rows))
+        return np.concatenate(made)
+
+    def trajectory(params, labels, seeds):
+        way = watch(params, labels, seeds)
+        return np.asarray(show(decoder, way.x)), np.asarray(show(decoder, way.x0))
+
+    return Generator(images, trajectory, sampler.nfe(len(plan.t)))

@@ -1,0 +1,25 @@
+"""The flags that choose a text-to-image model, for experiments.sample and experiments.playground."""
+
+from absl import flags
+
+from diffusion.experiments.config import ConfigError
+
+MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a folder with model_index.json")
+LORA = flags.DEFINE_multi_string("lora", [], "a LoRA file and its weight, FILE:0.8; may be given several times")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the denoiser and the text encoders")
+
+
+def loras() -> dict[str, float]:
+    """LoRA files and their weights, as --lora says them.
+
+    Raises:
+        ConfigError: for one that is not written as it should be.
+    """
+    weights = {}
+    for text in LORA.value:
+        path, colon, weight = text.rpartition(":")
+        try:
+            weights[path if colon else text] = float(weight) if colon else 1.0
+        except ValueError:
+            raise ConfigError(f"--lora={text}: write FILE:WEIGHT, such as style.safetensors:0.8.") from None
+    return weights

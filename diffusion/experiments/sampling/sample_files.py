@@ -1,0 +1,82 @@
+"""The samples of a run, as experiments.sample writes them: read, and checked against a dataset."""
+
+import pathlib
+
+import numpy as np
+
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.io import limits, npz
+
+
+def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads samples.npz; nothing in it is executed.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        images uint8 `[N, H, W, C]` and labels int64 `[N]`.
+
+    Raises:
+        WorkdirError: if it is missing, damaged, or lacks an array; says which command makes it.
+    """
+    path = pathlib.Path(folder) / "samples.npz"
+    again = f"Make it by: {printed('sample', f'--workdir={folder}')}"
+    if not path.is_file():
+        raise WorkdirError(f"{path} is not there. {again}")
+    try:
+        limits.no_links(path.parent)
+        there = npz.headers(path)
+        missing = {"images", "labels"} - there.keys()
+        if missing:
+            raise WorkdirError(f"{path} lacks {', '.join(sorted(missing))}; it holds {list(there)}. {again}")
+        images, labels = npz.load(path, ("images", "labels")).values()
+    except (ValueError, OSError) as error:
+        raise WorkdirError(f"{path} cannot be read ({error}). {again}") from error
+    if labels.dtype.kind not in "iu":
+        raise WorkdirError(f"{path}: labels are {labels.dtype}, not integers. {again}")
+    return images, labels.astype(np.int64)
+
+
+def read_record(folder: str | pathlib.Path) -> dict | None:
+    """What samples.json says of how the samples were made; None where there is none that can be read."""
+    try:
+        content = limits.read_json(pathlib.Path(folder) / "samples.json")
+    except (FileNotFoundError, NotADirectoryError, limits.Refused):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int) -> None:
+    """Refuses samples that cannot be compared with a dataset.
+
+    Args:
+        images: to be uint8 `[N, *shape]`, N >= 2.
+        labels: to be int `[N]`; if the model has classes, all of them, in 0..classes - 1.
+        shape: of one image of the dataset.
+        classes: of the dataset, or 0 where the model has none.
+
+    Raises:
+        WorkdirError: says what was found and what is needed.
+    """
+    if images.dtype != np.uint8:
+        raise WorkdirError(f"samples: images are {images.dtype}, not uint8 (bytes 0..255)")
+    if images.ndim != 4 or images.shape[1:] != tuple(shape):
+        raise WorkdirError(
+            f"samples: images have shape {list(images.shape)}, not [N, {', '.join(map(str, shape))}] as the dataset's"
+        )
+    if labels.shape != (len(images),):
+        raise WorkdirError(f"samples: {len(images)} images, but labels of shape {list(labels.shape)}")
+    if len(images) < 2:
+        raise WorkdirError(f"samples: there are {len(images)}; a distance needs at least 2. Raise config.sample.number")
+    if classes:
+        wrong = sorted(set(np.unique(labels).tolist()) - set(range(classes)))
+        if wrong:
+            raise WorkdirError(f"samples: labels {wrong[:5]} are no classes of the dataset; valid: 0 to {classes - 1}")
+        absent = sorted(set(range(min(classes, len(images)))) - set(np.unique(labels).tolist()))
+        if absent:
+            raise WorkdirError(
+                f"samples: no sample of classes {absent[:10]}, so that a distance to a dataset that has "
+                "them would mean nothing. Sample all classes: leave out --labels"
+            )

@@ -1,0 +1,112 @@
+"""A trained run as the library's functions take it: for editing, for experiments in a notebook.
+
+run = trained_run.load("runs/digits")
+images, labels = run.real("test", 10)
+edited = editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images, run.grid, 0.6, run.noise(10)[1])
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
+
+from diffusion import samplers
+from diffusion.data.transforms import to_model
+from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import real_images
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate
+from diffusion.schedules import NoiseSchedule
+from diffusion.training.checkpointing import checkpoints
+
+
+class Trained(NamedTuple):
+    """What a run has learned, and how its config samples it.
+
+    Attributes:
+        recipe: of the run, with the changes of `load`.
+        params: of the moving average.
+        schedule: its process.
+        sampler: of config.sample.
+        grid: `[steps + 1]` decreasing times, of config.sample.
+        shape: (H, W, C) of one example.
+    """
+
+    recipe: Recipe
+    params: Any
+    schedule: NoiseSchedule
+    sampler: samplers.Sampler
+    grid: np.ndarray
+    shape: tuple[int, ...]
+
+    @property
+    def config(self) -> ConfigDict:
+        """The settings of the recipe."""
+        return self.recipe.config
+
+    def changed(self, changes: Mapping[str, Any]) -> "Trained":
+        """The same run with other fields of its config, e.g. {"sample.steps": 8}.
+
+        Raises:
+            ConfigError: if a field is not known, or the parts do not fit.
+        """
+        config = self.config.copy_and_resolve_references()
+        try:
+            config.update_from_flattened_dict(changes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"the changes {dict(changes)} do not fit the run's config: {error}") from error
+        return _of(config, self.params)
+
+    def denoise(self, labels: ArrayLike) -> Any:
+        """The denoiser of these classes, int `[B]`, guided as config.sample.guidance says."""
+        return generate.denoiser(self.recipe)(self.params, jnp.asarray(labels, jnp.int32))
+
+    def noise(self, number: int) -> tuple[Array, Array]:
+        """What `samplers.sample` starts from, of as many seeds as experiments.sample has them: (x `[B, ...]`, keys)."""
+        seeds = generate.seeds(self.config, number)
+        first, rest = generate.keys(seeds)
+        return samplers.prior(self.schedule, first, self.shape), rest
+
+    def real(self, split: str, number: int) -> tuple[Array, np.ndarray]:
+        """The first real images of a split, the classes in turn: (float32 `[B, H, W, C]` in [-1, 1], int `[B]`).
+
+        Raises:
+            ConfigError: for a run on latents, whose network takes no images, or a split that is not there.
+        """
+        if self.config.data.latents.dir:
+            raise ConfigError(
+                f"the run is on latents ({self.config.data.latents.dir}), and its network takes no "
+                "images: encode them by `diffusion.experiments.sampling.autoencoder_folders`."
+            )
+        found = real_images.split_of(self.config, split)
+        rows = real_images.balanced_order(found.labels)[:number]
+        return to_model(jnp.asarray(found.images[rows])), found.labels[rows]
+
+
+def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:
+    """Loads the moving average of a run.
+
+    Args:
+        folder: the run folder.
+        changes: dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}.
+        step: of the checkpoint; None for the latest.
+
+    Raises:
+        ConfigError: if a field is not known, or the run trains a flow map.
+        WorkdirError, CheckpointError: if there is no run, or no checkpoint.
+    """
+    run = _of(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
+    return run.changed(changes) if changes else run
+
+
+def _of(config: ConfigDict, params: Any) -> Trained:
+    recipe = checks.validate(config).at(workdir.example_shape(config))
+    generate.denoiser(recipe)  # refuses a flow map
+    grid = np.append(recipe.plan.t, recipe.plan.s[-1])
+    return Trained(recipe, params, recipe.schedule, recipe.sampler, grid, recipe.shape)

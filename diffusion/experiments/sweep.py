@@ -1,0 +1,206 @@
+"""Runs many trainings, or many samplings of one, by a file that names what varies; goes on where it was stopped.
+
+    python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --dry-run
+    python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --workdir=runs/weightings --jobs=2
+    python -m experiments.sweep --workdir=runs/weightings --table --figures=fd_pixels,asked_class
+
+Each run has a folder DIR/NAME, named by what differs, and its commands (train, sample, evaluate by default) are
+ordinary ones, which --dry-run shows. A run that fails is left, and the others go on; --retry=1 tries failed runs once
+more, also those of an earlier time. At Ctrl-C or SIGTERM the running ones save, and the sweep ends; the same
+command goes on with all of them. --table works while the sweep runs, and writes table.md, table.csv and runs.csv.
+
+On a cluster each task runs one: --run=INDEX (launch.slurm_array, launch.kubernetes_array). See docs/sweeps.md.
+
+Exit status: 0 all runs are done; 1 some failed, or were stopped by someone else; 2 a mistake, before anything started;
+130 after Ctrl-C, 143 after SIGTERM. With --run that of the run's command.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("sweep", None, "file of the sweep, with its preset, e.g. configs/sweeps/digits_weightings.py")
+    flags.DEFINE_string("workdir", None, "folder of the sweep, made if missing; runs/NAME by default")
+    flags.DEFINE_integer("jobs", None, "runs side by side; by default one for each GPU, or one")
+    flags.DEFINE_list("devices", None, "GPUs to deal out to them, e.g. 0,1,2,3; by default all; 0,0 shares one")
+    flags.DEFINE_integer("retry", 0, "attempts more for a run that failed, also before", lower_bound=0)
+    flags.DEFINE_string("run", "", "one run alone, by its index or name, as a task of a cluster has it")
+    flags.DEFINE_bool("dry-run", False, "show the runs and run nothing")
+    flags.DEFINE_bool("table", False, "show and write the table of the figures so far, and run nothing")
+    flags.DEFINE_list("figures", None, "of the table, e.g. fd_pixels,loss; or all")
+    command_line.begin()
+
+import collections
+import contextlib
+import pathlib
+import queue
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sweeps import definition, devices, naming, results, runner, sweep_folder, table
+from diffusion.experiments.sweeps.html_report import following
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, QUEUED, Plan, Record
+from diffusion.experiments.sweeps.terminal import Display
+from diffusion.training.runtime import preemption
+
+
+def dry_run(record: Record, directory: pathlib.Path, console: Console) -> None:
+    """Prints the runs, what each sets, and the commands of the first."""
+    called = naming.labels(record.varies)
+    shown = Table(title=f"{record.name}: {len(record.runs)} runs in {directory}", title_justify="left")
+    shown.add_column("", justify="right", style="dim")
+    for name in called.values():
+        shown.add_column(name)
+    shown.add_column("status", style="dim")
+    statuses = sweep_folder.statuses(directory, record.runs)
+    for index, plan in enumerate(record.runs):
+        shown.add_row(str(index), *naming.texts(plan.overrides, called), statuses[plan.name])
+    console.print(shown)
+    first = record.runs[0]
+    console.print(f"Commands of run 0, {first.name}:", markup=False)
+    for words in sweep_folder.commands(directory, first):
+        console.print(f"  {shlex.join(words)}", markup=False)
+
+
+def chosen(record: Record, run: str) -> list[Plan]:
+    """The runs that --run names: all of them, or one by its index or name.
+
+    Raises:
+        ConfigError: if there is no such run.
+    """
+    if not run:
+        return record.runs
+    names = [plan.name for plan in record.runs]
+    if run.isdigit() and int(run) < len(names):
+        return [record.runs[int(run)]]
+    if run in names:
+        return [record.runs[names.index(run)]]
+    raise ConfigError(f"--run={run}: the sweep has no such run. Valid: 0 .. {len(names) - 1}, or a run's name.")
+
+
+def tries(plans: Sequence[Plan], directory: pathlib.Path, retry: int, requested: bool) -> dict[str, int]:
+    """How often each run may be begun: not if it is done, and a failed one only by --retry, or where --run names it.
+
+    Args:
+        plans: the runs.
+        directory: of the sweep.
+        retry: attempts after a failure.
+        requested: whether --run names the run.
+    """
+    statuses = sweep_folder.statuses(directory, plans)
+    return {name: 0 if now == DONE else retry + (now != FAILED or requested) for name, now in statuses.items()}
+
+
+@contextlib.contextmanager
+def receiving(signals: queue.SimpleQueue) -> Iterator[list[int]]:
+    """Puts the signals that ask to stop into a queue during a `with` block; gives the list of those that came."""
+    received: list[int] = []
+
+    def receive(number, frame):
+        if number in preemption.NOTICES:
+            if received:
+                return
+            number = signal.SIGTERM
+        received.append(number)
+        signals.put(number)
+
+    notices = [number for number in preemption.NOTICES if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM, *notices)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> int:
+    """Runs what is not done; returns the exit status."""
+    plans = chosen(record, settings.run)
+    single = bool(settings.run)
+    gpus = settings.devices if settings.devices is not None else devices.found_gpus()
+    jobs = 1 if single else settings.jobs or len(gpus) or 1
+    cores = devices.found_cores() if jobs > 1 else ()
+    slots = [devices.Slot({}, frozenset())] if single else devices.slots(jobs, gpus, cores)
+    definition.settle(directory, record)
+    allowed = tries(plans, directory, settings.retry, single)
+    logged = lambda plan: sweep_folder.logged_status(directory / plan.name, len(plan.commands)).status
+    before = [QUEUED if allowed[plan.name] else logged(plan) for plan in plans]
+    signals = queue.SimpleQueue()
+    reporting = contextlib.nullcontext() if single else following(directory)  # a task is one of many
+    with receiving(signals) as received, Display(collections.Counter(before), jobs) as display, reporting:
+        display.say(f"{record.name}: {len(plans)} runs in {directory}, {jobs} at a time")
+        if not single:
+            display.say(f"To see how they do, open {directory / 'report.html'}: it follows them")
+        ended = runner.run(
+            directory, plans, slots, allowed, display, signals, signal.SIGINT if single else signal.SIGTERM
+        )
+    statuses = sweep_folder.statuses(directory, plans)
+    _say_how_to_go_on(list(statuses.values()), directory, single)
+    if all(status == DONE for status in statuses.values()):
+        return 0
+    if received:
+        return 128 + received[0]
+    return ended.get(plans[0].name, 1) if single else 1
+
+
+def _say_how_to_go_on(statuses: Sequence[str], directory: pathlib.Path, single: bool) -> None:
+    print(sweep_folder.tally(statuses))
+    if FAILED in statuses:
+        print(f"Failed runs are tried again with --retry=1; their output is in {directory}/NAME/output.log")
+    if not set(statuses) <= {DONE, FAILED}:
+        print(f"To go on:\n  {shlex.join(['python', '-m', 'experiments.sweep', *sys.argv[1:]])}")
+    if DONE in statuses and not single:
+        print(f"The figures: {printed('sweep', f'--workdir={directory}', '--table')}")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    try:
+        _main()
+    except KeyboardInterrupt:  # before the first run was begun
+        sys.exit(130)
+
+
+def _main() -> None:
+    jax.config.update("jax_platforms", "cpu")  # what is checked here needs no GPU, and must not take its memory
+    settings = flags.FLAGS
+    console = Console(highlight=False, soft_wrap=True)
+    if not settings.sweep:
+        if not settings.workdir:
+            raise ConfigError(
+                "--sweep is missing: the sweep to run, e.g. --sweep=configs/sweeps/digits_weightings.py; "
+                "or --workdir, with --table, of one that was begun."
+            )
+        if not settings.table:
+            settings.sweep = sweep_folder.read(pathlib.Path(settings.workdir)).file
+    directory = pathlib.Path(settings.workdir or f"runs/{definition.name_of(settings.sweep)}")
+    if settings.table:
+        measured = results.collect(directory)
+        made = table.table(measured, settings.figures or ())
+        table.show(made, measured.name)
+        print("wrote " + ", ".join(map(str, table.write(measured, made))))
+        return
+    record = definition.record(definition.load(settings.sweep), settings.sweep, directory)
+    if settings["dry-run"].value:
+        return dry_run(record, directory, console)
+    with contextlib.ExitStack() as stack:
+        if not settings.run and stack.enter_context(sweep_folder.hold(directory / ".lock")) is None:
+            raise workdir.WorkdirError(
+                f"--workdir={directory} is in use: another sweep runs there. Wait until it has "
+                "ended, stop it, or choose another folder."
+            )
+        sys.exit(run(record, directory, settings))
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

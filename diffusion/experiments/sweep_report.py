@@ -1,0 +1,43 @@
+"""Writes the report of a sweep, finished or not: one HTML file with its table, charts, pictures and commands.
+
+    python -m experiments.sweep_report --workdir=runs/weightings
+    python -m experiments.sweep_report --workdir=runs/weightings --watch=10
+
+The file is DIR/report.html: open it from the disk, or send it round. With --watch it is written anew whenever something
+has changed, until the sweep is finished; a page that is open follows.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("workdir", None, "the sweep's folder, e.g. runs/weightings")
+    flags.DEFINE_float("watch", None, "seconds between two looks at the folder, until all runs are finished", 0.5)
+    flags.mark_flags_as_required(["workdir"])
+    command_line.begin()
+
+import pathlib
+import time
+
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sweeps import html_report, results, sweep_folder
+
+
+def main(argv: list[str]) -> None:
+    """Writes the report once, or as long as the sweep runs."""
+    directory = pathlib.Path(flags.FLAGS.workdir)
+    version = ""
+    while True:
+        now = results.collect(directory)
+        before = version
+        version = html_report.write(now, before)
+        if version != before:
+            print(f"{directory / 'report.html'}: {sweep_folder.tally(run.status for run in now.runs)}", flush=True)
+        if flags.FLAGS.watch is None or not html_report.content(now)["live"]:
+            return
+        time.sleep(flags.FLAGS.watch)
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,177 @@
+"""What varies in a sweep, as lists of overrides, and the functions that combine them.
+
+    runs = product(each("parameterization.name", ("epsilon", "x0", "v")), each("seed", range(3)))  # 9 runs
+
+An override is {dotted field: value}; a list of them is a list of runs. With `product` and `chain` such lists form an
+algebra: both are associative, `[{}]` is neutral for `product`, `[]` for `chain`, and product(chain(a, b), c) is
+chain(product(a, c), product(b, c)), order included. An empty product and a run that comes twice are errors.
+"""
+
+import builtins
+import collections
+import itertools
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.values import config_hash
+from diffusion.experiments.sweeps.distributions import Distribution
+
+Overrides = Mapping[str, Any]
+SHOWN = 5  # duplicates that an error names
+
+
+class SweepError(ConfigError):
+    """A mistake in a sweep: the message names it and what is valid."""
+
+
+def each(field: str, values: Iterable[Any]) -> list[Overrides]:
+    """One run for each value of a field.
+
+    Args:
+        field: dotted, as in --config.train.steps.
+        values: in the order of the runs; what a config can hold, e.g. {"name": "min_snr", "gamma": 5.0}.
+
+    Returns:
+        [{field: value}].
+
+    Raises:
+        SweepError: for no values, or one that comes twice.
+    """
+    runs = [{field: value} for value in values]
+    if not runs:
+        raise SweepError(f"each({field!r}, []): there is nothing to try. Valid: at least one value.")
+    return _checked(runs, f"each({field!r})")
+
+
+def product(*factors: Sequence[Overrides]) -> list[Overrides]:
+    """Every combination of one run of each factor, the last factor varying fastest.
+
+    A later factor may set a part of what an earlier one set whole: "objective.weighting" after "objective".
+
+    Args:
+        *factors: lists of overrides of different fields.
+
+    Returns:
+        A list of the product of the lengths; [{}] of no factors.
+
+    Raises:
+        SweepError: if a factor is empty, or two of them set the same field.
+    """
+    for place, factor in enumerate(factors, start=1):
+        if not _listed(factor, "product"):
+            raise SweepError(
+                f"product: factor {place} of {len(factors)} is empty, and so would the product be. "
+                "Valid: at least one run in each; [{}] changes nothing."
+            )
+    return _checked([_merged(parts, "product") for parts in itertools.product(*factors)], "product")
+
+
+def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what it does, as in the language
+    """Run i of each list together: fields that vary together.
+
+    Args:
+        *columns: lists of the same length, of overrides of different fields.
+
+    Returns:
+        A list of that length.
+
+    Raises:
+        SweepError: if there is no list, the lengths differ, or two lists set the same field.
+    """
+    lengths = [len(_listed(column, "zip")) for column in columns]
+    if not columns or len(set(lengths)) > 1 or not lengths[0]:
+        raise SweepError(
+            f"zip of lists of {', '.join(map(str, lengths)) or 'no'} runs. Valid: the same number in "
+            "each, at least one; for every combination use product."
+        )
+    return _checked([_merged(parts, "zip") for parts in builtins.zip(*columns)], "zip")
+
+
+def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
+    """The runs of one list after those of another.
+
+    Args:
+        *parts: lists of overrides; empty ones add nothing.
+
+    Returns:
+        A list of the sum of the lengths.
+
+    Raises:
+        SweepError: if a run comes twice.
+    """
+    return _checked([dict(run) for part in parts for run in _listed(part, "chain")], "chain")
+
+
+def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrides]:
+    """Runs drawn at random: each field from its distribution, independent of the others.
+
+    The values of a field depend on the seed and its name alone, so that one more field, or more runs, change none.
+
+    Args:
+        n: how many.
+        seed: another one gives other runs; at least 0.
+        space: {field: distribution}, from `diffusion.experiments.sweeps.distributions`.
+
+    Returns:
+        [n] overrides, the same on every machine.
+
+    Raises:
+        SweepError: if n < 1, nothing is to be drawn, or a run comes twice.
+    """
+    if n < 1 or not space:
+        raise SweepError(f"sample: n = {n} runs of {len(space)} fields. Valid: at least one of each.")
+    if not isinstance(seed, int) or seed < 0:
+        raise SweepError(f"sample: seed = {seed!r}. Valid: an integer, at least 0.")
+    draws = {field: np.random.default_rng([seed, zlib.crc32(field.encode())]).random(n) for field in space}
+    runs = [{field: space[field](float(draws[field][i])) for field in space} for i in range(n)]
+    return _checked(runs, "sample")
+
+
+def identity(run: Overrides) -> str:
+    """A hash of what a run sets: equal for 1 and 1.0, as for configs; the order of the fields does not count."""
+    return config_hash(dict(run))
+
+
+def require_distinct(runs: Sequence[Overrides], what: str) -> None:
+    """Refuses a run that comes twice.
+
+    Raises:
+        SweepError: naming such runs.
+    """
+    counts = collections.Counter(identity(run) for run in runs)
+    first = {identity(run): run for run in reversed(runs)}
+    twice = [f"{dict(first[key])} ({count} times)" for key, count in counts.items() if count > 1]
+    if twice:
+        more = f", and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
+        raise SweepError(
+            f"{what}: runs that come more than once: {'; '.join(twice[:SHOWN])}{more}. Valid: each once; "
+            'for repetitions vary "seed".'
+        )
+
+
+def _checked(runs: list[Overrides], what: str) -> list[Overrides]:
+    require_distinct(runs, what)
+    return runs
+
+
+def _listed(runs: Any, what: str) -> Sequence[Overrides]:
+    if isinstance(runs, Sequence) and not isinstance(runs, str) and all(isinstance(run, Mapping) for run in runs):
+        return runs
+    raise SweepError(f"{what} of {runs!r}. Valid: lists of {{field: value}}; for one field each(field, values).")
+
+
+def _merged(parts: Iterable[Overrides], what: str) -> Overrides:
+    whole: Overrides = {}
+    for part in parts:
+        for field in part:
+            if lost := [name for name in whole if name == field or name.startswith(f"{field}.")]:
+                how = "twice" if lost[0] == field else f"whole after {lost[0]}, which is a part of it"
+                raise SweepError(
+                    f"{what}: {field} is set {how}. Valid: each field in one list; a part after its whole."
+                )
+        whole = {**whole, **part}
+    return whole

@@ -1,0 +1,188 @@
+"""The commands of a run, and the configs that they come to, as the commands themselves would read them."""
+
+import json
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from diffusion.experiments.config import ConfigError, checks, command_line, extensions, recipes, versions
+from diffusion.experiments.config.values import config_hash, from_json, plain, to_json
+
+PYTHON = ("python", "-m")
+
+
+class Setting(NamedTuple):
+    """The config of one command.
+
+    Attributes:
+        base: the config file that it names, with its preset; "" where it takes the config of a run.
+        digest: of the config.
+    """
+
+    base: str
+    digest: str
+
+
+def train(config: str, folder: str = "{folder}", *words: str) -> tuple[str, ...]:
+    """The words of a training: `experiments.train` of a config file, with the run's overrides.
+
+    Args:
+        config: file and preset, e.g. "configs/digits.py:tiny".
+        folder: where to.
+        *words: more of them.
+    """
+    return (*PYTHON, "experiments.train", f"--config={config}", f"--workdir={folder}", "{overrides}", *words)
+
+
+def sample(*words: str, folder: str = "{folder}") -> tuple[str, ...]:
+    """The words of `experiments.sample`, of the run in a folder."""
+    return (*PYTHON, "experiments.sample", f"--workdir={folder}", *words)
+
+
+def evaluate(*words: str, folder: str = "{folder}") -> tuple[str, ...]:
+    """The words of `experiments.evaluate`, of the run in a folder."""
+    return (*PYTHON, "experiments.evaluate", f"--workdir={folder}", *words)
+
+
+def overrides_as_words(overrides: Mapping[str, Any]) -> list[str]:
+    """--config.FIELD=VALUE for each override, as `experiments.train` takes it.
+
+    Args:
+        overrides: {dotted field: value}, plain.
+
+    Returns:
+        A word for each field, in their order.
+    """
+    word = lambda value: value if isinstance(value, str) else _literal(value)
+    return [f"--config.{field}={word(value)}" for field, value in overrides.items()]
+
+
+def _literal(value: Any) -> str:
+    """A value as Python writes it, with double quotes, for a shell needs single ones around them."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)}: {_literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "(" + "".join(f"{_literal(item)}, " for item in value).rstrip() + ")"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], valid: set[str]) -> list[Setting]:
+    """Checks the configs that the commands of a run come to, as far as they have any.
+
+    A command has one if it names a config file, or the folder of a run: one that is there, or that a command before it
+    trains.
+
+    Args:
+        commands: words, complete.
+        overrides: of the run, {dotted field: value}; those that a command sets must come to these values.
+        valid: digests of configs that were checked before; those that pass are added.
+
+    Returns:
+        A Setting for each command that has a config.
+
+    Raises:
+        ConfigError: as `config.checks.validate`; also where a run that is named is not there, and for a
+            value that a command line cannot give.
+    """
+    made: dict[str, str] = {}  # config.json of the runs that these commands train, by their folders
+    checked = []
+    for words in commands:
+        if not any(word.startswith("experiments.") for word in words):
+            continue
+        for file in filter(None, (_value(words, "extend") or "").split(",")):
+            extensions.extend(file)
+        base = _value(words, "config")
+        folder = _value(words, "workdir")
+        if base is None and folder is None:
+            continue
+        saved = None if base else made.get(folder) or _saved(folder, words)
+        start = recipes.load(base) if base else command_line.settable(versions.read(saved))
+        changes = [word for word in words if word.startswith("--config.")]
+        config = parsed(start, changes)
+        fields = {word.removeprefix("--config.").partition("=")[0] for word in changes}
+        _require_set(config, {field: value for field, value in overrides.items() if field in fields})
+        digest = config_hash(config)
+        if digest not in valid:
+            checks.validate(_as_if_made(config, made))
+            valid.add(digest)
+        if base and folder:
+            made[folder] = versions.write(config)
+        checked.append(Setting(base or "", digest))
+    return checked
+
+
+def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
+    """The config that a command makes of --config.FIELD=VALUE.
+
+    Args:
+        config: it is changed.
+        words: of that form.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: for words that cannot be read.
+    """
+    values = flags.FlagValues()
+    argv = ["sweep", *words]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=argv, lock_config=False, accept_new_attributes=True
+        )
+        values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{shlex.join(words)}: {str(error).strip().splitlines()[-1]}") from error
+    return values["config"].value
+
+
+def _as_if_made(config: ConfigDict, made: Mapping[str, str]) -> ConfigDict:
+    """The config with the folders that do not exist yet, but will, replaced by one that does."""
+    changes = {name: "." for name in ("teacher", "init_from") if config[name].path in made}
+    if not changes:
+        return config
+    config = from_json(to_json(config))
+    for name, there in changes.items():
+        config[name].path = there
+    return config
+
+
+def _saved(folder: str, words: Sequence[str]) -> str:
+    try:
+        return (pathlib.Path(folder) / "config.json").read_text()
+    except OSError as error:
+        raise ConfigError(
+            f"{shlex.join(words)}: there is no run in {folder} ({error.strerror}). Train it first; or a "
+            "command before this one has to."
+        ) from error
+
+
+def _value(words: Sequence[str], name: str) -> str | None:
+    return next((word.partition("=")[2] for word in words if word.startswith(f"--{name}=")), None)
+
+
+def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
+    """Refuses a value that a command line cannot give: one that is another once it was read."""
+    for field, value in overrides.items():
+        got = config
+        for part in field.split("."):
+            got = got[part]
+        inner = f"{field}."
+        parts = {name.removeprefix(inner): part for name, part in overrides.items() if name.startswith(inner)}
+        if config_hash({"value": got}) != config_hash({"value": _with(value, parts)}):
+            raise ConfigError(
+                f"config.{field} = {value!r} cannot be written on a command line: it is read as "
+                f"{plain(got)!r}. Valid: another spelling, or a base config that holds it."
+            )
+
+
+def _with(value: Any, parts: Mapping[str, Any]) -> Any:
+    """An entry of which some parts were set after it."""
+    for field, part in parts.items():
+        first, _, rest = field.partition(".")
+        value = {**value, first: _with(value.get(first, {}), {rest: part}) if rest else part}
+    return value

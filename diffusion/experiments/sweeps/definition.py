@@ -1,0 +1,219 @@
+"""What a sweep file returns, and the runs that come of it, each checked before anything starts."""
+
+import importlib.util
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from diffusion.experiments.config import ConfigError, recipes, unknown
+from diffusion.experiments.config.differences import differences
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.run_folder import file_systems
+from diffusion.experiments.sweeps import naming, sweep_folder
+from diffusion.experiments.sweeps.combinators import Overrides, SweepError, require_distinct
+from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, settings
+from diffusion.experiments.sweeps.sweep_folder import Plan, Record
+
+FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+PLACE = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # in a word of a command
+GIVEN = ("folder", "directory")  # what a place can hold besides a field of the run
+SHOWN = 12  # differences that an error names
+OVERRIDES = "{overrides}"  # a word for all --config.FIELD=VALUE that no place names
+
+
+class Sweep(NamedTuple):
+    """Many runs, and the commands of each.
+
+    In a word of a command, "{folder}" stands for the run's folder, "{directory}" for the sweep's, "{FIELD}" for the
+    run's value of a field; the word "{overrides}" for --config.FIELD=VALUE of every other field. `commands.train`,
+    `sample` and `evaluate` make the usual ones.
+
+    Attributes:
+        runs: overrides, from `combinators`.
+        commands: of each run, in turn: words, as in a shell.
+        seeds: fields over which figures are averaged, where they vary.
+        titles: fields of no config, that name what several others make together: zip(each("method", ("flow", "edm")),
+            [{...}, {...}]). Those others are then left out of names and tables.
+    """
+
+    runs: Sequence[Overrides]
+    commands: Sequence[Sequence[str]]
+    seeds: Sequence[str] = ("seed", "sample.seed")
+    titles: Sequence[str] = ()
+
+
+def load(file: str) -> Sweep:
+    """The sweep of a Python file with `get_sweep(arg)`.
+
+    Args:
+        file: path, with an optional preset after a colon: `configs/sweeps/digits_weightings.py:tiny`.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        ConfigError: where there is no such file, or it defines no `get_sweep` that returns a Sweep.
+    """
+    path, _, preset = file.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise SweepError(f"there is no sweep file {path!r}. Sweeps lie in configs/sweeps/.")
+    spec = importlib.util.spec_from_file_location("loaded_sweep", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_sweep"):
+        raise SweepError(f'{path!r} defines no get_sweep(arg=""), which has to return the sweep.')
+    sweep = module.get_sweep(preset)
+    if not isinstance(sweep, Sweep):
+        raise SweepError(f"{path!r}: get_sweep returns a {type(sweep).__name__}. Valid: a Sweep.")
+    return sweep
+
+
+def name_of(file: str) -> str:
+    """The name of a sweep: of its file, and of the preset."""
+    path, _, preset = file.partition(":")
+    return "_".join([pathlib.Path(path).stem, *([naming.text(preset)] if preset else [])])
+
+
+def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
+    """The runs of a sweep with their names and commands, every config checked.
+
+    Args:
+        sweep: from `load`.
+        file: as on the command line.
+        directory: of the sweep; it need not be there.
+
+    Returns:
+        What sweep.json is to hold.
+
+    Raises:
+        ConfigError: if there is no run or no command, a run comes twice, also by another spelling, a field is unknown
+            or used by no command, or a config cannot be trained or sampled; the message names the run.
+    """
+    if why := file_systems.objection(directory):
+        raise ConfigError(f"--workdir={directory} is {why}")
+    runs = [_plain(run) for run in sweep.runs]
+    if not runs or not sweep.commands:
+        raise SweepError(f"{file}: {len(runs)} runs of {len(sweep.commands)} commands. Valid: at least one of each.")
+    require_distinct(runs, file)
+    names = naming.names(runs, sweep.titles)
+    varies = naming.varying(runs, sweep.titles)
+    places_named = {place for words in sweep.commands for word in words for place in PLACE.findall(word)}
+    valid = {*GIVEN, "overrides", *(field for run in runs for field in run)}
+    for place in sorted(places_named - valid):
+        raise unknown(f"{file}: a command has {{{place}}}", place, valid, "place")
+    plans = [Plan(name, run, _commands(sweep, run, name, places_named)) for name, run in zip(names, runs)]
+    checked = _checked(plans, directory)
+    bases = {setting.base: plain(recipes.load(setting.base)) for setting in checked if setting.base}
+    seeds = [field for field in sweep.seeds if field in varies]
+    return Record(name_of(file), file, varies, seeds, bases, plans)
+
+
+def _plain(run: Overrides) -> dict[str, Any]:
+    for field in run:
+        if not isinstance(field, str) or not FIELD.fullmatch(field):
+            raise SweepError(f"a run sets {field!r}. Valid: a dotted field, e.g. train.steps.")
+    return {field: plain(value, f"config.{field}") for field, value in run.items()}
+
+
+def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> list[list[str]]:
+    """The words of a run's commands; "{folder}" and "{directory}" stay, for the sweep may be moved."""
+    rest = {field: value for field, value in run.items() if field not in {*named, *sweep.titles}}
+    if rest and "overrides" not in named:
+        raise SweepError(
+            f"run {name} sets {', '.join(rest)}, which no command takes. Valid: a command with the word "
+            f"{OVERRIDES}, as train(...) has, or with {{{next(iter(rest))}}}."
+        )
+
+    def put(match):
+        place = match[1]
+        if place in GIVEN:
+            return match[0]
+        if place not in run:
+            raise SweepError(f"run {name} does not set {place}, which a command names. Valid: a value in every run.")
+        if isinstance(run[place], (dict, tuple)) or run[place] is None:
+            raise SweepError(f"run {name}: {place} = {run[place]!r} cannot stand in a word. Valid: text or a number.")
+        return str(run[place])
+
+    filled = []
+    for words in sweep.commands:
+        filled.append([])
+        for word in words:
+            filled[-1] += overrides_as_words(rest) if word == OVERRIDES else [PLACE.sub(put, word)]
+    return filled
+
+
+def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
+    """Checks the config of every command of every run; refuses two runs that come to the same.
+
+    Returns:
+        The settings of all commands that have a config.
+    """
+    seen: dict[tuple, str] = {}
+    every = []
+    valid = set()
+    for plan in plans:
+        try:
+            of_run = settings(sweep_folder.commands(directory, plan), plan.overrides, valid)
+        except ConfigError as error:
+            raise ConfigError(f"run {plan.name}: {error}") from error
+        every += of_run
+        # What a run comes to: its words apart from the overrides, and the configs that these make.
+        bare = tuple(tuple(word for word in words if not word.startswith("--config.")) for words in plan.commands)
+        same = (bare, tuple(setting.digest for setting in of_run))
+        if of_run and same in seen:
+            raise SweepError(
+                f"runs {seen[same]} and {plan.name} come to the same config: what they set differently "
+                "is the base config's own value, or another spelling of it. Valid: each once."
+            )
+        seen[same] = plan.name
+    return every
+
+
+def settle(directory: pathlib.Path, new: Record) -> None:
+    """Writes sweep.json, or compares the sweep with the one that is there.
+
+    Args:
+        directory: of the sweep.
+        new: what is to run.
+
+    Raises:
+        SweepError: if the folder holds another sweep, with the differences.
+        WorkdirError: if sweep.json is there and cannot be read.
+    """
+    if not (directory / "sweep.json").exists():
+        return sweep_folder.write(directory, new)
+    lines = difference(sweep_folder.read(directory), new)
+    if lines:
+        changes = "\n".join(f"  {line}" for line in lines[:SHOWN])
+        more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise SweepError(
+            f"--workdir={directory} holds another sweep:\n{changes}{more}\n"
+            "Set these back to go on with it, or choose another --workdir."
+        )
+
+
+def difference(old: Record, new: Record) -> list[str]:
+    """In what two sweeps differ, a line each; none if they are the same."""
+    lines = []
+    before, after = ({run.name: run for run in of.runs} for of in (old, new))
+    for title, these, those in (("no longer a run", before, after), ("a new run", after, before)):
+        lines += [f"{title}: {name}" for name in these if name not in those]
+    for name in before.keys() & after.keys():
+        if before[name].commands != after[name].commands:
+            lines.append(f"other commands of {name}: {_first(before[name].commands, after[name].commands)}")
+    for file in old.bases.keys() & new.bases.keys():
+        lines += [f"{file}: {change}" for change in differences(old.bases[file], new.bases[file])]
+    if not lines and [*before] != [*after]:
+        lines.append("another order of the runs")
+    return lines
+
+
+def _first(old: list[list[str]], new: list[list[str]]) -> str:
+    """The first command that differs, as it was and as it is."""
+    for before, after in zip(old, new):
+        if before != after:
+            gone = [word for word in before if word not in after]
+            come = [word for word in after if word not in before]
+            return f"{' '.join(gone) or '-'} -> {' '.join(come) or '-'}"
+    return f"{len(old)} commands -> {len(new)}"

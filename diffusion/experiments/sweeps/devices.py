@@ -1,0 +1,83 @@
+"""What each of the jobs that run side by side gets of this machine: GPUs of its own, and cores of its own."""
+
+import collections
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from diffusion.experiments.sweeps.combinators import SweepError
+
+MEMORY = 0.9  # of a GPU that several jobs share, divided by their number; alone, JAX takes what it takes
+
+
+class Slot(NamedTuple):
+    """What one job gets.
+
+    Attributes:
+        variables: of its environment, besides the sweep's own.
+        cores: that it may use; all that the sweep may use where empty.
+    """
+
+    variables: dict[str, str]
+    cores: frozenset[int]
+
+
+def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:
+    """Deals out GPUs and cores.
+
+    Args:
+        jobs: how many run side by side.
+        gpus: as CUDA_VISIBLE_DEVICES names them; one that is named twice is shared by two jobs. None for CPU.
+        cores: numbers of the cores to deal out; none to leave them to the system.
+
+    Returns:
+        [jobs] slots.
+
+    Raises:
+        SweepError: if there is no job, or the GPUs do not divide over them.
+    """
+    if jobs < 1:
+        raise SweepError(f"--jobs={jobs}. Valid: at least 1.")
+    if gpus and len(gpus) % jobs:
+        raise SweepError(
+            f"{len(gpus)} devices ({','.join(gpus)}) do not divide over --jobs={jobs}. Valid: as many "
+            "jobs as devices, or a divisor; a device that is named twice, as in --devices=0,0, is shared."
+        )
+    shared = collections.Counter(gpus)
+    made = []
+    for job in range(jobs):
+        variables = {}
+        if gpus:
+            each = len(gpus) // jobs
+            mine = gpus[job * each : (job + 1) * each]
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+            if most := max(shared[gpu] for gpu in mine) - 1:
+                variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY / (most + 1):.3g}"
+        made.append(Slot(variables, frozenset(_share(cores, job, jobs))))
+    return made
+
+
+def _share(cores: Sequence[int], job: int, jobs: int) -> Sequence[int]:
+    if jobs > len(cores) > 0:
+        return [cores[job % len(cores)]]
+    return cores[job * len(cores) // jobs : (job + 1) * len(cores) // jobs]
+
+
+def found_gpus() -> list[str]:
+    """The GPUs of this machine that the sweep may use, without waking any of them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
+    )
+    return listed.stdout.split() if listed.returncode == 0 else []
+
+
+def found_cores() -> list[int]:
+    """The cores that this process may use; none where the system does not let a process choose."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -1,0 +1,64 @@
+"""Distributions that a sweep samples from, each stated as its quantile function: u in [0, 1) -> value."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diffusion.experiments.config import ConfigError
+
+Distribution = Callable[[float], Any]
+DIGITS = 4  # of a number that is drawn, so that it can be read, named and typed
+
+
+def uniform(low: float, high: float) -> Distribution:
+    """Even between low and high, to four digits.
+
+    Raises:
+        ConfigError: unless low < high.
+    """
+    _require(low < high, f"uniform({low}, {high})", "low < high")
+    return lambda u: _rounded(low + u * (high - low))
+
+
+def log_uniform(low: float, high: float) -> Distribution:
+    """Its logarithm is even between those of low and high, as suits a learning rate; to four digits.
+
+    Raises:
+        ConfigError: unless 0 < low < high.
+    """
+    _require(0 < low < high, f"log_uniform({low}, {high})", "0 < low < high")
+    return lambda u: _rounded(math.exp(math.log(low) + u * (math.log(high) - math.log(low))))
+
+
+def integers(low: int, high: int) -> Distribution:
+    """Each integer from low to high, both included, as often as any other.
+
+    Raises:
+        ConfigError: unless both are integers and low <= high.
+    """
+    _require(
+        isinstance(low, int) and isinstance(high, int) and low <= high,
+        f"integers({low}, {high})",
+        "two integers, low <= high",
+    )
+    return lambda u: low + int(u * (high - low + 1))
+
+
+def choice(values: Sequence[Any]) -> Distribution:
+    """Each value as often as any other.
+
+    Raises:
+        ConfigError: for no values.
+    """
+    values = tuple(values)
+    _require(len(values) > 0, "choice([])", "at least one value")
+    return lambda u: values[int(u * len(values))]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _require(fits: bool, what: str, valid: str) -> None:
+    if not fits:
+        raise ConfigError(f"{what}: valid: {valid}.")

@@ -1,0 +1,231 @@
+"""The report of a sweep: one HTML file that holds everything that it shows, and follows the sweep while that runs.
+
+DIR/report.html is to be opened from the disk, or sent round; nothing in it needs a network. Beside it, DIR/news.js says
+which version there is: a page in a file can read no other file, but it can run one, and loads itself anew when that
+names another version than its own. The parts of the page lie in page/.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import html
+import json
+import math
+import pathlib
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
+from diffusion.experiments.sweeps import naming
+from diffusion.experiments.sweeps.embedded_pictures import embedded
+from diffusion.experiments.sweeps.results import Figure, Results, Run, collect, over_seeds
+from diffusion.experiments.sweeps.sweep_folder import QUEUED, RUNNING
+
+PAGE = pathlib.Path(__file__).parent / "page"
+SCRIPTS = ("state", "rows", "table", "filters", "chart", "against", "curves", "pictures", "main")  # in this order
+NEWS = "news.js"
+POLL = 2000  # milliseconds between two looks at the news
+SHARE = 50  # times as long as one look takes is the least wait until the next: 2 % of a core
+LOWER, HIGHER = "lower", "higher"  # is better
+BETTER = {
+    "fd_": LOWER,
+    "fid": LOWER,
+    "sfid": LOWER,
+    "kid": LOWER,
+    "cmmd": LOWER,
+    "bits_per_dim": LOWER,
+    "seconds/": LOWER,
+    "rfid": LOWER,
+    "is": HIGHER,
+    "precision": HIGHER,
+    "recall": HIGHER,
+    "density": HIGHER,
+    "coverage": HIGHER,
+    "asked_class": HIGHER,
+    "steps_per_second": HIGHER,
+    "psnr": HIGHER,
+    "ssim": HIGHER,
+}  # not the loss: those of different objectives do not compare
+USUAL = ("fid", "fd_inception", "fd_classifier", "fd_pixels", "asked_class", "nfe", "loss")  # columns at first
+NOTES = {
+    True: "A line is a setting; a figure is the mean over its finished runs, which differ in {seeds} alone. ± is half "
+    "the width of Student's 95 % interval of that mean, which two or three runs make wide, or the standard "
+    "deviation. Small dots in the charts are single runs. A click on a figure or a point opens the commands that "
+    "made it.",
+    False: "A line is a run; ± is half the width of the 95 % interval over its samples, where the evaluation has one. "
+    "It does not hold the variation between trainings. A click on a figure or a point opens the commands that "
+    "made it.",
+}
+
+
+def content(results: Results) -> dict[str, Any]:
+    """The data of the page, as JSON holds it; see page/rows.js for what becomes of it.
+
+    Args:
+        results: from `results.collect`.
+
+    Returns:
+        {"name", "fields", "seeds", "runs", "groups", "figures", ...}; the pictures are in it as paths.
+    """
+    runs = [_with_total(run) for run in results.runs]
+    groups = over_seeds(results._replace(runs=runs))
+    seeds = naming.labels([*results.fields, *results.seeds])
+    group_of = {run.name: index for index, group in enumerate(groups) for run in group.runs}
+    number = {run.name: index for index, run in enumerate(runs)}
+    figures = list(dict.fromkeys([*USUAL, *(name for run in runs for name in run.figures)]))
+    known = [name for name in figures if any(name in run.figures for run in runs)]
+    usual = [name for name in known if name in USUAL] or known[:4]
+    return {
+        "name": results.name,
+        "file": results.file,
+        "fields": list(naming.labels(results.fields).values()),
+        "seeds": [seeds[field] for field in results.seeds],
+        "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds)),
+        "command": results.command,
+        "page_command": shlex.join(["python", "-m", "experiments.sweep_report", f"--workdir={results.directory}"]),
+        "figures": [{"name": name, "better": better(name), "usual": name in usual} for name in known],
+        "groups": [
+            {
+                "name": group.name,
+                "values": naming.texts(group.overrides, results.fields),
+                "runs": [number[run.name] for run in group.runs],
+                "figures": {name: list(figure) for name, figure in group.figures.items()},
+            }
+            for group in groups
+        ],
+        "runs": [_run(run, group_of[run.name], results) for run in runs],
+        "live": any(run.status in (RUNNING, QUEUED) for run in runs),
+        "news": NEWS,
+        "poll": POLL,
+    }
+
+
+def better(name: str) -> str | None:
+    """Whether less or more of a figure is better; None where that is not known."""
+    if name.endswith("_of_real_images") or name.startswith("nearest"):
+        return None
+    known = (way for start, way in BETTER.items() if name == start or (start[-1] in "_/" and name.startswith(start)))
+    return next(known, None)
+
+
+def _with_total(run: Run) -> Run:
+    seconds = [figure.value for name, figure in run.figures.items() if name.startswith("seconds/")]
+    total = {"seconds/total": Figure(math.fsum(seconds))} if len(seconds) > 1 else {}
+    return run._replace(figures=run.figures | total)
+
+
+def _run(run: Run, group: int, results: Results) -> dict[str, Any]:
+    shorter = lambda value: float(f"{value:.5g}")
+    return {
+        "name": run.name,
+        "group": group,
+        "values": naming.texts(run.overrides, results.fields),
+        "seeds": naming.texts(run.overrides, results.seeds),
+        "sample_seed": run.overrides.get("sample.seed"),
+        "status": run.status,
+        "reason": run.reason,
+        "attempts": run.attempts,
+        "seconds": round(run.seconds, 1),
+        "workdir": str(run.workdir),
+        "command": run.command,
+        "figures": {name: list(figure) for name, figure in run.figures.items()},
+        "curves": {
+            name: [[step for step, _ in points], [shorter(value) for _, value in points]]
+            for name, points in run.curves.items()
+        },
+        "images": {kind: str(path) for kind, path in run.images.items()},
+    }
+
+
+def page(data: Mapping[str, Any], pictures: Sequence[str], version: str, written: str) -> str:
+    """The page as one text.
+
+    Args:
+        data: from `content`, with the numbers of pictures in place of their paths.
+        pictures: "data:" addresses.
+        version: of the content, that the news will compare.
+        written: the time, for people.
+    """
+    parts = {
+        "title": html.escape(f"{data['name']}: sweep"),
+        "style": (PAGE / "page.css").read_text("utf-8"),
+        "data": _embed({**data, "version": version, "written": written}),
+        "pictures": _embed(pictures),
+        "script": "\n".join((PAGE / f"{name}.js").read_text("utf-8") for name in SCRIPTS),
+    }
+    first, *rest = (PAGE / "page.html").read_text("utf-8").split("{{")
+    return first + "".join(parts[name] + after for name, after in (part.split("}}", 1) for part in rest))
+
+
+def _embed(value: Any) -> str:
+    """JSON that nothing in it can end early: "</script>" in a run's name stays a text."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def write(results: Results, before: str = "") -> str:
+    """Writes DIR/report.html and then DIR/news.js, each whole or not at all, if anything changed.
+
+    Args:
+        results: from `results.collect`.
+        before: the version that was written last; "" writes in any case.
+
+    Returns:
+        The version that is there now.
+    """
+    data = content(results)
+    paths = list(dict.fromkeys(path for run in data["runs"] for path in run["images"].values()))
+    pictures = embedded([pathlib.Path(path) for path in paths])
+    place = {path: index for index, path in enumerate(path for path in paths if pictures[path])}
+    for run in data["runs"]:
+        run["images"] = {kind: place[path] for kind, path in run["images"].items() if path in place}
+    shown = [pictures[path] for path in place]
+    version = hashlib.sha256(json.dumps([data, shown], sort_keys=True).encode()).hexdigest()[:16]
+    if version != before:
+        written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        write_text(results.directory / "report.html", page(data, shown, version, written))
+        write_text(results.directory / NEWS, f"sweepNews({json.dumps(version)});\n")
+    return version
+
+
+@contextlib.contextmanager
+def following(directory: pathlib.Path, every: float = 10.0) -> Iterator[None]:
+    """Keeps DIR/report.html up to date during a `with` block, from a thread, and once more at its end.
+
+    A report that cannot be written stops no run: each reason is printed once.
+
+    Args:
+        directory: of the sweep.
+        every: seconds between two looks, at least.
+    """
+    over = threading.Event()
+    version = ""
+    printed = set()
+
+    def look() -> float:
+        nonlocal version
+        began = time.monotonic()
+        try:
+            version = write(collect(directory), version)
+        except (WorkdirError, OSError, LookupError, TypeError, ValueError) as error:  # of files that a run is writing
+            if str(error) not in printed:
+                printed.add(str(error))
+                print(f"the report of {directory} could not be written: {error}", file=sys.stderr)
+        return max(every, SHARE * (time.monotonic() - began))
+
+    def follow() -> None:
+        wait = look()
+        while not over.wait(wait):
+            wait = look()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        look()

@@ -1,0 +1,98 @@
+"""Names of runs: from what differs between them and nothing else, fit for a folder, never the same for two."""
+
+import collections
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from diffusion.experiments.sweeps.combinators import Overrides, SweepError, identity
+
+LONGEST = 150  # letters of a name; file systems end at 255 bytes, and files in the folder have names too
+SAME = "base"  # the name of a run that changes nothing
+
+
+def varying(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
+    """The fields that are not the same in all runs, in the order in which the runs set them.
+
+    Args:
+        runs: overrides; a field that one of them lacks differs.
+        titles: fields that stand for others: those whose values follow from theirs are left out.
+    """
+    fields = dict.fromkeys(field for run in runs for field in run)
+    value = lambda run, *some: identity({field: run[field] for field in some if field in run})
+    count = lambda *some: len({value(run, *some) for run in runs})
+    follows = lambda field: bool(titles) and field not in titles and count(field, *titles) == count(*titles)
+    return [field for field in fields if count(field) > 1 and not follows(field)]
+
+
+def labels(fields: Sequence[str]) -> dict[str, str]:
+    """What each field is called in names: its shortest end that no other field has.
+
+    "name" at the end says nothing: "objective.weighting.name" is "weighting".
+
+    Args:
+        fields: dotted, distinct.
+
+    Returns:
+        {field: label}, the labels distinct.
+    """
+
+    def ends_of(field: str) -> list[str]:
+        parts = field.removesuffix(".name").split(".")
+        return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
+
+    ends = {field: ends_of(field) for field in fields}
+    common = collections.Counter(end for each in ends.values() for end in set(each))
+    return {field: next((end for end in ends[field] if common[end] == 1), field) for field in fields}
+
+
+def label(run: Overrides, called: Mapping[str, str]) -> str:
+    """A name for a run, or for a group of them: "parameterization=v,weighting=min_snr".
+
+    Args:
+        run: overrides.
+        called: the fields to name and their labels; those that the run lacks are left out.
+    """
+    return ",".join(f"{called[field]}={text(run[field])}" for field in called if field in run) or SAME
+
+
+def names(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
+    """A name for each run, of letters, digits and ._=,+- alone.
+
+    Two runs of the same label, or of labels that a file system without capitals takes for the same, and one whose
+    label is too long, get a hash of what they set at the end.
+
+    Args:
+        runs: overrides, distinct.
+        titles: as in `varying`.
+
+    Returns:
+        [len(runs)] distinct names, also when capitals do not count.
+    """
+    called = labels(varying(runs, titles))
+    first = [label(run, called) for run in runs]
+    count = collections.Counter(name.casefold() for name in first)
+    unclear = lambda name: count[name.casefold()] > 1 or len(name) > LONGEST
+    made = [f"{name[:LONGEST]}-{identity(run)[:8]}" if unclear(name) else name for name, run in zip(first, runs)]
+    if len({name.casefold() for name in made}) < len(made):
+        raise SweepError("two runs have the same name; vary another field with them")
+    return made
+
+
+def texts(run: Overrides, fields: Iterable[str]) -> list[str]:
+    """The values of some fields as parts of a name; "" for those that the run lacks."""
+    return [text(run[field]) if field in run else "" for field in fields]
+
+
+def text(value: Any) -> str:
+    """A value as a part of a name: {"name": "min_snr", "gamma": 5} is "min_snr-gamma-5"."""
+    if isinstance(value, Mapping):
+        rest = [f"{key}-{text(item)}" for key, item in value.items() if key != "name"]
+        return "-".join([text(value["name"]), *rest] if "name" in value else rest) or "none"
+    if isinstance(value, (list, tuple)):
+        return "+".join(text(item) for item in value) or "none"
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", str(value))

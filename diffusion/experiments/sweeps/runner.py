@@ -1,0 +1,248 @@
+"""Runs a sweep on this machine: some runs side by side, each apart from the others, all resumable.
+
+A run's commands are processes in a session of their own. Their output goes straight into DIR/NAME/output.log, and they
+inherit the run's lock: where the sweep itself is killed they go on, and the next sweep waits for them.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import os
+import pathlib
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from diffusion.experiments.sweeps import sweep_folder
+from diffusion.experiments.sweeps.devices import Slot
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, STOPPED, Plan
+from diffusion.experiments.sweeps.terminal import Display
+
+POLL = 0.1  # seconds
+RETRY_LOCK = 2.0  # seconds after which a run that another process holds is looked at again
+MISTAKE = 2  # the exit status of a mistake in the config, which another attempt would make again
+SAVED = (130, 143)  # those of a run that someone else stopped
+LINES, LETTERS = 6, 800  # of an error, at most
+
+
+@dataclasses.dataclass
+class Job:
+    """A run of which a command is running."""
+
+    plan: Plan
+    slot: Slot
+    stack: contextlib.ExitStack  # holds the run's lock
+    lock: int
+    attempt: int
+    command: int = 0
+    popen: subprocess.Popen | None = None
+    began: float = 0.0
+    offset: int = 0  # where the output of the command begins in the log
+
+
+def run(
+    directory: pathlib.Path,
+    plans: Sequence[Plan],
+    slots: Sequence[Slot],
+    tries: dict[str, int],
+    display: Display,
+    signals: queue.SimpleQueue,
+    stop: int = signal.SIGTERM,
+) -> dict[str, int]:
+    """Runs what is not done yet.
+
+    Args:
+        directory: of the sweep.
+        plans: the runs.
+        slots: one for each job that may run at a time.
+        tries: how often each run may be begun before it counts as failed, by name; 0 leaves it as it is.
+        display: shows what happens.
+        signals: numbers of signals that this process got. At the first the runs save and stop; the second ends
+            them at once, as they end by their own rules; the third kills them.
+        stop: the signal that they get. SLURM sends SIGTERM to all processes of a task, so that one of ours would be
+            their second: there it is SIGINT, which they count apart.
+
+    Returns:
+        The exit status of the last command of each run that was begun, by name; 0 of those that are done.
+    """
+    todo = collections.deque(plan for plan in plans if tries[plan.name] > 0)
+    free = list(slots)
+    running = []
+    requests = 0
+    later: dict[str, float] = {}  # when to look again at a run that another process holds
+    ended: dict[str, int] = {}
+
+    def begin(plan):
+        """Starts a run, unless another process holds it or has done it in the meantime."""
+        job = _hold(directory, plan, free[-1])
+        if job is None:
+            if plan.name not in later:
+                display.elsewhere(plan.name)
+            later[plan.name] = time.monotonic() + RETRY_LOCK
+            todo.append(plan)
+        elif job.command == len(plan.commands):
+            job.stack.close()
+            ended[plan.name] = 0
+            display.end(plan.name, DONE, 0.0, "")
+        else:
+            tries[plan.name] -= 1
+            running.append(job)
+            free.pop()
+            _start(directory, job)
+            display.begin(plan.name, job.attempt, directory / plan.name / "output.log", job.slot)
+
+    def end(job):
+        """Writes down how a command ended; goes on with the next, or with the run's next attempt."""
+        name = job.plan.name
+        code = exit_status(job)
+        status = _finish(directory, job, code, requests)
+        if status == DONE and job.command + 1 < len(job.plan.commands):
+            if not requests:
+                job.command += 1
+                return _start(directory, job)
+            status = STOPPED
+        running.remove(job)
+        free.append(job.slot)
+        job.stack.close()
+        ended[name] = code
+        again = status == FAILED and tries[name] > 0 and code != MISTAKE and not requests
+        now = sweep_folder.logged_status(directory / name, len(job.plan.commands))
+        display.end(name, status, sum(now.seconds.values()), now.reason, again)
+        if again:
+            todo.append(job.plan)
+
+    try:
+        while running or (todo and not requests):
+            if (number := _received(signals)) is not None:
+                requests += 1
+                _signal(running, signal.SIGKILL if requests > 2 else stop)
+                display.stopping(number, len(running), requests)
+            if free and todo and not requests:
+                plan = todo.popleft()
+                if later.get(plan.name, 0) > time.monotonic():
+                    todo.append(plan)
+                else:
+                    begin(plan)
+            for job in [job for job in running if job.popen is None or job.popen.poll() is not None]:
+                end(job)
+            display.show()
+            time.sleep(POLL)
+    finally:
+        _signal(running, signal.SIGTERM)  # where the sweep itself fails: none outlives it
+        for job in running:
+            if job.popen is not None:
+                job.popen.wait()
+            job.stack.close()
+    return ended
+
+
+def exit_status(job: Job) -> int:
+    """The exit status of a job's last command as a shell gives it; 127 for a program that is not there."""
+    if job.popen is None:
+        return 127
+    return 128 - job.popen.returncode if job.popen.returncode < 0 else job.popen.returncode
+
+
+def _received(signals: queue.SimpleQueue) -> int | None:
+    try:
+        return signals.get_nowait()
+    except queue.Empty:
+        return None
+
+
+def _hold(directory: pathlib.Path, plan: Plan, slot: Slot) -> Job | None:
+    """Takes hold of a run, and finds its first command that is not done; None if another process holds it."""
+    stack = contextlib.ExitStack()
+    lock = stack.enter_context(sweep_folder.hold(directory / plan.name / ".sweep.lock"))
+    if lock is None:
+        stack.close()
+        return None
+    now = sweep_folder.logged_status(directory / plan.name, len(plan.commands))
+    return Job(plan, slot, stack, lock, now.attempts + 1, now.done)
+
+
+def _start(directory: pathlib.Path, job: Job) -> None:
+    """Starts a job's command; where it cannot be, the reason is written to its log and `popen` is None."""
+    folder = directory / job.plan.name
+    words = sweep_folder.commands(directory, job.plan)[job.command]
+    sweep_folder.log_event(folder, RUNNING, attempt=job.attempt, command=job.command)
+    job.began = time.monotonic()
+    job.popen = None
+    with open(folder / "output.log", "ab") as log:
+        log.write(f"--- attempt {job.attempt}: {shlex.join(words)}\n".encode())
+        log.flush()
+        job.offset = log.tell()
+        program = [sys.executable, *words[1:]] if words[0] == "python" else words
+        before = os.sched_getaffinity(0) if job.slot.cores else None
+        try:
+            if before:
+                os.sched_setaffinity(0, job.slot.cores)  # of this thread; the process that it starts has it too
+            job.popen = subprocess.Popen(
+                program,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | job.slot.variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[job.lock],
+            )
+        except OSError as error:
+            log.write(f"error: {program[0]} cannot be run: {error.strerror}\n".encode())
+        finally:
+            if before:
+                os.sched_setaffinity(0, before)
+
+
+def _finish(directory: pathlib.Path, job: Job, code: int, requests: int) -> str:
+    """Writes down how a command ended; returns its status."""
+    folder = directory / job.plan.name
+    about: dict[str, Any] = {
+        "attempt": job.attempt,
+        "command": job.command,
+        "exit": code,
+        "seconds": round(time.monotonic() - job.began, 3),
+    }
+    if code == 0:
+        status = DONE
+    elif requests or code in SAVED:
+        status = STOPPED
+    else:
+        status = FAILED
+        about["reason"] = reason(folder / "output.log", job.offset, code)
+    sweep_folder.log_event(folder, status, **about)
+    return status
+
+
+def reason(log: pathlib.Path, offset: int, code: int) -> str:
+    """The last lines of what a command wrote: its "error:", or the exception and where it was raised, if there is one.
+
+    Args:
+        log: of the run.
+        offset: where the command's output begins.
+        code: its exit status.
+    """
+    with open(log, "rb") as file:
+        file.seek(max(offset, file.seek(0, os.SEEK_END) - 20_000))
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    said = [place for place, line in enumerate(lines) if line.startswith("error:")]
+    places = [place for place, line in enumerate(lines) if line.startswith("  File ")]  # of a traceback
+    if said:
+        lines = lines[said[-1] :][:LINES]
+    elif places:
+        lines = [lines[places[-1]].strip(), *(line for line in lines[places[-1] + 1 :] if line[0] != " ")][:LINES]
+    lines = lines[-LINES:]
+    if not lines or code > 128:  # as the kernel ends what has no memory left
+        lines.append(f"ended by signal {code - 128}" if code > 128 else f"exit status {code}, without a word")
+    return "\n".join(lines)[-LETTERS:]
+
+
+def _signal(running: Sequence[Job], number: int) -> None:
+    for job in running:
+        if job.popen is not None and job.popen.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.popen.pid, number)

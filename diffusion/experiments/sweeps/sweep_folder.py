@@ -1,0 +1,220 @@
+"""What a sweep's folder holds: DIR/sweep.json (what the sweep is) and in each run's folder what became of it.
+
+Each run has a file of events of its own, DIR/NAME/sweep.jsonl, so that tasks on several machines, which share a file
+system on which appending is not atomic, never write the same file. A run is held by a lock that its commands inherit:
+where a sweep is killed, what it had started holds on until it ends.
+"""
+
+import collections
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.run_folder import file_systems
+from diffusion.experiments.run_folder.workdir import WorkdirError, append, rows, write_text
+from diffusion.io import limits
+
+FORMAT = 1  # raised when a change makes older readers wrong
+QUEUED, RUNNING, DONE, FAILED, STOPPED = STATUSES = ("queued", "running", "done", "failed", "stopped")
+PATIENCE = 0.2  # seconds for which a lock is tried: a reader that looks at it holds it for an instant
+
+
+class Plan(NamedTuple):
+    """One run of a sweep, as it is written down.
+
+    Attributes:
+        name: of the run, and of its folder in the sweep's.
+        overrides: what differs from the base config, {dotted field: value}.
+        commands: the words of each command, in their order; "{folder}" in a word stands for the run's folder.
+    """
+
+    name: str
+    overrides: dict[str, Any]
+    commands: list[list[str]]
+
+
+class Record(NamedTuple):
+    """What a sweep is: the content of sweep.json.
+
+    Attributes:
+        name: of the sweep.
+        file: sweep file and preset, as on the command line.
+        varies: the fields that are not the same in all runs.
+        seeds: those of them over which figures are averaged.
+        bases: the configs that the runs change, by their files.
+        runs: in their order, which is that of the tasks on a cluster.
+    """
+
+    name: str
+    file: str
+    varies: list[str]
+    seeds: list[str]
+    bases: dict[str, dict[str, Any]]
+    runs: list[Plan]
+
+
+class Status(NamedTuple):
+    """What became of a run so far.
+
+    Attributes:
+        status: one of STATUSES.
+        done: how many of its commands are.
+        attempts: how often it was begun.
+        failures: how many of them failed.
+        seconds: of all its commands so far, by {index: seconds}; those of attempts that were stopped count too.
+        reason: of the last failure, or "".
+    """
+
+    status: str = QUEUED
+    done: int = 0
+    attempts: int = 0
+    failures: int = 0
+    seconds: Mapping[int, float] = {}
+    reason: str = ""
+
+
+def write(directory: pathlib.Path, record: Record) -> None:
+    """Writes sweep.json, whole or not at all."""
+    content = {"format": FORMAT, **record._asdict(), "runs": [run._asdict() for run in record.runs]}
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / "sweep.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read(directory: pathlib.Path) -> Record:
+    """Reads sweep.json; nothing in it is executed.
+
+    Raises:
+        WorkdirError: if the folder holds no sweep, or one of another version.
+    """
+    path = directory / "sweep.json"
+    try:
+        content = limits.read_json(path)
+        if content["format"] != FORMAT:
+            raise WorkdirError(f"{path} has format {content['format']!r}; this version reads {FORMAT}.")
+        runs = [Plan(**run) for run in content["runs"]]
+        return Record(**{name: content[name] for name in Record._fields if name != "runs"}, runs=runs)
+    except FileNotFoundError as error:
+        raise WorkdirError(
+            f"--workdir={directory} holds no sweep: there is no sweep.json. Start one by "
+            f"{printed('sweep', '--sweep=FILE', f'--workdir={directory}')}"
+        ) from error
+    except (OSError, limits.Refused, ValueError, KeyError, TypeError) as error:
+        raise WorkdirError(f"{path} cannot be read: {error}") from error
+
+
+def commands(directory: pathlib.Path, plan: Plan) -> list[list[str]]:
+    """The words of a run's commands, with its folder and the sweep's in their places."""
+    put = lambda word: word.replace("{folder}", str(directory / plan.name)).replace("{directory}", str(directory))
+    return [[put(word) for word in words] for words in plan.commands]
+
+
+def log_event(folder: pathlib.Path, status: str, **about: Any) -> None:
+    """Adds a line to a run's sweep.jsonl.
+
+    Args:
+        folder: of the run.
+        status: one of STATUSES.
+        **about: JSON-able: attempt, command (its index), exit, seconds, reason, process.
+    """
+    append(folder / "sweep.jsonl", {"time": time.time(), "status": status, **about})
+
+
+def events(folder: pathlib.Path) -> list[dict]:
+    """The lines of a run's sweep.jsonl, but for a torn one."""
+    return [event for event in rows(folder / "sweep.jsonl") if event.get("status") in STATUSES]
+
+
+def logged_status(folder: pathlib.Path, commands: int) -> Status:
+    """What became of a run by its events.
+
+    Args:
+        folder: of the run.
+        commands: how many it has.
+    """
+    last = QUEUED
+    done = set()
+    failures = 0
+    attempts = 0
+    reason = ""
+    seconds = {}
+    for event in events(folder):
+        last = event["status"]
+        index = event.get("command", 0)
+        attempts = max(attempts, event.get("attempt", 0))
+        seconds[index] = seconds.get(index, 0.0) + event.get("seconds", 0.0)
+        if last == DONE:
+            done.add(index)
+        if last == FAILED:
+            failures += 1
+            reason = event.get("reason", "")
+    last = DONE if len(done) == commands else RUNNING if last == DONE else last
+    return Status(last, len(done), attempts, failures, seconds, reason)
+
+
+def status(folder: pathlib.Path, commands: int) -> Status:
+    """What became of a run, by its events and its lock: one that was killed is stopped, whatever its events say."""
+    now = logged_status(folder, commands)
+    if now.status == DONE:
+        return now
+    if held(folder):
+        return now._replace(status=RUNNING)
+    return now._replace(status=STOPPED) if now.status == RUNNING else now
+
+
+def statuses(directory: pathlib.Path, plans: Iterable[Plan]) -> dict[str, str]:
+    """The status of each run, by its name."""
+    return {plan.name: status(directory / plan.name, len(plan.commands)).status for plan in plans}
+
+
+def tally(statuses: Iterable[str]) -> str:
+    """How many runs have each status: "2 running, 12 done"."""
+    count = collections.Counter(statuses)
+    return ", ".join(f"{count[status]} {status}" for status in STATUSES if count[status])
+
+
+def held(folder: pathlib.Path) -> bool:
+    """Whether a process holds the run."""
+    try:
+        with open(folder / ".sweep.lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return False
+
+
+@contextlib.contextmanager
+def hold(path: pathlib.Path) -> Iterator[int | None]:
+    """Holds the lock file `path` for this process and those that inherit it.
+
+    Yields:
+        The file's descriptor, to be passed on; None if another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with file_systems.trying("lock a file (flock)"):
+            yield descriptor if _locked(descriptor) else None
+    except file_systems.Lacking as error:
+        raise WorkdirError(f"{path.parent} lies on a file system that cannot hold a sweep: {error}.") from error
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)

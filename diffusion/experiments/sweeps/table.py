@@ -1,0 +1,154 @@
+"""The table of a sweep, a line for each group of seeds or each run: for a terminal, as CSV and as Markdown."""
+
+import csv
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from diffusion.experiments.config import unknown
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.experiments.sweeps import naming
+from diffusion.experiments.sweeps.results import Figure, Results, over_seeds
+from diffusion.experiments.sweeps.sweep_folder import DONE
+
+USUAL = ("asked_class", "fid", "nfe")  # shown where no figures are requested, and every fd_ besides
+LEFT_OUT = ("over_floor",)  # of these
+WIDE = 200  # letters in a line of a log, where nothing is cut off
+
+
+class Table(NamedTuple):
+    """Lines of a table.
+
+    Attributes:
+        columns: of what varies.
+        figures: names of the figures.
+        rows: (text of what varies, "done of all", {figure: Figure}) for each line.
+        averaged: the fields that are averaged over.
+    """
+
+    columns: list[str]
+    figures: list[str]
+    rows: list[tuple[list[str], str, dict[str, Figure]]]
+    averaged: list[str]
+
+
+def table(results: Results, figures: Sequence[str] = ()) -> Table:
+    """The figures of a sweep, averaged over its seeds.
+
+    Args:
+        results: from `collect`.
+        figures: names, in the order of the columns; ("all",) for all that there are; none for the usual ones.
+
+    Returns:
+        Table.
+
+    Raises:
+        ConfigError: for a figure that no run has.
+    """
+    groups = over_seeds(results)
+    there = list(dict.fromkeys(name for group in groups for name in group.figures))
+    columns = naming.labels(results.fields)
+    rows = []
+    for group in groups:
+        values = naming.texts(group.overrides, columns)
+        done = sum(run.status == DONE for run in group.runs)
+        rows.append((values, f"{done} of {len(group.runs)}", group.figures))
+    return Table(list(columns.values()), _chosen(there, figures), rows, results.seeds)
+
+
+def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
+    if tuple(requested) == ("all",):
+        return list(known)
+    for name in requested:
+        if known and name not in known:
+            raise unknown("--figures", name, known, "figure")
+    distances = [name for name in known if name.startswith("fd_") and not name.endswith(LEFT_OUT)]
+    return list(requested) or [name for name in (*distances, *USUAL) if name in known] or list(known)
+
+
+def cell(figure: Figure | None) -> str:
+    """A figure for people: "1.23 ± 0.04" with the standard deviation over the runs, where there are several."""
+    if figure is None:
+        return "—"
+    spread = f" ± {figure.std:.2g}" if figure.std is not None else ""
+    return f"{figure.value:.4g}{spread}"
+
+
+def markdown(of: Table) -> str:
+    """The table as Markdown, with a line on how to read it."""
+    rows = ([*values, done, *(cell(figures.get(name)) for name in of.figures)] for values, done, figures in of.rows)
+    return f"{report.table([*of.columns, 'runs done', *of.figures], rows)}\n\n{note(of)}\n"
+
+
+def note(of: Table) -> str:
+    """How the table is to be read."""
+    if not of.averaged:
+        return "Each line is one run."
+    alone = f"that differ in {', '.join(of.averaged)} alone"
+    return f"Mean ± standard deviation over the runs {alone}; those that are not done are left out."
+
+
+def averages_csv(of: Table) -> str:
+    """The table as CSV: of each figure its mean, standard deviation, 95 % interval of the mean, and number of runs."""
+    parts = ("", "_std", "_low", "_high", "_n")
+    lines = [[*of.columns, "runs_done", *(name + part for name in of.figures for part in parts)]]
+    for values, done, figures in of.rows:
+        lines.append([*values, done])
+        for name in of.figures:
+            value, low, high, n, std = figures.get(name, [""] * len(Figure._fields))
+            lines[-1] += [value, std, low, high, n]
+    return _csv(lines)
+
+
+def runs_csv(results: Results) -> str:
+    """Every run of a sweep as CSV: name, status, what it sets, all its figures, seconds and command."""
+    fields = list(dict.fromkeys(field for run in results.runs for field in run.overrides))
+    figures = sorted({name for run in results.runs for name in run.figures})
+    lines = [["run", "status", "attempts", *fields, *figures, "seconds", "command"]]
+    for run in results.runs:
+        values = [run.overrides.get(field) for field in fields]
+        values = [json.dumps(value) if isinstance(value, (dict, list, tuple)) else value for value in values]
+        numbers = [run.figures[name].value if name in run.figures else None for name in figures]
+        seconds = round(run.seconds, 1)
+        lines.append([run.name, run.status, run.attempts, *values, *numbers, seconds, run.command])
+    return _csv(lines)
+
+
+def _csv(lines) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def write(results: Results, of: Table) -> list[pathlib.Path]:
+    """Writes table.csv, table.md and runs.csv into the sweep's folder, each whole or not at all.
+
+    Returns:
+        Their paths.
+    """
+    texts = {"table.md": markdown(of), "table.csv": averages_csv(of), "runs.csv": runs_csv(results)}
+    for name, text in texts.items():
+        write_text(results.directory / name, text)
+    return [results.directory / name for name in texts]
+
+
+def show(of: Table, title: str, console: Console | None = None) -> None:
+    """Prints the table."""
+    shown = RichTable(title=title, title_justify="left")
+    for column in of.columns:
+        shown.add_column(column)
+    shown.add_column("done", style="dim")
+    for name in of.figures:
+        shown.add_column(name, justify="right")
+    for values, done, figures in of.rows:
+        shown.add_row(*values, done, *(cell(figures.get(name)) for name in of.figures))
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console.print(shown)
+    console.print(note(of), markup=False)

@@ -1,0 +1,178 @@
+"""What a sweep shows: on a terminal a bar and the last line of each run that runs, in a log a line for each event."""
+
+import pathlib
+import signal
+import sys
+import time
+from typing import NamedTuple
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from diffusion.experiments.run import process_memory
+from diffusion.experiments.run.progress import duration, held, line
+from diffusion.experiments.sweeps.devices import Slot
+from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED
+
+REFRESH = 0.5  # seconds
+
+
+class Shown(NamedTuple):
+    """A run that is running: when it began, its log and what it runs on."""
+
+    began: float
+    log: pathlib.Path
+    where: str
+
+
+class Display:
+    """Shows how a sweep gets on; use it in a `with` block."""
+
+    def __init__(self, counts: dict[str, int], jobs: int, console: Console | None = None):
+        """Starts the clock.
+
+        Args:
+            counts: how many runs have each status, of all in the sweep.
+            jobs: how many run at a time, for the time to go.
+            console: where to; standard output by default.
+        """
+        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.total = sum(counts.values())
+        self.jobs = jobs
+        self.done = counts.get(DONE, 0)
+        self.failed = counts.get(FAILED, 0)
+        self.running: dict[str, Shown] = {}
+        self._begun = time.monotonic()
+        self._finished = 0
+        self._shown = 0.0
+        self._live = None
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bars where there are some."""
+        self.console.print(text, markup=False)
+
+    def begin(self, name: str, attempt: int, log: pathlib.Path, slot: Slot) -> None:
+        """Shows that a run was begun."""
+        gpus = slot.variables.get("CUDA_VISIBLE_DEVICES")
+        cores = ",".join(map(str, sorted(slot.cores)))
+        where = f"GPU {gpus}" if gpus else f"cores {cores}" if cores else ""
+        self.running[name] = Shown(time.monotonic(), log, where)
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        if not self._live:
+            self.say(f"begun   {name}{again}{f' ({where})' if where else ''}")
+
+    def end(self, name: str, status: str, seconds: float, reason: str, again: bool = False) -> None:
+        """Shows that a run ended.
+
+        Args:
+            name: of the run.
+            status: "done", "failed" or "stopped".
+            seconds: that all its commands took.
+            reason: of the failure.
+            again: whether it is tried again.
+        """
+        self.running.pop(name, None)
+        self._finished += 1
+        self.done += status == DONE
+        self.failed += status == FAILED and not again
+        if self._live:
+            text = f"{status:<7} {name}  {duration(seconds)}  ({self._counts()}{self._rate()})"
+        else:
+            text = f"{status:<7} {name}  {self._line(seconds)}"
+        if status == FAILED:
+            text += (", to be tried again" if again else "") + "".join(f"\n        {x}" for x in reason.splitlines())
+        self.say(text)
+
+    def elsewhere(self, name: str) -> None:
+        """Shows that another process holds a run."""
+        self.say(f"waiting {name}: a process that another sweep has started holds it")
+
+    def stopping(self, number: int, running: int, requests: int) -> None:
+        """Shows that a signal came and what it does."""
+        what = (
+            "saving and stopping; once more ends them at once"
+            if requests == 1
+            else "ended at once; what they had saved stays"
+            if requests == 2
+            else "killed"
+        )
+        self.say(f"{signal.Signals(number).name}: {running} running runs are {what}")
+
+    def show(self) -> None:
+        """Draws the bars anew, where there are some."""
+        if self._live and time.monotonic() - self._shown > REFRESH:
+            self._shown = time.monotonic()
+            self._live.update(self._drawn(), refresh=True)
+
+    def _counts(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.done} of {self.total} done{failed}"
+
+    def _pace(self) -> tuple[float | None, float | None]:
+        """Runs a minute, and the seconds to go, where they are known."""
+        seconds = time.monotonic() - self._begun
+        rest = self.total - self.done - self.failed
+        if not self._finished or not seconds:
+            return None, None
+        return 60 * self._finished / seconds, seconds / self._finished * rest  # as many at a time as there are
+
+    def _rate(self) -> str:
+        rate, left = self._pace()
+        return "" if rate is None else f", {rate:.3g} runs/min" + (f", ETA {duration(left)}" if left else "")
+
+    def _line(self, seconds: float) -> str:
+        rate, left = self._pace()
+        used = process_memory.of_machine()
+        return line(
+            {
+                "seconds": round(seconds),
+                "done": self.done,
+                "failed": self.failed,
+                "total": self.total,
+                "runs_per_minute": rate,
+                "eta_seconds": left,
+            },
+            used and used[0],
+        )
+
+    def _drawn(self) -> Group:
+        used = process_memory.of_machine()  # what the runs compete for
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(no_wrap=True, overflow="ellipsis")
+        bar.add_column(ratio=1)
+        bar.add_row(
+            f"{self._counts()}{self._rate()}{f', memory {held(used)}' if used else ''}",
+            ProgressBar(self.total, self.done + self.failed),
+        )
+        rows = Table.grid(padding=(0, 2), expand=True)
+        longest = min(max(map(len, self.running), default=0), self.console.width // 2)
+        rows.add_column(style="cyan", no_wrap=True, min_width=longest, overflow="ellipsis")
+        rows.add_column(no_wrap=True, min_width=6)
+        rows.add_column(style="dim", no_wrap=True, ratio=1, overflow="ellipsis")
+        for name, shown in self.running.items():
+            rows.add_row(name, duration(time.monotonic() - shown.began), Text(_last_line(shown.log)))
+        return Group(bar, rows)
+
+
+def _last_line(log: pathlib.Path) -> str:
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 400))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

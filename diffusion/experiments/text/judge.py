@@ -1,0 +1,162 @@
+"""Whether a picture shows what its caption requests: an evaluator that was trained apart from every text encoder.
+
+It is a small network (`diffusion.metrics.attribute_reader`) that reads the attributes of pictures of `shapes`, trained
+on pictures of its own (another seed, withheld combinations among them), so that it owes nothing to the model that it
+judges. Its errors on real pictures stand beside every figure.
+"""
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes.scenes import NONE, Scene
+from diffusion.experiments.run import progress
+from diffusion.metrics import attribute_reader, bootstrap
+from diffusion.metrics.attribute_reader import Reader
+
+SEED = 7_001  # of its pictures; that of the dataset is another
+PICTURES = {"one": 20_000, "several": 20_000, "pair": 20_000, "word": 16_000}  # it learns from
+WITHHELD_SHARE = 1 / 8  # so that each pair of a colour and a shape is as frequent as any other
+MORE = 6  # objects, and the answer for any larger number: no caption requests so many, but a model may paint them
+CROWDED_SHARE = 1 / 5  # of several objects: so that MORE is as frequent as each of two to five
+ATTRIBUTES = scenes.ATTRIBUTES | {"count": (*scenes.ATTRIBUTES["count"], MORE)}
+STEPS = 4_000
+EASY = ("kind", "style", "colour", "shape", "size", "position")  # what a model is to get right in full
+HARD = ("count", "relation", "word")  # what models of this field are known to be weak at
+
+
+def facing(scene: Scene) -> Scene:
+    """The same picture described from its left or upper object, so that each picture has one description."""
+    if scene.relation not in ("right of", "below"):
+        return scene
+    opposite = {"right of": "left of", "below": "above"}[scene.relation]
+    return scene._replace(
+        colour=scene.second_colour,
+        shape=scene.second_shape,
+        second_colour=scene.colour,
+        second_shape=scene.shape,
+        relation=opposite,
+    )
+
+
+def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np.ndarray, list[Scene]]:
+    """The pictures that the judge learns from, uint8 [N, 64, 64, 3], and what it is to say of them.
+
+    Args:
+        seed: of the pictures.
+        number: of each kind of scene; `PICTURES` by default.
+    """
+    left = dict(number or PICTURES)
+    examples: list[tuple[np.ndarray, Scene]] = []
+    place = 0
+    while sum(left.values()):
+        lot = scenes.Lot(seed, 0, place)
+        scene = scenes.draw(lot, of_withheld=lot.between(0, 1) < WITHHELD_SHARE)
+        if scene.kind == "several" and lot.between(0, 1) < CROWDED_SHARE:
+            scene = scene._replace(count=lot.pick(range(MORE, len(scenes.POSITIONS) + 1)))
+        if left[scene.kind]:
+            left[scene.kind] -= 1
+            examples.append((drawing.draw(scene, lot), facing(scene)._replace(count=min(scene.count, MORE))))
+        place += 1
+    images, shown = zip(*examples)
+    return np.stack(images), list(shown)
+
+
+def name() -> str:
+    """The name of the judge, by all that it is made of: its network, its pictures and what they are said to show."""
+    images, shown = pictures(number=dict.fromkeys(PICTURES, 20))  # stand for all
+    digest = hashlib.sha256(pathlib.Path(attribute_reader.__file__).read_bytes() + images.tobytes())
+    digest.update(repr((shown, sorted(ATTRIBUTES.items()), SEED, PICTURES, STEPS)).encode())
+    return f"shapes-{digest.hexdigest()[:32]}"
+
+
+def reader(folder: pathlib.Path | None = None) -> Reader:
+    """The judge, from the library's cache, or trained now (minutes).
+
+    Args:
+        folder: of its file; the library's cache by default.
+    """
+
+    def made() -> Reader:
+        images, shown = pictures()
+        with progress.bar("training the judge", STEPS, "steps") as advance:
+            return attribute_reader.train(images, labels(shown), steps=STEPS, progress=lambda step, _: advance(step))
+
+    return attribute_reader.cached(name(), made, folder)
+
+
+def labels(shown: Sequence[Scene]) -> dict[str, np.ndarray]:
+    """What pictures show as classes, int64 [N] for each attribute."""
+    return {
+        name: np.array([values.index(getattr(scene, name)) for scene in shown], np.int64)
+        for name, values in ATTRIBUTES.items()
+    }
+
+
+def seen(judge: Reader, images: np.ndarray) -> list[Scene]:
+    """What the judge reads in pictures, uint8 [N, 64, 64, 3]."""
+    classes = attribute_reader.read(judge, images)
+    return [
+        Scene(**{name: values[classes[name][i]] for name, values in ATTRIBUTES.items()}) for i in range(len(images))
+    ]
+
+
+def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
+    """Which of the requested attributes are shown.
+
+    Two objects are matched so that as many as possible of their colours and shapes agree; the relation is then that of
+    the matched objects. "plain" is not requested, since no caption says it.
+
+    Args:
+        requested: as `scenes.parsed` returns it.
+        shown: a scene, as `seen` returns it.
+
+    Returns:
+        {attribute: whether it is right}, for "kind" and the requested attributes; "colour" and "shape" of two
+        objects are right if both are.
+    """
+    right = {"kind": requested.kind == shown.kind}
+    if requested.style != "plain":
+        right["style"] = requested.style == shown.style
+    if requested.kind == "pair":
+        turned = facing(requested)
+        one, other = ((turned.colour, turned.shape), (turned.second_colour, turned.second_shape))
+        first, second = (shown.colour, shown.shape), (shown.second_colour, shown.second_shape)
+        agree = lambda a, b: sum(x == y for x, y in zip(a, b))
+        straight = agree(one, first) + agree(other, second)
+        crossed = agree(one, second) + agree(other, first)
+        matched = (first, second) if straight >= crossed else (second, first)
+        for i, name in enumerate(("colour", "shape")):
+            right[name] = (one[i], other[i]) == (matched[0][i], matched[1][i])
+        if requested.relation != NONE:
+            right["relation"] = turned.relation == shown.relation and straight > crossed and straight >= 3
+        return right
+    for name in ("colour", "shape", "size", "position", "word"):
+        if getattr(requested, name) != NONE:
+            right[name] = getattr(requested, name) == getattr(shown, name)
+    if requested.kind == "several":
+        right["count"] = requested.count == shown.count
+    return right
+
+
+def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
+    """Shares of what is right, with Wilson's 95 % intervals.
+
+    Args:
+        verdicts: of each picture.
+
+    Returns:
+        {"attributes": of all requested attributes of `EASY`, "pictures": of pictures of which all requested ones
+        of `EASY` are right, and one entry for each requested attribute}, each {"share", "interval", "count"}.
+    """
+    easy = [[right for name, right in each.items() if name in EASY] for each in verdicts]
+    attributes = [right for each in easy for right in each]
+    shares = {"attributes": bootstrap.share(attributes), "pictures": bootstrap.share(list(map(all, easy)))}
+    for name in (*EASY, *HARD):
+        if of_name := [each[name] for each in verdicts if name in each]:
+            shares[name] = bootstrap.share(of_name)
+    return shares

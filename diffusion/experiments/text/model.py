@@ -1,0 +1,271 @@
+"""Trained parts as a text-to-image model: one folder with model_index.json.
+
+    python -m diffusion.experiments.text.model --workdir=runs/text_students/turbo
+    python -m experiments.sample --workdir=runs/text_students/turbo --prompt="a red circle above a blue square"
+
+makes WORKDIR/model of a run on captions: a few-step student, or a denoiser by another recipe. Its other parts
+lie beside the captions that it learned from, where experiments.text_demo put them.
+
+    FOLDER/model_index.json     PixArtSigmaPipeline
+    FOLDER/tokenizer            CLIP's kind of vocabulary
+    FOLDER/text_encoder         CLIP's text tower
+    FOLDER/transformer          PixArt's transformer, a flow that predicts x0
+    FOLDER/vae                  the KL autoencoder, whose latents have mean 0 and variance 1 in each channel
+    FOLDER/scheduler            how the run samples: DPM-Solver++ on the times of a flow; Euler's method, which is its
+                                first order; or the steps of a student that jumps to the data
+    FOLDER/sampling.json        steps and guidance of the run's own samples
+
+diffusers opens it too, but for the last kind of student, whose scheduler is our own.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("workdir", None, "the run, e.g. runs/text_students/turbo")
+    flags.mark_flag_as_required("workdir")
+    command_line.begin()
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.data import captions, sources
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.run.networks import network_of
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.io import files
+from diffusion.models import interchange
+from diffusion.models.autoencoders import latent_space
+from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusion.models.interchange import schedulers
+from diffusion.models.layers import conditions
+from diffusion.models.pixart import PixArt
+from diffusion.objectives import Jumps
+from diffusion.text_to_image import pipelines
+from diffusion.training.checkpointing import checkpoints
+
+FLOW = {"num_train_timesteps": 1000, "prediction_type": "sample", "use_flow_sigmas": True}
+PLUS = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    **FLOW,
+    "algorithm_type": "dpmsolver++",
+    "solver_type": "midpoint",
+    "lower_order_final": True,
+    "final_sigmas_type": "zero",
+}
+FIRST_ORDER = ("ddim", "euler")  # one and the same for a flow
+X0 = {"name": "x0", "clock": {"name": "time", "scale": 1000.0}}
+INDEX = {
+    "_class_name": "PixArtSigmaPipeline",
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "transformer": ["diffusers", "PixArtTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def trained(run: str | pathlib.Path) -> tuple[Any, Any, Mapping[str, Any]]:
+    """The network of a run, by its moving average: (module, its parameters, the run's config).
+
+    Raises:
+        WorkdirError, CheckpointError: if the folder holds no run, or no sound checkpoint.
+    """
+    config = workdir.read_config(run)
+    module = resolve.Resolver(config).model(workdir.example_shape(config))
+    params, _ = checkpoints.load_ema(run)
+    return module, network_of(module).weights(params), config
+
+
+def text_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
+    """Writes the text tower of a run that trained "clip"."""
+    module, params, _ = trained(run)
+    with files.whole_folder(out) as place:
+        interchange.save(place, module.text, params["text"])
+
+
+def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -> latent_space.Scaling:
+    """Writes the autoencoder of a run, with latents of mean 0 and variance 1 in each channel.
+
+    Args:
+        run: that trained "autoencoder_kl".
+        out: folder.
+        number: of its training pictures by which mean and variance are measured.
+
+    Returns:
+        The scale and the shift of each channel before.
+    """
+    module, params, config = trained(run)
+    data = config["data"]
+    source, _ = sources.open_source(data["name"], data["split"], data["dir"])
+    encode = autoencoder_folders.encoder(autoencoder_folders.of(module, params))
+    rows = np.linspace(0, len(source) - 1, min(number, len(source))).astype(int)
+    batches = (np.stack([source[row]["image"] for row in rows[i : i + 64].tolist()]) for i in range(0, len(rows), 64))
+    measured = latent_space.estimate((encode(batch)[:, 0] for batch in batches), per_channel=True)
+    with files.whole_folder(out) as place:
+        interchange.save(place, module.clone(scale=1.0, shift=0.0), standardised(module, params, measured))
+    return measured
+
+
+def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scaling) -> Any:
+    """Parameters of the same autoencoder with other latents, s (z - m), by its two convolutions of one pixel.
+
+    Pipelines of PixArt know one scale for all channels and no shift, so that both go into the network.
+
+    Args:
+        module: with these convolutions.
+        params: its parameters.
+        measured: scale s and shift m of each channel.
+
+    Raises:
+        ValueError: for an autoencoder without these convolutions.
+    """
+    if not all(module.convs):
+        raise ValueError("an autoencoder without convolutions around its latents keeps the scale that it has")
+    s, m = (jnp.asarray(x, jnp.float32) for x in measured)
+    into = params["moments_conv"]
+    out = params["latents_conv"]
+    scales = jnp.concatenate([s, jnp.ones_like(s)])
+    nothing = jnp.zeros_like(m)
+    moments = {
+        "kernel": into["kernel"] * scales,
+        "bias": (into["bias"] - jnp.concatenate([m, nothing])) * scales + jnp.concatenate([nothing, 2 * jnp.log(s)]),
+    }
+    back = {"kernel": out["kernel"] / s[:, None], "bias": out["bias"] + m @ out["kernel"][0, 0]}
+    return {**params, "moments_conv": moments, "latents_conv": back}
+
+
+def pipeline(
+    run: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    text_encoder: pathlib.Path,
+    tokenizer: pathlib.Path,
+    vae: pathlib.Path,
+) -> None:
+    """Writes the folder of a text-to-image model.
+
+    Args:
+        run: that trained "pixart".
+        out: folder; one that is there is replaced.
+        text_encoder, tokenizer, vae: folders of the other parts.
+
+    Raises:
+        ConfigError: if the run trained another network, or no flow that the scheduler samples.
+    """
+    module, params, config = trained(run)
+    try:
+        scheduler = scheduler_of(config)
+    except ConfigError as error:
+        raise ConfigError(f"{run}: {error}") from error
+    sample = config["sample"]
+    usual = pipelines.Usual(int(sample["steps"]), float(sample["guidance"]["scale"]))
+    write(out, module, params, scheduler, usual, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae)
+
+
+def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the scheduler that samples as a run does.
+
+    Students that jump to the data take the steps of multistep consistency sampling, runs of a method of first order
+    those of Euler, and all others those of DPM-Solver++ of second order.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        ConfigError: if the run trains another network, or no flow that a scheduler samples.
+    """
+    said = dict(config["parameterization"])
+    boundary = {}
+    if said["name"] == "latent_consistency" and set(said) == {"name", "parameterization", "scaling"}:
+        boundary = {"boundary_scaling": float(said["scaling"])}
+        said = dict(said["parameterization"])
+    said["clock"] = dict(said.get("clock", {}))
+    if config["model"]["name"] != "pixart" or said != X0 or config["schedule"]["name"] != "rectified_flow":
+        raise ConfigError(
+            f"a run of {config['model']['name']!r} on {config['schedule']['name']!r} with "
+            f"config.parameterization = {dict(config['parameterization'])} makes no text-to-image model. "
+            f'Valid: "pixart" on the schedule rectified_flow, with {X0}, or a boundary around it.'
+        )
+    shift = {"flow_shift": float(config["sample"]["shift"])}
+    if isinstance(resolve.Resolver(config).objective.reads, Jumps):
+        return {"_class_name": schedulers.OURS, **FLOW, **shift, **boundary}
+    return {**PLUS, "solver_order": 1 if config["sample"]["sampler"]["name"] in FIRST_ORDER else 2, **shift}
+
+
+def write(
+    out: str | pathlib.Path,
+    module: PixArt,
+    params: Any,
+    scheduler: Mapping[str, Any],
+    usual: pipelines.Usual,
+    *,
+    text_encoder: pathlib.Path,
+    tokenizer: pathlib.Path,
+    vae: pathlib.Path,
+) -> None:
+    """Writes the folder of a text-to-image model from its denoiser, how it is sampled, and its parts' folders."""
+    library = "diffusion" if scheduler["_class_name"] == schedulers.OURS else "diffusers"
+    with files.whole_folder(out) as place:
+        interchange.save(place / "transformer", module, params)
+        for name, folder in (("text_encoder", text_encoder), ("tokenizer", tokenizer), ("vae", vae)):
+            shutil.copytree(folder, place / name)
+        (place / "scheduler").mkdir()
+        _write_json(place / "scheduler" / "scheduler_config.json", scheduler)
+        _write_json(place / pipelines.SAMPLING, usual._asdict())
+        _write_json(place / "model_index.json", INDEX | {"scheduler": [library, scheduler["_class_name"]]})
+
+
+def of_run(run: str | pathlib.Path) -> pathlib.Path:
+    """Writes RUN/model, of a run on captions and the parts that these were made with; returns the folder.
+
+    Raises:
+        ConfigError: as `pipeline`, and if a part is not there, or is not the one that the run learned from.
+    """
+    run = pathlib.Path(run)
+    config = workdir.read_config(run)
+    if resolve.Resolver(config).text_inputs != conditions.EMBEDDINGS or not config["data"]["text"]["dir"]:
+        raise ConfigError(
+            f"--workdir={run} trained {config['model']['name']!r}, which receives no captions. Valid: a "
+            "run of a text-to-image model's denoiser, or of a student of it."
+        )
+    read_by = pathlib.Path(config["data"]["text"]["dir"])
+    parts = {
+        "text_encoder": read_by.parent / "text_encoder",
+        "tokenizer": read_by.parent / "tokenizer",
+        "vae": pathlib.Path(config["data"]["latents"]["autoencoder"]),
+    }
+    for name, folder in parts.items():
+        if not folder.is_dir():
+            raise ConfigError(f"{run} learned from {read_by}, but {folder}, the model's {name}, is not there.")
+    _, params = interchange.load(parts["text_encoder"])
+    if captions.encoder_fingerprint(params) != captions.description_of(read_by)["encoder"]:
+        raise ConfigError(
+            f"{parts['text_encoder']} is not the text encoder that {read_by} was made with, from which "
+            f"{run} learned: it has been trained on since."
+        )
+    pipeline(run, run / "model", **parts)
+    return run / "model"
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    with files.whole(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    run = flags.FLAGS.workdir
+    print(f'{of_run(run)}. Next: {printed("sample", f"--workdir={run}")} --prompt="..."')
+
+
+if __name__ == "__main__":
+    command_line.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError))

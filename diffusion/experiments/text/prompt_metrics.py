@@ -1,0 +1,193 @@
+"""Figures of a text-to-image model on the captioned shapes; `experiments.text_report` writes them.
+
+Each is a function of a `Subject`, whose `make` is all that is known of the model: the real pictures themselves, or
+pictures of other captions, can stand in its place, which is how the figures are tested.
+"""
+
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Lot, Scene
+from diffusion.data.sources import DataSpec
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation.real_images import Split
+from diffusion.experiments.evaluation.sample_metrics import FULL, Effort, distance
+from diffusion.experiments.text import judge
+from diffusion.metrics import attribute_reader, bootstrap
+from diffusion.metrics.attribute_reader import Reader
+from diffusion.metrics.features import Extractor
+
+SEED = 0  # of what is chosen by lot, so that the same model gives the same report
+SEEDS = 4  # pictures of a prompt where their variety is measured
+
+# (prompts, seeds, guidance, negative prompt or None) -> uint8 [N, 64, 64, 3]
+Make = Callable[[Sequence[str], Sequence[int], float, str | None], np.ndarray]
+
+
+class Subject(NamedTuple):
+    """What is measured, and by whom.
+
+    Attributes:
+        make: pictures of prompts.
+        judge: reads them.
+    """
+
+    make: Make
+    judge: Reader
+
+
+def load(folder: pathlib.Path) -> text_to_image.TextToImage:
+    """The model of a folder; a `ConfigError` where there is none."""
+    try:
+        return text_to_image.load(folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"--model={folder}: {error}") from error
+
+
+def accuracy(subject: Subject, captions: Sequence[str], guidance: float, first_seed: int = 0) -> dict[str, Any]:
+    """Which of the attributes that captions request are in their pictures.
+
+    Args:
+        subject: what is measured.
+        captions: of N pictures.
+        guidance: scale.
+        first_seed: of the first picture; each further one has the next.
+
+    Returns:
+        {"scores": `judge.score`, "images": uint8 [N, 64, 64, 3]}.
+    """
+    images = subject.make(captions, range(first_seed, first_seed + len(captions)), guidance, None)
+    return {"scores": scores(subject.judge, captions, images), "images": images}
+
+
+def scores(reader: Reader, captions: Sequence[str], images: np.ndarray) -> dict[str, Any]:
+    """`judge.score` of pictures of captions."""
+    shown = judge.seen(reader, images)
+    return judge.score([judge.verdict(scenes.parsed(text), scene) for text, scene in zip(captions, shown)])
+
+
+def whole(reader: Reader, captions: Sequence[str], images: np.ndarray) -> list[bool]:
+    """Whether all that its caption requests is in a picture, for each."""
+    pairs = zip(captions, judge.seen(reader, images))
+    return [all(judge.verdict(scenes.parsed(text), scene).values()) for text, scene in pairs]
+
+
+def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) -> list[dict[str, Any]]:
+    """Fidelity and variety at each scale of the guidance, on the same captions and seeds.
+
+    Fidelity is the share of requested attributes that are right. Variety is the mean distance, in the judge's features,
+    between `SEEDS` pictures of one caption, as a share of the same of real pictures that the caption leaves open.
+
+    Args:
+        subject: what is measured.
+        captions: some, of the validation pictures.
+        scales: of the guidance.
+
+    Returns:
+        For each scale {"guidance", "scores", "variety", "saturation" (share of values at 0 or 255), "images" uint8
+        [len(captions), SEEDS, 64, 64, 3]}.
+    """
+    prompts = [text for text in captions for _ in range(SEEDS)]
+    grouped = lambda images: attribute_reader.features(subject.judge, images).reshape(len(captions), SEEDS, -1)
+    spread = lambda images: variety(grouped(images))
+    real = spread(np.stack([real_picture(text, number) for number, text in enumerate(prompts)]))
+    rows = []
+    for scale in scales:
+        images = subject.make(prompts, range(len(prompts)), scale, None)
+        rows.append(
+            {
+                "guidance": scale,
+                "scores": scores(subject.judge, prompts, images),
+                "variety": spread(images) / real,
+                "saturation": float(np.isin(images, (0, 255)).mean()),
+                "images": images.reshape(len(captions), SEEDS, *images.shape[1:]),
+            }
+        )
+    return rows
+
+
+def chosen(rows: Sequence[dict[str, Any]]) -> float:
+    """The smallest guidance of a sweep, the most varied, whose attributes are right as often as the best one's.
+
+    As often: to one standard error of the best share, sqrt(p (1 - p) / count), the rule of Breiman et al. (1984,
+    "Classification and Regression Trees", section 3.4.3).
+    """
+    shares = [(row["guidance"], row["scores"]["attributes"]) for row in rows]
+    best = max((scores for _, scores in shares), key=lambda scores: scores["share"])
+    error = math.sqrt(best["share"] * (1 - best["share"]) / best["count"])
+    return min(guidance for guidance, scores in shares if scores["share"] >= best["share"] - error)
+
+
+def real_picture(caption: str, number: int) -> np.ndarray:
+    """A real picture of a caption, uint8 [64, 64, 3]: what it leaves open is drawn by lot."""
+    lot = Lot(SEED, 99, number)
+    return drawing.draw(scenes.completed(scenes.parsed(caption), lot), lot)
+
+
+def variety(features: np.ndarray) -> float:
+    """The mean distance between rows of one group, from features [G, S, D]."""
+    apart = np.linalg.norm(features[:, :, None] - features[:, None], axis=-1)
+    several = features.shape[1]
+    return float(apart.sum((1, 2)).mean() / (several * (several - 1)))
+
+
+def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
+    """How often a picture shows what a negative prompt names, before and after.
+
+    A caption leaves the colour open ("a circle"), and each colour in turn is the negative prompt ("a red shape"); then
+    the shape likewise ("a red shape", against "a circle").
+
+    Args:
+        subject: what is measured.
+        guidance: scale.
+        each: pictures for each colour and each shape, before and after.
+
+    Returns:
+        {"colour": {"before", "after"}, "shape": likewise}, each as `bootstrap.share`.
+    """
+    metrics, seed = {}, 10_000
+    for name, values, others in (("colour", COLOURS, SHAPES), ("shape", SHAPES, COLOURS)):
+        prompt = lambda other, name=name: scenes.phrase(
+            Scene("one", "plain", NONE, other) if name == "colour" else Scene("one", "plain", other)
+        )
+        named = lambda value, name=name: scenes.phrase(Scene("one", "plain", NONE)._replace(**{name: value}))
+        prompts = [prompt(others[i % len(others)]) for i in range(each)]
+        before = judge.seen(subject.judge, subject.make(prompts, range(seed, seed + each), guidance, None))
+        shown = {value: [getattr(scene, name) == value for scene in before] for value in values}
+        after = {}
+        for value in values:
+            images = subject.make(prompts, range(seed, seed + each), guidance, named(value))
+            after[value] = [getattr(scene, name) == value for scene in judge.seen(subject.judge, images)]
+        metrics[name] = {
+            when: bootstrap.share([hit for value in values for hit in hits[value]])
+            for when, hits in (("before", shown), ("after", after))
+        }
+        seed += each
+    return metrics
+
+
+def distance_to(
+    subject: Subject, images: np.ndarray, real: np.ndarray, others: np.ndarray, effort: Effort = FULL
+) -> dict[str, Any]:
+    """Frechet distance to real pictures in the judge's features, beside the floor and noise: `sample_metrics.distance`.
+
+    Args:
+        subject: whose judge gives the features.
+        images: uint8 [N, 64, 64, 3], pictures of captions that are drawn as those of the real ones are.
+        real: uint8 [K, 64, 64, 3], real pictures that the model was not trained on.
+        others: uint8 [L, 64, 64, 3], pictures that are drawn as the real ones are: the floor is their distance.
+        effort: resamples and subsets.
+    """
+    record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": subject.judge.digest}
+    extractor = Extractor(lambda batch: attribute_reader.features(subject.judge, batch), record)
+    none = lambda rows: np.zeros(len(rows), np.int64)
+    sets = (Split(rows, none(rows), DataSpec("shapes", "", (64, 64, 3), 0, len(rows))) for rows in (others, real))
+    return distance(
+        extractor, images, none(images), *sets, count=min(len(images), len(real)), balanced=False, effort=effort
+    )

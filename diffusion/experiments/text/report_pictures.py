@@ -1,0 +1,80 @@
+"""The pictures of text-to-image reports: guidance as a curve, and captions below their pictures."""
+
+import pathlib
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from diffusion.experiments.evaluation import plots
+from diffusion.experiments.evaluation.plots import BLUE, DPI, FAINT, INK, ORANGE
+
+COLUMNS = 8  # of a gallery
+
+
+def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Path) -> None:
+    """Fidelity against variety, a point for each scale, and both by scale.
+
+    Args:
+        rows: from `prompt_metrics.sweep`.
+        best: the scale that was chosen.
+        path: the PNG to write.
+    """
+    scales = [row["guidance"] for row in rows]
+    fidelity = [row["scores"]["attributes"]["share"] for row in rows]
+    low, high = np.array([row["scores"]["attributes"]["interval"] for row in rows]).T
+    varied = [row["variety"] for row in rows]
+    figure = Figure(figsize=(9.6, 4.0), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(varied, fidelity, color=FAINT, linewidth=1.5, zorder=1)
+    left.scatter(
+        varied,
+        fidelity,
+        s=[60 if scale == best else 24 for scale in scales],
+        zorder=2,
+        color=[ORANGE if scale == best else BLUE for scale in scales],
+    )
+    for scale, x, y in zip(scales, varied, fidelity):
+        left.annotate(f"{scale:g}", (x, y), textcoords="offset points", xytext=(6, -11), fontsize=9, color=INK)
+    left.axvline(1, color=FAINT, linestyle=":", linewidth=1.2)
+    left.set(
+        xlabel="variety (1: that of real pictures)",
+        ylabel="requested attributes that are right",
+        title="Literal or varied, by guidance",
+    )
+    right.fill_between(scales, low, high, color=BLUE, alpha=0.15, linewidth=0)
+    saturation = [row["saturation"] for row in rows]
+    right.plot(scales, fidelity, color=BLUE, marker="o", markersize=4, label="requested attributes that are right")
+    right.plot(scales, varied, color=ORANGE, marker="o", markersize=4, label="variety")
+    right.plot(scales, saturation, color=INK, linestyle="--", linewidth=1.2, label="values at 0 or 255")
+    right.axvline(best, color=FAINT, linestyle=":", linewidth=1.2)
+    right.set(xlabel="guidance", title="By scale (dotted: the one chosen)", ylim=(0, None))
+    figure.legend(*right.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower right", ncols=3)
+    for axes in (left, right):
+        axes.title.set_fontsize(11)
+        plots.style(axes)
+    plots.save(figure, path)
+
+
+def gallery(images: np.ndarray, captions: Sequence[str], right: Sequence[bool], path: pathlib.Path) -> None:
+    """The first pictures with their captions below, in another colour where something requested is missing.
+
+    Args:
+        images: uint8 `[N, H, W, 3]`.
+        captions: N, what was requested.
+        right: N, whether all of it is shown.
+        path: the PNG to write.
+    """
+    count = min(len(images), 6 * COLUMNS)
+    lines = -(-count // COLUMNS)
+    figure = Figure(figsize=(1.3 * COLUMNS, 1.72 * lines), dpi=DPI, layout="constrained")
+    panels = np.ravel(figure.subplots(lines, COLUMNS, squeeze=False))
+    for panel in panels:
+        panel.axis("off")
+    for panel, image, caption, well in zip(panels, images[:count], captions, right):
+        panel.imshow(image, interpolation="nearest")
+        text = "\n".join(textwrap.wrap(caption, 21))
+        panel.set_title(text, y=-0.05, pad=-2, va="top", fontsize=7, color=INK if well else ORANGE)
+    plots.save(figure, path)

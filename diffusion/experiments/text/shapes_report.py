@@ -1,0 +1,131 @@
+"""The report of a text-to-image model on the captioned shapes: its rows, each beside its reference, and as Markdown."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation.report import percent
+from diffusion.experiments.text import judge
+
+PICTURES = {
+    "guidance.png": "Guidance: from varied and loose to literal and fried",
+    "guidance_rows.png": "The same captions and seeds at each guidance",
+    "variety.png": "The same captions by seed, at the guidance that was chosen",
+    "test.png": "Captions of the test split and their first pictures; orange: the judge misses something",
+    "withheld.png": "Combinations that no training picture has; orange: the judge misses something",
+    "image_to_image.png": "Image to image: the same shape in the next colour",
+    "style.png": "A style word by SDEdit",
+    "inpainting.png": "Inpainting: a second object on the right",
+    "outpainting.png": "Outpainting: the right half anew",
+    "interpolation.png": "Between two prompts, and between two seeds",
+}
+HEADINGS = {
+    "attributes": "requested attributes that are right",
+    "pictures": "pictures with all of them right",
+    "count": "counting: as many as requested",
+    "relation": "relations: as requested",
+    "word": "words that can be read",
+}
+HOW_TO_READ = (
+    "- **Attributes**: of each picture, those that its caption requests, among " + ", ".join(judge.EASY) + "; "
+    "counting, relations and words stand apart. Intervals are Wilson's, of 95 %.\n"
+    "- **Judge**: a network trained apart from the model, on pictures of its own seed; what it reads in real "
+    "pictures of the same captions bounds what a model can reach.\n"
+    "- **Variety**: mean distance between pictures of one caption in the judge's features, as a share of that "
+    "between real pictures that the caption leaves open.\n"
+    "- **Seam**: mean absolute difference of the pixels on both sides. The autoencoder's: real pictures, encoded "
+    "and decoded, with the other half put back."
+)
+
+Row = tuple[str, str, str]
+"""What, its figure, the reference beside it."""
+
+
+def rows(figures: Mapping[str, Any]) -> list[Row]:
+    """The figures of a report as text, from the first to the last that was measured."""
+    made: list[Row] = []
+    prompts = figures.get("prompts", {})
+    for split, words in (("test", "trained combinations"), ("withheld", "withheld combinations")):
+        for name in (*HEADINGS, *judge.EASY):
+            if share := prompts.get(split, {}).get(name):
+                real = figures["judge"][split].get(name)
+                beside = f"judge on real pictures {percent(real)}" if real else ""
+                made.append((f"{HEADINGS.get(name, f'… {name}')}, {words}", percent(share), beside))
+    for name, share in figures.get("negative", {}).items():
+        what = f"shows the {name} that the negative prompt names"
+        made.append((what, percent(share["after"]), f"before {percent(share['before'])}"))
+    if frechet := figures.get("frechet"):
+        made.append(frechet_row("judge's features", frechet, ".4g"))
+    if copies := figures.get("copies"):
+        beside = f", of held-out pictures {copies['held_out']['exact_duplicates']}"
+        what, value, exact = copies_row("real ones", copies)
+        made.append((what, value, exact + beside))
+    for edit, metrics in figures.get("edits", {}).items():
+        made += [(f"{edit}: {what}", value, beside) for what, value, beside in _leaves(metrics)]
+    return made
+
+
+def frechet_row(space: str, frechet: Mapping, form: str) -> Row:
+    """A Frechet distance from `sample_metrics.distance` beside its floor and noise, numbers in the given form."""
+    floor = frechet["floor"]
+    return (
+        f"Frechet distance ({space})",
+        f"{frechet['distance']:{form}}",
+        f"floor {floor['mean']:{form}} ± {floor['std']:.2g}, {frechet['ratio']:.2f} times; "
+        f"noise {frechet['noise']:{form}}",
+    )
+
+
+def copies_row(others: str, copies: Mapping) -> Row:
+    """How often samples are nearer to training pictures than 1 % and 5 % of others are, from `neighbours.copying`."""
+    near = copies["share_below_held_out_percentile"]
+    exact = f"exact copies {copies['samples']['exact_duplicates']}"
+    return f"nearer to training pictures than 1 % / 5 % of {others}", f"{near['1']:.1%} / {near['5']:.1%}", exact
+
+
+def _leaves(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Row]:
+    """Shares and seams anywhere in nested metrics: (where, figure, reference)."""
+    where = " ".join(path).replace("_", " ").replace("asked", "requested")
+    if "share" in metrics:
+        yield where, percent(metrics), f"of {metrics['count']}"
+    elif "real_mean" in metrics:
+        beside = (
+            f"of 255; the autoencoder's {metrics['coded_mean']:.2g}, at worst {metrics['coded_worst']:.2g}; of real "
+            f"pictures {metrics['real_mean']:.2g}"
+        )
+        yield where, f"{metrics['mean']:.2g}, at worst {metrics['worst']:.2g}", beside
+    else:
+        for name, part in metrics.items():
+            yield from _leaves(part, (*path, name))
+
+
+def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
+    """The report as Markdown; pictures that are in the folder are embedded by relative links."""
+    figures = content["figures"]
+    protocol = content["protocol"]
+    shown = ((what, f"**{value}**", beside) for what, value, beside in rows(figures))
+    by_guidance = [
+        (
+            f"{row['guidance']:g}",
+            percent(row["scores"]["attributes"]),
+            f"{row['scores']['pictures']['share']:.1%}",
+            f"{row['variety']:.2f}",
+            f"{row['saturation']:.1%}",
+        )
+        for row in figures.get("sweep", ())
+    ]
+    header = ("guidance", "attributes right", "pictures right", "variety", "values at 0 or 255")
+    parts = [
+        f"# Text to image: {protocol['model']}",
+        f"Guidance {figures['guidance']:g}, {protocol['steps']} steps.",
+        report.table(("", "model", "beside"), shown),
+        *([report.table(header, by_guidance)] if by_guidance else ()),
+        *report.pictures(folder, PICTURES),
+        "## How to read the figures",
+        HOW_TO_READ,
+        "## Protocol",
+        report.table(("", ""), protocol.items()),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,220 @@
+"""Trains a text-to-image model from captioned pictures: text encoder, autoencoder, denoiser, and one folder of all.
+
+    python -m experiments.text_demo --config=configs/text/shapes.py --workdir=runs/text
+    python -m experiments.text_demo --config=configs/text/shapes.py:tiny --workdir=runs/text_tiny
+    python -m experiments.sample --model=runs/text/model --prompt="a red circle above a blue square"
+
+    WORKDIR/tokenizer                         byte pairs of the captions' words
+    WORKDIR/encoder, autoencoder, denoiser    runs of experiments.train, with their checkpoints, metrics and curves
+    WORKDIR/text_encoder, vae                 of the first two, as other programs read them
+    WORKDIR/captions, latents                 what these make of the pictures and captions, for the third
+    WORKDIR/model                             the model, with model_index.json
+
+The same command goes on where it was stopped, or where --until=autoencoder ended. Each stage can be run by itself: it
+is a command that the stage's first line names. Any field of a stage's config is changed by
+--config.denoiser.train.steps=12000 and the like.
+
+Exit status: as experiments.train.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command_line.flag()
+    flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/text")
+    flags.DEFINE_enum(
+        "until",
+        "denoiser",
+        ["encoder", "autoencoder", "denoiser"],
+        "the last training; without it the same command goes on from there",
+    )
+    flags.mark_flags_as_required(["config", "workdir"])
+    command_line.begin()
+
+import pathlib
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion.data import captions, latent_cache
+from diffusion.experiments import encode, encode_text, train
+from diffusion.experiments.config import ConfigError, checks, fields, resolve, unknown
+from diffusion.experiments.config.differences import differences
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.experiments.text import model
+from diffusion.text import byte_pairs
+from diffusion.training.checkpointing import checkpoints
+
+STAGES = ("encoder", "autoencoder", "denoiser")
+FIELDS = (*STAGES, "data", "vocabulary", "measured")
+
+
+def run(
+    config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command", until: str = STAGES[-1]
+) -> int:
+    """Runs all stages that are not finished.
+
+    Args:
+        config: of `configs/text/shapes.py` and its like.
+        folder: of all that is made.
+        command: how a user goes on, for messages.
+        until: the last training, in `STAGES`.
+
+    Returns:
+        The exit status of the training that ended first, or 0.
+
+    Raises:
+        ConfigError: for a mistake in the config, or an autoencoder that has trained on since its latents were used.
+        Others as `train.run`, `encode.run` and `encode_text.run`.
+    """
+    check(config)
+    folder = pathlib.Path(folder)
+    stage = settled(config, folder)
+    checks.validate(stage["autoencoder"])
+    data = f"{config.data.name}@{config.data.split}"
+    place = config.data.dir
+    here = shlex.quote(str(folder))
+    began = time.monotonic()
+
+    def say(number: int, what: str) -> None:
+        print(f"== {number} of 5, after {(time.monotonic() - began) / 60:.1f} min: {what}", flush=True)
+
+    say(1, f"a vocabulary of the captions of {data} -> {here}/tokenizer")
+    tokenizer = folder / "tokenizer"
+    if not tokenizer.is_dir():
+        encode_text.vocabulary(data, tokenizer, config.vocabulary.size, config.vocabulary.length, place)
+    say(2, f"the text encoder, experiments.train -> {here}/encoder")
+    if (status := _train(stage["encoder"], folder / "encoder", command)) or until == "encoder":
+        return status
+    say(3, f"the autoencoder, experiments.train -> {here}/autoencoder")
+    if (status := _train(stage["autoencoder"], folder / "autoencoder", command)) or until == "autoencoder":
+        return status
+    say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
+    _encode(config, folder, data, place)
+    say(5, f"the denoiser, experiments.train -> {here}/denoiser")
+    if status := _train(stage["denoiser"], folder / "denoiser", command):
+        return status
+    model.pipeline(
+        folder / "denoiser",
+        folder / "model",
+        text_encoder=folder / "text_encoder",
+        tokenizer=tokenizer,
+        vae=folder / "vae",
+    )
+    print(
+        f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: "
+        f'{printed("sample", f"--model={folder}/model")} --prompt="..."',
+        flush=True,
+    )
+    return 0
+
+
+def settled(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
+    """The config of each training, with the folders of its data."""
+    stage = {name: config[name].copy_and_resolve_references() for name in STAGES}
+    for each in stage.values():
+        each.data.update({field: config.data[field] for field in ("name", "dir", "split")})
+    stage["encoder"].data.text.tokenizer = str(folder / "tokenizer")
+    stage["denoiser"].data.text.dir = str(folder / "captions")
+    stage["denoiser"].data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
+    return stage
+
+
+def check(config: Mapping) -> None:
+    """Refuses fields that the command does not know, and numbers out of range.
+
+    Raises:
+        ConfigError: naming the first such field.
+    """
+    for name in config:
+        if name not in FIELDS:
+            raise unknown("config", name, FIELDS, "field")
+    for name in FIELDS:
+        if name not in config:
+            raise ConfigError(f"config.{name} is missing. Start from configs/text/shapes.py.")
+    if config["measured"] < 1:
+        raise ConfigError(f"config.measured = {config['measured']}. Valid: at least 1 picture.")
+    with tempfile.TemporaryDirectory() as folder:  # what is misspelt shows before an hour of training
+        stage = _with_stand_ins(config, pathlib.Path(folder))
+        for name in STAGES:
+            fields.check(config[name])
+            made = resolve.Resolver(stage[name])
+            _ = made.model(), made.optimizer, made.schedule
+    widths = config["encoder"]["model"]["text"]["width"], config["denoiser"]["model"]["text_width"]
+    if widths[0] != widths[1]:
+        raise ConfigError(
+            f"config.denoiser.model.text_width = {widths[1]}, and config.encoder.model.text.width = "
+            f"{widths[0]}: the denoiser reads what the text encoder writes. Valid: the same number."
+        )
+
+
+def _with_stand_ins(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
+    """The configs of `settled`, with a vocabulary and captions of one word in the places of those to come."""
+    width = config["encoder"]["model"]["text"]["width"]
+    length = config["vocabulary"]["length"]
+    entries = lambda texts: {
+        "text": np.zeros((len(texts), length, width), np.float32),
+        "text_mask": np.ones((len(texts), length), bool),
+    }
+    byte_pairs.write(folder / "tokenizer", byte_pairs.learn(["a"], 600), length)
+    captions.write(folder / "captions", captions.table(["a"], entries), {"format": 1, "dataset": {}, "encoder": ""})
+    return settled(config, folder)
+
+
+def _train(config: ConfigDict, folder: pathlib.Path, command: str) -> int:
+    """The exit status of a training, which is left alone where it is finished."""
+    if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
+        if not differences(workdir.read_config(folder), fields.absolute(config)):
+            print(f"{folder} is finished: step {config.train.steps}", flush=True)
+            return 0
+    return train.run(config, folder, command)
+
+
+def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> None:
+    """Exports the encoders of text and pictures, and runs them once on all records, where that is not done yet."""
+    trained = {name: checkpoints.latest(folder / name) for name in STAGES}
+    for name, out, made in (("encoder", "text_encoder", "captions"), ("autoencoder", "vae", "latents")):
+        note = folder / f"{out}.step"
+        if note.is_file() and note.read_text() == str(trained[name]):
+            continue
+        if trained["denoiser"] is not None:
+            raise ConfigError(
+                f"{folder / name} has been trained on to step {trained[name]}, but {folder / 'denoiser'} "
+                "learned what it made before. Choose another --workdir, or remove that folder."
+            )
+        shutil.rmtree(folder / made, ignore_errors=True)
+        if name == "encoder":
+            model.text_encoder(folder / name, folder / out)
+        else:
+            found = model.autoencoder(folder / name, folder / out, config.measured)
+            told = "; ".join(
+                f"{title} {', '.join(f'{x:.3g}' for x in each)}" for title, each in zip(("scale", "shift"), found)
+            )
+            print(f"latents by channel, before they are standardised: {told}", flush=True)
+        workdir.write_text(note, str(trained[name]))
+    if not (folder / "captions" / captions.INDEX).is_file():
+        encode_text.run(folder / "text_encoder", folder / "tokenizer", data, folder / "captions", place)
+    if not (folder / "latents" / latent_cache.INDEX).is_file():
+        encode.run(autoencoder_folders.load(folder / "vae"), data, str(folder / "latents"), place)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    given = flags.FLAGS
+    sys.exit(run(given.config, given.workdir, workdir.command("experiments.text_demo"), given.until))
+
+
+if __name__ == "__main__":
+    command_line.run(
+        main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError, latent_cache.CacheError)
+    )

@@ -1,0 +1,111 @@
+"""Compares few-step students of a text-to-image run with it: prompt adherence and distances, by network evaluations.
+
+    python -m experiments.train --config=configs/students/lcm.py:runs/text/denoiser --workdir=runs/text_students/lcm
+    python -m experiments.text_few_steps --teacher=runs/text/denoiser --students="runs/text_students/*" \\
+        --out=runs/text_few_steps
+
+As `experiments.few_steps`, for runs on the captioned shapes: the prompts are the captions of the first training
+pictures, the judge of `experiments.text_report` reads the attributes that they request, and the Frechet distance, in
+the judge's features, is to new pictures that are drawn as the training pictures are. Each run samples as its own config
+says, but for the number of steps. Writes table.md, few_steps.json, plot.png and samples.png (the same prompts and
+seeds, one below the other) into --out, and goes on where it was interrupted.
+"""
+
+from diffusion.experiments.config import command_line
+from diffusion.experiments.evaluation import few_step_flags
+
+if __name__ == "__main__":  # before the imports that take seconds
+    few_step_flags.define("runs/text/denoiser", "runs/text_students", "runs/text_few_steps")
+    command_line.begin()
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.data import captions, shapes
+from diffusion.experiments import few_steps
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.evaluation import sample_metrics
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate
+from diffusion.experiments.text import judge, prompt_metrics
+from diffusion.metrics.attribute_reader import Reader
+from diffusion.training.checkpointing import checkpoints
+
+EFFORT = sample_metrics.Effort(0, 10)
+SHARE = ("attributes", "attributes right")
+FEATURE = "judge"
+NEW = 2_000  # pictures that distances are measured to
+
+
+class Prompts(NamedTuple):
+    """What all runs are to show: N texts, and what the text encoder made of them, {name: [N, ...]}."""
+
+    texts: list[str]
+    conditions: dict[str, np.ndarray]
+
+
+def prompts(config, number: int) -> Prompts:
+    """The captions of the first training pictures of a run.
+
+    Args:
+        config: of the run.
+        number: of captions, at most as many as there are pictures.
+
+    Raises:
+        ConfigError: for a run without captions, or of other pictures than the shapes.
+    """
+    if config.model.name != "pixart" or config.data.name != "shapes":
+        raise ConfigError(
+            f"this run trains {config.model.name!r} on {config.data.name!r}; the judge reads pictures of "
+            "shapes alone. Valid: the denoiser of experiments.text_demo --config=configs/text/shapes.py, "
+            "and its students. Runs of classes are compared by experiments.few_steps."
+        )
+    table = captions.read(config.data.text.dir)
+    texts = captions.texts_of(config.data.name, config.data.split, config.data.dir)[:number]
+    return Prompts(texts, {name: rows[table.row[:number]] for name, rows in table.entries.items()})
+
+
+def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made:
+    """({"nfe", "attributes", "fd_judge", "floor_judge", ..}, samples, captions) of a row.
+
+    Args:
+        row: a run at a number of steps.
+        reader: () -> the judge, called once there are pictures to read.
+    """
+    config, number = row.config, row.config.sample.number
+    requested = prompts(config, number)
+    params, _ = checkpoints.load_ema(row.folder, row.step)
+    make = generate.of_conditions(resolve.recipe(config, workdir.example_shape(config)))
+    images = make.images(params, requested.conditions, generate.seeds(config, number))
+    subject = prompt_metrics.Subject(None, reader())
+    frechet = prompt_metrics.distance_to(subject, images, *_new(), EFFORT)
+    figures = {
+        "nfe": make.nfe,
+        "attributes": prompt_metrics.scores(subject.judge, requested.texts, images)["attributes"]["share"],
+        f"fd_{FEATURE}": frechet["all_samples"]["mean"],
+        f"floor_{FEATURE}": frechet["floor"]["mean"],
+        "count": number,
+        "dataset": f"shapes {shapes.Shapes.VERSION}",
+    }
+    return figures, images, requested.texts
+
+
+@functools.cache
+def _new() -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of pictures that are drawn as the training pictures are, and that are none of them."""
+    first = shapes.SIZES["train"]
+    images = np.stack([shapes.example("train", number)[0] for number in range(first, first + 2 * NEW)])
+    return images[:NEW], images[NEW:]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line."""
+    reader = functools.cache(judge.reader)
+    few_steps.compare(lambda row: measured(row, reader), "", SHARE, "experiments.text_few_steps", judge.name())
+
+
+if __name__ == "__main__":
+    command_line.run(main, (*workdir.FAILURES, captions.CacheError))

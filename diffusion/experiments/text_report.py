@@ -1,0 +1,222 @@
+"""Measures a text-to-image model on the captioned shapes that it was trained on: report.json, report.md and pictures.
+
+    python -m experiments.text_report --model=runs/text/model --out=runs/text/report
+    python -m experiments.text_report --model=runs/text/model --out=runs/text/report --number=50 --parts=sweep,prompts
+
+A judge reads the attributes of the pictures: a network that was trained apart from the model, on pictures of its own.
+Its accuracy on real pictures stands beside every figure. The guidance is chosen on validation captions, all else is
+measured on captions of the test split and of the withheld combinations. Parts, in this order:
+
+    sweep       fidelity and variety by guidance; chooses it where --guidance is not given
+    prompts     attributes that are right, on trained and on withheld combinations; counting, relations, words
+    negative    how often a picture shows what the negative prompt names, before and after
+    distances   Frechet distance beside the floor, and copies of training pictures
+    edits       image to image, style, inpainting, outpainting, interpolation
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
+    flags.DEFINE_string("out", None, "folder of the report")
+    flags.DEFINE_integer("number", 400, "captions of the test split, and of the withheld combinations", lower_bound=16)
+    flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
+    flags.DEFINE_float("guidance", 0.0, "scale; by default the one that is best on validation captions", lower_bound=0)
+    flags.DEFINE_list("scales", ["1", "1.5", "2", "3", "4", "6", "9"], "of the sweep")
+    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
+    flags.DEFINE_list(
+        "parts", ["sweep", "prompts", "negative", "distances", "edits"], "what is measured; all of it by default"
+    )
+    flags.mark_flags_as_required(["model", "out"])
+    command_line.begin()
+
+import contextlib
+import functools
+import pathlib
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.data import shapes
+from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.evaluation import plots, real_images, report
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.text import edits, judge, prompt_metrics, report_pictures, shapes_report
+from diffusion.experiments.text.prompt_metrics import Subject
+from diffusion.metrics import neighbours
+from diffusion.text_to_image import pipelines
+
+PARTS = ("sweep", "prompts", "negative", "distances", "edits")
+SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
+SHOWN = 6  # captions in a picture of the sweep
+
+
+class Settings(NamedTuple):
+    """How much is measured, and how pictures are made.
+
+    Attributes:
+        number: captions of the test split, and as many of the withheld combinations.
+        steps: of the sampler.
+        guidance: scale; 0 for the one that is best on validation captions.
+        scales: of the sweep.
+        batch_size: pictures at once.
+        parts: of `PARTS`.
+    """
+
+    number: int = 400
+    steps: int = 20
+    guidance: float = 0.0
+    scales: tuple[float, ...] = SCALES
+    batch_size: int = 50
+    parts: tuple[str, ...] = PARTS
+
+
+def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Path, settings: Settings) -> dict:
+    """Measures a model, and writes the report.
+
+    Args:
+        model: of `text_to_image.load`.
+        folder: of the model, for the record.
+        out: where to write.
+        settings: how much.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        ConfigError: if the model's pictures have another size than the shapes.
+    """
+    if model.side != 64:
+        raise ConfigError(
+            f"{folder} makes pictures of {model.side} pixels, and the shapes have 64: the judge does not "
+            "read others. Train on shapes: experiments.text_demo --config=configs/text/shapes.py."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    reader = judge.reader()
+    subject = Subject(functools.partial(_make, model, settings), reader)
+    real = lambda split, number=0: real_images.captioned(f"shapes@{split}", number=number)
+    eighth = max(8, settings.number // 8)
+    splits = {name: real(name, settings.number) for name in ("test", "withheld")}
+    figures: dict[str, Any] = {
+        "judge": {name: prompt_metrics.scores(reader, each.captions, each.images) for name, each in splits.items()}
+    }
+    guidance = settings.guidance or settings.scales[0]
+    if "sweep" in settings.parts:
+        captions = real("validation", eighth).captions
+        with _timed("sweep of the guidance"):
+            rows = prompt_metrics.sweep(subject, captions, settings.scales)
+        guidance = settings.guidance or prompt_metrics.chosen(rows)
+        report_pictures.guidance_curve(rows, guidance, out / "guidance.png")
+        _draw_sweep(rows, captions, guidance, out)
+        figures["sweep"] = [{key: value for key, value in row.items() if key != "images"} for row in rows]
+    figures["guidance"] = guidance
+    made = {}
+    if {"prompts", "distances"} & set(settings.parts):
+        with _timed("pictures of the test captions"):
+            made["test"] = prompt_metrics.accuracy(subject, splits["test"].captions, guidance)
+    if "prompts" in settings.parts:
+        with _timed("pictures of withheld combinations"):
+            made["withheld"] = prompt_metrics.accuracy(subject, splits["withheld"].captions, guidance, first_seed=5_000)
+        figures["prompts"] = {name: each["scores"] for name, each in made.items()}
+        for name, each in made.items():
+            captions = splits[name].captions
+            right = prompt_metrics.whole(reader, captions, each["images"])
+            report_pictures.gallery(each["images"], captions, right, out / f"{name}.png")
+    if "negative" in settings.parts:
+        with _timed("negative prompts"):
+            figures["negative"] = prompt_metrics.negatives(subject, guidance, eighth)
+    if "distances" in settings.parts:
+        with _timed("distances"):
+            held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
+            figures["frechet"] = prompt_metrics.distance_to(subject, made["test"]["images"], held_out, others)
+            figures["copies"] = neighbours.copying(made["test"]["images"], held_out, train)
+    if "edits" in settings.parts:
+        figures["edits"] = {}
+        for name, edit in edits.EDITS.items():
+            with _timed(name):
+                edited = edit(model, reader, max(2, settings.number // 16), guidance=guidance, steps=settings.steps)
+            figures["edits"][name] = edited["figures"]
+            names, images = zip(*edited["rows"])
+            blank = [""] * len(images[0])
+            plots.mosaic([list(images)], list(names), [blank], out / f"{name.replace(' ', '_')}.png")
+    content = report.plain({"figures": figures, "protocol": _protocol(folder, settings)})
+    report.write(out, content, shapes_report.markdown(content, out))
+    return content
+
+
+def _draw_sweep(rows: Sequence[dict], captions: Sequence[str], guidance: float, out: pathlib.Path) -> None:
+    """Pictures of the sweep: captions by guidance at one seed, and captions by seed at the guidance that was chosen."""
+    by_scale = np.stack([row["images"][:SHOWN, 0] for row in rows], axis=1)
+    scales = [f"{'guidance ' if i == 0 else ''}{row['guidance']:g}" for i, row in enumerate(rows)]
+    plots.mosaic([by_scale], list(captions[:SHOWN]), [scales], out / "guidance_rows.png")
+    by_seed = min(rows, key=lambda row: abs(row["guidance"] - guidance))["images"][: SHOWN + 2]
+    seeds = [f"seed {i}" for i in range(by_seed.shape[1])]
+    plots.mosaic([by_seed], list(captions[: SHOWN + 2]), [seeds], out / "variety.png")
+
+
+def _make(
+    model: text_to_image.TextToImage,
+    settings: Settings,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    guidance: float,
+    negative: str | None,
+) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a negative prompt without guidance
+        return text_to_image.generate(
+            model,
+            list(prompts),
+            seeds=list(seeds),
+            guidance=guidance,
+            negative=negative,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+        )
+
+
+def _protocol(folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
+    return {
+        "model": str(folder),
+        "checkpoint": pipelines.fingerprint(folder),
+        "dataset": f"shapes {shapes.Shapes.VERSION}",
+        **settings._asdict(),
+        "seeds": "0.. of test captions, 5000.. of withheld ones, 0.. of the sweep",
+        **report.software(),
+    }
+
+
+@contextlib.contextmanager
+def _timed(what: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    print(f"{what}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    for name in values.parts:
+        if name not in PARTS:
+            raise unknown("--parts", name, PARTS, "part")
+    try:
+        scales = tuple(float(scale) for scale in values.scales)
+    except ValueError:
+        raise ConfigError(f"--scales={','.join(values.scales)}: write numbers, such as 1,2,4.") from None
+    settings = Settings(values.number, values.steps, values.guidance, scales, values.batch_size, tuple(values.parts))
+    folder = pathlib.Path(values.model)
+    out = pathlib.Path(values.out)
+    content = run(prompt_metrics.load(folder), folder, out, settings)
+    for what, value, beside in shapes_report.rows(content["figures"]):
+        print(f"{what:48} {value:24} {beside}")
+    print(f"{out / 'report.md'}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,167 @@
+"""Trains a model as a config describes it; the same command goes on with a run that was stopped.
+
+    python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+    python -m experiments.train --config=configs/digits.py --workdir=runs/digits --config.train.steps=4000
+    python -m experiments.train --config=configs/cifar10_dit.py:tiny --workdir=runs/c10 --config.data.dir=DIR
+
+Ctrl-C or SIGTERM (also to one process of several) finishes the step, saves, and says how to go on; once more, it ends
+at once. SIGUSR1 and SIGHUP stand for SIGTERM. A run that goes on computes what it would have computed undisturbed, bit
+for bit, wherever it was ended.
+
+Exit status: 0 finished; 1 failed (a non-finite loss, a full disk, ...); 2 a mistake in the config; 130 stopped and
+saved after Ctrl-C, 143 after SIGTERM.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command_line.flag()
+    flags.DEFINE_string("workdir", None, "the run folder, made if missing, e.g. runs/digits")
+    flags.DEFINE_string("wandb", "", "project of Weights & Biases to log to as well; WANDB_MODE=offline stays local")
+    flags.mark_flags_as_required(["config", "workdir"])
+    command_line.begin()
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import sys
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from diffusion.data import sources
+from diffusion.experiments.config import checks, fields
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.run import bookkeeping, examples, noise_pairs, tracking
+from diffusion.experiments.run import program as programs
+from diffusion.experiments.run.failure import RunFailed
+from diffusion.experiments.run.start import first_state
+from diffusion.experiments.run_folder import workdir
+from diffusion.training import sharding
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import agreement, compilation_cache, preemption
+
+
+def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command", project: str = "") -> int:
+    """Trains as a config describes it: `train` of its recipe.
+
+    Raises:
+        ConfigError: for a mistake in the config; else as `train`.
+    """
+    sharding.initialize_distributed()
+    recipe = checks.validate(config)
+    return train(dataclasses.replace(recipe, config=fields.absolute(config)), folder, command, project)
+
+
+def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same call", project: str = "") -> int:
+    """Trains until config.train.steps, or until it is asked to stop.
+
+    Args:
+        recipe: of the run.
+        folder: the run folder, made if missing.
+        command: how a user goes on with the run, for messages.
+        project: of Weights & Biases, to log to beside TensorBoard's events; "" is none.
+
+    Returns:
+        The exit status; see the module's docstring.
+
+    Raises:
+        ConfigError: if the recipe does not fit its data, or the folder holds another recipe's run.
+        WorkdirError: if the folder is in use or cannot be written.
+        CheckpointError: if a checkpoint cannot be written, none is sound, or the latest is of another architecture.
+    """
+    begun = time.perf_counter()
+    config = recipe.config
+    with contextlib.ExitStack() as stack:
+        # ==== Processes, mesh, data ====
+        stack.enter_context(agreement.together())  # process 0 may have more to do at the end than the others
+        tracking.check(project)
+        compilation_cache.enable()
+        mesh = programs.mesh_of(config)
+        data = examples.open_examples(recipe)
+        fingerprint = data.source.fingerprint()
+        recipe = checks.with_data(recipe, data.spec)
+
+        # ==== Run folder ====
+        folder = pathlib.Path(folder)
+        if jax.process_index() == 0:  # process 0 keeps the folder; the others only read checkpoints there
+            stack.enter_context(workdir.lock(folder))
+            workdir.settle_config(folder, config)
+        workdir.require_shared(folder)
+
+        # ==== Program, first state, bookkeeping ====
+        program = programs.build(recipe, mesh)
+        saver = checkpoints.Checkpoints(folder, config.checkpoint.keep, config.checkpoint.keep_every)
+        stack.callback(saver.close)
+        train_state, start = first_state(config, folder, program, fingerprint)
+        books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
+        if books.finished():
+            return 0
+        books.announce()
+
+        # ==== Batches ====
+        if recipe.teacher and recipe.teacher.pairs:
+            data = noise_pairs.paired(recipe, folder, data, mesh)
+        batch_size = config.train.batch_size
+        positions = sharding.positions(batch_size, mesh)
+        batches = data.batches(config, start.examples, positions, config.data.threads)
+        stack.callback(batches.close)
+
+        # ==== Loop ====
+        stop = stack.enter_context(books.stop)
+        stack.enter_context(books.display)
+        seed = program.seed
+        step = start.step
+        signal_number = None
+        try:
+            if books.owes_evaluation(step):  # stopped between the step and its evaluation
+                signal_number = books.evaluate(step, train_state)
+            while step < config.train.steps and signal_number is None:
+                try:
+                    batch = next(batches)
+                except (sources.DamagedRecord, OSError):
+                    books.save_before_data_fails(step, train_state)
+                    raise
+                if not program.conditional:
+                    del batch["label"]
+                size = batch["image"].shape[1:3] if data.sizes else ()
+                with books.compiled_once(step, size):
+                    train_state, metrics = program.step(train_state, sharding.to_devices(batch, mesh, batch_size), seed)
+                step += 1
+                books.note(step, metrics)
+                signal_number = stop.received()
+                if books.owes_save(step) or signal_number is not None:
+                    books.save(step, train_state)
+                if books.owes_evaluation(step) and signal_number is None:
+                    signal_number = books.evaluate(step, train_state)
+            saver.wait()
+        except RunFailed as failure:
+            return books.failed(failure.step, train_state)
+        return books.ended(step, signal_number, command)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    try:
+        status = run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("experiments.train"), flags.FLAGS.wandb)
+    except KeyboardInterrupt:
+        print("ended at once; the same command goes on from the last checkpoint", file=sys.stderr)
+        preemption.leave(128 + signal.SIGINT)
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
+            raise
+        print(
+            f"error: {str(error).splitlines()[0]}\nIf another process of this run has ended, its own output says "
+            "why. Start them all again: the run goes on from its last checkpoint.",
+            file=sys.stderr,
+        )
+        preemption.leave(1)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    command_line.run(main, (*workdir.FAILURES, bookkeeping.EvaluationStopped))

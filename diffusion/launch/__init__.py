@@ -1,0 +1,1 @@
+"""Launchers: the same command on several processes."""

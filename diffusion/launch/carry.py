@@ -1,0 +1,137 @@
+"""Carries files to a machine that takes some megabytes at a time: cut into pieces here, put together there.
+
+    python -m launch.carry cut --out=.carry --megabytes=48 data=/data/tfds/cifar10 inception.safetensors wheels
+    python -m launch.carry put .carry/0 --store=/root/store --into=/root/carried    # there, once for each piece
+
+The first packs files and folders (NAME=PATH renames one) into the files .carry/0, .carry/1, ... The second keeps a
+piece, in any order, and once the last is there unpacks them all. It ends with status 0 when everything lies in --into,
+and 75 while pieces are missing. The same two bring files back.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping
+from typing import BinaryIO
+
+from diffusion.launch.stages import UNFINISHED
+
+MEGABYTE = 10**6
+HEADER = 1000  # bytes that a piece's first line may have; `size` counts them
+
+
+def cut(paths: Mapping[str, pathlib.Path], out: pathlib.Path, size: int) -> list[pathlib.Path]:
+    """Packs files and folders into pieces, each a line of JSON about itself and then its part of a tar archive.
+
+    Args:
+        paths: {name there: file or folder here}.
+        out: folder of the pieces; what an earlier cut left there is removed.
+        size: bytes of a piece, at most.
+
+    Returns:
+        The pieces, in order.
+
+    Raises:
+        FileNotFoundError: if one of the paths is not there.
+        ValueError: if the size leaves no room.
+    """
+    for path in paths.values():
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there")
+    if size <= 2 * HEADER:
+        raise ValueError(f"pieces of {size} bytes are too small: more than {2 * HEADER} are needed")
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.iterdir():
+        if old.name.isdigit():
+            old.unlink()
+    with tempfile.TemporaryFile(dir=out) as whole:
+        with tarfile.open(fileobj=whole, mode="w") as archive:
+            for name, path in paths.items():
+                archive.add(path, arcname=name)
+        count = -(-whole.tell() // (size - HEADER))
+        whole.seek(0)
+        name = hashlib.file_digest(whole, "sha256").hexdigest()
+        whole.seek(0)
+        for number in range(count):
+            part = whole.read(size - HEADER)
+            about = {"number": number, "count": count, "of": name, "sha256": hashlib.sha256(part).hexdigest()}
+            (out / str(number)).write_bytes(json.dumps(about).encode() + b"\n" + part)
+    return [out / str(number) for number in range(count)]
+
+
+def put(piece: pathlib.Path, store: pathlib.Path, into: pathlib.Path) -> list[int]:
+    """Keeps a piece, and unpacks all of them when it is the last.
+
+    Args:
+        piece: a file that `cut` made.
+        store: folder that keeps the pieces from call to call; pieces of another cut are removed.
+        into: folder to unpack into.
+
+    Returns:
+        The numbers of the pieces that are missing; none when everything is unpacked.
+
+    Raises:
+        ValueError: if a piece is damaged.
+    """
+    with open(piece, "rb") as file:
+        about = _about(file)
+        part = file.read()
+    if hashlib.sha256(part).hexdigest() != about["sha256"]:
+        raise ValueError(f"{piece} is damaged: carry it again")
+    place = store / about["of"]
+    for other in store.iterdir() if store.is_dir() else ():
+        if other != place:
+            shutil.rmtree(other)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "part").write_bytes(part)
+    (place / "part").replace(place / str(about["number"]))  # whole, or not there
+    missing = [number for number in range(about["count"]) if not (place / str(number)).is_file()]
+    if not missing:
+        with tempfile.TemporaryFile(dir=store) as whole:
+            for number in range(about["count"]):
+                whole.write((place / str(number)).read_bytes())
+            whole.seek(0)
+            with tarfile.open(fileobj=whole) as archive:
+                archive.extractall(into, filter="data")
+    return missing
+
+
+def _about(file: BinaryIO) -> dict:
+    try:
+        return json.loads(file.readline(HEADER))
+    except ValueError as error:
+        raise ValueError(f"{getattr(file, 'name', file)} is no piece of `launch.carry cut`") from error
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.carry", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    cutting = verbs.add_parser("cut", help="pack files into pieces")
+    cutting.add_argument("paths", nargs="+", help="files and folders; NAME=PATH renames one")
+    cutting.add_argument("--out", type=pathlib.Path, required=True)
+    cutting.add_argument("--megabytes", type=float, default=48.0, help="of a piece, at most")
+    putting = verbs.add_parser("put", help="keep a piece, and unpack all of them after the last")
+    putting.add_argument("piece", type=pathlib.Path)
+    putting.add_argument("--store", type=pathlib.Path, required=True)
+    putting.add_argument("--into", type=pathlib.Path, required=True)
+    told = parser.parse_args(argv)
+    if told.verb == "cut":
+        named = [word.split("=", 1) if "=" in word else (pathlib.Path(word).name, word) for word in told.paths]
+        pieces = cut({name: pathlib.Path(path) for name, path in named}, told.out, int(told.megabytes * MEGABYTE))
+        print("\n".join(f"{piece}: {piece.stat().st_size / MEGABYTE:.1f} MB" for piece in pieces))
+        return 0
+    missing = put(told.piece, told.store, told.into)
+    print(f"missing: {', '.join(map(str, missing))}" if missing else f"all of it lies in {told.into}")
+    return UNFINISHED if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

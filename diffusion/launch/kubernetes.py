@@ -1,0 +1,262 @@
+r"""Writes the JobSet manifest of a `jax.distributed` job for Kubernetes, as JSON, and creates it.
+
+Each pod gets the command unchanged and the three variables from which experiments.train joins the job: the coordinator
+is pod 0 by its name in the JobSet's headless service, DIFFUSION_PROCESS_INDEX the pod's index in its job. When a pod
+fails, JobSet restarts all; a preemption does not count towards the limit of restarts, and a mistake in the command or
+the config is not tried again (JobSet 0.10 or later). No secret is written.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+
+from diffusion.launch import command as launcher
+
+EXAMPLE = """example:
+  python -m launch.kubernetes --name=xl2 --image=registry.example.com/diffusion:1 --pods=4 --gpus=8 \\
+    --volume=runs:/runs --secret-env=WANDB_API_KEY=wandb:key -- \\
+    python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/runs/xl2"""
+SECRET_NAME = re.compile("TOKEN|KEY|SECRET|PASSWORD")
+LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+PORT = 8476  # where pod 0 coordinates, in its own network
+WORKER = "worker"  # the one replicated job, whose pods are the processes
+INDEX = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
+SAVED = 143  # the exit status of experiments.train when it has saved after SIGTERM
+MISTAKES = (2, 126, 127)  # a mistake in the config or the command line; a shell that cannot run it, or finds none
+
+
+def _argument(pattern: str, words: str, repeat: bool = True):
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise argparse.ArgumentTypeError(f"{text!r}: must be {words}" if repeat else f"must be {words}")
+        return text
+
+    return check
+
+
+label = _argument(LABEL, "a DNS-1123 label: at most 63 small letters, digits and -, a letter or digit at both ends")
+job_name = _argument(
+    f"(?=[a-z]){LABEL}",
+    "a DNS-1123 label that starts with a letter: at most 63 small letters, digits and -, a letter or digit at its end",
+)
+image = _argument(r"[\w][\w.:/@-]*", "the name of a container image")
+quantity = _argument(r"[0-9]+(\.[0-9]+)?(m|[kMGTP]i?)?", "a Kubernetes quantity, e.g. 16, 500m or 200Gi")
+selector = _argument(rf"({LABEL}(\.{LABEL})*/)?[A-Za-z0-9][\w.-]*=[A-Za-z0-9][\w.-]*", "KEY=VALUE of a node's label")
+volume = _argument(rf"{LABEL}:/[\w./-]*", "CLAIM:/PATH, the name of a PersistentVolumeClaim and where it shall appear")
+secret = _argument(
+    rf"[A-Za-z_]\w*={LABEL}(\.{LABEL})*:[\w.-]+",
+    "NAME=SECRET:KEY, where SECRET is a Secret of the cluster and KEY one of its keys; never the value itself",
+    repeat=False,
+)
+
+
+def natural(text: str) -> int:
+    """An argument that counts something: a whole number, 0 or more."""
+    return int(_argument("[0-9]{1,9}", "a whole number")(text))
+
+
+def positive(text: str) -> int:
+    """An argument that counts something: a whole number, 1 or more."""
+    return int(_argument("0*[1-9][0-9]{0,8}", "a whole number, 1 or more")(text))
+
+
+def variable(text: str) -> str:
+    """An argument NAME=VALUE for the environment, refused if it looks like a secret. Errors do not repeat the value."""
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise argparse.ArgumentTypeError("must be NAME=VALUE, a variable's name and its value")
+    if SECRET_NAME.search(name.upper()) or launcher.SECRET_VALUE.search(value):
+        raise argparse.ArgumentTypeError(
+            f"{name} looks like a secret, which a manifest must not hold: put it into a "
+            f"Secret of the cluster and give --secret-env={name}=SECRET:KEY"
+        )
+    return text
+
+
+def add_pod(add: Callable) -> None:
+    """Adds the options that say what a pod is; `add` is the parser's `add_argument`."""
+    add("--gpus", type=positive, metavar="G", help="nvidia.com/gpu of each pod")
+    add("--tpus", type=positive, metavar="T", help="google.com/tpu of each pod; needs --node-selector on GKE")
+    add("--cpu", type=quantity, metavar="C", help="CPU cores of each pod")
+    add("--memory", type=quantity, metavar="M", help="memory of each pod, e.g. 200Gi")
+    add("--namespace", type=label, metavar="NAME", help="default: kubectl's own")
+    add(
+        "--node-selector",
+        type=selector,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="e.g. cloud.google.com/gke-tpu-topology=2x4; may be repeated",
+    )
+    add(
+        "--volume",
+        type=volume,
+        action="append",
+        default=[],
+        metavar="CLAIM:/PATH",
+        help="PersistentVolumeClaim to mount, such as the workdir's; may be repeated",
+    )
+    add("--env", type=variable, action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
+    add(
+        "--secret-env",
+        type=secret,
+        action="append",
+        default=[],
+        metavar="NAME=SECRET:KEY",
+        help="a variable whose value the cluster's Secret holds; may be repeated",
+    )
+    add(
+        "--grace",
+        type=positive,
+        default=120,
+        metavar="SECONDS",
+        help="time between SIGTERM and SIGKILL, for the run to save (default: 120)",
+    )
+    add("--output", type=pathlib.Path, metavar="FILE", help="write the manifest here and create nothing")
+    add("--dry-run", action="store_true", help="print the manifest and do nothing")
+
+
+def check_pod(parser: argparse.ArgumentParser, options: argparse.Namespace, command: list[str]) -> None:
+    """Ends a launcher with an error for a secret, a variable that is given twice, or GPUs and TPUs in one pod."""
+    launcher.refuse_secrets(
+        parser,
+        command,
+        "a manifest must not hold: let the program read it from a variable, and give --secret-env=NAME=SECRET:KEY",
+    )
+    names = [text.partition("=")[0] for text in options.env + options.secret_env]
+    for name in names:
+        if names.count(name) > 1 or re.fullmatch("DIFFUSION_(COORDINATOR|PROCESS_.*)", name):
+            parser.error(f"variable {name}: given twice, or one that the launcher sets")
+    if options.gpus and options.tpus:
+        parser.error("--gpus and --tpus: a pod has the one or the other")
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
+    parser = launcher.parser(
+        "kubernetes", "Run COMMAND in every pod of a Kubernetes JobSet, as one jax.distributed job.", EXAMPLE
+    )
+    add = parser.add_argument
+    add("--name", type=job_name, required=True, metavar="NAME", help="name of the JobSet")
+    add("--image", type=image, required=True, metavar="IMAGE", help="container image that holds the library")
+    add("--pods", type=positive, default=1, metavar="N", help="number of pods, one process each (default: 1)")
+    add_pod(add)
+    add("--max-restarts", type=natural, default=3, metavar="R", help="restarts after failures (default: 3)")
+    options, command = launcher.parse(parser, argv)
+    check_pod(parser, options, command)
+    longest = len(f"{options.name}-{WORKER}-0-{options.pods - 1}-12345")  # Kubernetes ends a pod's name in 5 letters
+    if longest > 63:
+        parser.error(f"--name={options.name} is {longest - 63} letters too long: the pods' names must fit in 63")
+    return options, command
+
+
+def _literal(text: str) -> str:
+    return text.replace("$", "$$")  # Kubernetes reads $(NAME) as a variable, and $$ as a dollar
+
+
+def environment(options: argparse.Namespace) -> list[dict]:
+    """The variables of a container: the launcher's three, then the user's."""
+    host = f"{options.name}-{WORKER}-0-0.{options.name}"  # pod 0, in the JobSet's headless service
+    plain = {
+        "DIFFUSION_COORDINATOR": f"{host}:{PORT}",
+        "DIFFUSION_PROCESS_COUNT": str(options.pods),
+        "PYTHONUNBUFFERED": "1",
+    } | dict(text.split("=", 1) for text in options.env)
+    return variables(plain, options.secret_env, {"name": "DIFFUSION_PROCESS_INDEX", "valueFrom": INDEX})
+
+
+def variables(plain: dict[str, str], secret_env: list[str], index: dict) -> list[dict]:
+    """The variables of a container: plain ones, the index of its pod, and those that a Secret holds."""
+    found = [{"name": name, "value": _literal(value)} for name, value in plain.items()]
+    found.append(index)
+    for text in secret_env:
+        name, _, where = text.partition("=")
+        key = dict(zip(("name", "key"), where.split(":")))
+        found.append({"name": name, "valueFrom": {"secretKeyRef": key}})
+    return found
+
+
+def pod(options: argparse.Namespace, command: list[str], env: list[dict]) -> dict:
+    """The specification of a pod that runs `command` once, with these variables."""
+    values = {"nvidia.com/gpu": "gpus", "google.com/tpu": "tpus", "cpu": "cpu", "memory": "memory"}
+    amounts = {name: str(getattr(options, key)) for name, key in values.items() if getattr(options, key) is not None}
+    claims = [text.partition(":")[::2] for text in options.volume]
+    volumes = [{"name": f"v{i}", "persistentVolumeClaim": {"claimName": claim}} for i, (claim, _) in enumerate(claims)]
+    mounts = [{"name": f"v{i}", "mountPath": path} for i, (_, path) in enumerate(claims)]
+    if options.gpus:  # NCCL needs more shared memory than the 64 MiB that a container has
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    container = {
+        "name": WORKER,
+        "image": options.image,
+        "command": [_literal(word) for word in command],
+        "env": env,
+        "resources": {"requests": amounts, "limits": amounts},
+        "volumeMounts": mounts,
+    }
+    return {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": options.grace,
+        "containers": [container],
+        "volumes": volumes,
+        "nodeSelector": dict(text.split("=") for text in options.node_selector),
+    }
+
+
+def manifest(options: argparse.Namespace, command: list[str]) -> dict:
+    """The JobSet that runs `command`, from what `parse` returns, as the object that its JSON describes."""
+    template = pod(options, command, environment(options))
+    exits = lambda *values: {"containerName": WORKER, "operator": "In", "values": list(values)}
+    ends = [
+        {"action": "FailJob", "onExitCodes": exits(*MISTAKES)},
+        {"action": "FailJob", "onExitCodes": exits(SAVED)},
+        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+    job = {
+        "completionMode": "Indexed",
+        "completions": options.pods,
+        "parallelism": options.pods,
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": ends},
+        "template": {"spec": template},
+    }
+    matched = {"onJobFailureReasons": ["PodFailurePolicy"]}  # which of the rules, only the message tells
+    mistake = {
+        "name": "mistake",
+        "action": "FailJobSet",
+        **matched,
+        "onJobFailureMessagePatterns": ["matching FailJob rule at index 0$"],
+    }
+    preempted = {"name": "preempted", "action": "RestartJobSetAndIgnoreMaxRestarts", **matched}
+    metadata = {"name": options.name} | ({"namespace": options.namespace} if options.namespace else {})
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": metadata,
+        "spec": {
+            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True, "subdomain": options.name},
+            "failurePolicy": {"maxRestarts": options.max_restarts, "rules": [mistake, preempted]},
+            "replicatedJobs": [{"name": WORKER, "replicas": 1, "template": {"spec": job}}],
+        },
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Runs the launcher on arguments without the program's name; returns the exit status."""
+    options, command = parse(argv)
+    text = json.dumps(manifest(options, command), indent=2) + "\n"
+    return launcher.hand_over(
+        "launch.kubernetes",
+        text,
+        options,
+        ["kubectl", "create", "-f", "-"],
+        "create the job with: kubectl create -f",
+        "Use --dry-run to see the manifest or --output=FILE to write it.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,98 @@
+r"""Writes the manifest of a sweep as an indexed Job for Kubernetes, as JSON, and creates it: one pod for each run.
+
+Pod i runs COMMAND with --run=i at its end, as experiments.sweep takes it. A run that fails is tried again --retries
+times and ends no other; a mistake in its config is final; a preempted pod is replaced free of charge, and its run goes
+on from what it saved (Kubernetes 1.33 or later, or 1.29 with JobBackoffLimitPerIndex). No secret is written.
+"""
+
+import argparse
+import json
+import re
+import sys
+
+from diffusion.launch import command as launcher
+from diffusion.launch import kubernetes
+
+EXAMPLE = """example:
+  python -m launch.kubernetes_array --name=weightings --image=registry.example.com/diffusion:1 --runs=45 --at-once=8 \\
+    --gpus=1 --volume=runs:/runs -- \\
+    python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --workdir=/runs/weightings"""
+VARIABLE = "DIFFUSION_RUN"  # the index of a pod, in its command
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
+    parser = launcher.parser(
+        "kubernetes_array", "Run COMMAND --run=I for each run of a sweep, each in a pod of a Kubernetes Job.", EXAMPLE
+    )
+    add = parser.add_argument
+    add("--name", type=kubernetes.job_name, required=True, metavar="NAME", help="name of the Job")
+    add("--image", type=kubernetes.image, required=True, metavar="IMAGE", help="container image that holds the library")
+    add(
+        "--runs",
+        type=kubernetes.positive,
+        required=True,
+        metavar="N",
+        help="runs of the sweep, as its --dry-run counts them",
+    )
+    add("--at-once", type=kubernetes.positive, metavar="N", help="pods at the same time, at most (default: all)")
+    add(
+        "--retries",
+        type=kubernetes.natural,
+        default=0,
+        metavar="R",
+        help="attempts more for a run that fails (default: 0)",
+    )
+    kubernetes.add_pod(add)
+    options, command = launcher.parse(parser, argv)
+    kubernetes.check_pod(parser, options, command)
+    if any(re.fullmatch("--run(=.*)?", word) for word in command):
+        parser.error("the command has --run, which the launcher adds itself")
+    if any(text.partition("=")[0] == VARIABLE for text in options.env + options.secret_env):
+        parser.error(f"variable {VARIABLE}: one that the launcher sets")
+    longest = len(f"{options.name}-{options.runs - 1}-12345")  # Kubernetes ends a pod's name in 5 letters
+    if longest > 63:
+        parser.error(f"--name={options.name} is {longest - 63} letters too long: the pods' names must fit in 63")
+    return options, command
+
+
+def manifest(options: argparse.Namespace, command: list[str]) -> dict:
+    """The Job that runs `command`, from what `parse` returns, as the object that its JSON describes."""
+    plain = {"PYTHONUNBUFFERED": "1"} | dict(text.split("=", 1) for text in options.env)
+    index = {"name": VARIABLE, "valueFrom": kubernetes.INDEX}
+    pod = kubernetes.pod(options, command, kubernetes.variables(plain, options.secret_env, index))
+    pod["containers"][0]["command"].append(f"--run=$({VARIABLE})")  # which Kubernetes fills in
+    exits = lambda *values: {"containerName": kubernetes.WORKER, "operator": "In", "values": list(values)}
+    rules = [
+        {"action": "FailIndex", "onExitCodes": exits(*kubernetes.MISTAKES)},
+        {"action": "Ignore", "onExitCodes": exits(kubernetes.SAVED)},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+    spec = {
+        "completionMode": "Indexed",
+        "completions": options.runs,
+        "parallelism": options.at_once or options.runs,
+        "backoffLimitPerIndex": options.retries,
+        "podFailurePolicy": {"rules": rules},
+        "template": {"spec": pod},
+    }
+    metadata = {"name": options.name} | ({"namespace": options.namespace} if options.namespace else {})
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def main(argv: list[str]) -> int:
+    """Runs the launcher on arguments without the program's name; returns the exit status."""
+    options, command = parse(argv)
+    text = json.dumps(manifest(options, command), indent=2) + "\n"
+    return launcher.hand_over(
+        "launch.kubernetes_array",
+        text,
+        options,
+        ["kubectl", "create", "-f", "-"],
+        "create the job with: kubectl create -f",
+        "Use --dry-run to see the manifest or --output=FILE to write it.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

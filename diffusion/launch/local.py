@@ -1,0 +1,269 @@
+"""Runs one command as several processes of one `jax.distributed` job on this machine.
+
+Each process gets the command unchanged and three environment variables, from which experiments.train joins the job:
+DIFFUSION_COORDINATOR (127.0.0.1:port), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX. Lines of output carry the
+index of their process. DIFFUSION_LAUNCHER holds the words before the command, for what a run says of how to go on.
+Signals are passed on (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP). When a process fails, the others are ended; where the launcher
+is killed, all are.
+"""
+
+import argparse
+import collections
+import os
+import queue
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+from diffusion.launch import command as launcher
+from diffusion.launch.guard import Guard
+
+NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: passed on, however often they come
+LINES_KEPT = 30  # of a process's errors, shown again when it fails: what the others say meanwhile would bury them
+EXAMPLE = """example:
+  python -m launch.local --processes=2 -- \\
+    python -m experiments.train --config=configs/digits.py --workdir=runs/two"""
+
+
+class Process(NamedTuple):
+    """A started process, the threads that pass its output on, and the last lines of its standard error."""
+
+    popen: subprocess.Popen
+    readers: list[threading.Thread]
+    errors: collections.deque
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the launcher's own arguments from the command after `--`.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        The options and the command as a list of words.
+    """
+    parser = launcher.parser(
+        "local",
+        "Run COMMAND as several processes of one jax.distributed job on this machine. The word `python` "
+        "at its start means the interpreter that runs the launcher.",
+        EXAMPLE,
+        allow_abbrev=True,
+    )
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="number of processes (default: 2)")
+    parser.add_argument(
+        "--devices-per-process",
+        type=int,
+        metavar="D",
+        help="simulate D CPU devices in each process (default: the devices that JAX finds)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="time between SIGTERM and SIGKILL when a process has failed (default: 10)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    options, command = launcher.parse(parser, argv)
+    if options.processes < 1:
+        parser.error(f"--processes={options.processes}: at least 1 process is needed")
+    if options.devices_per_process is not None and options.devices_per_process < 1:
+        parser.error(f"--devices-per-process={options.devices_per_process}: at least 1 device is needed")
+    if options.grace < 0:
+        parser.error(f"--grace={options.grace}: a time in seconds, 0 or more")
+    return options, command
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def variables(index: int, count: int, port: int, devices: int | None, environment: dict[str, str]) -> dict[str, str]:
+    """The environment variables that process `index` gets beside the launcher's own.
+
+    Args:
+        index: 0 to count - 1.
+        count: number of processes.
+        port: where process 0 coordinates.
+        devices: CPU devices to simulate in each process, or None to leave the platform alone.
+        environment: the launcher's own variables, to whose XLA_FLAGS the device count is added.
+
+    Returns:
+        Names and values to add.
+    """
+    added = {
+        "DIFFUSION_COORDINATOR": f"127.0.0.1:{port}",
+        "DIFFUSION_PROCESS_COUNT": str(count),
+        "DIFFUSION_PROCESS_INDEX": str(index),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if devices is not None:
+        name = "--xla_force_host_platform_device_count"
+        others = re.sub(rf"{name}=\S*", "", environment.get("XLA_FLAGS", ""))
+        added["XLA_FLAGS"] = " ".join([*others.split(), f"{name}={devices}"])
+        added["JAX_PLATFORMS"] = environment.get("JAX_PLATFORMS", "cpu")
+    return added
+
+
+def start(command: list[str], index: int, added: dict[str, str], guard: Guard) -> Process:
+    """Starts one process in a session of its own, its output passed on line by line behind `[index]`."""
+    popen = subprocess.Popen(
+        command,
+        env=os.environ | added,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches it through us alone
+        preexec_fn=guard.add_this,
+    )
+    errors = collections.deque(maxlen=LINES_KEPT)
+    readers = [
+        threading.Thread(target=_pass_on, args=(source, sink, index, kept), daemon=True)
+        for source, sink, kept in [(popen.stdout, sys.stdout, None), (popen.stderr, sys.stderr, errors)]
+    ]
+    for reader in readers:
+        reader.start()
+    return Process(popen, readers, errors)
+
+
+def _pass_on(source, sink, index: int, kept: collections.deque | None) -> None:
+    for line in source:
+        text = line.decode(errors="replace").rstrip("\n")
+        if kept is not None:
+            kept.append(text)
+        sink.write(f"[{index}] {text}\n")  # one write a line, so that processes do not cut each other's
+        sink.flush()
+
+
+def signal_all(processes: list[Process], number: int) -> None:
+    """Sends a signal to the group of every process that still runs, hence to its children as well."""
+    for process in processes:
+        if process.popen.poll() is None:
+            try:
+                os.killpg(process.popen.pid, number)
+            except ProcessLookupError:
+                pass  # it ended in between
+
+
+def exit_status(returncode: int) -> int:
+    """A return code as a shell gives it: 128 + n for a process that signal n ended."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Guard) -> int:
+    """Waits for all processes; when one fails, ends the others.
+
+    Args:
+        processes: the processes, in the order of their indices.
+        signals: numbers of the signals that the launcher got, to pass on. The second kills, but for `NOTICES`.
+        grace: seconds between SIGTERM and SIGKILL after a failure.
+        guard: of the processes.
+
+    Returns:
+        The exit status of the process that failed first, or 0.
+    """
+    running = dict(enumerate(processes))
+    failed = None
+    kill_at = float("inf")
+    asked = 0
+    warned = False
+    while running:
+        try:
+            number = signals.get(timeout=0.05)
+            warned |= number in NOTICES
+            asked += number not in NOTICES
+            signal_all(processes, signal.SIGKILL if asked > 1 else number)
+            _say(
+                "killed the processes"
+                if asked > 1
+                else "passed on " + signal.Signals(number).name + ("; once more kills the processes" if asked else "")
+            )
+        except queue.Empty:
+            pass
+        ended = {i: process for i, process in running.items() if process.popen.poll() is not None}
+        for i, process in ended.items():
+            del running[i]
+            guard.remove(process.popen.pid)
+            if process.popen.returncode != 0 and failed is None:
+                failed = i
+                kill_at = time.monotonic() + grace
+                if running and not asked and not warned:  # else they are on their way out, perhaps saving: let them
+                    _say(
+                        f"process {i} failed with exit status {exit_status(process.popen.returncode)}; "
+                        f"ending the other {len(running)}"
+                    )
+                    signal_all(processes, signal.SIGTERM)
+        if running and time.monotonic() > kill_at:  # a process stuck in jax.distributed ignores SIGTERM
+            _say(f"{grace:g} s later still running, hence killed: process {', '.join(map(str, running))}")
+            signal_all(processes, signal.SIGKILL)
+            kill_at = float("inf")
+    for process in processes:
+        for reader in process.readers:
+            reader.join(timeout=1)  # a grandchild may hold the pipe open for ever
+    if failed is None:
+        return 0
+    if len(processes) > 1 and not asked and not warned and processes[failed].errors:
+        _say(f"the last lines that process {failed}, the first to fail, wrote to standard error:")
+        print("\n".join(f"[{failed}] {line}" for line in processes[failed].errors), file=sys.stderr, flush=True)
+    return exit_status(processes[failed].popen.returncode)
+
+
+def _say(text: str) -> None:
+    print(f"launch.local: {text}", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the launcher.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        The exit status.
+    """
+    options, command = parse(argv)
+    if command[0] == "python":
+        command = [sys.executable, *command[1:]]
+    port = free_port()
+    added = [
+        variables(i, options.processes, port, options.devices_per_process, dict(os.environ))
+        for i in range(options.processes)
+    ]
+    if options.dry_run:
+        for i, names in enumerate(added):
+            words = [f"{name}={shlex.quote(value)}" for name, value in names.items()]
+            print(f"[{i}]", " ".join([*words, shlex.join(command)]))
+        return 0
+    signals = queue.SimpleQueue()
+    heard = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]  # SIGHUP under nohup
+    for number in (signal.SIGINT, signal.SIGTERM, *heard):
+        signal.signal(number, lambda got, frame: signals.put(got))
+    launcher = {"DIFFUSION_LAUNCHER": shlex.join(["python", "-m", "launch.local", *argv[: argv.index("--")], "--"])}
+    processes = []
+    guard = Guard()
+    try:
+        for i, names in enumerate(added):
+            processes.append(start(command, i, names | launcher, guard))
+        return wait(processes, signals, options.grace, guard)
+    except OSError as error:
+        _say(
+            f"cannot run {command[0]!r}: {error.strerror}. Write the command after --, e.g. python -m "
+            "experiments.train ..."
+        )
+        return 127 if isinstance(error, FileNotFoundError) else 126
+    finally:
+        signal_all(processes, signal.SIGKILL)  # none outlives the launcher
+        guard.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,266 @@
+r"""Writes the sbatch file of a `jax.distributed` job for SLURM, and submits it.
+
+Each task gets the command unchanged and the three variables from which experiments.train joins the job:
+DIFFUSION_COORDINATOR (the first host of the job, a port made of its id), DIFFUSION_PROCESS_COUNT and
+DIFFUSION_PROCESS_INDEX; with GPUs also JAX_LOCAL_DEVICE_IDS, without which JAX takes one GPU a process inside SLURM.
+SLURM sends the tasks SIGTERM before the time limit and on preemption; a run that then saves and exits with 143 is put
+back into the queue, unless it was cancelled, and its log goes on in the same file. Any other end (a mistake in the
+config, a non-finite loss) is final.
+"""
+
+import argparse
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Callable
+
+from diffusion.launch import command as launcher
+
+EXAMPLE = """example:
+  python -m launch.slurm --nodes=2 --gpus-per-node=8 --partition=gpu --time=12:00:00 --cpus-per-task=32 -- \\
+    python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/shared/runs/xl2"""
+SAVED = 143  # the exit status of experiments.train when it has saved after SIGTERM
+OWN = re.compile(  # options of sbatch that this launcher writes, or that would change what the tasks see
+    r"--(nodes|n?tasks.*|gpu.*|gres.*|cpus-per-(task|gpu)|signal|requeue|no-requeue|open-mode|job-name|partition|time|"
+    r"output|array|account|distribution|wrap)([= ].*)?"
+)
+TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]{1,2}))?(?::([0-9]{1,2}))?")
+
+# Double braces are for str.format, which leaves single ones.
+TURNS = """
+# {saved}: saved after SIGTERM, at the time limit or preempted. A job that was cancelled is no longer RUNNING.
+job={job}
+if [ "$status" = {saved} ] && [ "$(squeue --noheader --jobs="$job" --format=%T)" = RUNNING ]; then
+  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {turns} ]; then
+    echo "saved; back into the queue: scontrol requeue $job"
+    scontrol requeue "$job"
+  else
+    echo "saved, but this was turn $((SLURM_RESTART_COUNT + 1)), more than --max-requeues={turns} allows" >&2
+  fi
+fi
+exit "$status"
+"""
+SCRIPT = (
+    """#!/bin/bash
+{directives}
+
+set -euo pipefail
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+coordinator="${{hosts%%$'\\n'*}}:$((20000 + SLURM_JOB_ID % 10000))"
+
+# Runs in every task. The coordinator is an argument: srun passes no variables on under --export=NONE.
+task='
+export DIFFUSION_COORDINATOR=$1 DIFFUSION_PROCESS_COUNT=$SLURM_NTASKS DIFFUSION_PROCESS_INDEX=$SLURM_PROCID
+export PYTHONUNBUFFERED=1
+shift
+{devices}exec "$@"'
+
+status=0
+srun {options} bash -c "$task" task "$coordinator" {command} || status=$?
+"""
+    + TURNS
+)
+
+
+def count(text: str) -> int:
+    """An argument that counts something: a whole number, 1 or more."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, 1 or more")
+    return int(text)
+
+
+def name(text: str) -> str:
+    """An argument that names a job, a partition (or several, with commas) or an account."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+@,-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be of letters, digits and _ . + @ , - and not start with -")
+    return text
+
+
+def duration(text: str) -> str:
+    """An argument that is a time as SLURM writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    if not TIME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S, for example 12:00:00"
+        )
+    return text
+
+
+def seconds(text: str) -> int:
+    """The seconds of a time that `duration` accepts."""
+    days, *parts = TIME.fullmatch(text).groups()
+    numbers = [int(part) for part in parts if part is not None]
+    if days is None and len(numbers) < 3:
+        numbers = [0, *numbers]  # the first is minutes
+    hours, minutes, rest = [*numbers, 0, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def log_pattern(text: str) -> str:
+    """An argument that names the log, in which SLURM replaces %j by the job's id."""
+    if not re.fullmatch(r"[\w./%+=@-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: a file name without spaces and quotes, for example logs/%j.out")
+    return text
+
+
+def directive(text: str) -> str:
+    """An argument that is one more option of sbatch; those that this launcher writes itself are refused."""
+    if not re.fullmatch(r"--[a-z][^\n\r]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: an option of sbatch in its long form, for example --mem=200G")
+    if OWN.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: the launcher sees to this itself; --help lists its options")
+    return text
+
+
+def add_usual(add: Callable, log: str, words: str) -> None:
+    """Adds the options that every sbatch file of ours has.
+
+    Args:
+        add: the parser's `add_argument`.
+        log: default of --log.
+        words: what stands in it for what, for the help.
+    """
+    add("--partition", type=name, metavar="NAME", help="partition, or several with commas between")
+    add("--account", type=name, metavar="NAME", help="account to charge")
+    add("--time", type=duration, metavar="TIME", help="time limit of one turn, e.g. 90 (minutes), 12:00:00 or 2-00")
+    add(
+        "--grace",
+        type=count,
+        default=120,
+        metavar="SECONDS",
+        help="SIGTERM comes so long before the end, for the run to save (default: 120)",
+    )
+    add(
+        "--max-requeues",
+        type=count,
+        default=1000,
+        metavar="N",
+        help="turns after the first, so that a run that never gets further ends at last (default: 1000)",
+    )
+    add("--job-name", type=name, default="diffusion", metavar="NAME", help="default: diffusion")
+    add("--log", type=log_pattern, default=log, metavar="FILE", help=f"default: {log.replace('%', '%%')}, {words}")
+    add(
+        "--sbatch",
+        type=directive,
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="any other option of sbatch, e.g. --sbatch=--mem=200G; may be repeated",
+    )
+    add("--output", type=pathlib.Path, metavar="FILE", help="write the sbatch file here and do not submit it")
+    add("--dry-run", action="store_true", help="print the sbatch file and do nothing")
+
+
+def check_usual(parser: argparse.ArgumentParser, options: argparse.Namespace, command: list[str]) -> None:
+    """Ends a launcher with an error for a secret in the command, or a time limit that the grace uses up."""
+    launcher.refuse_secrets(
+        parser,
+        command,
+        "a file must not hold, and other users see in the list of processes: let "
+        "the program read it from a variable, which the tasks have too",
+    )
+    if options.time is not None and seconds(options.time) <= options.grace:
+        parser.error(f"--time={options.time} is {seconds(options.time)} s, which --grace={options.grace} uses up")
+
+
+def directives(options: argparse.Namespace, **given: object) -> str:
+    """The lines that tell sbatch what a job needs.
+
+    Args:
+        options: with those of `add_usual`.
+        **given: further options of sbatch, "_" for "-"; those that are None are left out.
+    """
+    usual = {
+        "job_name": options.job_name,
+        "partition": options.partition,
+        "account": options.account,
+        "time": options.time,
+        "output": options.log,
+        "open_mode": "append",
+        "signal": f"TERM@{options.grace}",
+    }
+    lines = [f"--{key.replace('_', '-')}={value}" for key, value in (given | usual).items() if value is not None]
+    return "\n".join(f"#SBATCH {line}" for line in [*lines, "--requeue", *options.sbatch])
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the launcher's own arguments from the command after `--`.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        The options and the command as a list of words.
+    """
+    parser = launcher.parser(
+        "slurm",
+        "Run COMMAND in every task of a SLURM job, as one jax.distributed job. The tasks have this\n"
+        "folder and this environment. At the time limit the run saves, and goes on in a new turn.",
+        EXAMPLE,
+    )
+    add = parser.add_argument
+    add("--nodes", type=count, default=1, metavar="N", help="number of nodes (default: 1)")
+    add("--tasks-per-node", type=count, default=1, metavar="T", help="processes on each node (default: 1)")
+    add("--gpus-per-node", type=count, metavar="G", help="GPUs on each node, dealt out to its tasks (default: none)")
+    add("--cpus-per-task", type=count, metavar="C", help="CPU cores for each task")
+    add_usual(add, "slurm-%j.out", "%%j = job id")
+    options, command = launcher.parse(parser, argv)
+    check_usual(parser, options, command)
+    if options.gpus_per_node is not None and options.gpus_per_node % options.tasks_per_node:
+        parser.error(
+            f"--gpus-per-node={options.gpus_per_node} does not divide over --tasks-per-node={options.tasks_per_node}"
+        )
+    return options, command
+
+
+def script(options: argparse.Namespace, command: list[str]) -> str:
+    """The text of the sbatch file.
+
+    Args:
+        options: from `parse`.
+        command: words, which every task gets as they are.
+
+    Returns:
+        A bash script whose comments tell sbatch what the job needs.
+    """
+    devices = ""
+    if options.gpus_per_node is not None:
+        each = options.gpus_per_node // options.tasks_per_node
+        ids = f"$(seq -s , $((SLURM_LOCALID * {each})) $((SLURM_LOCALID * {each} + {each - 1})))"
+        devices = f"export JAX_LOCAL_DEVICE_IDS={ids}\n"
+    srun = ["--kill-on-bad-exit=1"]  # a failed task ends the others
+    srun += ["--label"] if options.nodes * options.tasks_per_node > 1 else []
+    srun += [f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else []  # srun does not inherit it
+    return SCRIPT.format(
+        directives=directives(
+            options,
+            nodes=options.nodes,
+            ntasks_per_node=options.tasks_per_node,
+            gpus_per_node=options.gpus_per_node,
+            cpus_per_task=options.cpus_per_task,
+        ),
+        devices=devices,
+        options=" ".join(srun),
+        command=shlex.join(command),
+        saved=SAVED,
+        job="$SLURM_JOB_ID",
+        turns=options.max_requeues,
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the launcher on arguments without the program's name; returns the exit status."""
+    options, command = parse(argv)
+    return launcher.hand_over(
+        "launch.slurm",
+        script(options, command),
+        options,
+        ["sbatch"],
+        "submit it with: sbatch",
+        "Run this on a login node of the cluster, or use --dry-run to see the sbatch file or --output=FILE to write "
+        "it.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

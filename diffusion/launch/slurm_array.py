@@ -1,0 +1,119 @@
+r"""Writes the sbatch file of a sweep as a SLURM array, one task for each run, and submits it.
+
+Task i runs COMMAND with --run=i at its end, as experiments.sweep takes it. A task that saves at the time limit or
+before a preemption goes back into the queue, as those of launch.slurm do; one that fails ends no other. To try the
+failed runs once more submit the same again: tasks whose run is done end at once.
+"""
+
+import argparse
+import re
+import shlex
+import sys
+
+from diffusion.launch import command as launcher
+from diffusion.launch import slurm
+
+EXAMPLE = """example:
+  python -m launch.slurm_array --runs=45 --at-once=8 --gpus-per-task=1 --time=2:00:00 -- \\
+    python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --workdir=/shared/runs/weightings"""
+# To squeue and scontrol the SLURM_JOB_ID of an array's last task is the id of the array, and means all of its tasks.
+TASK = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+SCRIPT = (
+    """#!/bin/bash
+{directives}
+
+set -euo pipefail
+status=0
+srun {options} {command} --run="$SLURM_ARRAY_TASK_ID" || status=$?
+"""
+    + slurm.TURNS
+)
+
+
+def indices(text: str) -> str:
+    """An argument that names tasks as SLURM does: numbers and ranges with commas between, e.g. 3,7,10-12."""
+    if not re.fullmatch(r"[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be numbers and ranges, for example 3,7,10-12")
+    return text
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the launcher's own arguments from the command after `--`.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        The options and the command as a list of words.
+    """
+    parser = launcher.parser(
+        "slurm_array",
+        "Run COMMAND --run=I for each run of a sweep, as a SLURM array. The tasks have this folder and\n"
+        "this environment. At the time limit a run saves, and goes on in a new turn.",
+        EXAMPLE,
+    )
+    add = parser.add_argument
+    add("--runs", type=slurm.count, required=True, metavar="N", help="runs of the sweep, as its --dry-run counts them")
+    add("--only", type=indices, metavar="I,J-K", help="some of them alone, e.g. 3,7,10-12")
+    add("--at-once", type=slurm.count, metavar="N", help="tasks that run at the same time, at most (default: all)")
+    add("--gpus-per-task", type=slurm.count, metavar="G", help="GPUs of each run (default: none)")
+    add("--cpus-per-task", type=slurm.count, metavar="C", help="CPU cores of each run")
+    slurm.add_usual(add, "slurm-%A_%a.out", "%%A = job id, %%a = index of the run")
+    options, command = launcher.parse(parser, argv)
+    slurm.check_usual(parser, options, command)
+    if any(re.fullmatch("--run(=.*)?", word) for word in command):
+        parser.error("the command has --run, which the launcher adds itself")
+    beyond = [index for index in re.findall("[0-9]+", options.only or "") if int(index) >= options.runs]
+    if beyond:
+        parser.error(
+            f"--only={options.only} names run {beyond[0]}; those of --runs={options.runs} are 0 to {options.runs - 1}"
+        )
+    return options, command
+
+
+def script(options: argparse.Namespace, command: list[str]) -> str:
+    """The text of the sbatch file.
+
+    Args:
+        options: from `parse`.
+        command: words; each task gets them and --run=INDEX.
+
+    Returns:
+        A bash script whose comments tell sbatch what the tasks need.
+    """
+    tasks = options.only or f"0-{options.runs - 1}"
+    limit = f"%{options.at_once}" if options.at_once else ""
+    srun = ["--ntasks=1", *([f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else [])]
+    return SCRIPT.format(
+        directives=slurm.directives(
+            options,
+            array=tasks + limit,
+            nodes=1,
+            ntasks=1,
+            gpus_per_task=options.gpus_per_task,
+            cpus_per_task=options.cpus_per_task,
+        ),
+        options=" ".join(srun),
+        command=shlex.join(command),
+        saved=slurm.SAVED,
+        job=TASK,
+        turns=options.max_requeues,
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the launcher on arguments without the program's name; returns the exit status."""
+    options, command = parse(argv)
+    return launcher.hand_over(
+        "launch.slurm_array",
+        script(options, command),
+        options,
+        ["sbatch"],
+        "submit it with: sbatch",
+        "Run this on a login node of the cluster, or use --dry-run to see the sbatch file or --output=FILE to write "
+        "it.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

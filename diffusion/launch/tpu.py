@@ -1,0 +1,129 @@
+r"""Runs one command on every host of a Cloud TPU pod.
+
+The command goes through `gcloud compute tpus tpu-vm ssh --worker=all`. DIFFUSION_COORDINATOR=auto tells each process
+that there are others, which jax.distributed finds by itself on a pod.
+"""
+
+import argparse
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+from diffusion.launch import command as launcher
+
+EXAMPLE = """example:
+  python -m launch.tpu --name=my-pod --zone=us-east5-a --directory=diffusion -- \\
+    .venv/bin/python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/mnt/filestore/runs/xl2"""
+OWN = re.compile(r"--(command|worker|zone|project|dry-run)([= ].*)?")  # flags of gcloud that this launcher writes
+
+
+def pod(text: str) -> str:
+    """An argument that names a TPU VM, or USER@ and its name."""
+    if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_.-]*@)?[a-z]([a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be small letters, digits and -, from a letter to a letter or digit, at most 63; "
+            "a user's name and @ may stand before it"
+        )
+    return text
+
+
+def zone(text: str) -> str:
+    """An argument that names a zone of Google Cloud."""
+    if not re.fullmatch(r"[a-z]+(-[a-z]+)+[0-9]+-[a-z]", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a zone, which a region and a letter make, as us-east5-a")
+    return text
+
+
+def project(text: str) -> str:
+    """An argument that names a project of Google Cloud."""
+    if not re.fullmatch(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a project's id: 6 to 30 small letters, digits and -")
+    return text
+
+
+def flag(text: str) -> str:
+    """An argument that is one more flag of gcloud; those that this launcher writes itself are refused."""
+    if not re.fullmatch(r"--[a-z].*", text) or OWN.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be a flag of `gcloud compute tpus tpu-vm ssh`, e.g. "
+            "--internal-ip, and none that the launcher sees to itself"
+        )
+    return text
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the launcher's own arguments from the command after `--`.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        The options and the command as a list of words.
+    """
+    parser = launcher.parser(
+        "tpu",
+        "Run COMMAND on every host of a TPU pod. The library, and COMMAND's files, must be there already;\n"
+        "the workdir must be on a file system that all hosts share, not in a bucket.",
+        EXAMPLE,
+    )
+    add = parser.add_argument
+    add("--name", type=pod, required=True, metavar="NAME", help="the TPU VM, or USER@NAME")
+    add("--zone", type=zone, required=True, metavar="ZONE", help="its zone")
+    add("--project", type=project, metavar="PROJECT", help="its project (default: the one that gcloud has set)")
+    add("--directory", metavar="DIR", help="where to run, absolute or from the home directory (default: there)")
+    add(
+        "--gcloud",
+        type=flag,
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="any other flag of gcloud, e.g. --gcloud=--internal-ip; may be repeated",
+    )
+    add("--dry-run", action="store_true", help="print the command line and run nothing")
+    return launcher.parse(parser, argv)
+
+
+def remote(directory: str | None, command: list[str]) -> str:
+    """The line that the shell of each host runs.
+
+    Args:
+        directory: where, or None for the home directory, from which relative ones count; "~/" at its start is that too.
+        command: words, which the host gets as they are.
+
+    Returns:
+        One line for bash.
+    """
+    steps = ["export DIFFUSION_COORDINATOR=auto PYTHONUNBUFFERED=1", "exec " + shlex.join(command)]
+    if directory is not None:
+        steps.insert(0, "cd -- " + shlex.quote(directory.removeprefix("~/")))
+    return " && ".join(steps)
+
+
+def command_line(options: argparse.Namespace, command: list[str]) -> list[str]:
+    """The words of the gcloud command that runs `command` on all hosts."""
+    words = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", options.name, f"--zone={options.zone}", "--worker=all"]
+    words += [f"--project={options.project}"] if options.project else []
+    return [*words, *options.gcloud, f"--command={remote(options.directory, command)}"]
+
+
+def main(argv: list[str]) -> int:
+    """Runs the launcher on arguments without the program's name; returns the exit status."""
+    options, command = parse(argv)
+    words = command_line(options, command)
+    if options.dry_run:
+        print(shlex.join(words))
+        return 0
+    if shutil.which("gcloud") is None:
+        print(
+            "launch.tpu: there is no gcloud on PATH. Install the Google Cloud SDK, or use --dry-run to see the "
+            "command line.",
+            file=sys.stderr,
+        )
+        return 127
+    return subprocess.run(words).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
