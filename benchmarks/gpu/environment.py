@@ -1,6 +1,8 @@
 """What is there: the device, the versions, and what is missing; JSON as `benchmarks.rows` writes it.
 
-python -m benchmarks.gpu.environment --out=environment.json
+The command:
+
+    python -m benchmarks.gpu.environment --out=environment.json
 """
 
 import importlib.metadata

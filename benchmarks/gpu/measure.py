@@ -1,6 +1,8 @@
 """Measures one stage of `plan`: all of its cases in turn, round after round; writes rows as `benchmarks.rows` does.
 
-python -m benchmarks.gpu.measure --stage=attention --out=attention.json
+The command:
+
+    python -m benchmarks.gpu.measure --stage=attention --out=attention.json
 """
 
 import math

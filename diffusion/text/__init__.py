@@ -1,7 +1,9 @@
 """Text as the condition of a network: tokens, their embeddings by any number of encoders, weighted and in windows.
 
-clip = text.Encoder.of(text.Tokenizer.open("sd/tokenizer"), *interchange.load("sd/text_encoder"))
-condition = text.stable_diffusion(["a cat", ""], clip)               # {"text": [2, 77, 768]}
+The condition of Stable Diffusion, for example:
+
+    clip = text.Encoder.of(text.Tokenizer.open("sd/tokenizer"), *interchange.load("sd/text_encoder"))
+    condition = text.stable_diffusion(["a cat", ""], clip)               # {"text": [2, 77, 768]}
 """
 
 from diffusion.text.cache import cached, fingerprint

@@ -1,6 +1,8 @@
 """Embeddings on disk: an encoder reads each prompt once, whether in this run or another.
 
-t5 = text.cached(t5, text.fingerprint(params))
+The cached encoder takes the place of the encoder:
+
+    t5 = text.cached(t5, text.fingerprint(params))
 """
 
 import hashlib

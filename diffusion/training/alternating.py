@@ -1,11 +1,13 @@
 """Training of several networks that play against or with each other: a generator and a critic, a student and a score.
 
-init, step = alternating({
-    "score": Player(score_objective, "fake", optimizer),
-    "generator": Player(generator_objective, "model", optimizer, every=5),
-}, apply, schedule, averages={"target": Average("model", exponential_moving_average(0.99, warmup=False))})
-state = init({"model": ..., "fake": ..., "teacher": ...})
-state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
+A student and its score, the student acting at every fifth step:
+
+    init, step = alternating({
+        "score": Player(score_objective, "fake", optimizer),
+        "generator": Player(generator_objective, "model", optimizer, every=5),
+    }, apply, schedule, averages={"target": Average("model", exponential_moving_average(0.99, warmup=False))})
+    state = init({"model": ..., "fake": ..., "teacher": ...})
+    state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
 """
 
 from collections.abc import Callable, Mapping

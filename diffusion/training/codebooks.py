@@ -1,9 +1,11 @@
 """A codebook that follows its vectors while the rest of an autoencoder is trained by `training.alternating`.
 
-players = {"autoencoder": Player(vq_autoencoder(codebook=0.0), "model", adam), "critic": ...}
-init, step = following(alternating(players, {"model": coding.vq_network(vq), ...}, None), vq)
-state = init({"model": coding.parameters(params), "critic": ...})     # .training, .counts, .sums
-state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
+`following` wraps the training:
+
+    players = {"autoencoder": Player(vq_autoencoder(codebook=0.0), "model", adam), "critic": ...}
+    init, step = following(alternating(players, {"model": coding.vq_network(vq), ...}, None), vq)
+    state = init({"model": coding.parameters(params), "critic": ...})     # .training, .counts, .sums
+    state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
 """
 
 from typing import Any, NamedTuple, cast

@@ -1,8 +1,10 @@
 """Autoencoders as the networks that `diffusion.objectives.autoencoding` trains: (params, x, keys, condition) -> Coded.
 
-apply = {"model": coding.kl_network(vae), "critic": critic.apply, "features": lambda params, x, *_: vgg(params, x)}
-init, step = alternating(players, apply, schedule=None)
-state = init({"model": coding.parameters(params), "critic": ..., "features": ...})
+They take their place among the networks of `alternating`:
+
+    apply = {"model": coding.kl_network(vae), "critic": critic.apply, "features": lambda params, x, *_: vgg(params, x)}
+    init, step = alternating(players, apply, schedule=None)
+    state = init({"model": coding.parameters(params), "critic": ..., "features": ...})
 """
 
 from collections.abc import Callable

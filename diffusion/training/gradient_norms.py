@@ -1,7 +1,9 @@
 """The norm of the gradient in each block of a network, to see which of them learns, starves or explodes.
 
-names(params)          # ["blocks/0", "blocks/1", ..., "final", "patch_embedding", ...]
-by_block(gradients)    # float32 [K], in that order
+Names and norms come in the same order:
+
+    names(params)          # ["blocks/0", "blocks/1", ..., "final", "patch_embedding", ...]
+    by_block(gradients)    # float32 [K], in that order
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,10 @@
 """Several seeds in one program: `jax.vmap` over the train step, with no function of its own needed.
 
-states = jax.vmap(lambda key: state.create(init(key), optimizer, ema))(keys)
-step   = jax.jit(jax.vmap(make_train_step(...), in_axes=(0, None, 0)), donate_argnums=0)
-states, metrics = step(states, batch, keys)
+The whole program:
+
+    states = jax.vmap(lambda key: state.create(init(key), optimizer, ema))(keys)
+    step   = jax.jit(jax.vmap(make_train_step(...), in_axes=(0, None, 0)), donate_argnums=0)
+    states, metrics = step(states, batch, keys)
 """
 
 import functools

@@ -1,7 +1,9 @@
 """Where the numbers and pictures of a run go while it trains: TensorBoard's events, and Weights & Biases if asked for.
 
-tensorboard --logdir=runs
-WANDB_MODE=offline python -m experiments.train ... --wandb=PROJECT  # pip install wandb; then wandb sync RUN/wandb/*
+TensorBoard reads the folder of runs; Weights & Biases also keeps a run offline:
+
+    tensorboard --logdir=runs
+    WANDB_MODE=offline python -m experiments.train ... --wandb=PROJECT  # pip install wandb; then wandb sync RUN/wandb/*
 """
 
 import contextlib

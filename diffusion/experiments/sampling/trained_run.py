@@ -1,8 +1,10 @@
 """A trained run as the library's functions take it: for editing, for experiments in a notebook.
 
-run = trained_run.load("runs/digits")
-images, labels = run.real("test", 10)
-edited = editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images, run.grid, 0.6, run.noise(10)[1])
+To edit ten test images:
+
+    run = trained_run.load("runs/digits")
+    images, labels = run.real("test", 10)
+    edited = editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images, run.grid, 0.6, run.noise(10)[1])
 """
 
 import pathlib

@@ -1,8 +1,10 @@
 """Between an autoencoder and a diffusion model: draws from its posterior, and the scale and shift of its latents.
 
-moments = vae.apply({"params": params}, x, method="encode")
-z = to_diffusion(draw(moments, keys), vae.scale, vae.shift)      # what a diffusion model is trained on
-x = vae.apply({"params": params}, from_diffusion(z, vae.scale, vae.shift), method="decode")
+From an image to latents and back:
+
+    moments = vae.apply({"params": params}, x, method="encode")
+    z = to_diffusion(draw(moments, keys), vae.scale, vae.shift)      # what a diffusion model is trained on
+    x = vae.apply({"params": params}, from_diffusion(z, vae.scale, vae.shift), method="decode")
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,8 @@
 """The transformer that CLIP's two towers are: pre-norm layers, scanned.
 
-x = x + attention(norm(x));  x = x + out(act(hidden(norm(x))))
+One layer is
+
+    x = x + attention(norm(x));  x = x + out(act(hidden(norm(x))))
 """
 
 import flax.linen as nn

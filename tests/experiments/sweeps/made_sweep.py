@@ -1,6 +1,8 @@
 """Sweeps that were never run: results in the shape of `experiments.sweeps.results`, for tests of their report.
 
-python -m tests.experiments.sweeps.made_sweep DIR  # writes DIR/samplers/report.html, DIR/weightings/..., DIR/large/...
+    python -m tests.experiments.sweeps.made_sweep DIR
+
+The command writes DIR/samplers/report.html, DIR/weightings/..., DIR/large/...
 """
 
 import pathlib
