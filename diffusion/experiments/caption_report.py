@@ -37,13 +37,13 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.evaluation.real_images import captioned
 from diffusion.experiments.evaluation.sample_metrics import FULL, distance
-from diffusion.experiments.run import progress
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import prompt_metrics, report_pictures
 from diffusion.experiments.text.shapes_report import copies_row, frechet_row
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
 from diffusion.text_to_image import pipelines
+from diffusion.training.runtime import progress
 
 STEPS = 1_500  # of the towers' training
 SEED = 0

@@ -39,8 +39,8 @@ import shlex
 
 from diffusion.data import latent_cache, latent_writer, sources
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.run import progress
 from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.training.runtime import progress
 
 
 def description_of(

@@ -89,11 +89,11 @@ from diffusion.experiments.evaluation import (
     sample_metrics,
 )
 from diffusion.experiments.evaluation.sample_metrics import FULL, Effort
-from diffusion.experiments.run import progress
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.sampling.sample_files import read_samples
 from diffusion.metrics import classifier, protocols
+from diffusion.training.runtime import progress
 
 SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
 

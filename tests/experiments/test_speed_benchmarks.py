@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import growth, input_pipeline, loop, start_up
 from configs import digits
-from diffusion.experiments.run import progress
+from diffusion.training.runtime import progress
 from tests.data import made
 
 TINY = {

@@ -29,11 +29,11 @@ from diffusion.experiments.config import ConfigError, command_line, names, resol
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.evaluation import plots, real_images, sample_metrics
 from diffusion.experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
-from diffusion.experiments.run import progress
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, trained_run
 from diffusion.experiments.sampling.trained_run import Trained
 from diffusion.io import files
+from diffusion.training.runtime import progress
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 4.0, 8.0)
 STEPS = (1, 2, 4, 8, 16, 32)

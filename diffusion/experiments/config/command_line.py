@@ -15,8 +15,7 @@ from ml_collections.config_dict import placeholder
 
 from diffusion.experiments.config import ConfigError, recipes, versions
 from diffusion.experiments.config.extensions import extend, printed
-from diffusion.experiments.run_folder import file_systems
-from diffusion.io import limits
+from diffusion.io import file_systems, limits
 from diffusion.training.runtime import huge_pages
 
 flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module

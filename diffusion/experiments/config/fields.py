@@ -13,7 +13,7 @@ from diffusion.data import pipeline
 from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.values import plain
-from diffusion.experiments.run_folder import file_systems
+from diffusion.io import file_systems
 from diffusion.metrics import protocols
 from diffusion.training import parallel, sharding
 from diffusion.training.power_ema import WIDEST

@@ -519,6 +519,11 @@ def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
         ) from error
 
 
+def varied(config: Mapping) -> tuple[int, ...]:
+    """(H, W) of the samples where the run's pictures are of several sizes; () where all are of one."""
+    return tuple(config["data"]["shape"][:2]) if config["data"]["buckets"]["area"] else ()
+
+
 def check_shape(config: Mapping, shape: tuple[int, ...]) -> None:
     """Refuses a patch that does not divide the sides of the data, and a U-Net that halves them too often."""
     patch = config["model"].get("patch", 1)

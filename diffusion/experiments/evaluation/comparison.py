@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.evaluation.image_metrics import METRICS, OF_ROWS, TAPS, FeatureSets, NotMeasured, called
-from diffusion.experiments.run import progress
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import features, image_sets, inception, protocols, references, statistics
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.inception_weights import KNOWN, WeightsError
 from diffusion.metrics.references import Gathered, Reference, Space
 from diffusion.metrics.statistics import StatisticsError
+from diffusion.training.runtime import progress
 
 FAILURES = (ImageSetError, StatisticsError, WeightsError)  # for command_line.run
 DEFAULT = ("fid", "kid", "pr")

@@ -16,10 +16,10 @@ from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.values import from_json, to_json
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
-from diffusion.experiments.run import progress
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import classifier_accuracy, features, memorisation
 from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import progress
 
 TOLERANCE = 1e-5  # of the likelihood's solver, absolute and relative
 EARLIEST = 1e-5  # time at which the likelihood is taken, where the schedule begins before

@@ -9,7 +9,7 @@ import numpy as np
 from diffusion.data import buckets, captions, own_records, pipeline, sources
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.run.examples import varied
+from diffusion.experiments.config.resolve import varied
 
 
 class Split(NamedTuple):

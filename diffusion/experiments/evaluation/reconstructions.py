@@ -16,11 +16,11 @@ import numpy as np
 
 from diffusion.experiments.evaluation import comparison
 from diffusion.experiments.evaluation.image_metrics import called
-from diffusion.experiments.run import progress
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.metrics import references
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.reconstruction_error import WINDOW, psnr, ssim
+from diffusion.training.runtime import progress
 
 BATCH = 16  # pictures decoded at once
 

@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash
-from diffusion.experiments.run import failure, hooks, process_memory, progress, tracking, training_means
+from diffusion.experiments.run import failure, hooks, tracking, training_means
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run.program import Program
 from diffusion.experiments.run.start import Start
 from diffusion.experiments.run_folder import workdir
 from diffusion.training import gradient_norms, sharding
 from diffusion.training.checkpointing import checkpoints
-from diffusion.training.runtime import agreement, preemption, recompilation
+from diffusion.training.runtime import agreement, preemption, process_memory, progress, recompilation
 from diffusion.training.state import HEALTHY, TrainState
 
 STEPS_AHEAD = 2  # whose metrics may still be on their way when the next step is dispatched

@@ -97,7 +97,7 @@ def open_examples(recipe: Recipe) -> Examples:
     try:
         if not place:
             sizes = resolve.sizes(config)
-            source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=varied(config))
+            source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=resolve.varied(config))
             bucket = buckets.nearest(buckets.measured_once(source, data["threads"]), sizes) if sizes else ()
             where = str(catalog.find(data["name"], data["dir"]))
             return Examples(_with_texts(recipe, source), spec, recipe.augmentations, sizes, bucket, where)
@@ -166,8 +166,3 @@ def _with_texts(recipe: Recipe, source: pipeline.Source) -> pipeline.Source:
     else:
         table = captions.tokens(captions.texts_of(data["name"], data["split"], data["dir"]), place)
     return captions.Captioned(source, table._replace(entries={name: table.entries[name] for name in inputs.entries}))
-
-
-def varied(config: Mapping) -> tuple[int, ...]:
-    """(H, W) of the samples where the run's pictures are of several sizes; () where all are of one."""
-    return tuple(config["data"]["shape"][:2]) if config["data"]["buckets"]["area"] else ()

@@ -11,11 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion.data import sources
-from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.evaluation.sample_metrics import evaluate_samples
-from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import generate
 from diffusion.training.runtime import agreement
 from diffusion.training.runtime.preemption import StopRequest
@@ -55,7 +54,7 @@ def evaluation(
     config = recipe.config
     split = "validation"
     try:
-        sources.describe(config.data.name, split, config.data.dir, examples.varied(config))
+        sources.describe(config.data.name, split, config.data.dir, resolve.varied(config))
     except ValueError:
         split = config.evaluate.split
     make = generate.generator(recipe, mesh)

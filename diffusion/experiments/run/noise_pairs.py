@@ -25,13 +25,14 @@ from diffusion import objectives, parameterizations, timesteps
 from diffusion.data import pipeline, sources
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.run import players, progress
+from diffusion.experiments.run import players
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import files, limits
 from diffusion.models.layers import layout
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import progress
 from diffusion.training.step import prepare
 
 FILE = 512  # pairs in a file

@@ -24,7 +24,7 @@ from diffusion.data import latent_cache, sources
 from diffusion.experiments.config import ConfigError, fields, versions
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
-from diffusion.experiments.run_folder import file_systems as places
+from diffusion.io import file_systems as places
 from diffusion.io import limits
 from diffusion.io.files import whole
 from diffusion.training.checkpointing import checkpoints

@@ -13,13 +13,12 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import plots
-from diffusion.experiments.run import progress
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, batches_on_disk, generate
 from diffusion.io import files
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from diffusion.training.runtime import agreement
+from diffusion.training.runtime import agreement, progress
 
 
 def sample(

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from diffusion.experiments.config import ConfigError, recipes, unknown
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.values import plain
-from diffusion.experiments.run_folder import file_systems
 from diffusion.experiments.sweeps import naming, sweep_folder
 from diffusion.experiments.sweeps.combinators import Overrides, SweepError, require_distinct
 from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, settings
 from diffusion.experiments.sweeps.sweep_folder import Plan, Record
+from diffusion.io import file_systems
 
 FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 PLACE = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # in a word of a command

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from diffusion.experiments.config.extensions import printed
-from diffusion.experiments.run_folder import file_systems
 from diffusion.experiments.run_folder.workdir import WorkdirError, append, rows, write_text
-from diffusion.io import limits
+from diffusion.io import file_systems, limits
 
 FORMAT = 1  # raised when a change makes older readers wrong
 QUEUED, RUNNING, DONE, FAILED, STOPPED = STATUSES = ("queued", "running", "done", "failed", "stopped")

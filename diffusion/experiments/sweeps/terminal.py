@@ -12,10 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from diffusion.experiments.run import process_memory
-from diffusion.experiments.run.progress import duration, held, line
 from diffusion.experiments.sweeps.devices import Slot
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED
+from diffusion.training.runtime import process_memory
+from diffusion.training.runtime.progress import duration, held, line
 
 REFRESH = 0.5  # seconds
 

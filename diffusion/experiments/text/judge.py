@@ -14,9 +14,9 @@ import numpy as np
 
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import NONE, Scene
-from diffusion.experiments.run import progress
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.training.runtime import progress
 
 SEED = 7_001  # of its pictures; that of the dataset is another
 PICTURES = {"one": 20_000, "several": 20_000, "pair": 20_000, "word": 16_000}  # it learns from

@@ -14,7 +14,7 @@ from diffusion import objectives
 from diffusion.experiments.config import ConfigError, extensions, names, resolve
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run import examples, failure, program
-from diffusion.experiments.run_folder import file_systems
+from diffusion.io import file_systems
 from diffusion.training import sharding
 from tests import commands
 

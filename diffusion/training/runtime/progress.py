@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from diffusion.experiments.run import process_memory
+from diffusion.training.runtime import process_memory
 
 SECONDS_BETWEEN_LINES = (5.0, 60.0)  # in a log, where every line stays: at first, and of a job that takes hours
 GROWTH = 0.02  # of the time since the start, between two lines

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from diffusion.experiments.run import process_memory, progress
+from diffusion.training.runtime import process_memory, progress
 
 
 def display(monkeypatch, start=0, speaks=True, terminal=False):
