@@ -1,49 +1,63 @@
 """Diffusion and flow matching in pure JAX: functions that are the published equations."""
 
-import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion import (
+        adapters,
+        arguments,
         conversions,
         couplings,
+        data,
         editing,
         flow_maps,
         guidance,
+        io,
         likelihood,
+        metrics,
+        models,
         objectives,
+        ode,
         parameterizations,
+        probability_flow,
         samplers,
         schedules,
+        text,
+        text_to_image,
         timesteps,
+        training,
         weightings,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "adapters",
+    "arguments",
     "conversions",
     "couplings",
+    "data",
     "editing",
     "flow_maps",
     "guidance",
+    "io",
     "likelihood",
+    "metrics",
+    "models",
     "objectives",
+    "ode",
     "parameterizations",
+    "probability_flow",
+    "public",
     "samplers",
     "schedules",
+    "text",
+    "text_to_image",
     "timesteps",
+    "training",
     "weightings",
 ]
 
-
-def __getattr__(name: str) -> ModuleType:
-    """Imports a module when it is first used: one that needs no JAX, such as `diffusion.io.limits`, then loads none."""
-    if name in __all__:
-        return importlib.import_module(f"diffusion.{name}")
-    raise AttributeError(f"module 'diffusion' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+public.lazily(__name__)

@@ -11,6 +11,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
+    ("diffusion.public",),
     ("diffusion.arguments", "diffusion.io"),
     ("diffusion.schedules", "diffusion.text"),
     ("diffusion.parameterizations", "diffusion.ode"),
@@ -18,10 +19,10 @@ LAYERS = (  # from the bottom to the top
      "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance"),
     ("diffusion.samplers", "diffusion.likelihood"),
     ("diffusion.editing", "diffusion.objectives"),
-    ("diffusion",),  # the names of the mathematics
     ("diffusion.data", "diffusion.models"),
     ("diffusion.adapters", "diffusion.metrics", "diffusion.training"),
     ("diffusion.text_to_image",),
+    ("diffusion",),  # the names of all these
     ("diffusion.experiments.config",),
     ("diffusion.experiments.run_folder",),
     ("diffusion.experiments.sampling",),
@@ -33,10 +34,9 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.experiments", "diffusion.launch"),  # the commands
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
-MATHEMATICS = LAYERS[: LAYERS.index(("diffusion",))]
+MATHEMATICS = LAYERS[: LAYERS.index(("diffusion.data", "diffusion.models"))]
 SAME_CONCEPT = {  # files of one name, and why
     "frames": "a noise level for each frame: its grids, and the sampler that takes them",
-    "generate": "samples from a network, in the library; and from a run's config",
     "image_folder": "datasets of a folder of pictures; and the command that shows one",
     "model": "a text-to-image model in memory; and the command that writes a run's as a folder",
     "recipes": "the arguments of a published method; and the config files of whole runs",

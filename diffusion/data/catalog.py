@@ -1,7 +1,6 @@
 """Which datasets there are, where they lie on disk, and whether their folders are safe to open."""
 
 import contextlib
-import difflib
 import io
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from diffusion import public
 from diffusion.data import builders
 from diffusion.data.digits import Digits
 from diffusion.data.shapes import Shapes
@@ -211,9 +211,9 @@ def _not_found(name: str, root: Path, origin: str) -> str:
         )
     there = available(root)
     names = sorted({entry.split(":")[0] for entry in there} | set(BUNDLED))
-    near = difflib.get_close_matches(name.split(":")[0], names, n=1)
+    near = public.nearest(name.split(":")[0], names, alike=0.6)
     contents = f"it holds {', '.join(there)}" if there else "it holds no dataset" if root.is_dir() else "no such folder"
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = f" Did you mean {near!r}?" if near else ""
     return (
         f"dataset {name!r} is not in {root} ({origin}): {contents}; bundled: {', '.join(BUNDLED)}.{hint} "
         "Nothing is downloaded here. Prepare it once, where TensorFlow is installed too, with "

@@ -6,13 +6,37 @@ The condition of Stable Diffusion, for example:
     condition = text.stable_diffusion(["a cat", ""], clip)               # {"text": [2, 77, 768]}
 """
 
-from diffusion.text.cache import cached, fingerprint
-from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, side_by_side
-from diffusion.text.published_conditions import flux, pixart, stable_diffusion, stable_diffusion_3, stable_diffusion_xl
-from diffusion.text.tokenizer import Tokenizer, Tokens
-from diffusion.text.weighting import parse
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.text import byte_pairs, tokenizer, weighting
+    from diffusion.text.cache import cached, fingerprint
+    from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, side_by_side
+    from diffusion.text.published_conditions import (
+        flux,
+        pixart,
+        stable_diffusion,
+        stable_diffusion_3,
+        stable_diffusion_xl,
+    )
+    from diffusion.text.tokenizer import Tokenizer, Tokens
+    from diffusion.text.weighting import parse
 
 __all__ = [
-    "Embeddings", "Encoder", "Tokenizer", "Tokens", "cached", "encode", "fingerprint", "flux", "one_after_other",
-    "parse", "pixart", "side_by_side", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl",
+    "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "encode", "fingerprint", "flux",
+    "one_after_other", "parse", "pixart", "side_by_side", "stable_diffusion", "stable_diffusion_3",
+    "stable_diffusion_xl", "tokenizer", "weighting",
 ]  # fmt: skip
+
+public.lazily(
+    __name__,
+    {
+        "cache": ("cached", "fingerprint"),
+        "encoding": ("Embeddings", "Encoder", "encode", "one_after_other", "side_by_side"),
+        "published_conditions": ("flux", "pixart", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl"),
+        "tokenizer": ("Tokenizer", "Tokens"),
+        "weighting": ("parse",),
+    },
+)

@@ -98,7 +98,8 @@ def _read(path: pathlib.Path, relative: pathlib.Path) -> _Module:
     name = ".".join(part for part in relative.with_suffix("").parts if part != "__init__")
     tree = ast.parse(path.read_text(), str(path))
     defined, taken, listed = {}, {}, None
-    for statement, after in zip(tree.body, [*tree.body[1:], None]):
+    body = [*tree.body, *_for_type_checkers(tree)]
+    for statement, after in zip(body, [*body[1:], None]):
         if isinstance(statement, ast.ImportFrom):
             taken |= {alias.asname or alias.name: (statement.module or "", alias.name) for alias in statement.names}
         for target, kind, docstring in _definitions(statement, after):
@@ -108,6 +109,13 @@ def _read(path: pathlib.Path, relative: pathlib.Path) -> _Module:
                 defined[target] = Name(name, target, kind, sentence(docstring), f"{name}.{target}")
     taken = {name: place for name, place in taken.items() if name in (listed or ())}
     return _Module(name, sentence(ast.get_docstring(tree)), defined, taken, listed)
+
+
+def _for_type_checkers(tree: ast.Module) -> Iterator[ast.stmt]:
+    """The imports of a package that imports its names when they are first used, see `diffusion.public`."""
+    for statement in tree.body:
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+            yield from statement.body
 
 
 def _definitions(statement: ast.stmt, after: ast.stmt | None) -> Iterator[tuple[str, str, str | None]]:

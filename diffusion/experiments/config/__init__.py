@@ -1,8 +1,9 @@
 """Configs as data: a run's recipe in numbers, strings, booleans, None, sequences and mappings, and what it may say."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
+
+from diffusion import public
 
 
 class ConfigError(ValueError):
@@ -22,6 +23,6 @@ def unknown(path: str, name: Any, valid: Iterable[str], kind: str = "name") -> C
         A `ConfigError` to raise.
     """
     valid = sorted(valid)
-    close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    near = public.nearest(name, valid)
+    hint = f" Did you mean {near!r}?" if near else ""
     return ConfigError(f"{path}: unknown {kind} {name!r}.{hint} Valid: {', '.join(valid) or '(none)'}.")

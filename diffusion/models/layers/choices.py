@@ -1,9 +1,9 @@
 """The look-up of a name in a table of choices, with one error message for every misspelling."""
 
-import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
+from diffusion import public
 from diffusion.io import limits
 
 Choice = TypeVar("Choice")
@@ -26,6 +26,6 @@ def look_up(table: Mapping[str, Choice], name: str, field: str, alike: float = 0
     """
     if isinstance(name, str) and name in table:
         return table[name]
-    nearest = difflib.get_close_matches(str(name)[:100], table, n=1, cutoff=alike)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    nearest = public.nearest(name, table, alike)
+    hint = f"; did you mean {nearest!r}?" if nearest else ""
     raise ValueError(f"{field}={limits.short(name)} is not known; valid: {', '.join(map(repr, table))}{hint}")

@@ -1,0 +1,57 @@
+"""The public names of a module: imported when first used, shown by `dir()`, and the nearest one to a misspelt name."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+NONE: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | None:
+    """The name that is most like a misspelt one.
+
+    Args:
+        name: the misspelt name.
+        names: those that exist.
+        alike: share of letters that the two must have in common, in [0, 1].
+
+    Returns:
+        One of `names`, or None where none is near.
+    """
+    close = difflib.get_close_matches(str(name)[:100], list(names), n=1, cutoff=alike)
+    return close[0] if close else None
+
+
+def lazily(module: str, origins: Mapping[str, tuple[str, ...]] = NONE) -> None:
+    """Gives a module its public names: those of its `__all__`, each imported when it is first used.
+
+    The module lists the same imports under `TYPE_CHECKING`, for editors and type checkers. What it defines or imports
+    itself stays as it is.
+
+    Args:
+        module: its `__name__`; `__all__` stands above the call.
+        origins: {submodule: the names of `__all__` that it defines}; the other names are submodules.
+    """
+    namespace = vars(sys.modules[module])
+    listed = namespace["__all__"]
+    submodule = {name: origin for origin, names in origins.items() for name in names}
+
+    def __getattr__(name: str) -> Any:
+        if name not in listed:
+            near = nearest(name, listed)
+            hint = f"did you mean {near!r}?" if near else f"dir({module}) lists its names"
+            # Without `obj=None` Python adds a hint of its own to this one.
+            raise AttributeError(f"module {module!r} has no attribute {name!r}; {hint}", name=name, obj=None)
+        if name not in submodule:
+            return importlib.import_module(f"{module}.{name}")
+        namespace[name] = getattr(importlib.import_module(f"{module}.{submodule[name]}"), name)
+        return namespace[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*listed, *(name for name in namespace if name.startswith("__"))})
+
+    namespace["__getattr__"] = __getattr__
+    namespace["__dir__"] = __dir__

@@ -1,0 +1,63 @@
+"""Public names: imported when first used, shown by `dir()`, and suggested for a misspelt one."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import diffusion
+from diffusion import public
+from tests.test_packaging import PACKAGES
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.split()
+
+
+def test_the_packages_of_text_and_of_pictures_from_text_import_no_jax():
+    assert "jax" not in run("import sys, diffusion.text, diffusion.text_to_image; print(*sys.modules)")
+
+
+def test_every_name_is_imported_when_it_is_used_and_no_device_is_touched():
+    names = run(
+        "import diffusion; from jax._src import xla_bridge\n"
+        "print(*(getattr(diffusion, name).__name__ for name in diffusion.__all__)); assert not xla_bridge._backends"
+    )
+    assert names == [f"diffusion.{name}" for name in diffusion.__all__]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_what_type_checkers_read_is_what_is_imported(name):
+    package = importlib.import_module(name)
+    for branch in ast.parse(inspect.getsource(package)).body:
+        if isinstance(branch, ast.If):
+            for node in branch.body:
+                for alias in node.names:
+                    module = importlib.import_module(node.module)
+                    assert getattr(package, alias.name) is getattr(module, alias.name)
+
+
+def test_dir_shows_what_is_public():
+    assert {name for name in dir(diffusion) if not name.startswith("__")} == set(diffusion.__all__)
+
+
+def test_a_misspelt_name_gives_the_nearest_one():
+    with pytest.raises(
+        AttributeError, match=r"^module 'diffusion' has no attribute 'modles'; did you mean 'models'\?$"
+    ):
+        _ = diffusion.modles
+    with pytest.raises(AttributeError, match=r"'xyz'; dir\(diffusion\) lists its names$"):
+        _ = diffusion.xyz
+
+
+@pytest.mark.parametrize("name, nearest", [("eulr", "euler"), ("hen", "heun"), ("zzz", None), (3, None)])
+def test_the_nearest_name(name, nearest):
+    assert public.nearest(name, ["euler", "heun", "ddim"]) == nearest
