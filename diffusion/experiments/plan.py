@@ -1,10 +1,12 @@
-"""Tells what a run would need of its devices and how fast it could be, without any of them.
+"""Says what a run would need of its devices and how fast it could be, without any of them.
 
+    python -m experiments.plan --config=configs/imagenet256_dit.py
     python -m experiments.plan --config=configs/imagenet256_dit.py --devices=64 --config.mesh.fsdp=64
     python -m experiments.plan --config=configs/imagenet256_dit.py:7b --devices=64 --machine=v5p --out=plan.json
     tpu/bin/python -m experiments.plan --config=configs/imagenet256_dit.py --devices=64 --machine=v5p --compile
 
-Takes the config of a run as experiments.train does, and any mesh of --devices devices. Bytes of the state are exact;
+Takes the config of a run as experiments.train does, and any mesh of --devices devices, by default of those that JAX
+finds on this machine. Bytes of the state are exact;
 every other figure is an estimate by formulas, and times are those of the makers' data sheets, which no program reaches.
 --compile compiles the step itself for a TPU, and says what XLA says
 (diffusion/experiments/planning/ahead_of_time.py says how to install libtpu).
@@ -19,15 +21,18 @@ from diffusion.experiments.planning.machines import MACHINES
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
-    flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64")
-    flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "whose data sheet to reckon by")
+    flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64; by default those found here")
+    flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "the kind of device, by its data sheet")
     flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
     flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and say what XLA says")
-    flags.mark_flags_as_required(["config", "devices"])
+    flags.mark_flags_as_required(["config"])
     command_line.begin()
 
+import collections
 import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,7 +46,7 @@ from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.planning import ahead_of_time, estimate, tables
 from diffusion.experiments.planning.estimate import Work
-from diffusion.experiments.planning.machines import Machine, topology_name
+from diffusion.experiments.planning.machines import Machine, machine_of, topology_name
 from diffusion.experiments.run import program as programs
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.dit import DiT
@@ -77,12 +82,12 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
         "images": {"step": work.batch_size, "device": work.rows, "micro_batches": work.accumulate},
         "flops": needed,
         "collectives": [collective._asdict() for collective in estimate.collectives(work)],
-        "machines": {name: on_machine(config, shape, work, name, compiled) for name in names},
+        "machines": {name: _on_machine(config, shape, work, name, compiled) for name in names},
     }
 
 
-def on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str, compiled: bool) -> dict[str, Any]:
-    """Returns what differs from one machine to another; see `plan`."""
+def _on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str, compiled: bool) -> dict[str, Any]:
+    """What differs from one machine to another; see `plan`."""
     machine = MACHINES[name]
     parts = estimate.memory_by_part(work, machine.platform)
     fits = estimate.fits(parts, machine)
@@ -94,7 +99,7 @@ def on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str
         "seconds": estimate.seconds(work, machine),
         "fits": fits,
         "change": None if fits else change(config, shape, work, machine),
-        "compiled": compile_for(config, shape, machine, work.mesh.size) if compiled else None,
+        "compiled": _compile_for(config, shape, machine, work.mesh.size) if compiled else None,
     }
 
 
@@ -108,8 +113,8 @@ def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
     return Work(model, shape, target, mesh, config.train.batch_size, config.train.accumulate or 1)
 
 
-def compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
-    """Returns what XLA says of the step, compiled for a slice of a TPU; see `ahead.compile_step`."""
+def _compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
+    """What XLA says of the step, compiled for a slice of a TPU; see `ahead_of_time.compile_step`."""
     if config.mesh.get("kind", "jit") != "jit":
         raise ConfigError(f'config.mesh.kind = {config.mesh.kind!r}, but --compile takes "jit" alone.')
     try:
@@ -124,29 +129,29 @@ def compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, de
 def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Machine) -> str:
     """Returns what to change so that a run fits a machine: the first of a few remedies that does."""
     on_mesh: dict[str, Work] = {}  # shapes and shardings depend on the mesh alone
-    for changed in remedies(config, work):
+    for changed in _remedies(config, work):
         mesh = changed.mesh.to_json()
         if mesh not in on_mesh:
             on_mesh[mesh] = work_of(changed, shape, programs.mesh_of(changed, list(work.mesh.devices.flat)))
         model = resolve.Resolver(changed).model(shape)
-        found = on_mesh[mesh]._replace(model=model, accumulate=changed.train.accumulate or 1)
-        parts = estimate.memory_by_part(found, machine.platform)
+        less = on_mesh[mesh]._replace(model=model, accumulate=changed.train.accumulate or 1)
+        parts = estimate.memory_by_part(less, machine.platform)
         if estimate.fits(parts, machine):
-            told = " ".join(f"--config.{field}={new}" for field, _, new in differences(config, changed))
-            return f"{told} brings it to {tables.in_bytes(sum(parts.values()))}"
+            flags_changed = " ".join(f"--config.{field}={new}" for field, _, new in differences(config, changed))
+            return f"{flags_changed} brings it to {tables.in_bytes(sum(parts.values()))}"
     return "take more devices, or split the network by --config.mesh.tensor"
 
 
-def remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
-    """Yields configs that need less memory, the cheapest in time first."""
+def _remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
+    """Configs that need less memory, the cheapest in time first."""
     mesh = work.mesh.shape
     batch_devices = mesh.get("data", 1) * mesh.get("fsdp", 1)
 
     def changed(**fields):
-        found = config.copy_and_resolve_references()
-        with found.unlocked():
-            found.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
-        return found
+        other = config.copy_and_resolve_references()
+        with other.unlocked():
+            other.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+        return other
 
     split = {"mesh__fsdp": batch_devices, "mesh__data": -1}
     yield changed(**split)
@@ -158,28 +163,64 @@ def remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
             yield changed(model__remat="full", train__accumulate=parts, **split)
 
 
+def found_devices() -> dict[str, int]:
+    """The devices that JAX finds on this machine, {kind: number}, asked of another process, which lets go of them."""
+    listing = "import json, jax; print(json.dumps([device.device_kind for device in jax.local_devices()]))"
+    listed = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True)
+    if listed.returncode:
+        raise ConfigError(f"--devices is missing, and JAX finds none here: {listed.stderr.strip().splitlines()[-1]}")
+    return dict(collections.Counter(json.loads(listed.stdout)))
+
+
+def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
+    """The number of devices, and the machines to plan for.
+
+    Args:
+        devices: of the command line; None for those that JAX finds here.
+        machine: of the command line, "all" where none is named.
+
+    Returns:
+        The number, and keys of `MACHINES`.
+
+    Raises:
+        ConfigError: if the number is not positive, or JAX finds no devices of the machine here.
+    """
+    if devices is not None:
+        if devices < 1:
+            raise ConfigError(f"--devices = {devices}. Valid: at least 1.")
+        return devices, tuple(MACHINES) if machine == "all" else (machine,)
+    kinds = found_devices()
+    for kind, number in kinds.items():
+        if (name := machine_of(kind)) and machine in ("all", name):
+            return number, (name,)
+    here = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
+    wanted = "one whose data sheet is known" if machine == "all" else machine
+    raise ConfigError(
+        f"--devices is missing, and of the devices that JAX finds here ({here}) none is {wanted}. Name both, e.g. "
+        f"--devices=8 --machine=h100. Valid machines: {', '.join(MACHINES)}."
+    )
+
+
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    devices, names, out = flags.FLAGS.devices, flags.FLAGS.machine, flags.FLAGS.out
-    if devices < 1:
-        raise ConfigError(f"--devices = {devices}. Valid: at least 1.")
-    names = tuple(MACHINES) if names == "all" else (names,)
+    out = flags.FLAGS.out
+    devices, names = described(flags.FLAGS.devices, flags.FLAGS.machine)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)  # described alone: nothing is computed on them
-    found = plan(flags.FLAGS.config, devices, names, flags.FLAGS["compile"].value)
+    made = plan(flags.FLAGS.config, devices, names, flags.FLAGS["compile"].value)
     console = Console()
-    tables.show(found, console if console.is_terminal else Console(width=110))
+    tables.show(made, console if console.is_terminal else Console(width=110))
     if out:
-        write(pathlib.Path(out), found)
+        write(pathlib.Path(out), made)
         print(f"written: {out}")
 
 
-def write(path: pathlib.Path, found: Mapping[str, Any]) -> None:
+def write(path: pathlib.Path, made: Mapping[str, Any]) -> None:
     """Writes a plan as JSON, whole or not at all."""
     if path.exists() and not path.is_file():  # a file takes its place: not that of /dev/stdout
         raise workdir.WorkdirError(f"--out={path} is not a file: choose another.")
     try:
-        workdir.write_text(path, json.dumps(found, indent=2) + "\n")
+        workdir.write_text(path, json.dumps(made, indent=2) + "\n")
     except OSError as error:
         raise workdir.WorkdirError(f"--out={path} cannot be written ({error.strerror}): choose another.") from error
 

@@ -1,10 +1,12 @@
 r"""Runs one command on every host of a Cloud TPU pod.
 
 The command goes through `gcloud compute tpus tpu-vm ssh --worker=all`. DIFFUSION_COORDINATOR=auto tells each process
-that there are others, which jax.distributed finds by itself on a pod.
+that there are others, which jax.distributed finds by itself on a pod. The limits that DIFFUSION_HEARTBEAT_SECONDS and
+DIFFUSION_SHUTDOWN_SECONDS set here hold on the hosts too, where ssh would leave them out.
 """
 
 import argparse
+import os
 import re
 import shlex
 import shutil
@@ -17,6 +19,9 @@ EXAMPLE = """example:
   python -m launch.tpu --name=my-pod --zone=us-east5-a --directory=diffusion -- \\
     .venv/bin/python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/mnt/filestore/runs/xl2"""
 OWN = re.compile(r"--(command|worker|zone|project|dry-run)([= ].*)?")  # flags of gcloud that this launcher writes
+
+
+PASSED_ON = ("DIFFUSION_HEARTBEAT_SECONDS", "DIFFUSION_SHUTDOWN_SECONDS")  # see docs/scale.md
 
 
 def pod(text: str) -> str:
@@ -95,7 +100,9 @@ def remote(directory: str | None, command: list[str]) -> str:
     Returns:
         One line for bash.
     """
-    steps = ["export DIFFUSION_COORDINATOR=auto PYTHONUNBUFFERED=1", "exec " + shlex.join(command)]
+    limits = [f"{name}={os.environ[name]}" for name in PASSED_ON if os.environ.get(name)]
+    variables = shlex.join(["DIFFUSION_COORDINATOR=auto", "PYTHONUNBUFFERED=1", *limits])
+    steps = ["export " + variables, "exec " + shlex.join(command)]
     if directory is not None:
         steps.insert(0, "cd -- " + shlex.quote(directory.removeprefix("~/")))
     return " && ".join(steps)

@@ -16,9 +16,9 @@ from jax.sharding import AbstractMesh, AxisType
 from configs import digits, imagenet256_dit
 from configs.students import turbo
 from diffusion.experiments import plan
-from diffusion.experiments.config import resolve
+from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.planning import ahead_of_time, estimate
-from diffusion.experiments.planning.machines import MACHINES, ring_bandwidth, topology_name
+from diffusion.experiments.planning.machines import MACHINES, machine_of, ring_bandwidth, topology_name
 from diffusion.experiments.run import program
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.dit import DiT
@@ -105,6 +105,50 @@ def test_links():
     assert ring_bandwidth(tpu, {"data": 1, "fsdp": 64}, ("fsdp",)) == 600e9
     assert ring_bandwidth(tpu, {"data": 16, "fsdp": 4}, ("fsdp",)) == 200e9
     assert ring_bandwidth(tpu, {"data": 16, "fsdp": 4}, ("data",)) == 400e9
+
+
+def test_links_of_cards_without_nvlink():
+    """Every group, of one machine or several, is bound by the bus: 16 lanes of PCIe Gen4, 32 GB/s one way."""
+    card = MACHINES["l40s"]
+    for mesh in ({"data": 2}, {"data": 1, "fsdp": 8}, {"data": 64}):
+        assert ring_bandwidth(card, mesh, tuple(mesh)) == 32e9
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
+        ("NVIDIA A100 80GB PCIe", None),  # another bandwidth, and no NVLink to eight
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA B200", "b200"),
+        ("NVIDIA GB200", None),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 5090", "rtx5090"),
+        ("TPU v5", "v5p"),
+        ("TPU v5 lite", None),
+        ("TPU v6 lite", "v6e"),
+        ("cpu", None),
+    ],
+)
+def test_devices_are_known_by_what_jax_calls_them(kind, name):
+    assert machine_of(kind) == name
+
+
+def test_without_devices_the_plan_is_of_those_that_jax_finds(monkeypatch):
+    monkeypatch.setattr(plan, "found_devices", lambda: {"NVIDIA A100-SXM4-80GB": 4})
+    assert plan.described(None, "all") == plan.described(None, "a100-80gb") == (4, ("a100-80gb",))
+    assert plan.described(8, "all") == (8, tuple(MACHINES))
+    with pytest.raises(ConfigError, match=r"JAX finds here \(4 x NVIDIA A100-SXM4-80GB\) none is h100"):
+        plan.described(None, "h100")
+    monkeypatch.undo()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert list(plan.found_devices()) == ["cpu"]
 
 
 def test_slices():
@@ -222,17 +266,18 @@ def test_the_plan_replaces_no_device(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--devices=48"], "batch_size = 256"),
         (["--devices=0"], "--devices"),
+        ([], " x cpu) none is one whose data sheet is known"),
         (["--devices=8", "--machine=h100", "--compile"], "v5p and v6e"),
     ],  # refused before libtpu is looked for
 )
-def test_mistakes_are_one_sentence(arguments, said):
+def test_mistakes_are_one_sentence(arguments, message):
     done = run("--config=configs/imagenet256_dit.py", *arguments)
     assert done.returncode == 2
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed here")

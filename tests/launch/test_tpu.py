@@ -39,14 +39,26 @@ def gcloud(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("directory", ["my code", "~/my code", None, "absolute"])
 def test_hosts_get_the_command_unchanged(gcloud, capfd, directory):
-    there = gcloud / "home" / ("" if directory is None else "my code")
-    directory = str(there) if directory == "absolute" else directory
+    folder = gcloud / "home" / ("" if directory is None else "my code")
+    directory = str(folder) if directory == "absolute" else directory
     where = [] if directory is None else [f"--directory={directory}"]
     assert tpu.main([*POD, *where, "--", sys.executable, "-c", TASK, *HARD]) == 0
     words, cwd, names = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert words == HARD
-    assert cwd == str(there)
+    assert cwd == str(folder)
     assert names == {"DIFFUSION_COORDINATOR": "auto"}  # jax.distributed finds the pod's coordinator by itself
+
+
+def test_hosts_get_the_limits_that_are_set_here(gcloud, capfd, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_HEARTBEAT_SECONDS", "400")
+    monkeypatch.setenv("DIFFUSION_SHUTDOWN_SECONDS", "5 $(echo no)")  # a mistake, which the run names, not the shell
+    assert tpu.main([*POD, "--", sys.executable, "-c", TASK]) == 0
+    names = json.loads(capfd.readouterr().out.splitlines()[-1])[2]
+    assert names == {
+        "DIFFUSION_COORDINATOR": "auto",
+        "DIFFUSION_HEARTBEAT_SECONDS": "400",
+        "DIFFUSION_SHUTDOWN_SECONDS": "5 $(echo no)",
+    }
 
 
 def test_a_dry_run_is_the_line_that_runs(gcloud, capfd):

@@ -7,6 +7,7 @@ XLA's compiler for TPUs comes with the package libtpu, which belongs in an envir
 """
 
 import importlib.util
+import math
 import os
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class AheadError(RuntimeError):
     """The step cannot be compiled here; the message says why and what to do."""
 
 
-# libtpu asks a cloud's metadata server which machine it is on, and refuses a second process, unless it is told.
+# Without these, libtpu asks a cloud's metadata server which machine it is on, and refuses a second process.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
@@ -42,9 +43,7 @@ def devices(topology: str) -> list[Any]:
             "tpu/bin/python."
         )
     kind, _, sides = topology.partition(":")
-    chips = 1
-    for side in sides.split("x"):
-        chips *= int(side)
+    chips = math.prod(int(side) for side in sides.split("x"))
     for name, value in {**ENVIRONMENT, "TPU_ACCELERATOR_TYPE": f"{kind}-{chips}"}.items():
         os.environ.setdefault(name, value)
     small = {"chips_per_host_bounds": [int(side) for side in sides.split("x")] + [1] * (2 - sides.count("x"))}
@@ -74,19 +73,19 @@ def compile_step(build: Callable[[Mesh], Program], mesh: Mesh) -> dict[str, Any]
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        kind, _, said = str(error).partition(": ")
+        kind, _, message = str(error).partition(": ")
         if kind != "RESOURCE_EXHAUSTED":
             raise
-        return {"seconds": time.perf_counter() - began, "fits": False, "error": said.splitlines()[0]}
+        return {"seconds": time.perf_counter() - began, "fits": False, "error": message.splitlines()[0]}
     spent = time.perf_counter() - began
-    told = compiled.memory_analysis()
+    memory = compiled.memory_analysis()
     return {
         "seconds": spent,
         "fits": True,
-        "arguments": told.argument_size_in_bytes,
-        "outputs": told.output_size_in_bytes,
-        "aliased": told.alias_size_in_bytes,
-        "temporaries": told.temp_size_in_bytes,
-        "peak": told.peak_memory_in_bytes,
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "aliased": memory.alias_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "peak": memory.peak_memory_in_bytes,
         "collectives": hlo.collective_bytes(compiled.as_text(), mesh.size),
     }

@@ -1,4 +1,4 @@
-"""What a run needs of each device, and how fast it can be: memory, operations, traffic and time, from its config.
+"""What a run needs of each device, and how fast it can be: memory, operations, collectives and time, from its config.
 
 The bytes of the state are exact: they are those of the shapes and shardings that the run itself uses. All else is an
 estimate by the formulas of `diffusion.models.budget` for the model alone: what a teacher or a second player computes
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from diffusion.experiments.planning.machines import Machine, ring_bandwidth
 from diffusion.models.budget import activation_memory
-from diffusion.models.budget import collectives as traffic
+from diffusion.models.budget import collectives as collective_formulas
 from diffusion.models.budget.flops import recomputed_flops, tokens, train_flops
 from diffusion.models.dit import DiT
 from diffusion.models.layers import attention
@@ -48,16 +48,12 @@ class Work(NamedTuple):
 
 
 def as_on(platform: str):
-    """A context in which JAX takes that platform for the one of this process, as code that asks for it will find.
-
-    What a network computes may depend on it (the "auto" of attention, the mean of a norm): a plan traces for a device
-    that this process does not have.
-    """
+    """A context in which `jax.default_backend()` is that platform, on which what a network computes may depend."""
     return mock.patch.object(jax, "default_backend", lambda: platform)
 
 
-def local_bytes(tree: Any) -> int:
-    """Returns the bytes of a pytree of jax.ShapeDtypeStruct with shardings on each device."""
+def _local_bytes(tree: Any) -> int:
+    """The bytes on each device of a pytree of jax.ShapeDtypeStruct with shardings."""
     shard = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     return sum(map(shard, jax.tree.leaves(tree)))
 
@@ -71,7 +67,7 @@ def attention_name(model: DiT, shape: tuple[int, int, int], platform: str) -> st
         return attention.choice(jax.ShapeDtypeStruct((1, tokens(model, shape), model.heads, head), model.dtype))
 
 
-def parameters_are_split(work: Work) -> bool:
+def _parameters_are_split(work: Work) -> bool:
     """Whether fsdp splits parameters, which are then gathered to be used."""
     return any("fsdp" in leaf.sharding.spec for leaf in jax.tree.leaves(work.target.params))
 
@@ -91,19 +87,20 @@ def memory_by_part(work: Work, platform: str) -> dict[str, float]:
         work: the run.
         platform: "gpu", "tpu" or "cpu": decides the "auto" of attention.
     """
-    model, mesh = work.model, work.mesh.shape
+    model = work.model
+    mesh = work.mesh.shape
     size = activation_memory.BYTES[model.dtype]
-    parameters = local_bytes(work.target.params)
+    parameters = _local_bytes(work.target.params)
     name = attention_name(model, work.shape, platform)
-    splits = mesh.get("sequence", 1), mesh.get("tensor", 1)
+    splits = (mesh.get("sequence", 1), mesh.get("tensor", 1))
     rows = work.rows // work.accumulate
-    gathered = parameters_are_split(work)
+    gathered = _parameters_are_split(work)
     layer = parameters * (mesh.get("fsdp", 1) if gathered else 1) * size // 4 / model.depth
     return {
         "parameters": parameters,
-        "optimizer": local_bytes(work.target.opt_state),
-        "average": local_bytes(work.target.ema),
-        "others": local_bytes((work.target.frozen, work.target.rivals)),
+        "optimizer": _local_bytes(work.target.opt_state),
+        "average": _local_bytes(work.target.ema),
+        "others": _local_bytes((work.target.frozen, work.target.rivals)),
         "activations": rows * activation_memory.kept_bytes(model, work.shape, name, *splits),
         "gradients": parameters * (2 if work.accumulate > 1 else 1),
         "copies": parameters // 2 if size == 2 else 0,
@@ -124,24 +121,24 @@ def operations(work: Work) -> dict[str, float]:
     }
 
 
-def collectives(work: Work) -> list[traffic.Collective]:
+def collectives(work: Work) -> list[collective_formulas.Collective]:
     """Returns what each device sends in a step."""
-    return traffic.collectives(
+    return collective_formulas.collectives(
         work.target.params, work.target.ema, work.mesh, work.model, work.shape, work.rows, work.accumulate
     )
 
 
-def hbm_traffic(work: Work, platform: str) -> float:
-    """Returns the bytes that a step reads from and writes to each device's memory.
+def _memory_transfers(work: Work, platform: str) -> float:
+    """The bytes that a step reads from and writes to each device's memory.
 
     The state is read and written once, gradients too, for each micro-batch. Parameters are read in the compute type
     for the three products that each is in, and where they are gathered, in both passes, written as often. What a layer
     keeps without rematerialisation is written and read once, and so are its cotangents.
     """
     parts = memory_by_part(work, platform)
-    splits = work.mesh.shape.get("sequence", 1), work.mesh.shape.get("tensor", 1)
+    splits = (work.mesh.shape.get("sequence", 1), work.mesh.shape.get("tensor", 1))
     name = attention_name(work.model, work.shape, platform)
-    gathered = parameters_are_split(work)
+    gathered = _parameters_are_split(work)
     weights = parts["layer"] * work.model.depth / (2 if gathered else 1)
     layers = work.model.depth * activation_memory.layer_bytes(work.model, work.shape, name, "none", *splits)
     state = sum(parts[name] for name in EXACT)
@@ -160,15 +157,15 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
     first, for no program reaches the peaks. The model's utilisation is model FLOPs / (seconds x devices x peak).
     """
     needed = operations(work)
-    found = {
+    by_resource = {
         "compute": sum(needed.values()) / work.mesh.size / machine.flops,
-        "memory": hbm_traffic(work, machine.platform) / machine.bandwidth,
+        "memory": _memory_transfers(work, machine.platform) / machine.bandwidth,
         "network": sum(c.bytes / ring_bandwidth(machine, work.mesh.shape, c.axes) for c in collectives(work)),
     }
     ideal = needed["model"] / work.mesh.size / machine.flops
-    overlapped = max(found.values())
-    in_turn = sum(found.values())
-    return found | {
+    overlapped = max(by_resource.values())
+    in_turn = sum(by_resource.values())
+    return by_resource | {
         "overlapped": overlapped,
         "in_turn": in_turn,
         "mfu_overlapped": ideal / overlapped,
@@ -177,5 +174,5 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
 
 
 def fits(parts: Mapping[str, float], machine: Machine) -> bool:
-    """Whether the parts of memory leave a tenth of the HBM free, for the compiler's own and for fragments."""
+    """Whether the parts of memory leave a tenth of the memory free, for the compiler's own and for fragments."""
     return sum(parts.values()) <= 0.9 * machine.memory

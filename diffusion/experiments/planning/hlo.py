@@ -1,25 +1,11 @@
 """What a compiled program's text says of its collectives: kinds, sizes, and how often each is run."""
 
+import math
 import re
 from collections.abc import Mapping
 
 from diffusion.models.budget.collectives import sent
 
-SIZES = {
-    "pred": 1,
-    "s8": 1,
-    "u8": 1,
-    "bf16": 2,
-    "f16": 2,
-    "s16": 2,
-    "u16": 2,
-    "f32": 4,
-    "s32": 4,
-    "u32": 4,
-    "f64": 8,
-    "s64": 8,
-    "u64": 8,
-}
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all)(-start)?\(")
 ARRAY = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
@@ -42,7 +28,7 @@ def collective_bytes(text: str, devices: int) -> dict[str, float]:
     """
     computations, entry = _computations(text)
     times = _times(computations, entry)
-    found: dict[str, float] = {}
+    sent_by_kind: dict[str, float] = {}
     for name, lines in computations.items():
         for line in lines:
             match = COLLECTIVE.search(line)
@@ -59,22 +45,23 @@ def collective_bytes(text: str, devices: int) -> dict[str, float]:
             if kind == "all-reduce" and "all-reduce-scatter" in name:
                 kind = "reduce-scatter"
             if group > 1:
-                found[kind] = found.get(kind, 0.0) + times[name] * sent(kind, size, group)
-    return found
+                sent_by_kind[kind] = sent_by_kind.get(kind, 0.0) + times[name] * sent(kind, size, group)
+    return sent_by_kind
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     """The lines of each computation by name, and the name of the one where the program begins."""
-    found: dict[str, list[str]] = {}
-    entry, name = "", ""
+    computations: dict[str, list[str]] = {}
+    entry = ""
+    name = ""
     for line in text.splitlines():
         if match := COMPUTATION.match(line):
             name = match.group(1)
-            found[name] = []
+            computations[name] = []
             entry = name if line.startswith("ENTRY") else entry
         elif name:
-            found[name].append(line)
-    return found, entry
+            computations[name].append(line)
+    return computations, entry
 
 
 def _times(computations: Mapping[str, list[str]], entry: str) -> dict[str, int]:
@@ -118,7 +105,6 @@ def _group(line: str, devices: int) -> int:
 
 
 def _bytes(kind: str, dimensions: str) -> int:
-    size = SIZES.get(kind, 0)
-    for dimension in dimensions.split(","):
-        size *= int(dimension) if dimension else 1
-    return size
+    """The bytes of an array: "pred" takes one an element, other kinds say their bits, as "bf16" and "s32" do."""
+    width = 1 if kind == "pred" else int(re.search(r"\d+", kind)[0]) // 8
+    return width * math.prod(int(dimension) for dimension in dimensions.split(",") if dimension)

@@ -1,6 +1,7 @@
 """What the makers' data sheets say of a machine: peak rates, memory, and the links between its devices."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,9 +11,10 @@ class Machine(NamedTuple):
 
     Attributes:
         platform: as JAX calls it, "gpu" or "tpu".
-        flops: dense bfloat16 operations a second.
-        memory: bytes of HBM.
-        bandwidth: of the HBM, bytes a second.
+        kind: pattern of `jax.Device.device_kind`, which no other machine's devices match.
+        flops: dense bfloat16 operations a second, summed in float32, without sparsity.
+        memory: bytes of its memory.
+        bandwidth: of that memory, bytes a second.
         link: bytes a second that a device sends to its neighbours, one way, over all of its links.
         neighbours: devices that these links join: 8 of a GPU node; 0 on a TPU, whose torus joins all of a slice.
         network: bytes a second that a device sends beyond its neighbours, one way; 0 on a TPU.
@@ -21,6 +23,7 @@ class Machine(NamedTuple):
     """
 
     platform: str
+    kind: str
     flops: float
     memory: float
     bandwidth: float
@@ -32,18 +35,39 @@ class Machine(NamedTuple):
 
 
 MACHINES = {
+    # "NVIDIA A100 Tensor Core GPU" data sheet, SXM: 312 TFLOP/s bfloat16 dense; 40 GB at 1,555 GB/s or 80 GB at
+    # 2,039 GB/s; NVLink 600 GB/s both ways. "NVIDIA DGX A100" data sheet: 8 GPUs, 8 ConnectX-6, 200 Gb/s.
+    "a100-40gb": Machine("gpu", "NVIDIA A100-SXM4-40GB", 312e12, 40e9, 1.555e12, 300e9, neighbours=8, network=25e9),
+    "a100-80gb": Machine("gpu", "NVIDIA A100-SXM4-80GB", 312e12, 80e9, 2.039e12, 300e9, neighbours=8, network=25e9),
     # "NVIDIA H100 Tensor Core GPU" data sheet, SXM5: 1,979 TFLOP/s bfloat16 with sparsity, half of it dense; 80 GB,
     # 3.35 TB/s; NVLink 900 GB/s both ways. "NVIDIA DGX H100" data sheet: 8 GPUs, 8 single-port ConnectX-7, 400 Gb/s.
-    "h100": Machine("gpu", 989.4e12, 80e9, 3.35e12, 450e9, neighbours=8, network=50e9),
+    "h100": Machine("gpu", "NVIDIA H100 80GB HBM3", 989.4e12, 80e9, 3.35e12, 450e9, neighbours=8, network=50e9),
     # "NVIDIA H200 Tensor Core GPU" data sheet, SXM: as H100, with 141 GB and 4.8 TB/s; nodes as DGX H200.
-    "h200": Machine("gpu", 989.4e12, 141e9, 4.8e12, 450e9, neighbours=8, network=50e9),
+    "h200": Machine("gpu", "NVIDIA H200", 989.4e12, 141e9, 4.8e12, 450e9, neighbours=8, network=50e9),
+    # "NVIDIA DGX B200" data sheet, of 8 GPUs: 1,440 GB, 64 TB/s, NVLink 14.4 TB/s both ways, 8 single-port ConnectX-7,
+    # 400 Gb/s. "NVIDIA Blackwell Architecture Technical Brief", HGX B200: 2.25 PFLOP/s bfloat16 dense a GPU.
+    "b200": Machine("gpu", "NVIDIA B200", 2250e12, 180e9, 8e12, 900e9, neighbours=8, network=50e9),
+    # These three have no NVLink. Their sheets name the bus alone, which bounds what a device sends to any other.
+    # "NVIDIA L40S" data sheet: 362.05 TFLOP/s bfloat16 dense, 48 GB, 864 GB/s, PCIe Gen4 x16, 64 GB/s both ways.
+    "l40s": Machine("gpu", "NVIDIA L40S", 362.05e12, 48e9, 0.864e12, 32e9, network=32e9),
+    # "NVIDIA Ada GPU Architecture" white paper, RTX 4090: 165.2 TFLOP/s bfloat16 dense with FP32 accumulate, 24 GB,
+    # 1,008 GB/s; PCIe Gen4 x16.
+    "rtx4090": Machine("gpu", "NVIDIA GeForce RTX 4090", 165.2e12, 24e9, 1.008e12, 32e9, network=32e9),
+    # "NVIDIA RTX Blackwell GPU Architecture" white paper, RTX 5090: 209.5 TFLOP/s bfloat16 dense with FP32 accumulate,
+    # 32 GB, 1,792 GB/s; PCIe Gen5 x16, 128 GB/s both ways.
+    "rtx5090": Machine("gpu", "NVIDIA GeForce RTX 5090", 209.5e12, 32e9, 1.792e12, 64e9, network=64e9),
     # "TPU v5p", docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s bfloat16, 95 GiB, 2,765 GB/s, interconnect 1,200 GB/s
     # both ways, 3D torus.
-    "v5p": Machine("tpu", 459e12, 95 * 2**30, 2.765e12, 600e9, torus=3, topology="v5p"),
+    "v5p": Machine("tpu", "TPU v5p?", 459e12, 95 * 2**30, 2.765e12, 600e9, torus=3, topology="v5p"),
     # "TPU v6e", docs.cloud.google.com/tpu/docs/v6e: 918 TFLOP/s bfloat16, 32 GB, 1,600 GB/s, interconnect 800 GB/s both
     # ways, 2D torus.
-    "v6e": Machine("tpu", 918e12, 32e9, 1.6e12, 400e9, torus=2, topology="v6e"),
+    "v6e": Machine("tpu", "TPU v6( lite|e)", 918e12, 32e9, 1.6e12, 400e9, torus=2, topology="v6e"),
 }
+
+
+def machine_of(kind: str) -> str | None:
+    """Returns the key in `MACHINES` of the machine whose devices are of a `jax.Device.device_kind`; None for others."""
+    return next((name for name, machine in MACHINES.items() if re.fullmatch(machine.kind, kind)), None)
 
 
 def ring_bandwidth(machine: Machine, mesh: Mapping[str, int], axes: tuple[str, ...]) -> float:
@@ -77,7 +101,8 @@ def topology_name(machine: Machine, devices: int) -> str:
     """
     if not machine.topology:
         raise ValueError("only TPUs have topologies to compile for: valid are v5p and v6e.")
-    sides, rest = [], devices
+    sides = []
+    rest = devices
     for left in range(machine.torus, 0, -1):
         side = max(side for side in range(1, round(rest ** (1 / left)) + 1) if rest % side == 0)
         sides.append(side)

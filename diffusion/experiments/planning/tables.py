@@ -1,4 +1,4 @@
-"""A plan as people read it: tables of memory, operations, traffic and time."""
+"""A plan as people read it: tables of memory, operations, collectives and time."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,40 +33,40 @@ def in_seconds(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
-def show(found: Mapping[str, Any], console: Console) -> None:
+def show(plan: Mapping[str, Any], console: Console) -> None:
     """Prints a plan.
 
     Args:
-        found: from `plan.plan`.
+        plan: from `plan.plan`.
         console: where to.
     """
-    images = found["images"]
-    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1)
+    images = plan["images"]
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1)
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
     say(
-        f"{found['parameters'] / 1e6:.1f} M parameters, on {found['devices']} device{'s' * (found['devices'] > 1)}"
+        f"{plan['parameters'] / 1e6:.1f} M parameters, on {plan['devices']} device{'s' * (plan['devices'] > 1)}"
         f"{mesh and f' ({mesh})'}; a step is {images['step']} images, {images['device']} a device"
         + (f", in {images['micro_batches']} micro-batches" if images["micro_batches"] > 1 else "")
     )
-    console.print(memory_table(found["machines"]))
-    console.print(work_table(found))
-    console.print(time_table(found["machines"]))
+    console.print(_memory_table(plan["machines"]))
+    console.print(_work_table(plan))
+    console.print(_time_table(plan["machines"]))
     say(
         "Step time and MFU, estimates: if compute, memory and network overlap entirely ... if they take turns, each at "
         "the bfloat16 peak of its data sheet. A real step is slower. MFU counts the model's FLOPs alone."
     )
-    for name, of in found["machines"].items():
+    for name, of in plan["machines"].items():
         total = sum(of["memory"].values())
         if not of["fits"]:
             say(
-                f"{name}: does not fit: {in_bytes(total)} (estimate), and {in_bytes(of['hbm_bytes'])} of HBM, of which "
-                f"a tenth stays free. What to change: {of['change']}."
+                f"{name}: does not fit: {in_bytes(total)} (estimate), of {in_bytes(of['hbm_bytes'])}, of which a tenth "
+                f"stays free. What to change: {of['change']}."
             )
         if of["compiled"]:
-            console.print(compiled_table(name, found, of))
+            console.print(_compiled_table(name, plan, of))
 
 
-def memory_table(machines: Mapping[str, Mapping]) -> Table:
+def _memory_table(machines: Mapping[str, Mapping]) -> Table:
     """Bytes on each device, a column for each platform."""
     columns = {of["platform"]: of for of in machines.values()}
     table = Table("memory, on each device")
@@ -86,62 +86,64 @@ def memory_table(machines: Mapping[str, Mapping]) -> Table:
     return table
 
 
-def work_table(found: Mapping[str, Any]) -> Table:
+def _work_table(plan: Mapping[str, Any]) -> Table:
     """Operations of the whole job, and bytes that each device sends."""
     table = Table("a step", "how much", "known")
     table.columns[1].justify = "right"
-    table.add_row("model FLOPs, forward x 3", f"{found['flops']['model']:.4g}", "formula")
-    table.add_row("FLOPs computed again (remat)", f"{found['flops']['recomputed']:.4g}", "formula")
-    for collective in found["collectives"]:
+    table.add_row("model FLOPs, forward x 3", f"{plan['flops']['model']:.4g}", "formula")
+    table.add_row("FLOPs computed again (remat)", f"{plan['flops']['recomputed']:.4g}", "formula")
+    for collective in plan["collectives"]:
         over = " x ".join(collective["axes"])
         table.add_row(f"{collective['kind']} over {over}", f"{in_bytes(collective['bytes'])} a device", "estimate")
     return table
 
 
-def time_table(machines: Mapping[str, Mapping]) -> Table:
+def _time_table(machines: Mapping[str, Mapping]) -> Table:
     """Seconds of a step by resource, and together."""
     table = Table("estimates")
-    for title in ("compute", "HBM", "network", "step", "MFU", "memory"):
+    for title in ("compute", "memory", "network", "step", "MFU", "of its memory"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, of in machines.items():
         spent = of["seconds"]
-        share = f"{sum(of['memory'].values()) / MACHINES[name].memory:.0%} of HBM"
+        share = f"{sum(of['memory'].values()) / MACHINES[name].memory:.0%}"
         table.add_row(
             name,
             *(in_seconds(spent[part]) for part in ("compute", "memory", "network")),
             f"{in_seconds(spent['overlapped'])} ... {in_seconds(spent['in_turn'])}",
             f"{spent['mfu_overlapped']:.0%} ... {spent['mfu_in_turn']:.0%}",
-            share if of["fits"] else f"{share}: no",
+            share if of["fits"] else f"{share}: too much",
         )
     return table
 
 
-def compiled_table(name: str, found: Mapping[str, Any], of: Mapping[str, Any]) -> Table:
+def _compiled_table(name: str, plan: Mapping[str, Any], of: Mapping[str, Any]) -> Table:
     """What XLA says of the compiled step, beside the estimates."""
-    said = of["compiled"]
+    compiled = of["compiled"]
     parts = of["memory"]
     table = Table(
         f"{name}, on each device",
         "XLA",
         "plan",
-        caption=f"compiled for {said['topology']} in {said['seconds']:.0f} s; XLA pads arrays to "
+        caption=f"compiled for {compiled['topology']} in {compiled['seconds']:.0f} s; XLA pads arrays to "
         "tiles, and may gather and scatter by all-reduce, at twice the bytes",
     )
     for column in table.columns[1:]:
         column.justify = "right"
-    if not said["fits"]:
-        table.add_row("does not fit", said["error"], in_bytes(sum(parts.values())))
+    if not compiled["fits"]:
+        table.add_row("does not fit", compiled["error"], in_bytes(sum(parts.values())))
         return table
     state = sum(parts[part] for part in EXACT)
-    table.add_row("arguments (state and batch)", in_bytes(said["arguments"]), in_bytes(state))
-    table.add_row("outputs, in the place of arguments", in_bytes(said["aliased"]), in_bytes(state))
+    table.add_row("arguments (state and batch)", in_bytes(compiled["arguments"]), in_bytes(state))
+    table.add_row("outputs, in the place of arguments", in_bytes(compiled["aliased"]), in_bytes(state))
     table.add_row(
-        "temporaries (with activations)", in_bytes(said["temporaries"]), in_bytes(sum(parts.values()) - state)
+        "temporaries (with activations)", in_bytes(compiled["temporaries"]), in_bytes(sum(parts.values()) - state)
     )
-    table.add_row("peak", in_bytes(said["peak"]), in_bytes(sum(parts.values())))
+    table.add_row("peak", in_bytes(compiled["peak"]), in_bytes(sum(parts.values())))
     ours: dict[str, float] = {}
-    for collective in found["collectives"]:
+    for collective in plan["collectives"]:
         ours[collective["kind"]] = ours.get(collective["kind"], 0.0) + collective["bytes"]
-    for kind in sorted(ours.keys() | said["collectives"].keys()):
-        table.add_row(f"sent a step, {kind}", in_bytes(said["collectives"].get(kind, 0)), in_bytes(ours.get(kind, 0)))
+    for kind in sorted(ours.keys() | compiled["collectives"].keys()):
+        table.add_row(
+            f"sent a step, {kind}", in_bytes(compiled["collectives"].get(kind, 0)), in_bytes(ours.get(kind, 0))
+        )
     return table
