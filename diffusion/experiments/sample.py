@@ -26,16 +26,15 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_float(
         "average",
         None,
-        "width, as a share of the run, of a moving average made now from those "
-        "of all kept checkpoints; for a run with config.ema.sigma_rel",
+        "width, as a share of the run, of a moving average made now from those of all kept checkpoints; for a run with "
+        "config.ema.sigma_rel",
     )
     flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
     if command_line.names("model", "again", "prompt") or command_line.help_is_requested():
-        command_line.load()
-        from diffusion.experiments.sampling import from_prompt, model_flags  # define the flags of a request
+        from diffusion.experiments.sampling import model_flags, prompt_flags
 
-        flags.adopt_module_key_flags(from_prompt)  # so that --help lists them
-        flags.adopt_module_key_flags(model_flags)
+        for module in (prompt_flags, model_flags):
+            flags.adopt_module_key_flags(module)  # so that --help lists their flags
     command_line.begin()
 
 
@@ -51,6 +50,8 @@ def main(argv: list[str]) -> None:
     """Samples the run, or by a prompt; each file appears whole or not at all."""
     values = flags.FLAGS
     if command_line.names("model", "again", "prompt"):
+        from diffusion.experiments.sampling import from_prompt  # its flags are for a request alone
+
         return from_prompt.main(values.out, values.workdir)
     config = CONFIG.value
     sharding.initialize_distributed()

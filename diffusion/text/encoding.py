@@ -11,8 +11,8 @@ import numpy as np
 from diffusion.text import weighting
 from diffusion.text.long_prompts import all_windows, first_window
 from diffusion.text.tokenizer import Tokenizer, checked
+from diffusion.text.weighting import EMPHASIS
 
-EMPHASIS = ("none", "scale", "restore_mean", "from_empty")
 Network = Callable[[Any, Any], tuple[jax.Array, jax.Array | None]]
 """(ids int32 `[B, N]`, mask Bool `[B, N]`) -> (tokens `[B, N, D]`, pooled `[B, P]` or None)."""
 

@@ -13,6 +13,7 @@ closes nothing is text. Syntax and corner cases are those of AUTOMATIC1111's "st
 
 import re
 
+EMPHASIS = ("none", "scale", "restore_mean", "from_empty")  # what a weight does, see `text.encode`
 ROUND = 1.1
 SQUARE = 1 / 1.1
 PARTS = re.compile(

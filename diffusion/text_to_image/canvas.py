@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.data.transforms import to_model
-from diffusion.io.pictures import PIXELS
+from diffusion.io import pictures
 
 
 class Canvas(NamedTuple):
@@ -22,12 +22,17 @@ class Canvas(NamedTuple):
     mask: np.ndarray | None
 
     @classmethod
-    def of(cls, image: np.ndarray, mask: np.ndarray | None) -> Self:
-        """The canvas of an image and perhaps a mask.
+    def open(cls, image: np.ndarray | str | None, mask: np.ndarray | str | None) -> Self:
+        """The canvas of a request's image and mask, which are arrays, paths of pictures, or None.
 
         Raises:
-            ValueError: for arrays of another type or size.
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that is no sound picture, an array of another type, or a mask of another size.
         """
+        if image is None:
+            return cls(None, None)
+        image = pictures.read(image) if isinstance(image, str) else image
+        mask = pictures.read_mask(mask, image.shape[:2]) if isinstance(mask, str) else mask
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise ValueError(
                 f"image is uint8 [H, W, 3]; got {image.dtype} {list(image.shape)} (pictures.read turns files "
@@ -59,10 +64,10 @@ class Canvas(NamedTuple):
         if self.image is None:
             return self
         height, width = self.size_with(margins)
-        if height * width > PIXELS:
+        if height * width > pictures.PIXELS:
             raise ValueError(
                 f"margins = {tuple(margins)} (top, bottom, left, right) make a picture of {height} x {width} "
-                f"pixels, and at most {PIXELS:,} are made from one: choose smaller margins"
+                f"pixels, and at most {pictures.PIXELS:,} are made from one: choose smaller margins"
             )
         if not any(margins):
             return self
@@ -76,8 +81,8 @@ class Canvas(NamedTuple):
         image = None if self.image is None else jnp.asarray(to_model(self.image))[None]
         return image, None if self.mask is None else jnp.asarray(self.mask)[None, :, :, None]
 
-    def kept(self, pictures: np.ndarray) -> np.ndarray:
-        """Pictures [B, H, W, C] with the image in the place of what is not painted."""
+    def kept(self, made: np.ndarray) -> np.ndarray:
+        """Pictures [B, H, W, C] with the image wherever nothing is painted."""
         if self.mask is None or self.image is None:
-            return pictures
-        return np.where(self.mask[..., None], pictures, self.image)
+            return made
+        return np.where(self.mask[..., None], made, self.image)

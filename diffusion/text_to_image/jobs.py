@@ -26,81 +26,25 @@ from diffusion.text_to_image.programs import Course, compiled
 from diffusion.text_to_image.requests import Request
 
 
-def generate(
-    model: TextToImage,
-    prompts: str | Sequence[str],
-    *,
-    negative: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seeds: int | Sequence[int] = 0,
-    sampler: str = "",
-    height: int = 0,
-    width: int = 0,
-    image: np.ndarray | str | None = None,
-    mask: np.ndarray | str | None = None,
-    margins: tuple[int, int, int, int] = (0, 0, 0, 0),
-    strength: float | None = None,
-    resamplings: int = 1,
-    batch_size: int = 1,
-    tile: int = 0,
-    windows: bool = False,
-    emphasis: str = "none",
-) -> np.ndarray:
+def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> np.ndarray:
     """Makes pictures of prompts.
 
     Args:
         model: from `load`.
         prompts: one text, or N.
-        negative: what the pictures are pushed away from; one text for all of them.
-        steps: of the solver; None: as the model's folder says, or was published with (`pipelines.published`).
-        guidance: scale of classifier-free guidance, 1 or below: none; or the strength that a distilled model receives.
-            None: as for steps.
-        seeds: one number for all, or N; with one prompt as many pictures as seeds are made.
-        sampler: a name in `schedulers.SOLVERS`; "" the one that the model is published with.
-        height, width: of the pictures in pixels; 0: of `image`, or what the model was made for.
-        image: uint8 [H, W, 3], from which the pictures start, or the path of a picture.
-        mask: Bool [H, W], True where the image is painted anew, or the path of a picture that is white there; the rest
-            stays as it is, pixel for pixel.
-        margins: pixels put on at the top, bottom, left and right of `image`, and painted.
-        strength: in (0, 1], how much of the trajectory is sampled, the freer the larger; None: 0.8, and 1 with a mask
-            or margins.
-        resamplings: how often each quarter of the trajectory but the last is sampled, with a mask or margins (RePaint,
-            Lugmayr et al. 2022): what is painted agrees better with what is kept, for nearly as many times the
-            evaluations.
-        batch_size: pictures at once.
-        tile: side in pixels of the tiles in which the autoencoder sees a larger picture, so that its memory does not
-            grow with it, see `diffusion.models.autoencoders.tiles`; neighbours share a quarter. 0: the picture at once.
-        windows: read prompts longer than the text encoder's context in several windows, see `text.encode`.
-        emphasis: what brackets in a prompt do, see `text.encode`.
+        **settings: the other fields of a `Request`, which says what each does and may be: seeds (one number for all, or
+            N; with one prompt as many pictures as seeds are made), negative, steps, guidance, sampler, height, width,
+            image, mask, margins, strength, resamplings, batch_size, tile, windows and emphasis.
 
     Returns:
         uint8 [N, H, W, 3].
 
     Raises:
+        TypeError: for a setting that is not known.
         ValueError: for settings that do not fit, before anything is computed; `limits.Refused` for pictures that do not
             fit into memory, with what they would need.
     """
-    request = Request.of(
-        prompts,
-        seeds,
-        negative=negative,
-        steps=steps,
-        guidance=guidance,
-        sampler=sampler,
-        height=height,
-        width=width,
-        image=image,
-        mask=mask,
-        margins=margins,
-        strength=strength,
-        resamplings=resamplings,
-        batch_size=batch_size,
-        tile=tile,
-        windows=windows,
-        emphasis=emphasis,
-    )
-    return make(model, request)
+    return make(model, Request.of(prompts, **settings))
 
 
 class Frame(NamedTuple):
@@ -219,12 +163,12 @@ class Job(NamedTuple):
         request = request.resolved(model)
         usual = model.usual.but(request.steps, request.guidance)
         request.check(model)
-        canvas = request.opened().extended(request.margins)
-        size = request.size(model, canvas)
+        canvas = Canvas.open(request.image, request.mask).extended(request.margins)
+        size = request.size(model, canvas.image)
         tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
         first = request.first_step(usual.steps)
         trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
-        trajectory = trajectory._replace(plan=request.trajectory(trajectory.plan, first))
+        trajectory = trajectory._replace(plan=programs.repeated(trajectory.plan, first, request.resamplings))
         noised = request.begins_at_image(first)
         guided = request.guided(model)
         key = (request.sampler, usual.steps, first, request.resamplings, noised, guided, size, request.tile)

@@ -12,7 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion import parameterizations
 from diffusion.adapters import lora, lora_files
+from diffusion.io import limits, schema
+from diffusion.models import interchange
+from diffusion.models.interchange import schedulers
+from diffusion.models.interchange.family import SIDES
 from diffusion.models.interchange.schedulers import Process
 from diffusion.text import Encoder, Tokenizer
 from diffusion.text_to_image import pipelines
@@ -94,18 +99,48 @@ def load(
     """Loads a model.
 
     Args:
-        folder: with model_index.json, see `diffusion.text_to_image.pipelines`.
-        dtype: "float32" or "bfloat16", of the denoiser and the text encoders.
-        prediction: what the caller expects the denoiser to predict; refused where the folder says otherwise.
+        folder: as diffusers' `save_pretrained` writes it, with model_index.json, of a class in `pipelines.KINDS`.
+        dtype: "float32" or "bfloat16", of the denoiser's and the text encoders' parameters and computation. The
+            autoencoder stays float32.
+        prediction: what the caller expects the denoiser to predict, see `schedulers.read`; "" as the folder says.
         loras: LoRA files and the weight of each.
-        **how: of `interchange.load`, such as shardings.
+        **how: of `interchange.load`, for every network: shardings.
 
     Raises:
-        FileNotFoundError, Refusal, Mismatch: as `pipelines.read` and `lora_files.load`.
+        FileNotFoundError: if a file is missing.
+        Refusal: for another pipeline (names its known relatives), or a config that is not supported or contradicts
+            itself.
+        Mismatch: if weights do not fit their config.
     """
-    parts = pipelines.read(folder, dtype=dtype, prediction=prediction, **how)
-    side = parts.side * parts.modules["vae"].factor
-    model = TextToImage(*parts[:6], side, parts.zeros, parts.usual)
+    folder = pathlib.Path(folder).expanduser()
+    index = pipelines.read_index(folder)
+    name = str(index.get("_class_name"))
+    kind = pipelines.kind_of(name, folder)
+    readers = {f"text_encoder{reader.suffix}": reader for reader in kind.readers}
+    encoders = [part for part, reader in readers.items() if pipelines.has_part(index, part, reader.optional)]
+    table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
+    process = schedulers.read(table, prediction, kind.even)
+    modules, params, tokenizers = {}, {}, {}
+    for part in (kind.denoiser, "vae", *encoders):
+        wanted = "float32" if part == "vae" else dtype
+        module, params[part] = interchange.load(folder / part, dtype=wanted, **how)
+        modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
+    for part in encoders:
+        reader = readers[part]
+        longest = getattr(modules[part], "positions", reader.length)  # T5 has no end of its own
+        tokenizers[part] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
+    denoiser = modules[kind.denoiser]
+    if kind.unit_clock:
+        process = process._replace(parameterization=parameterizations.velocity())
+    if getattr(denoiser, "learn_sigma", False):
+        process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
+    config = limits.read_table(folder / kind.denoiser / "config.json")
+    schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
+    side = config.get("sample_size") or 128
+    side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
+    zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
+    usual = pipelines.read_usual(folder, pipelines.published(kind, process, denoiser))
+    model = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual)
     return with_loras(model, loras) if loras else model
 
 

@@ -16,18 +16,15 @@ Each is one line of KINDS.
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from diffusion import parameterizations, text
+from diffusion import text
 from diffusion.io import limits, schema
-from diffusion.models import interchange
-from diffusion.models.interchange import schedulers
-from diffusion.models.interchange.family import SIDES, Refusal
+from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
-from diffusion.text import Encoder, Tokenizer
 
 SAMPLING = "sampling.json"  # our own; other programs ignore it
 CONTENT = (".json", ".txt", ".model", ".safetensors")  # the files of a folder that change its pictures
@@ -105,14 +102,6 @@ def _patch(module: Any) -> int:
     return module.patch
 
 
-def _two(module: Any) -> int:
-    return 2  # Flux's patches
-
-
-def _sd_3(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, t5: Encoder | None, **how: Any) -> dict[str, Any]:
-    return text.stable_diffusion_3(prompts, clip, clip_g, t5, **how)
-
-
 SD = Kind("StableDiffusion", "unet", (Reader(),), text.stable_diffusion, _halvings, Usual(50, 7.5))
 LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5))
 XL = Kind(
@@ -125,16 +114,21 @@ XL = Kind(
     zeros=True,
 )
 XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
-SD_3 = Kind("StableDiffusion3", "transformer", (
-    Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)), _sd_3, _patch, Usual(28, 7.0)
-)  # fmt: skip
+SD_3 = Kind(
+    "StableDiffusion3",
+    "transformer",
+    (Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)),
+    text.stable_diffusion_3,
+    _patch,
+    Usual(28, 7.0),
+)
 # FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
 FLUX = Kind(
     "Flux",
     "transformer",
     (Reader(), Reader("_2", length=512)),
     text.flux,
-    _two,
+    lambda module: 2,  # its patches
     Usual(28, 3.5),
     Usual(4, 1.0),
     unit_clock=True,
@@ -157,78 +151,6 @@ KINDS = {
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
 }
-
-
-class Parts(NamedTuple):
-    """What a folder holds.
-
-    Attributes:
-        name: of the pipeline's class.
-        kind: its line of KINDS.
-        modules: networks by their folders' names, "unet", "vae", "text_encoder", ..
-        params: their parameters, by the same names.
-        tokenizers: by the names of the encoders that they belong to.
-        process: of the scheduler.
-        side: of the latents that the denoiser was made for.
-        zeros: whether the unconditional branch receives zeros where there is no negative prompt.
-        usual: steps and guidance.
-    """
-
-    name: str
-    kind: Kind
-    modules: Mapping[str, nn.Module]
-    params: Mapping[str, Any]
-    tokenizers: Mapping[str, Tokenizer]
-    process: Process
-    side: int
-    zeros: bool
-    usual: Usual
-
-
-def read(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "", **how: Any) -> Parts:
-    """Reads the folder of a pipeline.
-
-    Args:
-        folder: as diffusers' `save_pretrained` writes it, with model_index.json.
-        dtype: of the denoiser's and the encoders' parameters and computation, "float32" or "bfloat16". The autoencoder
-            stays float32.
-        prediction: what the caller expects the denoiser to predict, see `schedulers.read`; "" as the folder says.
-        **how: of `interchange.load`, for every network: shardings.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        Refusal: for another pipeline (names its known relatives), or a config that is not supported or contradicts
-            itself.
-        Mismatch: if weights do not fit their config.
-    """
-    folder = pathlib.Path(folder).expanduser()
-    index = read_index(folder)
-    name = str(index.get("_class_name"))
-    kind = kind_of(name, folder)
-    encoders = [reader for reader in kind.readers if _there(index, f"text_encoder{reader.suffix}", reader.optional)]
-    table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
-    process = schedulers.read(table, prediction, kind.even)
-    modules, params, tokenizers = {}, {}, {}
-    for part in (kind.denoiser, "vae", *(f"text_encoder{reader.suffix}" for reader in encoders)):
-        wanted = "float32" if part == "vae" else dtype
-        module, params[part] = interchange.load(folder / part, dtype=wanted, **how)
-        modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
-    for reader in encoders:
-        name_of = f"text_encoder{reader.suffix}"
-        longest = getattr(modules[name_of], "positions", reader.length)  # T5 has no end of its own
-        tokenizers[name_of] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
-    denoiser = modules[kind.denoiser]
-    if kind.unit_clock:
-        process = process._replace(parameterization=parameterizations.velocity())
-    if getattr(denoiser, "learn_sigma", False):
-        process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
-    config = limits.read_table(folder / kind.denoiser / "config.json")
-    schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
-    side = config.get("sample_size") or 128
-    side = max(side) if isinstance(side, list) else side
-    zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
-    usual = read_usual(folder, published(kind, process, denoiser))
-    return Parts(name, kind, modules, params, tokenizers, process, int(side), zeros, usual)
 
 
 def kind_of(name: str, folder: pathlib.Path) -> Kind:
@@ -331,7 +253,17 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
     return usual
 
 
-def _there(index: Mapping[str, Any], part: str, optional: bool) -> bool:
+def has_part(index: Mapping[str, Any], part: str, optional: bool) -> bool:
+    """Whether model_index.json names a part.
+
+    Args:
+        index: its content.
+        part: the name of a folder.
+        optional: whether the pipeline works without it.
+
+    Raises:
+        Refusal: if a part is missing that the pipeline needs, or its entry is damaged.
+    """
     stated = index.get(part) or [None]
     if not isinstance(stated, list):
         raise limits.Refused(f"model_index.json: {part} = {limits.short(stated)}; valid: a library and a class.")

@@ -20,6 +20,7 @@ from diffusion.models.interchange.schedulers import Trajectory
 from diffusion.schedules import NoiseSchedule
 
 VAE = ("encode", "decode")  # methods of an autoencoder
+QUARTERS = 4  # parts of a trajectory that `resamplings` repeats
 
 
 def denoise(
@@ -52,6 +53,12 @@ def noised(schedule: NoiseSchedule, plan: timesteps.Plan, known: Array, noise: A
     """Latents of a picture at a plan's first time, where its trajectory begins: alpha known + sigma noise."""
     t = plan.t[0]
     return schedule.alpha(t) * known + schedule.sigma(t) * noise
+
+
+def repeated(plan: timesteps.Plan, first: int, resamplings: int) -> timesteps.Plan:
+    """The steps of a plan from the `first` on, with RePaint's repetitions of each quarter but the last."""
+    grid = plan.grid[first:]
+    return editing.repaint(grid, max((len(grid) - 1) // QUARTERS, 1), resamplings)
 
 
 class Course(NamedTuple):

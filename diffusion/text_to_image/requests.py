@@ -19,11 +19,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from diffusion import editing
-from diffusion.io import pictures, schema
-from diffusion.text.encoding import EMPHASIS
-from diffusion.text_to_image.canvas import Canvas
-from diffusion.timesteps import Plan
+from diffusion.io import schema
+from diffusion.text.weighting import EMPHASIS
 
 STEPS = 1000
 RESAMPLINGS = 100  # the published figures are of 10
@@ -33,7 +30,6 @@ SIDE = 2**16  # pixels
 SEED = 2**32 - 1
 TEXT = 20_000  # characters of a prompt
 PATH = 4096  # characters
-QUARTERS = 4  # parts of a trajectory that `resamplings` repeats
 
 
 def text(longest: int) -> schema.Valid:
@@ -130,7 +126,14 @@ class Request:
     """A request for pictures: N prompts with N seeds, or one of either for all pictures.
 
     `settings(Request)` has the type, default, range and help of each field. None stands for what depends on the model,
-    or on the other settings.
+    or on the other settings. Of some there is more to say:
+
+    image, mask: paths of pictures, or uint8 [H, W, 3], and Bool [H, W], True where the image is painted anew; the rest
+        stays as it is, pixel for pixel.
+    resamplings: RePaint (Lugmayr et al. 2022) takes nearly as many times the evaluations.
+    tile: the autoencoder's memory then does not grow with the picture, see `diffusion.models.autoencoders.tiles`;
+        neighbours share a quarter.
+    windows, emphasis: see `diffusion.text.encode`.
     """
 
     prompts: tuple[str, ...] = setting(("",), schema.several(PROMPT, 1, NUMBER), "what the pictures show")
@@ -234,19 +237,6 @@ class Request:
         """Whether a part of the image is kept."""
         return self.mask is not None or any(self.margins)
 
-    def opened(self) -> Canvas:
-        """The image and the mask as arrays, without the margins.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: for a file that is no sound picture, an array of another type, or a mask of another size.
-        """
-        if self.image is None:
-            return Canvas(None, None)
-        image = pictures.read(self.image) if isinstance(self.image, str) else self.image
-        mask = pictures.read_mask(self.mask, image.shape[:2]) if isinstance(self.mask, str) else self.mask
-        return Canvas.of(image, mask)
-
     def first_step(self, steps: int) -> int:
         """The step of the sampler at which the trajectory begins, later the less of an image is changed.
 
@@ -271,16 +261,6 @@ class Request:
             first: from `first_step`.
         """
         return self.image is not None and (not self.keeps or first > 0)
-
-    def trajectory(self, plan: Plan, first: int) -> Plan:
-        """The steps of a plan from one on, with RePaint's repetitions of each quarter but the last.
-
-        Args:
-            plan: of the whole trajectory.
-            first: from `first_step`.
-        """
-        grid = np.append(plan.t[first:], plan.s[-1])
-        return editing.repaint(grid, max((len(grid) - 1) // QUARTERS, 1), self.resamplings)
 
     def resolved(self, model: Any) -> Self:
         """The request with the model's own steps, guidance and sampler where it names none."""
@@ -319,19 +299,19 @@ class Request:
         """Whether the model is evaluated with the negative prompt, too; the request is a resolved one."""
         return not model.distilled and self.guidance is not None and self.guidance > 1
 
-    def size(self, model: Any, canvas: Canvas) -> tuple[int, int]:
+    def size(self, model: Any, image: np.ndarray | None) -> tuple[int, int]:
         """(height, width) of the pictures.
 
         Args:
             model: that makes them.
-            canvas: the image with its margins.
+            image: with its margins.
 
         Raises:
             ValueError: for a size that is not the image's, or that the model cannot make.
         """
         height, width = self.height, self.width
-        if canvas.image is not None:
-            sides = canvas.image.shape[:2]
+        if image is not None:
+            sides = image.shape[:2]
             if (height or sides[0], width or sides[1]) != sides:
                 raise ValueError(
                     f"the request is for {height} x {width} pixels (height x width), and the image with its margins "

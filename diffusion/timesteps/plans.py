@@ -20,6 +20,11 @@ class Plan(NamedTuple):
     s: Array | np.ndarray
     renoise: Array | np.ndarray
 
+    @property
+    def grid(self) -> np.ndarray:
+        """`[N + 1]` times between which it steps; of a plan whose times are known, not traced."""
+        return np.append(self.t, self.s[-1])
+
 
 def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
     """The plan that follows a grid of times.

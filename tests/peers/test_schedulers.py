@@ -95,7 +95,7 @@ def test_a_config_steps_where_its_scheduler_does(name):
     """sigma / alpha (sigma of a flow) at every step, to its float32, and the factor of the noise at the start."""
     process, trajectory = _trajectory(name)
     level = FOUND[f"{name}/level"]
-    times = np.append(trajectory.plan.t, trajectory.plan.s[-1])
+    times = trajectory.plan.grid
     flow = READ[name]["space"] == "flow"
     found = times if flow else np.exp(-np.asarray(process.schedule.log_snr(times)) / 2)
     np.testing.assert_allclose(found, level, rtol=1e-4, atol=1e-6)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from diffusion import parameterizations
+from diffusion import parameterizations, text_to_image
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.flux import Flux
 from diffusion.models.interchange import schedulers
@@ -28,7 +28,7 @@ FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 
 
 def indices(trajectory):
-    return np.append(trajectory.plan.t, trajectory.plan.s[-1]) * 1000 - 1
+    return trajectory.plan.grid * 1000 - 1
 
 
 def test_the_published_scheduler_of_sd_is_its_process_its_sampler_and_its_steps():
@@ -286,20 +286,20 @@ def test_a_network_that_needs_all_of_alpha_is_not_told_where_there_is_none():
 
 def test_folders_that_are_no_known_pipeline_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model_index\.json: there is no such file"):
-        pipelines.read(tmp_path)
+        text_to_image.load(tmp_path)
     (tmp_path / "one.safetensors").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"is a single file; experiments\.convert"):
-        pipelines.read(tmp_path / "one.safetensors")
+        text_to_image.load(tmp_path / "one.safetensors")
     index = tmp_path / "model_index.json"
     index.write_text(json.dumps({"_class_name": "StableDifusion3Pipeline"}))
     with pytest.raises(Refusal, match=r"is a StableDifusion3Pipeline.* supported: .*StableDiffusion3Pipeline"):
-        pipelines.read(tmp_path)
+        text_to_image.load(tmp_path)
     index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline", "text_encoder": [None, None]}))
     with pytest.raises(Refusal, match="has no text_encoder"):
-        pipelines.read(tmp_path)
+        text_to_image.load(tmp_path)
     index.write_text("[1]")
     with pytest.raises(ValueError, match="holds list"):
-        pipelines.read(tmp_path)
+        text_to_image.load(tmp_path)
 
 
 def test_the_fingerprint_is_of_names_and_content(tmp_path):

@@ -1,7 +1,6 @@
 """How a command starts: its flags, the config that they name, and errors in one sentence."""
 
 import argparse
-import functools
 import logging as python_logging
 import pathlib
 import sys
@@ -146,12 +145,6 @@ def begin() -> None:
     """
     app.define_help_flags()
     _in_one_sentence(_parse, ())(sys.argv)
-    load()
-
-
-@functools.cache
-def load() -> None:
-    """The part of `begin` after parsing, for a command whose flags are defined by a module that needs the libraries."""
     huge_pages.start_anew()
     print(f"{sys.modules['__main__'].__spec__.name}: loading the libraries", file=sys.stderr, flush=True)
 

@@ -23,7 +23,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, generate
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import conditions
-from diffusion.text_to_image import Frame
+from diffusion.text_to_image import Frame, programs
 from diffusion.text_to_image.canvas import Canvas
 from diffusion.training.checkpointing import checkpoints
 
@@ -85,7 +85,7 @@ class Trained:
         recipe = self._configured(request)
         plan = recipe.plan
         first = request.first_step(len(plan.t))
-        plan = request.trajectory(plan, first)
+        plan = programs.repeated(plan, first, request.resamplings)
         begin, run, finish = self._compiled(request, recipe, plan, request.begins_at_image(first))
         labels = jnp.full(request.number, max(request.label, 0), jnp.int32)
         return self._frames(begin, run, finish, plan, labels, request.rows()[1], canvas)
@@ -105,7 +105,7 @@ class Trained:
                     f"the request is for {request.height} x {request.width} pixels, and {self.name} makes pictures "
                     f"of {self.size[0]} x {self.size[1]} alone"
                 )
-        canvas = request.opened()
+        canvas = Canvas.open(request.image, request.mask)
         if canvas.image is None:
             return canvas
         if self._decoder != ():

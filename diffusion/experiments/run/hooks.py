@@ -61,8 +61,7 @@ def evaluation(
     labels = generate.balanced_labels(config.evaluate.number, recipe.num_classes)
     seeds = generate.seeds(config, config.evaluate.number)
     shown = np.unique(labels, return_index=True)[1][:FOLLOWED]
-    plan = recipe.plan
-    times = np.append(plan.t, plan.s[-1])
+    times = recipe.plan.grid
 
     def samples(params, stop):
         images = make.images(params, labels, seeds, lambda done: stop.check())

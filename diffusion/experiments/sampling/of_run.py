@@ -135,6 +135,5 @@ def _write(
     plots.sample_grid(images, labels, out / "samples.png")
     first = np.unique(labels, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, labels[first], seeds[first])
-    times = np.append(recipe.plan.t, recipe.plan.s[-1])
-    plots.trajectory(x, x0, times, labels[first], out / "trajectory.png")
+    plots.trajectory(x, x0, recipe.plan.grid, labels[first], out / "trajectory.png")
     return [out / "samples.npz", out / "samples.png", out / "trajectory.png"]

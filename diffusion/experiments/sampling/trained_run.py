@@ -110,5 +110,4 @@ def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, s
 def _of(config: ConfigDict, params: Any) -> Trained:
     recipe = checks.validate(config).at(workdir.example_shape(config))
     generate.denoiser(recipe)  # refuses a flow map
-    grid = np.append(recipe.plan.t, recipe.plan.s[-1])
-    return Trained(recipe, params, recipe.schedule, recipe.sampler, grid, recipe.shape)
+    return Trained(recipe, params, recipe.schedule, recipe.sampler, recipe.plan.grid, recipe.shape)

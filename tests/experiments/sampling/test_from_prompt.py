@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.sampling import again, from_prompt, model_flags
+from diffusion.experiments.sampling import again, model_flags, prompt_flags
 from diffusion.io import pictures
 from diffusion.text_to_image import png
 from diffusion.text_to_image.requests import Request, settings
@@ -100,14 +100,14 @@ def test_flags_that_do_not_fit_are_refused(flags, values, message):
     for name, value in values.items():
         setattr(flags, name, value)
     with pytest.raises(ValueError, match=message):
-        from_prompt.from_flags()
+        prompt_flags.request()
 
 
 def test_flags_are_a_request(flags):
     flags.prompt, flags.seed, flags.n = "a cat", 5, 3
     flags.image, flags.margins, flags.guidance = "cat.png", ["0", "8", "0", "8"], 2
     request = Request.series("a cat", 5, 3, image="cat.png", margins=(0, 8, 0, 8), guidance=2.0)
-    assert from_prompt.from_flags() == request
+    assert prompt_flags.request() == request
 
 
 def test_every_setting_is_a_flag_with_its_help(flags):
@@ -119,7 +119,7 @@ def test_every_setting_is_a_flag_with_its_help(flags):
 def test_help_lists_the_settings():
     said = commands.run("-m", "experiments.sample", "--help").stdout
     listed = set(re.findall(r"^ +--?(?:\[no\])?(\w+):", said, re.MULTILINE))
-    assert {"prompt", "seed", "n", "model", "lora", "again", *from_prompt.SETTINGS} <= listed
+    assert {"prompt", "seed", "n", "model", "lora", "again", *prompt_flags.SETTINGS} <= listed
 
 
 def test_loras_are_files_and_weights(flags):

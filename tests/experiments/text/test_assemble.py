@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffusion import text_to_image
 from diffusion.experiments import convert
 from diffusion.experiments.text import assemble
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, stated
-from diffusion.text_to_image import pipelines
 from tests.text_to_image import made_pipelines
 
 PARTS = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}
@@ -51,8 +51,8 @@ def test_a_file_and_a_folder_become_a_pipeline(base, tmp_path, parts):
     out = tmp_path / "tuned"
     (base / "sampling.json").write_text('{"steps": 4}')
     assert set(assemble.pipeline(source, convert.networks(source), base, out)) == set(parts)
-    made = pipelines.read(out)
-    before = pipelines.read(base)
+    made = text_to_image.load(out)
+    before = text_to_image.load(base)
     assert made.usual == before.usual == (4, 7.5)
     assert made.modules == before.modules and made.process.prediction == before.process.prediction
     for part in PARTS:

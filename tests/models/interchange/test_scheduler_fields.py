@@ -98,12 +98,7 @@ def _made(config):
     """What a config makes, as numbers: its steps, its start, the network's reading, and four steps of its sampler."""
     process = schedulers.read(config)
     trajectory = schedulers.trajectory(process, "", 4, tokens=300)
-    return [
-        np.append(trajectory.plan.t, trajectory.plan.s[-1]),
-        trajectory.start,
-        *_read(process),
-        _sampled(process, trajectory),
-    ]
+    return [trajectory.plan.grid, trajectory.start, *_read(process), _sampled(process, trajectory)]
 
 
 def _read(process):

@@ -1,0 +1,38 @@
+"""The flags of experiments.sample for prompts: each setting of `text_to_image.requests.Request` is one."""
+
+from absl import flags
+
+from diffusion.experiments.config import ConfigError
+from diffusion.text_to_image.requests import Request, settings
+
+AGAIN = flags.DEFINE_string("again", None, "a picture that this command wrote, to make anew")
+PROMPT = flags.DEFINE_string("prompt", None, settings(Request)["prompts"].help)
+SEED = flags.DEFINE_integer("seed", 0, "of the first picture; each further one has the next")
+NUMBER = flags.DEFINE_integer("n", 1, "how many pictures")
+DEFINE = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+    str: flags.DEFINE_string,
+    tuple: lambda name, default, help: flags.DEFINE_list(name, [str(one) for one in default], help),
+}
+SETTINGS = {
+    name: DEFINE[setting.type](name, setting.default, setting.help)
+    for name, setting in settings(Request).items()
+    if name not in ("prompts", "seeds")
+}
+
+
+def request() -> Request:
+    """The request of the flags.
+
+    Raises:
+        ValueError: for a missing prompt, a flag that is not valid, or flags that do not fit together.
+    """
+    if PROMPT.value is None:
+        raise ConfigError("--prompt is missing: what the pictures show. (--prompt= is a prompt too, the empty one.)")
+    if NUMBER.value < 1:
+        raise ConfigError(f"-n = {NUMBER.value} must be at least 1.")
+    values = {name: flag.value for name, flag in SETTINGS.items()}
+    values["margins"] = [int(text) if text.strip().lstrip("-").isdigit() else text for text in values["margins"]]
+    return Request.series(PROMPT.value, SEED.value, NUMBER.value, **values)
