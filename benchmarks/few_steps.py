@@ -14,6 +14,21 @@ too.
 Prints a table for each schedule and whether the known ranking came out; writes OUT.md, OUT.json and OUT.png.
 """
 
+from absl import app, flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_list("schedules", ["edm", "linear_beta", "rectified_flow"], "of the mixture, of the conformance list")
+    flags.DEFINE_list("samplers", [], "of the conformance list; all by default")
+    flags.DEFINE_list("counts", "1,2,3,4,6,8,12,16,24,32,48,64", "most network evaluations")
+    flags.DEFINE_integer("number", 1024, "points of the mixture, a power of two")
+    flags.DEFINE_integer("images", 500, "samples of the network")
+    flags.DEFINE_string("workdir", None, "a run folder, e.g. runs/digits; the mixture alone without")
+    flags.DEFINE_bool("keep", False, "keep the tables of other data that OUT.json holds")
+    flags.DEFINE_string("out", "docs/images/few_steps", "where to write, without suffix")
+    command_line.begin()
+
 import functools
 import inspect
 import json
@@ -25,7 +40,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from absl import app, flags, logging
 from rich.console import Console
 
 from benchmarks import few_steps_report
@@ -38,12 +52,10 @@ from diffusion.samplers import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
 from diffusion.training.checkpointing import checkpoints
-from diffusion.training.runtime import huge_pages
 from tests import oracles
 from tests.conformance import SAMPLERS, SCHEDULES, exact_denoiser
 from tools.docs import catalogue
 
-COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 NOISIEST, CLEANEST = 80.0, 0.002  # sigma / alpha where grids that ask for it start and end, if the schedule has it
 REFERENCE_STEPS = 256
 
@@ -271,13 +283,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    flags.DEFINE_list("schedules", ["edm", "linear_beta", "rectified_flow"], "of the mixture, of the conformance list")
-    flags.DEFINE_list("samplers", [], "of the conformance list; all by default")
-    flags.DEFINE_list("counts", [str(count) for count in COUNTS], "most network evaluations")
-    flags.DEFINE_integer("number", 1024, "points of the mixture, a power of two")
-    flags.DEFINE_integer("images", 500, "samples of the network")
-    flags.DEFINE_string("workdir", None, "a run folder, e.g. runs/digits; the mixture alone without")
-    flags.DEFINE_bool("keep", False, "keep the tables of other data that OUT.json holds")
-    flags.DEFINE_string("out", "docs/images/few_steps", "where to write, without suffix")
-    app.run(main)
+    command_line.run(main)

@@ -7,14 +7,27 @@ Draws subsets of N samples, takes their Frechet distance and KID to the referenc
 draws all three. Writes the numbers beside the picture, as .json. What has been gathered is kept.
 """
 
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as experiments.evaluate takes them")
+    flags.DEFINE_string("reference", "cifar10@train[:5000]", "images likewise")
+    flags.DEFINE_string("protocol", "pytorch-fid", "how images are prepared")
+    flags.DEFINE_string("inception", None, "file of FID's Inception-v3")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_integer("seed", 0, "of the subsets")
+    flags.DEFINE_string("out", "docs/images/fid_by_n.png", "the picture; its numbers go beside it")
+    flags.mark_flag_as_required("inception")
+    command_line.begin()
+
 import json
 import pathlib
 
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 
-from diffusion.experiments.config import command_line
 from diffusion.experiments.evaluation import comparison, report
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.metrics import extrapolation, image_sets, inception, kernel_distance, protocols, references
@@ -105,12 +118,4 @@ def draw(numbers: dict, out: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as experiments.evaluate takes them")
-    flags.DEFINE_string("reference", "cifar10@train[:5000]", "images likewise")
-    flags.DEFINE_string("protocol", "pytorch-fid", "how images are prepared")
-    flags.DEFINE_string("inception", None, "file of FID's Inception-v3")
-    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_integer("seed", 0, "of the subsets")
-    flags.DEFINE_string("out", "docs/images/fid_by_n.png", "the picture; its numbers go beside it")
-    flags.mark_flag_as_required("inception")
     command_line.run(main, comparison.FAILURES)

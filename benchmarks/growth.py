@@ -12,6 +12,18 @@ formula at the same sizes: time by the operations of `diffusion.models.budget.fl
 depends on the sizes too.
 """
 
+from absl import flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    NAMES = ["depth", "width", "tokens", "batch"]  # of SWEEPS
+    flags.DEFINE_multi_enum("sweeps", NAMES, NAMES, "what is changed")
+    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
+    flags.DEFINE_string("figure", None, "where to draw, e.g. docs/images/growth.png; nowhere by default")
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
+    command_line.begin()
+
 import functools
 import pathlib
 from collections.abc import Callable
@@ -20,7 +32,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
 
 from benchmarks import rows
 from diffusion.experiments import plan
@@ -29,7 +40,6 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.planning import estimate
 from diffusion.experiments.run import program
 from diffusion.training import sharding
-from diffusion.training.runtime import huge_pages
 
 
 class Size(NamedTuple):
@@ -217,9 +227,4 @@ def draw(sweeps: dict[str, list[Size]], costs: dict[Size, Cost], path: pathlib.P
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    flags.DEFINE_multi_enum("sweeps", list(SWEEPS), list(SWEEPS), "what is changed")
-    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
-    flags.DEFINE_string("figure", None, "where to draw, e.g. docs/images/growth.png; nowhere by default")
-    flags.DEFINE_string("out", None, "file for the rows as JSON")
-    app.run(main)
+    command_line.run(main)

@@ -8,13 +8,25 @@ PyTorch runs in an environment of its own, PYTHON, with the TorchScript network 
 Prints, for each, the median rate with its range, for a batch that is already 299 x 299.
 """
 
+from absl import flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("inception", None, "file of the weights, of any form", required=True)
+    flags.DEFINE_string("torch_python", None, "python of the environment with PyTorch; ours alone without")
+    flags.DEFINE_string("torchscript", None, "file of the TorchScript network, for PyTorch")
+    flags.DEFINE_integer("rounds", 7, "how often everything is measured in turn")
+    flags.DEFINE_integer("batch_size", None, "images at once, ours; by default as `inception.extract`", 1)
+    flags.DEFINE_integer("torch_batch_size", 50, "images at once, PyTorch's; 50 is pytorch-fid's")
+    flags.DEFINE_string("out", None, "file for the rows, as JSON")
+    command_line.begin()
+
 import jax
 import numpy as np
-from absl import app, flags, logging
 
 from benchmarks import rows
 from diffusion.metrics import inception
-from diffusion.training.runtime import huge_pages
 from tests.peers.pictures import pictures, scaled
 
 REST = 0.5  # seconds between measurements, in which the threads of one program stop to wait for work
@@ -24,7 +36,8 @@ def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
     asked = flags.FLAGS
-    cases = {"ours": ours(asked.inception, asked.batch_size)}
+    batch_size = asked.batch_size or inception.BATCH
+    cases = {"ours": ours(asked.inception, batch_size)}
     peer = None
     if asked.torch_python:
         peer = rows.Peer(
@@ -37,8 +50,8 @@ def main(argv: list[str]) -> None:
         cases |= {name: lambda name=name: float(peer.ask(name)) for name in ("plain", "best")}
     seconds = rows.interleaved(cases, asked.rounds, REST)
     rate = lambda name, count: tuple(count / taken for taken in seconds[name])
-    what = f"Inception features, batch {asked.batch_size}"
-    mine = rate("ours", asked.batch_size)
+    what = f"Inception features, batch {batch_size}"
+    mine = rate("ours", batch_size)
     made = [
         rows.Row(
             what,
@@ -65,12 +78,4 @@ def ours(file: str, batch_size: int):
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    flags.DEFINE_string("inception", None, "file of the weights, of any form", required=True)
-    flags.DEFINE_string("torch_python", None, "python of the environment with PyTorch; ours alone without")
-    flags.DEFINE_string("torchscript", None, "file of the TorchScript network, for PyTorch")
-    flags.DEFINE_integer("rounds", 7, "how often everything is measured in turn")
-    flags.DEFINE_integer("batch_size", inception.BATCH, "images at once, ours")
-    flags.DEFINE_integer("torch_batch_size", 50, "images at once, PyTorch's; 50 is pytorch-fid's")
-    flags.DEFINE_string("out", None, "file for the rows, as JSON")
-    app.run(main)
+    command_line.run(main)

@@ -9,16 +9,27 @@ augmentation, round after round. Beside them, as the limit: copying the same byt
 drawn or shuffled.
 """
 
+from absl import flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("dataset", "cifar10", "as TFDS names it")
+    flags.DEFINE_string("data_dir", "", "where it lies; TFDS_DATA_DIR by default")
+    flags.DEFINE_integer("images", 10_000, "read at each measurement", 1)
+    flags.DEFINE_integer("threads", 2, "that read", 0)
+    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
+    command_line.begin()
+
 import time
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags, logging
 
 from benchmarks import rows
 from diffusion.data import pipeline, sources
 from diffusion.data.transforms import Augmentation, crop, flip
-from diffusion.training.runtime import huge_pages
 
 BATCH = 128
 AUGMENTATIONS = {"none": (), "flip": (flip(),), "flip and crop": (flip(), crop(4))}
@@ -84,11 +95,4 @@ def copied(name: str, folder: str, steps: int) -> float:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    flags.DEFINE_string("dataset", "cifar10", "as TFDS names it")
-    flags.DEFINE_string("data_dir", "", "where it lies; TFDS_DATA_DIR by default")
-    flags.DEFINE_integer("images", 10_000, "read at each measurement", 1)
-    flags.DEFINE_integer("threads", 2, "that read", 0)
-    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
-    flags.DEFINE_string("out", None, "file for the rows as JSON")
-    app.run(main)
+    command_line.run(main)

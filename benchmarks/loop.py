@@ -10,6 +10,20 @@ save: what that one takes longer, from the copy until the last file is on the di
 DiT-S/2 reads CIFAR-10, as TFDS prepares it; where that is not there, it is left out.
 """
 
+from absl import flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    NAMES = ["digits", "S/2"]  # of CASES
+    flags.DEFINE_multi_enum("cases", NAMES, NAMES, "what to measure")
+    flags.DEFINE_integer("steps", None, "of a stretch; by default 40 of the digits, 2 of DiT-S/2", 2)
+    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn; of DiT-S/2 at most twice", 1)
+    flags.DEFINE_integer("every", 500, "steps over which a save is spread", 1)
+    flags.DEFINE_string("data_dir", "", "of CIFAR-10; TFDS_DATA_DIR by default")
+    flags.DEFINE_string("out", None, "file for the rows as JSON")
+    command_line.begin()
+
 import contextlib
 import io
 import statistics
@@ -19,7 +33,6 @@ from typing import NamedTuple
 from unittest import mock
 
 import jax
-from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from benchmarks import rows
@@ -29,7 +42,6 @@ from diffusion.experiments.config import recipes
 from diffusion.experiments.run import program as programs
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from diffusion.training.runtime import huge_pages
 
 CASES = {  # recipe, what is changed in it, and steps of a stretch
     "digits": ("configs/digits.py", {}, 40),
@@ -156,11 +168,4 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    flags.DEFINE_multi_enum("cases", list(CASES), list(CASES), "what to measure")
-    flags.DEFINE_integer("steps", None, "of a stretch; by default 40 of the digits, 2 of DiT-S/2", 2)
-    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn; of DiT-S/2 at most twice", 1)
-    flags.DEFINE_integer("every", 500, "steps over which a save is spread", 1)
-    flags.DEFINE_string("data_dir", "", "of CIFAR-10; TFDS_DATA_DIR by default")
-    flags.DEFINE_string("out", None, "file for the rows as JSON")
-    app.run(main)
+    command_line.run(main)

@@ -8,11 +8,21 @@ happens where they are not: the samples under one protocol, against statistics u
 refuses.
 """
 
-import pathlib
-
 from absl import flags
 
 from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as experiments.evaluate takes them")
+    flags.DEFINE_string("reference", "cifar10@train[:5000]", "images likewise")
+    flags.DEFINE_string("inception", None, "file of FID's Inception-v3")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_string("out", "protocols.md", "the table")
+    flags.mark_flag_as_required("inception")
+    command_line.begin()
+
+import pathlib
+
 from diffusion.experiments.evaluation import comparison, records, report
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.metrics import frechet, image_sets, inception, protocols, references
@@ -65,10 +75,4 @@ def _mixed(asked, of_samples: str, of_reference: str) -> float:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as experiments.evaluate takes them")
-    flags.DEFINE_string("reference", "cifar10@train[:5000]", "images likewise")
-    flags.DEFINE_string("inception", None, "file of FID's Inception-v3")
-    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_string("out", "protocols.md", "the table")
-    flags.mark_flag_as_required("inception")
     command_line.run(main, comparison.FAILURES)

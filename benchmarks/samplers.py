@@ -6,17 +6,29 @@
 The network's calls alone are the limit; 100 % of it is a sampler that costs nothing.
 """
 
+from absl import flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_list("samplers", ["dpmpp_2m", "euler", "heun", "ddpm", "unipc"], "functions of diffusion.samplers")
+    flags.DEFINE_integer("steps", 50, "of each sampler")
+    flags.DEFINE_integer("rounds", 15, "how often everything is measured in turn")
+    flags.DEFINE_integer("batch_size", 8, "images at once")
+    flags.DEFINE_integer("width", 256, "of the DiT")
+    flags.DEFINE_integer("depth", 6, "of the DiT")
+    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
+    command_line.begin()
+
 import functools
 import os
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
 
 from benchmarks import rows
 from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.models.dit import DiT
-from diffusion.training.runtime import huge_pages
 
 SHAPE, CLASSES = (16, 16, 4), 10
 
@@ -84,12 +96,4 @@ def _wait(run, *args) -> jax.Array:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    flags.DEFINE_list("samplers", ["dpmpp_2m", "euler", "heun", "ddpm", "unipc"], "functions of diffusion.samplers")
-    flags.DEFINE_integer("steps", 50, "of each sampler")
-    flags.DEFINE_integer("rounds", 15, "how often everything is measured in turn")
-    flags.DEFINE_integer("batch_size", 8, "images at once")
-    flags.DEFINE_integer("width", 256, "of the DiT")
-    flags.DEFINE_integer("depth", 6, "of the DiT")
-    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
-    app.run(main)
+    command_line.run(main)

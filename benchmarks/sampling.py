@@ -9,6 +9,18 @@ timed. The limit is the time that the network's matrix products and convolutions
 2048^3 of the same round.
 """
 
+from absl import flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_list("cases", ["dit", "unet"], "of dit, unet")
+    flags.DEFINE_integer("batch_size", 1, "samples at once")
+    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn")
+    flags.DEFINE_string("torch_python", None, "python of the environment with diffusers; ours alone without")
+    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
+    command_line.begin()
+
 import functools
 import math
 import os
@@ -21,14 +33,12 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from absl import app, flags, logging
 
 from benchmarks import rows
 from diffusion import guidance, parameterizations, samplers, schedules, timesteps
 from diffusion.models import interchange
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.models.unet import UNet, unet_preset
-from diffusion.training.runtime import huge_pages
 
 SCALE = 4.0  # of the guidance
 AGREEMENT = 1e-3  # of the largest number in a sample, after all steps in float32
@@ -222,10 +232,4 @@ def _asked(peer: rows.Peer, line: str) -> float:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    flags.DEFINE_list("cases", list(CASES), f"of {', '.join(CASES)}")
-    flags.DEFINE_integer("batch_size", 1, "samples at once")
-    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn")
-    flags.DEFINE_string("torch_python", None, "python of the environment with diffusers; ours alone without")
-    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
-    app.run(main)
+    command_line.run(main)

@@ -9,6 +9,18 @@ time is that of the whole call, from the prompt's text to bytes. The limit is th
 convolutions would take at the rate of a product of 2048^3 of the same round.
 """
 
+from absl import flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_list("kinds", ["transformer", "unet"], "of transformer, unet")
+    flags.DEFINE_integer("steps", 20, "of the sampler")
+    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn")
+    flags.DEFINE_string("torch_python", None, "python of the environment with diffusers", required=True)
+    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
+    command_line.begin()
+
 import functools
 import os
 import pathlib
@@ -18,11 +30,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from absl import app, flags, logging
 
 from benchmarks import rows, sampling
 from diffusion import text_to_image
-from diffusion.training.runtime import huge_pages
 
 WHAT = {"transformer": "PixArt's transformer, 8 x 256", "unet": "Stable Diffusion's U-Net, 64-128-256"}
 PROMPT, NEGATIVE, SCALE, SEED = "the red car on a hill", "bad", 4.5, 0
@@ -112,10 +122,4 @@ def operations(model: text_to_image.TextToImage, steps: int) -> int:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    flags.DEFINE_list("kinds", list(WHAT), f"of {', '.join(WHAT)}")
-    flags.DEFINE_integer("steps", 20, "of the sampler")
-    flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn")
-    flags.DEFINE_string("torch_python", None, "python of the environment with diffusers", required=True)
-    flags.DEFINE_string("out", None, "file to write the rows to, as JSON")
-    app.run(main)
+    command_line.run(main)

@@ -8,16 +8,26 @@ written plainly: benchmarks/peers/dit.py) and the limit are measured in turn. FL
 backward pass, three times the forward pass's, by the formula of diffusion.models.budget.flops.
 """
 
+from absl import flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
+    flags.DEFINE_integer("batch_size", 16, "of the DiT-S/2")
+    flags.DEFINE_integer("accumulate", 0, "micro-batches of the DiT-S/2; 0: as a run chooses them")
+    flags.DEFINE_string("torch_python", None, "python of the environment of `make fixtures`; ours alone without")
+    flags.DEFINE_string("out", None, "file for the rows, as JSON")
+    command_line.begin()
+
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
 
 from benchmarks import rows
 from diffusion import objectives, schedules, timesteps
 from diffusion.models.budget.flops import flops
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.training import ema, micro_batches, optimizers, sharding, state
-from diffusion.training.runtime import huge_pages
 from diffusion.training.step import make_train_step
 
 THREADS = 2  # of PyTorch: the cores
@@ -106,10 +116,4 @@ def train_step(model: DiT, shape: tuple[int, ...], batch_size: int, accumulate: 
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
-    flags.DEFINE_integer("batch_size", 16, "of the DiT-S/2")
-    flags.DEFINE_integer("accumulate", 0, "micro-batches of the DiT-S/2; 0: as a run chooses them")
-    flags.DEFINE_string("torch_python", None, "python of the environment of `make fixtures`; ours alone without")
-    flags.DEFINE_string("out", None, "file for the rows, as JSON")
-    app.run(main)
+    command_line.run(main)
