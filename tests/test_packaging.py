@@ -28,6 +28,7 @@ PACKAGES = ["diffusion", *(found.name for found in FOUND if found.ispkg)]
 OF_RUNS = (
     "diffusion.data.",
     "diffusion.training.runtime.agreement",
+    "diffusion.training.runtime.progress",
     "diffusion.training.checkpointing.checkpoints",
     "diffusion.training.checkpointing.validation",
     "diffusion.metrics.image_sets",

@@ -19,7 +19,9 @@ IMPURE = (
 
 
 def _names():
-    return [module.name for module in pkgutil.walk_packages(diffusion.__path__, "diffusion.")]
+    """The library's modules; the commands are programs, some with requirements of their own."""
+    names = [module.name for module in pkgutil.walk_packages(diffusion.__path__, "diffusion.")]
+    return [name for name in names if not name.startswith(("diffusion.experiments", "diffusion.launch"))]
 
 
 MATHEMATICS = ["diffusion", *(name for name in _names() if not name.startswith(IMPURE))]

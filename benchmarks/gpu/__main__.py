@@ -19,8 +19,7 @@ from absl import app, flags
 from rich.console import Console
 
 from benchmarks import rows
-from benchmarks.gpu import plan
-from diffusion.launch import stages
+from benchmarks.gpu import plan, stages
 from diffusion.training.runtime import huge_pages
 
 OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)

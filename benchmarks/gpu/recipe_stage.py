@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks.gpu import recipe_figures
-from diffusion.launch.stages import SECONDS, UNFINISHED
+from benchmarks.gpu.stages import SECONDS, UNFINISHED
 from diffusion.training.runtime import huge_pages
 
 HOME = flags.DEFINE_string("home", None, "folder of what the stages make", required=True)
@@ -113,7 +113,7 @@ def measure() -> dict[str, Any]:
 
 def keep() -> dict[str, Any]:
     """The best weights in bfloat16, in pieces that are small enough to come back, and the picture."""
-    from diffusion.launch import carry
+    from benchmarks.gpu import carry
 
     file = home() / "weights.safetensors"
     leaves = recipe_figures.Measured(home(), DATA.value, INCEPTION.value).write_best(file)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion.launch import carry
+from benchmarks.gpu import carry
 
 
 def made(tmp_path, size=3000):

@@ -1,7 +1,7 @@
 """Carries files to a machine that takes some megabytes at a time: cut into pieces here, put together there.
 
-    python -m launch.carry cut --out=.carry --megabytes=48 data=/data/tfds/cifar10 inception.safetensors wheels
-    python -m launch.carry put .carry/0 --store=/root/store --into=/root/carried    # there, once for each piece
+    python -m benchmarks.gpu.carry cut --out=.carry --megabytes=48 data=/data/tfds/cifar10 inception.safetensors wheels
+    python -m benchmarks.gpu.carry put .carry/0 --store=/root/store --into=/root/carried    # there, once for each piece
 
 The first packs files and folders (NAME=PATH renames one) into the files .carry/0, .carry/1, ... The second keeps a
 piece, in any order, and once the last is there unpacks them all. It ends with status 0 when everything lies in --into,
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
-from diffusion.launch.stages import UNFINISHED
+from benchmarks.gpu.stages import UNFINISHED
 
 MEGABYTE = 10**6
 HEADER = 1000  # bytes that a piece's first line may have; `size` counts them
@@ -105,13 +105,13 @@ def _about(file: BinaryIO) -> dict:
     try:
         return json.loads(file.readline(HEADER))
     except ValueError as error:
-        raise ValueError(f"{getattr(file, 'name', file)} is no piece of `launch.carry cut`") from error
+        raise ValueError(f"{getattr(file, 'name', file)} is no piece of `benchmarks.gpu.carry cut`") from error
 
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m launch.carry", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.gpu.carry", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     cutting = verbs.add_parser("cut", help="pack files into pieces")

@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from diffusion.launch import stages
+from benchmarks.gpu import stages
 from tests.reliability.driver import until
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def test_a_driver_that_is_killed_goes_on(tmp_path, number):
     script = textwrap.dedent(f"""
         import pathlib, sys
         sys.path.insert(0, {str(ROOT)!r})
-        from diffusion.launch import stages
+        from benchmarks.gpu import stages
         stages.stoppable()
         work = lambda name, seconds: stages.Stage(name, (sys.executable, "-c", "import os, sys, time, pathlib;"
             "pathlib.Path({str(tmp_path)!r}, 'pid').write_text(str(os.getpid()));"
