@@ -41,9 +41,9 @@ def test_a_way_through_the_house_is_a_list_of_files(heading, least):
 def test_every_folder_of_the_picture_exists():
     """The names that end in a slash, below the package that stands at the left."""
     picture = ARCHITECTURE.split("```")[1]
-    for package, part in re.findall(
-        r"^(diffusion(?:/experiments)?)/ +(.*?)(?=^\S|\Z)", picture, re.MULTILINE | re.DOTALL
-    ):
+    parts = re.findall(r"^(diffusion[\w/]*)/\s(.*?)(?=^\S|\Z)", picture, re.MULTILINE | re.DOTALL)
+    assert [package for package, _ in parts] == ["diffusion/experiments", "diffusion"]
+    for package, part in parts:
         folders = re.findall(r"\b(\w+)/", part)
         found = {path.name for path in (ROOT / package).rglob("*") if path.is_dir()}
         assert len(folders) > 6 and set(folders) <= found, set(folders) - found
