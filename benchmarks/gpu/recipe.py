@@ -4,10 +4,10 @@
     python -m benchmarks.gpu.recipe --out=/tmp/r --home=/tmp/h --carried=CARRIED --minutes=9 --tiny    # on a CPU
 
 CARRIED holds data/ (the prepared dataset, as data/cifar10/VERSION) and inception.safetensors, which
-`benchmarks.gpu.carry` brings in parts; HOME, on the machine's disk, what the stages make, and all results. Copies of these go into --out
-after each call: results.json, log.txt, and when all is done samples.png and weights/ (pieces of the best weights, for
-`benchmarks.gpu.carry put`). The same command goes on as long as HOME is there; exit status as `benchmarks.gpu`. With
-`--curve=FILE.png` it draws FID against time from the results in --out, and runs nothing.
+`benchmarks.gpu.carry` brings in parts; HOME, on the machine's disk, what the stages make, and all results. Copies of
+these go into --out after each call: results.json, log.txt, and when all is done samples.png and weights/ (pieces of
+the best weights, for `benchmarks.gpu.carry put`). The same command goes on as long as HOME is there; exit status as
+`benchmarks.gpu`. With `--curve=FILE.png` it draws FID against time from the results in --out, and runs nothing.
 """
 
 import pathlib
