@@ -187,12 +187,18 @@ def test_three_hundred_runs_are_drawn_and_sorted_at_once(page, tmp_path):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_narrow_windows_do_not_scroll_sideways(page, folder, dark):
+@pytest.mark.parametrize("width", [400, 420])
+def test_narrow_windows_do_not_scroll_sideways(page, folder, width, dark):
     for name in ("samplers", "weightings"):
-        page.resize(400, 850, dark)
+        page.resize(width, 850, dark)
         visit(page, folder / name)
         page.until("return document.querySelectorAll('#curves path').length > 0")
-        assert page.run("return document.documentElement.scrollWidth") == 400
+        assert page.run("return document.documentElement.scrollWidth") == width
+        page.run("document.querySelector('#table-body .opener').click()")
+        for menu in range(1, page.count(".menu") + 1):  # sheets over the page, each of which has to stay in it
+            page.click(f".menu:nth-child({menu}) summary")
+            page.until(f"return document.querySelector('.menu:nth-child({menu}) .sheet').style.left !== ''")
+            assert page.run("return document.documentElement.scrollWidth") == width
         ground = page.run("return getComputedStyle(document.body).backgroundColor")
         assert (ground == "rgb(18, 22, 29)") == dark
     page.resize(1280, 900)

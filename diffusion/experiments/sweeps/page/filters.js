@@ -2,7 +2,7 @@
 function menu(name, label, items, checked, change) {
   return el(
     "details",
-    {class: "menu", "data-menu": name},
+    {class: "menu", "data-menu": name, ontoggle: event => keepInside(event.target.querySelector(".sheet"))},
     el("summary", {}, label),
     el(
       "div",
@@ -21,6 +21,13 @@ function menu(name, label, items, checked, change) {
       ),
     ),
   );
+}
+
+// Moves an open sheet to the left by as much as it would stick out of the window.
+function keepInside(sheet) {
+  sheet.style.left = "0";
+  const beyond = sheet.getBoundingClientRect().right + 8 - document.documentElement.clientWidth;
+  if (beyond > 0) sheet.style.left = `${-beyond}px`;
 }
 
 function drawFilters() {
